@@ -1,0 +1,51 @@
+"""What went wrong, in words a user can act on."""
+
+from __future__ import annotations
+
+FAILED = 1
+BAD_SETTING = 2
+INTERRUPTED = 130
+
+
+class TrackbedError(Exception):
+    """Something failed. ``message`` says what and why, ``hint`` what to type now.
+
+    ``details`` are lines to show below (the last log lines of the part concerned).
+    ``code`` is the process exit code: 1 failed, 2 a setting is wrong, 130 interrupted.
+    """
+
+    code = FAILED
+
+    def __init__(self, message: str, hint: str = "", details: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details = details
+
+
+class SettingError(TrackbedError):
+    """A setting, flag or ``.env`` line is wrong; nothing was started."""
+
+    code = BAD_SETTING
+
+
+class EngineUnavailable(TrackbedError):
+    """The chosen engine cannot be used on this machine as it is."""
+
+
+class PartFailed(TrackbedError):
+    """A part exited or is unhealthy for good; ``part`` names it."""
+
+    def __init__(self, part: str, message: str, hint: str = "", details: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint, details)
+        self.part = part
+
+
+class NotReady(TrackbedError):
+    """The time to wait ran out; the message names what was still missing."""
+
+
+class Interrupted(TrackbedError):
+    """Ctrl-C or SIGTERM; what was started stays and the next ``up`` goes on from there."""
+
+    code = INTERRUPTED
