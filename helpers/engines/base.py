@@ -288,8 +288,8 @@ class Engine(Protocol):
     def remove_data(self, sink: Sink) -> None:
         """Delete all data of this project. Only after ``stop``."""
 
-    def parts(self) -> tuple[PartStatus, ...]:
-        """The state of every part, in the order of the plan."""
+    def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
+        """The state of every part, in the order of the plan; ``detail`` adds memory (slower)."""
 
     def logs(self, part: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
         """Log lines of a part, oldest first; with ``follow`` until interrupted."""

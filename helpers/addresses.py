@@ -1,0 +1,111 @@
+"""Ports and addresses: what is free, who holds what, how people reach this machine."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that listens on a port; ``pid`` 0 when this user may not see it."""
+
+    pid: int
+    command: str
+
+    def __str__(self) -> str:
+        return f"{self.command} (process {self.pid})" if self.pid else self.command
+
+
+def is_free(address: str, port: int) -> bool:
+    """Whether a TCP port could be bound now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT is not a holder
+        try:
+            probe.bind((address, port))
+            probe.listen(1)
+        except PermissionError:
+            return True  # below 1024 without root: the engine may still bind it
+        except OSError:
+            return False
+    return True
+
+
+def next_free(address: str, port: int, taken: Iterable[int] = ()) -> int:
+    """The first free port from ``port`` on that is not in ``taken``."""
+    reserved = set(taken)
+    for candidate in range(port, 65536):
+        if candidate not in reserved and is_free(address, candidate):
+            return candidate
+    raise OSError("no free port")
+
+
+def holder(port: int) -> Holder:
+    """Who listens on a TCP port of this machine, from /proc (Linux)."""
+    inodes = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            rows = (PROC / "net" / table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for row in rows:
+            fields = row.split()
+            if fields[3] == "0A" and int(fields[1].rsplit(":", 1)[1], 16) == port:  # 0A: listening
+                inodes.add(fields[9])
+    links = {f"socket:[{inode}]" for inode in inodes}
+    for folder in PROC.glob("[0-9]*"):
+        try:
+            if any(os.readlink(fd) in links for fd in (folder / "fd").iterdir()):
+                return Holder(int(folder.name), _command(folder))
+        except OSError:
+            continue
+    return Holder(0, "a process of another user" if inodes else "an unknown process")
+
+
+def _command(folder: Path) -> str:
+    words = [os.fsdecode(w) for w in (folder / "cmdline").read_bytes().split(b"\0") if w]
+    # the program and, for interpreters, its script; never further arguments: they may hold secrets
+    names = [Path(w).name for w in words[:2] if not w.startswith("-")]
+    return " ".join(names) or (folder / "comm").read_text().strip()
+
+
+def machine_address(public_address: str = "", environ: Mapping[str, str] = os.environ) -> str:
+    """What others call this machine: the setting, else the address the SSH client came to, else the host name."""
+    if public_address:
+        return public_address
+    parts = environ.get("SSH_CONNECTION", "").split()
+    return parts[2] if len(parts) == 4 else socket.gethostname()
+
+
+def is_remote_session(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the user sits at another machine, as far as this shell knows (sudo drops SSH_CONNECTION)."""
+    return bool(environ.get("SSH_CONNECTION") or environ.get("SSH_TTY"))
+
+
+def ssh_line(ports: Iterable[int], public_address: str = "", environ: Mapping[str, str] = os.environ) -> str:
+    """The tunnel that makes the printed URLs work in a browser elsewhere."""
+    forwards = " ".join(f"-L {port}:127.0.0.1:{port}" for port in ports)
+    user = environ.get("SUDO_USER") or getpass.getuser()
+    return f"ssh -N {forwards} {user}@{machine_address(public_address, environ)}"
+
+
+def uplink() -> tuple[str, int]:
+    """The interface of the default route and its MTU; ("", 0) when there is none or it cannot be told."""
+    try:
+        rows = (PROC / "net" / "route").read_text().splitlines()[1:]
+    except OSError:
+        return "", 0
+    for row in rows:
+        fields = row.split()
+        if fields[1] == "00000000":
+            try:
+                return fields[0], int(Path("/sys/class/net", fields[0], "mtu").read_text())
+            except (OSError, ValueError):
+                return fields[0], 0
+    return "", 0

@@ -1,0 +1,162 @@
+"""The only printing: values on stdout, everything else (progress, notices, errors) on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any
+
+from helpers.errors import TrackbedError
+
+MARKS = {"ready": "ok", "running": "ok", "done": "ok"}
+
+
+def value(text: str) -> None:
+    """A value that may be piped: to stdout, alone on its line."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def notice(text: str = "") -> None:
+    """Something to know: to stderr."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def as_json(data: object) -> None:
+    value(json.dumps(data, indent=2))
+
+
+def as_env(data: Iterable[tuple[str, object]]) -> None:
+    """Lines that a shell can read with ``eval``."""
+    import shlex
+
+    for name, item in data:
+        value(f"export {name}={shlex.quote(str(item))}")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+    """A table on stdout; plain aligned columns where stdout is no terminal. URLs are never cut."""
+    listed = [tuple(row) for row in rows]
+    if sys.stdout.isatty():
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        drawn = Table(title=title or None, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
+        for column in columns:
+            drawn.add_column(column, overflow="fold", no_wrap=column in ("URL", "part"))
+        for row in listed:
+            drawn.add_row(*(Text(cell, style=_style(cell)) for cell in row))
+        Console(file=sys.stdout, highlight=False, soft_wrap=False).print(drawn)
+        return
+    widths = [max(len(str(row[i])) for row in [tuple(columns), *listed]) for i in range(len(columns))]
+    if title:
+        value(title)
+    for row in [tuple(columns), *listed]:
+        value("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _style(cell: str) -> str:
+    word = cell.split(" ")[0]
+    if word in ("ready", "running", "done", "ok", "passed"):
+        return "green"
+    if word in ("exited", "unhealthy", "restarting", "failed", "error"):
+        return "bold red"
+    return "yellow" if word in ("starting", "missing", "warning", "skipped") else ""
+
+
+def error(problem: TrackbedError) -> None:
+    """A message, the last lines of the part concerned, and what to type now."""
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    mark = "\x1b[1;31merror:\x1b[0m" if colour else "error:"
+    for line in problem.details:
+        notice(f"  | {line}")
+    notice(f"{mark} {problem.message}")
+    if problem.hint:
+        notice(f"  -> {problem.hint}")
+
+
+def confirm(question: str) -> bool:
+    """Ask on the terminal; False where there is none."""
+    if not sys.stdin.isatty():
+        return False
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+class Progress:
+    """A sink: a live line per part on a terminal, one plain line per change otherwise. A context manager."""
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        self._begun = time.monotonic()
+        self._parts: dict[str, tuple[str, str, float]] = dict.fromkeys(names, ("waiting", "", 0.0))
+        self._step = ""
+        self._tail = ""
+        self._live: Any = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(get_renderable=self._draw, console=Console(file=sys.stderr), refresh_per_second=8,
+                              transient=True)
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.__exit__(kind, error, trace)
+            self._live = None
+
+    def _draw(self) -> Any:
+        from rich.console import Group
+        from rich.spinner import Spinner
+        from rich.table import Table
+        from rich.text import Text
+
+        elapsed = time.monotonic() - self._begun
+        rows = Table.grid(padding=(0, 2))
+        with self._lock:
+            for name, (state, note, at) in self._parts.items():
+                rows.add_row(name, Text(state, style=_style(state)), Text(note, style="dim"),
+                             Text(f"{at:.0f} s" if at else "", style="dim"))
+            lines: list[Any] = [rows] if self._parts else []
+            lines.append(Spinner("dots", text=Text(f"{self._step or 'working'}  {elapsed:.0f} s")))
+            if self._tail:
+                lines.append(Text("  " + self._tail[:100], style="dim"))
+        return Group(*lines)
+
+    def step(self, text: str) -> None:
+        with self._lock:
+            self._step, self._tail = text, ""
+        if self._live is None:
+            notice(f"[{time.monotonic() - self._begun:5.1f} s] {text}")
+
+    def part(self, name: str, state: str, note: str = "") -> None:
+        with self._lock:
+            before = self._parts.get(name)
+            if before is not None and before[:2] == (state, note):
+                return
+            self._parts[name] = (state, note, time.monotonic() - self._begun)
+        if self._live is None:
+            notice(f"[{time.monotonic() - self._begun:5.1f} s] {name}: {state}{' (' + note + ')' if note else ''}")
+
+    def output(self, line: str) -> None:
+        text = line.strip()
+        if not text:
+            return
+        with self._lock:
+            self._tail = text
+        if self._live is None and os.environ.get("TRACKBED_VERBOSE"):
+            notice("  | " + text)

@@ -1,0 +1,284 @@
+"""The Docker SDK, opened here and nowhere else: containers, volumes and images as plain data."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import socket
+import stat
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from helpers.engines.base import Port, State
+from helpers.errors import EngineUnavailable, TrackbedError
+
+LABEL = "dev.trackbed"
+DEFAULT_SOCKET = "/var/run/docker.sock"
+
+
+@dataclass(frozen=True)
+class Container:
+    """What one listing tells of a container."""
+
+    id: str
+    name: str
+    image: str
+    image_id: str
+    state: State
+    exit_code: int | None
+    labels: Mapping[str, str]
+    ports: tuple[Port, ...]
+    since: str
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file to put into a volume; ``path`` relative to the volume's root."""
+
+    path: str
+    content: bytes
+    uid: int
+    gid: int
+    mode: int
+
+
+def _state(summary: Mapping[str, Any]) -> tuple[State, int | None]:
+    words = str(summary.get("Status", ""))
+    match summary.get("State"):
+        case "running" | "paused":
+            if "(unhealthy)" in words:
+                return State.UNHEALTHY, None
+            if "health: starting" in words:
+                return State.STARTING, None
+            return (State.READY if "(healthy)" in words else State.RUNNING), None
+        case "restarting":
+            return State.RESTARTING, _exit_code(words)
+        case "created":
+            return State.STARTING, None
+        case _:
+            code = _exit_code(words)
+            return State.EXITED, code
+
+
+def _exit_code(words: str) -> int | None:
+    found = re.search(r"\((\d+)\)", words)
+    return int(found.group(1)) if found else None
+
+
+def socket_error(path: str = DEFAULT_SOCKET) -> OSError | None:
+    """Why the engine's Unix socket does not take a connection; None when it does."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return ConnectionRefusedError(f"{path} is not a socket")
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(5)
+            probe.connect(path)
+    except OSError as error:
+        return error
+    return None
+
+
+class DockerApi:
+    """A connection to the engine, made at first use. Follows DOCKER_HOST and the CLI's context."""
+
+    def __init__(self, timeout: int = 60) -> None:
+        self._timeout = timeout
+        self._client: Any = None
+
+    @property
+    def client(self) -> Any:
+        if self._client is None:
+            import docker  # late: it costs 0.13 s
+            from docker.errors import DockerException
+
+            try:
+                self._client = docker.from_env(timeout=self._timeout)
+                self._client.ping()
+            except (DockerException, OSError) as error:
+                raise EngineUnavailable(f"Docker does not answer: {_words(error)}",
+                                        "see `invoke doctor`") from None
+        return self._client
+
+    @property
+    def base_url(self) -> str:
+        return str(self.client.api.base_url)
+
+    def version(self) -> dict[str, Any]:
+        return dict(self.client.version())
+
+    def info(self) -> dict[str, Any]:
+        return dict(self.client.info())
+
+    # containers
+
+    def containers(self, labels: Iterable[str] = ()) -> list[Container]:
+        """All containers (stopped ones too) that carry every one of the labels."""
+        found = []
+        for summary in self.client.api.containers(all=True, filters={"label": list(labels)}):
+            state, code = _state(summary)
+            ports = {
+                Port("", int(p["PrivatePort"]), int(p.get("PublicPort", 0)), p.get("IP", ""))
+                for p in summary.get("Ports", []) if p.get("Type") == "tcp"
+            }
+            found.append(Container(
+                id=summary["Id"], name=summary["Names"][0].lstrip("/") if summary["Names"] else "",
+                image=summary["Image"], image_id=summary.get("ImageID", ""), state=state, exit_code=code,
+                labels=summary.get("Labels") or {}, since=str(summary.get("Status", "")),
+                ports=tuple(sorted((p for p in ports if p.published), key=lambda p: p.target))))
+        return found
+
+    def reason(self, container: str) -> str:
+        """Why a container is not well, in the engine's own words."""
+        details = self.client.api.inspect_container(container)
+        state = details["State"]
+        if state.get("OOMKilled"):
+            return "killed: out of memory"
+        if state.get("Error"):
+            return str(state["Error"])
+        log = (state.get("Health") or {}).get("Log") or []
+        if state.get("Running") and log and log[-1]["ExitCode"] != 0:
+            return " ".join(str(log[-1]["Output"]).split())[-300:] or f"health check exit code {log[-1]['ExitCode']}"
+        if not state.get("Running"):
+            return f"exit code {state.get('ExitCode')}"
+        return ""
+
+    def memory(self, container: str) -> int:
+        """Resident bytes, page cache not counted; 0 when the engine cannot tell."""
+        stats = self.client.api.stats(container, stream=False, one_shot=True).get("memory_stats", {})
+        cache = stats.get("stats", {})
+        used = int(stats.get("usage", 0))
+        return max(0, used - int(cache.get("inactive_file", cache.get("total_inactive_file", 0))))
+
+    def create(self, name: str, config: dict[str, Any], networks: Mapping[str, list[str]]) -> str:
+        """Create a container from engine-API arguments; ``networks`` maps a network to the aliases there."""
+        api = self.client.api
+        networking = api.create_networking_config({
+            network: api.create_endpoint_config(aliases=aliases) for network, aliases in networks.items()
+        })
+        start_interval = config.pop("start_interval", None)
+        body = api.create_container_config(networking_config=networking, **config)
+        if start_interval and body.get("Healthcheck"):
+            body["Healthcheck"]["StartInterval"] = start_interval  # the SDK does not know this key yet
+        return str(api.create_container_from_config(body, name)["Id"])
+
+    def host_config(self, **arguments: Any) -> Any:
+        return self.client.api.create_host_config(**arguments)
+
+    def start(self, container: str) -> None:
+        from docker.errors import APIError
+
+        try:
+            self.client.api.start(container)
+        except APIError as error:
+            raise TrackbedError(f"Docker could not start {container}: {_words(error)}",
+                                "see `invoke doctor`") from None
+
+    def stop(self, container: str, timeout: int) -> None:
+        self.client.api.stop(container, timeout=timeout)
+
+    def remove(self, container: str) -> None:
+        from docker.errors import NotFound
+
+        try:
+            self.client.api.remove_container(container, force=True, v=True)
+        except NotFound:
+            return
+
+    # images
+
+    def image(self, name: str) -> dict[str, Any] | None:
+        """Id, labels and size of a local image; None when it is not there."""
+        from docker.errors import ImageNotFound
+
+        try:
+            found = self.client.api.inspect_image(name)
+        except ImageNotFound:
+            return None
+        return {"id": found["Id"], "labels": (found.get("Config") or {}).get("Labels") or {},
+                "size": int(found.get("Size", 0))}
+
+    def pull(self, name: str) -> Iterator[str]:
+        """Pull an image, giving a line per layer event. Raises TrackbedError with the registry's words."""
+        from docker.errors import APIError
+
+        repository, _, tag = name.rpartition(":")
+        try:
+            for event in self.client.api.pull(repository, tag=tag, stream=True, decode=True):
+                if "error" in event:
+                    raise TrackbedError(str(event["error"]))
+                yield " ".join(str(event.get(key, "")) for key in ("id", "status", "progress")).strip()
+        except APIError as error:
+            raise TrackbedError(_words(error)) from None
+
+    # volumes and networks
+
+    def volumes(self, names: Iterable[str]) -> dict[str, Mapping[str, str]]:
+        """The labels of those of the named volumes that exist."""
+        wanted = set(names)
+        listed = self.client.api.volumes().get("Volumes") or []
+        return {v["Name"]: v.get("Labels") or {} for v in listed if v["Name"] in wanted}
+
+    def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
+        self.client.api.create_volume(name, labels=dict(labels))
+
+    def remove_volume(self, name: str) -> None:
+        from docker.errors import APIError, NotFound
+
+        try:
+            self.client.api.remove_volume(name)
+        except NotFound:
+            return
+        except APIError as error:
+            raise TrackbedError(f"volume {name} cannot be removed: {_words(error)}",
+                                "stop the container that uses it, then try again") from None
+
+    def fill(self, image: str, volumes: Mapping[str, tuple[int, int, int]],
+             files: Mapping[str, list[FileEntry]]) -> None:
+        """Set the owner and mode of each volume's root and put files into it, over the engine's API.
+
+        Works on remote engines, with read-only roots and any numeric user, and keeps contents out of argv.
+        """
+        api = self.client.api
+        binds = {name: {"bind": f"/volumes/{name}", "mode": "rw"} for name in volumes}
+        container = api.create_container(image, ["true"], entrypoint=[], user="0",
+                                         labels={f"{LABEL}.helper": "volumes"},
+                                         host_config=api.create_host_config(binds=binds, network_mode="none"))["Id"]
+        try:
+            buffer = io.BytesIO()
+            with tarfile.open(fileobj=buffer, mode="w") as tar:
+                for name, (uid, gid, mode) in volumes.items():
+                    root = tarfile.TarInfo(f"volumes/{name}")
+                    root.type, root.uid, root.gid, root.mode = tarfile.DIRTYPE, uid, gid, mode
+                    tar.addfile(root)
+                    for entry in files.get(name, []):
+                        info = tarfile.TarInfo(f"volumes/{name}/{entry.path}")
+                        info.uid, info.gid, info.mode = entry.uid, entry.gid, entry.mode
+                        info.size = len(entry.content)
+                        tar.addfile(info, io.BytesIO(entry.content))
+            api.put_archive(container, "/", buffer.getvalue())
+        finally:
+            api.remove_container(container, force=True)
+
+    def network_exists(self, name: str) -> bool:
+        return any(n["Name"] == name for n in self.client.api.networks(names=[name]))
+
+    def disk_usage(self, volumes: Iterable[str]) -> dict[str, int]:
+        """Bytes of each named volume (slow: the engine walks them)."""
+        wanted = set(volumes)
+        listed = self.client.df().get("Volumes") or []
+        return {v["Name"]: int((v.get("UsageData") or {}).get("Size", -1)) for v in listed if v["Name"] in wanted}
+
+
+def _words(error: BaseException) -> str:
+    """The engine's own explanation, without the wrapping of HTTP and SDK."""
+    explanation = getattr(error, "explanation", None)
+    text = str(explanation or error)
+    return " ".join(text.split())
+
+
+def docker_host_is_remote(environ: Mapping[str, str] = os.environ) -> bool:
+    host = environ.get("DOCKER_HOST", "")
+    return bool(host) and not host.startswith(("unix://", "npipe://"))

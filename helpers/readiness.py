@@ -1,0 +1,182 @@
+"""Waiting: what to ask each part, how long, and when to give up at once. On tenacity, written once for all engines."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from helpers.engines.base import JUPYTER, MLFLOW, Engine, PartStatus, Sink, State
+from helpers.errors import NotReady, PartFailed
+
+SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
+ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer; ``status`` 0 when none came, then ``body`` says why."""
+
+    status: int
+    body: str
+
+    @property
+    def ok(self) -> bool:
+        return self.status == 200
+
+
+class _NotYet(Exception):
+    """A probe's answer that may still change."""
+
+
+def ask(url: str, method: str = "GET", data: bytes | None = None, timeout: float = 15) -> Answer:
+    """One HTTP request, never through a proxy; failures come back as an answer."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    request = urllib.request.Request(url, data=data, method=method)
+    if data is not None:
+        request.add_header("Content-Type", "application/octet-stream")
+    try:
+        with opener.open(request, timeout=timeout) as response:
+            return Answer(response.status, response.read(100_000).decode("utf-8", "replace"))
+    except urllib.error.HTTPError as error:
+        return Answer(error.code, error.read(2_000).decode("utf-8", "replace"))
+    except (OSError, ValueError) as error:
+        return Answer(0, str(getattr(error, "reason", error)))
+
+
+def database_answers(engine: Engine) -> str:
+    """Empty when the tracking server reaches its database, else what is missing. /health would be 200 either way."""
+    with engine.open(MLFLOW, "http") as address:
+        answer = ask(address.url + SEARCH)
+    return "" if answer.ok else f"the tracking server's database: {_brief(answer)}"
+
+
+def store_answers(engine: Engine) -> str:
+    """Empty when the tracking server reaches the bucket, else what is missing."""
+    with engine.open(MLFLOW, "http") as address:
+        answer = ask(address.url + ARTIFACTS + "?path=__probe__")
+    if answer.ok:
+        return ""
+    known = {404: "the bucket is missing", 500: "the object store does not answer the tracking server"}
+    return f"artifacts: {known.get(answer.status) or _brief(answer)}"
+
+
+def notebook_answers(engine: Engine) -> str:
+    """Empty when JupyterLab answers, else what is missing."""
+    with engine.open(JUPYTER, "http") as address:
+        answer = ask(address.url + "/api")
+    return "" if answer.ok else f"JupyterLab: {_brief(answer)}"
+
+
+def artifact_round_trip(engine: Engine) -> str:
+    """Write, read and remove one tiny artifact through the tracking server; empty when it came back equal."""
+    payload = uuid.uuid4().hex.encode()
+    with engine.open(MLFLOW, "http") as address:
+        url = f"{address.url}{ARTIFACTS}/__probe__/{payload.decode()}"
+        written = ask(url, "PUT", payload, timeout=30)
+        read = ask(url, timeout=30)
+        ask(url, "DELETE", timeout=30)
+    if not written.ok:
+        return f"an artifact could not be written: {_brief(written)}"
+    return "" if read.body.encode() == payload else f"an artifact did not come back: {_brief(read)}"
+
+
+Probe = Callable[[Engine], str]
+
+
+def probes(parts: Iterable[str], changed: bool) -> dict[str, tuple[Probe, ...]]:
+    """What to ask, by part. When something was started, an artifact makes the whole way once."""
+    wanted: dict[str, tuple[Probe, ...]] = {}
+    names = set(parts)
+    if MLFLOW in names:
+        wanted[MLFLOW] = (database_answers, store_answers) + ((artifact_round_trip,) if changed else ())
+    if JUPYTER in names:
+        wanted[JUPYTER] = (notebook_answers,)
+    return wanted
+
+
+def failure(engine: Engine, status: PartStatus) -> PartFailed:
+    """The error for a part that has failed: its reason and its own last lines."""
+    lines = tuple(line.rstrip() for line in engine.logs(status.name, tail=15))
+    code = f", exit code {status.exit_code}" if status.exit_code is not None else ""
+    reason = f": {status.reason}" if status.reason and status.reason != f"exit code {status.exit_code}" else ""
+    return PartFailed(status.name, f"{status.name} is {status.state}{code}{reason}",
+                      f"more: `invoke logs {status.name}`; after mending the cause, `invoke up` goes on", lines)
+
+
+def stop_at_failed(engine: Engine, names: Iterable[str], seen: dict[str, int]) -> None:
+    """Raise PartFailed for a part that will not become ready by waiting.
+
+    One crash may be the part's own way to wait for another; a second look that still finds it down is the end.
+    ``seen`` counts those looks and belongs to the caller.
+    """
+    wanted = set(names)
+    for status in engine.parts():
+        if status.name not in wanted:
+            continue
+        if status.state in (State.EXITED, State.UNHEALTHY) or status.restarts >= 3:
+            raise failure(engine, status)
+        if status.state is State.RESTARTING:
+            seen[status.name] = seen.get(status.name, 0) + 1
+            if seen[status.name] >= 3:
+                raise failure(engine, status)
+
+
+def wait(engine: Engine, parts: Iterable[str], timeout: float, sink: Sink, changed: bool = True) -> None:
+    """Return when every part is usable, through to the database and the object store.
+
+    Raises PartFailed at once when one has exited or is unhealthy for good, NotReady after ``timeout`` seconds,
+    naming what was still missing.
+    """
+    import tenacity  # late: it costs 0.1 s
+
+    wanted = probes(parts, changed)
+    missing: dict[str, str] = dict.fromkeys(wanted, "no answer yet")
+    seen: dict[str, int] = {}
+    deadline = time.monotonic() + timeout
+
+    def look() -> None:
+        for part, checks in wanted.items():
+            if part not in missing:
+                continue
+            problem = ""
+            for check in checks:
+                if problem := check(engine):
+                    break
+            if problem:
+                missing[part] = problem
+            else:
+                del missing[part]
+                sink.part(part, "ready")
+        if missing:
+            stop_at_failed(engine, wanted, seen)
+            raise _NotYet
+
+    retrying = tenacity.Retrying(
+        wait=tenacity.wait_exponential_jitter(initial=0.2, max=2, exp_base=1.4, jitter=0.2),
+        stop=lambda _: time.monotonic() >= deadline,
+        retry=tenacity.retry_if_exception_type(_NotYet),
+        reraise=True,
+    )
+    try:
+        retrying(look)
+    except _NotYet:
+        waited = "; ".join(f"{part} ({problem})" for part, problem in missing.items())
+        raise NotReady(f"not ready after {timeout:.0f} s: {waited}",
+                       f"`invoke logs {next(iter(missing))}` shows why; READY_TIMEOUT raises the limit, "
+                       "`invoke up` waits again") from None
+
+
+def _brief(answer: Answer) -> str:
+    if answer.status == 0:
+        return answer.body
+    text = answer.body
+    try:
+        text = str(json.loads(answer.body).get("message", text))
+    except (ValueError, AttributeError):
+        pass
+    return f"HTTP {answer.status} {' '.join(text.split())[:200]}"

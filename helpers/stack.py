@@ -1,0 +1,83 @@
+"""What the parts are told on every engine: names, lists and environment derived from the settings alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from helpers.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+MLFLOW_FOLDER = ROOT / "docker" / "mlflow"
+JUPYTER_FOLDER = ROOT / "docker" / "jupyter"
+DATABASE_USER = "mlflow"
+TITLES = {
+    "postgres": "PostgreSQL",
+    "store": "object store",
+    "bucket": "bucket",
+    "mlflow": "MLflow",
+    "jupyter": "JupyterLab",
+}
+
+
+def public_names(settings: Settings) -> tuple[str, ...]:
+    """Every host name a browser or client may use for the tracking server."""
+    names = ["localhost", "127.0.0.1", "[::1]", "mlflow"]
+    if settings.public_address and settings.public_address not in names:
+        names.append(settings.public_address)
+    return tuple(names)
+
+
+def allowed_hosts(settings: Settings) -> str:
+    """MLFLOW_SERVER_ALLOWED_HOSTS: each name alone (ports 80, 443) and with any port (a tunnel may end anywhere)."""
+    entries = []
+    for name in public_names(settings):
+        # patterns are fnmatch's, where a bare [ opens a character class
+        entries += [name, name.replace("[", "[[]") + ":*"]
+    return ",".join(entries)
+
+
+def cors_origins(settings: Settings) -> str:
+    """MLFLOW_SERVER_CORS_ALLOWED_ORIGINS: the UI's own origins, from the same list as the hosts.
+
+    No ``scheme://*`` and no lone ``*``: each entry names a host. localhost is always allowed by MLflow itself.
+    """
+    return ",".join(f"http://{name}:{settings.mlflow_port}" for name in public_names(settings))
+
+
+def browser_url(settings: Settings) -> str:
+    """MLflow as the user's browser reaches it: directly on this machine, or through the printed ``ssh -L`` line."""
+    return f"http://localhost:{settings.mlflow_port}"
+
+
+def notebook_environment(settings: Settings, tracking_uri: str) -> dict[str, str]:
+    """What a notebook is told on every engine."""
+    return {
+        "MLFLOW_TRACKING_URI": tracking_uri,
+        # MLflow would print links to the tracking URI, a name that no browser knows; a start-up hook prints ours
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "TRACKBED_BROWSER_URL": browser_url(settings),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "600",  # a proxied artifact of several GB answers late
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+
+
+def digest(*items: object) -> str:
+    """A short stable hash of values and files (a Path stands for its content)."""
+    sha = hashlib.sha256()
+    for item in items:
+        if isinstance(item, Path):
+            sha.update(item.read_bytes())
+        else:
+            sha.update(json.dumps(item, sort_keys=True, default=str).encode())
+        sha.update(b"\0")
+    return sha.hexdigest()[:16]
+
+
+def folder_digest(folder: Path, extra: Mapping[str, str] | None = None) -> str:
+    """A hash of every file below a folder, by name and content; what an image is built from."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    return digest([p.relative_to(folder).as_posix() for p in files], *files, dict(extra or {}))
