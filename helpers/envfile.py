@@ -1,0 +1,217 @@
+"""The ``.env`` file: the user's lines, and the block at its end that Trackbed writes for Compose."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import secrets
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dotenv.parser import Binding, parse_stream
+
+from helpers.errors import SettingError, TrackbedError
+
+BEGIN = "# >>> written by Trackbed for docker compose; changes in here are lost"
+END = "# <<< written by Trackbed"
+_BEGIN_SIGN = "# >>> written by Trackbed"
+_MAX_BYTES = 1 << 20
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@,+=-]*")
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+\Z")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One ``NAME=value`` line."""
+
+    name: str
+    value: str = field(repr=False)
+    line: int
+
+
+@dataclass(frozen=True)
+class EnvFile:
+    """What a ``.env`` says. ``entries`` are the user's, ``managed`` is the block of the last ``up``."""
+
+    path: Path
+    entries: tuple[Entry, ...] = ()
+    managed: Mapping[str, str] = field(default_factory=dict)
+    mode: int | None = None  # None: there is no such file
+
+
+def _unreadable(path: Path, error: OSError) -> SettingError:
+    if isinstance(error, PermissionError):
+        return SettingError(f"{path.name}: permission denied; make it yours: sudo chown $USER {path}")
+    return SettingError(f"{path.name}: cannot be read ({error.strerror or error})")
+
+
+def _bytes(path: Path) -> tuple[bytes, os.stat_result] | None:
+    """The content and stat of a regular file, None if there is none."""
+    try:
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise SettingError(f"{path.name}: is a folder, must be a file; move it away: mv {path} {path}.folder")
+        if not stat.S_ISREG(found.st_mode):
+            raise SettingError(f"{path.name}: is not a regular file")  # reading a pipe would hang
+        if found.st_size > _MAX_BYTES:
+            raise SettingError(f"{path.name}: is larger than 1 MiB; it holds settings, one NAME=value a line")
+        return path.read_bytes(), found
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise SettingError(f"{path.name}: is a link to {os.readlink(path)}, which does not exist") from None
+        return None
+    except NotADirectoryError:
+        return None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _text(path: Path, data: bytes) -> str:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise SettingError(f"{path.name}: is UTF-16, must be UTF-8; convert it: iconv -f UTF-16 -t UTF-8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise SettingError(
+            f"{path.name} line {line}: is not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8"
+        ) from None
+    if "\0" in text:
+        raise SettingError(f"{path.name} line {text[:text.index(chr(0))].count(chr(10)) + 1}: "
+                           "holds a NUL byte; the file is damaged or half-written")
+    return text
+
+
+def _blocks(path: Path, lines: list[str]) -> list[range]:
+    """The line numbers (from 1) of each managed block, markers included."""
+    found: list[range] = []
+    start = 0
+    for number, line in enumerate(lines, 1):
+        if line.startswith(_BEGIN_SIGN):
+            if start:
+                break
+            start = number
+        elif line.startswith(END):
+            if not start:
+                raise SettingError(f"{path.name} line {number}: ends a block of Trackbed that has no first line "
+                                   f"({_BEGIN_SIGN} ...); delete this line")
+            found.append(range(start, number + 1))
+            start = 0
+    if start:
+        raise SettingError(f"{path.name} line {start}: begins a block of Trackbed that has no last line; "
+                           f"add the line: {END}")
+    return found
+
+
+def _line_of(binding: Binding) -> int:
+    """The parser counts from the blank lines above; count from the name."""
+    text = binding.original.string
+    blank = text[: len(text) - len(text.lstrip())]
+    return binding.original.line + len(re.findall(r"\r\n|\n|\r", blank))
+
+
+def _problem(text: str) -> str:
+    value = text.strip().partition("=")[2].strip()
+    if value[:1] in ("'", '"'):
+        quote = value[0]
+        if quote in value[1:]:
+            return f"has text after the closing {quote}"
+        return f"the quote {quote} is not closed"
+    return "is not NAME=value"
+
+
+def read(path: Path) -> EnvFile:
+    """Read ``path`` with python-dotenv's grammar, without interpolation. A missing file is an empty one."""
+    raw = _bytes(path)
+    if raw is None:
+        return EnvFile(path)
+    text = _text(path, raw[0])
+    blocks = _blocks(path, _LINE.findall(text))
+    entries: list[Entry] = []
+    managed: dict[str, str] = {}
+    seen: dict[str, int] = {}
+    for binding in parse_stream(io.StringIO(text, newline="")):
+        original = binding.original.string
+        line = _line_of(binding)
+        where = f"{path.name} line {line}"
+        if binding.error:
+            raise SettingError(f"{where}: {_problem(original)}")
+        if binding.key is None:
+            continue
+        name, value = binding.key, binding.value
+        if not _NAME.fullmatch(name):
+            raise SettingError(f"{where}: is not NAME=value")
+        if value is None:
+            raise SettingError(f"{where}: {name} has no '='; must be {name}=value")
+        if re.search(r"[\r\n]", original.strip()):
+            raise SettingError(f"{where}: the value of {name} runs over several lines; is a quote not closed?")
+        if value.startswith("#") and re.search(r"=[ \t]+#", original):
+            value = ""  # `NAME= # why`: python-dotenv takes the comment for the value
+        if any(line in block for block in blocks):
+            if not name.startswith(("TRACKBED_", "COMPOSE_")):
+                raise SettingError(f"{where}: {name} stands inside the block that Trackbed rewrites; "
+                                   "move it to the top of the file")
+            managed[name] = value
+            continue
+        if name in seen:
+            raise SettingError(f"{where}: {name} is already set on line {seen[name]}; delete one of them")
+        seen[name] = line
+        entries.append(Entry(name, value, line))
+    return EnvFile(path, tuple(entries), managed, stat.S_IMODE(raw[1].st_mode))
+
+
+def _quoted(name: str, value: str) -> str:
+    """A value that python-dotenv, Compose and a shell all read the same."""
+    if _PLAIN.fullmatch(value):
+        return value
+    if "'" in value or "\\" in value or not value.isprintable():
+        raise TrackbedError(f"{name} holds a quote, a backslash or a control character: cannot be written to .env")
+    return f"'{value}'"
+
+
+def write_managed_block(path: Path, values: Mapping[str, str]) -> bool:
+    """Put ``values`` into the block at the end of ``path``; gives False when nothing had to change.
+
+    The user's lines stay byte for byte. With no values the block is taken out. The new file appears
+    whole or not at all, 0600, and keeps its owner.
+    """
+    raw = _bytes(path)
+    old = b"" if raw is None else raw[0]
+    user = old
+    if old:
+        _text(path, old)
+        lines = [m.encode() for m in _LINE.findall(old.decode("utf-8"))]
+        inside = {number for block in _blocks(path, [line.decode().lstrip("\ufeff") for line in lines])
+                  for number in block}
+        user = b"".join(line for number, line in enumerate(lines, 1) if number not in inside)
+    new = user
+    if values:
+        if user and not user.endswith((b"\n", b"\r")):
+            new += b"\n"
+        body = [BEGIN, *(f"{name}={_quoted(name, value)}" for name, value in values.items()), END]
+        new += ("\n".join(body) + "\n").encode()
+    if new == old and (raw is not None or not values):
+        return False
+    target = path.resolve()  # a .env that is a link stays one
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(new)
+                stream.flush()
+                os.fsync(stream.fileno())
+                if raw is not None and os.geteuid() == 0:
+                    os.fchown(stream.fileno(), raw[1].st_uid, raw[1].st_gid)
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise TrackbedError(f"{path} cannot be written ({error.strerror or error})",
+                            f"Make the folder yours: sudo chown $USER {target.parent} {target}") from None
+    return True

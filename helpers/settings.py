@@ -1,0 +1,650 @@
+"""Every setting, in one table, and ``Settings``: the one validated object that everything else reads.
+
+A value is taken from the first place that has one: flags, TRACKBED_ variables, ``.env`` (bare names),
+what an earlier ``invoke up`` was told, the default. An empty value means the default.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import platformdirs
+
+from helpers import envfile
+from helpers import state as states
+from helpers.errors import SettingError
+from helpers.spelling import did_you_mean, nearest, shown
+
+PREFIX = "TRACKBED_"
+LAST_UP = "the last `invoke up`"
+DEFAULT = "default"
+
+# Read by tests, the rig and the images; never settings.
+RESERVED = re.compile(r"TRACKBED_(TRACEBACK|REQUIRE_DOCKER|REQUIRE_BROWSER|MIGRATE|BROWSER_URL|RIG_[A-Z0-9_]*)")
+# Taken from .env as they are: they belong to Docker, Compose and the network, not to Trackbed.
+FOREIGN = re.compile(
+    r"(COMPOSE|DOCKER)_[A-Z0-9_]+|BUILDKIT_[A-Z0-9_]+|NO_COLOR"
+    r"|(?i:(http|https|ftp|no|all)_proxy)"
+    r"|SSL_CERT_FILE|SSL_CERT_DIR|(REQUESTS|CURL|AWS)_CA_BUNDLE|NODE_EXTRA_CA_CERTS|PIP_CERT"
+)
+# Names from other people's texts about the same parts.
+OTHER_NAMES = {
+    "AWS_ACCESS_KEY_ID": "S3_ACCESS_KEY",
+    "AWS_DEFAULT_REGION": "S3_REGION",
+    "AWS_ENDPOINT_URL": "S3_ENDPOINT",
+    "AWS_REGION": "S3_REGION",
+    "AWS_SECRET_ACCESS_KEY": "S3_SECRET_KEY",
+    "MINIO_ACCESS_KEY": "S3_ACCESS_KEY",
+    "MINIO_PORT": "S3_PORT",
+    "MINIO_ROOT_PASSWORD": "S3_SECRET_KEY",
+    "MINIO_ROOT_USER": "S3_ACCESS_KEY",
+    "MINIO_SECRET_KEY": "S3_SECRET_KEY",
+    "MLFLOW_S3_ENDPOINT_URL": "S3_ENDPOINT",
+}
+
+
+class Wrong(ValueError):
+    """A parser's verdict: ``rule`` replaces "must be <allowed>", ``suggestion`` is the nearest right word."""
+
+    def __init__(self, suggestion: str = "", rule: str = "") -> None:
+        super().__init__(rule)
+        self.suggestion = suggestion
+        self.rule = rule
+
+
+@dataclass(frozen=True)
+class Around:
+    """What a parser may look at besides the value."""
+
+    clone: Path
+    home: str
+
+
+Parser = Callable[[str, Around], Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table. ``allowed`` completes "must be ..."; ``flag`` says whether tasks may take it."""
+
+    name: str
+    default: str
+    allowed: str
+    why: str
+    parse: Parser
+    flag: bool = True
+
+    @property
+    def secret(self) -> bool:
+        return self.name.endswith(("_PASSWORD", "_SECRET_KEY", "_TOKEN"))
+
+    @property
+    def field(self) -> str:
+        return self.name.lower()
+
+    @property
+    def option(self) -> str:
+        return "--" + self.name.lower().replace("_", "-")
+
+
+def _one_of(*words: str) -> Parser:
+    def parse(value: str, around: Around) -> str:
+        if value not in words:
+            raise Wrong(nearest(value, words))
+        return value
+
+    return parse
+
+
+def _integer(low: int, high: int) -> Parser:
+    def parse(value: str, around: Around) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", value) or not low <= int(value) <= high:
+            raise Wrong
+        return int(value)
+
+    return parse
+
+
+def _matching(pattern: str) -> Parser:
+    compiled = re.compile(pattern)
+
+    def parse(value: str, around: Around) -> str:
+        if not compiled.fullmatch(value):
+            raise Wrong
+        return value
+
+    return parse
+
+
+_PROJECT = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+
+
+def _project(value: str, around: Around) -> str:
+    if _PROJECT.fullmatch(value):
+        return value
+    guess = re.sub(r"[^a-z0-9_-]+", "-", value.lower()).strip("-_")[:40]
+    raise Wrong(guess if _PROJECT.fullmatch(guess) else "")
+
+
+def _bind_address(value: str, around: Around) -> str:
+    try:
+        if ipaddress.IPv4Address(value).is_loopback:
+            return value
+    except ValueError:
+        pass
+    guess = "127.0.0.1" if value in ("localhost", "::1", "[::1]", "127.0.0", "127.1") else ""
+    raise Wrong(guess, "must be a loopback IPv4 address (127.0.0.1): nothing here has a login yet; "
+                       "reach it from elsewhere with ssh -L 8000:localhost:8000 USER@THIS_MACHINE.")
+
+
+def _public_address(value: str, around: Around) -> str:
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        pass
+    host = value.lower().rstrip(".")
+    label = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+    if len(host) <= 253 and re.fullmatch(rf"{label}(\.{label})*", host) and not re.fullmatch(r"[0-9.]+", host):
+        return host
+    guess = ""
+    stripped = re.sub(r"^[a-z0-9+.-]+://", "", host).split("/")[0]
+    stripped = re.sub(r":[0-9]+$", "", stripped.strip("[]") if stripped.endswith("]") else stripped)
+    if stripped and stripped != host:
+        try:
+            guess = _public_address(stripped, around)
+        except Wrong:
+            guess = ""
+    raise Wrong(guess)
+
+
+def _bucket(value: str, around: Around) -> str:
+    if not 3 <= len(value) <= 63:
+        raise Wrong(rule="must be 3 to 63 characters long.")
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])", value):
+        guess = re.sub(r"[^a-z0-9.-]+", "-", value.lower()).strip("-.")
+        try:
+            guess = _bucket(guess, around)
+        except Wrong:
+            guess = ""
+        raise Wrong(guess)
+    if re.search(r"\.\.|\.-|-\.", value):
+        raise Wrong(rule="must not hold '..', '.-' or '-.' (S3 forbids it).")
+    if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", value):
+        raise Wrong(rule="must not look like an IP address (S3 forbids it).")
+    for start in ("xn--", "sthree-", "amzn-s3-demo-"):
+        if value.startswith(start):
+            raise Wrong(rule=f"must not begin with {start} (S3 forbids it).")
+    for end in ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3"):
+        if value.endswith(end):
+            raise Wrong(rule=f"must not end with {end} (S3 forbids it).")
+    if value == "minio":
+        raise Wrong(rule="must not be minio (MinIO keeps that name for itself).")
+    return value
+
+
+def _endpoint(value: str, around: Around) -> str:
+    try:
+        url = urlsplit(value)
+        port = url.port
+    except ValueError:
+        raise Wrong from None
+    if not url.scheme or (url.scheme not in ("http", "https") and "://" not in value):
+        raise Wrong(f"https://{value}" if re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?/?", value) else "")
+    if url.username is not None or url.password is not None:
+        raise Wrong(rule="must not hold a user or password; they are S3_ACCESS_KEY and S3_SECRET_KEY.")
+    host = url.hostname or ""
+    bare = host if ":" not in host else f"[{host}]"
+    clean = f"{url.scheme}://{bare}" + (f":{port}" if port else "")
+    if url.scheme not in ("http", "https") or not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", host) or port == 0:
+        raise Wrong
+    if url.path not in ("", "/") or url.query or url.fragment:
+        raise Wrong(clean)
+    return clean
+
+
+_GPU_WORD = re.compile(r"(amd|nvidia|intel|cuda|rocm|all|(mi|gfx|rtx|gtx|a|h|b|l|v|p|t)[0-9][0-9a-z]*)([:,=-].*)?")
+
+
+def _gpu(value: str, around: Around) -> str:
+    if value in ("auto", "none"):
+        return value
+    if _GPU_WORD.fullmatch(value.lower()):
+        raise Wrong(rule="is not in this release; use none.")
+    raise Wrong(nearest(value, ("auto", "none")))
+
+
+_SYSTEM = ("/", "/bin", "/boot", "/etc", "/home", "/lib", "/lib64", "/opt", "/sbin", "/tmp", "/usr", "/var", "/var/lib")
+
+
+def _folder(value: str, around: Around) -> Path:
+    expanded = value
+    if value == "~" or value.startswith("~/"):
+        expanded = around.home + value[1:]
+    if not expanded.startswith("/"):
+        guess = "" if expanded.startswith("~") else os.path.normpath(around.clone / expanded)
+        raise Wrong(guess)
+    if re.search(r"[\x00-\x1f\x7f'\"\\$`:,]", expanded):
+        raise Wrong(rule="must not hold quotes, backslashes, control characters or any of $ ` : , "
+                         "(Docker and Compose cannot take them).")
+    path = Path(os.path.normpath(expanded))
+    if str(path) in _SYSTEM or str(path).startswith(("/proc/", "/sys/", "/dev/")):
+        raise Wrong(rule="must be a folder of its own, not one of the system.")
+    if path.exists() and not path.is_dir():
+        raise Wrong(rule="must be a folder; there is a file of that name.")
+    return path
+
+
+def _optional_folder(value: str, around: Around) -> Path | None:
+    return _folder(value, around) if value else None
+
+
+_IMAGE_PATH = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(
+    rf"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?{_IMAGE_PATH}(?:/{_IMAGE_PATH})*"
+    r"(?P<tag>:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?P<digest>@sha256:[0-9a-f]{64})?"
+)
+
+
+def _image(value: str, around: Around) -> str:
+    found = _IMAGE.fullmatch(value)
+    if found is None or len(value) > 255:
+        raise Wrong(value.lower() if _IMAGE.fullmatch(value.lower()) and ":" not in value else "")
+    if not found["tag"] and not found["digest"]:
+        raise Wrong(rule="must name a tag or a digest, as in NAME:1.2 (without one the image changes under you).")
+    return value
+
+
+def _size(value: str, around: Around) -> str:
+    found = re.fullmatch(r"([0-9]{1,12})([kmg]?)b?", value.lower())
+    if not found:
+        raise Wrong
+    size = int(found[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}[found[2]]
+    if not 1 << 26 <= size <= 1 << 42:
+        raise Wrong
+    return found[1] + found[2]
+
+
+_PORT = "a port from 1 to 65535"
+_FOLDER = "an absolute folder (~ is your home)"
+_IMAGE_RULE = "an image name with a tag, as in registry/name:1.2"
+_SECRET_RULE = "letters, digits and any of _ . ~ + / = -"
+
+TABLE: tuple[Setting, ...] = (
+    Setting("ENGINE", "auto", "one of auto, docker, embedded",
+            "where the parts run: auto takes Docker if it answers, else no Docker at all",
+            _one_of("auto", "docker", "embedded")),
+    Setting("PROJECT", "trackbed", "1 to 40 of a-z, 0-9, _ and -, the first a letter or digit",
+            "prefix of every container, volume and folder, so that two do not collide", _project),
+    Setting("OBJECT_STORE", "auto", "one of auto, minio, versitygw, external, folder",
+            "where artifacts go: auto is minio with Docker and a folder without",
+            _one_of("auto", "minio", "versitygw", "external", "folder")),
+    Setting("BIND_ADDRESS", "127.0.0.1", "a loopback IPv4 address",
+            "the address that every port listens on; others reach it through ssh -L", _bind_address),
+    Setting("PUBLIC_ADDRESS", "", "a host name or an IP address, without http:// and without a port",
+            "what others call this machine, for the ssh line that is printed",
+            lambda v, a: _public_address(v, a) if v else ""),
+    Setting("MLFLOW_PORT", "8000", _PORT, "where the MLflow page is", _integer(1, 65535)),
+    Setting("JUPYTER_PORT", "8888", _PORT, "where JupyterLab is", _integer(1, 65535)),
+    Setting("S3_PORT", "9000", _PORT, "where the object store is (Docker)", _integer(1, 65535)),
+    Setting("S3_CONSOLE_PORT", "9001", _PORT, "where MinIO's console is (Docker)", _integer(1, 65535)),
+    Setting("S3_BUCKET", "mlflow-artifacts",
+            "a bucket name: a-z, 0-9, - and ., the first and last a letter or digit",
+            "the bucket that holds the artifacts", _bucket),
+    Setting("S3_ENDPOINT", "", "http://HOST[:PORT] or https://HOST[:PORT]",
+            "address of your own object store, for OBJECT_STORE=external",
+            lambda v, a: _endpoint(v, a) if v else ""),
+    Setting("S3_REGION", "us-east-1", "1 to 64 letters, digits, _ and -",
+            "region of the bucket", _matching(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")),
+    Setting("S3_ACCESS_KEY", "", "3 to 128 letters, digits and any of _ . ~ + = -",
+            "key name of your own object store; made for you otherwise",
+            _matching(r"([A-Za-z0-9_.~+=-]{3,128})?")),
+    Setting("S3_SECRET_KEY", "", "8 to 128 " + _SECRET_RULE,
+            "secret key of your own object store; made for you otherwise",
+            _matching(r"([A-Za-z0-9_.~+/=-]{8,128})?"), flag=False),
+    Setting("POSTGRES_PASSWORD", "", "8 to 128 " + _SECRET_RULE,
+            "password of the database; made for you when empty",
+            _matching(r"([A-Za-z0-9_.~+/=-]{8,128})?"), flag=False),
+    Setting("JUPYTER_TOKEN", "", "16 to 128 letters, digits, _ and -",
+            "what opens JupyterLab; made for you when empty",
+            _matching(r"([A-Za-z0-9_-]{16,128})?"), flag=False),
+    Setting("GPU", "auto", "one of auto, none", "GPUs for the notebook", _gpu),
+    Setting("WORKSPACE", "", _FOLDER,
+            "the notebook's work folder on this machine; empty: `workspace` in the state folder",
+            _optional_folder),
+    Setting("STATE_DIR", "", _FOLDER,
+            "where state and secrets are kept; empty: your state folder, /var/lib/trackbed as root",
+            _optional_folder),
+    Setting("POSTGRES_IMAGE", "postgres:18.4-trixie", _IMAGE_RULE, "the database (Docker)", _image),
+    Setting("MINIO_IMAGE", "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z", _IMAGE_RULE,
+            "the object store minio (Docker)", _image),
+    Setting("VERSITYGW_IMAGE", "ghcr.io/versity/versitygw:v1.8.0", _IMAGE_RULE,
+            "the object store versitygw (Docker)", _image),
+    Setting("MLFLOW_IMAGE", "trackbed/mlflow:3.17.2", _IMAGE_RULE, "the tracking server (Docker)", _image),
+    Setting("JUPYTER_IMAGE", "trackbed/jupyter-mlflow:cpu", _IMAGE_RULE, "the notebook (Docker)", _image),
+    Setting("MLFLOW_WORKERS", "2", "a number from 1 to 32", "processes that serve MLflow", _integer(1, 32)),
+    Setting("JUPYTER_SHM_SIZE", "16g", "a size from 64m to 4096g, as in 512m or 16g",
+            "shared memory of the notebook, for data loaders (Docker)", _size),
+    Setting("READY_TIMEOUT", "180", "seconds from 5 to 3600", "how long `up` waits for a part",
+            _integer(5, 3600)),
+    Setting("BUILD_NETWORK", "default", "one of default, host",
+            "network of image builds; host where containers have no way out", _one_of("default", "host")),
+)
+BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in TABLE}
+_LOCATING = ("PROJECT", "STATE_DIR")
+_PORTS = ("MLFLOW_PORT", "JUPYTER_PORT", "S3_PORT", "S3_CONSOLE_PORT")
+
+
+def default_state_dir() -> Path:
+    """Where state lives when nobody says otherwise."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/trackbed")
+    return Path(platformdirs.user_state_dir("trackbed", appauthor=False))
+
+
+@dataclass(frozen=True)
+class _Value:
+    raw: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings, valid. Secrets are "" where ``credentials`` is to make them; they are never shown."""
+
+    engine: str
+    project: str
+    object_store: str
+    bind_address: str
+    public_address: str
+    mlflow_port: int
+    jupyter_port: int
+    s3_port: int
+    s3_console_port: int
+    s3_bucket: str
+    s3_endpoint: str
+    s3_region: str
+    s3_access_key: str
+    s3_secret_key: str = field(repr=False)
+    postgres_password: str = field(repr=False)
+    jupyter_token: str = field(repr=False)
+    gpu: str
+    workspace: Path
+    state_dir: Path
+    postgres_image: str
+    minio_image: str
+    versitygw_image: str
+    mlflow_image: str
+    jupyter_image: str
+    mlflow_workers: int
+    jupyter_shm_size: str
+    ready_timeout: int
+    build_network: str
+    clone: Path
+    told: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    passthrough: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    warnings: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def folder(self) -> Path:
+        """This project's folder in the state folder."""
+        return self.state_dir / self.project
+
+    @property
+    def env_file(self) -> Path:
+        return self.clone / ".env"
+
+    def origin(self, name: str) -> str:
+        """Where a value came from: "--mlflow-port", "TRACKBED_MLFLOW_PORT", ".env line 4", ... or "default"."""
+        return self.origins.get(name.upper().replace("-", "_"), DEFAULT)
+
+    def with_engine(self, engine: str) -> Settings:
+        """The same settings for the engine that was chosen: no ``auto`` left in engine and object_store."""
+        store = self.object_store
+        if store == "auto":
+            store = "minio" if engine == "docker" else "folder"
+        chosen = replace(self, engine=engine, object_store=store)
+        _check_store(chosen)
+        return chosen
+
+    @classmethod
+    def load(
+        cls,
+        flags: Mapping[str, str | None],
+        environ: Mapping[str, str],
+        env_file: Path,
+        remembered: Mapping[str, str] | Callable[[Path], Mapping[str, str]] = states.remembered,
+    ) -> Settings:
+        """Find, check and freeze every value; raises SettingError with one line.
+
+        ``flags`` are named like settings in any spelling (mlflow_port, mlflow-port); None is not given.
+        ``remembered`` is what earlier ``up`` were told, or gives it for the project's folder.
+        """
+        file = envfile.read(env_file)
+        clone = Path(os.path.abspath(env_file)).parent
+        around = Around(clone, environ.get("HOME") or os.path.expanduser("~"))
+        warnings: list[str] = []
+        layers = (
+            _from_flags(flags),
+            _from_environ(environ, file, warnings),
+            _from_file(file, warnings),
+            _from_managed(file),
+        )
+        told: dict[str, str] = {}
+        values: dict[str, Any] = {}
+        origins: dict[str, str] = {}
+
+        def settle(setting: Setting, last: Mapping[str, str]) -> None:
+            name = setting.name
+            found = next((layer[name] for layer in layers if name in layer), None)
+            if found is None and name in last and not setting.secret:
+                found = _Value(last[name], LAST_UP)
+            if found is None or not found.raw:
+                values[name] = setting.parse(setting.default, around)
+            else:
+                values[name] = _parse(setting, found, around)
+                origins[name] = found.origin
+            if name in layers[0] or name in layers[1]:
+                raw = layers[0].get(name) or layers[1][name]
+                if not setting.secret and name not in _LOCATING:
+                    told[name] = str(values[name]) if raw.raw and name == "WORKSPACE" else raw.raw
+
+        for name in _LOCATING:
+            settle(BY_NAME[name], {})
+        state_dir: Path = values["STATE_DIR"] or default_state_dir()
+        values["STATE_DIR"] = state_dir
+        _check_state_dir(state_dir, clone, origins.get("STATE_DIR", DEFAULT))
+        folder = state_dir / values["PROJECT"]
+        last = remembered(folder) if callable(remembered) else remembered
+        for setting in TABLE:
+            if setting.name not in _LOCATING:
+                settle(setting, last)
+        if values["WORKSPACE"] is None:
+            values["WORKSPACE"] = folder / "workspace"
+        settings = cls(
+            **{BY_NAME[name].field: value for name, value in values.items()},
+            clone=clone,
+            told=told,
+            passthrough={e.name: e.value for e in file.entries if e.value and FOREIGN.fullmatch(e.name)
+                         and not e.name.startswith("COMPOSE_")},
+            warnings=tuple(warnings),
+            origins=origins,
+        )
+        _check_together(settings)
+        return settings
+
+
+def _parse(setting: Setting, value: _Value, around: Around) -> Any:
+    try:
+        return setting.parse(value.raw, around)
+    except Wrong as wrong:
+        rule = wrong.rule or f"must be {setting.allowed}."
+        raise _error(setting.name, value.raw, value.origin, rule, wrong.suggestion) from None
+
+
+def _error(name: str, raw: str, origin: str, rule: str, suggestion: str = "") -> SettingError:
+    """The one line: name, value (never a secret's), where it came from, what is allowed, nearest right word."""
+    value = "" if name in BY_NAME and BY_NAME[name].secret else "=" + shown(re.sub(r"//[^/@]*@", "//***@", raw))
+    return SettingError(f"{name}{value} ({_from(origin)}): {rule}{did_you_mean(shown(suggestion, 200))}")
+
+
+def _from(origin: str) -> str:
+    return "the default" if origin == DEFAULT else f"from {origin}"
+
+
+def _unknown(name: str, cutoff: float = 0.75) -> str:
+    """The setting that a wrong name most likely means, or ""."""
+    bare = name.upper().removeprefix(PREFIX)
+    return OTHER_NAMES.get(bare) or (bare if bare in BY_NAME else nearest(bare, BY_NAME, cutoff))
+
+
+def _from_flags(flags: Mapping[str, str | None]) -> dict[str, _Value]:
+    found: dict[str, _Value] = {}
+    for flag, raw in flags.items():
+        if raw is None:
+            continue
+        name = flag.strip("-").upper().replace("-", "_")
+        option = "--" + name.lower().replace("_", "-")
+        if name not in BY_NAME:
+            guess = _unknown(name)
+            raise SettingError(f"{option}: no such setting.{did_you_mean(BY_NAME[guess].option if guess else '')}")
+        if not BY_NAME[name].flag:
+            raise SettingError(f"{name} (from {option}): a secret is not taken from the command line, where "
+                               f"everyone on the machine can read it; put {name}=... into .env (chmod 600 .env).")
+        found[name] = _Value(raw.strip(), option)
+    return found
+
+
+def _from_environ(environ: Mapping[str, str], file: envfile.EnvFile, warnings: list[str]) -> dict[str, _Value]:
+    found: dict[str, _Value] = {}
+    for variable, raw in sorted(environ.items()):
+        if not variable.upper().startswith(PREFIX) or RESERVED.fullmatch(variable):
+            continue
+        if file.managed.get(variable) == raw:
+            continue  # a shell that sourced .env: not something the user told us
+        name = variable.removeprefix(PREFIX)
+        if name in BY_NAME:
+            found[name] = _Value(raw.strip(), variable)
+            continue
+        guess = _unknown(variable)
+        if guess:
+            raise SettingError(f"{variable} (from the environment): no such setting.{did_you_mean(PREFIX + guess)}")
+        warnings.append(f"{shown(variable)} (from the environment) is no setting; ignored.")
+    return found
+
+
+def _from_file(file: envfile.EnvFile, warnings: list[str]) -> dict[str, _Value]:
+    found: dict[str, _Value] = {}
+    for entry in file.entries:
+        origin = f"{file.path.name} line {entry.line}"
+        if entry.name in BY_NAME:
+            found[entry.name] = _Value(entry.value.strip(), origin)
+            if entry.value and BY_NAME[entry.name].secret and file.mode is not None and file.mode & 0o077:
+                raise SettingError(f"{entry.name} (from {origin}): others may read this file (mode {file.mode:04o}), "
+                                   f"and it holds a secret; run: chmod 600 {file.path}")
+        elif entry.name in ("COMPOSE_FILE", "COMPOSE_PROJECT_NAME"):
+            warnings.append(f"{entry.name} (from {origin}): `invoke up` writes its own at the end of {file.path.name}, "
+                            "which wins.")
+        elif FOREIGN.fullmatch(entry.name):
+            continue
+        elif entry.name.startswith(PREFIX):
+            raise _prefixed(entry, origin)
+        else:
+            guess = _unknown(entry.name)
+            if guess:
+                raise SettingError(f"{entry.name} (from {origin}): no such setting.{did_you_mean(guess)}")
+            warnings.append(f"{shown(entry.name)} (from {origin}) is no setting; ignored.")
+    return found
+
+
+def _prefixed(entry: envfile.Entry, origin: str) -> SettingError:
+    bare = entry.name.removeprefix(PREFIX)
+    if RESERVED.fullmatch(entry.name):
+        return SettingError(f"{entry.name} (from {origin}): is read from the environment only; run: export {entry.name}")
+    if bare in BY_NAME:
+        return SettingError(f"{entry.name} (from {origin}): names have no prefix in this file. Did you mean {bare}?")
+    return SettingError(f"{entry.name} (from {origin}): no such setting.{did_you_mean(_unknown(bare))}")
+
+
+def _from_managed(file: envfile.EnvFile) -> dict[str, _Value]:
+    """Only what locates the state: everything else that ``up`` was told is in the state."""
+    names = {"PROJECT": "COMPOSE_PROJECT_NAME", "STATE_DIR": PREFIX + "STATE_DIR"}
+    return {name: _Value(file.managed[key], LAST_UP) for name, key in names.items() if file.managed.get(key)}
+
+
+def _within(path: Path, parent: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(parent))
+
+
+def _check_state_dir(state_dir: Path, clone: Path, origin: str) -> None:
+    if _within(state_dir, clone):
+        raise _error("STATE_DIR", str(state_dir), origin,
+                     f"must lie outside the clone {clone}, where `git clean` would delete the database.")
+
+
+def _check_together(settings: Settings) -> None:
+    seen: dict[int, str] = {}
+    for name in _PORTS:
+        port: int = getattr(settings, name.lower())
+        if port in seen:
+            one, other = name, seen[port]
+            if settings.origin(one) == DEFAULT:
+                one, other = other, one  # blame the one that somebody set
+            raise _error(one, str(port), settings.origin(one),
+                         f"must differ from {other}={port} ({_from(settings.origin(other))}); "
+                         "two parts cannot share a port.")
+        seen[port] = name
+    work = settings.workspace
+    origin = settings.origin("WORKSPACE")
+    if _within(settings.state_dir, work):
+        raise _error("WORKSPACE", str(work), origin, "must not hold the state folder "
+                     f"{settings.state_dir}, or the notebook could read every secret.")
+    if _within(work, settings.folder) and work != settings.folder / "workspace":
+        raise _error("WORKSPACE", str(work), origin,
+                     f"must not lie in {settings.folder}, which holds the secrets.",
+                     str(settings.folder / "workspace"))
+    _check_store(settings)
+
+
+def _check_store(settings: Settings) -> None:
+    store, engine = settings.object_store, settings.engine
+    allowed = {"docker": ("minio", "versitygw", "external"), "embedded": ("folder", "external")}.get(engine)
+    if allowed and store != "auto" and store not in allowed:
+        needed = "runs in Docker" if engine == "embedded" else "is for embedded"
+        raise _error("OBJECT_STORE", store, settings.origin("OBJECT_STORE"),
+                     f"{needed}; with ENGINE={engine} ({_from(settings.origin('ENGINE'))}) "
+                     f"must be one of {', '.join(('auto', *allowed))}.")
+    if store == "external":
+        for name in ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"):
+            kept = settings.folder / "secrets" / f"EXTERNAL_{name}"
+            if not getattr(settings, name.lower()) and not os.path.lexists(kept):
+                raise SettingError(f"{name} is missing: OBJECT_STORE=external "
+                                   f"({_from(settings.origin('OBJECT_STORE'))}) needs it; "
+                                   f"must be {BY_NAME[name].allowed}.")
+    elif settings.s3_endpoint:
+        raise _error("S3_ENDPOINT", settings.s3_endpoint, settings.origin("S3_ENDPOINT"),
+                     f"is for OBJECT_STORE=external only; OBJECT_STORE is {store} "
+                     f"({_from(settings.origin('OBJECT_STORE'))}).")
+
+
+def example() -> str:
+    """The text of ``.env.example``."""
+    lines = [
+        "# Every setting with its default. Copy this file to .env, then take the # off what you change.",
+        "# Flags (--mlflow-port=8001) and the environment (TRACKBED_MLFLOW_PORT=8001) win over .env.",
+        "# Secrets make it a private file: chmod 600 .env",
+    ]
+    for setting in TABLE:
+        lines += ["", f"# {setting.why}", f"# ({setting.allowed})", f"#{setting.name}={setting.default}"]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(example(), end="")
