@@ -1,0 +1,101 @@
+"""Links that MLflow prints in the notebook, made to open in the user's browser.
+
+The notebook reaches MLflow by a name of its own network (``http://mlflow:8000``); the browser does not.
+MLflow has no setting for the address it prints, so this is loaded as a plugin of its request headers:
+importing MLflow finds it through the entry point beside this file, in kernels and in plain scripts alike,
+and nothing is loaded where MLflow is not used. It adds no header; being asked for one is the moment at
+which MLflow's own modules are complete and can be wrapped.
+
+TRACKBED_BROWSER_URL     MLflow as the browser sees it; empty: MLflow is left as it is
+TRACKBED_TRACKING_URI    the address to replace (default: MLFLOW_TRACKING_URI, which set_tracking_uri()
+                         overwrites); links to any other server stay as they are
+MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT is true in Trackbed's notebooks: where this file is not found,
+a dead link is not printed either.
+"""
+
+import os
+import sys
+from urllib.parse import quote
+
+
+def browser_address(address):
+    """The address with the tracking server's host replaced by the one the browser can reach."""
+    ours = os.environ.get("TRACKBED_TRACKING_URI") or os.environ.get("MLFLOW_TRACKING_URI", "")
+    ours = ours.rstrip("/")
+    browser = os.environ.get("TRACKBED_BROWSER_URL", "").rstrip("/")
+    if ours and browser and (address == ours or address.startswith((f"{ours}/", f"{ours}#"))):
+        return browser + address[len(ours):]
+    return address
+
+
+def _workspace(module):
+    """``?workspace=NAME``, where this MLflow knows workspaces and one is chosen."""
+    get = getattr(module, "get_request_workspace", None)
+    name = get() if get else None
+    if not name or name == getattr(module, "DEFAULT_WORKSPACE_NAME", "default"):
+        return ""
+    return f"?workspace={quote(name, safe='')}"
+
+
+def _wrap_log_url(module):
+    """The two lines at the end of a run."""
+    original = module.TrackingServiceClient._log_url
+
+    def log_url(self, run_id):
+        if not os.environ.get("TRACKBED_BROWSER_URL"):
+            return original(self, run_id)
+        try:
+            if not isinstance(self.store, module.RestStore) or self.tracking_uri.startswith("databricks"):
+                return None
+            run = self.store.get_run(run_id)
+            if run.data.tags.get("mlflow.runType") == "genai_evaluate":
+                return None  # an evaluation shows its own link
+            host = browser_address(self.store.get_host_creds().host.rstrip("/"))
+            experiment = f"{host}/#/experiments/{run.info.experiment_id}"
+            workspace = _workspace(module)
+            sys.stdout.write(
+                f"🏃 View run {run.info.run_name} at: {experiment}/runs/{run_id}{workspace}\n"
+                f"🧪 View experiment at: {experiment}{workspace}\n"
+            )
+        except Exception:  # a link is a courtesy: it never fails a finished run
+            pass
+        return None
+
+    module.TrackingServiceClient._log_url = log_url
+
+
+def _wrap_evaluation(module):
+    """The button and the line that ``mlflow.genai.evaluate`` shows."""
+    original = module._resolve_evaluation_results_url
+
+    def resolve(*args, **kwargs):
+        return browser_address(original(*args, **kwargs))
+
+    module._resolve_evaluation_results_url = resolve
+
+
+_WRAPS = {
+    "mlflow.tracking._tracking_service.client": _wrap_log_url,
+    "mlflow.genai.utils.display_utils": _wrap_evaluation,
+}
+
+
+class Links:
+    """A request header provider without headers."""
+
+    def __init__(self):
+        self._waiting = dict(_WRAPS)
+
+    def in_context(self):
+        for name in tuple(self._waiting):
+            module = sys.modules.get(name)
+            if module is not None:
+                try:
+                    self._waiting[name](module)
+                    del self._waiting[name]
+                except (AttributeError, KeyError):  # half imported, another thread was here, or another MLflow
+                    pass
+        return False
+
+    def request_headers(self):
+        return {}
