@@ -1,0 +1,462 @@
+#!/usr/bin/env python3
+"""The one entry of the MLflow server: the image's `trackbed-mlflow`, and what the embedded engine runs.
+
+serve        wait for the database, guard its schema, run `mlflow server`
+migrate      bring an older schema up to this MLflow (back up first)
+bucket       make sure the bucket (or artifact folder) is there; TRACKBED_S3_CREATE=check only looks
+schema       print {"database": revision or null, "code": revision, "state": empty|current|older|newer}
+object PATH  print the stored objects below that artifact path as JSON: [{"path": ..., "size": ...}, ...]
+health       exit 0 when the server answers through to its database
+
+Exit codes: 0 done, 1 failed, 2 wrong use, 75 something did not answer in time, 77 access refused,
+78 configuration or schema wrong, 143 stopped.
+"""
+
+# Heavy modules are imported where they are needed: `health` runs every second while the server starts.
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FAILED, USAGE, NO_ANSWER, REFUSED, MISCONFIGURED, STOPPED = 1, 2, 75, 77, 78, 143
+WAIT_SECONDS = 60.0
+LEFTOVER_SECONDS = 3600.0
+
+DEFAULTS = {
+    # The job runner is 9 more processes and 2 GB, for GenAI scoring jobs only.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # S3 servers other than AWS refuse the checksum trailers that newer SDKs send by default.
+    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+    # Without a limit uvicorn waits for uploads until it is killed; without uvloop each request waits 44 ms.
+    "MLFLOW_UVICORN_OPTS": "--timeout-graceful-shutdown 25 --loop uvloop --http httptools",
+    "PYTHONUNBUFFERED": "1",
+}
+# Read by MLflow itself: a Kubernetes Service named mlflow sets MLFLOW_PORT=tcp://..., a shell the others.
+STRAY = ("MLFLOW_HOST", "MLFLOW_PORT", "MLFLOW_WORKERS", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI",
+         "MLFLOW_REGISTRY_STORE_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT")
+
+T = TypeVar("T")
+
+
+class Stop(Exception):
+    """Ends the program with a message and an exit code; ``reason`` is the other side's error code."""
+
+    def __init__(self, code: int, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+
+
+class NotYet(Exception):
+    """Not there yet; asking again may help."""
+
+
+def say(text: str) -> None:
+    print(f"trackbed: {text}", file=sys.stderr, flush=True)
+
+
+def wait(what: str, ask: Callable[[], T], seconds: float = WAIT_SECONDS,
+         clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> T:
+    """Ask until there is an answer; says once that it waits, and why it gave up."""
+    end, pause, said = clock() + seconds, 0.1, False
+    while True:
+        try:
+            return ask()
+        except NotYet as reason:
+            if clock() + pause > end:
+                raise Stop(NO_ANSWER, f"{what} did not answer within {seconds:.0f} s: {reason}") from None
+            if not said:
+                say(f"waiting for {what} ({reason})")
+                said = True
+        sleep(pause)
+        pause = min(pause * 1.5, 2.0)
+
+
+def required(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name, "")
+    if not value:
+        raise Stop(MISCONFIGURED, f"{name} is not set")
+    return value
+
+
+def number(environment: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    text = environment.get(name) or str(default)
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise Stop(MISCONFIGURED, f"{name}={text}: a number from {low} to {high} is expected")
+    return int(text)
+
+
+def prepare(environment: MutableMapping[str, str]) -> None:
+    """Set what every engine needs and drop what must not reach the server."""
+    for name in STRAY:
+        environment.pop(name, None)
+    for name, value in DEFAULTS.items():
+        environment.setdefault(name, value)
+
+
+def server_arguments(environment: Mapping[str, str]) -> list[str]:
+    """The arguments of `mlflow`. Store addresses stay in the environment, not in argv."""
+    return ["server", "--host", environment.get("TRACKBED_HOST") or "0.0.0.0",
+            "--port", str(number(environment, "TRACKBED_PORT", 8000, 1, 65535)),
+            "--workers", str(number(environment, "TRACKBED_WORKERS", 2, 1, 256))]
+
+
+# --- database schema
+
+
+def migrations(folder: Path) -> tuple[str, frozenset[str]]:
+    """Newest revision and all known ones, read from the migration files as text.
+
+    Alembic's own ScriptDirectory executes each file, which imports all of MLflow: 8 seconds.
+    """
+    import ast
+    import re
+
+    line = re.compile(r"^(revision|down_revision)\s*(?::[^=\n]+)?=\s*(.+?)\s*(?:#.*)?$", re.MULTILINE)
+    known: set[str] = set()
+    parents: set[str] = set()
+    for path in folder.glob("*.py"):
+        for name, text in line.findall(path.read_text(encoding="utf-8")):
+            value = ast.literal_eval(text)
+            values = (value,) if isinstance(value, str) else tuple(value or ())
+            (known if name == "revision" else parents).update(values)
+    heads = known - parents
+    if len(heads) != 1:
+        raise Stop(MISCONFIGURED, f"{len(heads)} newest revisions instead of one in MLflow's {folder}")
+    return heads.pop(), frozenset(known)
+
+
+def schema_state(database: str | None, populated: bool, code: str, known: frozenset[str]) -> str:
+    """empty, current, older or newer.
+
+    Tables without a revision and without runs are a first start that was killed half-way: MLflow goes on.
+    """
+    if database is None:
+        return "older" if populated else "empty"
+    if database == code:
+        return "current"
+    return "older" if database in known else "newer"
+
+
+def refused(message: str) -> bool:
+    """True for answers of PostgreSQL that waiting does not change."""
+    words = ("password authentication failed", "no password supplied", "no pg_hba.conf entry",
+             "is not permitted to log in")
+    return any(word in message for word in words)
+
+
+def read_database(uri: str) -> tuple[str | None, bool]:
+    """The revision in the database, and whether it has runs."""
+    import sqlalchemy
+    from sqlalchemy.pool import NullPool
+
+    url = sqlalchemy.make_url(uri)
+    options: dict[str, Any] = {"connect_timeout": 5} if url.get_backend_name() == "postgresql" else {}
+    engine = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args=options)
+    try:
+        with engine.connect() as connection:
+            tables = sqlalchemy.inspect(connection).get_table_names()
+            rows: list[str] = []
+            if "alembic_version" in tables:
+                query = sqlalchemy.text("SELECT version_num FROM alembic_version")
+                rows = sorted(connection.execute(query).scalars())
+            populated = "runs" in tables and connection.execute(
+                sqlalchemy.text("SELECT 1 FROM runs LIMIT 1")).first() is not None
+    except sqlalchemy.exc.OperationalError as error:
+        reason = " ".join(str(error.orig).split())
+        if refused(reason):
+            raise Stop(REFUSED, f"the database refuses: {reason}") from None
+        raise NotYet(reason) from None
+    return ",".join(rows) or None, populated
+
+
+def mlflow_folder() -> Path:
+    import importlib.util
+    from pathlib import Path
+
+    spec = importlib.util.find_spec("mlflow")  # finds the package without importing it
+    if spec is None or not spec.submodule_search_locations:
+        raise Stop(MISCONFIGURED, "MLflow is not installed here")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def schema(environment: Mapping[str, str]) -> dict[str, str | None]:
+    uri = required(environment, "MLFLOW_BACKEND_STORE_URI")
+    code, known = migrations(mlflow_folder() / "store" / "db_migrations" / "versions")
+    database, populated = wait("the database", lambda: read_database(uri))
+    return {"database": database, "code": code, "state": schema_state(database, populated, code, known)}
+
+
+def guard(found: Mapping[str, str | None], migrate: bool) -> bool:
+    """True when a migration has to run first; stops when the schema is not for this MLflow."""
+    have, want = found["database"] or "none", found["code"]
+    if found["state"] == "older" and not migrate:
+        raise Stop(MISCONFIGURED, f"the database has the schema of an older MLflow ({have}, needed: {want}); "
+                   "it is not migrated silently\nback up, then start once with TRACKBED_MIGRATE=1")
+    if found["state"] == "newer":
+        raise Stop(MISCONFIGURED, f"the database has the schema of a newer MLflow ({have}, needed: {want})\n"
+                   "start the newer MLflow again, or restore a backup made with this one")
+    return found["state"] == "older"
+
+
+# --- artifacts
+
+
+def s3_address(destination: str) -> tuple[str, str]:
+    """Bucket and prefix (without slashes around it) of s3://bucket/prefix."""
+    bucket, _, prefix = destination.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise Stop(MISCONFIGURED, f"MLFLOW_ARTIFACTS_DESTINATION={destination} names no bucket")
+    return bucket, prefix.strip("/")
+
+
+def artifact_path(text: str) -> str:
+    """An artifact path as MLflow names it, without scheme, slashes around it and ways out of the tree."""
+    path = text.removeprefix("mlflow-artifacts:").strip("/")
+    if ".." in path.split("/"):
+        raise Stop(USAGE, f"{text} is not an artifact path")
+    return path
+
+
+def folder_of(destination: str) -> Path:
+    from pathlib import Path
+    from urllib.parse import unquote, urlsplit
+
+    return Path(unquote(urlsplit(destination).path) if destination.startswith("file:") else destination)
+
+
+def s3_client(environment: Mapping[str, str]) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    style = environment.get("MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE", "auto")
+    return boto3.client(
+        "s3", endpoint_url=environment.get("MLFLOW_S3_ENDPOINT_URL") or None,
+        verify=False if environment.get("MLFLOW_S3_IGNORE_TLS", "").lower() in ("1", "true") else None,
+        config=Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 1},
+                      s3={"addressing_style": style}))
+
+
+def s3_verdict(code: str, status: int) -> str:
+    """What an S3 error means here: missing, refused, later or failed."""
+    if code in ("NoSuchBucket", "404") or status == 404:
+        return "missing"
+    if status >= 500 or code in ("SlowDown", "RequestTimeout"):
+        return "later"
+    return "refused" if status in (401, 403) else "failed"
+
+
+def s3_call(call: Callable[[], T]) -> T | None:
+    """The result, None when the bucket is missing; NotYet or Stop for the rest."""
+    from botocore import exceptions
+
+    try:
+        return call()
+    except exceptions.ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        verdict = s3_verdict(code, status)
+        if verdict == "missing":
+            return None
+        if verdict == "later":
+            raise NotYet(f"{code or status}") from None
+        exit_code = REFUSED if verdict == "refused" else FAILED
+        raise Stop(exit_code, f"the object store refuses: {error}", code) from None
+    except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
+        raise Stop(MISCONFIGURED, f"no keys for the object store: {error}") from None
+    except exceptions.SSLError as error:
+        raise Stop(MISCONFIGURED, f"the object store's certificate is not accepted: {error}") from None
+    except (exceptions.HTTPClientError, exceptions.ConnectionError) as error:
+        raise NotYet(" ".join(str(error).split())) from None
+
+
+def make_bucket(client: Any, bucket: str, region: str) -> None:
+    place: dict[str, Any] = {}
+    if region not in ("", "us-east-1"):  # us-east-1 is the one region that must not be named
+        place["CreateBucketConfiguration"] = {"LocationConstraint": region}
+    try:
+        s3_call(lambda: client.create_bucket(Bucket=bucket, **place))
+    except Stop as stop:
+        if stop.reason == "BucketAlreadyExists":
+            raise Stop(REFUSED, f"the bucket name {bucket} belongs to someone else: choose another") from None
+        if stop.reason != "BucketAlreadyOwnedByYou":
+            raise
+
+
+def ensure_bucket(environment: Mapping[str, str]) -> str:
+    """Make or check the place of the artifacts; says what it did."""
+    destination = required(environment, "MLFLOW_ARTIFACTS_DESTINATION")
+    may_create = environment.get("TRACKBED_S3_CREATE", "auto") != "check"
+    if not destination.startswith("s3://"):
+        folder = folder_of(destination)
+        if may_create:
+            folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise Stop(MISCONFIGURED, f"the artifact folder {folder} is missing or not writable")
+        return f"artifact folder {folder} is there"
+    bucket, _ = s3_address(destination)
+    client = s3_client(environment)
+
+    def look() -> bool:
+        return s3_call(lambda: client.list_objects_v2(Bucket=bucket, MaxKeys=1)) is not None
+
+    endpoint = environment.get("MLFLOW_S3_ENDPOINT_URL") or "AWS"
+    what = f"the object store at {endpoint}"
+    if wait(what, look):
+        return f"bucket {bucket} is there"
+    if not may_create:
+        raise Stop(MISCONFIGURED, f"the bucket {bucket} does not exist in {what}; create it there")
+    wait(what, lambda: make_bucket(client, bucket, environment.get("AWS_DEFAULT_REGION", "")))
+    if not wait(what, look):
+        raise Stop(FAILED, f"the bucket {bucket} was created and is still not there")
+    return f"bucket {bucket} created"
+
+
+def files_below(folder: Path, path: str) -> list[dict[str, str | int]]:
+    top = folder / path
+    files = [top] if top.is_file() else sorted(file for file in top.rglob("*") if file.is_file())
+    return [{"path": file.relative_to(folder).as_posix(), "size": file.stat().st_size} for file in files]
+
+
+def objects(environment: Mapping[str, str], path: str) -> list[dict[str, str | int]]:
+    """The stored objects at or below an artifact path, named relative to the artifact root."""
+    path = artifact_path(path)
+    destination = required(environment, "MLFLOW_ARTIFACTS_DESTINATION")
+    if not destination.startswith("s3://"):
+        return files_below(folder_of(destination), path)
+    bucket, prefix = s3_address(destination)
+    root = f"{prefix}/" if prefix else ""
+    client = s3_client(environment)
+
+    def ask() -> list[dict[str, str | int]]:
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=root + path)
+        return [{"path": item["Key"].removeprefix(root), "size": item["Size"]}
+                for page in pages for item in page.get("Contents", ())]
+
+    found = wait("the object store", lambda: s3_call(ask), seconds=10)
+    if found is None:
+        raise Stop(FAILED, f"the bucket {bucket} does not exist")
+    inside = f"{path}/" if path else ""
+    return [item for item in found if item["path"] == path or str(item["path"]).startswith(inside)]
+
+
+# --- the server
+
+
+def health(environment: Mapping[str, str]) -> str:
+    """Ask for an experiment: /health is 200 without a database. A bare socket keeps this at a few ms."""
+    import socket
+
+    port = number(environment, "TRACKBED_PORT", 8000, 1, 65535)
+    host = environment.get("TRACKBED_HOST") or "127.0.0.1"
+    request = (f"GET /api/2.0/mlflow/experiments/search?max_results=1 HTTP/1.1\r\nHost: localhost:{port}\r\n"
+               "Connection: close\r\n\r\n")
+    try:
+        address = "127.0.0.1" if host == "0.0.0.0" else host
+        with socket.create_connection((address, port), timeout=8) as connection:
+            connection.sendall(request.encode())
+            answer = b""
+            while chunk := connection.recv(4096):
+                answer += chunk
+    except OSError as error:
+        raise Stop(FAILED, f"no answer on port {port}: {error}") from None
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status = head.split(b"\r\n")[0].decode("latin-1")
+    if status.split(" ")[1:2] != ["200"]:
+        raise Stop(FAILED, f"{status}: {body[:300].decode('utf-8', 'replace')}")
+    return status
+
+
+def clear_leftovers(folder: Path, now: float) -> int:
+    """Remove what a killed server left of uploads in its own temporary folder; gives the count."""
+    import shutil
+
+    count = 0
+    for entry in folder.glob("tmp*"):
+        try:
+            if entry.lstat().st_mtime > now - LEFTOVER_SECONDS or entry.lstat().st_uid != os.getuid():
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+            count += 1
+        except OSError as error:
+            say(f"cannot remove the leftover {entry}: {error.strerror}")
+    return count
+
+
+def run_mlflow(arguments: list[str]) -> NoReturn:
+    """`mlflow ARGUMENTS` in this process, so that SIGTERM ends it from the first moment even as process 1."""
+    import runpy
+
+    sys.argv = ["mlflow", *arguments]
+    runpy.run_module("mlflow", run_name="__main__", alter_sys=True)
+    raise SystemExit(0)
+
+
+def serve() -> NoReturn:
+    import subprocess
+    from pathlib import Path
+
+    prepare(os.environ)
+    arguments = server_arguments(os.environ)
+    required(os.environ, "MLFLOW_ARTIFACTS_DESTINATION")
+    if folder := os.environ.get("TRACKBED_OWN_TMP"):
+        clear_leftovers(Path(folder), time.time())
+    found = schema(os.environ)
+    if guard(found, os.environ.get("TRACKBED_MIGRATE") == "1"):
+        say(f"migrating the database from {found['database']} to {found['code']}")
+        done = subprocess.run([sys.executable, __file__, "migrate"], check=False)
+        if done.returncode:
+            raise Stop(FAILED, f"the migration failed (exit code {done.returncode}); nothing was started")
+    run_mlflow(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    import json
+    import signal
+
+    def stopped(number: int, frame: object) -> NoReturn:
+        raise SystemExit(STOPPED)
+
+    signal.signal(signal.SIGTERM, stopped)
+    command, *rest = arguments or ["help"]
+    if len(rest) != (1 if command == "object" else 0):
+        command = "help"
+    try:
+        if command == "serve":
+            serve()
+        elif command == "migrate":
+            prepare(os.environ)
+            run_mlflow(["db", "upgrade", required(os.environ, "MLFLOW_BACKEND_STORE_URI")])
+        elif command == "bucket":
+            prepare(os.environ)
+            say(ensure_bucket(os.environ))
+        elif command == "schema":
+            print(json.dumps(schema(os.environ)))
+        elif command == "object":
+            prepare(os.environ)
+            print(json.dumps(objects(os.environ, rest[0])))
+        elif command == "health":
+            health(os.environ)
+        else:
+            print(__doc__, file=sys.stderr)
+            return USAGE
+    except Stop as stop:
+        for text in str(stop).splitlines():
+            say(text)
+        return stop.code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
