@@ -1,0 +1,652 @@
+"""The docker engine: `docker compose` for the services, the SDK for the notebook and for looking.
+
+The only module that runs the docker command line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+from helpers import images, notebook, stack
+from helpers.addresses import uplink
+from helpers.engines import base
+from helpers.engines.base import (
+    BUCKET,
+    JUPYTER,
+    MLFLOW,
+    POSTGRES,
+    STORE,
+    Address,
+    Availability,
+    DataItem,
+    ExecResult,
+    Health,
+    HostFacts,
+    Mount,
+    Network,
+    PartSpec,
+    PartStatus,
+    Plan,
+    Port,
+    SecretFile,
+    Sink,
+    StartReport,
+    State,
+    Volume,
+)
+from helpers.engines.docker_api import (
+    DEFAULT_SOCKET,
+    LABEL,
+    Container,
+    DockerApi,
+    FileEntry,
+    docker_host_is_remote,
+    socket_error,
+)
+from helpers.errors import EngineUnavailable, Interrupted, PartFailed, TrackbedError
+from helpers.readiness import failure, stop_at_failed
+from helpers.system import System
+
+MINIMUM_API = (1, 44)  # Docker 25: health checks with start_interval
+MINIMUM_COMPOSE = (2, 21)  # `ps --format json` and start_interval as we use them
+UIDS = {POSTGRES: (999, 999), STORE: (10002, 10002), MLFLOW: (10001, 10001)}
+HEALTHY = {"service_started": "started", "service_healthy": "healthy", "service_completed_successfully": "done"}
+
+
+class DockerEngine:
+    """Parts as containers on this machine's Docker engine."""
+
+    name: ClassVar[str] = "docker"
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.settings = system.settings
+        self.api = DockerApi()
+        self._model: dict[str, Any] | None = None
+
+    # what there is
+
+    def availability(self) -> Availability:
+        host = os.environ.get("DOCKER_HOST", "")
+        if docker_host_is_remote():
+            return Availability(False, True, f"DOCKER_HOST={host} is another machine; this release runs the parts "
+                                "where the toolkit runs", "run Trackbed on that machine, or unset DOCKER_HOST")
+        named = host.startswith("unix://")
+        path = host.removeprefix("unix://") if named else DEFAULT_SOCKET
+        problem = socket_error(path)
+        if isinstance(problem, PermissionError):
+            return Availability(False, True, f"permission denied at {path}",
+                                "sudo usermod -aG docker $USER, then log in again (or use sudo)")
+        if problem is not None:
+            if named:
+                return Availability(False, True, f"DOCKER_HOST={host} does not answer: {problem.strerror or problem}",
+                                    "start that engine, or unset DOCKER_HOST")
+            if not os.environ.get("DOCKER_CONTEXT"):
+                return Availability(False, False, f"no Docker engine answers at {path}", "see `invoke doctor`")
+        try:
+            version = self.api.version()
+        except EngineUnavailable as error:
+            return Availability(False, True, error.message, "sudo systemctl start docker")
+        if _numbers(version["ApiVersion"]) < MINIMUM_API:
+            return Availability(False, True, f"Docker {version['Version']} is too old: 25 or newer is needed",
+                                "install docker-ce from Docker's own repository (`invoke doctor` prints the lines)")
+        if shutil.which("docker") is None:
+            return Availability(False, True, "the docker command is missing", "install docker-ce-cli")
+        compose = self._compose_version()
+        if compose is None:
+            return Availability(False, True, "the Compose plugin is missing",
+                                "install docker-compose-plugin (Debian's package: docker-compose)")
+        if _numbers(compose) < MINIMUM_COMPOSE:
+            return Availability(False, True, f"Compose {compose} is too old: 2.21 or newer is needed",
+                                "install a newer docker-compose-plugin")
+        return Availability(True, True, f"Docker {version['Version']}, Compose {compose}")
+
+    def _compose_version(self) -> str | None:
+        done = subprocess.run(["docker", "compose", "version", "--short"], capture_output=True, text=True,
+                              stdin=subprocess.DEVNULL, timeout=30, check=False)
+        return done.stdout.strip().lstrip("v") if done.returncode == 0 else None
+
+    def versions(self) -> Mapping[str, str]:
+        found = {"docker": str(self.api.version()["Version"]), "compose": self._compose_version() or ""}
+        for part in self.plan().parts:
+            found[f"image {part.name}"] = part.image
+        return found
+
+    def host_facts(self) -> HostFacts:
+        info = self.api.info()
+        root = str(info.get("DockerRootDir", "/"))
+        existing = Path(root)
+        while not existing.exists() or not os.access(existing, os.X_OK):
+            existing = existing.parent
+        facts = self.system.local_facts(existing)
+        return HostFacts(hostname=str(info.get("Name", facts.hostname)), system=str(info.get("OperatingSystem", "")),
+                         architecture=str(info.get("Architecture", "")), cpus=int(info.get("NCPU", 0)),
+                         memory=int(info.get("MemTotal", 0)), memory_available=facts.memory_available,
+                         disk_free=facts.disk_free, disk_path=root, devices=facts.devices, groups=facts.groups)
+
+    # the plan
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The Compose files, relative to the clone: the base and one overlay per choice."""
+        return ("docker/compose.yaml", f"docker/compose.{self.object_store}.yaml")
+
+    @property
+    def object_store(self) -> str:
+        return "minio" if self.settings.object_store == "auto" else self.settings.object_store
+
+    def variables(self) -> dict[str, str]:
+        """What the Compose files interpolate; no secret among it. Also written to .env for use by hand."""
+        settings, live = self.settings, self.system.state.live
+        own_store = self.object_store != "external"
+        _, mtu = uplink()
+        return {
+            "TRACKBED_BIND_ADDRESS": settings.bind_address,
+            "TRACKBED_MLFLOW_PORT": str(settings.mlflow_port),
+            "TRACKBED_S3_PORT": str(settings.s3_port),
+            "TRACKBED_S3_CONSOLE_PORT": str(settings.s3_console_port),
+            "TRACKBED_S3_BUCKET": settings.s3_bucket,
+            "TRACKBED_S3_REGION": settings.s3_region,
+            "TRACKBED_S3_ENDPOINT": "http://store:9000" if own_store else settings.s3_endpoint,
+            "TRACKBED_POSTGRES_IMAGE": settings.postgres_image,
+            "TRACKBED_MINIO_IMAGE": settings.minio_image,
+            "TRACKBED_VERSITYGW_IMAGE": settings.versitygw_image,
+            "TRACKBED_MLFLOW_IMAGE": settings.mlflow_image,
+            "TRACKBED_MLFLOW_WORKERS": str(settings.mlflow_workers),
+            "TRACKBED_ALLOWED_HOSTS": stack.allowed_hosts(settings),
+            "TRACKBED_CORS_ORIGINS": stack.cors_origins(settings),
+            "TRACKBED_DATABASE": live["database"],
+            "TRACKBED_ARTIFACT_PREFIX": live["prefix"],
+            "TRACKBED_MTU": str(min(mtu or 1500, 1500)),
+        }
+
+    def compose_environment(self) -> dict[str, str]:
+        """COMPOSE_* and TRACKBED_* values: the process environment of our calls, and the managed part of .env."""
+        return {"COMPOSE_FILE": ":".join(self.files), "COMPOSE_PROJECT_NAME": self.settings.project,
+                **self.variables()}
+
+    def model(self) -> dict[str, Any]:
+        """The Compose files as Compose itself resolves them."""
+        if self._model is None:
+            done = self._compose("config", "--format", "json", timeout=60)
+            if done.returncode:
+                raise TrackbedError(f"docker compose cannot read its files: {_last_line(done.stderr)}",
+                                    "git status shows whether docker/compose*.yaml were changed")
+            self._model = json.loads(done.stdout)
+        return self._model
+
+    def plan(self) -> Plan:
+        model = self.model()
+        order = [n for n in (POSTGRES, STORE, BUCKET, MLFLOW) if n in model["services"]]
+        parts = [self._service_spec(name, model["services"][name]) for name in order]
+        parts.append(notebook.container_spec(self.settings))
+        project = self.settings.project
+        networks = tuple(Network(n["name"], bool(n.get("internal")),
+                                 int(n.get("driver_opts", {}).get("com.docker.network.driver.mtu", 0)))
+                         for n in model["networks"].values())
+        return Plan(self.name, project, tuple(parts), self.volumes(), networks, self.secret_files())
+
+    def _service_spec(self, name: str, service: Mapping[str, Any]) -> PartSpec:
+        volumes = self.model()["volumes"]
+        mounts = [Mount("volume", volumes[v["source"]]["name"], v["target"], bool(v.get("read_only")))
+                  for v in service.get("volumes", []) if v["type"] == "volume"]
+        for entry in service.get("tmpfs", []):
+            target, _, options = entry.partition(":")
+            mounts.append(Mount("tmpfs", "", target, options=options))
+        names = {9000: "s3", 9001: "console", 8000: "http"}
+        check = service.get("healthcheck") or {}
+        test = check.get("test") or []
+        argv = tuple(test[1:]) if test[:1] == ["CMD"] else ("sh", "-c", *test[1:])
+        networks = self.model()["networks"]
+        return PartSpec(
+            name=name, title=stack.TITLES[name], container=f"{self.settings.project}-{name}-1", hostname=name,
+            image=service["image"],
+            # Compose doubles what it will not interpolate again
+            command=tuple(word.replace("$$", "$") for word in service.get("command") or ()),
+            entrypoint=tuple(service.get("entrypoint") or ()),
+            environment={k: v or "" for k, v in (service.get("environment") or {}).items()},
+            ports=tuple(Port(names.get(p["target"], ""), p["target"], int(p["published"]), p.get("host_ip", ""))
+                        for p in service.get("ports", [])),
+            mounts=tuple(mounts), networks=tuple(networks[n]["name"] for n in service.get("networks", {})),
+            user=service.get("user", ""), read_only=bool(service.get("read_only")),
+            cap_drop=tuple(service.get("cap_drop", ())), security_opt=tuple(service.get("security_opt", ())),
+            health=Health(argv, *(_seconds(check.get(k, d)) for k, d in
+                                  (("interval", "10s"), ("timeout", "5s"))), int(check.get("retries", 5)),
+                          *(_seconds(check.get(k, d)) for k, d in
+                            (("start_period", "0s"), ("start_interval", "5s")))) if test else None,
+            shm_size=str(service.get("shm_size", "")), restart=service.get("restart", ""),
+            stop_signal=service.get("stop_signal", ""),
+            stop_grace=int(_seconds(service.get("stop_grace_period", "10s"))),
+            depends_on={k: HEALTHY[v["condition"]] for k, v in (service.get("depends_on") or {}).items()},
+            one_shot=name == BUCKET,
+        )
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        own_store = (STORE,) if self.object_store != "external" else ()
+        return (POSTGRES, *own_store, BUCKET, MLFLOW, JUPYTER)
+
+    def volumes(self) -> tuple[Volume, ...]:
+        project = self.settings.project
+        uid = notebook.workspace_owner(self.settings)
+        listed = [
+            Volume(f"{project}_postgres", *UIDS[POSTGRES]),
+            Volume(f"{project}_mlflow-tmp", *UIDS[MLFLOW]),
+            Volume(f"{project}_secrets-postgres", *UIDS[POSTGRES], secret=True),
+            Volume(f"{project}_secrets-mlflow", *UIDS[MLFLOW], secret=True),
+            Volume(f"{project}_secrets-jupyter", uid, notebook.GID, secret=True),
+        ]
+        if self.object_store != "external":
+            listed.insert(1, Volume(f"{project}_{self.object_store}", *UIDS[STORE]))
+            listed.append(Volume(f"{project}_secrets-store", *UIDS[STORE], secret=True))
+        return tuple(listed)
+
+    def secret_files(self) -> tuple[SecretFile, ...]:
+        project = self.settings.project
+        aws = "[default]\naws_access_key_id = {S3_ACCESS_KEY}\naws_secret_access_key = {S3_SECRET_KEY}\n"
+
+        def secret(part: str, path: str, template: str, names: tuple[str, ...], uid: int, gid: int) -> SecretFile:
+            return SecretFile(part, f"{project}_secrets-{part}", path, template, names, uid, gid)
+
+        listed = [
+            secret(POSTGRES, "postgres-password", "{POSTGRES_PASSWORD}", ("POSTGRES_PASSWORD",), *UIDS[POSTGRES]),
+            # libpq ignores a passfile that others may read: 0400 and the right owner
+            secret(MLFLOW, "pgpass", "*:*:*:mlflow:{POSTGRES_PASSWORD}\n", ("POSTGRES_PASSWORD",), *UIDS[MLFLOW]),
+            secret(MLFLOW, "aws-credentials", aws, ("S3_ACCESS_KEY", "S3_SECRET_KEY"), *UIDS[MLFLOW]),
+            secret(JUPYTER, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",),  # read without strip
+                   notebook.workspace_owner(self.settings), notebook.GID),
+        ]
+        if self.object_store != "external":
+            listed += [secret(STORE, "access-key", "{S3_ACCESS_KEY}", ("S3_ACCESS_KEY",), *UIDS[STORE]),
+                       secret(STORE, "secret-key", "{S3_SECRET_KEY}", ("S3_SECRET_KEY",), *UIDS[STORE])]
+        return tuple(listed)
+
+    # looking
+
+    def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
+        found = {c.labels.get("com.docker.compose.service") or c.labels.get(f"{LABEL}.part", ""): c
+                 for c in self._containers()}
+        return tuple(self._status(name, found.get(name), detail) for name in self.part_names)
+
+    def _containers(self) -> list[Container]:
+        project = self.settings.project
+        services = self.api.containers([f"com.docker.compose.project={project}", "com.docker.compose.oneoff=False"])
+        return services + self.api.containers([f"{LABEL}.project={project}"])
+
+    def _status(self, name: str, container: Container | None, detail: bool) -> PartStatus:
+        if container is None:
+            return PartStatus(name, State.MISSING)
+        state = container.state
+        if name == BUCKET and state is State.EXITED and container.exit_code == 0:
+            state = State.DONE
+        reason = ""
+        if state in (State.EXITED, State.UNHEALTHY, State.RESTARTING):
+            reason = self.api.reason(container.id)
+        memory = self.api.memory(container.id) if detail and state in (State.READY, State.RUNNING) else 0
+        labels = {9000: "s3", 9001: "console", 8000: "http", 8888: "http"}
+        ports = tuple(Port(labels.get(p.target, ""), p.target, p.published, p.address) for p in container.ports)
+        return PartStatus(name, state, reason, container.exit_code, container.image, ports, memory,
+                          container.since, identity=container.id)
+
+    def fingerprint(self) -> str:
+        """A hash of all that the containers are made from: a different one means `up` has work to do."""
+        spec = notebook.container_spec(self.settings)
+        return stack.digest(self.compose_environment(), *(stack.ROOT / f for f in self.files), spec,
+                            self.system.credentials_digest())
+
+    def unchanged(self) -> bool:
+        applied = self.system.state.applied
+        if applied.get("hash") != self.fingerprint():
+            return False
+        containers = {c.labels.get("com.docker.compose.service") or c.labels.get(f"{LABEL}.part", ""): c
+                      for c in self._containers()}
+        statuses = [self._status(name, containers.get(name), False) for name in self.part_names]
+        if not all(s.state in (State.READY, State.DONE) for s in statuses):
+            return False
+        if {s.name: s.identity for s in statuses} != applied.get("identities"):
+            return False
+        # a rebuilt or re-pulled image under the same name is a change
+        current = {c.image: c.image_id for c in containers.values()}
+        return all((self.api.image(name) or {}).get("id") == image_id for name, image_id in current.items()) \
+            and images.stale(self.api, self.settings, self.object_store) == ()
+
+    def logs(self, part: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
+        container = self._container(part)
+        argv = ["docker", "logs", "--tail", str(tail), *(["--follow"] if follow else []), container.id]
+        with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, errors="replace") as process:
+            assert process.stdout is not None
+            try:
+                for line in process.stdout:
+                    yield line.rstrip("\n")
+            finally:
+                process.terminate()
+
+    def _container(self, part: str) -> Container:
+        for container in self._containers():
+            if part in (container.labels.get("com.docker.compose.service"), container.labels.get(f"{LABEL}.part")):
+                return container
+        raise TrackbedError(f"{part} has no container", "`invoke up` makes it")
+
+    @contextmanager
+    def open(self, part: str, port: str) -> Iterator[Address]:
+        for status in self.parts():
+            if status.name == part:
+                for candidate in status.ports:
+                    if candidate.name == port:
+                        yield Address(candidate.address, candidate.published)
+                        return
+        # not up yet: where it will be
+        spec = notebook.container_spec(self.settings) if part == JUPYTER else self.plan().part(part)
+        for candidate in spec.ports:
+            if candidate.name == port:
+                yield Address(candidate.address, candidate.published)
+                return
+        raise TrackbedError(f"{part} publishes no port {port}")
+
+    # running commands
+
+    def exec(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
+             timeout: float = 120) -> ExecResult:
+        return _run(["docker", "exec", "-i", self._container(part).id, *argv], stdin, timeout)
+
+    def one_shot(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
+                 timeout: float = 600) -> ExecResult:
+        if part == JUPYTER:
+            spec = notebook.container_spec(self.settings)
+            command = ["docker", "run", "--rm", "-i", "--user", spec.user, "--entrypoint", argv[0]]
+            for mount in spec.mounts:
+                command += ["-v", f"{mount.source}:{mount.target}{':ro' if mount.read_only else ''}"]
+            for name, value in spec.environment.items():
+                command += ["-e", f"{name}={value}"]
+            return _run([*command, spec.image, *argv[1:]], stdin, timeout)
+        return _run(["docker", "compose", "run", "--rm", "--no-deps", "-T", "--quiet-pull", "--entrypoint", argv[0],
+                     part, *argv[1:]], stdin, timeout, self._environment(), stack.ROOT)
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, **self.compose_environment(), "COMPOSE_ENV_FILES": os.devnull,
+                "COMPOSE_IGNORE_ORPHANS": "true"}
+
+    def _compose(self, *argv: str, timeout: float) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["docker", "compose", "--env-file", os.devnull, *argv], cwd=stack.ROOT,
+                              env=self._environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              timeout=timeout, check=False)
+
+    # starting
+
+    def prepare(self, sink: Sink) -> tuple[str, ...]:
+        return images.ensure(self.api, self.settings, self.object_store, sink)
+
+    def check_foreign(self) -> None:
+        """Refuse to touch containers or volumes of this project's names that are not this system's."""
+        project = self.settings.project
+        wanted = {f"{project}-{name}-1" for name in self.part_names} | {f"{project}-jupyter"}
+        for container in self.api.containers():
+            ours = container.labels.get("com.docker.compose.project") == project \
+                or container.labels.get(f"{LABEL}.project") == project
+            if container.name in wanted and not ours:
+                raise TrackbedError(f"a container named {container.name} is there and is not Trackbed's "
+                                    f"(image {container.image})",
+                                    f"`docker rm -f {container.name}` if it may go, or choose another name with "
+                                    "--project=NAME")
+        instance = self.system.state.instance
+        for name, labels in self.api.volumes(v.name for v in self.volumes()).items():
+            owner = labels.get(f"{LABEL}.instance")
+            if owner == instance:
+                continue
+            if owner is None:
+                raise TrackbedError(f"a volume named {name} is there and is not Trackbed's",
+                                    f"`docker volume rm {name}` if it may go, or choose another name with "
+                                    "--project=NAME")
+            raise TrackbedError(
+                f"volume {name} belongs to another Trackbed system (instance {owner[:8]}, this one is {instance[:8]})",
+                "if it is yours and its state folder was lost: `invoke up --adopt`; "
+                "otherwise choose another name with --project=NAME")
+
+    def adopt(self) -> str | None:
+        """The instance id that the existing data volumes carry, if they carry one and the same."""
+        owners = {labels.get(f"{LABEL}.instance") for labels in
+                  self.api.volumes(v.name for v in self.volumes()).values()}
+        owners.discard(None)
+        return owners.pop() if len(owners) == 1 else None
+
+    def make_volumes(self) -> bool:
+        """Create missing volumes, set owners, write the secret files. True when the database's volume was there."""
+        existing = self.api.volumes(v.name for v in self.volumes())
+        labels = {f"{LABEL}.instance": self.system.state.instance, f"{LABEL}.project": self.settings.project}
+        roots, files = {}, {}
+        for volume in self.volumes():
+            if volume.name not in existing:
+                self.api.create_volume(volume.name, labels)
+            elif not volume.secret:
+                continue
+            roots[volume.name] = (volume.uid, volume.gid, volume.mode)
+        credentials = self.system.credentials()
+        for secret in self.secret_files():
+            content = credentials.render(secret.template, secret.names).encode()
+            files.setdefault(secret.volume, []).append(
+                FileEntry(secret.path, content, secret.uid, secret.gid, secret.mode))
+        self.api.fill(self.settings.mlflow_image, roots, files)
+        return f"{self.settings.project}_postgres" in existing
+
+    def start(self, sink: Sink) -> StartReport:
+        before = {s.name: s.identity for s in self.parts() if s.up}
+        self.check_foreign()
+        sink.step("volumes and secrets")
+        kept = self.make_volumes()
+        notebook.make_workspace(self.settings.workspace, notebook.workspace_owner(self.settings))
+        sink.step("starting the services")
+        self._compose_up(sink, repair_password=kept)
+        after = {s.name: s.identity for s in self.parts()}
+        return StartReport(tuple(name for name, identity in after.items() if before.get(name) != identity))
+
+    def _compose_up(self, sink: Sink, repair_password: bool) -> None:
+        """`docker compose up -d`, watched: progress per part, the notebook as soon as its network is there."""
+        deadline = time.monotonic() + self.settings.ready_timeout
+        with subprocess.Popen(["docker", "compose", "--env-file", os.devnull, "up", "-d", "--no-build",
+                               "--pull", "never"],
+                              cwd=stack.ROOT, env=self._environment(), stdin=subprocess.DEVNULL,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
+                              start_new_session=True) as process:
+            output: list[str] = []
+            reader = threading.Thread(target=_drain, args=(process, output, sink), daemon=True)
+            reader.start()
+            notebook_started = False
+            seen: dict[str, int] = {}
+            try:
+                while True:
+                    code = process.poll()
+                    statuses = {s.name: s for s in self.parts()}
+                    for status in statuses.values():
+                        if status.state is not State.MISSING:
+                            sink.part(status.name, str(status.state), status.reason[:80])
+                    if repair_password and statuses[POSTGRES].state is State.READY:
+                        self._match_password(sink)
+                        repair_password = False
+                    if not notebook_started and (code == 0 or
+                                                 self.api.network_exists(f"{self.settings.project}_frontend")):
+                        self._start_notebook(sink)
+                        notebook_started = True
+                    if code is not None:
+                        break
+                    stop_at_failed(self, [n for n in self.part_names if n != BUCKET], seen)
+                    if time.monotonic() > deadline:
+                        raise self._timed_out(statuses)
+                    time.sleep(0.25)
+            except KeyboardInterrupt:
+                _end(process)
+                raise Interrupted("interrupted while starting; what was started stays",
+                                  "`invoke up` goes on from there, `invoke down` stops it") from None
+            except BaseException:
+                _end(process)
+                raise
+            reader.join(timeout=5)
+        if code:
+            self._explain(output)
+
+    def _timed_out(self, statuses: Mapping[str, PartStatus]) -> TrackbedError:
+        missing = [f"{s.name} ({s.state})" for s in statuses.values() if not s.up]
+        return TrackbedError(f"not up after {self.settings.ready_timeout} s: {', '.join(missing)}",
+                             "`invoke logs PART` shows why; READY_TIMEOUT raises the limit")
+
+    def _explain(self, output: list[str]) -> None:
+        """Raise the reason why `compose up` failed: the part that failed, else Compose's own last words."""
+        for status in self.parts():
+            if status.failed:
+                raise failure(self, status)
+        text = " ".join(output[-3:])
+        if found := re.search(r"Bind for \S*?:(\d+) failed|address already in use", text):
+            raise TrackbedError(f"a port is taken: {found.group(0)}", "`invoke doctor` says by whom")
+        if "incorrect label" in text:
+            raise TrackbedError(f"a network of this name was made by something else: {output[-1]}",
+                                "`docker network rm` it, or choose another name with --project=NAME")
+        raise TrackbedError(f"docker compose up failed: {output[-1] if output else 'no output'}",
+                            "see `invoke doctor`", tuple(output[-10:]))
+
+    def _match_password(self, sink: Sink) -> None:
+        """POSTGRES_PASSWORD_FILE counts at the first start only: make the kept database accept today's password.
+
+        The password stays inside the container: psql itself reads it from the secrets volume.
+        """
+        login = ('PGPASSWORD="$(cat /run/secrets/postgres-password)" '
+                 'psql -X -q -h "$(hostname -i)" -U mlflow -d postgres -c "SELECT 1" >/dev/null 2>&1')
+        if self.exec(POSTGRES, ("sh", "-c", login)).code == 0:
+            return
+        statement = b"\\set password `cat /run/secrets/postgres-password`\nALTER ROLE mlflow PASSWORD :'password';\n"
+        done = self.exec(POSTGRES, ("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "mlflow", "-d", "postgres"),
+                         stdin=statement)
+        if done.code:
+            raise PartFailed(POSTGRES, "the kept database does not accept the password, and it could not be changed: "
+                             + _last_line(done.stderr), "put the old one into .env as POSTGRES_PASSWORD")
+        sink.step("the kept database was given the current password")
+
+    def _start_notebook(self, sink: Sink) -> None:
+        spec = notebook.container_spec(self.settings)
+        image = self.api.image(spec.image)
+        wanted = stack.digest(spec, image["id"] if image else "", self.system.credentials_digest())
+        found = self.api.containers([f"{LABEL}.project={self.settings.project}", f"{LABEL}.part={JUPYTER}"])
+        for container in found:
+            if container.labels.get(f"{LABEL}.config") == wanted:
+                if container.state in (State.EXITED, State.STARTING) or not container.ports:
+                    self.api.start(container.id)
+                return
+            sink.part(JUPYTER, "recreating")
+            self.api.stop(container.id, spec.stop_grace)
+            self.api.remove(container.id)
+        labels = {f"{LABEL}.project": self.settings.project, f"{LABEL}.part": JUPYTER,
+                  f"{LABEL}.instance": self.system.state.instance, f"{LABEL}.config": wanted}
+        self.api.start(self.api.create(spec.container, self._sdk_config(spec, labels),
+                                       {network: [JUPYTER] for network in spec.networks}))
+
+    def _sdk_config(self, spec: PartSpec, labels: Mapping[str, str]) -> dict[str, Any]:
+        """A part's spec as the arguments of the engine API."""
+        second = 1_000_000_000
+        host = self.api.host_config(
+            binds=[f"{m.source}:{m.target}{':ro' if m.read_only else ''}" for m in spec.mounts if m.kind != "tmpfs"],
+            port_bindings={p.target: (p.address, p.published) for p in spec.ports},
+            shm_size=spec.shm_size or None, cap_drop=list(spec.cap_drop), security_opt=list(spec.security_opt),
+            group_add=list(spec.group_add), restart_policy={"Name": spec.restart}, read_only=spec.read_only,
+            network_mode=spec.networks[0],
+            log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
+        )
+        config: dict[str, Any] = {
+            "image": spec.image, "command": list(spec.command), "hostname": spec.hostname, "user": spec.user,
+            "environment": dict(spec.environment), "ports": [p.target for p in spec.ports],
+            "working_dir": spec.working_dir, "labels": dict(labels), "host_config": host,
+        }
+        if spec.health:
+            h = spec.health
+            config["healthcheck"] = {"test": ["CMD", *h.argv], "interval": int(h.interval * second),
+                                     "timeout": int(h.timeout * second), "retries": h.retries,
+                                     "start_period": int(h.start_period * second)}
+            config["start_interval"] = int(h.start_interval * second)
+        return config
+
+    # stopping
+
+    def stop(self, sink: Sink, drain: int = 40) -> tuple[str, ...]:
+        project = self.settings.project
+        stopped = [s.name for s in self.parts() if s.state is not State.MISSING]
+        # the notebook first: Compose cannot remove a network that it is attached to
+        for container in self.api.containers([f"{LABEL}.project={project}", f"{LABEL}.part={JUPYTER}"]):
+            sink.part(JUPYTER, "stopping")
+            self.api.stop(container.id, min(drain, 10))
+            self.api.remove(container.id)
+            sink.part(JUPYTER, "stopped")
+        sink.step("stopping the services")
+        done = self._compose("down", timeout=drain * 3 + 60)
+        if done.returncode:
+            raise TrackbedError(f"docker compose down failed: {_last_line(done.stderr)}",
+                                "`invoke status` shows what is left; run `invoke down` again")
+        return tuple(reversed(stopped))
+
+    def data(self) -> tuple[DataItem, ...]:
+        what = {"postgres": "database: experiments, runs, parameters, metrics, registered models",
+                "minio": "artifacts (MinIO)", "versitygw": "artifacts (VersityGW)", "mlflow-tmp": "upload buffers"}
+        names = [v.name for v in self.volumes()]
+        # stores used earlier are data of this project too
+        names += [f"{self.settings.project}_{s}" for s in ("minio", "versitygw")]
+        found = self.api.volumes(names)
+        mine = [n for n, labels in found.items() if labels.get(f"{LABEL}.instance") == self.system.state.instance]
+        prefix = len(self.settings.project) + 1
+        return tuple(DataItem(f"volume {n}", what.get(n[prefix:], "generated secrets")) for n in sorted(mine))
+
+    def remove_data(self, sink: Sink) -> None:
+        for item in self.data():
+            sink.step(f"removing {item.name}")
+            self.api.remove_volume(item.name.removeprefix("volume "))
+
+
+def _run(argv: list[str], stdin: IO[bytes] | bytes | None, timeout: float,
+         env: Mapping[str, str] | None = None, cwd: Path | None = None) -> ExecResult:
+    stream: dict[str, Any] = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin or subprocess.DEVNULL}
+    try:
+        done = subprocess.run(argv, capture_output=True, timeout=timeout, env=env, cwd=cwd, check=False, **stream)
+    except subprocess.TimeoutExpired:
+        return ExecResult(124, "", f"no end after {timeout:.0f} s")
+    return ExecResult(done.returncode, done.stdout.decode("utf-8", "replace"),
+                      done.stderr.decode("utf-8", "replace"))
+
+
+def _drain(process: subprocess.Popen[str], lines: list[str], sink: Sink) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        lines.append(line.strip())
+        sink.output(line)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", version)[:2])
+
+
+def _seconds(text: str | float) -> float:
+    if isinstance(text, int | float):
+        return float(text)
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+    return sum(float(n) * units[u] for n, u in re.findall(r"([\d.]+)(ms|s|m|h)", text))
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no message"
+
+
+_: type[base.Engine] = DockerEngine  # the protocol is filled completely: mypy proves it here

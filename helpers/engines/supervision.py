@@ -1,0 +1,229 @@
+"""supervisor as the embedded engine uses it: its configuration, its XML-RPC, and what is left when it was killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+import xmlrpc.client
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helpers.engines.base import State
+from helpers.errors import TrackbedError
+
+MARK = "TRACKBED_INSTANCE_OF_PROCESS"
+STATES = {"STOPPED": State.EXITED, "STARTING": State.STARTING, "RUNNING": State.RUNNING,
+          "BACKOFF": State.RESTARTING, "STOPPING": State.EXITED, "EXITED": State.EXITED, "FATAL": State.EXITED,
+          "UNKNOWN": State.EXITED}
+
+
+@dataclass(frozen=True)
+class Program:
+    """One supervised program. ``start_seconds``: an end before that counts as a failed start;
+    ``final_codes``: exit codes after which it is not started again; ``group``: signals go to its children too."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    folder: str
+    stop_signal: str
+    stop_seconds: int
+    start_seconds: int
+    final_codes: tuple[int, ...] = ()
+    group: bool = True
+
+
+@dataclass(frozen=True)
+class Process:
+    """What supervisor tells of a program. ``started`` in Unix seconds."""
+
+    state: State
+    pid: int
+    exit_code: int
+    reason: str
+    started: int
+    since: str
+
+
+def _quoted(text: str) -> str:
+    """A value for supervisor's own reader, which expands % and splits words like a shell."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
+
+
+class Supervisor:
+    """A supervisord of our own: configuration and logs in ``folder``, its socket in ``run``."""
+
+    def __init__(self, folder: Path, run: Path, instance: str) -> None:
+        self.folder, self.instance = folder, instance
+        self.socket = run / "supervisor.sock"
+        self.pid_file = run / "supervisord.pid"
+        self.configuration = folder / "supervisord.conf"
+
+    def _rpc(self) -> Any:
+        from supervisor.xmlrpc import SupervisorTransport  # late: only the embedded engine needs it
+
+        transport = SupervisorTransport("", "", f"unix://{self.socket}")
+        return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
+
+    def running(self) -> bool:
+        if not self.socket.exists():
+            return False
+        try:
+            return bool(self._rpc().getState()["statename"] in ("RUNNING", "RESTARTING"))
+        except (OSError, xmlrpc.client.Error):
+            return False
+
+    def states(self) -> dict[str, Process]:
+        """Every program by name; empty when supervisord does not run."""
+        if not self.socket.exists():
+            return {}
+        try:
+            listed = self._rpc().getAllProcessInfo()
+        except (OSError, xmlrpc.client.Error):
+            return {}
+        found = {}
+        for info in listed:
+            state = STATES.get(info["statename"], State.EXITED)
+            reason = info["spawnerr"] or (f"exit code {info['exitstatus']}" if info["statename"] == "EXITED" else "")
+            if info["statename"] == "STOPPED":
+                reason = "stopped"
+            found[info["name"]] = Process(state, int(info["pid"]), int(info["exitstatus"]), reason,
+                                          int(info["start"]), str(info["description"]))
+        return found
+
+    def render(self, programs: Iterable[Program]) -> str:
+        """The configuration file's text."""
+        logs = self.folder / "logs"
+        blocks = [
+            f"[unix_http_server]\nfile={self.socket}\nchmod=0700\n",
+            "[rpcinterface:supervisor]\n"
+            "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n",
+            f"[supervisord]\nlogfile={logs}/supervisord.log\nlogfile_maxbytes=5MB\nlogfile_backups=2\n"
+            f"pidfile={self.pid_file}\nchildlogdir={logs}\nnocleanup=true\numask=077\n",
+        ]
+        for program in programs:
+            environment = ",".join(f"{name}={_quoted(value)}" for name, value in
+                                   {**program.environment, MARK: self.instance}.items())
+            restart = "unexpected" if program.final_codes else "true"
+            codes = ",".join(str(code) for code in program.final_codes) or "0"
+            blocks.append(
+                f"[program:{program.name}]\n"
+                f"command={' '.join(_quoted(word) for word in program.command)}\n"
+                f"directory={program.folder.replace('%', '%%')}\n"
+                f"environment={environment}\n"
+                f"autostart=true\nautorestart={restart}\nexitcodes={codes}\n"
+                f"startsecs={program.start_seconds}\nstartretries=3\n"
+                f"stopsignal={program.stop_signal}\nstopwaitsecs={program.stop_seconds}\n"
+                f"stopasgroup={str(program.group).lower()}\nkillasgroup=true\n"
+                f"redirect_stderr=true\nstdout_logfile={logs}/{program.name}.log\n"
+                "stdout_logfile_maxbytes=10MB\nstdout_logfile_backups=3\n"
+            )
+        return "\n".join(blocks)
+
+    def apply(self, programs: Iterable[Program], supervisord: Path, identity: Mapping[str, Any]) -> None:
+        """Run exactly these programs: start supervisord or tell the running one what changed."""
+        listed = tuple(programs)
+        text = self.render(listed)
+        temporary = self.configuration.with_suffix(".new")
+        temporary.write_text(text)
+        temporary.chmod(0o644)
+        temporary.replace(self.configuration)
+        if not self.running():
+            self._launch(supervisord, identity)
+            return
+        rpc = self._rpc()
+        added, changed, removed = rpc.reloadConfig()[0]
+        for name in (*changed, *removed):
+            rpc.stopProcessGroup(name)
+            rpc.removeProcessGroup(name)
+        for name in (*added, *changed):
+            rpc.addProcessGroup(name)
+        for name, process in self.states().items():
+            if process.state is State.EXITED:
+                self._call(rpc.startProcess, name, False)
+
+    def _launch(self, supervisord: Path, identity: Mapping[str, Any]) -> None:
+        for stale in (self.socket, self.pid_file):
+            stale.unlink(missing_ok=True)
+        environment = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", MARK: self.instance}
+        done = subprocess.run([str(supervisord.with_name("python")), str(supervisord), "-c", str(self.configuration)],
+                              env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE, start_new_session=True, timeout=60, check=False, **identity)
+        deadline = time.monotonic() + 30
+        while not self.running():
+            if done.returncode or time.monotonic() > deadline:
+                words = done.stderr.decode("utf-8", "replace").strip().splitlines()
+                raise TrackbedError(f"supervisord did not start: {words[-1] if words else 'no message'}",
+                                    f"its log: {self.folder}/logs/supervisord.log")
+            time.sleep(0.05)
+
+    def stop(self, name: str) -> bool:
+        """Stop one program and wait; False when it was not running. Bounded by its stop_seconds."""
+        return self._call(self._rpc().stopProcess, name, True)
+
+    @staticmethod
+    def _call(method: Any, *arguments: Any) -> bool:
+        try:
+            return bool(method(*arguments))
+        except xmlrpc.client.Fault:
+            return False  # not running, or already started: what was wanted
+
+    def shutdown(self) -> None:
+        """End supervisord; returns when it is gone."""
+        try:
+            pid = int(self.pid_file.read_text())
+        except (OSError, ValueError):
+            pid = 0
+        self._call(self._rpc().shutdown)
+        deadline = time.monotonic() + 60
+        while pid and _alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (OSError, IndexError):
+        return False
+
+
+def orphans(instance: str) -> list[int]:
+    """Processes started for this instance that are still there (Linux: read from their environment).
+
+    Parents before children, so that PostgreSQL's own children are left to it.
+    """
+    wanted = f"{MARK}={instance}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                found.append((int(folder.name), parent))
+        except (OSError, ValueError, IndexError):
+            continue
+    pids = {pid for pid, _ in found if _alive(pid)}
+    return sorted(pid for pid, parent in found if pid in pids and parent not in pids)
+
+
+def terminate(pids: Iterable[int], seconds: float) -> None:
+    """End processes: PostgreSQL by fast shutdown, others by SIGTERM, after ``seconds`` by SIGKILL."""
+    left = list(pids)
+    for pid in left:
+        try:
+            name = Path(f"/proc/{pid}/comm").read_text().strip()
+            os.kill(pid, signal.SIGINT if name == "postgres" else signal.SIGTERM)
+        except OSError:
+            continue
+    deadline = time.monotonic() + seconds
+    while any(_alive(pid) for pid in left) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for pid in left:
+        if _alive(pid):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                continue

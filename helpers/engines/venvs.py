@@ -1,0 +1,180 @@
+"""The embedded engine's virtual environments: made by uv from hash-locked requirements, named by their content."""
+
+from __future__ import annotations
+
+import csv
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helpers import stack
+from helpers.engines.base import Sink
+from helpers.errors import EngineUnavailable, TrackbedError
+
+MINIMUM = (3, 11)
+
+
+@dataclass(frozen=True)
+class Venv:
+    """A venv whose folder's name carries the hash of its lock: a changed lock is another folder.
+
+    ``private``: its user installs packages into it, so its files are copies of its own, not links to a cache.
+    """
+
+    root: Path
+    name: str
+    lock: Path
+    private: bool = False
+
+    @property
+    def folder(self) -> Path:
+        return self.root / f"{self.name}-{stack.digest(self.lock)}"
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "bin" / "python"
+
+    @property
+    def site(self) -> Path:
+        """site-packages; a guess by this interpreter's version until the venv is made."""
+        found = sorted((self.folder / "lib").glob("python3*/site-packages"))
+        return found[0] if found else self.folder / "lib" / "python3" / "site-packages"
+
+    @property
+    def _marker(self) -> Path:
+        return self.folder / ".complete"
+
+    def problem(self) -> str:
+        """Why it has to be made: "" when every file that its packages list is there."""
+        if not self.folder.exists():
+            return "the first time" if not self._others() else "its lock changed"
+        if not self._marker.exists():
+            return "it was half-made"
+        try:
+            done = subprocess.run([str(self.python), "-I", "-c", ""], stdin=subprocess.DEVNULL, capture_output=True,
+                                  timeout=60, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return "its Python is gone"
+        if done.returncode:
+            return "its Python does not start"
+        missing = self._missing_file()
+        return f"{missing} is missing" if missing else ""
+
+    def _missing_file(self) -> str:
+        site = self.site
+        for name in self._marker.read_text().split():
+            try:
+                with (site / name / "RECORD").open(newline="") as stream:
+                    rows = [row[0] for row in csv.reader(stream) if row]
+            except OSError:
+                # a notebook's user may have upgraded a package: another version's folder is as good
+                if self.private and list(site.glob(name.split("-")[0] + "-*.dist-info")):
+                    continue
+                return name
+            for path in rows:
+                if path.endswith((".py", ".so", "/postgres")) and not os.path.exists(site / path):
+                    return path
+        return ""
+
+    def make(self, interpreter: str, sink: Sink, owner: pwd.struct_passwd | None) -> None:
+        """Make it anew. Raises TrackbedError with uv's last words."""
+        uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+        if uv is None:
+            raise EngineUnavailable("uv is missing in the toolkit's venv",
+                                    "pip install --require-hashes -r requirements.txt")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        environment = {**os.environ, **uv_settings(os.environ), "VIRTUAL_ENV": str(self.folder)}
+        if self.private:
+            environment["UV_LINK_MODE"] = "copy"
+        for argv in (
+            [uv, "venv", "--quiet", "--seed", "--python", interpreter, str(self.folder)],
+            [uv, "pip", "sync", "--require-hashes", "--no-progress", "--python", str(self.python), str(self.lock)],
+        ):
+            lines: list[str] = []
+            with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                  text=True, errors="replace", env=environment, cwd=self.root) as process:
+                assert process.stdout is not None
+                try:
+                    for line in process.stdout:
+                        lines.append(line.strip())
+                        sink.output(line)
+                except BaseException:
+                    process.terminate()
+                    raise
+            if process.returncode:
+                told = [line for line in lines if line] or ["no message"]
+                raise TrackbedError(f"installing {self.name} failed: {told[-1]}",
+                                    "is this machine online? Behind a proxy or a mirror, the settings of pip "
+                                    "(PIP_INDEX_URL, PIP_CERT, pip config) are honoured", tuple(told[-8:]))
+        self._finish(owner)
+
+    def _finish(self, owner: pwd.struct_passwd | None) -> None:
+        packages = sorted(p.parent.name for p in self.site.glob("*.dist-info/RECORD"))
+        if owner is not None and self.private:
+            for path in [self.folder, *self.folder.rglob("*")]:
+                os.chown(path, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+        self._marker.write_text("\n".join(packages) + "\n")  # last: a venv without it is half-made
+
+    def _others(self) -> list[Path]:
+        return [p for p in self.root.glob(f"{self.name}-*") if p != self.folder]
+
+    def remove_others(self) -> None:
+        """Remove the venvs of earlier locks; only after what ran from them was replaced."""
+        for path in self._others():
+            shutil.rmtree(path, ignore_errors=True)
+
+    def versions(self, names: tuple[str, ...]) -> dict[str, str]:
+        found = {}
+        for name in names:
+            for path in self.site.glob(f"{name.replace('-', '_')}-*.dist-info"):
+                found[name] = path.name.removesuffix(".dist-info").rpartition("-")[2]
+        return found
+
+
+def interpreter(identity: Mapping[str, Any]) -> str:
+    """A Python 3.11+ that the parts' user can run: the toolkit's own, else one of the system.
+
+    A Python below /root is not reachable for any other user. Raises EngineUnavailable when there is none.
+    """
+    own = os.path.realpath(sys.executable)
+    candidates = [own, *(f"/usr/bin/python3{minor}" for minor in (".13", ".12", ".11", ".14", "")),
+                  "/usr/local/bin/python3"]
+    test = f"import sys, ctypes; sys.exit(sys.version_info[:2] < {MINIMUM})"
+    for candidate in candidates:
+        try:
+            done = subprocess.run([candidate, "-I", "-c", test], stdin=subprocess.DEVNULL, capture_output=True,
+                                  cwd="/", env={}, timeout=30, check=False, **identity)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if done.returncode == 0:
+            return candidate
+    raise EngineUnavailable(f"{own} cannot be run by the user that the parts run as, and the system has no "
+                            "Python 3.11 or newer", "install python3 from the distribution, or run as a normal user")
+
+
+def uv_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """pip's settings in uv's names: uv reads neither pip's configuration nor PIP_* variables."""
+    names = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS",
+             "cert": "SSL_CERT_FILE"}
+    told = {}
+    for line in _pip_configuration():
+        key, _, value = line.partition("=")
+        option = key.rsplit(".", 1)[-1].strip()
+        if option in names and ("global." in key or ":env:" in key):
+            told[names[option]] = value.strip().strip("'\"")
+    return {name: value for name, value in told.items() if not environ.get(name)}
+
+
+def _pip_configuration() -> list[str]:
+    try:
+        done = subprocess.run([sys.executable, "-m", "pip", "config", "list"], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.splitlines() if done.returncode == 0 else []

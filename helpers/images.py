@@ -1,0 +1,157 @@
+"""Images: our own are built from locked inputs, the others are pulled. Nothing is done twice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers import stack
+from helpers.engines.base import Sink
+from helpers.engines.docker_api import LABEL, DockerApi
+from helpers.errors import TrackbedError
+from helpers.settings import Settings
+
+OWN = "trackbed/"
+MINIO_RELEASE = "RELEASE.2025-10-15T17-29-55Z"
+FOLDERS = {"trackbed/mlflow": "mlflow", "trackbed/jupyter-mlflow": "jupyter", "trackbed/minio": "minio",
+           "trackbed/versitygw": "versitygw"}
+BUILDABLE = ("mlflow", "jupyter", "minio", "versitygw")
+CA_BUNDLES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
+
+
+@dataclass(frozen=True)
+class Built:
+    """An image after ``build``: ``seconds`` 0 and ``fresh`` False when nothing had changed. ``size`` in bytes."""
+
+    name: str
+    fresh: bool
+    seconds: float
+    size: int
+
+
+def name_of(part: str, settings: Settings) -> str:
+    """The image that `invoke build PART` makes."""
+    own = {"mlflow": settings.mlflow_image, "jupyter": settings.jupyter_image,
+           "minio": f"trackbed/minio:{MINIO_RELEASE}", "versitygw": "trackbed/versitygw:v1.8.0"}[part]
+    if not own.startswith(OWN):
+        raise TrackbedError(f"{part.upper()}_IMAGE is {own}, which is not built here",
+                            f"remove {part.upper()}_IMAGE to build our own")
+    return own
+
+
+def needed(settings: Settings, object_store: str) -> tuple[str, ...]:
+    """The images of the parts, each once."""
+    stores = {"minio": settings.minio_image, "versitygw": settings.versitygw_image}
+    names = [settings.mlflow_image, settings.jupyter_image, settings.postgres_image]
+    if object_store in stores:
+        names.append(stores[object_store])
+    return tuple(names)
+
+
+def _folder(name: str) -> Path:
+    return stack.ROOT / "docker" / FOLDERS[name.rpartition(":")[0]]
+
+
+def _inputs(name: str) -> str:
+    return stack.folder_digest(_folder(name))
+
+
+def stale(api: DockerApi, settings: Settings, object_store: str) -> tuple[str, ...]:
+    """Our images that are missing or whose inputs changed, and others that are missing."""
+    found = []
+    for name in needed(settings, object_store):
+        image = api.image(name)
+        if image is None or (_is_own(name) and image["labels"].get(f"{LABEL}.inputs") != _inputs(name)):
+            found.append(name)
+    return tuple(found)
+
+
+def _is_own(name: str) -> bool:
+    return name.rpartition(":")[0] in FOLDERS
+
+
+def ensure(api: DockerApi, settings: Settings, object_store: str, sink: Sink) -> tuple[str, ...]:
+    """Build or pull every image that is missing or outdated; gives their names."""
+    made = []
+    for name in stale(api, settings, object_store):
+        if _is_own(name):
+            sink.step(f"building {name}")
+            _build(name, settings, sink)
+        else:
+            sink.step(f"pulling {name}")
+            _pull(api, name, sink)
+        made.append(name)
+    return tuple(made)
+
+
+def build(api: DockerApi, part: str, settings: Settings, sink: Sink) -> Built:
+    """Build one of our images, or find that nothing changed since it was built."""
+    name = name_of(part, settings)
+    image = api.image(name)
+    if image is not None and image["labels"].get(f"{LABEL}.inputs") == _inputs(name):
+        return Built(name, False, 0.0, image["size"])
+    sink.step(f"building {name}")
+    begun = time.monotonic()
+    _build(name, settings, sink)
+    image = api.image(name)
+    return Built(name, True, time.monotonic() - begun, image["size"] if image else 0)
+
+
+def _ca_bundle() -> str:
+    """The CA bundle this machine names for Python: networks that open TLS are common at universities."""
+    for variable in CA_BUNDLES:
+        path = os.environ.get(variable, "")
+        if path and Path(path).is_file():
+            return path
+    return ""
+
+
+def _build(name: str, settings: Settings, sink: Sink) -> None:
+    if shutil.which("docker") is None:
+        raise TrackbedError("the docker command is missing", "install docker-ce-cli and docker-buildx-plugin")
+    argv = ["docker", "buildx", "build", "--progress=plain", "--load", "--tag", name,
+            "--label", f"{LABEL}.inputs={_inputs(name)}", "--provenance=false"]
+    if settings.build_network != "default":
+        argv += ["--network", settings.build_network]
+    if bundle := _ca_bundle():
+        argv += ["--secret", f"id=ca,src={bundle}"]
+    for variable in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"):
+        if variable in os.environ:
+            argv += ["--build-arg", variable]  # the value is taken from the environment, not from argv
+    lines: list[str] = []
+    with subprocess.Popen([*argv, str(_folder(name))], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, errors="replace") as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                lines.append(line.rstrip())
+                sink.output(line)
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode:
+        wrong = [line for line in lines if "ERROR" in line or "error:" in line.lower()]
+        raise TrackbedError(f"building {name} failed: {(wrong or lines or ['no output'])[-1]}",
+                            "TRACKBED_VERBOSE=1 shows the whole output; behind a proxy that opens TLS, point PIP_CERT "
+                            "to its CA bundle; BUILD_NETWORK=host helps where containers have no way out",
+                            tuple(lines[-12:]))
+
+
+def _pull(api: DockerApi, name: str, sink: Sink) -> None:
+    try:
+        for line in api.pull(name):
+            sink.output(line)
+    except TrackbedError as error:
+        raise TrackbedError(f"pulling {name} failed: {error.message}", _pull_hint(name)) from None
+
+
+def _pull_hint(name: str) -> str:
+    if "minio" in name:
+        return ("MinIO is archived: its Docker Hub images are gone, this copy is the last public one (and lacks a "
+                f"security fix). `invoke build minio` makes trackbed/minio:{MINIO_RELEASE} from source; then set "
+                f"MINIO_IMAGE=trackbed/minio:{MINIO_RELEASE} in .env. Or OBJECT_STORE=versitygw")
+    return "is this machine online, and may it reach that registry? A mirror can be named in .env, one *_IMAGE each"

@@ -1,0 +1,90 @@
+"""JupyterLab as a part: its container specification and its URL."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from helpers.engines.base import JUPYTER, Engine, Health, Mount, PartSpec, Port, State
+from helpers.errors import TrackbedError
+from helpers.settings import Settings
+from helpers.stack import TITLES, notebook_environment
+
+UID = 1000  # jovyan, of the docker-stacks images
+GID = 100  # users: may write the image's home whatever the uid
+HOME = "/home/jovyan"
+ALIVE = ("import sys, urllib.request as u; "
+         "sys.exit(u.urlopen('http://127.0.0.1:8888/api', timeout=4).status != 200)")
+
+
+def workspace_owner(settings: Settings) -> int:
+    """The uid the notebook runs as: the workspace's owner, or jovyan's when root owns it or it is not there yet."""
+    try:
+        owner = settings.workspace.stat().st_uid
+    except OSError:
+        return UID
+    return owner or UID
+
+
+def make_workspace(workspace: Path, uid: int = UID, gid: int = GID) -> None:
+    """Make the workspace folder, owned by who will write to it. A folder that was there keeps its owner.
+
+    Raises TrackbedError for one that the notebook could not write.
+    """
+    try:
+        if not workspace.exists():
+            workspace.mkdir(parents=True, mode=0o755)
+            if os.geteuid() == 0:
+                os.chown(workspace, int(os.environ.get("SUDO_UID", uid)), int(os.environ.get("SUDO_GID", gid)))
+            return
+        if not workspace.is_dir():
+            raise TrackbedError(f"WORKSPACE {workspace} is not a folder", "name another folder in WORKSPACE")
+        details = workspace.stat()
+        writable = details.st_mode & 0o002
+        if os.geteuid() == 0 and details.st_uid == 0 and not writable:
+            raise TrackbedError(
+                f"WORKSPACE {workspace} belongs to root, the notebook's user could not write to it",
+                f"chown {uid}:{gid} {workspace}   (or name another folder in WORKSPACE)")
+    except OSError as error:
+        raise TrackbedError(f"WORKSPACE {workspace} cannot be made: {error.strerror}",
+                            "name a folder you may write to in WORKSPACE") from None
+
+
+def container_spec(settings: Settings) -> PartSpec:
+    """The notebook as a container on the frontend network."""
+    return PartSpec(
+        name=JUPYTER,
+        title=TITLES[JUPYTER],
+        container=f"{settings.project}-jupyter",
+        hostname=JUPYTER,
+        image=settings.jupyter_image,
+        command=("start-notebook.py", f"--ServerApp.root_dir={HOME}/work", "--ServerApp.ip=0.0.0.0",
+                 "--ServerApp.port=8888", "--ServerApp.open_browser=False"),
+        environment={
+            **notebook_environment(settings, "http://mlflow:8000"),
+            "JUPYTER_TOKEN_FILE": "/run/secrets/jupyter-token",
+            "HOME": HOME,
+        },
+        ports=(Port("http", 8888, settings.jupyter_port, settings.bind_address),),
+        mounts=(Mount("bind", str(settings.workspace), f"{HOME}/work"),
+                Mount("volume", f"{settings.project}_secrets-jupyter", "/run/secrets", read_only=True)),
+        networks=(f"{settings.project}_frontend",),
+        user=f"{workspace_owner(settings)}:{GID}",
+        working_dir=f"{HOME}/work",
+        cap_drop=("ALL",),
+        security_opt=("no-new-privileges:true",),  # its root stays writable: people install packages in it
+        health=Health(("python", "-c", ALIVE), interval=15, timeout=5, retries=4, start_period=60),
+        shm_size=settings.jupyter_shm_size,  # data loaders of several processes share batches through it
+        restart="unless-stopped",
+        stop_grace=10,
+    )
+
+
+def url(engine: Engine, token: str) -> str:
+    """The one line to paste into a browser: the published port of the running notebook. TrackbedError if it is down."""
+    for status in engine.parts():
+        if status.name == JUPYTER:
+            if status.state in (State.MISSING, State.EXITED) or not status.ports:
+                break
+            return f"http://localhost:{status.ports[0].published}/lab?token={token}"
+    raise TrackbedError("JupyterLab is not running", "`invoke up` starts it")

@@ -1,0 +1,64 @@
+"""One Trackbed system: its settings, remembered state and secrets, handed to an engine as one thing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers import stack
+from helpers.credentials import Credentials, ensure
+from helpers.engines.base import HostFacts
+from helpers.settings import Settings
+from helpers.state import State
+
+
+@dataclass
+class System:
+    """What an engine is made from. ``credentials`` are generated at first use, never before."""
+
+    settings: Settings
+    state: State
+    _credentials: Credentials | None = None
+
+    def credentials(self) -> Credentials:
+        if self._credentials is None:
+            self._credentials = ensure(self.settings, self.state.existed)
+        return self._credentials
+
+    def credentials_digest(self) -> str:
+        """Changes when a secret changes; tells nothing about it."""
+        return stack.digest(self.credentials().render("{POSTGRES_PASSWORD}{S3_ACCESS_KEY}{S3_SECRET_KEY}"
+                                                      "{JUPYTER_TOKEN}", ("POSTGRES_PASSWORD", "S3_ACCESS_KEY",
+                                                                          "S3_SECRET_KEY", "JUPYTER_TOKEN")))
+
+    def local_facts(self, disk: Path) -> HostFacts:
+        """This machine, with the free space of the file system that holds ``disk``."""
+        devices = [str(p) for pattern in ("kfd", "dri/renderD*", "nvidia[0-9]*", "nvidiactl")
+                   for p in sorted(Path("/dev").glob(pattern))]
+        return HostFacts(
+            hostname=socket.gethostname(), system=platform.platform(), architecture=platform.machine(),
+            cpus=os.cpu_count() or 1, memory=_meminfo("MemTotal"), memory_available=_meminfo("MemAvailable"),
+            disk_free=shutil.disk_usage(existing(disk)).free, disk_path=str(disk), devices=tuple(devices),
+            groups={d: os.stat(d).st_gid for d in devices},
+        )
+
+
+def existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _meminfo(key: str) -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith(key + ":"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
