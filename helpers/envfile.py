@@ -54,7 +54,7 @@ def _bytes(path: Path) -> tuple[bytes, os.stat_result] | None:
     try:
         found = path.stat()
         if stat.S_ISDIR(found.st_mode):
-            raise SettingError(f"{path.name}: is a folder, must be a file; move it away: mv {path} {path}.folder")
+            raise SettingError(f"{path.name}: is a folder, must be a file; move it away")
         if not stat.S_ISREG(found.st_mode):
             raise SettingError(f"{path.name}: is not a regular file")  # reading a pipe would hang
         if found.st_size > _MAX_BYTES:
@@ -62,7 +62,7 @@ def _bytes(path: Path) -> tuple[bytes, os.stat_result] | None:
         return path.read_bytes(), found
     except FileNotFoundError:
         if path.is_symlink():
-            raise SettingError(f"{path.name}: is a link to {os.readlink(path)}, which does not exist") from None
+            raise SettingError(f"{path.name}: is a link to nothing ({os.readlink(path)})") from None
         return None
     except NotADirectoryError:
         return None
@@ -97,8 +97,7 @@ def _blocks(path: Path, lines: list[str]) -> list[range]:
             start = number
         elif line.startswith(END):
             if not start:
-                raise SettingError(f"{path.name} line {number}: ends a block of Trackbed that has no first line "
-                                   f"({_BEGIN_SIGN} ...); delete this line")
+                raise SettingError(f"{path.name} line {number}: ends a block that has no begin; delete it")
             found.append(range(start, number + 1))
             start = 0
     if start:
@@ -148,7 +147,7 @@ def read(path: Path) -> EnvFile:
         if value is None:
             raise SettingError(f"{where}: {name} has no '='; must be {name}=value")
         if re.search(r"[\r\n]", original.strip()):
-            raise SettingError(f"{where}: the value of {name} runs over several lines; is a quote not closed?")
+            raise SettingError(f"{where}: the value of {name} runs over several lines; close its quote")
         if value.startswith("#") and re.search(r"=[ \t]+#", original):
             value = ""  # `NAME= # why`: python-dotenv takes the comment for the value
         if any(line in block for block in blocks):
@@ -169,7 +168,7 @@ def _quoted(name: str, value: str) -> str:
     if _PLAIN.fullmatch(value):
         return value
     if "'" in value or "\\" in value or not value.isprintable():
-        raise TrackbedError(f"{name} holds a quote, a backslash or a control character: cannot be written to .env")
+        raise TrackbedError(f"{name} has a quote, backslash or control character: cannot go into .env")
     return f"'{value}'"
 
 
@@ -205,8 +204,9 @@ def write_managed_block(path: Path, values: Mapping[str, str]) -> bool:
                 stream.write(new)
                 stream.flush()
                 os.fsync(stream.fileno())
-                if raw is not None and os.geteuid() == 0:
-                    os.fchown(stream.fileno(), raw[1].st_uid, raw[1].st_gid)
+                if os.geteuid() == 0:  # with sudo in a user's clone the file stays the user's
+                    owner = raw[1] if raw is not None else target.parent.stat()
+                    os.fchown(stream.fileno(), owner.st_uid, owner.st_gid)
             os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)

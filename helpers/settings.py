@@ -27,7 +27,9 @@ LAST_UP = "the last `invoke up`"
 DEFAULT = "default"
 
 # Read by tests, the rig and the images; never settings.
-RESERVED = re.compile(r"TRACKBED_(TRACEBACK|REQUIRE_DOCKER|REQUIRE_BROWSER|MIGRATE|BROWSER_URL|RIG_[A-Z0-9_]*)")
+RESERVED = re.compile(
+    r"TRACKBED_(TRACEBACK|REQUIRE_DOCKER|REQUIRE_BROWSER|MIGRATE|BROWSER_URL|RIG_[A-Z0-9_]*)"
+)
 # Taken from .env as they are: they belong to Docker, Compose and the network, not to Trackbed.
 FOREIGN = re.compile(
     r"(COMPOSE|DOCKER)_[A-Z0-9_]+|BUILDKIT_[A-Z0-9_]+|NO_COLOR"
@@ -151,7 +153,8 @@ def _public_address(value: str, around: Around) -> str:
         pass
     host = value.lower().rstrip(".")
     label = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-    if len(host) <= 253 and re.fullmatch(rf"{label}(\.{label})*", host) and not re.fullmatch(r"[0-9.]+", host):
+    numbers = re.search(r"(^|\.)[0-9]+$", host)  # 300.1.2.3 is neither an address nor a name
+    if len(host) <= 253 and re.fullmatch(rf"{label}(\.{label})*", host) and not numbers:
         return host
     guess = ""
     stripped = re.sub(r"^[a-z0-9+.-]+://", "", host).split("/")[0]
@@ -202,14 +205,17 @@ def _endpoint(value: str, around: Around) -> str:
     host = url.hostname or ""
     bare = host if ":" not in host else f"[{host}]"
     clean = f"{url.scheme}://{bare}" + (f":{port}" if port else "")
-    if url.scheme not in ("http", "https") or not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", host) or port == 0:
+    named = re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", host)
+    if url.scheme not in ("http", "https") or not named or port == 0:
         raise Wrong
     if url.path not in ("", "/") or url.query or url.fragment:
         raise Wrong(clean)
     return clean
 
 
-_GPU_WORD = re.compile(r"(amd|nvidia|intel|cuda|rocm|all|(mi|gfx|rtx|gtx|a|h|b|l|v|p|t)[0-9][0-9a-z]*)([:,=-].*)?")
+_GPU_WORD = re.compile(
+    r"(amd|nvidia|intel|cuda|rocm|all|(mi|gfx|rtx|gtx|a|h|b|l|v|p|t)[0-9][0-9a-z]*)([:,=-].*)?"
+)
 
 
 def _gpu(value: str, around: Around) -> str:
@@ -220,7 +226,10 @@ def _gpu(value: str, around: Around) -> str:
     raise Wrong(nearest(value, ("auto", "none")))
 
 
-_SYSTEM = ("/", "/bin", "/boot", "/etc", "/home", "/lib", "/lib64", "/opt", "/sbin", "/tmp", "/usr", "/var", "/var/lib")
+_SYSTEM = frozenset((
+    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/opt", "/proc", "/run", "/sbin", "/sys",
+    "/tmp", "/usr", "/var", "/var/lib",
+))
 
 
 def _folder(value: str, around: Around) -> Path:
@@ -257,7 +266,7 @@ def _image(value: str, around: Around) -> str:
     if found is None or len(value) > 255:
         raise Wrong(value.lower() if _IMAGE.fullmatch(value.lower()) and ":" not in value else "")
     if not found["tag"] and not found["digest"]:
-        raise Wrong(rule="must name a tag or a digest, as in NAME:1.2 (without one the image changes under you).")
+        raise Wrong(rule="must name a tag or a digest, as in NAME:1.2 (else it changes under you).")
     return value
 
 
@@ -402,7 +411,7 @@ class Settings:
         return self.clone / ".env"
 
     def origin(self, name: str) -> str:
-        """Where a value came from: "--mlflow-port", "TRACKBED_MLFLOW_PORT", ".env line 4", ... or "default"."""
+        """Where a value came from: "--mlflow-port", "TRACKBED_MLFLOW_PORT", ".env line 4", "default"."""
         return self.origins.get(name.upper().replace("-", "_"), DEFAULT)
 
     def with_engine(self, engine: str) -> Settings:
@@ -460,7 +469,7 @@ class Settings:
             settle(BY_NAME[name], {})
         state_dir: Path = values["STATE_DIR"] or default_state_dir()
         values["STATE_DIR"] = state_dir
-        _check_state_dir(state_dir, clone, origins.get("STATE_DIR", DEFAULT))
+        _check_state_dir(state_dir, clone, around, origins.get("STATE_DIR", DEFAULT))
         folder = state_dir / values["PROJECT"]
         last = remembered(folder) if callable(remembered) else remembered
         for setting in TABLE:
@@ -490,9 +499,14 @@ def _parse(setting: Setting, value: _Value, around: Around) -> Any:
 
 
 def _error(name: str, raw: str, origin: str, rule: str, suggestion: str = "") -> SettingError:
-    """The one line: name, value (never a secret's), where it came from, what is allowed, nearest right word."""
-    value = "" if name in BY_NAME and BY_NAME[name].secret else "=" + shown(re.sub(r"//[^/@]*@", "//***@", raw))
-    return SettingError(f"{name}{value} ({_from(origin)}): {rule}{did_you_mean(shown(suggestion, 200))}")
+    """The one line: name, value (never a secret's), where from, what is allowed, nearest right word."""
+    safe = re.sub(r"//[^/]*@", "//***@", raw)  # a password in a URL
+    value = "" if BY_NAME[name].secret else "=" + shown(safe)
+    hint = ""
+    if origin == LAST_UP:
+        hint = f"Forget what it was told: invoke up {BY_NAME[name].option}="
+    guess = did_you_mean(shown(suggestion, 200))
+    return SettingError(f"{name}{value} ({_from(origin)}): {rule}{guess}", hint)
 
 
 def _from(origin: str) -> str:
@@ -514,15 +528,18 @@ def _from_flags(flags: Mapping[str, str | None]) -> dict[str, _Value]:
         option = "--" + name.lower().replace("_", "-")
         if name not in BY_NAME:
             guess = _unknown(name)
-            raise SettingError(f"{option}: no such setting.{did_you_mean(BY_NAME[guess].option if guess else '')}")
+            right = BY_NAME[guess].option if guess else ""
+            raise SettingError(f"{option}: no such setting.{did_you_mean(right)}")
         if not BY_NAME[name].flag:
             raise SettingError(f"{name} (from {option}): a secret is not taken from the command line, where "
-                               f"everyone on the machine can read it; put {name}=... into .env (chmod 600 .env).")
+                               "others on the machine can read it; put it into .env (chmod 600 .env).")
         found[name] = _Value(raw.strip(), option)
     return found
 
 
-def _from_environ(environ: Mapping[str, str], file: envfile.EnvFile, warnings: list[str]) -> dict[str, _Value]:
+def _from_environ(
+    environ: Mapping[str, str], file: envfile.EnvFile, warnings: list[str]
+) -> dict[str, _Value]:
     found: dict[str, _Value] = {}
     for variable, raw in sorted(environ.items()):
         if not variable.upper().startswith(PREFIX) or RESERVED.fullmatch(variable):
@@ -535,7 +552,9 @@ def _from_environ(environ: Mapping[str, str], file: envfile.EnvFile, warnings: l
             continue
         guess = _unknown(variable)
         if guess:
-            raise SettingError(f"{variable} (from the environment): no such setting.{did_you_mean(PREFIX + guess)}")
+            raise SettingError(
+                f"{shown(variable)} (from the environment): no such setting.{did_you_mean(PREFIX + guess)}"
+            )
         warnings.append(f"{shown(variable)} (from the environment) is no setting; ignored.")
     return found
 
@@ -547,11 +566,12 @@ def _from_file(file: envfile.EnvFile, warnings: list[str]) -> dict[str, _Value]:
         if entry.name in BY_NAME:
             found[entry.name] = _Value(entry.value.strip(), origin)
             if entry.value and BY_NAME[entry.name].secret and file.mode is not None and file.mode & 0o077:
-                raise SettingError(f"{entry.name} (from {origin}): others may read this file (mode {file.mode:04o}), "
-                                   f"and it holds a secret; run: chmod 600 {file.path}")
+                raise SettingError(f"{entry.name} (from {origin}): others may read this file "
+                                   f"(mode {file.mode:04o}) and it holds a secret; "
+                                   f"run: chmod 600 {file.path}")
         elif entry.name in ("COMPOSE_FILE", "COMPOSE_PROJECT_NAME"):
-            warnings.append(f"{entry.name} (from {origin}): `invoke up` writes its own at the end of {file.path.name}, "
-                            "which wins.")
+            warnings.append(f"{entry.name} (from {origin}): `invoke up` writes its own at the end of "
+                            "the file, which wins.")
         elif FOREIGN.fullmatch(entry.name):
             continue
         elif entry.name.startswith(PREFIX):
@@ -567,9 +587,10 @@ def _from_file(file: envfile.EnvFile, warnings: list[str]) -> dict[str, _Value]:
 def _prefixed(entry: envfile.Entry, origin: str) -> SettingError:
     bare = entry.name.removeprefix(PREFIX)
     if RESERVED.fullmatch(entry.name):
-        return SettingError(f"{entry.name} (from {origin}): is read from the environment only; run: export {entry.name}")
+        return SettingError(f"{entry.name} (from {origin}): is read from the environment only.")
     if bare in BY_NAME:
-        return SettingError(f"{entry.name} (from {origin}): names have no prefix in this file. Did you mean {bare}?")
+        return SettingError(f"{entry.name} (from {origin}): drop the prefix in this file."
+                            f"{did_you_mean(bare)}")
     return SettingError(f"{entry.name} (from {origin}): no such setting.{did_you_mean(_unknown(bare))}")
 
 
@@ -583,7 +604,8 @@ def _within(path: Path, parent: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(parent))
 
 
-def _check_state_dir(state_dir: Path, clone: Path, origin: str) -> None:
+def _check_state_dir(state_dir: Path, clone: Path, around: Around, origin: str) -> None:
+    _parse(BY_NAME["STATE_DIR"], _Value(str(state_dir), origin), around)  # the default can be odd, too
     if _within(state_dir, clone):
         raise _error("STATE_DIR", str(state_dir), origin,
                      f"must lie outside the clone {clone}, where `git clean` would delete the database.")
@@ -628,7 +650,7 @@ def _check_store(settings: Settings) -> None:
                 raise SettingError(f"{name} is missing: OBJECT_STORE=external "
                                    f"({_from(settings.origin('OBJECT_STORE'))}) needs it; "
                                    f"must be {BY_NAME[name].allowed}.")
-    elif settings.s3_endpoint:
+    elif settings.s3_endpoint and settings.origin("S3_ENDPOINT") != LAST_UP:
         raise _error("S3_ENDPOINT", settings.s3_endpoint, settings.origin("S3_ENDPOINT"),
                      f"is for OBJECT_STORE=external only; OBJECT_STORE is {store} "
                      f"({_from(settings.origin('OBJECT_STORE'))}).")

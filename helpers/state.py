@@ -1,4 +1,4 @@
-"""What Trackbed remembers about a project between commands, and the lock that lets one change it at a time."""
+"""What Trackbed remembers about a project between commands, and the lock for changing it."""
 
 from __future__ import annotations
 
@@ -46,14 +46,15 @@ def make_folder(path: Path, private: bool = False) -> Path:
             path.chmod(mode)  # the umask may have taken bits away
         except FileExistsError:
             if not path.is_dir():
-                raise TrackbedError(f"{path} is a file, must be a folder", f"Move it away: mv {path} {path}.old") from None
+                raise TrackbedError(f"{path} is a file, must be a folder",
+                                    f"Move it away: mv {path} {path}.old") from None
     except OSError as error:
         raise _denied(path, error) from None
     return path
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Replace ``path`` in one step with a 0600 file; after a crash it is the old or the new one, never half."""
+    """Replace ``path`` in one step with a 0600 file; after a crash it is the old or the new."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -134,11 +135,13 @@ def _checked(path: Path, data: bytes) -> dict[str, Any]:
         raise bad("is not a state file of Trackbed")
     if content["format"] > FORMAT:
         raise TrackbedError(f"{path} was written by a newer Trackbed", "Update this clone: git pull")
+
     def texts(value: object) -> bool:
         return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
 
     def applied(value: object) -> bool:
-        return isinstance(value, dict) and isinstance(value.get("hash"), str) and texts(value.get("identities"))
+        return (isinstance(value, dict) and isinstance(value.get("hash"), str)
+                and texts(value.get("identities")))
 
     def text(value: object) -> bool:
         return isinstance(value, str)

@@ -1,0 +1,246 @@
+"""The secrets of a project: made once, kept one a file, given out only to fill a part's file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from helpers.errors import TrackbedError
+from helpers.settings import BY_NAME, Settings
+from helpers.state import make_folder, write_private
+
+POSTGRES_PASSWORD = "POSTGRES_PASSWORD"
+S3_ACCESS_KEY = "S3_ACCESS_KEY"
+S3_SECRET_KEY = "S3_SECRET_KEY"
+JUPYTER_TOKEN = "JUPYTER_TOKEN"
+NAMES = (POSTGRES_PASSWORD, S3_ACCESS_KEY, S3_SECRET_KEY, JUPYTER_TOKEN)
+
+FOLDER = "secrets"
+ISSUED = "secrets-issued"  # names only: tells a lost secret from one that never was
+_EXTERNAL = "EXTERNAL_"
+_GOOD = re.compile(r"[A-Za-z0-9_.~+/=@-]{3,128}")
+_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+
+def _token() -> str:
+    while True:
+        made = secrets.token_urlsafe(32)
+        if made[0] not in "-_":  # a leading dash looks like an option to many tools
+            return made
+
+
+def _access_key() -> str:
+    return "trackbed" + "".join(secrets.choice(_ALPHABET) for _ in range(12))
+
+
+_MAKERS: Mapping[str, Callable[[], str]] = {
+    POSTGRES_PASSWORD: _token,
+    S3_ACCESS_KEY: _access_key,
+    S3_SECRET_KEY: _token,
+    JUPYTER_TOKEN: _token,
+}
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """The values by name, and what happened to them on the way.
+
+    ``generated`` were made just now; ``lost`` of these had been made before, so data may still want the old
+    ones; ``changed`` were replaced by the user's; ``repaired`` files were open to others until now.
+    """
+
+    values: Mapping[str, str] = field(repr=False)
+    generated: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    repaired: tuple[Path, ...] = ()
+
+    def __getitem__(self, name: str) -> str:
+        return self.values[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.values
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.values)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return tuple(name for name in NAMES if name not in self.values)
+
+    def render(self, template: str, names: Iterable[str]) -> str:
+        """``template`` with ``{NAME}`` replaced for each of ``names``; every other brace stays as it is."""
+        wanted = tuple(names)
+        for name in wanted:
+            if name not in self.values:
+                raise TrackbedError(f"the secret {name} is missing", "Make it: invoke credentials --init")
+        if not wanted:
+            return template
+        pattern = "|".join(re.escape(name) for name in wanted)
+        return re.sub(rf"\{{({pattern})\}}", lambda found: self.values[found[1]], template)
+
+    def hide(self, text: str) -> str:
+        """``text`` with every secret value replaced by ``***``, for logs and errors of other programs."""
+        for name, value in self.values.items():
+            if name != S3_ACCESS_KEY:
+                text = text.replace(value, "***")
+        return text
+
+
+def load(settings: Settings) -> Credentials:
+    """The secrets there are; makes and changes nothing but too-open modes."""
+    repaired: list[Path] = []
+    folder = settings.folder / FOLDER
+    values: dict[str, str] = {}
+    if os.path.lexists(folder):
+        _close_folder(folder, repaired)
+    for name in NAMES:
+        value = _given(settings, name) or _read(folder / _file(settings, name), repaired)
+        if value:
+            values[name] = value
+    return Credentials(values, repaired=tuple(repaired))
+
+
+def ensure(settings: Settings) -> Credentials:
+    """The secrets, missing ones made, the user's own kept too (later commands need them without the flag)."""
+    folder = settings.folder / FOLDER
+    repaired: list[Path] = []
+    make_folder(settings.folder)
+    make_folder(folder, private=True)
+    _close_folder(folder, repaired)
+    issued = _issued(settings)
+    values: dict[str, str] = {}
+    generated: list[str] = []
+    changed: list[str] = []
+    for name in NAMES:
+        path = folder / _file(settings, name)
+        kept = _read(path, repaired)
+        given = _given(settings, name)
+        if given:
+            if kept != given:
+                write_private(path, given.encode())
+                if kept:
+                    changed.append(name)
+            values[name] = given
+        elif kept:
+            values[name] = kept
+        elif path.name.startswith(_EXTERNAL):
+            raise TrackbedError(f"{name} of the external object store is missing",
+                                f"Put {name}=... into {settings.env_file} (chmod 600 it).")
+        else:
+            values[name] = _make(path, _MAKERS[name](), repaired)
+            generated.append(path.name)
+    now = issued | {_file(settings, name) for name in NAMES}
+    if now != issued:
+        write_private(settings.folder / ISSUED, "".join(f"{name}\n" for name in sorted(now)).encode())
+    return Credentials(values, tuple(generated), tuple(name for name in generated if name in issued),
+                       tuple(changed), tuple(repaired))
+
+
+def forget(settings: Settings) -> None:
+    """Delete every secret of the project: for when its data are deleted."""
+    folder = settings.folder / FOLDER
+    try:
+        if folder.is_dir() and not folder.is_symlink():
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+        (settings.folder / ISSUED).unlink(missing_ok=True)
+    except OSError as error:
+        raise TrackbedError(f"{error.filename}: {error.strerror}",
+                            "Delete it by hand, then run this again.") from None
+
+
+def _given(settings: Settings, name: str) -> str:
+    value: str = getattr(settings, BY_NAME[name].field)
+    return value
+
+
+def _file(settings: Settings, name: str) -> str:
+    """The file of a secret; keys of a store that is not ours must never become our own store's."""
+    external = settings.object_store == "external" and name.startswith("S3_")
+    return _EXTERNAL + name if external else name
+
+
+def _issued(settings: Settings) -> set[str]:
+    try:
+        return set((settings.folder / ISSUED).read_text(encoding="utf-8", errors="replace").split())
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise TrackbedError(f"{settings.folder / ISSUED}: {error.strerror}",
+                            "Run as the user who made it, or make it yours with chown.") from None
+
+
+def _close_folder(folder: Path, repaired: list[Path]) -> None:
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise TrackbedError(f"{folder} is not a folder of Trackbed's (a link or a file)",
+                            f"Move it away: mv {folder} {folder}.old")
+    if os.geteuid() not in (0, found.st_uid):
+        raise TrackbedError(f"{folder} belongs to another user (uid {found.st_uid})",
+                            "Run as that user, or choose a folder of your own with --state-dir.")
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
+        repaired.append(folder)
+
+
+def _read(path: Path, repaired: list[Path]) -> str:
+    """The secret in a file; "" when there is none (or the file is empty). Closes a file others may read."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise TrackbedError(f"{path} is a link; a secret has to be a file of its own",
+                                f"Replace it: cp --remove-destination $(readlink -f {path}) {path}") from None
+        raise TrackbedError(f"{path}: {error.strerror}",
+                            "Run as the user who made it, or make it yours with chown.") from None
+    with os.fdopen(handle, "rb") as stream:
+        found = os.fstat(stream.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise TrackbedError(f"{path} is not a file", f"Move it away: mv {path} {path}.old")
+        if os.geteuid() not in (0, found.st_uid):
+            raise TrackbedError(f"{path} belongs to another user (uid {found.st_uid})",
+                                "Run as that user, or choose a folder of your own with --state-dir.")
+        if found.st_mode & 0o077:
+            os.fchmod(stream.fileno(), 0o600)
+            repaired.append(path)
+        value = stream.read(4096).decode("ascii", "replace").strip()
+    if value and not _GOOD.fullmatch(value):
+        raise TrackbedError(f"{path} does not hold a secret (3 to 128 plain characters); it is damaged",
+                            f"Restore it, or move it away to get a new one: mv {path} {path}.broken")
+    return value
+
+
+def _make(path: Path, value: str, repaired: list[Path]) -> str:
+    """Create the file with ``value``, whole; if another was faster, take its value."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    write_private(temporary, value.encode())
+    try:
+        for _ in range(2):
+            try:
+                os.link(temporary, path)  # fails if the file is there: never overwrites a secret
+                return value
+            except FileExistsError:
+                kept = _read(path, repaired)
+                if kept:
+                    return kept
+                path.unlink()  # empty: left by a full disk
+            except OSError:
+                break  # a file system without hard links
+        os.replace(temporary, path)
+        return value
+    except OSError as error:
+        raise TrackbedError(f"{path}: {error.strerror}",
+                            "Mend that, then run the same command again.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
