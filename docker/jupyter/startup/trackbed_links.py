@@ -93,8 +93,8 @@ class Links:
                 try:
                     self._waiting[name](module)
                     del self._waiting[name]
-                except (AttributeError, KeyError):  # half imported, another thread was here, or another MLflow
-                    pass
+                except (AttributeError, KeyError):
+                    pass  # half imported, another thread was first, or another MLflow
         return False
 
     def request_headers(self):

@@ -1,0 +1,170 @@
+"""The environment check: a run logged from the notebook, looked for in every place it should have reached."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Engine, ExecResult, Sink
+from helpers.errors import TrackbedError
+
+SCRIPT = Path(__file__).parent / "probes" / "notebook_check.py"
+USER = "mlflow"
+SKIPPED = "skipped: an earlier check failed"
+ROWS = ("run in PostgreSQL", "parameters in PostgreSQL", "metrics in PostgreSQL", "tag in PostgreSQL")
+OBJECT = "object in the store"
+TIDIED = "check run deleted"
+
+# one statement, one JSON object; the id is checked to be hexadecimal before it gets in here
+SQL = """SELECT json_build_object(
+ 'run', (SELECT status FROM runs WHERE run_uuid = '{run}'),
+ 'params', (SELECT json_object_agg(key, value) FROM params WHERE run_uuid = '{run}'),
+ 'metrics', (SELECT json_object_agg(key, n)
+             FROM (SELECT key, count(*) AS n FROM metrics WHERE run_uuid = '{run}' GROUP BY key) AS m),
+ 'tags', (SELECT json_object_agg(key, value) FROM tags WHERE run_uuid = '{run}' AND key LIKE 'trackbed.%'))"""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One line of the report."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+    seconds: float = 0.0
+
+
+def run_check(engine: Engine, sink: Sink) -> list[CheckResult]:
+    """Log a run from inside the notebook, then look for its rows and its object; tidies up after itself."""
+    sink.step("Logging a run from inside the notebook")
+    results, run = _in_notebook(engine)
+    complete = "artifact_path" in run
+    if complete:
+        sink.step("Looking for the run in PostgreSQL and for its artifact in the object store")
+        results += _rows(engine, run)
+        results.append(_object(engine, run))
+    else:
+        results += [CheckResult(name, False, SKIPPED) for name in (*ROWS, OBJECT)]
+    if run:
+        results.append(_tidy(engine, str(run["run_id"])))
+    return results
+
+
+def database(engine: Engine) -> str:
+    """The database the tracking server is pointed to."""
+    uri = engine.plan().part(MLFLOW).environment.get("MLFLOW_BACKEND_STORE_URI", "")
+    return unquote(urlsplit(uri).path.lstrip("/")) or "mlflow"
+
+
+def _exec(engine: Engine, part: str, argv: tuple[str, ...], stdin: bytes | None = None) -> ExecResult:
+    """``engine.exec`` with an engine's refusal as a failed command: a check reports, it does not raise."""
+    try:
+        return engine.exec(part, argv, stdin=stdin, timeout=180)
+    except TrackbedError as error:
+        return ExecResult(1, "", error.message)
+
+
+def _last_line(result: ExecResult) -> str:
+    lines = [line.strip() for line in (result.stderr or result.stdout).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else f"exit code {result.code}, nothing printed"
+
+
+def _json_lines(text: str) -> list[dict[str, Any]]:
+    """The JSON objects among the lines; whatever a start-up file of the notebook prints is passed over."""
+    found = []
+    for line in text.splitlines():
+        if line.startswith("{"):
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict):
+                found.append(value)
+    return found
+
+
+def _in_notebook(engine: Engine) -> tuple[list[CheckResult], Mapping[str, Any]]:
+    began = time.monotonic()
+    done = _exec(engine, JUPYTER, ("python", "-"), SCRIPT.read_bytes())
+    results: list[CheckResult] = []
+    run: Mapping[str, Any] = {}
+    for line in _json_lines(done.stdout):
+        if "check" in line:
+            results.append(CheckResult(str(line["check"]), line.get("ok") is True,
+                                       str(line.get("detail", "")), float(line.get("seconds", 0))))
+        elif re.fullmatch(r"[0-9a-f]{32}", str(line.get("run_id", ""))):
+            run = line
+    if not results or (done.code != 0 and all(result.ok for result in results)):
+        results.append(CheckResult("Python runs in the notebook's environment", False, _last_line(done),
+                                   time.monotonic() - began))
+        run = {} if "artifact_path" in run else run
+    elif all(result.ok for result in results) and "artifact_path" not in run:
+        results.append(CheckResult("the check tells its run", False, _last_line(done)))
+    return results, run
+
+
+def _rows(engine: Engine, run: Mapping[str, Any]) -> list[CheckResult]:
+    began = time.monotonic()
+    name = database(engine)
+    done = _exec(engine, POSTGRES, ("psql", "-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", USER, "-d", name,
+                                    "-c", " ".join(SQL.format(run=run["run_id"]).split())))
+    seconds = time.monotonic() - began
+    found = _json_lines(done.stdout)
+    if done.code != 0 or not found:
+        return [CheckResult(ROWS[0], False, _last_line(done), seconds),
+                *(CheckResult(row, False, SKIPPED) for row in ROWS[1:])]
+    row = found[0]
+    where = f"database {name}"
+    state, params = row.get("run"), row.get("params") or {}
+    metrics, tags = row.get("metrics") or {}, row.get("tags") or {}
+    return [
+        _compare(ROWS[0], state, "FINISHED", f"{where}, run {run['run_id']}", seconds),
+        _compare(ROWS[1], params, run.get("params"), f"{where}, {len(params)} rows"),
+        _compare(ROWS[2], metrics, run.get("metrics"), f"{where}, {sum(metrics.values())} rows"),
+        _compare(ROWS[3], tags, run.get("tags"), f"{where}, {len(tags)} row{'s' * (len(tags) != 1)}"),
+    ]
+
+
+def _compare(name: str, got: object, expected: object, detail: str, seconds: float = 0.0) -> CheckResult:
+    if got is None or got == {}:
+        return CheckResult(name, False, "not there", seconds)
+    if got != expected:
+        return CheckResult(name, False, f"logged {expected!r}, found {got!r}", seconds)
+    return CheckResult(name, True, detail, seconds)
+
+
+def _object(engine: Engine, run: Mapping[str, Any]) -> CheckResult:
+    began = time.monotonic()
+    path = str(run["artifact_path"])
+    done = _exec(engine, MLFLOW, ("trackbed-mlflow", "object", path))
+    seconds = time.monotonic() - began
+    if done.code != 0:
+        return CheckResult(OBJECT, False, _last_line(done), seconds)
+    try:
+        start = done.stdout.index("[")
+        objects = json.loads(done.stdout[start:])
+        sizes = {str(item.get("key") or item["path"]): int(item["size"]) for item in objects}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return CheckResult(OBJECT, False, f"not a list of objects: {_last_line(done)}", seconds)
+    for key, size in sizes.items():
+        if key == path or key.endswith("/" + path):
+            if size != run.get("size"):
+                detail = f"{key}: {size} bytes instead of {run.get('size')}"
+                return CheckResult(OBJECT, False, detail, seconds)
+            return CheckResult(OBJECT, True, f"{key}, {size} bytes", seconds)
+    return CheckResult(OBJECT, False, f"no object {path}", seconds)
+
+
+def _tidy(engine: Engine, run_id: str) -> CheckResult:
+    began = time.monotonic()
+    done = _exec(engine, JUPYTER, ("python", "-", "--delete", run_id), SCRIPT.read_bytes())
+    lines = [line for line in _json_lines(done.stdout) if "check" in line]
+    ok = done.code == 0 and bool(lines) and lines[-1].get("ok") is True
+    detail = str(lines[-1].get("detail", "")) if lines else _last_line(done)
+    return CheckResult(TIDIED, ok, detail, time.monotonic() - began)
