@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 FAILED = 1
 BAD_SETTING = 2
 INTERRUPTED = 130
@@ -49,3 +51,8 @@ class Interrupted(TrackbedError):
     """Ctrl-C or SIGTERM; what was started stays and the next ``up`` goes on from there."""
 
     code = INTERRUPTED
+
+
+def traceback_wanted() -> bool:
+    """TRACKBED_TRACEBACK=1 asks for Python's own report instead of a message."""
+    return os.environ.get("TRACKBED_TRACEBACK", "") not in ("", "0")

@@ -8,7 +8,7 @@ from pathlib import Path
 from helpers.engines.base import JUPYTER, Engine, Health, Mount, PartSpec, Port, State
 from helpers.errors import TrackbedError
 from helpers.settings import Settings
-from helpers.stack import TITLES, notebook_environment
+from helpers.stack import TITLES, local_host, notebook_environment
 
 UID = 1000  # jovyan, of the docker-stacks images
 GID = 100  # users: may write the image's home whatever the uid
@@ -80,11 +80,11 @@ def container_spec(settings: Settings) -> PartSpec:
     )
 
 
-def url(engine: Engine, token: str) -> str:
+def url(engine: Engine, settings: Settings, token: str) -> str:
     """The one line to paste into a browser: the published port of the running notebook. TrackbedError if it is down."""
     for status in engine.parts():
         if status.name == JUPYTER:
             if status.state in (State.MISSING, State.EXITED) or not status.ports:
                 break
-            return f"http://localhost:{status.ports[0].published}/lab?token={token}"
+            return f"http://{local_host(settings)}:{status.ports[0].published}/lab?token={token}"
     raise TrackbedError("JupyterLab is not running", "`invoke up` starts it")

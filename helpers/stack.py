@@ -47,9 +47,14 @@ def cors_origins(settings: Settings) -> str:
     return ",".join(f"http://{name}:{settings.mlflow_port}" for name in public_names(settings))
 
 
+def local_host(settings: Settings) -> str:
+    """The bind address as a browser on this machine (or at the end of a tunnel) is told it."""
+    return "localhost" if settings.bind_address == "127.0.0.1" else settings.bind_address
+
+
 def browser_url(settings: Settings) -> str:
     """MLflow as the user's browser reaches it: directly on this machine, or through the printed ``ssh -L`` line."""
-    return f"http://localhost:{settings.mlflow_port}"
+    return f"http://{local_host(settings)}:{settings.mlflow_port}"
 
 
 def notebook_environment(settings: Settings, tracking_uri: str) -> dict[str, str]:

@@ -26,7 +26,7 @@ class System:
 
     def credentials(self) -> Credentials:
         if self._credentials is None:
-            self._credentials = ensure(self.settings, self.state.existed)
+            self._credentials = ensure(self.settings)
         return self._credentials
 
     def credentials_digest(self) -> str:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import IO, ClassVar, Protocol
 
+from helpers.settings import Settings
+
 POSTGRES = "postgres"
 STORE = "store"
 BUCKET = "bucket"
@@ -263,6 +265,7 @@ class Engine(Protocol):
     """Where the parts run. Made from settings by ``select``; cheap to make, does nothing until asked."""
 
     name: ClassVar[str]
+    settings: Settings
 
     def availability(self) -> Availability:
         """Can it be used, and if not, why and how to fix it."""
@@ -272,6 +275,9 @@ class Engine(Protocol):
 
     def prepare(self, sink: Sink) -> tuple[str, ...]:
         """Make what parts are made from (images, venvs) where missing or outdated; gives what was made."""
+
+    def fingerprint(self) -> str:
+        """A hash of all that the parts are made from; another one means that ``start`` has work to do."""
 
     def unchanged(self) -> bool:
         """True when every part runs exactly as ``plan`` says, so that ``up`` has only to look."""

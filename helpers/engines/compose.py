@@ -204,9 +204,6 @@ class DockerEngine:
             target, _, options = entry.partition(":")
             mounts.append(Mount("tmpfs", "", target, options=options))
         names = {9000: "s3", 9001: "console", 8000: "http"}
-        check = service.get("healthcheck") or {}
-        test = check.get("test") or []
-        argv = tuple(test[1:]) if test[:1] == ["CMD"] else ("sh", "-c", *test[1:])
         networks = self.model()["networks"]
         return PartSpec(
             name=name, title=stack.TITLES[name], container=f"{self.settings.project}-{name}-1", hostname=name,
@@ -220,10 +217,7 @@ class DockerEngine:
             mounts=tuple(mounts), networks=tuple(networks[n]["name"] for n in service.get("networks", {})),
             user=service.get("user", ""), read_only=bool(service.get("read_only")),
             cap_drop=tuple(service.get("cap_drop", ())), security_opt=tuple(service.get("security_opt", ())),
-            health=Health(argv, *(_seconds(check.get(k, d)) for k, d in
-                                  (("interval", "10s"), ("timeout", "5s"))), int(check.get("retries", 5)),
-                          *(_seconds(check.get(k, d)) for k, d in
-                            (("start_period", "0s"), ("start_interval", "5s")))) if test else None,
+            health=_health(service.get("healthcheck")),
             shm_size=str(service.get("shm_size", "")), restart=service.get("restart", ""),
             stop_signal=service.get("stop_signal", ""),
             stop_grace=int(_seconds(service.get("stop_grace_period", "10s"))),
@@ -424,7 +418,8 @@ class DockerEngine:
         """Create missing volumes, set owners, write the secret files. True when the database's volume was there."""
         existing = self.api.volumes(v.name for v in self.volumes())
         labels = {f"{LABEL}.instance": self.system.state.instance, f"{LABEL}.project": self.settings.project}
-        roots, files = {}, {}
+        roots: dict[str, tuple[int, int, int]] = {}
+        files: dict[str, list[FileEntry]] = {}
         for volume in self.volumes():
             if volume.name not in existing:
                 self.api.create_volume(volume.name, labels)
@@ -642,6 +637,18 @@ def _seconds(text: str | float) -> float:
         return float(text)
     units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
     return sum(float(n) * units[u] for n, u in re.findall(r"([\d.]+)(ms|s|m|h)", text))
+
+
+def _health(check: Mapping[str, Any] | None) -> Health | None:
+    """A Compose health check as data; None for a service without one."""
+    if not check:
+        return None
+    test = check["test"]
+    return Health(
+        argv=tuple(test[1:]) if test[0] == "CMD" else ("sh", "-c", *test[1:]),
+        interval=_seconds(check.get("interval", "10s")), timeout=_seconds(check.get("timeout", "5s")),
+        retries=int(check.get("retries", 5)), start_period=_seconds(check.get("start_period", "0s")),
+        start_interval=_seconds(check.get("start_interval", "5s")))
 
 
 def _last_line(text: str) -> str:

@@ -69,6 +69,10 @@ class EmbeddedEngine:
     def artifacts(self) -> Path:
         return self.folder / "artifacts"
 
+    @property
+    def _startup(self) -> Path:
+        return self.folder / "app" / "startup"
+
     def _run_folder(self) -> Path:
         """Where the sockets are. Not XDG_RUNTIME_DIR: that goes away when the user logs out."""
         own = self.folder / "run"
@@ -176,6 +180,7 @@ class EmbeddedEngine:
                          **common, **stack.notebook_environment(settings, tracking),
                          "PATH": f"{found[JUPYTER].folder / 'bin'}:{os.environ.get('PATH', os.defpath)}",
                          "VIRTUAL_ENV": str(found[JUPYTER].folder),
+                         "PYTHONPATH": str(self._startup),  # MLflow finds the plugin for its links there
                          "JUPYTER_TOKEN_FILE": str(self.folder / "secrets" / "jupyter-token"),
                          # the user's own Jupyter settings stay out: they may hold a password or another port
                          "JUPYTER_CONFIG_DIR": str(jupyter / "config"), "JUPYTER_DATA_DIR": str(jupyter / "data"),
@@ -285,7 +290,9 @@ class EmbeddedEngine:
         spec = self.plan().part(part)
         environment = {**spec.environment, "PGHOST": str(self.run_folder)}
         environment.setdefault("PATH", os.environ.get("PATH", os.defpath))
-        stream: dict[str, Any] = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin or subprocess.DEVNULL}
+        stream: dict[str, Any] = {"stdin": stdin or subprocess.DEVNULL}
+        if isinstance(stdin, bytes):
+            stream = {"input": stdin}
         try:
             done = subprocess.run(self._translate(part, argv), capture_output=True, env=environment, timeout=timeout,
                                   cwd=spec.working_dir if Path(spec.working_dir).is_dir() else "/", check=False,
@@ -378,17 +385,15 @@ class EmbeddedEngine:
 
     def _files(self) -> None:
         """What the processes read: the server's entry, the notebook's start-up files, the secrets."""
+        # copies: the clone may lie where the parts' user cannot look, and may go away while they run
+        startup = stack.JUPYTER_FOLDER / "startup"
         copies = [(stack.MLFLOW_FOLDER / "start.py", self.folder / "app" / "start.py")]
-        startup = self.folder / "jupyter" / "ipython" / "profile_default" / "startup"
-        startup.mkdir(parents=True, exist_ok=True)
-        for path in sorted((stack.JUPYTER_FOLDER / "startup").glob("*.py")):
-            copies.append((path, startup / path.name))
+        copies += [(p, self._startup / p.relative_to(startup)) for p in sorted(startup.rglob("*"))
+                   if p.is_file() and "__pycache__" not in p.parts]
         for source, target in copies:
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
             target.write_bytes(source.read_bytes())
             target.chmod(0o644)
-            self._own(target)
-        for folder in (startup, startup.parent, startup.parent.parent):
-            self._own(folder)
         credentials = self.system.credentials()
         for secret in self._secret_files():
             path = Path(secret.volume) / secret.path

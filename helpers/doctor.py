@@ -1,0 +1,237 @@
+"""Looking before anything is started: checks with findings and fixes. ``preflight`` is the part that stops ``up``."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from helpers import addresses, notebook
+from helpers.engines import select
+from helpers.engines.base import Availability, Engine, PartStatus, Port
+from helpers.engines.compose import DockerEngine
+from helpers.engines.docker_api import LABEL
+from helpers.errors import TrackbedError
+from helpers.settings import Settings
+from helpers.system import System, existing
+
+GIB = 1 << 30
+# What a first start needs on disk: images or venvs, a database, room for a first artifact.
+DISK_NEEDED = {"docker": 6 * GIB, "embedded": 3 * GIB}
+DISK_LEAST = GIB // 2
+MEMORY_NEEDED = 3 * GIB
+
+
+class Level(StrEnum):
+    """How much a finding matters: ``error`` stops ``up``."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: what was found and, unless all is well, what to type."""
+
+    level: Level
+    check: str
+    detail: str
+    fix: str = ""
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:.1f} GiB"
+
+
+def check_ports(settings: Settings, planned: Iterable[tuple[str, Port]], statuses: Iterable[PartStatus],
+                owners: dict[int, str] | None = None) -> list[Finding]:
+    """Every port the parts publish: free, ours, or taken by whom. ``owners`` knows containers by port."""
+    ours = {(p.address, p.published) for s in statuses for p in s.ports}
+    names = {"mlflow:http": "MLFLOW_PORT", "jupyter:http": "JUPYTER_PORT", "store:s3": "S3_PORT",
+             "store:console": "S3_CONSOLE_PORT"}
+    found = []
+    for part, port in planned:
+        if not port.published or (port.address, port.published) in ours \
+                or addresses.is_free(port.address, port.published):
+            continue
+        setting = names.get(f"{part}:{port.name}", "")
+        who = (owners or {}).get(port.published) or str(addresses.holder(port.published))
+        taken = {p.published for _, p in planned}
+        free = addresses.next_free(port.address, port.published + 1, taken)
+        found.append(Finding(Level.ERROR, "ports", f"port {port.published} ({setting}) is taken by {who}",
+                             f"stop it, or choose another: --{setting.lower().replace('_', '-')}={free}"))
+    return found
+
+
+def _container_ports(engine: Engine) -> dict[int, str]:
+    """Published ports of containers that are not ours, by the container's name."""
+    if not isinstance(engine, DockerEngine):
+        return {}
+    project = engine.settings.project
+    return {p.published: f"container {c.name}" for c in engine.api.containers()
+            if project not in (c.labels.get("com.docker.compose.project"), c.labels.get(f"{LABEL}.project"))
+            for p in c.ports}
+
+
+def check_disk(engine: Engine, fresh: bool) -> Finding:
+    """Free space where the parts keep their data."""
+    facts = engine.host_facts()
+    text = f"{_size(facts.disk_free)} free at {facts.disk_path}"
+    if facts.disk_free < DISK_LEAST:
+        return Finding(Level.ERROR, "disk", text, "free some: PostgreSQL stops when the disk is full")
+    if fresh and facts.disk_free < DISK_NEEDED[engine.name]:
+        return Finding(Level.ERROR, "disk", f"{text}; a first start needs {_size(DISK_NEEDED[engine.name])}",
+                       "free some, or set STATE_DIR (embedded) or Docker's data-root to a larger disk")
+    return Finding(Level.OK, "disk", text)
+
+
+def preflight(engine: Engine, settings: Settings) -> None:
+    """What would make ``up`` fail half-way, found before it touches anything. Raises TrackbedError."""
+    statuses = engine.parts()
+    planned = [(spec.name, port) for spec in engine.plan().parts for port in spec.ports]
+    findings = check_ports(settings, planned, statuses, _container_ports(engine))
+    fresh = not engine.data()
+    findings.append(check_disk(engine, fresh))
+    wrong = [f for f in findings if f.level is Level.ERROR]
+    if wrong:
+        raise TrackbedError("; ".join(f.detail for f in wrong), "; ".join(f.fix for f in wrong))
+
+
+def install_lines(release: str) -> str:
+    """How to get a Docker engine on this distribution, or how to repair it."""
+    fields = dict(line.split("=", 1) for line in release.splitlines() if "=" in line)
+    distribution = fields.get("ID", "").strip('"')
+    like = fields.get("ID_LIKE", "").strip('"').split()
+    if distribution in ("debian", "ubuntu") or "debian" in like:
+        return "curl -fsSL https://get.docker.com | sudo sh && sudo usermod -aG docker $USER, then log in again"
+    if distribution in ("fedora", "rhel", "centos", "rocky", "almalinux") or {"rhel", "fedora"} & set(like):
+        return ("sudo dnf config-manager addrepo --from-repofile=https://download.docker.com/linux/fedora/"
+                "docker-ce.repo && sudo dnf install docker-ce docker-compose-plugin && "
+                "sudo systemctl enable --now docker && sudo usermod -aG docker $USER, then log in again")
+    if distribution == "arch" or "arch" in like:
+        return ("sudo pacman -S docker docker-compose docker-buildx && sudo systemctl enable --now docker && "
+                "sudo usermod -aG docker $USER, then log in again")
+    return "https://docs.docker.com/engine/install/"
+
+
+def _check_docker(found: Availability, system: System) -> Finding:
+    if found.usable:
+        return Finding(Level.OK, "docker", found.reason)
+    kept = system.state.engine == "docker" or system.settings.engine == "docker"
+    level = Level.ERROR if found.present or kept else Level.WARNING
+    try:
+        release = Path("/etc/os-release").read_text()
+    except OSError:
+        release = ""
+    fix = found.fix if found.present else install_lines(release)
+    return Finding(level, "docker", found.reason,
+                   f"{fix}; without it: --engine=embedded, which has {select.LACKS}")
+
+
+def _check_platform() -> list[Finding]:
+    found = []
+    if sys.platform.startswith("win"):
+        found.append(Finding(Level.ERROR, "platform", "Windows", "use WSL2"))
+    elif platform.machine() not in ("x86_64", "AMD64"):
+        found.append(Finding(Level.WARNING, "platform", f"{platform.system()} {platform.machine()}",
+                             "expected to work, but not tested"))
+    else:
+        found.append(Finding(Level.OK, "platform", f"{platform.system()} {platform.machine()}, "
+                             f"Python {platform.python_version()}"))
+    if shutil.which("podman") and os.path.realpath(shutil.which("docker") or "") == \
+            os.path.realpath(shutil.which("podman") or "-"):
+        found.append(Finding(Level.ERROR, "platform", "docker is Podman here, which is not supported yet",
+                             "install docker-ce, or use --engine=embedded"))
+    return found
+
+
+def _check_memory(engine: Engine) -> Finding:
+    facts = engine.host_facts()
+    text = f"{_size(facts.memory_available)} of {_size(facts.memory)} available"
+    if facts.memory and facts.memory_available < MEMORY_NEEDED:
+        return Finding(Level.WARNING, "memory", text, f"the system wants {_size(MEMORY_NEEDED)}; "
+                       "MLFLOW_WORKERS=1 needs less")
+    return Finding(Level.OK, "memory", text)
+
+
+def _check_mtu(engine: Engine) -> Finding:
+    interface, mtu = addresses.uplink()
+    if not interface:
+        return Finding(Level.OK, "network", "no default route: only this machine can reach the system")
+    if mtu and mtu < 1500 and engine.name == "docker":
+        return Finding(Level.OK, "network", f"uplink {interface} has MTU {mtu}; the networks are made with the same "
+                       "(larger packets would hang TLS in containers)")
+    return Finding(Level.OK, "network", f"uplink {interface}, MTU {mtu or 'unknown'}")
+
+
+def _check_leftovers(system: System, engine: Engine) -> list[Finding]:
+    """Data of this project that another engine made, or containers of this name that are not ours."""
+    found = []
+    kept = system.state.engine
+    if engine.name == "docker" and (system.settings.folder / "embedded").exists() and kept != "embedded":
+        found.append(Finding(Level.WARNING, "leftovers",
+                             f"{system.settings.folder / 'embedded'} holds data of the embedded engine",
+                             "--engine=embedded shows it; remove the folder when it is not wanted"))
+    if isinstance(engine, DockerEngine):
+        try:
+            engine.check_foreign()
+        except TrackbedError as error:
+            found.append(Finding(Level.ERROR, "leftovers", error.message, error.hint))
+        if not kept and engine.data():
+            found.append(Finding(Level.WARNING, "leftovers", "volumes of this project are there without its state",
+                                 "`invoke up --adopt` takes them over"))
+    return found or [Finding(Level.OK, "leftovers", "none")]
+
+
+def _check_permissions(settings: Settings) -> Finding:
+    for path, name in ((settings.folder, "STATE_DIR"), (settings.workspace, "WORKSPACE")):
+        there = existing(path)
+        if not os.access(there, os.W_OK | os.X_OK):
+            return Finding(Level.ERROR, "permissions", f"{there} is not writable ({name}={path})",
+                           f"chown it, or set {name} to a folder of yours")
+    owner = notebook.workspace_owner(settings)
+    return Finding(Level.OK, "permissions", f"the notebook writes to {settings.workspace} as uid {owner}")
+
+
+def examine(system: System) -> list[Finding]:
+    """Everything, for `invoke doctor`; nothing is changed. Never raises for what it finds."""
+    settings = system.settings
+    found = _check_platform()
+    docker = select.make(system, "docker") if settings.object_store != "folder" else None
+    if docker is not None and settings.engine != "embedded" and system.state.engine != "embedded":
+        found.append(_check_docker(docker.availability(), system))
+    try:
+        choice = select.choose(system)
+    except TrackbedError as error:
+        if not any(f.level is Level.ERROR for f in found):
+            found.append(Finding(Level.ERROR, "engine", error.message, error.hint))
+        return [*found, _check_permissions(settings)]
+    engine = choice.engine
+    found.append(Finding(Level.OK, "engine", f"{engine.name}" + (" (holds this project's data)"
+                                                                if system.state.engine else "")))
+    found.append(check_disk(engine, fresh=not engine.data()))
+    found.append(_check_memory(engine))
+    try:
+        planned = [(spec.name, port) for spec in engine.plan().parts for port in spec.ports]
+        ports = check_ports(engine.settings, planned, engine.parts(), _container_ports(engine))
+        found += ports or [Finding(Level.OK, "ports", ", ".join(str(p.published) for _, p in planned))]
+    except TrackbedError as error:
+        found.append(Finding(Level.ERROR, "ports", error.message, error.hint))
+    found.append(_check_mtu(engine))
+    found += _check_leftovers(system, engine)
+    found.append(_check_permissions(engine.settings))
+    if isinstance(engine, DockerEngine):
+        version = str(engine.api.version()["Version"])
+        if int(version.split(".")[0]) < 28:
+            found.append(Finding(Level.WARNING, "neighbours", f"Docker {version}: before 28, machines on the same "
+                                 "network can reach ports published on 127.0.0.1", "upgrade to Docker 28 or newer"))
+    address = addresses.machine_address(settings.public_address)
+    found.append(Finding(Level.OK, "address", f"this machine is {address}"
+                         + ("; reached over ssh" if addresses.is_remote_session() else "")))
+    return found

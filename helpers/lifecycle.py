@@ -1,0 +1,217 @@
+"""What the tasks do, one function each: load, up, down, status, by-hand preparation. No printing, no Invoke."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers import credentials, doctor, envfile, images, readiness, stack, state
+from helpers.engines import select
+from helpers.engines.base import JUPYTER, MLFLOW, STORE, DataItem, Engine, PartStatus, Sink, State
+from helpers.engines.compose import DockerEngine
+from helpers.errors import EngineUnavailable, SettingError, TrackbedError
+from helpers.settings import Settings, default_state_dir
+from helpers.spelling import did_you_mean, nearest
+from helpers.system import System
+
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the status table. ``memory`` in bytes, 0 unknown."""
+
+    status: PartStatus
+    title: str
+    urls: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What ``up`` and ``status`` tell about a system."""
+
+    engine: str
+    settings: Settings
+    rows: tuple[Row, ...]
+    changed: tuple[str, ...] = ()
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(p.published for row in self.rows for p in row.status.ports if p.published))
+
+
+def load(flags: Mapping[str, str | None]) -> System:
+    """The system that flags, environment, .env and its own memory describe. Starts nothing."""
+    settings = Settings.load(flags, os.environ, stack.ROOT / ".env")
+    return System(settings, state.State.load(settings.folder))
+
+
+@contextmanager
+def changing(system: System, notice: Notice) -> Iterator[None]:
+    """Hold the project's lock and see its state as the last holder left it."""
+    with state.lock(system.settings.folder / state.LOCK, on_wait=notice):
+        fresh = state.State.load(system.settings.folder)
+        system.state = fresh
+        yield
+
+
+def _claim(system: System, engine: Engine) -> None:
+    """One clone at a time changes a running system: another one is told where it lives."""
+    other = system.state.clone
+    here = str(system.settings.clone)
+    if not other or other == here or not Path(other, "tasks.py").exists():
+        return
+    if any(s.state is not State.MISSING for s in engine.parts()):
+        raise TrackbedError(f"project {system.settings.project} runs from another clone, {other}",
+                            "work there, or `invoke down` first to move it here, or start a second system with "
+                            "--project=NAME and other ports")
+
+
+def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overview:
+    """Bring everything up and return when it is usable; a no-op that only looks when nothing changed."""
+    with changing(system, notice):
+        choice = select.choose(system)
+        engine = choice.engine
+        settings = engine.settings
+        _claim(system, engine)
+        if system.state.existed and engine.unchanged():
+            readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=False)
+            return overview(engine, settings)
+        if choice.notice:
+            notice(choice.notice)
+        if isinstance(engine, DockerEngine):
+            if adopt and (owner := engine.adopt()):
+                system.state.instance = owner
+            engine.check_foreign()
+        doctor.preflight(engine, settings)
+        system.state.engine, system.state.clone = engine.name, str(settings.clone)
+        system.state.remember(settings.told)
+        system.state.applied = {"hash": "", "identities": {}}
+        system.state.save()  # before anything carries the instance id
+        engine.prepare(sink)
+        _write_env(engine, settings)
+        report = engine.start(sink)
+        sink.step("waiting until everything is usable")
+        readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=bool(report.changed))
+        seen = overview(engine, settings, report.changed)
+        system.state.applied = {"hash": engine.fingerprint(),
+                                "identities": {row.status.name: row.status.identity for row in seen.rows}}
+        system.state.save()
+        return seen
+
+
+def _names(engine: Engine) -> tuple[str, ...]:
+    return tuple(s.name for s in engine.parts())
+
+
+def _write_env(engine: Engine, settings: Settings) -> None:
+    """Keep the managed block of .env: what a bare `docker compose` in the clone needs, and where the state is."""
+    managed: dict[str, str] = {}
+    if isinstance(engine, DockerEngine):
+        managed = engine.compose_environment()
+    elif settings.project != "trackbed":
+        managed["COMPOSE_PROJECT_NAME"] = settings.project
+    if settings.state_dir != default_state_dir():
+        managed["TRACKBED_STATE_DIR"] = str(settings.state_dir)
+    if managed or settings.env_file.exists():
+        envfile.write_managed_block(settings.env_file, managed)
+
+
+def initialise(system: System, sink: Sink, notice: Notice) -> Engine:
+    """Everything but the start, for those who use Compose by hand: images, volumes, secrets, .env."""
+    with changing(system, notice):
+        engine = select.choose(system).engine
+        if not isinstance(engine, DockerEngine):
+            raise TrackbedError("--init prepares a system for `docker compose`; this one is embedded",
+                                "`invoke up` makes what it needs by itself")
+        engine.check_foreign()
+        system.state.engine, system.state.clone = engine.name, str(system.settings.clone)
+        system.state.remember(system.settings.told)
+        system.state.save()
+        engine.prepare(sink)
+        engine.make_volumes()
+        _write_env(engine, system.settings)
+        return engine
+
+
+def down(system: System, sink: Sink, notice: Notice) -> tuple[str, ...]:
+    """Stop the parts, the notebook first; data stay. Gives what was stopped."""
+    if not system.state.existed:
+        return ()
+    with changing(system, notice):
+        engine = select.current(system)
+        stopped = engine.stop(sink)
+        system.state.clone = ""
+        system.state.applied = {"hash": "", "identities": {}}
+        system.state.save()
+        return stopped
+
+
+def data(system: System) -> tuple[DataItem, ...]:
+    """What ``delete_data`` would delete."""
+    return select.current(system).data() if system.state.existed else ()
+
+
+def delete_data(system: System, sink: Sink, notice: Notice) -> None:
+    """Delete the data of a stopped system, its secrets and its memory. The workspace stays: it is the user's."""
+    with changing(system, notice):
+        select.current(system).remove_data(sink)
+        credentials.forget(system.settings)
+        (system.settings.folder / state.FILE).unlink(missing_ok=True)
+
+
+def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), detail: bool = False) -> Overview:
+    """The state of every part with the URLs a browser can use."""
+    host = stack.local_host(settings)
+    rows = []
+    for status in engine.parts(detail):
+        urls = tuple(f"http://{host}:{p.published}" + ("/lab" if status.name == JUPYTER else "")
+                     for p in sorted(status.ports, key=lambda p: p.target) if p.published)
+        title = stack.TITLES[status.name]
+        if status.name == STORE:
+            title = {"minio": "MinIO", "versitygw": "VersityGW"}.get(settings.object_store, title)
+        rows.append(Row(status, title, urls))
+    return Overview(engine.name, settings, tuple(rows), changed)
+
+
+def status(system: System) -> Overview:
+    """What is there now, of a system that may be down."""
+    engine = select.current(system)
+    return overview(engine, engine.settings, detail=True)
+
+
+def running(system: System) -> Engine:
+    """The engine of a system that was started, for commands that need one."""
+    if not system.state.existed or not system.state.engine:
+        raise TrackbedError(f"there is no system {system.settings.project} yet", "`invoke up` makes one")
+    return select.current(system)
+
+
+def environment(view: Overview, token: str = "") -> list[tuple[str, object]]:
+    """Lines for a shell that wants to use the system."""
+    lines: list[tuple[str, object]] = [("TRACKBED_SYSTEM_ENGINE", view.engine)]
+    for row in view.rows:
+        if row.status.name == MLFLOW and row.urls:
+            lines.append(("MLFLOW_TRACKING_URI", row.urls[0]))
+        if row.status.name == JUPYTER and row.urls:
+            lines.append(("JUPYTER_URL", row.urls[0]))
+        if row.status.name == STORE and row.urls:
+            lines.append(("MLFLOW_S3_ENDPOINT_URL", row.urls[0]))
+    return lines
+
+
+def build(system: System, names: tuple[str, ...], sink: Sink) -> tuple[images.Built, ...]:
+    """Build our own images. Raises EngineUnavailable where there is no Docker."""
+    for name in names:
+        if name not in images.BUILDABLE:
+            raise SettingError(f"image {name}: must be one of {', '.join(images.BUILDABLE)}."
+                               f"{did_you_mean(nearest(name, images.BUILDABLE))}")
+    engine = select.make(system, "docker")
+    assert isinstance(engine, DockerEngine)
+    found = engine.availability()
+    if not found.usable:
+        raise EngineUnavailable(f"images are built by Docker: {found.reason}", found.fix)
+    return tuple(images.build(engine.api, name, system.settings, sink) for name in names)

@@ -1,0 +1,298 @@
+"""Trackbed's tasks: flags -> settings -> one helper call -> print. `invoke --list` names them all."""
+
+# Nothing heavy may be imported here: it would slow down every `invoke --list`. Helpers are imported in the tasks.
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
+
+if TYPE_CHECKING:
+    from helpers.lifecycle import Overview
+
+WHERE = {
+    "project": "prefix of every name, so that two systems do not collide (default: trackbed)",
+    "state_dir": "folder of state and secrets (default: your state folder; /var/lib/trackbed as root)",
+}
+WHAT = {
+    "engine": "auto, docker or embedded (default: auto; where data exists, the engine that holds it)",
+    "gpu": "auto or none (default: auto)",
+    "object_store": "auto, minio, versitygw, external or folder (default: auto)",
+    "mlflow_port": "port of MLflow (default: 8000)",
+    "jupyter_port": "port of JupyterLab (default: 8888)",
+    "s3_port": "port of the S3 API (default: 9000)",
+    "s3_console_port": "port of the object store's console (default: 9001)",
+    "s3_bucket": "bucket for artifacts (default: mlflow-artifacts)",
+    "workspace": "the notebook's work folder (default: workspace in the state folder)",
+    "public_address": "what others call this machine, for the ssh line",
+    "ready_timeout": "seconds to wait until everything is usable (default: 180)",
+}
+FORMAT = {"format": "table, json or env (default: table)"}
+
+
+def reported(body: Callable[..., None]) -> Callable[..., None]:
+    """Errors become a message and a next step, with the right exit code; never a traceback unless asked for."""
+
+    @functools.wraps(body)
+    def run(context: Context, *args: Any, **flags: Any) -> None:
+        from helpers import console
+        from helpers.errors import FAILED, INTERRUPTED, TrackbedError, traceback_wanted
+
+        try:
+            body(context, *args, **flags)
+        except TrackbedError as error:
+            if traceback_wanted():
+                raise
+            console.error(error)
+            raise Exit(code=error.code) from None
+        except KeyboardInterrupt:
+            console.notice("\ninterrupted; `invoke status` shows what is there")
+            raise Exit(code=INTERRUPTED) from None
+        except BrokenPipeError:
+            sys.stderr.close()
+            raise Exit(code=0) from None
+        except (Exit, SystemExit):
+            raise
+        except Exception as error:
+            if traceback_wanted():
+                raise
+            console.error(TrackbedError(f"unexpected: {type(error).__name__}: {error}",
+                                        "TRACKBED_TRACEBACK=1 shows where; please report it"))
+            raise Exit(code=FAILED) from None
+
+    return run
+
+
+def trackbed_task(**options: Any) -> Callable[[Callable[..., None]], Any]:
+    """`@task` without automatic short flags, whose errors are reported."""
+
+    def decorate(body: Callable[..., None]) -> Any:
+        return task(auto_shortflags=False, **options)(reported(body))
+
+    return decorate
+
+
+def _choose(format: str, *allowed: str) -> str:
+    if format not in allowed:
+        from helpers.errors import SettingError
+        from helpers.spelling import did_you_mean, nearest
+
+        raise SettingError(f"--format={format}: must be one of {', '.join(allowed)}."
+                           f"{did_you_mean(nearest(format, allowed))}")
+    return format
+
+
+def _show(view: Overview) -> None:
+    """The table of parts, and the ssh line for someone who sits elsewhere."""
+    from helpers import addresses, console
+
+    rows: list[tuple[str, ...]] = []
+    for row in view.rows:
+        memory = f"{row.status.memory / 2**20:.0f} MiB" if row.status.memory else ""
+        state = str(row.status.state) + (f" ({row.status.reason})" if row.status.reason else "")
+        rows.append((row.status.name, row.title, state, "  ".join(row.urls), memory))
+    columns: tuple[str, ...] = ("part", "what", "state", "URL", "memory")
+    if not any(row[4] for row in rows):
+        columns, rows = columns[:4], [row[:4] for row in rows]
+    console.table(columns, rows)
+    if addresses.is_remote_session() and view.ports:
+        console.notice("\nFrom your own computer, keep this open and use the same URLs there:")
+        console.notice("  " + addresses.ssh_line(view.ports, view.settings.public_address))
+
+
+@trackbed_task(help={**WHERE, **WHAT, "dry_run": "print the equivalent plain commands, start nothing",
+                     "name_prefix": "with --dry-run: another name and free ports, to run beside the real system",
+                     "adopt": "take over volumes whose state folder was lost"})
+def up(context: Context, project: str | None = None, state_dir: str | None = None, engine: str | None = None,
+       gpu: str | None = None, object_store: str | None = None, mlflow_port: str | None = None,
+       jupyter_port: str | None = None, s3_port: str | None = None, s3_console_port: str | None = None,
+       s3_bucket: str | None = None, workspace: str | None = None, public_address: str | None = None,
+       ready_timeout: str | None = None, dry_run: bool = False, name_prefix: str | None = None,
+       adopt: bool = False) -> None:
+    """Bring everything up; ready when it returns. Repairs what is half-started, does nothing when all is well."""
+    flags = {name: value for name, value in locals().items() if name in WHERE or name in WHAT}
+    from helpers import console, lifecycle
+
+    system = lifecycle.load(flags)
+    for warning in system.settings.warnings:
+        console.notice(f"warning: {warning}")
+    if dry_run:
+        from helpers import dryrun
+
+        console.value(dryrun.script(system, name_prefix or ""))
+        return
+    with console.Progress() as progress:
+        view = lifecycle.up(system, progress, console.notice, adopt)
+    _show(view)
+    if view.changed:
+        console.notice("\ninvoke jupyter-url   prints the notebook's address   |   invoke check   proves that it logs")
+
+
+@trackbed_task(help={**WHERE, "delete_data": "delete the data too; names what goes and asks",
+                     "yes": "with --delete-data: do not ask"})
+def down(context: Context, project: str | None = None, state_dir: str | None = None, delete_data: bool = False,
+         yes: bool = False) -> None:
+    """Stop everything, the notebook first. Data stay unless --delete-data."""
+    from helpers import console, lifecycle
+    from helpers.errors import TrackbedError
+
+    system = lifecycle.load({"project": project, "state_dir": state_dir})
+    if delete_data and (items := lifecycle.data(system)):
+        console.notice("this deletes, for good:")
+        for item in items:
+            console.notice(f"  {item.name}: {item.what}")
+        console.notice(f"  the secrets and settings of project {system.settings.project}")
+        console.notice(f"it keeps the workspace {system.settings.workspace}")
+        if not yes and not console.confirm("Delete them?"):
+            raise TrackbedError("nothing was deleted, nothing was stopped",
+                                "answer y, or pass --yes where there is no terminal")
+    with console.Progress() as progress:
+        stopped = lifecycle.down(system, progress, console.notice)
+        if delete_data and system.state.existed:
+            lifecycle.delete_data(system, progress, console.notice)
+    console.notice(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
+    if not delete_data and system.state.existed:
+        console.notice("data are kept; `invoke up` goes on with them")
+
+
+@trackbed_task(help={**WHERE, **FORMAT})
+def status(context: Context, project: str | None = None, state_dir: str | None = None, format: str = "table") -> None:
+    """What is there: part, state, URL, memory. Exit code 1 when a part is not up."""
+    from helpers import console, lifecycle
+
+    _choose(format, "table", "json", "env")
+    system = lifecycle.load({"project": project, "state_dir": state_dir})
+    view = lifecycle.status(system)
+    if format == "json":
+        console.as_json({
+            "project": view.settings.project, "engine": view.engine, "state_dir": str(view.settings.state_dir),
+            "workspace": str(view.settings.workspace),
+            "parts": [{"part": r.status.name, "title": r.title, "state": str(r.status.state),
+                       "reason": r.status.reason, "urls": list(r.urls), "image": r.status.image,
+                       "memory": r.status.memory, "since": r.status.since} for r in view.rows],
+        })
+    elif format == "env":
+        console.as_env(lifecycle.environment(view))
+    else:
+        _show(view)
+    if not all(row.status.up for row in view.rows):
+        raise Exit(code=1)
+
+
+@trackbed_task(positional=["part"], help={**WHERE, "part": "postgres, store, bucket, mlflow or jupyter (default: all)",
+                                          "follow": "go on until Ctrl-C", "tail": "lines to show (default: 200)"})
+def logs(context: Context, part: str = "", project: str | None = None, state_dir: str | None = None,
+         follow: bool = False, tail: int = 200) -> None:
+    """Log lines of a part, or of all."""
+    from helpers import console, lifecycle
+    from helpers.engines.base import State
+    from helpers.errors import SettingError
+    from helpers.spelling import did_you_mean, nearest
+
+    engine = lifecycle.running(lifecycle.load({"project": project, "state_dir": state_dir}))
+    there = [s.name for s in engine.parts()]
+    if part and part not in there:
+        raise SettingError(f"part {part}: must be one of {', '.join(there)}.{did_you_mean(nearest(part, there))}")
+    if follow and not part:
+        raise SettingError("--follow needs a part: invoke logs mlflow --follow")
+    wanted = [part] if part else [s.name for s in engine.parts() if s.state is not State.MISSING]
+    for name in wanted:
+        for line in engine.logs(name, tail, follow):
+            console.value(line if part else f"{name} | {line}")
+
+
+@trackbed_task(help=WHERE)
+def jupyter_url(context: Context, project: str | None = None, state_dir: str | None = None) -> None:
+    """The one line to paste into a browser."""
+    from helpers import console, lifecycle, notebook
+
+    system = lifecycle.load({"project": project, "state_dir": state_dir})
+    engine = lifecycle.running(system)
+    console.value(notebook.url(engine, engine.settings, system.credentials()["JUPYTER_TOKEN"]))
+
+
+@trackbed_task(help={**WHERE, **FORMAT, "init": "make what `docker compose up` needs: images, volumes, secrets, .env"})
+def credentials(context: Context, project: str | None = None, state_dir: str | None = None, format: str = "table",
+                init: bool = False) -> None:
+    """Show the generated secrets."""
+    from helpers import console, lifecycle
+
+    _choose(format, "table", "json", "env")
+    system = lifecycle.load({"project": project, "state_dir": state_dir})
+    if init:
+        with console.Progress() as progress:
+            lifecycle.initialise(system, progress, console.notice)
+        console.notice("ready for `docker compose up -d`")
+        return
+    lifecycle.running(system)
+    found = system.credentials()
+    pairs = [(name, found[name]) for name in found.names]
+    if format == "json":
+        console.as_json(dict(pairs))
+    elif format == "env":
+        console.as_env(pairs)
+    else:
+        console.table(("secret", "value"), pairs)
+
+
+@trackbed_task(help=WHERE)
+def check(context: Context, project: str | None = None, state_dir: str | None = None) -> None:
+    """Log a run from inside the notebook, read it back, look for its row and its object."""
+    from helpers import check as checks
+    from helpers import console, lifecycle
+
+    engine = lifecycle.running(lifecycle.load({"project": project, "state_dir": state_dir}))
+    with console.Progress() as progress:
+        results = checks.run_check(engine, progress)
+    console.table(("check", "result", "detail"),
+                  [(r.name, "passed" if r.ok else "failed", r.detail) for r in results])
+    if not all(r.ok for r in results):
+        raise Exit(code=1)
+
+
+@trackbed_task(help={**WHERE, "engine": WHAT["engine"]})
+def doctor(context: Context, project: str | None = None, state_dir: str | None = None,
+           engine: str | None = None) -> None:
+    """Look before anything is started: engine, disk, memory, ports, network, leftovers, permissions."""
+    from helpers import console, lifecycle
+    from helpers import doctor as doctors
+
+    system = lifecycle.load({"project": project, "state_dir": state_dir, "engine": engine})
+    found = doctors.examine(system)
+    console.table(("check", "result", "detail"), [(f.check, str(f.level), f.detail) for f in found])
+    for finding in found:
+        if finding.fix and finding.level is not doctors.Level.OK:
+            console.notice(f"{finding.check}: {finding.fix}")
+    if any(f.level is doctors.Level.ERROR for f in found):
+        raise Exit(code=1)
+
+
+@trackbed_task(positional=["image"],
+               help={**WHERE, "image": "mlflow, jupyter, minio or versitygw (default: mlflow and jupyter)",
+                     "gpu": WHAT["gpu"]})
+def build(context: Context, image: str = "", project: str | None = None, state_dir: str | None = None,
+          gpu: str | None = None) -> None:
+    """Build our images; a no-op when nothing changed."""
+    from helpers import console, lifecycle
+
+    system = lifecycle.load({"project": project, "state_dir": state_dir, "gpu": gpu})
+    with console.Progress() as progress:
+        built = lifecycle.build(system, (image,) if image else ("mlflow", "jupyter"), progress)
+    for one in built:
+        size = f"{one.size / 2**20:.0f} MiB"
+        console.notice(f"{one.name}: built in {one.seconds:.0f} s, {size}" if one.fresh
+                       else f"{one.name}: nothing changed, {size}")
+
+
+@trackbed_task(help={"upgrade": "take newer versions where requirements.in allows them"})
+def lock(context: Context, upgrade: bool = False) -> None:
+    """Refresh the hash-locked requirements of the toolkit, the images and the embedded engine (with uv)."""
+    from helpers import console, locks
+
+    for path in locks.refresh(upgrade):
+        console.notice(f"locked {path}")
