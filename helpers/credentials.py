@@ -204,17 +204,19 @@ def _read(path: Path, repaired: list[Path]) -> str:
                                 f"Replace it: cp --remove-destination $(readlink -f {path}) {path}") from None
         raise TrackbedError(f"{path}: {error.strerror}",
                             "Run as the user who made it, or make it yours with chown.") from None
-    with os.fdopen(handle, "rb") as stream:
-        found = os.fstat(stream.fileno())
+    try:
+        found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise TrackbedError(f"{path} is not a file", f"Move it away: mv {path} {path}.old")
         if os.geteuid() not in (0, found.st_uid):
             raise TrackbedError(f"{path} belongs to another user (uid {found.st_uid})",
                                 "Run as that user, or choose a folder of your own with --state-dir.")
         if found.st_mode & 0o077:
-            os.fchmod(stream.fileno(), 0o600)
+            os.fchmod(handle, 0o600)
             repaired.append(path)
-        value = stream.read(4096).decode("ascii", "replace").strip()
+        value = os.read(handle, 4096).decode("ascii", "replace").strip()
+    finally:
+        os.close(handle)
     if value and not _GOOD.fullmatch(value):
         raise TrackbedError(f"{path} does not hold a secret (3 to 128 plain characters); it is damaged",
                             f"Restore it, or move it away to get a new one: mv {path} {path}.broken")

@@ -1,0 +1,567 @@
+"""Settings: where a value comes from, and one exact line for everything that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers import settings as settings_module
+from helpers.errors import BAD_SETTING, SettingError
+from helpers.settings import BY_NAME, TABLE, Settings, example
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = "hunter2hunter2hunter2"
+
+
+class Place:
+    """A clone with a ``.env`` and a state folder beside it."""
+
+    def __init__(self, tmp: Path) -> None:
+        self.clone = tmp / "clone"
+        self.state = tmp / "state"
+        self.env = self.clone / ".env"
+        self.clone.mkdir()
+
+    def load(
+        self,
+        env: str | bytes | None = None,
+        flags: Mapping[str, str | None] | None = None,
+        environ: Mapping[str, str] | None = None,
+        remembered: Mapping[str, str] | None = None,
+        mode: int = 0o600,
+    ) -> Settings:
+        if env is not None:
+            self.env.write_bytes(env.encode() if isinstance(env, str) else env)
+            self.env.chmod(mode)
+        return Settings.load(
+            flags or {}, {"HOME": "/home/ada", **(environ or {})}, self.env, remembered or {}
+        )
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    made = Place(tmp_path)
+    monkeypatch.setattr(settings_module, "default_state_dir", lambda: made.state)
+    return made
+
+
+def test_defaults(place: Place) -> None:
+    found = place.load()
+    assert (found.mlflow_port, found.jupyter_port, found.s3_port, found.s3_console_port) == (
+        8000,
+        8888,
+        9000,
+        9001,
+    )
+    assert (found.engine, found.project, found.s3_bucket) == ("auto", "trackbed", "mlflow-artifacts")
+    assert found.state_dir == place.state
+    assert found.folder == place.state / "trackbed"
+    assert found.workspace == place.state / "trackbed" / "workspace"
+    assert found.origin("MLFLOW_PORT") == "default"
+    assert found.told == {} and found.warnings == () and found.env_file == place.env
+
+
+def test_table_and_fields_agree() -> None:
+    rows = [setting.field for setting in TABLE]
+    assert [f.name for f in fields(Settings)][: len(rows)] == rows
+    assert {s.name for s in TABLE if s.secret} == {"S3_SECRET_KEY", "POSTGRES_PASSWORD", "JUPYTER_TOKEN"}
+    assert not any(s.flag for s in TABLE if s.secret)
+    for f in fields(Settings)[: len(rows)]:
+        assert f.repr is not BY_NAME[f.name.upper()].secret
+
+
+def test_example_file_is_current() -> None:
+    assert (ROOT / ".env.example").read_text() == example()
+
+
+def test_example_taken_literally_gives_the_defaults(place: Place) -> None:
+    taken = "".join(
+        line.removeprefix("#") + "\n" if line[:1] == "#" and line[1:2] != " " else line + "\n"
+        for line in example().splitlines()
+    )
+    assert place.load(taken) == Place.load(place, "")
+    assert all(f"\n{setting.name}=" in taken for setting in TABLE)
+
+
+LAYERS = [
+    ({"mlflow_port": "1111"}, "2222", "3333", "4444", 1111, "--mlflow-port"),
+    ({"mlflow-port": None}, "2222", "3333", "4444", 2222, "TRACKBED_MLFLOW_PORT"),
+    ({}, None, "3333", "4444", 3333, ".env line 2"),
+    ({}, None, None, "4444", 4444, "the last `invoke up`"),
+    ({}, None, None, None, 8000, "default"),
+    ({"MLFLOW_PORT": ""}, "2222", "3333", "4444", 8000, "default"),
+    ({}, "", "3333", "4444", 8000, "default"),
+    ({}, None, "", "4444", 8000, "default"),
+]
+
+
+@pytest.mark.parametrize(("flags", "variable", "line", "last", "value", "origin"), LAYERS)
+def test_precedence(
+    place: Place,
+    flags: dict[str, str | None],
+    variable: str | None,
+    line: str | None,
+    last: str | None,
+    value: int,
+    origin: str,
+) -> None:
+    found = place.load(
+        f"# mine\nMLFLOW_PORT={line}\n" if line is not None else "",
+        flags,
+        {} if variable is None else {"TRACKBED_MLFLOW_PORT": variable},
+        {} if last is None else {"MLFLOW_PORT": last},
+    )
+    assert found.mlflow_port == value
+    assert found.origin("MLFLOW_PORT") == origin == found.origin("mlflow-port")
+
+
+def test_told_is_what_up_has_to_remember(place: Place, tmp_path: Path) -> None:
+    found = place.load(
+        "JUPYTER_PORT=7777\n",
+        {"mlflow_port": "8100", "workspace": "~/runs", "project": "two", "gpu": ""},
+        {
+            "TRACKBED_S3_PORT": "9100",
+            "TRACKBED_JUPYTER_TOKEN": SECRET,
+            "TRACKBED_STATE_DIR": str(tmp_path / "s"),
+        },
+    )
+    assert found.told == {"MLFLOW_PORT": "8100", "WORKSPACE": "/home/ada/runs", "S3_PORT": "9100", "GPU": ""}
+    assert found.folder == tmp_path / "s" / "two"
+
+
+def test_remembered_is_looked_up_in_the_folder_that_project_and_state_dir_name(
+    place: Place, tmp_path: Path
+) -> None:
+    block = (
+        "# >>> written by Trackbed x\nCOMPOSE_PROJECT_NAME=lab\n"
+        f"TRACKBED_STATE_DIR={tmp_path}/elsewhere\nTRACKBED_MLFLOW_PORT=1\n# <<< written by Trackbed\n"
+    )
+    place.env.write_text(block)
+    asked: list[Path] = []
+
+    def remembered(folder: Path) -> Mapping[str, str]:
+        asked.append(folder)
+        return {"MLFLOW_PORT": "8123", "POSTGRES_PASSWORD": "from-an-old-file", "GONE_SETTING": "x"}
+
+    found = Settings.load({}, {}, place.env, remembered)
+    assert asked == [tmp_path / "elsewhere" / "lab"]
+    assert (found.project, found.mlflow_port, found.postgres_password) == ("lab", 8123, "")
+    assert found.origin("PROJECT") == "the last `invoke up`"
+    assert Settings.load({"project": "other"}, {}, place.env, {}).project == "other"
+
+
+def test_a_wrong_remembered_value_says_how_to_forget_it(place: Place) -> None:
+    with pytest.raises(SettingError) as caught:
+        place.load(remembered={"MLFLOW_PORT": "70000"})
+    assert (
+        caught.value.message
+        == "MLFLOW_PORT=70000 (from the last `invoke up`): must be a port from 1 to 65535."
+    )
+    assert caught.value.hint == "Forget what it was told: invoke up --mlflow-port="
+
+
+def test_a_shell_that_sourced_env_tells_nothing(place: Place) -> None:
+    block = (
+        "# >>> written by Trackbed\nTRACKBED_MLFLOW_HOSTS=a\nTRACKBED_GPU=none\n# <<< written by Trackbed\n"
+    )
+    found = place.load(block, environ={"TRACKBED_MLFLOW_HOSTS": "a", "TRACKBED_GPU": "none"})
+    assert found.told == {} and found.gpu == "auto"
+
+
+def test_unprefixed_environment_is_not_ours(place: Place) -> None:
+    found = place.load(environ={"GPU": "nonsense", "PROJECT": "ci", "ENGINE": "v8", "WORKSPACE": "/ci"})
+    assert (found.gpu, found.project, found.engine) == ("auto", "trackbed", "auto")
+
+
+def test_reserved_names_are_ignored(place: Place) -> None:
+    names = ("TRACEBACK", "REQUIRE_DOCKER", "REQUIRE_BROWSER", "RIG_ROOT", "MIGRATE")
+    assert place.load(environ={f"TRACKBED_{n}": "1" for n in names}).warnings == ()
+
+
+def test_foreign_names_pass_and_strange_ones_warn(place: Place) -> None:
+    found = place.load(
+        "COMPOSE_PROGRESS=plain\nDOCKER_HOST=tcp://h:1\nhttps_proxy=http://p\nNO_COLOR=1\n"
+        "SSL_CERT_FILE=/c\nZEBRA=1\n",
+        environ={"TRACKBED_ZEBRA_CROSSING": "1"},
+    )
+    assert found.passthrough == {
+        "DOCKER_HOST": "tcp://h:1",
+        "https_proxy": "http://p",
+        "NO_COLOR": "1",
+        "SSL_CERT_FILE": "/c",
+    }
+    assert found.warnings == (
+        "TRACKBED_ZEBRA_CROSSING (from the environment) is no setting; ignored.",
+        "ZEBRA (from .env line 6) is no setting; ignored.",
+    )
+
+
+def test_an_own_compose_file_is_said_to_lose(place: Place) -> None:
+    assert place.load("COMPOSE_FILE=mine.yaml\n").warnings == (
+        "COMPOSE_FILE (from .env line 1): `invoke up` writes its own at the end of the file, which wins.",
+    )
+
+
+GOOD = [
+    ("PUBLIC_ADDRESS", "GPU7.Lab.Example.org", "gpu7.lab.example.org"),
+    ("PUBLIC_ADDRESS", "192.0.2.7", "192.0.2.7"),
+    ("PUBLIC_ADDRESS", "2001:db8::1", "2001:db8::1"),
+    ("BIND_ADDRESS", "127.0.0.2", "127.0.0.2"),
+    ("MLFLOW_PORT", " 80 ", 80),
+    ("S3_BUCKET", "a.b-c", "a.b-c"),
+    ("S3_REGION", "RegionOne", "RegionOne"),
+    ("JUPYTER_SHM_SIZE", "512MB", "512m"),
+    ("WORKSPACE", "~/my runs", Path("/home/ada/my runs")),
+    ("JUPYTER_IMAGE", "localhost:5000/a/b:1@sha256:" + "0" * 64, "localhost:5000/a/b:1@sha256:" + "0" * 64),
+    ("POSTGRES_IMAGE", "postgres@sha256:" + "0" * 64, "postgres@sha256:" + "0" * 64),
+    ("READY_TIMEOUT", "5", 5),
+]
+
+
+@pytest.mark.parametrize(("name", "raw", "value"), GOOD)
+def test_good_values(place: Place, name: str, raw: str, value: object) -> None:
+    assert getattr(place.load(environ={f"TRACKBED_{name}": raw}), name.lower()) == value
+
+
+def test_external_store(place: Place) -> None:
+    found = place.load(
+        "OBJECT_STORE=external\nS3_ENDPOINT=https://s3.example.org:8443/\nS3_ACCESS_KEY=abc\n"
+        "S3_SECRET_KEY=ab/cd+efgh\n"
+    )
+    assert found.s3_endpoint == "https://s3.example.org:8443"
+    for engine in ("docker", "embedded"):
+        assert found.with_engine(engine).object_store == "external"
+
+
+def test_external_key_that_an_earlier_up_kept_is_enough(place: Place) -> None:
+    secrets = place.state / "trackbed" / "secrets"
+    secrets.mkdir(parents=True)
+    (secrets / "EXTERNAL_S3_SECRET_KEY").write_text("abcdefgh")
+    place.load("OBJECT_STORE=external\nS3_ENDPOINT=http://s3\nS3_ACCESS_KEY=abc\n")
+
+
+def test_a_remembered_endpoint_does_not_forbid_another_store(place: Place) -> None:
+    assert place.load(flags={"object_store": "minio"}, remembered={"S3_ENDPOINT": "http://s3"}).s3_endpoint
+
+
+def test_with_engine(place: Place) -> None:
+    found = place.load()
+    assert found.with_engine("docker").object_store == "minio"
+    assert found.with_engine("embedded").object_store == "folder"
+    with pytest.raises(SettingError) as caught:
+        place.load("OBJECT_STORE=folder\n").with_engine("docker")
+    assert caught.value.message == (
+        "OBJECT_STORE=folder (from .env line 1): is for embedded; with ENGINE=docker (the "
+        "default) must be one of "
+        "auto, minio, versitygw, external."
+    )
+
+
+PORT = "must be a port from 1 to 65535."
+WORDS = "must be one of"
+LOOPBACK = (
+    "must be a loopback IPv4 address (127.0.0.1): nothing here has a login yet; reach it from elsewhere "
+    "with ssh -L 8000:localhost:8000 USER@THIS_MACHINE."
+)
+HOST = "must be a host name or an IP address, without http:// and without a port."
+BUCKET = "must be a bucket name: a-z, 0-9, - and ., the first and last a letter or digit."
+ENDPOINT = "must be http://HOST[:PORT] or https://HOST[:PORT]."
+FOLDER = "must be an absolute folder (~ is your home)."
+CHARACTERS = (
+    "must not hold quotes, backslashes, control characters or any of $ ` : , "
+    "(Docker and Compose cannot take them)."
+)
+IMAGE = "must be an image name with a tag, as in registry/name:1.2."
+PROJECT = "must be 1 to 40 of a-z, 0-9, _ and -, the first a letter or digit."
+SIZE = "must be a size from 64m to 4096g, as in 512m or 16g."
+LONG = "x" * 80
+
+# name, value, what the line says after "NAME=value (from --flag): "
+BAD_VALUES = [
+    ("ENGINE", "dokcer", f"{WORDS} auto, docker, embedded. Did you mean docker?"),
+    ("ENGINE", "Docker", f"{WORDS} auto, docker, embedded. Did you mean docker?"),
+    ("ENGINE", "podman", f"{WORDS} auto, docker, embedded."),
+    ("PROJECT", "My Lab", f"{PROJECT} Did you mean my-lab?"),
+    ("PROJECT", "../etc", f"{PROJECT} Did you mean etc?"),
+    ("PROJECT", "x" * 41, f"{PROJECT} Did you mean {'x' * 40}?"),
+    ("PROJECT", "!!!", PROJECT),
+    ("OBJECT_STORE", "mino", f"{WORDS} auto, minio, versitygw, external, folder. Did you mean minio?"),
+    ("OBJECT_STORE", "s3", f"{WORDS} auto, minio, versitygw, external, folder."),
+    ("BIND_ADDRESS", "0.0.0.0", LOOPBACK),
+    ("BIND_ADDRESS", "192.168.1.5", LOOPBACK),
+    ("BIND_ADDRESS", "localhost", f"{LOOPBACK} Did you mean 127.0.0.1?"),
+    ("BIND_ADDRESS", "::1", f"{LOOPBACK} Did you mean 127.0.0.1?"),
+    ("PUBLIC_ADDRESS", "http://lab.org:8000/x", f"{HOST} Did you mean lab.org?"),
+    ("PUBLIC_ADDRESS", "lab.org:8000", f"{HOST} Did you mean lab.org?"),
+    ("PUBLIC_ADDRESS", "300.1.2.3", HOST),
+    ("PUBLIC_ADDRESS", "my_host", HOST),
+    ("PUBLIC_ADDRESS", "-oProxyCommand=x", HOST),
+    ("MLFLOW_PORT", "70000", PORT),
+    ("MLFLOW_PORT", "0", PORT),
+    ("MLFLOW_PORT", "-1", PORT),
+    ("MLFLOW_PORT", "8000.0", PORT),
+    ("MLFLOW_PORT", "eighty", PORT),
+    ("MLFLOW_PORT", "٨٠٠٠", PORT),
+    (
+        "MLFLOW_PORT",
+        "8888",
+        "must differ from JUPYTER_PORT=8888 (the default); two parts cannot share a port.",
+    ),
+    (
+        "S3_CONSOLE_PORT",
+        "8000",
+        "must differ from MLFLOW_PORT=8000 (the default); two parts cannot share a port.",
+    ),
+    ("S3_BUCKET", "ab", "must be 3 to 63 characters long."),
+    ("S3_BUCKET", "x" * 64, "must be 3 to 63 characters long."),
+    ("S3_BUCKET", "My_Bucket", f"{BUCKET} Did you mean my-bucket?"),
+    ("S3_BUCKET", "-abc", f"{BUCKET} Did you mean abc?"),
+    ("S3_BUCKET", "a..b", "must not hold '..', '.-' or '-.' (S3 forbids it)."),
+    ("S3_BUCKET", "192.168.5.4", "must not look like an IP address (S3 forbids it)."),
+    ("S3_BUCKET", "xn--abc", "must not begin with xn-- (S3 forbids it)."),
+    ("S3_BUCKET", "abc-s3alias", "must not end with -s3alias (S3 forbids it)."),
+    ("S3_BUCKET", "minio", "must not be minio (MinIO keeps that name for itself)."),
+    ("S3_ENDPOINT", "s3.lab.org", f"{ENDPOINT} Did you mean https://s3.lab.org?"),
+    ("S3_ENDPOINT", "s3.lab.org:9000", f"{ENDPOINT} Did you mean https://s3.lab.org:9000?"),
+    ("S3_ENDPOINT", "ftp://s3", ENDPOINT),
+    ("S3_ENDPOINT", "https://s3/bucket", f"{ENDPOINT} Did you mean https://s3?"),
+    ("S3_ENDPOINT", "https://s3:99999", ENDPOINT),
+    ("S3_ENDPOINT", "http://", ENDPOINT),
+    ("S3_ENDPOINT", "http://[::1", ENDPOINT),
+    ("S3_ENDPOINT", "http://s3", "is for OBJECT_STORE=external only; OBJECT_STORE is auto (the default)."),
+    ("S3_REGION", "us east", "must be 1 to 64 letters, digits, _ and -."),
+    ("S3_ACCESS_KEY", "a b", "must be 3 to 128 letters, digits and any of _ . ~ + = -."),
+    ("GPU", "mi100", "is not in this release; use none."),
+    ("GPU", "nvidia:0", "is not in this release; use none."),
+    ("GPU", "amd", "is not in this release; use none."),
+    ("GPU", "nonee", "must be one of auto, none. Did you mean none?"),
+    ("WORKSPACE", "~bob/x", FOLDER),
+    ("WORKSPACE", "/", "must be a folder of its own, not one of the system."),
+    ("WORKSPACE", "/etc/", "must be a folder of its own, not one of the system."),
+    ("WORKSPACE", "/proc/1", "must be a folder of its own, not one of the system."),
+    ("WORKSPACE", "/data:rw", CHARACTERS),
+    ("WORKSPACE", "/data/$HOME", CHARACTERS),
+    ("WORKSPACE", "/dev/../etc/passwd", "must be a folder; there is a file of that name."),
+    ("STATE_DIR", "/tmp", "must be a folder of its own, not one of the system."),
+    (
+        "POSTGRES_IMAGE",
+        "postgres",
+        "must name a tag or a digest, as in NAME:1.2 (else it changes under you).",
+    ),
+    ("MINIO_IMAGE", "minio/minio:", IMAGE),
+    ("MLFLOW_IMAGE", "https://hub/x:1", IMAGE),
+    ("JUPYTER_IMAGE", "a b:1", IMAGE),
+    ("VERSITYGW_IMAGE", "x@sha256:123", IMAGE),
+    ("MLFLOW_WORKERS", "33", "must be a number from 1 to 32."),
+    ("JUPYTER_SHM_SIZE", "16gb!", SIZE),
+    ("JUPYTER_SHM_SIZE", "1k", SIZE),
+    ("JUPYTER_SHM_SIZE", "16t", SIZE),
+    ("READY_TIMEOUT", "4", "must be seconds from 5 to 3600."),
+    ("READY_TIMEOUT", "3m", "must be seconds from 5 to 3600."),
+    ("BUILD_NETWORK", "hots", "must be one of default, host. Did you mean host?"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "rest"), BAD_VALUES)
+def test_bad_value(place: Place, name: str, value: str, rest: str) -> None:
+    option = BY_NAME[name].option
+    shown = value if len(value) <= 60 else value[:57] + "..."
+    for given_as, origin in (("flag", option), ("variable", f"TRACKBED_{name}")):
+        with pytest.raises(SettingError) as caught:
+            if given_as == "flag":
+                place.load(flags={name.lower(): value})
+            else:
+                place.load(environ={f"TRACKBED_{name}": value})
+        assert caught.value.message == f"{name}={shown} (from {origin}): {rest}"
+        assert caught.value.code == BAD_SETTING
+
+
+# the text of .env and the whole line
+BAD_FILES = [
+    ("MLFLOW_PORT=70000\n", f"MLFLOW_PORT=70000 (from .env line 1): {PORT}"),
+    ("\n\n# x\n\nMLFLOW_PORT=x # why\n", f"MLFLOW_PORT=x (from .env line 5): {PORT}"),
+    ("A_B=1\r\nMLFLOW_PORT=x\r\n", f"MLFLOW_PORT=x (from .env line 2): {PORT}"),
+    ("MLFLOW_PROT=8000\n", "MLFLOW_PROT (from .env line 1): no such setting. Did you mean MLFLOW_PORT?"),
+    ("mlflow_port=8000\n", "mlflow_port (from .env line 1): no such setting. Did you mean MLFLOW_PORT?"),
+    ("WORKSPACES=/x\n", "WORKSPACES (from .env line 1): no such setting. Did you mean WORKSPACE?"),
+    (
+        "MINIO_ROOT_PASSWORD=x\n",
+        "MINIO_ROOT_PASSWORD (from .env line 1): no such setting. Did you mean S3_SECRET_KEY?",
+    ),
+    (
+        "AWS_ACCESS_KEY_ID=x\n",
+        "AWS_ACCESS_KEY_ID (from .env line 1): no such setting. Did you mean S3_ACCESS_KEY?",
+    ),
+    (
+        "TRACKBED_MLFLOW_PORT=1\n",
+        "TRACKBED_MLFLOW_PORT (from .env line 1): drop the prefix in this file. Did you mean MLFLOW_PORT?",
+    ),
+    ("TRACKBED_TRACEBACK=1\n", "TRACKBED_TRACEBACK (from .env line 1): is read from the environment only."),
+    ("TRACKBED_WHATEVER=1\n", "TRACKBED_WHATEVER (from .env line 1): no such setting."),
+    ("GPU=none\nGPU=auto\n", ".env line 2: GPU is already set on line 1; delete one of them"),
+    (
+        "MLFLOW_PORT=8888\n",
+        "MLFLOW_PORT=8888 (from .env line 1): must differ from JUPYTER_PORT=8888 (the default); "
+        "two parts cannot share a port.",
+    ),
+    (
+        "MLFLOW_PORT=5000\nS3_PORT=5000\n",
+        "S3_PORT=5000 (from .env line 2): must differ from MLFLOW_PORT=5000 "
+        "(from .env line 1); two parts cannot share a port.",
+    ),
+    (
+        "POSTGRES_PASSWORD=short\n",
+        "POSTGRES_PASSWORD (from .env line 1): must be 8 to 128 letters, digits and any of _ . ~ + / = -.",
+    ),
+    (
+        "POSTGRES_PASSWORD=pa$wordpa$word\n",
+        "POSTGRES_PASSWORD (from .env line 1): must be 8 to 128 letters, digits and any of _ . ~ + / = -.",
+    ),
+    ("JUPYTER_TOKEN=abc\n", "JUPYTER_TOKEN (from .env line 1): must be 16 to 128 letters, digits, _ and -."),
+    (
+        "S3_SECRET_KEY='with space here'\n",
+        "S3_SECRET_KEY (from .env line 1): must be 8 to 128 letters, digits and any of _ . ~ + / = -.",
+    ),
+    (
+        "OBJECT_STORE=external\n",
+        "S3_ENDPOINT is missing: OBJECT_STORE=external (from .env line 1) needs it; "
+        "must be http://HOST[:PORT] or https://HOST[:PORT].",
+    ),
+    (
+        "OBJECT_STORE=external\nS3_ENDPOINT=http://s3\n",
+        "S3_ACCESS_KEY is missing: OBJECT_STORE=external (from .env line 1) needs it; must be "
+        "3 to 128 letters, digits "
+        "and any of _ . ~ + = -.",
+    ),
+    (
+        "OBJECT_STORE=external\nS3_ENDPOINT=http://s3\nS3_ACCESS_KEY=abc\n",
+        "S3_SECRET_KEY is missing: OBJECT_STORE=external (from .env line 1) needs it; must be "
+        "8 to 128 letters, digits "
+        "and any of _ . ~ + / = -.",
+    ),
+    (
+        "S3_ENDPOINT=http://me:hunter2@s3\n",
+        "S3_ENDPOINT=http://***@s3 (from .env line 1): must not hold a user or "
+        "password; they are S3_ACCESS_KEY and S3_SECRET_KEY.",
+    ),
+    (
+        "ENGINE=embedded\nOBJECT_STORE=minio\n",
+        "OBJECT_STORE=minio (from .env line 2): runs in Docker; with ENGINE=embedded (from "
+        ".env line 1) must be one of "
+        "auto, folder, external.",
+    ),
+    (
+        "ENGINE=docker\nOBJECT_STORE=folder\n",
+        "OBJECT_STORE=folder (from .env line 2): is for embedded; with ENGINE=docker (from "
+        ".env line 1) must be one of "
+        "auto, minio, versitygw, external.",
+    ),
+    ('ENGINE="a\\nb"\n', "ENGINE=a\\nb (from .env line 1): must be one of auto, docker, embedded."),
+    (f"ENGINE={LONG}\n", f"ENGINE={LONG[:57]}... (from .env line 1): must be one of auto, docker, embedded."),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_FILES)
+def test_bad_file(place: Place, text: str, message: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        place.load(text)
+    assert caught.value.message == message
+    assert caught.value.code == BAD_SETTING
+
+
+BAD_NAMES = [
+    ({"egnine": "x"}, {}, "--egnine: no such setting. Did you mean --engine?"),
+    ({"zebra": "x"}, {}, "--zebra: no such setting."),
+    (
+        {"postgres_password": SECRET},
+        {},
+        "POSTGRES_PASSWORD (from --postgres-password): a secret is not taken from the "
+        "command line, where others on the machine can read it; put it into .env (chmod 600 .env).",
+    ),
+    (
+        {},
+        {"TRACKBED_MLFLOW_PROT": "1"},
+        "TRACKBED_MLFLOW_PROT (from the environment): no such setting. Did you mean TRACKBED_MLFLOW_PORT?",
+    ),
+    (
+        {},
+        {"trackbed_gpu": "1"},
+        "trackbed_gpu (from the environment): no such setting. Did you mean TRACKBED_GPU?",
+    ),
+    (
+        {},
+        {"TRACKBED_MINIO_ROOT_USER": "1"},
+        "TRACKBED_MINIO_ROOT_USER (from the environment): no such setting. Did you mean "
+        "TRACKBED_S3_ACCESS_KEY?",
+    ),
+    (
+        {},
+        {"TRACKBED_JUPYTER_TOKEN": "tooshort"},
+        "JUPYTER_TOKEN (from TRACKBED_JUPYTER_TOKEN): must be 16 to 128 letters, digits, _ and -.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("flags", "environ", "message"), BAD_NAMES)
+def test_bad_name(place: Place, flags: dict[str, str | None], environ: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        place.load(flags=flags, environ=environ)
+    assert caught.value.message == message
+
+
+def test_folders_in_wrong_places(place: Place, tmp_path: Path) -> None:
+    with pytest.raises(SettingError) as caught:
+        place.load("STATE_DIR=state\n")
+    assert (
+        caught.value.message
+        == f"STATE_DIR=state (from .env line 1): {FOLDER} Did you mean {place.clone}/state?"
+    )
+    (tmp_path / "link").symlink_to(place.clone)
+    inside = tmp_path / "link" / "state"
+    with pytest.raises(SettingError, match=r"must lie outside the clone .*, where `git clean` would delete"):
+        place.load("", {"state_dir": str(inside)})
+    with pytest.raises(
+        SettingError, match=r"must not hold the state folder .*, or the notebook could read every"
+    ):
+        place.load("", {"workspace": str(tmp_path)})
+    with pytest.raises(SettingError, match=r"must not lie in .*, which holds the secrets. Did you mean "):
+        place.load("", {"workspace": str(place.state / "trackbed" / "secrets")})
+    assert place.load("", {"workspace": str(place.clone / "work")}).workspace == place.clone / "work"
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
+def test_an_open_env_with_a_secret_is_refused(place: Place, mode: int) -> None:
+    with pytest.raises(SettingError) as caught:
+        place.load(f"JUPYTER_TOKEN={SECRET}\n", mode=mode)
+    assert caught.value.message == (
+        f"JUPYTER_TOKEN (from .env line 1): others may read this file (mode {mode:04o}) and it "
+        "holds a secret; "
+        f"run: chmod 600 {place.env}"
+    )
+    assert place.load("MLFLOW_PORT=1234\nJUPYTER_TOKEN=\n", mode=mode).mlflow_port == 1234
+
+
+def test_secrets_are_never_shown(place: Place) -> None:
+    found = place.load(
+        f"JUPYTER_TOKEN={SECRET}\nPOSTGRES_PASSWORD={SECRET}\nS3_SECRET_KEY={SECRET}\n"
+        f"HTTPS_PROXY=http://me:{SECRET}@p\n"
+    )
+    assert found.jupyter_token == SECRET
+    for text in (repr(found), str(found), f"{found}", repr(found.told), repr(found.origins)):
+        assert SECRET not in text
+
+
+@given(name=st.sampled_from([s.name for s in TABLE]), value=st.text(max_size=70))
+def test_any_value_is_taken_or_refused_in_one_line(name: str, value: str) -> None:
+    if not BY_NAME[name].flag:
+        return
+    try:
+        Settings.load({name: value}, {}, Path("/nonexistent/clone/.env"), {})
+    except SettingError as error:
+        assert error.message.isprintable()
+        assert error.message.startswith((name, "S3_ENDPOINT is missing", "MLFLOW_PORT", "JUPYTER_PORT"))
