@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from invoke.context import Context
 from invoke.exceptions import Exit
-from invoke.tasks import task
+from invoke.parser import Argument
+from invoke.tasks import Task, task
 
 if TYPE_CHECKING:
     from helpers.lifecycle import Overview
@@ -66,6 +67,23 @@ def reported(body: Callable[..., None]) -> Callable[..., None]:
             raise Exit(code=FAILED) from None
 
     return run
+
+
+class OptionalWord(Task):  # type: ignore[type-arg]
+    """A task whose first word may be left out: `logs` and `logs mlflow`. Invoke itself requires what is positional."""
+
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
+        arguments: list[Argument] = super().get_arguments(ignore_unknown_help)
+        for argument in arguments:
+            if argument.positional:
+                argument.positional = self._word_follows(arguments)
+        return arguments
+
+    def _word_follows(self, arguments: list[Argument]) -> bool:
+        words = sys.argv[sys.argv.index(self.name) + 1:] if self.name in sys.argv else []
+        takes_value = {f"--{a.name.replace('_', '-')}" for a in arguments if a.takes_value}
+        before = ["", *words]
+        return any(not word.startswith("-") and last not in takes_value for last, word in zip(before, words, strict=False))
 
 
 def trackbed_task(**options: Any) -> Callable[[Callable[..., None]], Any]:
@@ -184,9 +202,9 @@ def status(context: Context, project: str | None = None, state_dir: str | None =
         raise Exit(code=1)
 
 
-@trackbed_task(positional=["part"], help={**WHERE, "part": "postgres, store, bucket, mlflow or jupyter (default: all)",
+@trackbed_task(klass=OptionalWord, positional=["part"], help={**WHERE, "part": "postgres, store, bucket, mlflow or jupyter (default: all)",
                                           "follow": "go on until Ctrl-C", "tail": "lines to show (default: 200)"})
-def logs(context: Context, part: str = "", project: str | None = None, state_dir: str | None = None,
+def logs(context: Context, part: str | None = None, project: str | None = None, state_dir: str | None = None,
          follow: bool = False, tail: int = 200) -> None:
     """Log lines of a part, or of all."""
     from helpers import console, lifecycle
@@ -201,6 +219,8 @@ def logs(context: Context, part: str = "", project: str | None = None, state_dir
     if follow and not part:
         raise SettingError("--follow needs a part: invoke logs mlflow --follow")
     wanted = [part] if part else [s.name for s in engine.parts() if s.state is not State.MISSING]
+    if not wanted:
+        console.notice("nothing is running; `invoke logs PART` shows what is kept of a part")
     for name in wanted:
         for line in engine.logs(name, tail, follow):
             console.value(line if part else f"{name} | {line}")
@@ -272,10 +292,10 @@ def doctor(context: Context, project: str | None = None, state_dir: str | None =
         raise Exit(code=1)
 
 
-@trackbed_task(positional=["image"],
+@trackbed_task(klass=OptionalWord, positional=["image"],
                help={**WHERE, "image": "mlflow, jupyter, minio or versitygw (default: mlflow and jupyter)",
                      "gpu": WHAT["gpu"]})
-def build(context: Context, image: str = "", project: str | None = None, state_dir: str | None = None,
+def build(context: Context, image: str | None = None, project: str | None = None, state_dir: str | None = None,
           gpu: str | None = None) -> None:
     """Build our images; a no-op when nothing changed."""
     from helpers import console, lifecycle

@@ -198,7 +198,8 @@ class DockerEngine:
 
     def _service_spec(self, name: str, service: Mapping[str, Any]) -> PartSpec:
         volumes = self.model()["volumes"]
-        mounts = [Mount("volume", volumes[v["source"]]["name"], v["target"], bool(v.get("read_only")))
+        mounts = [Mount("volume", volumes[v["source"]]["name"], v["target"], bool(v.get("read_only")),
+                        "nocopy" if v.get("volume", {}).get("nocopy") else "")
                   for v in service.get("volumes", []) if v["type"] == "volume"]
         for entry in service.get("tmpfs", []):
             target, _, options = entry.partition(":")
@@ -448,6 +449,7 @@ class DockerEngine:
     def _compose_up(self, sink: Sink, repair_password: bool) -> None:
         """`docker compose up -d`, watched: progress per part, the notebook as soon as its network is there."""
         deadline = time.monotonic() + self.settings.ready_timeout
+        stale = {s.name for s in self.parts() if s.failed}  # of an earlier attempt, until they were seen alive
         with subprocess.Popen(["docker", "compose", "--env-file", os.devnull, "up", "-d", "--no-build",
                                "--pull", "never"],
                               cwd=stack.ROOT, env=self._environment(), stdin=subprocess.DEVNULL,
@@ -474,7 +476,8 @@ class DockerEngine:
                         notebook_started = True
                     if code is not None:
                         break
-                    stop_at_failed(self, [n for n in self.part_names if n != BUCKET], seen)
+                    stale -= {name for name in stale if not statuses[name].failed}
+                    stop_at_failed(self, [n for n in self.part_names if n != BUCKET and n not in stale], seen)
                     if time.monotonic() > deadline:
                         raise self._timed_out(statuses)
                     time.sleep(0.25)
@@ -500,6 +503,10 @@ class DockerEngine:
             if status.failed:
                 raise failure(self, status)
         text = " ".join(output[-3:])
+        # a part that is restarting may look alive at the moment of asking: Compose's own word counts
+        for status in self.parts():
+            if re.search(rf"container {self.settings.project}-{status.name}-1 (is unhealthy|exited)", text):
+                raise failure(self, status)
         if found := re.search(r"Bind for \S*?:(\d+) failed|address already in use", text):
             raise TrackbedError(f"a port is taken: {found.group(0)}", "`invoke doctor` says by whom")
         if "incorrect label" in text:
