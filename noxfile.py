@@ -1,0 +1,90 @@
+"""Lint, types, unit, integration, browser: each in an isolated environment from the locks.
+
+`nox` runs what proves a change; `nox -s integration` is the proof against the real services.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "unit", "integration", "browser"]
+
+ROOT = Path(__file__).parent
+SHELL = ("tests/rig/*.sh", "tests/rig/images/*/*.sh", ".ci/run")
+
+
+def install(session: nox.Session) -> None:
+    """The toolkit and the tools, from the locks; uv finds pip's settings in its own names."""
+    os.environ.setdefault("UV_CACHE_DIR", str(ROOT / ".nox" / "uv-cache"))
+    session.install("--require-hashes", "-r", "requirements.txt", "-r", "requirements-dev.txt", silent=True)
+
+
+def results(session: nox.Session) -> str:
+    """Where a session leaves its counts."""
+    (ROOT / ".nox").mkdir(exist_ok=True)
+    return f"--junitxml={ROOT / '.nox' / f'junit-{session.name}.xml'}"
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, arrows between modules, Dockerfiles, YAML, shell, and that locks and .env.example are true."""
+    install(session)
+    session.run("ruff", "check", ".")
+    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "."})
+    session.run("yamllint", "--strict", "docker", ".yamllint.yaml")
+    dockerfiles = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docker/*/Dockerfile"))
+    session.run("hadolint", *dockerfiles)
+    scripts = sorted(str(p.relative_to(ROOT)) for pattern in SHELL for p in ROOT.glob(pattern))
+    session.run("shellcheck", *scripts)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy --strict."""
+    install(session)
+    session.run("mypy")
+
+
+@nox.session
+def unit(session: nox.Session) -> None:
+    """Fast tests: no network, no engine."""
+    install(session)
+    session.run("pytest", "tests/unit", results(session), *session.posargs)
+
+
+@nox.session
+def integration(session: nox.Session) -> None:
+    """The tasks a user types, against real services: embedded always, Docker when an engine answers."""
+    install(session)
+    session.run("pytest", "tests/integration", results(session), *session.posargs, external=False)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """JupyterLab and MLflow in headless Chromium. Skipped loudly where there is none."""
+    if not any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")):
+        if os.environ.get("TRACKBED_REQUIRE_BROWSER") == "1":
+            session.error("TRACKBED_REQUIRE_BROWSER=1, but no Chromium is installed (Debian: chromium)")
+        session.skip("NOT TESTED: no Chromium on this machine (Debian: apt install chromium)")
+    install(session)
+    session.run("pytest", "tests/browser", results(session), *session.posargs)
+
+
+@nox.session(default=False)
+def audit(session: nox.Session) -> None:
+    """Known vulnerabilities in the locked requirements (asks a service on the internet)."""
+    session.install("pip-audit")
+    for lock in sorted(ROOT.rglob("*requirements.txt")):
+        if ".nox" not in lock.parts and ".venv" not in lock.parts:
+            session.run("pip-audit", "--require-hashes", "--disable-pip", "-r", str(lock.relative_to(ROOT)))
+
+
+if __name__ == "__main__":
+    nox.main()
