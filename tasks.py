@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from invoke.context import Context
 from invoke.exceptions import Exit
-from invoke.parser import Argument
+from invoke.parser.argument import Argument
 from invoke.tasks import Task, task
 
 if TYPE_CHECKING:
@@ -81,9 +81,9 @@ class OptionalWord(Task):  # type: ignore[type-arg]
 
     def _word_follows(self, arguments: list[Argument]) -> bool:
         words = sys.argv[sys.argv.index(self.name) + 1:] if self.name in sys.argv else []
-        takes_value = {f"--{a.name.replace('_', '-')}" for a in arguments if a.takes_value}
-        before = ["", *words]
-        return any(not word.startswith("-") and last not in takes_value for last, word in zip(before, words, strict=False))
+        takes_value = {f"--{name.replace('_', '-')}" for a in arguments if a.takes_value for name in a.names}
+        pairs = zip(["", *words], words, strict=False)
+        return any(not word.startswith("-") and before not in takes_value for before, word in pairs)
 
 
 def trackbed_task(**options: Any) -> Callable[[Callable[..., None]], Any]:
@@ -145,7 +145,7 @@ def up(context: Context, project: str | None = None, state_dir: str | None = Non
         console.value(dryrun.script(system, name_prefix or ""))
         return
     with console.Progress() as progress:
-        view = lifecycle.up(system, progress, console.notice, adopt)
+        view = lifecycle.up(system, progress, progress.notice, adopt)
     _show(view)
     if view.changed:
         console.notice("\ninvoke jupyter-url   prints the notebook's address   |   invoke check   proves that it logs")
@@ -202,8 +202,9 @@ def status(context: Context, project: str | None = None, state_dir: str | None =
         raise Exit(code=1)
 
 
-@trackbed_task(klass=OptionalWord, positional=["part"], help={**WHERE, "part": "postgres, store, bucket, mlflow or jupyter (default: all)",
-                                          "follow": "go on until Ctrl-C", "tail": "lines to show (default: 200)"})
+@trackbed_task(klass=OptionalWord, positional=["part"],
+               help={**WHERE, "part": "postgres, store, bucket, mlflow or jupyter (default: all)",
+                     "follow": "go on until Ctrl-C", "tail": "lines to show (default: 200)"})
 def logs(context: Context, part: str | None = None, project: str | None = None, state_dir: str | None = None,
          follow: bool = False, tail: int = 200) -> None:
     """Log lines of a part, or of all."""

@@ -137,6 +137,13 @@ class Progress:
                 lines.append(Text("  " + self._tail[:100], style="dim"))
         return Group(*lines)
 
+    def notice(self, text: str) -> None:
+        """A line to keep: above the live part on a terminal."""
+        if self._live is not None:
+            self._live.console.print(text, highlight=False, markup=False)
+        else:
+            notice(text)
+
     def step(self, text: str) -> None:
         with self._lock:
             self._step, self._tail = text, ""

@@ -79,6 +79,9 @@ def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overv
         _claim(system, engine)
         if system.state.existed and engine.unchanged():
             readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=False)
+            if system.state.remembered != (kept := {**system.state.remembered, **settings.told}):
+                system.state.remembered = {name: value for name, value in kept.items() if value}
+                system.state.save()
             return overview(engine, settings)
         if choice.notice:
             notice(choice.notice)

