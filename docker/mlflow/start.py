@@ -247,11 +247,11 @@ def s3_client(environment: Mapping[str, str]) -> Any:
 
 def s3_verdict(code: str, status: int) -> str:
     """What an S3 error means here: missing, refused, later or failed."""
-    if code in ("NoSuchBucket", "404") or status == 404:
+    if code in ("NoSuchBucket", "404"):
         return "missing"
-    if status >= 500 or code in ("SlowDown", "RequestTimeout"):
-        return "later"
-    return "refused" if status in (401, 403) else "failed"
+    if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch") or status in (401, 403):  # VersityGW: 404 for the first
+        return "refused"
+    return "later" if status >= 500 or code in ("SlowDown", "RequestTimeout") else "failed"
 
 
 def s3_call(call: Callable[[], T]) -> T | None:

@@ -31,7 +31,7 @@ unpack() {
 }
 
 mkdir -p "$home"
-if ! complete; then
+if ! complete || { ! answers && ! command -v dockerd >/dev/null; }; then
   say "unpacking Docker and Compose"
   unpack >"$home/engine-install.log" 2>&1 || { tail -n 15 "$home/engine-install.log" >&2; exit 1; }
   complete || { say "docker compose or buildx does not run"; exit 1; }

@@ -1,0 +1,273 @@
+"""The MLflow server's entry (docker/mlflow/start.py): what it decides before it starts anything."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "docker" / "mlflow" / "start.py"
+
+
+def load() -> Any:
+    spec = importlib.util.spec_from_file_location("trackbed_mlflow_start", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+start = load()
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(SCRIPT), *arguments], env={"PATH": os.environ["PATH"], **environment},
+                          capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_what_every_engine_needs_is_set_and_what_was_given_wins() -> None:
+    environment = {"MLFLOW_DISABLE_TELEMETRY": "false"}
+    start.prepare(environment)
+    assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    assert environment["MLFLOW_DISABLE_TELEMETRY"] == "false"
+    assert "--timeout-graceful-shutdown 25" in environment["MLFLOW_UVICORN_OPTS"]
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_HOST", "MLFLOW_PORT", "MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT"])
+def test_stray_variables_do_not_reach_the_server(name: str) -> None:
+    environment = {name: "tcp://10.0.0.1:8000"}
+    start.prepare(environment)
+    assert name not in environment
+
+
+def test_arguments_name_no_store() -> None:
+    environment = {"TRACKBED_PORT": "8123", "TRACKBED_WORKERS": "", "TRACKBED_HOST": "127.0.0.1",
+                   "MLFLOW_BACKEND_STORE_URI": "postgresql+psycopg2://u:secret@h/d"}
+    assert start.server_arguments(environment) == ["server", "--host", "127.0.0.1", "--port", "8123", "--workers", "2"]
+
+
+@pytest.mark.parametrize("value", ["0", "65536", "tcp://10.0.0.1:8000", "-1", "8e3", " "])
+def test_a_wrong_port_is_refused(value: str) -> None:
+    with pytest.raises(start.Stop, match="TRACKBED_PORT") as caught:
+        start.server_arguments({"TRACKBED_PORT": value})
+    assert caught.value.code == start.MISCONFIGURED
+
+
+def revision(folder: Path, name: str, parent: str) -> None:
+    (folder / f"{name}_x.py").write_text(f'"""revision = "none"."""\nrevision = "{name}"\ndown_revision = {parent}\n')
+
+
+def test_the_newest_revision_is_read_from_the_files(tmp_path: Path) -> None:
+    revision(tmp_path, "a1", "None")
+    revision(tmp_path, "b2", '"a1"')
+    revision(tmp_path, "c3", '"a1"  # a branch')
+    revision(tmp_path, "d4", '("b2", "c3")')
+    (tmp_path / "typed.py").write_text("revision: str = 'e5'\ndown_revision: str | None = 'd4'\n")
+    (tmp_path / "__init__.py").write_text("")
+    assert start.migrations(tmp_path) == ("e5", frozenset({"a1", "b2", "c3", "d4", "e5"}))
+
+
+def test_two_newest_revisions_are_an_error(tmp_path: Path) -> None:
+    revision(tmp_path, "a1", "None")
+    revision(tmp_path, "b2", "None")
+    with pytest.raises(start.Stop):
+        start.migrations(tmp_path)
+
+
+@pytest.mark.parametrize(("database", "populated", "state"), [
+    (None, False, "empty"),
+    (None, True, "older"),  # from before MLflow kept a revision
+    ("new", True, "current"),
+    ("old", True, "older"),
+    ("old", False, "older"),
+    ("from the future", True, "newer"),
+    ("new,old", True, "newer"),
+])
+def test_state_of_the_schema(database: str | None, populated: bool, state: str) -> None:
+    assert start.schema_state(database, populated, "new", frozenset({"old", "new"})) == state
+
+
+@pytest.mark.parametrize(("state", "migrate", "result"), [
+    ("empty", False, False), ("current", False, False), ("current", True, False), ("older", True, True),
+    ("older", False, "TRACKBED_MIGRATE=1"), ("newer", False, "newer MLflow"), ("newer", True, "newer MLflow"),
+])
+def test_the_guard_starts_nothing_on_another_schema(state: str, migrate: bool, result: bool | str) -> None:
+    found = {"database": "d", "code": "c", "state": state}
+    if isinstance(result, bool):
+        assert start.guard(found, migrate) is result
+        return
+    with pytest.raises(start.Stop, match=result) as caught:
+        start.guard(found, migrate)
+    assert caught.value.code == start.MISCONFIGURED
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(("message", "final"), [
+    ('FATAL: password authentication failed for user "mlflow"', True),
+    ("fe_sendauth: no password supplied", True),
+    ('FATAL: no pg_hba.conf entry for host "172.20.0.3"', True),
+    ("connection refused", False),
+    ("FATAL: the database system is starting up", False),
+    ('FATAL: database "mlflow" does not exist', False),  # the engine may be about to create it
+])
+def test_only_final_answers_end_the_wait(message: str, final: bool) -> None:
+    assert start.refused(message) is final
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_waiting_ends_with_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    clock, asked = Clock(), []
+
+    def ask() -> str:
+        asked.append(clock.now)
+        if len(asked) < 4:
+            raise start.NotYet("starting up")
+        return "here"
+
+    assert start.wait("the database", ask, 60, clock, clock.sleep) == "here"
+    assert len(asked) == 4
+    assert capsys.readouterr().err == "trackbed: waiting for the database (starting up)\n"
+
+
+def test_waiting_is_bounded_and_names_the_last_reason() -> None:
+    clock = Clock()
+
+    def ask() -> str:
+        raise start.NotYet("connection refused")
+
+    with pytest.raises(start.Stop, match=r"within 60 s: connection refused") as caught:
+        start.wait("the database", ask, 60, clock, clock.sleep)
+    assert caught.value.code == start.NO_ANSWER
+    assert 50 < clock.now <= 60
+
+
+@pytest.mark.parametrize(("code", "status", "verdict"), [
+    ("NoSuchBucket", 404, "missing"), ("404", 404, "missing"), ("AccessDenied", 403, "refused"),
+    ("InvalidAccessKeyId", 404, "refused"), ("SignatureDoesNotMatch", 403, "refused"),
+    ("SlowDown", 503, "later"), ("XMinioServerNotInitialized", 503, "later"), ("InternalError", 500, "later"),
+    ("InvalidBucketName", 400, "failed"), ("PermanentRedirect", 301, "failed"),
+])
+def test_what_an_answer_of_the_store_means(code: str, status: int, verdict: str) -> None:
+    assert start.s3_verdict(code, status) == verdict
+
+
+@pytest.mark.parametrize(("destination", "parts"), [
+    ("s3://mlflow-artifacts", ("mlflow-artifacts", "")), ("s3://bucket/", ("bucket", "")),
+    ("s3://bucket/a/b/", ("bucket", "a/b")),
+])
+def test_bucket_and_prefix(destination: str, parts: tuple[str, str]) -> None:
+    assert start.s3_address(destination) == parts
+
+
+def test_a_destination_without_a_bucket_is_refused() -> None:
+    with pytest.raises(start.Stop, match="names no bucket"):
+        start.s3_address("s3:///prefix")
+
+
+@pytest.mark.parametrize(("text", "path"), [
+    ("mlflow-artifacts:/1/run/artifacts", "1/run/artifacts"), ("1/run/", "1/run"), ("/", ""), ("a..b/c", "a..b/c"),
+])
+def test_artifact_paths(text: str, path: str) -> None:
+    assert start.artifact_path(text) == path
+
+
+@pytest.mark.parametrize("text", ["..", "../x", "1/../../x", "mlflow-artifacts:/../x"])
+def test_no_way_out_of_the_artifacts(text: str) -> None:
+    with pytest.raises(start.Stop):
+        start.artifact_path(text)
+
+
+def test_objects_of_a_folder(tmp_path: Path) -> None:
+    place = tmp_path / "with space"
+    (place / "1" / "run" / "artifacts").mkdir(parents=True)
+    (place / "1" / "run" / "artifacts" / "model.bin").write_bytes(b"12345")
+    (place / "1" / "runaway").write_bytes(b"1")
+    done = run("object", "mlflow-artifacts:/1/run", MLFLOW_ARTIFACTS_DESTINATION=place.as_uri())
+    assert json.loads(done.stdout) == [{"path": "1/run/artifacts/model.bin", "size": 5}]
+    assert json.loads(run("object", "1/none", MLFLOW_ARTIFACTS_DESTINATION=str(place)).stdout) == []
+
+
+def test_an_artifact_folder_is_made_once(tmp_path: Path) -> None:
+    place = tmp_path / "a" / "b"
+    assert run("bucket", MLFLOW_ARTIFACTS_DESTINATION=place.as_uri(), TRACKBED_S3_CREATE="check").returncode == 78
+    assert not place.exists()
+    for _ in range(2):
+        assert run("bucket", MLFLOW_ARTIFACTS_DESTINATION=place.as_uri()).returncode == 0
+    assert place.is_dir()
+
+
+@pytest.mark.parametrize("arguments", [(), ("sevre",), ("serve", "now"), ("object",)])
+def test_wrong_use_shows_the_help(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "serve" in done.stderr
+
+
+def test_a_missing_setting_is_named() -> None:
+    done = run("serve")
+    assert (done.returncode, done.stderr) == (78, "trackbed: MLFLOW_ARTIFACTS_DESTINATION is not set\n")
+
+
+@contextmanager
+def server(answer: bytes) -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        def once() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=once, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join(5)
+
+
+@pytest.mark.parametrize(("answer", "code", "said"), [
+    (b"HTTP/1.1 200 OK\r\n\r\n{}", 0, ""),
+    (b"HTTP/1.1 503 Service Unavailable\r\n\r\nno database", 1, "503 Service Unavailable: no database"),
+    (b"HTTP/1.1 403 Forbidden\r\n\r\nInvalid Host header", 1, "Invalid Host header"),
+    (b"", 1, ""),
+])
+def test_health_is_the_answer_of_the_api(answer: bytes, code: int, said: str) -> None:
+    with server(answer) as port:
+        done = run("health", TRACKBED_PORT=str(port))
+    assert done.returncode == code
+    assert said in done.stderr
+
+
+def test_health_without_a_server() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert run("health", TRACKBED_PORT=str(port)).returncode == 1
+
+
+def test_leftovers_of_killed_uploads_go_and_the_rest_stays(tmp_path: Path) -> None:
+    now = 1_000_000.0
+    for name in ("tmpold", "tmpnew", "keep"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part").write_bytes(b"x")
+        age = 10.0 if name == "tmpnew" else 7200.0
+        os.utime(tmp_path / name, (now - age, now - age))
+    (tmp_path / "tmplink").symlink_to(tmp_path / "keep")
+    assert start.clear_leftovers(tmp_path, now) == 1
+    assert {entry.name for entry in tmp_path.iterdir()} == {"tmpnew", "keep", "tmplink"}
