@@ -217,9 +217,9 @@ def _processes(plan: Plan, engine: EmbeddedEngine) -> str:
         '[ "$(id -u)" != 0 ] || { echo "PostgreSQL does not run as root: use another user" >&2; exit 1; }',
         _ports(plan.parts),
     ]
-    lines = ["# folders, and one venv per lock",
-             "mkdir -p " + " ".join(f'"$STATE"/{name}' for name in ("app/startup", "tmp", "secrets", "artifacts", "logs",
-                                                                    "jupyter")) + f" {word(run)} {word(workspace)}",
+    names = ("app/startup", "tmp", "secrets", "artifacts", "logs", "jupyter")
+    folders = " ".join([*(f'"$STATE"/{name}' for name in names), word(run), word(workspace)])
+    lines = ["# folders, and one venv per lock", f"mkdir -p {folders}",
              f'chmod 700 "$STATE"/secrets {word(run)}',
              'cp docker/mlflow/start.py "$STATE"/app/', 'cp -r docker/jupyter/startup/. "$STATE"/app/startup/']
     for venv, lock in engine.locks():
