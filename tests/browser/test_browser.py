@@ -1,0 +1,140 @@
+"""JupyterLab and MLflow as a user sees them, in headless Chromium.
+
+TRACKBED_SCREENSHOTS=FOLDER keeps pictures; TRACKBED_REQUIRE_BROWSER=1 fails where there is no Chromium.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.request import ProxyHandler, Request, build_opener
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Shot = Callable[[Page, str], None]
+
+ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SLOW = 60_000  # ms: a cold JupyterLab on a small machine
+DIRECT = build_opener(ProxyHandler({}))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        if os.environ.get("TRACKBED_REQUIRE_BROWSER") == "1":
+            pytest.fail("TRACKBED_REQUIRE_BROWSER=1, but no Chromium is installed")
+        pytest.skip("NOT TESTED: no Chromium on this machine")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS), headless=True)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page of a new profile; at the end no request may have been refused or have met a server error."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    context.set_default_timeout(SLOW)
+    refused: list[str] = []
+    context.on("response", lambda answer: refused.append(f"{answer.status} {answer.request.method} {answer.url}")
+               if answer.status == 403 or answer.status >= 500 else None)
+    context.on("console", lambda message: refused.append(message.text)
+               if message.type == "error" and re.search(r"\b403\b|CORS|Cross-origin", message.text) else None)
+    yield context.new_page()
+    context.close()
+    assert not refused, refused
+
+
+@pytest.fixture
+def shot(engine: str) -> Shot:
+    """Keep a picture where someone asked for them."""
+    def take(page: Page, name: str) -> None:
+        folder = os.environ.get("TRACKBED_SCREENSHOTS")
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=Path(folder) / f"{engine}-{name}.png")
+    return take
+
+
+@pytest.fixture
+def jupyter_url(invoke_run: Run) -> str:
+    done = invoke_run("jupyter-url")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def mlflow_url(invoke_run: Run) -> str:
+    done = invoke_run("status", "--format=env")
+    assert done.returncode == 0, done.stderr
+    values = dict(word.split("=", 1) for word in shlex.split(done.stdout) if "=" in word)
+    return values["MLFLOW_TRACKING_URI"].rstrip("/")
+
+
+def post(url: str, body: object) -> dict[str, dict[str, dict[str, str]]]:
+    """A call that needs no browser."""
+    request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with DIRECT.open(request, timeout=30) as answer:
+        return json.load(answer)  # type: ignore[no-any-return]
+
+
+def test_jupyterlab_opens(page: Page, shot: Shot, jupyter_url: str) -> None:
+    page.goto(jupyter_url)
+    expect(page.locator(".jp-Launcher").first).to_be_visible(timeout=SLOW)
+    shot(page, "jupyterlab")
+
+
+def test_a_link_printed_in_a_notebook_opens_the_run(page: Page, shot: Shot, jupyter_url: str) -> None:
+    page.goto(jupyter_url)
+    page.locator(".jp-LauncherCard[data-category='Notebook']").first.click()
+    name = f"from-the-browser-{uuid.uuid4().hex[:6]}"
+    editor = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell .cm-content").first
+    editor.click()
+    # one logical line: the editor closes brackets and indents by itself when typed into
+    page.keyboard.insert_text(f"import mlflow; run = mlflow.start_run(run_name='{name}'); mlflow.end_run()")
+    page.keyboard.press("Shift+Enter")
+    link = page.locator(".jp-OutputArea-output a", has_text="/runs/").first
+    link.wait_for(timeout=2 * SLOW)
+    shot(page, "notebook")
+    page.goto(link.get_attribute("href") or "")
+    expect(page.get_by_text(name).first).to_be_visible(timeout=SLOW)
+    shot(page, "linked-run")
+
+
+def test_mlflow_writes_through_its_own_pages(page: Page, shot: Shot, mlflow_url: str) -> None:
+    """POSTs from the UI's own origin: MLflow refuses them unless that origin is allowed."""
+    name = f"from-the-browser-{uuid.uuid4().hex[:6]}"
+    page.goto(f"{mlflow_url}/#/experiments")
+    expect(page.get_by_text("Default", exact=True).first).to_be_visible(timeout=SLOW)
+    shot(page, "mlflow-experiments")
+
+    page.get_by_role("button", name="Create").first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_placeholder("Input an experiment name").fill(name)
+    with page.expect_response(re.compile(r"/experiments/create$")) as created:
+        dialog.get_by_role("button", name="Create").click()
+    assert created.value.status == 200, created.value.text()
+    experiment = created.value.json()["experiment_id"]
+
+    answer = post(f"{mlflow_url}/api/2.0/mlflow/runs/create", {"experiment_id": experiment, "run_name": "before"})
+    run = answer["run"]["info"]["run_id"]
+    page.goto(f"{mlflow_url}/#/experiments/{experiment}/runs/{run}")
+    page.get_by_test_id("overflow-menu-trigger").first.click()
+    page.get_by_role("menuitem", name="Rename").click()
+    page.get_by_test_id("rename-modal-input").fill("renamed-in-the-browser")
+    with page.expect_response(re.compile(r"/runs/update$")) as renamed:
+        page.get_by_role("dialog").get_by_role("button", name="Save").click()
+    assert renamed.value.status == 200, renamed.value.text()
+    expect(page.get_by_text("renamed-in-the-browser").first).to_be_visible(timeout=SLOW)
+    shot(page, "mlflow-renamed-run")
