@@ -96,7 +96,7 @@ def test_jupyterlab_opens(page: Page, shot: Shot, jupyter_url: str) -> None:
 
 
 def test_a_link_printed_in_a_notebook_opens_the_run(page: Page, shot: Shot, jupyter_url: str) -> None:
-    page.goto(jupyter_url)
+    page.goto(f"{jupyter_url}&reset")  # without the tabs of an earlier visit
     page.locator(".jp-LauncherCard[data-category='Notebook']").first.click()
     name = f"from-the-browser-{uuid.uuid4().hex[:6]}"
     editor = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell .cm-content").first
