@@ -15,6 +15,7 @@ from invoke.tasks import Task, task
 
 if TYPE_CHECKING:
     from helpers.lifecycle import Overview
+    from helpers.system import System
 
 WHERE = {
     "project": "prefix of every name, so that two systems do not collide (default: trackbed)",
@@ -95,6 +96,16 @@ def trackbed_task(**options: Any) -> Callable[[Callable[..., None]], Any]:
     return decorate
 
 
+def _load(flags: dict[str, str | None]) -> System:
+    """The system that the flags, the environment and .env describe; tells what was ignored in them."""
+    from helpers import console, lifecycle
+
+    system = lifecycle.load(flags)
+    for warning in system.settings.warnings:
+        console.notice(f"warning: {warning}")
+    return system
+
+
 def _choose(format: str, *allowed: str) -> str:
     if format not in allowed:
         from helpers.errors import SettingError
@@ -136,9 +147,7 @@ def up(context: Context, project: str | None = None, state_dir: str | None = Non
     flags = {name: value for name, value in locals().items() if name in WHERE or name in WHAT}
     from helpers import console, lifecycle
 
-    system = lifecycle.load(flags)
-    for warning in system.settings.warnings:
-        console.notice(f"warning: {warning}")
+    system = _load(flags)
     if dry_run:
         from helpers import dryrun
 
@@ -159,7 +168,7 @@ def down(context: Context, project: str | None = None, state_dir: str | None = N
     from helpers import console, lifecycle
     from helpers.errors import TrackbedError
 
-    system = lifecycle.load({"project": project, "state_dir": state_dir})
+    system = _load({"project": project, "state_dir": state_dir})
     if delete_data and (items := lifecycle.data(system)):
         console.notice("this deletes, for good:")
         for item in items:
@@ -184,7 +193,7 @@ def status(context: Context, project: str | None = None, state_dir: str | None =
     from helpers import console, lifecycle
 
     _choose(format, "table", "json", "env")
-    system = lifecycle.load({"project": project, "state_dir": state_dir})
+    system = _load({"project": project, "state_dir": state_dir})
     view = lifecycle.status(system)
     if format == "json":
         console.as_json({
@@ -213,7 +222,7 @@ def logs(context: Context, part: str | None = None, project: str | None = None, 
     from helpers.errors import SettingError
     from helpers.spelling import did_you_mean, nearest
 
-    engine = lifecycle.running(lifecycle.load({"project": project, "state_dir": state_dir}))
+    engine = lifecycle.running(_load({"project": project, "state_dir": state_dir}))
     there = [s.name for s in engine.parts()]
     if part and part not in there:
         raise SettingError(f"part {part}: must be one of {', '.join(there)}.{did_you_mean(nearest(part, there))}")
@@ -232,7 +241,7 @@ def jupyter_url(context: Context, project: str | None = None, state_dir: str | N
     """The one line to paste into a browser."""
     from helpers import console, lifecycle, notebook
 
-    system = lifecycle.load({"project": project, "state_dir": state_dir})
+    system = _load({"project": project, "state_dir": state_dir})
     engine = lifecycle.running(system)
     console.value(notebook.url(engine, engine.settings, system.credentials()["JUPYTER_TOKEN"]))
 
@@ -244,7 +253,7 @@ def credentials(context: Context, project: str | None = None, state_dir: str | N
     from helpers import console, lifecycle
 
     _choose(format, "table", "json", "env")
-    system = lifecycle.load({"project": project, "state_dir": state_dir})
+    system = _load({"project": project, "state_dir": state_dir})
     if init:
         with console.Progress() as progress:
             lifecycle.initialise(system, progress, console.notice)
@@ -267,7 +276,7 @@ def check(context: Context, project: str | None = None, state_dir: str | None = 
     from helpers import check as checks
     from helpers import console, lifecycle
 
-    engine = lifecycle.running(lifecycle.load({"project": project, "state_dir": state_dir}))
+    engine = lifecycle.running(_load({"project": project, "state_dir": state_dir}))
     with console.Progress() as progress:
         results = checks.run_check(engine, progress)
     console.table(("check", "result", "detail"),
@@ -280,10 +289,10 @@ def check(context: Context, project: str | None = None, state_dir: str | None = 
 def doctor(context: Context, project: str | None = None, state_dir: str | None = None,
            engine: str | None = None) -> None:
     """Look before anything is started: engine, disk, memory, ports, network, leftovers, permissions."""
-    from helpers import console, lifecycle
+    from helpers import console
     from helpers import doctor as doctors
 
-    system = lifecycle.load({"project": project, "state_dir": state_dir, "engine": engine})
+    system = _load({"project": project, "state_dir": state_dir, "engine": engine})
     found = doctors.examine(system)
     console.table(("check", "result", "detail"), [(f.check, str(f.level), f.detail) for f in found])
     for finding in found:
@@ -301,7 +310,7 @@ def build(context: Context, image: str | None = None, project: str | None = None
     """Build our images; a no-op when nothing changed."""
     from helpers import console, lifecycle
 
-    system = lifecycle.load({"project": project, "state_dir": state_dir, "gpu": gpu})
+    system = _load({"project": project, "state_dir": state_dir, "gpu": gpu})
     with console.Progress() as progress:
         built = lifecycle.build(system, (image,) if image else ("mlflow", "jupyter"), progress)
     for one in built:

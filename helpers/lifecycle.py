@@ -90,11 +90,12 @@ def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overv
                 system.state.instance = owner
             engine.check_foreign()
         doctor.preflight(engine, settings)
+        engine.prepare(sink)
+        # from here on the choice of the engine is kept: what follows carries this instance's id and will hold data
         system.state.engine, system.state.clone = engine.name, str(settings.clone)
         system.state.remember(settings.told)
         system.state.applied = {"hash": "", "identities": {}}
-        system.state.save()  # before anything carries the instance id
-        engine.prepare(sink)
+        system.state.save()
         _write_env(engine, settings)
         report = engine.start(sink)
         sink.step("waiting until everything is usable")

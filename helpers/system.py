@@ -30,7 +30,7 @@ class System:
         return self._credentials
 
     def credentials_digest(self) -> str:
-        """Changes when a secret changes; tells nothing about it."""
+        """Changes when a secret changes; one hash over all of them, so it cannot be searched for a single weak one."""
         return stack.digest(self.credentials().render("{POSTGRES_PASSWORD}{S3_ACCESS_KEY}{S3_SECRET_KEY}"
                                                       "{JUPYTER_TOKEN}", ("POSTGRES_PASSWORD", "S3_ACCESS_KEY",
                                                                           "S3_SECRET_KEY", "JUPYTER_TOKEN")))

@@ -167,6 +167,7 @@ class DockerEngine:
             "TRACKBED_CORS_ORIGINS": stack.cors_origins(settings),
             "TRACKBED_DATABASE": live["database"],
             "TRACKBED_ARTIFACT_PREFIX": live["prefix"],
+            "TRACKBED_SECRETS": self.system.credentials_digest(),
             "TRACKBED_MTU": str(min(mtu or 1500, 1500)),
         }
 

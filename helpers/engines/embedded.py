@@ -38,7 +38,7 @@ from helpers.engines.base import (
 )
 from helpers.engines.supervision import Program, Supervisor, orphans, terminate
 from helpers.errors import EngineUnavailable, Interrupted, PartFailed, TrackbedError
-from helpers.readiness import ask
+from helpers.readiness import SEARCH, ask
 from helpers.system import System
 
 SERVICE_USER = "trackbed"
@@ -244,7 +244,7 @@ class EmbeddedEngine:
         """The quick look that a health check would take."""
         if part == POSTGRES:
             return self._psql("postgres", "SELECT 1").code == 0
-        path = "/health" if part == MLFLOW else "/api"
+        path = SEARCH if part == MLFLOW else "/api"  # /health is 200 without a database
         with self.open(part, "http") as address:
             return ask(address.url + path, timeout=3).ok
 
