@@ -19,7 +19,7 @@ from typing import IO, Any, ClassVar
 
 from helpers import images, notebook, stack
 from helpers.addresses import uplink
-from helpers.engines import base
+from helpers.engines import base, compose_model
 from helpers.engines.base import (
     BUCKET,
     JUPYTER,
@@ -30,9 +30,7 @@ from helpers.engines.base import (
     Availability,
     DataItem,
     ExecResult,
-    Health,
     HostFacts,
-    Mount,
     Network,
     PartSpec,
     PartStatus,
@@ -59,8 +57,7 @@ from helpers.system import System
 
 MINIMUM_API = (1, 44)  # Docker 25: health checks with start_interval
 MINIMUM_COMPOSE = (2, 21)  # `ps --format json` and start_interval as we use them
-UIDS = {POSTGRES: (999, 999), STORE: (10002, 10002), MLFLOW: (10001, 10001)}
-HEALTHY = {"service_started": "started", "service_healthy": "healthy", "service_completed_successfully": "done"}
+
 
 
 class DockerEngine:
@@ -188,44 +185,14 @@ class DockerEngine:
 
     def plan(self) -> Plan:
         model = self.model()
-        order = [n for n in (POSTGRES, STORE, BUCKET, MLFLOW) if n in model["services"]]
-        parts = [self._service_spec(name, model["services"][name]) for name in order]
-        parts.append(notebook.container_spec(self.settings))
         project = self.settings.project
+        order = [n for n in (POSTGRES, STORE, BUCKET, MLFLOW) if n in model["services"]]
+        parts = [compose_model.service_spec(name, model, project) for name in order]
+        parts.append(notebook.container_spec(self.settings))
         networks = tuple(Network(n["name"], bool(n.get("internal")),
                                  int(n.get("driver_opts", {}).get("com.docker.network.driver.mtu", 0)))
                          for n in model["networks"].values())
         return Plan(self.name, project, tuple(parts), self.volumes(), networks, self.secret_files())
-
-    def _service_spec(self, name: str, service: Mapping[str, Any]) -> PartSpec:
-        volumes = self.model()["volumes"]
-        mounts = [Mount("volume", volumes[v["source"]]["name"], v["target"], bool(v.get("read_only")),
-                        "nocopy" if v.get("volume", {}).get("nocopy") else "")
-                  for v in service.get("volumes", []) if v["type"] == "volume"]
-        for entry in service.get("tmpfs", []):
-            target, _, options = entry.partition(":")
-            mounts.append(Mount("tmpfs", "", target, options=options))
-        names = {9000: "s3", 9001: "console", 8000: "http"}
-        networks = self.model()["networks"]
-        return PartSpec(
-            name=name, title=stack.TITLES[name], container=f"{self.settings.project}-{name}-1", hostname=name,
-            image=service["image"],
-            # Compose doubles what it will not interpolate again
-            command=tuple(word.replace("$$", "$") for word in service.get("command") or ()),
-            entrypoint=tuple(service.get("entrypoint") or ()),
-            environment={k: v or "" for k, v in (service.get("environment") or {}).items()},
-            ports=tuple(Port(names.get(p["target"], ""), p["target"], int(p["published"]), p.get("host_ip", ""))
-                        for p in service.get("ports", [])),
-            mounts=tuple(mounts), networks=tuple(networks[n]["name"] for n in service.get("networks", {})),
-            user=service.get("user", ""), read_only=bool(service.get("read_only")),
-            cap_drop=tuple(service.get("cap_drop", ())), security_opt=tuple(service.get("security_opt", ())),
-            health=_health(service.get("healthcheck")),
-            shm_size=str(service.get("shm_size", "")), restart=service.get("restart", ""),
-            stop_signal=service.get("stop_signal", ""),
-            stop_grace=int(_seconds(service.get("stop_grace_period", "10s"))),
-            depends_on={k: HEALTHY[v["condition"]] for k, v in (service.get("depends_on") or {}).items()},
-            one_shot=name == BUCKET,
-        )
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -233,39 +200,10 @@ class DockerEngine:
         return (POSTGRES, *own_store, BUCKET, MLFLOW, JUPYTER)
 
     def volumes(self) -> tuple[Volume, ...]:
-        project = self.settings.project
-        uid = notebook.workspace_owner(self.settings)
-        listed = [
-            Volume(f"{project}_postgres", *UIDS[POSTGRES]),
-            Volume(f"{project}_mlflow-tmp", *UIDS[MLFLOW]),
-            Volume(f"{project}_secrets-postgres", *UIDS[POSTGRES], secret=True),
-            Volume(f"{project}_secrets-mlflow", *UIDS[MLFLOW], secret=True),
-            Volume(f"{project}_secrets-jupyter", uid, notebook.GID, secret=True),
-        ]
-        if self.object_store != "external":
-            listed.insert(1, Volume(f"{project}_{self.object_store}", *UIDS[STORE]))
-            listed.append(Volume(f"{project}_secrets-store", *UIDS[STORE], secret=True))
-        return tuple(listed)
+        return compose_model.volumes(self.settings, self.object_store)
 
     def secret_files(self) -> tuple[SecretFile, ...]:
-        project = self.settings.project
-        aws = "[default]\naws_access_key_id = {S3_ACCESS_KEY}\naws_secret_access_key = {S3_SECRET_KEY}\n"
-
-        def secret(part: str, path: str, template: str, names: tuple[str, ...], uid: int, gid: int) -> SecretFile:
-            return SecretFile(part, f"{project}_secrets-{part}", path, template, names, uid, gid)
-
-        listed = [
-            secret(POSTGRES, "postgres-password", "{POSTGRES_PASSWORD}", ("POSTGRES_PASSWORD",), *UIDS[POSTGRES]),
-            # libpq ignores a passfile that others may read: 0400 and the right owner
-            secret(MLFLOW, "pgpass", "*:*:*:mlflow:{POSTGRES_PASSWORD}\n", ("POSTGRES_PASSWORD",), *UIDS[MLFLOW]),
-            secret(MLFLOW, "aws-credentials", aws, ("S3_ACCESS_KEY", "S3_SECRET_KEY"), *UIDS[MLFLOW]),
-            secret(JUPYTER, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",),  # read without strip
-                   notebook.workspace_owner(self.settings), notebook.GID),
-        ]
-        if self.object_store != "external":
-            listed += [secret(STORE, "access-key", "{S3_ACCESS_KEY}", ("S3_ACCESS_KEY",), *UIDS[STORE]),
-                       secret(STORE, "secret-key", "{S3_SECRET_KEY}", ("S3_SECRET_KEY",), *UIDS[STORE])]
-        return tuple(listed)
+        return compose_model.secret_files(self.settings, self.object_store)
 
     # looking
 
@@ -638,25 +576,6 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", version)[:2])
-
-
-def _seconds(text: str | float) -> float:
-    if isinstance(text, int | float):
-        return float(text)
-    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-    return sum(float(n) * units[u] for n, u in re.findall(r"([\d.]+)(ms|s|m|h)", text))
-
-
-def _health(check: Mapping[str, Any] | None) -> Health | None:
-    """A Compose health check as data; None for a service without one."""
-    if not check:
-        return None
-    test = check["test"]
-    return Health(
-        argv=tuple(test[1:]) if test[0] == "CMD" else ("sh", "-c", *test[1:]),
-        interval=_seconds(check.get("interval", "10s")), timeout=_seconds(check.get("timeout", "5s")),
-        retries=int(check.get("retries", 5)), start_period=_seconds(check.get("start_period", "0s")),
-        start_interval=_seconds(check.get("start_interval", "5s")))
 
 
 def _last_line(text: str) -> str:

@@ -1,0 +1,118 @@
+"""The Compose files as data: services as parts, the volumes and the secret files that go with them. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from helpers import notebook, stack
+from helpers.engines.base import (
+    BUCKET,
+    JUPYTER,
+    MLFLOW,
+    POSTGRES,
+    STORE,
+    Health,
+    Mount,
+    PartSpec,
+    Port,
+    SecretFile,
+    Volume,
+)
+from helpers.settings import Settings
+
+UIDS = {POSTGRES: (999, 999), STORE: (10002, 10002), MLFLOW: (10001, 10001)}
+HEALTHY = {"service_started": "started", "service_healthy": "healthy", "service_completed_successfully": "done"}
+
+
+def service_spec(name: str, model: Mapping[str, Any], project: str) -> PartSpec:
+    """A service of the resolved Compose model as a part."""
+    service = model["services"][name]
+    volumes = model["volumes"]
+    mounts = [Mount("volume", volumes[v["source"]]["name"], v["target"], bool(v.get("read_only")),
+                    "nocopy" if v.get("volume", {}).get("nocopy") else "")
+              for v in service.get("volumes", []) if v["type"] == "volume"]
+    for entry in service.get("tmpfs", []):
+        target, _, options = entry.partition(":")
+        mounts.append(Mount("tmpfs", "", target, options=options))
+    names = {9000: "s3", 9001: "console", 8000: "http"}
+    networks = model["networks"]
+    return PartSpec(
+        name=name, title=stack.TITLES[name], container=f"{project}-{name}-1", hostname=name,
+        image=service["image"],
+        # Compose doubles what it will not interpolate again
+        command=tuple(word.replace("$$", "$") for word in service.get("command") or ()),
+        entrypoint=tuple(service.get("entrypoint") or ()),
+        environment={k: v or "" for k, v in (service.get("environment") or {}).items()},
+        ports=tuple(Port(names.get(p["target"], ""), p["target"], int(p["published"]), p.get("host_ip", ""))
+                    for p in service.get("ports", [])),
+        mounts=tuple(mounts), networks=tuple(networks[n]["name"] for n in service.get("networks", {})),
+        user=service.get("user", ""), read_only=bool(service.get("read_only")),
+        cap_drop=tuple(service.get("cap_drop", ())), security_opt=tuple(service.get("security_opt", ())),
+        health=health(service.get("healthcheck")),
+        shm_size=str(service.get("shm_size", "")), restart=service.get("restart", ""),
+        stop_signal=service.get("stop_signal", ""),
+        stop_grace=int(seconds(service.get("stop_grace_period", "10s"))),
+        depends_on={k: HEALTHY[v["condition"]] for k, v in (service.get("depends_on") or {}).items()},
+        one_shot=name == BUCKET,
+    )
+
+
+def health(check: Mapping[str, Any] | None) -> Health | None:
+    """A Compose health check as data; None for a service without one."""
+    if not check:
+        return None
+    test = check["test"]
+    return Health(
+        argv=tuple(test[1:]) if test[0] == "CMD" else ("sh", "-c", *test[1:]),
+        interval=seconds(check.get("interval", "10s")), timeout=seconds(check.get("timeout", "5s")),
+        retries=int(check.get("retries", 5)), start_period=seconds(check.get("start_period", "0s")),
+        start_interval=seconds(check.get("start_interval", "5s")))
+
+
+def seconds(text: str | float) -> float:
+    """A duration as Compose writes it (1m30s, 500ms), in seconds."""
+    if isinstance(text, int | float):
+        return float(text)
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+    return sum(float(n) * units[u] for n, u in re.findall(r"([\d.]+)(ms|s|m|h)", text))
+
+
+def volumes(settings: Settings, object_store: str) -> tuple[Volume, ...]:
+    """Every volume of a system with the numeric owner of its part."""
+    project = settings.project
+    uid = notebook.workspace_owner(settings)
+    listed = [
+        Volume(f"{project}_postgres", *UIDS[POSTGRES]),
+        Volume(f"{project}_mlflow-tmp", *UIDS[MLFLOW]),
+        Volume(f"{project}_secrets-postgres", *UIDS[POSTGRES], secret=True),
+        Volume(f"{project}_secrets-mlflow", *UIDS[MLFLOW], secret=True),
+        Volume(f"{project}_secrets-jupyter", uid, notebook.GID, secret=True),
+    ]
+    if object_store != "external":
+        listed.insert(1, Volume(f"{project}_{object_store}", *UIDS[STORE]))
+        listed.append(Volume(f"{project}_secrets-store", *UIDS[STORE], secret=True))
+    return tuple(listed)
+
+
+def secret_files(settings: Settings, object_store: str) -> tuple[SecretFile, ...]:
+    """The files in the secrets volumes, each for one part."""
+    project = settings.project
+    aws = "[default]\naws_access_key_id = {S3_ACCESS_KEY}\naws_secret_access_key = {S3_SECRET_KEY}\n"
+
+    def secret(part: str, path: str, template: str, names: tuple[str, ...], uid: int, gid: int) -> SecretFile:
+        return SecretFile(part, f"{project}_secrets-{part}", path, template, names, uid, gid)
+
+    listed = [
+        secret(POSTGRES, "postgres-password", "{POSTGRES_PASSWORD}", ("POSTGRES_PASSWORD",), *UIDS[POSTGRES]),
+        # libpq ignores a passfile that others may read: 0400 and the right owner
+        secret(MLFLOW, "pgpass", "*:*:*:mlflow:{POSTGRES_PASSWORD}\n", ("POSTGRES_PASSWORD",), *UIDS[MLFLOW]),
+        secret(MLFLOW, "aws-credentials", aws, ("S3_ACCESS_KEY", "S3_SECRET_KEY"), *UIDS[MLFLOW]),
+        secret(JUPYTER, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",),  # read without strip
+               notebook.workspace_owner(settings), notebook.GID),
+    ]
+    if object_store != "external":
+        listed += [secret(STORE, "access-key", "{S3_ACCESS_KEY}", ("S3_ACCESS_KEY",), *UIDS[STORE]),
+                   secret(STORE, "secret-key", "{S3_SECRET_KEY}", ("S3_SECRET_KEY",), *UIDS[STORE])]
+    return tuple(listed)
