@@ -64,6 +64,8 @@ def notebook_environment(settings: Settings, tracking_uri: str) -> dict[str, str
         # MLflow would print links to the tracking URI, a name that no browser knows; a start-up hook prints ours
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "TRACKBED_BROWSER_URL": browser_url(settings),
+        "TRACKBED_TRACKING_URI": tracking_uri,  # MLflow changes its own; links to other servers are left alone
+        "MLFLOW_NOTEBOOK_TRACE_RENDERER_BASE_URL": browser_url(settings),  # traces are shown in a frame of the browser
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "600",  # a proxied artifact of several GB answers late
         "GIT_PYTHON_REFRESH": "quiet",

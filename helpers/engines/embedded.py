@@ -45,6 +45,8 @@ SERVICE_USER = "trackbed"
 PARTS = (POSTGRES, MLFLOW, JUPYTER)
 SOCKET_LIMIT = 100  # a Unix socket's path ends at 107 bytes; the longest name in the folder is ours to leave room for
 DATABASE_MAJOR = "18"
+# The notebook's own: the caller's PATH differs between shells, and another one would mean another notebook.
+TOOLS = "/usr/local/cuda/bin:/opt/rocm/bin:/opt/homebrew/bin:/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
 
 class EmbeddedEngine:
@@ -186,7 +188,7 @@ class EmbeddedEngine:
                               "--ServerApp.port_retries=0", f"--ServerApp.root_dir={settings.workspace}"),
                      environment={
                          **common, **stack.notebook_environment(settings, tracking),
-                         "PATH": f"{found[JUPYTER].folder / 'bin'}:{os.environ.get('PATH', os.defpath)}",
+                         "PATH": f"{found[JUPYTER].folder / 'bin'}:{TOOLS}",
                          "VIRTUAL_ENV": str(found[JUPYTER].folder),
                          "PYTHONPATH": str(self._startup),  # MLflow finds the plugin for its links there
                          "JUPYTER_TOKEN_FILE": str(self.folder / "secrets" / "jupyter-token"),
