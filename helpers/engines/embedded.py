@@ -46,7 +46,8 @@ PARTS = (POSTGRES, MLFLOW, JUPYTER)
 SOCKET_LIMIT = 100  # a Unix socket's path ends at 107 bytes; the longest name in the folder is ours to leave room for
 DATABASE_MAJOR = "18"
 # The notebook's own: the caller's PATH differs between shells, and another one would mean another notebook.
-TOOLS = "/usr/local/cuda/bin:/opt/rocm/bin:/opt/homebrew/bin:/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+TOOLS = ("/usr/local/cuda/bin:/opt/rocm/bin:/opt/homebrew/bin:"
+         "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin")
 
 
 class EmbeddedEngine:
