@@ -28,7 +28,7 @@ DEFAULT = "default"
 
 # Read by tests, the rig and the images; never settings.
 RESERVED = re.compile(
-    r"TRACKBED_(TRACEBACK|REQUIRE_DOCKER|REQUIRE_BROWSER|MIGRATE|BROWSER_URL|TRACKING_URI|RIG_[A-Z0-9_]*)"
+    r"TRACKBED_(TRACEBACK|VERBOSE|SCREENSHOTS|REQUIRE_DOCKER|REQUIRE_BROWSER|MIGRATE|BROWSER_URL|TRACKING_URI|RIG_[A-Z0-9_]*)"
 )
 # Taken from .env as they are: they belong to Docker, Compose and the network, not to Trackbed.
 FOREIGN = re.compile(

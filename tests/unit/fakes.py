@@ -1,0 +1,33 @@
+"""A system in a temporary folder and a sink that only remembers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers.settings import Settings
+from helpers.state import State
+from helpers.system import System
+
+
+def system(folder: Path, **flags: str) -> System:
+    """A System whose state and workspace lie in ``folder``."""
+    settings = Settings.load({"state_dir": str(folder / "state"), **flags}, {"HOME": str(folder)},
+                             folder / "clone" / ".env")
+    return System(settings, State.load(settings.folder))
+
+
+class Silent:
+    """A sink that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+        self.states: list[tuple[str, str]] = []
+
+    def step(self, text: str) -> None:
+        self.steps.append(text)
+
+    def part(self, name: str, state: str, note: str = "") -> None:
+        self.states.append((name, state))
+
+    def output(self, line: str) -> None:
+        pass

@@ -1,0 +1,94 @@
+"""The printed commands: complete, without a secret, quoted for a shell."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers import dryrun
+from helpers.engines.base import Health, Mount, Network, PartSpec, Plan, Port, SecretFile, Volume
+from helpers.errors import SettingError
+from tests.unit.fakes import system
+
+SERVER = PartSpec(
+    name="mlflow", title="MLflow", container="lab-mlflow-1", hostname="mlflow", image="trackbed/mlflow:3.17.2",
+    command=("serve", "with space", "$HOME"), environment={"A": "it's", "B": "x*"},
+    ports=(Port("http", 8000, 8001, "127.0.0.1"),), networks=("lab_backend", "lab_frontend"), user="10001:10001",
+    mounts=(Mount("volume", "lab_tmp", "/tmp", options="nocopy"), Mount("volume", "lab_s", "/run/secrets", True),
+            Mount("tmpfs", "", "/run", options="mode=0700")),
+    read_only=True, cap_drop=("ALL",), security_opt=("no-new-privileges:true",), restart="unless-stopped",
+    health=Health(("trackbed-mlflow", "health")), stop_grace=40)
+NOTEBOOK = PartSpec(name="jupyter", title="JupyterLab", container="lab-jupyter", hostname="jupyter", image="j:1",
+                    ports=(Port("http", 8888, 8889, "127.0.0.1"),), networks=("lab_frontend",), user="1000:100",
+                    mounts=(Mount("bind", "/srv/my work", "/home/jovyan/work"),))
+PLAN = Plan("docker", "lab", (SERVER, NOTEBOOK), (Volume("lab_s", 10001, 10001, secret=True),),
+            (Network("lab_backend", True, 1400), Network("lab_frontend")),
+            (SecretFile("mlflow", "lab_s", "pgpass", "*:*:*:mlflow:{POSTGRES_PASSWORD}\n100%", ("POSTGRES_PASSWORD",),
+                        10001, 10001),))
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    return dryrun._containers(PLAN, system(tmp_path).settings.with_engine("docker"))
+
+
+@pytest.mark.parametrize("line", [
+    "MLFLOW_PORT=8001",
+    "docker network create --internal --opt com.docker.network.driver.mtu=1400 lab_backend >/dev/null",
+    "docker volume create lab_s >/dev/null",
+    "POSTGRES_PASSWORD=$(secret)",
+    "  --read-only \\",
+    "  --cap-drop ALL \\",
+    "  --security-opt no-new-privileges:true \\",
+    '  -p "127.0.0.1:$MLFLOW_PORT:8000" \\',
+    "  -v lab_tmp:/tmp:nocopy \\",
+    "  -v lab_s:/run/secrets:ro \\",
+    "  --tmpfs /run:mode=0700 \\",
+    "  -e 'A=it'\"'\"'s' \\",
+    "  trackbed/mlflow:3.17.2 serve 'with space' '$HOME' >/dev/null",
+    "docker network connect --alias mlflow lab_backend lab-mlflow-1",
+    "await lab-mlflow-1 trackbed-mlflow health",
+    "# docker rm -f lab-jupyter lab-mlflow-1",
+    "# docker volume rm lab_s",
+])
+def test_has_the_line(text: str, line: str) -> None:
+    assert line in text.splitlines()
+
+
+def test_is_bash(text: str) -> None:
+    assert subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True).stderr == ""
+
+
+def test_the_secret_file_is_what_the_template_says(tmp_path: Path) -> None:
+    command = dryrun._printf(PLAN.secrets[0])
+    done = subprocess.run(["bash", "-c", f"POSTGRES_PASSWORD=abc; {command}"], capture_output=True, text=True)
+    assert done.stdout == "*:*:*:mlflow:abc\n100%"
+
+
+def test_a_workspace_with_a_space_is_one_word(text: str) -> None:
+    assert "  -v '/srv/my work:/home/jovyan/work' \\" in text.splitlines()
+
+
+def test_another_prefix_takes_other_ports(tmp_path: Path) -> None:
+    settings = system(tmp_path).settings
+    other = dryrun.beside(settings, "lab")
+    old = {getattr(settings, name) for name in dryrun.PORTS}
+    new = {getattr(other, name) for name in dryrun.PORTS}
+    assert other.project == "lab"
+    assert len(new) == 4 and not new & old
+    assert other.workspace != settings.workspace
+
+
+@pytest.mark.parametrize("prefix", ["Lab", "-x", "a b", "x" * 41, "a/b"])
+def test_a_prefix_that_is_no_name(tmp_path: Path, prefix: str) -> None:
+    with pytest.raises(SettingError, match="--name-prefix"):
+        dryrun.script(system(tmp_path), prefix)
+
+
+def test_keys_of_an_external_store_are_asked_for(tmp_path: Path) -> None:
+    settings = replace(system(tmp_path).settings, object_store="external")
+    lines = dryrun._values((SecretFile("mlflow", "v", "f", "{S3_SECRET_KEY}", ("S3_SECRET_KEY",), 1, 1),), settings)
+    assert lines == [': "${S3_SECRET_KEY:?export the key of your object store first}"']

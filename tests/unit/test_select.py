@@ -1,0 +1,73 @@
+"""Which engine is used, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers.engines import select
+from helpers.engines.base import Availability
+from helpers.engines.compose import DockerEngine
+from helpers.engines.embedded import EmbeddedEngine
+from helpers.errors import EngineUnavailable
+from tests.unit.fakes import system
+
+YES = Availability(True, True, "Docker 28")
+NONE = Availability(False, False, "no Docker engine answers at /var/run/docker.sock", "see `invoke doctor`")
+REFUSES = Availability(False, True, "permission denied at /var/run/docker.sock", "sudo usermod -aG docker $USER")
+
+
+@pytest.fixture
+def docker(monkeypatch: pytest.MonkeyPatch):
+    def set_to(found: Availability) -> None:
+        monkeypatch.setattr(DockerEngine, "availability", lambda self: found)
+        monkeypatch.setattr(EmbeddedEngine, "availability", lambda self: Availability(True, True))
+
+    return set_to
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept", "found", "chosen", "said"),
+    [
+        ("auto", "", YES, "docker", "engine: docker"),
+        ("auto", "", NONE, "embedded", "because no Docker engine answers"),
+        ("auto", "embedded", YES, "embedded", ""),
+        ("auto", "docker", YES, "docker", ""),
+        ("embedded", "", YES, "embedded", ""),
+        ("docker", "", YES, "docker", ""),
+        ("docker", "docker", YES, "docker", ""),
+    ],
+)
+def test_choice(tmp_path: Path, docker, asked: str, kept: str, found: Availability, chosen: str, said: str) -> None:
+    docker(found)
+    one = system(tmp_path, engine=asked)
+    one.state.engine = kept
+    choice = select.choose(one)
+    assert choice.engine.name == chosen
+    assert (said in choice.notice) if said else choice.notice == ""
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept", "found", "message", "hint"),
+    [
+        ("auto", "", REFUSES, "permission denied", "--engine=embedded"),
+        ("docker", "", NONE, "no Docker engine answers", "--engine=embedded"),
+        ("auto", "docker", NONE, "no Docker engine answers", "see `invoke doctor`"),
+        ("embedded", "docker", YES, "data is kept by the docker engine", "--delete-data"),
+        ("docker", "embedded", YES, "data is kept by the embedded engine", "--project=NAME"),
+    ],
+)
+def test_refusal(tmp_path: Path, docker, asked: str, kept: str, found: Availability, message: str, hint: str) -> None:
+    docker(found)
+    one = system(tmp_path, engine=asked)
+    one.state.engine = kept
+    with pytest.raises(EngineUnavailable) as caught:
+        select.choose(one)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_the_object_store_follows_the_engine(tmp_path: Path) -> None:
+    assert select.make(system(tmp_path), "docker").settings.object_store == "minio"
+    assert select.make(system(tmp_path), "embedded").settings.object_store == "folder"

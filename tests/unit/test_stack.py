@@ -1,0 +1,50 @@
+"""The lists that MLflow compares hosts and origins with, checked with the same comparison."""
+
+from __future__ import annotations
+
+import fnmatch
+from pathlib import Path
+
+import pytest
+
+from helpers import images, stack
+from tests.unit.fakes import system
+
+
+def allowed(host: str, patterns: list[str]) -> bool:
+    """MLflow's own rule: equal, or fnmatch where the entry has a star."""
+    return any(fnmatch.fnmatch(host, p) if "*" in p else host == p for p in patterns)
+
+
+@pytest.mark.parametrize(("host", "expected"), [
+    ("localhost", True), ("localhost:8000", True), ("localhost:9999", True), ("127.0.0.1:8000", True),
+    ("[::1]", True), ("[::1]:8000", True), ("mlflow", True), ("mlflow:8000", True), ("gpu7.example.org:8000", True),
+    ("gpu7.example.org", True), ("evil.example", False), ("localhost.evil.example", False), ("", False),
+    ("127.0.0.1.evil.example:80", False),
+])
+def test_hosts(tmp_path: Path, host: str, expected: bool) -> None:
+    settings = system(tmp_path, public_address="gpu7.example.org").settings
+    assert allowed(host, stack.allowed_hosts(settings).split(",")) is expected
+
+
+def test_origins_name_hosts_and_have_no_star(tmp_path: Path) -> None:
+    origins = stack.cors_origins(system(tmp_path, public_address="gpu7.example.org").settings).split(",")
+    assert "http://gpu7.example.org:8000" in origins
+    assert not any("*" in origin for origin in origins)
+
+
+def test_digest_sees_names_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    first = stack.folder_digest(tmp_path)
+    (tmp_path / "a").write_text("2")
+    second = stack.folder_digest(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert len({first, second, stack.folder_digest(tmp_path)}) == 3
+
+
+@pytest.mark.parametrize(("image", "words"), [
+    ("quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z", ("archived", "invoke build minio", "OBJECT_STORE=versitygw")),
+    ("postgres:18.4-trixie", ("online", "*_IMAGE")),
+])
+def test_a_failed_pull_says_why(image: str, words: tuple[str, ...]) -> None:
+    assert all(word in images._pull_hint(image) for word in words)

@@ -1,0 +1,98 @@
+"""The embedded engine's venvs: when they are made again, and pip's settings in uv's names."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.engines import venvs
+from helpers.engines.venvs import Venv
+from helpers.errors import EngineUnavailable
+
+
+@pytest.fixture
+def venv(tmp_path: Path) -> Venv:
+    """A venv with one package, as `make` leaves it."""
+    lock = tmp_path / "requirements.txt"
+    lock.write_text("thing==1.0\n")
+    made = Venv(tmp_path / "venvs", "mlflow", lock)
+    site = made.folder / "lib" / "python3.11" / "site-packages"
+    (site / "thing").mkdir(parents=True)
+    (site / "thing" / "__init__.py").write_text("")
+    (site / "thing-1.0.dist-info").mkdir()
+    (site / "thing-1.0.dist-info" / "RECORD").write_text("thing/__init__.py,,\nthing-1.0.dist-info/RECORD,,\n")
+    (made.folder / "bin").mkdir()
+    made.python.symlink_to(sys.executable)
+    made._finish(None)
+    return made
+
+
+def test_whole(venv: Venv) -> None:
+    assert venv.problem() == ""
+    assert venv.versions(("thing", "other")) == {"thing": "1.0"}
+
+
+def test_a_file_is_gone(venv: Venv) -> None:
+    (venv.site / "thing" / "__init__.py").unlink()
+    assert venv.problem() == "thing/__init__.py is missing"
+
+
+def test_a_package_is_gone(venv: Venv) -> None:
+    (venv.site / "thing-1.0.dist-info" / "RECORD").unlink()
+    assert venv.problem() == "thing-1.0.dist-info is missing"
+
+
+def test_half_made(venv: Venv) -> None:
+    (venv.folder / ".complete").unlink()
+    assert venv.problem() == "it was half-made"
+
+
+@pytest.mark.parametrize(("target", "problem"), [("/nonexistent/python", "its Python is gone"),
+                                                ("/bin/false", "its Python does not start")])
+def test_python_is_broken(venv: Venv, target: str, problem: str) -> None:
+    venv.python.unlink()
+    venv.python.symlink_to(target)
+    assert venv.problem() == problem
+
+
+def test_another_lock_is_another_folder(venv: Venv) -> None:
+    before = venv.folder
+    venv.lock.write_text("thing==1.1\n")
+    assert venv.folder != before
+    assert venv.problem() == "its lock changed"
+    venv.remove_others()
+    assert not before.exists()
+
+
+def test_a_package_that_the_user_upgraded_is_no_damage(venv: Venv) -> None:
+    private = Venv(venv.root, venv.name, venv.lock, private=True)
+    os.rename(venv.site / "thing-1.0.dist-info", venv.site / "thing-2.0.dist-info")
+    assert private.problem() == ""
+    assert venv.problem() == "thing-1.0.dist-info is missing"
+
+
+@pytest.mark.parametrize(("configuration", "environment", "told"), [
+    (["global.index-url='https://mirror.example/simple'"], {}, {"UV_DEFAULT_INDEX": "https://mirror.example/simple"}),
+    ([":env:.cert='/etc/ca.pem'"], {}, {"SSL_CERT_FILE": "/etc/ca.pem"}),
+    (["global.extra-index-url='https://a.example'"], {}, {"UV_INDEX": "https://a.example"}),
+    (["global.find-links='/wheels'"], {}, {"UV_FIND_LINKS": "/wheels"}),
+    (["global.index-url='https://a.example'"], {"UV_DEFAULT_INDEX": "https://b.example"}, {}),
+    (["freeze.index-url='https://a.example'", "global.timeout='60'"], {}, {}),
+])
+def test_pip_settings(monkeypatch: pytest.MonkeyPatch, configuration: list[str], environment: dict[str, str],
+                      told: dict[str, str]) -> None:
+    monkeypatch.setattr(venvs, "_pip_configuration", lambda: configuration)
+    assert venvs.uv_settings(environment) == told
+
+
+def test_an_interpreter_is_found() -> None:
+    assert Path(venvs.interpreter({})).exists()
+
+
+def test_no_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(venvs, "MINIMUM", (99, 0))
+    with pytest.raises(EngineUnavailable, match="no Python 3"):
+        venvs.interpreter({})
