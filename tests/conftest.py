@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pwd
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+USER = "nobody"  # who is not root, on a machine where the tests are
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -36,6 +44,52 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+class Running:
+    """A task that runs beside the test; its lines are collected as they come."""
+
+    def __init__(self, argv: list[str], folder: Path, environment: dict[str, str]) -> None:
+        # a group of its own, as a terminal gives; Ctrl-C works even where the tests run in the background
+        self.process = subprocess.Popen(
+            argv, cwd=folder, env=environment, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, start_new_session=True, errors="replace",
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+        self.output = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output += line
+
+    def until(self, text: str, timeout: float = 120) -> None:
+        """Wait until a line that holds the pattern was printed."""
+        deadline = time.monotonic() + timeout
+        while not re.search(text, self.output):
+            assert self.process.poll() is None and time.monotonic() < deadline, f"no {text!r} in:\n{self.output}"
+            time.sleep(0.02)
+
+    def end(self, timeout: float = 300) -> int:
+        """Wait for its end; gives the exit code."""
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"did not end within {timeout:.0f} s:\n{self.output}") from None
+        self._reader.join(3)  # a killed task's children may hold its output open
+        return code
+
+    def interrupt(self) -> int:
+        """Ctrl-C: the whole group gets it."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.end(60)
+
+    def kill(self) -> None:
+        """`kill -9` of the task alone; what it started goes on."""
+        self.process.kill()
+        self.end(10)
+
+
 @dataclass
 class Clone:
     """A clone of the repository with a project, ports and a state folder of its own; runs its tasks."""
@@ -46,12 +100,36 @@ class Clone:
     project: str
     ports: dict[str, int]
     environment: dict[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = (sys.executable, "-m", "invoke")
+    first_up: subprocess.CompletedProcess[str] | None = None
+    first_seconds: float = 0.0
 
     def invoke(self, *words: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
         """`invoke WORDS` in the clone, as a user's shell would run it."""
-        return subprocess.run([sys.executable, "-m", "invoke", *words], cwd=self.folder, text=True,
+        return subprocess.run([*self.command, *words], cwd=self.folder, text=True,
                               env={**self.environment, **environment}, stdin=subprocess.DEVNULL, capture_output=True,
                               timeout=timeout, check=False)
+
+    def start(self, *words: str) -> Running:
+        """The same, without waiting for its end."""
+        return Running([*self.command, *words], self.folder, self.environment)
+
+    def up(self) -> subprocess.CompletedProcess[str]:
+        """`invoke up`, which has to succeed."""
+        began = time.monotonic()
+        done = self.invoke("up", timeout=900)
+        assert done.returncode == 0, done.stderr
+        if self.first_up is None:
+            self.first_up, self.first_seconds = done, time.monotonic() - began
+        return done
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """`invoke status --format=json`, by part."""
+        return {part["part"]: part for part in json.loads(self.invoke("status", "--format=json").stdout)["parts"]}
+
+    @property
+    def project_folder(self) -> Path:
+        return self.state / self.project
 
     def value(self, *words: str) -> str:
         """The stdout of a task that has to succeed."""
@@ -93,41 +171,87 @@ def make_clone(folder: Path, engine: str, project: str = "") -> Clone:
                  environment)
 
 
+def as_user(clone: Clone, folder: Path) -> None:
+    """From now on the clone's tasks run as a normal user. Nothing to do where the tests are one already."""
+    if os.geteuid() != 0:
+        return
+    account = pwd.getpwnam(USER)
+    drop = ("setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", "--")
+    home = folder / "home"
+    home.mkdir()
+    clone.environment = {k: v for k, v in clone.environment.items() if not k.startswith(("UV_", "XDG_", "SUDO_"))}
+    clone.environment |= {"HOME": str(home), "USER": USER, "LOGNAME": USER}
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+    clone.command = (*drop, sys.executable, "-m", "invoke")
+    if clone.invoke("--version").returncode:  # the tests' own Python is root's alone: a copy of the toolkit's venv
+        venv = folder / "toolkit"
+        for argv in (["uv", "venv", "--quiet", "--python", sys.executable, str(venv)],
+                     ["uv", "pip", "sync", "--quiet", "--require-hashes", "--python", str(venv / "bin" / "python"),
+                      str(clone.folder / "requirements.txt")]):
+            subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, timeout=300)
+        clone.command = (*drop, str(venv / "bin" / "python"), "-m", "invoke")
+        if clone.invoke("--version").returncode:
+            pytest.skip(f"NOT TESTED as a normal user: no Python here that {USER} can run")
+
+
+def require_docker() -> None:
+    """Skip loudly without an engine; fail where one is required."""
+    if docker_answers():
+        return
+    if os.environ.get("TRACKBED_REQUIRE_DOCKER") == "1":
+        pytest.fail("TRACKBED_REQUIRE_DOCKER=1, but no Docker engine answers")
+    pytest.skip("NOT TESTED: no Docker engine answers on this machine")
+
+
 @pytest.fixture(scope="session", params=["embedded", "docker"])
 def engine(request: pytest.FixtureRequest) -> str:
     """Each engine; without Docker its half is skipped loudly, or fails where it is required."""
-    if request.param == "docker" and not docker_answers():
-        if os.environ.get("TRACKBED_REQUIRE_DOCKER") == "1":
-            pytest.fail("TRACKBED_REQUIRE_DOCKER=1, but no Docker engine answers")
-        pytest.skip("NOT TESTED: no Docker engine answers on this machine")
+    if request.param == "docker":
+        require_docker()
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
-def clone_factory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Clone]]:
-    """Clones that are taken down with their data at the end."""
+def clone_factory() -> Iterator[Callable[..., Clone]]:
+    """Clones that are taken down with their data at the end. ``user``: run by a normal user."""
     made: list[Clone] = []
 
-    def make(engine: str, **options: str) -> Clone:
-        folder = tmp_path_factory.mktemp(f"system-{engine}")
-        for path in (folder, *folder.parents):  # the parts' own user has to get through
-            if path.owner() == "root" and str(path).startswith("/tmp/pytest"):
-                path.chmod(0o755)
-        made.append(make_clone(folder, engine, **options))
-        return made[-1]
+    def make(engine: str, user: bool = False, **options: str) -> Clone:
+        # not below pytest's own folder, which every other pytest on the machine closes for other users
+        folder = Path(tempfile.mkdtemp(prefix="trackbed-test-"))
+        folder.chmod(0o755)
+        clone = make_clone(folder, engine, **options)
+        if user:
+            as_user(clone, folder)
+        made.append(clone)
+        return clone
 
     yield make
     for clone in made:
         clone.invoke("down", "--delete-data", "--yes")
+        shutil.rmtree(clone.folder.parent, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def system(engine: str, clone_factory: Callable[..., Clone]) -> Clone:
+def systems(clone_factory: Callable[..., Clone]) -> Callable[[str], Clone]:
+    """One system per engine that is up, made when it is first asked for."""
+    made: dict[str, Clone] = {}
+
+    def get(engine: str) -> Clone:
+        if engine not in made:
+            clone = clone_factory(engine)
+            clone.up()
+            made[engine] = clone
+        return made[engine]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def system(engine: str, systems: Callable[[str], Clone]) -> Clone:
     """A system that is up, shared by the tests of a session that leave it up."""
-    clone = clone_factory(engine)
-    done = clone.invoke("up", timeout=900)
-    assert done.returncode == 0, done.stderr
-    return clone
+    return systems(engine)
 
 
 @pytest.fixture

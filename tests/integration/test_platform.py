@@ -1,0 +1,214 @@
+"""A system that is up, as its user sees it: the same on every engine."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Clone
+from tests.integration import seen
+from tests.integration.workload import Execution, Lab
+
+NOTEBOOK = Path(__file__).with_name("digits.ipynb")
+PARTS = {"embedded": ["postgres", "mlflow", "jupyter"], "docker": ["postgres", "store", "bucket", "mlflow", "jupyter"]}
+
+
+@pytest.fixture(scope="session")
+def trained(system: Clone) -> Execution:
+    """The digits notebook, run once in the running JupyterLab."""
+    return Lab(system.value("jupyter-url")).run_notebook(NOTEBOOK)
+
+
+def test_up_ends_with_a_table(system: Clone) -> None:
+    assert system.first_up is not None
+    lines = system.first_up.stdout.splitlines()
+    assert re.split(r"\s{2,}", lines[0].strip())[:4] == ["part", "what", "state", "URL"]
+    rows = {line.split()[0]: line for line in lines[1:] if line.strip() and not set(line) <= set("-─ ")}
+    assert list(rows) == PARTS[system.engine]
+    for part, row in rows.items():
+        assert re.search(r"\s(done|ready)\b" if part == "bucket" else r"\sready\b", row), row
+    assert f"http://localhost:{system.ports['mlflow']}" in rows["mlflow"]
+    assert f"http://localhost:{system.ports['jupyter']}/lab" in rows["jupyter"]
+    assert "Traceback" not in system.first_up.stderr
+    assert "ssh -N" not in system.first_up.stdout + system.first_up.stderr
+
+
+def test_ssh_line_for_someone_at_another_computer(system: Clone) -> None:
+    done = system.invoke("status", SSH_CONNECTION="192.0.2.9 50000 192.0.2.7 22")
+    line = next(line for line in (done.stdout + done.stderr).splitlines() if "ssh -N" in line)
+    for part in ("mlflow", "jupyter"):
+        assert f"-L {system.ports[part]}:127.0.0.1:{system.ports[part]}" in line
+    assert line.endswith("@192.0.2.7")
+
+
+def test_second_up_recreates_nothing_and_is_quick(system: Clone) -> None:
+    system.up()
+    before = seen.identities(system)
+    began = time.monotonic()
+    system.up()
+    assert time.monotonic() - began < system.first_seconds / 2
+    assert seen.identities(system) == before
+
+
+def test_status_in_every_format(system: Clone) -> None:
+    table = system.value("status")
+    assert all(part in table for part in PARTS[system.engine]) and "MiB" in table
+    told = json.loads(system.value("status", "--format=json"))
+    assert told["project"] == system.project and told["engine"] == system.engine
+    assert [part["part"] for part in told["parts"]] == PARTS[system.engine]
+    assert {part["state"] for part in told["parts"]} <= {"ready", "done"}
+    lines = system.value("status", "--format=env")
+    shell = seen.output("sh", "-c", f"{lines}\necho $MLFLOW_TRACKING_URI $JUPYTER_URL")
+    assert shell.startswith(f"http://localhost:{system.ports['mlflow']} http://localhost:{system.ports['jupyter']}")
+
+
+def test_the_notebook_address_stands_alone_on_stdout(system: Clone) -> None:
+    done = system.invoke("jupyter-url")
+    assert done.returncode == 0
+    assert re.fullmatch(rf"http://localhost:{system.ports['jupyter']}/lab\?token=\S{{16,}}\n", done.stdout)
+    assert seen.ask(done.stdout.strip())[0] == 200
+    assert seen.ask(f"{system.url('jupyter')}/api/contents")[0] == 403, "JupyterLab answers without the token"
+
+
+def test_credentials_in_every_format(system: Clone) -> None:
+    told = json.loads(system.value("credentials", "--format=json"))
+    assert {"POSTGRES_PASSWORD", "JUPYTER_TOKEN"} <= set(told) and all(told.values())
+    lines = system.value("credentials", "--format=env")
+    for name, value in told.items():
+        assert seen.output("sh", "-c", f"{lines}\nprintf %s \"${name}\"") == value
+    assert told["JUPYTER_TOKEN"] == system.token
+
+
+def test_check_passes_line_by_line(system: Clone) -> None:
+    done = system.invoke("check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "failed" not in done.stdout
+    for line in ("run in PostgreSQL", "metrics in PostgreSQL", "object in the store"):
+        assert re.search(rf"{line}\s+passed", done.stdout), done.stdout
+
+
+def test_doctor_finds_nothing_wrong(system: Clone) -> None:
+    done = system.invoke("doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not re.search(r"\serror\s", done.stdout), done.stdout
+    assert "taken" not in done.stdout, "our own ports do not count"
+
+
+def test_logs_of_each_part(system: Clone) -> None:
+    for part in PARTS[system.engine]:
+        assert system.value("logs", part), part
+    assert len(system.value("logs", "mlflow", "--tail=2").splitlines()) <= 2
+    assert {line.split(" | ")[0] for line in system.value("logs").splitlines()} == set(PARTS[system.engine])
+
+
+def test_logs_follow_until_ctrl_c(system: Clone) -> None:
+    follower = system.start("logs", "jupyter", "--follow", "--tail=1")
+    try:
+        follower.until(r"\n", 30)
+        seen.ask(f"{system.url('jupyter')}/no-such-page-here")
+        follower.until("no-such-page-here", 30)
+    finally:
+        code = follower.interrupt()
+    assert code in (0, 130) and "Traceback" not in follower.output
+
+
+def test_notebook_trains_and_its_run_is_there(system: Clone, trained: Execution) -> None:
+    found = seen.mlflow(system, f"runs/get?run_id={trained.result['run_id']}")["run"]
+    assert found["info"]["status"] == "FINISHED"
+    assert {m["key"] for m in found["data"]["metrics"]} >= {"train_loss", "test_loss", "accuracy"}
+    artifacts = seen.mlflow(system, f"artifacts/list?run_id={trained.result['run_id']}")["files"]
+    assert "confusion_matrix.png" in {file["path"] for file in artifacts}
+    assert trained.result["accuracy"] > 0.95
+
+
+def test_links_in_the_notebook_open_in_the_browser(system: Clone, trained: Execution) -> None:
+    links = re.findall(r"https?://\S+", trained.stdout)
+    assert links, trained.stdout
+    assert all(link.startswith(f"http://localhost:{system.ports['mlflow']}/") for link in links), links
+    assert seen.ask(links[0])[0] == 200
+
+
+def test_everything_listens_on_loopback_only(system: Clone) -> None:
+    there = seen.listening()
+    published = {system.ports[name] for name in ("mlflow", "jupyter")}
+    if system.engine == "docker":
+        published |= {system.ports["s3"], system.ports["console"]}
+    for port in published:
+        assert there.get(port) == {"127.0.0.1"}, f"port {port}: {there.get(port)}"
+
+
+def test_a_page_of_another_name_is_refused(system: Clone) -> None:
+    """A web page elsewhere whose name resolves to 127.0.0.1 must not reach the API."""
+    assert seen.ask(f"{system.url('mlflow')}/api/2.0/mlflow/experiments/search?max_results=1",
+                    host="evil.example")[0] == 403
+
+
+def test_no_secret_is_seen_anywhere(system: Clone) -> None:
+    secrets = json.loads(system.value("credentials", "--format=json"))
+    values = [value.encode() for name, value in secrets.items()]
+    leaks: set[str] = set()
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    words = path.read_bytes()
+                except OSError:
+                    continue
+                leaks.update(words.replace(b"\0", b" ").decode("utf-8", "replace") for v in values if v in words)
+            time.sleep(0.02)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        told = [system.invoke("up"), system.invoke("check"), system.invoke("status", "--format=json"),
+                system.invoke("status"), system.invoke("doctor"), system.invoke("logs", "--tail=10000"),
+                system.invoke("up", "--dry-run"), system.invoke("status", "--format=env")]
+    finally:
+        stop.set()
+        watcher.join()
+    assert not leaks, "in a process's arguments"
+    for done in told:
+        assert done.returncode == 0, done.stderr
+    texts = [done.stdout + done.stderr for done in told]
+    if system.engine == "docker":
+        texts += [seen.output("docker", "inspect", *seen.containers(system)),
+                  (system.folder / ".env").read_text(),
+                  seen.output("docker", "volume", "inspect", f"{system.project}_postgres")]
+    else:
+        texts += [(system.project_folder / "embedded" / "supervisord.conf").read_text()]
+    texts.append((system.project_folder / "state.json").read_text())
+    for text in texts:
+        found = [name for name, value in secrets.items() if value in text]
+        assert not found, f"{found} in: {text[:300]}"
+
+
+def test_secret_files_are_the_owners_alone(system: Clone) -> None:
+    folder = system.project_folder / "secrets"
+    assert folder.stat().st_mode & 0o077 == 0
+    assert all(path.stat().st_mode & 0o077 == 0 for path in folder.iterdir())
+
+
+def test_down_and_up_keep_the_run(system: Clone, trained: Execution) -> None:
+    kept = seen.new_run(system)
+    done = system.invoke("down")
+    assert done.returncode == 0 and "data are kept" in done.stderr, done.stderr
+    assert seen.nothing_runs(system)
+    status = system.invoke("status", "--format=json")
+    assert status.returncode == 1
+    assert {part["state"] for part in json.loads(status.stdout)["parts"]} == {"missing"}
+    again = system.invoke("down")
+    assert again.returncode == 0 and "nothing was running" in again.stderr
+    asked = system.invoke("jupyter-url")
+    seen.refused(asked, 1, "invoke up")
+    system.up()
+    assert seen.has_run(system, kept)
+    assert seen.mlflow(system, f"runs/get?run_id={trained.result['run_id']}")["run"]["info"]["status"] == "FINISHED"
+    image = f"get-artifact?path=confusion_matrix.png&run_uuid={trained.result['run_id']}"
+    assert seen.ask(f"{system.url('mlflow')}/{image}")[0] == 200
