@@ -17,13 +17,16 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "unit", "integration", "browser"]
 
 ROOT = Path(__file__).parent
-SHELL = ("tests/rig/*.sh", "tests/rig/images/*/*.sh", ".ci/run")
 
 
 def install(session: nox.Session) -> None:
-    """The toolkit and the tools, from the locks; uv finds pip's settings in its own names."""
-    os.environ.setdefault("UV_CACHE_DIR", str(ROOT / ".nox" / "uv-cache"))
+    """The toolkit and the tools, from the locks."""
     session.install("--require-hashes", "-r", "requirements.txt", "-r", "requirements-dev.txt", silent=True)
+
+
+def found(*patterns: str) -> list[str]:
+    """The files of some patterns, relative to the repository."""
+    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
 
 
 def results(session: nox.Session) -> str:
@@ -39,10 +42,8 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "."})
     session.run("yamllint", "--strict", "docker", ".yamllint.yaml")
-    dockerfiles = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docker/*/Dockerfile"))
-    session.run("hadolint", *dockerfiles)
-    scripts = sorted(str(p.relative_to(ROOT)) for pattern in SHELL for p in ROOT.glob(pattern))
-    session.run("shellcheck", *scripts)
+    session.run("hadolint", *found("docker/*/Dockerfile", "tests/rig/images/*/Dockerfile"))
+    session.run("shellcheck", *found("tests/rig/*.sh", "tests/rig/images/*/*.sh", ".ci/run"))
 
 
 @nox.session

@@ -169,6 +169,8 @@ class EmbeddedEngine:
             "TRACKBED_WORKERS": str(settings.mlflow_workers),
             "TMPDIR": str(self.folder / "tmp"),  # uploads are buffered there whole
         }
+        if migrate := os.environ.get("TRACKBED_MIGRATE"):
+            server["TRACKBED_MIGRATE"] = migrate  # an older schema is migrated only when asked
         if external:
             server |= {"MLFLOW_S3_ENDPOINT_URL": settings.s3_endpoint, "AWS_DEFAULT_REGION": settings.s3_region,
                        "AWS_SHARED_CREDENTIALS_FILE": str(self.folder / "secrets" / "aws-credentials")}
