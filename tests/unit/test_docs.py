@@ -1,0 +1,156 @@
+"""What the pages say is there: commands and flags, settings, links; and nothing that belongs to one machine."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from invoke.collection import Collection
+from invoke.parser import Parser
+
+import noxfile
+import tasks
+from helpers.settings import BY_NAME, FOREIGN, PREFIX, RESERVED
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "tests" / "rig" / "README.md"]
+NAMED = [p.relative_to(ROOT).as_posix() for p in PAGES]
+CONTEXTS = Collection.from_module(tasks).to_contexts()
+TASKS = {context.name for context in CONTEXTS}
+# Names in capitals that are no settings: of the parts, of Docker, of this project's identity.
+OTHERS = re.compile(
+    r"MLFLOW_TRACKING_URI|JUPYTER_URL|PIP_(CERT|INDEX_URL)|REQUESTS_CA_BUNDLE|TEST_\w+|TRACKBED_\w*|PROJECT_\w+"
+)
+
+
+def commands(text: str) -> list[list[str]]:
+    """Every `invoke ...` of a page: in code blocks a line's commands, in the text what stands between backticks."""
+    found = []
+    blocks = re.findall(r"```[a-z]*\n(.*?)```", text, re.DOTALL)
+    inline = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    for line in [line for block in blocks for line in block.splitlines()] + inline:
+        for command in re.split(r"&&|\||;|>", line):
+            words = shlex.split(command, comments=True) if "invoke" in command else []
+            while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+                words = words[1:]
+            if words and words[0] in ("invoke", ".venv/bin/invoke") and words[1:] != ["..."]:
+                found.append(words[1:])
+    return found
+
+
+COMMANDS = sorted({(page, tuple(words)) for page, path in zip(NAMED, PAGES, strict=True)
+                   for words in commands(path.read_text())})
+
+
+@pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[f"{p}: {' '.join(w)}" for p, w in COMMANDS])
+def test_documented_commands_parse(page: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    if words == ("--list",) or not words:
+        return
+    if words[0] == "--help":
+        assert words[1] in TASKS
+        return
+    monkeypatch.setattr(sys, "argv", ["invoke", *words])
+    Parser(contexts=Collection.from_module(tasks).to_contexts()).parse_argv(list(words))
+
+
+def test_commands_are_found() -> None:
+    assert len(COMMANDS) > 30
+    assert ("README.md", ("jupyter-url",)) in COMMANDS
+
+
+def test_a_wrong_command_is_noticed() -> None:
+    from invoke.exceptions import ParseError
+
+    with pytest.raises(ParseError):
+        Parser(contexts=Collection.from_module(tasks).to_contexts()).parse_argv(["up", "--no-such-flag"])
+
+
+@pytest.mark.parametrize("page", NAMED)
+def test_nox_sessions_exist(page: str) -> None:
+    for name in re.findall(r"nox -s ([a-z]+)", (ROOT / page).read_text()):
+        assert hasattr(noxfile, name), name
+
+
+@pytest.mark.parametrize("page", NAMED)
+def test_settings_exist(page: str) -> None:
+    """Every NAME=value and every `NAME` with an underscore is a setting, or known to belong to somebody else."""
+    text = (ROOT / page).read_text()
+    names = set(re.findall(r"\b([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)\b", text)) | set(re.findall(r"\b([A-Z]{3,})=", text))
+    for name in sorted(names):
+        known = (name in BY_NAME or FOREIGN.fullmatch(name) or OTHERS.fullmatch(name)
+                 or any(setting.endswith(name) for setting in BY_NAME))
+        assert known, f"{page}: {name} is no setting"
+        if name.startswith(PREFIX):
+            bare = name.removeprefix(PREFIX)
+            assert bare in BY_NAME or RESERVED.fullmatch(name), f"{page}: {name} is neither setting nor switch"
+
+
+def slug(heading: str) -> str:
+    return re.sub(r"[^a-z0-9 _-]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", NAMED)
+def test_links_resolve(page: str) -> None:
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if target.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = target.partition("#")
+        there = (path.parent / file).resolve() if file else path
+        assert there.exists(), f"{page}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", there.read_text(), re.MULTILINE)
+            assert anchor in {slug(h) for h in headings}, f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", NAMED)
+def test_named_files_exist(page: str) -> None:
+    """Paths of this repository between backticks."""
+    for name in re.findall(r"`((?:docker|helpers|tests|docs|\.ci)/[\w./-]+)`", (ROOT / page).read_text()):
+        assert (ROOT / name).exists(), f"{page}: {name}"
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    text = (ROOT / "README.md").read_text()
+    for path in (ROOT / "docs").glob("*.md"):
+        assert f"docs/{path.name}" in text, path.name
+
+
+def test_every_module_is_in_the_architecture() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for path in (ROOT / "helpers").rglob("*.py"):
+        if path.name != "__init__.py" and path.parent.name != "probes":
+            assert path.name in text, path
+
+
+def tracked() -> list[Path]:
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git clone")
+    return [ROOT / name.decode() for name in done.stdout.split(b"\0") if name]
+
+
+def test_no_package_registry_is_named() -> None:
+    """A mirror is a matter of the machine's own pip and apt settings, never of this repository."""
+    registry = re.compile(r"https?://[\w.@:-]*(pypi|pythonhosted|devpi|artifactory|nexus|jfrog|anaconda|npmjs|"
+                          r"debian\.org|ubuntu\.com|proxy\.golang)|--(extra-)?index-url|--find-links")
+    for path in tracked():
+        if path == Path(__file__) or not path.is_file():
+            continue
+        text = path.read_bytes().decode("utf-8", "replace")
+        for found in registry.finditer(text):
+            line = text[text.rfind("\n", 0, found.start()) + 1:text.find("\n", found.end())]
+            assert path.suffix == ".py" and not found.group(0).startswith("http"), f"{path}: {line}"
+
+
+def test_locks_have_hashes_and_no_addresses() -> None:
+    locks = [p for p in tracked() if p.name.endswith("requirements.txt") or p.name == "requirements-dev.txt"]
+    assert len(locks) == 5
+    for path in locks:
+        text = path.read_text()
+        assert "--hash=sha256:" in text
+        assert "://" not in text and "--index-url" not in text, path

@@ -1,0 +1,25 @@
+"""`invoke --list` stays cheap: nothing heavy is imported before a task runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("docker", "tenacity", "rich", "requests", "urllib3", "dotenv", "platformdirs", "supervisor", "mlflow")
+
+
+def imported() -> set[str]:
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "invoke", "--list"], cwd=ROOT, text=True,
+                          stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=True)
+    assert "jupyter-url" in done.stdout
+    return set(re.findall(r"^import time:\s+\d+ \|\s+\d+ \|\s+(\S+)$", done.stderr, re.MULTILINE))
+
+
+def test_listing_imports_nothing_heavy() -> None:
+    found = imported()
+    assert "invoke.tasks" in found  # the report was understood
+    wrong = {name for name in found if name.split(".")[0] in (*HEAVY, "helpers")}
+    assert not wrong, sorted(wrong)
