@@ -77,7 +77,8 @@ def _is_own(name: str) -> bool:
 def ensure(api: DockerApi, settings: Settings, object_store: str, sink: Sink) -> tuple[str, ...]:
     """Build or pull every image that is missing or outdated; gives their names."""
     made = []
-    for name in stale(api, settings, object_store):
+    # pulls first: a registry that refuses is known in a second, a build takes a minute
+    for name in sorted(stale(api, settings, object_store), key=_is_own):
         if _is_own(name):
             sink.step(f"building {name}")
             _build(name, settings, sink)
