@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -44,7 +45,7 @@ def ask(url: str, method: str = "GET", data: bytes | None = None, timeout: float
             return Answer(response.status, response.read(100_000).decode("utf-8", "replace"))
     except urllib.error.HTTPError as error:
         return Answer(error.code, error.read(2_000).decode("utf-8", "replace"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # something else may listen there
         return Answer(0, str(getattr(error, "reason", error)))
 
 
@@ -157,7 +158,7 @@ def wait(engine: Engine, parts: Iterable[str], timeout: float, sink: Sink, chang
             raise _NotYet
 
     retrying = tenacity.Retrying(
-        wait=tenacity.wait_exponential_jitter(initial=0.2, max=2, exp_base=1.4, jitter=0.2),
+        wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=2, exp_base=1.4, jitter=0.2),
         stop=lambda _: time.monotonic() >= deadline,
         retry=tenacity.retry_if_exception_type(_NotYet),
         reraise=True,

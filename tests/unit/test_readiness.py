@@ -1,0 +1,235 @@
+"""Waiting: a fake engine, and a small HTTP server that answers what a test wants."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, cast
+
+import pytest
+
+from helpers import readiness
+from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Address, Engine, PartStatus, State
+from helpers.errors import NotReady, PartFailed
+
+Rule = Callable[[str, str], tuple[int, bytes]]
+
+
+class Server:
+    """MLflow and JupyterLab in one, with a rule that a test replaces. Artifacts are kept."""
+
+    def __init__(self) -> None:
+        self.stored: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        self.rule: Rule = lambda method, path: (200, b"{}")
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def _answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                outer.asked.append(f"{self.command} {self.path}")
+                status, text = outer.rule(self.command, self.path)
+                if status == 200 and self.command == "PUT":
+                    outer.stored[self.path] = body
+                if status == 200 and self.command == "GET" and self.path in outer.stored:
+                    text = outer.stored[self.path]
+                if self.command == "DELETE":
+                    outer.stored.pop(self.path, None)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            do_GET = do_PUT = do_DELETE = _answer
+
+            def log_message(self, *arguments: object) -> None: ...
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self.http.server_address[1]
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+
+class FakeEngine:
+    name = "fake"
+
+    def __init__(self, port: int, *statuses: PartStatus) -> None:
+        self.port = port
+        self.statuses = statuses
+        self.looks = 0
+
+    @contextmanager
+    def open(self, part: str, port: str) -> Iterator[Address]:
+        yield Address("127.0.0.1", self.port)
+
+    def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
+        self.looks += 1
+        return self.statuses
+
+    def logs(self, part: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
+        yield from (f"{part} line {n}\n" for n in (1, 2))
+
+
+class FakeSink:
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+
+    def step(self, text: str) -> None: ...
+
+    def part(self, name: str, state: str, note: str = "") -> None:
+        self.seen.append((name, state))
+
+    def output(self, line: str) -> None: ...
+
+
+def wait(engine: FakeEngine, timeout: float = 20, changed: bool = True,
+         parts: tuple[str, ...] = (POSTGRES, MLFLOW, JUPYTER)) -> FakeSink:
+    sink = FakeSink()
+    readiness.wait(cast(Engine, engine), parts, timeout, sink, changed)
+    return sink
+
+
+READY = (PartStatus(MLFLOW, State.READY), PartStatus(JUPYTER, State.READY))
+
+
+def test_ready_goes_through_to_database_and_store(server: Server) -> None:
+    sink = wait(FakeEngine(server.port, *READY))
+    assert sink.seen == [(MLFLOW, "ready"), (JUPYTER, "ready")]
+    paths = [line.split("?")[0].split("/__probe__")[0] for line in server.asked]
+    assert "GET /api/2.0/mlflow/experiments/search" in paths
+    assert [line.split()[0] for line in server.asked if "/__probe__/" in line] == ["PUT", "GET", "DELETE"]
+    assert server.stored == {}
+
+
+def test_nothing_is_written_when_nothing_changed(server: Server) -> None:
+    wait(FakeEngine(server.port, *READY), changed=False)
+    assert not any(line.startswith("PUT") for line in server.asked)
+
+
+def test_it_waits_until_the_answer_changes(server: Server) -> None:
+    begun = time.monotonic()
+    server.rule = lambda method, path: (200, b"{}") if time.monotonic() - begun > 0.7 else (503, b"starting")
+    wait(FakeEngine(server.port, *READY))
+    assert 0.7 <= time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("state", [State.EXITED, State.UNHEALTHY])
+def test_a_failed_part_ends_the_wait_at_once(server: Server, state: State) -> None:
+    server.rule = lambda method, path: (500, b"")
+    begun = time.monotonic()
+    with pytest.raises(PartFailed) as caught:
+        wait(FakeEngine(server.port, PartStatus(MLFLOW, state, "killed: out of memory", 137)), timeout=60)
+    assert time.monotonic() - begun < 5
+    assert caught.value.part == MLFLOW
+    assert caught.value.message == f"mlflow is {state}, exit code 137: killed: out of memory"
+    assert caught.value.details == ("mlflow line 1", "mlflow line 2")
+    assert "invoke logs mlflow" in caught.value.hint
+
+
+def test_a_part_that_keeps_restarting_is_a_failed_one(server: Server) -> None:
+    server.rule = lambda method, path: (500, b"")
+    with pytest.raises(PartFailed, match="mlflow is restarting"):
+        wait(FakeEngine(server.port, PartStatus(MLFLOW, State.RESTARTING, exit_code=1)), timeout=60)
+
+
+def test_many_restarts_are_a_failure_even_while_it_runs(server: Server) -> None:
+    server.rule = lambda method, path: (500, b"")
+    engine = FakeEngine(server.port, PartStatus(MLFLOW, State.STARTING, restarts=3))
+    with pytest.raises(PartFailed):
+        wait(engine, timeout=60)
+    assert engine.looks == 1
+
+
+def test_an_exit_code_is_not_said_twice(server: Server) -> None:
+    problem = readiness.failure(cast(Engine, FakeEngine(0)), PartStatus(MLFLOW, State.EXITED, "exit code 1", 1))
+    assert problem.message == "mlflow is exited, exit code 1"
+
+
+def test_a_failed_part_that_nobody_waits_for_does_not_count(server: Server) -> None:
+    wait(FakeEngine(server.port, PartStatus(MLFLOW, State.EXITED), *READY[1:]), parts=(JUPYTER,))
+
+
+CASES: list[tuple[Rule, str]] = [
+    (lambda m, p: (500, b'{"message": "no database"}') if "experiments" in p else (200, b"{}"),
+     "mlflow (the tracking server's database: HTTP 500 no database)"),
+    (lambda m, p: (404, b"") if "path=__probe__" in p else (200, b"{}"), "mlflow (artifacts: the bucket is missing)"),
+    (lambda m, p: (500, b"") if "path=__probe__" in p else (200, b"{}"),
+     "mlflow (artifacts: the object store does not answer the tracking server)"),
+    (lambda m, p: (403, b"denied\n  by  policy") if "path=__probe__" in p else (200, b"{}"),
+     "mlflow (artifacts: HTTP 403 denied by policy)"),
+    (lambda m, p: (507, b"full") if m == "PUT" else (200, b"{}"),
+     "mlflow (an artifact could not be written: HTTP 507 full)"),
+    (lambda m, p: (404, b"gone") if m == "GET" and "/__probe__/" in p else (200, b"{}"),
+     "mlflow (an artifact did not come back: HTTP 404 gone)"),
+    (lambda m, p: (503, b"wait") if p == "/api" else (200, b"{}"), "jupyter (JupyterLab: HTTP 503 wait)"),
+]
+
+
+@pytest.mark.parametrize(("rule", "missing"), CASES, ids=[case[1] for case in CASES])
+def test_a_timeout_names_what_is_missing(server: Server, rule: Rule, missing: str) -> None:
+    server.rule = rule
+    with pytest.raises(NotReady) as caught:
+        wait(FakeEngine(server.port, *READY), timeout=0.3)
+    assert caught.value.message == f"not ready after 0 s: {missing}"
+    assert f"invoke logs {missing.split()[0]}" in caught.value.hint
+
+
+def test_a_timeout_names_every_part_that_is_missing(server: Server) -> None:
+    server.rule = lambda method, path: (503, b"no")
+    with pytest.raises(NotReady) as caught:
+        wait(FakeEngine(server.port, *READY), timeout=0.2)
+    assert "mlflow (" in caught.value.message and "jupyter (" in caught.value.message
+
+
+def test_nothing_listens(server: Server) -> None:
+    server.http.shutdown()
+    server.http.server_close()
+    with pytest.raises(NotReady, match="Connection refused"):
+        wait(FakeEngine(server.port, *READY), timeout=0.2)
+
+
+def test_no_proxy_is_asked(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert readiness.ask(f"http://127.0.0.1:{server.port}/").ok
+
+
+@pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.2\r\n",
+                                    b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort"])
+def test_what_is_no_http_is_an_answer_too(answer: bytes) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        got = readiness.ask(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        thread.join()
+    assert got.status == 0 or got.body == "short"
+
+
+def test_interrupts_are_passed_on(server: Server) -> None:
+    class Impatient(FakeEngine):
+        def parts(self, detail: bool = False) -> Any:
+            raise KeyboardInterrupt
+
+    server.rule = lambda method, path: (500, b"")
+    with pytest.raises(KeyboardInterrupt):
+        wait(Impatient(server.port))
