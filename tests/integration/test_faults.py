@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,14 @@ def bare(clone_factory: Factory) -> Iterator[Clone]:
     clone = clone_factory("embedded", user=True)
     yield clone
     assert not clone.project_folder.exists() or seen.nothing_runs(clone)
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that other users can look into."""
+    with tempfile.TemporaryDirectory(prefix="trackbed-test-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 # --- bad input: one line, exit code 2, nothing made
@@ -176,10 +185,8 @@ def docker_hosts(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("case", ["nowhere", "nobody listens", "no socket", "another machine", "over ssh", "nonsense"])
-def test_dead_engine(bare: Clone, tmp_path: Path, case: str) -> None:
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
-    host = docker_hosts(tmp_path)[case]
+def test_dead_engine(bare: Clone, place: Path, case: str) -> None:
+    host = docker_hosts(place)[case]
     began = time.monotonic()
     done = bare.invoke("up", "--engine=docker", DOCKER_HOST=host)
     seen.refused(done, 1, "docker engine cannot be used", host, "--engine=embedded")
@@ -190,14 +197,12 @@ def test_dead_engine(bare: Clone, tmp_path: Path, case: str) -> None:
     assert time.monotonic() - began < 60
 
 
-def test_engine_that_one_may_not_talk_to(bare: Clone, tmp_path: Path) -> None:
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
+def test_engine_that_one_may_not_talk_to(bare: Clone, place: Path) -> None:
     with socket.socket(socket.AF_UNIX) as one:
-        one.bind(str(tmp_path / "docker.sock"))
+        one.bind(str(place / "docker.sock"))
         one.listen()
-        (tmp_path / "docker.sock").chmod(0)
-        done = bare.invoke("up", "--engine=auto", DOCKER_HOST=f"unix://{tmp_path}/docker.sock")
+        (place / "docker.sock").chmod(0)
+        done = bare.invoke("up", "--engine=auto", DOCKER_HOST=f"unix://{place}/docker.sock")
     seen.refused(done, 1, "permission denied", "usermod -aG docker")
 
 
@@ -209,9 +214,6 @@ def fake_engine(folder: Path, api: str, version: str) -> Iterator[str]:
     listener.bind(str(path))
     listener.listen()
     path.chmod(0o777)
-    folder.chmod(0o755)
-    for above in folder.parents[:2]:
-        above.chmod(0o755)
     body = json.dumps({"ApiVersion": api, "MinAPIVersion": "1.12", "Version": version}).encode()
 
     def serve() -> None:
@@ -232,8 +234,8 @@ def fake_engine(folder: Path, api: str, version: str) -> Iterator[str]:
         listener.close()
 
 
-def test_engine_too_old(bare: Clone, tmp_path: Path) -> None:
-    with fake_engine(tmp_path, "1.41", "20.10.24") as host:
+def test_engine_too_old(bare: Clone, place: Path) -> None:
+    with fake_engine(place, "1.41", "20.10.24") as host:
         seen.refused(bare.invoke("up", "--engine=docker", DOCKER_HOST=host), 1, "20.10.24 is too old", "25 or newer")
 
 
@@ -242,14 +244,14 @@ def test_engine_too_old(bare: Clone, tmp_path: Path) -> None:
     ("exit 1", "Compose plugin is missing"),
     ("echo 2.5.1", "Compose 2.5.1 is too old"),
 ], ids=["no docker command", "no Compose", "old Compose"])
-def test_docker_command_that_is_not_enough(bare: Clone, tmp_path: Path, script: str | None, expected: str) -> None:
+def test_docker_command_that_is_not_enough(bare: Clone, place: Path, script: str | None, expected: str) -> None:
     if script:
-        (tmp_path / "docker").write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / "docker").chmod(0o755)
-    path = f"{tmp_path}:{Path(sys.executable).parent}" + (":/bin" if script else "")
+        (place / "docker").write_text(f"#!/bin/sh\n{script}\n")
+        (place / "docker").chmod(0o755)
+    path = f"{place}:{Path(sys.executable).parent}" + (":/bin" if script else "")
     if script is None and shutil.which("docker", path=path):
         pytest.skip("NOT TESTED: docker lies beside the tests' Python")
-    with fake_engine(tmp_path, "1.48", "28.0.0") as host:
+    with fake_engine(place, "1.48", "28.0.0") as host:
         done = bare.invoke("up", "--engine=docker", DOCKER_HOST=host, PATH=path)
     seen.refused(done, 1, expected, "install")
 
@@ -271,9 +273,9 @@ def squatter(folder: Path, *ports: int) -> Iterator[int]:
             process.kill()
 
 
-def test_port_taken(engine: str, clone_factory: Factory, tmp_path: Path) -> None:
+def test_port_taken(engine: str, clone_factory: Factory, place: Path) -> None:
     clone = clone_factory(engine)
-    with squatter(tmp_path, clone.ports["mlflow"], clone.ports["jupyter"]) as pid:
+    with squatter(place, clone.ports["mlflow"], clone.ports["jupyter"]) as pid:
         done = clone.invoke("up")
         looked = clone.invoke("doctor")
     seen.refused(done, 1, "squatter.py", f"process {pid}", f"port {clone.ports['mlflow']}",

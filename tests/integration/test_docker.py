@@ -1,0 +1,197 @@
+"""What only the docker engine has: Compose by hand, the pasted commands, hardened containers, its volumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.conftest import Clone, require_docker
+from tests.integration import seen
+
+pytestmark = pytest.mark.docker
+PARTS = ("postgres", "store", "mlflow", "jupyter")
+
+
+@pytest.fixture(scope="module")
+def system(systems: Callable[[str], Clone]) -> Clone:
+    require_docker()
+    return systems("docker")
+
+
+def compose(clone: Clone, *words: str) -> str:
+    """A bare `docker compose` in the clone, in a shell that knows nothing of Trackbed."""
+    bare = {k: v for k, v in os.environ.items() if not k.startswith(("TRACKBED_", "COMPOSE_"))}
+    return seen.output("docker", "compose", *words, cwd=clone.folder, env=bare, timeout=240)
+
+
+def details(clone: Clone, part: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(seen.output("docker", "inspect", seen.container(clone, part)))[0]
+    return found
+
+
+def inside(clone: Clone, part: str, *words: str) -> str:
+    return seen.output("docker", "exec", seen.container(clone, part), *words)
+
+
+def test_compose_by_hand_sees_the_same_system(system: Clone) -> None:
+    system.up()
+    before = seen.identities(system)
+    listed = compose(system, "ps", "-a", "--format", "{{.Service}} {{.Health}}").splitlines()
+    assert sorted(line.split()[0] for line in listed) == ["bucket", "mlflow", "postgres", "store"]
+    assert "mlflow healthy" in listed
+    assert "trackbed" in compose(system, "logs", "--tail=5", "bucket")
+    compose(system, "up", "-d")
+    after = seen.identities(system)
+    bucket = seen.container(system, "bucket")  # Compose runs a one-shot again each time
+    assert {k: v for k, v in after.items() if k != bucket} == {k: v for k, v in before.items() if k != bucket}
+
+
+def test_second_up_takes_about_as_long_as_compose_itself(system: Clone) -> None:
+    system.up()
+    took = {}
+    for name, command in (("compose", lambda: compose(system, "up", "-d", "--wait")), ("invoke", system.up)):
+        began = time.monotonic()
+        command()
+        took[name] = time.monotonic() - began
+    assert took["invoke"] < 2 * took["compose"] + 1, took
+
+
+def test_compose_by_hand_down_and_up(system: Clone) -> None:
+    system.up()
+    kept = seen.new_run(system)
+    compose(system, "down")
+    assert seen.ask(system.url("mlflow"))[0] == 0
+    compose(system, "up", "-d", "--wait")
+    assert seen.has_run(system, kept)
+    system.up()
+    assert {part["state"] for part in system.parts().values()} <= {"ready", "done"}
+    done = system.invoke("check")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_containers_have_no_more_rights_than_they_need(system: Clone, part: str) -> None:
+    found = details(system, part)
+    host, config = found["HostConfig"], found["Config"]
+    assert config["User"] and config["User"].split(":")[0] not in ("0", "root")
+    assert int(inside(system, part, "id", "-u")) != 0
+    assert host["CapDrop"] == ["ALL"] and not host["CapAdd"] and not host["Privileged"]
+    assert any(option.startswith("no-new-privileges") for option in host["SecurityOpt"])
+    assert host["ReadonlyRootfs"] is (part != "jupyter"), "people install packages in the notebook"
+    if part != "jupyter":
+        assert seen.run("docker", "exec", seen.container(system, part), "touch", "/usr/x").returncode
+    secret = next(mount for mount in found["Mounts"] if mount["Destination"] == "/run/secrets")
+    assert not secret["RW"]
+    for name in inside(system, part, "ls", "/run/secrets").split():
+        assert inside(system, part, "stat", "-c", "%a", f"/run/secrets/{name}") == "400"
+    status = inside(system, part, "cat", "/proc/1/status")
+    assert re.search(r"CapEff:\s+0+\n", status) and re.search(r"NoNewPrivs:\s+1\n", status)
+
+
+@pytest.mark.parametrize(("part", "folder", "owner"), [
+    ("postgres", "/var/lib/postgresql", "999"), ("store", "/data", "10002"), ("mlflow", "/tmp", "10001"),
+    ("jupyter", "/home/jovyan/work", "1000"),
+])
+def test_data_belong_to_the_user_of_their_part(system: Clone, part: str, folder: str, owner: str) -> None:
+    assert inside(system, part, "stat", "-c", "%u", folder) == owner == inside(system, part, "id", "-u")
+
+
+def test_the_database_is_on_a_network_without_a_way_out(system: Clone) -> None:
+    networks = {part: sorted(details(system, part)["NetworkSettings"]["Networks"]) for part in PARTS}
+    back, front = f"{system.project}_backend", f"{system.project}_frontend"
+    assert networks == {"postgres": [back], "store": [back, front], "mlflow": [back, front], "jupyter": [front]}
+    assert seen.output("docker", "network", "inspect", back, "-f", "{{.Internal}}") == "true"
+    reach = "import socket; socket.create_connection(('postgres', 5432), 3)"
+    assert seen.run("docker", "exec", seen.container(system, "jupyter"), "python", "-c", reach).returncode
+    address = details(system, "postgres")["NetworkSettings"]["Networks"][back]["IPAddress"]
+    assert seen.run("docker", "exec", seen.container(system, "jupyter"), "python", "-c",
+                    reach.replace("postgres", address)).returncode
+
+
+def test_prepared_by_credentials_init_and_started_by_compose(clone_factory: Callable[..., Clone]) -> None:
+    require_docker()
+    clone = clone_factory("docker")
+    done = clone.invoke("credentials", "--init", timeout=900)
+    assert done.returncode == 0 and "docker compose up -d" in done.stderr, done.stderr
+    assert not seen.containers(clone) and not done.stdout
+    assert (clone.folder / ".env").stat().st_mode & 0o077 == 0
+    compose(clone, "up", "-d", "--wait")
+    kept = seen.new_run(clone)
+    assert seen.has_run(clone, kept)
+    clone.up()  # the toolkit goes on with what was started by hand
+    assert seen.has_run(clone, kept)
+    assert clone.invoke("down", "--delete-data", "--yes").returncode == 0
+    names = seen.output("docker", "volume", "ls", "--format", "{{.Name}}").split()
+    assert not [name for name in names if name.startswith(f"{clone.project}_")]
+    assert seen.nothing_runs(clone) and not (clone.project_folder / "state.json").exists()
+
+
+def test_pasted_dry_run_makes_a_working_system_beside_the_real_one(system: Clone) -> None:
+    prefix = f"lab-{system.project}"
+    script = system.value("up", "--dry-run", f"--name-prefix={prefix}") + "\n"
+    port = re.search(r"^MLFLOW_PORT=(\d+)$", script, re.MULTILINE)
+    assert port and int(port[1]) not in system.ports.values()
+    before = seen.identities(system)
+    clean = "\n".join(line.removeprefix("# ") for line in script.split("# clean up:\n")[1].splitlines()
+                      if line.startswith("# docker"))
+    try:
+        made = seen.run("bash", "-e", stdin=script, cwd=system.folder, timeout=300)
+        assert made.returncode == 0, made.stdout + made.stderr
+        beside = Clone(system.folder, system.state, "docker", prefix, {"mlflow": int(port[1])})
+        assert seen.has_run(beside, seen.new_run(beside))
+        url = f"http://127.0.0.1:{port[1]}/api/2.0/mlflow-artifacts/artifacts?path=nothing"
+        assert seen.ask(url)[0] == 200, "the store answers"
+        lab = re.search(r"http://\S+/lab\?token=\S+", made.stdout)
+        assert lab and seen.ask(lab[0])[0] == 200
+        assert seen.identities(system) == before
+    finally:
+        cleaned = seen.run("bash", "-e", stdin=clean, timeout=120)
+    assert cleaned.returncode == 0, cleaned.stderr
+    for kind in ("ps -a --format {{.Names}}", "volume ls --format {{.Name}}", "network ls --format {{.Name}}"):
+        assert prefix not in seen.output("docker", *kind.split())
+
+
+def test_dead_engine_under_a_system(system: Clone) -> None:
+    before = seen.identities(system)
+    for words in (["up"], ["down"], ["status"], ["check"], ["logs", "mlflow"], ["jupyter-url"],
+                  ["down", "--delete-data", "--yes"]):
+        done = system.invoke(*words, DOCKER_HOST="unix:///nonexistent/docker.sock")
+        seen.refused(done, 1, "docker engine cannot be used", "unix:///nonexistent/docker.sock")
+    assert seen.identities(system) == before
+
+
+def test_parts_killed_and_removed_by_hand(system: Clone) -> None:
+    system.up()
+    kept = seen.new_run(system)
+    before = seen.identities(system)
+    seen.output("docker", "kill", seen.container(system, "postgres"))
+    seen.output("docker", "rm", "-f", seen.container(system, "mlflow"), seen.container(system, "jupyter"))
+    status = system.invoke("status")
+    assert status.returncode == 1 and "missing" in status.stdout and "exited" in status.stdout
+    system.up()
+    after = seen.identities(system)
+    store = seen.container(system, "store")
+    assert after[store] == before[store], "what was well was touched"
+    assert seen.has_run(system, kept)
+
+
+def test_state_folder_lost_over_kept_volumes(system: Clone) -> None:
+    system.up()
+    kept = seen.new_run(system)
+    assert system.invoke("down").returncode == 0
+    shutil.rmtree(system.project_folder)
+    done = system.invoke("up")
+    seen.refused(done, 1, "belongs to another Trackbed system", "--adopt")
+    assert system.invoke("doctor").returncode == 1
+    adopted = system.invoke("up", "--adopt")
+    assert adopted.returncode == 0, adopted.stderr
+    assert seen.has_run(system, kept)
+    done = system.invoke("check")
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,109 @@
+"""What only the embedded engine has: its supervisor, its venvs, its user."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Clone
+from tests.integration import seen
+
+pytestmark = pytest.mark.embedded
+
+
+@pytest.fixture(scope="module")
+def system(systems: Callable[[str], Clone]) -> Clone:
+    return systems("embedded")
+
+
+def venv(clone: Clone, name: str) -> Path:
+    found = list((clone.project_folder / "embedded" / "venvs").glob(f"{name}-*"))
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_nothing_runs_as_root(system: Clone) -> None:
+    owners = {Path(f"/proc/{pid}").stat().st_uid for pid in seen.processes(system)}
+    expected = pwd.getpwnam("trackbed").pw_uid if os.geteuid() == 0 else os.geteuid()
+    assert owners == {expected}
+
+
+def test_the_database_has_no_port_and_a_private_socket(system: Clone) -> None:
+    postgres = seen.main_process(system, "postgres")
+    folder = Path(seen.command(postgres).split("-k ")[1].split()[0])
+    assert folder.stat().st_mode & 0o077 == 0
+    assert any(folder.glob(".s.PGSQL.*"))
+    assert "listen_addresses= " in seen.command(postgres)
+
+
+def test_supervisor_killed_then_up(system: Clone) -> None:
+    kept = seen.new_run(system)
+    before = seen.processes(system)
+    os.kill(seen.supervisord(system), 9)
+    status = system.invoke("status")
+    assert status.returncode == 1 and "Traceback" not in status.stderr
+    system.up()
+    assert seen.has_run(system, kept)
+    assert not set(before) & set(seen.processes(system)), "orphans were left"
+
+
+def test_supervisor_killed_then_down(system: Clone) -> None:
+    system.up()
+    kept = seen.new_run(system)
+    os.kill(seen.supervisord(system), 9)
+    done = system.invoke("down")
+    assert done.returncode == 0, done.stderr
+    assert not seen.processes(system)
+    system.up()
+    assert seen.has_run(system, kept)
+
+
+def test_changed_lock_is_applied_while_the_database_stays_up(system: Clone) -> None:
+    system.up()
+    old, postgres = venv(system, "jupyter"), seen.main_process(system, "postgres")
+    lock = system.folder / "docker" / "jupyter" / "requirements.txt"
+    lock.write_text(lock.read_text() + "# changed\n")
+    done = system.up()
+    assert "installing jupyter (its lock changed)" in done.stderr
+    assert venv(system, "jupyter") != old
+    assert seen.main_process(system, "postgres") == postgres
+    assert str(venv(system, "jupyter")) in seen.command(seen.main_process(system, "jupyter"))
+
+
+def test_broken_venvs_are_repaired(system: Clone) -> None:
+    assert system.invoke("down").returncode == 0
+    package = next(venv(system, "mlflow").glob("lib/python3*/site-packages/mlflow"))
+    (package / "server" / "__init__.py").unlink()
+    (venv(system, "embedded") / ".complete").unlink()
+    done = system.up()
+    assert "installing mlflow (mlflow/server/__init__.py is missing)" in done.stderr
+    assert "installing embedded (it was half-made)" in done.stderr and "installing jupyter" not in done.stderr
+    check = system.invoke("check")
+    assert check.returncode == 0, check.stdout
+
+
+def test_port_taken_while_it_was_down(system: Clone) -> None:
+    import socket
+
+    assert system.invoke("down").returncode == 0
+    with socket.create_server(("127.0.0.1", system.ports["jupyter"])):
+        seen.refused(system.invoke("up"), 1, f"port {system.ports['jupyter']}", f"process {os.getpid()}")
+        assert not seen.processes(system)
+    system.up()
+
+
+def test_survives_the_shell_that_started_it(system: Clone) -> None:
+    assert system.invoke("down").returncode == 0
+    starter = system.start("up")
+    assert starter.end() == 0, starter.output
+    try:
+        os.killpg(starter.process.pid, 1)  # the terminal closes
+    except ProcessLookupError:
+        pass
+    time.sleep(1)
+    assert {part["state"] for part in system.parts().values()} == {"ready"}
