@@ -83,11 +83,11 @@ def check_disk(engine: Engine, fresh: bool) -> Finding:
     """Free space where the parts keep their data."""
     facts = engine.host_facts()
     text = f"{_size(facts.disk_free)} free at {facts.disk_path}"
-    if facts.disk_free < DISK_LEAST:
-        return Finding(Level.ERROR, "disk", text, "free some: PostgreSQL stops when the disk is full")
     if fresh and facts.disk_free < DISK_NEEDED[engine.name]:
         return Finding(Level.ERROR, "disk", f"{text}; a first start needs {_size(DISK_NEEDED[engine.name])}",
                        "free some, or set STATE_DIR (embedded) or Docker's data-root to a larger disk")
+    if facts.disk_free < DISK_LEAST:
+        return Finding(Level.ERROR, "disk", text, "free some: PostgreSQL stops when the disk is full")
     return Finding(Level.OK, "disk", text)
 
 

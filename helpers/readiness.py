@@ -153,6 +153,10 @@ def wait(engine: Engine, parts: Iterable[str], timeout: float, sink: Sink, chang
             else:
                 del missing[part]
                 sink.part(part, "ready")
+        if changed and not missing:
+            # an answer may come from a process that a killed part left behind
+            missing.update((s.name, str(s.state)) for s in engine.parts()
+                           if s.name in wanted and s.state in (State.EXITED, State.RESTARTING))
         if missing:
             stop_at_failed(engine, wanted, seen)
             raise _NotYet

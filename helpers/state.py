@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -195,8 +195,9 @@ def lock(
         _acquire(handle, path, wait_seconds, on_wait)
         words = command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:2]])
         now = datetime.now(UTC).astimezone().strftime("%H:%M:%S")
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps({"pid": os.getpid(), "command": words, "since": now}).encode(), 0)
+        with suppress(OSError):  # a full disk: the lock holds without a name in it
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps({"pid": os.getpid(), "command": words, "since": now}).encode(), 0)
         try:
             yield
         finally:

@@ -394,6 +394,32 @@ def clear_leftovers(folder: Path, now: float) -> int:
     return count
 
 
+def end_leftovers(environment: Mapping[str, str], proc: str = "/proc") -> int:
+    """End what a killed server left behind: its workers live on and hold its port. Gives the count.
+
+    They are of the same system, run this Python, and the leader of their process group is gone.
+    A container needs none of this: there all processes end with the first.
+    """
+    import signal
+    from pathlib import Path
+
+    name = "TRACKBED_INSTANCE_OF_PROCESS"
+    if not environment.get(name):
+        return 0
+    wanted, count = f"{name}={environment[name]}".encode(), 0
+    for folder in Path(proc).glob("[0-9]*"):
+        try:
+            group = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[2])
+            if (wanted in (folder / "environ").read_bytes().split(b"\0")
+                    and (folder / "cmdline").read_bytes().split(b"\0")[0] == os.fsencode(sys.executable)
+                    and not Path(proc, str(group)).exists()):
+                os.kill(int(folder.name), signal.SIGKILL)
+                count += 1
+        except (OSError, ValueError, IndexError):
+            continue
+    return count
+
+
 def run_mlflow(arguments: list[str]) -> NoReturn:
     """`mlflow ARGUMENTS` in this process, so that SIGTERM ends it from the first moment even as process 1."""
     import runpy
@@ -412,6 +438,8 @@ def serve() -> NoReturn:
     required(os.environ, "MLFLOW_ARTIFACTS_DESTINATION")
     if folder := os.environ.get("TRACKBED_OWN_TMP"):
         clear_leftovers(Path(folder), time.time())
+    if count := end_leftovers(os.environ):
+        say(f"ended {count} processes of a server that was killed")
     found = schema(os.environ)
     if guard(found, os.environ.get("TRACKBED_MIGRATE") == "1"):
         say(f"migrating the database from {found['database']} to {found['code']}")

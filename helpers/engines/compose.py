@@ -561,9 +561,12 @@ def _run(argv: list[str], stdin: IO[bytes] | bytes | None, timeout: float,
 
 def _drain(process: subprocess.Popen[str], lines: list[str], sink: Sink) -> None:
     assert process.stderr is not None
-    for line in process.stderr:
-        lines.append(line.strip())
-        sink.output(line)
+    try:
+        for line in process.stderr:
+            lines.append(line.strip())
+            sink.output(line)
+    except ValueError:  # closed under us: the command was ended
+        return
 
 
 def _end(process: subprocess.Popen[str]) -> None:
