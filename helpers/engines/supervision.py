@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -49,9 +50,23 @@ class Process:
     since: str
 
 
-def _quoted(text: str) -> str:
-    """A value for supervisor's own reader, which expands % and splits words like a shell."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
+def _escaped(text: str) -> str:
+    """A value for supervisor's own reader, which expands % and takes # or ; after a blank for a comment."""
+    return re.sub(r"(?<=\s)([#;])", r"%(here).0s\1", text.replace("%", "%%"))  # the expansion is empty
+
+
+def _word(text: str) -> str:
+    """A word of a command: split like a shell's after expansion."""
+    return '"' + _escaped(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+
+
+def _assignment(name: str, value: str) -> str:
+    """NAME="value" for a list of them, whose reader knows no escapes and strips quotes from the ends."""
+    quote = "'" if '"' in value else '"'
+    if quote in value or value.strip("'\"") != value or not value.isprintable():
+        raise TrackbedError(f"{name} has quotes or control characters that the embedded engine cannot pass on",
+                            f"change or unset {name}")
+    return f"{name}={quote}{_escaped(value)}{quote}"
 
 
 class Supervisor:
@@ -97,29 +112,30 @@ class Supervisor:
 
     def render(self, programs: Iterable[Program]) -> str:
         """The configuration file's text."""
-        logs = self.folder / "logs"
+        logs, socket, pid_file = (_escaped(str(p)) for p in (self.folder / "logs", self.socket, self.pid_file))
+        twice = logs.replace("%", "%%")  # supervisor expands this one value twice
         blocks = [
-            f"[unix_http_server]\nfile={self.socket}\nchmod=0700\n",
+            f"[unix_http_server]\nfile={socket}\nchmod=0700\n",
             "[rpcinterface:supervisor]\n"
             "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n",
             f"[supervisord]\nlogfile={logs}/supervisord.log\nlogfile_maxbytes=5MB\nlogfile_backups=2\n"
-            f"pidfile={self.pid_file}\nchildlogdir={logs}\nnocleanup=true\numask=077\n",
+            f"pidfile={pid_file}\nchildlogdir={logs}\nnocleanup=true\numask=077\n",
         ]
         for program in programs:
-            environment = ",".join(f"{name}={_quoted(value)}" for name, value in
+            environment = ",".join(_assignment(name, value) for name, value in
                                    {**program.environment, MARK: self.instance}.items())
             restart = "unexpected" if program.final_codes else "true"
             codes = ",".join(str(code) for code in program.final_codes) or "0"
             blocks.append(
                 f"[program:{program.name}]\n"
-                f"command={' '.join(_quoted(word) for word in program.command)}\n"
-                f"directory={program.folder.replace('%', '%%')}\n"
+                f"command={' '.join(_word(word) for word in program.command)}\n"
+                f"directory={_escaped(program.folder)}\n"
                 f"environment={environment}\n"
                 f"autostart=true\nautorestart={restart}\nexitcodes={codes}\n"
                 f"startsecs={program.start_seconds}\nstartretries=3\n"
                 f"stopsignal={program.stop_signal}\nstopwaitsecs={program.stop_seconds}\n"
                 f"stopasgroup={str(program.group).lower()}\nkillasgroup=true\n"
-                f"redirect_stderr=true\nstdout_logfile={logs}/{program.name}.log\n"
+                f"redirect_stderr=true\nstdout_logfile={twice}/{program.name}.log\n"
                 "stdout_logfile_maxbytes=10MB\nstdout_logfile_backups=3\n"
             )
         return "\n".join(blocks)
@@ -129,7 +145,7 @@ class Supervisor:
         listed = tuple(programs)
         text = self.render(listed)
         temporary = self.configuration.with_suffix(".new")
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         temporary.chmod(0o644)
         temporary.replace(self.configuration)
         if not self.running():
@@ -156,8 +172,9 @@ class Supervisor:
         deadline = time.monotonic() + 30
         while not self.running():
             if done.returncode or time.monotonic() > deadline:
-                words = done.stderr.decode("utf-8", "replace").strip().splitlines()
-                raise TrackbedError(f"supervisord did not start: {words[-1] if words else 'no message'}",
+                words = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no message"]
+                reason = next((line for line in words if line.startswith("Error")), words[-1])  # a usage line follows
+                raise TrackbedError(f"supervisord did not start: {reason}",
                                     f"its log: {self.folder}/logs/supervisord.log")
             time.sleep(0.05)
 

@@ -1,0 +1,199 @@
+"""supervisor's configuration, read back by supervisor itself; processes that lost their supervisor."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from supervisor.options import ServerOptions
+
+from helpers.engines import supervision
+from helpers.engines.base import State
+from helpers.engines.supervision import MARK, Program, Supervisor, orphans, terminate
+from helpers.errors import TrackbedError
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+def program(**changes: Any) -> Program:
+    fields: dict[str, Any] = {
+        "name": "mlflow", "command": ("/bin/true",), "environment": {}, "folder": "/", "stop_signal": "TERM",
+        "stop_seconds": 40, "start_seconds": 10, **changes,
+    }
+    return Program(**fields)
+
+
+def parsed(folder: Path, *programs: Program) -> dict[str, Any]:
+    """The programs as supervisord understands the file that we write for it."""
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    supervisor = Supervisor(folder, folder, "0123abc")
+    supervisor.configuration.write_text(supervisor.render(programs))
+    options = ServerOptions()
+    options.realize(["-c", str(supervisor.configuration)])
+    return {config.name: config for group in options.process_group_configs for config in group.process_configs}
+
+
+AWKWARD = (
+    "plain", "two words", "100%", "%(here)s", "50% of %d", 'in "the" middle', "it's", "back\\slash", "\\\\", "a,b",
+    "a;b", "a ; b", "#hash", "a # hash", "a #%d", "$HOME", "ü", "a=b", "s3://bucket/%7Euser", "", "[section]",
+)
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+def test_words_come_back_as_they_were(tmp_path: Path, text: str) -> None:
+    found = parsed(tmp_path, program(command=("/bin/echo", text, "end"), environment={"NAME": text, "LAST": "x"}))
+    assert shlex.split(found["mlflow"].command) == ["/bin/echo", text, "end"]
+    assert found["mlflow"].environment == {"NAME": text, "LAST": "x", MARK: "0123abc"}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126), max_size=40))
+def test_any_printable_text_comes_back(tmp_path: Path, text: str) -> None:
+    """As a word of a command always; as an environment's value too, or it is refused."""
+    found = parsed(tmp_path, program(command=("/bin/echo", text)))
+    assert shlex.split(found["mlflow"].command) == ["/bin/echo", text]
+    try:
+        found = parsed(tmp_path, program(environment={"NAME": text}))
+    except TrackbedError:
+        assert "'" in text or '"' in text
+        return
+    assert found["mlflow"].environment["NAME"] == text
+
+
+@pytest.mark.parametrize("text", ["'both' \"kinds\" x", '"at the ends"', "at the end'", "two\nlines", "bell\a"])
+def test_a_value_that_cannot_be_passed_on_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(TrackbedError) as caught:
+        parsed(tmp_path, program(environment={"HTTPS_PROXY": text}))
+    assert caught.value.message.startswith("HTTPS_PROXY has quotes or control characters")
+    assert text not in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["with space", "100%", "per%(cent)s", "quote's", "a #1", "a ;b"])
+def test_odd_folders(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    found = parsed(folder, program(folder=str(folder)))
+    assert found["mlflow"].directory == str(folder)
+    assert found["mlflow"].stdout_logfile == str(folder / "logs" / "mlflow.log")
+
+
+def test_how_a_program_is_kept_alive_and_stopped(tmp_path: Path) -> None:
+    found = parsed(tmp_path, program(name="postgres", stop_signal="INT", stop_seconds=30, start_seconds=2, group=False),
+                   program(final_codes=(78,)))
+    database, server = found["postgres"], found["mlflow"]
+    assert (database.stopsignal, database.stopwaitsecs, database.startsecs) == (signal.SIGINT, 30, 2)
+    assert (database.stopasgroup, database.killasgroup) == (False, True)
+    assert database.autorestart is not server.autorestart
+    assert (server.exitcodes, server.stopasgroup) == ([78], True)
+    assert server.redirect_stderr and server.autostart
+    assert (server.stdout_logfile_maxbytes, server.stdout_logfile_backups) == (10 * 2**20, 3)
+
+
+def test_no_supervisor_no_states(tmp_path: Path) -> None:
+    supervisor = Supervisor(tmp_path, tmp_path, "x")
+    assert not supervisor.running()
+    assert supervisor.states() == {}
+
+
+def test_a_dead_socket_is_not_a_running_supervisor(tmp_path: Path) -> None:
+    supervisor = Supervisor(tmp_path, tmp_path, "x")
+    supervisor.socket.touch()
+    assert not supervisor.running()
+    assert supervisor.states() == {}
+
+
+def until(condition: Any, seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def short_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Unix socket's path ends at 107 bytes."""
+    folder = tmp_path_factory.mktemp("s")
+    if len(str(folder)) > 80:
+        pytest.skip("the temporary folder's path is too long for a socket")
+    (folder / "logs").mkdir()
+    return folder
+
+
+def test_a_real_supervisor(short_folder: Path) -> None:
+    """Started, told of a change, stopped; only what changed is started anew."""
+    supervisor = Supervisor(short_folder, short_folder, f"test-{os.getpid()}")
+    supervisord = Path(sys.executable).with_name("supervisord")
+    sleeper = (sys.executable, "-c", "import time; time.sleep(600)")
+
+    def programs(value: str) -> tuple[Program, ...]:
+        one = {"start_seconds": 0, "stop_seconds": 5, "folder": str(short_folder)}
+        return (program(name="one", command=sleeper, **one),
+                program(name="two", command=sleeper, environment={"V": value}, **one))
+
+    try:
+        supervisor.apply(programs("100%"), supervisord, {})
+        until(lambda: {p.state for p in supervisor.states().values()} == {State.RUNNING})
+        before = supervisor.states()
+        supervisor.apply(programs("100%"), supervisord, {})
+        assert {n: p.pid for n, p in supervisor.states().items()} == {n: p.pid for n, p in before.items()}
+        supervisor.apply(programs('a "b" c'), supervisord, {})
+        until(lambda: supervisor.states()["two"].state is State.RUNNING)
+        after = supervisor.states()
+        assert after["one"].pid == before["one"].pid
+        assert after["two"].pid != before["two"].pid
+        if sys.platform.startswith("linux"):
+            assert b'V=a "b" c' in Path(f"/proc/{after['two'].pid}/environ").read_bytes().split(b"\0")
+        assert supervisor.stop("one")
+        assert not supervisor.stop("one")
+        ended = supervisor.states()["one"]
+        assert (ended.state, ended.pid, ended.reason) == (State.EXITED, 0, "stopped")
+    finally:
+        if supervisor.running():
+            supervisor.shutdown()
+    assert not supervisor.running()
+
+
+def test_a_supervisor_that_cannot_start_says_why(short_folder: Path) -> None:
+    supervisor = Supervisor(short_folder, short_folder, "x")
+    supervisord = Path(sys.executable).with_name("supervisord")
+    with pytest.raises(TrackbedError, match="supervisord did not start: Error: .*NOSUCH") as caught:
+        supervisor.apply((program(folder="/nowhere/at/all", stop_signal="NOSUCH"),), supervisord, {})
+    assert "supervisord.log" in caught.value.hint
+
+
+@linux
+def test_orphans_are_found_and_ended() -> None:
+    instance = f"orphan-{os.getpid()}"
+    inner = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", inner], env={**os.environ, MARK: instance},
+                          stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        assert orphans(instance) == [process.pid]
+        assert orphans("another") == []
+        terminate([process.pid], 0.3)  # SIGTERM is ignored, SIGKILL is not
+        assert process.wait(timeout=10) == -signal.SIGKILL
+    assert orphans(instance) == []
+
+
+@linux
+def test_ending_what_is_gone_already() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    terminate([process.pid], 1)
+
+
+def test_every_state_of_supervisor_has_a_word() -> None:
+    from supervisor.states import ProcessStates
+
+    names = {name for name in vars(ProcessStates) if name.isupper()}
+    assert names <= supervision.STATES.keys()
