@@ -94,6 +94,9 @@ class DockerEngine:
             version = self.api.version()
         except EngineUnavailable as error:
             return Availability(False, True, error.message, "sudo systemctl start docker")
+        if any("podman" in str(part.get("Name", "")).lower() for part in version.get("Components") or ()):
+            return Availability(False, True, f"the engine at {path} is Podman, which this release does not support",
+                                "install docker-ce (`invoke doctor` prints the lines)")
         if _numbers(version["ApiVersion"]) < MINIMUM_API:
             return Availability(False, True, f"Docker {version['Version']} is too old: 25 or newer is needed",
                                 "install docker-ce from Docker's own repository (`invoke doctor` prints the lines)")

@@ -1,0 +1,325 @@
+"""The docker engine without Docker: a socket that answers like one, a command that prints a version, a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import socketserver
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.engines import compose, compose_model
+from helpers.engines.base import Health, Mount, PartStatus, Port, State
+from helpers.engines.compose import DockerEngine
+from helpers.engines.docker_api import LABEL, Container, DockerApi, socket_error
+from helpers.errors import PartFailed, TrackbedError
+from tests.unit.fakes import Silent, system
+
+VERSION = {"Version": "28.1.0", "ApiVersion": "1.49", "Components": [{"Name": "Engine"}]}
+MODEL: dict[str, Any] = {
+    "name": "lab",
+    "services": {
+        "mlflow": {
+            "image": "trackbed/mlflow:1", "user": "10001:10001", "read_only": True, "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges:true"], "command": ["serve"], "entrypoint": None,
+            "environment": {"HOST": "x", "EMPTY": None}, "restart": "unless-stopped",
+            "ports": [{"target": 8000, "published": "8010", "host_ip": "127.0.0.1"}],
+            "volumes": [{"type": "volume", "source": "tmp", "target": "/tmp", "volume": {"nocopy": True}},
+                        {"type": "volume", "source": "secrets", "target": "/run/secrets", "read_only": True}],
+            "networks": {"backend": None, "frontend": None}, "stop_grace_period": "1m30s",
+            "depends_on": {"postgres": {"condition": "service_healthy"},
+                           "bucket": {"condition": "service_completed_successfully"}},
+            "healthcheck": {"test": ["CMD", "trackbed-mlflow", "health"], "interval": "15s", "timeout": "10s",
+                            "retries": 4, "start_period": "2m0s", "start_interval": "500ms"},
+        },
+        "store": {
+            "image": "s:1", "entrypoint": ["sh", "-c"], "command": ["KEY=$$(cat /k) exec serve"],
+            "tmpfs": ["/tmp:mode=1777", "/run"], "networks": {"backend": None},
+            "healthcheck": {"test": ["CMD-SHELL", "wget -q x || exit 1"]},
+        },
+        "bucket": {"image": "trackbed/mlflow:1", "networks": {"backend": None}},
+    },
+    "networks": {"backend": {"name": "lab_backend", "internal": True}, "frontend": {"name": "lab_frontend"}},
+    "volumes": {"tmp": {"name": "lab_mlflow-tmp"}, "secrets": {"name": "lab_secrets-mlflow"}},
+}
+
+
+# the model as parts
+
+
+def test_a_service_as_a_part() -> None:
+    part = compose_model.service_spec("mlflow", MODEL, "lab")
+    assert (part.container, part.hostname, part.image, part.user) == (
+        "lab-mlflow-1", "mlflow", "trackbed/mlflow:1", "10001:10001")
+    assert part.environment == {"HOST": "x", "EMPTY": ""}
+    assert part.ports == (Port("http", 8000, 8010, "127.0.0.1"),)
+    assert part.mounts == (Mount("volume", "lab_mlflow-tmp", "/tmp", options="nocopy"),
+                           Mount("volume", "lab_secrets-mlflow", "/run/secrets", read_only=True))
+    assert part.networks == ("lab_backend", "lab_frontend")
+    assert part.depends_on == {"postgres": "healthy", "bucket": "done"}
+    assert (part.read_only, part.cap_drop, part.stop_grace, part.entrypoint) == (True, ("ALL",), 90, ())
+    assert part.health == Health(("trackbed-mlflow", "health"), 15, 10, 4, 120, 0.5)
+    assert not part.one_shot
+
+
+def test_a_shell_command_is_as_the_container_gets_it() -> None:
+    part = compose_model.service_spec("store", MODEL, "lab")
+    assert part.command == ("KEY=$(cat /k) exec serve",)
+    assert part.entrypoint == ("sh", "-c")
+    assert part.mounts == (Mount("tmpfs", "", "/tmp", options="mode=1777"), Mount("tmpfs", "", "/run"))
+    assert part.health and part.health.argv == ("sh", "-c", "wget -q x || exit 1")
+
+
+def test_the_bucket_step_is_a_one_shot() -> None:
+    part = compose_model.service_spec("bucket", MODEL, "lab")
+    assert part.one_shot and part.health is None
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("10s", 10), ("500ms", 0.5), ("1m30s", 90), ("2m0s", 120), ("1h0m0s", 3600), ("1.5s", 1.5), (7, 7.0), ("0s", 0),
+])
+def test_durations(text: str | float, expected: float) -> None:
+    assert compose_model.seconds(text) == expected
+
+
+@pytest.mark.parametrize("store", ["minio", "versitygw", "external"])
+def test_every_secret_file_has_its_volume_and_owner(tmp_path: Path, store: str) -> None:
+    settings = system(tmp_path, project="lab").settings
+    volumes = {v.name: v for v in compose_model.volumes(settings, store)}
+    files = compose_model.secret_files(settings, store)
+    assert {f.volume for f in files} == {name for name, v in volumes.items() if v.secret}
+    for file in files:
+        owner = volumes[file.volume]
+        assert (file.uid, file.gid, file.mode) == (owner.uid, owner.gid, 0o400)
+        assert owner.mode == 0o700
+    assert (f"lab_{store}" in volumes) is (store != "external")
+    assert all(name.startswith("lab_") for name in volumes)
+
+
+# availability
+
+
+class Socket:
+    """A Unix socket that answers /_ping and /version."""
+
+    def __init__(self, version: Mapping[str, Any]) -> None:
+        body = json.dumps(version).encode()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                text = body if self.path.endswith("/version") else b"OK"
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            do_HEAD = do_GET
+
+            def address_string(self) -> str:
+                return "unix"
+
+            def log_message(self, *arguments: object) -> None: ...
+
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = str(Path(self.folder.name, "s"))
+        self.server = socketserver.ThreadingUnixStreamServer(self.path, Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.folder.cleanup()
+
+
+@pytest.fixture
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., DockerEngine]]:
+    """An engine whose socket, docker command and environment are the test's."""
+    opened: list[Socket] = []
+    for name in list(os.environ):
+        if name.startswith("DOCKER_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))  # the CLI's contexts are there
+    monkeypatch.setattr(compose, "DEFAULT_SOCKET", str(tmp_path / "no.sock"))
+
+    def make(version: Mapping[str, Any] | None = None, plugin: str | None = "2.30.0", command: bool = True,
+             **environ: str) -> DockerEngine:
+        if version is not None:
+            opened.append(Socket({**VERSION, **version}))
+            environ.setdefault("DOCKER_HOST", f"unix://{opened[-1].path}")
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        bin_folder = tmp_path / "bin"
+        bin_folder.mkdir()
+        if command:
+            script = bin_folder / "docker"
+            script.write_text(f"#!/bin/sh\n{f'echo {plugin}' if plugin else 'exit 1'}\n")
+            script.chmod(0o755)
+        monkeypatch.setenv("PATH", str(bin_folder))
+        return DockerEngine(system(tmp_path))
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+def test_a_usable_engine(surroundings: Callable[..., DockerEngine]) -> None:
+    found = surroundings({}, "v2.30.0").availability()
+    assert (found.usable, found.present, found.reason) == (True, True, "Docker 28.1.0, Compose 2.30.0")
+
+
+CASES: list[tuple[dict[str, Any], bool, str, str]] = [
+    ({}, False, "no Docker engine answers at", "invoke doctor"),
+    ({"version": {"Version": "24.0.7", "ApiVersion": "1.43"}}, True, "Docker 24.0.7 is too old", "docker-ce"),
+    ({"version": {"Version": "20.10.5", "ApiVersion": "1.41"}}, True, "25 or newer is needed", "docker-ce"),
+    ({"version": {"Components": [{"Name": "Podman Engine"}]}}, True, "is Podman", "docker-ce"),
+    ({"version": {}, "command": False}, True, "the docker command is missing", "docker-ce-cli"),
+    ({"version": {}, "plugin": None}, True, "the Compose plugin is missing", "docker-compose-plugin"),
+    ({"version": {}, "plugin": "2.20.3"}, True, "Compose 2.20.3 is too old", "docker-compose-plugin"),
+    ({"version": {}, "plugin": "v1.29.2"}, True, "Compose 1.29.2 is too old", "docker-compose-plugin"),
+    ({"DOCKER_HOST": "tcp://10.0.0.9:2376"}, True, "is another machine", "unset DOCKER_HOST"),
+    ({"DOCKER_HOST": "ssh://ada@node7"}, True, "is another machine", "unset DOCKER_HOST"),
+    ({"DOCKER_HOST": "unix:///nowhere/docker.sock"}, True, "does not answer: No such file", "unset DOCKER_HOST"),
+]
+
+
+@pytest.mark.parametrize(("around", "present", "reason", "fix"), CASES, ids=[case[2] for case in CASES])
+def test_why_not(surroundings: Callable[..., DockerEngine], around: dict[str, Any], present: bool, reason: str,
+                 fix: str) -> None:
+    found = surroundings(**around).availability()
+    assert not found.usable
+    assert found.present is present
+    assert reason in found.reason
+    assert fix in found.fix
+
+
+def test_permission_denied(surroundings: Callable[..., DockerEngine], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compose, "socket_error", lambda path: PermissionError(13, "Permission denied"))
+    found = surroundings().availability()
+    assert (found.usable, found.present) == (False, True)
+    assert "permission denied" in found.reason and "usermod -aG docker" in found.fix
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other words elsewhere")
+def test_what_a_socket_says(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert isinstance(socket_error(str(tmp_path / "file")), ConnectionRefusedError)
+    assert isinstance(socket_error(str(tmp_path / "none")), FileNotFoundError)
+    one = Socket(VERSION)
+    assert socket_error(one.path) is None
+    one.server.shutdown()
+    one.server.server_close()
+    assert isinstance(socket_error(one.path), ConnectionRefusedError)
+    one.folder.cleanup()
+
+
+# what is there already
+
+
+def container(name: str, **labels: str) -> Container:
+    return Container("id-" + name, name, "some/image:1", "sha", State.READY, None,
+                     {k.replace("__", "."): v for k, v in labels.items()}, (), "")
+
+
+class FakeApi(DockerApi):
+    def __init__(self, containers: list[Container], volumes: Mapping[str, Mapping[str, str]]) -> None:
+        super().__init__()
+        self.there, self.labels = containers, volumes
+        self.removed: list[str] = []
+
+    def containers(self, labels: Any = ()) -> list[Container]:
+        wanted = dict(label.split("=", 1) for label in labels)
+        return [c for c in self.there if wanted.items() <= c.labels.items()]
+
+    def volumes(self, names: Any) -> dict[str, Mapping[str, str]]:
+        return {name: self.labels[name] for name in names if name in self.labels}
+
+    def remove_volume(self, name: str) -> None:
+        self.removed.append(name)
+
+
+def engine_with(tmp_path: Path, containers: list[Container] | None = None,
+                volumes: Mapping[str, Mapping[str, str]] | None = None) -> DockerEngine:
+    engine = DockerEngine(system(tmp_path))
+    engine.system.state.instance = "mine" * 8
+    engine.api = FakeApi(containers or [], volumes or {})
+    return engine
+
+
+def test_our_own_are_not_foreign(tmp_path: Path) -> None:
+    ours = container("trackbed-mlflow-1")
+    ours = Container(**{**vars(ours), "labels": {"com.docker.compose.project": "trackbed"}})
+    engine_with(tmp_path, [ours, container("something-else")],
+                {"trackbed_postgres": {f"{LABEL}.instance": "mine" * 8}}).check_foreign()
+
+
+@pytest.mark.parametrize(("containers", "volumes", "message", "hint"), [
+    ([container("trackbed-mlflow-1")], {}, "a container named trackbed-mlflow-1 is there", "docker rm -f"),
+    ([container("trackbed-jupyter")], {}, "a container named trackbed-jupyter is there", "--project=NAME"),
+    ([], {"trackbed_postgres": {}}, "a volume named trackbed_postgres is there", "docker volume rm"),
+    ([], {"trackbed_minio": {f"{LABEL}.instance": "theirs" * 6}}, "belongs to another Trackbed system (instance "
+     "theirsth", "--adopt"),
+])
+def test_what_is_foreign_is_refused(tmp_path: Path, containers: list[Container],
+                                    volumes: Mapping[str, Mapping[str, str]], message: str, hint: str) -> None:
+    with pytest.raises(TrackbedError) as caught:
+        engine_with(tmp_path, containers, volumes).check_foreign()
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(("owners", "expected"), [
+    (("a",), "a"), (("a", "a"), "a"), (("a", "b"), None), ((), None),
+])
+def test_adoption_needs_one_owner(tmp_path: Path, owners: tuple[str, ...], expected: str | None) -> None:
+    names = ("trackbed_postgres", "trackbed_minio")
+    volumes = {name: {f"{LABEL}.instance": owner} for name, owner in zip(names, owners, strict=False)}
+    assert engine_with(tmp_path, [], volumes).adopt() == expected
+
+
+def test_only_our_own_volumes_are_deleted(tmp_path: Path) -> None:
+    mine = {f"{LABEL}.instance": "mine" * 8}
+    engine = engine_with(tmp_path, [], {
+        "trackbed_postgres": mine, "trackbed_versitygw": mine, "trackbed_secrets-mlflow": mine,
+        "trackbed_minio": {f"{LABEL}.instance": "another"}, "trackbed_secrets-store": {}})
+    assert [item.name for item in engine.data()] == [
+        "volume trackbed_postgres", "volume trackbed_secrets-mlflow", "volume trackbed_versitygw"]
+    engine.remove_data(Silent())
+    assert isinstance(engine.api, FakeApi)
+    assert engine.api.removed == ["trackbed_postgres", "trackbed_secrets-mlflow", "trackbed_versitygw"]
+
+
+@pytest.mark.parametrize(("output", "statuses", "error", "message"), [
+    (["dependency failed to start: container trackbed-store-1 is unhealthy"],
+     [PartStatus("store", State.READY)], PartFailed, "store is ready"),
+    (["whatever"], [PartStatus("postgres", State.EXITED, "exit code 1", 1)], PartFailed, "postgres is exited"),
+    (["Bind for 127.0.0.1:8000 failed: port is already allocated"], [], TrackbedError, "a port is taken: Bind for "),
+    (["network lab_backend was found but has incorrect label x"], [], TrackbedError, "a network of this name"),
+    (["something new"], [], TrackbedError, "docker compose up failed: something new"),
+    ([], [], TrackbedError, "docker compose up failed: no output"),
+])
+def test_why_compose_failed(tmp_path: Path, output: list[str], statuses: list[PartStatus],
+                            error: type[TrackbedError], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_with(tmp_path)
+    monkeypatch.setattr(engine, "parts", lambda detail=False: tuple(statuses))
+    monkeypatch.setattr(engine, "logs", lambda part, tail=200, follow=False: iter(()))
+    with pytest.raises(error) as caught:
+        engine._explain(output)
+    assert message in caught.value.message
+    assert caught.value.hint
+
+
+def test_no_secret_in_what_compose_is_told(tmp_path: Path) -> None:
+    engine = engine_with(tmp_path)
+    told = json.dumps(engine.compose_environment())
+    credentials = engine.system.credentials()
+    assert not [name for name in credentials.names if credentials[name] in told]
+    assert not any("PASSWORD" in name or "SECRET_KEY" in name or "TOKEN" in name
+                   for name in engine.compose_environment())
