@@ -56,9 +56,10 @@ def script(system: System, name_prefix: str = "") -> str:
 
 def beside(settings: Settings, name: str) -> Settings:
     """The same settings under another name, on ports that are free now."""
+    own = [getattr(settings, field) for field in PORTS]  # the real system's, also when it is down
     taken: list[int] = []
     for field in PORTS:
-        taken.append(addresses.next_free(settings.bind_address, getattr(settings, field) + 1, taken))
+        taken.append(addresses.next_free(settings.bind_address, getattr(settings, field) + 1, [*own, *taken]))
     workspace = settings.state_dir / name / "workspace"
     mlflow, jupyter, s3, console = taken
     return replace(settings, project=name, workspace=workspace, mlflow_port=mlflow, jupyter_port=jupyter, s3_port=s3,

@@ -446,6 +446,7 @@ class Settings:
             _from_file(file, warnings),
             _from_managed(file),
         )
+        sourced = _sourced(environ, file)
         told: dict[str, str] = {}
         values: dict[str, Any] = {}
         origins: dict[str, str] = {}
@@ -455,6 +456,8 @@ class Settings:
             found = next((layer[name] for layer in layers if name in layer), None)
             if found is None and name in last and not setting.secret:
                 found = _Value(last[name], LAST_UP)
+            if found is None and name in sourced and not setting.secret:
+                found = _Value(sourced[name], LAST_UP)
             if found is None or not found.raw:
                 values[name] = setting.parse(setting.default, around)
             else:
@@ -557,6 +560,14 @@ def _from_environ(
             )
         warnings.append(f"{shown(variable)} (from the environment) is no setting; ignored.")
     return found
+
+
+def _sourced(environ: Mapping[str, str], file: envfile.EnvFile) -> dict[str, str]:
+    """Variables that equal the managed block: the last word, for when the state that remembers them was lost."""
+    names = ((variable.removeprefix(PREFIX), value) for variable, value in file.managed.items()
+             if environ.get(variable) == value)
+    # S3_ENDPOINT is written for Compose, also where the store is our own
+    return {name: value for name, value in names if name in BY_NAME and name != "S3_ENDPOINT"}
 
 
 def _from_file(file: envfile.EnvFile, warnings: list[str]) -> dict[str, _Value]:

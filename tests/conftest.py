@@ -176,7 +176,8 @@ def as_user(clone: Clone, folder: Path) -> None:
     if os.geteuid() != 0:
         return
     account = pwd.getpwnam(USER)
-    drop = (shutil.which("setpriv") or "setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", "--")
+    drop = (shutil.which("setpriv") or "setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}",
+            "--clear-groups", "--")
     home = folder / "home"
     home.mkdir()
     clone.environment = {k: v for k, v in clone.environment.items() if not k.startswith(("UV_", "XDG_", "SUDO_"))}

@@ -229,9 +229,14 @@ class EmbeddedEngine:
 
     def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
         found = self.supervisor.states()
+        lost = not found and bool(orphans(self.system.state.instance))
         listed = []
         for spec in self.plan().parts:
             process = found.get(spec.name)
+            if lost:  # they still hold their ports, which are ours then
+                listed.append(PartStatus(spec.name, State.UNHEALTHY, "its supervisor is gone; `invoke up` repairs it",
+                                         ports=spec.ports))
+                continue
             if process is None:
                 listed.append(PartStatus(spec.name, State.MISSING))
                 continue
@@ -469,6 +474,7 @@ class EmbeddedEngine:
         if left:
             sink.step("stopping processes that lost their supervisor")
             terminate(left, drain)
+            stopped = stopped or list(reversed(PARTS))
         return tuple(stopped)
 
     def data(self) -> tuple[DataItem, ...]:

@@ -40,6 +40,12 @@ def inside(clone: Clone, part: str, *words: str) -> str:
     return seen.output("docker", "exec", seen.container(clone, part), *words)
 
 
+def in_volume(clone: Clone, name: str, *words: str) -> str:
+    """A command over a volume's files, in an image that is there: a part's own may have no tools."""
+    return seen.output("docker", "run", "--rm", "--user", "0", "--network", "none", "--entrypoint", words[0],
+                       "-v", f"{name}:/v:ro", details(clone, "mlflow")["Config"]["Image"], *words[1:])
+
+
 def test_compose_by_hand_sees_the_same_system(system: Clone) -> None:
     system.up()
     before = seen.identities(system)
@@ -89,18 +95,24 @@ def test_containers_have_no_more_rights_than_they_need(system: Clone, part: str)
         assert seen.run("docker", "exec", seen.container(system, part), "touch", "/usr/x").returncode
     secret = next(mount for mount in found["Mounts"] if mount["Destination"] == "/run/secrets")
     assert not secret["RW"]
-    for name in inside(system, part, "ls", "/run/secrets").split():
-        assert inside(system, part, "stat", "-c", "%a", f"/run/secrets/{name}") == "400"
+    listed = in_volume(system, secret["Name"], "find", "/v", "-type", "f", "-printf", "%m %U\n").splitlines()
+    assert set(listed) == {f"400 {config['User'].split(':')[0]}"}
     status = inside(system, part, "cat", "/proc/1/status")
     assert re.search(r"CapEff:\s+0+\n", status) and re.search(r"NoNewPrivs:\s+1\n", status)
 
 
 @pytest.mark.parametrize(("part", "folder", "owner"), [
     ("postgres", "/var/lib/postgresql", "999"), ("store", "/data", "10002"), ("mlflow", "/tmp", "10001"),
-    ("jupyter", "/home/jovyan/work", "1000"),
 ])
 def test_data_belong_to_the_user_of_their_part(system: Clone, part: str, folder: str, owner: str) -> None:
-    assert inside(system, part, "stat", "-c", "%u", folder) == owner == inside(system, part, "id", "-u")
+    volume = next(m["Name"] for m in details(system, part)["Mounts"] if m["Destination"] == folder)
+    assert in_volume(system, volume, "stat", "-c", "%u %a", "/v") == f"{owner} 700"
+    assert inside(system, part, "id", "-u") == owner
+
+
+def test_the_workspace_belongs_to_the_user_of_the_notebook(system: Clone) -> None:
+    owner = str((system.project_folder / "workspace").stat().st_uid)
+    assert inside(system, "jupyter", "id", "-u") == owner != "0"
 
 
 def test_the_database_is_on_a_network_without_a_way_out(system: Clone) -> None:

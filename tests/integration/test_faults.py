@@ -403,7 +403,8 @@ def test_two_systems_side_by_side(victim: Clone, system: Clone) -> None:
 def test_two_clones_of_one_project(victim: Clone, clone_factory: Factory) -> None:
     other = clone_factory(victim.engine, user=victim.engine == "embedded", project=victim.project)
     own = other.environment
-    other.environment = {k: v for k, v in own.items() if not k.endswith("_PORT")} | {"TRACKBED_STATE_DIR": str(victim.state)}
+    other.environment = {k: v for k, v in own.items() if not k.endswith("_PORT")}
+    other.environment["TRACKBED_STATE_DIR"] = str(victim.state)
     before = seen.identities(victim)
     seen.refused(other.invoke("up"), 1, str(victim.folder), "--project=NAME")
     assert other.invoke("status").returncode == 0, "looking is allowed"

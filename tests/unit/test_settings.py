@@ -170,7 +170,8 @@ def test_a_shell_that_sourced_env_tells_nothing(place: Place) -> None:
         "# >>> written by Trackbed\nTRACKBED_MLFLOW_HOSTS=a\nTRACKBED_GPU=none\n# <<< written by Trackbed\n"
     )
     found = place.load(block, environ={"TRACKBED_MLFLOW_HOSTS": "a", "TRACKBED_GPU": "none"})
-    assert found.told == {} and found.gpu == "auto"
+    assert found.told == {}
+    assert (found.gpu, found.origin("GPU")) == ("none", "the last `invoke up`")
 
 
 def test_unprefixed_environment_is_not_ours(place: Place) -> None:
