@@ -378,8 +378,13 @@ class DockerEngine:
         return f"{self.settings.project}_postgres" in existing
 
     def start(self, sink: Sink) -> StartReport:
-        before = {s.name: s.identity for s in self.parts() if s.up}
+        statuses = self.parts()
+        before = {s.name: s.identity for s in statuses if s.up}
         self.check_foreign()
+        for status in statuses:
+            if status.state in (State.RESTARTING, State.UNHEALTHY):
+                sink.part(status.name, "stopping", f"it was {status.state}")
+                self.api.stop(status.identity, 30)  # not to sit out the engine's pause before its next try
         sink.step("volumes and secrets")
         kept = self.make_volumes()
         notebook.make_workspace(self.settings.workspace, notebook.workspace_owner(self.settings))

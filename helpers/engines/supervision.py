@@ -103,12 +103,26 @@ class Supervisor:
         found = {}
         for info in listed:
             state = STATES.get(info["statename"], State.EXITED)
-            reason = info["spawnerr"] or (f"exit code {info['exitstatus']}" if info["statename"] == "EXITED" else "")
+            code = int(info["exitstatus"])
+            if info["statename"] in ("BACKOFF", "FATAL"):
+                code = self._last_code(info["name"])  # supervisor tells it only for a program that had been running
+            reason = info["spawnerr"] or (f"exit code {code}" if info["statename"] == "EXITED" else "")
             if info["statename"] == "STOPPED":
                 reason = "stopped"
-            found[info["name"]] = Process(state, int(info["pid"]), int(info["exitstatus"]), reason,
+            found[info["name"]] = Process(state, int(info["pid"]), code, reason,
                                           int(info["start"]), str(info["description"]))
         return found
+
+    def _last_code(self, name: str) -> int:
+        """The exit code that supervisord logged last for a program; 1 when it logged none."""
+        try:
+            lines = (self.folder / "logs" / "supervisord.log").read_text(errors="replace").splitlines()
+        except OSError:
+            return 1
+        for line in reversed(lines):
+            if found := re.search(rf"exited: {re.escape(name)} \(exit status (\d+)", line):
+                return int(found.group(1))
+        return 1
 
     def render(self, programs: Iterable[Program]) -> str:
         """The configuration file's text."""
@@ -159,7 +173,9 @@ class Supervisor:
         for name in (*added, *changed):
             rpc.addProcessGroup(name)
         for name, process in self.states().items():
-            if process.state is State.EXITED:
+            if process.state is State.RESTARTING:
+                self._call(rpc.stopProcess, name, True)  # not to sit out the pause before its next try
+            if process.state in (State.EXITED, State.RESTARTING):
                 self._call(rpc.startProcess, name, False)
 
     def _launch(self, supervisord: Path, identity: Mapping[str, Any]) -> None:
