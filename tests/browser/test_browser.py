@@ -95,6 +95,25 @@ def test_jupyterlab_opens(page: Page, shot: Shot, jupyter_url: str) -> None:
     shot(page, "jupyterlab")
 
 
+def test_a_link_printed_in_a_notebook_opens_the_run(page: Page, shot: Shot, jupyter_url: str) -> None:
+    page.goto(f"{jupyter_url}&reset")  # without the tabs of an earlier visit
+    page.locator(".jp-LauncherCard[data-category='Notebook']").first.click()
+    name = f"from-the-browser-{uuid.uuid4().hex[:6]}"
+    editor = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell .cm-content").first
+    editor.click()
+    # a cell that is run before its kernel is there is not run at all
+    expect(page.get_by_text(re.compile(r"\| Idle$"))).to_be_visible(timeout=SLOW)
+    # one logical line: the editor closes brackets and indents by itself when typed into
+    page.keyboard.insert_text(f"import mlflow; run = mlflow.start_run(run_name='{name}'); mlflow.end_run()")
+    page.keyboard.press("Shift+Enter")
+    link = page.locator(".jp-OutputArea-output a", has_text="/runs/").first
+    link.wait_for(timeout=2 * SLOW)
+    shot(page, "notebook")
+    page.goto(link.get_attribute("href") or "")
+    expect(page.get_by_text(name).first).to_be_visible(timeout=SLOW)
+    shot(page, "linked-run")
+
+
 def test_mlflow_writes_through_its_own_pages(page: Page, shot: Shot, mlflow_url: str) -> None:
     """POSTs from the UI's own origin: MLflow refuses them unless that origin is allowed."""
     name = f"from-the-browser-{uuid.uuid4().hex[:6]}"
