@@ -14,6 +14,7 @@ from invoke.parser.argument import Argument
 from invoke.tasks import Task, task
 
 if TYPE_CHECKING:
+    from helpers.errors import TrackbedError
     from helpers.lifecycle import Overview
     from helpers.system import System
 
@@ -63,11 +64,20 @@ def reported(body: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             if traceback_wanted():
                 raise
+            if lost := _lost():
+                console.error(lost)
+                raise Exit(code=FAILED) from None
             console.error(TrackbedError(f"unexpected: {type(error).__name__}: {error}",
                                         "TRACKBED_TRACEBACK=1 shows where; please report it"))
             raise Exit(code=FAILED) from None
 
     return run
+
+
+def _lost() -> TrackbedError | None:
+    """The error for a node whose connection has ended, if that is why something failed."""
+    nodes = sys.modules.get("helpers.engines.node")
+    return nodes.lost() if nodes else None
 
 
 class OptionalWord(Task):  # type: ignore[type-arg]
@@ -129,7 +139,10 @@ def _show(view: Overview) -> None:
     if not any(row[4] for row in rows):
         columns, rows = columns[:4], [row[:4] for row in rows]
     console.table(columns, rows)
-    if addresses.is_remote_session() and view.ports:
+    if view.node and view.ports:
+        console.notice("\nThe parts run on another machine. From this one, keep this open and use the same URLs:")
+        console.notice("  " + addresses.ssh_line(view.ports, target=view.node))
+    elif addresses.is_remote_session() and view.ports:
         console.notice("\nFrom your own computer, keep this open and use the same URLs there:")
         console.notice("  " + addresses.ssh_line(view.ports, view.settings.public_address))
 
@@ -174,7 +187,7 @@ def down(context: Context, project: str | None = None, state_dir: str | None = N
         for item in items:
             console.notice(f"  {item.name}: {item.what}")
         console.notice(f"  the secrets and settings of project {system.settings.project}")
-        console.notice(f"it keeps the workspace {system.settings.workspace}")
+        console.notice(f"it keeps the workspace {lifecycle.workspace(system)}")
         if not yes and not console.confirm("Delete them?"):
             raise TrackbedError("nothing was deleted, nothing was stopped",
                                 "answer y, or pass --yes where there is no terminal")
@@ -239,11 +252,14 @@ def logs(context: Context, part: str | None = None, project: str | None = None, 
 @trackbed_task(help=WHERE)
 def jupyter_url(context: Context, project: str | None = None, state_dir: str | None = None) -> None:
     """The one line to paste into a browser."""
-    from helpers import console, lifecycle, notebook
+    from helpers import addresses, console, lifecycle, notebook
 
     system = _load({"project": project, "state_dir": state_dir})
     engine = lifecycle.running(system)
     console.value(notebook.url(engine, engine.settings, system.credentials()["JUPYTER_TOKEN"]))
+    if node := lifecycle.overview(engine, engine.settings).node:
+        console.notice("with this open on this machine: "
+                       + addresses.ssh_line((engine.settings.jupyter_port, engine.settings.mlflow_port), target=node))
 
 
 @trackbed_task(help={**WHERE, **FORMAT, "init": "make what `docker compose up` needs: images, volumes, secrets, .env"})

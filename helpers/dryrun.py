@@ -11,11 +11,14 @@ from dataclasses import replace
 from helpers import addresses, images, stack
 from helpers.engines import select
 from helpers.engines.base import Mount, PartSpec, Plan, Port, SecretFile
+from helpers.engines.compose import DockerEngine
 from helpers.engines.embedded import EmbeddedEngine
+from helpers.engines.remote import Here, Machine
 from helpers.errors import SettingError
 from helpers.settings import Settings
 from helpers.system import System
 
+_HERE = Here()
 PORTS = ("mlflow_port", "jupyter_port", "s3_port", "s3_console_port")
 SECRET = """\
 # a random secret; it stays in this shell and in the files it is written to
@@ -45,30 +48,41 @@ def script(system: System, name_prefix: str = "") -> str:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", name_prefix):
             raise SettingError(f"--name-prefix={name_prefix}: must be 1 to 40 of a-z, 0-9, _ and -, "
                                "the first a letter or digit.")
-        settings = beside(settings, name_prefix)
+        settings = beside(settings, name_prefix, _is_free(system))
     kept = replace(system, settings=settings)
-    engine = select.make(kept, system.state.engine) if system.state.engine else select.choose(kept).engine
+    # a node has to be asked; here the plan can be made while the engine is down
+    known = system.state.engine and not system.state.node
+    engine = select.make(kept, system.state.engine) if known else select.choose(kept).engine
     plan = engine.plan()
     if isinstance(engine, EmbeddedEngine):
         return _processes(plan, engine)
-    return _containers(plan, engine.settings)
+    return _containers(plan, engine.settings, engine.machine if isinstance(engine, DockerEngine) else _HERE)
 
 
-def beside(settings: Settings, name: str) -> Settings:
+def _is_free(system: System) -> Callable[[str, int], bool]:
+    """What tells whether a port is free where the containers would be."""
+    engine = select.current(system) if system.state.node or not system.state.engine else None
+    return engine.machine.is_free if isinstance(engine, DockerEngine) else addresses.is_free
+
+
+def beside(settings: Settings, name: str, free: Callable[[str, int], bool] = addresses.is_free) -> Settings:
     """The same settings under another name, on ports that are free now."""
     own = [getattr(settings, field) for field in PORTS]  # the real system's, also when it is down
     taken: list[int] = []
     for field in PORTS:
-        taken.append(addresses.next_free(settings.bind_address, getattr(settings, field) + 1, [*own, *taken]))
+        taken.append(addresses.next_free(settings.bind_address, getattr(settings, field) + 1, [*own, *taken], free))
     workspace = settings.state_dir / name / "workspace"
     mlflow, jupyter, s3, console = taken
     return replace(settings, project=name, workspace=workspace, mlflow_port=mlflow, jupyter_port=jupyter, s3_port=s3,
                    s3_console_port=console)
 
 
-def _containers(plan: Plan, settings: Settings) -> str:
+def _containers(plan: Plan, settings: Settings, machine: Machine = _HERE) -> str:
     helper = settings.mlflow_image
-    blocks = [_head(plan, "docker"), _ports(plan.parts), "\n".join(_images(plan)),
+    head = _head(plan, "docker")
+    if machine.remote:
+        head += f"\n# the engine of {machine.name}, for every docker command below\nexport DOCKER_HOST={machine.url}"
+    blocks = [head, _ports(plan.parts), "\n".join(_images(plan)),
               "\n".join(["# networks: the backend has no way out, only the frontend publishes ports",
                          *(_network(n.name, n.internal, n.mtu) for n in plan.networks)]),
               "\n".join(["# volumes outlive the containers; each belongs to the numeric user of its part",
@@ -80,10 +94,10 @@ def _containers(plan: Plan, settings: Settings) -> str:
     started: set[str] = set()
     for part in plan.parts:
         waits = [_await(plan.part(name)) for name, condition in part.depends_on.items() if condition == "healthy"]
-        blocks.append("\n".join([f"# {part.title}", *(w for w in waits if w not in started), *_run(part)]))
+        blocks.append("\n".join([f"# {part.title}", *(w for w in waits if w not in started), *_run(part, machine)]))
         started.update(waits)
     blocks.append("\n".join([_await(p) for p in plan.parts if p.health and _await(p) not in started]))
-    blocks.append(_tail(plan))
+    blocks.append(_tail(plan, machine))
     names = " ".join(p.container for p in reversed(plan.parts) if not p.one_shot)
     blocks.append("\n".join(["# clean up:", f"# docker rm -f {names}",
                              f"# docker network rm {' '.join(n.name for n in plan.networks)}",
@@ -154,7 +168,7 @@ def _mount(mount: Mount) -> str:
     return f"-v {shlex.quote(f'{mount.source}:{mount.target}' + (':' + flags if flags else ''))}"
 
 
-def _run(part: PartSpec) -> list[str]:
+def _run(part: PartSpec, machine: Machine) -> list[str]:
     """The commands that make and start one container."""
     networks = sorted(part.networks, key=lambda name: not name.endswith("_frontend"))
     flags = [f"--name {part.container}", f"--hostname {part.hostname}", f"--network {networks[0]}",
@@ -180,7 +194,10 @@ def _run(part: PartSpec) -> list[str]:
         if mount.kind == "bind":
             owner = part.user
             folder = shlex.quote(mount.source)
-            lines.append(f'[ -d {folder} ] || {{ mkdir -p {folder}; [ "$(id -u)" != 0 ] || chown {owner} {folder}; }}')
+            made = f'[ -d {folder} ] || {{ mkdir -p {folder}; [ "$(id -u)" != 0 ] || chown {owner} {folder}; }}'
+            if machine.remote:
+                made = f"ssh {machine.tunnel} {shlex.quote(f'sh -c {shlex.quote(made)}')}"
+            lines.append(made)
     words = [*flags, " ".join([part.image, shlex.join(command)]).strip()]
     lines.append("docker create " + " \\\n  ".join(words) + " >/dev/null")
     lines += [f"docker network connect --alias {part.name} {name} {part.container}" for name in networks[1:]]
@@ -195,8 +212,11 @@ def _await(part: PartSpec) -> str:
     return f"await {part.container} {shlex.join(part.health.argv)}" if part.health else ""
 
 
-def _tail(plan: Plan) -> str:
-    return '\n'.join(["# ready", 'echo "MLflow: http://localhost:$MLFLOW_PORT"',
+def _tail(plan: Plan, machine: Machine = _HERE) -> str:
+    ports = [f"${_variable(part, port)}" for part in plan.parts for port in part.ports]
+    forwards = " ".join(f"-L {port}:127.0.0.1:{port}" for port in ports)
+    tunnel = [f'echo "keep open here: ssh -N {forwards} {machine.tunnel}"'] if machine.remote else []
+    return '\n'.join(["# ready", *tunnel, 'echo "MLflow: http://localhost:$MLFLOW_PORT"',
                       'echo "JupyterLab: http://localhost:$JUPYTER_PORT/lab?token=$JUPYTER_TOKEN"'])
 
 

@@ -37,6 +37,7 @@ class Overview:
     settings: Settings
     rows: tuple[Row, ...]
     changed: tuple[str, ...] = ()
+    node: str = ""  # another machine that runs the parts, as `ssh` takes it
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -75,8 +76,8 @@ def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overv
     with changing(system, notice):
         choice = select.choose(system)
         engine = choice.engine
-        settings = engine.settings
         _claim(system, engine)
+        settings = engine.settings
         if system.state.existed and engine.unchanged():
             readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=False)
             if system.state.remembered != (kept := {**system.state.remembered, **settings.told}):
@@ -93,6 +94,7 @@ def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overv
         engine.prepare(sink)
         # from here on the choice of the engine is kept: what follows carries this instance's id and will hold data
         system.state.engine, system.state.clone = engine.name, str(settings.clone)
+        system.state.node = _node(engine)
         system.state.remember(settings.told)
         system.state.applied = {"hash": "", "identities": {}}
         system.state.save()
@@ -105,6 +107,10 @@ def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overv
                                 "identities": {row.status.name: row.status.identity for row in seen.rows}}
         system.state.save()
         return seen
+
+
+def _node(engine: Engine) -> str:
+    return engine.machine.url if isinstance(engine, DockerEngine) else ""
 
 
 def _names(engine: Engine) -> tuple[str, ...]:
@@ -133,11 +139,12 @@ def initialise(system: System, sink: Sink, notice: Notice) -> Engine:
                                 "`invoke up` makes what it needs by itself")
         engine.check_foreign()
         system.state.engine, system.state.clone = engine.name, str(system.settings.clone)
+        system.state.node = _node(engine)
         system.state.remember(system.settings.told)
         system.state.save()
         engine.prepare(sink)
         engine.make_volumes()
-        _write_env(engine, system.settings)
+        _write_env(engine, engine.settings)
         return engine
 
 
@@ -159,6 +166,13 @@ def data(system: System) -> tuple[DataItem, ...]:
     return select.current(system).data() if system.state.existed else ()
 
 
+def workspace(system: System) -> str:
+    """The notebook's folder, and the machine it is on where that is another one."""
+    engine = select.current(system)
+    where = f" on {engine.machine.name}" if isinstance(engine, DockerEngine) and engine.machine.remote else ""
+    return f"{engine.settings.workspace}{where}"
+
+
 def delete_data(system: System, sink: Sink, notice: Notice) -> None:
     """Delete the data of a stopped system, its secrets and its memory. The workspace stays: it is the user's."""
     with changing(system, notice):
@@ -178,7 +192,8 @@ def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), 
         if status.name == STORE:
             title = {"minio": "MinIO", "versitygw": "VersityGW"}.get(settings.object_store, title)
         rows.append(Row(status, title, urls))
-    return Overview(engine.name, settings, tuple(rows), changed)
+    node = engine.machine.tunnel if isinstance(engine, DockerEngine) else ""
+    return Overview(engine.name, settings, tuple(rows), changed, node)
 
 
 def status(system: System) -> Overview:

@@ -19,6 +19,8 @@ ALIVE = ("import sys, urllib.request as u; "
 
 def workspace_owner(settings: Settings) -> int:
     """The uid the notebook runs as: the workspace's owner, or jovyan's when root owns it or it is not there yet."""
+    if settings.notebook_uid:
+        return settings.notebook_uid
     try:
         owner = settings.workspace.stat().st_uid
     except OSError:

@@ -396,6 +396,7 @@ class Settings:
     ready_timeout: int
     build_network: str
     clone: Path
+    notebook_uid: int = 0  # the owner of the workspace on another machine; 0: look at the folder
     told: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     passthrough: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     warnings: tuple[str, ...] = field(default=(), repr=False, compare=False)

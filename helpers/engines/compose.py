@@ -14,12 +14,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
 from helpers import images, notebook, stack
-from helpers.addresses import uplink
-from helpers.engines import base, compose_model
+from helpers.engines import base, compose_model, remote
 from helpers.engines.base import (
     BUCKET,
     JUPYTER,
@@ -48,7 +48,6 @@ from helpers.engines.docker_api import (
     Container,
     DockerApi,
     FileEntry,
-    docker_host_is_remote,
     socket_error,
 )
 from helpers.errors import EngineUnavailable, Interrupted, PartFailed, TrackbedError
@@ -61,7 +60,7 @@ MINIMUM_COMPOSE = (2, 21)  # `ps --format json` and start_interval as we use the
 
 
 class DockerEngine:
-    """Parts as containers on this machine's Docker engine."""
+    """Parts as containers on a Docker engine: this machine's, or another one's over ssh."""
 
     name: ClassVar[str] = "docker"
 
@@ -69,15 +68,24 @@ class DockerEngine:
         self.system = system
         self.settings = system.settings
         self.api = DockerApi()
+        self.machine: remote.Machine = remote.Here()
         self._model: dict[str, Any] | None = None
 
     # what there is
 
     def availability(self) -> Availability:
+        try:
+            self.machine = remote.machine(self.system.state, os.environ)
+            self.settings = self.machine.place(self.settings)
+        except EngineUnavailable as error:
+            return Availability(False, True, error.message, error.hint)
+        if not self.machine.remote:
+            return self._usable()
+        found = self._usable()
+        return replace(found, reason=f"{found.reason}, on {self.machine.name}")
+
+    def _usable(self) -> Availability:
         host = os.environ.get("DOCKER_HOST", "")
-        if docker_host_is_remote():
-            return Availability(False, True, f"DOCKER_HOST={host} is another machine; this release runs the parts "
-                                "where the toolkit runs", "run Trackbed on that machine, or unset DOCKER_HOST")
         named = host.startswith("unix://")
         path = host.removeprefix("unix://") if named else DEFAULT_SOCKET
         problem = socket_error(path)
@@ -125,6 +133,8 @@ class DockerEngine:
     def host_facts(self) -> HostFacts:
         info = self.api.info()
         root = str(info.get("DockerRootDir", "/"))
+        if self.machine.remote:
+            return self.machine.facts(info)
         existing = Path(root)
         while not existing.exists() or not os.access(existing, os.X_OK):
             existing = existing.parent
@@ -149,7 +159,7 @@ class DockerEngine:
         """What the Compose files interpolate; no secret among it. Also written to .env for use by hand."""
         settings, live = self.settings, self.system.state.live
         own_store = self.object_store != "external"
-        _, mtu = uplink()
+        _, mtu = self.machine.uplink()
         return {
             "TRACKBED_BIND_ADDRESS": settings.bind_address,
             "TRACKBED_MLFLOW_PORT": str(settings.mlflow_port),
@@ -281,13 +291,13 @@ class DockerEngine:
             if status.name == part:
                 for candidate in status.ports:
                     if candidate.name == port:
-                        yield Address(candidate.address, candidate.published)
+                        yield self.machine.reach(candidate)
                         return
         # not up yet: where it will be
         spec = notebook.container_spec(self.settings) if part == JUPYTER else self.plan().part(part)
         for candidate in spec.ports:
             if candidate.name == port:
-                yield Address(candidate.address, candidate.published)
+                yield self.machine.reach(candidate)
                 return
         raise TrackbedError(f"{part} publishes no port {port}")
 
@@ -385,9 +395,9 @@ class DockerEngine:
             if status.state in (State.RESTARTING, State.UNHEALTHY):
                 sink.part(status.name, "stopping", f"it was {status.state}")
                 self.api.stop(status.identity, 30)  # not to sit out the engine's pause before its next try
+        self.settings = self.machine.make_workspace(self.settings)  # its owner is who reads the notebook's secrets
         sink.step("volumes and secrets")
         kept = self.make_volumes()
-        notebook.make_workspace(self.settings.workspace, notebook.workspace_owner(self.settings))
         sink.step("starting the services")
         self._compose_up(sink, repair_password=kept)
         after = {s.name: s.identity for s in self.parts()}

@@ -278,8 +278,3 @@ def _words(error: BaseException) -> str:
     explanation = getattr(error, "explanation", None)
     text = str(explanation or error)
     return " ".join(text.split())
-
-
-def docker_host_is_remote(environ: Mapping[str, str] = os.environ) -> bool:
-    host = environ.get("DOCKER_HOST", "")
-    return bool(host) and not host.startswith(("unix://", "npipe://"))
