@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import nox
@@ -17,10 +18,14 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "unit", "integration", "browser"]
 
 ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT))
+
+from helpers.engines.venvs import uv_settings  # noqa: E402
 
 
 def install(session: nox.Session) -> None:
     """The toolkit and the tools, from the locks."""
+    session.env.update(uv_settings(os.environ))
     session.install("--require-hashes", "-r", "requirements.txt", "-r", "requirements-dev.txt", silent=True)
 
 
