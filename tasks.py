@@ -33,6 +33,9 @@ WHAT = {
     "s3_bucket": "bucket for artifacts (default: mlflow-artifacts)",
     "workspace": "the notebook's work folder (default: workspace in the state folder)",
     "public_address": "what others call this machine, for the ssh line",
+    "tracking_uri": "a tracking server elsewhere: only the notebook is started, and logs to that one",
+    "tracking_username": "user at that server; TRACKING_PASSWORD or TRACKING_TOKEN go into .env",
+    "tracking_ca": "certificate of the authority that signed that server's, a file in PEM form",
     "ready_timeout": "seconds to wait until everything is usable (default: 180)",
 }
 FORMAT = {"format": "table, json or env (default: table)"}
@@ -139,6 +142,8 @@ def _show(view: Overview) -> None:
     if not any(row[4] for row in rows):
         columns, rows = columns[:4], [row[:4] for row in rows]
     console.table(columns, rows)
+    if view.settings.tracking_uri:
+        console.notice(f"\nthe notebook logs to {view.settings.tracking_uri}")
     if view.node and view.ports:
         console.notice("\nThe parts run on another machine. From this one, keep this open and use the same URLs:")
         console.notice("  " + addresses.ssh_line(view.ports, target=view.node))
@@ -154,13 +159,17 @@ def up(context: Context, project: str | None = None, state_dir: str | None = Non
        gpu: str | None = None, object_store: str | None = None, mlflow_port: str | None = None,
        jupyter_port: str | None = None, s3_port: str | None = None, s3_console_port: str | None = None,
        s3_bucket: str | None = None, workspace: str | None = None, public_address: str | None = None,
+       tracking_uri: str | None = None, tracking_username: str | None = None, tracking_ca: str | None = None,
        ready_timeout: str | None = None, dry_run: bool = False, name_prefix: str | None = None,
        adopt: bool = False) -> None:
     """Bring everything up; ready when it returns. Repairs what is half-started, does nothing when all is well."""
     flags = {name: value for name, value in locals().items() if name in WHERE or name in WHAT}
+    _up(_load(flags), dry_run, name_prefix, adopt)
+
+
+def _up(system: System, dry_run: bool, name_prefix: str | None, adopt: bool) -> None:
     from helpers import console, lifecycle
 
-    system = _load(flags)
     if dry_run:
         from helpers import dryrun
 
@@ -171,6 +180,30 @@ def up(context: Context, project: str | None = None, state_dir: str | None = Non
     _show(view)
     if view.changed:
         console.notice("\ninvoke jupyter-url   prints the notebook's address   |   invoke check   proves that it logs")
+
+
+ALONE = ("engine", "gpu", "jupyter_port", "workspace", "public_address", "tracking_uri", "tracking_username",
+         "tracking_ca", "ready_timeout")
+
+
+@trackbed_task(help={**WHERE, **{name: WHAT[name] for name in ALONE},
+                     "dry_run": "print the equivalent plain commands, start nothing",
+                     "name_prefix": "with --dry-run: another name and free ports, to run beside the real system",
+                     "adopt": "take over volumes whose state folder was lost"})
+def jupyter(context: Context, project: str | None = None, state_dir: str | None = None, engine: str | None = None,
+            gpu: str | None = None, jupyter_port: str | None = None, workspace: str | None = None,
+            public_address: str | None = None, tracking_uri: str | None = None, tracking_username: str | None = None,
+            tracking_ca: str | None = None, ready_timeout: str | None = None, dry_run: bool = False,
+            name_prefix: str | None = None, adopt: bool = False) -> None:
+    """Start only a notebook, which logs to a tracking server elsewhere (--tracking-uri=https://...)."""
+    flags = {name: value for name, value in locals().items() if name in WHERE or name in ALONE}
+    from helpers.errors import SettingError
+
+    system = _load(flags)
+    if not system.settings.tracking_uri:
+        raise SettingError("TRACKING_URI is missing: `invoke jupyter` starts only the notebook, for a tracking server "
+                           "elsewhere (--tracking-uri=https://HOST); `invoke up` starts everything.")
+    _up(system, dry_run, name_prefix, adopt)
 
 
 @trackbed_task(help={**WHERE, "delete_data": "delete the data too; names what goes and asks",
@@ -211,7 +244,7 @@ def status(context: Context, project: str | None = None, state_dir: str | None =
     if format == "json":
         console.as_json({
             "project": view.settings.project, "engine": view.engine, "state_dir": str(view.settings.state_dir),
-            "workspace": str(view.settings.workspace),
+            "workspace": str(view.settings.workspace), "tracking_uri": view.settings.tracking_uri, "node": view.node,
             "parts": [{"part": r.status.name, "title": r.title, "state": str(r.status.state),
                        "reason": r.status.reason, "urls": list(r.urls), "image": r.status.image,
                        "memory": r.status.memory, "since": r.status.since} for r in view.rows],
@@ -277,7 +310,7 @@ def credentials(context: Context, project: str | None = None, state_dir: str | N
         return
     lifecycle.running(system)
     found = system.credentials()
-    pairs = [(name, found[name]) for name in found.names]
+    pairs = [(name, found[name]) for name in found.names if found[name]]
     if format == "json":
         console.as_json(dict(pairs))
     elif format == "env":

@@ -78,7 +78,7 @@ def beside(settings: Settings, name: str, free: Callable[[str, int], bool] = add
 
 
 def _containers(plan: Plan, settings: Settings, machine: Machine = _HERE) -> str:
-    helper = settings.mlflow_image
+    helper = settings.jupyter_image if settings.tracking_uri else settings.mlflow_image
     head = _head(plan, "docker")
     if machine.remote:
         head += f"\n# the engine of {machine.name}, for every docker command below\nexport DOCKER_HOST={machine.url}"
@@ -140,6 +140,10 @@ def _in_volume(image: str, volume: str, command: str, stdin: bool = False) -> st
 
 def _values(files: Iterable[SecretFile], settings: Settings) -> list[str]:
     """One shell variable a secret: a fresh one, or the user's own for a store that is not ours."""
+    if settings.tracking_uri:
+        return ["JUPYTER_TOKEN=$(secret)", *(f': "${{{name}:?export it first}}"' if name.endswith("PASSWORD")
+                                             else f"{name}=${{{name}:-}}" for file in files for name in file.names
+                                             if name != "JUPYTER_TOKEN")]
     given = settings.object_store == "external"
     return [f': "${{{name}:?export the key of your object store first}}"' if given and name.startswith("S3_")
             else f"{name}=$(secret)" for name in dict.fromkeys(name for file in files for name in file.names)]
@@ -216,7 +220,8 @@ def _tail(plan: Plan, machine: Machine = _HERE) -> str:
     ports = [f"${_variable(part, port)}" for part in plan.parts for port in part.ports]
     forwards = " ".join(f"-L {port}:127.0.0.1:{port}" for port in ports)
     tunnel = [f'echo "keep open here: ssh -N {forwards} {machine.tunnel}"'] if machine.remote else []
-    return '\n'.join(["# ready", *tunnel, 'echo "MLflow: http://localhost:$MLFLOW_PORT"',
+    mlflow = ['echo "MLflow: http://localhost:$MLFLOW_PORT"'] if "mlflow" in plan.names else []
+    return '\n'.join(["# ready", *tunnel, *mlflow,
                       'echo "JupyterLab: http://localhost:$JUPYTER_PORT/lab?token=$JUPYTER_TOKEN"'])
 
 
@@ -253,7 +258,8 @@ def _processes(plan: Plan, engine: EmbeddedEngine) -> str:
     secrets = [SECRET, *_values(plan.secrets, engine.settings)]
     secrets += [f"(umask 077; {_printf(file)} >{word(file.volume + '/' + file.path)})" for file in plan.secrets]
     blocks.append("\n".join(secrets))
-    blocks.append("\n".join([
+    alone = "mlflow" not in plan.names
+    blocks.append("" if alone else "\n".join([
         "# the database: only its own user gets in, over a socket in a private folder",
         f"{word(engine.tool('initdb'))} -D {word(database)} -U {stack.DATABASE_USER} -A peer \\\n"
         "  --encoding=UTF8 --locale=C.UTF-8 >/dev/null",
@@ -266,12 +272,13 @@ def _processes(plan: Plan, engine: EmbeddedEngine) -> str:
             blocks.append(f"for _ in $(seq 60); do {psql} -c 'SELECT 1' >/dev/null 2>&1 && break; sleep 1; done\n"
                           f"{psql} -c 'CREATE DATABASE {engine.system.state.live['database']}'")
     ask = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1])"  # curl may not be there
-    for name, path in (("jupyter", "api"), ("mlflow", "health")):
+    for name, path in (("jupyter", "api"),) if alone else (("jupyter", "api"), ("mlflow", "health")):
         python, url = word(plan.part(name).command[0]), f'"http://localhost:${name.upper()}_PORT/{path}"'
         blocks.append(f"for _ in $(seq 120); do\n  {python} -c '{ask}' {url} 2>/dev/null && break\n"
                       "  sleep 1\ndone")
     blocks.append(_tail(plan))
-    blocks.append("\n".join(["# clean up:", 'echo "to stop: kill $JUPYTER_PID $MLFLOW_PID; kill -INT $POSTGRES_PID"',
+    blocks.append("\n".join(["# clean up:", 'echo "to stop: kill $JUPYTER_PID"' if alone else
+                             'echo "to stop: kill $JUPYTER_PID $MLFLOW_PID; kill -INT $POSTGRES_PID"',
                              "# rm -rf " + shlex.quote(base)]))
     return "\n\n".join(blocks)
 

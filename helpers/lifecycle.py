@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers import credentials, doctor, envfile, images, readiness, stack, state
+from helpers import credentials, doctor, elsewhere, envfile, images, readiness, stack, state
 from helpers.engines import select
 from helpers.engines.base import JUPYTER, MLFLOW, STORE, DataItem, Engine, PartStatus, Sink, State
 from helpers.engines.compose import DockerEngine
@@ -90,6 +90,7 @@ def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overv
             if adopt and (owner := engine.adopt()):
                 system.state.instance = owner
             engine.check_foreign()
+        _check_server(system, engine)
         doctor.preflight(engine, settings)
         engine.prepare(sink)
         # from here on the choice of the engine is kept: what follows carries this instance's id and will hold data
@@ -109,18 +110,32 @@ def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overv
         return seen
 
 
+def _check_server(system: System, engine: Engine) -> None:
+    """A notebook for a server elsewhere is a system of its own: beside a server of ours it would hide that one."""
+    settings = engine.settings
+    if not settings.tracking_uri:
+        return
+    elsewhere.check_place(settings, engine.name)
+    if any(item.what.startswith("database:") for item in engine.data()):
+        raise TrackbedError(f"project {settings.project} has a tracking server and data of its own, and TRACKING_URI "
+                            f"(from {settings.origin('TRACKING_URI')}) names another one",
+                            "start the notebook as a second system: --project=NAME with another --jupyter-port; or "
+                            "give this one up: invoke down --delete-data")
+
+
 def _node(engine: Engine) -> str:
     return engine.machine.url if isinstance(engine, DockerEngine) else ""
 
 
 def _names(engine: Engine) -> tuple[str, ...]:
-    return tuple(s.name for s in engine.parts())
+    server = (elsewhere.NAME,) if engine.settings.tracking_uri else ()
+    return (*(s.name for s in engine.parts()), *server)
 
 
 def _write_env(engine: Engine, settings: Settings) -> None:
     """Keep the managed block of .env: what a bare `docker compose` in the clone needs, and where the state is."""
     managed: dict[str, str] = {}
-    if isinstance(engine, DockerEngine):
+    if isinstance(engine, DockerEngine) and not settings.tracking_uri:
         managed = engine.compose_environment()
     elif settings.project != "trackbed":
         managed["COMPOSE_PROJECT_NAME"] = settings.project
@@ -137,6 +152,9 @@ def initialise(system: System, sink: Sink, notice: Notice) -> Engine:
         if not isinstance(engine, DockerEngine):
             raise TrackbedError("--init prepares a system for `docker compose`; this one is embedded",
                                 "`invoke up` makes what it needs by itself")
+        if engine.settings.tracking_uri:
+            raise TrackbedError("--init prepares services for `docker compose`; with TRACKING_URI there are none",
+                                "`invoke up` starts the notebook")
         engine.check_foreign()
         system.state.engine, system.state.clone = engine.name, str(system.settings.clone)
         system.state.node = _node(engine)
@@ -212,6 +230,8 @@ def running(system: System) -> Engine:
 def environment(view: Overview, token: str = "") -> list[tuple[str, object]]:
     """Lines for a shell that wants to use the system."""
     lines: list[tuple[str, object]] = [("TRACKBED_SYSTEM_ENGINE", view.engine)]
+    if view.settings.tracking_uri:
+        lines.append(("MLFLOW_TRACKING_URI", view.settings.tracking_uri))
     for row in view.rows:
         if row.status.name == MLFLOW and row.urls:
             lines.append(("MLFLOW_TRACKING_URI", row.urls[0]))

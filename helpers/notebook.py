@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from helpers import elsewhere
 from helpers.engines.base import JUPYTER, Engine, Health, Mount, PartSpec, Port, State
 from helpers.errors import TrackbedError
 from helpers.settings import Settings
@@ -63,7 +64,8 @@ def container_spec(settings: Settings) -> PartSpec:
         command=("start-notebook.py", f"--ServerApp.root_dir={HOME}/work", "--ServerApp.ip=0.0.0.0",
                  "--ServerApp.port=8888", "--ServerApp.open_browser=False"),
         environment={
-            **notebook_environment(settings, "http://mlflow:8000"),
+            **notebook_environment(settings, settings.tracking_uri or "http://mlflow:8000"),
+            **(elsewhere.environment(settings, "/run/secrets") if settings.tracking_uri else {}),
             "JUPYTER_TOKEN_FILE": "/run/secrets/jupyter-token",
             "HOME": HOME,
         },

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from helpers import elsewhere
 from helpers.engines.base import JUPYTER, MLFLOW, Engine, PartStatus, Sink, State
 from helpers.errors import NotReady, PartFailed
 
@@ -96,7 +97,7 @@ def probes(parts: Iterable[str], changed: bool) -> dict[str, tuple[Probe, ...]]:
     if MLFLOW in names:
         wanted[MLFLOW] = (database_answers, store_answers) + ((artifact_round_trip,) if changed else ())
     if JUPYTER in names:
-        wanted[JUPYTER] = (notebook_answers,)
+        wanted[JUPYTER] = (notebook_answers, *([elsewhere.ServerAnswers()] if elsewhere.NAME in names else []))
     return wanted
 
 

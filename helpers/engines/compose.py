@@ -197,6 +197,9 @@ class DockerEngine:
         return self._model
 
     def plan(self) -> Plan:
+        if self.settings.tracking_uri:  # only the notebook: no services, so no Compose
+            return Plan(self.name, self.settings.project, (notebook.container_spec(self.settings),), self.volumes(),
+                        (self._frontend(),), self.secret_files())
         model = self.model()
         project = self.settings.project
         order = [n for n in (POSTGRES, STORE, BUCKET, MLFLOW) if n in model["services"]]
@@ -207,8 +210,13 @@ class DockerEngine:
                          for n in model["networks"].values())
         return Plan(self.name, project, tuple(parts), self.volumes(), networks, self.secret_files())
 
+    def _frontend(self) -> Network:
+        return Network(f"{self.settings.project}_frontend", mtu=min(self.machine.uplink()[1] or 1500, 1500))
+
     @property
     def part_names(self) -> tuple[str, ...]:
+        if self.settings.tracking_uri:
+            return (JUPYTER,)
         own_store = (STORE,) if self.object_store != "external" else ()
         return (POSTGRES, *own_store, BUCKET, MLFLOW, JUPYTER)
 
@@ -248,8 +256,15 @@ class DockerEngine:
     def fingerprint(self) -> str:
         """A hash of all that the containers are made from: a different one means `up` has work to do."""
         spec = notebook.container_spec(self.settings)
+        if self.settings.tracking_uri:
+            return stack.digest(spec, self._secrets_digest())
         return stack.digest(self.compose_environment(), *(stack.ROOT / f for f in self.files), spec,
                             self.system.credentials_digest())
+
+    def _secrets_digest(self) -> str:
+        """Changes with the secrets of the notebook, and with the certificate that goes beside them."""
+        files = [s.template for s in self.secret_files()] if self.settings.tracking_uri else []
+        return stack.digest(self.system.credentials_digest(), *files) if files else self.system.credentials_digest()
 
     def unchanged(self) -> bool:
         applied = self.system.state.applied
@@ -384,7 +399,8 @@ class DockerEngine:
             content = credentials.render(secret.template, secret.names).encode()
             files.setdefault(secret.volume, []).append(
                 FileEntry(secret.path, content, secret.uid, secret.gid, secret.mode))
-        self.api.fill(self.settings.mlflow_image, roots, files)
+        alone = bool(self.settings.tracking_uri)
+        self.api.fill(self.settings.jupyter_image if alone else self.settings.mlflow_image, roots, files)
         return f"{self.settings.project}_postgres" in existing
 
     def start(self, sink: Sink) -> StartReport:
@@ -398,8 +414,13 @@ class DockerEngine:
         self.settings = self.machine.make_workspace(self.settings)  # its owner is who reads the notebook's secrets
         sink.step("volumes and secrets")
         kept = self.make_volumes()
-        sink.step("starting the services")
-        self._compose_up(sink, repair_password=kept)
+        if self.settings.tracking_uri:
+            sink.step("starting the notebook")
+            self.api.create_network(self._frontend(), self.settings.project)
+            self._start_notebook(sink)
+        else:
+            sink.step("starting the services")
+            self._compose_up(sink, repair_password=kept)
         after = {s.name: s.identity for s in self.parts()}
         return StartReport(tuple(name for name, identity in after.items() if before.get(name) != identity))
 
@@ -492,7 +513,7 @@ class DockerEngine:
     def _start_notebook(self, sink: Sink) -> None:
         spec = notebook.container_spec(self.settings)
         image = self.api.image(spec.image)
-        wanted = stack.digest(spec, image["id"] if image else "", self.system.credentials_digest())
+        wanted = stack.digest(spec, image["id"] if image else "", self._secrets_digest())
         found = self.api.containers([f"{LABEL}.project={self.settings.project}", f"{LABEL}.part={JUPYTER}"])
         for container in found:
             if container.labels.get(f"{LABEL}.config") == wanted:
@@ -542,6 +563,9 @@ class DockerEngine:
             self.api.stop(container.id, min(drain, 10))
             self.api.remove(container.id)
             sink.part(JUPYTER, "stopped")
+        if self.settings.tracking_uri:
+            self.api.remove_network(self._frontend().name)
+            return tuple(stopped)
         sink.step("stopping the services")
         done = self._compose("down", timeout=drain * 3 + 60)
         if done.returncode:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from helpers import notebook, stack
+from helpers import elsewhere, notebook, stack
 from helpers.engines.base import (
     BUCKET,
     JUPYTER,
@@ -83,6 +83,8 @@ def volumes(settings: Settings, object_store: str) -> tuple[Volume, ...]:
     """Every volume of a system with the numeric owner of its part."""
     project = settings.project
     uid = notebook.workspace_owner(settings)
+    if settings.tracking_uri:
+        return (Volume(f"{project}_secrets-jupyter", uid, notebook.GID, secret=True),)
     listed = [
         Volume(f"{project}_postgres", *UIDS[POSTGRES]),
         Volume(f"{project}_mlflow-tmp", *UIDS[MLFLOW]),
@@ -104,13 +106,16 @@ def secret_files(settings: Settings, object_store: str) -> tuple[SecretFile, ...
     def secret(part: str, path: str, template: str, names: tuple[str, ...], uid: int, gid: int) -> SecretFile:
         return SecretFile(part, f"{project}_secrets-{part}", path, template, names, uid, gid)
 
+    token = secret(JUPYTER, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",),  # read without strip
+                   notebook.workspace_owner(settings), notebook.GID)
+    if settings.tracking_uri:
+        return (token, *elsewhere.secret_files(settings, token.volume, token.uid, token.gid))
     listed = [
         secret(POSTGRES, "postgres-password", "{POSTGRES_PASSWORD}", ("POSTGRES_PASSWORD",), *UIDS[POSTGRES]),
         # libpq ignores a passfile that others may read: 0400 and the right owner
         secret(MLFLOW, "pgpass", "*:*:*:mlflow:{POSTGRES_PASSWORD}\n", ("POSTGRES_PASSWORD",), *UIDS[MLFLOW]),
         secret(MLFLOW, "aws-credentials", aws, ("S3_ACCESS_KEY", "S3_SECRET_KEY"), *UIDS[MLFLOW]),
-        secret(JUPYTER, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",),  # read without strip
-               notebook.workspace_owner(settings), notebook.GID),
+        token,
     ]
     if object_store != "external":
         listed += [secret(STORE, "access-key", "{S3_ACCESS_KEY}", ("S3_ACCESS_KEY",), *UIDS[STORE]),

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from helpers.engines.base import Port, State
+from helpers.engines.base import Network, Port, State
 from helpers.errors import EngineUnavailable, TrackbedError
 
 LABEL = "dev.trackbed"
@@ -265,6 +265,27 @@ class DockerApi:
 
     def network_exists(self, name: str) -> bool:
         return any(n["Name"] == name for n in self.client.api.networks(names=[name]))
+
+    def create_network(self, network: Network, project: str) -> None:
+        """Make a network as Compose would, which takes it for its own when services are added later."""
+        if self.network_exists(network.name):
+            return
+        labels = {"com.docker.compose.network": network.name.removeprefix(f"{project}_"),
+                  "com.docker.compose.project": project, f"{LABEL}.project": project}
+        self.client.api.create_network(network.name, driver="bridge", internal=network.internal, labels=labels,
+                                       options={"com.docker.network.driver.mtu": str(network.mtu)})
+
+    def remove_network(self, name: str) -> None:
+        from docker.errors import APIError, NotFound
+
+        try:
+            self.client.api.remove_network(name)
+        except NotFound:
+            return
+        except APIError as error:
+            raise TrackbedError(f"network {name} cannot be removed: {_words(error)}",
+                                "remove what is attached to it (`docker network inspect` names it), then try again"
+                                ) from None
 
     def disk_usage(self, volumes: Iterable[str]) -> dict[str, int]:
         """Bytes of each named volume (slow: the engine walks them)."""

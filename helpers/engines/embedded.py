@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from helpers import notebook, stack
+from helpers import elsewhere, notebook, stack
 from helpers.engines import base, venvs
 from helpers.engines.base import (
     JUPYTER,
@@ -130,11 +130,14 @@ class EmbeddedEngine:
 
     def _venvs(self) -> dict[str, venvs.Venv]:
         root = self.folder / "venvs"
-        return {
+        found = {
             "embedded": venvs.Venv(root, "embedded", Path(__file__).with_name("embedded-requirements.txt")),
             MLFLOW: venvs.Venv(root, "mlflow", stack.MLFLOW_FOLDER / "requirements.txt"),
             JUPYTER: venvs.Venv(root, "jupyter", stack.JUPYTER_FOLDER / "requirements.txt", private=True),
         }
+        if self.settings.tracking_uri:
+            del found[MLFLOW]
+        return found
 
     def locks(self) -> tuple[tuple[str, str], ...]:
         """Each venv's folder and the lock it is made from, relative to the clone."""
@@ -151,11 +154,14 @@ class EmbeddedEngine:
 
     def plan(self) -> Plan:
         settings, live = self.settings, self.system.state.live
+        if settings.tracking_uri:
+            return Plan(self.name, settings.project, (self._notebook(settings.tracking_uri),),
+                        secrets=self._secret_files())
         found = self._venvs()
         external = settings.object_store == "external"
         destination = (f"s3://{settings.s3_bucket}/{live['prefix']}" if external
                        else (self.artifacts / live["prefix"]).as_uri())
-        common = {"HOME": str(self._home()), "LANG": "C.UTF-8", **_passed_on()}
+        common = self._common()
         server = {
             **common,
             # no password: the socket's folder is private, and PostgreSQL asks the kernel who is there (peer)
@@ -174,8 +180,6 @@ class EmbeddedEngine:
         if external:
             server |= {"MLFLOW_S3_ENDPOINT_URL": settings.s3_endpoint, "AWS_DEFAULT_REGION": settings.s3_region,
                        "AWS_SHARED_CREDENTIALS_FILE": str(self.folder / "secrets" / "aws-credentials")}
-        jupyter = self.folder / "jupyter"
-        tracking = f"http://{settings.bind_address}:{settings.mlflow_port}"
         parts = (
             PartSpec(POSTGRES, stack.TITLES[POSTGRES], environment=common, stop_signal="INT", stop_grace=30,
                      command=(self._pg("postgres"), "-D", str(self.database_folder), "-k", str(self.run_folder),
@@ -185,28 +189,40 @@ class EmbeddedEngine:
                      command=(str(found[MLFLOW].python), str(self.folder / "app" / "start.py"), "serve"),
                      ports=(Port("http", settings.mlflow_port, settings.mlflow_port, settings.bind_address),),
                      depends_on={POSTGRES: "healthy"}, working_dir=str(self.folder)),
-            PartSpec(JUPYTER, stack.TITLES[JUPYTER], stop_grace=10,
-                     command=(str(found[JUPYTER].python), "-m", "jupyterlab", "--no-browser",
-                              f"--ServerApp.ip={settings.bind_address}", f"--ServerApp.port={settings.jupyter_port}",
-                              "--ServerApp.port_retries=0", f"--ServerApp.root_dir={settings.workspace}"),
-                     environment={
-                         **common, **stack.notebook_environment(settings, tracking),
-                         "PATH": f"{found[JUPYTER].folder / 'bin'}:{TOOLS}",
-                         "VIRTUAL_ENV": str(found[JUPYTER].folder),
-                         "PYTHONPATH": str(self._startup),  # MLflow finds the plugin for its links there
-                         "JUPYTER_TOKEN_FILE": str(self.folder / "secrets" / "jupyter-token"),
-                         # the user's own Jupyter settings stay out: they may hold a password or another port
-                         "JUPYTER_CONFIG_DIR": str(jupyter / "config"), "JUPYTER_DATA_DIR": str(jupyter / "data"),
-                         "JUPYTER_RUNTIME_DIR": str(jupyter / "runtime"), "IPYTHONDIR": str(jupyter / "ipython"),
-                     },
-                     ports=(Port("http", settings.jupyter_port, settings.jupyter_port, settings.bind_address),),
-                     working_dir=str(settings.workspace)),
+            self._notebook(f"http://{settings.bind_address}:{settings.mlflow_port}"),
         )
         return Plan(self.name, settings.project, parts, secrets=self._secret_files())
+
+    def _common(self) -> dict[str, str]:
+        return {"HOME": str(self._home()), "LANG": "C.UTF-8", **_passed_on()}
+
+    def _notebook(self, tracking: str) -> PartSpec:
+        settings, venv, jupyter = self.settings, self._venvs()[JUPYTER], self.folder / "jupyter"
+        secrets = str(self.folder / "secrets")
+        return PartSpec(
+            JUPYTER, stack.TITLES[JUPYTER], stop_grace=10,
+            command=(str(venv.python), "-m", "jupyterlab", "--no-browser",
+                     f"--ServerApp.ip={settings.bind_address}", f"--ServerApp.port={settings.jupyter_port}",
+                     "--ServerApp.port_retries=0", f"--ServerApp.root_dir={settings.workspace}"),
+            environment={
+                **self._common(), **stack.notebook_environment(settings, tracking),
+                **(elsewhere.environment(settings, secrets) if settings.tracking_uri else {}),
+                "PATH": f"{venv.folder / 'bin'}:{TOOLS}",
+                "VIRTUAL_ENV": str(venv.folder),
+                "PYTHONPATH": str(self._startup),  # MLflow finds the plugins for its links and login there
+                "JUPYTER_TOKEN_FILE": f"{secrets}/jupyter-token",
+                # the user's own Jupyter settings stay out: they may hold a password or another port
+                "JUPYTER_CONFIG_DIR": str(jupyter / "config"), "JUPYTER_DATA_DIR": str(jupyter / "data"),
+                "JUPYTER_RUNTIME_DIR": str(jupyter / "runtime"), "IPYTHONDIR": str(jupyter / "ipython"),
+            },
+            ports=(Port("http", settings.jupyter_port, settings.jupyter_port, settings.bind_address),),
+            working_dir=str(settings.workspace))
 
     def _secret_files(self) -> tuple[SecretFile, ...]:
         folder = str(self.folder / "secrets")
         listed = [SecretFile(JUPYTER, folder, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",), 0, 0)]
+        if self.settings.tracking_uri:
+            return (*listed, *elsewhere.secret_files(self.settings, folder, 0, 0))
         if self.settings.object_store == "external":
             listed.append(SecretFile(
                 MLFLOW, folder, "aws-credentials",
@@ -265,6 +281,7 @@ class EmbeddedEngine:
     def fingerprint(self) -> str:
         startup = stack.JUPYTER_FOLDER / "startup"
         return stack.digest([p.__dict__ for p in self._programs()], self.system.credentials_digest(),
+                            [s.template for s in self._secret_files()],
                             stack.MLFLOW_FOLDER / "start.py", stack.folder_digest(startup))
 
     def unchanged(self) -> bool:
@@ -383,14 +400,16 @@ class EmbeddedEngine:
                 sink.step("stopping processes that lost their supervisor")
                 terminate(left, 30)
         self._files()
-        if not (self.database_folder / "PG_VERSION").exists():
+        alone = bool(self.settings.tracking_uri)
+        if not alone and not (self.database_folder / "PG_VERSION").exists():
             sink.step("making the database")
             self._make_database()
         sink.step("starting the processes")
         try:
             self.supervisor.apply(self._programs(), self._venvs()["embedded"].folder / "bin" / "supervisord",
                                   self._as_service())
-            self._ensure_database()
+            if not alone:
+                self._ensure_database()
         except KeyboardInterrupt:
             raise Interrupted("interrupted while starting; what was started stays",
                               "`invoke up` goes on from there, `invoke down` stops it") from None
