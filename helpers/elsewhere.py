@@ -89,5 +89,5 @@ class ServerAnswers:
             return ""
         if final or time.monotonic() > self._deadline:
             raise TrackbedError(f"JupyterLab is up, but from inside it {engine.settings.tracking_uri} {problem}",
-                                f"{fix}; then `invoke up` tries again")
+                                f"{fix}   (`invoke up` tries again)")
         return f"the tracking server {problem}"

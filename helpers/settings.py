@@ -676,7 +676,9 @@ def _tracking_warnings(values: Mapping[str, Any], origins: Mapping[str, str]) ->
         names = ("TRACKING_USERNAME", "TRACKING_PASSWORD", "TRACKING_TOKEN", "TRACKING_CA")
         return [f"{name} (from {origins[name]}) is for a server elsewhere, and TRACKING_URI is not set; ignored."
                 for name in names if values[name] and origins[name] != LAST_UP]
-    login = values["TRACKING_PASSWORD"] or values["TRACKING_TOKEN"] or values["TRACKING_USERNAME"]
+    if values["TRACKING_PASSWORD"] and not values["TRACKING_USERNAME"]:
+        return ["TRACKING_PASSWORD without TRACKING_USERNAME is not used."]
+    login = values["TRACKING_TOKEN"] or values["TRACKING_USERNAME"]
     if login and uri.startswith("http://") and urlsplit(uri).hostname not in ("localhost", "127.0.0.1", "::1"):
         return [f"the login goes to {uri} unencrypted; use https:// where the server has it."]
     return []

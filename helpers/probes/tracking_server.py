@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,8 +30,15 @@ def of_error(error: Exception, uri: str) -> dict[str, Any]:
                           "use the name that its certificate has in TRACKING_URI", True)
         if "expired" in text:
             return answer("shows a certificate that has expired", "renew it on the server", True)
-        return answer("shows a certificate of an authority that is not known here",
-                      "TRACKING_CA=/path/to/ca.pem names the authority's certificate", True)
+        reason = re.search(r"verify failed: ([^(\]]+)", text)
+        why = reason[1].strip().lower() if reason else ""
+        if not why or "issuer" in why or "self-signed" in why or "self signed" in why:
+            whose = ("another authority than TRACKING_CA names"
+                     if os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") else "an authority that is not known here")
+            return answer(f"shows a certificate of {whose}",
+                          "TRACKING_CA=/path/to/ca.pem names the authority's certificate", True)
+        # Python is stricter than browsers: a home-made certificate may lack an extension
+        return answer(f"shows a certificate that Python refuses: {why}", "issue it anew with that mended", True)
     if "WRONG_VERSION_NUMBER" in text or "wrong version number" in text or "UNEXPECTED_EOF" in text:
         return answer("does not speak TLS there", "http:// instead of https://, or another port?", True)
     if "Failed to resolve" in text or "Name or service not known" in text or "name resolution" in text:
