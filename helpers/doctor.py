@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from helpers import addresses, notebook
+from helpers import accelerators, addresses, notebook
 from helpers.engines import select
 from helpers.engines.base import Availability, Engine, PartStatus, Port
 from helpers.engines.compose import DockerEngine
@@ -170,6 +170,23 @@ def _check_mtu(engine: Engine) -> Finding:
     return Finding(Level.OK, "network", f"uplink {interface}, MTU {mtu or 'unknown'}")
 
 
+def _check_gpu(engine: Engine) -> Finding:
+    """What --gpu means here, and what the engine lacks to hand it over."""
+    try:
+        chosen = engine.accelerator
+    except TrackbedError as error:
+        return Finding(Level.ERROR, "gpu", error.message, error.hint)
+    text = f"{chosen} ({chosen.reason})"
+    if chosen.warning:
+        return Finding(Level.WARNING, "gpu", f"the notebook gets none: {chosen.warning}",
+                       "load or install the driver, then `invoke up` again")
+    if chosen.request and isinstance(engine, DockerEngine) and "nvidia" not in engine.api.info().get("Runtimes", {}):
+        missing = accelerators.advice("no known GPU vendor found")
+        return Finding(Level.WARNING, "gpu", f"{text}; Docker shows neither NVIDIA's runtime nor its CDI devices",
+                       missing[1] if missing else "")
+    return Finding(Level.OK, "gpu", text)
+
+
 def _check_leftovers(system: System, engine: Engine) -> list[Finding]:
     """Data of this project that another engine made, or containers of this name that are not ours."""
     found = []
@@ -223,6 +240,7 @@ def examine(system: System) -> list[Finding]:
         found += ports or [Finding(Level.OK, "ports", ", ".join(str(p.published) for _, p in planned))]
     except TrackbedError as error:
         found.append(Finding(Level.ERROR, "ports", error.message, error.hint))
+    found.append(_check_gpu(engine))
     found.append(_check_mtu(engine))
     found += _check_leftovers(system, engine)
     found.append(_check_permissions(engine.settings))

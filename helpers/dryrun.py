@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from helpers import addresses, images, stack
 from helpers.engines import select
-from helpers.engines.base import Mount, PartSpec, Plan, Port, SecretFile
+from helpers.engines.base import DeviceRequest, Mount, PartSpec, Plan, Port, SecretFile
 from helpers.engines.embedded import EmbeddedEngine
 from helpers.errors import SettingError
 from helpers.settings import Settings
@@ -68,7 +68,7 @@ def beside(settings: Settings, name: str) -> Settings:
 
 def _containers(plan: Plan, settings: Settings) -> str:
     helper = settings.mlflow_image
-    blocks = [_head(plan, "docker"), _ports(plan.parts), "\n".join(_images(plan)),
+    blocks = [_head(plan, "docker"), _ports(plan.parts), "\n".join(_images(plan, settings)),
               "\n".join(["# networks: the backend has no way out, only the frontend publishes ports",
                          *(_network(n.name, n.internal, n.mtu) for n in plan.networks)]),
               "\n".join(["# volumes outlive the containers; each belongs to the numeric user of its part",
@@ -105,12 +105,16 @@ def _ports(parts: Iterable[PartSpec]) -> str:
                       *(f"{_variable(part, port)}={port.published}" for part in parts for port in part.ports)])
 
 
-def _images(plan: Plan) -> list[str]:
+def _images(plan: Plan, settings: Settings) -> list[str]:
     lines = ["# our images are built when they are missing; the others are pulled by `docker create`"]
     for name in dict.fromkeys(part.image for part in plan.parts):
         folder = images.FOLDERS.get(name.rpartition(":")[0])
         if folder:
-            lines.append(f"docker image inspect {name} >/dev/null 2>&1 || docker build --tag {name} docker/{folder}")
+            told = "".join(f" \\\n  --build-arg {shlex.quote(f'{key}={value}')}" for key, value in
+                           images.arguments(name, settings).items())
+            network = "" if settings.build_network == "default" else f" --network {settings.build_network}"
+            lines.append(f"docker image inspect {name} >/dev/null 2>&1 || docker build{network} --tag {name}{told} "
+                         f"docker/{folder}")
     return lines
 
 
@@ -163,6 +167,9 @@ def _run(part: PartSpec) -> list[str]:
     flags += [f"--cap-drop {cap}" for cap in part.cap_drop]
     flags += [f"--security-opt {option}" for option in part.security_opt]
     flags += [f"--group-add {group}" for group in part.group_add]
+    flags += [f"--device {path}" for path in part.devices]
+    flags += [_request(request) for request in part.device_requests]
+    flags += [f"--ulimit {name}={limit}" for name, limit in part.ulimits.items()]
     flags += [f"--restart {part.restart}"] if part.restart not in ("", "no") else []
     flags += [f"--shm-size {part.shm_size}"] if part.shm_size else []
     flags += [f"--stop-signal {part.stop_signal}"] if part.stop_signal else []
@@ -182,6 +189,8 @@ def _run(part: PartSpec) -> list[str]:
             folder = shlex.quote(mount.source)
             lines.append(f'[ -d {folder} ] || {{ mkdir -p {folder}; [ "$(id -u)" != 0 ] || chown {owner} {folder}; }}')
     words = [*flags, " ".join([part.image, shlex.join(command)]).strip()]
+    if len(networks) == 1 and not part.one_shot:
+        return [*lines, "docker run --detach " + " \\\n  ".join(words) + " >/dev/null"]
     lines.append("docker create " + " \\\n  ".join(words) + " >/dev/null")
     lines += [f"docker network connect --alias {part.name} {name} {part.container}" for name in networks[1:]]
     if part.one_shot:
@@ -189,6 +198,14 @@ def _run(part: PartSpec) -> list[str]:
     else:
         lines.append(f"docker start {part.container} >/dev/null")
     return lines
+
+
+def _request(request: DeviceRequest) -> str:
+    if request.driver == "cdi":
+        return " ".join(f"--device {name}" for name in request.ids)
+    if request.ids == ("all",):
+        return "--gpus all"
+    return f"--gpus '\"device={','.join(request.ids)}\"'"
 
 
 def _await(part: PartSpec) -> str:

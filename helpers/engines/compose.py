@@ -14,10 +14,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from helpers import images, notebook, stack
+from helpers import accelerators, images, notebook, stack
+from helpers.accelerators import Accelerator, Machine
 from helpers.addresses import uplink
 from helpers.engines import base, compose_model
 from helpers.engines.base import (
@@ -31,6 +34,7 @@ from helpers.engines.base import (
     DataItem,
     ExecResult,
     HostFacts,
+    Mount,
     Network,
     PartSpec,
     PartStatus,
@@ -52,12 +56,14 @@ from helpers.engines.docker_api import (
     socket_error,
 )
 from helpers.errors import EngineUnavailable, Interrupted, PartFailed, TrackbedError
+from helpers.probes import machine as probe
 from helpers.readiness import failure, stop_at_failed
+from helpers.settings import DEFAULT, Settings
 from helpers.system import System
 
 MINIMUM_API = (1, 44)  # Docker 25: health checks with start_interval
 MINIMUM_COMPOSE = (2, 21)  # `ps --format json` and start_interval as we use them
-
+CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
 
 
 class DockerEngine:
@@ -132,7 +138,7 @@ class DockerEngine:
         return HostFacts(hostname=str(info.get("Name", facts.hostname)), system=str(info.get("OperatingSystem", "")),
                          architecture=str(info.get("Architecture", "")), cpus=int(info.get("NCPU", 0)),
                          memory=int(info.get("MemTotal", 0)), memory_available=facts.memory_available,
-                         disk_free=facts.disk_free, disk_path=root, devices=facts.devices, groups=facts.groups)
+                         disk_free=facts.disk_free, disk_path=root, machine=self.machine)
 
     # the plan
 
@@ -191,7 +197,7 @@ class DockerEngine:
         project = self.settings.project
         order = [n for n in (POSTGRES, STORE, BUCKET, MLFLOW) if n in model["services"]]
         parts = [compose_model.service_spec(name, model, project) for name in order]
-        parts.append(notebook.container_spec(self.settings))
+        parts.append(self.notebook_spec)
         networks = tuple(Network(n["name"], bool(n.get("internal")),
                                  int(n.get("driver_opts", {}).get("com.docker.network.driver.mtu", 0)))
                          for n in model["networks"].values())
@@ -207,6 +213,69 @@ class DockerEngine:
 
     def secret_files(self) -> tuple[SecretFile, ...]:
         return compose_model.secret_files(self.settings, self.object_store)
+
+    # the notebook's devices and data
+
+    @cached_property
+    def machine(self) -> Machine:
+        """The machine that runs the containers, with the CDI devices that its engine knows."""
+        return accelerators.machine(probe.look(), self._cdi())
+
+    def _cdi(self) -> tuple[str, ...]:
+        word = self.settings.gpu
+        likely = any(Path(folder).is_dir() for folder in CDI_FOLDERS) or any(Path("/dev").glob("nvidia*"))
+        if accelerators.kind_of(word) not in ((accelerators.NVIDIA, accelerators.AUTO) if likely
+                                              else (accelerators.NVIDIA,)):
+            return ()  # not worth asking the engine
+        info = self.api.info()
+        listed = info.get("DiscoveredDevices")  # from Docker 28.2
+        if listed is not None:
+            return tuple(str(d.get("ID", "")) for d in listed if d.get("Source") == "cdi")
+        return compose_model.cdi_names(info.get("CDISpecDirs") or ())
+
+    @cached_property
+    def accelerator(self) -> Accelerator:
+        return accelerators.choose(self.settings.gpu, self.settings.devices, self.machine)
+
+    @cached_property
+    def image_settings(self) -> Settings:
+        """The settings with the notebook's image for this machine's GPUs."""
+        return replace(self.settings, jupyter_image=notebook.image(self.settings, self.accelerator))
+
+    @cached_property
+    def notebook_spec(self) -> PartSpec:
+        return notebook.container_spec(self.settings, self.accelerator, self._data_mount())
+
+    def _data_mount(self) -> Mount | None:
+        """The data set, read-only; None where the default's volume is not there. Raises for a named one that is not."""
+        name = self.settings.data_volume
+        named = self.settings.origin("DATA_VOLUME") != DEFAULT
+        if name.startswith("/"):
+            if not Path(name).is_dir():
+                raise TrackbedError(f"DATA_VOLUME={name}: there is no such folder", "make and fill it, or unset "
+                                    "DATA_VOLUME")
+            return Mount("bind", name, notebook.DATA, read_only=True)
+        if name and self.api.volumes([name]):
+            return Mount("volume", name, notebook.DATA, read_only=True, options="nocopy")
+        if named and name:
+            raise TrackbedError(f"DATA_VOLUME={name}: there is no volume of that name",
+                                f"`docker volume create {name}` and fill it, or unset DATA_VOLUME")
+        return None
+
+    def remarks(self) -> tuple[str, ...]:
+        chosen = self.accelerator
+        lines = [f"GPU: {chosen} ({chosen.reason})"] if chosen.kind != accelerators.NONE else []
+        if chosen.warning:
+            lines.append(f"warning: the notebook gets no GPU: {chosen.warning}")
+        for mount in self.notebook_spec.mounts:
+            if mount.target == notebook.DATA and self._is_empty(mount):
+                lines.append(f"warning: the data set {mount.source} is empty")
+        return tuple(lines)
+
+    def _is_empty(self, mount: Mount) -> bool:
+        if mount.kind == "bind":
+            return not any(Path(mount.source).iterdir())
+        return self.api.volume_is_empty(mount.source, self.settings.mlflow_image)
 
     # looking
 
@@ -233,11 +302,11 @@ class DockerEngine:
         labels = {9000: "s3", 9001: "console", 8000: "http", 8888: "http"}
         ports = tuple(Port(labels.get(p.target, ""), p.target, p.published, p.address) for p in container.ports)
         return PartStatus(name, state, reason, container.exit_code, container.image, ports, memory,
-                          container.since, identity=container.id)
+                          container.since, identity=container.id, accelerator=container.labels.get(f"{LABEL}.gpu", ""))
 
     def fingerprint(self) -> str:
         """A hash of all that the containers are made from: a different one means `up` has work to do."""
-        spec = notebook.container_spec(self.settings)
+        spec = self.notebook_spec
         return stack.digest(self.compose_environment(), *(stack.ROOT / f for f in self.files), spec,
                             self.system.credentials_digest())
 
@@ -255,7 +324,7 @@ class DockerEngine:
         # a rebuilt or re-pulled image under the same name is a change
         current = {c.image: c.image_id for c in containers.values()}
         return all((self.api.image(name) or {}).get("id") == image_id for name, image_id in current.items()) \
-            and images.stale(self.api, self.settings, self.object_store) == ()
+            and images.stale(self.api, self.image_settings, self.object_store) == ()
 
     def logs(self, part: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
         container = self._container(part)
@@ -284,7 +353,7 @@ class DockerEngine:
                         yield Address(candidate.address, candidate.published)
                         return
         # not up yet: where it will be
-        spec = notebook.container_spec(self.settings) if part == JUPYTER else self.plan().part(part)
+        spec = self.notebook_spec if part == JUPYTER else self.plan().part(part)
         for candidate in spec.ports:
             if candidate.name == port:
                 yield Address(candidate.address, candidate.published)
@@ -300,7 +369,7 @@ class DockerEngine:
     def one_shot(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
                  timeout: float = 600) -> ExecResult:
         if part == JUPYTER:
-            spec = notebook.container_spec(self.settings)
+            spec = self.notebook_spec
             command = ["docker", "run", "--rm", "-i", "--user", spec.user, "--entrypoint", argv[0]]
             for mount in spec.mounts:
                 command += ["-v", f"{mount.source}:{mount.target}{':ro' if mount.read_only else ''}"]
@@ -322,7 +391,7 @@ class DockerEngine:
     # starting
 
     def prepare(self, sink: Sink) -> tuple[str, ...]:
-        return images.ensure(self.api, self.settings, self.object_store, sink)
+        return images.ensure(self.api, self.image_settings, self.object_store, sink)
 
     def check_foreign(self) -> None:
         """Refuse to touch containers or volumes of this project's names that are not this system's."""
@@ -480,7 +549,7 @@ class DockerEngine:
         sink.step("the kept database was given the current password")
 
     def _start_notebook(self, sink: Sink) -> None:
-        spec = notebook.container_spec(self.settings)
+        spec = self.notebook_spec
         image = self.api.image(spec.image)
         wanted = stack.digest(spec, image["id"] if image else "", self.system.credentials_digest())
         found = self.api.containers([f"{LABEL}.project={self.settings.project}", f"{LABEL}.part={JUPYTER}"])
@@ -493,7 +562,8 @@ class DockerEngine:
             self.api.stop(container.id, spec.stop_grace)
             self.api.remove(container.id)
         labels = {f"{LABEL}.project": self.settings.project, f"{LABEL}.part": JUPYTER,
-                  f"{LABEL}.instance": self.system.state.instance, f"{LABEL}.config": wanted}
+                  f"{LABEL}.instance": self.system.state.instance, f"{LABEL}.config": wanted,
+                  f"{LABEL}.gpu": str(self.accelerator)}
         self.api.start(self.api.create(spec.container, self._sdk_config(spec, labels),
                                        {network: [JUPYTER] for network in spec.networks}))
 
@@ -504,7 +574,13 @@ class DockerEngine:
             binds=[f"{m.source}:{m.target}{':ro' if m.read_only else ''}" for m in spec.mounts if m.kind != "tmpfs"],
             port_bindings={p.target: (p.address, p.published) for p in spec.ports},
             shm_size=spec.shm_size or None, cap_drop=list(spec.cap_drop), security_opt=list(spec.security_opt),
-            group_add=list(spec.group_add), restart_policy={"Name": spec.restart}, read_only=spec.read_only,
+            group_add=list(spec.group_add), devices=[f"{path}:{path}:rwm" for path in spec.devices],
+            device_requests=[{"driver": r.driver, "device_ids": list(r.ids)} if r.driver else
+                             {"capabilities": [["gpu"]], **({"count": -1} if r.ids == ("all",)
+                                                            else {"device_ids": list(r.ids)})}
+                             for r in spec.device_requests],
+            ulimits=[{"name": name, "soft": limit, "hard": limit} for name, limit in spec.ulimits.items()],
+            restart_policy={"Name": spec.restart}, read_only=spec.read_only,
             network_mode=spec.networks[0],
             log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
         )
