@@ -156,7 +156,10 @@ class Accelerator:
     def __str__(self) -> str:
         if self.kind == NONE:
             return "none"
-        return _count(self.gpus, TITLES[self.kind]) if self.gpus else TITLES[self.kind]
+        if self.gpus:
+            return _count(self.gpus, TITLES[self.kind])
+        rendering = sum("renderD" in node for node in self.opened)
+        return TITLES[self.kind] + (f", {rendering} render node{'' if rendering == 1 else 's'}" if rendering else "")
 
 
 def kind_of(word: str) -> str:

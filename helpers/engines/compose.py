@@ -555,17 +555,34 @@ class DockerEngine:
         found = self.api.containers([f"{LABEL}.project={self.settings.project}", f"{LABEL}.part={JUPYTER}"])
         for container in found:
             if container.labels.get(f"{LABEL}.config") == wanted:
-                if container.state in (State.EXITED, State.STARTING) or not container.ports:
-                    self.api.start(container.id)
-                return
+                if container.state not in (State.EXITED, State.STARTING) and container.ports:
+                    return
+                if self._started(container.id, spec, sink):
+                    return
             sink.part(JUPYTER, "recreating")
             self.api.stop(container.id, spec.stop_grace)
             self.api.remove(container.id)
         labels = {f"{LABEL}.project": self.settings.project, f"{LABEL}.part": JUPYTER,
                   f"{LABEL}.instance": self.system.state.instance, f"{LABEL}.config": wanted,
                   f"{LABEL}.gpu": str(self.accelerator)}
-        self.api.start(self.api.create(spec.container, self._sdk_config(spec, labels),
-                                       {network: [JUPYTER] for network in spec.networks}))
+        networks = {network: [JUPYTER] for network in spec.networks}
+        made = self.api.create(spec.container, self._sdk_config(spec, labels), networks)
+        if not self._started(made, spec, sink):
+            self.api.remove(made)
+            lower = replace(spec, ulimits={})
+            self.api.start(self.api.create(spec.container, self._sdk_config(lower, labels), networks))
+
+    def _started(self, container: str, spec: PartSpec, sink: Sink) -> bool:
+        """Start it; False when this engine may not raise the limits that it asks for (a GPU works with lower ones)."""
+        try:
+            self.api.start(container)
+        except TrackbedError as error:
+            if not spec.ulimits or "setting rlimit" not in error.message:
+                raise
+            # without root, or in a container itself
+            sink.step(f"this engine may not raise {' and '.join(spec.ulimits)}: the notebook goes without")
+            return False
+        return True
 
     def _sdk_config(self, spec: PartSpec, labels: Mapping[str, str]) -> dict[str, Any]:
         """A part's spec as the arguments of the engine API."""

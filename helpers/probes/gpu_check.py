@@ -47,8 +47,10 @@ def can_open(kind: str, nodes: list[str]) -> str:
             details = os.stat(node)
             if error.errno == 1:  # EPERM: the control group, not the file's permissions
                 raise RuntimeError(f"{node}: the container may not use this device (it was not given to it)") from None
+            member = details.st_gid in (*os.getgroups(), os.getgid())
+            why = "its mode lets no group in" if member else "the group is missing"
             raise RuntimeError(f"{node} belongs to group {details.st_gid} (mode {details.st_mode & 0o777:03o}); the "
-                               f"notebook runs {who()}: the group is missing") from None
+                               f"notebook runs {who()}: {why}") from None
         except OSError as error:
             raise RuntimeError(f"{node}: {error.strerror}") from None
     if kind == "nvidia":
