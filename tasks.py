@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,11 @@ WHERE = {
 }
 WHAT = {
     "engine": "auto, docker or embedded (default: auto; where data exists, the engine that holds it)",
-    "gpu": "auto or none (default: auto)",
+    "gpu": "auto, none, amd, nvidia or a node type as in mi100 or liqid (default: auto)",
+    "devices": "which GPUs: all, or indexes as in 0,1 (default: all)",
+    "torch": "auto or none: PyTorch for the notebook (default: auto)",
+    "data_volume": "Docker volume or folder that the notebook sees read-only at /mnt (default: food11 if it exists)",
+    "cull_idle": "end kernels idle for so long: off, or as in 30m, 12h (default: off)",
     "object_store": "auto, minio, versitygw, external or folder (default: auto)",
     "mlflow_port": "port of MLflow (default: 8000)",
     "jupyter_port": "port of JupyterLab (default: 8888)",
@@ -37,6 +42,10 @@ WHAT = {
     "tracking_username": "user at that server; TRACKING_PASSWORD or TRACKING_TOKEN go into .env",
     "tracking_ca": "certificate of the authority that signed that server's, a file in PEM form",
     "ready_timeout": "seconds to wait until everything is usable (default: 180)",
+}
+NOTEBOOK = {
+    "env": "a further NAME=VALUE for the notebook; may be given several times",
+    "volume": "a further SOURCE:/TARGET[:ro] for the notebook (Docker); may be given several times",
 }
 FORMAT = {"format": "table, json or env (default: table)"}
 
@@ -142,6 +151,10 @@ def _show(view: Overview) -> None:
     if not any(row[4] for row in rows):
         columns, rows = columns[:4], [row[:4] for row in rows]
     console.table(columns, rows)
+    for row in view.rows:
+        if row.status.accelerator and row.status.up:
+            words = (f"GPU: {row.status.accelerator}", row.status.image, row.status.since)
+            console.notice(f"\nnotebook: {', '.join(word for word in words if word)}")
     if view.settings.tracking_uri:
         console.notice(f"\nthe notebook logs to {view.settings.tracking_uri}")
     if view.node and view.ports:
@@ -152,11 +165,14 @@ def _show(view: Overview) -> None:
         console.notice("  " + addresses.ssh_line(view.ports, view.settings.public_address))
 
 
-@trackbed_task(help={**WHERE, **WHAT, "dry_run": "print the equivalent plain commands, start nothing",
+@trackbed_task(iterable=list(NOTEBOOK),
+               help={**WHERE, **WHAT, **NOTEBOOK, "dry_run": "print the equivalent plain commands, start nothing",
                      "name_prefix": "with --dry-run: another name and free ports, to run beside the real system",
                      "adopt": "take over volumes whose state folder was lost"})
 def up(context: Context, project: str | None = None, state_dir: str | None = None, engine: str | None = None,
-       gpu: str | None = None, object_store: str | None = None, mlflow_port: str | None = None,
+       gpu: str | None = None, devices: str | None = None, torch: str | None = None,
+       data_volume: str | None = None, cull_idle: str | None = None, env: list[str] | None = None,
+       volume: list[str] | None = None, object_store: str | None = None, mlflow_port: str | None = None,
        jupyter_port: str | None = None, s3_port: str | None = None, s3_console_port: str | None = None,
        s3_bucket: str | None = None, workspace: str | None = None, public_address: str | None = None,
        tracking_uri: str | None = None, tracking_username: str | None = None, tracking_ca: str | None = None,
@@ -164,7 +180,12 @@ def up(context: Context, project: str | None = None, state_dir: str | None = Non
        adopt: bool = False) -> None:
     """Bring everything up; ready when it returns. Repairs what is half-started, does nothing when all is well."""
     flags = {name: value for name, value in locals().items() if name in WHERE or name in WHAT}
-    _up(_load(flags), dry_run, name_prefix, adopt)
+    _up(_load(flags | _further(env, volume)), dry_run, name_prefix, adopt)
+
+
+def _further(env: list[str] | None, volume: list[str] | None) -> dict[str, str | None]:
+    return {"env": " ".join(shlex.quote(v) for v in env if v) if env else None,
+            "volume": " ".join(shlex.quote(v) for v in volume if v) if volume else None}
 
 
 def _up(system: System, dry_run: bool, name_prefix: str | None, adopt: bool) -> None:
@@ -182,16 +203,19 @@ def _up(system: System, dry_run: bool, name_prefix: str | None, adopt: bool) -> 
         console.notice("\ninvoke jupyter-url   prints the notebook's address   |   invoke check   proves that it logs")
 
 
-ALONE = ("engine", "gpu", "jupyter_port", "workspace", "public_address", "tracking_uri", "tracking_username",
-         "tracking_ca", "ready_timeout")
+ALONE = ("engine", "gpu", "devices", "torch", "data_volume", "cull_idle", "jupyter_port", "workspace",
+         "public_address", "tracking_uri", "tracking_username", "tracking_ca", "ready_timeout")
 
 
-@trackbed_task(help={**WHERE, **{name: WHAT[name] for name in ALONE},
+@trackbed_task(iterable=list(NOTEBOOK),
+               help={**WHERE, **{name: WHAT[name] for name in ALONE}, **NOTEBOOK,
                      "dry_run": "print the equivalent plain commands, start nothing",
                      "name_prefix": "with --dry-run: another name and free ports, to run beside the real system",
                      "adopt": "take over volumes whose state folder was lost"})
 def jupyter(context: Context, project: str | None = None, state_dir: str | None = None, engine: str | None = None,
-            gpu: str | None = None, jupyter_port: str | None = None, workspace: str | None = None,
+            gpu: str | None = None, devices: str | None = None, torch: str | None = None,
+            data_volume: str | None = None, cull_idle: str | None = None, env: list[str] | None = None,
+            volume: list[str] | None = None, jupyter_port: str | None = None, workspace: str | None = None,
             public_address: str | None = None, tracking_uri: str | None = None, tracking_username: str | None = None,
             tracking_ca: str | None = None, ready_timeout: str | None = None, dry_run: bool = False,
             name_prefix: str | None = None, adopt: bool = False) -> None:
@@ -199,7 +223,7 @@ def jupyter(context: Context, project: str | None = None, state_dir: str | None 
     flags = {name: value for name, value in locals().items() if name in WHERE or name in ALONE}
     from helpers.errors import SettingError
 
-    system = _load(flags)
+    system = _load(flags | _further(env, volume))
     if not system.settings.tracking_uri:
         raise SettingError("TRACKING_URI is missing: `invoke jupyter` starts only the notebook, for a tracking server "
                            "elsewhere (--tracking-uri=https://HOST); `invoke up` starts everything.")
@@ -247,7 +271,8 @@ def status(context: Context, project: str | None = None, state_dir: str | None =
             "workspace": str(view.settings.workspace), "tracking_uri": view.settings.tracking_uri, "node": view.node,
             "parts": [{"part": r.status.name, "title": r.title, "state": str(r.status.state),
                        "reason": r.status.reason, "urls": list(r.urls), "image": r.status.image,
-                       "memory": r.status.memory, "since": r.status.since} for r in view.rows],
+                       "gpu": r.status.accelerator, "memory": r.status.memory, "since": r.status.since}
+                      for r in view.rows],
         })
     elif format == "env":
         console.as_env(lifecycle.environment(view))
@@ -290,9 +315,10 @@ def jupyter_url(context: Context, project: str | None = None, state_dir: str | N
     system = _load({"project": project, "state_dir": state_dir})
     engine = lifecycle.running(system)
     console.value(notebook.url(engine, engine.settings, system.credentials()["JUPYTER_TOKEN"]))
-    if node := lifecycle.overview(engine, engine.settings).node:
-        console.notice("with this open on this machine: "
-                       + addresses.ssh_line((engine.settings.jupyter_port, engine.settings.mlflow_port), target=node))
+    view = lifecycle.overview(engine, engine.settings)
+    if view.node:
+        ports = [p.published for r in view.rows if r.status.name in ("jupyter", "mlflow") for p in r.status.ports]
+        console.notice("with this open on this machine: " + addresses.ssh_line(ports, target=view.node))
 
 
 @trackbed_task(help={**WHERE, **FORMAT, "init": "make what `docker compose up` needs: images, volumes, secrets, .env"})
@@ -328,9 +354,9 @@ def check(context: Context, project: str | None = None, state_dir: str | None = 
     engine = lifecycle.running(_load({"project": project, "state_dir": state_dir}))
     with console.Progress() as progress:
         results = checks.run_check(engine, progress)
-    console.table(("check", "result", "detail"),
-                  [(r.name, "passed" if r.ok else "failed", r.detail) for r in results])
-    if not all(r.ok for r in results):
+    words = {True: "passed", False: "failed", None: "not tested"}
+    console.table(("check", "result", "detail"), [(r.name, words[r.ok], r.detail) for r in results])
+    if any(r.ok is False for r in results):
         raise Exit(code=1)
 
 
@@ -353,19 +379,28 @@ def doctor(context: Context, project: str | None = None, state_dir: str | None =
 
 @trackbed_task(klass=OptionalWord, positional=["image"],
                help={**WHERE, "image": "mlflow, jupyter, minio or versitygw (default: mlflow and jupyter)",
-                     "gpu": WHAT["gpu"]})
+                     "gpu": WHAT["gpu"], "torch": WHAT["torch"], "push": "push them to --registry",
+                     "registry": "where to push, as in ghcr.io/our-lab"})
 def build(context: Context, image: str | None = None, project: str | None = None, state_dir: str | None = None,
-          gpu: str | None = None) -> None:
-    """Build our images; a no-op when nothing changed."""
+          gpu: str | None = None, torch: str | None = None, push: bool = False, registry: str | None = None) -> None:
+    """Build our images, for this machine's GPU or a named one; a no-op when nothing changed."""
     from helpers import console, lifecycle
+    from helpers.errors import SettingError
 
-    system = _load({"project": project, "state_dir": state_dir, "gpu": gpu})
+    if push != bool(registry):
+        raise SettingError("--push and --registry=HOST/PATH go together")
+    system = _load({"project": project, "state_dir": state_dir, "gpu": gpu, "torch": torch})
     with console.Progress() as progress:
-        built = lifecycle.build(system, (image,) if image else ("mlflow", "jupyter"), progress)
+        built = lifecycle.build(system, (image,) if image else ("mlflow", "jupyter"), progress, progress.notice,
+                                registry or "")
     for one in built:
         size = f"{one.size / 2**20:.0f} MiB"
         console.notice(f"{one.name}: built in {one.seconds:.0f} s, {size}" if one.fresh
                        else f"{one.name}: nothing changed, {size}")
+        if one.pushed:
+            setting = {"mlflow": "MLFLOW_IMAGE", "jupyter-mlflow": "JUPYTER_IMAGE", "minio": "MINIO_IMAGE",
+                       "versitygw": "VERSITYGW_IMAGE"}[one.name.split("/")[1].partition(":")[0]]
+            console.notice(f"pushed; elsewhere, in .env: {setting}={one.pushed}")
 
 
 @trackbed_task(help={"upgrade": "take newer versions where requirements.in allows them"})

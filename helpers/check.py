@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from helpers import accelerators, gpu
 from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Engine, ExecResult, Sink
 from helpers.errors import TrackbedError
 
@@ -36,7 +37,7 @@ class CheckResult:
     """One line of the report."""
 
     name: str
-    ok: bool
+    ok: bool | None  # None: could not be looked at here, ``detail`` says why
     detail: str = ""
     seconds: float = 0.0
 
@@ -58,6 +59,26 @@ def run_check(engine: Engine, sink: Sink) -> list[CheckResult]:
         results += [CheckResult(name, False, SKIPPED) for name in (*ROWS, OBJECT)]
     if run:
         results.append(_tidy(engine, str(run["run_id"])))
+    return results + _gpus(engine, sink)
+
+
+def _gpus(engine: Engine, sink: Sink) -> list[CheckResult]:
+    """The GPUs from inside the notebook; nothing for a notebook without one."""
+    if engine.accelerator.kind == accelerators.NONE:
+        return []
+    sink.step("Computing on the GPU inside the notebook")
+    try:
+        lines, done = gpu.inside(engine, quick=False)
+    except TrackbedError as error:
+        return [CheckResult("GPU can be opened", False, error.message)]
+    if not lines:
+        return [CheckResult("GPU can be opened", False, _last_line(done))]
+    results = []
+    for line in lines:
+        detail = str(line["detail"])
+        if line["ok"] is False and (known := accelerators.advice(detail)):
+            detail = f"{known[0]}: {known[1]} ({detail})"
+        results.append(CheckResult(str(line["check"]), line["ok"], detail, float(line["seconds"])))
     return results
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from helpers import addresses, notebook
+from helpers import accelerators, addresses, notebook
 from helpers.engines import select
 from helpers.engines.base import Availability, Engine, PartStatus, Port
 from helpers.engines.compose import DockerEngine
 from helpers.engines.docker_api import LABEL
-from helpers.engines.remote import Here, Machine
+from helpers.engines.remote import Here, Host
 from helpers.errors import TrackbedError
 from helpers.settings import Settings
 from helpers.system import System, existing
@@ -51,9 +51,9 @@ def _size(count: int) -> str:
 
 
 def check_ports(settings: Settings, planned: Iterable[tuple[str, Port]], statuses: Iterable[PartStatus],
-                owners: dict[int, str] | None = None, machine: Machine | None = None) -> list[Finding]:
+                owners: dict[int, str] | None = None, host: Host | None = None) -> list[Finding]:
     """Every port the parts publish: free, ours, or taken by whom. ``owners`` knows containers by port."""
-    there = machine or Here()
+    there = host or Here()
     ours = {(p.address, p.published) for s in statuses for p in s.ports}
     names = {"mlflow:http": "MLFLOW_PORT", "jupyter:http": "JUPYTER_PORT", "store:s3": "S3_PORT",
              "store:console": "S3_CONSOLE_PORT"}
@@ -81,8 +81,8 @@ def _container_ports(engine: Engine) -> dict[int, str]:
             for p in c.ports}
 
 
-def _machine(engine: Engine) -> Machine:
-    return engine.machine if isinstance(engine, DockerEngine) else Here()
+def _host(engine: Engine) -> Host:
+    return engine.host if isinstance(engine, DockerEngine) else Here()
 
 
 def check_disk(engine: Engine, fresh: bool) -> Finding:
@@ -101,7 +101,7 @@ def preflight(engine: Engine, settings: Settings) -> None:
     """What would make ``up`` fail half-way, found before it touches anything. Raises TrackbedError."""
     statuses = engine.parts()
     planned = [(spec.name, port) for spec in engine.plan().parts for port in spec.ports]
-    findings = check_ports(settings, planned, statuses, _container_ports(engine), _machine(engine))
+    findings = check_ports(settings, planned, statuses, _container_ports(engine), _host(engine))
     fresh = not engine.data()
     findings.append(check_disk(engine, fresh))
     wrong = [f for f in findings if f.level is Level.ERROR]
@@ -167,13 +167,30 @@ def _check_memory(engine: Engine) -> Finding:
 
 
 def _check_mtu(engine: Engine) -> Finding:
-    interface, mtu = _machine(engine).uplink()
+    interface, mtu = _host(engine).uplink()
     if not interface:
         return Finding(Level.OK, "network", "no default route: only this machine can reach the system")
     if mtu and mtu < 1500 and engine.name == "docker":
         return Finding(Level.OK, "network", f"uplink {interface} has MTU {mtu}; the networks are made with the same "
                        "(larger packets would hang TLS in containers)")
     return Finding(Level.OK, "network", f"uplink {interface}, MTU {mtu or 'unknown'}")
+
+
+def _check_gpu(engine: Engine) -> Finding:
+    """What --gpu means here, and what the engine lacks to hand it over."""
+    try:
+        chosen = engine.accelerator
+    except TrackbedError as error:
+        return Finding(Level.ERROR, "gpu", error.message, error.hint)
+    text = f"{chosen} ({chosen.reason})"
+    if chosen.warning:
+        return Finding(Level.WARNING, "gpu", f"the notebook gets none: {chosen.warning}",
+                       "load or install the driver, then `invoke up` again")
+    if chosen.request and isinstance(engine, DockerEngine) and "nvidia" not in engine.api.info().get("Runtimes", {}):
+        missing = accelerators.advice("no known GPU vendor found")
+        return Finding(Level.WARNING, "gpu", f"{text}; Docker shows neither NVIDIA's runtime nor its CDI devices",
+                       missing[1] if missing else "")
+    return Finding(Level.OK, "gpu", text)
 
 
 def _check_leftovers(system: System, engine: Engine) -> list[Finding]:
@@ -195,16 +212,16 @@ def _check_leftovers(system: System, engine: Engine) -> list[Finding]:
     return found or [Finding(Level.OK, "leftovers", "none")]
 
 
-def _check_permissions(settings: Settings, machine: Machine | None = None) -> Finding:
+def _check_permissions(settings: Settings, host: Host | None = None) -> Finding:
     folders = [(settings.folder, "STATE_DIR"), (settings.workspace, "WORKSPACE")]
-    remote = machine is not None and machine.remote
+    remote = host is not None and host.remote
     for path, name in folders[:1] if remote else folders:
         there = existing(path)
         if not os.access(there, os.W_OK | os.X_OK):
             return Finding(Level.ERROR, "permissions", f"{there} is not writable ({name}={path})",
                            f"chown it, or set {name} to a folder of yours")
     owner = notebook.workspace_owner(settings)
-    where = f" on {machine.name}" if machine is not None and remote else ""
+    where = f" on {host.name}" if host is not None and remote else ""
     return Finding(Level.OK, "permissions", f"the notebook writes to {settings.workspace}{where} as uid {owner}")
 
 
@@ -228,20 +245,21 @@ def examine(system: System) -> list[Finding]:
     found.append(_check_memory(engine))
     try:
         planned = [(spec.name, port) for spec in engine.plan().parts for port in spec.ports]
-        ports = check_ports(engine.settings, planned, engine.parts(), _container_ports(engine), _machine(engine))
+        ports = check_ports(engine.settings, planned, engine.parts(), _container_ports(engine), _host(engine))
         found += ports or [Finding(Level.OK, "ports", ", ".join(str(p.published) for _, p in planned))]
     except TrackbedError as error:
         found.append(Finding(Level.ERROR, "ports", error.message, error.hint))
+    found.append(_check_gpu(engine))
     found.append(_check_mtu(engine))
     found += _check_leftovers(system, engine)
-    found.append(_check_permissions(engine.settings, _machine(engine)))
+    found.append(_check_permissions(engine.settings, _host(engine)))
     if isinstance(engine, DockerEngine):
         version = str(engine.api.version()["Version"])
         if int(version.split(".")[0]) < 28:
             found.append(Finding(Level.WARNING, "neighbours", f"Docker {version}: before 28, machines on the same "
                                  "network can reach ports published on 127.0.0.1", "upgrade to Docker 28 or newer"))
-    if _machine(engine).remote:
-        found.append(Finding(Level.OK, "address", f"the parts run on {_machine(engine).name}, reached over ssh"))
+    if _host(engine).remote:
+        found.append(Finding(Level.OK, "address", f"the parts run on {_host(engine).name}, reached over ssh"))
         return found
     address = addresses.machine_address(settings.public_address)
     found.append(Finding(Level.OK, "address", f"this machine is {address}"

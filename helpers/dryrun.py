@@ -10,10 +10,10 @@ from dataclasses import replace
 
 from helpers import addresses, images, stack
 from helpers.engines import select
-from helpers.engines.base import Mount, PartSpec, Plan, Port, SecretFile
+from helpers.engines.base import DeviceRequest, Mount, PartSpec, Plan, Port, SecretFile
 from helpers.engines.compose import DockerEngine
 from helpers.engines.embedded import EmbeddedEngine
-from helpers.engines.remote import Here, Machine
+from helpers.engines.remote import Here, Host
 from helpers.errors import SettingError
 from helpers.settings import Settings
 from helpers.system import System
@@ -56,13 +56,13 @@ def script(system: System, name_prefix: str = "") -> str:
     plan = engine.plan()
     if isinstance(engine, EmbeddedEngine):
         return _processes(plan, engine)
-    return _containers(plan, engine.settings, engine.machine if isinstance(engine, DockerEngine) else _HERE)
+    return _containers(plan, engine.settings, engine.host if isinstance(engine, DockerEngine) else _HERE)
 
 
 def _is_free(system: System) -> Callable[[str, int], bool]:
     """What tells whether a port is free where the containers would be."""
     engine = select.current(system) if system.state.node or not system.state.engine else None
-    return engine.machine.is_free if isinstance(engine, DockerEngine) else addresses.is_free
+    return engine.host.is_free if isinstance(engine, DockerEngine) else addresses.is_free
 
 
 def beside(settings: Settings, name: str, free: Callable[[str, int], bool] = addresses.is_free) -> Settings:
@@ -77,12 +77,12 @@ def beside(settings: Settings, name: str, free: Callable[[str, int], bool] = add
                    s3_console_port=console)
 
 
-def _containers(plan: Plan, settings: Settings, machine: Machine = _HERE) -> str:
-    helper = settings.jupyter_image if settings.tracking_uri else settings.mlflow_image
+def _containers(plan: Plan, settings: Settings, host: Host = _HERE) -> str:
+    helper = plan.part("jupyter").image if settings.tracking_uri else settings.mlflow_image
     head = _head(plan, "docker")
-    if machine.remote:
-        head += f"\n# the engine of {machine.name}, for every docker command below\nexport DOCKER_HOST={machine.url}"
-    blocks = [head, _ports(plan.parts), "\n".join(_images(plan)),
+    if host.remote:
+        head += f"\n# the engine of {host.name}, for every docker command below\nexport DOCKER_HOST={host.url}"
+    blocks = [head, _ports(plan.parts), "\n".join(_images(plan, settings)),
               "\n".join(["# networks: the backend has no way out, only the frontend publishes ports",
                          *(_network(n.name, n.internal, n.mtu) for n in plan.networks)]),
               "\n".join(["# volumes outlive the containers; each belongs to the numeric user of its part",
@@ -94,10 +94,10 @@ def _containers(plan: Plan, settings: Settings, machine: Machine = _HERE) -> str
     started: set[str] = set()
     for part in plan.parts:
         waits = [_await(plan.part(name)) for name, condition in part.depends_on.items() if condition == "healthy"]
-        blocks.append("\n".join([f"# {part.title}", *(w for w in waits if w not in started), *_run(part, machine)]))
+        blocks.append("\n".join([f"# {part.title}", *(w for w in waits if w not in started), *_run(part, host)]))
         started.update(waits)
     blocks.append("\n".join([_await(p) for p in plan.parts if p.health and _await(p) not in started]))
-    blocks.append(_tail(plan, machine))
+    blocks.append(_tail(plan, host))
     names = " ".join(p.container for p in reversed(plan.parts) if not p.one_shot)
     blocks.append("\n".join(["# clean up:", f"# docker rm -f {names}",
                              f"# docker network rm {' '.join(n.name for n in plan.networks)}",
@@ -119,12 +119,16 @@ def _ports(parts: Iterable[PartSpec]) -> str:
                       *(f"{_variable(part, port)}={port.published}" for part in parts for port in part.ports)])
 
 
-def _images(plan: Plan) -> list[str]:
+def _images(plan: Plan, settings: Settings) -> list[str]:
     lines = ["# our images are built when they are missing; the others are pulled by `docker create`"]
     for name in dict.fromkeys(part.image for part in plan.parts):
         folder = images.FOLDERS.get(name.rpartition(":")[0])
         if folder:
-            lines.append(f"docker image inspect {name} >/dev/null 2>&1 || docker build --tag {name} docker/{folder}")
+            told = "".join(f" \\\n  --build-arg {shlex.quote(f'{key}={value}')}" for key, value in
+                           images.arguments(name, settings).items())
+            network = "" if settings.build_network == "default" else f" --network {settings.build_network}"
+            lines.append(f"docker image inspect {name} >/dev/null 2>&1 || docker build{network} --tag {name}{told} "
+                         f"docker/{folder}")
     return lines
 
 
@@ -172,7 +176,7 @@ def _mount(mount: Mount) -> str:
     return f"-v {shlex.quote(f'{mount.source}:{mount.target}' + (':' + flags if flags else ''))}"
 
 
-def _run(part: PartSpec, machine: Machine) -> list[str]:
+def _run(part: PartSpec, host: Host) -> list[str]:
     """The commands that make and start one container."""
     networks = sorted(part.networks, key=lambda name: not name.endswith("_frontend"))
     flags = [f"--name {part.container}", f"--hostname {part.hostname}", f"--network {networks[0]}",
@@ -181,6 +185,9 @@ def _run(part: PartSpec, machine: Machine) -> list[str]:
     flags += [f"--cap-drop {cap}" for cap in part.cap_drop]
     flags += [f"--security-opt {option}" for option in part.security_opt]
     flags += [f"--group-add {group}" for group in part.group_add]
+    flags += [f"--device {path}" for path in part.devices]
+    flags += [_request(request) for request in part.device_requests]
+    flags += [f"--ulimit {name}={limit}" for name, limit in part.ulimits.items()]
     flags += [f"--restart {part.restart}"] if part.restart not in ("", "no") else []
     flags += [f"--shm-size {part.shm_size}"] if part.shm_size else []
     flags += [f"--stop-signal {part.stop_signal}"] if part.stop_signal else []
@@ -199,10 +206,12 @@ def _run(part: PartSpec, machine: Machine) -> list[str]:
             owner = part.user
             folder = shlex.quote(mount.source)
             made = f'[ -d {folder} ] || {{ mkdir -p {folder}; [ "$(id -u)" != 0 ] || chown {owner} {folder}; }}'
-            if machine.remote:
-                made = f"ssh {machine.tunnel} {shlex.quote(f'sh -c {shlex.quote(made)}')}"
+            if host.remote:
+                made = f"ssh {host.tunnel} {shlex.quote(f'sh -c {shlex.quote(made)}')}"
             lines.append(made)
     words = [*flags, " ".join([part.image, shlex.join(command)]).strip()]
+    if len(networks) == 1 and not part.one_shot:
+        return [*lines, "docker run --detach " + " \\\n  ".join(words) + " >/dev/null"]
     lines.append("docker create " + " \\\n  ".join(words) + " >/dev/null")
     lines += [f"docker network connect --alias {part.name} {name} {part.container}" for name in networks[1:]]
     if part.one_shot:
@@ -212,14 +221,22 @@ def _run(part: PartSpec, machine: Machine) -> list[str]:
     return lines
 
 
+def _request(request: DeviceRequest) -> str:
+    if request.driver == "cdi":
+        return " ".join(f"--device {name}" for name in request.ids)
+    if request.ids == ("all",):
+        return "--gpus all"
+    return f"--gpus '\"device={','.join(request.ids)}\"'"
+
+
 def _await(part: PartSpec) -> str:
     return f"await {part.container} {shlex.join(part.health.argv)}" if part.health else ""
 
 
-def _tail(plan: Plan, machine: Machine = _HERE) -> str:
+def _tail(plan: Plan, host: Host = _HERE) -> str:
     ports = [f"${_variable(part, port)}" for part in plan.parts for port in part.ports]
     forwards = " ".join(f"-L {port}:127.0.0.1:{port}" for port in ports)
-    tunnel = [f'echo "keep open here: ssh -N {forwards} {machine.tunnel}"'] if machine.remote else []
+    tunnel = [f'echo "keep open here: ssh -N {forwards} {host.tunnel}"'] if host.remote else []
     mlflow = ['echo "MLflow: http://localhost:$MLFLOW_PORT"'] if "mlflow" in plan.names else []
     return '\n'.join(["# ready", *tunnel, *mlflow,
                       'echo "JupyterLab: http://localhost:$JUPYTER_PORT/lab?token=$JUPYTER_TOKEN"'])

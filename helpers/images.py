@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers import stack
+from helpers import accelerators, stack
 from helpers.engines.base import Sink
 from helpers.engines.docker_api import LABEL, DockerApi
-from helpers.errors import TrackbedError
+from helpers.errors import SettingError, TrackbedError
+from helpers.notebook import REPOSITORY
 from helpers.settings import Settings
 
 OWN = "trackbed/"
 MINIO_RELEASE = "RELEASE.2025-10-15T17-29-55Z"
-FOLDERS = {"trackbed/mlflow": "mlflow", "trackbed/jupyter-mlflow": "jupyter", "trackbed/minio": "minio",
+TORCH_INDEX = "https://download.pytorch.org/whl"
+# What a finished image needs on disk, with its layers unpacked: PyTorch's wheels carry CUDA or ROCm.
+SIZES = {"cpu": 3 << 30, "cuda": 12 << 30, "rocm": 24 << 30}
+FOLDERS = {"trackbed/mlflow": "mlflow", REPOSITORY: "jupyter", "trackbed/minio": "minio",
            "trackbed/versitygw": "versitygw"}
 BUILDABLE = ("mlflow", "jupyter", "minio", "versitygw")
 CA_BUNDLES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
@@ -31,6 +37,7 @@ class Built:
     fresh: bool
     seconds: float
     size: int
+    pushed: str = ""  # its name in a registry
 
 
 def name_of(part: str, settings: Settings) -> str:
@@ -58,18 +65,57 @@ def _folder(name: str) -> Path:
     return stack.ROOT / "docker" / FOLDERS[name.rpartition(":")[0]]
 
 
-def _inputs(name: str) -> str:
-    return stack.folder_digest(_folder(name))
+def _inputs(name: str, settings: Settings) -> str:
+    return stack.folder_digest(_folder(name), arguments(name, settings))
+
+
+def arguments(name: str, settings: Settings) -> dict[str, str]:
+    """The build arguments of one of our images: the notebook's follow from its tag."""
+    repository, _, tag = name.rpartition(":")
+    if repository != REPOSITORY:
+        return {}
+    variant, _, index = tag.partition("-")
+    if variant not in SIZES:
+        variant = "cpu"
+    index = index or {accelerators.VARIANT[kind]: index for kind, index in accelerators.TORCH.items()}[variant]
+    lock, hashed = torch_requirements(index)
+    found = {"VARIANT": variant, "TORCH_INDEX": torch_index(settings, index)}
+    if settings.torch == "none":
+        found["TORCH"] = ""
+    else:
+        found |= {"TORCH": lock.name, **({"TORCH_HASHES": "--require-hashes"} if hashed else {})}
+    return found
+
+
+def torch_index(settings: Settings, index: str) -> str:
+    """Where PyTorch's wheels for that build come from."""
+    return settings.torch_index or f"{TORCH_INDEX}/{index}"
+
+
+def torch_requirements(index: str) -> tuple[Path, bool]:
+    """PyTorch's pinned versions: with hashes where `invoke lock` could reach that index, else without."""
+    lock = stack.JUPYTER_FOLDER / f"torch-{index}-requirements.txt"
+    return (lock, True) if lock.exists() else (stack.JUPYTER_FOLDER / "torch.in", False)
+
+
+def warn_about_disk(names: Iterable[str], disk_free: int) -> str:
+    """A warning when what has to be built needs more than is free; "" when it fits. ``disk_free`` in bytes."""
+    needed = sum(SIZES.get(name.rpartition(":")[2].partition("-")[0], 2 << 30) for name in names if _is_own(name))
+    if not needed or needed < disk_free:
+        return ""
+    return (f"{', '.join(names)} may need {needed / 2**30:.0f} GiB, {disk_free / 2**30:.1f} GiB are free where Docker "
+            "keeps its images; `docker system df` shows what could go")
 
 
 def stale(api: DockerApi, settings: Settings, object_store: str) -> tuple[str, ...]:
     """Our images that are missing or whose inputs changed, and others that are missing."""
-    found = []
-    for name in needed(settings, object_store):
-        image = api.image(name)
-        if image is None or (_is_own(name) and image["labels"].get(f"{LABEL}.inputs") != _inputs(name)):
-            found.append(name)
-    return tuple(found)
+    return tuple(name for name in needed(settings, object_store) if is_stale(api, name, settings))
+
+
+def is_stale(api: DockerApi, name: str, settings: Settings) -> bool:
+    """Whether an image is missing, or is ours and its inputs changed since it was built."""
+    image = api.image(name)
+    return image is None or (_is_own(name) and image["labels"].get(f"{LABEL}.inputs") != _inputs(name, settings))
 
 
 def _is_own(name: str) -> bool:
@@ -95,7 +141,7 @@ def build(api: DockerApi, part: str, settings: Settings, sink: Sink) -> Built:
     """Build one of our images, or find that nothing changed since it was built."""
     name = name_of(part, settings)
     image = api.image(name)
-    if image is not None and image["labels"].get(f"{LABEL}.inputs") == _inputs(name):
+    if image is not None and image["labels"].get(f"{LABEL}.inputs") == _inputs(name, settings):
         return Built(name, False, 0.0, image["size"])
     sink.step(f"building {name}")
     begun = time.monotonic()
@@ -117,7 +163,9 @@ def _build(name: str, settings: Settings, sink: Sink) -> None:
     if shutil.which("docker") is None:
         raise TrackbedError("the docker command is missing", "install docker-ce-cli and docker-buildx-plugin")
     argv = ["docker", "buildx", "build", "--progress=plain", "--load", "--tag", name,
-            "--label", f"{LABEL}.inputs={_inputs(name)}", "--provenance=false"]
+            "--label", f"{LABEL}.inputs={_inputs(name, settings)}", "--provenance=false"]
+    for key, value in arguments(name, settings).items():
+        argv += ["--build-arg", f"{key}={value}"]
     if settings.build_network != "default":
         argv += ["--network", settings.build_network]
     if bundle := _ca_bundle():
@@ -138,10 +186,34 @@ def _build(name: str, settings: Settings, sink: Sink) -> None:
             raise
     if process.returncode:
         wrong = [line for line in lines if "ERROR" in line or "error:" in line.lower()]
+        if any("torch" in line for line in wrong) and (index := arguments(name, settings).get("TORCH_INDEX")):
+            raise TrackbedError(f"PyTorch could not be installed from {index}: {_plain(wrong[-2:][0])}",
+                                "TORCH_INDEX names a mirror; TORCH=none makes a notebook without PyTorch",
+                                tuple(lines[-12:]))
         raise TrackbedError(f"building {name} failed: {(wrong or lines or ['no output'])[-1]}",
                             "TRACKBED_VERBOSE=1 shows the whole output; behind a proxy that opens TLS, point PIP_CERT "
                             "to its CA bundle; BUILD_NETWORK=host helps where containers have no way out",
                             tuple(lines[-12:]))
+
+
+def _plain(line: str) -> str:
+    """A line of BuildKit's output without its step number and time."""
+    return re.sub(r"^#\d+\s+(\d+\.\d+\s+)?", "", line)
+
+
+def push(api: DockerApi, name: str, registry: str, sink: Sink) -> str:
+    """Tag one of our images for a registry and push it; gives its name there. TrackbedError in the registry's words."""
+    if not re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*", registry):
+        raise SettingError(f"--registry={registry}: must be HOST[:PORT][/PATH], without https://.")
+    there = f"{registry}/{name.removeprefix(OWN)}"
+    sink.step(f"pushing {there}")
+    try:
+        for line in api.push(name, there):
+            sink.output(line)
+    except TrackbedError as error:
+        raise TrackbedError(f"pushing {there} failed: {error.message}",
+                            f"`docker login {registry.partition('/')[0]}`, and may you write there?") from None
+    return there
 
 
 def _pull(api: DockerApi, name: str, sink: Sink) -> None:

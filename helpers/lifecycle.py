@@ -5,10 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from helpers import credentials, doctor, elsewhere, envfile, images, readiness, stack, state
+from helpers import (
+    accelerators,
+    credentials,
+    doctor,
+    elsewhere,
+    envfile,
+    gpu,
+    images,
+    notebook,
+    readiness,
+    stack,
+    state,
+)
 from helpers.engines import select
 from helpers.engines.base import JUPYTER, MLFLOW, STORE, DataItem, Engine, PartStatus, Sink, State
 from helpers.engines.compose import DockerEngine
@@ -91,8 +103,12 @@ def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overv
                 system.state.instance = owner
             engine.check_foreign()
         _check_server(system, engine)
-        doctor.preflight(engine, settings)
+        doctor.preflight(engine, settings)  # asks for the plan: a GPU word that contradicts the machine ends here
+        if warning := _disk_warning(engine):
+            notice(warning)
         engine.prepare(sink)
+        for remark in engine.remarks():
+            notice(remark)
         # from here on the choice of the engine is kept: what follows carries this instance's id and will hold data
         system.state.engine, system.state.clone = engine.name, str(settings.clone)
         system.state.node = _node(engine)
@@ -103,6 +119,8 @@ def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overv
         report = engine.start(sink)
         sink.step("waiting until everything is usable")
         readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=bool(report.changed))
+        if report.changed and engine.accelerator.kind != accelerators.NONE:
+            gpu.verify(engine, sink)
         seen = overview(engine, settings, report.changed)
         system.state.applied = {"hash": engine.fingerprint(),
                                 "identities": {row.status.name: row.status.identity for row in seen.rows}}
@@ -124,7 +142,7 @@ def _check_server(system: System, engine: Engine) -> None:
 
 
 def _node(engine: Engine) -> str:
-    return engine.machine.url if isinstance(engine, DockerEngine) else ""
+    return engine.host.url if isinstance(engine, DockerEngine) else ""
 
 
 def _names(engine: Engine) -> tuple[str, ...]:
@@ -187,7 +205,7 @@ def data(system: System) -> tuple[DataItem, ...]:
 def workspace(system: System) -> str:
     """The notebook's folder, and the machine it is on where that is another one."""
     engine = select.current(system)
-    where = f" on {engine.machine.name}" if isinstance(engine, DockerEngine) and engine.machine.remote else ""
+    where = f" on {engine.host.name}" if isinstance(engine, DockerEngine) and engine.host.remote else ""
     return f"{engine.settings.workspace}{where}"
 
 
@@ -210,7 +228,7 @@ def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), 
         if status.name == STORE:
             title = {"minio": "MinIO", "versitygw": "VersityGW"}.get(settings.object_store, title)
         rows.append(Row(status, title, urls))
-    node = engine.machine.tunnel if isinstance(engine, DockerEngine) else ""
+    node = engine.host.tunnel if isinstance(engine, DockerEngine) else ""
     return Overview(engine.name, settings, tuple(rows), changed, node)
 
 
@@ -242,8 +260,21 @@ def environment(view: Overview, token: str = "") -> list[tuple[str, object]]:
     return lines
 
 
-def build(system: System, names: tuple[str, ...], sink: Sink) -> tuple[images.Built, ...]:
-    """Build our own images. Raises EngineUnavailable where there is no Docker."""
+def _disk_warning(engine: Engine) -> str:
+    """A warning when the images that are about to be built may not fit on the disk."""
+    if not isinstance(engine, DockerEngine):
+        return ""
+    stale = images.stale(engine.api, engine.image_settings, engine.object_store)
+    warning = images.warn_about_disk(stale, engine.host_facts().disk_free)
+    return f"warning: {warning}" if warning else ""
+
+
+def build(system: System, names: tuple[str, ...], sink: Sink, notice: Notice,
+          registry: str = "") -> tuple[images.Built, ...]:
+    """Build our own images, for this machine's GPU or the one that was named, and push them where ``registry`` says.
+
+    Raises EngineUnavailable where there is no Docker.
+    """
     for name in names:
         if name not in images.BUILDABLE:
             raise SettingError(f"image {name}: must be one of {', '.join(images.BUILDABLE)}."
@@ -253,4 +284,17 @@ def build(system: System, names: tuple[str, ...], sink: Sink) -> tuple[images.Bu
     found = engine.availability()
     if not found.usable:
         raise EngineUnavailable(f"images are built by Docker: {found.reason}", found.fix)
-    return tuple(images.build(engine.api, name, system.settings, sink) for name in names)
+    word = system.settings.gpu
+    # a named kind is built anywhere: the machine that builds need not be the one with the GPU
+    chosen = engine.accelerator if word == accelerators.AUTO else accelerators.named(word)
+    settings = replace(system.settings, jupyter_image=notebook.image(system.settings, chosen))
+    if "jupyter" in names and word == accelerators.AUTO:
+        notice(f"GPU: {chosen} ({chosen.reason})")
+    wanted = [images.name_of(name, settings) for name in names]
+    missing = [name for name in wanted if images.is_stale(engine.api, name, settings)]
+    if warning := images.warn_about_disk(missing, engine.host_facts().disk_free):
+        notice(f"warning: {warning}")
+    built = tuple(images.build(engine.api, name, settings, sink) for name in names)
+    if registry:
+        built = tuple(replace(one, pushed=images.push(engine.api, one.name, registry, sink)) for one in built)
+    return built

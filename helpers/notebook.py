@@ -6,13 +6,16 @@ import os
 from pathlib import Path
 
 from helpers import elsewhere
-from helpers.engines.base import JUPYTER, Engine, Health, Mount, PartSpec, Port, State
+from helpers.accelerators import Accelerator
+from helpers.engines.base import JUPYTER, DeviceRequest, Engine, Health, Mount, PartSpec, Port, State
 from helpers.errors import TrackbedError
 from helpers.settings import Settings
-from helpers.stack import TITLES, local_host, notebook_environment
+from helpers.stack import TITLES, local_host, notebook_environment, notebook_options
 
 UID = 1000  # jovyan, of the docker-stacks images
 GID = 100  # users: may write the image's home whatever the uid
+REPOSITORY = "trackbed/jupyter-mlflow"
+DATA = "/mnt"
 HOME = "/home/jovyan"
 ALIVE = ("import sys, urllib.request as u; "
          "sys.exit(u.urlopen('http://127.0.0.1:8888/api', timeout=4).status != 200)")
@@ -53,17 +56,32 @@ def make_workspace(workspace: Path, uid: int = UID, gid: int = GID) -> None:
                             "name a folder you may write to in WORKSPACE") from None
 
 
-def container_spec(settings: Settings) -> PartSpec:
-    """The notebook as a container on the frontend network."""
+def image(settings: Settings, accelerator: Accelerator) -> str:
+    """The user's image, or our own for this kind of GPU."""
+    return settings.jupyter_image or f"{REPOSITORY}:{accelerator.tag}"
+
+
+def requests(accelerator: Accelerator) -> tuple[DeviceRequest, ...]:
+    """What the engine itself is asked to inject."""
+    if accelerator.cdi:
+        return (DeviceRequest("cdi", accelerator.cdi),)
+    return (DeviceRequest("", accelerator.request),) if accelerator.request else ()
+
+
+def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | None = None) -> PartSpec:
+    """The notebook as a container on the frontend network, with its GPUs and, read-only, its data set."""
+    further = tuple(_further(words) for words in settings.jupyter_volumes)
     return PartSpec(
         name=JUPYTER,
         title=TITLES[JUPYTER],
         container=f"{settings.project}-jupyter",
         hostname=JUPYTER,
-        image=settings.jupyter_image,
+        image=image(settings, accelerator),
         command=("start-notebook.py", f"--ServerApp.root_dir={HOME}/work", "--ServerApp.ip=0.0.0.0",
-                 "--ServerApp.port=8888", "--ServerApp.open_browser=False"),
+                 "--ServerApp.port=8888", "--ServerApp.open_browser=False", *notebook_options(settings)),
         environment={
+            **accelerator.environment,
+            **({"FOOD11_DATA_DIR": f"{DATA}/Food-11"} if data else {}),
             **notebook_environment(settings, settings.tracking_uri or "http://mlflow:8000"),
             **(elsewhere.environment(settings, "/run/secrets") if settings.tracking_uri else {}),
             "JUPYTER_TOKEN_FILE": "/run/secrets/jupyter-token",
@@ -71,9 +89,14 @@ def container_spec(settings: Settings) -> PartSpec:
         },
         ports=(Port("http", 8888, settings.jupyter_port, settings.bind_address),),
         mounts=(Mount("bind", str(settings.workspace), f"{HOME}/work"),
-                Mount("volume", f"{settings.project}_secrets-jupyter", "/run/secrets", read_only=True)),
+                Mount("volume", f"{settings.project}_secrets-jupyter", "/run/secrets", read_only=True),
+                *((data,) if data else ()), *further),
         networks=(f"{settings.project}_frontend",),
         user=f"{workspace_owner(settings)}:{GID}",
+        group_add=accelerator.groups,
+        devices=accelerator.devices,
+        device_requests=requests(accelerator),
+        ulimits=accelerator.ulimits,
         working_dir=f"{HOME}/work",
         cap_drop=("ALL",),
         security_opt=("no-new-privileges:true",),  # its root stays writable: people install packages in it
@@ -82,6 +105,11 @@ def container_spec(settings: Settings) -> PartSpec:
         restart="unless-stopped",
         stop_grace=10,
     )
+
+
+def _further(words: str) -> Mount:
+    source, target, mode = (*words.split(":"), "")[:3]
+    return Mount("bind" if source.startswith("/") else "volume", source, target, mode == "ro")
 
 
 def url(engine: Engine, settings: Settings, token: str) -> str:

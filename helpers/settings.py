@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
-from helpers import envfile
+from helpers import accelerators, envfile
 from helpers import state as states
 from helpers.errors import SettingError
 from helpers.spelling import did_you_mean, nearest, shown
@@ -28,7 +29,7 @@ DEFAULT = "default"
 
 # Read by tests, the rig and the images; never settings.
 RESERVED = re.compile(
-    r"TRACKBED_(TRACEBACK|VERBOSE|SCREENSHOTS|REQUIRE_DOCKER|REQUIRE_BROWSER|MIGRATE|BROWSER_URL|SERVER_URI|TRACKING_SECRETS|RIG_[A-Z0-9_]*)"
+    r"TRACKBED_(TRACEBACK|VERBOSE|SCREENSHOTS|REQUIRE_DOCKER|REQUIRE_BROWSER|MIGRATE|BROWSER_URL|SERVER_URI|TRACKING_SECRETS|NOTEBOOK_GPU|RIG_[A-Z0-9_]*)"
 )
 # Taken from .env as they are: they belong to Docker, Compose and the network, not to Trackbed.
 FOREIGN = re.compile(
@@ -36,6 +37,8 @@ FOREIGN = re.compile(
     r"|(?i:(http|https|ftp|no|all)_proxy)"
     r"|SSL_CERT_FILE|SSL_CERT_DIR|(REQUESTS|CURL|AWS)_CA_BUNDLE|NODE_EXTRA_CA_CERTS|PIP_CERT"
 )
+# Flags that are called like Docker's own.
+FLAGS = {"JUPYTER_ENV": "--env", "JUPYTER_VOLUMES": "--volume"}
 # Names from other people's texts about the same parts.
 OTHER_NAMES = {
     "AWS_ACCESS_KEY_ID": "S3_ACCESS_KEY",
@@ -98,7 +101,7 @@ class Setting:
 
     @property
     def option(self) -> str:
-        return "--" + self.name.lower().replace("_", "-")
+        return FLAGS.get(self.name) or "--" + self.name.lower().replace("_", "-")
 
 
 def _one_of(*words: str) -> Parser:
@@ -242,17 +245,83 @@ def _file(value: str, around: Around) -> Path:
     return Path(os.path.normpath(expanded))
 
 
-_GPU_WORD = re.compile(
-    r"(amd|nvidia|intel|cuda|rocm|all|(mi|gfx|rtx|gtx|a|h|b|l|v|p|t)[0-9][0-9a-z]*)([:,=-].*)?"
-)
-
-
 def _gpu(value: str, around: Around) -> str:
-    if value in ("auto", "none"):
+    word = value.lower()
+    if word in accelerators.WORDS or word in accelerators.BY_WORD:
+        return word
+    if word in ("intel", "xpu", "max1550"):
+        raise Wrong(rule="is not supported, AMD and NVIDIA GPUs are; use none.")
+    others = {"cuda": "nvidia", "rocm": "amd", "all": "auto", "cpu": "none", "off": "none", "a100": "nvidia"}
+    raise Wrong(others.get(word) or nearest(word, (*accelerators.WORDS, *accelerators.BY_WORD)))
+
+
+def _devices(value: str, around: Around) -> str:
+    if value == "all":
         return value
-    if _GPU_WORD.fullmatch(value.lower()):
-        raise Wrong(rule="is not in this release; use none.")
-    raise Wrong(nearest(value, ("auto", "none")))
+    words = [word.strip() for word in value.split(",")]
+    if not all(re.fullmatch(r"[0-9]{1,2}", word) for word in words) or len(set(map(int, words))) != len(words):
+        raise Wrong
+    return ",".join(str(int(word)) for word in words)
+
+
+def _duration(value: str, around: Around) -> int:
+    found = re.fullmatch(r"([0-9]{1,6})([smh])", value)
+    if value == "off":
+        return 0
+    if not found:
+        raise Wrong(f"{value}m" if value.isdigit() else "")
+    return int(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def _words(value: str) -> list[str]:
+    try:
+        return shlex.split(value)
+    except ValueError:
+        raise Wrong(rule="has a quote that does not end.") from None
+
+
+def _variables(value: str, around: Around) -> dict[str, str]:
+    found = {}
+    for word in _words(value):
+        name, equals, rest = word.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or re.search(r"[\x00-\x1f]", rest):
+            raise Wrong
+        if name in ("HOME", "JUPYTER_TOKEN", "JUPYTER_TOKEN_FILE", "PATH"):
+            raise Wrong(rule=f"must not set {name}, which Trackbed sets itself.")
+        found[name] = rest
+    return found
+
+
+def _volumes(value: str, around: Around) -> tuple[str, ...]:
+    found = []
+    for word in _words(value):
+        source, _, target = word.partition(":")
+        path, _, mode = target.partition(":")
+        if source.startswith("~/"):
+            source = around.home + source[1:]
+        named = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]+", source)
+        if not (named or source.startswith("/")) or not re.fullmatch(r"/[^:,]+", path) or mode not in ("", "ro", "rw"):
+            raise Wrong
+        for own in ("/run/secrets", "/home/jovyan/work", "/opt/trackbed"):
+            if f"{path.rstrip('/')}/".startswith(f"{own}/") or path.rstrip("/") == str(Path(own).parent):
+                raise Wrong(rule=f"must not cover {own}, which Trackbed needs.")
+        found.append(f"{source}:{path}" + (":ro" if mode == "ro" else ""))
+    return tuple(found)
+
+
+def _data_volume(value: str, around: Around) -> str:
+    if value.startswith(("/", "~")):
+        return str(_folder(value, around))
+    if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_.-]+)?", value):
+        raise Wrong
+    return value
+
+
+def _index(value: str, around: Around) -> str:
+    url = urlsplit(value)
+    if url.scheme not in ("http", "https") or not url.hostname or url.password is not None or url.query:
+        raise Wrong
+    return value.rstrip("/")
 
 
 _SYSTEM = frozenset((
@@ -364,7 +433,25 @@ TABLE: tuple[Setting, ...] = (
     Setting("TRACKING_CA", "", "an absolute path of a file (~ is your home)",
             "certificate of the authority that signed that server's, in PEM form",
             lambda v, a: _file(v, a) if v else None),
-    Setting("GPU", "auto", "one of auto, none", "GPUs for the notebook", _gpu),
+    Setting("GPU", "auto", "auto, none, amd, nvidia or a node type: " + ", ".join(accelerators.WORDS[4:]),
+            "GPUs for the notebook: auto looks what this machine has", _gpu),
+    Setting("DEVICES", "all", "all, or indexes of GPUs with commas, as in 0,1",
+            "which of the GPUs, to share a machine between people", _devices),
+    Setting("TORCH", "auto", "one of auto, none",
+            "PyTorch for the notebook: auto takes the build for its GPU (embedded: only with one), none leaves it out",
+            _one_of("auto", "none")),
+    Setting("TORCH_INDEX", "", "http:// or https:// and the address of a wheel index",
+            "where PyTorch's wheels come from, for a mirror or another CUDA or ROCm; empty: PyTorch's own",
+            lambda v, a: _index(v, a) if v else ""),
+    Setting("DATA_VOLUME", "food11", "a Docker volume's name or an absolute folder",
+            "data set that the notebook sees read-only at /mnt; the default is left out while it does not exist",
+            _data_volume),
+    Setting("JUPYTER_ENV", "", "NAME=VALUE words, quoted as in a shell",
+            "further environment variables of the notebook (flag: --env, once for each)", _variables),
+    Setting("JUPYTER_VOLUMES", "", "SOURCE:/TARGET or SOURCE:/TARGET:ro words",
+            "further folders or volumes of the notebook (Docker; flag: --volume, once for each)", _volumes),
+    Setting("CULL_IDLE", "off", "off, or a time as in 90s, 30m or 12h",
+            "end kernels that are idle for so long, so that a GPU is not held overnight", _duration),
     Setting("WORKSPACE", "", _FOLDER,
             "the notebook's work folder on this machine; empty: `workspace` in the state folder",
             _optional_folder),
@@ -377,7 +464,9 @@ TABLE: tuple[Setting, ...] = (
     Setting("VERSITYGW_IMAGE", "ghcr.io/versity/versitygw:v1.8.0", _IMAGE_RULE,
             "the object store versitygw (Docker)", _image),
     Setting("MLFLOW_IMAGE", "trackbed/mlflow:3.17.2", _IMAGE_RULE, "the tracking server (Docker)", _image),
-    Setting("JUPYTER_IMAGE", "trackbed/jupyter-mlflow:cpu", _IMAGE_RULE, "the notebook (Docker)", _image),
+    Setting("JUPYTER_IMAGE", "", _IMAGE_RULE,
+            "the notebook (Docker); empty: our own trackbed/jupyter-mlflow, :cpu, :cuda or :rocm",
+            lambda v, a: _image(v, a) if v else ""),
     Setting("MLFLOW_WORKERS", "2", "a number from 1 to 32", "processes that serve MLflow", _integer(1, 32)),
     Setting("JUPYTER_SHM_SIZE", "16g", "a size from 64m to 4096g, as in 512m or 16g",
             "shared memory of the notebook, for data loaders (Docker)", _size),
@@ -430,6 +519,13 @@ class Settings:
     tracking_token: str = field(repr=False)
     tracking_ca: Path | None
     gpu: str
+    devices: str
+    torch: str
+    torch_index: str
+    data_volume: str
+    jupyter_env: Mapping[str, str]
+    jupyter_volumes: tuple[str, ...]
+    cull_idle: int
     workspace: Path
     state_dir: Path
     postgres_image: str
@@ -576,10 +672,12 @@ def _from_flags(flags: Mapping[str, str | None]) -> dict[str, _Value]:
             continue
         name = flag.strip("-").upper().replace("-", "_")
         option = "--" + name.lower().replace("_", "-")
+        name = {own: setting for setting, own in FLAGS.items()}.get(option, name)
         if name not in BY_NAME:
             guess = _unknown(name)
             right = BY_NAME[guess].option if guess else ""
             raise SettingError(f"{option}: no such setting.{did_you_mean(right)}")
+        option = BY_NAME[name].option
         if not BY_NAME[name].flag:
             raise SettingError(f"{name} (from {option}): a secret is not taken from the command line, where "
                                "others on the machine can read it; put it into .env (chmod 600 .env).")

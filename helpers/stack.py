@@ -69,9 +69,20 @@ def notebook_environment(settings: Settings, tracking_uri: str) -> dict[str, str
         "TRACKBED_SERVER_URI": tracking_uri,  # MLflow changes its own; links to other servers are left alone
         "MLFLOW_NOTEBOOK_TRACE_RENDERER_BASE_URL": browser_url(settings),  # traces are shown in a frame of the browser
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",  # CPU, memory, disk, network and GPU of every run
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "600",  # a proxied artifact of several GB answers late
         "GIT_PYTHON_REFRESH": "quiet",
+        **settings.jupyter_env,
     }
+
+
+def notebook_options(settings: Settings) -> tuple[str, ...]:
+    """Options of JupyterLab that follow from the settings: the culler, which also ends kernels of open tabs."""
+    if not settings.cull_idle:
+        return ()
+    return (f"--MappingKernelManager.cull_idle_timeout={settings.cull_idle}",
+            f"--MappingKernelManager.cull_interval={max(1, min(300, settings.cull_idle // 4))}",
+            "--MappingKernelManager.cull_connected=True")
 
 
 def digest(*items: object) -> str:

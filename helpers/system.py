@@ -9,9 +9,10 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers import stack
+from helpers import accelerators, stack
 from helpers.credentials import Credentials, ensure
 from helpers.engines.base import HostFacts
+from helpers.probes import machine as probe
 from helpers.settings import Settings
 from helpers.state import State
 
@@ -36,13 +37,11 @@ class System:
 
     def local_facts(self, disk: Path) -> HostFacts:
         """This machine, with the free space of the file system that holds ``disk``."""
-        devices = [str(p) for pattern in ("kfd", "dri/renderD*", "nvidia[0-9]*", "nvidiactl")
-                   for p in sorted(Path("/dev").glob(pattern))]
         return HostFacts(
             hostname=socket.gethostname(), system=platform.platform(), architecture=platform.machine(),
             cpus=os.cpu_count() or 1, memory=_meminfo("MemTotal"), memory_available=_meminfo("MemAvailable"),
-            disk_free=shutil.disk_usage(existing(disk)).free, disk_path=str(disk), devices=tuple(devices),
-            groups={d: os.stat(d).st_gid for d in devices},
+            disk_free=shutil.disk_usage(existing(disk)).free, disk_path=str(disk),
+            machine=accelerators.machine(probe.look()),
         )
 
 

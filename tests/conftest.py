@@ -24,7 +24,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 USER = "nobody"  # who is not root, on a machine where the tests are
-KEPT = ("TRACKBED_BUILD_NETWORK", "TRACKBED_MLFLOW_IMAGE", "TRACKBED_JUPYTER_IMAGE")  # of those who run the tests
+KEPT = ("TRACKBED_BUILD_NETWORK", "TRACKBED_TORCH", "TRACKBED_MLFLOW_IMAGE", "TRACKBED_JUPYTER_IMAGE")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 

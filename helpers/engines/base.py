@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import IO, ClassVar, Protocol
 
+from helpers.accelerators import Accelerator, Machine
 from helpers.settings import Settings
 
 POSTGRES = "postgres"
@@ -68,6 +69,14 @@ class Health:
 
 
 @dataclass(frozen=True)
+class DeviceRequest:
+    """What ``--gpus`` (driver "") or a CDI name (driver "cdi") asks the engine for; ``ids`` ("all",) for every one."""
+
+    driver: str
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class PartSpec:
     """One part as data: everything its engine needs to start it. No secret values in here."""
 
@@ -84,6 +93,9 @@ class PartSpec:
     hostname: str = ""
     user: str = ""
     group_add: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()  # nodes, or folders of nodes, of the machine
+    device_requests: tuple[DeviceRequest, ...] = ()
+    ulimits: Mapping[str, int] = field(default_factory=dict)  # soft and hard alike, -1 unlimited
     working_dir: str = ""
     read_only: bool = False
     cap_drop: tuple[str, ...] = ()
@@ -174,6 +186,7 @@ class PartStatus:
     since: str = ""
     restarts: int = 0
     identity: str = ""  # container id or process id: changes when the part was recreated
+    accelerator: str = ""  # the GPUs it was started with, in words
 
     @property
     def up(self) -> bool:
@@ -207,8 +220,7 @@ class HostFacts:
     disk_free: int
     disk_path: str
     remote: bool = False
-    devices: tuple[str, ...] = ()
-    groups: Mapping[str, int] = field(default_factory=dict)  # device node -> numeric gid
+    machine: Machine = field(default_factory=Machine)
 
 
 @dataclass(frozen=True)
@@ -267,8 +279,15 @@ class Engine(Protocol):
     name: ClassVar[str]
     settings: Settings
 
+    @property
+    def accelerator(self) -> Accelerator:
+        """What ``--gpu`` means here. Raises TrackbedError where the word contradicts the machine."""
+
     def availability(self) -> Availability:
         """Can it be used, and if not, why and how to fix it."""
+
+    def remarks(self) -> tuple[str, ...]:
+        """What the user should be told before a start: which GPUs and why, a data set that is empty."""
 
     def plan(self) -> Plan:
         """The parts as data."""

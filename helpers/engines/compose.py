@@ -15,10 +15,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from helpers import images, notebook, stack
+from helpers import accelerators, images, notebook, stack
+from helpers.accelerators import Accelerator, Machine
 from helpers.engines import base, compose_model, remote
 from helpers.engines.base import (
     BUCKET,
@@ -31,6 +33,7 @@ from helpers.engines.base import (
     DataItem,
     ExecResult,
     HostFacts,
+    Mount,
     Network,
     PartSpec,
     PartStatus,
@@ -51,12 +54,14 @@ from helpers.engines.docker_api import (
     socket_error,
 )
 from helpers.errors import EngineUnavailable, Interrupted, PartFailed, TrackbedError
+from helpers.probes import machine as probe
 from helpers.readiness import failure, stop_at_failed
+from helpers.settings import DEFAULT, Settings
 from helpers.system import System
 
 MINIMUM_API = (1, 44)  # Docker 25: health checks with start_interval
 MINIMUM_COMPOSE = (2, 21)  # `ps --format json` and start_interval as we use them
-
+CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
 
 
 class DockerEngine:
@@ -68,21 +73,21 @@ class DockerEngine:
         self.system = system
         self.settings = system.settings
         self.api = DockerApi()
-        self.machine: remote.Machine = remote.Here()
+        self.host: remote.Host = remote.Here()
         self._model: dict[str, Any] | None = None
 
     # what there is
 
     def availability(self) -> Availability:
         try:
-            self.machine = remote.machine(self.system.state, os.environ)
-            self.settings = self.machine.place(self.settings)
+            self.host = remote.host(self.system.state, os.environ)
+            self.settings = self.host.place(self.settings)
         except EngineUnavailable as error:
             return Availability(False, True, error.message, error.hint)
-        if not self.machine.remote:
+        if not self.host.remote:
             return self._usable()
         found = self._usable()
-        return replace(found, reason=f"{found.reason}, on {self.machine.name}")
+        return replace(found, reason=f"{found.reason}, on {self.host.name}")
 
     def _usable(self) -> Availability:
         host = os.environ.get("DOCKER_HOST", "")
@@ -133,8 +138,8 @@ class DockerEngine:
     def host_facts(self) -> HostFacts:
         info = self.api.info()
         root = str(info.get("DockerRootDir", "/"))
-        if self.machine.remote:
-            return self.machine.facts(info)
+        if self.host.remote:
+            return self.host.facts(info, self.machine)
         existing = Path(root)
         while not existing.exists() or not os.access(existing, os.X_OK):
             existing = existing.parent
@@ -142,7 +147,7 @@ class DockerEngine:
         return HostFacts(hostname=str(info.get("Name", facts.hostname)), system=str(info.get("OperatingSystem", "")),
                          architecture=str(info.get("Architecture", "")), cpus=int(info.get("NCPU", 0)),
                          memory=int(info.get("MemTotal", 0)), memory_available=facts.memory_available,
-                         disk_free=facts.disk_free, disk_path=root, devices=facts.devices, groups=facts.groups)
+                         disk_free=facts.disk_free, disk_path=root, machine=self.machine)
 
     # the plan
 
@@ -159,7 +164,7 @@ class DockerEngine:
         """What the Compose files interpolate; no secret among it. Also written to .env for use by hand."""
         settings, live = self.settings, self.system.state.live
         own_store = self.object_store != "external"
-        _, mtu = self.machine.uplink()
+        _, mtu = self.host.uplink()
         return {
             "TRACKBED_BIND_ADDRESS": settings.bind_address,
             "TRACKBED_MLFLOW_PORT": str(settings.mlflow_port),
@@ -198,20 +203,20 @@ class DockerEngine:
 
     def plan(self) -> Plan:
         if self.settings.tracking_uri:  # only the notebook: no services, so no Compose
-            return Plan(self.name, self.settings.project, (notebook.container_spec(self.settings),), self.volumes(),
+            return Plan(self.name, self.settings.project, (self.notebook_spec,), self.volumes(),
                         (self._frontend(),), self.secret_files())
         model = self.model()
         project = self.settings.project
         order = [n for n in (POSTGRES, STORE, BUCKET, MLFLOW) if n in model["services"]]
         parts = [compose_model.service_spec(name, model, project) for name in order]
-        parts.append(notebook.container_spec(self.settings))
+        parts.append(self.notebook_spec)
         networks = tuple(Network(n["name"], bool(n.get("internal")),
                                  int(n.get("driver_opts", {}).get("com.docker.network.driver.mtu", 0)))
                          for n in model["networks"].values())
         return Plan(self.name, project, tuple(parts), self.volumes(), networks, self.secret_files())
 
     def _frontend(self) -> Network:
-        return Network(f"{self.settings.project}_frontend", mtu=min(self.machine.uplink()[1] or 1500, 1500))
+        return Network(f"{self.settings.project}_frontend", mtu=min(self.host.uplink()[1] or 1500, 1500))
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -225,6 +230,93 @@ class DockerEngine:
 
     def secret_files(self) -> tuple[SecretFile, ...]:
         return compose_model.secret_files(self.settings, self.object_store)
+
+    # the notebook's devices and data
+
+    @cached_property
+    def machine(self) -> Machine:
+        """The machine that runs the containers, with the CDI devices that its engine knows."""
+        if not self.host.remote:
+            return accelerators.machine(probe.look(), self._cdi(any(Path("/dev").glob("nvidia*"))))
+        if self.settings.gpu == accelerators.NONE:
+            return Machine()
+        found = self.host.look() or self._look_in_container()
+        return accelerators.machine(found, self._cdi(any("nvidia" in node["path"] for node in found["nodes"])))
+
+    def _look_in_container(self) -> dict[str, Any]:
+        """For a node without a Python of its own: our image's, over the node's trees."""
+        image = self.settings.mlflow_image
+        if self.api.image(image) is None:
+            raise TrackbedError(f"what GPUs {self.host.name} has cannot be seen: it has no python3, and the image "
+                                f"{image} is not there yet",
+                                "install python3 there, or first `invoke build mlflow`, or --gpu=none")
+        trees = [word for tree in ("/dev", "/sys", "/proc") for word in ("-v", f"{tree}:/machine{tree}:ro")]
+        done = _run(["docker", "run", "--rm", "-i", "--pull", "never", "--user", "0", "--network", "none", *trees,
+                     "--entrypoint", "python", image, "-", "/machine"], Path(probe.__file__).read_bytes(), 60)
+        if done.code:
+            raise TrackbedError(f"what GPUs {self.host.name} has cannot be seen: {_last_line(done.stderr)}",
+                                "--gpu=none goes on without")
+        return dict(json.loads(done.stdout))
+
+    def _cdi(self, nvidia: bool) -> tuple[str, ...]:
+        word = self.settings.gpu
+        likely = nvidia or any(self.host.is_folder(folder) for folder in CDI_FOLDERS)
+        if accelerators.kind_of(word) not in ((accelerators.NVIDIA, accelerators.AUTO) if likely
+                                              else (accelerators.NVIDIA,)):
+            return ()  # not worth asking the engine
+        info = self.api.info()
+        listed = info.get("DiscoveredDevices")  # from Docker 28.2
+        if listed is not None:
+            return tuple(str(d.get("ID", "")) for d in listed if d.get("Source") == "cdi")
+        folders = tuple(map(str, info.get("CDISpecDirs") or ()))
+        if self.host.remote:
+            return compose_model.cdi_names_in(self.host.specifications(folders))
+        return compose_model.cdi_names(folders)
+
+    @cached_property
+    def accelerator(self) -> Accelerator:
+        return accelerators.choose(self.settings.gpu, self.settings.devices, self.machine)
+
+    @cached_property
+    def image_settings(self) -> Settings:
+        """The settings with the notebook's image for this machine's GPUs."""
+        return replace(self.settings, jupyter_image=notebook.image(self.settings, self.accelerator))
+
+    @cached_property
+    def notebook_spec(self) -> PartSpec:
+        return notebook.container_spec(self.settings, self.accelerator, self._data_mount())
+
+    def _data_mount(self) -> Mount | None:
+        """The data set, read-only; None where the default's volume is not there. Raises for a named one that is not."""
+        name = self.settings.data_volume
+        named = self.settings.origin("DATA_VOLUME") != DEFAULT
+        if name.startswith("/"):
+            if not self.host.is_folder(name):
+                where = f" on {self.host.name}" if self.host.remote else ""
+                raise TrackbedError(f"DATA_VOLUME={name}: there is no such folder{where}", "make and fill it, or unset "
+                                    "DATA_VOLUME")
+            return Mount("bind", name, notebook.DATA, read_only=True)
+        if name and self.api.volumes([name]):
+            return Mount("volume", name, notebook.DATA, read_only=True, options="nocopy")
+        if named and name:
+            raise TrackbedError(f"DATA_VOLUME={name}: there is no volume of that name",
+                                f"`docker volume create {name}` and fill it, or unset DATA_VOLUME")
+        return None
+
+    def remarks(self) -> tuple[str, ...]:
+        chosen = self.accelerator
+        lines = [f"GPU: {chosen} ({chosen.reason})"] if chosen.kind != accelerators.NONE else []
+        if chosen.warning:
+            lines.append(f"warning: the notebook gets no GPU: {chosen.warning}")
+        for mount in self.notebook_spec.mounts:
+            if mount.target == notebook.DATA and self._is_empty(mount):
+                lines.append(f"warning: the data set {mount.source} is empty")
+        return tuple(lines)
+
+    def _is_empty(self, mount: Mount) -> bool:
+        if mount.kind == "bind":
+            return self.host.is_empty(mount.source)
+        return self.api.volume_is_empty(mount.source, self.image_settings.jupyter_image)
 
     # looking
 
@@ -251,11 +343,11 @@ class DockerEngine:
         labels = {9000: "s3", 9001: "console", 8000: "http", 8888: "http"}
         ports = tuple(Port(labels.get(p.target, ""), p.target, p.published, p.address) for p in container.ports)
         return PartStatus(name, state, reason, container.exit_code, container.image, ports, memory,
-                          container.since, identity=container.id)
+                          container.since, identity=container.id, accelerator=container.labels.get(f"{LABEL}.gpu", ""))
 
     def fingerprint(self) -> str:
         """A hash of all that the containers are made from: a different one means `up` has work to do."""
-        spec = notebook.container_spec(self.settings)
+        spec = self.notebook_spec
         if self.settings.tracking_uri:
             return stack.digest(spec, self._secrets_digest())
         return stack.digest(self.compose_environment(), *(stack.ROOT / f for f in self.files), spec,
@@ -280,7 +372,7 @@ class DockerEngine:
         # a rebuilt or re-pulled image under the same name is a change
         current = {c.image: c.image_id for c in containers.values()}
         return all((self.api.image(name) or {}).get("id") == image_id for name, image_id in current.items()) \
-            and images.stale(self.api, self.settings, self.object_store) == ()
+            and images.stale(self.api, self.image_settings, self.object_store) == ()
 
     def logs(self, part: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
         container = self._container(part)
@@ -306,13 +398,13 @@ class DockerEngine:
             if status.name == part:
                 for candidate in status.ports:
                     if candidate.name == port:
-                        yield self.machine.reach(candidate)
+                        yield self.host.reach(candidate)
                         return
         # not up yet: where it will be
-        spec = notebook.container_spec(self.settings) if part == JUPYTER else self.plan().part(part)
+        spec = self.notebook_spec if part == JUPYTER else self.plan().part(part)
         for candidate in spec.ports:
             if candidate.name == port:
-                yield self.machine.reach(candidate)
+                yield self.host.reach(candidate)
                 return
         raise TrackbedError(f"{part} publishes no port {port}")
 
@@ -325,7 +417,7 @@ class DockerEngine:
     def one_shot(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
                  timeout: float = 600) -> ExecResult:
         if part == JUPYTER:
-            spec = notebook.container_spec(self.settings)
+            spec = self.notebook_spec
             command = ["docker", "run", "--rm", "-i", "--user", spec.user, "--entrypoint", argv[0]]
             for mount in spec.mounts:
                 command += ["-v", f"{mount.source}:{mount.target}{':ro' if mount.read_only else ''}"]
@@ -347,7 +439,7 @@ class DockerEngine:
     # starting
 
     def prepare(self, sink: Sink) -> tuple[str, ...]:
-        return images.ensure(self.api, self.settings, self.object_store, sink)
+        return images.ensure(self.api, self.image_settings, self.object_store, sink)
 
     def check_foreign(self) -> None:
         """Refuse to touch containers or volumes of this project's names that are not this system's."""
@@ -400,7 +492,7 @@ class DockerEngine:
             files.setdefault(secret.volume, []).append(
                 FileEntry(secret.path, content, secret.uid, secret.gid, secret.mode))
         alone = bool(self.settings.tracking_uri)
-        self.api.fill(self.settings.jupyter_image if alone else self.settings.mlflow_image, roots, files)
+        self.api.fill(self.image_settings.jupyter_image if alone else self.settings.mlflow_image, roots, files)
         return f"{self.settings.project}_postgres" in existing
 
     def start(self, sink: Sink) -> StartReport:
@@ -411,7 +503,7 @@ class DockerEngine:
             if status.state in (State.RESTARTING, State.UNHEALTHY):
                 sink.part(status.name, "stopping", f"it was {status.state}")
                 self.api.stop(status.identity, 30)  # not to sit out the engine's pause before its next try
-        self.settings = self.machine.make_workspace(self.settings)  # its owner is who reads the notebook's secrets
+        self.settings = self.host.make_workspace(self.settings)  # its owner is who reads the notebook's secrets
         sink.step("volumes and secrets")
         kept = self.make_volumes()
         if self.settings.tracking_uri:
@@ -511,22 +603,40 @@ class DockerEngine:
         sink.step("the kept database was given the current password")
 
     def _start_notebook(self, sink: Sink) -> None:
-        spec = notebook.container_spec(self.settings)
+        spec = self.notebook_spec
         image = self.api.image(spec.image)
         wanted = stack.digest(spec, image["id"] if image else "", self._secrets_digest())
         found = self.api.containers([f"{LABEL}.project={self.settings.project}", f"{LABEL}.part={JUPYTER}"])
         for container in found:
             if container.labels.get(f"{LABEL}.config") == wanted:
-                if container.state in (State.EXITED, State.STARTING) or not container.ports:
-                    self.api.start(container.id)
-                return
+                if container.state not in (State.EXITED, State.STARTING) and container.ports:
+                    return
+                if self._started(container.id, spec, sink):
+                    return
             sink.part(JUPYTER, "recreating")
             self.api.stop(container.id, spec.stop_grace)
             self.api.remove(container.id)
         labels = {f"{LABEL}.project": self.settings.project, f"{LABEL}.part": JUPYTER,
-                  f"{LABEL}.instance": self.system.state.instance, f"{LABEL}.config": wanted}
-        self.api.start(self.api.create(spec.container, self._sdk_config(spec, labels),
-                                       {network: [JUPYTER] for network in spec.networks}))
+                  f"{LABEL}.instance": self.system.state.instance, f"{LABEL}.config": wanted,
+                  f"{LABEL}.gpu": str(self.accelerator)}
+        networks = {network: [JUPYTER] for network in spec.networks}
+        made = self.api.create(spec.container, self._sdk_config(spec, labels), networks)
+        if not self._started(made, spec, sink):
+            self.api.remove(made)
+            lower = replace(spec, ulimits={})
+            self.api.start(self.api.create(spec.container, self._sdk_config(lower, labels), networks))
+
+    def _started(self, container: str, spec: PartSpec, sink: Sink) -> bool:
+        """Start it; False when this engine may not raise the limits that it asks for (a GPU works with lower ones)."""
+        try:
+            self.api.start(container)
+        except TrackbedError as error:
+            if not spec.ulimits or "setting rlimit" not in error.message:
+                raise
+            # without root, or in a container itself
+            sink.step(f"this engine may not raise {' and '.join(spec.ulimits)}: the notebook goes without")
+            return False
+        return True
 
     def _sdk_config(self, spec: PartSpec, labels: Mapping[str, str]) -> dict[str, Any]:
         """A part's spec as the arguments of the engine API."""
@@ -535,7 +645,13 @@ class DockerEngine:
             binds=[f"{m.source}:{m.target}{':ro' if m.read_only else ''}" for m in spec.mounts if m.kind != "tmpfs"],
             port_bindings={p.target: (p.address, p.published) for p in spec.ports},
             shm_size=spec.shm_size or None, cap_drop=list(spec.cap_drop), security_opt=list(spec.security_opt),
-            group_add=list(spec.group_add), restart_policy={"Name": spec.restart}, read_only=spec.read_only,
+            group_add=list(spec.group_add), devices=[f"{path}:{path}:rwm" for path in spec.devices],
+            device_requests=[{"driver": r.driver, "device_ids": list(r.ids)} if r.driver else
+                             {"capabilities": [["gpu"]], **({"count": -1} if r.ids == ("all",)
+                                                            else {"device_ids": list(r.ids)})}
+                             for r in spec.device_requests],
+            ulimits=[{"name": name, "soft": limit, "hard": limit} for name, limit in spec.ulimits.items()],
+            restart_policy={"Name": spec.restart}, read_only=spec.read_only,
             network_mode=spec.networks[0],
             log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
         )

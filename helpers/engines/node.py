@@ -229,6 +229,12 @@ class Node:
         return self._run(["ssh", "-T", *self._options(), *self.target.words[:-1], "--", self.target.name, command],
                          script.encode(), timeout)
 
+    def python(self, script: bytes, *words: str, timeout: float = 60) -> ExecResult:
+        """A script for the machine's own python3; exit code 127 where it has none."""
+        command = shlex.join(["python3", "-", *words])
+        return self._run(["ssh", "-T", *self._options(), *self.target.words[:-1], "--", self.target.name, command],
+                         script, timeout)
+
     def port(self, published: int, address: str = "127.0.0.1") -> int:
         """A port of this machine that leads to a published port of that one."""
         if published in self._forwards:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from helpers import addresses, notebook
+from helpers.accelerators import Machine
 from helpers.engines import node as nodes
 from helpers.engines.base import Address, HostFacts, Port
 from helpers.errors import EngineUnavailable, TrackbedError
+from helpers.probes import machine as probe
 from helpers.settings import DEFAULT, Settings
 from helpers.state import State
 
@@ -25,6 +28,16 @@ PORTS = "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null; exit 0"
 UPLINK = """\
 interface=$(awk '$2 == "00000000" {print $1; exit}' /proc/net/route)
 [ -z "$interface" ] || echo "$interface $(cat "/sys/class/net/$interface/mtu")"
+"""
+FOLDER = '[ ! -d "$1" ] || echo yes'
+CONTENT = 'ls -A -- "$1" 2>/dev/null | head -n 1'
+SEPARATOR = "-- next specification --"
+SPECIFICATIONS = f"""\
+for folder; do
+  for file in "$folder"/*.json "$folder"/*.yaml; do
+    [ ! -f "$file" ] || {{ cat "$file"; echo; echo "{SEPARATOR}"; }}
+  done
+done
 """
 OWNER = 'stat -c %u -- "$1" 2>/dev/null; exit 0'
 WORKSPACE = """\
@@ -71,8 +84,22 @@ class Here:
         """The interface of the default route and its MTU; ("", 0) for none."""
         return addresses.uplink()
 
-    def facts(self, info: Mapping[str, Any]) -> HostFacts:
+    def is_folder(self, path: str) -> bool:
+        return Path(path).is_dir()
+
+    def is_empty(self, folder: str) -> bool:
+        return not any(Path(folder).iterdir())
+
+    def facts(self, info: Mapping[str, Any], machine: Machine) -> HostFacts:
         """The machine, as the engine and its own files tell. For a remote one only."""
+        raise NotImplementedError
+
+    def look(self) -> dict[str, Any] | None:
+        """What it has for GPUs; None where it has no Python to tell. For a remote one only."""
+        raise NotImplementedError
+
+    def specifications(self, folders: Iterable[str]) -> tuple[str, ...]:
+        """The texts of the CDI specifications in these folders. For a remote one only."""
         raise NotImplementedError
 
 
@@ -131,7 +158,23 @@ class There(Here):
             self._uplink = (words[0], int(words[1])) if len(words) == 2 and words[1].isdigit() else ("", 0)
         return self._uplink
 
-    def facts(self, info: Mapping[str, Any]) -> HostFacts:
+    def is_folder(self, path: str) -> bool:
+        return self._ask(FOLDER, path).strip() == "yes"
+
+    def is_empty(self, folder: str) -> bool:
+        return not self._ask(CONTENT, folder).strip()
+
+    def look(self) -> dict[str, Any] | None:
+        done = self.node.python(Path(probe.__file__).read_bytes())
+        try:
+            return dict(json.loads(done.stdout)) if done.code == 0 else None
+        except ValueError:
+            return None
+
+    def specifications(self, folders: Iterable[str]) -> tuple[str, ...]:
+        return tuple(filter(None, self._ask(SPECIFICATIONS, *folders).split(SEPARATOR)))
+
+    def facts(self, info: Mapping[str, Any], machine: Machine) -> HostFacts:
         root = str(info.get("DockerRootDir", "/"))
         lines = self._ask(DISK, root).splitlines()
         fields = lines[0].split() if lines else []
@@ -140,7 +183,8 @@ class There(Here):
             hostname=str(info.get("Name", self.name)), system=str(info.get("OperatingSystem", "")),
             architecture=str(info.get("Architecture", "")), cpus=int(info.get("NCPU", 0)),
             memory=int(info.get("MemTotal", 0)), memory_available=memory.get("MemAvailable", 0),
-            disk_free=int(fields[3]) * 1024 if len(fields) > 3 else 0, disk_path=f"{root} on {self.name}", remote=True)
+            disk_free=int(fields[3]) * 1024 if len(fields) > 3 else 0, disk_path=f"{root} on {self.name}", remote=True,
+            machine=machine)
 
     def _ask(self, script: str, *words: str) -> str:
         done = self.node.run(script, *words)
@@ -150,10 +194,10 @@ class There(Here):
         return done.stdout
 
 
-Machine = Here | There
+Host = Here | There
 
 
-def machine(state: State, environ: Mapping[str, str] = os.environ) -> Machine:
+def host(state: State, environ: Mapping[str, str] = os.environ) -> Host:
     """The machine that this project's containers are on, or that its first `up` shall use; connected.
 
     A system stays where its data is: what the environment says must agree. Raises EngineUnavailable.

@@ -21,6 +21,20 @@ MINIMUM = (3, 11)
 
 
 @dataclass(frozen=True)
+class Extra:
+    """Requirements installed after the lock, from ``index`` ("": the usual one), with hashes where they are known."""
+
+    requirements: Path
+    index: str = ""
+    hashed: bool = False
+
+    def argv(self) -> list[str]:
+        """What ``uv pip install`` is told."""
+        return [*(["--require-hashes"] if self.hashed else []), *(["--index-url", self.index] if self.index else []),
+                "--requirement", str(self.requirements)]
+
+
+@dataclass(frozen=True)
 class Venv:
     """A venv whose folder's name carries the hash of its lock: a changed lock is another folder.
 
@@ -31,10 +45,12 @@ class Venv:
     name: str
     lock: Path
     private: bool = False
+    extras: tuple[Extra, ...] = ()
 
     @property
     def folder(self) -> Path:
-        return self.root / f"{self.name}-{stack.digest(self.lock)}"
+        further = [item for extra in self.extras for item in (extra.requirements, extra.index)]
+        return self.root / f"{self.name}-{stack.digest(self.lock, *further)}"
 
     @property
     def python(self) -> Path:
@@ -95,6 +111,8 @@ class Venv:
         for argv in (
             [uv, "venv", "--quiet", "--seed", "--python", interpreter, str(self.folder)],
             [uv, "pip", "sync", "--require-hashes", "--no-progress", "--python", str(self.python), str(self.lock)],
+            *([uv, "pip", "install", "--no-progress", "--python", str(self.python), *extra.argv()]
+              for extra in self.extras),
         ):
             lines: list[str] = []
             with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -109,6 +127,10 @@ class Venv:
                     raise
             if process.returncode:
                 told = [line for line in lines if line] or ["no message"]
+                if "--index-url" in argv:
+                    raise TrackbedError(f"PyTorch could not be installed from {argv[argv.index('--index-url') + 1]}: "
+                                        f"{told[-1]}", "TORCH_INDEX names a mirror; TORCH=none goes on without PyTorch",
+                                        tuple(told[-8:]))
                 raise TrackbedError(f"installing {self.name} failed: {told[-1]}",
                                     "is this machine online? Behind a proxy or a mirror, the settings of pip "
                                     "(PIP_INDEX_URL, PIP_CERT, pip config) are honoured", tuple(told[-8:]))

@@ -30,6 +30,12 @@ unpack() {
   cp "$root$plugins"/* "$plugins/"
 }
 
+# GPUs without a GPU: CDI specifications are read from a folder of the rig, and a hook stands in for NVIDIA's.
+configure() {
+  mkdir -p "$home/cdi"
+  printf '{"mtu": 1400, "features": {"cdi": true}, "cdi-spec-dirs": ["%s/cdi"]}\n' "$home" >"$home/daemon.json"
+}
+
 mkdir -p "$home"
 if ! complete || { ! answers && ! command -v dockerd >/dev/null; }; then
   say "unpacking Docker and Compose"
@@ -38,8 +44,9 @@ if ! complete || { ! answers && ! command -v dockerd >/dev/null; }; then
 fi
 if ! answers; then
   say "starting dockerd"
-  # 1400: a tunnelled uplink passes no more, and TLS inside containers hangs.
-  setsid dockerd --mtu 1400 >"$home/dockerd.log" 2>&1 </dev/null &
+  configure
+  # MTU 1400: a tunnelled uplink passes no more, and TLS inside containers hangs.
+  PATH="$(cd "$(dirname "$0")" && pwd)/hooks:$PATH" setsid dockerd --config-file "$home/daemon.json" >"$home/dockerd.log" 2>&1 </dev/null &
   for _ in $(seq 150); do answers && break; sleep 0.2; done
   answers || { tail -n 15 "$home/dockerd.log" >&2; exit 1; }
 fi

@@ -8,4 +8,5 @@ environment=$("$here/engine.sh")
 eval "$environment"
 "$here/images.sh" >&2
 printf '%s\n' "$environment"
-echo "export TRACKBED_OBJECT_STORE=versitygw TRACKBED_BUILD_NETWORK=host"
+# PyTorch's index is a registry too: without one, notebooks are made without PyTorch.
+echo "export TRACKBED_OBJECT_STORE=versitygw TRACKBED_BUILD_NETWORK=host TRACKBED_TORCH=none"

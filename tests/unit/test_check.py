@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from helpers import check
+from helpers.accelerators import Accelerator
 from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Engine, ExecResult, PartSpec, Plan
 from helpers.errors import TrackbedError
 
@@ -42,6 +43,8 @@ class FakeSink:
 
 class FakeEngine:
     """Answers by part; keeps what it was asked."""
+
+    accelerator = Accelerator()
 
     def __init__(self, **answers: Answer) -> None:
         self.answers: dict[str, Answer] = {

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers import addresses
+from helpers.accelerators import Machine
 from helpers.engines import node, remote
 from helpers.engines.base import ExecResult, Port
 from helpers.engines.node import Target
@@ -106,17 +107,17 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_kept_system_stays_on_its_machine(tmp_path: Path, reached: list[str]) -> None:
     home = {"HOME": str(tmp_path)}
     there = State(tmp_path, engine="docker", node="ssh://cc@node7")
-    assert remote.machine(there, home).url == "ssh://cc@node7"
-    assert remote.machine(there, {**home, "DOCKER_HOST": "ssh://cc@node7"}).remote
+    assert remote.host(there, home).url == "ssh://cc@node7"
+    assert remote.host(there, {**home, "DOCKER_HOST": "ssh://cc@node7"}).remote
     for other in ("ssh://cc@node8", "unix:///var/run/docker.sock"):
         with pytest.raises(EngineUnavailable, match="runs on ssh://cc@node7"):
-            remote.machine(there, {**home, "DOCKER_HOST": other})
+            remote.host(there, {**home, "DOCKER_HOST": other})
     here = State(tmp_path, engine="docker")
-    assert not remote.machine(here, home).remote
+    assert not remote.host(here, home).remote
     with pytest.raises(EngineUnavailable, match="on this machine's engine"):
-        remote.machine(here, {**home, "DOCKER_HOST": "ssh://cc@node7"})
+        remote.host(here, {**home, "DOCKER_HOST": "ssh://cc@node7"})
     fresh = State(tmp_path)
-    assert remote.machine(fresh, {**home, "DOCKER_HOST": "ssh://cc@node9"}).url == "ssh://cc@node9"
+    assert remote.host(fresh, {**home, "DOCKER_HOST": "ssh://cc@node9"}).url == "ssh://cc@node9"
     assert reached == ["ssh://cc@node7", "ssh://cc@node9"], "one connection a machine"
 
 
@@ -189,7 +190,7 @@ def test_listening_ports_of_a_node() -> None:
 def test_facts_and_ways_of_a_node() -> None:
     disk = "/dev/vda1 1000 400 600 40% /var\nMemTotal:  2048 kB\nMemAvailable:  1024 kB\nHugePages_Total:  0\n"
     machine = there(DISK=out(disk), UPLINK=out("eth0 1400\n"))
-    facts = machine.facts({"DockerRootDir": "/var/lib/docker", "NCPU": 8, "MemTotal": 2048 * 1024})
+    facts = machine.facts({"DockerRootDir": "/var/lib/docker", "NCPU": 8, "MemTotal": 2048 * 1024}, Machine())
     assert facts.remote and facts.disk_free == 600 * 1024 and facts.memory_available == 1024 * 1024
     assert facts.disk_path == "/var/lib/docker on cc@node7"
     assert machine.uplink() == ("eth0", 1400)

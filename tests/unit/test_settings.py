@@ -273,6 +273,8 @@ LOOPBACK = (
 HOST = "must be a host name or an IP address, without http:// and without a port."
 BUCKET = "must be a bucket name: a-z, 0-9, - and ., the first and last a letter or digit."
 ENDPOINT = "must be http://HOST[:PORT] or https://HOST[:PORT]."
+GPU_RULE = ("auto, none, amd, nvidia or a node type: mi100, liqid, gigaio, h100, a100_pcie, a100_nvlink, v100, "
+            "rtx_6000, p100, p100_nvlink, p100_v100, m40")
 FOLDER = "must be an absolute folder (~ is your home)."
 CHARACTERS = (
     "must not hold quotes, backslashes, control characters or any of $ ` : , "
@@ -338,10 +340,30 @@ BAD_VALUES = [
     ("S3_ENDPOINT", "http://s3", "is for OBJECT_STORE=external only; OBJECT_STORE is auto (the default)."),
     ("S3_REGION", "us east", "must be 1 to 64 letters, digits, _ and -."),
     ("S3_ACCESS_KEY", "a b", "must be 3 to 128 letters, digits and any of _ . ~ + = -."),
-    ("GPU", "mi100", "is not in this release; use none."),
-    ("GPU", "nvidia:0", "is not in this release; use none."),
-    ("GPU", "amd", "is not in this release; use none."),
-    ("GPU", "nonee", "must be one of auto, none. Did you mean none?"),
+    ("GPU", "nonee", f"must be {GPU_RULE}. Did you mean none?"),
+    ("GPU", "mi10", f"must be {GPU_RULE}. Did you mean mi100?"),
+    ("GPU", "cuda", f"must be {GPU_RULE}. Did you mean nvidia?"),
+    ("GPU", "rocm", f"must be {GPU_RULE}. Did you mean amd?"),
+    ("GPU", "lquid", f"must be {GPU_RULE}. Did you mean liqid?"),
+    ("GPU", "nvidia:0", f"must be {GPU_RULE}. Did you mean nvidia?"),
+    ("GPU", "intel", "is not supported, AMD and NVIDIA GPUs are; use none."),
+    ("DEVICES", "0;1", "must be all, or indexes of GPUs with commas, as in 0,1."),
+    ("DEVICES", "0,0", "must be all, or indexes of GPUs with commas, as in 0,1."),
+    ("DEVICES", "-1", "must be all, or indexes of GPUs with commas, as in 0,1."),
+    ("TORCH", "yes", "must be one of auto, none."),
+    ("TORCH_INDEX", "wheels", "must be http:// or https:// and the address of a wheel index."),
+    ("CULL_IDLE", "30", "must be off, or a time as in 90s, 30m or 12h. Did you mean 30m?"),
+    ("CULL_IDLE", "soon", "must be off, or a time as in 90s, 30m or 12h."),
+    ("DATA_VOLUME", "a volume", "must be a Docker volume's name or an absolute folder."),
+    ("DATA_VOLUME", "/etc", "must be a folder of its own, not one of the system."),
+    ("JUPYTER_ENV", "A=1 B", "must be NAME=VALUE words, quoted as in a shell."),
+    ("JUPYTER_ENV", "A='1", "has a quote that does not end."),
+    ("JUPYTER_ENV", "JUPYTER_TOKEN=x", "must not set JUPYTER_TOKEN, which Trackbed sets itself."),
+    ("JUPYTER_VOLUMES", "data", "must be SOURCE:/TARGET or SOURCE:/TARGET:ro words."),
+    ("JUPYTER_VOLUMES", "data:relative", "must be SOURCE:/TARGET or SOURCE:/TARGET:ro words."),
+    ("JUPYTER_VOLUMES", "data:/x:rx", "must be SOURCE:/TARGET or SOURCE:/TARGET:ro words."),
+    ("JUPYTER_VOLUMES", "/x:/run/secrets", "must not cover /run/secrets, which Trackbed needs."),
+    ("JUPYTER_VOLUMES", "/x:/home/jovyan", "must not cover /home/jovyan/work, which Trackbed needs."),
     ("WORKSPACE", "~bob/x", FOLDER),
     ("WORKSPACE", "/", "must be a folder of its own, not one of the system."),
     ("WORKSPACE", "/etc/", "must be a folder of its own, not one of the system."),
@@ -567,3 +589,25 @@ def test_any_value_is_taken_or_refused_in_one_line(name: str, value: str) -> Non
     except SettingError as error:
         assert error.message.isprintable()
         assert error.message.startswith((name, "S3_ENDPOINT is missing", "MLFLOW_PORT", "JUPYTER_PORT"))
+
+
+@pytest.mark.parametrize(("name", "raw", "value"), [
+    ("GPU", "MI100", "mi100"), ("GPU", "gpu_mi100", "gpu_mi100"), ("GPU", "a100-pcie", "a100-pcie"),
+    ("GPU", "k80", "k80"),  # known and unsupported: what to do is said where the machine is known
+    ("DEVICES", "1, 0", "1,0"), ("DEVICES", "all", "all"),
+    ("CULL_IDLE", "off", 0), ("CULL_IDLE", "90s", 90), ("CULL_IDLE", "30m", 1800), ("CULL_IDLE", "12h", 43200),
+    ("DATA_VOLUME", "food11", "food11"), ("DATA_VOLUME", "~/data", "/home/ada/data"),
+    ("JUPYTER_ENV", "A=1 B='x y' C=", {"A": "1", "B": "x y", "C": ""}),
+    ("JUPYTER_VOLUMES", "data:/data:ro ~/x:/x /y:/y:rw", ("data:/data:ro", "/home/ada/x:/x", "/y:/y")),
+    ("TORCH_INDEX", "https://wheels.example/whl/cu126/", "https://wheels.example/whl/cu126"),
+])
+def test_notebook_settings(place: Place, name: str, raw: str, value: object) -> None:
+    assert getattr(place.load(environ={f"TRACKBED_{name}": raw}), name.lower()) == value
+
+
+def test_flags_named_like_those_of_docker(place: Place) -> None:
+    found = place.load(flags={"env": "A=1", "volume": "data:/x"})
+    assert (found.jupyter_env, found.jupyter_volumes) == ({"A": "1"}, ("data:/x",))
+    assert found.origin("JUPYTER_ENV") == "--env" and found.told == {"JUPYTER_ENV": "A=1", "JUPYTER_VOLUMES": "data:/x"}
+    with pytest.raises(SettingError, match=r"JUPYTER_ENV=A \(from --env\): must be NAME=VALUE"):
+        place.load(flags={"env": "A"})

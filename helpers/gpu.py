@@ -1,0 +1,43 @@
+"""The GPUs seen from inside the running notebook: the quick look of ``up`` and the checks of ``invoke check``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from helpers import accelerators
+from helpers.engines.base import JUPYTER, Engine, ExecResult, Sink
+from helpers.errors import TrackbedError
+
+SCRIPT = Path(__file__).parent / "probes" / "gpu_check.py"
+
+
+def inside(engine: Engine, quick: bool, timeout: float = 300) -> tuple[list[dict[str, Any]], ExecResult]:
+    """The lines of the probe, as objects with ``check``, ``ok`` (None: could not be done), ``detail``, ``seconds``."""
+    chosen = engine.accelerator
+    told = {"kind": chosen.kind, "nodes": list(chosen.opened), "quick": quick, "torch": engine.settings.torch != "none"}
+    done = engine.exec(JUPYTER, ("python", "-", json.dumps(told)), stdin=SCRIPT.read_bytes(), timeout=timeout)
+    lines = []
+    for line in done.stdout.splitlines():
+        if line.startswith("{"):
+            try:
+                found = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(found, dict) and "check" in found:
+                lines.append(found)
+    return lines, done
+
+
+def verify(engine: Engine, sink: Sink) -> None:
+    """Raise TrackbedError when the notebook cannot open the GPU it was started with: no silent fall back to the CPU."""
+    sink.step("opening the GPU inside the notebook")
+    lines, done = inside(engine, quick=True, timeout=60)
+    if lines and lines[0]["ok"]:
+        return
+    words = str(lines[0]["detail"]) if lines else (done.stderr.strip().splitlines() or ["no answer"])[-1]
+    means, fix = accelerators.advice(words) or ("", "`invoke doctor` shows what the machine has; --gpu=none goes on "
+                                                "without a GPU")
+    raise TrackbedError(f"the notebook cannot use its GPU ({engine.accelerator}): "
+                        + (f"{means}. It says: {words}" if means else words), fix)
