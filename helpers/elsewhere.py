@@ -17,12 +17,17 @@ PLUGIN = "trackbed"  # the name of docker/jupyter/startup/trackbed_login.py amon
 PATIENCE = 30.0  # seconds for a server that may be just starting
 USERNAME_FILE, PASSWORD_FILE, TOKEN_FILE, CA_FILE = ("tracking-username", "tracking-password", "tracking-token",
                                                      "tracking-ca.pem")
+PROXIED = {"MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false", "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false"}
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 def environment(settings: Settings, secrets: str) -> dict[str, str]:
     """The notebook's environment: where its secret files are, never what is in them."""
-    found = {"MLFLOW_TRACKING_AUTH": PLUGIN, "TRACKBED_TRACKING_SECRETS": secrets}
+    found = {
+        "MLFLOW_TRACKING_AUTH": PLUGIN, "TRACKBED_TRACKING_SECRETS": secrets,
+        # left alone, the client is handed addresses of the object store, which often has a name only over there
+        **PROXIED,
+    }
     if settings.tracking_ca:
         found["MLFLOW_TRACKING_SERVER_CERT_PATH"] = f"{secrets}/{CA_FILE}"
     return found

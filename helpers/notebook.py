@@ -82,8 +82,8 @@ def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | N
         environment={
             **accelerator.environment,
             **({"FOOD11_DATA_DIR": f"{DATA}/Food-11"} if data else {}),
-            **notebook_environment(settings, settings.tracking_uri or "http://mlflow:8000"),
             **(elsewhere.environment(settings, "/run/secrets") if settings.tracking_uri else {}),
+            **notebook_environment(settings, settings.tracking_uri or "http://mlflow:8000"),
             "JUPYTER_TOKEN_FILE": "/run/secrets/jupyter-token",
             "HOME": HOME,
         },

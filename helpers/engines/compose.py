@@ -692,7 +692,8 @@ class DockerEngine:
     def data(self) -> tuple[DataItem, ...]:
         what = {"postgres": "database: experiments, runs, parameters, metrics, registered models",
                 "minio": "artifacts (MinIO)", "versitygw": "artifacts (VersityGW)", "mlflow-tmp": "upload buffers"}
-        names = [v.name for v in self.volumes()]
+        # also what is not part of the plan now: a notebook for a server elsewhere has one volume
+        names = [v.name for v in compose_model.volumes(replace(self.settings, tracking_uri=""), self.object_store)]
         # stores used earlier are data of this project too
         names += [f"{self.settings.project}_{s}" for s in ("minio", "versitygw")]
         found = self.api.volumes(names)

@@ -276,8 +276,8 @@ class EmbeddedEngine:
             environment={
                 **self._common(), **chosen.environment,
                 **({"FOOD11_DATA_DIR": str(data / "Food-11")} if data else {}),
-                **stack.notebook_environment(settings, tracking),
                 **(elsewhere.environment(settings, secrets) if settings.tracking_uri else {}),
+                **stack.notebook_environment(settings, tracking),
                 "PATH": f"{venv.folder / 'bin'}:{TOOLS}",
                 "VIRTUAL_ENV": str(venv.folder),
                 "PYTHONPATH": str(self._startup),  # MLflow finds the plugins for its links and login there
