@@ -79,7 +79,7 @@ class Laptop:
         docker = shutil.which("docker")
         assert docker
         binds = [f"{path}={path}" for path in dict.fromkeys(shared)] + [f"{Path(docker).resolve()}=/opt/bin/docker"]
-        return ["ip", "netns", "exec", self.network, "unshare", "--mount", "--pid", "--fork", "sh", "-c", ENTER,
+        return ["ip", "netns", "exec", self.network, "unshare", "--mount", "sh", "-c", ENTER,
                 "laptop", str(self.root), *binds, "--"]
 
 
