@@ -79,15 +79,20 @@ def test_only_the_notebook_runs(site: Site) -> None:
         assert [v for v in volumes if v.startswith(mine)] == [f"{mine}secrets-jupyter"]
 
 
+def running(clone: Clone) -> object:
+    """Changes when the notebook was made or started anew."""
+    return seen.identities(clone) if clone.engine == "docker" else clone.parts()["jupyter"]["since"].split(",")[0]
+
+
 def test_second_up_changes_nothing(site: Site) -> None:
-    before = seen.identities(site.clone) if site.clone.engine == "docker" else site.clone.parts()["jupyter"]["since"]
+    before = running(site.clone)
     began = time.monotonic()
     for task in ("jupyter", "up"):
         done = site.clone.invoke(task)
         assert done.returncode == 0, done.stderr
         assert site.gate.url in done.stderr and "starting" not in done.stderr
     assert time.monotonic() - began < 15
-    after = seen.identities(site.clone) if site.clone.engine == "docker" else site.clone.parts()["jupyter"]["since"]
+    after = running(site.clone)
     assert after == before
 
 
