@@ -299,8 +299,8 @@ def bare_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process = subprocess.Popen(
             # in a network of its own: with --bridge=none it would remove the other engine's
             ["unshare", "--net", "dockerd", "--config-file", f"{folder}/daemon.json", "--host", host,
-             "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid", "--bridge=none", "--iptables=false",
-             "--ip6tables=false"], env={**os.environ, "PATH": path}, stdin=subprocess.DEVNULL, stdout=log,
+             "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid",
+             "--bridge=none", "--iptables=false", "--ip6tables=false"], env={**os.environ, "PATH": path}, stdin=subprocess.DEVNULL, stdout=log,
             stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + 60
