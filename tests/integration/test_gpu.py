@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from helpers import locks
 from helpers.engines.docker_api import DockerApi
 from helpers.errors import TrackbedError
 from tests.conftest import Clone, as_user, require_docker
@@ -300,8 +301,8 @@ def bare_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             # in a network of its own: with --bridge=none it would remove the other engine's
             ["unshare", "--net", "dockerd", "--config-file", f"{folder}/daemon.json", "--host", host,
              "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid",
-             "--bridge=none", "--iptables=false", "--ip6tables=false"], env={**os.environ, "PATH": path}, stdin=subprocess.DEVNULL, stdout=log,
-            stderr=subprocess.STDOUT)
+             "--bridge=none", "--iptables=false", "--ip6tables=false"],
+            env={**os.environ, "PATH": path}, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + 60
         while seen.run("docker", "--host", host, "info").returncode:
@@ -497,6 +498,23 @@ def test_pytorch_in_the_image_comes_from_the_index(docker: Clone, index: str) ->
                        "import torch, torchvision, pyrsmi, importlib.metadata as m; "
                        "print(torch.__version__, torchvision.__version__, m.version('pyrsmi'))")
     assert told == "2.13.0 0.28.0 0.2.0"
+
+
+def test_pytorch_is_locked_where_its_index_answers(index: str, tmp_path: Path) -> None:
+    base = index.removesuffix("/simple")
+    for name in ("rocm7.2", "cu128"):
+        (tmp_path / name).symlink_to(tmp_path / "simple")
+    folder = tmp_path / "jupyter"
+    folder.mkdir()
+    shutil.copy(locks.JUPYTER_FOLDER / "torch.in", folder)
+    told = dict(locks.refresh_torch(base, folder))
+    assert [name for name, problem in told.items() if not problem] == [
+        "torch-rocm7.2-requirements.txt", "torch-cu128-requirements.txt"]
+    assert all(problem for name, problem in told.items() if "cpu" in name or "cu126" in name)
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "torch-cu128-requirements.txt", "torch-rocm7.2-requirements.txt", "torch.in"]
+    text = (folder / "torch-rocm7.2-requirements.txt").read_text()
+    assert "torch==2.13.0 \\\n    --hash=sha256:" in text and "://" not in text
 
 
 def test_idle_kernels_are_ended(clone_factory: Callable[..., Clone]) -> None:

@@ -151,7 +151,7 @@ def test_no_package_registry_is_named() -> None:
 
 def test_locks_have_hashes_and_no_addresses() -> None:
     locks = [p for p in tracked() if p.name.endswith("requirements.txt") or p.name == "requirements-dev.txt"]
-    assert len(locks) == 7
+    assert len(locks) >= 7
     for path in locks:
         text = path.read_text()
         assert "--hash=sha256:" in text
