@@ -410,3 +410,6 @@ def lock(context: Context, upgrade: bool = False) -> None:
 
     for path in locks.refresh(upgrade):
         console.notice(f"locked {path}")
+    for name, problem in locks.refresh_torch():
+        console.notice(f"docker/jupyter/{name}: not locked, its index does not answer: {problem}" if problem
+                       else f"locked docker/jupyter/{name}")

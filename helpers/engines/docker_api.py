@@ -165,7 +165,12 @@ class DockerApi:
         body = api.create_container_config(networking_config=networking, **config)
         if start_interval and body.get("Healthcheck"):
             body["Healthcheck"]["StartInterval"] = start_interval  # the SDK does not know this key yet
-        return str(api.create_container_from_config(body, name)["Id"])
+        from docker.errors import APIError
+
+        try:
+            return str(api.create_container_from_config(body, name)["Id"])
+        except APIError as error:
+            raise _refused(name, error) from None
 
     def host_config(self, **arguments: Any) -> Any:
         return self.client.api.create_host_config(**arguments)
@@ -176,11 +181,7 @@ class DockerApi:
         try:
             self.client.api.start(container)
         except APIError as error:
-            words = _words(error)
-            if known := accelerators.advice(words):
-                means, fix = known
-                raise TrackbedError(f"{means}. Docker says: {words}", fix) from None
-            raise TrackbedError(f"Docker could not start {container}: {words}", "see `invoke doctor`") from None
+            raise _refused(container, error) from None
 
     def stop(self, container: str, timeout: int) -> None:
         self.client.api.stop(container, timeout=timeout)
@@ -326,6 +327,15 @@ class DockerApi:
         wanted = set(volumes)
         listed = self.client.df().get("Volumes") or []
         return {v["Name"]: int((v.get("UsageData") or {}).get("Size", -1)) for v in listed if v["Name"] in wanted}
+
+
+def _refused(container: str, error: Exception) -> TrackbedError:
+    """Why a container was not made or started, with advice for what is known of GPUs."""
+    words = _words(error)
+    if known := accelerators.advice(words):
+        means, fix = known
+        return TrackbedError(f"{means}. Docker says: {words}", fix)
+    return TrackbedError(f"Docker could not start {container}: {words}", "see `invoke doctor`")
 
 
 def _words(error: BaseException) -> str:

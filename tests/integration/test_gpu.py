@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from helpers import locks
 from helpers.engines.docker_api import DockerApi
 from helpers.errors import TrackbedError
 from tests.conftest import Clone, as_user, require_docker
@@ -199,7 +200,8 @@ def test_another_model_and_a_laptop(docker: Clone, amd_nodes: None, tmp_path: Pa
         docker.command = with_topology(docker, tmp_path / "a", (90402, 128))
         seen.refused(docker.invoke("up", "--gpu=mi100"), 1, "this is no gpu_mi100", "gfx942 (MI300 series)")
         (tmp_path / "b").mkdir()
-        docker.command = (*with_topology(docker, tmp_path / "b", (110003, 128))[:-len(original)], *original)
+        docker.command = original
+        docker.command = with_topology(docker, tmp_path / "b", (110003, 128))
         doctor = docker.invoke("doctor", TRACKBED_GPU="auto")
         assert "graphics inside the processor" in " ".join(doctor.stdout.split()), doctor.stdout
     finally:
@@ -284,22 +286,36 @@ def test_liqid_by_device_request_where_there_is_no_cdi(docker: Clone) -> None:
 # what engines say
 
 
-@pytest.fixture(scope="module")
-def bare_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A second engine, without any toolkit of NVIDIA; it has one image with nothing in it."""
+def newest_daemon() -> str:
+    """Docker 29's daemon, which the rig builds in the background."""
+    folder = Path(os.environ.get("TRACKBED_RIG_HOME", "/var/tmp/trackbed-rig"))
+    deadline = time.monotonic() + 900
+    while (folder / "newest-engine.log").exists() and not list(folder.glob("newest/dockerd-*")):
+        building = (folder / "go29").exists() and time.monotonic() < deadline
+        assert building, "the rig could not build Docker 29's daemon: " + \
+            (folder / "newest-engine.log").read_text()[-500:]
+        time.sleep(2)
+    return str(next(iter(folder.glob("newest/dockerd-*")), ""))
+
+
+@pytest.fixture(scope="module", params=["installed", "newest"])
+def bare_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """An engine without any toolkit of NVIDIA, as (kind, address); it has one image with nothing in it."""
     require_docker()
-    if os.geteuid() != 0 or shutil.which("dockerd") is None:
-        pytest.skip("NOT TESTED: needs root and dockerd, for an engine of its own")
+    daemon = newest_daemon() if request.param == "newest" else shutil.which("dockerd")
+    if os.geteuid() != 0 or not daemon:
+        pytest.skip(f"NOT TESTED: needs root and a dockerd ({request.param}), for an engine of its own")
     folder = tmp_path_factory.mktemp("engine")
     host = f"unix://{folder}/docker.sock"
     path = ":".join(p for p in os.environ["PATH"].split(":") if not Path(p, "nvidia-container-runtime-hook").exists())
     (folder / "daemon.json").write_text(json.dumps({"features": {"cdi": True}, "cdi-spec-dirs": [f"{folder}/cdi"]}))
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            ["dockerd", "--config-file", f"{folder}/daemon.json", "--host", host, "--data-root", f"{folder}/data",
-             "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid", "--bridge=none", "--iptables=false",
-             "--ip6tables=false"], env={**os.environ, "PATH": path}, stdin=subprocess.DEVNULL, stdout=log,
-            stderr=subprocess.STDOUT)
+            # in a network of its own: with --bridge=none it would remove the other engine's
+            ["unshare", "--net", daemon, "--config-file", f"{folder}/daemon.json", "--host", host,
+             "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid",
+             "--bridge=none", "--iptables=false", "--ip6tables=false"],
+            env={**os.environ, "PATH": path}, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + 60
         while seen.run("docker", "--host", host, "info").returncode:
@@ -307,23 +323,30 @@ def bare_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             time.sleep(0.3)
         empty = seen.run("docker", "--host", host, "import", "-", "empty:1", stdin="\0" * 1024)
         assert empty.returncode == 0, empty.stderr
-        yield host
+        yield request.param, host
     finally:
         process.terminate()
         process.wait(30)
 
 
-@pytest.mark.parametrize(("options", "means", "fix"), [
-    ({"device_requests": [{"count": -1, "capabilities": [["gpu"]]}]}, "Docker has no NVIDIA Container Toolkit",
-     "nvidia-ctk runtime configure --runtime=docker"),
+@pytest.mark.parametrize(("options", "words", "means", "fix"), [
+    ({"device_requests": [{"count": -1, "capabilities": [["gpu"]]}]},
+     {"installed": 'could not select device driver "" with capabilities: [[gpu]]',
+      "newest": "failed to discover GPU vendor from CDI: no known GPU vendor found"},
+     "Docker has no NVIDIA Container Toolkit", "nvidia-ctk runtime configure --runtime=docker"),
     ({"device_requests": [{"driver": "cdi", "device_ids": ["nvidia.com/gpu=all"]}]},
+     "unresolvable CDI devices nvidia.com/gpu=all",
      "Docker finds no (or no readable) description of the NVIDIA devices", "sudo nvidia-ctk cdi generate"),
-    ({"devices": ["/dev/kfd:/dev/kfd:rwm"]}, "a device node that the notebook was to get is not there",
+    ({"devices": ["/dev/kfd:/dev/kfd:rwm"]},
+     'error gathering device information while adding custom device "/dev/kfd"',
+     "a device node that the notebook was to get is not there",
      "sudo modprobe amdgpu"),
 ])
-def test_messages_of_an_engine_become_advice(bare_engine: str, options: dict[str, Any], means: str, fix: str,
+def test_messages_of_an_engine_become_advice(bare_engine: tuple[str, str], options: dict[str, Any],
+                                             words: str | dict[str, str], means: str, fix: str,
                                              monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_HOST", bare_engine)
+    kind, host = bare_engine
+    monkeypatch.setenv("DOCKER_HOST", host)
     if "devices" in options and os.path.exists(KFD):
         pytest.skip(f"NOT TESTED: this machine has a {KFD}")
     api = DockerApi()
@@ -332,7 +355,9 @@ def test_messages_of_an_engine_become_advice(bare_engine: str, options: dict[str
     try:
         with pytest.raises(TrackbedError) as caught:
             api.start(made)
-        assert means in caught.value.message and "Docker says: " in caught.value.message
+        assert means in caught.value.message
+        assert f"Docker says: {words if isinstance(words, str) else words[kind]}" in caught.value.message.replace(
+            "CDI device injection failed: ", "")
         assert fix in caught.value.hint
     finally:
         api.remove(made)
@@ -344,8 +369,8 @@ def test_messages_of_an_engine_become_advice(bare_engine: str, options: dict[str
 def test_data_volume_environment_and_volumes(docker: Clone) -> None:
     require_docker()
     name = f"{docker.project}-food"
-    seen.refused(docker.invoke("up", f"--data-volume={name}"), 1, "there is no volume of that name", name)
-    seen.refused(docker.invoke("up", "--data-volume=/nonexistent/data"), 1, "there is no such folder")
+    seen.refused(docker.invoke("up", "--gpu=none", f"--data-volume={name}"), 1, "there is no volume of that name", name)
+    seen.refused(docker.invoke("up", "--gpu=none", "--data-volume=/nonexistent/data"), 1, "there is no such folder")
     assert name not in seen.output("docker", "volume", "ls", "--format", "{{.Name}}").split()
     seen.output("docker", "volume", "create", name)
     try:
@@ -495,6 +520,23 @@ def test_pytorch_in_the_image_comes_from_the_index(docker: Clone, index: str) ->
                        "import torch, torchvision, pyrsmi, importlib.metadata as m; "
                        "print(torch.__version__, torchvision.__version__, m.version('pyrsmi'))")
     assert told == "2.13.0 0.28.0 0.2.0"
+
+
+def test_pytorch_is_locked_where_its_index_answers(index: str, tmp_path: Path) -> None:
+    base = index.removesuffix("/simple")
+    for name in ("rocm7.2", "cu128"):
+        (tmp_path / name).symlink_to(tmp_path / "simple")
+    folder = tmp_path / "jupyter"
+    folder.mkdir()
+    shutil.copy(locks.JUPYTER_FOLDER / "torch.in", folder)
+    told = dict(locks.refresh_torch(base, folder))
+    assert [name for name, problem in told.items() if not problem] == [
+        "torch-rocm7.2-requirements.txt", "torch-cu128-requirements.txt"]
+    assert all(problem for name, problem in told.items() if "cpu" in name or "cu126" in name)
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "torch-cu128-requirements.txt", "torch-rocm7.2-requirements.txt", "torch.in"]
+    text = (folder / "torch-rocm7.2-requirements.txt").read_text()
+    assert "torch==2.13.0 \\\n    --hash=sha256:" in text and "://" not in text
 
 
 def test_idle_kernels_are_ended(clone_factory: Callable[..., Clone]) -> None:

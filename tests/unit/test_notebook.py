@@ -1,0 +1,106 @@
+"""The notebook's container for each kind of GPU, its image and what it is built with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers import images, notebook
+from helpers.accelerators import Accelerator
+from helpers.engines.base import DeviceRequest, Mount
+from helpers.engines.venvs import Extra, Venv
+from helpers.errors import SettingError
+from helpers.settings import Settings
+
+AMD = Accelerator("amd", devices=("/dev/kfd", "/dev/dri"), groups=("109", "110"), torch="rocm7.2",
+                  environment={"NCCL_P2P_DISABLE": "1"})
+
+
+def settings(tmp_path: Path, **environ: str) -> Settings:
+    told = {f"TRACKBED_{name}": value for name, value in environ.items()}
+    return Settings.load({}, {"TRACKBED_STATE_DIR": str(tmp_path / "state"), **told}, tmp_path / "clone" / ".env", {})
+
+
+def test_amd(tmp_path: Path) -> None:
+    spec = notebook.container_spec(settings(tmp_path), AMD)
+    assert (spec.devices, spec.group_add, spec.device_requests) == (("/dev/kfd", "/dev/dri"), ("109", "110"), ())
+    assert spec.ulimits == {"memlock": -1, "stack": 67108864} and spec.shm_size == "16g"
+    assert spec.environment["NCCL_P2P_DISABLE"] == "1"
+    assert spec.environment["MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"] == "true"
+    assert spec.image == "trackbed/jupyter-mlflow:rocm"
+    assert spec.security_opt == ("no-new-privileges:true",) and spec.cap_drop == ("ALL",)
+
+
+@pytest.mark.parametrize(("chosen", "request_"), [
+    (Accelerator("nvidia", request=("all",), torch="cu128"), DeviceRequest("", ("all",))),
+    (Accelerator("nvidia", request=("0", "2"), torch="cu128"), DeviceRequest("", ("0", "2"))),
+    (Accelerator("nvidia", cdi=("nvidia.com/gpu=all",), torch="cu128"), DeviceRequest("cdi", ("nvidia.com/gpu=all",))),
+])
+def test_nvidia(tmp_path: Path, chosen: Accelerator, request_: DeviceRequest) -> None:
+    spec = notebook.container_spec(settings(tmp_path), chosen)
+    assert spec.device_requests == (request_,) and spec.devices == spec.group_add == ()
+    assert spec.image == "trackbed/jupyter-mlflow:cuda"
+
+
+def test_no_gpu(tmp_path: Path) -> None:
+    spec = notebook.container_spec(settings(tmp_path), Accelerator())
+    assert not (spec.devices or spec.group_add or spec.device_requests or spec.ulimits)
+    assert spec.image == "trackbed/jupyter-mlflow:cpu"
+    assert "FOOD11_DATA_DIR" not in spec.environment
+
+
+def test_data_set_environment_volumes_and_culler(tmp_path: Path) -> None:
+    told = settings(tmp_path, JUPYTER_ENV="A='x y'", JUPYTER_VOLUMES="more:/more /srv/x:/x:ro", CULL_IDLE="2h",
+                    JUPYTER_IMAGE="ours/lab:3")
+    data = Mount("volume", "food11", "/mnt", read_only=True, options="nocopy")
+    spec = notebook.container_spec(told, Accelerator(), data)
+    assert spec.mounts[2:] == (data, Mount("volume", "more", "/more"), Mount("bind", "/srv/x", "/x", read_only=True))
+    assert spec.environment["FOOD11_DATA_DIR"] == "/mnt/Food-11" and spec.environment["A"] == "x y"
+    assert spec.command[-3:] == ("--MappingKernelManager.cull_idle_timeout=7200",
+                                 "--MappingKernelManager.cull_interval=300",
+                                 "--MappingKernelManager.cull_connected=True")
+    assert spec.image == "ours/lab:3"
+
+
+@pytest.mark.parametrize(("tag", "arguments"), [
+    ("cpu", {"VARIANT": "cpu", "TORCH": "torch.in", "TORCH_INDEX": f"{images.TORCH_INDEX}/cpu"}),
+    ("cuda", {"VARIANT": "cuda", "TORCH": "torch.in", "TORCH_INDEX": f"{images.TORCH_INDEX}/cu128"}),
+    ("cuda-cu126", {"VARIANT": "cuda", "TORCH": "torch.in", "TORCH_INDEX": f"{images.TORCH_INDEX}/cu126"}),
+    ("rocm", {"VARIANT": "rocm", "TORCH": "torch.in", "TORCH_INDEX": f"{images.TORCH_INDEX}/rocm7.2"}),
+])
+def test_build_arguments_follow_from_the_tag(tmp_path: Path, tag: str, arguments: dict[str, str]) -> None:
+    assert images.arguments(f"trackbed/jupyter-mlflow:{tag}", settings(tmp_path)) == arguments
+
+
+def test_build_arguments_follow_from_the_settings(tmp_path: Path) -> None:
+    name = "trackbed/jupyter-mlflow:rocm"
+    assert images.arguments(name, settings(tmp_path, TORCH="none"))["TORCH"] == ""
+    mirror = "https://wheels.example/rocm"
+    assert images.arguments(name, settings(tmp_path, TORCH_INDEX=mirror))["TORCH_INDEX"] == mirror
+    assert images.arguments("trackbed/mlflow:3.17.2", settings(tmp_path)) == {}
+
+
+def test_a_disk_that_is_too_small_is_said_before_the_download() -> None:
+    rocm = "trackbed/jupyter-mlflow:rocm"
+    assert "may need 24 GiB, 10.0 GiB are free" in images.warn_about_disk([rocm], 10 << 30)
+    assert images.warn_about_disk([rocm], 100 << 30) == images.warn_about_disk([], 0) == ""
+    assert images.warn_about_disk(["postgres:18"], 0) == ""
+
+
+@pytest.mark.parametrize("registry", ["https://ghcr.io/x", "ghcr.io/X Y", "", "ghcr.io/x:1"])
+def test_a_registry_is_a_host_and_a_path(registry: str) -> None:
+    with pytest.raises(SettingError, match="--registry="):
+        images.push(None, "trackbed/mlflow:1", registry, None)  # type: ignore[arg-type]
+
+
+def test_another_gpu_is_another_environment(tmp_path: Path) -> None:
+    lock, torch = tmp_path / "requirements.txt", tmp_path / "torch.in"
+    lock.write_text("a==1\n")
+    torch.write_text("torch==2\n")
+    plain = Venv(tmp_path, "jupyter", lock)
+    rocm = Venv(tmp_path, "jupyter", lock, extras=(Extra(torch, "https://x.example/rocm"),))
+    cuda = Venv(tmp_path, "jupyter", lock, extras=(Extra(torch, "https://x.example/cuda"),))
+    assert len({plain.folder, rocm.folder, cuda.folder}) == 3
+    assert rocm.extras[0].argv() == ["--index-url", "https://x.example/rocm", "--requirement", str(torch)]
+    assert Extra(torch, hashed=True).argv() == ["--require-hashes", "--requirement", str(torch)]
