@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Clone, require_docker
+from tests.conftest import Clone, free_ports, require_docker
 from tests.integration import elsewhere, seen
 from tests.integration.elsewhere import Laptop, know
 
@@ -248,3 +249,33 @@ def test_down_keeps_the_data_and_up_goes_on(up: Laptop) -> None:
     assert not seen.containers(clone)
     clone.up()
     assert seen.has_run(clone, kept)
+
+
+def test_a_normal_user_on_the_node(laptop: Laptop) -> None:
+    """Another system, as a user who may use Docker there: the workspace is that user's, the notebook runs as them."""
+    name, home = f"tb{uuid.uuid4().hex[:6]}", Path(tempfile.mkdtemp(prefix="trackbed-home-"))
+    group = str(Path("/var/run/docker.sock").stat().st_gid)
+    seen.output("useradd", "--no-create-home", "--home-dir", str(home), "--gid", group, "--shell", "/bin/sh",
+                "--password", "*", name)
+    uid = pwd.getpwnam(name).pw_uid
+    os.chown(home, uid, int(group))
+    ports = dict(zip(("MLFLOW", "JUPYTER", "S3", "S3_CONSOLE"), free_ports(4), strict=True))
+    project = f"{laptop.clone.project}-u"
+    around = {"DOCKER_HOST": laptop.docker_host.replace("root@", f"{name}@"), "TRACKBED_PROJECT": project,
+              **{f"TRACKBED_{part}_PORT": str(port) for part, port in ports.items()}}
+    kept = (laptop.clone.folder / ".env").read_bytes() if (laptop.clone.folder / ".env").exists() else b""
+    try:
+        done = laptop.clone.invoke("up", **around)
+        assert done.returncode == 0, done.stderr
+        folder = home / ".local" / "state" / "trackbed" / project / "workspace"
+        assert folder.stat().st_uid == uid
+        assert seen.output("docker", "exec", f"{project}-jupyter", "id", "-u") == str(uid)
+        seen.output("docker", "exec", f"{project}-jupyter", "touch", "/home/jovyan/work/mine")
+        assert (folder / "mine").stat().st_uid == uid
+        refused = laptop.clone.invoke("up", "--workspace=/var/lib/nobody/may", **around)
+        seen.refused(refused, 1, "/var/lib/nobody/may", "Permission denied")
+    finally:
+        laptop.clone.invoke("down", "--delete-data", "--yes", **around)
+        (laptop.clone.folder / ".env").write_bytes(kept)
+        seen.output("userdel", name)
+        shutil.rmtree(home)
