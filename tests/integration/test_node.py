@@ -62,8 +62,7 @@ def on_laptop(laptop: Laptop, *argv: str, **environment: str) -> subprocess.Comp
 def connections(laptop: Laptop) -> list[str]:
     """The ssh clients of the laptop's commands that still run."""
     found = seen.output("ps", "-eww", "-o", "args").splitlines()
-    return [line for line in found if (line.startswith("ssh ") and f"-p {laptop.port}" in line)
-            or re.match(r"ssh: /tmp/trackbed-ssh-\w+/c \[mux\]", line)]  # what a connected one calls itself
+    return [line for line in found if line.startswith("ssh ") and f"-p {laptop.port}" in line]
 
 
 def test_the_laptop_is_elsewhere(laptop: Laptop) -> None:
@@ -239,6 +238,19 @@ def test_killed_in_the_middle_nothing_stays_open(up: Laptop) -> None:
     while connections(up) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not connections(up)
+
+
+def test_connection_lost_in_the_middle(up: Laptop) -> None:
+    assert up.clone.invoke("down").returncode == 0
+    running = up.clone.start("up")
+    running.until("starting the services")
+    for line in seen.output("ps", "-eww", "-o", "pid,args").splitlines():
+        if re.match(rf"\s*\d+ ssh -M .* -p {up.port} ", line):
+            os.kill(int(line.split()[0]), signal.SIGKILL)
+    assert running.end(60) == 1
+    assert "the connection to" in running.output and "was lost" in running.output, running.output
+    assert "Traceback" not in running.output
+    up.clone.up()
 
 
 def test_down_keeps_the_data_and_up_goes_on(up: Laptop) -> None:
