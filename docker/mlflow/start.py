@@ -36,8 +36,6 @@ DEFAULTS = {
     # S3 servers other than AWS refuse the checksum trailers that newer SDKs send by default.
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-    # Without a limit uvicorn waits for uploads until it is killed; without uvloop each request waits 44 ms.
-    "MLFLOW_UVICORN_OPTS": "--timeout-graceful-shutdown 25 --loop uvloop --http httptools",
     "PYTHONUNBUFFERED": "1",
 }
 # Read by MLflow itself: a Kubernetes Service named mlflow sets MLFLOW_PORT=tcp://..., a shell the others.
@@ -438,33 +436,34 @@ class Workers:
 
     def __init__(self, host: str, port: str, count: str) -> None:
         self.options = {
-            "bind": f"{host}:{port}", "workers": int(count), "preload_app": True, "keepalive": 75, "timeout": 120, "graceful_timeout": GRACE_SECONDS,
-            "proc_name": "mlflow", "errorlog": "-", "loglevel": "warning", "worker_tmp_dir": "/dev/shm",
+            "bind": f"{host}:{port}", "workers": int(count), "preload_app": True, "keepalive": 75,
+            # without a limit a running upload would hold the server until it is killed
+            "graceful_timeout": GRACE_SECONDS, "timeout": 120, "errorlog": "-", "loglevel": "warning",
+            "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,  # a heartbeat must not wait for a disk
         }
 
     def __call__(self, command: object, extra_env: Mapping[str, str], **_: object) -> NoReturn:
         import gc
 
-        from gunicorn.app.base import BaseApplication
-        from mlflow.server import handlers
-        from uvicorn_worker import UvicornWorker
+        from gunicorn.app.base import BaseApplication  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        from mlflow.server import handlers  # type: ignore[import-not-found]
+        from uvicorn_worker import UvicornWorker  # type: ignore[import-not-found]
 
-        class Worker(UvicornWorker):  # type: ignore[misc]
-            # without uvloop each request on a kept connection waits 44 ms
-            CONFIG_KWARGS = {"loop": "uvloop", "http": "httptools", "server_header": False,
-                             "timeout_graceful_shutdown": GRACE_SECONDS - 1}
+        # without uvloop each request on a kept connection waits 44 ms
+        options = {"loop": "uvloop", "http": "httptools", "server_header": False,
+                   "timeout_graceful_shutdown": GRACE_SECONDS - 1}
+        worker = type("Worker", (UvicornWorker,), {"CONFIG_KWARGS": options})
 
         os.environ.update(extra_env)
-        options = self.options
+        settings = {**self.options, "worker_class": worker}
 
         class Application(BaseApplication):  # type: ignore[misc]
             def load_config(self) -> None:
-                for name, value in options.items():
+                for name, value in settings.items():
                     self.cfg.set(name, value)
-                self.cfg.set("worker_class", Worker)
 
             def load(self) -> object:
-                from mlflow.server.fastapi_app import app
+                from mlflow.server.fastapi_app import app  # type: ignore[import-not-found]
 
                 for store in (handlers._tracking_store, handlers._model_registry_store):
                     if engine := getattr(store, "engine", None):
@@ -478,7 +477,7 @@ class Workers:
 
 def serve_in_this_process(arguments: list[str]) -> NoReturn:
     """`mlflow server ARGUMENTS` with MLflow's own checks, its last step replaced."""
-    import mlflow.server
+    import mlflow.server  # type: ignore[import-not-found]
 
     options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
     mlflow.server._exec_cmd = Workers(options["--host"], options["--port"], options["--workers"])

@@ -439,7 +439,8 @@ class EmbeddedEngine:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for name, mode in (("", 0o755), ("logs", 0o700), ("tmp", 0o700), ("secrets", 0o700), ("app", 0o755),
-                               ("artifacts", 0o700), ("pycache", 0o700), ("home", 0o700), ("jupyter", 0o700), ("venvs", 0o755)):
+                               ("artifacts", 0o700), ("pycache", 0o700), ("home", 0o700), ("jupyter", 0o700),
+                               ("venvs", 0o755)):
                 path = self.folder / name
                 path.mkdir(exist_ok=True)
                 path.chmod(mode)
