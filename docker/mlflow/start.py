@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FAILED, USAGE, NO_ANSWER, REFUSED, MISCONFIGURED, STOPPED = 1, 2, 75, 77, 78, 143
 WAIT_SECONDS = 60.0
 LEFTOVER_SECONDS = 3600.0
+GRACE_SECONDS = 25  # for running uploads when the server is stopped
 
 DEFAULTS = {
     # The job runner is 9 more processes and 2 GB, for GenAI scoring jobs only.
@@ -35,8 +36,6 @@ DEFAULTS = {
     # S3 servers other than AWS refuse the checksum trailers that newer SDKs send by default.
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-    # Without a limit uvicorn waits for uploads until it is killed; without uvloop each request waits 44 ms.
-    "MLFLOW_UVICORN_OPTS": "--timeout-graceful-shutdown 25 --loop uvloop --http httptools",
     "PYTHONUNBUFFERED": "1",
 }
 # Read by MLflow itself: a Kubernetes Service named mlflow sets MLFLOW_PORT=tcp://..., a shell the others.
@@ -429,6 +428,62 @@ def run_mlflow(arguments: list[str]) -> NoReturn:
     raise SystemExit(0)
 
 
+class Workers:
+    """Takes the place of the command that `mlflow server` would start: gunicorn in this same process.
+
+    MLflow is imported once (4 s of processor time) and shared by the workers, which are forked from here.
+    """
+
+    def __init__(self, host: str, port: str, count: str) -> None:
+        self.options = {
+            "bind": f"{host}:{port}", "workers": int(count), "preload_app": True, "keepalive": 75,
+            # without a limit a running upload would hold the server until it is killed
+            "graceful_timeout": GRACE_SECONDS, "timeout": 120, "errorlog": "-", "loglevel": "warning",
+            "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,  # a heartbeat must not wait for a disk
+        }
+
+    def __call__(self, command: object, extra_env: Mapping[str, str], **_: object) -> NoReturn:
+        import gc
+
+        from gunicorn.app.base import BaseApplication  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        from mlflow.server import handlers  # type: ignore[import-not-found]
+        from uvicorn_worker import UvicornWorker  # type: ignore[import-not-found]
+
+        # without uvloop each request on a kept connection waits 44 ms
+        options = {"loop": "uvloop", "http": "httptools", "server_header": False,
+                   "timeout_graceful_shutdown": GRACE_SECONDS - 1}
+        worker = type("Worker", (UvicornWorker,), {"CONFIG_KWARGS": options})
+
+        os.environ.update(extra_env)
+        settings = {**self.options, "worker_class": worker}
+
+        class Application(BaseApplication):  # type: ignore[misc]
+            def load_config(self) -> None:
+                for name, value in settings.items():
+                    self.cfg.set(name, value)
+
+            def load(self) -> object:
+                from mlflow.server.fastapi_app import app  # type: ignore[import-not-found]
+
+                for store in (handlers._tracking_store, handlers._model_registry_store):
+                    if engine := getattr(store, "engine", None):
+                        engine.dispose()  # a connection must not be shared by two processes
+                gc.freeze()  # what was imported stays shared memory
+                return app
+
+        Application().run()
+        raise SystemExit(0)
+
+
+def serve_in_this_process(arguments: list[str]) -> NoReturn:
+    """`mlflow server ARGUMENTS` with MLflow's own checks, its last step replaced."""
+    import mlflow.server  # type: ignore[import-not-found]
+
+    options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
+    mlflow.server._exec_cmd = Workers(options["--host"], options["--port"], options["--workers"])
+    run_mlflow(arguments)
+
+
 def serve() -> NoReturn:
     import subprocess
     from pathlib import Path
@@ -446,7 +501,7 @@ def serve() -> NoReturn:
         done = subprocess.run([sys.executable, __file__, "migrate"], check=False)
         if done.returncode:
             raise Stop(FAILED, f"the migration failed (exit code {done.returncode}); nothing was started")
-    run_mlflow(arguments)
+    serve_in_this_process(arguments)
 
 
 def main(arguments: list[str]) -> int:

@@ -251,6 +251,8 @@ class EmbeddedEngine:
             "TRACKBED_PORT": str(settings.mlflow_port),
             "TRACKBED_WORKERS": str(settings.mlflow_workers),
             "TMPDIR": str(self.folder / "tmp"),  # uploads are buffered there whole
+            # the venv may belong to root: without byte code of its own the server starts twice as slowly
+            "PYTHONPYCACHEPREFIX": str(self.folder / "pycache"),
         }
         if migrate := os.environ.get("TRACKBED_MIGRATE"):
             server["TRACKBED_MIGRATE"] = migrate  # an older schema is migrated only when asked
@@ -447,7 +449,8 @@ class EmbeddedEngine:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for name, mode in (("", 0o755), ("logs", 0o700), ("tmp", 0o700), ("secrets", 0o700), ("app", 0o755),
-                               ("artifacts", 0o700), ("home", 0o700), ("jupyter", 0o700), ("venvs", 0o755)):
+                               ("artifacts", 0o700), ("pycache", 0o700), ("home", 0o700), ("jupyter", 0o700),
+                               ("venvs", 0o755)):
                 path = self.folder / name
                 path.mkdir(exist_ok=True)
                 path.chmod(mode)
