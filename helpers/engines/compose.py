@@ -375,16 +375,8 @@ class DockerEngine:
             and images.stale(self.api, self.image_settings, self.object_store) == ()
 
     def logs(self, part: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
-        container = self._container(part)
-        argv = ["docker", "logs", "--tail", str(tail), *(["--follow"] if follow else []), container.id]
-        with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              text=True, errors="replace") as process:
-            assert process.stdout is not None
-            try:
-                for line in process.stdout:
-                    yield line.rstrip("\n")
-            finally:
-                process.terminate()
+        # not the command line: it would outlive this process when that is killed, and hold a connection open
+        yield from self.api.logs(self._container(part).id, tail, follow)
 
     def _container(self, part: str) -> Container:
         for container in self._containers():

@@ -148,6 +148,23 @@ class DockerApi:
             return f"exit code {state.get('ExitCode')}"
         return ""
 
+    def logs(self, container: str, tail: int, follow: bool) -> Iterator[str]:
+        """Lines of stdout and stderr as they were written; with ``follow`` until the container ends."""
+        from docker.errors import APIError
+        from requests.exceptions import RequestException
+
+        rest = b""
+        try:
+            for chunk in self.client.api.logs(container, stream=True, follow=follow, tail=tail):
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from (line.decode("utf-8", "replace").rstrip("\r") for line in lines)
+        except APIError as error:
+            raise TrackbedError(f"Docker gives no log: {_words(error)}", "see `invoke doctor`") from None
+        except (RequestException, OSError) as error:
+            raise TrackbedError(f"the log broke off: {_words(error)}", "run the same command again") from None
+        if rest:
+            yield rest.decode("utf-8", "replace")
+
     def memory(self, container: str) -> int:
         """Resident bytes, page cache not counted; 0 when the engine cannot tell."""
         stats = self.client.api.stats(container, stream=False, one_shot=True).get("memory_stats", {})

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Clone, free_ports, require_docker
-from tests.integration import elsewhere, seen
+from tests.integration import elsewhere, seen, test_gpu
 from tests.integration.elsewhere import Laptop, know
 
 pytestmark = pytest.mark.docker
@@ -291,3 +291,25 @@ def test_a_normal_user_on_the_node(laptop: Laptop) -> None:
         (laptop.clone.folder / ".env").write_bytes(kept)
         seen.output("userdel", name)
         shutil.rmtree(home)
+
+
+def test_the_gpus_are_those_of_the_node(up: Laptop) -> None:
+    made = []
+    try:
+        for path in (test_gpu.KFD, *test_gpu.RENDER):
+            test_gpu.make_node(path)
+            made.append(path)
+        assert on_laptop(up, "ls", "/dev/kfd").returncode == 2
+        done = up.clone.invoke("up", "--gpu=mi100", timeout=900)
+        assert done.returncode == 0, done.stderr
+        host = test_gpu.config(up.clone)["HostConfig"]
+        assert [d["PathOnHost"] for d in host["Devices"]] == ["/dev/kfd", "/dev/dri"]
+        assert host["GroupAdd"] == [str(test_gpu.GROUP)]
+        result, detail = test_gpu.checks(up.clone)["GPU can be opened"]
+        assert result == "passed" and f",{test_gpu.GROUP}" in detail
+        seen.refused(up.clone.invoke("up", "--gpu=liqid"), 1, "there is no NVIDIA GPU here", "2 AMD render nodes")
+    finally:
+        for path in made:
+            Path(path).unlink()
+    seen.refused(up.clone.invoke("up"), 1, "there is no /dev/kfd here")
+    assert up.clone.invoke("up", "--gpu=none", timeout=300).returncode == 0
