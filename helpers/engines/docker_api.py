@@ -152,6 +152,7 @@ class DockerApi:
         """Lines of stdout and stderr as they were written; with ``follow`` until the container ends."""
         from docker.errors import APIError
         from requests.exceptions import RequestException
+        from urllib3.exceptions import HTTPError
 
         rest = b""
         try:
@@ -160,7 +161,7 @@ class DockerApi:
                 yield from (line.decode("utf-8", "replace").rstrip("\r") for line in lines)
         except APIError as error:
             raise TrackbedError(f"Docker gives no log: {_words(error)}", "see `invoke doctor`") from None
-        except (RequestException, OSError) as error:
+        except (RequestException, HTTPError, OSError) as error:
             raise TrackbedError(f"the log broke off: {_words(error)}", "run the same command again") from None
         if rest:
             yield rest.decode("utf-8", "replace")
