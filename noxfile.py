@@ -84,6 +84,13 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Ours against the usual compose file, as ratios in one run; needs a Docker engine and quiet."""
+    install(session)
+    session.run("python", "-m", "benchmarks.bench", *session.posargs)
+
+
+@nox.session(default=False)
 def audit(session: nox.Session) -> None:
     """Known vulnerabilities in the locked requirements (asks a service on the internet)."""
     session.install("pip-audit")
