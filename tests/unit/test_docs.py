@@ -146,7 +146,7 @@ def test_no_package_registry_is_named() -> None:
         for found in registry.finditer(text):
             line = text[text.rfind("\n", 0, found.start()) + 1:text.find("\n", found.end())]
             option = not found.group(0).startswith("http")  # whose address is told at run time
-            assert option and (path.suffix == ".py" or path.name == "Dockerfile"), f"{path}: {line}"
+            assert option and (path.suffix in (".py", ".yaml") or path.name == "Dockerfile"), f"{path}: {line}"
 
 
 def test_locks_have_hashes_and_no_addresses() -> None:
