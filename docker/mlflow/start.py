@@ -499,7 +499,8 @@ class _S3Reader:
         wanted = self.size - self.at if count < 0 else min(count, self.size - self.at)
         found = bytearray()
         while len(found) < wanted:  # tarfile takes a short answer for the end
-            found += wait("the object store", lambda: self._read(wanted - len(found)))
+            left = wanted - len(found)
+            found += wait("the object store", lambda n=left: self._read(n))  # type: ignore[misc]
         return bytes(found)
 
     def _read(self, wanted: int) -> bytes:

@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import IO, Any, ClassVar
 from helpers import accelerators, images, notebook, stack
 from helpers.accelerators import Accelerator, Machine
 from helpers.addresses import uplink
-from helpers.engines import base, compose_model
+from helpers.engines import base, compose_model, streaming
 from helpers.engines.base import (
     BUCKET,
     JUPYTER,
@@ -378,6 +378,20 @@ class DockerEngine:
             return _run([*command, spec.image, *argv[1:]], stdin, timeout)
         return _run(["docker", "compose", "run", "--rm", "--no-deps", "-T", "--quiet-pull", "--entrypoint", argv[0],
                      part, *argv[1:]], stdin, timeout, self._environment(), stack.ROOT)
+
+    def pipe(self, part: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
+        if fresh:
+            command = ["docker", "compose", "run", "--rm", "--no-deps", "-T", "--quiet-pull", "--entrypoint", argv[0],
+                       part, *argv[1:]]
+        else:
+            command = ["docker", "exec", "-i", self._container(part).id, *argv]
+        return streaming.piped(argv[0], command, self._environment(), stack.ROOT)
+
+    def halt(self, part: str, sink: Sink) -> None:
+        for status in self.parts():
+            if status.name == part and status.state not in (State.MISSING, State.EXITED):
+                self.api.stop(status.identity, 40)
+                sink.part(part, "stopped")
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, **self.compose_environment(), "COMPOSE_ENV_FILES": os.devnull,

@@ -14,14 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
 from helpers import accelerators, images, notebook, stack
 from helpers.accelerators import Accelerator
-from helpers.engines import base, venvs
+from helpers.engines import base, streaming, venvs
 from helpers.engines.base import (
     JUPYTER,
     MLFLOW,
@@ -401,6 +401,17 @@ class EmbeddedEngine:
             return ExecResult(127, "", str(error))
         return ExecResult(done.returncode, done.stdout.decode("utf-8", "replace"),
                           done.stderr.decode("utf-8", "replace"))
+
+    def pipe(self, part: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
+        spec = self._spec(part)
+        environment = {**spec.environment, "PGHOST": str(self.run_folder)}
+        environment.setdefault("PATH", os.environ.get("PATH", os.defpath))
+        return streaming.piped(argv[0], self._translate(part, argv), environment,
+                               spec.working_dir if Path(spec.working_dir).is_dir() else "/", **self._as_service())
+
+    def halt(self, part: str, sink: Sink) -> None:
+        if self.supervisor.running() and self.supervisor.stop(part):
+            sink.part(part, "stopped")
 
     one_shot = exec  # a part is a process here: a fresh one with its environment needs nothing that runs
 
