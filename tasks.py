@@ -357,3 +357,19 @@ def lock(context: Context, upgrade: bool = False) -> None:
     for name, problem in locks.refresh_torch():
         console.notice(f"docker/jupyter/{name}: not locked, its index does not answer: {problem}" if problem
                        else f"locked docker/jupyter/{name}")
+
+
+@trackbed_task(help={**WHERE, "to": "file, or folder to put it in (default: backups in the state folder)",
+                     "with_secrets": "put the generated secrets into it too (the file is 0600)"})
+def backup(context: Context, project: str | None = None, state_dir: str | None = None, to: str = "",
+           with_secrets: bool = False) -> None:
+    """One consistent archive of database and artifacts, made while the system runs."""
+    from helpers import backup_commands, console
+
+    system = _load({"project": project, "state_dir": state_dir})
+    with console.Progress() as progress:
+        path, manifest = backup_commands.backup(system, to, with_secrets, progress, progress.notice)
+    console.value(str(path))
+    console.notice(backup_commands.words(manifest))
+    if with_secrets:
+        console.notice("it holds the secrets of this system in plain text; only you can read it (0600): keep it so")
