@@ -373,3 +373,24 @@ def backup(context: Context, project: str | None = None, state_dir: str | None =
     console.notice(backup_commands.words(manifest))
     if with_secrets:
         console.notice("it holds the secrets of this system in plain text; only you can read it (0600): keep it so")
+
+
+@trackbed_task(positional=["file"],
+               help={**WHERE, "file": "the archive that `invoke backup` made",
+                     "no_backup": "do not back up what is there before it is replaced",
+                     "yes": "do not ask"})
+def restore(context: Context, file: str, project: str | None = None, state_dir: str | None = None,
+            no_backup: bool = False, yes: bool = False) -> None:
+    """Replace what is there by an archive, on any engine. Until the last step the old state is the live one."""
+    from helpers import backup_commands, console
+    from helpers.errors import TrackbedError
+
+    system = _load({"project": project, "state_dir": state_dir})
+    if system.state.existed and not yes and not console.confirm(
+            f"Replace the experiments and artifacts of project {system.settings.project} by {file}?"):
+        raise TrackbedError("nothing was restored", "answer y, or pass --yes where there is no terminal")
+    with console.Progress() as progress:
+        done = backup_commands.restore_archive(system, file, progress, progress.notice, not no_backup)
+    console.notice(f"restored: {backup_commands.words(done.manifest)}")
+    if done.before:
+        console.notice(f"what was there before: {done.before}")

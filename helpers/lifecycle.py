@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers import accelerators, credentials, doctor, envfile, gpu, images, notebook, readiness, stack, state
+from helpers.backups import journal
 from helpers.engines import select
 from helpers.engines.base import JUPYTER, MLFLOW, STORE, DataItem, Engine, PartStatus, Sink, State
 from helpers.engines.compose import DockerEngine
@@ -73,44 +74,51 @@ def _claim(system: System, engine: Engine) -> None:
 def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overview:
     """Bring everything up and return when it is usable; a no-op that only looks when nothing changed."""
     with changing(system, notice):
-        choice = select.choose(system)
-        engine = choice.engine
-        settings = engine.settings
-        _claim(system, engine)
-        if system.state.existed and engine.unchanged():
-            readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=False)
-            if system.state.remembered != (kept := {**system.state.remembered, **settings.told}):
-                system.state.remembered = {name: value for name, value in kept.items() if value}
-                system.state.save()
-            return overview(engine, settings)
-        if choice.notice:
-            notice(choice.notice)
-        if isinstance(engine, DockerEngine):
-            if adopt and (owner := engine.adopt()):
-                system.state.instance = owner
-            engine.check_foreign()
-        doctor.preflight(engine, settings)  # asks for the plan: a GPU word that contradicts the machine ends here
-        if warning := _disk_warning(engine):
-            notice(warning)
-        engine.prepare(sink)
-        for remark in engine.remarks():
-            notice(remark)
-        # from here on the choice of the engine is kept: what follows carries this instance's id and will hold data
-        system.state.engine, system.state.clone = engine.name, str(settings.clone)
-        system.state.remember(settings.told)
-        system.state.applied = {"hash": "", "identities": {}}
-        system.state.save()
-        _write_env(engine, settings)
-        report = engine.start(sink)
-        sink.step("waiting until everything is usable")
-        readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=bool(report.changed))
-        if report.changed and engine.accelerator.kind != accelerators.NONE:
-            gpu.verify(engine, sink)
-        seen = overview(engine, settings, report.changed)
-        system.state.applied = {"hash": engine.fingerprint(),
-                                "identities": {row.status.name: row.status.identity for row in seen.rows}}
-        system.state.save()
+        seen, engine = bring_up(system, sink, notice, adopt)
+        journal.settle(system.state, engine, sink)
         return seen
+
+
+def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> tuple[Overview, Engine]:
+    """What `up` does, for those who hold the project's lock."""
+    choice = select.choose(system)
+    engine = choice.engine
+    settings = engine.settings
+    _claim(system, engine)
+    if system.state.existed and engine.unchanged():
+        readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=False)
+        if system.state.remembered != (kept := {**system.state.remembered, **settings.told}):
+            system.state.remembered = {name: value for name, value in kept.items() if value}
+            system.state.save()
+        return overview(engine, settings), engine
+    if choice.notice:
+        notice(choice.notice)
+    if isinstance(engine, DockerEngine):
+        if adopt and (owner := engine.adopt()):
+            system.state.instance = owner
+        engine.check_foreign()
+    doctor.preflight(engine, settings)  # asks for the plan: a GPU word that contradicts the machine ends here
+    if warning := _disk_warning(engine):
+        notice(warning)
+    engine.prepare(sink)
+    for remark in engine.remarks():
+        notice(remark)
+    # from here on the choice of the engine is kept: what follows carries this instance's id and will hold data
+    system.state.engine, system.state.clone = engine.name, str(settings.clone)
+    system.state.remember(settings.told)
+    system.state.applied = {"hash": "", "identities": {}}
+    system.state.save()
+    _write_env(engine, settings)
+    report = engine.start(sink)
+    sink.step("waiting until everything is usable")
+    readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=bool(report.changed))
+    if report.changed and engine.accelerator.kind != accelerators.NONE:
+        gpu.verify(engine, sink)
+    seen = overview(engine, settings, report.changed)
+    system.state.applied = {"hash": engine.fingerprint(),
+                            "identities": {row.status.name: row.status.identity for row in seen.rows}}
+    system.state.save()
+    return seen, engine
 
 
 def _names(engine: Engine) -> tuple[str, ...]:
