@@ -21,7 +21,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from helpers.errors import TrackbedError
 
@@ -181,6 +181,19 @@ class _Strict(tarfile.TarInfo):
         return super()._proc_member(tar)  # type: ignore[misc, no-any-return]
 
 
+class _Content:
+    """A member's content; one that is cut is Damaged."""
+
+    def __init__(self, path: Path, stream: IO[bytes]) -> None:
+        self._path, self._stream = path, stream
+
+    def read(self, count: int = -1) -> bytes:
+        try:
+            return self._stream.read(count)
+        except (tarfile.TarError, OSError) as error:
+            raise Damaged(self._path, f"is damaged: {error}") from None
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest, checked to be one that fits to this file. Raises Damaged, or TrackbedError for a newer format."""
     try:
@@ -228,7 +241,9 @@ def members(path: Path, manifest: dict[str, Any], check: bool = True) -> Iterato
                         raise Damaged(path, f"holds {member.name!r}, which is no plain file of an archive")
                     content = tar.extractfile(member)
                     assert content is not None
-                    yield member.name, member.size, content
+                    yield member.name, member.size, cast("IO[bytes]", _Content(path, content))
+                if tar.offset != manifest["bytes"]:
+                    raise Damaged(path, f"holds something that is no member at byte {tar.offset}")
         except (tarfile.TarError, EOFError, ValueError, OSError) as error:
             raise Damaged(path, f"is damaged: {error}") from None
         while hashed.read(2**20):
