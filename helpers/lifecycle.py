@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers import accelerators, credentials, doctor, envfile, gpu, images, notebook, readiness, stack, state
-from helpers.backups import journal
+from helpers.backups import journal, moving
 from helpers.engines import select
 from helpers.engines.base import JUPYTER, MLFLOW, STORE, DataItem, Engine, PartStatus, Sink, State
 from helpers.engines.compose import DockerEngine
@@ -74,6 +74,7 @@ def _claim(system: System, engine: Engine) -> None:
 def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overview:
     """Bring everything up and return when it is usable; a no-op that only looks when nothing changed."""
     with changing(system, notice):
+        moving.settle(system, sink)
         seen, engine = bring_up(system, sink, notice, adopt)
         journal.settle(system.state, engine, sink)
         return seen

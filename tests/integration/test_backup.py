@@ -1,4 +1,4 @@
-"""Backup and restore as a user types them: what was logged is there afterwards, on either engine, or nothing changed."""
+"""Backup and restore as a user types them: what was logged is there afterwards, on either engine."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def log_run(clone: Clone, experiment: str, name: str, content: bytes) -> dict[st
     run = api(clone, "runs/create", "POST", experiment_id=experiment, run_name=name, start_time=1)["run"]
     identity = run["info"]["run_id"]
     put(clone, run, "ä file.bin", content)
-    api(clone, "runs/log-batch", "POST", run_id=identity, metrics=[{"key": "m", "value": 0.1, "timestamp": 1, "step": 2}],
+    api(clone, "runs/log-batch", "POST", run_id=identity,
+        metrics=[{"key": "m", "value": 0.1, "timestamp": 1, "step": 2}],
         params=[{"key": "p", "value": "ü"}], tags=[{"key": "artifact", "value": "ä file.bin"}])
     return dict(api(clone, "runs/get", run_id=identity)["run"])
 
