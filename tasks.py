@@ -407,3 +407,29 @@ def move(context: Context, to: str, project: str | None = None, state_dir: str |
         archived, view = moves.move(system, to, object_store or "", progress, progress.notice)
     _show(view)
     console.notice(f"\nmoved; the archive it was carried in is kept: {archived}")
+
+
+@trackbed_task(help={**WHERE, "back": "return to the state that the last upgrade kept"})
+def upgrade(context: Context, project: str | None = None, state_dir: str | None = None, back: bool = False) -> None:
+    """Go to this clone's versions: back up, migrate a copy of the database, prove it, switch. The old copy is kept."""
+    from helpers import console, lifecycle, upgrades
+
+    system = _load({"project": project, "state_dir": state_dir})
+    if back:
+        with console.Progress() as progress:
+            kept, archived, runnable = upgrades.back(system, progress, progress.notice)
+            if runnable:
+                lifecycle.up(_load({"project": project, "state_dir": state_dir}), progress, progress.notice)
+        console.notice(f"back on the database {kept['database']} (schema {kept['schema']}) of {kept['at']}")
+        console.notice(f"what was logged since is in {archived}")
+        if not runnable:
+            console.notice("it needs the MLflow of that time: git checkout the version you had, then `invoke up`")
+        return
+    with console.Progress() as progress:
+        done = upgrades.upgrade(system, progress, progress.notice)
+    console.table(("what", "from", "to"), [(c.what, c.old, c.new) for c in done.changes])
+    if done.archive:
+        console.notice(f"backup made before: {done.archive}")
+        console.notice("`invoke upgrade --back` returns to the old database, which is kept")
+    else:
+        console.notice("the database's schema is current: nothing to migrate")

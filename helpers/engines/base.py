@@ -334,6 +334,9 @@ class Engine(Protocol):
     def halt(self, part: str, sink: Sink) -> None:
         """Stop one part, with the time to finish that it has; ``start`` brings it back. Nothing when it is down."""
 
+    def resume(self, part: str, sink: Sink) -> None:
+        """Start a part that ``halt`` stopped, exactly as it was."""
+
     def open(self, part: str, port: str) -> AbstractContextManager[Address]:
         """An address of that port this machine can reach while the context lasts."""
 

@@ -393,6 +393,12 @@ class DockerEngine:
                 self.api.stop(status.identity, 40)
                 sink.part(part, "stopped")
 
+    def resume(self, part: str, sink: Sink) -> None:
+        for status in self.parts():
+            if status.name == part and status.state is State.EXITED:
+                self.api.start(status.identity)
+                sink.part(part, "starting")
+
     def _environment(self) -> dict[str, str]:
         return {**os.environ, **self.compose_environment(), "COMPOSE_ENV_FILES": os.devnull,
                 "COMPOSE_IGNORE_ORPHANS": "true"}

@@ -413,6 +413,11 @@ class EmbeddedEngine:
         if self.supervisor.running() and self.supervisor.stop(part):
             sink.part(part, "stopped")
 
+    def resume(self, part: str, sink: Sink) -> None:
+        if self.supervisor.running():
+            self.supervisor.start(part)
+            sink.part(part, "starting")
+
     one_shot = exec  # a part is a process here: a fresh one with its environment needs nothing that runs
 
     def _translate(self, part: str, argv: tuple[str, ...]) -> list[str]:
