@@ -179,7 +179,9 @@ def delete_data(system: System, sink: Sink, notice: Notice) -> None:
     with changing(system, notice):
         select.current(system).remove_data(sink)
         credentials.forget(system.settings)
-        (system.settings.folder / state.FILE).unlink(missing_ok=True)
+        moving.done(system)
+        for name in (journal.FILE, journal.KEPT, state.FILE):
+            (system.settings.folder / name).unlink(missing_ok=True)
 
 
 def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), detail: bool = False) -> Overview:

@@ -17,8 +17,6 @@ from helpers.lifecycle import Notice
 from helpers.state import make_folder, write_private
 from helpers.system import System
 
-FILE = "kept.json"
-
 
 @dataclass(frozen=True)
 class Change:
@@ -121,7 +119,7 @@ def _migrate(system: System, engine: Engine, new: dict[str, str], old: dict[str,
 
 
 def _kept(system: System) -> Path:
-    return system.settings.folder / FILE
+    return system.settings.folder / journal.KEPT
 
 
 def back(system: System, sink: Sink, notice: Notice) -> tuple[dict[str, Any], Path, bool]:

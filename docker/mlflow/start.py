@@ -206,7 +206,8 @@ def guard(found: Mapping[str, str | None], migrate: bool) -> bool:
     have, want = found["database"] or "none", found["code"]
     if found["state"] == "older" and not migrate:
         raise Stop(MISCONFIGURED, f"the database has the schema of an older MLflow ({have}, needed: {want}); "
-                   "it is not migrated silently\n`invoke upgrade` backs up, migrates a copy and switches to it; without Trackbed: TRACKBED_MIGRATE=1")
+                   "it is not migrated silently\n`invoke upgrade` backs up, migrates a copy and switches to it; "
+                   "without Trackbed: TRACKBED_MIGRATE=1")
     if found["state"] == "newer":
         raise Stop(MISCONFIGURED, f"the database has the schema of a newer MLflow ({have}, needed: {want})\n"
                    "start the newer MLflow again, or restore a backup made with this one")

@@ -17,6 +17,7 @@ from helpers.errors import TrackbedError
 from helpers.state import State, write_private
 
 FILE = "change.json"
+KEPT = "kept.json"  # what the last upgrade left to go back to
 
 
 def fresh() -> dict[str, str]:

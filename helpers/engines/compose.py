@@ -475,12 +475,30 @@ class DockerEngine:
                 sink.part(status.name, "stopping", f"it was {status.state}")
                 self.api.stop(status.identity, 30)  # not to sit out the engine's pause before its next try
         sink.step("volumes and secrets")
+        if POSTGRES not in before:
+            self._check_major()
         kept = self.make_volumes()
         notebook.make_workspace(self.settings.workspace, notebook.workspace_owner(self.settings))
         sink.step("starting the services")
         self._compose_up(sink, repair_password=kept)
         after = {s.name: s.identity for s in self.parts()}
         return StartReport(tuple(name for name, identity in after.items() if before.get(name) != identity))
+
+    def _check_major(self) -> None:
+        """Refuse a database of another PostgreSQL major: the image would make an empty one beside it."""
+        volume = f"{self.settings.project}_postgres"
+        if not self.api.volumes([volume]):
+            return
+        done = _run(["docker", "run", "--rm", "--network", "none", "--entrypoint", "sh", "-v", f"{volume}:/v:ro",
+                     self.settings.postgres_image, "-c", 'echo "$PG_MAJOR"; cat /v/PG_VERSION /v/*/*/PG_VERSION'],
+                    None, 60)
+        major, *found = done.stdout.split() or [""]
+        if major and found and major not in found:
+            raise TrackbedError(
+                f"the database was made by PostgreSQL {found[0]}, POSTGRES_IMAGE={self.settings.postgres_image} is "
+                f"PostgreSQL {major}; it is not migrated silently",
+                f"set POSTGRES_IMAGE to a {found[0]}.x image and `invoke backup`; then `invoke down --delete-data`, "
+                "POSTGRES_IMAGE as it is now, and `invoke restore FILE`")
 
     def _compose_up(self, sink: Sink, repair_password: bool) -> None:
         """`docker compose up -d`, watched: progress per part, the notebook as soon as its network is there."""

@@ -485,6 +485,7 @@ class EmbeddedEngine:
                 terminate(left, 30)
         self._files()
         if not (self.database_folder / "PG_VERSION").exists():
+            self._check_major()
             sink.step("making the database")
             self._make_database()
         sink.step("starting the processes")
@@ -522,6 +523,16 @@ class EmbeddedEngine:
                 with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "wb") as stream:
                     stream.write(content)
             self._own(path)
+
+    def _check_major(self) -> None:
+        """Refuse to begin an empty database beside one of another PostgreSQL major."""
+        for version in sorted(self.folder.glob("postgres-*/PG_VERSION")):
+            found = version.read_text().strip()
+            if found != DATABASE_MAJOR:
+                raise TrackbedError(f"the database was made by PostgreSQL {found}, this clone has PostgreSQL "
+                                    f"{DATABASE_MAJOR}; it is not migrated silently",
+                                    "with the clone you had: `invoke backup`, `invoke down --delete-data`; "
+                                    "then here: `invoke restore FILE`")
 
     def _make_database(self) -> None:
         """initdb into a folder beside the final one; only a complete database gets the final name."""
