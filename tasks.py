@@ -433,3 +433,42 @@ def upgrade(context: Context, project: str | None = None, state_dir: str | None 
         console.notice("`invoke upgrade --back` returns to the old database, which is kept")
     else:
         console.notice("the database's schema is current: nothing to migrate")
+
+
+@trackbed_task(help={**WHERE, **FORMAT})
+def usage(context: Context, project: str | None = None, state_dir: str | None = None, format: str = "table") -> None:
+    """What takes how much room: experiments, database, and what is free."""
+    from dataclasses import asdict
+
+    from helpers import console, hygiene
+
+    _choose(format, "table", "json")
+    found = hygiene.usage(_load({"project": project, "state_dir": state_dir}))
+    if format == "json":
+        console.as_json(asdict(found))
+        return
+    mib = 2**20
+    console.table(("experiment", "id", "runs", "objects", "MiB", "MiB per day"), [
+        (use.name, use.identity, str(use.runs), str(use.objects), f"{use.size / mib:.1f}", f"{use.growth / mib:.1f}")
+        for use in found.experiments])
+    console.notice(f"database {found.database / mib:.0f} MiB; {found.free / 2**30:.1f} GiB free on the disk")
+
+
+@trackbed_task(help={**WHERE, "older_than": "deleted longer ago than this, as in 30d or 12h (default: 30d)",
+                     "yes": "remove it; without this it is only shown"})
+def gc(context: Context, project: str | None = None, state_dir: str | None = None, older_than: str = "30d",
+       yes: bool = False) -> None:
+    """Remove for good the runs that were deleted long ago, with their artifacts. Shows first what would go."""
+    from helpers import console, hygiene, lifecycle
+
+    system = _load({"project": project, "state_dir": state_dir})
+    found = hygiene.deleted(lifecycle.running(system), system.state.live["database"], older_than)
+    console.table(("experiment id", "deleted runs"), [(name, str(count)) for name, count in found.items()])
+    if not found:
+        console.notice(f"nothing was deleted longer ago than {older_than}")
+    if not yes:
+        console.notice("nothing was removed; `--yes` removes them, and experiments deleted as long ago")
+        return
+    with console.Progress() as progress:
+        hygiene.collect(system, older_than, progress, progress.notice)
+    console.notice("removed")

@@ -10,6 +10,8 @@ known REV    print what that schema revision is to this MLflow: current, older o
 out [PREFIX] all objects as a tar stream on stdout; PREFIX: another one than the live one
 in PREFIX    store the objects of such a stream from stdin below PREFIX
 sums PREFIX  print `SHA-256 size path` of every object below PREFIX, read back from the store
+sizes        print {"TOP": [objects, bytes, bytes of the last 7 days]} of each experiment's folder
+gc AGE       remove runs and experiments deleted longer ago than AGE (30d), with their artifacts
 drop PREFIX  delete everything below PREFIX
 health       exit 0 when the server answers through to its database
 
@@ -374,16 +376,20 @@ class FolderObjects:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def names(self) -> Iterator[tuple[str, int]]:
+    def listing(self) -> Iterator[tuple[str, int, float]]:
+        """Name, size and time of the last change."""
         for top, folders, files in os.walk(self.folder):
             folders.sort()
             for file in sorted(files):
                 path = os.path.join(top, file)
                 try:
-                    size = os.stat(path).st_size
+                    found = os.stat(path)
                 except FileNotFoundError:
                     continue  # deleted since
-                yield os.path.relpath(path, self.folder), size
+                yield os.path.relpath(path, self.folder), found.st_size, found.st_mtime
+
+    def names(self) -> Iterator[tuple[str, int]]:
+        yield from ((name, size) for name, size, _ in self.listing())
 
     def open(self, name: str) -> tuple[int, BinaryIO]:
         """Size and content. A small file that is being rewritten is read again until it stays the same."""
@@ -441,8 +447,13 @@ class S3Objects:
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def names(self) -> Iterator[tuple[str, int]]:
+        yield from ((name, size) for name, size, _ in self.listing())
+
+    def listing(self) -> Iterator[tuple[str, int, float]]:
+        """Name, size and time of the last change."""
         for page in self._pages():
-            yield from ((item["Key"].removeprefix(self.root), item["Size"]) for item in page
+            yield from ((item["Key"].removeprefix(self.root), item["Size"], item["LastModified"].timestamp())
+                        for item in page
                         if not item["Key"].endswith("/"))
 
     def open(self, name: str) -> tuple[int, BinaryIO]:
@@ -713,6 +724,26 @@ def serve() -> NoReturn:
     run_mlflow(arguments)
 
 
+def sizes(environment: Mapping[str, str], now: float) -> dict[str, list[int]]:
+    """Objects, bytes and bytes of the last 7 days per top folder, which is an experiment's id."""
+    found: dict[str, list[int]] = {}
+    for name, size, changed in storage(environment, "").listing():
+        entry = found.setdefault(name.split("/")[0], [0, 0, 0])
+        entry[0] += 1
+        entry[1] += size
+        entry[2] += size if changed > now - 7 * 86400 else 0
+    return found
+
+
+def collect(environment: MutableMapping[str, str], age: str) -> NoReturn:
+    host = environment.get("TRACKBED_HOST") or "127.0.0.1"
+    port = number(environment, "TRACKBED_PORT", 8000, 1, 65535)
+    uri = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    environment["MLFLOW_TRACKING_URI"] = uri
+    run_mlflow(["gc", "--older-than", age, "--tracking-uri", uri, "--backend-store-uri",
+                required(environment, "MLFLOW_BACKEND_STORE_URI")])
+
+
 def bulk(command: str, prefix: str) -> None:
     """The subcommands of backups."""
     if command == "out":
@@ -735,7 +766,7 @@ def main(arguments: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, stopped)
     command, *rest = arguments or ["help"]
-    takes = {"object": (1,), "known": (1,), "in": (1,), "drop": (1,), "out": (0, 1), "sums": (0, 1)}
+    takes = {"object": (1,), "known": (1,), "in": (1,), "drop": (1,), "gc": (1,), "out": (0, 1), "sums": (0, 1)}
     if len(rest) not in takes.get(command, (0,)):
         command = "help"
     try:
@@ -755,6 +786,12 @@ def main(arguments: list[str]) -> int:
         elif command == "known":
             code, known = migrations(mlflow_folder() / "store" / "db_migrations" / "versions")
             print(schema_state(rest[0], True, code, known))
+        elif command == "sizes":
+            prepare(os.environ)
+            print(json.dumps(sizes(os.environ, time.time())))
+        elif command == "gc":
+            prepare(os.environ)
+            collect(os.environ, rest[0])
         elif command in ("out", "in", "sums", "drop"):
             prepare(os.environ)
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 import time
@@ -129,3 +130,40 @@ def test_restore_killed_at_any_moment(pair: tuple[Clone, Clone], tmp_path: Path)
         assert not (source.project_folder / "change.json").exists()
     live = json.loads((source.project_folder / "state.json").read_bytes())["live"]
     assert live["database"]
+
+
+def test_gc_shows_first_and_removes_runs_with_their_artifacts(system: Clone) -> None:
+    chosen = experiment(system)
+    kept, gone = (log_run(system, chosen, name, b"content") for name in ("kept", "gone"))
+    api(system, "runs/delete", "POST", run_id=gone["info"]["run_id"])
+    time.sleep(1.1)
+    assert system.invoke("gc", "--older-than=nonsense").returncode == 2
+    assert system.value("gc", "--older-than=1s").splitlines()[1].split() == [chosen, "1"]
+    used = {e["identity"]: e for e in json.loads(system.value("usage", "--format=json"))["experiments"]}
+    assert used[chosen]["objects"] == 2 and used[chosen]["size"] == 14 and used[chosen]["runs"] == 2
+    system.value("gc", "--older-than=1s", "--yes")
+    used = {e["identity"]: e for e in json.loads(system.value("usage", "--format=json"))["experiments"]}
+    assert used[chosen]["objects"] == 1 and used[chosen]["runs"] == 1
+    assert get(system, kept, "ä file.bin") == b"content"
+
+
+def test_move_there_and_back(clone_factory: Callable[..., Clone], tmp_path: Path) -> None:
+    """Everything that was logged is on the other engine, and back; the side that is left holds nothing."""
+    from tests.conftest import require_docker
+
+    require_docker()
+    clone = clone_factory("embedded")
+    store = os.environ.get("TRACKBED_OBJECT_STORE", "auto")
+    clone.up()
+    del clone.environment["TRACKBED_ENGINE"]
+    chosen = experiment(clone)
+    for number in range(5):
+        log_run(clone, chosen, f"run {number}", b"x" * number)
+    before = everything(clone)
+    for to, options in (("docker", (f"--object-store={store}",)), ("embedded", ())):
+        done = clone.invoke("move", f"--to={to}", *options)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(clone.value("status", "--format=json"))["engine"] == to
+        assert everything(clone) == before
+        assert (clone.project_folder / "embedded").exists() is (to == "embedded")
+        assert not (clone.project_folder / "move.json").exists()
