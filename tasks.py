@@ -226,6 +226,8 @@ def status(context: Context, project: str | None = None, state_dir: str | None =
         console.as_env(lifecycle.environment(view))
     else:
         _show(view)
+        if view.rows and system.state.existed and (warning := lifecycle.low_disk(lifecycle.running(system))):
+            console.notice(f"\n{warning}")
     if not all(row.status.up for row in view.rows):
         raise Exit(code=1)
 

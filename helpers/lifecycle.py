@@ -19,6 +19,7 @@ from helpers.spelling import did_you_mean, nearest
 from helpers.system import System
 
 Notice = Callable[[str], None]
+ALMOST_FULL = 2 << 30  # bytes
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overv
         moving.settle(system, sink)
         seen, engine = bring_up(system, sink, notice, adopt)
         journal.settle(system.state, engine, sink)
+        if warning := low_disk(engine):
+            notice(warning)
         return seen
 
 
@@ -222,6 +225,15 @@ def environment(view: Overview, token: str = "") -> list[tuple[str, object]]:
         if row.status.name == STORE and row.urls:
             lines.append(("MLFLOW_S3_ENDPOINT_URL", row.urls[0]))
     return lines
+
+
+def low_disk(engine: Engine) -> str:
+    """A warning when the disk that holds the data is almost full; "" when it is not."""
+    facts = engine.host_facts()
+    if facts.disk_free >= ALMOST_FULL:
+        return ""
+    return (f"warning: only {facts.disk_free / 2**30:.1f} GiB are free at {facts.disk_path}; when it is full, logging "
+            "fails with an error until room is made (`invoke usage`, `invoke gc`)")
 
 
 def _disk_warning(engine: Engine) -> str:
