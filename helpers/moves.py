@@ -58,7 +58,7 @@ def move(system: System, to: str, object_store: str, sink: Sink, notice: Notice)
         system.state.save()
         moving.clear(old, sink)
         moving.done(system)
-        fresh = replace(system, settings=replace(system.settings, engine="auto", object_store=store))
+        fresh = replace(system, settings=moving.resettled(system, to, store))
         view, _ = lifecycle.bring_up(fresh, sink, notice)
         return archived, view
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from helpers.engines import select
 from helpers.engines.base import Engine, Sink
 from helpers.errors import TrackbedError
+from helpers.settings import Settings
 from helpers.state import State, make_folder, write_private
 from helpers.system import System
 
@@ -25,7 +26,13 @@ def scratch(system: System, engine: str, object_store: str) -> System:
     """This system on the other engine, empty, with a state of its own."""
     folder = make_folder(system.settings.folder / FOLDER, private=True)
     state = State(folder, instance=system.state.instance, engine=engine, remembered=dict(system.state.remembered))
-    return System(replace(system.settings, engine="auto", object_store=object_store), state)
+    return System(resettled(system, engine, object_store), state)
+
+
+def resettled(system: System, engine: str, object_store: str) -> Settings:
+    """The settings on the other side; what the next `up` remembers is the new store, not the word of this command."""
+    told = {**system.settings.told, "ENGINE": engine, "OBJECT_STORE": object_store}
+    return replace(system.settings, engine="auto", object_store=object_store, told=told)
 
 
 def note(system: System, to: str, object_store: str) -> None:

@@ -165,5 +165,7 @@ def test_move_there_and_back(clone_factory: Callable[..., Clone], tmp_path: Path
         assert done.returncode == 0, done.stderr
         assert json.loads(clone.value("status", "--format=json"))["engine"] == to
         assert everything(clone) == before
+        clone.up()  # goes on with the same engine and store
+        assert everything(clone) == before
         assert (clone.project_folder / "embedded").exists() is (to == "embedded")
         assert not (clone.project_folder / "move.json").exists()
