@@ -73,6 +73,13 @@ def integration(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Parts killed, frozen and cut off while clients write. TRACKBED_FAULT_ROUNDS (2) per fault; prints its seed."""
+    install(session)
+    session.run("pytest", "tests/faults", results(session), *session.posargs, external=False)
+
+
+@nox.session
 def browser(session: nox.Session) -> None:
     """JupyterLab and MLflow in headless Chromium. Skipped loudly where there is none."""
     if not any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")):

@@ -278,6 +278,8 @@ def status(context: Context, project: str | None = None, state_dir: str | None =
         console.as_env(lifecycle.environment(view))
     else:
         _show(view)
+        if view.rows and system.state.existed and (warning := lifecycle.low_disk(lifecycle.running(system))):
+            console.notice(f"\n{warning}")
     if not all(row.status.up for row in view.rows):
         raise Exit(code=1)
 
@@ -413,3 +415,118 @@ def lock(context: Context, upgrade: bool = False) -> None:
     for name, problem in locks.refresh_torch():
         console.notice(f"docker/jupyter/{name}: not locked, its index does not answer: {problem}" if problem
                        else f"locked docker/jupyter/{name}")
+
+
+@trackbed_task(help={**WHERE, "to": "file, or folder to put it in (default: backups in the state folder)",
+                     "with_secrets": "put the generated secrets into it too (the file is 0600)"})
+def backup(context: Context, project: str | None = None, state_dir: str | None = None, to: str = "",
+           with_secrets: bool = False) -> None:
+    """One consistent archive of database and artifacts, made while the system runs."""
+    from helpers import backup_commands, console
+
+    system = _load({"project": project, "state_dir": state_dir})
+    with console.Progress() as progress:
+        path, manifest = backup_commands.backup(system, to, with_secrets, progress, progress.notice)
+    console.value(str(path))
+    console.notice(backup_commands.words(manifest))
+    if with_secrets:
+        console.notice("it holds the secrets of this system in plain text; only you can read it (0600): keep it so")
+
+
+@trackbed_task(positional=["file"],
+               help={**WHERE, "file": "the archive that `invoke backup` made",
+                     "no_backup": "do not back up what is there before it is replaced",
+                     "yes": "do not ask"})
+def restore(context: Context, file: str, project: str | None = None, state_dir: str | None = None,
+            no_backup: bool = False, yes: bool = False) -> None:
+    """Replace what is there by an archive, on any engine. Until the last step the old state is the live one."""
+    from helpers import backup_commands, console
+    from helpers.errors import TrackbedError
+
+    system = _load({"project": project, "state_dir": state_dir})
+    if system.state.existed and not yes and not console.confirm(
+            f"Replace the experiments and artifacts of project {system.settings.project} by {file}?"):
+        raise TrackbedError("nothing was restored", "answer y, or pass --yes where there is no terminal")
+    with console.Progress() as progress:
+        done = backup_commands.restore_archive(system, file, progress, progress.notice, not no_backup)
+    console.notice(f"restored: {backup_commands.words(done.manifest)}")
+    if done.before:
+        console.notice(f"what was there before: {done.before}")
+
+
+@trackbed_task(help={**WHERE, "to": "docker or embedded", "object_store": WHAT["object_store"]})
+def move(context: Context, to: str, project: str | None = None, state_dir: str | None = None,
+         object_store: str | None = None) -> None:
+    """Bring everything to the other engine: back up, restore there, switch, remove here."""
+    from helpers import console, moves
+
+    system = _load({"project": project, "state_dir": state_dir, "object_store": object_store and "auto"})
+    with console.Progress() as progress:
+        archived, view = moves.move(system, to, object_store or "", progress, progress.notice)
+    _show(view)
+    console.notice(f"\nmoved; the archive it was carried in is kept: {archived}")
+
+
+@trackbed_task(help={**WHERE, "back": "return to the state that the last upgrade kept"})
+def upgrade(context: Context, project: str | None = None, state_dir: str | None = None, back: bool = False) -> None:
+    """Go to this clone's versions: back up, migrate a copy of the database, prove it, switch. The old copy is kept."""
+    from helpers import console, lifecycle, upgrades
+
+    system = _load({"project": project, "state_dir": state_dir})
+    if back:
+        with console.Progress() as progress:
+            kept, archived, runnable = upgrades.back(system, progress, progress.notice)
+            if runnable:
+                lifecycle.up(_load({"project": project, "state_dir": state_dir}), progress, progress.notice)
+        console.notice(f"back on the database {kept['database']} (schema {kept['schema']}) of {kept['at']}")
+        console.notice(f"what was logged since is in {archived}")
+        if not runnable:
+            console.notice("it needs the MLflow of that time: git checkout the version you had, then `invoke up`")
+        return
+    with console.Progress() as progress:
+        done = upgrades.upgrade(system, progress, progress.notice)
+    console.table(("what", "from", "to"), [(c.what, c.old, c.new) for c in done.changes])
+    if done.archive:
+        console.notice(f"backup made before: {done.archive}")
+        console.notice("`invoke upgrade --back` returns to the old database, which is kept")
+    else:
+        console.notice("the database's schema is current: nothing to migrate")
+
+
+@trackbed_task(help={**WHERE, **FORMAT})
+def usage(context: Context, project: str | None = None, state_dir: str | None = None, format: str = "table") -> None:
+    """What takes how much room: experiments, database, and what is free."""
+    from dataclasses import asdict
+
+    from helpers import console, hygiene
+
+    _choose(format, "table", "json")
+    found = hygiene.usage(_load({"project": project, "state_dir": state_dir}))
+    if format == "json":
+        console.as_json(asdict(found))
+        return
+    mib = 2**20
+    console.table(("experiment", "id", "runs", "objects", "MiB", "MiB per day"), [
+        (use.name, use.identity, str(use.runs), str(use.objects), f"{use.size / mib:.1f}", f"{use.growth / mib:.1f}")
+        for use in found.experiments])
+    console.notice(f"database {found.database / mib:.0f} MiB; {found.free / 2**30:.1f} GiB free on the disk")
+
+
+@trackbed_task(help={**WHERE, "older_than": "deleted longer ago than this, as in 30d or 12h (default: 30d)",
+                     "yes": "remove it; without this it is only shown"})
+def gc(context: Context, project: str | None = None, state_dir: str | None = None, older_than: str = "30d",
+       yes: bool = False) -> None:
+    """Remove for good the runs that were deleted long ago, with their artifacts. Shows first what would go."""
+    from helpers import console, hygiene, lifecycle
+
+    system = _load({"project": project, "state_dir": state_dir})
+    found = hygiene.deleted(lifecycle.running(system), system.state.live["database"], older_than)
+    console.table(("experiment id", "deleted runs"), [(name, str(count)) for name, count in found.items()])
+    if not found:
+        console.notice(f"nothing was deleted longer ago than {older_than}")
+    if not yes:
+        console.notice("nothing was removed; `--yes` removes them, and experiments deleted as long ago")
+        return
+    with console.Progress() as progress:
+        hygiene.collect(system, older_than, progress, progress.notice)
+    console.notice("removed")

@@ -21,6 +21,7 @@ from helpers import (
     stack,
     state,
 )
+from helpers.backups import journal, moving
 from helpers.engines import select
 from helpers.engines.base import JUPYTER, MLFLOW, STORE, DataItem, Engine, PartStatus, Sink, State
 from helpers.engines.compose import DockerEngine
@@ -30,6 +31,7 @@ from helpers.spelling import did_you_mean, nearest
 from helpers.system import System
 
 Notice = Callable[[str], None]
+ALMOST_FULL = 2 << 30  # bytes
 
 
 @dataclass(frozen=True)
@@ -86,46 +88,56 @@ def _claim(system: System, engine: Engine) -> None:
 def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overview:
     """Bring everything up and return when it is usable; a no-op that only looks when nothing changed."""
     with changing(system, notice):
-        choice = select.choose(system)
-        engine = choice.engine
-        _claim(system, engine)
-        settings = engine.settings
-        if system.state.existed and engine.unchanged():
-            readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=False)
-            if system.state.remembered != (kept := {**system.state.remembered, **settings.told}):
-                system.state.remembered = {name: value for name, value in kept.items() if value}
-                system.state.save()
-            return overview(engine, settings)
-        if choice.notice:
-            notice(choice.notice)
-        if isinstance(engine, DockerEngine):
-            if adopt and (owner := engine.adopt()):
-                system.state.instance = owner
-            engine.check_foreign()
-        _check_server(system, engine)
-        doctor.preflight(engine, settings)  # asks for the plan: a GPU word that contradicts the machine ends here
-        if warning := _disk_warning(engine):
+        moving.settle(system, sink)
+        seen, engine = bring_up(system, sink, notice, adopt)
+        journal.settle(system.state, engine, sink)
+        if warning := low_disk(engine):
             notice(warning)
-        engine.prepare(sink)
-        for remark in engine.remarks():
-            notice(remark)
-        # from here on the choice of the engine is kept: what follows carries this instance's id and will hold data
-        system.state.engine, system.state.clone = engine.name, str(settings.clone)
-        system.state.node = _node(engine)
-        system.state.remember(settings.told)
-        system.state.applied = {"hash": "", "identities": {}}
-        system.state.save()
-        _write_env(engine, settings)
-        report = engine.start(sink)
-        sink.step("waiting until everything is usable")
-        readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=bool(report.changed))
-        if report.changed and engine.accelerator.kind != accelerators.NONE:
-            gpu.verify(engine, sink)
-        seen = overview(engine, settings, report.changed)
-        system.state.applied = {"hash": engine.fingerprint(),
-                                "identities": {row.status.name: row.status.identity for row in seen.rows}}
-        system.state.save()
         return seen
+
+
+def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> tuple[Overview, Engine]:
+    """What `up` does, for those who hold the project's lock."""
+    choice = select.choose(system)
+    engine = choice.engine
+    _claim(system, engine)
+    settings = engine.settings
+    if system.state.existed and engine.unchanged():
+        readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=False)
+        if system.state.remembered != (kept := {**system.state.remembered, **settings.told}):
+            system.state.remembered = {name: value for name, value in kept.items() if value}
+            system.state.save()
+        return overview(engine, settings), engine
+    if choice.notice:
+        notice(choice.notice)
+    if isinstance(engine, DockerEngine):
+        if adopt and (owner := engine.adopt()):
+            system.state.instance = owner
+        engine.check_foreign()
+    _check_server(system, engine)
+    doctor.preflight(engine, settings)  # asks for the plan: a GPU word that contradicts the machine ends here
+    if warning := _disk_warning(engine):
+        notice(warning)
+    engine.prepare(sink)
+    for remark in engine.remarks():
+        notice(remark)
+    # from here on the choice of the engine is kept: what follows carries this instance's id and will hold data
+    system.state.engine, system.state.clone = engine.name, str(settings.clone)
+    system.state.node = _node(engine)
+    system.state.remember(settings.told)
+    system.state.applied = {"hash": "", "identities": {}}
+    system.state.save()
+    _write_env(engine, settings)
+    report = engine.start(sink)
+    sink.step("waiting until everything is usable")
+    readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=bool(report.changed))
+    if report.changed and engine.accelerator.kind != accelerators.NONE:
+        gpu.verify(engine, sink)
+    seen = overview(engine, settings, report.changed)
+    system.state.applied = {"hash": engine.fingerprint(),
+                            "identities": {row.status.name: row.status.identity for row in seen.rows}}
+    system.state.save()
+    return seen, engine
 
 
 def _check_server(system: System, engine: Engine) -> None:
@@ -214,7 +226,9 @@ def delete_data(system: System, sink: Sink, notice: Notice) -> None:
     with changing(system, notice):
         select.current(system).remove_data(sink)
         credentials.forget(system.settings)
-        (system.settings.folder / state.FILE).unlink(missing_ok=True)
+        moving.done(system)
+        for name in (journal.FILE, journal.KEPT, state.FILE):
+            (system.settings.folder / name).unlink(missing_ok=True)
 
 
 def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), detail: bool = False) -> Overview:
@@ -259,6 +273,15 @@ def environment(view: Overview, token: str = "") -> list[tuple[str, object]]:
             lines.append(("MLFLOW_S3_ENDPOINT_URL", row.urls[0]))
             lines += elsewhere.PROXIED.items()  # MLflow would name the store as only its own network knows it
     return lines
+
+
+def low_disk(engine: Engine) -> str:
+    """A warning when the disk that holds the data is almost full; "" when it is not."""
+    facts = engine.host_facts()
+    if facts.disk_free >= ALMOST_FULL:
+        return ""
+    return (f"warning: only {facts.disk_free / 2**30:.1f} GiB are free at {facts.disk_path}; when it is full, logging "
+            "fails with an error until room is made (`invoke usage`, `invoke gc`)")
 
 
 def _disk_warning(engine: Engine) -> str:

@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import IO, Any, ClassVar
 
 from helpers import accelerators, images, notebook, stack
 from helpers.accelerators import Accelerator, Machine
-from helpers.engines import base, compose_model, remote
+from helpers.engines import base, compose_model, remote, streaming
 from helpers.engines.base import (
     BUCKET,
     JUPYTER,
@@ -419,6 +419,26 @@ class DockerEngine:
         return _run(["docker", "compose", "run", "--rm", "--no-deps", "-T", "--quiet-pull", "--entrypoint", argv[0],
                      part, *argv[1:]], stdin, timeout, self._environment(), stack.ROOT)
 
+    def pipe(self, part: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
+        if fresh:
+            command = ["docker", "compose", "run", "--rm", "--no-deps", "-T", "--quiet-pull", "--entrypoint", argv[0],
+                       part, *argv[1:]]
+        else:
+            command = ["docker", "exec", "-i", self._container(part).id, *argv]
+        return streaming.piped(argv[0], command, self._environment(), stack.ROOT)
+
+    def halt(self, part: str, sink: Sink) -> None:
+        for status in self.parts():
+            if status.name == part and status.state not in (State.MISSING, State.EXITED):
+                self.api.stop(status.identity, 40)
+                sink.part(part, "stopped")
+
+    def resume(self, part: str, sink: Sink) -> None:
+        for status in self.parts():
+            if status.name == part and status.state is State.EXITED:
+                self.api.start(status.identity)
+                sink.part(part, "starting")
+
     def _environment(self) -> dict[str, str]:
         return {**os.environ, **self.compose_environment(), "COMPOSE_ENV_FILES": os.devnull,
                 "COMPOSE_IGNORE_ORPHANS": "true"}
@@ -497,6 +517,8 @@ class DockerEngine:
                 self.api.stop(status.identity, 30)  # not to sit out the engine's pause before its next try
         self.settings = self.host.make_workspace(self.settings)  # its owner is who reads the notebook's secrets
         sink.step("volumes and secrets")
+        if POSTGRES not in before:
+            self._check_major()
         kept = self.make_volumes()
         if self.settings.tracking_uri:
             sink.step("starting the notebook")
@@ -507,6 +529,22 @@ class DockerEngine:
             self._compose_up(sink, repair_password=kept)
         after = {s.name: s.identity for s in self.parts()}
         return StartReport(tuple(name for name, identity in after.items() if before.get(name) != identity))
+
+    def _check_major(self) -> None:
+        """Refuse a database of another PostgreSQL major: the image would make an empty one beside it."""
+        volume = f"{self.settings.project}_postgres"
+        if not self.api.volumes([volume]):
+            return
+        done = _run(["docker", "run", "--rm", "--network", "none", "--entrypoint", "sh", "-v", f"{volume}:/v:ro",
+                     self.settings.postgres_image, "-c", 'echo "$PG_MAJOR"; cat /v/PG_VERSION /v/*/*/PG_VERSION'],
+                    None, 60)
+        major, *found = done.stdout.split() or [""]
+        if major and found and major not in found:
+            raise TrackbedError(
+                f"the database was made by PostgreSQL {found[0]}, POSTGRES_IMAGE={self.settings.postgres_image} is "
+                f"PostgreSQL {major}; it is not migrated silently",
+                f"set POSTGRES_IMAGE to a {found[0]}.x image and `invoke backup`; then `invoke down --delete-data`, "
+                "POSTGRES_IMAGE as it is now, and `invoke restore FILE`")
 
     def _compose_up(self, sink: Sink, repair_password: bool) -> None:
         """`docker compose up -d`, watched: progress per part, the notebook as soon as its network is there."""

@@ -14,14 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
 from helpers import accelerators, elsewhere, images, notebook, stack
 from helpers.accelerators import Accelerator
-from helpers.engines import base, venvs
+from helpers.engines import base, streaming, venvs
 from helpers.engines.base import (
     JUPYTER,
     MLFLOW,
@@ -414,6 +414,22 @@ class EmbeddedEngine:
         return ExecResult(done.returncode, done.stdout.decode("utf-8", "replace"),
                           done.stderr.decode("utf-8", "replace"))
 
+    def pipe(self, part: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
+        spec = self._spec(part)
+        environment = {**spec.environment, "PGHOST": str(self.run_folder)}
+        environment.setdefault("PATH", os.environ.get("PATH", os.defpath))
+        return streaming.piped(argv[0], self._translate(part, argv), environment,
+                               spec.working_dir if Path(spec.working_dir).is_dir() else "/", **self._as_service())
+
+    def halt(self, part: str, sink: Sink) -> None:
+        if self.supervisor.running() and self.supervisor.stop(part):
+            sink.part(part, "stopped")
+
+    def resume(self, part: str, sink: Sink) -> None:
+        if self.supervisor.running():
+            self.supervisor.start(part)
+            sink.part(part, "starting")
+
     one_shot = exec  # a part is a process here: a fresh one with its environment needs nothing that runs
 
     def _translate(self, part: str, argv: tuple[str, ...]) -> list[str]:
@@ -483,6 +499,7 @@ class EmbeddedEngine:
         self._files()
         alone = bool(self.settings.tracking_uri)
         if not alone and not (self.database_folder / "PG_VERSION").exists():
+            self._check_major()
             sink.step("making the database")
             self._make_database()
         sink.step("starting the processes")
@@ -521,6 +538,16 @@ class EmbeddedEngine:
                 with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "wb") as stream:
                     stream.write(content)
             self._own(path)
+
+    def _check_major(self) -> None:
+        """Refuse to begin an empty database beside one of another PostgreSQL major."""
+        for version in sorted(self.folder.glob("postgres-*/PG_VERSION")):
+            found = version.read_text().strip()
+            if found != DATABASE_MAJOR:
+                raise TrackbedError(f"the database was made by PostgreSQL {found}, this clone has PostgreSQL "
+                                    f"{DATABASE_MAJOR}; it is not migrated silently",
+                                    "with the clone you had: `invoke backup`, `invoke down --delete-data`; "
+                                    "then here: `invoke restore FILE`")
 
     def _make_database(self) -> None:
         """initdb into a folder beside the final one; only a complete database gets the final name."""
