@@ -49,7 +49,9 @@ def script(system: System, name_prefix: str = "") -> str:
             raise SettingError(f"--name-prefix={name_prefix}: must be 1 to 40 of a-z, 0-9, _ and -, "
                                "the first a letter or digit.")
         settings = beside(settings, name_prefix, _is_free(system))
-    kept = replace(system, settings=settings)
+    # a script begins with nothing: a name that a restore gave to the live database is not known there
+    state = replace(system.state, live={"database": "mlflow", "prefix": "live"})
+    kept = replace(system, settings=settings, state=state)
     # a node has to be asked; here the plan can be made while the engine is down
     known = system.state.engine and not system.state.node
     engine = select.make(kept, system.state.engine) if known else select.choose(kept).engine

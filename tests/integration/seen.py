@@ -125,7 +125,8 @@ def nothing_runs(clone: Clone) -> bool:
 
 def psql(clone: Clone, statement: str) -> str:
     """A statement in the tracking server's database."""
-    words = ["-X", "-A", "-t", "-q", "-U", "mlflow", "-d", "mlflow", "-v", "ON_ERROR_STOP=1", "-c", statement]
+    database = json.loads((clone.project_folder / "state.json").read_text())["live"]["database"]
+    words = ["-X", "-A", "-t", "-q", "-U", "mlflow", "-d", database, "-v", "ON_ERROR_STOP=1", "-c", statement]
     if clone.engine == "docker":
         return output("docker", "exec", container(clone, "postgres"), "psql", *words)
     embedded = clone.project_folder / "embedded"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.conftest import Clone
+from tests.conftest import Clone, docker_answers, require_docker
 
 
 def api(clone: Clone, path: str, method: str = "GET", **content: Any) -> Any:
@@ -64,12 +64,21 @@ def everything(clone: Clone) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def pair(systems: Callable[[str], Clone], engine: str) -> tuple[Clone, Clone]:
-    """The system to back up, and the one of the other engine to restore into (the same, where there is one only)."""
-    from tests.conftest import docker_answers
+def own(clone_factory: Callable[..., Clone]) -> dict[str, Clone]:
+    """A system on each engine that is here, for these tests alone: a restore gives the database another name."""
+    made = {name: clone_factory(name) for name in ("embedded", *(["docker"] if docker_answers() else []))}
+    for clone in made.values():
+        clone.up()
+    return made
 
-    other = {"docker": "embedded", "embedded": "docker"}[engine] if docker_answers() else engine
-    return systems(engine), systems(other)
+
+@pytest.fixture(scope="module")
+def pair(own: dict[str, Clone], engine: str) -> tuple[Clone, Clone]:
+    """The system to back up, and the one of the other engine to restore into (the same, where there is one only)."""
+    if engine == "docker":
+        require_docker()
+    other = {"docker": "embedded", "embedded": "docker"}[engine]
+    return own[engine], own.get(other, own[engine])
 
 
 def test_back_up_while_writing_and_restore_elsewhere(pair: tuple[Clone, Clone], tmp_path: Path) -> None:
