@@ -113,6 +113,7 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) ->
     if isinstance(engine, DockerEngine):
         if adopt and (owner := engine.adopt()):
             system.state.instance = owner
+            system.state.live.update(engine.recall())
         engine.check_foreign()
     _check_server(system, engine)
     doctor.preflight(engine, settings)  # asks for the plan: a GPU word that contradicts the machine ends here

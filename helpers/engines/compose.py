@@ -61,6 +61,7 @@ from helpers.system import System
 
 MINIMUM_API = (1, 44)  # Docker 25: health checks with start_interval
 MINIMUM_COMPOSE = (2, 21)  # `ps --format json` and start_interval as we use them
+LIVE = "live.json"  # the pointer of the state file, kept with the data as well
 CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
 
 
@@ -486,6 +487,17 @@ class DockerEngine:
         owners.discard(None)
         return owners.pop() if len(owners) == 1 else None
 
+    def recall(self) -> dict[str, str]:
+        """The live database and prefix, as the volumes remember them for a state folder that was lost; {} if not."""
+        volume, image = f"{self.settings.project}_secrets-mlflow", self.settings.mlflow_image
+        if not self.api.volumes([volume]) or self.api.image(image) is None:
+            return {}
+        try:
+            found = json.loads(self.api.read_file(image, volume, LIVE))
+            return {key: str(found[key]) for key in ("database", "prefix")}
+        except (ValueError, KeyError, TypeError):
+            return {}
+
     def make_volumes(self) -> bool:
         """Create missing volumes, set owners, write the secret files. True when the database's volume was there."""
         existing = self.api.volumes(v.name for v in self.volumes())
@@ -504,6 +516,10 @@ class DockerEngine:
             files.setdefault(secret.volume, []).append(
                 FileEntry(secret.path, content, secret.uid, secret.gid, secret.mode))
         alone = bool(self.settings.tracking_uri)
+        if not alone:
+            live = {key: self.system.state.live[key] for key in ("database", "prefix")}
+            files[f"{self.settings.project}_secrets-mlflow"].append(
+                FileEntry(LIVE, json.dumps(live).encode(), *compose_model.UIDS[MLFLOW], 0o400))
         self.api.fill(self.image_settings.jupyter_image if alone else self.settings.mlflow_image, roots, files)
         return f"{self.settings.project}_postgres" in existing
 

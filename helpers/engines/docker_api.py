@@ -316,6 +316,24 @@ class DockerApi:
         finally:
             api.remove_container(container, force=True)
 
+    def read_file(self, image: str, volume: str, path: str) -> bytes:
+        """A small file of a volume, through a container of ``image`` never started; b"" when it is not there."""
+        from docker.errors import NotFound
+
+        api = self.client.api
+        container = api.create_container(image, ["true"], entrypoint=[], labels={f"{LABEL}.helper": "volumes"},
+                                         host_config=api.create_host_config(binds=[f"{volume}:/v:ro,nocopy"],
+                                                                            network_mode="none"))["Id"]
+        try:
+            stream, _ = api.get_archive(container, f"/v/{path}")
+            with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
+                found = tar.extractfile(path)
+                return found.read() if found else b""
+        except NotFound:
+            return b""
+        finally:
+            api.remove_container(container, force=True)
+
     def network_exists(self, name: str) -> bool:
         return any(n["Name"] == name for n in self.client.api.networks(names=[name]))
 

@@ -32,7 +32,7 @@ def who() -> str:
 
 def can_open(kind: str, nodes: list[str]) -> str:
     """Open every node for reading and writing; raises RuntimeError with what stands in the way."""
-    wanted = nodes or sorted(glob.glob("/dev/nvidia[0-9]*"))
+    wanted = nodes or (sorted(glob.glob("/dev/nvidia[0-9]*")) if kind == "nvidia" else [])
     if kind == "nvidia" and not wanted and os.path.exists("/dev/dxg"):
         wanted = ["/dev/dxg"]
     if not wanted:

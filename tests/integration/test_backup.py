@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 import requests
 
 from tests.conftest import Clone, docker_answers, require_docker
+from tests.integration import seen
 
 
 def api(clone: Clone, path: str, method: str = "GET", **content: Any) -> Any:
@@ -139,6 +141,21 @@ def test_restore_killed_at_any_moment(pair: tuple[Clone, Clone], tmp_path: Path)
         assert not (source.project_folder / "change.json").exists()
     live = json.loads((source.project_folder / "state.json").read_bytes())["live"]
     assert live["database"]
+
+
+def test_a_state_folder_lost_after_a_restore(own: dict[str, Clone], tmp_path: Path) -> None:
+    if "docker" not in own:
+        require_docker()
+    clone = own["docker"]
+    archived = clone.value("backup", f"--to={tmp_path / 'lost.tar'}")
+    assert clone.invoke("restore", archived, "--yes", timeout=600).returncode == 0
+    kept = seen.new_run(clone)
+    assert json.loads((clone.project_folder / "state.json").read_text())["live"]["database"] != "mlflow"
+    assert clone.invoke("down").returncode == 0
+    shutil.rmtree(clone.project_folder)
+    adopted = clone.invoke("up", "--adopt", timeout=600)
+    assert adopted.returncode == 0, adopted.stderr
+    assert seen.has_run(clone, kept)
 
 
 def test_gc_shows_first_and_removes_runs_with_their_artifacts(system: Clone) -> None:
