@@ -135,7 +135,12 @@ class DockerApi:
 
     def reason(self, container: str) -> str:
         """Why a container is not well, in the engine's own words."""
-        details = self.client.api.inspect_container(container)
+        from docker.errors import NotFound
+
+        try:
+            details = self.client.api.inspect_container(container)
+        except NotFound:
+            return ""  # replaced since it was listed
         state = details["State"]
         if state.get("OOMKilled"):
             return "killed: out of memory"
@@ -168,7 +173,12 @@ class DockerApi:
 
     def memory(self, container: str) -> int:
         """Resident bytes, page cache not counted; 0 when the engine cannot tell."""
-        stats = self.client.api.stats(container, stream=False, one_shot=True).get("memory_stats", {})
+        from docker.errors import APIError
+
+        try:
+            stats = self.client.api.stats(container, stream=False, one_shot=True).get("memory_stats", {})
+        except APIError:
+            return 0  # stopped or replaced since it was listed
         cache = stats.get("stats", {})
         used = int(stats.get("usage", 0))
         return max(0, used - int(cache.get("inactive_file", cache.get("total_inactive_file", 0))))
