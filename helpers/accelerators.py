@@ -195,7 +195,8 @@ def choose(word: str, devices: str, there: Machine, embedded: bool = False) -> A
     if node and node.unsupported:
         raise TrackbedError(f"--gpu={word}: {node.unsupported}")
     kind = node.kind if node else word
-    chosen = (_amd if kind == AMD else _nvidia)(devices, there, embedded, f"--gpu={word}", word in OLD_WORDS)
+    chosen = (_amd(devices, there, embedded, f"--gpu={word}") if kind == AMD
+              else _nvidia(devices, there, embedded, f"--gpu={word}", word in OLD_WORDS))
     if node and (other := _contradiction(node, chosen)):
         raise TrackbedError(f"--gpu={word}: this is no {node.node_type}, the machine has {other}",
                             f"--gpu={kind} takes what is there")
@@ -236,7 +237,7 @@ def _auto(devices: str, there: Machine, embedded: bool) -> Accelerator:
     return Accelerator(reason=reason, warning=warning, environment=_hidden() if embedded else {})
 
 
-def _amd(devices: str, there: Machine, embedded: bool, reason: str, _old: bool = False) -> Accelerator:
+def _amd(devices: str, there: Machine, embedded: bool, reason: str) -> Accelerator:
     if not there.kfd or not there.render_nodes:
         missing = "/dev/dri/renderD*" if there.kfd else "/dev/kfd"
         raise TrackbedError(

@@ -10,6 +10,7 @@ import socket
 import stat
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -284,6 +285,18 @@ class DockerApi:
             raise TrackbedError(f"volume {name} cannot be removed: {_words(error)}",
                                 "stop the container that uses it, then try again") from None
 
+    @contextmanager
+    def _unstarted(self, image: str, binds: Any, **options: Any) -> Iterator[str]:
+        """The id of a container that is never started: the engine's way to the files of its volumes."""
+        api = self.client.api
+        container = api.create_container(image, ["true"], entrypoint=[], labels={f"{LABEL}.helper": "volumes"},
+                                         host_config=api.create_host_config(binds=binds, network_mode="none"),
+                                         **options)["Id"]
+        try:
+            yield container
+        finally:
+            api.remove_container(container, force=True)
+
     def fill(self, image: str, volumes: Mapping[str, tuple[int, int, int]],
              files: Mapping[str, list[FileEntry]]) -> None:
         """Set the owner and mode of each volume's root and put files into it, over the engine's API.
@@ -291,11 +304,8 @@ class DockerApi:
         Works on remote engines, with read-only roots and any numeric user, and keeps contents out of argv.
         """
         api = self.client.api
-        binds = {name: {"bind": f"/volumes/{name}", "mode": "rw"} for name in volumes}
-        container = api.create_container(image, ["true"], entrypoint=[], user="0",
-                                         labels={f"{LABEL}.helper": "volumes"},
-                                         host_config=api.create_host_config(binds=binds, network_mode="none"))["Id"]
-        try:
+        with self._unstarted(image, {name: {"bind": f"/volumes/{name}", "mode": "rw"} for name in volumes},
+                             user="0") as container:
             buffer = io.BytesIO()
             with tarfile.open(fileobj=buffer, mode="w") as tar:
                 for name, (uid, gid, mode) in volumes.items():
@@ -308,41 +318,28 @@ class DockerApi:
                         info.size = len(entry.content)
                         tar.addfile(info, io.BytesIO(entry.content))
             api.put_archive(container, "/", buffer.getvalue())
-        finally:
-            api.remove_container(container, force=True)
 
     def volume_is_empty(self, name: str, image: str) -> bool:
         """Whether a volume holds nothing; seen through a container of ``image`` that is never started."""
-        api = self.client.api
-        container = api.create_container(image, ["true"], entrypoint=[], labels={f"{LABEL}.helper": "volumes"},
-                                         host_config=api.create_host_config(binds=[f"{name}:/v:ro,nocopy"],
-                                                                            network_mode="none"))["Id"]
-        try:
-            stream, _ = api.get_archive(container, "/v/.")
+        with self._unstarted(image, [f"{name}:/v:ro,nocopy"]) as container:
+            stream, _ = self.client.api.get_archive(container, "/v/.")
             head = b"".join(itertools.islice(stream, 1))  # the rest of a data set is not read
             stream.close()
             with tarfile.open(fileobj=io.BytesIO(head), mode="r|") as tar:
                 return tar.next() is None or not head[512:1024].strip(b"\0")
-        finally:
-            api.remove_container(container, force=True)
 
     def read_file(self, image: str, volume: str, path: str) -> bytes:
         """A small file of a volume, through a container of ``image`` never started; b"" when it is not there."""
         from docker.errors import NotFound
 
-        api = self.client.api
-        container = api.create_container(image, ["true"], entrypoint=[], labels={f"{LABEL}.helper": "volumes"},
-                                         host_config=api.create_host_config(binds=[f"{volume}:/v:ro,nocopy"],
-                                                                            network_mode="none"))["Id"]
-        try:
-            stream, _ = api.get_archive(container, f"/v/{path}")
-            with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
-                found = tar.extractfile(path)
-                return found.read() if found else b""
-        except NotFound:
-            return b""
-        finally:
-            api.remove_container(container, force=True)
+        with self._unstarted(image, [f"{volume}:/v:ro,nocopy"]) as container:
+            try:
+                stream, _ = self.client.api.get_archive(container, f"/v/{path}")
+                with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
+                    found = tar.extractfile(path)
+                    return found.read() if found else b""
+            except NotFound:
+                return b""
 
     def network_exists(self, name: str) -> bool:
         return any(n["Name"] == name for n in self.client.api.networks(names=[name]))
