@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from helpers import accelerators, elsewhere, images, notebook, stack
+from helpers import accelerators, addresses, elsewhere, images, notebook, stack
 from helpers.accelerators import Accelerator
 from helpers.engines import base, streaming, venvs
 from helpers.engines.base import (
@@ -40,7 +40,7 @@ from helpers.engines.base import (
     StartReport,
     State,
 )
-from helpers.engines.supervision import Program, Supervisor, orphans, terminate
+from helpers.engines.supervision import MARK, Program, Supervisor, orphans, terminate
 from helpers.errors import EngineUnavailable, Interrupted, PartFailed, TrackbedError
 from helpers.readiness import SEARCH, ask
 from helpers.system import System
@@ -336,10 +336,15 @@ class EmbeddedEngine:
             memory = _memory(process.pid) if detail and process.pid else 0
             listed.append(PartStatus(
                 name, state, process.reason, process.exit_code if not process.pid else None, "",
-                ports if process.pid else (), memory, process.since,
+                ports if process.pid else self._held(ports), memory, process.since,
                 identity=f"{process.pid}@{process.started}",
                 accelerator=_variable(process.pid, GPU_MARK) if name == JUPYTER and process.pid else ""))
         return tuple(listed)
+
+    def _held(self, ports: tuple[Port, ...]) -> tuple[Port, ...]:
+        """Those that the workers of a killed server still hold; its next start ends them."""
+        holders = ((port, addresses.holder(port.published).pid) for port in ports)
+        return tuple(port for port, pid in holders if pid and _variable(pid, MARK) == self.system.state.instance)
 
     def _answers(self, part: str) -> bool:
         """The quick look that a health check would take."""

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from supervisor.options import ServerOptions
 
 from helpers.engines import supervision
-from helpers.engines.base import State
-from helpers.engines.supervision import MARK, Program, Supervisor, orphans, terminate
+from helpers.engines.base import MLFLOW, State
+from helpers.engines.embedded import EmbeddedEngine
+from helpers.engines.supervision import MARK, Process, Program, Supervisor, orphans, terminate
 from helpers.errors import TrackbedError
+from tests.unit.fakes import system
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -198,3 +200,23 @@ def test_every_state_of_supervisor_has_a_word() -> None:
 
     names = {name for name in vars(ProcessStates) if name.isupper()}
     assert names <= supervision.STATES.keys()
+
+
+@linux
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_port_that_a_killed_servers_worker_holds_is_ours(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: bool) -> None:
+    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    first = system(tmp_path, engine="embedded")
+    environment = {**os.environ, MARK: first.state.instance if ours else "another"}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None and worker.stdin is not None
+        port = worker.stdout.readline().strip()
+        engine = EmbeddedEngine(system(tmp_path, engine="embedded", mlflow_port=port))
+        engine.system.state.instance = first.state.instance
+        died = Process(State.RESTARTING, 0, 78, "", 0, "")
+        monkeypatch.setattr(Supervisor, "states", lambda _: {MLFLOW: died})
+        held = {part.name: [p.published for p in part.ports] for part in engine.parts()}
+        worker.stdin.close()
+    assert held[MLFLOW] == ([int(port)] if ours else [])
