@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from helpers import accelerators, addresses, notebook
+from helpers import accelerators, addresses, neighbours, notebook
 from helpers.engines import select
 from helpers.engines.base import Availability, Engine, PartStatus, Port
 from helpers.engines.compose import DockerEngine
@@ -216,6 +216,23 @@ def _check_permissions(settings: Settings) -> Finding:
     return Finding(Level.OK, "permissions", f"the notebook writes to {settings.workspace} as uid {owner}")
 
 
+def _check_neighbours(engine: DockerEngine) -> Finding:
+    """Whether machines on the same network can reach ports published on 127.0.0.1, and the rules against it."""
+    version = engine.lets_neighbours_in
+    if not version:
+        return Finding(Level.OK, "neighbours", "this engine keeps ports published on 127.0.0.1 to this machine")
+    text = f"Docker {version}: before 28, machines on the same network can reach ports published on 127.0.0.1"
+    rules = engine.guard_rules()
+    typed = "; ".join(neighbours.lines(rules))
+    if not neighbours.may_change():
+        return Finding(Level.WARNING, "neighbours", f"{text}, unless drop rules are set (only root can tell)",
+                       f"upgrade to Docker 28 or newer, or type: {typed}")
+    if missing := set(rules) - set(neighbours.existing(engine.settings.project)):
+        return Finding(Level.WARNING, "neighbours", f"{text}; {len(missing)} drop rules are not set",
+                       f"`invoke up` sets them while the system is up; by hand: {typed}")
+    return Finding(Level.OK, "neighbours", f"{text}; {len(rules)} drop rules are set against it")
+
+
 def examine(system: System) -> list[Finding]:
     """Everything, for `invoke doctor`; nothing is changed. Never raises for what it finds."""
     settings = system.settings
@@ -245,10 +262,7 @@ def examine(system: System) -> list[Finding]:
     found += _check_leftovers(system, engine)
     found.append(_check_permissions(engine.settings))
     if isinstance(engine, DockerEngine):
-        version = str(engine.api.version()["Version"])
-        if int(version.split(".")[0]) < 28:
-            found.append(Finding(Level.WARNING, "neighbours", f"Docker {version}: before 28, machines on the same "
-                                 "network can reach ports published on 127.0.0.1", "upgrade to Docker 28 or newer"))
+        found.append(_check_neighbours(engine))
     address = addresses.machine_address(settings.public_address)
     found.append(Finding(Level.OK, "address", f"this machine is {address}"
                          + ("; reached over ssh" if addresses.is_remote_session() else "")))

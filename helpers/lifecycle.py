@@ -79,6 +79,8 @@ def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overv
         _claim(system, engine)
         if system.state.existed and engine.unchanged():
             readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=False)
+            for line in _guard(engine):
+                notice(line)
             if system.state.remembered != (kept := {**system.state.remembered, **settings.told}):
                 system.state.remembered = {name: value for name, value in kept.items() if value}
                 system.state.save()
@@ -101,7 +103,10 @@ def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overv
         system.state.applied = {"hash": "", "identities": {}}
         system.state.save()
         _write_env(engine, settings)
+        guarded = _guard(engine)
         report = engine.start(sink)
+        for line in _guard(engine) or guarded:
+            notice(line)
         sink.step("waiting until everything is usable")
         readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=bool(report.changed))
         if report.changed and engine.accelerator.kind != accelerators.NONE:
@@ -111,6 +116,11 @@ def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overv
                                 "identities": {row.status.name: row.status.identity for row in seen.rows}}
         system.state.save()
         return seen
+
+
+def _guard(engine: Engine) -> tuple[str, ...]:
+    """Drop rules against neighbours where the engine needs them; what to tell about it."""
+    return engine.guard() if isinstance(engine, DockerEngine) else ()
 
 
 def _names(engine: Engine) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from helpers import accelerators, images, notebook, stack
+from helpers import accelerators, images, neighbours, notebook, stack
 from helpers.accelerators import Accelerator, Machine
 from helpers.addresses import uplink
 from helpers.engines import base, compose_model
@@ -277,6 +277,37 @@ class DockerEngine:
             return not any(Path(mount.source).iterdir())
         return self.api.volume_is_empty(mount.source, self.settings.mlflow_image)
 
+    # neighbours
+
+    @cached_property
+    def lets_neighbours_in(self) -> str:
+        """The engine's version where that is one that lets neighbours in, else ""."""
+        version = str(self.api.version()["Version"])
+        return version if neighbours.let_in(version) else ""
+
+    def guard_rules(self) -> tuple[neighbours.Rule, ...]:
+        """The drop rules that belong to this system, for the networks that are there."""
+        if not self.lets_neighbours_in:
+            return ()
+        project = self.settings.project
+        bridges = [neighbours.Bridge(*found) for found in self.api.bridges(project)]
+        return (*neighbours.loopback_rules(project), *neighbours.address_rules(project, bridges))
+
+    def guard(self) -> tuple[str, ...]:
+        """Set the drop rules where this process may. Gives what to tell: what was set, or the lines to type."""
+        rules = self.guard_rules()
+        if not rules:
+            return ()
+        why = f"Docker {self.lets_neighbours_in} lets machines on the same network reach ports published on 127.0.0.1"
+        problem = "only root can set them"
+        if neighbours.may_change():
+            missing = set(rules) - set(neighbours.existing(self.settings.project))
+            if not (problem := neighbours.put(self.settings.project, rules)):
+                return (f"{why}: drop rules were set (a reboot removes them, `invoke up` sets them again)",) \
+                    if missing else ()
+        return (f"warning: {why}, and the drop rules against it were not set ({problem}). Type:",
+                *(f"  {line}" for line in neighbours.lines(rules)))
+
     # looking
 
     def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
@@ -458,6 +489,7 @@ class DockerEngine:
         kept = self.make_volumes()
         notebook.make_workspace(self.settings.workspace, notebook.workspace_owner(self.settings))
         sink.step("starting the services")
+        self.guard()  # before the first port is open; again when the networks are there
         self._compose_up(sink, repair_password=kept)
         after = {s.name: s.identity for s in self.parts()}
         return StartReport(tuple(name for name, identity in after.items() if before.get(name) != identity))
@@ -488,6 +520,7 @@ class DockerEngine:
                         repair_password = False
                     if not notebook_started and (code == 0 or
                                                  self.api.network_exists(f"{self.settings.project}_frontend")):
+                        self.guard()
                         self._start_notebook(sink)
                         notebook_started = True
                     if code is not None:
@@ -627,6 +660,8 @@ class DockerEngine:
             sink.part(JUPYTER, "stopped")
         sink.step("stopping the services")
         done = self._compose("down", timeout=drain * 3 + 60)
+        if done.returncode == 0:
+            neighbours.remove(project)
         if done.returncode:
             raise TrackbedError(f"docker compose down failed: {_last_line(done.stderr)}",
                                 "`invoke status` shows what is left; run `invoke down` again")

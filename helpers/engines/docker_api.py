@@ -300,6 +300,16 @@ class DockerApi:
     def network_exists(self, name: str) -> bool:
         return any(n["Name"] == name for n in self.client.api.networks(names=[name]))
 
+    def bridges(self, project: str) -> list[tuple[str, tuple[str, ...]]]:
+        """Interface and IPv4 subnets of each network of a Compose project."""
+        found = []
+        for network in self.client.api.networks(filters={"label": f"com.docker.compose.project={project}"}):
+            options = network.get("Options") or {}
+            interface = options.get("com.docker.network.bridge.name") or f"br-{network['Id'][:12]}"
+            subnets = [str(c.get("Subnet", "")) for c in (network.get("IPAM") or {}).get("Config") or []]
+            found.append((interface, tuple(s for s in subnets if s and ":" not in s)))
+        return found
+
     def disk_usage(self, volumes: Iterable[str]) -> dict[str, int]:
         """Bytes of each named volume (slow: the engine walks them)."""
         wanted = set(volumes)

@@ -1,0 +1,87 @@
+// Package login asks for a name and a password (HTTP Basic). Users come and go without a reload of the
+// configuration, and wrong passwords are answered slower and slower without keeping right ones out.
+package login
+
+import (
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func init() {
+	caddy.RegisterModule(Login{})
+	httpcaddyfile.RegisterHandlerDirective("login", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		made := new(Login)
+		return made, made.UnmarshalCaddyfile(h.Dispenser)
+	})
+	httpcaddyfile.RegisterDirectiveOrder("login", httpcaddyfile.Before, "basic_auth")
+}
+
+// one count of wrong logins for all sites
+var wrong = &Limit{Burst: 10, Refill: 2 * time.Second}
+
+// Login is the handler. Users names the file (see Users).
+type Login struct {
+	Users string `json:"users,omitempty"`
+	users *Users
+}
+
+func (Login) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.login", New: func() caddy.Module { return new(Login) }}
+}
+
+func (l *Login) Provision(caddy.Context) error {
+	l.users = &Users{path: l.Users}
+	return nil
+}
+
+// UnmarshalCaddyfile reads `login * FILE` (without the star a path would be taken for a matcher).
+func (l *Login) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	if !d.Args(&l.Users) {
+		return d.ArgErr()
+	}
+	return nil
+}
+
+func (l *Login) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	name, password, given := r.BasicAuth()
+	if given && l.users.Check(name, password) {
+		r.Header.Del("Authorization") // the parts behind have no use for it
+		return next.ServeHTTP(w, r)
+	}
+	status := http.StatusUnauthorized
+	if given {
+		address, _, _ := net.SplitHostPort(r.RemoteAddr)
+		if wrong.Wrong(address) {
+			status = http.StatusTooManyRequests
+			w.Header().Set("Retry-After", strconv.Itoa(int(wrong.Refill.Seconds())))
+		}
+	}
+	w.Header().Set("WWW-Authenticate", `Basic realm="Trackbed", charset="UTF-8"`)
+	refuse(w, r, status)
+	return nil
+}
+
+// refuse answers and does not wait for a body that the client may send for hours.
+func refuse(w http.ResponseWriter, r *http.Request, status int) {
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+		w.Header().Set("Connection", "close")
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(2 * time.Second))
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(http.StatusText(status) + "\n"))
+}
+
+var (
+	_ caddyhttp.MiddlewareHandler = (*Login)(nil)
+	_ caddy.Provisioner           = (*Login)(nil)
+	_ caddyfile.Unmarshaler       = (*Login)(nil)
+)
