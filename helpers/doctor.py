@@ -52,12 +52,14 @@ def _size(count: int) -> str:
 def check_ports(settings: Settings, planned: Iterable[tuple[str, Port]], statuses: Iterable[PartStatus],
                 owners: dict[int, str] | None = None) -> list[Finding]:
     """Every port the parts publish: free, ours, or taken by whom. ``owners`` knows containers by port."""
-    ours = {(p.address, p.published) for s in statuses for p in s.ports}
+    ours = {p.published for s in statuses for p in s.ports}  # at any address: PUBLIC moves them
     names = {"mlflow:http": "MLFLOW_PORT", "jupyter:http": "JUPYTER_PORT", "store:s3": "S3_PORT",
-             "store:console": "S3_CONSOLE_PORT"}
+             "store:console": "S3_CONSOLE_PORT", "gateway:http": "MLFLOW_PORT", "gateway:jupyter": "JUPYTER_PORT",
+             "gateway:s3": "S3_PORT", "gateway:console": "S3_CONSOLE_PORT", "gateway:acme-http": "HTTP_PORT",
+             "gateway:acme-https": "HTTPS_PORT"}
     found = []
     for part, port in planned:
-        if not port.published or (port.address, port.published) in ours \
+        if not port.published or port.published in ours \
                 or addresses.is_free(port.address, port.published):
             continue
         setting = names.get(f"{part}:{port.name}", "")

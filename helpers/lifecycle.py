@@ -8,7 +8,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from helpers import accelerators, credentials, doctor, envfile, gpu, images, notebook, readiness, stack, state
+from helpers import (
+    accelerators,
+    credentials,
+    doctor,
+    envfile,
+    gateway,
+    gpu,
+    images,
+    notebook,
+    readiness,
+    stack,
+    state,
+    users,
+)
 from helpers.engines import select
 from helpers.engines.base import JUPYTER, MLFLOW, STORE, DataItem, Engine, PartStatus, Sink, State
 from helpers.engines.compose import DockerEngine
@@ -46,7 +59,7 @@ class Overview:
 def load(flags: Mapping[str, str | None]) -> System:
     """The system that flags, environment, .env and its own memory describe. Starts nothing."""
     settings = Settings.load(flags, os.environ, stack.ROOT / ".env")
-    return System(settings, state.State.load(settings.folder))
+    return gateway.with_known_address(System(settings, state.State.load(settings.folder)))
 
 
 @contextmanager
@@ -73,9 +86,11 @@ def _claim(system: System, engine: Engine) -> None:
 def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overview:
     """Bring everything up and return when it is usable; a no-op that only looks when nothing changed."""
     with changing(system, notice):
+        gateway.settle_address(system, notice)
         choice = select.choose(system)
         engine = choice.engine
         settings = engine.settings
+        gateway.check_settings(settings, engine.name)
         _claim(system, engine)
         if system.state.existed and engine.unchanged():
             readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=False)
@@ -180,6 +195,8 @@ def delete_data(system: System, sink: Sink, notice: Notice) -> None:
     with changing(system, notice):
         select.current(system).remove_data(sink)
         credentials.forget(system.settings)
+        users.forget(system.settings)
+        gateway.root_path(system.settings).unlink(missing_ok=True)
         (system.settings.folder / state.FILE).unlink(missing_ok=True)
 
 
@@ -190,11 +207,35 @@ def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), 
     for status in engine.parts(detail):
         urls = tuple(f"http://{host}:{p.published}" + ("/lab" if status.name == JUPYTER else "")
                      for p in sorted(status.ports, key=lambda p: p.target) if p.published)
+        if settings.public:
+            urls = _public_urls(settings, engine, status)
         title = stack.TITLES[status.name]
         if status.name == STORE:
             title = {"minio": "MinIO", "versitygw": "VersityGW"}.get(settings.object_store, title)
         rows.append(Row(status, title, urls))
     return Overview(engine.name, settings, tuple(rows), changed)
+
+
+def _public_urls(settings: Settings, engine: Engine, status: PartStatus) -> tuple[str, ...]:
+    """The addresses of a part behind the gateway; the gateway's own row has none."""
+    console = isinstance(engine, DockerEngine) and engine.console_is_public
+    if status.name not in (MLFLOW, JUPYTER, *((STORE,) if console else ())) or not status.up:
+        return ()
+    urls = [stack.public_url(settings, status.name) + ("/lab" if status.name == JUPYTER else "")]
+    if status.name == STORE and settings.public_s3:
+        urls.insert(0, f"https://{stack.public_name(settings)}:{settings.s3_port}")
+    return tuple(urls)
+
+
+def change_users(system: System, notice: Notice, change: Callable[[], str]) -> str:
+    """Change the users and hand them to a gateway that runs; effective within a second. Gives what ``change`` gives."""
+    with changing(system, notice):
+        made = change()
+        if system.state.engine and system.settings.public:
+            engine = select.current(system)
+            if isinstance(engine, DockerEngine):
+                engine.put_users()
+        return made
 
 
 def status(system: System) -> Overview:

@@ -19,15 +19,26 @@ TITLES = {
     "bucket": "bucket",
     "mlflow": "MLflow",
     "jupyter": "JupyterLab",
+    "gateway": "gateway",
 }
 
 
 def public_names(settings: Settings) -> tuple[str, ...]:
     """Every host name a browser or client may use for the tracking server."""
     names = ["localhost", "127.0.0.1", "[::1]", "mlflow"]
-    if settings.public_address and settings.public_address not in names:
-        names.append(settings.public_address)
+    names += [name for name in (settings.domain, settings.public_address) if name and name not in names]
     return tuple(names)
+
+
+def public_name(settings: Settings) -> str:
+    """What the gateway is called from outside, "" while that is not known."""
+    return settings.domain or settings.public_address
+
+
+def public_url(settings: Settings, part: str) -> str:
+    """Where a part is reached through the gateway. Only with PUBLIC=true, and for parts that it publishes."""
+    port = {"mlflow": settings.mlflow_port, "jupyter": settings.jupyter_port, "store": settings.s3_console_port}[part]
+    return f"https://{public_name(settings)}:{port}"
 
 
 def allowed_hosts(settings: Settings) -> str:
@@ -44,7 +55,8 @@ def cors_origins(settings: Settings) -> str:
 
     No ``scheme://*`` and no lone ``*``: each entry names a host. localhost is always allowed by MLflow itself.
     """
-    return ",".join(f"http://{name}:{settings.mlflow_port}" for name in public_names(settings))
+    scheme = "https" if settings.public else "http"
+    return ",".join(f"{scheme}://{name}:{settings.mlflow_port}" for name in public_names(settings))
 
 
 def local_host(settings: Settings) -> str:
@@ -54,6 +66,8 @@ def local_host(settings: Settings) -> str:
 
 def browser_url(settings: Settings) -> str:
     """MLflow as the user's browser reaches it: directly on this machine, or through the printed ``ssh -L`` line."""
+    if settings.public:
+        return public_url(settings, "mlflow")
     return f"http://{local_host(settings)}:{settings.mlflow_port}"
 
 

@@ -87,8 +87,9 @@ class Outside:
                     frame = cable.recv(2048)
                 except OSError:
                     break
-                ports = struct.unpack("!HH", frame[34:38]) if frame[12:14] == b"\x08\x00" and len(frame) > 47 else (0, 0)
-                if (frame[26:30], *ports, frame[47] & SYN_ACK if len(frame) > 47 else 0) == expected:
+                if frame[12:14] != b"\x08\x00" or len(frame) < 48:
+                    continue
+                if (frame[26:30], *struct.unpack("!HH", frame[34:38]), frame[47] & SYN_ACK) == expected:
                     return True
         return False
 

@@ -1,4 +1,4 @@
-"""Ports published on 127.0.0.1, tried from a neighbour's network namespace: the socket table would not show the hole."""
+"""Ports published on 127.0.0.1, tried from a neighbour's network namespace: no socket table shows the hole."""
 
 from __future__ import annotations
 
