@@ -81,6 +81,9 @@ def notebook_environment(settings: Settings, tracking_uri: str) -> dict[str, str
         "TRACKBED_TRACKING_URI": tracking_uri,  # MLflow changes its own; links to other servers are left alone
         "MLFLOW_NOTEBOOK_TRACE_RENDERER_BASE_URL": browser_url(settings),  # traces are shown in a frame of the browser
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # the store is on a network that the notebook is not on: the server passes artifacts on itself
+        **({"MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false", "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false"}
+           if settings.public else {}),
         "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",  # CPU, memory, disk, network and GPU of every run
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "600",  # a proxied artifact of several GB answers late
         "GIT_PYTHON_REFRESH": "quiet",
