@@ -73,6 +73,13 @@ def integration(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Parts killed, frozen and cut off while clients write. TRACKBED_FAULT_ROUNDS (2) per fault; prints its seed."""
+    install(session)
+    session.run("pytest", "tests/faults", results(session), *session.posargs, external=False)
+
+
+@nox.session
 def browser(session: nox.Session) -> None:
     """JupyterLab and MLflow in headless Chromium. Skipped loudly where there is none."""
     if not any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")):
@@ -81,6 +88,13 @@ def browser(session: nox.Session) -> None:
         session.skip("NOT TESTED: no Chromium on this machine (Debian: apt install chromium)")
     install(session)
     session.run("pytest", "tests/browser", results(session), *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Ours against the usual compose file, as ratios in one run; needs a Docker engine and quiet."""
+    install(session)
+    session.run("python", "-m", "benchmarks.bench", *session.posargs)
 
 
 @nox.session(default=False)

@@ -15,6 +15,7 @@ from invoke.parser.argument import Argument
 from invoke.tasks import Task, task
 
 if TYPE_CHECKING:
+    from helpers.errors import TrackbedError
     from helpers.lifecycle import Overview
     from helpers.system import System
 
@@ -41,6 +42,9 @@ WHAT = {
     "bind_address": "address to listen on (default: 127.0.0.1; with --public 0.0.0.0)",
     "workspace": "the notebook's work folder (default: workspace in the state folder)",
     "public_address": "what others call this machine",
+    "tracking_uri": "a tracking server elsewhere: only the notebook is started, and logs to that one",
+    "tracking_username": "user at that server; TRACKING_PASSWORD or TRACKING_TOKEN go into .env",
+    "tracking_ca": "certificate of the authority that signed that server's, a file in PEM form",
     "ready_timeout": "seconds to wait until everything is usable (default: 180)",
 }
 NOTEBOOK = {
@@ -77,11 +81,20 @@ def reported(body: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             if traceback_wanted():
                 raise
+            if lost := _lost():
+                console.error(lost)
+                raise Exit(code=FAILED) from None
             console.error(TrackbedError(f"unexpected: {type(error).__name__}: {error}",
                                         "TRACKBED_TRACEBACK=1 shows where; please report it"))
             raise Exit(code=FAILED) from None
 
     return run
+
+
+def _lost() -> TrackbedError | None:
+    """The error for a node whose connection has ended, if that is why something failed."""
+    nodes = sys.modules.get("helpers.engines.node")
+    return nodes.lost() if nodes else None
 
 
 class OptionalWord(Task):  # type: ignore[type-arg]
@@ -147,7 +160,12 @@ def _show(view: Overview) -> None:
         if row.status.accelerator and row.status.up:
             words = (f"GPU: {row.status.accelerator}", row.status.image, row.status.since)
             console.notice(f"\nnotebook: {', '.join(word for word in words if word)}")
-    if addresses.is_remote_session() and view.ports and not view.settings.public:
+    if view.settings.tracking_uri:
+        console.notice(f"\nthe notebook logs to {view.settings.tracking_uri}")
+    if view.node and view.ports:
+        console.notice("\nThe parts run on another machine. From this one, keep this open and use the same URLs:")
+        console.notice("  " + addresses.ssh_line(view.ports, target=view.node))
+    elif addresses.is_remote_session() and view.ports and not view.settings.public:
         console.notice("\nFrom your own computer, keep this open and use the same URLs there:")
         console.notice("  " + addresses.ssh_line(view.ports, view.settings.public_address))
 
@@ -163,17 +181,24 @@ def up(context: Context, project: str | None = None, state_dir: str | None = Non
        volume: list[str] | None = None, object_store: str | None = None, mlflow_port: str | None = None,
        jupyter_port: str | None = None, s3_port: str | None = None, s3_console_port: str | None = None,
        s3_bucket: str | None = None, workspace: str | None = None, public_address: str | None = None,
+       tracking_uri: str | None = None, tracking_username: str | None = None, tracking_ca: str | None = None,
        ready_timeout: str | None = None, public: str | bool | None = None, domain: str | None = None,
        certificates: str | None = None, public_s3: str | None = None, bind_address: str | None = None,
        dry_run: bool = False, name_prefix: str | None = None, adopt: bool = False) -> None:
     """Bring everything up; ready when it returns. Repairs what is half-started, does nothing when all is well."""
     flags = {name: value for name, value in locals().items() if name in WHERE or name in WHAT}
     flags["public"] = str(public).lower() if isinstance(public, bool) else public  # `--public` alone is true
-    flags |= {"env": " ".join(shlex.quote(v) for v in env if v) if env else None,
-              "volume": " ".join(shlex.quote(v) for v in volume if v) if volume else None}
+    _up(_load(flags | _further(env, volume)), dry_run, name_prefix, adopt)
+
+
+def _further(env: list[str] | None, volume: list[str] | None) -> dict[str, str | None]:
+    return {"env": " ".join(shlex.quote(v) for v in env if v) if env else None,
+            "volume": " ".join(shlex.quote(v) for v in volume if v) if volume else None}
+
+
+def _up(system: System, dry_run: bool, name_prefix: str | None, adopt: bool) -> None:
     from helpers import console, lifecycle
 
-    system = _load(flags)
     if dry_run:
         from helpers import dryrun
 
@@ -191,6 +216,33 @@ def up(context: Context, project: str | None = None, state_dir: str | None = Non
         console.notice("\ninvoke jupyter-url   prints the notebook's address   |   invoke check   proves that it logs")
 
 
+ALONE = ("engine", "gpu", "devices", "torch", "data_volume", "cull_idle", "jupyter_port", "workspace",
+         "public_address", "tracking_uri", "tracking_username", "tracking_ca", "ready_timeout")
+
+
+@trackbed_task(iterable=list(NOTEBOOK),
+               help={**WHERE, **{name: WHAT[name] for name in ALONE}, **NOTEBOOK,
+                     "dry_run": "print the equivalent plain commands, start nothing",
+                     "name_prefix": "with --dry-run: another name and free ports, to run beside the real system",
+                     "adopt": "take over volumes whose state folder was lost"})
+def jupyter(context: Context, project: str | None = None, state_dir: str | None = None, engine: str | None = None,
+            gpu: str | None = None, devices: str | None = None, torch: str | None = None,
+            data_volume: str | None = None, cull_idle: str | None = None, env: list[str] | None = None,
+            volume: list[str] | None = None, jupyter_port: str | None = None, workspace: str | None = None,
+            public_address: str | None = None, tracking_uri: str | None = None, tracking_username: str | None = None,
+            tracking_ca: str | None = None, ready_timeout: str | None = None, dry_run: bool = False,
+            name_prefix: str | None = None, adopt: bool = False) -> None:
+    """Start only a notebook, which logs to a tracking server elsewhere (--tracking-uri=https://...)."""
+    flags = {name: value for name, value in locals().items() if name in WHERE or name in ALONE}
+    from helpers.errors import SettingError
+
+    system = _load(flags | _further(env, volume))
+    if not system.settings.tracking_uri:
+        raise SettingError("TRACKING_URI is missing: `invoke jupyter` starts only the notebook, for a tracking server "
+                           "elsewhere (--tracking-uri=https://HOST); `invoke up` starts everything.")
+    _up(system, dry_run, name_prefix, adopt)
+
+
 @trackbed_task(help={**WHERE, "delete_data": "delete the data too; names what goes and asks",
                      "yes": "with --delete-data: do not ask"})
 def down(context: Context, project: str | None = None, state_dir: str | None = None, delete_data: bool = False,
@@ -205,7 +257,7 @@ def down(context: Context, project: str | None = None, state_dir: str | None = N
         for item in items:
             console.notice(f"  {item.name}: {item.what}")
         console.notice(f"  the secrets and settings of project {system.settings.project}")
-        console.notice(f"it keeps the workspace {system.settings.workspace}")
+        console.notice(f"it keeps the workspace {lifecycle.workspace(system)}")
         if not yes and not console.confirm("Delete them?"):
             raise TrackbedError("nothing was deleted, nothing was stopped",
                                 "answer y, or pass --yes where there is no terminal")
@@ -229,7 +281,7 @@ def status(context: Context, project: str | None = None, state_dir: str | None =
     if format == "json":
         console.as_json({
             "project": view.settings.project, "engine": view.engine, "state_dir": str(view.settings.state_dir),
-            "workspace": str(view.settings.workspace),
+            "workspace": str(view.settings.workspace), "tracking_uri": view.settings.tracking_uri, "node": view.node,
             "parts": [{"part": r.status.name, "title": r.title, "state": str(r.status.state),
                        "reason": r.status.reason, "urls": list(r.urls), "image": r.status.image,
                        "gpu": r.status.accelerator, "memory": r.status.memory, "since": r.status.since}
@@ -239,6 +291,8 @@ def status(context: Context, project: str | None = None, state_dir: str | None =
         console.as_env(lifecycle.environment(view))
     else:
         _show(view)
+        if view.rows and system.state.existed and (warning := lifecycle.low_disk(lifecycle.running(system))):
+            console.notice(f"\n{warning}")
     if not all(row.status.up for row in view.rows):
         raise Exit(code=1)
 
@@ -271,11 +325,15 @@ def logs(context: Context, part: str | None = None, project: str | None = None, 
 @trackbed_task(help=WHERE)
 def jupyter_url(context: Context, project: str | None = None, state_dir: str | None = None) -> None:
     """The one line to paste into a browser."""
-    from helpers import console, lifecycle, notebook
+    from helpers import addresses, console, lifecycle, notebook
 
     system = _load({"project": project, "state_dir": state_dir})
     engine = lifecycle.running(system)
     console.value(notebook.url(engine, engine.settings, system.credentials()["JUPYTER_TOKEN"]))
+    view = lifecycle.overview(engine, engine.settings)
+    if view.node:
+        ports = [p.published for r in view.rows if r.status.name in ("jupyter", "mlflow") for p in r.status.ports]
+        console.notice("with this open on this machine: " + addresses.ssh_line(ports, target=view.node))
 
 
 @trackbed_task(klass=OptionalWord, positional=["action", "name"],
@@ -333,7 +391,7 @@ def credentials(context: Context, project: str | None = None, state_dir: str | N
         return
     lifecycle.running(system)
     found = system.credentials()
-    pairs = [(name, found[name]) for name in found.names]
+    pairs = [(name, found[name]) for name in found.names if found[name]]
     if format == "json":
         console.as_json(dict(pairs))
     elif format == "env":
@@ -410,3 +468,118 @@ def lock(context: Context, upgrade: bool = False) -> None:
     for name, problem in locks.refresh_torch():
         console.notice(f"docker/jupyter/{name}: not locked, its index does not answer: {problem}" if problem
                        else f"locked docker/jupyter/{name}")
+
+
+@trackbed_task(help={**WHERE, "to": "file, or folder to put it in (default: backups in the state folder)",
+                     "with_secrets": "put the generated secrets into it too (the file is 0600)"})
+def backup(context: Context, project: str | None = None, state_dir: str | None = None, to: str = "",
+           with_secrets: bool = False) -> None:
+    """One consistent archive of database and artifacts, made while the system runs."""
+    from helpers import backup_commands, console
+
+    system = _load({"project": project, "state_dir": state_dir})
+    with console.Progress() as progress:
+        path, manifest = backup_commands.backup(system, to, with_secrets, progress, progress.notice)
+    console.value(str(path))
+    console.notice(backup_commands.words(manifest))
+    if with_secrets:
+        console.notice("it holds the secrets of this system in plain text; only you can read it (0600): keep it so")
+
+
+@trackbed_task(positional=["file"],
+               help={**WHERE, "file": "the archive that `invoke backup` made",
+                     "no_backup": "do not back up what is there before it is replaced",
+                     "yes": "do not ask"})
+def restore(context: Context, file: str, project: str | None = None, state_dir: str | None = None,
+            no_backup: bool = False, yes: bool = False) -> None:
+    """Replace what is there by an archive, on any engine. Until the last step the old state is the live one."""
+    from helpers import backup_commands, console
+    from helpers.errors import TrackbedError
+
+    system = _load({"project": project, "state_dir": state_dir})
+    if system.state.existed and not yes and not console.confirm(
+            f"Replace the experiments and artifacts of project {system.settings.project} by {file}?"):
+        raise TrackbedError("nothing was restored", "answer y, or pass --yes where there is no terminal")
+    with console.Progress() as progress:
+        done = backup_commands.restore_archive(system, file, progress, progress.notice, not no_backup)
+    console.notice(f"restored: {backup_commands.words(done.manifest)}")
+    if done.before:
+        console.notice(f"what was there before: {done.before}")
+
+
+@trackbed_task(help={**WHERE, "to": "docker or embedded", "object_store": WHAT["object_store"]})
+def move(context: Context, to: str, project: str | None = None, state_dir: str | None = None,
+         object_store: str | None = None) -> None:
+    """Bring everything to the other engine: back up, restore there, switch, remove here."""
+    from helpers import console, moves
+
+    system = _load({"project": project, "state_dir": state_dir, "object_store": object_store and "auto"})
+    with console.Progress() as progress:
+        archived, view = moves.move(system, to, object_store or "", progress, progress.notice)
+    _show(view)
+    console.notice(f"\nmoved; the archive it was carried in is kept: {archived}")
+
+
+@trackbed_task(help={**WHERE, "back": "return to the state that the last upgrade kept"})
+def upgrade(context: Context, project: str | None = None, state_dir: str | None = None, back: bool = False) -> None:
+    """Go to this clone's versions: back up, migrate a copy of the database, prove it, switch. The old copy is kept."""
+    from helpers import console, lifecycle, upgrades
+
+    system = _load({"project": project, "state_dir": state_dir})
+    if back:
+        with console.Progress() as progress:
+            kept, archived, runnable = upgrades.back(system, progress, progress.notice)
+            if runnable:
+                lifecycle.up(_load({"project": project, "state_dir": state_dir}), progress, progress.notice)
+        console.notice(f"back on the database {kept['database']} (schema {kept['schema']}) of {kept['at']}")
+        console.notice(f"what was logged since is in {archived}")
+        if not runnable:
+            console.notice("it needs the MLflow of that time: git checkout the version you had, then `invoke up`")
+        return
+    with console.Progress() as progress:
+        done = upgrades.upgrade(system, progress, progress.notice)
+    console.table(("what", "from", "to"), [(c.what, c.old, c.new) for c in done.changes])
+    if done.archive:
+        console.notice(f"backup made before: {done.archive}")
+        console.notice("`invoke upgrade --back` returns to the old database, which is kept")
+    else:
+        console.notice("the database's schema is current: nothing to migrate")
+
+
+@trackbed_task(help={**WHERE, **FORMAT})
+def usage(context: Context, project: str | None = None, state_dir: str | None = None, format: str = "table") -> None:
+    """What takes how much room: experiments, database, and what is free."""
+    from dataclasses import asdict
+
+    from helpers import console, hygiene
+
+    _choose(format, "table", "json")
+    found = hygiene.usage(_load({"project": project, "state_dir": state_dir}))
+    if format == "json":
+        console.as_json(asdict(found))
+        return
+    mib = 2**20
+    console.table(("experiment", "id", "runs", "objects", "MiB", "MiB per day"), [
+        (use.name, use.identity, str(use.runs), str(use.objects), f"{use.size / mib:.1f}", f"{use.growth / mib:.1f}")
+        for use in found.experiments])
+    console.notice(f"database {found.database / mib:.0f} MiB; {found.free / 2**30:.1f} GiB free on the disk")
+
+
+@trackbed_task(help={**WHERE, "older_than": "deleted longer ago than this, as in 30d or 12h (default: 30d)",
+                     "yes": "remove it; without this it is only shown"})
+def gc(context: Context, project: str | None = None, state_dir: str | None = None, older_than: str = "30d",
+       yes: bool = False) -> None:
+    """Remove for good the runs that were deleted long ago, with their artifacts. Shows first what would go."""
+    from helpers import console, hygiene, lifecycle
+
+    system = _load({"project": project, "state_dir": state_dir})
+    found = hygiene.deleted(lifecycle.running(system), system.state.live["database"], older_than)
+    console.table(("experiment id", "deleted runs"), [(name, str(count)) for name, count in found.items()])
+    if not found:
+        console.notice(f"nothing was deleted longer ago than {older_than}")
+    if not yes:
+        console.notice("nothing was removed; `--yes` removes them, and experiments deleted as long ago")
+        return
+    with console.Progress() as progress:
+        hygiene.collect(system, older_than, progress, progress.notice)
+    console.notice("removed")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import getpass
+import ipaddress
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +38,13 @@ def is_free(address: str, port: int) -> bool:
     return True
 
 
-def next_free(address: str, port: int, taken: Iterable[int] = ()) -> int:
-    """The first free port from ``port`` on that is not in ``taken``."""
+def next_free(address: str, port: int, taken: Iterable[int] = (),
+              free: Callable[[str, int], bool] | None = None) -> int:
+    """The first free port from ``port`` on that is not in ``taken``; ``free`` looks at another machine."""
+    free = free or is_free
     reserved = set(taken)
     for candidate in range(port, 65536):
-        if candidate not in reserved and is_free(address, candidate):
+        if candidate not in reserved and free(address, candidate):
             return candidate
     raise OSError("no free port")
 
@@ -75,6 +78,20 @@ def _command(folder: Path) -> str:
     return " ".join(names) or (folder / "comm").read_text().strip()
 
 
+def listening(tables: str) -> frozenset[tuple[str, int]]:
+    """The address and port of every listening socket in the text of /proc/net/tcp and tcp6."""
+    found = set()
+    for row in tables.splitlines():
+        fields = row.split()
+        if len(fields) < 4 or fields[3] != "0A" or ":" not in fields[1]:
+            continue
+        raw, port = fields[1].rsplit(":", 1)
+        words = [bytes.fromhex(raw[i:i + 8])[::-1] for i in range(0, len(raw), 8)]  # 32-bit words, low byte first
+        address = ipaddress.ip_address(b"".join(words))
+        found.add((str(getattr(address, "ipv4_mapped", None) or address), int(port, 16)))
+    return frozenset(found)
+
+
 def machine_address(public_address: str = "", environ: Mapping[str, str] = os.environ) -> str:
     """What others call this machine: the setting, else the address the SSH client came to, else the host name."""
     if public_address:
@@ -88,9 +105,12 @@ def is_remote_session(environ: Mapping[str, str] = os.environ) -> bool:
     return bool(environ.get("SSH_CONNECTION") or environ.get("SSH_TTY"))
 
 
-def ssh_line(ports: Iterable[int], public_address: str = "", environ: Mapping[str, str] = os.environ) -> str:
-    """The tunnel that makes the printed URLs work in a browser elsewhere."""
+def ssh_line(ports: Iterable[int], public_address: str = "", environ: Mapping[str, str] = os.environ,
+             target: str = "") -> str:
+    """The tunnel that makes the printed URLs work in a browser elsewhere. ``target``: a node, as `ssh` takes it."""
     forwards = " ".join(f"-L {port}:127.0.0.1:{port}" for port in ports)
+    if target:
+        return f"ssh -N {forwards} {target}"
     user = environ.get("SUDO_USER") or getpass.getuser()
     return f"ssh -N {forwards} {user}@{machine_address(public_address, environ)}"
 

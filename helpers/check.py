@@ -20,6 +20,7 @@ USER = "mlflow"
 SKIPPED = "skipped: an earlier check failed"
 ROWS = ("run in PostgreSQL", "parameters in PostgreSQL", "metrics in PostgreSQL", "tag in PostgreSQL")
 OBJECT = "object in the store"
+THEIRS = "its rows and its object"
 TIDIED = "check run deleted"
 
 # one statement, one JSON object; the id is checked to be hexadecimal before it gets in here
@@ -46,7 +47,11 @@ def run_check(engine: Engine, sink: Sink) -> list[CheckResult]:
     sink.step("Logging a run from inside the notebook")
     results, run = _in_notebook(engine)
     complete = "artifact_path" in run
-    if complete:
+    plan = engine.plan()
+    if MLFLOW not in plan.names:
+        uri = plan.part(JUPYTER).environment["MLFLOW_TRACKING_URI"]
+        results.append(CheckResult(THEIRS, complete, f"not ours to look at: {uri} keeps them" if complete else SKIPPED))
+    elif complete:
         sink.step("Looking for the run in PostgreSQL and for its artifact in the object store")
         results += _rows(engine, run)
         results.append(_object(engine, run))

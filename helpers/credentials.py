@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -19,11 +20,14 @@ POSTGRES_PASSWORD = "POSTGRES_PASSWORD"
 S3_ACCESS_KEY = "S3_ACCESS_KEY"
 S3_SECRET_KEY = "S3_SECRET_KEY"
 JUPYTER_TOKEN = "JUPYTER_TOKEN"
+TRACKING_PASSWORD = "TRACKING_PASSWORD"
+TRACKING_TOKEN = "TRACKING_TOKEN"
 NAMES = (POSTGRES_PASSWORD, S3_ACCESS_KEY, S3_SECRET_KEY, JUPYTER_TOKEN)
 
 FOLDER = "secrets"
 ISSUED = "secrets-issued"  # names only: tells a lost secret from one that never was
 _EXTERNAL = "EXTERNAL_"
+_THEIRS = re.compile(r"[!-~]{1,4000}")  # of a server elsewhere: whatever that one takes
 _GOOD = re.compile(r"[A-Za-z0-9_.~+/=@-]{3,128}")
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -89,9 +93,16 @@ class Credentials:
     def hide(self, text: str) -> str:
         """``text`` with every secret value replaced by ``***``, for logs and errors of other programs."""
         for name, value in self.values.items():
-            if name != S3_ACCESS_KEY:
+            if value and name != S3_ACCESS_KEY:
                 text = text.replace(value, "***")
         return text
+
+
+def wanted(settings: Settings) -> tuple[str, ...]:
+    """The names of the secrets that a system of these settings has."""
+    if not settings.tracking_uri:
+        return NAMES
+    return (JUPYTER_TOKEN, TRACKING_PASSWORD if settings.tracking_username else TRACKING_TOKEN)
 
 
 def load(settings: Settings) -> Credentials:
@@ -101,7 +112,7 @@ def load(settings: Settings) -> Credentials:
     values: dict[str, str] = {}
     if os.path.lexists(folder):
         _close_folder(folder, repaired)
-    for name in NAMES:
+    for name in wanted(settings):
         value = _given(settings, name) or _read(folder / _file(settings, name), repaired)
         if value:
             values[name] = value
@@ -119,7 +130,7 @@ def ensure(settings: Settings) -> Credentials:
     values: dict[str, str] = {}
     generated: list[str] = []
     changed: list[str] = []
-    for name in NAMES:
+    for name in wanted(settings):
         path = folder / _file(settings, name)
         kept = _read(path, repaired)
         given = _given(settings, name)
@@ -134,10 +145,16 @@ def ensure(settings: Settings) -> Credentials:
         elif path.name.startswith(_EXTERNAL):
             raise TrackbedError(f"{name} of the external object store is missing",
                                 f"Put {name}=... into {settings.env_file} (chmod 600 it).")
+        elif name == TRACKING_TOKEN:
+            values[name] = ""  # a server without a login
+        elif name == TRACKING_PASSWORD:
+            who = f"{settings.tracking_username} at {settings.tracking_uri}"
+            raise TrackbedError(f"TRACKING_PASSWORD of {who} is missing",
+                                f"Put TRACKING_PASSWORD=... into {settings.env_file} (chmod 600 it).")
         else:
             values[name] = _make(path, _MAKERS[name](), repaired)
             generated.append(path.name)
-    now = issued | {_file(settings, name) for name in NAMES}
+    now = issued | {_file(settings, name) for name in wanted(settings)}
     if now != issued:
         write_private(settings.folder / ISSUED, "".join(f"{name}\n" for name in sorted(now)).encode())
     return Credentials(values, tuple(generated), tuple(name for name in generated if name in issued),
@@ -165,6 +182,9 @@ def _given(settings: Settings, name: str) -> str:
 
 def _file(settings: Settings, name: str) -> str:
     """The file of a secret; keys of a store that is not ours must never become our own store's."""
+    if name in (TRACKING_PASSWORD, TRACKING_TOKEN):
+        # bound to the server: another address must never be sent this one's password
+        return f"{name}.{hashlib.sha256(settings.tracking_uri.encode()).hexdigest()[:12]}"
     external = settings.object_store == "external" and name.startswith("S3_")
     return _EXTERNAL + name if external else name
 
@@ -217,7 +237,8 @@ def _read(path: Path, repaired: list[Path]) -> str:
         value = os.read(handle, 4096).decode("ascii", "replace").strip()
     finally:
         os.close(handle)
-    if value and not _GOOD.fullmatch(value):
+    good = _THEIRS if path.name.startswith("TRACKING_") else _GOOD
+    if value and not good.fullmatch(value):
         raise TrackbedError(f"{path} does not hold a secret (3 to 128 plain characters); it is damaged",
                             f"Restore it, or move it away to get a new one: mv {path} {path}.broken")
     return value

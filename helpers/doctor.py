@@ -16,6 +16,7 @@ from helpers.engines import select
 from helpers.engines.base import Availability, Engine, PartStatus, Port
 from helpers.engines.compose import DockerEngine
 from helpers.engines.docker_api import LABEL
+from helpers.engines.remote import Here, Host
 from helpers.errors import TrackbedError
 from helpers.settings import Settings
 from helpers.system import System, existing
@@ -50,8 +51,9 @@ def _size(count: int) -> str:
 
 
 def check_ports(settings: Settings, planned: Iterable[tuple[str, Port]], statuses: Iterable[PartStatus],
-                owners: dict[int, str] | None = None) -> list[Finding]:
+                owners: dict[int, str] | None = None, host: Host | None = None) -> list[Finding]:
     """Every port the parts publish: free, ours, or taken by whom. ``owners`` knows containers by port."""
+    there = host or Here()
     ours = {p.published for s in statuses for p in s.ports}  # at any address: PUBLIC moves them
     names = {"mlflow:http": "MLFLOW_PORT", "jupyter:http": "JUPYTER_PORT", "store:s3": "S3_PORT",
              "store:console": "S3_CONSOLE_PORT", "gateway:http": "MLFLOW_PORT", "gateway:jupyter": "JUPYTER_PORT",
@@ -60,12 +62,12 @@ def check_ports(settings: Settings, planned: Iterable[tuple[str, Port]], statuse
     found = []
     for part, port in planned:
         if not port.published or port.published in ours \
-                or addresses.is_free(port.address, port.published):
+                or there.is_free(port.address, port.published):
             continue
         setting = names.get(f"{part}:{port.name}", "")
-        who = (owners or {}).get(port.published) or str(addresses.holder(port.published))
+        who = (owners or {}).get(port.published) or there.holder(port.published)
         taken = {p.published for _, p in planned}
-        free = addresses.next_free(port.address, port.published + 1, taken)
+        free = addresses.next_free(port.address, port.published + 1, taken, there.is_free)
         found.append(Finding(Level.ERROR, "ports", f"port {port.published} ({setting}) is taken by {who}",
                              f"stop it, or choose another: --{setting.lower().replace('_', '-')}={free}"))
     return found
@@ -79,6 +81,10 @@ def _container_ports(engine: Engine) -> dict[int, str]:
     return {p.published: f"container {c.name}" for c in engine.api.containers()
             if project not in (c.labels.get("com.docker.compose.project"), c.labels.get(f"{LABEL}.project"))
             for p in c.ports}
+
+
+def _host(engine: Engine) -> Host:
+    return engine.host if isinstance(engine, DockerEngine) else Here()
 
 
 def check_disk(engine: Engine, fresh: bool) -> Finding:
@@ -97,7 +103,7 @@ def preflight(engine: Engine, settings: Settings) -> None:
     """What would make ``up`` fail half-way, found before it touches anything. Raises TrackbedError."""
     statuses = engine.parts()
     planned = [(spec.name, port) for spec in engine.plan().parts for port in spec.ports]
-    findings = check_ports(settings, planned, statuses, _container_ports(engine))
+    findings = check_ports(settings, planned, statuses, _container_ports(engine), _host(engine))
     fresh = not engine.data()
     findings.append(check_disk(engine, fresh))
     wrong = [f for f in findings if f.level is Level.ERROR]
@@ -163,7 +169,7 @@ def _check_memory(engine: Engine) -> Finding:
 
 
 def _check_mtu(engine: Engine) -> Finding:
-    interface, mtu = addresses.uplink()
+    interface, mtu = _host(engine).uplink()
     if not interface:
         return Finding(Level.OK, "network", "no default route: only this machine can reach the system")
     if mtu and mtu < 1500 and engine.name == "docker":
@@ -208,14 +214,17 @@ def _check_leftovers(system: System, engine: Engine) -> list[Finding]:
     return found or [Finding(Level.OK, "leftovers", "none")]
 
 
-def _check_permissions(settings: Settings) -> Finding:
-    for path, name in ((settings.folder, "STATE_DIR"), (settings.workspace, "WORKSPACE")):
+def _check_permissions(settings: Settings, host: Host | None = None) -> Finding:
+    folders = [(settings.folder, "STATE_DIR"), (settings.workspace, "WORKSPACE")]
+    remote = host is not None and host.remote
+    for path, name in folders[:1] if remote else folders:
         there = existing(path)
         if not os.access(there, os.W_OK | os.X_OK):
             return Finding(Level.ERROR, "permissions", f"{there} is not writable ({name}={path})",
                            f"chown it, or set {name} to a folder of yours")
     owner = notebook.workspace_owner(settings)
-    return Finding(Level.OK, "permissions", f"the notebook writes to {settings.workspace} as uid {owner}")
+    where = f" on {host.name}" if host is not None and remote else ""
+    return Finding(Level.OK, "permissions", f"the notebook writes to {settings.workspace}{where} as uid {owner}")
 
 
 def _check_neighbours(engine: DockerEngine) -> Finding:
@@ -255,16 +264,19 @@ def examine(system: System) -> list[Finding]:
     found.append(_check_memory(engine))
     try:
         planned = [(spec.name, port) for spec in engine.plan().parts for port in spec.ports]
-        ports = check_ports(engine.settings, planned, engine.parts(), _container_ports(engine))
+        ports = check_ports(engine.settings, planned, engine.parts(), _container_ports(engine), _host(engine))
         found += ports or [Finding(Level.OK, "ports", ", ".join(str(p.published) for _, p in planned))]
     except TrackbedError as error:
         found.append(Finding(Level.ERROR, "ports", error.message, error.hint))
     found.append(_check_gpu(engine))
     found.append(_check_mtu(engine))
     found += _check_leftovers(system, engine)
-    found.append(_check_permissions(engine.settings))
+    found.append(_check_permissions(engine.settings, _host(engine)))
     if isinstance(engine, DockerEngine):
         found.append(_check_neighbours(engine))
+    if _host(engine).remote:
+        found.append(Finding(Level.OK, "address", f"the parts run on {_host(engine).name}, reached over ssh"))
+        return found
     address = addresses.machine_address(settings.public_address)
     found.append(Finding(Level.OK, "address", f"this machine is {address}"
                          + ("; reached over ssh" if addresses.is_remote_session() else "")))

@@ -11,11 +11,14 @@ from dataclasses import replace
 from helpers import addresses, images, stack
 from helpers.engines import select
 from helpers.engines.base import DeviceRequest, Mount, PartSpec, Plan, Port, SecretFile
+from helpers.engines.compose import DockerEngine
 from helpers.engines.embedded import EmbeddedEngine
+from helpers.engines.remote import Here, Host
 from helpers.errors import SettingError
 from helpers.settings import Settings
 from helpers.system import System
 
+_HERE = Here()
 PORTS = ("mlflow_port", "jupyter_port", "s3_port", "s3_console_port")
 SECRET = """\
 # a random secret; it stays in this shell and in the files it is written to
@@ -45,30 +48,41 @@ def script(system: System, name_prefix: str = "") -> str:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", name_prefix):
             raise SettingError(f"--name-prefix={name_prefix}: must be 1 to 40 of a-z, 0-9, _ and -, "
                                "the first a letter or digit.")
-        settings = beside(settings, name_prefix)
+        settings = beside(settings, name_prefix, _is_free(system))
     kept = replace(system, settings=settings)
-    engine = select.make(kept, system.state.engine) if system.state.engine else select.choose(kept).engine
+    # a node has to be asked; here the plan can be made while the engine is down
+    known = system.state.engine and not system.state.node
+    engine = select.make(kept, system.state.engine) if known else select.choose(kept).engine
     plan = engine.plan()
     if isinstance(engine, EmbeddedEngine):
         return _processes(plan, engine)
-    return _containers(plan, engine.settings)
+    return _containers(plan, engine.settings, engine.host if isinstance(engine, DockerEngine) else _HERE)
 
 
-def beside(settings: Settings, name: str) -> Settings:
+def _is_free(system: System) -> Callable[[str, int], bool]:
+    """What tells whether a port is free where the containers would be."""
+    engine = select.current(system) if system.state.node or not system.state.engine else None
+    return engine.host.is_free if isinstance(engine, DockerEngine) else addresses.is_free
+
+
+def beside(settings: Settings, name: str, free: Callable[[str, int], bool] = addresses.is_free) -> Settings:
     """The same settings under another name, on ports that are free now."""
     own = [getattr(settings, field) for field in PORTS]  # the real system's, also when it is down
     taken: list[int] = []
     for field in PORTS:
-        taken.append(addresses.next_free(settings.bind_address, getattr(settings, field) + 1, [*own, *taken]))
+        taken.append(addresses.next_free(settings.bind_address, getattr(settings, field) + 1, [*own, *taken], free))
     workspace = settings.state_dir / name / "workspace"
     mlflow, jupyter, s3, console = taken
     return replace(settings, project=name, workspace=workspace, mlflow_port=mlflow, jupyter_port=jupyter, s3_port=s3,
                    s3_console_port=console)
 
 
-def _containers(plan: Plan, settings: Settings) -> str:
-    helper = settings.mlflow_image
-    blocks = [_head(plan, "docker"), _ports(plan.parts), "\n".join(_images(plan, settings)),
+def _containers(plan: Plan, settings: Settings, host: Host = _HERE) -> str:
+    helper = plan.part("jupyter").image if settings.tracking_uri else settings.mlflow_image
+    head = _head(plan, "docker")
+    if host.remote:
+        head += f"\n# the engine of {host.name}, for every docker command below\nexport DOCKER_HOST={host.url}"
+    blocks = [head, _ports(plan.parts), "\n".join(_images(plan, settings)),
               "\n".join(["# networks: the backend has no way out, only the frontend publishes ports",
                          *(_network(n.name, n.internal, n.mtu) for n in plan.networks)]),
               "\n".join(["# volumes outlive the containers; each belongs to the numeric user of its part",
@@ -80,10 +94,10 @@ def _containers(plan: Plan, settings: Settings) -> str:
     started: set[str] = set()
     for part in plan.parts:
         waits = [_await(plan.part(name)) for name, condition in part.depends_on.items() if condition == "healthy"]
-        blocks.append("\n".join([f"# {part.title}", *(w for w in waits if w not in started), *_run(part)]))
+        blocks.append("\n".join([f"# {part.title}", *(w for w in waits if w not in started), *_run(part, host)]))
         started.update(waits)
     blocks.append("\n".join([_await(p) for p in plan.parts if p.health and _await(p) not in started]))
-    blocks.append(_tail(plan))
+    blocks.append(_tail(plan, host))
     names = " ".join(p.container for p in reversed(plan.parts) if not p.one_shot)
     blocks.append("\n".join(["# clean up:", f"# docker rm -f {names}",
                              f"# docker network rm {' '.join(n.name for n in plan.networks)}",
@@ -133,6 +147,10 @@ def _in_volume(image: str, volume: str, command: str, stdin: bool = False) -> st
 
 def _values(files: Iterable[SecretFile], settings: Settings) -> list[str]:
     """One shell variable a secret: a fresh one, or the user's own for a store that is not ours."""
+    if settings.tracking_uri:
+        return ["JUPYTER_TOKEN=$(secret)", *(f': "${{{name}:?export it first}}"' if name.endswith("PASSWORD")
+                                             else f"{name}=${{{name}:-}}" for file in files for name in file.names
+                                             if name != "JUPYTER_TOKEN")]
     given = settings.object_store == "external"
     return [f': "${{{name}:?export the key of your object store first}}"' if given and name.startswith("S3_")
             else f"{name}=$(secret)" for name in dict.fromkeys(name for file in files for name in file.names)]
@@ -161,7 +179,7 @@ def _mount(mount: Mount) -> str:
     return f"-v {shlex.quote(f'{mount.source}:{mount.target}' + (':' + flags if flags else ''))}"
 
 
-def _run(part: PartSpec) -> list[str]:
+def _run(part: PartSpec, host: Host) -> list[str]:
     """The commands that make and start one container."""
     networks = sorted(part.networks, key=lambda name: not name.endswith("_frontend"))
     flags = [f"--name {part.container}", f"--hostname {part.hostname}", f"--network {networks[0]}",
@@ -192,7 +210,10 @@ def _run(part: PartSpec) -> list[str]:
         if mount.kind == "bind":
             owner = part.user
             folder = shlex.quote(mount.source)
-            lines.append(f'[ -d {folder} ] || {{ mkdir -p {folder}; [ "$(id -u)" != 0 ] || chown {owner} {folder}; }}')
+            made = f'[ -d {folder} ] || {{ mkdir -p {folder}; [ "$(id -u)" != 0 ] || chown {owner} {folder}; }}'
+            if host.remote:
+                made = f"ssh {host.tunnel} {shlex.quote(f'sh -c {shlex.quote(made)}')}"
+            lines.append(made)
     words = [*flags, " ".join([part.image, shlex.join(command)]).strip()]
     if len(networks) == 1 and not part.one_shot:
         return [*lines, "docker run --detach " + " \\\n  ".join(words) + " >/dev/null"]
@@ -217,8 +238,12 @@ def _await(part: PartSpec) -> str:
     return f"await {part.container} {shlex.join(part.health.argv)}" if part.health else ""
 
 
-def _tail(plan: Plan) -> str:
-    return '\n'.join(["# ready", 'echo "MLflow: http://localhost:$MLFLOW_PORT"',
+def _tail(plan: Plan, host: Host = _HERE) -> str:
+    ports = [f"${_variable(part, port)}" for part in plan.parts for port in part.ports]
+    forwards = " ".join(f"-L {port}:127.0.0.1:{port}" for port in ports)
+    tunnel = [f'echo "keep open here: ssh -N {forwards} {host.tunnel}"'] if host.remote else []
+    mlflow = ['echo "MLflow: http://localhost:$MLFLOW_PORT"'] if "mlflow" in plan.names else []
+    return '\n'.join(["# ready", *tunnel, *mlflow,
                       'echo "JupyterLab: http://localhost:$JUPYTER_PORT/lab?token=$JUPYTER_TOKEN"'])
 
 
@@ -255,7 +280,8 @@ def _processes(plan: Plan, engine: EmbeddedEngine) -> str:
     secrets = [SECRET, *_values(plan.secrets, engine.settings)]
     secrets += [f"(umask 077; {_printf(file)} >{word(file.volume + '/' + file.path)})" for file in plan.secrets]
     blocks.append("\n".join(secrets))
-    blocks.append("\n".join([
+    alone = "mlflow" not in plan.names
+    blocks.append("" if alone else "\n".join([
         "# the database: only its own user gets in, over a socket in a private folder",
         f"{word(engine.tool('initdb'))} -D {word(database)} -U {stack.DATABASE_USER} -A peer \\\n"
         "  --encoding=UTF8 --locale=C.UTF-8 >/dev/null",
@@ -268,12 +294,13 @@ def _processes(plan: Plan, engine: EmbeddedEngine) -> str:
             blocks.append(f"for _ in $(seq 60); do {psql} -c 'SELECT 1' >/dev/null 2>&1 && break; sleep 1; done\n"
                           f"{psql} -c 'CREATE DATABASE {engine.system.state.live['database']}'")
     ask = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1])"  # curl may not be there
-    for name, path in (("jupyter", "api"), ("mlflow", "health")):
+    for name, path in (("jupyter", "api"),) if alone else (("jupyter", "api"), ("mlflow", "health")):
         python, url = word(plan.part(name).command[0]), f'"http://localhost:${name.upper()}_PORT/{path}"'
         blocks.append(f"for _ in $(seq 120); do\n  {python} -c '{ask}' {url} 2>/dev/null && break\n"
                       "  sleep 1\ndone")
     blocks.append(_tail(plan))
-    blocks.append("\n".join(["# clean up:", 'echo "to stop: kill $JUPYTER_PID $MLFLOW_PID; kill -INT $POSTGRES_PID"',
+    blocks.append("\n".join(["# clean up:", 'echo "to stop: kill $JUPYTER_PID"' if alone else
+                             'echo "to stop: kill $JUPYTER_PID $MLFLOW_PID; kill -INT $POSTGRES_PID"',
                              "# rm -rf " + shlex.quote(base)]))
     return "\n\n".join(blocks)
 

@@ -56,7 +56,7 @@ def settle_address(system: System, notice: Callable[[str], None]) -> None:
     system.settings = replace(settings, public_address=address)
 
 
-def check_settings(settings: Settings, engine: str) -> None:
+def check_settings(settings: Settings, engine: str, node: str = "") -> None:
     """Refuse what cannot be public. Raises SettingError."""
     if settings.public and engine != "docker":
         raise SettingError(
@@ -64,6 +64,12 @@ def check_settings(settings: Settings, engine: str) -> None:
             "change everything, past every login.",
             "install Docker (`invoke doctor` prints the lines); or stay private (--public=false) and reach it through "
             "the ssh line that `invoke up` prints")
+    if settings.public and node:
+        raise SettingError(f"PUBLIC=true is for the machine that Trackbed runs on, the parts would run on {node}.",
+                           "run Trackbed there, or leave PUBLIC out and use the ssh line")
+    if settings.public and settings.tracking_uri:
+        raise SettingError("PUBLIC=true opens a tracking server of ours, and TRACKING_URI names one elsewhere.",
+                           "leave one of the two out")
 
 
 # the certificate

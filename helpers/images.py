@@ -53,6 +53,8 @@ def name_of(part: str, settings: Settings) -> str:
 
 def needed(settings: Settings, object_store: str) -> tuple[str, ...]:
     """The images of the parts, each once."""
+    if settings.tracking_uri:
+        return (settings.jupyter_image,)
     stores = {"minio": settings.minio_image, "versitygw": settings.versitygw_image}
     names = [settings.mlflow_image, settings.jupyter_image, settings.postgres_image]
     if object_store in stores:

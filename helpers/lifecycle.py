@@ -12,6 +12,7 @@ from helpers import (
     accelerators,
     credentials,
     doctor,
+    elsewhere,
     envfile,
     gateway,
     gpu,
@@ -22,6 +23,7 @@ from helpers import (
     state,
     users,
 )
+from helpers.backups import journal, moving
 from helpers.engines import select
 from helpers.engines.base import JUPYTER, MLFLOW, STORE, DataItem, Engine, PartStatus, Sink, State
 from helpers.engines.compose import DockerEngine
@@ -31,6 +33,7 @@ from helpers.spelling import did_you_mean, nearest
 from helpers.system import System
 
 Notice = Callable[[str], None]
+ALMOST_FULL = 2 << 30  # bytes
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Overview:
     settings: Settings
     rows: tuple[Row, ...]
     changed: tuple[str, ...] = ()
+    node: str = ""  # another machine that runs the parts, as `ssh` takes it
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -86,51 +90,80 @@ def _claim(system: System, engine: Engine) -> None:
 def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overview:
     """Bring everything up and return when it is usable; a no-op that only looks when nothing changed."""
     with changing(system, notice):
-        gateway.settle_address(system, notice)
-        choice = select.choose(system)
-        engine = choice.engine
-        settings = engine.settings
-        gateway.check_settings(settings, engine.name)
-        _claim(system, engine)
-        if system.state.existed and engine.unchanged():
-            readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=False)
-            for line in _guard(engine):
-                notice(line)
-            if system.state.remembered != (kept := {**system.state.remembered, **settings.told}):
-                system.state.remembered = {name: value for name, value in kept.items() if value}
-                system.state.save()
-            return overview(engine, settings)
-        if choice.notice:
-            notice(choice.notice)
-        if isinstance(engine, DockerEngine):
-            if adopt and (owner := engine.adopt()):
-                system.state.instance = owner
-            engine.check_foreign()
-        doctor.preflight(engine, settings)  # asks for the plan: a GPU word that contradicts the machine ends here
-        if warning := _disk_warning(engine):
+        moving.settle(system, sink)
+        seen, engine = bring_up(system, sink, notice, adopt)
+        journal.settle(system.state, engine, sink)
+        if warning := low_disk(engine):
             notice(warning)
-        engine.prepare(sink)
-        for remark in engine.remarks():
-            notice(remark)
-        # from here on the choice of the engine is kept: what follows carries this instance's id and will hold data
-        system.state.engine, system.state.clone = engine.name, str(settings.clone)
-        system.state.remember(settings.told)
-        system.state.applied = {"hash": "", "identities": {}}
-        system.state.save()
-        _write_env(engine, settings)
-        guarded = _guard(engine)
-        report = engine.start(sink)
-        for line in _guard(engine) or guarded:
-            notice(line)
-        sink.step("waiting until everything is usable")
-        readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=bool(report.changed))
-        if report.changed and engine.accelerator.kind != accelerators.NONE:
-            gpu.verify(engine, sink)
-        seen = overview(engine, settings, report.changed)
-        system.state.applied = {"hash": engine.fingerprint(),
-                                "identities": {row.status.name: row.status.identity for row in seen.rows}}
-        system.state.save()
         return seen
+
+
+def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> tuple[Overview, Engine]:
+    """What `up` does, for those who hold the project's lock."""
+    gateway.settle_address(system, notice)
+    choice = select.choose(system)
+    engine = choice.engine
+    settings = engine.settings
+    gateway.check_settings(settings, engine.name, _node(engine))
+    _claim(system, engine)
+    if system.state.existed and engine.unchanged():
+        readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=False)
+        for line in _guard(engine):
+            notice(line)
+        if system.state.remembered != (kept := {**system.state.remembered, **settings.told}):
+            system.state.remembered = {name: value for name, value in kept.items() if value}
+            system.state.save()
+        return overview(engine, settings), engine
+    if choice.notice:
+        notice(choice.notice)
+    if isinstance(engine, DockerEngine):
+        if adopt and (owner := engine.adopt()):
+            system.state.instance = owner
+        engine.check_foreign()
+    _check_server(system, engine)
+    doctor.preflight(engine, settings)  # asks for the plan: a GPU word that contradicts the machine ends here
+    if warning := _disk_warning(engine):
+        notice(warning)
+    engine.prepare(sink)
+    for remark in engine.remarks():
+        notice(remark)
+    # from here on the choice of the engine is kept: what follows carries this instance's id and will hold data
+    system.state.engine, system.state.clone = engine.name, str(settings.clone)
+    system.state.node = _node(engine)
+    system.state.remember(settings.told)
+    system.state.applied = {"hash": "", "identities": {}}
+    system.state.save()
+    _write_env(engine, settings)
+    guarded = _guard(engine)
+    report = engine.start(sink)
+    for line in _guard(engine) or guarded:
+        notice(line)
+    sink.step("waiting until everything is usable")
+    readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=bool(report.changed))
+    if report.changed and engine.accelerator.kind != accelerators.NONE:
+        gpu.verify(engine, sink)
+    seen = overview(engine, settings, report.changed)
+    system.state.applied = {"hash": engine.fingerprint(),
+                            "identities": {row.status.name: row.status.identity for row in seen.rows}}
+    system.state.save()
+    return seen, engine
+
+
+def _check_server(system: System, engine: Engine) -> None:
+    """A notebook for a server elsewhere is a system of its own: beside a server of ours it would hide that one."""
+    settings = engine.settings
+    if not settings.tracking_uri:
+        return
+    elsewhere.check_place(settings, engine.name)
+    if any(item.what.startswith("database:") for item in engine.data()):
+        raise TrackbedError(f"project {settings.project} has a tracking server and data of its own, and TRACKING_URI "
+                            f"(from {settings.origin('TRACKING_URI')}) names another one",
+                            "start the notebook as a second system: --project=NAME with another --jupyter-port; or "
+                            "give this one up: invoke down --delete-data")
+
+
+def _node(engine: Engine) -> str:
+    return engine.host.url if isinstance(engine, DockerEngine) else ""
 
 
 def _guard(engine: Engine) -> tuple[str, ...]:
@@ -139,13 +172,14 @@ def _guard(engine: Engine) -> tuple[str, ...]:
 
 
 def _names(engine: Engine) -> tuple[str, ...]:
-    return tuple(s.name for s in engine.parts())
+    server = (elsewhere.NAME,) if engine.settings.tracking_uri else ()
+    return (*(s.name for s in engine.parts()), *server)
 
 
 def _write_env(engine: Engine, settings: Settings) -> None:
     """Keep the managed block of .env: what a bare `docker compose` in the clone needs, and where the state is."""
     managed: dict[str, str] = {}
-    if isinstance(engine, DockerEngine):
+    if isinstance(engine, DockerEngine) and not settings.tracking_uri:
         managed = engine.compose_environment()
     elif settings.project != "trackbed":
         managed["COMPOSE_PROJECT_NAME"] = settings.project
@@ -162,13 +196,17 @@ def initialise(system: System, sink: Sink, notice: Notice) -> Engine:
         if not isinstance(engine, DockerEngine):
             raise TrackbedError("--init prepares a system for `docker compose`; this one is embedded",
                                 "`invoke up` makes what it needs by itself")
+        if engine.settings.tracking_uri:
+            raise TrackbedError("--init prepares services for `docker compose`; with TRACKING_URI there are none",
+                                "`invoke up` starts the notebook")
         engine.check_foreign()
         system.state.engine, system.state.clone = engine.name, str(system.settings.clone)
+        system.state.node = _node(engine)
         system.state.remember(system.settings.told)
         system.state.save()
         engine.prepare(sink)
         engine.make_volumes()
-        _write_env(engine, system.settings)
+        _write_env(engine, engine.settings)
         return engine
 
 
@@ -190,6 +228,13 @@ def data(system: System) -> tuple[DataItem, ...]:
     return select.current(system).data() if system.state.existed else ()
 
 
+def workspace(system: System) -> str:
+    """The notebook's folder, and the machine it is on where that is another one."""
+    engine = select.current(system)
+    where = f" on {engine.host.name}" if isinstance(engine, DockerEngine) and engine.host.remote else ""
+    return f"{engine.settings.workspace}{where}"
+
+
 def delete_data(system: System, sink: Sink, notice: Notice) -> None:
     """Delete the data of a stopped system, its secrets and its memory. The workspace stays: it is the user's."""
     with changing(system, notice):
@@ -197,7 +242,9 @@ def delete_data(system: System, sink: Sink, notice: Notice) -> None:
         credentials.forget(system.settings)
         users.forget(system.settings)
         gateway.root_path(system.settings).unlink(missing_ok=True)
-        (system.settings.folder / state.FILE).unlink(missing_ok=True)
+        moving.done(system)
+        for name in (journal.FILE, journal.KEPT, state.FILE):
+            (system.settings.folder / name).unlink(missing_ok=True)
 
 
 def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), detail: bool = False) -> Overview:
@@ -213,7 +260,8 @@ def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), 
         if status.name == STORE:
             title = {"minio": "MinIO", "versitygw": "VersityGW"}.get(settings.object_store, title)
         rows.append(Row(status, title, urls))
-    return Overview(engine.name, settings, tuple(rows), changed)
+    node = engine.host.tunnel if isinstance(engine, DockerEngine) else ""
+    return Overview(engine.name, settings, tuple(rows), changed, node)
 
 
 def _public_urls(settings: Settings, engine: Engine, status: PartStatus) -> tuple[str, ...]:
@@ -254,6 +302,8 @@ def running(system: System) -> Engine:
 def environment(view: Overview, token: str = "") -> list[tuple[str, object]]:
     """Lines for a shell that wants to use the system."""
     lines: list[tuple[str, object]] = [("TRACKBED_SYSTEM_ENGINE", view.engine)]
+    if view.settings.tracking_uri:
+        lines.append(("MLFLOW_TRACKING_URI", view.settings.tracking_uri))
     for row in view.rows:
         if row.status.name == MLFLOW and row.urls:
             lines.append(("MLFLOW_TRACKING_URI", row.urls[0]))
@@ -261,7 +311,17 @@ def environment(view: Overview, token: str = "") -> list[tuple[str, object]]:
             lines.append(("JUPYTER_URL", row.urls[0]))
         if row.status.name == STORE and row.urls:
             lines.append(("MLFLOW_S3_ENDPOINT_URL", row.urls[0]))
+            lines += elsewhere.PROXIED.items()  # MLflow would name the store as only its own network knows it
     return lines
+
+
+def low_disk(engine: Engine) -> str:
+    """A warning when the disk that holds the data is almost full; "" when it is not."""
+    facts = engine.host_facts()
+    if facts.disk_free >= ALMOST_FULL:
+        return ""
+    return (f"warning: only {facts.disk_free / 2**30:.1f} GiB are free at {facts.disk_path}; when it is full, logging "
+            "fails with an error until room is made (`invoke usage`, `invoke gc`)")
 
 
 def _disk_warning(engine: Engine) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from helpers import elsewhere
 from helpers.accelerators import Accelerator
 from helpers.engines.base import JUPYTER, DeviceRequest, Engine, Health, Mount, PartSpec, Port, State
 from helpers.errors import TrackbedError
@@ -22,6 +23,8 @@ ALIVE = ("import sys, urllib.request as u; "
 
 def workspace_owner(settings: Settings) -> int:
     """The uid the notebook runs as: the workspace's owner, or jovyan's when root owns it or it is not there yet."""
+    if settings.notebook_uid:
+        return settings.notebook_uid
     try:
         owner = settings.workspace.stat().st_uid
     except OSError:
@@ -79,7 +82,8 @@ def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | N
         environment={
             **accelerator.environment,
             **({"FOOD11_DATA_DIR": f"{DATA}/Food-11"} if data else {}),
-            **notebook_environment(settings, "http://mlflow:8000"),
+            **(elsewhere.environment(settings, "/run/secrets") if settings.tracking_uri else {}),
+            **notebook_environment(settings, settings.tracking_uri or "http://mlflow:8000"),
             "JUPYTER_TOKEN_FILE": "/run/secrets/jupyter-token",
             "HOME": HOME,
         },

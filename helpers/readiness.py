@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from helpers import gateway
+from helpers import elsewhere, gateway
 from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, Engine, PartStatus, Sink, State
 from helpers.errors import NotReady, PartFailed
 
@@ -100,7 +100,7 @@ def probes(parts: Iterable[str], changed: bool) -> dict[str, tuple[Probe, ...]]:
     if GATEWAY in names:
         wanted[GATEWAY] = (gateway.answers,)
     if JUPYTER in names:
-        wanted[JUPYTER] = (notebook_answers,)
+        wanted[JUPYTER] = (notebook_answers, *([elsewhere.ServerAnswers()] if elsewhere.NAME in names else []))
     return wanted
 
 

@@ -29,7 +29,7 @@ DEFAULT = "default"
 
 # Read by tests, the rig and the images; never settings.
 RESERVED = re.compile(
-    r"TRACKBED_(TRACEBACK|VERBOSE|SCREENSHOTS|REQUIRE_DOCKER|REQUIRE_BROWSER|MIGRATE|BROWSER_URL|TRACKING_URI|NOTEBOOK_GPU|RIG_[A-Z0-9_]*)"
+    r"TRACKBED_(TRACEBACK|VERBOSE|SCREENSHOTS|REQUIRE_DOCKER|REQUIRE_BROWSER|MIGRATE|BROWSER_URL|SERVER_URI|TRACKING_SECRETS|NOTEBOOK_GPU|FAULT_[A-Z]+|RIG_[A-Z0-9_]*)"
 )
 # Taken from .env as they are: they belong to Docker, Compose and the network, not to Trackbed.
 FOREIGN = re.compile(
@@ -52,6 +52,11 @@ OTHER_NAMES = {
     "MINIO_ROOT_USER": "S3_ACCESS_KEY",
     "MINIO_SECRET_KEY": "S3_SECRET_KEY",
     "MLFLOW_S3_ENDPOINT_URL": "S3_ENDPOINT",
+    "MLFLOW_TRACKING_URI": "TRACKING_URI",
+    "MLFLOW_TRACKING_USERNAME": "TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD": "TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN": "TRACKING_TOKEN",
+    "MLFLOW_TRACKING_SERVER_CERT_PATH": "TRACKING_CA",
 }
 
 
@@ -216,6 +221,30 @@ def _endpoint(value: str, around: Around) -> str:
     if url.path not in ("", "/") or url.query or url.fragment:
         raise Wrong(clean)
     return clean
+
+
+def _tracking_uri(value: str, around: Around) -> str:
+    try:
+        url = urlsplit(value)
+        _ = url.port
+    except ValueError:
+        raise Wrong from None
+    if "://" not in value:
+        raise Wrong(f"https://{value}" if re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[\w./-]*)?", value) else "")
+    if url.username is not None or url.password is not None:
+        raise Wrong(rule="must not hold a user or password; they are TRACKING_USERNAME and TRACKING_PASSWORD.")
+    if url.scheme not in ("http", "https") or url.query \
+            or not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", url.hostname or "") \
+            or not re.fullmatch(r"[\w.~/-]*", url.path):
+        raise Wrong
+    return f"{url.scheme}://{url.netloc}{url.path}".rstrip("/")  # what a browser shows after # is not part of it
+
+
+def _file(value: str, around: Around) -> Path:
+    expanded = around.home + value[1:] if value.startswith("~/") else value
+    if not expanded.startswith("/"):
+        raise Wrong("" if expanded.startswith("~") else os.path.normpath(around.clone / expanded))
+    return Path(os.path.normpath(expanded))
 
 
 def _gpu(value: str, around: Around) -> str:
@@ -449,6 +478,18 @@ TABLE: tuple[Setting, ...] = (
     Setting("JUPYTER_TOKEN", "", "16 to 128 letters, digits, _ and -",
             "what opens JupyterLab; made for you when empty",
             _matching(r"([A-Za-z0-9_-]{16,128})?"), flag=False),
+    Setting("TRACKING_URI", "", "http://HOST[:PORT][/PATH] or https://HOST[:PORT][/PATH]",
+            "a tracking server elsewhere: only the notebook is started here, and logs to that one",
+            lambda v, a: _tracking_uri(v, a) if v else ""),
+    Setting("TRACKING_USERNAME", "", "1 to 128 printable characters without spaces, colons and braces",
+            "user at that server, with TRACKING_PASSWORD", _matching(r"([!-9;-z|~]{1,128})?")),
+    Setting("TRACKING_PASSWORD", "", "1 to 1024 printable characters without spaces",
+            "password at that server", _matching(r"([!-~]{1,1024})?"), flag=False),
+    Setting("TRACKING_TOKEN", "", "1 to 4000 printable characters without spaces",
+            "token at that server, instead of user and password", _matching(r"([!-~]{1,4000})?"), flag=False),
+    Setting("TRACKING_CA", "", "an absolute path of a file (~ is your home)",
+            "certificate of the authority that signed that server's, in PEM form",
+            lambda v, a: _file(v, a) if v else None),
     Setting("GPU", "auto", "auto, none, amd, nvidia or a node type: " + ", ".join(accelerators.WORDS[4:]),
             "GPUs for the notebook: auto looks what this machine has", _gpu),
     Setting("DEVICES", "all", "all, or indexes of GPUs with commas, as in 0,1",
@@ -544,6 +585,11 @@ class Settings:
     s3_secret_key: str = field(repr=False)
     postgres_password: str = field(repr=False)
     jupyter_token: str = field(repr=False)
+    tracking_uri: str
+    tracking_username: str
+    tracking_password: str = field(repr=False)
+    tracking_token: str = field(repr=False)
+    tracking_ca: Path | None
     gpu: str
     devices: str
     torch: str
@@ -568,6 +614,7 @@ class Settings:
     ready_timeout: int
     build_network: str
     clone: Path
+    notebook_uid: int = 0  # the owner of the workspace on another machine; 0: look at the folder
     told: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     passthrough: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     warnings: tuple[str, ...] = field(default=(), repr=False, compare=False)
@@ -668,7 +715,7 @@ class Settings:
             told=told,
             passthrough={e.name: e.value for e in file.entries if e.value and FOREIGN.fullmatch(e.name)
                          and not e.name.startswith("COMPOSE_")},
-            warnings=tuple(warnings),
+            warnings=(*warnings, *_tracking_warnings(values, origins)),
             origins=origins,
         )
         _check_together(settings)
@@ -806,6 +853,21 @@ def _check_state_dir(state_dir: Path, clone: Path, around: Around, origin: str) 
                      f"must lie outside the clone {clone}, where `git clean` would delete the database.")
 
 
+def _tracking_warnings(values: Mapping[str, Any], origins: Mapping[str, str]) -> list[str]:
+    """What is not wrong about a tracking server elsewhere, but may not be meant."""
+    uri = values["TRACKING_URI"]
+    if not uri:
+        names = ("TRACKING_USERNAME", "TRACKING_PASSWORD", "TRACKING_TOKEN", "TRACKING_CA")
+        return [f"{name} (from {origins[name]}) is for a server elsewhere, and TRACKING_URI is not set; ignored."
+                for name in names if values[name] and origins[name] != LAST_UP]
+    if values["TRACKING_PASSWORD"] and not values["TRACKING_USERNAME"]:
+        return ["TRACKING_PASSWORD without TRACKING_USERNAME is not used."]
+    login = values["TRACKING_TOKEN"] or values["TRACKING_USERNAME"]
+    if login and uri.startswith("http://") and urlsplit(uri).hostname not in ("localhost", "127.0.0.1", "::1"):
+        return [f"the login goes to {uri} unencrypted; use https:// where the server has it."]
+    return []
+
+
 def _check_together(settings: Settings) -> None:
     if not settings.public and not ipaddress.IPv4Address(settings.bind_address).is_loopback:
         raise _error("BIND_ADDRESS", settings.bind_address, settings.origin("BIND_ADDRESS"), _LOOPBACK)
@@ -823,6 +885,9 @@ def _check_together(settings: Settings) -> None:
                          f"must differ from {other}={port} ({_from(settings.origin(other))}); "
                          "two parts cannot share a port.")
         seen[port] = name
+    if settings.tracking_uri and settings.tracking_token and settings.tracking_username:
+        raise SettingError(f"TRACKING_TOKEN (from {settings.origin('TRACKING_TOKEN')}): must not be set together with "
+                           f"TRACKING_USERNAME ({_from(settings.origin('TRACKING_USERNAME'))}); a server takes one.")
     work = settings.workspace
     origin = settings.origin("WORKSPACE")
     if _within(settings.state_dir, work):

@@ -66,6 +66,8 @@ def local_host(settings: Settings) -> str:
 
 def browser_url(settings: Settings) -> str:
     """MLflow as the user's browser reaches it: directly on this machine, or through the printed ``ssh -L`` line."""
+    if settings.tracking_uri:
+        return settings.tracking_uri
     if settings.public:
         return public_url(settings, "mlflow")
     return f"http://{local_host(settings)}:{settings.mlflow_port}"
@@ -78,7 +80,7 @@ def notebook_environment(settings: Settings, tracking_uri: str) -> dict[str, str
         # MLflow would print links to the tracking URI, a name that no browser knows; a start-up hook prints ours
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "TRACKBED_BROWSER_URL": browser_url(settings),
-        "TRACKBED_TRACKING_URI": tracking_uri,  # MLflow changes its own; links to other servers are left alone
+        "TRACKBED_SERVER_URI": tracking_uri,  # MLflow changes its own; links to other servers are left alone
         "MLFLOW_NOTEBOOK_TRACE_RENDERER_BASE_URL": browser_url(settings),  # traces are shown in a frame of the browser
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # the store is on a network that the notebook is not on: the server passes artifacts on itself

@@ -78,6 +78,7 @@ class State:
     folder: Path
     instance: str = field(default_factory=lambda: uuid.uuid4().hex)
     engine: str = ""
+    node: str = ""  # ssh://... of the machine that runs it; "": this one
     clone: str = ""
     remembered: dict[str, str] = field(default_factory=dict)
     live: dict[str, str] = field(default_factory=lambda: {"database": "mlflow", "prefix": "live"})
@@ -103,6 +104,7 @@ class State:
             "format": FORMAT,
             "instance": self.instance,
             "engine": self.engine,
+            "node": self.node,
             "clone": self.clone,
             "remembered": self.remembered,
             "live": self.live,
@@ -158,6 +160,9 @@ def _checked(path: Path, data: bytes) -> dict[str, Any]:
         if name not in content or not fits(content[name]):
             raise bad(f"is not a state file of Trackbed ({name} is missing or wrong)")
         known[name] = content[name]
+    if not text(content.get("node", "")):
+        raise bad("is not a state file of Trackbed (node is wrong)")
+    known["node"] = content.get("node", "")
     return known
 
 

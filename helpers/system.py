@@ -32,9 +32,8 @@ class System:
 
     def credentials_digest(self) -> str:
         """Changes when a secret changes; one hash over all of them, so it cannot be searched for a single weak one."""
-        return stack.digest(self.credentials().render("{POSTGRES_PASSWORD}{S3_ACCESS_KEY}{S3_SECRET_KEY}"
-                                                      "{JUPYTER_TOKEN}", ("POSTGRES_PASSWORD", "S3_ACCESS_KEY",
-                                                                          "S3_SECRET_KEY", "JUPYTER_TOKEN")))
+        found = self.credentials()
+        return stack.digest("".join(found[name] for name in found.names))
 
     def local_facts(self, disk: Path) -> HostFacts:
         """This machine, with the free space of the file system that holds ``disk``."""

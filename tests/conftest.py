@@ -24,6 +24,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 USER = "nobody"  # who is not root, on a machine where the tests are
+KEPT = ("TRACKBED_BUILD_NETWORK", "TRACKBED_TORCH", "TRACKBED_MLFLOW_IMAGE", "TRACKBED_JUPYTER_IMAGE")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -161,7 +162,7 @@ def make_clone(folder: Path, engine: str, project: str = "") -> Clone:
     state = folder / "state"
     name = project or f"tb-{engine[:3]}-{uuid.uuid4().hex[:6]}"
     kept = {k: v for k, v in os.environ.items()
-            if not k.startswith(("TRACKBED_", "MLFLOW_", "SSH_")) or k in ("TRACKBED_BUILD_NETWORK", "TRACKBED_TORCH")}
+            if not k.startswith(("TRACKBED_", "MLFLOW_", "SSH_")) or k in KEPT}
     environment = {**kept, "TRACKBED_PROJECT": name, "TRACKBED_STATE_DIR": str(state), "TRACKBED_ENGINE": engine,
                    "TRACKBED_MLFLOW_PORT": str(mlflow), "TRACKBED_JUPYTER_PORT": str(jupyter),
                    "TRACKBED_S3_PORT": str(s3), "TRACKBED_S3_CONSOLE_PORT": str(console)}

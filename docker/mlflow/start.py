@@ -6,6 +6,13 @@ migrate      bring an older schema up to this MLflow (back up first)
 bucket       make sure the bucket (or artifact folder) is there; TRACKBED_S3_CREATE=check only looks
 schema       print {"database": revision or null, "code": revision, "state": empty|current|older|newer}
 object PATH  print the stored objects below that artifact path as JSON: [{"path": ..., "size": ...}, ...]
+known REV    print what that schema revision is to this MLflow: current, older or newer
+out [PREFIX] all objects as a tar stream on stdout; PREFIX: another one than the live one
+in PREFIX    store the objects of such a stream from stdin below PREFIX
+sums PREFIX  print `SHA-256 size path` of every object below PREFIX, read back from the store
+sizes        print {"TOP": [objects, bytes, bytes of the last 7 days]} of each experiment's folder
+gc AGE       remove runs and experiments deleted longer ago than AGE (30d), with their artifacts
+drop PREFIX  delete everything below PREFIX
 health       exit 0 when the server answers through to its database
 
 Exit codes: 0 done, 1 failed, 2 wrong use, 75 something did not answer in time, 77 access refused,
@@ -18,8 +25,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +34,8 @@ if TYPE_CHECKING:
 FAILED, USAGE, NO_ANSWER, REFUSED, MISCONFIGURED, STOPPED = 1, 2, 75, 77, 78, 143
 WAIT_SECONDS = 60.0
 LEFTOVER_SECONDS = 3600.0
+GRACE_SECONDS = 25  # for running uploads when the server is stopped
+SMALL, CHUNK = 8 * 2**20, 2**20  # bytes: read whole up to here; copied in steps of
 
 DEFAULTS = {
     # The job runner is 9 more processes and 2 GB, for GenAI scoring jobs only.
@@ -35,8 +44,6 @@ DEFAULTS = {
     # S3 servers other than AWS refuse the checksum trailers that newer SDKs send by default.
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-    # Without a limit uvicorn waits for uploads until it is killed; without uvloop each request waits 44 ms.
-    "MLFLOW_UVICORN_OPTS": "--timeout-graceful-shutdown 25 --loop uvloop --http httptools",
     "PYTHONUNBUFFERED": "1",
 }
 # Read by MLflow itself: a Kubernetes Service named mlflow sets MLFLOW_PORT=tcp://..., a shell the others.
@@ -200,7 +207,8 @@ def guard(found: Mapping[str, str | None], migrate: bool) -> bool:
     have, want = found["database"] or "none", found["code"]
     if found["state"] == "older" and not migrate:
         raise Stop(MISCONFIGURED, f"the database has the schema of an older MLflow ({have}, needed: {want}); "
-                   "it is not migrated silently\nback up, then start once with TRACKBED_MIGRATE=1 in the environment")
+                   "it is not migrated silently\n`invoke upgrade` backs up, migrates a copy and switches to it; "
+                   "without Trackbed: TRACKBED_MIGRATE=1")
     if found["state"] == "newer":
         raise Stop(MISCONFIGURED, f"the database has the schema of a newer MLflow ({have}, needed: {want})\n"
                    "start the newer MLflow again, or restore a backup made with this one")
@@ -348,6 +356,272 @@ def objects(environment: Mapping[str, str], path: str) -> list[dict[str, str | i
     return [item for item in found if item["path"] == path or str(item["path"]).startswith(inside)]
 
 
+# --- all objects at once, for backups
+
+
+def at_prefix(environment: Mapping[str, str], prefix: str) -> str:
+    """The artifacts' destination with its last segment, the prefix that is live, replaced ("" keeps it)."""
+    destination = required(environment, "MLFLOW_ARTIFACTS_DESTINATION").rstrip("/")
+    if not prefix:
+        return destination
+    if "/" in prefix or prefix in (".", ".."):
+        raise Stop(USAGE, f"{prefix} is not a prefix")
+    return f"{destination.rpartition('/')[0]}/{prefix}"
+
+
+class FolderObjects:
+    """Objects as files below a folder. Names are relative, with slashes; sizes in bytes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def listing(self) -> Iterator[tuple[str, int, float]]:
+        """Name, size and time of the last change."""
+        for top, folders, files in os.walk(self.folder):
+            folders.sort()
+            for file in sorted(files):
+                path = os.path.join(top, file)
+                try:
+                    found = os.stat(path)
+                except FileNotFoundError:
+                    continue  # deleted since
+                yield os.path.relpath(path, self.folder), found.st_size, found.st_mtime
+
+    def names(self) -> Iterator[tuple[str, int]]:
+        yield from ((name, size) for name, size, _ in self.listing())
+
+    def open(self, name: str) -> tuple[int, BinaryIO]:
+        """Size and content. A small file that is being rewritten is read again until it stays the same."""
+        import io
+
+        for _ in range(50):
+            stream = (self.folder / name).open("rb")
+            before = os.fstat(stream.fileno())
+            if before.st_size > SMALL:
+                return before.st_size, stream
+            with stream:
+                content = stream.read()
+                after = os.fstat(stream.fileno())
+            if len(content) == before.st_size and before.st_mtime_ns == after.st_mtime_ns:
+                return len(content), io.BytesIO(content)
+            time.sleep(0.1)
+        raise Stop(NO_ANSWER, f"{name} is being written to all the time")
+
+    def put(self, name: str, size: int, stream: BinaryIO) -> None:
+        import shutil
+
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as target:
+            shutil.copyfileobj(stream, target, CHUNK)
+
+    def finish(self) -> None:
+        os.sync()  # the pointer is moved to these files next
+
+    def drop(self) -> int:
+        import shutil
+
+        count = sum(1 for _ in self.names())
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        return count
+
+
+class S3Objects:
+    """Objects in a bucket below a prefix."""
+
+    def __init__(self, client: Any, bucket: str, prefix: str) -> None:
+        self.client, self.bucket, self.root = client, bucket, f"{prefix}/" if prefix else ""
+
+    def _pages(self) -> Iterator[list[dict[str, Any]]]:
+        token: dict[str, str] = {}
+        while True:
+            page = wait("the object store", lambda more=token: s3_call(  # type: ignore[misc]
+                lambda: self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.root, **more)))
+            if page is None:
+                raise Stop(FAILED, f"the bucket {self.bucket} does not exist")
+            yield page.get("Contents", [])
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def names(self) -> Iterator[tuple[str, int]]:
+        yield from ((name, size) for name, size, _ in self.listing())
+
+    def listing(self) -> Iterator[tuple[str, int, float]]:
+        """Name, size and time of the last change."""
+        for page in self._pages():
+            yield from ((item["Key"].removeprefix(self.root), item["Size"], item["LastModified"].timestamp())
+                        for item in page
+                        if not item["Key"].endswith("/"))
+
+    def open(self, name: str) -> tuple[int, BinaryIO]:
+        return _S3Reader.make(self.client, self.bucket, self.root + name)
+
+    def put(self, name: str, size: int, stream: BinaryIO) -> None:
+        key = self.root + name
+        if size <= SMALL:
+            content = stream.read()
+            wait("the object store", lambda: s3_call(
+                lambda: self.client.put_object(Bucket=self.bucket, Key=key, Body=content)))
+            return
+        made = wait("the object store", lambda: s3_call(
+            lambda: self.client.create_multipart_upload(Bucket=self.bucket, Key=key)))
+        whole = {"Bucket": self.bucket, "Key": key, "UploadId": made["UploadId"] if made else ""}
+        parts: list[dict[str, Any]] = []
+        step = max(SMALL, -(-size // 9000))  # 10,000 parts at the most
+        while content := stream.read(step):
+            number, body = len(parts) + 1, content
+            done = wait("the object store", lambda n=number, b=body: s3_call(  # type: ignore[misc]
+                lambda: self.client.upload_part(**whole, PartNumber=n, Body=b)))
+            parts.append({"PartNumber": number, "ETag": done["ETag"] if done else ""})
+        wait("the object store", lambda: s3_call(
+            lambda: self.client.complete_multipart_upload(**whole, MultipartUpload={"Parts": parts})))
+
+    def finish(self) -> None:
+        """S3 answers when an object is stored."""
+
+    def drop(self) -> int:
+        count = 0
+        for name, _ in self.names():
+            wait("the object store", lambda key=self.root + name: s3_call(  # type: ignore[misc]
+                lambda: self.client.delete_object(Bucket=self.bucket, Key=key)))
+            count += 1
+        return count
+
+
+class _S3Reader:
+    """The content of one version of an object; a connection that breaks is taken up where it was."""
+
+    def __init__(self, client: Any, where: dict[str, str], first: Any) -> None:
+        self.client, self.where, self.at, self.size = client, where, 0, int(first["ContentLength"])
+        self.body = first["Body"]
+
+    @classmethod
+    def make(cls, client: Any, bucket: str, key: str) -> tuple[int, BinaryIO]:
+        where = {"Bucket": bucket, "Key": key}
+        first = wait("the object store", lambda: _present(lambda: client.get_object(**where)))
+        if first is None:
+            raise FileNotFoundError(key)
+        reader = cls(client, {**where, "IfMatch": first["ETag"]}, first)
+        return reader.size, reader  # type: ignore[return-value]
+
+    def read(self, count: int = -1) -> bytes:
+        wanted = self.size - self.at if count < 0 else min(count, self.size - self.at)
+        found = bytearray()
+        while len(found) < wanted:  # tarfile takes a short answer for the end
+            left = wanted - len(found)
+            found += wait("the object store", lambda n=left: self._read(n))  # type: ignore[misc]
+        return bytes(found)
+
+    def _read(self, wanted: int) -> bytes:
+        from botocore import exceptions
+
+        try:
+            if self.body is None:
+                answer = s3_call(lambda: self.client.get_object(**self.where, Range=f"bytes={self.at}-"))
+                self.body = answer["Body"] if answer else None
+            content = bytes(self.body.read(wanted))
+        except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError,
+                OSError) as error:
+            self.body = None
+            raise NotYet(" ".join(str(error).split())) from None
+        if not content:
+            self.body = None
+            raise NotYet("the connection ended too early")
+        self.at += len(content)
+        return content
+
+    def close(self) -> None:
+        if self.body is not None:
+            self.body.close()
+
+
+def _present(call: Callable[[], T]) -> T | None:
+    """The result, None when the object is not there (any more)."""
+    try:
+        return s3_call(call)
+    except Stop as stop:
+        if stop.reason in ("NoSuchKey", "404"):
+            return None
+        raise
+
+
+def storage(environment: Mapping[str, str], prefix: str) -> FolderObjects | S3Objects:
+    destination = at_prefix(environment, prefix)
+    if not destination.startswith("s3://"):
+        return FolderObjects(folder_of(destination))
+    return S3Objects(s3_client(environment), *s3_address(destination))
+
+
+def objects_out(environment: Mapping[str, str], prefix: str, target: BinaryIO) -> str:
+    """Write every object to a tar stream as `o/NAME`; the last member, `end`, tells that it is whole."""
+    import io
+    import json
+    import tarfile
+
+    place, count, gone = storage(environment, prefix), 0, 0
+    with tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT, bufsize=CHUNK) as tar:
+        for name, _ in place.names():
+            try:
+                size, stream = place.open(name)
+            except FileNotFoundError:
+                gone += 1  # deleted while we were listing: nothing points to it any more
+                continue
+            member = tarfile.TarInfo(f"o/{name}")
+            member.size = size
+            tar.addfile(member, stream)
+            stream.close()
+            tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
+            count += 1
+        end = json.dumps({"objects": count, "gone": gone}).encode()
+        member = tarfile.TarInfo("end")
+        member.size = len(end)
+        tar.addfile(member, io.BytesIO(end))
+    return f"{count} objects"
+
+
+def objects_in(environment: Mapping[str, str], prefix: str, source: BinaryIO) -> str:
+    """Store what `objects_out` wrote. Fails on a stream that ends early and on names that lead out of the prefix."""
+    import tarfile
+    from typing import cast
+
+    place, count, ended = storage(environment, prefix), 0, False
+    with tarfile.open(fileobj=source, mode="r|", bufsize=CHUNK) as tar:
+        for member in tar:
+            tar.members = []  # type: ignore[attr-defined]
+            name = member.name.removeprefix("o/")
+            if member.name == "end":
+                ended = True
+                continue
+            words = name.split("/")
+            if ended or not member.isreg() or name == member.name or not {"", ".", ".."}.isdisjoint(words):
+                raise Stop(USAGE, f"{member.name!r} does not belong into a stream of objects")
+            stream = tar.extractfile(member)
+            assert stream is not None
+            place.put(name, member.size, cast("BinaryIO", stream))
+            count += 1
+    if not ended:
+        raise Stop(FAILED, "the stream of objects ended early")
+    place.finish()
+    return f"{count} objects stored"
+
+
+def objects_sums(environment: Mapping[str, str], prefix: str) -> None:
+    """Print `SHA-256 size name` for each object as the store gives it back; names as JSON strings."""
+    import hashlib
+    import json
+
+    place = storage(environment, prefix)
+    for name, _ in place.names():
+        size, stream = place.open(name)
+        sha = hashlib.sha256()
+        while content := stream.read(CHUNK):
+            sha.update(content)
+        stream.close()
+        print(sha.hexdigest(), size, json.dumps(name))
+
+
 # --- the server
 
 
@@ -429,6 +703,62 @@ def run_mlflow(arguments: list[str]) -> NoReturn:
     raise SystemExit(0)
 
 
+class Workers:
+    """Takes the place of the command that `mlflow server` would start: gunicorn in this same process.
+
+    MLflow is imported once (4 s of processor time) and shared by the workers, which are forked from here.
+    """
+
+    def __init__(self, host: str, port: str, count: str) -> None:
+        self.options = {
+            "bind": f"{host}:{port}", "workers": int(count), "preload_app": True, "keepalive": 75,
+            # without a limit a running upload would hold the server until it is killed
+            "graceful_timeout": GRACE_SECONDS, "timeout": 120, "errorlog": "-", "loglevel": "warning",
+            "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,  # a heartbeat must not wait for a disk
+        }
+
+    def __call__(self, command: object, extra_env: Mapping[str, str], **_: object) -> NoReturn:
+        import gc
+
+        from gunicorn.app.base import BaseApplication  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        from mlflow.server import handlers  # type: ignore[import-not-found]
+        from uvicorn_worker import UvicornWorker  # type: ignore[import-not-found]
+
+        # without uvloop each request on a kept connection waits 44 ms
+        options = {"loop": "uvloop", "http": "httptools", "server_header": False,
+                   "timeout_graceful_shutdown": GRACE_SECONDS - 1}
+        worker = type("Worker", (UvicornWorker,), {"CONFIG_KWARGS": options})
+
+        os.environ.update(extra_env)
+        settings = {**self.options, "worker_class": worker}
+
+        class Application(BaseApplication):  # type: ignore[misc]
+            def load_config(self) -> None:
+                for name, value in settings.items():
+                    self.cfg.set(name, value)
+
+            def load(self) -> object:
+                from mlflow.server.fastapi_app import app  # type: ignore[import-not-found]
+
+                for store in (handlers._tracking_store, handlers._model_registry_store):
+                    if engine := getattr(store, "engine", None):
+                        engine.dispose()  # a connection must not be shared by two processes
+                gc.freeze()  # what was imported stays shared memory
+                return app
+
+        Application().run()
+        raise SystemExit(0)
+
+
+def serve_in_this_process(arguments: list[str]) -> NoReturn:
+    """`mlflow server ARGUMENTS` with MLflow's own checks, its last step replaced."""
+    import mlflow.server  # type: ignore[import-not-found]
+
+    options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
+    mlflow.server._exec_cmd = Workers(options["--host"], options["--port"], options["--workers"])
+    run_mlflow(arguments)
+
+
 def serve() -> NoReturn:
     import subprocess
     from pathlib import Path
@@ -446,19 +776,53 @@ def serve() -> NoReturn:
         done = subprocess.run([sys.executable, __file__, "migrate"], check=False)
         if done.returncode:
             raise Stop(FAILED, f"the migration failed (exit code {done.returncode}); nothing was started")
-    run_mlflow(arguments)
+    serve_in_this_process(arguments)
+
+
+def sizes(environment: Mapping[str, str], now: float) -> dict[str, list[int]]:
+    """Objects, bytes and bytes of the last 7 days per top folder, which is an experiment's id."""
+    found: dict[str, list[int]] = {}
+    for name, size, changed in storage(environment, "").listing():
+        entry = found.setdefault(name.split("/")[0], [0, 0, 0])
+        entry[0] += 1
+        entry[1] += size
+        entry[2] += size if changed > now - 7 * 86400 else 0
+    return found
+
+
+def collect(environment: MutableMapping[str, str], age: str) -> NoReturn:
+    host = environment.get("TRACKBED_HOST") or "127.0.0.1"
+    port = number(environment, "TRACKBED_PORT", 8000, 1, 65535)
+    uri = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    environment["MLFLOW_TRACKING_URI"] = uri
+    run_mlflow(["gc", "--older-than", age, "--tracking-uri", uri, "--backend-store-uri",
+                required(environment, "MLFLOW_BACKEND_STORE_URI")])
+
+
+def bulk(command: str, prefix: str) -> None:
+    """The subcommands of backups."""
+    if command == "out":
+        say(objects_out(os.environ, prefix, sys.stdout.buffer))
+    elif command == "in":
+        say(objects_in(os.environ, prefix, sys.stdin.buffer))
+    elif command == "sums":
+        objects_sums(os.environ, prefix)
+    else:
+        say(f"{storage(os.environ, prefix).drop()} objects removed")
 
 
 def main(arguments: list[str]) -> int:
     import json
     import signal
+    import tarfile
 
     def stopped(number: int, frame: object) -> NoReturn:
         raise SystemExit(STOPPED)
 
     signal.signal(signal.SIGTERM, stopped)
     command, *rest = arguments or ["help"]
-    if len(rest) != (1 if command == "object" else 0):
+    takes = {"object": (1,), "known": (1,), "in": (1,), "drop": (1,), "gc": (1,), "out": (0, 1), "sums": (0, 1)}
+    if len(rest) not in takes.get(command, (0,)):
         command = "help"
     try:
         if command == "serve":
@@ -474,6 +838,21 @@ def main(arguments: list[str]) -> int:
         elif command == "object":
             prepare(os.environ)
             print(json.dumps(objects(os.environ, rest[0])))
+        elif command == "known":
+            code, known = migrations(mlflow_folder() / "store" / "db_migrations" / "versions")
+            print(schema_state(rest[0], True, code, known))
+        elif command == "sizes":
+            prepare(os.environ)
+            print(json.dumps(sizes(os.environ, time.time())))
+        elif command == "gc":
+            prepare(os.environ)
+            collect(os.environ, rest[0])
+        elif command in ("out", "in", "sums", "drop"):
+            prepare(os.environ)
+            try:
+                bulk(command, rest[0] if rest else "")
+            except (OSError, EOFError, tarfile.TarError) as error:
+                raise Stop(FAILED, f"{command}: {error}") from None
         elif command == "health":
             health(os.environ)
         else:

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import IO, ClassVar, Protocol
 
 from helpers.accelerators import Accelerator, Machine
+from helpers.engines.streaming import Pipe
 from helpers.settings import Settings
 
 POSTGRES = "postgres"
@@ -329,6 +330,15 @@ class Engine(Protocol):
     def one_shot(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
                  timeout: float = 600) -> ExecResult:
         """Run a command in a fresh copy of a part (same image, environment, volumes); works when it is stopped."""
+
+    def pipe(self, part: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[Pipe]:
+        """A command in a part whose input and output stream; ``fresh``: in a copy of the part, also when it is down."""
+
+    def halt(self, part: str, sink: Sink) -> None:
+        """Stop one part, with the time to finish that it has; ``start`` brings it back. Nothing when it is down."""
+
+    def resume(self, part: str, sink: Sink) -> None:
+        """Start a part that ``halt`` stopped, exactly as it was."""
 
     def open(self, part: str, port: str) -> AbstractContextManager[Address]:
         """An address of that port this machine can reach while the context lasts."""

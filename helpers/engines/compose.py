@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,7 @@ from typing import IO, Any, ClassVar
 
 from helpers import accelerators, images, neighbours, notebook, stack, users
 from helpers.accelerators import Accelerator, Machine
-from helpers.addresses import uplink
-from helpers.engines import base, compose_model
+from helpers.engines import base, compose_model, remote, streaming
 from helpers.engines.base import (
     BUCKET,
     GATEWAY,
@@ -53,7 +52,6 @@ from helpers.engines.docker_api import (
     Container,
     DockerApi,
     FileEntry,
-    docker_host_is_remote,
     socket_error,
 )
 from helpers.errors import EngineUnavailable, Interrupted, PartFailed, TrackbedError
@@ -69,7 +67,7 @@ CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
 
 
 class DockerEngine:
-    """Parts as containers on this machine's Docker engine."""
+    """Parts as containers on a Docker engine: this machine's, or another one's over ssh."""
 
     name: ClassVar[str] = "docker"
 
@@ -77,15 +75,24 @@ class DockerEngine:
         self.system = system
         self.settings = system.settings
         self.api = DockerApi()
+        self.host: remote.Host = remote.Here()
         self._model: dict[str, Any] | None = None
 
     # what there is
 
     def availability(self) -> Availability:
+        try:
+            self.host = remote.host(self.system.state, os.environ)
+            self.settings = self.host.place(self.settings)
+        except EngineUnavailable as error:
+            return Availability(False, True, error.message, error.hint)
+        if not self.host.remote:
+            return self._usable()
+        found = self._usable()
+        return replace(found, reason=f"{found.reason}, on {self.host.name}")
+
+    def _usable(self) -> Availability:
         host = os.environ.get("DOCKER_HOST", "")
-        if docker_host_is_remote():
-            return Availability(False, True, f"DOCKER_HOST={host} is another machine; this release runs the parts "
-                                "where the toolkit runs", "run Trackbed on that machine, or unset DOCKER_HOST")
         named = host.startswith("unix://")
         path = host.removeprefix("unix://") if named else DEFAULT_SOCKET
         problem = socket_error(path)
@@ -136,6 +143,8 @@ class DockerEngine:
     def host_facts(self) -> HostFacts:
         info = self.api.info()
         root = str(info.get("DockerRootDir", "/"))
+        if self.host.remote:
+            return self.host.facts(info, self.machine)
         existing = Path(root)
         while not existing.exists() or not os.access(existing, os.X_OK):
             existing = existing.parent
@@ -172,7 +181,7 @@ class DockerEngine:
         """What the Compose files interpolate; no secret among it. Also written to .env for use by hand."""
         settings, live = self.settings, self.system.state.live
         own_store = self.object_store != "external"
-        _, mtu = uplink()
+        _, mtu = self.host.uplink()
         return {
             "TRACKBED_BIND_ADDRESS": settings.bind_address,
             "TRACKBED_MLFLOW_PORT": str(settings.mlflow_port),
@@ -233,6 +242,9 @@ class DockerEngine:
         return self._model
 
     def plan(self) -> Plan:
+        if self.settings.tracking_uri:  # only the notebook: no services, so no Compose
+            return Plan(self.name, self.settings.project, (self.notebook_spec,), self.volumes(),
+                        (self._frontend(),), self.secret_files())
         model = self.model()
         project = self.settings.project
         order = [n for n in (POSTGRES, STORE, BUCKET, MLFLOW, GATEWAY) if n in model["services"]]
@@ -243,8 +255,13 @@ class DockerEngine:
                          for n in model["networks"].values())
         return Plan(self.name, project, tuple(parts), self.volumes(), networks, self.secret_files())
 
+    def _frontend(self) -> Network:
+        return Network(f"{self.settings.project}_frontend", mtu=min(self.host.uplink()[1] or 1500, 1500))
+
     @property
     def part_names(self) -> tuple[str, ...]:
+        if self.settings.tracking_uri:
+            return (JUPYTER,)
         own_store = (STORE,) if self.object_store != "external" else ()
         return (POSTGRES, *own_store, BUCKET, MLFLOW, *((GATEWAY,) if self.settings.public else ()), JUPYTER)
 
@@ -259,11 +276,31 @@ class DockerEngine:
     @cached_property
     def machine(self) -> Machine:
         """The machine that runs the containers, with the CDI devices that its engine knows."""
-        return accelerators.machine(probe.look(), self._cdi())
+        if not self.host.remote:
+            return accelerators.machine(probe.look(), self._cdi(any(Path("/dev").glob("nvidia*"))))
+        if self.settings.gpu == accelerators.NONE:
+            return Machine()
+        found = self.host.look() or self._look_in_container()
+        return accelerators.machine(found, self._cdi(any("nvidia" in node["path"] for node in found["nodes"])))
 
-    def _cdi(self) -> tuple[str, ...]:
+    def _look_in_container(self) -> dict[str, Any]:
+        """For a node without a Python of its own: our image's, over the node's trees."""
+        image = self.settings.mlflow_image
+        if self.api.image(image) is None:
+            raise TrackbedError(f"what GPUs {self.host.name} has cannot be seen: it has no python3, and the image "
+                                f"{image} is not there yet",
+                                "install python3 there, or first `invoke build mlflow`, or --gpu=none")
+        trees = [word for tree in ("/dev", "/sys", "/proc") for word in ("-v", f"{tree}:/machine{tree}:ro")]
+        done = _run(["docker", "run", "--rm", "-i", "--pull", "never", "--user", "0", "--network", "none", *trees,
+                     "--entrypoint", "python", image, "-", "/machine"], Path(probe.__file__).read_bytes(), 60)
+        if done.code:
+            raise TrackbedError(f"what GPUs {self.host.name} has cannot be seen: {_last_line(done.stderr)}",
+                                "--gpu=none goes on without")
+        return dict(json.loads(done.stdout))
+
+    def _cdi(self, nvidia: bool) -> tuple[str, ...]:
         word = self.settings.gpu
-        likely = any(Path(folder).is_dir() for folder in CDI_FOLDERS) or any(Path("/dev").glob("nvidia*"))
+        likely = nvidia or any(self.host.is_folder(folder) for folder in CDI_FOLDERS)
         if accelerators.kind_of(word) not in ((accelerators.NVIDIA, accelerators.AUTO) if likely
                                               else (accelerators.NVIDIA,)):
             return ()  # not worth asking the engine
@@ -271,7 +308,10 @@ class DockerEngine:
         listed = info.get("DiscoveredDevices")  # from Docker 28.2
         if listed is not None:
             return tuple(str(d.get("ID", "")) for d in listed if d.get("Source") == "cdi")
-        return compose_model.cdi_names(info.get("CDISpecDirs") or ())
+        folders = tuple(map(str, info.get("CDISpecDirs") or ()))
+        if self.host.remote:
+            return compose_model.cdi_names_in(self.host.specifications(folders))
+        return compose_model.cdi_names(folders)
 
     @cached_property
     def accelerator(self) -> Accelerator:
@@ -292,8 +332,9 @@ class DockerEngine:
         name = self.settings.data_volume
         named = self.settings.origin("DATA_VOLUME") != DEFAULT
         if name.startswith("/"):
-            if not Path(name).is_dir():
-                raise TrackbedError(f"DATA_VOLUME={name}: there is no such folder", "make and fill it, or unset "
+            if not self.host.is_folder(name):
+                where = f" on {self.host.name}" if self.host.remote else ""
+                raise TrackbedError(f"DATA_VOLUME={name}: there is no such folder{where}", "make and fill it, or unset "
                                     "DATA_VOLUME")
             return Mount("bind", name, notebook.DATA, read_only=True)
         if name and self.api.volumes([name]):
@@ -315,8 +356,8 @@ class DockerEngine:
 
     def _is_empty(self, mount: Mount) -> bool:
         if mount.kind == "bind":
-            return not any(Path(mount.source).iterdir())
-        return self.api.volume_is_empty(mount.source, self.settings.mlflow_image)
+            return self.host.is_empty(mount.source)
+        return self.api.volume_is_empty(mount.source, self.image_settings.jupyter_image)
 
     # neighbours
 
@@ -328,6 +369,8 @@ class DockerEngine:
 
     def guard_rules(self) -> tuple[neighbours.Rule, ...]:
         """The drop rules that belong to this system, for the networks that are there."""
+        if self.host.remote or self.settings.tracking_uri:
+            return ()  # the tables of another machine are not ours to change
         project = self.settings.project
         bridges = [neighbours.Bridge(*found) for found in self.api.bridges(project)]
         metadata = neighbours.metadata_rules(project, bridges) if self.settings.public else ()
@@ -384,8 +427,15 @@ class DockerEngine:
     def fingerprint(self) -> str:
         """A hash of all that the containers are made from: a different one means `up` has work to do."""
         spec = self.notebook_spec
+        if self.settings.tracking_uri:
+            return stack.digest(spec, self._secrets_digest())
         return stack.digest(self.compose_environment(), *(stack.ROOT / f for f in self.files), spec,
                             self.system.credentials_digest())
+
+    def _secrets_digest(self) -> str:
+        """Changes with the secrets of the notebook, and with the certificate that goes beside them."""
+        files = [s.template for s in self.secret_files()] if self.settings.tracking_uri else []
+        return stack.digest(self.system.credentials_digest(), *files) if files else self.system.credentials_digest()
 
     def unchanged(self) -> bool:
         applied = self.system.state.applied
@@ -404,16 +454,8 @@ class DockerEngine:
             and images.stale(self.api, self.image_settings, self.object_store) == ()
 
     def logs(self, part: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
-        container = self._container(part)
-        argv = ["docker", "logs", "--tail", str(tail), *(["--follow"] if follow else []), container.id]
-        with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              text=True, errors="replace") as process:
-            assert process.stdout is not None
-            try:
-                for line in process.stdout:
-                    yield line.rstrip("\n")
-            finally:
-                process.terminate()
+        # not the command line: it would outlive this process when that is killed, and hold a connection open
+        yield from self.api.logs(self._container(part).id, tail, follow)
 
     def _container(self, part: str) -> Container:
         for container in self._containers():
@@ -427,7 +469,7 @@ class DockerEngine:
             if status.name == part:
                 for candidate in status.ports:
                     if candidate.name == port:
-                        yield Address(candidate.address, candidate.published)
+                        yield self.host.reach(candidate)
                         return
         if self.settings.public and part in (MLFLOW, JUPYTER):
             # published by the gateway alone, behind its logins: this machine goes to the container itself
@@ -438,7 +480,7 @@ class DockerEngine:
         spec = self.notebook_spec if part == JUPYTER else self.plan().part(part)
         for candidate in spec.ports:
             if candidate.name == port:
-                yield Address(candidate.address, candidate.published)
+                yield self.host.reach(candidate)
                 return
         raise TrackbedError(f"{part} publishes no port {port}")
 
@@ -460,6 +502,26 @@ class DockerEngine:
             return _run([*command, spec.image, *argv[1:]], stdin, timeout)
         return _run(["docker", "compose", "run", "--rm", "--no-deps", "-T", "--quiet-pull", "--entrypoint", argv[0],
                      part, *argv[1:]], stdin, timeout, self._environment(), stack.ROOT)
+
+    def pipe(self, part: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
+        if fresh:
+            command = ["docker", "compose", "run", "--rm", "--no-deps", "-T", "--quiet-pull", "--entrypoint", argv[0],
+                       part, *argv[1:]]
+        else:
+            command = ["docker", "exec", "-i", self._container(part).id, *argv]
+        return streaming.piped(argv[0], command, self._environment(), stack.ROOT)
+
+    def halt(self, part: str, sink: Sink) -> None:
+        for status in self.parts():
+            if status.name == part and status.state not in (State.MISSING, State.EXITED):
+                self.api.stop(status.identity, 40)
+                sink.part(part, "stopped")
+
+    def resume(self, part: str, sink: Sink) -> None:
+        for status in self.parts():
+            if status.name == part and status.state is State.EXITED:
+                self.api.start(status.identity)
+                sink.part(part, "starting")
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, **self.compose_environment(), "COMPOSE_ENV_FILES": os.devnull,
@@ -527,7 +589,8 @@ class DockerEngine:
                 FileEntry(secret.path, content, secret.uid, secret.gid, secret.mode))
         if self.settings.public:
             files[f"{self.settings.project}_secrets-gateway"] = self._gateway_files()
-        self.api.fill(self.settings.mlflow_image, roots, files)
+        alone = bool(self.settings.tracking_uri)
+        self.api.fill(self.image_settings.jupyter_image if alone else self.settings.mlflow_image, roots, files)
         return f"{self.settings.project}_postgres" in existing
 
     def start(self, sink: Sink) -> StartReport:
@@ -538,13 +601,20 @@ class DockerEngine:
             if status.state in (State.RESTARTING, State.UNHEALTHY):
                 sink.part(status.name, "stopping", f"it was {status.state}")
                 self.api.stop(status.identity, 30)  # not to sit out the engine's pause before its next try
+        self.settings = self.host.make_workspace(self.settings)  # its owner is who reads the notebook's secrets
         sink.step("volumes and secrets")
+        if POSTGRES not in before:
+            self._check_major()
         kept = self.make_volumes()
-        notebook.make_workspace(self.settings.workspace, notebook.workspace_owner(self.settings))
-        sink.step("starting the services")
-        self.guard()  # before the first port is open; again when the networks are there
-        self._free_ports()
-        self._compose_up(sink, repair_password=kept)
+        if self.settings.tracking_uri:
+            sink.step("starting the notebook")
+            self.api.create_network(self._frontend(), self.settings.project)
+            self._start_notebook(sink)
+        else:
+            sink.step("starting the services")
+            self.guard()  # before the first port is open; again when the networks are there
+            self._free_ports()
+            self._compose_up(sink, repair_password=kept)
         after = {s.name: s.identity for s in self.parts()}
         return StartReport(tuple(name for name, identity in after.items() if before.get(name) != identity))
 
@@ -575,6 +645,22 @@ class DockerEngine:
                 raise TrackbedError(f"ACME_ROOT {self.settings.acme_root}: {error.strerror}") from None
             files.append(FileEntry("acme-root.pem", text, *owner, 0o400))
         return files
+
+    def _check_major(self) -> None:
+        """Refuse a database of another PostgreSQL major: the image would make an empty one beside it."""
+        volume = f"{self.settings.project}_postgres"
+        if not self.api.volumes([volume]):
+            return
+        done = _run(["docker", "run", "--rm", "--network", "none", "--entrypoint", "sh", "-v", f"{volume}:/v:ro",
+                     self.settings.postgres_image, "-c", 'echo "$PG_MAJOR"; cat /v/PG_VERSION /v/*/*/PG_VERSION'],
+                    None, 60)
+        major, *found = done.stdout.split() or [""]
+        if major and found and major not in found:
+            raise TrackbedError(
+                f"the database was made by PostgreSQL {found[0]}, POSTGRES_IMAGE={self.settings.postgres_image} is "
+                f"PostgreSQL {major}; it is not migrated silently",
+                f"set POSTGRES_IMAGE to a {found[0]}.x image and `invoke backup`; then `invoke down --delete-data`, "
+                "POSTGRES_IMAGE as it is now, and `invoke restore FILE`")
 
     def _compose_up(self, sink: Sink, repair_password: bool) -> None:
         """`docker compose up -d`, watched: progress per part, the notebook as soon as its network is there."""
@@ -666,7 +752,7 @@ class DockerEngine:
     def _start_notebook(self, sink: Sink) -> None:
         spec = self.notebook_spec
         image = self.api.image(spec.image)
-        wanted = stack.digest(spec, image["id"] if image else "", self.system.credentials_digest())
+        wanted = stack.digest(spec, image["id"] if image else "", self._secrets_digest())
         found = self.api.containers([f"{LABEL}.project={self.settings.project}", f"{LABEL}.part={JUPYTER}"])
         for container in found:
             if container.labels.get(f"{LABEL}.config") == wanted:
@@ -741,6 +827,9 @@ class DockerEngine:
             self.api.stop(container.id, min(drain, 10))
             self.api.remove(container.id)
             sink.part(JUPYTER, "stopped")
+        if self.settings.tracking_uri:
+            self.api.remove_network(self._frontend().name)
+            return tuple(stopped)
         sink.step("stopping the services")
         done = self._compose("down", "--remove-orphans", timeout=drain * 3 + 60)
         if done.returncode == 0:
@@ -755,7 +844,8 @@ class DockerEngine:
         what = {"postgres": "database: experiments, runs, parameters, metrics, registered models",
                 "gateway": "certificates of the gateway, and its own CA",
                 "minio": "artifacts (MinIO)", "versitygw": "artifacts (VersityGW)", "mlflow-tmp": "upload buffers"}
-        names = [v.name for v in self.volumes()]
+        # also what is not part of the plan now: a notebook for a server elsewhere has one volume
+        names = [v.name for v in compose_model.volumes(replace(self.settings, tracking_uri=""), self.object_store)]
         # stores used earlier are data of this project too
         names += [f"{self.settings.project}_{s}" for s in ("minio", "versitygw", "gateway", "secrets-gateway")]
         found = self.api.volumes(names)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from helpers import notebook, stack
+from helpers import elsewhere, notebook, stack
 from helpers.engines.base import (
     BUCKET,
     GATEWAY,
@@ -87,6 +87,8 @@ def volumes(settings: Settings, object_store: str) -> tuple[Volume, ...]:
     """Every volume of a system with the numeric owner of its part."""
     project = settings.project
     uid = notebook.workspace_owner(settings)
+    if settings.tracking_uri:
+        return (Volume(f"{project}_secrets-jupyter", uid, notebook.GID, secret=True),)
     listed = [
         Volume(f"{project}_postgres", *UIDS[POSTGRES]),
         Volume(f"{project}_mlflow-tmp", *UIDS[MLFLOW]),
@@ -111,13 +113,16 @@ def secret_files(settings: Settings, object_store: str) -> tuple[SecretFile, ...
     def secret(part: str, path: str, template: str, names: tuple[str, ...], uid: int, gid: int) -> SecretFile:
         return SecretFile(part, f"{project}_secrets-{part}", path, template, names, uid, gid)
 
+    token = secret(JUPYTER, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",),  # read without strip
+                   notebook.workspace_owner(settings), notebook.GID)
+    if settings.tracking_uri:
+        return (token, *elsewhere.secret_files(settings, token.volume, token.uid, token.gid))
     listed = [
         secret(POSTGRES, "postgres-password", "{POSTGRES_PASSWORD}", ("POSTGRES_PASSWORD",), *UIDS[POSTGRES]),
         # libpq ignores a passfile that others may read: 0400 and the right owner
         secret(MLFLOW, "pgpass", "*:*:*:mlflow:{POSTGRES_PASSWORD}\n", ("POSTGRES_PASSWORD",), *UIDS[MLFLOW]),
         secret(MLFLOW, "aws-credentials", aws, ("S3_ACCESS_KEY", "S3_SECRET_KEY"), *UIDS[MLFLOW]),
-        secret(JUPYTER, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",),  # read without strip
-               notebook.workspace_owner(settings), notebook.GID),
+        token,
     ]
     if settings.public:
         # nobody yet: the engine puts today's users and the CA's root in place of this
@@ -133,17 +138,24 @@ def cdi_names(folders: Iterable[str]) -> tuple[str, ...]:
 
     For engines that do not list them. Read as text: nvidia-ctk writes JSON or YAML, each name alone after its key.
     """
-    found = []
+    texts = []
     for folder in folders:
         for path in sorted((*Path(folder).glob("*.json"), *Path(folder).glob("*.yaml"))):
             try:
-                text = path.read_text(errors="replace")
+                texts.append(path.read_text(errors="replace"))
             except OSError:
                 continue
-            kind = re.search(r'"?kind"?\s*:\s*"?([A-Za-z0-9./_-]+)', text)
-            devices = re.split(r'"?devices"?\s*:', text, maxsplit=1)
-            if kind and len(devices) == 2:
-                body = re.sub(r'"?(deviceNodes|hooks|mounts)"?\s*:', "", devices[1])
-                found += [f"{kind[1]}={name}" for name in
-                          re.findall(r'(?:^\s*-?\s*|[{,]\s*)"?name"?\s*:\s*"?([A-Za-z0-9_.:-]+)', body, re.MULTILINE)]
+    return cdi_names_in(texts)
+
+
+def cdi_names_in(texts: Iterable[str]) -> tuple[str, ...]:
+    """The same, from the texts of the specifications."""
+    found = []
+    for text in texts:
+        kind = re.search(r'"?kind"?\s*:\s*"?([A-Za-z0-9./_-]+)', text)
+        devices = re.split(r'"?devices"?\s*:', text, maxsplit=1)
+        if kind and len(devices) == 2:
+            body = re.sub(r'"?(deviceNodes|hooks|mounts)"?\s*:', "", devices[1])
+            found += [f"{kind[1]}={name}" for name in
+                      re.findall(r'(?:^\s*-?\s*|[{,]\s*)"?name"?\s*:\s*"?([A-Za-z0-9_.:-]+)', body, re.MULTILINE)]
     return tuple(dict.fromkeys(found))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from helpers import accelerators
-from helpers.engines.base import Port, State
+from helpers.engines.base import Network, Port, State
 from helpers.errors import EngineUnavailable, TrackbedError
 
 LABEL = "dev.trackbed"
@@ -148,6 +148,24 @@ class DockerApi:
             return f"exit code {state.get('ExitCode')}"
         return ""
 
+    def logs(self, container: str, tail: int, follow: bool) -> Iterator[str]:
+        """Lines of stdout and stderr as they were written; with ``follow`` until the container ends."""
+        from docker.errors import APIError
+        from requests.exceptions import RequestException
+        from urllib3.exceptions import HTTPError
+
+        rest = b""
+        try:
+            for chunk in self.client.api.logs(container, stream=True, follow=follow, tail=tail):
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from (line.decode("utf-8", "replace").rstrip("\r") for line in lines)
+        except APIError as error:
+            raise TrackbedError(f"Docker gives no log: {_words(error)}", "see `invoke doctor`") from None
+        except (RequestException, HTTPError, OSError) as error:
+            raise TrackbedError(f"the log broke off: {_words(error)}", "run the same command again") from None
+        if rest:
+            yield rest.decode("utf-8", "replace")
+
     def memory(self, container: str) -> int:
         """Resident bytes, page cache not counted; 0 when the engine cannot tell."""
         stats = self.client.api.stats(container, stream=False, one_shot=True).get("memory_stats", {})
@@ -165,7 +183,12 @@ class DockerApi:
         body = api.create_container_config(networking_config=networking, **config)
         if start_interval and body.get("Healthcheck"):
             body["Healthcheck"]["StartInterval"] = start_interval  # the SDK does not know this key yet
-        return str(api.create_container_from_config(body, name)["Id"])
+        from docker.errors import APIError
+
+        try:
+            return str(api.create_container_from_config(body, name)["Id"])
+        except APIError as error:
+            raise _refused(name, error) from None
 
     def host_config(self, **arguments: Any) -> Any:
         return self.client.api.create_host_config(**arguments)
@@ -176,11 +199,7 @@ class DockerApi:
         try:
             self.client.api.start(container)
         except APIError as error:
-            words = _words(error)
-            if known := accelerators.advice(words):
-                means, fix = known
-                raise TrackbedError(f"{means}. Docker says: {words}", fix) from None
-            raise TrackbedError(f"Docker could not start {container}: {words}", "see `invoke doctor`") from None
+            raise _refused(container, error) from None
 
     def stop(self, container: str, timeout: int) -> None:
         self.client.api.stop(container, timeout=timeout)
@@ -327,6 +346,26 @@ class DockerApi:
             subnets = [str(c.get("Subnet", "")) for c in (network.get("IPAM") or {}).get("Config") or []]
             found.append((interface, tuple(s for s in subnets if s and ":" not in s)))
         return found
+    def create_network(self, network: Network, project: str) -> None:
+        """Make a network as Compose would, which takes it for its own when services are added later."""
+        if self.network_exists(network.name):
+            return
+        labels = {"com.docker.compose.network": network.name.removeprefix(f"{project}_"),
+                  "com.docker.compose.project": project, f"{LABEL}.project": project}
+        self.client.api.create_network(network.name, driver="bridge", internal=network.internal, labels=labels,
+                                       options={"com.docker.network.driver.mtu": str(network.mtu)})
+
+    def remove_network(self, name: str) -> None:
+        from docker.errors import APIError, NotFound
+
+        try:
+            self.client.api.remove_network(name)
+        except NotFound:
+            return
+        except APIError as error:
+            raise TrackbedError(f"network {name} cannot be removed: {_words(error)}",
+                                "remove what is attached to it (`docker network inspect` names it), then try again"
+                                ) from None
 
     def disk_usage(self, volumes: Iterable[str]) -> dict[str, int]:
         """Bytes of each named volume (slow: the engine walks them)."""
@@ -335,13 +374,17 @@ class DockerApi:
         return {v["Name"]: int((v.get("UsageData") or {}).get("Size", -1)) for v in listed if v["Name"] in wanted}
 
 
+def _refused(container: str, error: Exception) -> TrackbedError:
+    """Why a container was not made or started, with advice for what is known of GPUs."""
+    words = _words(error)
+    if known := accelerators.advice(words):
+        means, fix = known
+        return TrackbedError(f"{means}. Docker says: {words}", fix)
+    return TrackbedError(f"Docker could not start {container}: {words}", "see `invoke doctor`")
+
+
 def _words(error: BaseException) -> str:
     """The engine's own explanation, without the wrapping of HTTP and SDK."""
     explanation = getattr(error, "explanation", None)
     text = str(explanation or error)
     return " ".join(text.split())
-
-
-def docker_host_is_remote(environ: Mapping[str, str] = os.environ) -> bool:
-    host = environ.get("DOCKER_HOST", "")
-    return bool(host) and not host.startswith(("unix://", "npipe://"))

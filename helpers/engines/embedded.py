@@ -14,14 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from helpers import accelerators, images, notebook, stack
+from helpers import accelerators, elsewhere, images, notebook, stack
 from helpers.accelerators import Accelerator
-from helpers.engines import base, venvs
+from helpers.engines import base, streaming, venvs
 from helpers.engines.base import (
     JUPYTER,
     MLFLOW,
@@ -156,7 +156,12 @@ class EmbeddedEngine:
         return tuple(found)
 
     def _venvs(self) -> dict[str, venvs.Venv]:
-        return {name: self._venv(name) for name in ("embedded", MLFLOW, JUPYTER)}
+        return {name: self._venv(name) for name in ("embedded", MLFLOW, JUPYTER)
+                if name != MLFLOW or not self.settings.tracking_uri}
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        return (JUPYTER,) if self.settings.tracking_uri else PARTS
 
     @cached_property
     def accelerator(self) -> Accelerator:
@@ -210,7 +215,7 @@ class EmbeddedEngine:
     # the plan
 
     def plan(self) -> Plan:
-        return Plan(self.name, self.settings.project, tuple(self._spec(name) for name in PARTS),
+        return Plan(self.name, self.settings.project, tuple(self._spec(name) for name in self._parts),
                     secrets=self._secret_files())
 
     def _ports(self, part: str) -> tuple[Port, ...]:
@@ -246,6 +251,8 @@ class EmbeddedEngine:
             "TRACKBED_PORT": str(settings.mlflow_port),
             "TRACKBED_WORKERS": str(settings.mlflow_workers),
             "TMPDIR": str(self.folder / "tmp"),  # uploads are buffered there whole
+            # the venv may belong to root: without byte code of its own the server starts twice as slowly
+            "PYTHONPYCACHEPREFIX": str(self.folder / "pycache"),
         }
         if migrate := os.environ.get("TRACKBED_MIGRATE"):
             server["TRACKBED_MIGRATE"] = migrate  # an older schema is migrated only when asked
@@ -259,7 +266,8 @@ class EmbeddedEngine:
     def _jupyter(self) -> PartSpec:
         settings, chosen, venv = self.settings, self.accelerator, self._venv(JUPYTER)
         jupyter = self.folder / "jupyter"
-        tracking = f"http://{settings.bind_address}:{settings.mlflow_port}"
+        tracking = settings.tracking_uri or f"http://{settings.bind_address}:{settings.mlflow_port}"
+        secrets = str(self.folder / "secrets")
         data = self._data()
         return PartSpec(
             JUPYTER, stack.TITLES[JUPYTER], stop_grace=10,
@@ -270,11 +278,12 @@ class EmbeddedEngine:
             environment={
                 **self._common(), **chosen.environment,
                 **({"FOOD11_DATA_DIR": str(data / "Food-11")} if data else {}),
+                **(elsewhere.environment(settings, secrets) if settings.tracking_uri else {}),
                 **stack.notebook_environment(settings, tracking),
                 "PATH": f"{venv.folder / 'bin'}:{TOOLS}",
                 "VIRTUAL_ENV": str(venv.folder),
-                "PYTHONPATH": str(self._startup),  # MLflow finds the plugin for its links there
-                "JUPYTER_TOKEN_FILE": str(self.folder / "secrets" / "jupyter-token"),
+                "PYTHONPATH": str(self._startup),  # MLflow finds the plugins for its links and login there
+                "JUPYTER_TOKEN_FILE": f"{secrets}/jupyter-token",
                 # the user's own Jupyter settings stay out: they may hold a password or another port
                 "JUPYTER_CONFIG_DIR": str(jupyter / "config"), "JUPYTER_DATA_DIR": str(jupyter / "data"),
                 "JUPYTER_RUNTIME_DIR": str(jupyter / "runtime"), "IPYTHONDIR": str(jupyter / "ipython"),
@@ -286,6 +295,8 @@ class EmbeddedEngine:
     def _secret_files(self) -> tuple[SecretFile, ...]:
         folder = str(self.folder / "secrets")
         listed = [SecretFile(JUPYTER, folder, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",), 0, 0)]
+        if self.settings.tracking_uri:
+            return (*listed, *elsewhere.secret_files(self.settings, folder, 0, 0))
         if self.settings.object_store == "external":
             listed.append(SecretFile(
                 MLFLOW, folder, "aws-credentials",
@@ -310,7 +321,7 @@ class EmbeddedEngine:
         found = self.supervisor.states()
         lost = not found and bool(orphans(self.system.state.instance))
         listed = []
-        for name in PARTS:  # not from the plan: looking and stopping go on when a GPU has gone
+        for name in self._parts:  # not from the plan: looking and stopping go on when a GPU has gone
             process, ports = found.get(name), self._ports(name)
             if lost:  # they still hold their ports, which are ours then
                 listed.append(PartStatus(name, State.UNHEALTHY, "its supervisor is gone; `invoke up` repairs it",
@@ -345,6 +356,7 @@ class EmbeddedEngine:
     def fingerprint(self) -> str:
         startup = stack.JUPYTER_FOLDER / "startup"
         return stack.digest([p.__dict__ for p in self._programs()], self.system.credentials_digest(),
+                            [s.template for s in self._secret_files()],
                             stack.MLFLOW_FOLDER / "start.py", stack.folder_digest(startup))
 
     def unchanged(self) -> bool:
@@ -402,6 +414,22 @@ class EmbeddedEngine:
         return ExecResult(done.returncode, done.stdout.decode("utf-8", "replace"),
                           done.stderr.decode("utf-8", "replace"))
 
+    def pipe(self, part: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
+        spec = self._spec(part)
+        environment = {**spec.environment, "PGHOST": str(self.run_folder)}
+        environment.setdefault("PATH", os.environ.get("PATH", os.defpath))
+        return streaming.piped(argv[0], self._translate(part, argv), environment,
+                               spec.working_dir if Path(spec.working_dir).is_dir() else "/", **self._as_service())
+
+    def halt(self, part: str, sink: Sink) -> None:
+        if self.supervisor.running() and self.supervisor.stop(part):
+            sink.part(part, "stopped")
+
+    def resume(self, part: str, sink: Sink) -> None:
+        if self.supervisor.running():
+            self.supervisor.start(part)
+            sink.part(part, "starting")
+
     one_shot = exec  # a part is a process here: a fresh one with its environment needs nothing that runs
 
     def _translate(self, part: str, argv: tuple[str, ...]) -> list[str]:
@@ -437,7 +465,8 @@ class EmbeddedEngine:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for name, mode in (("", 0o755), ("logs", 0o700), ("tmp", 0o700), ("secrets", 0o700), ("app", 0o755),
-                               ("artifacts", 0o700), ("home", 0o700), ("jupyter", 0o700), ("venvs", 0o755)):
+                               ("artifacts", 0o700), ("pycache", 0o700), ("home", 0o700), ("jupyter", 0o700),
+                               ("venvs", 0o755)):
                 path = self.folder / name
                 path.mkdir(exist_ok=True)
                 path.chmod(mode)
@@ -468,14 +497,17 @@ class EmbeddedEngine:
                 sink.step("stopping processes that lost their supervisor")
                 terminate(left, 30)
         self._files()
-        if not (self.database_folder / "PG_VERSION").exists():
+        alone = bool(self.settings.tracking_uri)
+        if not alone and not (self.database_folder / "PG_VERSION").exists():
+            self._check_major()
             sink.step("making the database")
             self._make_database()
         sink.step("starting the processes")
         try:
             self.supervisor.apply(self._programs(), self._venv("embedded").folder / "bin" / "supervisord",
                                   self._as_service(groups))
-            self._ensure_database()
+            if not alone:
+                self._ensure_database()
         except KeyboardInterrupt:
             raise Interrupted("interrupted while starting; what was started stays",
                               "`invoke up` goes on from there, `invoke down` stops it") from None
@@ -506,6 +538,16 @@ class EmbeddedEngine:
                 with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "wb") as stream:
                     stream.write(content)
             self._own(path)
+
+    def _check_major(self) -> None:
+        """Refuse to begin an empty database beside one of another PostgreSQL major."""
+        for version in sorted(self.folder.glob("postgres-*/PG_VERSION")):
+            found = version.read_text().strip()
+            if found != DATABASE_MAJOR:
+                raise TrackbedError(f"the database was made by PostgreSQL {found}, this clone has PostgreSQL "
+                                    f"{DATABASE_MAJOR}; it is not migrated silently",
+                                    "with the clone you had: `invoke backup`, `invoke down --delete-data`; "
+                                    "then here: `invoke restore FILE`")
 
     def _make_database(self) -> None:
         """initdb into a folder beside the final one; only a complete database gets the final name."""
@@ -549,7 +591,7 @@ class EmbeddedEngine:
     def stop(self, sink: Sink, drain: int = 40) -> tuple[str, ...]:
         stopped = []
         if self.supervisor.running():
-            for name in reversed(PARTS):  # the notebook first, the database last
+            for name in reversed(self._parts):  # the notebook first, the database last
                 sink.part(name, "stopping")
                 if self.supervisor.stop(name):
                     stopped.append(name)
@@ -559,7 +601,7 @@ class EmbeddedEngine:
         if left:
             sink.step("stopping processes that lost their supervisor")
             terminate(left, drain)
-            stopped = stopped or list(reversed(PARTS))
+            stopped = stopped or list(reversed(self._parts))
         return tuple(stopped)
 
     def data(self) -> tuple[DataItem, ...]:

@@ -209,6 +209,10 @@ class Supervisor:
         """Stop one program and wait; False when it was not running. Bounded by its stop_seconds."""
         return self._call(self._rpc().stopProcess, name, True)
 
+    def start(self, name: str) -> bool:
+        """Start one program as it is configured; False when it runs already."""
+        return self._call(self._rpc().startProcess, name, False)
+
     @staticmethod
     def _call(method: Any, *arguments: Any) -> bool:
         try:

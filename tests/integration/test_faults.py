@@ -189,7 +189,7 @@ def test_dead_engine(bare: Clone, place: Path, case: str) -> None:
     host = docker_hosts(place)[case]
     began = time.monotonic()
     done = bare.invoke("up", "--engine=docker", DOCKER_HOST=host)
-    seen.refused(done, 1, "docker engine cannot be used", host, "--engine=embedded")
+    seen.refused(done, 1, "docker engine cannot be used", host.removeprefix("ssh://"), "--engine=embedded")
     assert not (bare.project_folder / "state.json").exists()
     looked = bare.invoke("doctor", "--engine=docker", DOCKER_HOST=host)
     assert looked.returncode == 1 and re.search(r"docker\s+error", looked.stdout), looked.stdout + looked.stderr

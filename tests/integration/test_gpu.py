@@ -286,12 +286,25 @@ def test_liqid_by_device_request_where_there_is_no_cdi(docker: Clone) -> None:
 # what engines say
 
 
-@pytest.fixture(scope="module")
-def bare_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A second engine, without any toolkit of NVIDIA; it has one image with nothing in it."""
+def newest_daemon() -> str:
+    """Docker 29's daemon, which the rig builds in the background."""
+    folder = Path(os.environ.get("TRACKBED_RIG_HOME", "/var/tmp/trackbed-rig"))
+    deadline = time.monotonic() + 900
+    while (folder / "newest-engine.log").exists() and not list(folder.glob("newest/dockerd-*")):
+        building = (folder / "go29").exists() and time.monotonic() < deadline
+        assert building, "the rig could not build Docker 29's daemon: " + \
+            (folder / "newest-engine.log").read_text()[-500:]
+        time.sleep(2)
+    return str(next(iter(folder.glob("newest/dockerd-*")), ""))
+
+
+@pytest.fixture(scope="module", params=["installed", "newest"])
+def bare_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """An engine without any toolkit of NVIDIA, as (kind, address); it has one image with nothing in it."""
     require_docker()
-    if os.geteuid() != 0 or shutil.which("dockerd") is None:
-        pytest.skip("NOT TESTED: needs root and dockerd, for an engine of its own")
+    daemon = newest_daemon() if request.param == "newest" else shutil.which("dockerd")
+    if os.geteuid() != 0 or not daemon:
+        pytest.skip(f"NOT TESTED: needs root and a dockerd ({request.param}), for an engine of its own")
     folder = tmp_path_factory.mktemp("engine")
     host = f"unix://{folder}/docker.sock"
     path = ":".join(p for p in os.environ["PATH"].split(":") if not Path(p, "nvidia-container-runtime-hook").exists())
@@ -299,7 +312,7 @@ def bare_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             # in a network of its own: with --bridge=none it would remove the other engine's
-            ["unshare", "--net", "dockerd", "--config-file", f"{folder}/daemon.json", "--host", host,
+            ["unshare", "--net", daemon, "--config-file", f"{folder}/daemon.json", "--host", host,
              "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid",
              "--bridge=none", "--iptables=false", "--ip6tables=false"],
             env={**os.environ, "PATH": path}, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
@@ -310,23 +323,30 @@ def bare_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             time.sleep(0.3)
         empty = seen.run("docker", "--host", host, "import", "-", "empty:1", stdin="\0" * 1024)
         assert empty.returncode == 0, empty.stderr
-        yield host
+        yield request.param, host
     finally:
         process.terminate()
         process.wait(30)
 
 
-@pytest.mark.parametrize(("options", "means", "fix"), [
-    ({"device_requests": [{"count": -1, "capabilities": [["gpu"]]}]}, "Docker has no NVIDIA Container Toolkit",
-     "nvidia-ctk runtime configure --runtime=docker"),
+@pytest.mark.parametrize(("options", "words", "means", "fix"), [
+    ({"device_requests": [{"count": -1, "capabilities": [["gpu"]]}]},
+     {"installed": 'could not select device driver "" with capabilities: [[gpu]]',
+      "newest": "failed to discover GPU vendor from CDI: no known GPU vendor found"},
+     "Docker has no NVIDIA Container Toolkit", "nvidia-ctk runtime configure --runtime=docker"),
     ({"device_requests": [{"driver": "cdi", "device_ids": ["nvidia.com/gpu=all"]}]},
+     "unresolvable CDI devices nvidia.com/gpu=all",
      "Docker finds no (or no readable) description of the NVIDIA devices", "sudo nvidia-ctk cdi generate"),
-    ({"devices": ["/dev/kfd:/dev/kfd:rwm"]}, "a device node that the notebook was to get is not there",
+    ({"devices": ["/dev/kfd:/dev/kfd:rwm"]},
+     'error gathering device information while adding custom device "/dev/kfd"',
+     "a device node that the notebook was to get is not there",
      "sudo modprobe amdgpu"),
 ])
-def test_messages_of_an_engine_become_advice(bare_engine: str, options: dict[str, Any], means: str, fix: str,
+def test_messages_of_an_engine_become_advice(bare_engine: tuple[str, str], options: dict[str, Any],
+                                             words: str | dict[str, str], means: str, fix: str,
                                              monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_HOST", bare_engine)
+    kind, host = bare_engine
+    monkeypatch.setenv("DOCKER_HOST", host)
     if "devices" in options and os.path.exists(KFD):
         pytest.skip(f"NOT TESTED: this machine has a {KFD}")
     api = DockerApi()
@@ -335,7 +355,9 @@ def test_messages_of_an_engine_become_advice(bare_engine: str, options: dict[str
     try:
         with pytest.raises(TrackbedError) as caught:
             api.start(made)
-        assert means in caught.value.message and "Docker says: " in caught.value.message
+        assert means in caught.value.message
+        assert f"Docker says: {words if isinstance(words, str) else words[kind]}" in caught.value.message.replace(
+            "CDI device injection failed: ", "")
         assert fix in caught.value.hint
     finally:
         api.remove(made)

@@ -17,7 +17,8 @@ unpack() {
   mkdir -p "$root" "$plugins" "$apt"/{lists/partial,cache/archives/partial,debs}
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -q
-  apt-get install -y -q --no-install-recommends ca-certificates iptables iproute2 runc xz-utils procps
+  apt-get install -y -q --no-install-recommends ca-certificates iptables iproute2 runc xz-utils procps \
+    openssh-server openssh-client openssl  # the tests' node and its TLS
   mirror=$("$(dirname "$0")/mirror.sh")
   echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" >"$apt/sources.list"
   options=(-o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null

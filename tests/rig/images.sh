@@ -12,6 +12,7 @@ golang=golang:1.26-trixie
 notebook=quay.io/jupyter/minimal-notebook:2026-09-01
 gateway=ghcr.io/versity/versitygw:v1.8.0
 gateway_version=${gateway##*:}
+newest_version=v2.0.0-beta.24  # moby's module; Docker 29
 ca=/etc/ssl/certs/ca-certificates.crt
 
 say() { echo "rig: $*" >&2; }
@@ -90,6 +91,16 @@ gateway_program() {
   rm -rf "$home/go"
 }
 
+newest_engine() {  # Docker 29's daemon, for what newer engines say; the tests that need it wait for the file
+  local go; go=$(compiler)
+  GOBIN=$home/go29/bin GOPATH=$home/go29/path GOCACHE=$home/go29/cache GOTOOLCHAIN=auto GOFLAGS=-modcacherw \
+    CGO_ENABLED=0 PATH="$go:$PATH" nice -n 19 go install -trimpath -ldflags "-s -w" \
+    "github.com/moby/moby/v2/cmd/dockerd@$newest_version"
+  mkdir -p "$home/newest"
+  mv "$home/go29/bin/dockerd" "$home/newest/dockerd-$newest_version"
+  rm -rf "$home/go29"
+}
+
 mkdir -p "$home"
 exec 9>"$home/images.lock"
 flock 9
@@ -109,4 +120,8 @@ image "$notebook" notebook "$python"
 for job in "${jobs[@]}"; do wait "$job"; done
 if ! foreign "$gateway"; then
   image "$gateway" versitygw "$debian" --build-arg "VERSION=$gateway_version" --build-context "program=$home/gateway"
+fi
+if [ ! -x "$home/newest/dockerd-$newest_version" ]; then
+  say "building Docker 29's daemon from source in the background"
+  newest_engine >"$home/newest-engine.log" 2>&1 </dev/null 9>&- &
 fi

@@ -184,8 +184,8 @@ CASES: list[tuple[dict[str, Any], bool, str, str]] = [
     ({"version": {}, "plugin": None}, True, "the Compose plugin is missing", "docker-compose-plugin"),
     ({"version": {}, "plugin": "2.20.3"}, True, "Compose 2.20.3 is too old", "docker-compose-plugin"),
     ({"version": {}, "plugin": "v1.29.2"}, True, "Compose 1.29.2 is too old", "docker-compose-plugin"),
-    ({"DOCKER_HOST": "tcp://10.0.0.9:2376"}, True, "is another machine", "unset DOCKER_HOST"),
-    ({"DOCKER_HOST": "ssh://ada@node7"}, True, "is another machine", "unset DOCKER_HOST"),
+    ({"DOCKER_HOST": "tcp://10.0.0.9:2376"}, True, "is another machine", "ssh://USER@HOST"),
+    ({"DOCKER_HOST": "ssh://ada@-oProxyCommand=x"}, True, "no address of a machine", "ssh://USER@HOST"),
     ({"DOCKER_HOST": "unix:///nowhere/docker.sock"}, True, "does not answer: No such file", "unset DOCKER_HOST"),
 ]
 

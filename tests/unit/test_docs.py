@@ -24,7 +24,7 @@ TASKS = {context.name for context in CONTEXTS}
 # Names in capitals that are no settings: of the parts, of Docker, of this project's identity.
 OTHERS = re.compile(
     r"MLFLOW_TRACKING_URI|JUPYTER_URL|PIP_(CERT|INDEX_URL)|REQUESTS_CA_BUNDLE|TEST_\w+|TRACKBED_\w*|PROJECT_\w+"
-    r"|(CUDA|ROCR)_VISIBLE_DEVICES|NCCL_P2P_DISABLE|FOOD11_DATA_DIR|NAME"
+    r"|(CUDA|ROCR)_VISIBLE_DEVICES|NCCL_P2P_DISABLE|FOOD11_DATA_DIR|NAME|MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"
 )
 
 
@@ -146,7 +146,7 @@ def test_no_package_registry_is_named() -> None:
         for found in registry.finditer(text):
             line = text[text.rfind("\n", 0, found.start()) + 1:text.find("\n", found.end())]
             option = not found.group(0).startswith("http")  # whose address is told at run time
-            assert option and (path.suffix == ".py" or path.name == "Dockerfile"), f"{path}: {line}"
+            assert option and (path.suffix in (".py", ".yaml") or path.name == "Dockerfile"), f"{path}: {line}"
 
 
 def test_locks_have_hashes_and_no_addresses() -> None:

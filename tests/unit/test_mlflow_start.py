@@ -40,7 +40,6 @@ def test_what_every_engine_needs_is_set_and_what_was_given_wins() -> None:
     start.prepare(environment)
     assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "false"
-    assert "--timeout-graceful-shutdown 25" in environment["MLFLOW_UVICORN_OPTS"]
 
 
 @pytest.mark.parametrize("name", ["MLFLOW_HOST", "MLFLOW_PORT", "MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT"])

@@ -18,7 +18,7 @@ EVALUATION = "mlflow.genai.utils.display_utils"
 
 @pytest.fixture
 def links(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("TRACKBED_TRACKING_URI", "http://mlflow:8000")
+    monkeypatch.setenv("TRACKBED_SERVER_URI", "http://mlflow:8000")
     monkeypatch.setenv("TRACKBED_BROWSER_URL", "http://localhost:8000/")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
     spec = importlib.util.spec_from_file_location("trackbed_links", STARTUP / "trackbed_links.py")

@@ -7,7 +7,7 @@ and nothing is loaded where MLflow is not used. It adds no header; being asked f
 which MLflow's own modules are complete and can be wrapped.
 
 TRACKBED_BROWSER_URL     MLflow as the browser sees it; empty: MLflow is left as it is
-TRACKBED_TRACKING_URI    the address to replace (default: MLFLOW_TRACKING_URI, which set_tracking_uri()
+TRACKBED_SERVER_URI      the address to replace (default: MLFLOW_TRACKING_URI, which set_tracking_uri()
                          overwrites); links to any other server stay as they are
 MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT is true in Trackbed's notebooks: where this file is not found,
 a dead link is not printed either.
@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 def browser_address(address):
     """The address with the tracking server's host replaced by the one the browser can reach."""
-    ours = os.environ.get("TRACKBED_TRACKING_URI") or os.environ.get("MLFLOW_TRACKING_URI", "")
+    ours = os.environ.get("TRACKBED_SERVER_URI") or os.environ.get("MLFLOW_TRACKING_URI", "")
     ours = ours.rstrip("/")
     browser = os.environ.get("TRACKBED_BROWSER_URL", "").rstrip("/")
     if ours and browser and (address == ours or address.startswith((f"{ours}/", f"{ours}#"))):

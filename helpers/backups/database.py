@@ -1,0 +1,146 @@
+"""The database: a consistent dump with the counts and checksums of that very snapshot, and restoring it beside the old.
+
+Only PostgreSQL's own programs, run inside the part, so that they are of the server's version.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO
+
+from helpers import stack
+from helpers.engines.base import POSTGRES, Engine
+from helpers.engines.streaming import Pipe
+from helpers.errors import TrackbedError
+
+NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
+PSQL = ("psql", "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-U", stack.DATABASE_USER)
+LONG = 24 * 3600.0
+TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
+# of each row's text, in any order; the same on every version since 12
+ROWS = ("SELECT '{name}', count(*), coalesce(sum(('x' || substr(md5(t::text), 1, 15))::bit(60)::bigint::numeric), 0) "
+        'FROM public."{name}" t')
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a database holds: schema revision ("" none), and per table its rows and their checksum."""
+
+    schema: str
+    tables: dict[str, list[str]]
+
+    @property
+    def runs(self) -> int:
+        return int(self.tables.get("runs", ["0"])[0])
+
+
+class Session:
+    """A psql session in the part; one transaction lasts as long as it is open."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+
+    def ask(self, statement: str) -> list[str]:
+        """The lines of the answer. Raises TrackbedError with what the server said."""
+        try:
+            self._pipe.into.write(f"{statement};\n\\echo ---\n".encode())
+            self._pipe.into.flush()
+        except BrokenPipeError:
+            self._pipe.finish()
+        lines: list[str] = []
+        for line in self._pipe.out:
+            text = line.decode("utf-8", "replace").rstrip("\n")
+            if text == "---":
+                return lines
+            lines.append(text)
+        self._pipe.finish()
+        raise TrackbedError("the database ended the connection", "`invoke status` shows whether it runs")
+
+    def contents(self) -> Contents:
+        names = [name for name in self.ask(TABLES) if re.fullmatch(r"\w+", name)]
+        schema = self.ask("SELECT version_num FROM alembic_version") if "alembic_version" in names else []
+        rows = self.ask(" UNION ALL ".join(ROWS.format(name=name) for name in names)) if names else []
+        return Contents(",".join(schema), {name: [count, total] for name, count, total in map(str.split, rows)})
+
+
+@contextmanager
+def session(engine: Engine, database: str) -> Iterator[Session]:
+    """A read-only look at one moment of a database."""
+    with engine.pipe(POSTGRES, (*PSQL, "-d", database)) as pipe:
+        opened = Session(pipe)
+        opened.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        yield opened
+
+
+def contents(engine: Engine, database: str) -> Contents:
+    with session(engine, database) as opened:
+        return opened.contents()
+
+
+@contextmanager
+def dump(engine: Engine, database: str) -> Iterator[tuple[Contents, IO[bytes]]]:
+    """The contents at one moment, and pg_dump's stream of the same moment."""
+    with session(engine, database) as opened:
+        snapshot = opened.ask("SELECT pg_export_snapshot()")[0]
+        found = opened.contents()
+        command = ("pg_dump", "-Fc", "--no-owner", "--no-privileges", f"--snapshot={snapshot}", "-U",
+                   stack.DATABASE_USER, "-d", database)
+        with engine.pipe(POSTGRES, command) as pipe:
+            yield found, pipe.out
+            pipe.finish(LONG)
+
+
+def _statement(engine: Engine, statement: str) -> str:
+    done = engine.exec(POSTGRES, (*PSQL, "-d", "postgres", "-c", statement), timeout=600)
+    if done.code:
+        words = done.stderr.strip().splitlines()
+        raise TrackbedError(f"the database refuses: {words[-1] if words else done.code}", "`invoke logs postgres`")
+    return done.stdout.strip()
+
+
+def _checked(name: str) -> str:
+    if not NAME.match(name):
+        raise TrackbedError(f"{name!r} is no name of a database", "please report it")
+    return name
+
+
+def databases(engine: Engine) -> tuple[str, ...]:
+    return tuple(_statement(engine, "SELECT datname FROM pg_database WHERE NOT datistemplate ORDER BY 1").split())
+
+
+def create(engine: Engine, name: str, template: str = "template0") -> None:
+    """A new database, empty or a copy of ``template`` (which nobody may be connected to)."""
+    if template != "template0":
+        _statement(engine, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "  # noqa: S608  # checked
+                           f"WHERE datname = '{_checked(template)}' AND pid <> pg_backend_pid()")
+    _statement(engine, f'CREATE DATABASE "{_checked(name)}" TEMPLATE "{_checked(template)}"')
+
+
+def drop(engine: Engine, name: str) -> None:
+    _statement(engine, f'DROP DATABASE IF EXISTS "{_checked(name)}" WITH (FORCE)')
+
+
+def load(engine: Engine, name: str, chunks: Iterator[IO[bytes]]) -> None:
+    """Restore a dump into the empty database ``name``; all of it or an error."""
+    command = ("pg_restore", "--exit-on-error", "--no-owner", "--no-privileges", "-U", stack.DATABASE_USER,
+               "-d", _checked(name))
+    with engine.pipe(POSTGRES, command) as pipe:
+        try:
+            for chunk in chunks:
+                while data := chunk.read(2**20):
+                    pipe.into.write(data)
+        except BrokenPipeError:
+            pass  # finish tells why
+        pipe.finish(LONG)
+
+
+def check(engine: Engine, name: str, wanted: dict[str, list[str]]) -> None:
+    """Every table has the rows it should have, by count and checksum."""
+    found = contents(engine, name).tables
+    for table in sorted(wanted.keys() | found.keys()):
+        if found.get(table) != wanted.get(table):
+            raise TrackbedError(f"table {table} has (rows, checksum) {found.get(table)}, not {wanted.get(table)}",
+                                "the system is as it was; please report it")

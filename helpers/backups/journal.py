@@ -1,0 +1,71 @@
+"""A change of what is live, in two copies: the old stays until the new is proven; a note on disk tells of both.
+
+The pointer (``live`` in the state file) is replaced in one step. Whatever ends a command in between, the next `up`
+finds the note and removes the copy that the pointer does not name.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+
+from helpers.backups import database, objects
+from helpers.engines.base import Engine, Sink
+from helpers.errors import TrackbedError
+from helpers.state import State, write_private
+
+FILE = "change.json"
+KEPT = "kept.json"  # what the last upgrade left to go back to
+
+
+def fresh() -> dict[str, str]:
+    """Names nobody has used: a database and an artifact prefix."""
+    stamp = f"{datetime.now(UTC):%Y%m%d%H%M%S}{secrets.token_hex(2)}"
+    return {"database": f"mlflow_{stamp}", "prefix": f"live-{stamp}"}
+
+
+def _path(state: State) -> Path:
+    return state.folder / FILE
+
+
+def open_change(state: State, engine: str, new: dict[str, str]) -> None:
+    """Note that ``new`` is about to be made beside what is live."""
+    old = {key: state.live[key] for key in ("database", "prefix")}
+    write_private(_path(state), json.dumps({"engine": engine, "old": old, "new": new}).encode())
+
+
+def read(state: State) -> dict[str, dict[str, str]] | None:
+    try:
+        found = json.loads(_path(state).read_bytes())
+        return {which: {key: str(found[which][key]) for key in ("database", "prefix")} for which in ("old", "new")}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise TrackbedError(f"{_path(state)} is damaged", f"remove it: rm {_path(state)}") from None
+
+
+def refuse_open(state: State) -> None:
+    """Raises TrackbedError while an interrupted change waits to be settled."""
+    if read(state) is not None:
+        raise TrackbedError("an earlier change was interrupted", "`invoke up` settles it; then run this again")
+
+
+def close(state: State) -> None:
+    _path(state).unlink(missing_ok=True)
+
+
+def settle(state: State, engine: Engine, sink: Sink) -> None:
+    """Remove what an ended or interrupted change left: the copy that is not live. The live one has to be up."""
+    found = read(state)
+    if found is None:
+        return
+    for copy in found.values():
+        if copy["database"] != state.live["database"]:
+            sink.step(f"removing the database {copy['database']}, which is not live any more")
+            database.drop(engine, copy["database"])
+        if copy["prefix"] != state.live["prefix"]:
+            sink.step(f"removing the artifacts below {copy['prefix']}, which are not live any more")
+            objects.drop(engine, copy["prefix"])
+    close(state)

@@ -1,0 +1,71 @@
+"""The note of a move between engines, and taking back a move that was interrupted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from helpers.engines import select
+from helpers.engines.base import Engine, Sink
+from helpers.errors import TrackbedError
+from helpers.settings import Settings
+from helpers.state import State, make_folder, write_private
+from helpers.system import System
+
+FILE = "move.json"
+FOLDER = "moving"
+
+
+def _path(system: System) -> Path:
+    return system.settings.folder / FILE
+
+
+def scratch(system: System, engine: str, object_store: str) -> System:
+    """This system on the other engine, empty, with a state of its own."""
+    folder = make_folder(system.settings.folder / FOLDER, private=True)
+    state = State(folder, instance=system.state.instance, engine=engine, remembered=dict(system.state.remembered))
+    return System(resettled(system, engine, object_store), state)
+
+
+def resettled(system: System, engine: str, object_store: str) -> Settings:
+    """The settings on the other side; what the next `up` remembers is the new store, not the word of this command."""
+    told = {**system.settings.told, "ENGINE": engine, "OBJECT_STORE": object_store}
+    return replace(system.settings, engine="auto", object_store=object_store, told=told)
+
+
+def note(system: System, to: str, object_store: str) -> None:
+    write_private(_path(system), json.dumps({"from": system.state.engine, "to": to, "store": object_store}).encode())
+
+
+def done(system: System) -> None:
+    """The move has ended: forget what it needed."""
+    shutil.rmtree(system.settings.folder / FOLDER, ignore_errors=True)
+    _path(system).unlink(missing_ok=True)
+
+
+def held(engine: Engine) -> tuple[str, ...]:
+    """The data that this engine has of the project."""
+    return tuple(item.name for item in engine.data() if not item.name.endswith("/venvs"))
+
+
+def clear(engine: Engine, sink: Sink) -> None:
+    """Stop what runs there, and remove its data."""
+    engine.stop(sink)
+    engine.remove_data(sink)
+
+
+def settle(system: System, sink: Sink) -> None:
+    """End what an interrupted move left: the side that is not live is stopped and its copy removed."""
+    try:
+        found = json.loads(_path(system).read_bytes())
+        sides, store = {str(found["from"]), str(found["to"])}, str(found["store"])
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError):
+        raise TrackbedError(f"{_path(system)} is damaged", f"remove it: rm {_path(system)}") from None
+    for side in sides - {system.state.engine}:
+        sink.step(f"a move was interrupted; removing its copy on the {side} engine")
+        clear(select.make(scratch(system, side, store), side), sink)
+    done(system)

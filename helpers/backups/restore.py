@@ -1,0 +1,117 @@
+"""Restoring an archive beside what is there. Nothing that is live is touched before the copy is proven."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+from helpers.backups import archive, database, journal, objects
+from helpers.backups.backup import PORTABLE, Progress, need
+from helpers.engines import select
+from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, Sink
+from helpers.errors import TrackbedError
+from helpers.system import System
+
+PROGRAM = "trackbed-mlflow"
+Member = tuple[str, int, IO[bytes]]
+
+
+def beside(system: System, live: dict[str, str]) -> Engine:
+    """The engine as it would be if ``live`` were live; its fresh commands see that database and those artifacts."""
+    return select.current(replace(system, state=replace(system.state, live=live)))
+
+
+def known(engine: Engine, schema: str) -> str:
+    """What a schema revision is to the MLflow of this system: empty, current, older or newer."""
+    if not schema:
+        return "empty"
+    done = engine.one_shot(MLFLOW, (PROGRAM, "known", schema))
+    if done.code:
+        raise TrackbedError(f"the MLflow part does not tell its schema: {done.stderr.strip()[-300:]}", "`invoke up`")
+    return done.stdout.strip()
+
+
+def _objects(first: Member | None, rest: Iterator[Member], progress: Progress, whole: int) -> Iterator[Member]:
+    count = size = 0
+    for name, length, content in itertools.chain([first] if first else [], rest):
+        if not name.startswith("objects/"):
+            continue
+        yield name.removeprefix("objects/"), length, content
+        count, size = count + 1, size + length
+        progress.say(size, count, whole)
+
+
+def settings_of(path: Path, manifest: dict[str, Any]) -> dict[str, str]:
+    """The settings in an archive that mean the same on another machine."""
+    import json
+
+    for name, _, content in archive.members(path, manifest, check=False):
+        if name == "settings.json":
+            found = json.loads(content.read())
+            return {key: str(value) for key, value in found.items() if key in PORTABLE}
+    return {}
+
+
+def copy(system: System, engine: Engine, path: Path, manifest: dict[str, Any], sink: Sink) -> dict[str, str]:
+    """Restore the verified archive into a database and prefix of their own, prove it, migrate it; gives the names.
+
+    The note of the change is on disk before anything is made. Raises TrackbedError; what is live stays as it is.
+    """
+    need(engine, POSTGRES, STORE)
+    verdict = known(engine, manifest["schema"])
+    if verdict == "newer":
+        raise TrackbedError(f"{path} holds the schema {manifest['schema']} of a newer MLflow ({manifest['mlflow']})",
+                            "update this clone (git pull, invoke up), then restore")
+    new = journal.fresh()
+    journal.open_change(system.state, engine.name, new)
+    database.create(engine, new["database"])
+    members = archive.members(path, manifest)
+    first: list[Member] = []
+
+    def chunks() -> Iterator[IO[bytes]]:
+        for member in members:
+            if member[0].startswith("database/"):
+                yield member[2]
+            elif member[0].startswith("objects/") or member[0] == "SHA256SUMS":
+                first.append(member)  # its content is still to be read
+                return
+
+    if manifest["chunks"]:
+        sink.step("database")
+        database.load(engine, new["database"], chunks())
+        database.check(engine, new["database"], manifest["tables"])
+    sink.step("objects")
+    progress = Progress(sink, "objects")
+    objects.write(engine, new["prefix"], _objects(first[0] if first else None, members, progress,
+                                                  manifest["object_bytes"]))
+    sink.step("reading the objects back")
+    found, size = objects.sums(engine, new["prefix"])
+    if (found.text, found.count) != (manifest["objects_sum"], manifest["objects"]):
+        raise TrackbedError(f"the store gives back {found.count} objects ({size} bytes) that are not those of the "
+                            f"archive ({manifest['objects']}, {manifest['object_bytes']} bytes)",
+                            "the system is as it was; please report it")
+    if verdict == "older":
+        migrate(system, new, sink)
+    return new
+
+
+def migrate(system: System, live: dict[str, str], sink: Sink) -> None:
+    """Bring a database that is not live up to this MLflow's schema."""
+    sink.step("migrating the copy to this MLflow's schema")
+    done = beside(system, live).one_shot(MLFLOW, (PROGRAM, "migrate"), timeout=24 * 3600)
+    if done.code:
+        lines = tuple(done.stderr.strip().splitlines()[-5:])
+        raise TrackbedError("the migration of the copy failed; what is live was not touched", "please report it", lines)
+
+
+def abandon(system: System, engine: Engine, sink: Sink) -> None:
+    """After a failed change: remove the copy, as far as that works now; the next `up` does the rest."""
+    try:
+        journal.settle(system.state, engine, sink)
+    except TrackbedError as error:
+        sink.step(f"what was begun is still there, `invoke up` removes it ({error.message})")
+
+

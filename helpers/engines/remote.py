@@ -1,0 +1,226 @@
+"""Which machine runs the containers: this one, or a node over ssh; what differs, one class each."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from helpers import addresses, notebook
+from helpers.accelerators import Machine
+from helpers.engines import node as nodes
+from helpers.engines.base import Address, HostFacts, Port
+from helpers.errors import EngineUnavailable, TrackbedError
+from helpers.probes import machine as probe
+from helpers.settings import DEFAULT, Settings
+from helpers.state import State
+
+DISK = """\
+folder=$1
+while ! df -Pk "$folder" >/dev/null 2>&1 && [ "$folder" != / ]; do folder=$(dirname "$folder"); done
+df -Pk "$folder" | tail -n 1
+cat /proc/meminfo
+"""
+PORTS = "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null; exit 0"
+UPLINK = """\
+interface=$(awk '$2 == "00000000" {print $1; exit}' /proc/net/route)
+[ -z "$interface" ] || echo "$interface $(cat "/sys/class/net/$interface/mtu")"
+"""
+FOLDER = '[ ! -d "$1" ] || echo yes'
+CONTENT = 'ls -A -- "$1" 2>/dev/null | head -n 1'
+SEPARATOR = "-- next specification --"
+SPECIFICATIONS = f"""\
+for folder; do
+  for file in "$folder"/*.json "$folder"/*.yaml; do
+    [ ! -f "$file" ] || {{ cat "$file"; echo; echo "{SEPARATOR}"; }}
+  done
+done
+"""
+OWNER = 'stat -c %u -- "$1" 2>/dev/null; exit 0'
+WORKSPACE = """\
+umask 022
+if [ ! -e "$1" ]; then
+  mkdir -p -- "$1" || exit 1
+  [ "$(id -u)" != 0 ] || chown "$2" -- "$1"
+fi
+[ -d "$1" ] || { echo "it is not a folder" >&2; exit 1; }
+[ "$(stat -c %u -- "$1")" != 0 ] || [ -n "$(find "$1" -maxdepth 0 -perm -002)" ] || exit 3
+"""
+
+
+class Here:
+    """This machine."""
+
+    remote: ClassVar[bool] = False
+    url = ""
+    name = ""
+    tunnel = ""
+
+    def place(self, settings: Settings) -> Settings:
+        """The settings with what depends on the machine: the notebook's folder and its owner."""
+        return settings
+
+    def make_workspace(self, settings: Settings) -> Settings:
+        """Make the notebook's folder where it is missing. Raises TrackbedError for one it could not write."""
+        notebook.make_workspace(settings.workspace, notebook.workspace_owner(settings))
+        return settings
+
+    def reach(self, port: Port) -> Address:
+        """Where this process reaches a published port."""
+        return Address(port.address, port.published)
+
+    def is_free(self, address: str, port: int) -> bool:
+        """Whether a part could listen there."""
+        return addresses.is_free(address, port)
+
+    def holder(self, port: int) -> str:
+        """Who listens on a port."""
+        return str(addresses.holder(port))
+
+    def uplink(self) -> tuple[str, int]:
+        """The interface of the default route and its MTU; ("", 0) for none."""
+        return addresses.uplink()
+
+    def is_folder(self, path: str) -> bool:
+        return Path(path).is_dir()
+
+    def is_empty(self, folder: str) -> bool:
+        return not any(Path(folder).iterdir())
+
+    def facts(self, info: Mapping[str, Any], machine: Machine) -> HostFacts:
+        """The machine, as the engine and its own files tell. For a remote one only."""
+        raise NotImplementedError
+
+    def look(self) -> dict[str, Any] | None:
+        """What it has for GPUs; None where it has no Python to tell. For a remote one only."""
+        raise NotImplementedError
+
+    def specifications(self, folders: Iterable[str]) -> tuple[str, ...]:
+        """The texts of the CDI specifications in these folders. For a remote one only."""
+        raise NotImplementedError
+
+
+class There(Here):
+    """A node over ssh. Its folders are the node's: nothing of it is looked for here."""
+
+    remote: ClassVar[bool] = True
+
+    def __init__(self, node: nodes.Node) -> None:
+        self.node = node
+        self.url = node.url
+        self.name = node.target.name
+        self.tunnel = node.target.typed
+        self._uplink: tuple[str, int] | None = None
+        self._listening: frozenset[tuple[str, int]] | None = None
+
+    def default_workspace(self, settings: Settings) -> Path:
+        """The folder in the state folder that a toolkit of that user would use there."""
+        state = "/var/lib/trackbed" if self.node.uid == 0 else f"{self.node.home}/.local/state/trackbed"
+        return Path(state, settings.project, "workspace")
+
+    def place(self, settings: Settings) -> Settings:
+        workspace = settings.workspace
+        if settings.origin("WORKSPACE") == DEFAULT:
+            workspace = self.default_workspace(settings)
+        owner = self._ask(OWNER, str(workspace)).strip()
+        uid = int(owner) if owner.isdigit() else self.node.uid
+        return replace(settings, workspace=workspace, notebook_uid=uid or notebook.UID)
+
+    def make_workspace(self, settings: Settings) -> Settings:
+        workspace, owner = settings.workspace, f"{notebook.UID}:{notebook.GID}"
+        done = self.node.run(WORKSPACE, str(workspace), owner)
+        if done.code == 3:
+            raise TrackbedError(f"WORKSPACE {workspace} on {self.name} belongs to root, the notebook's user could not "
+                                "write to it", f"there: chown {owner} {workspace}   (or name another in WORKSPACE)")
+        if done.code:
+            words = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise TrackbedError(f"WORKSPACE {workspace} on {self.name} cannot be made: {words}",
+                                "name a folder in WORKSPACE that this user may write to there")
+        return self.place(settings)
+
+    def reach(self, port: Port) -> Address:
+        return Address("127.0.0.1", self.node.port(port.published, port.address or "127.0.0.1"))
+
+    def is_free(self, address: str, port: int) -> bool:
+        if self._listening is None:
+            self._listening = addresses.listening(self._ask(PORTS))
+        return not any((where, port) in self._listening for where in (address, "0.0.0.0", "::"))
+
+    def holder(self, port: int) -> str:
+        return f"a process on {self.name}"
+
+    def uplink(self) -> tuple[str, int]:
+        if self._uplink is None:
+            words = self._ask(UPLINK).split()
+            self._uplink = (words[0], int(words[1])) if len(words) == 2 and words[1].isdigit() else ("", 0)
+        return self._uplink
+
+    def is_folder(self, path: str) -> bool:
+        return self._ask(FOLDER, path).strip() == "yes"
+
+    def is_empty(self, folder: str) -> bool:
+        return not self._ask(CONTENT, folder).strip()
+
+    def look(self) -> dict[str, Any] | None:
+        done = self.node.python(Path(probe.__file__).read_bytes())
+        try:
+            return dict(json.loads(done.stdout)) if done.code == 0 else None
+        except ValueError:
+            return None
+
+    def specifications(self, folders: Iterable[str]) -> tuple[str, ...]:
+        return tuple(filter(None, self._ask(SPECIFICATIONS, *folders).split(SEPARATOR)))
+
+    def facts(self, info: Mapping[str, Any], machine: Machine) -> HostFacts:
+        root = str(info.get("DockerRootDir", "/"))
+        lines = self._ask(DISK, root).splitlines()
+        fields = lines[0].split() if lines else []
+        memory = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines[1:] if len(line.split()) == 3}
+        return HostFacts(
+            hostname=str(info.get("Name", self.name)), system=str(info.get("OperatingSystem", "")),
+            architecture=str(info.get("Architecture", "")), cpus=int(info.get("NCPU", 0)),
+            memory=int(info.get("MemTotal", 0)), memory_available=memory.get("MemAvailable", 0),
+            disk_free=int(fields[3]) * 1024 if len(fields) > 3 else 0, disk_path=f"{root} on {self.name}", remote=True,
+            machine=machine)
+
+    def _ask(self, script: str, *words: str) -> str:
+        done = self.node.run(script, *words)
+        if done.code:
+            last = (done.stderr.strip().splitlines() or [f"exit code {done.code}"])[-1]
+            raise EngineUnavailable(f"{self.name} does not answer: {last}", f"try: ssh {self.tunnel} true")
+        return done.stdout
+
+
+Host = Here | There
+
+
+def host(state: State, environ: Mapping[str, str] = os.environ) -> Host:
+    """The machine that this project's containers are on, or that its first `up` shall use; connected.
+
+    A system stays where its data is: what the environment says must agree. Raises EngineUnavailable.
+    """
+    if node := nodes.reached(environ.get("DOCKER_HOST", "")):
+        return There(node)
+    asked, words = nodes.endpoint(environ)
+    if state.engine == "docker":
+        explicit = bool(environ.get("DOCKER_HOST") or environ.get("DOCKER_CONTEXT"))
+        if state.node and not explicit:
+            asked, words = state.node, f"ssh {state.node}"
+        if state.node and asked != state.node:
+            raise EngineUnavailable(
+                f"this project runs on {state.node}, and {words or 'DOCKER_CONTEXT'} is another engine",
+                "unset DOCKER_HOST and DOCKER_CONTEXT to go on there; --project=NAME starts another system")
+        if not state.node and asked.startswith("ssh://"):
+            raise EngineUnavailable(
+                f"this project's data is on this machine's engine, and {words} is another one",
+                "unset DOCKER_HOST (or choose the Docker context `default`) to go on here; --project=NAME starts "
+                "another system there")
+    if asked.startswith("ssh://"):
+        return There(nodes.reach(asked))
+    if asked and not asked.startswith(("unix://", "npipe://")):
+        raise EngineUnavailable(f"{words} is another machine, and not one over ssh: its ports and folders cannot be "
+                                "reached from here", "name it as ssh://USER@HOST, or run Trackbed on that machine")
+    return Here()

@@ -1,0 +1,73 @@
+"""A command inside a part whose input and output stream through this process, in constant memory."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from helpers.errors import TrackbedError
+
+END_SECONDS = 120.0
+
+
+class Pipe:
+    """A running command. ``out`` is its stdout, ``into`` its stdin; ``finish`` waits for its good end."""
+
+    def __init__(self, what: str, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
+        assert process.stdin is not None and process.stdout is not None
+        self.what, self._process, self._errors = what, process, errors
+        self.out: IO[bytes] = process.stdout
+        self.into: IO[bytes] = process.stdin
+
+    def close(self) -> None:
+        """Tell the command that its input has ended."""
+        try:
+            self.into.close()
+        except BrokenPipeError:
+            pass  # it ended before; finish tells why
+
+    def finish(self, timeout: float = END_SECONDS) -> str:
+        """The last line it wrote to stderr, once it has ended well. Raises TrackbedError with its words when not."""
+        self.close()
+        try:
+            code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise TrackbedError(f"{self.what}: no end after {timeout:.0f} s",
+                                "`invoke logs PART` may show why") from None
+        self._errors.seek(0)
+        lines = [line.strip() for line in self._errors.read()[-20000:].decode("utf-8", "replace").splitlines()]
+        said = [line for line in lines if line]
+        if code:
+            raise TrackbedError(f"{self.what} failed: {said[-1] if said else f'exit code {code}'}",
+                                "nothing was changed; mend that and run the same command again", tuple(said[-5:]))
+        return said[-1] if said else ""
+
+
+@contextmanager
+def piped(what: str, argv: list[str], env: Mapping[str, str] | None = None, cwd: Path | str | None = None,
+          **options: Any) -> Iterator[Pipe]:
+    """Run ``argv``; when the context ends early the command is ended."""
+    with tempfile.TemporaryFile() as errors:
+        try:
+            # a session of its own: Ctrl-C reaches this process, which ends the command
+            process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=env,
+                                       cwd=cwd, start_new_session=True, **options)
+        except OSError as error:
+            raise TrackbedError(f"{what}: {error}", "`invoke up` installs what is missing") from None
+        pipe = Pipe(what, process, errors)
+        try:
+            yield pipe
+        finally:
+            pipe.out.close()
+            pipe.close()
+            if process.poll() is None:
+                process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

@@ -1,0 +1,154 @@
+"""`invoke upgrade` and its way back: a newer MLflow over a migrated copy; the old database stays as it was."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from helpers import backup_commands, lifecycle
+from helpers.backups import backup as backups
+from helpers.backups import database, journal, restore
+from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, Sink
+from helpers.errors import TrackbedError
+from helpers.lifecycle import Notice
+from helpers.state import make_folder, write_private
+from helpers.system import System
+
+
+@dataclass(frozen=True)
+class Change:
+    """One line of what an upgrade changes."""
+
+    what: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Upgraded:
+    """What was done: the changes, the archive made before, and whether the database was migrated."""
+
+    changes: tuple[Change, ...]
+    archive: Path | None
+    migrated: bool
+
+
+def _schema(engine: Engine) -> dict[str, str | None]:
+    done = engine.one_shot(MLFLOW, (restore.PROGRAM, "schema"))
+    try:
+        found = json.loads(done.stdout)
+    except ValueError:
+        lines = tuple(done.stderr.strip().splitlines()[-3:])
+        raise TrackbedError("MLflow does not tell its schema", "`invoke logs postgres` may show why", lines) from None
+    return {key: found[key] for key in ("database", "code", "state")}
+
+
+def changes(engine: Engine, schema: dict[str, str | None]) -> tuple[Change, ...]:
+    """From and to of every image and of the schema."""
+    planned = {part.name: part.image for part in engine.plan().parts}
+    listed = [Change(f"image {s.name}", s.image, planned.get(s.name, "")) for s in engine.parts() if s.image]
+    return (*listed, Change("MLflow's schema", schema["database"] or "none", schema["code"] or "none"))
+
+
+def upgrade(system: System, sink: Sink, notice: Notice) -> Upgraded:
+    """Migrate a copy of the database to this clone's MLflow, prove it and switch to it.
+
+    Raises TrackbedError, and then the old database is the live one, untouched.
+    """
+    with lifecycle.changing(system, notice):
+        engine = lifecycle.running(system)
+        journal.refuse_open(system.state)
+        backups.need(engine, POSTGRES, STORE)
+        engine.prepare(sink)
+        schema = _schema(engine)
+        listed = changes(engine, schema)
+        if schema["state"] == "newer":
+            raise TrackbedError(f"the database has the schema of a newer MLflow ({schema['database']}) than this "
+                                f"clone's ({schema['code']})", "git pull, or `invoke upgrade --back`")
+        if schema["state"] != "older":
+            lifecycle.bring_up(system, sink, notice)
+            return Upgraded(listed, None, False)
+        images = {part.name: part.image for part in engine.parts()}
+        old = {key: system.state.live[key] for key in ("database", "prefix")}
+        new = {"database": journal.fresh()["database"], "prefix": old["prefix"]}
+        engine.halt(MLFLOW, sink)  # nothing is acknowledged any more until the switch
+        try:
+            sink.step("backing up")
+            folder = make_folder(system.settings.folder / "backups", private=True)
+            path = folder / f"before-upgrade-{backups.name(system.settings.project)}"
+            backups.make(system, engine, path, sink)
+            journal.open_change(system.state, engine.name, new)
+            sink.step("copying the database")
+            database.create(engine, new["database"], old["database"])
+            _migrate(system, engine, new, old, sink)
+        except BaseException:
+            restore.abandon(system, engine, sink)
+            engine.resume(MLFLOW, sink)  # the old server, with the old schema
+            raise
+        kept = {**old, "schema": schema["database"], "image": images.get(MLFLOW, ""), "archive": str(path),
+                "at": datetime.now(UTC).isoformat(timespec="seconds")}
+        journal.close(system.state)
+        write_private(_kept(system), json.dumps(kept).encode())
+        try:
+            backup_commands.flip(system, new, sink, notice)
+        except BaseException:
+            if system.state.live["database"] == old["database"]:
+                _kept(system).unlink(missing_ok=True)
+                database.drop(engine, new["database"])
+            raise
+        return Upgraded(listed, path, True)
+
+
+def _migrate(system: System, engine: Engine, new: dict[str, str], old: dict[str, str], sink: Sink) -> None:
+    """Migrate the copy, and prove that no run, metric, parameter or tag was lost on the way."""
+    before = database.contents(engine, old["database"]).tables
+    restore.migrate(system, new, sink)
+    sink.step("probing the copy")
+    found = _schema(restore.beside(system, new))
+    if found["state"] != "current":
+        raise TrackbedError(f"the migrated copy has the schema {found['database']}, not {found['code']}",
+                            "what is live was not touched; please report it")
+    after = database.contents(engine, new["database"]).tables
+    for table in ("experiments", "runs", "metrics", "params", "tags", "registered_models", "model_versions"):
+        if table in before and before[table][0] != after.get(table, ["none"])[0]:
+            raise TrackbedError(f"the migrated copy has {after.get(table, ['no'])[0]} rows in {table}, not "
+                                f"{before[table][0]}", "what is live was not touched; please report it")
+
+
+def _kept(system: System) -> Path:
+    return system.settings.folder / journal.KEPT
+
+
+def back(system: System, sink: Sink, notice: Notice) -> tuple[dict[str, Any], Path, bool]:
+    """Return to the database kept by the last upgrade.
+
+    Gives what was kept, an archive of what is left behind, and whether the old MLflow could be started here.
+    """
+    with lifecycle.changing(system, notice):
+        engine = lifecycle.running(system)
+        try:
+            kept = {key: str(value) for key, value in json.loads(_kept(system).read_bytes()).items()}
+        except (OSError, ValueError, AttributeError):
+            raise TrackbedError("no upgrade was made that one could go back from",
+                                "`invoke restore` brings back an archive") from None
+        if kept["database"] not in database.databases(engine):
+            raise TrackbedError(f"the kept database {kept['database']} is gone",
+                                f"invoke restore {kept['archive']}, with the MLflow of that time")
+        engine.halt(MLFLOW, sink)
+        sink.step("backing up what is there")
+        folder = make_folder(system.settings.folder / "backups", private=True)
+        path = folder / f"before-back-{backups.name(system.settings.project)}"
+        backups.make(system, engine, path, sink)
+        left = system.state.live["database"]
+        system.state.live = {**system.state.live, "database": kept["database"], "prefix": kept["prefix"]}
+        system.state.applied = {"hash": "", "identities": {}}
+        runnable = restore.known(engine, kept["schema"]) == "current"
+        if not runnable and kept["image"]:
+            system.state.remembered["MLFLOW_IMAGE"] = kept["image"]
+        system.state.save()
+        _kept(system).unlink(missing_ok=True)
+        database.drop(engine, left)
+        return kept, path, runnable or bool(kept["image"])
