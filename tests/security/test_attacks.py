@@ -26,7 +26,8 @@ def test_mlflow_without_a_login(attack: Target, path: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ("GET", "POST", "PUT", "DELETE"))
-@pytest.mark.parametrize("path", ("/", "/login", "/api/v1/login", "/api/v1/buckets", "/index.html", "/ws/objectManager"))
+@pytest.mark.parametrize("path", ("/", "/login", "/api/v1/login", "/api/v1/buckets", "/index.html",
+                                  "/ws/objectManager"))
 def test_console_without_a_login(attack: Target, path: str, method: str) -> None:
     assert attack.door("console").ask(path, method).status == 401
 
@@ -41,7 +42,8 @@ def test_jupyter_without_the_token(attack: Target, method: str, path: str) -> No
     assert attack.door("jupyter").ask(path, method).status == 403
 
 
-@pytest.mark.parametrize("path", ("/lab", "/tree", "/files/x.txt", "/nbconvert/html/x.ipynb", "/lab/tree/..%2f..%2fetc"))
+@pytest.mark.parametrize("path", ("/lab", "/tree", "/files/x.txt", "/nbconvert/html/x.ipynb",
+                                  "/lab/tree/..%2f..%2fetc"))
 def test_jupyter_pages_lead_to_the_login(attack: Target, path: str) -> None:
     answer = attack.door("jupyter").ask(path)
     assert answer.status in (302, 403, 404)
@@ -69,7 +71,8 @@ def test_s3_without_a_signature(attack: Target, method: str, path: str) -> None:
     assert b"AccessDenied" in answer.body
 
 
-PAIRS = [("admin", "admin"), ("admin", "password"), ("admin", "password1234"), ("admin", ""), ("", ""), ("root", "root"),
+PAIRS = [("admin", "admin"), ("admin", "password"), ("admin", "password1234"), ("admin", ""), ("", ""),
+         ("root", "root"),
          ("mlflow", "mlflow"), ("minioadmin", "minioadmin"), ("user", "user"), ("ann", ""), ("ann", "ann"),
          ("ann", "password"), ("ANN", "ann"), ("ann\x00", "x"), ("trackbed", "trackbed"), ("jovyan", "jovyan"),
          ("' OR 1=1--", "x"), ("end", "end"), ("end", ""), ("../users", "x")]
@@ -82,7 +85,8 @@ def test_guessed_passwords(attack: Target, part: str, pair: tuple[str, str]) -> 
 
 
 @pytest.mark.parametrize("header", [
-    "Basic", "Basic ", "Basic !!!", "Basic YW5u", "Bearer x", "Digest username=ann", "Negotiate x", "token x", "basic Og==",
+    "Basic", "Basic ", "Basic !!!", "Basic YW5u", "Bearer x", "Digest username=ann", "Negotiate x",
+    "token x", "basic Og==",
 ])
 def test_odd_logins(attack: Target, header: str) -> None:
     assert attack.door("mlflow").ask(headers={"Authorization": header}).status in (401, 429)
@@ -115,9 +119,11 @@ def test_forged_hosts(attack: Target, part: str, host: str) -> None:
     assert answer.status == 421
 
 
-@pytest.mark.parametrize("origin", ("https://evil.example", "http://{host}", "https://{address}:1", "https://{address}", "null",
+@pytest.mark.parametrize("origin", ("https://evil.example", "http://{host}", "https://{address}:1", "https://{address}",
+                                    "null",
                                     "file://", "https://localhost.evil.example"))
-@pytest.mark.parametrize("path", ("experiments/create", "runs/create", "experiments/delete", "registered-models/create"))
+@pytest.mark.parametrize("path", ("experiments/create", "runs/create", "experiments/delete",
+                                  "registered-models/create"))
 def test_forged_origins(attack: Target, path: str, origin: str) -> None:
     """A page elsewhere that uses the login that a browser keeps: nothing is changed."""
     door = attack.door("mlflow")

@@ -3,6 +3,7 @@
 package login
 
 import (
+	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -69,15 +70,28 @@ func (l *Login) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	return nil
 }
 
-// refuse answers and does not wait for a body that the client may send for hours.
+// refuse answers, and ends the connection of a client that goes on to send a body, which could take hours. It has two
+// seconds in which to see the answer.
 func refuse(w http.ResponseWriter, r *http.Request, status int) {
-	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+	text := http.StatusText(status) + "\n"
+	body := r.ProtoMajor == 1 && r.ContentLength != 0
+	if body {
 		w.Header().Set("Connection", "close")
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(2 * time.Second))
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 	w.WriteHeader(status)
-	_, _ = w.Write([]byte(http.StatusText(status) + "\n"))
+	_, _ = w.Write([]byte(text))
+	if !body {
+		return
+	}
+	control := http.NewResponseController(w)
+	_ = control.Flush()
+	if link, _, err := control.Hijack(); err == nil {
+		_ = link.SetDeadline(time.Now().Add(2 * time.Second))
+		_, _ = io.CopyN(io.Discard, link, 1<<20)
+		_ = link.Close()
+	}
 }
 
 var (
