@@ -15,7 +15,7 @@ import nox
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "unit", "integration", "browser"]
+nox.options.sessions = ["lint", "types", "unit", "integration", "browser", "security"]
 
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))
@@ -95,6 +95,13 @@ def bench(session: nox.Session) -> None:
     """Ours against the usual compose file, as ratios in one run; needs a Docker engine and quiet."""
     install(session)
     session.run("python", "-m", "benchmarks.bench", *session.posargs)
+
+
+@nox.session
+def security(session: nox.Session) -> None:
+    """Attacks on a public system from a network namespace of its own: needs root and Docker, else skipped loudly."""
+    install(session)
+    session.run("pytest", "tests/security", results(session), *session.posargs, external=False)
 
 
 @nox.session(default=False)

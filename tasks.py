@@ -36,8 +36,12 @@ WHAT = {
     "s3_port": "port of the S3 API (default: 9000)",
     "s3_console_port": "port of the object store's console (default: 9001)",
     "s3_bucket": "bucket for artifacts (default: mlflow-artifacts)",
+    "domain": "with --public: a host name of this machine; gets a certificate that browsers know",
+    "certificates": "with --public: auto, internal or acme (default: auto)",
+    "public_s3": "with --public: true also opens the S3 API (default: false)",
+    "bind_address": "address to listen on (default: 127.0.0.1; with --public 0.0.0.0)",
     "workspace": "the notebook's work folder (default: workspace in the state folder)",
-    "public_address": "what others call this machine, for the ssh line",
+    "public_address": "what others call this machine",
     "tracking_uri": "a tracking server elsewhere: only the notebook is started, and logs to that one",
     "tracking_username": "user at that server; TRACKING_PASSWORD or TRACKING_TOKEN go into .env",
     "tracking_ca": "certificate of the authority that signed that server's, a file in PEM form",
@@ -47,6 +51,7 @@ NOTEBOOK = {
     "env": "a further NAME=VALUE for the notebook; may be given several times",
     "volume": "a further SOURCE:/TARGET[:ro] for the notebook (Docker); may be given several times",
 }
+PUBLIC = {"public": "open to other machines, through a gateway with TLS and logins; --public=false ends that"}
 FORMAT = {"format": "table, json or env (default: table)"}
 
 
@@ -97,16 +102,15 @@ class OptionalWord(Task):  # type: ignore[type-arg]
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
         arguments: list[Argument] = super().get_arguments(ignore_unknown_help)
-        for argument in arguments:
-            if argument.positional:
-                argument.positional = self._word_follows(arguments)
+        for place, argument in enumerate(a for a in arguments if a.positional):
+            argument.positional = self._words_following(arguments) > place
         return arguments
 
-    def _word_follows(self, arguments: list[Argument]) -> bool:
+    def _words_following(self, arguments: list[Argument]) -> int:
         words = sys.argv[sys.argv.index(self.name) + 1:] if self.name in sys.argv else []
         takes_value = {f"--{name.replace('_', '-')}" for a in arguments if a.takes_value for name in a.names}
         pairs = zip(["", *words], words, strict=False)
-        return any(not word.startswith("-") and before not in takes_value for before, word in pairs)
+        return sum(not word.startswith("-") and before not in takes_value for before, word in pairs)
 
 
 def trackbed_task(**options: Any) -> Callable[[Callable[..., None]], Any]:
@@ -128,12 +132,13 @@ def _load(flags: dict[str, str | None]) -> System:
     return system
 
 
-def _choose(format: str, *allowed: str) -> str:
+def _choose(format: str, *allowed: str, what: str = "--format=") -> str:
     if format not in allowed:
         from helpers.errors import SettingError
         from helpers.spelling import did_you_mean, nearest
 
-        raise SettingError(f"--format={format}: must be one of {', '.join(allowed)}."
+        label = what if what.endswith("=") else f"{what} "
+        raise SettingError(f"{label}{format}: must be one of {', '.join(allowed)}."
                            f"{did_you_mean(nearest(format, allowed))}")
     return format
 
@@ -160,13 +165,14 @@ def _show(view: Overview) -> None:
     if view.node and view.ports:
         console.notice("\nThe parts run on another machine. From this one, keep this open and use the same URLs:")
         console.notice("  " + addresses.ssh_line(view.ports, target=view.node))
-    elif addresses.is_remote_session() and view.ports:
+    elif addresses.is_remote_session() and view.ports and not view.settings.public:
         console.notice("\nFrom your own computer, keep this open and use the same URLs there:")
         console.notice("  " + addresses.ssh_line(view.ports, view.settings.public_address))
 
 
-@trackbed_task(iterable=list(NOTEBOOK),
-               help={**WHERE, **WHAT, **NOTEBOOK, "dry_run": "print the equivalent plain commands, start nothing",
+@trackbed_task(iterable=list(NOTEBOOK), optional=list(PUBLIC),
+               help={**WHERE, **WHAT, **NOTEBOOK, **PUBLIC,
+                     "dry_run": "print the equivalent plain commands, start nothing",
                      "name_prefix": "with --dry-run: another name and free ports, to run beside the real system",
                      "adopt": "take over volumes whose state folder was lost"})
 def up(context: Context, project: str | None = None, state_dir: str | None = None, engine: str | None = None,
@@ -176,10 +182,12 @@ def up(context: Context, project: str | None = None, state_dir: str | None = Non
        jupyter_port: str | None = None, s3_port: str | None = None, s3_console_port: str | None = None,
        s3_bucket: str | None = None, workspace: str | None = None, public_address: str | None = None,
        tracking_uri: str | None = None, tracking_username: str | None = None, tracking_ca: str | None = None,
-       ready_timeout: str | None = None, dry_run: bool = False, name_prefix: str | None = None,
-       adopt: bool = False) -> None:
+       ready_timeout: str | None = None, public: str | bool | None = None, domain: str | None = None,
+       certificates: str | None = None, public_s3: str | None = None, bind_address: str | None = None,
+       dry_run: bool = False, name_prefix: str | None = None, adopt: bool = False) -> None:
     """Bring everything up; ready when it returns. Repairs what is half-started, does nothing when all is well."""
     flags = {name: value for name, value in locals().items() if name in WHERE or name in WHAT}
+    flags["public"] = str(public).lower() if isinstance(public, bool) else public  # `--public` alone is true
     _up(_load(flags | _further(env, volume)), dry_run, name_prefix, adopt)
 
 
@@ -199,6 +207,11 @@ def _up(system: System, dry_run: bool, name_prefix: str | None, adopt: bool) -> 
     with console.Progress() as progress:
         view = lifecycle.up(system, progress, progress.notice, adopt)
     _show(view)
+    if view.settings.public:
+        from helpers import gateway, users
+
+        for line in gateway.notes(view.settings, len(users.load(view.settings))):
+            console.notice(line)
     if view.changed:
         console.notice("\ninvoke jupyter-url   prints the notebook's address   |   invoke check   proves that it logs")
 
@@ -321,6 +334,46 @@ def jupyter_url(context: Context, project: str | None = None, state_dir: str | N
     if view.node:
         ports = [p.published for r in view.rows if r.status.name in ("jupyter", "mlflow") for p in r.status.ports]
         console.notice("with this open on this machine: " + addresses.ssh_line(ports, target=view.node))
+
+
+@trackbed_task(klass=OptionalWord, positional=["action", "name"],
+               help={**WHERE, "action": "add, remove, list or passwd (a new password)", "name": "whose login"})
+def users(context: Context, action: str | None = None, name: str | None = None, project: str | None = None,
+          state_dir: str | None = None) -> None:
+    """Logins of the gateway: `users add NAME` makes one and prints its password, the only time it can be seen."""
+    from helpers import console, lifecycle
+    from helpers import users as logins
+    from helpers.errors import SettingError
+
+    _choose(action or "", "add", "remove", "list", "passwd", what="action")
+    system = _load({"project": project, "state_dir": state_dir})
+    if action == "list":
+        for known in sorted(logins.load(system.settings)):
+            console.value(known)
+        return
+    if not name:
+        raise SettingError(f"users {action} needs a name: invoke users {action} NAME")
+    settings, who = system.settings, name
+    changes = {"add": lambda: logins.add(settings, who), "passwd": lambda: logins.passwd(settings, who),
+               "remove": lambda: logins.remove(settings, who)}
+    password = lifecycle.change_users(system, console.notice, changes[action or ""])
+    if password:
+        console.notice(f"the password of {who}, shown this once:")
+        console.value(password)
+    else:
+        console.notice(f"{who} may not log in any more")
+    if not settings.public:
+        console.notice("logins count with PUBLIC=true only: invoke up --public")
+
+
+@trackbed_task(klass=OptionalWord, positional=["name"], help={**WHERE, "name": "whose login (default: the first)"})
+def env(context: Context, name: str | None = None, project: str | None = None, state_dir: str | None = None) -> None:
+    """Lines for a shell on another machine, to log runs from there. The password has to be put in."""
+    from helpers import console, gateway, lifecycle
+
+    system = _load({"project": project, "state_dir": state_dir})
+    lifecycle.running(system)
+    console.value(gateway.client_lines(system.settings, name))
 
 
 @trackbed_task(help={**WHERE, **FORMAT, "init": "make what `docker compose up` needs: images, volumes, secrets, .env"})

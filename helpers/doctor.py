@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from helpers import accelerators, addresses, notebook
+from helpers import accelerators, addresses, neighbours, notebook
 from helpers.engines import select
 from helpers.engines.base import Availability, Engine, PartStatus, Port
 from helpers.engines.compose import DockerEngine
@@ -54,12 +54,14 @@ def check_ports(settings: Settings, planned: Iterable[tuple[str, Port]], statuse
                 owners: dict[int, str] | None = None, host: Host | None = None) -> list[Finding]:
     """Every port the parts publish: free, ours, or taken by whom. ``owners`` knows containers by port."""
     there = host or Here()
-    ours = {(p.address, p.published) for s in statuses for p in s.ports}
+    ours = {p.published for s in statuses for p in s.ports}  # at any address: PUBLIC moves them
     names = {"mlflow:http": "MLFLOW_PORT", "jupyter:http": "JUPYTER_PORT", "store:s3": "S3_PORT",
-             "store:console": "S3_CONSOLE_PORT"}
+             "store:console": "S3_CONSOLE_PORT", "gateway:http": "MLFLOW_PORT", "gateway:jupyter": "JUPYTER_PORT",
+             "gateway:s3": "S3_PORT", "gateway:console": "S3_CONSOLE_PORT", "gateway:acme-http": "HTTP_PORT",
+             "gateway:acme-https": "HTTPS_PORT"}
     found = []
     for part, port in planned:
-        if not port.published or (port.address, port.published) in ours \
+        if not port.published or port.published in ours \
                 or there.is_free(port.address, port.published):
             continue
         setting = names.get(f"{part}:{port.name}", "")
@@ -225,6 +227,23 @@ def _check_permissions(settings: Settings, host: Host | None = None) -> Finding:
     return Finding(Level.OK, "permissions", f"the notebook writes to {settings.workspace}{where} as uid {owner}")
 
 
+def _check_neighbours(engine: DockerEngine) -> Finding:
+    """Whether machines on the same network can reach ports published on 127.0.0.1, and the rules against it."""
+    version = engine.lets_neighbours_in
+    if not version:
+        return Finding(Level.OK, "neighbours", "this engine keeps ports published on 127.0.0.1 to this machine")
+    text = f"Docker {version}: before 28, machines on the same network can reach ports published on 127.0.0.1"
+    rules = engine.guard_rules()
+    typed = "; ".join(neighbours.lines(rules))
+    if not neighbours.may_change():
+        return Finding(Level.WARNING, "neighbours", f"{text}, unless drop rules are set (only root can tell)",
+                       f"upgrade to Docker 28 or newer, or type: {typed}")
+    if missing := set(rules) - set(neighbours.existing(engine.settings.project)):
+        return Finding(Level.WARNING, "neighbours", f"{text}; {len(missing)} drop rules are not set",
+                       f"`invoke up` sets them while the system is up; by hand: {typed}")
+    return Finding(Level.OK, "neighbours", f"{text}; {len(rules)} drop rules are set against it")
+
+
 def examine(system: System) -> list[Finding]:
     """Everything, for `invoke doctor`; nothing is changed. Never raises for what it finds."""
     settings = system.settings
@@ -254,10 +273,7 @@ def examine(system: System) -> list[Finding]:
     found += _check_leftovers(system, engine)
     found.append(_check_permissions(engine.settings, _host(engine)))
     if isinstance(engine, DockerEngine):
-        version = str(engine.api.version()["Version"])
-        if int(version.split(".")[0]) < 28:
-            found.append(Finding(Level.WARNING, "neighbours", f"Docker {version}: before 28, machines on the same "
-                                 "network can reach ports published on 127.0.0.1", "upgrade to Docker 28 or newer"))
+        found.append(_check_neighbours(engine))
     if _host(engine).remote:
         found.append(Finding(Level.OK, "address", f"the parts run on {_host(engine).name}, reached over ssh"))
         return found

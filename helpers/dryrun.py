@@ -113,7 +113,10 @@ def _head(plan: Plan, engine: str) -> str:
 
 
 def _variable(part: PartSpec, port: Port) -> str:
-    return {"http": f"{part.name.upper()}_PORT", "s3": "S3_PORT", "console": "S3_CONSOLE_PORT"}[port.name]
+    if part.name == "gateway" and port.name == "http":
+        return "MLFLOW_PORT"
+    return {"http": f"{part.name.upper()}_PORT", "s3": "S3_PORT", "console": "S3_CONSOLE_PORT",
+            "jupyter": "JUPYTER_PORT", "acme-http": "HTTP_PORT", "acme-https": "HTTPS_PORT"}[port.name]
 
 
 def _ports(parts: Iterable[PartSpec]) -> str:
@@ -192,6 +195,8 @@ def _run(part: PartSpec, host: Host) -> list[str]:
     flags += [f"--ulimit {name}={limit}" for name, limit in part.ulimits.items()]
     flags += [f"--restart {part.restart}"] if part.restart not in ("", "no") else []
     flags += [f"--shm-size {part.shm_size}"] if part.shm_size else []
+    flags += [f"--memory {part.memory}"] if part.memory else []
+    flags += [f"--pids-limit {part.pids}"] if part.pids else []
     flags += [f"--stop-signal {part.stop_signal}"] if part.stop_signal else []
     flags += [f"--stop-timeout {part.stop_grace}"]
     flags += [f"--workdir {part.working_dir}"] if part.working_dir else []

@@ -24,8 +24,8 @@ TORCH_INDEX = "https://download.pytorch.org/whl"
 # What a finished image needs on disk, with its layers unpacked: PyTorch's wheels carry CUDA or ROCm.
 SIZES = {"cpu": 3 << 30, "cuda": 12 << 30, "rocm": 24 << 30}
 FOLDERS = {"trackbed/mlflow": "mlflow", REPOSITORY: "jupyter", "trackbed/minio": "minio",
-           "trackbed/versitygw": "versitygw"}
-BUILDABLE = ("mlflow", "jupyter", "minio", "versitygw")
+           "trackbed/versitygw": "versitygw", "trackbed/gateway": "gateway"}
+BUILDABLE = ("mlflow", "jupyter", "minio", "versitygw", "gateway")
 CA_BUNDLES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
 
 
@@ -43,7 +43,8 @@ class Built:
 def name_of(part: str, settings: Settings) -> str:
     """The image that `invoke build PART` makes."""
     own = {"mlflow": settings.mlflow_image, "jupyter": settings.jupyter_image,
-           "minio": f"trackbed/minio:{MINIO_RELEASE}", "versitygw": "trackbed/versitygw:v1.8.0"}[part]
+           "minio": f"trackbed/minio:{MINIO_RELEASE}", "versitygw": "trackbed/versitygw:v1.8.0",
+           "gateway": settings.gateway_image}[part]
     if not own.startswith(OWN):
         raise TrackbedError(f"{part.upper()}_IMAGE is {own}, which is not built here",
                             f"remove {part.upper()}_IMAGE to build our own")
@@ -58,6 +59,8 @@ def needed(settings: Settings, object_store: str) -> tuple[str, ...]:
     names = [settings.mlflow_image, settings.jupyter_image, settings.postgres_image]
     if object_store in stores:
         names.append(stores[object_store])
+    if settings.public:
+        names.append(settings.gateway_image)
     return tuple(names)
 
 

@@ -14,12 +14,14 @@ from helpers import (
     doctor,
     elsewhere,
     envfile,
+    gateway,
     gpu,
     images,
     notebook,
     readiness,
     stack,
     state,
+    users,
 )
 from helpers.backups import journal, moving
 from helpers.engines import select
@@ -61,7 +63,7 @@ class Overview:
 def load(flags: Mapping[str, str | None]) -> System:
     """The system that flags, environment, .env and its own memory describe. Starts nothing."""
     settings = Settings.load(flags, os.environ, stack.ROOT / ".env")
-    return System(settings, state.State.load(settings.folder))
+    return gateway.with_known_address(System(settings, state.State.load(settings.folder)))
 
 
 @contextmanager
@@ -98,12 +100,16 @@ def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overv
 
 def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> tuple[Overview, Engine]:
     """What `up` does, for those who hold the project's lock."""
+    gateway.settle_address(system, notice)
     choice = select.choose(system)
     engine = choice.engine
-    _claim(system, engine)
     settings = engine.settings
+    gateway.check_settings(settings, engine.name, _node(engine))
+    _claim(system, engine)
     if system.state.existed and engine.unchanged():
         readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=False)
+        for line in _guard(engine):
+            notice(line)
         if system.state.remembered != (kept := {**system.state.remembered, **settings.told}):
             system.state.remembered = {name: value for name, value in kept.items() if value}
             system.state.save()
@@ -129,7 +135,10 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) ->
     system.state.applied = {"hash": "", "identities": {}}
     system.state.save()
     _write_env(engine, settings)
+    guarded = _guard(engine)
     report = engine.start(sink)
+    for line in _guard(engine) or guarded:
+        notice(line)
     sink.step("waiting until everything is usable")
     readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=bool(report.changed))
     if report.changed and engine.accelerator.kind != accelerators.NONE:
@@ -156,6 +165,11 @@ def _check_server(system: System, engine: Engine) -> None:
 
 def _node(engine: Engine) -> str:
     return engine.host.url if isinstance(engine, DockerEngine) else ""
+
+
+def _guard(engine: Engine) -> tuple[str, ...]:
+    """Drop rules against neighbours where the engine needs them; what to tell about it."""
+    return engine.guard() if isinstance(engine, DockerEngine) else ()
 
 
 def _names(engine: Engine) -> tuple[str, ...]:
@@ -227,6 +241,8 @@ def delete_data(system: System, sink: Sink, notice: Notice) -> None:
     with changing(system, notice):
         select.current(system).remove_data(sink)
         credentials.forget(system.settings)
+        users.forget(system.settings)
+        gateway.root_path(system.settings).unlink(missing_ok=True)
         moving.done(system)
         for name in (journal.FILE, journal.KEPT, state.FILE):
             (system.settings.folder / name).unlink(missing_ok=True)
@@ -239,12 +255,36 @@ def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), 
     for status in engine.parts(detail):
         urls = tuple(f"http://{host}:{p.published}" + ("/lab" if status.name == JUPYTER else "")
                      for p in sorted(status.ports, key=lambda p: p.target) if p.published)
+        if settings.public:
+            urls = _public_urls(settings, engine, status)
         title = stack.TITLES[status.name]
         if status.name == STORE:
             title = {"minio": "MinIO", "versitygw": "VersityGW"}.get(settings.object_store, title)
         rows.append(Row(status, title, urls))
     node = engine.host.tunnel if isinstance(engine, DockerEngine) else ""
     return Overview(engine.name, settings, tuple(rows), changed, node)
+
+
+def _public_urls(settings: Settings, engine: Engine, status: PartStatus) -> tuple[str, ...]:
+    """The addresses of a part behind the gateway; the gateway's own row has none."""
+    console = isinstance(engine, DockerEngine) and engine.console_is_public
+    if status.name not in (MLFLOW, JUPYTER, *((STORE,) if console else ())) or not status.up:
+        return ()
+    urls = [stack.public_url(settings, status.name) + ("/lab" if status.name == JUPYTER else "")]
+    if status.name == STORE and settings.public_s3:
+        urls.insert(0, f"https://{stack.public_name(settings)}:{settings.s3_port}")
+    return tuple(urls)
+
+
+def change_users(system: System, notice: Notice, change: Callable[[], str]) -> str:
+    """Change the users and hand them to a gateway that runs; effective within a second. Gives what ``change`` gives."""
+    with changing(system, notice):
+        made = change()
+        if system.state.engine and system.settings.public:
+            engine = select.current(system)
+            if isinstance(engine, DockerEngine):
+                engine.put_users()
+        return made
 
 
 def status(system: System) -> Overview:

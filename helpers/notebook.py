@@ -10,7 +10,7 @@ from helpers.accelerators import Accelerator
 from helpers.engines.base import JUPYTER, DeviceRequest, Engine, Health, Mount, PartSpec, Port, State
 from helpers.errors import TrackbedError
 from helpers.settings import Settings
-from helpers.stack import TITLES, local_host, notebook_environment, notebook_options
+from helpers.stack import TITLES, local_host, notebook_environment, notebook_options, public_url
 
 UID = 1000  # jovyan, of the docker-stacks images
 GID = 100  # users: may write the image's home whatever the uid
@@ -87,11 +87,12 @@ def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | N
             "JUPYTER_TOKEN_FILE": "/run/secrets/jupyter-token",
             "HOME": HOME,
         },
-        ports=(Port("http", 8888, settings.jupyter_port, settings.bind_address),),
+        # behind the gateway it publishes nothing, and MLflow is on a network of its own
+        ports=() if settings.public else (Port("http", 8888, settings.jupyter_port, settings.bind_address),),
         mounts=(Mount("bind", str(settings.workspace), f"{HOME}/work"),
                 Mount("volume", f"{settings.project}_secrets-jupyter", "/run/secrets", read_only=True),
                 *((data,) if data else ()), *further),
-        networks=(f"{settings.project}_frontend",),
+        networks=(f"{settings.project}_frontend", *((f"{settings.project}_tracking",) if settings.public else ())),
         user=f"{workspace_owner(settings)}:{GID}",
         group_add=accelerator.groups,
         devices=accelerator.devices,
@@ -101,6 +102,8 @@ def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | N
         cap_drop=("ALL",),
         security_opt=("no-new-privileges:true",),  # its root stays writable: people install packages in it
         health=Health(("python", "-c", ALIVE), interval=15, timeout=5, retries=4, start_period=60),
+        memory=settings.jupyter_memory,
+        pids=settings.pids_limit * 8,  # data loaders and BLAS start threads by the core
         shm_size=settings.jupyter_shm_size,  # data loaders of several processes share batches through it
         restart="unless-stopped",
         stop_grace=10,
@@ -116,7 +119,9 @@ def url(engine: Engine, settings: Settings, token: str) -> str:
     """The one line to paste into a browser: the published port of the running notebook. TrackbedError if it is down."""
     for status in engine.parts():
         if status.name == JUPYTER:
-            if status.state in (State.MISSING, State.EXITED) or not status.ports:
+            if status.state in (State.MISSING, State.EXITED) or not (status.ports or settings.public):
                 break
+            if settings.public:
+                return f"{public_url(settings, JUPYTER)}/lab?token={token}"
             return f"http://{local_host(settings)}:{status.ports[0].published}/lab?token={token}"
     raise TrackbedError("JupyterLab is not running", "`invoke up` starts it")

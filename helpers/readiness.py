@@ -11,8 +11,8 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from helpers import elsewhere
-from helpers.engines.base import JUPYTER, MLFLOW, Engine, PartStatus, Sink, State
+from helpers import elsewhere, gateway
+from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, Engine, PartStatus, Sink, State
 from helpers.errors import NotReady, PartFailed
 
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
@@ -39,6 +39,7 @@ def ask(url: str, method: str = "GET", data: bytes | None = None, timeout: float
     """One HTTP request, never through a proxy; failures come back as an answer."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     request = urllib.request.Request(url, data=data, method=method)
+    request.add_header("Host", "localhost")  # a container's own address is no name that the server knows
     if data is not None:
         request.add_header("Content-Type", "application/octet-stream")
     try:
@@ -96,6 +97,8 @@ def probes(parts: Iterable[str], changed: bool) -> dict[str, tuple[Probe, ...]]:
     names = set(parts)
     if MLFLOW in names:
         wanted[MLFLOW] = (database_answers, store_answers) + ((artifact_round_trip,) if changed else ())
+    if GATEWAY in names:
+        wanted[GATEWAY] = (gateway.answers,)
     if JUPYTER in names:
         wanted[JUPYTER] = (notebook_answers, *([elsewhere.ServerAnswers()] if elsewhere.NAME in names else []))
     return wanted

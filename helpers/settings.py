@@ -145,13 +145,15 @@ def _project(value: str, around: Around) -> str:
 
 def _bind_address(value: str, around: Around) -> str:
     try:
-        if ipaddress.IPv4Address(value).is_loopback:
-            return value
+        return str(ipaddress.IPv4Address(value))
     except ValueError:
         pass
     guess = "127.0.0.1" if value in ("localhost", "::1", "[::1]", "127.0.0", "127.1") else ""
-    raise Wrong(guess, "must be a loopback IPv4 address (127.0.0.1): nothing here has a login yet; "
-                       "reach it from elsewhere with ssh -L 8000:localhost:8000 USER@THIS_MACHINE.")
+    raise Wrong(guess, _LOOPBACK)
+
+
+_LOOPBACK = ("must be a loopback IPv4 address (127.0.0.1), because nothing here has a login without PUBLIC=true; "
+             "reach it from elsewhere with ssh -L 8000:localhost:8000 USER@THIS_MACHINE.")
 
 
 def _public_address(value: str, around: Around) -> str:
@@ -380,8 +382,46 @@ def _size(value: str, around: Around) -> str:
 
 _PORT = "a port from 1 to 65535"
 _FOLDER = "an absolute folder (~ is your home)"
+_SIZE_RULE = "a size from 64m to 4096g, as in 512m or 16g"
 _IMAGE_RULE = "an image name with a tag, as in registry/name:1.2"
 _SECRET_RULE = "letters, digits and any of _ . ~ + / = -"
+
+
+def _switch(value: str, around: Around) -> bool:
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    if value.lower() not in words:
+        raise Wrong(nearest(value.lower(), ("true", "false")))
+    return words[value.lower()]
+
+
+def _domain(value: str, around: Around) -> str:
+    host = _public_address(value, around)
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if "." in host:
+            return host
+        raise Wrong from None
+    raise Wrong(rule="must be a name; an address is PUBLIC_ADDRESS.")
+
+
+def _directory(value: str, around: Around) -> str:
+    url = urlsplit(value)
+    if url.scheme != "https" or not re.fullmatch(r"[A-Za-z0-9.:-]+", url.netloc) \
+            or not re.fullmatch(r"[A-Za-z0-9./_~-]*", url.path) or url.query or url.fragment:
+        raise Wrong
+    return value
+
+
+def _pem(value: str, around: Around) -> str:
+    path = Path(value)
+    if not path.is_absolute() or not path.is_file():
+        raise Wrong
+    text = path.read_text(encoding="ascii", errors="replace")
+    if "-----BEGIN CERTIFICATE-----" not in text or "PRIVATE KEY" in text:
+        raise Wrong(rule="must be a file with PEM certificates and no private key.")
+    return value
+
 
 TABLE: tuple[Setting, ...] = (
     Setting("ENGINE", "auto", "one of auto, docker, embedded",
@@ -392,10 +432,28 @@ TABLE: tuple[Setting, ...] = (
     Setting("OBJECT_STORE", "auto", "one of auto, minio, versitygw, external, folder",
             "where artifacts go: auto is minio with Docker and a folder without",
             _one_of("auto", "minio", "versitygw", "external", "folder")),
-    Setting("BIND_ADDRESS", "127.0.0.1", "a loopback IPv4 address",
-            "the address that every port listens on; others reach it through ssh -L", _bind_address),
+    Setting("BIND_ADDRESS", "127.0.0.1", "a loopback IPv4 address, with PUBLIC=true any of this machine",
+            "the address that every port listens on; others reach it through ssh -L (PUBLIC=true: default 0.0.0.0)",
+            _bind_address),
+    Setting("PUBLIC", "false", "one of true, false",
+            "open to other machines, through a gateway with TLS and logins (Docker)", _switch),
+    Setting("DOMAIN", "", "a host name whose DNS entry points to this machine",
+            "name of the public address; gets a certificate that browsers know, over ports 80 and 443",
+            lambda v, a: _domain(v, a) if v else ""),
+    Setting("CERTIFICATES", "auto", "one of auto, internal, acme",
+            "whose certificates the gateway shows: auto is acme with DOMAIN, else a CA of its own",
+            _one_of("auto", "internal", "acme")),
+    Setting("ACME_CA", "https://acme-v02.api.letsencrypt.org/directory", "https://HOST[:PORT]/PATH",
+            "where certificates are asked for, with CERTIFICATES=acme", _directory),
+    Setting("ACME_ROOT", "", "an absolute path of a PEM file",
+            "root certificate of that CA, where it is one of your own site", lambda v, a: _pem(v, a) if v else ""),
+    Setting("HTTP_PORT", "80", _PORT, "where the CA looks for the proof, and where HTTP is redirected (acme)",
+            _integer(1, 65535)),
+    Setting("HTTPS_PORT", "443", _PORT, "where the CA looks for the proof over TLS (acme)", _integer(1, 65535)),
+    Setting("PUBLIC_S3", "false", "one of true, false",
+            "with PUBLIC=true: the S3 API too, for those who have its keys", _switch),
     Setting("PUBLIC_ADDRESS", "", "a host name or an IP address, without http:// and without a port",
-            "what others call this machine, for the ssh line that is printed",
+            "what others call this machine; PUBLIC=true asks the cloud when empty",
             lambda v, a: _public_address(v, a) if v else ""),
     Setting("MLFLOW_PORT", "8000", _PORT, "where the MLflow page is", _integer(1, 65535)),
     Setting("JUPYTER_PORT", "8888", _PORT, "where JupyterLab is", _integer(1, 65535)),
@@ -470,6 +528,13 @@ TABLE: tuple[Setting, ...] = (
     Setting("MLFLOW_WORKERS", "2", "a number from 1 to 32", "processes that serve MLflow", _integer(1, 32)),
     Setting("JUPYTER_SHM_SIZE", "16g", "a size from 64m to 4096g, as in 512m or 16g",
             "shared memory of the notebook, for data loaders (Docker)", _size),
+    Setting("GATEWAY_IMAGE", "trackbed/gateway:2.11.7", _IMAGE_RULE, "the gateway of PUBLIC=true (Docker)", _image),
+    Setting("MEMORY_LIMIT", "4g", _SIZE_RULE, "most memory of each service (Docker)", _size),
+    Setting("JUPYTER_MEMORY", "", _SIZE_RULE,
+            "most memory of the notebook (Docker); empty: all but 2 GiB of the machine's",
+            lambda v, a: _size(v, a) if v else ""),
+    Setting("PIDS_LIMIT", "4096", "a number from 256 to 1000000",
+            "most processes and threads of each part (Docker)", _integer(256, 1000000)),
     Setting("READY_TIMEOUT", "180", "seconds from 5 to 3600", "how long `up` waits for a part",
             _integer(5, 3600)),
     Setting("BUILD_NETWORK", "default", "one of default, host",
@@ -501,6 +566,14 @@ class Settings:
     project: str
     object_store: str
     bind_address: str
+    public: bool
+    domain: str
+    certificates: str
+    acme_ca: str
+    acme_root: str
+    http_port: int
+    https_port: int
+    public_s3: bool
     public_address: str
     mlflow_port: int
     jupyter_port: int
@@ -535,6 +608,10 @@ class Settings:
     jupyter_image: str
     mlflow_workers: int
     jupyter_shm_size: str
+    gateway_image: str
+    memory_limit: str
+    jupyter_memory: str
+    pids_limit: int
     ready_timeout: int
     build_network: str
     clone: Path
@@ -548,6 +625,16 @@ class Settings:
     def folder(self) -> Path:
         """This project's folder in the state folder."""
         return self.state_dir / self.project
+
+    @property
+    def acme(self) -> bool:
+        """Whether the gateway's certificates come from an ACME server."""
+        return self.public and (self.certificates == "acme" or (self.certificates == "auto" and bool(self.domain)))
+
+    @property
+    def gateway_address(self) -> str:
+        """What the gateway binds to: a floating IP is on no interface, so every one unless somebody chose."""
+        return self.bind_address if self.origin("BIND_ADDRESS") != DEFAULT else "0.0.0.0"
 
     @property
     def env_file(self) -> Path:
@@ -783,8 +870,13 @@ def _tracking_warnings(values: Mapping[str, Any], origins: Mapping[str, str]) ->
 
 
 def _check_together(settings: Settings) -> None:
+    if not settings.public and not ipaddress.IPv4Address(settings.bind_address).is_loopback:
+        raise _error("BIND_ADDRESS", settings.bind_address, settings.origin("BIND_ADDRESS"), _LOOPBACK)
+    if settings.public and ":" in settings.public_address:
+        raise _error("PUBLIC_ADDRESS", settings.public_address, settings.origin("PUBLIC_ADDRESS"),
+                     "must be an IPv4 address or a name; containers are reached over IPv4.")
     seen: dict[int, str] = {}
-    for name in _PORTS:
+    for name in (*_PORTS, *(("HTTP_PORT", "HTTPS_PORT") if settings.acme else ())):
         port: int = getattr(settings, name.lower())
         if port in seen:
             one, other = name, seen[port]

@@ -19,15 +19,26 @@ TITLES = {
     "bucket": "bucket",
     "mlflow": "MLflow",
     "jupyter": "JupyterLab",
+    "gateway": "gateway",
 }
 
 
 def public_names(settings: Settings) -> tuple[str, ...]:
     """Every host name a browser or client may use for the tracking server."""
     names = ["localhost", "127.0.0.1", "[::1]", "mlflow"]
-    if settings.public_address and settings.public_address not in names:
-        names.append(settings.public_address)
+    names += [name for name in (settings.domain, settings.public_address) if name and name not in names]
     return tuple(names)
+
+
+def public_name(settings: Settings) -> str:
+    """What the gateway is called from outside, "" while that is not known."""
+    return settings.domain or settings.public_address
+
+
+def public_url(settings: Settings, part: str) -> str:
+    """Where a part is reached through the gateway. Only with PUBLIC=true, and for parts that it publishes."""
+    port = {"mlflow": settings.mlflow_port, "jupyter": settings.jupyter_port, "store": settings.s3_console_port}[part]
+    return f"https://{public_name(settings)}:{port}"
 
 
 def allowed_hosts(settings: Settings) -> str:
@@ -44,7 +55,8 @@ def cors_origins(settings: Settings) -> str:
 
     No ``scheme://*`` and no lone ``*``: each entry names a host. localhost is always allowed by MLflow itself.
     """
-    return ",".join(f"http://{name}:{settings.mlflow_port}" for name in public_names(settings))
+    scheme = "https" if settings.public else "http"
+    return ",".join(f"{scheme}://{name}:{settings.mlflow_port}" for name in public_names(settings))
 
 
 def local_host(settings: Settings) -> str:
@@ -56,6 +68,8 @@ def browser_url(settings: Settings) -> str:
     """MLflow as the user's browser reaches it: directly on this machine, or through the printed ``ssh -L`` line."""
     if settings.tracking_uri:
         return settings.tracking_uri
+    if settings.public:
+        return public_url(settings, "mlflow")
     return f"http://{local_host(settings)}:{settings.mlflow_port}"
 
 
@@ -69,6 +83,9 @@ def notebook_environment(settings: Settings, tracking_uri: str) -> dict[str, str
         "TRACKBED_SERVER_URI": tracking_uri,  # MLflow changes its own; links to other servers are left alone
         "MLFLOW_NOTEBOOK_TRACE_RENDERER_BASE_URL": browser_url(settings),  # traces are shown in a frame of the browser
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # the store is on a network that the notebook is not on: the server passes artifacts on itself
+        **({"MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false", "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false"}
+           if settings.public else {}),
         "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",  # CPU, memory, disk, network and GPU of every run
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "600",  # a proxied artifact of several GB answers late
         "GIT_PYTHON_REFRESH": "quiet",

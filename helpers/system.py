@@ -52,6 +52,12 @@ def existing(path: Path) -> Path:
     return path
 
 
+def notebook_memory() -> str:
+    """All memory but 2 GiB for the services (at least half of it), as Docker writes it; "" when it cannot be told."""
+    total = _meminfo("MemTotal") >> 20
+    return f"{max(total - 2048, total // 2)}m" if total else ""
+
+
 def _meminfo(key: str) -> int:
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():

@@ -21,6 +21,7 @@ STORE = "store"
 BUCKET = "bucket"
 MLFLOW = "mlflow"
 JUPYTER = "jupyter"
+GATEWAY = "gateway"
 
 
 class State(StrEnum):
@@ -103,6 +104,8 @@ class PartSpec:
     security_opt: tuple[str, ...] = ()
     health: Health | None = None
     shm_size: str = ""
+    memory: str = ""  # most of it, as in 512m; "" for no limit
+    pids: int = 0
     restart: str = ""
     init: bool = False
     stop_signal: str = ""

@@ -19,11 +19,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from helpers import accelerators, images, notebook, stack
+from helpers import accelerators, images, neighbours, notebook, stack, users
 from helpers.accelerators import Accelerator, Machine
 from helpers.engines import base, compose_model, remote, streaming
 from helpers.engines.base import (
     BUCKET,
+    GATEWAY,
     JUPYTER,
     MLFLOW,
     POSTGRES,
@@ -57,11 +58,12 @@ from helpers.errors import EngineUnavailable, Interrupted, PartFailed, TrackbedE
 from helpers.probes import machine as probe
 from helpers.readiness import failure, stop_at_failed
 from helpers.settings import DEFAULT, Settings
-from helpers.system import System
+from helpers.system import System, notebook_memory
 
 MINIMUM_API = (1, 44)  # Docker 25: health checks with start_interval
 MINIMUM_COMPOSE = (2, 21)  # `ps --format json` and start_interval as we use them
 LIVE = "live.json"  # the pointer of the state file, kept with the data as well
+PUBLIC_COMPOSE = (2, 25)  # `!override` in an overlay
 CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
 
 
@@ -123,6 +125,9 @@ class DockerEngine:
         if _numbers(compose) < MINIMUM_COMPOSE:
             return Availability(False, True, f"Compose {compose} is too old: 2.21 or newer is needed",
                                 "install a newer docker-compose-plugin")
+        if self.settings.public and _numbers(compose) < PUBLIC_COMPOSE:
+            return Availability(False, True, f"Compose {compose} is too old for PUBLIC=true: 2.25 or newer is needed",
+                                "install a newer docker-compose-plugin")
         return Availability(True, True, f"Docker {version['Version']}, Compose {compose}")
 
     def _compose_version(self) -> str | None:
@@ -155,7 +160,19 @@ class DockerEngine:
     @property
     def files(self) -> tuple[str, ...]:
         """The Compose files, relative to the clone: the base and one overlay per choice."""
-        return ("docker/compose.yaml", f"docker/compose.{self.object_store}.yaml")
+        settings = self.settings
+        overlays = [self.object_store]
+        if settings.public:
+            own_store = self.object_store != "external"
+            chosen = {"public": True, "public-store": own_store, "public-console": self.console_is_public,
+                      "public-s3": settings.public_s3 and own_store, "public-acme": settings.acme}
+            overlays += [name for name, wanted in chosen.items() if wanted]
+        return ("docker/compose.yaml", *(f"docker/compose.{name}.yaml" for name in overlays))
+
+    @property
+    def console_is_public(self) -> bool:
+        """VersityGW's console runs in the browser and talks to the S3 API: without that it is of no use."""
+        return self.object_store == "minio" or (self.object_store == "versitygw" and self.settings.public_s3)
 
     @property
     def object_store(self) -> str:
@@ -185,6 +202,29 @@ class DockerEngine:
             "TRACKBED_ARTIFACT_PREFIX": live["prefix"],
             "TRACKBED_SECRETS": self.system.credentials_digest(),
             "TRACKBED_MTU": str(min(mtu or 1500, 1500)),
+            "TRACKBED_MEMORY_LIMIT": settings.memory_limit,
+            "TRACKBED_PIDS_LIMIT": str(settings.pids_limit),
+            **(self._gateway_variables() if settings.public else {}),
+        }
+
+    def _gateway_variables(self) -> dict[str, str]:
+        settings, name = self.settings, stack.public_name(self.settings)
+        own_store = self.object_store != "external"
+        return {
+            "TRACKBED_GATEWAY_IMAGE": settings.gateway_image,
+            "TRACKBED_GATEWAY_ADDRESS": settings.gateway_address,
+            "TRACKBED_GATEWAY_NAME": name,
+            "TRACKBED_GATEWAY_CERTIFICATES": "acme" if settings.acme else "internal",
+            "TRACKBED_ACME_CA": settings.acme_ca,
+            "TRACKBED_GATEWAY_ACME_ROOT": "trusted_roots /run/secrets/acme-root.pem" if settings.acme_root else "",
+            # CAs give certificates for addresses with this profile only
+            "TRACKBED_GATEWAY_ACME_PROFILE": "profile shortlived" if settings.acme and not settings.domain
+                                             and re.fullmatch(r"[0-9.]+", name) else "",
+            "TRACKBED_GATEWAY_CONSOLE": "import public 9001 console" if self.console_is_public else "",
+            "TRACKBED_GATEWAY_S3": "import public 9000 s3" if settings.public_s3 and own_store else "",
+            "TRACKBED_JUPYTER_PORT": str(settings.jupyter_port),
+            "TRACKBED_HTTP_PORT": str(settings.http_port),
+            "TRACKBED_HTTPS_PORT": str(settings.https_port),
         }
 
     def compose_environment(self) -> dict[str, str]:
@@ -208,7 +248,7 @@ class DockerEngine:
                         (self._frontend(),), self.secret_files())
         model = self.model()
         project = self.settings.project
-        order = [n for n in (POSTGRES, STORE, BUCKET, MLFLOW) if n in model["services"]]
+        order = [n for n in (POSTGRES, STORE, BUCKET, MLFLOW, GATEWAY) if n in model["services"]]
         parts = [compose_model.service_spec(name, model, project) for name in order]
         parts.append(self.notebook_spec)
         networks = tuple(Network(n["name"], bool(n.get("internal")),
@@ -224,7 +264,7 @@ class DockerEngine:
         if self.settings.tracking_uri:
             return (JUPYTER,)
         own_store = (STORE,) if self.object_store != "external" else ()
-        return (POSTGRES, *own_store, BUCKET, MLFLOW, JUPYTER)
+        return (POSTGRES, *own_store, BUCKET, MLFLOW, *((GATEWAY,) if self.settings.public else ()), JUPYTER)
 
     def volumes(self) -> tuple[Volume, ...]:
         return compose_model.volumes(self.settings, self.object_store)
@@ -285,7 +325,8 @@ class DockerEngine:
 
     @cached_property
     def notebook_spec(self) -> PartSpec:
-        return notebook.container_spec(self.settings, self.accelerator, self._data_mount())
+        spec = notebook.container_spec(self.settings, self.accelerator, self._data_mount())
+        return spec if spec.memory else replace(spec, memory=notebook_memory())
 
     def _data_mount(self) -> Mount | None:
         """The data set, read-only; None where the default's volume is not there. Raises for a named one that is not."""
@@ -319,12 +360,50 @@ class DockerEngine:
             return self.host.is_empty(mount.source)
         return self.api.volume_is_empty(mount.source, self.image_settings.jupyter_image)
 
+    # neighbours
+
+    @cached_property
+    def lets_neighbours_in(self) -> str:
+        """The engine's version where that is one that lets neighbours in, else ""."""
+        version = str(self.api.version()["Version"])
+        return version if neighbours.let_in(version) else ""
+
+    def guard_rules(self) -> tuple[neighbours.Rule, ...]:
+        """The drop rules that belong to this system, for the networks that are there."""
+        if self.host.remote or self.settings.tracking_uri:
+            return ()  # the tables of another machine are not ours to change
+        project = self.settings.project
+        bridges = [neighbours.Bridge(*found) for found in self.api.bridges(project)]
+        metadata = neighbours.metadata_rules(project, bridges) if self.settings.public else ()
+        if not self.lets_neighbours_in:
+            return metadata
+        return (*neighbours.loopback_rules(project), *neighbours.address_rules(project, bridges), *metadata)
+
+    def guard(self) -> tuple[str, ...]:
+        """Set the drop rules where this process may. Gives what to tell: what was set, or the lines to type."""
+        rules = self.guard_rules()
+        if not rules:
+            return ()
+        why = f"Docker {self.lets_neighbours_in} lets machines on the same network reach ports published on 127.0.0.1" \
+            if self.lets_neighbours_in else "containers can ask the cloud's metadata service for its credentials"
+        problem = "only root can set them"
+        if neighbours.may_change():
+            missing = set(rules) - set(neighbours.existing(self.settings.project))
+            if not (problem := neighbours.put(self.settings.project, rules)):
+                return (f"{why}: drop rules were set (a reboot removes them, `invoke up` sets them again)",) \
+                    if missing else ()
+        return (f"warning: {why}, and the drop rules against it were not set ({problem}). Type:",
+                *(f"  {line}" for line in neighbours.lines(rules)))
+
     # looking
 
     def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
         found = {c.labels.get("com.docker.compose.service") or c.labels.get(f"{LABEL}.part", ""): c
                  for c in self._containers()}
-        return tuple(self._status(name, found.get(name), detail) for name in self.part_names)
+        names = self.part_names
+        if GATEWAY in found and GATEWAY not in names:
+            names = (*names, GATEWAY)  # of a time when the system was public; a start removes it
+        return tuple(self._status(name, found.get(name), detail) for name in names)
 
     def _containers(self) -> list[Container]:
         project = self.settings.project
@@ -341,7 +420,7 @@ class DockerEngine:
         if state in (State.EXITED, State.UNHEALTHY, State.RESTARTING):
             reason = self.api.reason(container.id)
         memory = self.api.memory(container.id) if detail and state in (State.READY, State.RUNNING) else 0
-        labels = {9000: "s3", 9001: "console", 8000: "http", 8888: "http"}
+        labels = {9000: "s3", 9001: "console", 8000: "http", 8888: "jupyter" if name == GATEWAY else "http"}
         ports = tuple(Port(labels.get(p.target, ""), p.target, p.published, p.address) for p in container.ports)
         return PartStatus(name, state, reason, container.exit_code, container.image, ports, memory,
                           container.since, identity=container.id, accelerator=container.labels.get(f"{LABEL}.gpu", ""))
@@ -393,6 +472,11 @@ class DockerEngine:
                     if candidate.name == port:
                         yield self.host.reach(candidate)
                         return
+        if self.settings.public and part in (MLFLOW, JUPYTER):
+            # published by the gateway alone, behind its logins: this machine goes to the container itself
+            where = self.api.address(self._container(part).id)
+            yield Address(where, {MLFLOW: 8000, JUPYTER: 8888}[part])
+            return
         # not up yet: where it will be
         spec = self.notebook_spec if part == JUPYTER else self.plan().part(part)
         for candidate in spec.ports:
@@ -515,6 +599,8 @@ class DockerEngine:
             content = credentials.render(secret.template, secret.names).encode()
             files.setdefault(secret.volume, []).append(
                 FileEntry(secret.path, content, secret.uid, secret.gid, secret.mode))
+        if self.settings.public:
+            files[f"{self.settings.project}_secrets-gateway"] = self._gateway_files()
         alone = bool(self.settings.tracking_uri)
         if not alone:
             live = {key: self.system.state.live[key] for key in ("database", "prefix")}
@@ -542,9 +628,39 @@ class DockerEngine:
             self._start_notebook(sink)
         else:
             sink.step("starting the services")
+            self.guard()  # before the first port is open; again when the networks are there
+            self._free_ports()
             self._compose_up(sink, repair_password=kept)
         after = {s.name: s.identity for s in self.parts()}
         return StartReport(tuple(name for name, identity in after.items() if before.get(name) != identity))
+
+    def _free_ports(self) -> None:
+        """Take away what holds the ports of the other way to publish them: before PUBLIC was changed."""
+        project = self.settings.project
+        holder = [f"{LABEL}.project={project}", f"{LABEL}.part={JUPYTER}"] if self.settings.public else \
+            [f"com.docker.compose.project={project}", f"com.docker.compose.service={GATEWAY}"]
+        for container in self.api.containers(holder):
+            if container.ports or not self.settings.public:
+                self.api.stop(container.id, 10)
+                self.api.remove(container.id)
+
+    def put_users(self) -> None:
+        """Hand the users to the gateway, which looks at their file all the time. Nothing where there is no gateway."""
+        name = f"{self.settings.project}_secrets-gateway"
+        if self.settings.public and self.api.volumes([name]):
+            self.api.fill(self.settings.mlflow_image, {name: (*compose_model.UIDS[GATEWAY], 0o700)},
+                          {name: self._gateway_files()})
+
+    def _gateway_files(self) -> list[FileEntry]:
+        owner = compose_model.UIDS[GATEWAY]
+        files = [FileEntry("users", users.render(users.load(self.settings)).encode(), *owner, 0o400)]
+        if self.settings.acme_root:
+            try:
+                text = Path(self.settings.acme_root).read_bytes()
+            except OSError as error:
+                raise TrackbedError(f"ACME_ROOT {self.settings.acme_root}: {error.strerror}") from None
+            files.append(FileEntry("acme-root.pem", text, *owner, 0o400))
+        return files
 
     def _check_major(self) -> None:
         """Refuse a database of another PostgreSQL major: the image would make an empty one beside it."""
@@ -587,7 +703,8 @@ class DockerEngine:
                         self._match_password(sink)
                         repair_password = False
                     if not notebook_started and (code == 0 or
-                                                 self.api.network_exists(f"{self.settings.project}_frontend")):
+                                                 all(map(self.api.network_exists, self.notebook_spec.networks))):
+                        self.guard()
                         self._start_notebook(sink)
                         notebook_started = True
                     if code is not None:
@@ -655,7 +772,7 @@ class DockerEngine:
         found = self.api.containers([f"{LABEL}.project={self.settings.project}", f"{LABEL}.part={JUPYTER}"])
         for container in found:
             if container.labels.get(f"{LABEL}.config") == wanted:
-                if container.state not in (State.EXITED, State.STARTING) and container.ports:
+                if container.state not in (State.EXITED, State.STARTING) and (container.ports or not spec.ports):
                     return
                 if self._started(container.id, spec, sink):
                     return
@@ -698,6 +815,7 @@ class DockerEngine:
                              for r in spec.device_requests],
             ulimits=[{"name": name, "soft": limit, "hard": limit} for name, limit in spec.ulimits.items()],
             restart_policy={"Name": spec.restart}, read_only=spec.read_only,
+            mem_limit=spec.memory or None, pids_limit=spec.pids or None,
             network_mode=spec.networks[0],
             log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
         )
@@ -729,7 +847,10 @@ class DockerEngine:
             self.api.remove_network(self._frontend().name)
             return tuple(stopped)
         sink.step("stopping the services")
-        done = self._compose("down", timeout=drain * 3 + 60)
+        done = self._compose("down", "--remove-orphans", timeout=drain * 3 + 60)
+        if done.returncode == 0:
+            neighbours.remove(project)
+            self.api.remove_networks(project)
         if done.returncode:
             raise TrackbedError(f"docker compose down failed: {_last_line(done.stderr)}",
                                 "`invoke status` shows what is left; run `invoke down` again")
@@ -737,11 +858,12 @@ class DockerEngine:
 
     def data(self) -> tuple[DataItem, ...]:
         what = {"postgres": "database: experiments, runs, parameters, metrics, registered models",
+                "gateway": "certificates of the gateway, and its own CA",
                 "minio": "artifacts (MinIO)", "versitygw": "artifacts (VersityGW)", "mlflow-tmp": "upload buffers"}
         # also what is not part of the plan now: a notebook for a server elsewhere has one volume
         names = [v.name for v in compose_model.volumes(replace(self.settings, tracking_uri=""), self.object_store)]
         # stores used earlier are data of this project too
-        names += [f"{self.settings.project}_{s}" for s in ("minio", "versitygw")]
+        names += [f"{self.settings.project}_{s}" for s in ("minio", "versitygw", "gateway", "secrets-gateway")]
         found = self.api.volumes(names)
         mine = [n for n, labels in found.items() if labels.get(f"{LABEL}.instance") == self.system.state.instance]
         prefix = len(self.settings.project) + 1

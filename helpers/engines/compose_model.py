@@ -10,6 +10,7 @@ from typing import Any
 from helpers import elsewhere, notebook, stack
 from helpers.engines.base import (
     BUCKET,
+    GATEWAY,
     JUPYTER,
     MLFLOW,
     POSTGRES,
@@ -23,7 +24,7 @@ from helpers.engines.base import (
 )
 from helpers.settings import Settings
 
-UIDS = {POSTGRES: (999, 999), STORE: (10002, 10002), MLFLOW: (10001, 10001)}
+UIDS = {POSTGRES: (999, 999), STORE: (10002, 10002), MLFLOW: (10001, 10001), GATEWAY: (10003, 10003)}
 HEALTHY = {"service_started": "started", "service_healthy": "healthy", "service_completed_successfully": "done"}
 
 
@@ -37,7 +38,8 @@ def service_spec(name: str, model: Mapping[str, Any], project: str) -> PartSpec:
     for entry in service.get("tmpfs", []):
         target, _, options = entry.partition(":")
         mounts.append(Mount("tmpfs", "", target, options=options))
-    names = {9000: "s3", 9001: "console", 8000: "http"}
+    names = {9000: "s3", 9001: "console", 8000: "http", 8888: "jupyter", 8080: "acme-http", 8443: "acme-https"}
+    limit = int(service.get("mem_limit") or 0)
     networks = model["networks"]
     return PartSpec(
         name=name, title=stack.TITLES[name], container=f"{project}-{name}-1", hostname=name,
@@ -52,6 +54,7 @@ def service_spec(name: str, model: Mapping[str, Any], project: str) -> PartSpec:
         user=service.get("user", ""), read_only=bool(service.get("read_only")),
         cap_drop=tuple(service.get("cap_drop", ())), security_opt=tuple(service.get("security_opt", ())),
         health=health(service.get("healthcheck")),
+        memory=f"{limit >> 20}m" if limit else "", pids=int(service.get("pids_limit") or 0),
         shm_size=str(service.get("shm_size", "")), restart=service.get("restart", ""),
         stop_signal=service.get("stop_signal", ""),
         stop_grace=int(seconds(service.get("stop_grace_period", "10s"))),
@@ -93,6 +96,9 @@ def volumes(settings: Settings, object_store: str) -> tuple[Volume, ...]:
         Volume(f"{project}_secrets-mlflow", *UIDS[MLFLOW], secret=True),
         Volume(f"{project}_secrets-jupyter", uid, notebook.GID, secret=True),
     ]
+    if settings.public:
+        listed += [Volume(f"{project}_gateway", *UIDS[GATEWAY]),
+                   Volume(f"{project}_secrets-gateway", *UIDS[GATEWAY], secret=True)]
     if object_store != "external":
         listed.insert(1, Volume(f"{project}_{object_store}", *UIDS[STORE]))
         listed.append(Volume(f"{project}_secrets-store", *UIDS[STORE], secret=True))
@@ -118,6 +124,9 @@ def secret_files(settings: Settings, object_store: str) -> tuple[SecretFile, ...
         secret(MLFLOW, "aws-credentials", aws, ("S3_ACCESS_KEY", "S3_SECRET_KEY"), *UIDS[MLFLOW]),
         token,
     ]
+    if settings.public:
+        # nobody yet: the engine puts today's users and the CA's root in place of this
+        listed.append(secret(GATEWAY, "users", "end\n", (), *UIDS[GATEWAY]))
     if object_store != "external":
         listed += [secret(STORE, "access-key", "{S3_ACCESS_KEY}", ("S3_ACCESS_KEY",), *UIDS[STORE]),
                    secret(STORE, "secret-key", "{S3_SECRET_KEY}", ("S3_SECRET_KEY",), *UIDS[STORE])]

@@ -344,6 +344,34 @@ class DockerApi:
     def network_exists(self, name: str) -> bool:
         return any(n["Name"] == name for n in self.client.api.networks(names=[name]))
 
+    def address(self, container: str) -> str:
+        """An IPv4 address of a running container that this machine reaches."""
+        networks = self.client.api.inspect_container(container)["NetworkSettings"]["Networks"]
+        found = [str(n["IPAddress"]) for n in networks.values() if n.get("IPAddress")]
+        if not found:
+            raise TrackbedError(f"container {container[:12]} has no address", "`invoke up` starts it")
+        return found[0]
+
+    def remove_networks(self, project: str) -> None:
+        """Remove networks that Compose made for a project and that its files of today do not name."""
+        from docker.errors import APIError
+
+        for network in self.client.api.networks(filters={"label": f"com.docker.compose.project={project}"}):
+            try:
+                self.client.api.remove_network(network["Id"])
+            except APIError:
+                continue  # somebody else is attached to it
+
+    def bridges(self, project: str) -> list[tuple[str, tuple[str, ...]]]:
+        """Interface and IPv4 subnets of each network of a Compose project."""
+        found = []
+        for network in self.client.api.networks(filters={"label": f"com.docker.compose.project={project}"}):
+            options = network.get("Options") or {}
+            interface = options.get("com.docker.network.bridge.name") or f"br-{network['Id'][:12]}"
+            subnets = [str(c.get("Subnet", "")) for c in (network.get("IPAM") or {}).get("Config") or []]
+            found.append((interface, tuple(s for s in subnets if s and ":" not in s)))
+        return found
+
     def create_network(self, network: Network, project: str) -> None:
         """Make a network as Compose would, which takes it for its own when services are added later."""
         if self.network_exists(network.name):

@@ -8,6 +8,7 @@ label=trackbed.rig.inputs
 debian=debian:trixie-slim
 python=python:3.13-slim-trixie
 postgres=postgres:18.4-trixie
+golang=golang:1.26-trixie
 notebook=quay.io/jupyter/minimal-notebook:2026-09-01
 gateway=ghcr.io/versity/versitygw:v1.8.0
 gateway_version=${gateway##*:}
@@ -112,6 +113,8 @@ fi
 base
 image "$python" python "$debian"
 image "$postgres" postgres "$python" &
+jobs+=($!)
+image "$golang" golang "$debian" &
 jobs+=($!)
 image "$notebook" notebook "$python"
 for job in "${jobs[@]}"; do wait "$job"; done

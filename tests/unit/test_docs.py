@@ -23,7 +23,7 @@ CONTEXTS = Collection.from_module(tasks).to_contexts()
 TASKS = {context.name for context in CONTEXTS}
 # Names in capitals that are no settings: of the parts, of Docker, of this project's identity.
 OTHERS = re.compile(
-    r"MLFLOW_TRACKING_URI|JUPYTER_URL|PIP_(CERT|INDEX_URL)|REQUESTS_CA_BUNDLE|TEST_\w+|TRACKBED_\w*|PROJECT_\w+"
+    r"MLFLOW_TRACKING_(URI|USERNAME|PASSWORD|SERVER_CERT_PATH)|JUPYTER_URL|PIP_(CERT|INDEX_URL)|REQUESTS_CA_BUNDLE|TEST_\w+|TRACKBED_\w*|PROJECT_\w+"
     r"|(CUDA|ROCR)_VISIBLE_DEVICES|NCCL_P2P_DISABLE|FOOD11_DATA_DIR|NAME|MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"
 )
 

@@ -267,8 +267,8 @@ def test_with_engine(place: Place) -> None:
 PORT = "must be a port from 1 to 65535."
 WORDS = "must be one of"
 LOOPBACK = (
-    "must be a loopback IPv4 address (127.0.0.1): nothing here has a login yet; reach it from elsewhere "
-    "with ssh -L 8000:localhost:8000 USER@THIS_MACHINE."
+    "must be a loopback IPv4 address (127.0.0.1), because nothing here has a login without PUBLIC=true; reach it "
+    "from elsewhere with ssh -L 8000:localhost:8000 USER@THIS_MACHINE."
 )
 HOST = "must be a host name or an IP address, without http:// and without a port."
 BUCKET = "must be a bucket name: a-z, 0-9, - and ., the first and last a letter or digit."

@@ -1,0 +1,57 @@
+// The gateway: Caddy with the modules that it needs and no others, and Trackbed's login.
+//
+//	gateway run              serve (what the container starts)
+//	gateway health           exit 0 when the listener answers
+//	gateway root             print the root certificate of the gateway's own CA
+package main
+
+import (
+	"fmt"
+	"os"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	_ "github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	_ "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	_ "github.com/caddyserver/caddy/v2/modules/caddyevents"
+	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	_ "github.com/caddyserver/caddy/v2/modules/caddypki"
+	_ "github.com/caddyserver/caddy/v2/modules/caddytls"
+	_ "github.com/caddyserver/caddy/v2/modules/caddytls/standardstek"
+	_ "github.com/caddyserver/caddy/v2/modules/filestorage"
+	_ "github.com/caddyserver/caddy/v2/modules/logging"
+
+	_ "trackbed/gateway/login"
+)
+
+const caddyfile = "/etc/gateway/Caddyfile"
+
+func main() {
+	command := "run"
+	if len(os.Args) > 1 {
+		command = os.Args[1]
+	}
+	switch command {
+	case "run":
+		os.Args = []string{"caddy", "run", "--config", caddyfile, "--adapter", "caddyfile"}
+	case "validate":
+		os.Args = []string{"caddy", "validate", "--config", caddyfile, "--adapter", "caddyfile"}
+	case "health":
+		finish(health("127.0.0.1:8000"))
+	case "root":
+		finish(root("/data/pki/authorities/local/root.crt"))
+	default:
+		finish(fmt.Errorf("unknown command %q", command))
+	}
+	caddycmd.Main()
+}
+
+func finish(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "gateway:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}

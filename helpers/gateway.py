@@ -1,0 +1,179 @@
+"""The gateway of PUBLIC=true from this side: which address it has, whether it answers, whom its clients trust."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import shlex
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from helpers import metadata, stack, users
+from helpers.engines.base import GATEWAY, Engine
+from helpers.errors import SettingError, TrackbedError
+from helpers.settings import DEFAULT, Settings
+from helpers.spelling import did_you_mean, nearest, shown
+from helpers.system import System
+
+ROOT_FILE = "gateway-root.crt"
+FOUND = "FOUND_ADDRESS"  # among what is remembered: no setting, so nobody mistakes it for something that was told
+
+
+def with_known_address(system: System) -> System:
+    """The system with the address that an earlier `up` found, for commands that only look."""
+    settings = system.settings
+    if settings.public and not stack.public_name(settings):
+        system.settings = replace(settings, public_address=system.state.remembered.get(FOUND, ""))
+    return system
+
+
+def settle_address(system: System, notice: Callable[[str], None]) -> None:
+    """Find out what others call this machine: the setting, else the cloud's metadata service. Raises SettingError.
+
+    The address that was found is remembered for later commands.
+    """
+    settings = system.settings
+    told = settings.domain or settings.origin("PUBLIC_ADDRESS") != DEFAULT
+    if not settings.public or told:
+        system.state.remembered.pop(FOUND, None)
+        return
+    found = metadata.public_address()
+    before = system.state.remembered.get(FOUND, "")
+    if found.address:
+        if found.address != before:
+            notice(f"public address: {found.address} (from the metadata service: {found.cloud})")
+    elif before:
+        notice(f"warning: {found.why}; going on with {before}, which it told before")
+    else:
+        raise SettingError(f"PUBLIC=true needs the address that others reach this machine at: {found.why}.",
+                           "invoke up --public --public-address=203.0.113.7   (or --domain=lab.example.org)")
+    address = found.address or before
+    system.state.remembered[FOUND] = address
+    system.settings = replace(settings, public_address=address)
+
+
+def check_settings(settings: Settings, engine: str, node: str = "") -> None:
+    """Refuse what cannot be public. Raises SettingError."""
+    if settings.public and engine != "docker":
+        raise SettingError(
+            f"PUBLIC=true needs the docker engine, this is {engine}: without containers the notebook could read and "
+            "change everything, past every login.",
+            "install Docker (`invoke doctor` prints the lines); or stay private (--public=false) and reach it through "
+            "the ssh line that `invoke up` prints")
+    if settings.public and node:
+        raise SettingError(f"PUBLIC=true is for the machine that Trackbed runs on, the parts would run on {node}.",
+                           "run Trackbed there, or leave PUBLIC out and use the ssh line")
+    if settings.public and settings.tracking_uri:
+        raise SettingError("PUBLIC=true opens a tracking server of ours, and TRACKING_URI names one elsewhere.",
+                           "leave one of the two out")
+
+
+# the certificate
+
+
+def root_path(settings: Settings) -> Path:
+    """Where the root certificate of the gateway's own CA is written to."""
+    return settings.folder / ROOT_FILE
+
+
+def export_root(engine: Engine) -> Path:
+    """Write the root certificate of the gateway's own CA to its file, readable to all. TrackbedError without one."""
+    path = root_path(engine.settings)
+    done = engine.exec(GATEWAY, ("/usr/bin/gateway", "root"), timeout=20)
+    if done.code or "BEGIN CERTIFICATE" not in done.stdout:
+        raise TrackbedError(f"the gateway has no root certificate yet: {done.stderr.strip() or 'no answer'}")
+    try:
+        if not path.exists() or path.read_text() != done.stdout:
+            temporary = path.with_suffix(".new")
+            temporary.write_text(done.stdout)
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
+    except OSError as error:
+        raise TrackbedError(f"{path}: {error.strerror}") from None
+    return path
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a PEM certificate, as browsers show it."""
+    text = path.read_text()
+    first = text[:text.index("-----END CERTIFICATE-----")] + "-----END CERTIFICATE-----\n"
+    digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(first)).hexdigest().upper()
+    return ":".join(digest[i:i + 2] for i in range(0, len(digest), 2))
+
+
+def trusted(settings: Settings) -> str:
+    """The file of roots that a client needs, "" where every machine has them already."""
+    if settings.acme:
+        return settings.acme_root
+    return str(root_path(settings))
+
+
+def answers(engine: Engine) -> str:
+    """Empty when the gateway serves under its public name, with a certificate that its clients accept."""
+    settings = engine.settings
+    name = stack.public_name(settings)
+    try:
+        if not settings.acme:
+            export_root(engine)
+        context = ssl.create_default_context(cafile=trusted(settings) or None)
+        address = "127.0.0.1" if settings.gateway_address == "0.0.0.0" else settings.gateway_address
+        with socket.create_connection((address, settings.mlflow_port), 5) as link, \
+                context.wrap_socket(link, server_hostname=name) as secure:
+            connection = http.client.HTTPConnection(name, settings.mlflow_port, timeout=10)
+            connection.sock = secure
+            connection.request("GET", "/")
+            status = connection.getresponse().status
+    except TrackbedError as error:
+        return error.message
+    except ssl.SSLCertVerificationError as error:
+        return f"its certificate for {name}: {error.verify_message}"
+    except (OSError, http.client.HTTPException) as error:
+        wait = f", the certificate from {settings.acme_ca} is not there yet" if settings.acme else ""
+        return f"the gateway does not serve {name}{wait}: {str(error) or type(error).__name__}"
+    return "" if status == 401 else f"the gateway answers HTTP {status} instead of asking for a login"
+
+
+def notes(settings: Settings, logins: int) -> list[str]:
+    """What to tell after a start: whom clients have to trust, and how somebody gets in."""
+    lines = []
+    path = root_path(settings)
+    if not settings.acme and path.exists():
+        lines += [f"certificates: the gateway's own CA. Its root: {path}", f"  SHA-256 {fingerprint(path)}",
+                  "  browser: import that file as an authority, or compare the fingerprint and accept it once",
+                  f"  Python:  export MLFLOW_TRACKING_SERVER_CERT_PATH={path.name}   (a copy of that file)"]
+    if not logins:
+        lines.append("nobody may log in yet: `invoke users add NAME` makes a login and prints its password")
+    lines.append("`invoke env NAME` prints the lines for a shell on another machine")
+    return lines
+
+
+def client_lines(settings: Settings, name: str | None) -> str:
+    """What to type on another machine so that MLflow's own clients log to this one. No secret is in it.
+
+    Raises SettingError for a name that has no login.
+    """
+    if not settings.public:
+        from helpers import addresses
+
+        tunnel = addresses.ssh_line((settings.mlflow_port,), settings.public_address)
+        return (f"# this system is not public: keep the tunnel open while you work\n{tunnel} &\n"
+                f"export MLFLOW_TRACKING_URI=http://localhost:{settings.mlflow_port}")
+    known = users.load(settings)
+    if name and name not in known:
+        raise SettingError(f"user {shown(name)}: there is nobody of that name.{did_you_mean(nearest(name, known))}")
+    who = name or next(iter(sorted(known)), "NAME")
+    lines = [f"export MLFLOW_TRACKING_URI={stack.public_url(settings, 'mlflow')}",
+             f"export MLFLOW_TRACKING_USERNAME={shlex.quote(who)}",
+             f"read -rsp 'password of {who}: ' MLFLOW_TRACKING_PASSWORD && export MLFLOW_TRACKING_PASSWORD && echo"]
+    if trust := trusted(settings):
+        try:
+            text = Path(trust).read_text().strip()
+        except OSError as error:
+            raise TrackbedError(f"{trust}: {error.strerror}", "`invoke up` writes it") from None
+        lines += [f"cat >trackbed-root.crt <<'END'\n{text}\nEND",
+                  'export MLFLOW_TRACKING_SERVER_CERT_PATH="$PWD/trackbed-root.crt"']
+    return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""What machines on the same network can reach behind Docker's back, and the drop rules against it.
+
+Before Docker 28 a port published on 127.0.0.1 takes packets from a neighbour: addressed to 127.0.0.1 (the engine
+rewrites them before the kernel would refuse them), or to the container's own address with this machine as the way.
+The rules stand in the raw table, before any rewriting, and carry the project's name as a comment.
+They are gone after a reboot; `up` sets them again.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+CURED_IN = 28
+METADATA = "169.254.169.254"  # a cloud's metadata service: on most clouds it gives out the machine's credentials
+Rule = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """A container network as the kernel has it: its interface and its IPv4 subnets."""
+
+    interface: str
+    subnets: tuple[str, ...]
+
+
+def let_in(version: str) -> bool:
+    """Whether an engine of this version lets neighbours in. A version that cannot be read is taken for a new one."""
+    major = version.split(".")[0]
+    return major.isdigit() and int(major) < CURED_IN
+
+
+def loopback_rules(project: str) -> tuple[Rule, ...]:
+    """What can be set before any container is there. In the words and order of `iptables -S`."""
+    return (("-d", "127.0.0.0/8", "!", "-i", "lo", *_end(project)),)
+
+
+def address_rules(project: str, bridges: Iterable[Bridge]) -> tuple[Rule, ...]:
+    """Container addresses take packets from their own bridge only; answers to containers are not meant by this:
+    they still carry this machine's address when they pass the raw table."""
+    return tuple(("-d", subnet, "!", "-i", bridge.interface, *_end(project))
+                 for bridge in bridges for subnet in bridge.subnets)
+
+
+def metadata_rules(project: str, bridges: Iterable[Bridge]) -> tuple[Rule, ...]:
+    """No container reaches the cloud's metadata service. Its port only: some clouds serve DNS on the same address."""
+    return tuple(("-d", f"{METADATA}/32", "-i", bridge.interface, "-p", "tcp", "-m", "tcp", "--dport", "80",
+                  *_end(project)) for bridge in bridges)
+
+
+def _end(project: str) -> Rule:
+    return ("-m", "comment", "--comment", f"trackbed:{project}", "-j", "DROP")
+
+
+def lines(rules: Iterable[Rule]) -> tuple[str, ...]:
+    """The commands that set the rules, for someone who is not root here."""
+    return tuple("sudo iptables -t raw -I PREROUTING " + shlex.join(rule) for rule in rules)
+
+
+def may_change() -> bool:
+    """Whether this process can look at the rules and set them."""
+    return os.geteuid() == 0 and shutil.which("iptables") is not None
+
+
+def existing(project: str) -> tuple[Rule, ...]:
+    """The project's rules that are there. Only where ``may_change``; empty when iptables fails."""
+    found = []
+    for line in _iptables("-S", "PREROUTING")[1].splitlines():
+        words = shlex.split(line)
+        if words[:2] == ["-A", "PREROUTING"] and f"trackbed:{project}" in words:
+            found.append(tuple(words[2:]))
+    return tuple(found)
+
+
+def put(project: str, wanted: Sequence[Rule]) -> str:
+    """Make the project's rules exactly these: missing ones are added, others of its own removed. Gives what failed."""
+    there = existing(project)
+    for rule in wanted:
+        if rule not in there and (problem := _iptables("-I", "PREROUTING", *rule)[0]):
+            return problem
+    kept: set[Rule] = set()
+    for rule in there:  # after the additions: no moment without
+        if rule in wanted and rule not in kept:
+            kept.add(rule)
+        else:
+            _iptables("-D", "PREROUTING", *rule)
+    return ""
+
+
+def remove(project: str) -> None:
+    """Take the project's rules away; nothing where there are none."""
+    if may_change():
+        put(project, ())
+
+
+def _iptables(*words: str) -> tuple[str, str]:
+    """What went wrong ("" for nothing) and the output of an iptables command on the raw table."""
+    try:
+        done = subprocess.run(["iptables", "-w", "10", "-t", "raw", *words], capture_output=True, text=True,
+                              stdin=subprocess.DEVNULL, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"iptables: {error}", ""
+    return ("" if done.returncode == 0 else f"iptables: {' '.join(done.stderr.split()) or 'failed'}"), done.stdout

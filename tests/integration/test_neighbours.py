@@ -1,0 +1,111 @@
+"""Ports published on 127.0.0.1, tried from a neighbour's network namespace: no socket table shows the hole."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from helpers import neighbours
+from tests.conftest import Clone, require_docker
+from tests.integration import seen
+from tests.outside import Outside, outside
+
+pytestmark = pytest.mark.docker
+PARTS = ("mlflow", "jupyter", "store")
+INSIDE = {"mlflow": 8000, "jupyter": 8888, "store": 9000}
+
+
+@pytest.fixture(scope="module")
+def system(systems: Callable[[str], Clone]) -> Clone:
+    require_docker()
+    made = systems("docker")
+    made.up()
+    return made
+
+
+@pytest.fixture(scope="module")
+def neighbour(system: Clone) -> Iterator[Outside]:
+    with outside() as made:
+        made.claim_loopback()
+        yield made
+
+
+def networks(clone: Clone, part: str) -> list[str]:
+    """The addresses of a part's container."""
+    return seen.output("docker", "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}",
+                       seen.container(clone, part)).split()
+
+
+def targets(clone: Clone) -> list[tuple[str, int]]:
+    """Every way a neighbour could try: the published port on 127.0.0.1, and each container's own address."""
+    published = [("127.0.0.1", clone.ports[name]) for name in ("mlflow", "jupyter", "s3", "console")]
+    return published + [(address, INSIDE[part]) for part in PARTS for address in networks(clone, part)] \
+        + [(address, 5432) for address in networks(clone, "postgres")]
+
+
+def rules() -> list[str]:
+    return [line for line in seen.output("iptables", "-t", "raw", "-S", "PREROUTING").splitlines()
+            if "trackbed:" in line]
+
+
+def own_rules(clone: Clone) -> list[str]:
+    return [line for line in rules() if f'"trackbed:{clone.project}"' in line]
+
+
+def lets_in() -> bool:
+    return neighbours.let_in(seen.output("docker", "version", "-f", "{{.Server.Version}}"))
+
+
+def test_no_port_answers_a_neighbour(system: Clone, neighbour: Outside) -> None:
+    assert not neighbour.handshake(neighbour.machine, 1)
+    assert not [target for target in targets(system) if neighbour.handshake(*target)]
+
+
+def test_without_the_rules_this_engine_lets_a_neighbour_in(system: Clone, neighbour: Outside) -> None:
+    """That the test above can fail: and doctor says so, and `up` mends it although nothing else changed."""
+    if not lets_in():
+        pytest.skip("this engine keeps neighbours out by itself")
+    kept = rules()
+    for line in kept:  # another system's rule for 127.0.0.0/8 would hide the hole
+        _raw("-D", line)
+    try:
+        open_to = [target for target in targets(system) if neighbour.handshake(*target)]
+        assert ("127.0.0.1", system.ports["mlflow"]) in open_to
+        assert any(address != "127.0.0.1" and port == 8888 for address, port in open_to)
+        told = system.invoke("doctor")
+        assert "machines on the same network can reach ports published on 127.0.0.1" in told.stdout
+        assert "iptables -t raw -I PREROUTING" in told.stderr
+        done = system.up()
+        assert "drop rules were set" in done.stderr
+        assert not [target for target in targets(system) if neighbour.handshake(*target)]
+        assert "drop rules are set against it" in system.invoke("doctor").stdout
+    finally:
+        for line in kept:
+            if line not in rules():
+                _raw("-A", line)
+
+
+def _raw(action: str, line: str) -> None:
+    words = line.replace('"', "").split()
+    subprocess.run(["iptables", "-w", "10", "-t", "raw", action, *words[1:]], check=True, stdin=subprocess.DEVNULL)
+
+
+def test_up_twice_keeps_one_set_of_rules_and_down_removes_them(system: Clone, neighbour: Outside) -> None:
+    if not lets_in():
+        pytest.skip("this engine keeps neighbours out by itself")
+    before = sorted(own_rules(system))
+    assert len(before) == len(set(before)) == 3  # 127.0.0.0/8 and two networks
+    system.up()
+    assert sorted(own_rules(system)) == before
+    assert system.invoke("down").returncode == 0
+    assert own_rules(system) == []
+    system.up()
+    assert len(own_rules(system)) == 3
+    assert not [target for target in targets(system) if neighbour.handshake(*target)]
+
+
+def test_this_machine_itself_still_gets_in(system: Clone) -> None:
+    assert seen.ask(system.url("mlflow") + "/health")[0] == 200
+    assert seen.ask(system.url("jupyter") + "/api")[0] == 200

@@ -1,0 +1,64 @@
+"""One public system, and a neighbour in a network namespace of its own who attacks it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.conftest import Clone, require_docker
+from tests.outside import Outside, outside
+from tests.security.wire import Door, basic
+
+
+@dataclass
+class Target:
+    """A public system as an attacker sees it, with one honest user."""
+
+    clone: Clone
+    outside: Outside
+    user: str
+    password: str
+    token: str
+
+    def door(self, part: str) -> Door:
+        return Door(self.outside.machine, self.clone.ports[part],
+                    str(self.clone.project_folder / "gateway-root.crt"))
+
+    @property
+    def login(self) -> dict[str, str]:
+        return {"Authorization": basic(self.user, self.password)}
+
+
+@pytest.fixture(scope="session")
+def neighbour() -> Iterator[Outside]:
+    with outside() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def target(neighbour: Outside, clone_factory: Callable[..., Clone]) -> Target:
+    """Everything that can be opened is open: also the S3 API and the store's console."""
+    require_docker()
+    clone = clone_factory("docker")
+    clone.environment["TRACKBED_BIND_ADDRESS"] = neighbour.machine
+    done = clone.invoke("up", "--public", f"--public-address={neighbour.machine}", "--public-s3=true", timeout=1500)
+    assert done.returncode == 0, done.stderr
+    password = clone.value("users", "add", "ann")
+    token = re.search(r"token=(\S+)", clone.value("jupyter-url"))
+    assert re.fullmatch(r"[0-9a-f]{32}", password) and token
+    made = Target(clone, neighbour, "ann", password, token[1])
+    with neighbour.entered():
+        for _ in range(50):
+            if made.door("mlflow").ask(headers=made.login).status == 200:
+                break
+    return made
+
+
+@pytest.fixture
+def attack(target: Target) -> Iterator[Target]:
+    """The same, from outside: every socket that the test opens is the neighbour's."""
+    with target.outside.entered():
+        yield target

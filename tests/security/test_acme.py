@@ -1,0 +1,77 @@
+"""Certificates from a real ACME server: Caddy's own, as a program on this machine; its challenges come back over ports
+80 and 443 of the address that the gateway is bound to. TRACKBED_RIG_CADDY names the program."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Clone, require_docker
+from tests.outside import Outside
+from tests.security.wire import Door
+
+pytestmark = pytest.mark.docker
+CADDY = os.environ.get("TRACKBED_RIG_CADDY") or shutil.which("caddy") or ""
+CONFIG = """{{
+	admin off
+	storage file_system {folder}/data
+	skip_install_trust
+	auto_https disable_redirects
+}}
+https://{address}:14000 {{
+	bind {address}
+	tls internal
+	acme_server
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def authority(neighbour: Outside, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The directory's URL and the CA's root certificate. The CA sits on this machine's end of the cable."""
+    if not CADDY:
+        pytest.skip("NOT TESTED: no program caddy on this machine")
+    folder = tmp_path_factory.mktemp("acme")
+    (folder / "Caddyfile").write_text(CONFIG.format(folder=folder, address=neighbour.machine))
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([CADDY, "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"],
+                                   stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    root = folder / "data" / "pki" / "authorities" / "local" / "root.crt"
+    try:
+        for _ in range(100):
+            if root.exists():
+                break
+            time.sleep(0.1)
+        yield f"https://{neighbour.machine}:14000/acme/local/directory", root
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_an_address_gets_a_certificate(clone_factory: Callable[..., Clone], neighbour: Outside,
+                                       authority: tuple[str, Path]) -> None:
+    require_docker()
+    directory, root = authority
+    clone = clone_factory("docker")
+    clone.environment |= {"TRACKBED_BIND_ADDRESS": neighbour.machine, "TRACKBED_ACME_CA": directory,
+                          "TRACKBED_ACME_ROOT": str(root)}
+    done = clone.invoke("up", "--public", f"--public-address={neighbour.machine}", "--certificates=acme", timeout=1500)
+    assert done.returncode == 0, done.stderr
+    door = Door(neighbour.machine, clone.ports["mlflow"], str(root))
+    with neighbour.entered():
+        assert door.ask().status == 401
+        with door.connect() as link:
+            found = link.getpeercert()
+        assert found and ("IP Address", neighbour.machine) in found["subjectAltName"]
+        redirected = Door(neighbour.machine, 80, "").plain(b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert b"308" in redirected
+        with pytest.raises(ssl.SSLCertVerificationError):
+            Door(neighbour.machine, door.port, "/etc/ssl/certs/ca-certificates.crt").connect()
+    assert "export MLFLOW_TRACKING_URI=https://" in clone.value("env")

@@ -1,0 +1,136 @@
+"""Users, addresses, what the gateway is told and what is refused; no engine is asked."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from helpers import gateway, metadata, stack, users
+from helpers.engines.compose import DockerEngine
+from helpers.errors import SettingError, TrackbedError
+from tests.unit.fakes import system
+
+
+def test_a_password_is_shown_once_and_kept_as_a_hash(tmp_path: Path) -> None:
+    settings = system(tmp_path).settings
+    password = users.add(settings, "ann")
+    text = users.path(settings).read_text()
+    name, salt, digest = text.splitlines()[0].split(":")
+    assert name == "ann" and password not in text and len(password) == 32 and text.endswith("\nend\n")
+    assert digest == hashlib.sha256(bytes.fromhex(salt) + password.encode()).hexdigest()
+    assert users.path(settings).stat().st_mode & 0o777 == 0o600
+    assert users.passwd(settings, "ann") != password and users.path(settings).read_text() != text
+    users.add(settings, "bob@example.org")
+    assert sorted(users.load(settings)) == ["ann", "bob@example.org"]
+    users.remove(settings, "ann")
+    assert list(users.load(settings)) == ["bob@example.org"]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:b", "../x", "-x", "a" * 65, "ä", "a\nb", ".x"])
+def test_odd_names(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingError):
+        users.add(system(tmp_path).settings, name)
+
+
+def test_user_mistakes(tmp_path: Path) -> None:
+    settings = system(tmp_path).settings
+    users.add(settings, "annabel")
+    for change in (users.passwd, users.remove):
+        with pytest.raises(SettingError, match="Did you mean annabel"):
+            change(settings, "anabel")
+    with pytest.raises(SettingError, match="is there already"):
+        users.add(settings, "annabel")
+    users.path(settings).write_text("broken\n")
+    with pytest.raises(TrackbedError, match="damaged"):
+        users.load(settings)
+
+
+def test_public_names_hosts_and_origins_are_one_list(tmp_path: Path) -> None:
+    settings = system(tmp_path, public="true", public_address="203.0.113.7", mlflow_port="8001").settings
+    assert stack.browser_url(settings) == "https://203.0.113.7:8001"
+    assert "203.0.113.7:*" in stack.allowed_hosts(settings).split(",")
+    origins = stack.cors_origins(settings).split(",")
+    assert "https://203.0.113.7:8001" in origins and all(o.startswith("https://") for o in origins)
+
+
+def test_the_address_is_asked_for_remembered_and_never_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, said = system(tmp_path, public="true"), []
+    monkeypatch.setattr(metadata, "public_address", lambda: metadata.Found(why="no metadata service answers"))
+    with pytest.raises(SettingError, match="needs the address"):
+        gateway.settle_address(made, said.append)
+    monkeypatch.setattr(metadata, "public_address", lambda: metadata.Found("203.0.113.7", "AWS"))
+    gateway.settle_address(made, said.append)
+    assert made.settings.public_address == "203.0.113.7" and "203.0.113.7" in said[0]
+    made.state.save()
+    again = gateway.with_known_address(system(tmp_path, public="true"))
+    assert again.settings.public_address == "203.0.113.7"
+    monkeypatch.setattr(metadata, "public_address", lambda: metadata.Found(why="silent"))
+    gateway.settle_address(again, said.append)  # the service is silent today
+    assert again.settings.public_address == "203.0.113.7" and said[-1].startswith("warning: silent")
+    told = system(tmp_path, public="true", public_address="lab.example.org")
+    gateway.settle_address(told, said.append)
+    assert told.settings.public_address == "lab.example.org" and gateway.FOUND not in told.state.remembered
+
+
+@pytest.mark.parametrize(("flags", "engine", "node", "words"), [
+    ({"public": "true"}, "embedded", "", "needs the docker engine"),
+    ({"public": "true"}, "docker", "ssh://node", "would run on ssh://node"),
+])
+def test_what_cannot_be_public(tmp_path: Path, flags: dict[str, str], engine: str, node: str, words: str) -> None:
+    with pytest.raises(SettingError, match=words) as caught:
+        gateway.check_settings(system(tmp_path, **flags).settings, engine, node)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    ({"bind_address": "0.0.0.0"}, "loopback"), ({"public": "true", "public_address": "2001:db8::1"}, "IPv4"),
+    ({"public": "true", "domain": "203.0.113.7"}, "PUBLIC_ADDRESS"), ({"public": "ja"}, "one of true, false"),
+    ({"public": "true", "domain": "lab.example.org", "mlflow_port": "443"}, "cannot share a port"),
+    ({"acme_ca": "http://ca/dir"}, "https://"), ({"acme_root": "/nowhere.pem"}, "PEM"),
+])
+def test_wrong_settings(tmp_path: Path, flags: dict[str, str], words: str) -> None:
+    with pytest.raises(SettingError, match=words):
+        system(tmp_path, **flags)
+
+
+@pytest.mark.parametrize(("flags", "overlays"), [
+    ({}, ["minio"]), ({"object_store": "versitygw"}, ["versitygw"]),
+    ({"public": "true"}, ["minio", "public", "public-store", "public-console"]),
+    ({"public": "true", "object_store": "versitygw"}, ["versitygw", "public", "public-store"]),
+    ({"public": "true", "object_store": "versitygw", "public_s3": "true"},
+     ["versitygw", "public", "public-store", "public-console", "public-s3"]),
+    ({"public": "true", "domain": "lab.example.org"},
+     ["minio", "public", "public-store", "public-console", "public-acme"]),
+])
+def test_overlays(tmp_path: Path, flags: dict[str, str], overlays: list[str]) -> None:
+    made = system(tmp_path, **{"public_address": "203.0.113.7", **flags})
+    files = DockerEngine(made).files
+    assert [f.removeprefix("docker/compose.").removesuffix(".yaml") for f in files[1:]] == overlays
+    assert all((stack.ROOT / f).exists() for f in files)
+
+
+@pytest.mark.parametrize(("flags", "certificates", "profile", "bound"), [
+    ({}, "internal", "", "0.0.0.0"), ({"domain": "lab.example.org"}, "acme", "", "0.0.0.0"),
+    ({"certificates": "acme"}, "acme", "profile shortlived", "0.0.0.0"),
+    ({"bind_address": "192.0.2.1"}, "internal", "", "192.0.2.1"),
+    ({"domain": "lab.example.org", "certificates": "internal"}, "internal", "", "0.0.0.0"),
+])
+def test_what_the_gateway_is_told(tmp_path: Path, flags: dict[str, str], certificates: str, profile: str,
+                                  bound: str) -> None:
+    made = system(tmp_path, public="true", public_address="203.0.113.7", **flags)
+    told = DockerEngine(made)._gateway_variables()
+    assert told["TRACKBED_GATEWAY_CERTIFICATES"] == certificates
+    assert told["TRACKBED_GATEWAY_ACME_PROFILE"] == profile and told["TRACKBED_GATEWAY_ADDRESS"] == bound
+
+
+def test_client_lines_hold_no_password(tmp_path: Path) -> None:
+    settings = system(tmp_path, public="true", public_address="203.0.113.7").settings
+    password = users.add(settings, "ann")
+    gateway.root_path(settings).write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    lines = gateway.client_lines(settings, None)
+    assert "MLFLOW_TRACKING_USERNAME=ann" in lines and "BEGIN CERTIFICATE" in lines and password not in lines
+    with pytest.raises(SettingError, match="nobody of that name"):
+        gateway.client_lines(settings, "zed")
+    assert "ssh -N" in gateway.client_lines(system(tmp_path).settings, None)

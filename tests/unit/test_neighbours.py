@@ -1,0 +1,93 @@
+"""Drop rules: which, for which engine, and put and removed against a stand-in for iptables."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from helpers import neighbours
+from helpers.neighbours import Bridge, Rule
+
+BRIDGES = (Bridge("br-1", ("172.18.0.0/16",)), Bridge("br-2", ("172.19.0.0/16", "10.9.0.0/24")))
+
+
+@pytest.mark.parametrize(("version", "expected"), [
+    ("26.1.5+dfsg1", True), ("25.0.0", True), ("28.0.0", False), ("29.1", False), ("27.5.1", True), ("dev", False),
+])
+def test_which_engines(version: str, expected: bool) -> None:
+    assert neighbours.let_in(version) is expected
+
+
+def test_rules_name_every_subnet_and_spare_its_own_bridge() -> None:
+    rules = neighbours.address_rules("lab", BRIDGES)
+    assert [rule[:5] for rule in rules] == [
+        ("-d", "172.18.0.0/16", "!", "-i", "br-1"), ("-d", "172.19.0.0/16", "!", "-i", "br-2"),
+        ("-d", "10.9.0.0/24", "!", "-i", "br-2")]
+    assert all(rule[-2:] == ("-j", "DROP") and "trackbed:lab" in rule for rule in rules)
+
+
+def test_metadata_keeps_dns() -> None:
+    rules = neighbours.metadata_rules("lab", BRIDGES)
+    assert len(rules) == 2
+    assert all(rule[rule.index("--dport") + 1] == "80" and "tcp" in rule for rule in rules)
+
+
+class Table:
+    """The raw table as iptables keeps it: words in, `-S` out."""
+
+    def __init__(self, *foreign: str) -> None:
+        self.rules = [tuple(shlex.split(line)) for line in foreign]
+        self.broken = ""
+
+    def __call__(self, *words: str) -> tuple[str, str]:
+        if self.broken and words[0] != "-S":
+            return self.broken, ""
+        if words[0] == "-S":
+            lines = [shlex.join(("-A", "PREROUTING", *rule)) for rule in self.rules]
+            return "", "\n".join(["-P PREROUTING ACCEPT", *lines])
+        rule = tuple(words[2:])
+        if words[0] == "-I":
+            self.rules.insert(0, rule)
+        else:
+            self.rules.remove(rule)
+        return "", ""
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> Table:
+    made = Table("-d 172.18.0.0/16 ! -i br-1 -m comment --comment trackbed:lab2 -j DROP", "-i eth0 -j ACCEPT")
+    monkeypatch.setattr(neighbours, "_iptables", made)
+    monkeypatch.setattr(neighbours, "may_change", lambda: True)
+    return made
+
+
+def wanted() -> tuple[Rule, ...]:
+    return (*neighbours.loopback_rules("lab"), *neighbours.address_rules("lab", BRIDGES))
+
+
+def test_twice_is_once_and_others_stay(table: Table) -> None:
+    foreign = list(table.rules)
+    for _ in range(2):
+        assert neighbours.put("lab", wanted()) == ""
+        assert sorted(neighbours.existing("lab")) == sorted(wanted())
+    neighbours.put("lab", wanted()[:2])  # a network is gone
+    assert sorted(neighbours.existing("lab")) == sorted(wanted()[:2])
+    neighbours.remove("lab")
+    assert table.rules == foreign
+
+
+def test_doubles_are_reduced_to_one(table: Table) -> None:
+    table.rules += [wanted()[0], wanted()[0]]
+    neighbours.put("lab", wanted())
+    assert sorted(neighbours.existing("lab")) == sorted(wanted())
+
+
+def test_a_failure_is_told(table: Table) -> None:
+    table.broken = "iptables: Permission denied"
+    assert neighbours.put("lab", wanted()) == "iptables: Permission denied"
+
+
+def test_lines_can_be_typed() -> None:
+    for line in neighbours.lines(wanted()):
+        assert shlex.split(line)[:6] == ["sudo", "iptables", "-t", "raw", "-I", "PREROUTING"]
