@@ -376,10 +376,12 @@ def env(context: Context, name: str | None = None, project: str | None = None, s
     console.value(gateway.client_lines(system.settings, name))
 
 
-@trackbed_task(help={**WHERE, **FORMAT, "init": "make what `docker compose up` needs: images, volumes, secrets, .env"})
-def credentials(context: Context, project: str | None = None, state_dir: str | None = None, format: str = "table",
-                init: bool = False) -> None:
-    """Show the generated secrets."""
+@trackbed_task(klass=OptionalWord, positional=["action"],
+               help={**WHERE, **FORMAT, "action": "rotate: new ones while it runs; without a word they are shown",
+                     "init": "make what `docker compose up` needs: images, volumes, secrets, .env"})
+def credentials(context: Context, action: str | None = None, project: str | None = None, state_dir: str | None = None,
+                format: str = "table", init: bool = False) -> None:
+    """Show the generated secrets; `credentials rotate` replaces every one of them and keeps the data."""
     from helpers import console, lifecycle
 
     _choose(format, "table", "json", "env")
@@ -388,6 +390,16 @@ def credentials(context: Context, project: str | None = None, state_dir: str | N
         with console.Progress() as progress:
             lifecycle.initialise(system, progress, console.notice)
         console.notice("ready for `docker compose up -d`")
+        return
+    if action:
+        _choose(action, "rotate", what="action")
+        with console.Progress() as progress:
+            view, renewed, kept = lifecycle.rotate(system, progress, progress.notice)
+        _show(view)
+        console.notice(f"\nnew: {', '.join(renewed)}; the old ones open nothing any more")
+        if kept:
+            console.notice(f"not changed, because they were given (.env, environment or a server elsewhere): "
+                           f"{', '.join(kept)}")
         return
     lifecycle.running(system)
     found = system.credentials()

@@ -161,6 +161,20 @@ def ensure(settings: Settings) -> Credentials:
                        tuple(changed), tuple(repaired))
 
 
+def renew(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """New values for the secrets that were generated, and the names of those that only their giver can change.
+
+    What runs keeps the old ones until the next start takes the new ones over, however often that is interrupted.
+    """
+    before = ensure(settings)
+    theirs = tuple(name for name in before.names
+                   if _given(settings, name) or _file(settings, name) != name or name not in _MAKERS)
+    ours = tuple(name for name in before.names if name not in theirs)
+    for name in ours:
+        write_private(settings.folder / FOLDER / name, _MAKERS[name]().encode())
+    return ours, theirs
+
+
 def forget(settings: Settings) -> None:
     """Delete every secret of the project: for when its data are deleted."""
     folder = settings.folder / FOLDER

@@ -211,6 +211,18 @@ def initialise(system: System, sink: Sink, notice: Notice) -> Engine:
         return engine
 
 
+def rotate(system: System, sink: Sink, notice: Notice) -> tuple[Overview, tuple[str, ...], tuple[str, ...]]:
+    """New secrets on a running system, all data kept. Gives the names renewed and those that were given by the user.
+
+    Interrupted, the next ``up`` takes the new ones over.
+    """
+    with changing(system, notice):
+        running(system)
+        renewed, kept = credentials.renew(system.settings)
+        fresh = System(system.settings, system.state)  # reads them again
+        return bring_up(fresh, sink, notice)[0], renewed, kept
+
+
 def down(system: System, sink: Sink, notice: Notice) -> tuple[str, ...]:
     """Stop the parts, the notebook first; data stay. Gives what was stopped."""
     if not system.state.existed:

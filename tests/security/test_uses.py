@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import ssl
@@ -67,6 +68,44 @@ def test_users_come_and_go_while_an_upload_runs(attack: Target) -> None:
     assert door.ask("/version", headers=attack.login).status == 200
     got = door.ask(path, headers=attack.login)
     assert got.status == 200
+
+
+def test_rotated_credentials(rotated: tuple[Target, dict[str, str], str]) -> None:
+    """Every secret is another one, the old ones open nothing, no run is lost, logins stay."""
+    target, old, run = rotated
+    new = json.loads(target.clone.value("credentials", "--format=json"))
+    assert set(new) == set(old) and not set(new.values()) & set(old.values())
+    with target.outside.entered():
+        jupyter, mlflow = target.door("jupyter"), target.door("mlflow")
+        for token, status in ((old["JUPYTER_TOKEN"], 403), (new["JUPYTER_TOKEN"], 200)):
+            assert jupyter.ask("/api/contents", headers={"Authorization": f"token {token}"}).status == status
+        assert mlflow.ask(f"/api/2.0/mlflow/runs/get?run_id={run}", headers=target.login).status == 200
+        path = "/api/2.0/mlflow-artifacts/artifacts/rotated/x.txt"
+        assert mlflow.ask(path, headers=target.login).body == b"before"
+        assert mlflow.ask(path, "PUT", target.login, b"after").status == 200
+    login = ("sh", "-c", 'PGPASSWORD="$0" psql -X -h "$(hostname -i)" -U mlflow -d postgres -Atc "SELECT 1"')
+    for password, code in ((old["POSTGRES_PASSWORD"], 2), (new["POSTGRES_PASSWORD"], 0)):
+        done = seen.run("docker", "exec", seen.container(target.clone, "postgres"), *login, password)
+        assert done.returncode == code, done.stderr
+    assert target.clone.invoke("check").returncode == 0
+
+
+@pytest.fixture
+def rotated(target: Target) -> tuple[Target, dict[str, str], str]:
+    """The system after `invoke credentials rotate`, its former secrets, and a run of before."""
+    old = json.loads(target.clone.value("credentials", "--format=json"))
+    with target.outside.entered():
+        door = target.door("mlflow")
+        made = door.json("/api/2.0/mlflow/runs/create", {"experiment_id": "0"}, target.login)
+        assert door.ask("/api/2.0/mlflow-artifacts/artifacts/rotated/x.txt", "PUT", target.login,
+                        b"before").status == 200
+    done = target.clone.invoke("credentials", "rotate", timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert not [v for v in old.values() if v in done.stdout + done.stderr]
+    found = re.search(r"token=(\S+)", target.clone.value("jupyter-url"))
+    assert found
+    target.token = found[1]
+    return target, old, json.loads(made.body)["run"]["info"]["run_id"]
 
 
 def _until(attack: Target, name: str, password: str, status: int) -> None:

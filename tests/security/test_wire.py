@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import time
@@ -47,6 +48,7 @@ def test_odd_headers(attack: Target, headers: str, expected: tuple[int, ...]) ->
     assert door.raw(f"POST / HTTP/1.1\r\n{headers.format(host=door.host)}\r\n".encode(), 8).status in expected
 
 
+WRONG = int(os.environ.get("TRACKBED_WRONG_PASSWORDS", "300"))
 PATHS = ("/../../../../etc/passwd", "/..%2f..%2f..%2fetc%2fpasswd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd",
          "/static-files/../../../../etc/passwd", "/static-files/..%2f..%2f..%2f..%2fetc%2fpasswd",
          "/..;/..;/etc/passwd",
@@ -138,14 +140,15 @@ def test_wrong_passwords_do_not_starve_right_ones(attack: Target) -> None:
     with ThreadPoolExecutor(8) as pool:
         begun = time.monotonic()
         with attack.outside.entered():
-            futures = [pool.submit(_outside, attack, guess, n) for n in range(300)]
+            futures = [pool.submit(_outside, attack, guess, n) for n in range(WRONG)]
         slowest = 0.0
         while not all(f.done() for f in futures):
             at = time.monotonic()
             assert door.ask("/version", headers=attack.login).status == 200
             slowest = max(slowest, time.monotonic() - at)
         statuses = [f.result() for f in futures]
-    assert set(statuses) <= {401, 429} and statuses.count(429) > 200, (time.monotonic() - begun, statuses[:20])
+    assert set(statuses) <= {401, 429}
+    assert statuses.count(429) > WRONG * 2 // 3, (time.monotonic() - begun, statuses[:20])
     assert slowest < 5
 
 

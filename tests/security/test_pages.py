@@ -1,0 +1,105 @@
+"""The pages behind the gateway in headless Chromium, which sits outside, as a colleague's browser does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.security.conftest import Target
+
+pytestmark = pytest.mark.docker
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage")
+SLOW = 60_000  # ms
+
+
+@pytest.fixture
+def page(attack: Target) -> Iterator[Page]:
+    """A page with ann's login; at the end no request may have been refused. Its driver starts outside, so it is there.
+
+    The certificate is looked at by other tests: Chromium on Linux has a store of its own that is not ours to change.
+    """
+    if CHROMIUM is None:
+        if os.environ.get("TRACKBED_REQUIRE_BROWSER") == "1":
+            pytest.fail("TRACKBED_REQUIRE_BROWSER=1, but no Chromium is installed")
+        pytest.skip("NOT TESTED: no Chromium on this machine")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS), headless=True)
+        context = chromium.new_context(viewport={"width": 1400, "height": 900}, ignore_https_errors=True,
+                                       http_credentials={"username": attack.user, "password": attack.password})
+        context.set_default_timeout(SLOW)
+        refused: list[str] = []
+        context.on("response", lambda answer: refused.append(f"{answer.status} {answer.request.method} {answer.url}")
+                   if answer.status in (403, 421, 429) or answer.status >= 500 else None)
+        context.on("console", lambda message: refused.append(message.text)
+                   if message.type == "error" and re.search(r"\b403\b|CORS|Cross-origin", message.text) else None)
+        yield context.new_page()
+        context.close()
+        chromium.close()
+    assert not refused, refused
+
+
+def shot(page: Page, name: str) -> None:
+    """Keep a picture where someone asked for them."""
+    if folder := os.environ.get("TRACKBED_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=Path(folder) / f"public-{name}.png")
+
+
+def test_mlflow_writes_and_shows_through_the_gateway(attack: Target, page: Page) -> None:
+    """An experiment made, a run renamed, an artifact's text looked at: POSTs from the UI's own origin included."""
+    door, name = attack.door("mlflow"), f"public-{uuid.uuid4().hex[:6]}"
+    page.goto(f"https://{door.host}/#/experiments")
+    expect(page.get_by_text("Default", exact=True).first).to_be_visible(timeout=SLOW)
+    page.get_by_role("button", name="Create").first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_placeholder("Input an experiment name").fill(name)
+    with page.expect_response(re.compile(r"/experiments/create$")) as created:
+        dialog.get_by_role("button", name="Create").click()
+    assert created.value.status == 200, created.value.text()
+    experiment = created.value.json()["experiment_id"]
+
+    answer = door.json("/api/2.0/mlflow/runs/create", {"experiment_id": experiment, "run_name": "before"}, attack.login)
+    info = json.loads(answer.body)["run"]["info"]
+    path = info["artifact_uri"].removeprefix("mlflow-artifacts:").lstrip("/")
+    put = door.ask(f"/api/2.0/mlflow-artifacts/artifacts/{path}/hello.txt", "PUT", attack.login,
+                   b"seen through the gateway")
+    assert put.status == 200, put.text
+    page.goto(f"https://{door.host}/#/experiments/{experiment}/runs/{info['run_id']}")
+    page.get_by_test_id("overflow-menu-trigger").first.click()
+    page.get_by_role("menuitem", name="Rename").click()
+    page.get_by_test_id("rename-modal-input").fill("renamed-outside")
+    with page.expect_response(re.compile(r"/runs/update$")) as renamed:
+        page.get_by_role("dialog").get_by_role("button", name="Save").click()
+    assert renamed.value.status == 200, renamed.value.text()
+    expect(page.get_by_text("renamed-outside").first).to_be_visible(timeout=SLOW)
+    page.goto(f"https://{door.host}/#/experiments/{experiment}/runs/{info['run_id']}/artifacts/hello.txt")
+    expect(page.get_by_text("seen through the gateway").first).to_be_visible(timeout=SLOW)
+    shot(page, "artifact")
+
+
+def test_a_notebook_runs_through_the_gateway(attack: Target, page: Page) -> None:
+    """JupyterLab with its token: pages, WebSockets of a kernel, and a run whose printed link opens."""
+    page.goto(f"https://{attack.door('jupyter').host}/lab?token={attack.token}&reset")
+    page.locator(".jp-LauncherCard[data-category='Notebook']").first.click()
+    name = f"outside-{uuid.uuid4().hex[:6]}"
+    page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell .cm-content").first.click()
+    expect(page.get_by_text(re.compile(r"\| Idle$"))).to_be_visible(timeout=SLOW)
+    page.keyboard.insert_text(f"import mlflow; run = mlflow.start_run(run_name='{name}'); mlflow.end_run()")
+    page.keyboard.press("Shift+Enter")
+    link = page.locator(".jp-OutputArea-output a", has_text="/runs/").first
+    link.wait_for(timeout=2 * SLOW)
+    target = link.get_attribute("href") or ""
+    assert target.startswith(f"https://{attack.door('mlflow').host}/"), target
+    page.goto(target)
+    expect(page.get_by_text(name).first).to_be_visible(timeout=SLOW)
+    shot(page, "linked-run")
