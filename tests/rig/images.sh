@@ -12,6 +12,7 @@ golang=golang:1.26-trixie
 notebook=quay.io/jupyter/minimal-notebook:2026-09-01
 gateway=ghcr.io/versity/versitygw:v1.8.0
 gateway_version=${gateway##*:}
+authority_version=v2.11.7  # Caddy, as an ACME server
 newest_version=v2.0.0-beta.24  # moby's module; Docker 29
 ca=/etc/ssl/certs/ca-certificates.crt
 
@@ -91,6 +92,16 @@ gateway_program() {
   rm -rf "$home/go"
 }
 
+authority() {  # whom the gateway asks for certificates; the test that needs it waits for the file
+  local go; go=$(compiler)
+  GOBIN=$home/go-acme/bin GOPATH=$home/go-acme/path GOCACHE=$home/go-acme/cache GOTOOLCHAIN=auto GOFLAGS=-modcacherw \
+    CGO_ENABLED=0 PATH="$go:$PATH" nice -n 19 go install -trimpath -ldflags "-s -w" \
+    "github.com/caddyserver/caddy/v2/cmd/caddy@$authority_version"
+  mkdir -p "$home/authority"
+  mv "$home/go-acme/bin/caddy" "$home/authority/caddy-$authority_version"
+  rm -rf "$home/go-acme"
+}
+
 newest_engine() {  # Docker 29's daemon, for what newer engines say; the tests that need it wait for the file
   local go; go=$(compiler)
   GOBIN=$home/go29/bin GOPATH=$home/go29/path GOCACHE=$home/go29/cache GOTOOLCHAIN=auto GOFLAGS=-modcacherw \
@@ -124,4 +135,8 @@ fi
 if [ ! -x "$home/newest/dockerd-$newest_version" ]; then
   say "building Docker 29's daemon from source in the background"
   newest_engine >"$home/newest-engine.log" 2>&1 </dev/null 9>&- &
+fi
+if [ ! -x "$home/authority/caddy-$authority_version" ]; then
+  say "building Caddy from source in the background"
+  authority >"$home/authority.log" 2>&1 </dev/null 9>&- &
 fi

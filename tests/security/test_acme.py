@@ -1,5 +1,5 @@
-"""Certificates from a real ACME server: Caddy's own, as a program on this machine; its challenges come back over ports
-80 and 443 of the address that the gateway is bound to. TRACKBED_RIG_CADDY names the program."""
+"""Certificates from a real ACME server: Caddy's own, as a program on this machine (tests/rig builds it); its challenges
+come back over ports 80 and 443 of the address that the gateway is bound to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from tests.outside import Outside
 from tests.security.wire import Door
 
 pytestmark = pytest.mark.docker
-CADDY = os.environ.get("TRACKBED_RIG_CADDY") or shutil.which("caddy") or ""
 CONFIG = """{{
 	admin off
 	storage file_system {folder}/data
@@ -33,15 +32,27 @@ https://{address}:14000 {{
 """
 
 
+def program() -> str:
+    """Caddy of the rig, which may still be building it, or this machine's own; "" for none."""
+    folder = Path(os.environ.get("TRACKBED_RIG_HOME", "/var/tmp/trackbed-rig"))
+    end = time.monotonic() + 900
+    while (folder / "authority.log").exists() and not list(folder.glob("authority/caddy-*")):
+        assert time.monotonic() < end, (folder / "authority.log").read_text()[-500:]
+        time.sleep(1)
+    return str(next(iter(folder.glob("authority/caddy-*")), shutil.which("caddy") or ""))
+
+
 @pytest.fixture(scope="module")
 def authority(neighbour: Outside, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The directory's URL and the CA's root certificate. The CA sits on this machine's end of the cable."""
-    if not CADDY:
+    require_docker()
+    caddy = program()
+    if not caddy:
         pytest.skip("NOT TESTED: no program caddy on this machine")
     folder = tmp_path_factory.mktemp("acme")
     (folder / "Caddyfile").write_text(CONFIG.format(folder=folder, address=neighbour.machine))
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen([CADDY, "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"],
+        process = subprocess.Popen([caddy, "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"],
                                    stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     root = folder / "data" / "pki" / "authorities" / "local" / "root.crt"
     try:
@@ -55,9 +66,9 @@ def authority(neighbour: Outside, tmp_path_factory: pytest.TempPathFactory) -> I
         process.wait(20)
 
 
+@pytest.mark.timeout(1800)
 def test_an_address_gets_a_certificate(clone_factory: Callable[..., Clone], neighbour: Outside,
                                        authority: tuple[str, Path]) -> None:
-    require_docker()
     directory, root = authority
     clone = clone_factory("docker")
     clone.environment |= {"TRACKBED_BIND_ADDRESS": neighbour.machine, "TRACKBED_ACME_CA": directory,
