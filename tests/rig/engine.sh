@@ -41,6 +41,7 @@ mkdir -p "$home"
 if ! complete || { ! answers && ! command -v dockerd >/dev/null; }; then
   say "unpacking Docker and Compose"
   unpack >"$home/engine-install.log" 2>&1 || { tail -n 15 "$home/engine-install.log" >&2; exit 1; }
+  hash -r  # bash remembers where another docker was, whose folder has no containerd
   complete || { say "docker compose or buildx does not run"; exit 1; }
 fi
 if ! answers; then
