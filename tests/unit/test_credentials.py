@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.credentials import NAMES, Credentials, ensure, forget, load
+from helpers.credentials import NAMES, Credentials, ensure, forget, load, renew
 from helpers.errors import TrackbedError
 from helpers.settings import Settings
 
@@ -54,6 +54,33 @@ def test_two_projects_differ(tmp_path: Path) -> None:
     one.mkdir()
     two.mkdir()
     assert not set(ensure(settings(one)).values.values()) & set(ensure(settings(two)).values.values())
+
+
+def test_renewed(tmp_path: Path) -> None:
+    before = ensure(settings(tmp_path))
+    assert renew(settings(tmp_path)) == (NAMES, ())
+    after = load(settings(tmp_path))
+    assert after.missing == () and not set(after.values.values()) & set(before.values.values())
+    assert ensure(settings(tmp_path)) == after
+    assert all(mode(secrets(tmp_path) / name) == 0o600 for name in NAMES)
+
+
+def test_the_users_own_is_not_renewed(tmp_path: Path) -> None:
+    own = settings(tmp_path, f"POSTGRES_PASSWORD={OWN}\n")
+    before = ensure(own)
+    renewed, kept = renew(own)
+    assert kept == ("POSTGRES_PASSWORD",) and set(renewed) == set(NAMES) - set(kept)
+    assert load(own)["POSTGRES_PASSWORD"] == OWN and load(own)["JUPYTER_TOKEN"] != before["JUPYTER_TOKEN"]
+
+
+def test_keys_of_a_store_elsewhere_are_not_renewed(tmp_path: Path) -> None:
+    external = settings(tmp_path, "OBJECT_STORE=external\nS3_ENDPOINT=https://s3.example.org\n"
+                                  "S3_ACCESS_KEY=theirs-1\nS3_SECRET_KEY=theirs-secret-2\n")
+    ensure(external)
+    external = settings(tmp_path, "OBJECT_STORE=external\nS3_ENDPOINT=https://s3.example.org\n")  # kept from before
+    renewed, kept = renew(external)
+    assert set(kept) == {"S3_ACCESS_KEY", "S3_SECRET_KEY"} and set(renewed) == {"POSTGRES_PASSWORD", "JUPYTER_TOKEN"}
+    assert load(external)["S3_SECRET_KEY"] == "theirs-secret-2"
 
 
 def test_the_users_value_wins_and_stays(tmp_path: Path) -> None:
