@@ -47,6 +47,7 @@ NOTEBOOK = {
     "env": "a further NAME=VALUE for the notebook; may be given several times",
     "volume": "a further SOURCE:/TARGET[:ro] for the notebook (Docker); may be given several times",
 }
+BOOT = {"on_boot": "also after a reboot: writes a systemd unit (embedded); --on-boot=false removes it"}
 FORMAT = {"format": "table, json or env (default: table)"}
 
 
@@ -128,12 +129,12 @@ def _load(flags: dict[str, str | None]) -> System:
     return system
 
 
-def _choose(format: str, *allowed: str) -> str:
+def _choose(format: str, *allowed: str, what: str = "--format=") -> str:
     if format not in allowed:
         from helpers.errors import SettingError
         from helpers.spelling import did_you_mean, nearest
 
-        raise SettingError(f"--format={format}: must be one of {', '.join(allowed)}."
+        raise SettingError(f"{what}{format}: must be one of {', '.join(allowed)}."
                            f"{did_you_mean(nearest(format, allowed))}")
     return format
 
@@ -165,8 +166,9 @@ def _show(view: Overview) -> None:
         console.notice("  " + addresses.ssh_line(view.ports, view.settings.public_address))
 
 
-@trackbed_task(iterable=list(NOTEBOOK),
-               help={**WHERE, **WHAT, **NOTEBOOK, "dry_run": "print the equivalent plain commands, start nothing",
+@trackbed_task(iterable=list(NOTEBOOK), optional=list(BOOT),
+               help={**WHERE, **WHAT, **NOTEBOOK, **BOOT,
+                     "dry_run": "print the equivalent plain commands, start nothing",
                      "name_prefix": "with --dry-run: another name and free ports, to run beside the real system",
                      "adopt": "take over volumes whose state folder was lost"})
 def up(context: Context, project: str | None = None, state_dir: str | None = None, engine: str | None = None,
@@ -176,11 +178,18 @@ def up(context: Context, project: str | None = None, state_dir: str | None = Non
        jupyter_port: str | None = None, s3_port: str | None = None, s3_console_port: str | None = None,
        s3_bucket: str | None = None, workspace: str | None = None, public_address: str | None = None,
        tracking_uri: str | None = None, tracking_username: str | None = None, tracking_ca: str | None = None,
-       ready_timeout: str | None = None, dry_run: bool = False, name_prefix: str | None = None,
-       adopt: bool = False) -> None:
+       ready_timeout: str | None = None, on_boot: str | bool | None = None, dry_run: bool = False,
+       name_prefix: str | None = None, adopt: bool = False) -> None:
     """Bring everything up; ready when it returns. Repairs what is half-started, does nothing when all is well."""
     flags = {name: value for name, value in locals().items() if name in WHERE or name in WHAT}
-    _up(_load(flags | _further(env, volume)), dry_run, name_prefix, adopt)
+    wanted = None if on_boot is None else _choose(str(on_boot).lower(), "true", "false", what="--on-boot=") == "true"
+    system = _load(flags | _further(env, volume))
+    _up(system, dry_run, name_prefix, adopt)
+    if wanted is not None and not dry_run:
+        from helpers import boot, console
+
+        for line in boot.install(system) if wanted else boot.remove(system.settings):
+            console.notice(line)
 
 
 def _further(env: list[str] | None, volume: list[str] | None) -> dict[str, str | None]:
