@@ -463,6 +463,19 @@ def restore(context: Context, file: str, project: str | None = None, state_dir: 
         console.notice(f"what was there before: {done.before}")
 
 
+@trackbed_task(help={**WHERE, "to": "docker or embedded", "object_store": WHAT["object_store"]})
+def move(context: Context, to: str, project: str | None = None, state_dir: str | None = None,
+         object_store: str | None = None) -> None:
+    """Bring everything to the other engine: back up, restore there, switch, remove here."""
+    from helpers import console, moves
+
+    system = _load({"project": project, "state_dir": state_dir, "object_store": object_store and "auto"})
+    with console.Progress() as progress:
+        archived, view = moves.move(system, to, object_store or "", progress, progress.notice)
+    _show(view)
+    console.notice(f"\nmoved; the archive it was carried in is kept: {archived}")
+
+
 @trackbed_task(help={**WHERE, "back": "return to the state that the last upgrade kept"})
 def upgrade(context: Context, project: str | None = None, state_dir: str | None = None, back: bool = False) -> None:
     """Go to this clone's versions: back up, migrate a copy of the database, prove it, switch. The old copy is kept."""
