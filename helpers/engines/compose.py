@@ -599,7 +599,7 @@ class DockerEngine:
                     replaced = {name for name, s in statuses.items()
                                 if s.state is State.EXITED and s.identity == before.get(name)}
                     watched = set(self.part_names) - stale - replaced - {BUCKET}
-                    stop_at_failed(self, watched, seen)
+                    stop_at_failed(self, watched, seen, statuses.values())
                     if time.monotonic() > deadline:
                         raise self._timed_out(statuses)
                     time.sleep(0.25)
