@@ -156,9 +156,10 @@ def wait(engine: Engine, parts: Iterable[str], timeout: float, sink: Sink, chang
                 del missing[part]
                 sink.part(part, "ready")
         if changed and not missing:
-            # an answer may come from a process that a killed part left behind
+            # an answer may come from a process that a killed part left behind, and `status` right after `up` says the
+            # engine's word: its own health check may come a moment after ours
             missing.update((s.name, str(s.state)) for s in engine.parts()
-                           if s.name in wanted and s.state in (State.EXITED, State.RESTARTING))
+                           if s.name in wanted and s.state in (State.EXITED, State.RESTARTING, State.STARTING))
         if missing:
             stop_at_failed(engine, wanted, seen)
             raise _NotYet

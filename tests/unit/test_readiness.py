@@ -124,6 +124,17 @@ def test_it_waits_until_the_answer_changes(server: Server) -> None:
     assert 0.7 <= time.monotonic() - begun < 10
 
 
+def test_it_waits_for_the_word_of_the_engine_too(server: Server) -> None:
+    class Late(FakeEngine):
+        def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
+            super().parts()
+            return (READY[0], PartStatus(JUPYTER, State.STARTING if self.looks < 4 else State.READY))
+
+    engine = Late(server.port)
+    wait(engine)
+    assert engine.parts() == READY and engine.looks > 4, "status right after it says ready"
+
+
 @pytest.mark.parametrize("state", [State.EXITED, State.UNHEALTHY])
 def test_a_failed_part_ends_the_wait_at_once(server: Server, state: State) -> None:
     server.rule = lambda method, path: (500, b"")
