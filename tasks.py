@@ -52,6 +52,7 @@ NOTEBOOK = {
     "volume": "a further SOURCE:/TARGET[:ro] for the notebook (Docker); may be given several times",
 }
 PUBLIC = {"public": "open to other machines, through a gateway with TLS and logins; --public=false ends that"}
+BOOT = {"on_boot": "also after a reboot: writes a systemd unit (embedded); --on-boot=false removes it"}
 FORMAT = {"format": "table, json or env (default: table)"}
 
 
@@ -170,8 +171,8 @@ def _show(view: Overview) -> None:
         console.notice("  " + addresses.ssh_line(view.ports, view.settings.public_address))
 
 
-@trackbed_task(iterable=list(NOTEBOOK), optional=list(PUBLIC),
-               help={**WHERE, **WHAT, **NOTEBOOK, **PUBLIC,
+@trackbed_task(iterable=list(NOTEBOOK), optional=[*PUBLIC, *BOOT],
+               help={**WHERE, **WHAT, **NOTEBOOK, **PUBLIC, **BOOT,
                      "dry_run": "print the equivalent plain commands, start nothing",
                      "name_prefix": "with --dry-run: another name and free ports, to run beside the real system",
                      "adopt": "take over volumes whose state folder was lost"})
@@ -184,11 +185,19 @@ def up(context: Context, project: str | None = None, state_dir: str | None = Non
        tracking_uri: str | None = None, tracking_username: str | None = None, tracking_ca: str | None = None,
        ready_timeout: str | None = None, public: str | bool | None = None, domain: str | None = None,
        certificates: str | None = None, public_s3: str | None = None, bind_address: str | None = None,
-       dry_run: bool = False, name_prefix: str | None = None, adopt: bool = False) -> None:
+       on_boot: str | bool | None = None, dry_run: bool = False, name_prefix: str | None = None,
+       adopt: bool = False) -> None:
     """Bring everything up; ready when it returns. Repairs what is half-started, does nothing when all is well."""
     flags = {name: value for name, value in locals().items() if name in WHERE or name in WHAT}
     flags["public"] = str(public).lower() if isinstance(public, bool) else public  # `--public` alone is true
-    _up(_load(flags | _further(env, volume)), dry_run, name_prefix, adopt)
+    wanted = None if on_boot is None else _choose(str(on_boot).lower(), "true", "false", what="--on-boot=") == "true"
+    system = _load(flags | _further(env, volume))
+    _up(system, dry_run, name_prefix, adopt)
+    if wanted is not None and not dry_run:
+        from helpers import boot, console
+
+        for line in boot.install(system) if wanted else boot.remove(system.settings):
+            console.notice(line)
 
 
 def _further(env: list[str] | None, volume: list[str] | None) -> dict[str, str | None]:
@@ -517,6 +526,19 @@ def restore(context: Context, file: str, project: str | None = None, state_dir: 
     console.notice(f"restored: {backup_commands.words(done.manifest)}")
     if done.before:
         console.notice(f"what was there before: {done.before}")
+
+
+@trackbed_task(help={**WHERE, "to": "docker or embedded", "object_store": WHAT["object_store"]})
+def move(context: Context, to: str, project: str | None = None, state_dir: str | None = None,
+         object_store: str | None = None) -> None:
+    """Bring everything to the other engine: back up, restore there, switch, remove here."""
+    from helpers import console, moves
+
+    system = _load({"project": project, "state_dir": state_dir, "object_store": object_store and "auto"})
+    with console.Progress() as progress:
+        archived, view = moves.move(system, to, object_store or "", progress, progress.notice)
+    _show(view)
+    console.notice(f"\nmoved; the archive it was carried in is kept: {archived}")
 
 
 @trackbed_task(help={**WHERE, "back": "return to the state that the last upgrade kept"})

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from helpers import (
     accelerators,
+    boot,
     credentials,
     doctor,
     elsewhere,
@@ -252,6 +253,7 @@ def delete_data(system: System, sink: Sink, notice: Notice) -> None:
     """Delete the data of a stopped system, its secrets and its memory. The workspace stays: it is the user's."""
     with changing(system, notice):
         select.current(system).remove_data(sink)
+        boot.remove(system.settings)
         credentials.forget(system.settings)
         users.forget(system.settings)
         gateway.root_path(system.settings).unlink(missing_ok=True)

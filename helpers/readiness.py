@@ -113,14 +113,15 @@ def failure(engine: Engine, status: PartStatus) -> PartFailed:
                       f"more: `invoke logs {status.name}`; after mending the cause, `invoke up` goes on", lines)
 
 
-def stop_at_failed(engine: Engine, names: Iterable[str], seen: dict[str, int]) -> None:
+def stop_at_failed(engine: Engine, names: Iterable[str], seen: dict[str, int],
+                   statuses: Iterable[PartStatus] | None = None) -> None:
     """Raise PartFailed for a part that will not become ready by waiting.
 
     One crash may be the part's own way to wait for another; a second look that still finds it down is the end.
-    ``seen`` counts those looks and belongs to the caller.
+    ``seen`` counts those looks and belongs to the caller, as do ``statuses`` where it has just looked.
     """
     wanted = set(names)
-    for status in engine.parts():
+    for status in engine.parts() if statuses is None else statuses:
         if status.name not in wanted:
             continue
         if status.state in (State.EXITED, State.UNHEALTHY) or status.restarts >= 3:

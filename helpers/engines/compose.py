@@ -681,7 +681,9 @@ class DockerEngine:
     def _compose_up(self, sink: Sink, repair_password: bool) -> None:
         """`docker compose up -d`, watched: progress per part, the notebook as soon as its network is there."""
         deadline = time.monotonic() + self.settings.ready_timeout
-        stale = {s.name for s in self.parts() if s.failed}  # of an earlier attempt, until they were seen alive
+        first = self.parts()
+        stale = {s.name for s in first if s.failed}  # of an earlier attempt, until they were seen alive
+        before = {s.name: s.identity for s in first if s.up}
         with subprocess.Popen(["docker", "compose", "--env-file", os.devnull, "up", "-d", "--no-build",
                                "--pull", "never"],
                               cwd=stack.ROOT, env=self._environment(), stdin=subprocess.DEVNULL,
@@ -710,7 +712,11 @@ class DockerEngine:
                     if code is not None:
                         break
                     stale -= {name for name in stale if not statuses[name].failed}
-                    stop_at_failed(self, [n for n in self.part_names if n != BUCKET and n not in stale], seen)
+                    # Compose stops what it replaces: an end that says nothing about the one that comes
+                    replaced = {name for name, s in statuses.items()
+                                if s.state is State.EXITED and s.identity == before.get(name)}
+                    watched = set(self.part_names) - stale - replaced - {BUCKET}
+                    stop_at_failed(self, watched, seen, statuses.values())
                     if time.monotonic() > deadline:
                         raise self._timed_out(statuses)
                     time.sleep(0.25)

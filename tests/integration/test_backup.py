@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import sys
@@ -171,3 +172,27 @@ def test_gc_shows_first_and_removes_runs_with_their_artifacts(system: Clone) -> 
     used = {e["identity"]: e for e in json.loads(system.value("usage", "--format=json"))["experiments"]}
     assert used[chosen]["objects"] == 1 and used[chosen]["runs"] == 1
     assert get(system, kept, "ä file.bin") == b"content"
+
+
+def test_move_there_and_back(clone_factory: Callable[..., Clone], tmp_path: Path) -> None:
+    """Everything that was logged is on the other engine, and back; the side that is left holds nothing."""
+    from tests.conftest import require_docker
+
+    require_docker()
+    clone = clone_factory("embedded")
+    store = os.environ.get("TRACKBED_OBJECT_STORE", "auto")
+    clone.up()
+    del clone.environment["TRACKBED_ENGINE"]
+    chosen = experiment(clone)
+    for number in range(5):
+        log_run(clone, chosen, f"run {number}", b"x" * number)
+    before = everything(clone)
+    for to, options in (("docker", (f"--object-store={store}",)), ("embedded", ())):
+        done = clone.invoke("move", f"--to={to}", *options)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(clone.value("status", "--format=json"))["engine"] == to
+        assert everything(clone) == before
+        clone.up()  # goes on with the same engine and store
+        assert everything(clone) == before
+        assert (clone.project_folder / "embedded").exists() is (to == "embedded")
+        assert not (clone.project_folder / "move.json").exists()

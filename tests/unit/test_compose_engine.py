@@ -323,3 +323,30 @@ def test_no_secret_in_what_compose_is_told(tmp_path: Path) -> None:
     assert not [name for name in credentials.names if credentials[name] in told]
     assert not any("PASSWORD" in name or "SECRET_KEY" in name or "TOKEN" in name
                    for name in engine.compose_environment())
+
+
+@pytest.mark.parametrize(("ended", "fails"), [("old", False), ("new", True)])
+def test_what_compose_replaces_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: str,
+                                              fails: bool) -> None:
+    command = tmp_path / "bin" / "docker"
+    command.parent.mkdir()
+    command.write_text("#!/bin/sh\nsleep 1\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+    engine = engine_with(tmp_path)
+
+    def look(state: State, identity: str) -> tuple[PartStatus, ...]:
+        return (PartStatus("postgres", State.READY, identity="p"), PartStatus("mlflow", state, identity=identity))
+
+    looks = [look(State.READY, "old"), look(State.EXITED, ended)]
+    monkeypatch.setattr(engine, "parts", lambda: looks.pop(0) if len(looks) > 1 else looks[0])
+    monkeypatch.setattr(engine, "_start_notebook", lambda sink: None)
+    monkeypatch.setattr(engine, "logs", lambda part, tail=200, follow=False: iter(()))
+    monkeypatch.setattr(engine, "_environment", lambda: dict(os.environ))
+    monkeypatch.setattr(engine.api, "network_exists", lambda name: False)
+    monkeypatch.setattr(engine, "guard", lambda sink: None)
+    if fails:
+        with pytest.raises(PartFailed, match="mlflow"):
+            engine._compose_up(Silent(), repair_password=False)
+    else:
+        engine._compose_up(Silent(), repair_password=False)

@@ -1,0 +1,113 @@
+"""`invoke up --on-boot`: a systemd unit that brings the embedded engine back after a reboot.
+
+Docker's own restart policy does that for containers. As root it is a unit of the system, else one of the user.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from helpers.errors import TrackbedError
+from helpers.settings import Settings
+from helpers.system import System
+
+RUNNING = Path("/run/systemd/system")  # there when systemd is this machine's init
+START_LIMIT = 900  # seconds: venvs may have to be made again
+
+
+def name(settings: Settings) -> str:
+    return f"trackbed-{settings.project}.service"
+
+
+def path(settings: Settings) -> Path:
+    """Where the unit is written to."""
+    if os.geteuid() == 0:
+        return Path("/etc/systemd/system", name(settings))
+    home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(home, "systemd", "user", name(settings))
+
+
+def unit(settings: Settings, python: str, search_path: str, as_root: bool) -> str:
+    """The unit's text: `up` at boot, `down` at shutdown, from this clone with this Python."""
+    where = [f"--project={settings.project}", f"--state-dir={settings.state_dir}"]
+
+    def command(task: str) -> str:
+        return " ".join(_word(word) for word in (python, "-m", "invoke", task, *where))
+
+    return (
+        "[Unit]\n"
+        f"Description=Trackbed {settings.project}: MLflow, PostgreSQL and JupyterLab\n"
+        "After=network-online.target\n"
+        "Wants=network-online.target\n\n"
+        "[Service]\n"
+        "Type=oneshot\n"
+        "RemainAfterExit=yes\n"
+        f"WorkingDirectory={_escaped(str(settings.clone))}\n"
+        f"Environment={_word(f'PATH={search_path}')}\n"
+        f"ExecStart={command('up')}\n"
+        f"ExecStop={command('down')}\n"
+        f"TimeoutStartSec={START_LIMIT}\n"
+        "TimeoutStopSec=120\n\n"
+        "[Install]\n"
+        f"WantedBy={'multi-user.target' if as_root else 'default.target'}\n")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")  # systemd's specifiers
+
+
+def _word(text: str) -> str:
+    """A word of a command line as systemd splits it; $ would be expanded."""
+    quoted = _escaped(text).replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$")
+    return f'"{quoted}"' if quoted != text or not text.isascii() or any(c in text for c in " '\t;") else text
+
+
+def install(system: System) -> list[str]:
+    """Write and enable the unit; gives what to tell. Raises TrackbedError where there is no systemd."""
+    settings = system.settings
+    if system.state.engine == "docker":
+        return ["the containers come back by themselves after a reboot, when Docker does "
+                "(sudo systemctl enable docker)"]
+    if not RUNNING.exists() or shutil.which("systemctl") is None:
+        raise TrackbedError("this machine was not started by systemd, so there is nothing to put a unit into",
+                            f"let what starts programs here run: cd {settings.clone} && {sys.executable} -m invoke up "
+                            f"--project={settings.project} --state-dir={settings.state_dir}")
+    target = path(settings)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(unit(settings, sys.executable, os.environ.get("PATH", os.defpath), os.geteuid() == 0))
+    except OSError as error:
+        raise TrackbedError(f"{target}: {error.strerror}", "mend that, then run the same command again") from None
+    _systemctl("daemon-reload")
+    _systemctl("enable", target.name)
+    told = [f"{target} brings everything up at boot; `invoke up --on-boot=false` takes it away"]
+    if os.geteuid() != 0:
+        told.append("to come up before you log in: loginctl enable-linger")
+    return told
+
+
+def remove(settings: Settings) -> list[str]:
+    """Disable and delete the unit; nothing where there is none. Gives what to tell."""
+    target = path(settings)
+    if not target.exists():
+        return []
+    if RUNNING.exists() and shutil.which("systemctl"):
+        _systemctl("disable", target.name)
+    target.unlink(missing_ok=True)
+    return [f"{target} was removed: nothing comes up at boot"]
+
+
+def _systemctl(*words: str) -> None:
+    """systemctl of this user, or of the system as root. Raises TrackbedError with its words."""
+    argv = ["systemctl", *([] if os.geteuid() == 0 else ["--user"]), *words]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise TrackbedError(f"systemctl {words[0]}: {error}") from None
+    if done.returncode:
+        raise TrackbedError(f"systemctl {words[0]} failed: {' '.join(done.stderr.split())}",
+                            "the unit is written; type that command yourself")

@@ -1,0 +1,79 @@
+"""`invoke move`: everything of a project to the other engine, in one step that is taken or not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from helpers import backup_commands, lifecycle
+from helpers.backups import archive, moving, restore
+from helpers.backups import backup as backups
+from helpers.engines import select
+from helpers.engines.base import MLFLOW, Sink
+from helpers.errors import SettingError, TrackbedError
+from helpers.lifecycle import Notice, Overview
+from helpers.settings import LAST_UP
+from helpers.spelling import did_you_mean, nearest
+from helpers.state import make_folder
+from helpers.system import System
+
+
+def move(system: System, to: str, object_store: str, sink: Sink, notice: Notice) -> tuple[Path, Overview]:
+    """Bring the project to the engine ``to``; gives the archive it was carried in, and what runs now.
+
+    Raises TrackbedError, and then the old engine has everything as before.
+    """
+    if to not in select.ENGINES:
+        raise SettingError(f"--to={to}: must be one of {', '.join(select.ENGINES)}."
+                           f"{did_you_mean(nearest(to, select.ENGINES))}")
+    asked = system.settings.engine
+    lifecycle.running(system)
+    if system.state.engine == to:
+        raise TrackbedError(f"project {system.settings.project} is on the {to} engine already", "nothing to do")
+    if asked not in ("auto", to) and system.settings.origin("ENGINE") != LAST_UP:
+        raise SettingError(f"ENGINE={asked} (from {system.settings.origin('ENGINE')}) would contradict --to={to}: "
+                           "remove it first")
+    lifecycle.up(system, sink, notice)
+    with lifecycle.changing(system, notice):
+        old = lifecycle.running(system)
+        store = object_store or ("external" if system.settings.object_store == "external" else "auto")
+        target = moving.scratch(system, to, store)
+        other = select.make(target, to)
+        if not (there := other.availability()).usable:
+            raise TrackbedError(f"the {to} engine cannot be used: {there.reason}", there.fix)
+        if held := moving.held(other):
+            raise TrackbedError(f"the {to} engine still has data of this project: {', '.join(held)}",
+                                "back up what you need of it and remove it, or use another --project")
+        moving.note(system, to, store)
+        try:
+            archived = _carry(system, target, old.name, sink, notice)
+        except BaseException:
+            moving.settle(system, sink)
+            lifecycle.bring_up(system, sink, notice)
+            raise
+        # the one step: from here on the new engine is the system's
+        system.state.engine, system.state.live = to, target.state.live
+        system.state.applied = target.state.applied
+        system.state.remembered = {**target.state.remembered, "OBJECT_STORE": store, "ENGINE": to}
+        system.state.save()
+        moving.clear(old, sink)
+        moving.done(system)
+        fresh = replace(system, settings=moving.resettled(system, to, store))
+        view, _ = lifecycle.bring_up(fresh, sink, notice)
+        return archived, view
+
+
+def _carry(system: System, target: System, origin: str, sink: Sink, notice: Notice) -> Path:
+    """Archive the old side, with its server stopped, and bring it up whole on the new one."""
+    old = lifecycle.running(system)
+    sink.step(f"backing up the {origin} engine")
+    old.halt(MLFLOW, sink)  # nothing is acknowledged any more from here on
+    folder = make_folder(system.settings.folder / "backups", private=True)
+    path = folder / f"move-{backups.name(system.settings.project)}"
+    backups.make(system, old, path, sink)
+    manifest = archive.verify(path)
+    old.stop(sink)  # the ports are needed on the other side
+    _, other = lifecycle.bring_up(target, sink, notice)
+    new = restore.copy(target, other, path, manifest, sink)
+    backup_commands.flip(target, new, sink, notice)
+    return path

@@ -1,0 +1,67 @@
+"""The systemd unit of `up --on-boot`: its text, and that systemd itself takes it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers import boot
+from helpers.errors import TrackbedError
+from tests.unit.fakes import system
+
+
+def test_the_units_text(tmp_path: Path) -> None:
+    settings = system(tmp_path, engine="embedded", project="lab").settings
+    text = boot.unit(settings, "/venv/bin/python", "/usr/bin:/bin", as_root=True)
+    where = f"--project=lab --state-dir={tmp_path}/state"
+    assert f"ExecStart=/venv/bin/python -m invoke up {where}\n" in text
+    assert f"ExecStop=/venv/bin/python -m invoke down {where}\n" in text
+    assert f"WorkingDirectory={tmp_path}/clone\n" in text
+    assert "WantedBy=multi-user.target" in text
+    assert "WantedBy=default.target" in boot.unit(settings, "/venv/bin/python", "/bin", as_root=False)
+
+
+@pytest.mark.parametrize("folder", ["plain", "with space", "per%cent", "ümlaut", "semi;colon"])
+def test_systemd_takes_the_unit(tmp_path: Path, folder: str) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("NOT TESTED: no systemd-analyze on this machine")
+    place = tmp_path / folder
+    (place / "clone").mkdir(parents=True)
+    settings = system(place, engine="embedded").settings
+    python = place / "python"
+    python.symlink_to(sys.executable)
+    unit = tmp_path / boot.name(settings)
+    unit.write_text(boot.unit(settings, str(python), f"{place}:/usr/bin", as_root=True))
+    done = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                          timeout=60, check=False)
+    said = [line for line in done.stderr.splitlines() if unit.name in line]
+    assert not said, said
+
+
+def test_systemd_refuses_another_text(tmp_path: Path) -> None:
+    """That the test above can fail."""
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("NOT TESTED: no systemd-analyze on this machine")
+    unit = tmp_path / "trackbed-x.service"
+    unit.write_text("[Service]\nType=oneshot\nExecStart=not-absolute/python\n")
+    done = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                          timeout=60, check=False)
+    assert unit.name in done.stderr
+
+
+def test_without_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boot, "RUNNING", tmp_path / "nothing")
+    there = system(tmp_path, engine="embedded")
+    there.state.engine = "embedded"
+    with pytest.raises(TrackbedError, match="not started by systemd") as caught:
+        boot.install(there)
+    assert "-m invoke up --project=trackbed" in caught.value.hint
+    there.state.engine = "docker"
+    assert "by themselves" in boot.install(there)[0]
+    assert boot.remove(there.settings) == []
