@@ -344,7 +344,7 @@ def test_what_compose_replaces_has_not_failed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(engine, "logs", lambda part, tail=200, follow=False: iter(()))
     monkeypatch.setattr(engine, "_environment", lambda: dict(os.environ))
     monkeypatch.setattr(engine.api, "network_exists", lambda name: False)
-    monkeypatch.setattr(engine, "guard", lambda sink: None)
+    monkeypatch.setattr(engine, "guard", lambda: ())
     if fails:
         with pytest.raises(PartFailed, match="mlflow"):
             engine._compose_up(Silent(), repair_password=False)
