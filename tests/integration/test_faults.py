@@ -87,6 +87,12 @@ def test_bad_input(bare: Clone, case: str) -> None:
     assert not done.stdout and not bare.state.exists()
 
 
+def test_embedded_refuses_to_be_public(bare: Clone) -> None:
+    seen.refused(bare.invoke("up", "--public", "--public-address=203.0.113.7"), 2, "needs the docker engine",
+                 "past every login", "ssh line")
+    assert not bare.state.exists()
+
+
 def test_env_file_of_someone_else(bare: Clone) -> None:
     env_file = bare.folder / ".env"
     env_file.write_text("GPU=none\n")

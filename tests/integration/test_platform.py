@@ -169,14 +169,19 @@ def test_no_secret_is_seen_anywhere(system: Clone) -> None:
     try:
         told = [system.invoke("up"), system.invoke("check"), system.invoke("status", "--format=json"),
                 system.invoke("status"), system.invoke("doctor"), system.invoke("logs", "--tail=10000"),
-                system.invoke("up", "--dry-run"), system.invoke("status", "--format=env")]
+                system.invoke("up", "--dry-run"), system.invoke("status", "--format=env"),
+                system.invoke("--debug", "status")]
+        failed = [system.invoke(*words, TRACKBED_TRACEBACK="1")
+                  for words in (("logs", "nobody"), ("up", "--mlflow-port=70000"), ("restore", "nothing.trackbed"))]
     finally:
         stop.set()
         watcher.join()
     assert not leaks, "in a process's arguments"
     for done in told:
         assert done.returncode == 0, done.stderr
-    texts = [done.stdout + done.stderr for done in told]
+    for done in failed:
+        assert done.returncode != 0 and "Traceback" in done.stderr
+    texts = [done.stdout + done.stderr for done in (*told, *failed)]
     if system.engine == "docker":
         texts += [seen.output("docker", "inspect", *seen.containers(system)),
                   (system.folder / ".env").read_text(),
