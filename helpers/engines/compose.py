@@ -210,16 +210,16 @@ class DockerEngine:
     def _gateway_variables(self) -> dict[str, str]:
         settings, name = self.settings, stack.public_name(self.settings)
         own_store = self.object_store != "external"
+        certificates = "internal"
+        if settings.acme:
+            certificates = "acme_address" if re.fullmatch(r"[0-9.]+", name) else "acme"
         return {
             "TRACKBED_GATEWAY_IMAGE": settings.gateway_image,
             "TRACKBED_GATEWAY_ADDRESS": settings.gateway_address,
             "TRACKBED_GATEWAY_NAME": name,
-            "TRACKBED_GATEWAY_CERTIFICATES": "acme" if settings.acme else "internal",
+            "TRACKBED_GATEWAY_CERTIFICATES": certificates,
             "TRACKBED_ACME_CA": settings.acme_ca,
             "TRACKBED_GATEWAY_ACME_ROOT": "trusted_roots /run/secrets/acme-root.pem" if settings.acme_root else "",
-            # CAs give certificates for addresses with this profile only
-            "TRACKBED_GATEWAY_ACME_PROFILE": "profile shortlived" if settings.acme and not settings.domain
-                                             and re.fullmatch(r"[0-9.]+", name) else "",
             "TRACKBED_GATEWAY_CONSOLE": "import public 9001 console" if self.console_is_public else "",
             "TRACKBED_GATEWAY_S3": "import public 9000 s3" if settings.public_s3 and own_store else "",
             "TRACKBED_JUPYTER_PORT": str(settings.jupyter_port),

@@ -67,14 +67,15 @@ def authority(neighbour: Outside, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.mark.timeout(1800)
-def test_an_address_gets_a_certificate(clone_factory: Callable[..., Clone], neighbour: Outside,
-                                       authority: tuple[str, Path]) -> None:
+def test_an_address_gets_a_certificate(request: pytest.FixtureRequest, clone_factory: Callable[..., Clone],
+                                       neighbour: Outside, authority: tuple[str, Path]) -> None:
     directory, root = authority
     clone = clone_factory("docker")
+    request.addfinalizer(lambda: clone.invoke("down"))  # its ports 80 and 443 are not for the other tests
     clone.environment |= {"TRACKBED_BIND_ADDRESS": neighbour.machine, "TRACKBED_ACME_CA": directory,
                           "TRACKBED_ACME_ROOT": str(root)}
     done = clone.invoke("up", "--public", f"--public-address={neighbour.machine}", "--certificates=acme", timeout=1500)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr + clone.invoke("logs", "gateway").stdout[-3000:]
     door = Door(neighbour.machine, clone.ports["mlflow"], str(root))
     with neighbour.entered():
         assert door.ask().status == 401

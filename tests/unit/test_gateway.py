@@ -111,18 +111,17 @@ def test_overlays(tmp_path: Path, flags: dict[str, str], overlays: list[str]) ->
     assert all((stack.ROOT / f).exists() for f in files)
 
 
-@pytest.mark.parametrize(("flags", "certificates", "profile", "bound"), [
-    ({}, "internal", "", "0.0.0.0"), ({"domain": "lab.example.org"}, "acme", "", "0.0.0.0"),
-    ({"certificates": "acme"}, "acme", "profile shortlived", "0.0.0.0"),
-    ({"bind_address": "192.0.2.1"}, "internal", "", "192.0.2.1"),
-    ({"domain": "lab.example.org", "certificates": "internal"}, "internal", "", "0.0.0.0"),
+@pytest.mark.parametrize(("flags", "certificates", "bound"), [
+    ({}, "internal", "0.0.0.0"), ({"domain": "lab.example.org"}, "acme", "0.0.0.0"),
+    ({"certificates": "acme"}, "acme_address", "0.0.0.0"),
+    ({"bind_address": "192.0.2.1"}, "internal", "192.0.2.1"),
+    ({"domain": "lab.example.org", "certificates": "internal"}, "internal", "0.0.0.0"),
 ])
-def test_what_the_gateway_is_told(tmp_path: Path, flags: dict[str, str], certificates: str, profile: str,
-                                  bound: str) -> None:
+def test_what_the_gateway_is_told(tmp_path: Path, flags: dict[str, str], certificates: str, bound: str) -> None:
     made = system(tmp_path, public="true", public_address="203.0.113.7", **flags)
     told = DockerEngine(made)._gateway_variables()
     assert told["TRACKBED_GATEWAY_CERTIFICATES"] == certificates
-    assert told["TRACKBED_GATEWAY_ACME_PROFILE"] == profile and told["TRACKBED_GATEWAY_ADDRESS"] == bound
+    assert told["TRACKBED_GATEWAY_ADDRESS"] == bound
 
 
 def test_client_lines_hold_no_password(tmp_path: Path) -> None:
