@@ -90,6 +90,8 @@ def _claim(system: System, engine: Engine) -> None:
 
 def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overview:
     """Bring everything up and return when it is usable; a no-op that only looks when nothing changed."""
+    if system.settings.engine != "auto":  # what cannot be is refused before anything is made
+        gateway.check_settings(system.settings, system.settings.engine)
     with changing(system, notice):
         moving.settle(system, sink)
         seen, engine = bring_up(system, sink, notice, adopt)
