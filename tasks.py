@@ -533,7 +533,9 @@ def move(context: Context, to: str, project: str | None = None, state_dir: str |
          object_store: str | None = None) -> None:
     """Bring everything to the other engine: back up, restore there, switch, remove here."""
     from helpers import console, moves
+    from helpers.engines import select
 
+    _choose(to, *select.ENGINES, what="--to=")
     system = _load({"project": project, "state_dir": state_dir, "object_store": object_store and "auto"})
     with console.Progress() as progress:
         archived, view = moves.move(system, to, object_store or "", progress, progress.notice)

@@ -9,11 +9,10 @@ from helpers import backup_commands, lifecycle
 from helpers.backups import archive, moving, restore
 from helpers.backups import backup as backups
 from helpers.engines import select
-from helpers.engines.base import MLFLOW, Sink
+from helpers.engines.base import MLFLOW, Engine, Sink
 from helpers.errors import SettingError, TrackbedError
 from helpers.lifecycle import Notice, Overview
 from helpers.settings import LAST_UP
-from helpers.spelling import did_you_mean, nearest
 from helpers.state import make_folder
 from helpers.system import System
 
@@ -23,9 +22,6 @@ def move(system: System, to: str, object_store: str, sink: Sink, notice: Notice)
 
     Raises TrackbedError, and then the old engine has everything as before.
     """
-    if to not in select.ENGINES:
-        raise SettingError(f"--to={to}: must be one of {', '.join(select.ENGINES)}."
-                           f"{did_you_mean(nearest(to, select.ENGINES))}")
     asked = system.settings.engine
     lifecycle.running(system)
     if system.state.engine == to:
@@ -46,7 +42,7 @@ def move(system: System, to: str, object_store: str, sink: Sink, notice: Notice)
                                 "back up what you need of it and remove it, or use another --project")
         moving.note(system, to, store)
         try:
-            archived = _carry(system, target, old.name, sink, notice)
+            archived = _carry(system, old, target, sink, notice)
         except BaseException:
             moving.settle(system, sink)
             lifecycle.bring_up(system, sink, notice)
@@ -63,10 +59,9 @@ def move(system: System, to: str, object_store: str, sink: Sink, notice: Notice)
         return archived, view
 
 
-def _carry(system: System, target: System, origin: str, sink: Sink, notice: Notice) -> Path:
+def _carry(system: System, old: Engine, target: System, sink: Sink, notice: Notice) -> Path:
     """Archive the old side, with its server stopped, and bring it up whole on the new one."""
-    old = lifecycle.running(system)
-    sink.step(f"backing up the {origin} engine")
+    sink.step(f"backing up the {old.name} engine")
     old.halt(MLFLOW, sink)  # nothing is acknowledged any more from here on
     folder = make_folder(system.settings.folder / "backups", private=True)
     path = folder / f"move-{backups.name(system.settings.project)}"

@@ -174,10 +174,8 @@ def test_gc_shows_first_and_removes_runs_with_their_artifacts(system: Clone) -> 
     assert get(system, kept, "ä file.bin") == b"content"
 
 
-def test_move_there_and_back(clone_factory: Callable[..., Clone], tmp_path: Path) -> None:
+def test_move_there_and_back(clone_factory: Callable[..., Clone]) -> None:
     """Everything that was logged is on the other engine, and back; the side that is left holds nothing."""
-    from tests.conftest import require_docker
-
     require_docker()
     clone = clone_factory("embedded")
     store = os.environ.get("TRACKBED_OBJECT_STORE", "auto")

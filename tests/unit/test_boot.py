@@ -25,11 +25,18 @@ def test_the_units_text(tmp_path: Path) -> None:
     assert "WantedBy=default.target" in boot.unit(settings, "/venv/bin/python", "/bin", as_root=False)
 
 
-@pytest.mark.parametrize("folder", ["plain", "with space", "per%cent", "ümlaut", "semi;colon"])
-def test_systemd_takes_the_unit(tmp_path: Path, folder: str) -> None:
+def verified(unit: Path) -> str:
+    """What systemd itself says of a unit's file."""
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("NOT TESTED: no systemd-analyze on this machine")
+    done = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                          timeout=60, check=False)
+    return done.stderr
+
+
+@pytest.mark.parametrize("folder", ["plain", "with space", "per%cent", "ümlaut", "semi;colon"])
+def test_systemd_takes_the_unit(tmp_path: Path, folder: str) -> None:
     place = tmp_path / folder
     (place / "clone").mkdir(parents=True)
     settings = system(place, engine="embedded").settings
@@ -37,22 +44,15 @@ def test_systemd_takes_the_unit(tmp_path: Path, folder: str) -> None:
     python.symlink_to(sys.executable)
     unit = tmp_path / boot.name(settings)
     unit.write_text(boot.unit(settings, str(python), f"{place}:/usr/bin", as_root=True))
-    done = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                          timeout=60, check=False)
-    said = [line for line in done.stderr.splitlines() if unit.name in line]
+    said = [line for line in verified(unit).splitlines() if unit.name in line]
     assert not said, said
 
 
 def test_systemd_refuses_another_text(tmp_path: Path) -> None:
     """That the test above can fail."""
-    analyze = shutil.which("systemd-analyze")
-    if analyze is None:
-        pytest.skip("NOT TESTED: no systemd-analyze on this machine")
     unit = tmp_path / "trackbed-x.service"
     unit.write_text("[Service]\nType=oneshot\nExecStart=not-absolute/python\n")
-    done = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                          timeout=60, check=False)
-    assert unit.name in done.stderr
+    assert unit.name in verified(unit)
 
 
 def test_without_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
