@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import nox
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "unit", "integration", "browser", "security"]
+nox.options.sessions = ["lint", "types", "unit", "integration", "security", "browser", "machine"]
 
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))
@@ -40,7 +41,13 @@ def found(*patterns: str) -> list[str]:
 def results(session: nox.Session) -> str:
     """Where a session leaves its counts."""
     (ROOT / ".nox").mkdir(exist_ok=True)
-    return f"--junitxml={ROOT / '.nox' / f'junit-{session.name}.xml'}"
+    name = re.sub(r"\W+", "-", session.name).strip("-")
+    return f"--junitxml={ROOT / '.nox' / f'junit-{name}.xml'}"
+
+
+def chosen(session: nox.Session) -> list[int]:
+    """pytest's exit codes that are well: no test found is, where the words after `--` chose among several sessions."""
+    return [0, 5] if session.posargs else [0]
 
 
 @nox.session
@@ -61,28 +68,38 @@ def types(session: nox.Session) -> None:
     session.run("mypy")
 
 
-@nox.session
+@nox.session(allow_parallel=True)
 def unit(session: nox.Session) -> None:
     """Fast tests: no network, no engine."""
     install(session)
     session.run("pytest", "tests/unit", results(session), *session.posargs)
 
 
-@nox.session
-def integration(session: nox.Session) -> None:
+@nox.session(allow_parallel=True)
+@nox.parametrize("share", [nox.param(share, id=share) for share in ("docker", "embedded")])
+def integration(session: nox.Session, share: str) -> None:
     """The tasks a user types, against real services: embedded always, Docker when an engine answers."""
     install(session)
-    session.run("pytest", "tests/integration", results(session), *session.posargs, external=False)
+    session.run("pytest", "tests/integration", f"--share={share}", results(session), *session.posargs,
+                success_codes=chosen(session))
+
+
+@nox.session
+def machine(session: nox.Session) -> None:
+    """Integration tests that change what every system on this machine sees, GPUs and firewall rules: alone."""
+    install(session)
+    session.run("pytest", "tests/integration", "--share=machine", results(session), *session.posargs,
+                success_codes=chosen(session))
 
 
 @nox.session
 def faults(session: nox.Session) -> None:
     """Parts killed, frozen and cut off while clients write. TRACKBED_FAULT_ROUNDS (2) per fault; prints its seed."""
     install(session)
-    session.run("pytest", "tests/faults", results(session), *session.posargs, external=False)
+    session.run("pytest", "tests/faults", results(session), *session.posargs)
 
 
-@nox.session
+@nox.session(allow_parallel=True)
 def browser(session: nox.Session) -> None:
     """JupyterLab and MLflow in headless Chromium. Skipped loudly where there is none."""
     if not any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")):
@@ -100,11 +117,11 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.bench", *session.posargs)
 
 
-@nox.session
+@nox.session(allow_parallel=True)
 def security(session: nox.Session) -> None:
     """Attacks on a public system from a network namespace of its own: needs root and Docker, else skipped loudly."""
     install(session)
-    session.run("pytest", "tests/security", results(session), *session.posargs, external=False)
+    session.run("pytest", "tests/security", results(session), *session.posargs)
 
 
 def audited(session: nox.Session) -> list[str]:

@@ -28,6 +28,30 @@ KEPT = ("TRACKBED_BUILD_NETWORK", "TRACKBED_TORCH", "TRACKBED_MLFLOW_IMAGE", "TR
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+SHARES = ("docker", "machine", "embedded")  # of the integration tests; one after the other, or side by side
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--share", choices=SHARES, help="only this share of the integration tests")
+
+
+def share_of(item: pytest.Item) -> str:
+    """``machine``: changes what all systems here see, so nothing may run beside it; else by engine."""
+    if item.get_closest_marker("machine"):
+        return "machine"
+    asked = getattr(item, "callspec", None)
+    on_docker = item.get_closest_marker("docker") or (asked and asked.params.get("engine") == "docker")
+    return "docker" if on_docker else "embedded"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The shares are disjoint, and together they are all tests."""
+    if wanted := config.getoption("--share"):
+        out = [item for item in items if share_of(item) != wanted]
+        items[:] = [item for item in items if share_of(item) == wanted]
+        config.hook.pytest_deselected(items=out)
+
+
 def docker_answers() -> bool:
     if shutil.which("docker") is None:
         return False

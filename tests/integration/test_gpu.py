@@ -29,6 +29,7 @@ from helpers.errors import TrackbedError
 from tests.conftest import Clone, as_user, require_docker
 from tests.integration import seen
 
+pytestmark = pytest.mark.machine
 GROUP = 61234
 FUSE = os.makedev(10, 229)
 KFD, RENDER = "/dev/kfd", ("/dev/dri/renderD128", "/dev/dri/renderD129")

@@ -12,7 +12,7 @@ from tests.conftest import Clone, require_docker
 from tests.integration import seen
 from tests.outside import Outside, outside
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.machine]
 PARTS = ("mlflow", "jupyter", "store")
 INSIDE = {"mlflow": 8000, "jupyter": 8888, "store": 9000}
 

@@ -293,6 +293,7 @@ def test_a_normal_user_on_the_node(laptop: Laptop) -> None:
         shutil.rmtree(home)
 
 
+@pytest.mark.machine
 def test_the_gpus_are_those_of_the_node(up: Laptop) -> None:
     made = []
     try:
