@@ -8,6 +8,7 @@ label=trackbed.rig.inputs
 debian=debian:trixie-slim
 python=python:3.13-slim-trixie
 postgres=postgres:18.4-trixie
+older_postgres=postgres:16-trixie
 golang=golang:1.26-trixie
 notebook=quay.io/jupyter/minimal-notebook:2026-09-01
 gateway=ghcr.io/versity/versitygw:v1.8.0
@@ -123,7 +124,8 @@ if ! foreign "$gateway" && [ ! -x "$home/gateway/versitygw-$gateway_version" ]; 
 fi
 base
 image "$python" python "$debian"
-image "$postgres" postgres "$python" &
+image "$postgres" postgres "$python" && image "$older_postgres" postgres "$python" --build-arg MAJOR=16 \
+  --build-arg SOURCE=pginstall --build-arg DATA=/var/lib/postgresql/data --build-arg VOLUME=/var/lib/postgresql/data &
 jobs+=($!)
 image "$golang" golang "$debian" &
 jobs+=($!)
@@ -134,9 +136,9 @@ if ! foreign "$gateway"; then
 fi
 if [ ! -x "$home/newest/dockerd-$newest_version" ]; then
   say "building Docker 29's daemon from source in the background"
-  newest_engine >"$home/newest-engine.log" 2>&1 </dev/null 9>&- &
+  { flock -n 8 && newest_engine; } >"$home/newest-engine.log" 2>&1 </dev/null 9>&- 8>"$home/newest.lock" &
 fi
 if [ ! -x "$home/authority/caddy-$authority_version" ]; then
   say "building Caddy from source in the background"
-  authority >"$home/authority.log" 2>&1 </dev/null 9>&- &
+  { flock -n 8 && authority; } >"$home/authority.log" 2>&1 </dev/null 9>&- 8>"$home/authority.lock" &
 fi

@@ -5,7 +5,7 @@ socket=/var/run/postgresql
 if [ "${1:0:1}" = - ]; then set -- postgres "$@"; fi
 if [ "$1" != postgres ]; then exec "$@"; fi
 
-if grep -q ' /var/lib/postgresql/data ' /proc/self/mountinfo; then
+if [ "$PG_MAJOR" -ge 18 ] && grep -q ' /var/lib/postgresql/data ' /proc/self/mountinfo; then
   echo "Error: in 18+, these Docker images are configured to store database data in a format which is compatible" \
     "with pg_ctlcluster: there is a mount in /var/lib/postgresql/data (unused mount/volume)" >&2
   exit 1
