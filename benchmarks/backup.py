@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from benchmarks.bench import CLIENT_IMAGE, HERE, ROOT, Measure, Ours, run, table
 from helpers import lifecycle
@@ -81,19 +81,20 @@ class Filled(Ours):
         return self.opened()[0].state.live
 
 
-def some_bytes(size: int, seed: int) -> IO[bytes]:
-    """A stream of bytes that do not compress, cheap to make, in constant memory."""
-    block = random.Random(seed).randbytes(2**20)
+BLOCK = random.Random(1).randbytes(2**20)
 
-    class Stream:
-        left = size
 
-        def read(self, count: int = -1) -> bytes:
-            count = min(self.left, len(block), count if count >= 0 else self.left)
-            self.left -= count
-            return block[:count]
+class Some:
+    """A stream of ``size`` bytes that do not compress, in constant memory; another one for another seed."""
 
-    return Stream()  # type: ignore[return-value]
+    def __init__(self, size: int, seed: int) -> None:
+        self.left, self.at = size, seed * 7919 % len(BLOCK)
+
+    def read(self, count: int = -1) -> bytes:
+        count = min(self.left, count if count >= 0 else self.left, len(BLOCK) - self.at)
+        found = BLOCK[self.at:self.at + count]
+        self.left, self.at = self.left - count, (self.at + count) % len(BLOCK)
+        return found
 
 
 def contents(runs: int, mib: int) -> Iterator[tuple[str, int, IO[bytes]]]:
@@ -105,12 +106,13 @@ def contents(runs: int, mib: int) -> Iterator[tuple[str, int, IO[bytes]]]:
         for _ in range(of_ten_thousand * runs // 10_000):
             number += 1
             found = hashlib.md5(str(number).encode(), usedforsecurity=False).hexdigest()
-            yield f"bench{number % 10 + 1}/{found}/artifacts/model {size}.bin", size, some_bytes(size, number)
+            path = f"bench{number % 10 + 1}/{found}/artifacts/model {size}.bin"
+            yield path, size, cast("IO[bytes]", Some(size, number))
             left -= size
     while left > 0:
         number += 1
         size = min(BIG, left)
-        yield f"bench1/big/artifacts/{number}.bin", size, some_bytes(size, number)
+        yield f"bench1/big/artifacts/{number}.bin", size, cast("IO[bytes]", Some(size, number))
         left -= size
 
 
