@@ -7,13 +7,14 @@ Two systems are filled: a whole one, and one of a tenth of it for the proof that
 database by SQL, objects into the store by `trackbed-mlflow in`. The plain way: pg_dump -Fc through the same pipe and
 boto3 with 8 threads in a container beside the store (docker), or `cp -r` of the artifacts (embedded); pg_restore and
 the same back into names of its own. Both sides start after a `sync` and end with one: what is measured is on the disk.
-Peak memory is VmHWM of the task and of its command inside the part, looked at 20 times a second. Without a step: all
+Peak memory is VmHWM of the task and of its command inside the part, looked at 10 times a second. Without a step: all
 three. Needs root and an engine on this machine, to see its processes. Timings never decide a test.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -40,7 +41,7 @@ from helpers.system import System
 SIZES = ((0, 500), (1000, 5000), (20_000, 3000), (250_000, 1200), (2_000_000, 280), (20_000_000, 19))
 BIG = 200_000_000
 THREADS = 8
-TURN = 0.05  # seconds between two looks at the memory
+TURN, SELDOM = 0.1, 5  # seconds between two looks at the memory; looks between two searches for processes
 INSIDE = ("out", "in", "sums", "drop")
 FILL = """
 INSERT INTO experiments (name, artifact_location, lifecycle_stage, creation_time, last_update_time)
@@ -152,14 +153,21 @@ class Peaks:
 
     def __init__(self) -> None:
         self.task = self.inside = 0.0
+        self._looks = 0
+        self._commands: list[Path] = []
 
     def look(self, task: int) -> None:
+        if self._looks % SELDOM == 0:  # going through all processes takes a while
+            self._commands = [folder for folder in Path("/proc").glob("[0-9]*") if self._of_a_part(_words(folder))]
+        self._looks += 1
         self.task = max(self.task, _peak(Path(f"/proc/{task}")))
-        for folder in Path("/proc").glob("[0-9]*"):
-            words = _words(folder)
-            for at, word in enumerate(words[:-1]):  # the interpreter's own process, not the client that waits for it
-                if word.endswith(("/start.py", "/trackbed-mlflow")) and words[at + 1] in INSIDE and at <= 3:
-                    self.inside = max(self.inside, _peak(folder))
+        self.inside = max(self.inside, *map(_peak, self._commands), 0.0)
+
+    @staticmethod
+    def _of_a_part(words: list[str]) -> bool:
+        """The command's own process, not the client that waits for it."""
+        return any(word.endswith(("/start.py", "/trackbed-mlflow")) and following in INSIDE
+                   for word, following in itertools.pairwise(words[:4]))
 
 
 @contextmanager
