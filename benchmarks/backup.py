@@ -310,6 +310,8 @@ def main() -> None:
         fill(whole, told.runs, told.mib)
 
     def measured() -> None:
+        for system in (whole, tenth):
+            system.invoke("up")  # of this very clone
         found.extend(measure(whole, tenth, folder, told.rounds, told.only.split(","),
                              f"{told.runs} runs, {told.mib} MiB, {told.engine}"))
 

@@ -38,6 +38,7 @@ GRACE_SECONDS = 25  # for running uploads when the server is stopped
 SMALL, CHUNK = 8 * 2**20, 2**20  # bytes: read whole up to here; copied in steps of
 # calls to the store at the same time; objects fetched before they are asked for, and up to which size in bytes
 THREADS, AHEAD, TINY = 8, 16, 2 * 2**20
+BULK = ("out", "in", "sums", "drop")
 BUFFER = 2**17  # bytes of a tar stream; tarfile copies a whole one for each header
 
 DEFAULTS = {
@@ -910,10 +911,12 @@ def main(arguments: list[str]) -> int:
     import tarfile
 
     def stopped(number: int, frame: object) -> NoReturn:
+        if command in BULK:
+            os._exit(STOPPED)  # threads that wait for the store would hold it up
         raise SystemExit(STOPPED)
 
-    signal.signal(signal.SIGTERM, stopped)
     command, *rest = arguments or ["help"]
+    signal.signal(signal.SIGTERM, stopped)
     takes = {"object": (1,), "known": (1,), "in": (1,), "drop": (1,), "gc": (1,), "out": (0, 1), "sums": (0, 1)}
     if len(rest) not in takes.get(command, (0,)):
         command = "help"
@@ -940,7 +943,7 @@ def main(arguments: list[str]) -> int:
         elif command == "gc":
             prepare(os.environ)
             collect(os.environ, rest[0])
-        elif command in ("out", "in", "sums", "drop"):
+        elif command in BULK:
             prepare(os.environ)
             try:
                 bulk(command, rest[0] if rest else "")

@@ -371,3 +371,34 @@ def test_a_part_that_is_refused_ends_the_storing(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(start.Stop, match="no"):
         place.put("x", 50_000, io.BytesIO(bytes(50_000)))
     assert not client.stored
+
+
+HANGING = """
+import sys, threading, time
+sys.path.insert(0, sys.argv[1])
+import start
+
+class Place:
+    remote = True
+    def names(self):
+        return iter([("1/a", 1), ("1/b", 1)])
+    def open(self, name):
+        print("asked", file=sys.stderr, flush=True)
+        time.sleep(60)
+
+start.storage = lambda environment, prefix: Place()
+sys.exit(start.main(["out"]))
+"""
+
+
+def test_a_stop_does_not_wait_for_a_store_that_hangs() -> None:
+    process = subprocess.Popen([sys.executable, "-c", HANGING, str(SCRIPT.parent)], stderr=subprocess.PIPE,
+                               stdout=subprocess.DEVNULL,
+                               env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"})
+    try:
+        assert process.stderr is not None and process.stderr.readline() == b"asked\n"
+        process.terminate()
+        assert process.wait(20) == start.STOPPED
+    finally:
+        process.kill()
+        process.wait()
