@@ -12,6 +12,7 @@ import os
 import posixpath
 import random
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -171,8 +172,8 @@ class Filler:
         identity = made["info"]["run_id"]
         post("runs/log-batch", run_id=identity, params=pairs(run.params), metrics=[
             {"key": key, "value": value if math.isfinite(value) else str(value).replace("inf", "Infinity").replace(
-                "nan", "NaN"), "timestamp": time, "step": step}
-            for key, series in run.metrics.items() for value, time, step in series])
+                "nan", "NaN"), "timestamp": at, "step": step}
+            for key, series in run.metrics.items() for value, at, step in series])
         for (*folders, name), size in run.files:
             path = "/".join([f"d{folder}" for folder in folders] + [self.unique(name)])
             self.put(made["info"]["artifact_uri"], path, size)
@@ -253,17 +254,26 @@ def test_every_answer_is_equal_after_a_restore_on_the_other_engine(clone_factory
     seed = int(os.environ.get("TRACKBED_EQUAL_SEED") or random.randrange(2**32))
     sys.stderr.write(f"TRACKBED_EQUAL_SEED={seed} TRACKBED_EQUAL_EXAMPLES={EXAMPLES}\n")
     found = made_up(2 * EXAMPLES, seed)
-    clone = clone_factory("embedded")
+    clone, began = clone_factory("embedded"), time.monotonic()
+
+    def told(what: str) -> None:
+        sys.stderr.write(f"[{time.monotonic() - began:5.1f} s] {what}\n")
+
     clone.up()
     for number, (to, part) in enumerate((("docker", found[::2]), ("embedded", found[1::2]))):
+        told("filling")
         filler = Filler(clone.url("mlflow"), seed + number)
         filler.count = number * 10**6  # names stay unique
         for experiment in part:
             filler.experiment(experiment)
         if not number:
             filler.large()  # goes there and back
+        told("asking")
         before = snapshot.take(clone.url("mlflow"))
         assert len([question for question in before if question.startswith("found run ")]) > number
+        told(f"to {to}")
         moved(clone, tmp_path / "a.tar", to)
+        told("asking again")
         after = snapshot.take(clone.url("mlflow"))
+        told(f"{len(after)} answers")
         assert not snapshot.differences(before, after)
