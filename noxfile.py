@@ -117,6 +117,13 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.bench", *session.posargs)
 
 
+@nox.session(default=False)
+def bench_backup(session: nox.Session) -> None:
+    """Backup and restore against `pg_dump` and a plain mirror of the store, with their memory; needs root and quiet."""
+    install(session)
+    session.run("python", "-m", "benchmarks.backup", *session.posargs)
+
+
 @nox.session(allow_parallel=True)
 def security(session: nox.Session) -> None:
     """Attacks on a public system from a network namespace of its own: needs root and Docker, else skipped loudly."""

@@ -4,6 +4,7 @@
     load URL SECONDS KIND    32 clients over raw HTTP (log-metric, log-batch, search): requests a second
     artifact URL MIB         one artifact up and down through the client: MiB a second
     boto ENDPOINT BUCKET MIB the same bytes with boto3, straight to the store
+    mirror ENDPOINT BUCKET PREFIX FOLDER down|up THREADS  all objects below a prefix as files, or back: count, seconds
 """
 
 from __future__ import annotations
@@ -135,10 +136,38 @@ def boto(endpoint: str, bucket: str, mib: int) -> dict[str, float]:
     return {"up": mib / up, "down": mib / down}
 
 
+def mirror(endpoint: str, bucket: str, prefix: str, folder: str, way: str, threads: int) -> dict[str, float]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    import boto3
+    from botocore.config import Config
+
+    began, top = time.perf_counter(), Path(folder)
+    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1",
+                          config=Config(max_pool_connections=threads * 10))
+
+    def down(key: str) -> None:
+        path = top / key.removeprefix(f"{prefix}/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        client.download_file(bucket, key, str(path))
+
+    def up(path: Path) -> None:
+        client.upload_file(str(path), bucket, f"{prefix}/{path.relative_to(top).as_posix()}")
+
+    with ThreadPoolExecutor(threads) as pool:
+        if way == "down":
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
+            count = len(list(pool.map(down, (item["Key"] for page in pages for item in page.get("Contents", ())))))
+        else:
+            count = len(list(pool.map(up, (path for path in top.rglob("*") if path.is_file()))))
+    return {"count": count, "seconds": time.perf_counter() - began}
+
+
 if __name__ == "__main__":
     what, *words = sys.argv[1:]
     result = {"latency": lambda: latency(words[0], int(words[1])),
               "load": lambda: load(words[0], float(words[1]), words[2]),
               "artifact": lambda: artifact(words[0], int(words[1])),
-              "boto": lambda: boto(words[0], words[1], int(words[2]))}[what]()
+              "boto": lambda: boto(words[0], words[1], int(words[2])),
+              "mirror": lambda: mirror(*words[:5], int(words[5]))}[what]()
     print(json.dumps(result))

@@ -36,6 +36,10 @@ WAIT_SECONDS = 60.0
 LEFTOVER_SECONDS = 3600.0
 GRACE_SECONDS = 25  # for running uploads when the server is stopped
 SMALL, CHUNK = 8 * 2**20, 2**20  # bytes: read whole up to here; copied in steps of
+# calls to the store at the same time; objects fetched before they are asked for, and up to which size in bytes
+THREADS, AHEAD, TINY = 8, 16, 2 * 2**20
+BULK = ("out", "in", "sums", "drop")
+BUFFER = 2**17  # bytes of a tar stream; tarfile copies a whole one for each header
 
 DEFAULTS = {
     # The job runner is 9 more processes and 2 GB, for GenAI scoring jobs only.
@@ -250,7 +254,7 @@ def s3_client(environment: Mapping[str, str]) -> Any:
         "s3", endpoint_url=environment.get("MLFLOW_S3_ENDPOINT_URL") or None,
         verify=False if environment.get("MLFLOW_S3_IGNORE_TLS", "").lower() in ("1", "true") else None,
         config=Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 1},
-                      s3={"addressing_style": style}))
+                      max_pool_connections=THREADS + AHEAD, s3={"addressing_style": style}))
 
 
 def s3_verdict(code: str, status: int) -> str:
@@ -369,8 +373,39 @@ def at_prefix(environment: Mapping[str, str], prefix: str) -> str:
     return f"{destination.rpartition('/')[0]}/{prefix}"
 
 
+class Lane:
+    """Calls made by THREADS threads at the same time; ``limit`` of them are on the way, then ``do`` waits."""
+
+    def __init__(self, limit: int = THREADS) -> None:
+        from collections import deque
+        from concurrent.futures import Future, ThreadPoolExecutor
+
+        self.limit, self.pool = limit, ThreadPoolExecutor(THREADS)
+        self.open: deque[Future[Any]] = deque()
+
+    def do(self, call: Callable[[], Any]) -> None:
+        """Begin a call; raises what an earlier one raised."""
+        if len(self.open) >= self.limit:
+            self.next()
+        self.open.append(self.pool.submit(call))
+
+    def next(self) -> Any:
+        """The result of the earliest call that is on the way."""
+        try:
+            return self.open.popleft().result()
+        except BaseException:
+            self.pool.shutdown(wait=False, cancel_futures=True)  # nobody asks for the others
+            raise
+
+    def finish(self) -> list[Any]:
+        """Wait for all; gives their results in the order of the calls."""
+        return [self.next() for _ in range(len(self.open))]
+
+
 class FolderObjects:
     """Objects as files below a folder. Names are relative, with slashes; sizes in bytes."""
+
+    remote = False
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -430,8 +465,11 @@ class FolderObjects:
 class S3Objects:
     """Objects in a bucket below a prefix."""
 
+    remote = True
+
     def __init__(self, client: Any, bucket: str, prefix: str) -> None:
         self.client, self.bucket, self.root = client, bucket, f"{prefix}/" if prefix else ""
+        self.lane = Lane()  # holds THREADS times SMALL bytes at the most
 
     def _pages(self) -> Iterator[list[dict[str, Any]]]:
         token: dict[str, str] = {}
@@ -459,34 +497,43 @@ class S3Objects:
         return _S3Reader.make(self.client, self.bucket, self.root + name)
 
     def put(self, name: str, size: int, stream: BinaryIO) -> None:
+        """Read the object and store it; it is there, or an error is raised, at the latest after ``finish``."""
         key = self.root + name
         if size <= SMALL:
             content = stream.read()
-            wait("the object store", lambda: s3_call(
-                lambda: self.client.put_object(Bucket=self.bucket, Key=key, Body=content)))
+            self.lane.do(lambda: self._ask("put_object", Key=key, Body=content))
             return
-        made = wait("the object store", lambda: s3_call(
-            lambda: self.client.create_multipart_upload(Bucket=self.bucket, Key=key)))
-        whole = {"Bucket": self.bucket, "Key": key, "UploadId": made["UploadId"] if made else ""}
-        parts: list[dict[str, Any]] = []
-        step = max(SMALL, -(-size // 9000))  # 10,000 parts at the most
-        while content := stream.read(step):
-            number, body = len(parts) + 1, content
-            done = wait("the object store", lambda n=number, b=body: s3_call(  # type: ignore[misc]
-                lambda: self.client.upload_part(**whole, PartNumber=n, Body=b)))
-            parts.append({"PartNumber": number, "ETag": done["ETag"] if done else ""})
-        wait("the object store", lambda: s3_call(
-            lambda: self.client.complete_multipart_upload(**whole, MultipartUpload={"Parts": parts})))
+        self.lane.finish()
+        whole = {"Key": key, "UploadId": self._ask("create_multipart_upload", Key=key)["UploadId"]}
+        step, number = max(SMALL, -(-size // 9000)), 0  # 10,000 parts at the most
+        tags: list[str] = []
+        while body := stream.read(step):
+            number += 1
+            if len(self.lane.open) == self.lane.limit:
+                tags.append(self.lane.next())
+            self.lane.do(lambda n=number, b=body: self._ask(  # type: ignore[misc]
+                "upload_part", **whole, PartNumber=n, Body=b)["ETag"])
+        tags += self.lane.finish()
+        self._ask("complete_multipart_upload", **whole, MultipartUpload={
+            "Parts": [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]})
+
+    def _ask(self, call: str, **words: Any) -> Any:
+        answer = wait("the object store", lambda: s3_call(lambda: getattr(self.client, call)(
+            Bucket=self.bucket, **words)))
+        if answer is None:
+            raise Stop(FAILED, f"the bucket {self.bucket} does not exist")
+        return answer
 
     def finish(self) -> None:
         """S3 answers when an object is stored."""
+        self.lane.finish()
 
     def drop(self) -> int:
         count = 0
         for name, _ in self.names():
-            wait("the object store", lambda key=self.root + name: s3_call(  # type: ignore[misc]
-                lambda: self.client.delete_object(Bucket=self.bucket, Key=key)))
+            self.lane.do(lambda key=self.root + name: self._ask("delete_object", Key=key))  # type: ignore[misc]
             count += 1
+        self.lane.finish()
         return count
 
 
@@ -554,31 +601,77 @@ def storage(environment: Mapping[str, str], prefix: str) -> FolderObjects | S3Ob
     return S3Objects(s3_client(environment), *s3_address(destination))
 
 
+def fetched(place: FolderObjects | S3Objects, names: Iterator[str]) -> Iterator[tuple[str, int, BinaryIO | None]]:
+    """Name, size and content of each object, in order; None for one that is not there any more.
+
+    From a store over the network up to AHEAD objects are asked for before their turn, those of up to TINY bytes read.
+    """
+    import functools
+    import itertools
+
+    if not place.remote:
+        yield from (_fetch(place, name) for name in names)
+        return
+    lane = Lane(AHEAD)
+    try:
+        for name in itertools.islice(names, AHEAD):
+            lane.do(functools.partial(_fetch, place, name))
+        while lane.open:
+            found = lane.next()
+            for name in itertools.islice(names, 1):
+                lane.do(functools.partial(_fetch, place, name))
+            yield found
+    finally:
+        lane.pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _fetch(place: FolderObjects | S3Objects, name: str) -> tuple[str, int, BinaryIO | None]:
+    import io
+
+    try:
+        size, stream = place.open(name)
+    except FileNotFoundError:
+        return name, 0, None
+    if not place.remote or size > TINY:
+        return name, size, stream
+    content = stream.read()
+    stream.close()
+    return name, size, io.BytesIO(content)
+
+
 def objects_out(environment: Mapping[str, str], prefix: str, target: BinaryIO) -> str:
     """Write every object to a tar stream as `o/NAME`; the last member, `end`, tells that it is whole."""
     import io
     import json
-    import tarfile
 
     place, count, gone = storage(environment, prefix), 0, 0
-    with tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT, bufsize=CHUNK) as tar:
-        for name, _ in place.names():
-            try:
-                size, stream = place.open(name)
-            except FileNotFoundError:
-                gone += 1  # deleted while we were listing: nothing points to it any more
-                continue
-            member = tarfile.TarInfo(f"o/{name}")
-            member.size = size
-            tar.addfile(member, stream)
-            stream.close()
-            tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
-            count += 1
-        end = json.dumps({"objects": count, "gone": gone}).encode()
-        member = tarfile.TarInfo("end")
-        member.size = len(end)
-        tar.addfile(member, io.BytesIO(end))
+    for name, size, stream in fetched(place, (name for name, _ in place.names())):
+        if stream is None:
+            gone += 1  # deleted while we were listing: nothing points to it any more
+            continue
+        _write_member(target, f"o/{name}", size, stream)
+        stream.close()
+        count += 1
+    end = json.dumps({"objects": count, "gone": gone}).encode()
+    _write_member(target, "end", len(end), io.BytesIO(end))
+    target.write(bytes(1024))
     return f"{count} objects"
+
+
+def _write_member(target: BinaryIO, name: str, size: int, stream: BinaryIO) -> None:
+    """A tar member. tarfile's own way copies its buffer again for each 16 KiB, which is most of the time."""
+    import tarfile
+
+    member = tarfile.TarInfo(name)
+    member.size = left = size
+    target.write(member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+    while left:
+        content = stream.read(min(left, CHUNK))
+        if not content:
+            raise OSError(f"{name} ended {left} bytes early")
+        target.write(content)
+        left -= len(content)
+    target.write(bytes(-size % 512))
 
 
 def objects_in(environment: Mapping[str, str], prefix: str, source: BinaryIO) -> str:
@@ -587,7 +680,7 @@ def objects_in(environment: Mapping[str, str], prefix: str, source: BinaryIO) ->
     from typing import cast
 
     place, count, ended = storage(environment, prefix), 0, False
-    with tarfile.open(fileobj=source, mode="r|", bufsize=CHUNK) as tar:
+    with tarfile.open(fileobj=source, mode="r|", bufsize=BUFFER) as tar:
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]
             name = member.name.removeprefix("o/")
@@ -613,8 +706,9 @@ def objects_sums(environment: Mapping[str, str], prefix: str) -> None:
     import json
 
     place = storage(environment, prefix)
-    for name, _ in place.names():
-        size, stream = place.open(name)
+    for name, size, stream in fetched(place, (name for name, _ in place.names())):
+        if stream is None:
+            raise Stop(FAILED, f"{name} was deleted meanwhile")
         sha = hashlib.sha256()
         while content := stream.read(CHUNK):
             sha.update(content)
@@ -817,10 +911,12 @@ def main(arguments: list[str]) -> int:
     import tarfile
 
     def stopped(number: int, frame: object) -> NoReturn:
+        if command in BULK:
+            os._exit(STOPPED)  # threads that wait for the store would hold it up
         raise SystemExit(STOPPED)
 
-    signal.signal(signal.SIGTERM, stopped)
     command, *rest = arguments or ["help"]
+    signal.signal(signal.SIGTERM, stopped)
     takes = {"object": (1,), "known": (1,), "in": (1,), "drop": (1,), "gc": (1,), "out": (0, 1), "sums": (0, 1)}
     if len(rest) not in takes.get(command, (0,)):
         command = "help"
@@ -847,7 +943,7 @@ def main(arguments: list[str]) -> int:
         elif command == "gc":
             prepare(os.environ)
             collect(os.environ, rest[0])
-        elif command in ("out", "in", "sums", "drop"):
+        elif command in BULK:
             prepare(os.environ)
             try:
                 bulk(command, rest[0] if rest else "")

@@ -20,6 +20,7 @@ import os
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -78,11 +79,35 @@ def trailer(manifest: dict[str, Any]) -> bytes:
     return header + text.ljust(MANIFEST) + bytes(1024)
 
 
+class _Sha256:
+    """SHA-256 in a thread of its own, beside reading, writing and the other sums; one piece is on the way."""
+
+    def __init__(self) -> None:
+        self._sha, self._thread = hashlib.sha256(), ThreadPoolExecutor(1)
+        self._piece: Future[None] | None = None
+
+    def _wait(self) -> None:
+        if self._piece is not None:
+            self._piece.result()
+            self._piece = None
+
+    def update(self, data: bytes) -> None:
+        self._wait()
+        if len(data) < 2**16:  # handing it over would take longer
+            self._sha.update(data)
+        else:
+            self._piece = self._thread.submit(self._sha.update, data)
+
+    def hexdigest(self) -> str:
+        self._wait()
+        return self._sha.hexdigest()
+
+
 class _Hashed(io.RawIOBase):
     """Hashes and counts what passes, written or read; reads no further than ``limit``."""
 
     def __init__(self, stream: IO[bytes], limit: int = -1) -> None:
-        self.stream, self.limit, self.bytes, self.sha = stream, limit, 0, hashlib.sha256()
+        self.stream, self.limit, self.bytes, self.sha = stream, limit, 0, _Sha256()
 
     def write(self, data: Any) -> int:
         self.stream.write(data)

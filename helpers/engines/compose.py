@@ -62,6 +62,7 @@ from helpers.system import System, notebook_memory
 
 MINIMUM_API = (1, 44)  # Docker 25: health checks with start_interval
 MINIMUM_COMPOSE = (2, 21)  # `ps --format json` and start_interval as we use them
+STREAM = "docker/compose.stream.yaml"  # for one container whose output is data
 LIVE = "live.json"  # the pointer of the state file, kept with the data as well
 PUBLIC_COMPOSE = (2, 25)  # `!override` in an overlay
 CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
@@ -505,12 +506,14 @@ class DockerEngine:
                      part, *argv[1:]], stdin, timeout, self._environment(), stack.ROOT)
 
     def pipe(self, part: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
+        environment = self._environment()
         if fresh:
+            environment["COMPOSE_FILE"] += f":{STREAM}"
             command = ["docker", "compose", "run", "--rm", "--no-deps", "-T", "--quiet-pull", "--entrypoint", argv[0],
                        part, *argv[1:]]
         else:
             command = ["docker", "exec", "-i", self._container(part).id, *argv]
-        return streaming.piped(argv[0], command, self._environment(), stack.ROOT)
+        return streaming.piped(argv[0], command, environment, stack.ROOT)
 
     def halt(self, part: str, sink: Sink) -> None:
         for status in self.parts():

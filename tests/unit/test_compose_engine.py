@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from helpers.engines import compose, compose_model
 from helpers.engines.base import Health, Mount, PartStatus, Port, State
@@ -350,3 +351,13 @@ def test_what_compose_replaces_has_not_failed(tmp_path: Path, monkeypatch: pytes
             engine._compose_up(Silent(), repair_password=False)
     else:
         engine._compose_up(Silent(), repair_password=False)
+
+
+def test_what_streams_is_not_logged_by_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(compose.streaming, "piped", lambda what, argv, env, cwd: told.update(argv=argv, env=env))
+    engine_with(tmp_path).pipe("mlflow", ("trackbed-mlflow", "out"), fresh=True)
+    *files, last = told["env"]["COMPOSE_FILE"].split(":")
+    assert files[0] == "docker/compose.yaml" and told["argv"][:3] == ["docker", "compose", "run"]
+    overlay = yaml.safe_load((compose.stack.ROOT / last).read_text())
+    assert overlay == {"services": {"mlflow": {"logging": {"driver": "none"}}}}

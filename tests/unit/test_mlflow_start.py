@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -270,3 +274,131 @@ def test_leftovers_of_killed_uploads_go_and_the_rest_stays(tmp_path: Path) -> No
     (tmp_path / "tmplink").symlink_to(tmp_path / "keep")
     assert start.clear_leftovers(tmp_path, now) == 1
     assert {entry.name for entry in tmp_path.iterdir()} == {"tmpnew", "keep", "tmplink"}
+
+
+class Objects:
+    """A store over the network; remembers the most calls at the same time."""
+
+    remote = True
+
+    def __init__(self, held: dict[str, bytes]) -> None:
+        self.held, self.open_now, self.most, self.lock = held, 0, 0, threading.Lock()
+
+    def names(self) -> Iterator[tuple[str, int]]:
+        return ((name, len(content)) for name, content in [*self.held.items(), ("gone", b"x")])
+
+    def open(self, name: str) -> tuple[int, Any]:
+        with self.lock:
+            self.open_now += 1
+            self.most = max(self.most, self.open_now)
+        time.sleep(random.Random(name).random() / 200)
+        with self.lock:
+            self.open_now -= 1
+        if name not in self.held:
+            raise FileNotFoundError(name)
+        return len(self.held[name]), io.BytesIO(self.held[name])
+
+
+def test_objects_that_are_fetched_ahead_come_out_in_order_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {f"1/{n}/ä{'x' * (n % 150)}": random.Random(n).randbytes(n * 7 % 1500) for n in range(200)}
+    held |= {"1/big": bytes(start.TINY + 1), "1/empty": b""}
+    place, target = Objects(held), io.BytesIO()
+    monkeypatch.setattr(start, "storage", lambda environment, prefix: place)
+    assert start.objects_out({}, "", target) == "202 objects"
+    with tarfile.open(fileobj=io.BytesIO(target.getvalue())) as tar:
+        found = [(member.name, stream.read()) for member in tar if (stream := tar.extractfile(member))]
+    assert found[:-1] == [(f"o/{name}", content) for name, content in held.items()]
+    assert found[-1] == ("end", b'{"objects": 202, "gone": 1}')
+    assert 1 < place.most <= start.THREADS
+
+
+def test_an_object_that_ends_early_ends_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Objects({"1/a": b"abc"})
+    monkeypatch.setattr(place, "open", lambda name: (4, io.BytesIO(b"abc")))
+    monkeypatch.setattr(start, "TINY", 1)
+    monkeypatch.setattr(start, "storage", lambda environment, prefix: place)
+    with pytest.raises(OSError, match="1/a ended 1 bytes early"):
+        start.objects_out({}, "", io.BytesIO())
+
+
+class Bucket:
+    """As much of an S3 client as storing needs; parts are done in any order."""
+
+    def __init__(self, failing: int = 0) -> None:
+        self.stored: dict[str, bytes] = {}
+        self.parts: dict[int, bytes] = {}
+        self.failing = failing
+
+    def put_object(self, Bucket: str, Key: str, Body: bytes) -> dict[str, Any]:  # noqa: N803
+        time.sleep(random.Random(Key).random() / 100)
+        self.stored[Key] = Body
+        return {}
+
+    def create_multipart_upload(self, **_: str) -> dict[str, Any]:
+        self.parts = {}
+        return {"UploadId": "u"}
+
+    def upload_part(self, PartNumber: int, Body: bytes, **_: str) -> dict[str, Any]:  # noqa: N803
+        time.sleep(random.Random(PartNumber).random() / 100)
+        if PartNumber == self.failing:
+            raise start.Stop(start.REFUSED, "no")
+        self.parts[PartNumber] = Body
+        return {"ETag": f"tag {PartNumber}"}
+
+    def complete_multipart_upload(self, Key: str, MultipartUpload: Any, **_: str) -> dict[str, Any]:  # noqa: N803
+        told = MultipartUpload["Parts"]
+        assert told == [{"PartNumber": n, "ETag": f"tag {n}"} for n in range(1, len(self.parts) + 1)]
+        self.stored[Key] = b"".join(self.parts[n] for n in sorted(self.parts))
+        return {}
+
+
+def test_objects_are_stored_by_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "s3_call", lambda call: call())
+    monkeypatch.setattr(start, "SMALL", 1000)
+    client = Bucket()
+    place, held = start.S3Objects(client, "b", "p"), {f"{n}": random.Random(n).randbytes(n * 400) for n in range(60)}
+    for name, content in held.items():
+        place.put(name, len(content), io.BytesIO(content))
+    place.finish()
+    assert client.stored == {f"p/{name}": content for name, content in held.items()}
+
+
+def test_a_part_that_is_refused_ends_the_storing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "s3_call", lambda call: call())
+    monkeypatch.setattr(start, "SMALL", 1000)
+    client = Bucket(failing=3)
+    place = start.S3Objects(client, "b", "")
+    with pytest.raises(start.Stop, match="no"):
+        place.put("x", 50_000, io.BytesIO(bytes(50_000)))
+    assert not client.stored
+
+
+HANGING = """
+import sys, threading, time
+sys.path.insert(0, sys.argv[1])
+import start
+
+class Place:
+    remote = True
+    def names(self):
+        return iter([("1/a", 1), ("1/b", 1)])
+    def open(self, name):
+        print("asked", file=sys.stderr, flush=True)
+        time.sleep(60)
+
+start.storage = lambda environment, prefix: Place()
+sys.exit(start.main(["out"]))
+"""
+
+
+def test_a_stop_does_not_wait_for_a_store_that_hangs() -> None:
+    process = subprocess.Popen([sys.executable, "-c", HANGING, str(SCRIPT.parent)], stderr=subprocess.PIPE,
+                               stdout=subprocess.DEVNULL,
+                               env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"})
+    try:
+        assert process.stderr is not None and process.stderr.readline() == b"asked\n"
+        process.terminate()
+        assert process.wait(20) == start.STOPPED
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,343 @@
+"""`invoke backup` and `invoke restore` against `pg_dump` and a plain mirror of the store, in turns, in one run.
+
+    python -m benchmarks.backup [fill|measure|remove] [--engine=docker|embedded] [--runs=10000] [--mib=5120]
+                                [--rounds=2] [--only=backup,restore] [--folder=DIR] [--json=FILE]
+
+Two systems are filled: a whole one, and one of a tenth of it for the proof that memory does not grow. Rows go into the
+database by SQL, objects into the store by `trackbed-mlflow in`. The plain way: pg_dump -Fc through the same pipe and
+boto3 with 8 threads in a container beside the store (docker), or `cp -r` of the artifacts (embedded); pg_restore and
+the same back into names of its own. Both sides start after a `sync` and end with one: what is measured is on the disk.
+Peak memory is VmHWM of the task and of its command inside the part, looked at 10 times a second. Without a step: all
+three. Needs root and an engine on this machine, to see its processes. Timings never decide a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, cast
+
+from benchmarks.bench import CLIENT_IMAGE, HERE, ROOT, Measure, Ours, run, table
+from helpers import lifecycle
+from helpers.backups import database, objects
+from helpers.engines.base import POSTGRES, Engine
+from helpers.system import System
+
+# bytes of an object, and how many of 10,000 and 5 GiB; the last takes what is left
+SIZES = ((0, 500), (1000, 5000), (20_000, 3000), (250_000, 1200), (2_000_000, 280), (20_000_000, 19))
+BIG = 200_000_000
+THREADS = 8
+TURN, SELDOM = 0.1, 5  # seconds between two looks at the memory; looks between two searches for processes
+INSIDE = ("out", "in", "sums", "drop")
+FILL = """
+INSERT INTO experiments (name, artifact_location, lifecycle_stage, creation_time, last_update_time)
+SELECT 'bench ' || e, 'mlflow-artifacts:/bench' || e, 'active', 1, 1 FROM generate_series(1, 10) e;
+INSERT INTO runs SELECT md5(r::text), 'run ' || r, 'UNKNOWN', '', '', 'bench', 'FINISHED', r, r + 1, '', 'active',
+    'mlflow-artifacts:/bench' || (r % 10 + 1) || '/' || md5(r::text) || '/artifacts',
+    (SELECT experiment_id FROM experiments WHERE name = 'bench ' || (r % 10 + 1)) FROM generate_series(1, {runs}) r;
+INSERT INTO params SELECT 'param ' || p, md5((r * p)::text), md5(r::text)
+    FROM generate_series(1, {runs}) r, generate_series(1, 10) p;
+INSERT INTO tags SELECT 'tag ' || p, md5((r * p)::text), md5(r::text)
+    FROM generate_series(1, {runs}) r, generate_series(1, 5) p;
+INSERT INTO metrics SELECT 'metric ' || m, sin(r * m * s), s, md5(r::text), s, false
+    FROM generate_series(1, {runs}) r, generate_series(1, 5) m, generate_series(1, 20) s;
+INSERT INTO latest_metrics SELECT 'metric ' || m, sin(r * m * 20), 20, 20, false, md5(r::text)
+    FROM generate_series(1, {runs}) r, generate_series(1, 5) m;
+ANALYZE;
+"""
+
+
+class Filled(Ours):
+    """A system of this clone that is known again by its folder."""
+
+    def __init__(self, engine: str, folder: Path, name: str, port: int) -> None:
+        super().__init__(engine, folder)
+        self.name, self.project = name, f"bench-backup-{name}"
+        self.port = port
+        self.env |= {"TRACKBED_PROJECT": self.project, "TRACKBED_MLFLOW_PORT": str(port),
+                     "TRACKBED_JUPYTER_PORT": str(port + 1), "TRACKBED_S3_PORT": str(port + 2),
+                     "TRACKBED_S3_CONSOLE_PORT": str(port + 3)}
+
+    def opened(self) -> tuple[System, Engine]:
+        os.environ.update(self.env)
+        system = lifecycle.load({})
+        return system, lifecycle.running(system)
+
+    @property
+    def live(self) -> dict[str, str]:
+        return self.opened()[0].state.live
+
+
+BLOCK = random.Random(1).randbytes(2**20)
+
+
+class Some:
+    """A stream of ``size`` bytes that do not compress, in constant memory; another one for another seed."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.left, self.at = size, seed * 7919 % len(BLOCK)
+
+    def read(self, count: int = -1) -> bytes:
+        count = min(self.left, count if count >= 0 else self.left, len(BLOCK) - self.at)
+        found = BLOCK[self.at:self.at + count]
+        self.left, self.at = self.left - count, (self.at + count) % len(BLOCK)
+        return found
+
+
+def contents(runs: int, mib: int) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """Objects of many sizes, one for each run and big ones for the rest, below paths as MLflow names them."""
+    import hashlib
+
+    left, number = mib * 2**20, 0
+    for size, of_ten_thousand in SIZES:
+        for _ in range(of_ten_thousand * runs // 10_000):
+            number += 1
+            found = hashlib.md5(str(number).encode(), usedforsecurity=False).hexdigest()
+            path = f"bench{number % 10 + 1}/{found}/artifacts/model {size}.bin"
+            yield path, size, cast("IO[bytes]", Some(size, number))
+            left -= size
+    while left > 0:
+        number += 1
+        size = min(BIG, left)
+        yield f"bench1/big/artifacts/{number}.bin", size, cast("IO[bytes]", Some(size, number))
+        left -= size
+
+
+def fill(system: Filled, runs: int, mib: int) -> None:
+    system.invoke("up")
+    _, engine = system.opened()
+    live = system.live
+    with engine.pipe(POSTGRES, (*database.PSQL, "-d", live["database"])) as pipe:
+        pipe.into.write(FILL.format(runs=runs).encode())
+        pipe.finish(600)
+    began = time.perf_counter()
+    objects.write(engine, live["prefix"], contents(runs, mib))
+    print(f"{system.name}: {runs} runs, {mib} MiB of objects stored in {time.perf_counter() - began:.0f} s",
+          file=sys.stderr, flush=True)
+
+
+# peak memory
+
+def _peak(folder: Path) -> float:
+    """VmHWM in MiB; 0 for a process that has ended."""
+    try:
+        text = (folder / "status").read_text()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in text.splitlines() if line.startswith("VmHWM:")), 0.0)
+
+
+def _words(folder: Path) -> list[str]:
+    try:
+        return (folder / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+    except OSError:
+        return []
+
+
+class Peaks:
+    """The most memory, in MiB, of the task's process and of its commands inside the MLflow part."""
+
+    def __init__(self) -> None:
+        self.task = self.inside = 0.0
+        self._looks = 0
+        self._commands: list[Path] = []
+
+    def look(self, task: int) -> None:
+        if self._looks % SELDOM == 0:  # going through all processes takes a while
+            self._commands = [folder for folder in Path("/proc").glob("[0-9]*") if self._of_a_part(_words(folder))]
+        self._looks += 1
+        self.task = max(self.task, _peak(Path(f"/proc/{task}")))
+        self.inside = max(self.inside, *map(_peak, self._commands), 0.0)
+
+    @staticmethod
+    def _of_a_part(words: list[str]) -> bool:
+        """The command's own process, not the client that waits for it."""
+        return any(word.endswith(("/start.py", "/trackbed-mlflow")) and following in INSIDE
+                   for word, following in itertools.pairwise(words[:4]))
+
+
+@contextmanager
+def on_disk(samples: list[float]) -> Iterator[None]:
+    os.sync()
+    began = time.perf_counter()
+    yield
+    os.sync()
+    samples.append(time.perf_counter() - began)
+
+
+def watched(system: Filled, *words: str) -> Peaks:
+    """`invoke WORDS`, with the peaks of its memory."""
+    found = Peaks()
+    process = subprocess.Popen([sys.executable, "-m", "invoke", *words], cwd=ROOT, env={**os.environ, **system.env},
+                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None:
+        found.look(process.pid)
+        time.sleep(TURN)
+    if process.returncode:
+        raise SystemExit(f"invoke {' '.join(words)}: {process.stderr.read() if process.stderr else ''}")
+    return found
+
+
+# the plain way
+
+def mirror(system: Filled, prefix: str, folder: Path, way: str) -> None:
+    """All objects below ``prefix`` down into ``folder``, or up from it."""
+    state, _ = system.opened()
+    if system.engine == "embedded":
+        live = state.settings.folder / "embedded" / "artifacts" / prefix
+        source, target = (live, folder) if way == "down" else (folder, live)
+        run("cp", "-r", f"{source}/.", str(target) if way == "down" else f"{target}/") if target.exists() else run(
+            "cp", "-r", str(source), str(target))
+        return
+    found = json.loads(run(sys.executable, "-m", "invoke", "credentials", "--format=json", env=system.env))
+    keys = (f"AWS_ACCESS_KEY_ID={found['S3_ACCESS_KEY']}", f"AWS_SECRET_ACCESS_KEY={found['S3_SECRET_KEY']}",
+            "AWS_REQUEST_CHECKSUM_CALCULATION=when_required", "AWS_RESPONSE_CHECKSUM_VALIDATION=when_required")
+    run("docker", "run", "--rm", "-i", "--network", f"{system.project}_frontend", "-u", "0", "-v", f"{folder}:/mirror",
+        *(word for pair in keys for word in ("-e", pair)), "--entrypoint", "python", CLIENT_IMAGE, "-", "mirror",
+        "http://store:9000", "mlflow-artifacts", prefix, "/mirror", way, str(THREADS),
+        stdin=(HERE / "client.py").read_bytes())
+
+
+def plain_backup(system: Filled, folder: Path) -> None:
+    _, engine = system.opened()
+    live = system.live
+    with (engine.pipe(POSTGRES, ("pg_dump", "-Fc", "-U", "mlflow", "-d", live["database"])) as pipe,
+          (folder / "dump").open("wb") as target):
+        shutil.copyfileobj(pipe.out, target, 2**20)
+        pipe.finish(600)
+    (folder / "objects").mkdir()
+    mirror(system, live["prefix"], folder / "objects", "down")
+
+
+def plain_restore(system: Filled, folder: Path, name: str) -> None:
+    _, engine = system.opened()
+    database.create(engine, name)
+    command = ("pg_restore", "--exit-on-error", "--no-owner", "-U", "mlflow", "-d", name)
+    with engine.pipe(POSTGRES, command) as pipe, (folder / "dump").open("rb") as source:
+        shutil.copyfileobj(source, pipe.into, 2**20)
+        pipe.finish(600)
+    mirror(system, name, folder / "objects", "up")
+
+
+# the measures
+
+def measure(whole: Filled, tenth: Filled, folder: Path, rounds: int, only: list[str], what: str) -> list[Measure]:
+    found = []
+    for kind in only:
+        speed = Measure(f"{kind}, {what}", "<= 1.5", "s", limit=1.5)
+        task = Measure(f"{kind}: peak memory of the task, against a tenth of the data", "<= 1.1", "MiB", limit=1.1)
+        inside = Measure(f"{kind}: peak memory inside the part, against a tenth", "<= 1.1", "MiB", limit=1.1)
+        for number in range(rounds):
+            archive, plain = folder / "whole.tar", folder / "plain"
+            words = ["backup", f"--to={archive}"] if kind == "backup" else ["restore", str(archive), "--yes",
+                                                                            "--no-backup"]
+            if kind == "backup" or not archive.exists():
+                archive.unlink(missing_ok=True)
+            if kind == "restore" and not archive.exists():
+                whole.invoke("backup", f"--to={archive}")
+            with on_disk(speed.ours):
+                peaks = watched(whole, *words)
+            task.ours.append(peaks.task)
+            inside.ours.append(peaks.inside)
+            if kind == "backup":
+                shutil.rmtree(plain, ignore_errors=True)
+                plain.mkdir()
+                with on_disk(speed.other):
+                    plain_backup(whole, plain)
+            else:
+                if not plain.exists():
+                    plain.mkdir()
+                    plain_backup(whole, plain)
+                name = f"plain_{number}"
+                with on_disk(speed.other):
+                    plain_restore(whole, plain, name)
+                _, engine = whole.opened()
+                database.drop(engine, name)
+                objects.drop(engine, name)
+            small = folder / "tenth.tar"
+            if kind == "backup":
+                small.unlink(missing_ok=True)
+                peaks = watched(tenth, "backup", f"--to={small}")
+            else:
+                if not small.exists():
+                    tenth.invoke("backup", f"--to={small}")
+                peaks = watched(tenth, "restore", str(small), "--yes", "--no-backup")
+            task.other.append(peaks.task)
+            inside.other.append(peaks.inside)
+            print(f"{kind}: {speed.ours[-1]:.1f} s, plain {speed.other[-1]:.1f} s; MiB {task.ours[-1]:.0f} and "
+                  f"{inside.ours[-1]:.0f}, of a tenth {peaks.task:.0f} and {peaks.inside:.0f}", file=sys.stderr,
+                  flush=True)
+        found += [speed, task, inside]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("step", nargs="?", choices=("fill", "measure", "remove"))
+    parser.add_argument("--engine", choices=("docker", "embedded"), default="docker")
+    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--mib", type=int, default=5120)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--only", default="backup,restore")
+    parser.add_argument("--folder", default="")
+    parser.add_argument("--json", default=str(ROOT / ".nox" / "bench-backup.json"))
+    told = parser.parse_args()
+    if told.step and not told.folder:
+        parser.error("a single step needs --folder=DIR, the same for all")
+    folder = Path(told.folder or tempfile.mkdtemp(prefix="trackbed-bench-"))
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o755)
+    whole, tenth = (Filled(told.engine, folder, f"{told.engine}-{name}", port)
+                    for name, port in (("whole", 27200), ("tenth", 27210)))
+    found: list[Measure] = []
+
+    def filled() -> None:
+        fill(tenth, told.runs // 10, told.mib // 10)
+        fill(whole, told.runs, told.mib)
+
+    def measured() -> None:
+        for system in (whole, tenth):
+            system.invoke("up")  # of this very clone
+        found.extend(measure(whole, tenth, folder, told.rounds, told.only.split(","),
+                             f"{told.runs} runs, {told.mib} MiB, {told.engine}"))
+
+    def removed() -> None:
+        for system in (whole, tenth):
+            system.down(data=True)
+        shutil.rmtree(folder)
+
+    steps: dict[str, Callable[[], None]] = {"fill": filled, "measure": measured, "remove": removed}
+    try:
+        for name, step in steps.items():
+            if told.step in (None, name) and name != "remove":
+                step()
+    finally:
+        if told.step in (None, "remove"):
+            removed()
+    if not found:
+        return
+    machine = {"cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version(),
+               "docker": run("docker", "version", "--format", "{{.Server.Version}}").strip()
+               if told.engine == "docker" else "", "date": time.strftime("%Y-%m-%d"), "rounds": told.rounds,
+               "rate": f"{told.mib / statistics.median(found[0].ours):.0f} MiB/s"}
+    Path(told.json).parent.mkdir(exist_ok=True)
+    Path(told.json).write_text(json.dumps({"machine": machine, "measures": [asdict(m) for m in found]}, indent=1))
+    print(f"{machine}\n\n{table(found)}")
+
+
+if __name__ == "__main__":
+    main()
