@@ -193,6 +193,13 @@ def _write_env(engine: Engine, settings: Settings) -> None:
         envfile.write_managed_block(settings.env_file, managed)
 
 
+def own_env(system: System) -> None:
+    """Make this system again the one that the clone's .env names, after another one was started from here."""
+    if system.state.existed and system.state.engine:
+        engine = select.current(system)
+        _write_env(engine, engine.settings)
+
+
 def initialise(system: System, sink: Sink, notice: Notice) -> Engine:
     """Everything but the start, for those who use Compose by hand: images, volumes, secrets, .env."""
     with changing(system, notice):
