@@ -69,16 +69,19 @@ def aside(system: System, name: str) -> System:
                              system.settings.env_file)
     if settings.project == system.settings.project:
         raise SettingError(f"--into={name}: is this project itself; leave --into out to replace what is in it.")
-    if system.settings.object_store == "external":
+    state = State.load(settings.folder)
+    store = state.remembered.get("OBJECT_STORE", system.settings.object_store)
+    if "external" in (store, system.settings.object_store):
         raise SettingError("--into: OBJECT_STORE=external has one bucket, which two projects must not share; restore "
                            "in a second clone with another S3_BUCKET.")
-    state = State.load(settings.folder)
     made = dryrun.beside(system.settings, name, dryrun.is_free(system))
     kept = {field: int(state.remembered.get(field.upper(), getattr(made, field))) for field in dryrun.PORTS}
     engine = state.engine or system.state.engine or made.engine
     told = {**system.state.remembered, **system.settings.told, **state.remembered, "ENGINE": engine, "PUBLIC": "",
             "WORKSPACE": "", **{field.upper(): str(port) for field, port in kept.items()}}
-    return System(replace(made, public=False, engine=engine, told=told, **kept), state)  # type: ignore[arg-type]
+    settings = replace(made, public=False, engine=engine, object_store=store, told=told,
+                       **kept)  # type: ignore[arg-type]
+    return System(settings, state, aside=True)
 
 
 def restore_archive(system: System, text: str, sink: Sink, notice: Notice, keep_before: bool = True,
@@ -91,23 +94,19 @@ def restore_archive(system: System, text: str, sink: Sink, notice: Notice, keep_
     target = aside(system, into) if into else system
     manifest = restore.verify(source, sink)
     people = users.imported(sources.small(source, manifest, "users.json") or b"{}")
-    try:
-        lifecycle.up(target, sink, notice)
-        with lifecycle.changing(target, notice):
-            before = _replace(target, source, manifest, sink, notice, keep_before, bool(into))
-    finally:
-        if into:
-            lifecycle.own_env(system)
+    lifecycle.up(target, sink, notice)
+    with lifecycle.changing(target, notice):
+        before = _replace(target, source, manifest, sink, notice, keep_before)
     brought = _bring_in(target, people, notice)
     left = bool(people) and not brought and users.load(target.settings) != people
     return target, Restored(manifest, before, brought, left)
 
 
 def _replace(system: System, source: sources.Source, manifest: dict[str, Any], sink: Sink, notice: Notice,
-             keep_before: bool, must_be_empty: bool) -> Path | None:
+             keep_before: bool) -> Path | None:
     """Make a verified backup live; gives the archive of what was there before."""
     engine = lifecycle.running(system)
-    if must_be_empty and not _is_empty(system, engine):
+    if system.aside and not _is_empty(system, engine):
         raise TrackbedError(f"project {system.settings.project} has data of its own; nothing was changed",
                             f"--project={system.settings.project} instead of --into replaces them; or choose another")
     try:

@@ -99,7 +99,8 @@ def _bar(name: str, done: int, whole: int, note: str) -> Any:
     from rich.table import Table
 
     line = Table.grid(padding=(0, 2))
-    bar = ProgressBar(total=whole or None, completed=min(done, whole) if whole else 0, width=40, pulse=not whole)
+    done = min(done, whole) if whole else 0  # more may have come since it was counted
+    bar = ProgressBar(total=whole or None, completed=done, width=40, pulse=not whole)
     line.add_row(name, bar, f"{100 * done // whole} %" if whole else "", note)
     return line
 
@@ -182,7 +183,7 @@ class Progress:
             due = self._live is None and now - said >= EVERY
             self._amounts[name] = (done, whole, note, now if due else said)
         if due:
-            share = f"{100 * done // whole} %, " if whole else ""
+            share = f"{100 * min(done, whole) // whole} %, " if whole else ""
             notice(f"[{now - self._begun:5.1f} s] {name}: {share}{note}")
 
     def output(self, line: str) -> None:

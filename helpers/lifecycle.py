@@ -137,7 +137,8 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) ->
     system.state.remember(settings.told)
     system.state.applied = {"hash": "", "identities": {}}
     system.state.save()
-    _write_env(engine, settings)
+    if not system.aside:
+        _write_env(engine, settings)
     guarded = _guard(engine)
     report = engine.start(sink)
     for line in _guard(engine) or guarded:
@@ -191,13 +192,6 @@ def _write_env(engine: Engine, settings: Settings) -> None:
         managed["TRACKBED_STATE_DIR"] = str(settings.state_dir)
     if managed or settings.env_file.exists():
         envfile.write_managed_block(settings.env_file, managed)
-
-
-def own_env(system: System) -> None:
-    """Make this system again the one that the clone's .env names, after another one was started from here."""
-    if system.state.existed and system.state.engine:
-        engine = select.current(system)
-        _write_env(engine, engine.settings)
 
 
 def initialise(system: System, sink: Sink, notice: Notice) -> Engine:

@@ -360,6 +360,15 @@ class Snapshot:
             yield entry.name, entry.size, cast("IO[bytes]", stream)
             stream.skip()
 
+    def small(self, manifest: dict[str, Any], wanted: str) -> bytes:
+        """The content of an entry that is no object; b"" where there is none."""
+        for entry in self.entries(manifest):
+            if entry.name == wanted:
+                return b"".join(map(self._fetch, entry.pieces, _lengths(entry.size)))
+            if entry.name not in SMALL:
+                break  # they come first
+        return b""
+
     def verify(self, told: Told | None = None) -> dict[str, Any]:
         """Read every byte of it; gives its manifest. Raises TrackbedError when anything is not as it should be."""
         manifest = self.manifest()

@@ -92,8 +92,9 @@ def members(found: Source, manifest: dict[str, Any]) -> Iterator[tuple[str, int,
 
 def small(found: Source, manifest: dict[str, Any], wanted: str) -> bytes:
     """The content of a small member of a verified backup; b"" where there is none."""
-    listed = archive.members(found, manifest, check=False) if isinstance(found, Path) else found.members(manifest)
-    for member, _, content in listed:
+    if not isinstance(found, Path):
+        return found.small(manifest, wanted)
+    for member, _, content in archive.members(found, manifest, check=False):
         if member == wanted:
             return content.read()
         if member not in archive.SMALL:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from helpers import users
 from helpers.backups import archive, places, repository, sources
 from helpers.backups.places import Folder
 from helpers.backups.repository import Entry, Snapshot, Writer
@@ -110,7 +111,7 @@ def test_the_second_backup_reads_and_stores_only_what_is_new(tmp_path: Path, sna
     assert second.name > snapshot.name
 
 
-@pytest.mark.parametrize("marks", [{}, {name: "other" for name in OBJECTS}])
+@pytest.mark.parametrize("marks", [{}, dict.fromkeys(OBJECTS, "other")])
 def test_without_the_same_mark_it_is_read_and_stored_once(
         tmp_path: Path, snapshot: Snapshot, marks: dict[str, str]) -> None:
     store, before = Reads(OBJECTS, marks), stored_pieces(snapshot)
@@ -391,3 +392,41 @@ def test_a_bucket_needs_its_keys_and_never_shows_them(tmp_path: Path) -> None:
         with pytest.raises(TrackbedError, match="no address of a bucket"):
             places.Bucket(url, access)
     assert str(places.Bucket("s3://bucket/a/b/", access)) == "s3://bucket/a/b"
+
+
+# who may log in
+
+
+def test_logins_come_back_where_there_is_nobody(tmp_path: Path) -> None:
+    old, new = fakes.system(tmp_path / "old").settings, fakes.system(tmp_path / "new").settings
+    users.add(old, "ann")
+    exported = users.exported(users.load(old))
+    assert users.restore(new, users.imported(exported)) == ("ann",)
+    assert users.path(new).read_bytes() == users.path(old).read_bytes()
+    assert users.path(new).stat().st_mode & 0o777 == 0o600
+    users.add(old, "bob")
+    assert users.restore(new, users.load(old)) == ()
+    assert list(users.load(new)) == ["ann"]
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"x", b"[]", b"[1]", b'{"ann": "x"}', b'{"ann": ["x", "y"]}', b'{"ann": []}', b'{"ann": null}',
+    json.dumps({"a:b": ["0" * 32, "0" * 64]}).encode(), json.dumps({"a\nb": ["0" * 32, "0" * 64]}).encode(),
+    json.dumps({"": ["0" * 32, "0" * 64]}).encode(), json.dumps({"ann": ["0" * 32, "0" * 64 + "\nx"]}).encode()])
+def test_users_that_are_none_are_refused(content: bytes) -> None:
+    with pytest.raises(TrackbedError):
+        users.imported(content)
+
+
+def test_the_small_parts_of_either_form(tmp_path: Path, snapshot: Snapshot) -> None:
+    path = tmp_path / "a.tar"
+    with path.open("wb") as stream:
+        writer = archive.Writer(stream, {})
+        writer.small("users.json", b"{1}")
+        writer.database(io.BytesIO(DUMP))
+        writer.finish(FACTS)
+    manifest = sources.verify(path)
+    assert sources.small(path, manifest, "users.json") == b"{1}"
+    assert sources.small(path, manifest, "settings.json") == b""
+    assert sources.small(snapshot, snapshot.manifest(), "settings.json") == b"{}"
+    assert sources.small(snapshot, snapshot.manifest(), "users.json") == b""
