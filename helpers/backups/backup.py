@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import platform
+import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,17 +102,29 @@ def add(system: System, engine: Engine, place: Place, sink: Sink,
         with_secrets: bool = False) -> tuple[str, dict[str, Any]]:
     """The same as one more backup of a repository, which reads and stores only what is new; gives name and manifest."""
     need(engine, POSTGRES, STORE)
+    try:
+        with repository.Writer(place, system.settings.project, _about(system, engine),
+                               _origin(system, engine)) as writer:
+            return _add(system, engine, writer, sink, with_secrets)
+    except (sqlite3.Error, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise TrackbedError(f"{tempfile.gettempdir()}: the list of objects cannot be kept there: {error}",
+                            "make room there, or name another folder with TMPDIR") from None
+
+
+def _add(system: System, engine: Engine, writer: repository.Writer, sink: Sink,
+         with_secrets: bool) -> tuple[str, dict[str, Any]]:
     begun = time.monotonic()
-    with repository.Writer(place, system.settings.project, _about(system, engine), _origin(system, engine)) as writer:
-        found, size = _rows(system, engine, writer, sink, with_secrets)
-        sink.step("objects")
-        progress = Progress(sink, "objects")
-        wanted = writer.listed(objects.listing(engine))
-        if writer.wanted:
-            for key, length, content in objects.read(engine, wanted):
-                writer.object(key, length, content)
-                progress.say(writer.read_bytes, writer.objects, writer.wanted_bytes)
-        return writer.finish(_facts(engine, found, size, begun, with_secrets))
+    found, size = _rows(system, engine, writer, sink, with_secrets)
+    sink.step("objects")
+    progress = Progress(sink, "objects")
+    wanted = writer.listed(objects.listing(engine))
+    if writer.wanted:
+        for key, length, content in objects.read(engine, wanted):
+            writer.object(key, length, content)
+            progress.say(writer.read_bytes, writer.objects, writer.wanted_bytes)
+    return writer.finish(_facts(engine, found, size, begun, with_secrets))
 
 
 def _about(system: System, engine: Engine) -> dict[str, Any]:

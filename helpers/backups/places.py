@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -21,6 +22,13 @@ LEFTOVER = 3600.0  # seconds after which one of these is nobody's any more
 URL = re.compile(r"s3://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]{1,62})(?:/(?P<prefix>[^\x00-\x1f]*))?")
 ATTEMPTS = 4
 T = TypeVar("T")
+
+
+def scratch() -> sqlite3.Connection:
+    """A database in a file that nobody else sees and that goes with it: for what may be too much for the memory."""
+    made = sqlite3.connect("")
+    made.execute("PRAGMA journal_mode = OFF")
+    return made
 
 
 class Missing(Exception):
@@ -61,12 +69,13 @@ class Folder:
 
     def begin(self) -> None:
         incoming = make_folder(make_folder(self.path, private=True) / INCOMING, private=True)
-        for entry in incoming.iterdir():
-            try:
-                if entry.lstat().st_mtime < time.time() - LEFTOVER:
-                    entry.unlink()
-            except FileNotFoundError:
-                pass  # whoever wrote it has just named it
+        try:
+            for entry in incoming.iterdir():
+                with suppress(FileNotFoundError):  # whoever wrote it has just named it
+                    if entry.lstat().st_mtime < time.time() - LEFTOVER:
+                        entry.unlink()
+        except OSError as error:
+            raise TrackbedError(f"{incoming}: {error.strerror}", "choose another place with --to") from None
 
     def read(self, path: str, most: int) -> bytes:
         try:
@@ -190,7 +199,7 @@ class Bucket:
 
     def begin(self) -> None:
         # what is there, in a file of this process's own: asking for each blob would cost a request each
-        known = sqlite3.connect("")
+        known = scratch()
         known.execute("CREATE TABLE blob (path TEXT PRIMARY KEY, size INTEGER) WITHOUT ROWID")
         known.executemany("INSERT INTO blob VALUES (?, ?)", self._listed("pieces/"))
         self._known = known

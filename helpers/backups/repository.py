@@ -14,7 +14,6 @@ import io
 import itertools
 import json
 import re
-import sqlite3
 import tempfile
 import time
 from collections import deque
@@ -26,7 +25,7 @@ from types import TracebackType
 from typing import IO, Any, cast
 
 from helpers.backups.archive import FORMAT, SMALL, Damaged, SetSum, Told, check_facts, check_format, read_full
-from helpers.backups.places import Missing, Place
+from helpers.backups.places import Missing, Place, scratch
 from helpers.errors import TrackbedError
 
 PIECE = 8 * 2**20
@@ -79,7 +78,7 @@ class _Index:
     """What the last backup had and what is to be read, in a file of this process's own: there may be millions."""
 
     def __init__(self) -> None:
-        self._base = sqlite3.connect("")
+        self._base = scratch()
         self._base.execute("CREATE TABLE old (name TEXT PRIMARY KEY, line BLOB) WITHOUT ROWID")
         self._base.execute("CREATE TABLE wanted (name TEXT PRIMARY KEY, mark TEXT) WITHOUT ROWID")
         self._base.execute("CREATE TABLE fresh (piece TEXT PRIMARY KEY) WITHOUT ROWID")
