@@ -491,41 +491,53 @@ def lock(context: Context, upgrade: bool = False) -> None:
                        else f"locked docker/jupyter/{name}")
 
 
-@trackbed_task(help={**WHERE, "to": "file, or folder to put it in (default: backups in the state folder)",
+@trackbed_task(help={**WHERE, "to": "a file; or FOLDER/ or s3://BUCKET/PREFIX, where later backups store only what is "
+                                    "new (default: a file in the state folder's backups)",
                      "with_secrets": "put the generated secrets into it too (the file is 0600)"})
 def backup(context: Context, project: str | None = None, state_dir: str | None = None, to: str = "",
            with_secrets: bool = False) -> None:
-    """One consistent archive of database and artifacts, made while the system runs."""
+    """One consistent backup of database and artifacts, made while the system runs."""
     from helpers import backup_commands, console
 
     system = _load({"project": project, "state_dir": state_dir})
     with console.Progress() as progress:
-        path, manifest = backup_commands.backup(system, to, with_secrets, progress, progress.notice)
-    console.value(str(path))
+        place, manifest = backup_commands.backup(system, to, with_secrets, progress, progress.notice)
+    console.value(place)
     console.notice(backup_commands.words(manifest))
+    if line := backup_commands.stored(manifest):
+        console.notice(line)
     if with_secrets:
         console.notice("it holds the secrets of this system in plain text; only you can read it (0600): keep it so")
 
 
-@trackbed_task(positional=["file"],
-               help={**WHERE, "file": "the archive that `invoke backup` made",
+@trackbed_task(positional=["source"],
+               help={**WHERE, "source": "what `invoke backup` printed: a file, a backup in a folder or s3://...; the "
+                                        "folder or s3://BUCKET/PREFIX alone: its newest backup",
+                     "into": "restore into this new or empty project, on free ports; the current one stays as it is",
                      "no_backup": "do not back up what is there before it is replaced",
                      "yes": "do not ask"})
-def restore(context: Context, file: str, project: str | None = None, state_dir: str | None = None,
-            no_backup: bool = False, yes: bool = False) -> None:
-    """Replace what is there by an archive, on any engine. Until the last step the old state is the live one."""
-    from helpers import backup_commands, console
+def restore(context: Context, source: str, project: str | None = None, state_dir: str | None = None,
+            into: str = "", no_backup: bool = False, yes: bool = False) -> None:
+    """Replace what is there by a backup, on any engine. Until the last step the old state is the live one."""
+    from helpers import backup_commands, console, lifecycle
     from helpers.errors import TrackbedError
 
     system = _load({"project": project, "state_dir": state_dir})
-    if system.state.existed and not yes and not console.confirm(
-            f"Replace the experiments and artifacts of project {system.settings.project} by {file}?"):
+    if not into and system.state.existed and not yes and not console.confirm(
+            f"Replace the experiments and artifacts of project {system.settings.project} by {source}?"):
         raise TrackbedError("nothing was restored", "answer y, or pass --yes where there is no terminal")
     with console.Progress() as progress:
-        done = backup_commands.restore_archive(system, file, progress, progress.notice, not no_backup)
+        target, done = backup_commands.restore_archive(system, source, progress, progress.notice, not no_backup, into)
     console.notice(f"restored: {backup_commands.words(done.manifest)}")
     if done.before:
         console.notice(f"what was there before: {done.before}")
+    if done.users:
+        console.notice(f"these may log in at the gateway, with the passwords they had: {', '.join(done.users)}")
+    if done.users_left:
+        console.notice("the logins in the backup were left out: this system has its own")
+    if into:
+        _show(lifecycle.status(target))
+        console.notice(f"\nit is project {into}: --project={into} names it, as in `invoke down --project={into}`")
 
 
 @trackbed_task(help={**WHERE, "to": "docker or embedded", "object_store": WHAT["object_store"]})

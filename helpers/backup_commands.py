@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from helpers import lifecycle
-from helpers.backups import archive, database, journal, objects, restore
+from helpers import dryrun, lifecycle, users
 from helpers.backups import backup as backups
+from helpers.backups import database, journal, objects, restore, sources
+from helpers.backups.repository import Snapshot
 from helpers.engines.base import MLFLOW, Engine, Sink
-from helpers.errors import TrackbedError
+from helpers.errors import SettingError, TrackbedError
 from helpers.lifecycle import Notice
-from helpers.state import make_folder
+from helpers.settings import Settings
+from helpers.state import State, make_folder
 from helpers.system import System
 
 
@@ -24,52 +27,119 @@ def words(manifest: dict[str, Any]) -> str:
             f"made {manifest['made']}")
 
 
+def stored(manifest: dict[str, Any]) -> str:
+    """What a backup into a repository had to do; "" for an archive."""
+    if "new_pieces" not in manifest:
+        return ""
+    read = manifest["objects"] - manifest["unchanged_objects"]
+    return (f"{manifest['unchanged_objects']} objects unchanged since the last backup, {read} read; "
+            f"{manifest['new_bytes'] / 2**20:.1f} MiB in {manifest['new_pieces']} pieces were new")
+
+
 @dataclass(frozen=True)
 class Restored:
-    """What a restore did: the archive's manifest, and the backup of what was there before (None: there was nothing)."""
+    """What a restore did: the manifest, the backup of what was there before (None: there was nothing), the people
+    whose logins it brought and whether logins of the backup were left out because there are others."""
 
     manifest: dict[str, Any]
     before: Path | None
+    users: tuple[str, ...] = ()
+    users_left: bool = False
 
 
-def backup(system: System, to: str, with_secrets: bool, sink: Sink, notice: Notice) -> tuple[Path, dict[str, Any]]:
-    """Write an archive of the running system; gives its path and manifest."""
-    path = backups.target(system, to)
+def backup(system: System, to: str, with_secrets: bool, sink: Sink, notice: Notice) -> tuple[str, dict[str, Any]]:
+    """Back up the running system into a file or a repository; gives where, as `restore` takes it, and the manifest."""
+    if with_secrets and to.startswith("s3:"):
+        raise SettingError("--with-secrets: secrets are not put into a bucket in plain text; back them up into a file.")
+    goal = sources.target(system.settings, to)
     with lifecycle.changing(system, notice):
         engine = lifecycle.running(system)
-        return path, backups.make(system, engine, path, sink, with_secrets)
+        if isinstance(goal, Path):
+            return str(goal), backups.make(system, engine, goal, sink, with_secrets)
+        name, manifest = backups.add(system, engine, goal, sink, with_secrets)
+        return str(Snapshot(goal, name)), manifest
 
 
-def restore_archive(system: System, file: str, sink: Sink, notice: Notice, keep_before: bool = True) -> Restored:
-    """Replace what is live by an archive; the old goes only when the new one is up.
+def aside(system: System, name: str) -> System:
+    """The new or empty project ``name`` beside this one: its settings and engine, on ports that are free, not public.
 
-    Raises TrackbedError, and then the system is as it was.
+    Raises SettingError for a name that is none, or where both would share a bucket.
     """
-    path = Path(file).expanduser().absolute()
-    sink.step(f"verifying {path.name}")
-    manifest = archive.verify(path)
-    lifecycle.up(system, sink, notice)
-    with lifecycle.changing(system, notice):
-        engine = lifecycle.running(system)
-        try:
-            new = restore.copy(system, engine, path, manifest, sink)
-            before = _before(system, engine, sink) if keep_before else None
-            engine.halt(MLFLOW, sink)
-            told = restore.settings_of(path, manifest)
-            system.state.remembered = {**told, **system.state.remembered}
-            flip(system, new, sink, notice)
-        except BaseException:
-            _back_up(system, engine, sink, notice)
-            raise
-    return Restored(manifest, before)
+    settings = Settings.load({"project": name, "state_dir": str(system.settings.state_dir)}, os.environ,
+                             system.settings.env_file)
+    if settings.project == system.settings.project:
+        raise SettingError(f"--into={name}: is this project itself; leave --into out to replace what is in it.")
+    state = State.load(settings.folder)
+    store = state.remembered.get("OBJECT_STORE", system.settings.object_store)
+    if "external" in (store, system.settings.object_store):
+        raise SettingError("--into: OBJECT_STORE=external has one bucket, which two projects must not share; restore "
+                           "in a second clone with another S3_BUCKET.")
+    made = dryrun.beside(system.settings, name, dryrun.is_free(system))
+    kept = {field: int(state.remembered.get(field.upper(), getattr(made, field))) for field in dryrun.PORTS}
+    engine = state.engine or system.state.engine or made.engine
+    told = {**system.state.remembered, **system.settings.told, **state.remembered, "ENGINE": engine, "PUBLIC": "",
+            "WORKSPACE": "", **{field.upper(): str(port) for field, port in kept.items()}}
+    settings = replace(made, public=False, engine=engine, object_store=store, told=told,
+                       **kept)  # type: ignore[arg-type]
+    return System(settings, state, aside=True)
+
+
+def restore_archive(system: System, text: str, sink: Sink, notice: Notice, keep_before: bool = True,
+                    into: str = "") -> tuple[System, Restored]:
+    """Replace what is live by a backup; the old goes only when the new one is up. ``into``: in that project instead.
+
+    Gives the system that has it now. Raises TrackbedError, and then the system is as it was.
+    """
+    source = sources.source(system.settings, text)
+    target = aside(system, into) if into else system
+    manifest = restore.verify(source, sink)
+    people = users.imported(sources.small(source, manifest, "users.json") or b"{}")
+    lifecycle.up(target, sink, notice)
+    with lifecycle.changing(target, notice):
+        before = _replace(target, source, manifest, sink, notice, keep_before)
+    brought = _bring_in(target, people, notice)
+    left = bool(people) and not brought and users.load(target.settings) != people
+    return target, Restored(manifest, before, brought, left)
+
+
+def _replace(system: System, source: sources.Source, manifest: dict[str, Any], sink: Sink, notice: Notice,
+             keep_before: bool) -> Path | None:
+    """Make a verified backup live; gives the archive of what was there before."""
+    engine = lifecycle.running(system)
+    if system.aside and not _is_empty(system, engine):
+        raise TrackbedError(f"project {system.settings.project} has data of its own; nothing was changed",
+                            f"--project={system.settings.project} instead of --into replaces them; or choose another")
+    try:
+        new = restore.copy(system, engine, source, manifest, sink)
+        before = _before(system, engine, sink) if keep_before else None
+        engine.halt(MLFLOW, sink)
+        system.state.remembered = {**restore.settings_of(source, manifest), **system.state.remembered}
+        flip(system, new, sink, notice)
+    except BaseException:
+        _back_up(system, engine, sink, notice)
+        raise
+    return before
+
+
+def _bring_in(system: System, people: dict[str, users.Login], notice: Notice) -> tuple[str, ...]:
+    """The logins of a backup, where there is nobody yet."""
+    if not people or users.load(system.settings):
+        return ()
+    return tuple(lifecycle.change_users(system, notice,
+                                        lambda: " ".join(users.restore(system.settings, people))).split())
+
+
+def _is_empty(system: System, engine: Engine) -> bool:
+    """Whether nothing was ever logged."""
+    held = database.contents(engine, system.state.live["database"])
+    return not held.runs and int(held.tables.get("experiments", ["0"])[0]) <= 1 and not objects.total(engine)[0]
 
 
 def _before(system: System, engine: Engine, sink: Sink) -> Path | None:
     """Stop the server, so that nothing is acknowledged any more, and back up what it holds."""
     engine.halt(MLFLOW, sink)
-    held = database.contents(engine, system.state.live["database"])
-    if not held.runs and int(held.tables.get("experiments", ["0"])[0]) <= 1 and not objects.sums(engine)[0].count:
-        return None  # nothing was ever logged
+    if _is_empty(system, engine):
+        return None
     sink.step("backing up what is there")
     folder = make_folder(system.settings.folder / "backups", private=True)
     path = folder / f"before-{backups.name(system.settings.project)}"

@@ -13,6 +13,7 @@ from typing import Any
 
 from helpers.errors import TrackbedError
 
+EVERY = 3.0  # seconds between two words about one copy
 MARKS = {"ready": "ok", "running": "ok", "done": "ok"}
 
 
@@ -92,12 +93,25 @@ def confirm(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
+def _bar(name: str, done: int, whole: int, note: str) -> Any:
+    """One line: name, bar, share, note. Without a whole the bar only moves."""
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    line = Table.grid(padding=(0, 2))
+    done = min(done, whole) if whole else 0  # more may have come since it was counted
+    bar = ProgressBar(total=whole or None, completed=done, width=40, pulse=not whole)
+    line.add_row(name, bar, f"{100 * done // whole} %" if whole else "", note)
+    return line
+
+
 class Progress:
     """A sink: a live line per part on a terminal, one plain line per change otherwise. A context manager."""
 
     def __init__(self, names: Sequence[str] = ()) -> None:
         self._begun = time.monotonic()
         self._parts: dict[str, tuple[str, str, float]] = dict.fromkeys(names, ("waiting", "", 0.0))
+        self._amounts: dict[str, tuple[int, int, str, float]] = {}
         self._step = ""
         self._tail = ""
         self._live: Any = None
@@ -132,6 +146,7 @@ class Progress:
                 rows.add_row(name, Text(state, style=_style(state)), Text(note, style="dim"),
                              Text(f"{at:.0f} s" if at else "", style="dim"))
             lines: list[Any] = [rows] if self._parts else []
+            lines += [_bar(name, done, whole, note) for name, (done, whole, note, _) in self._amounts.items()]
             lines.append(Spinner("dots", text=Text(f"{self._step or 'working'}  {elapsed:.0f} s")))
             if self._tail:
                 lines.append(Text("  " + self._tail[:100], style="dim"))
@@ -147,6 +162,7 @@ class Progress:
     def step(self, text: str) -> None:
         with self._lock:
             self._step, self._tail = text, ""
+            self._amounts = {}  # what was copied in the step before is done
         if self._live is None:
             notice(f"[{time.monotonic() - self._begun:5.1f} s] {text}")
 
@@ -158,6 +174,17 @@ class Progress:
             self._parts[name] = (state, note, time.monotonic() - self._begun)
         if self._live is None:
             notice(f"[{time.monotonic() - self._begun:5.1f} s] {name}: {state}{' (' + note + ')' if note else ''}")
+
+    def amount(self, name: str, done: int, whole: int, note: str) -> None:
+        """A bar on a terminal; otherwise a line now and then."""
+        now = time.monotonic()
+        with self._lock:
+            *_, said = self._amounts.get(name, (0, 0, "", now))
+            due = self._live is None and now - said >= EVERY
+            self._amounts[name] = (done, whole, note, now if due else said)
+        if due:
+            share = f"{100 * min(done, whole) // whole} %, " if whole else ""
+            notice(f"[{now - self._begun:5.1f} s] {name}: {share}{note}")
 
     def output(self, line: str) -> None:
         text = line.strip()

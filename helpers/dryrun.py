@@ -48,7 +48,7 @@ def script(system: System, name_prefix: str = "") -> str:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", name_prefix):
             raise SettingError(f"--name-prefix={name_prefix}: must be 1 to 40 of a-z, 0-9, _ and -, "
                                "the first a letter or digit.")
-        settings = beside(settings, name_prefix, _is_free(system))
+        settings = beside(settings, name_prefix, is_free(system))
     # a script begins with nothing: a name that a restore gave to the live database is not known there
     state = replace(system.state, live={"database": "mlflow", "prefix": "live"})
     kept = replace(system, settings=settings, state=state)
@@ -61,7 +61,7 @@ def script(system: System, name_prefix: str = "") -> str:
     return _containers(plan, engine.settings, engine.host if isinstance(engine, DockerEngine) else _HERE)
 
 
-def _is_free(system: System) -> Callable[[str, int], bool]:
+def is_free(system: System) -> Callable[[str, int], bool]:
     """What tells whether a port is free where the containers would be."""
     engine = select.current(system) if system.state.node or not system.state.engine else None
     return engine.host.is_free if isinstance(engine, DockerEngine) else addresses.is_free

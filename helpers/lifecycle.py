@@ -137,7 +137,8 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) ->
     system.state.remember(settings.told)
     system.state.applied = {"hash": "", "identities": {}}
     system.state.save()
-    _write_env(engine, settings)
+    if not system.aside:
+        _write_env(engine, settings)
     guarded = _guard(engine)
     report = engine.start(sink)
     for line in _guard(engine) or guarded:

@@ -473,6 +473,14 @@ TABLE: tuple[Setting, ...] = (
     Setting("S3_SECRET_KEY", "", "8 to 128 " + _SECRET_RULE,
             "secret key of your own object store; made for you otherwise",
             _matching(r"([A-Za-z0-9_.~+/=-]{8,128})?"), flag=False),
+    Setting("BACKUP_S3_ENDPOINT", "", "http://HOST[:PORT] or https://HOST[:PORT]",
+            "object store for backups to s3://BUCKET/PREFIX; empty: AWS", lambda v, a: _endpoint(v, a) if v else ""),
+    Setting("BACKUP_S3_REGION", "us-east-1", "1 to 64 letters, digits, _ and -",
+            "region of that bucket", _matching(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")),
+    Setting("BACKUP_S3_ACCESS_KEY", "", "3 to 128 letters, digits and any of _ . ~ + = -",
+            "key name at that store", _matching(r"([A-Za-z0-9_.~+=-]{3,128})?")),
+    Setting("BACKUP_S3_SECRET_KEY", "", "8 to 128 " + _SECRET_RULE,
+            "secret key at that store", _matching(r"([A-Za-z0-9_.~+/=-]{8,128})?"), flag=False),
     Setting("POSTGRES_PASSWORD", "", "8 to 128 " + _SECRET_RULE,
             "password of the database; made for you when empty",
             _matching(r"([A-Za-z0-9_.~+/=-]{8,128})?"), flag=False),
@@ -584,6 +592,10 @@ class Settings:
     s3_region: str
     s3_access_key: str
     s3_secret_key: str = field(repr=False)
+    backup_s3_endpoint: str
+    backup_s3_region: str
+    backup_s3_access_key: str
+    backup_s3_secret_key: str = field(repr=False)
     postgres_password: str = field(repr=False)
     jupyter_token: str = field(repr=False)
     tracking_uri: str

@@ -23,6 +23,7 @@ class System:
 
     settings: Settings
     state: State
+    aside: bool = False  # beside the clone's own system, which .env goes on naming
     _credentials: Credentials | None = None
 
     def credentials(self) -> Credentials:

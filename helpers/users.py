@@ -7,6 +7,7 @@ and a slow one would let strangers keep the machine busy with wrong passwords.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import secrets
 from collections.abc import Mapping
@@ -58,6 +59,31 @@ def load(settings: Settings) -> dict[str, Login]:
 def render(logins: Mapping[str, Login]) -> str:
     """The file's text, as the gateway reads it."""
     return "".join(f"{name}:{login.salt}:{login.hash}\n" for name, login in sorted(logins.items())) + END + "\n"
+
+
+def exported(logins: Mapping[str, Login]) -> bytes:
+    """Everybody, for a backup."""
+    return json.dumps({name: [login.salt, login.hash] for name, login in sorted(logins.items())}).encode()
+
+
+def imported(content: bytes) -> dict[str, Login]:
+    """What ``exported`` wrote. Raises TrackbedError for anything else."""
+    try:
+        found = {str(name): Login(*map(str, words)) for name, words in json.loads(content).items()}
+    except (ValueError, TypeError, AttributeError):
+        found = {"": Login("", "")}
+    for name, login in found.items():
+        if not _NAME.fullmatch(name) or not _LINE.fullmatch(f"{name}:{login.salt}:{login.hash}"):
+            raise TrackbedError("the users in the backup are no users", "use another backup")
+    return found
+
+
+def restore(settings: Settings, logins: Mapping[str, Login]) -> tuple[str, ...]:
+    """Let the people of a backup in where there is nobody yet; gives their names. Who is there stays as he is."""
+    if not logins or load(settings):
+        return ()
+    _save(settings, logins)
+    return tuple(sorted(logins))
 
 
 def _save(settings: Settings, logins: Mapping[str, Login]) -> None:

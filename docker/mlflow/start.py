@@ -7,7 +7,9 @@ bucket       make sure the bucket (or artifact folder) is there; TRACKBED_S3_CRE
 schema       print {"database": revision or null, "code": revision, "state": empty|current|older|newer}
 object PATH  print the stored objects below that artifact path as JSON: [{"path": ..., "size": ...}, ...]
 known REV    print what that schema revision is to this MLflow: current, older or newer
+list         print one JSON line [name, size, mark] for each object; an equal mark: the object is unchanged
 out [PREFIX] all objects as a tar stream on stdout; PREFIX: another one than the live one
+pick         the same of the objects only whose names stdin has, one JSON string a line
 in PREFIX    store the objects of such a stream from stdin below PREFIX
 sums PREFIX  print `SHA-256 size path` of every object below PREFIX, read back from the store
 sizes        print {"TOP": [objects, bytes, bytes of the last 7 days]} of each experiment's folder
@@ -34,11 +36,12 @@ if TYPE_CHECKING:
 FAILED, USAGE, NO_ANSWER, REFUSED, MISCONFIGURED, STOPPED = 1, 2, 75, 77, 78, 143
 WAIT_SECONDS = 60.0
 LEFTOVER_SECONDS = 3600.0
+SETTLED_SECONDS = 2.0  # a file changed more recently may change again without a new time
 GRACE_SECONDS = 25  # for running uploads when the server is stopped
 SMALL, CHUNK = 8 * 2**20, 2**20  # bytes: read whole up to here; copied in steps of
 # calls to the store at the same time; objects fetched before they are asked for, and up to which size in bytes
 THREADS, AHEAD, TINY = 8, 16, 2 * 2**20
-BULK = ("out", "in", "sums", "drop")
+BULK = ("list", "out", "pick", "in", "sums", "drop")
 BUFFER = 2**17  # bytes of a tar stream; tarfile copies a whole one for each header
 
 DEFAULTS = {
@@ -425,6 +428,17 @@ class FolderObjects:
     def names(self) -> Iterator[tuple[str, int]]:
         yield from ((name, size) for name, size, _ in self.listing())
 
+    def marked(self) -> Iterator[tuple[str, int, str]]:
+        """Name, size and what changes with the content: no program can set a file's ctime. "" where that is unsure."""
+        for name, _, _ in self.listing():
+            now = time.time()
+            try:
+                found = os.stat(self.folder / name)
+            except FileNotFoundError:
+                continue
+            sure = found.st_ctime < now - SETTLED_SECONDS
+            yield name, found.st_size, f"{found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}" if sure else ""
+
     def open(self, name: str) -> tuple[int, BinaryIO]:
         """Size and content. A small file that is being rewritten is read again until it stays the same."""
         import io
@@ -492,6 +506,18 @@ class S3Objects:
             yield from ((item["Key"].removeprefix(self.root), item["Size"], item["LastModified"].timestamp())
                         for item in page
                         if not item["Key"].endswith("/"))
+
+    def marked(self) -> Iterator[tuple[str, int, str]]:
+        """Name, size and what changes with the content: ETag and time. "" where the ETag is no checksum."""
+        import re
+
+        for page in self._pages():
+            for item in page:
+                tag = str(item.get("ETag", "")).strip('"')
+                sure = re.fullmatch(r"[0-9a-f]{32}(-[0-9]+)?", tag)
+                if not item["Key"].endswith("/"):
+                    yield (item["Key"].removeprefix(self.root), item["Size"],
+                           f"{tag} {item['LastModified'].isoformat()}" if sure else "")
 
     def open(self, name: str) -> tuple[int, BinaryIO]:
         return _S3Reader.make(self.client, self.bucket, self.root + name)
@@ -639,13 +665,37 @@ def _fetch(place: FolderObjects | S3Objects, name: str) -> tuple[str, int, Binar
     return name, size, io.BytesIO(content)
 
 
-def objects_out(environment: Mapping[str, str], prefix: str, target: BinaryIO) -> str:
+def objects_list(environment: Mapping[str, str]) -> None:
+    """Print name, size and mark of every object, and at the end their count: `null`, then the number."""
+    import json
+
+    count = 0
+    for entry in storage(environment, "").marked():
+        print(json.dumps(entry))
+        count += 1
+    print(json.dumps([None, count, ""]))
+
+
+def objects_picked(environment: Mapping[str, str], source: BinaryIO, target: BinaryIO) -> str:
+    """`objects_out` of the names that ``source`` has. They are all read first: who sends them reads nothing yet."""
+    import json
+    import shutil
+    import tempfile
+
+    with tempfile.TemporaryFile() as spool:
+        shutil.copyfileobj(source, spool, CHUNK)
+        spool.seek(0)
+        return objects_out(environment, "", target, (str(json.loads(line)) for line in spool))
+
+
+def objects_out(environment: Mapping[str, str], prefix: str, target: BinaryIO,
+                wanted: Iterator[str] | None = None) -> str:
     """Write every object to a tar stream as `o/NAME`; the last member, `end`, tells that it is whole."""
     import io
     import json
 
     place, count, gone = storage(environment, prefix), 0, 0
-    for name, size, stream in fetched(place, (name for name, _ in place.names())):
+    for name, size, stream in fetched(place, wanted or (name for name, _ in place.names())):
         if stream is None:
             gone += 1  # deleted while we were listing: nothing points to it any more
             continue
@@ -897,6 +947,10 @@ def bulk(command: str, prefix: str) -> None:
     """The subcommands of backups."""
     if command == "out":
         say(objects_out(os.environ, prefix, sys.stdout.buffer))
+    elif command == "list":
+        objects_list(os.environ)
+    elif command == "pick":
+        say(objects_picked(os.environ, sys.stdin.buffer, sys.stdout.buffer))
     elif command == "in":
         say(objects_in(os.environ, prefix, sys.stdin.buffer))
     elif command == "sums":

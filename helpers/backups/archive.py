@@ -2,6 +2,7 @@
 
     trackbed.json       format, and what made it
     settings.json       settings that are not bound to a machine
+    users.json          who may log in at the gateway: salted hashes; where there is anybody
     secrets.json        only when asked for
     database/000000..   pg_dump's custom format, in chunks of CHUNK bytes
     objects/NAME        every object
@@ -19,7 +20,7 @@ import json
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, cast
@@ -31,6 +32,8 @@ CHUNK = 8 * 2**20
 MANIFEST = 16384
 TRAILER = 512 + MANIFEST + 1024  # header, padded content, end of the tar
 LONGEST_HEADER = 65536
+SMALL = ("trackbed.json", "settings.json", "users.json", "secrets.json")
+Told = Callable[[int, int, int], None]  # bytes done, objects done, bytes in all
 HINT = "nothing was changed; use another backup, or copy this one again from where it came"
 
 
@@ -161,7 +164,7 @@ class Writer:
     def database(self, dump: IO[bytes]) -> int:
         """The dump, whose size nobody knows before its end, in chunks; gives its size in bytes."""
         total = 0
-        while chunk := _read_full(dump, CHUNK):
+        while chunk := read_full(dump, CHUNK):
             self.small(f"database/{self.chunks:06d}", chunk)
             self.chunks += 1
             total += len(chunk)
@@ -189,7 +192,8 @@ class Writer:
         return manifest
 
 
-def _read_full(stream: IO[bytes], count: int) -> bytes:
+def read_full(stream: IO[bytes], count: int) -> bytes:
+    """So many bytes; fewer only at the end."""
     found = bytearray()
     while len(found) < count and (data := stream.read(count - len(found))):
         found += data
@@ -234,19 +238,29 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise Damaged(path, "is not an archive of Trackbed, or its end is missing") from None
     if not isinstance(manifest, dict):
         raise Damaged(path, "is not an archive of Trackbed")
-    if isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
-        raise TrackbedError(f"{path} was made by a newer Trackbed (format {manifest['format']}, known: {FORMAT})",
-                            "update this clone: git pull")
+    check_format(path, manifest)
     if trailer(manifest) != end:
         raise Damaged(path, "its manifest is damaged")
-    whole = {"format": int, "chunks": int, "objects": int, "object_bytes": int, "objects_sum": str, "bytes": int,
-             "sha256": str, "schema": str, "tables": dict, "mlflow": str}
-    for name, kind in whole.items():
-        if type(manifest.get(name)) is not kind:
-            raise Damaged(path, f"its manifest is wrong ({name})")
+    check_facts(path, manifest, {"bytes": int, "sha256": str})
     if manifest["bytes"] != size - TRAILER:
         raise Damaged(path, f"has {size} bytes, its manifest says {manifest['bytes'] + TRAILER}")
     return manifest
+
+
+def check_facts(path: Path | str, manifest: dict[str, Any], further: dict[str, type]) -> None:
+    """Raises Damaged when a manifest lacks what every backup says about itself, or what ``further`` names."""
+    whole = {"format": int, "chunks": int, "objects": int, "object_bytes": int, "objects_sum": str, "schema": str,
+             "tables": dict, "mlflow": str, **further}
+    for name, kind in whole.items():
+        if type(manifest.get(name)) is not kind:
+            raise Damaged(path, f"its manifest is wrong ({name})")
+
+
+def check_format(path: Path | str, manifest: dict[str, Any]) -> None:
+    """Raises TrackbedError for a format that only a newer Trackbed knows."""
+    if isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
+        raise TrackbedError(f"{path} was made by a newer Trackbed (format {manifest['format']}, known: {FORMAT})",
+                            "update this clone: git pull")
 
 
 def members(path: Path, manifest: dict[str, Any], check: bool = True) -> Iterator[tuple[str, int, IO[bytes]]]:
@@ -277,23 +291,26 @@ def members(path: Path, manifest: dict[str, Any], check: bool = True) -> Iterato
             raise Damaged(path, "is damaged: its content is not what its manifest says")
 
 
-def verify(path: Path) -> dict[str, Any]:
+def verify(path: Path, told: Told | None = None) -> dict[str, Any]:
     """Read all of an archive; gives its manifest. Raises TrackbedError when anything is not as it should be."""
     manifest = read_manifest(path)
-    sums, chunks, size = SetSum(), 0, 0
+    sums, chunks, size, passed = SetSum(), 0, 0, 0
     for position, (name, length, content) in enumerate(members(path, manifest)):
         if position == 0 and name != "trackbed.json":
             raise Damaged(path, "does not begin as an archive of Trackbed")
         sha = hashlib.sha256()
         while data := content.read(2**20):
             sha.update(data)
+            passed += len(data)
+            if told:
+                told(passed, sums.count, manifest["bytes"])
         top, _, rest = name.partition("/")
         if top == "database" and rest == f"{chunks:06d}":
             chunks += 1
         elif top == "objects" and rest:
             sums.add(sha.hexdigest(), length, rest)
             size += length
-        elif name not in ("trackbed.json", "settings.json", "secrets.json", "SHA256SUMS") or length > 2**30:
+        elif name not in (*SMALL, "SHA256SUMS") or length > 2**30:
             raise Damaged(path, f"holds {name!r}, which does not belong there")
     if (chunks, sums.count, size, sums.text) != (manifest["chunks"], manifest["objects"], manifest["object_bytes"],
                                                  manifest["objects_sum"]):

@@ -2,62 +2,52 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import platform
+import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
-from helpers.backups import archive, database, objects
+from helpers import users
+from helpers.backups import archive, database, objects, repository
+from helpers.backups.places import Place
 from helpers.engines.base import POSTGRES, STORE, Engine, Sink, State
 from helpers.errors import TrackbedError
-from helpers.state import make_folder
 from helpers.system import System
 
 PORTABLE = ("CULL_IDLE", "MLFLOW_WORKERS", "READY_TIMEOUT", "TORCH")  # settings that mean the same elsewhere
-EVERY = 3.0  # seconds between two words of progress
+
+
+class Writer(Protocol):
+    """What an archive and a repository are written with alike."""
+
+    def small(self, name: str, content: bytes) -> None: ...
+
+    def database(self, dump: IO[bytes]) -> int: ...
 
 
 class Progress:
-    """Tells how far it is, now and then."""
+    """Tells how far it is."""
 
     def __init__(self, sink: Sink, what: str) -> None:
-        self._sink, self._what, self._at, self._begun = sink, what, time.monotonic(), time.monotonic()
+        self._sink, self._what, self._begun = sink, what, time.monotonic()
 
     def say(self, size: int, count: int, whole: int = 0) -> None:
-        now = time.monotonic()
-        if now - self._at < EVERY:
-            return
-        self._at = now
-        share = f"{100 * size / whole:.0f} %, " if whole else ""
-        self._sink.part(self._what, "running", f"{share}{count} objects, {size / 2**20:.0f} MiB, "
-                        f"{size / 2**20 / (now - self._begun):.0f} MiB/s")
+        """``size`` bytes and ``count`` objects are done, of ``whole`` bytes (0: nobody knows)."""
+        speed = size / 2**20 / max(time.monotonic() - self._begun, 0.001)
+        self._sink.amount(self._what, size, whole, f"{count} objects, {size / 2**20:.0f} MiB, {speed:.0f} MiB/s")
 
 
 def name(project: str) -> str:
     return f"trackbed-{project}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar"
-
-
-def target(system: System, to: str) -> Path:
-    """The file to write: ``to``, or a name with the time in the folder ``to`` ("": backups in the state folder)."""
-    settings = system.settings
-    if to.startswith("s3://"):
-        raise TrackbedError("--to=s3://... is not there yet", "back up into a file, then copy that")
-    path = Path(to).expanduser().absolute() if to else settings.folder / "backups"
-    if not to:
-        make_folder(path, private=True)
-    if to.endswith("/") or path.is_dir():
-        make_folder(path, private=True)
-        return path / name(settings.project)
-    if path.exists():
-        raise TrackbedError(f"{path} is there already", "choose another name, or a folder")
-    if not path.parent.is_dir():
-        raise TrackbedError(f"{path.parent}: there is no such folder", f"mkdir -p {path.parent}")
-    return path
 
 
 @contextmanager
@@ -95,29 +85,80 @@ def need(engine: Engine, *parts: str) -> None:
 def make(system: System, engine: Engine, path: Path, sink: Sink, with_secrets: bool = False) -> dict[str, Any]:
     """Write an archive of what is live to ``path``; gives its manifest. The project's lock is the caller's to hold."""
     need(engine, POSTGRES, STORE)
-    settings, live = system.settings, system.state.live
-    about = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "project": settings.project,
-             "engine": engine.name, "machine": platform.machine()}
-    begun = time.monotonic()
-    versions = dict(engine.versions())
+    begun, about = time.monotonic(), _about(system, engine)
     with replacing(path) as stream:
         writer = archive.Writer(stream, about)
-        kept = {key: value for key, value in system.state.remembered.items() if key in PORTABLE}
-        writer.small("settings.json", json.dumps(kept, sort_keys=True).encode())
-        if with_secrets:
-            secrets = system.credentials()
-            writer.small("secrets.json", json.dumps({key: secrets[key] for key in secrets.names}).encode())
-        # the database first: every artifact that a row of this moment points to was stored before it
-        sink.step("database")
-        with database.dump(engine, live["database"]) as (found, dump):
-            size = writer.database(dump)
+        found, size = _rows(system, engine, writer, sink, with_secrets)
         sink.step("objects")
         progress = Progress(sink, "objects")
+        _, whole = objects.total(engine)
         for key, length, content in objects.read(engine):
             writer.object(key, length, content)
-            progress.say(writer.object_bytes, writer.objects)
-        manifest = writer.finish({
-            "schema": found.schema, "tables": found.tables, "dump_bytes": size, "with_secrets": with_secrets,
+            progress.say(writer.object_bytes, writer.objects, whole)
+        return writer.finish(_facts(engine, found, size, begun, with_secrets))
+
+
+def add(system: System, engine: Engine, place: Place, sink: Sink,
+        with_secrets: bool = False) -> tuple[str, dict[str, Any]]:
+    """The same as one more backup of a repository, which reads and stores only what is new; gives name and manifest."""
+    need(engine, POSTGRES, STORE)
+    try:
+        with repository.Writer(place, system.settings.project, _about(system, engine),
+                               _origin(system, engine)) as writer:
+            return _add(system, engine, writer, sink, with_secrets)
+    except (sqlite3.Error, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise TrackbedError(f"{tempfile.gettempdir()}: the list of objects cannot be kept there: {error}",
+                            "make room there, or name another folder with TMPDIR") from None
+
+
+def _add(system: System, engine: Engine, writer: repository.Writer, sink: Sink,
+         with_secrets: bool) -> tuple[str, dict[str, Any]]:
+    begun = time.monotonic()
+    found, size = _rows(system, engine, writer, sink, with_secrets)
+    sink.step("objects")
+    progress = Progress(sink, "objects")
+    wanted = writer.listed(objects.listing(engine))
+    if writer.wanted:
+        for key, length, content in objects.read(engine, wanted):
+            writer.object(key, length, content)
+            progress.say(writer.read_bytes, writer.objects, writer.wanted_bytes)
+    return writer.finish(_facts(engine, found, size, begun, with_secrets))
+
+
+def _about(system: System, engine: Engine) -> dict[str, Any]:
+    return {"made": datetime.now(UTC).isoformat(timespec="seconds"), "project": system.settings.project,
+            "engine": engine.name, "machine": platform.machine()}
+
+
+def _origin(system: System, engine: Engine) -> str:
+    """Names the store that the objects are in, and the prefix."""
+    settings = engine.settings
+    words = (system.state.instance, engine.name, settings.object_store, settings.s3_endpoint, settings.s3_bucket,
+             system.state.live["prefix"])
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()
+
+
+def _rows(system: System, engine: Engine, writer: Writer, sink: Sink,
+          with_secrets: bool) -> tuple[database.Contents, int]:
+    """Everything but the objects; gives what the dump holds and its size in bytes."""
+    kept = {key: value for key, value in system.state.remembered.items() if key in PORTABLE}
+    writer.small("settings.json", json.dumps(kept, sort_keys=True).encode())
+    if logins := users.load(system.settings):
+        writer.small("users.json", users.exported(logins))
+    if with_secrets:
+        secrets = system.credentials()
+        writer.small("secrets.json", json.dumps({key: secrets[key] for key in secrets.names}).encode())
+    # the database first: every artifact that a row of this moment points to was stored before it
+    sink.step("database")
+    with database.dump(engine, system.state.live["database"]) as (found, dump):
+        size = writer.database(dump)
+    return found, size
+
+
+def _facts(engine: Engine, found: database.Contents, size: int, begun: float, with_secrets: bool) -> dict[str, Any]:
+    versions = dict(engine.versions())
+    return {"schema": found.schema, "tables": found.tables, "dump_bytes": size, "with_secrets": with_secrets,
             "mlflow": versions.get("mlflow") or versions.get("image mlflow", ""),
-            "seconds": round(time.monotonic() - begun, 1), "versions": versions})
-    return manifest
+            "seconds": round(time.monotonic() - begun, 1), "versions": versions}

@@ -15,10 +15,47 @@ PROGRAM = "trackbed-mlflow"
 LONG = 24 * 3600.0
 
 
-def read(engine: Engine) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Name, size and content of each object; the content has to be read before the next is asked for."""
+def listing(engine: Engine) -> Iterator[tuple[str, int, str]]:
+    """Name, size and mark of each object; one whose mark is equal to an earlier one ("" never is) is unchanged."""
+    ended = -1
+    with engine.pipe(MLFLOW, (PROGRAM, "list"), fresh=True) as pipe:
+        count = 0
+        for line in pipe.out:
+            name, size, mark = json.loads(line)
+            if name is None:
+                ended = size
+            else:
+                count += 1
+                yield name, size, mark
+        pipe.finish()
+    if ended != count:
+        raise TrackbedError("listing the objects ended early", "run the same command again")
+
+
+def total(engine: Engine) -> tuple[int, int]:
+    """Count and bytes of all objects, without reading them."""
+    done = engine.one_shot(MLFLOW, (PROGRAM, "sizes"), timeout=600)
+    try:
+        found = [(int(count), int(size)) for count, size, _ in json.loads(done.stdout).values()]
+    except (ValueError, TypeError, AttributeError):
+        lines = tuple(done.stderr.strip().splitlines()[-3:])
+        raise TrackbedError("the object store does not tell what it holds", "`invoke up`, then again", lines) from None
+    return sum(count for count, _ in found), sum(size for _, size in found)
+
+
+def read(engine: Engine, names: Iterator[str] | None = None) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """Name, size and content of each object, or of the ``names`` that are there.
+
+    The content has to be read before the next is asked for.
+    """
     ended = False
-    with engine.pipe(MLFLOW, (PROGRAM, "out"), fresh=True) as pipe:
+    with engine.pipe(MLFLOW, (PROGRAM, "out" if names is None else "pick"), fresh=True) as pipe:
+        try:
+            for chosen in names or ():
+                pipe.into.write(json.dumps(chosen).encode() + b"\n")
+            pipe.close()
+        except BrokenPipeError:
+            pass  # finish tells why
         try:
             with tarfile.open(fileobj=pipe.out, mode="r|", bufsize=2**20, encoding="utf-8",
                               errors="surrogateescape") as tar:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import IO, Any
 
-from helpers.backups import archive, database, journal, objects
+from helpers.backups import database, journal, objects, sources
 from helpers.backups.backup import PORTABLE, Progress, need
+from helpers.backups.sources import Source
 from helpers.engines import select
 from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, Sink
 from helpers.errors import TrackbedError
@@ -44,31 +45,32 @@ def _objects(first: Member | None, rest: Iterator[Member], progress: Progress, w
         progress.say(size, count, whole)
 
 
-def settings_of(path: Path, manifest: dict[str, Any]) -> dict[str, str]:
-    """The settings in an archive that mean the same on another machine."""
-    import json
-
-    for name, _, content in archive.members(path, manifest, check=False):
-        if name == "settings.json":
-            found = json.loads(content.read())
-            return {key: str(value) for key, value in found.items() if key in PORTABLE}
-    return {}
+def settings_of(source: Source, manifest: dict[str, Any]) -> dict[str, str]:
+    """The settings in a backup that mean the same on another machine."""
+    found = json.loads(sources.small(source, manifest, "settings.json") or b"{}")
+    return {key: str(value) for key, value in found.items() if key in PORTABLE}
 
 
-def copy(system: System, engine: Engine, path: Path, manifest: dict[str, Any], sink: Sink) -> dict[str, str]:
-    """Restore the verified archive into a database and prefix of their own, prove it, migrate it; gives the names.
+def verify(source: Source, sink: Sink) -> dict[str, Any]:
+    """Read every byte of a backup; gives its manifest. Raises TrackbedError when anything is not as it should be."""
+    sink.step(f"verifying {source}")
+    return sources.verify(source, Progress(sink, "verifying").say)
+
+
+def copy(system: System, engine: Engine, source: Source, manifest: dict[str, Any], sink: Sink) -> dict[str, str]:
+    """Restore the verified backup into a database and prefix of their own, prove it, migrate it; gives the names.
 
     The note of the change is on disk before anything is made. Raises TrackbedError; what is live stays as it is.
     """
     need(engine, POSTGRES, STORE)
     verdict = known(engine, manifest["schema"])
     if verdict == "newer":
-        raise TrackbedError(f"{path} holds the schema {manifest['schema']} of a newer MLflow ({manifest['mlflow']})",
+        raise TrackbedError(f"{source} holds the schema {manifest['schema']} of a newer MLflow ({manifest['mlflow']})",
                             "update this clone (git pull, invoke up), then restore")
     new = journal.fresh()
     journal.open_change(system.state, engine.name, new)
     database.create(engine, new["database"])
-    members = archive.members(path, manifest)
+    members = sources.members(source, manifest)
     first: list[Member] = []
 
     def chunks() -> Iterator[IO[bytes]]:

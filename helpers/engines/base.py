@@ -273,6 +273,9 @@ class Sink(Protocol):
     def part(self, name: str, state: str, note: str = "") -> None:
         """The state of a part changed."""
 
+    def amount(self, name: str, done: int, whole: int, note: str) -> None:
+        """How many bytes of ``whole`` (0: not known) are done of a long copy; may be called for each of them."""
+
     def output(self, line: str) -> None:
         """One line of a long tool's own output (an image build, a pull, an install)."""
 

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import requests
 
-from tests.conftest import Clone, docker_answers, require_docker
+from tests.conftest import Clone, require_docker
 from tests.integration import seen
 
 
@@ -63,24 +62,6 @@ def everything(clone: Clone) -> list[dict[str, Any]]:
         names = [tag["value"] for tag in run["data"].get("tags", []) if tag["key"] == "artifact"]
         run["files"] = [get(clone, run, name).hex() for name in names]
     return sorted(runs, key=lambda run: run["info"]["run_id"])
-
-
-@pytest.fixture(scope="module")
-def own(clone_factory: Callable[..., Clone]) -> dict[str, Clone]:
-    """A system on each engine that is here, for these tests alone: a restore gives the database another name."""
-    made = {name: clone_factory(name) for name in ("embedded", *(["docker"] if docker_answers() else []))}
-    for clone in made.values():
-        clone.up()
-    return made
-
-
-@pytest.fixture(scope="module")
-def pair(own: dict[str, Clone], engine: str) -> tuple[Clone, Clone]:
-    """The system to back up, and the one of the other engine to restore into (the same, where there is one only)."""
-    if engine == "docker":
-        require_docker()
-    other = {"docker": "embedded", "embedded": "docker"}[engine]
-    return own[engine], own.get(other, own[engine])
 
 
 def test_back_up_while_writing_and_restore_elsewhere(pair: tuple[Clone, Clone], tmp_path: Path) -> None:

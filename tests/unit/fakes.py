@@ -29,5 +29,7 @@ class Silent:
     def part(self, name: str, state: str, note: str = "") -> None:
         self.states.append((name, state))
 
+    def amount(self, name: str, done: int, whole: int, note: str) -> None: ...
+
     def output(self, line: str) -> None:
         pass

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -402,3 +403,56 @@ def test_a_stop_does_not_wait_for_a_store_that_hangs() -> None:
     finally:
         process.kill()
         process.wait()
+def listed(folder: Path) -> dict[str, tuple[int, str]]:
+    done = run("list", MLFLOW_ARTIFACTS_DESTINATION=str(folder))
+    assert done.returncode == 0, done.stderr
+    *found, (nothing, count, _) = map(json.loads, done.stdout.splitlines())
+    assert nothing is None and count == len(found)
+    return {name: (size, mark) for name, size, mark in found}
+
+
+def test_a_file_that_was_just_written_has_no_mark(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "ä b").write_bytes(b"hello")
+    assert listed(tmp_path) == {"1/ä b": (5, "")}
+
+
+def test_a_mark_changes_with_the_content_even_if_size_and_time_do_not(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "SETTLED_SECONDS", 0)
+    path = tmp_path / "a"
+    path.write_bytes(b"hello")
+    time.sleep(0.05)
+    place = start.FolderObjects(tmp_path)
+    (first,), before = place.marked(), path.stat()
+    assert first[:2] == ("a", 5) and first[2] and list(place.marked()) == [first]
+    path.write_bytes(b"other")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    time.sleep(0.05)
+    (second,) = place.marked()
+    assert second[2] and second[2] != first[2]
+
+
+@pytest.mark.parametrize(("tag", "known"), [
+    ('"5d41402abc4b2a76b9719d911017c592"', True), ('"5d41402abc4b2a76b9719d911017c592-3"', True),
+    ("", False), ('"5d41"', False), ('"not-a-checksum"', False)])
+def test_the_mark_of_an_object_is_etag_and_time(tag: str, known: bool) -> None:
+    class Client:
+        def list_objects_v2(self, **_: object) -> dict[str, Any]:
+            return {"Contents": [{"Key": "live/a", "Size": 3, "ETag": tag, "LastModified": datetime.now(UTC)}]}
+
+    (found,) = start.S3Objects(Client(), "bucket", "live").marked()
+    assert found[:2] == ("a", 3) and bool(found[2]) == known
+    assert not known or (tag.strip('"') in found[2] and found[2] != tag.strip('"'))
+
+
+def test_only_what_is_asked_for_is_sent_and_what_is_gone_is_left_out(tmp_path: Path) -> None:
+    for name in ("a", "b", "ü"):
+        (tmp_path / name).write_text(name)
+    done = subprocess.run([sys.executable, str(SCRIPT), "pick"], input=b'"\\u00fc"\n"gone"\n"a"\n', capture_output=True,
+                          env={"PATH": os.environ["PATH"], "MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path)}, timeout=30,
+                          check=True)
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+        assert tar.getnames() == ["o/ü", "o/a", "end"]
+        content = tar.extractfile("end")
+        assert content is not None and json.loads(content.read()) == {"objects": 2, "gone": 1}

@@ -90,6 +90,8 @@ class FakeSink:
     def part(self, name: str, state: str, note: str = "") -> None:
         self.seen.append((name, state))
 
+    def amount(self, name: str, done: int, whole: int, note: str) -> None: ...
+
     def output(self, line: str) -> None: ...
 
 

@@ -69,8 +69,8 @@ def test_defaults(place: Place) -> None:
 def test_table_and_fields_agree() -> None:
     rows = [setting.field for setting in TABLE]
     assert [f.name for f in fields(Settings)][: len(rows)] == rows
-    assert {s.name for s in TABLE if s.secret} == {"S3_SECRET_KEY", "POSTGRES_PASSWORD", "JUPYTER_TOKEN",
-                                                    "TRACKING_PASSWORD", "TRACKING_TOKEN"}
+    assert {s.name for s in TABLE if s.secret} == {"S3_SECRET_KEY", "BACKUP_S3_SECRET_KEY", "POSTGRES_PASSWORD",
+                                                    "JUPYTER_TOKEN", "TRACKING_PASSWORD", "TRACKING_TOKEN"}
     assert not any(s.flag for s in TABLE if s.secret)
     for f in fields(Settings)[: len(rows)]:
         assert f.repr is not BY_NAME[f.name.upper()].secret

@@ -1,0 +1,102 @@
+"""What --to and `restore` name: a file, a backup repository in a folder, or one in a bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from helpers.backups import archive, repository
+from helpers.backups.backup import name
+from helpers.backups.places import Access, Bucket, Folder, Place
+from helpers.backups.repository import Snapshot
+from helpers.errors import SettingError, TrackbedError
+from helpers.settings import Settings
+from helpers.state import make_folder
+
+Source = Path | Snapshot
+
+
+def target(settings: Settings, to: str) -> Path | Place:
+    """A file to write, or the repository that ``to`` names. "": a file in the state folder's backups."""
+    if to.startswith("s3:"):
+        return _bucket(settings, to)
+    if not to:
+        return make_folder(settings.folder / "backups", private=True) / name(settings.project)
+    path = Path(to).expanduser().absolute()
+    if to.endswith("/") or path.is_dir():
+        return Folder(path)
+    if path.exists():
+        raise TrackbedError(f"{path} is there already", "choose another name, or a folder")
+    if not path.parent.is_dir():
+        raise TrackbedError(f"{path.parent}: there is no such folder", f"mkdir -p {path.parent}")
+    return path
+
+
+def source(settings: Settings, text: str) -> Source:
+    """The backup that ``text`` names: a file; a repository (its newest backup); REPOSITORY/NAME."""
+    if text.startswith("s3:"):
+        found = _snapshot(text.rstrip("/"), lambda url: _bucket(settings, url), settings.project)
+    else:
+        path = Path(text).expanduser().absolute()
+        if path.is_file() and path.suffix != ".json":
+            return path
+        found = _snapshot(str(path), lambda place: Folder(Path(place)), settings.project)
+        if found is None and path.is_file():
+            return path
+    if found is None:
+        raise TrackbedError(f"{text}: there is no backup", "name the file of one, a folder with backups, or s3://...")
+    return found
+
+
+def _snapshot(text: str, make: Any, project: str) -> Snapshot | None:
+    above, _, last = text.rpartition("/")
+    chosen = last.removesuffix(".json")
+    if repository.is_name(chosen):
+        place = make(above.removesuffix("/backups"))
+        return Snapshot(place, chosen) if chosen in repository.names(place) else None
+    place = make(text)
+    return newest(place, project)
+
+
+def newest(place: Place, project: str) -> Snapshot | None:
+    """The newest backup of the project; of the only one that is there where there is none of this. None: no backup."""
+    found = repository.names(place, project) or repository.names(place)
+    if not found:
+        return None
+    if len({repository.project(name) for name in found}) > 1:
+        raise TrackbedError(f"{place} has backups of several projects, none of {project}",
+                            f"name one, as in {Snapshot(place, found[-1])}")
+    return Snapshot(place, max(found, key=repository.stamp))
+
+
+def _bucket(settings: Settings, url: str) -> Bucket:
+    for key, value in (("BACKUP_S3_ACCESS_KEY", settings.backup_s3_access_key),
+                       ("BACKUP_S3_SECRET_KEY", settings.backup_s3_secret_key)):
+        if not value:
+            raise SettingError(f"{key} is missing: {url} needs it, in .env (chmod 600) or as "
+                               f"TRACKBED_{key} in the environment.")
+    return Bucket(url, Access(settings.backup_s3_endpoint, settings.backup_s3_region, settings.backup_s3_access_key,
+                              settings.backup_s3_secret_key))
+
+
+def verify(found: Source, told: archive.Told | None = None) -> dict[str, Any]:
+    """Read every byte of a backup; gives its manifest. Raises TrackbedError when anything is not as it should be."""
+    return archive.verify(found, told) if isinstance(found, Path) else found.verify(told)
+
+
+def members(found: Source, manifest: dict[str, Any]) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """Name, size and content of each member in order; the content has to be read before the next is asked for."""
+    return archive.members(found, manifest) if isinstance(found, Path) else found.members(manifest)
+
+
+def small(found: Source, manifest: dict[str, Any], wanted: str) -> bytes:
+    """The content of a small member of a verified backup; b"" where there is none."""
+    if not isinstance(found, Path):
+        return found.small(manifest, wanted)
+    for member, _, content in archive.members(found, manifest, check=False):
+        if member == wanted:
+            return content.read()
+        if member not in archive.SMALL:
+            break  # they come first
+    return b""

@@ -1,0 +1,201 @@
+"""Backups into a repository, in a folder and in a bucket, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers.backups import repository
+from helpers.backups.places import Access, Bucket, Folder, Place
+from helpers.backups.repository import Snapshot
+from helpers.errors import TrackbedError
+from helpers.settings import BY_NAME
+from tests.conftest import Clone, free_ports, require_docker
+from tests.integration import seen
+from tests.integration.test_backup import everything, experiment, log_run
+
+SETTLED = 2.5  # seconds after which a file on disk counts as settled
+
+
+@pytest.fixture(scope="module")
+def vault() -> Iterator[Access]:
+    """A real S3 store with an empty bucket `vault`, which belongs to no system."""
+    require_docker()
+    import boto3
+
+    key, secret, (port,) = "backup" + secrets.token_hex(4), secrets.token_hex(16), free_ports(1)
+    name = f"tb-vault-{secrets.token_hex(4)}"
+    seen.output("docker", "run", "-d", "--rm", "--name", name, "-p", f"127.0.0.1:{port}:9000", "--tmpfs", "/data",
+                "-e", f"ROOT_ACCESS_KEY={key}", "-e", f"ROOT_SECRET_KEY={secret}",
+                BY_NAME["VERSITYGW_IMAGE"].default, "--port", ":9000", "posix", "/data")
+    try:
+        access = Access(f"http://127.0.0.1:{port}", "us-east-1", key, secret)
+        client = boto3.client("s3", endpoint_url=access.endpoint, region_name=access.region, aws_access_key_id=key,
+                              aws_secret_access_key=secret)
+        client.create_bucket(Bucket="vault")
+        yield access
+    finally:
+        seen.output("docker", "rm", "-f", name)
+
+
+def keys(access: Access) -> dict[str, str]:
+    return {"TRACKBED_BACKUP_S3_ENDPOINT": access.endpoint, "TRACKBED_BACKUP_S3_ACCESS_KEY": access.key,
+            "TRACKBED_BACKUP_S3_SECRET_KEY": access.secret}
+
+
+def back_up(clone: Clone, to: str, **environment: str) -> tuple[str, int, int, int]:
+    """Where it is, and how many objects were unchanged and read, and pieces new, as the task tells."""
+    done = clone.invoke("backup", f"--to={to}", **environment)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"(\d+) objects unchanged since the last backup, (\d+) read; .* in (\d+) pieces", done.stderr)
+    assert found and "Traceback" not in done.stderr
+    for secret in (v for k, v in environment.items() if k.endswith("SECRET_KEY")):
+        assert secret not in done.stderr + done.stdout
+    return done.stdout.strip(), int(found[1]), int(found[2]), int(found[3])
+
+
+def pieces(place: Place) -> set[str]:
+    if isinstance(place, Folder):
+        return {path.name for path in (place.path / "pieces").rglob("*") if path.is_file()}
+    assert isinstance(place, Bucket)
+    return {path.rpartition("/")[2] for path, _ in place._listed("pieces/")}
+
+
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_a_second_backup_moves_only_what_is_new(
+        pair: tuple[Clone, Clone], kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """And all of it is there: it is restored on the other engine, from the first and from the second backup."""
+    source, target = pair
+    environment: dict[str, str] = {}
+    to, place = f"{tmp_path}/repo/", Folder(tmp_path / "repo")
+    if kind == "bucket":
+        access = request.getfixturevalue("vault")
+        environment, to = keys(access), f"s3://vault/{source.engine}"
+        place = Bucket(to, access)
+    rng, chosen = random.Random(source.engine + kind), experiment(source)
+    for number in range(5):
+        log_run(source, chosen, f"run {number}", rng.randbytes(number * 1000))
+    log_run(source, chosen, "big", rng.randbytes(20_000_000))
+    time.sleep(SETTLED)
+    first, unchanged, whole, _ = back_up(source, to, **environment)
+    assert unchanged == 0 and whole >= 6
+    had, then = pieces(place), everything(source)
+    log_run(source, chosen, "one more", rng.randbytes(9_000_000))
+    log_run(source, chosen, "and one", rng.randbytes(100))
+    time.sleep(SETTLED)
+    second, unchanged, read, new = back_up(source, to, **environment)
+    assert (unchanged, read) == (whole, 2)
+    dump = Snapshot(place, second.rpartition("/")[2].removesuffix(".json")).manifest()["chunks"]
+    assert len(pieces(place) - had) == new <= 2 + 1 + dump + 1  # 9 MB are two pieces; the dump, and the list
+    assert back_up(source, to, **environment)[1:3] == (whole + 2, 0)
+    for text, wanted in ((first, then), (to, everything(source))):
+        done = target.invoke("restore", text, "--yes", **environment)
+        assert done.returncode == 0, done.stderr
+        assert everything(target) == wanted
+
+
+def test_a_damaged_repository_changes_nothing(pair: tuple[Clone, Clone], tmp_path: Path) -> None:
+    source, _ = pair
+    log_run(source, experiment(source), "x", random.Random(5).randbytes(100_000))
+    back_up(source, f"{tmp_path}/repo/")
+    biggest = max((tmp_path / "repo" / "pieces").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(biggest.read_bytes())
+    content[len(content) // 2] ^= 1
+    biggest.write_bytes(content)
+    before, state = everything(source), (source.project_folder / "state.json").read_bytes()
+    done = source.invoke("restore", f"{tmp_path}/repo", "--yes")
+    assert done.returncode == 1 and "damaged" in done.stderr and "Traceback" not in done.stderr
+    assert biggest.name in done.stderr
+    assert (source.project_folder / "state.json").read_bytes() == state and everything(source) == before
+
+
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_backup_killed_at_any_moment(
+        own: dict[str, Clone], kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """`kill -9` leaves the earlier backups whole, and the next one works."""
+    clone, place = own["embedded"], Folder(tmp_path / "repo")
+    to: str = f"{tmp_path}/repo/"
+    if kind == "bucket":
+        access = request.getfixturevalue("vault")
+        clone, to = replace(clone, environment={**clone.environment, **keys(access)}), "s3://vault/killed"
+        place = Bucket(to, access)
+    chosen = experiment(clone)
+    began = time.monotonic()
+    first, *_ = back_up(clone, to)
+    whole = time.monotonic() - began
+    seed = random.randrange(2**32)
+    sys.stderr.write(f"seed {seed}\n")
+    rng = random.Random(seed)
+    for _ in range(5):
+        log_run(clone, chosen, "more", rng.randbytes(30_000_000))
+        before = repository.names(place)
+        running = clone.start("backup", f"--to={to}")
+        time.sleep(rng.uniform(0.3, 1.5) * whole)
+        running.kill()
+        for name in {*before, *repository.names(place)}:  # one more where the kill came too late
+            Snapshot(place, name).verify()
+    last, *_ = back_up(clone, to)
+    assert first.rpartition("/")[2].removesuffix(".json") in repository.names(place)
+    whole_one = Snapshot(place, last.rpartition("/")[2].removesuffix(".json"))
+    held = {entry.object for entry in whole_one.entries(whole_one.verify())}
+    runs = [run for run in everything(clone) if run["files"]]
+    assert runs
+    for run in runs:
+        assert run["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/") + "/ä file.bin" in held
+
+
+def test_into_another_project(own: dict[str, Clone], tmp_path: Path) -> None:
+    """The current project goes on as it was; the other has everything, the logins too, on ports of its own."""
+    clone, name = own["embedded"], f"tb-into-{secrets.token_hex(3)}"
+    log_run(clone, experiment(clone), "x", b"content")
+    assert clone.invoke("users", "add", "ada").returncode == 0
+    logins = (clone.project_folder / "users").read_text()
+    back_up(clone, f"{tmp_path}/repo/")
+    before, parts, dotenv = everything(clone), seen.identities(clone), (clone.folder / ".env").read_text()
+    try:
+        done = clone.invoke("restore", f"{tmp_path}/repo", f"--into={name}")
+        assert done.returncode == 0, done.stderr
+        assert "ada" in done.stderr
+        assert everything(clone) == before and seen.identities(clone) == parts
+        assert (clone.folder / ".env").read_text() == dotenv
+        told = json.loads(clone.value("status", f"--project={name}", "--format=json"))
+        ports = {part["part"]: int(part["urls"][0].split(":")[2].split("/")[0]) for part in told["parts"]
+                 if part["urls"]}
+        other = replace(clone, project=name, ports=ports)
+        assert everything(other) == before
+        assert (other.project_folder / "users").read_text() == logins
+        again = clone.invoke("restore", f"{tmp_path}/repo", f"--into={name}")
+        assert again.returncode == 1 and "has data of its own" in again.stderr
+        assert everything(other) == before
+        itself = clone.invoke("restore", f"{tmp_path}/repo", f"--into={clone.project}")
+        assert itself.returncode == 2 and "is this project itself" in itself.stderr
+    finally:
+        clone.invoke("down", "--delete-data", "--yes", f"--project={name}")
+
+
+def test_what_cannot_be_is_refused_in_words(own: dict[str, Clone], tmp_path: Path) -> None:
+    clone = own["embedded"]
+    for words, expected in (
+            (("backup", "--to=s3://vault/x"), "BACKUP_S3_ACCESS_KEY is missing"),
+            (("backup", "--to=s3://vault/x", "--with-secrets"), "secrets are not put into a bucket"),
+            (("restore", f"{tmp_path}/missing", "--yes"), "there is no backup"),
+            (("restore", f"{tmp_path}", "--yes"), "there is no backup")):
+        done = clone.invoke(*words)
+        assert done.returncode in (1, 2) and expected in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_store_that_does_not_answer_ends_in_words(own: dict[str, Clone]) -> None:
+    access = Access(f"http://127.0.0.1:{free_ports(1)[0]}", "us-east-1", "some-key", "some-secret-key")
+    done = own["embedded"].invoke("backup", "--to=s3://vault/x", timeout=120, **keys(access))
+    assert done.returncode == 1 and "does BACKUP_S3_ENDPOINT answer" in done.stderr
+    with pytest.raises(TrackbedError):
+        Bucket("s3://vault/x", access).read("x", 1)
