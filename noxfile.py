@@ -18,7 +18,7 @@ import nox
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "unit", "integration", "browser", "security"]
+nox.options.sessions = ["lint", "types", "unit", "integration", "faults", "browser", "security"]
 
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))
@@ -77,7 +77,7 @@ def integration(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Parts killed, frozen and cut off while clients write. TRACKBED_FAULT_ROUNDS (2) per fault; prints its seed."""
+    """Parts, engines, disks and commands fail while clients write. TRACKBED_FAULT_ROUNDS (2) of each; prints its seed."""
     install(session)
     session.run("pytest", "tests/faults", results(session), *session.posargs, external=False)
 

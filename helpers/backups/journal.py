@@ -54,12 +54,6 @@ def read(state: State) -> dict[str, dict[str, str]] | None:
         raise TrackbedError(f"{_path(state)} is damaged", f"remove it: rm {_path(state)}") from None
 
 
-def refuse_open(state: State) -> None:
-    """Raises TrackbedError while an interrupted change waits to be settled."""
-    if read(state) is not None:
-        raise TrackbedError("an earlier change was interrupted", "`invoke up` settles it; then run this again")
-
-
 def close(state: State) -> None:
     _path(state).unlink(missing_ok=True)
 

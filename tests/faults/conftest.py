@@ -31,6 +31,11 @@ def pytest_report_header() -> str:
     return f"faults: TRACKBED_FAULT_SEED={SEED} TRACKBED_FAULT_ROUNDS={ROUNDS}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.timeout(600 + 120 * ROUNDS))
+
+
 def row(name: str, tally: Tally) -> str:
     """One line of the report: a row of the table in docs/reliability.md."""
     engine, fault = name.split(", ", 1)

@@ -36,19 +36,23 @@ for number in range(50):
 
 
 def interrupt(clone: Clone, words: tuple[str, ...], within: float, rng: random.Random) -> None:
-    """Run a task and end it somewhere in its first ``within`` seconds: `kill -9`, or Ctrl-C once in three times."""
+    """Run a task and end it somewhere in its first ``within`` seconds: by Ctrl-C, by `kill -9` of it alone, or of it
+    and the commands that it had started."""
     running = clone.start(*words)
     try:
         running.process.wait(rng.uniform(0.5, within))
         return  # it was faster
     except subprocess.TimeoutExpired:
         pass
-    if rng.random() < 1 / 3:
+    way = rng.choice(["Ctrl-C", "alone", "group"])
+    if way == "Ctrl-C":
         os.killpg(running.process.pid, signal.SIGINT)
         running.end(120)
         assert "Traceback" not in running.output, running.output
+    elif way == "alone":
+        running.kill()
     else:
-        os.killpg(running.process.pid, signal.SIGKILL)  # a docker command that it had started, too
+        os.killpg(running.process.pid, signal.SIGKILL)
         running.end(10)
 
 

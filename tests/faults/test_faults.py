@@ -77,7 +77,7 @@ CASES = [(engine, name) for engine in ("embedded", "docker") for name, (_, engin
          if engine in engines]
 
 
-@pytest.mark.parametrize(("engine", "name"), CASES, indirect=["engine"], scope="session")
+@pytest.mark.parametrize(("engine", "name"), CASES, indirect=["engine"])
 def test_nothing_acknowledged_is_lost(harness: Harness, name: str, tallies: dict[str, Tally]) -> None:
     tally = tallies.setdefault(f"{harness.clone.engine}, {name}", Tally())
     for _ in range(ROUNDS):

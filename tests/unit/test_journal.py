@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from helpers.backups import database, journal, objects
+from helpers import lifecycle, upgrades
+from helpers.backups import backup, database, journal, objects
+from helpers.errors import TrackbedError
 from helpers.state import State
 
 KEPT = {"database": "a", "prefix": "p", "schema": "s", "image": "", "archive": "x.tar", "at": "then"}
@@ -59,3 +62,16 @@ def test_a_way_back_names_what_is_left_only(tmp_path: Path, dropped: list[str]) 
     state.live = {"database": "kept", "prefix": "p"}
     journal.settle(state, cast(Any, None), cast(Any, SimpleNamespace(step=lambda text: None)))
     assert dropped == ["a"]
+
+
+def test_no_way_back_to_what_is_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropped: list[str]) -> None:
+    """A note of an upgrade that never took its step names the live database, which `--back` would remove as left."""
+    (tmp_path / journal.KEPT).write_text(json.dumps(KEPT))
+    state = State(tmp_path, live={"database": "a", "prefix": "p"})
+    system = SimpleNamespace(settings=SimpleNamespace(folder=tmp_path), state=state)
+    monkeypatch.setattr(lifecycle, "changing", lambda *_: nullcontext())
+    monkeypatch.setattr(lifecycle, "running", lambda _: None)
+    monkeypatch.setattr(backup, "need", lambda *_: None)
+    with pytest.raises(TrackbedError, match="live one already"):
+        upgrades.back(cast(Any, system), cast(Any, None), print)
+    assert dropped == [] and state.live["database"] == "a"
