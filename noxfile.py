@@ -77,7 +77,7 @@ def integration(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Parts, engines, disks and commands fail while clients write. TRACKBED_FAULT_ROUNDS (2) of each; prints its seed."""
+    """Parts, disks, commands fail while clients write. TRACKBED_FAULT_ROUNDS (2) of each; prints its seed."""
     install(session)
     session.run("pytest", "tests/faults", results(session), *session.posargs, external=False)
 
