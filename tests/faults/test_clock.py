@@ -18,7 +18,7 @@ from tests.faults.conftest import ROUNDS
 from tests.faults.harness import Fault, Harness, Tally
 from tests.integration import seen
 
-JUMPS = ("+1h", "-1h", "+400d", "-400d", "+20s", "-20s")
+JUMPS = ("+1h", "-1h", "+400d", "-400d", "+20", "-20")
 INSIDE = "/tmp/faketime"  # both images can write there
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import shutil
@@ -10,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -20,32 +21,40 @@ from tests.faults.conftest import ROUNDS, Harnesses
 from tests.faults.harness import Fault, Harness, Tally
 from tests.integration import seen
 
-BRIDGE, NETWORK = "tbfaults0", "10.213"
+NEW_NETWORK = 0x40000000  # CLONE_NEWNET
+
+
+@contextmanager
+def network_namespace() -> Iterator[None]:
+    """This thread, and what it starts meanwhile, sees a network of its own with nothing in it but loopback."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        if libc.unshare(NEW_NETWORK):
+            raise OSError(ctypes.get_errno(), "unshare")
+        seen.output("ip", "link", "set", "lo", "up")
+        yield
+    finally:
+        assert libc.setns(before, NEW_NETWORK) == 0
+        os.close(before)
 
 
 class Engine:
-    """A second dockerd with folders, a socket and a bridge of its own, on any machine that can start a first.
+    """A second dockerd with folders, a socket and a network namespace of its own.
 
-    It sets no packet filter: two that do remove each other's rules. Published ports go through its proxy process.
+    In the same namespace it would take away the first one's rules and its bridge.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.host = f"unix://{folder}/docker.sock"
         self.process: subprocess.Popen[bytes] | None = None
-        seen.output("ip", "link", "add", BRIDGE, "type", "bridge")
-        seen.output("ip", "addr", "add", f"{NETWORK}.0.1/24", "dev", BRIDGE)
-        seen.output("ip", "link", "set", BRIDGE, "up")
-        # the first engine's filter drops what crosses a bridge that it does not know
-        for end in ("-s", "-d"):
-            seen.output("iptables", "-I", "FORWARD", end, f"{NETWORK}.0.0/16", "-j", "ACCEPT")
 
     def start(self) -> None:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 ["dockerd", "--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec", "--pidfile",
-                 f"{self.folder}/pid", "-H", self.host, "--bridge", BRIDGE, "--iptables=false", "--ip6tables=false",
-                 "--ip-masq=false", "--default-address-pool", f"base={NETWORK}.128.0/17,size=24"],
+                 f"{self.folder}/pid", "-H", self.host],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + 90
         while seen.run("docker", "-H", self.host, "info").returncode:
@@ -60,21 +69,11 @@ class Engine:
         self.process.send_signal(number)
         self.process.wait(120)
 
-    def take_image(self, name: str) -> None:
-        with subprocess.Popen(["docker", "save", name], stdout=subprocess.PIPE) as saved:
-            subprocess.run(["docker", "-H", self.host, "load", "-q"], stdin=saved.stdout, check=True,
-                           stdout=subprocess.DEVNULL, timeout=300)
-
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.end(signal.SIGTERM)
         with suppress(OSError, ValueError):  # a containerd that a killed engine left
             os.kill(int((self.folder / "exec" / "containerd" / "containerd.pid").read_text()), signal.SIGTERM)
-        for end in ("-s", "-d"):
-            seen.run("iptables", "-D", "FORWARD", end, f"{NETWORK}.0.0/16", "-j", "ACCEPT")
-        for line in seen.run("ip", "-o", "addr", "show").stdout.splitlines():
-            if f" {NETWORK}." in line:
-                seen.run("ip", "link", "del", line.split()[1])
         seen.run("umount", "-R", f"{self.folder}/data")
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -83,18 +82,21 @@ class Engine:
 def second(clone_factory: Callable[..., Clone], systems: Callable[[str], Clone]) -> Iterator[Engine]:
     """Running, with the images of the first."""
     require_docker()
-    if os.geteuid() or shutil.which("dockerd") is None or shutil.which("iptables") is None:
-        pytest.skip("NOT TESTED: a Docker engine of the test's own needs root, dockerd and iptables")
+    if os.geteuid() or shutil.which("dockerd") is None:
+        pytest.skip("NOT TESTED: a Docker engine of the test's own needs root and dockerd")
     first = systems("docker")  # its images are there
     images = {seen.output("docker", "inspect", "-f", "{{.Config.Image}}", name) for name in seen.containers(first)}
     engine = Engine(Path(tempfile.mkdtemp(prefix="tb-engine-", dir="/var/tmp")))
-    try:
-        engine.start()
-        for image in sorted(images):
-            engine.take_image(image)
-        yield engine
-    finally:
-        engine.close()
+    saved = engine.folder / "images.tar"
+    seen.output("docker", "save", "-o", str(saved), *sorted(images), timeout=300)
+    with network_namespace():
+        try:
+            engine.start()
+            seen.output("docker", "-H", engine.host, "load", "-q", "-i", str(saved), timeout=300)
+            saved.unlink()
+            yield engine
+        finally:
+            engine.close()
 
 
 @pytest.fixture(scope="module")
