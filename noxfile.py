@@ -19,7 +19,7 @@ import nox
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "unit", "integration", "security", "browser", "machine"]
+nox.options.sessions = ["lint", "types", "unit", "integration", "faults", "security", "browser", "machine"]
 
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))
@@ -92,9 +92,9 @@ def machine(session: nox.Session) -> None:
                 success_codes=chosen(session))
 
 
-@nox.session
+@nox.session(allow_parallel=True)
 def faults(session: nox.Session) -> None:
-    """Parts killed, frozen and cut off while clients write. TRACKBED_FAULT_ROUNDS (2) per fault; prints its seed."""
+    """Parts, disks, commands fail while clients write. TRACKBED_FAULT_ROUNDS (2) of each; prints its seed."""
     install(session)
     session.run("pytest", "tests/faults", results(session), *session.posargs)
 

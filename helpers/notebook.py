@@ -105,7 +105,7 @@ def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | N
         memory=settings.jupyter_memory,
         pids=settings.pids_limit * 8,  # data loaders and BLAS start threads by the core
         shm_size=settings.jupyter_shm_size,  # data loaders of several processes share batches through it
-        restart="unless-stopped",
+        restart="always",
         stop_grace=10,
     )
 

@@ -14,7 +14,7 @@ from helpers.backups import database, journal, restore
 from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, Sink
 from helpers.errors import TrackbedError
 from helpers.lifecycle import Notice
-from helpers.state import make_folder, write_private
+from helpers.state import make_folder
 from helpers.system import System
 
 
@@ -60,8 +60,8 @@ def upgrade(system: System, sink: Sink, notice: Notice) -> Upgraded:
     """
     with lifecycle.changing(system, notice):
         engine = lifecycle.running(system)
-        journal.refuse_open(system.state)
         backups.need(engine, POSTGRES, STORE)
+        journal.settle(system.state, engine, sink)  # an interrupted upgrade begins anew: `up` refuses the old schema
         engine.prepare(sink)
         schema = _schema(engine)
         listed = changes(engine, schema)
@@ -80,24 +80,16 @@ def upgrade(system: System, sink: Sink, notice: Notice) -> Upgraded:
             folder = make_folder(system.settings.folder / "backups", private=True)
             path = folder / f"before-upgrade-{backups.name(system.settings.project)}"
             backups.make(system, engine, path, sink)
-            journal.open_change(system.state, engine.name, new)
+            kept = {**old, "schema": schema["database"] or "", "image": images.get(MLFLOW, ""), "archive": str(path),
+                    "at": datetime.now(UTC).isoformat(timespec="seconds")}
+            journal.open_change(system.state, engine.name, new, kept)
             sink.step("copying the database")
             database.create(engine, new["database"], old["database"])
             _migrate(system, engine, new, old, sink)
-        except BaseException:
-            restore.abandon(system, engine, sink)
-            engine.resume(MLFLOW, sink)  # the old server, with the old schema
-            raise
-        kept = {**old, "schema": schema["database"], "image": images.get(MLFLOW, ""), "archive": str(path),
-                "at": datetime.now(UTC).isoformat(timespec="seconds")}
-        journal.close(system.state)
-        write_private(_kept(system), json.dumps(kept).encode())
-        try:
             backup_commands.flip(system, new, sink, notice)
         except BaseException:
-            if system.state.live["database"] == old["database"]:
-                _kept(system).unlink(missing_ok=True)
-                database.drop(engine, new["database"])
+            restore.abandon(system, engine, sink)
+            engine.resume(MLFLOW, sink)  # the server of what is live: mostly the old one, with the old schema
             raise
         return Upgraded(listed, path, True)
 
@@ -129,11 +121,15 @@ def back(system: System, sink: Sink, notice: Notice) -> tuple[dict[str, Any], Pa
     """
     with lifecycle.changing(system, notice):
         engine = lifecycle.running(system)
+        backups.need(engine, POSTGRES, STORE)
+        journal.settle(system.state, engine, sink)  # an upgrade interrupted at its end leaves its note
         try:
             kept = {key: str(value) for key, value in json.loads(_kept(system).read_bytes()).items()}
         except (OSError, ValueError, AttributeError):
             raise TrackbedError("no upgrade was made that one could go back from",
                                 "`invoke restore` brings back an archive") from None
+        if kept["database"] == system.state.live["database"]:
+            raise TrackbedError(f"the kept database {kept['database']} is the live one already", "`invoke up`")
         if kept["database"] not in database.databases(engine):
             raise TrackbedError(f"the kept database {kept['database']} is gone",
                                 f"invoke restore {kept['archive']}, with the MLflow of that time")
@@ -142,7 +138,8 @@ def back(system: System, sink: Sink, notice: Notice) -> tuple[dict[str, Any], Pa
         folder = make_folder(system.settings.folder / "backups", private=True)
         path = folder / f"before-back-{backups.name(system.settings.project)}"
         backups.make(system, engine, path, sink)
-        left = system.state.live["database"]
+        left = {key: system.state.live[key] for key in ("database", "prefix")}
+        journal.open_change(system.state, engine.name, left)  # names what goes once it is not live: killed, `up` does
         system.state.live = {**system.state.live, "database": kept["database"], "prefix": kept["prefix"]}
         system.state.applied = {"hash": "", "identities": {}}
         runnable = restore.known(engine, kept["schema"]) == "current"
@@ -150,5 +147,5 @@ def back(system: System, sink: Sink, notice: Notice) -> tuple[dict[str, Any], Pa
             system.state.remembered["MLFLOW_IMAGE"] = kept["image"]
         system.state.save()
         _kept(system).unlink(missing_ok=True)
-        database.drop(engine, left)
+        journal.settle(system.state, engine, sink)
         return kept, path, runnable or bool(kept["image"])

@@ -30,26 +30,28 @@ def _path(state: State) -> Path:
     return state.folder / FILE
 
 
-def open_change(state: State, engine: str, new: dict[str, str]) -> None:
-    """Note that ``new`` is about to be made beside what is live."""
+def open_change(state: State, engine: str, new: dict[str, str], kept: dict[str, str] | None = None) -> None:
+    """Note that ``new`` is about to be made beside what is live.
+
+    ``kept``: the old one stays when ``new`` is live, to go back to; this is what `upgrade --back` reads then.
+    """
     old = {key: state.live[key] for key in ("database", "prefix")}
-    write_private(_path(state), json.dumps({"engine": engine, "old": old, "new": new}).encode())
+    note = {"engine": engine, "old": old, "new": new, **({"kept": kept} if kept else {})}
+    write_private(_path(state), json.dumps(note).encode())
 
 
 def read(state: State) -> dict[str, dict[str, str]] | None:
+    """What the note says, by "old", "new" and perhaps "kept"; None without one."""
     try:
         found = json.loads(_path(state).read_bytes())
-        return {which: {key: str(found[which][key]) for key in ("database", "prefix")} for which in ("old", "new")}
+        note = {which: {key: str(found[which][key]) for key in ("database", "prefix")} for which in ("old", "new")}
+        if "kept" in found:
+            note["kept"] = {key: str(value) for key, value in found["kept"].items()}
+        return note
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise TrackbedError(f"{_path(state)} is damaged", f"remove it: rm {_path(state)}") from None
-
-
-def refuse_open(state: State) -> None:
-    """Raises TrackbedError while an interrupted change waits to be settled."""
-    if read(state) is not None:
-        raise TrackbedError("an earlier change was interrupted", "`invoke up` settles it; then run this again")
 
 
 def close(state: State) -> None:
@@ -61,8 +63,12 @@ def settle(state: State, engine: Engine, sink: Sink) -> None:
     found = read(state)
     if found is None:
         return
-    for copy in found.values():
-        if copy["database"] != state.live["database"]:
+    stays = {state.live["database"]}
+    if "kept" in found and state.live["database"] == found["new"]["database"]:
+        write_private(state.folder / KEPT, json.dumps(found["kept"]).encode())
+        stays.add(found["kept"]["database"])
+    for copy in {note["database"]: note for note in (found["old"], found["new"])}.values():
+        if copy["database"] not in stays:
             sink.step(f"removing the database {copy['database']}, which is not live any more")
             database.drop(engine, copy["database"])
         if copy["prefix"] != state.live["prefix"]:

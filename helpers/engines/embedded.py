@@ -466,7 +466,22 @@ class EmbeddedEngine:
                 made.append(venv.name)
         return tuple(made)
 
+    def _check_way(self) -> None:
+        """The parts' user can reach the state folder. Raises TrackbedError with the folder that is closed."""
+        if os.geteuid() != 0:
+            return  # they run as this user
+        user = self._user()
+        for folder in reversed(self.folder.parents):
+            if not folder.exists():
+                return  # made by us, and open then
+            found = folder.stat()
+            bit = 0o100 if found.st_uid == user.pw_uid else 0o010 if found.st_gid == user.pw_gid else 0o001
+            if not found.st_mode & bit:
+                raise TrackbedError(f"{folder} is closed to the user {user.pw_name}, who runs the parts",
+                                    f"chmod o+x {folder}, or set STATE_DIR to another folder")
+
     def _folders(self) -> None:
+        self._check_way()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for name, mode in (("", 0o755), ("logs", 0o700), ("tmp", 0o700), ("secrets", 0o700), ("app", 0o755),
@@ -513,6 +528,7 @@ class EmbeddedEngine:
                                   self._as_service(groups))
             if not alone:
                 self._ensure_database()
+                self._ensure_bucket()
         except KeyboardInterrupt:
             raise Interrupted("interrupted while starting; what was started stays",
                               "`invoke up` goes on from there, `invoke down` stops it") from None
@@ -590,6 +606,16 @@ class EmbeddedEngine:
             made = self._psql("postgres", f'CREATE DATABASE "{name}"')
             if made.code:
                 raise PartFailed(POSTGRES, f"database {name} could not be made: {_tail(made.stderr.encode())}")
+
+    def _ensure_bucket(self) -> None:
+        """The bucket of an external store exists; the server would only find out at the first artifact."""
+        if self.settings.object_store != "external":
+            return
+        done = self.one_shot(MLFLOW, ("trackbed-mlflow", "bucket"))
+        if done.code:
+            lines = [line.removeprefix("trackbed: ") for line in done.stderr.strip().splitlines()] or ["no message"]
+            raise TrackbedError(lines[-1], "check S3_ENDPOINT, S3_BUCKET and the keys; then `invoke up` goes on",
+                                tuple(lines[:-1]))
 
     # stopping
 

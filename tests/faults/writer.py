@@ -1,8 +1,9 @@
-"""Logs runs through MLflow's client until it is told to stop; writes down what the server acknowledged.
+"""Logs runs through MLflow's client while it is told to; writes down what the server acknowledged.
 
     python writer.py TRACKING_URI JOURNAL SEED
 
-One JSON line per acknowledged write, on the disk before the next write is begun. Ends when stdin does.
+One JSON line per acknowledged write, on the disk before the next write is begun. Lines on stdin: `go`, `pause`
+(answered by `paused` on stdout when no write is under way). Ends when stdin does.
 """
 
 from __future__ import annotations
@@ -19,13 +20,40 @@ from pathlib import Path
 from typing import Any
 
 
+class Orders:
+    """What stdin told last."""
+
+    def __init__(self) -> None:
+        self.going, self.ended, self.asked = threading.Event(), threading.Event(), threading.Event()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in sys.stdin:
+            if line.strip() == "go":
+                self.going.set()
+            else:
+                self.going.clear()
+                self.asked.set()
+        self.ended.set()
+        self.going.set()
+
+    def wait(self) -> bool:
+        """Answer a `pause` and wait it out; False at the end."""
+        while not self.going.is_set():
+            if self.asked.is_set():
+                self.asked.clear()
+                print("paused", flush=True)
+            self.going.wait(0.02)
+        return not self.ended.is_set()
+
+
 def main(uri: str, journal: Path, seed: int) -> None:
-    os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    # a write without an answer is given up soon: what happened to it is not known
+    os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
                    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
     import mlflow
 
-    ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    orders = Orders()
     client, chosen = mlflow.MlflowClient(uri), random.Random(seed)
     experiment, run, step = "", "", 0
     with journal.open("a") as stream, tempfile.TemporaryDirectory() as folder:
@@ -35,7 +63,7 @@ def main(uri: str, journal: Path, seed: int) -> None:
             stream.flush()
             os.fsync(stream.fileno())
 
-        while not ended.is_set():
+        while orders.wait():
             try:
                 if not experiment:
                     experiment = client.create_experiment(f"faults {seed} {time.time_ns()}")
@@ -60,8 +88,10 @@ def main(uri: str, journal: Path, seed: int) -> None:
                     acknowledged(run=run, kind=kind, path=path.name, sha=hashlib.sha256(content).hexdigest())
             except Exception as error:
                 # not acknowledged: it may be there or not; the writer goes on with something else
-                print(f"{time.time():.1f} {type(error).__name__}", file=sys.stderr, flush=True)
-                ended.wait(0.2)
+                print(f"{time.time():.1f} {type(error).__name__} {' '.join(str(error).split())[:300]}",
+                      file=sys.stderr, flush=True)
+                experiment = run = ""  # a restore may have taken them away
+                orders.ended.wait(0.2)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,14 @@ def test_state_folder_that_cannot_be_written(bare: Clone) -> None:
     seen.refused(done, 1, str(locked), "ermission denied", "--state-dir")
     assert "permissions" in bare.invoke("doctor", f"--state-dir={locked}/state").stdout
     assert not list(locked.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root's parts run as another user")
+def test_state_folder_that_the_parts_cannot_reach(clone_factory: Factory, place: Path) -> None:
+    clone = clone_factory("embedded")
+    clone.environment["TRACKBED_STATE_DIR"] = str(place / "closed" / "state")
+    (place / "closed").mkdir(mode=0o700)
+    seen.refused(clone.invoke("up"), 1, str(place / "closed"), "closed to the user trackbed", "chmod o+x", "STATE_DIR")
 
 
 def test_state_that_is_damaged(bare: Clone) -> None:
@@ -430,6 +439,55 @@ def test_part_killed(victim: Clone, part: str) -> None:
         time.sleep(0.5)
     victim.up()
     assert seen.has_run(victim, kept)
+
+
+def upload(clone: Clone, path: str, pieces: Iterator[bytes], size: int) -> int:
+    """An artifact sent piece by piece; its status, 0 when the connection was cut."""
+    connection = HTTPConnection("127.0.0.1", clone.ports["mlflow"], timeout=120)
+    try:
+        connection.request("PUT", f"/api/2.0/mlflow-artifacts/artifacts/{path}", body=pieces,
+                           headers={"Content-Length": str(size)})
+        return connection.getresponse().status
+    except (OSError, HTTPException):
+        return 0
+    finally:
+        connection.close()
+
+
+def test_down_lets_a_running_upload_end_and_waits_for_none_that_never_does(victim: Clone) -> None:
+    begun, stopping = threading.Event(), threading.Event()
+    content, found = os.urandom(3_000_000), {}
+
+    def piecewise(parts: int, pause: float) -> Iterator[bytes]:
+        step = len(content) // parts
+        for number in range(parts):
+            yield content[number * step:(number + 1) * step]
+            if number == 0:
+                begun.set()
+                stopping.wait(60)
+            time.sleep(pause)
+
+    def send(name: str, parts: int, pause: float) -> None:
+        found[name] = upload(victim, f"drain/{name}", piecewise(parts, pause), len(content))
+
+    for name, parts, pause in (("ends", 6, 1.0), ("never-ends", 3000, 1.0)):
+        begun.clear()
+        stopping.clear()
+        sender = threading.Thread(target=send, args=(name, parts, pause), daemon=True)
+        sender.start()
+        assert begun.wait(30)
+        began = time.monotonic()
+        running = victim.start("down")
+        time.sleep(1.5)
+        stopping.set()
+        assert running.end(120) == 0, running.output
+        assert time.monotonic() - began < 75, "it waited beyond its limit"
+        sender.join(30)
+        victim.up()
+    assert found["ends"] == 200, "a running upload was cut off"
+    assert found["never-ends"] != 200
+    with seen.DIRECT.open(f"{victim.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts/drain/ends") as answer:
+        assert answer.read() == content
 
 
 def test_secrets_deleted_over_kept_data_and_two_ups_at_once(victim: Clone) -> None:

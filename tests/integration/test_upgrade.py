@@ -47,8 +47,11 @@ for table in ("alembic_version", "runs", "metrics", "params"):
 
 @pytest.fixture(scope="module")
 def old_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return old_venv(tmp_path_factory.mktemp("old") / "venv")
+
+
+def old_venv(venv: Path) -> str:
     """A Python with the old MLflow."""
-    venv = tmp_path_factory.mktemp("old") / "venv"
     uv = shutil.which("uv") or pytest.skip("NOT TESTED: no uv to make a venv with the old MLflow")
     for argv in ([uv, "venv", "-q", "--python", "python3.11", str(venv)],
                  [uv, "pip", "install", "-q", "--python", f"{venv}/bin/python", f"mlflow=={OLD}", "psycopg2-binary",

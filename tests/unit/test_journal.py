@@ -1,0 +1,77 @@
+"""What an interrupted change leaves, and what settling it removes: never what is live, never what is kept."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from helpers import lifecycle, upgrades
+from helpers.backups import backup, database, journal, objects
+from helpers.errors import TrackbedError
+from helpers.state import State
+
+KEPT = {"database": "a", "prefix": "p", "schema": "s", "image": "", "archive": "x.tar", "at": "then"}
+
+
+@pytest.fixture
+def dropped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    found: list[str] = []
+    monkeypatch.setattr(database, "drop", lambda engine, name: found.append(name))
+    monkeypatch.setattr(objects, "drop", lambda engine, prefix: found.append(prefix))
+    return found
+
+
+def settled(tmp_path: Path, live: str, new: dict[str, str], kept: dict[str, str] | None = None) -> State:
+    state = State(tmp_path, live={"database": "a", "prefix": "p"})
+    journal.open_change(state, "embedded", new, kept)
+    state.live = {"database": live, "prefix": new["prefix"] if live == new["database"] else "p"}
+    journal.settle(state, cast(Any, None), cast(Any, SimpleNamespace(step=lambda text: None)))
+    assert journal.read(state) is None
+    return state
+
+
+def test_a_restore_interrupted_before_and_after_its_step(tmp_path: Path, dropped: list[str]) -> None:
+    settled(tmp_path, "a", {"database": "b", "prefix": "q"})
+    assert dropped == ["b", "q"]
+    dropped.clear()
+    settled(tmp_path, "b", {"database": "b", "prefix": "q"})
+    assert dropped == ["a", "p"]
+
+
+def test_an_upgrade_interrupted_before_its_step_has_nothing_to_go_back_to(tmp_path: Path, dropped: list[str]) -> None:
+    state = settled(tmp_path, "a", {"database": "b", "prefix": "p"}, KEPT)
+    assert dropped == ["b"] and not (state.folder / journal.KEPT).exists()
+
+
+def test_an_upgrade_interrupted_after_its_step_keeps_the_old_database(tmp_path: Path, dropped: list[str]) -> None:
+    state = settled(tmp_path, "b", {"database": "b", "prefix": "p"}, KEPT)
+    assert dropped == [] and json.loads((state.folder / journal.KEPT).read_bytes()) == KEPT
+
+
+def test_a_way_back_names_what_is_left_only(tmp_path: Path, dropped: list[str]) -> None:
+    same = {"database": "a", "prefix": "p"}
+    settled(tmp_path, "a", same)
+    assert dropped == []
+    state = State(tmp_path, live=same)
+    journal.open_change(state, "embedded", same)
+    state.live = {"database": "kept", "prefix": "p"}
+    journal.settle(state, cast(Any, None), cast(Any, SimpleNamespace(step=lambda text: None)))
+    assert dropped == ["a"]
+
+
+def test_no_way_back_to_what_is_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropped: list[str]) -> None:
+    """A note of an upgrade that never took its step names the live database, which `--back` would remove as left."""
+    (tmp_path / journal.KEPT).write_text(json.dumps(KEPT))
+    state = State(tmp_path, live={"database": "a", "prefix": "p"})
+    system = SimpleNamespace(settings=SimpleNamespace(folder=tmp_path), state=state)
+    monkeypatch.setattr(lifecycle, "changing", lambda *_: nullcontext())
+    monkeypatch.setattr(lifecycle, "running", lambda _: None)
+    monkeypatch.setattr(backup, "need", lambda *_: None)
+    with pytest.raises(TrackbedError, match="live one already"):
+        upgrades.back(cast(Any, system), cast(Any, None), print)
+    assert dropped == [] and state.live["database"] == "a"
