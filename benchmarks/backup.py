@@ -31,7 +31,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, cast
 
-from benchmarks.bench import CLIENT_IMAGE, HERE, ROOT, Measure, Ours, run, table
+from benchmarks.bench import HERE, ROOT, Measure, Ours, run, table
 from helpers import lifecycle
 from helpers.backups import database, objects
 from helpers.engines.base import POSTGRES, Engine
@@ -204,12 +204,12 @@ def mirror(system: Filled, prefix: str, folder: Path, way: str) -> None:
             "cp", "-r", str(source), str(target))
         return
     found = json.loads(run(sys.executable, "-m", "invoke", "credentials", "--format=json", env=system.env))
-    keys = (f"AWS_ACCESS_KEY_ID={found['S3_ACCESS_KEY']}", f"AWS_SECRET_ACCESS_KEY={found['S3_SECRET_KEY']}",
-            "AWS_REQUEST_CHECKSUM_CALCULATION=when_required", "AWS_RESPONSE_CHECKSUM_VALIDATION=when_required")
+    keys = {"AWS_ACCESS_KEY_ID": found["S3_ACCESS_KEY"], "AWS_SECRET_ACCESS_KEY": found["S3_SECRET_KEY"],
+            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required", "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required"}
     run("docker", "run", "--rm", "-i", "--network", f"{system.project}_frontend", "-u", "0", "-v", f"{folder}:/mirror",
-        *(word for pair in keys for word in ("-e", pair)), "--entrypoint", "python", CLIENT_IMAGE, "-", "mirror",
-        "http://store:9000", "mlflow-artifacts", prefix, "/mirror", way, str(THREADS),
-        stdin=(HERE / "client.py").read_bytes())
+        *(word for key in keys for word in ("-e", key)), "--entrypoint", "python", state.settings.mlflow_image, "-",
+        "mirror", "http://store:9000", "mlflow-artifacts", prefix, "/mirror", way, str(THREADS),
+        stdin=(HERE / "client.py").read_bytes(), env=keys)
 
 
 def plain_backup(system: Filled, folder: Path) -> None:
