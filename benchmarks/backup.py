@@ -301,8 +301,9 @@ def main() -> None:
     folder = Path(told.folder or tempfile.mkdtemp(prefix="trackbed-bench-"))
     folder.mkdir(exist_ok=True)
     folder.chmod(0o755)
+    base = 27200 if told.engine == "docker" else 27220
     whole, tenth = (Filled(told.engine, folder, f"{told.engine}-{name}", port)
-                    for name, port in (("whole", 27200), ("tenth", 27210)))
+                    for name, port in (("whole", base), ("tenth", base + 10)))
     found: list[Measure] = []
 
     def filled() -> None:
