@@ -31,7 +31,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, cast
 
-from benchmarks.bench import HERE, ROOT, Measure, Ours, run, table
+from benchmarks.bench import HERE, ROOT, Measure, run, table
 from helpers import lifecycle
 from helpers.backups import database, objects
 from helpers.engines.base import POSTGRES, Engine
@@ -61,16 +61,20 @@ ANALYZE;
 """
 
 
-class Filled(Ours):
-    """A system of this clone that is known again by its folder."""
+class Filled:
+    """A system of this clone in a state folder of its own; the same one for the same folder, engine and name."""
 
     def __init__(self, engine: str, folder: Path, name: str, port: int) -> None:
-        super().__init__(engine, folder)
-        self.name, self.project = name, f"bench-backup-{name}"
-        self.port = port
-        self.env |= {"TRACKBED_PROJECT": self.project, "TRACKBED_MLFLOW_PORT": str(port),
-                     "TRACKBED_JUPYTER_PORT": str(port + 1), "TRACKBED_S3_PORT": str(port + 2),
-                     "TRACKBED_S3_CONSOLE_PORT": str(port + 3)}
+        self.engine, self.name, self.project = engine, name, f"bench-backup-{name}"
+        self.env = {"TRACKBED_ENGINE": engine, "TRACKBED_PROJECT": self.project,
+                    "TRACKBED_STATE_DIR": str(folder / "state"), "TRACKBED_MLFLOW_PORT": str(port),
+                    "TRACKBED_JUPYTER_PORT": str(port + 1), "TRACKBED_S3_PORT": str(port + 2),
+                    "TRACKBED_S3_CONSOLE_PORT": str(port + 3)}
+        if engine == "embedded":
+            self.env["TRACKBED_OBJECT_STORE"] = "auto"
+
+    def invoke(self, *words: str) -> None:
+        run(sys.executable, "-m", "invoke", *words, env=self.env)
 
     def opened(self) -> tuple[System, Engine]:
         os.environ.update(self.env)
@@ -318,7 +322,7 @@ def main() -> None:
 
     def removed() -> None:
         for system in (whole, tenth):
-            system.down(data=True)
+            system.invoke("down", "--delete-data", "--yes")
         shutil.rmtree(folder)
 
     steps: dict[str, Callable[[], None]] = {"fill": filled, "measure": measured, "remove": removed}
