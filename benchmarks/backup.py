@@ -204,8 +204,7 @@ def mirror(system: Filled, prefix: str, folder: Path, way: str) -> None:
     if system.engine == "embedded":
         live = state.settings.folder / "embedded" / "artifacts" / prefix
         source, target = (live, folder) if way == "down" else (folder, live)
-        run("cp", "-r", f"{source}/.", str(target) if way == "down" else f"{target}/") if target.exists() else run(
-            "cp", "-r", str(source), str(target))
+        run("cp", "-rT", str(source), str(target))
         return
     found = json.loads(run(sys.executable, "-m", "invoke", "credentials", "--format=json", env=system.env))
     keys = {"AWS_ACCESS_KEY_ID": found["S3_ACCESS_KEY"], "AWS_SECRET_ACCESS_KEY": found["S3_SECRET_KEY"],
