@@ -31,7 +31,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, cast
 
-from benchmarks.bench import CLIENT_IMAGE, HERE, ROOT, Measure, Ours, run, table
+from benchmarks.bench import HERE, ROOT, Measure, run, table
 from helpers import lifecycle
 from helpers.backups import database, objects
 from helpers.engines.base import POSTGRES, Engine
@@ -61,16 +61,20 @@ ANALYZE;
 """
 
 
-class Filled(Ours):
-    """A system of this clone that is known again by its folder."""
+class Filled:
+    """A system of this clone in a state folder of its own; the same one for the same folder, engine and name."""
 
     def __init__(self, engine: str, folder: Path, name: str, port: int) -> None:
-        super().__init__(engine, folder)
-        self.name, self.project = name, f"bench-backup-{name}"
-        self.port = port
-        self.env |= {"TRACKBED_PROJECT": self.project, "TRACKBED_MLFLOW_PORT": str(port),
-                     "TRACKBED_JUPYTER_PORT": str(port + 1), "TRACKBED_S3_PORT": str(port + 2),
-                     "TRACKBED_S3_CONSOLE_PORT": str(port + 3)}
+        self.engine, self.name, self.project = engine, name, f"bench-backup-{name}"
+        self.env = {"TRACKBED_ENGINE": engine, "TRACKBED_PROJECT": self.project,
+                    "TRACKBED_STATE_DIR": str(folder / "state"), "TRACKBED_MLFLOW_PORT": str(port),
+                    "TRACKBED_JUPYTER_PORT": str(port + 1), "TRACKBED_S3_PORT": str(port + 2),
+                    "TRACKBED_S3_CONSOLE_PORT": str(port + 3)}
+        if engine == "embedded":
+            self.env["TRACKBED_OBJECT_STORE"] = "auto"
+
+    def invoke(self, *words: str) -> None:
+        run(sys.executable, "-m", "invoke", *words, env=self.env)
 
     def opened(self) -> tuple[System, Engine]:
         os.environ.update(self.env)
@@ -200,16 +204,15 @@ def mirror(system: Filled, prefix: str, folder: Path, way: str) -> None:
     if system.engine == "embedded":
         live = state.settings.folder / "embedded" / "artifacts" / prefix
         source, target = (live, folder) if way == "down" else (folder, live)
-        run("cp", "-r", f"{source}/.", str(target) if way == "down" else f"{target}/") if target.exists() else run(
-            "cp", "-r", str(source), str(target))
+        run("cp", "-rT", str(source), str(target))
         return
     found = json.loads(run(sys.executable, "-m", "invoke", "credentials", "--format=json", env=system.env))
-    keys = (f"AWS_ACCESS_KEY_ID={found['S3_ACCESS_KEY']}", f"AWS_SECRET_ACCESS_KEY={found['S3_SECRET_KEY']}",
-            "AWS_REQUEST_CHECKSUM_CALCULATION=when_required", "AWS_RESPONSE_CHECKSUM_VALIDATION=when_required")
+    keys = {"AWS_ACCESS_KEY_ID": found["S3_ACCESS_KEY"], "AWS_SECRET_ACCESS_KEY": found["S3_SECRET_KEY"],
+            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required", "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required"}
     run("docker", "run", "--rm", "-i", "--network", f"{system.project}_frontend", "-u", "0", "-v", f"{folder}:/mirror",
-        *(word for pair in keys for word in ("-e", pair)), "--entrypoint", "python", CLIENT_IMAGE, "-", "mirror",
-        "http://store:9000", "mlflow-artifacts", prefix, "/mirror", way, str(THREADS),
-        stdin=(HERE / "client.py").read_bytes())
+        *(word for key in keys for word in ("-e", key)), "--entrypoint", "python", state.settings.mlflow_image, "-",
+        "mirror", "http://store:9000", "mlflow-artifacts", prefix, "/mirror", way, str(THREADS),
+        stdin=(HERE / "client.py").read_bytes(), env=keys)
 
 
 def plain_backup(system: Filled, folder: Path) -> None:
@@ -301,8 +304,9 @@ def main() -> None:
     folder = Path(told.folder or tempfile.mkdtemp(prefix="trackbed-bench-"))
     folder.mkdir(exist_ok=True)
     folder.chmod(0o755)
+    base = 27200 if told.engine == "docker" else 27220
     whole, tenth = (Filled(told.engine, folder, f"{told.engine}-{name}", port)
-                    for name, port in (("whole", 27200), ("tenth", 27210)))
+                    for name, port in (("whole", base), ("tenth", base + 10)))
     found: list[Measure] = []
 
     def filled() -> None:
@@ -317,7 +321,7 @@ def main() -> None:
 
     def removed() -> None:
         for system in (whole, tenth):
-            system.down(data=True)
+            system.invoke("down", "--delete-data", "--yes")
         shutil.rmtree(folder)
 
     steps: dict[str, Callable[[], None]] = {"fill": filled, "measure": measured, "remove": removed}
