@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,7 @@ def reported(body: Callable[..., None]) -> Callable[..., None]:
         from helpers import console
         from helpers.errors import FAILED, INTERRUPTED, TrackbedError, traceback_wanted
 
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` is Ctrl-C: half-written files go
         try:
             body(context, *args, **flags)
         except TrackbedError as error:
