@@ -63,7 +63,7 @@ def derived(clone: Clone, part: str, folder: Path) -> Iterator[None]:
     """The part runs from an image that has the library."""
     variable = f"TRACKBED_{part.upper()}_IMAGE"
     base = seen.output("docker", "inspect", "-f", "{{.Config.Image}}", seen.container(clone, part))
-    name, before = f"trackbed-faults/{clone.project}-{part}", clone.environment.get(variable)
+    name, before = f"trackbed-faults/{clone.project}-{part}:faketime", clone.environment.get(variable)
     (folder / "libfaketime.so").write_bytes(library().read_bytes())
     lines = [f"FROM {base}", "COPY --chmod=0755 libfaketime.so /libfaketime.so",
              *(f"ENV {key}={value}" for key, value in variables("/libfaketime.so", INSIDE).items())]
@@ -74,8 +74,7 @@ def derived(clone: Clone, part: str, folder: Path) -> Iterator[None]:
         clone.up()
         yield
     finally:
-        del clone.environment[variable]
-        clone.environment |= {variable: before or base}
+        clone.environment[variable] = before or base
         clone.up()
         if before is None:
             del clone.environment[variable]
