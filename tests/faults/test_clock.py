@@ -99,6 +99,8 @@ def jump(part: str, clock: Path | None) -> Fault:
     def fault(clone: Clone, rng: random.Random) -> None:
         set_clock(clone, rng.choice(JUMPS))
         time.sleep(rng.uniform(3, 6))
+        told = float(seen.psql(clone, "SELECT extract(epoch FROM clock_timestamp())"))
+        assert abs(told - time.time()) > 10, "the clock did not jump"
         set_clock(clone, "+0")
         time.sleep(1.2)  # until it is read again
 
