@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from helpers import elsewhere, gateway
 from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, Engine, PartStatus, Sink, State
@@ -118,14 +118,17 @@ def stop_at_failed(engine: Engine, names: Iterable[str], seen: dict[str, int],
     """Raise PartFailed for a part that will not become ready by waiting.
 
     One crash may be the part's own way to wait for another; a second look that still finds it down is the end.
-    ``seen`` counts those looks and belongs to the caller, as do ``statuses`` where it has just looked.
+    ``seen`` counts those looks and restarts, and belongs to the caller, as do ``statuses`` where it has just looked.
     """
     wanted = set(names)
     for status in engine.parts() if statuses is None else statuses:
         if status.name not in wanted:
             continue
-        if status.state in (State.EXITED, State.UNHEALTHY) or status.restarts >= 3:
+        if status.state in (State.EXITED, State.UNHEALTHY):
             raise failure(engine, status)
+        # one that takes long to fail is mostly seen while it starts
+        if status.restarts - seen.setdefault(f"{status.name} {status.identity} at first", status.restarts) >= 2:
+            raise failure(engine, replace(status, state=State.RESTARTING))
         if status.state is State.RESTARTING:
             seen[status.name] = seen.get(status.name, 0) + 1
             if seen[status.name] >= 3:

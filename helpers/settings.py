@@ -29,7 +29,7 @@ DEFAULT = "default"
 
 # Read by tests, the rig and the images; never settings.
 RESERVED = re.compile(
-    r"TRACKBED_(TRACEBACK|VERBOSE|SCREENSHOTS|REQUIRE_DOCKER|REQUIRE_BROWSER|MIGRATE|BROWSER_URL|SERVER_URI|TRACKING_SECRETS|NOTEBOOK_GPU|FAULT_[A-Z]+|EQUAL_[A-Z]+|RIG_[A-Z0-9_]*)"
+    r"TRACKBED_(TRACEBACK|VERBOSE|SCREENSHOTS|REQUIRE_(DOCKER|BROWSER|FAKETIME)|MIGRATE|BROWSER_URL|SERVER_URI|TRACKING_SECRETS|NOTEBOOK_GPU|FAULT_[A-Z]+|EQUAL_[A-Z]+|RIG_[A-Z0-9_]*)"
 )
 # Taken from .env as they are: they belong to Docker, Compose and the network, not to Trackbed.
 FOREIGN = re.compile(

@@ -421,10 +421,11 @@ class DockerEngine:
         if state in (State.EXITED, State.UNHEALTHY, State.RESTARTING):
             reason = self.api.reason(container.id)
         memory = self.api.memory(container.id) if detail and state in (State.READY, State.RUNNING) else 0
+        restarts = self.api.restarts(container.id) if state in (State.STARTING, State.RESTARTING) else 0
         labels = {9000: "s3", 9001: "console", 8000: "http", 8888: "jupyter" if name == GATEWAY else "http"}
         ports = tuple(Port(labels.get(p.target, ""), p.target, p.published, p.address) for p in container.ports)
         return PartStatus(name, state, reason, container.exit_code, container.image, ports, memory,
-                          container.since, identity=container.id, accelerator=container.labels.get(f"{LABEL}.gpu", ""))
+                          container.since, restarts, container.id, container.labels.get(f"{LABEL}.gpu", ""))
 
     def fingerprint(self) -> str:
         """A hash of all that the containers are made from: a different one means `up` has work to do."""

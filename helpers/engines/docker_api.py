@@ -154,6 +154,15 @@ class DockerApi:
             return f"exit code {state.get('ExitCode')}"
         return ""
 
+    def restarts(self, container: str) -> int:
+        """How often the engine has started it again since it was made."""
+        from docker.errors import NotFound
+
+        try:
+            return int(self.client.api.inspect_container(container).get("RestartCount", 0))
+        except NotFound:
+            return 0  # replaced since it was listed
+
     def logs(self, container: str, tail: int, follow: bool) -> Iterator[str]:
         """Lines of stdout and stderr as they were written; with ``follow`` until the container ends."""
         from docker.errors import APIError

