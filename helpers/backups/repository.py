@@ -342,7 +342,7 @@ class Snapshot:
         try:
             content = self.place.read(_piece(digest), size)
         except Missing:
-            raise Damaged(str(self), f"its piece {digest} is missing") from None
+            raise Damaged(str(self), f"its piece {digest} is missing, or no plain file") from None
         if len(content) != size or hashlib.sha256(content).hexdigest() != digest:
             where = f"{self.place}/{_piece(digest)}"
             raise TrackbedError(f"{self}: its piece {where} is damaged",
