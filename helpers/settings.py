@@ -550,6 +550,8 @@ TABLE: tuple[Setting, ...] = (
 )
 BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in TABLE}
 _LOCATING = ("PROJECT", "STATE_DIR")
+# what `up` does not remember: keys belong together, and one of these is a secret
+_FORGOTTEN = (*_LOCATING, *(name for name in BY_NAME if name.startswith("BACKUP_S3_")))
 _PORTS = ("MLFLOW_PORT", "JUPYTER_PORT", "S3_PORT", "S3_CONSOLE_PORT")
 
 
@@ -707,7 +709,7 @@ class Settings:
                 origins[name] = found.origin
             if name in layers[0] or name in layers[1]:
                 raw = layers[0].get(name) or layers[1][name]
-                if not setting.secret and name not in _LOCATING:
+                if not setting.secret and name not in _FORGOTTEN:
                     told[name] = str(values[name]) if raw.raw and name == "WORKSPACE" else raw.raw
 
         for name in _LOCATING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -32,7 +33,7 @@ def scratch() -> sqlite3.Connection:
 
 
 class Missing(Exception):
-    """There is no such blob."""
+    """There is no such blob, or no plain file of that name."""
 
 
 class Place(Protocol):
@@ -85,9 +86,9 @@ class Folder:
                 if not stat.S_ISREG(os.fstat(handle).st_mode):
                     raise Missing(path)
                 return stream.read(most + 1)
-        except (FileNotFoundError, NotADirectoryError):
-            raise Missing(path) from None
         except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP):
+                raise Missing(path) from None
             raise TrackbedError(f"{self.path / path}: {error.strerror}", "is this a backup's folder?") from None
 
     def write(self, path: str, content: bytes) -> None:

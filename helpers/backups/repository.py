@@ -32,6 +32,7 @@ PIECE = 8 * 2**20
 LINE = 64 * 2**20  # longest line of a list: an object of 7 TB
 MANIFEST = 64 * 2**20
 WORKERS = 8  # blobs under way at a time: what one store answers slowly, several connections hide
+AHEAD = 4 * PIECE  # bytes of them
 DATABASE = "database"
 KIND = "repository"
 _NAME = re.compile(r"trackbed-[a-z0-9][a-z0-9_-]{0,39}-[0-9]{8}T[0-9]{6}Z")
@@ -127,7 +128,7 @@ class Writer:
         self.object_bytes = self.chunks = 0
         self.unchanged = self.wanted = self.wanted_bytes = self.read_bytes = 0
         self._stored = self._stored_bytes = 0
-        self._under_way: deque[Future[None]] = deque()
+        self._under_way: deque[tuple[int, Future[None]]] = deque()
 
     def __enter__(self) -> Writer:
         self._list = tempfile.TemporaryFile()  # lines only; closed in __exit__
@@ -211,14 +212,14 @@ class Writer:
         return Entry(name, total, whole.hexdigest(), mark, pieces)
 
     def _send(self, digest: str, content: bytes) -> None:
-        if len(self._under_way) >= WORKERS:
-            self._under_way.popleft().result()
-        self._under_way.append(self._workers.submit(self._place.write, _piece(digest), content))
+        while len(self._under_way) >= WORKERS or sum(n for n, _ in self._under_way) + len(content) > AHEAD:
+            self._under_way.popleft()[1].result()
+        self._under_way.append((len(content), self._workers.submit(self._place.write, _piece(digest), content)))
         self._stored, self._stored_bytes = self._stored + 1, self._stored_bytes + len(content)
 
     def _arrived(self) -> None:
         while self._under_way:
-            self._under_way.popleft().result()
+            self._under_way.popleft()[1].result()
         self._place.settle()
 
     def finish(self, facts: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -322,14 +323,18 @@ class Snapshot:
     def _ahead(self, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes]:
         """The content of each piece (SHA-256, size) in order, some of them fetched before they are asked for."""
         with ThreadPoolExecutor(WORKERS) as workers:
-            under_way: deque[Future[bytes]] = deque()
+            under_way: deque[tuple[int, Future[bytes]]] = deque()
+            ahead = 0
             try:
                 for digest, size in wanted:
-                    under_way.append(workers.submit(self._fetch, digest, size))
-                    if len(under_way) > WORKERS:
-                        yield under_way.popleft().result()
-                while under_way:
-                    yield under_way.popleft().result()
+                    under_way.append((size, workers.submit(self._fetch, digest, size)))
+                    ahead += size
+                    while len(under_way) > WORKERS or ahead > AHEAD:
+                        size, fetched = under_way.popleft()
+                        ahead -= size
+                        yield fetched.result()
+                for _, fetched in under_way:
+                    yield fetched.result()
             finally:
                 workers.shutdown(cancel_futures=True)
 
@@ -337,7 +342,7 @@ class Snapshot:
         try:
             content = self.place.read(_piece(digest), size)
         except Missing:
-            raise Damaged(str(self), f"its piece {digest} is missing") from None
+            raise Damaged(str(self), f"its piece {digest} is missing, or no plain file") from None
         if len(content) != size or hashlib.sha256(content).hexdigest() != digest:
             where = f"{self.place}/{_piece(digest)}"
             raise TrackbedError(f"{self}: its piece {where} is damaged",

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from helpers import users
+from helpers import backup_commands, lifecycle, users
 from helpers.backups import archive, places, repository, sources
 from helpers.backups.places import Folder
 from helpers.backups.repository import Entry, Snapshot, Writer
@@ -275,6 +275,22 @@ def test_harm_to_any_file_is_refused(snapshot: Snapshot, which: str, harm: Calla
           "list": Path(str(snapshot.place), "pieces", listed[:2], listed), "manifest": Path(str(snapshot))}[which])
     with pytest.raises(TrackbedError):
         snapshot.verify()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("harm", HARM, ids=lambda harm: harm.__name__)
+def test_restoring_it_begins_nothing(
+        tmp_path: Path, snapshot: Snapshot, harm: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    def begun(*_: object) -> None:
+        raise AssertionError("something was begun")
+
+    for name in ("up", "changing", "running"):
+        monkeypatch.setattr(lifecycle, name, begun)
+    system = fakes.system(tmp_path)
+    harm(piece(snapshot, b"hello"))
+    with pytest.raises(TrackbedError, match="damaged|missing"):
+        backup_commands.restore_archive(system, str(snapshot), fakes.Silent(), begun)
+    assert not system.settings.folder.exists()
 
 
 @pytest.mark.parametrize("facts", [

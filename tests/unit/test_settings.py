@@ -611,3 +611,10 @@ def test_flags_named_like_those_of_docker(place: Place) -> None:
     assert found.origin("JUPYTER_ENV") == "--env" and found.told == {"JUPYTER_ENV": "A=1", "JUPYTER_VOLUMES": "data:/x"}
     with pytest.raises(SettingError, match=r"JUPYTER_ENV=A \(from --env\): must be NAME=VALUE"):
         place.load(flags={"env": "A"})
+
+
+def test_where_backups_go_is_not_remembered(tmp_path: Path) -> None:
+    given = {"TRACKBED_BACKUP_S3_ACCESS_KEY": "abc", "TRACKBED_BACKUP_S3_ENDPOINT": "http://h:1",
+             "TRACKBED_BACKUP_S3_SECRET_KEY": "secret-key", "TRACKBED_CULL_IDLE": "30m"}
+    found = Settings.load({}, {"HOME": str(tmp_path), **given}, tmp_path / ".env", remembered={})
+    assert found.backup_s3_access_key == "abc" and found.told == {"CULL_IDLE": "30m"}

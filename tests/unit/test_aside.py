@@ -1,0 +1,63 @@
+"""`restore --into=NAME`: the other project gets this one's settings, but nothing that both would hold."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers import backup_commands, dryrun
+from helpers.errors import SettingError
+from helpers.system import System
+from tests.unit import fakes
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> System:
+    for name in [name for name in os.environ if name.startswith("TRACKBED_")]:
+        monkeypatch.delenv(name)
+    made = fakes.system(tmp_path, ready_timeout="99", engine="embedded")
+    made.state.engine = "embedded"
+    made.state.remembered = {"CULL_IDLE": "30m", "PUBLIC": "true", "MLFLOW_PORT": "8000"}
+    made.state.save()
+    return made
+
+
+def ports(system: System) -> list[int]:
+    return [getattr(system.settings, field) for field in dryrun.PORTS]
+
+
+def test_a_new_project_beside_this_one(system: System) -> None:
+    other = backup_commands.aside(system, "two")
+    assert other.aside and not other.state.existed and other.settings.project == "two"
+    assert set(ports(other)).isdisjoint(ports(system)) and len(set(ports(other))) == 4
+    assert other.settings.workspace == other.settings.folder / "workspace" != system.settings.workspace
+    assert other.settings.ready_timeout == 99 and other.settings.engine == "embedded" and not other.settings.public
+    other.state.remember(other.settings.told)
+    assert other.state.remembered["MLFLOW_PORT"] == str(other.settings.mlflow_port)
+    assert other.state.remembered["CULL_IDLE"] == "30m" and "PUBLIC" not in other.state.remembered
+
+
+def test_one_that_is_there_keeps_its_ports(system: System) -> None:
+    first = backup_commands.aside(system, "two")
+    first.state.remember({**first.settings.told, "MLFLOW_PORT": "8765"})
+    first.state.engine = "embedded"
+    first.state.save()
+    again = backup_commands.aside(system, "two")
+    assert again.settings.mlflow_port == 8765 and ports(again)[1:] == ports(first)[1:]
+    assert again.state.instance == first.state.instance
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("trackbed", "this project itself"), ("no such Name", "PROJECT"), ("../x", "PROJECT")])
+def test_names_that_cannot_be(system: System, name: str, expected: str) -> None:
+    with pytest.raises(SettingError, match=expected):
+        backup_commands.aside(system, name)
+
+
+def test_a_bucket_is_not_shared(system: System) -> None:
+    system.settings = replace(system.settings, object_store="external")
+    with pytest.raises(SettingError, match="one bucket"):
+        backup_commands.aside(system, "two")
