@@ -721,6 +721,8 @@ class Workers:
         import gc
 
         from gunicorn.app.base import BaseApplication  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        import quick
+        from mlflow.server import app as flask_app
         from mlflow.server import handlers  # type: ignore[import-not-found]
         from uvicorn_worker import UvicornWorker  # type: ignore[import-not-found]
 
@@ -743,8 +745,10 @@ class Workers:
                 for store in (handlers._tracking_store, handlers._model_registry_store):
                     if engine := getattr(store, "engine", None):
                         engine.dispose()  # a connection must not be shared by two processes
+                        quick.batched(engine)
+                served = quick.shortened(app, flask_app)
                 gc.freeze()  # what was imported stays shared memory
-                return app
+                return served
 
         Application().run()
         raise SystemExit(0)
