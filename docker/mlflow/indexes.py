@@ -23,8 +23,9 @@ def present(connection: Any) -> dict[str, bool]:
     """Our indexes in the database by name, and whether each is whole (an interrupted concurrent build is not)."""
     rows = connection.exec_driver_sql(
         "SELECT c.relname, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
-        "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'public' AND starts_with(c.relname, 'trackbed_')")
-    return {name: valid for name, valid in rows}
+        "JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = 'public' AND starts_with(c.relname, 'trackbed_')")
+    return dict(tuple(row) for row in rows)
 
 
 def unwanted(connection: Any) -> bool:

@@ -122,7 +122,7 @@ def shortened(app: Any, flask: Any) -> Any:
 def batched(engine: Any) -> None:
     """Many UPDATEs of one request in one message: psycopg2 sends each alone otherwise, 100 for a log_batch of 100."""
     try:
-        from sqlalchemy.dialects.postgresql.psycopg2 import EXECUTEMANY_VALUES_PLUS_BATCH  # type: ignore[import-not-found]
+        from sqlalchemy.dialects.postgresql.psycopg2 import EXECUTEMANY_VALUES_PLUS_BATCH
 
         if engine.dialect.driver == "psycopg2":
             engine.dialect.executemany_mode = EXECUTEMANY_VALUES_PLUS_BATCH

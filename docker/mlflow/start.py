@@ -752,10 +752,10 @@ class Workers:
     def __call__(self, command: object, extra_env: Mapping[str, str], **_: object) -> NoReturn:
         import gc
 
-        from gunicorn.app.base import BaseApplication  # type: ignore[import-not-found,import-untyped,unused-ignore]
         import quick
-        from mlflow.server import app as flask_app
-        from mlflow.server import handlers  # type: ignore[import-not-found]
+        from gunicorn.app.base import BaseApplication  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        from mlflow.server import app as flask_app  # type: ignore[import-not-found]
+        from mlflow.server import handlers
         from uvicorn_worker import UvicornWorker  # type: ignore[import-not-found]
 
         # without uvloop each request on a kept connection waits 44 ms
@@ -860,7 +860,8 @@ def main(arguments: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, stopped)
     command, *rest = arguments or ["help"]
-    takes = {"object": (1,), "known": (1,), "in": (1,), "drop": (1,), "gc": (1,), "out": (0, 1), "sums": (0, 1), "indexes": (0, 1)}
+    takes = {"object": (1,), "known": (1,), "in": (1,), "drop": (1,), "gc": (1,), "out": (0, 1), "sums": (0, 1),
+             "indexes": (0, 1)}
     if len(rest) not in takes.get(command, (0,)):
         command = "help"
     try:
