@@ -14,6 +14,7 @@ in PREFIX    store the objects of such a stream from stdin below PREFIX
 sums PREFIX  print `SHA-256 size path` of every object below PREFIX, read back from the store
 sizes        print {"TOP": [objects, bytes, bytes of the last 7 days]} of each experiment's folder
 gc AGE       remove runs and experiments deleted longer ago than AGE (30d), with their artifacts
+indexes [--remove]  make (or remove, for good) Trackbed's own indexes beside MLflow's, while the server works
 drop PREFIX  delete everything below PREFIX
 health       exit 0 when the server answers through to its database
 
@@ -847,6 +848,37 @@ def run_mlflow(arguments: list[str]) -> NoReturn:
     raise SystemExit(0)
 
 
+def make_indexes(engine: Any) -> None:
+    """Our indexes, before the first request. Without them everything works, only slower: no reason not to start."""
+    import indexes
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if engine.dialect.name != "postgresql":
+        return
+    try:
+        if made := indexes.ensure(engine):
+            say(f"made the indexes {', '.join(made)}")
+    except SQLAlchemyError as error:
+        say(f"searching stays slower, an index could not be made: {' '.join(str(error).split())[:300]}")
+
+
+def change_indexes(environment: Mapping[str, str], remove: bool) -> str:
+    """`indexes`: make or remove them while the server works."""
+    import indexes
+    import sqlalchemy
+    from sqlalchemy.pool import NullPool
+
+    url = sqlalchemy.make_url(required(environment, "MLFLOW_BACKEND_STORE_URI"))
+    if url.get_backend_name() != "postgresql":
+        raise Stop(USAGE, "the indexes are for PostgreSQL")
+    engine = sqlalchemy.create_engine(url, poolclass=NullPool)
+    try:
+        names = indexes.remove(engine) if remove else indexes.ensure(engine, concurrently=True)
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise Stop(FAILED, f"the database refuses: {' '.join(str(error).split())[:300]}") from None
+    return f"indexes {'removed' if remove else 'made'}: {', '.join(names) or 'none'}"
+
+
 class Workers:
     """Takes the place of the command that `mlflow server` would start: gunicorn in this same process.
 
@@ -864,8 +896,10 @@ class Workers:
     def __call__(self, command: object, extra_env: Mapping[str, str], **_: object) -> NoReturn:
         import gc
 
+        import quick
         from gunicorn.app.base import BaseApplication  # type: ignore[import-not-found,import-untyped,unused-ignore]
-        from mlflow.server import handlers  # type: ignore[import-not-found]
+        from mlflow.server import app as flask_app  # type: ignore[import-not-found]
+        from mlflow.server import handlers
         from uvicorn_worker import UvicornWorker  # type: ignore[import-not-found]
 
         # without uvloop each request on a kept connection waits 44 ms
@@ -875,6 +909,9 @@ class Workers:
 
         os.environ.update(extra_env)
         settings = {**self.options, "worker_class": worker}
+
+        if engine := getattr(handlers._tracking_store, "engine", None):
+            make_indexes(engine)
 
         class Application(BaseApplication):  # type: ignore[misc]
             def load_config(self) -> None:
@@ -887,8 +924,10 @@ class Workers:
                 for store in (handlers._tracking_store, handlers._model_registry_store):
                     if engine := getattr(store, "engine", None):
                         engine.dispose()  # a connection must not be shared by two processes
+                        quick.batched(engine)
+                served = quick.shortened(app, flask_app)
                 gc.freeze()  # what was imported stays shared memory
-                return app
+                return served
 
         Application().run()
         raise SystemExit(0)
@@ -971,7 +1010,8 @@ def main(arguments: list[str]) -> int:
 
     command, *rest = arguments or ["help"]
     signal.signal(signal.SIGTERM, stopped)
-    takes = {"object": (1,), "known": (1,), "in": (1,), "drop": (1,), "gc": (1,), "out": (0, 1), "sums": (0, 1)}
+    takes = {"object": (1,), "known": (1,), "in": (1,), "drop": (1,), "gc": (1,), "out": (0, 1), "sums": (0, 1),
+             "indexes": (0, 1)}
     if len(rest) not in takes.get(command, (0,)):
         command = "help"
     try:
@@ -1003,6 +1043,8 @@ def main(arguments: list[str]) -> int:
                 bulk(command, rest[0] if rest else "")
             except (OSError, EOFError, tarfile.TarError) as error:
                 raise Stop(FAILED, f"{command}: {error}") from None
+        elif command == "indexes" and rest in ([], ["--remove"]):
+            say(change_indexes(os.environ, bool(rest)))
         elif command == "health":
             health(os.environ)
         else:

@@ -231,7 +231,7 @@ class EmbeddedEngine:
     def _postgres(self) -> PartSpec:
         return PartSpec(POSTGRES, stack.TITLES[POSTGRES], environment=self._common(), stop_signal="INT", stop_grace=30,
                         command=(self._pg("postgres"), "-D", str(self.database_folder), "-k", str(self.run_folder),
-                                 "-c", "listen_addresses="),
+                                 "-c", "listen_addresses=", *stack.database_options()),
                         working_dir=str(self.folder))
 
     def _mlflow(self) -> PartSpec:
@@ -362,7 +362,7 @@ class EmbeddedEngine:
         startup = stack.JUPYTER_FOLDER / "startup"
         return stack.digest([p.__dict__ for p in self._programs()], self.system.credentials_digest(),
                             [s.template for s in self._secret_files()],
-                            stack.MLFLOW_FOLDER / "start.py", stack.folder_digest(startup))
+                            *stack.server_files(), stack.folder_digest(startup))
 
     def unchanged(self) -> bool:
         applied = self.system.state.applied
@@ -540,10 +540,10 @@ class EmbeddedEngine:
         return StartReport(tuple(name for name, identity in after.items() if before.get(name) != identity))
 
     def _files(self) -> None:
-        """What the processes read: the server's entry, the notebook's start-up files, the secrets."""
+        """What the processes read: the server's files, the notebook's start-up files, the secrets."""
         # copies: the clone may lie where the parts' user cannot look, and may go away while they run
         startup = stack.JUPYTER_FOLDER / "startup"
-        copies = [(stack.MLFLOW_FOLDER / "start.py", self.folder / "app" / "start.py")]
+        copies = [(path, self.folder / "app" / path.name) for path in stack.server_files()]
         copies += [(p, self._startup / p.relative_to(startup)) for p in sorted(startup.rglob("*"))
                    if p.is_file() and "__pycache__" not in p.parts]
         for source, target in copies:

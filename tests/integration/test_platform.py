@@ -200,6 +200,25 @@ def test_secret_files_are_the_owners_alone(system: Clone) -> None:
     assert all(path.stat().st_mode & 0o077 == 0 for path in folder.iterdir())
 
 
+INDEXES = "SELECT indexname FROM pg_indexes WHERE starts_with(indexname, 'trackbed_') ORDER BY 1"
+NEWEST = """EXPLAIN SELECT DISTINCT runs.*, CASE WHEN (runs.start_time IS NULL) THEN 1 ELSE 0 END AS clause_1 FROM runs
+WHERE runs.experiment_id IN (0) AND runs.lifecycle_stage IN ('active')
+ORDER BY clause_1, runs.start_time DESC, runs.run_uuid LIMIT 101"""
+
+
+def test_our_indexes_are_there_and_serve_what_the_pages_ask(system: Clone) -> None:
+    assert seen.psql(system, INDEXES).split() == ["trackbed_runs_newest", "trackbed_runs_newest_listed"]
+    # an almost empty table is read whole: the question is whether the index can serve the order
+    assert "trackbed_runs_newest_listed" in seen.psql(system, f"SET enable_seqscan = off; {NEWEST}")
+
+
+def test_json_requests_take_the_short_way_and_keep_the_checks(system: Clone) -> None:
+    url = f"{system.url('mlflow')}/api/2.0/mlflow/experiments/search"
+    assert seen.ask(url, {"max_results": 1}, host="evil.example")[0] == 403
+    assert seen.ask(url, {"max_results": "many"})[0] == 400
+    assert "MLflow's own way" not in system.invoke("logs", "mlflow", "--tail=1000").stdout
+
+
 def test_down_and_up_keep_the_run(system: Clone, trained: Execution) -> None:
     kept = seen.new_run(system)
     done = system.invoke("down")

@@ -6,6 +6,7 @@ import fnmatch
 from pathlib import Path
 
 import pytest
+import yaml
 
 from helpers import images, stack
 from tests.unit.fakes import system
@@ -31,6 +32,16 @@ def test_origins_name_hosts_and_have_no_star(tmp_path: Path) -> None:
     origins = stack.cors_origins(system(tmp_path, public_address="gpu7.example.org").settings).split(",")
     assert "http://gpu7.example.org:8000" in origins
     assert not any("*" in origin for origin in origins)
+
+
+def test_both_engines_start_postgresql_with_the_same_settings() -> None:
+    model = yaml.safe_load((stack.ROOT / "docker" / "compose.yaml").read_text())
+    assert model["services"]["postgres"]["command"] == ["postgres", *stack.database_options()]
+
+
+@pytest.mark.parametrize("name", ["fsync", "synchronous_commit", "full_page_writes"])
+def test_no_setting_gives_up_what_was_acknowledged(name: str) -> None:
+    assert name not in stack.DATABASE_SETTINGS
 
 
 def test_digest_sees_names_and_contents(tmp_path: Path) -> None:
