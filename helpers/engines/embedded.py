@@ -527,7 +527,7 @@ class EmbeddedEngine:
         """What the processes read: the server's entry, the notebook's start-up files, the secrets."""
         # copies: the clone may lie where the parts' user cannot look, and may go away while they run
         startup = stack.JUPYTER_FOLDER / "startup"
-        copies = [(stack.MLFLOW_FOLDER / "start.py", self.folder / "app" / "start.py")]
+        copies = [(stack.MLFLOW_FOLDER / name, self.folder / "app" / name) for name in ("start.py", "schema.sql")]
         copies += [(p, self._startup / p.relative_to(startup)) for p in sorted(startup.rglob("*"))
                    if p.is_file() and "__pycache__" not in p.parts]
         for source, target in copies:
