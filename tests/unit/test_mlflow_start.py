@@ -140,6 +140,13 @@ def test_the_prepared_schema_is_found_through_the_link_on_path(tmp_path: Path, m
     assert start.template("a1") == "CREATE TABLE t ();\n"
 
 
+def test_what_the_server_does_not_import_is_not_in_the_image() -> None:
+    """A package that is there in one engine and not in the other would make two servers of one."""
+    text = SCRIPT.with_name("Dockerfile").read_text()
+    removed = text.split("for name in ")[1].split("; do rm")[0].replace("\\", " ").split()
+    assert set(start.CLIENT_ONLY) <= set(removed)
+
+
 class Clock:
     now = 0.0
 
