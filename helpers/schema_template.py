@@ -7,6 +7,7 @@ makes it anew with a system that runs, after the pinned MLflow has changed. A te
 
 from __future__ import annotations
 
+import re
 import sys
 
 from helpers import lifecycle, stack
@@ -14,6 +15,15 @@ from helpers.backups import database, journal, restore
 from helpers.engines.base import MLFLOW, POSTGRES, Engine
 from helpers.errors import TrackbedError
 from helpers.system import System
+
+
+# `IN` as pg_dump writes it down; read back, it would be written in yet another way, unlike MLflow's own
+ANY_OF = re.compile(r"\(\((\w+)\)::text = ANY \(\(ARRAY\[([^]]*)\]\)::text\[\]\)\)")
+
+
+def original(line: str) -> str:
+    """A dumped line with its lists of values as MLflow had written them."""
+    return ANY_OF.sub(lambda m: f"({m[1]} IN ({m[2].replace('::character varying', '')}))", line)
 
 
 def text(engine: Engine, name: str) -> str:
@@ -24,7 +34,7 @@ def text(engine: Engine, name: str) -> str:
         raise TrackbedError(f"pg_dump: {done.stderr.strip()[-300:]}", "`invoke logs postgres`")
     # settings of a session: not every server knows them all, and every name is written with its schema
     dropped = ("--", "\\", "SET ", "SELECT pg_catalog.set_config")
-    lines = [line for line in done.stdout.splitlines() if line and not line.startswith(dropped)]
+    lines = [original(line) for line in done.stdout.splitlines() if line and not line.startswith(dropped)]
     with database.session(engine, name) as opened:
         revision = opened.ask("SELECT version_num FROM alembic_version")[0]
     return "\n".join([f"-- revision {revision}", *lines]) + "\n"
