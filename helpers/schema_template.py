@@ -16,7 +16,6 @@ from helpers.engines.base import MLFLOW, POSTGRES, Engine
 from helpers.errors import TrackbedError
 from helpers.system import System
 
-
 # `IN` as pg_dump writes it down; read back, it would be written in yet another way, unlike MLflow's own
 ANY_OF = re.compile(r"\(\((\w+)\)::text = ANY \(\(ARRAY\[([^]]*)\]\)::text\[\]\)\)")
 
