@@ -1,339 +1,263 @@
 """Ours against the opponent, in turns on the same machine with the same images; every figure is a ratio in one run.
 
-    python -m benchmarks.bench [--rounds=3] [--only=NAME,NAME] [--json=FILE]
+    python -m benchmarks.bench [--full] [--rounds=2] [--only=NAME,NAME] [--json=FILE]
 
-Prints a table (what, goal, ours, opponent, ratio, spread) and writes JSON. Needs a Docker engine, and the images of
-`invoke build`. Timings never decide a test.
+Prints one table (what, goal, ours, opponent, ratio, spread, embedded) and writes JSON. A run with --only replaces its
+own rows in that file and keeps the others. Needs a Docker engine, and makes the images that are missing.
+Timings never decide a test.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
 import shutil
-import statistics
-import subprocess
+import signal
 import sys
 import tempfile
 import time
-import urllib.request
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-HERE = Path(__file__).resolve().parent
-PORTS = {"TRACKBED_MLFLOW_PORT": "27000", "TRACKBED_JUPYTER_PORT": "27001", "TRACKBED_S3_PORT": "27002",
-         "TRACKBED_S3_CONSOLE_PORT": "27003"}
-OPPONENT_MLFLOW, OPPONENT_STORE = "27100", "27102"
-NAIVE, WEIGHED = "trackbed-bench/naive-mlflow:3.17.2", "trackbed-bench/naive-mlflow:drivers"
-CLIENT_IMAGE = "trackbed/jupyter-mlflow:cpu"
+from benchmarks.systems import (
+    WEIGHED,
+    Measure,
+    Opponent,
+    Ours,
+    client,
+    removed,
+    run,
+    running,
+    say,
+    setting,
+    timed,
+)
+from helpers import lifecycle
+from helpers.stack import ROOT
+
+IDLE_SECONDS = 5
 
 
-@dataclass
-class Measure:
-    """One row: samples in ``unit``; ``better`` says whether the ratio ours/opponent should be small or large."""
+class Bench:
+    """One run: the systems are made when the first measure wants them."""
 
-    name: str
-    goal: str
-    unit: str
-    ours: list[float] = field(default_factory=list)
-    other: list[float] = field(default_factory=list)
-    limit: float = 0.0
-    better: str = "small"
+    def __init__(self, folder: Path, rounds: int, full: bool) -> None:
+        self.folder, self.rounds, self.full = folder, rounds, full
 
-    @property
-    def ratio(self) -> float:
-        return statistics.median(self.ours) / statistics.median(self.other) if self.ours and self.other else 0.0
+    @cached_property
+    def ours(self) -> Ours:
+        system = Ours("docker", self.folder)
+        system.invoke("build")
+        return system
 
-    @property
-    def reached(self) -> bool:
-        value = self.ratio if self.other else statistics.median(self.ours)
-        return value <= self.limit if self.better == "small" else value >= self.limit
+    @cached_property
+    def embedded(self) -> Ours:
+        return Ours("embedded", self.folder)
 
-    @property
-    def spread(self) -> str:
-        """Largest distance from the median, in percent, of ours and of the opponent's samples."""
-        def one(samples: list[float]) -> str:
-            middle = statistics.median(samples)
-            return f"{max(abs(s - middle) for s in samples) / middle * 100:.0f} %" if middle else "-"
+    @cached_property
+    def opponent(self) -> Opponent:
+        return Opponent(self.folder)
 
-        return " / ".join(one(samples) for samples in (self.ours, self.other) if samples)
+    # the measures
 
+    def starts(self) -> list[Measure]:
+        cold = Measure("cold `invoke up` to a first run logged", "<= 0.40", "s", 0.40)
+        later = Measure("`invoke up` over existing data, to a first run logged", "<= 0.35", "s", 0.35)
+        noop = Measure("`invoke up` when all is up, against `docker compose up -d --wait`", "<= 0.8", "s", 0.8)
+        memory = Measure("memory of all services, idle", "<= 0.45", "MiB", 0.45)
+        ours, other = self.ours, self.opponent
+        bare = {k: v for k, v in os.environ.items() if not k.startswith("TRACKBED_")}
+        with removed(ours, other):
+            for _ in range(self.rounds):
+                for system in (ours, other):
+                    mine = system is ours
+                    (cold.ours if mine else cold.other).append(system.up())
+                    if isinstance(system, Opponent):
+                        system.healthy()
+                    time.sleep(IDLE_SECONDS)
+                    (memory.ours if mine else memory.other).append(system.memory())
+                    if isinstance(system, Ours):
+                        noop.ours.append(system.invoke("up"))
+                        noop.other.append(timed("env", "-i", *(f"{k}={v}" for k, v in bare.items()), "docker",
+                                                "compose", "up", "-d", "--wait", cwd=system.clone))
+                    system.down()
+                    (later.ours if mine else later.other).append(system.up())
+                    system.down(data=True)
+                say(f"cold {cold.ours[-1]:.1f} / {cold.other[-1]:.1f} s, later {later.ours[-1]:.1f} / "
+                    f"{later.other[-1]:.1f} s, memory {memory.ours[-1]:.0f} / {memory.other[-1]:.0f} MiB")
+        return [cold, later, noop, memory]
 
-def run(*argv: str, env: dict[str, str] | None = None, cwd: Path = ROOT, stdin: bytes = b"",
-        timeout: float = 1800) -> str:
-    """The stdout of a command that has to succeed."""
-    done = subprocess.run(argv, env={**os.environ, **(env or {})}, cwd=cwd, input=stdin, capture_output=True,
-                          timeout=timeout, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(argv)}: exit code {done.returncode}\n{done.stderr.decode()[-3000:]}")
-    return done.stdout.decode()
-
-
-def timed(*argv: str, env: dict[str, str] | None = None, cwd: Path = ROOT) -> float:
-    began = time.perf_counter()
-    run(*argv, env=env, cwd=cwd)
-    return time.perf_counter() - began
-
-
-def log_run(url: str) -> None:
-    """A first run over REST: made, a metric logged, finished."""
-    def post(path: str, body: dict[str, object]) -> dict[str, dict[str, dict[str, str]]]:
-        request = urllib.request.Request(f"{url}/api/2.0/mlflow/{path}", json.dumps(body).encode(),
-                                         {"Content-Type": "application/json"})
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
-            return dict(json.loads(answer.read() or b"{}"))
-
-    made = post("runs/create", {"experiment_id": "0", "start_time": 1})["run"]["info"]["run_id"]
-    post("runs/log-metric", {"run_id": made, "key": "loss", "value": 0.5, "timestamp": 1, "step": 1})
-    post("runs/update", {"run_id": made, "status": "FINISHED", "end_time": 2})
-
-
-class Ours:
-    """The system of this clone, on an engine, in a state folder of its own."""
-
-    def __init__(self, engine: str, folder: Path) -> None:
-        self.engine = engine
-        self.url = f"http://127.0.0.1:{PORTS['TRACKBED_MLFLOW_PORT']}"
-        self.project = f"bench-{engine}-{uuid.uuid4().hex[:4]}"
-        self.env = {**PORTS, "TRACKBED_ENGINE": engine, "TRACKBED_PROJECT": self.project,
-                    "TRACKBED_STATE_DIR": str(folder / "state")}
-        if engine == "embedded":
-            self.env["TRACKBED_OBJECT_STORE"] = "auto"
-
-    def invoke(self, *words: str) -> float:
-        return timed(sys.executable, "-m", "invoke", *words, env=self.env)
-
-    def up(self) -> float:
-        """`invoke up` and a first run."""
-        began = time.perf_counter()
-        self.invoke("up")
-        log_run(self.url)
-        return time.perf_counter() - began
-
-    def down(self, data: bool = False) -> None:
-        self.invoke("down", *(("--delete-data", "--yes") if data else ()))
-
-    def memory(self) -> float:
-        status = json.loads(run(sys.executable, "-m", "invoke", "status", "--format=json", env=self.env))
-        return sum(part["memory"] for part in status["parts"] if part["part"] != "jupyter") / 2**20
-
-
-class Opponent:
-    """The compose file of `opponent/`."""
-
-    def __init__(self, wheels: Path, images: dict[str, str]) -> None:
-        self.url = f"http://127.0.0.1:{OPPONENT_MLFLOW}"
-        self.env = {**images, "MLFLOW_IMAGE": NAIVE, "WHEELS": str(wheels), "MLFLOW_PORT": OPPONENT_MLFLOW,
-                    "STORE_PORT": OPPONENT_STORE}
-        self.words = ("docker", "compose", "--env-file", os.devnull, "-p", "bench-opponent", "-f",
-                      str(HERE / "opponent" / "compose.yaml"))
-
-    def compose(self, *words: str) -> float:
-        return timed(*self.words, *words, env=self.env)
-
-    def up(self) -> float:
-        began = time.perf_counter()
-        self.compose("up", "-d", "--wait", "--wait-timeout", "300")
-        log_run(self.url)
-        return time.perf_counter() - began
-
-    def down(self, data: bool = False) -> None:
-        self.compose("down", *(("--volumes",) if data else ()))
-
-    def memory(self) -> float:
-        names = run(*self.words, "ps", "-q", env=self.env).split()
-        return sum(container_memory(name) for name in names)
-
-
-def container_memory(name: str) -> float:
-    """MiB without the page cache, as `invoke status` counts."""
-    text = run("docker", "exec", "-u", "0", name, "cat", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat")
-    lines = text.splitlines()
-    inactive = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
-    return (int(lines[0]) - inactive) / 2**20
-
-
-def client(*words: str, network: str = "host", env: tuple[str, ...] = ()) -> dict[str, float]:
-    """A measurement of client.py in the notebook's image."""
-    flags = [word for pair in env for word in ("-e", pair)]
-    out = run("docker", "run", "--rm", "-i", "--network", network, *flags, "--entrypoint", "python", CLIENT_IMAGE, "-",
-              *words, stdin=(HERE / "client.py").read_bytes())
-    return dict(json.loads(out.strip().splitlines()[-1]))
-
-
-@contextmanager
-def running(*systems: Ours | Opponent) -> Iterator[None]:
-    for system in systems:
-        system.up()
-    try:
-        yield
-    finally:
-        for system in systems:
+    def embedded_starts(self) -> list[Measure]:
+        first = Measure("embedded: first `invoke up`, warm package cache", "<= 45 s", "s", 45)
+        later = Measure("embedded: `invoke up` over existing data", "<= 6 s", "s", 6)
+        noop = Measure("embedded: `invoke up` when all is up", "-", "s", float("inf"))
+        memory = Measure("embedded: memory of all services, idle", "-", "MiB", float("inf"))
+        system = self.embedded
+        with removed(system):
+            system.up()  # fills the package cache where it is empty
             system.down(data=True)
+            for _ in range(self.rounds):
+                first.embedded.append(system.invoke("up"))
+                time.sleep(IDLE_SECONDS)
+                memory.embedded.append(system.memory())
+                noop.embedded.append(system.invoke("up"))
+                system.down()
+                later.embedded.append(system.invoke("up"))
+                system.down(data=True)
+                say(f"embedded first {first.embedded[-1]:.1f} s, later {later.embedded[-1]:.1f} s")
+        return [first, later, noop, memory]
 
+    def listing(self) -> list[Measure]:
+        measure = Measure("`invoke --list`, against an empty tasks.py", "<= 1.3", "s", 1.3)
+        empty = self.folder / "empty"
+        empty.mkdir(exist_ok=True)
+        (empty / "tasks.py").write_text("from invoke import task\n\n\n@task\ndef nothing(c):\n    pass\n")
+        for _ in range(10):
+            measure.ours.append(self.ours.invoke("--list"))
+            measure.other.append(timed(sys.executable, "-m", "invoke", "--list", cwd=empty))
+        return [measure]
 
-def prepare(folder: Path) -> tuple[Path, dict[str, str]]:
-    """The opponent's images and the mirror of its drivers."""
-    settings = json.loads(run(sys.executable, "-c", (
-        "import json; from helpers.settings import BY_NAME as b; "
-        "print(json.dumps({'POSTGRES_IMAGE': b['POSTGRES_IMAGE'].default, "
-        "'STORE_IMAGE': b['VERSITYGW_IMAGE'].default}))")))
-    bundle = next((p for v in ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE") if (p := os.environ.get(v))), "")
-    secret = ["--secret", f"id=ca,src={bundle}"] if bundle else []
-    network = ["--network", "host"] if os.environ.get("TRACKBED_BUILD_NETWORK") == "host" else []
-    for name, drivers in ((NAIVE, ""), (WEIGHED, "psycopg2-binary boto3")):
-        run("docker", "buildx", "build", "--load", "--tag", name, *secret, *network, "--build-arg",
-            f"DRIVERS={drivers}", str(HERE / "opponent"))
-    wheels = folder / "wheels"
-    wheels.mkdir()
-    # from the same image, for its Python
-    run("docker", "run", "--rm", "--network", "host", "-v", f"{wheels}:/wheels",
-        *(["-v", f"{bundle}:/ca:ro", "-e", "PIP_CERT=/ca"] if bundle else []), WEIGHED, "sh", "-c",
-        "pip download -q -d /wheels psycopg2-binary boto3")
-    wheels.chmod(0o755)
-    return wheels, settings
+    def logging(self) -> list[Measure]:
+        one = Measure("client log_metric p50, one client", "<= 0.15", "ms", 0.15)
+        many = {kind: Measure(f"32 clients, {kind}", ">= 2.5", "requests/s", 2.5, "large")
+                for kind in ("log-metric", "log-batch", "search")}
+        sides = ((self.ours, "ours"), (self.opponent, "other"), (self.embedded, "embedded"))
+        busiest = 0.0
+        with running(*(system for system, _ in sides)):
+            for _ in range(self.rounds):
+                for system, side in sides:
+                    getattr(one, side).append(client("latency", system.url, "200")["p50"] * 1000)
+                    for kind, measure in many.items():
+                        found = client("load", system.url, "8" if self.full else "4", kind)
+                        getattr(measure, side).append(found["per_second"])
+                        busiest = max(busiest, found["client_cpus"])
+                say(f"log_metric p50 {one.ours[-1]:.1f} / {one.other[-1]:.1f} / {one.embedded[-1]:.1f} ms")
+        for measure in many.values():
+            measure.note = f"the clients used {busiest:.2f} processors at the most"
+        return [one, *many.values()]
+
+    def artifacts(self) -> list[Measure]:
+        mib = 1024 if self.full else 256
+        up = Measure(f"{mib} MiB artifact up, against boto3", ">= 0.8", "MiB/s", 0.8, "large")
+        down = Measure(f"{mib} MiB artifact down, against boto3", ">= 0.8", "MiB/s", 0.8, "large")
+        ours, embedded = self.ours, self.embedded
+        with running(ours, embedded):
+            found = ours.ask("credentials")
+            keys = (f"AWS_ACCESS_KEY_ID={found['S3_ACCESS_KEY']}", f"AWS_SECRET_ACCESS_KEY={found['S3_SECRET_KEY']}",
+                    "AWS_REQUEST_CHECKSUM_CALCULATION=when_required", "AWS_RESPONSE_CHECKSUM_VALIDATION=when_required")
+            network = f"{ours.project}_frontend"
+            patient = ("MLFLOW_HTTP_REQUEST_TIMEOUT=600",)
+            for _ in range(self.rounds):
+                mine = client("artifact", "http://mlflow:8000", str(mib), network=network, env=patient)
+                straight = client("boto", "http://store:9000", "mlflow-artifacts", str(mib), network=network, env=keys)
+                folder = client("artifact", embedded.url, str(mib), env=patient)
+                for measure, way in ((up, "up"), (down, "down")):
+                    measure.ours.append(mine[way])
+                    measure.other.append(straight[way])
+                    measure.embedded.append(folder[way])
+        return [up, down]
+
+    def builds(self) -> list[Measure]:
+        nothing = Measure("image build, nothing changed, each", "<= 1 s", "s", 1)
+        weight = Measure("size of the mlflow image, against the naive one", "<= 0.7", "MiB", 0.7)
+        for part in ("mlflow", "jupyter") * self.rounds:
+            nothing.ours.append(self.ours.invoke("build", part))
+        _ = self.opponent  # makes the naive images
+        weight.ours.append(size(setting("MLFLOW_IMAGE")))
+        weight.other.append(size(WEIGHED))
+        return [nothing, weight]
+
+    def growth(self) -> list[Measure]:
+        """10^3 to 10^5 runs on ours: the rows of benchmarks/growth.py, which asks a system that runs."""
+        module = importlib.import_module("benchmarks.growth")
+        with running(self.ours):
+            before = dict(os.environ)
+            os.environ.update(self.ours.env)
+            try:
+                found: list[Measure] = module.grow(lifecycle.load({}), module.LARGE)
+            finally:
+                os.environ.clear()
+                os.environ.update(before)
+        return found
 
 
 def size(name: str) -> float:
     return int(run("docker", "image", "inspect", "--format", "{{.Size}}", name)) / 2**20
 
 
-# the measures
-
-def starts(ours: Ours, other: Opponent, embedded: Ours, rounds: int) -> list[Measure]:
-    cold = Measure("cold `invoke up` to a first run logged", "<= 0.40", "s", limit=0.40)
-    later = Measure("`invoke up` over existing data", "<= 0.35", "s", limit=0.35)
-    noop = Measure("`invoke up` when all is up, against `docker compose up -d --wait`", "<= 0.8", "s", limit=0.8)
-    memory = Measure("memory of all services, idle", "<= 0.45", "MiB", limit=0.45)
-    for _ in range(rounds):
-        for system, samples, again, idle in ((ours, cold.ours, later.ours, memory.ours),
-                                             (other, cold.other, later.other, memory.other)):
-            samples.append(system.up())
-            time.sleep(5)
-            idle.append(system.memory())
-            if system is ours:
-                noop.ours.append(ours.invoke("up"))
-                bare = {k: v for k, v in os.environ.items() if not k.startswith("TRACKBED_")}
-                noop.other.append(timed("env", "-i", *(f"{k}={v}" for k, v in bare.items()), "docker", "compose", "up",
-                                        "-d", "--wait"))
-            system.down()
-            again.append(system.up())
-            system.down(data=True)
-    first = Measure("embedded: first `up`, warm package cache", "<= 45 s", "s", limit=45)
-    second = Measure("embedded: later `up`", "<= 6 s", "s", limit=6)
-    for _ in range(rounds):
-        first.ours.append(embedded.invoke("up"))
-        embedded.down()
-        second.ours.append(embedded.invoke("up"))
-        embedded.down(data=True)
-    return [cold, later, noop, memory, first, second]
-
-
-def listing(rounds: int) -> list[Measure]:
-    measure = Measure("`invoke --list`, against an empty tasks.py", "<= 1.3", "s", limit=1.3)
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "tasks.py").write_text("from invoke import task\n\n\n@task\ndef nothing(c):\n    pass\n")
-        for _ in range(rounds * 3):
-            measure.ours.append(timed(sys.executable, "-m", "invoke", "--list"))
-            measure.other.append(timed(sys.executable, "-m", "invoke", "--list", cwd=Path(folder)))
-    return [measure]
-
-
-def logging(ours: Ours, other: Opponent, rounds: int) -> list[Measure]:
-    one = Measure("client log_metric p50, one client", "<= 0.15", "ms", limit=0.15)
-    many = {kind: Measure(f"32 clients, {kind}", ">= 2.5", "requests/s", limit=2.5, better="large")
-            for kind in ("log-metric", "log-batch", "search")}
-    with running(ours, other):
-        for _ in range(rounds):
-            for system, mine in ((ours, True), (other, False)):
-                p50 = client("latency", system.url, "200")["p50"] * 1000
-                (one.ours if mine else one.other).append(p50)
-                for kind, measure in many.items():
-                    rate = client("load", system.url, "8", kind)["per_second"]
-                    (measure.ours if mine else measure.other).append(rate)
-    return [one, *many.values()]
-
-
-def artifacts(ours: Ours, rounds: int, mib: int) -> list[Measure]:
-    up = Measure(f"{mib} MiB artifact up, against boto3", ">= 0.8", "MiB/s", limit=0.8, better="large")
-    down = Measure(f"{mib} MiB artifact down, against boto3", ">= 0.8", "MiB/s", limit=0.8, better="large")
-    with running(ours):
-        found = json.loads(run(sys.executable, "-m", "invoke", "credentials", "--format=json", env=ours.env))
-        keys = (f"AWS_ACCESS_KEY_ID={found['S3_ACCESS_KEY']}", f"AWS_SECRET_ACCESS_KEY={found['S3_SECRET_KEY']}",
-                "AWS_REQUEST_CHECKSUM_CALCULATION=when_required", "AWS_RESPONSE_CHECKSUM_VALIDATION=when_required")
-        network = f"{ours.project}_frontend"
-        for _ in range(rounds):
-            mine = client("artifact", "http://mlflow:8000", str(mib), network=network,
-                          env=("MLFLOW_HTTP_REQUEST_TIMEOUT=600",))
-            straight = client("boto", "http://store:9000", "mlflow-artifacts", str(mib), network=network, env=keys)
-            up.ours.append(mine["up"])
-            up.other.append(straight["up"])
-            down.ours.append(mine["down"])
-            down.other.append(straight["down"])
-    return [up, down]
-
-
-def builds() -> list[Measure]:
-    nothing = Measure("image build, nothing changed, each", "<= 1 s", "s", limit=1)
-    weight = Measure("size of the mlflow image, against the naive one", "<= 0.7", "MiB", limit=0.7)
-    run(sys.executable, "-m", "invoke", "build")
-    for part in ("mlflow", "jupyter"):
-        nothing.ours.append(timed(sys.executable, "-m", "invoke", "build", part))
-    weight.ours.append(size("trackbed/mlflow:3.17.2"))
-    weight.other.append(size(WEIGHED))
-    return [nothing, weight]
+QUICK = ("starts", "embedded", "listing", "logging", "artifacts", "builds")
 
 
 def table(found: list[Measure]) -> str:
-    lines = ["| what | goal | ours | opponent | ratio | spread | |", "|---|---|---|---|---|---|---|"]
+    lines = ["| what | goal | ours | opponent | ratio | spread (ours / opponent / embedded) | embedded | |",
+             "|---|---|---|---|---|---|---|---|"]
     for m in found:
-        ours = f"{statistics.median(m.ours):.4g} {m.unit}"
-        other = f"{statistics.median(m.other):.4g} {m.unit}" if m.other else "-"
+        verdict = "" if m.limit == float("inf") else "reached" if m.reached else "missed"
         ratio = f"{m.ratio:.2f}" if m.other else "-"
-        lines.append(f"| {m.name} | {m.goal} | {ours} | {other} | {ratio} | {m.spread} | "
-                     f"{'reached' if m.reached else 'missed'} |")
-    return "\n".join(lines)
+        lines.append(f"| {m.name} | {m.goal} | {m.told(m.ours)} | {m.told(m.other)} | {ratio} | {m.spread} | "
+                     f"{m.told(m.embedded)} | {verdict} |")
+    notes = dict.fromkeys(m.note for m in found if m.note)
+    return "\n".join([*lines, *(f"\n{note}" for note in notes)])
+
+
+def machine() -> dict[str, object]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"cpus": os.cpu_count(), "memory_gib": round(memory / 2**30, 1), "system": platform.platform(),
+            "python": platform.python_version(),
+            "docker": run("docker", "version", "--format", "{{.Server.Version}}").strip(),
+            "compose": run("docker", "compose", "version", "--short").strip(),
+            "mlflow": setting("MLFLOW_IMAGE"), "postgres": setting("POSTGRES_IMAGE"),
+            "store": setting("VERSITYGW_IMAGE")}
+
+
+def earlier(path: Path) -> dict[str, Measure]:
+    """The rows of an earlier run by name."""
+    try:
+        return {row["name"]: Measure(**row) for row in json.loads(path.read_text())["measures"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--mib", type=int, default=1024)
-    parser.add_argument("--only", default="starts,listing,logging,artifacts,builds")
-    parser.add_argument("--json", default=str(ROOT / ".nox" / "bench.json"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="also 10^5 runs, 1 GiB artifacts, longer loads")
+    parser.add_argument("--rounds", type=int, help="2, with --full 5")
+    parser.add_argument("--only", help=f"some of {','.join((*QUICK, 'growth'))}")
+    parser.add_argument("--json", type=Path, default=ROOT / ".nox" / "bench.json")
     told = parser.parse_args()
-    wanted = told.only.split(",")
-    folder = Path(tempfile.mkdtemp(prefix="trackbed-bench-"))
+    rounds = told.rounds or (5 if told.full else 2)
+    wanted = told.only.split(",") if told.only else [*QUICK, *(["growth"] if told.full else [])]
+    folder = Path(tempfile.mkdtemp(prefix="trackbed-bench-", dir="/var/tmp"))
     folder.chmod(0o755)
-    found: list[Measure] = []
+    os.environ.setdefault("TRACKBED_OBJECT_STORE", "versitygw")  # the opponent's store
+    bench = Bench(folder, rounds, told.full)
+    steps: dict[str, Callable[[], list[Measure]]] = {
+        "starts": bench.starts, "embedded": bench.embedded_starts, "listing": bench.listing, "logging": bench.logging,
+        "artifacts": bench.artifacts, "builds": bench.builds, "growth": bench.growth}
+    if unknown := set(wanted) - set(steps):
+        parser.error(f"--only={','.join(unknown)}: one of {', '.join(steps)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the systems are taken down
+    rows = earlier(told.json) if told.only else {}
     try:
-        run(sys.executable, "-m", "invoke", "build")
-        wheels, images = prepare(folder)
-        ours, other, embedded = Ours("docker", folder), Opponent(wheels, images), Ours("embedded", folder)
-        steps: dict[str, Callable[[], list[Measure]]] = {
-            "starts": lambda: starts(ours, other, embedded, told.rounds),
-            "listing": lambda: listing(told.rounds),
-            "logging": lambda: logging(ours, other, told.rounds),
-            "artifacts": lambda: artifacts(ours, told.rounds, told.mib),
-            "builds": builds,
-        }
         for name in wanted:
-            print(f"measuring: {name}", file=sys.stderr, flush=True)
-            found += steps[name]()
+            began = time.monotonic()
+            say(f"measuring: {name}")
+            date = time.strftime("%Y-%m-%d")
+            for row in steps[name]():
+                row.date = date
+                rows[row.name] = row
+            say(f"{name}: {time.monotonic() - began:.0f} s")
+            told.json.parent.mkdir(exist_ok=True)
+            told.json.write_text(json.dumps({"machine": machine(), "measures": [asdict(m) for m in rows.values()]},
+                                            indent=1))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    machine = {"cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version(),
-               "docker": run("docker", "version", "--format", "{{.Server.Version}}").strip(),
-               "date": time.strftime("%Y-%m-%d"), "rounds": told.rounds}
-    Path(told.json).parent.mkdir(exist_ok=True)
-    Path(told.json).write_text(json.dumps({"machine": machine, "measures": [asdict(m) for m in found]}, indent=1))
-    print(f"{machine}\n\n{table(found)}")
+    print(f"{machine()}\n\n{table(list(rows.values()))}")
 
 
 if __name__ == "__main__":

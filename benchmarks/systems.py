@@ -1,0 +1,261 @@
+"""What is measured: ours on either engine, the opponent, and the client; and one row of the table."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from helpers import images
+from helpers.engines.docker_api import DockerApi
+from helpers.notebook import REPOSITORY
+from helpers.settings import BY_NAME
+from helpers.stack import ROOT
+
+HERE = Path(__file__).resolve().parent
+OPPONENT_MLFLOW, OPPONENT_STORE = "27100", "27102"
+NAIVE, WEIGHED = "trackbed-bench/naive-mlflow:3.17.2", "trackbed-bench/naive-mlflow:drivers"
+READY_SECONDS = 300.0
+
+
+def setting(name: str) -> str:
+    """A setting's value as the process environment has it, else its default."""
+    return os.environ.get(f"TRACKBED_{name}") or str(BY_NAME[name].default)
+
+
+@dataclass
+class Measure:
+    """One row: samples in ``unit``; ``better`` says whether figures should be small or large.
+
+    ``limit`` bounds the ratio ours/opponent; without an opponent it bounds our own figure.
+    """
+
+    name: str
+    goal: str
+    unit: str
+    limit: float
+    better: str = "small"
+    ours: list[float] = field(default_factory=list)
+    other: list[float] = field(default_factory=list)
+    embedded: list[float] = field(default_factory=list)
+    note: str = ""
+    date: str = ""
+
+    @property
+    def mine(self) -> list[float]:
+        return self.ours or self.embedded
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.mine) / statistics.median(self.other) if self.mine and self.other else 0.0
+
+    @property
+    def reached(self) -> bool:
+        value = self.ratio if self.other else statistics.median(self.mine)
+        return value <= self.limit if self.better == "small" else value >= self.limit
+
+    @property
+    def spread(self) -> str:
+        """Largest distance from the median in percent: ours / opponent's / embedded."""
+        def one(samples: list[float]) -> str:
+            middle = statistics.median(samples)
+            return f"{max(abs(s - middle) for s in samples) / middle * 100:.0f} %" if middle else "-"
+
+        return " / ".join(one(samples) if samples else "-" for samples in (self.ours, self.other, self.embedded))
+
+    def told(self, samples: list[float]) -> str:
+        return f"{statistics.median(samples):.4g} {self.unit}" if samples else "-"
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def run(*argv: str, env: dict[str, str] | None = None, cwd: Path = ROOT, stdin: bytes = b"",
+        timeout: float = 1800) -> str:
+    """The stdout of a command that has to succeed."""
+    done = subprocess.run(argv, env={**os.environ, **(env or {})}, cwd=cwd, input=stdin, capture_output=True,
+                          timeout=timeout, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(argv)}: exit code {done.returncode}\n{done.stderr.decode()[-3000:]}")
+    return done.stdout.decode()
+
+
+def timed(*argv: str, env: dict[str, str] | None = None, cwd: Path = ROOT) -> float:
+    began = time.perf_counter()
+    run(*argv, env=env, cwd=cwd)
+    return time.perf_counter() - began
+
+
+def log_run(url: str) -> None:
+    """A first run over REST as soon as the server takes it: made, a metric logged, finished."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def post(path: str, body: dict[str, object]) -> dict[str, dict[str, dict[str, str]]]:
+        request = urllib.request.Request(f"{url}/api/2.0/mlflow/{path}", json.dumps(body).encode(),
+                                         {"Content-Type": "application/json"})
+        with opener.open(request, timeout=60) as answer:
+            return dict(json.loads(answer.read() or b"{}"))
+
+    end = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            made = post("runs/create", {"experiment_id": "0", "start_time": 1})["run"]["info"]["run_id"]
+            post("runs/log-metric", {"run_id": made, "key": "loss", "value": 0.5, "timestamp": 1, "step": 1})
+            post("runs/update", {"run_id": made, "status": "FINISHED", "end_time": 2})
+            return
+        except OSError:  # nothing listens yet, it answers 5xx, or it ends the connection
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
+def clone(folder: Path) -> Path:
+    """A copy of what `invoke` runs, so that the .env of this clone neither counts nor changes."""
+    target = folder / "clone"
+    if not target.exists():
+        target.mkdir()
+        shutil.copy(ROOT / "tasks.py", target)
+        for name in ("helpers", "docker"):
+            shutil.copytree(ROOT / name, target / name)
+        run(sys.executable, "-m", "compileall", "-q", str(target))
+    return target
+
+
+class Ours:
+    """The system of this clone, on an engine ("docker", "embedded"), with a state folder and ports of its own."""
+
+    def __init__(self, engine: str, folder: Path, **more: str) -> None:
+        self.engine, self.clone = engine, clone(folder)
+        first = 27000 if engine == "docker" else 27010
+        ports = {f"TRACKBED_{name}_PORT": str(first + n) for n, name in enumerate(("MLFLOW", "JUPYTER", "S3",
+                                                                                  "S3_CONSOLE"))}
+        self.url = f"http://127.0.0.1:{first}"
+        self.project = f"bench-{engine}-{uuid.uuid4().hex[:4]}"
+        self.env = {**ports, "TRACKBED_ENGINE": engine, "TRACKBED_PROJECT": self.project,
+                    "TRACKBED_STATE_DIR": str(folder / "state"), **more}
+        if engine == "embedded":
+            self.env["TRACKBED_OBJECT_STORE"] = "auto"
+
+    def invoke(self, *words: str) -> float:
+        """Seconds of one `invoke WORDS`."""
+        return timed(sys.executable, "-m", "invoke", *words, env=self.env, cwd=self.clone)
+
+    def ask(self, *words: str) -> dict[str, list[dict[str, int]]]:
+        """What `invoke WORDS --format=json` prints."""
+        return dict(json.loads(run(sys.executable, "-m", "invoke", *words, "--format=json", env=self.env,
+                                   cwd=self.clone)))
+
+    def up(self) -> float:
+        """Seconds of `invoke up` and a first run."""
+        began = time.perf_counter()
+        self.invoke("up")
+        log_run(self.url)
+        return time.perf_counter() - began
+
+    def down(self, data: bool = False) -> None:
+        self.invoke("down", *(("--delete-data", "--yes") if data else ()))
+
+    def memory(self) -> float:
+        """MiB of the services, without the notebook, which the opponent has not."""
+        parts = self.ask("status")["parts"]
+        return sum(part["memory"] for part in parts if str(part["part"]) != "jupyter") / 2**20
+
+
+class Opponent:
+    """The compose file of `opponent/`, with the same images of PostgreSQL and the store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url = f"http://127.0.0.1:{OPPONENT_MLFLOW}"
+        self.env = {"POSTGRES_IMAGE": setting("POSTGRES_IMAGE"), "STORE_IMAGE": setting("VERSITYGW_IMAGE"),
+                    "MLFLOW_IMAGE": NAIVE, "WHEELS": str(wheels(folder)), "MLFLOW_PORT": OPPONENT_MLFLOW,
+                    "STORE_PORT": OPPONENT_STORE}
+        self.words = ("docker", "compose", "--env-file", os.devnull, "-p", f"bench-opponent-{uuid.uuid4().hex[:4]}",
+                      "-f", str(HERE / "opponent" / "compose.yaml"))
+
+    def compose(self, *words: str) -> float:
+        return timed(*self.words, *words, env=self.env)
+
+    def up(self) -> float:
+        """Seconds of `docker compose up -d` until a first run is logged; its own health checks would tell later."""
+        began = time.perf_counter()
+        self.compose("up", "-d")
+        log_run(self.url)
+        return time.perf_counter() - began
+
+    def healthy(self) -> None:
+        """Returns when its own health checks say so: it is never measured while it is ill."""
+        self.compose("up", "-d", "--wait", "--wait-timeout", "300")
+
+    def down(self, data: bool = False) -> None:
+        self.compose("down", *(("--volumes",) if data else ()))
+
+    def memory(self) -> float:
+        """MiB, by the same figure of the engine as `invoke status`."""
+        api = DockerApi()
+        return sum(api.memory(name) for name in run(*self.words, "ps", "-q", env=self.env).split()) / 2**20
+
+
+def opponents_images() -> None:
+    """Build the naive image (with and without drivers) on the base of ours."""
+    secret = ["--secret", f"id=ca,src={bundle}"] if (bundle := images.ca_bundle()) else []
+    network = ["--network", setting("BUILD_NETWORK")]
+    for name, drivers in ((NAIVE, ""), (WEIGHED, "psycopg2-binary boto3")):
+        run("docker", "buildx", "build", "--load", "--provenance=false", "--tag", name, *secret, *network,
+            "--build-arg", f"DRIVERS={drivers}", str(HERE / "opponent"))
+
+
+def wheels(folder: Path) -> Path:
+    """The mirror of the opponent's drivers: as near as one can be, so that no network is measured."""
+    found, bundle = folder / "wheels", images.ca_bundle()
+    if not found.exists():
+        opponents_images()
+        found.mkdir()
+        run("docker", "run", "--rm", "--network", "host", "-v", f"{found}:/wheels",
+            *(["-v", f"{bundle}:/ca:ro", "-e", "PIP_CERT=/ca"] if bundle else []), WEIGHED, "sh", "-c",
+            "pip download -q -d /wheels psycopg2-binary boto3")
+        found.chmod(0o755)
+    return found
+
+
+def client(*words: str, network: str = "host", env: tuple[str, ...] = ()) -> dict[str, float]:
+    """A measurement of client.py in the notebook's image, the same for every side."""
+    flags = [word for pair in env for word in ("-e", pair)]
+    image = setting("JUPYTER_IMAGE") or f"{REPOSITORY}:cpu"
+    out = run("docker", "run", "--rm", "-i", "--network", network, *flags, "--entrypoint", "python", image, "-",
+              *words, stdin=(HERE / "client.py").read_bytes())
+    return dict(json.loads(out.strip().splitlines()[-1]))
+
+
+@contextmanager
+def removed(*systems: Ours | Opponent) -> Iterator[None]:
+    """Takes the systems down with their data at the end, whatever happened."""
+    try:
+        yield
+    finally:
+        for system in systems:
+            try:
+                system.down(data=True)
+            except (SystemExit, OSError, subprocess.SubprocessError) as error:
+                say(f"could not be taken down: {error}")
+
+
+@contextmanager
+def running(*systems: Ours | Opponent) -> Iterator[None]:
+    """The systems up and well, gone afterwards."""
+    with removed(*systems):
+        for system in systems:
+            system.up()
+            if isinstance(system, Opponent):
+                system.healthy()
+        yield

@@ -1,0 +1,65 @@
+"""The prepared schema (docker/mlflow/schema.sql) is exactly what MLflow's own first tables and migrations make."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import Clone
+from tests.integration import seen
+
+OWN_WAY = ("import sys, sqlalchemy; from mlflow.store.db.utils import _safe_initialize_tables as make; "
+           "make(sqlalchemy.create_engine(sys.argv[1]))")
+MADE = "-- revision "
+
+
+@pytest.fixture
+def databases(system: Clone) -> Iterator[tuple[str, str]]:
+    """A database made by MLflow alone, and one from the prepared schema."""
+    names = ("schema_own_way", "schema_prepared")
+    for name in names:
+        seen.psql(system, f"DROP DATABASE IF EXISTS {name}", "postgres")
+        seen.psql(system, f"CREATE DATABASE {name} TEMPLATE template0", "postgres")
+    try:
+        yield names
+    finally:
+        for name in names:
+            seen.psql(system, f"DROP DATABASE {name} WITH (FORCE)", "postgres")
+
+
+def make_own_way(system: Clone, name: str) -> None:
+    if system.engine == "docker":
+        seen.output("docker", "exec", seen.container(system, "mlflow"), "python", "-c", OWN_WAY,
+                    f"postgresql+psycopg2://mlflow@postgres:5432/{name}", timeout=300)
+        return
+    python = next((system.project_folder / "embedded" / "venvs").glob("mlflow-*/bin/python"))
+    seen.output(str(python), "-c", OWN_WAY, f"postgresql+psycopg2://mlflow@/{name}?host={seen.sockets(system)}",
+                timeout=300)
+
+
+def dumped(system: Clone, name: str, *more: str) -> list[str]:
+    text = seen.postgres(system, "pg_dump", "--no-owner", *more, "-d", name)
+    # the tool's own key of each dump is random
+    return [line for line in text.splitlines() if not re.match(r"\\(un)?restrict ", line)]
+
+
+def test_it_is_what_mlflows_migrations_make(system: Clone, databases: tuple[str, str]) -> None:
+    own, prepared = databases
+    make_own_way(system, own)
+    statements = (system.folder / "docker" / "mlflow" / "schema.sql").read_text()
+    revision = seen.psql(system, "SELECT version_num FROM alembic_version", own)
+    assert statements.startswith(f"{MADE}{revision}\n"), "MLflow has changed: python -m helpers.schema_template"
+    seen.psql(system, statements, prepared)
+    for part in ("--schema-only", "--data-only"):
+        wanted = dumped(system, own, part, "--inserts")
+        assert dumped(system, prepared, part, "--inserts") == wanted
+        assert len(wanted) > 10
+
+
+def test_a_first_start_used_it(system: Clone) -> None:
+    """Its tables are of one transaction: MLflow's way would commit each migration for itself."""
+    made = seen.psql(system, "SELECT count(DISTINCT xmin::text) FROM pg_class WHERE relkind = 'r' "
+                             "AND relnamespace = 'public'::regnamespace")
+    assert made == "1"
