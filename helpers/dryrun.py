@@ -271,7 +271,8 @@ def _processes(plan: Plan, engine: EmbeddedEngine) -> str:
     folders = " ".join([*(f'"$STATE"/{name}' for name in names), word(run), word(workspace)])
     lines = ["# folders, and one venv per lock", f"mkdir -p {folders}",
              f'chmod 700 "$STATE"/secrets {word(run)}',
-             'cp docker/mlflow/*.py docker/mlflow/schema.sql "$STATE"/app/', 'cp -r docker/jupyter/startup/. "$STATE"/app/startup/']
+             'cp docker/mlflow/*.py docker/mlflow/schema.sql "$STATE"/app/',
+             'cp -r docker/jupyter/startup/. "$STATE"/app/startup/']
     for venv, lock in engine.locks():
         lines += [f"uv venv --quiet --clear --seed {word(venv)}",
                   f"uv pip sync --quiet --require-hashes --python {word(venv + '/bin/python')} {lock}"]
