@@ -119,6 +119,7 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) ->
         return overview(engine, settings), engine
     if choice.notice:
         notice(choice.notice)
+    _begin_below_own_prefix(system, settings)
     if isinstance(engine, DockerEngine):
         if adopt and (owner := engine.adopt()):
             system.state.instance = owner
@@ -152,6 +153,12 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) ->
                             "identities": {row.status.name: row.status.identity for row in seen.rows}}
     system.state.save()
     return seen, engine
+
+
+def _begin_below_own_prefix(system: System, settings: Settings) -> None:
+    """The bucket of an external store may be other systems' too; what one of them restores or removes is its own."""
+    if not system.state.existed and settings.object_store == "external":
+        system.state.live["prefix"] = f"live-{system.state.instance[:12]}"
 
 
 def _check_server(system: System, engine: Engine) -> None:
@@ -205,6 +212,7 @@ def initialise(system: System, sink: Sink, notice: Notice) -> Engine:
             raise TrackbedError("--init prepares services for `docker compose`; with TRACKING_URI there are none",
                                 "`invoke up` starts the notebook")
         engine.check_foreign()
+        _begin_below_own_prefix(system, engine.settings)
         system.state.engine, system.state.clone = engine.name, str(system.settings.clone)
         system.state.node = _node(engine)
         system.state.remember(system.settings.told)

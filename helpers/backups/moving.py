@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from helpers.backups import journal
 from helpers.engines import select
 from helpers.engines.base import Engine, Sink
 from helpers.errors import TrackbedError
@@ -26,6 +27,7 @@ def scratch(system: System, engine: str, object_store: str) -> System:
     """This system on the other engine, empty, with a state of its own."""
     folder = make_folder(system.settings.folder / FOLDER, private=True)
     state = State(folder, instance=system.state.instance, engine=engine, remembered=dict(system.state.remembered))
+    state.live["prefix"] = journal.fresh()["prefix"]  # both sides may have the same bucket
     return System(resettled(system, engine, object_store), state)
 
 

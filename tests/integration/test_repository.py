@@ -8,7 +8,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -199,3 +199,22 @@ def test_a_store_that_does_not_answer_ends_in_words(own: dict[str, Clone]) -> No
     assert done.returncode == 1 and "does BACKUP_S3_ENDPOINT answer" in done.stderr
     with pytest.raises(TrackbedError):
         Bucket("s3://vault/x", access).read("x", 1)
+
+
+def test_two_systems_with_one_bucket(clone_factory: Callable[..., Clone], vault: Access, tmp_path: Path) -> None:
+    """A restore replaces the artifacts of its own system alone."""
+    made = [clone_factory("embedded") for _ in range(2)]
+    for clone in made:
+        clone.environment |= {"TRACKBED_OBJECT_STORE": "external", "TRACKBED_S3_ENDPOINT": vault.endpoint,
+                              "TRACKBED_S3_ACCESS_KEY": vault.key, "TRACKBED_S3_SECRET_KEY": vault.secret,
+                              "TRACKBED_S3_BUCKET": "shared"}
+        clone.up()
+        log_run(clone, experiment(clone), clone.project, clone.project.encode())
+    first, second = made
+    before = everything(second)
+    archive = f"{tmp_path}/a.tar"
+    assert first.invoke("backup", f"--to={archive}").returncode == 0
+    wanted = everything(first)
+    done = first.invoke("restore", archive, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert everything(first) == wanted and everything(second) == before
