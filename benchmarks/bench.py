@@ -148,7 +148,8 @@ class Bench:
         ours, embedded = self.ours, self.embedded
         with running(ours, embedded):
             found = ours.ask("credentials")
-            keys = {"AWS_ACCESS_KEY_ID": str(found["S3_ACCESS_KEY"]), "AWS_SECRET_ACCESS_KEY": str(found["S3_SECRET_KEY"]),
+            keys = {"AWS_ACCESS_KEY_ID": str(found["S3_ACCESS_KEY"]),
+                    "AWS_SECRET_ACCESS_KEY": str(found["S3_SECRET_KEY"]),
                     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
                     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required"}
             network = f"{ours.project}_frontend"

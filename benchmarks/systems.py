@@ -229,7 +229,7 @@ def wheels(folder: Path) -> Path:
 
 
 def client(*words: str, network: str = "host", env: dict[str, str] | None = None, image: str = "") -> dict[str, float]:
-    """A measurement of client.py in the notebook's image, the same for every side; values of ``env`` stay out of argv."""
+    """A measurement of client.py in the notebook's image, the same for every side; ``env`` stays out of argv."""
     flags = [word for name in env or {} for word in ("-e", name)]
     image = image or setting("JUPYTER_IMAGE") or f"{REPOSITORY}:cpu"
     out = run("docker", "run", "--rm", "-i", "--network", network, *flags, "--entrypoint", "python", image, "-",
