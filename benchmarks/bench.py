@@ -148,13 +148,16 @@ class Bench:
         ours, embedded = self.ours, self.embedded
         with running(ours, embedded):
             found = ours.ask("credentials")
-            keys = (f"AWS_ACCESS_KEY_ID={found['S3_ACCESS_KEY']}", f"AWS_SECRET_ACCESS_KEY={found['S3_SECRET_KEY']}",
-                    "AWS_REQUEST_CHECKSUM_CALCULATION=when_required", "AWS_RESPONSE_CHECKSUM_VALIDATION=when_required")
+            keys = {"AWS_ACCESS_KEY_ID": str(found["S3_ACCESS_KEY"]),
+                    "AWS_SECRET_ACCESS_KEY": str(found["S3_SECRET_KEY"]),
+                    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+                    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required"}
             network = f"{ours.project}_frontend"
-            patient = ("MLFLOW_HTTP_REQUEST_TIMEOUT=600",)
+            patient = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "600"}
             for _ in range(self.rounds):
                 mine = client("artifact", "http://mlflow:8000", str(mib), network=network, env=patient)
-                straight = client("boto", "http://store:9000", "mlflow-artifacts", str(mib), network=network, env=keys)
+                straight = client("boto", "http://store:9000", "mlflow-artifacts", str(mib), network=network, env=keys,
+                                  image=setting("MLFLOW_IMAGE"))  # the notebook's has no boto3
                 folder = client("artifact", embedded.url, str(mib), env=patient)
                 for measure, way in ((up, "up"), (down, "down")):
                     measure.ours.append(mine[way])

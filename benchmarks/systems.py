@@ -228,12 +228,12 @@ def wheels(folder: Path) -> Path:
     return found
 
 
-def client(*words: str, network: str = "host", env: tuple[str, ...] = ()) -> dict[str, float]:
-    """A measurement of client.py in the notebook's image, the same for every side."""
-    flags = [word for pair in env for word in ("-e", pair)]
-    image = setting("JUPYTER_IMAGE") or f"{REPOSITORY}:cpu"
+def client(*words: str, network: str = "host", env: dict[str, str] | None = None, image: str = "") -> dict[str, float]:
+    """A measurement of client.py in the notebook's image, the same for every side; ``env`` stays out of argv."""
+    flags = [word for name in env or {} for word in ("-e", name)]
+    image = image or setting("JUPYTER_IMAGE") or f"{REPOSITORY}:cpu"
     out = run("docker", "run", "--rm", "-i", "--network", network, *flags, "--entrypoint", "python", image, "-",
-              *words, stdin=(HERE / "client.py").read_bytes())
+              *words, stdin=(HERE / "client.py").read_bytes(), env=env)
     return dict(json.loads(out.strip().splitlines()[-1]))
 
 
