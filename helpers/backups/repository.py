@@ -322,21 +322,21 @@ class Snapshot:
 
     def _ahead(self, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes]:
         """The content of each piece (SHA-256, size) in order, some of them fetched before they are asked for."""
-        with ThreadPoolExecutor(WORKERS) as workers:
-            under_way: deque[tuple[int, Future[bytes]]] = deque()
-            ahead = 0
-            try:
-                for digest, size in wanted:
-                    under_way.append((size, workers.submit(self._fetch, digest, size)))
-                    ahead += size
-                    while len(under_way) > WORKERS or ahead > AHEAD:
-                        size, fetched = under_way.popleft()
-                        ahead -= size
-                        yield fetched.result()
-                for _, fetched in under_way:
+        workers, ahead = ThreadPoolExecutor(WORKERS), 0
+        under_way: deque[tuple[int, Future[bytes]]] = deque()
+        try:
+            for digest, size in wanted:
+                under_way.append((size, workers.submit(self._fetch, digest, size)))
+                ahead += size
+                while len(under_way) > WORKERS or ahead > AHEAD:
+                    size, fetched = under_way.popleft()
+                    ahead -= size
                     yield fetched.result()
-            finally:
-                workers.shutdown(cancel_futures=True)
+            for _, fetched in under_way:
+                yield fetched.result()
+        finally:
+            # never waiting: one that was left half-way is closed by the garbage collector, in whatever thread that is
+            workers.shutdown(wait=False, cancel_futures=True)
 
     def _fetch(self, digest: str, size: int) -> bytes:
         try:

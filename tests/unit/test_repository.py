@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -446,3 +447,22 @@ def test_the_small_parts_of_either_form(tmp_path: Path, snapshot: Snapshot) -> N
     assert sources.small(path, manifest, "settings.json") == b""
     assert sources.small(snapshot, snapshot.manifest(), "settings.json") == b"{}"
     assert sources.small(snapshot, snapshot.manifest(), "users.json") == b""
+
+
+def test_a_reading_that_is_given_up_waits_for_nobody(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The garbage collector may close it in a thread that holds a lock which the end of another thread needs."""
+    wanted = sorted((name, (Path(str(snapshot.place)) / repository._piece(name)).stat().st_size)
+                    for name in stored_pieces(snapshot))
+    fetch, slow = Snapshot._fetch, threading.Event()
+    monkeypatch.setattr(Snapshot, "_fetch", lambda self, digest, size: (digest == wanted[0][0] or slow.wait(30)) and
+                        fetch(self, digest, size))
+    reading = snapshot._ahead(wanted)
+    assert sha(next(reading)) == wanted[0][0]
+    closing = threading.Thread(target=reading.close)  # type: ignore[attr-defined]
+    closing.start()
+    closing.join(5)
+    try:
+        assert not closing.is_alive()
+    finally:
+        slow.set()
+        closing.join(30)
