@@ -57,7 +57,7 @@ class Measure:
 
     @property
     def ratio(self) -> float:
-        return statistics.median(self.mine) / statistics.median(self.other) if self.mine and self.other else 0.0
+        return statistics.median(self.mine) / statistics.median(self.other) if self.mine and any(self.other) else 0.0
 
     @property
     def reached(self) -> bool:
