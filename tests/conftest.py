@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -238,9 +239,9 @@ def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="session")
-def clone_factory() -> Iterator[Callable[..., Clone]]:
-    """Clones that are taken down with their data at the end. ``user``: run by a normal user."""
+@contextmanager
+def clones() -> Iterator[Callable[..., Clone]]:
+    """Makes clones that are taken down with their data at the end. ``user``: run by a normal user."""
     made: list[Clone] = []
 
     def make(engine: str, user: bool = False, **options: str) -> Clone:
@@ -259,14 +260,28 @@ def clone_factory() -> Iterator[Callable[..., Clone]]:
         shutil.rmtree(clone.folder.parent, ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def clone_factory() -> Iterator[Callable[..., Clone]]:
+    """Clones of one module: what has ended must not cost the others time."""
+    with clones() as make:
+        yield make
+
+
 @pytest.fixture(scope="session")
-def systems(clone_factory: Callable[..., Clone]) -> Callable[[str], Clone]:
+def lasting_clones() -> Iterator[Callable[..., Clone]]:
+    """Clones that several modules share."""
+    with clones() as make:
+        yield make
+
+
+@pytest.fixture(scope="session")
+def systems(lasting_clones: Callable[..., Clone]) -> Callable[[str], Clone]:
     """One system per engine that is up, made when it is first asked for."""
     made: dict[str, Clone] = {}
 
     def get(engine: str) -> Clone:
         if engine not in made:
-            clone = clone_factory(engine)
+            clone = lasting_clones(engine)
             clone.up()
             made[engine] = clone
         return made[engine]

@@ -10,9 +10,9 @@ from tests.conftest import Clone, docker_answers, require_docker
 
 
 @pytest.fixture(scope="session")
-def own(clone_factory: Callable[..., Clone]) -> dict[str, Clone]:
+def own(lasting_clones: Callable[..., Clone]) -> dict[str, Clone]:
     """A system on each engine that is here, for the tests that restore alone."""
-    made = {name: clone_factory(name) for name in ("embedded", *(["docker"] if docker_answers() else []))}
+    made = {name: lasting_clones(name) for name in ("embedded", *(["docker"] if docker_answers() else []))}
     for clone in made.values():
         clone.up()
     return made

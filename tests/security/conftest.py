@@ -39,10 +39,10 @@ def neighbour() -> Iterator[Outside]:
 
 
 @pytest.fixture(scope="session")
-def target(neighbour: Outside, clone_factory: Callable[..., Clone]) -> Target:
+def target(neighbour: Outside, lasting_clones: Callable[..., Clone]) -> Target:
     """Everything that can be opened is open: also the S3 API and the store's console."""
     require_docker()
-    clone = clone_factory("docker")
+    clone = lasting_clones("docker")
     clone.environment["TRACKBED_BIND_ADDRESS"] = neighbour.machine
     done = clone.invoke("up", "--public", f"--public-address={neighbour.machine}", "--public-s3=true", timeout=1500)
     assert done.returncode == 0, done.stderr
