@@ -706,8 +706,7 @@ class DockerEngine:
                         if status.state is not State.MISSING:
                             sink.part(status.name, str(status.state), status.reason[:80])
                     if repair_password and statuses[POSTGRES].state is State.READY:
-                        self._match_password(sink)
-                        repair_password = False
+                        repair_password = not self._match_password(statuses[POSTGRES].identity, sink)
                     if not notebook_started and (code == 0 or
                                                  all(map(self.api.network_exists, self.notebook_spec.networks))):
                         self.guard()
@@ -758,22 +757,26 @@ class DockerEngine:
         raise TrackbedError(f"docker compose up failed: {output[-1] if output else 'no output'}",
                             "see `invoke doctor`", tuple(output[-10:]))
 
-    def _match_password(self, sink: Sink) -> None:
+    def _match_password(self, identity: str, sink: Sink) -> bool:
         """POSTGRES_PASSWORD_FILE counts at the first start only: make the kept database accept today's password.
 
-        The password stays inside the container: psql itself reads it from the secrets volume.
+        The password stays inside the container: psql itself reads it from the secrets volume. False: the container
+        ``identity`` was replaced meanwhile, the next one is still to be asked.
         """
         login = ('PGPASSWORD="$(cat /run/secrets/postgres-password)" '
                  'psql -X -q -h "$(hostname -i)" -U mlflow -d postgres -c "SELECT 1" >/dev/null 2>&1')
         if self.exec(POSTGRES, ("sh", "-c", login)).code == 0:
-            return
+            return True
         statement = b"\\set password `cat /run/secrets/postgres-password`\nALTER ROLE mlflow PASSWORD :'password';\n"
         done = self.exec(POSTGRES, ("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "mlflow", "-d", "postgres"),
                          stdin=statement)
+        if done.code and not any(s.identity == identity and s.up for s in self.parts() if s.name == POSTGRES):
+            return False
         if done.code:
             raise PartFailed(POSTGRES, "the kept database does not accept the password, and it could not be changed: "
                              + _last_line(done.stderr), "put the old one into .env as POSTGRES_PASSWORD")
         sink.step("the kept database was given the current password")
+        return True
 
     def _start_notebook(self, sink: Sink) -> None:
         spec = self.notebook_spec

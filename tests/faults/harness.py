@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
 
 from tests.conftest import Clone
 
@@ -104,6 +106,8 @@ def lost(url: str, writes: list[Write]) -> list[str]:
     """What was acknowledged and is not there, row for row and byte for byte. ``url`` of the tracking server."""
     base, missing = f"{url}/api/2.0", []
     web = requests.Session()
+    # workers that outlived a killed server are ended by the next one, in the middle of an answer
+    web.mount("http://", HTTPAdapter(max_retries=Retry(total=8, backoff_factor=0.2, status_forcelist=(502, 503, 504))))
     by_run: dict[str, list[Write]] = {}
     for write in writes:
         by_run.setdefault(write["run"], []).append(write)

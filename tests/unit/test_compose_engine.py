@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from helpers.engines import compose, compose_model
-from helpers.engines.base import Health, Mount, PartStatus, Port, State
+from helpers.engines.base import ExecResult, Health, Mount, PartStatus, Port, State
 from helpers.engines.compose import DockerEngine
 from helpers.engines.docker_api import LABEL, Container, DockerApi, socket_error
 from helpers.errors import PartFailed, TrackbedError
@@ -361,3 +361,17 @@ def test_what_streams_is_not_logged_by_the_engine(tmp_path: Path, monkeypatch: p
     assert files[0] == "docker/compose.yaml" and told["argv"][:3] == ["docker", "compose", "run"]
     overlay = yaml.safe_load((compose.stack.ROOT / last).read_text())
     assert overlay == {"services": {"mlflow": {"logging": {"driver": "none"}}}}
+
+
+@pytest.mark.parametrize(("now", "asked_again"), [(("old", State.EXITED), True), (("new", State.STARTING), True),
+                                                  (("old", State.READY), False)])
+def test_a_database_that_is_replaced_while_it_is_asked_has_not_refused(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: tuple[str, State], asked_again: bool) -> None:
+    engine = engine_with(tmp_path)
+    monkeypatch.setattr(engine, "exec", lambda *words, **options: ExecResult(1, "", "container old is not running"))
+    monkeypatch.setattr(engine, "parts", lambda: (PartStatus("postgres", now[1], identity=now[0]),))
+    if asked_again:
+        assert engine._match_password("old", Silent()) is False
+    else:
+        with pytest.raises(PartFailed, match="does not accept the password"):
+            engine._match_password("old", Silent())
