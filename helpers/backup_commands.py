@@ -15,7 +15,7 @@ from helpers.engines.base import MLFLOW, Engine, Sink
 from helpers.errors import SettingError, TrackbedError
 from helpers.lifecycle import Notice
 from helpers.settings import Settings
-from helpers.state import State, make_folder
+from helpers.state import State
 from helpers.system import System
 
 
@@ -141,8 +141,7 @@ def _before(system: System, engine: Engine, sink: Sink) -> Path | None:
     if _is_empty(system, engine):
         return None
     sink.step("backing up what is there")
-    folder = make_folder(system.settings.folder / "backups", private=True)
-    path = folder / f"before-{backups.name(system.settings.project)}"
+    path = backups.kept(system.settings, "before-")
     backups.make(system, engine, path, sink)
     return path
 

@@ -13,7 +13,6 @@ from helpers.engines.base import MLFLOW, Engine, Sink
 from helpers.errors import SettingError, TrackbedError
 from helpers.lifecycle import Notice, Overview
 from helpers.settings import LAST_UP
-from helpers.state import make_folder
 from helpers.system import System
 
 
@@ -63,8 +62,7 @@ def _carry(system: System, old: Engine, target: System, sink: Sink, notice: Noti
     """Archive the old side, with its server stopped, and bring it up whole on the new one."""
     sink.step(f"backing up the {old.name} engine")
     old.halt(MLFLOW, sink)  # nothing is acknowledged any more from here on
-    folder = make_folder(system.settings.folder / "backups", private=True)
-    path = folder / f"move-{backups.name(system.settings.project)}"
+    path = backups.kept(system.settings, "move-")
     backups.make(system, old, path, sink)
     manifest = archive.verify(path)
     old.stop(sink)  # the ports are needed on the other side

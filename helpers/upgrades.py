@@ -14,7 +14,6 @@ from helpers.backups import database, journal, restore
 from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, Sink
 from helpers.errors import TrackbedError
 from helpers.lifecycle import Notice
-from helpers.state import make_folder
 from helpers.system import System
 
 
@@ -77,8 +76,7 @@ def upgrade(system: System, sink: Sink, notice: Notice) -> Upgraded:
         engine.halt(MLFLOW, sink)  # nothing is acknowledged any more until the switch
         try:
             sink.step("backing up")
-            folder = make_folder(system.settings.folder / "backups", private=True)
-            path = folder / f"before-upgrade-{backups.name(system.settings.project)}"
+            path = backups.kept(system.settings, "before-upgrade-")
             backups.make(system, engine, path, sink)
             kept = {**old, "schema": schema["database"] or "", "image": images.get(MLFLOW, ""), "archive": str(path),
                     "at": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -135,8 +133,7 @@ def back(system: System, sink: Sink, notice: Notice) -> tuple[dict[str, Any], Pa
                                 f"invoke restore {kept['archive']}, with the MLflow of that time")
         engine.halt(MLFLOW, sink)
         sink.step("backing up what is there")
-        folder = make_folder(system.settings.folder / "backups", private=True)
-        path = folder / f"before-back-{backups.name(system.settings.project)}"
+        path = backups.kept(system.settings, "before-back-")
         backups.make(system, engine, path, sink)
         left = {key: system.state.live[key] for key in ("database", "prefix")}
         journal.open_change(system.state, engine.name, left)  # names what goes once it is not live: killed, `up` does

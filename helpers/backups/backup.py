@@ -21,6 +21,8 @@ from helpers.backups import archive, database, objects, repository
 from helpers.backups.places import Place
 from helpers.engines.base import POSTGRES, STORE, Engine, Sink, State
 from helpers.errors import TrackbedError
+from helpers.settings import Settings
+from helpers.state import make_folder
 from helpers.system import System
 
 PORTABLE = ("CULL_IDLE", "MLFLOW_WORKERS", "READY_TIMEOUT", "TORCH")  # settings that mean the same elsewhere
@@ -46,8 +48,10 @@ class Progress:
         self._sink.amount(self._what, size, whole, f"{count} objects, {size / 2**20:.0f} MiB, {speed:.0f} MiB/s")
 
 
-def name(project: str) -> str:
-    return f"trackbed-{project}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar"
+def kept(settings: Settings, why: str = "") -> Path:
+    """A new archive's path in the state folder's backups; ``why`` begins its name."""
+    folder = make_folder(settings.folder / "backups", private=True)
+    return folder / f"{why}trackbed-{settings.project}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar"
 
 
 @contextmanager

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from helpers.backups import archive, repository
-from helpers.backups.backup import name
+from helpers.backups.backup import kept
 from helpers.backups.places import Access, Bucket, Folder, Place
 from helpers.backups.repository import Snapshot
 from helpers.errors import SettingError, TrackbedError
 from helpers.settings import Settings
-from helpers.state import make_folder
 
 Source = Path | Snapshot
 
@@ -22,7 +21,7 @@ def target(settings: Settings, to: str) -> Path | Place:
     if to.startswith("s3:"):
         return _bucket(settings, to)
     if not to:
-        return make_folder(settings.folder / "backups", private=True) / name(settings.project)
+        return kept(settings)
     path = Path(to).expanduser().absolute()
     if to.endswith("/") or path.is_dir():
         return Folder(path)
