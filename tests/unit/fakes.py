@@ -1,8 +1,10 @@
-"""A system in a temporary folder and a sink that only remembers."""
+"""A system in a temporary folder, a sink that only remembers, and modules that belong to no package."""
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from typing import Any
 
 from helpers.settings import Settings
 from helpers.state import State
@@ -14,6 +16,15 @@ def system(folder: Path, **flags: str) -> System:
     settings = Settings.load({"state_dir": str(folder / "state"), **flags}, {"HOME": str(folder)},
                              folder / "clone" / ".env")
     return System(settings, State.load(settings.folder))
+
+
+def module_at(path: Path) -> Any:
+    """The module in a file of an image."""
+    spec = importlib.util.spec_from_file_location(f"trackbed_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class Silent:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -17,7 +16,7 @@ from helpers.engines.base import JUPYTER, MLFLOW, Engine, ExecResult
 from helpers.errors import SettingError, TrackbedError
 from helpers.probes import tracking_server
 from helpers.settings import Settings
-from tests.unit.fakes import system
+from tests.unit.fakes import module_at, system
 
 ROOT = Path(__file__).resolve().parents[2]
 URI = "https://mlflow.example.org"
@@ -110,13 +109,8 @@ def test_localhost_is_the_container_itself(tmp_path: Path) -> None:
     elsewhere.check_place(found, "embedded")
 
 
-def plugin() -> ModuleType:
-    path = ROOT / "docker" / "jupyter" / "startup" / "trackbed_login.py"
-    spec = importlib.util.spec_from_file_location("trackbed_login", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def plugin() -> Any:
+    return module_at(ROOT / "docker" / "jupyter" / "startup" / "trackbed_login.py")
 
 
 def test_login_goes_to_its_server_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
@@ -21,18 +20,10 @@ from typing import Any
 
 import pytest
 
+from tests.unit.fakes import module_at
+
 SCRIPT = Path(__file__).parents[2] / "docker" / "mlflow" / "start.py"
-
-
-def load() -> Any:
-    spec = importlib.util.spec_from_file_location("trackbed_mlflow_start", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-start = load()
+start = module_at(SCRIPT)
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

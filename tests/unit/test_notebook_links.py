@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+
+from tests.unit.fakes import module_at
 
 STARTUP = Path(__file__).resolve().parents[2] / "docker" / "jupyter" / "startup"
 CLIENT = "mlflow.tracking._tracking_service.client"
@@ -21,11 +22,7 @@ def links(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("TRACKBED_SERVER_URI", "http://mlflow:8000")
     monkeypatch.setenv("TRACKBED_BROWSER_URL", "http://localhost:8000/")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
-    spec = importlib.util.spec_from_file_location("trackbed_links", STARTUP / "trackbed_links.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(STARTUP / "trackbed_links.py")
 
 
 class RestStore:

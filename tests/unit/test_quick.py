@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,18 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.unit.fakes import module_at
+
 SCRIPT = Path(__file__).parents[2] / "docker" / "mlflow" / "quick.py"
-
-
-def load() -> Any:
-    spec = importlib.util.spec_from_file_location("trackbed_mlflow_quick", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-quick = load()
+quick = module_at(SCRIPT)
 
 
 def call(app: Any, scope: dict[str, Any], *messages: dict[str, Any]) -> list[dict[str, Any]]:
