@@ -7,7 +7,10 @@ by "has a start time" first; its expression is the one in MLflow's query, or Pos
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from common import FAILED, USAGE, Stop, required, say
 
 INDEXES = {
     "trackbed_runs_newest": "runs (experiment_id, start_time DESC, run_uuid)",
@@ -63,6 +66,35 @@ def remove(engine: Any) -> list[str]:
         for name in found:
             connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
     return found
+
+
+def make(engine: Any) -> None:
+    """Our indexes, before the first request. Without them everything works, only slower: no reason not to start."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if engine.dialect.name != "postgresql":
+        return
+    try:
+        if made := ensure(engine):
+            say(f"made the indexes {', '.join(made)}")
+    except SQLAlchemyError as error:
+        say(f"searching stays slower, an index could not be made: {' '.join(str(error).split())[:300]}")
+
+
+def change(environment: Mapping[str, str], away: bool) -> str:
+    """`indexes`: make or remove them while the server works."""
+    import sqlalchemy
+    from sqlalchemy.pool import NullPool
+
+    url = sqlalchemy.make_url(required(environment, "MLFLOW_BACKEND_STORE_URI"))
+    if url.get_backend_name() != "postgresql":
+        raise Stop(USAGE, "the indexes are for PostgreSQL")
+    engine = sqlalchemy.create_engine(url, poolclass=NullPool)
+    try:
+        names = remove(engine) if away else ensure(engine, concurrently=True)
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise Stop(FAILED, f"the database refuses: {' '.join(str(error).split())[:300]}") from None
+    return f"indexes {'removed' if away else 'made'}: {', '.join(names) or 'none'}"
 
 
 def _remember(connection: Any, what: str) -> None:

@@ -1,14 +1,20 @@
-"""A system in a temporary folder, a sink that only remembers, and modules that belong to no package."""
+"""A system in a temporary folder, a sink that only remembers, modules that belong to no package, the server's entry."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+from helpers import stack
 from helpers.settings import Settings
 from helpers.state import State
 from helpers.system import System
+
+ENTRY = stack.MLFLOW_FOLDER / "start.py"
 
 
 def system(folder: Path, **flags: str) -> System:
@@ -25,6 +31,12 @@ def module_at(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def trackbed_mlflow(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The MLflow server's entry as a program with nothing but this environment."""
+    return subprocess.run([sys.executable, str(ENTRY), *arguments], env={"PATH": os.environ["PATH"], **environment},
+                          capture_output=True, text=True, timeout=30, check=False)
 
 
 class Silent:

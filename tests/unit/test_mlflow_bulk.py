@@ -1,0 +1,207 @@
+"""All objects at once (docker/mlflow/bulk.py, objects.py): streams that are whole, threads that end, marks."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import bulk
+import common
+import objects
+import pytest
+
+from tests.unit.fakes import ENTRY, trackbed_mlflow
+
+
+class Objects:
+    """A store over the network; remembers the most calls at the same time."""
+
+    remote = True
+
+    def __init__(self, held: dict[str, bytes]) -> None:
+        self.held, self.open_now, self.most, self.lock = held, 0, 0, threading.Lock()
+
+    def names(self) -> Iterator[tuple[str, int]]:
+        return ((name, len(content)) for name, content in [*self.held.items(), ("gone", b"x")])
+
+    def open(self, name: str) -> tuple[int, Any]:
+        with self.lock:
+            self.open_now += 1
+            self.most = max(self.most, self.open_now)
+        time.sleep(random.Random(name).random() / 200)
+        with self.lock:
+            self.open_now -= 1
+        if name not in self.held:
+            raise FileNotFoundError(name)
+        return len(self.held[name]), io.BytesIO(self.held[name])
+
+
+def test_objects_that_are_fetched_ahead_come_out_in_order_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {f"1/{n}/ä{'x' * (n % 150)}": random.Random(n).randbytes(n * 7 % 1500) for n in range(200)}
+    held |= {"1/big": bytes(objects.TINY + 1), "1/empty": b""}
+    place, target = Objects(held), io.BytesIO()
+    monkeypatch.setattr(bulk, "storage", lambda environment, prefix: place)
+    assert bulk.objects_out({}, "", target) == "202 objects"
+    with tarfile.open(fileobj=io.BytesIO(target.getvalue())) as tar:
+        found = [(member.name, stream.read()) for member in tar if (stream := tar.extractfile(member))]
+    assert found[:-1] == [(f"o/{name}", content) for name, content in held.items()]
+    assert found[-1] == ("end", b'{"objects": 202, "gone": 1}')
+    assert 1 < place.most <= objects.THREADS
+
+
+def test_an_object_that_ends_early_ends_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Objects({"1/a": b"abc"})
+    monkeypatch.setattr(place, "open", lambda name: (4, io.BytesIO(b"abc")))
+    monkeypatch.setattr(objects, "TINY", 1)
+    monkeypatch.setattr(bulk, "storage", lambda environment, prefix: place)
+    with pytest.raises(OSError, match="1/a ended 1 bytes early"):
+        bulk.objects_out({}, "", io.BytesIO())
+
+
+class Bucket:
+    """As much of an S3 client as storing needs; parts are done in any order."""
+
+    def __init__(self, failing: int = 0) -> None:
+        self.stored: dict[str, bytes] = {}
+        self.parts: dict[int, bytes] = {}
+        self.failing = failing
+
+    def put_object(self, Bucket: str, Key: str, Body: bytes) -> dict[str, Any]:  # noqa: N803
+        time.sleep(random.Random(Key).random() / 100)
+        self.stored[Key] = Body
+        return {}
+
+    def create_multipart_upload(self, **_: str) -> dict[str, Any]:
+        self.parts = {}
+        return {"UploadId": "u"}
+
+    def upload_part(self, PartNumber: int, Body: bytes, **_: str) -> dict[str, Any]:  # noqa: N803
+        time.sleep(random.Random(PartNumber).random() / 100)
+        if PartNumber == self.failing:
+            raise common.Stop(common.REFUSED, "no")
+        self.parts[PartNumber] = Body
+        return {"ETag": f"tag {PartNumber}"}
+
+    def complete_multipart_upload(self, Key: str, MultipartUpload: Any, **_: str) -> dict[str, Any]:  # noqa: N803
+        told = MultipartUpload["Parts"]
+        assert told == [{"PartNumber": n, "ETag": f"tag {n}"} for n in range(1, len(self.parts) + 1)]
+        self.stored[Key] = b"".join(self.parts[n] for n in sorted(self.parts))
+        return {}
+
+
+def test_objects_are_stored_by_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(objects, "SMALL", 1000)
+    client = Bucket()
+    place, held = objects.S3Objects(client, "b", "p"), {f"{n}": random.Random(n).randbytes(n * 400) for n in range(60)}
+    for name, content in held.items():
+        place.put(name, len(content), io.BytesIO(content))
+    place.finish()
+    assert client.stored == {f"p/{name}": content for name, content in held.items()}
+
+
+def test_a_part_that_is_refused_ends_the_storing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(objects, "SMALL", 1000)
+    client = Bucket(failing=3)
+    place = objects.S3Objects(client, "b", "")
+    with pytest.raises(common.Stop, match="no"):
+        place.put("x", 50_000, io.BytesIO(bytes(50_000)))
+    assert not client.stored
+
+
+HANGING = """
+import sys, threading, time
+sys.path.insert(0, sys.argv[1])
+import bulk, start
+
+class Place:
+    remote = True
+    def names(self):
+        return iter([("1/a", 1), ("1/b", 1)])
+    def open(self, name):
+        print("asked", file=sys.stderr, flush=True)
+        time.sleep(60)
+
+bulk.storage = lambda environment, prefix: Place()
+sys.exit(start.main(["out"]))
+"""
+
+
+def test_a_stop_does_not_wait_for_a_store_that_hangs() -> None:
+    process = subprocess.Popen([sys.executable, "-c", HANGING, str(ENTRY.parent)], stderr=subprocess.PIPE,
+                               stdout=subprocess.DEVNULL,
+                               env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"})
+    try:
+        assert process.stderr is not None and process.stderr.readline() == b"asked\n"
+        process.terminate()
+        assert process.wait(20) == common.STOPPED
+    finally:
+        process.kill()
+        process.wait()
+
+
+def listed(folder: Path) -> dict[str, tuple[int, str]]:
+    done = trackbed_mlflow("list", MLFLOW_ARTIFACTS_DESTINATION=str(folder))
+    assert done.returncode == 0, done.stderr
+    *found, (nothing, count, _) = map(json.loads, done.stdout.splitlines())
+    assert nothing is None and count == len(found)
+    return {name: (size, mark) for name, size, mark in found}
+
+
+def test_a_file_that_was_just_written_has_no_mark(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "ä b").write_bytes(b"hello")
+    assert listed(tmp_path) == {"1/ä b": (5, "")}
+
+
+def test_a_mark_changes_with_the_content_even_if_size_and_time_do_not(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "SETTLED_SECONDS", 0)
+    path = tmp_path / "a"
+    path.write_bytes(b"hello")
+    time.sleep(0.05)
+    place = objects.FolderObjects(tmp_path)
+    (first,), before = place.marked(), path.stat()
+    assert first[:2] == ("a", 5) and first[2] and list(place.marked()) == [first]
+    path.write_bytes(b"other")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    time.sleep(0.05)
+    (second,) = place.marked()
+    assert second[2] and second[2] != first[2]
+
+
+@pytest.mark.parametrize(("tag", "known"), [
+    ('"5d41402abc4b2a76b9719d911017c592"', True), ('"5d41402abc4b2a76b9719d911017c592-3"', True),
+    ("", False), ('"5d41"', False), ('"not-a-checksum"', False)])
+def test_the_mark_of_an_object_is_etag_and_time(tag: str, known: bool) -> None:
+    class Client:
+        def list_objects_v2(self, **_: object) -> dict[str, Any]:
+            return {"Contents": [{"Key": "live/a", "Size": 3, "ETag": tag, "LastModified": datetime.now(UTC)}]}
+
+    (found,) = objects.S3Objects(Client(), "bucket", "live").marked()
+    assert found[:2] == ("a", 3) and bool(found[2]) == known
+    assert not known or (tag.strip('"') in found[2] and found[2] != tag.strip('"'))
+
+
+def test_only_what_is_asked_for_is_sent_and_what_is_gone_is_left_out(tmp_path: Path) -> None:
+    for name in ("a", "b", "ü"):
+        (tmp_path / name).write_text(name)
+    done = subprocess.run([sys.executable, str(ENTRY), "pick"], input=b'"\\u00fc"\n"gone"\n"a"\n', capture_output=True,
+                          env={"PATH": os.environ["PATH"], "MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path)}, timeout=30,
+                          check=True)
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+        assert tar.getnames() == ["o/ü", "o/a", "end"]
+        content = tar.extractfile("end")
+        assert content is not None and json.loads(content.read()) == {"objects": 2, "gone": 1}

@@ -1,0 +1,78 @@
+"""The schema of the MLflow server's database (docker/mlflow/database.py): whether it is this MLflow's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import common
+import database
+import pytest
+
+
+def revision(folder: Path, name: str, parent: str) -> None:
+    (folder / f"{name}_x.py").write_text(f'"""revision = "none"."""\nrevision = "{name}"\ndown_revision = {parent}\n')
+
+
+def test_the_newest_revision_is_read_from_the_files(tmp_path: Path) -> None:
+    revision(tmp_path, "a1", "None")
+    revision(tmp_path, "b2", '"a1"')
+    revision(tmp_path, "c3", '"a1"  # a branch')
+    revision(tmp_path, "d4", '("b2", "c3")')
+    (tmp_path / "typed.py").write_text("revision: str = 'e5'\ndown_revision: str | None = 'd4'\n")
+    (tmp_path / "__init__.py").write_text("")
+    assert database.migrations(tmp_path) == ("e5", frozenset({"a1", "b2", "c3", "d4", "e5"}))
+
+
+def test_two_newest_revisions_are_an_error(tmp_path: Path) -> None:
+    revision(tmp_path, "a1", "None")
+    revision(tmp_path, "b2", "None")
+    with pytest.raises(common.Stop):
+        database.migrations(tmp_path)
+
+
+@pytest.mark.parametrize(("have", "populated", "state"), [
+    (None, False, "empty"),
+    (None, True, "older"),  # from before MLflow kept a revision
+    ("new", True, "current"),
+    ("old", True, "older"),
+    ("old", False, "older"),
+    ("from the future", True, "newer"),
+    ("new,old", True, "newer"),
+])
+def test_state_of_the_schema(have: str | None, populated: bool, state: str) -> None:
+    assert database.schema_state(have, populated, "new", frozenset({"old", "new"})) == state
+
+
+@pytest.mark.parametrize(("state", "migrate", "result"), [
+    ("empty", False, False), ("current", False, False), ("current", True, False), ("older", True, True),
+    ("older", False, "TRACKBED_MIGRATE=1"), ("newer", False, "newer MLflow"), ("newer", True, "newer MLflow"),
+])
+def test_the_guard_starts_nothing_on_another_schema(state: str, migrate: bool, result: bool | str) -> None:
+    found = {"database": "d", "code": "c", "state": state}
+    if isinstance(result, bool):
+        assert database.guard(found, migrate) is result
+        return
+    with pytest.raises(common.Stop, match=result) as caught:
+        database.guard(found, migrate)
+    assert caught.value.code == common.MISCONFIGURED
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(("message", "final"), [
+    ('FATAL: password authentication failed for user "mlflow"', True),
+    ("fe_sendauth: no password supplied", True),
+    ('FATAL: no pg_hba.conf entry for host "172.20.0.3"', True),
+    ("connection refused", False),
+    ("FATAL: the database system is starting up", False),
+    ('FATAL: database "mlflow" does not exist', False),  # the engine may be about to create it
+])
+def test_only_final_answers_end_the_wait(message: str, final: bool) -> None:
+    assert database.refused(message) is final
+
+
+def test_a_prepared_schema_counts_for_its_own_revision_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "__file__", str(tmp_path / "database.py"))
+    assert database.template("a1") is None
+    (tmp_path / "schema.sql").write_text("-- revision a1\nCREATE TABLE t ();\n")
+    assert database.template("a1") == "CREATE TABLE t ();\n"
+    assert database.template("b2") is None
