@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import graphlib
 import json
 import os
 import re
@@ -53,6 +54,15 @@ def test_the_entry_finds_the_modules_beside_it_through_the_link_on_path(tmp_path
                           env={"PATH": os.environ["PATH"], "MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path / "none")},
                           check=True)
     assert json.loads(done.stdout) == [None, 0, ""]
+
+
+def test_the_entrys_modules_import_in_one_direction() -> None:
+    texts = {path.stem: path.read_text() for path in ENTRY.parent.glob("*.py")}
+    graph = {name: {other for other in re.findall(r"^\s*(?:import|from) (\w+)", text, re.MULTILINE) if other in texts}
+             for name, text in texts.items()}
+    graphlib.TopologicalSorter(graph).prepare()  # an error when there is a circle
+    assert not [name for name in graph if "start" in graph[name]]
+    assert "objects" in graph["bulk"] and "bulk" in graph["start"]
 
 
 def test_no_module_of_ours_hides_one_that_the_server_imports() -> None:
