@@ -28,6 +28,7 @@ LAYERS = {
     "databricks": ("databricks-sdk",),
     "pydantic": ("pydantic", "pydantic-core"),
     "uvloop": ("uvloop",),
+    "aiohttp": ("aiohttp", "aiosignal", "frozenlist", "multidict", "propcache", "yarl"),
     "web": ("uvicorn", "uvicorn-worker", "httptools", "gunicorn", "fastapi", "starlette", "flask", "werkzeug"),
     "mlflow": ("mlflow", "mlflow-skinny", "mlflow-tracing"),
     "boto3": ("boto3", "botocore", "s3transfer"),
@@ -36,7 +37,6 @@ REST = "rest"
 
 
 def main(venv: Path, target: Path) -> None:
-    os.umask(0o022)
     owned = owners(next((venv / "lib").glob("python3*/site-packages")))
     layers: dict[str, dict[Path, int]] = {name: {} for name in (*LAYERS, REST)}
     for path in venv.rglob("*"):
@@ -60,13 +60,13 @@ def owners(site: Path) -> dict[Path, tuple[str, int]]:
 
 
 def seconds_of(distribution: Distribution) -> int:
-    """A time that changes with the distribution's files: browsers and HTTP caches tell pages apart by it."""
+    """A time that changes with the distribution's files: browsers tell MLflow's pages apart by it."""
     return zlib.crc32((distribution.read_text("RECORD") or "").encode()) >> 2  # before 2004
 
 
 def compile_layer(files: dict[Path, int]) -> dict[Path, int]:
     """The .pyc files, made by a process that has seen no other layer: what it saw shows in them."""
-    sources = [path for path in files if path.suffix == ".py"]
+    sources = [path for path in files if path.suffix == ".py" and "site-packages" in path.parts]
     if not sources:
         return {}
     with tempfile.NamedTemporaryFile("w") as listed:
