@@ -14,13 +14,14 @@ import importlib
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -38,9 +39,11 @@ from benchmarks.systems import (
     timed,
 )
 from helpers import lifecycle
+from helpers.engines.venvs import uv_settings
 from helpers.stack import ROOT
 
 IDLE_SECONDS = 5
+CHANGED = ("uvloop", "sqlalchemy", "certifi")  # a requirement, a large dependency, one of the small ones in one layer
 
 
 class Bench:
@@ -173,7 +176,32 @@ class Bench:
         _ = self.opponent  # makes the naive images
         weight.ours.append(size(setting("MLFLOW_IMAGE")))
         weight.other.append(size(WEIGHED))
-        return [nothing, weight]
+        return [nothing, *self.changed(), weight]
+
+    def changed(self) -> list[Measure]:
+        """One requirement of the server at a time in another release: which layers of the image are other ones?"""
+        moved = Measure("image build, one requirement changed: layers that are new", "1 each", "layers", 1)
+        whole = Measure("image build, one requirement changed: their share of the image", "-", "%", float("inf"))
+        seconds = Measure("image build, one requirement changed", "-", "s", float("inf"))
+        before, total = layers(setting("MLFLOW_IMAGE")), size(setting("MLFLOW_IMAGE"))
+        told = []
+        for requirement in CHANGED:
+            folder = self.folder / requirement
+            folder.mkdir(exist_ok=True)
+            system = Ours("docker", folder, TRACKBED_MLFLOW_IMAGE=f"trackbed/mlflow:{requirement}")
+            releases = another_release(system.clone / "docker" / "mlflow" / "requirements.txt", requirement)
+            seconds.ours.append(system.invoke("build", "mlflow"))
+            new = [layer for layer in layers(system.env["TRACKBED_MLFLOW_IMAGE"]) if layer not in before]
+            run("docker", "image", "rm", system.env["TRACKBED_MLFLOW_IMAGE"])
+            mib = sum(layer.mib for layer in new)
+            moved.ours.append(len(new))
+            whole.ours.append(mib / total * 100)
+            told.append(f"{releases}: {len(new)} of {len(before)} layers, {mib:.1f} of {total:.0f} MiB "
+                        f"({'; '.join(layer.made_by for layer in new)}), {seconds.ours[-1]:.0f} s")
+            say(told[-1])
+        moved.ours = [max(moved.ours)]
+        moved.note = ". ".join(told)
+        return [moved, whole, seconds]
 
     def growth(self) -> list[Measure]:
         """10^3 to 10^5 runs on ours: the rows of benchmarks/growth.py, which asks a system that runs."""
@@ -187,6 +215,39 @@ class Bench:
                 os.environ.clear()
                 os.environ.update(before)
         return found
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of an image: the digest of its content, its instruction, its size."""
+
+    digest: str
+    made_by: str
+    mib: float
+
+
+def layers(name: str) -> list[Layer]:
+    """An image's layers, those at the bottom (of images that were imported or flattened) without an instruction."""
+    digests = json.loads(run("docker", "image", "inspect", "--format", "{{json .RootFS.Layers}}", name))
+    steps = [line.split("\t") for line in run("docker", "history", "--no-trunc", "--human=false", "--format",
+                                              "{{.Size}}\t{{.CreatedBy}}", name).splitlines()]
+    made = [(text.removesuffix(" # buildkit"), int(mib) / 2**20) for mib, text in steps
+            if text.split(" ")[0] in ("ADD", "COPY", "RUN", "WORKDIR")]  # the newest first; others make no layer
+    made += [("", 0.0)] * (len(digests) - len(made))
+    return [Layer(digest, *step) for digest, step in zip(reversed(digests), made, strict=False)][::-1]
+
+
+def another_release(lock: Path, name: str) -> str:
+    """Put the newest other release of a requirement into a lock; gives "NAME OLD -> NEW"."""
+    text = lock.read_text()
+    old = re.search(rf"(?m)^{name}==(\S+) .*\n(    .*\n)+", text)
+    assert old, f"{name} is not in {lock}"
+    new = run(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-deps", "--universal", "--generate-hashes",
+              "--no-header", "--no-annotate", "--no-emit-index-url", "--python-version", "3.13", "-",
+              stdin=f"{name}!={old[1]},<{old[1]}".encode(), env=uv_settings(os.environ))
+    # the comment is new each time: pip runs, whatever was built before
+    lock.write_text(text.replace(old[0], new.rstrip() + "\n") + f"# {time.time()}\n")
+    return f"{name} {old[1]} -> {new.split()[0].partition('==')[2]}"
 
 
 def size(name: str) -> float:
