@@ -15,6 +15,25 @@ from tests.integration import seen
 from tests.integration.workload import Execution, Lab
 
 NOTEBOOK = Path(__file__).with_name("digits.ipynb")
+# what is packed must come back packed; several ranges; nothing at all; and beside them no part of a file
+DOWNLOADS = """
+import gzip, json, os, tempfile
+from pathlib import Path
+os.environ["MLFLOW_MULTIPART_DOWNLOAD_CHUNK_SIZE"] = str(1 << 20)
+from mlflow import MlflowClient
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+client, sent, back = MlflowClient(), tempfile.mkdtemp(), tempfile.mkdtemp()
+content = {"table.csv.gz": gzip.compress(b"1,2" * 9999), "all.tar.gz": gzip.compress(os.urandom(3 << 20)),
+           "model.bin": os.urandom((3 << 20) + 1), "empty": b""}
+for name, data in content.items():
+    Path(sent, name).write_bytes(data)
+run = client.create_run("0")
+client.log_artifacts(run.info.run_id, sent, "folder")
+found = Path(client.download_artifacts(run.info.run_id, "folder", back))
+print(json.dumps({"equal": {path.name: path.read_bytes() == content.get(path.name) for path in found.iterdir()},
+                  "by": type(get_artifact_repository(run.info.artifact_uri)).__module__}))
+"""
 PARTS = {"embedded": ["postgres", "mlflow", "jupyter"], "docker": ["postgres", "store", "bucket", "mlflow", "jupyter"]}
 
 
@@ -124,6 +143,12 @@ def test_notebook_trains_and_its_run_is_there(system: Clone, trained: Execution)
     artifacts = seen.mlflow(system, f"artifacts/list?run_id={trained.result['run_id']}")["files"]
     assert "confusion_matrix.png" in {file["path"] for file in artifacts}
     assert trained.result["accuracy"] > 0.95
+
+
+def test_artifacts_come_back_as_they_were(system: Clone) -> None:
+    found = Lab(system.value("jupyter-url")).run_cells([DOWNLOADS]).result
+    assert found["equal"] == dict.fromkeys(("table.csv.gz", "all.tar.gz", "model.bin", "empty"), True)
+    assert found["by"] == "trackbed_artifacts", "this MLflow is not built as docker/jupyter/startup expects"
 
 
 def test_links_in_the_notebook_open_in_the_browser(system: Clone, trained: Execution) -> None:

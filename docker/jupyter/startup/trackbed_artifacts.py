@@ -1,0 +1,120 @@
+"""Artifacts that come straight from the store are written as they arrive.
+
+MLflow's own download keeps a range of 100 MiB in memory, once in pieces of 10 KiB and once whole, before it writes
+it, four at a time: most of its time goes into fresh pages of memory. Here a range passes through one block. The
+ranges, the threads, the addresses and the number of retries are MLflow's.
+
+MLflow finds this as a plugin for artifacts of the scheme mlflow-artifacts. Where its class is not built as the one that
+this was written for, or lacks what is imported here, MLflow's own is used. What goes through the server, both ways,
+is MLflow's own as well.
+"""
+
+import errno
+import inspect
+import logging
+import os
+import time
+from concurrent.futures import as_completed
+
+from mlflow.environment_variables import (
+    MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR,
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+    MLFLOW_S3_IGNORE_TLS,
+)
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+from mlflow.utils.file_utils import ArtifactProgressBar
+from mlflow.utils.request_utils import cloud_storage_http_request
+
+BLOCK = 1 << 18  # bytes; what one thread holds
+SILENT_SECONDS = 10  # MLflow's own limit for a store that sends nothing
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # asking again does not help
+EXPECTED = ["self", "presigned_response", "remote_file_path", "local_path", "file_size", "chunk_size"]
+NEEDED = ("_get_presigned_download_url", "chunk_thread_pool")
+
+_logger = logging.getLogger(__name__)
+
+
+def fetch(url, headers, path, first, last):
+    """Write bytes ``first`` to ``last`` of the object to the same place in the file.
+
+    Raises OSError (requests' errors are some) or urllib3's HTTPError where not exactly these came.
+    """
+    # as they are stored: a .gz keeps its encoding as a header, and must not be unpacked on the way
+    asked = {**headers, "Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}
+    with cloud_storage_http_request("get", url, stream=True, headers=asked, timeout=SILENT_SECONDS,
+                                    verify=not MLFLOW_S3_IGNORE_TLS.get()) as answer:
+        came = answer.headers.get("Content-Range", "")
+        if answer.status_code != 206 or came.partition("/")[0] != f"bytes {first}-{last}":
+            raise OSError(f"bytes {first}-{last} were asked for, the store answered {answer.status_code} {came}")
+        left = last - first + 1
+        with open(path, "r+b") as file:
+            file.seek(first)
+            for block in answer.raw.stream(BLOCK, decode_content=False):
+                left -= len(block)
+                if left < 0:
+                    break
+                file.write(block)
+        if left:
+            raise OSError(f"bytes {first}-{last} were asked for, {abs(left)} too {'few' if left > 0 else 'many'} came")
+
+
+class Artifacts(MlflowArtifactsRepository):
+    """MLflow's repository with another way to write what the store sends."""
+
+    def _multipart_download(self, presigned_response, remote_file_path, local_path, file_size, chunk_size):
+        """The file appears under its name when it is whole, or not at all."""
+        part = os.path.join(os.path.dirname(local_path), f".{os.urandom(8).hex()}.part")
+        try:
+            with open(part, "xb") as file:
+                file.truncate(file_size)
+            ranges = [(first, min(first + chunk_size, file_size) - 1) for first in range(0, file_size, chunk_size)]
+            with ArtifactProgressBar.chunks(file_size, f"Downloading {remote_file_path}", chunk_size) as bar:
+                self._fetch_all(presigned_response, remote_file_path, part, ranges, bar)
+            os.replace(part, local_path)
+        except BaseException:
+            if os.path.exists(part):
+                os.unlink(part)
+            raise
+
+    def _fetch_all(self, place, name, path, ranges, bar):
+        """All ranges; those that fail again with a fresh address, until MLflow's retries bring nothing any more."""
+        retries = 0
+        while ranges:
+            futures = {self.chunk_thread_pool.submit(fetch, place.url, place.headers, path, *one): one
+                       for one in ranges}
+            failed, error = [], None
+            for future in as_completed(futures):
+                if (found := future.exception()) is None:
+                    bar.update()
+                    continue
+                failed.append(futures[future])
+                error = found
+                if getattr(found, "errno", None) in FULL:
+                    for waiting in futures:
+                        waiting.cancel()
+                    raise found
+            if not failed:
+                return
+            retries = retries + 1 if len(failed) == len(ranges) else 1  # a long file outlives its address many times
+            if retries > MLFLOW_HTTP_REQUEST_MAX_RETRIES.get():
+                raise MlflowException(f"{len(failed)} ranges of {name} could not be downloaded: {error}") from error
+            _logger.info("Downloading %d ranges of %s again: %s", len(failed), name, error)
+            time.sleep(MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR.get() * 2 ** (retries - 1))
+            try:
+                place = self._get_presigned_download_url(name)
+            except Exception as refused:  # as MLflow does: the old address may serve
+                _logger.warning("No fresh address for %s, trying the previous one: %s", name, refused)
+            ranges = sorted(failed)
+
+
+def chosen(own, ours):
+    """``ours`` where MLflow's ``own`` class is built as expected, else ``own``."""
+    method = getattr(own, "_multipart_download", None)
+    if method and list(inspect.signature(method).parameters) == EXPECTED and all(hasattr(own, name) for name in NEEDED):
+        return ours
+    _logger.info("MLflow's own way for downloads: %s is not built as expected", own.__name__)
+    return own
+
+
+Repository = chosen(MlflowArtifactsRepository, Artifacts)

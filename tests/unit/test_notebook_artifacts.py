@@ -1,0 +1,242 @@
+"""Downloads from the store in the notebook: a store that misbehaves on demand, with stand-ins for MLflow's modules."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import http.server
+import importlib.metadata
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import requests
+
+from tests.unit.fakes import module_at
+
+STARTUP = Path(__file__).resolve().parents[2] / "docker" / "jupyter" / "startup"
+CONTENT = os.urandom(1_000_003)
+CHUNK = 300_000
+
+
+class Store(http.server.ThreadingHTTPServer):
+    """One object; ``faults`` are what the next answers do instead of the right thing, in turn."""
+
+    daemon_threads = True
+
+    def __init__(self, content: bytes, encoding: str = "") -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.content, self.encoding = content, encoding
+        self.faults: list[str] = []
+        self.asked: list[str] = []
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/object"
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    server: Store
+
+    def do_GET(self) -> None:
+        with self.server.lock:
+            fault = self.server.faults.pop(0) if self.server.faults else ""
+            self.server.asked.append(f"{self.path} {self.headers['Range']}")
+        first, last = (int(word) for word in self.headers["Range"].removeprefix("bytes=").split("-"))
+        content = self.server.content
+        if fault == "expired":
+            self.send_error(403)
+            return
+        body = content if fault == "whole" else content[first:last + 1]
+        self.send_response(200 if fault == "whole" else 206)
+        if fault != "whole":
+            self.send_header("Content-Range", f"bytes {first + (fault == 'moved')}-{last}/{len(content)}")
+        if self.server.encoding:
+            self.send_header("Content-Encoding", self.server.encoding)
+        if fault != "fewer":  # without a length, only counting tells that bytes are missing
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:-1000] if fault in ("cut", "fewer") else body)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    with Store(CONTENT) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+class Own:
+    """MLflow's class as far as it matters."""
+
+    fresh: Any = None
+
+    def __init__(self) -> None:
+        self.chunk_thread_pool = ThreadPoolExecutor(3)
+
+    def _get_presigned_download_url(self, remote_file_path: str) -> Any:
+        if self.fresh is None:
+            raise OSError("no answer")
+        return self.fresh
+
+    def _multipart_download(self, presigned_response: Any, remote_file_path: str, local_path: str, file_size: int,
+                            chunk_size: int) -> None: ...
+
+
+Own.chunk_thread_pool = None  # type: ignore[attr-defined]  # a property of MLflow's class
+
+
+class Bar:
+    updates = 0
+
+    @classmethod
+    def chunks(cls, *_: Any) -> Bar:
+        return cls()
+
+    def update(self) -> None:
+        Bar.updates += 1
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: Any) -> None: ...
+
+
+def mlflow(monkeypatch: pytest.MonkeyPatch, **more: Any) -> None:
+    """Stand-ins for what the module imports of MLflow."""
+    def value(number: int) -> SimpleNamespace:
+        return SimpleNamespace(get=lambda: number)
+
+    names: dict[str, dict[str, Any]] = {
+        "mlflow": {}, "mlflow.store": {}, "mlflow.store.artifact": {}, "mlflow.utils": {},
+        "mlflow.environment_variables": {"MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": value(0),
+                                         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": value(2),
+                                         "MLFLOW_S3_IGNORE_TLS": value(0)},
+        "mlflow.exceptions": {"MlflowException": type("MlflowException", (Exception,), {})},
+        "mlflow.store.artifact.mlflow_artifacts_repo": {"MlflowArtifactsRepository": Own},
+        "mlflow.utils.file_utils": {"ArtifactProgressBar": Bar},
+        "mlflow.utils.request_utils": {"cloud_storage_http_request": requests.request},
+    }
+    for name, content in names.items():
+        module = ModuleType(name)
+        module.__dict__.update(content, **{key: what for key, what in more.items() if key in content})
+        monkeypatch.setitem(sys.modules, name, module)
+    Bar.updates = 0
+
+
+@pytest.fixture
+def artifacts(monkeypatch: pytest.MonkeyPatch) -> Any:
+    mlflow(monkeypatch)
+    return module_at(STARTUP / "trackbed_artifacts.py")
+
+
+def download(artifacts: Any, store: Store, folder: Path, fresh: bool = True) -> Path:
+    target = folder / "model.bin"
+    repository = artifacts.Repository()
+    repository.fresh = SimpleNamespace(url=f"{store.url}?fresh", headers={}) if fresh else None
+    try:
+        repository._multipart_download(
+            presigned_response=SimpleNamespace(url=store.url, headers={}), remote_file_path="model.bin",
+            local_path=str(target), file_size=len(store.content), chunk_size=CHUNK)
+    finally:
+        repository.chunk_thread_pool.shutdown()
+    return target
+
+
+def test_the_file_is_the_object(artifacts: Any, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"an older one that is there already" * 100_000)
+    assert download(artifacts, store, tmp_path).read_bytes() == CONTENT
+    assert os.listdir(tmp_path) == ["model.bin"]
+    assert len(store.asked) == Bar.updates == 4
+
+
+def test_an_empty_object(artifacts: Any, store: Store, tmp_path: Path) -> None:
+    store.content = b""
+    assert download(artifacts, store, tmp_path).read_bytes() == b""
+    assert store.asked == []
+
+
+def test_what_is_packed_stays_packed(artifacts: Any, store: Store, tmp_path: Path) -> None:
+    """The store sends the encoding that the name had when it was stored."""
+    store.content, store.encoding = gzip.compress(CONTENT), "gzip"
+    assert gzip.decompress(download(artifacts, store, tmp_path).read_bytes()) == CONTENT
+
+
+@pytest.mark.parametrize("fault", ["expired", "cut", "fewer", "moved", "whole"])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_only_what_failed_is_asked_for_again(artifacts: Any, store: Store, tmp_path: Path, fault: str,
+                                             fresh: bool) -> None:
+    store.faults = ["", fault]
+    assert download(artifacts, store, tmp_path, fresh).read_bytes() == CONTENT
+    assert len(store.asked) == 5 and ("?fresh" in store.asked[4]) is fresh
+    assert Bar.updates == 4
+
+
+@pytest.mark.parametrize("fault", ["expired", "cut", "fewer", "moved", "whole"])
+def test_a_store_that_never_gives_it(artifacts: Any, store: Store, tmp_path: Path, fault: str) -> None:
+    store.faults = [fault] * 1000
+    with pytest.raises(artifacts.MlflowException, match=r"4 ranges of model.bin could not be downloaded"):
+        download(artifacts, store, tmp_path)
+    assert len(store.asked) == 4 * 3, "once, and MLflow's two retries"
+    assert os.listdir(tmp_path) == [], "no part of a file"
+
+
+def test_rounds_that_bring_something_are_not_counted(artifacts: Any, store: Store, tmp_path: Path) -> None:
+    """An address lives for 5 minutes, a large file takes longer."""
+    store.faults = ["", "expired", "expired", "expired"] + ["", "expired", "expired"] + ["expired"] * 2 + ["", ""]
+    assert download(artifacts, store, tmp_path).read_bytes() == CONTENT
+    assert len(store.asked) == 4 + 3 + 2 + 2
+
+
+def test_a_full_disk_is_told_at_once(artifacts: Any, store: Store, tmp_path: Path,
+                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(artifacts, "fetch", full)
+    with pytest.raises(OSError, match="No space left"):
+        download(artifacts, store, tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+class Renamed:
+    pass
+
+
+class Changed(Own):
+    def _multipart_download(self, presigned_response: Any, local_path: str) -> None:  # type: ignore[override]
+        ...
+
+
+class Moved:
+    _multipart_download = Own._multipart_download
+
+
+@pytest.mark.parametrize("own", [Renamed, Changed, Moved])
+def test_another_mlflow_keeps_its_own_way(own: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow(monkeypatch, MlflowArtifactsRepository=own)
+    assert module_at(STARTUP / "trackbed_artifacts.py").Repository is own
+
+
+def test_a_missing_module_is_an_import_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With which MLflow warns, and keeps its own class."""
+    mlflow(monkeypatch)
+    monkeypatch.delattr(sys.modules["mlflow.utils.request_utils"], "cloud_storage_http_request")
+    with pytest.raises(ImportError):
+        module_at(STARTUP / "trackbed_artifacts.py")
+
+
+def test_mlflow_finds_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(STARTUP))
+    found = importlib.metadata.entry_points(group="mlflow.artifact_repository", name="mlflow-artifacts")
+    assert "trackbed_artifacts:Repository" in {entry.value for entry in found}
