@@ -1,6 +1,6 @@
 """Ours against the opponent, in turns on the same machine with the same images; every figure is a ratio in one run.
 
-    python -m benchmarks.bench [--full] [--rounds=2] [--only=NAME,NAME] [--json=FILE]
+    python -m benchmarks.bench [--full] [--rounds=N] [--only=NAME,NAME] [--json=FILE]
 
 Prints one table (what, goal, ours, opponent, ratio, spread, embedded) and writes JSON. A run with --only replaces its
 own rows in that file and keeps the others. Needs a Docker engine, and makes the images that are missing.
@@ -290,11 +290,11 @@ def earlier(path: Path) -> dict[str, Measure]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="also 10^5 runs, 1 GiB artifacts, longer loads")
-    parser.add_argument("--rounds", type=int, help="2, with --full 5")
+    parser.add_argument("--rounds", type=int, help="1, with --full 5")
     parser.add_argument("--only", help=f"some of {','.join((*QUICK, 'growth'))}")
     parser.add_argument("--json", type=Path, default=ROOT / ".nox" / "bench.json")
     told = parser.parse_args()
-    rounds = told.rounds or (5 if told.full else 2)
+    rounds = told.rounds or (5 if told.full else 1)
     wanted = told.only.split(",") if told.only else [*QUICK, *(["growth"] if told.full else [])]
     folder = Path(tempfile.mkdtemp(prefix="trackbed-bench-", dir="/var/tmp"))
     folder.chmod(0o755)

@@ -175,7 +175,9 @@ class Workers:
         import gc
 
         import indexes
-        import quick
+        import quick_answers
+        import quick_requests
+        import quick_store
         from gunicorn.app.base import BaseApplication  # type: ignore[import-not-found,import-untyped,unused-ignore]
         from mlflow.server import app as flask_app  # type: ignore[import-not-found]
         from mlflow.server import handlers
@@ -200,11 +202,14 @@ class Workers:
             def load(self) -> object:
                 from mlflow.server.fastapi_app import app  # type: ignore[import-not-found]
 
-                for store in (handlers._tracking_store, handlers._model_registry_store):
+                stores = (handlers._tracking_store, handlers._model_registry_store)
+                for store in stores:
                     if engine := getattr(store, "engine", None):
                         engine.dispose()  # a connection must not be shared by two processes
-                        quick.batched(engine)
-                served = quick.shortened(app, flask_app)
+                quick_store.shorten(*stores)
+                quick_answers.shorten(handlers)
+                quick_requests.larger_blocks()
+                served = quick_requests.shortened(app, flask_app)
                 gc.collect()
                 gc.freeze()  # what was imported stays shared memory
                 gc.enable()
@@ -221,6 +226,8 @@ def serve_in_this_process(arguments: list[str]) -> NoReturn:
     gc.disable()  # until the workers are forked: what is imported is no garbage, looking for it takes a tenth
     for name in CLIENT_ONLY:
         sys.modules[name] = None  # type: ignore[assignment]  # not installed, as far as this process is concerned: 45 MB
+    # each search looks whether MLflow's own logins are there; without this it half-imports them each time
+    sys.modules["mlflow.server.auth"] = None  # type: ignore[assignment]
     import mlflow.server  # type: ignore[import-not-found]
 
     options = dict(zip(arguments[1::2], arguments[2::2], strict=True))

@@ -1,20 +1,15 @@
-"""The shorter way through MLflow's server (docker/mlflow/quick.py): what goes that way, and what it answers."""
+"""The shorter way through MLflow's server (docker/mlflow/quick_requests.py): what goes it, and what it answers."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-
-from tests.unit.fakes import module_at
-
-SCRIPT = Path(__file__).parents[2] / "docker" / "mlflow" / "quick.py"
-quick = module_at(SCRIPT)
+import quick_requests as quick
 
 
 def call(app: Any, scope: dict[str, Any], *messages: dict[str, Any]) -> list[dict[str, Any]]:
@@ -115,3 +110,80 @@ def test_without_the_known_parts_everything_goes_mlflows_own_way(monkeypatch: py
     app = SimpleNamespace(user_middleware=[])
     assert quick.shortened(app, object()) is app
     assert "MLflow's own way" in capsys.readouterr().err
+
+
+def test_only_so_many_requests_are_in_work_at_once_and_the_others_go_in_order() -> None:
+    async def scene() -> list[str]:
+        turns, seen = quick.Turns(), []
+
+        async def one(name: str) -> None:
+            end = await turns.take()
+            seen.append(f"{name} begins")
+            await asyncio.sleep(0.01)
+            seen.append(f"{name} ends")
+            end()
+            end()  # a turn ends once
+
+        await asyncio.gather(*(one(str(number)) for number in range(quick.AT_ONCE + 2)))
+        assert turns.free == quick.AT_ONCE
+        return seen
+
+    seen = asyncio.run(scene())
+    began = [word.split()[0] for word in seen if word.endswith("begins")]
+    assert began == ["0", "1", "2", "3"]
+    assert seen.index("2 begins") > seen.index("0 ends") and seen.index("3 begins") > seen.index("1 ends")
+
+
+def test_a_long_request_makes_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick, "LONG_SECONDS", 0.01)
+
+    async def scene() -> None:
+        turns = quick.Turns()
+        long = [await turns.take() for _ in range(quick.AT_ONCE)]
+        end = await asyncio.wait_for(turns.take(), 5)
+        end()
+        for finished in long:
+            finished()
+        assert turns.free == quick.AT_ONCE
+
+    asyncio.run(scene())
+
+
+def test_who_no_longer_waits_gives_the_turn_on() -> None:
+    async def scene() -> None:
+        turns = quick.Turns()
+        working = [await turns.take() for _ in range(quick.AT_ONCE)]
+        left = asyncio.ensure_future(turns.take())
+        given = asyncio.ensure_future(turns.take())
+        last = asyncio.ensure_future(turns.take())
+        await asyncio.sleep(0)
+        left.cancel()
+        working[0]()
+        given.cancel()  # it has the turn, and goes before it can take it
+        (await asyncio.wait_for(last, 5))()
+        working[1]()
+        assert turns.free == quick.AT_ONCE
+
+    asyncio.run(scene())
+
+
+def responses(monkeypatch: pytest.MonkeyPatch, **attributes: Any) -> Any:
+    module: Any = ModuleType("starlette.responses")
+    module.FileResponse = type("FileResponse", (), attributes)
+    monkeypatch.setitem(sys.modules, "starlette", ModuleType("starlette"))
+    monkeypatch.setitem(sys.modules, "starlette.responses", module)
+    return module.FileResponse
+
+
+@pytest.mark.parametrize(("own", "expected"), [(64 << 10, 1 << 20), (4 << 20, 4 << 20)])
+def test_files_leave_in_larger_pieces(monkeypatch: pytest.MonkeyPatch, own: int, expected: int) -> None:
+    response = responses(monkeypatch, chunk_size=own)
+    quick.larger_blocks()
+    assert response.chunk_size == expected
+
+
+def test_another_starlette_keeps_its_pieces(monkeypatch: pytest.MonkeyPatch,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    response = responses(monkeypatch)
+    quick.larger_blocks()
+    assert not hasattr(response, "chunk_size") and "Starlette's own" in capsys.readouterr().err

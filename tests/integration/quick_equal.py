@@ -1,0 +1,256 @@
+"""Runs inside the tracking server's Python: MLflow's own way and ours over one empty database, step by step.
+
+Arguments: the database's address, and the folder of our modules. Prints {"compared": {KIND: COUNT}, "different": []}.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import sqlalchemy  # type: ignore[import-not-found,unused-ignore]
+from google.protobuf.message_factory import GetMessageClass  # type: ignore[import-untyped,import-not-found,unused-ignore]
+from mlflow.entities import (  # type: ignore[import-not-found,unused-ignore]
+    Dataset,
+    DatasetInput,
+    Metric,
+    Param,
+    RunTag,
+    ViewType,
+)
+from mlflow.protos import model_registry_pb2, service_pb2  # type: ignore[import-not-found,unused-ignore]
+from mlflow.store.db.utils import _get_managed_session_maker  # type: ignore[import-not-found,unused-ignore]
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # type: ignore[import-not-found,unused-ignore]
+from mlflow.utils.proto_json_utils import message_to_json  # type: ignore[import-not-found,unused-ignore]
+from sqlalchemy.orm import sessionmaker  # type: ignore[import-not-found,unused-ignore]
+
+URI, MODULES = sys.argv[1:]
+sys.path.insert(0, MODULES)
+
+import quick_answers  # type: ignore[import-not-found,unused-ignore]  # noqa: E402
+import quick_store  # type: ignore[import-not-found,unused-ignore]  # noqa: E402
+
+ROWS = {"metrics": "key, value, timestamp, step, is_nan", "latest_metrics": "key, value, timestamp, step, is_nan",
+        "params": "key, value", "tags": "key, value"}
+VALUES = (0.5, -0.0, 1.0, 3.0, 1e300, -1e-300, math.nan, math.inf, -math.inf, 7)
+compared: Counter[str] = Counter()
+different: list[str] = []
+
+
+def same(kind: str, own: object, ours: object) -> None:
+    compared[kind] += 1
+    if own != ours and len(different) < 20:
+        different.append(f"{kind}: {own!r:.600} | {ours!r:.600}")
+
+
+def answer(call: Any) -> object:
+    """What a call gives, or how it fails."""
+    try:
+        return call()
+    except Exception as error:
+        said = str(error)
+        # PostgreSQL's own words, without the statement: ours is another one
+        return type(error).__name__, getattr(error, "error_code", ""), *(re.findall(r"\(psycopg2.*", said) or [said])
+
+
+def rows(store: Any, run: str) -> dict[str, list[tuple[Any, ...]]]:
+    with store.engine.connect() as connection:
+        return {table: [tuple(row) for row in connection.execute(sqlalchemy.text(
+            f"SELECT {columns} FROM {table} WHERE run_uuid = :run AND key <> 'mlflow.runName' ORDER BY {columns}"),
+            {"run": run})] for table, columns in ROWS.items()}
+
+
+def metrics(dice: random.Random, count: int) -> list[Any]:
+    """Few names, steps and times, so that they meet."""
+    return [Metric(dice.choice("abc"), dice.choice(VALUES), dice.randrange(3), dice.randrange(-1, 3))
+            for _ in range(count)]
+
+
+class Pair:
+    """The same experiment twice: one that MLflow's own store writes, one that ours does."""
+
+    def __init__(self, own: Any, ours: Any) -> None:
+        self.stores = (own, ours)
+        self.experiments = tuple(store.create_experiment(name) for store, name in
+                                 zip(self.stores, ("own", "ours"), strict=True))
+        self.runs: list[tuple[str, str]] = []
+
+    def run(self, name: str) -> tuple[str, str]:
+        made = tuple(store.create_run(experiment, "me", len(self.runs), [RunTag("t", str(len(self.runs) % 3))], name)
+                     .info.run_id for store, experiment in zip(self.stores, self.experiments, strict=True))
+        self.runs.append((made[0], made[1]))
+        return self.runs[-1]
+
+    def both(self, kind: str, run: tuple[str, str], call: Any) -> None:
+        found = [str(answer(lambda store=store, one=one: call(store, one))).replace(one, "RUN")
+                 for store, one in zip(self.stores, run, strict=True)]
+        same(kind, *found)
+        same(f"rows after {kind}", *(rows(store, one) for store, one in zip(self.stores, run, strict=True)))
+
+    def entities(self, found: Any) -> list[object]:
+        """Runs without what must differ, their parts in order: neither way promises one."""
+        told = []
+        for run in found:
+            data = run.data
+            told.append((run.info.run_name, run.info.status, run.info.start_time, run.info.lifecycle_stage,
+                         sorted(repr(dict(metric)) for metric in data._metric_objs), sorted(data.params.items()),
+                         sorted(data.tags.items()), str([dict(one.dataset) for one in run.inputs.dataset_inputs])))
+        return told
+
+    def pages(self, store: Any, experiment: str, words: dict[str, Any]) -> list[object]:
+        told: list[object] = []
+        token = None
+        while True:
+            page = store.search_runs([experiment], page_token=token, **words)
+            told += [len(page), *self.entities(page)]
+            token = page.token
+            if not token:
+                return told
+
+    def search(self, words: dict[str, Any]) -> None:
+        words = {"filter_string": "", "run_view_type": ViewType.ALL, "max_results": 7, **words}
+        found = []
+        for store, experiment in zip(self.stores, self.experiments, strict=True):
+            found.append(answer(lambda store=store, experiment=experiment: self.pages(store, experiment, words)))
+        same("search", *found)
+
+
+def logging(pair: Pair, dice: random.Random) -> None:
+    for number in range(12):
+        run = pair.run(f"run {number}")
+        for _ in range(6):
+            given = metrics(dice, dice.choice((0, 1, 2, 40)))
+            if len(given) == 1 and dice.random() < 0.8:
+                pair.both("log_metric", run, lambda store, one, given=given: store.log_metric(one, given[0]))
+            else:
+                pair.both("log_batch", run, lambda store, one, given=given, word=str(number): store.log_batch(
+                    one, given, [Param("p", word)], [RunTag("u", str(len(given)))]))
+    for bad in (Metric("", 1.0, 1, 1), Metric("a" * 300, 1.0, 1, 1), Metric("../a", 1.0, 1, 1), Metric("a", "x", 1, 1),
+                Metric("a", 1.0, None, 1), Metric("a", 1.0, 1, 2**70), Metric("a", 1.0, -1, 1),
+                Metric("a", True, 1, 1)):
+        pair.both("refused", pair.runs[0], lambda store, one, bad=bad: store.log_metric(one, bad))
+        pair.both("refused", pair.runs[0],
+                  lambda store, one, bad=bad: store.log_batch(one, [Metric("n", 1.0, 1, 1), bad], [], []))
+    gone = ("0" * 32, "0" * 32)
+    pair.both("no run", gone, lambda store, one: store.log_metric(one, Metric("a", 1.0, 1, 1)))
+    deleted = pair.run("deleted")
+    pair.both("deleted", deleted, lambda store, one: store.delete_run(one))
+    pair.both("deleted", deleted, lambda store, one: store.log_metric(one, Metric("a", 1.0, 1, 1)))
+    pair.both("deleted", deleted, lambda store, one: store.log_batch(one, metrics(random.Random(1), 3), [], []))
+
+
+def searching(pair: Pair) -> None:
+    for run in pair.runs[:3]:
+        for store, one in zip(pair.stores, run, strict=True):
+            store.log_inputs(one, [DatasetInput(Dataset("d", "digest", "local", "here"))])
+    for filter_string in ("", "metrics.a > 0.7", "params.p = '3'", "tags.t = '1' and metrics.b < 1", "nonsense >",
+                          "dataset.name = 'd'", "attributes.status = 'RUNNING'", "tags.none = 'x'"):
+        for order in ([], ["metrics.a DESC"], ["params.p ASC", "start_time DESC"], ["tags.t"]):
+            pair.search({"filter_string": filter_string, "order_by": order})
+    for view in (ViewType.ACTIVE_ONLY, ViewType.DELETED_ONLY):
+        pair.search({"run_view_type": view, "max_results": 100})
+    for run in pair.runs:
+        same("get_run", *(pair.entities([store.get_run(one)]) for store, one in zip(pair.stores, run, strict=True)))
+
+
+def crowded(ours: Any, experiment: str) -> None:
+    """Many at once on the same names, in different orders: nothing is lost, the newest is the latest."""
+    run = ours.create_run(experiment, "me", 0, [], "crowded").info.run_id
+    names = [f"m{number}" for number in range(30)]
+
+    def work(step: int) -> None:
+        given = [Metric(name, float(step), 0, step) for name in names]
+        random.Random(step).shuffle(given)
+        ours.log_batch(run, given, [], [])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(64)))
+    found = rows(ours, run)
+    same("crowded", 64 * len(names), len(found["metrics"]))
+    same("crowded", [(name, 63.0, 0, 63, False) for name in sorted(names)], found["latest_metrics"])
+
+
+def ended(own: Any, ours: Any, run: str) -> None:
+    """Connections that the server has ended since their last use are noticed before they are used."""
+    for _ in range(5):
+        ours.get_run(run)
+        with own.engine.connect() as connection:
+            ended = connection.execute(sqlalchemy.text(
+                "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()")).scalar_one()
+        same("connections ended", True, ended > 0)
+        same("after connections ended", run, answer(lambda: ours.get_run(run).info.run_id))
+
+
+def filled(descriptor: Any, dice: random.Random, depth: int) -> Any:
+    message = GetMessageClass(descriptor)()
+    for field in descriptor.fields:
+        if dice.random() < 0.3:
+            continue
+        if field.message_type is not None:
+            if depth and not field.message_type.GetOptions().map_entry:
+                for _ in range(dice.randrange(1, 3)):
+                    child = filled(field.message_type, dice, depth - 1)
+                    target = getattr(message, field.name)
+                    if field.is_repeated:
+                        target.append(child)
+                    else:
+                        target.CopyFrom(child)
+            continue
+        kinds = {field.CPPTYPE_STRING: ("x", "", "ü\u2028\"", "1"), field.CPPTYPE_BOOL: (True, False),
+                 field.CPPTYPE_DOUBLE: VALUES, field.CPPTYPE_FLOAT: (0.1, 2.0),
+                 field.CPPTYPE_ENUM: tuple(field.enum_type.values_by_number) if field.enum_type else ()}
+        choice = kinds.get(field.cpp_type, (0, 1, 2**31 - 1))
+        if field.cpp_type in (field.CPPTYPE_INT64,):
+            choice = (0, -1, 2**62)
+        if field.type == field.TYPE_BYTES:
+            choice = (b"", b"\x00\xff")
+        value = dice.choice(choice)
+        if field.is_repeated:
+            getattr(message, field.name).extend([value, value])
+        else:
+            setattr(message, field.name, value)
+    return message
+
+
+def answers(dice: random.Random) -> None:
+    """Every kind of message of MLflow's two main services, filled at random, word for word."""
+    ours = quick_answers.writer(lambda *_, **__: "own")
+    whole = quick_answers.writer(message_to_json)
+    kinds = []
+    for file in (service_pb2, model_registry_pb2):
+        waiting = list(file.DESCRIPTOR.message_types_by_name.values())
+        while waiting:
+            kinds.append(waiting.pop())
+            waiting += kinds[-1].nested_types
+    for descriptor in kinds:
+        for _ in range(4):
+            message = filled(descriptor, dice, 3)
+            own = answer(lambda message=message: message_to_json(message))
+            same("answer", own, answer(lambda message=message: whole(message)))
+            compared["answers by ours" if ours(message) != "own" else "answers by MLflow"] += 1
+            same("compact answer", answer(lambda message=message: message_to_json(message, pretty=False)),
+                 answer(lambda message=message: whole(message, pretty=False)))
+
+
+def main() -> None:
+    own, ours = SqlAlchemyStore(URI, "file:///unused"), SqlAlchemyStore(URI, "file:///unused")
+    ours.engine = sqlalchemy.create_engine(URI, pool_pre_ping=True)  # MLflow gives stores of one address one engine
+    ours.ManagedSessionMaker = _get_managed_session_maker(sessionmaker(bind=ours.engine), ours.db_type)
+    quick_store.shorten(ours)
+    pair, dice = Pair(own, ours), random.Random(7)
+    logging(pair, dice)
+    searching(pair)
+    crowded(ours, pair.experiments[1])
+    ended(own, ours, pair.runs[0][1])
+    answers(dice)
+    print(json.dumps({"compared": compared, "different": different}))
+
+
+main()
