@@ -158,7 +158,7 @@ def shortened(app: Any, flask: Any) -> Any:
         wrapping = [m for m in middlewares if m.cls is BaseHTTPMiddleware]
         names = {m.kwargs["dispatch"].__name__ for m in wrapping}
         if names != SKIPPED or len(wrapping) != len(SKIPPED) or getattr(app, "max_body_size", None) is not None:
-            return app
+            raise AttributeError(f"other middlewares: {', '.join(sorted(names))}")
         short: Any = Bridge(flask.wsgi_app, build_environ)
         for middleware in reversed([m for m in middlewares if m not in wrapping]):
             short = middleware.cls(short, *middleware.args, **middleware.kwargs)

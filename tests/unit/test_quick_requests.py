@@ -187,3 +187,24 @@ def test_another_starlette_keeps_its_pieces(monkeypatch: pytest.MonkeyPatch,
     response = responses(monkeypatch)
     quick.larger_blocks()
     assert not hasattr(response, "chunk_size") and "Starlette's own" in capsys.readouterr().err
+
+
+def test_other_middlewares_than_known_are_told_and_kept(monkeypatch: pytest.MonkeyPatch,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    class Wrapping:
+        """Stands for BaseHTTPMiddleware."""
+
+    names = ("starlette", "starlette.middleware", "starlette.middleware.base", "starlette.middleware.wsgi",
+             "starlette.routing")
+    modules: dict[str, Any] = {name: ModuleType(name) for name in names}
+    modules["starlette.middleware.base"].BaseHTTPMiddleware = Wrapping
+    modules["starlette.middleware.wsgi"].build_environ = None
+    modules["starlette.routing"].Match = modules["starlette.routing"].Mount = Mount
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+
+    def unknown_middleware() -> None: ...
+
+    app = SimpleNamespace(user_middleware=[SimpleNamespace(cls=Wrapping, kwargs={"dispatch": unknown_middleware})])
+    assert quick.shortened(app, object()) is app
+    assert "MLflow's own way" in (told := capsys.readouterr().err) and "unknown_middleware" in told
