@@ -16,6 +16,7 @@ from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, Engine, PartStatus, S
 from helpers.errors import NotReady, PartFailed
 
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
+DOWN_SECONDS = 10.0  # within which a part that fails as it starts has failed once more
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 
 
@@ -113,6 +114,17 @@ def failure(engine: Engine, status: PartStatus) -> PartFailed:
                       f"more: `invoke logs {status.name}`; after mending the cause, `invoke up` goes on", lines)
 
 
+def down(engine: Engine, status: PartStatus) -> PartStatus:
+    """A part that restarts, as it is between two starts: only then its exit code is told. Else ``status``."""
+    end = time.monotonic() + DOWN_SECONDS
+    while time.monotonic() < end:
+        for found in engine.parts():
+            if found.name == status.name and found.exit_code is not None:
+                return found
+        time.sleep(0.1)
+    return status
+
+
 def stop_at_failed(engine: Engine, names: Iterable[str], seen: dict[str, int],
                    statuses: Iterable[PartStatus] | None = None) -> None:
     """Raise PartFailed for a part that will not become ready by waiting.
@@ -128,7 +140,7 @@ def stop_at_failed(engine: Engine, names: Iterable[str], seen: dict[str, int],
             raise failure(engine, status)
         # one that takes long to fail is mostly seen while it starts
         if status.restarts - seen.setdefault(f"{status.name} {status.identity} at first", status.restarts) >= 2:
-            raise failure(engine, replace(status, state=State.RESTARTING))
+            raise failure(engine, replace(down(engine, status), state=State.RESTARTING))
         if status.state is State.RESTARTING:
             seen[status.name] = seen.get(status.name, 0) + 1
             if seen[status.name] >= 3:

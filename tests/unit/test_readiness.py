@@ -156,7 +156,10 @@ def test_a_part_that_keeps_restarting_is_a_failed_one(server: Server) -> None:
         wait(FakeEngine(server.port, PartStatus(MLFLOW, State.RESTARTING, exit_code=1)), timeout=60)
 
 
-def test_restarts_while_one_waits_are_a_failure_though_it_is_only_seen_starting(server: Server) -> None:
+def test_restarts_while_one_waits_are_a_failure_though_it_is_only_seen_starting(
+        server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "DOWN_SECONDS", 0.3)
+
     class Crashing(FakeEngine):
         def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
             super().parts()
@@ -164,9 +167,22 @@ def test_restarts_while_one_waits_are_a_failure_though_it_is_only_seen_starting(
 
     server.rule = lambda method, path: (500, b"")
     engine = Crashing(server.port)
-    with pytest.raises(PartFailed, match="mlflow is restarting"):
+    with pytest.raises(PartFailed, match="mlflow is restarting$"):
         wait(engine, timeout=60)
-    assert engine.looks == 4
+    assert engine.looks >= 4
+
+
+def test_the_exit_code_of_a_restarting_part_is_waited_for_until_it_is_down(server: Server) -> None:
+    class Crashing(FakeEngine):
+        def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
+            super().parts()
+            if self.looks < 7:
+                return (PartStatus(MLFLOW, State.STARTING, restarts=self.looks // 2),)
+            return (PartStatus(MLFLOW, State.RESTARTING, "exit code 78", 78, restarts=3),)
+
+    server.rule = lambda method, path: (500, b"")
+    with pytest.raises(PartFailed, match="mlflow is restarting, exit code 78$"):
+        wait(Crashing(server.port), timeout=60)
 
 
 def test_an_exit_code_is_not_said_twice(server: Server) -> None:
