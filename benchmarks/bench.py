@@ -40,7 +40,7 @@ from benchmarks.systems import (
 )
 from helpers import lifecycle
 from helpers.engines.venvs import uv_settings
-from helpers.stack import ROOT
+from helpers.stack import ROOT, STRAIGHT_FROM
 
 IDLE_SECONDS = 5
 CHANGED = ("uvloop", "sqlalchemy", "certifi")  # a requirement, a large dependency, one of the small ones in one layer
@@ -156,7 +156,8 @@ class Bench:
                     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
                     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required"}
             network = f"{ours.project}_frontend"
-            patient = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "600"}
+            patient = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "600",  # as the notebook is told
+                       "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": str(STRAIGHT_FROM)}
             for _ in range(self.rounds):
                 mine = client("artifact", "http://mlflow:8000", str(mib), network=network, env=patient)
                 straight = client("boto", "http://store:9000", "mlflow-artifacts", str(mib), network=network, env=keys,

@@ -25,14 +25,16 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 client, sent, back = MlflowClient(), tempfile.mkdtemp(), tempfile.mkdtemp()
 content = {"table.csv.gz": gzip.compress(b"1,2" * 9999), "all.tar.gz": gzip.compress(os.urandom(3 << 20)),
-           "model.bin": os.urandom((3 << 20) + 1), "empty": b""}
+           "model.bin": os.urandom((3 << 20) + 1), "empty": b"", "large.bin": os.urandom((50 << 20) + 1)}
 for name, data in content.items():
     Path(sent, name).write_bytes(data)
 run = client.create_run("0")
 client.log_artifacts(run.info.run_id, sent, "folder")
 found = Path(client.download_artifacts(run.info.run_id, "folder", back))
+repository = get_artifact_repository(run.info.artifact_uri)
 print(json.dumps({"equal": {path.name: path.read_bytes() == content.get(path.name) for path in found.iterdir()},
-                  "by": type(get_artifact_repository(run.info.artifact_uri)).__module__}))
+                  "straight": [name for name in content if repository._should_multipart_upload(Path(sent, name))],
+                  "by": type(repository).__module__}))
 """
 PARTS = {"embedded": ["postgres", "mlflow", "jupyter"], "docker": ["postgres", "store", "bucket", "mlflow", "jupyter"]}
 
@@ -147,7 +149,8 @@ def test_notebook_trains_and_its_run_is_there(system: Clone, trained: Execution)
 
 def test_artifacts_come_back_as_they_were(system: Clone) -> None:
     found = Lab(system.value("jupyter-url")).run_cells([DOWNLOADS]).result
-    assert found["equal"] == dict.fromkeys(("table.csv.gz", "all.tar.gz", "model.bin", "empty"), True)
+    assert found["equal"] == dict.fromkeys(("table.csv.gz", "all.tar.gz", "model.bin", "empty", "large.bin"), True)
+    assert found["straight"] == (["large.bin"] if system.engine == "docker" else [])
     assert found["by"] == "trackbed_artifacts", "this MLflow is not built as docker/jupyter/startup expects"
 
 
