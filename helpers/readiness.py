@@ -16,8 +16,8 @@ from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, Engine, PartStatus, S
 from helpers.errors import NotReady, PartFailed
 
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
-DOWN_SECONDS = 10.0  # within which a part that fails as it starts has failed once more
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+DOWN_SECONDS = 10.0  # within which a part that fails as it starts has failed once more
 
 
 @dataclass(frozen=True)

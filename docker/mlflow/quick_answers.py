@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+from common import say
 
 Convert = Callable[[Any], Any]
 Plan = dict[int, tuple[str, bool, Convert | None]]  # by field number: name, repeated, how one value is converted
@@ -28,6 +30,21 @@ def finite(value: float) -> float | str:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
+def walk(plan: Plan, message: Any) -> dict[str, Any]:
+    """The message as MLflow's own dict; Unknown for one that holds what its plan does not."""
+    found: dict[str, Any] = {}
+    for field, value in message.ListFields():
+        try:
+            name, repeated, convert = plan[field.number]
+            if repeated:
+                found[name] = list(value) if convert is None else [convert(item) for item in value]
+            else:
+                found[name] = value if convert is None else convert(value)
+        except KeyError:  # an extension, or a number that its enum does not name
+            raise Unknown(field.full_name) from None
+    return found
+
+
 class Plans:
     """How messages are converted, found out once for each type."""
 
@@ -40,9 +57,7 @@ class Plans:
             of = field.message_type
             if of.GetOptions().map_entry or of.full_name.startswith("google."):
                 raise Unknown(of.full_name)
-            if self.plan(of) is None:
-                raise Unknown(of.full_name)
-            return self.convert
+            return partial(walk, self.plan(of))
         if field.cpp_type == field.CPPTYPE_ENUM:
             values = field.enum_type.values_by_number
             if any(value.has_options for value in values.values()):
@@ -55,7 +70,8 @@ class Plans:
             raise Unknown(field.full_name)
         return None
 
-    def plan(self, descriptor: Any) -> Plan | None:
+    def plan(self, descriptor: Any) -> Plan:
+        """Unknown for a message that only MLflow converts."""
         if descriptor.full_name not in self.known:
             made: Plan = {}
             self.known[descriptor.full_name] = made  # a message may hold its own kind
@@ -65,24 +81,9 @@ class Plans:
             except Unknown:
                 self.known.clear()  # what was planned on top of this one is not known either
                 self.known[descriptor.full_name] = None
-        return self.known[descriptor.full_name]
-
-    def convert(self, message: Any) -> dict[str, Any]:
-        """The message as MLflow's own dict; Unknown for one that only MLflow converts."""
-        plan = self.plan(message.DESCRIPTOR)
-        if plan is None:
-            raise Unknown(message.DESCRIPTOR.full_name)
-        found: dict[str, Any] = {}
-        for field, value in message.ListFields():
-            try:
-                name, repeated, convert = plan[field.number]
-                if repeated:
-                    found[name] = list(value) if convert is None else [convert(item) for item in value]
-                else:
-                    found[name] = value if convert is None else convert(value)
-            except KeyError:  # an extension, or a number that its enum does not name
-                raise Unknown(field.full_name) from None
-        return found
+        if (plan := self.known[descriptor.full_name]) is None:
+            raise Unknown(descriptor.full_name)
+        return plan
 
 
 def writer(own: Callable[..., str]) -> Callable[..., str]:
@@ -93,7 +94,7 @@ def writer(own: Callable[..., str]) -> Callable[..., str]:
         try:
             if not convert_int64_to_number:
                 raise Unknown
-            found = plans.convert(message)
+            found = walk(plans.plan(message.DESCRIPTOR), message)
         except Unknown:
             return own(message, pretty=pretty, convert_int64_to_number=convert_int64_to_number)
         return json.dumps(found, indent=2) if pretty else json.dumps(found, separators=(",", ":"))
@@ -107,4 +108,4 @@ def shorten(handlers: Any) -> None:
     if set(getattr(own, "__kwdefaults__", None) or ()) == {"pretty", "convert_int64_to_number"}:
         handlers.message_to_json = writer(own)
     else:
-        print("trackbed: answers are written in MLflow's own way: it takes other words", file=sys.stderr, flush=True)
+        say("answers are written in MLflow's own way: it takes other words")

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+from common import say
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -164,7 +165,7 @@ def shortened(app: Any, flask: Any) -> Any:
             short = middleware.cls(short, *middleware.args, **middleware.kwargs)
         quick = Quick(app, short, paths(app, flask, Mount, Match.FULL))
     except (ImportError, AttributeError, KeyError, TypeError) as error:
-        print(f"trackbed: MLflow's own way for all requests: {error!r}", file=sys.stderr, flush=True)
+        say(f"MLflow's own way for all requests: {error!r}")
         return app
     return quick
 
@@ -179,4 +180,4 @@ def larger_blocks() -> None:
 
         FileResponse.chunk_size = max(FileResponse.chunk_size, FILE_BLOCK)
     except (ImportError, AttributeError, TypeError) as error:
-        print(f"trackbed: files leave in Starlette's own pieces: {error!r}", file=sys.stderr, flush=True)
+        say(f"files leave in Starlette's own pieces: {error!r}")

@@ -6,7 +6,6 @@ What is replaced is looked at first: where MLflow or SQLAlchemy are not built as
 from __future__ import annotations
 
 import select
-import sys
 import time
 import types
 from collections import namedtuple
@@ -15,6 +14,8 @@ from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 from weakref import WeakKeyDictionary
+
+from common import say
 
 PARTS = ("latest_metrics", "params", "tags")  # of a run, as MLflow loads them with it
 TOGETHER = 500  # runs whose parts are asked for at once
@@ -42,10 +43,6 @@ WHERE (excluded.step, excluded.timestamp, excluded.value) > (latest.step, latest
 """
 
 
-def told(what: str, error: object) -> None:
-    print(f"trackbed: {what}: {error!r}", file=sys.stderr, flush=True)
-
-
 def parameters(function: Any) -> list[str]:
     return list(signature(function).parameters)
 
@@ -58,7 +55,7 @@ def batched(engine: Any) -> None:
         engine.dialect.executemany_mode = EXECUTEMANY_VALUES_PLUS_BATCH
         engine.dialect.supports_sane_multi_rowcount = False  # as its constructor does for this mode
     except (ImportError, AttributeError) as error:
-        told("UPDATEs are sent one by one", error)
+        say(f"UPDATEs are sent one by one: {error!r}")
 
 
 def pinged(engine: Any) -> None:
@@ -181,7 +178,7 @@ def kept(what: str) -> Iterator[None]:
     try:
         yield
     except (ImportError, AttributeError, LookupError, TypeError, ValueError) as error:
-        told(f"MLflow's own way of {what}", error)
+        say(f"MLflow's own way of {what}: {error!r}")
 
 
 def shorten(*stores: Any) -> None:

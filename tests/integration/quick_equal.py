@@ -204,11 +204,9 @@ def filled(descriptor: Any, dice: random.Random, depth: int) -> Any:
                         target.CopyFrom(child)
             continue
         kinds = {field.CPPTYPE_STRING: ("x", "", "ü\u2028\"", "1"), field.CPPTYPE_BOOL: (True, False),
-                 field.CPPTYPE_DOUBLE: VALUES, field.CPPTYPE_FLOAT: (0.1, 2.0),
+                 field.CPPTYPE_INT64: (0, -1, 2**62), field.CPPTYPE_DOUBLE: VALUES, field.CPPTYPE_FLOAT: (0.1, 2.0),
                  field.CPPTYPE_ENUM: tuple(field.enum_type.values_by_number) if field.enum_type else ()}
         choice = kinds.get(field.cpp_type, (0, 1, 2**31 - 1))
-        if field.cpp_type in (field.CPPTYPE_INT64,):
-            choice = (0, -1, 2**62)
         if field.type == field.TYPE_BYTES:
             choice = (b"", b"\x00\xff")
         value = dice.choice(choice)
