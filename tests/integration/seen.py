@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -146,6 +148,25 @@ def psql(clone: Clone, statement: str, database: str = "") -> str:
     """A statement in the tracking server's database, or in another one."""
     return postgres(clone, "psql", "-X", "-A", "-t", "-q", "-d", database or live_database(clone), "-v",
                     "ON_ERROR_STOP=1", "-c", statement)
+
+
+@contextmanager
+def empty_database(clone: Clone, name: str) -> Iterator[str]:
+    """A database beside the live one, gone afterwards; gives its address as MLflow's part knows it."""
+    psql(clone, f"DROP DATABASE IF EXISTS {name}", "postgres")
+    psql(clone, f"CREATE DATABASE {name} TEMPLATE template0", "postgres")
+    try:
+        yield (f"postgresql+psycopg2://mlflow@postgres:5432/{name}" if clone.engine == "docker"
+               else f"postgresql+psycopg2://mlflow@/{name}?host={sockets(clone)}")
+    finally:
+        psql(clone, f"DROP DATABASE {name} WITH (FORCE)", "postgres")
+
+
+def mlflow_python(clone: Clone) -> list[str]:
+    """The command of the tracking server's Python; it reads a program from stdin."""
+    if clone.engine == "docker":
+        return ["docker", "exec", "-i", container(clone, "mlflow"), "python"]
+    return [str(next((clone.project_folder / "embedded" / "venvs").glob("mlflow-*/bin/python")))]
 
 
 def listening() -> dict[int, set[str]]:

@@ -12,28 +12,18 @@ from tests.conftest import Clone
 from tests.integration import seen
 
 SCRIPT = Path(__file__).with_name("quick_equal.py").read_text()
-DATABASE = "quick_equal"
 
 
 @pytest.fixture
 def database(system: Clone) -> Iterator[str]:
-    """The address of an empty database, as MLflow's part knows it."""
-    seen.psql(system, f"DROP DATABASE IF EXISTS {DATABASE}", "postgres")
-    seen.psql(system, f"CREATE DATABASE {DATABASE} TEMPLATE template0", "postgres")
-    try:
-        yield (f"postgresql+psycopg2://mlflow@postgres:5432/{DATABASE}" if system.engine == "docker"
-               else f"postgresql+psycopg2://mlflow@/{DATABASE}?host={seen.sockets(system)}")
-    finally:
-        seen.psql(system, f"DROP DATABASE {DATABASE} WITH (FORCE)", "postgres")
+    with seen.empty_database(system, "quick_equal") as address:
+        yield address
 
 
 def test_the_short_ways_write_and_answer_what_mlflows_own_do(system: Clone, database: str) -> None:
-    if system.engine == "docker":
-        words = ["docker", "exec", "-i", seen.container(system, "mlflow"), "python", "-", database, "/opt/trackbed"]
-    else:
-        python = next((system.project_folder / "embedded" / "venvs").glob("mlflow-*/bin/python"))
-        words = [str(python), "-", database, str(system.folder / "docker" / "mlflow")]
-    found = json.loads(seen.output(*words, stdin=SCRIPT, timeout=300).splitlines()[-1])
+    modules = "/opt/trackbed" if system.engine == "docker" else str(system.folder / "docker" / "mlflow")
+    found = json.loads(seen.output(*seen.mlflow_python(system), "-", database, modules, stdin=SCRIPT,
+                                   timeout=300).splitlines()[-1])
     assert found["different"] == []
     for kind, least in {"log_metric": 5, "log_batch": 50, "refused": 16, "deleted": 3, "search": 30, "get_run": 10,
                         "crowded": 2, "after connections ended": 5, "answers by ours": 1000}.items():

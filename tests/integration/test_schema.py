@@ -18,25 +18,10 @@ MADE = "-- revision "
 @pytest.fixture
 def databases(system: Clone) -> Iterator[tuple[str, str]]:
     """A database made by MLflow alone, and one from the prepared schema."""
-    names = ("schema_own_way", "schema_prepared")
-    for name in names:
-        seen.psql(system, f"DROP DATABASE IF EXISTS {name}", "postgres")
-        seen.psql(system, f"CREATE DATABASE {name} TEMPLATE template0", "postgres")
-    try:
-        yield names
-    finally:
-        for name in names:
-            seen.psql(system, f"DROP DATABASE {name} WITH (FORCE)", "postgres")
-
-
-def make_own_way(system: Clone, name: str) -> None:
-    if system.engine == "docker":
-        seen.output("docker", "exec", seen.container(system, "mlflow"), "python", "-c", OWN_WAY,
-                    f"postgresql+psycopg2://mlflow@postgres:5432/{name}", timeout=300)
-        return
-    python = next((system.project_folder / "embedded" / "venvs").glob("mlflow-*/bin/python"))
-    seen.output(str(python), "-c", OWN_WAY, f"postgresql+psycopg2://mlflow@/{name}?host={seen.sockets(system)}",
-                timeout=300)
+    own, prepared = "schema_own_way", "schema_prepared"
+    with seen.empty_database(system, own) as address, seen.empty_database(system, prepared):
+        seen.output(*seen.mlflow_python(system), "-c", OWN_WAY, address, timeout=300)
+        yield own, prepared
 
 
 def dumped(system: Clone, name: str, *more: str) -> list[str]:
@@ -47,7 +32,6 @@ def dumped(system: Clone, name: str, *more: str) -> list[str]:
 
 def test_it_is_what_mlflows_migrations_make(system: Clone, databases: tuple[str, str]) -> None:
     own, prepared = databases
-    make_own_way(system, own)
     statements = (system.folder / "docker" / "mlflow" / "schema.sql").read_text()
     revision = seen.psql(system, "SELECT version_num FROM alembic_version", own)
     assert statements.startswith(f"{MADE}{revision}\n"), "MLflow has changed: python -m helpers.schema_template"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.stack import MLFLOW_FOLDER
 from tests.unit.fakes import module_at
 
-FOLDER = Path(__file__).parents[2] / "docker" / "mlflow"
-layers = module_at(FOLDER / "image" / "layers.py")
+layers = module_at(MLFLOW_FOLDER / "image" / "layers.py")
 SOURCE = "NAMES = {'a', 'b', 'c', 'd'}\n\n\ndef called(x=NAMES): return {'shared': x, 'version': VERSION}\n"
 
 
@@ -64,10 +64,10 @@ def test_what_changed_without_its_size_has_another_time(tmp_path: Path) -> None:
 
 
 def test_every_layer_is_copied() -> None:
-    copied = re.findall(r"(?m)^COPY --link --from=build /layers/(\S+)/ /$", (FOLDER / "Dockerfile").read_text())
+    copied = re.findall(r"(?m)^COPY --link --from=build /layers/(\S+)/ /$", (MLFLOW_FOLDER / "Dockerfile").read_text())
     assert copied == [*layers.LAYERS, layers.REST, "own"]
 
 
 @pytest.mark.parametrize("name", [name for names in layers.LAYERS.values() for name in names])
 def test_what_has_a_layer_is_locked(name: str) -> None:
-    assert f"\n{name}==" in (FOLDER / "requirements.txt").read_text()
+    assert f"\n{name}==" in (MLFLOW_FOLDER / "requirements.txt").read_text()
