@@ -128,6 +128,8 @@ def test_mlflow_writes_through_its_own_pages(page: Page, shot: Shot, mlflow_url:
         dialog.get_by_role("button", name="Create").click()
     assert created.value.status == 200, created.value.text()
     experiment = created.value.json()["experiment_id"]
+    page.wait_for_url(re.compile(rf"#/experiments/{experiment}\b"))
+    page.goto("about:blank")  # the page of a new experiment redirects itself once more, also after the next address
 
     answer = post(f"{mlflow_url}/api/2.0/mlflow/runs/create", {"experiment_id": experiment, "run_name": "before"})
     run = answer["run"]["info"]["run_id"]
