@@ -83,9 +83,13 @@ def health(environment: Mapping[str, str]) -> str:
     """Ask for an experiment: /health is 200 without a database. A bare socket keeps this at a few ms."""
     import socket
 
+    import access
+
     port = number(environment, "TRACKBED_PORT", 8000, 1, 65535)
     host = environment.get("TRACKBED_HOST") or "127.0.0.1"
-    request = (f"GET /api/2.0/mlflow/experiments/search?max_results=1 HTTP/1.1\r\nHost: localhost:{port}\r\n"
+    token = access.read_token(environment)
+    login = f"Authorization: Bearer {token}\r\n" if token else ""
+    request = (f"GET /api/2.0/mlflow/experiments/search?max_results=1 HTTP/1.1\r\nHost: localhost:{port}\r\n{login}"
                "Connection: close\r\n\r\n")
     try:
         address = "127.0.0.1" if host == "0.0.0.0" else host
@@ -174,6 +178,7 @@ class Workers:
     def __call__(self, command: object, extra_env: Mapping[str, str], **_: object) -> NoReturn:
         import gc
 
+        import edge
         import indexes
         import quick_answers
         import quick_requests
@@ -209,7 +214,7 @@ class Workers:
                 quick_store.shorten(*stores)
                 quick_answers.shorten(handlers)
                 quick_requests.larger_blocks()
-                served = quick_requests.shortened(app, flask_app)
+                served = edge.guarded(quick_requests.shortened(app, flask_app))
                 gc.collect()
                 gc.freeze()  # what was imported stays shared memory
                 gc.enable()
@@ -239,11 +244,13 @@ def serve() -> NoReturn:
     import subprocess
     from pathlib import Path
 
+    import access
     import database
 
     prepare(os.environ)
     arguments = server_arguments(os.environ)
     required(os.environ, "MLFLOW_ARTIFACTS_DESTINATION")
+    access.read_token(os.environ)  # one that cannot be read ends the start here, with its reason
     if folder := os.environ.get("TRACKBED_OWN_TMP"):
         clear_leftovers(Path(folder), time.time())
     if count := end_leftovers(os.environ):
@@ -260,10 +267,14 @@ def serve() -> NoReturn:
 
 
 def collect(environment: MutableMapping[str, str], age: str) -> NoReturn:
+    import access
+
     host = environment.get("TRACKBED_HOST") or "127.0.0.1"
     port = number(environment, "TRACKBED_PORT", 8000, 1, 65535)
     uri = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
     environment["MLFLOW_TRACKING_URI"] = uri
+    if token := access.read_token(environment):
+        environment["MLFLOW_TRACKING_TOKEN"] = token
     run_mlflow(["gc", "--older-than", age, "--tracking-uri", uri, "--backend-store-uri",
                 required(environment, "MLFLOW_BACKEND_STORE_URI")])
 

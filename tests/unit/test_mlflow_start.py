@@ -128,12 +128,14 @@ def test_a_missing_setting_is_named() -> None:
 
 
 @contextmanager
-def server(answer: bytes) -> Iterator[int]:
+def server(answer: bytes, asked: list[bytes] | None = None) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         def once() -> None:
             connection, _ = listener.accept()
             with connection:
-                connection.recv(65536)
+                request = connection.recv(65536)
+                if asked is not None:
+                    asked.append(request)
                 connection.sendall(answer)
 
         thread = threading.Thread(target=once, daemon=True)
@@ -153,6 +155,16 @@ def test_health_is_the_answer_of_the_api(answer: bytes, code: int, said: str) ->
         done = trackbed_mlflow("health", TRACKBED_PORT=str(port))
     assert done.returncode == code
     assert said in done.stderr
+
+
+@pytest.mark.parametrize(("token", "sent"), [("", False), ("t0ken", True)])
+def test_health_sends_the_access_token(tmp_path: Path, token: str, sent: bool) -> None:
+    (tmp_path / "token").write_text(token)
+    asked: list[bytes] = []
+    with server(b"HTTP/1.1 200 OK\r\n\r\n{}", asked) as port:
+        done = trackbed_mlflow("health", TRACKBED_PORT=str(port), TRACKBED_ACCESS_TOKEN_FILE=str(tmp_path / "token"))
+    assert done.returncode == 0
+    assert (b"\r\nAuthorization: Bearer t0ken\r\n" in asked[0]) is sent
 
 
 def test_health_without_a_server() -> None:
