@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from helpers import dryrun, lifecycle, users
+from helpers import credentials, dryrun, lifecycle, users
 from helpers.backups import backup as backups
 from helpers.backups import database, journal, objects, restore, sources
 from helpers.backups.repository import Snapshot
@@ -96,10 +97,18 @@ def restore_archive(system: System, text: str, sink: Sink, notice: Notice, keep_
     people = users.imported(sources.small(source, manifest, "users.json") or b"{}")
     lifecycle.up(target, sink, notice)
     with lifecycle.changing(target, notice):
+        credentials.learn(target.settings, _secrets(source, manifest))
+        target.reread_credentials()
         before = _replace(target, source, manifest, sink, notice, keep_before)
     brought = _bring_in(target, people, notice)
     left = bool(people) and not brought and users.load(target.settings) != people
     return target, Restored(manifest, before, brought, left)
+
+
+def _secrets(source: sources.Source, manifest: dict[str, Any]) -> dict[str, str]:
+    """The secrets in a backup: what its rows are encrypted with is needed once, to encrypt them anew."""
+    found = json.loads(sources.small(source, manifest, "secrets.json") or b"{}")
+    return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}
 
 
 def _replace(system: System, source: sources.Source, manifest: dict[str, Any], sink: Sink, notice: Notice,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import hashlib
 import os
@@ -20,9 +21,13 @@ POSTGRES_PASSWORD = "POSTGRES_PASSWORD"
 S3_ACCESS_KEY = "S3_ACCESS_KEY"
 S3_SECRET_KEY = "S3_SECRET_KEY"
 JUPYTER_TOKEN = "JUPYTER_TOKEN"
+KEK_PASSPHRASE = "MLFLOW_CRYPTO_KEK_PASSPHRASE"
+WEBHOOK_KEY = "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"
 TRACKING_PASSWORD = "TRACKING_PASSWORD"
 TRACKING_TOKEN = "TRACKING_TOKEN"
-NAMES = (POSTGRES_PASSWORD, S3_ACCESS_KEY, S3_SECRET_KEY, JUPYTER_TOKEN)
+NAMES = (POSTGRES_PASSWORD, S3_ACCESS_KEY, S3_SECRET_KEY, JUPYTER_TOKEN, KEK_PASSPHRASE, WEBHOOK_KEY)
+SEALING = (KEK_PASSPHRASE, WEBHOOK_KEY)  # what rows of the database are encrypted with
+FORMER = "FORMER_"  # beside one of these: earlier values, one a line, until the rows are encrypted anew
 
 FOLDER = "secrets"
 ISSUED = "secrets-issued"  # names only: tells a lost secret from one that never was
@@ -43,11 +48,17 @@ def _access_key() -> str:
     return "trackbed" + "".join(secrets.choice(_ALPHABET) for _ in range(12))
 
 
+def _fernet_key() -> str:
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+
+
 _MAKERS: Mapping[str, Callable[[], str]] = {
     POSTGRES_PASSWORD: _token,
     S3_ACCESS_KEY: _access_key,
     S3_SECRET_KEY: _token,
     JUPYTER_TOKEN: _token,
+    KEK_PASSPHRASE: _token,
+    WEBHOOK_KEY: _fernet_key,
 }
 
 
@@ -56,7 +67,8 @@ class Credentials:
     """The values by name, and what happened to them on the way.
 
     ``generated`` were made just now; ``lost`` of these had been made before, so data may still want the old
-    ones; ``changed`` were replaced by the user's; ``repaired`` files were open to others until now.
+    ones; ``changed`` were replaced by the user's; ``repaired`` files were open to others until now. ``former`` has
+    the earlier values of SEALING by their FORMER name, one a line.
     """
 
     values: Mapping[str, str] = field(repr=False)
@@ -64,6 +76,7 @@ class Credentials:
     lost: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     repaired: tuple[Path, ...] = ()
+    former: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> str:
         return self.values[name]
@@ -82,13 +95,14 @@ class Credentials:
     def render(self, template: str, names: Iterable[str]) -> str:
         """``template`` with ``{NAME}`` replaced for each of ``names``; every other brace stays as it is."""
         wanted = tuple(names)
+        known = {**self.former, **self.values}
         for name in wanted:
-            if name not in self.values:
+            if name not in known:
                 raise TrackbedError(f"the secret {name} is missing", "Make it: invoke credentials --init")
         if not wanted:
             return template
         pattern = "|".join(re.escape(name) for name in wanted)
-        return re.sub(rf"\{{({pattern})\}}", lambda found: self.values[found[1]], template)
+        return re.sub(rf"\{{({pattern})\}}", lambda found: known[found[1]], template)
 
     def hide(self, text: str) -> str:
         """``text`` with every secret value replaced by ``***``, for logs and errors of other programs."""
@@ -136,6 +150,8 @@ def ensure(settings: Settings) -> Credentials:
         given = _given(settings, name)
         if given:
             if kept != given:
+                if kept and name in SEALING:
+                    _keep(folder, name, kept)
                 write_private(path, given.encode())
                 if kept:
                     changed.append(name)
@@ -157,8 +173,9 @@ def ensure(settings: Settings) -> Credentials:
     now = issued | {_file(settings, name) for name in wanted(settings)}
     if now != issued:
         write_private(settings.folder / ISSUED, "".join(f"{name}\n" for name in sorted(now)).encode())
+    former = {FORMER + name: _former(folder, name, repaired) for name in SEALING if name in values}
     return Credentials(values, tuple(generated), tuple(name for name in generated if name in issued),
-                       tuple(changed), tuple(repaired))
+                       tuple(changed), tuple(repaired), former)
 
 
 def renew(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -171,8 +188,36 @@ def renew(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
                    if _given(settings, name) or _file(settings, name) != name or name not in _MAKERS)
     ours = tuple(name for name in before.names if name not in theirs)
     for name in ours:
+        if name in SEALING:
+            _keep(settings.folder / FOLDER, name, before[name])
         write_private(settings.folder / FOLDER / name, _MAKERS[name]().encode())
     return ours, theirs
+
+
+def learn(settings: Settings, values: Mapping[str, object]) -> None:
+    """Keep earlier values of SEALING, of this system or of one whose data come here; other names are passed over."""
+    folder = settings.folder / FOLDER
+    for name in SEALING:
+        value = str(values.get(name) or "")
+        if _GOOD.fullmatch(value) and value != _read(folder / name, []):
+            _keep(folder, name, value)
+
+
+def _keep(folder: Path, name: str, value: str) -> None:
+    lines = _former(folder, name, []).split()
+    if value not in lines:
+        write_private(folder / (FORMER + name), "".join(f"{line}\n" for line in (*lines, value)).encode())
+
+
+def forget_former(settings: Settings) -> None:
+    """Delete the earlier values: nothing is encrypted with them any more."""
+    for name in SEALING:
+        (settings.folder / FOLDER / (FORMER + name)).unlink(missing_ok=True)
+
+
+def _former(folder: Path, name: str, repaired: list[Path]) -> str:
+    """The earlier values, one a line."""
+    return _read(folder / (FORMER + name), repaired, lines=True)
 
 
 def forget(settings: Settings) -> None:
@@ -226,8 +271,11 @@ def _close_folder(folder: Path, repaired: list[Path]) -> None:
         repaired.append(folder)
 
 
-def _read(path: Path, repaired: list[Path]) -> str:
-    """The secret in a file; "" when there is none (or the file is empty). Closes a file others may read."""
+def _read(path: Path, repaired: list[Path], lines: bool = False) -> str:
+    """The secret in a file; "" when there is none (or the file is empty). Closes a file others may read.
+
+    ``lines``: one secret a line, those that are none left out.
+    """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -248,9 +296,11 @@ def _read(path: Path, repaired: list[Path]) -> str:
         if found.st_mode & 0o077:
             os.fchmod(handle, 0o600)
             repaired.append(path)
-        value = os.read(handle, 4096).decode("ascii", "replace").strip()
+        value = os.read(handle, 65536 if lines else 4096).decode("ascii", "replace").strip()
     finally:
         os.close(handle)
+    if lines:
+        return "\n".join(word for word in value.split() if _GOOD.fullmatch(word))
     good = _THEIRS if path.name.startswith("TRACKING_") else _GOOD
     if value and not good.fullmatch(value):
         raise TrackbedError(f"{path} does not hold a secret (3 to 128 plain characters); it is damaged",

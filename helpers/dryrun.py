@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from helpers import addresses, images, stack
+from helpers.credentials import FORMER, WEBHOOK_KEY
 from helpers.engines import select
 from helpers.engines.base import DeviceRequest, Mount, PartSpec, Plan, Port, SecretFile
 from helpers.engines.compose import DockerEngine
@@ -22,7 +23,8 @@ _HERE = Here()
 PORTS = ("mlflow_port", "jupyter_port", "s3_port", "s3_console_port")
 SECRET = """\
 # a random secret; it stays in this shell and in the files it is written to
-secret() { head -c 24 /dev/urandom | base64 | tr '+/' 'xy' | tr -d '\\n'; }"""
+secret() { head -c 24 /dev/urandom | base64 | tr '+/' 'xy' | tr -d '\\n'; }
+fernet_key() { head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '\\n'; }"""
 AWAIT = """\
 # wait until a command inside a container ends well; stop when the container has ended
 await() {
@@ -155,7 +157,9 @@ def _values(files: Iterable[SecretFile], settings: Settings) -> list[str]:
                                              if name != "JUPYTER_TOKEN")]
     given = settings.object_store == "external"
     return [f': "${{{name}:?export the key of your object store first}}"' if given and name.startswith("S3_")
-            else f"{name}=$(secret)" for name in dict.fromkeys(name for file in files for name in file.names)]
+            else f"{name}=" if name.startswith(FORMER)  # a new system has none
+            else f"{name}=$({'fernet_key' if name == WEBHOOK_KEY else 'secret'})"
+            for name in dict.fromkeys(name for file in files for name in file.names)]
 
 
 def _secrets(files: Iterable[SecretFile], image: str) -> list[str]:

@@ -20,6 +20,7 @@ from helpers import (
     images,
     notebook,
     readiness,
+    server_secrets,
     stack,
     state,
     users,
@@ -146,6 +147,10 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) ->
         notice(line)
     sink.step("waiting until everything is usable")
     readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=bool(report.changed))
+    if MLFLOW in report.changed:
+        if line := server_secrets.lost(server_secrets.sealed(engine)):
+            notice(line)
+        credentials.forget_former(settings)  # the server has encrypted anew what they opened
     if report.changed and engine.accelerator.kind != accelerators.NONE:
         gpu.verify(engine, sink)
     seen = overview(engine, settings, report.changed)

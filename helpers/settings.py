@@ -93,7 +93,7 @@ class Setting:
 
     @property
     def secret(self) -> bool:
-        return self.name.endswith(("_PASSWORD", "_SECRET_KEY", "_TOKEN"))
+        return self.name.endswith(("_PASSWORD", "_SECRET_KEY", "_TOKEN", "_PASSPHRASE", "_ENCRYPTION_KEY"))
 
     @property
     def field(self) -> str:
@@ -487,6 +487,12 @@ TABLE: tuple[Setting, ...] = (
     Setting("JUPYTER_TOKEN", "", "16 to 128 letters, digits, _ and -",
             "what opens JupyterLab; made for you when empty",
             _matching(r"([A-Za-z0-9_-]{16,128})?"), flag=False),
+    Setting("MLFLOW_CRYPTO_KEK_PASSPHRASE", "", "16 to 128 " + _SECRET_RULE,
+            "encrypts the API keys that people store in MLflow's page; made for you when empty",
+            _matching(r"([A-Za-z0-9_.~+/=-]{16,128})?"), flag=False),
+    Setting("MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY", "", "a Fernet key: 32 bytes in URL-safe base64 (44 characters)",
+            "encrypts the secrets of webhooks; made for you when empty",
+            _matching(r"([A-Za-z0-9_-]{43}=)?"), flag=False),
     Setting("TRACKING_URI", "", "http://HOST[:PORT][/PATH] or https://HOST[:PORT][/PATH]",
             "a tracking server elsewhere: only the notebook is started here, and logs to that one",
             lambda v, a: _tracking_uri(v, a) if v else ""),
@@ -600,6 +606,8 @@ class Settings:
     backup_s3_secret_key: str = field(repr=False)
     postgres_password: str = field(repr=False)
     jupyter_token: str = field(repr=False)
+    mlflow_crypto_kek_passphrase: str = field(repr=False)
+    mlflow_webhook_secret_encryption_key: str = field(repr=False)
     tracking_uri: str
     tracking_username: str
     tracking_password: str = field(repr=False)

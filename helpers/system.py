@@ -31,6 +31,10 @@ class System:
             self._credentials = ensure(self.settings)
         return self._credentials
 
+    def reread_credentials(self) -> None:
+        """Read them again at the next use: the files have changed."""
+        self._credentials = None
+
     def credentials_digest(self) -> str:
         """Changes when a secret changes; one hash over all of them, so it cannot be searched for a single weak one."""
         found = self.credentials()

@@ -16,6 +16,7 @@ sizes        print {"TOP": [objects, bytes, bytes of the last 7 days]} of each e
 gc AGE       remove runs and experiments deleted longer ago than AGE (30d), with their artifacts
 indexes [--remove]  make (or remove, for good) Trackbed's own indexes beside MLflow's, while the server works
 drop PREFIX  delete everything below PREFIX
+sealed       print as JSON what is encrypted in the database and what nobody can decrypt; stdin: keys to try
 health       exit 0 when the server answers through to its database
 
 Exit codes: 0 done, 1 failed, 2 wrong use, 75 something did not answer in time, 77 access refused,
@@ -183,6 +184,7 @@ class Workers:
         import quick_answers
         import quick_requests
         import quick_store
+        import sealed
         from gunicorn.app.base import BaseApplication  # type: ignore[import-not-found,import-untyped,unused-ignore]
         from mlflow.server import app as flask_app  # type: ignore[import-not-found]
         from mlflow.server import handlers
@@ -211,6 +213,7 @@ class Workers:
                 for store in stores:
                     if engine := getattr(store, "engine", None):
                         engine.dispose()  # a connection must not be shared by two processes
+                sealed.tolerate()
                 quick_store.shorten(*stores)
                 quick_answers.shorten(handlers)
                 quick_requests.larger_blocks()
@@ -246,6 +249,7 @@ def serve() -> NoReturn:
 
     import access
     import database
+    import sealed
 
     prepare(os.environ)
     arguments = server_arguments(os.environ)
@@ -263,6 +267,8 @@ def serve() -> NoReturn:
         done = subprocess.run([sys.executable, __file__, "migrate"], check=False)
         if done.returncode:
             raise Stop(FAILED, f"the migration failed (exit code {done.returncode}); nothing was started")
+    sealed.load(os.environ)
+    sealed.reseal(os.environ)
     serve_in_this_process(arguments)
 
 
@@ -314,6 +320,10 @@ def main(arguments: list[str]) -> int:
             import database
 
             print(database.known(rest[0]))
+        elif command == "sealed":
+            import sealed
+
+            sealed.print_report(os.environ, sys.stdin.read())
         elif command == "bucket":
             import artifacts
 

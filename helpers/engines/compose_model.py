@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from helpers import elsewhere, notebook, stack
+from helpers import elsewhere, notebook, server_secrets, stack
 from helpers.engines.base import (
     BUCKET,
     GATEWAY,
@@ -122,6 +122,7 @@ def secret_files(settings: Settings, object_store: str) -> tuple[SecretFile, ...
         # libpq ignores a passfile that others may read: 0400 and the right owner
         secret(MLFLOW, "pgpass", "*:*:*:mlflow:{POSTGRES_PASSWORD}\n", ("POSTGRES_PASSWORD",), *UIDS[MLFLOW]),
         secret(MLFLOW, "aws-credentials", aws, ("S3_ACCESS_KEY", "S3_SECRET_KEY"), *UIDS[MLFLOW]),
+        *server_secrets.files(f"{project}_secrets-{MLFLOW}", *UIDS[MLFLOW]),
         token,
     ]
     if settings.public:

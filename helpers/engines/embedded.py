@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from helpers import accelerators, addresses, elsewhere, images, notebook, stack
+from helpers import accelerators, addresses, elsewhere, images, notebook, server_secrets, stack
 from helpers.accelerators import Accelerator
 from helpers.engines import base, streaming, venvs
 from helpers.engines.base import (
@@ -49,6 +49,7 @@ SERVICE_USER = "trackbed"
 PARTS = (POSTGRES, MLFLOW, JUPYTER)
 SOCKET_LIMIT = 100  # a Unix socket's path ends at 107 bytes; the longest name in the folder is ours to leave room for
 DATABASE_MAJOR = "18"
+SECRETS_MARK = "TRACKBED_SECRETS"
 GPU_MARK = "TRACKBED_NOTEBOOK_GPU"  # what the running notebook was started with
 # The notebook's own: the caller's PATH differs between shells, and another one would mean another notebook.
 TOOLS = ("/usr/local/cuda/bin:/opt/rocm/bin:/opt/homebrew/bin:"
@@ -250,6 +251,9 @@ class EmbeddedEngine:
             "TRACKBED_HOST": settings.bind_address,
             "TRACKBED_PORT": str(settings.mlflow_port),
             "TRACKBED_WORKERS": str(settings.mlflow_workers),
+            server_secrets.FOLDER_VARIABLE: str(self.folder / "secrets"),
+            # the secrets are read at the start only: other ones are another program
+            SECRETS_MARK: self.system.credentials_digest(),
             "TMPDIR": str(self.folder / "tmp"),  # uploads are buffered there whole
             # the venv may belong to root: without byte code of its own the server starts twice as slowly
             "PYTHONPYCACHEPREFIX": str(self.folder / "pycache"),
@@ -288,6 +292,7 @@ class EmbeddedEngine:
                 "JUPYTER_CONFIG_DIR": str(jupyter / "config"), "JUPYTER_DATA_DIR": str(jupyter / "data"),
                 "JUPYTER_RUNTIME_DIR": str(jupyter / "runtime"), "IPYTHONDIR": str(jupyter / "ipython"),
                 GPU_MARK: str(chosen),
+                SECRETS_MARK: self._notebook_digest(),
             },
             ports=self._ports(JUPYTER), group_add=chosen.groups, devices=chosen.nodes,
             working_dir=str(settings.workspace))
@@ -297,12 +302,18 @@ class EmbeddedEngine:
         listed = [SecretFile(JUPYTER, folder, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",), 0, 0)]
         if self.settings.tracking_uri:
             return (*listed, *elsewhere.secret_files(self.settings, folder, 0, 0))
+        listed += server_secrets.files(folder, 0, 0)
         if self.settings.object_store == "external":
             listed.append(SecretFile(
                 MLFLOW, folder, "aws-credentials",
                 "[default]\naws_access_key_id = {S3_ACCESS_KEY}\naws_secret_access_key = {S3_SECRET_KEY}\n",
                 ("S3_ACCESS_KEY", "S3_SECRET_KEY"), 0, 0))
         return tuple(listed)
+
+    def _notebook_digest(self) -> str:
+        """Changes with the secrets, and with the certificate that goes beside them."""
+        files = [s.template for s in self._secret_files() if s.part == JUPYTER]
+        return stack.digest(self.system.credentials_digest(), *files)
 
     def _home(self) -> Path:
         return self.folder / "home" if os.geteuid() == 0 else Path.home()

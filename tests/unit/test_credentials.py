@@ -9,7 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from helpers.credentials import NAMES, Credentials, ensure, forget, load, renew
+from helpers.credentials import (
+    FORMER,
+    KEK_PASSPHRASE,
+    NAMES,
+    WEBHOOK_KEY,
+    Credentials,
+    ensure,
+    forget,
+    forget_former,
+    learn,
+    load,
+    renew,
+)
 from helpers.errors import TrackbedError
 from helpers.settings import Settings
 
@@ -41,8 +53,8 @@ def test_made_once(tmp_path: Path) -> None:
     for name in NAMES:
         path = secrets(tmp_path) / name
         assert path.read_text() == first[name] and mode(path) == 0o600
-        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", first[name])
-        assert len(first[name]) == (20 if name == "S3_ACCESS_KEY" else 43)
+        assert re.fullmatch(r"[A-Za-z0-9_-]+=?", first[name])
+        assert len(first[name]) == {"S3_ACCESS_KEY": 20, WEBHOOK_KEY: 44}.get(name, 43)
     assert mode(secrets(tmp_path)) == 0o700
     assert sorted(p.name for p in secrets(tmp_path).iterdir()) == sorted(NAMES)
     again = ensure(settings(tmp_path))
@@ -79,7 +91,7 @@ def test_keys_of_a_store_elsewhere_are_not_renewed(tmp_path: Path) -> None:
     ensure(external)
     external = settings(tmp_path, "OBJECT_STORE=external\nS3_ENDPOINT=https://s3.example.org\n")  # kept from before
     renewed, kept = renew(external)
-    assert set(kept) == {"S3_ACCESS_KEY", "S3_SECRET_KEY"} and set(renewed) == {"POSTGRES_PASSWORD", "JUPYTER_TOKEN"}
+    assert set(kept) == {"S3_ACCESS_KEY", "S3_SECRET_KEY"} and set(renewed) == set(NAMES) - set(kept)
     assert load(external)["S3_SECRET_KEY"] == "theirs-secret-2"
 
 
@@ -116,7 +128,7 @@ def test_external_keys_never_become_our_stores_own(tmp_path: Path) -> None:
     )
     first = ensure(settings(tmp_path, external))
     assert (first["S3_ACCESS_KEY"], first["S3_SECRET_KEY"]) == ("theirs", "their-secret")
-    assert first.generated == ("POSTGRES_PASSWORD", "JUPYTER_TOKEN")
+    assert set(first.generated) == set(NAMES) - {"S3_ACCESS_KEY", "S3_SECRET_KEY"}
     without = external.replace("S3_SECRET_KEY=their-secret\n", "")
     assert ensure(settings(tmp_path, without))["S3_SECRET_KEY"] == "their-secret"
     ours = ensure(settings(tmp_path))
@@ -216,3 +228,31 @@ def test_values_are_never_shown(tmp_path: Path) -> None:
     made = ensure(settings(tmp_path, f"POSTGRES_PASSWORD={OWN}\n"))
     for value in made.values.values():
         assert value not in repr(made) and value not in str(made)
+
+
+def test_what_rows_were_encrypted_with_is_kept_until_they_are_encrypted_anew(tmp_path: Path) -> None:
+    first = ensure(settings(tmp_path))
+    assert set(first.former.values()) == {""}
+    renew(settings(tmp_path))
+    renew(settings(tmp_path))  # the first one was interrupted
+    second = ensure(settings(tmp_path))
+    kept = second.former[FORMER + KEK_PASSPHRASE].split()
+    assert kept[0] == first[KEK_PASSPHRASE] and len(kept) == 2 and second[KEK_PASSPHRASE] not in kept
+    assert mode(secrets(tmp_path) / (FORMER + KEK_PASSPHRASE)) == 0o600
+    assert second.render("{" + FORMER + WEBHOOK_KEY + "}", [FORMER + WEBHOOK_KEY]).split()[0] == first[WEBHOOK_KEY]
+    assert not any(name.startswith(FORMER) for name in second.names)
+    own = ensure(settings(tmp_path, f"{KEK_PASSPHRASE}=a-passphrase-of-my-own\n"))
+    assert own.former[FORMER + KEK_PASSPHRASE].split() == [*kept, second[KEK_PASSPHRASE]]
+    forget_former(settings(tmp_path))
+    assert set(ensure(settings(tmp_path)).former.values()) == {""}
+
+
+def test_the_keys_of_a_backup_are_learnt(tmp_path: Path) -> None:
+    mine = ensure(settings(tmp_path))
+    learn(settings(tmp_path), {KEK_PASSPHRASE: "theirs-and-long-enough", WEBHOOK_KEY: mine[WEBHOOK_KEY],
+                               "JUPYTER_TOKEN": "not-taken-over", "odd": None})
+    after = ensure(settings(tmp_path))
+    assert after.values == mine.values
+    assert after.former == {FORMER + KEK_PASSPHRASE: "theirs-and-long-enough", FORMER + WEBHOOK_KEY: ""}
+    learn(settings(tmp_path), {KEK_PASSPHRASE: "two\nlines"})
+    assert ensure(settings(tmp_path)).former == after.former

@@ -1,0 +1,82 @@
+"""docker/mlflow/sealed.py: rows are brought to today's key, whatever they were encrypted with. Without MLFlow here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sealed
+from sealed import PASSPHRASE, WEBHOOK_KEY, Kind, Row
+
+
+class Table:
+    """Encrypted values by key; "encrypted" is KEY:content."""
+
+    def __init__(self, **values: str) -> None:
+        self.values = values
+
+    def execute(self, statement: Any, parameters: dict[str, Any]) -> None:
+        value = parameters["value"]
+        self.values[parameters["key"]] = value if isinstance(value, str) else value.decode()
+
+
+def opened(row: Row, secret: str) -> bytes | None:
+    key, _, content = row.value.decode().partition(":")
+    return content.encode() if key == secret else None
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> dict[str, Table]:
+    tables = {PASSPHRASE: Table(a="today:1", b="old:2", c="public:3", d="gone:4"), WEBHOOK_KEY: Table(w="old:5")}
+    listed = {name: Kind(name, name, opened, lambda content, secret: f"{secret}:".encode() + content, ["older", "old"])
+              for name in tables}
+
+    @contextmanager
+    def connected(environment: object) -> Iterator[Any]:
+        class Connection:
+            def execute(self, statement: str, parameters: dict[str, Any]) -> None:
+                tables[statement].execute(statement, parameters)
+        yield Connection()
+
+    monkeypatch.setattr(sealed, "connected", connected)
+    monkeypatch.setattr(sealed, "kinds", lambda environment: listed)
+    monkeypatch.setattr(sealed, "_text", lambda statement: statement)
+    monkeypatch.setattr(sealed, "rows", lambda connection, kind: [
+        Row(key, f"name of {key}", value.encode()) for key, value in tables[kind.select].values.items()])
+    monkeypatch.setattr(sealed, "_public", lambda name: ("public",) if name == PASSPHRASE else ())
+    return tables
+
+
+def test_rows_come_to_todays_key(tables: dict[str, Table], capsys: pytest.CaptureFixture[str]) -> None:
+    done = sealed.reseal({PASSPHRASE: "today", WEBHOOK_KEY: "hook"})
+    assert done == {PASSPHRASE: 2, WEBHOOK_KEY: 1}
+    assert tables[PASSPHRASE].values == {"a": "today:1", "b": "today:2", "c": "today:3", "d": "gone:4"}
+    assert tables[WEBHOOK_KEY].values == {"w": "hook:5"}
+    assert "'name of d'" in capsys.readouterr().err
+    assert sealed.reseal({PASSPHRASE: "today", WEBHOOK_KEY: "hook"}) == {PASSPHRASE: 0, WEBHOOK_KEY: 0}
+
+
+def test_without_a_key_nothing_is_touched(tables: dict[str, Table]) -> None:
+    before = dict(tables[PASSPHRASE].values)
+    assert sealed.reseal({}) == {PASSPHRASE: 0, WEBHOOK_KEY: 0}
+    assert tables[PASSPHRASE].values == before
+
+
+def test_report(tables: dict[str, Table], tmp_path: Path) -> None:
+    (tmp_path / "kek-passphrase").write_text("today")
+    (tmp_path / "webhook-key").write_text("old")
+    found = sealed.report({sealed.FOLDER: str(tmp_path)}, {PASSPHRASE: ["today", "old"]})
+    assert found["rows"] == {PASSPHRASE: 4, WEBHOOK_KEY: 1}
+    assert found["lost"] == {PASSPHRASE: ["name of b", "name of c", "name of d"], WEBHOOK_KEY: []}
+    assert found["opened"] == {PASSPHRASE: [1, 1], WEBHOOK_KEY: []}
+
+
+def test_keys_are_read_from_files(tmp_path: Path) -> None:
+    (tmp_path / "kek-passphrase").write_text("one")
+    environment = {sealed.FOLDER: str(tmp_path), "MLFLOW_CRYPTO_KEK_VERSION": "7"}
+    sealed.load(environment)
+    assert environment == {sealed.FOLDER: str(tmp_path), PASSPHRASE: "one"}
+    assert sealed.words({}, "kek-passphrase") == []
