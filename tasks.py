@@ -405,9 +405,8 @@ def credentials(context: Context, action: str | None = None, project: str | None
     if action:
         _choose(action, "rotate", what="action")
         with console.Progress() as progress:
-            view, renewed, kept = lifecycle.rotate(system, progress, progress.notice)
+            view, kept = lifecycle.rotate(system, progress, progress.notice)
         _show(view)
-        console.notice(f"\nnew: {', '.join(renewed)}; the old ones open nothing any more")
         if kept:
             console.notice(f"not changed, because they were given (.env, environment or a server elsewhere): "
                            f"{', '.join(kept)}")

@@ -68,7 +68,8 @@ class Credentials:
 
     ``generated`` were made just now; ``lost`` of these had been made before, so data may still want the old
     ones; ``changed`` were replaced by the user's; ``repaired`` files were open to others until now. ``former`` has
-    the earlier values of SEALING by their FORMER name, one a line.
+    the earlier values of SEALING by their FORMER name, one a line; ``replaced`` the values until now of our own secrets
+    that are others since this call.
     """
 
     values: Mapping[str, str] = field(repr=False)
@@ -77,6 +78,7 @@ class Credentials:
     changed: tuple[str, ...] = ()
     repaired: tuple[Path, ...] = ()
     former: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    replaced: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> str:
         return self.values[name]
@@ -144,6 +146,7 @@ def ensure(settings: Settings) -> Credentials:
     values: dict[str, str] = {}
     generated: list[str] = []
     changed: list[str] = []
+    replaced: dict[str, str] = {}
     for name in wanted(settings):
         path = folder / _file(settings, name)
         kept = _read(path, repaired)
@@ -155,6 +158,8 @@ def ensure(settings: Settings) -> Credentials:
                 write_private(path, given.encode())
                 if kept:
                     changed.append(name)
+                    if path.name == name:  # one of a server that is not ours: that one says how long it opens
+                        replaced[name] = kept
             values[name] = given
         elif kept:
             values[name] = kept
@@ -175,11 +180,12 @@ def ensure(settings: Settings) -> Credentials:
         write_private(settings.folder / ISSUED, "".join(f"{name}\n" for name in sorted(now)).encode())
     former = {FORMER + name: _former(folder, name, repaired) for name in SEALING if name in values}
     return Credentials(values, tuple(generated), tuple(name for name in generated if name in issued),
-                       tuple(changed), tuple(repaired), former)
+                       tuple(changed), tuple(repaired), former, replaced)
 
 
-def renew(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """New values for the secrets that were generated, and the names of those that only their giver can change.
+def renew(settings: Settings) -> tuple[dict[str, str], tuple[str, ...]]:
+    """New values for the secrets that were generated; gives the old ones, and the names of those that only their giver
+    can change.
 
     What runs keeps the old ones until the next start takes the new ones over, however often that is interrupted.
     """
@@ -191,7 +197,7 @@ def renew(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if name in SEALING:
             _keep(settings.folder / FOLDER, name, before[name])
         write_private(settings.folder / FOLDER / name, _MAKERS[name]().encode())
-    return ours, theirs
+    return {**before.replaced, **{name: before[name] for name in ours}}, theirs
 
 
 def learn(settings: Settings, values: Mapping[str, object]) -> None:

@@ -20,6 +20,7 @@ from helpers import (
     images,
     notebook,
     readiness,
+    rotation,
     server_secrets,
     stack,
     state,
@@ -142,6 +143,7 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) ->
     if not system.aside:
         _write_env(engine, settings)
     guarded = _guard(engine)
+    watch = rotation.Watch(engine, system.replaced or system.credentials().replaced)
     report = engine.start(sink)
     for line in _guard(engine) or guarded:
         notice(line)
@@ -151,12 +153,16 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) ->
         if line := server_secrets.lost(server_secrets.sealed(engine)):
             notice(line)
         credentials.forget_former(settings)  # the server has encrypted anew what they opened
+    proofs = watch.prove(system.credentials())
     if report.changed and engine.accelerator.kind != accelerators.NONE:
         gpu.verify(engine, sink)
     seen = overview(engine, settings, report.changed)
     system.state.applied = {"hash": engine.fingerprint(),
                             "identities": {row.status.name: row.status.identity for row in seen.rows}}
     system.state.save()
+    for proof in proofs:
+        notice(f"{proof.name} was replaced: {proof.detail}")
+    rotation.require(proofs)
     return seen, engine
 
 
@@ -228,16 +234,18 @@ def initialise(system: System, sink: Sink, notice: Notice) -> Engine:
         return engine
 
 
-def rotate(system: System, sink: Sink, notice: Notice) -> tuple[Overview, tuple[str, ...], tuple[str, ...]]:
-    """New secrets on a running system, all data kept. Gives the names renewed and those that were given by the user.
+def rotate(system: System, sink: Sink, notice: Notice) -> tuple[Overview, tuple[str, ...]]:
+    """New secrets on a running system, all data kept. Gives what runs, and the names of those that the user gave.
 
-    Interrupted, the next ``up`` takes the new ones over.
+    Each is tried, and its old value too. Raises TrackbedError when an old one still opens. Interrupted, the next ``up``
+    takes the new ones over.
     """
     with changing(system, notice):
         running(system)
-        renewed, kept = credentials.renew(system.settings)
-        fresh = System(system.settings, system.state)  # reads them again
-        return bring_up(fresh, sink, notice)[0], renewed, kept
+        notice("JupyterLab is started anew: kernels that run now end")
+        replaced, kept = credentials.renew(system.settings)
+        fresh = System(system.settings, system.state, replaced=replaced)  # reads them again
+        return bring_up(fresh, sink, notice)[0], kept
 
 
 def down(system: System, sink: Sink, notice: Notice) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ GID = 100  # users: may write the image's home whatever the uid
 REPOSITORY = "trackbed/jupyter-mlflow"
 DATA = "/mnt"
 HOME = "/home/jovyan"
+COOKIE_FILE = "jupyter-cookie"
+COOKIE = "cookies of {JUPYTER_TOKEN}"  # what JupyterLab signs them with: another token ends every cookie
 ALIVE = ("import sys, urllib.request as u; "
          "sys.exit(u.urlopen('http://127.0.0.1:8888/api', timeout=4).status != 200)")
 
@@ -78,7 +80,8 @@ def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | N
         hostname=JUPYTER,
         image=image(settings, accelerator),
         command=("start-notebook.py", f"--ServerApp.root_dir={HOME}/work", "--ServerApp.ip=0.0.0.0",
-                 "--ServerApp.port=8888", "--ServerApp.open_browser=False", *notebook_options(settings)),
+                 "--ServerApp.port=8888", "--ServerApp.open_browser=False",
+                 f"--ServerApp.cookie_secret_file=/run/secrets/{COOKIE_FILE}", *notebook_options(settings)),
         environment={
             **accelerator.environment,
             **({"FOOD11_DATA_DIR": f"{DATA}/Food-11"} if data else {}),

@@ -6,7 +6,8 @@ import os
 import platform
 import shutil
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers import accelerators, stack
@@ -24,6 +25,7 @@ class System:
     settings: Settings
     state: State
     aside: bool = False  # beside the clone's own system, which .env goes on naming
+    replaced: Mapping[str, str] = field(default_factory=dict, repr=False)  # secrets until now, to prove that they end
     _credentials: Credentials | None = None
 
     def credentials(self) -> Credentials:

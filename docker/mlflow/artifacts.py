@@ -33,7 +33,8 @@ def folder_of(destination: str) -> Path:
     return Path(unquote(urlsplit(destination).path) if destination.startswith("file:") else destination)
 
 
-def s3_client(environment: Mapping[str, str], connections: int = 10) -> Any:
+def s3_client(environment: Mapping[str, str], connections: int = 10, keys: Mapping[str, str] | None = None) -> Any:
+    """``keys``: others than those of the environment's file."""
     import boto3
     from botocore.config import Config
 
@@ -42,7 +43,7 @@ def s3_client(environment: Mapping[str, str], connections: int = 10) -> Any:
         "s3", endpoint_url=environment.get("MLFLOW_S3_ENDPOINT_URL") or None,
         verify=False if environment.get("MLFLOW_S3_IGNORE_TLS", "").lower() in ("1", "true") else None,
         config=Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 1},
-                      max_pool_connections=connections, s3={"addressing_style": style}))
+                      max_pool_connections=connections, s3={"addressing_style": style}), **(keys or {}))
 
 
 def s3_verdict(code: str, status: int) -> str:

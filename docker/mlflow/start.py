@@ -17,6 +17,7 @@ gc AGE       remove runs and experiments deleted longer ago than AGE (30d), with
 indexes [--remove]  make (or remove, for good) Trackbed's own indexes beside MLflow's, while the server works
 drop PREFIX  delete everything below PREFIX
 sealed       print as JSON what is encrypted in the database and what nobody can decrypt; stdin: keys to try
+opens        print as JSON which of the keys on stdin open the object store and the database
 health       exit 0 when the server answers through to its database
 
 Exit codes: 0 done, 1 failed, 2 wrong use, 75 something did not answer in time, 77 access refused,
@@ -320,6 +321,11 @@ def main(arguments: list[str]) -> int:
             import database
 
             print(database.known(rest[0]))
+        elif command == "opens":
+            import opens
+
+            prepare(os.environ)
+            opens.print_tried(os.environ, sys.stdin.read())
         elif command == "sealed":
             import sealed
 

@@ -115,15 +115,16 @@ def secret_files(settings: Settings, object_store: str) -> tuple[SecretFile, ...
 
     token = secret(JUPYTER, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",),  # read without strip
                    notebook.workspace_owner(settings), notebook.GID)
+    cookie = secret(JUPYTER, notebook.COOKIE_FILE, notebook.COOKIE, ("JUPYTER_TOKEN",), token.uid, token.gid)
     if settings.tracking_uri:
-        return (token, *elsewhere.secret_files(settings, token.volume, token.uid, token.gid))
+        return (token, cookie, *elsewhere.secret_files(settings, token.volume, token.uid, token.gid))
     listed = [
         secret(POSTGRES, "postgres-password", "{POSTGRES_PASSWORD}", ("POSTGRES_PASSWORD",), *UIDS[POSTGRES]),
         # libpq ignores a passfile that others may read: 0400 and the right owner
         secret(MLFLOW, "pgpass", "*:*:*:mlflow:{POSTGRES_PASSWORD}\n", ("POSTGRES_PASSWORD",), *UIDS[MLFLOW]),
         secret(MLFLOW, "aws-credentials", aws, ("S3_ACCESS_KEY", "S3_SECRET_KEY"), *UIDS[MLFLOW]),
         *server_secrets.files(f"{project}_secrets-{MLFLOW}", *UIDS[MLFLOW]),
-        token,
+        token, cookie,
     ]
     if settings.public:
         # nobody yet: the engine puts today's users and the CA's root in place of this

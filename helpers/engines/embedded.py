@@ -278,6 +278,7 @@ class EmbeddedEngine:
             command=(str(venv.python), "-m", "jupyterlab", "--no-browser",
                      f"--ServerApp.ip={settings.bind_address}", f"--ServerApp.port={settings.jupyter_port}",
                      "--ServerApp.port_retries=0", f"--ServerApp.root_dir={settings.workspace}",
+                     f"--ServerApp.cookie_secret_file={secrets}/{notebook.COOKIE_FILE}",
                      *stack.notebook_options(settings)),
             environment={
                 **self._common(), **chosen.environment,
@@ -299,7 +300,8 @@ class EmbeddedEngine:
 
     def _secret_files(self) -> tuple[SecretFile, ...]:
         folder = str(self.folder / "secrets")
-        listed = [SecretFile(JUPYTER, folder, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",), 0, 0)]
+        listed = [SecretFile(JUPYTER, folder, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",), 0, 0),
+                  SecretFile(JUPYTER, folder, notebook.COOKIE_FILE, notebook.COOKIE, ("JUPYTER_TOKEN",), 0, 0)]
         if self.settings.tracking_uri:
             return (*listed, *elsewhere.secret_files(self.settings, folder, 0, 0))
         listed += server_secrets.files(folder, 0, 0)
