@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO, cast
 
+import durable
 from common import FAILED, USAGE, Stop, say
 from objects import CHUNK, fetched, storage
 
@@ -88,6 +89,7 @@ def objects_in(environment: Mapping[str, str], prefix: str, source: BinaryIO) ->
     if not ended:
         raise Stop(FAILED, "the stream of objects ended early")
     place.finish()
+    durable.sync_all(environment)
     return f"{count} objects stored"
 
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 FAILED, USAGE, NO_ANSWER, REFUSED, MISCONFIGURED, STOPPED = 1, 2, 75, 77, 78, 143
 WAIT_SECONDS = 60.0
+STAGED = ".artifact.uploading."  # MLflow's name for a file that is still being written
 
 T = TypeVar("T")
 

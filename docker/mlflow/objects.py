@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from artifacts import folder_of, s3_address, s3_call, s3_client
-from common import FAILED, NO_ANSWER, USAGE, NotYet, Stop, required, wait
+from common import FAILED, NO_ANSWER, STAGED, USAGE, NotYet, Stop, required, wait
 
 SETTLED_SECONDS = 2.0  # a file changed more recently may change again without a new time
 SMALL, CHUNK = 8 * 2**20, 2**20  # bytes: read whole up to here; copied in steps of
@@ -75,6 +75,8 @@ class FolderObjects:
         for top, folders, files in os.walk(self.folder):
             folders.sort()
             for file in sorted(files):
+                if file.startswith(STAGED):
+                    continue  # an upload that is under way, or was cut off
                 path = os.path.join(top, file)
                 try:
                     found = os.stat(path)

@@ -18,6 +18,9 @@ indexes [--remove]  make (or remove, for good) Trackbed's own indexes beside MLf
 drop PREFIX  delete everything below PREFIX
 sealed       print as JSON what is encrypted in the database and what nobody can decrypt; stdin: keys to try
 opens        print as JSON which of the keys on stdin open the object store and the database
+recheck      after an unclean stop: remove half uploads, look at what was written before it (a folder store)
+written      print as JSON what that look found
+store-sync DIR  sync what VersityGW stores in that folder, as asked over the network
 health       exit 0 when the server answers through to its database
 
 Exit codes: 0 done, 1 failed, 2 wrong use, 75 something did not answer in time, 77 access refused,
@@ -38,6 +41,8 @@ from common import FAILED, MISCONFIGURED, STOPPED, USAGE, Stop, required, say
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from written import Journal
 
 LEFTOVER_SECONDS = 3600.0
 GRACE_SECONDS = 25  # for running uploads when the server is stopped
@@ -180,6 +185,7 @@ class Workers:
     def __call__(self, command: object, extra_env: Mapping[str, str], **_: object) -> NoReturn:
         import gc
 
+        import durable
         import edge
         import indexes
         import quick_answers
@@ -198,6 +204,9 @@ class Workers:
 
         os.environ.update(extra_env)
         settings = {**self.options, "worker_class": worker}
+        if journal := durable.make_durable(os.environ):
+            settings["on_exit"] = lambda _: journal.end()
+            look_back(journal)
 
         if engine := getattr(handlers._tracking_store, "engine", None):
             indexes.make(engine)
@@ -226,6 +235,19 @@ class Workers:
 
         Application().run()
         raise SystemExit(0)
+
+
+def look_back(journal: Journal) -> None:
+    """After an unclean stop, beside the server that starts."""
+    import subprocess
+
+    try:
+        unclean = journal.begin()
+    except OSError as error:
+        say(f"no journal of what is written: {error}")
+        return
+    if unclean:
+        subprocess.Popen([sys.executable, __file__, "recheck"], stdin=subprocess.DEVNULL)
 
 
 def serve_in_this_process(arguments: list[str]) -> NoReturn:
@@ -297,7 +319,7 @@ def main(arguments: list[str]) -> int:
     command, *rest = arguments or ["help"]
     signal.signal(signal.SIGTERM, stopped)
     takes = {"object": (1,), "known": (1,), "in": (1,), "drop": (1,), "gc": (1,), "out": (0, 1), "sums": (0, 1),
-             "indexes": (0, 1)}
+             "indexes": (0, 1), "store-sync": (1,)}
     if len(rest) not in takes.get(command, (0,)):
         command = "help"
     try:
@@ -342,6 +364,16 @@ def main(arguments: list[str]) -> int:
 
             prepare(os.environ)
             print(json.dumps(artifacts.objects_below(os.environ, rest[0])))
+        elif command in ("recheck", "written"):
+            import durable
+
+            durable.run(command, os.environ)
+        elif command == "store-sync":
+            from pathlib import Path
+
+            import store_sync
+
+            store_sync.serve(Path(rest[0]))
         elif command in BULK:
             import bulk
 

@@ -15,45 +15,16 @@ import requests
 
 from tests.conftest import Clone
 from tests.faults.conftest import ROUNDS, Harnesses
+from tests.faults.disks import Disk, require_loop_devices
 from tests.faults.harness import Fault, Harness, Tally
 from tests.integration import seen
 
 SIZE = {"embedded": "6G", "docker": "400M"}  # the embedded engine's holds its venvs too
 
 
-class Disk:
-    """A small file system in a file, mounted on ``folder``."""
-
-    def __init__(self, folder: Path, size: str, image: Path) -> None:
-        self.folder, self.image = folder, image
-        seen.output("truncate", "-s", size, str(image))
-        seen.output("mkfs.ext4", "-q", "-m", "0", str(image))
-        seen.output("mount", "-o", "loop", str(image), str(folder))
-
-    def fill(self) -> None:
-        """Take every block that is free."""
-        with (self.folder / "filler").open("wb") as stream:
-            taken = 0
-            for block in (2**26, 2**20, 4096):
-                try:
-                    while True:
-                        os.posix_fallocate(stream.fileno(), taken, block)
-                        taken += block
-                except OSError:
-                    continue
-
-    def free(self) -> None:
-        (self.folder / "filler").unlink()
-
-    def close(self) -> None:
-        seen.run("umount", "-l", str(self.folder))
-        self.image.unlink()
-
-
 @pytest.fixture(scope="module")
 def loops(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Disk]]:
-    if os.geteuid() or not os.path.exists("/dev/loop-control") or shutil.which("mkfs.ext4") is None:
-        pytest.skip("NOT TESTED: a full disk needs root, a loop device and mkfs.ext4")
+    require_loop_devices("a full disk")
     made: list[Disk] = []
 
     def mounted(folder: Path) -> Disk:

@@ -1,0 +1,126 @@
+"""Syncs what VersityGW stored: a service beside the store's volume, as the store's own user.
+
+VersityGW 1.8.0 keeps an object as a plain file of its name and its metadata as files in a folder of that name, and
+calls fsync for neither. The MLflow server names an object here before it answers an upload. One JSON object per
+connection, answered by one: {"bucket", "keys"} syncs objects, {"bucket", "removed"} notes a deletion, {"all"} syncs the
+whole file system (a restore), {"result"} gives what the last check found. Names only: nothing is read out or written
+for a caller.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socketserver
+import threading
+from pathlib import Path
+from typing import Any, NoReturn
+
+from common import FAILED, Stop
+from durable import Folders, sync_path
+from written import Journal
+
+OBJECTS, SIDECAR, META = "objects", "sidecar", "meta"  # as compose.versitygw.yaml and VersityGW name them
+PORT, LONGEST, AT_ONCE = 9002, 2**20, 32  # bytes of a request; requests that are served at the same time
+
+
+def checked(name: object) -> str:
+    """A bucket or key that stays below its folder. Raises ValueError."""
+    if not isinstance(name, str) or "\0" in name or not {"", ".", ".."}.isdisjoint(name.split("/")):
+        raise ValueError(f"{name!r} is no name of an object")
+    return name
+
+
+class StoreSync:
+    """What the service does with the volume at ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.journal, self.folders = root, Journal(root), Folders()
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Raises ValueError for a request that is none, OSError for what the disk refuses."""
+        if request.get("result"):
+            return self.journal.result()
+        if request.get("all"):
+            self.sync_all()
+            return {}
+        bucket = checked(request.get("bucket"))
+        if "removed" in request:
+            self.folders.forget()
+            self.journal.removed(str(self.root / OBJECTS / bucket / checked(request["removed"])))
+            return {}
+        keys = request.get("keys")
+        if not isinstance(keys, list) or not keys:
+            raise ValueError("no keys")
+        for key in keys:
+            self.sync(bucket, checked(key))
+        return {}
+
+    def sync(self, bucket: str, key: str) -> None:
+        path = str(self.root / OBJECTS / bucket / key)
+        sync_path(path)
+        self.folders.settle(path)
+        meta = self.root / SIDECAR / bucket / key / META
+        last = ""
+        for entry in os.scandir(meta) if meta.is_dir() else ():
+            try:
+                sync_path(entry.path)
+                last = entry.path
+            except FileNotFoundError:
+                continue  # one that was being written, under its passing name
+        if last:
+            self.folders.settle(last)
+        self.journal.wrote(path)
+
+    def sync_all(self) -> None:
+        """syncfs: everything that the volume's file system still holds in memory."""
+        number = os.open(self.root, os.O_RDONLY)
+        try:
+            if ctypes.CDLL(None, use_errno=True).syncfs(number):
+                error = ctypes.get_errno()
+                raise OSError(error, os.strerror(error))
+        finally:
+            os.close(number)
+
+
+class Handler(socketserver.StreamRequestHandler):
+    timeout = 10
+    turns = threading.BoundedSemaphore(AT_ONCE)
+
+    def handle(self) -> None:
+        try:
+            request = json.loads(self.rfile.readline(LONGEST))
+            if not isinstance(request, dict):
+                raise ValueError("not an object")
+            with self.turns:
+                answer = self.server.store.answer(request)  # type: ignore[attr-defined]
+        except (ValueError, OSError) as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        try:
+            self.wfile.write(json.dumps(answer).encode() + b"\n")
+        except OSError:
+            return  # who asked has gone
+
+
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = daemon_threads = True
+    request_queue_size = 128
+
+
+def serve(root: Path) -> NoReturn:
+    """Until SIGTERM, which is a clean stop."""
+    store = StoreSync(root)
+    try:
+        unclean = store.journal.begin()
+    except OSError as error:
+        raise Stop(FAILED, f"the store's volume at {root}: {error}") from None
+    with Server(("", PORT), Handler) as server:
+        server.store = store  # type: ignore[attr-defined]
+        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+        if unclean:
+            threading.Thread(target=store.journal.recheck, daemon=True).start()
+        server.serve_forever()
+    store.journal.end()
+    raise SystemExit(0)

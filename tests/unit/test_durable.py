@@ -1,0 +1,296 @@
+"""Acknowledged means on the disk (docker/mlflow/durable.py, written.py, store_sync.py): what is synced, and when."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import common
+import durable
+import objects
+import pytest
+import store_sync
+import written
+
+
+class Disk:
+    """Notes the order of fsync and replace; paths relative to ``root``."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root, self.events = root, list[tuple[str, str]]()
+        real = {"fsync": os.fsync, "replace": os.replace}
+
+        def fsync(number: int) -> None:
+            self.events.append(("sync", self._name(os.readlink(f"/proc/self/fd/{number}"))))
+            real["fsync"](number)
+
+        def replace(source: str, target: str) -> None:
+            self.events.append(("replace", self._name(target)))
+            real["replace"](source, target)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        monkeypatch.setattr(os, "replace", replace)
+
+    def _name(self, path: str) -> str:
+        return os.path.relpath(path, self.root)
+
+    def synced(self) -> list[str]:
+        found = [name for what, name in self.events if what == "sync"]
+        self.events.clear()
+        return found
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(tmp_path, monkeypatch)
+
+
+class FakeRepository:
+    """As much of MLflow's LocalArtifactRepository as is changed."""
+
+    def __init__(self, artifact_dir: Path) -> None:
+        self.artifact_dir = str(artifact_dir)
+
+    def _publish_staged_artifact(self, temp: str, destination: str,
+                                 finalize: Callable[[str], None] | None = None) -> None:
+        raise AssertionError("MLflow's own does not sync")
+
+    def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
+        target = Path(self.artifact_dir, artifact_path or "")
+        target.mkdir(parents=True, exist_ok=True)
+        for file in Path(local_dir).iterdir():
+            (target / file.name).write_bytes(file.read_bytes())
+
+    def delete_artifacts(self, artifact_path: str | None = None) -> None:
+        Path(self.artifact_dir, artifact_path or "").unlink()
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FakeRepository, written.Journal]:
+    module = ModuleType("mlflow.store.artifact.local_artifact_repo")
+    changed = type("LocalArtifactRepository", (FakeRepository,), {})
+    module.LocalArtifactRepository = changed  # type: ignore[attr-defined]
+    for name in ("mlflow", "mlflow.store", "mlflow.store.artifact"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    live = tmp_path / "artifacts" / "main"
+    live.mkdir(parents=True)
+    journal = durable.make_durable({"MLFLOW_ARTIFACTS_DESTINATION": live.as_uri()})
+    assert journal is not None
+    return changed(live), journal
+
+
+def lines(journal: written.Journal, count: int) -> list[list[Any]]:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        path = journal.folder / written.JOURNAL
+        found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        if len(found) >= count:
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"no {count} lines")
+
+
+def test_a_file_is_synced_before_it_has_its_name_and_its_folders_after(
+        disk: Disk, repository: tuple[FakeRepository, written.Journal]) -> None:
+    place, journal = repository
+    folder = Path(place.artifact_dir, "1", "run", "artifacts")
+    folder.mkdir(parents=True)
+    for name in ("a.bin", "b.bin"):
+        staged = folder / (common.STAGED + name)
+        staged.write_bytes(b"content")
+        place._publish_staged_artifact(str(staged), str(folder / name))
+    root = "artifacts/main"
+    first, *rest = disk.events[:disk.events.index(("sync", f"{root}/1/run/artifacts/{common.STAGED}b.bin"))]
+    assert first == ("sync", f"{root}/1/run/artifacts/{common.STAGED}a.bin")
+    assert rest[:4] == [("replace", f"{root}/1/run/artifacts/a.bin"), ("sync", f"{root}/1/run/artifacts"),
+                        ("sync", f"{root}/1/run"), ("sync", f"{root}/1")]
+    assert ("sync", root) in rest and ("sync", "artifacts") in rest
+    # the folders above are known to be there from now on
+    assert disk.events[len(rest) + 1:] == [("sync", f"{root}/1/run/artifacts/{common.STAGED}b.bin"),
+                                           ("replace", f"{root}/1/run/artifacts/b.bin"),
+                                           ("sync", f"{root}/1/run/artifacts")]
+    assert [line[:2] for line in lines(journal, 2)] == [[f"main/1/run/artifacts/{n}.bin", 7] for n in "ab"]
+
+
+def test_an_error_of_the_disk_is_no_acknowledgement(repository: tuple[FakeRepository, written.Journal],
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    place, _ = repository
+    staged = Path(place.artifact_dir, common.STAGED + "x")
+    staged.write_bytes(b"content")
+
+    def broken(number: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        place._publish_staged_artifact(str(staged), f"{place.artifact_dir}/x")
+    assert not Path(place.artifact_dir, "x").exists()
+
+
+def test_a_folder_that_is_stored_at_once_is_synced_whole(disk: Disk, tmp_path: Path,
+                                                         repository: tuple[FakeRepository, written.Journal]) -> None:
+    place, journal = repository
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "model.pkl").write_bytes(b"m")
+    place.log_artifacts(str(source), "1/model")
+    assert disk.synced()[:3] == ["artifacts/main/1/model/model.pkl", "artifacts/main/1/model", "artifacts/main/1"]
+    place.delete_artifacts("1/model/model.pkl")
+    deadline = time.monotonic() + 5
+    while lines(journal, 1)[-1] != ["main/1/model/model.pkl", None, None]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_s3_without_the_service_stays_as_it_is() -> None:
+    assert durable.make_durable({"MLFLOW_ARTIFACTS_DESTINATION": "s3://bucket/main"}) is None
+
+
+# --- the journal and the check after an unclean stop
+
+@pytest.fixture
+def journal(tmp_path: Path) -> written.Journal:
+    made = written.Journal(tmp_path)
+    assert not made.begin()
+    return made
+
+
+def write(journal: written.Journal, name: str, content: bytes) -> Path:
+    path = journal.root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    journal.note(str(path))
+    return path
+
+
+def test_after_a_clean_stop_nothing_is_checked(journal: written.Journal) -> None:
+    write(journal, "main/a", b"1").write_bytes(b"")
+    journal.end()
+    assert not written.Journal(journal.root).begin()
+    assert journal.check()["checked"] == 0
+
+
+def test_after_an_unclean_stop_what_is_missing_or_damaged_is_named(journal: written.Journal) -> None:
+    write(journal, "main/kept", b"0" * 5000)
+    write(journal, "main/empty", b"1" * 5000).write_bytes(b"")
+    write(journal, "main/zeros", b"2" * 5000).write_bytes(bytes(5000))
+    write(journal, "main/gone", b"3").unlink()
+    write(journal, "main/twice", b"4").write_bytes(b"other")
+    journal.note(str(journal.root / "main/twice"))
+    write(journal, "main/deleted/a", b"5").unlink()
+    journal.note(str(journal.root / "main/deleted"), there=False)
+    with (journal.folder / written.JOURNAL).open("ab") as stream:
+        stream.write(b'["main/kept", 12\0\0\0\0\n\0\0')  # the end that the cut left
+    again = written.Journal(journal.root)
+    assert again.begin()
+    found = again.check()
+    assert {k: found[k] for k in ("checked", "missing", "damaged", "by_size")} == {
+        "checked": 5, "missing": 1, "damaged": 2, "by_size": 0}
+    assert found["names"] == ["main/empty", "main/gone", "main/zeros"]
+    assert again.result() == found
+    again.end()
+    assert not written.Journal(journal.root).begin() and again.result() == {}
+
+
+def test_a_cut_in_the_middle_of_a_check_loses_none_of_it(journal: written.Journal) -> None:
+    write(journal, "main/a", b"1").unlink()
+    for _ in range(2):
+        assert written.Journal(journal.root).begin()
+    write(journal, "main/b", b"1").unlink()
+    last = written.Journal(journal.root)
+    assert last.begin()
+    assert last.check()["names"] == ["main/a", "main/b"]
+
+
+def test_a_check_reads_no_more_than_its_budget(journal: written.Journal) -> None:
+    write(journal, "old", b"1" * 100).write_bytes(bytes(100))
+    write(journal, "short", b"1" * 100).write_bytes(b"1")
+    write(journal, "new", b"1" * 100).write_bytes(bytes(100))
+    found = written.compare(journal.root, iter((journal.folder / written.JOURNAL).read_bytes().splitlines()), 120)
+    assert found["names"] == ["new", "short"] and found["by_size"] == 2
+
+
+def test_the_journal_is_bounded(journal: written.Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(written, "LARGEST", 1000)
+    path = write(journal, "main/a", b"1")
+    for _ in range(200):
+        journal.note(str(path))
+    assert sum(file.stat().st_size for file in journal.folder.iterdir()) < 2200
+
+
+def test_half_uploads_are_neither_listed_nor_kept(tmp_path: Path) -> None:
+    old, young = tmp_path / "1" / f"{common.STAGED}old", tmp_path / f"{common.STAGED}young"
+    old.parent.mkdir()
+    for path in (old, young, tmp_path / "1" / "whole"):
+        path.write_bytes(b"1")
+    os.utime(old, (1, 1))
+    assert [name for name, _ in objects.FolderObjects(tmp_path).names()] == ["1/whole"]
+    assert durable.staged_leftovers(tmp_path, time.time() - 60) == 1
+    assert not old.exists() and young.exists()
+
+
+# --- the service beside VersityGW's volume
+
+@pytest.fixture
+def service(tmp_path: Path) -> store_sync.StoreSync:
+    for name in ("objects/bucket/main/1/a.bin", "sidecar/bucket/main/1/a.bin/meta/etag"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"content")
+    return store_sync.StoreSync(tmp_path)
+
+
+def test_an_object_its_metadata_and_their_folders_are_synced(disk: Disk, service: store_sync.StoreSync) -> None:
+    assert service.answer({"bucket": "bucket", "keys": ["main/1/a.bin"]}) == {}
+    synced = disk.synced()
+    for tree in ("objects", "sidecar"):
+        assert {f"{tree}/bucket/main/1", f"{tree}/bucket/main", f"{tree}/bucket", tree} <= set(synced)
+    assert synced[0] == "objects/bucket/main/1/a.bin"
+    assert {"sidecar/bucket/main/1/a.bin/meta/etag", "sidecar/bucket/main/1/a.bin/meta"} <= set(synced)
+    assert lines(service.journal, 1)[0][:2] == ["objects/bucket/main/1/a.bin", 7]
+
+
+@pytest.mark.parametrize("request_", [
+    {}, {"bucket": "bucket"}, {"bucket": "bucket", "keys": []}, {"bucket": "bucket", "keys": "a"},
+    {"bucket": "..", "keys": ["x"]}, {"bucket": "bucket", "keys": ["../../../etc/passwd"]},
+    {"bucket": "bucket", "keys": ["/etc/passwd"]}, {"bucket": "bucket", "keys": ["a//b"]},
+    {"bucket": "bucket", "keys": ["a\0b"]}, {"bucket": "a/b/..", "keys": ["a"]}, {"bucket": 1, "keys": [2]},
+    {"bucket": "bucket", "removed": "../x"},
+])
+def test_only_names_below_the_objects_are_taken(service: store_sync.StoreSync, request_: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        service.answer(request_)
+
+
+def test_no_link_is_followed_to_another_file(service: store_sync.StoreSync) -> None:
+    (service.root / "objects/bucket/link").symlink_to("/etc/passwd")
+    with pytest.raises(OSError):
+        service.answer({"bucket": "bucket", "keys": ["link"]})
+
+
+def test_the_whole_file_system_at_once(service: store_sync.StoreSync) -> None:
+    assert service.answer({"all": True}) == {}
+
+
+def test_over_the_network_an_error_of_the_service_is_an_error_here(service: store_sync.StoreSync) -> None:
+    with store_sync.Server(("127.0.0.1", 0), store_sync.Handler) as server:
+        server.store = service  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_address[1]}"
+        try:
+            assert durable.ask(address, 5, bucket="bucket", keys=["main/1/a.bin"]) == {}
+            with pytest.raises(OSError, match="No such file"):
+                durable.ask(address, 5, bucket="bucket", keys=["main/1/missing"])
+            with pytest.raises(OSError, match="no name of an object"):
+                durable.ask(address, 5, bucket="bucket", keys=["../x"])
+        finally:
+            server.shutdown()
+    with pytest.raises(OSError):
+        durable.ask(address, 5, result=True)
