@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import abandoned
+import store_pool
 from common import say
 
 Scope = MutableMapping[str, Any]
@@ -96,6 +98,8 @@ class Bridge:
             self.threads = ThreadPoolExecutor(THREADS, "request")
         end = await self.turns.take()
         try:
+            if (client := abandoned.current.get()) is not None and client.gone:
+                return
             status, headers, body = await asyncio.get_running_loop().run_in_executor(
                 self.threads, contextvars.copy_context().run, self.answer, self.environ(scope, b"".join(parts)))
         finally:
@@ -122,16 +126,46 @@ class Bridge:
 
 
 class Quick:
-    """Requests of ``paths`` go to ``short``, all others (and what is not HTTP) to ``full``."""
+    """Requests of ``paths`` go to ``short``, those that wait for the object store to ``store``, others to ``full``."""
 
-    def __init__(self, full: App, short: App, paths: frozenset[str]) -> None:
+    def __init__(self, full: App, short: App, paths: frozenset[str], store: App | None = None) -> None:
         self.full = full
         self.short = short
         self.paths = paths
+        self.store = store or full
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        quick = scope["type"] == "http" and scope["path"] in self.paths and not scope.get("root_path")
-        await (self.short if quick else self.full)(scope, receive, send)
+        if scope["type"] != "http":
+            await self.full(scope, receive, send)
+            return
+        client = abandoned.Client(receive)
+        abandoned.current.set(client)  # the server makes a task, and so a context, for each request
+        try:
+            path = scope["path"]
+            if path in self.paths and not scope.get("root_path"):
+                await self.short(scope, client.receive, send)
+            elif store_pool.waits_for_store(path):
+                await self.store(scope, client.receive, send)
+            elif path == store_pool.GRAPHQL:
+                await self.graphql(scope, client.receive, send)
+            else:
+                await self.full(scope, client.receive, send)
+        finally:
+            client.end()
+
+    async def graphql(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Its body tells whether it asks for artifacts."""
+        messages = [await receive()]
+        while messages[-1].get("more_body"):
+            messages.append(await receive())
+        body = b"".join(message.get("body", b"") for message in messages)
+        left = deque(messages)
+
+        async def again() -> MutableMapping[str, Any]:
+            return left.popleft() if left else await receive()
+
+        asks = store_pool.ARTIFACTS_IN_GRAPHQL.search(body) or scope.get("query_string")
+        await (self.store if asks else self.full)(scope, again, send)
 
 
 def paths(app: Any, flask: Any, mount: type, full: Any) -> frozenset[str]:
@@ -140,8 +174,8 @@ def paths(app: Any, flask: Any, mount: type, full: Any) -> frozenset[str]:
     for rule in flask.url_map.iter_rules():
         if rule.arguments or not rule.rule.startswith(("/api/2.0/mlflow/", "/ajax-api/2.0/mlflow/")):
             continue
-        if rule.endpoint.startswith("serve_"):
-            continue  # files, uploads and streams
+        if rule.endpoint.startswith("serve_") or store_pool.waits_for_store(rule.rule):
+            continue  # files, uploads and streams; and what waits for the object store
         scope = {"type": "http", "path": rule.rule, "method": "POST", "root_path": "", "headers": []}
         if not any(route.matches(dict(scope))[0] == full for route in app.routes if not isinstance(route, mount)):
             found.add(rule.rule)
@@ -160,10 +194,11 @@ def shortened(app: Any, flask: Any) -> Any:
         names = {m.kwargs["dispatch"].__name__ for m in wrapping}
         if names != SKIPPED or len(wrapping) != len(SKIPPED) or getattr(app, "max_body_size", None) is not None:
             raise AttributeError(f"other middlewares: {', '.join(sorted(names))}")
+        flask.wsgi_app = abandoned.wanted_only(flask.wsgi_app)
         short: Any = Bridge(flask.wsgi_app, build_environ)
         for middleware in reversed([m for m in middlewares if m not in wrapping]):
             short = middleware.cls(short, *middleware.args, **middleware.kwargs)
-        quick = Quick(app, short, paths(app, flask, Mount, Match.FULL))
+        quick = Quick(app, short, paths(app, flask, Mount, Match.FULL), store_pool.StorePool(app))
     except (ImportError, AttributeError, KeyError, TypeError) as error:
         say(f"MLflow's own way for all requests: {error!r}")
         return app

@@ -57,6 +57,9 @@ DEFAULTS = {
     # S3 servers other than AWS refuse the checksum trailers that newer SDKs send by default.
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+    # 60 s without a byte end an attempt; botocore makes five of them, while a thread and a client wait
+    "AWS_RETRY_MODE": "standard",
+    "AWS_MAX_ATTEMPTS": "2",
     "PYTHONUNBUFFERED": "1",
 }
 # Read by MLflow itself: a Kubernetes Service named mlflow sets MLFLOW_PORT=tcp://..., a shell the others.
@@ -185,6 +188,7 @@ class Workers:
     def __call__(self, command: object, extra_env: Mapping[str, str], **_: object) -> NoReturn:
         import gc
 
+        import abandoned
         import durable
         import edge
         import indexes
@@ -225,6 +229,7 @@ class Workers:
                         engine.dispose()  # a connection must not be shared by two processes
                 sealed.tolerate()
                 quick_store.shorten(*stores)
+                abandoned.in_database(store.engine for store in stores if hasattr(store, "engine"))
                 quick_answers.shorten(handlers)
                 quick_requests.larger_blocks()
                 served = edge.guarded(quick_requests.shortened(app, flask_app))
