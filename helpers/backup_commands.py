@@ -119,7 +119,7 @@ def _replace(system: System, source: sources.Source, manifest: dict[str, Any], s
         raise TrackbedError(f"project {system.settings.project} has data of its own; nothing was changed",
                             f"--project={system.settings.project} instead of --into replaces them; or choose another")
     try:
-        new = restore.copy(system, engine, source, manifest, sink)
+        new = restore.copy(system, engine, source, manifest, sink, notice)
         before = _before(system, engine, sink) if keep_before else None
         engine.halt(MLFLOW, sink)
         system.state.remembered = {**restore.settings_of(source, manifest), **system.state.remembered}

@@ -67,6 +67,6 @@ def _carry(system: System, old: Engine, target: System, sink: Sink, notice: Noti
     manifest = archive.verify(path)
     old.stop(sink)  # the ports are needed on the other side
     _, other = lifecycle.bring_up(target, sink, notice)
-    new = restore.copy(target, other, path, manifest, sink)
+    new = restore.copy(target, other, path, manifest, sink, notice)
     backup_commands.flip(target, new, sink, notice)
     return path

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common import MISCONFIGURED, REFUSED, NotYet, Stop, required, say, wait
+from common import MISCONFIGURED, REFUSED, USAGE, NotYet, Stop, required, say, wait
 
 TEMPLATE = "schema.sql"  # beside this file; `python -m helpers.schema_template` makes it
 
@@ -149,3 +149,24 @@ def fill(uri: str, statements: str) -> bool:
         reason = str(error)
     say(f"the prepared schema could not be used ({' '.join(reason.split())}); MLflow makes it")
     return False
+
+
+def make(uri: str, revision: str) -> None:
+    """MLflow's schema of a revision in an empty database: its first tables, and its migrations up to there."""
+    import sqlalchemy
+    from sqlalchemy.pool import NullPool
+
+    if schema_state(revision, True, *migrations(versions())) == "newer":
+        raise Stop(USAGE, f"{revision} is no revision of this MLflow's schema")
+    engine = sqlalchemy.create_engine(uri, poolclass=NullPool)
+    if sqlalchemy.inspect(engine).get_table_names():
+        raise Stop(MISCONFIGURED, "the database is not empty")
+    from alembic import command  # type: ignore[import-not-found]
+    from mlflow.store.db.utils import _get_alembic_config  # type: ignore[import-not-found]
+    from mlflow.store.tracking.dbmodels.initial_models import Base  # type: ignore[import-not-found]
+
+    Base.metadata.create_all(engine)
+    config = _get_alembic_config(uri)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)

@@ -7,6 +7,7 @@ bucket       make sure the bucket (or artifact folder) is there; TRACKBED_S3_CRE
 schema       print {"database": revision or null, "code": revision, "state": empty|current|older|newer}
 object PATH  print the stored objects below that artifact path as JSON: [{"path": ..., "size": ...}, ...]
 known REV    print what that schema revision is to this MLflow: current, older or newer
+make REV     make the empty tables of that revision, in an empty database
 list         print one JSON line [name, size, mark] for each object; an equal mark: the object is unchanged
 out [PREFIX] all objects as a tar stream on stdout; PREFIX: another one than the live one
 pick         the same of the objects only whose names stdin has, one JSON string a line
@@ -323,8 +324,8 @@ def main(arguments: list[str]) -> int:
 
     command, *rest = arguments or ["help"]
     signal.signal(signal.SIGTERM, stopped)
-    takes = {"object": (1,), "known": (1,), "in": (1,), "drop": (1,), "gc": (1,), "out": (0, 1), "sums": (0, 1),
-             "indexes": (0, 1), "store-sync": (1,)}
+    takes = {"object": (1,), "known": (1,), "make": (1,), "in": (1,), "drop": (1,), "gc": (1,), "out": (0, 1),
+             "sums": (0, 1), "indexes": (0, 1), "store-sync": (1,)}
     if len(rest) not in takes.get(command, (0,)):
         command = "help"
     try:
@@ -344,6 +345,11 @@ def main(arguments: list[str]) -> int:
             import database
 
             print(json.dumps(database.schema(os.environ)))
+        elif command == "make":
+            import database
+
+            prepare(os.environ)
+            database.make(required(os.environ, "MLFLOW_BACKEND_STORE_URI"), rest[0])
         elif command == "known":
             import database
 

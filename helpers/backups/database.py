@@ -6,7 +6,7 @@ Only PostgreSQL's own programs, run inside the part, so that they are of the ser
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
@@ -21,8 +21,8 @@ PSQL = ("psql", "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-U"
 LONG = 24 * 3600.0
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
 # of each row's text, in any order; the same on every version since 12
-ROWS = ("SELECT '{name}', count(*), coalesce(sum(('x' || substr(md5(t::text), 1, 15))::bit(60)::bigint::numeric), 0) "
-        'FROM public."{name}" t')
+ROWS = ("SELECT '{name}', count(*), coalesce(sum(('x' || substr(md5({row}::text), 1, 15))::bit(60)::bigint::numeric), "
+        '0) FROM public."{name}" t')
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,18 @@ class Session:
         self._pipe.finish()
         raise TrackbedError("the database ended the connection", "`invoke status` shows whether it runs")
 
-    def contents(self) -> Contents:
+    def contents(self, columns: Mapping[str, Sequence[str]] | None = None) -> Contents:
+        """``columns``: of these tables, in this order, where another than the table's own is meant."""
         names = [name for name in self.ask(TABLES) if re.fullmatch(r"\w+", name)]
         schema = self.ask("SELECT version_num FROM alembic_version") if "alembic_version" in names else []
-        rows = self.ask(" UNION ALL ".join(ROWS.format(name=name) for name in names)) if names else []
+        rows = self.ask(" UNION ALL ".join(ROWS.format(name=name, row=_row((columns or {}).get(name)))
+                                           for name in names)) if names else []
         return Contents(",".join(schema), {name: [count, total] for name, count, total in map(str.split, rows)})
+
+
+def _row(columns: Sequence[str] | None) -> str:
+    """A row of a table `t`, as a whole or as these columns of it."""
+    return "t" if columns is None else f"ROW({', '.join(f't.{chr(34)}{column}{chr(34)}' for column in columns)})"
 
 
 @contextmanager
@@ -75,9 +82,9 @@ def session(engine: Engine, database: str) -> Iterator[Session]:
         yield opened
 
 
-def contents(engine: Engine, database: str) -> Contents:
+def contents(engine: Engine, database: str, columns: Mapping[str, Sequence[str]] | None = None) -> Contents:
     with session(engine, database) as opened:
-        return opened.contents()
+        return opened.contents(columns)
 
 
 @contextmanager
@@ -123,24 +130,10 @@ def drop(engine: Engine, name: str) -> None:
     _statement(engine, f'DROP DATABASE IF EXISTS "{_checked(name)}" WITH (FORCE)')
 
 
-def load(engine: Engine, name: str, chunks: Iterator[IO[bytes]]) -> None:
-    """Restore a dump into the empty database ``name``; all of it or an error."""
-    command = ("pg_restore", "--exit-on-error", "--no-owner", "--no-privileges", "-U", stack.DATABASE_USER,
-               "-d", _checked(name))
-    with engine.pipe(POSTGRES, command) as pipe:
-        try:
-            for chunk in chunks:
-                while data := chunk.read(2**20):
-                    pipe.into.write(data)
-        except BrokenPipeError:
-            pass  # finish tells why
-        pipe.finish(LONG)
-
-
-def check(engine: Engine, name: str, wanted: dict[str, list[str]]) -> None:
-    """Every table has the rows it should have, by count and checksum."""
-    found = contents(engine, name).tables
-    for table in sorted(wanted.keys() | found.keys()):
-        if found.get(table) != wanted.get(table):
-            raise TrackbedError(f"table {table} has (rows, checksum) {found.get(table)}, not {wanted.get(table)}",
+def check(engine: Engine, name: str, wanted: dict[str, list[str]], columns: Mapping[str, Sequence[str]]) -> None:
+    """Every table has the rows it should have, by count and checksum; ``columns``: their order in the dump."""
+    found = contents(engine, name, columns).tables
+    for table in sorted(found):
+        if found[table] != wanted.get(table):
+            raise TrackbedError(f"table {table} has (rows, checksum) {found[table]}, not {wanted.get(table)}",
                                 "the system is as it was; please report it")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import IO, Any
 
-from helpers.backups import database, journal, objects, sources
+from helpers.backups import database, journal, loading, objects, sources
 from helpers.backups.backup import PORTABLE, Progress, need
 from helpers.backups.sources import Source
 from helpers.engines import select
@@ -57,7 +58,29 @@ def verify(source: Source, sink: Sink) -> dict[str, Any]:
     return sources.verify(source, Progress(sink, "verifying").say)
 
 
-def copy(system: System, engine: Engine, source: Source, manifest: dict[str, Any], sink: Sink) -> dict[str, str]:
+def _database(system: System, engine: Engine, new: dict[str, str], manifest: dict[str, Any],
+              chunks: Iterator[IO[bytes]]) -> list[str]:
+    """Fill the new database with the rows of the dump; gives what was left out of it, because it is not MLflow's."""
+    if (first := next(chunks, None)) is None:
+        return []
+    head = first.read(loading.TOC)
+    name, revision = new["database"], manifest["schema"]
+    if revision and (statements := loading.template(revision)):
+        loading.fill(engine, name, statements)
+    elif revision:
+        done = beside(system, new).one_shot(MLFLOW, (PROGRAM, "make", revision), timeout=600)
+        if done.code:
+            lines = tuple(done.stderr.strip().splitlines()[-5:])
+            raise TrackbedError(f"MLflow's schema {revision} could not be made", "please report it", lines)
+    tables = loading.schema(engine, name)
+    left = loading.foreign(engine, name, head)
+    loading.load(engine, name, tables, itertools.chain([io.BytesIO(head), first], chunks))
+    database.check(engine, name, manifest["tables"], tables.read)
+    return left
+
+
+def copy(system: System, engine: Engine, source: Source, manifest: dict[str, Any], sink: Sink,
+         notice: Callable[[str], None]) -> dict[str, str]:
     """Restore the verified backup into a database and prefix of their own, prove it, migrate it; gives the names.
 
     The note of the change is on disk before anything is made. Raises TrackbedError; what is live stays as it is.
@@ -83,8 +106,8 @@ def copy(system: System, engine: Engine, source: Source, manifest: dict[str, Any
 
     if manifest["chunks"]:
         sink.step("database")
-        database.load(engine, new["database"], chunks())
-        database.check(engine, new["database"], manifest["tables"])
+        for left in _database(system, engine, new, manifest, chunks()):
+            notice(f"warning: left out, because it is not MLflow's: {left}")
     sink.step("objects")
     progress = Progress(sink, "objects")
     objects.write(engine, new["prefix"], _objects(first[0] if first else None, members, progress,
