@@ -20,9 +20,10 @@ NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
 PSQL = ("psql", "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-U", stack.DATABASE_USER)
 LONG = 24 * 3600.0
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
-# of each row's text, in any order; the same on every version since 12
-ROWS = ("SELECT '{name}', count(*), coalesce(sum(('x' || substr(md5({row}::text), 1, 15))::bit(60)::bigint::numeric), "
-        '0) FROM public."{name}" t')
+# of each row's text, in any order; the same on every version since 12. A cast to text could be somebody's function
+ROWS = ("SELECT '{name}', count(*), "
+        "coalesce(sum(('x' || substr(md5(format('%s', {row})), 1, 15))::bit(60)::bigint::numeric), 0) "
+        'FROM public."{name}" t')
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,123 @@
+"""An archive that somebody else made: its experiments are restored, and nothing in it is run."""
+
+from __future__ import annotations
+
+import io
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers.backups import archive
+from tests.conftest import Clone, require_docker
+from tests.integration import seen
+from tests.integration.test_backup import everything, experiment, log_run
+
+# what the owner of a database may add to it; each calls f() when it is restored or first used
+PLANTED = """
+CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+  IF current_database() <> '{live}' THEN COPY (SELECT 1) TO PROGRAM 'touch {mark}'; END IF; RETURN 1; END $$;
+CREATE FUNCTION g(anyelement) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT public.f() = 1';
+CREATE FUNCTION h() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM public.f(); RETURN NEW; END';
+CREATE MATERIALIZED VIEW planted_v AS SELECT f();
+CREATE TABLE planted (a int DEFAULT f(), CHECK (g(a)));
+INSERT INTO planted VALUES (1);
+CREATE INDEX planted_i ON runs (g(name));
+CREATE VIEW planted_w AS SELECT f();
+ALTER TABLE tags ADD CONSTRAINT planted_c CHECK (g(key));
+ALTER TABLE params ALTER COLUMN value SET DEFAULT f()::text;
+CREATE TRIGGER planted_t AFTER INSERT ON runs FOR EACH ROW EXECUTE FUNCTION h();
+CREATE RULE planted_r AS ON INSERT TO experiment_tags DO ALSO SELECT f();
+CREATE FUNCTION planted_text(runs) RETURNS text LANGUAGE sql AS 'SELECT public.f()::text';
+CREATE CAST (runs AS text) WITH FUNCTION planted_text(runs);
+CREATE SCHEMA planted;
+CREATE TABLE planted.runs (a int);
+SELECT lo_from_bytea(0, 'x');
+"""
+GONE = """
+DROP CAST (runs AS text); DROP RULE planted_r ON experiment_tags; DROP TRIGGER planted_t ON runs;
+ALTER TABLE params ALTER COLUMN value DROP DEFAULT; ALTER TABLE tags DROP CONSTRAINT planted_c; DROP INDEX planted_i;
+DROP SCHEMA planted CASCADE; DROP VIEW planted_w; DROP TABLE planted; DROP MATERIALIZED VIEW planted_v;
+DROP FUNCTION planted_text(runs), f(), g(anyelement), h() CASCADE;
+SELECT lo_unlink(oid) FROM pg_largeobject_metadata;
+"""
+
+
+@pytest.fixture
+def clone(own: dict[str, Clone], engine: str) -> Clone:
+    if engine == "docker":
+        require_docker()
+    return own[engine]
+
+
+@pytest.fixture
+def mark() -> Iterator[Path]:
+    """What a command of the archive would make, in the database's container or on this machine."""
+    path = Path(f"/tmp/owned-{secrets.token_hex(4)}")
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def ran(clone: Clone, mark: Path) -> bool:
+    if clone.engine == "docker":
+        return seen.run("docker", "exec", seen.container(clone, "postgres"), "test", "-e", str(mark)).returncode == 0
+    return mark.exists()
+
+
+def test_what_is_not_mlflows_is_left_out_and_never_runs(clone: Clone, mark: Path, tmp_path: Path) -> None:
+    log_run(clone, experiment(clone), "honest", b"content")
+    seen.psql(clone, PLANTED.format(live=seen.live_database(clone), mark=mark))
+    try:
+        clone.value("backup", f"--to={tmp_path}/a.tar")
+        wanted = everything(clone)
+    finally:
+        seen.psql(clone, GONE)
+    done = clone.invoke("restore", f"{tmp_path}/a.tar", "--yes", "--no-backup")
+    assert done.returncode == 0, done.stderr
+    assert everything(clone) == wanted and not ran(clone, mark)
+    for left in ("MATERIALIZED VIEW public planted_v", "FUNCTION public f()", "TABLE DATA public planted",
+                 "TRIGGER public runs planted_t", "INDEX public planted_i",
+                 "RULE public experiment_tags planted_r", "TABLE planted runs", "CAST - CAST (public.runs AS text)"):
+        assert f"left out, because it is not MLflow's: {left}\n" in done.stderr, done.stderr
+    assert seen.psql(clone, "SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace") == "1"
+    log_run(clone, experiment(clone), "goes on", b"more")
+    assert not ran(clone, mark)
+
+
+@pytest.mark.parametrize("kind", ["program", "statement"])
+def test_a_dump_that_pg_dump_did_not_write(clone: Clone, mark: Path, tmp_path: Path, kind: str) -> None:
+    """Its table of contents holds SQL, which anybody may change."""
+    clone.value("backup", f"--to={tmp_path}/a.tar")
+    forged(tmp_path / "a.tar", tmp_path / "b.tar", *{
+        "program": (b"COPY public.experiment_tags (key, value, experiment_id) FROM stdin;",
+                    f"COPY public.tags FROM PROGRAM 'touch {mark}';"),
+        "statement": (b"SELECT pg_catalog.setval('public.experiments_experiment_id_seq', ",
+                      "DROP TABLE public.runs; --"),
+    }[kind])
+    before, state = everything(clone), (clone.project_folder / "state.json").read_bytes()
+    done = clone.invoke("restore", f"{tmp_path}/b.tar", "--yes", "--no-backup")
+    seen.refused(done, 1, "database dump holds a statement", "use another backup")
+    assert not ran(clone, mark) and everything(clone) == before
+    assert (clone.project_folder / "state.json").read_bytes() == state
+
+
+def forged(source: Path, target: Path, old: bytes, new: str) -> None:
+    """The same archive around a dump with other bytes in it, of the same length."""
+    manifest = archive.verify(source)
+    with target.open("wb") as stream:
+        writer = archive.Writer(stream, {key: manifest[key] for key in ("made", "project", "engine", "machine")})
+        dump = b""
+        for name, size, content in archive.members(source, manifest):
+            if name.startswith("database/"):
+                dump += content.read()
+                continue
+            if dump:
+                assert dump.count(old) == 1 and len(new) <= len(old)
+                writer.database(io.BytesIO(dump.replace(old, new.encode().ljust(len(old)))))
+                dump = b""
+            if name.startswith("objects/"):
+                writer.object(name.removeprefix("objects/"), size, content)
+            elif name in archive.SMALL and name != "trackbed.json":
+                writer.small(name, content.read())
+        writer.finish({key: manifest[key] for key in ("schema", "tables", "mlflow")})
