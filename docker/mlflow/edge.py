@@ -1,13 +1,92 @@
-"""The outermost layer of the MLflow server: what every request has to pass, whichever way it then takes."""
+"""The outermost layer of the MLflow server: what every request has to pass, whichever way it then takes.
+
+In this order: the access token, whose page asks, whether the address is offered, how much the request brings.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
+from typing import Any
 
 import access
+import edge_bodies
+import edge_origins
+import edge_routes
+from access import App, Receive, Scope, Send
+
+ORIGINS = "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"
 
 
-def guarded(app: access.App, environment: Mapping[str, str] = os.environ) -> access.App:
-    """``app`` (MLflow with the shorter ways) behind all checks, the first to be asked outermost."""
-    return access.protected(app, environment)
+class Edge:
+    """Refuses what this system does not offer; passes on the rest as it came."""
+
+    def __init__(self, app: App, origins: edge_origins.Origins, routes: edge_routes.Judge) -> None:
+        self.app = app
+        self.origins = origins
+        self.routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            else:
+                await send({"type": "websocket.close", "code": 1008})  # MLflow has none
+            return
+        method = scope["method"]
+        if reason := self.origins.refusal(method, scope["headers"]):
+            await refuse(scope, send, 403, reason)
+            return
+        if refusal := self.routes.refusal(scope["path"], method):
+            await refuse(scope, send, *refusal)
+            return
+        try:
+            bounded = edge_bodies.bounded(scope, receive)
+        except edge_bodies.Refused as refused:
+            await refuse(scope, send, *refused.answer)
+            return
+        if bounded is None:
+            await self.app(scope, receive, send)
+        else:
+            await self._counting(scope, bounded, send)
+
+    async def _counting(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application with a body that may turn out too large while it is read."""
+        started = over = False
+
+        async def received() -> MutableMapping[str, Any]:
+            nonlocal over
+            try:
+                return await receive()
+            except edge_bodies.Refused as refused:
+                if not over and not started:
+                    await refuse(scope, send, *refused.answer)
+                over = True
+                raise
+
+        async def sent(message: MutableMapping[str, Any]) -> None:
+            nonlocal started
+            if not over:  # what the application makes of the exception is not for the client
+                started = True
+                await send(message)
+
+        try:
+            await self.app(scope, received, sent)
+        except Exception:
+            if not over:
+                raise
+
+
+async def refuse(scope: Scope, send: Send, status: int, reason: str) -> None:
+    """An answer of this layer's own, in the form of MLflow's errors."""
+    body = edge_routes.body(status, reason)
+    await send({"type": "http.response.start", "status": status, "headers": [
+        (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
+def guarded(app: App, environment: Mapping[str, str] = os.environ) -> App:
+    """``app`` (MLflow with the shorter ways) behind all checks."""
+    origins = edge_origins.Origins(environment.get(ORIGINS, "").split(","))
+    return access.protected(Edge(app, origins, edge_routes.Judge()), environment)

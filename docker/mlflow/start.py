@@ -36,7 +36,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, MutableMapping
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from common import FAILED, MISCONFIGURED, STOPPED, USAGE, Stop, required, say
 
@@ -65,7 +65,9 @@ DEFAULTS = {
 }
 # Read by MLflow itself: a Kubernetes Service named mlflow sets MLFLOW_PORT=tcp://..., a shell the others.
 STRAY = ("MLFLOW_HOST", "MLFLOW_PORT", "MLFLOW_WORKERS", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI",
-         "MLFLOW_REGISTRY_STORE_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT")
+         "MLFLOW_REGISTRY_STORE_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT",
+         # another prefix would be other addresses than edge_routes.py judges; MLflow would forward to the last
+         "MLFLOW_STATIC_PREFIX", "_MLFLOW_STATIC_PREFIX", "MLFLOW_DEPLOYMENTS_TARGET")
 
 
 def number(environment: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
@@ -179,7 +181,7 @@ class Workers:
     """
 
     def __init__(self, host: str, port: str, count: str) -> None:
-        self.options = {
+        self.options: dict[str, Any] = {
             "bind": f"{host}:{port}", "workers": int(count), "preload_app": True, "keepalive": 75,
             # without a limit a running upload would hold the server until it is killed
             "graceful_timeout": GRACE_SECONDS, "timeout": 120, "errorlog": "-", "loglevel": "warning",
@@ -193,6 +195,8 @@ class Workers:
         import durable
         import edge
         import indexes
+        import locations
+        import memory
         import quick_answers
         import quick_requests
         import quick_store
@@ -215,6 +219,8 @@ class Workers:
 
         if engine := getattr(handlers._tracking_store, "engine", None):
             indexes.make(engine)
+        locations.guard_server(handlers)
+        memory.limit(self.options["workers"])
 
         class Application(BaseApplication):  # type: ignore[misc]
             def load_config(self) -> None:
@@ -303,6 +309,10 @@ def serve() -> NoReturn:
 
 def collect(environment: MutableMapping[str, str], age: str) -> NoReturn:
     import access
+    import locations
+    from mlflow.store.artifact.artifact_repository_registry import (  # type: ignore[import-not-found]
+        ArtifactRepositoryRegistry,
+    )
 
     host = environment.get("TRACKBED_HOST") or "127.0.0.1"
     port = number(environment, "TRACKBED_PORT", 8000, 1, 65535)
@@ -310,6 +320,8 @@ def collect(environment: MutableMapping[str, str], age: str) -> NoReturn:
     environment["MLFLOW_TRACKING_URI"] = uri
     if token := access.read_token(environment):
         environment["MLFLOW_TRACKING_TOKEN"] = token
+    required(environment, locations.DESTINATION)
+    locations.guard_opening(ArtifactRepositoryRegistry, environment, removing=True)
     run_mlflow(["gc", "--older-than", age, "--tracking-uri", uri, "--backend-store-uri",
                 required(environment, "MLFLOW_BACKEND_STORE_URI")])
 

@@ -254,6 +254,7 @@ class EmbeddedEngine:
             server_secrets.FOLDER_VARIABLE: str(self.folder / "secrets"),
             # the secrets are read at the start only: other ones are another program
             SECRETS_MARK: self.system.credentials_digest(),
+            "TRACKBED_MEMORY_LIMIT": settings.memory_limit,  # no container does it here
             "TMPDIR": str(self.folder / "tmp"),  # uploads are buffered there whole
             # the venv may belong to root: without byte code of its own the server starts twice as slowly
             "PYTHONPYCACHEPREFIX": str(self.folder / "pycache"),

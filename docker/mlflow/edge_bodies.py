@@ -1,0 +1,120 @@
+"""Bounds of what a request may bring: bodies that are read whole have a limit, also of what they unpack to."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from access import Receive, Scope
+
+LIMIT = 64 << 20  # bytes; MLflow's own largest request, a page's upload, has 10 MiB
+UNPACKED = ("/v1/traces",)  # the only address that unpacks what it gets
+STREAMED = ("/api/2.0/mlflow-artifacts/artifacts/", "/ajax-api/2.0/mlflow-artifacts/artifacts/")  # as long as they are
+TOO_LARGE = (413, f"A request may have {LIMIT >> 20} MiB, also unpacked. Send less at once; files go as artifacts")
+UNKNOWN_ENCODING = (415, "Content-Encoding may be gzip or deflate")
+DAMAGED = (400, "The body is not what its Content-Encoding says")
+CHUNK = 1 << 20
+
+
+class Refused(Exception):
+    """The body breaks a rule; the answer is status and reason."""
+
+    def __init__(self, answer: tuple[int, str]) -> None:
+        super().__init__(answer[1])
+        self.answer = answer
+
+
+class Unpacker:
+    """Unpacks gzip (of several members too) and deflate (with zlib's header or without) as it comes."""
+
+    def __init__(self, encoding: str) -> None:
+        self.gzip = encoding == "gzip"
+        self.unpacker: Any = self._new(zlib.MAX_WBITS | 16) if self.gzip else None
+        self.head = b""  # of deflate, until there is enough to see which of its two kinds it is
+
+    @staticmethod
+    def _new(bits: int) -> Any:
+        return zlib.decompressobj(bits)
+
+    def feed(self, data: bytes, room: int) -> bytes:
+        """The bytes that ``data`` unpacks to. Raises Refused as soon as they are more than ``room``."""
+        if self.unpacker is None:
+            self.head += data
+            if len(self.head) < 2:
+                return b""
+            data, first = self.head, self.head[0]
+            zlibs = first & 15 == 8 and int.from_bytes(data[:2], "big") % 31 == 0
+            self.unpacker = self._new(zlib.MAX_WBITS if zlibs else -zlib.MAX_WBITS)
+        found, size = [], 0
+        try:
+            while data:
+                if self.unpacker.eof:
+                    if not self.gzip or not data.strip(b"\0"):
+                        break  # as Python's own: zeros may follow gzip
+                    self.unpacker = self._new(zlib.MAX_WBITS | 16)
+                more = True
+                while more:
+                    part = self.unpacker.decompress(data, CHUNK)
+                    size += len(part)
+                    if size > room:
+                        raise Refused(TOO_LARGE)
+                    found.append(part)
+                    data = self.unpacker.unconsumed_tail
+                    more = not self.unpacker.eof and (bool(data) or len(part) == CHUNK)
+                data = self.unpacker.unused_data if self.unpacker.eof else b""
+        except zlib.error:
+            raise Refused(DAMAGED) from None
+        return b"".join(found)
+
+    def end(self) -> None:
+        if self.unpacker is None or not self.unpacker.eof:
+            raise Refused(DAMAGED)
+
+
+def bounded(scope: Scope, receive: Receive) -> Receive | None:
+    """What the application receives from instead; None: as it is. Raises Refused where the headers tell enough."""
+    if scope["method"] == "PUT" and scope["path"].startswith(STREAMED):
+        return None
+    length, chunked, encodings = 0, False, []
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            length = int(value) if value.isdigit() else 0
+        elif name == b"transfer-encoding":
+            chunked = True
+        elif name == b"content-encoding":
+            encodings += [word.strip().lower() for word in value.decode("latin-1").split(",")]
+    if length > LIMIT:
+        raise Refused(TOO_LARGE)
+    encodings = [word for word in encodings if word not in ("", "identity")]
+    if encodings and scope["path"] in UNPACKED:
+        if len(encodings) > 1 or encodings[0] not in ("gzip", "deflate"):
+            raise Refused(UNKNOWN_ENCODING)
+        unpacker = Unpacker(encodings[0])
+        scope["headers"] = [(name, value) for name, value in scope["headers"]
+                            if name not in (b"content-encoding", b"content-length")]
+        return _counted(receive, unpacker.feed, unpacker.end)
+    return _counted(receive, _whole, lambda: None) if chunked else None
+
+
+def _whole(data: bytes, room: int) -> bytes:
+    if len(data) > room:
+        raise Refused(TOO_LARGE)
+    return data
+
+
+def _counted(receive: Receive, take: Callable[[bytes, int], bytes], end: Callable[[], None]) -> Receive:
+    total = 0
+
+    async def counted() -> Any:
+        nonlocal total
+        message = await receive()
+        if message["type"] == "http.request":
+            data = take(message.get("body", b""), LIMIT - total)
+            total += len(data)
+            message = {**message, "body": data}
+            if not message.get("more_body", False):
+                end()
+        return message
+
+    return counted

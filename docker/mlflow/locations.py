@@ -1,0 +1,162 @@
+"""Where artifacts may lie: in this system's own space, whatever experiments, models and traces say.
+
+The server holds the keys of the store and may read files of its user, so a location that a client names would give the
+client what they open. Names are checked where MLflow's stores write them, and again where something is opened: rows may
+come from an older server or from somebody's archive.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from common import say
+
+OWN = "mlflow-artifacts:/"
+REFERENCES = ("models:/", "runs:/")  # to what has a location of its own, which is checked in turn
+TRACE_TAGS = ("mlflow.artifactLocation", "mlflow.trace.archiveLocation")
+DESTINATION = "MLFLOW_ARTIFACTS_DESTINATION"
+
+
+def plain(path: str) -> bool:
+    """No way out of a folder and nothing that two readers could read differently, however often it is encoded."""
+    decoded = path
+    while (once := unquote(decoded)) != decoded:
+        decoded = once
+    if "\\" in decoded or any(ord(letter) < 32 or ord(letter) == 127 for letter in decoded):
+        return False
+    return not {".", ".."} & set(decoded.split("/")) and not {"?", "#"} & set(path)
+
+
+def own(uri: str) -> bool:
+    """A location in this system's space, as clients name it; never on another host's server."""
+    return uri.startswith(OWN) and not uri.startswith(OWN + "/") and plain(uri[len(OWN):])
+
+
+def referring(uri: str) -> bool:
+    return any(uri.startswith(each) and not uri.startswith(each + "/") and plain(uri[len(each):])
+               for each in REFERENCES)
+
+
+def below(uri: str, destination: str) -> bool:
+    """In the folder or the prefix of the bucket that this server stores its artifacts in."""
+    root = destination.rstrip("/")
+    return bool(root) and (uri.rstrip("/") == root or (uri.startswith(root + "/") and plain(uri[len(root):])))
+
+
+def refusal(what: str, uri: str) -> str:
+    shown = uri if len(uri) <= 200 else uri[:200] + "..."
+    return (f"{what} {shown!r} is not in this system's own space: Trackbed keeps artifacts below {OWN} alone. Leave "
+            "the location out, and copy what lies elsewhere with mlflow.log_artifacts()")
+
+
+def _raise(message: str) -> None:
+    from mlflow.exceptions import MlflowException  # type: ignore[import-not-found]
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE  # type: ignore[import-not-found]
+
+    raise MlflowException(message, error_code=INVALID_PARAMETER_VALUE)
+
+
+class Untouched:
+    """Stands for artifacts elsewhere while `gc` removes the run that names them."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+
+    def delete_artifacts(self, *_: Any) -> None:
+        say(f"not removed, it is not in this system's own space: {self.uri}")
+
+
+def guard_opening(registry: Any, environment: Mapping[str, str] = os.environ, removing: bool = False) -> None:
+    """MLflow opens artifacts of this system alone, wherever a location comes from. ``removing``: for `gc`."""
+    opened = registry.get_artifact_repository
+    destination = environment[DESTINATION]
+
+    @functools.wraps(opened)
+    def get_artifact_repository(self: Any, artifact_uri: str, *rest: Any, **named: Any) -> Any:
+        uri = str(artifact_uri)
+        if not (below(uri, destination) or own(uri) or referring(uri)):
+            if removing:
+                return Untouched(uri)
+            _raise(refusal("The location", uri))
+        return opened(self, artifact_uri, *rest, **named)
+
+    registry.get_artifact_repository = get_artifact_repository
+
+
+def guard_paths(handlers: Any) -> None:
+    """The path below the destination that a location of this system's space stands for."""
+    found = handlers._get_proxied_run_artifact_destination_path
+
+    @functools.wraps(found)
+    def destination_path(proxied_artifact_root: str, relative_path: str | None = None) -> Any:
+        if not plain(urlsplit(proxied_artifact_root).path):
+            _raise(refusal("The location", proxied_artifact_root))
+        return found(proxied_artifact_root, relative_path)
+
+    handlers._get_proxied_run_artifact_destination_path = destination_path
+
+
+def guard_experiments(store: Any) -> None:
+    """A tracking store's class: experiments and traces name this system's space alone."""
+    created, started, tagged = store.create_experiment, store.start_trace, store.set_trace_tag
+
+    @functools.wraps(created)
+    def create_experiment(self: Any, name: str, artifact_location: str | None = None, *rest: Any, **named: Any) -> Any:
+        if artifact_location and not own(artifact_location):
+            _raise(refusal("The artifact location", artifact_location))
+        return created(self, name, artifact_location, *rest, **named)
+
+    @functools.wraps(started)
+    def start_trace(self: Any, trace_info: Any, *rest: Any, **named: Any) -> Any:
+        for tags in (trace_info.tags, trace_info.trace_metadata):
+            for key in TRACE_TAGS:
+                _check_tag(key, (tags or {}).get(key))
+        return started(self, trace_info, *rest, **named)
+
+    @functools.wraps(tagged)
+    def set_trace_tag(self: Any, trace_id: str, key: str, value: str) -> Any:
+        if key in TRACE_TAGS:
+            _check_tag(key, value)
+        return tagged(self, trace_id, key, value)
+
+    store.create_experiment, store.start_trace, store.set_trace_tag = create_experiment, start_trace, set_trace_tag
+
+
+def _check_tag(key: str, value: str | None) -> None:
+    if value and not own(value):
+        _raise(refusal(f"The trace's tag {key}", value))
+
+
+def guard_models(store: Any, placeholders: frozenset[str]) -> None:
+    """A registry store's class: versions come from this system's space, its runs and its models."""
+    created = store.create_model_version
+
+    @functools.wraps(created)
+    def create_model_version(self: Any, name: str, source: str, *rest: Any, **named: Any) -> Any:
+        if source not in placeholders and not own(source) and not referring(source):
+            _raise(refusal("The model version's source", source))
+        return created(self, name, source, *rest, **named)
+
+    store.create_model_version = create_model_version
+
+
+def guard_server(handlers: Any) -> None:
+    """All of it, before the server's first request. An MLflow that is built otherwise must not start unguarded."""
+    from mlflow.store.artifact.artifact_repository_registry import (  # type: ignore[import-not-found]
+        ArtifactRepositoryRegistry,
+    )
+    from mlflow.store.model_registry.sqlalchemy_store import (  # type: ignore[import-not-found]
+        SqlAlchemyStore as ModelStore,
+    )
+    from mlflow.store.tracking.sqlalchemy_store import (  # type: ignore[import-not-found]
+        SqlAlchemyStore as TrackingStore,
+    )
+
+    guard_opening(ArtifactRepositoryRegistry)
+    guard_paths(handlers)
+    guard_experiments(TrackingStore)
+    guard_models(ModelStore, frozenset(handlers._PROMPT_SOURCE_PLACEHOLDERS))

@@ -1,0 +1,243 @@
+"""What every request to the MLflow server has to pass (docker/mlflow/edge*.py): origins, addresses, sizes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable
+
+import edge
+import edge_bodies
+import edge_origins
+import edge_routes
+import pytest
+
+from tests.unit import asgi
+
+LISTED = "http://localhost:8000,http://127.0.0.1:8000,https://lab.example.org:8000"
+SEARCH = "/api/2.0/mlflow/experiments/search"
+ASSISTANT = "/ajax-api/3.0/mlflow/assistant/config"
+
+
+@pytest.fixture
+def inner() -> asgi.Inner:
+    return asgi.Inner()
+
+
+@pytest.fixture
+def app(inner: asgi.Inner) -> edge.App:
+    return edge.guarded(inner, {edge.ORIGINS: LISTED})
+
+
+# addresses
+
+@pytest.mark.parametrize(("method", "path"), [
+    ("GET", "/"), ("HEAD", "/"), ("GET", "/static-files/static/js/main.js"), ("GET", "/health"), ("POST", "/graphql"),
+    ("POST", "/v1/traces"), ("GET", SEARCH), ("POST", SEARCH), ("OPTIONS", SEARCH),
+    ("GET", "/ajax-api/2.0/mlflow/experiments/search"), ("PUT", "/api/2.0/mlflow-artifacts/artifacts/1/a b/c.txt"),
+    ("GET", "/api/2.0/mlflow-artifacts/artifacts"), ("PATCH", "/api/2.0/mlflow/logged-models/m-1"),
+    ("DELETE", "/api/2.0/mlflow/logged-models/m-1/tags/a"), ("GET", "/api/3.0/mlflow/traces/tr-1"),
+    ("GET", "/api/3.0/mlflow/mcp-servers/a/b/versions/1"), ("POST", "/api/3.0/mlflow/gateway/secrets/create"),
+])
+def test_what_is_offered_reaches_mlflow(app: edge.App, inner: asgi.Inner, method: str, path: str) -> None:
+    assert asgi.ask(app, path, method).status == 200
+    assert inner.asked == [path]
+
+
+@pytest.mark.parametrize(("method", "path", "said"), [
+    ("PUT", ASSISTANT, "assistant"), ("GET", ASSISTANT, "assistant"), ("OPTIONS", ASSISTANT, "assistant"),
+    ("BREW", ASSISTANT, "assistant"), ("POST", "/ajax-api/3.0/mlflow/assistant/message", "assistant"),
+    ("GET", "/ajax-api/3.0/mlflow/assistant/sessions/a/stream", "assistant"),
+    ("POST", "/ajax-api/3.0/jobs/", "job runner"), ("POST", "/ajax-api/3.0/mlflow/scorer/invoke", "job runner"),
+    ("POST", "/ajax-api/3.0/mlflow/genai/evaluate/invoke", "job runner"),
+    ("POST", "/ajax-api/3.0/mlflow/issues/invoke", "job runner"),
+    ("POST", "/api/3.0/mlflow/prompt-optimization/jobs", "job runner"),
+    ("PUT", "/ajax-api/3.0/mlflow/scorers/online-config", "job runner"),
+    ("PUT", "/api/3.0/mlflow/scorers/online-config", "job runner"),
+    ("POST", "/gateway/x/mlflow/invocations", "gateway"), ("POST", "/gateway/proxy/x/a/b/c", "gateway"),
+    ("GET", "/ajax-api/2.0/mlflow/gateway-proxy", "gateway"),
+    ("POST", "/gateway/gemini/v1beta/models/x:generateContent", "gateway"),
+    ("POST", "/api/2.0/mlflow/webhooks/1/test", "webhook"), ("POST", "/api/3.0/mlflow/workspaces", "workspaces"),
+])
+def test_what_is_off_says_so(app: edge.App, inner: asgi.Inner, method: str, path: str, said: str) -> None:
+    answer = asgi.ask(app, path, method)
+    assert answer.status == 404 and not inner.asked
+    error = json.loads(answer.body)
+    assert error["error_code"] == "ENDPOINT_NOT_FOUND"
+    assert said in error["message"] and "switched off in Trackbed" in error["message"]
+
+
+@pytest.mark.parametrize("path", [
+    "/new/route", "/gateway", "/gateway/", "/gateway/x", "/openapi.json", "/docs", "/metrics", "", "*",
+    "//", "/" + SEARCH, SEARCH + "/", SEARCH.replace("/mlflow", "//mlflow"), SEARCH.upper(), SEARCH + "\n",
+    SEARCH + "\0",
+    "/x/.." + SEARCH, "/." + SEARCH, "/mlflow" + SEARCH, SEARCH.replace("/", "\\"), SEARCH + ";x", "/api%2f2.0",
+    "/" + ASSISTANT, ASSISTANT + "/", ASSISTANT.upper(), ASSISTANT.replace("/mlflow", "//mlflow"), "/x/.." + ASSISTANT,
+    ASSISTANT.replace("assistant", "%61ssistant"), ASSISTANT + ".", "/ajax-api/3.0/mlflow/assistant/new",
+    "/api/3.0/mlflow/assistant/config", "/ajax-api/3.0/jobs/a/b", "/ajax-api/3.0/mlflow/new/thing",
+])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "OPTIONS"])
+def test_what_the_table_does_not_name_is_off(app: edge.App, inner: asgi.Inner, method: str, path: str) -> None:
+    assert asgi.ask(app, path, method).status == 404
+    assert not inner.asked
+
+
+@pytest.mark.parametrize("method", ["DELETE", "PATCH", "TRACE", "CONNECT", "get"])
+def test_only_the_judged_methods(app: edge.App, inner: asgi.Inner, method: str) -> None:
+    assert asgi.ask(app, SEARCH, method).status == 405
+    assert not inner.asked
+
+
+def test_websockets_are_closed(app: edge.App, inner: asgi.Inner) -> None:
+    assert asgi.ask(app, SEARCH, kind="websocket").messages == [{"type": "websocket.close", "code": 1008}]
+    assert not inner.asked
+
+
+def test_one_verdict_for_each_route() -> None:
+    group = edge_routes.Group("/a", True, "", GET=".")
+    with pytest.raises(ValueError, match="judged twice: GET /a"):
+        edge_routes.Judge((group, group))
+    assert all(group.reason for group in edge_routes.TABLE)
+
+
+# origins
+
+@pytest.mark.parametrize(("origin", "host"), [
+    ("http://localhost:8000", "localhost:8000"), ("http://127.0.0.1:8000", "localhost:8000"),
+    ("http://localhost:9000", "localhost:9000"),  # a tunnel that ends at another port
+    ("https://lab.example.org:8000", "lab.example.org:8000"), ("https://lab.example.org", "lab.example.org"),
+    ("http://[::1]:8000", "[::1]:8000"), ("HTTP://LOCALHOST:8000", "localhost:8000"),
+])
+def test_own_pages_may(app: edge.App, origin: str, host: str) -> None:
+    for method in ("GET", "POST", "OPTIONS"):
+        assert asgi.ask(app, SEARCH, method, origin=origin, host=host).status == 200
+
+
+@pytest.mark.parametrize(("origin", "host"), [
+    ("http://localhost:5173", "localhost:8000"), ("http://127.0.0.1:3000", "127.0.0.1:8000"),
+    ("http://localhost", "localhost:8000"), ("null", "localhost:8000"), ("", "localhost:8000"),
+    ("file://", "localhost:8000"), ("https://evil.example", "localhost:8000"),
+    ("http://localhost:8000.evil.example", "localhost:8000"), ("http://localhost:8000@evil.example", "localhost:8000"),
+    ("http://localhost:8000", "localhost:9000"),  # at a tunnel's end the usual port may be another program
+    ("http://evil.example:8000", "localhost:8000"), ("http://[::1]:8000", "localhost:8000"),
+    ("http://localhost:99999", "localhost:8000"), ("http://localhost:8000", ""),
+    ("chrome-extension://x", "localhost:8000"),
+])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS"])
+def test_other_pages_may_not_even_read(app: edge.App, inner: asgi.Inner, origin: str, host: str, method: str) -> None:
+    answer = asgi.ask(app, SEARCH, method, origin=origin, host=host)
+    assert answer.status == 403 and not inner.asked
+    assert not any(name.startswith("access-control") for name in answer.headers)
+
+
+@pytest.mark.parametrize(("headers", "status"), [
+    ({}, 200), ({"sec_fetch_site": "same-origin"}, 200), ({"sec_fetch_site": "none"}, 200),
+    ({"sec_fetch_site": "cross-site"}, 403), ({"sec_fetch_site": "same-site"}, 403),
+    ({"referer": "http://localhost:8000/"}, 200), ({"referer": "http://localhost:5173/x"}, 403),
+    ({"referer": "http://evil.example/"}, 403),
+])
+def test_without_an_origin_the_browsers_other_words_count(app: edge.App, headers: dict[str, str], status: int) -> None:
+    assert asgi.ask(app, SEARCH, "POST", host="localhost:8000", **headers).status == status
+    assert asgi.ask(app, SEARCH, "GET", host="localhost:8000", **headers).status == 200  # a link
+
+
+def test_two_origins_are_both_asked_for() -> None:
+    origins = edge_origins.Origins(LISTED.split(","))
+    headers = [(b"host", b"localhost:8000"), (b"origin", b"http://evil.example"), (b"origin", b"http://localhost:8000")]
+    assert origins.refusal("POST", headers) and origins.refusal("POST", headers[::-1])
+    assert not origins.refusal("POST", headers[::2])
+
+
+# sizes
+
+TRACES = "/v1/traces"
+
+
+def raw_deflate(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush()
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(edge_bodies, "LIMIT", 5000)
+    monkeypatch.setattr(edge_bodies, "CHUNK", 512)
+    return 5000
+
+
+@pytest.mark.parametrize(("encoding", "pack"), [
+    ("gzip", gzip.compress), ("GZIP", gzip.compress), ("deflate", zlib.compress), ("deflate", raw_deflate),
+    ("gzip", lambda data: gzip.compress(data[:100]) + gzip.compress(data[100:]) + b"\0\0"),
+])
+@pytest.mark.parametrize("step", [1, 7, 100_000])
+@pytest.mark.parametrize("size", [0, 1, 512, 5000, 5001, 3_000_000])
+def test_packed_bodies_are_bounded(app: edge.App, small: int, encoding: str, pack: Callable[[bytes], bytes], step: int,
+                                   size: int) -> None:
+    data = bytes(size)
+    packed = pack(data)
+    parts = [packed[at:at + step] for at in range(0, len(packed), step)]
+    answer = asgi.ask(app, TRACES, "POST", body=parts, content_encoding=encoding)
+    if size > small:
+        assert answer.status == 413 and len(answer.body) < 300 and len(answer.messages) == 2
+    else:
+        assert (answer.status, answer.body) == (200, data)
+
+
+def test_mlflow_does_not_unpack_again(app: edge.App, inner: asgi.Inner) -> None:
+    scope_headers: list[tuple[bytes, bytes]] = []
+
+    async def look(scope: edge.Scope, receive: edge.Receive, send: edge.Send) -> None:
+        scope_headers.extend(scope["headers"])
+        await inner(scope, receive, send)
+
+    asgi.ask(edge.guarded(look, {}), TRACES, "POST", body=gzip.compress(b"x"), content_encoding="gzip",
+             content_length="21", content_type="a/b")
+    assert scope_headers == [(b"content-type", b"a/b")]
+
+
+@pytest.mark.parametrize(("encoding", "body", "status"), [
+    ("gzip", b"no gzip", 400), ("gzip", gzip.compress(b"x" * 100)[:-4], 400), ("deflate", b"", 400), ("gzip", b"", 400),
+    ("deflate", b"\xff\xff\xff", 400), ("br", b"x", 415), ("gzip, gzip", b"x", 415), ("zstd", b"x", 415),
+    ("identity", b"x", 200), ("", b"x", 200),
+])
+def test_odd_encodings(app: edge.App, encoding: str, body: bytes, status: int) -> None:
+    assert asgi.ask(app, TRACES, "POST", body=body, content_encoding=encoding).status == status
+
+
+def test_plain_bodies_are_bounded_by_what_they_say_and_by_what_comes(app: edge.App, inner: asgi.Inner,
+                                                                     small: int) -> None:
+    assert asgi.ask(app, SEARCH, "POST", body=b"x", content_length=str(small + 1)).status == 413
+    assert not inner.asked
+    parts = [b"x" * 1000] * 5
+    assert asgi.ask(app, SEARCH, "POST", body=parts, transfer_encoding="chunked").status == 200
+    answer = asgi.ask(app, SEARCH, "POST", body=[*parts, b"x"], transfer_encoding="chunked")
+    assert answer.status == 413 and b"as artifacts" in answer.body
+
+
+def test_artifacts_are_as_long_as_they_are(app: edge.App, small: int) -> None:
+    for path in edge_bodies.STREAMED:
+        answer = asgi.ask(app, path + "1/big", "PUT", body=b"x" * small * 2, content_length=str(small * 2),
+                          content_encoding="gzip")
+        assert (answer.status, len(answer.body)) == (200, small * 2)
+
+
+def test_what_mlflow_makes_of_a_refused_body_is_not_sent(small: int) -> None:
+    async def catching(scope: edge.Scope, receive: edge.Receive, send: edge.Send) -> None:
+        try:
+            while True:
+                await receive()
+        except Exception:
+            await send({"type": "http.response.start", "status": 400, "headers": []})
+            await send({"type": "http.response.body", "body": b"parse error"})
+
+    answer = asgi.ask(edge.guarded(catching, {}), SEARCH, "POST", body=b"x" * (small + 1), transfer_encoding="chunked")
+    assert answer.status == 413 and b"parse error" not in answer.body
+
+
+def test_other_errors_pass_as_they_are(app: edge.App) -> None:
+    async def failing(scope: edge.Scope, receive: edge.Receive, send: edge.Send) -> None:
+        raise RuntimeError("MLflow's own")
+
+    with pytest.raises(RuntimeError, match="MLflow's own"):
+        asgi.ask(edge.guarded(failing, {}), SEARCH, "POST", transfer_encoding="chunked")

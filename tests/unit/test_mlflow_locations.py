@@ -1,0 +1,160 @@
+"""Where artifacts may lie (docker/mlflow/locations.py), and how much memory a worker has (docker/mlflow/memory.py)."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import locations
+import memory
+import pytest
+
+FOREIGN = [
+    "s3://backups/dir", "s3://mlflow-artifacts/other", "file:///etc", "/etc", "etc", ".", "", "gs://x/y", "ftp://h/x",
+    "sftp://h/x", "hdfs://h/x", "dbfs:/x", "http://127.0.0.1:1/api/2.0/mlflow-artifacts/artifacts/x",
+    "mlflow-artifacts:", "mlflow-artifacts:x", "mlflow-artifacts://host/x", "mlflow-artifacts://host:1/../x",
+    "mlflow-artifacts:/..", "mlflow-artifacts:/../x", "mlflow-artifacts:/a/../../x", "mlflow-artifacts:/a/./x",
+    "mlflow-artifacts:/%2e%2e/x", "mlflow-artifacts:/%252e%252e/x", "mlflow-artifacts:/a/.%2e/x",
+    "mlflow-artifacts:/a%2f..%2fx", "mlflow-artifacts:/..\\x", "mlflow-artifacts:/a%5c..%5cx",
+    "mlflow-artifacts:/a?x=1",
+    "mlflow-artifacts:/a#x", "mlflow-artifacts:/a\n..", "mlflow-artifacts:/\t../x", " mlflow-artifacts:/x",
+    "MLFLOW-ARTIFACTS:/x", "mlflow-artifacts:/a%00b", "models://host/x", "runs:/../x", "file:///srv/live/../backups",
+    "file:///srv/live%2f..", "file:///srv/live-other", "file:///srv", "file:/srv/live/x", "/srv/live/x", "FILE:///srv/live/x",
+]
+
+
+class Refused(Exception):
+    """Stands for MlflowException."""
+
+    def __init__(self, message: str, error_code: int) -> None:
+        super().__init__(message)
+
+
+@pytest.fixture(autouse=True)
+def mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    exceptions: Any = ModuleType("mlflow.exceptions")
+    exceptions.MlflowException = Refused
+    codes: Any = ModuleType("mlflow.protos.databricks_pb2")
+    codes.INVALID_PARAMETER_VALUE = 1000
+    for module in (ModuleType("mlflow"), exceptions, ModuleType("mlflow.protos"), codes):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+class Registry:
+    """Stands for MLflow's ArtifactRepositoryRegistry."""
+
+    def get_artifact_repository(self, artifact_uri: str, tracking_uri: str | None = None) -> str:
+        return f"opened {artifact_uri}"
+
+
+@pytest.fixture
+def registry() -> Any:
+    return type("Registry", (Registry,), {})
+
+
+@pytest.mark.parametrize("uri", FOREIGN)
+def test_no_foreign_location_is_opened(registry: Any, uri: str) -> None:
+    locations.guard_opening(registry, {locations.DESTINATION: "file:///srv/live"})
+    with pytest.raises(Refused, match="not in this system's own space"):
+        registry().get_artifact_repository(uri)
+
+
+@pytest.mark.parametrize("uri", ["file:///srv/live", "file:///srv/live/1/a/artifacts", "mlflow-artifacts:/1/a b",
+                                 "models:/m-1", "models:/name/1", "runs:/1/model"])
+def test_own_locations_are_opened(registry: Any, uri: str) -> None:
+    locations.guard_opening(registry, {locations.DESTINATION: "file:///srv/live/"})
+    assert registry().get_artifact_repository(uri, tracking_uri=None) == f"opened {uri}"
+
+
+def test_a_prefix_of_a_bucket_is_not_the_bucket(registry: Any) -> None:
+    locations.guard_opening(registry, {locations.DESTINATION: "s3://bucket/live"})
+    assert registry().get_artifact_repository("s3://bucket/live/1/x")
+    for uri in ("s3://bucket", "s3://bucket/other", "s3://bucket/live2/x", "s3://bucket/live/../other",
+                "s3://bucket2/live/x", "s3://bucket/live/%2e%2e/other"):
+        with pytest.raises(Refused):
+            registry().get_artifact_repository(uri)
+
+
+def test_removing_leaves_foreign_locations_alone(registry: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    locations.guard_opening(registry, {locations.DESTINATION: "file:///srv/live"}, removing=True)
+    registry().get_artifact_repository("s3://backups/dir").delete_artifacts()
+    assert "not removed" in (said := capsys.readouterr().err) and "s3://backups/dir" in said
+    assert registry().get_artifact_repository("mlflow-artifacts:/1") == "opened mlflow-artifacts:/1"
+
+
+class Store:
+    """Stands for MLflow's stores."""
+
+    def create_experiment(self, name: str, artifact_location: str | None = None, tags: object = None) -> str:
+        return f"made at {artifact_location}"
+
+    def start_trace(self, trace_info: Any) -> str:
+        return "started"
+
+    def set_trace_tag(self, trace_id: str, key: str, value: str) -> str:
+        return f"{key} is {value}"
+
+    def create_model_version(self, name: str, source: str, run_id: str | None = None, **named: Any) -> str:
+        return f"made from {source} of {run_id}"
+
+
+@pytest.fixture
+def store() -> Any:
+    guarded = type("Guarded", (Store,), {})
+    locations.guard_experiments(guarded)
+    locations.guard_models(guarded, frozenset({"dummy-source"}))
+    return guarded()
+
+
+@pytest.mark.parametrize("uri", [uri for uri in FOREIGN if uri])
+def test_no_foreign_location_is_written(store: Any, uri: str) -> None:
+    with pytest.raises(Refused, match="artifact location"):
+        store.create_experiment("name", artifact_location=uri)
+    with pytest.raises(Refused, match="source"):
+        store.create_model_version(name="name", source=uri, run_id="1")
+    for key in locations.TRACE_TAGS:
+        with pytest.raises(Refused, match=key):
+            store.set_trace_tag("tr-1", key, uri)
+        for where in ("tags", "trace_metadata"):
+            info = SimpleNamespace(**{"tags": {}, "trace_metadata": {}, where: {key: uri}})
+            with pytest.raises(Refused, match=key):
+                store.start_trace(info)
+
+
+def test_own_locations_are_written(store: Any) -> None:
+    assert store.create_experiment("name") == "made at None" and store.create_experiment("name", "") == "made at "
+    assert store.create_experiment("name", "mlflow-artifacts:/mine") == "made at mlflow-artifacts:/mine"
+    for source in ("mlflow-artifacts:/1/2/artifacts/model", "runs:/1/model", "models:/m-1", "models:/a/1",
+                   "dummy-source"):
+        assert store.create_model_version("name", source, "1") == f"made from {source} of 1"
+    assert store.set_trace_tag("tr-1", "mine", "s3://text") == "mine is s3://text"
+    info = SimpleNamespace(tags={"mlflow.artifactLocation": "mlflow-artifacts:/1"}, trace_metadata=None)
+    assert store.start_trace(info) == "started"
+
+
+def test_no_reference_is_an_experiments_location(store: Any) -> None:
+    for uri in ("models:/m-1", "runs:/1"):
+        with pytest.raises(Refused):
+            store.create_experiment("name", uri)
+
+
+def test_a_stored_way_out_of_the_own_space_is_not_followed() -> None:
+    def path(proxied_artifact_root: str, relative_path: str | None = None) -> str:
+        return f"{proxied_artifact_root}|{relative_path}"
+
+    handlers = SimpleNamespace(_get_proxied_run_artifact_destination_path=path)
+    locations.guard_paths(handlers)
+    found = handlers._get_proxied_run_artifact_destination_path
+    assert found(proxied_artifact_root="mlflow-artifacts:/1", relative_path="x") == "mlflow-artifacts:/1|x"
+    for uri in ("mlflow-artifacts:/../x", "mlflow-artifacts:/%2e%2e/x", "http://h/api/2.0/mlflow-artifacts/artifacts/../x"):
+        with pytest.raises(Refused):
+            found(uri)
+
+
+@pytest.mark.parametrize(("text", "workers", "expected"), [
+    ("", 2, 2 << 30), ("4g", 2, 2 << 30), ("512m", 2, memory.LEAST), ("64g", 32, 2 << 30), ("3221225472", 1, 3 << 30),
+    ("8GB", 2, 4 << 30), ("nonsense", 2, 2 << 30), ("4g", 0, 4 << 30),
+])
+def test_the_workers_share_the_servers_memory(text: str, workers: int, expected: int) -> None:
+    assert memory.share({memory.LIMIT: text}, workers) == expected
