@@ -162,6 +162,7 @@ def raw_deflate(data: bytes) -> bytes:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(edge_bodies, "LIMIT", 5000)
+    monkeypatch.setattr(edge_bodies, "UNPACKED", {TRACES: 5000})
     monkeypatch.setattr(edge_bodies, "CHUNK", 512)
     return 5000
 

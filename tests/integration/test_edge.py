@@ -1,0 +1,236 @@
+"""The MLflow server as an attacker finds it who reaches its port: docker/mlflow/edge*.py and locations.py."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import socket
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import edge_routes
+import pytest
+
+from tests.conftest import Clone
+from tests.integration import seen
+
+WALK = Path(__file__).with_name("route_walk.py").read_text()
+SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
+ASSISTANT = "/ajax-api/3.0/mlflow/assistant"
+
+
+Answer = tuple[int, bytes, dict[str, str]]
+
+
+def ask(clone: Clone, path: str, method: str = "GET", body: Any = None, **headers: str) -> Answer:
+    """One request, its path sent as it is: status, body and headers in lower case."""
+    connection = http.client.HTTPConnection("127.0.0.1", clone.ports["mlflow"], timeout=60)
+    data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+    named = {"Content-Type": "application/json", "Content-Length": str(len(data or b"")),
+             **{name.replace("_", "-"): value for name, value in headers.items()}}
+    try:
+        connection.putrequest(method, path, skip_host="Host" in named, skip_accept_encoding=True)
+        for name, value in named.items():
+            connection.putheader(name, value)
+        connection.endheaders(data)
+        answer = connection.getresponse()
+        return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
+    finally:
+        connection.close()
+
+
+def refusal(clone: Clone, path: str, method: str = "GET", body: Any = None, status: int = 404, **headers: str) -> str:
+    """The message of a request that is refused."""
+    found, text, _ = ask(clone, path, method, body, **headers)
+    assert found == status, (method, path, text[:300])
+    return str(json.loads(text)["message"])
+
+
+def lives(clone: Clone) -> None:
+    assert ask(clone, SEARCH)[0] == 200
+
+
+def experiment(clone: Clone) -> str:
+    made = seen.mlflow(clone, "experiments/create", {"name": f"edge-{uuid.uuid4().hex[:8]}"})
+    return str(made["experiment_id"])
+
+
+# addresses
+
+def test_every_route_of_this_mlflow_was_judged(system: Clone) -> None:
+    """A new MLflow with another route: look what it does, then add it to docker/mlflow/edge_routes.py."""
+    folder = "/tmp" if system.engine == "docker" else "/"
+    python = seen.mlflow_python(system)
+    printed = seen.output(*python, "-W", "ignore", "-", stdin=f"import os; os.chdir({folder!r})\n{WALK}", timeout=120)
+    walked = {tuple(pair) for pair in json.loads(printed.splitlines()[-1])}
+    judged = {pair for group in edge_routes.TABLE for pair in group.routes()}
+    assert not sorted(walked - judged), "nobody has judged these"
+    assert not sorted(judged - walked), "these are gone"
+    assert len(walked) > 400
+
+
+def test_the_assistant_runs_nothing_for_anybody(system: Clone) -> None:
+    settings = {"providers": {"ollama": {"model": "m", "base_url": "http://127.0.0.1:9", "selected": True,
+                                         "permissions": {"full_access": True}}}}
+    for method, path, body in (("PUT", "/config", settings), ("GET", "/config", None), ("GET", "/providers", None),
+                               ("POST", "/message", {"message": "hello"}), ("GET", "/sessions/a/stream", None),
+                               ("POST", "/skills/install", {}), ("GET", "/providers/ollama/models", None)):
+        assert "assistant is switched off" in refusal(system, ASSISTANT + path, method, body)
+
+
+@pytest.mark.parametrize("spelling", [
+    "/{}", "{}/", "/./{}", "/x/..{}", "/static-files/..{}", "{}%2f", "{}%00", "{}.", "{};x=1", "http://localhost{}",
+    "//localhost{}", "/mlflow{}", "/%2e%2e{}", "{}%20", "{}%0a", "{}/../config", "{}?x=1", "{}#x",
+])
+def test_no_spelling_leads_to_what_is_off(system: Clone, spelling: str) -> None:
+    once, quoted, upper = (f"{ASSISTANT}/config", "/ajax-api%2f3.0/mlflow%2Fassistant/con%66ig",
+                           f"{ASSISTANT}/config".upper())
+    for path in (once, quoted, upper, once.replace("/mlflow", "//mlflow"), once.replace("/assistant", "/%61ssistant")):
+        for method in ("GET", "PUT", "HEAD", "put", "BREW"):
+            status, body, _ = ask(system, spelling.format(path), method, {} if method == "PUT" else None)
+            assert status in (400, 404, 405) and b"providers" not in body, (method, path, status, body[:200])
+
+
+def test_there_are_no_websockets(system: Clone) -> None:
+    for path in ("/", f"{ASSISTANT}/message", "/gateway/x"):
+        with socket.create_connection(("127.0.0.1", system.ports["mlflow"]), timeout=20) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+                               "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                               "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode())
+            assert b" 101 " not in connection.recv(4096)
+
+
+def test_judges_and_jobs_say_that_they_are_off(system: Clone) -> None:
+    number, pages, api = experiment(system), "/ajax-api/3.0/mlflow", "/api/3.0/mlflow"
+    for method, path, body in (
+            ("POST", f"{pages}/scorer/invoke", {"experiment_id": number, "serialized_scorer": "{}"}),
+            ("POST", f"{pages}/genai/evaluate/invoke", {"experiment_id": number}), ("GET", f"{pages}/jobs/1", None),
+            ("POST", f"{pages}/issues/invoke", {"experiment_id": number}), ("PATCH", f"{pages}/jobs/cancel/1", {}),
+            ("PUT", f"{pages}/scorers/online-config", {"experiment_id": number, "name": "x", "sample_rate": 1.0}),
+            ("PUT", f"{api}/scorers/online-config", {"experiment_id": number, "name": "x", "sample_rate": 1.0}),
+            ("POST", f"{api}/prompt-optimization/jobs", {"experiment_id": number}),
+            ("POST", "/ajax-api/3.0/jobs/", {"job_name": "x", "params": {}})):
+        assert "jobs of the server are switched off in Trackbed" in refusal(system, path, method, body)
+    for path in ("/gateway/x/mlflow/invocations", "/gateway/proxy/x/a", "/ajax-api/2.0/mlflow/gateway-proxy"):
+        assert "switched off in Trackbed" in refusal(system, path, "POST", {"gateway_path": "x"})
+
+
+# origins
+
+@pytest.mark.parametrize("origin", ["http://localhost:5173", "http://127.0.0.1:3000", "http://[::1]:5173", "null",
+                                    "https://evil.example", "http://localhost"])
+def test_pages_of_other_origins_neither_change_nor_read(system: Clone, origin: str) -> None:
+    name = f"edge-{uuid.uuid4().hex[:8]}"
+    asked = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "content-type"}
+    for method, path, body, headers in (
+            ("POST", "/api/2.0/mlflow/experiments/create", {"name": name}, {}), ("GET", SEARCH, None, {}),
+            ("OPTIONS", "/api/2.0/mlflow/experiments/create", None, asked), ("POST", "/graphql", {"query": "{a}"}, {}),
+            ("POST", "/v1/traces", b"", {}), ("PUT", "/api/2.0/mlflow-artifacts/artifacts/x", b"x", {}),
+            ("OPTIONS", f"{ASSISTANT}/config", None, asked)):
+        status, text, answered = ask(system, path, method, body, Origin=origin, **headers)
+        assert status == 403, (method, path, text)
+        assert not any(header.startswith("access-control") for header in answered)
+    assert name not in str(seen.mlflow(system, "experiments/search?max_results=100"))
+
+
+def test_own_pages_do_also_through_a_tunnel(system: Clone) -> None:
+    port = system.ports["mlflow"]
+    for origin, host in ((f"http://localhost:{port}", f"127.0.0.1:{port}"),
+                         ("http://localhost:9000", "localhost:9000")):
+        status, text, _ = ask(system, "/api/2.0/mlflow/experiments/create", "POST",
+                              {"name": f"edge-{uuid.uuid4().hex[:8]}"}, Origin=origin, Host=host)
+        assert status == 200, text
+    assert ask(system, SEARCH, Origin="http://evil.example", Host="evil.example")[0] == 403
+
+
+# locations
+
+FOREIGN = ("s3://backups/dir", "file:///etc", "/etc", "mlflow-artifacts://other/x", "mlflow-artifacts:/../../etc",
+           "mlflow-artifacts:/%2e%2e/%2e%2e/etc", "mlflow-artifacts:/..\\x", "http://127.0.0.1:1/x", "ftp://127.0.0.1/x")
+
+
+@pytest.mark.parametrize("uri", FOREIGN)
+def test_no_client_names_a_location_elsewhere(system: Clone, uri: str) -> None:
+    run = seen.new_run(system)
+    name = f"edge-{uuid.uuid4().hex[:8]}"
+    seen.mlflow(system, "registered-models/create", {"name": name})
+    for prefix in edge_routes.TWINS:
+        base = f"{prefix}2.0/mlflow"
+        refusal(system, f"{base}/experiments/create", "POST", {"name": name, "artifact_location": uri}, 400)
+        for more in ({}, {"run_id": run}, {"tags": [{"key": "mlflow.prompt.is_prompt", "value": "true"}]}):
+            refusal(system, f"{base}/model-versions/create", "POST", {"name": name, "source": uri, **more}, 400)
+    trace = {"trace": {"trace_info": {
+        "trace_id": f"tr-{uuid.uuid4().hex}", "request_time": "2026-01-01T00:00:00Z", "state": "OK", "trace_location": {
+            "type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "0"}},
+        "tags": {"mlflow.artifactLocation": uri}}}}
+    refusal(system, "/api/3.0/mlflow/traces", "POST", trace, 400)
+
+
+@pytest.mark.parametrize("uri", ["file:///etc", "/etc", "s3://backups/dir", "mlflow-artifacts:/../../../../../../etc",
+                                 "mlflow-artifacts:/%2e%2e/%2e%2e/etc"])
+def test_a_location_elsewhere_that_is_there_already_is_not_opened(system: Clone, uri: str) -> None:
+    """As in data of an older version, or in somebody's archive."""
+    number, name = experiment(system), f"edge-{uuid.uuid4().hex[:8]}"
+    run = seen.mlflow(system, "runs/create", {"experiment_id": number})["run"]["info"]["run_id"]
+    model = seen.mlflow(system, "logged-models", {"experiment_id": number, "name": "m"})["model"]["info"]["model_id"]
+    seen.mlflow(system, "registered-models/create", {"name": name})
+    own = seen.mlflow(system, f"runs/get?run_id={run}")["run"]["info"]["artifact_uri"]
+    seen.mlflow(system, "model-versions/create", {"name": name, "source": own + "/model", "run_id": run})
+    for table, column, key, value in (("experiments", "artifact_location", "experiment_id", number),
+                                      ("runs", "artifact_uri", "run_uuid", run),
+                                      ("logged_models", "artifact_location", "model_id", model),
+                                      ("model_versions", "source", "name", name),
+                                      ("model_versions", "storage_location", "name", name)):
+        seen.psql(system, f"UPDATE {table} SET {column} = '{uri}' WHERE {key} = '{value}'")
+    for method, path in (
+            ("GET", f"/get-artifact?run_id={run}&path=passwd"), ("GET", f"/get-artifact?run_id={run}&path=hostname"),
+            ("GET", f"/api/2.0/mlflow/artifacts/list?run_id={run}"),
+            ("GET", f"/model-versions/get-artifact?name={name}&version=1&path=passwd"),
+            ("GET", f"/ajax-api/2.0/mlflow/logged-models/{model}/artifacts/files?artifact_file_path=passwd"),
+            ("GET", f"/api/2.0/mlflow/logged-models/{model}/artifacts/directories"),
+            ("POST", f"/ajax-api/2.0/mlflow/upload-artifact?run_uuid={run}&path=edge-was-here")):
+        if uri.startswith("mlflow-artifacts:") and method == "POST":
+            continue  # goes to the run's own folder
+        status, body, _ = ask(system, path, method, b"x" if method == "POST" else None)
+        assert status == 400 and b"own space" in body and b"root:" not in body, (path, status, body[:300])
+    query = {"query": "query Q($d: MlflowListArtifactsInput!) { mlflowListArtifacts(input: $d) { files { path } } }",
+             "variables": {"d": {"runId": run}}}
+    assert b"passwd" not in ask(system, "/graphql", "POST", query)[1]
+
+
+# sizes
+
+def bomb(megabytes: int) -> bytes:
+    return gzip.compress(bytes(megabytes << 20), 9)
+
+
+def test_a_small_packed_body_does_not_take_the_memory(system: Clone) -> None:
+    packed = bomb(500)
+    for member in (packed, packed[:1 << 16] * 1, bomb(40) * 3):
+        status, body, _ = ask(system, "/v1/traces", "POST", member, Content_Type="application/x-protobuf",
+                              Content_Encoding="gzip", x_mlflow_experiment_id="0")
+        assert status in (400, 413), body
+        lives(system)
+
+
+BODIES = (b"[" * 10_000_000, b'{"a":[' + b"{}," * 10_000_000 + b"{}]}", b" " * (100 << 20))
+
+
+def test_large_bodies_at_once_leave_the_server_alive(system: Clone) -> None:
+    """Each takes up to a gigabyte; what does not fit is an error of its own request."""
+    pid = seen.main_process(system, "mlflow")
+
+    def send(number: int) -> int:
+        path = ("/api/2.0/mlflow/runs/search", "/ajax-api/2.0/mlflow/experiments/search-datasets")[number % 2]
+        try:
+            return ask(system, path, "POST", BODIES[1 if number < 6 else number % 3])[0]
+        except (ConnectionError, http.client.HTTPException):
+            return 500  # a worker that ended, or one that did not read on
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(send, range(8))) <= {200, 400, 413, 500}
+    lives(system)
+    assert seen.main_process(system, "mlflow") == pid
