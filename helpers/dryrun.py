@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from helpers import addresses, images, stack
 from helpers.credentials import FORMER, WEBHOOK_KEY
@@ -264,7 +265,7 @@ def _processes(plan: Plan, engine: EmbeddedEngine) -> str:
         pieces = [shlex.quote(piece) if piece else "" for piece in text.split(base)]
         return '"$STATE"'.join(pieces) or "''"
 
-    run, database, workspace = str(engine.run_folder), str(engine.database_folder), str(engine.settings.workspace)
+    run, database, workspace = str(engine.layout.sockets), str(engine.database_folder), str(engine.settings.workspace)
     blocks = [
         _head(plan, "embedded"),
         f"STATE={shlex.quote(base)}\n"
@@ -280,6 +281,10 @@ def _processes(plan: Plan, engine: EmbeddedEngine) -> str:
     for venv, lock in engine.locks():
         lines += [f"uv venv --quiet --clear --seed {word(venv)}",
                   f"uv pip sync --quiet --require-hashes --python {word(venv + '/bin/python')} {lock}"]
+    python, scripts = plan.part("jupyter").command[0], plan.part("jupyter").environment["PATH"].split(":")[1]
+    lines += [f"ln -sfn bin {word(scripts)}", "# the notebook's own environment, over its venv",
+              f"{word(str(Path(scripts).with_name('bin') / 'python'))} -I helpers/engines/overlay.py "
+              f"{word(str(Path(python).parent.parent))}"]
     # the venv's Python version shows in its paths: the shell finds it
     found = word(tools.rstrip("/")).replace("/lib/python3/", "/lib/python3*/")
     lines.append(f"PG=$(echo {found})")
@@ -317,7 +322,8 @@ def _process(part: PartSpec, word: Callable[[str], str]) -> str:
     environment = []
     for name, value in part.environment.items():
         if name == "PATH":
-            environment.append(f'PATH={word(value.split(":")[0])}:"$PATH"')
+            own = value.partition("/scripts:")  # what comes after is the machine's
+            environment.append(f'PATH={word((own[0] + "/scripts") if own[1] else own[0].split(":")[0])}:"$PATH"')
         elif value != os.environ.get(name):
             environment.append(f"{name}={word(value)}")
     lines = [f"# {part.title}", f"(cd {word(part.working_dir)} && exec env \\"]

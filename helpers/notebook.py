@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from helpers import elsewhere
+from helpers import elsewhere, safe_files
 from helpers.accelerators import Accelerator
 from helpers.engines.base import JUPYTER, DeviceRequest, Engine, Health, Mount, PartSpec, Port, State
 from helpers.errors import TrackbedError
@@ -34,28 +34,49 @@ def workspace_owner(settings: Settings) -> int:
     return owner or UID
 
 
-def make_workspace(workspace: Path, uid: int = UID, gid: int = GID) -> None:
+def make_workspace(workspace: Path, uid: int = UID, gid: int = GID, callers: bool = True) -> None:
     """Make the workspace folder, owned by who will write to it. A folder that was there keeps its owner.
 
-    Raises TrackbedError for one that the notebook could not write.
+    ``callers``: made through sudo it belongs to who called that. Raises TrackbedError for one that the notebook could
+    not write, and as root for one behind a link that a notebook may have put there.
     """
     try:
-        if not workspace.exists():
-            workspace.mkdir(parents=True, mode=0o755)
-            if os.geteuid() == 0:
-                os.chown(workspace, int(os.environ.get("SUDO_UID", uid)), int(os.environ.get("SUDO_GID", gid)))
+        if os.geteuid() != 0:
+            workspace.mkdir(parents=True, mode=0o755, exist_ok=True)
             return
-        if not workspace.is_dir():
-            raise TrackbedError(f"WORKSPACE {workspace} is not a folder", "name another folder in WORKSPACE")
-        details = workspace.stat()
-        writable = details.st_mode & 0o002
-        if os.geteuid() == 0 and details.st_uid == 0 and not writable:
+        caller = int(os.environ.get("SUDO_UID", 0))
+        handle, made = safe_files.make_way(workspace, {caller})
+        try:
+            details = os.fstat(handle)
+            if made and callers and caller:
+                safe_files.chown(handle, caller, int(os.environ.get("SUDO_GID", gid)))
+            elif made:
+                safe_files.chown(handle, uid, gid)
+        finally:
+            os.close(handle)
+        if not made and details.st_uid == 0 and not details.st_mode & 0o002:
             raise TrackbedError(
                 f"WORKSPACE {workspace} belongs to root, the notebook's user could not write to it",
-                f"chown {uid}:{gid} {workspace}   (or name another folder in WORKSPACE)")
+                f"chown -h {uid}:{gid} {workspace}   (or name another folder in WORKSPACE)")
+    except (FileExistsError, NotADirectoryError):
+        raise TrackbedError(f"WORKSPACE {workspace} is not a folder", "name another folder in WORKSPACE") from None
     except OSError as error:
         raise TrackbedError(f"WORKSPACE {workspace} cannot be made: {error.strerror}",
                             "name a folder you may write to in WORKSPACE") from None
+
+
+def give_workspace(workspace: Path, old: int, uid: int, gid: int) -> safe_files.Given:
+    """Give the workspace of the account ``old`` and what that owns below it to another one; nothing where it has none.
+
+    For root. No link is followed; files with several names keep their owner.
+    """
+    if safe_files.owner(workspace) != old:
+        return safe_files.Given()
+    handle, _ = safe_files.make_way(workspace, set())
+    try:
+        return safe_files.give_tree(handle, old, uid, gid)
+    finally:
+        os.close(handle)
 
 
 def image(settings: Settings, accelerator: Accelerator) -> str:

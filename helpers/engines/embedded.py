@@ -1,27 +1,25 @@
 """The embedded engine: no Docker. PostgreSQL from a wheel, MLflow and JupyterLab from the images' own locks, in venvs
-in the state folder, supervised by supervisor. As root everything runs as the system user ``trackbed``."""
+in the state folder, supervised by supervisor. As root each service runs as an account of its own (``layout``)."""
 
 from __future__ import annotations
 
 import collections
 import contextlib
 import grp
-import hashlib
 import os
-import pwd
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from helpers import accelerators, addresses, elsewhere, images, notebook, server_secrets, stack
+from helpers import accelerators, addresses, elsewhere, images, notebook, safe_files, server_secrets, stack
 from helpers.accelerators import Accelerator
-from helpers.engines import base, streaming, venvs
+from helpers.engines import base, launch, streaming, venvs
+from helpers.engines.accounts import DATABASE, NOTEBOOK, ROLE_OF, SERVER
 from helpers.engines.base import (
     JUPYTER,
     MLFLOW,
@@ -40,14 +38,13 @@ from helpers.engines.base import (
     StartReport,
     State,
 )
+from helpers.engines.layout import Layout
 from helpers.engines.supervision import MARK, Program, Supervisor, orphans, terminate
-from helpers.errors import EngineUnavailable, Interrupted, PartFailed, TrackbedError
+from helpers.errors import Interrupted, PartFailed, TrackbedError
 from helpers.readiness import SEARCH, ask
 from helpers.system import System
 
-SERVICE_USER = "trackbed"
 PARTS = (POSTGRES, MLFLOW, JUPYTER)
-SOCKET_LIMIT = 100  # a Unix socket's path ends at 107 bytes; the longest name in the folder is ours to leave room for
 DATABASE_MAJOR = "18"
 SECRETS_MARK = "TRACKBED_SECRETS"
 GPU_MARK = "TRACKBED_NOTEBOOK_GPU"  # what the running notebook was started with
@@ -65,14 +62,14 @@ class EmbeddedEngine:
         self.system = system
         self.settings = system.settings
         self.folder = system.settings.folder / "embedded"
-        self.run_folder = self._run_folder()
-        self.supervisor = Supervisor(self.folder, self.run_folder, system.state.instance)
+        self.layout = Layout(system.settings.project, self.folder, system.settings.workspace)
+        self.supervisor = Supervisor(self.folder, self.layout.run_folder, system.state.instance, self.layout.trusted)
 
     # where things are
 
     @property
     def database_folder(self) -> Path:
-        return self.folder / f"postgres-{DATABASE_MAJOR}"
+        return self.layout.database(DATABASE_MAJOR)
 
     @property
     def artifacts(self) -> Path:
@@ -81,39 +78,6 @@ class EmbeddedEngine:
     @property
     def _startup(self) -> Path:
         return self.folder / "app" / "startup"
-
-    def _run_folder(self) -> Path:
-        """Where the sockets are. Not XDG_RUNTIME_DIR: that goes away when the user logs out."""
-        own = self.folder / "run"
-        if len(os.fsencode(str(own))) <= SOCKET_LIMIT - len(".s.PGSQL.5432"):
-            return own
-        short = hashlib.sha256(os.fsencode(str(own))).hexdigest()[:8]
-        return Path(f"/tmp/trackbed-{os.geteuid()}-{short}")
-
-    def _user(self) -> pwd.struct_passwd:
-        """Who the parts run as: this user, or as root the system user (made when missing)."""
-        if os.geteuid() != 0:
-            return pwd.getpwuid(os.geteuid())
-        try:
-            return pwd.getpwnam(SERVICE_USER)
-        except KeyError:
-            pass
-        maker = shutil.which("useradd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-        if maker is None:
-            raise EngineUnavailable("PostgreSQL does not run as root, and there is no useradd to make a user for it",
-                                    "run as a normal user, or install the package passwd (shadow)")
-        done = subprocess.run([maker, "--system", "--user-group", "--no-create-home", "--home-dir",
-                               str(self.folder / "home"), "--shell", "/usr/sbin/nologin", SERVICE_USER],
-                              capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False)
-        if done.returncode:
-            raise EngineUnavailable(f"the user {SERVICE_USER} could not be made: {done.stderr.strip()}",
-                                    "run as a normal user")
-        return pwd.getpwnam(SERVICE_USER)
-
-    def _own(self, path: Path) -> None:
-        if os.geteuid() == 0:
-            user = self._user()
-            os.chown(path, user.pw_uid, user.pw_gid)
 
     # what there is
 
@@ -142,8 +106,14 @@ class EmbeddedEngine:
             case "mlflow":
                 return venvs.Venv(root, name, stack.MLFLOW_FOLDER / "requirements.txt")
             case _:
-                return venvs.Venv(root, name, stack.JUPYTER_FOLDER / "requirements.txt", private=True,
-                                  extras=self._torch())
+                return venvs.Venv(root, name, stack.JUPYTER_FOLDER / "requirements.txt",
+                                  upgraded=not self.layout.as_root, extras=self._torch())
+
+    @property
+    def _packages(self) -> Path:
+        """The notebook's own environment: what it installs goes there, and comes before the locked packages."""
+        version = self._venv(JUPYTER).site.parent.name.removeprefix("python")
+        return self.folder / "jupyter" / f"packages-{version}"
 
     def _torch(self) -> tuple[venvs.Extra, ...]:
         """PyTorch and the metrics package of the GPU's vendor, each from its own index; nothing without a GPU."""
@@ -192,8 +162,8 @@ class EmbeddedEngine:
 
     def _check_nodes(self) -> None:
         """The user of the notebook may open its GPU. Raises TrackbedError with the group that is missing."""
-        if os.geteuid() == 0:
-            return  # the parts' user is given the groups
+        if self.layout.as_root:
+            return  # the notebook's account is given the groups
         for path in self.accelerator.nodes:
             if not os.access(path, os.R_OK | os.W_OK):
                 group = str(os.stat(path).st_gid)
@@ -226,12 +196,13 @@ class EmbeddedEngine:
     def _spec(self, part: str) -> PartSpec:
         return {POSTGRES: self._postgres, MLFLOW: self._mlflow, JUPYTER: self._jupyter}[part]()
 
-    def _common(self) -> dict[str, str]:
-        return {"HOME": str(self._home()), "LANG": "C.UTF-8", **_passed_on()}
+    def _common(self, role: str) -> dict[str, str]:
+        return {"HOME": str(self.layout.accounts.home(role)), "LANG": "C.UTF-8", **_passed_on()}
 
     def _postgres(self) -> PartSpec:
-        return PartSpec(POSTGRES, stack.TITLES[POSTGRES], environment=self._common(), stop_signal="INT", stop_grace=30,
-                        command=(self._pg("postgres"), "-D", str(self.database_folder), "-k", str(self.run_folder),
+        return PartSpec(POSTGRES, stack.TITLES[POSTGRES], environment=self._common(DATABASE),
+                        stop_signal="INT", stop_grace=30,
+                        command=(self._pg("postgres"), "-D", str(self.database_folder), "-k", str(self.layout.sockets),
                                  "-c", "listen_addresses=", *stack.database_options()),
                         working_dir=str(self.folder))
 
@@ -241,10 +212,10 @@ class EmbeddedEngine:
         destination = (f"s3://{settings.s3_bucket}/{live['prefix']}" if external
                        else (self.artifacts / live["prefix"]).as_uri())
         server = {
-            **self._common(),
+            **self._common(SERVER),
             # no password: the socket's folder is private, and PostgreSQL asks the kernel who is there (peer)
             "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg2://{stack.DATABASE_USER}@/{live['database']}"
-                                        f"?host={self.run_folder}",
+                                        f"?host={self.layout.sockets}",
             "MLFLOW_ARTIFACTS_DESTINATION": destination,
             "MLFLOW_SERVER_ALLOWED_HOSTS": stack.allowed_hosts(settings),
             "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": stack.cors_origins(settings),
@@ -269,25 +240,30 @@ class EmbeddedEngine:
                         ports=self._ports(MLFLOW), depends_on={POSTGRES: "healthy"}, working_dir=str(self.folder))
 
     def _jupyter(self) -> PartSpec:
-        settings, chosen, venv = self.settings, self.accelerator, self._venv(JUPYTER)
+        settings, chosen, venv, packages = self.settings, self.accelerator, self._venv(JUPYTER), self._packages
         jupyter = self.folder / "jupyter"
         tracking = settings.tracking_uri or f"http://{settings.bind_address}:{settings.mlflow_port}"
         secrets = str(self.folder / "secrets")
         data = self._data()
         return PartSpec(
             JUPYTER, stack.TITLES[JUPYTER], stop_grace=10,
-            command=(str(venv.python), "-m", "jupyterlab", "--no-browser",
+            command=(str(packages / "bin" / "python"), "-m", "jupyterlab", "--no-browser",
                      f"--ServerApp.ip={settings.bind_address}", f"--ServerApp.port={settings.jupyter_port}",
                      "--ServerApp.port_retries=0", f"--ServerApp.root_dir={settings.workspace}",
                      f"--ServerApp.cookie_secret_file={secrets}/{notebook.COOKIE_FILE}",
                      *stack.notebook_options(settings)),
             environment={
-                **self._common(), **chosen.environment,
+                **self._common(NOTEBOOK), **chosen.environment,
                 **({"FOOD11_DATA_DIR": str(data / "Food-11")} if data else {}),
                 **(elsewhere.environment(settings, secrets) if settings.tracking_uri else {}),
                 **stack.notebook_environment(settings, tracking),
-                "PATH": f"{venv.folder / 'bin'}:{TOOLS}",
-                "VIRTUAL_ENV": str(venv.folder),
+                "PATH": f"{packages / 'bin'}:{venv.folder / 'scripts'}:{TOOLS}",
+                "VIRTUAL_ENV": str(packages),
+                # Jupyter looks in its Python's own environment only
+                "JUPYTERLAB_DIR": str(venv.folder / "share" / "jupyter" / "lab"),
+                "JUPYTER_PATH": f"{packages / 'share' / 'jupyter'}:{venv.folder / 'share' / 'jupyter'}",
+                "JUPYTER_CONFIG_PATH": f"{packages / 'etc' / 'jupyter'}:{venv.folder / 'etc' / 'jupyter'}",
+                "PYTHONPYCACHEPREFIX": str(jupyter / "pycache"),  # the locked packages may belong to root
                 "PYTHONPATH": str(self._startup),  # MLflow finds the plugins for its links and login there
                 "JUPYTER_TOKEN_FILE": f"{secrets}/jupyter-token",
                 # the user's own Jupyter settings stay out: they may hold a password or another port
@@ -318,28 +294,35 @@ class EmbeddedEngine:
         files = [s.template for s in self._secret_files() if s.part == JUPYTER]
         return stack.digest(self.system.credentials_digest(), *files)
 
-    def _home(self) -> Path:
-        return self.folder / "home" if os.geteuid() == 0 else Path.home()
-
     def _programs(self) -> tuple[Program, ...]:
         # a server that ends with 78 (EX_CONFIG) will not get better by being started again
         final = {MLFLOW: (78,)}
         patience = {POSTGRES: 2, MLFLOW: 10, JUPYTER: 4}
-        return tuple(Program(p.name, p.command, p.environment, p.working_dir, p.stop_signal or "TERM", p.stop_grace,
+        return tuple(Program(p.name, *self._launched(p), p.stop_signal or "TERM", p.stop_grace,
                              patience[p.name], final.get(p.name, ()), group=p.name != POSTGRES)
                      for p in self.plan().parts)
+
+    def _launched(self, spec: PartSpec) -> tuple[tuple[str, ...], Mapping[str, str], str]:
+        """Command, environment and folder for the supervisor: as root the service's account is taken on first."""
+        if not self.layout.as_root:
+            return spec.command, spec.environment, spec.working_dir
+        name = self.layout.accounts.name(ROLE_OF[spec.name])
+        command = (str(self._venv("embedded").python), "-I", "-S", str(self.folder / "app" / "launch.py"), name,
+                   ",".join(spec.group_add), spec.working_dir, *spec.command)
+        return command, {launch.PREFIX + key: value for key, value in spec.environment.items()}, "/"
 
     # looking
 
     def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
         found = self.supervisor.states()
-        lost = not found and bool(orphans(self.system.state.instance))
+        lost = not found and bool(self._orphans())
+        gone = "an earlier version started it; `invoke up` takes it over" if self.layout.earlier else \
+            "its supervisor is gone; `invoke up` repairs it"
         listed = []
         for name in self._parts:  # not from the plan: looking and stopping go on when a GPU has gone
             process, ports = found.get(name), self._ports(name)
             if lost:  # they still hold their ports, which are ours then
-                listed.append(PartStatus(name, State.UNHEALTHY, "its supervisor is gone; `invoke up` repairs it",
-                                         ports=ports))
+                listed.append(PartStatus(name, State.UNHEALTHY, gone, ports=ports))
                 continue
             if process is None:
                 listed.append(PartStatus(name, State.MISSING))
@@ -354,6 +337,9 @@ class EmbeddedEngine:
                 identity=f"{process.pid}@{process.started}",
                 accelerator=_variable(process.pid, GPU_MARK) if name == JUPYTER and process.pid else ""))
         return tuple(listed)
+
+    def _orphans(self) -> list[int]:
+        return orphans(self.system.state.instance, self.layout.uids())
 
     def _held(self, ports: tuple[Port, ...]) -> tuple[Port, ...]:
         """Those that the workers of a killed server still hold; its next start ends them."""
@@ -387,6 +373,7 @@ class EmbeddedEngine:
             and {s.name: s.identity for s in statuses} == applied.get("identities")
 
     def logs(self, part: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
+        self.layout.check()  # supervisord alone writes there
         path = self.folder / "logs" / f"{part}.log"
         try:
             with path.open(errors="replace") as stream:
@@ -416,16 +403,12 @@ class EmbeddedEngine:
 
     def exec(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
              timeout: float = 120) -> ExecResult:
-        spec = self._spec(part)
-        environment = {**spec.environment, "PGHOST": str(self.run_folder)}
-        environment.setdefault("PATH", os.environ.get("PATH", os.defpath))
+        words, options = self._command(part, argv)
         stream: dict[str, Any] = {"stdin": stdin or subprocess.DEVNULL}
         if isinstance(stdin, bytes):
             stream = {"input": stdin}
         try:
-            done = subprocess.run(self._translate(part, argv), capture_output=True, env=environment, timeout=timeout,
-                                  cwd=spec.working_dir if Path(spec.working_dir).is_dir() else "/", check=False,
-                                  **stream, **self._as_service(spec.group_add))
+            done = subprocess.run(words, capture_output=True, timeout=timeout, check=False, **stream, **options)
         except subprocess.TimeoutExpired:
             return ExecResult(124, "", f"no end after {timeout:.0f} s")
         except OSError as error:
@@ -434,11 +417,20 @@ class EmbeddedEngine:
                           done.stderr.decode("utf-8", "replace"))
 
     def pipe(self, part: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
+        words, options = self._command(part, argv)
+        return streaming.piped(argv[0], words, **options)
+
+    def _command(self, part: str, argv: tuple[str, ...]) -> tuple[list[str], dict[str, Any]]:
+        """A command of a part, and what subprocess is told to run it as the part's account in its environment."""
+        self.layout.check()
         spec = self._spec(part)
-        environment = {**spec.environment, "PGHOST": str(self.run_folder)}
+        environment = {**spec.environment, "PGHOST": str(self.layout.sockets)}
         environment.setdefault("PATH", os.environ.get("PATH", os.defpath))
-        return streaming.piped(argv[0], self._translate(part, argv), environment,
-                               spec.working_dir if Path(spec.working_dir).is_dir() else "/", **self._as_service())
+        words, folder = self._translate(part, argv), spec.working_dir
+        if part == JUPYTER:  # its folder is the notebook's: nobody else enters it
+            words, folder = ["/bin/sh", "-c", 'cd "$0" 2>/dev/null; exec "$@"', folder, *words], "/"
+        return words, {"env": environment, "cwd": folder if Path(folder).is_dir() else "/",
+                       **self._as_service(part, spec.group_add)}
 
     def halt(self, part: str, sink: Sink) -> None:
         if self.supervisor.running() and self.supervisor.stop(part):
@@ -456,90 +448,67 @@ class EmbeddedEngine:
         if argv[0] == "trackbed-mlflow":
             return [str(self._venv(MLFLOW).python), str(self.folder / "app" / "start.py"), *argv[1:]]
         if argv[0] == "python":
-            return [str(self._venv(JUPYTER if part == JUPYTER else MLFLOW).python), *argv[1:]]
+            python = self._packages / "bin" / "python" if part == JUPYTER else self._venv(MLFLOW).python
+            return [str(python), *argv[1:]]
         if Path(self._pg(argv[0])).exists():
             return [self._pg(argv[0]), *argv[1:]]
         return list(argv)
 
-    def _as_service(self, groups: Iterable[str] = ()) -> dict[str, Any]:
-        if os.geteuid() != 0:
-            return {}
-        user = self._user()
-        return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [int(group) for group in groups]}
+    def _as_service(self, part: str, groups: tuple[str, ...] = ()) -> dict[str, Any]:
+        """What subprocess is told to run something as the account of a part; {} for a normal user."""
+        return self.layout.identity(part, groups)
 
     # starting
 
     def prepare(self, sink: Sink) -> tuple[str, ...]:
-        self._folders()
-        interpreter = venvs.interpreter(self._as_service())
+        if self.layout.earlier and (left := self._orphans()):
+            sink.step("stopping what an earlier version started")
+            self._end(left)
+        self.layout.make(sink)
+        interpreter = venvs.interpreter(self._as_service(MLFLOW))
         made = []
         for venv in self._venvs().values():
             if problem := venv.problem():
                 sink.step(f"installing {venv.name} ({problem})")
-                venv.make(interpreter, sink, self._user() if os.geteuid() == 0 else None)
+                venv.make(interpreter, sink)
                 made.append(venv.name)
         return tuple(made)
 
-    def _may_enter(self, folder: Path) -> bool:
-        """Whether the parts' user can go through a folder; asked as that user, mode bits do not tell of ACLs."""
-        return subprocess.run(["test", "-x", str(folder)], stdin=subprocess.DEVNULL, timeout=30, check=False,
-                              **self._as_service()).returncode == 0
-
-    def _check_way(self) -> None:
-        """The parts' user can reach the state folder. Raises TrackbedError with the folder that is closed."""
-        there = next(folder for folder in self.folder.parents if folder.exists())  # the missing ones are made open
-        if os.geteuid() != 0 or self._may_enter(there):
-            return
-        closed = next(folder for folder in (*reversed(there.parents), there) if not self._may_enter(folder))
-        raise TrackbedError(f"{closed} is closed to the user {self._user().pw_name}, who runs the parts",
-                            f"chmod o+x {closed}, or set STATE_DIR to another folder")
-
-    def _folders(self) -> None:
-        self._check_way()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for name, mode in (("", 0o755), ("logs", 0o700), ("tmp", 0o700), ("secrets", 0o700), ("app", 0o755),
-                               ("artifacts", 0o700), ("pycache", 0o700), ("home", 0o700), ("jupyter", 0o700),
-                               ("venvs", 0o755)):
-                path = self.folder / name
-                path.mkdir(exist_ok=True)
-                path.chmod(mode)
-                if name != "venvs":
-                    self._own(path)
-            self.run_folder.mkdir(mode=0o700, exist_ok=True)
-            self._own(self.run_folder)
-            if self.run_folder.stat().st_uid != self._user().pw_uid:
-                raise TrackbedError(f"{self.run_folder} belongs to someone else", "remove it, or set STATE_DIR")
-        except OSError as error:
-            raise TrackbedError(f"{error.filename}: {error.strerror}",
-                                "free the disk or mend the permissions, or set STATE_DIR to another folder") from None
+    def _end(self, left: list[int], seconds: float = 60) -> None:
+        """End processes without a supervisor of ours; what they leave behind too."""
+        for _ in range(3):
+            terminate(left, seconds)
+            if not (left := self._orphans()):
+                return
 
     def start(self, sink: Sink) -> StartReport:
         before = {s.name: s.identity for s in self.parts() if s.up}
-        self._folders()
-        user = self._user()
+        self.layout.make(sink)
         self._check_nodes()
-        groups = self.accelerator.groups
-        gids = {int(group) for group in groups}
-        if not self.supervisor.has_groups(gids if os.geteuid() == 0 else gids & set(os.getgroups())):
+        gids = {int(group) for group in self.accelerator.groups}
+        if not self.layout.as_root and not self.supervisor.has_groups(gids & set(os.getgroups())):
             sink.step("restarting the processes, which need the GPU's group")
             self.stop(sink)
-        notebook.make_workspace(self.settings.workspace, user.pw_uid, user.pw_gid)
+        own = self.layout.accounts.get(NOTEBOOK)
+        notebook.make_workspace(self.settings.workspace, own.pw_uid, own.pw_gid, callers=False)
         if not self.supervisor.running():
-            left = orphans(self.system.state.instance)
+            left = self._orphans()
             if left:
                 sink.step("stopping processes that lost their supervisor")
-                terminate(left, 30)
+                self._end(left, 30)
         self._files()
+        self._make_packages()
         alone = bool(self.settings.tracking_uri)
-        if not alone and not (self.database_folder / "PG_VERSION").exists():
-            self._check_major()
-            sink.step("making the database")
-            self._make_database()
+        if not alone:
+            if not self._version(self.database_folder):
+                self._check_major()
+                sink.step("making the database")
+                self._make_database()
+            elif self.layout.as_root and not self.supervisor.running():
+                self._identify()  # the accounts' names may have changed
         sink.step("starting the processes")
         try:
-            self.supervisor.apply(self._programs(), self._venv("embedded").folder / "bin" / "supervisord",
-                                  self._as_service(groups))
+            self.supervisor.apply(self._programs(), self._venv("embedded").folder / "bin" / "supervisord")
             if not alone:
                 self._ensure_database()
                 self._ensure_bucket()
@@ -555,30 +524,49 @@ class EmbeddedEngine:
 
     def _files(self) -> None:
         """What the processes read: the server's files, the notebook's start-up files, the secrets."""
-        # copies: the clone may lie where the parts' user cannot look, and may go away while they run
-        startup = stack.JUPYTER_FOLDER / "startup"
+        # copies: the clone may lie where the services cannot look, and may go away while they run
+        startup, here = stack.JUPYTER_FOLDER / "startup", Path(__file__).parent
         copies = [(path, self.folder / "app" / path.name) for path in stack.server_files()]
+        copies += [(here / name, self.folder / "app" / name) for name in ("launch.py", "overlay.py")]
         copies += [(p, self._startup / p.relative_to(startup)) for p in sorted(startup.rglob("*"))
                    if p.is_file() and "__pycache__" not in p.parts]
         for source, target in copies:
-            target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-            target.write_bytes(source.read_bytes())
-            target.chmod(0o644)
+            for folder in reversed(target.relative_to(self.folder / "app").parents[:-1]):
+                safe_files.own_folder(self.folder / "app" / folder, 0o755)
+            self._file(target, source.read_bytes(), 0o644)
         credentials = self.system.credentials()
         for secret in self._secret_files():
-            path = Path(secret.volume) / secret.path
+            account = self.layout.accounts.get(ROLE_OF[secret.part])
             content = credentials.render(secret.template, secret.names).encode()
-            if not path.exists() or path.read_bytes() != content:
-                path.unlink(missing_ok=True)
-                with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "wb") as stream:
-                    stream.write(content)
-            self._own(path)
+            self._file(Path(secret.volume) / secret.path, content, 0o400, account.pw_uid, account.pw_gid)
+
+    @staticmethod
+    def _file(path: Path, content: bytes, mode: int, uid: int = -1, gid: int = -1) -> None:
+        if not safe_files.is_file(path, content, mode, os.geteuid() if uid < 0 else uid):
+            safe_files.write(path, content, mode, uid, gid)
+
+    def _make_packages(self) -> None:
+        """The notebook's own environment, by its own account: all of it is the notebook's to change."""
+        venv = self._venv(JUPYTER)
+        done = subprocess.run([str(venv.python), "-I", str(self.folder / "app" / "overlay.py"), str(self._packages)],
+                              stdin=subprocess.DEVNULL, capture_output=True, cwd="/", env={}, timeout=60, check=False,
+                              umask=0o077, **self._as_service(JUPYTER))
+        if done.returncode:
+            raise TrackbedError(f"the notebook's own environment could not be made: {_tail(done.stderr)}",
+                                f"remove {self._packages}, then `invoke up` again")
+        venv.scripts(self._packages / "bin" / "python")
+
+    def _version(self, folder: Path) -> str:
+        """The PostgreSQL major of a database's folder, "" without one; read by the database's own account."""
+        done = subprocess.run(["cat", str(folder / "PG_VERSION")], stdin=subprocess.DEVNULL, capture_output=True,
+                              timeout=30, check=False, cwd="/", **self._as_service(POSTGRES))
+        return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else ""
 
     def _check_major(self) -> None:
         """Refuse to begin an empty database beside one of another PostgreSQL major."""
-        for version in sorted(self.folder.glob("postgres-*/PG_VERSION")):
-            found = version.read_text().strip()
-            if found != DATABASE_MAJOR:
+        for folder in self.layout.databases():
+            found = self._version(folder)
+            if found not in ("", DATABASE_MAJOR):
                 raise TrackbedError(f"the database was made by PostgreSQL {found}, this clone has PostgreSQL "
                                     f"{DATABASE_MAJOR}; it is not migrated silently",
                                     "with the clone you had: `invoke backup`, `invoke down --delete-data`; "
@@ -587,21 +575,34 @@ class EmbeddedEngine:
     def _make_database(self) -> None:
         """initdb into a folder beside the final one; only a complete database gets the final name."""
         fresh = self.database_folder.with_name(self.database_folder.name + ".new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        user = self._user()
-        environment = {"PATH": os.defpath, "LC_ALL": "C.UTF-8", "HOME": str(self._home())}
-        arguments: dict[str, Any] = {"env": environment, "capture_output": True, "cwd": self.folder,
-                                     "timeout": 120, "check": False, **self._as_service()}
+        account = self.layout.accounts.get(DATABASE)
+        if not safe_files.remove(fresh):
+            raise TrackbedError(f"{fresh} could not be removed", "remove it as its owner")
+        safe_files.give_folder(fresh, account.pw_uid, account.pw_gid, 0o700)
+        environment = {"PATH": os.defpath, "LC_ALL": "C.UTF-8", "HOME": str(self.layout.accounts.home(DATABASE))}
         # the same locale on every engine, so that dumps move
         done = subprocess.run([self._pg("initdb"), "-D", str(fresh), "-U", stack.DATABASE_USER, "-A", "peer",
-                               "--encoding=UTF8", "--locale=C.UTF-8"], stdin=subprocess.DEVNULL, **arguments)
+                               "--encoding=UTF8", "--locale=C.UTF-8"], stdin=subprocess.DEVNULL, env=environment,
+                              capture_output=True, cwd=self.folder, timeout=120, check=False,
+                              **self._as_service(POSTGRES))
         if done.returncode:
             raise PartFailed(POSTGRES, "the database could not be made: " + _tail(done.stderr), "see `invoke doctor`")
-        (fresh / "pg_hba.conf").write_text("local all all peer map=trackbed\n")
-        names = dict.fromkeys((user.pw_name, "root"))
-        (fresh / "pg_ident.conf").write_text(
-            "".join(f'trackbed "{name}" {stack.DATABASE_USER}\n' for name in names))
+        self._identify(fresh)
         fresh.rename(self.database_folder)
+
+    def _identify(self, folder: Path | None = None) -> None:
+        """Which accounts of this machine are which role of PostgreSQL; written by the database's own account."""
+        place = self.layout.accounts
+        names = dict.fromkeys((place.name(DATABASE), place.name(SERVER), "root"))
+        files = {"pg_hba.conf": "local all all peer map=trackbed\n",
+                 "pg_ident.conf": "".join(f'trackbed "{name}" {stack.DATABASE_USER}\n' for name in names)}
+        for name, content in files.items():
+            path = str((folder or self.database_folder) / name)
+            done = subprocess.run(["/bin/sh", "-c", 'cat >"$0.new" && mv -f "$0.new" "$0"', path],
+                                  input=content.encode(), capture_output=True, timeout=30, check=False, cwd="/",
+                                  umask=0o077, **self._as_service(POSTGRES))
+            if done.returncode:
+                raise PartFailed(POSTGRES, f"{path} could not be written: {_tail(done.stderr)}", "see `invoke doctor`")
 
     def _ensure_database(self) -> None:
         """The database of the live pointer exists once PostgreSQL answers."""
@@ -642,29 +643,26 @@ class EmbeddedEngine:
                     stopped.append(name)
                 sink.part(name, "stopped")
             self.supervisor.shutdown()
-        left = orphans(self.system.state.instance)
+        left = self._orphans()
         if left:
             sink.step("stopping processes that lost their supervisor")
-            terminate(left, drain)
+            self._end(left, drain)
             stopped = stopped or list(reversed(self._parts))
         return tuple(stopped)
 
     def data(self) -> tuple[DataItem, ...]:
         what = {"artifacts": "artifacts of all runs", self.database_folder.name:
                 "database: experiments, runs, parameters, metrics, registered models",
-                "venvs": "installed packages, also what you installed from notebooks"}
+                "venvs": "installed packages", "jupyter": "JupyterLab's settings, what you installed from notebooks"}
         return tuple(DataItem(str(self.folder / name), text) for name, text in what.items()
-                     if (self.folder / name).exists() and any((self.folder / name).iterdir()))
+                     if not safe_files.is_empty(self.folder / name))
 
     def remove_data(self, sink: Sink) -> None:
         if self.supervisor.running():
             raise TrackbedError("the system is still running", "`invoke down` first")
         sink.step(f"removing {self.folder}")
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self.folder.exists():
-            raise TrackbedError(f"{self.folder} could not be removed whole", "remove it as its owner")
-        if self.run_folder.exists():
-            shutil.rmtree(self.run_folder, ignore_errors=True)
+        for line in self.layout.remove():
+            sink.step(line)
 
 
 def _passed_on() -> dict[str, str]:

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import time
 import xmlrpc.client
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers import safe_files
 from helpers.engines.base import State
 from helpers.errors import TrackbedError
 
@@ -70,10 +71,13 @@ def _assignment(name: str, value: str) -> str:
 
 
 class Supervisor:
-    """A supervisord of our own: configuration and logs in ``folder``, its socket in ``run``."""
+    """A supervisord of our own: configuration and logs in ``folder``, its socket in ``run``.
 
-    def __init__(self, folder: Path, run: Path, instance: str) -> None:
-        self.folder, self.instance = folder, instance
+    ``trusted``: whether nobody else could have put the socket there; what answers on another one is not read.
+    """
+
+    def __init__(self, folder: Path, run: Path, instance: str, trusted: Callable[[], bool] = lambda: True) -> None:
+        self.folder, self.instance, self.trusted = folder, instance, trusted
         self.socket = run / "supervisor.sock"
         self.pid_file = run / "supervisord.pid"
         self.configuration = folder / "supervisord.conf"
@@ -85,7 +89,7 @@ class Supervisor:
         return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
 
     def running(self) -> bool:
-        if not self.socket.exists():
+        if not (self.trusted() and self.socket.exists()):
             return False
         try:
             return bool(self._rpc().getState()["statename"] in ("RUNNING", "RESTARTING"))
@@ -105,7 +109,7 @@ class Supervisor:
 
     def states(self) -> dict[str, Process]:
         """Every program by name; empty when supervisord does not run."""
-        if not self.socket.exists():
+        if not (self.trusted() and self.socket.exists()):
             return {}
         try:
             listed = self._rpc().getAllProcessInfo()
@@ -144,7 +148,8 @@ class Supervisor:
             "[rpcinterface:supervisor]\n"
             "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n",
             f"[supervisord]\nlogfile={logs}/supervisord.log\nlogfile_maxbytes=5MB\nlogfile_backups=2\n"
-            f"pidfile={pid_file}\nchildlogdir={logs}\nnocleanup=true\numask=077\n",
+            f"pidfile={pid_file}\nchildlogdir={logs}\nnocleanup=true\numask=077\n"
+            + ("user=root\n" if os.geteuid() == 0 else ""),  # said, or it warns; each program becomes its own account
         ]
         for program in programs:
             environment = ",".join(_assignment(name, value) for name, value in
@@ -165,16 +170,13 @@ class Supervisor:
             )
         return "\n".join(blocks)
 
-    def apply(self, programs: Iterable[Program], supervisord: Path, identity: Mapping[str, Any]) -> None:
+    def apply(self, programs: Iterable[Program], supervisord: Path) -> None:
         """Run exactly these programs: start supervisord or tell the running one what changed."""
         listed = tuple(programs)
         text = self.render(listed)
-        temporary = self.configuration.with_suffix(".new")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.chmod(0o644)
-        temporary.replace(self.configuration)
+        safe_files.write(self.configuration, text.encode(), 0o600)
         if not self.running():
-            self._launch(supervisord, identity)
+            self._launch(supervisord)
             return
         rpc = self._rpc()
         added, changed, removed = rpc.reloadConfig()[0]
@@ -189,13 +191,14 @@ class Supervisor:
             if process.state in (State.EXITED, State.RESTARTING):
                 self._call(rpc.startProcess, name, False)
 
-    def _launch(self, supervisord: Path, identity: Mapping[str, Any]) -> None:
+    def _launch(self, supervisord: Path) -> None:
         for stale in (self.socket, self.pid_file):
             stale.unlink(missing_ok=True)
         environment = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", MARK: self.instance}
-        done = subprocess.run([str(supervisord.with_name("python")), str(supervisord), "-c", str(self.configuration)],
+        done = subprocess.run([str(supervisord.with_name("python")), "-I", str(supervisord), "-c",
+                               str(self.configuration)],
                               env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.PIPE, start_new_session=True, timeout=60, check=False, **identity)
+                              stderr=subprocess.PIPE, start_new_session=True, timeout=60, check=False)
         deadline = time.monotonic() + 30
         while not self.running():
             if done.returncode or time.monotonic() > deadline:
@@ -239,16 +242,18 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def orphans(instance: str) -> list[int]:
+def orphans(instance: str, uids: Collection[int] = ()) -> list[int]:
     """Processes started for this instance that are still there (Linux: read from their environment).
 
-    Parents before children, so that PostgreSQL's own children are left to it.
+    Parents before children, so that PostgreSQL's own children are left to it. ``uids``: only of these accounts; others
+    write into their environment what they like.
     """
     wanted = f"{MARK}={instance}".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+            if (not uids or folder.stat().st_uid in uids) \
+                    and wanted in (folder / "environ").read_bytes().split(b"\0"):
                 parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
                 found.append((int(folder.name), parent))
         except (OSError, ValueError, IndexError):

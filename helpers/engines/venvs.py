@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
-import pwd
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers import stack
+from helpers import safe_files, stack
 from helpers.engines.base import Sink
 from helpers.errors import EngineUnavailable, TrackbedError
 
@@ -38,13 +39,13 @@ class Extra:
 class Venv:
     """A venv whose folder's name carries the hash of its lock: a changed lock is another folder.
 
-    ``private``: its user installs packages into it, so its files are copies of its own, not links to a cache.
+    ``upgraded``: earlier versions let a notebook install into it, another version of a package is no damage.
     """
 
     root: Path
     name: str
     lock: Path
-    private: bool = False
+    upgraded: bool = False
     extras: tuple[Extra, ...] = ()
 
     @property
@@ -70,6 +71,8 @@ class Venv:
         """Why it has to be made: "" when every file that its packages list is there."""
         if not self.folder.exists():
             return "the first time" if not self._others() else "its lock changed"
+        if not safe_files.is_folder(self.folder, os.geteuid()):
+            return "another account could change it"  # nothing in it is run before it is made anew
         if not self._marker.exists():
             return "it was half-made"
         try:
@@ -90,7 +93,7 @@ class Venv:
                     rows = [row[0] for row in csv.reader(stream) if row]
             except OSError:
                 # a notebook's user may have upgraded a package: another version's folder is as good
-                if self.private and list(site.glob(name.split("-")[0] + "-*.dist-info")):
+                if self.upgraded and list(site.glob(name.split("-")[0] + "-*.dist-info")):
                     continue
                 return name
             for path in rows:
@@ -98,16 +101,14 @@ class Venv:
                     return path
         return ""
 
-    def make(self, interpreter: str, sink: Sink, owner: pwd.struct_passwd | None) -> None:
+    def make(self, interpreter: str, sink: Sink) -> None:
         """Make it anew. Raises TrackbedError with uv's last words."""
         uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
         if uv is None:
             raise EngineUnavailable("uv is missing in the toolkit's venv",
                                     "pip install --require-hashes -r requirements.txt")
-        shutil.rmtree(self.folder, ignore_errors=True)
+        safe_files.remove(self.folder)
         environment = {**os.environ, **uv_settings(os.environ), "VIRTUAL_ENV": str(self.folder)}
-        if self.private:
-            environment["UV_LINK_MODE"] = "copy"
         for argv in (
             [uv, "venv", "--quiet", "--seed", "--python", interpreter, str(self.folder)],
             [uv, "pip", "sync", "--require-hashes", "--no-progress", "--python", str(self.python), str(self.lock)],
@@ -116,7 +117,7 @@ class Venv:
         ):
             lines: list[str] = []
             with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                  text=True, errors="replace", env=environment, cwd=self.root) as process:
+                                  text=True, errors="replace", env=environment, cwd=self.root, umask=0o022) as process:
                 assert process.stdout is not None
                 try:
                     for line in process.stdout:
@@ -134,13 +135,11 @@ class Venv:
                 raise TrackbedError(f"installing {self.name} failed: {told[-1]}",
                                     "is this machine online? Behind a proxy or a mirror, the settings of pip "
                                     "(PIP_INDEX_URL, PIP_CERT, pip config) are honoured", tuple(told[-8:]))
-        self._finish(owner)
+        self._finish()
 
-    def _finish(self, owner: pwd.struct_passwd | None) -> None:
+    def _finish(self) -> None:
         packages = sorted(p.parent.name for p in self.site.glob("*.dist-info/RECORD"))
-        if owner is not None and self.private:
-            for path in [self.folder, *self.folder.rglob("*")]:
-                os.chown(path, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+        self.folder.chmod(0o755)
         self._marker.write_text("\n".join(packages) + "\n")  # last: a venv without it is half-made
 
     def _others(self) -> list[Path]:
@@ -149,7 +148,19 @@ class Venv:
     def remove_others(self) -> None:
         """Remove the venvs of earlier locks; only after what ran from them was replaced."""
         for path in self._others():
-            shutil.rmtree(path, ignore_errors=True)
+            safe_files.remove(path)
+
+    def scripts(self, python: Path) -> Path:
+        """A folder with the packages' programs, made to run with another ``python`` that sees these packages too."""
+        folder = self.folder / "scripts"
+        made = folder / ".python"
+        if not safe_files.is_file(made, os.fsencode(python), 0o644, os.geteuid()):
+            safe_files.own_folder(folder, 0o755)
+            for path in sorted((self.folder / "bin").iterdir()):
+                if path.is_file() and (content := rewritten(path.read_bytes(), self.folder / "bin", python)):
+                    safe_files.write(folder / path.name, content, 0o755)
+            safe_files.write(made, os.fsencode(python), 0o644)  # last: half of them are made again
+        return folder
 
     def versions(self, names: tuple[str, ...]) -> dict[str, str]:
         found = {}
@@ -157,6 +168,19 @@ class Venv:
             for path in self.site.glob(f"{name.replace('-', '_')}-*.dist-info"):
                 found[name] = path.name.removesuffix(".dist-info").rpartition("-")[2]
         return found
+
+
+def rewritten(content: bytes, folder: Path, python: Path) -> bytes:
+    """A script of a venv's ``folder`` of programs that runs with another ``python``; b"" for what is no such script."""
+    if not content.startswith(b"#!"):
+        return b""
+    lines = content.split(b"\n")
+    inside = re.compile(re.escape(os.fsencode(folder)) + rb"/python[0-9.]*\b")
+    used = 1 if inside.search(lines[0]) else 3  # a shell's lines, where the path is too long for the kernel's own
+    if not inside.search(b"\n".join(lines[:used])):
+        return b""
+    quoted = os.fsencode(shlex.quote(str(python)))
+    return b"\n".join([b"#!/bin/sh", b"'''exec' " + quoted + b' "$0" "$@"', b"' '''", *lines[used:]])
 
 
 def interpreter(identity: Mapping[str, Any]) -> str:

@@ -142,12 +142,12 @@ def test_a_real_supervisor(short_folder: Path) -> None:
                 program(name="two", command=sleeper, environment={"V": value}, **one))
 
     try:
-        supervisor.apply(programs("100%"), supervisord, {})
+        supervisor.apply(programs("100%"), supervisord)
         until(lambda: {p.state for p in supervisor.states().values()} == {State.RUNNING})
         before = supervisor.states()
-        supervisor.apply(programs("100%"), supervisord, {})
+        supervisor.apply(programs("100%"), supervisord)
         assert {n: p.pid for n, p in supervisor.states().items()} == {n: p.pid for n, p in before.items()}
-        supervisor.apply(programs('a "b" c'), supervisord, {})
+        supervisor.apply(programs('a "b" c'), supervisord)
         until(lambda: supervisor.states()["two"].state is State.RUNNING)
         after = supervisor.states()
         assert after["one"].pid == before["one"].pid
@@ -169,7 +169,7 @@ def test_a_supervisor_that_cannot_start_says_why(short_folder: Path) -> None:
     supervisor = Supervisor(short_folder, short_folder, "x")
     supervisord = Path(sys.executable).with_name("supervisord")
     with pytest.raises(TrackbedError, match="supervisord did not start: Error: .*NOSUCH") as caught:
-        supervisor.apply((program(folder="/nowhere/at/all", stop_signal="NOSUCH"),), supervisord, {})
+        supervisor.apply((program(folder="/nowhere/at/all", stop_signal="NOSUCH"),), supervisord)
     assert "supervisord.log" in caught.value.hint
 
 

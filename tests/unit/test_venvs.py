@@ -26,7 +26,7 @@ def venv(tmp_path: Path) -> Venv:
     (site / "thing-1.0.dist-info" / "RECORD").write_text("thing/__init__.py,,\nthing-1.0.dist-info/RECORD,,\n")
     (made.folder / "bin").mkdir()
     made.python.symlink_to(sys.executable)
-    made._finish(None)
+    made._finish()
     return made
 
 
@@ -68,9 +68,9 @@ def test_another_lock_is_another_folder(venv: Venv) -> None:
 
 
 def test_a_package_that_the_user_upgraded_is_no_damage(venv: Venv) -> None:
-    private = Venv(venv.root, venv.name, venv.lock, private=True)
+    earlier = Venv(venv.root, venv.name, venv.lock, upgraded=True)
     os.rename(venv.site / "thing-1.0.dist-info", venv.site / "thing-2.0.dist-info")
-    assert private.problem() == ""
+    assert earlier.problem() == ""
     assert venv.problem() == "thing-1.0.dist-info is missing"
 
 

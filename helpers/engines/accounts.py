@@ -1,0 +1,155 @@
+"""The accounts that the embedded engine's processes run as: one a role and project for root, else the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pwd
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES
+from helpers.errors import EngineUnavailable, TrackbedError
+
+DATABASE, SERVER, NOTEBOOK = ROLES = ("database", "server", "notebook")
+ROLE_OF = {POSTGRES: DATABASE, MLFLOW: SERVER, JUPYTER: NOTEBOOK}
+ENDINGS = {DATABASE: "db", SERVER: "mlflow", NOTEBOOK: "nb"}
+LONGEST = 31  # characters of a name that useradd takes
+EARLIER = "trackbed"  # who everything ran as before there was one account a role
+SECONDS = 60  # for useradd and userdel, which wait for each other's lock
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """The accounts of the system whose files are below ``folder``. ``folder`` tells two systems of one name apart."""
+
+    project: str
+    folder: Path
+
+    @property
+    def separate(self) -> bool:
+        """Whether each role has an account of its own."""
+        return os.geteuid() == 0
+
+    def home(self, role: str) -> Path:
+        return self.folder / "home" / role if self.separate else Path.home()
+
+    def _ours(self, name: str, role: str) -> bool:
+        """Whether there is an account of that name that was made for this folder: only root could write its home."""
+        try:
+            return pwd.getpwnam(name).pw_dir == str(self.home(role))
+        except KeyError:
+            return False
+
+    def name(self, role: str) -> str:
+        """The name of a role's account, which need not be there yet."""
+        if not self.separate:
+            return pwd.getpwuid(os.geteuid()).pw_name
+        ending, digest = ENDINGS[role], hashlib.sha256(os.fsencode(str(self.folder))).hexdigest()[:6]
+        plain = f"trackbed-{self.project}-{ending}"
+        room = LONGEST - len(f"trackbed--{digest}-{ending}")
+        longer = f"trackbed-{self.project[:room].rstrip('-_')}-{digest}-{ending}"
+        if self._ours(longer, role) or len(plain) > LONGEST:
+            return longer
+        return plain if self._ours(plain, role) or not _exists(plain) else longer
+
+    def find(self, role: str) -> pwd.struct_passwd | None:
+        """The account of a role; None when it has not been made."""
+        if not self.separate:
+            return pwd.getpwuid(os.geteuid())
+        name = self.name(role)
+        return pwd.getpwnam(name) if self._ours(name, role) else None
+
+    def get(self, role: str) -> pwd.struct_passwd:
+        """The account of a role. Raises TrackbedError when it has not been made."""
+        found = self.find(role)
+        if found is None:
+            raise TrackbedError(f"the account {self.name(role)} of the {role} is not there", "`invoke up` makes it")
+        return found
+
+    def make(self, role: str) -> pwd.struct_passwd:
+        """The account of a role, made when it is missing. Raises EngineUnavailable."""
+        if found := self.find(role):
+            return found
+        maker = _tool("useradd")
+        if maker is None:
+            raise EngineUnavailable("PostgreSQL does not run as root, and there is no useradd to make a user for it",
+                                    "run as a normal user, or install the package passwd (shadow)")
+        name = self.name(role)
+        why = _changed(maker, "--system", "--user-group", "--no-create-home", "--home-dir", str(self.home(role)),
+                       "--shell", "/usr/sbin/nologin", "--comment", f"Trackbed {self.project} {role}", name)
+        if not self._ours(name, role):
+            raise EngineUnavailable(f"the user {name} could not be made: {why or 'it is somebody else'}",
+                                    "run as a normal user, or choose another --project")
+        return pwd.getpwnam(name)
+
+    def identity(self, role: str, groups: Iterable[str] = ()) -> dict[str, Any]:
+        """What a subprocess is told to become the account before it runs anything; {} for a normal user."""
+        if not self.separate:
+            return {}
+        account = self.get(role)
+        return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": [int(group) for group in groups]}
+
+    def remove(self, keep: Iterable[str] = ()) -> tuple[str, ...]:
+        """End what still runs as these accounts and remove them, except the roles of ``keep``; gives what stayed."""
+        stayed = []
+        for role in ROLES if self.separate else ():
+            if (account := self.find(role)) is None:
+                continue
+            self._end(account)
+            remover = _tool("userdel")
+            if role in keep or remover is None:
+                stayed.append(account.pw_name)
+                continue
+            _changed(remover, account.pw_name)
+            if self._ours(account.pw_name, role):
+                stayed.append(account.pw_name)
+        return tuple(stayed)
+
+    @staticmethod
+    def _end(account: pwd.struct_passwd) -> None:
+        """SIGKILL for every process of the account, sent by the account itself: it reaches no other's."""
+        for _ in range(3):
+            done = subprocess.run(["/bin/sh", "-c", "kill -KILL -1"], stdin=subprocess.DEVNULL, capture_output=True,
+                                  cwd="/", timeout=30, check=False, user=account.pw_uid, group=account.pw_gid,
+                                  extra_groups=[])
+            if done.returncode:  # nobody is left
+                return
+            time.sleep(0.1)
+
+
+def earlier() -> int:
+    """The uid that everything ran as in earlier versions; -1 when there is none."""
+    try:
+        return pwd.getpwnam(EARLIER).pw_uid
+    except KeyError:
+        return -1
+
+
+def _exists(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _tool(name: str) -> str | None:
+    return shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin")
+
+
+def _changed(*argv: str) -> str:
+    """Run useradd or userdel; while another one holds the lock of /etc/passwd, again. Gives its words, "" when done."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=SECONDS,
+                              check=False)
+        words = " ".join(done.stderr.split())
+        if done.returncode == 0 or "lock" not in words or time.monotonic() > deadline:
+            return words if done.returncode else ""
+        time.sleep(0.2)

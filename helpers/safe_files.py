@@ -1,0 +1,248 @@
+"""Files and folders that root makes or changes where another account may have been: by directory descriptors, no links.
+
+A name is only trusted in a folder that nobody but root can change. What lies deeper is opened without following links,
+looked at through its descriptor, and changed through the same descriptor.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers.errors import TrackbedError
+
+DEEPEST = 400  # levels of folders; each holds a descriptor while its entries are gone through
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+LOOK = getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK) | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass
+class Given:
+    """How many entries got their new owner, and how many were left: links, files with several names, others' files."""
+
+    changed: int = 0
+    left: int = 0
+
+
+@contextmanager
+def opened(name: str | Path, folder: int | None = None) -> Iterator[int]:
+    """A descriptor of a folder that is no link, below the one of ``folder``."""
+    handle = os.open(name, FOLDER, dir_fd=folder)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def is_folder(path: Path, uid: int) -> bool:
+    """Whether ``path`` is a folder of that account itself, no link, that nobody else may write to."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == uid and not found.st_mode & 0o022
+
+
+def owner(path: Path) -> int:
+    """The uid of what is at ``path`` itself; -1 when there is nothing."""
+    try:
+        return os.lstat(path).st_uid
+    except OSError:
+        return -1
+
+
+def is_empty(path: Path) -> bool:
+    """Whether a folder has no entries, or is no folder."""
+    try:
+        with opened(path) as handle, os.scandir(handle) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return True
+
+
+def own_folder(path: Path, mode: int) -> None:
+    """A folder of this process's account at ``path``, with exactly ``mode``. Its parent is trusted; it may not be.
+
+    Raises TrackbedError for a link, a file or another account's folder: nothing is done to those.
+    """
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        with opened(path) as handle:
+            found = os.fstat(handle)
+            if found.st_uid == os.geteuid():
+                if stat.S_IMODE(found.st_mode) != mode:
+                    os.fchmod(handle, mode)
+                return
+    except NotADirectoryError:  # also what a link gives
+        pass
+    raise TrackbedError(f"{path} belongs to someone else, or is a link or a file",
+                        f"remove it (ls -ld {path} shows whose it is), or set STATE_DIR to another folder")
+
+
+def give_folder(path: Path, uid: int, gid: int, mode: int) -> Given:
+    """A folder at ``path`` for another account; what an earlier account of it owned below it is given on.
+
+    ``path`` lies in a folder that only root can change. Raises TrackbedError for a link, a file, and for a folder of
+    root that has entries: those may be anybody's.
+    """
+    given = Given()
+    with suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    try:
+        with opened(path) as handle:
+            found = os.fstat(handle)
+            if found.st_uid not in (uid, 0):
+                _give_entries(handle, found.st_uid, uid, gid, given, 0)
+            elif found.st_uid != uid and not is_empty(path):
+                raise TrackbedError(f"{path} belongs to root, and its service could not write to it",
+                                    f"chown -hR {uid}:{gid} {path}")
+            if (found.st_uid, found.st_gid) != (uid, gid):
+                os.fchown(handle, uid, gid)  # last: an interrupted walk is taken up again
+            if stat.S_IMODE(os.fstat(handle).st_mode) != mode:
+                os.fchmod(handle, mode)
+    except NotADirectoryError:
+        raise TrackbedError(f"{path} is a link or a file, must be a folder",
+                            "put a folder in its place; one of another disk: mount --bind") from None
+    return given
+
+
+def give_tree(folder: int, old: int, uid: int, gid: int) -> Given:
+    """Give on what ``old`` owns at and below a folder; ``folder`` may be a descriptor of ``LOOK``."""
+    given = Given()
+    with opened(".", folder) as handle:
+        if os.fstat(handle).st_uid == old:
+            _give_entries(handle, old, uid, gid, given, 0)
+            os.fchown(handle, uid, gid)
+            given.changed += 1
+    return given
+
+
+def _give_entries(folder: int, old: int, uid: int, gid: int, given: Given, depth: int) -> None:
+    for name in os.listdir(folder):
+        try:
+            handle = os.open(name, LOOK, dir_fd=folder)
+        except OSError:
+            given.left += 1
+            continue
+        try:
+            found = os.fstat(handle)
+            if stat.S_ISDIR(found.st_mode) and found.st_uid in (old, uid) and depth < DEEPEST:
+                with opened(name, folder) as inner:
+                    if os.path.samestat(os.fstat(inner), found):
+                        _give_entries(inner, old, uid, gid, given, depth + 1)
+                        os.fchown(inner, uid, gid)
+                        given.changed += 1
+                        continue
+            elif stat.S_ISREG(found.st_mode) and found.st_uid == old and found.st_nlink == 1:
+                chown(handle, uid, gid)
+                given.changed += 1
+                continue
+            given.left += found.st_uid != uid and not stat.S_ISLNK(found.st_mode)
+        except OSError:
+            given.left += 1
+        finally:
+            os.close(handle)
+
+
+def chown(handle: int, uid: int, gid: int) -> None:
+    """Give away what a descriptor of ``LOOK`` stands for."""
+    os.chown(f"/proc/self/fd/{handle}" if hasattr(os, "O_PATH") else handle, uid, gid)
+
+
+def write(path: Path, content: bytes, mode: int, uid: int = -1, gid: int = -1) -> None:
+    """Put a file at ``path`` in one step, owner and mode included; what is there under that name is not opened."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            if (uid, gid) != (-1, -1):
+                os.fchown(handle, uid, gid)
+            os.fchmod(handle, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def is_file(path: Path, content: bytes, mode: int, uid: int) -> bool:
+    """Whether ``path`` is that account's file of its own with this content and mode."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    with os.fdopen(handle, "rb") as stream:
+        found = os.fstat(handle)
+        return (stat.S_ISREG(found.st_mode) and found.st_uid == uid and found.st_nlink == 1
+                and stat.S_IMODE(found.st_mode) == mode and found.st_size == len(content)
+                and stream.read(len(content) + 1) == content)
+
+
+def remove(path: Path) -> bool:
+    """Remove what is at ``path``, a tree or a link itself; whether it is gone. No link below it is followed."""
+    if os.path.lexists(path):
+        # rm: a tree that a service's account made may be deeper than Python's own recursion goes
+        subprocess.run(["rm", "-rf", "--", str(path)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL, timeout=3600, check=False)
+    return not os.path.lexists(path)
+
+
+def changeable(path: Path, accounts: set[int]) -> tuple[Path, str] | None:
+    """The folder at or above ``path`` that one of ``accounts`` or everybody can change, and who that is; else None."""
+    for folder in (path, *path.parents):
+        try:
+            found = os.stat(folder)
+        except OSError:
+            continue  # not there yet
+        if found.st_uid in accounts and found.st_uid != 0:
+            return folder, f"uid {found.st_uid}"
+        if found.st_mode & 0o002 and not found.st_mode & stat.S_ISVTX:
+            return folder, "everybody"
+    return None
+
+
+def make_way(path: Path, trusted: set[int]) -> tuple[int, bool]:
+    """Walk to ``path`` by descriptors and make the folders that are missing; gives a descriptor of it and whether the
+    last one was made. The caller closes it.
+
+    Links are followed where root or one of ``trusted`` made them, up to what is there; nothing is made behind one of
+    the others. Raises OSError; ELOOP (PermissionError) for a link that is not trusted.
+    """
+    handle, made, linked = os.open("/", LOOK | os.O_DIRECTORY), False, 0
+    names = list(reversed(path.parts[1:]))
+    try:
+        while names:
+            name = names.pop()
+            try:
+                found = os.stat(name, dir_fd=handle, follow_symlinks=False)
+            except FileNotFoundError:
+                if linked > 1:
+                    raise
+                os.mkdir(name, 0o755, dir_fd=handle)
+                made = True
+                found = os.stat(name, dir_fd=handle, follow_symlinks=False)
+            if stat.S_ISLNK(found.st_mode):
+                if found.st_uid not in {0, *trusted} or linked > 40:
+                    raise PermissionError(0, f"{name} in it is a link of uid {found.st_uid}")
+                linked = max(linked + 1, 2 if found.st_uid else 1)
+                target = Path(os.readlink(name, dir_fd=handle))
+                names += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+                if target.is_absolute():
+                    os.close(handle)
+                    handle = os.open("/", LOOK | os.O_DIRECTORY)
+                continue
+            inner = os.open(name, LOOK | os.O_DIRECTORY, dir_fd=handle)
+            os.close(handle)
+            handle = inner
+        return handle, made
+    except BaseException:
+        os.close(handle)
+        raise
