@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from helpers import notebook, safe_files, stack
 from helpers.engines import accounts
@@ -21,6 +22,7 @@ LONGEST_SOCKET = "/postgres/.s.PGSQL.5432"
 OWN = {"logs": (0o700, 0o700), "app": (0o755, 0o755), "secrets": (0o711, 0o700), "venvs": (0o755, 0o755),
        "home": (0o755, 0o700)}
 GIVEN = {"artifacts": SERVER, "tmp": SERVER, "pycache": SERVER, "jupyter": NOTEBOOK}
+NOBODY = 65534
 PASSING = ("tmp", "pycache")  # nothing in there lasts, and byte code of another account is not to be run
 
 
@@ -86,9 +88,9 @@ class Layout:
             if not self.as_root:
                 self._make_own()
                 return
-            made = {role: self.accounts.make(role) for role in ROLES}
             self._check_way()
             self._check_parents()
+            made = {role: self.accounts.make(role) for role in ROLES}
             earlier = self.earlier
             self._take_folder()
             self._make_own()
@@ -177,8 +179,11 @@ class Layout:
 
     def _may_enter(self, folder: Path) -> bool:
         """Whether the services can go through a folder; asked as one of them, mode bits do not tell of ACLs."""
+        account = self.accounts.find(SERVER)
+        who: dict[str, Any] = self.accounts.identity(SERVER) if account else {
+            "user": NOBODY, "group": NOBODY, "extra_groups": []}
         return subprocess.run(["test", "-x", str(folder)], stdin=subprocess.DEVNULL, timeout=30, check=False,
-                              cwd="/", **self.accounts.identity(SERVER)).returncode == 0
+                              cwd="/", **who).returncode == 0
 
     def _check_way(self) -> None:
         """The services can reach the state folder. Raises TrackbedError with the folder that is closed."""

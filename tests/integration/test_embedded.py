@@ -21,22 +21,40 @@ def system(systems: Callable[[str], Clone]) -> Clone:
     return systems("embedded")
 
 
+def accounts(clone: Clone) -> list[str]:
+    """The accounts of a system of root's."""
+    return [f"trackbed-{clone.project}-{ending}" for ending in ("db", "mlflow", "nb")]
+
+
 def venv(clone: Clone, name: str) -> Path:
     found = list((clone.project_folder / "embedded" / "venvs").glob(f"{name}-*"))
     assert len(found) == 1, found
     return found[0]
 
 
-def test_nothing_runs_as_root(system: Clone) -> None:
-    owners = {Path(f"/proc/{pid}").stat().st_uid for pid in seen.processes(system)}
-    expected = pwd.getpwnam("trackbed").pw_uid if os.geteuid() == 0 else os.geteuid()
-    assert owners == {expected}
+def test_only_the_supervisor_runs_as_root(system: Clone) -> None:
+    top = seen.supervisord(system)
+    owners = {pid: Path(f"/proc/{pid}").stat().st_uid for pid in seen.processes(system)}
+    if os.geteuid() != 0:
+        assert set(owners.values()) == {os.geteuid()}
+        return
+    assert owners.pop(top) == 0
+    assert set(owners.values()) == {pwd.getpwnam(name).pw_uid for name in accounts(system)}
+    for name, ending in (("postgres", "db"), ("mlflow", "mlflow"), ("jupyter", "nb")):
+        pid = seen.main_process(system, name)
+        fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        account = pwd.getpwnam(f"trackbed-{system.project}-{ending}")
+        assert {int(word) for word in fields["Uid"].split()} == {account.pw_uid}, name
+        assert {int(word) for word in fields["Gid"].split()} == {account.pw_gid}, name
+        assert fields["Groups"].split() in ([], [str(account.pw_gid)]), name
+        assert not any(line.startswith("TRACKBED_TO_SERVICE_") for line in
+                       Path(f"/proc/{pid}/environ").read_text().split("\0"))
 
 
 def test_the_database_has_no_port_and_a_private_socket(system: Clone) -> None:
     postgres = seen.main_process(system, "postgres")
     folder = Path(seen.command(postgres).split("-k ")[1].split()[0])
-    assert folder.stat().st_mode & 0o077 == 0
+    assert folder.stat().st_mode & 0o077 == (0o010 if os.geteuid() == 0 else 0)  # the server's group, to pass only
     assert any(folder.glob(".s.PGSQL.*"))
     assert "listen_addresses= " in seen.command(postgres)
 
@@ -72,7 +90,7 @@ def test_changed_lock_is_applied_while_the_database_stays_up(system: Clone) -> N
     assert "installing jupyter (its lock changed)" in done.stderr
     assert venv(system, "jupyter") != old
     assert seen.main_process(system, "postgres") == postgres
-    assert str(venv(system, "jupyter")) in seen.command(seen.main_process(system, "jupyter"))
+    assert str(venv(system, "jupyter")) in Path(f"/proc/{seen.main_process(system, 'jupyter')}/environ").read_text()
 
 
 def test_broken_venvs_are_repaired(system: Clone) -> None:

@@ -72,7 +72,7 @@ def use_database(clone: Clone, name: str) -> None:
 def test_old_database_forth_and_back(clone_factory: Callable[..., Clone], old_python: str) -> None:
     clone = clone_factory("embedded")
     clone.up()
-    host = str(clone.project_folder / "embedded" / "run")
+    host = seen.sockets(clone)
 
     def old(script: str) -> str:
         done = subprocess.run([old_python, "-c", script, host, "mlflow_old"], capture_output=True, text=True,
