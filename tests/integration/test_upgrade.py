@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Clone
+from tests.integration import seen
 from tests.integration.test_backup import api
 
 OLD = "2.20.2"
