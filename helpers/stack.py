@@ -27,6 +27,7 @@ STRAIGHT_FROM = 50 * 2**20  # bytes of a file that the notebook sends to the sto
 TITLES = {
     "postgres": "PostgreSQL",
     "store": "object store",
+    "store-sync": "object store's sync",
     "bucket": "bucket",
     "mlflow": "MLflow",
     "jupyter": "JupyterLab",

@@ -6,6 +6,7 @@ store's user beside its volume, does it and is asked from here.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -13,7 +14,7 @@ import posixpath
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,35 @@ def sync_path(path: str) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+def sync_files(paths: Iterable[str]) -> list[str]:
+    """fsync of several files at about the price of one: all are being written before the first is waited for.
+
+    Gives those that were there.
+    """
+    with contextlib.ExitStack() as stack:
+        opened = {}
+        for path in paths:
+            try:
+                opened[path] = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            stack.callback(os.close, opened[path])
+        for number in opened.values() if len(opened) > 1 else ():
+            _begin_writing(number)
+        for number in opened.values():
+            os.fsync(number)
+        return list(opened)
+
+
+def _begin_writing(number: int) -> None:
+    """Linux: the file system gives blocks to what it holds back, so that one commit of its journal serves all."""
+    import ctypes
+
+    begin = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if begin is not None:
+        begin(number, ctypes.c_int64(0), ctypes.c_int64(0), 2)  # SYNC_FILE_RANGE_WRITE; fsync tells of errors
 
 
 class Folders:

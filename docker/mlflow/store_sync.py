@@ -10,6 +10,7 @@ for a caller.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from common import FAILED, Stop
-from durable import Folders, sync_path
+from durable import Folders, sync_files
 from written import Journal
 
 OBJECTS, SIDECAR, META = "objects", "sidecar", "meta"  # as compose.versitygw.yaml and VersityGW name them
@@ -38,6 +39,7 @@ class StoreSync:
 
     def __init__(self, root: Path) -> None:
         self.root, self.journal, self.folders = root, Journal(root), Folders()
+        self._buckets: set[str] = set()  # whose own metadata are on the disk
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Raises ValueError for a request that is none, OSError for what the disk refuses."""
@@ -59,19 +61,19 @@ class StoreSync:
         return {}
 
     def sync(self, bucket: str, key: str) -> None:
+        """An object, its metadata, and all their folders."""
         path = str(self.root / OBJECTS / bucket / key)
-        sync_path(path)
-        self.folders.settle(path)
-        meta = self.root / SIDECAR / bucket / key / META
-        last = ""
-        for entry in os.scandir(meta) if meta.is_dir() else ():
-            try:
-                sync_path(entry.path)
-                last = entry.path
-            except FileNotFoundError:
-                continue  # one that was being written, under its passing name
-        if last:
-            self.folders.settle(last)
+        metas = [self.root / SIDECAR / bucket / key / META]
+        if bucket not in self._buckets:
+            metas.append(self.root / SIDECAR / bucket / META)
+        # a file with a passing name goes away while it is looked at
+        listed = {meta: [entry.path for entry in os.scandir(meta)] for meta in metas if meta.is_dir()}
+        found = sync_files((path, *(file for files in listed.values() for file in files)))
+        if path not in found:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        for entry in (path, *(str(meta / "etag") for meta in listed)):
+            self.folders.settle(entry)
+        self._buckets.add(bucket)
         self.journal.wrote(path)
 
     def sync_all(self) -> None:

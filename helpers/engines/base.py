@@ -18,6 +18,7 @@ from helpers.settings import Settings
 
 POSTGRES = "postgres"
 STORE = "store"
+STORE_SYNC = "store-sync"  # VersityGW only: syncs what it stored
 BUCKET = "bucket"
 MLFLOW = "mlflow"
 JUPYTER = "jupyter"

@@ -29,6 +29,7 @@ from helpers.engines.base import (
     MLFLOW,
     POSTGRES,
     STORE,
+    STORE_SYNC,
     Address,
     Availability,
     DataItem,
@@ -249,7 +250,7 @@ class DockerEngine:
                         (self._frontend(),), self.secret_files())
         model = self.model()
         project = self.settings.project
-        order = [n for n in (POSTGRES, STORE, BUCKET, MLFLOW, GATEWAY) if n in model["services"]]
+        order = [n for n in (POSTGRES, STORE, STORE_SYNC, BUCKET, MLFLOW, GATEWAY) if n in model["services"]]
         parts = [compose_model.service_spec(name, model, project) for name in order]
         parts.append(self.notebook_spec)
         networks = tuple(Network(n["name"], bool(n.get("internal")),
@@ -265,7 +266,8 @@ class DockerEngine:
         if self.settings.tracking_uri:
             return (JUPYTER,)
         own_store = (STORE,) if self.object_store != "external" else ()
-        return (POSTGRES, *own_store, BUCKET, MLFLOW, *((GATEWAY,) if self.settings.public else ()), JUPYTER)
+        synced = (STORE_SYNC,) if self.object_store == "versitygw" else ()
+        return (POSTGRES, *own_store, *synced, BUCKET, MLFLOW, *((GATEWAY,) if self.settings.public else ()), JUPYTER)
 
     def volumes(self) -> tuple[Volume, ...]:
         return compose_model.volumes(self.settings, self.object_store)

@@ -7,8 +7,11 @@ import os
 import re
 import shutil
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request
 
 import pytest
 
@@ -17,6 +20,13 @@ from tests.integration import seen
 
 pytestmark = pytest.mark.docker
 PARTS = ("postgres", "store", "mlflow", "jupyter")
+
+
+def services(clone: Clone) -> list[str]:
+    """What Compose keeps running; VersityGW has a service beside it that syncs."""
+    synced = ["store-sync"] if clone.environment.get("TRACKBED_OBJECT_STORE") == "versitygw" else []
+    return ["mlflow", "postgres", "store", *synced]
+
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +60,7 @@ def test_compose_by_hand_sees_the_same_system(system: Clone) -> None:
     system.up()
     before = seen.identities(system)
     listed = compose(system, "ps", "-a", "--format", "{{.Service}} {{.Health}}").splitlines()
-    assert sorted(line.split()[0] for line in listed) == ["bucket", "mlflow", "postgres", "store"]
+    assert sorted(line.split()[0] for line in listed) == sorted(["bucket", *services(system)])
     assert "mlflow healthy" in listed
     assert "trackbed" in compose(system, "logs", "--tail=5", "bucket")
     compose(system, "up", "-d")
@@ -108,6 +118,46 @@ def test_data_belong_to_the_user_of_their_part(system: Clone, part: str, folder:
     volume = next(m["Name"] for m in details(system, part)["Mounts"] if m["Destination"] == folder)
     assert in_volume(system, volume, "stat", "-c", "%u %a", "/v") == f"{owner} 700"
     assert inside(system, part, "id", "-u") == owner
+
+
+def test_what_syncs_the_store_is_on_the_backend_only_without_secrets(system: Clone) -> None:
+    if "store-sync" not in services(system):
+        pytest.skip("NOT TESTED: only VersityGW has it")
+    found = details(system, "store-sync")
+    assert list(found["NetworkSettings"]["Networks"]) == [f"{system.project}_backend"]
+    assert not found["HostConfig"]["PortBindings"]
+    assert {mount["Destination"] for mount in found["Mounts"]} == {"/store"}
+    assert inside(system, "store-sync", "id", "-u") == "10002"
+    status = inside(system, "store-sync", "cat", "/proc/1/status")
+    assert re.search(r"CapEff:\s+0+\n", status) and re.search(r"NoNewPrivs:\s+1\n", status)
+    reach = "import socket; socket.create_connection(('store-sync', 9002), 3)"
+    assert seen.run("docker", "exec", seen.container(system, "jupyter"), "python", "-c", reach).returncode
+    assert seen.run("docker", "exec", seen.container(system, "mlflow"), "python", "-c", reach).returncode == 0
+
+
+def test_an_upload_that_is_not_on_the_disk_is_not_acknowledged(system: Clone) -> None:
+    if "store-sync" not in services(system):
+        pytest.skip("NOT TESTED: only VersityGW has it")
+    url = f"{system.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts/durable/{uuid.uuid4().hex}"
+    container = seen.container(system, "store-sync")
+    seen.output("docker", "stop", "-t", "5", container)
+    try:
+        status, text = put(url, b"1")
+        assert status == 503 and "try again" in text and "Traceback" not in text, text
+    finally:
+        seen.output("docker", "start", container)
+    deadline = time.monotonic() + 30
+    while put(url, b"1")[0] != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+
+
+def put(url: str, content: bytes) -> tuple[int, str]:
+    try:
+        with seen.DIRECT.open(Request(url, data=content, method="PUT"), timeout=60) as answer:
+            return answer.status, ""
+    except HTTPError as error:
+        return error.code, error.read().decode()
 
 
 def test_the_workspace_belongs_to_the_user_of_the_notebook(system: Clone) -> None:
