@@ -302,8 +302,10 @@ def status(context: Context, project: str | None = None, state_dir: str | None =
         console.as_env(lifecycle.environment(view))
     else:
         _show(view)
-        if view.rows and system.state.existed and (warning := lifecycle.low_disk(lifecycle.running(system))):
-            console.notice(f"\n{warning}")
+        if view.rows and system.state.existed:
+            engine = lifecycle.running(system)
+            for line in (*filter(None, [lifecycle.low_disk(engine)]), *lifecycle.durable(engine)):
+                console.notice(f"\n{line}")
     if not all(row.status.up for row in view.rows):
         raise Exit(code=1)
 

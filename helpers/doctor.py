@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from helpers import accelerators, addresses, neighbours, notebook
+from helpers import accelerators, addresses, durability, neighbours, notebook
 from helpers.engines import select
 from helpers.engines.base import Availability, Engine, PartStatus, Port
 from helpers.engines.compose import DockerEngine
@@ -214,6 +214,19 @@ def _check_leftovers(system: System, engine: Engine) -> list[Finding]:
     return found or [Finding(Level.OK, "leftovers", "none")]
 
 
+def _check_artifacts(engine: Engine) -> list[Finding]:
+    """What the store promises, and what a look after an unclean stop found."""
+    found = []
+    if (looked := durability.look_back(engine)) and looked.well:
+        found.append(Finding(Level.OK, "artifacts", str(looked)))
+    elif looked:
+        found.append(Finding(Level.WARNING, "artifacts", f"{looked}: {', '.join(looked.names)}",
+                             "log them again, or take them from a backup: `invoke restore FILE`"))
+    if text := durability.promise(engine):
+        found.append(Finding(Level.OK, "artifacts", text))
+    return found
+
+
 def _check_permissions(settings: Settings, host: Host | None = None) -> Finding:
     folders = [(settings.folder, "STATE_DIR"), (settings.workspace, "WORKSPACE")]
     remote = host is not None and host.remote
@@ -271,6 +284,7 @@ def examine(system: System) -> list[Finding]:
     found.append(_check_gpu(engine))
     found.append(_check_mtu(engine))
     found += _check_leftovers(system, engine)
+    found += _check_artifacts(engine)
     found.append(_check_permissions(engine.settings, _host(engine)))
     if isinstance(engine, DockerEngine):
         found.append(_check_neighbours(engine))

@@ -13,6 +13,7 @@ from helpers import (
     boot,
     credentials,
     doctor,
+    durability,
     elsewhere,
     envfile,
     gateway,
@@ -132,7 +133,7 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) ->
     if warning := _disk_warning(engine):
         notice(warning)
     engine.prepare(sink)
-    for remark in engine.remarks():
+    for remark in (*engine.remarks(), *filter(None, [durability.promise(engine)])):
         notice(remark)
     # from here on the choice of the engine is kept: what follows carries this instance's id and will hold data
     system.state.engine, system.state.clone = engine.name, str(settings.clone)
@@ -352,6 +353,11 @@ def environment(view: Overview, token: str = "") -> list[tuple[str, object]]:
             lines.append(("MLFLOW_S3_ENDPOINT_URL", row.urls[0]))
             lines += elsewhere.PROXIED.items()  # MLflow would name the store as only its own network knows it
     return lines
+
+
+def durable(engine: Engine) -> list[str]:
+    """What there is to say about the artifacts and a power cut."""
+    return durability.lines(engine)
 
 
 def low_disk(engine: Engine) -> str:

@@ -1,0 +1,86 @@
+"""What the artifact store promises about a power cut, and what a look at it found after an unclean stop."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from helpers.engines.base import MLFLOW, STORE_SYNC, Engine
+from helpers.engines.compose import DockerEngine
+from helpers.engines.embedded import EmbeddedEngine
+from helpers.errors import TrackbedError
+
+RESULT = ".written/result.json"  # docker/mlflow/written.py
+PROMISES = {
+    # of its source: data and xl.meta are fdatasync'ed, the folder after the rename is not (MINIO_FS_OSYNC is off)
+    "minio": "MinIO has an artifact's content on the disk before it answers, but not its name: a power cut may lose "
+             "what was stored in the last seconds",
+    "external": "whether acknowledged artifacts outlast a power cut is up to the external object store",
+}
+
+
+@dataclass(frozen=True)
+class LookBack:
+    """What was found of the artifacts that were written before an unclean stop."""
+
+    checked: int
+    by_size: int
+    missing: int
+    damaged: int
+    names: tuple[str, ...]
+
+    @property
+    def well(self) -> bool:
+        return not self.missing and not self.damaged
+
+    def __str__(self) -> str:
+        text = f"after an unclean stop {self.checked} artifacts were checked"
+        if self.by_size:
+            text += f" ({self.by_size} of them by size only)"
+        return f"{text}: " + ("all are whole" if self.well else f"{self.missing} missing, {self.damaged} damaged")
+
+
+def _store(engine: Engine) -> str:
+    if isinstance(engine, DockerEngine):
+        return engine.object_store
+    return "external" if engine.settings.object_store == "external" else "folder"
+
+
+def promise(engine: Engine) -> str:
+    """What the store does not promise; "" where an acknowledged artifact is on the disk."""
+    return "" if engine.settings.tracking_uri else PROMISES.get(_store(engine), "")
+
+
+def look_back(engine: Engine) -> LookBack | None:
+    """The result of the last check; None when the last stop was clean, or when it is not known."""
+    if engine.settings.tracking_uri:
+        return None
+    if _store(engine) == "versitygw":
+        part, path = STORE_SYNC, f"/store/{RESULT}"
+    elif isinstance(engine, EmbeddedEngine) and _store(engine) == "folder":
+        part, path = MLFLOW, str(engine.artifacts / RESULT)
+    else:
+        return None
+    try:
+        done = engine.exec(part, ("cat", path), timeout=10)
+        return parse(done.stdout) if done.code == 0 else None
+    except TrackbedError:
+        return None  # it is down
+
+
+def parse(text: str) -> LookBack | None:
+    """A result as the server wrote it; None for anything else."""
+    try:
+        found = json.loads(text)
+        checked, by_size, missing, damaged = (int(found[key]) for key in ("checked", "by_size", "missing", "damaged"))
+        names = tuple(ascii(str(name))[1:-1] for name in found["names"])  # no control characters on a terminal
+    except (ValueError, KeyError, TypeError):
+        return None
+    return LookBack(checked, by_size, missing, damaged, names)
+
+
+def lines(engine: Engine) -> list[str]:
+    """For `invoke status`."""
+    found, text = look_back(engine), promise(engine)
+    return [*([f"{'' if found.well else 'warning: '}{found}" + ("" if found.well else "; `invoke doctor` names them")]
+              if found else []), *([text] if text else [])]
