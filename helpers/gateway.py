@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import http.client
 import os
 import shlex
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from helpers import metadata, stack, users
+from helpers.credentials import KEK_PASSPHRASE, POSTGRES_PASSWORD, S3_SECRET_KEY, Credentials
 from helpers.engines.base import GATEWAY, Engine
 from helpers.errors import SettingError, TrackbedError
 from helpers.settings import DEFAULT, Settings
@@ -72,6 +74,23 @@ def check_settings(settings: Settings, engine: str, node: str = "") -> None:
                            "leave one of the two out")
 
 
+def key(credentials: Credentials) -> bytes:
+    """What the gateway proves the names of logins to MLflow with: derived from secrets that MLflow has and the
+    notebook has not, and replaced with them.
+    """
+    secret = "\0".join(credentials[name] for name in (POSTGRES_PASSWORD, S3_SECRET_KEY, KEK_PASSPHRASE))
+    return hmac.new(secret.encode(), b"the gateway's key", hashlib.sha256).hexdigest().encode() + b"\n"
+
+
+def hsts(settings: Settings) -> str:
+    """The gateway's line that tells browsers to use HTTPS only, "" where they do not know the certificate by itself.
+
+    With a CA of one's own a browser would lock its user out as soon as that CA changes; for addresses there is none.
+    """
+    known = settings.acme and not settings.acme_root and settings.domain
+    return "header Strict-Transport-Security max-age=15552000" if known else ""
+
+
 # the certificate
 
 
@@ -103,6 +122,15 @@ def fingerprint(path: Path) -> str:
     first = text[:text.index("-----END CERTIFICATE-----")] + "-----END CERTIFICATE-----\n"
     digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(first)).hexdigest().upper()
     return ":".join(digest[i:i + 2] for i in range(0, len(digest), 2))
+
+
+def renewed(settings: Settings, before: str) -> str:
+    """What to tell when the gateway's own CA is another one than that with the fingerprint ``before``; "" else."""
+    path = root_path(settings)
+    if not before or settings.acme or not path.exists() or fingerprint(path) == before:
+        return ""
+    return (f"the gateway's own CA is a new one, good for {stack.public_name(settings)} and localhost only: clients "
+            f"need the new {path}; take the old one out of browsers")
 
 
 def trusted(settings: Settings) -> str:

@@ -144,12 +144,16 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) ->
     if not system.aside:
         _write_env(engine, settings)
     guarded = _guard(engine)
+    root = gateway.root_path(settings)
+    trusted = gateway.fingerprint(root) if settings.public and root.exists() else ""
     watch = rotation.Watch(engine, system.replaced or system.credentials().replaced)
     report = engine.start(sink)
     for line in _guard(engine) or guarded:
         notice(line)
     sink.step("waiting until everything is usable")
     readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=bool(report.changed))
+    if line := gateway.renewed(settings, trusted):
+        notice(line)
     if MLFLOW in report.changed:
         if line := server_secrets.lost(server_secrets.sealed(engine)):
             notice(line)

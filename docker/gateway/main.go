@@ -8,6 +8,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
@@ -23,10 +24,16 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/filestorage"
 	_ "github.com/caddyserver/caddy/v2/modules/logging"
 
+	_ "trackbed/gateway/access"
+	"trackbed/gateway/authority"
 	_ "trackbed/gateway/login"
+	_ "trackbed/gateway/site"
 )
 
-const caddyfile = "/etc/gateway/Caddyfile"
+const (
+	caddyfile = "/etc/gateway/Caddyfile"
+	data      = "/data"
+)
 
 func main() {
 	command := "run"
@@ -35,13 +42,16 @@ func main() {
 	}
 	switch command {
 	case "run":
+		if err := authority.Prepare(data, os.Getenv("GATEWAY_NAME"), time.Now()); err != nil {
+			finish(fmt.Errorf("its own CA: %w", err))
+		}
 		os.Args = []string{"caddy", "run", "--config", caddyfile, "--adapter", "caddyfile"}
 	case "validate":
 		os.Args = []string{"caddy", "validate", "--config", caddyfile, "--adapter", "caddyfile"}
 	case "health":
 		finish(health("127.0.0.1:8000"))
 	case "root":
-		finish(root("/data/pki/authorities/local/root.crt"))
+		finish(root(authority.Root(data)))
 	default:
 		finish(fmt.Errorf("unknown command %q", command))
 	}

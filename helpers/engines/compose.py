@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from helpers import accelerators, images, neighbours, notebook, stack, users
+from helpers import accelerators, gateway, images, neighbours, notebook, stack, users
 from helpers.accelerators import Accelerator, Machine
 from helpers.engines import base, compose_model, remote, streaming
 from helpers.engines.base import (
@@ -223,6 +223,7 @@ class DockerEngine:
             "TRACKBED_ACME_CA": settings.acme_ca,
             "TRACKBED_GATEWAY_ACME_ROOT": "trusted_roots /run/secrets/acme-root.pem" if settings.acme_root else "",
             "TRACKBED_GATEWAY_CONSOLE": "import public 9001 console" if self.console_is_public else "",
+            "TRACKBED_GATEWAY_HSTS": gateway.hsts(settings),
             "TRACKBED_GATEWAY_S3": "import public 9000 s3" if settings.public_s3 and own_store else "",
             "TRACKBED_JUPYTER_PORT": str(settings.jupyter_port),
             "TRACKBED_HTTP_PORT": str(settings.http_port),
@@ -612,6 +613,9 @@ class DockerEngine:
             live = {key: self.system.state.live[key] for key in ("database", "prefix")}
             files[f"{self.settings.project}_secrets-mlflow"].append(
                 FileEntry(LIVE, json.dumps(live).encode(), *compose_model.UIDS[MLFLOW], 0o400))
+        if self.settings.public:
+            files[f"{self.settings.project}_secrets-mlflow"].append(
+                FileEntry("gateway-key", gateway.key(credentials), *compose_model.UIDS[MLFLOW], 0o400))
         self.api.fill(self.image_settings.jupyter_image if alone else self.settings.mlflow_image, roots, files)
         return f"{self.settings.project}_postgres" in existing
 
@@ -659,7 +663,8 @@ class DockerEngine:
 
     def _gateway_files(self) -> list[FileEntry]:
         owner = compose_model.UIDS[GATEWAY]
-        files = [FileEntry("users", users.render(users.load(self.settings)).encode(), *owner, 0o400)]
+        files = [FileEntry("users", users.render(users.load(self.settings)).encode(), *owner, 0o400),
+                 FileEntry("gateway-key", gateway.key(self.system.credentials()), *owner, 0o400)]
         if self.settings.acme_root:
             try:
                 text = Path(self.settings.acme_root).read_bytes()

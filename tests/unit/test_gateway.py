@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import gateway, metadata, stack, users
+from helpers import credentials, gateway, metadata, stack, users
 from helpers.engines.compose import DockerEngine
 from helpers.errors import SettingError, TrackbedError
 from tests.unit.fakes import system
@@ -122,6 +122,40 @@ def test_what_the_gateway_is_told(tmp_path: Path, flags: dict[str, str], certifi
     told = DockerEngine(made)._gateway_variables()
     assert told["TRACKBED_GATEWAY_CERTIFICATES"] == certificates
     assert told["TRACKBED_GATEWAY_ADDRESS"] == bound
+
+
+def test_the_gateways_key_follows_the_secrets_and_tells_none(tmp_path: Path) -> None:
+    values = {name: name.lower() for name in credentials.NAMES}
+    key = gateway.key(credentials.Credentials(values))
+    assert len(key) == 65 and not [v for v in values.values() if v.encode() in key]
+    for name in (credentials.POSTGRES_PASSWORD, credentials.S3_SECRET_KEY, credentials.KEK_PASSPHRASE):
+        assert gateway.key(credentials.Credentials({**values, name: "another"})) != key
+    # what the notebook has is none of them
+    assert gateway.key(credentials.Credentials({**values, credentials.JUPYTER_TOKEN: "another"})) == key
+
+
+@pytest.mark.parametrize(("flags", "there"), [
+    ({}, False), ({"domain": "lab.example.org"}, True), ({"certificates": "acme"}, False),
+    ({"domain": "lab.example.org", "certificates": "internal"}, False),
+])
+def test_browsers_are_bound_to_https_only_where_they_know_the_certificate(
+        tmp_path: Path, flags: dict[str, str], there: bool) -> None:
+    settings = system(tmp_path, public="true", public_address="203.0.113.7", **flags).settings
+    assert bool(gateway.hsts(settings)) is there
+    root = tmp_path / "root.pem"
+    root.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    own = system(tmp_path, public="true", public_address="203.0.113.7", acme_root=str(root), **flags).settings
+    assert gateway.hsts(own) == ""
+
+
+def test_another_root_is_told_once(tmp_path: Path) -> None:
+    settings = system(tmp_path, public="true", public_address="203.0.113.7").settings
+    root = gateway.root_path(settings)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    assert gateway.renewed(settings, "AA:BB") == ""  # not there yet
+    root.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    assert gateway.renewed(settings, "") == "" and gateway.renewed(settings, gateway.fingerprint(root)) == ""
+    assert str(root) in gateway.renewed(settings, "AA:BB")
 
 
 def test_client_lines_hold_no_password(tmp_path: Path) -> None:

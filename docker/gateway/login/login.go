@@ -3,6 +3,9 @@
 package login
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"io"
 	"net"
 	"net/http"
@@ -13,7 +16,17 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 )
+
+// Fields of the access log: how the login ended (right, wrong, none) and the name that was given.
+const (
+	LogLogin = "login"
+	LogUser  = "login_user"
+)
+
+// Header tells the service behind who it is: the name, and a proof that only the gateway's key makes.
+const Header = "X-Trackbed-Login"
 
 func init() {
 	caddy.RegisterModule(Login{})
@@ -27,10 +40,13 @@ func init() {
 // one count of wrong logins for all sites
 var wrong = &Limit{Burst: 10, Refill: 2 * time.Second}
 
-// Login is the handler. Users names the file (see Users).
+// Login is the handler. Users names the file (see Users), Key the one whose key proves the name to the service behind;
+// without it the service is not told.
 type Login struct {
 	Users string `json:"users,omitempty"`
+	Key   string `json:"key,omitempty"`
 	users *Users
+	key   *Secret
 }
 
 func (Login) CaddyModule() caddy.ModuleInfo {
@@ -39,15 +55,19 @@ func (Login) CaddyModule() caddy.ModuleInfo {
 
 func (l *Login) Provision(caddy.Context) error {
 	l.users = &Users{path: l.Users}
+	if l.Key != "" {
+		l.key = &Secret{path: l.Key}
+	}
 	return nil
 }
 
-// UnmarshalCaddyfile reads `login * FILE` (without the star a path would be taken for a matcher).
+// UnmarshalCaddyfile reads `login * USERS [KEY]` (without the star a path would be taken for a matcher).
 func (l *Login) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	if !d.Args(&l.Users) {
 		return d.ArgErr()
 	}
+	d.Args(&l.Key)
 	return nil
 }
 
@@ -55,7 +75,21 @@ func (l *Login) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	name, password, given := r.BasicAuth()
 	if given && l.users.Check(name, password) {
 		r.Header.Del("Authorization") // the parts behind have no use for it
+		note(r, "right", name)
+		if l.key != nil {
+			key := l.key.Read()
+			if len(key) == 0 { // without a proof the service would believe whatever the client says of itself
+				refuse(w, r, http.StatusServiceUnavailable)
+				return nil
+			}
+			r.Header.Set(Header, name+" "+Proof(key, name))
+		}
 		return next.ServeHTTP(w, r)
+	}
+	if given {
+		note(r, "wrong", name)
+	} else {
+		note(r, "none", "")
 	}
 	status := http.StatusUnauthorized
 	if given {
@@ -68,6 +102,21 @@ func (l *Login) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	w.Header().Set("WWW-Authenticate", `Basic realm="Trackbed", charset="UTF-8"`)
 	refuse(w, r, status)
 	return nil
+}
+
+// Proof is what Header says after the name. docker/mlflow/identity.py computes the same.
+func Proof(key []byte, name string) string {
+	sum := hmac.New(sha256.New, key)
+	sum.Write([]byte("trackbed login\n" + name))
+	return hex.EncodeToString(sum.Sum(nil))
+}
+
+// note leaves the login for the access log.
+func note(r *http.Request, result, name string) {
+	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		extra.Set(zap.String(LogLogin, result))
+		extra.Set(zap.String(LogUser, name))
+	}
 }
 
 // refuse answers, and ends the connection of a client that goes on to send a body, which could take hours. It has two

@@ -137,3 +137,37 @@ func TestLogin(t *testing.T) {
 		}
 	}
 }
+
+func TestTheServiceIsToldWhoItIs(t *testing.T) {
+	folder := t.TempDir()
+	write(t, filepath.Join(folder, "users"), line("ann", "one")+"end\n")
+	login := &Login{Users: filepath.Join(folder, "users"), Key: filepath.Join(folder, "key")}
+	if err := login.Provision(caddy.Context{}); err != nil {
+		t.Fatal(err)
+	}
+	ask := func() (int, string) {
+		told := "nobody"
+		answer := httptest.NewRecorder()
+		request := httptest.NewRequest(http.MethodGet, "https://gw/", nil)
+		request.SetBasicAuth("ann", "one")
+		request.Header.Set(Header, "bob 00")
+		next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+			told = strings.Join(r.Header.Values(Header), "|")
+			return nil
+		})
+		if err := login.ServeHTTP(answer, request, next); err != nil {
+			t.Fatal(err)
+		}
+		return answer.Code, told
+	}
+	if status, told := ask(); status != 503 || told != "nobody" {
+		t.Errorf("without a key: %d, %s", status, told)
+	}
+	write(t, filepath.Join(folder, "key"), "secret\n")
+	login.key.looked = time.Time{}
+	// the same value as in tests/unit/test_identity.py
+	want := "ann 6fe3691333ba74d252b75559b251f45a930d2aca471c7d3ed8faa6def37a49b4"
+	if status, told := ask(); status != 200 || told != want {
+		t.Errorf("%d, %s", status, told)
+	}
+}
