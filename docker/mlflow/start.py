@@ -194,6 +194,7 @@ class Workers:
         import abandoned
         import durable
         import edge
+        import identity
         import indexes
         import locations
         import memory
@@ -239,7 +240,8 @@ class Workers:
                 abandoned.in_database(store.engine for store in stores if hasattr(store, "engine"))
                 quick_answers.shorten(handlers)
                 quick_requests.larger_blocks()
-                served = edge.guarded(quick_requests.shortened(app, flask_app))
+                served = quick_requests.shortened(app, flask_app)
+                served = edge.guarded(identity.identified(served, stores, os.environ))
                 gc.collect()
                 gc.freeze()  # what was imported stays shared memory
                 gc.enable()

@@ -1,0 +1,280 @@
+"""Who it is: in public mode the gateway tells this server the login's name, and what the client says of itself does
+not count any more.
+
+The notebook reaches this server without the gateway, so the name comes with a proof that only the gateway's key makes.
+A request without one keeps the names that it says, as the notebook's own runs do; one with a wrong proof is refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from contextvars import ContextVar
+from typing import Any
+
+from common import MISCONFIGURED, Stop
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+FILE = "TRACKBED_GATEWAY_KEY_FILE"
+HEADER = b"x-trackbed-login"
+PURPOSE = b"trackbed login\n"
+AGAIN_SECONDS = 0.2  # how often the key's file is looked at after a wrong proof
+USER, CLAIMED = "mlflow.user", "trackbed.client_user"  # the tag of who did it; of what the client said instead
+RESERVED = frozenset({USER, CLAIMED})
+ACTORS = ("created_by", "updated_by", "last_updated_by", "completed_by")
+REFUSED = b'{"error_code": "PERMISSION_DENIED", "message": "This name of a login does not come from the gateway."}'
+
+login: ContextVar[str] = ContextVar("login", default="")  # of the running request; "" for none
+
+
+def read_key(path: str) -> bytes:
+    """The gateway's key. Raises Stop without one: every name would be believed."""
+    try:
+        with open(path, "rb") as stream:
+            key = stream.read(4096).strip()
+    except OSError as error:
+        raise Stop(MISCONFIGURED, f"the gateway's key in {path} cannot be read: {error.strerror}") from None
+    if not key:
+        raise Stop(MISCONFIGURED, f"the gateway's key in {path} is empty; `invoke up` writes it")
+    return key
+
+
+class Identity:
+    """An ASGI application that knows whose login a request came with."""
+
+    def __init__(self, app: App, path: str) -> None:
+        self.app = app
+        self.path = path
+        self.key = read_key(path)
+        self.looked = 0.0
+        self.proven: dict[bytes, str] = {}  # header values that were right, one for each login
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = [value for name, value in scope["headers"] if name == HEADER]
+        who = ""
+        if given:
+            who = self.name(given[0]) if len(given) == 1 else ""
+            if not who:
+                await send({"type": "http.response.start", "status": 403, "headers": [
+                    (b"content-type", b"application/json"), (b"content-length", b"%d" % len(REFUSED))]})
+                await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else REFUSED})
+                return
+            scope["headers"] = [pair for pair in scope["headers"] if pair[0] != HEADER]
+        token = login.set(who)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            login.reset(token)
+
+    def name(self, value: bytes) -> str:
+        """The login's name, "" where the proof is wrong."""
+        if (known := self.proven.get(value)) is not None:
+            return known
+        if not self.right(value):
+            if time.monotonic() - self.looked < AGAIN_SECONDS:
+                return ""
+            self.looked = time.monotonic()
+            try:
+                key = read_key(self.path)
+            except Stop:
+                return ""
+            if key == self.key:
+                return ""
+            self.key, self.proven = key, {}
+            if not self.right(value):
+                return ""
+        name = value.partition(b" ")[0].decode("ascii", "replace")
+        self.proven[value] = name
+        return name
+
+    def right(self, value: bytes) -> bool:
+        name, _, proof = value.partition(b" ")
+        made = hmac.new(self.key, PURPOSE + name, hashlib.sha256).hexdigest().encode()
+        return bool(name) and hmac.compare_digest(made, proof)
+
+
+# what a store is told
+
+
+def owned(tags: Any, who: str, make: Callable[..., Any] | None, said: str = "") -> Any:
+    """Tags (a dict, or objects with key and value) that name ``who``; what they named before has a tag of its own.
+
+    ``make``: makes a tag where nothing named anybody; None leaves it at that. ``said``: a name given beside the tags.
+    """
+    if isinstance(tags, Mapping):
+        said = str(tags.get(USER) or "") or said
+        if USER not in tags and make is None:
+            return {key: value for key, value in tags.items() if key != CLAIMED}
+        claim = {CLAIMED: said[:250]} if said not in ("", who) else {}
+        return {**{key: value for key, value in tags.items() if key not in RESERVED}, USER: who, **claim}
+    tags = list(tags or ())
+    named = [tag for tag in tags if tag.key == USER]
+    said = str(named[-1].value or "") if named else said
+    rest = [tag for tag in tags if tag.key not in RESERVED]
+    if named:
+        make = type(named[-1])
+    if make is None:
+        return rest
+    return [*rest, make(USER, who), *([make(CLAIMED, said[:250])] if said not in ("", who) else [])]
+
+
+def reserved(value: Any) -> bool:
+    """Whether a key, a tag or tags would change who did something."""
+    if isinstance(value, str):
+        return value in RESERVED
+    if isinstance(value, Mapping):
+        return not RESERVED.isdisjoint(value)
+    if isinstance(value, Iterable):
+        return any(tag.key in RESERVED for tag in value)
+    return getattr(value, "key", None) in RESERVED
+
+
+def refuse() -> None:
+    from mlflow.exceptions import MlflowException  # type: ignore[import-not-found]
+    from mlflow.protos.databricks_pb2 import PERMISSION_DENIED  # type: ignore[import-not-found]
+
+    raise MlflowException(f"The tags {USER} and {CLAIMED} say who made something and cannot be changed.",
+                          error_code=PERMISSION_DENIED)
+
+
+def created_run(arguments: dict[str, Any], who: str) -> None:
+    from mlflow.entities import RunTag  # type: ignore[import-not-found]
+
+    arguments["tags"] = owned(arguments["tags"], who, RunTag, str(arguments["user_id"] or ""))
+    arguments["user_id"] = who
+
+
+def created_model(arguments: dict[str, Any], who: str) -> None:
+    from mlflow.entities import LoggedModelTag
+
+    arguments["tags"] = owned(arguments.get("tags"), who, LoggedModelTag)
+
+
+def assessed(assessment: Any, who: str) -> None:
+    """A person's verdict is that of the login."""
+    source = getattr(assessment, "source", None)
+    if source is not None and source.source_type == "HUMAN" and source.source_id != who:
+        assessment.metadata = {**(assessment.metadata or {}), CLAIMED: str(source.source_id)[:250]}
+        source.source_id = who
+
+
+def traced(arguments: dict[str, Any], who: str) -> None:
+    info = arguments["trace_info"]
+    info.trace_metadata = owned(info.trace_metadata, who, str)
+    info.tags = owned(info.tags, who, None)
+    for assessment in info.assessments or ():
+        assessed(assessment, who)
+
+
+def traced_before(arguments: dict[str, Any], who: str) -> None:
+    arguments["request_metadata"] = owned(arguments["request_metadata"] or {}, who, str)
+    arguments["tags"] = owned(arguments["tags"] or {}, who, None)
+
+
+def recorded(arguments: dict[str, Any], who: str) -> None:
+    arguments["records"] = [{**record, "tags": owned(record.get("tags") or {}, who, str)}
+                            for record in arguments["records"]]
+
+
+SPECIAL: Mapping[str, Callable[[dict[str, Any], str], None]] = {
+    "create_run": created_run, "create_logged_model": created_model, "start_trace": traced,
+    "deprecated_start_trace_v2": traced_before, "upsert_dataset_records": recorded,
+    "create_assessment": lambda arguments, who: assessed(arguments["assessment"], who),
+}
+
+
+def rule(name: str, words: Iterable[str]) -> Callable[[dict[str, Any], str], None] | None:
+    """What to do with the arguments of a store's method; None for nothing."""
+    words = tuple(words)
+    actors = tuple(word for word in ACTORS if word in words)
+    changed = tuple(word for word in ("tag", "tags", "request_metadata", *(("key",) if "tag" in name else ()))
+                    if word in words)
+    creates = name.startswith(("create_", "start_"))
+    special = SPECIAL.get(name)
+    if not (special or actors or changed):
+        return None
+
+    def apply(arguments: dict[str, Any], who: str) -> None:
+        if special:
+            if who:
+                special(arguments, who)
+            return
+        for word in changed:
+            if not creates:
+                if arguments.get(word) and reserved(arguments[word]):
+                    refuse()
+            elif who and arguments.get(word):
+                arguments[word] = owned(arguments[word], who, None)
+        for word in actors:
+            if who and not (word == "completed_by" and arguments.get(word) is None):
+                arguments[word] = who
+
+    return apply
+
+
+def attributed(store: Any) -> int:
+    """Let every method of a store that is told who did something use the login; gives their number."""
+    count = 0
+    for name, function in inspect.getmembers(type(store), inspect.isfunction):
+        if name.startswith("_"):
+            continue
+        signature = inspect.signature(function)
+        apply = rule(name, signature.parameters)
+        if apply is None:
+            continue
+        setattr(store, name, wrapped(getattr(store, name), inspect.signature(getattr(store, name)), apply))
+        count += 1
+    return count
+
+
+def wrapped(method: Callable[..., Any], signature: inspect.Signature,
+            apply: Callable[[dict[str, Any], str], None]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def told(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        apply(bound.arguments, login.get())
+        return method(*bound.args, **bound.kwargs)
+
+    return told
+
+
+def rows() -> None:
+    """Rows that no argument leads to: a model version's user, tags that spans bring with them."""
+    from mlflow.store.model_registry.dbmodels.models import SqlModelVersion  # type: ignore[import-not-found]
+    from mlflow.store.tracking.dbmodels import models  # type: ignore[import-not-found]
+    from sqlalchemy import event
+
+    def version(_: Any, __: Any, values: dict[str, Any]) -> None:
+        if who := login.get():
+            values["user_id"] = who
+
+    def tag(_: Any, __: Any, values: dict[str, Any]) -> None:
+        if values.get("key") == USER and (who := login.get()):
+            values["value"] = who
+
+    event.listen(SqlModelVersion, "init", version)
+    for model in (models.SqlTag, models.SqlTraceTag, models.SqlTraceMetadata):
+        event.listen(model, "init", tag)
+
+
+def identified(app: App, stores: Iterable[Any], environment: Mapping[str, str]) -> App:
+    """``app`` whose stores know the login, where a gateway is in front of it; else as it is."""
+    path = environment.get(FILE, "")
+    if not path:
+        return app
+    made = Identity(app, path)
+    for store in {id(store): store for store in stores}.values():
+        attributed(store)
+    rows()
+    return made
