@@ -175,7 +175,7 @@ def _secrets(files: Iterable[SecretFile], image: str) -> list[str]:
 
 def _printf(file: SecretFile) -> str:
     order = re.findall(r"\{(\w+)\}", file.template)
-    text = re.sub(r"\{\w+\}", "%s", file.template.replace("%", "%%")).replace("\n", "\\n")
+    text = re.sub(r"\{\w+\}", "%s", file.template.replace("\\", "\\\\").replace("%", "%%")).replace("\n", "\\n")
     return " ".join(["printf", shlex.quote(text), *(f'"${name}"' for name in order)])
 
 
@@ -295,16 +295,19 @@ def _processes(plan: Plan, engine: EmbeddedEngine) -> str:
     alone = "mlflow" not in plan.names
     blocks.append("" if alone else "\n".join([
         "# the database: only its own user gets in, over a socket in a private folder",
-        f"{word(engine.tool('initdb'))} -D {word(database)} -U {stack.DATABASE_USER} -A peer \\\n"
+        f"{word(engine.tool('initdb'))} -D {word(database)} -U {stack.DATABASE_ADMIN} -A peer \\\n"
         "  --encoding=UTF8 --locale=C.UTF-8 >/dev/null",
-        f"echo 'local all all peer map=trackbed' >{word(database)}/pg_hba.conf",
-        f'echo "trackbed $(id -un) {stack.DATABASE_USER}" >{word(database)}/pg_ident.conf']))
+        "echo 'local all all peer map=trackbed' >\"$STATE\"/app/pg_hba.conf",
+        f'printf "trackbed $(id -un) %s\\n" {stack.DATABASE_ADMIN} {stack.DATABASE_USER} \\\n'
+        '  >"$STATE"/app/pg_ident.conf']))
     for part in plan.parts:
         blocks.append(_process(part, word))
         if part.name == "postgres":
-            psql = f"{word(engine.tool('psql'))} -X -q -h {word(run)} -U {stack.DATABASE_USER} -d postgres"
+            psql = f"{word(engine.tool('psql'))} -X -q -h {word(run)} -U {stack.DATABASE_ADMIN} -d postgres"
             blocks.append(f"for _ in $(seq 60); do {psql} -c 'SELECT 1' >/dev/null 2>&1 && break; sleep 1; done\n"
-                          f"{psql} -c 'CREATE DATABASE {engine.system.state.live['database']}'")
+                          "# the server's role is no superuser: it owns its database\n"
+                          f"{psql} -c 'CREATE ROLE {stack.DATABASE_USER} LOGIN' \\\n"
+                          f"  -c 'CREATE DATABASE {engine.system.state.live['database']} OWNER {stack.DATABASE_USER}'")
     ask = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1])"  # curl may not be there
     for name, path in (("jupyter", "api"),) if alone else (("jupyter", "api"), ("mlflow", "health")):
         python, url = word(plan.part(name).command[0]), f'"http://localhost:${name.upper()}_PORT/{path}"'

@@ -12,7 +12,8 @@ from helpers.settings import Settings
 ROOT = Path(__file__).resolve().parent.parent
 MLFLOW_FOLDER = ROOT / "docker" / "mlflow"
 JUPYTER_FOLDER = ROOT / "docker" / "jupyter"
-DATABASE_USER = "mlflow"
+DATABASE_ADMIN = "postgres"  # superuser: reached through the socket beside the data alone, has no password
+DATABASE_USER = "mlflow"  # the server's role: owns its databases and nothing else
 # For a load of many small transactions and pages of search results. What decides whether an answered request survives
 # (fsync, synchronous_commit, full_page_writes) stays as PostgreSQL has it.
 DATABASE_SETTINGS = {

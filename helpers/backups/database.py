@@ -17,7 +17,7 @@ from helpers.engines.streaming import Pipe
 from helpers.errors import TrackbedError
 
 NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
-PSQL = ("psql", "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-U", stack.DATABASE_USER)
+PSQL = ("psql", "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-U")
 LONG = 24 * 3600.0
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
 # of each row's text, in any order; the same on every version since 12. A cast to text could be somebody's function
@@ -77,7 +77,7 @@ def _row(columns: Sequence[str] | None) -> str:
 @contextmanager
 def session(engine: Engine, database: str) -> Iterator[Session]:
     """A read-only look at one moment of a database."""
-    with engine.pipe(POSTGRES, (*PSQL, "-d", database)) as pipe:
+    with engine.pipe(POSTGRES, (*PSQL, stack.DATABASE_USER, "-d", database)) as pipe:
         opened = Session(pipe)
         opened.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         yield opened
@@ -101,8 +101,13 @@ def dump(engine: Engine, database: str) -> Iterator[tuple[Contents, IO[bytes]]]:
             pipe.finish(LONG)
 
 
-def _statement(engine: Engine, statement: str) -> str:
-    done = engine.exec(POSTGRES, (*PSQL, "-d", "postgres", "-c", statement), timeout=600)
+def _statement(engine: Engine, *statements: str) -> str:
+    """As the superuser, and never in a database whose owner could have laid something there."""
+    commands = [word for statement in statements for word in ("-c", statement)]
+    done = engine.exec(POSTGRES, (*PSQL, stack.DATABASE_ADMIN, "-d", "postgres", *commands), timeout=600)
+    if f'role "{stack.DATABASE_ADMIN}" does not exist' in done.stderr:
+        raise TrackbedError("the database has the roles of an earlier version", "`invoke up` brings it to this one; "
+                            "then run the same command again")
     if done.code:
         words = done.stderr.strip().splitlines()
         raise TrackbedError(f"the database refuses: {words[-1] if words else done.code}", "`invoke logs postgres`")
@@ -124,7 +129,8 @@ def create(engine: Engine, name: str, template: str = "template0") -> None:
     if template != "template0":
         _statement(engine, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "  # noqa: S608  # checked
                            f"WHERE datname = '{_checked(template)}' AND pid <> pg_backend_pid()")
-    _statement(engine, f'CREATE DATABASE "{_checked(name)}" TEMPLATE "{_checked(template)}"')
+    _statement(engine, f'CREATE DATABASE "{_checked(name)}" OWNER {stack.DATABASE_USER} '
+                       f'TEMPLATE "{_checked(template)}"', f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
 
 
 def drop(engine: Engine, name: str) -> None:

@@ -21,7 +21,7 @@ from typing import IO, Any, ClassVar
 
 from helpers import accelerators, gateway, images, neighbours, notebook, stack, users
 from helpers.accelerators import Accelerator, Machine
-from helpers.engines import base, compose_model, remote, streaming
+from helpers.engines import base, compose_model, database_roles, remote, streaming
 from helpers.engines.base import (
     BUCKET,
     GATEWAY,
@@ -64,6 +64,8 @@ from helpers.system import System, notebook_memory
 MINIMUM_API = (1, 44)  # Docker 25: health checks with start_interval
 MINIMUM_COMPOSE = (2, 21)  # `ps --format json` and start_interval as we use them
 STREAM = "docker/compose.stream.yaml"  # for one container whose output is data
+PGDATA = "18/docker"  # in the volume, for every major
+PASSWORD_FILE = "/run/secrets/postgres-password"
 LIVE = "live.json"  # the pointer of the state file, kept with the data as well
 PUBLIC_COMPOSE = (2, 25)  # `!override` in an overlay
 CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
@@ -629,8 +631,7 @@ class DockerEngine:
                 self.api.stop(status.identity, 30)  # not to sit out the engine's pause before its next try
         self.settings = self.host.make_workspace(self.settings)  # its owner is who reads the notebook's secrets
         sink.step("volumes and secrets")
-        if POSTGRES not in before:
-            self._check_major()
+        ready = self._check_database()
         kept = self.make_volumes()
         if self.settings.tracking_uri:
             sink.step("starting the notebook")
@@ -640,7 +641,11 @@ class DockerEngine:
             sink.step("starting the services")
             self.guard()  # before the first port is open; again when the networks are there
             self._free_ports()
-            self._compose_up(sink, repair_password=kept)
+            if kept and not ready:
+                # nobody may be connected while the server's role is replaced
+                self.halt(MLFLOW, sink)
+                self._compose_up(sink, alone=True)
+            self._compose_up(sink)
         after = {s.name: s.identity for s in self.parts()}
         return StartReport(tuple(name for name, identity in after.items() if before.get(name) != identity))
 
@@ -673,37 +678,47 @@ class DockerEngine:
             files.append(FileEntry("acme-root.pem", text, *owner, 0o400))
         return files
 
-    def _check_major(self) -> None:
-        """Refuse a database of another PostgreSQL major: the image would make an empty one beside it."""
+    def _check_database(self) -> bool:
+        """Whether the cluster has been good once; False also where there is none.
+
+        Refuses one of another PostgreSQL major: the image would make an empty one beside it.
+        """
         volume = f"{self.settings.project}_postgres"
-        if not self.api.volumes([volume]):
-            return
-        done = _run(["docker", "run", "--rm", "--network", "none", "--entrypoint", "sh", "-v", f"{volume}:/v:ro",
-                     self.settings.postgres_image, "-c", 'echo "$PG_MAJOR"; cat /v/PG_VERSION /v/*/*/PG_VERSION'],
-                    None, 60)
-        major, *found = done.stdout.split() or [""]
+        if self.settings.tracking_uri or not self.api.volumes([volume]):
+            return False
+        done = _run(["docker", "run", "--rm", "--network", "none", "--user", "999:999", "--cap-drop", "ALL",
+                     "--entrypoint", "sh", "-v", f"{volume}:/v:ro", self.settings.postgres_image, "-c",
+                     f'echo "$PG_MAJOR"; [ -e /v/{PGDATA}/{database_roles.READY} ] && echo ready || echo new; '
+                     "cat /v/PG_VERSION /v/*/*/PG_VERSION"], None, 60)
+        major, ready, *found = done.stdout.split() or ["", ""]
         if major and found and major not in found:
             raise TrackbedError(
                 f"the database was made by PostgreSQL {found[0]}, POSTGRES_IMAGE={self.settings.postgres_image} is "
                 f"PostgreSQL {major}; it is not migrated silently",
                 f"set POSTGRES_IMAGE to a {found[0]}.x image and `invoke backup`; then `invoke down --delete-data`, "
                 "POSTGRES_IMAGE as it is now, and `invoke restore FILE`")
+        return ready == "ready"
 
-    def _compose_up(self, sink: Sink, repair_password: bool) -> None:
-        """`docker compose up -d`, watched: progress per part, the notebook as soon as its network is there."""
+    def _compose_up(self, sink: Sink, alone: bool = False) -> None:
+        """`docker compose up -d`, watched: progress per part, the notebook as soon as its network is there.
+
+        ``alone``: only the database, whose roles are to be settled before anything else is started.
+        """
         deadline = time.monotonic() + self.settings.ready_timeout
         first = self.parts()
         stale = {s.name for s in first if s.failed}  # of an earlier attempt, until they were seen alive
         before = {s.name: s.identity for s in first if s.up}
+        only = ["--no-deps", "--wait", POSTGRES] if alone else []
         with subprocess.Popen(["docker", "compose", "--env-file", os.devnull, "up", "-d", "--no-build",
-                               "--pull", "never"],
+                               "--pull", "never", *only],
                               cwd=stack.ROOT, env=self._environment(), stdin=subprocess.DEVNULL,
                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
                               start_new_session=True) as process:
             output: list[str] = []
             reader = threading.Thread(target=_drain, args=(process, output, sink), daemon=True)
             reader.start()
-            notebook_started = False
+            notebook_started = alone
+            settled = False
             seen: dict[str, int] = {}
             try:
                 while True:
@@ -712,8 +727,8 @@ class DockerEngine:
                     for status in statuses.values():
                         if status.state is not State.MISSING:
                             sink.part(status.name, str(status.state), status.reason[:80])
-                    if repair_password and statuses[POSTGRES].state is State.READY:
-                        repair_password = not self._match_password(statuses[POSTGRES].identity, sink)
+                    if not settled and statuses[POSTGRES].state is State.READY:
+                        settled = self._settle_database(statuses[POSTGRES].identity, sink)
                     if not notebook_started and (code == 0 or
                                                  all(map(self.api.network_exists, self.notebook_spec.networks))):
                         self.guard()
@@ -725,7 +740,7 @@ class DockerEngine:
                     # Compose stops what it replaces: an end that says nothing about the one that comes
                     replaced = {name for name, s in statuses.items()
                                 if s.state is State.EXITED and s.identity == before.get(name)}
-                    watched = set(self.part_names) - stale - replaced - {BUCKET}
+                    watched = ({POSTGRES} if alone else set(self.part_names)) - stale - replaced - {BUCKET}
                     stop_at_failed(self, watched, seen, statuses.values())
                     if time.monotonic() > deadline:
                         raise self._timed_out(statuses)
@@ -764,26 +779,42 @@ class DockerEngine:
         raise TrackbedError(f"docker compose up failed: {output[-1] if output else 'no output'}",
                             "see `invoke doctor`", tuple(output[-10:]))
 
-    def _match_password(self, identity: str, sink: Sink) -> bool:
+    def _psql(self, role: str, name: str, statements: str) -> ExecResult:
+        return self.exec(POSTGRES, ("psql", "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-U", role,
+                                    "-d", name), statements.encode(), 600)
+
+    def _settle_database(self, identity: str, sink: Sink) -> bool:
+        """Both roles and the live database are there, and the server's role has today's password.
+
+        False: the container ``identity`` was replaced meanwhile, the next one is still to be asked.
+        """
+        live = self.system.state.live["database"]
+        try:
+            if made := database_roles.settle(self._psql, live, PASSWORD_FILE):
+                sink.step(made)
+            self._match_password(live, sink)
+        except TrackbedError:
+            if any(s.identity == identity and s.up for s in self.parts() if s.name == POSTGRES):
+                raise
+            return False
+        self.exec(POSTGRES, ("sh", "-c", f'cd "$PGDATA" && {{ [ -e {database_roles.READY} ] || '
+                                         f'{{ : >{database_roles.READY} && sync {database_roles.READY} .; }}; }}'))
+        return True
+
+    def _match_password(self, live: str, sink: Sink) -> None:
         """POSTGRES_PASSWORD_FILE counts at the first start only: make the kept database accept today's password.
 
-        The password stays inside the container: psql itself reads it from the secrets volume. False: the container
-        ``identity`` was replaced meanwhile, the next one is still to be asked.
+        The password stays inside the container: psql itself reads it from the secrets volume.
         """
-        login = ('PGPASSWORD="$(cat /run/secrets/postgres-password)" '
-                 'psql -X -q -h "$(hostname -i)" -U mlflow -d postgres -c "SELECT 1" >/dev/null 2>&1')
-        if self.exec(POSTGRES, ("sh", "-c", login)).code == 0:
-            return True
-        statement = b"\\set password `cat /run/secrets/postgres-password`\nALTER ROLE mlflow PASSWORD :'password';\n"
-        done = self.exec(POSTGRES, ("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "mlflow", "-d", "postgres"),
-                         stdin=statement)
-        if done.code and not any(s.identity == identity and s.up for s in self.parts() if s.name == POSTGRES):
-            return False
+        login = (f'PGPASSWORD="$(cat {PASSWORD_FILE})" psql -X -q -h "$(hostname -i)" -U {stack.DATABASE_USER} '
+                 f'-d "$0" -c "SELECT 1" >/dev/null 2>&1')
+        if self.exec(POSTGRES, ("sh", "-c", login, live)).code == 0:
+            return
+        done = self._psql(stack.DATABASE_ADMIN, database_roles.MAINTENANCE, database_roles.settings(PASSWORD_FILE))
         if done.code:
             raise PartFailed(POSTGRES, "the kept database does not accept the password, and it could not be changed: "
                              + _last_line(done.stderr), "put the old one into .env as POSTGRES_PASSWORD")
         sink.step("the kept database was given the current password")
-        return True
 
     def _start_notebook(self, sink: Sink) -> None:
         spec = self.notebook_spec

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import elsewhere, notebook, server_secrets, stack
+from helpers.engines import database_roles
 from helpers.engines.base import (
     BUCKET,
     GATEWAY,
@@ -120,6 +121,8 @@ def secret_files(settings: Settings, object_store: str) -> tuple[SecretFile, ...
         return (token, cookie, *elsewhere.secret_files(settings, token.volume, token.uid, token.gid))
     listed = [
         secret(POSTGRES, "postgres-password", "{POSTGRES_PASSWORD}", ("POSTGRES_PASSWORD",), *UIDS[POSTGRES]),
+        # not secret itself; run once by the image's entry script, when it has made the database
+        secret(POSTGRES, "roles.sql", database_roles.settings("/run/secrets/postgres-password"), (), *UIDS[POSTGRES]),
         # libpq ignores a passfile that others may read: 0400 and the right owner
         secret(MLFLOW, "pgpass", "*:*:*:mlflow:{POSTGRES_PASSWORD}\n", ("POSTGRES_PASSWORD",), *UIDS[MLFLOW]),
         secret(MLFLOW, "aws-credentials", aws, ("S3_ACCESS_KEY", "S3_SECRET_KEY"), *UIDS[MLFLOW]),

@@ -18,7 +18,7 @@ from typing import IO, Any, ClassVar
 
 from helpers import accelerators, addresses, elsewhere, images, notebook, safe_files, server_secrets, stack
 from helpers.accelerators import Accelerator
-from helpers.engines import base, launch, streaming, venvs
+from helpers.engines import base, database_roles, launch, streaming, venvs
 from helpers.engines.accounts import DATABASE, NOTEBOOK, ROLE_OF, SERVER
 from helpers.engines.base import (
     JUPYTER,
@@ -203,7 +203,9 @@ class EmbeddedEngine:
         return PartSpec(POSTGRES, stack.TITLES[POSTGRES], environment=self._common(DATABASE),
                         stop_signal="INT", stop_grace=30,
                         command=(self._pg("postgres"), "-D", str(self.database_folder), "-k", str(self.layout.sockets),
-                                 "-c", "listen_addresses=", *stack.database_options()),
+                                 "-c", "listen_addresses=", *(word for name in ("hba", "ident") for word in
+                                                              ("-c", f"{name}_file={self.folder}/app/pg_{name}.conf")),
+                                 *stack.database_options()),
                         working_dir=str(self.folder))
 
     def _mlflow(self) -> PartSpec:
@@ -349,14 +351,14 @@ class EmbeddedEngine:
     def _answers(self, part: str) -> bool:
         """The quick look that a health check would take."""
         if part == POSTGRES:
-            return self._psql("postgres", "SELECT 1").code == 0
+            return self._psql(stack.DATABASE_USER, self.system.state.live["database"], "SELECT 1").code == 0
         path = SEARCH if part == MLFLOW else "/api"  # /health is 200 without a database
         with self.open(part, "http") as address:
             return ask(address.url + path, timeout=3).ok
 
-    def _psql(self, database: str, statement: str) -> ExecResult:
-        return self.exec(POSTGRES, ("psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U",
-                                    stack.DATABASE_USER, "-d", database, "-c", statement), timeout=20)
+    def _psql(self, role: str, database: str, statements: str, timeout: float = 20) -> ExecResult:
+        return self.exec(POSTGRES, ("psql", "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-U", role,
+                                    "-d", database), statements.encode(), timeout)
 
     def fingerprint(self) -> str:
         startup = stack.JUPYTER_FOLDER / "startup"
@@ -504,13 +506,17 @@ class EmbeddedEngine:
                 self._check_major()
                 sink.step("making the database")
                 self._make_database()
-            elif self.layout.as_root and not self.supervisor.running():
-                self._identify()  # the accounts' names may have changed
+            self._identify()
         sink.step("starting the processes")
+        supervisord = self._venv("embedded").folder / "bin" / "supervisord"
         try:
-            self.supervisor.apply(self._programs(), self._venv("embedded").folder / "bin" / "supervisord")
+            if not alone and not os.path.lexists(self.database_folder / database_roles.READY):
+                # the server must not be connected while its role is replaced
+                self.supervisor.apply([p for p in self._programs() if p.name != MLFLOW], supervisord)
+                self._settle_database(sink)
+            self.supervisor.apply(self._programs(), supervisord)
             if not alone:
-                self._ensure_database()
+                self._settle_database(sink)
                 self._ensure_bucket()
         except KeyboardInterrupt:
             raise Interrupted("interrupted while starting; what was started stays",
@@ -581,46 +587,52 @@ class EmbeddedEngine:
         safe_files.give_folder(fresh, account.pw_uid, account.pw_gid, 0o700)
         environment = {"PATH": os.defpath, "LC_ALL": "C.UTF-8", "HOME": str(self.layout.accounts.home(DATABASE))}
         # the same locale on every engine, so that dumps move
-        done = subprocess.run([self._pg("initdb"), "-D", str(fresh), "-U", stack.DATABASE_USER, "-A", "peer",
+        done = subprocess.run([self._pg("initdb"), "-D", str(fresh), "-U", stack.DATABASE_ADMIN, "-A", "peer",
                                "--encoding=UTF8", "--locale=C.UTF-8"], stdin=subprocess.DEVNULL, env=environment,
                               capture_output=True, cwd=self.folder, timeout=120, check=False,
                               **self._as_service(POSTGRES))
         if done.returncode:
             raise PartFailed(POSTGRES, "the database could not be made: " + _tail(done.stderr), "see `invoke doctor`")
-        self._identify(fresh)
         fresh.rename(self.database_folder)
 
-    def _identify(self, folder: Path | None = None) -> None:
-        """Which accounts of this machine are which role of PostgreSQL; written by the database's own account."""
-        place = self.layout.accounts
-        names = dict.fromkeys((place.name(DATABASE), place.name(SERVER), "root"))
-        files = {"pg_hba.conf": "local all all peer map=trackbed\n",
-                 "pg_ident.conf": "".join(f'trackbed "{name}" {stack.DATABASE_USER}\n' for name in names)}
-        for name, content in files.items():
-            path = str((folder or self.database_folder) / name)
-            done = subprocess.run(["/bin/sh", "-c", 'cat >"$0.new" && mv -f "$0.new" "$0"', path],
-                                  input=content.encode(), capture_output=True, timeout=30, check=False, cwd="/",
-                                  umask=0o077, **self._as_service(POSTGRES))
-            if done.returncode:
-                raise PartFailed(POSTGRES, f"{path} could not be written: {_tail(done.stderr)}", "see `invoke doctor`")
+    def _identify(self) -> None:
+        """Which accounts of this machine come in as which role of PostgreSQL: it asks the kernel who connects.
 
-    def _ensure_database(self) -> None:
-        """The database of the live pointer exists once PostgreSQL answers."""
+        There are no passwords, and nobody comes over the network. The files are not among the database's own: whoever
+        gets hold of its account must not be able to let others in.
+        """
+        place = self.layout.accounts
+        roles = {name: database_roles.ROLES for name in (place.name(DATABASE), "root")}
+        roles.setdefault(place.name(SERVER), (stack.DATABASE_USER,))
+        files = {"pg_hba.conf": "local all all peer map=trackbed\n",
+                 "pg_ident.conf": "".join(f'trackbed "{name}" {role}\n' for name in roles for role in roles[name])}
+        for name, content in files.items():
+            self._file(self.folder / "app" / name, content.encode(), 0o644)
+
+    def _await_database(self) -> None:
+        """PostgreSQL takes connections. Bounded; raises PartFailed when it has ended."""
         deadline = time.monotonic() + min(60, self.settings.ready_timeout)
-        name = self.system.state.live["database"]
-        while True:
-            found = self._psql("postgres", f"SELECT 1 FROM pg_database WHERE datname = '{name}'")
-            if found.code == 0:
-                break
+        while (found := self.exec(POSTGRES, ("pg_isready", "-t", "3", "-d", database_roles.MAINTENANCE))).code:
             process = self.supervisor.states().get(POSTGRES)
             if process is None or process.state in (State.EXITED,) or time.monotonic() > deadline:
-                raise PartFailed(POSTGRES, f"PostgreSQL does not answer: {_tail(found.stderr.encode())}",
+                raise PartFailed(POSTGRES, f"PostgreSQL does not answer: {_tail(found.stdout.encode())}",
                                  "`invoke logs postgres` shows more", tuple(self.logs(POSTGRES, 10)))
             time.sleep(0.1)
-        if found.stdout.strip() != "1":
-            made = self._psql("postgres", f'CREATE DATABASE "{name}"')
-            if made.code:
-                raise PartFailed(POSTGRES, f"database {name} could not be made: {_tail(made.stderr.encode())}")
+
+    def _settle_database(self, sink: Sink) -> None:
+        """Once PostgreSQL answers: both roles and the live database are there."""
+        self._await_database()
+
+        def statements(role: str, database: str, text: str) -> ExecResult:
+            return self._psql(role, database, text, timeout=600)
+
+        if made := database_roles.settle(statements, self.system.state.live["database"],
+                                         stop_server=lambda: self.halt(MLFLOW, sink)):
+            sink.step(made)
+            self.resume(MLFLOW, sink)
+        ready = self.database_folder / database_roles.READY
+        if not os.path.lexists(ready):
+            self.exec(POSTGRES, ("touch", str(ready)))
 
     def _ensure_bucket(self) -> None:
         """The bucket of an external store exists; the server would only find out at the first artifact."""

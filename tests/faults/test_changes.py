@@ -149,7 +149,7 @@ def old(tmp_path_factory: pytest.TempPathFactory, own: Get) -> tuple[str, list[W
     """A database that an old MLflow made, in plain SQL, and what it acknowledged."""
     clone, name = own("embedded").clone, "mlflow_made"
     python = old_venv(tmp_path_factory.mktemp("old") / "venv")
-    seen.psql(clone, f"CREATE DATABASE {name}")
+    seen.create_database(clone, name)
     sockets = seen.command(seen.main_process(clone, "postgres")).split("-k ")[1].split()[0]
     told = seen.output(python, "-c", MAKE, f"postgresql+psycopg2://mlflow@/{name}?host={sockets}", timeout=300)
     folder = clone.project_folder / "embedded" / "venvs"
@@ -164,7 +164,7 @@ def test_upgrade_interrupted(changed: Harness, old: tuple[str, list[Write]], tal
     tally = tallies.setdefault(f"{clone.engine}, upgrade interrupted", Tally())
     for number in range(ROUNDS):
         name = f"mlflow_old{number}"
-        seen.psql(clone, f"CREATE DATABASE {name}")
+        seen.create_database(clone, name)
         load(clone, name, dump)
         use_database(clone, name)
         before = set(databases(clone))

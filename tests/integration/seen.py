@@ -134,9 +134,9 @@ def sockets(clone: Clone) -> str:
     return command(main_process(clone, "postgres")).split("-k ")[1].split()[0]
 
 
-def postgres(clone: Clone, tool: str, *words: str) -> str:
-    """What one of PostgreSQL's own programs prints, run as the owner of the databases."""
-    words = ("-U", "mlflow", *words)
+def postgres(clone: Clone, tool: str, *words: str, role: str = "mlflow") -> str:
+    """What one of PostgreSQL's own programs prints, run as the owner of the server's databases or the superuser."""
+    words = ("-U", role, *words)
     if clone.engine == "docker":
         return output("docker", "exec", container(clone, "postgres"), tool, *words)
     embedded = clone.project_folder / "embedded"
@@ -145,16 +145,20 @@ def postgres(clone: Clone, tool: str, *words: str) -> str:
 
 
 def psql(clone: Clone, statement: str, database: str = "") -> str:
-    """A statement in the tracking server's database, or in another one."""
+    """A statement in the tracking server's database as the server's role, or as the superuser in ``postgres``."""
     return postgres(clone, "psql", "-X", "-A", "-t", "-q", "-d", database or live_database(clone), "-v",
-                    "ON_ERROR_STOP=1", "-c", statement)
+                    "ON_ERROR_STOP=1", "-c", statement, role="postgres" if database == "postgres" else "mlflow")
+
+
+def create_database(clone: Clone, name: str) -> None:
+    psql(clone, f"CREATE DATABASE {name} OWNER mlflow TEMPLATE template0", "postgres")
 
 
 @contextmanager
 def empty_database(clone: Clone, name: str) -> Iterator[str]:
     """A database beside the live one, gone afterwards; gives its address as MLflow's part knows it."""
     psql(clone, f"DROP DATABASE IF EXISTS {name}", "postgres")
-    psql(clone, f"CREATE DATABASE {name} TEMPLATE template0", "postgres")
+    create_database(clone, name)
     try:
         yield (f"postgresql+psycopg2://mlflow@postgres:5432/{name}" if clone.engine == "docker"
                else f"postgresql+psycopg2://mlflow@/{name}?host={sockets(clone)}")

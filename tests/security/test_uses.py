@@ -83,7 +83,7 @@ def test_rotated_credentials(rotated: tuple[Target, dict[str, str], str]) -> Non
         path = "/api/2.0/mlflow-artifacts/artifacts/rotated/x.txt"
         assert mlflow.ask(path, headers=target.login).body == b"before"
         assert mlflow.ask(path, "PUT", target.login, b"after").status == 200
-    login = ("sh", "-c", 'PGPASSWORD="$0" psql -X -h "$(hostname -i)" -U mlflow -d postgres -Atc "SELECT 1"')
+    login = ("sh", "-c", 'PGPASSWORD="$0" psql -X -h "$(hostname -i)" -U mlflow -d mlflow -Atc "SELECT 1"')
     for password, code in ((old["POSTGRES_PASSWORD"], 2), (new["POSTGRES_PASSWORD"], 0)):
         done = seen.run("docker", "exec", seen.container(target.clone, "postgres"), *login, password)
         assert done.returncode == code, done.stderr

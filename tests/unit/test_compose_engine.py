@@ -346,11 +346,12 @@ def test_what_compose_replaces_has_not_failed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(engine, "_environment", lambda: dict(os.environ))
     monkeypatch.setattr(engine.api, "network_exists", lambda name: False)
     monkeypatch.setattr(engine, "guard", lambda: ())
+    monkeypatch.setattr(engine, "_settle_database", lambda identity, sink: True)
     if fails:
         with pytest.raises(PartFailed, match="mlflow"):
-            engine._compose_up(Silent(), repair_password=False)
+            engine._compose_up(Silent())
     else:
-        engine._compose_up(Silent(), repair_password=False)
+        engine._compose_up(Silent())
 
 
 def test_what_streams_is_not_logged_by_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,7 +372,7 @@ def test_a_database_that_is_replaced_while_it_is_asked_has_not_refused(
     monkeypatch.setattr(engine, "exec", lambda *words, **options: ExecResult(1, "", "container old is not running"))
     monkeypatch.setattr(engine, "parts", lambda: (PartStatus("postgres", now[1], identity=now[0]),))
     if asked_again:
-        assert engine._match_password("old", Silent()) is False
+        assert engine._settle_database("old", Silent()) is False
     else:
-        with pytest.raises(PartFailed, match="does not accept the password"):
-            engine._match_password("old", Silent())
+        with pytest.raises(PartFailed, match="the database's roles could not be set: container old is not running"):
+            engine._settle_database("old", Silent())

@@ -28,8 +28,8 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     exit 1
   fi
   # shellcheck disable=SC2086  # several arguments
-  initdb --username="$user" --pwfile=<(printf '%s\n' "$password") --auth-local=trust --auth-host=scram-sha-256 \
-    ${POSTGRES_INITDB_ARGS:-}
+  # initdb's own default is kept: who is inside the container comes in without a password, also over 127.0.0.1
+  initdb --username="$user" --pwfile=<(printf '%s\n' "$password") ${POSTGRES_INITDB_ARGS:-}
   printf '\nhost all all all scram-sha-256\n' >>"$PGDATA/pg_hba.conf"
   printf "\nlisten_addresses = '*'\nunix_socket_directories = '%s'\n" "$socket" >>"$PGDATA/postgresql.conf"
   pg_ctl --wait --silent --options="-c listen_addresses=''" start
@@ -37,6 +37,18 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     printf 'CREATE DATABASE :"db";\n' | psql -v ON_ERROR_STOP=1 -v db="$database" --host="$socket" \
       --username="$user" --dbname=postgres --quiet
   fi
+  # scripts of the user, in the order of their names: on the socket, as the superuser, in POSTGRES_DB
+  process() {
+    psql -v ON_ERROR_STOP=1 --no-password --no-psqlrc --host="$socket" --username="$user" --dbname="$database" "$@"
+  }
+  for file in /docker-entrypoint-initdb.d/*; do
+    case $file in
+      *.sh) if [ -x "$file" ]; then "$file"; else . "$file"; fi ;;
+      *.sql) process -f "$file" ;;
+      *.sql.gz) gunzip -c "$file" | process ;;
+      *) if [ -e "$file" ]; then echo "ignoring $file"; fi ;;
+    esac
+  done
   pg_ctl --wait --silent --mode=fast stop
   echo "PostgreSQL init process complete; ready for start up."
 fi

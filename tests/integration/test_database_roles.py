@@ -1,0 +1,178 @@
+"""The server's role is no superuser, on new systems and on those made before there were two roles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers.engines import database_roles
+from helpers.engines.base import ExecResult
+from helpers.errors import PartFailed
+from tests.conftest import Clone
+from tests.integration import clusters, seen
+from tests.integration.clusters import Cluster
+
+# one of each kind of object that has an owner, in a database that the first role made
+EVERYTHING = """
+CREATE TABLE runs (id serial PRIMARY KEY, other int GENERATED ALWAYS AS IDENTITY, name text);
+INSERT INTO runs (name) SELECT 'run ' || i FROM generate_series(1, 50) i;
+CREATE INDEX ON runs (name);
+CREATE STATISTICS runs_statistics ON id, name FROM runs;
+CREATE TABLE parted (id int) PARTITION BY RANGE (id);
+CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (9);
+CREATE SEQUENCE alone;
+CREATE VIEW seen AS SELECT name FROM runs;
+CREATE MATERIALIZED VIEW kept AS SELECT count(*) FROM runs;
+CREATE SCHEMA "Odd schema";
+CREATE TABLE "Odd schema"."T""able" (id int);
+CREATE TYPE mood AS ENUM ('good', 'bad');
+CREATE TYPE pair AS (a int, b int);
+CREATE TYPE span AS RANGE (subtype = float8);
+CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+CREATE FUNCTION trusted() RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT current_user::text';
+CREATE PROCEDURE nothing() LANGUAGE sql AS '';
+CREATE AGGREGATE total(int) (SFUNC = int4pl, STYPE = int);
+CREATE OPERATOR === (FUNCTION = int4eq, LEFTARG = int, RIGHTARG = int);
+CREATE COLLATION plain FROM "C";
+CREATE TEXT SEARCH CONFIGURATION words (COPY = simple);
+SELECT lo_create(4711);
+CREATE FUNCTION trap() RETURNS event_trigger LANGUAGE plpgsql AS
+  'BEGIN INSERT INTO "Odd schema"."T""able" VALUES (1); END';
+CREATE EVENT TRIGGER trap ON ddl_command_end EXECUTE FUNCTION trap();
+"""
+OWNED_BY_FIRST = """
+SELECT (SELECT count(*) FROM pg_class WHERE relowner = 10 AND oid >= 16384 AND relnamespace <> 'pg_toast'::regnamespace)
+     + (SELECT count(*) FROM pg_proc WHERE proowner = 10 AND oid >= 16384)
+     + (SELECT count(*) FROM pg_type WHERE typowner = 10 AND oid >= 16384
+          AND typtype <> 'm' AND typcategory <> 'A')  -- 16 leaves multirange types behind
+     + (SELECT count(*) FROM pg_namespace WHERE nspowner = 10 AND oid >= 16384)
+     + (SELECT count(*) FROM pg_largeobject_metadata WHERE lomowner = 10)
+     + (SELECT count(*) FROM pg_operator WHERE oprowner = 10 AND oid >= 16384)
+     + (SELECT count(*) FROM pg_collation WHERE collowner = 10 AND oid >= 16384)
+     + (SELECT count(*) FROM pg_ts_config WHERE cfgowner = 10 AND oid >= 16384)
+     + (SELECT count(*) FROM pg_statistic_ext WHERE stxowner = 10)"""
+NAMES = ("mlflow", "mlflow_20260101000000abcd", "own")
+
+
+NEWEST = pytest.mark.parametrize("older", ["pginstall18"], indirect=True)
+
+
+@pytest.fixture(scope="module")
+def older(request: pytest.FixtureRequest, systems: Callable[[str], Clone]) -> Iterator[Cluster]:
+    """A cluster as the previous version made it, stopped: its superuser is the server's role. PostgreSQL 18 and 16."""
+    with clusters.cluster(clusters.programs(systems("embedded"), request.param)) as made:
+        made.make("mlflow")
+        made.start()
+        for name in NAMES:
+            made.ask(f"CREATE DATABASE {name};", role="mlflow")
+            made.ask(EVERYTHING, name, "mlflow")
+        made.stop("fast")
+        made.data.rename(made.folder / "older")
+        yield made
+
+
+@pytest.fixture
+def cluster(older: Cluster) -> Iterator[Cluster]:
+    older.run("/bin/cp", "-r", "older", str(older.data))
+    older.run("/bin/chmod", "700", str(older.data))
+    older.start()
+    yield older
+    older.stop()
+    older.run("/bin/rm", "-r", str(older.data))
+
+
+class Dies(Exception):
+    """The toolkit was killed."""
+
+
+def all_is_handed_over(cluster: Cluster) -> None:
+    assert cluster.ask("SELECT rolname FROM pg_roles WHERE oid = 10") == "postgres"
+    assert cluster.ask("SELECT rolname FROM pg_roles WHERE oid >= 16384") == "mlflow"
+    assert cluster.ask("SELECT rolsuper, rolcreaterole, rolcreatedb, rolcanlogin FROM pg_roles "
+                       "WHERE rolname = 'mlflow'") == "f f f t"
+    assert cluster.ask("SELECT count(*) FROM pg_authid WHERE rolname = 'postgres' AND rolpassword IS NULL") == "1"
+    for name in NAMES:
+        assert cluster.ask(OWNED_BY_FIRST, name) == "0"
+        assert cluster.ask("SELECT trusted()", name) == "mlflow"
+        assert cluster.ask('SELECT count(*) FROM "Odd schema"."T""able"', name) == "0", "the archive's trigger ran"
+        assert cluster.ask("SELECT count(*) FROM runs", name, "mlflow") == "50"
+        cluster.ask("BEGIN; INSERT INTO runs (name) VALUES ('more'); ALTER TABLE runs ADD COLUMN more int; ROLLBACK;",
+                    name, "mlflow")
+        cluster.run("pg_dump", "-h", str(cluster.folder), "-U", "mlflow", "-f", "/dev/null", name)
+    refused = cluster.psql("mlflow", "mlflow", "COPY (SELECT 1) TO PROGRAM 'cat';")
+    assert refused.code and "permission denied" in refused.stderr
+    assert cluster.psql("mlflow", "postgres", "SELECT 1").code, "the superuser's own database is closed to it"
+
+
+@pytest.mark.parametrize("older", ["pginstall18", "pginstall"], indirect=True)
+def test_an_older_cluster_is_handed_over(cluster: Cluster) -> None:
+    stopped: list[bool] = []
+    told = database_roles.settle(cluster.psql, "mlflow", stop_server=lambda: stopped.append(True))
+    assert told == ("the server's database role mlflow is no superuser any more: 3 databases handed over to it, the "
+                    "superuser is called postgres")
+    assert stopped
+    all_is_handed_over(cluster)
+    assert database_roles.settle(cluster.psql, "mlflow") == ""
+
+
+@NEWEST
+@pytest.mark.parametrize("answered", [True, False])
+def test_killed_at_each_step_it_goes_on(cluster: Cluster, answered: bool) -> None:
+    """Each attempt comes one statement further, and is killed before it or after it."""
+    for step in range(40):
+        calls = iter(range(100))
+
+        def dies(role: str, database: str, statements: str, end: int = step,
+                 calls: Iterator[int] = calls) -> ExecResult:
+            last = next(calls) == end
+            if last and not answered:
+                raise Dies
+            done = cluster.psql(role, database, statements)
+            if last:
+                raise Dies
+            return done
+
+        try:
+            database_roles.settle(dies, "mlflow")
+        except Dies:
+            continue
+        break
+    assert 3 < step < 39
+    assert database_roles.settle(cluster.psql, "mlflow") == ""
+    all_is_handed_over(cluster)
+
+
+@NEWEST
+def test_a_role_of_the_superusers_name_is_told(cluster: Cluster) -> None:
+    cluster.ask("CREATE ROLE postgres LOGIN", "mlflow", "mlflow")
+    with pytest.raises(PartFailed, match="has a role postgres of its own") as told:
+        database_roles.settle(cluster.psql, "mlflow")
+    assert "ALTER ROLE postgres RENAME TO" in told.value.hint
+    cluster.ask("ALTER ROLE postgres RENAME TO somebody", "mlflow", "mlflow")
+    assert database_roles.settle(cluster.psql, "mlflow")
+
+
+@NEWEST
+def test_a_password_reaches_no_log(cluster: Cluster, tmp_path: Path) -> None:
+    secret = cluster.folder / "password"
+    secret.write_text("a'strange password")
+    secret.chmod(0o644)
+    database_roles.settle(cluster.psql, "mlflow", str(secret))
+    assert cluster.ask("SELECT rolpassword LIKE 'SCRAM%' FROM pg_authid WHERE rolname = 'mlflow'") == "t"
+    failing = database_roles.settings(str(secret)).replace("ALTER ROLE mlflow PASSWORD", "ALTER ROLE nobody PASSWORD")
+    assert cluster.psql("postgres", "postgres", failing).code
+    assert "strange" not in (cluster.folder / "log").read_text()
+
+
+def test_the_server_of_a_system_is_no_superuser(system: Clone) -> None:
+    """And owns what it works with; the superuser has no password that somebody could come in with."""
+    told = "SELECT rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls FROM pg_roles WHERE "
+    assert seen.psql(system, told + "rolname = current_user") == "f"
+    assert seen.psql(system, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tableowner <> 'mlflow'") \
+        == "0"
+    assert seen.psql(system, "SELECT count(*) FROM pg_authid WHERE rolsuper AND rolpassword IS NOT NULL",
+                     "postgres") == "0"
+    assert seen.psql(system, "SELECT count(*) FROM pg_database WHERE has_database_privilege('public', oid, 'CONNECT') "
+                             "AND datname <> 'template0'", "postgres") == "0"
