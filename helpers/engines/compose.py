@@ -727,7 +727,8 @@ class DockerEngine:
                     for status in statuses.values():
                         if status.state is not State.MISSING:
                             sink.part(status.name, str(status.state), status.reason[:80])
-                    if not settled and statuses[POSTGRES].state is State.READY:
+                    # alone: Compose waits for a container that it may just be replacing
+                    if not settled and statuses[POSTGRES].state is State.READY and (code == 0 or not alone):
                         settled = self._settle_database(statuses[POSTGRES].identity, sink)
                     if not notebook_started and (code == 0 or
                                                  all(map(self.api.network_exists, self.notebook_spec.networks))):
@@ -755,6 +756,8 @@ class DockerEngine:
             reader.join(timeout=5)
         if code:
             self._explain(output)
+        if not settled:
+            self._settle_database("", sink)
 
     def _timed_out(self, statuses: Mapping[str, PartStatus]) -> TrackbedError:
         missing = [f"{s.name} ({s.state})" for s in statuses.values() if not s.up]
@@ -786,17 +789,19 @@ class DockerEngine:
     def _settle_database(self, identity: str, sink: Sink) -> bool:
         """Both roles and the live database are there, and the server's role has today's password.
 
-        False: the container ``identity`` was replaced meanwhile, the next one is still to be asked.
+        False: the container ``identity`` was replaced meanwhile, the next one is still to be asked. "": there is none.
         """
         live = self.system.state.live["database"]
         try:
             if made := database_roles.settle(self._psql, live, PASSWORD_FILE):
                 sink.step(made)
             self._match_password(live, sink)
-        except TrackbedError:
-            if any(s.identity == identity and s.up for s in self.parts() if s.name == POSTGRES):
-                raise
-            return False
+        except TrackbedError as error:
+            ends = re.search(r"is not running|No such container|shutting down|terminating connection", error.message)
+            same = any(s.identity == identity and s.up for s in self.parts() if s.name == POSTGRES)
+            if identity and (ends or not same):
+                return False
+            raise
         self.exec(POSTGRES, ("sh", "-c", f'cd "$PGDATA" && {{ [ -e {database_roles.READY} ] || '
                                          f'{{ : >{database_roles.READY} && sync {database_roles.READY} .; }}; }}'))
         return True

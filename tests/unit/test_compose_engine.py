@@ -364,15 +364,18 @@ def test_what_streams_is_not_logged_by_the_engine(tmp_path: Path, monkeypatch: p
     assert overlay == {"services": {"mlflow": {"logging": {"driver": "none"}}}}
 
 
-@pytest.mark.parametrize(("now", "asked_again"), [(("old", State.EXITED), True), (("new", State.STARTING), True),
-                                                  (("old", State.READY), False)])
+@pytest.mark.parametrize(("now", "said", "asked_again"), [
+    (("old", State.EXITED), "psql: error", True), (("new", State.STARTING), "psql: error", True),
+    (("old", State.READY), "container old is not running", True),
+    (("old", State.READY), "FATAL:  the database system is shutting down", True),
+    (("old", State.READY), "ERROR:  no room", False)])
 def test_a_database_that_is_replaced_while_it_is_asked_has_not_refused(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: tuple[str, State], asked_again: bool) -> None:
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: tuple[str, State], said: str, asked_again: bool) -> None:
     engine = engine_with(tmp_path)
-    monkeypatch.setattr(engine, "exec", lambda *words, **options: ExecResult(1, "", "container old is not running"))
+    monkeypatch.setattr(engine, "exec", lambda *words, **options: ExecResult(1, "", said))
     monkeypatch.setattr(engine, "parts", lambda: (PartStatus("postgres", now[1], identity=now[0]),))
     if asked_again:
         assert engine._settle_database("old", Silent()) is False
     else:
-        with pytest.raises(PartFailed, match="the database's roles could not be set: container old is not running"):
+        with pytest.raises(PartFailed, match="the database's roles could not be set: ERROR:  no room"):
             engine._settle_database("old", Silent())
