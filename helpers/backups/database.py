@@ -17,7 +17,8 @@ from helpers.engines.streaming import Pipe
 from helpers.errors import TrackbedError
 
 NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
-PSQL = ("psql", "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-U")
+PSQL = ("psql", "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-U", stack.DATABASE_USER)
+AS_ADMIN = (*PSQL[:-1], stack.DATABASE_ADMIN)
 LONG = 24 * 3600.0
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
 # of each row's text, in any order; the same on every version since 12. A cast to text could be somebody's function
@@ -77,7 +78,7 @@ def _row(columns: Sequence[str] | None) -> str:
 @contextmanager
 def session(engine: Engine, database: str) -> Iterator[Session]:
     """A read-only look at one moment of a database."""
-    with engine.pipe(POSTGRES, (*PSQL, stack.DATABASE_USER, "-d", database)) as pipe:
+    with engine.pipe(POSTGRES, (*PSQL, "-d", database)) as pipe:
         opened = Session(pipe)
         opened.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         yield opened
@@ -104,7 +105,7 @@ def dump(engine: Engine, database: str) -> Iterator[tuple[Contents, IO[bytes]]]:
 def _statement(engine: Engine, *statements: str) -> str:
     """As the superuser, and never in a database whose owner could have laid something there."""
     commands = [word for statement in statements for word in ("-c", statement)]
-    done = engine.exec(POSTGRES, (*PSQL, stack.DATABASE_ADMIN, "-d", "postgres", *commands), timeout=600)
+    done = engine.exec(POSTGRES, (*AS_ADMIN, "-d", "postgres", *commands), timeout=600)
     if f'role "{stack.DATABASE_ADMIN}" does not exist' in done.stderr:
         raise TrackbedError("the database has the roles of an earlier version", "`invoke up` brings it to this one; "
                             "then run the same command again")

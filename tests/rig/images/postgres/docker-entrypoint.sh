@@ -41,6 +41,7 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
   process() {
     psql -v ON_ERROR_STOP=1 --no-password --no-psqlrc --host="$socket" --username="$user" --dbname="$database" "$@"
   }
+  # shellcheck source=/dev/null
   for file in /docker-entrypoint-initdb.d/*; do
     case $file in
       *.sh) if [ -x "$file" ]; then "$file"; else . "$file"; fi ;;
