@@ -602,8 +602,8 @@ class EmbeddedEngine:
         gets hold of its account must not be able to let others in.
         """
         place = self.layout.accounts
-        roles = {name: database_roles.ROLES for name in (place.name(DATABASE), "root")}
-        roles.setdefault(place.name(SERVER), (stack.DATABASE_USER,))
+        roles: dict[str, tuple[str, ...]] = {place.name(SERVER): (stack.DATABASE_USER,)}
+        roles |= dict.fromkeys((place.name(DATABASE), "root"), database_roles.ROLES)  # of a normal user, the same
         files = {"pg_hba.conf": "local all all peer map=trackbed\n",
                  "pg_ident.conf": "".join(f'trackbed "{name}" {role}\n' for name in roles for role in roles[name])}
         for name, content in files.items():
@@ -612,7 +612,8 @@ class EmbeddedEngine:
     def _await_database(self) -> None:
         """PostgreSQL takes connections. Bounded; raises PartFailed when it has ended."""
         deadline = time.monotonic() + min(60, self.settings.ready_timeout)
-        while (found := self.exec(POSTGRES, ("pg_isready", "-t", "3", "-d", database_roles.MAINTENANCE))).code:
+        while (found := self.exec(POSTGRES, ("pg_isready", "-t", "3", "-U", stack.DATABASE_ADMIN,
+                                                "-d", database_roles.MAINTENANCE))).code:
             process = self.supervisor.states().get(POSTGRES)
             if process is None or process.state in (State.EXITED,) or time.monotonic() > deadline:
                 raise PartFailed(POSTGRES, f"PostgreSQL does not answer: {_tail(found.stdout.encode())}",
