@@ -27,6 +27,7 @@ import (
 	_ "trackbed/gateway/access"
 	"trackbed/gateway/authority"
 	_ "trackbed/gateway/login"
+	_ "trackbed/gateway/plain"
 	_ "trackbed/gateway/site"
 )
 

@@ -120,7 +120,7 @@ def test_forged_hosts(attack: Target, part: str, host: str) -> None:
 
 
 @pytest.mark.parametrize("origin", ("https://evil.example", "http://{host}", "https://{address}:1", "https://{address}",
-                                    "null",
+                                    "null", "http://localhost:5173", "http://127.0.0.1:3000",
                                     "file://", "https://localhost.evil.example"))
 @pytest.mark.parametrize("path", ("experiments/create", "runs/create", "experiments/delete",
                                   "registered-models/create"))

@@ -86,6 +86,8 @@ def test_http_is_sent_to_https_and_tells_nothing(attack: Target, part: str) -> N
     answer = door.plain(f"GET /x HTTP/1.1\r\nHost: {door.host}\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.0 308") and f"Location: https://{door.host}/x".encode() in answer
     assert answer.split(b"\r\n\r\n", 1)[1] == b"" and b"Caddy" not in answer
+    foreign = door.plain(b"GET /x HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+    assert foreign.startswith(b"HTTP/1.0 421") and b"Location" not in foreign
     assert not door.plain(f"DELETE /x HTTP/1.1\r\nHost: {door.host}\r\n\r\n".encode()).startswith(b"HTTP/1.1 2")
 
 
