@@ -135,9 +135,9 @@ def reserved(value: Any) -> bool:
         return value in RESERVED
     if isinstance(value, Mapping):
         return not RESERVED.isdisjoint(value)
-    if isinstance(value, Iterable):
-        return any(tag.key in RESERVED for tag in value)
-    return getattr(value, "key", None) in RESERVED
+    if (key := getattr(value, "key", None)) is not None:  # first: MLflow's tags are iterable
+        return key in RESERVED
+    return any(tag.key in RESERVED for tag in value)
 
 
 def refuse() -> None:
@@ -194,57 +194,73 @@ SPECIAL: Mapping[str, Callable[[dict[str, Any], str], None]] = {
 }
 
 
-def rule(name: str, words: Iterable[str]) -> Callable[[dict[str, Any], str], None] | None:
-    """What to do with the arguments of a store's method; None for nothing."""
-    words = tuple(words)
-    actors = tuple(word for word in ACTORS if word in words)
-    changed = tuple(word for word in ("tag", "tags", "request_metadata", *(("key",) if "tag" in name else ()))
-                    if word in words)
-    creates = name.startswith(("create_", "start_"))
-    special = SPECIAL.get(name)
-    if not (special or actors or changed):
+def changing(name: str, words: Iterable[str]) -> tuple[str, ...]:
+    """The arguments with which a store's method could change who made something."""
+    if name.startswith(("create_", "start_")) or name in SPECIAL:
+        return ()
+    keys = ("tag", "tags", "request_metadata", *(("key",) if "tag" in name else ()))
+    return tuple(word for word in words if word in keys)
+
+
+def naming(name: str, words: Iterable[str]) -> Callable[[dict[str, Any], str], None] | None:
+    """What puts the login into the arguments of a store's method; None where nobody is named."""
+    if special := SPECIAL.get(name):
+        return special
+    actors = tuple(word for word in words if word in ACTORS)
+    tags = "tags" in words and name.startswith(("create_", "start_"))
+    if not (actors or tags):
         return None
 
-    def apply(arguments: dict[str, Any], who: str) -> None:
-        if special:
-            if who:
-                special(arguments, who)
-            return
-        for word in changed:
-            if not creates:
-                if arguments.get(word) and reserved(arguments[word]):
-                    refuse()
-            elif who and arguments.get(word):
-                arguments[word] = owned(arguments[word], who, None)
+    def name_it(arguments: dict[str, Any], who: str) -> None:
+        if tags and arguments.get("tags"):
+            arguments["tags"] = owned(arguments["tags"], who, None)
         for word in actors:
-            if who and not (word == "completed_by" and arguments.get(word) is None):
+            if not (word == "completed_by" and arguments.get(word) is None):  # an item that is opened again
                 arguments[word] = who
 
-    return apply
+    return name_it
 
 
 def attributed(store: Any) -> int:
     """Let every method of a store that is told who did something use the login; gives their number."""
     count = 0
     for name, function in inspect.getmembers(type(store), inspect.isfunction):
-        if name.startswith("_"):
+        words = tuple(inspect.signature(function).parameters)[1:]  # without self
+        if name.startswith("_") or not words:
             continue
-        signature = inspect.signature(function)
-        apply = rule(name, signature.parameters)
-        if apply is None:
-            continue
-        setattr(store, name, wrapped(getattr(store, name), inspect.signature(getattr(store, name)), apply))
-        count += 1
+        if changes := changing(name, words):
+            setattr(store, name, refusing(getattr(store, name), {word: words.index(word) for word in changes}))
+        if name_it := naming(name, words):
+            setattr(store, name, telling(getattr(store, name), name_it))
+        count += bool(changes or name_it)
     return count
 
 
-def wrapped(method: Callable[..., Any], signature: inspect.Signature,
-            apply: Callable[[dict[str, Any], str], None]) -> Callable[..., Any]:
+def refusing(method: Callable[..., Any], places: Mapping[str, int]) -> Callable[..., Any]:
+    """The method for everything but a change of who made something. On the way of each log_batch: no signature here."""
+
+    @functools.wraps(method)
+    def refused(*args: Any, **kwargs: Any) -> Any:
+        for word, place in places.items():
+            value = kwargs.get(word) if place >= len(args) else args[place]
+            if value and reserved(value):
+                refuse()
+        return method(*args, **kwargs)
+
+    return refused
+
+
+def telling(method: Callable[..., Any], name_it: Callable[[dict[str, Any], str], None]) -> Callable[..., Any]:
+    signature = inspect.signature(method)
+
     @functools.wraps(method)
     def told(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
-        apply(bound.arguments, login.get())
-        return method(*bound.args, **bound.kwargs)
+        if who := login.get():
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            name_it(bound.arguments, who)
+            args, kwargs = bound.args, bound.kwargs
+        return method(*args, **kwargs)
 
     return told
 

@@ -81,6 +81,9 @@ class Tag:
     def __init__(self, key: str, value: str) -> None:
         self.key, self.value = key, value
 
+    def __iter__(self) -> Iterator[tuple[str, str]]:  # as MLflow's have it
+        return iter((("key", self.key), ("value", self.value)))
+
 
 class Store:
     """Methods with the words of MLflow's stores; each gives what it was told."""
