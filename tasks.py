@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from invoke.collection import Collection
 from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.parser.argument import Argument
@@ -110,7 +111,8 @@ class OptionalWord(Task):  # type: ignore[type-arg]
         return arguments
 
     def _words_following(self, arguments: list[Argument]) -> int:
-        words = sys.argv[sys.argv.index(self.name) + 1:] if self.name in sys.argv else []
+        typed = [at for at, word in enumerate(sys.argv) if word.rpartition(".")[2] == self.name]
+        words = sys.argv[typed[0] + 1:] if typed else []
         takes_value = {f"--{name.replace('_', '-')}" for a in arguments if a.takes_value for name in a.names}
         pairs = zip(["", *words], words, strict=False)
         return sum(not word.startswith("-") and before not in takes_value for before, word in pairs)
@@ -504,13 +506,38 @@ def backup(context: Context, project: str | None = None, state_dir: str | None =
 
     system = _load({"project": project, "state_dir": state_dir})
     with console.Progress() as progress:
-        place, manifest = backup_commands.backup(system, to, with_secrets, progress, progress.notice)
+        place, manifest, health = backup_commands.backup(system, to, with_secrets, progress, progress.notice)
     console.value(place)
     console.notice(backup_commands.words(manifest))
     if line := backup_commands.stored(manifest):
         console.notice(line)
+    for line in health.lines:
+        console.notice(line)
     if with_secrets:
         console.notice("it holds the secrets of this system in plain text; only you can read it (0600): keep it so")
+    if health.damaged:
+        raise Exit(code=1)
+
+
+@trackbed_task(klass=OptionalWord, positional=["place"], name="verify",
+               help={**WHERE, "place": "a file, a folder or s3://BUCKET/PREFIX with backups, or one of them (default: "
+                                       "the files in the state folder's backups)",
+                     "repair": "store again what is damaged, from copies and from the running system"})
+def backup_verify(context: Context, place: str | None = None, project: str | None = None,
+                  state_dir: str | None = None, repair: bool = False) -> None:
+    """Read backups back and name what is damaged or missing, and whose artifacts that are."""
+    from helpers import backup_commands, console
+
+    system = _load({"project": project, "state_dir": state_dir})
+    with console.Progress() as progress:
+        found = backup_commands.verify(system, place or "", repair, progress, progress.notice)
+    for line in found.lines:
+        console.value(line)
+    console.notice(found.summary)
+    if not found.well:
+        if found.repairable:
+            console.notice(f"`invoke backup.verify {found.place} --repair` stores what the running system still has")
+        raise Exit(code=1)
 
 
 @trackbed_task(positional=["source"],
@@ -621,3 +648,17 @@ def gc(context: Context, project: str | None = None, state_dir: str | None = Non
     with console.Progress() as progress:
         hygiene.collect(system, older_than, progress, progress.notice)
     console.notice("removed")
+
+
+def _tasks() -> Collection:
+    """Every task under its name; `backup` is a group as well, whose first is meant by `invoke backup`."""
+    found = Collection(*(one for name, one in globals().items()
+                         if isinstance(one, Task) and not name.startswith("backup")))
+    group = Collection("backup")
+    group.add_task(backup, name="create", default=True)
+    group.add_task(backup_verify)
+    found.add_collection(group)
+    return found
+
+
+namespace = _tasks()

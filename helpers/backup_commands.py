@@ -10,7 +10,8 @@ from typing import Any
 
 from helpers import credentials, dryrun, lifecycle, users
 from helpers.backups import backup as backups
-from helpers.backups import database, journal, objects, restore, sources
+from helpers.backups import database, journal, objects, repository, restore, sources, verification
+from helpers.backups.places import Place
 from helpers.backups.repository import Snapshot
 from helpers.engines.base import MLFLOW, Engine, Sink
 from helpers.errors import SettingError, TrackbedError
@@ -48,17 +49,98 @@ class Restored:
     users_left: bool = False
 
 
-def backup(system: System, to: str, with_secrets: bool, sink: Sink, notice: Notice) -> tuple[str, dict[str, Any]]:
-    """Back up the running system into a file or a repository; gives where, as `restore` takes it, and the manifest."""
+@dataclass(frozen=True)
+class Health:
+    """What a backup says of the repository it went into: lines, and whether earlier backups are damaged for good."""
+
+    lines: tuple[str, ...] = ()
+    damaged: bool = False
+
+
+def _health(place: Place, added: backups.Added) -> Health:
+    lines = list(added.remarks)
+    if added.reread.count:
+        lines.append(f"read again of earlier backups: {added.reread.count} pieces ({added.reread.size / 2**20:.1f} MiB)"
+                     f", {len(added.reread.wrong) or 'none'} damaged")
+    if added.rewritten:
+        lines.append(f"{added.rewritten} damaged or missing pieces were stored again from the running system")
+    for name, files in added.concerned.items():
+        lines += [f"{name} is damaged, and the running system does not have this any more:",
+                  *(f"    {file}" for file in files)]
+    if added.concerned:
+        lines.append(f"the new backup is whole; `invoke backup.verify {place}` lists all damage in the earlier ones")
+    return Health(tuple(lines), bool(added.concerned))
+
+
+def verify(system: System, text: str, repair: bool, sink: Sink, notice: Notice) -> Verified:
+    """Read everything back of the backups that ``text`` names: a file, all of a folder or bucket, or one of them.
+
+    ``repair``: manifests and lists from their copies; pieces from the running system, of which a new backup is made.
+    """
+    progress = backups.Progress(sink, "verifying")
+    chosen = sources.every(system.settings, text)
+    if isinstance(chosen, list):
+        if repair:
+            raise SettingError("--repair is for a repository: a single file cannot be repaired; `invoke backup` makes "
+                               "a new one.")
+        return _verified_files(chosen, progress)
+    place, names = chosen
+    found = verification.examine(place, names, progress.say, set(names) == set(repository.names(place)))
+    if found.well or not repair:
+        return Verified(tuple(verification.report(place, found)), found.well, _summary(found), f"{place}", True)
+    lines = [f"mended from its copy: {path}" for path in verification.mend(place, found)]
+    if found.pieces:
+        with lifecycle.changing(system, notice):
+            added = backups.add(system, lifecycle.running(system), place, sink, lost=found.pieces)
+        lines += [f"made for it: {Snapshot(place, added.name)}", *_health(place, added).lines]
+        names = [*names, added.name]
+    found = verification.examine(place, names, progress.say)
+    return Verified((*lines, *verification.report(place, found)), found.well, _summary(found), f"{place}", False)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a verification found, in lines; ``repairable``: --repair was not tried yet."""
+
+    lines: tuple[str, ...]
+    well: bool
+    summary: str
+    place: str
+    repairable: bool
+
+
+def _summary(found: verification.Found) -> str:
+    return (f"{len(found.names)} backups, {found.blobs} pieces, {found.size / 2**20:.1f} MiB read: "
+            + ("all whole" if found.well else f"{len(found.harmed)} files damaged or missing; whole: "
+               f"{', '.join(found.whole) or 'no backup'}"))
+
+
+def _verified_files(paths: list[Path], progress: backups.Progress) -> Verified:
+    lines, size = [], 0
+    for path in paths:
+        try:
+            size += int(sources.verify(path, progress.say)["bytes"])
+        except TrackbedError as error:
+            lines.append(f"{error.message}; `invoke restore {path} --skip-damaged` restores what is whole of it, if "
+                         "its database is")
+    good = len(paths) - len(lines)
+    return Verified(tuple(lines), not lines, f"{good} of {len(paths)} archives are whole, {size / 2**20:.1f} MiB",
+                    "", False)
+
+
+def backup(system: System, to: str, with_secrets: bool, sink: Sink,
+           notice: Notice) -> tuple[str, dict[str, Any], Health]:
+    """Back up the running system into a file or a repository; gives where, as `restore` takes it, the manifest, and
+    what is to be said of the repository."""
     if with_secrets and to.startswith("s3:"):
         raise SettingError("--with-secrets: secrets are not put into a bucket in plain text; back them up into a file.")
     goal = sources.target(system.settings, to)
     with lifecycle.changing(system, notice):
         engine = lifecycle.running(system)
         if isinstance(goal, Path):
-            return str(goal), backups.make(system, engine, goal, sink, with_secrets)
-        name, manifest = backups.add(system, engine, goal, sink, with_secrets)
-        return str(Snapshot(goal, name)), manifest
+            return str(goal), backups.make(system, engine, goal, sink, with_secrets), Health()
+        added = backups.add(system, engine, goal, sink, with_secrets)
+        return str(Snapshot(goal, added.name)), added.manifest, _health(goal, added)
 
 
 def aside(system: System, name: str) -> System:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import platform
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from helpers import users
-from helpers.backups import archive, database, objects, repository
+from helpers.backups import archive, database, objects, repository, rereading, verification
 from helpers.backups.places import Place
 from helpers.engines.base import POSTGRES, STORE, Engine, Sink, State
 from helpers.errors import TrackbedError
@@ -52,6 +54,12 @@ def kept(settings: Settings, why: str = "") -> Path:
     """A new archive's path in the state folder's backups; ``why`` begins its name."""
     folder = make_folder(settings.folder / "backups", private=True)
     return folder / f"{why}trackbed-{settings.project}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar"
+
+
+def _clean_up(settings: Settings) -> None:
+    """Remove what killed backups left in the state folder. Under the project's lock: no other one is being written."""
+    for part in (settings.folder / "backups").glob(".*.tar.part"):
+        part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -89,6 +97,7 @@ def need(engine: Engine, *parts: str) -> None:
 def make(system: System, engine: Engine, path: Path, sink: Sink, with_secrets: bool = False) -> dict[str, Any]:
     """Write an archive of what is live to ``path``; gives its manifest. The project's lock is the caller's to hold."""
     need(engine, POSTGRES, STORE)
+    _clean_up(system.settings)
     begun, about = time.monotonic(), _about(system, engine)
     with replacing(path) as stream:
         writer = archive.Writer(stream, about)
@@ -102,19 +111,56 @@ def make(system: System, engine: Engine, path: Path, sink: Sink, with_secrets: b
         return writer.finish(_facts(engine, found, size, begun, with_secrets))
 
 
-def add(system: System, engine: Engine, place: Place, sink: Sink,
-        with_secrets: bool = False) -> tuple[str, dict[str, Any]]:
-    """The same as one more backup of a repository, which reads and stores only what is new; gives name and manifest."""
+@dataclass(frozen=True)
+class Added:
+    """A backup that was added to a repository.
+
+    ``reread``: the share of earlier pieces that was read again; ``rewritten``: how many damaged or missing pieces were
+    stored again; ``concerned``: the earlier backups that need a piece which is still damaged, with files of theirs.
+    """
+
+    name: str
+    manifest: dict[str, Any]
+    reread: rereading.Reread
+    rewritten: int
+    concerned: dict[str, list[str]]
+    remarks: tuple[str, ...]
+
+
+def add(system: System, engine: Engine, place: Place, sink: Sink, with_secrets: bool = False,
+        lost: Iterable[str] = ()) -> Added:
+    """The same as one more backup of a repository, which reads and stores only what is new.
+
+    A share of what is there is read again first; that, and the pieces in ``lost``, is stored anew where it is damaged
+    and the system still has it.
+    """
     need(engine, POSTGRES, STORE)
+    sink.step("reading a share of the earlier pieces again")
+    reread = rereading.again(place)
     try:
-        with repository.Writer(place, system.settings.project, _about(system, engine),
-                               _origin(system, engine)) as writer:
-            return _add(system, engine, writer, sink, with_secrets)
+        with repository.Writer(place, system.settings.project, _about(system, engine), _origin(system, engine),
+                               {*reread.wrong, *lost}) as writer:
+            name, manifest = _add(system, engine, writer, sink, with_secrets)
+            left = writer.lost - writer.rewritten
+            rereading.remember(place, reread, left)
+            return Added(name, manifest, reread, len(writer.rewritten), _concerned(place, left) if left else {},
+                         tuple(writer.remarks))
     except (sqlite3.Error, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise TrackbedError(f"{tempfile.gettempdir()}: the list of objects cannot be kept there: {error}",
                             "make room there, or name another folder with TMPDIR") from None
+
+
+def _concerned(place: Place, wrong: set[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, entries in verification.concerned(place, repository.names(place), wrong).items():
+        try:
+            if named := [verification.words(entry.name) for entry in itertools.islice(entries, verification.NAMED)]:
+                found[name] = named
+        except TrackbedError as error:
+            found[name] = [error.message]
+    return found
 
 
 def _add(system: System, engine: Engine, writer: repository.Writer, sink: Sink,

@@ -98,7 +98,7 @@ def contents(engine: Engine, dump: bytes) -> set[str]:
     done = engine.exec(POSTGRES, ("pg_restore", "-l"), dump[:TOC])
     if done.code:
         raise Refused(f"cannot be read: {done.stderr.strip()[-300:]}")
-    found = (re.match(r"\d+; \d+ \d+ (.+) \S+$", line) for line in done.stdout.splitlines())
+    found = (re.match(r"\d+; \d+ \d+ (.+) \S*$", line) for line in done.stdout.splitlines())
     return {match[1] for match in found if match}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import secrets
@@ -19,7 +20,7 @@ from helpers.errors import TrackbedError
 from helpers.state import make_folder
 
 INCOMING = "incoming"  # a folder's blobs that have no name yet
-LEFTOVER = 3600.0  # seconds after which one of these is nobody's any more
+LEFTOVER = 3600.0  # seconds after which one of these is nobody's any more, where the disk knows no locks
 URL = re.compile(r"s3://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]{1,62})(?:/(?P<prefix>[^\x00-\x1f]*))?")
 ATTEMPTS = 4
 T = TypeVar("T")
@@ -34,6 +35,10 @@ def scratch() -> sqlite3.Connection:
 
 class Missing(Exception):
     """There is no such blob, or no plain file of that name."""
+
+
+class Unreadable(TrackbedError):
+    """The blob is there, but the disk or its permissions do not let it be read."""
 
 
 class Place(Protocol):
@@ -54,6 +59,9 @@ class Place(Protocol):
     def names(self, below: str) -> list[str]:
         """The names of the blobs directly below a path."""
 
+    def listed(self, below: str, after: str = "") -> Iterator[tuple[str, int]]:
+        """Path and size of every blob below a path, in the order of their paths; those behind ``after``."""
+
     def settle(self) -> None:
         """Return when everything written lasts."""
 
@@ -73,7 +81,7 @@ class Folder:
         try:
             for entry in incoming.iterdir():
                 with suppress(FileNotFoundError):  # whoever wrote it has just named it
-                    if entry.lstat().st_mtime < time.time() - LEFTOVER:
+                    if _is_left(entry):
                         entry.unlink()
         except OSError as error:
             raise TrackbedError(f"{incoming}: {error.strerror}", "choose another place with --to") from None
@@ -89,17 +97,19 @@ class Folder:
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP):
                 raise Missing(path) from None
-            raise TrackbedError(f"{self.path / path}: {error.strerror}", "is this a backup's folder?") from None
+            raise Unreadable(f"{self.path / path}: {error.strerror}", "is this a backup's folder?") from None
 
     def write(self, path: str, content: bytes) -> None:
         target, part = self.path / path, self.path / INCOMING / secrets.token_hex(8)
         try:
             make_folder(make_folder(target.parent.parent, private=True) / target.parent.name, private=True)
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            with os.fdopen(_incoming(part), "wb") as stream:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())  # `holds` may believe a name
-            os.replace(part, target)
+                if target.is_dir() and not target.is_symlink():
+                    target.rename(part.with_name(f"{part.name}.aside"))  # whatever it is: no piece
+                os.replace(part, target)
         except OSError as error:
             part.unlink(missing_ok=True)
             raise TrackbedError(f"{target}: {error.strerror or error}",
@@ -121,6 +131,20 @@ class Folder:
         except OSError as error:
             raise TrackbedError(f"{self.path / below}: {error.strerror}", "is this a backup's folder?") from None
 
+    def listed(self, below: str, after: str = "") -> Iterator[tuple[str, int]]:
+        try:
+            for entry in sorted(os.scandir(self.path / below), key=lambda found: found.name):
+                path = f"{below.rstrip('/')}/{entry.name}".lstrip("/")
+                if entry.is_dir(follow_symlinks=False):
+                    if f"{path}0" > after:  # "0" comes behind "/"
+                        yield from self.listed(path, after)
+                elif path > after:
+                    yield path, entry.stat(follow_symlinks=False).st_size
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return  # what should be there is missed by whoever reads it
+        except OSError as error:
+            raise TrackbedError(f"{self.path / below}: {error.strerror}", "is this a backup's folder?") from None
+
     def settle(self) -> None:
         try:
             for folder in (*sorted(self._changed), self.path, self.path.parent):
@@ -132,6 +156,33 @@ class Folder:
         except OSError as error:
             raise TrackbedError(f"{self.path}: {error.strerror}", "choose another place with --to") from None
         self._changed.clear()
+
+
+def _incoming(part: Path) -> int:
+    """A new file of that name, locked as long as it is open: whoever cleans up sees that it is somebody's."""
+    while True:
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if part.exists():
+            return handle
+        os.close(handle)  # removed between the two
+
+
+def _is_left(entry: Path) -> bool:
+    """Whether the backup that wrote this has ended before it could name it."""
+    if not stat.S_ISREG(entry.lstat().st_mode):
+        return False
+    handle = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        return os.fstat(handle).st_mtime < time.time() - LEFTOVER
+    finally:
+        os.close(handle)
 
 
 @dataclass(frozen=True)
@@ -193,7 +244,8 @@ class Bucket:
                                     "make it at that store, or name another") from None
             hint = "BACKUP_S3_ENDPOINT, _REGION, _ACCESS_KEY and _SECRET_KEY belong to that store?" \
                 if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403") else "run it again"
-            raise TrackbedError(f"{self}: the store refuses: {error}", hint) from None
+            kind = Unreadable if code in ("AccessDenied", "403", "InvalidObjectState") else TrackbedError
+            raise kind(f"{self}: the store refuses: {error}", hint) from None
         except (exceptions.BotoCoreError, OSError) as error:
             raise TrackbedError(f"{self}: {' '.join(str(error).split())}", "does BACKUP_S3_ENDPOINT answer? Then run "
                                 "the same command again: it goes on with what is there") from None
@@ -202,11 +254,11 @@ class Bucket:
         # what is there, in a file of this process's own: asking for each blob would cost a request each
         known = scratch()
         known.execute("CREATE TABLE blob (path TEXT PRIMARY KEY, size INTEGER) WITHOUT ROWID")
-        known.executemany("INSERT INTO blob VALUES (?, ?)", self._listed("pieces/"))
+        known.executemany("INSERT INTO blob VALUES (?, ?)", self.listed("pieces/"))
         self._known = known
 
-    def _listed(self, below: str) -> Iterator[tuple[str, int]]:
-        more: dict[str, str] = {}
+    def listed(self, below: str, after: str = "") -> Iterator[tuple[str, int]]:
+        more: dict[str, str] = {"StartAfter": self.root + after} if after else {}
         while True:
             page = self._ask(lambda m=more: self._client.list_objects_v2(  # type: ignore[misc]
                 Bucket=self.bucket, Prefix=self.root + below, **m))
@@ -241,7 +293,7 @@ class Bucket:
         return bool(found == (size,))
 
     def names(self, below: str) -> list[str]:
-        return sorted(path.removeprefix(f"{below}/") for path, _ in self._listed(f"{below}/"))
+        return sorted(path.removeprefix(f"{below}/") for path, _ in self.listed(f"{below}/"))
 
     def settle(self) -> None:
         """S3 answers when an object is stored."""

@@ -2,6 +2,7 @@
 
     pieces/AB/ABCD...   up to PIECE bytes each, named by their SHA-256
     backups/NAME.json   one backup: what the manifest of an archive says, and the pieces of its list
+    copies/             the manifests and the pieces of the lists once more: one damaged byte there would cost all of it
 
 The list is JSON lines, [name, size, SHA-256, mark, [pieces]], of what an archive has as members; the dump is one of
 them. Everything is named by its checksum from the manifest on, so that no byte is without a check.
@@ -17,7 +18,7 @@ import re
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from types import TracebackType
 from typing import IO, Any, cast
 
 from helpers.backups.archive import FORMAT, SMALL, Damaged, SetSum, Told, check_facts, check_format, read_full
-from helpers.backups.places import Missing, Place, scratch
+from helpers.backups.places import Missing, Place, Unreadable, scratch
 from helpers.errors import TrackbedError
 
 PIECE = 8 * 2**20
@@ -39,11 +40,16 @@ _NAME = re.compile(r"trackbed-[a-z0-9][a-z0-9_-]{0,39}-[0-9]{8}T[0-9]{6}Z")
 _SHA = re.compile(r"[0-9a-f]{64}")
 
 
-def _piece(digest: str) -> str:
+def piece(digest: str) -> str:
     return f"pieces/{digest[:2]}/{digest}"
 
 
-def _lengths(size: int) -> list[int]:
+def copy(digest: str) -> str:
+    """Where a second copy of a list's piece is."""
+    return f"copies/{digest}"
+
+
+def lengths(size: int) -> list[int]:
     """The sizes of the pieces of so many bytes."""
     return [PIECE] * (size // PIECE) + ([size % PIECE] if size % PIECE else [])
 
@@ -118,10 +124,14 @@ class _Index:
 class Writer:
     """Writes one backup into ``place``; ``finish`` makes it one. What is there already is not written again.
 
-    ``origin`` names the store that the objects are in: marks mean something only within one.
+    ``origin`` names the store that the objects are in: marks mean something only within one. ``lost``: pieces whose
+    content is known to be wrong; they are written again where the content is read, and are in ``rewritten`` then.
     """
 
-    def __init__(self, place: Place, project: str, about: dict[str, Any], origin: str) -> None:
+    def __init__(self, place: Place, project: str, about: dict[str, Any], origin: str,
+                 lost: Iterable[str] = ()) -> None:
+        self.lost, self.rewritten = set(lost), set[str]()
+        self.remarks: list[str] = []
         self._place, self._project, self._origin = place, project, origin
         self.about = {"format": FORMAT, **about}
         self._objects = SetSum()
@@ -153,7 +163,8 @@ class Writer:
                 if manifest["origin"] == self._origin:
                     self._index.learn(snapshot.entries(manifest))
                     return
-            except TrackbedError:
+            except TrackbedError as error:
+                self.remarks.append(f"the earlier {error.message}")
                 self._index.forget()
 
     def small(self, name: str, content: bytes) -> None:
@@ -169,14 +180,20 @@ class Writer:
         """Of what the store lists (name, size, mark), the names that have to be read; the rest is taken over."""
         for name, size, mark in found:
             old = self._index.old(name) if mark else None
-            if old and (old.mark, old.size) == (mark, size) and all(
-                    self._place.holds(_piece(p), n) for p, n in zip(old.pieces, _lengths(size), strict=True)):
+            same = old is not None and (old.mark, old.size) == (mark, size)
+            gone = {p for p, n in zip(old.pieces, lengths(size), strict=True)
+                    if not self._holds(p, n)} if old and same else set()
+            self.lost |= gone
+            if old and same and not gone:
                 self._add(old)
                 self.unchanged += 1
             else:
                 self._index.want(name, mark)
                 self.wanted, self.wanted_bytes = self.wanted + 1, self.wanted_bytes + size
         return self._index.wanted()
+
+    def _holds(self, digest: str, size: int) -> bool:
+        return (digest not in self.lost or digest in self.rewritten) and self._place.holds(piece(digest), size)
 
     def object(self, name: str, size: int, stream: IO[bytes]) -> None:
         self._add(self._store(f"objects/{name}", size, stream, self._index.mark(name)))
@@ -207,15 +224,16 @@ class Writer:
             whole.update(content)
             total += len(content)
             pieces.append(digest)
-            if self._index.is_fresh(digest) and not self._place.holds(_piece(digest), len(content)):
-                self._send(digest, content)
+            if self._index.is_fresh(digest) and not self._holds(digest, len(content)):
+                self._send(piece(digest), content)
+                self._stored, self._stored_bytes = self._stored + 1, self._stored_bytes + len(content)
+                self.rewritten |= {digest} & self.lost
         return Entry(name, total, whole.hexdigest(), mark, pieces)
 
-    def _send(self, digest: str, content: bytes) -> None:
+    def _send(self, path: str, content: bytes) -> None:
         while len(self._under_way) >= WORKERS or sum(n for n, _ in self._under_way) + len(content) > AHEAD:
             self._under_way.popleft()[1].result()
-        self._under_way.append((len(content), self._workers.submit(self._place.write, _piece(digest), content)))
-        self._stored, self._stored_bytes = self._stored + 1, self._stored_bytes + len(content)
+        self._under_way.append((len(content), self._workers.submit(self._place.write, path, content)))
 
     def _arrived(self) -> None:
         while self._under_way:
@@ -227,15 +245,19 @@ class Writer:
         size = self._list.tell()
         self._list.seek(0)
         listed = self._store("list", size, self._list)
+        self._list.seek(0)
+        for digest in listed.pieces:
+            self._send(copy(digest), self._list.read(PIECE))
         self._arrived()
         manifest = {**self.about, **facts, "kind": KIND, "origin": self._origin, "chunks": self.chunks,
                     "objects": self._objects.count, "object_bytes": self.object_bytes,
-                    "objects_sum": self._objects.text, "list": listed.pieces, "list_bytes": size,
+                    "objects_sum": self._objects.text, "list": listed.pieces, "list_bytes": size, "copies": 1,
                     "unchanged_objects": self.unchanged, "new_pieces": self._stored,
                     "new_bytes": self._stored_bytes}
         while (name := f"trackbed-{self._project}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}") in names(self._place):
             time.sleep(0.1)  # names have whole seconds
-        self._place.write(f"backups/{name}.json", rendered(manifest))
+        for path in (f"copies/{name}.json", f"backups/{name}.json"):
+            self._place.write(path, rendered(manifest))
         self._place.settle()
         return name, manifest
 
@@ -270,9 +292,19 @@ class Snapshot:
         return f"{self.place}/backups/{self.name}.json"
 
     def manifest(self) -> dict[str, Any]:
-        """The manifest, checked. Raises Damaged, or TrackbedError for a newer format."""
+        """The manifest or the copy of it, checked. Raises Damaged, or TrackbedError for a newer format."""
         try:
-            text = self.place.read(f"backups/{self.name}.json", MANIFEST)
+            return self.manifest_at(f"backups/{self.name}.json")
+        except (Damaged, Unreadable) as error:
+            try:
+                return self.manifest_at(f"copies/{self.name}.json")
+            except TrackbedError:
+                raise error from None
+
+    def manifest_at(self, path: str) -> dict[str, Any]:
+        """What one of its two files says."""
+        try:
+            text = self.place.read(path, MANIFEST)
         except Missing:
             raise TrackbedError(f"{self}: there is no such backup", "name one that is there") from None
         try:
@@ -294,7 +326,7 @@ class Snapshot:
     def entries(self, manifest: dict[str, Any]) -> Iterator[Entry]:
         """The list, each line checked by itself. Raises Damaged."""
         rest = bytearray()
-        for content in self._ahead(zip(manifest["list"], _lengths(manifest["list_bytes"]), strict=True)):
+        for content in self._ahead(zip(manifest["list"], lengths(manifest["list_bytes"]), strict=True), self._listed):
             rest += content
             *lines, rest = rest.split(b"\n")
             for line in lines:
@@ -320,13 +352,14 @@ class Snapshot:
             raise Damaged(str(self), f"its list holds {name!r}, which does not belong there")
         return Entry(name, size, digest, mark, pieces)
 
-    def _ahead(self, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes]:
+    def _ahead(self, wanted: Iterable[tuple[str, int]],
+               fetch: Callable[[str, int], bytes] | None = None) -> Iterator[bytes]:
         """The content of each piece (SHA-256, size) in order, some of them fetched before they are asked for."""
         workers, ahead = ThreadPoolExecutor(WORKERS), 0
         under_way: deque[tuple[int, Future[bytes]]] = deque()
         try:
             for digest, size in wanted:
-                under_way.append((size, workers.submit(self._fetch, digest, size)))
+                under_way.append((size, workers.submit(fetch or self._fetch, digest, size)))
                 ahead += size
                 while len(under_way) > WORKERS or ahead > AHEAD:
                     size, fetched = under_way.popleft()
@@ -340,20 +373,31 @@ class Snapshot:
 
     def _fetch(self, digest: str, size: int) -> bytes:
         try:
-            content = self.place.read(_piece(digest), size)
-        except Missing:
-            raise Damaged(str(self), f"its piece {digest} is missing, or no plain file") from None
-        if len(content) != size or hashlib.sha256(content).hexdigest() != digest:
-            where = f"{self.place}/{_piece(digest)}"
-            raise TrackbedError(f"{self}: its piece {where} is damaged",
-                                "nothing was changed; use another backup. Remove that piece, then the next backup "
-                                "stores it again if the system still has it")
-        return content
+            return fetch(self.place, piece(digest), digest, size)
+        except Harmed as error:
+            raise TrackbedError(f"{self}: its piece {self.place}/{piece(digest)} {error}",
+                                f"nothing was changed. `invoke restore {self} --skip-damaged` restores the rest; "
+                                f"`invoke backup.verify {self.place}` lists all damage, with --repair it stores again "
+                                "what the running system still has; or use another backup") from None
 
-    def members(self, manifest: dict[str, Any]) -> Iterator[tuple[str, int, IO[bytes]]]:
-        """What an archive of this backup would have as members, each piece checked on the way."""
-        entries, again = itertools.tee(self.entries(manifest))
-        blobs = self._ahead(piece for e in again for piece in zip(e.pieces, _lengths(e.size), strict=True))
+    def _listed(self, digest: str, size: int) -> bytes:
+        """A piece of the list, or the copy of it."""
+        try:
+            return self._fetch(digest, size)
+        except TrackbedError as error:
+            try:
+                return fetch(self.place, copy(digest), digest, size)
+            except Harmed:
+                raise error from None
+
+    def members(self, manifest: dict[str, Any],
+                skipped: Container[str] = frozenset()) -> Iterator[tuple[str, int, IO[bytes]]]:
+        """What an archive of this backup would have as members, each piece checked on the way.
+
+        Without what needs one of the pieces in ``skipped``.
+        """
+        entries, again = itertools.tee(e for e in self.entries(manifest) if not any(p in skipped for p in e.pieces))
+        blobs = self._ahead(part for e in again for part in zip(e.pieces, lengths(e.size), strict=True))
         for entry in entries:
             if entry.name == DATABASE:
                 for number in range(len(entry.pieces)):
@@ -368,7 +412,7 @@ class Snapshot:
         """The content of an entry that is no object; b"" where there is none."""
         for entry in self.entries(manifest):
             if entry.name == wanted:
-                return b"".join(map(self._fetch, entry.pieces, _lengths(entry.size)))
+                return b"".join(map(self._fetch, entry.pieces, lengths(entry.size)))
             if entry.name not in SMALL:
                 break  # they come first
         return b""
@@ -378,7 +422,7 @@ class Snapshot:
         manifest = self.manifest()
         whole = manifest["object_bytes"] + manifest["dump_bytes"]
         entries, again = itertools.tee(self.entries(manifest))
-        blobs = self._ahead(piece for e in again for piece in zip(e.pieces, _lengths(e.size), strict=True))
+        blobs = self._ahead(part for e in again for part in zip(e.pieces, lengths(e.size), strict=True))
         sums, chunks, size, passed, seen = SetSum(), 0, 0, 0, set[str]()
         for entry in entries:
             sha = hashlib.sha256()
@@ -402,6 +446,25 @@ class Snapshot:
                                                      manifest["objects_sum"]):
             raise Damaged(str(self), "its counts are not what its manifest says")
         return manifest
+
+
+class Harmed(Exception):
+    """The blob is not what its name says; the text continues "the piece ..."."""
+
+
+def fetch(place: Place, path: str, digest: str, size: int) -> bytes:
+    """A blob whose content is known. Raises Harmed; TrackbedError where the place does not answer."""
+    try:
+        content = place.read(path, size)
+    except Missing:
+        raise Harmed("is missing, or no plain file") from None
+    except Unreadable as error:
+        raise Harmed(f"cannot be read ({error.message})") from None
+    if len(content) != size:
+        raise Harmed("is damaged: it has another size")
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise Harmed("is damaged: its content is another")
+    return content
 
 
 def _are_pieces(found: list[Any]) -> bool:

@@ -48,6 +48,24 @@ def source(settings: Settings, text: str) -> Source:
     return found
 
 
+def every(settings: Settings, text: str) -> list[Path] | tuple[Place, list[str]]:
+    """The backups that ``text`` names, all of a place where it names no single one: files, or those of a repository.
+
+    "": the files in the state folder's backups.
+    """
+    path = Path(text).expanduser().absolute() if text else settings.folder / "backups"
+    place: Place = _bucket(settings, text.rstrip("/")) if text.startswith("s3:") else Folder(path)
+    if names := repository.names(place):
+        return place, names
+    if not text.startswith("s3:") and path.is_dir() and (files := sorted(path.glob("*.tar"))):
+        return files
+    if not text:
+        raise TrackbedError(f"{path}: there is no backup", "`invoke backup` makes one; or name a place: "
+                            "`invoke backup.verify FOLDER`")
+    found = source(settings, text)
+    return [found] if isinstance(found, Path) else (found.place, [found.name])
+
+
 def _snapshot(text: str, make: Any, project: str) -> Snapshot | None:
     above, _, last = text.rpartition("/")
     chosen = last.removesuffix(".json")

@@ -67,7 +67,7 @@ def pieces(place: Place) -> set[str]:
     if isinstance(place, Folder):
         return {path.name for path in (place.path / "pieces").rglob("*") if path.is_file()}
     assert isinstance(place, Bucket)
-    return {path.rpartition("/")[2] for path, _ in place._listed("pieces/")}
+    return {path.rpartition("/")[2] for path, _ in place.listed("pieces/")}
 
 
 @pytest.mark.parametrize("kind", ["folder", "bucket"])

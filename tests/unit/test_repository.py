@@ -144,6 +144,7 @@ def test_a_piece_that_was_lost_is_stored_again(tmp_path: Path, snapshot: Snapsho
 def test_an_unreadable_last_backup_means_reading_everything(tmp_path: Path, snapshot: Snapshot) -> None:
     path = Path(str(snapshot))
     path.write_bytes(path.read_bytes()[:-5])
+    alone(snapshot)
     store = Reads(OBJECTS)
     assert contents(back_up(tmp_path / "repo", store))["objects/1/r/same"] == b"hello"
     assert sorted(store.read) == sorted(OBJECTS)
@@ -162,13 +163,15 @@ def test_a_backup_that_ended_early_is_none_and_harms_none(tmp_path: Path, snapsh
     assert contents(back_up(tmp_path / "repo", Reads(OBJECTS))) == before
 
 
-def test_old_leftovers_go_and_fresh_ones_stay(tmp_path: Path, snapshot: Snapshot) -> None:
-    for name, age in (("old", places.LEFTOVER + 60), ("fresh", 0)):
-        path = tmp_path / "repo" / "incoming" / name
-        path.write_bytes(b"")
-        os.utime(path, (path.stat().st_atime, path.stat().st_mtime - age))
+def test_leftovers_of_killed_backups_go_and_what_is_being_written_stays(tmp_path: Path, snapshot: Snapshot) -> None:
+    incoming = tmp_path / "repo" / "incoming"
+    (incoming / "killed").write_bytes(b"x")
+    handle = places._incoming(incoming / "written now")
     back_up(tmp_path / "repo", Reads(OBJECTS))
-    assert [path.name for path in (tmp_path / "repo" / "incoming").iterdir()] == ["fresh"]
+    assert [path.name for path in incoming.iterdir()] == ["written now"]
+    os.close(handle)
+    Folder(tmp_path / "repo").begin()
+    assert not list(incoming.iterdir())
 
 
 def test_everything_is_private(tmp_path: Path, snapshot: Snapshot) -> None:
@@ -194,10 +197,16 @@ def store(snapshot: Snapshot, content: bytes) -> str:
 def crafted(snapshot: Snapshot, text: bytes | None = None, **facts: object) -> None:
     """Replace list and manifest by ones that fit to each other: what someone who knows the format could make."""
     manifest = snapshot.manifest()
+    alone(snapshot)
     if text is not None:
         manifest["list"] = [store(snapshot, text[at:at + 1000]) for at in range(0, len(text), 1000)]
         manifest["list_bytes"] = len(text)
     Path(str(snapshot)).write_bytes(repository.rendered({**manifest, **facts}))
+
+
+def alone(snapshot: Snapshot) -> None:
+    """As older versions left it: manifest and list are there once."""
+    shutil.rmtree(Path(str(snapshot.place), "copies"), ignore_errors=True)
 
 
 def lines(snapshot: Snapshot) -> list[Entry]:
@@ -211,6 +220,7 @@ def test_the_crafting_itself_is_accepted(snapshot: Snapshot) -> None:
 
 @pytest.mark.parametrize("part", range(20))
 def test_a_flipped_byte_in_any_piece_is_refused(snapshot: Snapshot, part: int) -> None:
+    alone(snapshot)
     chosen = random.Random(part)
     files = sorted(path for path in Path(str(snapshot.place), "pieces").rglob("*") if path.is_file())
     path = files[part % len(files)]
@@ -223,6 +233,7 @@ def test_a_flipped_byte_in_any_piece_is_refused(snapshot: Snapshot, part: int) -
 
 @pytest.mark.parametrize("part", range(20))
 def test_a_flipped_byte_in_the_manifest_is_refused(snapshot: Snapshot, part: int) -> None:
+    alone(snapshot)
     chosen, path = random.Random(part), Path(str(snapshot))
     content = bytearray(path.read_bytes())
     step = len(content) // 20
@@ -271,11 +282,26 @@ HARM = [_cut, _longer, _empty, _link, _folder, _pipe, _huge, Path.unlink]
 @pytest.mark.parametrize("harm", HARM, ids=lambda harm: harm.__name__)
 @pytest.mark.parametrize("which", ["object", "dump", "list", "manifest"])
 def test_harm_to_any_file_is_refused(snapshot: Snapshot, which: str, harm: Callable[[Path], None]) -> None:
+    alone(snapshot)
     listed = snapshot.manifest()["list"][0]
     harm({"object": piece(snapshot, b"hello"), "dump": piece(snapshot, DUMP[:1000]),
           "list": Path(str(snapshot.place), "pieces", listed[:2], listed), "manifest": Path(str(snapshot))}[which])
     with pytest.raises(TrackbedError):
         snapshot.verify()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("harm", HARM, ids=lambda harm: harm.__name__)
+@pytest.mark.parametrize("which", ["list", "manifest"])
+def test_manifest_and_list_are_there_twice(snapshot: Snapshot, which: str, harm: Callable[[Path], None]) -> None:
+    before = contents(snapshot)
+    listed = snapshot.manifest()["list"][0]
+    path = Path(str(snapshot.place), "pieces", listed[:2], listed) if which == "list" else Path(str(snapshot))
+    if which == "manifest" and harm is Path.unlink:
+        return  # whoever removes a manifest wants to forget that backup
+    harm(path)
+    if harm not in (_link, _folder, _pipe) or which == "list":
+        assert contents(snapshot) == before
 
 
 @pytest.mark.timeout(30)
@@ -451,7 +477,7 @@ def test_the_small_parts_of_either_form(tmp_path: Path, snapshot: Snapshot) -> N
 
 def test_a_reading_that_is_given_up_waits_for_nobody(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     """The garbage collector may close it in a thread that holds a lock which the end of another thread needs."""
-    wanted = sorted((name, (Path(str(snapshot.place)) / repository._piece(name)).stat().st_size)
+    wanted = sorted((name, (Path(str(snapshot.place)) / repository.piece(name)).stat().st_size)
                     for name in stored_pieces(snapshot))
     fetch, slow = Snapshot._fetch, threading.Event()
     monkeypatch.setattr(Snapshot, "_fetch", lambda self, digest, size: (digest == wanted[0][0] or slow.wait(30)) and

@@ -1,0 +1,106 @@
+"""A share of a repository's pieces is read again at each backup into it, those first that were read longest ago.
+
+Pieces are named by their checksum, so the order of their names is none of time: a round through all of them, a part of
+it at each backup, reads each piece as often as any other. Where the round is stands in `checked.json`, with the pieces
+whose content is known to be wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from helpers.backups.places import Missing, Place, Unreadable
+from helpers.backups.repository import _SHA, piece
+from helpers.backups.verification import inspected
+from helpers.errors import TrackbedError
+
+FILE = "checked.json"
+LEAST = 512 * 2**20  # bytes at each backup, and at least this share of all pieces; but no more seconds than these
+SHARE = 1 / 30
+SECONDS = 15.0
+REMEMBERED = 10_000  # damaged pieces
+
+
+@dataclass
+class Reread:
+    """What was read again: pieces, their bytes, and of each that is wrong what it is."""
+
+    count: int = 0
+    size: int = 0
+    wrong: dict[str, str] = field(default_factory=dict)
+    after: str = ""
+
+
+def _state(place: Place) -> tuple[str, list[str]]:
+    try:
+        found = json.loads(place.read(FILE, 2**20))
+        after, wrong = found["after"], found["wrong"]
+        if isinstance(after, str) and isinstance(wrong, list) and all(_SHA.fullmatch(digest) for digest in wrong):
+            return after, wrong
+    except (Missing, Unreadable, ValueError, KeyError, TypeError, RecursionError):
+        pass  # a round begins anew
+    return "", []
+
+
+def _round(place: Place, after: str) -> Iterator[tuple[str, int]]:
+    """Every piece once, beginning behind ``after``."""
+    begin = piece(after) if _SHA.fullmatch(after) else ""
+    for path, size in place.listed("pieces", begin):
+        if _SHA.fullmatch(path.rpartition("/")[2]):
+            yield path, size
+    if begin:
+        for path, size in place.listed("pieces"):
+            if path > begin:
+                return
+            if _SHA.fullmatch(path.rpartition("/")[2]):
+                yield path, size
+
+
+def _share(after: str, digest: str) -> float:
+    """How much of all pieces lies between the two."""
+    return ((int(digest[:8], 16) - int(after[:8] or "0", 16)) % 2**32) / 2**32
+
+
+def again(place: Place) -> Reread:
+    """Read the next share, and what was wrong the last time."""
+    after, known = _state(place)
+    found, begun = Reread(after=after), time.monotonic()
+
+    def chosen() -> Iterator[tuple[str, int]]:
+        read = 0
+        for path, size in _round(place, after):
+            if (read >= LEAST and _share(after, path.rpartition("/")[2]) >= SHARE) or (
+                    read and time.monotonic() > begun + SECONDS):
+                return
+            read += size
+            yield path, size
+
+    sizes = {digest: size for digest in known for path, size in _sized(place, digest)}
+    for path, _, wrong in inspected(place, ((piece(digest), sizes.get(digest, 0)) for digest in known)):
+        if wrong:
+            found.wrong[path.rpartition("/")[2]] = wrong
+    for path, size, wrong in inspected(place, chosen()):
+        found.count, found.size, found.after = found.count + 1, found.size + size, path.rpartition("/")[2]
+        if wrong:
+            found.wrong[found.after] = wrong
+    return found
+
+
+def _sized(place: Place, digest: str) -> Iterator[tuple[str, int]]:
+    """The piece with its size, where it is there."""
+    for path, size in place.listed(f"pieces/{digest[:2]}"):
+        if path == piece(digest):
+            yield path, size
+
+
+def remember(place: Place, found: Reread, wrong: set[str]) -> None:
+    """Where the round goes on, and what is still wrong. Without it the next backup reads the same again."""
+    try:
+        text = json.dumps({"after": found.after, "wrong": sorted(wrong)[:REMEMBERED]}).encode()
+        place.write(FILE, text)
+        place.settle()
+    except TrackbedError:
+        pass

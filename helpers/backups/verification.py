@@ -1,0 +1,224 @@
+"""Reading all of a repository back: what is damaged or missing, and which backups, runs and artifacts that concerns."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from helpers.backups.archive import Told
+from helpers.backups.places import Missing, Place, Unreadable, scratch
+from helpers.backups.repository import (
+    AHEAD,
+    DATABASE,
+    MANIFEST,
+    PIECE,
+    WORKERS,
+    Entry,
+    Harmed,
+    Snapshot,
+    copy,
+    fetch,
+    lengths,
+    piece,
+)
+from helpers.errors import TrackbedError
+
+NAMED = 20  # artifacts of a backup that a report names; all of them are in the list that --skip-damaged writes
+_KNOWN = re.compile(r"(pieces/[0-9a-f]{2}/[0-9a-f]{64}|copies/[0-9a-f]{64}|(backups|copies)/trackbed-[a-z0-9_-]+"
+                    r"-[0-9]{8}T[0-9]{6}Z\.json|incoming/.+|checked\.json)")
+_RUN = re.compile(r"([^/]+)/([0-9a-f]{32}|m-[0-9a-f]{32}|tr-[0-9a-f]{32})/artifacts/(.+)", re.DOTALL)
+
+
+def words(name: str) -> str:
+    """An entry of a backup as a person knows it: the run and the artifact."""
+    path = name.removeprefix("objects/")
+    for inner in (path, path.replace("/models/", "/", 1), path.replace("/traces/", "/", 1)):
+        if found := _RUN.fullmatch(inner):
+            kind = {"m": "model", "t": "trace"}.get(found[2][0] if found[2][1:2] in ("-", "r") else "", "run")
+            return f"experiment {found[1]}, {kind} {found[2]}: {found[3]!r}"
+    return repr(path) if name != DATABASE else "the database's dump"
+
+
+def inspected(place: Place, wanted: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int, str]]:
+    """Path, size in bytes and what is wrong ("" nothing) of each blob that is named by its SHA-256, in order."""
+    def look(path: str, size: int) -> str:
+        try:
+            fetch(place, path, path.rpartition("/")[2], size)
+        except Harmed as error:
+            return str(error)
+        return ""
+
+    workers, under_way, ahead = ThreadPoolExecutor(WORKERS), deque[tuple[str, int, Future[str]]](), 0
+    try:
+        for path, size in wanted:
+            under_way.append((path, size, workers.submit(look, path, size)))
+            ahead += size
+            while len(under_way) > WORKERS or ahead > AHEAD:
+                done, length, result = under_way.popleft()
+                ahead -= length
+                yield done, length, result.result()
+        for done, length, result in under_way:
+            yield done, length, result.result()
+    finally:
+        workers.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass
+class Found:
+    """What a verification found. ``lost``: why a backup cannot be restored at all; ``concerned``: how many artifacts
+    of each backup are damaged, and the first of them; ``harmed``: what is wrong with each blob, by path."""
+
+    names: tuple[str, ...]
+    blobs: int = 0
+    size: int = 0
+    harmed: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
+    concerned: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
+    strange: list[str] = field(default_factory=list)
+    unused: tuple[int, int] = (0, 0)
+
+    @property
+    def well(self) -> bool:
+        return not self.harmed and not self.lost
+
+    @property
+    def pieces(self) -> set[str]:
+        """The pieces whose content is wrong."""
+        return {path.rpartition("/")[2] for path in self.harmed if path.startswith("pieces/")}
+
+    @property
+    def whole(self) -> list[str]:
+        """The backups that can be restored without leaving anything out."""
+        return [name for name in self.names if name not in self.lost and name not in self.concerned]
+
+
+def concerned(place: Place, names: Iterable[str], wrong: set[str]) -> dict[str, Iterator[Entry]]:
+    """Of each backup the entries that need one of these pieces."""
+    def entries(snapshot: Snapshot) -> Iterator[Entry]:
+        return (e for e in snapshot.entries(snapshot.manifest()) if not wrong.isdisjoint(e.pieces))
+
+    return {name: entries(Snapshot(place, name)) for name in names}
+
+
+def examine(place: Place, names: Sequence[str], told: Told | None = None, all_of_it: bool = True) -> Found:
+    """Read every byte that these backups need, each once. ``all_of_it``: look for files too that none of them needs.
+
+    Raises TrackbedError where the place does not answer.
+    """
+    found, base = Found(tuple(names)), scratch()
+    base.execute("CREATE TABLE blob (path TEXT PRIMARY KEY, size INTEGER) WITHOUT ROWID")
+    for name in names:
+        snapshot = Snapshot(place, name)
+        try:
+            manifest = snapshot.manifest()
+            doubled = bool(manifest.get("copies"))
+            for digest, size in zip(manifest["list"], lengths(manifest["list_bytes"]), strict=True):
+                paths = (piece(digest), copy(digest)) if doubled else (piece(digest),)
+                base.executemany("INSERT OR IGNORE INTO blob VALUES (?, ?)", ((path, size) for path in paths))
+            for entry in snapshot.entries(manifest):
+                base.executemany("INSERT OR IGNORE INTO blob VALUES (?, ?)",
+                                 ((piece(p), n) for p, n in zip(entry.pieces, lengths(entry.size), strict=True)))
+            _look_at_manifests(snapshot, doubled, found)
+        except TrackbedError as error:
+            found.lost[name] = error.message
+    whole = base.execute("SELECT coalesce(sum(size), 0) FROM blob").fetchone()[0]
+    for path, size, wrong in inspected(place, base.execute("SELECT path, size FROM blob ORDER BY path")):
+        found.blobs, found.size = found.blobs + 1, found.size + size
+        if wrong:
+            found.harmed[path] = wrong
+        if told:
+            told(found.size, found.blobs, whole)
+    if found.pieces:
+        _name_what_is_concerned(place, found)
+    if all_of_it:
+        _look_for_others(place, base, found)
+    base.close()
+    return found
+
+
+def _look_at_manifests(snapshot: Snapshot, doubled: bool, found: Found) -> None:
+    for top in ("backups", "copies") if doubled else ("backups",):
+        try:
+            snapshot.manifest_at(f"{top}/{snapshot.name}.json")
+        except TrackbedError as error:
+            found.harmed[f"{top}/{snapshot.name}.json"] = "is missing or damaged: " + error.message.rpartition(": ")[2]
+
+
+def _name_what_is_concerned(place: Place, found: Found) -> None:
+    names = [name for name in found.names if name not in found.lost]
+    for name, entries in concerned(place, names, found.pieces).items():
+        count, first = 0, list[str]()
+        for entry in entries:
+            count += 1
+            if entry.name == DATABASE:
+                found.lost[name] = "its database dump is damaged, without which nothing can be restored"
+            if len(first) < NAMED:
+                first.append(words(entry.name))
+        if count:
+            found.concerned[name] = count, first
+
+
+def _look_for_others(place: Place, base: sqlite3.Connection, found: Found) -> None:
+    unused = size = 0
+    for path, length in place.listed(""):
+        if not _KNOWN.fullmatch(path):
+            if len(found.strange) < NAMED:
+                found.strange.append(path)
+        elif path.startswith("pieces/") and not base.execute(
+                "SELECT 1 FROM blob WHERE path = ?", (path,)).fetchone():
+            unused, size = unused + 1, size + length
+    found.unused = unused, size
+
+
+def mend(place: Place, found: Found) -> list[str]:
+    """Write manifests and lists anew from their whole copies. Gives the paths, which are no longer harmed."""
+    done = []
+    for path in sorted(found.harmed):
+        top, _, last = path.partition("/")
+        if path.endswith(".json"):
+            other = f"{'copies' if top == 'backups' else 'backups'}/{last}"
+            content = place.read(other, MANIFEST) if other not in found.harmed else b""
+        else:
+            digest = path.rpartition("/")[2]
+            content = _whole(place, copy(digest) if top == "pieces" else piece(digest), digest)
+        if content:
+            place.write(path, content)
+            done.append(path)
+    for path in done:
+        del found.harmed[path]
+    place.settle()
+    return done
+
+
+def _whole(place: Place, path: str, digest: str) -> bytes:
+    try:
+        content = place.read(path, PIECE)
+    except (Missing, Unreadable):
+        return b""
+    return content if hashlib.sha256(content).hexdigest() == digest else b""
+
+
+def report(place: Place, found: Found) -> list[str]:
+    """The damage in lines, by backup, run and artifact."""
+    lines = []
+    for name in found.names:
+        count, first = found.concerned.get(name, (0, []))
+        if name in found.lost:
+            lines.append(f"{name}: cannot be restored: {found.lost[name]}")
+        elif count:
+            lines.append(f"{name}: {count} files are damaged; `invoke restore {Snapshot(place, name)} --skip-damaged` "
+                         "restores the rest:")
+        lines += [f"    {line}" for line in first]
+        if count > len(first):
+            lines.append(f"    and {count - len(first)} more")
+    lines += [f"{place}/{path} {wrong}" for path, wrong in sorted(found.harmed.items())[:10 * NAMED]]
+    lines += [f"{path}: an unknown file; Trackbed did not write it and does not read it" for path in found.strange]
+    if found.unused[0]:
+        lines.append(f"{found.unused[0]} pieces ({found.unused[1] / 2**20:.1f} MiB) belong to no backup: one that was "
+                     "interrupted or removed left them, the next one takes what it can use")
+    return lines

@@ -1,0 +1,206 @@
+"""Damage in a repository is found, named by backup, run and artifact, and mended where somebody still has the content."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from helpers.backups import repository, rereading, verification
+from helpers.backups.places import Folder, Unreadable
+from helpers.backups.repository import Snapshot, Writer
+from tests.unit.test_repository import DUMP, FACTS, HARM, Reads, piece, sha
+
+RUN = "0" * 31 + "1"
+OBJECTS = {f"1/{RUN}/artifacts/model/a.bin": b"a" * 2500, f"1/models/m-{RUN}/artifacts/b": b"hello", "1/odd": b"other"}
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repository, "PIECE", 1000)
+
+
+def back_up(folder: Path, store: Reads, lost: set[str] | None = None, dump: bytes = DUMP) -> tuple[Snapshot, Writer]:
+    place = Folder(folder)
+    with Writer(place, "p", {"made": "2026-01-01T00:00:00+00:00"}, "here", lost or ()) as writer:
+        writer.small("settings.json", b"{}")
+        writer.database(io.BytesIO(dump))
+        store.into(writer)
+        name, _ = writer.finish(FACTS)
+    return Snapshot(place, name), writer
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path) -> Snapshot:
+    return back_up(tmp_path / "repo", Reads(OBJECTS))[0]
+
+
+def examine(snapshot: Snapshot) -> verification.Found:
+    return verification.examine(snapshot.place, repository.names(snapshot.place))
+
+
+def lines(snapshot: Snapshot) -> str:
+    return "\n".join(verification.report(snapshot.place, examine(snapshot)))
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def swapped(path: Path) -> None:
+    """Another piece, whole in itself, under this name."""
+    path.write_bytes(b"other")
+
+
+def test_a_whole_one_is_well(snapshot: Snapshot) -> None:
+    found = examine(snapshot)
+    assert found.well and found.whole == [snapshot.name] and not verification.report(snapshot.place, found)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("harm", [flip, swapped, *HARM], ids=lambda harm: harm.__name__)
+def test_harm_is_named_by_run_and_artifact(tmp_path: Path, snapshot: Snapshot, harm: Callable[[Path], None]) -> None:
+    later, _ = back_up(tmp_path / "repo", Reads({"1/odd": b"other"}), dump=b"PGDMP2")
+    harm(piece(snapshot, b"a" * 500))
+    found = examine(snapshot)
+    assert not found.well and not found.lost and found.whole == [later.name]
+    text = lines(snapshot)
+    assert f"{snapshot.name}: 1 files are damaged; `invoke restore {snapshot} --skip-damaged`" in text
+    assert f"experiment 1, run {RUN}: 'model/a.bin'" in text and later.name not in text
+    assert f"pieces/{sha(b'a' * 500)[:2]}/{sha(b'a' * 500)} is " in text
+
+
+def test_without_permission_it_is_said(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong, read = repository.piece(sha(b"hello")), Folder.read
+
+    def refused(self: Folder, path: str, most: int) -> bytes:
+        if path == wrong:
+            raise Unreadable("Permission denied")
+        return read(self, path, most)
+
+    monkeypatch.setattr(Folder, "read", refused)
+    assert "cannot be read (Permission denied)" in lines(snapshot)
+    assert f"experiment 1, model m-{RUN}: 'b'" in lines(snapshot)
+
+
+def test_a_damaged_dump_loses_that_backup_alone(tmp_path: Path, snapshot: Snapshot) -> None:
+    later, _ = back_up(tmp_path / "repo", Reads(OBJECTS), dump=b"PGDMP2")
+    flip(piece(snapshot, DUMP[:1000]))
+    found = examine(snapshot)
+    assert list(found.lost) == [snapshot.name] and found.whole == [later.name]
+    assert "cannot be restored: its database dump is damaged" in lines(snapshot)
+
+
+@pytest.mark.parametrize("which", ["list", "list copy", "manifest", "manifest copy"])
+def test_manifest_and_list_are_mended_from_their_copies(snapshot: Snapshot, which: str) -> None:
+    place, digest = Path(str(snapshot.place)), snapshot.manifest()["list"][0]
+    path = {"list": place / repository.piece(digest), "list copy": place / "copies" / digest,
+            "manifest": place / "backups" / f"{snapshot.name}.json",
+            "manifest copy": place / "copies" / f"{snapshot.name}.json"}[which]
+    content = path.read_bytes()
+    flip(path)
+    found = examine(snapshot)
+    assert list(found.harmed) == [str(path.relative_to(place))] and not found.lost and not found.concerned
+    assert verification.mend(snapshot.place, found) == [str(path.relative_to(place))]
+    assert path.read_bytes() == content and examine(snapshot).well
+
+
+def test_both_copies_damaged_is_the_end_of_that_backup(snapshot: Snapshot) -> None:
+    for top in ("backups", "copies"):
+        flip(Path(str(snapshot.place), top, f"{snapshot.name}.json"))
+    found = examine(snapshot)
+    assert list(found.lost) == [snapshot.name] and not verification.mend(snapshot.place, found)
+
+
+def test_older_backups_without_copies_are_well(snapshot: Snapshot) -> None:
+    manifest = snapshot.manifest()
+    del manifest["copies"]
+    Path(str(snapshot)).write_bytes(repository.rendered(manifest))
+    shutil.rmtree(Path(str(snapshot.place), "copies"))
+    assert examine(snapshot).well
+
+
+def test_other_files_are_named_and_no_damage(snapshot: Snapshot) -> None:
+    place = Path(str(snapshot.place))
+    (place / "pieces" / "ab").mkdir(exist_ok=True)
+    (place / "pieces" / "ab" / "mine.txt").write_text("x")
+    (place / "notes").write_text("x")
+    unused = piece(snapshot, b"nobody's")
+    unused.parent.mkdir(exist_ok=True)
+    unused.write_bytes(b"nobody's")
+    assert examine(snapshot).well
+    text = lines(snapshot)
+    assert "pieces/ab/mine.txt: an unknown file" in text and "notes: an unknown file" in text
+    assert "1 pieces (0.0 MiB) belong to no backup" in text
+
+
+# at each backup
+
+
+def test_the_next_backup_finds_and_mends_it(tmp_path: Path, snapshot: Snapshot) -> None:
+    path = piece(snapshot, b"a" * 500)
+    content = path.read_bytes()
+    flip(path)
+    found = rereading.again(snapshot.place)
+    assert list(found.wrong) == [sha(content)] and found.count == len(list((tmp_path / "repo/pieces").rglob("*/*")))
+    _, writer = back_up(tmp_path / "repo", Reads(OBJECTS), set(found.wrong))
+    assert writer.rewritten == writer.lost == {sha(content)}
+    assert path.read_bytes() == content and examine(snapshot).well
+
+
+def test_what_the_system_has_no_more_stays_known(tmp_path: Path, snapshot: Snapshot) -> None:
+    flip(piece(snapshot, b"hello"))
+    rest = Reads({"1/odd": b"other"})
+    for _ in range(2):
+        found = rereading.again(snapshot.place)
+        assert list(found.wrong) == [sha(b"hello")]
+        _, writer = back_up(tmp_path / "repo", rest, set(found.wrong))
+        left = writer.lost - writer.rewritten
+        assert left == {sha(b"hello")}
+        rereading.remember(snapshot.place, found, left)
+    piece(snapshot, b"hello").write_bytes(b"hello")
+    assert not rereading.again(snapshot.place).wrong
+
+
+def test_a_missing_piece_is_stored_again(tmp_path: Path, snapshot: Snapshot) -> None:
+    piece(snapshot, b"hello").unlink()
+    _, writer = back_up(tmp_path / "repo", Reads(OBJECTS))
+    assert writer.rewritten == {sha(b"hello")} and examine(snapshot).well
+
+
+def test_a_folder_in_a_pieces_place_goes_aside(tmp_path: Path, snapshot: Snapshot) -> None:
+    path = piece(snapshot, b"hello")
+    path.unlink()
+    path.mkdir()
+    (path / "mine").touch()
+    back_up(tmp_path / "repo", Reads(OBJECTS))
+    assert examine(snapshot).well
+
+
+def test_each_piece_has_its_turn(tmp_path: Path, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rereading, "LEAST", 1)
+    everything = [path.name for path in (tmp_path / "repo/pieces").rglob("*/*")]
+    seen: list[str] = []
+    looked = verification.inspected
+    monkeypatch.setattr(rereading, "inspected", lambda place, wanted: (
+        (seen.append(path[-64:]), (path, size, wrong))[1] for path, size, wrong in looked(place, wanted)))
+    rounds = 0
+    while len(seen) < len(everything):
+        found = rereading.again(snapshot.place)
+        assert 0 < found.count <= len(everything)
+        rereading.remember(snapshot.place, found, set())
+        rounds += 1
+    assert sorted(set(seen)) == sorted(everything) and rounds > 3
+    assert seen[:len(everything)] == sorted(everything)
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"after": 1, "wrong": []}', b'{"after": "", "wrong": ["../x"]}',
+                                  b'{"after": "../../x", "wrong": []}', b"[" * 100_000])
+def test_a_round_begins_anew_where_its_place_is_lost(snapshot: Snapshot, text: bytes) -> None:
+    Path(str(snapshot.place), rereading.FILE).write_bytes(text)
+    assert rereading.again(snapshot.place).count > 10
