@@ -10,6 +10,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import access
+import direct
 import edge_bodies
 import edge_origins
 import edge_routes
@@ -89,4 +90,4 @@ async def refuse(scope: Scope, send: Send, status: int, reason: str) -> None:
 def guarded(app: App, environment: Mapping[str, str] = os.environ) -> App:
     """``app`` (MLflow with the shorter ways) behind all checks."""
     origins = edge_origins.Origins(environment.get(ORIGINS, "").split(","))
-    return access.protected(Edge(app, origins, edge_routes.Judge()), environment)
+    return access.protected(Edge(direct.closed(app), origins, edge_routes.Judge()), environment)
