@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,11 @@ def reported(body: Callable[..., None]) -> Callable[..., None]:
             raise Exit(code=0) from None
         except (Exit, SystemExit):
             raise
+        except subprocess.TimeoutExpired as error:
+            words = error.cmd if isinstance(error.cmd, str) else " ".join(map(str, error.cmd[:3]))
+            console.error(TrackbedError(f"`{words}` did not end within {error.timeout:.0f} s and was stopped",
+                                        "see `invoke doctor`; then run the same command again"))
+            raise Exit(code=FAILED) from None
         except Exception as error:
             if traceback_wanted():
                 raise

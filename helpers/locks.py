@@ -57,6 +57,7 @@ def _compile(path: Path, lock: Path, options: list[str]) -> str:
             "--generate-hashes", "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links",
             "--output-file", str(lock), *options, str(path)]
     ended = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
+                           timeout=900,
                            env={**os.environ, **uv_settings(os.environ)})
     if ended.returncode:
         return (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1].strip()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from helpers import elsewhere, gateway
+from helpers.bounded import within
 from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, Engine, PartStatus, Sink, State
 from helpers.errors import NotReady, PartFailed
 
@@ -43,9 +44,13 @@ def ask(url: str, method: str = "GET", data: bytes | None = None, timeout: float
     request.add_header("Host", "localhost")  # a container's own address is no name that the server knows
     if data is not None:
         request.add_header("Content-Type", "application/octet-stream")
-    try:
+
+    def once() -> Answer:
         with opener.open(request, timeout=timeout) as response:
             return Answer(response.status, response.read(100_000).decode("utf-8", "replace"))
+
+    try:
+        return within(timeout + 1, once)
     except urllib.error.HTTPError as error:
         return Answer(error.code, error.read(2_000).decode("utf-8", "replace"))
     except (OSError, ValueError, http.client.HTTPException) as error:  # something else may listen there

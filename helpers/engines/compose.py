@@ -903,7 +903,11 @@ class DockerEngine:
             self.api.remove_network(self._frontend().name)
             return tuple(stopped)
         sink.step("stopping the services")
-        done = self._compose("down", "--remove-orphans", timeout=drain * 3 + 60)
+        try:
+            done = self._compose("down", "--remove-orphans", timeout=drain * 3 + 60)
+        except subprocess.TimeoutExpired:
+            self._kill_rest(sink)
+            done = self._compose("down", "--remove-orphans", "--timeout", "5", timeout=drain * 3 + 60)
         if done.returncode == 0:
             neighbours.remove(project)
             self.api.remove_networks(project)
@@ -911,6 +915,13 @@ class DockerEngine:
             raise TrackbedError(f"docker compose down failed: {_last_line(done.stderr)}",
                                 "`invoke status` shows what is left; run `invoke down` again")
         return tuple(reversed(stopped))
+
+    def _kill_rest(self, sink: Sink) -> None:
+        """What did not stop in all the time it was given."""
+        for container in self._containers():
+            if container.state is not State.EXITED:
+                sink.step(f"ending {container.name}, which does not stop")
+                self.api.kill(container.id)
 
     def data(self) -> tuple[DataItem, ...]:
         what = {"postgres": "database: experiments, runs, parameters, metrics, registered models",

@@ -9,7 +9,7 @@ import re
 import socket
 import stat
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from helpers.errors import EngineUnavailable, TrackbedError
 
 LABEL = "dev.trackbed"
 DEFAULT_SOCKET = "/var/run/docker.sock"
+ANSWER_SECONDS = 15  # in which an engine that is well tells its version
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ class FileEntry:
 def _state(summary: Mapping[str, Any]) -> tuple[State, int | None]:
     words = str(summary.get("Status", ""))
     match summary.get("State"):
-        case "running" | "paused":
+        case "paused":
+            return State.UNHEALTHY, None
+        case "running":
             if "(unhealthy)" in words:
                 return State.UNHEALTHY, None
             if "health: starting" in words:
@@ -99,8 +102,11 @@ class DockerApi:
             import docker  # late: it costs 0.13 s
 
             try:
-                self._client = docker.from_env(timeout=self._timeout)
-                self._client.ping()
+                client = docker.from_env(timeout=ANSWER_SECONDS)  # its first question is the engine's version
+                client.ping()
+                client.api.timeout = self._timeout
+                setattr(client.api, "send", _told(client.api.send))  # noqa: B010 - a session of requests
+                self._client = client
             except (DockerException, OSError) as error:
                 raise EngineUnavailable(f"Docker does not answer: {_words(error)}",
                                         "see `invoke doctor`") from None
@@ -143,6 +149,8 @@ class DockerApi:
         except NotFound:
             return ""  # replaced since it was listed
         state = details["State"]
+        if state.get("Paused"):
+            return "paused; `invoke up` starts it again"
         if state.get("OOMKilled"):
             return "killed: out of memory"
         if state.get("Error"):
@@ -171,7 +179,8 @@ class DockerApi:
 
         rest = b""
         try:
-            for chunk in self.client.api.logs(container, stream=True, follow=follow, tail=tail):
+            found = self.client.api.logs(container, stream=follow, follow=follow, tail=tail)
+            for chunk in found if follow else [found]:  # the SDK takes the time-out away from what streams
                 *lines, rest = (rest + chunk).split(b"\n")
                 yield from (line.decode("utf-8", "replace").rstrip("\r") for line in lines)
         except APIError as error:
@@ -223,6 +232,14 @@ class DockerApi:
 
     def stop(self, container: str, timeout: int) -> None:
         self.client.api.stop(container, timeout=timeout)
+
+    def kill(self, container: str) -> None:
+        from docker.errors import APIError
+
+        try:
+            self.client.api.kill(container)
+        except APIError:
+            return  # it has just ended
 
     def remove(self, container: str) -> None:
         from docker.errors import NotFound
@@ -407,6 +424,23 @@ class DockerApi:
         wanted = set(volumes)
         listed = self.client.df().get("Volumes") or []
         return {v["Name"]: int((v.get("UsageData") or {}).get("Size", -1)) for v in listed if v["Name"] in wanted}
+
+
+def _told(send: Callable[..., Any]) -> Callable[..., Any]:
+    """A session's ``send`` whose time-outs and broken connections are told as what they are."""
+
+    def sent(request: Any, **options: Any) -> Any:
+        from requests.exceptions import ConnectionError, Timeout
+
+        try:
+            return send(request, **options)
+        except Timeout:
+            raise EngineUnavailable("Docker took a request and does not answer",
+                                    "sudo systemctl restart docker") from None
+        except ConnectionError as error:
+            raise EngineUnavailable(f"the connection to Docker broke: {_words(error)}", "see `invoke doctor`") from None
+
+    return sent
 
 
 def _refused(container: str, error: Exception) -> TrackbedError:

@@ -45,6 +45,7 @@ from helpers.readiness import SEARCH, ask
 from helpers.system import System
 
 PARTS = (POSTGRES, MLFLOW, JUPYTER)
+LOOK_SECONDS = 5.0  # in which a part that is well answers
 DATABASE_MAJOR = "18"
 SECRETS_MARK = "TRACKBED_SECRETS"
 GPU_MARK = "TRACKBED_NOTEBOOK_GPU"  # what the running notebook was started with
@@ -319,7 +320,7 @@ class EmbeddedEngine:
         found = self.supervisor.states()
         lost = not found and bool(self._orphans())
         gone = "an earlier version started it; `invoke up` takes it over" if self.layout.earlier else \
-            "its supervisor is gone; `invoke up` repairs it"
+            f"its supervisor {'does not answer' if self.supervisor.hung else 'is gone'}; `invoke up` repairs it"
         listed = []
         for name in self._parts:  # not from the plan: looking and stopping go on when a GPU has gone
             process, ports = found.get(name), self._ports(name)
@@ -333,8 +334,9 @@ class EmbeddedEngine:
             if state in (State.RUNNING, State.STARTING):
                 state = State.READY if self._answers(name) else State.STARTING
             memory = _memory(process.pid) if detail and process.pid else 0
+            silent = "it does not answer" if detail and state is State.STARTING else ""
             listed.append(PartStatus(
-                name, state, process.reason, process.exit_code if not process.pid else None, "",
+                name, state, process.reason or silent, process.exit_code if not process.pid else None, "",
                 ports if process.pid else self._held(ports), memory, process.since,
                 identity=f"{process.pid}@{process.started}",
                 accelerator=_variable(process.pid, GPU_MARK) if name == JUPYTER and process.pid else ""))
@@ -351,7 +353,8 @@ class EmbeddedEngine:
     def _answers(self, part: str) -> bool:
         """The quick look that a health check would take."""
         if part == POSTGRES:
-            return self._psql(stack.DATABASE_USER, self.system.state.live["database"], "SELECT 1").code == 0
+            return self._psql(stack.DATABASE_USER, self.system.state.live["database"], "SELECT 1",
+                              LOOK_SECONDS).code == 0
         path = SEARCH if part == MLFLOW else "/api"  # /health is 200 without a database
         with self.open(part, "http") as address:
             return ask(address.url + path, timeout=3).ok
@@ -482,6 +485,9 @@ class EmbeddedEngine:
             terminate(left, seconds)
             if not (left := self._orphans()):
                 return
+        raise TrackbedError(f"{len(left)} processes cannot be ended (process {', '.join(map(str, left[:5]))})",
+                            "they wait for a disk or a device that does not answer; when it does again, or after a "
+                            "reboot, `invoke down` ends the rest")
 
     def start(self, sink: Sink) -> StartReport:
         before = {s.name: s.identity for s in self.parts() if s.up}
@@ -650,12 +656,13 @@ class EmbeddedEngine:
     def stop(self, sink: Sink, drain: int = 40) -> tuple[str, ...]:
         stopped = []
         if self.supervisor.running():
-            for name in reversed(self._parts):  # the notebook first, the database last
-                sink.part(name, "stopping")
-                if self.supervisor.stop(name):
-                    stopped.append(name)
-                sink.part(name, "stopped")
-            self.supervisor.shutdown()
+            with contextlib.suppress(OSError):  # it stopped answering on the way: what is left is ended below
+                for name in reversed(self._parts):  # the notebook first, the database last
+                    sink.part(name, "stopping")
+                    if self.supervisor.stop(name):
+                        stopped.append(name)
+                    sink.part(name, "stopped")
+                self.supervisor.shutdown()
         left = self._orphans()
         if left:
             sink.step("stopping processes that lost their supervisor")

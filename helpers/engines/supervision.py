@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 import xmlrpc.client
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,9 @@ from helpers.engines.base import State
 from helpers.errors import TrackbedError
 
 MARK = "TRACKBED_INSTANCE_OF_PROCESS"
+ANSWER_SECONDS = 20.0  # for what supervisord only has to look up
+KILL_SECONDS = 5.0  # after which one that was killed waits for a disk or a device
+STOP_SECONDS = 120.0  # longer than any program's stop_seconds, after which supervisord kills it
 STATES = {"STOPPED": State.EXITED, "STARTING": State.STARTING, "RUNNING": State.RUNNING,
           "BACKOFF": State.RESTARTING, "STOPPING": State.EXITED, "EXITED": State.EXITED, "FATAL": State.EXITED,
           "UNKNOWN": State.EXITED}
@@ -70,6 +76,19 @@ def _assignment(name: str, value: str) -> str:
     return f"{name}={quote}{_escaped(value)}{quote}"
 
 
+class _Connection(http.client.HTTPConnection):
+    """To supervisord's socket. supervisor's own knows no time-out."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        super().__init__("localhost", timeout=seconds)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self.path))
+
+
 class Supervisor:
     """A supervisord of our own: configuration and logs in ``folder``, its socket in ``run``.
 
@@ -81,11 +100,14 @@ class Supervisor:
         self.socket = run / "supervisor.sock"
         self.pid_file = run / "supervisord.pid"
         self.configuration = folder / "supervisord.conf"
+        self.hung = False  # it took a call and gave no answer
 
-    def _rpc(self) -> Any:
+    def _rpc(self, seconds: float = ANSWER_SECONDS) -> Any:
+        """Calls of supervisord, each of which ends after that time (OSError)."""
         from supervisor.xmlrpc import SupervisorTransport  # late: only the embedded engine needs it
 
         transport = SupervisorTransport("", "", f"unix://{self.socket}")
+        transport._get_connection = partial(_Connection, self.socket, seconds)
         return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
 
     def running(self) -> bool:
@@ -108,12 +130,13 @@ class Supervisor:
         return set(wanted) <= have or not self.running()
 
     def states(self) -> dict[str, Process]:
-        """Every program by name; empty when supervisord does not run."""
+        """Every program by name; empty when supervisord does not run, or does not answer (``hung`` is set then)."""
         if not (self.trusted() and self.socket.exists()):
             return {}
         try:
             listed = self._rpc().getAllProcessInfo()
-        except (OSError, xmlrpc.client.Error):
+        except (OSError, xmlrpc.client.Error) as error:
+            self.hung = isinstance(error, TimeoutError)
             return {}
         found = {}
         for info in listed:
@@ -178,7 +201,7 @@ class Supervisor:
         if not self.running():
             self._launch(supervisord)
             return
-        rpc = self._rpc()
+        rpc = self._rpc(STOP_SECONDS)
         added, changed, removed = rpc.reloadConfig()[0]
         for name in (*changed, *removed):
             rpc.stopProcessGroup(name)
@@ -210,7 +233,9 @@ class Supervisor:
 
     def stop(self, name: str) -> bool:
         """Stop one program and wait; False when it was not running. Bounded by its stop_seconds."""
-        return self._call(self._rpc().stopProcess, name, True)
+        rpc = self._rpc(STOP_SECONDS)
+        self._call(rpc.signalProcess, name, "CONT")  # a frozen one could not end itself, and would be killed
+        return self._call(rpc.stopProcess, name, True)
 
     def start(self, name: str) -> bool:
         """Start one program as it is configured; False when it runs already."""
@@ -269,6 +294,7 @@ def terminate(pids: Iterable[int], seconds: float) -> None:
         try:
             name = Path(f"/proc/{pid}/comm").read_text().strip()
             os.kill(pid, signal.SIGINT if name == "postgres" else signal.SIGTERM)
+            os.kill(pid, signal.SIGCONT)  # a frozen one could not end itself
         except OSError:
             continue
     deadline = time.monotonic() + seconds
@@ -280,3 +306,6 @@ def terminate(pids: Iterable[int], seconds: float) -> None:
                 os.kill(pid, signal.SIGKILL)
             except OSError:
                 continue
+    deadline = time.monotonic() + KILL_SECONDS
+    while any(_alive(pid) for pid in left) and time.monotonic() < deadline:
+        time.sleep(0.05)

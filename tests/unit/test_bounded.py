@@ -1,0 +1,82 @@
+"""Looking ends, whatever does not answer: an engine, a supervisor, a server that sends a byte now and then."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers import readiness
+from helpers.bounded import within
+from helpers.engines import docker_api, supervision
+from helpers.errors import EngineUnavailable
+
+
+def test_a_result_an_error_and_a_limit() -> None:
+    assert within(5, lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        within(5, lambda: 1 // 0)
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match="no whole answer"):
+        within(0.1, lambda: time.sleep(5))
+    assert time.monotonic() - began < 2
+
+
+@pytest.fixture
+def silent(tmp_path: Path) -> Iterator[Path]:
+    """A Unix socket whose connections are taken and never answered, as a frozen process's."""
+    path = tmp_path / "supervisor.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(50)
+        yield path
+
+
+def test_a_frozen_docker_is_an_error_and_not_a_wait(silent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker_api, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{silent}")
+    began = time.monotonic()
+    with pytest.raises(EngineUnavailable, match="Docker does not answer"):
+        docker_api.DockerApi().version()
+    assert time.monotonic() - began < 10
+
+
+def test_an_engine_that_freezes_later_is_told_as_well(silent: Path) -> None:
+    import docker
+
+    client = docker.APIClient(base_url=f"unix://{silent}", version="1.44", timeout=1)
+    setattr(client, "send", docker_api._told(client.send))
+    with pytest.raises(EngineUnavailable, match="does not answer"):
+        client.containers()
+
+
+def test_a_frozen_supervisor_is_seen_and_not_waited_for(silent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision.Supervisor._rpc, "__defaults__", (0.3,))
+    supervisor = supervision.Supervisor(silent.parent, silent.parent, "0123abc")
+    began = time.monotonic()
+    assert supervisor.states() == {} and supervisor.hung
+    assert not supervisor.running()
+    assert time.monotonic() - began < 5
+
+
+def test_a_server_that_drips_does_not_hold_a_look_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                try:
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+                    while True:
+                        connection.sendall(b"x")
+                        time.sleep(0.1)
+                except OSError:
+                    return
+
+        threading.Thread(target=drip, daemon=True).start()
+        began = time.monotonic()
+        answer = readiness.ask(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=1)
+    assert answer.status == 0 and "no whole answer" in answer.body and time.monotonic() - began < 5
