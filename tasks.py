@@ -320,10 +320,11 @@ def status(context: Context, project: str | None = None, state_dir: str | None =
 
 @trackbed_task(klass=OptionalWord, positional=["part"],
                help={**WHERE, "part": "postgres, store, bucket, mlflow or jupyter (default: all)",
-                     "follow": "go on until Ctrl-C", "tail": "lines to show (default: 200)"})
+                     "follow": "go on until Ctrl-C", "tail": "lines to show (default: 200)",
+                     "raw": "as they were written, with colours and control characters"})
 def logs(context: Context, part: str | None = None, project: str | None = None, state_dir: str | None = None,
-         follow: bool = False, tail: int = 200) -> None:
-    """Log lines of a part, or of all."""
+         follow: bool = False, tail: int = 200, raw: bool = False) -> None:
+    """Log lines of a part, or of all. What a terminal would obey in them is shown as escapes."""
     from helpers import console, lifecycle
     from helpers.engines.base import State
     from helpers.errors import SettingError
@@ -340,7 +341,8 @@ def logs(context: Context, part: str | None = None, project: str | None = None, 
         console.notice("nothing is running; `invoke logs PART` shows what is kept of a part")
     for name in wanted:
         for line in engine.logs(name, tail, follow):
-            console.value(line if part else f"{name} | {line}")
+            shown = line if raw else console.log_line(line)
+            console.value(shown if part else f"{name} | {shown}", raw)
 
 
 @trackbed_task(help=WHERE)

@@ -1,12 +1,17 @@
-"""The only printing: values on stdout, everything else (progress, notices, errors) on stderr."""
+"""The only printing: values on stdout, everything else (progress, notices, errors) on stderr.
+
+What is printed may hold names and words of others: nothing of it reaches the terminal as a command to it (`visible`).
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
@@ -15,17 +20,40 @@ from helpers.errors import TrackbedError
 
 EVERY = 3.0  # seconds between two words about one copy
 MARKS = {"ready": "ok", "running": "ok", "done": "ok"}
+# Unicode's categories: control characters (C0, DEL, C1), invisible formatting (right-to-left overrides, zero-width
+# characters, tags), halves of pairs, line and paragraph separators
+COMMANDS = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+COLOUR = re.compile(r"\x1b\[[0-9;:]*[mK]")
 
 
-def value(text: str) -> None:
-    """A value that may be piped: to stdout, alone on its line."""
-    sys.stdout.write(text + "\n")
+def visible(text: str, keep: str = "") -> str:
+    """The text with every character that a terminal would obey, or hide, as an escape; those of ``keep`` stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep or unicodedata.category(c) not in COMMANDS
+                   else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def _lines(text: str) -> str:
+    """Our own text, which may have lines, with words of others in it."""
+    return visible(text, "\n\t")
+
+
+def log_line(line: str) -> str:
+    """A line of a log as a terminal would show it, without its colours, and without what else it could do there."""
+    shown = [piece for piece in COLOUR.sub("", line).split("\r") if piece.strip()]
+    return visible(shown[-1] if shown else "", "\t")
+
+
+def value(text: str, raw: bool = False) -> None:
+    """A value that may be piped: to stdout, alone on its line. ``raw``: as it is."""
+    sys.stdout.write((text if raw else _lines(text)) + "\n")
     sys.stdout.flush()
 
 
 def notice(text: str = "") -> None:
     """Something to know: to stderr."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(_lines(text) + "\n")
     sys.stderr.flush()
 
 
@@ -43,7 +71,7 @@ def as_env(data: Iterable[tuple[str, object]]) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
     """A table on stdout; plain aligned columns where stdout is no terminal. URLs are never cut."""
-    listed = [tuple(row) for row in rows]
+    listed = [tuple(visible(cell) for cell in row) for row in rows]
     if sys.stdout.isatty():
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
@@ -78,8 +106,9 @@ def error(problem: TrackbedError) -> None:
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     mark = "\x1b[1;31merror:\x1b[0m" if colour else "error:"
     for line in problem.details:
-        notice(f"  | {line}")
-    notice(f"{mark} {problem.message}")
+        notice(f"  | {log_line(line)}")
+    sys.stderr.write(f"{mark} ")  # an error's further lines are indented: none of them looks like another error
+    notice(problem.message.replace("\n", "\n       "))
     if problem.hint:
         notice(f"  -> {problem.hint}")
 
@@ -88,7 +117,7 @@ def confirm(question: str) -> bool:
     """Ask on the terminal; False where there is none."""
     if not sys.stdin.isatty():
         return False
-    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.write(f"{visible(question)} [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
@@ -155,11 +184,12 @@ class Progress:
     def notice(self, text: str) -> None:
         """A line to keep: above the live part on a terminal."""
         if self._live is not None:
-            self._live.console.print(text, highlight=False, markup=False)
+            self._live.console.print(_lines(text), highlight=False, markup=False)
         else:
             notice(text)
 
     def step(self, text: str) -> None:
+        text = visible(text)
         with self._lock:
             self._step, self._tail = text, ""
             self._amounts = {}  # what was copied in the step before is done
@@ -167,6 +197,7 @@ class Progress:
             notice(f"[{time.monotonic() - self._begun:5.1f} s] {text}")
 
     def part(self, name: str, state: str, note: str = "") -> None:
+        note = visible(note)
         with self._lock:
             before = self._parts.get(name)
             if before is not None and before[:2] == (state, note):
@@ -177,7 +208,7 @@ class Progress:
 
     def amount(self, name: str, done: int, whole: int, note: str) -> None:
         """A bar on a terminal; otherwise a line now and then."""
-        now = time.monotonic()
+        now, name, note = time.monotonic(), visible(name), visible(note)
         with self._lock:
             *_, said = self._amounts.get(name, (0, 0, "", now))
             due = self._live is None and now - said >= EVERY
@@ -187,7 +218,7 @@ class Progress:
             notice(f"[{now - self._begun:5.1f} s] {name}: {share}{note}")
 
     def output(self, line: str) -> None:
-        text = line.strip()
+        text = log_line(line.strip())
         if not text:
             return
         with self._lock:
