@@ -1,0 +1,248 @@
+"""The accounts of root's embedded system: their names, becoming one, and the notebook's own environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from helpers.engines import accounts, launch, overlay, venvs
+from helpers.engines.accounts import LONGEST, ROLES, Accounts
+from helpers.engines.embedded import EmbeddedEngine
+from helpers.errors import EngineUnavailable, TrackbedError
+from tests.unit.fakes import system
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root becomes other accounts")
+
+
+class Machine:
+    """The accounts of a machine, as pwd and useradd see them."""
+
+    def __init__(self) -> None:
+        self.homes: dict[str, str] = {}
+
+    def getpwnam(self, name: str) -> Any:
+        uid = 900 + list(self.homes).index(name) if name in self.homes else None
+        if uid is None:
+            raise KeyError(name)
+        return SimpleNamespace(pw_name=name, pw_uid=uid, pw_gid=uid, pw_dir=self.homes[name])
+
+    def changed(self, *argv: str) -> str:
+        if argv[0].endswith("useradd"):
+            if argv[-1] in self.homes:
+                return "it is there"
+            self.homes[argv[-1]] = argv[argv.index("--home-dir") + 1]
+        else:
+            del self.homes[argv[-1]]
+        return ""
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine()
+    monkeypatch.setattr(accounts.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(accounts.pwd, "getpwnam", made.getpwnam)
+    monkeypatch.setattr(accounts, "_changed", made.changed)
+    monkeypatch.setattr(accounts, "_tool", lambda name: f"/usr/sbin/{name}")
+    monkeypatch.setattr(Accounts, "_end", lambda *_: None)
+    return made
+
+
+def test_one_account_a_role_and_project(machine: Machine) -> None:
+    one, two = (Accounts(name, Path("/var/lib/trackbed", name, "embedded")) for name in ("one", "two"))
+    made = [place.make(role) for place in (one, two) for role in ROLES]
+    assert [entry.pw_name for entry in made[:3]] == ["trackbed-one-db", "trackbed-one-mlflow", "trackbed-one-nb"]
+    assert len({entry.pw_uid for entry in made}) == 6
+    assert [one.make(role) for role in ROLES] == made[:3]
+    assert one.remove() == () and len(machine.homes) == 3
+    assert two.remove(keep=("notebook",)) == ("trackbed-two-nb",) and list(machine.homes) == ["trackbed-two-nb"]
+
+
+@pytest.mark.parametrize("project", ["a", "x" * 40, "with-a-rather-long_name", "ends-with--------------------dash"])
+def test_names_that_useradd_takes(machine: Machine, project: str) -> None:
+    place = Accounts(project, Path("/state", project, "embedded"))
+    names = [place.make(role).pw_name for role in ROLES]
+    assert len(set(names)) == 3 and all(len(name) <= LONGEST for name in names)
+    assert names == [place.name(role) for role in ROLES]
+
+
+def test_two_systems_of_one_name_and_a_stranger(machine: Machine) -> None:
+    """The second one's accounts carry a hash; an account that somebody else made is neither taken nor removed."""
+    machine.homes["trackbed-one-nb"] = "/home/somebody"
+    first, second = (Accounts("one", Path(folder, "one", "embedded")) for folder in ("/a", "/b"))
+    names = {place.make(role).pw_name for place in (first, second) for role in ROLES}
+    assert len(names) == 6 and "trackbed-one-nb" not in names
+    assert first.remove() == second.remove() == ()
+    assert machine.homes == {"trackbed-one-nb": "/home/somebody"}
+
+
+def test_the_longer_name_stays_when_the_plain_one_is_free_again(machine: Machine) -> None:
+    first, second = (Accounts("one", Path(folder, "one", "embedded")) for folder in ("/a", "/b"))
+    first.make("server")
+    name = second.make("server").pw_name
+    first.remove()
+    assert second.name("server") == name
+
+
+def test_a_normal_user_is_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts.os, "geteuid", lambda: os.getuid() or 65534)
+    place = Accounts("one", tmp_path)
+    assert {place.make(role).pw_uid for role in ROLES} == {os.getuid() or 65534}
+    assert place.identity("server", ("44",)) == {} and place.remove() == ()
+    assert place.home("server") == Path.home()
+
+
+def test_no_useradd(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "_tool", lambda name: None)
+    with pytest.raises(EngineUnavailable, match="no useradd"):
+        Accounts("one", Path("/a")).make("server")
+
+
+@as_root
+def test_a_program_becomes_its_account_before_it_starts(tmp_path: Path) -> None:
+    """Its environment counts for it alone, its folder is entered by the account, its pipes are its own."""
+    told = {"LD_PRELOAD": "/nonexistent.so", "PYTHONPATH": str(tmp_path), "HOME": "/nonexistent"}
+    script = tmp_path / "launch.py"
+    script.write_bytes(Path(launch.__file__).read_bytes())
+    (tmp_path / "sitecustomize.py").write_text("raise SystemExit('run as root')")
+    tmp_path.chmod(0o711)
+    code = ("import os; print(os.getresuid(), os.getresgid(), os.getgroups(), os.getcwd(), oct(os.umask(0)), "
+            "os.environ['LD_PRELOAD'], os.fstat(1).st_uid)")
+    nobody = pwd.getpwnam("nobody")
+    done = subprocess.run(["/usr/bin/python3", "-I", "-S", str(script), "nobody", "44,45", "/tmp",
+                           "/usr/bin/python3", "-S", "-E", "-c", code],
+                          env={launch.PREFIX + name: value for name, value in told.items()}, capture_output=True,
+                          text=True, timeout=60, check=False)
+    uid, gid = nobody.pw_uid, nobody.pw_gid
+    assert done.stdout.strip() == (f"({uid}, {uid}, {uid}) ({gid}, {gid}, {gid}) [44, 45] /tmp 0o77 "
+                                   f"/nonexistent.so {uid}")
+    assert done.stderr.count("LD_PRELOAD") == 1, "the launcher itself has loaded it, or the program has not"
+    closed = subprocess.run(["/usr/bin/python3", "-I", "-S", str(script), "nobody", "", "/root", "/bin/true"],
+                            capture_output=True, text=True, timeout=60, check=False)
+    assert closed.returncode and ("/root" in closed.stderr or os.stat("/root").st_mode & 1)
+    never = subprocess.run(["/usr/bin/python3", "-I", "-S", str(script), "root", "", "/", "/bin/true"],
+                           capture_output=True, text=True, timeout=60, check=False)
+    assert never.returncode and "is root" in never.stderr
+
+
+@as_root
+def test_each_program_is_launched_as_its_account(tmp_path: Path) -> None:
+    engine = EmbeddedEngine(system(tmp_path, engine="embedded", project="named"))
+    found = {program.name: program for program in engine._programs()}
+    for name, account in (("postgres", "db"), ("mlflow", "mlflow"), ("jupyter", "nb")):
+        words = found[name].command
+        assert words[1:3] == ("-I", "-S") and words[3].endswith("/app/launch.py")
+        assert words[4] == f"trackbed-named-{account}"
+        assert found[name].folder == "/"
+        assert all(key.startswith(launch.PREFIX) for key in found[name].environment)
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Path:
+    """A venv with one package, as uv leaves it."""
+    folder = tmp_path / "locked"
+    venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
+    site = next((folder / "lib").glob("python3*/site-packages"))
+    (site / "thing.py").write_text("version = 'locked'\n")
+    (site / "other.py").write_text("version = 'locked'\n")
+    return folder
+
+
+def own(locked: Path, target: Path) -> Path:
+    subprocess.run([locked / "bin" / "python", "-I", overlay.__file__, target], check=True, timeout=60)
+    return target / "bin" / "python"
+
+
+def test_the_notebooks_own_packages_come_first(locked: Path, tmp_path: Path) -> None:
+    python = own(locked, tmp_path / "own")
+    site = next((tmp_path / "own" / "lib").glob("python3*/site-packages"))
+    (site / "thing.py").write_text("version = 'own'\n")
+    own(locked, tmp_path / "own")  # again: what was installed stays
+    told = subprocess.run([python, "-c", "import json, sys, sysconfig, thing, other; print(json.dumps([thing.version, "
+                           "other.version, sys.prefix, sysconfig.get_path('purelib')]))"],
+                          capture_output=True, text=True, timeout=60, check=True).stdout
+    assert json.loads(told) == ["own", "locked", str(tmp_path / "own"), str(site)]
+
+
+def test_it_moves_to_another_lock_with_its_packages(locked: Path, tmp_path: Path) -> None:
+    python = own(locked, tmp_path / "own")
+    next((tmp_path / "own" / "lib").glob("python3*/site-packages")).joinpath("mine.py").write_text("")
+    renamed = locked.rename(tmp_path / "changed")
+    own(renamed, tmp_path / "own")
+    assert subprocess.run([python, "-c", "import mine, thing"], timeout=60, check=False).returncode == 0
+
+
+def test_programs_run_with_another_python(locked: Path, tmp_path: Path) -> None:
+    python = own(locked, tmp_path / "with a 'quote' and spaces")
+    direct = f"#!{locked}/bin/python3\nimport sys, thing\nprint(sys.prefix, *sys.argv[1:])\n"
+    long = f"#!/bin/sh\n'''exec' '{locked}/bin/python' \"$0\" \"$@\"\n' '''\n" + direct.split("\n", 1)[1]
+    for number, text in enumerate((direct, long)):
+        script = tmp_path / f"script{number}"
+        script.write_bytes(venvs.rewritten(text.encode(), locked / "bin", python))
+        script.chmod(0o755)
+        done = subprocess.run([script, "a b"], capture_output=True, text=True, timeout=60, check=False)
+        assert done.stdout == f"{python.parent.parent} a b\n", done.stderr
+    for other in (b"#!/bin/sh\nexit\n", b"\x7fELF", b"", f"#!{locked}2/bin/python\n".encode()):
+        assert venvs.rewritten(other, locked / "bin", python) == b""
+
+
+@as_root
+def test_a_venv_of_another_account_is_not_run(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.txt"
+    lock.write_text("thing==1.0\n")
+    found = venvs.Venv(tmp_path / "venvs", "jupyter", lock)
+    (found.folder / "bin").mkdir(parents=True)
+    found.python.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    found.python.chmod(0o755)
+    (found.folder / ".complete").write_text("")
+    os.chown(found.folder, 60001, 60001)
+    assert found.problem() == "another account could change it"
+    assert not (tmp_path / "ran").exists()
+
+
+@as_root
+def test_an_earlier_versions_files_are_not_read(tmp_path: Path) -> None:
+    """One account owned everything: the supervisor's socket and the logs there may be anybody's."""
+    engine = EmbeddedEngine(system(tmp_path, engine="embedded"))
+    (engine.folder / "run").mkdir(parents=True)
+    (engine.folder / "logs").mkdir()
+    os.chown(engine.folder, 60001, 60001)
+    assert engine.layout.earlier and not engine.layout.trusted()
+    assert not engine.supervisor.running() and engine.supervisor.states() == {}
+    for call in (lambda: list(engine.logs("jupyter")), lambda: engine.exec("mlflow", ("python", "-"))):
+        with pytest.raises(TrackbedError, match="earlier version"):
+            call()
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["everybody", "link"])
+def test_a_state_folder_that_others_can_change_is_refused(tmp_path: Path, kind: str) -> None:
+    engine = EmbeddedEngine(system(tmp_path, engine="embedded"))
+    tmp_path.chmod(0o755)
+    engine.folder.parent.mkdir(parents=True)
+    if kind == "everybody":
+        engine.folder.parent.chmod(0o777)
+        with pytest.raises(TrackbedError, match="can be changed by everybody"):
+            engine.layout._check_parents()
+        return
+    engine.folder.symlink_to("/etc")
+    with pytest.raises(TrackbedError, match="is a link"):
+        engine.layout._take_folder()
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="another place for sockets")
+def test_sockets_of_a_long_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = EmbeddedEngine(system(tmp_path / ("long" * 20), engine="embedded"))
+    parent = Path("/run/trackbed") if os.geteuid() == 0 else Path("/tmp")
+    assert long.layout.run_folder.parent == parent
+    assert len(str(long.layout.sockets / ".s.PGSQL.5432")) < 107
+    if os.geteuid() != 0:
+        assert str(os.geteuid()) in long.layout.run_folder.name
