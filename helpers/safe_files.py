@@ -209,6 +209,11 @@ def changeable(path: Path, accounts: set[int]) -> tuple[Path, str] | None:
     return None
 
 
+def of_account(path: Path, accounts: set[int]) -> Path | None:
+    """What one of ``accounts`` owns at or above ``path``, a link too: it may lead elsewhere at any moment."""
+    return next((folder for folder in (path, *path.parents) if owner(folder) in accounts), None)
+
+
 def make_way(path: Path, trusted: set[int]) -> tuple[int, bool]:
     """Walk to ``path`` by descriptors and make the folders that are missing; gives a descriptor of it and whether the
     last one was made. The caller closes it.

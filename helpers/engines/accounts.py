@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,13 +115,23 @@ class Accounts:
     @staticmethod
     def _end(account: pwd.struct_passwd) -> None:
         """SIGKILL for every process of the account, sent by the account itself: it reaches no other's."""
-        for _ in range(3):
-            done = subprocess.run(["/bin/sh", "-c", "kill -KILL -1"], stdin=subprocess.DEVNULL, capture_output=True,
-                                  cwd="/", timeout=30, check=False, user=account.pw_uid, group=account.pw_gid,
-                                  extra_groups=[])
-            if done.returncode:  # nobody is left
+        for _ in range(20):
+            if account.pw_uid not in _owners():
                 return
+            subprocess.run(["/bin/sh", "-c", "kill -KILL -1"], stdin=subprocess.DEVNULL, capture_output=True,
+                           cwd="/", timeout=30, check=False, user=account.pw_uid, group=account.pw_gid,
+                           extra_groups=[])
             time.sleep(0.1)
+
+
+def services() -> set[int]:
+    """The uids of every project's services on this machine; nothing for a normal user, who has none."""
+    if os.geteuid() != 0:
+        return set()
+    names = tuple(f"-{ending}" for ending in ENDINGS.values())
+    return {entry.pw_uid for entry in pwd.getpwall()
+            if entry.pw_name == EARLIER or (entry.pw_name.startswith("trackbed-") and entry.pw_name.endswith(names))
+            } - {0}
 
 
 def earlier() -> int:
@@ -129,6 +140,15 @@ def earlier() -> int:
         return pwd.getpwnam(EARLIER).pw_uid
     except KeyError:
         return -1
+
+
+def _owners() -> set[int]:
+    """Whose processes there are."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            found.add(folder.stat().st_uid)
+    return found
 
 
 def _exists(name: str) -> bool:

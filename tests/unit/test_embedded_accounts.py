@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from helpers.backups import sources
 from helpers.engines import accounts, launch, overlay, venvs
 from helpers.engines.accounts import LONGEST, ROLES, Accounts
 from helpers.engines.embedded import EmbeddedEngine
@@ -98,6 +99,22 @@ def test_a_normal_user_is_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert {place.make(role).pw_uid for role in ROLES} == {os.getuid() or 65534}
     assert place.identity("server", ("44",)) == {} and place.remove() == ()
     assert place.home("server") == Path.home()
+
+
+@as_root
+def test_a_backup_of_roots_is_not_written_where_a_service_could_move_it(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "services", lambda: {60001})
+    (tmp_path / "work" / "inner").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    os.chown(tmp_path / "work", 60001, 60001)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    os.chown(tmp_path / "link", 60001, 60001, follow_symlinks=False)
+    settings = system(tmp_path).settings
+    for to in ("work/a.tar", "work/inner/", "work/inner/a.tar", "link/a.tar", "link"):
+        with pytest.raises(TrackbedError, match="lead root's backup elsewhere"):
+            sources.target(settings, str(tmp_path / to))
+    assert sources.target(settings, str(tmp_path / "elsewhere" / "a.tar")) == tmp_path / "elsewhere" / "a.tar"
 
 
 def test_no_useradd(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
