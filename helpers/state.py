@@ -64,11 +64,24 @@ def write_private(path: Path, data: bytes) -> None:
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(temporary, path)
+            sync_folder(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise _denied(path, error) from None
+
+
+def sync_folder(folder: Path) -> None:
+    """What was renamed in it outlasts a power cut. Raises OSError."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF):  # some file systems know no fsync of a folder
+            raise
+    finally:
+        os.close(handle)
 
 
 @dataclass

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -53,3 +56,16 @@ def required(environment: Mapping[str, str], name: str) -> str:
     if not value:
         raise Stop(MISCONFIGURED, f"{name} is not set")
     return value
+
+
+def sync_path(path: str) -> None:
+    """fsync of a file or folder."""
+    number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        # some file systems know no fsync of a folder
+        if error.errno not in (errno.EINVAL, errno.EBADF) or not stat.S_ISDIR(os.fstat(number).st_mode):
+            raise
+    finally:
+        os.close(number)

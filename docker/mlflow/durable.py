@@ -19,19 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from artifacts import folder_of
-from common import FAILED, STAGED, Stop, say
+from common import FAILED, STAGED, Stop, say, sync_path
 from written import Journal
 
 SYNC_SECONDS = 110.0  # below the 120 s after which MLflow's client gives up
-
-
-def sync_path(path: str) -> None:
-    """fsync of a file or folder."""
-    number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def sync_files(paths: Iterable[str]) -> list[str]:
@@ -262,6 +253,7 @@ def run(command: str, environment: Mapping[str, str]) -> None:
     if command == "written":
         print(json.dumps(journal.result()))
         return
-    if count := staged_leftovers(folder_of(destination), time.time() - 60):
+    # the server that starts takes no uploads yet
+    if count := staged_leftovers(folder_of(destination), time.time() - 1):
         say(f"removed {count} half-written artifacts of an unclean stop")
     journal.recheck()

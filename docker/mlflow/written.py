@@ -15,10 +15,10 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from common import say
+from common import say, sync_path
 
 FOLDER = ".written"  # beside the folder of the artifacts, never in it
-RUNNING, JOURNAL, EARLIER, RESULT = "running", "journal", "journal.earlier", "result.json"
+RUNNING, JOURNAL, EARLIER, UNCHECKED, RESULT = "running", "journal", "journal.earlier", "unchecked", "result.json"
 LARGEST = 8 * 2**20  # bytes of a journal, about 60,000 artifacts; the one before it is kept too
 READ = 2**20
 BUDGET = 20 * 2**30  # bytes that a check reads, the newest first; of the rest it looks at the sizes
@@ -100,19 +100,15 @@ class Journal:
     def begin(self) -> bool:
         """A start: True when the last stop was no clean one, and then what was written before is kept for a check."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
-        unclean = (self.folder / RUNNING).exists()
+        unclean = (self.folder / RUNNING).exists() or (self.folder / UNCHECKED).exists()  # a check that was cut off
         if unclean:
             for name in (EARLIER, JOURNAL):
                 self._keep(name)
         else:
             (self.folder / RESULT).unlink(missing_ok=True)  # of a time before the last clean stop
-        number = os.open(self.folder / RUNNING, os.O_WRONLY | os.O_CREAT, 0o600)
-        os.fsync(number)
-        os.close(number)
-        for folder in (self.folder, self.root):
-            number = os.open(folder, os.O_RDONLY)
-            os.fsync(number)
-            os.close(number)
+        (self.folder / RUNNING).touch(mode=0o600)
+        for path in (self.folder / RUNNING, self.folder, self.root):
+            sync_path(str(path))
         return unclean
 
     def _keep(self, name: str) -> None:
@@ -121,7 +117,7 @@ class Journal:
             content = (self.folder / name).read_bytes()
         except FileNotFoundError:
             return
-        with open(self.folder / "unchecked", "ab") as stream:
+        with open(self.folder / UNCHECKED, "ab") as stream:
             stream.write(content[-2 * LARGEST:] + b"\n")  # its last line may have no end
             stream.flush()
             os.fsync(stream.fileno())
@@ -138,7 +134,7 @@ class Journal:
         temporary = self.folder / (RESULT + ".new")
         temporary.write_text(json.dumps(found))
         temporary.replace(self.folder / RESULT)
-        (self.folder / "unchecked").unlink(missing_ok=True)
+        (self.folder / UNCHECKED).unlink(missing_ok=True)
         return found
 
     def recheck(self) -> None:
@@ -155,7 +151,7 @@ class Journal:
 
     def _unchecked(self) -> Iterator[bytes]:
         try:
-            with open(self.folder / "unchecked", "rb") as stream:
+            with open(self.folder / UNCHECKED, "rb") as stream:
                 yield from stream
         except FileNotFoundError:
             return

@@ -42,6 +42,7 @@ from helpers.engines.layout import Layout
 from helpers.engines.supervision import MARK, Program, Supervisor, orphans, terminate
 from helpers.errors import Interrupted, PartFailed, TrackbedError
 from helpers.readiness import SEARCH, ask
+from helpers.state import sync_folder
 from helpers.system import System
 
 PARTS = (POSTGRES, MLFLOW, JUPYTER)
@@ -599,7 +600,8 @@ class EmbeddedEngine:
                               **self._as_service(POSTGRES))
         if done.returncode:
             raise PartFailed(POSTGRES, "the database could not be made: " + _tail(done.stderr), "see `invoke doctor`")
-        fresh.rename(self.database_folder)
+        fresh.rename(self.database_folder)  # initdb has synced what it made
+        sync_folder(self.database_folder.parent)
 
     def _identify(self) -> None:
         """Which accounts of this machine come in as which role of PostgreSQL: it asks the kernel who connects.

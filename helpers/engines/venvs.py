@@ -73,7 +73,7 @@ class Venv:
             return "the first time" if not self._others() else "its lock changed"
         if not safe_files.is_folder(self.folder, os.geteuid()):
             return "another account could change it"  # nothing in it is run before it is made anew
-        if not self._marker.exists():
+        if not self._marker.exists() or not self._marker.stat().st_size:
             return "it was half-made"
         try:
             done = subprocess.run([str(self.python), "-I", "-c", ""], stdin=subprocess.DEVNULL, capture_output=True,
@@ -90,14 +90,16 @@ class Venv:
         for name in self._marker.read_text().split():
             try:
                 with (site / name / "RECORD").open(newline="") as stream:
-                    rows = [row[0] for row in csv.reader(stream) if row]
+                    rows = [row for row in csv.reader(stream) if row]
+                if not rows:
+                    return name  # emptied by a power cut
             except OSError:
                 # a notebook's user may have upgraded a package: another version's folder is as good
                 if self.upgraded and list(site.glob(name.split("-")[0] + "-*.dist-info")):
                     continue
                 return name
-            for path in rows:
-                if path.endswith((".py", ".so", "/postgres")) and not os.path.exists(site / path):
+            for path, *more in rows:
+                if path.endswith((".py", ".so", "/postgres")) and not _whole(site / path, more):
                     return path
         return ""
 
@@ -181,6 +183,14 @@ def rewritten(content: bytes, folder: Path, python: Path) -> bytes:
         return b""
     quoted = os.fsencode(shlex.quote(str(python)))
     return b"\n".join([b"#!/bin/sh", b"'''exec' " + quoted + b' "$0" "$@"', b"' '''", *lines[used:]])
+
+
+def _whole(path: Path, more: list[str]) -> bool:
+    """Is it there, and not emptied by a power cut? ``more``: hash and size of a RECORD."""
+    try:
+        return bool(path.stat().st_size) or more[-1:] in ([], [""], ["0"])
+    except OSError:
+        return False
 
 
 def interpreter(identity: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
@@ -488,6 +489,35 @@ def test_down_lets_a_running_upload_end_and_waits_for_none_that_never_does(victi
     assert found["never-ends"] != 200
     with seen.DIRECT.open(f"{victim.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts/drain/ends") as answer:
         assert answer.read() == content
+
+
+def test_an_upload_that_is_killed_leaves_no_half_artifact(victim: Clone) -> None:
+    whole, half = f"killed/{uuid.uuid4().hex}", f"killed/{uuid.uuid4().hex}"
+    assert upload(victim, whole, iter([b"whole"]), 5) == 200
+    begun = threading.Event()
+
+    def piecewise() -> Iterator[bytes]:
+        yield bytes(2_000_000)
+        begun.set()
+        time.sleep(60)
+
+    threading.Thread(target=upload, args=(victim, half, piecewise(), 3_000_000), daemon=True).start()
+    assert begun.wait(30)
+    time.sleep(0.5)
+    os.kill(seen.main_process(victim, "mlflow"), 9)
+    time.sleep(1)
+    victim.up()
+    base = f"{victim.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts"
+    assert seen.ask(f"{base}/{half}")[0] in (404, 500) and seen.ask(f"{base}/{whole}") == (200, "whole")
+    assert [file["path"] for file in json.loads(seen.ask(f"{base}?path=killed")[1])["files"]] == [whole.split("/")[1]]
+    if victim.engine == "embedded":
+        deadline = time.monotonic() + 30
+        while list((victim.project_folder / "embedded" / "artifacts").rglob(".artifact.uploading.*")):
+            assert time.monotonic() < deadline, "what the killed upload left is still there"
+            time.sleep(0.2)
+        while "after an unclean stop" not in victim.invoke("status").stderr:
+            assert time.monotonic() < deadline
+        assert "after an unclean stop" in victim.invoke("doctor").stdout
 
 
 def test_secrets_deleted_over_kept_data_and_two_ups_at_once(victim: Clone) -> None:

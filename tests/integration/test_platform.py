@@ -45,6 +45,12 @@ def trained(system: Clone) -> Execution:
     return Lab(system.value("jupyter-url")).run_notebook(NOTEBOOK)
 
 
+def test_the_database_syncs_what_it_acknowledges(system: Clone) -> None:
+    names = ("fsync", "synchronous_commit", "full_page_writes", "data_checksums")
+    for name in names:
+        assert seen.psql(system, f"SHOW {name}") == "on", name
+
+
 def test_up_ends_with_a_table(system: Clone) -> None:
     assert system.first_up is not None
     lines = system.first_up.stdout.splitlines()

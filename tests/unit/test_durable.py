@@ -207,6 +207,8 @@ def test_a_cut_in_the_middle_of_a_check_loses_none_of_it(journal: written.Journa
     write(journal, "main/b", b"1").unlink()
     last = written.Journal(journal.root)
     assert last.begin()
+    last.end()  # `down` before the check was through
+    assert last.begin()
     assert last.check()["names"] == ["main/a", "main/b"]
 
 

@@ -96,3 +96,18 @@ def test_no_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(venvs, "MINIMUM", (99, 0))
     with pytest.raises(EngineUnavailable, match="no Python 3"):
         venvs.interpreter({})
+
+
+@pytest.mark.parametrize("emptied", ["thing/__init__.py", "thing-1.0.dist-info/RECORD"])
+def test_what_a_power_cut_emptied_is_noticed(venv: Venv, emptied: str) -> None:
+    (venv.site / "thing" / "__init__.py").write_text("x = 1\n")
+    (venv.site / "thing-1.0.dist-info" / "RECORD").write_text("thing/__init__.py,sha256=x,6\nthing/empty.py,,0\n")
+    (venv.site / "thing" / "empty.py").touch()
+    assert not venv.problem()
+    (venv.site / emptied).write_text("")
+    assert venv.problem()
+
+
+def test_a_marker_that_a_power_cut_emptied_is_none(venv: Venv) -> None:
+    (venv.folder / ".complete").write_text("")
+    assert venv.problem() == "it was half-made"
