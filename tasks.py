@@ -553,9 +553,10 @@ def backup_verify(context: Context, place: str | None = None, project: str | Non
                                         "folder or s3://BUCKET/PREFIX alone: its newest backup",
                      "into": "restore into this new or empty project, on free ports; the current one stays as it is",
                      "no_backup": "do not back up what is there before it is replaced",
+                     "skip_damaged": "restore what is whole of a damaged backup, and name what was left out",
                      "yes": "do not ask"})
 def restore(context: Context, source: str, project: str | None = None, state_dir: str | None = None,
-            into: str = "", no_backup: bool = False, yes: bool = False) -> None:
+            into: str = "", no_backup: bool = False, skip_damaged: bool = False, yes: bool = False) -> None:
     """Replace what is there by a backup, on any engine. Until the last step the old state is the live one."""
     from helpers import backup_commands, console, lifecycle
     from helpers.errors import TrackbedError
@@ -565,8 +566,11 @@ def restore(context: Context, source: str, project: str | None = None, state_dir
             f"Replace the experiments and artifacts of project {system.settings.project} by {source}?"):
         raise TrackbedError("nothing was restored", "answer y, or pass --yes where there is no terminal")
     with console.Progress() as progress:
-        target, done = backup_commands.restore_archive(system, source, progress, progress.notice, not no_backup, into)
+        target, done = backup_commands.restore_archive(system, source, progress, progress.notice, not no_backup, into,
+                                                       skip_damaged)
     console.notice(f"restored: {backup_commands.words(done.manifest)}")
+    for line in done.left_lines:
+        console.notice(line)
     if done.before:
         console.notice(f"what was there before: {done.before}")
     if done.users:

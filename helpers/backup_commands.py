@@ -10,14 +10,15 @@ from typing import Any
 
 from helpers import credentials, dryrun, lifecycle, users
 from helpers.backups import backup as backups
-from helpers.backups import database, journal, objects, repository, restore, sources, verification
+from helpers.backups import database, journal, objects, repository, restore, salvage, sources, verification
 from helpers.backups.places import Place
 from helpers.backups.repository import Snapshot
+from helpers.backups.salvage import Rest
 from helpers.engines.base import MLFLOW, Engine, Sink
 from helpers.errors import SettingError, TrackbedError
 from helpers.lifecycle import Notice
 from helpers.settings import Settings
-from helpers.state import State
+from helpers.state import State, write_private
 from helpers.system import System
 
 
@@ -41,12 +42,24 @@ def stored(manifest: dict[str, Any]) -> str:
 @dataclass(frozen=True)
 class Restored:
     """What a restore did: the manifest, the backup of what was there before (None: there was nothing), the people
-    whose logins it brought and whether logins of the backup were left out because there are others."""
+    whose logins it brought and whether logins of the backup were left out because there are others; the names of
+    what is damaged in the backup, and the file that lists them."""
 
     manifest: dict[str, Any]
     before: Path | None
     users: tuple[str, ...] = ()
     users_left: bool = False
+    left: tuple[str, ...] = ()
+    left_file: Path | None = None
+
+    @property
+    def left_lines(self) -> list[str]:
+        """What was damaged and left out: the first of it, and where all of it is named."""
+        if not self.left:
+            return []
+        named = [f"    {verification.words(name)}" for name in self.left[:verification.NAMED]]
+        return [f"left out, because damaged in the backup: {len(self.left)} files", *named,
+                f"all of them are named in {self.left_file}"]
 
 
 @dataclass(frozen=True)
@@ -168,32 +181,42 @@ def aside(system: System, name: str) -> System:
 
 
 def restore_archive(system: System, text: str, sink: Sink, notice: Notice, keep_before: bool = True,
-                    into: str = "") -> tuple[System, Restored]:
+                    into: str = "", skip_damaged: bool = False) -> tuple[System, Restored]:
     """Replace what is live by a backup; the old goes only when the new one is up. ``into``: in that project instead.
+    ``skip_damaged``: without the artifacts that are damaged in it.
 
     Gives the system that has it now. Raises TrackbedError, and then the system is as it was.
     """
     source = sources.source(system.settings, text)
     target = aside(system, into) if into else system
-    manifest = restore.verify(source, sink)
-    people = users.imported(sources.small(source, manifest, "users.json") or b"{}")
+    rest = restore.verify(source, sink, skip_damaged)
+    people = users.imported(salvage.small(rest, "users.json") or b"{}")
     lifecycle.up(target, sink, notice)
     with lifecycle.changing(target, notice):
-        credentials.learn(target.settings, _secrets(source, manifest))
+        credentials.learn(target.settings, _secrets(rest))
         target.reread_credentials()
-        before = _replace(target, source, manifest, sink, notice, keep_before)
+        before = _replace(target, source, rest, sink, notice, keep_before)
     brought = _bring_in(target, people, notice)
     left = bool(people) and not brought and users.load(target.settings) != people
-    return target, Restored(manifest, before, brought, left)
+    return target, Restored(rest.manifest, before, brought, left, rest.left, _write_left(target, rest.left))
 
 
-def _secrets(source: sources.Source, manifest: dict[str, Any]) -> dict[str, str]:
+def _write_left(system: System, names: tuple[str, ...]) -> Path | None:
+    """The whole list of what a restore left out, beside the archives."""
+    if not names:
+        return None
+    path = backups.kept(system.settings, "left-out-").with_suffix(".txt")
+    write_private(path, "".join(f"{verification.words(name)}\n" for name in names).encode("utf-8", "backslashreplace"))
+    return path
+
+
+def _secrets(rest: Rest) -> dict[str, str]:
     """The secrets in a backup: what its rows are encrypted with is needed once, to encrypt them anew."""
-    found = json.loads(sources.small(source, manifest, "secrets.json") or b"{}")
+    found = json.loads(salvage.small(rest, "secrets.json") or b"{}")
     return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}
 
 
-def _replace(system: System, source: sources.Source, manifest: dict[str, Any], sink: Sink, notice: Notice,
+def _replace(system: System, source: sources.Source, rest: Rest, sink: Sink, notice: Notice,
              keep_before: bool) -> Path | None:
     """Make a verified backup live; gives the archive of what was there before."""
     engine = lifecycle.running(system)
@@ -201,10 +224,10 @@ def _replace(system: System, source: sources.Source, manifest: dict[str, Any], s
         raise TrackbedError(f"project {system.settings.project} has data of its own; nothing was changed",
                             f"--project={system.settings.project} instead of --into replaces them; or choose another")
     try:
-        new = restore.copy(system, engine, source, manifest, sink, notice)
+        new = restore.copy(system, engine, source, rest, sink, notice)
         before = _before(system, engine, sink) if keep_before else None
         engine.halt(MLFLOW, sink)
-        system.state.remembered = {**restore.settings_of(source, manifest), **system.state.remembered}
+        system.state.remembered = {**restore.settings_of(rest), **system.state.remembered}
         flip(system, new, sink, notice)
     except BaseException:
         _back_up(system, engine, sink, notice)

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from helpers import backup_commands, lifecycle
-from helpers.backups import archive, moving, restore
 from helpers.backups import backup as backups
+from helpers.backups import moving, restore
 from helpers.engines import select
 from helpers.engines.base import MLFLOW, Engine, Sink
 from helpers.errors import SettingError, TrackbedError
@@ -64,9 +64,9 @@ def _carry(system: System, old: Engine, target: System, sink: Sink, notice: Noti
     old.halt(MLFLOW, sink)  # nothing is acknowledged any more from here on
     path = backups.kept(system.settings, "move-")
     backups.make(system, old, path, sink)
-    manifest = archive.verify(path)
+    whole = restore.verify(path, sink)
     old.stop(sink)  # the ports are needed on the other side
     _, other = lifecycle.bring_up(target, sink, notice)
-    new = restore.copy(target, other, path, manifest, sink, notice)
+    new = restore.copy(target, other, path, whole, sink, notice)
     backup_commands.flip(target, new, sink, notice)
     return path

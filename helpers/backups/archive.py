@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ CHUNK = 8 * 2**20
 MANIFEST = 16384
 TRAILER = 512 + MANIFEST + 1024  # header, padded content, end of the tar
 LONGEST_HEADER = 65536
+_NUMBER = re.compile(r"-?[0-9]{1,60}")
 SMALL = ("trackbed.json", "settings.json", "users.json", "secrets.json")
 Told = Callable[[int, int, int], None]  # bytes done, objects done, bytes in all
 HINT = "nothing was changed; use another backup, or copy this one again from where it came"
@@ -40,8 +42,11 @@ HINT = "nothing was changed; use another backup, or copy this one again from whe
 class Damaged(TrackbedError):
     """The archive is not as it was written, or never was one."""
 
-    def __init__(self, path: Path | str, why: str) -> None:
-        super().__init__(f"{path}: {why}", HINT)
+    def __init__(self, path: Path | str, why: str, rest: bool = False) -> None:
+        """``rest``: what is not damaged may be restored."""
+        nothing, _, other = HINT.partition("; ")
+        skip = f"{nothing}; `invoke restore {path} --skip-damaged` restores what is whole; or {other}"
+        super().__init__(f"{path}: {why}", skip if rest else HINT)
 
 
 class SetSum:
@@ -220,7 +225,7 @@ class _Content:
         try:
             return self._stream.read(count)
         except (tarfile.TarError, OSError) as error:
-            raise Damaged(self._path, f"is damaged: {error}") from None
+            raise Damaged(self._path, f"is damaged: {error}", rest=True) from None
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -254,6 +259,10 @@ def check_facts(path: Path | str, manifest: dict[str, Any], further: dict[str, t
     for name, kind in whole.items():
         if type(manifest.get(name)) is not kind:
             raise Damaged(path, f"its manifest is wrong ({name})")
+    for facts in manifest["tables"].values():
+        if type(facts) is not list or [type(fact) for fact in facts] != [str, str] or not all(
+                map(_NUMBER.fullmatch, facts)):
+            raise Damaged(path, "its manifest is wrong (tables)")
 
 
 def check_format(path: Path | str, manifest: dict[str, Any]) -> None:
@@ -277,18 +286,18 @@ def members(path: Path, manifest: dict[str, Any], check: bool = True) -> Iterato
                     tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
                     words = member.name.split("/")
                     if not member.isreg() or not {"", ".", ".."}.isdisjoint(words) or "\0" in member.name:
-                        raise Damaged(path, f"holds {member.name!r}, which is no plain file of an archive")
+                        raise Damaged(path, f"holds {member.name!r}, which is no plain file of an archive", rest=True)
                     content = tar.extractfile(member)
                     assert content is not None
                     yield member.name, member.size, cast("IO[bytes]", _Content(path, content))
                 if tar.offset != manifest["bytes"]:
-                    raise Damaged(path, f"holds something that is no member at byte {tar.offset}")
+                    raise Damaged(path, f"holds something that is no member at byte {tar.offset}", rest=True)
         except (tarfile.TarError, EOFError, ValueError, OSError) as error:
-            raise Damaged(path, f"is damaged: {error}") from None
+            raise Damaged(path, f"is damaged: {error}", rest=True) from None
         while hashed.read(2**20):
             pass
         if check and (hashed.bytes != manifest["bytes"] or hashed.sha.hexdigest() != manifest["sha256"]):
-            raise Damaged(path, "is damaged: its content is not what its manifest says")
+            raise Damaged(path, "is damaged: its content is not what its manifest says", rest=True)
 
 
 def verify(path: Path, told: Told | None = None) -> dict[str, Any]:
@@ -297,7 +306,7 @@ def verify(path: Path, told: Told | None = None) -> dict[str, Any]:
     sums, chunks, size, passed = SetSum(), 0, 0, 0
     for position, (name, length, content) in enumerate(members(path, manifest)):
         if position == 0 and name != "trackbed.json":
-            raise Damaged(path, "does not begin as an archive of Trackbed")
+            raise Damaged(path, "does not begin as an archive of Trackbed", rest=True)
         sha = hashlib.sha256()
         while data := content.read(2**20):
             sha.update(data)
@@ -311,7 +320,7 @@ def verify(path: Path, told: Told | None = None) -> dict[str, Any]:
             sums.add(sha.hexdigest(), length, rest)
             size += length
         elif name not in (*SMALL, "SHA256SUMS") or length > 2**30:
-            raise Damaged(path, f"holds {name!r}, which does not belong there")
+            raise Damaged(path, f"holds {name!r}, which does not belong there", rest=True)
     if (chunks, sums.count, size, sums.text) != (manifest["chunks"], manifest["objects"], manifest["object_bytes"],
                                                  manifest["objects_sum"]):
         raise Damaged(path, "its counts are not what its manifest says")

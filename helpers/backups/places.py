@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 def scratch() -> sqlite3.Connection:
     """A database in a file that nobody else sees and that goes with it: for what may be too much for the memory."""
-    made = sqlite3.connect("")
+    made = sqlite3.connect("", check_same_thread=False)  # one after the other
     made.execute("PRAGMA journal_mode = OFF")
     return made
 

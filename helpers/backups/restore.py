@@ -7,14 +7,17 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import IO, Any
 
-from helpers.backups import database, journal, loading, objects, sources
+from helpers.backups import database, journal, loading, objects, salvage
 from helpers.backups.backup import PORTABLE, Progress, need
+from helpers.backups.salvage import Rest
 from helpers.backups.sources import Source
 from helpers.engines import select
 from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, Sink
 from helpers.errors import TrackbedError
+from helpers.settings import Settings
 from helpers.system import System
 
 PROGRAM = "trackbed-mlflow"
@@ -46,16 +49,31 @@ def _objects(first: Member | None, rest: Iterator[Member], progress: Progress, w
         progress.say(size, count, whole)
 
 
-def settings_of(source: Source, manifest: dict[str, Any]) -> dict[str, str]:
-    """The settings in a backup that mean the same on another machine."""
-    found = json.loads(sources.small(source, manifest, "settings.json") or b"{}")
-    return {key: str(value) for key, value in found.items() if key in PORTABLE}
+def settings_of(rest: Rest) -> dict[str, str]:
+    """The settings in a backup that mean the same on another machine; none that this version would not take."""
+    try:
+        found = json.loads(salvage.small(rest, "settings.json") or b"{}")
+        chosen = {key: str(value) for key, value in found.items() if key in PORTABLE}
+    except (ValueError, AttributeError, RecursionError):
+        return {}
+    taken = {}
+    for key, value in chosen.items():
+        try:
+            Settings.load({key.lower(): value}, {"HOME": "/"}, Path("/nonexistent/.env"))
+            taken[key] = value
+        except TrackbedError:
+            continue
+    return taken
 
 
-def verify(source: Source, sink: Sink) -> dict[str, Any]:
-    """Read every byte of a backup; gives its manifest. Raises TrackbedError when anything is not as it should be."""
+def verify(source: Source, sink: Sink, skip_damaged: bool = False) -> Rest:
+    """Read every byte of a backup. Raises TrackbedError when anything is not as it should be.
+
+    ``skip_damaged``: only when more is damaged than artifacts, settings or logins, which are left out then.
+    """
     sink.step(f"verifying {source}")
-    return sources.verify(source, Progress(sink, "verifying").say)
+    progress = Progress(sink, "verifying")
+    return salvage.rest_of(source, progress.say) if skip_damaged else salvage.all_of(source, progress.say)
 
 
 def _database(system: System, engine: Engine, new: dict[str, str], manifest: dict[str, Any],
@@ -79,13 +97,14 @@ def _database(system: System, engine: Engine, new: dict[str, str], manifest: dic
     return left
 
 
-def copy(system: System, engine: Engine, source: Source, manifest: dict[str, Any], sink: Sink,
+def copy(system: System, engine: Engine, source: Source, rest: Rest, sink: Sink,
          notice: Callable[[str], None]) -> dict[str, str]:
     """Restore the verified backup into a database and prefix of their own, prove it, migrate it; gives the names.
 
     The note of the change is on disk before anything is made. Raises TrackbedError; what is live stays as it is.
     """
     need(engine, POSTGRES, STORE)
+    manifest = rest.manifest
     verdict = known(engine, manifest["schema"])
     if verdict == "newer":
         raise TrackbedError(f"{source} holds the schema {manifest['schema']} of a newer MLflow ({manifest['mlflow']})",
@@ -93,7 +112,7 @@ def copy(system: System, engine: Engine, source: Source, manifest: dict[str, Any
     new = journal.fresh()
     journal.open_change(system.state, engine.name, new)
     database.create(engine, new["database"])
-    members = sources.members(source, manifest)
+    members = rest.members()
     first: list[Member] = []
 
     def chunks() -> Iterator[IO[bytes]]:
@@ -111,12 +130,12 @@ def copy(system: System, engine: Engine, source: Source, manifest: dict[str, Any
     sink.step("objects")
     progress = Progress(sink, "objects")
     objects.write(engine, new["prefix"], _objects(first[0] if first else None, members, progress,
-                                                  manifest["object_bytes"]))
+                                                  rest.object_bytes))
     sink.step("reading the objects back")
     found, size = objects.sums(engine, new["prefix"])
-    if (found.text, found.count) != (manifest["objects_sum"], manifest["objects"]):
+    if (found.text, found.count) != (rest.objects_sum, rest.objects):
         raise TrackbedError(f"the store gives back {found.count} objects ({size} bytes) that are not those of the "
-                            f"archive ({manifest['objects']}, {manifest['object_bytes']} bytes)",
+                            f"archive ({rest.objects}, {rest.object_bytes} bytes)",
                             "the system is as it was; please report it")
     if verdict == "older":
         migrate(system, new, sink)

@@ -39,7 +39,7 @@ def words(name: str) -> str:
     path = name.removeprefix("objects/")
     for inner in (path, path.replace("/models/", "/", 1), path.replace("/traces/", "/", 1)):
         if found := _RUN.fullmatch(inner):
-            kind = {"m": "model", "t": "trace"}.get(found[2][0] if found[2][1:2] in ("-", "r") else "", "run")
+            kind = {"m": "model", "t": "trace"}.get(found[2][0], "run")
             return f"experiment {found[1]}, {kind} {found[2]}: {found[3]!r}"
     return repr(path) if name != DATABASE else "the database's dump"
 
