@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
@@ -21,7 +22,7 @@ from helpers.errors import TrackbedError
 from helpers.settings import BY_NAME
 from tests.conftest import Clone, free_ports, require_docker
 from tests.integration import seen
-from tests.integration.test_backup import everything, experiment, log_run
+from tests.integration.test_backup import api, everything, experiment, log_run
 
 SETTLED = 2.5  # seconds after which a file on disk counts as settled
 
@@ -114,8 +115,58 @@ def test_a_damaged_repository_changes_nothing(pair: tuple[Clone, Clone], tmp_pat
     before, state = everything(source), (source.project_folder / "state.json").read_bytes()
     done = source.invoke("restore", f"{tmp_path}/repo", "--yes")
     assert done.returncode == 1 and "damaged" in done.stderr and "Traceback" not in done.stderr
-    assert biggest.name in done.stderr
+    assert biggest.name in done.stderr and "--skip-damaged" in done.stderr
     assert (source.project_folder / "state.json").read_bytes() == state and everything(source) == before
+
+
+def flip(place: Place, digest: str) -> None:
+    """One byte of a piece is another one, as a disk may do that."""
+    path = repository.piece(digest)
+    content = bytearray(place.read(path, repository.PIECE))
+    content[len(content) // 2] ^= 1
+    place.write(path, bytes(content))
+
+
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_one_flipped_byte(own: dict[str, Clone], kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """The next backup mends it; where nobody has the content any more, all the rest comes back and it is named."""
+    clone, place = own["embedded"], Folder(tmp_path / "repo")
+    to: str = f"{tmp_path}/repo"
+    if kind == "bucket":
+        access = request.getfixturevalue("vault")
+        clone, to = replace(clone, environment={**clone.environment, **keys(access)}), "s3://vault/flip"
+        place = Bucket(to, access)
+    chosen, rng = experiment(clone), random.Random(kind)
+    log_run(clone, chosen, "kept", b"kept")
+    lost = log_run(clone, chosen, "lost", rng.randbytes(100_000))
+    run, content = lost["info"]["run_id"], random.Random(kind).randbytes(100_000)
+    digest = hashlib.sha256(content).hexdigest()
+    first, *_ = back_up(clone, f"{to}/")
+    assert clone.invoke("backup.verify", to).returncode == 0
+    flip(place, digest)
+    found = clone.invoke("backup.verify", to)
+    assert found.returncode == 1 and f"run {run}: 'ä file.bin'" in found.stdout and digest in found.stdout, found.stdout
+    assert "--repair" in found.stderr and "Traceback" not in found.stderr
+    refused = clone.invoke("restore", to, "--yes")
+    seen.refused(refused, 1, "is damaged", f"`invoke restore {first} --skip-damaged`")
+
+    done = clone.invoke("backup", f"--to={to}/")
+    assert done.returncode == 0 and "1 damaged or missing pieces were stored again" in done.stderr, done.stderr
+    assert clone.invoke("backup.verify", to).returncode == 0
+    flip(place, digest)
+    mended = clone.invoke("backup.verify", to, "--repair")
+    assert mended.returncode == 0 and "stored again" in mended.stdout, mended.stdout + mended.stderr
+
+    flip(place, digest)
+    done = clone.invoke("restore", to, "--skip-damaged", "--yes", "--no-backup")
+    assert done.returncode == 0 and f"run {run}: 'ä file.bin'" in done.stderr, done.stderr
+    runs = {r["info"]["run_name"] for r in api(clone, "runs/search", "POST", experiment_ids=[chosen])["runs"]}
+    assert runs == {"kept", "lost"}
+    told = clone.invoke("backup", f"--to={to}/")
+    assert told.returncode == 1 and "does not have this any more" in told.stderr and run in told.stderr, told.stderr
+    assert clone.invoke("backup.verify", told.stdout.strip()).returncode == 0  # the new one is whole
+    api(clone, "runs/delete", "POST", run_id=run)
+    clone.value("gc", "--older-than=0s", "--yes")  # the tests of this system read every artifact
 
 
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
