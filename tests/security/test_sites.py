@@ -37,7 +37,7 @@ def test_jupyterlabs_cookies(attack: Target) -> None:
     cookie = named[login].split(";", 1)[0]
     assert door.ask("/api/contents", headers={"Cookie": cookie}).status == 200
     for origin in (f"https://{attack.door('mlflow').host}", "http://localhost:5173", "null"):
-        assert door.ask("/api/contents", headers={"Cookie": cookie, "Origin": origin}).status == 403
+        assert door.ask("/api/contents", headers={"Cookie": cookie, "Origin": origin}).status in (403, 404)
     assert door.ask("/api/contents", headers={"Cookie": cookie, "Origin": f"https://{door.host}"}).status == 200
 
 
