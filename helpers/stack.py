@@ -24,6 +24,9 @@ DATABASE_SETTINGS = {
     "jit": "off",  # compiling costs more than these queries take
     "wal_compression": "on",
 }
+POOLS = ("tracking", "registry")  # stores of a worker that have a pool each
+POOLED = 120  # connections of all workers to one kind of store, as long as each worker has 4
+RESERVED = 25  # beside the pools: checks, backups, gc, the server's first look, PostgreSQL's own 3 for the superuser
 STRAIGHT_FROM = 50 * 2**20  # bytes of a file that the notebook sends to the store itself
 TITLES = {
     "postgres": "PostgreSQL",
@@ -41,9 +44,23 @@ def server_files() -> tuple[Path, ...]:
     return (*sorted(MLFLOW_FOLDER.glob("*.py")), MLFLOW_FOLDER / "schema.sql")
 
 
-def database_options() -> tuple[str, ...]:
-    """DATABASE_SETTINGS as arguments of `postgres`."""
-    return tuple(word for name, value in DATABASE_SETTINGS.items() for word in ("-c", f"{name}={value}"))
+def pool(workers: int) -> tuple[int, int]:
+    """Connections that each store of a worker keeps, and how many more it may open: MLflow's own 5 and 10 with few
+    workers. With many, fewer each: a connection is a process of PostgreSQL with memory of its own."""
+    most = max(4, min(15, POOLED // workers))
+    kept = min(5, most - 1)
+    return kept, most - kept  # MLflow takes 0 for "not set"
+
+
+def max_connections(workers: int) -> int:
+    """Never fewer than the pools of all workers may open, and room for the toolkit and the superuser."""
+    return max(100, workers * len(POOLS) * sum(pool(workers)) + RESERVED)
+
+
+def database_options(connections: int | str) -> tuple[str, ...]:
+    """DATABASE_SETTINGS and the number of connections as arguments of `postgres`."""
+    every = {**DATABASE_SETTINGS, "max_connections": connections}
+    return tuple(word for name, value in every.items() for word in ("-c", f"{name}={value}"))
 
 
 def public_names(settings: Settings) -> tuple[str, ...]:

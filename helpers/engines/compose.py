@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -21,7 +21,7 @@ from typing import IO, Any, ClassVar
 
 from helpers import accelerators, gateway, images, neighbours, notebook, stack, users
 from helpers.accelerators import Accelerator, Machine
-from helpers.engines import base, compose_model, database_roles, remote, streaming
+from helpers.engines import base, compose_model, database_roles, half_made, remote, streaming
 from helpers.engines.base import (
     BUCKET,
     GATEWAY,
@@ -64,7 +64,6 @@ from helpers.system import System, notebook_memory
 MINIMUM_API = (1, 44)  # Docker 25: health checks with start_interval
 MINIMUM_COMPOSE = (2, 21)  # `ps --format json` and start_interval as we use them
 STREAM = "docker/compose.stream.yaml"  # for one container whose output is data
-PGDATA = "18/docker"  # in the volume, for every major
 PASSWORD_FILE = "/run/secrets/postgres-password"
 LIVE = "live.json"  # the pointer of the state file, kept with the data as well
 PUBLIC_COMPOSE = (2, 25)  # `!override` in an overlay
@@ -200,6 +199,9 @@ class DockerEngine:
             "TRACKBED_VERSITYGW_IMAGE": settings.versitygw_image,
             "TRACKBED_MLFLOW_IMAGE": settings.mlflow_image,
             "TRACKBED_MLFLOW_WORKERS": str(settings.mlflow_workers),
+            "TRACKBED_POOL_SIZE": str(stack.pool(settings.mlflow_workers)[0]),
+            "TRACKBED_POOL_OVERFLOW": str(stack.pool(settings.mlflow_workers)[1]),
+            "TRACKBED_MAX_CONNECTIONS": str(stack.max_connections(settings.mlflow_workers)),
             "TRACKBED_ALLOWED_HOSTS": stack.allowed_hosts(settings),
             "TRACKBED_CORS_ORIGINS": stack.cors_origins(settings),
             "TRACKBED_DATABASE": live["database"],
@@ -631,7 +633,7 @@ class DockerEngine:
                 self.api.stop(status.identity, 30)  # not to sit out the engine's pause before its next try
         self.settings = self.host.make_workspace(self.settings)  # its owner is who reads the notebook's secrets
         sink.step("volumes and secrets")
-        ready = self._check_database()
+        ready = self._check_database(statuses, sink)
         kept = self.make_volumes()
         if self.settings.tracking_uri:
             sink.step("starting the notebook")
@@ -678,26 +680,45 @@ class DockerEngine:
             files.append(FileEntry("acme-root.pem", text, *owner, 0o400))
         return files
 
-    def _check_database(self) -> bool:
+    def _check_database(self, statuses: Iterable[PartStatus], sink: Sink) -> bool:
         """Whether the cluster has been good once; False also where there is none.
 
-        Refuses one of another PostgreSQL major: the image would make an empty one beside it.
+        Refuses one of another PostgreSQL major: the image would make an empty one beside it. A first start that was
+        killed before it held anything is taken away, so that the image makes it anew.
         """
         volume = f"{self.settings.project}_postgres"
         if self.settings.tracking_uri or not self.api.volumes([volume]):
             return False
-        done = _run(["docker", "run", "--rm", "--network", "none", "--user", "999:999", "--cap-drop", "ALL",
-                     "--entrypoint", "sh", "-v", f"{volume}:/v:ro", self.settings.postgres_image, "-c",
-                     f'echo "$PG_MAJOR"; [ -e /v/{PGDATA}/{database_roles.READY} ] && echo ready || echo new; '
-                     "cat /v/PG_VERSION /v/*/*/PG_VERSION"], None, 60)
-        major, ready, *found = done.stdout.split() or ["", ""]
-        if major and found and major not in found:
+        found = self._look_into(volume)
+        if found.major and found.versions and found.major not in found.versions:
             raise TrackbedError(
-                f"the database was made by PostgreSQL {found[0]}, POSTGRES_IMAGE={self.settings.postgres_image} is "
-                f"PostgreSQL {major}; it is not migrated silently",
-                f"set POSTGRES_IMAGE to a {found[0]}.x image and `invoke backup`; then `invoke down --delete-data`, "
-                "POSTGRES_IMAGE as it is now, and `invoke restore FILE`")
-        return ready == "ready"
+                f"the database was made by PostgreSQL {found.versions[0]}, POSTGRES_IMAGE="
+                f"{self.settings.postgres_image} is PostgreSQL {found.major}; it is not migrated silently",
+                f"set POSTGRES_IMAGE to a {found.versions[0]}.x image and `invoke backup`; then `invoke down "
+                "--delete-data`, POSTGRES_IMAGE as it is now, and `invoke restore FILE`")
+        now = next((s for s in statuses if s.name == POSTGRES), PartStatus(POSTGRES, State.MISSING))
+        if found.unfinished and not now.up:
+            if now.state is not State.MISSING:
+                self.api.stop(now.identity, 30)
+            if self._look_into(volume).unfinished:
+                sink.step("the first start of the database was interrupted before anything was in it: making it anew")
+                self._in_volume(volume, half_made.REMOVE)
+        return found.ready
+
+    def _look_into(self, volume: str) -> half_made.Folder:
+        return half_made.read(self._in_volume(f"{volume}:/v:ro", half_made.LOOK))
+
+    def _in_volume(self, volume: str, script: str) -> str:
+        """What a script prints in a container of the database's image and user that sees nothing but the volume."""
+        mount = volume if ":" in volume else f"{volume}:/v"
+        done = _run(["docker", "run", "--rm", "--network", "none", "--user", "999:999", "--cap-drop", "ALL",
+                     "--read-only", "--security-opt", "no-new-privileges:true", "--entrypoint", "sh", "-v", mount,
+                     self.settings.postgres_image, "-c", script], None, 120)
+        if done.code:
+            raise TrackbedError(f"the database's volume cannot be looked into: {_last_line(done.stderr)}",
+                                f"`docker volume inspect {volume.partition(':')[0]}` shows where it is; "
+                                "`invoke up` goes on")
+        return done.stdout
 
     def _compose_up(self, sink: Sink, alone: bool = False) -> None:
         """`docker compose up -d`, watched: progress per part, the notebook as soon as its network is there.

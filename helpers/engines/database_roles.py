@@ -21,6 +21,8 @@ ROLES = (ADMIN, SERVER, TEMPORARY)  # whom the engine's psql has to be let in as
 READY = "trackbed-ready"  # a file beside PG_VERSION: this cluster has been good once, and has both roles
 MAINTENANCE = "postgres"  # the database that is always there
 
+FIRST_OWN = 16384  # PostgreSQL gives numbers from here on to what is made after initdb
+
 Psql = Callable[[str, str, str], ExecResult]  # role, database, statements
 
 # A statement with a password must not reach the log, also when it fails.

@@ -207,7 +207,7 @@ class EmbeddedEngine:
                         command=(self._pg("postgres"), "-D", str(self.database_folder), "-k", str(self.layout.sockets),
                                  "-c", "listen_addresses=", *(word for name in ("hba", "ident") for word in
                                                               ("-c", f"{name}_file={self.folder}/app/pg_{name}.conf")),
-                                 *stack.database_options()),
+                                 *stack.database_options(stack.max_connections(self.settings.mlflow_workers))),
                         working_dir=str(self.folder))
 
     def _mlflow(self) -> PartSpec:
@@ -226,6 +226,8 @@ class EmbeddedEngine:
             "TRACKBED_HOST": settings.bind_address,
             "TRACKBED_PORT": str(settings.mlflow_port),
             "TRACKBED_WORKERS": str(settings.mlflow_workers),
+            "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(stack.pool(settings.mlflow_workers)[0]),
+            "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(stack.pool(settings.mlflow_workers)[1]),
             server_secrets.FOLDER_VARIABLE: str(self.folder / "secrets"),
             # the secrets are read at the start only: other ones are another program
             SECRETS_MARK: self.system.credentials_digest(),

@@ -36,7 +36,22 @@ def test_origins_name_hosts_and_have_no_star(tmp_path: Path) -> None:
 
 def test_both_engines_start_postgresql_with_the_same_settings() -> None:
     model = yaml.safe_load((stack.ROOT / "docker" / "compose.yaml").read_text())
-    assert model["services"]["postgres"]["command"] == ["postgres", *stack.database_options()]
+    assert model["services"]["postgres"]["command"] == [
+        "postgres", *stack.database_options("${TRACKBED_MAX_CONNECTIONS:-100}")]
+
+
+@pytest.mark.parametrize("workers", range(1, 33))
+def test_no_worker_is_turned_away_by_the_database(workers: int) -> None:
+    kept, more = stack.pool(workers)
+    assert kept >= 1 and more >= 1, "MLflow takes 0 for not set"
+    assert workers * len(stack.POOLS) * (kept + more) + stack.RESERVED <= stack.max_connections(workers)
+    assert stack.max_connections(workers) <= 300, "each is a process"
+
+
+def test_few_workers_have_mlflows_own_pools() -> None:
+    assert stack.pool(2) == stack.pool(8) == (5, 10)
+    assert stack.max_connections(2) == 100
+    assert stack.pool(16) == (5, 2) and stack.pool(32) == (3, 1)
 
 
 @pytest.mark.parametrize("name", ["fsync", "synchronous_commit", "full_page_writes"])
