@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from helpers import accelerators, gpu
+from helpers import accelerators, gpu, pages
 from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Engine, ExecResult, Sink
 from helpers.errors import TrackbedError
 
@@ -20,6 +20,7 @@ USER = "mlflow"
 SKIPPED = "skipped: an earlier check failed"
 ROWS = ("run in PostgreSQL", "parameters in PostgreSQL", "metrics in PostgreSQL", "tag in PostgreSQL")
 OBJECT = "object in the store"
+PAGES = "database's pages"
 THEIRS = "its rows and its object"
 TIDIED = "check run deleted"
 
@@ -57,6 +58,8 @@ def run_check(engine: Engine, sink: Sink) -> list[CheckResult]:
         results.append(_object(engine, run))
     else:
         results += [CheckResult(name, False, SKIPPED) for name in (*ROWS, OBJECT)]
+    if MLFLOW in plan.names:
+        results.append(_pages(engine))
     if run:
         results.append(_tidy(engine, str(run["run_id"])))
     return results + _gpus(engine, sink)
@@ -185,6 +188,17 @@ def _object(engine: Engine, run: Mapping[str, Any]) -> CheckResult:
                 return CheckResult(OBJECT, False, detail, seconds)
             return CheckResult(OBJECT, True, f"{key}, {size} bytes", seconds)
     return CheckResult(OBJECT, False, f"no object {path}", seconds)
+
+
+def _pages(engine: Engine) -> CheckResult:
+    """Also when logging failed: a damaged page may be the reason."""
+    began = time.monotonic()
+    try:
+        found = pages.look(engine, database(engine))
+    except TrackbedError as error:
+        return CheckResult(PAGES, None, error.message, time.monotonic() - began)
+    detail = str(found) if found.good else f"{found}. {pages.FIX}"
+    return CheckResult(PAGES, found.good, detail, time.monotonic() - began)
 
 
 def _tidy(engine: Engine, run_id: str) -> CheckResult:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from helpers import accelerators, addresses, durability, neighbours, notebook
+from helpers import accelerators, addresses, durability, neighbours, notebook, pages
 from helpers.engines import select
-from helpers.engines.base import Availability, Engine, PartStatus, Port
+from helpers.engines.base import POSTGRES, Availability, Engine, PartStatus, Port, State
 from helpers.engines.compose import DockerEngine
 from helpers.engines.docker_api import LABEL
 from helpers.engines.remote import Here, Host
@@ -195,6 +195,19 @@ def _check_gpu(engine: Engine) -> Finding:
     return Finding(Level.OK, "gpu", text)
 
 
+def _check_pages(system: System, engine: Engine) -> list[Finding]:
+    """Damaged pages of a database that runs; nothing for one that does not."""
+    try:
+        if not any(s.name == POSTGRES and s.state is State.READY for s in engine.parts()):
+            return []
+        seen = pages.look(engine, system.state.live["database"])
+    except TrackbedError as error:
+        return [Finding(Level.ERROR, "database", error.message, error.hint)]
+    if seen.good:
+        return [Finding(Level.OK, "database", str(seen))]
+    return [Finding(Level.ERROR if seen.damaged else Level.WARNING, "database", str(seen), pages.FIX)]
+
+
 def _check_leftovers(system: System, engine: Engine) -> list[Finding]:
     """Data of this project that another engine made, or containers of this name that are not ours."""
     found = []
@@ -282,6 +295,7 @@ def examine(system: System) -> list[Finding]:
     except TrackbedError as error:
         found.append(Finding(Level.ERROR, "ports", error.message, error.hint))
     found.append(_check_gpu(engine))
+    found += _check_pages(system, engine)
     found.append(_check_mtu(engine))
     found += _check_leftovers(system, engine)
     found += _check_artifacts(engine)

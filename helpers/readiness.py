@@ -11,9 +11,9 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from helpers import elsewhere, gateway
+from helpers import database_failures, elsewhere, gateway
 from helpers.bounded import within
-from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, Engine, PartStatus, Sink, State
+from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, POSTGRES, Engine, PartStatus, Sink, State
 from helpers.errors import NotReady, PartFailed
 
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
@@ -113,6 +113,8 @@ def probes(parts: Iterable[str], changed: bool) -> dict[str, tuple[Probe, ...]]:
 def failure(engine: Engine, status: PartStatus) -> PartFailed:
     """The error for a part that has failed: its reason and its own last lines."""
     lines = tuple(line.rstrip() for line in engine.logs(status.name, tail=15))
+    if status.name == POSTGRES and (known := database_failures.explain(lines)):
+        return PartFailed(status.name, f"{status.name} is {status.state}: {known[0]}", known[1], lines)
     code = f", exit code {status.exit_code}" if status.exit_code is not None else ""
     reason = f": {status.reason}" if status.reason and status.reason != f"exit code {status.exit_code}" else ""
     return PartFailed(status.name, f"{status.name} is {status.state}{code}{reason}",

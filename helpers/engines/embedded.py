@@ -16,9 +16,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from helpers import accelerators, addresses, elsewhere, images, notebook, safe_files, server_secrets, stack
+from helpers import (
+    accelerators,
+    addresses,
+    database_failures,
+    elsewhere,
+    images,
+    notebook,
+    safe_files,
+    server_secrets,
+    stack,
+)
 from helpers.accelerators import Accelerator
-from helpers.engines import base, database_roles, launch, streaming, venvs
+from helpers.engines import base, database_roles, launch, stale_locks, streaming, venvs
 from helpers.engines.accounts import DATABASE, NOTEBOOK, ROLE_OF, SERVER
 from helpers.engines.base import (
     JUPYTER,
@@ -516,6 +526,7 @@ class EmbeddedEngine:
                 sink.step("making the database")
                 self._make_database()
             self._identify()
+            self._unlock(sink)
         sink.step("starting the processes")
         supervisord = self._venv("embedded").folder / "bin" / "supervisord"
         try:
@@ -619,6 +630,26 @@ class EmbeddedEngine:
         for name, content in files.items():
             self._file(self.folder / "app" / name, content.encode(), 0o644)
 
+    def _unlock(self, sink: Sink) -> None:
+        """Take away the lock of a PostgreSQL that is gone. One that is there is never touched: TrackbedError."""
+        process = self.supervisor.states().get(POSTGRES)
+        lock = self.database_folder / stale_locks.FILE
+        if (process and process.pid) or not os.path.lexists(lock):
+            return
+        deadline = time.monotonic() + 10  # what a killed one leaves behind ends by itself
+        while (left := stale_locks.workers(self.database_folder)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        if left:
+            raise TrackbedError(f"another PostgreSQL (process {left[0]}) works on {self.database_folder}",
+                                f"stop it (kill -INT {left[0]}), then `invoke up` goes on")
+        if left is None:
+            return  # PostgreSQL itself has to tell
+        pid = stale_locks.holder(self.exec(POSTGRES, ("cat", str(lock))).stdout)
+        if not pid or Path(f"/proc/{pid}").exists():
+            sink.step("removing the lock of a PostgreSQL that is gone" + (f"; process {pid} is another program now"
+                                                                          if pid else ""))
+        self.exec(POSTGRES, ("rm", "-f", str(lock), str(self.layout.sockets / ".s.PGSQL.5432.lock")))
+
     def _await_database(self) -> None:
         """PostgreSQL takes connections. Bounded; raises PartFailed when it has ended."""
         deadline = time.monotonic() + min(60, self.settings.ready_timeout)
@@ -626,8 +657,11 @@ class EmbeddedEngine:
                                                 "-d", database_roles.MAINTENANCE))).code:
             process = self.supervisor.states().get(POSTGRES)
             if process is None or process.state in (State.EXITED,) or time.monotonic() > deadline:
+                lines = tuple(self.logs(POSTGRES, 15))
+                if known := database_failures.explain(lines):
+                    raise PartFailed(POSTGRES, known[0], known[1], lines)
                 raise PartFailed(POSTGRES, f"PostgreSQL does not answer: {_tail(found.stdout.encode())}",
-                                 "`invoke logs postgres` shows more", tuple(self.logs(POSTGRES, 10)))
+                                 "`invoke logs postgres` shows more", lines)
             time.sleep(0.1)
 
     def _settle_database(self, sink: Sink) -> None:

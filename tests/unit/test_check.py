@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from helpers import check
+from helpers import check, pages
 from helpers.accelerators import Accelerator
 from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Engine, ExecResult, PartSpec, Plan
 from helpers.errors import TrackbedError
@@ -81,11 +81,31 @@ def run(engine: FakeEngine) -> dict[str, check.CheckResult]:
     return {result.name: result for result in results}
 
 
+@pytest.fixture(autouse=True)
+def sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check.pages, "look", lambda engine, database: pages.Pages(True, 0, True, ()))
+
+
+@pytest.mark.parametrize(("found", "ok", "detail"), [
+    (pages.Pages(True, 0, True, ("table metrics is damaged: block 3 of base/5/16400 does not match its checksum",)),
+     False, "table metrics is damaged: block 3 of base/5/16400"),
+    (pages.Pages(True, 2, True, ()), False, "2 pages did not match their checksum"),
+    (pages.Pages(True, 0, False, ()), True, "too large to be read whole"),
+    (pages.Pages(False, 0, True, ()), True, "made without checksums"),
+])
+def test_damaged_pages_are_named(monkeypatch: pytest.MonkeyPatch, found: pages.Pages, ok: bool, detail: str) -> None:
+    monkeypatch.setattr(check.pages, "look", lambda engine, database: found)
+    result = run(FakeEngine())[check.PAGES]
+    assert result.ok is ok and detail in result.detail
+    assert ok or "invoke restore FILE --into=NAME" in result.detail
+
+
 def test_all_pass() -> None:
     engine = FakeEngine()
     results = run(engine)
     assert all(result.ok for result in results.values()), results
-    assert list(results) == ["tracking server answers", "run logged", *check.ROWS, check.OBJECT, check.TIDIED]
+    assert list(results) == ["tracking server answers", "run logged", *check.ROWS, check.OBJECT, check.PAGES,
+                             check.TIDIED]
     assert [asked[0] for asked in engine.asked] == [JUPYTER, POSTGRES, MLFLOW, JUPYTER]
     assert engine.asked[0][1] == ("python", "-")
     assert engine.asked[0][2] == check.SCRIPT.read_bytes()

@@ -1,0 +1,37 @@
+"""The lock file of a PostgreSQL that is gone. PostgreSQL asks only whether its process number is in use: after a power
+cut that may be any other program, and then it refuses to start for good. Here the processes themselves are looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+FILE = "postmaster.pid"
+
+
+def workers(data: Path, proc: Path = Path("/proc")) -> list[int] | None:
+    """The processes that work in a data folder, as every process of PostgreSQL does; None where one cannot tell.
+
+    One of another account cannot: PostgreSQL serves no folder of somebody else.
+    """
+    if not proc.is_dir():
+        return None
+    try:
+        wanted = os.stat(data)
+    except OSError:
+        return None
+    found = []
+    for folder in proc.glob("[0-9]*"):
+        try:
+            if os.path.samestat(os.stat(folder / "cwd"), wanted):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return sorted(found)
+
+
+def holder(text: str) -> int:
+    """The process number in a lock file; 0 for one that a power cut left empty or damaged."""
+    first = text.split("\n", 1)[0].strip()
+    return int(first) if first.isdecimal() else 0
