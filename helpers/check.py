@@ -197,7 +197,7 @@ def _pages(engine: Engine) -> CheckResult:
         found = pages.look(engine, database(engine))
     except TrackbedError as error:
         return CheckResult(PAGES, None, error.message, time.monotonic() - began)
-    detail = str(found) if found.good else f"{found}. {pages.FIX}"
+    detail = str(found) if found.good else f"{found}. {found.fix}"
     return CheckResult(PAGES, found.good, detail, time.monotonic() - began)
 
 

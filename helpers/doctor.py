@@ -205,7 +205,7 @@ def _check_pages(system: System, engine: Engine) -> list[Finding]:
         return [Finding(Level.ERROR, "database", error.message, error.hint)]
     if seen.good:
         return [Finding(Level.OK, "database", str(seen))]
-    return [Finding(Level.ERROR if seen.damaged else Level.WARNING, "database", str(seen), pages.FIX)]
+    return [Finding(Level.ERROR if seen.damaged else Level.WARNING, "database", str(seen), seen.fix)]
 
 
 def _check_leftovers(system: System, engine: Engine) -> list[Finding]:

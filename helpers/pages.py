@@ -15,6 +15,7 @@ from helpers.errors import TrackbedError
 
 MOST = 2 << 30  # bytes; a larger database is not read whole, only the counters are looked at
 SECONDS = 90
+ANEW = "`invoke backup`, then `invoke restore FILE` writes every table and index anew"
 FIX = ("save what can be read (`invoke backup`), and look at the disk (`dmesg | tail`); "
        "`invoke restore FILE --into=NAME` brings a backup from before as a second system")
 # each row whole, so that what is stored beside the table is read too; no index, which could answer without the table
@@ -25,7 +26,8 @@ SET enable_indexonlyscan = off;
 SET enable_bitmapscan = off;
 SET max_parallel_workers_per_gather = 0;
 SELECT json_build_object('checksums', current_setting('data_checksums') = 'on',
-  'failures', (SELECT coalesce(sum(checksum_failures), 0) FROM pg_catalog.pg_stat_database),
+  'failures', (SELECT coalesce(sum(checksum_failures), 0) FROM pg_catalog.pg_stat_database
+                WHERE datname = pg_catalog.current_database()),
   'size', pg_catalog.pg_database_size(pg_catalog.current_database()));
 CREATE FUNCTION pg_temp.damage() RETURNS SETOF text LANGUAGE plpgsql AS $do$
 DECLARE
@@ -56,6 +58,10 @@ class Pages:
     damaged: tuple[str, ...]
 
     @property
+    def fix(self) -> str:
+        return "" if self.good else FIX if self.damaged else ANEW
+
+    @property
     def good(self) -> bool:
         return not self.failures and not self.damaged
 
@@ -63,8 +69,8 @@ class Pages:
         if self.damaged:
             return "; ".join(self.damaged)
         if self.failures:
-            return (f"{self.failures} pages did not match their checksum since the counters began; every table "
-                    "can be read now" if self.whole else f"{self.failures} pages did not match their checksum")
+            return (f"{self.failures} pages did not match their checksum when they were read"
+                    + ("; every table can be read now, an index may be damaged" if self.whole else ""))
         read = "every table was read" if self.whole else "too large to be read whole; no damaged page was met so far"
         return read if self.checksums else f"{read}; this database was made without checksums"
 

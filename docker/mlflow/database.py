@@ -74,6 +74,10 @@ def read_database(uri: str) -> tuple[str | None, bool]:
         if refused(reason):
             raise Stop(REFUSED, f"the database refuses: {reason}") from None
         raise NotYet(reason) from None
+    except sqlalchemy.exc.InternalError as error:  # a page that does not match its checksum
+        raise Stop(MISCONFIGURED, f"the database is damaged: {' '.join(str(error.orig).split())}\n"
+                   "`invoke check` names the tables; `invoke restore FILE --into=NAME` brings a backup as a second "
+                   "system") from None
     return ",".join(rows) or None, populated
 
 
