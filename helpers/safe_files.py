@@ -6,6 +6,7 @@ looked at through its descriptor, and changed through the same descriptor.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from helpers.errors import TrackbedError
 
+MOST_LINKS = 40  # as the kernel follows
 DEEPEST = 400  # levels of folders; each holds a descriptor while its entries are gone through
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 LOOK = getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK) | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -218,10 +220,10 @@ def make_way(path: Path, trusted: set[int]) -> tuple[int, bool]:
     """Walk to ``path`` by descriptors and make the folders that are missing; gives a descriptor of it and whether the
     last one was made. The caller closes it.
 
-    Links are followed where root or one of ``trusted`` made them, up to what is there; nothing is made behind one of
-    the others. Raises OSError; ELOOP (PermissionError) for a link that is not trusted.
+    Links are followed where root or one of ``trusted`` made them; behind one that is not root's nothing is made.
+    Raises OSError.
     """
-    handle, made, linked = os.open("/", LOOK | os.O_DIRECTORY), False, 0
+    handle, made, links, theirs = os.open("/", LOOK | os.O_DIRECTORY), False, 0, False
     names = list(reversed(path.parts[1:]))
     try:
         while names:
@@ -229,15 +231,15 @@ def make_way(path: Path, trusted: set[int]) -> tuple[int, bool]:
             try:
                 found = os.stat(name, dir_fd=handle, follow_symlinks=False)
             except FileNotFoundError:
-                if linked > 1:
+                if theirs:
                     raise
                 os.mkdir(name, 0o755, dir_fd=handle)
                 made = True
                 found = os.stat(name, dir_fd=handle, follow_symlinks=False)
             if stat.S_ISLNK(found.st_mode):
-                if found.st_uid not in {0, *trusted} or linked > 40:
-                    raise PermissionError(0, f"{name} in it is a link of uid {found.st_uid}")
-                linked = max(linked + 1, 2 if found.st_uid else 1)
+                links, theirs = links + 1, theirs or found.st_uid != 0
+                if found.st_uid not in {0, *trusted} or links > MOST_LINKS:
+                    raise PermissionError(errno.EPERM, f"{name} in it is a link of uid {found.st_uid}", str(path))
                 target = Path(os.readlink(name, dir_fd=handle))
                 names += reversed(target.parts[1:] if target.is_absolute() else target.parts)
                 if target.is_absolute():

@@ -512,6 +512,9 @@ class EmbeddedEngine:
             self.stop(sink)
         own = self.layout.accounts.get(NOTEBOOK)
         notebook.make_workspace(self.settings.workspace, own.pw_uid, own.pw_gid, callers=False)
+        if self.layout.as_root and not self._may_write(self.settings.workspace):
+            sink.step(f"warning: the notebook's account {own.pw_name} cannot write to {self.settings.workspace}; "
+                      f"chown -hR {own.pw_name}: {self.settings.workspace} gives it to it")
         if not self.supervisor.running():
             left = self._orphans()
             if left:
@@ -547,6 +550,11 @@ class EmbeddedEngine:
         for name in after:
             sink.part(name, "starting" if before.get(name) != after[name] else "ready")
         return StartReport(tuple(name for name, identity in after.items() if before.get(name) != identity))
+
+    def _may_write(self, folder: Path) -> bool:
+        """Whether the notebook can work in a folder; asked as its account."""
+        return subprocess.run(["test", "-w", str(folder), "-a", "-x", str(folder)], stdin=subprocess.DEVNULL,
+                              timeout=30, check=False, cwd="/", **self._as_service(JUPYTER)).returncode == 0
 
     def _files(self) -> None:
         """What the processes read: the server's files, the notebook's start-up files, the secrets."""

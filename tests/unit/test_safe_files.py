@@ -166,6 +166,18 @@ def test_a_workspace_is_made_and_given(place: Path, monkeypatch: pytest.MonkeyPa
 
 
 @as_root
+def test_several_links_of_roots_are_followed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    (place / "one").symlink_to(place / "data")
+    (place / "two").symlink_to("one")
+    notebook.make_workspace(place / "two" / ".." / "data" / "deep" / "work", NEW, NEW)
+    assert owner(place / "data" / "deep" / "work") == NEW and owner(place / "data" / "deep") == 0
+    (place / "loop").symlink_to("loop")
+    with pytest.raises(TrackbedError, match="is a link"):
+        notebook.make_workspace(place / "loop" / "work", NEW, NEW)
+
+
+@as_root
 @pytest.mark.parametrize(("where", "who", "followed"), [
     ("work", OLD, False), ("work", 0, True), ("parent/work", OLD, False), ("parent/work", 0, True)])
 def test_a_workspace_behind_somebodys_link(place: Path, monkeypatch: pytest.MonkeyPatch, where: str, who: int,
