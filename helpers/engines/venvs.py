@@ -111,6 +111,8 @@ class Venv:
                                     "pip install --require-hashes -r requirements.txt")
         safe_files.remove(self.folder)
         environment = {**os.environ, **uv_settings(os.environ), "VIRTUAL_ENV": str(self.folder)}
+        if os.geteuid() == 0 and not _own_cache(uv, environment):
+            environment["UV_LINK_MODE"] = "copy"  # a link to another account's file is that account's to change
         for argv in (
             [uv, "venv", "--quiet", "--seed", "--python", interpreter, str(self.folder)],
             [uv, "pip", "sync", "--require-hashes", "--no-progress", "--python", str(self.python), str(self.lock)],
@@ -156,7 +158,8 @@ class Venv:
         """A folder with the packages' programs, made to run with another ``python`` that sees these packages too."""
         folder = self.folder / "scripts"
         made = folder / ".python"
-        if not safe_files.is_file(made, os.fsencode(python), 0o644, os.geteuid()):
+        if (not safe_files.is_file(made, os.fsencode(python), 0o644, os.geteuid())
+                or not all(path.stat().st_size for path in folder.iterdir())):  # emptied by a power cut
             safe_files.own_folder(folder, 0o755)
             for path in sorted((self.folder / "bin").iterdir()):
                 if path.is_file() and (content := rewritten(path.read_bytes(), self.folder / "bin", python)):
@@ -183,6 +186,16 @@ def rewritten(content: bytes, folder: Path, python: Path) -> bytes:
         return b""
     quoted = os.fsencode(shlex.quote(str(python)))
     return b"\n".join([b"#!/bin/sh", b"'''exec' " + quoted + b' "$0" "$@"', b"' '''", *lines[used:]])
+
+
+def _own_cache(uv: str, environment: Mapping[str, str]) -> bool:
+    """Whether uv's cache is this account's alone; also before it is there."""
+    done = subprocess.run([uv, "cache", "dir"], env=environment, capture_output=True, text=True, timeout=30,
+                          stdin=subprocess.DEVNULL, check=False, cwd="/")
+    folder = Path(done.stdout.strip() or "/")
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    return done.returncode == 0 and safe_files.owner(folder) == os.geteuid()
 
 
 def _whole(path: Path, more: list[str]) -> bool:

@@ -88,6 +88,17 @@ def test_pip_settings(monkeypatch: pytest.MonkeyPatch, configuration: list[str],
     assert venvs.uv_settings(environment) == told
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: a normal user has one account")
+def test_a_cache_of_another_account_is_not_linked_to(tmp_path: Path) -> None:
+    uv = tmp_path / "uv"
+    uv.write_text(f"#!/bin/sh\necho {tmp_path}/cache/uv\n")
+    uv.chmod(0o755)
+    assert venvs._own_cache(str(uv), {})
+    (tmp_path / "cache").mkdir()
+    os.chown(tmp_path / "cache", 60001, 60001)
+    assert not venvs._own_cache(str(uv), {})
+
+
 def test_an_interpreter_is_found() -> None:
     assert Path(venvs.interpreter({})).exists()
 
