@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.embedded,
               pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root's services have accounts")]
 TASKS = (("status",), ("logs", "jupyter"), ("logs", "mlflow"), ("logs", "postgres"), ("jupyter-url",), ("doctor",),
          ("usage",), ("gc", "--yes"), ("check",), ("backup",), ("up", "--dry-run"))
-CHANGES = (("credentials", "rotate"), ("down",), ("up",), ("status",))
+CHANGES = (("down",), ("up",), ("status",))
 READ = """
 import os, sys
 read = []
@@ -105,7 +105,8 @@ def test_no_link_is_followed(victim: Clone, canary: Canary) -> None:
     for ending in ("nb", "mlflow"):
         assert planted.link(victim, f"trackbed-{victim.project}-{ending}", canary) > 5
     backups = sorted((victim.project_folder / "backups").glob("trackbed-*.tar"))
-    for words in (*TASKS, ("restore", str(backups[0]), "--yes"), *CHANGES, ("down", "--delete-data", "--yes")):
+    for words in (*TASKS, ("restore", str(backups[0]), "--yes"), ("credentials", "rotate"), *CHANGES,
+                  ("down", "--delete-data", "--yes")):
         done = tried(victim, canary, *words, TRACKBED_READY_TIMEOUT="10")
     assert done.returncode == 0, done.stderr
     assert not (victim.project_folder / "embedded").exists()
