@@ -39,6 +39,7 @@ WHAT = {
     "s3_port": "port of the S3 API (default: 9000)",
     "s3_console_port": "port of the object store's console (default: 9001)",
     "s3_bucket": "bucket for artifacts (default: mlflow-artifacts)",
+    "local_access": "auto, open or token: whether MLflow asks for a token (default: auto, where others have accounts)",
     "domain": "with --public: a host name of this machine; gets a certificate that browsers know",
     "certificates": "with --public: auto, internal or acme (default: auto)",
     "public_s3": "with --public: true also opens the S3 API (default: false)",
@@ -195,6 +196,7 @@ def up(context: Context, project: str | None = None, state_dir: str | None = Non
        tracking_uri: str | None = None, tracking_username: str | None = None, tracking_ca: str | None = None,
        ready_timeout: str | None = None, public: str | bool | None = None, domain: str | None = None,
        certificates: str | None = None, public_s3: str | None = None, bind_address: str | None = None,
+       local_access: str | None = None,
        on_boot: str | bool | None = None, dry_run: bool = False, name_prefix: str | None = None,
        adopt: bool = False) -> None:
     """Bring everything up; ready when it returns. Repairs what is half-started, does nothing when all is well."""
@@ -231,6 +233,8 @@ def _up(system: System, dry_run: bool, name_prefix: str | None, adopt: bool) -> 
 
         for line in gateway.notes(view.settings, len(users.load(view.settings))):
             console.notice(line)
+    if view.token:
+        console.notice(f"\nMLflow asks for its token; this link brings it: {lifecycle.mlflow_url(view)}")
     if view.changed:
         console.notice("\ninvoke jupyter-url   prints the notebook's address   |   invoke check   proves that it logs")
 
@@ -359,6 +363,19 @@ def jupyter_url(context: Context, project: str | None = None, state_dir: str | N
         console.notice("with this open on this machine: " + addresses.ssh_line(ports, target=view.node))
 
 
+@trackbed_task(help=WHERE)
+def mlflow_url(context: Context, project: str | None = None, state_dir: str | None = None) -> None:
+    """MLflow's address for a browser, with the token where it asks for one."""
+    from helpers import console, lifecycle
+    from helpers.errors import TrackbedError
+
+    system = _load({"project": project, "state_dir": state_dir})
+    engine = lifecycle.running(system)
+    if not (url := lifecycle.mlflow_url(lifecycle.overview(engine, engine.settings))):
+        raise TrackbedError("MLflow has no address: it does not run here", "`invoke up` starts it")
+    console.value(url)
+
+
 @trackbed_task(klass=OptionalWord, positional=["action", "name"],
                help={**WHERE, "action": "add, remove, list or passwd (a new password)", "name": "whose login"})
 def users(context: Context, action: str | None = None, name: str | None = None, project: str | None = None,
@@ -396,7 +413,7 @@ def env(context: Context, name: str | None = None, project: str | None = None, s
 
     system = _load({"project": project, "state_dir": state_dir})
     lifecycle.running(system)
-    console.value(gateway.client_lines(system.settings, name))
+    console.value(gateway.client_lines(system.settings, name, system.asks))
 
 
 @trackbed_task(klass=OptionalWord, positional=["action"],

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from helpers import accelerators, addresses, durability, neighbours, notebook, pages
+from helpers import accelerators, access, addresses, durability, neighbours, notebook, pages
 from helpers.engines import select
 from helpers.engines.base import POSTGRES, Availability, Engine, PartStatus, Port, State
 from helpers.engines.compose import DockerEngine
@@ -19,7 +19,7 @@ from helpers.engines.docker_api import LABEL
 from helpers.engines.remote import Here, Host
 from helpers.errors import TrackbedError
 from helpers.settings import Settings
-from helpers.system import System, existing
+from helpers.system import OPEN, System, existing
 
 GIB = 1 << 30
 # What a first start needs on disk: images or venvs, a database, room for a first artifact.
@@ -270,6 +270,22 @@ def _check_neighbours(engine: DockerEngine) -> Finding:
     return Finding(Level.OK, "neighbours", f"{text}; {len(rules)} drop rules are set against it")
 
 
+def _check_access(system: System, engine: Engine) -> Finding:
+    """Whether other accounts of the machine can use MLflow."""
+    settings = engine.settings
+    there = access.others(access.own(system), settings.folder)
+    if settings.public or settings.tracking_uri:
+        return Finding(Level.OK, "local access", "MLflow is behind a login")
+    words = f"{len(there)} other accounts on this machine" if there else "nobody else has an account on this machine"
+    if system.asks:
+        return Finding(Level.OK, "local access", f"MLflow asks for its token; {words}")
+    if there and system.state.engine:
+        fix = "invoke up --local-access=token" if settings.local_access == OPEN else "invoke up"
+        return Finding(Level.WARNING, "local access", f"MLflow is open to {words}",
+                       f"`{fix}`: then it asks for a token")
+    return Finding(Level.OK, "local access", words)
+
+
 def examine(system: System) -> list[Finding]:
     """Everything, for `invoke doctor`; nothing is changed. Never raises for what it finds."""
     settings = system.settings
@@ -294,6 +310,7 @@ def examine(system: System) -> list[Finding]:
         found += ports or [Finding(Level.OK, "ports", ", ".join(str(p.published) for _, p in planned))]
     except TrackbedError as error:
         found.append(Finding(Level.ERROR, "ports", error.message, error.hint))
+    found.append(_check_access(system, engine))
     found.append(_check_gpu(engine))
     found += _check_pages(system, engine)
     found.append(_check_mtu(engine))

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from helpers import addresses, images, stack
-from helpers.credentials import FORMER, WEBHOOK_KEY
+from helpers import access, addresses, images, stack
+from helpers.credentials import FORMER, MLFLOW_TOKEN, WEBHOOK_KEY
 from helpers.engines import select
 from helpers.engines.base import DeviceRequest, Mount, PartSpec, Plan, Port, SecretFile
 from helpers.engines.compose import DockerEngine
@@ -58,6 +58,7 @@ def script(system: System, name_prefix: str = "") -> str:
     # a node has to be asked; here the plan can be made while the engine is down
     known = system.state.engine and not system.state.node
     engine = select.make(kept, system.state.engine) if known else select.choose(kept).engine
+    access.decide(kept, engine.host.url if isinstance(engine, DockerEngine) else "")
     plan = engine.plan()
     if isinstance(engine, EmbeddedEngine):
         return _processes(plan, engine)
@@ -249,7 +250,9 @@ def _tail(plan: Plan, host: Host = _HERE) -> str:
     ports = [f"${_variable(part, port)}" for part in plan.parts for port in part.ports]
     forwards = " ".join(f"-L {port}:127.0.0.1:{port}" for port in ports)
     tunnel = [f'echo "keep open here: ssh -N {forwards} {host.tunnel}"'] if host.remote else []
-    mlflow = ['echo "MLflow: http://localhost:$MLFLOW_PORT"'] if "mlflow" in plan.names else []
+    asks = any(MLFLOW_TOKEN in file.names for file in plan.secrets)
+    link = "http://localhost:$MLFLOW_PORT" + ("/?token=$MLFLOW_TOKEN" if asks else "")
+    mlflow = [f'echo "MLflow: {link}"'] if "mlflow" in plan.names else []
     return '\n'.join(["# ready", *tunnel, *mlflow,
                       'echo "JupyterLab: http://localhost:$JUPYTER_PORT/lab?token=$JUPYTER_TOKEN"'])
 
@@ -308,10 +311,13 @@ def _processes(plan: Plan, engine: EmbeddedEngine) -> str:
                           "# the server's role is no superuser: it owns its database\n"
                           f"{psql} -c 'CREATE ROLE {stack.DATABASE_USER} LOGIN' \\\n"
                           f"  -c 'CREATE DATABASE {engine.system.state.live['database']} OWNER {stack.DATABASE_USER}'")
-    ask = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1])"  # curl may not be there
+    # curl may not be there
+    ask = ("import os, sys, urllib.request as u; u.urlopen(u.Request(sys.argv[1], "
+           'headers=dict(Authorization="Bearer " + os.environ["TOKEN"])))')
     for name, path in (("jupyter", "api"),) if alone else (("jupyter", "api"), ("mlflow", "health")):
         python, url = word(plan.part(name).command[0]), f'"http://localhost:${name.upper()}_PORT/{path}"'
-        blocks.append(f"for _ in $(seq 120); do\n  {python} -c '{ask}' {url} 2>/dev/null && break\n"
+        token = '"${MLFLOW_TOKEN-}"' if name == "mlflow" else ""
+        blocks.append(f"for _ in $(seq 120); do\n  TOKEN={token} {python} -c '{ask}' {url} 2>/dev/null && break\n"
                       "  sleep 1\ndone")
     blocks.append(_tail(plan))
     blocks.append("\n".join(["# clean up:", 'echo "to stop: kill $JUPYTER_PID"' if alone else

@@ -24,13 +24,18 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 def environment(settings: Settings, secrets: str) -> dict[str, str]:
     """The notebook's environment: where its secret files are, never what is in them."""
     found = {
-        "MLFLOW_TRACKING_AUTH": PLUGIN, "TRACKBED_TRACKING_SECRETS": secrets,
+        **login(secrets),
         # left alone, the client is handed addresses of the object store, which often has a name only over there
         **PROXIED,
     }
     if settings.tracking_ca:
         found["MLFLOW_TRACKING_SERVER_CERT_PATH"] = f"{secrets}/{CA_FILE}"
     return found
+
+
+def login(secrets: str) -> dict[str, str]:
+    """What makes the notebook's MLflow log in with the files in that folder."""
+    return {"MLFLOW_TRACKING_AUTH": PLUGIN, "TRACKBED_TRACKING_SECRETS": secrets}
 
 
 def secret_files(settings: Settings, volume: str, uid: int, gid: int) -> tuple[SecretFile, ...]:

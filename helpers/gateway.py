@@ -179,17 +179,19 @@ def notes(settings: Settings, logins: int) -> list[str]:
     return lines
 
 
-def client_lines(settings: Settings, name: str | None) -> str:
+def client_lines(settings: Settings, name: str | None, asks: bool = False) -> str:
     """What to type on another machine so that MLflow's own clients log to this one. No secret is in it.
 
-    Raises SettingError for a name that has no login.
+    ``asks``: without PUBLIC, MLflow asks for its token. Raises SettingError for a name that has no login.
     """
     if not settings.public:
         from helpers import addresses
 
         tunnel = addresses.ssh_line((settings.mlflow_port,), settings.public_address)
         return (f"# this system is not public: keep the tunnel open while you work\n{tunnel} &\n"
-                f"export MLFLOW_TRACKING_URI=http://localhost:{settings.mlflow_port}")
+                f"export MLFLOW_TRACKING_URI=http://localhost:{settings.mlflow_port}"
+                + ("\nread -rsp 'MLFLOW_TOKEN, as `invoke credentials` shows it: ' MLFLOW_TRACKING_TOKEN && "
+                   "export MLFLOW_TRACKING_TOKEN && echo" if asks else ""))
     known = users.load(settings)
     if name and name not in known:
         raise SettingError(f"user {shown(name)}: there is nobody of that name.{did_you_mean(nearest(name, known))}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from helpers import (
     accelerators,
+    access,
     boot,
     credentials,
     doctor,
@@ -58,6 +59,7 @@ class Overview:
     rows: tuple[Row, ...]
     changed: tuple[str, ...] = ()
     node: str = ""  # another machine that runs the parts, as `ssh` takes it
+    token: str = field(default="", repr=False)  # what MLflow asks for
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -107,16 +109,21 @@ def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overv
 def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> tuple[Overview, Engine]:
     """What `up` does, for those who hold the project's lock."""
     gateway.settle_address(system, notice)
+    if system.state.existed:
+        system.credentials()  # before any engine reads them: only the first look sees what the user has changed
     choice = select.choose(system)
     engine = choice.engine
     settings = engine.settings
     gateway.check_settings(settings, engine.name, _node(engine))
     _claim(system, engine)
+    access_before = dict(system.state.access)
+    access_line = access.decide(system, _node(engine))
     if system.state.existed and engine.unchanged():
         readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=False)
         for line in _guard(engine):
             notice(line)
-        if system.state.remembered != (kept := {**system.state.remembered, **settings.told}):
+        kept = {**system.state.remembered, **settings.told}
+        if system.state.remembered != kept or system.state.access != access_before:
             system.state.remembered = {name: value for name, value in kept.items() if value}
             system.state.save()
         return overview(engine, settings), engine
@@ -133,7 +140,7 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) ->
     if warning := _disk_warning(engine):
         notice(warning)
     engine.prepare(sink)
-    for remark in (*engine.remarks(), *filter(None, [durability.promise(engine)])):
+    for remark in (*engine.remarks(), *filter(None, [access_line, durability.promise(engine)])):
         notice(remark)
     # from here on the choice of the engine is kept: what follows carries this instance's id and will hold data
     system.state.engine, system.state.clone = engine.name, str(settings.clone)
@@ -305,7 +312,7 @@ def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), 
             title = {"minio": "MinIO", "versitygw": "VersityGW"}.get(settings.object_store, title)
         rows.append(Row(status, title, urls))
     node = engine.host.tunnel if isinstance(engine, DockerEngine) else ""
-    return Overview(engine.name, settings, tuple(rows), changed, node)
+    return Overview(engine.name, settings, tuple(rows), changed, node, engine.access_token())
 
 
 def _public_urls(settings: Settings, engine: Engine, status: PartStatus) -> tuple[str, ...]:
@@ -330,6 +337,12 @@ def change_users(system: System, notice: Notice, change: Callable[[], str]) -> s
         return made
 
 
+def mlflow_url(view: Overview) -> str:
+    """MLflow's page as a browser opens it, with the token where it asks for one; "" where it has no address."""
+    url = next((row.urls[0] for row in view.rows if row.status.name == MLFLOW and row.urls), "")
+    return f"{url}/?token={view.token}" if url and view.token else url
+
+
 def status(system: System) -> Overview:
     """What is there now, of a system that may be down."""
     engine = select.current(system)
@@ -343,7 +356,7 @@ def running(system: System) -> Engine:
     return select.current(system)
 
 
-def environment(view: Overview, token: str = "") -> list[tuple[str, object]]:
+def environment(view: Overview) -> list[tuple[str, object]]:
     """Lines for a shell that wants to use the system."""
     lines: list[tuple[str, object]] = [("TRACKBED_SYSTEM_ENGINE", view.engine)]
     if view.settings.tracking_uri:
@@ -351,6 +364,8 @@ def environment(view: Overview, token: str = "") -> list[tuple[str, object]]:
     for row in view.rows:
         if row.status.name == MLFLOW and row.urls:
             lines.append(("MLFLOW_TRACKING_URI", row.urls[0]))
+            if view.token:
+                lines.append(("MLFLOW_TRACKING_TOKEN", view.token))
         if row.status.name == JUPYTER and row.urls:
             lines.append(("JUPYTER_URL", row.urls[0]))
         if row.status.name == STORE and row.urls:

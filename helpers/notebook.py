@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from helpers import elsewhere, safe_files
+from helpers import elsewhere, safe_files, server_secrets
 from helpers.accelerators import Accelerator
 from helpers.engines.base import JUPYTER, DeviceRequest, Engine, Health, Mount, PartSpec, Port, State
 from helpers.errors import TrackbedError
@@ -91,8 +91,10 @@ def requests(accelerator: Accelerator) -> tuple[DeviceRequest, ...]:
     return (DeviceRequest("", accelerator.request),) if accelerator.request else ()
 
 
-def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | None = None) -> PartSpec:
-    """The notebook as a container on the frontend network, with its GPUs and, read-only, its data set."""
+def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | None = None,
+                   asks: bool = False) -> PartSpec:
+    """The notebook as a container on the frontend network, with its GPUs and, read-only, its data set. ``asks``: MLflow
+    asks for its token."""
     further = tuple(_further(words) for words in settings.jupyter_volumes)
     return PartSpec(
         name=JUPYTER,
@@ -107,6 +109,7 @@ def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | N
             **accelerator.environment,
             **({"FOOD11_DATA_DIR": f"{DATA}/Food-11"} if data else {}),
             **(elsewhere.environment(settings, "/run/secrets") if settings.tracking_uri else {}),
+            **server_secrets.notebook_environment("/run/secrets", asks),
             **notebook_environment(settings, settings.tracking_uri or "http://mlflow:8000"),
             "JUPYTER_TOKEN_FILE": "/run/secrets/jupyter-token",
             "HOME": HOME,

@@ -37,11 +37,14 @@ class _NotYet(Exception):
     """A probe's answer that may still change."""
 
 
-def ask(url: str, method: str = "GET", data: bytes | None = None, timeout: float = 15) -> Answer:
+def ask(url: str, method: str = "GET", data: bytes | None = None, timeout: float = 15,
+        token: str = "") -> Answer:
     """One HTTP request, never through a proxy; failures come back as an answer."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     request = urllib.request.Request(url, data=data, method=method)
     request.add_header("Host", "localhost")  # a container's own address is no name that the server knows
+    if token:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
     if data is not None:
         request.add_header("Content-Type", "application/octet-stream")
 
@@ -60,14 +63,14 @@ def ask(url: str, method: str = "GET", data: bytes | None = None, timeout: float
 def database_answers(engine: Engine) -> str:
     """Empty when the tracking server reaches its database, else what is missing. /health would be 200 either way."""
     with engine.open(MLFLOW, "http") as address:
-        answer = ask(address.url + SEARCH)
+        answer = ask(address.url + SEARCH, token=engine.access_token())
     return "" if answer.ok else f"the tracking server's database: {_brief(answer)}"
 
 
 def store_answers(engine: Engine) -> str:
     """Empty when the tracking server reaches the bucket, else what is missing."""
     with engine.open(MLFLOW, "http") as address:
-        answer = ask(address.url + ARTIFACTS + "?path=__probe__")
+        answer = ask(address.url + ARTIFACTS + "?path=__probe__", token=engine.access_token())
     if answer.ok:
         return ""
     known = {404: "the bucket is missing", 500: "the object store does not answer the tracking server"}
@@ -83,12 +86,12 @@ def notebook_answers(engine: Engine) -> str:
 
 def artifact_round_trip(engine: Engine) -> str:
     """Write, read and remove one tiny artifact through the tracking server; empty when it came back equal."""
-    payload = uuid.uuid4().hex.encode()
+    payload, token = uuid.uuid4().hex.encode(), engine.access_token()
     with engine.open(MLFLOW, "http") as address:
         url = f"{address.url}{ARTIFACTS}/__probe__/{payload.decode()}"
-        written = ask(url, "PUT", payload, timeout=30)
-        read = ask(url, timeout=30)
-        ask(url, "DELETE", timeout=30)
+        written = ask(url, "PUT", payload, timeout=30, token=token)
+        read = ask(url, timeout=30, token=token)
+        ask(url, "DELETE", timeout=30, token=token)
     if not written.ok:
         return f"an artifact could not be written: {_brief(written)}"
     return "" if read.body.encode() == payload else f"an artifact did not come back: {_brief(read)}"

@@ -9,14 +9,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from helpers import server_secrets
-from helpers.credentials import JUPYTER_TOKEN, POSTGRES_PASSWORD, S3_ACCESS_KEY, S3_SECRET_KEY, SEALING, Credentials
+from helpers.credentials import (
+    JUPYTER_TOKEN,
+    MLFLOW_TOKEN,
+    POSTGRES_PASSWORD,
+    S3_ACCESS_KEY,
+    S3_SECRET_KEY,
+    SEALING,
+    Credentials,
+)
 from helpers.engines.base import JUPYTER, MLFLOW, Engine
 from helpers.errors import TrackbedError
+from helpers.readiness import SEARCH
 from helpers.stack import DATABASE_USER
 
 ROLES = (DATABASE_USER, "postgres")  # who may ever have had the password
 KERNELS = "/api/kernels"
-UNUSED = "not used on this engine"
+UNUSED = "not used here"
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,8 @@ class Watch:
         asked = [name for name in names if name in used]
         if JUPYTER_TOKEN in asked:
             proofs[JUPYTER_TOKEN] = self._jupyter(new)
+        if MLFLOW_TOKEN in asked:
+            proofs[MLFLOW_TOKEN] = self._mlflow(new)
         proofs.update(self._tried([n for n in asked if n in (POSTGRES_PASSWORD, S3_ACCESS_KEY, S3_SECRET_KEY)], new))
         proofs.update(self._sealed([n for n in asked if n in SEALING], new))
         return tuple(proofs.get(name) or Proof(name, False, "it is not known how to try it") for name in names)
@@ -86,6 +97,12 @@ class Watch:
                        [what for what, code in status.items() if code == 200],
                        [what for what, code in status.items() if code not in (200, 302, 401, 403)],
                        "" if self.cookie else "; no cookie of the old one was there to try")
+
+    def _mlflow(self, new: Credentials) -> Proof:
+        first, second = (ask(self.engine, MLFLOW, SEARCH, Authorization=f"Bearer {value}").status
+                         for value in (new[MLFLOW_TOKEN], self.old[MLFLOW_TOKEN]))
+        return _judged(MLFLOW_TOKEN, first == 200, ["the old one"] if second == 200 else [],
+                       [] if second in (200, 401, 403) else [f"MLflow answered {second}"])
 
     def _tried(self, names: list[str], new: Credentials) -> dict[str, Proof]:
         """Keys of the store and the database's password, tried where the server is."""

@@ -6,22 +6,41 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from helpers.credentials import FORMER, KEK_PASSPHRASE, WEBHOOK_KEY
-from helpers.engines.base import MLFLOW, Engine, SecretFile
+from helpers import elsewhere
+from helpers.credentials import FORMER, KEK_PASSPHRASE, MLFLOW_TOKEN, WEBHOOK_KEY
+from helpers.engines.base import JUPYTER, MLFLOW, Engine, SecretFile
 from helpers.errors import TrackbedError
 from helpers.spelling import shown
 
 FILES = {KEK_PASSPHRASE: "kek-passphrase", WEBHOOK_KEY: "webhook-key"}  # read by docker/mlflow/sealed.py
+ACCESS_FILE = "access-token"
+ACCESS_VARIABLE = "TRACKBED_ACCESS_TOKEN_FILE"
 FOLDER_VARIABLE = "TRACKBED_SECRETS_FOLDER"
 
 
-def files(volume: str, uid: int, gid: int) -> tuple[SecretFile, ...]:
-    """Each key's file, and beside it the earlier ones, with which rows may still be encrypted."""
-    listed = []
+def files(volume: str, uid: int, gid: int, token: bool) -> tuple[SecretFile, ...]:
+    """Each key's file, and beside it the earlier ones, with which rows may still be encrypted; the token that MLflow
+    asks for, empty where it asks for none."""
+    listed = [SecretFile(MLFLOW, volume, ACCESS_FILE, *token_text(token), uid, gid)]
     for name, path in FILES.items():
         listed += [SecretFile(MLFLOW, volume, path, f"{{{name}}}", (name,), uid, gid),
                    SecretFile(MLFLOW, volume, f"former-{path}s", f"{{{FORMER}{name}}}", (FORMER + name,), uid, gid)]
     return tuple(listed)
+
+
+def token_text(token: bool) -> tuple[str, tuple[str, ...]]:
+    """Template and names of a file with the token; nothing where there is none."""
+    return (f"{{{MLFLOW_TOKEN}}}", (MLFLOW_TOKEN,)) if token else ("", ())
+
+
+def notebook_files(volume: str, uid: int, gid: int, token: bool) -> tuple[SecretFile, ...]:
+    """The token for the notebook's MLflow, in the file that its plugin for logins reads."""
+    return (SecretFile(JUPYTER, volume, elsewhere.TOKEN_FILE, *token_text(token), uid, gid),)
+
+
+def notebook_environment(secrets: str, token: bool) -> dict[str, str]:
+    """What makes the notebook's MLflow read it; nothing where there is none: an image of your own needs no plugin."""
+    return elsewhere.login(secrets) if token else {}
 
 
 def sealed(engine: Engine, tried: Mapping[str, list[str]] | None = None) -> dict[str, Any]:

@@ -29,7 +29,7 @@ DEFAULT = "default"
 
 # Read by tests, the rig and the images; never settings.
 RESERVED = re.compile(
-    r"TRACKBED_(TRACEBACK|VERBOSE|SCREENSHOTS|REQUIRE_(DOCKER|BROWSER|FAKETIME)|MIGRATE|BROWSER_URL|SERVER_URI|TRACKING_SECRETS|NOTEBOOK_GPU|FAULT_[A-Z]+|EQUAL_[A-Z]+|RIG_[A-Z0-9_]*)"
+    r"TRACKBED_(TRACEBACK|VERBOSE|SCREENSHOTS|REQUIRE_(DOCKER|BROWSER|FAKETIME)|MIGRATE|BROWSER_URL|SERVER_URI|TRACKING_SECRETS|SECRETS|SECRETS_FOLDER|ACCESS_TOKEN_FILE|NOTEBOOK_GPU|FAULT_[A-Z]+|EQUAL_[A-Z]+|RIG_[A-Z0-9_]*)"
 )
 # Taken from .env as they are: they belong to Docker, Compose and the network, not to Trackbed.
 FOREIGN = re.compile(
@@ -437,6 +437,9 @@ TABLE: tuple[Setting, ...] = (
             _bind_address),
     Setting("PUBLIC", "false", "one of true, false",
             "open to other machines, through a gateway with TLS and logins (Docker)", _switch),
+    Setting("LOCAL_ACCESS", "auto", "one of auto, open, token",
+            "whether MLflow asks for MLFLOW_TOKEN on this machine: auto does where others have accounts on it",
+            _one_of("auto", "open", "token")),
     Setting("DOMAIN", "", "a host name whose DNS entry points to this machine",
             "name of the public address; gets a certificate that browsers know, over ports 80 and 443",
             lambda v, a: _domain(v, a) if v else ""),
@@ -486,6 +489,9 @@ TABLE: tuple[Setting, ...] = (
             _matching(r"([A-Za-z0-9_.~+/=-]{8,128})?"), flag=False),
     Setting("JUPYTER_TOKEN", "", "16 to 128 letters, digits, _ and -",
             "what opens JupyterLab; made for you when empty",
+            _matching(r"([A-Za-z0-9_-]{16,128})?"), flag=False),
+    Setting("MLFLOW_TOKEN", "", "16 to 128 letters, digits, _ and -",
+            "what opens MLflow, with LOCAL_ACCESS=token; made for you when empty",
             _matching(r"([A-Za-z0-9_-]{16,128})?"), flag=False),
     Setting("MLFLOW_CRYPTO_KEK_PASSPHRASE", "", "16 to 128 " + _SECRET_RULE,
             "encrypts the API keys that people store in MLflow's page; made for you when empty",
@@ -584,6 +590,7 @@ class Settings:
     object_store: str
     bind_address: str
     public: bool
+    local_access: str
     domain: str
     certificates: str
     acme_ca: str
@@ -607,6 +614,7 @@ class Settings:
     backup_s3_secret_key: str = field(repr=False)
     postgres_password: str = field(repr=False)
     jupyter_token: str = field(repr=False)
+    mlflow_token: str = field(repr=False)
     mlflow_crypto_kek_passphrase: str = field(repr=False)
     mlflow_webhook_secret_encryption_key: str = field(repr=False)
     tracking_uri: str

@@ -95,6 +95,7 @@ class State:
     clone: str = ""
     remembered: dict[str, str] = field(default_factory=dict)
     live: dict[str, str] = field(default_factory=lambda: {"database": "mlflow", "prefix": "live"})
+    access: dict[str, str] = field(default_factory=dict)  # what LOCAL_ACCESS=auto was decided to be, and for whom
     applied: dict[str, Any] = field(default_factory=lambda: {"hash": "", "identities": {}})
     existed: bool = field(default=False, compare=False)
 
@@ -121,6 +122,7 @@ class State:
             "clone": self.clone,
             "remembered": self.remembered,
             "live": self.live,
+            "access": self.access,
             "applied": self.applied,
         }
         write_private(self.folder / FILE, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
@@ -176,6 +178,9 @@ def _checked(path: Path, data: bytes) -> dict[str, Any]:
     if not text(content.get("node", "")):
         raise bad("is not a state file of Trackbed (node is wrong)")
     known["node"] = content.get("node", "")
+    if not texts(content.get("access", {})):
+        raise bad("is not a state file of Trackbed (access is wrong)")
+    known["access"] = content.get("access", {})
     return known
 
 

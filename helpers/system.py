@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers import accelerators, stack
-from helpers.credentials import Credentials, ensure
+from helpers.credentials import MLFLOW_TOKEN, Credentials, ensure
 from helpers.engines.base import HostFacts
 from helpers.probes import machine as probe
 from helpers.settings import Settings
 from helpers.state import State
+
+AUTO, OPEN, TOKEN = "auto", "open", "token"  # of LOCAL_ACCESS
 
 
 @dataclass
@@ -37,10 +39,24 @@ class System:
         """Read them again at the next use: the files have changed."""
         self._credentials = None
 
+    @property
+    def asks(self) -> bool:
+        """Whether MLflow asks for its token here. What LOCAL_ACCESS=auto means was decided by `up`."""
+        settings = self.settings
+        if settings.tracking_uri or settings.public:
+            return False  # there is no server of ours; the gateway's logins are in front of it
+        chosen = settings.local_access if settings.local_access != AUTO else self.state.access.get("mode", OPEN)
+        return chosen == TOKEN
+
+    def access_token(self) -> str:
+        """What MLflow's clients have to send, "" where it asks for nothing."""
+        return self.credentials()[MLFLOW_TOKEN] if self.asks else ""
+
     def credentials_digest(self) -> str:
-        """Changes when a secret changes; one hash over all of them, so it cannot be searched for a single weak one."""
+        """Changes when a secret changes or MLflow begins to ask for its own; one hash over all of them, so it cannot be
+        searched for a single weak one."""
         found = self.credentials()
-        return stack.digest("".join(found[name] for name in found.names))
+        return stack.digest("".join(found[name] for name in found.names), self.asks)
 
     def local_facts(self, disk: Path) -> HostFacts:
         """This machine, with the free space of the file system that holds ``disk``."""

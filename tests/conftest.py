@@ -189,6 +189,7 @@ def make_clone(folder: Path, engine: str, project: str = "") -> Clone:
     kept = {k: v for k, v in os.environ.items()
             if not k.startswith(("TRACKBED_", "MLFLOW_", "SSH_")) or k in KEPT}
     environment = {**kept, "TRACKBED_PROJECT": name, "TRACKBED_STATE_DIR": str(state), "TRACKBED_ENGINE": engine,
+                   "TRACKBED_LOCAL_ACCESS": "open",  # whoever else has an account where the tests run
                    "TRACKBED_MLFLOW_PORT": str(mlflow), "TRACKBED_JUPYTER_PORT": str(jupyter),
                    "TRACKBED_S3_PORT": str(s3), "TRACKBED_S3_CONSOLE_PORT": str(console)}
     if engine == "docker" and "TRACKBED_OBJECT_STORE" in os.environ:

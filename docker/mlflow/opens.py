@@ -9,8 +9,6 @@ from typing import Any
 import artifacts
 from common import Stop
 
-S3_REFUSED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "InvalidAccessKey", "Forbidden", "403")
-
 
 def store(environment: Mapping[str, str], access_key: str, secret_key: str) -> bool:
     """Whether a list of the bucket is answered. Raises Stop where the store answers neither yes nor no."""
@@ -25,7 +23,9 @@ def store(environment: Mapping[str, str], access_key: str, secret_key: str) -> b
     except exceptions.ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        if code in S3_REFUSED or status in (401, 403):
+        if code == "NoSuchBucket":
+            return True
+        if 400 <= status < 500:  # each store has words of its own for a key that it does not know
             return False
         raise Stop(1, f"the object store answers {code or status}") from None
     except exceptions.BotoCoreError as error:

@@ -350,5 +350,8 @@ class Engine(Protocol):
     def host_facts(self) -> HostFacts:
         """What the machine that runs the parts has."""
 
+    def access_token(self) -> str:
+        """What MLflow asks its clients for, "" where it asks for nothing."""
+
     def versions(self) -> Mapping[str, str]:
         """Engine, part and schema versions by name."""

@@ -277,8 +277,11 @@ class DockerEngine:
     def volumes(self) -> tuple[Volume, ...]:
         return compose_model.volumes(self.settings, self.object_store)
 
+    def access_token(self) -> str:
+        return self.system.access_token()
+
     def secret_files(self) -> tuple[SecretFile, ...]:
-        return compose_model.secret_files(self.settings, self.object_store)
+        return compose_model.secret_files(self.settings, self.object_store, self.system.asks)
 
     # the notebook's devices and data
 
@@ -333,7 +336,7 @@ class DockerEngine:
 
     @cached_property
     def notebook_spec(self) -> PartSpec:
-        spec = notebook.container_spec(self.settings, self.accelerator, self._data_mount())
+        spec = notebook.container_spec(self.settings, self.accelerator, self._data_mount(), self.system.asks)
         return spec if spec.memory else replace(spec, memory=notebook_memory())
 
     def _data_mount(self) -> Mount | None:

@@ -106,8 +106,8 @@ def volumes(settings: Settings, object_store: str) -> tuple[Volume, ...]:
     return tuple(listed)
 
 
-def secret_files(settings: Settings, object_store: str) -> tuple[SecretFile, ...]:
-    """The files in the secrets volumes, each for one part."""
+def secret_files(settings: Settings, object_store: str, asks: bool = False) -> tuple[SecretFile, ...]:
+    """The files in the secrets volumes, each for one part. ``asks``: MLflow asks for its token."""
     project = settings.project
     aws = "[default]\naws_access_key_id = {S3_ACCESS_KEY}\naws_secret_access_key = {S3_SECRET_KEY}\n"
 
@@ -126,8 +126,8 @@ def secret_files(settings: Settings, object_store: str) -> tuple[SecretFile, ...
         # libpq ignores a passfile that others may read: 0400 and the right owner
         secret(MLFLOW, "pgpass", "*:*:*:mlflow:{POSTGRES_PASSWORD}\n", ("POSTGRES_PASSWORD",), *UIDS[MLFLOW]),
         secret(MLFLOW, "aws-credentials", aws, ("S3_ACCESS_KEY", "S3_SECRET_KEY"), *UIDS[MLFLOW]),
-        *server_secrets.files(f"{project}_secrets-{MLFLOW}", *UIDS[MLFLOW]),
-        token, cookie,
+        *server_secrets.files(f"{project}_secrets-{MLFLOW}", *UIDS[MLFLOW], asks),
+        token, cookie, *server_secrets.notebook_files(token.volume, token.uid, token.gid, asks),
     ]
     if settings.public:
         # nobody yet: the engine puts today's users and the CA's root in place of this

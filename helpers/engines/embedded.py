@@ -239,6 +239,7 @@ class EmbeddedEngine:
             "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(stack.pool(settings.mlflow_workers)[0]),
             "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(stack.pool(settings.mlflow_workers)[1]),
             server_secrets.FOLDER_VARIABLE: str(self.folder / "secrets"),
+            server_secrets.ACCESS_VARIABLE: str(self.folder / "secrets" / server_secrets.ACCESS_FILE),
             # the secrets are read at the start only: other ones are another program
             SECRETS_MARK: self.system.credentials_digest(),
             "TRACKBED_MEMORY_LIMIT": settings.memory_limit,  # no container does it here
@@ -272,6 +273,7 @@ class EmbeddedEngine:
                 **self._common(NOTEBOOK), **chosen.environment,
                 **({"FOOD11_DATA_DIR": str(data / "Food-11")} if data else {}),
                 **(elsewhere.environment(settings, secrets) if settings.tracking_uri else {}),
+                **server_secrets.notebook_environment(secrets, self.system.asks),
                 **stack.notebook_environment(settings, tracking),
                 "PATH": f"{packages / 'bin'}:{venv.folder / 'scripts'}:{TOOLS}",
                 "VIRTUAL_ENV": str(packages),
@@ -291,13 +293,17 @@ class EmbeddedEngine:
             ports=self._ports(JUPYTER), group_add=chosen.groups, devices=chosen.nodes,
             working_dir=str(settings.workspace))
 
+    def access_token(self) -> str:
+        return self.system.access_token()
+
     def _secret_files(self) -> tuple[SecretFile, ...]:
         folder = str(self.folder / "secrets")
         listed = [SecretFile(JUPYTER, folder, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",), 0, 0),
                   SecretFile(JUPYTER, folder, notebook.COOKIE_FILE, notebook.COOKIE, ("JUPYTER_TOKEN",), 0, 0)]
         if self.settings.tracking_uri:
             return (*listed, *elsewhere.secret_files(self.settings, folder, 0, 0))
-        listed += server_secrets.files(folder, 0, 0)
+        listed += server_secrets.files(folder, 0, 0, self.system.asks)
+        listed += server_secrets.notebook_files(folder, 0, 0, self.system.asks)
         if self.settings.object_store == "external":
             listed.append(SecretFile(
                 MLFLOW, folder, "aws-credentials",
@@ -370,7 +376,7 @@ class EmbeddedEngine:
                               LOOK_SECONDS).code == 0
         path = SEARCH if part == MLFLOW else "/api"  # /health is 200 without a database
         with self.open(part, "http") as address:
-            return ask(address.url + path, timeout=3).ok
+            return ask(address.url + path, timeout=3, token=self.access_token() if part == MLFLOW else "").ok
 
     def _psql(self, role: str, database: str, statements: str, timeout: float = 20) -> ExecResult:
         return self.exec(POSTGRES, ("psql", "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-U", role,

@@ -84,6 +84,12 @@ def supervisord(clone: Clone) -> int:
     return next(pid for pid, parent in there.items() if parent not in there and "supervisord" in command(pid))
 
 
+def environment(pid: int) -> dict[str, str]:
+    """What a process was started with."""
+    words = Path(f"/proc/{pid}/environ").read_bytes().decode("utf-8", "replace").split("\0")
+    return dict(word.split("=", 1) for word in words if "=" in word)
+
+
 def command(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
@@ -154,14 +160,20 @@ def create_database(clone: Clone, name: str) -> None:
     psql(clone, f"CREATE DATABASE {name} OWNER mlflow TEMPLATE template0", "postgres")
 
 
+def database_address(clone: Clone, name: str = "") -> str:
+    """A database's address (the live one's) as MLflow's part knows it."""
+    name = name or live_database(clone)
+    return (f"postgresql+psycopg2://mlflow@postgres:5432/{name}" if clone.engine == "docker"
+            else f"postgresql+psycopg2://mlflow@/{name}?host={sockets(clone)}")
+
+
 @contextmanager
 def empty_database(clone: Clone, name: str) -> Iterator[str]:
     """A database beside the live one, gone afterwards; gives its address as MLflow's part knows it."""
     psql(clone, f"DROP DATABASE IF EXISTS {name}", "postgres")
     create_database(clone, name)
     try:
-        yield (f"postgresql+psycopg2://mlflow@postgres:5432/{name}" if clone.engine == "docker"
-               else f"postgresql+psycopg2://mlflow@/{name}?host={sockets(clone)}")
+        yield database_address(clone, name)
     finally:
         psql(clone, f"DROP DATABASE {name} WITH (FORCE)", "postgres")
 

@@ -62,6 +62,9 @@ def server() -> Iterator[Server]:
 
 
 class FakeEngine:
+    def access_token(self) -> str:
+        return ""
+
     name = "fake"
 
     def __init__(self, port: int, *statuses: PartStatus) -> None:

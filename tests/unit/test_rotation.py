@@ -98,7 +98,7 @@ def test_a_new_one_that_does_not_open_is_an_error(name: str, jupyter: list[str])
 
 def test_what_an_engine_does_not_use_is_said(jupyter: list[str]) -> None:
     found = proofs(Server(*NEW.values.values(), used=(JUPYTER_TOKEN, KEK_PASSPHRASE, WEBHOOK_KEY), rows=0), jupyter)
-    assert found[POSTGRES_PASSWORD].detail == found[S3_SECRET_KEY].detail == "not used on this engine"
+    assert found[POSTGRES_PASSWORD].detail == found[S3_SECRET_KEY].detail == "not used here"
     assert found[KEK_PASSPHRASE].ok and "nothing is encrypted yet" in found[KEK_PASSPHRASE].detail
 
 

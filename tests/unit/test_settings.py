@@ -71,7 +71,7 @@ def test_table_and_fields_agree() -> None:
     assert [f.name for f in fields(Settings)][: len(rows)] == rows
     assert {s.name for s in TABLE if s.secret} == {"S3_SECRET_KEY", "BACKUP_S3_SECRET_KEY", "POSTGRES_PASSWORD",
                                                     "JUPYTER_TOKEN", "TRACKING_PASSWORD", "TRACKING_TOKEN",
-                                                    "MLFLOW_CRYPTO_KEK_PASSPHRASE",
+                                                    "MLFLOW_TOKEN", "MLFLOW_CRYPTO_KEK_PASSPHRASE",
                                                     "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"}
     assert not any(s.flag for s in TABLE if s.secret)
     for f in fields(Settings)[: len(rows)]:
