@@ -84,9 +84,11 @@ def test_a_notebook_reads_nothing_of_the_others(victim: Clone, systems: Callable
                   if Path(f"/proc/{pid}").stat().st_uid != pwd.getpwnam(name).pw_uid]
         told = planted.run_as(victim, name, READ, str(clone.project_folder), *others).splitlines()
         open_to_all = re.compile(rf"{re.escape(str(clone.project_folder))}/embedded/(venvs|app)/")
-        own = re.compile(rf"{re.escape(str(victim.project_folder))}/(workspace/|embedded/(jupyter|home/notebook)/|"
-                         r"embedded/secrets/(jupyter|notebook))") if clone is victim else re.compile("$^")
-        assert [path for path in told if not open_to_all.match(path) and not own.match(path)] == []
+        uid = pwd.getpwnam(name).pw_uid
+        assert [path for path in told if not open_to_all.match(path) and
+                (path.isdecimal() or Path(path).lstat().st_uid != uid)] == []
+        for file in ("kek-passphrase", "webhook-key"):  # the server's
+            assert (clone.project_folder / "embedded" / "secrets" / file).stat().st_uid != uid
 
 
 def test_what_is_planted_runs_as_its_own_account_only(victim: Clone, canary: Canary) -> None:
