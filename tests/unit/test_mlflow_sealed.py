@@ -74,6 +74,15 @@ def test_report(tables: dict[str, Table], tmp_path: Path) -> None:
     assert found["opened"] == {PASSPHRASE: [1, 1], WEBHOOK_KEY: []}
 
 
+def test_a_deleted_webhook_that_nobody_can_decrypt_counts_nowhere(tables: dict[str, Table], tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "webhook-key").write_text("hook")
+    monkeypatch.setattr(sealed, "rows", lambda connection, kind: [
+        Row("w", "kept", b"hook:1"), Row("x", "deleted", b"gone:2", told=False)])
+    found = sealed.report({sealed.FOLDER: str(tmp_path)}, {WEBHOOK_KEY: ["hook", "old"]})
+    assert (found["rows"][WEBHOOK_KEY], found["lost"][WEBHOOK_KEY], found["opened"][WEBHOOK_KEY]) == (1, [], [1, 0])
+
+
 def test_keys_are_read_from_files(tmp_path: Path) -> None:
     (tmp_path / "kek-passphrase").write_text("one")
     environment = {sealed.FOLDER: str(tmp_path), "MLFLOW_CRYPTO_KEK_VERSION": "7"}
