@@ -139,6 +139,13 @@ def audited(session: nox.Session) -> list[str]:
 
 
 @nox.session(default=False)
+def references(session: nox.Session) -> None:
+    """Ask every registry and index for what docker/references.toml names (needs a network)."""
+    install(session)
+    session.run("python", "-m", "helpers.registry")
+
+
+@nox.session(default=False)
 def audit(session: nox.Session) -> None:
     """Known vulnerabilities in the locked requirements (asks a service on the internet)."""
     known: list[str] = []

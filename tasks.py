@@ -30,7 +30,7 @@ WHAT = {
     "engine": "auto, docker or embedded (default: auto; where data exists, the engine that holds it)",
     "gpu": "auto, none, amd, nvidia or a node type as in mi100 or liqid (default: auto)",
     "devices": "which GPUs: all, or indexes as in 0,1 (default: all)",
-    "torch": "auto or none: PyTorch for the notebook (default: auto)",
+    "torch": "auto, cpu or none: PyTorch for the notebook (default: auto)",
     "data_volume": "Docker volume or folder that the notebook sees read-only at /mnt (default: food11 if it exists)",
     "cull_idle": "end kernels idle for so long: off, or as in 30m, 12h (default: off)",
     "object_store": "auto, minio, versitygw, external or folder (default: auto)",
@@ -484,7 +484,7 @@ def doctor(context: Context, project: str | None = None, state_dir: str | None =
 
 
 @trackbed_task(klass=OptionalWord, positional=["image"],
-               help={**WHERE, "image": "mlflow, jupyter, minio or versitygw (default: mlflow and jupyter)",
+               help={**WHERE, "image": "mlflow, jupyter, versitygw or gateway (default: mlflow and jupyter)",
                      "gpu": WHAT["gpu"], "torch": WHAT["torch"], "push": "push them to --registry",
                      "registry": "where to push, as in ghcr.io/our-lab"})
 def build(context: Context, image: str | None = None, project: str | None = None, state_dir: str | None = None,
@@ -504,18 +504,21 @@ def build(context: Context, image: str | None = None, project: str | None = None
         console.notice(f"{one.name}: built in {one.seconds:.0f} s, {size}" if one.fresh
                        else f"{one.name}: nothing changed, {size}")
         if one.pushed:
-            setting = {"mlflow": "MLFLOW_IMAGE", "jupyter-mlflow": "JUPYTER_IMAGE", "minio": "MINIO_IMAGE",
-                       "versitygw": "VERSITYGW_IMAGE"}[one.name.split("/")[1].partition(":")[0]]
+            setting = {"mlflow": "MLFLOW_IMAGE", "jupyter-mlflow": "JUPYTER_IMAGE", "versitygw": "VERSITYGW_IMAGE",
+                       "gateway": "GATEWAY_IMAGE"}[one.name.split("/")[1].partition(":")[0]]
             console.notice(f"pushed; elsewhere, in .env: {setting}={one.pushed}")
 
 
-@trackbed_task(help={"upgrade": "take newer versions where requirements.in allows them"})
+@trackbed_task(help={"upgrade": "take newer versions where requirements.in allows them, and today's digests of images"})
 def lock(context: Context, upgrade: bool = False) -> None:
     """Refresh the hash-locked requirements of the toolkit, the images and the embedded engine (with uv)."""
-    from helpers import console, locks
+    from helpers import console, locks, registry
 
     for path in locks.refresh(upgrade):
         console.notice(f"locked {path}")
+    for key, problem in registry.refresh_digests() if upgrade else ():
+        console.notice(f"image {key}: its digest is kept, the registry does not answer: {problem}" if problem
+                       else f"image {key}: digest refreshed")
     for name, problem in locks.refresh_torch():
         console.notice(f"docker/jupyter/{name}: not locked, its index does not answer: {problem}" if problem
                        else f"locked docker/jupyter/{name}")

@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from helpers import wheels
 from helpers.errors import TrackbedError
 
 AMD, NVIDIA, NONE, AUTO = "amd", "nvidia", "none", "auto"
 TITLES = {AMD: "AMD", NVIDIA: "NVIDIA"}
 VENDORS = {"1002": "AMD", "10de": "NVIDIA", "8086": "Intel", "1a03": "ASPEED", "102b": "Matrox"}
 VARIANT = {AMD: "rocm", NVIDIA: "cuda", NONE: "cpu"}
-# PyTorch's wheel indexes. Wheels for CUDA 12.8 have no code for GPUs before Turing, those for 12.6 still do.
-TORCH = {AMD: "rocm7.2", NVIDIA: "cu128", NONE: "cpu"}
-TORCH_OLD_NVIDIA = "cu126"
-OLD_NVIDIA = re.compile(r"\b(V100|P100|P40|P4|M40|M60|GTX (9|10)\d\d|TITAN (X|V|Xp)|Quadro (P|M|GV)\d+)\b")
 # Graphics inside a processor: good for a screen, without memory of their own.
 INTEGRATED = frozenset(("gfx902", "gfx909", "gfx90c", "gfx1013", "gfx1033", "gfx1035", "gfx1036", "gfx1037",
                         "gfx1103", "gfx1150", "gfx1151", "gfx1152", "gfx1153"))
@@ -119,8 +117,8 @@ class Accelerator:
     """What the notebook is given, and why.
 
     ``devices`` are paths of nodes or folders of them, ``opened`` the single nodes, ``groups`` numeric groups, ``cdi``
-    device names, ``request`` the ids of a GPU device request (empty: none). ``torch`` names the wheel index, ``tag``
-    the image's tag.
+    device names, ``request`` the ids of a GPU device request (empty: none). ``torch`` names the build of PyTorch and
+    ``torch_reason`` why that one, ``tag`` the image's tag.
     """
 
     kind: str = NONE
@@ -132,8 +130,10 @@ class Accelerator:
     cdi: tuple[str, ...] = ()
     request: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
-    torch: str = TORCH[NONE]
+    torch: str = wheels.CPU
+    torch_reason: str = ""
     warning: str = ""
+    fix: str = ""
 
     @property
     def variant(self) -> str:
@@ -141,7 +141,7 @@ class Accelerator:
 
     @property
     def tag(self) -> str:
-        return f"cuda-{self.torch}" if self.torch == TORCH_OLD_NVIDIA else self.variant
+        return self.variant if self.torch == wheels.named(self.variant) else f"{self.variant}-{self.torch}"
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -182,21 +182,23 @@ def machine(found: Mapping[str, Any], cdi: tuple[str, ...] = ()) -> Machine:
     return Machine(groups, amd, nvidia, str(found["nvidia"]["driver"]), vendors, bool(found["iommu_pt"]), cdi)
 
 
-def choose(word: str, devices: str, there: Machine, embedded: bool = False) -> Accelerator:
-    """What ``--gpu=word --devices=devices`` means on this machine.
+def choose(word: str, devices: str, there: Machine, embedded: bool = False, torch: str = wheels.AUTO) -> Accelerator:
+    """What ``--gpu=word --devices=devices`` means on this machine; ``torch`` as ``wheels.word`` gives it.
 
     Raises TrackbedError for a word that contradicts the machine, an unsupported type, an index that is not there.
     """
     if word == NONE:
         return Accelerator(environment=_hidden() if embedded else {})
     if word == AUTO:
-        return _auto(devices, there, embedded)
+        return _auto(devices, there, embedded, torch)
     node = BY_WORD.get(word)
     if node and node.unsupported:
         raise TrackbedError(f"--gpu={word}: {node.unsupported}")
     kind = node.kind if node else word
-    chosen = (_amd(devices, there, embedded, f"--gpu={word}") if kind == AMD
-              else _nvidia(devices, there, embedded, f"--gpu={word}", word in OLD_WORDS))
+    chosen = (_amd(devices, there, embedded, f"--gpu={word}", torch) if kind == AMD
+              else _nvidia(devices, there, embedded, f"--gpu={word}", torch, word in OLD_WORDS))
+    if chosen.warning:
+        raise TrackbedError(f"--gpu={word}: {chosen.warning}", chosen.fix)
     if node and (other := _contradiction(node, chosen)):
         raise TrackbedError(f"--gpu={word}: this is no {node.node_type}, the machine has {other}",
                             f"--gpu={kind} takes what is there")
@@ -209,17 +211,17 @@ def named(word: str) -> Accelerator:
     if node and node.unsupported:
         raise TrackbedError(f"--gpu={word}: {node.unsupported}")
     kind = kind_of(word)
-    return Accelerator(kind, f"--gpu={word}", torch=TORCH_OLD_NVIDIA if word in OLD_WORDS else TORCH[kind])
+    return Accelerator(kind, f"--gpu={word}", torch=wheels.named(VARIANT[kind], word in OLD_WORDS))
 
 
-def _auto(devices: str, there: Machine, embedded: bool) -> Accelerator:
+def _auto(devices: str, there: Machine, embedded: bool, torch: str) -> Accelerator:
     discrete = [gpu for gpu in there.amd if not gpu.integrated]
     if there.nvidia_there and len(there.nvidia) >= len(discrete):
         also = f"; the machine also has {_count(discrete, 'AMD')}, --gpu=amd takes those" if discrete else ""
-        return _nvidia(devices, there, embedded, f"auto: {there}{also}")
+        return _nvidia(devices, there, embedded, f"auto: {there}{also}", torch)
     if discrete and there.kfd:
         also = "; the machine also has NVIDIA GPUs, --gpu=nvidia takes those" if there.nvidia_there else ""
-        return _amd(devices, there, embedded, f"auto: {there}{also}")
+        return _amd(devices, there, embedded, f"auto: {there}{also}", torch)
     warning = ""
     reason = "auto: no GPU here"
     if there.amd:
@@ -237,7 +239,7 @@ def _auto(devices: str, there: Machine, embedded: bool) -> Accelerator:
     return Accelerator(reason=reason, warning=warning, environment=_hidden() if embedded else {})
 
 
-def _amd(devices: str, there: Machine, embedded: bool, reason: str) -> Accelerator:
+def _amd(devices: str, there: Machine, embedded: bool, reason: str, torch: str) -> Accelerator:
     if not there.kfd or not there.render_nodes:
         missing = "/dev/dri/renderD*" if there.kfd else "/dev/kfd"
         raise TrackbedError(
@@ -258,10 +260,12 @@ def _amd(devices: str, there: Machine, embedded: bool, reason: str) -> Accelerat
         environment["ROCR_VISIBLE_DEVICES"] = ",".join(str(gpu.index) for gpu in picked)
     # numbers, not names: an image need not know a group called render, and its gid differs from host to host
     groups = tuple(dict.fromkeys(str(there.groups[path]) for path in nodes if there.groups[path]))
-    return Accelerator(AMD, reason, picked, given, nodes, groups, environment=environment, torch=TORCH[AMD])
+    return Accelerator(AMD, reason, picked, given, nodes, groups, environment=environment,
+                       torch=wheels.CPU if torch == wheels.CPU else wheels.ROCM)
 
 
-def _nvidia(devices: str, there: Machine, embedded: bool, reason: str, old: bool = False) -> Accelerator:
+def _nvidia(devices: str, there: Machine, embedded: bool, reason: str, torch: str,
+            old: bool = False) -> Accelerator:
     if not there.nvidia_there or (embedded and not there.nvidia):
         raise TrackbedError(
             f"{_of(reason)}: {_no_nvidia(there)}",
@@ -272,14 +276,18 @@ def _nvidia(devices: str, there: Machine, embedded: bool, reason: str, old: bool
         sorted((n.rpartition("=")[2] for n in there.cdi if re.fullmatch(r"nvidia\.com/gpu=\d+", n)), key=int))
     picked = _pick(devices, listed, "NVIDIA", "the engine lists nvidia.com/gpu=all alone")
     everything = devices == "all"
-    torch = TORCH_OLD_NVIDIA if old or any(OLD_NVIDIA.search(gpu.name) for gpu in picked) else TORCH[NVIDIA]
+    wheel = _wheel(picked, there.nvidia_driver, torch, old)
+    if wheel.problem:
+        return Accelerator(reason=f"{reason}; {wheel.problem}", warning=wheel.problem, fix=wheel.fix,
+                           environment=_hidden() if embedded else {})
+    made = partial(Accelerator, NVIDIA, reason, picked, torch=wheel.build, torch_reason=wheel.reason)
     if embedded:
         shown = ",".join(str(gpu.index) for gpu in picked)
         # the order of nvidia-smi and of the nodes; CUDA's own puts the fastest first
         environment = {} if everything else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": shown}
         nodes = tuple(gpu.node for gpu in picked)
         groups = tuple(dict.fromkeys(str(there.groups[n]) for n in nodes if there.groups.get(n)))
-        return Accelerator(NVIDIA, reason, picked, nodes, nodes, groups, environment=environment, torch=torch)
+        return made(devices=nodes, opened=nodes, groups=groups, environment=environment)
     ids = ("all",) if everything else tuple(str(gpu.index) for gpu in picked)
     if there.nvidia_cdi:
         names = tuple(f"nvidia.com/gpu={one}" for one in ids)
@@ -287,8 +295,20 @@ def _nvidia(devices: str, there: Machine, embedded: bool, reason: str, old: bool
             raise TrackbedError(f"{_of(reason)}: the engine knows no {missing[0]}, only "
                                 f"{', '.join(n for n in there.cdi if n.startswith('nvidia.com/gpu='))}",
                                 "sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml")
-        return Accelerator(NVIDIA, reason, picked, cdi=names, torch=torch)
-    return Accelerator(NVIDIA, reason, picked, request=ids, torch=torch)
+        return made(cdi=names)
+    return made(request=ids)
+
+
+def _wheel(picked: tuple[Gpu, ...], driver: str, torch: str, old: bool) -> wheels.Choice:
+    """The build of PyTorch for these GPUs, where the user left that to us."""
+    if torch == wheels.CPU:
+        return wheels.Choice(wheels.CPU, "TORCH=cpu")
+    found = wheels.for_nvidia(tuple(gpu.name for gpu in picked), driver)
+    if torch in (wheels.NONE, wheels.GIVEN) and found.problem:
+        return wheels.Choice(wheels.CUDA12, "")
+    if old and not found.problem and found.build == wheels.CUDA13:
+        return wheels.Choice(wheels.CUDA12, "CUDA 12.6, for this node's GPUs")
+    return found
 
 
 def _of(reason: str) -> str:

@@ -187,12 +187,12 @@ def _check_gpu(engine: Engine) -> Finding:
     text = f"{chosen} ({chosen.reason})"
     if chosen.warning:
         return Finding(Level.WARNING, "gpu", f"the notebook gets none: {chosen.warning}",
-                       "load or install the driver, then `invoke up` again")
+                       chosen.fix or "load or install the driver, then `invoke up` again")
     if chosen.request and isinstance(engine, DockerEngine) and "nvidia" not in engine.api.info().get("Runtimes", {}):
         missing = accelerators.advice("no known GPU vendor found")
         return Finding(Level.WARNING, "gpu", f"{text}; Docker shows neither NVIDIA's runtime nor its CDI devices",
                        missing[1] if missing else "")
-    return Finding(Level.OK, "gpu", text)
+    return Finding(Level.OK, "gpu", text + (f"; PyTorch for {chosen.torch_reason}" if chosen.torch_reason else ""))
 
 
 def _check_pages(system: System, engine: Engine) -> list[Finding]:

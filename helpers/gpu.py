@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).parent / "probes" / "gpu_check.py"
 def inside(engine: Engine, quick: bool, timeout: float = 300) -> tuple[list[dict[str, Any]], ExecResult]:
     """The lines of the probe, as objects with ``check``, ``ok`` (None: could not be done), ``detail``, ``seconds``."""
     chosen = engine.accelerator
-    told = {"kind": chosen.kind, "nodes": list(chosen.opened), "quick": quick, "torch": engine.settings.torch != "none"}
+    told = {"kind": chosen.kind, "nodes": list(chosen.opened), "quick": quick, "torch": engine.settings.torch == "auto"}
     done = engine.exec(JUPYTER, ("python", "-", json.dumps(told)), stdin=SCRIPT.read_bytes(), timeout=timeout)
     lines = []
     for line in done.stdout.splitlines():

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers import accelerators, stack
+from helpers import references, stack, wheels
 from helpers.engines.base import Sink
 from helpers.engines.docker_api import LABEL, DockerApi
 from helpers.errors import SettingError, TrackbedError
@@ -19,13 +19,17 @@ from helpers.notebook import REPOSITORY
 from helpers.settings import Settings
 
 OWN = "trackbed/"
-MINIO_RELEASE = "RELEASE.2025-10-15T17-29-55Z"
-TORCH_INDEX = "https://download.pytorch.org/whl"
 # What a finished image needs on disk, with its layers unpacked: PyTorch's wheels carry CUDA or ROCm.
 SIZES = {"cpu": 3 << 30, "cuda": 12 << 30, "rocm": 24 << 30}
-FOLDERS = {"trackbed/mlflow": "mlflow", REPOSITORY: "jupyter", "trackbed/minio": "minio",
-           "trackbed/versitygw": "versitygw", "trackbed/gateway": "gateway"}
-BUILDABLE = ("mlflow", "jupyter", "minio", "versitygw", "gateway")
+FOLDERS = {"trackbed/mlflow": "mlflow", REPOSITORY: "jupyter", "trackbed/versitygw": "versitygw",
+           "trackbed/gateway": "gateway"}
+BUILDABLE = ("mlflow", "jupyter", "versitygw", "gateway")
+VERSITYGW = f"trackbed/versitygw:{references.module('versitygw').rpartition('@')[2]}"
+# The images that ours are built from, by build argument.
+BASES = {"mlflow": {"BASE_IMAGE": "python"}, "jupyter": {"BASE_IMAGE": "notebook"},
+         "versitygw": {"BUILD_IMAGE": "golang"}, "gateway": {"BUILD_IMAGE": "golang"}}
+MODULE = references.module("versitygw")
+DEFAULT_VERSITYGW = references.image("versitygw").reference
 CA_BUNDLES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
 
 
@@ -43,8 +47,7 @@ class Built:
 def name_of(part: str, settings: Settings) -> str:
     """The image that `invoke build PART` makes."""
     own = {"mlflow": settings.mlflow_image, "jupyter": settings.jupyter_image,
-           "minio": f"trackbed/minio:{MINIO_RELEASE}", "versitygw": "trackbed/versitygw:v1.8.0",
-           "gateway": settings.gateway_image}[part]
+           "versitygw": VERSITYGW, "gateway": settings.gateway_image}[part]
     if not own.startswith(OWN):
         raise TrackbedError(f"{part.upper()}_IMAGE is {own}, which is not built here",
                             f"remove {part.upper()}_IMAGE to build our own")
@@ -55,13 +58,27 @@ def needed(settings: Settings, object_store: str) -> tuple[str, ...]:
     """The images of the parts, each once."""
     if settings.tracking_uri:
         return (settings.jupyter_image,)
-    stores = {"minio": settings.minio_image, "versitygw": settings.versitygw_image}
-    names = [settings.mlflow_image, settings.jupyter_image, settings.postgres_image]
-    if object_store in stores:
-        names.append(stores[object_store])
+    names = [settings.mlflow_image, settings.jupyter_image, wanted("postgres", settings)]
+    if object_store in ("minio", "versitygw"):
+        names.append(wanted(object_store, settings))
     if settings.public:
         names.append(settings.gateway_image)
     return tuple(names)
+
+
+def wanted(key: str, settings: Settings) -> str:
+    """The reference of a service's image: postgres, minio or versitygw, from the mirror where there is one."""
+    chosen: str = getattr(settings, f"{key}_image")
+    return references.mirrored(chosen, settings.registry_mirror if chosen == references.image(key).reference else "")
+
+
+def local(api: DockerApi, reference: str) -> str:
+    """What containers are made from: the reference, or its name alone where only that is here.
+
+    An image that was loaded from an archive or built here has the name and no digest of a registry.
+    """
+    name = references.without_digest(reference)
+    return name if name != reference and api.image(reference) is None and api.image(name) is not None else reference
 
 
 def _folder(name: str) -> Path:
@@ -73,32 +90,17 @@ def _inputs(name: str, settings: Settings) -> str:
 
 
 def arguments(name: str, settings: Settings) -> dict[str, str]:
-    """The build arguments of one of our images: the notebook's follow from its tag."""
+    """The build arguments of one of our images: what it is built from; the notebook's follow from its tag."""
     repository, _, tag = name.rpartition(":")
+    bases = {argument: references.mirrored(references.image(key).reference, settings.registry_mirror)
+             for argument, key in BASES[FOLDERS[repository]].items()}
     if repository != REPOSITORY:
-        return {}
+        return bases
     variant, _, index = tag.partition("-")
     if variant not in SIZES:
         variant = "cpu"
-    index = index or {accelerators.VARIANT[kind]: index for kind, index in accelerators.TORCH.items()}[variant]
-    lock, hashed = torch_requirements(index)
-    found = {"VARIANT": variant, "TORCH_INDEX": torch_index(settings, index)}
-    if settings.torch == "none":
-        found["TORCH"] = ""
-    else:
-        found |= {"TORCH": lock.name, **({"TORCH_HASHES": "--require-hashes"} if hashed else {})}
-    return found
-
-
-def torch_index(settings: Settings, index: str) -> str:
-    """Where PyTorch's wheels for that build come from."""
-    return settings.torch_index or f"{TORCH_INDEX}/{index}"
-
-
-def torch_requirements(index: str) -> tuple[Path, bool]:
-    """PyTorch's pinned versions: with hashes where `invoke lock` could reach that index, else without."""
-    lock = stack.JUPYTER_FOLDER / f"torch-{index}-requirements.txt"
-    return (lock, True) if lock.exists() else (stack.JUPYTER_FOLDER / "torch.in", False)
+    return {**bases, "VARIANT": variant,
+            **wheels.build_arguments(variant, index, settings.torch, settings.torch_index)}
 
 
 def warn_about_disk(names: Iterable[str], disk_free: int) -> str:
@@ -117,7 +119,7 @@ def stale(api: DockerApi, settings: Settings, object_store: str) -> tuple[str, .
 
 def is_stale(api: DockerApi, name: str, settings: Settings) -> bool:
     """Whether an image is missing, or is ours and its inputs changed since it was built."""
-    image = api.image(name)
+    image = api.image(local(api, name))
     return image is None or (_is_own(name) and image["labels"].get(f"{LABEL}.inputs") != _inputs(name, settings))
 
 
@@ -135,7 +137,7 @@ def ensure(api: DockerApi, settings: Settings, object_store: str, sink: Sink) ->
             _build(name, settings, sink)
         else:
             sink.step(f"pulling {name}")
-            _pull(api, name, sink)
+            _pull_or_build(api, name, settings, sink)
         made.append(name)
     return tuple(made)
 
@@ -219,17 +221,24 @@ def push(api: DockerApi, name: str, registry: str, sink: Sink) -> str:
     return there
 
 
-def _pull(api: DockerApi, name: str, sink: Sink) -> None:
+def _pull_or_build(api: DockerApi, name: str, settings: Settings, sink: Sink) -> None:
+    """Pull an image; VersityGW's is built from its Go module where that fails."""
     try:
         for line in api.pull(name):
             sink.output(line)
+        return
     except TrackbedError as error:
-        raise TrackbedError(f"pulling {name} failed: {error.message}", _pull_hint(name)) from None
+        if name != wanted("versitygw", settings) or settings.versitygw_image != DEFAULT_VERSITYGW:
+            raise TrackbedError(f"pulling {name} failed: {error.message}", _pull_hint(name)) from None
+        sink.step(f"pulling {name} failed ({error.message}): building the same release from {MODULE} (minutes)")
+    if is_stale(api, VERSITYGW, settings):
+        _build(VERSITYGW, settings, sink)
+    api.tag(VERSITYGW, references.without_digest(name))
 
 
 def _pull_hint(name: str) -> str:
-    if "minio" in name:
-        return ("MinIO is archived: its Docker Hub images are gone, this copy is the last public one (and lacks a "
-                f"security fix). `invoke build minio` makes trackbed/minio:{MINIO_RELEASE} from source; then set "
-                f"MINIO_IMAGE=trackbed/minio:{MINIO_RELEASE} in .env. Or OBJECT_STORE=versitygw")
-    return "is this machine online, and may it reach that registry? A mirror can be named in .env, one *_IMAGE each"
+    mirror = "a mirror of the registries can be named with REGISTRY_MIRROR, another image with a setting *_IMAGE"
+    if re.search(r"(^|/)minio/minio(:|@|$)", name):
+        return ("MinIO's own images are gone from their registries. The maintained fork opens the same volume: leave "
+                "MINIO_IMAGE out. Or OBJECT_STORE=versitygw for a new system")
+    return f"is this machine online, and may it reach that registry? In .env, {mirror}"

@@ -134,6 +134,9 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) ->
         if adopt and (owner := engine.adopt()):
             system.state.instance = owner
             system.state.live.update(engine.recall())
+            engine = select.choose(system).engine  # its store is the one that holds the data
+            settings = engine.settings
+            assert isinstance(engine, DockerEngine)
         engine.check_foreign()
     _check_server(system, engine)
     doctor.preflight(engine, settings)  # asks for the plan: a GPU word that contradicts the machine ends here
@@ -145,6 +148,7 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) ->
     # from here on the choice of the engine is kept: what follows carries this instance's id and will hold data
     system.state.engine, system.state.clone = engine.name, str(settings.clone)
     system.state.node = _node(engine)
+    system.state.live["store"] = settings.object_store
     system.state.remember(settings.told)
     system.state.applied = {"hash": "", "identities": {}}
     system.state.save()
@@ -309,7 +313,7 @@ def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), 
             urls = _public_urls(settings, engine, status)
         title = stack.TITLES[status.name]
         if status.name == STORE:
-            title = {"minio": "MinIO", "versitygw": "VersityGW"}.get(settings.object_store, title)
+            title = {"minio": "MinIO (Silo)", "versitygw": "VersityGW"}.get(settings.object_store, title)
         rows.append(Row(status, title, urls))
     node = engine.host.tunnel if isinstance(engine, DockerEngine) else ""
     return Overview(engine.name, settings, tuple(rows), changed, node, engine.access_token())

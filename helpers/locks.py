@@ -7,10 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from helpers.accelerators import TORCH, TORCH_OLD_NVIDIA
+from helpers import references, wheels
 from helpers.engines.venvs import uv_settings
 from helpers.errors import TrackbedError
-from helpers.images import TORCH_INDEX
 from helpers.stack import JUPYTER_FOLDER, ROOT
 
 LOWEST_PYTHON = "3.11"
@@ -34,14 +33,21 @@ def refresh(upgrade: bool = False) -> list[str]:
     return done
 
 
-def refresh_torch(base: str = TORCH_INDEX, folder: Path = JUPYTER_FOLDER) -> list[tuple[str, str]]:
-    """Lock PyTorch for each of its wheel indexes below ``base``. Gives each lock and why it could not be made ("")."""
+def refresh_torch(base: str = "", folder: Path = JUPYTER_FOLDER,
+                  builds: tuple[str, ...] = wheels.BUILDS) -> list[tuple[str, str]]:
+    """Lock each build of PyTorch, from its wheel index below ``base`` or the Python package index.
+
+    Gives each lock and why it could not be made ("").
+    """
     found = []
-    for index in (*TORCH.values(), TORCH_OLD_NVIDIA):
-        lock = folder / f"torch-{index}-requirements.txt"
+    for build in builds:
+        lock = folder / f"torch-{build}-requirements.txt"
         # complete and in one step: an image takes the lock as soon as it is there
         fresh = lock.with_suffix(".new")
-        problem = _compile(folder / "torch.in", fresh, ["--index-url", f"{base}/{index}"])
+        index = [] if build == wheels.CUDA13 else ["--index-url", f"{base or references.wheel_index()}/{build}"]
+        # what PyTorch shares with the notebook's own lock has one version
+        constraints = ["--constraints", str(JUPYTER_FOLDER / "requirements.txt")]
+        problem = _compile(folder / f"torch-{build}.in", fresh, [*constraints, *index])
         if problem:
             fresh.unlink(missing_ok=True)
         else:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
-from helpers import accelerators, envfile
+from helpers import accelerators, envfile, references
 from helpers import state as states
 from helpers.errors import SettingError
 from helpers.spelling import did_you_mean, nearest, shown
@@ -361,6 +361,12 @@ _IMAGE = re.compile(
 )
 
 
+def _registry(value: str, around: Around) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*", value):
+        raise Wrong()
+    return value
+
+
 def _image(value: str, around: Around) -> str:
     found = _IMAGE.fullmatch(value)
     if found is None or len(value) > 255:
@@ -430,7 +436,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("PROJECT", "trackbed", "1 to 40 of a-z, 0-9, _ and -, the first a letter or digit",
             "prefix of every container, volume and folder, so that two do not collide", _project),
     Setting("OBJECT_STORE", "auto", "one of auto, minio, versitygw, external, folder",
-            "where artifacts go: auto is minio with Docker and a folder without",
+            "where artifacts go: auto is versitygw with Docker (minio where its data are) and a folder without",
             _one_of("auto", "minio", "versitygw", "external", "folder")),
     Setting("BIND_ADDRESS", "127.0.0.1", "a loopback IPv4 address, with PUBLIC=true any of this machine",
             "the address that every port listens on; others reach it through ssh -L (PUBLIC=true: default 0.0.0.0)",
@@ -515,9 +521,9 @@ TABLE: tuple[Setting, ...] = (
             "GPUs for the notebook: auto looks what this machine has", _gpu),
     Setting("DEVICES", "all", "all, or indexes of GPUs with commas, as in 0,1",
             "which of the GPUs, to share a machine between people", _devices),
-    Setting("TORCH", "auto", "one of auto, none",
-            "PyTorch for the notebook: auto takes the build for its GPU (embedded: only with one), none leaves it out",
-            _one_of("auto", "none")),
+    Setting("TORCH", "auto", "one of auto, cpu, none",
+            "PyTorch for the notebook: auto takes the build for its GPU and driver (embedded: only with one), cpu the "
+            "build for no GPU, none leaves it out", _one_of("auto", "cpu", "none")),
     Setting("TORCH_INDEX", "", "http:// or https:// and the address of a wheel index",
             "where PyTorch's wheels come from, for a mirror or another CUDA or ROCm; empty: PyTorch's own",
             lambda v, a: _index(v, a) if v else ""),
@@ -536,10 +542,13 @@ TABLE: tuple[Setting, ...] = (
     Setting("STATE_DIR", "", _FOLDER,
             "where state and secrets are kept; empty: your state folder, /var/lib/trackbed as root",
             _optional_folder),
-    Setting("POSTGRES_IMAGE", "postgres:18.4-trixie", _IMAGE_RULE, "the database (Docker)", _image),
-    Setting("MINIO_IMAGE", "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z", _IMAGE_RULE,
-            "the object store minio (Docker)", _image),
-    Setting("VERSITYGW_IMAGE", "ghcr.io/versity/versitygw:v1.8.0", _IMAGE_RULE,
+    Setting("REGISTRY_MIRROR", "", "HOST[:PORT][/PATH], without https://",
+            "registry in place of the others for the default images, and for those that ours are built from (Docker)",
+            lambda v, a: _registry(v, a) if v else ""),
+    Setting("POSTGRES_IMAGE", references.image("postgres").reference, _IMAGE_RULE, "the database (Docker)", _image),
+    Setting("MINIO_IMAGE", references.image("minio").reference, _IMAGE_RULE,
+            "the object store minio: Silo, the maintained fork of MinIO (Docker)", _image),
+    Setting("VERSITYGW_IMAGE", references.image("versitygw").reference, _IMAGE_RULE,
             "the object store versitygw (Docker)", _image),
     Setting("MLFLOW_IMAGE", "trackbed/mlflow:3.17.2", _IMAGE_RULE, "the tracking server (Docker)", _image),
     Setting("JUPYTER_IMAGE", "", _IMAGE_RULE,
@@ -632,6 +641,7 @@ class Settings:
     cull_idle: int
     workspace: Path
     state_dir: Path
+    registry_mirror: str
     postgres_image: str
     minio_image: str
     versitygw_image: str
@@ -675,12 +685,9 @@ class Settings:
         """Where a value came from: "--mlflow-port", "TRACKBED_MLFLOW_PORT", ".env line 4", "default"."""
         return self.origins.get(name.upper().replace("-", "_"), DEFAULT)
 
-    def with_engine(self, engine: str) -> Settings:
-        """The same settings for the engine that was chosen: no ``auto`` left in engine and object_store."""
-        store = self.object_store
-        if store == "auto":
-            store = "minio" if engine == "docker" else "folder"
-        chosen = replace(self, engine=engine, object_store=store)
+    def with_engine(self, engine: str, store: str) -> Settings:
+        """The same settings for the engine that was chosen, ``store`` in place of OBJECT_STORE=auto."""
+        chosen = replace(self, engine=engine, object_store=store if self.object_store == "auto" else self.object_store)
         _check_store(chosen)
         return chosen
 

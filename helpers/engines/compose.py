@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from helpers import accelerators, gateway, images, neighbours, notebook, stack, users
+from helpers import accelerators, gateway, images, neighbours, notebook, stack, users, wheels
 from helpers.accelerators import Accelerator, Machine
 from helpers.engines import base, compose_model, database_roles, half_made, remote, streaming
 from helpers.engines.base import (
@@ -179,7 +179,15 @@ class DockerEngine:
 
     @property
     def object_store(self) -> str:
-        return "minio" if self.settings.object_store == "auto" else self.settings.object_store
+        return "versitygw" if self.settings.object_store == "auto" else self.settings.object_store
+
+    def _image(self, key: str) -> str:
+        """The image of postgres, minio or versitygw, by the name under which it is here, if it is."""
+        reference = images.wanted(key, self.settings)
+        try:
+            return images.local(self.api, reference)
+        except TrackbedError:
+            return reference  # no engine answers: a plan is printed all the same
 
     def variables(self) -> dict[str, str]:
         """What the Compose files interpolate; no secret among it. Also written to .env for use by hand."""
@@ -194,9 +202,9 @@ class DockerEngine:
             "TRACKBED_S3_BUCKET": settings.s3_bucket,
             "TRACKBED_S3_REGION": settings.s3_region,
             "TRACKBED_S3_ENDPOINT": "http://store:9000" if own_store else settings.s3_endpoint,
-            "TRACKBED_POSTGRES_IMAGE": settings.postgres_image,
-            "TRACKBED_MINIO_IMAGE": settings.minio_image,
-            "TRACKBED_VERSITYGW_IMAGE": settings.versitygw_image,
+            "TRACKBED_POSTGRES_IMAGE": self._image("postgres"),
+            "TRACKBED_MINIO_IMAGE": self._image("minio"),
+            "TRACKBED_VERSITYGW_IMAGE": self._image("versitygw"),
             "TRACKBED_MLFLOW_IMAGE": settings.mlflow_image,
             "TRACKBED_MLFLOW_WORKERS": str(settings.mlflow_workers),
             "TRACKBED_POOL_SIZE": str(stack.pool(settings.mlflow_workers)[0]),
@@ -327,7 +335,8 @@ class DockerEngine:
 
     @cached_property
     def accelerator(self) -> Accelerator:
-        return accelerators.choose(self.settings.gpu, self.settings.devices, self.machine)
+        return accelerators.choose(self.settings.gpu, self.settings.devices, self.machine,
+                                   torch=wheels.word(self.settings.torch, self.settings.torch_index))
 
     @cached_property
     def image_settings(self) -> Settings:
@@ -586,13 +595,14 @@ class DockerEngine:
         return owners.pop() if len(owners) == 1 else None
 
     def recall(self) -> dict[str, str]:
-        """The live database and prefix, as the volumes remember them for a state folder that was lost; {} if not."""
+        """The live database, prefix and store, as the volumes remember them for a lost state folder; {} if not."""
         volume, image = f"{self.settings.project}_secrets-mlflow", self.settings.mlflow_image
         if not self.api.volumes([volume]) or self.api.image(image) is None:
-            return {}
+            return {"store": "minio"} if self.api.volumes([f"{self.settings.project}_minio"]) else {}
         try:
             found = json.loads(self.api.read_file(image, volume, LIVE))
-            return {key: str(found[key]) for key in ("database", "prefix")}
+            live = {key: str(found[key]) for key in ("database", "prefix")}
+            return live | {"store": str(found.get("store", "minio"))}  # MinIO was the default of earlier releases
         except (ValueError, KeyError, TypeError):
             return {}
 
@@ -617,7 +627,7 @@ class DockerEngine:
             files[f"{self.settings.project}_secrets-gateway"] = self._gateway_files()
         alone = bool(self.settings.tracking_uri)
         if not alone:
-            live = {key: self.system.state.live[key] for key in ("database", "prefix")}
+            live = {key: self.system.state.live[key] for key in ("database", "prefix")} | {"store": self.object_store}
             files[f"{self.settings.project}_secrets-mlflow"].append(
                 FileEntry(LIVE, json.dumps(live).encode(), *compose_model.UIDS[MLFLOW], 0o400))
         if self.settings.public:

@@ -266,14 +266,20 @@ class DockerApi:
         """Pull an image, giving a line per layer event. Raises TrackbedError with the registry's words."""
         from docker.errors import APIError
 
-        repository, _, tag = name.rpartition(":")
+        named, _, digest = name.partition("@")
+        repository, _, tag = named.rpartition(":")
         try:
-            for event in self.client.api.pull(repository, tag=tag, stream=True, decode=True):
+            for event in self.client.api.pull(repository, tag=digest or tag, stream=True, decode=True):
                 if "error" in event:
                     raise TrackbedError(str(event["error"]))
                 yield " ".join(str(event.get(key, "")) for key in ("id", "status", "progress")).strip()
         except APIError as error:
             raise TrackbedError(_words(error)) from None
+
+    def tag(self, name: str, other: str) -> None:
+        """Give a local image another name."""
+        repository, _, tag = other.rpartition(":")
+        self.client.api.tag(name, repository, tag)
 
     def push(self, name: str, there: str) -> Iterator[str]:
         """Tag a local image and push it under that name, giving a line per layer event."""

@@ -21,11 +21,11 @@ from helpers import (
     addresses,
     database_failures,
     elsewhere,
-    images,
     notebook,
     safe_files,
     server_secrets,
     stack,
+    wheels,
 )
 from helpers.accelerators import Accelerator
 from helpers.engines import base, database_roles, launch, stale_locks, streaming, venvs
@@ -128,14 +128,17 @@ class EmbeddedEngine:
         return self.folder / "jupyter" / f"packages-{version}"
 
     def _torch(self) -> tuple[venvs.Extra, ...]:
-        """PyTorch and the metrics package of the GPU's vendor, each from its own index; nothing without a GPU."""
-        chosen = self.accelerator
-        if chosen.kind == accelerators.NONE:
-            return ()
-        found = [venvs.Extra(stack.JUPYTER_FOLDER / f"metrics-{chosen.variant}-requirements.txt", hashed=True)]
-        if self.settings.torch != "none":
-            lock, hashed = images.torch_requirements(chosen.torch)
-            found.append(venvs.Extra(lock, images.torch_index(self.settings, chosen.torch), hashed))
+        """PyTorch and the metrics package of the GPU's vendor, each from its own index.
+
+        Without a GPU there is nothing, or PyTorch for the CPU where TORCH=cpu asks for it.
+        """
+        chosen, settings = self.accelerator, self.settings
+        found = []
+        if chosen.kind != accelerators.NONE:
+            found.append(venvs.Extra(stack.JUPYTER_FOLDER / f"metrics-{chosen.variant}-requirements.txt", hashed=True))
+        if settings.torch == wheels.CPU or (settings.torch == wheels.AUTO and chosen.kind != accelerators.NONE):
+            lock, hashed = wheels.requirements(chosen.torch, settings.torch_index)
+            found.append(venvs.Extra(lock, wheels.index(chosen.torch, settings.torch_index), hashed))
         return tuple(found)
 
     def _venvs(self) -> dict[str, venvs.Venv]:
@@ -148,7 +151,8 @@ class EmbeddedEngine:
 
     @cached_property
     def accelerator(self) -> Accelerator:
-        return accelerators.choose(self.settings.gpu, self.settings.devices, self.host_facts().machine, embedded=True)
+        return accelerators.choose(self.settings.gpu, self.settings.devices, self.host_facts().machine, embedded=True,
+                                   torch=wheels.word(self.settings.torch, self.settings.torch_index))
 
     def remarks(self) -> tuple[str, ...]:
         chosen = self.accelerator

@@ -11,7 +11,7 @@ from helpers.errors import EngineUnavailable
 from helpers.system import System
 
 ENGINES: dict[str, type[DockerEngine] | type[EmbeddedEngine]] = {"docker": DockerEngine, "embedded": EmbeddedEngine}
-LACKS = "no MinIO (artifacts are files in the state folder), no network of its own for each service, no restart at boot"
+LACKS = "no S3 store (artifacts are files in the state folder), no network of its own for each service, no restart at boot"
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,16 @@ class Choice:
 
 def make(system: System, name: str) -> Engine:
     """The engine of that name, its settings resolved for it. Nothing is asked of it yet."""
-    chosen = replace(system, settings=system.settings.with_engine(name))
+    chosen = replace(system, settings=system.settings.with_engine(name, _own_store(system, name)))
     return ENGINES[name](chosen)
+
+
+def _own_store(system: System, name: str) -> str:
+    """The object store that OBJECT_STORE=auto means: where there are data, the one that holds them."""
+    if name != "docker":
+        return "folder"
+    before = "minio" if system.state.engine == name else "versitygw"  # MinIO was the default of earlier releases
+    return system.state.live.get("store", before)
 
 
 def choose(system: System) -> Choice:

@@ -77,6 +77,8 @@ def compute(kind: str, wanted: bool) -> str:
         if wanted:
             raise RuntimeError(f"PyTorch cannot be imported: {error}") from None
         raise NotTested("this notebook has no PyTorch (TORCH=none); its device nodes were opened") from None
+    if not wanted and not (torch.version.cuda or getattr(torch.version, "hip", None)):
+        raise NotTested("this notebook's PyTorch is for the CPU (TORCH=cpu); its device nodes were opened")
     built = "ROCm " + str(torch.version.hip) if getattr(torch.version, "hip", None) else f"CUDA {torch.version.cuda}"
     title = f"PyTorch {torch.__version__} for {built}"
     if kind == "amd" and not getattr(torch.version, "hip", None):

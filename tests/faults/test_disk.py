@@ -50,7 +50,7 @@ def small(engine: str, loops: Callable[[Path], Disk], clone_factory: Callable[..
     else:
         clone.up()
         assert clone.invoke("down").returncode == 0
-        store = clone.environment.get("TRACKBED_OBJECT_STORE", "minio")
+        store = clone.environment.get("TRACKBED_OBJECT_STORE", "versitygw")
         for name, volume in (("postgres", "postgres"), ("store", store)):
             folder = Path(seen.output("docker", "volume", "inspect", f"{clone.project}_{volume}", "-f",
                                       "{{.Mountpoint}}"))

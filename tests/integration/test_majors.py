@@ -12,7 +12,7 @@ from tests.integration import seen
 from tests.integration.test_backup import everything, experiment, log_run
 
 pytestmark = pytest.mark.docker
-OLDER, OURS = "postgres:16-trixie", "postgres:18.4-trixie"
+OLDER, OURS = "postgres:16-trixie", "postgres:18.6-trixie"
 
 
 def test_from_an_older_major_to_ours(clone_factory: Callable[..., Clone], tmp_path: Path) -> None:

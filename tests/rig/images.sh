@@ -7,12 +7,11 @@ home=${TRACKBED_RIG_HOME:-/var/tmp/trackbed-rig}
 label=trackbed.rig.inputs
 debian=debian:trixie-slim
 python=python:3.13-slim-trixie
-postgres=postgres:18.4-trixie
+postgres=postgres:18.6-trixie
 older_postgres=postgres:16-trixie
 golang=golang:1.26-trixie
 notebook=quay.io/jupyter/minimal-notebook:2026-09-01
-gateway=ghcr.io/versity/versitygw:v1.8.0
-gateway_version=${gateway##*:}
+store=ghcr.io/versity/versitygw:v1.8.0
 authority_version=v2.11.7  # Caddy, as an ACME server
 newest_version=v2.0.0-beta.24  # moby's module; Docker 29
 ca=/etc/ssl/certs/ca-certificates.crt
@@ -83,14 +82,13 @@ compiler() {  # gives a folder with `go`; Debian 12's own is too old, trixie's f
   echo "$root/usr/lib/go-1.24/bin"
 }
 
-gateway_program() {
-  local go; go=$(compiler)
-  GOBIN=$home/go/bin GOPATH=$home/go/path GOCACHE=$home/go/cache GOTOOLCHAIN=auto GOFLAGS=-modcacherw CGO_ENABLED=0 \
-    PATH="$go:$PATH" go install -trimpath -ldflags "-s -w -X main.Version=$gateway_version" \
-    "github.com/versity/versitygw/cmd/versitygw@$gateway_version"
-  mkdir -p "$home/gateway"
-  mv "$home/go/bin/versitygw" "$home/gateway/versitygw-$gateway_version"
-  rm -rf "$home/go"
+store() {  # the product's own second way: built from its Go module, under the name that cannot be pulled here
+  local folder=$here/../../docker/versitygw inputs
+  inputs=$({ docker image inspect --format '{{.Id}}' "$golang"; sha256sum <"$folder/Dockerfile"; } | digest)
+  current "$store" "$inputs" && return
+  say "building $store"
+  quietly image-versitygw docker buildx build --network host --secret "id=ca,src=$ca" --label "$label=$inputs" \
+    --tag "$store" "$folder"
 }
 
 authority() {  # whom the gateway asks for certificates; the test that needs it waits for the file
@@ -117,23 +115,15 @@ mkdir -p "$home"
 exec 9>"$home/images.lock"
 flock 9
 jobs=()
-if ! foreign "$gateway" && [ ! -x "$home/gateway/versitygw-$gateway_version" ]; then
-  say "building versitygw $gateway_version from source in the background"
-  quietly gateway-program gateway_program &
-  jobs+=($!)
-fi
 base
 image "$python" python "$debian"
 image "$postgres" postgres "$python" && image "$older_postgres" postgres "$python" --build-arg MAJOR=16 \
   --build-arg SOURCE=pginstall --build-arg DATA=/var/lib/postgresql/data --build-arg VOLUME=/var/lib/postgresql/data &
 jobs+=($!)
-image "$golang" golang "$debian" &
+image "$golang" golang "$debian" && store &
 jobs+=($!)
 image "$notebook" notebook "$python"
 for job in "${jobs[@]}"; do wait "$job"; done
-if ! foreign "$gateway"; then
-  image "$gateway" versitygw "$debian" --build-arg "VERSION=$gateway_version" --build-context "program=$home/gateway"
-fi
 if [ ! -x "$home/newest/dockerd-$newest_version" ]; then
   say "building Docker 29's daemon from source in the background"
   { flock -n 8 && newest_engine; } >"$home/newest-engine.log" 2>&1 </dev/null 9>&- 8>"$home/newest.lock" &

@@ -28,8 +28,9 @@ NVIDIA2 = Machine({"/dev/nvidia0": 0, "/dev/nvidia1": 0, "/dev/nvidiactl": 0}, n
 CDI = Machine({**NVIDIA2.groups}, nvidia=A100, nvidia_driver="580.65",
               cdi=("nvidia.com/gpu=0", "nvidia.com/gpu=1", "nvidia.com/gpu=all"))
 ONLY_CDI = Machine(cdi=("nvidia.com/gpu=0", "nvidia.com/gpu=all"))
-V100 = Machine({"/dev/nvidia0": 0}, nvidia=(Gpu(0, "Tesla V100-SXM2-32GB", "/dev/nvidia0"),), nvidia_driver="550.1")
+V100 = Machine({"/dev/nvidia0": 0}, nvidia=(Gpu(0, "Tesla V100-SXM2-32GB", "/dev/nvidia0"),), nvidia_driver="570.1")
 MIXED = Machine({**AMD2.groups, "/dev/nvidia0": 0}, amd=MI100, nvidia=A100[:1], nvidia_driver="580.65")
+KNOWN = "CUDA 13 (driver 580.65)"
 NO_DRIVER = Machine(display=("ASPEED", "NVIDIA"))
 SERVER = Machine(display=("ASPEED",))
 
@@ -66,7 +67,7 @@ def test_nodes_without_a_topology_are_all_given() -> None:
 
 def test_nvidia_by_request_where_the_engine_knows_no_cdi() -> None:
     assert choose("liqid", "all", NVIDIA2) == Accelerator("nvidia", "--gpu=liqid", A100, request=("all",),
-                                                          torch="cu128")
+                                                          torch="cuda13", torch_reason=KNOWN)
     assert choose("liqid", "1", NVIDIA2).request == ("1",)
 
 
@@ -80,7 +81,7 @@ def test_nvidia_by_cdi_where_the_engine_knows_it() -> None:
 
 
 @pytest.mark.parametrize(("word", "there", "torch", "tag"), [
-    ("mi100", AMD2, "rocm7.2", "rocm"), ("liqid", CDI, "cu128", "cuda"), ("none", CDI, "cpu", "cpu"),
+    ("mi100", AMD2, "rocm7.2", "rocm"), ("liqid", CDI, "cuda13", "cuda"), ("none", CDI, "cpu", "cpu"),
     ("v100", V100, "cu126", "cuda-cu126"), ("nvidia", V100, "cu126", "cuda-cu126"),
     ("auto", V100, "cu126", "cuda-cu126"),
 ])

@@ -265,7 +265,7 @@ def test_our_own_are_not_foreign(tmp_path: Path) -> None:
     ([container("trackbed-mlflow-1")], {}, "a container named trackbed-mlflow-1 is there", "docker rm -f"),
     ([container("trackbed-jupyter")], {}, "a container named trackbed-jupyter is there", "--project=NAME"),
     ([], {"trackbed_postgres": {}}, "a volume named trackbed_postgres is there", "docker volume rm"),
-    ([], {"trackbed_minio": {f"{LABEL}.instance": "theirs" * 6}}, "belongs to another Trackbed system (instance "
+    ([], {"trackbed_versitygw": {f"{LABEL}.instance": "theirs" * 6}}, "belongs to another Trackbed system (instance "
      "theirsth", "--adopt"),
 ])
 def test_what_is_foreign_is_refused(tmp_path: Path, containers: list[Container],
@@ -280,7 +280,7 @@ def test_what_is_foreign_is_refused(tmp_path: Path, containers: list[Container],
     (("a",), "a"), (("a", "a"), "a"), (("a", "b"), None), ((), None),
 ])
 def test_adoption_needs_one_owner(tmp_path: Path, owners: tuple[str, ...], expected: str | None) -> None:
-    names = ("trackbed_postgres", "trackbed_minio")
+    names = ("trackbed_postgres", "trackbed_versitygw")
     volumes = {name: {f"{LABEL}.instance": owner} for name, owner in zip(names, owners, strict=False)}
     assert engine_with(tmp_path, [], volumes).adopt() == expected
 

@@ -32,7 +32,7 @@ PLAN = Plan("docker", "lab", (SERVER, NOTEBOOK), (Volume("lab_s", 10001, 10001, 
 
 @pytest.fixture
 def text(tmp_path: Path) -> str:
-    return dryrun._containers(PLAN, system(tmp_path).settings.with_engine("docker"))
+    return dryrun._containers(PLAN, system(tmp_path).settings.with_engine("docker", "versitygw"))
 
 
 @pytest.mark.parametrize("line", [

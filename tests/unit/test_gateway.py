@@ -96,13 +96,13 @@ def test_wrong_settings(tmp_path: Path, flags: dict[str, str], words: str) -> No
 
 
 @pytest.mark.parametrize(("flags", "overlays"), [
-    ({}, ["minio"]), ({"object_store": "versitygw"}, ["versitygw"]),
-    ({"public": "true"}, ["minio", "public", "public-store", "public-console"]),
-    ({"public": "true", "object_store": "versitygw"}, ["versitygw", "public", "public-store"]),
+    ({}, ["versitygw"]), ({"object_store": "minio"}, ["minio"]),
+    ({"public": "true", "object_store": "minio"}, ["minio", "public", "public-store", "public-console"]),
+    ({"public": "true"}, ["versitygw", "public", "public-store"]),
     ({"public": "true", "object_store": "versitygw", "public_s3": "true"},
      ["versitygw", "public", "public-store", "public-console", "public-s3"]),
     ({"public": "true", "domain": "lab.example.org"},
-     ["minio", "public", "public-store", "public-console", "public-acme"]),
+     ["versitygw", "public", "public-store", "public-acme"]),
 ])
 def test_overlays(tmp_path: Path, flags: dict[str, str], overlays: list[str]) -> None:
     made = system(tmp_path, **{"public_address": "203.0.113.7", **flags})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import images, notebook
+from helpers import images, notebook, references
 from helpers.accelerators import Accelerator
 from helpers.engines.base import DeviceRequest, Mount
 from helpers.engines.venvs import Extra, Venv
@@ -15,6 +15,8 @@ from helpers.settings import Settings
 
 AMD = Accelerator("amd", devices=("/dev/kfd", "/dev/dri"), groups=("109", "110"), torch="rocm7.2",
                   environment={"NCCL_P2P_DISABLE": "1"})
+
+INDEX = "https://download.pytorch.org/whl"
 
 
 def settings(tmp_path: Path, **environ: str) -> Settings:
@@ -33,9 +35,9 @@ def test_amd(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("chosen", "request_"), [
-    (Accelerator("nvidia", request=("all",), torch="cu128"), DeviceRequest("", ("all",))),
-    (Accelerator("nvidia", request=("0", "2"), torch="cu128"), DeviceRequest("", ("0", "2"))),
-    (Accelerator("nvidia", cdi=("nvidia.com/gpu=all",), torch="cu128"), DeviceRequest("cdi", ("nvidia.com/gpu=all",))),
+    (Accelerator("nvidia", request=("all",), torch="cuda13"), DeviceRequest("", ("all",))),
+    (Accelerator("nvidia", request=("0", "2"), torch="cuda13"), DeviceRequest("", ("0", "2"))),
+    (Accelerator("nvidia", cdi=("nvidia.com/gpu=all",), torch="cuda13"), DeviceRequest("cdi", ("nvidia.com/gpu=all",))),
 ])
 def test_nvidia(tmp_path: Path, chosen: Accelerator, request_: DeviceRequest) -> None:
     spec = notebook.container_spec(settings(tmp_path), chosen)
@@ -64,13 +66,16 @@ def test_data_set_environment_volumes_and_culler(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("tag", "arguments"), [
-    ("cpu", {"VARIANT": "cpu", "TORCH": "torch.in", "TORCH_INDEX": f"{images.TORCH_INDEX}/cpu"}),
-    ("cuda", {"VARIANT": "cuda", "TORCH": "torch.in", "TORCH_INDEX": f"{images.TORCH_INDEX}/cu128"}),
-    ("cuda-cu126", {"VARIANT": "cuda", "TORCH": "torch.in", "TORCH_INDEX": f"{images.TORCH_INDEX}/cu126"}),
-    ("rocm", {"VARIANT": "rocm", "TORCH": "torch.in", "TORCH_INDEX": f"{images.TORCH_INDEX}/rocm7.2"}),
+    ("cpu", {"VARIANT": "cpu", "TORCH": "torch-cpu.in", "TORCH_INDEX": f"{INDEX}/cpu"}),
+    ("cuda", {"VARIANT": "cuda", "TORCH": "torch-cuda13-requirements.txt", "TORCH_INDEX": "",
+              "TORCH_HASHES": "--require-hashes"}),
+    ("cuda-cu126", {"VARIANT": "cuda", "TORCH": "torch-cu126.in", "TORCH_INDEX": f"{INDEX}/cu126"}),
+    ("cuda-cpu", {"VARIANT": "cuda", "TORCH": "torch-cpu.in", "TORCH_INDEX": f"{INDEX}/cpu"}),
+    ("rocm", {"VARIANT": "rocm", "TORCH": "torch-rocm7.2.in", "TORCH_INDEX": f"{INDEX}/rocm7.2"}),
 ])
 def test_build_arguments_follow_from_the_tag(tmp_path: Path, tag: str, arguments: dict[str, str]) -> None:
-    assert images.arguments(f"trackbed/jupyter-mlflow:{tag}", settings(tmp_path)) == arguments
+    assert images.arguments(f"trackbed/jupyter-mlflow:{tag}", settings(tmp_path)) == {
+        "BASE_IMAGE": references.image("notebook").reference, **arguments}
 
 
 def test_build_arguments_follow_from_the_settings(tmp_path: Path) -> None:
@@ -78,7 +83,9 @@ def test_build_arguments_follow_from_the_settings(tmp_path: Path) -> None:
     assert images.arguments(name, settings(tmp_path, TORCH="none"))["TORCH"] == ""
     mirror = "https://wheels.example/rocm"
     assert images.arguments(name, settings(tmp_path, TORCH_INDEX=mirror))["TORCH_INDEX"] == mirror
-    assert images.arguments("trackbed/mlflow:3.17.2", settings(tmp_path)) == {}
+    assert images.arguments("trackbed/mlflow:3.17.2", settings(tmp_path)) == {"BASE_IMAGE": "python:3.13-slim-trixie"}
+    mirrored = images.arguments("trackbed/gateway:2.11.7", settings(tmp_path, REGISTRY_MIRROR="mirror.example/hub"))
+    assert mirrored == {"BUILD_IMAGE": "mirror.example/hub/library/golang:1.26-trixie"}
 
 
 def test_a_disk_that_is_too_small_is_said_before_the_download() -> None:

@@ -69,5 +69,5 @@ def test_refusal(tmp_path: Path, docker, asked: str, kept: str, found: Availabil
 
 
 def test_the_object_store_follows_the_engine(tmp_path: Path) -> None:
-    assert select.make(system(tmp_path), "docker").settings.object_store == "minio"
+    assert select.make(system(tmp_path), "docker").settings.object_store == "versitygw"
     assert select.make(system(tmp_path), "embedded").settings.object_store == "folder"

@@ -239,7 +239,7 @@ def test_external_store(place: Place) -> None:
     )
     assert found.s3_endpoint == "https://s3.example.org:8443"
     for engine in ("docker", "embedded"):
-        assert found.with_engine(engine).object_store == "external"
+        assert found.with_engine(engine, "versitygw").object_store == "external"
 
 
 def test_external_key_that_an_earlier_up_kept_is_enough(place: Place) -> None:
@@ -255,10 +255,11 @@ def test_a_remembered_endpoint_does_not_forbid_another_store(place: Place) -> No
 
 def test_with_engine(place: Place) -> None:
     found = place.load()
-    assert found.with_engine("docker").object_store == "minio"
-    assert found.with_engine("embedded").object_store == "folder"
+    assert found.with_engine("docker", "versitygw").object_store == "versitygw"
+    assert found.with_engine("embedded", "folder").object_store == "folder"
+    assert place.load("OBJECT_STORE=minio\n").with_engine("docker", "versitygw").object_store == "minio"
     with pytest.raises(SettingError) as caught:
-        place.load("OBJECT_STORE=folder\n").with_engine("docker")
+        place.load("OBJECT_STORE=folder\n").with_engine("docker", "versitygw")
     assert caught.value.message == (
         "OBJECT_STORE=folder (from .env line 1): is for embedded; with ENGINE=docker (the "
         "default) must be one of "
@@ -352,7 +353,8 @@ BAD_VALUES = [
     ("DEVICES", "0;1", "must be all, or indexes of GPUs with commas, as in 0,1."),
     ("DEVICES", "0,0", "must be all, or indexes of GPUs with commas, as in 0,1."),
     ("DEVICES", "-1", "must be all, or indexes of GPUs with commas, as in 0,1."),
-    ("TORCH", "yes", "must be one of auto, none."),
+    ("TORCH", "yes", "must be one of auto, cpu, none."),
+    ("REGISTRY_MIRROR", "https://m", "must be HOST[:PORT][/PATH], without https://."),
     ("TORCH_INDEX", "wheels", "must be http:// or https:// and the address of a wheel index."),
     ("CULL_IDLE", "30", "must be off, or a time as in 90s, 30m or 12h. Did you mean 30m?"),
     ("CULL_IDLE", "soon", "must be off, or a time as in 90s, 30m or 12h."),
@@ -379,7 +381,7 @@ BAD_VALUES = [
         "postgres",
         "must name a tag or a digest, as in NAME:1.2 (else it changes under you).",
     ),
-    ("MINIO_IMAGE", "minio/minio:", IMAGE),
+    ("MINIO_IMAGE", "pgsty/silo:", IMAGE),
     ("MLFLOW_IMAGE", "https://hub/x:1", IMAGE),
     ("JUPYTER_IMAGE", "a b:1", IMAGE),
     ("VERSITYGW_IMAGE", "x@sha256:123", IMAGE),

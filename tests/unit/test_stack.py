@@ -69,8 +69,8 @@ def test_digest_sees_names_and_contents(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("image", "words"), [
-    ("quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z", ("archived", "invoke build minio", "OBJECT_STORE=versitygw")),
-    ("postgres:18.4-trixie", ("online", "*_IMAGE")),
+    ("registry.example/" + "/".join(["minio"] * 2) + ":1", ("gone", "leave MINIO_IMAGE out", "OBJECT_STORE=versitygw")),
+    ("postgres:18.6-trixie", ("online", "REGISTRY_MIRROR", "*_IMAGE")),
 ])
 def test_a_failed_pull_says_why(image: str, words: tuple[str, ...]) -> None:
     assert all(word in images._pull_hint(image) for word in words)
