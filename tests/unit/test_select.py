@@ -71,3 +71,15 @@ def test_refusal(tmp_path: Path, docker, asked: str, kept: str, found: Availabil
 def test_the_object_store_follows_the_engine(tmp_path: Path) -> None:
     assert select.make(system(tmp_path), "docker").settings.object_store == "versitygw"
     assert select.make(system(tmp_path), "embedded").settings.object_store == "folder"
+
+
+@pytest.mark.parametrize(("engine", "live", "store"), [
+    ("docker", {}, "minio"), ("docker", {"store": "versitygw"}, "versitygw"), ("docker", {"store": "minio"}, "minio"),
+    ("", {}, "versitygw"), ("", {"store": "minio"}, "minio"),
+])
+def test_a_project_keeps_the_store_that_holds_its_data(tmp_path: Path, engine: str, live: dict[str, str],
+                                                       store: str) -> None:
+    made = system(tmp_path)
+    made.state.engine = engine
+    made.state.live.update(live)
+    assert select.make(made, "docker").settings.object_store == store
