@@ -328,6 +328,13 @@ def collect(environment: MutableMapping[str, str], age: str) -> NoReturn:
                 required(environment, "MLFLOW_BACKEND_STORE_URI")])
 
 
+def _end_uploads() -> None:
+    import uploads
+
+    if count := uploads.end_stale(os.environ):
+        say(f"ended {count} uploads that were begun more than a day ago and never completed")
+
+
 def main(arguments: list[str]) -> int:
     import signal
 
@@ -352,6 +359,7 @@ def main(arguments: list[str]) -> int:
             run_mlflow(["db", "upgrade", required(os.environ, "MLFLOW_BACKEND_STORE_URI")])
         elif command == "gc":
             prepare(os.environ)
+            _end_uploads()
             collect(os.environ, rest[0])
         elif command == "schema":
             import json
@@ -382,6 +390,7 @@ def main(arguments: list[str]) -> int:
 
             prepare(os.environ)
             say(artifacts.ensure_bucket(os.environ))
+            _end_uploads()
         elif command == "object":
             import json
 

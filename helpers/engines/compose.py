@@ -973,7 +973,9 @@ class DockerEngine:
     def remove_data(self, sink: Sink) -> None:
         for item in self.data():
             sink.step(f"removing {item.name}")
-            self.api.remove_volume(item.name.removeprefix("volume "))
+            with streaming.ticking(lambda seconds, name=item.name: sink.step(  # type: ignore[misc]
+                    f"removing {name}, for {seconds:.0f} s")):
+                self.api.remove_volume(item.name.removeprefix("volume "))
 
 
 def _run(argv: list[str], stdin: IO[bytes] | bytes | None, timeout: float,

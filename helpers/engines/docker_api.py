@@ -20,6 +20,7 @@ from helpers.errors import EngineUnavailable, TrackbedError
 
 LABEL = "dev.trackbed"
 DEFAULT_SOCKET = "/var/run/docker.sock"
+REMOVE_SECONDS = 3600  # for a volume: the engine removes each of its files before it answers
 ANSWER_SECONDS = 15  # in which an engine that is well tells its version
 
 
@@ -307,15 +308,27 @@ class DockerApi:
         self.client.api.create_volume(name, labels=dict(labels))
 
     def remove_volume(self, name: str) -> None:
+        """Also one with very many files, which takes the engine minutes."""
         from docker.errors import APIError, NotFound
 
         try:
-            self.client.api.remove_volume(name)
+            with self._patient(REMOVE_SECONDS):
+                self.client.api.remove_volume(name)
         except NotFound:
             return
         except APIError as error:
             raise TrackbedError(f"volume {name} cannot be removed: {_words(error)}",
                                 "stop the container that uses it, then try again") from None
+
+    @contextmanager
+    def _patient(self, seconds: int) -> Iterator[None]:
+        """More time for an answer than the engine usually needs."""
+        api = self.client.api
+        usual, api.timeout = api.timeout, seconds
+        try:
+            yield
+        finally:
+            api.timeout = usual
 
     @contextmanager
     def _unstarted(self, image: str, binds: Any, **options: Any) -> Iterator[str]:

@@ -248,6 +248,7 @@ class EmbeddedEngine:
             SECRETS_MARK: self.system.credentials_digest(),
             "TRACKBED_MEMORY_LIMIT": settings.memory_limit,  # no container does it here
             "TMPDIR": str(self.folder / "tmp"),  # uploads are buffered there whole
+            "TRACKBED_OWN_TMP": str(self.folder / "tmp"),  # what a killed server left there goes at its next start
             # the venv may belong to root: without byte code of its own the server starts twice as slowly
             "PYTHONPYCACHEPREFIX": str(self.folder / "pycache"),
         }

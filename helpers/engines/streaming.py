@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -45,6 +47,22 @@ class Pipe:
             raise TrackbedError(f"{self.what} failed: {said[-1] if said else f'exit code {code}'}",
                                 "nothing was changed; mend that and run the same command again", tuple(said[-5:]))
         return said[-1] if said else ""
+
+
+@contextmanager
+def ticking(tell: Callable[[float], None], every: float = 10.0) -> Iterator[None]:
+    """Give ``tell`` the seconds now and then while something takes long that does not tell of itself."""
+    ended, began = threading.Event(), time.monotonic()
+
+    def run() -> None:
+        while not ended.wait(every):
+            tell(time.monotonic() - began)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 @contextmanager
