@@ -1,0 +1,69 @@
+"""What does not answer is named, and nobody waits for it without a limit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.conftest import Clone
+from tests.integration import seen
+
+LIMIT = 90.0  # seconds, on a machine with other work
+
+
+@contextmanager
+def frozen(clone: Clone, part: str) -> Iterator[None]:
+    """The part's processes stand still."""
+    if clone.engine == "docker":
+        seen.output("docker", "pause", seen.container(clone, part))
+        try:
+            yield
+        finally:
+            seen.run("docker", "unpause", seen.container(clone, part))
+        return
+    pid = seen.supervisord(clone) if part == "supervisord" else seen.main_process(clone, part)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def settled(clone: Clone) -> None:
+    """Wait until every part is well again, for the tests that come next."""
+    end = time.monotonic() + LIMIT
+    while not all(p["state"] in ("ready", "done") for p in clone.parts().values()) and time.monotonic() < end:
+        time.sleep(1)
+
+
+@pytest.mark.parametrize("part", ["postgres", "jupyter"])  # MLflow is several processes
+def test_looking_ends_and_names_the_part_that_stands_still(system: Clone, part: str) -> None:
+    with frozen(system, part):
+        began = time.monotonic()
+        done = system.invoke("status", "--format=json", timeout=LIMIT)
+        shown = {row["part"]: row for row in json.loads(done.stdout)["parts"]}
+        assert done.returncode == 1 and shown[part]["state"] in ("starting", "unhealthy")
+        assert shown[part]["reason"], "no word about why"
+        assert system.invoke("logs", part, "--tail=5", timeout=LIMIT).returncode == 0
+        assert time.monotonic() - began < LIMIT
+    settled(system)
+
+
+@pytest.mark.embedded
+def test_a_frozen_supervisor_is_named_and_down_ends_it(clone_factory: Callable[..., Clone]) -> None:
+    clone = clone_factory("embedded")
+    clone.up()
+    os.kill(seen.supervisord(clone), signal.SIGSTOP)
+    done = clone.invoke("status", timeout=LIMIT)
+    assert done.returncode == 1 and "does not answer" in done.stdout
+    os.kill(seen.main_process(clone, "postgres") or seen.supervisord(clone), signal.SIGSTOP)
+    began = time.monotonic()
+    down = clone.invoke("down", timeout=240)
+    assert down.returncode == 0, down.stderr
+    assert time.monotonic() - began < 200 and not seen.processes(clone)
