@@ -30,6 +30,18 @@ def test_a_run_is_logged_and_read_back(attack: Target) -> None:
     assert door.ask(f"/api/2.0/mlflow/runs/get?run_id={run}", headers=attack.login).status == 200
 
 
+@pytest.mark.parametrize("api", ["api", "ajax-api"])
+def test_the_ways_to_the_store_itself_are_closed_and_not_offered(attack: Target, api: str) -> None:
+    door = attack.door("mlflow")
+    told = door.ask(f"/{api}/3.0/mlflow/server-info", headers=attack.login)
+    assert told.status == 200, told.text
+    offered = {name for name, value in json.loads(told.body).items() if value}
+    assert not [name for name in offered if name.startswith(("multipart", "presigned"))]
+    own = {**attack.login, "Origin": f"https://{door.host}"}
+    for path, method in (("presigned/0/x", "GET"), ("mpu/create/0/x", "POST"), ("mpu/complete/0/x", "POST")):
+        assert door.ask(f"/{api}/2.0/mlflow-artifacts/{path}", method, own, b"{}").status == 404, path
+
+
 def test_jupyter_opens_with_its_token_and_runs_code(attack: Target) -> None:
     door = attack.door("jupyter")
     assert door.ask(f"/lab?token={attack.token}").status == 200
