@@ -6,18 +6,19 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import edge_spans
 from access import Receive, Scope
 
 LIMIT = 32 << 20  # bytes; MLflow's own largest request, a page's upload, has 10 MiB. JSON takes 25 times as much memory
-UNPACKED = {"/v1/traces": 64 << 20}  # the only address that unpacks what it gets: spans carry whole documents
+TRACES = "/v1/traces"  # the only address that unpacks what it gets
 STREAMED = ("/api/2.0/mlflow-artifacts/artifacts/", "/ajax-api/2.0/mlflow-artifacts/artifacts/")  # as long as they are
 UNKNOWN_ENCODING = (415, "Content-Encoding may be gzip or deflate")
 DAMAGED = (400, "The body is not what its Content-Encoding says")
 CHUNK = 1 << 20
 
 
-def too_large(limit: int) -> tuple[int, str]:
-    return 413, f"A request may have {limit >> 20} MiB here, also unpacked. Send less at once; files go as artifacts"
+TOO_LARGE = (413, f"A request may have {LIMIT >> 20} MiB, also unpacked. Send less at once; files go as artifacts")
+TOO_MANY = (413, f"A request may have {edge_spans.SPANS} spans. Send fewer at once")
 
 
 class Refused(Exception):
@@ -31,8 +32,7 @@ class Refused(Exception):
 class Unpacker:
     """Unpacks gzip (of several members too) and deflate (with zlib's header or without) as it comes."""
 
-    def __init__(self, encoding: str, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, encoding: str) -> None:
         self.gzip = encoding == "gzip"
         self.unpacker: Any = self._new(zlib.MAX_WBITS | 16) if self.gzip else None
         self.head = b""  # of deflate, until there is enough to see which of its two kinds it is
@@ -62,7 +62,7 @@ class Unpacker:
                     part = self.unpacker.decompress(data, CHUNK)
                     size += len(part)
                     if size > room:
-                        raise Refused(too_large(self.limit))
+                        raise Refused(TOO_LARGE)
                     found.append(part)
                     data = self.unpacker.unconsumed_tail
                     more = not self.unpacker.eof and (bool(data) or len(part) == CHUNK)
@@ -80,7 +80,7 @@ def bounded(scope: Scope, receive: Receive) -> Receive | None:
     """What the application receives from instead; None: as it is. Raises Refused where the headers tell enough."""
     if scope["method"] == "PUT" and scope["path"].startswith(STREAMED):
         return None
-    length, chunked, encodings = 0, False, []
+    length, chunked, encodings, kind = 0, False, [], b""
     for name, value in scope["headers"]:
         if name == b"content-length":
             length = int(value) if value.isdigit() else 0
@@ -88,38 +88,60 @@ def bounded(scope: Scope, receive: Receive) -> Receive | None:
             chunked = True
         elif name == b"content-encoding":
             encodings += [word.strip().lower() for word in value.decode("latin-1").split(",")]
-    limit = UNPACKED.get(scope["path"], LIMIT)
-    if length > limit:
-        raise Refused(too_large(limit))
+        elif name == b"content-type":
+            kind = value
+    if length > LIMIT:
+        raise Refused(TOO_LARGE)
+    if scope["path"] != TRACES:
+        return _counted(receive, _whole) if chunked else None
     encodings = [word for word in encodings if word not in ("", "identity")]
-    if encodings and scope["path"] in UNPACKED:
-        if len(encodings) > 1 or encodings[0] not in ("gzip", "deflate"):
-            raise Refused(UNKNOWN_ENCODING)
-        unpacker = Unpacker(encodings[0], limit)
-        scope["headers"] = [(name, value) for name, value in scope["headers"]
-                            if name not in (b"content-encoding", b"content-length")]
-        return _counted(receive, limit, unpacker.feed, unpacker.end)
+    if not encodings and not chunked and length <= edge_spans.SMALL:
+        return None
+    is_json = b"json" in kind.lower()
+    if not encodings:
+        return _counted(receive, _whole, lambda body: _check(body, is_json))
+    if len(encodings) > 1 or encodings[0] not in ("gzip", "deflate"):
+        raise Refused(UNKNOWN_ENCODING)
+    unpacker = Unpacker(encodings[0])
+    scope["headers"] = [(name, value) for name, value in scope["headers"]
+                        if name not in (b"content-encoding", b"content-length")]
 
-    def whole(data: bytes, room: int) -> bytes:
-        if len(data) > room:
-            raise Refused(too_large(limit))
-        return data
+    def end(body: bytes) -> None:
+        unpacker.end()
+        _check(body, is_json)
 
-    return _counted(receive, limit, whole, lambda: None) if chunked else None
+    return _counted(receive, unpacker.feed, end)
 
 
-def _counted(receive: Receive, limit: int, take: Callable[[bytes, int], bytes], end: Callable[[], None]) -> Receive:
+def _whole(data: bytes, room: int) -> bytes:
+    if len(data) > room:
+        raise Refused(TOO_LARGE)
+    return data
+
+
+def _check(body: bytes, is_json: bool) -> None:
+    if edge_spans.too_many(body, is_json):
+        raise Refused(TOO_MANY)
+
+
+def _counted(receive: Receive, take: Callable[[bytes, int], bytes],
+             end: Callable[[bytes], None] | None = None) -> Receive:
+    """``receive`` with each part as ``take`` gives it for the room that is left; ``end`` looks at the whole."""
     total = 0
+    parts: list[bytes] = []
 
     async def counted() -> Any:
         nonlocal total
         message = await receive()
         if message["type"] == "http.request":
-            data = take(message.get("body", b""), limit - total)
+            data = take(message.get("body", b""), LIMIT - total)
             total += len(data)
             message = {**message, "body": data}
-            if not message.get("more_body", False):
-                end()
+            if end is not None:
+                parts.append(data)
+                if not message.get("more_body", False):
+                    end(b"".join(parts))
+                    parts.clear()
         return message
 
     return counted

@@ -26,14 +26,16 @@ class Origins:
 
     The second is what a tunnel with another local port needs, and it is sound: MLflow refuses foreign Host headers.
     A listed origin counts at its own port alone: at the other end of a tunnel the same port may be another program.
+    The scheme is one of the listed: what somebody put into plain HTTP on the way may not use the pages behind TLS.
     """
 
     def __init__(self, listed: Iterable[str]) -> None:
         self.listed = frozenset(filter(None, (_parts(origin.strip()) for origin in listed)))
+        self.schemes = frozenset(scheme for scheme, _, _ in self.listed) or frozenset(DEFAULT_PORTS)
 
     def own(self, origin: str, host: str) -> bool:
         parts = _parts(origin)
-        if parts is None:
+        if parts is None or parts[0] not in self.schemes:
             return False
         asked = _parts(f"{parts[0]}://{host}")
         if asked is None:

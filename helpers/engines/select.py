@@ -11,7 +11,8 @@ from helpers.errors import EngineUnavailable
 from helpers.system import System
 
 ENGINES: dict[str, type[DockerEngine] | type[EmbeddedEngine]] = {"docker": DockerEngine, "embedded": EmbeddedEngine}
-LACKS = "no S3 store (artifacts are files in the state folder), no network of its own for each service, no restart at boot"
+LACKS = ("no S3 store (artifacts are files in the state folder), no network of its own for each service, "
+         "no restart at boot")
 
 
 @dataclass(frozen=True)

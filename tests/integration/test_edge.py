@@ -6,6 +6,7 @@ import gzip
 import http.client
 import json
 import socket
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -214,6 +215,23 @@ def test_a_small_packed_body_does_not_take_the_memory(system: Clone) -> None:
                               Content_Encoding="gzip", x_mlflow_experiment_id="0")
         assert status in (400, 413), body
         lives(system)
+
+
+def test_a_million_spans_do_not_hold_a_worker(system: Clone) -> None:
+    spans = b"\x12\x1c\x0a\x10" + b"t" * 16 + b"\x12\x08" + b"s" * 8
+    scope = (spans * 500_000)
+    resource = b"\x12" + varint(len(scope)) + scope
+    body = b"\x0a" + varint(len(resource)) + resource
+    for sent, headers in ((gzip.compress(body), {"Content_Encoding": "gzip"}), (body, {})):
+        began = time.monotonic()
+        assert ask(system, "/v1/traces", "POST", sent, Content_Type="application/x-protobuf",
+                   x_mlflow_experiment_id="0", **headers)[0] == 413
+        assert time.monotonic() - began < 20
+    lives(system)
+
+
+def varint(number: int) -> bytes:
+    return bytes([number & 127 | 128]) + varint(number >> 7) if number > 127 else bytes([number])
 
 
 BODIES = (b"[" * 10_000_000, b'{"a":[' + b"{}," * 10_000_000 + b"{}]}", b" " * (100 << 20))

@@ -11,6 +11,7 @@ import edge
 import edge_bodies
 import edge_origins
 import edge_routes
+import edge_spans
 import pytest
 
 from tests.unit import asgi
@@ -142,6 +143,16 @@ def test_without_an_origin_the_browsers_other_words_count(app: edge.App, headers
     assert asgi.ask(app, SEARCH, "GET", host="localhost:8000", **headers).status == 200  # a link
 
 
+def test_plain_http_on_the_way_is_no_page_behind_tls() -> None:
+    public = edge_origins.Origins(["https://lab.example.org:8000", "https://localhost:8000"])
+    assert public.own("https://lab.example.org:8000", "lab.example.org:8000")
+    assert not public.own("http://lab.example.org:8000", "lab.example.org:8000")
+    private = edge_origins.Origins(["http://localhost:8000"])
+    assert private.own("http://localhost:9000", "localhost:9000")
+    assert not private.own("https://localhost:8000", "localhost:8000")
+    assert edge_origins.Origins([""]).own("https://any.example", "any.example")
+
+
 def test_two_origins_are_both_asked_for() -> None:
     origins = edge_origins.Origins(LISTED.split(","))
     headers = [(b"host", b"localhost:8000"), (b"origin", b"http://evil.example"), (b"origin", b"http://localhost:8000")]
@@ -151,7 +162,7 @@ def test_two_origins_are_both_asked_for() -> None:
 
 # sizes
 
-TRACES = "/v1/traces"
+TRACES = edge_bodies.TRACES
 
 
 def raw_deflate(data: bytes) -> bytes:
@@ -162,7 +173,6 @@ def raw_deflate(data: bytes) -> bytes:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(edge_bodies, "LIMIT", 5000)
-    monkeypatch.setattr(edge_bodies, "UNPACKED", {TRACES: 5000})
     monkeypatch.setattr(edge_bodies, "CHUNK", 512)
     return 5000
 
@@ -204,6 +214,59 @@ def test_mlflow_does_not_unpack_again(app: edge.App, inner: asgi.Inner) -> None:
 ])
 def test_odd_encodings(app: edge.App, encoding: str, body: bytes, status: int) -> None:
     assert asgi.ask(app, TRACES, "POST", body=body, content_encoding=encoding).status == status
+
+
+def field(number: int, data: bytes) -> bytes:
+    """A field of a protobuf message that holds bytes or another message."""
+    length, coded = len(data), b""
+    while length > 127:
+        coded, length = coded + bytes([length & 127 | 128]), length >> 7
+    return bytes([number << 3 | 2]) + coded + bytes([length]) + data
+
+
+SPAN = field(1, b"t" * 16) + field(2, b"s" * 8) + field(5, b"name") + b"\x30\x01\x3912345678"
+
+
+def request(*spans: bytes) -> bytes:
+    scope = b"".join(field(2, span) for span in spans)
+    return field(1, field(1, field(1, field(1, b"key"))) + field(2, field(1, b"") + scope))
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge_spans, "SPANS", 200)
+    monkeypatch.setattr(edge_spans, "FIELDS", 20_000)
+    monkeypatch.setattr(edge_spans, "SMALL", 100)
+
+
+NESTED = field(9, field(2, field(5, field(1, b"\x18\x01") * 9000)))  # an attribute, a list of numbers
+
+
+@pytest.mark.parametrize(("body", "status"), [
+    (request(*[SPAN] * 200), 200), (request(*[SPAN] * 201), 413), (request(*[b""] * 1000), 413),
+    (request(SPAN + field(9, b"x") * 9000), 200), (request(SPAN + field(11, b"") * 21_000), 413),
+    (request(SPAN + NESTED), 200), (request(*[SPAN + NESTED] * 2), 413),
+    (request(SPAN + field(9, field(1, b"doc") + field(2, field(1, b"y" * 50_000)))), 200),
+    # what is no protobuf is MLflow's to refuse
+    (b"\xff" * 2000, 200), (request(SPAN) + b"\x0a\xff\xff\xff\x7f" + b"x" * 2000, 200),
+])
+@pytest.mark.parametrize("packed", [True, False])
+def test_spans_are_counted(app: edge.App, few: None, body: bytes, status: int, packed: bool) -> None:
+    sent = gzip.compress(body, 1) if packed else body
+    answer = asgi.ask(app, TRACES, "POST", body=sent, content_type="application/x-protobuf",
+                      content_length=str(len(sent)), **({"content_encoding": "gzip"} if packed else {}))
+    assert answer.status == status
+    assert status == 413 or answer.body == body
+
+
+@pytest.mark.parametrize(("name", "number", "status"), [
+    ("spanId", 200, 200), ("spanId", 201, 413), ("span_id", 201, 413), ("span\\u0049d", 900, 413),
+])
+def test_spans_as_json_are_counted(app: edge.App, few: None, name: str, number: int, status: int) -> None:
+    spans = ",".join([f'{{"{name}":"1"}}'] * number)
+    sent = f'{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{spans}]}}]}}]}}'.encode()
+    assert asgi.ask(app, TRACES, "POST", body=sent, content_type="application/json; charset=utf-8",
+                    content_length=str(len(sent))).status == status
 
 
 def test_plain_bodies_are_bounded_by_what_they_say_and_by_what_comes(app: edge.App, inner: asgi.Inner,
