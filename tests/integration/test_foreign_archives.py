@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from helpers.backups import archive
 from tests.conftest import Clone, require_docker
 from tests.integration import seen
-from tests.integration.test_backup import everything, experiment, log_run
+from tests.integration.test_backup import api, everything, experiment, log_run
+from tests.integration.test_upgrade import use_database
 
 # what the owner of a database may add to it; each calls f() when it is restored or first used
 PLANTED = """
@@ -121,3 +123,42 @@ def forged(source: Path, target: Path, old: bytes, new: str) -> None:
             elif name in archive.SMALL and name != "trackbed.json":
                 writer.small(name, content.read())
         writer.finish({key: manifest[key] for key in ("schema", "tables", "mlflow")})
+
+
+OLD = "0584bdc529eb"  # MLflow 2.20
+
+
+def test_an_archive_of_an_older_mlflow(own: dict[str, Clone], tmp_path: Path) -> None:
+    """Its tables are made as that MLflow had them, filled, and then migrated."""
+    clone = own["embedded"]
+    before, live = everything(clone), seen.live_database(clone)
+    with seen.empty_database(clone, "mlflow_older") as address:
+        entry = clone.project_folder / "embedded" / "app" / "start.py"
+        seen.output(*seen.mlflow_python(clone), str(entry), "make", OLD, timeout=300,
+                    env={"PATH": os.environ["PATH"], "MLFLOW_BACKEND_STORE_URI": address})
+        seen.psql(clone, OLD_ROWS, "mlflow_older")
+        use_database(clone, "mlflow_older")
+        try:
+            clone.value("backup", f"--to={tmp_path}/old.tar")
+        finally:
+            use_database(clone, live)
+    clone.value("backup", f"--to={tmp_path}/new.tar")
+    done = clone.invoke("restore", f"{tmp_path}/old.tar", "--yes", "--no-backup")
+    assert done.returncode == 0 and "migrating the copy" in done.stderr and "left out" not in done.stderr, done.stderr
+    run = api(clone, "runs/get", run_id="1" * 32)["run"]
+    assert run["info"]["run_name"] == "old ü" and run["data"]["metrics"][0]["value"] == 0.5
+    assert clone.invoke("restore", f"{tmp_path}/new.tar", "--yes", "--no-backup").returncode == 0
+    assert everything(clone) == before
+
+
+OLD_ROWS = f"""
+INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage)
+  VALUES (7, 'old', 'mlflow-artifacts:/7', 'active');
+INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, source_version, user_id, status,
+                  start_time, end_time, experiment_id, lifecycle_stage, artifact_uri)
+  VALUES ('{"1" * 32}', 'old ü', 'LOCAL', '', '', '', 'ann', 'FINISHED', 1, 2, 7, 'active',
+          'mlflow-artifacts:/7/{"1" * 32}/artifacts');
+INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) VALUES ('m', 0.5, 1, '{"1" * 32}', 0, false);
+INSERT INTO latest_metrics (key, value, timestamp, run_uuid, step, is_nan)
+  VALUES ('m', 0.5, 1, '{"1" * 32}', 0, false);
+"""
