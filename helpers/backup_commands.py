@@ -98,6 +98,8 @@ def verify(system: System, text: str, repair: bool, sink: Sink, notice: Notice) 
                                "a new one.")
         return _verified_files(chosen, progress)
     place, names = chosen
+    if repair:
+        sources.target(system.settings, f"{place}/")  # refuses where root must not write
     found = verification.examine(place, names, progress.say, set(names) == set(repository.names(place)))
     if found.well or not repair:
         return Verified(tuple(verification.report(place, found)), found.well, _summary(found), f"{place}", True)
