@@ -71,18 +71,20 @@ class Health:
 
 
 def _health(place: Place, added: backups.Added) -> Health:
-    lines = list(added.remarks)
+    lines = [f"an earlier backup is damaged: {remark}" for remark in added.remarks]
     if added.reread.count:
         lines.append(f"read again of earlier backups: {added.reread.count} pieces ({added.reread.size / 2**20:.1f} MiB)"
                      f", {len(added.reread.wrong) or 'none'} damaged")
     if added.rewritten:
-        lines.append(f"{added.rewritten} damaged or missing pieces were stored again from the running system")
+        lines.append(f"{added.rewritten} damaged or missing pieces were stored again")
     for name, files in added.concerned.items():
         lines += [f"{name} is damaged, and the running system does not have this any more:",
                   *(f"    {file}" for file in files)]
-    if added.concerned:
-        lines.append(f"the new backup is whole; `invoke backup.verify {place}` lists all damage in the earlier ones")
-    return Health(tuple(lines), bool(added.concerned))
+    damaged = bool(added.concerned or added.remarks)
+    if damaged:
+        lines.append(f"the new backup is whole; `invoke backup.verify {place}` lists all damage in the earlier ones. "
+                     "Deleting a file below backups/ forgets that backup")
+    return Health(tuple(lines), damaged)
 
 
 def verify(system: System, text: str, repair: bool, sink: Sink, notice: Notice) -> Verified:

@@ -49,6 +49,10 @@ class Damaged(TrackbedError):
         super().__init__(f"{path}: {why}", skip if rest else HINT)
 
 
+class Newer(TrackbedError):
+    """It is of a format that only a newer Trackbed knows."""
+
+
 class SetSum:
     """A checksum of a set of lines, whatever their order: stores list their objects in different ones."""
 
@@ -268,8 +272,8 @@ def check_facts(path: Path | str, manifest: dict[str, Any], further: dict[str, t
 def check_format(path: Path | str, manifest: dict[str, Any]) -> None:
     """Raises TrackbedError for a format that only a newer Trackbed knows."""
     if isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
-        raise TrackbedError(f"{path} was made by a newer Trackbed (format {manifest['format']}, known: {FORMAT})",
-                            "update this clone: git pull")
+        raise Newer(f"{path} was made by a newer Trackbed (format {manifest['format']}, known: {FORMAT})",
+                    "update this clone: git pull")
 
 
 def members(path: Path, manifest: dict[str, Any], check: bool = True) -> Iterator[tuple[str, int, IO[bytes]]]:

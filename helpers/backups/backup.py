@@ -137,14 +137,15 @@ def add(system: System, engine: Engine, place: Place, sink: Sink, with_secrets: 
     need(engine, POSTGRES, STORE)
     sink.step("reading a share of the earlier pieces again")
     reread = rereading.again(place)
+    copied = {digest for digest in reread.wrong if verification.from_copy(place, digest)}
     try:
         with repository.Writer(place, system.settings.project, _about(system, engine), _origin(system, engine),
-                               {*reread.wrong, *lost}) as writer:
+                               {*reread.wrong, *lost} - copied) as writer:
             name, manifest = _add(system, engine, writer, sink, with_secrets)
             left = writer.lost - writer.rewritten
             rereading.remember(place, reread, left)
-            return Added(name, manifest, reread, len(writer.rewritten), _concerned(place, left) if left else {},
-                         tuple(writer.remarks))
+            return Added(name, manifest, reread, len(writer.rewritten) + len(copied),
+                         _concerned(place, left) if left else {}, tuple(writer.remarks))
     except (sqlite3.Error, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

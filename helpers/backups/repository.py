@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import IO, Any, cast
 
-from helpers.backups.archive import FORMAT, SMALL, Damaged, SetSum, Told, check_facts, check_format, read_full
+from helpers.backups.archive import FORMAT, SMALL, Damaged, Newer, SetSum, Told, check_facts, check_format, read_full
 from helpers.backups.places import Missing, Place, Unreadable, scratch
 from helpers.errors import TrackbedError
 
@@ -164,7 +164,8 @@ class Writer:
                     self._index.learn(snapshot.entries(manifest))
                     return
             except TrackbedError as error:
-                self.remarks.append(f"the earlier {error.message}")
+                if not isinstance(error, Newer):
+                    self.remarks.append(error.message)
                 self._index.forget()
 
     def small(self, name: str, content: bytes) -> None:

@@ -195,6 +195,13 @@ def mend(place: Place, found: Found) -> list[str]:
     return done
 
 
+def from_copy(place: Place, digest: str) -> bool:
+    """Write a piece of a list anew from its copy, where that is whole; whether it is."""
+    if content := _whole(place, copy(digest), digest):
+        place.write(piece(digest), content)
+    return bool(content)
+
+
 def _whole(place: Place, path: str, digest: str) -> bytes:
     try:
         content = place.read(path, PIECE)

@@ -182,6 +182,23 @@ def test_a_folder_in_a_pieces_place_goes_aside(tmp_path: Path, snapshot: Snapsho
     assert examine(snapshot).well
 
 
+def test_a_list_comes_back_from_its_copy(snapshot: Snapshot) -> None:
+    digest = snapshot.manifest()["list"][0]
+    flip(Path(str(snapshot.place)) / repository.piece(digest))
+    assert list(rereading.again(snapshot.place).wrong) == [digest]
+    assert verification.from_copy(snapshot.place, digest) and examine(snapshot).well
+    assert not verification.from_copy(snapshot.place, sha(b"hello"))  # an object has no copy
+
+
+def test_an_earlier_backup_that_cannot_be_read_is_told(tmp_path: Path, snapshot: Snapshot) -> None:
+    for top in ("backups", "copies"):
+        flip(Path(str(snapshot.place), top, f"{snapshot.name}.json"))
+    _, writer = back_up(tmp_path / "repo", Reads(OBJECTS))
+    assert [snapshot.name in remark for remark in writer.remarks] == [True]
+    _, writer = back_up(tmp_path / "repo", Reads(OBJECTS))
+    assert not writer.remarks  # the newest one is whole
+
+
 def test_each_piece_has_its_turn(tmp_path: Path, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rereading, "LEAST", 1)
     everything = [path.name for path in (tmp_path / "repo/pieces").rglob("*/*")]
