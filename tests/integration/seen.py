@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,19 @@ def output(*argv: str, **options: Any) -> str:
     done = run(*argv, **options)
     assert done.returncode == 0, f"{argv}: {done.stderr}"
     return done.stdout.strip()
+
+
+def answering(call: Callable[[], object], refusal: type[Exception], seconds: float = 30) -> None:
+    """Call again until what was just started accepts it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            call()
+            return
+        except refusal:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
 
 
 def ask(url: str, body: object = None, host: str = "", timeout: float = 30) -> tuple[int, str]:
