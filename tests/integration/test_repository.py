@@ -36,7 +36,7 @@ def vault() -> Iterator[Access]:
 
     key, secret, (port,) = "backup" + secrets.token_hex(4), secrets.token_hex(16), free_ports(1)
     name = f"tb-vault-{secrets.token_hex(4)}"
-    seen.output("docker", "run", "-d", "--rm", "--name", name, "-p", f"127.0.0.1:{port}:9000", "--tmpfs", "/data",
+    seen.output("docker", "run", "-d", "--rm", "--name", name, "-p", f"127.0.0.1:{port}:9000", "-v", "/data",
                 "-e", f"ROOT_ACCESS_KEY={key}", "-e", f"ROOT_SECRET_KEY={secret}",
                 BY_NAME["VERSITYGW_IMAGE"].default, "--port", ":9000", "posix", "/data")
     try:
