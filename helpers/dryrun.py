@@ -299,7 +299,7 @@ def _processes(plan: Plan, engine: EmbeddedEngine) -> str:
     blocks.append("" if alone else "\n".join([
         "# the database: only its own user gets in, over a socket in a private folder",
         f"{word(engine.tool('initdb'))} -D {word(database)} -U {stack.DATABASE_ADMIN} -A peer \\\n"
-        "  --encoding=UTF8 --locale=C.UTF-8 >/dev/null",
+        "  --encoding=UTF8 --locale=C.UTF-8 --data-checksums >/dev/null",
         "echo 'local all all peer map=trackbed' >\"$STATE\"/app/pg_hba.conf",
         f'printf "trackbed $(id -un) %s\\n" {stack.DATABASE_ADMIN} {stack.DATABASE_USER} \\\n'
         '  >"$STATE"/app/pg_ident.conf']))

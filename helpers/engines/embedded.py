@@ -620,6 +620,10 @@ class EmbeddedEngine:
     def _make_database(self) -> None:
         """initdb into a folder beside the final one; only a complete database gets the final name."""
         fresh = self.database_folder.with_name(self.database_folder.name + ".new")
+        if not safe_files.is_empty(self.database_folder):
+            raise TrackbedError(f"{self.database_folder} holds files, but no PG_VERSION that the database's account "
+                                "can read", "if it is the database, give it back to that account (chown -R), or "
+                                "restore a backup; if not, move it away; then `invoke up` goes on")
         account = self.layout.accounts.get(DATABASE)
         if not safe_files.remove(fresh):
             raise TrackbedError(f"{fresh} could not be removed", "remove it as its owner")
@@ -627,10 +631,12 @@ class EmbeddedEngine:
         environment = {"PATH": os.defpath, "LC_ALL": "C.UTF-8", "HOME": str(self.layout.accounts.home(DATABASE))}
         # the same locale on every engine, so that dumps move
         done = subprocess.run([self._pg("initdb"), "-D", str(fresh), "-U", stack.DATABASE_ADMIN, "-A", "peer",
-                               "--encoding=UTF8", "--locale=C.UTF-8"], stdin=subprocess.DEVNULL, env=environment,
-                              capture_output=True, cwd=self.folder, timeout=120, check=False,
+                               "--encoding=UTF8", "--locale=C.UTF-8", "--data-checksums"], stdin=subprocess.DEVNULL,
+                              env=environment, capture_output=True, cwd=self.folder, timeout=120, check=False,
                               **self._as_service(POSTGRES))
         if done.returncode:
+            if known := database_failures.explain(done.stderr.decode("utf-8", "replace").splitlines()):
+                raise PartFailed(POSTGRES, f"the database could not be made: {known[0]}", known[1])
             raise PartFailed(POSTGRES, "the database could not be made: " + _tail(done.stderr), "see `invoke doctor`")
         fresh.rename(self.database_folder)  # initdb has synced what it made
         sync_folder(self.database_folder.parent)
