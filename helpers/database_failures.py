@@ -14,6 +14,7 @@ KNOWN = (
     (r"could not locate a valid checkpoint record|invalid (primary |secondary )?checkpoint|"
      r"could not (open|read|find|access) (file|directory|status of transaction).*(pg_wal|pg_xact|pg_multixact|"
      r"pg_control|pg_filenode\.map|backup_label|\"base)|incorrect checksum in control file|"
+     r"required WAL directory|(FATAL|PANIC).*(No such file or directory|Input/output error)|"
      r"invalid magic number|invalid page in block|could not find redo location|"
      r"database files are (incompatible|corrupt)|could not read .*\"(global|base|pg_\w+)|is not a valid data directory|"
      r"relation mapping file .* contains (invalid data|incorrect checksum)", DAMAGED, BACKUP),

@@ -21,6 +21,8 @@ OWNER, OTHER = "folder is not PostgreSQL's any more", "another PostgreSQL works 
     ("PANIC:  could not locate a valid checkpoint record", DAMAGED, "invoke down --delete-data"),
     ('FATAL:  could not open file "global/pg_filenode.map": No such file or directory', DAMAGED, "invoke restore FILE"),
     ('PANIC:  could not open file "global/pg_control": No such file or directory', DAMAGED, "invoke restore FILE"),
+    ('FATAL:  required WAL directory "pg_wal" does not exist', DAMAGED, "invoke restore FILE"),
+    ('FATAL:  could not read file "pg_logical/x": Input/output error', DAMAGED, "invoke restore FILE"),
     ("FATAL:  incorrect checksum in control file", DAMAGED, "invoke restore FILE"),
     ('FATAL:  could not open directory "pg_wal": No such file or directory', DAMAGED, "invoke restore FILE"),
     ('FATAL:  could not access status of transaction 0', "", ""),
