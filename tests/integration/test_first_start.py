@@ -87,7 +87,7 @@ def test_a_postgresql_that_somebody_started_on_our_data_is_left_alone(embedded: 
     sockets = seen.sockets(embedded)
     assert embedded.invoke("down").returncode == 0
     as_database(embedded, f'{tool} -D "$DATA" -w -l /dev/null -o "-k {sockets} -c listen_addresses=" start '
-                          '>/dev/null </dev/null')
+                          '>/dev/null 2>&1 </dev/null')
     pid = int(as_database(embedded, 'head -n 1 "$DATA/postmaster.pid"'))
     try:
         seen.refused(embedded.invoke("up"), 1, f"another PostgreSQL (process {pid}) works on", f"kill -INT {pid}")
