@@ -66,7 +66,7 @@ def reported(body: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(body)
     def run(context: Context, *args: Any, **flags: Any) -> None:
         from helpers import console
-        from helpers.errors import FAILED, INTERRUPTED, TrackbedError, traceback_wanted
+        from helpers.errors import FAILED, INTERRUPTED, EngineUnavailable, TrackbedError, traceback_wanted
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` is Ctrl-C: half-written files go
         try:
@@ -74,7 +74,8 @@ def reported(body: Callable[..., None]) -> Callable[..., None]:
         except TrackbedError as error:
             if traceback_wanted():
                 raise
-            console.error(error)
+            # an engine that does not answer may be one whose node was lost
+            console.error((_lost() if isinstance(error, EngineUnavailable) else None) or error)
             raise Exit(code=error.code) from None
         except KeyboardInterrupt:
             console.notice("\ninterrupted; `invoke status` shows what is there")

@@ -154,7 +154,7 @@ def test_doctor_looks_at_the_node(laptop: Laptop) -> None:
 def test_up_makes_everything_on_the_node(up: Laptop) -> None:
     clone = up.clone
     assert {part["state"] for part in clone.parts().values()} <= {"ready", "done"}
-    assert len(seen.containers(clone)) == 5
+    assert len(seen.containers(clone)) == 6
     assert workspace(up).is_dir() and workspace(up).stat().st_uid == 1000
     assert not (clone.state / clone.project / "workspace").exists(), "a folder of the laptop was made"
     assert clone.first_up is not None

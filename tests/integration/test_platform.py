@@ -36,7 +36,8 @@ print(json.dumps({"equal": {path.name: path.read_bytes() == content.get(path.nam
                   "straight": [name for name in content if repository._should_multipart_upload(Path(sent, name))],
                   "by": type(repository).__module__}))
 """
-PARTS = {"embedded": ["postgres", "mlflow", "jupyter"], "docker": ["postgres", "store", "bucket", "mlflow", "jupyter"]}
+PARTS = {"embedded": ["postgres", "mlflow", "jupyter"],
+         "docker": ["postgres", "store", "store-sync", "bucket", "mlflow", "jupyter"]}
 
 
 @pytest.fixture(scope="session")

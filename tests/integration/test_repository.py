@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from helpers import references
 from helpers.backups import repository
 from helpers.backups.places import Access, Bucket, Folder, Place
 from helpers.backups.repository import Snapshot
 from helpers.errors import TrackbedError
-from helpers.settings import BY_NAME
 from tests.conftest import Clone, free_ports, require_docker
 from tests.integration import seen
 from tests.integration.test_backup import api, everything, experiment, log_run
@@ -38,7 +38,7 @@ def vault() -> Iterator[Access]:
     name = f"tb-vault-{secrets.token_hex(4)}"
     seen.output("docker", "run", "-d", "--rm", "--name", name, "-p", f"127.0.0.1:{port}:9000", "-v", "/data",
                 "-e", f"ROOT_ACCESS_KEY={key}", "-e", f"ROOT_SECRET_KEY={secret}",
-                BY_NAME["VERSITYGW_IMAGE"].default, "--port", ":9000", "posix", "/data")
+                references.image("versitygw").name, "--port", ":9000", "posix", "/data")
     try:
         access = Access(f"http://127.0.0.1:{port}", "us-east-1", key, secret)
         client = boto3.client("s3", endpoint_url=access.endpoint, region_name=access.region, aws_access_key_id=key,
