@@ -92,6 +92,12 @@ def listening(tables: str) -> frozenset[tuple[str, int]]:
     return frozenset(found)
 
 
+def listeners(tables: str, address: str, port: int) -> frozenset[int]:
+    """The uids of the programs that what connects to an address would reach, in the text of /proc/net/tcp and tcp6."""
+    places = {(address, port), ("0.0.0.0", port), ("::", port)}
+    return frozenset(int(row.split()[7]) for row in tables.splitlines() if listening(row) & places)
+
+
 def machine_address(public_address: str = "", environ: Mapping[str, str] = os.environ) -> str:
     """What others call this machine: the setting, else the address the SSH client came to, else the host name."""
     if public_address:

@@ -43,6 +43,10 @@ class PartFailed(TrackbedError):
         self.part = part
 
 
+class NotListening(TrackbedError):
+    """Nothing of ours listens on a part's port: no secret may be sent there."""
+
+
 class NotReady(TrackbedError):
     """The time to wait ran out; the message names what was still missing."""
 

@@ -10,11 +10,12 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from helpers import database_failures, elsewhere, gateway
 from helpers.bounded import within
 from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, POSTGRES, Engine, PartStatus, Sink, State
-from helpers.errors import NotReady, PartFailed
+from helpers.errors import NotListening, NotReady, PartFailed
 
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
@@ -60,17 +61,24 @@ def ask(url: str, method: str = "GET", data: bytes | None = None, timeout: float
         return Answer(0, str(getattr(error, "reason", error)))
 
 
+def _asked(engine: Engine, part: str, path: str, *rest: Any, **named: Any) -> Answer:
+    """``ask`` at a part; an answer of status 0 where what listens on its port is not the part."""
+    try:
+        with engine.open(part, "http") as address:
+            return ask(address.url + path, *rest, **named)
+    except NotListening as error:
+        return Answer(0, error.message)
+
+
 def database_answers(engine: Engine) -> str:
     """Empty when the tracking server reaches its database, else what is missing. /health would be 200 either way."""
-    with engine.open(MLFLOW, "http") as address:
-        answer = ask(address.url + SEARCH, token=engine.access_token())
+    answer = _asked(engine, MLFLOW, SEARCH, token=engine.access_token())
     return "" if answer.ok else f"the tracking server's database: {_brief(answer)}"
 
 
 def store_answers(engine: Engine) -> str:
     """Empty when the tracking server reaches the bucket, else what is missing."""
-    with engine.open(MLFLOW, "http") as address:
-        answer = ask(address.url + ARTIFACTS + "?path=__probe__", token=engine.access_token())
+    answer = _asked(engine, MLFLOW, ARTIFACTS + "?path=__probe__", token=engine.access_token())
     if answer.ok:
         return ""
     known = {404: "the bucket is missing", 500: "the object store does not answer the tracking server"}
@@ -79,19 +87,17 @@ def store_answers(engine: Engine) -> str:
 
 def notebook_answers(engine: Engine) -> str:
     """Empty when JupyterLab answers, else what is missing."""
-    with engine.open(JUPYTER, "http") as address:
-        answer = ask(address.url + "/api")
+    answer = _asked(engine, JUPYTER, "/api")
     return "" if answer.ok else f"JupyterLab: {_brief(answer)}"
 
 
 def artifact_round_trip(engine: Engine) -> str:
     """Write, read and remove one tiny artifact through the tracking server; empty when it came back equal."""
     payload, token = uuid.uuid4().hex.encode(), engine.access_token()
-    with engine.open(MLFLOW, "http") as address:
-        url = f"{address.url}{ARTIFACTS}/__probe__/{payload.decode()}"
-        written = ask(url, "PUT", payload, timeout=30, token=token)
-        read = ask(url, timeout=30, token=token)
-        ask(url, "DELETE", timeout=30, token=token)
+    path = f"{ARTIFACTS}/__probe__/{payload.decode()}"
+    written = _asked(engine, MLFLOW, path, "PUT", payload, timeout=30, token=token)
+    read = _asked(engine, MLFLOW, path, timeout=30, token=token)
+    _asked(engine, MLFLOW, path, "DELETE", timeout=30, token=token)
     if not written.ok:
         return f"an artifact could not be written: {_brief(written)}"
     return "" if read.body.encode() == payload else f"an artifact did not come back: {_brief(read)}"

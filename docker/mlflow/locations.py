@@ -103,6 +103,7 @@ def guard_paths(handlers: Any) -> None:
 def guard_experiments(store: Any) -> None:
     """A tracking store's class: experiments and traces name this system's space alone."""
     created, started, tagged = store.create_experiment, store.start_trace, store.set_trace_tag
+    started_v2, ended_v2 = store.deprecated_start_trace_v2, store.deprecated_end_trace_v2
 
     @functools.wraps(created)
     def create_experiment(self: Any, name: str, artifact_location: str | None = None, *rest: Any, **named: Any) -> Any:
@@ -112,10 +113,20 @@ def guard_experiments(store: Any) -> None:
 
     @functools.wraps(started)
     def start_trace(self: Any, trace_info: Any, *rest: Any, **named: Any) -> Any:
-        for tags in (trace_info.tags, trace_info.trace_metadata):
-            for key in TRACE_TAGS:
-                _check_tag(key, (tags or {}).get(key))
+        _check_tags(trace_info.tags, trace_info.trace_metadata)
         return started(self, trace_info, *rest, **named)
+
+    @functools.wraps(started_v2)
+    def deprecated_start_trace_v2(self: Any, experiment_id: str, timestamp_ms: int, request_metadata: Any, tags: Any,
+                                  *rest: Any, **named: Any) -> Any:
+        _check_tags(request_metadata, tags)
+        return started_v2(self, experiment_id, timestamp_ms, request_metadata, tags, *rest, **named)
+
+    @functools.wraps(ended_v2)
+    def deprecated_end_trace_v2(self: Any, request_id: str, timestamp_ms: int, status: Any, request_metadata: Any,
+                                tags: Any, *rest: Any, **named: Any) -> Any:
+        _check_tags(request_metadata, tags)
+        return ended_v2(self, request_id, timestamp_ms, status, request_metadata, tags, *rest, **named)
 
     @functools.wraps(tagged)
     def set_trace_tag(self: Any, trace_id: str, key: str, value: str) -> Any:
@@ -124,6 +135,14 @@ def guard_experiments(store: Any) -> None:
         return tagged(self, trace_id, key, value)
 
     store.create_experiment, store.start_trace, store.set_trace_tag = create_experiment, start_trace, set_trace_tag
+    store.deprecated_start_trace_v2 = deprecated_start_trace_v2
+    store.deprecated_end_trace_v2 = deprecated_end_trace_v2
+
+
+def _check_tags(*each: Mapping[str, str] | None) -> None:
+    for tags in each:
+        for key in TRACE_TAGS:
+            _check_tag(key, (tags or {}).get(key))
 
 
 def _check_tag(key: str, value: str | None) -> None:

@@ -22,6 +22,10 @@ ROLE_OF = {POSTGRES: DATABASE, MLFLOW: SERVER, JUPYTER: NOTEBOOK}
 ENDINGS = {DATABASE: "db", SERVER: "mlflow", NOTEBOOK: "nb"}
 LONGEST = 31  # characters of a name that useradd takes
 EARLIER = "trackbed"  # who everything ran as before there was one account a role
+# What a command of another account's gets of root's own: other processes of the account may trace it, and so read its
+# environment and take its open files, a terminal too.
+NOTHING: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL,
+                           "env": {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}, "cwd": "/"}
 SECONDS = 60  # for useradd and userdel, which wait for each other's lock
 
 
@@ -90,11 +94,14 @@ class Accounts:
         return pwd.getpwnam(name)
 
     def identity(self, role: str, groups: Iterable[str] = ()) -> dict[str, Any]:
-        """What a subprocess is told to become the account before it runs anything; {} for a normal user."""
+        """What a subprocess is told to become the account before it runs anything; {} for a normal user.
+
+        ``env`` and the three streams are the caller's to name (`NOTHING`): what the account can trace, it has.
+        """
         if not self.separate:
             return {}
         account = self.get(role)
-        return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": [int(group) for group in groups]}
+        return become(account.pw_uid, account.pw_gid, groups)
 
     def remove(self, keep: Iterable[str] = ()) -> tuple[str, ...]:
         """End what still runs as these accounts and remove them, except the roles of ``keep``; gives what stayed."""
@@ -112,16 +119,27 @@ class Accounts:
                 stayed.append(account.pw_name)
         return tuple(stayed)
 
+    def end(self, role: str) -> None:
+        """End every process of a role's account, also those that its programs have hidden from the supervisor."""
+        if self.separate and (account := self.find(role)):
+            self._end(account)
+
     @staticmethod
     def _end(account: pwd.struct_passwd) -> None:
         """SIGKILL for every process of the account, sent by the account itself: it reaches no other's."""
         for _ in range(20):
             if account.pw_uid not in _owners():
                 return
-            subprocess.run(["/bin/sh", "-c", "kill -KILL -1"], stdin=subprocess.DEVNULL, capture_output=True,
-                           cwd="/", timeout=30, check=False, user=account.pw_uid, group=account.pw_gid,
-                           extra_groups=[])
+            subprocess.run(["/bin/sh", "-c", "kill -KILL -1"], **NOTHING, timeout=30, check=False,
+                           **become(account.pw_uid, account.pw_gid))
             time.sleep(0.1)
+
+
+def become(uid: int, gid: int, groups: Iterable[str] = ()) -> dict[str, Any]:
+    """What a subprocess is told to become an account. Away from root's terminal: who shares its session may type in it
+    (/dev/tty, TIOCSTI), and then root's shell runs that.
+    """
+    return {"user": uid, "group": gid, "extra_groups": [int(group) for group in groups], "start_new_session": True}
 
 
 def services() -> set[int]:

@@ -19,6 +19,7 @@ from typing import IO, Any, ClassVar
 from helpers import (
     accelerators,
     addresses,
+    bounded,
     database_failures,
     elsewhere,
     notebook,
@@ -28,8 +29,9 @@ from helpers import (
     wheels,
 )
 from helpers.accelerators import Accelerator
+from helpers.credentials import JUPYTER_TOKEN
 from helpers.engines import base, database_roles, launch, stale_locks, streaming, venvs
-from helpers.engines.accounts import DATABASE, NOTEBOOK, ROLE_OF, SERVER
+from helpers.engines.accounts import DATABASE, NOTEBOOK, NOTHING, ROLE_OF, SERVER
 from helpers.engines.base import (
     JUPYTER,
     MLFLOW,
@@ -50,12 +52,14 @@ from helpers.engines.base import (
 )
 from helpers.engines.layout import Layout
 from helpers.engines.supervision import MARK, Program, Supervisor, orphans, terminate
-from helpers.errors import Interrupted, PartFailed, TrackbedError
+from helpers.errors import Interrupted, NotListening, PartFailed, TrackbedError
 from helpers.readiness import SEARCH, ask
+from helpers.spelling import shown
 from helpers.state import sync_folder
 from helpers.system import System
 
 PARTS = (POSTGRES, MLFLOW, JUPYTER)
+MOST_OUTPUT = 4 << 20  # bytes that a program of the notebook's may tell
 LOOK_SECONDS = 5.0  # in which a part that is well answers
 DATABASE_MAJOR = "18"
 SECRETS_MARK = "TRACKBED_SECRETS"
@@ -363,7 +367,8 @@ class EmbeddedEngine:
                 name, state, process.reason or silent, process.exit_code if not process.pid else None, "",
                 ports if process.pid else self._held(ports), memory, process.since,
                 identity=f"{process.pid}@{process.started}",
-                accelerator=_variable(process.pid, GPU_MARK) if name == JUPYTER and process.pid else ""))
+                # the notebook may have written it anew
+                accelerator=shown(_variable(process.pid, GPU_MARK)) if name == JUPYTER and process.pid else ""))
         return tuple(listed)
 
     def _orphans(self) -> list[int]:
@@ -380,8 +385,11 @@ class EmbeddedEngine:
             return self._psql(stack.DATABASE_USER, self.system.state.live["database"], "SELECT 1",
                               LOOK_SECONDS).code == 0
         path = SEARCH if part == MLFLOW else "/api"  # /health is 200 without a database
-        with self.open(part, "http") as address:
-            return ask(address.url + path, timeout=3, token=self.access_token() if part == MLFLOW else "").ok
+        try:
+            with self.open(part, "http") as address:
+                return ask(address.url + path, timeout=3, token=self.access_token() if part == MLFLOW else "").ok
+        except NotListening:
+            return False
 
     def _psql(self, role: str, database: str, statements: str, timeout: float = 20) -> ExecResult:
         return self.exec(POSTGRES, ("psql", "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-U", role,
@@ -424,9 +432,31 @@ class EmbeddedEngine:
     def open(self, part: str, port: str) -> Iterator[Address]:
         for candidate in self._ports(part):
             if candidate.name == port:
+                self._check_listener(part, candidate)
                 yield Address(candidate.address, candidate.published)
                 return
         raise TrackbedError(f"{part} publishes no port {port}")
+
+    def _check_listener(self, part: str, port: Port) -> None:
+        """What listens on a part's port is the part. Any account may take one that is free, if only for a moment, and
+        would be sent the tokens. Raises NotListening.
+        """
+        try:
+            tables = "".join(Path("/proc/net", name).read_text() for name in ("tcp", "tcp6")
+                             if name == "tcp" or os.path.exists("/proc/net/tcp6"))
+        except OSError:
+            return  # not Linux
+        found, account = addresses.listeners(tables, port.address, port.published), self._account(part)
+        if not found:
+            raise NotListening(f"nothing listens on port {port.published}")
+        if found != {account}:
+            uid = min(found - {account})
+            raise NotListening(f"port {port.published} is held by a program of uid {uid}, not by {part}",
+                               "end that program, then `invoke up` goes on")
+
+    def _account(self, part: str) -> int:
+        found = self.layout.accounts.find(ROLE_OF[part])
+        return found.pw_uid if found else -1
 
     # running commands
 
@@ -437,7 +467,12 @@ class EmbeddedEngine:
         if isinstance(stdin, bytes):
             stream = {"input": stdin}
         try:
-            done = subprocess.run(words, capture_output=True, timeout=timeout, check=False, **stream, **options)
+            if part == JUPYTER and not stream.get("stdin"):
+                done = bounded.run(words, MOST_OUTPUT, timeout, **stream, **options)
+            else:
+                done = subprocess.run(words, capture_output=True, timeout=timeout, check=False, **stream, **options)
+        except bounded.TooMuch as error:
+            return ExecResult(1, "", str(error))
         except subprocess.TimeoutExpired:
             return ExecResult(124, "", f"no end after {timeout:.0f} s")
         except OSError as error:
@@ -531,6 +566,9 @@ class EmbeddedEngine:
             if left:
                 sink.step("stopping processes that lost their supervisor")
                 self._end(left, 30)
+        if JUPYTER_TOKEN in self.system.replaced:  # what the notebook started aside would read the new one
+            self.halt(JUPYTER, sink)
+            self.layout.accounts.end(NOTEBOOK)
         self._files()
         self._make_packages()
         alone = bool(self.settings.tracking_uri)
@@ -564,8 +602,8 @@ class EmbeddedEngine:
 
     def _may_write(self, folder: Path) -> bool:
         """Whether the notebook can work in a folder; asked as its account."""
-        return subprocess.run(["test", "-w", str(folder), "-a", "-x", str(folder)], stdin=subprocess.DEVNULL,
-                              timeout=30, check=False, cwd="/", **self._as_service(JUPYTER)).returncode == 0
+        return subprocess.run(["test", "-w", str(folder), "-a", "-x", str(folder)], **NOTHING, timeout=30, check=False,
+                              **self._as_service(JUPYTER)).returncode == 0
 
     def _files(self) -> None:
         """What the processes read: the server's files, the notebook's start-up files, the secrets."""
@@ -603,8 +641,8 @@ class EmbeddedEngine:
 
     def _version(self, folder: Path) -> str:
         """The PostgreSQL major of a database's folder, "" without one; read by the database's own account."""
-        done = subprocess.run(["cat", str(folder / "PG_VERSION")], stdin=subprocess.DEVNULL, capture_output=True,
-                              timeout=30, check=False, cwd="/", **self._as_service(POSTGRES))
+        done = subprocess.run(["cat", str(folder / "PG_VERSION")], **{**NOTHING, "stdout": subprocess.PIPE},
+                              timeout=30, check=False, **self._as_service(POSTGRES))
         return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else ""
 
     def _check_major(self) -> None:
@@ -726,6 +764,7 @@ class EmbeddedEngine:
                         stopped.append(name)
                     sink.part(name, "stopped")
                 self.supervisor.shutdown()
+        self.layout.accounts.end(NOTEBOOK)  # what it started aside, too
         left = self._orphans()
         if left:
             sink.step("stopping processes that lost their supervisor")

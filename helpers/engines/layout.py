@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from helpers import notebook, safe_files, stack
 from helpers.engines import accounts
@@ -180,10 +179,9 @@ class Layout:
     def _may_enter(self, folder: Path) -> bool:
         """Whether the services can go through a folder; asked as one of them, mode bits do not tell of ACLs."""
         account = self.accounts.find(SERVER)
-        who: dict[str, Any] = self.accounts.identity(SERVER) if account else {
-            "user": NOBODY, "group": NOBODY, "extra_groups": []}
-        return subprocess.run(["test", "-x", str(folder)], stdin=subprocess.DEVNULL, timeout=30, check=False,
-                              cwd="/", **who).returncode == 0
+        who = self.accounts.identity(SERVER) if account else accounts.become(NOBODY, NOBODY)
+        return subprocess.run(["test", "-x", str(folder)], **accounts.NOTHING, timeout=30, check=False,
+                              **who).returncode == 0
 
     def _check_way(self) -> None:
         """The services can reach the state folder. Raises TrackbedError with the folder that is closed."""

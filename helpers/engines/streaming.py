@@ -73,7 +73,7 @@ def piped(what: str, argv: list[str], env: Mapping[str, str] | None = None, cwd:
         try:
             # a session of its own: Ctrl-C reaches this process, which ends the command
             process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=env,
-                                       cwd=cwd, start_new_session=True, **options)
+                                       cwd=cwd, **{**options, "start_new_session": True})
         except OSError as error:
             raise TrackbedError(f"{what}: {error}", "`invoke up` installs what is missing") from None
         pipe = Pipe(what, process, errors)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,8 @@ class Venv:
     def _finish(self) -> None:
         packages = sorted(p.parent.name for p in self.site.glob("*.dist-info/RECORD"))
         self.folder.chmod(0o755)
+        with suppress(FileNotFoundError):
+            (self.folder / ".lock").chmod(0o644)  # uv's is everybody's: who holds it keeps uv waiting
         self._marker.write_text("\n".join(packages) + "\n")  # last: a venv without it is half-made
 
     def _others(self) -> list[Path]:

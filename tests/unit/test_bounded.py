@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import readiness
+from helpers import bounded, readiness
 from helpers.bounded import within
 from helpers.engines import docker_api, supervision
 from helpers.errors import EngineUnavailable
@@ -80,3 +81,20 @@ def test_a_server_that_drips_does_not_hold_a_look_up() -> None:
         began = time.monotonic()
         answer = readiness.ask(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=1)
     assert answer.status == 0 and "no whole answer" in answer.body and time.monotonic() - began < 5
+
+
+def test_a_program_that_writes_without_end() -> None:
+    with pytest.raises(bounded.TooMuch):
+        bounded.run(["yes"], 1 << 16, 30)
+
+
+def test_a_program_that_leaves_one_behind_with_its_pipes() -> None:
+    began = time.monotonic()
+    with pytest.raises(subprocess.TimeoutExpired):
+        bounded.run(["sh", "-c", "sleep 5 & sleep 5"], 1 << 16, 0.3)
+    assert time.monotonic() - began < 4
+
+
+def test_what_a_program_says() -> None:
+    done = bounded.run(["sh", "-c", "cat; echo no >&2; exit 3"], 1 << 16, 30, b"yes")
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"yes", b"no\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import pwd
 import subprocess
 import sys
@@ -263,3 +264,52 @@ def test_sockets_of_a_long_state_folder(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(str(long.layout.sockets / ".s.PGSQL.5432")) < 107
     if os.geteuid() != 0:
         assert str(os.geteuid()) in long.layout.run_folder.name
+
+
+@as_root
+def test_no_command_of_an_account_has_anything_of_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other processes of the account may trace it: root's environment and terminal would be theirs, and by TIOCSTI, or
+    what is typed, root's shell too.
+    """
+    engine = EmbeddedEngine(system(tmp_path))
+    nobody = pwd.getpwnam("nobody")
+    monkeypatch.setattr(Accounts, "get", lambda *_: nobody)
+    monkeypatch.setattr(Accounts, "find", lambda *_: nobody)
+    monkeypatch.setattr(accounts, "_owners", lambda: {nobody.pw_uid})
+    monkeypatch.setattr(accounts.time, "sleep", lambda _: None)
+    monkeypatch.setenv("SECRET_OF_ROOT", "hunter2")
+    seen: list[dict[str, Any]] = []
+
+    def run(argv: object, **options: Any) -> Any:
+        seen.append(options)
+        return SimpleNamespace(returncode=0, stdout=b"", stderr=b"")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(venvs.Venv, "scripts", lambda *_: None)
+    engine._may_write(tmp_path)
+    engine.layout._may_enter(tmp_path)
+    engine._version(tmp_path)
+    engine._make_packages()
+    engine.exec("postgres", ("psql",))
+    Accounts._end(nobody)
+    venvs.interpreter(engine._as_service("mlflow"))
+    assert len(seen) >= 7
+    for options in seen:
+        assert options["user"] == nobody.pw_uid and options["start_new_session"] is True
+        assert "SECRET_OF_ROOT" not in options["env"]
+        streams = ("stdin", "stdout", "stderr")
+        assert options.get("capture_output") or all(isinstance(options[name], int) for name in streams)
+
+
+@as_root
+def test_an_account_opens_no_terminal_of_roots() -> None:
+    """In a terminal's own session /dev/tty is that terminal."""
+    nobody = pwd.getpwnam("nobody")
+    code = ("import subprocess, sys; from helpers.engines.accounts import NOTHING, become; "
+            "ask = lambda **o: subprocess.run(['sh', '-c', ': </dev/tty'], **{**NOTHING, **o}).returncode; "
+            f"sys.exit(0 if ask() == 0 and ask(**become({nobody.pw_uid}, {nobody.pw_gid})) else 1)")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os.close(terminal)

@@ -92,6 +92,13 @@ class Store:
     def start_trace(self, trace_info: Any) -> str:
         return "started"
 
+    def deprecated_start_trace_v2(self, experiment_id: str, timestamp_ms: int, request_metadata: Any, tags: Any) -> str:
+        return "started"
+
+    def deprecated_end_trace_v2(self, request_id: str, timestamp_ms: int, status: Any, request_metadata: Any,
+                                tags: Any) -> str:
+        return "ended"
+
     def set_trace_tag(self, trace_id: str, key: str, value: str) -> str:
         return f"{key} is {value}"
 
@@ -120,6 +127,12 @@ def test_no_foreign_location_is_written(store: Any, uri: str) -> None:
             info = SimpleNamespace(**{"tags": {}, "trace_metadata": {}, where: {key: uri}})
             with pytest.raises(Refused, match=key):
                 store.start_trace(info)
+        for where in ("tags", "request_metadata"):
+            told: dict[str, Any] = {"tags": {}, "request_metadata": {}, where: {key: uri}}
+            with pytest.raises(Refused, match=key):
+                store.deprecated_start_trace_v2(experiment_id="1", timestamp_ms=1, **told)
+            with pytest.raises(Refused, match=key):
+                store.deprecated_end_trace_v2(request_id="tr-1", timestamp_ms=1, status="OK", **told)
 
 
 def test_own_locations_are_written(store: Any) -> None:
@@ -131,6 +144,7 @@ def test_own_locations_are_written(store: Any) -> None:
     assert store.set_trace_tag("tr-1", "mine", "s3://text") == "mine is s3://text"
     info = SimpleNamespace(tags={"mlflow.artifactLocation": "mlflow-artifacts:/1"}, trace_metadata=None)
     assert store.start_trace(info) == "started"
+    assert store.deprecated_end_trace_v2("tr-1", 1, "OK", {}, {"mine": "s3://text"}) == "ended"
 
 
 def test_no_reference_is_an_experiments_location(store: Any) -> None:
