@@ -24,6 +24,7 @@ MARK = "TRACKBED_INSTANCE_OF_PROCESS"
 ANSWER_SECONDS = 20.0  # for what supervisord only has to look up
 KILL_SECONDS = 5.0  # after which one that was killed waits for a disk or a device
 STOP_SECONDS = 120.0  # longer than any program's stop_seconds, after which supervisord kills it
+STOPPABLE = ("STARTING", "RUNNING", "STOPPING")
 STATES = {"STOPPED": State.EXITED, "STARTING": State.STARTING, "RUNNING": State.RUNNING,
           "BACKOFF": State.RESTARTING, "STOPPING": State.EXITED, "EXITED": State.EXITED, "FATAL": State.EXITED,
           "UNKNOWN": State.EXITED}
@@ -204,13 +205,13 @@ class Supervisor:
         rpc = self._rpc(STOP_SECONDS)
         added, changed, removed = rpc.reloadConfig()[0]
         for name in (*changed, *removed):
-            rpc.stopProcessGroup(name)
+            self.stop(name)
             rpc.removeProcessGroup(name)
         for name in (*added, *changed):
             rpc.addProcessGroup(name)
         for name, process in self.states().items():
             if process.state is State.RESTARTING:
-                self._call(rpc.stopProcess, name, True)  # not to sit out the pause before its next try
+                self.stop(name)  # not to sit out the pause before its next try
             if process.state in (State.EXITED, State.RESTARTING):
                 self._call(rpc.startProcess, name, False)
 
@@ -232,10 +233,21 @@ class Supervisor:
             time.sleep(0.05)
 
     def stop(self, name: str) -> bool:
-        """Stop one program and wait; False when it was not running. Bounded by its stop_seconds."""
-        rpc = self._rpc(STOP_SECONDS)
+        """Stop one program and wait; False when it was not running. Bounded by its stop_seconds.
+
+        Raises TimeoutError when it cannot be ended.
+        """
+        rpc = self._rpc()
         self._call(rpc.signalProcess, name, "CONT")  # a frozen one could not end itself, and would be killed
-        return self._call(rpc.stopProcess, name, True)
+        if not self._call(rpc.stopProcess, name, False):
+            return False
+        deadline = time.monotonic() + STOP_SECONDS
+        while (info := rpc.getProcessInfo(name))["statename"] in STOPPABLE:
+            _end_outside_its_group(int(info["pid"]))
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{name} does not end")
+            time.sleep(0.05)
+        return True
 
     def start(self, name: str) -> bool:
         """Start one program as it is configured; False when it runs already."""
@@ -258,6 +270,15 @@ class Supervisor:
         deadline = time.monotonic() + 60
         while pid and _alive(pid) and time.monotonic() < deadline:
             time.sleep(0.05)
+
+
+def _end_outside_its_group(pid: int) -> None:
+    """End a program that has joined another process group: supervisord's signals, which go to its own, miss it."""
+    try:
+        if pid and os.getpgid(pid) != pid:
+            os.kill(pid, signal.SIGKILL)
+    except OSError:
+        pass  # it has ended
 
 
 def _alive(pid: int) -> bool:

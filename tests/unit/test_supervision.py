@@ -165,6 +165,29 @@ def test_a_real_supervisor(short_folder: Path) -> None:
     assert not supervisor.running()
 
 
+@linux
+def test_a_program_that_left_its_process_group_ends(short_folder: Path) -> None:
+    """supervisord signals the group alone: such a program would outlive every stop, with the secrets of before."""
+    supervisor = Supervisor(short_folder, short_folder, f"group-{os.getpid()}")
+    supervisord = Path(sys.executable).with_name("supervisord")
+    code = "import os, time; os.setpgid(0, os.getppid()); open('left', 'w').close(); time.sleep(600)"
+    one = {"name": "one", "command": (sys.executable, "-c", code), "start_seconds": 0, "stop_seconds": 1,
+           "folder": str(short_folder)}
+    try:
+        for value, end in (("1", lambda: supervisor.apply((program(**one, environment={"V": "2"}),), supervisord)),
+                           ("2", lambda: supervisor.stop("one"))):
+            supervisor.apply((program(**one, environment={"V": value}),), supervisord)
+            until((short_folder / "left").exists)
+            pid = supervisor.states()["one"].pid
+            (short_folder / "left").unlink()
+            end()
+            assert not Path(f"/proc/{pid}").exists()
+    finally:
+        if supervisor.running():
+            supervisor.stop("one")
+            supervisor.shutdown()
+
+
 def test_a_supervisor_that_cannot_start_says_why(short_folder: Path) -> None:
     supervisor = Supervisor(short_folder, short_folder, "x")
     supervisord = Path(sys.executable).with_name("supervisord")
