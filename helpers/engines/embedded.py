@@ -631,9 +631,11 @@ class EmbeddedEngine:
     def _make_packages(self) -> None:
         """The notebook's own environment, by its own account: all of it is the notebook's to change."""
         venv = self._venv(JUPYTER)
-        done = subprocess.run([str(venv.python), "-I", str(self.folder / "app" / "overlay.py"), str(self._packages)],
-                              stdin=subprocess.DEVNULL, capture_output=True, cwd="/", env={}, timeout=60, check=False,
-                              umask=0o077, **self._as_service(JUPYTER))
+        argv = [str(venv.python), "-I", str(self.folder / "app" / "overlay.py"), str(self._packages)]
+        try:  # bounded: the account's other processes may trace it and make it say anything
+            done = bounded.run(argv, MOST_OUTPUT, 60, cwd="/", env={}, umask=0o077, **self._as_service(JUPYTER))
+        except bounded.TooMuch as error:
+            done = subprocess.CompletedProcess(argv, 1, b"", str(error).encode())
         if done.returncode:
             raise TrackbedError(f"the notebook's own environment could not be made: {_tail(done.stderr)}",
                                 f"remove {self._packages}, then `invoke up` again")

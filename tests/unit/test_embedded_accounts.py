@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from helpers import bounded
 from helpers.backups import sources
 from helpers.engines import accounts, launch, overlay, venvs
 from helpers.engines.accounts import LONGEST, ROLES, Accounts
@@ -285,15 +286,17 @@ def test_no_command_of_an_account_has_anything_of_roots(tmp_path: Path, monkeypa
         return SimpleNamespace(returncode=0, stdout=b"", stderr=b"")
 
     monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(bounded, "run", lambda argv, *_, **options: run(argv, capture_output=True, **options))
     monkeypatch.setattr(venvs.Venv, "scripts", lambda *_: None)
     engine._may_write(tmp_path)
     engine.layout._may_enter(tmp_path)
     engine._version(tmp_path)
     engine._make_packages()
     engine.exec("postgres", ("psql",))
+    engine.exec("jupyter", ("python", "-"), b"")
     Accounts._end(nobody)
     venvs.interpreter(engine._as_service("mlflow"))
-    assert len(seen) >= 7
+    assert len(seen) >= 8
     for options in seen:
         assert options["user"] == nobody.pw_uid and options["start_new_session"] is True
         assert "SECRET_OF_ROOT" not in options["env"]
