@@ -34,8 +34,10 @@ _FRAME = re.compile(rb"|--.*|\\(un)?restrict \w+|SET \w+ = [\w']+;|SELECT pg_cat
                     rb"false\);")
 _ENCODING = re.compile(rb"SET client_encoding = .*")
 
-TABLES = ("SELECT c.relname, string_agg(a.attname, ' ' ORDER BY a.attnum) FROM pg_class c JOIN pg_attribute a "
-          "ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' "
+COMPUTED = "*"  # behind the name of a column that PostgreSQL computes: no dump has its values
+TABLES = ("SELECT c.relname, string_agg(a.attname || CASE a.attgenerated WHEN '' THEN '' ELSE '*' END, ' ' "
+          "ORDER BY a.attnum) FROM pg_class c JOIN pg_attribute a "
+          "ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
           "WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace GROUP BY 1")
 SEQUENCES = "SELECT relname FROM pg_class WHERE relkind = 'S' AND relnamespace = 'public'::regnamespace"
 # keys and indexes are made again behind the rows: that is quicker, and rows do not come in the order of the keys
@@ -58,7 +60,8 @@ class Refused(TrackbedError):
 class Schema:
     """MLflow's tables in a database, with their columns, and its sequences; how to take keys away and bring them back.
 
-    ``read`` gets the columns of each table in the order in which the dump has them.
+    A column that PostgreSQL computes has COMPUTED behind its name. ``read`` gets the columns of each table in the order
+    in which the dump has them, the computed ones behind those that they follow here.
     """
 
     tables: dict[str, tuple[str, ...]]
@@ -66,6 +69,19 @@ class Schema:
     drops: tuple[str, ...] = ()
     adds: tuple[str, ...] = ()
     read: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def stored(self, table: str) -> set[str]:
+        """The columns of a table whose values a dump has."""
+        return {column for column in self.tables[table] if not column.endswith(COMPUTED)}
+
+    def note(self, table: str, columns: tuple[str, ...]) -> None:
+        """The dump has these columns of a table, in this order."""
+        whole = list(columns)
+        for before, column in zip(("", *self.tables[table]), self.tables[table], strict=False):
+            if column.endswith(COMPUTED):
+                before = before.removesuffix(COMPUTED)
+                whole.insert(whole.index(before) + 1 if before in whole else 0, column.removesuffix(COMPUTED))
+        self.read[table] = tuple(whole)
 
 
 def schema(engine: Engine, name: str) -> Schema:
@@ -166,9 +182,9 @@ def rows(stream: IO[bytes], of: Schema) -> Iterator[bytes]:
     while (line := lines.line()) is not None:
         if copy := _COPY.fullmatch(line):
             table, columns = copy[1].decode(), tuple(word.strip('"') for word in copy[2].decode().split(", "))
-            if table not in of.tables or table == REVISION or not set(columns) <= set(of.tables[table]):
+            if table not in of.tables or table == REVISION or not set(columns) <= of.stored(table):
                 raise Refused(f"has rows that do not fit to MLflow's table {table}")
-            of.read[table] = columns
+            of.note(table, columns)
             named = ", ".join(f'"{column}"' for column in columns)
             # frozen: nobody else has seen this table, no row is to be looked at again
             yield f'COPY public."{table}" ({named}) FROM STDIN (FREEZE);\n'.encode()

@@ -34,7 +34,8 @@ def _own_store(system: System, name: str) -> str:
     if name != "docker":
         return "folder"
     before = "minio" if system.state.engine == name else "versitygw"  # MinIO was the default of earlier releases
-    return system.state.live.get("store", before)
+    kept = system.state.live.get("store", before)
+    return "versitygw" if kept == "folder" else kept  # a folder is the embedded engine's
 
 
 def choose(system: System) -> Choice:

@@ -16,11 +16,8 @@ from tests.integration.test_backup import api
 
 OLD = "2.20.2"
 MAKE = """
-import sys, psycopg2
+import sys
 host, name = sys.argv[1:]
-connection = psycopg2.connect(host=host, user="mlflow", dbname="postgres")
-connection.autocommit = True
-connection.cursor().execute(f'CREATE DATABASE "{name}"')
 import mlflow
 uri = f"postgresql+psycopg2://mlflow@/{name}?host={host}"
 mlflow.set_tracking_uri(uri)
@@ -81,6 +78,7 @@ def test_old_database_forth_and_back(clone_factory: Callable[..., Clone], old_py
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    seen.create_database(clone, "mlflow_old")
     old(MAKE)
     made = old(READ)
     use_database(clone, "mlflow_old")

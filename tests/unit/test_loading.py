@@ -91,3 +91,14 @@ def test_the_template_is_for_its_revision_alone() -> None:
     first = (loading.stack.MLFLOW_FOLDER / "schema.sql").read_text().splitlines()[0]
     assert loading.template(first.removeprefix("-- revision ")).startswith("CREATE ")
     assert loading.template("0123") == loading.template("") == ""
+
+
+@pytest.mark.parametrize(("dumped", "read"), [
+    (("start", "end", "content"), ("start", "end", "took", "content")),
+    (("content", "end", "start"), ("content", "end", "took", "start")),
+    (("start", "content"), ("took", "start", "content")),
+])
+def test_a_computed_column_is_looked_at_and_not_loaded(dumped: tuple[str, ...], read: tuple[str, ...]) -> None:
+    of = Schema({"spans": ("start", "end", "took*", "content")}, ())
+    of.note("spans", dumped)
+    assert of.read == {"spans": read} and of.stored("spans") == {"start", "end", "content"}

@@ -75,7 +75,7 @@ def test_the_object_store_follows_the_engine(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("engine", "live", "store"), [
     ("docker", {}, "minio"), ("docker", {"store": "versitygw"}, "versitygw"), ("docker", {"store": "minio"}, "minio"),
-    ("", {}, "versitygw"), ("", {"store": "minio"}, "minio"),
+    ("", {}, "versitygw"), ("", {"store": "minio"}, "minio"), ("embedded", {"store": "folder"}, "versitygw"),
 ])
 def test_a_project_keeps_the_store_that_holds_its_data(tmp_path: Path, engine: str, live: dict[str, str],
                                                        store: str) -> None:
