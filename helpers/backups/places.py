@@ -11,11 +11,12 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from helpers import safe_files
 from helpers.errors import TrackbedError
 from helpers.state import make_folder
 
@@ -23,6 +24,7 @@ INCOMING = "incoming"  # a folder's blobs that have no name yet
 LEFTOVER = 3600.0  # seconds after which one of these is nobody's any more, where the disk knows no locks
 URL = re.compile(r"s3://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]{1,62})(?:/(?P<prefix>[^\x00-\x1f]*))?")
 ATTEMPTS = 4
+ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 T = TypeVar("T")
 
 
@@ -76,15 +78,35 @@ class Folder:
     def __str__(self) -> str:
         return str(self.path)
 
-    def begin(self) -> None:
-        incoming = make_folder(make_folder(self.path, private=True) / INCOMING, private=True)
+    @contextmanager
+    def _made(self, path: str) -> Iterator[int]:
+        """A descriptor of a folder of the repository, which is made where it is missing.
+
+        Whoever handed the repository over may have put links into it: they would lead our files, and what is cleaned
+        up, elsewhere. The repository itself may be a link, its name is ours.
+        """
+        handle = os.open(self.path, ROOT)
         try:
-            for entry in incoming.iterdir():
-                with suppress(FileNotFoundError):  # whoever wrote it has just named it
-                    if _is_left(entry):
-                        entry.unlink()
+            for name in filter(None, path.split("/")):
+                with suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=handle)
+                inner = os.open(name, safe_files.FOLDER, dir_fd=handle)
+                os.close(handle)
+                handle = inner
+            yield handle
+        finally:
+            os.close(handle)
+
+    def begin(self) -> None:
+        make_folder(self.path, private=True)
+        try:
+            with self._made(INCOMING) as incoming:
+                for name in os.listdir(incoming):
+                    with suppress(FileNotFoundError):  # whoever wrote it has just named it
+                        if _is_left(name, incoming):
+                            os.unlink(name, dir_fd=incoming)
         except OSError as error:
-            raise TrackbedError(f"{incoming}: {error.strerror}", "choose another place with --to") from None
+            raise TrackbedError(f"{self.path / INCOMING}: {_why(error)}", "choose another place with --to") from None
 
     def read(self, path: str, most: int) -> bytes:
         try:
@@ -100,20 +122,25 @@ class Folder:
             raise Unreadable(f"{self.path / path}: {error.strerror}", "is this a backup's folder?") from None
 
     def write(self, path: str, content: bytes) -> None:
-        target, part = self.path / path, self.path / INCOMING / secrets.token_hex(8)
+        above, _, name = path.rpartition("/")
+        target, part = self.path / path, secrets.token_hex(8)
         try:
-            make_folder(make_folder(target.parent.parent, private=True) / target.parent.name, private=True)
-            with os.fdopen(_incoming(part), "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())  # `holds` may believe a name
-                if target.is_dir() and not target.is_symlink():
-                    target.rename(part.with_name(f"{part.name}.aside"))  # whatever it is: no piece
-                os.replace(part, target)
+            make_folder(self.path, private=True)
+            with self._made(INCOMING) as incoming, self._made(above) as folder:
+                try:
+                    with os.fdopen(_incoming(part, incoming), "wb") as stream:
+                        stream.write(content)
+                        stream.flush()
+                        os.fsync(stream.fileno())  # `holds` may believe a name
+                        if _is_folder(name, folder):  # whatever it is: no piece
+                            os.rename(name, f"{part}.aside", src_dir_fd=folder, dst_dir_fd=incoming)
+                        os.replace(part, name, src_dir_fd=incoming, dst_dir_fd=folder)
+                except BaseException:
+                    with suppress(FileNotFoundError):
+                        os.unlink(part, dir_fd=incoming)
+                    raise
         except OSError as error:
-            part.unlink(missing_ok=True)
-            raise TrackbedError(f"{target}: {error.strerror or error}",
-                                "free the disk or choose another place with --to") from None
+            raise TrackbedError(f"{target}: {_why(error)}", "free the disk or choose another place with --to") from None
         self._changed |= {target.parent, target.parent.parent}
 
     def holds(self, path: str, size: int) -> bool:
@@ -158,22 +185,37 @@ class Folder:
         self._changed.clear()
 
 
-def _incoming(part: Path) -> int:
+def _why(error: OSError) -> str:
+    if error.errno in (errno.ENOTDIR, errno.ELOOP):
+        return "a folder of a backup may be no link and no file"
+    return error.strerror or str(error)
+
+
+def _is_folder(name: str, folder: int) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _incoming(part: str | Path, folder: int | None = None) -> int:
     """A new file of that name, locked as long as it is open: whoever cleans up sees that it is somebody's."""
     while True:
-        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
         with suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
-        if part.exists():
+        try:
+            os.stat(part, dir_fd=folder, follow_symlinks=False)
             return handle
-        os.close(handle)  # removed between the two
+        except FileNotFoundError:
+            os.close(handle)  # removed between the two
 
 
-def _is_left(entry: Path) -> bool:
+def _is_left(entry: str | Path, folder: int | None = None) -> bool:
     """Whether the backup that wrote this has ended before it could name it."""
-    if not stat.S_ISREG(entry.lstat().st_mode):
+    if not stat.S_ISREG(os.stat(entry, dir_fd=folder, follow_symlinks=False).st_mode):
         return False
-    handle = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    handle = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True

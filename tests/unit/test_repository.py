@@ -492,3 +492,34 @@ def test_a_reading_that_is_given_up_waits_for_nobody(snapshot: Snapshot, monkeyp
     finally:
         slow.set()
         closing.join(30)
+
+
+@pytest.mark.parametrize("which", ["incoming", "pieces", "pieces/", "copies", "backups"])
+def test_links_in_a_repository_lead_nobody_elsewhere(tmp_path: Path, which: str) -> None:
+    """Whoever hands it over could name a folder of root's: files would be written there, and what is there removed."""
+    theirs, victim = tmp_path / "repo", tmp_path / "etc"
+    victim.mkdir()
+    (victim / "passwd").write_bytes(b"kept")
+    path = {"pieces": "pieces/ab/abc", "pieces/": "pieces/ab/abc", "incoming": "pieces/ab/abc"}.get(which, f"{which}/a")
+    link = theirs / (which + "ab" if which.endswith("/") else which)
+    link.parent.mkdir(parents=True)
+    link.symlink_to(victim)
+    place = Folder(theirs)
+    with pytest.raises(TrackbedError, match="no link"):
+        if which == "incoming":
+            place.begin()
+        place.write(path, b"* * * * * root id")
+    assert [(entry.name, entry.read_bytes()) for entry in victim.iterdir()] == [("passwd", b"kept")]
+    if which == "incoming":
+        with pytest.raises(TrackbedError, match="no link"):
+            place.write(path, b"x")
+
+
+def test_a_repository_that_is_a_link_and_lacks_its_empty_folders(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "repo").symlink_to("disk")
+    place = Folder(tmp_path / "repo")
+    place.write("copies/abc", b"x")  # as a repair does
+    place.write("checked.json", b"{}")
+    place.settle()
+    assert place.read("copies/abc", 9) == b"x" and not list((tmp_path / "disk/incoming").iterdir())
