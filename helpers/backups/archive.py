@@ -210,13 +210,27 @@ def read_full(stream: IO[bytes], count: int) -> bytes:
 
 
 class _Strict(tarfile.TarInfo):
-    """Members as we write them: no headers that would fill the memory, nothing but plain files."""
+    """Members as we write them: no headers that would fill the memory, nothing but plain files, none with holes."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         extended = self.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
         if (extended and self.size > LONGEST_HEADER) or not (extended or self.type == tarfile.REGTYPE):
             raise tarfile.ReadError(f"a member of type {self.type!r} and {self.size} bytes does not belong here")
-        return super()._proc_member(tar)  # type: ignore[misc, no-any-return]
+        try:
+            found: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
+        except RecursionError:  # tarfile calls itself for each header that belongs to the next one
+            raise tarfile.ReadError("too many headers of one member") from None
+        return plain_member(found)
+
+
+def plain_member(found: tarfile.TarInfo) -> tarfile.TarInfo:
+    """What tarfile made of a header and those before it, which may say other sizes. Raises tarfile.ReadError.
+
+    A file with holes has as many bytes as somebody writes into its header: a few KB would fill a disk.
+    """
+    if found.sparse is not None or any(key.startswith("GNU.sparse.") for key in found.pax_headers) or found.size < 0:
+        raise tarfile.ReadError(f"a file with holes, or of {found.size} bytes, does not belong here")
+    return found
 
 
 class _Content:

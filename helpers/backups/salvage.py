@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from helpers.backups import sources, verification
-from helpers.backups.archive import LONGEST_HEADER, SMALL, Damaged, SetSum, Told, read_manifest
+from helpers.backups.archive import LONGEST_HEADER, SMALL, Damaged, SetSum, Told, plain_member, read_manifest
 from helpers.backups.places import scratch
 from helpers.backups.repository import DATABASE, Snapshot
 from helpers.backups.sources import Source
@@ -103,7 +103,8 @@ class _Lenient(tarfile.TarInfo):
         extended = self.type == tarfile.XHDTYPE
         if (extended and self.size > LONGEST_HEADER) or not (extended or self.type == tarfile.REGTYPE):
             raise tarfile.InvalidHeaderError("not ours")  # type: ignore[attr-defined]
-        return super()._proc_member(tar)  # type: ignore[misc, no-any-return]
+        found: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
+        return plain_member(found)
 
 
 class _Section:
@@ -166,6 +167,8 @@ def _found(path: Path, end: int, told: Told | None) -> Iterator[tuple[str, int, 
             tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
             try:
                 member = tar.next()
+            except RecursionError:
+                raise Damaged(path, "has too many headers of one member") from None
             except (tarfile.TarError, ValueError, OSError):
                 tar.offset += 512
                 continue

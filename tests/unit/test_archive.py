@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from helpers.backups import archive
+from helpers.backups import archive, salvage
 from helpers.errors import TrackbedError
 
 FACTS: dict[str, Any] = {"schema": "abc", "mlflow": "3", "tables": {"runs": ["1", "5"]}}
@@ -157,3 +157,35 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.tar").write_bytes(content)
     with pytest.raises(TrackbedError):
         archive.verify(tmp_path / "a.tar")
+
+
+def _extended(**records: str) -> bytes:
+    """A header that says something of the next one."""
+    lines = b""
+    for key, value in records.items():
+        key = key.replace("_", ".")
+        size = len(key) + len(value) + 3
+        while len(f"{size} {key}={value}\n") != size:
+            size += 1
+        lines += f"{size} {key}={value}\n".encode()
+    return member("x", lines, type=tarfile.XHDTYPE)
+
+
+ODD = {"holes": _extended(GNU_sparse_map="0,1", GNU_sparse_size=str(2**62)),
+       "more holes": _extended(GNU_sparse_size=str(2**62), GNU_sparse_numblocks="1", GNU_sparse_offset="0",
+                               GNU_sparse_numbytes="1"),
+       "a map of holes": _extended(GNU_sparse_major="1", GNU_sparse_minor="0", GNU_sparse_realsize=str(2**62)),
+       "less than nothing": _extended(size="-1"), "a step back": _extended(size="-1024"),
+       "a chain": _extended(comment="x") * 3000}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("header", ODD.values(), ids=ODD)
+def test_headers_that_say_other_sizes_are_refused(tmp_path: Path, header: bytes) -> None:
+    """A few KB that unpack to more than any disk has, and what tarfile takes for an error of its own."""
+    path = tmp_path / "odd.tar"
+    sealed(path, member("trackbed.json", b"{}") + header + member("objects/a", b"1\n0\n1\n" + bytes(600)), objects=1)
+    with pytest.raises(TrackbedError, match="odd"):
+        archive.verify(path)
+    with pytest.raises(TrackbedError, match="odd"):
+        salvage.of_archive(path, None)
