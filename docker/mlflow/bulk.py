@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import BinaryIO, cast
 
 import durable
+import locations
 from common import FAILED, USAGE, Stop, say
 from objects import CHUNK, fetched, storage
 
@@ -82,6 +83,8 @@ def objects_in(environment: Mapping[str, str], prefix: str, source: BinaryIO) ->
             words = name.split("/")
             if ended or not member.isreg() or name == member.name or not {"", ".", ".."}.isdisjoint(words):
                 raise Stop(USAGE, f"{member.name!r} does not belong into a stream of objects")
+            if environment.get("TRACKBED_STORE_SYNC") and locations.shadows(name):
+                raise Stop(FAILED, f"VersityGW cannot keep an object of the name {name!r}")
             stream = tar.extractfile(member)
             assert stream is not None
             place.put(name, member.size, cast("BinaryIO", stream))

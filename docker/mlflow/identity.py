@@ -161,10 +161,13 @@ def created_model(arguments: dict[str, Any], who: str) -> None:
     arguments["tags"] = owned(arguments.get("tags"), who, LoggedModelTag)
 
 
+PROGRAMS = frozenset({"LLM_JUDGE", "CODE"})  # whose verdicts are no person's
+
+
 def assessed(assessment: Any, who: str) -> None:
-    """A person's verdict is that of the login."""
+    """A person's verdict is that of the login; so is one of a kind that nobody knows."""
     source = getattr(assessment, "source", None)
-    if source is not None and source.source_type == "HUMAN" and source.source_id != who:
+    if source is not None and source.source_type not in PROGRAMS and source.source_id != who:
         assessment.metadata = {**(assessment.metadata or {}), CLAIMED: str(source.source_id)[:250]}
         source.source_id = who
 
@@ -269,7 +272,7 @@ def rows() -> None:
     """Rows that no argument leads to: a model version's user, tags that spans bring with them."""
     from mlflow.store.model_registry.dbmodels.models import SqlModelVersion  # type: ignore[import-not-found]
     from mlflow.store.tracking.dbmodels import models  # type: ignore[import-not-found]
-    from sqlalchemy import event
+    from sqlalchemy import event, inspect
 
     def version(_: Any, __: Any, values: dict[str, Any]) -> None:
         if who := login.get():
@@ -279,9 +282,27 @@ def rows() -> None:
         if values.get("key") == USER and (who := login.get()):
             values["value"] = who
 
+    def tag_stays(_: Any, __: Any, row: Any) -> None:
+        if row.key in RESERVED:
+            stays(row, inspect(row).attrs, "value")
+
+    def source_stays(_: Any, __: Any, row: Any) -> None:
+        stays(row, inspect(row).attrs, "source_type", "source_id")
+
     event.listen(SqlModelVersion, "init", version)
     for model in (models.SqlTag, models.SqlTraceTag, models.SqlTraceMetadata):
         event.listen(model, "init", tag)
+        event.listen(model, "before_update", tag_stays)
+    # a trace that is begun once more, or whose spans come later, replaces rows of the first time
+    event.listen(models.SqlAssessments, "before_update", source_stays)
+
+
+def stays(row: Any, columns: Any, *names: str) -> None:
+    """Take back what a changed row would say of who made it; ``columns``: SQLAlchemy's, with their history."""
+    for name in names:
+        history = columns[name].history
+        if history.added and history.deleted:
+            setattr(row, name, history.deleted[0])
 
 
 def identified(app: App, stores: Iterable[Any], environment: Mapping[str, str]) -> App:

@@ -8,6 +8,7 @@ come from an older server or from somebody's archive.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -163,6 +164,43 @@ def guard_models(store: Any, placeholders: frozenset[str]) -> None:
     store.create_model_version = create_model_version
 
 
+def shadows(key: str) -> bool:
+    """Whether VersityGW could not list an object of this name: it keeps what belongs to a folder in `meta/etag` below
+    that name, and what lies there instead ends every list of the bucket with an error."""
+    words = key.split("/")
+    return ("meta", "etag") in itertools.pairwise(words)
+
+
+def guard_keys(repository: Any, environment: Mapping[str, str] = os.environ) -> None:
+    """MLflow's S3 repository: no object gets a name that a store or a backup would take for another, or for none."""
+    files = bool(environment.get("TRACKBED_STORE_SYNC"))
+    uploaded, begun, signed = (getattr(repository, name) for name in (
+        "_upload_file", "create_multipart_upload", "create_presigned_upload_url"))
+
+    def check(*names: str | None) -> None:
+        key = "/".join(name for name in names if name)
+        if not {"", ".", ".."}.isdisjoint(key.split("/")) or (files and shadows(key)):
+            _raise(f"{key[:200]!r} cannot be the name of an artifact")
+
+    @functools.wraps(uploaded)
+    def upload(self: Any, s3_client: Any, local_file: str, bucket: str, key: str) -> Any:
+        check(key)
+        return uploaded(self, s3_client, local_file, bucket, key)
+
+    @functools.wraps(begun)
+    def begin(self: Any, local_file: str, num_parts: int = 1, artifact_path: str | None = None) -> Any:
+        check(artifact_path, os.path.basename(local_file))
+        return begun(self, local_file, num_parts, artifact_path)
+
+    @functools.wraps(signed)
+    def sign(self: Any, artifact_path: str, *rest: Any, **named: Any) -> Any:
+        check(artifact_path)
+        return signed(self, artifact_path, *rest, **named)
+
+    repository._upload_file, repository.create_multipart_upload = upload, begin
+    repository.create_presigned_upload_url = sign
+
+
 def guard_server(handlers: Any) -> None:
     """All of it, before the server's first request. An MLflow that is built otherwise must not start unguarded."""
     from mlflow.store.artifact.artifact_repository_registry import (  # type: ignore[import-not-found]
@@ -179,3 +217,7 @@ def guard_server(handlers: Any) -> None:
     guard_paths(handlers)
     guard_experiments(TrackingStore)
     guard_models(ModelStore, frozenset(handlers._PROMPT_SOURCE_PLACEHOLDERS))
+    if os.environ[DESTINATION].startswith("s3://"):
+        from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository  # type: ignore[import-not-found]
+
+        guard_keys(S3ArtifactRepository)

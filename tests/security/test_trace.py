@@ -178,3 +178,33 @@ print(ask("runs/set-tag", {{"run_id": "{run}", "key": "mlflow.user", "value": "j
 """
     done = seen.run("docker", "exec", seen.container(attack.clone, "jupyter"), "python", "-c", code)
     assert done.stdout.split() == ["jovyan", "403", "403", "403", "403"], done.stdout + done.stderr
+
+
+def test_a_trace_that_is_begun_again_stays_its_makers(attack: Target) -> None:
+    """MLflow replaces rows of a trace that is there: the notebook, or another login, could take it over."""
+    trace = f"tr-{secrets.token_hex(16)}"
+
+    def begun(user: str, **assessment: object) -> dict[str, object]:
+        verdict = {"assessment_name": "good", "trace_id": trace, "feedback": {"value": 1},
+                   "source": {"source_type": "HUMAN", "source_id": user}, "create_time": "2026-01-01T00:00:00Z",
+                   "last_update_time": "2026-01-01T00:00:00Z", **assessment}
+        return {"trace": {"trace_info": {
+            "trace_id": trace, "request_time": "2026-01-01T00:00:00Z", "state": "OK", "tags": {"mlflow.user": user},
+            "trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "0"}},
+            "trace_metadata": {"mlflow.user": user}, "assessments": [verdict]}}}
+
+    made = attack.door("mlflow").json("/api/3.0/mlflow/traces", begun("ann"), attack.login)
+    assert made.status == 200, made.text
+    verdict = json.loads(made.body)["trace"]["trace_info"]["assessments"][0]["assessment_id"]
+    again = begun("eve", assessment_id=verdict, source={"source_type": "LLM_JUDGE", "source_id": "eve"})
+    code = f"""
+import json, urllib.request
+request = urllib.request.Request("http://mlflow:8000/api/3.0/mlflow/traces", {json.dumps(again)!r}.encode(),
+                                 {{"Content-Type": "application/json"}})
+print(urllib.request.urlopen(request, timeout=20).read().decode())
+"""
+    done = seen.run("docker", "exec", seen.container(attack.clone, "jupyter"), "python", "-c", code)
+    info = json.loads(done.stdout)["trace"]["trace_info"]
+    assert info["trace_metadata"]["mlflow.user"] == info["tags"]["mlflow.user"] == "ann", done.stdout + done.stderr
+    assert [each["source"] for each in info["assessments"] if each["assessment_id"] == verdict] == \
+        [{"source_type": "HUMAN", "source_id": "ann"}]

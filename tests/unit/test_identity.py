@@ -206,3 +206,20 @@ def test_without_a_login_the_client_says_who_it_is(store: Any) -> None:
         assert store.create_issue("0", "n", created_by="bob") == "bob"
     finally:
         identity.login.reset(token)
+
+
+def test_a_row_that_is_written_again_names_who_made_it() -> None:
+    def column(added: list[str], deleted: list[str]) -> SimpleNamespace:
+        return SimpleNamespace(history=SimpleNamespace(added=added, deleted=deleted))
+
+    row = SimpleNamespace(value="bob", other="new")
+    identity.stays(row, {"value": column(["bob"], ["ann"])}, "value")
+    assert row.value == "ann"
+    identity.stays(row, {"value": column([], []), "other": column(["new"], [])}, "value", "other")
+    assert (row.value, row.other) == ("ann", "new")
+
+
+def test_a_verdict_of_an_unknown_kind_is_the_logins(store: Any) -> None:
+    for kind, who in (("HUMAN", "ann"), ("SOURCE_TYPE_UNSPECIFIED", "ann"), ("LLM_JUDGE", "bob"), ("CODE", "bob")):
+        source = SimpleNamespace(source_type=kind, source_id="bob")
+        assert store.create_assessment(SimpleNamespace(source=source, metadata=None))[0] == who

@@ -114,6 +114,42 @@ def store() -> Any:
     return guarded()
 
 
+class S3:
+    """Stands for MLflow's S3ArtifactRepository."""
+
+    def _upload_file(self, s3_client: Any, local_file: str, bucket: str, key: str) -> str:
+        return key
+
+    def create_multipart_upload(self, local_file: str, num_parts: int = 1, artifact_path: str | None = None) -> str:
+        return f"{artifact_path}/{local_file}"
+
+    def create_presigned_upload_url(self, artifact_path: str, expiration: int = 900) -> str:
+        return artifact_path
+
+
+@pytest.mark.parametrize("key", ["live/0//b", "live/0/./b", "live/../b", "live/0/", "live/x/meta/etag",
+                                 "live/x/meta/etag/y", "live/meta/etag"])
+def test_names_that_would_break_lists_and_backups_are_refused(key: str) -> None:
+    """One such object and no backup could be made, or none restored."""
+    guarded = type("Guarded", (S3,), {})
+    locations.guard_keys(guarded, {"TRACKBED_STORE_SYNC": "store-sync:9002"})
+    made, (folder, _, name) = guarded(), key.rpartition("/")
+    for ask in (lambda: made._upload_file(None, "f", "b", key), lambda: made.create_presigned_upload_url(key),
+                *((lambda: made.create_multipart_upload(f"/tmp/{name}", 1, folder),) if name else ())):
+        with pytest.raises(Refused, match="cannot be the name"):
+            ask()
+
+
+def test_other_names_are_kept() -> None:
+    guarded, other = type("Guarded", (S3,), {}), type("Other", (S3,), {})
+    locations.guard_keys(guarded, {"TRACKBED_STORE_SYNC": "store-sync:9002"})
+    locations.guard_keys(other, {})
+    for key in ("live/0/meta/x", "live/etag/meta", "live/0/ä b.txt", "live/..x/.y", "live/0/a\\b"):
+        assert guarded()._upload_file(None, "f", "b", key) == key
+    assert guarded().create_multipart_upload("m.bin", 2, "0/r") == "0/r/m.bin"
+    assert other()._upload_file(None, "f", "b", "live/x/meta/etag/y") == "live/x/meta/etag/y"
+
+
 @pytest.mark.parametrize("uri", [uri for uri in FOREIGN if uri])
 def test_no_foreign_location_is_written(store: Any, uri: str) -> None:
     with pytest.raises(Refused, match="artifact location"):
