@@ -13,6 +13,7 @@ LIMIT = 32 << 20  # bytes; MLflow's own largest request, a page's upload, has 10
 TRACES = "/v1/traces"  # the only address that unpacks what it gets
 STREAMED = ("/api/2.0/mlflow-artifacts/artifacts/", "/ajax-api/2.0/mlflow-artifacts/artifacts/")  # as long as they are
 UNKNOWN_ENCODING = (415, "Content-Encoding may be gzip or deflate")
+TWO_KINDS = (400, "A request has one Content-Type")
 DAMAGED = (400, "The body is not what its Content-Encoding says")
 CHUNK = 1 << 20
 
@@ -80,7 +81,7 @@ def bounded(scope: Scope, receive: Receive) -> Receive | None:
     """What the application receives from instead; None: as it is. Raises Refused where the headers tell enough."""
     if scope["method"] == "PUT" and scope["path"].startswith(STREAMED):
         return None
-    length, chunked, encodings, kind = 0, False, [], b""
+    length, chunked, encodings, kinds = 0, False, [], []
     for name, value in scope["headers"]:
         if name == b"content-length":
             length = int(value) if value.isdigit() else 0
@@ -89,15 +90,17 @@ def bounded(scope: Scope, receive: Receive) -> Receive | None:
         elif name == b"content-encoding":
             encodings += [word.strip().lower() for word in value.decode("latin-1").split(",")]
         elif name == b"content-type":
-            kind = value
+            kinds.append(value)
     if length > LIMIT:
         raise Refused(TOO_LARGE)
     if scope["path"] != TRACES:
         return _counted(receive, _whole) if chunked else None
+    if len(kinds) > 1:  # MLflow reads one of them
+        raise Refused(TWO_KINDS)
     encodings = [word for word in encodings if word not in ("", "identity")]
     if not encodings and not chunked and length <= edge_spans.SMALL:
         return None
-    is_json = b"json" in kind.lower()
+    is_json = bool(kinds) and kinds[0].split(b";")[0].strip() == b"application/json"  # as MLflow reads it
     if not encodings:
         return _counted(receive, _whole, lambda body: _check(body, is_json))
     if len(encodings) > 1 or encodings[0] not in ("gzip", "deflate"):

@@ -5,8 +5,11 @@ A few KB of gzip are a million spans: minutes of work, at whose end the worker i
 
 from __future__ import annotations
 
+import re
+
 SPANS = 20_000  # of one request; OpenTelemetry's exporters send 512, MLflow's a trace
 FIELDS = 1_000_000  # of all of them, attributes and their values too; two bytes each at least
+OBJECTS = 20 * SPANS  # of JSON; 10 us each in MLflow, and a span without an id is one too
 SMALL = 128 << 10  # bytes that cannot hold enough to matter
 
 # messages of OTLP (opentelemetry/proto/trace/v1/trace.proto): field number -> what it holds
@@ -23,15 +26,27 @@ REQUEST = {1: {1: {1: KEY_VALUE}, 2: SCOPE_SPANS}}
 def too_many(body: bytes, is_json: bool) -> bool:
     if len(body) <= SMALL:
         return False
-    return json_spans(body) > SPANS if is_json else not countable(body)
+    if is_json:
+        return json_spans(body) > SPANS or json_objects(body, OBJECTS) > OBJECTS
+    return not countable(body)
 
 
 def json_spans(body: bytes) -> int:
     """At least as many as there are."""
     named = body.count(b'"spanId"') + body.count(b'"span_id"')
-    if b"\\u00" in body:  # a name may be spelled with escapes
+    if b"\\u00" in body or b"\0" in body:  # a name may be spelled with escapes, or as UTF-16
         named = max(named, body.count(b"{") // 4)
     return named
+
+
+# whatever begins as a string is one, to its end or the body's: nothing is looked at twice
+STRING = re.compile(rb'"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z)', re.DOTALL)
+
+
+def json_objects(body: bytes, most: int) -> int:
+    """How many there are; strings are only told apart where there may be more than ``most``, and in UTF-8 alone."""
+    found = body.count(b"{")
+    return STRING.sub(b"", body).count(b"{") if found > most and b"\0" not in body else found
 
 
 def varint(body: bytes, at: int) -> tuple[int, int]:
