@@ -251,10 +251,10 @@ def _tail(plan: Plan, host: Host = _HERE) -> str:
     forwards = " ".join(f"-L {port}:127.0.0.1:{port}" for port in ports)
     tunnel = [f'echo "keep open here: ssh -N {forwards} {host.tunnel}"'] if host.remote else []
     asks = any(MLFLOW_TOKEN in file.names for file in plan.secrets)
-    link = "http://localhost:$MLFLOW_PORT" + ("/?token=$MLFLOW_TOKEN" if asks else "")
+    link = "http://127.0.0.1:$MLFLOW_PORT" + ("/?token=$MLFLOW_TOKEN" if asks else "")
     mlflow = [f'echo "MLflow: {link}"'] if "mlflow" in plan.names else []
     return '\n'.join(["# ready", *tunnel, *mlflow,
-                      'echo "JupyterLab: http://localhost:$JUPYTER_PORT/lab?token=$JUPYTER_TOKEN"'])
+                      'echo "JupyterLab: http://127.0.0.1:$JUPYTER_PORT/lab?token=$JUPYTER_TOKEN"'])
 
 
 def _processes(plan: Plan, engine: EmbeddedEngine) -> str:
@@ -315,7 +315,7 @@ def _processes(plan: Plan, engine: EmbeddedEngine) -> str:
     ask = ("import os, sys, urllib.request as u; u.urlopen(u.Request(sys.argv[1], "
            'headers=dict(Authorization="Bearer " + os.environ["TOKEN"])))')
     for name, path in (("jupyter", "api"),) if alone else (("jupyter", "api"), ("mlflow", "health")):
-        python, url = word(plan.part(name).command[0]), f'"http://localhost:${name.upper()}_PORT/{path}"'
+        python, url = word(plan.part(name).command[0]), f'"http://127.0.0.1:${name.upper()}_PORT/{path}"'
         token = '"${MLFLOW_TOKEN-}"' if name == "mlflow" else ""
         blocks.append(f"for _ in $(seq 120); do\n  TOKEN={token} {python} -c '{ask}' {url} 2>/dev/null && break\n"
                       "  sleep 1\ndone")

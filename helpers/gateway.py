@@ -189,7 +189,7 @@ def client_lines(settings: Settings, name: str | None, asks: bool = False) -> st
 
         tunnel = addresses.ssh_line((settings.mlflow_port,), settings.public_address)
         return (f"# this system is not public: keep the tunnel open while you work\n{tunnel} &\n"
-                f"export MLFLOW_TRACKING_URI=http://localhost:{settings.mlflow_port}"
+                f"export MLFLOW_TRACKING_URI=http://127.0.0.1:{settings.mlflow_port}"
                 + ("\nread -rsp 'MLFLOW_TOKEN, as `invoke credentials` shows it: ' MLFLOW_TRACKING_TOKEN && "
                    "export MLFLOW_TRACKING_TOKEN && echo" if asks else ""))
     known = users.load(settings)

@@ -100,8 +100,11 @@ def cors_origins(settings: Settings) -> str:
 
 
 def local_host(settings: Settings) -> str:
-    """The bind address as a browser on this machine (or at the end of a tunnel) is told it."""
-    return "localhost" if settings.bind_address == "127.0.0.1" else settings.bind_address
+    """What a browser or client on this machine (or at the end of a tunnel) is told: the bind address itself.
+
+    Not localhost: that may be ::1 too, where any account of the machine can listen and take the link's token.
+    """
+    return settings.bind_address
 
 
 def browser_url(settings: Settings) -> str:

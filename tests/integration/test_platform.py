@@ -61,8 +61,8 @@ def test_up_ends_with_a_table(system: Clone) -> None:
     assert ("store-sync" in rows) == (system.environment.get("TRACKBED_OBJECT_STORE") == "versitygw")
     for part, row in rows.items():
         assert re.search(r"\s(done|ready)\b" if part == "bucket" else r"\sready\b", row), row
-    assert f"http://localhost:{system.ports['mlflow']}" in rows["mlflow"]
-    assert f"http://localhost:{system.ports['jupyter']}/lab" in rows["jupyter"]
+    assert f"http://127.0.0.1:{system.ports['mlflow']}" in rows["mlflow"]
+    assert f"http://127.0.0.1:{system.ports['jupyter']}/lab" in rows["jupyter"]
     assert "Traceback" not in system.first_up.stderr
     assert "ssh -N" not in system.first_up.stdout + system.first_up.stderr
 
@@ -93,13 +93,13 @@ def test_status_in_every_format(system: Clone) -> None:
     assert {part["state"] for part in told["parts"]} <= {"ready", "done"}
     lines = system.value("status", "--format=env")
     shell = seen.output("sh", "-c", f"{lines}\necho $MLFLOW_TRACKING_URI $JUPYTER_URL")
-    assert shell.startswith(f"http://localhost:{system.ports['mlflow']} http://localhost:{system.ports['jupyter']}")
+    assert shell.startswith(f"http://127.0.0.1:{system.ports['mlflow']} http://127.0.0.1:{system.ports['jupyter']}")
 
 
 def test_the_notebook_address_stands_alone_on_stdout(system: Clone) -> None:
     done = system.invoke("jupyter-url")
     assert done.returncode == 0
-    assert re.fullmatch(rf"http://localhost:{system.ports['jupyter']}/lab\?token=\S{{16,}}\n", done.stdout)
+    assert re.fullmatch(rf"http://127\.0\.0\.1:{system.ports['jupyter']}/lab\?token=\S{{16,}}\n", done.stdout)
     assert seen.ask(done.stdout.strip())[0] == 200
     assert seen.ask(f"{system.url('jupyter')}/api/contents")[0] == 403, "JupyterLab answers without the token"
 
@@ -165,7 +165,7 @@ def test_artifacts_come_back_as_they_were(system: Clone) -> None:
 def test_links_in_the_notebook_open_in_the_browser(system: Clone, trained: Execution) -> None:
     links = re.findall(r"https?://\S+", trained.stdout)
     assert links, trained.stdout
-    assert all(link.startswith(f"http://localhost:{system.ports['mlflow']}/") for link in links), links
+    assert all(link.startswith(f"http://127.0.0.1:{system.ports['mlflow']}/") for link in links), links
     assert seen.ask(links[0])[0] == 200
 
 

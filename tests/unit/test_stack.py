@@ -74,3 +74,9 @@ def test_digest_sees_names_and_contents(tmp_path: Path) -> None:
 ])
 def test_a_failed_pull_says_why(image: str, words: tuple[str, ...]) -> None:
     assert all(word in images._pull_hint(image) for word in words)
+
+
+def test_links_name_the_address_that_is_listened_on(tmp_path: Path) -> None:
+    """Another account may listen on ::1, which `localhost` can mean as well."""
+    assert stack.browser_url(system(tmp_path).settings) == "http://127.0.0.1:8000"
+    assert stack.browser_url(system(tmp_path, bind_address="127.0.0.2").settings) == "http://127.0.0.2:8000"
