@@ -70,7 +70,7 @@ def imported(content: bytes) -> dict[str, Login]:
     """What ``exported`` wrote. Raises TrackbedError for anything else."""
     try:
         found = {str(name): Login(*map(str, words)) for name, words in json.loads(content).items()}
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         found = {"": Login("", "")}
     for name, login in found.items():
         if not _NAME.fullmatch(name) or not _LINE.fullmatch(f"{name}:{login.salt}:{login.hash}"):
