@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -789,7 +789,7 @@ class DockerEngine:
                 raise
             reader.join(timeout=5)
         if code:
-            self._explain(output)
+            self._explain(output, stale)
         if not settled:
             self._settle_database("", sink)
 
@@ -798,15 +798,21 @@ class DockerEngine:
         return TrackbedError(f"not up after {self.settings.ready_timeout} s: {', '.join(missing)}",
                              "`invoke logs PART` shows why; READY_TIMEOUT raises the limit")
 
-    def _explain(self, output: list[str]) -> None:
-        """Raise the reason why `compose up` failed: the part that failed, else Compose's own last words."""
+    def _explain(self, output: list[str], stale: Collection[str]) -> None:
+        """Raise the reason why `compose up` failed: the part that failed, else Compose's own last words.
+
+        ``stale``: those that had failed before and were not begun again; they come after Compose's own words.
+        """
         for status in self.parts():
-            if status.failed:
+            if status.failed and status.name not in stale:
                 raise failure(self, status)
         text = " ".join(output[-3:])
         # a part that is restarting may look alive at the moment of asking: Compose's own word counts
         for status in self.parts():
             if re.search(rf"container {self.settings.project}-{status.name}-1 (is unhealthy|exited)", text):
+                raise failure(self, status)
+        for status in self.parts():
+            if status.failed:
                 raise failure(self, status)
         if found := re.search(r"Bind for \S*?:(\d+) failed|address already in use", text):
             raise TrackbedError(f"a port is taken: {found.group(0)}", "`invoke doctor` says by whom")

@@ -72,6 +72,7 @@ class Disk:
         for _, target in reversed(self.bound):
             self._unmount(target)
         self._unmount(self.folder)
+        self._released()
         done = seen.run("e2fsck", "-fy", str(self.image))
         assert done.returncode in (0, 1), done.stdout
         self._mount()
@@ -80,6 +81,13 @@ class Disk:
         deadline = time.monotonic() + 30
         while (done := seen.run("umount", str(folder))).returncode:
             assert time.monotonic() < deadline, done.stderr + seen.run("fuser", "-vm", str(folder)).stderr
+            time.sleep(0.2)
+
+    def _released(self) -> None:
+        """Nobody has it mounted any more, in no other mount namespace either: the next mount is a new one."""
+        deadline = time.monotonic() + 30
+        while devices := seen.output("losetup", "--associated", str(self.image)):
+            assert time.monotonic() < deadline, f"still mounted in another namespace: {devices}"
             time.sleep(0.2)
 
     def close(self) -> None:

@@ -54,6 +54,7 @@ def end_all(clone: Clone) -> None:
     if clone.engine == "docker":
         if containers := seen.containers(clone):
             seen.run("docker", "kill", *containers)
+            seen.run("docker", "stop", "--time", "0", *containers)  # the engine itself was off: it restarts nothing
         return
     marked = f"{seen.MARK}={clone_instance(clone)}".encode()
     for _ in range(3):  # one may have been starting another

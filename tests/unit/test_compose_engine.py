@@ -312,7 +312,7 @@ def test_why_compose_failed(tmp_path: Path, output: list[str], statuses: list[Pa
     monkeypatch.setattr(engine, "parts", lambda detail=False: tuple(statuses))
     monkeypatch.setattr(engine, "logs", lambda part, tail=200, follow=False: iter(()))
     with pytest.raises(error) as caught:
-        engine._explain(output)
+        engine._explain(output, ())
     assert message in caught.value.message
     assert caught.value.hint
 
