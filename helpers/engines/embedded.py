@@ -63,6 +63,7 @@ MOST_OUTPUT = 4 << 20  # bytes that a program of the notebook's may tell
 LOOK_SECONDS = 5.0  # in which a part that is well answers
 DATABASE_MAJOR = "18"
 SECRETS_MARK = "TRACKBED_SECRETS"
+LOOKS = 3  # at the kernel's list of sockets: a row can be missed while others come and go
 GPU_MARK = "TRACKBED_NOTEBOOK_GPU"  # what the running notebook was started with
 # The notebook's own: the caller's PATH differs between shells, and another one would mean another notebook.
 TOOLS = ("/usr/local/cuda/bin:/opt/rocm/bin:/opt/homebrew/bin:"
@@ -441,13 +442,17 @@ class EmbeddedEngine:
         """What listens on a part's port is the part. Any account may take one that is free, if only for a moment, and
         would be sent the tokens. Raises NotListening.
         """
-        try:
-            tables = "".join(Path("/proc/net", name).read_text() for name in ("tcp", "tcp6")
-                             if name == "tcp" or os.path.exists("/proc/net/tcp6"))
-        except OSError:
-            return  # not Linux
-        found, account = addresses.listeners(tables, port.address, port.published), self._account(part)
-        if not found:
+        account = self._account(part)
+        for _ in range(LOOKS):
+            try:
+                tables = "".join(Path("/proc/net", name).read_text() for name in ("tcp", "tcp6")
+                                 if name == "tcp" or os.path.exists("/proc/net/tcp6"))
+            except OSError:
+                return  # not Linux
+            if found := addresses.listeners(tables, port.address, port.published):
+                break
+            time.sleep(0.02)
+        else:
             raise NotListening(f"nothing listens on port {port.published}")
         if found != {account}:
             uid = min(found - {account})
