@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
+
 import pytest
 
 from helpers import accelerators, wheels
@@ -75,3 +77,10 @@ def test_every_build_has_its_versions_and_the_default_its_hashes() -> None:
     lock, hashed = wheels.requirements(wheels.CUDA13)
     assert hashed and "--hash=sha256:" in lock.read_text() and "://" not in lock.read_text()
     assert wheels.requirements(wheels.CUDA13, "https://x/y") == (wheels.FOLDER / "torch-cuda13.in", False)
+
+
+def test_the_image_is_built_with_the_versions_of_every_build() -> None:
+    let_in = [line[1:] for line in (wheels.FOLDER / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    for build in wheels.BUILDS:
+        for name in (f"torch-{build}.in", f"torch-{build}-requirements.txt"):
+            assert any(fnmatch(name, pattern) for pattern in let_in), name
