@@ -219,10 +219,13 @@ def test_into_another_project(own: dict[str, Clone], tmp_path: Path) -> None:
         assert "ada" in done.stderr
         assert everything(clone) == before and seen.identities(clone) == parts
         assert (clone.folder / ".env").read_text() == dotenv
-        told = json.loads(clone.value("status", f"--project={name}", "--format=json"))
+        # without this project's ports in the environment: they would be taken for the other's
+        apart = {key: value for key, value in clone.environment.items() if not key.endswith("_PORT")}
+        beside = replace(clone, project=name, environment={**apart, "TRACKBED_PROJECT": name})
+        told = json.loads(beside.value("status", "--format=json"))
         ports = {part["part"]: int(part["urls"][0].split(":")[2].split("/")[0]) for part in told["parts"]
                  if part["urls"]}
-        other = replace(clone, project=name, ports=ports)
+        other = replace(beside, ports=ports)
         assert everything(other) == before
         assert (other.project_folder / "users").read_text() == logins
         again = clone.invoke("restore", f"{tmp_path}/repo", f"--into={name}")
