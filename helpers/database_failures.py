@@ -17,6 +17,7 @@ KNOWN = (
      r"required WAL directory|(FATAL|PANIC).*(No such file or directory|Input/output error)|"
      r"invalid magic number|invalid page in block|could not find redo location|"
      r"database files are (incompatible|corrupt)|could not read .*\"(global|base|pg_\w+)|is not a valid data directory|"
+     r"initdb: error: directory .* exists but is not empty|"  # its PG_VERSION is lost, the mark of a good start is not
      r"relation mapping file .* contains (invalid data|incorrect checksum)", DAMAGED, BACKUP),
     (r"No space left on device|Disk quota exceeded", "the disk that holds the database is full",
      "free some (`df -h` shows where it is full), then `invoke up` goes on; nothing that was acknowledged is lost"),

@@ -40,6 +40,7 @@ class Disk:
         """Move a folder onto this disk; it is seen where it was."""
         inside = self.folder / f"{len(self.bound)}"
         seen.output("cp", "-a", str(target), str(inside))
+        seen.output("sync", "-f", str(inside))  # what was there before the test is on the device, as on a real one
         seen.output("mount", "--bind", str(inside), str(target))
         self.bound.append((inside, target))
 

@@ -27,6 +27,7 @@ OWNER, OTHER = "folder is not PostgreSQL's any more", "another PostgreSQL works 
     ('FATAL:  could not open directory "pg_wal": No such file or directory', DAMAGED, "invoke restore FILE"),
     ('FATAL:  could not access status of transaction 0', "", ""),
     ('FATAL:  "/x/postgres-18" is not a valid data directory', DAMAGED, "invoke restore FILE"),
+    ('initdb: error: directory "/var/lib/postgresql/18/docker" exists but is not empty', DAMAGED, "invoke restore FILE"),
     ('FATAL:  could not write lock file "postmaster.pid": No space left on device', DISK, "df -h"),
     ('PANIC:  could not write to file "pg_wal/xlogtemp.30": No space left on device', DISK, "invoke up"),
     ('FATAL:  could not create lock file "postmaster.pid": Read-only file system', READ_ONLY, "dmesg"),
