@@ -143,7 +143,8 @@ class Ours:
         self.url = f"http://127.0.0.1:{first}"
         self.project = f"bench-{engine}-{uuid.uuid4().hex[:4]}"
         self.env = {**ports, "TRACKBED_ENGINE": engine, "TRACKBED_PROJECT": self.project,
-                    "TRACKBED_STATE_DIR": str(folder / "state"), **more}
+                    "TRACKBED_STATE_DIR": str(folder / "state"),
+                    "TRACKBED_LOCAL_ACCESS": "open", **more}  # as the baseline, which has no token
         if engine == "embedded":
             self.env["TRACKBED_OBJECT_STORE"] = "auto"
 
