@@ -156,8 +156,8 @@ def _choose(format: str, *allowed: str, what: str = "--format=") -> str:
     return format
 
 
-def _show(view: Overview) -> None:
-    """The table of parts, and the ssh line for someone who sits elsewhere."""
+def _show(view: Overview, tunnel: bool = True) -> None:
+    """The table of parts, and (``tunnel``) the ssh line for someone who sits elsewhere."""
     from helpers import addresses, console
 
     rows: list[tuple[str, ...]] = []
@@ -175,6 +175,8 @@ def _show(view: Overview) -> None:
             console.notice(f"\nnotebook: {', '.join(word for word in words if word)}")
     if view.settings.tracking_uri:
         console.notice(f"\nthe notebook logs to {view.settings.tracking_uri}")
+    if not tunnel:
+        return
     if view.node and view.ports:
         console.notice("\nThe parts run on another machine. From this one, keep this open and use the same URLs:")
         console.notice("  " + addresses.ssh_line(view.ports, target=view.node))
@@ -219,7 +221,7 @@ def _further(env: list[str] | None, volume: list[str] | None) -> dict[str, str |
 
 
 def _up(system: System, dry_run: bool, name_prefix: str | None, adopt: bool) -> None:
-    from helpers import console, lifecycle
+    from helpers import console, lifecycle, summary
 
     if dry_run:
         from helpers import dryrun
@@ -228,16 +230,14 @@ def _up(system: System, dry_run: bool, name_prefix: str | None, adopt: bool) -> 
         return
     with console.Progress() as progress:
         view = lifecycle.up(system, progress, progress.notice, adopt)
-    _show(view)
+    _show(view, tunnel=False)
     if view.settings.public:
         from helpers import gateway, users
 
         for line in gateway.notes(view.settings, len(users.load(view.settings))):
             console.notice(line)
-    if view.token:
-        console.notice(f"\nMLflow asks for its token; this link brings it: {lifecycle.mlflow_url(view)}")
-    if view.changed:
-        console.notice("\ninvoke jupyter-url   prints the notebook's address   |   invoke check   proves that it logs")
+    console.notice()
+    console.box(f"{view.settings.project} is ready", summary.rows(system, view))
 
 
 ALONE = ("engine", "gpu", "devices", "torch", "data_volume", "cull_idle", "jupyter_port", "workspace",
@@ -297,14 +297,15 @@ def down(context: Context, project: str | None = None, state_dir: str | None = N
 @trackbed_task(help={**WHERE, **FORMAT})
 def status(context: Context, project: str | None = None, state_dir: str | None = None, format: str = "table") -> None:
     """What is there: part, state, URL, memory. Exit code 1 when a part is not up."""
-    from helpers import console, lifecycle
+    from helpers import console, lifecycle, typed
 
     _choose(format, "table", "json", "env")
     system = _load({"project": project, "state_dir": state_dir})
     view = lifecycle.status(system)
     if format == "json":
         console.as_json({
-            "project": view.settings.project, "engine": view.engine, "state_dir": str(view.settings.state_dir),
+            "project": view.settings.project, "state": lifecycle.condition(system, view),
+            "engine": view.engine, "state_dir": str(view.settings.state_dir),
             "workspace": str(view.settings.workspace), "tracking_uri": view.settings.tracking_uri, "node": view.node,
             "parts": [{"part": r.status.name, "title": r.title, "state": str(r.status.state),
                        "reason": r.status.reason, "urls": list(r.urls), "image": r.status.image,
@@ -313,6 +314,10 @@ def status(context: Context, project: str | None = None, state_dir: str | None =
         })
     elif format == "env":
         console.as_env(lifecycle.environment(view))
+    elif view.stopped:
+        console.value(f"{view.settings.project}: {lifecycle.condition(system, view)}")
+        console.notice(f"to {'start it again with its data' if system.state.existed else 'make it'}: "
+                       f"{typed.anywhere('up')}")
     else:
         _show(view)
         if view.rows and system.state.existed:
@@ -456,13 +461,18 @@ def credentials(context: Context, action: str | None = None, project: str | None
 def check(context: Context, project: str | None = None, state_dir: str | None = None) -> None:
     """Log a run from inside the notebook, read it back, look for its row and its object."""
     from helpers import check as checks
-    from helpers import console, lifecycle
+    from helpers import console, lifecycle, typed
+    from helpers.errors import TrackbedError
 
-    engine = lifecycle.running(_load({"project": project, "state_dir": state_dir}))
+    system = _load({"project": project, "state_dir": state_dir})
+    engine = lifecycle.running(system)
+    if missing := lifecycle.not_running(lifecycle.overview(engine, engine.settings)):
+        raise TrackbedError(f"{system.settings.project} {missing}; start it with: {typed.anywhere('up')}")
     with console.Progress() as progress:
         results = checks.run_check(engine, progress)
     words = {True: "passed", False: "failed", None: "not tested"}
     console.table(("check", "result", "detail"), [(r.name, words[r.ok], r.detail) for r in results])
+    console.notice(f"\n{checks.verdict(results)}")
     if any(r.ok is False for r in results):
         raise Exit(code=1)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ ROWS = ("run in PostgreSQL", "parameters in PostgreSQL", "metrics in PostgreSQL"
 OBJECT = "object in the store"
 PAGES = "database's pages"
 THEIRS = "its rows and its object"
-TIDIED = "check run deleted"
+TIDIED = "check's experiment deleted"
+PREFIX = "trackbed-check"
 
 # one statement, one JSON object; the id is checked to be hexadecimal before it gets in here
 SQL = """SELECT json_build_object(
@@ -31,6 +33,38 @@ SQL = """SELECT json_build_object(
  'metrics', (SELECT json_object_agg(key, n)
              FROM (SELECT key, count(*) AS n FROM metrics WHERE run_uuid = '{run}' GROUP BY key) AS m),
  'tags', (SELECT json_object_agg(key, value) FROM tags WHERE run_uuid = '{run}' AND key LIKE 'trackbed.%'))"""
+
+# For good: this check's experiment, those of checks that were killed, and what earlier versions left in one of theirs
+# (only runs with the check's tag). An experiment that holds anything else stays: its foreign keys say so.
+GONE = """
+SET client_min_messages = warning;
+DO $do$
+DECLARE
+  found record;
+  going varchar[];
+BEGIN
+  FOR found IN SELECT experiment_id, name FROM experiments WHERE name = '{name}' OR name = '{prefix}'
+      OR (name ~ '^{prefix}-[0-9a-f]{{12}}$' AND creation_time < (extract(epoch FROM now()) - 3600) * 1000) LOOP
+    BEGIN
+      going := ARRAY(SELECT run_uuid FROM runs r WHERE experiment_id = found.experiment_id AND (
+        found.name = '{name}' OR r.name = 'check-gpu' OR EXISTS (
+          SELECT FROM tags t WHERE t.run_uuid = r.run_uuid AND t.key = 'trackbed.check')));
+      DELETE FROM latest_metrics WHERE run_uuid = ANY (going);
+      DELETE FROM metrics WHERE run_uuid = ANY (going);
+      DELETE FROM params WHERE run_uuid = ANY (going);
+      DELETE FROM tags WHERE run_uuid = ANY (going);
+      DELETE FROM runs WHERE run_uuid = ANY (going);
+      IF NOT EXISTS (SELECT FROM trace_info WHERE experiment_id = found.experiment_id)
+          AND NOT EXISTS (SELECT FROM logged_models WHERE experiment_id = found.experiment_id) THEN
+        DELETE FROM experiment_tags WHERE experiment_id = found.experiment_id;
+        DELETE FROM experiments WHERE experiment_id = found.experiment_id;
+      END IF;
+    EXCEPTION WHEN foreign_key_violation THEN
+      IF found.name = '{name}' THEN RAISE; END IF;
+    END;
+  END LOOP;
+END $do$;
+"""
 
 
 @dataclass(frozen=True)
@@ -44,9 +78,23 @@ class CheckResult:
 
 
 def run_check(engine: Engine, sink: Sink) -> list[CheckResult]:
-    """Log a run from inside the notebook, then look for its rows and its object; tidies up after itself."""
+    """Log a run from inside the notebook, then look for its rows and its object.
+
+    It is logged to an experiment of its own, which is gone for good afterwards, whatever failed.
+    """
+    name = f"{PREFIX}-{secrets.token_hex(6)}"
+    try:
+        results = _look(engine, sink, name)
+    except BaseException:
+        _tidy(engine, name)
+        raise
+    sink.step("Deleting what was logged")
+    return [*results, _tidy(engine, name)]
+
+
+def _look(engine: Engine, sink: Sink, name: str) -> list[CheckResult]:
     sink.step("Logging a run from inside the notebook")
-    results, run = _in_notebook(engine)
+    results, run = _in_notebook(engine, name)
     complete = "artifact_path" in run
     plan = engine.plan()
     if MLFLOW not in plan.names:
@@ -57,21 +105,30 @@ def run_check(engine: Engine, sink: Sink) -> list[CheckResult]:
         results += _rows(engine, run)
         results.append(_object(engine, run))
     else:
-        results += [CheckResult(name, False, SKIPPED) for name in (*ROWS, OBJECT)]
+        results += [CheckResult(row, False, SKIPPED) for row in (*ROWS, OBJECT)]
     if MLFLOW in plan.names:
         results.append(_pages(engine))
-    if run:
-        results.append(_tidy(engine, str(run["run_id"])))
-    return results + _gpus(engine, sink)
+    return results + _gpus(engine, sink, name)
 
 
-def _gpus(engine: Engine, sink: Sink) -> list[CheckResult]:
+def verdict(results: Sequence[CheckResult]) -> str:
+    """One line about all of them: "all 13 checks passed", or how many did not."""
+    failed = sum(r.ok is False for r in results)
+    untested = sum(r.ok is None for r in results)
+    if failed:
+        return f"{failed} of {len(results)} checks failed"
+    if untested:
+        return f"{len(results) - untested} of {len(results)} checks passed, {untested} could not be tested here"
+    return f"all {len(results)} checks passed"
+
+
+def _gpus(engine: Engine, sink: Sink, experiment: str) -> list[CheckResult]:
     """The GPUs from inside the notebook; nothing for a notebook without one."""
     if engine.accelerator.kind == accelerators.NONE:
         return []
     sink.step("Computing on the GPU inside the notebook")
     try:
-        lines, done = gpu.inside(engine, quick=False)
+        lines, done = gpu.inside(engine, quick=False, experiment=experiment)
     except TrackbedError as error:
         return [CheckResult("GPU can be opened", False, error.message)]
     if not lines:
@@ -118,9 +175,9 @@ def _json_lines(text: str) -> list[dict[str, Any]]:
     return found
 
 
-def _in_notebook(engine: Engine) -> tuple[list[CheckResult], Mapping[str, Any]]:
+def _in_notebook(engine: Engine, name: str) -> tuple[list[CheckResult], Mapping[str, Any]]:
     began = time.monotonic()
-    done = _exec(engine, JUPYTER, ("python", "-"), SCRIPT.read_bytes())
+    done = _exec(engine, JUPYTER, ("python", "-", name), SCRIPT.read_bytes())
     results: list[CheckResult] = []
     run: Mapping[str, Any] = {}
     for line in _json_lines(done.stdout):
@@ -201,10 +258,15 @@ def _pages(engine: Engine) -> CheckResult:
     return CheckResult(PAGES, found.good, detail, time.monotonic() - began)
 
 
-def _tidy(engine: Engine, run_id: str) -> CheckResult:
+def _tidy(engine: Engine, name: str) -> CheckResult:
+    """Through the server first, which removes the artifacts too; then its rows, which MLflow would keep as deleted."""
     began = time.monotonic()
-    done = _exec(engine, JUPYTER, ("python", "-", "--delete", run_id), SCRIPT.read_bytes())
+    done = _exec(engine, JUPYTER, ("python", "-", "--delete", name), SCRIPT.read_bytes())
     lines = [line for line in _json_lines(done.stdout) if "check" in line]
     ok = done.code == 0 and bool(lines) and lines[-1].get("ok") is True
     detail = str(lines[-1].get("detail", "")) if lines else _last_line(done)
+    if MLFLOW in engine.plan().names:
+        gone = _exec(engine, POSTGRES, ("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", USER, "-d",
+                                        database(engine)), GONE.format(name=name, prefix=PREFIX).encode())
+        ok, detail = ok and gone.code == 0, detail if gone.code == 0 else _last_line(gone)
     return CheckResult(TIDIED, ok, detail, time.monotonic() - began)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 import threading
 import time
@@ -70,8 +71,16 @@ def as_env(data: Iterable[tuple[str, object]]) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
-    """A table on stdout; plain aligned columns where stdout is no terminal. URLs are never cut."""
+    """A table on stdout; plain aligned columns where stdout is no terminal. URLs are never cut: where they do not fit,
+    each row is a few lines below its first cell."""
     listed = [tuple(visible(cell) for cell in row) for row in rows]
+    if "URL" in columns and (limit := width()) and any(_least(columns, row) > limit for row in listed):
+        for first, *rest in listed:
+            value(first)
+            for cell in filter(None, rest):
+                for line in cell.split("  "):
+                    value(f"  {line}")
+        return
     if sys.stdout.isatty():
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
@@ -90,6 +99,46 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
         value(title)
     for row in [tuple(columns), *listed]:
         value("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _least(columns: Sequence[str], row: Sequence[str]) -> int:
+    """Columns that a row needs with its words folded, its URLs and first cell whole."""
+    kept = {0, columns.index("URL")}
+    return sum((len(cell) if place in kept else max(map(len, [*cell.split(), ""]))) + 2
+               for place, cell in enumerate(row))
+
+
+def width() -> int:
+    """Columns that a line may take; 0 for as many as it needs, where nobody reads it on a terminal of known width."""
+    if os.environ.get("COLUMNS", "").isdecimal() or sys.stderr.isatty():
+        return shutil.get_terminal_size().columns
+    return 0
+
+
+def box(title: str, rows: Iterable[tuple[str, str]]) -> None:
+    """A box of labels and values on stderr. Where a line is too long for the terminal, its sides stay open and each
+    value begins a line of its own: the terminal folds it, so that a link can be opened and copied whole."""
+    from rich.cells import cell_len
+
+    listed = [(visible(label), visible(text)) for label, text in rows]
+    labels = max(cell_len(label) for label, _ in listed)
+    lines = [label + " " * (labels - cell_len(label)) + "  " + text for label, text in listed]
+    inner = max(cell_len(line) for line in (*lines, f"{title}  "))
+    try:
+        "─│╭╮╰╯".encode(sys.stderr.encoding or "ascii")
+        flat, side, corners = "─", "│", "╭╮╰╯"
+    except UnicodeError:
+        flat, side, corners = "-", "|", "++++"
+    if (limit := width()) and inner + 4 > limit:
+        head = f"{flat * 2} {title} "
+        body = [line for label, text in listed for line in (([label] if label else []) + [text])]
+        drawn = [head + flat * (limit - cell_len(head)), *body, flat * limit]
+    else:
+        head = f"{corners[0]}{flat} {title} "
+        drawn = [head + flat * (inner + 3 - cell_len(head)) + corners[1],
+                 *(f"{side} {line}{' ' * (inner - cell_len(line))} {side}" for line in lines),
+                 corners[2] + flat * (inner + 2) + corners[3]]
+    notice("\n".join(drawn))
 
 
 def _style(cell: str) -> str:

@@ -13,10 +13,15 @@ from helpers.errors import TrackbedError
 SCRIPT = Path(__file__).parent / "probes" / "gpu_check.py"
 
 
-def inside(engine: Engine, quick: bool, timeout: float = 300) -> tuple[list[dict[str, Any]], ExecResult]:
-    """The lines of the probe, as objects with ``check``, ``ok`` (None: could not be done), ``detail``, ``seconds``."""
+def inside(engine: Engine, quick: bool, timeout: float = 300,
+           experiment: str = "") -> tuple[list[dict[str, Any]], ExecResult]:
+    """The lines of the probe, as objects with ``check``, ``ok`` (None: could not be done), ``detail``, ``seconds``.
+
+    ``experiment``: where the full check logs its run.
+    """
     chosen = engine.accelerator
-    told = {"kind": chosen.kind, "nodes": list(chosen.opened), "quick": quick, "torch": engine.settings.torch == "auto"}
+    told = {"kind": chosen.kind, "nodes": list(chosen.opened), "quick": quick,
+            "torch": engine.settings.torch == "auto", "experiment": experiment}
     done = engine.exec(JUPYTER, ("python", "-", json.dumps(told)), stdin=SCRIPT.read_bytes(), timeout=timeout)
     lines = []
     for line in done.stdout.splitlines():

@@ -62,6 +62,11 @@ class Overview:
     token: str = field(default="", repr=False)  # what MLflow asks for
 
     @property
+    def stopped(self) -> bool:
+        """Whether nothing of it is there, as after `down`."""
+        return all(row.status.state is State.MISSING for row in self.rows)
+
+    @property
     def ports(self) -> tuple[int, ...]:
         return tuple(dict.fromkeys(p.published for row in self.rows for p in row.status.ports if p.published))
 
@@ -351,6 +356,22 @@ def status(system: System) -> Overview:
     """What is there now, of a system that may be down."""
     engine = select.current(system)
     return overview(engine, engine.settings, detail=True)
+
+
+def condition(system: System, view: Overview) -> str:
+    """The whole of it in a word: ready, stopped (as after `down`), incomplete, or not made yet."""
+    if view.stopped:
+        return "stopped" if system.state.existed else "not made yet"
+    return "ready" if all(row.status.up for row in view.rows) else "incomplete"
+
+
+def not_running(view: Overview) -> str:
+    """What is not there to be checked, as in "is stopped"; "" where everything runs, well or not."""
+    if view.stopped:
+        return "is stopped"
+    ended = [f"{row.status.name} ({row.status.state})" for row in view.rows
+             if row.status.state in (State.MISSING, State.EXITED)]
+    return f"runs without {', '.join(ended)}" if ended else ""
 
 
 def running(system: System) -> Engine:

@@ -106,7 +106,7 @@ def compute(kind: str, wanted: bool) -> str:
     return f"{title}; " + "; ".join(told)
 
 
-def metrics(kind: str, has_torch: bool) -> str:
+def metrics(kind: str, has_torch: bool, experiment: str) -> str:
     """A run of a few seconds with system metrics; raises RuntimeError when no figure of a GPU is among them."""
     import mlflow  # type: ignore[import-not-found]
     from mlflow import MlflowClient
@@ -127,7 +127,7 @@ def metrics(kind: str, has_torch: bool) -> str:
         if not has_torch:
             raise NotTested(f"{package} finds no driver library: {reason}") from None
         raise RuntimeError(f"{package}: {reason}") from None
-    mlflow.set_experiment("trackbed-check")
+    mlflow.set_experiment(experiment)
     mlflow.set_system_metrics_sampling_interval(1)
     with mlflow.start_run(run_name="check-gpu", log_system_metrics=True) as run:
         time.sleep(4)
@@ -145,7 +145,8 @@ def main(told: dict[str, Any]) -> int:
     if not told.get("quick"):
         os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # stdout is the protocol
         os.environ["TRACKBED_BROWSER_URL"] = ""
-        steps += [(COMPUTE, lambda: compute(kind, has_torch)), (METRICS, lambda: metrics(kind, has_torch))]
+        steps += [(COMPUTE, lambda: compute(kind, has_torch)),
+                  (METRICS, lambda: metrics(kind, has_torch, told["experiment"]))]
     failed = False
     for name, step in steps:
         began = time.monotonic()

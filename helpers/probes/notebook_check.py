@@ -4,8 +4,8 @@ Fed to that environment's Python on stdin by ``invoke check``; needs mlflow and 
 One JSON line a check: {"check", "ok", "detail", "seconds"}. When all passed, a last line tells the run:
 {"run_id", "experiment_id", "artifact_path", "params", "metrics", "tags", "size"}.
 
-    python notebook_check.py                   run the check
-    python notebook_check.py --delete RUN_ID   remove the artifact, mark the run as deleted
+    python notebook_check.py EXPERIMENT            run the check in a new experiment of that name
+    python notebook_check.py --delete EXPERIMENT   remove the artifacts, mark runs and experiment as deleted
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # stdout is the p
 os.environ["TRACKBED_BROWSER_URL"] = ""
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
-EXPERIMENT = "trackbed-check"
 TAG = "trackbed.check"
+DELETED = "check's experiment deleted"
 FILE = "check/trackbed-check.bin"
 PARAMS = {"learning_rate": "0.01", "model": "none, this is a check"}
 LOSS = (0.9, 0.5, 0.25)
@@ -50,7 +50,8 @@ def reason(error: BaseException) -> str:
 class Check:
     """The steps and what they hand on to the next one."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.nonce = uuid.uuid4().hex
         self.payload = os.urandom(4096)
         self.client: Any = None
@@ -74,19 +75,8 @@ class Check:
         return uri
 
     def experiment(self) -> str:
-        found = self.client.get_experiment_by_name(EXPERIMENT)
-        if found is None:
-            try:
-                self.experiment_id = self.client.create_experiment(EXPERIMENT)
-                return "created"
-            except Exception:  # two checks at once: the other one made it
-                found = self.client.get_experiment_by_name(EXPERIMENT)
-                if found is None:
-                    raise
-        if found.lifecycle_stage == "deleted":  # a deleted experiment keeps its name
-            self.client.restore_experiment(found.experiment_id)
-        self.experiment_id = found.experiment_id
-        return f"experiment {EXPERIMENT}"
+        self.experiment_id = self.client.create_experiment(self.name)
+        return f"experiment {self.name}"
 
     def log(self) -> str:
         run = self.client.create_run(self.experiment_id, run_name=f"check-{self.nonce[:8]}")
@@ -147,12 +137,12 @@ def report(name: str, ok: bool, detail: str, began: float) -> None:
     emit({"check": name, "ok": ok, "detail": detail, "seconds": round(time.monotonic() - began, 3)})
 
 
-def main() -> int:
-    check = Check()
+def main(name: str) -> int:
+    check = Check(name)
     steps: tuple[tuple[str, Callable[[], str]], ...] = (
         ("mlflow can be imported", check.imports),
         ("tracking server answers", check.server),
-        ("experiment is there", check.experiment),
+        ("experiment made", check.experiment),
         ("run logged", check.log),
         ("artifact logged", check.store),
         ("run read back", check.read),
@@ -175,8 +165,8 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def delete(run_id: str) -> int:
-    """Remove the artifact and mark the run as deleted, as the UI would; ``mlflow gc`` takes the rows away."""
+def delete(name: str) -> int:
+    """Remove the artifacts, mark runs and experiment as deleted, as the UI would; their rows go in the database."""
     began = time.monotonic()
     try:
         from mlflow import MlflowClient
@@ -185,17 +175,22 @@ def delete(run_id: str) -> int:
         )
 
         client = MlflowClient()
-        artifacts = client.get_run(run_id).info.artifact_uri
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            report(DELETED, True, "nothing was made", began)
+            return 0
+        runs = client.search_runs([experiment.experiment_id])
         try:
-            repositories.get_artifact_repository(artifacts).delete_artifacts(FILE.split("/")[0])
+            for run in runs:
+                repositories.get_artifact_repository(run.info.artifact_uri).delete_artifacts(FILE.split("/")[0])
         finally:
-            client.delete_run(run_id)
+            client.delete_experiment(experiment.experiment_id)  # and its runs
     except Exception as error:
-        report("run deleted", False, reason(error), began)
+        report(DELETED, False, reason(error), began)
         return 1
-    report("run deleted", True, run_id, began)
+    report(DELETED, True, f"experiment {name}, {len(runs)} run{'s' * (len(runs) != 1)}", began)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(delete(sys.argv[2]) if sys.argv[1:2] == ["--delete"] else main())
+    sys.exit(delete(sys.argv[2]) if sys.argv[1] == "--delete" else main(sys.argv[1]))

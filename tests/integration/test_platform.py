@@ -62,6 +62,12 @@ def test_up_ends_with_a_table(system: Clone) -> None:
         assert re.search(r"\s(done|ready)\b" if part == "bucket" else r"\sready\b", row), row
     assert f"http://127.0.0.1:{system.ports['mlflow']}" in rows["mlflow"]
     assert f"http://127.0.0.1:{system.ports['jupyter']}/lab" in rows["jupyter"]
+    box = system.first_up.stderr[system.first_up.stderr.index(f"{system.project} is ready"):]
+    link = re.search(r"http://\S+/lab\?token=\S+", box)
+    assert link and seen.ask(link[0])[0] == 200, box
+    assert f"http://127.0.0.1:{system.ports['mlflow']} " in box and str(system.project_folder / "workspace") in box
+    line = re.search(r"cd .* check", box)
+    assert line and "passed" in seen.output("sh", "-c", line[0], cwd="/", env=system.environment)
     assert "Traceback" not in system.first_up.stderr
     assert "ssh -N" not in system.first_up.stdout + system.first_up.stderr
 
@@ -118,6 +124,9 @@ def test_check_passes_line_by_line(system: Clone) -> None:
     assert "failed" not in done.stdout
     for line in ("run in PostgreSQL", "metrics in PostgreSQL", "object in the store"):
         assert re.search(rf"{line}\s+passed", done.stdout), done.stdout
+    assert done.stderr.endswith(f"all {len(done.stdout.splitlines()) - 1} checks passed\n")
+    left = seen.ask(f"{system.url('mlflow')}/api/2.0/mlflow/experiments/search?max_results=99&view_type=ALL")[1]
+    assert "trackbed-check" not in str(left), "it stays among the user's"
 
 
 def test_doctor_finds_nothing_wrong(system: Clone) -> None:
@@ -226,6 +235,7 @@ def test_no_secret_is_seen_anywhere(system: Clone) -> None:
     else:
         texts += [(system.project_folder / "embedded" / "supervisord.conf").read_text()]
     texts.append((system.project_folder / "state.json").read_text())
+    texts[0] = texts[0].replace(f"/lab?token={secrets['JUPYTER_TOKEN']}", "/lab")  # up's last words: to be opened
     for text in texts:
         found = [name for name, value in secrets.items() if value in text]
         assert not found, f"{found} in: {text[:300]}"
@@ -268,6 +278,10 @@ def test_down_and_up_keep_the_run(system: Clone, trained: Execution) -> None:
     assert again.returncode == 0 and "nothing was running" in again.stderr
     asked = system.invoke("jupyter-url")
     seen.refused(asked, 1, "invoke up")
+    told = system.invoke("status")
+    assert told.returncode == 1 and told.stdout == f"{system.project}: stopped\n" and "invoke up" in told.stderr
+    checked = system.invoke("check")
+    assert (checked.returncode, checked.stdout) == (1, "") and len(checked.stderr.splitlines()) == 1, checked.stderr
     system.up()
     assert seen.has_run(system, kept)
     assert seen.mlflow(system, f"runs/get?run_id={trained.result['run_id']}")["run"]["info"]["status"] == "FINISHED"

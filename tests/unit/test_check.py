@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, cast
 
 import pytest
@@ -51,8 +52,9 @@ class FakeEngine:
     def __init__(self, **answers: Answer) -> None:
         self.answers: dict[str, Answer] = {
             "notebook": out(line("tracking server answers"), line("run logged"), TOLD),
-            "delete": out(line("run deleted")),
+            "delete": out(line(check.TIDIED)),
             "postgres": out(ROW),
+            "gone": out(),
             "mlflow": out([{"path": PATH, "size": 4096}]),
             **answers,
         }
@@ -67,7 +69,8 @@ class FakeEngine:
              timeout: float = 120) -> ExecResult:
         self.asked.append((part, argv, stdin))
         in_notebook = "delete" if "--delete" in argv else "notebook"
-        name = {POSTGRES: "postgres", MLFLOW: "mlflow"}.get(part, in_notebook)
+        in_database = "gone" if stdin else "postgres"
+        name = {POSTGRES: in_database, MLFLOW: "mlflow"}.get(part, in_notebook)
         answer = self.answers[name]
         if isinstance(answer, TrackbedError):
             raise answer
@@ -106,11 +109,13 @@ def test_all_pass() -> None:
     assert all(result.ok for result in results.values()), results
     assert list(results) == ["tracking server answers", "run logged", *check.ROWS, check.OBJECT, check.PAGES,
                              check.TIDIED]
-    assert [asked[0] for asked in engine.asked] == [JUPYTER, POSTGRES, MLFLOW, JUPYTER]
-    assert engine.asked[0][1] == ("python", "-")
+    assert [asked[0] for asked in engine.asked] == [JUPYTER, POSTGRES, MLFLOW, JUPYTER, POSTGRES]
+    *python, name = engine.asked[0][1]
+    assert python == ["python", "-"] and re.fullmatch("trackbed-check-[0-9a-f]{12}", name)
     assert engine.asked[0][2] == check.SCRIPT.read_bytes()
     assert engine.asked[2][1] == ("trackbed-mlflow", "object", PATH)
-    assert engine.asked[3][1] == ("python", "-", "--delete", RUN)
+    assert engine.asked[3][1] == ("python", "-", "--delete", name)
+    assert f"name = '{name}'".encode() in (engine.asked[4][2] or b"")
 
 
 def test_asks_the_database_the_server_is_pointed_to() -> None:
@@ -156,7 +161,8 @@ NOT_RUNNING = TrackbedError("jupyter is not running")
     ({"mlflow": ExecResult(1, "", "NoSuchBucket\n")}, "object in the store", "NoSuchBucket"),
     ({"mlflow": ExecResult(0, "nonsense\n", "")}, "object in the store", "not a list"),
     ({"mlflow": TrackbedError("mlflow is not running")}, "object in the store", "mlflow is not running"),
-    ({"delete": out({**line("run deleted", ok=False), "detail": "503"}, code=1)}, "check run deleted", "503"),
+    ({"delete": out({**line(check.TIDIED, ok=False), "detail": "503"}, code=1)}, check.TIDIED, "503"),
+    ({"gone": ExecResult(3, "", "ERROR: deadlock detected\n")}, check.TIDIED, "deadlock"),
 ])
 def test_failures(answers: dict[str, Answer], failed: str, detail: str) -> None:
     results = run(FakeEngine(**answers))
@@ -171,12 +177,33 @@ def test_a_failure_in_the_notebook_skips_the_rest_but_tidies_up() -> None:
     told = out(line("run logged"), line("artifact logged", ok=False), {"run_id": RUN}, code=1)
     engine = FakeEngine(notebook=told)
     results = run(engine)
-    assert [asked[0] for asked in engine.asked] == [JUPYTER, JUPYTER]
+    assert [asked[0] for asked in engine.asked] == [JUPYTER, JUPYTER, POSTGRES]
     assert all(results[name].detail == check.SKIPPED for name in (*check.ROWS, check.OBJECT))
     assert results[check.TIDIED].ok
 
 
-def test_nothing_to_tidy_when_no_run_was_made() -> None:
-    engine = FakeEngine(notebook=out(line("tracking server answers", ok=False), code=1))
-    assert check.TIDIED not in run(engine)
-    assert len(engine.asked) == 1
+@pytest.mark.parametrize("answer", [out(line("tracking server answers", ok=False), code=1), out(), NOT_RUNNING])
+def test_what_may_have_been_made_is_deleted_whatever_the_notebook_says(answer: Answer) -> None:
+    """A script that was killed has told nothing, and its experiment may be there."""
+    engine = FakeEngine(notebook=answer)
+    assert run(engine)[check.TIDIED].ok
+    assert [asked[0] for asked in engine.asked[-2:]] == [JUPYTER, POSTGRES]
+
+
+def test_an_interrupted_check_deletes_what_it_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(check, "_rows", interrupted)
+    engine = FakeEngine()
+    with pytest.raises(KeyboardInterrupt):
+        run(engine)
+    assert [asked[0] for asked in engine.asked] == [JUPYTER, JUPYTER, POSTGRES]
+
+
+@pytest.mark.parametrize(("states", "said"), [
+    ([True] * 13, "all 13 checks passed"), ([True, False, None, False], "2 of 4 checks failed"),
+    ([True, None, True], "2 of 3 checks passed, 1 could not be tested here"),
+])
+def test_the_last_line_counts(states: list[bool | None], said: str) -> None:
+    assert check.verdict([check.CheckResult(str(n), ok) for n, ok in enumerate(states)]) == said

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
+import sys
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from helpers import console
 from helpers.errors import TrackbedError
@@ -90,3 +95,56 @@ def test_logs_are_clean_unless_asked_for_as_they_are(monkeypatch: pytest.MonkeyP
     assert capsys.readouterr().out == "\\x1b[2J\\x1b[Hhello\n"
     tasks.logs.body(None, "jupyter", raw=True)
     assert capsys.readouterr().out == CLEAR + "hello\n"
+
+
+LINK = "http://127.0.0.1:8888/lab?token=" + "x" * 43
+
+
+@pytest.mark.parametrize("columns", ["", "30", "50", "80", "120"])
+def test_a_box_is_no_wider_than_the_terminal_and_cuts_no_link(monkeypatch: pytest.MonkeyPatch,
+                                                              capsys: pytest.CaptureFixture[str],
+                                                              columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    console.box("trackbed is ready", [("Notebook", LINK), ("Your files", "/home/Jürgen/文件")])
+    lines = capsys.readouterr().err.splitlines()
+    whole = [line for line in lines if LINK in line]
+    assert len(whole) == 1
+    if columns in ("30", "50", "80"):  # folded by the terminal: nothing of the box beside it
+        assert whole == [LINK] and all(len(line) <= int(columns) for line in lines if line != LINK)
+    else:
+        assert len({cell_len(line) for line in lines}) == 1, "its right side is crooked"
+
+
+def test_a_box_without_unicode(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr("sys.stderr", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    console.box("a", [("b", "c")])
+    sys.stderr.seek(0)
+    assert sys.stderr.read() == "+- a --+\n| b  c |\n+------+\n"
+
+
+def test_a_table_with_urls_becomes_lines_where_it_does_not_fit(monkeypatch: pytest.MonkeyPatch,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    row = ("store", "VersityGW", "ready", "http://127.0.0.1:9000  http://127.0.0.1:9001", "")
+    console.table(("part", "what", "state", "URL", "memory"), [row])
+    assert capsys.readouterr().out.splitlines() == ["store", "  VersityGW", "  ready", "  http://127.0.0.1:9000",
+                                                    "  http://127.0.0.1:9001"]
+    monkeypatch.setenv("COLUMNS", "120")
+    console.table(("part", "what", "state", "URL", "memory"), [row])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_a_line_to_type_works_in_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from helpers import stack, typed
+
+    clone = tmp_path / "my clone"
+    beside = clone / ".venv" / "bin" / "invoke"
+    beside.parent.mkdir(parents=True)
+    beside.write_text("#!/bin/sh\necho in $PWD: $*\n")
+    beside.chmod(0o755)
+    monkeypatch.setattr(stack, "ROOT", clone)
+    monkeypatch.setattr("sys.argv", [str(beside), "up"])
+    done = subprocess.run(["sh", "-c", typed.anywhere("check", "other")], cwd="/", env={}, text=True,
+                          capture_output=True, check=True)
+    assert done.stdout == f"in {clone}: check --project=other\n"
