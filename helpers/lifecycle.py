@@ -395,7 +395,6 @@ def environment(view: Overview) -> list[tuple[str, object]]:
             lines.append(("JUPYTER_URL", row.urls[0]))
         if row.status.name == STORE and row.urls:
             lines.append(("MLFLOW_S3_ENDPOINT_URL", row.urls[0]))
-            lines += elsewhere.PROXIED.items()  # MLflow would name the store as only its own network knows it
     return lines
 
 

@@ -92,9 +92,9 @@ def requests(accelerator: Accelerator) -> tuple[DeviceRequest, ...]:
 
 
 def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | None = None,
-                   asks: bool = False) -> PartSpec:
+                   asks: bool = False, instance: str = "") -> PartSpec:
     """The notebook as a container on the frontend network, with its GPUs and, read-only, its data set. ``asks``: MLflow
-    asks for its token."""
+    asks for its token; ``instance``: the system's id."""
     further = tuple(_further(words) for words in settings.jupyter_volumes)
     return PartSpec(
         name=JUPYTER,
@@ -110,7 +110,7 @@ def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | N
             **({"FOOD11_DATA_DIR": f"{DATA}/Food-11"} if data else {}),
             **(elsewhere.environment(settings, "/run/secrets") if settings.tracking_uri else {}),
             **server_secrets.notebook_environment("/run/secrets", asks),
-            **notebook_environment(settings, settings.tracking_uri or "http://mlflow:8000"),
+            **notebook_environment(settings, settings.tracking_uri or "http://mlflow:8000", instance),
             "JUPYTER_TOKEN_FILE": "/run/secrets/jupyter-token",
             "HOME": HOME,
         },

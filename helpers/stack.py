@@ -116,8 +116,16 @@ def browser_url(settings: Settings) -> str:
     return f"http://{local_host(settings)}:{settings.mlflow_port}"
 
 
-def notebook_environment(settings: Settings, tracking_uri: str) -> dict[str, str]:
-    """What a notebook is told on every engine."""
+def store_network(settings: Settings, instance: str) -> str:
+    """What a client says that reaches the object store, "" where none does: a name that no other system's server takes.
+
+    Behind the gateway the store is on a network that the notebook is not on; a server elsewhere has a store of its own.
+    """
+    return "" if settings.public or settings.tracking_uri else digest("store network", instance)
+
+
+def notebook_environment(settings: Settings, tracking_uri: str, instance: str) -> dict[str, str]:
+    """What a notebook is told on every engine; ``instance``: the system's id."""
     return {
         "MLFLOW_TRACKING_URI": tracking_uri,
         # MLflow would print links to the tracking URI, a name that no browser knows; a start-up hook prints ours
@@ -126,9 +134,7 @@ def notebook_environment(settings: Settings, tracking_uri: str) -> dict[str, str
         "TRACKBED_SERVER_URI": tracking_uri,  # MLflow changes its own; links to other servers are left alone
         "MLFLOW_NOTEBOOK_TRACE_RENDERER_BASE_URL": browser_url(settings),  # traces are shown in a frame of the browser
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        # the store is on a network that the notebook is not on: the server passes artifacts on itself
-        **({"MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false", "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false"}
-           if settings.public else {}),
+        "TRACKBED_STORE_NETWORK": store_network(settings, instance),
         # in parts straight to the store, where the server offers it, is twice as quick; MLflow's own limit is 500 MB
         "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": str(STRAIGHT_FROM),
         "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",  # CPU, memory, disk, network and GPU of every run

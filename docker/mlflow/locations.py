@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import absent
 from common import say
 
 OWN = "mlflow-artifacts:/"
@@ -221,3 +222,4 @@ def guard_server(handlers: Any) -> None:
         from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository  # type: ignore[import-not-found]
 
         guard_keys(S3ArtifactRepository)
+        absent.told(S3ArtifactRepository)

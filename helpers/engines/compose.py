@@ -212,6 +212,7 @@ class DockerEngine:
             "TRACKBED_MAX_CONNECTIONS": str(stack.max_connections(settings.mlflow_workers)),
             "TRACKBED_ALLOWED_HOSTS": stack.allowed_hosts(settings),
             "TRACKBED_CORS_ORIGINS": stack.cors_origins(settings),
+            "TRACKBED_STORE_NETWORK": stack.store_network(settings, self.system.state.instance),
             "TRACKBED_DATABASE": live["database"],
             "TRACKBED_ARTIFACT_PREFIX": live["prefix"],
             "TRACKBED_SECRETS": self.system.credentials_digest(),
@@ -345,7 +346,8 @@ class DockerEngine:
 
     @cached_property
     def notebook_spec(self) -> PartSpec:
-        spec = notebook.container_spec(self.settings, self.accelerator, self._data_mount(), self.system.asks)
+        spec = notebook.container_spec(self.settings, self.accelerator, self._data_mount(), self.system.asks,
+                                       self.system.state.instance)
         return spec if spec.memory else replace(spec, memory=notebook_memory())
 
     def _data_mount(self) -> Mount | None:

@@ -242,6 +242,7 @@ class EmbeddedEngine:
             "MLFLOW_ARTIFACTS_DESTINATION": destination,
             "MLFLOW_SERVER_ALLOWED_HOSTS": stack.allowed_hosts(settings),
             "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": stack.cors_origins(settings),
+            "TRACKBED_STORE_NETWORK": stack.store_network(settings, self.system.state.instance),
             "TRACKBED_HOST": settings.bind_address,
             "TRACKBED_PORT": str(settings.mlflow_port),
             "TRACKBED_WORKERS": str(settings.mlflow_workers),
@@ -284,7 +285,7 @@ class EmbeddedEngine:
                 **({"FOOD11_DATA_DIR": str(data / "Food-11")} if data else {}),
                 **(elsewhere.environment(settings, secrets) if settings.tracking_uri else {}),
                 **server_secrets.notebook_environment(secrets, self.system.asks),
-                **stack.notebook_environment(settings, tracking),
+                **stack.notebook_environment(settings, tracking, self.system.state.instance),
                 "PATH": f"{packages / 'bin'}:{venv.folder / 'scripts'}:{TOOLS}",
                 "VIRTUAL_ENV": str(packages),
                 # Jupyter looks in its Python's own environment only

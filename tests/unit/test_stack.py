@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,13 @@ def test_links_name_the_address_that_is_listened_on(tmp_path: Path) -> None:
     """Another account may listen on ::1, which `localhost` can mean as well."""
     assert stack.browser_url(system(tmp_path).settings) == "http://127.0.0.1:8000"
     assert stack.browser_url(system(tmp_path, bind_address="127.0.0.2").settings) == "http://127.0.0.2:8000"
+
+
+def test_the_notebook_says_that_it_reaches_the_store_where_it_does(tmp_path: Path) -> None:
+    private = system(tmp_path)
+    told = stack.notebook_environment(private.settings, "http://mlflow:8000", private.state.instance)
+    network = told["TRACKBED_STORE_NETWORK"]
+    assert network and network == stack.store_network(private.settings, private.state.instance)
+    assert network != stack.store_network(private.settings, "another system"), "it has another store of the same name"
+    for words in ({"public": True}, {"tracking_uri": "https://mlflow.example.org"}):
+        assert not stack.store_network(replace(private.settings, **words), private.state.instance)  # type: ignore[arg-type]

@@ -1,0 +1,18 @@
+"""Tells the tracking server that this notebook reaches the object store.
+
+A plugin of MLflow's request headers. The server hands out addresses of the store only to who says the name of the
+network that the store is on (docker/mlflow/direct.py): other clients would wait for a host that they do not know.
+Another server takes it for nothing. TRACKBED_STORE_NETWORK is empty where artifacts pass through the server.
+"""
+
+import os
+
+
+class Network:
+    """MLflow asks it before each request."""
+
+    def in_context(self):
+        return bool(os.environ.get("TRACKBED_STORE_NETWORK"))
+
+    def request_headers(self):
+        return {"X-Trackbed-Network": os.environ["TRACKBED_STORE_NETWORK"]}

@@ -1,0 +1,89 @@
+"""What the object store does not have is the asker's error, not the server's (docker/mlflow/absent.py)."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import absent
+import pytest
+from botocore.exceptions import ClientError, ParamValidationError
+
+
+class Refused(Exception):
+    def __init__(self, message: str, error_code: str) -> None:
+        super().__init__(message)
+        self.error_code = error_code
+
+
+class S3:
+    """Stands for MLflow's S3ArtifactRepository, with a store that answers one error."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+    def _answer(self, what: str) -> str:
+        if self.error:
+            raise self.error
+        return what
+
+    def _download_file(self, remote_file_path: str, local_path: str) -> str:
+        return self._answer(f"{remote_file_path} in {local_path}")
+
+    def complete_multipart_upload(self, local_file: str, upload_id: str, parts: Any = None,
+                                  artifact_path: str | None = None) -> str:
+        return self._answer(f"{local_file} of {artifact_path}")
+
+    def abort_multipart_upload(self, local_file: str, upload_id: str, artifact_path: str | None = None) -> str:
+        return self._answer(f"{local_file} of {artifact_path}")
+
+
+@pytest.fixture
+def repository(monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name, more in (("mlflow", {}), ("mlflow.exceptions", {"MlflowException": Refused}), ("mlflow.protos", {}),
+                       ("mlflow.protos.databricks_pb2", {"ErrorCode": SimpleNamespace(Value=lambda name: name)})):
+        module = ModuleType(name)
+        module.__dict__.update(more)
+        monkeypatch.setitem(sys.modules, name, module)
+    made = type("Told", (S3,), {})
+    absent.told(made)
+    return made
+
+
+def s3(code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": "m"}}, "op")
+
+
+@pytest.mark.parametrize("code", ["404", "NoSuchKey", "NotFound"])
+def test_a_missing_artifact_is_not_found(repository: Any, code: str) -> None:
+    for ask in (lambda: repository(s3(code))._download_file("1/a.txt", "/tmp/a"),
+                lambda: repository(s3(code))._download_file(remote_file_path="1/a.txt", local_path="/tmp/a")):
+        with pytest.raises(Refused, match=r"No such artifact: '1/a\.txt'") as caught:
+            ask()
+        assert caught.value.error_code == "RESOURCE_DOES_NOT_EXIST"
+
+
+@pytest.mark.parametrize(("error", "code"), [
+    (s3("NoSuchUpload"), "RESOURCE_DOES_NOT_EXIST"), (s3("InvalidPart"), "INVALID_PARAMETER_VALUE"),
+    (s3("InvalidPartOrder"), "INVALID_PARAMETER_VALUE"), (s3("EntityTooSmall"), "INVALID_PARAMETER_VALUE"),
+    (ParamValidationError(report="UploadId"), "INVALID_PARAMETER_VALUE")])
+def test_a_wrong_upload_is_the_askers(repository: Any, error: Exception, code: str) -> None:
+    for ask in (lambda: repository(error).complete_multipart_upload("a", "1", [], "x"),
+                lambda: repository(error).abort_multipart_upload("a", "1", "x")):
+        with pytest.raises(Refused) as caught:
+            ask()
+        assert caught.value.error_code == code
+
+
+@pytest.mark.parametrize("error", [s3("503"), s3("SlowDown"), s3("403"), s3("InternalError"), OSError("no route")])
+def test_what_the_store_itself_fails_at_stays_an_error_of_the_server(repository: Any, error: Exception) -> None:
+    for ask in (lambda: repository(error)._download_file("a", "b"),
+                lambda: repository(error).complete_multipart_upload("a", "1")):
+        with pytest.raises(type(error)):
+            ask()
+
+
+def test_what_is_there_comes_as_it_is(repository: Any) -> None:
+    assert repository(None)._download_file(remote_file_path="a", local_path="b") == "a in b"
+    assert repository(None).complete_multipart_upload("a", "1", [], artifact_path="x") == "a of x"

@@ -1,0 +1,34 @@
+"""What the notebook's MLflow says of where it is (docker/jupyter/startup/trackbed_network.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import direct
+import pytest
+
+from tests.unit.fakes import module_at
+
+STARTUP = Path(__file__).resolve().parents[2] / "docker" / "jupyter" / "startup"
+
+
+def test_it_is_what_the_server_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKBED_STORE_NETWORK", "00aa11")
+    made = module_at(STARTUP / "trackbed_network.py").Network()
+    assert made.in_context()
+    headers = [(name.lower().encode(), value.encode()) for name, value in made.request_headers().items()]
+    assert direct.reaches(headers, b"00aa11") and not direct.reaches(headers, b"22bb33")
+
+
+@pytest.mark.parametrize("value", ["", None])
+def test_nothing_is_said_where_artifacts_pass_through_the_server(monkeypatch: pytest.MonkeyPatch,
+                                                                 value: str | None) -> None:
+    monkeypatch.delenv("TRACKBED_STORE_NETWORK", raising=False)
+    if value is not None:
+        monkeypatch.setenv("TRACKBED_STORE_NETWORK", value)
+    assert not module_at(STARTUP / "trackbed_network.py").Network().in_context()
+
+
+def test_mlflow_finds_it() -> None:
+    text = (STARTUP / "trackbed_links-1.0.dist-info" / "entry_points.txt").read_text()
+    assert "trackbed_network = trackbed_network:Network" in text.split("[mlflow.request_auth_provider]")[0]
