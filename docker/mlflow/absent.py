@@ -58,8 +58,38 @@ def _mlflow(code: str, message: str) -> Exception:
     return made
 
 
+def downloading(folder: Callable[..., Any]) -> Callable[..., Any]:
+    """One file of the store, as the server sends them; ``folder``: MLflow's own way, for a whole tree.
+
+    MLflow lists the folder that the file is in before it fetches it, whatever that holds. It takes a folder that a
+    client asks for as a file from the store whole, and breaks the connection.
+    """
+
+    @functools.wraps(folder)
+    def download_artifacts(self: Any, artifact_path: str, dst_path: str | None = None) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        if not artifact_path or not dst_path:
+            return folder(self, artifact_path, dst_path)
+        place = self._create_download_destination(src_artifact_path=artifact_path, dst_local_dir_path=dst_path)
+        try:
+            self._download_file(remote_file_path=artifact_path, local_path=place)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST" and self.list_artifacts(artifact_path):
+                raise _mlflow("INVALID_PARAMETER_VALUE", f"Artifact path refers to a directory, not a file: "
+                                                         f"'{artifact_path}'") from None
+            raise
+        except Exception as error:
+            raise _mlflow("INTERNAL_ERROR", f"'{artifact_path}' could not be fetched from the object store: "
+                                            f"{error}") from error
+        return place
+
+    return download_artifacts
+
+
 def told(repository: Any) -> None:
     """MLflow's S3 repository, a class."""
+    repository.download_artifacts = downloading(repository.download_artifacts)
     repository._download_file = answering(repository._download_file)
     for name in ("complete_multipart_upload", "abort_multipart_upload"):
         setattr(repository, name, answering(getattr(repository, name), uploading=True))

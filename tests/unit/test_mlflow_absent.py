@@ -31,6 +31,15 @@ class S3:
     def _download_file(self, remote_file_path: str, local_path: str) -> str:
         return self._answer(f"{remote_file_path} in {local_path}")
 
+    def _create_download_destination(self, src_artifact_path: str, dst_local_dir_path: str) -> str:
+        return f"{dst_local_dir_path}/{src_artifact_path}"
+
+    def download_artifacts(self, artifact_path: str, dst_path: str | None = None) -> str:
+        return f"all of {artifact_path}"
+
+    def list_artifacts(self, path: str) -> list[str]:
+        return ["b"] if path == "folder" else []
+
     def complete_multipart_upload(self, local_file: str, upload_id: str, parts: Any = None,
                                   artifact_path: str | None = None) -> str:
         return self._answer(f"{local_file} of {artifact_path}")
@@ -87,3 +96,22 @@ def test_what_the_store_itself_fails_at_stays_an_error_of_the_server(repository:
 def test_what_is_there_comes_as_it_is(repository: Any) -> None:
     assert repository(None)._download_file(remote_file_path="a", local_path="b") == "a in b"
     assert repository(None).complete_multipart_upload("a", "1", [], artifact_path="x") == "a of x"
+
+
+def test_a_file_is_fetched_without_a_list_of_what_lies_beside_it(repository: Any) -> None:
+    made = repository(None)
+    made.list_artifacts = None
+    assert made.download_artifacts("1/a.txt", "/tmp/x") == "/tmp/x/1/a.txt"
+    assert made.download_artifacts("", "/tmp/x") == "all of ", "a whole tree goes MLflow's own way"
+
+
+@pytest.mark.parametrize(("path", "error", "code", "words"), [
+    ("none", s3("404"), "RESOURCE_DOES_NOT_EXIST", "No such artifact: 'none'"),
+    ("folder", s3("404"), "INVALID_PARAMETER_VALUE", "refers to a directory, not a file: 'folder'"),
+    ("a", s3("SlowDown"), "INTERNAL_ERROR", "could not be fetched from the object store"),
+    ("a", OSError("no space left"), "INTERNAL_ERROR", "no space left")])
+def test_what_cannot_be_fetched_is_told_in_mlflows_form(repository: Any, path: str, error: Exception, code: str,
+                                                        words: str) -> None:
+    with pytest.raises(Refused, match=words) as caught:
+        repository(error).download_artifacts(path, "/tmp/x")
+    assert caught.value.error_code == code
