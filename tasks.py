@@ -204,8 +204,12 @@ def up(context: Context, project: str | None = None, state_dir: str | None = Non
        adopt: bool = False) -> None:
     """Bring everything up; ready when it returns. Repairs what is half-started, does nothing when all is well."""
     flags = {name: value for name, value in locals().items() if name in WHERE or name in WHAT}
+    from helpers.errors import SettingError
+
     flags["public"] = str(public).lower() if isinstance(public, bool) else public  # `--public` alone is true
     wanted = None if on_boot is None else _choose(str(on_boot).lower(), "true", "false", what="--on-boot=") == "true"
+    if wanted is not None and dry_run:
+        raise SettingError("--on-boot means nothing with --dry-run, which changes nothing.", "leave one of them out")
     system = _load(flags | _further(env, volume))
     _up(system, dry_run, name_prefix, adopt)
     if wanted is not None and not dry_run:
@@ -222,7 +226,13 @@ def _further(env: list[str] | None, volume: list[str] | None) -> dict[str, str |
 
 def _up(system: System, dry_run: bool, name_prefix: str | None, adopt: bool) -> None:
     from helpers import console, lifecycle, summary
+    from helpers.errors import SettingError
 
+    if name_prefix and not dry_run:
+        raise SettingError("--name-prefix means nothing without --dry-run.",
+                           f"to run a second system: --project={name_prefix} with ports of its own")
+    if adopt and dry_run:
+        raise SettingError("--adopt means nothing with --dry-run, which starts nothing.", "leave one of them out")
     if dry_run:
         from helpers import dryrun
 

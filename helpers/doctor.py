@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from helpers import accelerators, access, addresses, durability, neighbours, notebook, pages
+from helpers import accelerators, access, addresses, durability, neighbours, notebook, pages, relevance
 from helpers.engines import select
 from helpers.engines.base import POSTGRES, Availability, Engine, PartStatus, Port, State
 from helpers.engines.compose import DockerEngine
@@ -286,6 +286,16 @@ def _check_access(system: System, engine: Engine) -> Finding:
     return Finding(Level.OK, "local access", words)
 
 
+def _check_settings(engine: Engine) -> list[Finding]:
+    """Values from elsewhere than the command line that do nothing here: they may be meant for the other engine."""
+    try:
+        gpu = engine.accelerator.kind != accelerators.NONE
+    except TrackbedError:
+        gpu = True  # another finding says what is wrong about it
+    return [Finding(Level.OK, "settings", f"no effect {why}: {', '.join(sorted(names))}")
+            for why, names in relevance.idle(engine.settings, gpu).items()]
+
+
 def examine(system: System) -> list[Finding]:
     """Everything, for `invoke doctor`; nothing is changed. Never raises for what it finds."""
     settings = system.settings
@@ -317,6 +327,7 @@ def examine(system: System) -> list[Finding]:
     found += _check_leftovers(system, engine)
     found += _check_artifacts(engine)
     found.append(_check_permissions(engine.settings, _host(engine)))
+    found += _check_settings(engine)
     if isinstance(engine, DockerEngine):
         found.append(_check_neighbours(engine))
     if _host(engine).remote:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from helpers import access, addresses, images, stack
+from helpers import access, addresses, images, relevance, stack
 from helpers.credentials import FORMER, MLFLOW_TOKEN, WEBHOOK_KEY
 from helpers.engines import select
 from helpers.engines.base import DeviceRequest, Mount, PartSpec, Plan, Port, SecretFile
@@ -58,6 +58,7 @@ def script(system: System, name_prefix: str = "") -> str:
     # a node has to be asked; here the plan can be made while the engine is down
     known = system.state.engine and not system.state.node
     engine = select.make(kept, system.state.engine) if known else select.choose(kept).engine
+    relevance.check(engine)
     access.decide(kept, engine.host.url if isinstance(engine, DockerEngine) else "")
     plan = engine.plan()
     if isinstance(engine, EmbeddedEngine):

@@ -22,6 +22,7 @@ from helpers import (
     images,
     notebook,
     readiness,
+    relevance,
     rotation,
     server_secrets,
     stack,
@@ -120,6 +121,10 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) ->
     engine = choice.engine
     settings = engine.settings
     gateway.check_settings(settings, engine.name, _node(engine))
+    relevance.check(engine)
+    if adopt and engine.name != "docker":
+        raise SettingError("--adopt means nothing on the embedded engine: it takes over Docker's volumes.",
+                           "leave it out; `invoke up --state-dir=FOLDER` names the folder that holds the data")
     _claim(system, engine)
     access_before = dict(system.state.access)
     access_line = access.decide(system, _node(engine))

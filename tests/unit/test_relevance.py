@@ -1,0 +1,109 @@
+"""Every flag of `up` on every engine: it does something, or it is an error that says what to use instead."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+import tasks
+from helpers import doctor, relevance
+from helpers.accelerators import Accelerator
+from helpers.engines.base import Engine
+from helpers.errors import SettingError
+from helpers.settings import BY_NAME, FLAGS, TABLE, Settings
+
+REMOTE = {"tracking_uri": "https://mlflow.example.org"}
+# a value of each flag that is no default
+VALUES = {"--gpu": "none", "--devices": "0", "--torch": "cpu", "--data-volume": "images", "--cull-idle": "2h",
+          "--object-store": "auto", "--mlflow-port": "8100", "--jupyter-port": "8101", "--s3-port": "9100",
+          "--s3-console-port": "9101", "--s3-bucket": "mine", "--local-access": "token", "--certificates": "internal",
+          "--domain": "lab.example.org", "--public-s3": "true", "--bind-address": "127.0.0.2", "--engine": "auto",
+          "--public-address": "lab.example.org", "--ready-timeout": "60", "--env": "A=b", "--volume": "data:/data",
+          "--tracking-uri": "https://mlflow.example.org", "--tracking-username": "me"}
+SERVERS_OWN = {"--object-store", "--s3-port", "--s3-console-port", "--s3-bucket", "--local-access", "--mlflow-port"}
+PUBLIC = {"--domain", "--certificates", "--public-s3"}
+EMBEDDED = {"--s3-port", "--s3-console-port", "--s3-bucket", "--data-volume", "--volume", "--devices"}
+# what is refused: engine, further settings, whether there is a GPU, flags
+CASES: list[tuple[str, dict[str, str], bool, set[str]]] = [
+    ("docker", {}, True, PUBLIC | {"--tracking-username"}),
+    ("docker", {}, False, PUBLIC | {"--tracking-username", "--devices"}),
+    ("docker", {"public": "true"}, True, {"--local-access", "--tracking-username"}),
+    ("docker", REMOTE, True, SERVERS_OWN | PUBLIC),
+    ("embedded", {}, False, EMBEDDED | PUBLIC | {"--tracking-username"}),
+    ("embedded", REMOTE, True, (SERVERS_OWN | EMBEDDED | PUBLIC) - {"--devices"}),
+]
+
+
+def settings(tmp_path: Path, engine: str, flags: dict[str, str | None], environ: dict[str, str]) -> Settings:
+    given = {f"TRACKBED_{name.upper()}": value for name, value in environ.items()}
+    found = Settings.load(flags, {"HOME": "/nonexistent", "TRACKBED_STATE_DIR": str(tmp_path / "s"), **given},
+                          tmp_path / "clone" / ".env", {})
+    return found.with_engine(engine, "versitygw" if engine == "docker" else "folder")
+
+
+@pytest.mark.parametrize(("engine", "others", "gpu", "refused"), CASES)
+@pytest.mark.parametrize("option", VALUES)
+def test_every_flag_on_every_engine(tmp_path: Path, engine: str, others: dict[str, str], gpu: bool,
+                                    refused: set[str], option: str) -> None:
+    name = {own: setting for setting, own in FLAGS.items()}.get(option, option.strip("-").upper().replace("-", "_"))
+    environ = {key: value for key, value in others.items() if key != name.lower()}
+    given = settings(tmp_path, engine, {name.lower(): VALUES[option]}, environ)
+    if option not in refused:
+        relevance.refuse_flags(given, lambda: gpu)
+        return
+    with pytest.raises(SettingError) as caught:
+        relevance.refuse_flags(given, lambda: gpu)
+    assert caught.value.message.startswith(f"{option}={VALUES[option]} means nothing ") and caught.value.hint
+    # the same from .env or the environment is for the other engine: allowed, and named by doctor
+    elsewhere = settings(tmp_path, engine, {}, environ | {name.lower(): VALUES[option]})
+    relevance.refuse_flags(elsewhere, lambda: gpu)
+    assert any(name in line for lines in relevance.idle(elsewhere, gpu).values() for line in lines)
+
+
+def test_every_flag_of_up_is_walked_over() -> None:
+    flags = {f"--{name.replace('_', '-')}" for name in (*tasks.WHAT, *tasks.NOTEBOOK)}
+    # a file or folder each, which mean the same on both engines
+    assert flags - {"--workspace", "--tracking-ca"} == VALUES.keys()
+
+
+def test_every_condition_is_known_and_every_flag_says_what_instead() -> None:
+    for setting in TABLE:
+        assert set(setting.only) <= relevance.CONDITIONS.keys(), setting.name
+
+
+def test_what_forgets_a_setting_is_always_taken(tmp_path: Path) -> None:
+    relevance.refuse_flags(settings(tmp_path, "embedded", {"s3_port": "", "domain": "", "jupyter_volumes": ""}, {}))
+
+
+def test_a_folder_is_a_data_set_everywhere(tmp_path: Path) -> None:
+    relevance.refuse_flags(settings(tmp_path, "embedded", {"data_volume": str(tmp_path)}, {}))
+
+
+def test_all_devices_may_be_named_without_a_gpu(tmp_path: Path) -> None:
+    relevance.refuse_flags(settings(tmp_path, "embedded", {"devices": "all"}, {}), lambda: False)
+
+
+def test_nothing_is_asked_of_the_machine_without_need(tmp_path: Path) -> None:
+    def asked() -> bool:
+        raise AssertionError("the GPU does not matter")
+
+    relevance.refuse_flags(settings(tmp_path, "embedded", {"mlflow_port": "8100"}, {}), asked)
+
+
+def test_doctor_names_what_has_no_effect(tmp_path: Path) -> None:
+    given = settings(tmp_path, "embedded", {}, {"s3_port": "9100", "mlflow_port": "8100"})
+    engine = type("Fake", (), {"settings": replace(given), "accelerator": Accelerator()})()
+    found = doctor._check_settings(cast(Engine, cast(Any, engine)))
+    assert [(str(f.level), f.detail) for f in found] == [
+        ("ok", "no effect on the embedded engine: S3_PORT (TRACKBED_S3_PORT)")]
+
+
+def test_a_hint_names_flags_that_exist() -> None:
+    import re
+
+    for setting in TABLE:
+        for option in re.findall(r"--[a-z0-9-]+", setting.instead):
+            assert option in {one.option for one in BY_NAME.values()}, setting.name
