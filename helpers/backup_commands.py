@@ -10,10 +10,11 @@ from typing import Any
 
 from helpers import credentials, dryrun, lifecycle, users
 from helpers.backups import backup as backups
-from helpers.backups import database, journal, objects, repository, restore, salvage, sources, verification
+from helpers.backups import database, journal, objects, repository, restore, room, salvage, sources, verification
 from helpers.backups.places import Place
 from helpers.backups.repository import Snapshot
 from helpers.backups.salvage import Rest
+from helpers.engines import select
 from helpers.engines.base import MLFLOW, Engine, Sink
 from helpers.errors import SettingError, TrackbedError
 from helpers.lifecycle import Notice
@@ -193,6 +194,7 @@ def restore_archive(system: System, text: str, sink: Sink, notice: Notice, keep_
     """
     source = sources.source(system.settings, text)
     target = aside(system, into) if into else system
+    room.check_manifest(select.current(target), sources.manifest(source))  # reading what cannot fit may take days
     rest = restore.verify(source, sink, skip_damaged)
     people = users.imported(salvage.small(rest, "users.json") or b"{}")
     lifecycle.up(target, sink, notice)

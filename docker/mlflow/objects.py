@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+import uploads
 from artifacts import folder_of, s3_address, s3_call, s3_client
 from common import FAILED, NO_ANSWER, STAGED, USAGE, NotYet, Stop, required, wait
 
@@ -211,6 +212,7 @@ class S3Objects:
             self.lane.do(lambda key=self.root + name: self._ask("delete_object", Key=key))  # type: ignore[misc]
             count += 1
         self.lane.finish()
+        uploads.end_below(self.client, self.bucket, self.root)  # of objects that never became one
         return count
 
 

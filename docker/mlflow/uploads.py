@@ -24,11 +24,15 @@ def end_stale(environment: Mapping[str, str], age: timedelta = STALE, client: An
     if not destination.startswith("s3://"):
         return 0
     bucket, prefix = s3_address(destination)
-    client, count = client or s3_client(environment), 0
-    before = datetime.now(UTC) - age
+    return end_below(client or s3_client(environment), bucket, f"{prefix}/" if prefix else "", age)
+
+
+def end_below(client: Any, bucket: str, prefix: str, age: timedelta = timedelta(0)) -> int:
+    """The same of any part of a bucket; ``prefix`` with its slash."""
+    before, count = datetime.now(UTC) - age, 0
     try:
-        for upload in _uploads(client, bucket, f"{prefix}/" if prefix else ""):
-            if upload["Initiated"] <= before:
+        for upload in _uploads(client, bucket, prefix):
+            if not age or upload["Initiated"] <= before:
                 s3_call(lambda one=upload: client.abort_multipart_upload(  # type: ignore[misc]
                     Bucket=bucket, Key=one["Key"], UploadId=one["UploadId"]))
                 count += 1

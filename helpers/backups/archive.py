@@ -275,7 +275,7 @@ def check_facts(path: Path | str, manifest: dict[str, Any], further: dict[str, t
     whole = {"format": int, "chunks": int, "objects": int, "object_bytes": int, "objects_sum": str, "schema": str,
              "tables": dict, "mlflow": str, **further}
     for name, kind in whole.items():
-        if type(manifest.get(name)) is not kind:
+        if type(manifest.get(name)) is not kind or (kind is int and manifest[name] < 0):
             raise Damaged(path, f"its manifest is wrong ({name})")
     for facts in manifest["tables"].values():
         if type(facts) is not list or [type(fact) for fact in facts] != [str, str] or not all(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -35,8 +35,8 @@ _FRAME = re.compile(rb"|--.*|\\(un)?restrict \w+|SET \w+ = [\w']+;|SELECT pg_cat
 _ENCODING = re.compile(rb"SET client_encoding = .*")
 
 COMPUTED = "*"  # behind the name of a column that PostgreSQL computes: no dump has its values
-TABLES = ("SELECT c.relname, string_agg(a.attname || CASE a.attgenerated WHEN '' THEN '' ELSE '*' END, ' ' "
-          "ORDER BY a.attnum) FROM pg_class c JOIN pg_attribute a "
+TABLES = ("SELECT c.relname, string_agg(a.attname || CASE a.attgenerated WHEN '' THEN '' ELSE "  # noqa: S608
+          f"'{COMPUTED}' END, ' ' ORDER BY a.attnum) FROM pg_class c JOIN pg_attribute a "
           "ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
           "WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace GROUP BY 1")
 SEQUENCES = "SELECT relname FROM pg_class WHERE relkind = 'S' AND relnamespace = 'public'::regnamespace"
@@ -232,8 +232,11 @@ class _Feeder(threading.Thread):
             raise self._error
 
 
-def load(engine: Engine, name: str, of: Schema, chunks: Iterator[IO[bytes]]) -> None:
-    """The rows of a dump into MLflow's empty tables in the database ``name``; all of them, or an error."""
+def load(engine: Engine, name: str, of: Schema, chunks: Iterator[IO[bytes]], took: Callable[[int], None]) -> None:
+    """The rows of a dump into MLflow's empty tables in the database ``name``; all of them, or an error.
+
+    ``took`` gets their bytes as they are unpacked, and may raise.
+    """
     tables = [table for table in of.tables if table != REVISION]
     unpack = ("pg_restore", "--section=data", "--no-owner", "--no-privileges", "-n", "public",
               *(f"--table={table}" for table in (*tables, *of.sequences)), "-f", "-")
@@ -248,6 +251,7 @@ def load(engine: Engine, name: str, of: Schema, chunks: Iterator[IO[bytes]]) -> 
             _send(into, begin)
             for block in rows(unpacked.out, of):
                 into.into.write(block)
+                took(len(block))
             feeder.end()
             unpacked.finish()
             _send(into, end)

@@ -320,7 +320,9 @@ class Snapshot:
         check_facts(str(self), manifest, {"kind": str, "origin": str, "list": list, "list_bytes": int,
                                            "dump_bytes": int})
         pieces, size = manifest["list"], manifest["list_bytes"]
-        if manifest["kind"] != KIND or size < 0 or len(pieces) != -(-size // PIECE) or not _are_pieces(pieces):
+        # lines have different names, so no two pieces of a list are equal: one named often would have no end
+        if manifest["kind"] != KIND or len(pieces) != -(-size // PIECE) or not _are_pieces(pieces) \
+                or len(set(pieces)) != len(pieces):
             raise Damaged(str(self), "its manifest is wrong (list)")
         return manifest
 
@@ -418,6 +420,15 @@ class Snapshot:
                 break  # they come first
         return b""
 
+    def _fits(self, entry: Entry, manifest: dict[str, Any], count: int, size: int) -> None:
+        """Raises Damaged for more than the manifest says, before that is read: one piece may be named many times."""
+        if entry.object:
+            more = count >= manifest["objects"] or size + entry.size > manifest["object_bytes"]
+        else:
+            more = entry.size > (manifest["dump_bytes"] if entry.name == DATABASE else 2**30)
+        if more:
+            raise Damaged(str(self), f"its list has more than its manifest says, from {entry.name!r} on")
+
     def verify(self, told: Told | None = None) -> dict[str, Any]:
         """Read every byte of it; gives its manifest. Raises TrackbedError when anything is not as it should be."""
         manifest = self.manifest()
@@ -426,6 +437,7 @@ class Snapshot:
         blobs = self._ahead(part for e in again for part in zip(e.pieces, lengths(e.size), strict=True))
         sums, chunks, size, passed, seen = SetSum(), 0, 0, 0, set[str]()
         for entry in entries:
+            self._fits(entry, manifest, sums.count, size)
             sha = hashlib.sha256()
             for content in itertools.islice(blobs, len(entry.pieces)):
                 sha.update(content)
@@ -438,7 +450,7 @@ class Snapshot:
                 sums.add(entry.sha256, entry.size, entry.object)
                 size += entry.size
                 continue
-            if entry.name in seen or sums.count or (entry.name != DATABASE and entry.size > 2**30):
+            if entry.name in seen or sums.count:
                 raise Damaged(str(self), f"its list holds {entry.name!r} ({entry.size} bytes) where it does not belong")
             seen.add(entry.name)
             if entry.name == DATABASE:

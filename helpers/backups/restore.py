@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from helpers.backups import database, journal, loading, objects, salvage
+from helpers.backups import database, journal, loading, objects, room, salvage
 from helpers.backups.backup import PORTABLE, Progress, need
 from helpers.backups.salvage import Rest
 from helpers.backups.sources import Source
@@ -39,12 +39,14 @@ def known(engine: Engine, schema: str) -> str:
     return done.stdout.strip()
 
 
-def _objects(first: Member | None, rest: Iterator[Member], progress: Progress, whole: int) -> Iterator[Member]:
+def _objects(first: Member | None, rest: Iterator[Member], progress: Progress, whole: int,
+             disk: room.Watch) -> Iterator[Member]:
     count = size = 0
     for name, length, content in itertools.chain([first] if first else [], rest):
         if not name.startswith("objects/"):
             continue
         yield name.removeprefix("objects/"), length, content
+        disk.took(length + room.OBJECT)
         count, size = count + 1, size + length
         progress.say(size, count, whole)
 
@@ -77,7 +79,7 @@ def verify(source: Source, sink: Sink, skip_damaged: bool = False) -> Rest:
 
 
 def _database(system: System, engine: Engine, new: dict[str, str], manifest: dict[str, Any],
-              chunks: Iterator[IO[bytes]]) -> list[str]:
+              chunks: Iterator[IO[bytes]], disk: room.Watch) -> list[str]:
     """Fill the new database with the rows of the dump; gives what was left out of it, because it is not MLflow's."""
     if (first := next(chunks, None)) is None:
         return []
@@ -92,7 +94,7 @@ def _database(system: System, engine: Engine, new: dict[str, str], manifest: dic
             raise TrackbedError(f"MLflow's schema {revision} could not be made", "please report it", lines)
     tables = loading.schema(engine, name)
     left = loading.foreign(engine, name, head)
-    loading.load(engine, name, tables, itertools.chain([io.BytesIO(head), first], chunks))
+    loading.load(engine, name, tables, itertools.chain([io.BytesIO(head), first], chunks), disk.took)
     database.check(engine, name, manifest["tables"], tables.read)
     return left
 
@@ -105,6 +107,8 @@ def copy(system: System, engine: Engine, source: Source, rest: Rest, sink: Sink,
     """
     need(engine, POSTGRES, STORE)
     manifest = rest.manifest
+    room.check(engine, rest.objects, rest.object_bytes, room.dump_bytes(manifest))
+    disk = room.Watch(engine)
     verdict = known(engine, manifest["schema"])
     if verdict == "newer":
         raise TrackbedError(f"{source} holds the schema {manifest['schema']} of a newer MLflow ({manifest['mlflow']})",
@@ -125,12 +129,12 @@ def copy(system: System, engine: Engine, source: Source, rest: Rest, sink: Sink,
 
     if manifest["chunks"]:
         sink.step("database")
-        for left in _database(system, engine, new, manifest, chunks()):
+        for left in _database(system, engine, new, manifest, chunks(), disk):
             notice(f"warning: left out, because it is not MLflow's: {left}")
     sink.step("objects")
     progress = Progress(sink, "objects")
     objects.write(engine, new["prefix"], _objects(first[0] if first else None, members, progress,
-                                                  rest.object_bytes))
+                                                  rest.object_bytes, disk))
     sink.step("reading the objects back")
     found, size = objects.sums(engine, new["prefix"])
     if (found.text, found.count) != (rest.objects_sum, rest.objects):

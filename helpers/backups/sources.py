@@ -102,6 +102,11 @@ def _bucket(settings: Settings, url: str) -> Bucket:
                               settings.backup_s3_secret_key))
 
 
+def manifest(found: Source) -> dict[str, Any]:
+    """What a backup says about itself, its content unread. Raises TrackbedError."""
+    return archive.read_manifest(found) if isinstance(found, Path) else found.manifest()
+
+
 def verify(found: Source, told: archive.Told | None = None) -> dict[str, Any]:
     """Read every byte of a backup; gives its manifest. Raises TrackbedError when anything is not as it should be."""
     return archive.verify(found, told) if isinstance(found, Path) else found.verify(told)

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from helpers import references
-from helpers.backups import repository
+from helpers.backups import archive, repository
 from helpers.backups.places import Access, Bucket, Folder, Place
 from helpers.backups.repository import Snapshot
 from helpers.errors import TrackbedError
@@ -118,6 +119,48 @@ def test_a_damaged_repository_changes_nothing(pair: tuple[Clone, Clone], tmp_pat
     assert done.returncode == 1 and "damaged" in done.stderr and "Traceback" not in done.stderr
     assert biggest.name in done.stderr and "--skip-damaged" in done.stderr
     assert (source.project_folder / "state.json").read_bytes() == state and everything(source) == before
+
+
+@pytest.mark.parametrize("kind", ["archive", "folder", "bucket"])
+def test_a_backup_that_would_fill_the_disk(
+        own: dict[str, Clone], kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """It is refused before it is read, whether its manifest tells the truth or not, and nothing is left of it."""
+    clone, place = own["embedded"], Folder(tmp_path / "repo")
+    to: str = f"{tmp_path}/repo/"
+    if kind == "bucket":
+        access = request.getfixturevalue("vault")
+        clone, to = replace(clone, environment={**clone.environment, **keys(access)}), "s3://vault/full"
+        place = Bucket(to, access)
+    told = {"object_bytes": 2**60}
+    if kind == "archive":
+        path = tmp_path / "a.tar"
+        clone.value("backup", f"--to={path}")
+        content = path.read_bytes()[:-archive.TRAILER]
+        path.write_bytes(content + archive.trailer({**archive.read_manifest(path), **told}))
+        cases = {str(path): "the backup needs"}
+    else:
+        honest, cases = back_up(clone, to)[0], {to: "the backup needs"}
+        snapshot = Snapshot(place, honest.rpartition("/")[2].removesuffix(".json"))
+        manifest = snapshot.manifest()
+        biggest = max(snapshot.entries(manifest), key=lambda entry: len(entry.pieces))
+        many = [replace(biggest, name=f"objects/1/{n}", size=repository.PIECE * 900, pieces=biggest.pieces[:1] * 900)
+                for n in range(100)]
+        listed = b"".join(entry.line for entry in (*snapshot.entries(manifest), *many))
+        digest = hashlib.sha256(listed).hexdigest()
+        place.write(repository.piece(digest), listed)
+        forge(place, snapshot.name, {**manifest, "list": [digest], "list_bytes": len(listed)})
+        forge(place, later := "trackbed-p-20991231T235959Z", {**manifest, **told})
+        cases = {honest: "more than its manifest says", f"{to.rstrip('/')}/backups/{later}.json": "the backup needs"}
+    before, state = everything(clone), (clone.project_folder / "state.json").read_bytes()
+    for text, expected in cases.items():
+        done = clone.invoke("restore", text, "--yes", timeout=60)
+        seen.refused(done, 1, expected, "invoke usage" if "needs" in expected else "use another backup")
+    assert (clone.project_folder / "state.json").read_bytes() == state and everything(clone) == before
+
+
+def forge(place: Place, name: str, manifest: dict[str, Any]) -> None:
+    for top in ("backups", "copies"):
+        place.write(f"{top}/{name}.json", repository.rendered(manifest))
 
 
 def flip(place: Place, digest: str) -> None:

@@ -325,7 +325,7 @@ def test_restoring_it_begins_nothing(
     {"schema": None}, {"objects_sum": "0"}, {"format": True}, {"format": "1"}, {"mlflow": 3}, {"kind": "x"},
     {"list": []}, {"list": ["0" * 64]}, {"list": ["../../../../etc/passwd"]}, {"list": [1]}, {"list": "x"},
     {"list_bytes": 10**18}, {"list_bytes": -1}, {"list_bytes": 0}, {"list_bytes": "9"}, {"dump_bytes": None},
-    {"origin": None}])
+    {"origin": None}, {"object_bytes": -1}, {"objects": -1}, {"dump_bytes": -1}, {"dump_bytes": 1}])
 def test_wrong_manifests_are_refused(snapshot: Snapshot, facts: dict[str, object]) -> None:
     crafted(snapshot, **facts)
     with pytest.raises(TrackbedError):
@@ -381,10 +381,32 @@ def test_a_line_without_end_is_refused_in_constant_memory(snapshot: Snapshot, mo
     read: list[str] = []
     fetch = Snapshot._fetch
     monkeypatch.setattr(Snapshot, "_fetch", lambda self, d, n: (read.append(d), fetch(self, d, n))[1])
-    crafted(snapshot, b"[" * 1_000_000)
+    crafted(snapshot, random.Random(1).randbytes(1_000_000).replace(b"\n", b" "))
     with pytest.raises(TrackbedError, match="without an end"):
         snapshot.verify()
     assert len(read) < 50
+
+
+def test_a_piece_that_is_named_many_times_is_read_no_more_often_than_its_manifest_says(
+        snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few KB would unpack into a full disk."""
+    read: list[str] = []
+    fetch = Snapshot._fetch
+    monkeypatch.setattr(Snapshot, "_fetch", lambda self, d, n: (read.append(d), fetch(self, d, n))[1])
+    content = OBJECTS["1/" + "x" * 300][:1000]
+    text = b"".join(entry.line for entry in lines(snapshot))
+    many = [Entry(f"objects/1/many {n}", 1000 * 12, sha(content), "", [sha(content)] * 12) for n in range(300)]
+    crafted(snapshot, text + b"".join(entry.line for entry in many))
+    with pytest.raises(TrackbedError, match="more than its manifest says, from 'objects/1/many 0'"):
+        snapshot.verify()
+    assert read.count(sha(content)) < 50
+
+
+def test_a_list_that_names_one_of_its_own_pieces_often_is_refused(snapshot: Snapshot) -> None:
+    manifest = snapshot.manifest()
+    crafted(snapshot, list=[manifest["list"][0]] * 1000, list_bytes=1000 * 1000)
+    with pytest.raises(TrackbedError, match="its manifest is wrong"):
+        snapshot.manifest()
 
 
 # what --to and `restore` name

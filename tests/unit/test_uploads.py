@@ -41,6 +41,12 @@ def test_old_ones_below_our_own_prefix_are_ended_and_no_others(prefixes: bool) -
     assert store.ended == ["live-1/a", "live-1/c"]
 
 
+def test_all_of_a_prefix_that_is_dropped() -> None:
+    store = Store(("live-1/a", OLD), ("live-1/b", datetime.now(UTC) + timedelta(minutes=5)), ("live-10/x", OLD))
+    assert uploads.end_below(store, "bucket", "live-1/") == 2
+    assert store.ended == ["live-1/a", "live-1/b"]
+
+
 def test_a_folder_has_none() -> None:
     assert uploads.end_stale({"MLFLOW_ARTIFACTS_DESTINATION": "file:///x"}, client=object()) == 0
 

@@ -1,0 +1,63 @@
+"""Room on the disk for a restore: asked before anything is read, and again while it is unpacked.
+
+A small backup may unpack into a large one: a repository may name one piece many times, and a dump is compressed. A full
+disk would stop the database and the store of what runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from helpers.engines.base import Engine
+from helpers.errors import TrackbedError
+
+OBJECT = 4096  # bytes of a disk that the smallest object takes
+FREE = 512 * 2**20  # bytes that a restore leaves to what runs
+EVERY = 64 * 2**20  # bytes unpacked after which the disk is asked again; less than what stays free
+
+
+def _free(engine: Engine) -> tuple[int | None, str]:
+    """Bytes free where the engine keeps its data, None where nobody can tell; and where that is."""
+    facts = engine.host_facts()
+    return (None if facts.remote and not facts.disk_free else facts.disk_free), facts.disk_path
+
+
+def _full(text: str, where: str) -> TrackbedError:
+    return TrackbedError(f"{text} at {where}, of which {FREE / 2**30:.1f} GiB have to stay free; nothing was restored",
+                         "make room (`invoke usage`, `invoke gc`), or restore on a machine with a larger disk")
+
+
+def dump_bytes(manifest: dict[str, Any]) -> int:
+    """Of the dump as it is compressed; 0 where the manifest does not tell."""
+    found = manifest.get("dump_bytes")
+    return found if isinstance(found, int) and found > 0 else 0
+
+
+def check(engine: Engine, objects: int, object_bytes: int, dump_bytes: int) -> None:
+    """Raises TrackbedError where a backup of that many objects and bytes does not fit on the engine's disk."""
+    stored = 0 if engine.settings.object_store == "external" else object_bytes + objects * OBJECT
+    free, where = _free(engine)
+    if free is not None and stored + dump_bytes > free - FREE:
+        raise _full(f"the backup needs {(stored + dump_bytes) / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free", where)
+
+
+def check_manifest(engine: Engine, manifest: dict[str, Any]) -> None:
+    """The same of what a backup says about itself."""
+    check(engine, manifest["objects"], manifest["object_bytes"], dump_bytes(manifest))
+
+
+class Watch:
+    """Looks at the engine's disk again after each EVERY bytes that were unpacked."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._since = engine, 0
+
+    def took(self, size: int) -> None:
+        """So many bytes more. Raises TrackbedError before the disk is full."""
+        self._since += size
+        if self._since < EVERY:
+            return
+        self._since = 0
+        free, where = _free(self._engine)
+        if free is not None and free < FREE:
+            raise _full(f"the backup does not fit: {free / 2**30:.1f} GiB are left", where)

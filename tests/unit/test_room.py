@@ -1,0 +1,88 @@
+"""A restore leaves room on the disk: what a backup says of itself is looked at first, and the disk while it unpacks."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from helpers import backup_commands, lifecycle
+from helpers.backups import archive, restore, room
+from helpers.engines import select
+from helpers.engines.base import Engine
+from helpers.errors import TrackbedError
+from tests.unit import fakes
+
+GIB = 2**30
+
+
+@dataclass
+class Disk:
+    """An engine on a disk of which so many bytes are free, one value for each time that it is asked."""
+
+    free: list[int]
+    store: str = "folder"
+    remote: bool = False
+    asked: int = 0
+    settings: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.settings = SimpleNamespace(object_store=self.store)
+
+    def host_facts(self) -> Any:
+        self.asked += 1
+        return SimpleNamespace(disk_free=self.free[min(self.asked, len(self.free)) - 1], disk_path="/data",
+                               remote=self.remote)
+
+
+def engine(*free: int, **options: Any) -> Engine:
+    return cast("Engine", Disk(list(free), **options))
+
+
+@pytest.mark.parametrize(("objects", "size", "dump"), [(1, 2 * GIB, 0), (1, 0, 2 * GIB), (10**9, 0, 0),
+                                                       (1, GIB - room.FREE, 0)])
+def test_what_does_not_fit_is_refused_with_a_next_step(objects: int, size: int, dump: int) -> None:
+    with pytest.raises(TrackbedError, match=r"GiB are free at /data.*nothing was restored") as caught:
+        room.check(engine(GIB), objects, size, dump)
+    assert "`invoke usage`" in (caught.value.hint or "")
+
+
+def test_what_fits_passes() -> None:
+    room.check(engine(GIB), 10, GIB // 4, GIB // 8)
+    room.check(engine(GIB, store="external"), 10**6, 2**50, 0)  # the objects go to somebody else's disk
+    room.check(engine(0, remote=True), 10, GIB, 0)  # a node that does not tell
+
+
+def test_the_disk_is_asked_again_while_a_backup_is_unpacked() -> None:
+    disk = Disk([10 * GIB, 10 * GIB, GIB, room.FREE - 1])
+    watch = room.Watch(cast("Engine", disk))
+    for _ in range(2 * room.EVERY // 2**20):
+        watch.took(2**20)
+    assert disk.asked == 2
+    watch.took(room.EVERY)
+    with pytest.raises(TrackbedError, match="does not fit"):
+        watch.took(room.EVERY)
+
+
+@pytest.mark.parametrize("facts", [{"object_bytes": 2**60}, {"objects": 2**50}, {"dump_bytes": 2**60}])
+def test_nothing_is_read_or_begun_of_an_archive_that_cannot_fit(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, facts: dict[str, int]) -> None:
+    def begun(*_: object, **__: object) -> None:
+        raise AssertionError("something was begun")
+
+    with (tmp_path / "a.tar").open("wb") as stream:
+        writer = archive.Writer(stream, {"made": "2026-01-01T00:00:00+00:00"})
+        writer.object("1/a", 5, io.BytesIO(b"hello"))
+        manifest = writer.finish({"schema": "abc", "mlflow": "3", "tables": {}})
+    content = (tmp_path / "a.tar").read_bytes()[:-archive.TRAILER]
+    (tmp_path / "a.tar").write_bytes(content + archive.trailer({**manifest, **facts}))
+    monkeypatch.setattr(select, "current", lambda _: engine(GIB))
+    monkeypatch.setattr(restore, "verify", begun)
+    for name in ("up", "changing", "running"):
+        monkeypatch.setattr(lifecycle, name, begun)
+    with pytest.raises(TrackbedError, match="nothing was restored"):
+        backup_commands.restore_archive(fakes.system(tmp_path), str(tmp_path / "a.tar"), fakes.Silent(), begun)
