@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from invoke.collection import Collection
 from invoke.context import Context
 from invoke.exceptions import Exit
-from invoke.parser.argument import Argument
 from invoke.tasks import Task, task
+
+import command_line
+from command_line import OptionalWord, OurTask
 
 if TYPE_CHECKING:
     from helpers.errors import TrackbedError
@@ -58,6 +60,7 @@ NOTEBOOK = {
 PUBLIC = {"public": "open to other machines, through a gateway with TLS and logins; --public=false ends that"}
 BOOT = {"on_boot": "also after a reboot: writes a systemd unit (embedded); --on-boot=false removes it"}
 FORMAT = {"format": "table, json or env (default: table)"}
+JSON = {"json": "the same as --format=json"}
 
 
 def reported(body: Callable[..., None]) -> Callable[..., None]:
@@ -109,28 +112,11 @@ def _lost() -> TrackbedError | None:
     return nodes.lost() if nodes else None
 
 
-class OptionalWord(Task):  # type: ignore[type-arg]
-    """A task whose first word may be left out: `logs` and `logs mlflow`. Invoke itself requires what is positional."""
-
-    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
-        arguments: list[Argument] = super().get_arguments(ignore_unknown_help)
-        for place, argument in enumerate(a for a in arguments if a.positional):
-            argument.positional = self._words_following(arguments) > place
-        return arguments
-
-    def _words_following(self, arguments: list[Argument]) -> int:
-        typed = [at for at, word in enumerate(sys.argv) if word.rpartition(".")[2] == self.name]
-        words = sys.argv[typed[0] + 1:] if typed else []
-        takes_value = {f"--{name.replace('_', '-')}" for a in arguments if a.takes_value for name in a.names}
-        pairs = zip(["", *words], words, strict=False)
-        return sum(not word.startswith("-") and before not in takes_value for before, word in pairs)
-
-
 def trackbed_task(**options: Any) -> Callable[[Callable[..., None]], Any]:
     """`@task` without automatic short flags, whose errors are reported."""
 
     def decorate(body: Callable[..., None]) -> Any:
-        return task(auto_shortflags=False, **options)(reported(body))
+        return task(auto_shortflags=False, **{"klass": OurTask, **options})(reported(body))
 
     return decorate
 
@@ -150,10 +136,21 @@ def _choose(format: str, *allowed: str, what: str = "--format=") -> str:
         from helpers.errors import SettingError
         from helpers.spelling import did_you_mean, nearest
 
+        if not format:
+            raise SettingError(f"the {what.strip('-=')} is missing: one of {', '.join(allowed)}.")
         label = what if what.endswith("=") else f"{what} "
         raise SettingError(f"{label}{format}: must be one of {', '.join(allowed)}."
                            f"{did_you_mean(nearest(format, allowed))}")
     return format
+
+
+def _format(format: str, json: bool, *allowed: str) -> str:
+    """What --format and --json ask for together."""
+    if json and format not in ("table", "json"):
+        from helpers.errors import SettingError
+
+        raise SettingError(f"--json and --format={format} contradict each other.", "leave one of them out")
+    return _choose("json" if json else format, *allowed)
 
 
 def _show(view: Overview, tunnel: bool = True) -> None:
@@ -185,7 +182,7 @@ def _show(view: Overview, tunnel: bool = True) -> None:
         console.notice("  " + addresses.ssh_line(view.ports, view.settings.public_address))
 
 
-@trackbed_task(iterable=list(NOTEBOOK), optional=[*PUBLIC, *BOOT],
+@trackbed_task(aliases=["start"], iterable=list(NOTEBOOK), optional=[*PUBLIC, *BOOT],
                help={**WHERE, **WHAT, **NOTEBOOK, **PUBLIC, **BOOT,
                      "dry_run": "print the equivalent plain commands, start nothing",
                      "name_prefix": "with --dry-run: another name and free ports, to run beside the real system",
@@ -277,8 +274,9 @@ def jupyter(context: Context, project: str | None = None, state_dir: str | None 
     _up(system, dry_run, name_prefix, adopt)
 
 
-@trackbed_task(help={**WHERE, "delete_data": "delete the data too; names what goes and asks",
-                     "yes": "with --delete-data: do not ask"})
+@trackbed_task(aliases=["stop"],
+               help={**WHERE, "delete_data": "delete the data too; names what goes and asks",
+                     "yes": "do not ask"})
 def down(context: Context, project: str | None = None, state_dir: str | None = None, delete_data: bool = False,
          yes: bool = False) -> None:
     """Stop everything, the notebook first. Data stay unless --delete-data."""
@@ -304,12 +302,13 @@ def down(context: Context, project: str | None = None, state_dir: str | None = N
         console.notice("data are kept; `invoke up` goes on with them")
 
 
-@trackbed_task(help={**WHERE, **FORMAT})
-def status(context: Context, project: str | None = None, state_dir: str | None = None, format: str = "table") -> None:
+@trackbed_task(aliases=["ps"], help={**WHERE, **FORMAT, **JSON})
+def status(context: Context, project: str | None = None, state_dir: str | None = None, format: str = "table",
+           json: bool = False) -> None:
     """What is there: part, state, URL, memory. Exit code 1 when a part is not up."""
     from helpers import console, lifecycle, typed
 
-    _choose(format, "table", "json", "env")
+    format = _format(format, json, "table", "json", "env")
     system = _load({"project": project, "state_dir": state_dir})
     view = lifecycle.status(system)
     if format == "json":
@@ -365,7 +364,7 @@ def logs(context: Context, part: str | None = None, project: str | None = None, 
             console.value(shown if part else f"{name} | {shown}", raw)
 
 
-@trackbed_task(help=WHERE)
+@trackbed_task(aliases=["url", "open"], help=WHERE)
 def jupyter_url(context: Context, project: str | None = None, state_dir: str | None = None) -> None:
     """The one line to paste into a browser."""
     from helpers import addresses, console, lifecycle, notebook
@@ -433,14 +432,14 @@ def env(context: Context, name: str | None = None, project: str | None = None, s
 
 
 @trackbed_task(klass=OptionalWord, positional=["action"],
-               help={**WHERE, **FORMAT, "action": "rotate: new ones while it runs; without a word they are shown",
+               help={**WHERE, **FORMAT, **JSON, "action": "rotate: new ones while it runs; without it they are shown",
                      "init": "make what `docker compose up` needs: images, volumes, secrets, .env"})
 def credentials(context: Context, action: str | None = None, project: str | None = None, state_dir: str | None = None,
-                format: str = "table", init: bool = False) -> None:
+                format: str = "table", json: bool = False, init: bool = False) -> None:
     """Show the generated secrets; `credentials rotate` replaces every one of them and keeps the data."""
     from helpers import console, lifecycle
 
-    _choose(format, "table", "json", "env")
+    format = _format(format, json, "table", "json", "env")
     system = _load({"project": project, "state_dir": state_dir})
     if init:
         with console.Progress() as progress:
@@ -664,14 +663,15 @@ def upgrade(context: Context, project: str | None = None, state_dir: str | None 
         console.notice("the database's schema is current: nothing to migrate")
 
 
-@trackbed_task(help={**WHERE, **FORMAT})
-def usage(context: Context, project: str | None = None, state_dir: str | None = None, format: str = "table") -> None:
+@trackbed_task(help={**WHERE, "format": "table or json (default: table)", **JSON})
+def usage(context: Context, project: str | None = None, state_dir: str | None = None, format: str = "table",
+          json: bool = False) -> None:
     """What takes how much room: experiments, database, and what is free."""
     from dataclasses import asdict
 
     from helpers import console, hygiene
 
-    _choose(format, "table", "json")
+    format = _format(format, json, "table", "json")
     found = hygiene.usage(_load({"project": project, "state_dir": state_dir}))
     if format == "json":
         console.as_json(asdict(found))
@@ -715,3 +715,4 @@ def _tasks() -> Collection:
 
 
 namespace = _tasks()
+command_line.read(namespace)
