@@ -16,6 +16,7 @@ import edge_origins
 import edge_routes
 from access import App, Receive, Scope, Send
 
+NUL = "A NUL character (%00) cannot be part of an address. Remove it"  # neither database nor store takes one
 ORIGINS = "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"
 
 
@@ -40,6 +41,9 @@ class Edge:
             return
         if refusal := self.routes.refusal(scope["path"], method):
             await refuse(scope, send, *refusal)
+            return
+        if b"%00" in scope["query_string"] or "\0" in scope["path"]:
+            await refuse(scope, send, 400, NUL)
             return
         try:
             bounded = edge_bodies.bounded(scope, receive)

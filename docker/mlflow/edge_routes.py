@@ -213,7 +213,7 @@ class Judge:
         return 404, min(reasons, default=MISSING)
 
 
-CODES = {400: "BAD_REQUEST", 403: "PERMISSION_DENIED", 404: "ENDPOINT_NOT_FOUND", 413: "REQUEST_LIMIT_EXCEEDED"}
+CODES = {403: "PERMISSION_DENIED", 404: "ENDPOINT_NOT_FOUND", 413: "REQUEST_LIMIT_EXCEEDED"}
 
 
 def body(status: int, reason: str) -> bytes:

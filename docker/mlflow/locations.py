@@ -180,7 +180,7 @@ def guard_keys(repository: Any, environment: Mapping[str, str] = os.environ) -> 
 
     def check(*names: str | None) -> None:
         key = "/".join(name for name in names if name)
-        if not {"", ".", ".."}.isdisjoint(key.split("/")) or (files and shadows(key)):
+        if "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")) or (files and shadows(key)):
             _raise(f"{key[:200]!r} cannot be the name of an artifact")
 
     @functools.wraps(uploaded)

@@ -201,6 +201,7 @@ class Workers:
         import quick_answers
         import quick_requests
         import quick_store
+        import request_faults
         import sealed
         from gunicorn.app.base import BaseApplication  # type: ignore[import-not-found,import-untyped,unused-ignore]
         from mlflow.server import app as flask_app  # type: ignore[import-not-found]
@@ -240,6 +241,7 @@ class Workers:
                 abandoned.in_database(store.engine for store in stores if hasattr(store, "engine"))
                 quick_answers.shorten(handlers)
                 quick_requests.larger_blocks()
+                request_faults.guard(handlers, flask_app, app)
                 served = quick_requests.shortened(app, flask_app)
                 served = edge.guarded(identity.identified(served, stores, os.environ))
                 gc.collect()

@@ -30,8 +30,9 @@ def ask(clone: Clone, path: str, method: str = "GET", body: Any = None, **header
     """One request, its path sent as it is: status, body and headers in lower case."""
     connection = http.client.HTTPConnection("127.0.0.1", clone.ports["mlflow"], timeout=60)
     data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-    named = {"Content-Type": "application/json", "Content-Length": str(len(data or b"")),
-             **{name.replace("_", "-"): value for name, value in headers.items()}}
+    named = {"Content-Type": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    if "Transfer-Encoding" not in named:
+        named["Content-Length"] = str(len(data or b""))
     try:
         connection.putrequest(method, path, skip_host="Host" in named, skip_accept_encoding=True)
         for name, value in named.items():
@@ -200,6 +201,78 @@ def test_a_location_elsewhere_that_is_there_already_is_not_opened(system: Clone,
     query = {"query": "query Q($d: MlflowListArtifactsInput!) { mlflowListArtifacts(input: $d) { files { path } } }",
              "variables": {"d": {"runId": run}}}
     assert b"passwd" not in ask(system, "/graphql", "POST", query)[1]
+
+
+# what MLflow cannot read
+
+def chunked(clone: Clone, path: str, method: str, body: bytes, **headers: str) -> Answer:
+    """`ask` without Content-Length, as HTTP/2 and many libraries send what they make on the way."""
+    parts = [b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:7], body[7:]) if part]
+    return ask(clone, path, method, b"".join([*parts, b"0\r\n\r\n"]), Transfer_Encoding="chunked", **headers)
+
+
+def test_a_body_counts_however_it_is_sent(system: Clone) -> None:
+    number, run = experiment(system), seen.new_run(system)
+    span = {"traceId": uuid.uuid4().hex, "spanId": "0102030405060708", "name": "a", "startTimeUnixNano": "1",
+            "endTimeUnixNano": "2"}
+    for method, path, body, headers in (
+            ("POST", "/api/2.0/mlflow/experiments/create", {"name": "@"}, {}),  # the short way
+            ("POST", "/api/2.0/mlflow/runs/log-batch", {"run_id": run, "tags": [{"key": "@", "value": "x"}]}, {}),
+            ("PATCH", f"/api/2.0/mlflow/traces/tr-{uuid.uuid4().hex}/tags", {"key": "a", "value": "b"}, {}),  # MLflow's
+            ("POST", "/api/2.0/mlflow/logged-models", {"experiment_id": number, "name": "@"}, {}),
+            ("POST", "/api/2.0/mlflow/artifacts/presigned-upload-url", {"run_id": run, "path": "x"}, {}),  # the store's
+            ("POST", "/api/3.0/mlflow/mcp-servers", {"name": "io.github.x/@"}, {}),  # FastAPI
+            ("POST", "/graphql", {"query": "{ __typename }"}, {}),
+            ("PUT", "/api/2.0/mlflow-artifacts/artifacts/edge/@", "file", {}),
+            ("POST", "/v1/traces", {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]},
+             {"x_mlflow_experiment_id": number})):
+        answers = []
+        for send in (ask, chunked):
+            name = uuid.uuid4().hex
+            sent = json.dumps(body).replace("@", name).encode()
+            answers.append(send(system, path.replace("@", name), method, sent, **headers)[:1])
+            assert answers[0] == answers[-1], (path, answers)
+    found = {tag["key"] for tag in seen.mlflow(system, f"runs/get?run_id={run}")["run"]["data"]["tags"]}
+    assert len([key for key in found if len(key) == 32]) == 2
+
+
+UNREADABLE = (b"[" * 200_000, b'{"a":' * 100_000, b'{"name": "\xff"}', b'{"name": ', b"[1]",
+              b'{"a": ' + b"9" * 5000 + b"}")
+
+
+@pytest.mark.parametrize("path", [
+    "/api/2.0/mlflow/experiments/search", "/api/2.0/mlflow/runs/log-batch", "/api/2.0/mlflow/logged-models/search",
+    "/api/2.0/mlflow/traces/delete-traces", "/api/3.0/mlflow/traces/search", "/api/3.0/mlflow/datasets/create",
+    "/api/2.0/mlflow/artifacts/presigned-upload-url", "/ajax-api/2.0/mlflow/experiments/search-datasets",
+    "/api/3.0/mlflow/mcp-servers", "/graphql", "/api/2.0/mlflow-artifacts/mpu/create/x"])
+def test_a_body_that_is_no_json_object_is_refused_at_once(system: Clone, path: str) -> None:
+    for body in UNREADABLE:
+        refusal(system, path, "POST", body, 400)
+
+
+def test_deep_and_odd_text_is_refused_wherever_mlflow_reads_it(system: Clone) -> None:
+    run = seen.new_run(system)
+    for path, body in (("runs/search", {"experiment_ids": ["0"], "filter": "(" * 3000}),
+                       ("runs/log-batch", {"run_id": run, "tags": [{"key": "a", "value": "\ud800"}]}),
+                       ("runs/log-batch", {"run_id": run, "params": [{"key": "\0", "value": "a"}]}),
+                       ("runs/log-metric", {"run_id": run, "key": "a\0", "value": 1, "timestamp": 1}),
+                       ("runs/log-parameter", {"run_id": run, "key": "a", "value": "\0"}),
+                       ("runs/set-tag", {"run_id": run, "key": "mlflow.note.content", "value": "one\0two"}),
+                       ("runs/update", {"run_id": run, "run_name": "\0"}),
+                       ("experiments/create", {"name": "a\0b"}), ("runs/search", {"experiment_ids": ["\0"]}),
+                       ("experiments/set-experiment-tag", {"experiment_id": "0", "key": "a", "value": "\0"}),
+                       ("registered-models/create", {"name": "edge\0"}),
+                       ("traces", {"experiment_id": "0", "timestamp_ms": 1, "request_metadata": [
+                           {"key": "a", "value": "\0"}]}),
+                       ("logged-models", {"experiment_id": "0", "name": "a", "params": [{"key": "a", "value": "\0"}]})):
+        refusal(system, f"/api/2.0/mlflow/{path}", "POST", body, 400)
+    for path in (f"/api/2.0/mlflow/runs/get?run_id={run}%00", f"/get-artifact?run_id={run}&path=a%00b",
+                 "/api/2.0/mlflow-artifacts/artifacts?path=a%00", "/api/2.0/mlflow/metrics/get-history?run_id=%00"):
+        assert "NUL" in refusal(system, path, status=400)
+    assert "NUL" in refusal(system, "/api/2.0/mlflow-artifacts/artifacts/edge/a%00b", "PUT", b"x", 400)
+    assert "NUL" in refusal(system, "/api/2.0/mlflow/runs/set-tag", "POST",
+                            {"run_id": run, "key": "a", "value": "one\0two"}, 400)
+    assert not seen.mlflow(system, f"runs/get?run_id={run}")["run"]["data"].get("metrics")
 
 
 # sizes
