@@ -14,6 +14,7 @@ import direct
 import edge_bodies
 import edge_origins
 import edge_routes
+import unread
 from access import App, Receive, Scope, Send
 
 NUL = "A NUL character (%00) cannot be part of an address. Remove it"  # neither database nor store takes one
@@ -94,4 +95,5 @@ async def refuse(scope: Scope, send: Send, status: int, reason: str) -> None:
 def guarded(app: App, environment: Mapping[str, str] = os.environ) -> App:
     """``app`` (MLflow with the shorter ways) behind all checks."""
     origins = edge_origins.Origins(environment.get(ORIGINS, "").split(","))
-    return access.protected(Edge(direct.closed(app), origins, edge_routes.Judge()), environment)
+    guards = access.protected(Edge(direct.closed(app), origins, edge_routes.Judge()), environment)
+    return unread.drained(guards)

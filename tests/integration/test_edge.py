@@ -203,6 +203,18 @@ def test_a_location_elsewhere_that_is_there_already_is_not_opened(system: Clone,
     assert b"passwd" not in ask(system, "/graphql", "POST", query)[1]
 
 
+@pytest.mark.parametrize("size", [1000, 200_000, 5_000_000, 60_000_000])
+def test_who_sends_all_before_reading_gets_the_reason(system: Clone, size: int) -> None:
+    """A connection that ends with the answer is not reset while the client still sends."""
+    for path, method, status, headers in (
+            ("/api/2.0/mlflow/nothing", "POST", 404, {}), (SEARCH, "POST", 403, {"Origin": "http://evil.example"}),
+            ("/api/2.0/mlflow-artifacts/artifacts/a%00", "PUT", 400, {}), ("/v1/traces", "POST", 422, {}),
+            ("/api/2.0/mlflow/runs/search", "POST", 400, {})):
+        found, text, _ = ask(system, path, method, bytes(size), Connection="close", **headers)
+        large = size > 32 << 20 and status in (400, 422) and method == "POST"
+        assert found == (413 if large else status) and text, (path, found, text)
+
+
 # what MLflow cannot read
 
 def chunked(clone: Clone, path: str, method: str, body: bytes, **headers: str) -> Answer:
