@@ -58,7 +58,8 @@ def lint(session: nox.Session) -> None:
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "."})
     session.run("yamllint", "--strict", "docker", ".yamllint.yaml")
     session.run("hadolint", *found("docker/*/Dockerfile", "tests/rig/images/*/Dockerfile"))
-    session.run("shellcheck", *found("tests/rig/*.sh", "tests/rig/images/*/*.sh", ".ci/run"))
+    session.run("shellcheck", *found("tests/rig/*.sh", "tests/rig/images/*/*.sh", "docker/*/startup/*.sh",
+                                      "docker/*/startup/*.bashrc", ".ci/run"))
 
 
 @nox.session

@@ -17,6 +17,7 @@ GID = 100  # users: may write the image's home whatever the uid
 REPOSITORY = "trackbed/jupyter-mlflow"
 DATA = "/mnt"
 HOME = "/home/jovyan"
+STARTUP = "/opt/trackbed/startup"
 COOKIE_FILE = "jupyter-cookie"
 COOKIE = "cookies of {JUPYTER_TOKEN}"  # what JupyterLab signs them with: another token ends every cookie
 ALIVE = ("import sys, urllib.request as u; "
@@ -110,7 +111,8 @@ def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | N
             **({"FOOD11_DATA_DIR": f"{DATA}/Food-11"} if data else {}),
             **(elsewhere.environment(settings, "/run/secrets") if settings.tracking_uri else {}),
             **server_secrets.notebook_environment("/run/secrets", asks),
-            **notebook_environment(settings, settings.tracking_uri or "http://mlflow:8000", instance),
+            **notebook_environment(settings, settings.tracking_uri or "http://mlflow:8000", instance,
+                                   STARTUP),
             "JUPYTER_TOKEN_FILE": "/run/secrets/jupyter-token",
             "HOME": HOME,
         },

@@ -28,6 +28,15 @@ POOLS = ("tracking", "registry")  # stores of a worker that have a pool each
 POOLED = 120  # connections of all workers to one kind of store, as long as each worker has 4
 RESERVED = 25  # beside the pools: checks, backups, gc, the server's first look, PostgreSQL's own 3 for the superuser
 STRAIGHT_FROM = 50 * 2**20  # bytes of a file that the notebook sends to the store itself
+# A terminal of JupyterLab: bash with the notebook's programs on PATH, also in an image that has no file of ours. Not a
+# login shell, whose /etc/profile sets a PATH of its own. Who chooses another shell by SHELL gets that.
+TERMINAL = "; ".join((
+    'case "${SHELL##*/}" in ""|sh|dash|bash|nologin|false) ;; *) exec "$SHELL" ;; esac',
+    "command -v bash >/dev/null || exec sh",
+    'rc="${TRACKBED_STARTUP:-}/terminal.bashrc"',
+    '[ -r "$rc" ] || rc="$HOME/.bashrc"',
+    'exec bash --rcfile "$rc"',
+))
 TITLES = {
     "postgres": "PostgreSQL",
     "store": "object store",
@@ -124,9 +133,11 @@ def store_network(settings: Settings, instance: str) -> str:
     return "" if settings.public or settings.tracking_uri else digest("store network", instance)
 
 
-def notebook_environment(settings: Settings, tracking_uri: str, instance: str) -> dict[str, str]:
-    """What a notebook is told on every engine; ``instance``: the system's id."""
+def notebook_environment(settings: Settings, tracking_uri: str, instance: str, startup: str) -> dict[str, str]:
+    """What a notebook is told on every engine; ``instance``: the system's id, ``startup``: where the files of
+    docker/jupyter/startup are there."""
     return {
+        "TRACKBED_STARTUP": startup,
         "MLFLOW_TRACKING_URI": tracking_uri,
         # MLflow would print links to the tracking URI, a name that no browser knows; a start-up hook prints ours
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -145,10 +156,12 @@ def notebook_environment(settings: Settings, tracking_uri: str, instance: str) -
 
 
 def notebook_options(settings: Settings) -> tuple[str, ...]:
-    """Options of JupyterLab that follow from the settings: the culler, which also ends kernels of open tabs."""
+    """Options of JupyterLab on every engine: its terminals, and the culler, which also ends kernels of open tabs."""
+    terminal = json.dumps({"shell_command": ["/bin/sh", "-c", TERMINAL]})
+    options = (f"--ServerApp.terminado_settings={terminal}",)
     if not settings.cull_idle:
-        return ()
-    return (f"--MappingKernelManager.cull_idle_timeout={settings.cull_idle}",
+        return options
+    return (*options, f"--MappingKernelManager.cull_idle_timeout={settings.cull_idle}",
             f"--MappingKernelManager.cull_interval={max(1, min(300, settings.cull_idle // 4))}",
             "--MappingKernelManager.cull_connected=True")
 

@@ -7,6 +7,7 @@ import collections
 import contextlib
 import grp
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -269,7 +270,7 @@ class EmbeddedEngine:
 
     def _jupyter(self) -> PartSpec:
         settings, chosen, venv, packages = self.settings, self.accelerator, self._venv(JUPYTER), self._packages
-        jupyter = self.folder / "jupyter"
+        jupyter, programs = self.folder / "jupyter", f"{packages / 'bin'}:{venv.folder / 'scripts'}"
         tracking = settings.tracking_uri or f"http://{settings.bind_address}:{settings.mlflow_port}"
         secrets = str(self.folder / "secrets")
         data = self._data()
@@ -285,8 +286,11 @@ class EmbeddedEngine:
                 **({"FOOD11_DATA_DIR": str(data / "Food-11")} if data else {}),
                 **(elsewhere.environment(settings, secrets) if settings.tracking_uri else {}),
                 **server_secrets.notebook_environment(secrets, self.system.asks),
-                **stack.notebook_environment(settings, tracking, self.system.state.instance),
-                "PATH": f"{packages / 'bin'}:{venv.folder / 'scripts'}:{TOOLS}",
+                "SHELL": shutil.which("bash", path=TOOLS) or "/bin/sh",
+                **stack.notebook_environment(settings, tracking, self.system.state.instance,
+                                             str(self._startup)),
+                "TRACKBED_PROGRAMS": programs,
+                "PATH": f"{programs}:{TOOLS}",
                 "VIRTUAL_ENV": str(packages),
                 # Jupyter looks in its Python's own environment only
                 "JUPYTERLAB_DIR": str(venv.folder / "share" / "jupyter" / "lab"),
@@ -638,6 +642,8 @@ class EmbeddedEngine:
         """The notebook's own environment, by its own account: all of it is the notebook's to change."""
         venv = self._venv(JUPYTER)
         argv = [str(venv.python), "-I", str(self.folder / "app" / "overlay.py"), str(self._packages)]
+        if self.layout.as_root:  # a normal user's own home is left alone
+            argv.append(str(self.layout.accounts.home(NOTEBOOK)))
         try:  # bounded: the account's other processes may trace it and make it say anything
             done = bounded.run(argv, MOST_OUTPUT, 60, cwd="/", env={}, umask=0o077, **self._as_service(JUPYTER))
         except bounded.TooMuch as error:

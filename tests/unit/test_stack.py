@@ -85,7 +85,7 @@ def test_links_name_the_address_that_is_listened_on(tmp_path: Path) -> None:
 
 def test_the_notebook_says_that_it_reaches_the_store_where_it_does(tmp_path: Path) -> None:
     private = system(tmp_path)
-    told = stack.notebook_environment(private.settings, "http://mlflow:8000", private.state.instance)
+    told = stack.notebook_environment(private.settings, "http://mlflow:8000", private.state.instance, "")
     network = told["TRACKBED_STORE_NETWORK"]
     assert network and network == stack.store_network(private.settings, private.state.instance)
     assert network != stack.store_network(private.settings, "another system"), "it has another store of the same name"
