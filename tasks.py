@@ -677,9 +677,11 @@ def usage(context: Context, project: str | None = None, state_dir: str | None = 
         console.as_json(asdict(found))
         return
     mib = 2**20
-    console.table(("experiment", "id", "runs", "objects", "MiB", "MiB per day"), [
-        (use.name, use.identity, str(use.runs), str(use.objects), f"{use.size / mib:.1f}", f"{use.growth / mib:.1f}")
-        for use in found.experiments])
+    console.table(("experiment", "id", "runs", "objects", "MiB", "MiB per day", "MiB deleted"), [
+        (use.name, use.identity, str(use.runs), str(use.objects), f"{use.size / mib:.1f}", f"{use.growth / mib:.1f}",
+         f"{use.deleted / mib:.1f}") for use in found.experiments])
+    if any(use.deleted for use in found.experiments):
+        console.notice("`invoke gc` shows what was deleted more than 30 days ago, `invoke gc --yes` removes it")
     console.notice(f"database {found.database / mib:.0f} MiB; {found.free / 2**30:.1f} GiB free on the disk")
 
 
@@ -687,20 +689,26 @@ def usage(context: Context, project: str | None = None, state_dir: str | None = 
                      "yes": "remove it; without this it is only shown"})
 def gc(context: Context, project: str | None = None, state_dir: str | None = None, older_than: str = "30d",
        yes: bool = False) -> None:
-    """Remove for good the runs that were deleted long ago, with their artifacts. Shows first what would go."""
+    """Remove for good what was deleted long ago, with its artifacts. Shows first what would go."""
     from helpers import console, hygiene, lifecycle
 
     system = _load({"project": project, "state_dir": state_dir})
-    found = hygiene.deleted(lifecycle.running(system), system.state.live["database"], older_than)
-    console.table(("experiment id", "deleted runs"), [(name, str(count)) for name, count in found.items()])
-    if not found:
+    found = hygiene.deleted(lifecycle.running(system), older_than)
+    console.table(("experiment id", "runs", "models", "objects", "MiB"), [
+        (gone.identity, str(gone.runs), str(gone.models), str(gone.objects), f"{gone.size / 2**20:.1f}")
+        for gone in found.rows])
+    if found.kept:
+        console.notice(f"{found.kept} deleted runs and models stay: a registered model version or another run needs "
+                       "them")
+    if not found.rows:
         console.notice(f"nothing was deleted longer ago than {older_than}")
+    elif not yes:
+        console.notice(f"nothing was removed; `invoke gc --older-than={older_than} --yes` removes {found.words}")
     if not yes:
-        console.notice("nothing was removed; `--yes` removes them, and experiments deleted as long ago")
         return
     with console.Progress() as progress:
-        hygiene.collect(system, older_than, progress, progress.notice)
-    console.notice("removed")
+        done = hygiene.collect(system, older_than, progress, progress.notice)
+    console.notice(f"removed: {done.words}")
 
 
 def _tasks() -> Collection:

@@ -16,14 +16,13 @@ from helpers.system import System
 RUNS = ("SELECT e.experiment_id || ' ' || count(r.run_uuid) || ' ' || e.lifecycle_stage || ' ' || "
         "regexp_replace(e.name, '\\s+', ' ', 'g') FROM experiments e LEFT JOIN runs r USING (experiment_id) "
         "GROUP BY e.experiment_id ORDER BY e.experiment_id")
-DELETED = ("SELECT experiment_id || ' ' || count(*) FROM runs WHERE lifecycle_stage = 'deleted' AND deleted_time < "
-           "(extract(epoch FROM now()) - {age}) * 1000 GROUP BY experiment_id ORDER BY experiment_id")
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True)
 class Use:
-    """An experiment and what it takes; sizes in bytes, ``growth`` bytes per day over the last seven."""
+    """An experiment and what it takes; sizes in bytes, ``growth`` bytes per day over the last seven, ``deleted`` those
+    of what was deleted."""
 
     identity: str
     name: str
@@ -31,6 +30,7 @@ class Use:
     objects: int
     size: int
     growth: int
+    deleted: int
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Usage:
 def usage(system: System) -> Usage:
     """What takes how much. Artifacts whose experiment is gone are listed as such."""
     engine = lifecycle.running(system)
-    done = engine.exec(MLFLOW, ("trackbed-mlflow", "sizes"), timeout=3600)
+    done = engine.exec(MLFLOW, ("trackbed-mlflow", "usage"), timeout=3600)
     if done.code:
         raise TrackbedError(f"the sizes cannot be read: {done.stderr.strip()[-300:]}", "`invoke status`")
     sizes: dict[str, list[int]] = json.loads(done.stdout)
@@ -54,11 +54,11 @@ def usage(system: System) -> Usage:
         total = int(opened.ask("SELECT pg_database_size(current_database())")[0])
     listed = []
     for identity, runs, stage, name in lines:
-        count, size, recent = sizes.pop(identity, [0, 0, 0])
+        count, size, recent, gone = sizes.pop(identity, [0, 0, 0, 0])
         shown = name + (" (deleted)" if stage == "deleted" else "")
-        listed.append(Use(identity, shown, int(runs), count, size, recent // 7))
-    listed += [Use(top, "(no experiment)", 0, count, size, recent // 7)
-               for top, (count, size, recent) in sorted(sizes.items())]
+        listed.append(Use(identity, shown, int(runs), count, size, recent // 7, gone))
+    listed += [Use(top, "(no experiment)", 0, count, size, recent // 7, gone)
+               for top, (count, size, recent, gone) in sorted(sizes.items())]
     return Usage(tuple(sorted(listed, key=lambda use: -use.size)), total, engine.host_facts().disk_free)
 
 
@@ -69,21 +69,55 @@ def seconds(age: str) -> int:
     return sum(int(number) * UNITS[unit] for number, unit in re.findall(r"(\d+)([dhms])", age))
 
 
-def deleted(engine: Engine, live: str, age: str) -> dict[str, int]:
-    """Deleted runs older than ``age`` per experiment id."""
-    with database.session(engine, live) as opened:
-        return {word[0]: int(word[1]) for word in map(str.split, opened.ask(DELETED.format(age=seconds(age))))}
+@dataclass(frozen=True)
+class Gone:
+    """What was deleted of an experiment (or of one that is gone), and what that takes in bytes."""
+
+    identity: str
+    runs: int
+    models: int
+    objects: int
+    size: int
 
 
-def collect(system: System, age: str, sink: Sink, notice: Notice) -> str:
-    """Remove what was deleted longer ago than ``age``, with MLflow's own gc; gives its last words."""
+@dataclass(frozen=True)
+class Garbage:
+    """What was deleted longer ago than some time: by experiment, with how many of these go as a whole; and how many
+    deleted runs and models stay, because a registered model version or another run needs them."""
+
+    rows: tuple[Gone, ...]
+    experiments: int
+    kept: int
+
+    @property
+    def words(self) -> str:
+        runs, models, objects, size = (sum(getattr(row, field) for row in self.rows)
+                                       for field in ("runs", "models", "objects", "size"))
+        return (f"{self.experiments} experiments, {runs} runs, {models} models, {objects} objects "
+                f"({size / 2**20:.1f} MiB)")
+
+
+def _collector(engine: Engine, age: str, *options: str) -> Garbage:
+    done = engine.exec(MLFLOW, ("trackbed-mlflow", "gc", f"{seconds(age)}s", *options), timeout=24 * 3600)
+    try:
+        found = json.loads(done.stdout)
+        rows = tuple(Gone(name, *numbers) for name, numbers in sorted(found["rows"].items()))
+        return Garbage(rows, found["experiments"], found["kept"])
+    except (ValueError, TypeError, KeyError):
+        lines = (done.stdout + done.stderr).strip().splitlines()
+        raise TrackbedError(f"what was deleted cannot be collected: {lines[-1] if lines else done.code}",
+                            "`invoke logs mlflow`", tuple(lines[-5:])) from None
+
+
+def deleted(engine: Engine, age: str) -> Garbage:
+    """What `collect` would remove."""
+    return _collector(engine, age, "--show")
+
+
+def collect(system: System, age: str, sink: Sink, notice: Notice) -> Garbage:
+    """Remove what was deleted longer ago than ``age``, with its artifacts; gives what that was."""
     seconds(age)
     with lifecycle.changing(system, notice):  # a backup in progress must not lose objects
         engine = lifecycle.running(system)
-        sink.step("removing deleted runs and their artifacts")
-        done = engine.exec(MLFLOW, ("trackbed-mlflow", "gc", age), timeout=24 * 3600)
-        lines = (done.stdout + done.stderr).strip().splitlines()
-        if done.code:
-            raise TrackbedError(f"mlflow gc failed: {lines[-1] if lines else done.code}", "`invoke logs mlflow`",
-                                tuple(lines[-5:]))
-        return lines[-1] if lines else ""
+        sink.step("removing what was deleted, with its artifacts")
+        return _collector(engine, age)

@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import absent
-from common import say
 
 OWN = "mlflow-artifacts:/"
 REFERENCES = ("models:/", "runs:/")  # to what has a location of its own, which is checked in turn
@@ -62,18 +61,8 @@ def _raise(message: str) -> None:
     raise MlflowException(message, error_code=INVALID_PARAMETER_VALUE)
 
 
-class Untouched:
-    """Stands for artifacts elsewhere while `gc` removes the run that names them."""
-
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-
-    def delete_artifacts(self, *_: Any) -> None:
-        say(f"not removed, it is not in this system's own space: {self.uri}")
-
-
-def guard_opening(registry: Any, environment: Mapping[str, str] = os.environ, removing: bool = False) -> None:
-    """MLflow opens artifacts of this system alone, wherever a location comes from. ``removing``: for `gc`."""
+def guard_opening(registry: Any, environment: Mapping[str, str] = os.environ) -> None:
+    """MLflow opens artifacts of this system alone, wherever a location comes from."""
     opened = registry.get_artifact_repository
     destination = environment[DESTINATION]
 
@@ -81,8 +70,6 @@ def guard_opening(registry: Any, environment: Mapping[str, str] = os.environ, re
     def get_artifact_repository(self: Any, artifact_uri: str, *rest: Any, **named: Any) -> Any:
         uri = str(artifact_uri)
         if not (below(uri, destination) or own(uri) or referring(uri)):
-            if removing:
-                return Untouched(uri)
             _raise(refusal("The location", uri))
         return opened(self, artifact_uri, *rest, **named)
 

@@ -135,9 +135,9 @@ class S3Objects:
 
     remote = True
 
-    def __init__(self, client: Any, bucket: str, prefix: str) -> None:
+    def __init__(self, client: Any, bucket: str, prefix: str, lane: Lane | None = None) -> None:
         self.client, self.bucket, self.root = client, bucket, f"{prefix}/" if prefix else ""
-        self.lane = Lane()  # holds THREADS times SMALL bytes at the most
+        self.lane = lane or Lane()  # holds THREADS times SMALL bytes at the most
 
     def _pages(self) -> Iterator[list[dict[str, Any]]]:
         token: dict[str, str] = {}

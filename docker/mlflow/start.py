@@ -14,7 +14,8 @@ pick         the same of the objects only whose names stdin has, one JSON string
 in PREFIX    store the objects of such a stream from stdin below PREFIX
 sums PREFIX  print `SHA-256 size path` of every object below PREFIX, read back from the store
 sizes        print {"TOP": [objects, bytes, bytes of the last 7 days]} of each experiment's folder
-gc AGE       remove runs and experiments deleted longer ago than AGE (30d), with their artifacts
+gc AGE [--show]  remove (or only tell as JSON) what was deleted longer ago than AGE (30d), with its artifacts
+usage        print {"TOP": [objects, bytes, bytes of the last 7 days, bytes of what was deleted]} of each experiment
 indexes [--remove]  make (or remove, for good) Trackbed's own indexes beside MLflow's, while the server works
 drop PREFIX  delete everything below PREFIX
 sealed       print as JSON what is encrypted in the database and what nobody can decrypt; stdin: keys to try
@@ -311,28 +312,14 @@ def serve() -> NoReturn:
     serve_in_this_process(arguments)
 
 
-def collect(environment: MutableMapping[str, str], age: str) -> NoReturn:
-    import access
-    import locations
-    from mlflow.store.artifact.artifact_repository_registry import (  # type: ignore[import-not-found]
-        ArtifactRepositoryRegistry,
-    )
-
-    host = environment.get("TRACKBED_HOST") or "127.0.0.1"
-    port = number(environment, "TRACKBED_PORT", 8000, 1, 65535)
-    uri = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-    environment["MLFLOW_TRACKING_URI"] = uri
-    if token := access.read_token(environment):
-        environment["MLFLOW_TRACKING_TOKEN"] = token
-    required(environment, locations.DESTINATION)
-    locations.guard_opening(ArtifactRepositoryRegistry, environment, removing=True)
-    run_mlflow(["gc", "--older-than", age, "--tracking-uri", uri, "--backend-store-uri",
-                required(environment, "MLFLOW_BACKEND_STORE_URI")])
-
-
 def _end_uploads() -> None:
+    import artifacts
+    import durable
     import uploads
 
+    destination = required(os.environ, "MLFLOW_ARTIFACTS_DESTINATION")
+    if not destination.startswith("s3://"):
+        durable.staged_leftovers(artifacts.folder_of(destination), time.time() - uploads.STALE.total_seconds())
     if count := uploads.end_stale(os.environ):
         say(f"ended {count} uploads that were begun more than a day ago and never completed")
 
@@ -347,7 +334,7 @@ def main(arguments: list[str]) -> int:
 
     command, *rest = arguments or ["help"]
     signal.signal(signal.SIGTERM, stopped)
-    takes = {"object": (1,), "known": (1,), "make": (1,), "in": (1,), "drop": (1,), "gc": (1,), "out": (0, 1),
+    takes = {"object": (1,), "known": (1,), "make": (1,), "in": (1,), "drop": (1,), "gc": (1, 2), "out": (0, 1),
              "sums": (0, 1), "indexes": (0, 1), "store-sync": (1,)}
     if len(rest) not in takes.get(command, (0,)):
         command = "help"
@@ -359,10 +346,13 @@ def main(arguments: list[str]) -> int:
         elif command == "migrate":
             prepare(os.environ)
             run_mlflow(["db", "upgrade", required(os.environ, "MLFLOW_BACKEND_STORE_URI")])
-        elif command == "gc":
+        elif command == "usage" or (command == "gc" and rest[1:] in ([], ["--show"])):
+            import collecting
+
             prepare(os.environ)
-            _end_uploads()
-            collect(os.environ, rest[0])
+            if command == "gc" and rest[1:] == []:
+                _end_uploads()
+            collecting.run(command, rest)
         elif command == "schema":
             import json
 

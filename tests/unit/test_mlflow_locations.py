@@ -76,13 +76,6 @@ def test_a_prefix_of_a_bucket_is_not_the_bucket(registry: Any) -> None:
             registry().get_artifact_repository(uri)
 
 
-def test_removing_leaves_foreign_locations_alone(registry: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    locations.guard_opening(registry, {locations.DESTINATION: "file:///srv/live"}, removing=True)
-    registry().get_artifact_repository("s3://backups/dir").delete_artifacts()
-    assert "not removed" in (said := capsys.readouterr().err) and "s3://backups/dir" in said
-    assert registry().get_artifact_repository("mlflow-artifacts:/1") == "opened mlflow-artifacts:/1"
-
-
 class Store:
     """Stands for MLflow's stores."""
 

@@ -1,0 +1,75 @@
+"""What `invoke gc` may remove: folders that MLflow makes, none that is needed (docker/mlflow/collecting.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import collecting
+import pytest
+
+RUN, MODEL, TRACE = "1" * 32, "m-" + "2" * 32, "tr-" + "3" * 32
+
+
+@pytest.mark.parametrize(("name", "folder"), [
+    (f"1/{RUN}/artifacts/a/b", f"1/{RUN}"),
+    (f"1/models/{MODEL}/artifacts/MLmodel", f"1/models/{MODEL}"),
+    (f"1/traces/{TRACE}/artifacts/traces.json", f"1/traces/{TRACE}"),
+    (f"{RUN}/artifacts/a", RUN),
+    (f"team/x/{RUN}/artifacts/1/{'4' * 32}/artifacts/a", f"team/x/{RUN}"),
+    (f"1/{RUN}/other/a", None), (f"1/{RUN}", None), ("1/notes.txt", None), (f"1/{RUN}0/artifacts/a", None),
+    (f"1/{RUN.replace('1', 'A')}/artifacts/a", None),
+])
+def test_the_folder_of_a_file(name: str, folder: str | None) -> None:
+    found = collecting.FOLDER.match(name)
+    assert (found["path"] if found else None) == folder
+
+
+@pytest.fixture(autouse=True)
+def without_sqlalchemy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collecting, "_ask", lambda connection, statement, **words: connection.execute(statement, words))
+
+
+class Connection:
+    """Answers the questions for versions and for odd locations."""
+
+    def __init__(self, *versions: str, odd: str = "") -> None:
+        self.rows = {collecting.VERSIONS: [(uri, None) for uri in versions],
+                     collecting.ODD[0]: [(odd,)] if odd else []}
+
+    def execute(self, statement: Any, words: Any) -> Any:
+        return self.rows.get(statement, [])
+
+
+@pytest.mark.parametrize(("uri", "folder"), [
+    (f"mlflow-artifacts:/1/{RUN}/artifacts/model", f"1/{RUN}"),
+    (f"mlflow-artifacts:/1/{RUN}/artifacts", f"1/{RUN}"),
+    (f"mlflow-artifacts:/1/models/{MODEL}/artifacts", f"1/models/{MODEL}"),
+    ("mlflow-artifacts:/1", f"1/{RUN}"), (f"mlflow-artifacts:/1/{RUN}", f"1/{RUN}"),
+])
+def test_what_a_registered_version_needs_stays(uri: str, folder: str) -> None:
+    assert collecting.Needed(Connection(uri)).holds(folder)
+    assert collecting.Needed(Connection(odd=uri)).holds(folder)
+    assert not collecting.Needed(Connection(uri)).holds(f"2/{'4' * 32}")
+
+
+@pytest.mark.parametrize("uri", [f"models:/{MODEL}", f"models:/{MODEL}/part", f"runs:/{MODEL}/model"])
+def test_a_version_that_names_a_run_or_a_model(uri: str) -> None:
+    assert collecting.Needed(Connection(uri)).ids == {MODEL}
+
+
+@pytest.mark.parametrize("uri", ["s3://other/1/x", "file:///srv/1", "mlflow-artifacts://host/1/x", "", "name"])
+def test_other_locations_protect_nothing_here(uri: str) -> None:
+    assert collecting.path_of(uri) == "" and not collecting.Needed(Connection(uri or "x")).paths
+
+
+def test_an_experiment_below_a_folder_that_looks_like_a_run() -> None:
+    needed = collecting.Needed(Connection())
+    needed.location(f"a/{RUN}/artifacts/mine")
+    assert needed.holds(f"a/{RUN}") and not needed.holds(f"a/{'4' * 32}")
+
+
+@pytest.mark.parametrize(("age", "seconds"), [("30d", 2592000), ("1d12h", 129600), ("0s", 0)])
+def test_ages(age: str, seconds: int) -> None:
+    assert collecting.seconds(age) == seconds
+    with pytest.raises(collecting.Stop):
+        collecting.seconds(f"{age}x")
