@@ -58,6 +58,7 @@ NOTEBOOK = {
     "volume": "a further SOURCE:/TARGET[:ro] for the notebook (Docker); may be given several times",
 }
 PUBLIC = {"public": "open to other machines, through a gateway with TLS and logins; --public=false ends that"}
+YES = {"yes": "do not ask before kernels that run are ended"}
 BOOT = {"on_boot": "also after a reboot: writes a systemd unit (embedded); --on-boot=false removes it"}
 FORMAT = {"format": "table, json or env (default: table)"}
 JSON = {"json": "the same as --format=json"}
@@ -183,7 +184,7 @@ def _show(view: Overview, tunnel: bool = True) -> None:
 
 
 @trackbed_task(aliases=["start"], iterable=list(NOTEBOOK), optional=[*PUBLIC, *BOOT],
-               help={**WHERE, **WHAT, **NOTEBOOK, **PUBLIC, **BOOT,
+               help={**WHERE, **WHAT, **NOTEBOOK, **PUBLIC, **BOOT, **YES,
                      "dry_run": "print the equivalent plain commands, start nothing",
                      "name_prefix": "with --dry-run: another name and free ports, to run beside the real system",
                      "adopt": "take over volumes whose state folder was lost"})
@@ -198,7 +199,7 @@ def up(context: Context, project: str | None = None, state_dir: str | None = Non
        certificates: str | None = None, public_s3: str | None = None, bind_address: str | None = None,
        local_access: str | None = None,
        on_boot: str | bool | None = None, dry_run: bool = False, name_prefix: str | None = None,
-       adopt: bool = False) -> None:
+       adopt: bool = False, yes: bool = False) -> None:
     """Bring everything up; ready when it returns. Repairs what is half-started, does nothing when all is well."""
     flags = {name: value for name, value in locals().items() if name in WHERE or name in WHAT}
     from helpers.errors import SettingError
@@ -208,7 +209,7 @@ def up(context: Context, project: str | None = None, state_dir: str | None = Non
     if wanted is not None and dry_run:
         raise SettingError("--on-boot means nothing with --dry-run, which changes nothing.", "leave one of them out")
     system = _load(flags | _further(env, volume))
-    _up(system, dry_run, name_prefix, adopt)
+    _up(system, dry_run, name_prefix, adopt, yes)
     if wanted is not None and not dry_run:
         from helpers import boot, console
 
@@ -221,8 +222,8 @@ def _further(env: list[str] | None, volume: list[str] | None) -> dict[str, str |
             "volume": " ".join(shlex.quote(v) for v in volume if v) if volume else None}
 
 
-def _up(system: System, dry_run: bool, name_prefix: str | None, adopt: bool) -> None:
-    from helpers import console, lifecycle, summary
+def _up(system: System, dry_run: bool, name_prefix: str | None, adopt: bool, yes: bool) -> None:
+    from helpers import console, kernels, lifecycle, summary
     from helpers.errors import SettingError
 
     if name_prefix and not dry_run:
@@ -236,7 +237,8 @@ def _up(system: System, dry_run: bool, name_prefix: str | None, adopt: bool) -> 
         console.value(dryrun.script(system, name_prefix or ""))
         return
     with console.Progress() as progress:
-        view = lifecycle.up(system, progress, progress.notice, adopt)
+        consent = None if yes else kernels.Consent(progress.confirm, sys.stdin.isatty())
+        view = lifecycle.up(system, progress, progress.notice, adopt, consent)
     _show(view, tunnel=False)
     if view.settings.public:
         from helpers import gateway, users
@@ -252,7 +254,7 @@ ALONE = ("engine", "gpu", "devices", "torch", "data_volume", "cull_idle", "jupyt
 
 
 @trackbed_task(iterable=list(NOTEBOOK),
-               help={**WHERE, **{name: WHAT[name] for name in ALONE}, **NOTEBOOK,
+               help={**WHERE, **{name: WHAT[name] for name in ALONE}, **NOTEBOOK, **YES,
                      "dry_run": "print the equivalent plain commands, start nothing",
                      "name_prefix": "with --dry-run: another name and free ports, to run beside the real system",
                      "adopt": "take over volumes whose state folder was lost"})
@@ -262,7 +264,7 @@ def jupyter(context: Context, project: str | None = None, state_dir: str | None 
             volume: list[str] | None = None, jupyter_port: str | None = None, workspace: str | None = None,
             public_address: str | None = None, tracking_uri: str | None = None, tracking_username: str | None = None,
             tracking_ca: str | None = None, ready_timeout: str | None = None, dry_run: bool = False,
-            name_prefix: str | None = None, adopt: bool = False) -> None:
+            name_prefix: str | None = None, adopt: bool = False, yes: bool = False) -> None:
     """Start only a notebook, which logs to a tracking server elsewhere (--tracking-uri=https://...)."""
     flags = {name: value for name, value in locals().items() if name in WHERE or name in ALONE}
     from helpers.errors import SettingError
@@ -271,7 +273,7 @@ def jupyter(context: Context, project: str | None = None, state_dir: str | None 
     if not system.settings.tracking_uri:
         raise SettingError("TRACKING_URI is missing: `invoke jupyter` starts only the notebook, for a tracking server "
                            "elsewhere (--tracking-uri=https://HOST); `invoke up` starts everything.")
-    _up(system, dry_run, name_prefix, adopt)
+    _up(system, dry_run, name_prefix, adopt, yes)
 
 
 @trackbed_task(aliases=["stop"],
@@ -293,6 +295,10 @@ def down(context: Context, project: str | None = None, state_dir: str | None = N
         if not yes and not console.confirm("Delete them?"):
             raise TrackbedError("nothing was deleted, nothing was stopped",
                                 "answer y, or pass --yes where there is no terminal")
+    if busy := lifecycle.busy(system):
+        console.notice(f"this ends what computes in JupyterLab: {busy}")
+        if not (yes or delete_data) and sys.stdin.isatty() and not console.confirm("Stop it?"):
+            raise TrackbedError("nothing was stopped", "wait for them, or `invoke down --yes`")
     with console.Progress() as progress:
         stopped = lifecycle.down(system, progress, console.notice)
         if delete_data and system.state.existed:

@@ -230,6 +230,16 @@ class Progress:
                 lines.append(Text("  " + self._tail[:100], style="dim"))
         return Group(*lines)
 
+    def confirm(self, question: str) -> bool:
+        """Ask on the terminal, while nothing is drawn there."""
+        if self._live is None:
+            return confirm(question)
+        self._live.stop()
+        try:
+            return confirm(question)
+        finally:
+            self._live.start()
+
     def notice(self, text: str) -> None:
         """A line to keep: above the live part on a terminal."""
         if self._live is not None:

@@ -20,6 +20,7 @@ from helpers import (
     gateway,
     gpu,
     images,
+    kernels,
     notebook,
     readiness,
     relevance,
@@ -27,13 +28,14 @@ from helpers import (
     server_secrets,
     stack,
     state,
+    surroundings,
     users,
 )
 from helpers.backups import journal, moving
 from helpers.engines import select
 from helpers.engines.base import JUPYTER, MLFLOW, STORE, DataItem, Engine, PartStatus, Sink, State
 from helpers.engines.compose import DockerEngine
-from helpers.errors import EngineUnavailable, SettingError, TrackbedError
+from helpers.errors import EngineUnavailable, Interrupted, SettingError, TrackbedError
 from helpers.settings import Settings, default_state_dir
 from helpers.spelling import did_you_mean, nearest
 from helpers.system import System
@@ -99,20 +101,25 @@ def _claim(system: System, engine: Engine) -> None:
                             "--project=NAME and other ports")
 
 
-def up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> Overview:
-    """Bring everything up and return when it is usable; a no-op that only looks when nothing changed."""
+def up(system: System, sink: Sink, notice: Notice, adopt: bool = False,
+       consent: kernels.Consent | None = None) -> Overview:
+    """Bring everything up and return when it is usable; a no-op that only looks when nothing changed.
+
+    ``consent``: asked before kernels that run are ended; None: that is only said.
+    """
     if system.settings.engine != "auto":  # what cannot be is refused before anything is made
         gateway.check_settings(system.settings, system.settings.engine)
     with changing(system, notice):
         moving.settle(system, sink)
-        seen, engine = bring_up(system, sink, notice, adopt)
+        seen, engine = bring_up(system, sink, notice, adopt, consent)
         journal.settle(system.state, engine, sink)
         if warning := low_disk(engine):
             notice(warning)
         return seen
 
 
-def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) -> tuple[Overview, Engine]:
+def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False,
+             consent: kernels.Consent | None = None) -> tuple[Overview, Engine]:
     """What `up` does, for those who hold the project's lock."""
     gateway.settle_address(system, notice)
     if system.state.existed:
@@ -126,6 +133,8 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) ->
         raise SettingError("--adopt means nothing on the embedded engine: it takes over Docker's volumes.",
                            "leave it out; `invoke up --state-dir=FOLDER` names the folder that holds the data")
     _claim(system, engine)
+    if line := surroundings.differ(system.state):
+        notice(line)
     access_before = dict(system.state.access)
     access_line = access.decide(system, _node(engine))
     if system.state.existed and engine.unchanged():
@@ -152,6 +161,7 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) ->
     doctor.preflight(engine, settings)  # asks for the plan: a GPU word that contradicts the machine ends here
     if warning := _disk_warning(engine):
         notice(warning)
+    kernels.before_a_restart(system, engine, notice, consent)
     engine.prepare(sink)
     for remark in (*engine.remarks(), *filter(None, [access_line, durability.promise(engine)])):
         notice(remark)
@@ -159,9 +169,33 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) ->
     system.state.engine, system.state.clone = engine.name, str(settings.clone)
     system.state.node = _node(engine)
     system.state.live["store"] = settings.object_store
+    before, around = dict(system.state.remembered), system.state.surroundings
     system.state.remember(settings.told)
-    system.state.applied = {"hash": "", "identities": {}}
+    system.state.applied = {**system.state.applied, "hash": "", "identities": {}}
+    system.state.surroundings = surroundings.kept(system.state)
     system.state.save()
+    try:
+        return _start(system, engine, sink, notice), engine
+    except (TrackbedError, OSError) as error:
+        if not isinstance(error, Interrupted):  # after Ctrl-C the next `up` goes on with the same
+            system.state.surroundings = around
+            _forget(system, before, notice)
+        raise
+
+
+def _forget(system: System, before: dict[str, str], notice: Notice) -> None:
+    """What a start that failed was told is not the next one's."""
+    told = sorted(name for name in {**before, **system.state.remembered}
+                  if before.get(name) != system.state.remembered.get(name))
+    system.state.remembered = before
+    system.state.save()
+    if told:
+        notice(f"not remembered, because this start failed: {', '.join(told)}")
+
+
+def _start(system: System, engine: Engine, sink: Sink, notice: Notice) -> Overview:
+    """The part of `up` that changes what runs."""
+    settings = engine.settings
     if not system.aside:
         _write_env(engine, settings)
     guarded = _guard(engine)
@@ -184,12 +218,13 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False) ->
         gpu.verify(engine, sink)
     seen = overview(engine, settings, report.changed)
     system.state.applied = {"hash": engine.fingerprint(),
-                            "identities": {row.status.name: row.status.identity for row in seen.rows}}
+                            "identities": {row.status.name: row.status.identity for row in seen.rows},
+                            "notebook": kernels.made_from(system, engine)}
     system.state.save()
     for proof in proofs:
         notice(f"{proof.name} was replaced: {proof.detail}")
     rotation.require(proofs)
-    return seen, engine
+    return seen
 
 
 def _begin_below_own_prefix(system: System, settings: Settings) -> None:
@@ -283,8 +318,20 @@ def down(system: System, sink: Sink, notice: Notice) -> tuple[str, ...]:
         stopped = engine.stop(sink)
         system.state.clone = ""
         system.state.applied = {"hash": "", "identities": {}}
+        system.state.surroundings = None
         system.state.save()
         return stopped
+
+
+def busy(system: System) -> str:
+    """What computes in JupyterLab now, by name; "" where nothing does."""
+    if not system.state.existed or not system.state.engine:
+        return ""
+    try:
+        works = kernels.running(select.current(system), system.credentials()["JUPYTER_TOKEN"])
+    except TrackbedError:
+        return ""  # it has to be stopped all the same
+    return kernels.names(work for work in works if work.busy)
 
 
 def data(system: System) -> tuple[DataItem, ...]:

@@ -96,6 +96,7 @@ class State:
     remembered: dict[str, str] = field(default_factory=dict)
     live: dict[str, str] = field(default_factory=lambda: {"database": "mlflow", "prefix": "live"})
     access: dict[str, str] = field(default_factory=dict)  # what LOCAL_ACCESS=auto was decided to be, and for whom
+    surroundings: dict[str, str] | None = None  # of the shell that started what runs (helpers/surroundings.py)
     applied: dict[str, Any] = field(default_factory=lambda: {"hash": "", "identities": {}})
     existed: bool = field(default=False, compare=False)
 
@@ -123,6 +124,7 @@ class State:
             "remembered": self.remembered,
             "live": self.live,
             "access": self.access,
+            **({} if self.surroundings is None else {"surroundings": self.surroundings}),
             "applied": self.applied,
         }
         write_private(self.folder / FILE, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
@@ -181,6 +183,10 @@ def _checked(path: Path, data: bytes) -> dict[str, Any]:
     if not texts(content.get("access", {})):
         raise bad("is not a state file of Trackbed (access is wrong)")
     known["access"] = content.get("access", {})
+    found = content.get("surroundings")
+    if found is not None and not texts(found):
+        raise bad("is not a state file of Trackbed (surroundings is wrong)")
+    known["surroundings"] = found
     return known
 
 

@@ -27,6 +27,7 @@ from helpers import (
     safe_files,
     server_secrets,
     stack,
+    surroundings,
     wheels,
 )
 from helpers.accelerators import Accelerator
@@ -219,7 +220,8 @@ class EmbeddedEngine:
         return {POSTGRES: self._postgres, MLFLOW: self._mlflow, JUPYTER: self._jupyter}[part]()
 
     def _common(self, role: str) -> dict[str, str]:
-        return {"HOME": str(self.layout.accounts.home(role)), "LANG": "C.UTF-8", **_passed_on()}
+        return {"HOME": str(self.layout.accounts.home(role)), "LANG": "C.UTF-8",
+                **surroundings.kept(self.system.state)}
 
     def _postgres(self) -> PartSpec:
         return PartSpec(POSTGRES, stack.TITLES[POSTGRES], environment=self._common(DATABASE),
@@ -799,14 +801,6 @@ class EmbeddedEngine:
         sink.step(f"removing {self.folder}")
         for line in self.layout.remove():
             sink.step(line)
-
-
-def _passed_on() -> dict[str, str]:
-    """What the processes take from the user's environment as it is: proxies and CA bundles."""
-    names = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE",
-             "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE", "PIP_CERT", "PIP_INDEX_URL",
-             "TZ")
-    return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 def _variable(pid: int, name: str) -> str:

@@ -1,0 +1,37 @@
+"""What processes take from the shell of the first `up`: proxies, CA bundles, the time zone.
+
+Another shell has others. They would be another program and start everything anew, so a system that runs keeps what it
+was started with until `down`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from helpers.state import State
+
+NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE",
+         "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE", "PIP_CERT", "PIP_INDEX_URL", "TZ")
+
+
+def current(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Those of this shell."""
+    return {name: environ[name] for name in NAMES if environ.get(name)}
+
+
+def kept(state: State) -> dict[str, str]:
+    """Those that the running system was started with, this shell's where nothing runs."""
+    return current() if state.surroundings is None else state.surroundings
+
+
+def differ(state: State) -> str:
+    """A line about what this shell has otherwise; "" where nothing is. Only embedded services take anything of it."""
+    if state.engine != "embedded" or state.surroundings is None:
+        return ""
+    here = current()
+    names = sorted(name for name in NAMES if here.get(name) != state.surroundings.get(name))
+    if not names:
+        return ""
+    return (f"{', '.join(names)}: another value in this shell; what runs keeps its own. To take this shell's: "
+            "`invoke down`, then `invoke up`")

@@ -1,0 +1,156 @@
+"""What would end with JupyterLab is named, and asked about; a start that fails is not remembered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from helpers import kernels, lifecycle, surroundings
+from helpers.engines.base import JUPYTER, Address, Engine, PartSpec, Plan
+from helpers.errors import Interrupted, TrackbedError
+from helpers.readiness import Answer
+from helpers.state import State
+from tests.unit.fakes import Silent, system
+
+NOW, LONG_AGO = datetime.now(UTC).isoformat(), (datetime.now(UTC) - timedelta(hours=3)).isoformat()
+SESSIONS = [{"path": "train.ipynb", "kernel": {"id": "1", "name": "python3", "execution_state": "busy"}},
+            {"path": "notes.ipynb", "kernel": {"id": "2", "name": "python3", "execution_state": "idle"}}]
+KERNELS = [*(one["kernel"] for one in SESSIONS), {"id": "3", "name": "python3", "execution_state": "idle"}]
+TERMINALS = [{"name": "1", "last_activity": NOW.replace("+00:00", "Z")}, {"name": "2", "last_activity": LONG_AGO}]
+
+
+class FakeEngine:
+    """A notebook that is started from ``command``."""
+
+    name = "embedded"
+
+    def __init__(self, command: str = "jupyter") -> None:
+        self.spec = PartSpec(JUPYTER, "JupyterLab", (command,))
+
+    def plan(self) -> Plan:
+        return Plan("embedded", "trackbed", (self.spec,))
+
+    @contextmanager
+    def open(self, part: str, port: str) -> Iterator[Address]:
+        yield Address("127.0.0.1", 8888)
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, sessions: Any = SESSIONS, others: Any = KERNELS,
+              terminals: Any = TERMINALS) -> None:
+    told = {"sessions": sessions, "kernels": others, "terminals": terminals}
+    monkeypatch.setattr(kernels, "ask", lambda url, timeout, token: Answer(200, json.dumps(told[url.split("/")[-1]])))
+
+
+def test_everything_that_runs_is_named_busy_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch)
+    found = kernels.running(cast(Engine, FakeEngine()), "t")
+    assert kernels.names(found) == ("train.ipynb (busy), terminal 1 (busy), notes.ipynb (idle), "
+                                    "a kernel python3 (idle), terminal 2 (idle)")
+
+
+@pytest.mark.parametrize("body", ["", "null", "{}", '"x"', "[1, null]", "[" * 100_000, '[{"kernel": 1}]',
+                                  '[{"kernel": {"id": {}}, "path": {"a": 1}, "last_activity": []}]'])
+def test_whatever_the_notebook_says_is_borne(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    monkeypatch.setattr(kernels, "ask", lambda url, timeout, token: Answer(200, body))
+    assert "\n" not in kernels.names(kernels.running(cast(Engine, FakeEngine()), "t"))
+
+
+def test_a_name_does_nothing_to_the_terminal_and_many_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, [{"path": f"a\x1b[2J{n}" * 40, "kernel": {"id": n}} for n in range(50)], [], [])
+    line = kernels.names(kernels.running(cast(Engine, FakeEngine()), "t"))
+    assert "\x1b" not in line and line.endswith(" and 42 more") and len(line) < 700
+
+
+def before(tmp_path: Path, consent: kernels.Consent | None, engine: FakeEngine | None = None,
+           noted: str = "other") -> list[str]:
+    one, made = system(tmp_path), engine or FakeEngine()
+    one.state.applied["notebook"] = noted or kernels.made_from(one, cast(Engine, made))
+    said: list[str] = []
+    kernels.before_a_restart(one, cast(Engine, made), said.append, consent)
+    return said
+
+
+YES, NO = kernels.Consent(lambda question: True, True), kernels.Consent(lambda question: False, True)
+NOBODY = kernels.Consent(lambda question: False, False)
+
+
+def test_a_notebook_that_stays_as_it_is_asks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch)
+    assert before(tmp_path, NO, noted="") == []
+
+
+def test_somebody_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch)
+    assert "train.ipynb (busy)" in before(tmp_path, YES)[0]
+    with pytest.raises(TrackbedError, match="nothing was changed"):
+        before(tmp_path, NO)
+
+
+def test_without_a_terminal_busy_kernels_end_only_with_yes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch)
+    with pytest.raises(TrackbedError, match=r"train.ipynb \(busy\).*nothing was changed") as caught:
+        before(tmp_path, NOBODY)
+    assert "--yes" in caught.value.hint
+    assert "train.ipynb (busy)" in before(tmp_path, None)[0]
+    answering(monkeypatch, SESSIONS[1:], [], TERMINALS[1:])
+    assert "notes.ipynb (idle)" in before(tmp_path, NOBODY)[0], "idle ones are named"
+
+
+def test_another_shell_changes_nothing_of_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    state = State(tmp_path, engine="embedded")
+    started = state.surroundings = surroundings.kept(state)
+    assert started["TZ"] == "Europe/Berlin" and surroundings.differ(state) == ""
+    state.save()
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    monkeypatch.delenv("HTTPS_PROXY")
+    again = State.load(tmp_path)
+    assert surroundings.kept(again) == started
+    line = surroundings.differ(again)
+    assert line.startswith("HTTPS_PROXY, TZ: ") and "`invoke down`, then `invoke up`" in line and "3128" not in line
+    again.surroundings = None  # as after `down`
+    assert surroundings.kept(again)["TZ"] == "Asia/Tokyo" and surroundings.differ(again) == ""
+
+
+def test_an_earlier_version_kept_no_surroundings(tmp_path: Path) -> None:
+    State(tmp_path).save()
+    assert "surroundings" not in (tmp_path / "state.json").read_text()
+    assert State.load(tmp_path).surroundings is None
+
+
+@pytest.mark.parametrize(("error", "kept"), [
+    (TrackbedError("no"), False), (OSError("full"), False), (Interrupted("Ctrl-C"), True)])
+def test_what_a_failed_start_was_told_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                        error: Exception, kept: bool) -> None:
+    one = system(tmp_path, engine="embedded", cull_idle="2h", mlflow_port="8100")
+    one.state.remembered = {"MLFLOW_PORT": "8000"}
+
+    def fail(*_: object) -> None:
+        raise error
+
+    engine = SimpleNamespace(name="embedded", settings=one.settings.with_engine("embedded", "folder"),
+                             prepare=lambda sink: (), remarks=lambda: ())
+    monkeypatch.setattr(lifecycle.select, "choose", lambda system: SimpleNamespace(engine=engine, notice=""))
+    monkeypatch.setattr(lifecycle.doctor, "preflight", lambda engine, settings: None)
+    monkeypatch.setattr(lifecycle.durability, "promise", lambda engine: "")
+    monkeypatch.setattr(lifecycle.kernels, "before_a_restart", lambda *_: None)
+    monkeypatch.setattr(lifecycle, "_write_env", lambda *_: None)
+    monkeypatch.setattr(lifecycle, "_start", fail)
+    said: list[str] = []
+    with pytest.raises(type(error)):
+        lifecycle.bring_up(one, Silent(), said.append)
+    state = State.load(one.settings.folder)
+    assert state.engine == "embedded"
+    if kept:
+        assert state.remembered["CULL_IDLE"] == "2h" and state.remembered["MLFLOW_PORT"] == "8100"
+    else:
+        assert state.remembered == {"MLFLOW_PORT": "8000"} and state.surroundings is None
+        assert "not remembered, because this start failed: CULL_IDLE, ENGINE, MLFLOW_PORT" in said[-1]
