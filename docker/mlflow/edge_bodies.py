@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import edge_spans
+import graphql_bounds
 from access import Receive, Scope
 
 LIMIT = 32 << 20  # bytes; MLflow's own largest request, a page's upload, has 10 MiB. JSON takes 25 times as much memory
@@ -18,6 +19,7 @@ DAMAGED = (400, "The body is not what its Content-Encoding says")
 CHUNK = 1 << 20
 
 
+LONG_QUERY = (413, f"A GraphQL request may have {graphql_bounds.BODY >> 20} MiB")
 TOO_LARGE = (413, f"A request may have {LIMIT >> 20} MiB, also unpacked. Send less at once; files go as artifacts")
 TOO_MANY = (413, f"A request may have {edge_spans.SPANS} spans. Send fewer at once")
 
@@ -93,6 +95,10 @@ def bounded(scope: Scope, receive: Receive) -> Receive | None:
             kinds.append(value)
     if length > LIMIT:
         raise Refused(TOO_LARGE)
+    if scope["path"] == graphql_bounds.PATH:
+        if length > graphql_bounds.BODY:
+            raise Refused(LONG_QUERY)
+        return _counted(receive, _query) if chunked else None
     if scope["path"] != TRACES:
         return _counted(receive, _whole) if chunked else None
     if len(kinds) > 1:  # MLflow reads one of them
@@ -119,6 +125,12 @@ def bounded(scope: Scope, receive: Receive) -> Receive | None:
 def _whole(data: bytes, room: int) -> bytes:
     if len(data) > room:
         raise Refused(TOO_LARGE)
+    return data
+
+
+def _query(data: bytes, room: int) -> bytes:
+    if len(data) > room - (LIMIT - graphql_bounds.BODY):
+        raise Refused(LONG_QUERY)
     return data
 
 

@@ -33,7 +33,7 @@ def reason(error: BaseException) -> str:
     return f"MLflow cannot read this request: {type(error).__name__}: {said}"
 
 
-def _invalid(message: str) -> Exception:
+def invalid(message: str) -> Exception:
     from mlflow.exceptions import MlflowException  # type: ignore[import-not-found]
 
     refused: Exception = MlflowException.invalid_parameter_value(f"{message}.")
@@ -69,7 +69,7 @@ def reader(own: Callable[..., Any], default: Any) -> Callable[..., dict[str, Any
         try:
             found = own(flask_request)
         except RecursionError:
-            raise _invalid(DEEP) from None
+            raise invalid(DEEP) from None
         data = flask_request.get_data()
         if SURROGATES[0] in data or SURROGATES[1] in data or SURROGATES[2] in data:
             text(found)
@@ -82,7 +82,7 @@ def reader(own: Callable[..., Any], default: Any) -> Callable[..., dict[str, Any
         if found is None:
             return {}
         if not isinstance(found, dict):
-            raise _invalid(f"The request's body is no JSON object but {type(found).__name__}")
+            raise invalid(f"The request's body is no JSON object but {type(found).__name__}")
         return found
 
     return read
@@ -93,16 +93,16 @@ def text(found: Any) -> None:
     try:
         json.dumps(found, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise _invalid(reason(error)) from None
+        raise invalid(reason(error)) from None
 
 
 def parsed(body: str | bytes) -> Any:
     try:
         return json.loads(body)
     except RecursionError:
-        raise _invalid(DEEP) from None
+        raise invalid(DEEP) from None
     except ValueError as error:
-        raise _invalid(f"The request's body is no JSON: {str(error)[:SHOWN]}") from None
+        raise invalid(f"The request's body is no JSON: {str(error)[:SHOWN]}") from None
 
 
 # errors
@@ -111,7 +111,7 @@ def parsed(body: str | bytes) -> Any:
 def settle(error: Any) -> None:
     """MLflow's INTERNAL_ERROR around a fault becomes the sender's."""
     if error.error_code == "INTERNAL_ERROR" and isinstance(error.__cause__, FAULTS):
-        error.__dict__.update(vars(_invalid(reason(error.__cause__))))
+        error.__dict__.update(vars(invalid(reason(error.__cause__))))
 
 
 def settled(exception: Any) -> None:
@@ -158,7 +158,7 @@ def guard(handlers: Any, flask: Any, app: Any) -> None:
         return Response(error.serialize_as_json(), error.get_http_status_code(), mimetype="application/json")
 
     def unread(error: Any) -> Any:
-        return Response(_invalid(str(error.description).rstrip(".")).serialize_as_json(), error.code,  # type: ignore[attr-defined]
+        return Response(invalid(str(error.description).rstrip(".")).serialize_as_json(), error.code,  # type: ignore[attr-defined]
                         mimetype="application/json")
 
     async def asgi_fault(asked: Any, error: Exception) -> Any:

@@ -195,6 +195,7 @@ class Workers:
         import abandoned
         import durable
         import edge
+        import graphql_bounds
         import identity
         import indexes
         import locations
@@ -243,6 +244,7 @@ class Workers:
                 quick_answers.shorten(handlers)
                 quick_requests.larger_blocks()
                 request_faults.guard(handlers, flask_app, app)
+                graphql_bounds.guard(handlers, flask_app, request_faults.invalid)
                 served = quick_requests.shortened(app, flask_app)
                 served = edge.guarded(identity.identified(served, stores, os.environ))
                 gc.collect()

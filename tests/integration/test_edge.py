@@ -287,6 +287,49 @@ def test_deep_and_odd_text_is_refused_wherever_mlflow_reads_it(system: Clone) ->
     assert not seen.mlflow(system, f"runs/get?run_id={run}")["run"]["data"].get("metrics")
 
 
+# GraphQL
+
+QUERIES = """
+import glob, json, os, re
+import mlflow.server
+found = set()
+for path in glob.glob(os.path.join(os.path.dirname(mlflow.server.__file__), "js", "build", "static", "js", "*.js")):
+    with open(path, errors="replace") as stream:
+        found.update(re.findall(r"`(\\s*query \\w+[^`]*)`", stream.read()))
+print(json.dumps(sorted(found)))
+"""
+
+
+def test_the_pages_own_queries_pass(system: Clone) -> None:
+    """As they are in the bundle of the installed MLflow."""
+    folder = "/tmp" if system.engine == "docker" else "/"
+    script = f"import os; os.chdir({folder!r})\n{QUERIES}"
+    printed = seen.output(*seen.mlflow_python(system), "-W", "ignore", "-", stdin=script, timeout=120)
+    queries = json.loads(printed.splitlines()[-1])
+    assert len(queries) >= 4, "the bundle spells its queries in another way"
+    run = seen.new_run(system)
+    asked = {"GetRun": {"runId": run}, "SearchRuns": {"experimentIds": ["0"], "maxResults": 1000},
+             "MlflowGetExperimentQuery": {"experimentId": "0"},
+             "GetMetricHistoryBulkInterval": {"runIds": [run], "metricKey": "a", "maxResults": 10}}
+    for query in queries:
+        name = query.split()[1].partition("(")[0]
+        data = asked[name]
+        status, text, _ = ask(system, "/graphql", "POST", {"query": query, "operationName": name,
+                                                           "variables": {"data": data, "input": data}})
+        assert status == 200 and json.loads(text)["errors"] is None, (name, text[:300])
+
+
+def test_a_query_costs_little_or_is_refused(system: Clone) -> None:
+    aliases = "query A { __typename } fragment F on Query {" + "a:__typename " * 100_000 + "}"
+    for query in (aliases, aliases[:30_000] + "}", "{a" * 5000, "{" + "," * 900_000, "{" + "a(b:1)" * 4000 + "}",
+                  5, None):
+        began = time.monotonic()
+        assert "GraphQL" in refusal(system, "/graphql", "POST", {"query": query}, 413 if query is aliases else 400)
+        assert time.monotonic() - began < 5
+    assert "GraphQL" in refusal(system, "/graphql", status=400)
+    lives(system)
+
+
 # sizes
 
 def bomb(megabytes: int) -> bytes:
