@@ -492,14 +492,14 @@ def check(context: Context, project: str | None = None, state_dir: str | None = 
         raise Exit(code=1)
 
 
-@trackbed_task(help={**WHERE, "engine": WHAT["engine"]})
+@trackbed_task(help={**WHERE, "engine": WHAT["engine"], "workspace": WHAT["workspace"]})
 def doctor(context: Context, project: str | None = None, state_dir: str | None = None,
-           engine: str | None = None) -> None:
+           engine: str | None = None, workspace: str | None = None) -> None:
     """Look before anything is started: engine, disk, memory, ports, network, leftovers, permissions."""
     from helpers import console
     from helpers import doctor as doctors
 
-    system = _load({"project": project, "state_dir": state_dir, "engine": engine})
+    system = _load({"project": project, "state_dir": state_dir, "engine": engine, "workspace": workspace})
     found = doctors.examine(system)
     console.table(("check", "result", "detail"), [(f.check, str(f.level), f.detail) for f in found])
     for finding in found:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from helpers import accelerators, gpu, pages
+from helpers import accelerators, gpu, pages, workspace
 from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Engine, ExecResult, Sink
 from helpers.errors import TrackbedError
 
@@ -21,6 +21,7 @@ USER = "mlflow"
 SKIPPED = "skipped: an earlier check failed"
 ROWS = ("run in PostgreSQL", "parameters in PostgreSQL", "metrics in PostgreSQL", "tag in PostgreSQL")
 OBJECT = "object in the store"
+SAVED = "file saved in the workspace"
 PAGES = "database's pages"
 THEIRS = "its rows and its object"
 TIDIED = "check's experiment deleted"
@@ -106,6 +107,7 @@ def _look(engine: Engine, sink: Sink, name: str) -> list[CheckResult]:
         results.append(_object(engine, run))
     else:
         results += [CheckResult(row, False, SKIPPED) for row in (*ROWS, OBJECT)]
+    results.append(_workspace(engine))
     if MLFLOW in plan.names:
         results.append(_pages(engine))
     return results + _gpus(engine, sink, name)
@@ -245,6 +247,17 @@ def _object(engine: Engine, run: Mapping[str, Any]) -> CheckResult:
                 return CheckResult(OBJECT, False, detail, seconds)
             return CheckResult(OBJECT, True, f"{key}, {size} bytes", seconds)
     return CheckResult(OBJECT, False, f"no object {path}", seconds)
+
+
+def _workspace(engine: Engine) -> CheckResult:
+    """Whether notebooks can be saved. Folders in it that are closed may be meant to be: told, no failure."""
+    began = time.monotonic()
+    try:
+        found = workspace.attempt(engine)
+    except TrackbedError as error:
+        return CheckResult(SAVED, False, error.message, time.monotonic() - began)
+    detail = f"{found.problem}. {found.fix}" if found.problem else found.warning or str(engine.settings.workspace)
+    return CheckResult(SAVED, not found.problem, detail, time.monotonic() - began)
 
 
 def _pages(engine: Engine) -> CheckResult:

@@ -12,8 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from helpers import accelerators, access, addresses, durability, neighbours, notebook, pages, relevance
+from helpers import workspace as workspace_files
 from helpers.engines import select
-from helpers.engines.base import POSTGRES, Availability, Engine, PartStatus, Port, State
+from helpers.engines.base import JUPYTER, POSTGRES, Availability, Engine, PartStatus, Port, State
 from helpers.engines.compose import DockerEngine
 from helpers.engines.docker_api import LABEL
 from helpers.engines.remote import Here, Host
@@ -106,6 +107,9 @@ def preflight(engine: Engine, settings: Settings) -> None:
     findings = check_ports(settings, planned, statuses, _container_ports(engine), _host(engine))
     fresh = not engine.data()
     findings.append(check_disk(engine, fresh))
+    problem, fix = engine.workspace_problem()
+    if problem:
+        findings.append(Finding(Level.ERROR, "permissions", problem, fix))
     wrong = [f for f in findings if f.level is Level.ERROR]
     if wrong:
         raise TrackbedError("; ".join(f.detail for f in wrong), "; ".join(f.fix for f in wrong))
@@ -240,16 +244,27 @@ def _check_artifacts(engine: Engine) -> list[Finding]:
     return found
 
 
-def _check_permissions(settings: Settings, host: Host | None = None) -> Finding:
+def _check_permissions(settings: Settings, engine: Engine | None = None) -> Finding:
     folders = [(settings.folder, "STATE_DIR"), (settings.workspace, "WORKSPACE")]
-    remote = host is not None and host.remote
-    for path, name in folders[:1] if remote else folders:
+    host = _host(engine) if engine else Here()
+    for path, name in folders[:1] if host.remote else folders:
         there = existing(path)
         if not os.access(there, os.W_OK | os.X_OK):
             return Finding(Level.ERROR, "permissions", f"{there} is not writable ({name}={path})",
                            f"chown it, or set {name} to a folder of yours")
+    try:
+        if engine and any(s.name == JUPYTER and s.up for s in engine.parts()):
+            found = workspace_files.attempt(engine)
+            if found.problem:
+                return Finding(Level.ERROR, "permissions", found.problem, found.fix)
+            if found.warning:
+                return Finding(Level.WARNING, "permissions", found.warning, f"if it should: {found.fix}")
+        elif engine and (problem := engine.workspace_problem())[0]:
+            return Finding(Level.ERROR, "permissions", *problem)
+    except TrackbedError as error:
+        return Finding(Level.ERROR, "permissions", error.message, error.hint)
+    where = f" on {host.name}" if host.remote else ""
     owner = notebook.workspace_owner(settings)
-    where = f" on {host.name}" if host is not None and remote else ""
     return Finding(Level.OK, "permissions", f"the notebook writes to {settings.workspace}{where} as uid {owner}")
 
 
@@ -326,7 +341,7 @@ def examine(system: System) -> list[Finding]:
     found.append(_check_mtu(engine))
     found += _check_leftovers(system, engine)
     found += _check_artifacts(engine)
-    found.append(_check_permissions(engine.settings, _host(engine)))
+    found.append(_check_permissions(engine.settings, engine))
     found += _check_settings(engine)
     if isinstance(engine, DockerEngine):
         found.append(_check_neighbours(engine))

@@ -31,6 +31,7 @@ from helpers import (
     surroundings,
     users,
 )
+from helpers import workspace as workspace_files
 from helpers.backups import journal, moving
 from helpers.engines import select
 from helpers.engines.base import JUPYTER, MLFLOW, STORE, DataItem, Engine, PartStatus, Sink, State
@@ -113,6 +114,8 @@ def up(system: System, sink: Sink, notice: Notice, adopt: bool = False,
         moving.settle(system, sink)
         seen, engine = bring_up(system, sink, notice, adopt, consent)
         journal.settle(system.state, engine, sink)
+        for line in workspace_files.require(engine):
+            notice(line)
         if warning := low_disk(engine):
             notice(warning)
         return seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from helpers import elsewhere, safe_files, server_secrets
@@ -25,14 +26,60 @@ ALIVE = ("import sys, urllib.request as u; "
 
 
 def workspace_owner(settings: Settings) -> int:
-    """The uid the notebook runs as: the workspace's owner, or jovyan's when root owns it or it is not there yet."""
+    """The uid the notebook runs as: the workspace's owner, who will make it, or jovyan where that would be root."""
     if settings.notebook_uid:
         return settings.notebook_uid
     try:
         owner = settings.workspace.stat().st_uid
     except OSError:
-        return UID
+        owner = os.geteuid() or int(os.environ.get("SUDO_UID", 0))
     return owner or UID
+
+
+def workspace_problem(workspace: Path, uid: int, gid: int = GID) -> tuple[str, str]:
+    """Why an account could not write to a workspace that is there, and what to type; ("", "") where nothing shows it.
+
+    From its mode alone: what a server of files, SELinux or a container's engine refuses is seen by trying.
+    """
+    try:
+        found = workspace.stat()
+        if os.statvfs(workspace).f_flag & os.ST_RDONLY:
+            return f"WORKSPACE {workspace} is on a file system that is mounted read-only", read_only_fix(workspace)
+    except OSError:
+        return "", ""
+    shift = 6 if found.st_uid == uid else 3 if found.st_gid == gid else 0
+    if (found.st_mode >> shift) & 0o3 == 0o3:
+        return "", ""
+    quoted = shlex.quote(str(workspace))
+    if found.st_uid == uid:
+        return f"WORKSPACE {workspace} cannot be written by its owner", f"chmod u+rwx {quoted}"
+    who = "root" if found.st_uid == 0 else f"uid {found.st_uid}"
+    return (f"WORKSPACE {workspace} belongs to {who}, the notebook's user could not write to it",
+            give_line(workspace, uid, gid))
+
+
+def give_line(workspace: Path, uid: int, gid: int) -> str:
+    """The line that gives a workspace and all that is in it to an account."""
+    return (f"{'' if os.geteuid() == 0 else 'sudo '}chown -hR {uid}:{gid} {shlex.quote(str(workspace))}"
+            "   (or name another folder in WORKSPACE)")
+
+
+def other_folder(workspace: Path) -> str:
+    """What to do where neither owner nor mode is the reason: a file server, SELinux, a quota."""
+    try:
+        enforcing = Path("/sys/fs/selinux/enforce").read_text().strip() == "1"
+    except OSError:
+        enforcing = False
+    if enforcing:
+        return f"sudo chcon -Rt container_file_t {shlex.quote(str(workspace))}   (or name another folder in WORKSPACE)"
+    return ("name a folder on a disk of this machine in WORKSPACE; this one may be a file server's, which does not let "
+            "the notebook's account in")
+
+
+def read_only_fix(workspace: Path) -> str:
+    """What to do about a workspace on a file system that cannot be written."""
+    return (f"mount it writable (findmnt -T {shlex.quote(str(workspace))} shows what it is), or name another folder in "
+            "WORKSPACE")
 
 
 def make_workspace(workspace: Path, uid: int = UID, gid: int = GID, callers: bool = True) -> None:
@@ -56,9 +103,8 @@ def make_workspace(workspace: Path, uid: int = UID, gid: int = GID, callers: boo
         finally:
             os.close(handle)
         if not made and details.st_uid == 0 and not details.st_mode & 0o002:
-            raise TrackbedError(
-                f"WORKSPACE {workspace} belongs to root, the notebook's user could not write to it",
-                f"chown -h {uid}:{gid} {workspace}   (or name another folder in WORKSPACE)")
+            raise TrackbedError(f"WORKSPACE {workspace} belongs to root, the notebook's user could not write to it",
+                                give_line(workspace, uid, gid))
     except (FileExistsError, NotADirectoryError):
         raise TrackbedError(f"WORKSPACE {workspace} is not a folder", "name another folder in WORKSPACE") from None
     except OSError as error:

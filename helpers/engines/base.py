@@ -350,6 +350,16 @@ class Engine(Protocol):
     def host_facts(self) -> HostFacts:
         """What the machine that runs the parts has."""
 
+    @property
+    def workspace_inside(self) -> str:
+        """The notebook's workspace as the notebook sees it."""
+
+    def workspace_problem(self) -> tuple[str, str]:
+        """Why the notebook could not write to its workspace, and what to type, as far as it shows before a start."""
+
+    def workspace_fix(self) -> str:
+        """What to type so that the notebook may write to all of its workspace."""
+
     def access_token(self) -> str:
         """What MLflow asks its clients for, "" where it asks for nothing."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import threading
@@ -19,9 +20,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from helpers import accelerators, gateway, images, neighbours, notebook, stack, users, wheels
+from helpers import accelerators, gateway, images, neighbours, notebook, safe_files, stack, users, wheels
 from helpers.accelerators import Accelerator, Machine
-from helpers.engines import base, compose_model, database_roles, half_made, remote, streaming
+from helpers.engines import base, compose_model, database_roles, half_made, id_mapping, remote, streaming
 from helpers.engines.base import (
     BUCKET,
     GATEWAY,
@@ -131,7 +132,21 @@ class DockerEngine:
         if self.settings.public and _numbers(compose) < PUBLIC_COMPOSE:
             return Availability(False, True, f"Compose {compose} is too old for PUBLIC=true: 2.25 or newer is needed",
                                 "install a newer docker-compose-plugin")
+        if not self.host.remote:
+            self.settings = self._with_inner_owner(self.settings)
         return Availability(True, True, f"Docker {version['Version']}, Compose {compose}")
+
+    @cached_property
+    def ids(self) -> id_mapping.IdMapping:
+        """Who a container's accounts are on this machine."""
+        return id_mapping.read(self.api.info())
+
+    def _with_inner_owner(self, settings: Settings) -> Settings:
+        """With user namespaces the number of the workspace's owner is another one in the container."""
+        if not self.ids.kind:
+            return settings
+        owner = settings.workspace.stat().st_uid if settings.workspace.is_dir() else -1
+        return replace(settings, notebook_uid=(self.ids.inside(owner) if owner >= 0 else 0) or notebook.UID)
 
     def _compose_version(self) -> str | None:
         done = subprocess.run(["docker", "compose", "version", "--short"], capture_output=True, text=True,
@@ -350,6 +365,39 @@ class DockerEngine:
                                        self.system.state.instance)
         return spec if spec.memory else replace(spec, memory=notebook_memory())
 
+    def _plan_anew(self) -> None:
+        """What the plan was read from has changed: images have come, the workspace has its owner."""
+        self._model = None
+        self.__dict__.pop("notebook_spec", None)
+
+    @property
+    def workspace_inside(self) -> str:
+        return f"{notebook.HOME}/work"
+
+    def workspace_problem(self) -> tuple[str, str]:
+        place, uid = self.settings.workspace, notebook.workspace_owner(self.settings)
+        if self.host.remote or not place.is_dir():
+            return "", ""
+        outside = self.ids.outside(uid)
+        if outside is None:
+            return "", ""
+        problem, fix = notebook.workspace_problem(place, outside, self.ids.outside(notebook.GID) or 0)
+        return problem, self.workspace_fix() if self.ids.kind == "rootless" else fix
+
+    def workspace_fix(self) -> str:
+        place = self.settings.workspace
+        uid = notebook.workspace_owner(self.settings)
+        if self.host.remote:
+            return f"there: chown -hR {uid}:{notebook.GID} {shlex.quote(str(place))}   (or name another in WORKSPACE)"
+        if self.ids.kind == "rootless":  # its containers' accounts have numbers that only its own root can give
+            return (f"docker run --rm --user 0 --entrypoint chown -v {shlex.quote(f'{place}:/w')} "
+                    f"{self.image_settings.jupyter_image} -hR {uid}:{notebook.GID} /w   (or name another folder in "
+                    "WORKSPACE)")
+        outside = [self.ids.outside(uid), self.ids.outside(notebook.GID)]
+        if None in outside or safe_files.owner(place) == outside[0]:
+            return notebook.other_folder(place)
+        return notebook.give_line(place, *map(int, filter(None, outside)))
+
     def _data_mount(self) -> Mount | None:
         """The data set, read-only; None where the default's volume is not there. Raises for a named one that is not."""
         name = self.settings.data_volume
@@ -561,7 +609,9 @@ class DockerEngine:
     # starting
 
     def prepare(self, sink: Sink) -> tuple[str, ...]:
-        return images.ensure(self.api, self.image_settings, self.object_store, sink)
+        made = images.ensure(self.api, self.image_settings, self.object_store, sink)
+        self._plan_anew()
+        return made
 
     def check_foreign(self) -> None:
         """Refuse to touch containers or volumes of this project's names that are not this system's."""
@@ -646,7 +696,7 @@ class DockerEngine:
             if status.state in (State.RESTARTING, State.UNHEALTHY):
                 sink.part(status.name, "stopping", f"it was {status.state}")
                 self.api.stop(status.identity, 30)  # not to sit out the engine's pause before its next try
-        self.settings = self.host.make_workspace(self.settings)  # its owner is who reads the notebook's secrets
+        self._make_workspace()  # its owner is who reads the notebook's secrets
         sink.step("volumes and secrets")
         ready = self._check_database(statuses, sink)
         kept = self.make_volumes()
@@ -665,6 +715,22 @@ class DockerEngine:
             self._compose_up(sink)
         after = {s.name: s.identity for s in self.parts()}
         return StartReport(tuple(name for name, identity in after.items() if before.get(name) != identity))
+
+    def _make_workspace(self) -> None:
+        """Make the notebook's folder, then plan with the owner that it has."""
+        place = self.settings.workspace
+        if not self.ids.kind or self.host.remote:
+            self.settings = self.host.make_workspace(self.settings)
+        elif not place.is_dir():
+            uid, gid = self.ids.outside(notebook.UID), self.ids.outside(notebook.GID)
+            notebook.make_workspace(place, uid or 0, gid or 0, callers=False)
+            if self.ids.kind == "rootless":
+                _run(["docker", "run", "--rm", "--pull", "never", "--network", "none", "--user", "0", "--entrypoint",
+                      "chown", "-v", f"{place}:/w", self.image_settings.jupyter_image,
+                      f"{notebook.UID}:{notebook.GID}", "/w"], None, 120)
+        if self.ids.kind and not self.host.remote:
+            self.settings = self._with_inner_owner(self.settings)
+        self._plan_anew()
 
     def _free_ports(self) -> None:
         """Take away what holds the ports of the other way to publish them: before PUBLIC was changed."""

@@ -117,6 +117,23 @@ class EmbeddedEngine:
     def host_facts(self) -> HostFacts:
         return self.system.local_facts(self.folder)
 
+    @property
+    def workspace_inside(self) -> str:
+        return str(self.settings.workspace)
+
+    def workspace_problem(self) -> tuple[str, str]:
+        place, account = self.settings.workspace, self.layout.accounts.find(NOTEBOOK)
+        if account is None or not place.is_dir():
+            return "", ""
+        return notebook.workspace_problem(place, account.pw_uid, account.pw_gid)
+
+    def workspace_fix(self) -> str:
+        place = self.settings.workspace
+        account = self.layout.accounts.find(NOTEBOOK)
+        if account is None or safe_files.owner(place) == account.pw_uid:
+            return notebook.other_folder(place)
+        return notebook.give_line(place, account.pw_uid, account.pw_gid)
+
     def _venv(self, name: str) -> venvs.Venv:
         root = self.folder / "venvs"
         match name:
@@ -570,9 +587,6 @@ class EmbeddedEngine:
             self.stop(sink)
         own = self.layout.accounts.get(NOTEBOOK)
         notebook.make_workspace(self.settings.workspace, own.pw_uid, own.pw_gid, callers=False)
-        if self.layout.as_root and not self._may_write(self.settings.workspace):
-            sink.step(f"warning: the notebook's account {own.pw_name} cannot write to {self.settings.workspace}; "
-                      f"chown -hR {own.pw_name}: {self.settings.workspace} gives it to it")
         if not self.supervisor.running():
             left = self._orphans()
             if left:
@@ -611,11 +625,6 @@ class EmbeddedEngine:
         for name in after:
             sink.part(name, "starting" if before.get(name) != after[name] else "ready")
         return StartReport(tuple(name for name, identity in after.items() if before.get(name) != identity))
-
-    def _may_write(self, folder: Path) -> bool:
-        """Whether the notebook can work in a folder; asked as its account."""
-        return subprocess.run(["test", "-w", str(folder), "-a", "-x", str(folder)], **NOTHING, timeout=30, check=False,
-                              **self._as_service(JUPYTER)).returncode == 0
 
     def _files(self) -> None:
         """What the processes read: the server's files, the notebook's start-up files, the secrets."""

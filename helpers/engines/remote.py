@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -134,7 +135,8 @@ class There(Here):
         done = self.node.run(WORKSPACE, str(workspace), owner)
         if done.code == 3:
             raise TrackbedError(f"WORKSPACE {workspace} on {self.name} belongs to root, the notebook's user could not "
-                                "write to it", f"there: chown {owner} {workspace}   (or name another in WORKSPACE)")
+                                "write to it", f"there: chown -hR {owner} {shlex.quote(str(workspace))}   "
+                                "(or name another in WORKSPACE)")
         if done.code:
             words = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise TrackbedError(f"WORKSPACE {workspace} on {self.name} cannot be made: {words}",

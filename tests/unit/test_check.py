@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -48,6 +50,11 @@ class FakeEngine:
     """Answers by part; keeps what it was asked."""
 
     accelerator = Accelerator()
+    workspace_inside = "/home/jovyan/work"
+    settings = SimpleNamespace(workspace=Path("/srv/work"))
+
+    def workspace_fix(self) -> str:
+        return "chown -hR 1000:100 /srv/work"
 
     def __init__(self, **answers: Answer) -> None:
         self.answers: dict[str, Answer] = {
@@ -55,6 +62,7 @@ class FakeEngine:
             "delete": out(line(check.TIDIED)),
             "postgres": out(ROW),
             "gone": out(),
+            "workspace": out(),
             "mlflow": out([{"path": PATH, "size": 4096}]),
             **answers,
         }
@@ -68,7 +76,7 @@ class FakeEngine:
     def exec(self, part: str, argv: tuple[str, ...], stdin: bytes | None = None,
              timeout: float = 120) -> ExecResult:
         self.asked.append((part, argv, stdin))
-        in_notebook = "delete" if "--delete" in argv else "notebook"
+        in_notebook = "delete" if "--delete" in argv else "workspace" if argv[0] == "sh" else "notebook"
         in_database = "gone" if stdin else "postgres"
         name = {POSTGRES: in_database, MLFLOW: "mlflow"}.get(part, in_notebook)
         answer = self.answers[name]
@@ -107,15 +115,15 @@ def test_all_pass() -> None:
     engine = FakeEngine()
     results = run(engine)
     assert all(result.ok for result in results.values()), results
-    assert list(results) == ["tracking server answers", "run logged", *check.ROWS, check.OBJECT, check.PAGES,
-                             check.TIDIED]
-    assert [asked[0] for asked in engine.asked] == [JUPYTER, POSTGRES, MLFLOW, JUPYTER, POSTGRES]
+    assert list(results) == ["tracking server answers", "run logged", *check.ROWS, check.OBJECT, check.SAVED,
+                             check.PAGES, check.TIDIED]
+    assert [asked[0] for asked in engine.asked] == [JUPYTER, POSTGRES, MLFLOW, JUPYTER, JUPYTER, POSTGRES]
     *python, name = engine.asked[0][1]
     assert python == ["python", "-"] and re.fullmatch("trackbed-check-[0-9a-f]{12}", name)
     assert engine.asked[0][2] == check.SCRIPT.read_bytes()
     assert engine.asked[2][1] == ("trackbed-mlflow", "object", PATH)
-    assert engine.asked[3][1] == ("python", "-", "--delete", name)
-    assert f"name = '{name}'".encode() in (engine.asked[4][2] or b"")
+    assert engine.asked[4][1] == ("python", "-", "--delete", name)
+    assert f"name = '{name}'".encode() in (engine.asked[5][2] or b"")
 
 
 def test_asks_the_database_the_server_is_pointed_to() -> None:
@@ -177,7 +185,7 @@ def test_a_failure_in_the_notebook_skips_the_rest_but_tidies_up() -> None:
     told = out(line("run logged"), line("artifact logged", ok=False), {"run_id": RUN}, code=1)
     engine = FakeEngine(notebook=told)
     results = run(engine)
-    assert [asked[0] for asked in engine.asked] == [JUPYTER, JUPYTER, POSTGRES]
+    assert [asked[0] for asked in engine.asked] == [JUPYTER, JUPYTER, JUPYTER, POSTGRES]
     assert all(results[name].detail == check.SKIPPED for name in (*check.ROWS, check.OBJECT))
     assert results[check.TIDIED].ok
 

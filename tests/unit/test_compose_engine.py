@@ -108,14 +108,16 @@ def test_every_secret_file_has_its_volume_and_owner(tmp_path: Path, store: str) 
 
 
 class Socket:
-    """A Unix socket that answers /_ping and /version."""
+    """A Unix socket that answers /_ping, /version and /info."""
 
-    def __init__(self, version: Mapping[str, Any]) -> None:
+    def __init__(self, version: Mapping[str, Any], info: Mapping[str, Any]) -> None:
         body = json.dumps(version).encode()
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 text = body if self.path.endswith("/version") else b"OK"
+                if self.path.endswith("/info"):
+                    text = json.dumps(info).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
@@ -151,9 +153,9 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
     monkeypatch.setattr(compose, "DEFAULT_SOCKET", str(tmp_path / "no.sock"))
 
     def make(version: Mapping[str, Any] | None = None, plugin: str | None = "2.30.0", command: bool = True,
-             **environ: str) -> DockerEngine:
+             info: Mapping[str, Any] | None = None, **environ: str) -> DockerEngine:
         if version is not None:
-            opened.append(Socket({**VERSION, **version}))
+            opened.append(Socket({**VERSION, **version}, info or {}))
             environ.setdefault("DOCKER_HOST", f"unix://{opened[-1].path}")
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
@@ -213,7 +215,7 @@ def test_what_a_socket_says(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert isinstance(socket_error(str(tmp_path / "file")), ConnectionRefusedError)
     assert isinstance(socket_error(str(tmp_path / "none")), FileNotFoundError)
-    one = Socket(VERSION)
+    one = Socket(VERSION, {})
     assert socket_error(one.path) is None
     one.server.shutdown()
     one.server.server_close()

@@ -164,7 +164,7 @@ def test_workspace_that_cannot_be_made_there(tmp_path: Path) -> None:
         denied.make_workspace(settings)
     with pytest.raises(TrackbedError, match="belongs to root") as caught:
         there(WORKSPACE=ExecResult(3, "", "")).make_workspace(settings)
-    assert "chown 1000:100 /data/work" in caught.value.hint
+    assert "chown -hR 1000:100 /data/work" in caught.value.hint
 
 
 TABLES = """\

@@ -203,7 +203,7 @@ def test_a_workspace_of_roots_is_refused(place: Path, monkeypatch: pytest.Monkey
     monkeypatch.delenv("SUDO_UID", raising=False)
     with pytest.raises(TrackbedError, match="belongs to root") as caught:
         notebook.make_workspace(place / "root", NEW, NEW)
-    assert caught.value.hint.startswith("chown -h ")
+    assert caught.value.hint.startswith("chown -hR ")
     with pytest.raises(TrackbedError, match="is not a folder"):
         notebook.make_workspace(place / "root" / "key", NEW, NEW)
     assert notebook.give_workspace(place / "root", OLD, NEW, NEW) == safe_files.Given()

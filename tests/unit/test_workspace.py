@@ -1,0 +1,153 @@
+"""The notebook's folder: who writes to it, and what is said when nothing can be saved there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from helpers import notebook, workspace
+from helpers.engines import id_mapping
+from helpers.engines.base import Engine, ExecResult
+from helpers.engines.id_mapping import IdMapping
+from helpers.errors import TrackbedError
+from tests.unit.fakes import system
+
+OTHER = 1234
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that other accounts can reach; pytest's own they cannot."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        os.chmod(name, 0o755)
+        folder = Path(name, "my work 100%")
+        folder.mkdir()
+        yield folder
+
+
+def engine(folder: Path, uid: int = OTHER, answer: ExecResult | None = None) -> Engine:
+    """One whose notebook is a process of this machine, or that answers what it is told."""
+
+    def run(part: str, argv: tuple[str, ...], timeout: float = 0) -> ExecResult:
+        if answer is not None:
+            return answer
+        who = {"user": uid, "group": uid, "extra_groups": []} if os.geteuid() == 0 else {}
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, **who)  # type: ignore[call-overload]
+        return ExecResult(done.returncode, done.stdout, done.stderr)
+
+    return cast(Engine, SimpleNamespace(exec=run, workspace_inside=str(folder), workspace_fix=lambda: "the fix",
+                                        settings=SimpleNamespace(workspace=folder)))
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives folders to other accounts")
+
+
+@as_root
+def test_a_file_is_saved_and_nothing_stays(place: Path) -> None:
+    os.chown(place, OTHER, OTHER)
+    assert workspace.attempt(engine(place)) == workspace.Writing()
+    assert list(place.iterdir()) == []
+
+
+@as_root
+def test_folders_in_it_that_are_closed_are_named(place: Path) -> None:
+    os.chown(place, OTHER, OTHER)
+    (place / "course").mkdir()
+    (place / "own").mkdir()
+    os.chown(place / "own", OTHER, OTHER)
+    (place / "own" / "deep").mkdir()
+    (place / "link").symlink_to("/etc")
+    found = workspace.attempt(engine(place))
+    assert found.closed == ("course", "own/deep") and found.problem == ""
+    assert list(workspace.require(engine(place))) == [
+        "warning: the notebook cannot save in course, own/deep; if it should: the fix"]
+
+
+@as_root
+def test_a_folder_of_another_account_is_an_error(place: Path) -> None:
+    with pytest.raises(TrackbedError) as caught:
+        workspace.require(engine(place))
+    assert f"cannot save files in {place}" in caught.value.message and "denied" in caught.value.message.lower()
+    assert caught.value.hint == "the fix"
+    place.chmod(0o700)
+    assert "cannot save files" in workspace.attempt(engine(place)).problem
+
+
+@pytest.mark.parametrize(("words", "code", "fix"), [
+    ("sh: 4: cannot create .trackbed-7: Read-only file system", 8, "mount it writable"),
+    ("sh: write error: No space left on device", 8, "free some space"),
+    ("sh: write error: Disk quota exceeded", 8, "free some space"),
+    ("sh: cd: can't cd to /w: Stale file handle", 9, "`invoke down`, then `invoke up`"),
+    ("sh: cannot create .trackbed-7: Permission denied", 8, "the fix"),
+    ("Error response from daemon: container x is not running", 1, "`invoke logs jupyter`"),
+])
+def test_the_reason_leads_to_the_fix(words: str, code: int, fix: str) -> None:
+    found = workspace.attempt(engine(Path("/srv/my work"), answer=ExecResult(code, words + "\n", "")))
+    assert words.rpartition(": ")[2] in found.problem and fix in found.fix
+
+
+def test_what_the_notebook_prints_is_no_terminals(place: Path) -> None:
+    words = "\x1b]0;owned\x07"
+    assert "\x1b" not in workspace.attempt(engine(place, answer=ExecResult(8, words, ""))).problem
+    closed = workspace.attempt(engine(place, answer=ExecResult(0, f"closed {words}/\n", ""))).closed
+    assert "\x1b" not in "".join(closed)
+
+
+# who will own it
+
+
+def test_a_workspace_that_is_not_there_yet_will_be_the_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = system(tmp_path).settings
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert notebook.workspace_owner(settings) == notebook.UID
+    monkeypatch.setenv("SUDO_UID", "1001")
+    assert notebook.workspace_owner(settings) == 1001
+    monkeypatch.setattr(os, "geteuid", lambda: 1002)
+    assert notebook.workspace_owner(settings) == 1002
+
+
+@as_root
+def test_what_a_mode_shows(place: Path) -> None:
+    problem, fix = notebook.workspace_problem(place, 1000)
+    assert "belongs to root" in problem and fix.startswith(f"chown -hR 1000:100 '{place}'")
+    os.chown(place, 1000, 100)
+    assert notebook.workspace_problem(place, 1000) == ("", "")
+    place.chmod(0o555)
+    assert "by its owner" in notebook.workspace_problem(place, 1000)[0]
+    os.chown(place, 0, 100)
+    place.chmod(0o775)
+    assert notebook.workspace_problem(place, 1000) == ("", ""), "its group may"
+
+
+# user namespaces
+
+
+def test_accounts_of_an_engine_without_user_namespaces() -> None:
+    plain = id_mapping.read({"SecurityOptions": ["name=seccomp,profile=builtin"]})
+    assert plain == IdMapping() and plain.inside(1234) == plain.outside(1234) == 1234
+
+
+def test_accounts_of_a_remapped_engine() -> None:
+    info = {"SecurityOptions": ["name=seccomp", "name=userns"], "DockerRootDir": "/var/lib/docker/100000.100000"}
+    found = id_mapping.read(info)
+    assert (found.kind, found.outside(1000), found.inside(101000)) == ("userns-remap", 101000, 1000)
+    assert found.inside(1000) is None and found.inside(0) is None
+    unknown = id_mapping.read({"SecurityOptions": ["name=userns"], "DockerRootDir": "/var/lib/docker"})
+    assert unknown.outside(1000) is None and unknown.inside(101000) is None
+
+
+def test_accounts_of_a_rootless_engine(tmp_path: Path) -> None:
+    own, listed = os.geteuid(), tmp_path / "subuid"
+    listed.write_text(f"somebody:100000:65536\n{own}:165536:65536\n")
+    found = id_mapping.read({"SecurityOptions": ["name=rootless"]}, str(listed))
+    assert (found.inside(own), found.outside(0)) == (0, own)
+    assert (found.inside(166535), found.outside(1000)) == (1000, 166535)
+    assert id_mapping.read({"SecurityOptions": ["name=rootless"]}, str(tmp_path / "none")).outside(1000) is None
