@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from helpers import accelerators, access, addresses, durability, neighbours, notebook, pages, relevance
+from helpers import accelerators, access, addresses, durability, images, neighbours, notebook, pages, relevance
 from helpers import workspace as workspace_files
-from helpers.engines import select
+from helpers.engines import client_config, select
 from helpers.engines.base import JUPYTER, POSTGRES, Availability, Engine, PartStatus, Port, State
 from helpers.engines.compose import DockerEngine
 from helpers.engines.docker_api import LABEL
@@ -144,6 +144,18 @@ def _check_docker(found: Availability, system: System) -> Finding:
     fix = found.fix if found.present else install_lines(release)
     return Finding(level, "docker", found.reason,
                    f"{fix}; without it: --engine=embedded, which has {select.LACKS}")
+
+
+def _check_client(engine: Engine) -> list[Finding]:
+    """What Docker's client lacks for building and pulling images."""
+    if not isinstance(engine, DockerEngine):
+        return []
+    found = []
+    if not engine.has_buildx:
+        found.append(Finding(Level.ERROR, "buildx", *images.BUILDX))
+    found += [Finding(Level.WARNING, "credentials", *images.credential_problem(program))
+              for program in client_config.missing_helpers(os.environ)]
+    return found
 
 
 def _check_platform() -> list[Finding]:
@@ -327,6 +339,7 @@ def examine(system: System) -> list[Finding]:
     engine = choice.engine
     found.append(Finding(Level.OK, "engine", f"{engine.name}" + (" (holds this project's data)"
                                                                 if system.state.engine else "")))
+    found += _check_client(engine)
     found.append(check_disk(engine, fresh=not engine.data()))
     found.append(_check_memory(engine))
     try:

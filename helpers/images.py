@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import references, stack, wheels
+from helpers.engines import client_config
 from helpers.engines.base import Sink
 from helpers.engines.docker_api import LABEL, DockerApi
 from helpers.errors import SettingError, TrackbedError
@@ -28,6 +29,8 @@ VERSITYGW = f"trackbed/versitygw:{references.module('versitygw').rpartition('@')
 # The images that ours are built from, by build argument.
 BASES = {"mlflow": {"BASE_IMAGE": "python"}, "jupyter": {"BASE_IMAGE": "notebook"},
          "versitygw": {"BUILD_IMAGE": "golang"}, "gateway": {"BUILD_IMAGE": "golang"}}
+BUILDX = ("Docker's plugin Buildx is missing",
+          "install docker-buildx-plugin (Debian's and Ubuntu's own package: docker-buildx)")
 MODULE = references.module("versitygw")
 DEFAULT_VERSITYGW = references.image("versitygw").reference
 CA_BUNDLES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
@@ -190,6 +193,8 @@ def _build(name: str, settings: Settings, sink: Sink) -> None:
             process.terminate()
             raise
     if process.returncode:
+        if known := client_problem("\n".join(lines)):
+            raise TrackbedError(f"building {name} failed: {known[0]}", known[1], tuple(lines[-4:]))
         wrong = [line for line in lines if "ERROR" in line or "error:" in line.lower()]
         if any("torch" in line for line in wrong) and (index := arguments(name, settings).get("TORCH_INDEX")):
             raise TrackbedError(f"PyTorch could not be installed from {index}: {_plain(wrong[-2:][0])}",
@@ -199,6 +204,23 @@ def _build(name: str, settings: Settings, sink: Sink) -> None:
                             "TRACKBED_VERBOSE=1 shows the whole output; behind a proxy that opens TLS, point PIP_CERT "
                             "to its CA bundle; BUILD_NETWORK=host helps where containers have no way out",
                             tuple(lines[-12:]))
+
+
+def client_problem(text: str) -> tuple[str, str] | None:
+    """What is missing on the side of Docker's client, and the fix; None for words that tell of something else."""
+    if re.search(r"'buildx' is not a docker command|unknown command: docker buildx|unknown flag: --progress", text):
+        return BUILDX
+    if found := re.search(r"docker-credential-[\w-]+", text):
+        return credential_problem(found[0])
+    return None
+
+
+def credential_problem(program: str) -> tuple[str, str]:
+    """A program for registries' passwords that Docker's configuration names and that is not here, and the fix."""
+    file = client_config.folder(os.environ) / "config.json"
+    word = program.removeprefix("docker-credential-")
+    return (f"{file} names the credential helper {word}, and {program} is not installed or does not work",
+            f"remove \"credsStore\": \"{word}\" (or its line in \"credHelpers\") from {file}, or install {program}")
 
 
 def _plain(line: str) -> str:
@@ -229,6 +251,8 @@ def _pull_or_build(api: DockerApi, name: str, settings: Settings, sink: Sink) ->
         return
     except TrackbedError as error:
         if name != wanted("versitygw", settings) or settings.versitygw_image != DEFAULT_VERSITYGW:
+            if known := client_problem(error.message):
+                raise TrackbedError(f"pulling {name} failed: {known[0]}", known[1]) from None
             raise TrackbedError(f"pulling {name} failed: {error.message}", _pull_hint(name)) from None
         sink.step(f"pulling {name} failed ({error.message}): building the same release from {MODULE} (minutes)")
     if is_stale(api, VERSITYGW, settings):

@@ -22,7 +22,17 @@ from typing import IO, Any, ClassVar
 
 from helpers import accelerators, gateway, images, neighbours, notebook, safe_files, stack, users, wheels
 from helpers.accelerators import Accelerator, Machine
-from helpers.engines import base, compose_model, database_roles, half_made, id_mapping, remote, streaming
+from helpers.engines import (
+    base,
+    client_config,
+    compose_model,
+    database_roles,
+    half_made,
+    id_mapping,
+    remote,
+    streaming,
+)
+from helpers.engines import node as nodes
 from helpers.engines.base import (
     BUCKET,
     GATEWAY,
@@ -68,6 +78,7 @@ STREAM = "docker/compose.stream.yaml"  # for one container whose output is data
 PASSWORD_FILE = "/run/secrets/postgres-password"
 LIVE = "live.json"  # the pointer of the state file, kept with the data as well
 PUBLIC_COMPOSE = (2, 25)  # `!override` in an overlay
+NETWORKS = ("backend", "frontend", "tracking", "console")  # of all Compose files
 CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
 
 
@@ -97,7 +108,12 @@ class DockerEngine:
         return replace(found, reason=f"{found.reason}, on {self.host.name}")
 
     def _usable(self) -> Availability:
-        host = os.environ.get("DOCKER_HOST", "")
+        if missing := client_config.missing_context(os.environ):
+            return Availability(False, True, f"there is no Docker context {missing}, which is chosen in "
+                                f"{'DOCKER_CONTEXT' if os.environ.get('DOCKER_CONTEXT') else 'config.json'}",
+                                "`docker context ls` shows those that are there; `docker context use default`, or "
+                                "unset DOCKER_CONTEXT")
+        host, words = nodes.endpoint(os.environ)  # rootless engines and Docker Desktop have no other socket
         named = host.startswith("unix://")
         path = host.removeprefix("unix://") if named else DEFAULT_SOCKET
         problem = socket_error(path)
@@ -106,10 +122,10 @@ class DockerEngine:
                                 "sudo usermod -aG docker $USER, then log in again (or use sudo)")
         if problem is not None:
             if named:
-                return Availability(False, True, f"DOCKER_HOST={host} does not answer: {problem.strerror or problem}",
-                                    "start that engine, or unset DOCKER_HOST")
-            if not os.environ.get("DOCKER_CONTEXT"):
-                return Availability(False, False, f"no Docker engine answers at {path}", "see `invoke doctor`")
+                return Availability(False, True, f"{words} does not answer: {problem.strerror or problem}",
+                                    "start that engine, or unset DOCKER_HOST" if words.startswith("DOCKER_HOST") else
+                                    "start that engine, or `docker context use default`")
+            return Availability(False, False, f"no Docker engine answers at {path}", "see `invoke doctor`")
         try:
             version = self.api.version()
         except EngineUnavailable as error:
@@ -152,6 +168,11 @@ class DockerEngine:
         done = subprocess.run(["docker", "compose", "version", "--short"], capture_output=True, text=True,
                               stdin=subprocess.DEVNULL, timeout=30, check=False)
         return done.stdout.strip().lstrip("v") if done.returncode == 0 else None
+
+    @property
+    def has_buildx(self) -> bool:
+        """Whether images can be built; older systems have the client without this plugin."""
+        return _run(["docker", "buildx", "version"], None, 30).code == 0
 
     def versions(self) -> Mapping[str, str]:
         found = {"docker": str(self.api.version()["Version"]), "compose": self._compose_version() or ""}
@@ -476,9 +497,34 @@ class DockerEngine:
         return tuple(self._status(name, found.get(name), detail) for name in names)
 
     def _containers(self) -> list[Container]:
+        """Ours. Another Compose project may have the same name: its containers have none of our volumes."""
         project = self.settings.project
         services = self.api.containers([f"com.docker.compose.project={project}", "com.docker.compose.oneoff=False"])
-        return services + self.api.containers([f"{LABEL}.project={project}"])
+        notebooks = self.api.containers([f"{LABEL}.project={project}"])
+        return [c for c in services if self._has_own_volumes(c)] + notebooks
+
+    def _has_own_volumes(self, container: Container) -> bool:
+        return not self._own_volumes.isdisjoint(container.volumes)
+
+    @cached_property
+    def _own_volumes(self) -> frozenset[str]:
+        """The volumes of any Trackbed system with this project's name."""
+        found = self.api.volumes(self._volume_names())
+        return frozenset(name for name, labels in found.items() if labels.get(f"{LABEL}.instance"))
+
+    def _volume_names(self) -> tuple[str, ...]:
+        """Every volume that a system of this name has, or had with other settings."""
+        # also what is not part of the plan now: a notebook for a server elsewhere has one volume
+        names = [v.name for v in compose_model.volumes(replace(self.settings, tracking_uri=""), self.object_store)]
+        # stores used earlier are data of this project too
+        names += [f"{self.settings.project}_{s}" for s in ("minio", "versitygw", "gateway", "secrets-gateway",
+                                                          "secrets-store")]
+        return tuple(dict.fromkeys(names))
+
+    def _foreign(self) -> list[Container]:
+        """Containers of somebody else's Compose project that has this name."""
+        listed = self.api.containers([f"com.docker.compose.project={self.settings.project}"])
+        return [c for c in listed if not self._has_own_volumes(c)]
 
     def _status(self, name: str, container: Container | None, detail: bool) -> PartStatus:
         if container is None:
@@ -616,6 +662,12 @@ class DockerEngine:
     def check_foreign(self) -> None:
         """Refuse to touch containers or volumes of this project's names that are not this system's."""
         project = self.settings.project
+        if others := self._foreign():
+            names = ", ".join(c.name for c in others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+            where = others[0].labels.get("com.docker.compose.project.working_dir", "")
+            raise TrackbedError(f"another Compose project is called {project} too{f', in {where}' if where else ''}: "
+                                f"its containers {names} are not Trackbed's, and nothing was done to them",
+                                "choose another name with --project=NAME (and other ports)")
         wanted = {f"{project}-{name}-1" for name in self.part_names} | {f"{project}-jupyter"}
         for container in self.api.containers():
             ours = container.labels.get("com.docker.compose.project") == project \
@@ -685,6 +737,7 @@ class DockerEngine:
         if self.settings.public:
             files[f"{self.settings.project}_secrets-mlflow"].append(
                 FileEntry("gateway-key", gateway.key(credentials), *compose_model.UIDS[MLFLOW], 0o400))
+        self.__dict__.pop("_own_volumes", None)
         self.api.fill(self.image_settings.jupyter_image if alone else self.settings.mlflow_image, roots, files)
         return f"{self.settings.project}_postgres" in existing
 
@@ -1010,6 +1063,8 @@ class DockerEngine:
         if self.settings.tracking_uri:
             self.api.remove_network(self._frontend().name)
             return tuple(stopped)
+        if others := self._foreign():
+            return self._stop_ours(others, stopped, drain, sink)
         sink.step("stopping the services")
         try:
             done = self._compose("down", "--remove-orphans", timeout=drain * 3 + 60)
@@ -1018,11 +1073,28 @@ class DockerEngine:
             done = self._compose("down", "--remove-orphans", "--timeout", "5", timeout=drain * 3 + 60)
         if done.returncode == 0:
             neighbours.remove(project)
-            self.api.remove_networks(project)
+            self.api.remove_networks(project, self._network_names())
         if done.returncode:
             raise TrackbedError(f"docker compose down failed: {_last_line(done.stderr)}",
                                 "`invoke status` shows what is left; run `invoke down` again")
         return tuple(reversed(stopped))
+
+    def _stop_ours(self, others: list[Container], stopped: list[str], drain: int, sink: Sink) -> tuple[str, ...]:
+        """Without Compose, which would take down all that has the project's name."""
+        names = ", ".join(c.name for c in others)
+        sink.step(f"leaving the containers of another Compose project of this name: {names}")
+        order = {name: i for i, name in enumerate(self.part_names)}
+        ours = sorted(self._containers(), reverse=True,
+                      key=lambda c: order.get(c.labels.get("com.docker.compose.service", ""), -1))
+        for container in ours:
+            self.api.stop(container.id, drain)
+            self.api.remove(container.id)
+        neighbours.remove(self.settings.project)
+        self.api.remove_networks(self.settings.project, self._network_names())
+        return tuple(reversed(stopped))
+
+    def _network_names(self) -> tuple[str, ...]:
+        return tuple(f"{self.settings.project}_{name}" for name in NETWORKS)
 
     def _kill_rest(self, sink: Sink) -> None:
         """What did not stop in all the time it was given."""
@@ -1035,11 +1107,7 @@ class DockerEngine:
         what = {"postgres": "database: experiments, runs, parameters, metrics, registered models",
                 "gateway": "certificates of the gateway, and its own CA",
                 "minio": "artifacts (MinIO)", "versitygw": "artifacts (VersityGW)", "mlflow-tmp": "upload buffers"}
-        # also what is not part of the plan now: a notebook for a server elsewhere has one volume
-        names = [v.name for v in compose_model.volumes(replace(self.settings, tracking_uri=""), self.object_store)]
-        # stores used earlier are data of this project too
-        names += [f"{self.settings.project}_{s}" for s in ("minio", "versitygw", "gateway", "secrets-gateway")]
-        found = self.api.volumes(names)
+        found = self.api.volumes(self._volume_names())
         mine = [n for n, labels in found.items() if labels.get(f"{LABEL}.instance") == self.system.state.instance]
         prefix = len(self.settings.project) + 1
         return tuple(DataItem(f"volume {n}", what.get(n[prefix:], "generated secrets")) for n in sorted(mine))

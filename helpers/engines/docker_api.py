@@ -37,6 +37,7 @@ class Container:
     labels: Mapping[str, str]
     ports: tuple[Port, ...]
     since: str
+    volumes: tuple[str, ...] = ()  # names of those that are mounted
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ class DockerApi:
                 id=summary["Id"], name=summary["Names"][0].lstrip("/") if summary["Names"] else "",
                 image=summary["Image"], image_id=summary.get("ImageID", ""), state=state, exit_code=code,
                 labels=summary.get("Labels") or {}, since=str(summary.get("Status", "")),
+                volumes=tuple(str(m["Name"]) for m in summary.get("Mounts") or () if m.get("Name")),
                 ports=tuple(sorted((p for p in ports if p.published), key=lambda p: p.target))))
         return found
 
@@ -265,7 +267,7 @@ class DockerApi:
 
     def pull(self, name: str) -> Iterator[str]:
         """Pull an image, giving a line per layer event. Raises TrackbedError with the registry's words."""
-        from docker.errors import APIError
+        from docker.errors import APIError, DockerException
 
         named, _, digest = name.partition("@")
         repository, _, tag = named.rpartition(":")
@@ -274,7 +276,7 @@ class DockerApi:
                 if "error" in event:
                     raise TrackbedError(str(event["error"]))
                 yield " ".join(str(event.get(key, "")) for key in ("id", "status", "progress")).strip()
-        except APIError as error:
+        except (APIError, DockerException) as error:  # the second: a credential helper that is not installed
             raise TrackbedError(_words(error)) from None
 
     def tag(self, name: str, other: str) -> None:
@@ -397,11 +399,14 @@ class DockerApi:
             raise TrackbedError(f"container {container[:12]} has no address", "`invoke up` starts it")
         return found[0]
 
-    def remove_networks(self, project: str) -> None:
-        """Remove networks that Compose made for a project and that its files of today do not name."""
+    def remove_networks(self, project: str, names: Iterable[str]) -> None:
+        """Remove those of the named networks that Compose made for a project."""
         from docker.errors import APIError
 
+        known = set(names)
         for network in self.client.api.networks(filters={"label": f"com.docker.compose.project={project}"}):
+            if network["Name"] not in known:
+                continue  # of somebody else's files of the same name
             try:
                 self.client.api.remove_network(network["Id"])
             except APIError:

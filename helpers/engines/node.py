@@ -7,7 +7,6 @@ at, and commands. It lasts as long as this process: the far end reads our pipe, 
 from __future__ import annotations
 
 import atexit
-import hashlib
 import json
 import os
 import queue
@@ -25,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from helpers.engines import client_config
 from helpers.engines.base import ExecResult
 from helpers.errors import EngineUnavailable
 
@@ -307,14 +307,11 @@ def endpoint(environ: Mapping[str, str]) -> tuple[str, str]:
     """The engine that the Docker command line would use, and who says so: ("", "") for this machine's default."""
     if host := environ.get("DOCKER_HOST", ""):
         return host, f"DOCKER_HOST={host}"
-    folder = Path(environ.get("DOCKER_CONFIG", "") or Path(environ.get("HOME", "") or "~").expanduser() / ".docker")
-    named = environ.get("DOCKER_CONTEXT", "")
+    if not (context := client_config.context(environ)):
+        return "", ""
     try:
-        context = named or json.loads((folder / "config.json").read_text()).get("currentContext", "")
-        if not context or context == "default":
-            return "", ""
-        meta = folder / "contexts" / "meta" / hashlib.sha256(context.encode()).hexdigest() / "meta.json"
-        host = str(json.loads(meta.read_text())["Endpoints"]["docker"].get("Host", ""))
+        meta = json.loads(client_config.context_file(environ, context).read_text())
+        host = str(meta["Endpoints"]["docker"].get("Host", ""))
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return "", ""
     return (host, f"the Docker context {context} ({host})") if host else ("", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socketserver
@@ -16,7 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
-from helpers.engines import compose, compose_model
+from helpers import images
+from helpers.engines import client_config, compose, compose_model
 from helpers.engines.base import ExecResult, Health, Mount, PartStatus, Port, State
 from helpers.engines.compose import DockerEngine
 from helpers.engines.docker_api import LABEL, Container, DockerApi, socket_error
@@ -203,6 +205,69 @@ def test_why_not(surroundings: Callable[..., DockerEngine], around: dict[str, An
     assert fix in found.fix
 
 
+def choose_context(folder: Path, name: str, host: str = "") -> None:
+    """As `docker context create` and `use` leave it."""
+    config = folder / ".docker"
+    config.mkdir()
+    (config / "config.json").write_text(json.dumps({"currentContext": name}))
+    if host:
+        meta = config / "contexts" / "meta" / hashlib.sha256(name.encode()).hexdigest() / "meta.json"
+        meta.parent.mkdir(parents=True)
+        meta.write_text(json.dumps({"Name": name, "Metadata": {},
+                                    "Endpoints": {"docker": {"Host": host, "SkipTLSVerify": False}}}))
+
+
+def test_a_context_without_the_usual_socket(surroundings: Callable[..., DockerEngine], tmp_path: Path,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rootless engines and Docker Desktop."""
+    engine = surroundings({}, "v2.30.0")
+    choose_context(tmp_path, "rootless", os.environ["DOCKER_HOST"])
+    monkeypatch.delenv("DOCKER_HOST")
+    found = engine.availability()
+    assert (found.usable, found.reason) == (True, "Docker 28.1.0, Compose 2.30.0")
+    monkeypatch.setenv("DOCKER_CONTEXT", "gone")
+    found = engine.availability()
+    assert (found.usable, found.present) == (False, True)
+    assert "no Docker context gone, which is chosen in DOCKER_CONTEXT" in found.reason and "context ls" in found.fix
+
+
+def test_a_context_whose_engine_is_down(surroundings: Callable[..., DockerEngine], tmp_path: Path) -> None:
+    choose_context(tmp_path, "rootless", f"unix://{tmp_path}/none.sock")
+    found = surroundings().availability()
+    assert (found.usable, found.present) == (False, True), "not quietly without Docker"
+    assert "the Docker context rootless" in found.reason and "docker context use default" in found.fix
+
+
+def test_the_workspaces_owner_in_a_user_namespace(surroundings: Callable[..., DockerEngine]) -> None:
+    engine = surroundings({}, "v2.30.0", info={"SecurityOptions": ["name=userns"],
+                                               "DockerRootDir": "/var/lib/docker/100000.100000"})
+    assert engine.availability().usable and engine.settings.notebook_uid == 1000
+    assert engine.ids.outside(engine.settings.notebook_uid) == 101000
+
+
+@pytest.mark.parametrize(("words", "means"), [
+    ("docker: 'buildx' is not a docker command.\nSee 'docker --help'", "Buildx is missing"),
+    ("unknown command: docker buildx", "Buildx is missing"),
+    ('error getting credentials - err: exec: "docker-credential-desktop": executable file not found in $PATH',
+     "names the credential helper desktop"),
+    ("Credentials store error: StoreError('docker-credential-pass not installed or not available in PATH')",
+     "names the credential helper pass"),
+    ("#9 ERROR: process did not complete", ""),
+])
+def test_what_docker_s_client_lacks(words: str, means: str) -> None:
+    found = images.client_problem(words)
+    assert (means in found[0]) if found else not means
+
+
+def test_credential_helpers_that_are_not_installed(tmp_path: Path) -> None:
+    (tmp_path / "docker-credential-here").touch(0o755)
+    (tmp_path / "config.json").write_text(json.dumps({"credsStore": "desktop", "credHelpers": {"a.example": "here"}}))
+    environ = {"DOCKER_CONFIG": str(tmp_path), "PATH": str(tmp_path)}
+    assert client_config.missing_helpers(environ) == ("docker-credential-desktop",)
+    (tmp_path / "config.json").write_text("{nothing")
+    assert client_config.missing_helpers(environ) == ()
+
+
 def test_permission_denied(surroundings: Callable[..., DockerEngine], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compose, "socket_error", lambda path: PermissionError(13, "Permission denied"))
     found = surroundings().availability()
@@ -226,9 +291,15 @@ def test_what_a_socket_says(tmp_path: Path) -> None:
 # what is there already
 
 
-def container(name: str, **labels: str) -> Container:
+def container(name: str, volumes: tuple[str, ...] = (), **labels: str) -> Container:
     return Container("id-" + name, name, "some/image:1", "sha", State.READY, None,
-                     {k.replace("__", "."): v for k, v in labels.items()}, (), "")
+                     {k.replace("__", "."): v for k, v in labels.items()}, (), "", volumes)
+
+
+def compose_container(name: str, *volumes: str, project: str = "trackbed") -> Container:
+    return container(name, volumes, com__docker__compose__project=project, com__docker__compose__oneoff="False",
+                     com__docker__compose__service=name.split("-")[1],
+                     com__docker__compose__project__working_dir="/home/ada/lab")
 
 
 class FakeApi(DockerApi):
@@ -257,10 +328,30 @@ def engine_with(tmp_path: Path, containers: list[Container] | None = None,
 
 
 def test_our_own_are_not_foreign(tmp_path: Path) -> None:
-    ours = container("trackbed-mlflow-1")
-    ours = Container(**{**vars(ours), "labels": {"com.docker.compose.project": "trackbed"}})
-    engine_with(tmp_path, [ours, container("something-else")],
+    ours = compose_container("trackbed-postgres-1", "trackbed_postgres")
+    engine_with(tmp_path, [ours, container("something-else"), compose_container("lab-web-1", project="lab")],
                 {"trackbed_postgres": {f"{LABEL}.instance": "mine" * 8}}).check_foreign()
+
+
+def test_another_compose_project_of_the_same_name_is_left_alone(tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = compose_container("trackbed-postgres-1", "trackbed_postgres")
+    theirs = [compose_container("trackbed-web-1"), compose_container("trackbed-mlflow-1", "trackbed_data")]
+    engine = engine_with(tmp_path, [ours, *theirs], {"trackbed_postgres": {f"{LABEL}.instance": "mine" * 8}})
+    with pytest.raises(TrackbedError, match="another Compose project is called trackbed too, in /home/ada/lab: its "
+                                            "containers trackbed-web-1, trackbed-mlflow-1 are not Trackbed's"):
+        engine.check_foreign()
+    assert [s.name for s in engine.parts() if s.state is not State.MISSING] == ["postgres"]
+
+    removed: list[str] = []
+    monkeypatch.setattr(engine.api, "stop", lambda name, seconds: None)
+    monkeypatch.setattr(engine.api, "remove", removed.append)
+    monkeypatch.setattr(engine.api, "remove_networks", lambda project, names: removed.extend(names))
+    monkeypatch.setattr(compose.neighbours, "remove", lambda project: None)
+    monkeypatch.setattr(engine, "_compose", None)  # `docker compose down` would take all of them
+    assert engine.stop(Silent()) == ("postgres",)
+    assert removed == ["id-trackbed-postgres-1", "trackbed_backend", "trackbed_frontend", "trackbed_tracking",
+                       "trackbed_console"]
 
 
 @pytest.mark.parametrize(("containers", "volumes", "message", "hint"), [
