@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import hashlib
+import hmac
 import os
 import re
 import secrets
@@ -28,6 +29,13 @@ TRACKING_PASSWORD = "TRACKING_PASSWORD"
 TRACKING_TOKEN = "TRACKING_TOKEN"
 NAMES = (POSTGRES_PASSWORD, S3_ACCESS_KEY, S3_SECRET_KEY, JUPYTER_TOKEN, MLFLOW_TOKEN, KEK_PASSPHRASE, WEBHOOK_KEY)
 SEALING = (KEK_PASSPHRASE, WEBHOOK_KEY)  # what rows of the database are encrypted with
+GATEWAY_KEY = "GATEWAY_KEY"  # with which the gateway proves the names of logins to MLflow
+STORE_SYNC_TOKEN = "STORE_SYNC_TOKEN"  # with which MLflow asks the service that syncs VersityGW's volume
+# Made from secrets that the server has and the notebook has not, and replaced with them: the purpose, and which.
+DERIVED: Mapping[str, tuple[bytes, tuple[str, ...]]] = {
+    GATEWAY_KEY: (b"the gateway's key", (POSTGRES_PASSWORD, S3_SECRET_KEY, KEK_PASSPHRASE)),
+    STORE_SYNC_TOKEN: (b"the token of the store's sync", (POSTGRES_PASSWORD, S3_SECRET_KEY, KEK_PASSPHRASE)),
+}
 FORMER = "FORMER_"  # beside one of these: earlier values, one a line, until the rows are encrypted anew
 
 FOLDER = "secrets"
@@ -100,6 +108,7 @@ class Credentials:
         """``template`` with ``{NAME}`` replaced for each of ``names``; every other brace stays as it is."""
         wanted = tuple(names)
         known = {**self.former, **self.values}
+        known |= {name: self.derived(name) for name in wanted if name in DERIVED}
         for name in wanted:
             if name not in known:
                 raise TrackbedError(f"the secret {name} is missing", "Make it: invoke credentials --init")
@@ -107,6 +116,11 @@ class Credentials:
             return template
         pattern = "|".join(re.escape(name) for name in wanted)
         return re.sub(rf"\{{({pattern})\}}", lambda found: known[found[1]], template)
+
+    def derived(self, name: str) -> str:
+        """One of DERIVED: an HMAC, from which the secrets that it is made from cannot be told."""
+        purpose, sources = DERIVED[name]
+        return hmac.new("\0".join(self[source] for source in sources).encode(), purpose, hashlib.sha256).hexdigest()
 
     def hide(self, text: str) -> str:
         """``text`` with every secret value replaced by ``***``, for logs and errors of other programs."""

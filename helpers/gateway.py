@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import http.client
 import os
 import shlex
@@ -14,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from helpers import metadata, stack, users
-from helpers.credentials import KEK_PASSPHRASE, POSTGRES_PASSWORD, S3_SECRET_KEY, Credentials
 from helpers.engines.base import GATEWAY, Engine
 from helpers.errors import SettingError, TrackbedError
 from helpers.settings import DEFAULT, Settings
@@ -72,14 +70,6 @@ def check_settings(settings: Settings, engine: str, node: str = "") -> None:
     if settings.public and settings.tracking_uri:
         raise SettingError("PUBLIC=true opens a tracking server of ours, and TRACKING_URI names one elsewhere.",
                            "leave one of the two out")
-
-
-def key(credentials: Credentials) -> bytes:
-    """What the gateway proves the names of logins to MLflow with: derived from secrets that MLflow has and the
-    notebook has not, and replaced with them.
-    """
-    secret = "\0".join(credentials[name] for name in (POSTGRES_PASSWORD, S3_SECRET_KEY, KEK_PASSPHRASE))
-    return hmac.new(secret.encode(), b"the gateway's key", hashlib.sha256).hexdigest().encode() + b"\n"
 
 
 def hsts(settings: Settings) -> str:

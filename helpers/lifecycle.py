@@ -376,7 +376,8 @@ def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), 
             title = {"minio": "MinIO (Silo)", "versitygw": "VersityGW"}.get(settings.object_store, title)
         rows.append(Row(status, title, urls))
     node = engine.host.tunnel if isinstance(engine, DockerEngine) else ""
-    return Overview(engine.name, settings, tuple(rows), changed, node, engine.access_token())
+    token = "" if settings.public else engine.access_token()  # people have a login there, the gateway the token
+    return Overview(engine.name, settings, tuple(rows), changed, node, token)
 
 
 def _public_urls(settings: Settings, engine: Engine, status: PartStatus) -> tuple[str, ...]:

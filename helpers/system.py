@@ -43,8 +43,10 @@ class System:
     def asks(self) -> bool:
         """Whether MLflow asks for its token here. What LOCAL_ACCESS=auto means was decided by `up`."""
         settings = self.settings
-        if settings.tracking_uri or settings.public:
-            return False  # there is no server of ours; the gateway's logins are in front of it
+        if settings.tracking_uri:
+            return False  # there is no server of ours
+        if settings.public:
+            return True  # the gateway adds it behind its logins: nobody comes past them to the container's own address
         chosen = settings.local_access if settings.local_access != AUTO else self.state.access.get("mode", OPEN)
         return chosen == TOKEN
 

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -27,6 +29,30 @@ func health(address string) error {
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusUnauthorized {
 		return fmt.Errorf("status %d instead of 401", answer.StatusCode)
+	}
+	return nil
+}
+
+// known asks MLflow for a page with the gateway's token. Only a refusal counts: whether MLflow works is its own matter.
+func known(url, path string) error {
+	token, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	request.Host = "localhost"
+	request.Header.Set("Authorization", "Bearer "+string(bytes.TrimSpace(token)))
+	client := http.Client{Timeout: time.Second}
+	answer, err := client.Do(request)
+	if err != nil {
+		return nil
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode == http.StatusUnauthorized {
+		return errors.New("MLflow does not know the gateway's token")
 	}
 	return nil
 }

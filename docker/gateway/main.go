@@ -50,7 +50,10 @@ func main() {
 	case "validate":
 		os.Args = []string{"caddy", "validate", "--config", caddyfile, "--adapter", "caddyfile"}
 	case "health":
-		finish(health("127.0.0.1:8000"))
+		if err := health("127.0.0.1:8000"); err != nil {
+			finish(err)
+		}
+		finish(known("http://mlflow:8000/health", "/run/secrets/access-token"))
 	case "root":
 		finish(root(authority.Root(data)))
 	default:

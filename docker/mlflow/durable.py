@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from artifacts import folder_of
-from common import FAILED, STAGED, Stop, say, sync_path
+from common import FAILED, MISCONFIGURED, STAGED, Stop, say, sync_path
 from written import Journal
 
+TOKEN_FILE = "TRACKBED_STORE_SYNC_TOKEN_FILE"
 SYNC_SECONDS = 110.0  # below the 120 s after which MLflow's client gives up
 
 
@@ -98,8 +99,19 @@ def sync_tree(folder: str, folders: Folders) -> Iterator[str]:
     folders.settle(folder)
 
 
+def read_token(environment: Mapping[str, str]) -> str:
+    """What the service answers to, "" where an earlier version wrote none. Raises Stop where it cannot be read."""
+    path = environment.get(TOKEN_FILE, "")
+    try:
+        return Path(path).read_text("ascii").strip() if path else ""
+    except (OSError, ValueError) as error:
+        raise Stop(MISCONFIGURED, f"the token of the store's sync in {path} cannot be read: {error}") from None
+
+
 def ask(address: str, seconds: float = SYNC_SECONDS, **words: Any) -> dict[str, Any]:
-    """The answer of the service at host:port to one request. Raises OSError, also for what it could not do."""
+    """The answer of the service at host:port to one request, with its ``token`` among the words. Raises OSError, also
+    for what it could not do.
+    """
     host, _, port = address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=seconds) as connection:
         connection.sendall(json.dumps(words).encode() + b"\n")
@@ -118,7 +130,7 @@ def sync_all(environment: Mapping[str, str]) -> None:
     """After a restore: VersityGW's whole file system at once. A folder's own `finish` has done it already."""
     if address := environment.get("TRACKBED_STORE_SYNC"):
         try:
-            ask(address, 600, all=True)
+            ask(address, 600, all=True, token=read_token(environment))
         except OSError as error:
             raise Stop(FAILED, f"the objects are stored, but not known to be on the disk: {error}") from None
 
@@ -131,7 +143,10 @@ def make_durable(environment: Mapping[str, str]) -> Journal | None:
         _local(journal)
         return journal
     if address := environment.get("TRACKBED_STORE_SYNC"):
-        _s3(functools.partial(ask, address))
+        service = functools.partial(ask, address, token=read_token(environment))
+        with contextlib.suppress(OSError):  # from the first start on nothing without the token is answered
+            service(seconds=5, result=True)
+        _s3(service)
     return None  # MinIO syncs by itself; what an external store promises is its own matter
 
 
@@ -247,7 +262,7 @@ def run(command: str, environment: Mapping[str, str]) -> None:
     if destination.startswith("s3://"):
         address = environment.get("TRACKBED_STORE_SYNC", "")
         if command == "written":
-            print(json.dumps(ask(address, 5, result=True) if address else {}))
+            print(json.dumps(ask(address, 5, result=True, token=read_token(environment)) if address else {}))
         return
     journal = Journal(folder_of(destination).parent)
     if command == "written":

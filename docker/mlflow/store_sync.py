@@ -4,13 +4,14 @@ VersityGW 1.8.0 keeps an object as a plain file of its name and its metadata as 
 calls fsync for neither. The MLflow server names an object here before it answers an upload. One JSON object per
 connection, answered by one: {"bucket", "keys"} syncs objects, {"bucket", "removed"} notes a deletion, {"all"} syncs the
 whole file system (a restore), {"result"} gives what the last check found. Names only: nothing is read out or written
-for a caller.
+for a caller. Each has the "token" of the secrets volume: other accounts of the machine reach this container, too.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import hmac
 import json
 import os
 import signal
@@ -19,11 +20,12 @@ import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
-from common import FAILED, Stop
-from durable import Folders, sync_files
+from common import FAILED, MISCONFIGURED, Stop, sync_path
+from durable import TOKEN_FILE, Folders, read_token, sync_files
 from written import Journal
 
 OBJECTS, SIDECAR, META = "objects", "sidecar", "meta"  # as compose.versitygw.yaml and VersityGW name them
+ASKED = "asked-with-token"  # in the journal's folder: the server knows the token
 PORT, LONGEST, AT_ONCE = 9002, 2**20, 32  # bytes of a request; requests that are served at the same time
 
 
@@ -35,14 +37,41 @@ def checked(name: object) -> str:
 
 
 class StoreSync:
-    """What the service does with the volume at ``root``."""
+    """What the service does with the volume at ``root``, for who knows ``token``."""
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.journal, self.folders = root, Journal(root), Folders()
+    def __init__(self, root: Path, token: str) -> None:
+        self.root, self.token, self.journal, self.folders = root, token.encode(), Journal(root), Folders()
         self._buckets: set[str] = set()  # whose own metadata are on the disk
+        self._mark = self.journal.folder / ASKED
+        # an update begins with this service: until the server is a new one, too, it goes on without the token
+        self._lenient = self.journal.folder.exists() and not self._mark.exists()
+
+    def begin(self) -> bool:
+        """A start. True when the last stop was no clean one."""
+        unclean = self.journal.begin()
+        if not self._lenient:
+            self._strict()
+        return unclean
+
+    def _strict(self) -> None:
+        self._mark.touch(mode=0o600)
+        sync_path(str(self.journal.folder))
+        self._lenient = False
+
+    def knows(self, request: dict[str, Any]) -> bool:
+        """Whether a request comes from the server."""
+        if hmac.compare_digest(str(request.get("token") or "").encode("utf-8", "replace"), self.token):
+            if self._lenient:
+                self._strict()
+            return True
+        return self._lenient and "token" not in request
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Raises ValueError for a request that is none, OSError for what the disk refuses."""
+        """Raises ValueError for a request that is none, PermissionError without the token, OSError for what the disk
+        refuses.
+        """
+        if not self.knows(request):
+            raise PermissionError("this service answers to the token of MLflow's server alone")
         if request.get("result"):
             return self.journal.result()
         if request.get("all"):
@@ -113,9 +142,11 @@ class Server(socketserver.ThreadingTCPServer):
 
 def serve(root: Path) -> NoReturn:
     """Until SIGTERM, which is a clean stop."""
-    store = StoreSync(root)
+    if not (token := read_token(os.environ)):
+        raise Stop(MISCONFIGURED, f"{TOKEN_FILE} names no file with a token; `invoke up` writes it")
+    store = StoreSync(root, token)
     try:
-        unclean = store.journal.begin()
+        unclean = store.begin()
     except OSError as error:
         raise Stop(FAILED, f"the store's volume at {root}: {error}") from None
     with Server(("", PORT), Handler) as server:

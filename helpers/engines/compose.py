@@ -728,15 +728,13 @@ class DockerEngine:
             files.setdefault(secret.volume, []).append(
                 FileEntry(secret.path, content, secret.uid, secret.gid, secret.mode))
         if self.settings.public:
-            files[f"{self.settings.project}_secrets-gateway"] = self._gateway_files()
+            name, own = f"{self.settings.project}_secrets-gateway", self._gateway_files()
+            files[name] = [e for e in files[name] if e.path not in {one.path for one in own}] + own
         alone = bool(self.settings.tracking_uri)
         if not alone:
             live = {key: self.system.state.live[key] for key in ("database", "prefix")} | {"store": self.object_store}
             files[f"{self.settings.project}_secrets-mlflow"].append(
                 FileEntry(LIVE, json.dumps(live).encode(), *compose_model.UIDS[MLFLOW], 0o400))
-        if self.settings.public:
-            files[f"{self.settings.project}_secrets-mlflow"].append(
-                FileEntry("gateway-key", gateway.key(credentials), *compose_model.UIDS[MLFLOW], 0o400))
         self.__dict__.pop("_own_volumes", None)
         self.api.fill(self.image_settings.jupyter_image if alone else self.settings.mlflow_image, roots, files)
         return f"{self.settings.project}_postgres" in existing
@@ -804,8 +802,7 @@ class DockerEngine:
 
     def _gateway_files(self) -> list[FileEntry]:
         owner = compose_model.UIDS[GATEWAY]
-        files = [FileEntry("users", users.render(users.load(self.settings)).encode(), *owner, 0o400),
-                 FileEntry("gateway-key", gateway.key(self.system.credentials()), *owner, 0o400)]
+        files = [FileEntry("users", users.render(users.load(self.settings)).encode(), *owner, 0o400)]
         if self.settings.acme_root:
             try:
                 text = Path(self.settings.acme_root).read_bytes()

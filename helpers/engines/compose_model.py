@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import elsewhere, notebook, server_secrets, stack
+from helpers.credentials import GATEWAY_KEY, MLFLOW_TOKEN, STORE_SYNC_TOKEN
 from helpers.engines import database_roles
 from helpers.engines.base import (
     BUCKET,
@@ -130,8 +131,14 @@ def secret_files(settings: Settings, object_store: str, asks: bool = False) -> t
         token, cookie, *server_secrets.notebook_files(token.volume, token.uid, token.gid, asks),
     ]
     if settings.public:
-        # nobody yet: the engine puts today's users and the CA's root in place of this
-        listed.append(secret(GATEWAY, "users", "end\n", (), *UIDS[GATEWAY]))
+        key = ("gateway-key", f"{{{GATEWAY_KEY}}}\n", (GATEWAY_KEY,))
+        listed += [secret(MLFLOW, *key, *UIDS[MLFLOW]), secret(GATEWAY, *key, *UIDS[GATEWAY]),
+                   secret(GATEWAY, server_secrets.ACCESS_FILE, f"{{{MLFLOW_TOKEN}}}", (MLFLOW_TOKEN,), *UIDS[GATEWAY]),
+                   # nobody yet: the engine puts today's users and the CA's root in place of this
+                   secret(GATEWAY, "users", "end\n", (), *UIDS[GATEWAY])]
+    if object_store == "versitygw":
+        sync = ("store-sync-token", f"{{{STORE_SYNC_TOKEN}}}", (STORE_SYNC_TOKEN,))
+        listed += [secret(MLFLOW, *sync, *UIDS[MLFLOW]), secret(STORE, *sync, *UIDS[STORE])]
     if object_store != "external":
         listed += [secret(STORE, "access-key", "{S3_ACCESS_KEY}", ("S3_ACCESS_KEY",), *UIDS[STORE]),
                    secret(STORE, "secret-key", "{S3_SECRET_KEY}", ("S3_SECRET_KEY",), *UIDS[STORE])]

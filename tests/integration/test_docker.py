@@ -120,13 +120,13 @@ def test_data_belong_to_the_user_of_their_part(system: Clone, part: str, folder:
     assert inside(system, part, "id", "-u") == owner
 
 
-def test_what_syncs_the_store_is_on_the_backend_only_without_secrets(system: Clone) -> None:
+def test_what_syncs_the_store_is_on_the_backend_only_and_asks_for_a_token(system: Clone) -> None:
     if "store-sync" not in services(system):
         pytest.skip("NOT TESTED: only VersityGW has it")
     found = details(system, "store-sync")
     assert list(found["NetworkSettings"]["Networks"]) == [f"{system.project}_backend"]
     assert not found["HostConfig"]["PortBindings"]
-    assert {mount["Destination"] for mount in found["Mounts"]} == {"/store"}
+    assert {mount["Destination"]: mount["RW"] for mount in found["Mounts"]} == {"/store": True, "/run/secrets": False}
     assert inside(system, "store-sync", "id", "-u") == "10002"
     status = inside(system, "store-sync", "cat", "/proc/1/status")
     assert re.search(r"CapEff:\s+0+\n", status) and re.search(r"NoNewPrivs:\s+1\n", status)

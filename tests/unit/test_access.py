@@ -106,7 +106,7 @@ def test_who_chose_is_obeyed(machine: list[pwd.struct_passwd], tmp_path: Path, c
 def test_behind_the_gateway_or_elsewhere_nothing_is_asked(machine: list[pwd.struct_passwd], tmp_path: Path) -> None:
     machine.append(account("bob", BOB))
     public = system(tmp_path, public="true", local_access="token")
-    assert "gateway" in access.decide(public) and not public.asks
+    assert "gateway" in access.decide(public) and public.asks  # the gateway adds it
     alone = system(tmp_path, tracking_uri="https://mlflow.example.org")
     assert access.decide(alone) == "" and not alone.asks
 

@@ -241,16 +241,19 @@ def test_half_uploads_are_neither_listed_nor_kept(tmp_path: Path) -> None:
 
 # --- the service beside VersityGW's volume
 
+TOKEN = "token-of-the-store-sync"
+
+
 @pytest.fixture
 def service(tmp_path: Path) -> store_sync.StoreSync:
     for name in ("objects/bucket/main/1/a.bin", "sidecar/bucket/main/1/a.bin/meta/etag"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(b"content")
-    return store_sync.StoreSync(tmp_path)
+    return store_sync.StoreSync(tmp_path, TOKEN)
 
 
 def test_an_object_its_metadata_and_their_folders_are_synced(disk: Disk, service: store_sync.StoreSync) -> None:
-    assert service.answer({"bucket": "bucket", "keys": ["main/1/a.bin"]}) == {}
+    assert service.answer({"token": TOKEN, "bucket": "bucket", "keys": ["main/1/a.bin"]}) == {}
     synced = disk.synced()
     for tree in ("objects", "sidecar"):
         assert {f"{tree}/bucket/main/1", f"{tree}/bucket/main", f"{tree}/bucket", tree} <= set(synced)
@@ -268,17 +271,17 @@ def test_an_object_its_metadata_and_their_folders_are_synced(disk: Disk, service
 ])
 def test_only_names_below_the_objects_are_taken(service: store_sync.StoreSync, request_: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
-        service.answer(request_)
+        service.answer({"token": TOKEN, **request_})
 
 
 def test_no_link_is_followed_to_another_file(service: store_sync.StoreSync) -> None:
     (service.root / "objects/bucket/link").symlink_to("/etc/passwd")
     with pytest.raises(OSError):
-        service.answer({"bucket": "bucket", "keys": ["link"]})
+        service.answer({"token": TOKEN, "bucket": "bucket", "keys": ["link"]})
 
 
 def test_the_whole_file_system_at_once(service: store_sync.StoreSync) -> None:
-    assert service.answer({"all": True}) == {}
+    assert service.answer({"token": TOKEN, "all": True}) == {}
 
 
 def test_over_the_network_an_error_of_the_service_is_an_error_here(service: store_sync.StoreSync) -> None:
@@ -287,12 +290,52 @@ def test_over_the_network_an_error_of_the_service_is_an_error_here(service: stor
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"127.0.0.1:{server.server_address[1]}"
         try:
-            assert durable.ask(address, 5, bucket="bucket", keys=["main/1/a.bin"]) == {}
+            assert durable.ask(address, 5, token=TOKEN, bucket="bucket", keys=["main/1/a.bin"]) == {}
             with pytest.raises(OSError, match="No such file"):
-                durable.ask(address, 5, bucket="bucket", keys=["main/1/missing"])
+                durable.ask(address, 5, token=TOKEN, bucket="bucket", keys=["main/1/missing"])
             with pytest.raises(OSError, match="no name of an object"):
-                durable.ask(address, 5, bucket="bucket", keys=["../x"])
+                durable.ask(address, 5, token=TOKEN, bucket="bucket", keys=["../x"])
         finally:
             server.shutdown()
     with pytest.raises(OSError):
         durable.ask(address, 5, result=True)
+
+
+# --- other accounts of the machine reach the service's container, too
+
+@pytest.mark.parametrize("words", [{}, {"token": ""}, {"token": "wrong"}, {"token": None}, {"token": [TOKEN]},
+                                   {"token": TOKEN + "x"}, {"token": "\ud800"}])
+@pytest.mark.parametrize("request_", [{"result": True}, {"all": True}, {"bucket": "bucket", "removed": "main"}])
+def test_without_the_token_nothing_is_answered(service: store_sync.StoreSync, words: dict[str, Any],
+                                               request_: dict[str, Any]) -> None:
+    service.begin()
+    with pytest.raises(PermissionError):
+        service.answer({**words, **request_})
+    assert lines(service.journal, 0) == []
+
+
+def test_a_system_that_is_half_updated_goes_on_until_its_server_sends_the_token(service: store_sync.StoreSync) -> None:
+    service.journal.begin()  # an earlier version, which asked nobody
+
+    def started() -> store_sync.StoreSync:
+        made = store_sync.StoreSync(service.root, TOKEN)
+        made.begin()
+        return made
+
+    asked = {"bucket": "bucket", "keys": ["main/1/a.bin"]}
+    for _ in range(2):
+        later = started()
+        assert later.answer(asked) == {}
+        with pytest.raises(PermissionError):
+            later.answer({**asked, "token": "wrong"})
+    assert later.answer({**asked, "token": TOKEN}) == {}
+    for known in (later, started()):
+        with pytest.raises(PermissionError):
+            known.answer(asked)
+
+
+def test_the_service_does_not_start_without_its_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in ("", str(tmp_path / "missing")):
+        monkeypatch.setenv(durable.TOKEN_FILE, path)
+        with pytest.raises(common.Stop):
+            store_sync.serve(tmp_path)

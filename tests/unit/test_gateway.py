@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from helpers import credentials, gateway, metadata, stack, users
+from helpers import credentials, gateway, lifecycle, metadata, stack, users
+from helpers.engines import compose_model
+from helpers.engines.base import PartStatus, State
 from helpers.engines.compose import DockerEngine
 from helpers.errors import SettingError, TrackbedError
 from tests.unit.fakes import system
@@ -126,12 +129,36 @@ def test_what_the_gateway_is_told(tmp_path: Path, flags: dict[str, str], certifi
 
 def test_the_gateways_key_follows_the_secrets_and_tells_none(tmp_path: Path) -> None:
     values = {name: name.lower() for name in credentials.NAMES}
-    key = gateway.key(credentials.Credentials(values))
-    assert len(key) == 65 and not [v for v in values.values() if v.encode() in key]
-    for name in (credentials.POSTGRES_PASSWORD, credentials.S3_SECRET_KEY, credentials.KEK_PASSPHRASE):
-        assert gateway.key(credentials.Credentials({**values, name: "another"})) != key
-    # what the notebook has is none of them
-    assert gateway.key(credentials.Credentials({**values, credentials.JUPYTER_TOKEN: "another"})) == key
+
+    def derived(name: str, **changed: str) -> str:
+        return credentials.Credentials({**values, **changed}).derived(name)
+
+    assert len({derived(name) for name in credentials.DERIVED}) == 2
+    for name in credentials.DERIVED:
+        key = derived(name)
+        assert len(key) == 64 and not [v for v in values.values() if v in key]
+        for source in (credentials.POSTGRES_PASSWORD, credentials.S3_SECRET_KEY, credentials.KEK_PASSPHRASE):
+            assert derived(name, **{source: "another"}) != key
+        # what the notebook has is none of them
+        for theirs in (credentials.JUPYTER_TOKEN, credentials.MLFLOW_TOKEN):
+            assert derived(name, **{theirs: "another"}) == key
+
+
+def test_behind_the_gateway_mlflow_asks_for_its_token_and_people_are_told_of_none(tmp_path: Path) -> None:
+    settings = system(tmp_path, public="true", public_address="203.0.113.7", project="lab").settings
+    files = {(file.part, file.path): file for file in compose_model.secret_files(settings, "versitygw", asks=True)}
+    for part, path in (("mlflow", "access-token"), ("gateway", "access-token"), ("jupyter", "tracking-token")):
+        assert files[part, path].template == "{MLFLOW_TOKEN}"
+    assert {part for part, path in files if path == "gateway-key"} == {"mlflow", "gateway"}
+    assert {part for part, path in files if path == "store-sync-token"} == {"mlflow", "store"}
+    values = {name: name.lower() for name in credentials.NAMES}
+    for file in files.values():
+        if not any(name.startswith(credentials.FORMER) for name in file.names):
+            assert credentials.Credentials(values).render(file.template, file.names)
+    status = PartStatus("mlflow", State.READY)
+    engine = SimpleNamespace(name="docker", parts=lambda detail: (status,), access_token=lambda: "token")
+    view = lifecycle.overview(engine, settings)  # type: ignore[arg-type]
+    assert view.token == "" and lifecycle.mlflow_url(view) == "https://203.0.113.7:8000"
 
 
 @pytest.mark.parametrize(("flags", "there"), [

@@ -40,13 +40,15 @@ func init() {
 // one count of wrong logins for all sites
 var wrong = &Limit{Burst: 10, Refill: 2 * time.Second}
 
-// Login is the handler. Users names the file (see Users), Key the one whose key proves the name to the service behind;
-// without it the service is not told.
+// Login is the handler. Users names the file (see Users), Key the one whose key proves the name to the service behind,
+// Token the one with what that service asks for; without them it is not told.
 type Login struct {
 	Users string `json:"users,omitempty"`
 	Key   string `json:"key,omitempty"`
+	Token string `json:"token,omitempty"`
 	users *Users
 	key   *Secret
+	token *Secret
 }
 
 func (Login) CaddyModule() caddy.ModuleInfo {
@@ -58,16 +60,27 @@ func (l *Login) Provision(caddy.Context) error {
 	if l.Key != "" {
 		l.key = &Secret{path: l.Key}
 	}
+	if l.Token != "" {
+		l.token = &Secret{path: l.Token}
+	}
 	return nil
 }
 
-// UnmarshalCaddyfile reads `login * USERS [KEY]` (without the star a path would be taken for a matcher).
+// UnmarshalCaddyfile reads `login * USERS [KEY [TOKEN]]` (without the star a path would be taken for a matcher).
 func (l *Login) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	if !d.Args(&l.Users) {
 		return d.ArgErr()
 	}
-	d.Args(&l.Key)
+	if d.NextArg() {
+		l.Key = d.Val()
+	}
+	if d.NextArg() {
+		l.Token = d.Val()
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
 	return nil
 }
 
@@ -83,6 +96,14 @@ func (l *Login) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 				return nil
 			}
 			r.Header.Set(Header, name+" "+Proof(key, name))
+		}
+		if l.token != nil {
+			token := l.token.Read()
+			if len(token) == 0 { // the service would ask this client for it
+				refuse(w, r, http.StatusServiceUnavailable)
+				return nil
+			}
+			r.Header.Set("Authorization", "Bearer "+string(token))
 		}
 		return next.ServeHTTP(w, r)
 	}

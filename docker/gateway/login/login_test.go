@@ -141,7 +141,8 @@ func TestLogin(t *testing.T) {
 func TestTheServiceIsToldWhoItIs(t *testing.T) {
 	folder := t.TempDir()
 	write(t, filepath.Join(folder, "users"), line("ann", "one")+"end\n")
-	login := &Login{Users: filepath.Join(folder, "users"), Key: filepath.Join(folder, "key")}
+	login := &Login{Users: filepath.Join(folder, "users"), Key: filepath.Join(folder, "key"),
+		Token: filepath.Join(folder, "token")}
 	if err := login.Provision(caddy.Context{}); err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +153,7 @@ func TestTheServiceIsToldWhoItIs(t *testing.T) {
 		request.SetBasicAuth("ann", "one")
 		request.Header.Set(Header, "bob 00")
 		next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-			told = strings.Join(r.Header.Values(Header), "|")
+			told = strings.Join(append(r.Header.Values(Header), r.Header.Values("Authorization")...), "|")
 			return nil
 		})
 		if err := login.ServeHTTP(answer, request, next); err != nil {
@@ -167,7 +168,14 @@ func TestTheServiceIsToldWhoItIs(t *testing.T) {
 	login.key.looked = time.Time{}
 	// the same value as in tests/unit/test_identity.py
 	want := "ann 6fe3691333ba74d252b75559b251f45a930d2aca471c7d3ed8faa6def37a49b4"
-	if status, told := ask(); status != 200 || told != want {
-		t.Errorf("%d, %s", status, told)
+	if status, told := ask(); status != 503 || told != "nobody" {
+		t.Errorf("without a token: %d, %s", status, told)
+	}
+	for _, token := range []string{"one", "another"} { // it changes while the gateway runs
+		write(t, filepath.Join(folder, "token"), token+"\n")
+		login.token.looked = time.Time{}
+		if status, told := ask(); status != 200 || told != want+"|Bearer "+token {
+			t.Errorf("%d, %s", status, told)
+		}
 	}
 }
