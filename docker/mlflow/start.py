@@ -175,6 +175,25 @@ def run_mlflow(arguments: list[str]) -> NoReturn:
     raise SystemExit(0)
 
 
+def held_socket() -> int | None:
+    """The listening socket that the supervisor holds for this server, which comes as standard input; None without."""
+    import socket
+
+    try:
+        number = os.dup(0)
+        with socket.socket(fileno=number) as found:
+            listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            found.detach()
+    except OSError:
+        return None  # no socket, or closed
+    if not listens:
+        return None
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return number
+
+
 class Workers:
     """Takes the place of the command that `mlflow server` would start: gunicorn in this same process.
 
@@ -182,8 +201,10 @@ class Workers:
     """
 
     def __init__(self, host: str, port: str, count: str) -> None:
+        held = held_socket()
         self.options: dict[str, Any] = {
-            "bind": f"{host}:{port}", "workers": int(count), "preload_app": True, "keepalive": 75,
+            "bind": f"{host}:{port}" if held is None else f"fd://{held}",
+            "workers": int(count), "preload_app": True, "keepalive": 75,
             # without a limit a running upload would hold the server until it is killed
             "graceful_timeout": GRACE_SECONDS, "timeout": 120, "errorlog": "-", "loglevel": "warning",
             "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,  # a heartbeat must not wait for a disk

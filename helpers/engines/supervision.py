@@ -21,6 +21,7 @@ from helpers.engines.base import State
 from helpers.errors import TrackbedError
 
 MARK = "TRACKBED_INSTANCE_OF_PROCESS"
+HOLDING = Path(__file__).with_name("holding.py")
 ANSWER_SECONDS = 20.0  # for what supervisord only has to look up
 KILL_SECONDS = 5.0  # after which one that was killed waits for a disk or a device
 STOP_SECONDS = 120.0  # longer than any program's stop_seconds, after which supervisord kills it
@@ -33,7 +34,9 @@ STATES = {"STOPPED": State.EXITED, "STARTING": State.STARTING, "RUNNING": State.
 @dataclass(frozen=True)
 class Program:
     """One supervised program. ``start_seconds``: an end before that counts as a failed start;
-    ``final_codes``: exit codes after which it is not started again; ``group``: signals go to its children too."""
+    ``final_codes``: exit codes after which it is not started again; ``group``: signals go to its children too;
+    ``listens``: the address and port of the socket that it has as its standard input, held while it is down.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -44,6 +47,7 @@ class Program:
     start_seconds: int
     final_codes: tuple[int, ...] = ()
     group: bool = True
+    listens: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -180,8 +184,11 @@ class Supervisor:
                                    {**program.environment, MARK: self.instance}.items())
             restart = "unexpected" if program.final_codes else "true"
             codes = ",".join(str(code) for code in program.final_codes) or "0"
+            kind, held = "program", ""
+            if program.listens:
+                kind, held = "fcgi-program", f"socket=tcp://{program.listens[0]}:{program.listens[1]}\n"
             blocks.append(
-                f"[program:{program.name}]\n"
+                f"[{kind}:{program.name}]\n{held}"
                 f"command={' '.join(_word(word) for word in program.command)}\n"
                 f"directory={_escaped(program.folder)}\n"
                 f"environment={environment}\n"
@@ -219,8 +226,7 @@ class Supervisor:
         for stale in (self.socket, self.pid_file):
             stale.unlink(missing_ok=True)
         environment = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", MARK: self.instance}
-        done = subprocess.run([str(supervisord.with_name("python")), "-I", str(supervisord), "-c",
-                               str(self.configuration)],
+        done = subprocess.run([str(supervisord.with_name("python")), "-I", str(HOLDING), "-c", str(self.configuration)],
                               env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                               stderr=subprocess.PIPE, start_new_session=True, timeout=60, check=False)
         deadline = time.monotonic() + 30

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,21 @@ def test_the_database_has_no_port_and_a_private_socket(system: Clone) -> None:
     assert "listen_addresses= " in seen.command(postgres)
 
 
+def test_nobody_gets_mlflows_port_while_it_is_killed_and_comes_back(system: Clone) -> None:
+    port, killed = system.ports["mlflow"], seen.main_process(system, "mlflow")
+    os.kill(killed, 9)
+    deadline = time.monotonic() + 60
+    while not seen.ask(f"{system.url('mlflow')}/version", timeout=1)[0] == 200:
+        assert time.monotonic() < deadline
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            with socket.socket() as attempt, pytest.raises(OSError, match="in use"):
+                attempt.setsockopt(socket.SOL_SOCKET, option, 1)
+                attempt.bind(("127.0.0.1", port))
+                attempt.listen(1)
+    assert seen.main_process(system, "mlflow") != killed
+    system.up()
+
+
 def test_supervisor_killed_then_up(system: Clone) -> None:
     kept = seen.new_run(system)
     before = seen.processes(system)
@@ -106,8 +122,6 @@ def test_broken_venvs_are_repaired(system: Clone) -> None:
 
 
 def test_port_taken_while_it_was_down(system: Clone) -> None:
-    import socket
-
     assert system.invoke("down").returncode == 0
     with socket.create_server(("127.0.0.1", system.ports["jupyter"])):
         seen.refused(system.invoke("up"), 1, f"port {system.ports['jupyter']}", f"process {os.getpid()}")
