@@ -71,7 +71,10 @@ def _write_member(target: BinaryIO, name: str, size: int, stream: BinaryIO) -> N
 
 
 def objects_in(environment: Mapping[str, str], prefix: str, source: BinaryIO) -> str:
-    """Store what `objects_out` wrote. Fails on a stream that ends early and on names that lead out of the prefix."""
+    """Store what `objects_out` wrote. Fails on a stream that ends early and on names that lead out of the prefix.
+
+    Prints as JSON the names that the store could not give, by those that it gave.
+    """
     place, count, ended = storage(environment, prefix), 0, False
     with tarfile.open(fileobj=source, mode="r|", bufsize=BUFFER) as tar:
         for member in tar:
@@ -93,6 +96,7 @@ def objects_in(environment: Mapping[str, str], prefix: str, source: BinaryIO) ->
         raise Stop(FAILED, "the stream of objects ended early")
     place.finish()
     durable.sync_all(environment)
+    print(json.dumps(place.renamed))
     return f"{count} objects stored"
 
 

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+import conflicts
 import uploads
 from artifacts import folder_of, s3_address, s3_call, s3_client
 from common import FAILED, NO_ANSWER, STAGED, USAGE, NotYet, Stop, required, wait
@@ -70,6 +71,7 @@ class FolderObjects:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.renamed: dict[str, str] = {}  # names that `put` could not give, by those that it gave
 
     def listing(self) -> Iterator[tuple[str, int, float]]:
         """Name, size and time of the last change."""
@@ -115,10 +117,19 @@ class FolderObjects:
         raise Stop(NO_ANSWER, f"{name} is being written to all the time")
 
     def put(self, name: str, size: int, stream: BinaryIO) -> None:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as target:
+        given = self._given(name)
+        if given != name:
+            self.renamed[given] = name
+        with (self.folder / given).open("wb") as target:
             shutil.copyfileobj(stream, target, CHUNK)
+
+    def _given(self, name: str) -> str:
+        """The name, or the one instead where a file is in the place of a folder, or a folder in that of the file."""
+        try:
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            return self._given(conflicts.beside_file(name, lambda parent: (self.folder / parent).is_file()))
+        return self._given(conflicts.beside_folder(name)) if (self.folder / name).is_dir() else name
 
     def finish(self) -> None:
         os.sync()  # the pointer is moved to these files next
@@ -137,6 +148,7 @@ class S3Objects:
 
     def __init__(self, client: Any, bucket: str, prefix: str, lane: Lane | None = None) -> None:
         self.client, self.bucket, self.root = client, bucket, f"{prefix}/" if prefix else ""
+        self.renamed: dict[str, str] = {}  # names that `put` could not give, by those that it gave
         self.lane = lane or Lane()  # holds THREADS times SMALL bytes at the most
 
     def _pages(self) -> Iterator[list[dict[str, Any]]]:
@@ -176,12 +188,12 @@ class S3Objects:
 
     def put(self, name: str, size: int, stream: BinaryIO) -> None:
         """Read the object and store it; it is there, or an error is raised, at the latest after ``finish``."""
-        key = self.root + name
         if size <= SMALL:
             content = stream.read()
-            self.lane.do(lambda: self._ask("put_object", Key=key, Body=content))
+            self.lane.do(lambda: self._put_small(name, content))
             return
         self.lane.finish()
+        key = self.root + self._put_small(name, b"")  # whether it may have that name: no part can be read twice
         whole = {"Key": key, "UploadId": self._ask("create_multipart_upload", Key=key)["UploadId"]}
         step, number = max(SMALL, -(-size // 9000)), 0  # 10,000 parts at the most
         tags: list[str] = []
@@ -194,6 +206,27 @@ class S3Objects:
         tags += self.lane.finish()
         self._ask("complete_multipart_upload", **whole, MultipartUpload={
             "Parts": [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]})
+
+    def _put_small(self, name: str, content: bytes) -> str:
+        """Gives the name that it got."""
+        try:
+            self._ask("put_object", Key=self.root + name, Body=content)
+            return name
+        except Stop as stop:
+            if stop.reason == conflicts.PARENT_IS_FILE:
+                given = conflicts.beside_file(name, self._holds)
+            elif stop.reason == conflicts.IS_FOLDER:
+                given = conflicts.beside_folder(name)
+            else:
+                raise
+            found = self._put_small(given, content)
+            self.renamed[found] = name
+            return found
+
+    def _holds(self, name: str) -> bool:
+        key = self.root + name
+        page = self._ask("list_objects_v2", Prefix=key, MaxKeys=1)
+        return any(item["Key"] == key for item in page.get("Contents", ()))
 
     def _ask(self, call: str, **words: Any) -> Any:
         answer = wait("the object store", lambda: s3_call(lambda: getattr(self.client, call)(

@@ -11,7 +11,7 @@ make REV     make the empty tables of that revision, in an empty database
 list         print one JSON line [name, size, mark] for each object; an equal mark: the object is unchanged
 out [PREFIX] all objects as a tar stream on stdout; PREFIX: another one than the live one
 pick         the same of the objects only whose names stdin has, one JSON string a line
-in PREFIX    store the objects of such a stream from stdin below PREFIX
+in PREFIX    store the objects of such a stream from stdin below PREFIX; print as JSON what had to be renamed
 sums PREFIX  print `SHA-256 size path` of every object below PREFIX, read back from the store
 sizes        print {"TOP": [objects, bytes, bytes of the last 7 days]} of each experiment's folder
 gc AGE [--show]  remove (or only tell as JSON) what was deleted longer ago than AGE (30d), with its artifacts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO
 
 from helpers.backups.archive import SetSum
@@ -76,8 +76,8 @@ def read(engine: Engine, names: Iterator[str] | None = None) -> Iterator[tuple[s
         raise TrackbedError("reading the objects ended early", "run the same command again")
 
 
-def write(engine: Engine, prefix: str, found: Iterator[tuple[str, int, IO[bytes]]]) -> None:
-    """Store objects below ``prefix``."""
+def write(engine: Engine, prefix: str, found: Iterator[tuple[str, int, IO[bytes]]]) -> dict[str, str]:
+    """Store objects below ``prefix``. Gives the names that the store could not give, by those that it gave."""
     with engine.pipe(MLFLOW, (PROGRAM, "in", prefix), fresh=True) as pipe:
         try:
             for name, size, content in found:
@@ -88,7 +88,10 @@ def write(engine: Engine, prefix: str, found: Iterator[tuple[str, int, IO[bytes]
             pipe.into.write(member.tobuf(tarfile.PAX_FORMAT) + end.ljust(512, b"\0") + bytes(1024))
         except BrokenPipeError:
             pass  # finish tells why
+        pipe.close()
+        said = pipe.out.read()
         pipe.finish(LONG)
+    return {str(name): str(old) for name, old in json.loads(said).items()}
 
 
 def _send(target: IO[bytes], name: str, size: int, content: IO[bytes]) -> None:
@@ -100,13 +103,17 @@ def _send(target: IO[bytes], name: str, size: int, content: IO[bytes]) -> None:
     target.write(bytes(-size % 512))
 
 
-def sums(engine: Engine, prefix: str = "") -> tuple[SetSum, int]:
-    """The checksum of the objects as the store gives them back, and their size in bytes."""
+def sums(engine: Engine, prefix: str = "", renamed: Mapping[str, str] | None = None) -> tuple[SetSum, int]:
+    """The checksum of the objects as the store gives them back, and their size in bytes.
+
+    ``renamed``: the names that some had before, by those that they have.
+    """
     found, total = SetSum(), 0
     with engine.pipe(MLFLOW, (PROGRAM, "sums", *((prefix,) if prefix else ())), fresh=True) as pipe:
         for line in pipe.out:
             digest, size, name = line.decode().split(" ", 2)
-            found.add(digest, int(size), json.loads(name))
+            name = json.loads(name)
+            found.add(digest, int(size), (renamed or {}).get(name, name))
             total += int(size)
         pipe.finish()
     return found, total

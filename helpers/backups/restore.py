@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from helpers.backups import database, journal, loading, objects, room, salvage
+from helpers.backups import database, journal, loading, objects, room, salvage, verification
 from helpers.backups.backup import PORTABLE, Progress, need
 from helpers.backups.salvage import Rest
 from helpers.backups.sources import Source
@@ -49,6 +49,14 @@ def _objects(first: Member | None, rest: Iterator[Member], progress: Progress, w
         disk.took(length + room.OBJECT)
         count, size = count + 1, size + length
         progress.say(size, count, whole)
+
+
+def _renamed(names: dict[str, str]) -> list[str]:
+    """What is to be said of artifacts that the store could not keep under their names."""
+    lines = [f"warning: renamed, because this store keeps no file beside a folder of its name: "
+             f"{verification.words(old)} is now {name.rpartition('/artifacts/')[2]!r}"
+             for name, old in itertools.islice(sorted(names.items()), verification.NAMED)]
+    return [*lines, f"warning: and {len(names) - len(lines)} more artifacts"] if len(names) > len(lines) else lines
 
 
 def settings_of(rest: Rest) -> dict[str, str]:
@@ -133,10 +141,12 @@ def copy(system: System, engine: Engine, source: Source, rest: Rest, sink: Sink,
             notice(f"warning: left out, because it is not MLflow's: {left}")
     sink.step("objects")
     progress = Progress(sink, "objects")
-    objects.write(engine, new["prefix"], _objects(first[0] if first else None, members, progress,
-                                                  rest.object_bytes, disk))
+    renamed = objects.write(engine, new["prefix"], _objects(first[0] if first else None, members, progress,
+                                                            rest.object_bytes, disk))
+    for line in _renamed(renamed):
+        notice(line)
     sink.step("reading the objects back")
-    found, size = objects.sums(engine, new["prefix"])
+    found, size = objects.sums(engine, new["prefix"], renamed)
     if (found.text, found.count) != (rest.objects_sum, rest.objects):
         raise TrackbedError(f"the store gives back {found.count} objects ({size} bytes) that are not those of the "
                             f"archive ({rest.objects}, {rest.object_bytes} bytes)",

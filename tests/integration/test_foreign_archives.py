@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from helpers.backups import archive
 from tests.conftest import Clone, require_docker
 from tests.integration import seen
-from tests.integration.test_backup import api, everything, experiment, log_run
+from tests.integration.test_backup import api, everything, experiment, get, log_run
 from tests.integration.test_upgrade import use_database
 
 # what the owner of a database may add to it; each calls f() when it is restored or first used
@@ -68,16 +69,24 @@ def ran(clone: Clone, mark: Path) -> bool:
 
 
 def test_what_is_not_mlflows_is_left_out_and_never_runs(clone: Clone, mark: Path, tmp_path: Path) -> None:
-    log_run(clone, experiment(clone), "honest", b"content")
+    run = log_run(clone, experiment(clone), "honest", b"content")
     seen.psql(clone, PLANTED.format(live=seen.live_database(clone), mark=mark))
     try:
         clone.value("backup", f"--to={tmp_path}/a.tar")
         wanted = everything(clone)
     finally:
         seen.psql(clone, GONE)
-    done = clone.invoke("restore", f"{tmp_path}/a.tar", "--yes", "--no-backup")
+    root = run["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")
+    # of a store that keeps both
+    forged(tmp_path / "a.tar", tmp_path / "b.tar", more={f"{root}/a": b"file", f"{root}/a/b": b"below"})
+    done = clone.invoke("restore", f"{tmp_path}/b.tar", "--yes", "--no-backup")
     assert done.returncode == 0, done.stderr
     assert everything(clone) == wanted and not ran(clone, mark)
+    renamed = re.search(r"renamed, because this store .*'a(?:/b)?' is now '(a \(f.*)'", done.stderr)
+    assert renamed, done.stderr
+    names = {renamed[1]: b"below" if "/" in renamed[1] else b"file", **({"a": b"file"} if "/" in renamed[1] else {
+        "a/b": b"below"})}
+    assert {name: get(clone, run, name) for name in names} == names
     for left in ("MATERIALIZED VIEW public planted_v", "FUNCTION public f()", "TABLE DATA public planted",
                  "TRIGGER public runs planted_t", "INDEX public planted_i",
                  "RULE public experiment_tags planted_r", "TABLE planted runs", "CAST - CAST (public.runs AS text)"):
@@ -104,8 +113,8 @@ def test_a_dump_that_pg_dump_did_not_write(clone: Clone, mark: Path, tmp_path: P
     assert (clone.project_folder / "state.json").read_bytes() == state
 
 
-def forged(source: Path, target: Path, old: bytes, new: str) -> None:
-    """The same archive around a dump with other bytes in it, of the same length."""
+def forged(source: Path, target: Path, old: bytes = b"", new: str = "", more: dict[str, bytes] | None = None) -> None:
+    """The same archive around a dump with other bytes in it, of the same length, and with ``more`` objects."""
     manifest = archive.verify(source)
     with target.open("wb") as stream:
         writer = archive.Writer(stream, {key: manifest[key] for key in ("made", "project", "engine", "machine")})
@@ -115,13 +124,15 @@ def forged(source: Path, target: Path, old: bytes, new: str) -> None:
                 dump += content.read()
                 continue
             if dump:
-                assert dump.count(old) == 1 and len(new) <= len(old)
-                writer.database(io.BytesIO(dump.replace(old, new.encode().ljust(len(old)))))
+                assert not old or (dump.count(old) == 1 and len(new) <= len(old))
+                writer.database(io.BytesIO(dump.replace(old, new.encode().ljust(len(old))) if old else dump))
                 dump = b""
             if name.startswith("objects/"):
                 writer.object(name.removeprefix("objects/"), size, content)
             elif name in archive.SMALL and name != "trackbed.json":
                 writer.small(name, content.read())
+        for name, added in (more or {}).items():
+            writer.object(name, len(added), io.BytesIO(added))
         writer.finish({key: manifest[key] for key in ("schema", "tables", "mlflow")})
 
 

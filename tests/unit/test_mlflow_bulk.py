@@ -118,7 +118,44 @@ def test_a_part_that_is_refused_ends_the_storing(monkeypatch: pytest.MonkeyPatch
     place = objects.S3Objects(client, "b", "")
     with pytest.raises(common.Stop, match="no"):
         place.put("x", 50_000, io.BytesIO(bytes(50_000)))
-    assert not client.stored
+    assert client.stored == {"x": b""}  # below a prefix that is dropped then
+
+
+class Posix(Bucket):
+    """Refuses as VersityGW does what a file system cannot hold."""
+
+    def put_object(self, Bucket: str, Key: str, Body: bytes) -> dict[str, Any]:  # noqa: N803
+        if any(f"{Key}/" == other[:len(Key) + 1] for other in self.stored):
+            raise common.Stop(common.FAILED, "no", "ExistingObjectIsDirectory")
+        if any(Key.startswith(f"{other}/") for other in self.stored):
+            raise common.Stop(common.FAILED, "no", "ObjectParentIsFile")
+        return super().put_object(Bucket, Key, Body)
+
+    def list_objects_v2(self, Prefix: str, **_: Any) -> dict[str, Any]:  # noqa: N803
+        return {"Contents": [{"Key": key} for key in sorted(self.stored) if key.startswith(Prefix)][:1]}
+
+
+BOTH = {"1/r/artifacts/a": b"file", "1/r/artifacts/a/b/c": b"x" * 5000, "1/r/artifacts/a/d": b"below"}
+
+
+@pytest.mark.parametrize("order", [list(BOTH), list(reversed(BOTH)), ["1/r/artifacts/a/d", *list(BOTH)[:2]]])
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_a_file_and_a_folder_of_one_name_are_both_kept(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: list[str], kind: str) -> None:
+    monkeypatch.setattr(objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(objects, "SMALL", 1000)
+    client = Posix()
+    place = objects.FolderObjects(tmp_path) if kind == "folder" else objects.S3Objects(client, "b", "p")
+    for name in order:
+        place.put(name, len(BOTH[name]), io.BytesIO(BOTH[name]))
+        if kind == "bucket":
+            place.lane.finish()  # type: ignore[union-attr]
+    held = {key.removeprefix("p/"): content for key, content in client.stored.items()}
+    held |= {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {place.renamed.get(name, name): content for name, content in held.items()} == BOTH
+    wanted = {"1/r/artifacts/a (folder)/b/c", "1/r/artifacts/a (folder)/d"} if order[0] == "1/r/artifacts/a" else {
+        "1/r/artifacts/a (file)"}
+    assert set(place.renamed) == wanted
 
 
 HANGING = """
