@@ -7,7 +7,7 @@ from pathlib import Path
 
 from helpers import backup_commands, lifecycle
 from helpers.backups import backup as backups
-from helpers.backups import moving, restore
+from helpers.backups import moving, objects, restore
 from helpers.engines import select
 from helpers.engines.base import MLFLOW, Engine, Sink
 from helpers.errors import SettingError, TrackbedError
@@ -65,6 +65,10 @@ def _carry(system: System, old: Engine, target: System, sink: Sink, notice: Noti
     path = backups.kept(system.settings, "move-")
     backups.make(system, old, path, sink)
     whole = restore.verify(path, sink)
+    # with the server stopped nothing comes or goes: what is missing now would be deleted with the source
+    if (held := objects.count(old)) != whole.objects:
+        raise TrackbedError(f"the archive has {whole.objects} artifacts, the store has {held}; nothing was moved",
+                            "run the same command again; if it is the same, please report it")
     old.stop(sink)  # the ports are needed on the other side
     _, other = lifecycle.bring_up(target, sink, notice)
     new = restore.copy(target, other, path, whole, sink, notice)

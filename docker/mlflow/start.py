@@ -22,6 +22,7 @@ sealed       print as JSON what is encrypted in the database and what nobody can
 opens        print as JSON which of the keys on stdin open the object store and the database
 recheck      after an unclean stop: remove half uploads, look at what was written before it (a folder store)
 written      print as JSON what that look found
+unlisted DIR print as JSON, one a line, the objects below that folder of MinIO's volume which it does not list
 store-sync DIR  sync what VersityGW stores in that folder, as asked over the network
 health       exit 0 when the server answers through to its database
 
@@ -358,7 +359,7 @@ def main(arguments: list[str]) -> int:
     command, *rest = arguments or ["help"]
     signal.signal(signal.SIGTERM, stopped)
     takes = {"object": (1,), "known": (1,), "make": (1,), "in": (1,), "drop": (1,), "gc": (1, 2), "out": (0, 1),
-             "sums": (0, 1), "indexes": (0, 1), "store-sync": (1,)}
+             "sums": (0, 1), "indexes": (0, 1), "store-sync": (1,), "unlisted": (1,)}
     if len(rest) not in takes.get(command, (0,)):
         command = "help"
     try:
@@ -417,6 +418,10 @@ def main(arguments: list[str]) -> int:
             import durable
 
             durable.run(command, os.environ)
+        elif command == "unlisted":
+            import conflicts
+
+            conflicts.print_unlisted(rest[0])
         elif command == "store-sync":
             from pathlib import Path
 

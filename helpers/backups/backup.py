@@ -105,7 +105,7 @@ def make(system: System, engine: Engine, path: Path, sink: Sink, with_secrets: b
         sink.step("objects")
         progress = Progress(sink, "objects")
         _, whole = objects.total(engine)
-        for key, length, content in objects.read(engine):
+        for key, length, content in objects.read_all(engine, sink):
             writer.object(key, length, content)
             progress.say(writer.object_bytes, writer.objects, whole)
         return writer.finish(_facts(engine, found, size, begun, with_secrets))
@@ -170,7 +170,7 @@ def _add(system: System, engine: Engine, writer: repository.Writer, sink: Sink,
     found, size = _rows(system, engine, writer, sink, with_secrets)
     sink.step("objects")
     progress = Progress(sink, "objects")
-    wanted = writer.listed(objects.listing(engine))
+    wanted = writer.listed(objects.list_all(engine, sink))
     if writer.wanted:
         for key, length, content in objects.read(engine, wanted):
             writer.object(key, length, content)

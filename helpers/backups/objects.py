@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO
 
 from helpers.backups.archive import SetSum
-from helpers.engines.base import MLFLOW, Engine
+from helpers.engines.base import MLFLOW, Engine, Sink
 from helpers.errors import TrackbedError
 
 PROGRAM = "trackbed-mlflow"
@@ -41,6 +41,31 @@ def total(engine: Engine) -> tuple[int, int]:
         lines = tuple(done.stderr.strip().splitlines()[-3:])
         raise TrackbedError("the object store does not tell what it holds", "`invoke up`, then again", lines) from None
     return sum(count for count, _ in found), sum(size for _, size in found)
+
+
+def read_all(engine: Engine, sink: Sink) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """`read` of every object, also of those that the store holds and does not list."""
+    yield from read(engine)
+    if hidden := _hidden(engine, sink):
+        yield from read(engine, iter(hidden))
+
+
+def list_all(engine: Engine, sink: Sink) -> Iterator[tuple[str, int, str]]:
+    """`listing` of every object in the same way; the size of those that are not listed is said to be 0."""
+    yield from listing(engine)
+    yield from ((name, 0, "") for name in _hidden(engine, sink))
+
+
+def _hidden(engine: Engine, sink: Sink) -> tuple[str, ...]:
+    hidden = engine.unlisted()
+    if hidden:
+        sink.step(f"{len(hidden)} artifacts that the store does not list, because each lies below another artifact")
+    return hidden
+
+
+def count(engine: Engine) -> int:
+    """How many objects the store holds, listed or not."""
+    return total(engine)[0] + len(engine.unlisted())
 
 
 def read(engine: Engine, names: Iterator[str] | None = None) -> Iterator[tuple[str, int, IO[bytes]]]:

@@ -338,6 +338,9 @@ class Engine(Protocol):
     def pipe(self, part: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[Pipe]:
         """A command in a part whose input and output stream; ``fresh``: in a copy of the part, also when it is down."""
 
+    def unlisted(self) -> tuple[str, ...]:
+        """The names of the live artifacts that the object store holds and does not list."""
+
     def halt(self, part: str, sink: Sink) -> None:
         """Stop one part, with the time to finish that it has; ``start`` brings it back. Nothing when it is down."""
 

@@ -74,6 +74,7 @@ from helpers.system import System, notebook_memory
 
 MINIMUM_API = (1, 44)  # Docker 25: health checks with start_interval
 MINIMUM_COMPOSE = (2, 21)  # `ps --format json` and start_interval as we use them
+MINIO_WALK = "docker/compose.minio-walk.yaml"  # for one container that sees MinIO's volume
 STREAM = "docker/compose.stream.yaml"  # for one container whose output is data
 PASSWORD_FILE = "/run/secrets/postgres-password"
 LIVE = "live.json"  # the pointer of the state file, kept with the data as well
@@ -630,6 +631,19 @@ class DockerEngine:
         else:
             command = ["docker", "exec", "-i", self._container(part).id, *argv]
         return streaming.piped(argv[0], command, environment, stack.ROOT)
+
+    def unlisted(self) -> tuple[str, ...]:
+        if self.object_store != "minio":
+            return ()  # VersityGW cannot hold such; nobody but its owner sees an external store's disk
+        environment = self._environment()
+        environment["COMPOSE_FILE"] += f":{MINIO_WALK}"
+        folder = f"/store/{self.settings.s3_bucket}/{self.system.state.live['prefix']}"
+        done = _run(["docker", "compose", "run", "--rm", "--no-deps", "-T", "--quiet-pull", "--entrypoint",
+                     "trackbed-mlflow", MLFLOW, "unlisted", folder], None, 3600, environment, stack.ROOT)
+        if done.code:
+            lines = tuple(done.stderr.strip().splitlines()[-3:])
+            raise TrackbedError("MinIO's volume cannot be looked into", "`invoke up`, then again", lines)
+        return tuple(str(json.loads(line)) for line in done.stdout.splitlines())
 
     def halt(self, part: str, sink: Sink) -> None:
         for status in self.parts():

@@ -527,6 +527,9 @@ class EmbeddedEngine:
         return words, {"env": environment, "cwd": folder if Path(folder).is_dir() else "/",
                        **self._as_service(part, spec.group_add)}
 
+    def unlisted(self) -> tuple[str, ...]:
+        return ()  # a folder lists all
+
     def halt(self, part: str, sink: Sink) -> None:
         if self.supervisor.running() and self.supervisor.stop(part):
             sink.part(part, "stopped")

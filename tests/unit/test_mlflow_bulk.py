@@ -18,6 +18,7 @@ from typing import Any
 
 import bulk
 import common
+import conflicts
 import objects
 import pytest
 
@@ -156,6 +157,17 @@ def test_a_file_and_a_folder_of_one_name_are_both_kept(
     wanted = {"1/r/artifacts/a (folder)/b/c", "1/r/artifacts/a (folder)/d"} if order[0] == "1/r/artifacts/a" else {
         "1/r/artifacts/a (file)"}
     assert set(place.renamed) == wanted
+
+
+def test_what_minio_does_not_list_is_found_in_its_volume(tmp_path: Path) -> None:
+    for name in ("1/r/artifacts/a", "1/r/artifacts/a/b.txt", "1/r/artifacts/a/c/d", "1/r/artifacts/a/c/d/e",
+                 "1/r/artifacts/ab/c", "1/r/artifacts/z", "1/r/artifacts/z-1"):
+        (tmp_path / name / "0b6c").mkdir(parents=True)  # the parts of its content
+        (tmp_path / name / "xl.meta").touch()
+    assert sorted(conflicts.unlisted(str(tmp_path))) == [
+        "1/r/artifacts/a/b.txt", "1/r/artifacts/a/c/d", "1/r/artifacts/a/c/d/e"]
+    done = trackbed_mlflow("unlisted", str(tmp_path))
+    assert sorted(map(json.loads, done.stdout.splitlines()))[0] == "1/r/artifacts/a/b.txt" and done.returncode == 0
 
 
 HANGING = """
