@@ -1,0 +1,45 @@
+"""A run that is still open when its kernel ends: KILLED or FAILED where its last cell was cut off, not FINISHED.
+
+MLflow ends an open run as FINISHED when Python exits. Jupyter interrupts the running cell before it ends a kernel, so
+a training that was cut off would be said to be complete. A plugin of MLflow's request headers, which adds none: being
+asked for one is the moment at which MLflow is complete.
+"""
+
+import atexit
+import sys
+
+
+class Runs:
+    """Looks at how each cell ends, from MLflow's first request on."""
+
+    def __init__(self):
+        self.status = ""
+        self._watching = False
+
+    def in_context(self):
+        if not self._watching:
+            self._watching = True
+            try:
+                shell = sys.modules["IPython"].get_ipython()
+                shell.events.register("post_run_cell", self.cell_ended)
+            except (KeyError, AttributeError):
+                return False  # a script
+            atexit.register(self.end)  # behind MLflow's own, so before it
+        return False
+
+    def request_headers(self):
+        return {}
+
+    def cell_ended(self, result):
+        """A cell that ends well clears what the one before it left: somebody goes on with the run."""
+        error = getattr(result, "error_in_exec", None)
+        self.status = "" if error is None else "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+
+    def end(self):
+        fluent = sys.modules.get("mlflow.tracking.fluent")
+        if self.status and fluent is not None:
+            try:
+                while fluent.active_run() is not None:
+                    fluent.end_run(self.status)
+            except Exception:  # no server any more: MLflow's own way fails alike
+                pass

@@ -1,0 +1,68 @@
+"""How a run ends whose kernel ends first (docker/jupyter/startup/trackbed_runs.py), with stand-ins for IPython."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.unit.fakes import module_at
+
+STARTUP = Path(__file__).resolve().parents[2] / "docker" / "jupyter" / "startup"
+
+
+class Fluent(ModuleType):
+    """One open run inside another."""
+
+    def __init__(self) -> None:
+        super().__init__("mlflow.tracking.fluent")
+        self.open, self.ended = ["outer", "inner"], list[tuple[str, str]]()
+
+    def active_run(self) -> str | None:
+        return self.open[-1] if self.open else None
+
+    def end_run(self, status: str) -> None:
+        self.ended.append((self.open.pop(), status))
+
+
+@pytest.fixture
+def cells(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    return []
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch, cells: list[Any]) -> Any:
+    shell = SimpleNamespace(events=SimpleNamespace(register=lambda _, call: cells.append(call)))
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "mlflow.tracking.fluent", Fluent())
+    monkeypatch.setattr(atexit, "register", lambda call: None)
+    made = module_at(STARTUP / "trackbed_runs.py").Runs()
+    assert not made.in_context() and not made.in_context() and len(cells) == 1
+    return made
+
+
+@pytest.mark.parametrize(("errors", "status"), [
+    ([KeyboardInterrupt()], "KILLED"), ([ValueError()], "FAILED"), ([None, KeyboardInterrupt()], "KILLED"),
+    ([None], ""), ([KeyboardInterrupt(), None], ""), ([], "")])
+def test_an_open_run_ends_as_its_last_cell_did(runs: Any, cells: list[Any], errors: list[BaseException | None],
+                                              status: str) -> None:
+    for error in errors:
+        cells[0](SimpleNamespace(error_in_exec=error))
+    runs.end()
+    assert sys.modules["mlflow.tracking.fluent"].ended == ([("inner", status), ("outer", status)] if status else [])
+
+
+def test_a_script_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (None, SimpleNamespace(get_ipython=lambda: None)):
+        monkeypatch.setitem(sys.modules, "IPython", module)
+        monkeypatch.setattr(atexit, "register", lambda call: pytest.fail("registered"))
+        assert not module_at(STARTUP / "trackbed_runs.py").Runs().in_context()
+
+
+def test_mlflow_finds_it() -> None:
+    text = (STARTUP / "trackbed_links-1.0.dist-info" / "entry_points.txt").read_text()
+    assert "trackbed_runs = trackbed_runs:Runs" in text.split("[mlflow.request_auth_provider]")[0]
