@@ -222,6 +222,7 @@ class Workers:
         import indexes
         import locations
         import memory
+        import model_metrics
         import quick_answers
         import quick_requests
         import quick_store
@@ -246,6 +247,7 @@ class Workers:
         if engine := getattr(handlers._tracking_store, "engine", None):
             indexes.make(engine)
         locations.guard_server(handlers)
+        model_metrics.keep_nan(type(handlers._tracking_store))
         memory.limit(self.options["workers"])
 
         class Application(BaseApplication):  # type: ignore[misc]
