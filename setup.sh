@@ -145,6 +145,7 @@ make_venv() {
 install_requirements() {
   say "installing the requirements"
   rm -f "$venv/.requirements"
+  find "$venv" -name '*.pyc' -delete # a full disk leaves truncated ones
   "$venv/bin/python" -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt >&2 </dev/null \
     || fail "the requirements could not be installed" \
       "is this machine online, and is there room (df -h '$here')? pip's own settings for proxies and mirrors count: HTTPS_PROXY, PIP_INDEX_URL, PIP_CERT"

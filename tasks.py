@@ -100,6 +100,11 @@ def reported(body: Callable[..., None]) -> Callable[..., None]:
             if lost := _lost():
                 console.error(lost)
                 raise Exit(code=FAILED) from None
+            from helpers import machine_failures
+
+            if told := machine_failures.known(error):
+                console.error(told)
+                raise Exit(code=FAILED) from None
             console.error(TrackbedError(f"unexpected: {type(error).__name__}: {error}",
                                         "TRACKBED_TRACEBACK=1 shows where; please report it"))
             raise Exit(code=FAILED) from None

@@ -11,7 +11,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from helpers import accelerators, access, addresses, durability, images, neighbours, notebook, pages, relevance
+from helpers import (
+    accelerators,
+    access,
+    addresses,
+    durability,
+    egress,
+    images,
+    neighbours,
+    notebook,
+    pages,
+    ports,
+    relevance,
+)
 from helpers import workspace as workspace_files
 from helpers.engines import client_config, select
 from helpers.engines.base import JUPYTER, POSTGRES, Availability, Engine, PartStatus, Port, State
@@ -56,22 +68,35 @@ def check_ports(settings: Settings, planned: Iterable[tuple[str, Port]], statuse
     """Every port the parts publish: free, ours, or taken by whom. ``owners`` knows containers by port."""
     there = host or Here()
     ours = {p.published for s in statuses for p in s.ports}  # at any address: PUBLIC moves them
-    names = {"mlflow:http": "MLFLOW_PORT", "jupyter:http": "JUPYTER_PORT", "store:s3": "S3_PORT",
-             "store:console": "S3_CONSOLE_PORT", "gateway:http": "MLFLOW_PORT", "gateway:jupyter": "JUPYTER_PORT",
-             "gateway:s3": "S3_PORT", "gateway:console": "S3_CONSOLE_PORT", "gateway:acme-http": "HTTP_PORT",
-             "gateway:acme-https": "HTTPS_PORT"}
     found = []
     for part, port in planned:
         if not port.published or port.published in ours \
                 or there.is_free(port.address, port.published):
             continue
-        setting = names.get(f"{part}:{port.name}", "")
+        setting = ports.SETTINGS.get(f"{part}:{port.name}", "")
         who = (owners or {}).get(port.published) or there.holder(port.published)
         taken = {p.published for _, p in planned}
         free = addresses.next_free(port.address, port.published + 1, taken, there.is_free)
         found.append(Finding(Level.ERROR, "ports", f"port {port.published} ({setting}) is taken by {who}",
                              f"stop it, or choose another: --{setting.lower().replace('_', '-')}={free}"))
     return found
+
+
+def _all_ports(engine: Engine, statuses: Iterable[PartStatus]) -> list[Finding]:
+    planned = [(spec.name, port) for spec in engine.plan().parts for port in spec.ports]
+    found = check_ports(engine.settings, planned, statuses, _container_ports(engine), _host(engine))
+    return found if isinstance(engine, DockerEngine) else [*found, *check_privileged(planned)]
+
+
+def check_privileged(planned: Iterable[tuple[str, Port]]) -> list[Finding]:
+    """Ports that only root may listen on: no service of the embedded engine is root."""
+    lowest = ports.first_unprivileged()
+    listed = [(port, ports.SETTINGS.get(f"{part}:{port.name}", "")) for part, port in planned]
+    return [Finding(Level.ERROR, "ports", f"port {port.published} ({setting}) is below {lowest}: only root may listen "
+                    "there, and no service runs as root",
+                    f"choose another: --{setting.lower().replace('_', '-')}="
+                    f"{addresses.next_free(port.address, max(lowest, 8000))}")
+            for port, setting in listed if 0 < port.published < lowest]
 
 
 def _container_ports(engine: Engine) -> dict[int, str]:
@@ -103,8 +128,7 @@ def check_disk(engine: Engine, fresh: bool) -> Finding:
 def preflight(engine: Engine, settings: Settings) -> None:
     """What would make ``up`` fail half-way, found before it touches anything. Raises TrackbedError."""
     statuses = engine.parts()
-    planned = [(spec.name, port) for spec in engine.plan().parts for port in spec.ports]
-    findings = check_ports(settings, planned, statuses, _container_ports(engine), _host(engine))
+    findings = _all_ports(engine, statuses)
     fresh = not engine.data()
     findings.append(check_disk(engine, fresh))
     problem, fix = engine.workspace_problem()
@@ -182,6 +206,18 @@ def _check_memory(engine: Engine) -> Finding:
         return Finding(Level.WARNING, "memory", text, f"the system wants {_size(MEMORY_NEEDED)}; "
                        "MLFLOW_WORKERS=1 needs less")
     return Finding(Level.OK, "memory", text)
+
+
+def _check_egress(engine: Engine) -> Finding:
+    """The way out of the site, as it is handed to builds and to the notebook."""
+    if not isinstance(engine, DockerEngine):
+        return Finding(Level.OK, "way out", str(egress.of_machine(engine.settings, {})))
+    way = engine.egress
+    if way.lost:
+        return Finding(Level.WARNING, "way out",
+                       f"{way}; containers do not reach {', '.join(way.lost)}, on this machine's loopback",
+                       "let the proxy listen on an address that containers reach, and name that one")
+    return Finding(Level.OK, "way out", str(way))
 
 
 def _check_mtu(engine: Engine) -> Finding:
@@ -344,14 +380,15 @@ def examine(system: System) -> list[Finding]:
     found.append(_check_memory(engine))
     try:
         planned = [(spec.name, port) for spec in engine.plan().parts for port in spec.ports]
-        ports = check_ports(engine.settings, planned, engine.parts(), _container_ports(engine), _host(engine))
-        found += ports or [Finding(Level.OK, "ports", ", ".join(str(p.published) for _, p in planned))]
+        wrong = _all_ports(engine, engine.parts())
+        found += wrong or [Finding(Level.OK, "ports", ", ".join(str(p.published) for _, p in planned))]
     except TrackbedError as error:
         found.append(Finding(Level.ERROR, "ports", error.message, error.hint))
     found.append(_check_access(system, engine))
     found.append(_check_gpu(engine))
     found += _check_pages(system, engine)
     found.append(_check_mtu(engine))
+    found.append(_check_egress(engine))
     found += _check_leftovers(system, engine)
     found += _check_artifacts(engine)
     found.append(_check_permissions(engine.settings, engine))

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers import references, stack, wheels
+from helpers import egress, references, stack, wheels
 from helpers.engines import client_config
 from helpers.engines.base import Sink
 from helpers.engines.docker_api import LABEL, DockerApi
@@ -33,7 +33,6 @@ BUILDX = ("Docker's plugin Buildx is missing",
           "install docker-buildx-plugin (Debian's and Ubuntu's own package: docker-buildx)")
 MODULE = references.module("versitygw")
 DEFAULT_VERSITYGW = references.image("versitygw").reference
-CA_BUNDLES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
 
 
 @dataclass(frozen=True)
@@ -158,15 +157,6 @@ def build(api: DockerApi, part: str, settings: Settings, sink: Sink) -> Built:
     return Built(name, True, time.monotonic() - begun, image["size"] if image else 0)
 
 
-def ca_bundle() -> str:
-    """The CA bundle this machine names for Python: networks that open TLS are common at universities."""
-    for variable in CA_BUNDLES:
-        path = os.environ.get(variable, "")
-        if path and Path(path).is_file():
-            return path
-    return ""
-
-
 def _build(name: str, settings: Settings, sink: Sink) -> None:
     if shutil.which("docker") is None:
         raise TrackbedError("the docker command is missing", "install docker-ce-cli and docker-buildx-plugin")
@@ -176,14 +166,15 @@ def _build(name: str, settings: Settings, sink: Sink) -> None:
         argv += ["--build-arg", f"{key}={value}"]
     if settings.build_network != "default":
         argv += ["--network", settings.build_network]
-    if bundle := ca_bundle():
+    if bundle := egress.of_machine(settings, {}).bundle:
         argv += ["--secret", f"id=ca,src={bundle}"]
-    for variable in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"):
-        if variable in os.environ:
-            argv += ["--build-arg", variable]  # the value is taken from the environment, not from argv
+    proxies = egress.of_machine(settings, client_config.proxies(os.environ)).environment(egress.inside(settings))
+    for variable in proxies:
+        argv += ["--build-arg", variable]  # the value is taken from the environment, not from argv
     lines: list[str] = []
     with subprocess.Popen([*argv, str(_folder(name))], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, errors="replace") as process:
+                          stderr=subprocess.STDOUT, text=True, errors="replace",
+                          env={**os.environ, **proxies}) as process:
         assert process.stdout is not None
         try:
             for line in process.stdout:

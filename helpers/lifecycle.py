@@ -22,6 +22,7 @@ from helpers import (
     images,
     kernels,
     notebook,
+    ports,
     readiness,
     relevance,
     rotation,
@@ -36,6 +37,7 @@ from helpers.backups import journal, moving
 from helpers.engines import select
 from helpers.engines.base import JUPYTER, MLFLOW, STORE, DataItem, Engine, PartStatus, Sink, State
 from helpers.engines.compose import DockerEngine
+from helpers.engines.remote import Here, Host
 from helpers.errors import EngineUnavailable, Interrupted, SettingError, TrackbedError
 from helpers.settings import Settings, default_state_dir
 from helpers.spelling import did_you_mean, nearest
@@ -149,6 +151,9 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False,
             system.state.remembered = {name: value for name, value in kept.items() if value}
             system.state.save()
         return overview(engine, settings), engine
+    if _choose_ports(system, engine, notice):
+        engine = select.choose(system).engine
+        settings = engine.settings
     if choice.notice:
         notice(choice.notice)
     _begin_below_own_prefix(system, settings)
@@ -251,6 +256,22 @@ def _check_server(system: System, engine: Engine) -> None:
 
 def _node(engine: Engine) -> str:
     return engine.host.url if isinstance(engine, DockerEngine) else ""
+
+
+def _choose_ports(system: System, engine: Engine, notice: Notice) -> bool:
+    """The next free ports where somebody else has the defaults. A gateway's stay: they are what others were told."""
+    statuses = engine.parts()
+    if engine.settings.public or any(s.state is not State.MISSING for s in statuses):
+        return False
+    planned = [(spec.name, port) for spec in engine.plan().parts for port in spec.ports]
+    system.settings, line = ports.free_instead(system.settings, planned, statuses, _host(engine))
+    if line:
+        notice(line)
+    return bool(line)
+
+
+def _host(engine: Engine) -> Host:
+    return engine.host if isinstance(engine, DockerEngine) else Here()
 
 
 def _guard(engine: Engine) -> tuple[str, ...]:

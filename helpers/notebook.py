@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from helpers import elsewhere, safe_files, server_secrets
@@ -19,6 +20,7 @@ REPOSITORY = "trackbed/jupyter-mlflow"
 DATA = "/mnt"
 HOME = "/home/jovyan"
 STARTUP = "/opt/trackbed/startup"
+CERTIFICATES = "site-ca.pem"  # beside the secrets: the notebook's own, and no secret
 COOKIE_FILE = "jupyter-cookie"
 COOKIE = "cookies of {JUPYTER_TOKEN}"  # what JupyterLab signs them with: another token ends every cookie
 ALIVE = ("import sys, urllib.request as u; "
@@ -139,9 +141,9 @@ def requests(accelerator: Accelerator) -> tuple[DeviceRequest, ...]:
 
 
 def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | None = None,
-                   asks: bool = False, instance: str = "") -> PartSpec:
+                   asks: bool = False, instance: str = "", way_out: Mapping[str, str] | None = None) -> PartSpec:
     """The notebook as a container on the frontend network, with its GPUs and, read-only, its data set. ``asks``: MLflow
-    asks for its token; ``instance``: the system's id."""
+    asks for its token; ``instance``: the system's id; ``way_out``: variables of proxies and certificates."""
     further = tuple(_further(words) for words in settings.jupyter_volumes)
     return PartSpec(
         name=JUPYTER,
@@ -153,7 +155,7 @@ def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | N
                  "--ServerApp.port=8888", "--ServerApp.open_browser=False",
                  f"--ServerApp.cookie_secret_file=/run/secrets/{COOKIE_FILE}", *notebook_options(settings)),
         environment={
-            **accelerator.environment,
+            **(way_out or {}), **accelerator.environment,
             **({"FOOD11_DATA_DIR": f"{DATA}/Food-11"} if data else {}),
             **(elsewhere.environment(settings, "/run/secrets") if settings.tracking_uri else {}),
             **server_secrets.notebook_environment("/run/secrets", asks),

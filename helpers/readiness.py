@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from helpers import database_failures, elsewhere, gateway
+from helpers import database_failures, elsewhere, gateway, machine_failures
 from helpers.bounded import within
 from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, POSTGRES, Engine, PartStatus, Sink, State
 from helpers.errors import NotListening, NotReady, PartFailed
@@ -119,10 +119,18 @@ def probes(parts: Iterable[str], changed: bool) -> dict[str, tuple[Probe, ...]]:
     return wanted
 
 
+KILLED = (-1, -9, 137)  # as supervisor and Docker tell SIGKILL
+
+
 def failure(engine: Engine, status: PartStatus) -> PartFailed:
     """The error for a part that has failed: its reason and its own last lines."""
     lines = tuple(line.rstrip() for line in engine.logs(status.name, tail=15))
     if status.name == POSTGRES and (known := database_failures.explain(lines)):
+        return PartFailed(status.name, f"{status.name} is {status.state}: {known[0]}", known[1], lines)
+    known = machine_failures.explain(lines)
+    if known is None and status.exit_code in KILLED and machine_failures.killed_for_memory():
+        known = machine_failures.MEMORY
+    if known:
         return PartFailed(status.name, f"{status.name} is {status.state}: {known[0]}", known[1], lines)
     code = f", exit code {status.exit_code}" if status.exit_code is not None else ""
     reason = f": {status.reason}" if status.reason and status.reason != f"exit code {status.exit_code}" else ""

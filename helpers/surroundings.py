@@ -26,8 +26,8 @@ def kept(state: State) -> dict[str, str]:
 
 
 def differ(state: State) -> str:
-    """A line about what this shell has otherwise; "" where nothing is. Only embedded services take anything of it."""
-    if state.engine != "embedded" or state.surroundings is None:
+    """A line about what this shell has otherwise; "" where nothing is."""
+    if state.surroundings is None:
         return ""
     here = current()
     names = sorted(name for name in NAMES if here.get(name) != state.surroundings.get(name))

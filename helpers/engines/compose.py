@@ -20,7 +20,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from helpers import accelerators, gateway, images, neighbours, notebook, safe_files, stack, users, wheels
+from helpers import (
+    accelerators,
+    egress,
+    gateway,
+    images,
+    neighbours,
+    notebook,
+    safe_files,
+    stack,
+    surroundings,
+    users,
+    wheels,
+)
 from helpers.accelerators import Accelerator, Machine
 from helpers.engines import (
     base,
@@ -253,6 +265,8 @@ class DockerEngine:
             "TRACKBED_DATABASE": live["database"],
             "TRACKBED_ARTIFACT_PREFIX": live["prefix"],
             "TRACKBED_SECRETS": self.system.credentials_digest(),
+            # Compose hands the proxies of Docker's config.json to every container: they must not stand between ours
+            "TRACKBED_NO_PROXY": egress.exceptions(client_config.proxies(os.environ).get(egress.EXCEPT, "")),
             "TRACKBED_MTU": str(min(mtu or 1500, 1500)),
             "TRACKBED_MEMORY_LIMIT": settings.memory_limit,
             "TRACKBED_PIDS_LIMIT": str(settings.pids_limit),
@@ -329,6 +343,13 @@ class DockerEngine:
     def secret_files(self) -> tuple[SecretFile, ...]:
         return compose_model.secret_files(self.settings, self.object_store, self.system.asks)
 
+    def _certificate_files(self) -> list[FileEntry]:
+        """The site's certificates for the notebook. Not among the secrets: other ones do not start it anew."""
+        if not self._certificates:
+            return []
+        uid = notebook.workspace_owner(self.settings)
+        return [FileEntry(notebook.CERTIFICATES, self._certificates.encode(), uid, notebook.GID, 0o444)]
+
     # the notebook's devices and data
 
     @cached_property
@@ -383,9 +404,23 @@ class DockerEngine:
 
     @cached_property
     def notebook_spec(self) -> PartSpec:
+        told = self.egress.reachable_from_containers().environment(egress.inside(self.settings))
+        if self._certificates:
+            told |= egress.trust(f"/run/secrets/{notebook.CERTIFICATES}")
         spec = notebook.container_spec(self.settings, self.accelerator, self._data_mount(), self.system.asks,
-                                       self.system.state.instance)
+                                       self.system.state.instance, told)
         return spec if spec.memory else replace(spec, memory=notebook_memory())
+
+    @cached_property
+    def egress(self) -> egress.Egress:
+        """The proxies and certificates of this machine's site; those of a node over ssh are not known here."""
+        if self.host.remote:
+            return egress.Egress()
+        return egress.find(self.settings, surroundings.kept(self.system.state), client_config.proxies(os.environ))
+
+    @cached_property
+    def _certificates(self) -> str:
+        return egress.certificates(self.egress.bundle) if self.egress.bundle else ""
 
     def _plan_anew(self) -> None:
         """What the plan was read from has changed: images have come, the workspace has its owner."""
@@ -741,6 +776,7 @@ class DockerEngine:
             content = credentials.render(secret.template, secret.names).encode()
             files.setdefault(secret.volume, []).append(
                 FileEntry(secret.path, content, secret.uid, secret.gid, secret.mode))
+        files.setdefault(f"{self.settings.project}_secrets-jupyter", []).extend(self._certificate_files())
         if self.settings.public:
             name, own = f"{self.settings.project}_secrets-gateway", self._gateway_files()
             files[name] = [e for e in files[name] if e.path not in {one.path for one in own}] + own

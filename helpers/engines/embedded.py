@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -22,7 +23,9 @@ from helpers import (
     addresses,
     bounded,
     database_failures,
+    egress,
     elsewhere,
+    machine_failures,
     notebook,
     safe_files,
     server_secrets,
@@ -115,7 +118,11 @@ class EmbeddedEngine:
         return found
 
     def host_facts(self) -> HostFacts:
-        return self.system.local_facts(self.folder)
+        facts = self.system.local_facts(self.folder)
+        limit, free = machine_failures.memory_limit()  # of a batch system's session: these processes stand below it
+        if 0 < limit < facts.memory:
+            facts = replace(facts, memory=limit, memory_available=min(free, facts.memory_available))
+        return facts
 
     @property
     def workspace_inside(self) -> str:
@@ -237,8 +244,15 @@ class EmbeddedEngine:
         return {POSTGRES: self._postgres, MLFLOW: self._mlflow, JUPYTER: self._jupyter}[part]()
 
     def _common(self, role: str) -> dict[str, str]:
-        return {"HOME": str(self.layout.accounts.home(role)), "LANG": "C.UTF-8",
-                **surroundings.kept(self.system.state)}
+        return {"HOME": str(self.layout.accounts.home(role)), "LANG": "C.UTF-8", **self._way_out()}
+
+    def _way_out(self) -> dict[str, str]:
+        """What is taken from the shell that started the system, and from the machine: proxies, certificates, TZ."""
+        kept = surroundings.kept(self.system.state)
+        way = egress.find(self.settings, kept, {})
+        return {**kept, **way.environment(egress.inside(self.settings)),
+                **{name: value for name, value in (egress.trust(way.bundle) if way.bundle else {}).items()
+                   if name not in kept}}
 
     def _postgres(self) -> PartSpec:
         return PartSpec(POSTGRES, stack.TITLES[POSTGRES], environment=self._common(DATABASE),
@@ -590,6 +604,7 @@ class EmbeddedEngine:
         if not self.layout.as_root and not self.supervisor.has_groups(gids & set(os.getgroups())):
             sink.step("restarting the processes, which need the GPU's group")
             self.stop(sink)
+        self._mend_byte_code(sink)
         own = self.layout.accounts.get(NOTEBOOK)
         notebook.make_workspace(self.settings.workspace, own.pw_uid, own.pw_gid, callers=False)
         if not self.supervisor.running():
@@ -630,6 +645,17 @@ class EmbeddedEngine:
         for name in after:
             sink.part(name, "starting" if before.get(name) != after[name] else "ready")
         return StartReport(tuple(name for name, identity in after.items() if before.get(name) != identity))
+
+    def _mend_byte_code(self, sink: Sink) -> None:
+        """Remove the byte code of a service that could not read it: a full disk cuts off what is written."""
+        for part, folder in ((MLFLOW, self.folder / "pycache"), (JUPYTER, self.folder / "jupyter" / "pycache")):
+            if not os.path.lexists(folder) or any(s.name == part and s.up for s in self.parts()):
+                continue
+            if any(map(machine_failures.BYTE_CODE.search, self.logs(part, 40))) and safe_files.remove(folder):
+                sink.step(f"removing damaged byte code of {part}")
+                if part == MLFLOW:
+                    account = self.layout.accounts.get(SERVER)
+                    safe_files.give_folder(folder, account.pw_uid, account.pw_gid, 0o700)
 
     def _files(self) -> None:
         """What the processes read: the server's files, the notebook's start-up files, the secrets."""

@@ -1,0 +1,147 @@
+"""The way out of a site: its proxies and its certificates, wherever they are configured, and what stays inside."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from helpers.settings import Settings
+
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+EXCEPT = "NO_PROXY"
+# Our services and this machine: never through a proxy, which knows neither.
+INSIDE = ("localhost", "127.0.0.1", "::1", "mlflow", "store", "postgres", "jupyter", "gateway")
+BUNDLES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
+# What programs in the notebook read: pip, requests, OpenSSL and Python, curl, boto3, git, Node.js
+TRUST = (*BUNDLES, "AWS_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS")
+ANCHORS = ("/usr/local/share/ca-certificates", "/etc/pki/ca-trust/source/anchors",
+           "/etc/ca-certificates/trust-source/anchors")
+SYSTEM = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+COMPLETE = 100_000  # bytes: a bundle of this size has the public authorities too
+
+
+@dataclass(frozen=True)
+class Egress:
+    """``proxies`` by upper-case name, without NO_PROXY; ``origin`` says where they stand. ``bundle``: a file or ""."""
+
+    proxies: Mapping[str, str] = field(default_factory=dict)
+    exceptions: tuple[str, ...] = ()
+    origin: str = ""
+    bundle: str = ""
+    bundle_origin: str = ""
+
+    def environment(self, inside: Iterable[str] = INSIDE) -> dict[str, str]:
+        """The proxies as programs read them, in both spellings; {} without one."""
+        if not self.proxies:
+            return {}
+        told = {**self.proxies, EXCEPT: ",".join(dict.fromkeys((*inside, *self.exceptions)))}
+        return told | {name.lower(): value for name, value in told.items()}
+
+    def reachable_from_containers(self) -> Egress:
+        """Without proxies that listen on this machine's loopback alone: in a container that is another machine."""
+        kept = {name: value for name, value in self.proxies.items() if not _is_loopback(value)}
+        return Egress(kept, self.exceptions, self.origin, self.bundle, self.bundle_origin)
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """The proxies that containers cannot reach, without their passwords."""
+        return tuple(dict.fromkeys(masked(value) for value in self.proxies.values() if _is_loopback(value)))
+
+    def __str__(self) -> str:
+        words = [f"proxy {', '.join(dict.fromkeys(map(masked, self.proxies.values())))} (from {self.origin})"] \
+            if self.proxies else ["no proxy"]
+        words.append(f"certificates {self.bundle} (from {self.bundle_origin})" if self.bundle
+                     else "no certificates of the site")
+        return ", ".join(words)
+
+
+def find(settings: Settings, environ: Mapping[str, str], client: Mapping[str, str],
+         system: str = "/etc/environment") -> Egress:
+    """What is configured: the shell first, then .env, Docker's client (``client``), the system."""
+    sources = (("the environment", environ), (".env", settings.passthrough), ("Docker's config.json", client),
+               (system, _assignments(system)))
+    proxies: dict[str, str] = {}
+    origin = ""
+    exceptions: list[str] = []
+    for name, values in sources:
+        found = {key: value for key in PROXIES if (value := values.get(key) or values.get(key.lower(), ""))}
+        if found and not proxies:
+            proxies, origin = found, name
+        listed = values.get(EXCEPT) or values.get(EXCEPT.lower(), "")
+        exceptions += [word.strip() for word in listed.split(",") if word.strip()]
+    bundle, where = _bundle(environ, settings.passthrough)
+    return Egress(proxies, tuple(dict.fromkeys(exceptions)), origin, bundle, where)
+
+
+def inside(settings: Settings) -> tuple[str, ...]:
+    """The names and addresses of a system's own services."""
+    own = (settings.bind_address, settings.domain, settings.public_address)
+    return (*INSIDE, *(name for name in own if name and name not in ("0.0.0.0", "::", "auto")))
+
+
+def exceptions(listed: str) -> str:
+    """NO_PROXY with our own services in it."""
+    return ",".join(dict.fromkeys((*INSIDE, *(word.strip() for word in listed.split(",") if word.strip()))))
+
+
+def certificates(bundle: str) -> str:
+    """The text of a bundle, with the public authorities where it has only the site's own; "" when it is unreadable."""
+    try:
+        text = Path(bundle).read_text(errors="replace")
+        if len(text) < COMPLETE:
+            import certifi
+
+            text = f"{text.rstrip()}\n{Path(certifi.where()).read_text()}"
+    except (OSError, ImportError):
+        return ""
+    return text
+
+
+def trust(path: str) -> dict[str, str]:
+    """The variables by which programs find a bundle."""
+    return dict.fromkeys(TRUST, path)
+
+
+def masked(address: str) -> str:
+    """A proxy's address without its password."""
+    return re.sub(r"//[^/@]*@", "//***@", address)
+
+
+def _bundle(environ: Mapping[str, str], passthrough: Mapping[str, str]) -> tuple[str, str]:
+    for source in (environ, passthrough):
+        for variable in BUNDLES:
+            path = source.get(variable, "")
+            if path and Path(path).is_file():
+                return path, variable
+    for folder in ANCHORS:
+        try:
+            own = any(path.is_file() for path in Path(folder).rglob("*"))
+        except OSError:
+            continue
+        if own and (found := next((path for path in SYSTEM if Path(path).is_file()), "")):
+            return found, folder
+    return "", ""
+
+
+def _assignments(path: str) -> dict[str, str]:
+    """The lines of /etc/environment: NAME=value, quotes and `export` allowed."""
+    try:
+        lines = Path(path).read_text(errors="replace").splitlines()
+    except OSError:
+        return {}
+    pairs = (re.fullmatch(r"\s*(?:export\s+)?(\w+)\s*=\s*(.*?)\s*", line) for line in lines)
+    return {found[1]: found[2].strip("'\"") for found in pairs if found}
+
+
+def _is_loopback(address: str) -> bool:
+    host = urlsplit(address if "//" in address else f"//{address}").hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def of_machine(settings: Settings, client: Mapping[str, str]) -> Egress:
+    """As this process finds it."""
+    return find(settings, os.environ, client)

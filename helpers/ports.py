@@ -1,0 +1,54 @@
+"""Which ports a system publishes: its settings', and where a default is taken at the first start, the next free one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from helpers import addresses
+from helpers.engines.base import PartStatus, Port
+from helpers.engines.remote import Host
+from helpers.settings import DEFAULT, Settings
+
+SETTINGS = {"mlflow:http": "MLFLOW_PORT", "jupyter:http": "JUPYTER_PORT", "store:s3": "S3_PORT",
+            "store:console": "S3_CONSOLE_PORT", "gateway:http": "MLFLOW_PORT", "gateway:jupyter": "JUPYTER_PORT",
+            "gateway:s3": "S3_PORT", "gateway:console": "S3_CONSOLE_PORT", "gateway:acme-http": "HTTP_PORT",
+            "gateway:acme-https": "HTTPS_PORT"}
+PRIVILEGED = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
+
+
+def first_unprivileged(path: str = PRIVILEGED) -> int:
+    """The first port that accounts other than root may listen on."""
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):
+        return 1024
+
+
+def free_instead(settings: Settings, planned: Iterable[tuple[str, Port]], statuses: Iterable[PartStatus],
+                 host: Host) -> tuple[Settings, str]:
+    """The settings with the next free port for each default that somebody else holds, and one line about it.
+
+    The user's own choices stay as they are, and so do the ports of what runs already.
+    """
+    listed = [(part, port) for part, port in planned if port.published]
+    ours = {p.published for status in statuses for p in status.ports}
+    taken = {port.published for _, port in listed}
+    chosen: dict[str, Any] = {}
+    words = []
+    for part, port in listed:
+        name = SETTINGS.get(f"{part}:{port.name}", "")
+        if not name or settings.origin(name) != DEFAULT or port.published in ours \
+                or host.is_free(port.address, port.published):
+            continue
+        free = addresses.next_free(port.address, port.published + 1, taken, host.is_free)
+        taken.add(free)
+        chosen[name] = free
+        words.append(f"{free} for {name} ({port.published} is taken by {host.holder(port.published)})")
+    if not chosen:
+        return settings, ""
+    told = {**settings.told, **{name: str(number) for name, number in chosen.items()}}
+    moved = replace(settings, told=told, **{name.lower(): number for name, number in chosen.items()})
+    return moved, f"ports: {', '.join(words)}; kept from now on"

@@ -1,0 +1,101 @@
+"""Proxies and certificates of a site: where they are found, and what never goes through them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from helpers import egress, notebook
+from helpers.accelerators import Accelerator
+from helpers.egress import Egress
+from helpers.engines import client_config
+from helpers.settings import Settings
+
+PROXY, OTHER = "http://proxy.example:3128", "http://other.example:3128"
+
+
+def settings(folder: Path, dotenv: str = "", **environ: str) -> Settings:
+    clone = folder / "clone"
+    clone.mkdir(exist_ok=True)
+    (clone / ".env").write_text(dotenv)
+    return Settings.load({}, {"TRACKBED_STATE_DIR": str(folder / "state"), **environ}, clone / ".env", {})
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No certificates of this machine's own site."""
+    monkeypatch.setattr(egress, "ANCHORS", ())
+
+
+def find(folder: Path, dotenv: str = "", system: str = "", client: dict[str, str] | None = None,
+         **environ: str) -> Egress:
+    (folder / "environment").write_text(system)
+    return egress.find(settings(folder, dotenv), environ, client or {}, str(folder / "environment"))
+
+
+@pytest.mark.parametrize(("places", "origin", "proxy"), [
+    ({"https_proxy": PROXY, "dotenv": f"HTTPS_PROXY={OTHER}\n"}, "the environment", PROXY),
+    ({"HTTPS_PROXY": PROXY}, "the environment", PROXY),
+    ({"dotenv": f"HTTPS_PROXY={PROXY}\n", "system": f"HTTPS_PROXY={OTHER}\n"}, ".env", PROXY),
+    ({"client": {"HTTPS_PROXY": PROXY}, "system": f"https_proxy={OTHER}\n"}, "Docker's config.json", PROXY),
+    ({"system": f'# of the site\nexport https_proxy="{PROXY}"\n'}, "", PROXY),
+])
+def test_wherever_they_are_configured(tmp_path: Path, places: dict[str, str], origin: str, proxy: str) -> None:
+    found = find(tmp_path, **places)  # type: ignore[arg-type]
+    assert dict(found.proxies) == {"HTTPS_PROXY": proxy}
+    assert found.origin == (origin or str(tmp_path / "environment"))
+
+
+def test_what_is_inside_never_goes_through_them(tmp_path: Path) -> None:
+    found = find(tmp_path, http_proxy=PROXY, no_proxy="10.0.0.0/8, intern.example",
+                 client={"NO_PROXY": "registry.example"})
+    told = found.environment(egress.inside(settings(tmp_path, TRACKBED_BIND_ADDRESS="127.0.0.2")))
+    assert told["HTTP_PROXY"] == told["http_proxy"] == PROXY
+    assert told["NO_PROXY"] == told["no_proxy"]
+    listed = told["NO_PROXY"].split(",")
+    assert {"localhost", "127.0.0.1", "127.0.0.2", "::1", "mlflow", "store", "10.0.0.0/8", "intern.example",
+            "registry.example"} <= set(listed)
+    assert find(tmp_path).environment() == {}, "no proxy, no variables"
+    assert egress.exceptions("a.example, store") == ",".join((*egress.INSIDE, "a.example"))
+
+
+def test_a_proxy_of_the_loopback_is_none_for_containers(tmp_path: Path) -> None:
+    found = find(tmp_path, http_proxy="http://ada:hunter2@127.0.0.1:3128", https_proxy=PROXY)
+    assert dict(found.reachable_from_containers().proxies) == {"HTTPS_PROXY": PROXY}
+    assert found.lost == ("http://***@127.0.0.1:3128",)
+    assert "hunter2" not in str(found) and "from the environment" in str(found)
+
+
+def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "site.pem"
+    own.write_text("-----BEGIN CERTIFICATE-----\nours\n")
+    found = find(tmp_path, PIP_CERT=str(own))
+    assert (found.bundle, found.bundle_origin) == (str(own), "PIP_CERT")
+    text = egress.certificates(found.bundle)
+    assert text.startswith(own.read_text()) and text.count("BEGIN CERTIFICATE") > 50, "the public ones too"
+    assert find(tmp_path, dotenv=f"SSL_CERT_FILE={own}\n").bundle == str(own)
+    assert find(tmp_path, PIP_CERT="/nowhere").bundle == ""
+
+    anchors = tmp_path / "anchors"
+    anchors.mkdir()
+    monkeypatch.setattr(egress, "ANCHORS", (str(anchors),))
+    monkeypatch.setattr(egress, "SYSTEM", ("/nowhere", str(own)))
+    assert find(tmp_path).bundle == ""
+    (anchors / "site.crt").touch()
+    assert (find(tmp_path).bundle, find(tmp_path).bundle_origin) == (str(own), str(anchors))
+
+
+def test_the_notebook_is_told(tmp_path: Path) -> None:
+    told = Egress({"HTTPS_PROXY": PROXY}).environment() | egress.trust("/run/secrets/site-ca.pem")
+    spec = notebook.container_spec(settings(tmp_path), Accelerator(), way_out=told)
+    assert spec.environment["https_proxy"] == PROXY and spec.environment["PIP_CERT"] == "/run/secrets/site-ca.pem"
+
+
+def test_proxies_of_dockers_client(tmp_path: Path) -> None:
+    told = {"proxies": {"default": {"httpProxy": PROXY, "noProxy": "a.example"}, "tcp://x": {"httpProxy": OTHER}}}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    assert client_config.proxies({"DOCKER_CONFIG": str(tmp_path)}) == {"HTTP_PROXY": PROXY, "NO_PROXY": "a.example"}
+    (tmp_path / "config.json").write_text('{"proxies": []}')
+    assert client_config.proxies({"DOCKER_CONFIG": str(tmp_path)}) == {}

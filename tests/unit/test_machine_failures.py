@@ -1,0 +1,92 @@
+"""What the machine around us does to a command, in words: no errno of it is "unexpected"."""
+
+from __future__ import annotations
+
+import errno
+import marshal
+import os
+from pathlib import Path
+
+import pytest
+
+from helpers import machine_failures
+
+
+@pytest.mark.parametrize(("number", "means", "fix"), [
+    (errno.ENOSPC, "the disk is full: /srv/my data/x", "df -h '/srv/my data'"),
+    (errno.EDQUOT, "the disk is full", "df -i"),
+    (errno.EROFS, "is read-only: /srv/my data/x", "findmnt -T '/srv/my data'"),
+    (errno.EACCES, "permission denied: /srv/my data/x", "namei -l '/srv/my data/x'"),
+    (errno.EPERM, "permission denied", "--state-dir"),
+    (errno.ENAMETOOLONG, "too long", "--state-dir"),
+    (errno.EMFILE, "too many open files", "ulimit -n"),
+    (errno.ENOMEM, "out of memory", "`invoke doctor`"),
+    (errno.EIO, "does not answer well", "`dmesg | tail`"),
+    (errno.ESTALE, "does not answer well", "`dmesg | tail`"),
+])
+def test_an_error_of_the_system(number: int, means: str, fix: str) -> None:
+    found = machine_failures.known(OSError(number, os.strerror(number), "/srv/my data/x"))
+    assert found and means in found.message and fix in found.hint
+    assert machine_failures.known(OSError(number, os.strerror(number))), "also without a file"
+
+
+def test_truncated_byte_code() -> None:
+    with pytest.raises(EOFError) as caught:
+        marshal.loads(marshal.dumps(compile("x = 1", "x", "exec"))[:-5])
+    found = machine_failures.known(caught.value)
+    assert found and "byte code of the toolkit is damaged" in found.message
+    assert f"find {machine_failures.CLONE} -name '*.pyc' -delete" in found.hint
+    assert machine_failures.explain(["Traceback", f"EOFError: {caught.value}", ""])
+
+
+def test_what_is_a_programmers_stays_one() -> None:
+    for error in (ValueError("nothing"), EOFError("no more"), OSError("odd"), KeyError("x"), ImportError("no module")):
+        assert machine_failures.known(error) is None
+    assert machine_failures.known(MemoryError())
+
+
+@pytest.mark.parametrize(("line", "means"), [
+    ("OSError: [Errno 28] No space left on device: '/x/tmp/y'", "the disk is full"),
+    ("MemoryError", "out of memory"),
+    ("ImportError: /x/a.so: failed to map segment from shared object: Operation not permitted", "noexec"),
+    ("ValueError: of its own", ""),
+])
+def test_a_services_last_lines(line: str, means: str) -> None:
+    found = machine_failures.explain(["INFO starts", line, "INFO ends"])
+    assert (means in found[0] and "up" in found[1] or "--state-dir" in found[1]) if found else not means
+
+
+def group(folder: Path, limit: str, used: int, cache: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "memory.max").write_text(f"{limit}\n")
+    (folder / "memory.current").write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon 1\ninactive_file {cache}\n")
+
+
+def test_the_least_limit_of_the_groups_above_counts(tmp_path: Path) -> None:
+    own = tmp_path / "cgroup"
+    own.write_text("0::/slurm/job_7/step_0\n")
+    root = tmp_path / "root"
+    group(root / "slurm", "8589934592", 1 << 30)
+    group(root / "slurm" / "job_7", "4294967296", 3 << 30, cache=1 << 30)
+    group(root / "slurm" / "job_7" / "step_0", "max", 1 << 30)
+    assert machine_failures.memory_limit(root, own) == (4 << 30, 2 << 30)
+    (root / "slurm" / "job_7" / "step_0" / "memory.events").write_text("oom 2\noom_kill 1\n")
+    assert machine_failures.killed_for_memory(root, own) == 1
+
+
+def test_the_first_version_of_control_groups(tmp_path: Path) -> None:
+    own, folder = tmp_path / "cgroup", tmp_path / "root" / "memory" / "job"
+    own.write_text("3:cpu,cpuacct:/job\n2:memory:/job\n")
+    folder.mkdir(parents=True)
+    (folder / "memory.limit_in_bytes").write_text("2147483648\n")
+    (folder / "memory.usage_in_bytes").write_text("1073741824\n")
+    (folder / "memory.stat").write_text("total_inactive_file 536870912\n")
+    assert machine_failures.memory_limit(tmp_path / "root", own) == (2 << 30, 3 << 29)
+    (folder / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert machine_failures.memory_limit(tmp_path / "root", own) == (0, 0), "that is none"
+
+
+def test_no_groups_at_all(tmp_path: Path) -> None:
+    assert machine_failures.memory_limit(tmp_path, tmp_path / "none") == (0, 0)
+    assert machine_failures.killed_for_memory(tmp_path, tmp_path / "none") == 0

@@ -1,0 +1,71 @@
+"""Ports that are chosen where the defaults are taken, and those that no service may have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from helpers import doctor, ports
+from helpers.engines.base import PartStatus, Port, State
+from helpers.engines.remote import Here
+from helpers.settings import Settings
+
+
+class Busy(Here):
+    """A machine on which these ports are taken."""
+
+    def __init__(self, *taken: int) -> None:
+        self.taken = taken
+
+    def is_free(self, address: str, port: int) -> bool:
+        return port not in self.taken
+
+    def holder(self, port: int) -> str:
+        return "python (process 7)"
+
+
+def settings(folder: Path, **environ: str) -> Settings:
+    return Settings.load({}, {"TRACKBED_STATE_DIR": str(folder / "state"), **environ}, folder / "clone" / ".env", {})
+
+
+def planned(told: Settings) -> list[tuple[str, Port]]:
+    return [("mlflow", Port("http", 8000, told.mlflow_port, "127.0.0.1")),
+            ("jupyter", Port("http", 8888, told.jupyter_port, "127.0.0.1"))]
+
+
+def test_the_next_free_ones_of_a_second_user(tmp_path: Path) -> None:
+    told = settings(tmp_path)
+    mlflow, jupyter = told.mlflow_port, told.jupyter_port
+    moved, line = ports.free_instead(told, planned(told), (), Busy(mlflow, mlflow + 1, jupyter))
+    assert (moved.mlflow_port, moved.jupyter_port) == (mlflow + 2, jupyter + 1)
+    assert dict(moved.told) == {"MLFLOW_PORT": str(mlflow + 2), "JUPYTER_PORT": str(jupyter + 1)}, "and remembered"
+    assert "\n" not in line
+    assert f"{mlflow + 2} for MLFLOW_PORT ({mlflow} is taken by python (process 7))" in line
+    assert ports.free_instead(told, planned(told), (), Busy()) == (told, "")
+
+
+def test_what_was_chosen_and_what_is_ours_stays(tmp_path: Path) -> None:
+    told = settings(tmp_path, TRACKBED_MLFLOW_PORT="8123")
+    running = PartStatus("jupyter", State.READY, ports=(Port("http", 8888, told.jupyter_port, "127.0.0.1"),))
+    moved, line = ports.free_instead(told, planned(told), (running,), Busy(8123, told.jupyter_port))
+    assert moved == told and line == ""
+
+
+def test_two_services_do_not_get_the_same(tmp_path: Path) -> None:
+    told = settings(tmp_path)
+    close = [("mlflow", Port("http", 1, 8000, "")), ("jupyter", Port("http", 1, 8001, ""))]
+    moved, _ = ports.free_instead(told, close, (), Busy(8000, 8001))
+    assert (moved.mlflow_port, moved.jupyter_port) == (8002, 8003)
+
+
+def test_ports_below_1024(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "start").write_text("80\n")
+    assert ports.first_unprivileged(str(tmp_path / "start")) == 80
+    assert ports.first_unprivileged(str(tmp_path / "none")) == 1024
+    monkeypatch.setattr(ports, "first_unprivileged", lambda: 1024)
+    told = settings(tmp_path, TRACKBED_MLFLOW_PORT="443")
+    found = doctor.check_privileged(planned(told))
+    assert [cast(str, f.level) for f in found] == [doctor.Level.ERROR]
+    assert "port 443 (MLFLOW_PORT) is below 1024" in found[0].detail and "--mlflow-port=" in found[0].fix
