@@ -131,16 +131,18 @@ def _is_own(name: str) -> bool:
 
 def ensure(api: DockerApi, settings: Settings, object_store: str, sink: Sink) -> tuple[str, ...]:
     """Build or pull every image that is missing or outdated; gives their names."""
-    made = []
     # pulls first: a registry that refuses is known in a second, a build takes a minute
-    for name in sorted(stale(api, settings, object_store), key=_is_own):
+    made = sorted(stale(api, settings, object_store), key=_is_own)
+    for place, name in enumerate(made, 1):
+        begun = time.monotonic()
+        sink.step(f"{place} of {len(made)}: {'building' if _is_own(name) else 'pulling'} {name}")
         if _is_own(name):
-            sink.step(f"building {name}")
             _build(name, settings, sink)
         else:
-            sink.step(f"pulling {name}")
             _pull_or_build(api, name, settings, sink)
-        made.append(name)
+        size = (api.image(local(api, name)) or {}).get("size", 0)
+        sink.step(f"{place} of {len(made)}: {name} is here, {size / 2**20:.0f} MiB in "
+                  f"{time.monotonic() - begun:.0f} s")
     return tuple(made)
 
 
@@ -237,7 +239,8 @@ def push(api: DockerApi, name: str, registry: str, sink: Sink) -> str:
 def _pull_or_build(api: DockerApi, name: str, settings: Settings, sink: Sink) -> None:
     """Pull an image; VersityGW's is built from its Go module where that fails."""
     try:
-        for line in api.pull(name):
+        for line in api.pull(name, lambda done, whole: sink.amount(
+                name, done, whole, f"{done / 2**20:.0f} of {whole / 2**20:.0f} MiB")):
             sink.output(line)
         return
     except TrackbedError as error:

@@ -265,16 +265,27 @@ class DockerApi:
         return {"id": found["Id"], "labels": (found.get("Config") or {}).get("Labels") or {},
                 "size": int(found.get("Size", 0))}
 
-    def pull(self, name: str) -> Iterator[str]:
-        """Pull an image, giving a line per layer event. Raises TrackbedError with the registry's words."""
+    def pull(self, name: str, amount: Callable[[int, int], None] | None = None) -> Iterator[str]:
+        """Pull an image, giving a line per layer event. Raises TrackbedError with the registry's words.
+
+        ``amount`` is told the bytes that are here, and those of all layers that are known by then.
+        """
         from docker.errors import APIError, DockerException
 
         named, _, digest = name.partition("@")
         repository, _, tag = named.rpartition(":")
+        layers: dict[str, tuple[int, int]] = {}
         try:
             for event in self.client.api.pull(repository, tag=digest or tag, stream=True, decode=True):
                 if "error" in event:
                     raise TrackbedError(str(event["error"]))
+                detail = event.get("progressDetail") or {}
+                if amount and event.get("status") == "Downloading" and detail.get("total"):
+                    layers[str(event.get("id"))] = (int(detail.get("current", 0)), int(detail["total"]))
+                elif event.get("status") == "Download complete" and (layer := layers.get(str(event.get("id")))):
+                    layers[str(event["id"])] = (layer[1], layer[1])
+                if amount and layers:
+                    amount(sum(done for done, _ in layers.values()), sum(whole for _, whole in layers.values()))
                 yield " ".join(str(event.get(key, "")) for key in ("id", "status", "progress")).strip()
         except (APIError, DockerException) as error:  # the second: a credential helper that is not installed
             raise TrackbedError(_words(error)) from None

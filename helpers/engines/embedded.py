@@ -578,13 +578,11 @@ class EmbeddedEngine:
             self._end(left)
         self.layout.make(sink)
         interpreter = venvs.interpreter(self._as_service(MLFLOW))
-        made = []
-        for venv in self._venvs().values():
-            if problem := venv.problem():
-                sink.step(f"installing {venv.name} ({problem})")
-                venv.make(interpreter, sink)
-                made.append(venv.name)
-        return tuple(made)
+        missing = [(venv, problem) for venv in self._venvs().values() if (problem := venv.problem())]
+        for place, (venv, problem) in enumerate(missing, 1):
+            sink.step(f"{place} of {len(missing)}: installing {venv.name} ({problem})")
+            venv.make(interpreter, sink)
+        return tuple(venv.name for venv, _ in missing)
 
     def _end(self, left: list[int], seconds: float = 60) -> None:
         """End processes without a supervisor of ours; what they leave behind too."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 import time
 from pathlib import Path
+from urllib.request import Request
 
 import pytest
 
@@ -87,6 +89,27 @@ def test_second_up_recreates_nothing_and_is_quick(system: Clone) -> None:
     system.up()
     assert time.monotonic() - began < system.first_seconds / 2
     assert seen.identities(system) == before
+
+
+def test_another_shell_restarts_nothing_and_no_work_ends_without_a_word(system: Clone) -> None:
+    asked = {"Authorization": f"token {system.token}", "Content-Type": "application/json"}
+    request = Request(f"{system.url('jupyter')}/api/terminals", b"{}", asked)
+    with seen.DIRECT.open(request, timeout=30) as answer:
+        terminal = f"terminal {json.load(answer)['name']} (busy)"
+    before = seen.identities(system)
+    done = system.invoke("up", TZ="Asia/Tokyo", HTTPS_PROXY="http://127.0.0.1:9", REQUESTS_CA_BUNDLE="")
+    assert done.returncode == 0, done.stderr
+    seen.refused(system.invoke("up", "--env", "A=b"), 1, terminal, "nothing was changed", "--yes")
+    assert seen.identities(system) == before
+    assert "JUPYTER_ENV" not in (system.project_folder / "state.json").read_text()
+    meaningless = {"embedded": "--s3-port=9123", "docker": "--domain=lab.example.org"}[system.engine]
+    seen.refused(system.invoke("up", meaningless), 2, f"{meaningless} means nothing")
+    ended = system.invoke("up", "--cull-idle=12h", "--yes")
+    assert ended.returncode == 0 and f"which ends: {terminal}" in ended.stderr, ended.stderr
+    variables = system.value("status", "--format=env")
+    told = seen.run("sh", "-c", f'{variables}\n"$0" -m invoke status', sys.executable, cwd=system.folder,
+                    env=system.environment)
+    assert told.returncode == 0 and "warning" not in told.stderr, told.stderr
 
 
 def test_status_in_every_format(system: Clone) -> None:

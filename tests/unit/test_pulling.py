@@ -1,0 +1,46 @@
+"""What is told while images are fetched: which of how many, how much of it, how long it took."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from helpers import images
+from helpers.engines.docker_api import DockerApi
+from tests.unit.fakes import Silent
+
+EVENTS: list[dict[str, Any]] = [
+    {"status": "Pulling from library/postgres", "id": "18.6"},
+    {"status": "Downloading", "id": "a", "progressDetail": {"current": 10, "total": 100}, "progress": "[=> ]"},
+    {"status": "Downloading", "id": "b", "progressDetail": {"current": 5, "total": 50}},
+    {"status": "Downloading", "id": "a", "progressDetail": {"current": 90, "total": 100}},
+    {"status": "Download complete", "id": "a", "progressDetail": {}},
+    {"status": "Extracting", "id": "a", "progressDetail": {"current": 1, "total": 100}},
+    {"status": "Already exists", "id": "c"},
+]
+
+
+def test_bytes_of_all_layers_are_counted() -> None:
+    api = DockerApi.__new__(DockerApi)
+    pull = SimpleNamespace(pull=lambda repository, tag, stream, decode: iter(EVENTS))
+    api._client = SimpleNamespace(api=pull)
+    told: list[tuple[int, int]] = []
+    assert len(list(api.pull("postgres:18.6", lambda done, whole: told.append((done, whole))))) == len(EVENTS)
+    assert told == [(10, 100), (15, 150), (95, 150), (105, 150), (105, 150), (105, 150)]
+
+
+def test_every_image_says_which_of_how_many_its_size_and_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("trackbed/mlflow:1", "postgres:18.6", "versitygw:1")
+    monkeypatch.setattr(images, "stale", lambda *_: names)
+    monkeypatch.setattr(images, "_build", lambda *_: None)
+    monkeypatch.setattr(images, "_pull_or_build", lambda *_: None)
+    monkeypatch.setattr(images, "local", lambda api, name: name)
+    api, sink = SimpleNamespace(image=lambda name: {"size": 300 << 20}), Silent()
+    made = images.ensure(cast(DockerApi, cast(Any, api)), cast(Any, None), "versitygw", sink)
+    assert made == ("postgres:18.6", "versitygw:1", "trackbed/mlflow:1"), "pulls come first"
+    assert sink.steps[0] == "1 of 3: pulling postgres:18.6"
+    assert re.fullmatch(r"1 of 3: postgres:18\.6 is here, 300 MiB in \d+ s", sink.steps[1])
+    assert sink.steps[4] == "3 of 3: building trackbed/mlflow:1"
