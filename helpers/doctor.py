@@ -131,6 +131,7 @@ def preflight(engine: Engine, settings: Settings) -> None:
     findings = _all_ports(engine, statuses)
     fresh = not engine.data()
     findings.append(check_disk(engine, fresh))
+    findings += filter(None, [_no_programs(settings, engine)])
     problem, fix = engine.workspace_problem()
     if problem:
         findings.append(Finding(Level.ERROR, "permissions", problem, fix))
@@ -292,6 +293,21 @@ def _check_artifacts(engine: Engine) -> list[Finding]:
     return found
 
 
+def _no_programs(settings: Settings, engine: Engine | None) -> Finding | None:
+    """The embedded engine runs programs from the state folder; a file system mounted noexec does not let it."""
+    if engine is None or isinstance(engine, DockerEngine):
+        return None
+    there = existing(settings.folder)
+    try:
+        if not os.statvfs(there).f_flag & os.ST_NOEXEC:
+            return None
+    except (OSError, AttributeError):
+        return None
+    return Finding(Level.ERROR, "permissions",
+                   f"programs may not run on the file system of STATE_DIR, {there} is mounted noexec",
+                   "name a folder on another disk: --state-dir=FOLDER (findmnt shows the options)")
+
+
 def _check_permissions(settings: Settings, engine: Engine | None = None) -> Finding:
     folders = [(settings.folder, "STATE_DIR"), (settings.workspace, "WORKSPACE")]
     host = _host(engine) if engine else Here()
@@ -300,6 +316,8 @@ def _check_permissions(settings: Settings, engine: Engine | None = None) -> Find
         if not os.access(there, os.W_OK | os.X_OK):
             return Finding(Level.ERROR, "permissions", f"{there} is not writable ({name}={path})",
                            f"chown it, or set {name} to a folder of yours")
+    if forbidden := _no_programs(settings, engine):
+        return forbidden
     try:
         if engine and any(s.name == JUPYTER and s.up for s in engine.parts()):
             found = workspace_files.attempt(engine)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import subprocess
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,6 +175,7 @@ def _build(name: str, settings: Settings, sink: Sink) -> None:
     proxies = egress.of_machine(settings, client_config.proxies(os.environ)).environment(egress.inside(settings))
     for variable in proxies:
         argv += ["--build-arg", variable]  # the value is taken from the environment, not from argv
+    open_to_all(_folder(name))
     lines: list[str] = []
     with subprocess.Popen([*argv, str(_folder(name))], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True, errors="replace",
@@ -197,6 +200,18 @@ def _build(name: str, settings: Settings, sink: Sink) -> None:
                             "TRACKBED_VERBOSE=1 shows the whole output; behind a proxy that opens TLS, point PIP_CERT "
                             "to its CA bundle; BUILD_NETWORK=host helps where containers have no way out",
                             tuple(lines[-12:]))
+
+
+def open_to_all(folder: Path) -> None:
+    """Let everybody read what an image is made from: COPY keeps the modes of a clone made with umask 077, and no
+    service in an image is root. git does not see the difference.
+    """
+    for path in (folder, *folder.rglob("*")):
+        with suppress(OSError):  # somebody else's clone: then the build tells
+            mode = path.lstat().st_mode
+            wanted = mode | (0o555 if stat.S_ISDIR(mode) or mode & 0o100 else 0o444)
+            if wanted != mode and not stat.S_ISLNK(mode):
+                path.chmod(stat.S_IMODE(wanted))
 
 
 def client_problem(text: str) -> tuple[str, str] | None:

@@ -20,6 +20,7 @@ from helpers.engines.base import Sink
 from helpers.errors import EngineUnavailable, TrackbedError
 
 MINIMUM = (3, 11)
+CACHE_LEAST = 2 << 30  # bytes: what all packages need there
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,9 @@ class Venv:
                                     "pip install --require-hashes -r requirements.txt")
         safe_files.remove(self.folder)
         environment = {**os.environ, **uv_settings(os.environ), "VIRTUAL_ENV": str(self.folder)}
-        if os.geteuid() == 0 and not _own_cache(uv, environment):
+        if not _writable_cache(uv, environment):
+            environment["UV_NO_CACHE"] = "1"  # a home that cannot be written, or is full
+        elif os.geteuid() == 0 and not _own_cache(uv, environment):
             environment["UV_LINK_MODE"] = "copy"  # a link to another account's file is that account's to change
         for argv in (
             [uv, "venv", "--quiet", "--seed", "--python", interpreter, str(self.folder)],
@@ -191,14 +194,32 @@ def rewritten(content: bytes, folder: Path, python: Path) -> bytes:
     return b"\n".join([b"#!/bin/sh", b"'''exec' " + quoted + b' "$0" "$@"', b"' '''", *lines[used:]])
 
 
-def _own_cache(uv: str, environment: Mapping[str, str]) -> bool:
-    """Whether uv's cache is this account's alone; also before it is there."""
+def _cache(uv: str, environment: Mapping[str, str]) -> Path | None:
+    """uv's cache, or the folder above it that is there."""
     done = subprocess.run([uv, "cache", "dir"], env=environment, capture_output=True, text=True, timeout=30,
                           stdin=subprocess.DEVNULL, check=False, cwd="/")
-    folder = Path(done.stdout.strip() or "/")
+    if done.returncode or not done.stdout.strip():
+        return None
+    folder = Path(done.stdout.strip())
     while not os.path.lexists(folder):
         folder = folder.parent
-    return done.returncode == 0 and safe_files.owner(folder) == os.geteuid()
+    return folder
+
+
+def _writable_cache(uv: str, environment: Mapping[str, str]) -> bool:
+    """Whether uv can keep there what it downloads: some room, and the right to write."""
+    folder = _cache(uv, environment)
+    try:
+        return folder is not None and os.access(folder, os.W_OK | os.X_OK) and \
+            shutil.disk_usage(folder).free > CACHE_LEAST
+    except OSError:
+        return False
+
+
+def _own_cache(uv: str, environment: Mapping[str, str]) -> bool:
+    """Whether uv's cache is this account's alone; also before it is there."""
+    folder = _cache(uv, environment)
+    return folder is not None and safe_files.owner(folder) == os.geteuid()
 
 
 def _whole(path: Path, more: list[str]) -> bool:

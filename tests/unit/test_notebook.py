@@ -111,3 +111,15 @@ def test_another_gpu_is_another_environment(tmp_path: Path) -> None:
     assert len({plain.folder, rocm.folder, cuda.folder}) == 3
     assert rocm.extras[0].argv() == ["--index-url", "https://x.example/rocm", "--requirement", str(torch)]
     assert Extra(torch, hashed=True).argv() == ["--require-hashes", "--requirement", str(torch)]
+
+
+def test_a_clone_made_with_umask_077_builds_images_that_others_can_read(tmp_path: Path) -> None:
+    inner, outside = tmp_path / "image" / "startup", tmp_path / "outside"
+    inner.mkdir(parents=True, mode=0o700)
+    for path, mode in ((inner / "a.py", 0o600), (inner / "run.sh", 0o700), (outside, 0o600)):
+        path.touch()
+        path.chmod(mode)
+    (inner / "link").symlink_to(outside)
+    images.open_to_all(tmp_path / "image")
+    modes = [path.stat().st_mode & 0o777 for path in (inner, inner / "a.py", inner / "run.sh", outside)]
+    assert modes == [0o755, 0o644, 0o755, 0o600]
