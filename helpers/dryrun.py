@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from helpers import access, addresses, images, relevance, stack
+from helpers import access, addresses, egress, images, notebook, relevance, stack
 from helpers.credentials import FORMER, MLFLOW_TOKEN, WEBHOOK_KEY
 from helpers.engines import select
 from helpers.engines.base import DeviceRequest, Mount, PartSpec, Plan, Port, SecretFile
@@ -209,7 +209,8 @@ def _run(part: PartSpec, host: Host) -> list[str]:
     flags += [f"--workdir {part.working_dir}"] if part.working_dir else []
     flags += [f'-p "{port.address}:${_variable(part, port)}:{port.target}"' for port in part.ports]
     flags += [_mount(mount) for mount in part.mounts]
-    flags += [f"-e {shlex.quote(f'{name}={value}')}" for name, value in part.environment.items()]
+    flags += [_environment_flag(name, value) for name, value in part.environment.items()
+              if value != f"/run/secrets/{notebook.CERTIFICATES}"]  # no secret, and not among their files
     command = list(part.command)
     if part.entrypoint:
         flags.append(f"--entrypoint {shlex.quote(part.entrypoint[0])}")
@@ -327,6 +328,15 @@ def _processes(plan: Plan, engine: EmbeddedEngine) -> str:
     return "\n\n".join(blocks)
 
 
+def _has_password(name: str, value: str) -> bool:
+    return name.upper() in egress.PROXIES and "@" in value
+
+
+def _environment_flag(name: str, value: str) -> str:
+    """A proxy's password stays in the shell: with the name alone Docker takes it from there."""
+    return f"-e {name}" if _has_password(name, value) else f"-e {shlex.quote(f'{name}={value}')}"
+
+
 def _process(part: PartSpec, word: Callable[[str], str]) -> str:
     """One process in the background, its environment without what the shell has anyway."""
     environment = []
@@ -334,7 +344,7 @@ def _process(part: PartSpec, word: Callable[[str], str]) -> str:
         if name == "PATH":
             own = value.partition("/scripts:")  # what comes after is the machine's
             environment.append(f'PATH={word((own[0] + "/scripts") if own[1] else own[0].split(":")[0])}:"$PATH"')
-        elif value != os.environ.get(name):
+        elif value != os.environ.get(name) and not _has_password(name, value):
             environment.append(f"{name}={word(value)}")
     lines = [f"# {part.title}", f"(cd {word(part.working_dir)} && exec env \\"]
     lines += [f"  {line} \\" for line in environment]

@@ -15,7 +15,8 @@ from tests.unit.fakes import system
 
 SERVER = PartSpec(
     name="mlflow", title="MLflow", container="lab-mlflow-1", hostname="mlflow", image="trackbed/mlflow:3.17.2",
-    command=("serve", "with space", "$HOME"), environment={"A": "it's", "B": "x*"},
+    command=("serve", "with space", "$HOME"), environment={"A": "it's", "B": "x*", "HTTPS_PROXY": "http://ada:hunter2@proxy.example:1",
+                                                   "PIP_CERT": "/run/secrets/site-ca.pem"},
     ports=(Port("http", 8000, 8001, "127.0.0.1"),), networks=("lab_backend", "lab_frontend"), user="10001:10001",
     mounts=(Mount("volume", "lab_tmp", "/tmp", options="nocopy"), Mount("volume", "lab_s", "/run/secrets", True),
             Mount("tmpfs", "", "/run", options="mode=0700")),
@@ -48,6 +49,7 @@ def text(tmp_path: Path) -> str:
     "  -v lab_s:/run/secrets:ro \\",
     "  --tmpfs /run:mode=0700 \\",
     "  -e 'A=it'\"'\"'s' \\",
+    "  -e HTTPS_PROXY \\",
     "  trackbed/mlflow:3.17.2 serve 'with space' '$HOME' >/dev/null",
     "docker network connect --alias mlflow lab_backend lab-mlflow-1",
     "await lab-mlflow-1 trackbed-mlflow health",
@@ -56,6 +58,10 @@ def text(tmp_path: Path) -> str:
 ])
 def test_has_the_line(text: str, line: str) -> None:
     assert line in text.splitlines()
+
+
+def test_no_password_of_a_proxy_and_no_file_that_is_not_made(text: str) -> None:
+    assert "hunter2" not in text and "site-ca.pem" not in text
 
 
 def test_is_bash(text: str) -> None:
