@@ -14,8 +14,9 @@ OFFERED, OFF = True, False
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 TWINS = ("/api/", "/ajax-api/")  # /*/ in the table: clients use the one, pages the other
 
-JOBS = ("Judges, evaluations and other jobs of the server are switched off in Trackbed: MLflow's job runner does not "
-        "run here. Evaluate in a notebook with mlflow.genai.evaluate()")
+JOBS = ("Judges, evaluations and other jobs of the server are switched off in Trackbed, and no setting turns them on: "
+        "MLflow's job runner takes 2 GB of memory and calls models at addresses that callers name. Run the same judge "
+        "in a notebook: mlflow.genai.evaluate(data=mlflow.search_traces(), scorers=[judge])")
 ASSISTANT = "MLflow's assistant is switched off in Trackbed: it runs commands on the server for whoever asks"
 GATEWAY = ("Calling models through MLflow's AI gateway is switched off in Trackbed: it sends requests to addresses "
            "that callers name. Call the model's API from your notebook")
