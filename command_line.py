@@ -141,6 +141,8 @@ def _refused(error: ParseError | ValueError, words: Sequence[str], tasks: Mappin
         if token.startswith("-"):
             return command_words.unknown_flag(token, task, tasks, core)
         return command_words.stray_word(token, task, words, tasks) if task else command_words.unknown_task(token, tasks)
+    if (found := re.search(r"'(.*)' is ambiguous when given after", text)) and task is None:
+        return command_words.followed(found[1])
     if found := re.search(r"Flag <Argument: ([\w-]+)[^>]*> needed value", text):
         name = found[1].replace("_", "-")
         flag = (task.flag(f"--{name}") if task else None) or Flag(name, "")

@@ -202,6 +202,15 @@ def missing_value(flag: Flag, task: TaskHelp | None) -> SettingError:
                         f"invoke {task.name if task else ''} {flag.option}={_value(flag)}".replace("  ", " "))
 
 
+def followed(word: str) -> SettingError:
+    """The error for a task's name behind a flag that may have a value, as in `up --public check`."""
+    from helpers.errors import SettingError
+    from helpers.spelling import shown
+
+    return SettingError(f"{shown(word)} could be the value of the flag before it, or a task.",
+                        f"write the flag's value too, as in --public=true {shown(word)}")
+
+
 def missing_words(names: Sequence[str], task: TaskHelp) -> SettingError:
     """The error for words that a task needs."""
     from helpers.errors import SettingError

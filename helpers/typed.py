@@ -19,6 +19,24 @@ def program() -> str:
     return os.path.abspath(found) if found else ""
 
 
+def as_typed(text: str) -> str:
+    """A text whose every `invoke TASK` can be typed where the reader is: not everybody has it on PATH, or is in the
+    clone's folder. As it stands where Invoke was started by another program than itself."""
+    if "`invoke " not in text or Path(sys.argv[0]).name not in ("invoke", "inv"):
+        return text
+    try:
+        here = Path.cwd()
+    except OSError:
+        here = Path("/")  # the folder is gone
+    if not here.is_relative_to(stack.ROOT):
+        start = anywhere("")
+    elif shutil.which("invoke") is None:
+        start = f"{shlex.quote(os.path.relpath(program(), here))} "
+    else:
+        return text
+    return text.replace("`invoke ", f"`{start}")
+
+
 def anywhere(words: str, project: str = "") -> str:
     """``words`` (a task and its flags) as a line for any folder. ``project``: names it, where it is no default one."""
     start = program()

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def read(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | None:
     """`invoke WORDS` as far as our reading goes; its exit code, None where Invoke goes on."""
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/invoke", *words])
+    monkeypatch.setattr(sys, "argv", ["/usr/lib/invoke/__main__.py", *words])
     try:
         command_line.read(tasks.namespace)
     except Exit as end:
@@ -60,6 +60,7 @@ def read(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | None:
     ("down yes", "yes is a flag"),
     ("up chekc", "Did you mean the task check?"),
     ("logs mlflow jupyterr", "logs takes no further word"),
+    ("up --public check", "write the flag's value too, as in --public=true check"),
     ("restore", "restore needs SOURCE: what `invoke backup` printed"),
     ("move", "move needs docker|embedded"),
 ])

@@ -148,3 +148,26 @@ def test_a_line_to_type_works_in_any_folder(monkeypatch: pytest.MonkeyPatch, tmp
     done = subprocess.run(["sh", "-c", typed.anywhere("check", "other")], cwd="/", env={}, text=True,
                           capture_output=True, check=True)
     assert done.stdout == f"in {clone}: check --project=other\n"
+
+
+def test_a_task_that_is_named_can_be_typed_where_one_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    from helpers import stack
+
+    def said() -> str:
+        console.error(TrackbedError("it is stopped", "`invoke down`, then `invoke up`"))
+        return capsys.readouterr().err.splitlines()[-1].strip()
+
+    invoke = tmp_path / "clone" / ".venv" / "bin" / "invoke"
+    invoke.parent.mkdir(parents=True)
+    invoke.touch(0o755)
+    monkeypatch.setattr(stack, "ROOT", tmp_path / "clone")
+    monkeypatch.setattr("sys.argv", [str(invoke), "check"])
+    monkeypatch.chdir(tmp_path / "clone")
+    monkeypatch.setenv("PATH", str(invoke.parent))
+    assert said() == "-> `invoke down`, then `invoke up`"
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert said() == "-> `.venv/bin/invoke down`, then `.venv/bin/invoke up`"
+    monkeypatch.chdir(tmp_path)
+    typed = f"cd {tmp_path}/clone && .venv/bin/invoke"
+    assert said() == f"-> `{typed} down`, then `{typed} up`"
