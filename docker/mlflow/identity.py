@@ -29,6 +29,7 @@ PURPOSE = b"trackbed login\n"
 AGAIN_SECONDS = 0.2  # how often the key's file is looked at after a wrong proof
 USER, CLAIMED = "mlflow.user", "trackbed.client_user"  # the tag of who did it; of what the client said instead
 RESERVED = frozenset({USER, CLAIMED})
+CHANGED, NOBODY = "trackbed.changed_by", "a client without a login"  # of an assessment that is not the changer's own
 ACTORS = ("created_by", "updated_by", "last_updated_by", "completed_by")
 REFUSED = b'{"error_code": "PERMISSION_DENIED", "message": "This name of a login does not come from the gateway."}'
 
@@ -140,12 +141,11 @@ def reserved(value: Any) -> bool:
     return any(tag.key in RESERVED for tag in value)
 
 
-def refuse() -> None:
+def refuse(why: str = f"The tags {USER} and {CLAIMED} say who made something and cannot be changed.") -> None:
     from mlflow.exceptions import MlflowException  # type: ignore[import-not-found]
     from mlflow.protos.databricks_pb2 import PERMISSION_DENIED  # type: ignore[import-not-found]
 
-    raise MlflowException(f"The tags {USER} and {CLAIMED} say who made something and cannot be changed.",
-                          error_code=PERMISSION_DENIED)
+    raise MlflowException(why, error_code=PERMISSION_DENIED)
 
 
 def created_run(arguments: dict[str, Any], who: str) -> None:
@@ -170,6 +170,58 @@ def assessed(assessment: Any, who: str) -> None:
     if source is not None and source.source_type not in PROGRAMS and source.source_id != who:
         assessment.metadata = {**(assessment.metadata or {}), CLAIMED: str(source.source_id)[:250]}
         source.source_id = who
+
+
+def owning(store: Any, update: Callable[..., Any]) -> Callable[..., Any]:
+    """The store's update_assessment: a person's verdict is changed by its login alone, others say who changed them."""
+    signature = inspect.signature(update)
+
+    @functools.wraps(update)
+    def update_assessment(*args: Any, **kwargs: Any) -> Any:
+        words = signature.bind(*args, **kwargs).arguments
+        who = login.get()
+        source = store.get_assessment(words["trace_id"], words["assessment_id"]).source
+        own = source.source_type not in PROGRAMS and source.source_id == who
+        if who and not own and source.source_type not in PROGRAMS:
+            refuse(f"This assessment is {str(source.source_id)[:250]}'s, and you are {who}. Add one of your own that "
+                   "overrides it: mlflow.override_feedback(), or without overriding, mlflow.log_feedback().")
+        metadata = {key: value for key, value in (words.pop("metadata", None) or {}).items()
+                    if key not in (CHANGED, CLAIMED)}
+        if not own:
+            metadata[CHANGED] = who or NOBODY
+        return update(**words, **({"metadata": metadata} if metadata else {}))
+
+    return update_assessment
+
+
+def spanning(store: Any, log: Callable[..., Any]) -> Callable[..., Any]:
+    """The store's log_spans: a trace that OpenTelemetry begins is the login's, like a run."""
+
+    @functools.wraps(log)
+    def log_spans(location: str, spans: Any, *args: Any, **kwargs: Any) -> Any:
+        if not (who := login.get()) or not spans:
+            return log(location, spans, *args, **kwargs)
+        from mlflow.store.tracking.dbmodels import models  # type: ignore[import-not-found]
+        from sqlalchemy import select
+        from sqlalchemy.dialects.postgresql import insert
+
+        traces = {span.trace_id for span in spans}
+        begun = select(models.SqlTraceInfo.request_id).where(models.SqlTraceInfo.request_id.in_(traces))
+        with store.ManagedSessionMaker() as session:
+            new = traces.difference(session.execute(begun).scalars())
+        logged = log(location, spans, *args, **kwargs)
+        if new:
+            rows = [{"request_id": trace, "key": USER, "value": who} for trace in sorted(new)]
+            with store.ManagedSessionMaker(read_only=False) as session:
+                session.execute(insert(models.SqlTraceMetadata).on_conflict_do_nothing(), rows)
+        return logged
+
+    return log_spans
+
+
+WHOLE: Mapping[str, Callable[[Any, Callable[..., Any]], Callable[..., Any]]] = {
+    "update_assessment": owning, "log_spans": spanning,
+}
 
 
 def traced(arguments: dict[str, Any], who: str) -> None:
@@ -231,11 +283,13 @@ def attributed(store: Any) -> int:
         words = tuple(inspect.signature(function).parameters)[1:]  # without self
         if name.startswith("_") or not words:
             continue
+        if whole := WHOLE.get(name):
+            setattr(store, name, whole(store, getattr(store, name)))
         if changes := changing(name, words):
             setattr(store, name, refusing(getattr(store, name), {word: words.index(word) for word in changes}))
         if name_it := naming(name, words):
             setattr(store, name, telling(getattr(store, name), name_it))
-        count += bool(changes or name_it)
+        count += bool(whole or changes or name_it)
     return count
 
 
@@ -268,10 +322,13 @@ def telling(method: Callable[..., Any], name_it: Callable[[dict[str, Any], str],
     return told
 
 
+VERDICT = ("name", "value", "error", "rationale", "assessment_metadata", "aggregate_value", "is_numeric_value")
+
+
 def rows() -> None:
     """Rows that no argument leads to: a model version's user, tags that spans bring with them."""
     from mlflow.store.model_registry.dbmodels.models import SqlModelVersion  # type: ignore[import-not-found]
-    from mlflow.store.tracking.dbmodels import models  # type: ignore[import-not-found]
+    from mlflow.store.tracking.dbmodels import models
     from sqlalchemy import event, inspect
 
     def version(_: Any, __: Any, values: dict[str, Any]) -> None:
@@ -287,7 +344,10 @@ def rows() -> None:
             stays(row, inspect(row).attrs, "value")
 
     def source_stays(_: Any, __: Any, row: Any) -> None:
-        stays(row, inspect(row).attrs, "source_type", "source_id")
+        columns = inspect(row).attrs
+        stays(row, columns, "source_type", "source_id")
+        if row.source_id != login.get():  # a trace begun again changes no verdict but the login's own
+            stays(row, columns, *VERDICT)
 
     event.listen(SqlModelVersion, "init", version)
     for model in (models.SqlTag, models.SqlTraceTag, models.SqlTraceMetadata):
@@ -298,7 +358,7 @@ def rows() -> None:
 
 
 def stays(row: Any, columns: Any, *names: str) -> None:
-    """Take back what a changed row would say of who made it; ``columns``: SQLAlchemy's, with their history."""
+    """Take back what a changed row would say in columns; ``columns``: SQLAlchemy's, with their history."""
     for name in names:
         history = columns[name].history
         if history.added and history.deleted:

@@ -208,3 +208,31 @@ print(urllib.request.urlopen(request, timeout=20).read().decode())
     assert info["trace_metadata"]["mlflow.user"] == info["tags"]["mlflow.user"] == "ann", done.stdout + done.stderr
     assert [each["source"] for each in info["assessments"] if each["assessment_id"] == verdict] == \
         [{"source_type": "HUMAN", "source_id": "ann"}]
+
+
+def test_a_verdict_is_changed_by_its_login_alone_and_a_trace_of_opentelemetry_is_the_logins(attack: Target) -> None:
+    number, door = secrets.token_hex(16), attack.door("mlflow")
+    span = {"traceId": number, "spanId": "0102030405060708", "name": "a", "startTimeUnixNano": "1",
+            "endTimeUnixNano": "2"}
+    sent = door.json("/v1/traces", {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]},
+                     {**attack.login, "x-mlflow-experiment-id": "0"})
+    assert sent.status == 200, sent.text
+    path = f"/api/3.0/mlflow/traces/tr-{number}"
+    info = json.loads(door.ask(path, headers=attack.login).body)["trace"]["trace_info"]
+    assert info["trace_metadata"]["mlflow.user"] == "ann"
+    made = {"assessment": {
+        "assessment_name": "good", "trace_id": f"tr-{number}", "feedback": {"value": True},
+        "source": {"source_type": "HUMAN", "source_id": "bob"}, "create_time": "2026-01-01T00:00:00Z",
+        "last_update_time": "2026-01-01T00:00:00Z"}}
+    code = f"""
+import json, urllib.request
+request = urllib.request.Request("http://mlflow:8000{path}/assessments", {json.dumps(made)!r}.encode(),
+                                 {{"Content-Type": "application/json"}})
+print(urllib.request.urlopen(request, timeout=20).read().decode())
+"""
+    done = seen.run("docker", "exec", seen.container(attack.clone, "jupyter"), "python", "-c", code)
+    bobs = json.loads(done.stdout)["assessment"]["assessment_id"]
+    body = json.dumps({"assessment": {"feedback": {"value": False}}, "update_mask": "feedback"}).encode()
+    changed = door.ask(f"{path}/assessments/{bobs}", "PATCH", {**attack.login, "Content-Type": "application/json"},
+                       body)
+    assert changed.status == 403 and "you are ann" in changed.text, changed.text

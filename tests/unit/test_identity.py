@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -223,3 +224,86 @@ def test_a_verdict_of_an_unknown_kind_is_the_logins(store: Any) -> None:
     for kind, who in (("HUMAN", "ann"), ("SOURCE_TYPE_UNSPECIFIED", "ann"), ("LLM_JUDGE", "bob"), ("CODE", "bob")):
         source = SimpleNamespace(source_type=kind, source_id="bob")
         assert store.create_assessment(SimpleNamespace(source=source, metadata=None))[0] == who
+
+
+class Reviews:
+    """A store with one assessment of each kind; gives what an update was told."""
+
+    def get_assessment(self, trace_id: str, assessment_id: str) -> Any:
+        kind, _, who = assessment_id.partition(" ")
+        return SimpleNamespace(source=SimpleNamespace(source_type=kind, source_id=who))
+
+    def update_assessment(self, trace_id: str, assessment_id: str, name: Any = None, feedback: Any = None,
+                          metadata: Any = None) -> Any:
+        return feedback, metadata
+
+
+@pytest.mark.parametrize(("made", "who", "metadata"), [
+    ("HUMAN ann", "ann", None), ("HUMAN ann", "", {"trackbed.changed_by": "a client without a login"}),
+    ("LLM_JUDGE gpt", "ann", {"trackbed.changed_by": "ann"}), ("CODE ann", "ann", {"trackbed.changed_by": "ann"}),
+])
+def test_who_changed_an_assessment_is_told(store: Any, made: str, who: str, metadata: Any) -> None:
+    reviews = Reviews()
+    identity.attributed(reviews)
+    token = identity.login.set(who)
+    try:
+        assert reviews.update_assessment("t", made, feedback=1) == (1, metadata)
+        assert reviews.update_assessment(trace_id="t", assessment_id=made, metadata={
+            "a": "b", "trackbed.changed_by": "eve", "trackbed.client_user": "eve"}) == (
+                None, {"a": "b", **(metadata or {})})
+    finally:
+        identity.login.reset(token)
+
+
+def test_a_persons_assessment_is_changed_by_nobody_else(store: Any) -> None:
+    reviews = Reviews()
+    identity.attributed(reviews)
+    for made in ("HUMAN bob", "SOURCE_TYPE_UNSPECIFIED bob"):
+        with pytest.raises(Exception, match="is bob's, and you are ann"):
+            reviews.update_assessment("t", made, feedback=1)
+
+
+class Traces:
+    """A store that knows the trace `old`; remembers what is executed."""
+
+    def __init__(self) -> None:
+        self.written: list[Any] = []
+
+    def log_spans(self, location: str, spans: Any, tracking_uri: Any = None) -> Any:
+        return spans
+
+    @contextmanager
+    def ManagedSessionMaker(self, read_only: bool = True) -> Iterator[Any]:
+        def execute(statement: Any, rows: Any = None) -> Any:
+            if rows is not None:
+                assert not read_only
+                self.written += rows
+            return SimpleNamespace(scalars=lambda: ["old"])
+
+        yield SimpleNamespace(execute=execute)
+
+
+@pytest.mark.parametrize(("who", "written"), [("ann", ["n1", "n2"]), ("", [])])
+def test_a_trace_that_opentelemetry_begins_is_the_logins(store: Any, monkeypatch: pytest.MonkeyPatch, who: str,
+                                                         written: list[str]) -> None:
+    condition = SimpleNamespace(where=lambda _: "select")
+    module: Any = ModuleType("mlflow.store.tracking.dbmodels")
+    module.models = SimpleNamespace(SqlTraceMetadata="table", SqlTraceInfo=SimpleNamespace(
+        request_id=SimpleNamespace(in_=lambda traces: sorted(traces))))
+    sqlalchemy: Any = ModuleType("sqlalchemy")
+    sqlalchemy.select = lambda _: condition
+    dialect: Any = ModuleType("sqlalchemy.dialects.postgresql")
+    dialect.insert = lambda _: SimpleNamespace(on_conflict_do_nothing=lambda: "insert")
+    for name, made in (("mlflow.store", ModuleType("mlflow.store")), ("mlflow.store.tracking", ModuleType("t")),
+                       (module.__name__, module), ("sqlalchemy", sqlalchemy),
+                       ("sqlalchemy.dialects", ModuleType("d")), (dialect.__name__, dialect)):
+        monkeypatch.setitem(sys.modules, name, made)
+    traces = Traces()
+    identity.attributed(traces)
+    token = identity.login.set(who)
+    try:
+        spans = [SimpleNamespace(trace_id=name) for name in ("old", "n2", "n1", "n1")]
+        assert traces.log_spans("0", spans) is spans and traces.log_spans("0", []) == []
+    finally:
+        identity.login.reset(token)
+    assert traces.written == [{"request_id": name, "key": "mlflow.user", "value": who} for name in written]
