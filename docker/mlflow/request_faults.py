@@ -6,9 +6,11 @@ that came without its length, as an empty one.
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import json
+import logging
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any
 
@@ -16,13 +18,41 @@ from common import say
 
 # What Python raises where a value is none that the code expects. A store or database that fails raises others.
 FAULTS = (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError)
+# a path whose file or folder is there as the other, or that is too long; the same in the words of VersityGW, MinIO, AWS
+PATHS = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP})
+LONG = frozenset({errno.ENAMETOOLONG, "KeyTooLongError", "KeyTooLong"})
+KEYS = frozenset({"ObjectParentIsFile", "ExistingObjectIsDirectory", "DirectoryNotEmpty", "XMinioParentIsObject",
+                  "XMinioObjectExistsAsDirectory"})
 SURROGATES = (b"\\ud", b"\\uD", b"\xed")  # how JSON and UTF-8 spell them, and other characters too
+CODES = {404: "ENDPOINT_NOT_FOUND", 422: "INVALID_PARAMETER_VALUE", 501: "NOT_IMPLEMENTED",
+         503: "TEMPORARILY_UNAVAILABLE"}
+CHAIN = 10  # errors that one error is looked through for its reason
 SHOWN = 200  # characters of Python's own words
 DEEP = "The request is nested too deeply"
 
 
+def unfit(error: BaseException) -> str:
+    """Why an artifact cannot have its path, where that is what a store said; else ""."""
+    for _ in range(CHAIN):
+        said: Any = error.errno if isinstance(error, OSError) else None
+        if isinstance(response := getattr(error, "response", None), dict):  # of botocore's
+            said = response.get("Error", {}).get("Code")
+        if said in PATHS or said in KEYS:
+            return ("An artifact cannot have this path: a file is where it needs a folder, or a folder where the file "
+                    "would be. Choose another path")
+        if said in LONG:
+            return "An artifact cannot have this path: a name in it is too long"
+        following = error.__cause__ or error.__context__
+        if following is None:
+            break
+        error = following
+    return ""
+
+
 def reason(error: BaseException) -> str:
     """What is wrong with the request, as a sentence without its end."""
+    if why := unfit(error):
+        return why
     if isinstance(error, RecursionError):
         return DEEP
     if isinstance(error, UnicodeEncodeError):
@@ -110,7 +140,8 @@ def parsed(body: str | bytes) -> Any:
 
 def settle(error: Any) -> None:
     """MLflow's INTERNAL_ERROR around a fault becomes the sender's."""
-    if error.error_code == "INTERNAL_ERROR" and isinstance(error.__cause__, FAULTS):
+    if error.error_code == "INTERNAL_ERROR" and (isinstance(error.__cause__, FAULTS) or (
+            error.__cause__ and unfit(error.__cause__))):
         error.__dict__.update(vars(invalid(reason(error.__cause__))))
 
 
@@ -131,18 +162,28 @@ def settled(exception: Any) -> None:
 
 def answer(error: BaseException, method: str, path: str, query: object) -> tuple[int, str]:
     """Status and body for what no handler of MLflow's caught; a request that brings nothing is not at fault."""
-    request = f"{method} {path[:SHOWN]!r}"
     if isinstance(error, SystemError):  # protobuf's C code wraps the fault
         error = error.__cause__ or error
-    if not isinstance(error, SystemError) and (query or method in ("POST", "PUT", "PATCH")):
-        say(f"{request}: 400, {type(error).__name__}: {str(error)[:SHOWN]!r}")
+    other = isinstance(error, OSError | SystemError) or hasattr(error, "response")
+    request, said = f"{method} {path[:SHOWN]!r}", f"{type(error).__name__}: {str(error)[:SHOWN]!r}"
+    if (unfit(error) or not other) and (query or method in ("POST", "PUT", "PATCH")):
+        say(f"{request}: 400, {said}")
         return 400, json.dumps({"error_code": "INVALID_PARAMETER_VALUE", "message": f"{reason(error)}."})
-    say(f"{request}: 500, {type(error).__name__}: {str(error)[:SHOWN]!r}")
+    logging.getLogger("uvicorn.error").error(f"{request}: 500, {said}", exc_info=error)
     return 500, json.dumps({"error_code": "INTERNAL_ERROR", "message": f"MLflow failed: {type(error).__name__}."})
 
 
-def guard(handlers: Any, flask: Any, app: Any) -> None:
-    """All of it, for MLflow's handlers, its Flask application and the FastAPI application around that."""
+def refused(status: int, detail: Any) -> str:
+    """FastAPI's own refusal; its form has no message that MLflow's clients show."""
+    code = CODES.get(status, "BAD_REQUEST" if status < 500 else "INTERNAL_ERROR")
+    return json.dumps({"error_code": code, "message": str(detail), "detail": detail})
+
+
+def guard(handlers: Any, flask: Any, app: Any, bucket: bool) -> None:
+    """All of it, for MLflow's handlers, its Flask application and the FastAPI application around that.
+
+    ``bucket``: artifacts are in one; its library has errors of its own.
+    """
     from flask import Response, request  # type: ignore[import-not-found]
     from graphql import GraphQLError  # type: ignore[import-not-found]
     from mlflow.exceptions import MlflowException
@@ -158,23 +199,27 @@ def guard(handlers: Any, flask: Any, app: Any) -> None:
         return Response(error.serialize_as_json(), error.get_http_status_code(), mimetype="application/json")
 
     def unread(error: Any) -> Any:
-        return Response(invalid(str(error.description).rstrip(".")).serialize_as_json(), error.code,  # type: ignore[attr-defined]
-                        mimetype="application/json")
+        made: Any = invalid(str(error.description).rstrip("."))
+        return Response(made.serialize_as_json(), error.code, mimetype="application/json")
 
     async def asgi_fault(asked: Any, error: Exception) -> Any:
         status, body = answer(error, asked.method, asked.url.path, asked.url.query)
         return Asgi(body, status, media_type="application/json")
 
-    async def asgi_refused(_: Any, error: Any) -> Any:  # FastAPI's own form has no message that MLflow's clients show
-        code = {400: "BAD_REQUEST", 422: "INVALID_PARAMETER_VALUE"}.get(error.status_code, "INTERNAL_ERROR")
-        body = json.dumps({"error_code": code, "message": str(error.detail), "detail": error.detail})
-        return Asgi(body, error.status_code, error.headers, "application/json")
+    async def asgi_refused(_: Any, error: Any) -> Any:
+        return Asgi(refused(error.status_code, error.detail), error.status_code, error.headers, "application/json")
 
+    kinds: list[type[Exception]] = [*FAULTS, SystemError, OSError, GraphQLError]
+    if bucket:
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import ClientError
+
+        kinds += [Boto3Error, ClientError]
     settled(MlflowException)
     app.add_exception_handler(HTTPException, asgi_refused)
     handlers._get_request_json = reader(handlers._get_request_json, request)
     flask.register_error_handler(MlflowException, known)
-    for kind in (*FAULTS, SystemError, GraphQLError):
+    for kind in kinds:
         flask.register_error_handler(kind, fault)
         app.add_exception_handler(kind, asgi_fault)
     for kind in (BadRequest, UnsupportedMediaType):

@@ -250,6 +250,8 @@ class Workers:
         model_metrics.keep_nan(type(handlers._tracking_store))
         memory.limit(self.options["workers"])
 
+        bucket = os.environ[locations.DESTINATION].startswith("s3://")
+
         class Application(BaseApplication):  # type: ignore[misc]
             def load_config(self) -> None:
                 for name, value in settings.items():
@@ -267,7 +269,7 @@ class Workers:
                 abandoned.in_database(store.engine for store in stores if hasattr(store, "engine"))
                 quick_answers.shorten(handlers)
                 quick_requests.larger_blocks()
-                request_faults.guard(handlers, flask_app, app)
+                request_faults.guard(handlers, flask_app, app, bucket)
                 graphql_bounds.guard(handlers, flask_app, request_faults.invalid)
                 served = quick_requests.shortened(app, flask_app)
                 served = edge.guarded(identity.identified(served, stores, os.environ))

@@ -287,6 +287,24 @@ def test_deep_and_odd_text_is_refused_wherever_mlflow_reads_it(system: Clone) ->
     assert not seen.mlflow(system, f"runs/get?run_id={run}")["run"]["data"].get("metrics")
 
 
+@pytest.mark.parametrize("way", ["/api/2.0/mlflow-artifacts/artifacts/{folder}/{name}",
+                                 "/ajax-api/2.0/mlflow/upload-artifact?run_uuid={run}&path={name}"])
+def test_a_file_where_a_folder_is_needed_is_refused_at_once(system: Clone, way: str) -> None:
+    run, method = seen.new_run(system), "POST" if "upload" in way else "PUT"
+    folder = f"edge-{uuid.uuid4().hex}"
+
+    def upload(name: str) -> tuple[int, bytes]:
+        return ask(system, way.format(folder=folder, run=run, name=name), method, b"x")[:2]
+
+    for first, second in (("report", "report/page1.txt"), ("plots/a.png", "plots"), ("a/b/c", "a/b"), ("d", "d/e/f/g")):
+        assert upload(first)[0] == 200
+        status, text = upload(second)
+        assert status == 400 and b"Choose another path" in text, (first, second, status, text)
+        assert upload(first)[0] == 200
+    status, text = upload("x" * 300)
+    assert status == 400 and b"too long" in text, (status, text)
+
+
 # GraphQL
 
 QUERIES = """

@@ -104,6 +104,7 @@ NUL = ValueError("A string literal cannot contain NUL (0x00) characters.")
     (NUL, INVALID, "NUL character"), (ValueError("embedded null byte"), INVALID, "NUL"),
     (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "no"), INVALID, "surrogate"),
     (RecursionError(), INVALID, "nested too deeply"), (KeyError("x"), INVALID, "KeyError: 'x'"),
+    (NotADirectoryError(20, "x"), INVALID, "cannot have this path"), (OSError(36, "x"), INVALID, "too long"),
     (OSError(28, "No space left"), "INTERNAL_ERROR", "failed"), (None, "INTERNAL_ERROR", "failed"),
     (MemoryError(), "INTERNAL_ERROR", "failed"), (RuntimeError("x"), "INTERNAL_ERROR", "failed"),
 ])
@@ -123,12 +124,27 @@ def test_an_error_around_a_fault_is_the_senders(mlflow_error: Any, cause: Except
 
 
 def test_what_no_handler_caught_is_told_in_mlflows_form(capsys: pytest.CaptureFixture[str]) -> None:
+    def upload(code: str) -> Exception:  # as boto3 does
+        refusal: Any = Exception(code)
+        refusal.response = {"Error": {"Code": code}}
+        failed: Any = Exception("Failed to upload")
+        failed.__context__, failed.response = refusal, None
+        return failed  # type: ignore[no-any-return]
+
     wrapped = SystemError("returned a result with an exception set")
     wrapped.__cause__ = UnicodeEncodeError("utf-8", "\ud800", 0, 1, "no")
     for error, method, query, status in ((TypeError("x"), "POST", "", 400), (TypeError("x"), "GET", b"a=b", 400),
                                          (TypeError("x"), "GET", b"", 500), (SystemError("x"), "POST", "", 500),
-                                         (wrapped, "POST", "", 400)):
+                                         (wrapped, "POST", "", 400), (IsADirectoryError(21, "x"), "PUT", "", 400),
+                                         (FileExistsError(17, "x"), "PUT", "", 400), (OSError(28, "x"), "PUT", "", 500),
+                                         (upload("ObjectParentIsFile"), "PUT", "", 400),
+                                         (upload("XMinioParentIsObject"), "PUT", "", 400),
+                                         (upload("KeyTooLongError"), "PUT", "", 400),
+                                         (upload("AccessDenied"), "PUT", "", 500)):
         found, text = faults.answer(error, method, "/a\n\x1b[2J", query)
         assert found == status
         assert json.loads(text)["error_code"] == ("INVALID_PARAMETER_VALUE" if status == 400 else "INTERNAL_ERROR")
+    assert json.loads(faults.refused(404, "no")) == {
+        "error_code": "ENDPOINT_NOT_FOUND", "message": "no", "detail": "no"}
+    assert json.loads(faults.refused(400, [1]))["error_code"] == "BAD_REQUEST"
     assert "\x1b" not in capsys.readouterr().err
