@@ -23,7 +23,6 @@ PATHS = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, e
 LONG = frozenset({errno.ENAMETOOLONG, "KeyTooLongError", "KeyTooLong"})
 KEYS = frozenset({"ObjectParentIsFile", "ExistingObjectIsDirectory", "DirectoryNotEmpty", "XMinioParentIsObject",
                   "XMinioObjectExistsAsDirectory"})
-SURROGATES = (b"\\ud", b"\\uD", b"\xed")  # how JSON and UTF-8 spell them, and other characters too
 CODES = {404: "ENDPOINT_NOT_FOUND", 422: "INVALID_PARAMETER_VALUE", 501: "NOT_IMPLEMENTED",
          503: "TEMPORARILY_UNAVAILABLE"}
 CHAIN = 10  # errors that one error is looked through for its reason
@@ -101,7 +100,7 @@ def reader(own: Callable[..., Any], default: Any) -> Callable[..., dict[str, Any
         except RecursionError:
             raise invalid(DEEP) from None
         data = flask_request.get_data()
-        if SURROGATES[0] in data or SURROGATES[1] in data or SURROGATES[2] in data:
+        if b"\xed" in data or (b"\\" in data and (b"\\ud" in data or b"\\uD" in data)):  # JSON's and UTF-8's surrogates
             text(found)
         if type(found) is dict:
             return found

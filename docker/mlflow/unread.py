@@ -8,7 +8,7 @@ So the rest is read first, or after the answer and before the close, as far as i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 
 from access import App, Receive, Scope, Send
 
@@ -19,19 +19,20 @@ CLOSE = (b"connection", b"close")
 
 def brings(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Whether a request has a body."""
-    return any((name == b"content-length" and value != b"0") or name == b"transfer-encoding" for name, value in headers)
+    for name, value in headers:
+        if (name == b"content-length" and value != b"0") or name == b"transfer-encoding":
+            return True
+    return False
 
 
 class Exchange:
     """The two sides of one request with a body."""
 
-    __slots__ = ("_asked", "_expects", "_receive", "_send", "_whole")
+    __slots__ = ("_asked", "_receive", "_scope", "_send", "_whole")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._receive, self._send = receive, send
+        self._scope, self._receive, self._send = scope, receive, send
         self._asked = self._whole = False
-        # who waits for `100 Continue` sends nothing before, and nothing at all after another answer
-        self._expects = any(name == b"expect" for name, _ in scope["headers"])
 
     async def receive(self) -> Scope:
         self._asked = True
@@ -40,10 +41,11 @@ class Exchange:
             self._whole = True
         return message
 
-    async def send(self, message: Scope) -> None:
-        if self._whole:
-            await self._send(message)
-        elif message["type"] == "http.response.start":
+    def send(self, message: Scope) -> Awaitable[None]:
+        return self._send(message) if self._whole else self._early(message)
+
+    async def _early(self, message: Scope) -> None:
+        if message["type"] == "http.response.start":
             await self._read(FIRST_BYTES, FIRST_SECONDS, FIRST_SECONDS)
             if not self._whole:  # nothing else may follow on this connection
                 message = {**message, "headers": [*message.get("headers", ()), CLOSE]}
@@ -57,8 +59,8 @@ class Exchange:
 
     async def _read(self, most: int, seconds: float, quiet: float) -> None:
         """Drop what the client still sends."""
-        if self._expects and not self._asked:
-            return
+        if not self._asked and any(name == b"expect" for name, _ in self._scope["headers"]):
+            return  # who waits for `100 Continue` sends nothing before, and nothing at all after another answer
         end = asyncio.get_running_loop().time() + seconds
         while not self._whole and most > 0:
             try:

@@ -50,9 +50,8 @@ class Client:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"FIRST_BYTES": 10, "FIRST_SECONDS": 0.05, "LAST_BYTES": 30, "LAST_SECONDS": 0.5,
-                        "QUIET_SECONDS": 0.05}.items():
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"FIRST_BYTES": 10, "FIRST_SECONDS": 20.0, "LAST_BYTES": 30}.items():
         monkeypatch.setattr(unread, name, value)
 
 
@@ -72,8 +71,14 @@ def test_of_a_large_one_the_rest_is_read_after_the_answer() -> None:
 def test_no_client_sends_for_ever() -> None:
     assert Client(*[b"1234567890"] * 9).ask(early, content_length="90") == [
         "read 10", "start", "no...", "read 10", "read 10", "read 10", "."]
-    assert Client(b"1", more=True).ask(early, content_length="90") == ["read 1", "start", "no...", "."]  # then silent
-    assert Client(*[b"1"] * 3, more=True).ask(early, transfer_encoding="chunked")[-1] == "."
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+def test_a_client_that_falls_silent_gets_its_answer_too(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    for name in ("FIRST_SECONDS", "LAST_SECONDS", "QUIET_SECONDS"):
+        monkeypatch.setattr(unread, name, 0.05)
+    client = Client(b"1", more=True)
+    assert client.ask(early, **HEADERS[kind])[-3:] == ["start", "no...", "."] and unread.CLOSE in client.headers
 
 
 def test_who_waits_for_leave_to_send_gets_the_answer_alone() -> None:
