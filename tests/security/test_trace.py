@@ -225,12 +225,13 @@ def test_a_verdict_is_changed_by_its_login_alone_and_a_trace_of_opentelemetry_is
         "source": {"source_type": "HUMAN", "source_id": "bob"}, "create_time": "2026-01-01T00:00:00Z",
         "last_update_time": "2026-01-01T00:00:00Z"}}
     code = f"""
-import json, urllib.request
-request = urllib.request.Request("http://mlflow:8000{path}/assessments", {json.dumps(made)!r}.encode(),
-                                 {{"Content-Type": "application/json"}})
-print(urllib.request.urlopen(request, timeout=20).read().decode())
+import json
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+creds = get_default_host_creds("http://mlflow:8000")
+print(http_request(creds, "{path}/assessments", "POST", json=json.loads({json.dumps(made)!r})).text)
 """
-    done = seen.run("docker", "exec", seen.container(attack.clone, "jupyter"), "python", "-c", code)
+    done = seen.run("docker", "exec", seen.container(attack.clone, "jupyter"), "python", "-W", "ignore", "-c", code)
     bobs = json.loads(done.stdout)["assessment"]["assessment_id"]
     body = json.dumps({"assessment": {"feedback": {"value": False}}, "update_mask": "feedback"}).encode()
     changed = door.ask(f"{path}/assessments/{bobs}", "PATCH", {**attack.login, "Content-Type": "application/json"},
