@@ -19,6 +19,7 @@ from tests.conftest import Clone
 from tests.integration import seen
 
 WALK = Path(__file__).with_name("route_walk.py").read_text()
+SPELLINGS = Path(__file__).with_name("route_spellings.py").read_text()
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 ASSISTANT = "/ajax-api/3.0/mlflow/assistant"
 
@@ -72,6 +73,15 @@ def test_every_route_of_this_mlflow_was_judged(system: Clone) -> None:
     assert not sorted(walked - judged), "nobody has judged these"
     assert not sorted(judged - walked), "these are gone"
     assert len(walked) > 400
+
+
+def test_no_spelling_that_mlflows_routers_read_gets_past_the_table(system: Clone) -> None:
+    folder, modules = ("/tmp", "/opt/trackbed") if system.engine == "docker" else (
+        "/", str(system.folder / "docker" / "mlflow"))
+    printed = seen.output(*seen.mlflow_python(system), "-W", "ignore", "-", modules, timeout=240,
+                          stdin=f"import os; os.chdir({folder!r})\n{SPELLINGS}")
+    found = json.loads(printed.splitlines()[-1])
+    assert found["through"] == [] and found["off"] > 60 and found["tried"] > 50_000, found
 
 
 def test_the_assistant_runs_nothing_for_anybody(system: Clone) -> None:
