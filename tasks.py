@@ -150,6 +150,14 @@ def _choose(format: str, *allowed: str, what: str = "--format=") -> str:
     return format
 
 
+def _refuse(wrong: bool, flag: str, why: str, instead: str = "") -> None:
+    """No flag or word is silently ignored: SettingError where one would do nothing."""
+    if wrong:
+        from helpers.errors import SettingError
+
+        raise SettingError(f"{flag} means nothing {why}.", instead or f"leave {flag} out")
+
+
 def _format(format: str, json: bool, *allowed: str) -> str:
     """What --format and --json ask for together."""
     if json and format not in ("table", "json"):
@@ -207,12 +215,9 @@ def up(context: Context, project: str | None = None, state_dir: str | None = Non
        adopt: bool = False, yes: bool = False) -> None:
     """Bring everything up; ready when it returns. Repairs what is half-started, does nothing when all is well."""
     flags = {name: value for name, value in locals().items() if name in WHERE or name in WHAT}
-    from helpers.errors import SettingError
-
     flags["public"] = str(public).lower() if isinstance(public, bool) else public  # `--public` alone is true
     wanted = None if on_boot is None else _choose(str(on_boot).lower(), "true", "false", what="--on-boot=") == "true"
-    if wanted is not None and dry_run:
-        raise SettingError("--on-boot means nothing with --dry-run, which changes nothing.", "leave one of them out")
+    _refuse(wanted is not None and dry_run, "--on-boot", "with --dry-run, which changes nothing")
     system = _load(flags | _further(env, volume))
     _up(system, dry_run, name_prefix, adopt, yes)
     if wanted is not None and not dry_run:
@@ -229,13 +234,11 @@ def _further(env: list[str] | None, volume: list[str] | None) -> dict[str, str |
 
 def _up(system: System, dry_run: bool, name_prefix: str | None, adopt: bool, yes: bool) -> None:
     from helpers import console, kernels, lifecycle, summary
-    from helpers.errors import SettingError
 
-    if name_prefix and not dry_run:
-        raise SettingError("--name-prefix means nothing without --dry-run.",
-                           f"to run a second system: --project={name_prefix} with ports of its own")
-    if adopt and dry_run:
-        raise SettingError("--adopt means nothing with --dry-run, which starts nothing.", "leave one of them out")
+    _refuse(bool(name_prefix and not dry_run), "--name-prefix", "without --dry-run",
+            f"to run a second system: --project={name_prefix} with ports of its own")
+    _refuse(adopt and dry_run, "--adopt", "with --dry-run, which starts nothing")
+    _refuse(yes and dry_run, "--yes", "with --dry-run, which ends nothing")
     if dry_run:
         from helpers import dryrun
 
@@ -412,6 +415,7 @@ def users(context: Context, action: str | None = None, name: str | None = None, 
     from helpers.errors import SettingError
 
     _choose(action or "", "add", "remove", "list", "passwd", what="action")
+    _refuse(action == "list" and bool(name), str(name), "behind `users list`, which shows everybody")
     system = _load({"project": project, "state_dir": state_dir})
     if action == "list":
         for known in sorted(logins.load(system.settings)):
@@ -451,6 +455,9 @@ def credentials(context: Context, action: str | None = None, project: str | None
     from helpers import console, lifecycle
 
     format = _format(format, json, "table", "json", "env")
+    _refuse(format != "table" and (init or bool(action)), f"--format={format}", "where no secrets are shown",
+            "`invoke credentials` shows them afterwards")
+    _refuse(init and bool(action), "--init", f"with `{action}`")
     system = _load({"project": project, "state_dir": state_dir})
     if init:
         with console.Progress() as progress:
@@ -612,6 +619,7 @@ def restore(context: Context, source: str, project: str | None = None, state_dir
     from helpers import backup_commands, console, lifecycle
     from helpers.errors import TrackbedError
 
+    _refuse(bool(into and no_backup), "--no-backup", "with --into, which replaces nothing")
     system = _load({"project": project, "state_dir": state_dir})
     if not into and system.state.existed and not yes and not console.confirm(
             f"Replace the experiments and artifacts of project {system.settings.project} by {source}?"):

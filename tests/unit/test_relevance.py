@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from invoke.exceptions import Exit
 
 import tasks
 from helpers import doctor, relevance
@@ -107,3 +108,24 @@ def test_a_hint_names_flags_that_exist() -> None:
     for setting in TABLE:
         for option in re.findall(r"--[a-z0-9-]+", setting.instead):
             assert option in {one.option for one in BY_NAME.values()}, setting.name
+
+
+@pytest.mark.parametrize(("task", "flags", "said"), [
+    ("up", {"name_prefix": "two"}, "--name-prefix means nothing without --dry-run."),
+    ("up", {"dry_run": True, "adopt": True}, "--adopt means nothing with --dry-run"),
+    ("up", {"dry_run": True, "yes": True}, "--yes means nothing with --dry-run"),
+    ("up", {"dry_run": True, "on_boot": True}, "--on-boot means nothing with --dry-run"),
+    ("restore", {"source": "x", "into": "two", "no_backup": True}, "--no-backup means nothing with --into"),
+    ("users", {"action": "list", "name": "ada"}, "ada means nothing behind `users list`"),
+    ("credentials", {"action": "rotate", "json": True}, "--format=json means nothing where no secrets are shown"),
+    ("credentials", {"action": "rotate", "init": True}, "--init means nothing with `rotate`"),
+    ("status", {"json": True, "format": "env"}, "--json and --format=env contradict each other"),
+])
+def test_flags_that_need_or_exclude_each_other(task: str, flags: dict[str, Any], said: str, tmp_path: Path,
+                                               monkeypatch: pytest.MonkeyPatch,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(tasks, "_load", lambda flags: None)  # it is refused before anything is looked at
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(Exit) as caught:
+        getattr(tasks, task).body(None, **flags)
+    assert caught.value.code == 2 and said in capsys.readouterr().err
