@@ -71,7 +71,7 @@ TABLE = (
           POST="{}/mlflow/invocations mlflow/v1/chat/completions openai/v1/chat/completions openai/v1/embeddings "
                "typesafe/v1/systemone openai/v1/responses openai/v1/responses/compact anthropic/v1/messages "
                "gemini/v1beta/models/{}:generateContent gemini/v1beta/models/{}:streamGenerateContent proxy/{}/{path}"),
-    Group(A2, OFF, GATEWAY, GET="gateway-proxy", POST="gateway-proxy runs/create-promptlab-run"),
+    Group(A2, OFF, GATEWAY, POST="gateway-proxy runs/create-promptlab-run"),
     Group(A3, OFF, CATALOGUE, GET="gateway/supported-models"),
     Group(M2, OFF, WEBHOOKS, POST="webhooks/{}/test"),
     Group(M3, OFF, WORKSPACES, GET="workspaces workspaces/{}", POST="workspaces", PATCH="workspaces/{}",
@@ -85,6 +85,9 @@ TABLE = (
     Group("/", OFFERED, "one page, its files, names and versions", GET=". health version static-files/{path}"),
     Group("/*/3.0/mlflow/", OFFERED, "what this server can do", GET="server-info"),
     Group(A3, OFFERED, "answers `disabled`: telemetry is off", GET="ui-telemetry", POST="ui-telemetry"),
+    # start.py drops what would name a target
+    Group(A2, OFFERED, "an empty list: without a target MLflow forwards nothing. The page of every experiment asks",
+          GET="gateway-proxy"),
     Group("/graphql", OFFERED, "searches and reads; its mutations are searches too", GET=".", POST="."),
 
     # artifacts: every way to them passes locations.py

@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -142,3 +143,82 @@ def test_mlflow_writes_through_its_own_pages(page: Page, shot: Shot, mlflow_url:
     assert renamed.value.status == 200, renamed.value.text()
     expect(page.get_by_text("renamed-in-the-browser").first).to_be_visible(timeout=SLOW)
     shot(page, "mlflow-renamed-run")
+
+
+@pytest.fixture
+def experiment(mlflow_url: str) -> tuple[str, str, list[str]]:
+    """Its number, its name and its two runs; the first one has a file and the folder of a model."""
+    name = f"buttons-{uuid.uuid4().hex[:6]}"
+    api = f"{mlflow_url}/api/2.0/mlflow"
+    number = str(post(f"{api}/experiments/create", {"name": name})["experiment_id"])
+    runs = []
+    for run in ("one", "two"):
+        now = int(time.time() * 1000)
+        made = post(f"{api}/runs/create", {"experiment_id": number, "run_name": run, "start_time": now})["run"]["info"]
+        runs.append(made["run_id"])
+        post(f"{api}/runs/log-metric", {"run_id": runs[-1], "key": "loss", "value": 0.5, "timestamp": now})
+        post(f"{api}/runs/update", {"run_id": runs[-1], "status": "FINISHED"})
+    artifacts = f"{mlflow_url}/api/2.0/mlflow-artifacts/artifacts/{number}/{runs[0]}/artifacts"
+    for path, content in (("a.txt", b"hello"), ("model/MLmodel", b"artifact_path: model\nflavors: {}\n")):
+        DIRECT.open(Request(f"{artifacts}/{path}", content, method="PUT"), timeout=30).close()
+    return number, name, runs
+
+
+def test_the_download_button_gives_the_file_and_the_page_stays(page: Page, shot: Shot, mlflow_url: str,
+                                                               experiment: tuple[str, str, list[str]]) -> None:
+    """A browser does not reach the object store, whatever the server offers to the notebook."""
+    number, _, runs = experiment
+    address = f"{mlflow_url}/#/experiments/{number}/runs/{runs[0]}/artifacts/a.txt"
+    page.goto(address)
+    page.get_by_text("hello").first.wait_for()
+    with page.expect_download() as started:
+        page.locator("[data-component-id$='artifactview.tsx_337']").first.click()
+    assert started.value.suggested_filename == "a.txt" and Path(started.value.path()).read_bytes() == b"hello"
+    assert page.url == address
+    shot(page, "mlflow-download")
+
+
+def test_compare_delete_restore_and_register(page: Page, shot: Shot, mlflow_url: str,
+                                             experiment: tuple[str, str, list[str]]) -> None:
+    number, name, runs = experiment
+    every = f"{mlflow_url}/#/experiments/{number}/runs?workflowType=machine_learning"
+
+    def choose_all(address: str) -> None:
+        page.goto("about:blank")
+        page.goto(address)
+        page.get_by_text("two", exact=True).first.wait_for()
+        page.get_by_label("Select all runs").first.click(force=True)  # a checkbox below its own drawing
+
+    choose_all(every)
+    expect(page.get_by_text("switched off")).to_have_count(0)  # no complaint about what nobody asked for
+    page.get_by_test_id("runs-compare-button").click()
+    page.wait_for_url(re.compile(r"/compare-runs\?"))
+    expect(page.get_by_text("Comparing 2 Runs").first).to_be_visible()
+    shot(page, "mlflow-compare")
+
+    def kept() -> list[str]:
+        found = post(f"{mlflow_url}/api/2.0/mlflow/runs/search", {"experiment_ids": [number]}).get("runs", [])
+        return sorted(run["info"]["run_id"] for run in found)  # type: ignore[index]
+
+    choose_all(every)
+    page.get_by_test_id("runs-delete-button").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.get_by_text("0 matching runs")).to_be_visible()
+    assert not kept()
+    choose_all(f"{every}&lifecycleFilter=Deleted")
+    page.get_by_test_id("runs-restore-button").click()
+    page.get_by_role("dialog").get_by_role("button", name="Restore").click()
+    expect(page.get_by_text("0 matching runs")).to_be_visible()
+    assert kept() == sorted(runs)
+
+    page.goto("about:blank")
+    page.goto(f"{mlflow_url}/#/experiments/{number}/runs/{runs[0]}/artifacts/model")
+    page.get_by_role("button", name="Register model").first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("combobox").first.click()
+    page.keyboard.press("Enter")  # the first choice: a new model
+    dialog.get_by_placeholder("Input a model name").fill(name)
+    with page.expect_response(re.compile(r"/model-versions/create$")) as registered:
+        dialog.get_by_role("button", name="Register").click()
+    assert registered.value.status == 200, registered.value.text()
+    shot(page, "mlflow-registered")

@@ -41,6 +41,7 @@ def app(inner: asgi.Inner) -> edge.App:
     ("GET", "/api/2.0/mlflow-artifacts/artifacts"), ("PATCH", "/api/2.0/mlflow/logged-models/m-1"),
     ("DELETE", "/api/2.0/mlflow/logged-models/m-1/tags/a"), ("GET", "/api/3.0/mlflow/traces/tr-1"),
     ("GET", "/api/3.0/mlflow/mcp-servers/a/b/versions/1"), ("POST", "/api/3.0/mlflow/gateway/secrets/create"),
+    ("GET", "/ajax-api/2.0/mlflow/gateway-proxy"),
 ])
 def test_what_is_offered_reaches_mlflow(app: edge.App, inner: asgi.Inner, method: str, path: str) -> None:
     assert asgi.ask(app, path, method).status == 200
@@ -58,7 +59,7 @@ def test_what_is_offered_reaches_mlflow(app: edge.App, inner: asgi.Inner, method
     ("PUT", "/ajax-api/3.0/mlflow/scorers/online-config", "job runner"),
     ("PUT", "/api/3.0/mlflow/scorers/online-config", "job runner"),
     ("POST", "/gateway/x/mlflow/invocations", "gateway"), ("POST", "/gateway/proxy/x/a/b/c", "gateway"),
-    ("GET", "/ajax-api/2.0/mlflow/gateway-proxy", "gateway"),
+    ("POST", "/ajax-api/2.0/mlflow/gateway-proxy", "gateway"),
     ("POST", "/gateway/gemini/v1beta/models/x:generateContent", "gateway"),
     ("POST", "/api/2.0/mlflow/webhooks/1/test", "webhook"), ("POST", "/api/3.0/mlflow/workspaces", "workspaces"),
 ])

@@ -28,7 +28,8 @@ def test_what_every_engine_needs_is_set_and_what_was_given_wins() -> None:
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "false"
 
 
-@pytest.mark.parametrize("name", ["MLFLOW_HOST", "MLFLOW_PORT", "MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT"])
+@pytest.mark.parametrize("name", ["MLFLOW_HOST", "MLFLOW_PORT", "MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT",
+                                  "MLFLOW_DEPLOYMENTS_TARGET"])
 def test_stray_variables_do_not_reach_the_server(name: str) -> None:
     environment = {name: "tcp://10.0.0.1:8000"}
     start.prepare(environment)
