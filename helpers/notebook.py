@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,6 +48,9 @@ def workspace_problem(workspace: Path, uid: int, gid: int = GID) -> tuple[str, s
         found = workspace.stat()
         if os.statvfs(workspace).f_flag & os.ST_RDONLY:
             return f"WORKSPACE {workspace} is on a file system that is mounted read-only", read_only_fix(workspace)
+        if sys.platform == "linux" and any(name.endswith("_acl_access") or name.endswith("nfs4_acl")
+                                           for name in os.listxattr(workspace)):
+            return "", ""  # the mode does not tell
     except OSError:
         return "", ""
     shift = 6 if found.st_uid == uid else 3 if found.st_gid == gid else 0
