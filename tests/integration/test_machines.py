@@ -8,10 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import Clone
+from tests.conftest import Clone, require_docker
 from tests.integration import seen
 
-pytestmark = pytest.mark.embedded
 TASKS = (("status",), ("doctor",), ("check",), ("usage",), ("backup", "--to={folder}/b.trackbed"), ("jupyter-url",),
          ("credentials",), ("down",), ("up",))
 
@@ -21,6 +20,7 @@ def umask(clone: Clone, value: str) -> None:
     clone.command = ("sh", "-c", f'umask {value}; exec "$@"', "sh", *clone.command)
 
 
+@pytest.mark.embedded
 def test_a_user_with_umask_077_a_closed_home_and_odd_paths(clone_factory: Callable[..., Clone]) -> None:
     clone = clone_factory("embedded", user=True)
     base = clone.folder.parent
@@ -52,6 +52,7 @@ def test_a_user_with_umask_077_a_closed_home_and_odd_paths(clone_factory: Callab
     clone.up()
 
 
+@pytest.mark.embedded
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
 def test_a_state_folder_where_programs_may_not_run(clone_factory: Callable[..., Clone]) -> None:
     clone = clone_factory("embedded")
@@ -65,3 +66,23 @@ def test_a_state_folder_where_programs_may_not_run(clone_factory: Callable[..., 
     finally:
         subprocess.run(["umount", str(clone.state)], check=True)
 
+
+@pytest.mark.docker
+def test_somebody_elses_compose_project_of_the_same_name(clone_factory: Callable[..., Clone]) -> None:
+    require_docker()
+    clone = clone_factory("docker")
+    image = seen.output("docker", "images", "--quiet", "--filter", "dangling=false").split()[0]
+    labels = {"project": clone.project, "service": "postgres", "oneoff": "False",
+              "project.working_dir": "/home/ada/lab"}
+    words = [word for name, value in labels.items() for word in ("--label", f"com.docker.compose.{name}={value}")]
+    theirs = seen.output("docker", "run", "--detach", "--network", "none", "--entrypoint", "sleep", *words, image,
+                         "600").strip()
+    try:
+        for task in ("up", "down", "doctor"):
+            done = clone.invoke(task)
+            told = f"another Compose project is called {clone.project}" in done.stdout + done.stderr
+            assert task == "down" or (done.returncode == 1 and told)
+        assert clone.invoke("down", "--delete-data", "--yes").returncode == 0
+        assert seen.output("docker", "inspect", "--format", "{{.State.Running}}", theirs).strip() == "true"
+    finally:
+        seen.output("docker", "rm", "--force", theirs)
