@@ -188,12 +188,13 @@ def _show(view: Overview, tunnel: bool = True) -> None:
         console.notice(f"\nthe notebook logs to {view.settings.tracking_uri}")
     if not tunnel:
         return
+    bound = view.settings.bind_address
     if view.node and view.ports:
         console.notice("\nThe parts run on another machine. From this one, keep this open and use the same URLs:")
-        console.notice("  " + addresses.ssh_line(view.ports, target=view.node))
+        console.notice("  " + addresses.ssh_line(view.ports, target=view.node, bound=bound))
     elif addresses.is_remote_session() and view.ports and not view.settings.public:
         console.notice("\nFrom your own computer, keep this open and use the same URLs there:")
-        console.notice("  " + addresses.ssh_line(view.ports, view.settings.public_address))
+        console.notice("  " + addresses.ssh_line(view.ports, view.settings.public_address, bound=bound))
 
 
 @trackbed_task(aliases=["start"], iterable=list(NOTEBOOK), optional=[*PUBLIC, *BOOT],
@@ -389,7 +390,8 @@ def jupyter_url(context: Context, project: str | None = None, state_dir: str | N
     view = lifecycle.overview(engine, engine.settings)
     if view.node:
         ports = [p.published for r in view.rows if r.status.name in ("jupyter", "mlflow") for p in r.status.ports]
-        console.notice("with this open on this machine: " + addresses.ssh_line(ports, target=view.node))
+        console.notice("with this open on this machine: "
+                       + addresses.ssh_line(ports, target=view.node, bound=view.settings.bind_address))
 
 
 @trackbed_task(help=WHERE)

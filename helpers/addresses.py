@@ -112,9 +112,11 @@ def is_remote_session(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def ssh_line(ports: Iterable[int], public_address: str = "", environ: Mapping[str, str] = os.environ,
-             target: str = "") -> str:
-    """The tunnel that makes the printed URLs work in a browser elsewhere. ``target``: a node, as `ssh` takes it."""
-    forwards = " ".join(f"-L {port}:127.0.0.1:{port}" for port in ports)
+             target: str = "", bound: str = "127.0.0.1") -> str:
+    """The tunnel that makes the printed URLs work in a browser elsewhere. ``target``: a node, as `ssh` takes it;
+    ``bound``: the address that the ports listen on, which the URLs name."""
+    here = "" if bound == "127.0.0.1" else f"{bound}:"
+    forwards = " ".join(f"-L {here}{port}:{bound}:{port}" for port in ports)
     if target:
         return f"ssh -N {forwards} {target}"
     user = environ.get("SUDO_USER") or getpass.getuser()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable
@@ -351,6 +352,20 @@ def _check_neighbours(engine: DockerEngine) -> Finding:
     return Finding(Level.OK, "neighbours", f"{text}; {len(rules)} drop rules are set against it")
 
 
+def _check_workspace(system: System, engine: Engine) -> Finding | None:
+    """Embedded: whether other accounts of the machine look into the workspace; None where they do not."""
+    workspace = engine.settings.workspace
+    try:
+        mode = workspace.stat().st_mode & 0o777
+    except OSError:
+        return None
+    if engine.name != "embedded" or not mode & 0o007:
+        return None
+    level = Level.WARNING if access.others(access.own(system), engine.settings.folder) else Level.OK
+    return Finding(level, "workspace", f"every account of this machine can look into {workspace} (mode {mode:04o})",
+                   f"if that is not meant: chmod o= {shlex.quote(str(workspace))}")
+
+
 def _check_access(system: System, engine: Engine) -> Finding:
     """Whether other accounts of the machine can use MLflow."""
     settings = engine.settings
@@ -403,6 +418,8 @@ def examine(system: System) -> list[Finding]:
     except TrackbedError as error:
         found.append(Finding(Level.ERROR, "ports", error.message, error.hint))
     found.append(_check_access(system, engine))
+    if open_folder := _check_workspace(system, engine):
+        found.append(open_folder)
     found.append(_check_gpu(engine))
     found += _check_pages(system, engine)
     found.append(_check_mtu(engine))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from helpers import access, addresses, egress, images, notebook, relevance, stack
+from helpers import access, addresses, egress, gateway, images, notebook, relevance, stack
 from helpers.credentials import FORMER, MLFLOW_TOKEN, WEBHOOK_KEY
 from helpers.engines import select
 from helpers.engines.base import DeviceRequest, Mount, PartSpec, Plan, Port, SecretFile
@@ -46,6 +46,7 @@ def script(system: System, name_prefix: str = "") -> str:
 
     Raises SettingError for a prefix that is no project name, EngineUnavailable as ``up`` would.
     """
+    gateway.settle_address(system, lambda _: None)  # of PUBLIC: the script's gateway has to have a name, too
     settings = system.settings
     if name_prefix:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", name_prefix):
@@ -59,7 +60,9 @@ def script(system: System, name_prefix: str = "") -> str:
     known = system.state.engine and not system.state.node
     engine = select.make(kept, system.state.engine) if known else select.choose(kept).engine
     relevance.check(engine)
-    access.decide(kept, engine.host.url if isinstance(engine, DockerEngine) else "")
+    node = engine.host.url if isinstance(engine, DockerEngine) else ""
+    gateway.check_settings(settings, engine.name, node)
+    access.decide(kept, node)
     plan = engine.plan()
     if isinstance(engine, EmbeddedEngine):
         return _processes(plan, engine)
@@ -104,7 +107,7 @@ def _containers(plan: Plan, settings: Settings, host: Host = _HERE) -> str:
         blocks.append("\n".join([f"# {part.title}", *(w for w in waits if w not in started), *_run(part, host)]))
         started.update(waits)
     blocks.append("\n".join([_await(p) for p in plan.parts if p.health and _await(p) not in started]))
-    blocks.append(_tail(plan, host))
+    blocks.append(_tail(plan, settings, host))
     names = " ".join(p.container for p in reversed(plan.parts) if not p.one_shot)
     blocks.append("\n".join(["# clean up:", f"# docker rm -f {names}",
                              f"# docker network rm {' '.join(n.name for n in plan.networks)}",
@@ -248,15 +251,34 @@ def _await(part: PartSpec) -> str:
     return f"await {part.container} {shlex.join(part.health.argv)}" if part.health else ""
 
 
-def _tail(plan: Plan, host: Host = _HERE) -> str:
+def _tail(plan: Plan, settings: Settings, host: Host = _HERE) -> str:
     ports = [f"${_variable(part, port)}" for part in plan.parts for port in part.ports]
-    forwards = " ".join(f"-L {port}:127.0.0.1:{port}" for port in ports)
+    bound = settings.bind_address
+    here = "" if bound == "127.0.0.1" else f"{bound}:"
+    forwards = " ".join(f"-L {here}{port}:{bound}:{port}" for port in ports)
     tunnel = [f'echo "keep open here: ssh -N {forwards} {host.tunnel}"'] if host.remote else []
-    asks = any(MLFLOW_TOKEN in file.names for file in plan.secrets)
-    link = "http://127.0.0.1:$MLFLOW_PORT" + ("/?token=$MLFLOW_TOKEN" if asks else "")
-    mlflow = [f'echo "MLflow: {link}"'] if "mlflow" in plan.names else []
-    return '\n'.join(["# ready", *tunnel, *mlflow,
-                      'echo "JupyterLab: http://127.0.0.1:$JUPYTER_PORT/lab?token=$JUPYTER_TOKEN"'])
+    asks = any(MLFLOW_TOKEN in file.names for file in plan.secrets) and not settings.public
+    at = f"https://{stack.public_name(settings)}" if settings.public else f"http://{bound}"
+    mlflow = [f'echo "MLflow: {at}:$MLFLOW_PORT{"/?token=$MLFLOW_TOKEN" if asks else ""}"'] \
+        if "mlflow" in plan.names else []
+    return "\n".join(["# ready", *tunnel, *mlflow, f'echo "JupyterLab: {at}:$JUPYTER_PORT/lab?token=$JUPYTER_TOKEN"',
+                      *(_login(plan, settings) if settings.public else ())])
+
+
+def _login(plan: Plan, settings: Settings) -> list[str]:
+    """A login of the gateway, as helpers/users.py writes it, and whom a client has to trust."""
+    part = plan.part("gateway")
+    volume = next(mount.source for mount in part.mounts if mount.target == "/run/secrets")
+    users = next(file for file in plan.secrets if file.part == part.name and file.path == "users")
+    command = f"cat >/v/users && chown {users.uid}:{users.gid} /v/users && chmod {users.mode:04o} /v/users"
+    root = [] if settings.acme else [f'echo "the root of its certificates: docker exec {part.container} '
+                                     '/usr/bin/gateway root"']
+    return ["# one login", "PASSWORD=$(secret)", "SALT=$(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n')",
+            'HASH=$({ printf "$(printf %s "$SALT" | sed \'s/../\\\\x&/g\')"; printf %s "$PASSWORD"; } | '
+            "sha256sum | cut -d' ' -f1)",
+            f'printf "user:%s:%s\\nend\\n" "$SALT" "$HASH" |\n  '
+            f"{_in_volume(settings.mlflow_image, volume, command, stdin=True)}",
+            'echo "login at MLflow: user, $PASSWORD"', *root]
 
 
 def _processes(plan: Plan, engine: EmbeddedEngine) -> str:
@@ -317,11 +339,11 @@ def _processes(plan: Plan, engine: EmbeddedEngine) -> str:
     ask = ("import os, sys, urllib.request as u; u.urlopen(u.Request(sys.argv[1], "
            'headers=dict(Authorization="Bearer " + os.environ["TOKEN"])))')
     for name, path in (("jupyter", "api"),) if alone else (("jupyter", "api"), ("mlflow", "health")):
-        python, url = word(plan.part(name).command[0]), f'"http://127.0.0.1:${name.upper()}_PORT/{path}"'
+        python, url = word(plan.part(name).command[0]), f'"http://{engine.settings.bind_address}:${name.upper()}_PORT/{path}"'
         token = '"${MLFLOW_TOKEN-}"' if name == "mlflow" else ""
         blocks.append(f"for _ in $(seq 120); do\n  TOKEN={token} {python} -c '{ask}' {url} 2>/dev/null && break\n"
                       "  sleep 1\ndone")
-    blocks.append(_tail(plan))
+    blocks.append(_tail(plan, engine.settings))
     blocks.append("\n".join(["# clean up:", 'echo "to stop: kill $JUPYTER_PID"' if alone else
                              'echo "to stop: kill $JUPYTER_PID $MLFLOW_PID; kill -INT $POSTGRES_PID"',
                              "# rm -rf " + shlex.quote(base)]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import ipaddress
 import os
 import shlex
 import socket
@@ -67,9 +68,24 @@ def check_settings(settings: Settings, engine: str, node: str = "") -> None:
     if settings.public and node:
         raise SettingError(f"PUBLIC=true is for the machine that Trackbed runs on, the parts would run on {node}.",
                            "run Trackbed there, or leave PUBLIC out and use the ssh line")
+    name = stack.public_name(settings)
+    if settings.public and _is_local(name):
+        where = "DOMAIN" if settings.domain else "PUBLIC_ADDRESS"
+        raise SettingError(f"{where}={name} (from {settings.origin(where)}): every machine calls itself that, so "
+                           "nobody else reaches this one by it. On this machine the gateway answers at "
+                           f"https://localhost:{settings.mlflow_port} whatever its public address is.",
+                           "invoke up --public --public-address=203.0.113.7   (or --domain=lab.example.org)")
     if settings.public and settings.tracking_uri:
         raise SettingError("PUBLIC=true opens a tracking server of ours, and TRACKING_URI names one elsewhere.",
                            "leave one of the two out")
+
+
+def _is_local(name: str) -> bool:
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
+    return address.is_loopback or address.is_unspecified
 
 
 def hsts(settings: Settings) -> str:
@@ -177,9 +193,10 @@ def client_lines(settings: Settings, name: str | None, asks: bool = False) -> st
     if not settings.public:
         from helpers import addresses
 
-        tunnel = addresses.ssh_line((settings.mlflow_port,), settings.public_address)
+        bound = settings.bind_address
+        tunnel = addresses.ssh_line((settings.mlflow_port,), settings.public_address, bound=bound)
         return (f"# this system is not public: keep the tunnel open while you work\n{tunnel} &\n"
-                f"export MLFLOW_TRACKING_URI=http://127.0.0.1:{settings.mlflow_port}"
+                f"export MLFLOW_TRACKING_URI=http://{bound}:{settings.mlflow_port}"
                 + ("\nread -rsp 'MLFLOW_TOKEN, as `invoke credentials` shows it: ' MLFLOW_TRACKING_TOKEN && "
                    "export MLFLOW_TRACKING_TOKEN && echo" if asks else ""))
     known = users.load(settings)

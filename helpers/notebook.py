@@ -88,20 +88,25 @@ def read_only_fix(workspace: Path) -> str:
             "WORKSPACE")
 
 
-def make_workspace(workspace: Path, uid: int = UID, gid: int = GID, callers: bool = True) -> None:
-    """Make the workspace folder, owned by who will write to it. A folder that was there keeps its owner.
+def make_workspace(workspace: Path, uid: int = UID, gid: int = GID, callers: bool = True,
+                   private: bool = False) -> None:
+    """Make the workspace folder, owned by who will write to it. A folder that was there keeps its owner and its mode.
 
-    ``callers``: made through sudo it belongs to who called that. Raises TrackbedError for one that the notebook could
+    ``callers``: made through sudo it belongs to who called that. ``private``: other accounts do not get in, but for the
+    group of who called sudo. Raises TrackbedError for one that the notebook could
     not write, and as root for one behind a link that a notebook may have put there.
     """
     try:
         if os.geteuid() != 0:
-            workspace.mkdir(parents=True, mode=0o755, exist_ok=True)
+            workspace.mkdir(parents=True, mode=0o700 if private else 0o755, exist_ok=True)
             return
         caller = int(os.environ.get("SUDO_UID", 0))
         handle, made = safe_files.make_way(workspace, {caller})
         try:
             details = os.fstat(handle)
+            if made and private:
+                safe_files.chmod(handle, 0o750)
+                gid = int(os.environ.get("SUDO_GID", gid))
             if made and callers and caller:
                 safe_files.chown(handle, caller, int(os.environ.get("SUDO_GID", gid)))
             elif made:

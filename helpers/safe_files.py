@@ -158,6 +158,11 @@ def chown(handle: int, uid: int, gid: int) -> None:
     os.chown(f"/proc/self/fd/{handle}" if hasattr(os, "O_PATH") else handle, uid, gid)
 
 
+def chmod(handle: int, mode: int) -> None:
+    """Change the mode of what a descriptor of ``LOOK`` stands for."""
+    os.chmod(f"/proc/self/fd/{handle}" if hasattr(os, "O_PATH") else handle, mode)
+
+
 def write(path: Path, content: bytes, mode: int, uid: int = -1, gid: int = -1) -> None:
     """Put a file at ``path`` in one step, owner and mode included; what is there under that name is not opened."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

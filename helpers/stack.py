@@ -75,7 +75,8 @@ def database_options(connections: int | str) -> tuple[str, ...]:
 def public_names(settings: Settings) -> tuple[str, ...]:
     """Every host name a browser or client may use for the tracking server."""
     names = ["localhost", "127.0.0.1", "[::1]", "mlflow"]
-    names += [name for name in (settings.domain, settings.public_address) if name and name not in names]
+    bound = "" if settings.public else settings.bind_address  # one loopback address for each person, say
+    names += [name for name in (settings.domain, settings.public_address, bound) if name and name not in names]
     return tuple(names)
 
 

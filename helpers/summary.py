@@ -24,10 +24,11 @@ def rows(system: System, view: lifecycle.Overview) -> list[tuple[str, str]]:
     if page:
         found.append(("MLflow", page.partition("?")[0] if kept_out else page))
     found.append(("Your files", lifecycle.workspace(system)))
+    bound = view.settings.bind_address
     if view.node and view.ports:
-        found.append(("Keep open", addresses.ssh_line(view.ports, target=view.node)))
+        found.append(("Keep open", addresses.ssh_line(view.ports, target=view.node, bound=bound)))
     elif addresses.is_remote_session() and view.ports and not view.settings.public:
-        found.append(("On your computer", addresses.ssh_line(view.ports, view.settings.public_address)))
+        found.append(("On your computer", addresses.ssh_line(view.ports, view.settings.public_address, bound=bound)))
     project = view.settings.project if system.aside else ""
     found += [("Next", typed.anywhere("check", project)), ("To stop", typed.anywhere("down", project))]
     return found

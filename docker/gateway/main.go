@@ -10,6 +10,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	_ "github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -46,6 +48,9 @@ func main() {
 		if err := authority.Prepare(data, os.Getenv("GATEWAY_NAME"), time.Now()); err != nil {
 			finish(fmt.Errorf("its own CA: %w", err))
 		}
+		if err := check(caddyfile); err != nil { // `caddy run` ends without a word about it
+			finish(fmt.Errorf("its configuration: %w", err))
+		}
 		os.Args = []string{"caddy", "run", "--config", caddyfile, "--adapter", "caddyfile"}
 	case "validate":
 		os.Args = []string{"caddy", "validate", "--config", caddyfile, "--adapter", "caddyfile"}
@@ -60,6 +65,23 @@ func main() {
 		finish(fmt.Errorf("unknown command %q", command))
 	}
 	caddycmd.Main()
+}
+
+// check makes everything that the file describes, starts none of it, and tells what is wrong.
+func check(path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	made, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(text, map[string]any{"filename": path})
+	if err != nil {
+		return err
+	}
+	config := new(caddy.Config)
+	if err := caddy.StrictUnmarshalJSON(made, config); err != nil {
+		return err
+	}
+	return caddy.Validate(config)
 }
 
 func finish(err error) {

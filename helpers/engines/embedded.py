@@ -578,6 +578,9 @@ class EmbeddedEngine:
             self._end(left)
         self.layout.make(sink)
         interpreter = venvs.interpreter(self._as_service(MLFLOW))
+        for venv in self._venvs().values():
+            if venv.close_lock():
+                sink.step(f"the lock file of {venv.name} was open to every account of this machine: closed")
         missing = [(venv, problem) for venv in self._venvs().values() if (problem := venv.problem())]
         for place, (venv, problem) in enumerate(missing, 1):
             sink.step(f"{place} of {len(missing)}: installing {venv.name} ({problem})")
@@ -604,7 +607,7 @@ class EmbeddedEngine:
             self.stop(sink)
         self._mend_byte_code(sink)
         own = self.layout.accounts.get(NOTEBOOK)
-        notebook.make_workspace(self.settings.workspace, own.pw_uid, own.pw_gid, callers=False)
+        notebook.make_workspace(self.settings.workspace, own.pw_uid, own.pw_gid, callers=False, private=True)
         if not self.supervisor.running():
             left = self._orphans()
             if left:

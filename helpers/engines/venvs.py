@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,9 +147,19 @@ class Venv:
     def _finish(self) -> None:
         packages = sorted(p.parent.name for p in self.site.glob("*.dist-info/RECORD"))
         self.folder.chmod(0o755)
-        with suppress(FileNotFoundError):
-            (self.folder / ".lock").chmod(0o644)  # uv's is everybody's: who holds it keeps uv waiting
+        self.close_lock()
         self._marker.write_text("\n".join(packages) + "\n")  # last: a venv without it is half-made
+
+    def close_lock(self) -> bool:
+        """uv's lock file is everybody's, and who holds it keeps uv waiting. Tells whether it was open until now."""
+        path = self.folder / ".lock"
+        try:
+            if not safe_files.is_folder(self.folder, os.geteuid()) or not path.lstat().st_mode & 0o022:
+                return False
+            path.chmod(0o644)  # nobody else can put a link into that folder
+        except OSError:
+            return False
+        return True
 
     def _others(self) -> list[Path]:
         return [p for p in self.root.glob(f"{self.name}-*") if p != self.folder]

@@ -194,3 +194,26 @@ def test_client_lines_hold_no_password(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="nobody of that name"):
         gateway.client_lines(settings, "zed")
     assert "ssh -N" in gateway.client_lines(system(tmp_path).settings, None)
+
+
+@pytest.mark.parametrize("flags", [
+    {"public_address": "localhost"}, {"public_address": "127.0.0.1"}, {"public_address": "127.0.0.2"},
+    {"public_address": "LOCALHOST."}, {"public_address": "lab.localhost"}, {"public_address": "0.0.0.0"},
+    {"domain": "lab.localhost", "certificates": "internal"},
+])
+def test_what_every_machine_calls_itself_is_no_public_address(tmp_path: Path, flags: dict[str, str]) -> None:
+    settings = system(tmp_path, public="true", **flags).settings
+    with pytest.raises(SettingError, match="every machine calls itself that") as caught:
+        gateway.check_settings(settings, "docker")
+    assert "--public-address=" in caught.value.hint
+    gateway.check_settings(system(tmp_path, public="true", public_address="lab7").settings, "docker")
+
+
+def test_another_loopback_address_is_a_name_of_mlflow_and_at_both_ends_of_the_tunnel(tmp_path: Path) -> None:
+    settings = system(tmp_path, bind_address="127.0.0.2").settings
+    assert {"127.0.0.2", "127.0.0.2:*", "127.0.0.1"} <= set(stack.allowed_hosts(settings).split(","))
+    assert f"http://127.0.0.2:{settings.mlflow_port}" in stack.cors_origins(settings).split(",")
+    lines = gateway.client_lines(settings, None)
+    port = settings.mlflow_port
+    assert f"-L 127.0.0.2:{port}:127.0.0.2:{port}" in lines and f"URI=http://127.0.0.2:{port}" in lines
+    assert f"-L {port}:127.0.0.1:{port}" in gateway.client_lines(system(tmp_path).settings, None)

@@ -163,6 +163,12 @@ def test_a_workspace_is_made_and_given(place: Path, monkeypatch: pytest.MonkeyPa
     notebook.make_workspace(place / "callers", NEW, NEW)
     notebook.make_workspace(place / "accounts", NEW, NEW, callers=False)
     assert (owner(place / "callers"), owner(place / "accounts")) == (OTHER, NEW)
+    monkeypatch.setenv("SUDO_GID", "0")
+    for name, gid in (("private", 0), ("accounts", NEW)):
+        notebook.make_workspace(place / name, NEW, NEW, callers=False, private=True)
+        found = (place / name).stat()
+        assert (found.st_uid, found.st_gid) == (NEW, gid)
+        assert found.st_mode & 0o777 == (0o750 if name == "private" else 0o755), "one that is there keeps its mode"
 
 
 @as_root

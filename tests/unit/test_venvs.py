@@ -122,3 +122,12 @@ def test_what_a_power_cut_emptied_is_noticed(venv: Venv, emptied: str) -> None:
 def test_a_marker_that_a_power_cut_emptied_is_none(venv: Venv) -> None:
     (venv.folder / ".complete").write_text("")
     assert venv.problem() == "it was half-made"
+
+
+def test_a_lock_file_that_everybody_could_hold_is_closed(venv: Venv) -> None:
+    lock = venv.folder / ".lock"
+    assert not venv.close_lock()
+    lock.touch()
+    lock.chmod(0o666)
+    assert venv.close_lock() and lock.stat().st_mode & 0o777 == 0o644
+    assert not venv.close_lock()
