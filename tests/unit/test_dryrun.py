@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from helpers import dryrun
+from helpers import dryrun, metadata
 from helpers.engines.base import Health, Mount, Network, PartSpec, Plan, Port, SecretFile, Volume
 from helpers.errors import SettingError
 from tests.unit.fakes import system
@@ -98,3 +99,28 @@ def test_keys_of_an_external_store_are_asked_for(tmp_path: Path) -> None:
     settings = replace(system(tmp_path).settings, object_store="external")
     lines = dryrun._values((SecretFile("mlflow", "v", "f", "{S3_SECRET_KEY}", ("S3_SECRET_KEY",), 1, 1),), settings)
     assert lines == [': "${S3_SECRET_KEY:?export the key of your object store first}"']
+
+
+def test_behind_a_gateway_the_links_are_its_own_and_there_is_a_login(tmp_path: Path) -> None:
+    gateway = PartSpec(name="gateway", title="gateway", container="lab-gateway-1", hostname="gateway", image="g:1",
+                       ports=(Port("http", 8000, 8001, "0.0.0.0"), Port("jupyter", 8888, 8889, "0.0.0.0")),
+                       networks=("lab_frontend",), mounts=(Mount("volume", "lab_g", "/run/secrets", True),))
+    files = (*PLAN.secrets, SecretFile("gateway", "lab_g", "users", "end\n", (), 10003, 10003),
+             SecretFile("gateway", "lab_g", "access-token", "{MLFLOW_TOKEN}", ("MLFLOW_TOKEN",), 10003, 10003))
+    plan = replace(PLAN, parts=(replace(SERVER, ports=()), replace(NOTEBOOK, ports=()), gateway), secrets=files)
+    settings = system(tmp_path, public="true", public_address="lab.example.org").settings
+    text = dryrun._containers(plan, settings.with_engine("docker", "versitygw"))
+    assert 'echo "MLflow: https://lab.example.org:$MLFLOW_PORT"' in text.splitlines()
+    assert 'echo "JupyterLab: https://lab.example.org:$JUPYTER_PORT/lab?token=$JUPYTER_TOKEN"' in text.splitlines()
+    assert "http://127.0.0.1" not in text
+    login = text[text.index("# one login"):text.index("printf \"user:")]
+    done = subprocess.run(["bash", "-c", f"set -eu\n{dryrun.SECRET}\n{login}\necho $PASSWORD $SALT $HASH"],
+                          capture_output=True, text=True, timeout=30, check=True)
+    password, salt, made = done.stdout.split()
+    assert hashlib.sha256(bytes.fromhex(salt) + password.encode()).hexdigest() == made
+
+
+def test_the_public_address_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "public_address", lambda: metadata.Found(why="no metadata service answers"))
+    with pytest.raises(SettingError, match="needs the address"):
+        dryrun.script(system(tmp_path, public="true"))
