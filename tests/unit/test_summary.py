@@ -1,0 +1,55 @@
+"""The box at the end of `up`: what is in it, and what is kept out of a log that others read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from helpers import lifecycle, notebook, summary
+from helpers.engines.base import MLFLOW, PartStatus, Port, State
+from helpers.errors import TrackbedError
+from tests.unit.fakes import system
+
+LINK, TOKEN = "http://127.0.0.1:8888/lab?token=", "mlflows-own-token"
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    made = system(tmp_path)
+    for name in ("SSH_CONNECTION", "SSH_TTY", "JOURNAL_STREAM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(lifecycle, "running", lambda system: None)
+    monkeypatch.setattr(lifecycle, "workspace", lambda system: "/srv/work")
+    monkeypatch.setattr(notebook, "url", lambda engine, settings, token: LINK + token)
+    status = PartStatus(MLFLOW, State.READY, ports=(Port("http", 8000, 8000),))
+    view = lifecycle.Overview("embedded", made.settings,
+                              (lifecycle.Row(status, "MLflow", ("http://127.0.0.1:8000",)),), token=TOKEN)
+    return lambda: dict(summary.rows(made, cast(lifecycle.Overview, view)))
+
+
+def test_links_files_and_what_to_type(rows: Any) -> None:
+    found = rows()
+    assert list(found) == ["Notebook", "MLflow", "Your files", "Next", "To stop"]
+    assert found["Notebook"].startswith(LINK) and len(found["Notebook"]) > len(LINK) + 20
+    assert found["MLflow"] == f"http://127.0.0.1:8000/?token={TOKEN}" and found["Your files"] == "/srv/work"
+    assert found["Next"].endswith(" check") and found["To stop"].endswith(" down")
+
+
+def test_no_token_goes_into_the_journal(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "8:1234")
+    assert not any("token" in text for text in rows().values())
+
+
+def test_somebody_at_another_computer_gets_the_tunnel(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSH_CONNECTION", "192.0.2.9 50000 192.0.2.7 22")
+    assert rows()["On your computer"].startswith("ssh -N -L 8000:127.0.0.1:8000 ")
+
+
+def test_a_notebook_that_is_not_up_has_no_link(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def down(*_: object) -> str:
+        raise TrackbedError("JupyterLab is not running")
+
+    monkeypatch.setattr(notebook, "url", down)
+    assert "Notebook" not in rows()
