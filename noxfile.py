@@ -59,7 +59,7 @@ def lint(session: nox.Session) -> None:
     session.run("yamllint", "--strict", "docker", ".yamllint.yaml")
     session.run("hadolint", *found("docker/*/Dockerfile", "tests/rig/images/*/Dockerfile"))
     session.run("shellcheck", *found("tests/rig/*.sh", "tests/rig/images/*/*.sh", "docker/*/startup/*.sh",
-                                      "docker/*/startup/*.bashrc", ".ci/run"))
+                                      "docker/*/startup/*.bashrc", "docker/*/image/*.sh", ".ci/run"))
 
 
 @nox.session

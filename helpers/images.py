@@ -29,7 +29,7 @@ FOLDERS = {"trackbed/mlflow": "mlflow", REPOSITORY: "jupyter", "trackbed/versity
 BUILDABLE = ("mlflow", "jupyter", "versitygw", "gateway")
 VERSITYGW = f"trackbed/versitygw:{references.module('versitygw').rpartition('@')[2]}"
 # The images that ours are built from, by build argument.
-BASES = {"mlflow": {"BASE_IMAGE": "python"}, "jupyter": {"BASE_IMAGE": "notebook"},
+BASES = {"mlflow": {"BASE_IMAGE": "python"}, "jupyter": {"BASE_IMAGE": "python"},
          "versitygw": {"BUILD_IMAGE": "golang"}, "gateway": {"BUILD_IMAGE": "golang"}}
 BUILDX = ("Docker's plugin Buildx is missing",
           "install docker-buildx-plugin (Debian's and Ubuntu's own package: docker-buildx)")

@@ -10,7 +10,6 @@ python=python:3.13-slim-trixie
 postgres=postgres:18.6-trixie
 older_postgres=postgres:16-trixie
 golang=golang:1.26-trixie
-notebook=quay.io/jupyter/minimal-notebook:2026-09-01
 store=ghcr.io/versity/versitygw:v1.8.0
 authority_version=v2.11.7  # Caddy, as an ACME server
 newest_version=v2.0.0-beta.24  # moby's module; Docker 29
@@ -122,7 +121,6 @@ image "$postgres" postgres "$python" && image "$older_postgres" postgres "$pytho
 jobs+=($!)
 image "$golang" golang "$debian" && store &
 jobs+=($!)
-image "$notebook" notebook "$python"
 for job in "${jobs[@]}"; do wait "$job"; done
 if [ ! -x "$home/newest/dockerd-$newest_version" ]; then
   say "building Docker 29's daemon from source in the background"

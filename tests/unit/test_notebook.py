@@ -75,7 +75,7 @@ def test_data_set_environment_volumes_and_culler(tmp_path: Path) -> None:
 ])
 def test_build_arguments_follow_from_the_tag(tmp_path: Path, tag: str, arguments: dict[str, str]) -> None:
     assert images.arguments(f"trackbed/jupyter-mlflow:{tag}", settings(tmp_path)) == {
-        "BASE_IMAGE": references.image("notebook").reference, **arguments}
+        "BASE_IMAGE": references.image("python").reference, **arguments}
 
 
 def test_build_arguments_follow_from_the_settings(tmp_path: Path) -> None:
