@@ -62,6 +62,16 @@ def own(system: System) -> set[int]:
     return {_uid(), *(int(text) for text in told if text.isdecimal())}
 
 
+def person() -> str:
+    """The name of who runs this, also behind sudo; "" where it could not be a variable on every engine."""
+    uid = os.environ.get("SUDO_UID", "")
+    try:
+        name = pwd.getpwuid(int(uid) if uid.isdecimal() else _uid()).pw_name
+    except KeyError:  # a uid without an account, as in a container
+        name = os.environ.get("LOGNAME") or os.environ.get("USER") or ""
+    return name if name.isprintable() and not set(name) & set("'\"") else ""
+
+
 def _uid() -> int:
     return os.getuid()
 

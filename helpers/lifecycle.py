@@ -140,14 +140,15 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False,
     _claim(system, engine)
     if line := surroundings.differ(system.state):
         notice(line)
-    access_before = dict(system.state.access)
+    known = dict(system.state.access), system.state.person
+    system.state.person = system.state.person or access.person()
     access_line = access.decide(system, _node(engine))
     if system.state.existed and engine.unchanged():
         readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=False)
         for line in _guard(engine):
             notice(line)
         kept = {**system.state.remembered, **settings.told}
-        if system.state.remembered != kept or system.state.access != access_before:
+        if system.state.remembered != kept or (system.state.access, system.state.person) != known:
             system.state.remembered = {name: value for name, value in kept.items() if value}
             system.state.save()
         return overview(engine, settings), engine
@@ -426,7 +427,8 @@ def change_users(system: System, notice: Notice, change: Callable[[], str]) -> s
 def mlflow_url(view: Overview) -> str:
     """MLflow's page as a browser opens it, with the token where it asks for one; "" where it has no address."""
     url = next((row.urls[0] for row in view.rows if row.status.name == MLFLOW and row.urls), "")
-    return f"{url}/?token={view.token}" if url and view.token else url
+    token = f"?token={view.token}" if view.token else ""
+    return f"{url}/{token}{stack.TRAINING_PAGE}" if url else ""
 
 
 def status(system: System) -> Overview:

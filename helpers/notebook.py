@@ -15,8 +15,8 @@ from helpers.errors import TrackbedError
 from helpers.settings import Settings
 from helpers.stack import TITLES, local_host, notebook_environment, notebook_options, public_url
 
-UID = 1000  # jovyan, of the docker-stacks images
-GID = 100  # users: may write the image's home whatever the uid
+UID = 1000  # jovyan
+GID = 100  # users
 REPOSITORY = "trackbed/jupyter-mlflow"
 DATA = "/mnt"
 HOME = "/home/jovyan"
@@ -150,9 +150,11 @@ def requests(accelerator: Accelerator) -> tuple[DeviceRequest, ...]:
 
 
 def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | None = None,
-                   asks: bool = False, instance: str = "", way_out: Mapping[str, str] | None = None) -> PartSpec:
+                   asks: bool = False, instance: str = "", way_out: Mapping[str, str] | None = None,
+                   person: str = "") -> PartSpec:
     """The notebook as a container on the frontend network, with its GPUs and, read-only, its data set. ``asks``: MLflow
-    asks for its token; ``instance``: the system's id; ``way_out``: variables of proxies and certificates."""
+    asks for its token; ``instance``: the system's id; ``way_out``: variables of proxies and certificates;
+    ``person``: whose runs they are."""
     further = tuple(_further(words) for words in settings.jupyter_volumes)
     return PartSpec(
         name=JUPYTER,
@@ -169,7 +171,7 @@ def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | N
             **(elsewhere.environment(settings, "/run/secrets") if settings.tracking_uri else {}),
             **server_secrets.notebook_environment("/run/secrets", asks),
             **notebook_environment(settings, settings.tracking_uri or "http://mlflow:8000", instance,
-                                   STARTUP),
+                                   STARTUP, person),
             "JUPYTER_TOKEN_FILE": "/run/secrets/jupyter-token",
             "HOME": HOME,
         },

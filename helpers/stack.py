@@ -27,6 +27,7 @@ DATABASE_SETTINGS = {
 POOLS = ("tracking", "registry")  # stores of a worker that have a pool each
 POOLED = 120  # connections of all workers to one kind of store, as long as each worker has 4
 RESERVED = 25  # beside the pools: checks, backups, gc, the server's first look, PostgreSQL's own 3 for the superuser
+TRAINING_PAGE = "#/experiments?workflowType=machine_learning"  # else MLflow opens among what is for language models
 STRAIGHT_FROM = 50 * 2**20  # bytes of a file that the notebook sends to the store itself
 # A terminal of JupyterLab: bash with the notebook's programs on PATH, also in an image that has no file of ours. Not a
 # login shell, whose /etc/profile sets a PATH of its own. Who chooses another shell by SHELL gets that.
@@ -134,10 +135,13 @@ def store_network(settings: Settings, instance: str) -> str:
     return "" if settings.public or settings.tracking_uri else digest("store network", instance)
 
 
-def notebook_environment(settings: Settings, tracking_uri: str, instance: str, startup: str) -> dict[str, str]:
+def notebook_environment(settings: Settings, tracking_uri: str, instance: str, startup: str,
+                         person: str = "") -> dict[str, str]:
     """What a notebook is told on every engine; ``instance``: the system's id, ``startup``: where the files of
-    docker/jupyter/startup are there."""
+    docker/jupyter/startup are there, ``person``: whose runs they are."""
     return {
+        # MLflow's name for the user of a run; the account is a service's
+        **({"LOGNAME": person, "USER": person} if person else {}),
         "TRACKBED_STARTUP": startup,
         "MLFLOW_TRACKING_URI": tracking_uri,
         # MLflow would print links to the tracking URI, a name that no browser knows; a start-up hook prints ours

@@ -95,6 +95,7 @@ class State:
     clone: str = ""
     remembered: dict[str, str] = field(default_factory=dict)
     live: dict[str, str] = field(default_factory=lambda: {"database": "mlflow", "prefix": "live"})
+    person: str = ""  # whose runs the notebook's are: who began the project
     access: dict[str, str] = field(default_factory=dict)  # what LOCAL_ACCESS=auto was decided to be, and for whom
     surroundings: dict[str, str] | None = None  # of the shell that started what runs (helpers/surroundings.py)
     applied: dict[str, Any] = field(default_factory=lambda: {"hash": "", "identities": {}})
@@ -123,6 +124,7 @@ class State:
             "clone": self.clone,
             "remembered": self.remembered,
             "live": self.live,
+            "person": self.person,
             "access": self.access,
             **({} if self.surroundings is None else {"surroundings": self.surroundings}),
             "applied": self.applied,
@@ -180,6 +182,9 @@ def _checked(path: Path, data: bytes) -> dict[str, Any]:
     if not text(content.get("node", "")):
         raise bad("is not a state file of Trackbed (node is wrong)")
     known["node"] = content.get("node", "")
+    if not text(content.get("person", "")):
+        raise bad("is not a state file of Trackbed (person is wrong)")
+    known["person"] = content.get("person", "")
     if not texts(content.get("access", {})):
         raise bad("is not a state file of Trackbed (access is wrong)")
     known["access"] = content.get("access", {})

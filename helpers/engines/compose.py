@@ -408,7 +408,7 @@ class DockerEngine:
         if self._certificates:
             told |= egress.trust(f"/run/secrets/{notebook.CERTIFICATES}")
         spec = notebook.container_spec(self.settings, self.accelerator, self._data_mount(), self.system.asks,
-                                       self.system.state.instance, told)
+                                       self.system.state.instance, told, self.system.state.person)
         return spec if spec.memory else replace(spec, memory=notebook_memory())
 
     @cached_property

@@ -321,7 +321,7 @@ class EmbeddedEngine:
                 **server_secrets.notebook_environment(secrets, self.system.asks),
                 "SHELL": shutil.which("bash", path=TOOLS) or "/bin/sh",
                 **stack.notebook_environment(settings, tracking, self.system.state.instance,
-                                             str(self._startup)),
+                                             str(self._startup), self.system.state.person),
                 "TRACKBED_PROGRAMS": programs,
                 "PATH": f"{programs}:{TOOLS}",
                 "VIRTUAL_ENV": str(packages),

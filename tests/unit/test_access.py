@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 from pathlib import Path
 
@@ -122,3 +123,14 @@ def test_it_is_remembered(machine: list[pwd.struct_passwd], tmp_path: Path) -> N
     access.decide(mine)
     mine.state.save()
     assert system(tmp_path).asks
+
+
+def test_who_runs_it_also_behind_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    assert access.person() == pwd.getpwuid(os.getuid()).pw_name
+    monkeypatch.setenv("SUDO_UID", str(pwd.getpwnam("daemon").pw_uid))
+    assert access.person() == "daemon"
+    monkeypatch.setattr(access.pwd, "getpwuid", dict[int, object]().__getitem__)  # no account: a uid alone
+    for name, expected in (("ann", "ann"), ("an'n", ""), ("a\nb", "")):
+        monkeypatch.setenv("LOGNAME", name)
+        assert access.person() == expected

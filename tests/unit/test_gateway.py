@@ -158,7 +158,7 @@ def test_behind_the_gateway_mlflow_asks_for_its_token_and_people_are_told_of_non
     status = PartStatus("mlflow", State.READY)
     engine = SimpleNamespace(name="docker", parts=lambda detail: (status,), access_token=lambda: "token")
     view = lifecycle.overview(engine, settings)  # type: ignore[arg-type]
-    assert view.token == "" and lifecycle.mlflow_url(view) == "https://203.0.113.7:8000"
+    assert view.token == "" and lifecycle.mlflow_url(view) == f"https://203.0.113.7:8000/{stack.TRAINING_PAGE}"
 
 
 @pytest.mark.parametrize(("flags", "there"), [

@@ -69,14 +69,14 @@ LINES = ("🏃 View run fawn at: {0}/#/experiments/7/runs/abc{1}\n"
 
 
 @pytest.mark.parametrize(("store", "more", "expected"), [
-    (RestStore("http://mlflow:8000"), {}, LINES.format("http://localhost:8000", "")),
-    (RestStore("http://mlflow:8000/"), {}, LINES.format("http://localhost:8000", "")),
-    (RestStore("http://other:5000"), {}, LINES.format("http://other:5000", "")),
-    (RestStore("http://mlflow:80001"), {}, LINES.format("http://mlflow:80001", "")),
+    (RestStore("http://mlflow:8000"), {}, LINES.format("http://localhost:8000", "?workflowType=machine_learning")),
+    (RestStore("http://mlflow:8000/"), {}, LINES.format("http://localhost:8000", "?workflowType=machine_learning")),
+    (RestStore("http://other:5000"), {}, LINES.format("http://other:5000", "?workflowType=machine_learning")),
+    (RestStore("http://mlflow:80001"), {}, LINES.format("http://mlflow:80001", "?workflowType=machine_learning")),
     (RestStore("http://mlflow:8000"), {"get_request_workspace": lambda: "a b"},
-     LINES.format("http://localhost:8000", "?workspace=a%20b")),
+     LINES.format("http://localhost:8000", "?workflowType=machine_learning&workspace=a%20b")),
     (RestStore("http://mlflow:8000"), {"get_request_workspace": lambda: "default"},
-     LINES.format("http://localhost:8000", "")),
+     LINES.format("http://localhost:8000", "?workflowType=machine_learning")),
     (RestStore("http://mlflow:8000", {"mlflow.runType": "genai_evaluate"}), {}, ""),
     (object(), {}, ""),
 ])

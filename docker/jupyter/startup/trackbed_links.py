@@ -17,6 +17,8 @@ import os
 import sys
 from urllib.parse import quote
 
+TRAINING = "?workflowType=machine_learning"
+
 
 def browser_address(address):
     """The address with the tracking server's host replaced by the one the browser can reach."""
@@ -28,13 +30,14 @@ def browser_address(address):
     return address
 
 
-def _workspace(module):
-    """``?workspace=NAME``, where this MLflow knows workspaces and one is chosen."""
+def _query(module):
+    """What follows the address of a page: MLflow's page for training, which lists runs and not traces, and the
+    workspace where this MLflow knows workspaces and one is chosen."""
     get = getattr(module, "get_request_workspace", None)
     name = get() if get else None
     if not name or name == getattr(module, "DEFAULT_WORKSPACE_NAME", "default"):
-        return ""
-    return f"?workspace={quote(name, safe='')}"
+        return TRAINING
+    return f"{TRAINING}&workspace={quote(name, safe='')}"
 
 
 def _wrap_log_url(module):
@@ -52,10 +55,10 @@ def _wrap_log_url(module):
                 return None  # an evaluation shows its own link
             host = browser_address(self.store.get_host_creds().host.rstrip("/"))
             experiment = f"{host}/#/experiments/{run.info.experiment_id}"
-            workspace = _workspace(module)
+            query = _query(module)
             sys.stdout.write(
-                f"🏃 View run {run.info.run_name} at: {experiment}/runs/{run_id}{workspace}\n"
-                f"🧪 View experiment at: {experiment}{workspace}\n"
+                f"🏃 View run {run.info.run_name} at: {experiment}/runs/{run_id}{query}\n"
+                f"🧪 View experiment at: {experiment}{query}\n"
             )
         except Exception:  # a link is a courtesy: it never fails a finished run
             pass
