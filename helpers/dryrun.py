@@ -366,7 +366,8 @@ def _process(part: PartSpec, word: Callable[[str], str]) -> str:
         if name == "PATH":
             own = value.partition("/scripts:")  # what comes after is the machine's
             environment.append(f'PATH={word((own[0] + "/scripts") if own[1] else own[0].split(":")[0])}:"$PATH"')
-        elif value != os.environ.get(name) and not _has_password(name, value):
+        elif value != os.environ.get(name) and not _has_password(name, value) \
+                and not value.endswith(f"/{notebook.CERTIFICATES}"):
             environment.append(f"{name}={word(value)}")
     lines = [f"# {part.title}", f"(cd {word(part.working_dir)} && exec env \\"]
     lines += [f"  {line} \\" for line in environment]

@@ -248,11 +248,18 @@ class EmbeddedEngine:
 
     def _way_out(self) -> dict[str, str]:
         """What is taken from the shell that started the system, and from the machine: proxies, certificates, TZ."""
-        kept = surroundings.kept(self.system.state)
-        way = egress.find(self.settings, kept, {})
-        return {**kept, **way.environment(egress.inside(self.settings)),
-                **{name: value for name, value in (egress.trust(way.bundle) if way.bundle else {}).items()
-                   if name not in kept}}
+        told = {**surroundings.kept(self.system.state), **self._egress.environment(egress.inside(self.settings))}
+        return told | (egress.trust(str(self.folder / "app" / notebook.CERTIFICATES)) if self._certificates else {})
+
+    @property
+    def _egress(self) -> egress.Egress:
+        return egress.find(self.settings, surroundings.kept(self.system.state), {})
+
+    @cached_property
+    def _certificates(self) -> str:
+        """Their text: the services read a copy, the site's own file may be root's alone."""
+        bundle = self._egress.bundle
+        return egress.certificates(bundle) if bundle else ""
 
     def _postgres(self) -> PartSpec:
         return PartSpec(POSTGRES, stack.TITLES[POSTGRES], environment=self._common(DATABASE),
@@ -670,6 +677,8 @@ class EmbeddedEngine:
             for folder in reversed(target.relative_to(self.folder / "app").parents[:-1]):
                 safe_files.own_folder(self.folder / "app" / folder, 0o755)
             self._file(target, source.read_bytes(), 0o644)
+        if self._certificates:
+            self._file(self.folder / "app" / notebook.CERTIFICATES, self._certificates.encode(), 0o644)
         credentials = self.system.credentials()
         for secret in self._secret_files():
             account = self.layout.accounts.get(ROLE_OF[secret.part])

@@ -11,7 +11,9 @@ from helpers import egress, notebook
 from helpers.accelerators import Accelerator
 from helpers.egress import Egress
 from helpers.engines import client_config
+from helpers.engines.embedded import EmbeddedEngine
 from helpers.settings import Settings
+from tests.unit.fakes import system
 
 PROXY, OTHER = "http://proxy.example:3128", "http://other.example:3128"
 
@@ -99,3 +101,20 @@ def test_proxies_of_dockers_client(tmp_path: Path) -> None:
     assert client_config.proxies({"DOCKER_CONFIG": str(tmp_path)}) == {"HTTP_PROXY": PROXY, "NO_PROXY": "a.example"}
     (tmp_path / "config.json").write_text('{"proxies": []}')
     assert client_config.proxies({"DOCKER_CONFIG": str(tmp_path)}) == {}
+
+
+def test_services_without_docker_read_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The site's own file may be in a folder that is closed to their accounts."""
+    own = tmp_path / "site.pem"
+    own.write_text("-----BEGIN CERTIFICATE-----\nours\n")
+    for name in (*egress.TRUST, "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CERT", str(own))
+    monkeypatch.setenv("http_proxy", PROXY)
+    engine = EmbeddedEngine(system(tmp_path))
+    told = engine._way_out()
+    copy = str(engine.folder / "app" / notebook.CERTIFICATES)
+    assert {told[name] for name in egress.TRUST} == {copy}
+    assert told["http_proxy"] == PROXY and "127.0.0.1" in told["no_proxy"].split(",")
+    own.unlink()
+    assert egress.TRUST[1] not in EmbeddedEngine(system(tmp_path))._way_out()
