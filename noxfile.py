@@ -112,6 +112,13 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def clients(session: nox.Session) -> None:
+    """Old MLflow clients, other libraries, thousands of files, 1.2 GB, on both engines: needs a package index."""
+    install(session)
+    session.run("pytest", "tests/clients", results(session), *session.posargs)
+
+
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Ours against the usual compose file, as ratios in one run; needs a Docker engine and quiet."""
     install(session)

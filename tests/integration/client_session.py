@@ -20,8 +20,11 @@ version = tuple(int(word) for word in mlflow.__version__.split(".")[:2])
 
 
 def digest(path):
+    found = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
+        for block in iter(lambda: file.read(1 << 20), b""):
+            found.update(block)
+    return found.hexdigest()
 
 
 def files(folder):
