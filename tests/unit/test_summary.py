@@ -33,7 +33,8 @@ def test_links_files_and_what_to_type(rows: Any) -> None:
     found = rows()
     assert list(found) == ["Notebook", "MLflow", "Your files", "Next", "To stop"]
     assert found["Notebook"].startswith(LINK) and len(found["Notebook"]) > len(LINK) + 20
-    assert found["MLflow"] == f"http://127.0.0.1:8000/?token={TOKEN}" and found["Your files"] == "/srv/work"
+    assert found["MLflow"] == f"http://127.0.0.1:8000/?token={TOKEN}#/experiments?workflowType=machine_learning"
+    assert found["Your files"] == "/srv/work"
     assert found["Next"].endswith(" check") and found["To stop"].endswith(" down")
 
 
