@@ -24,6 +24,7 @@ LINE = re.compile(
     r"(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) (?P<service>\S+) (?P<address>[0-9a-f.:]+) (?P<status>\d+) "
     r"login=(?P<login>right|wrong|none|-) user=(?P<user>\S+) in=\d+ out=\d+ [\d.]+s (?P<method>\S+) (?P<host>\S+) "
     r"(?P<path>\S+)( \(\d+ more of this address left out\))?")
+TOKEN = "/run/secrets/tracking-token"  # of MLflow, in the notebook
 
 
 def log(target: Target) -> list[str]:
@@ -163,9 +164,11 @@ def test_the_notebook_cannot_be_a_login(attack: Target) -> None:
     run = created(attack)["id"]
     code = f"""
 import json, urllib.error, urllib.request
+token = open("{TOKEN}").read()
 def ask(path, body, **headers):
     request = urllib.request.Request("http://mlflow:8000{API}/" + path, json.dumps(body).encode(),
-                                     {{"Content-Type": "application/json", **headers}})
+                                     {{"Content-Type": "application/json",
+                                       "Authorization": "Bearer " + token, **headers}})
     try:
         return urllib.request.urlopen(request, timeout=20).read().decode()
     except urllib.error.HTTPError as error:
@@ -200,7 +203,8 @@ def test_a_trace_that_is_begun_again_stays_its_makers(attack: Target) -> None:
     code = f"""
 import json, urllib.request
 request = urllib.request.Request("http://mlflow:8000/api/3.0/mlflow/traces", {json.dumps(again)!r}.encode(),
-                                 {{"Content-Type": "application/json"}})
+                                 {{"Content-Type": "application/json",
+                                   "Authorization": "Bearer " + open("{TOKEN}").read()}})
 print(urllib.request.urlopen(request, timeout=20).read().decode())
 """
     done = seen.run("docker", "exec", seen.container(attack.clone, "jupyter"), "python", "-c", code)
