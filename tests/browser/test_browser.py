@@ -110,9 +110,15 @@ def test_a_link_printed_in_a_notebook_opens_the_run(page: Page, shot: Shot, jupy
     link = page.locator(".jp-OutputArea-output a", has_text="/runs/").first
     link.wait_for(timeout=2 * SLOW)
     shot(page, "notebook")
-    page.goto(link.get_attribute("href") or "")
+    run = link.get_attribute("href") or ""
+    assert run.endswith("?workflowType=machine_learning")
+    page.goto(run)
     expect(page.get_by_text(name).first).to_be_visible(timeout=SLOW)
     shot(page, "linked-run")
+    page.goto(re.sub(r"/runs/\w+", "", run))  # the experiment's: its runs, not traces
+    page.wait_for_url(re.compile(r"/runs\?workflowType=machine_learning"))
+    expect(page.get_by_role("link", name=name).first).to_be_visible(timeout=SLOW)
+    shot(page, "linked-experiment")
 
 
 def test_mlflow_writes_through_its_own_pages(page: Page, shot: Shot, mlflow_url: str) -> None:
