@@ -14,9 +14,11 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 CURED_IN = 28
 METADATA = "169.254.169.254"  # a cloud's metadata service: on most clouds it gives out the machine's credentials
+INTERFACES = Path("/sys/class/net")
 Rule = tuple[str, ...]
 
 
@@ -76,8 +78,23 @@ def existing(project: str) -> tuple[Rule, ...]:
     return tuple(found)
 
 
+def remove_stale() -> None:
+    """Take away the rules of networks that are gone, whichever project's.
+
+    Docker gives their subnet to another network sooner or later, which such a rule would cut off.
+    """
+    for line in _iptables("-S", "PREROUTING")[1].splitlines():
+        words = shlex.split(line)
+        if words[:2] != ["-A", "PREROUTING"] or not any(word.startswith("trackbed:") for word in words):
+            continue
+        interface = words[words.index("-i") + 1] if "-i" in words[:-1] else ""
+        if interface and not (INTERFACES / interface).exists():
+            _iptables("-D", "PREROUTING", *words[2:])
+
+
 def put(project: str, wanted: Sequence[Rule]) -> str:
     """Make the project's rules exactly these: missing ones are added, others of its own removed. Gives what failed."""
+    remove_stale()
     there = existing(project)
     for rule in wanted:
         if rule not in there and (problem := _iptables("-I", "PREROUTING", *rule)[0]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -55,7 +56,10 @@ class Table:
 
 
 @pytest.fixture
-def table(monkeypatch: pytest.MonkeyPatch) -> Table:
+def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Table:
+    for name in ("lo", "eth0", "br-1", "br-2"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(neighbours, "INTERFACES", tmp_path)
     made = Table("-d 172.18.0.0/16 ! -i br-1 -m comment --comment trackbed:lab2 -j DROP", "-i eth0 -j ACCEPT")
     monkeypatch.setattr(neighbours, "_iptables", made)
     monkeypatch.setattr(neighbours, "may_change", lambda: True)
@@ -75,6 +79,16 @@ def test_twice_is_once_and_others_stay(table: Table) -> None:
     assert sorted(neighbours.existing("lab")) == sorted(wanted()[:2])
     neighbours.remove("lab")
     assert table.rules == foreign
+
+
+def test_a_network_that_is_gone_cuts_no_other_off(table: Table) -> None:
+    """Its subnet may be another network's now."""
+    foreign = list(table.rules)
+    table.rules.insert(0, neighbours.address_rules("old", [Bridge("br-gone", ("172.19.0.0/16",))])[0])
+    table.rules.append(("-i", "wg9", "-j", "DROP"))  # somebody else's
+    neighbours.put("lab", wanted())
+    neighbours.remove("lab")
+    assert table.rules == [*foreign, ("-i", "wg9", "-j", "DROP")]
 
 
 def test_doubles_are_reduced_to_one(table: Table) -> None:
