@@ -70,6 +70,7 @@ def _carry(system: System, old: Engine, target: System, sink: Sink, notice: Noti
         raise TrackbedError(f"the archive has {whole.objects} artifacts, the store has {held}; nothing was moved",
                             "run the same command again; if it is the same, please report it")
     old.stop(sink)  # the ports are needed on the other side
+    select.make(target, target.state.engine).take_workspace(sink)
     _, other = lifecycle.bring_up(target, sink, notice)
     new = restore.copy(target, other, path, whole, sink, notice)
     backup_commands.flip(target, new, sink, notice)

@@ -363,6 +363,9 @@ class Engine(Protocol):
     def workspace_fix(self) -> str:
         """What to type so that the notebook may write to all of its workspace."""
 
+    def take_workspace(self, sink: Sink) -> None:
+        """Make a workspace that was another engine's the own notebook's, before the first start."""
+
     def access_token(self) -> str:
         """What MLflow asks its clients for, "" where it asks for nothing."""
 

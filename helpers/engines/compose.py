@@ -455,6 +455,9 @@ class DockerEngine:
             return notebook.other_folder(place)
         return notebook.give_line(place, *map(int, filter(None, outside)))
 
+    def take_workspace(self, sink: Sink) -> None:
+        """Nothing: the notebook runs as the workspace's owner."""
+
     def _data_mount(self) -> Mount | None:
         """The data set, read-only; None where the default's volume is not there. Raises for a named one that is not."""
         name = self.settings.data_volume

@@ -142,6 +142,17 @@ class EmbeddedEngine:
             return notebook.other_folder(place)
         return notebook.give_line(place, account.pw_uid, account.pw_gid)
 
+    def take_workspace(self, sink: Sink) -> None:
+        if not self.layout.as_root:
+            return
+        self.layout.make(sink)
+        place, own = self.settings.workspace, self.layout.accounts.get(NOTEBOOK)
+        if (owner := safe_files.owner(place)) in (-1, 0, own.pw_uid):
+            return
+        given = notebook.give_workspace(place, owner, own.pw_uid, own.pw_gid)
+        sink.step(f"the workspace belongs to the notebook's account {own.pw_name} now, it was uid {owner}'s "
+                  f"({given.changed} files and folders)")
+
     def _venv(self, name: str) -> venvs.Venv:
         root = self.folder / "venvs"
         match name:
