@@ -15,9 +15,9 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 EXCEPT = "NO_PROXY"
 # Our services and this machine: never through a proxy, which knows neither.
 INSIDE = ("localhost", "127.0.0.1", "::1", "mlflow", "store", "postgres", "jupyter", "gateway")
-BUNDLES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
 # What programs in the notebook read: pip, requests, OpenSSL and Python, curl, boto3, git, Node.js
-TRUST = (*BUNDLES, "AWS_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS")
+TRUST = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE", "GIT_SSL_CAINFO",
+         "NODE_EXTRA_CA_CERTS")
 ANCHORS = ("/usr/local/share/ca-certificates", "/etc/pki/ca-trust/source/anchors",
            "/etc/ca-certificates/trust-source/anchors")
 SYSTEM = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
@@ -26,12 +26,12 @@ COMPLETE = 100_000  # bytes: a bundle of this size has the public authorities to
 
 @dataclass(frozen=True)
 class Egress:
-    """``proxies`` by upper-case name, without NO_PROXY; ``origin`` says where they stand. ``bundle``: a file or ""."""
+    """``proxies`` by upper-case name, without NO_PROXY; ``origin`` says where they stand. ``bundles``: files."""
 
     proxies: Mapping[str, str] = field(default_factory=dict)
     exceptions: tuple[str, ...] = ()
     origin: str = ""
-    bundle: str = ""
+    bundles: tuple[str, ...] = ()
     bundle_origin: str = ""
 
     def environment(self, inside: Iterable[str] = INSIDE) -> dict[str, str]:
@@ -44,7 +44,7 @@ class Egress:
     def reachable_from_containers(self) -> Egress:
         """Without proxies that listen on this machine's loopback alone: in a container that is another machine."""
         kept = {name: value for name, value in self.proxies.items() if not _is_loopback(value)}
-        return Egress(kept, self.exceptions, self.origin, self.bundle, self.bundle_origin)
+        return Egress(kept, self.exceptions, self.origin, self.bundles, self.bundle_origin)
 
     @property
     def lost(self) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ class Egress:
     def __str__(self) -> str:
         words = [f"proxy {', '.join(dict.fromkeys(map(masked, self.proxies.values())))} (from {self.origin})"] \
             if self.proxies else ["no proxy"]
-        words.append(f"certificates {self.bundle} (from {self.bundle_origin})" if self.bundle
+        words.append(f"certificates {', '.join(self.bundles)} (from {self.bundle_origin})" if self.bundles
                      else "no certificates of the site")
         return ", ".join(words)
 
@@ -73,8 +73,7 @@ def find(settings: Settings, environ: Mapping[str, str], client: Mapping[str, st
             proxies, origin = found, name
         listed = values.get(EXCEPT) or values.get(EXCEPT.lower(), "")
         exceptions += [word.strip() for word in listed.split(",") if word.strip()]
-    bundle, where = _bundle(environ, settings.passthrough)
-    return Egress(proxies, tuple(dict.fromkeys(exceptions)), origin, bundle, where)
+    return Egress(proxies, tuple(dict.fromkeys(exceptions)), origin, *_bundles(environ, settings.passthrough))
 
 
 def inside(settings: Settings) -> tuple[str, ...]:
@@ -88,17 +87,25 @@ def exceptions(listed: str) -> str:
     return ",".join(dict.fromkeys((*INSIDE, *(word.strip() for word in listed.split(",") if word.strip()))))
 
 
-def certificates(bundle: str) -> str:
-    """The text of a bundle, with the public authorities where it has only the site's own; "" when it is unreadable."""
-    try:
-        text = Path(bundle).read_text(errors="replace")
-        if len(text) < COMPLETE:
+def certificates(bundles: Iterable[str]) -> str:
+    """The text of all bundles, with the public authorities where they have only the site's own; "" for none.
+
+    One that cannot be read is left out.
+    """
+    texts = []
+    for bundle in bundles:
+        try:
+            texts.append(Path(bundle).read_text(errors="replace").rstrip())
+        except OSError:
+            continue
+    if texts and max(map(len, texts)) < COMPLETE:
+        try:
             import certifi
 
-            text = f"{text.rstrip()}\n{Path(certifi.where()).read_text()}"
-    except (OSError, ImportError):
-        return ""
-    return text
+            texts.append(Path(certifi.where()).read_text())
+        except (OSError, ImportError):
+            return ""  # without the public ones nothing else would be reached
+    return "".join(f"{text}\n" for text in texts)
 
 
 def trust(path: str) -> dict[str, str]:
@@ -111,20 +118,23 @@ def masked(address: str) -> str:
     return re.sub(r"//[^/@]*@", "//***@", address)
 
 
-def _bundle(environ: Mapping[str, str], passthrough: Mapping[str, str]) -> tuple[str, str]:
-    for source in (environ, passthrough):
-        for variable in BUNDLES:
-            path = source.get(variable, "")
-            if path and Path(path).is_file():
-                return path, variable
+def _bundles(environ: Mapping[str, str], passthrough: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
+    """Every bundle that a variable names: each stands for an authority that something needs."""
+    named: dict[str, str] = {}
+    for variable in TRUST:
+        path = environ.get(variable) or passthrough.get(variable, "")
+        if path and Path(path).is_file():
+            named.setdefault(path, variable)
+    if named:
+        return tuple(named), ", ".join(named.values())
     for folder in ANCHORS:
         try:
             own = any(path.is_file() for path in Path(folder).rglob("*"))
         except OSError:
             continue
         if own and (found := next((path for path in SYSTEM if Path(path).is_file()), "")):
-            return found, folder
-    return "", ""
+            return (found,), folder
+    return (), ""
 
 
 def _assignments(path: str) -> dict[str, str]:

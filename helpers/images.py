@@ -7,9 +7,10 @@ import re
 import shutil
 import stat
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,6 +162,18 @@ def build(api: DockerApi, part: str, settings: Settings, sink: Sink) -> Built:
     return Built(name, True, time.monotonic() - begun, image["size"] if image else 0)
 
 
+@contextmanager
+def _secret(name: str, text: str) -> Iterator[list[str]]:
+    """The words that give a build a secret file of this text; none for no text."""
+    if not text:
+        yield []
+        return
+    with tempfile.NamedTemporaryFile("w", prefix="trackbed-") as file:
+        file.write(text)
+        file.flush()
+        yield ["--secret", f"id={name},src={file.name}"]
+
+
 def _build(name: str, settings: Settings, sink: Sink) -> None:
     if shutil.which("docker") is None:
         raise TrackbedError("the docker command is missing", "install docker-ce-cli and docker-buildx-plugin")
@@ -170,14 +183,14 @@ def _build(name: str, settings: Settings, sink: Sink) -> None:
         argv += ["--build-arg", f"{key}={value}"]
     if settings.build_network != "default":
         argv += ["--network", settings.build_network]
-    if bundle := egress.of_machine(settings, {}).bundle:
-        argv += ["--secret", f"id=ca,src={bundle}"]
+    trusted = egress.certificates(egress.of_machine(settings, {}).bundles)
     proxies = egress.of_machine(settings, client_config.proxies(os.environ)).environment(egress.inside(settings))
     for variable in proxies:
         argv += ["--build-arg", variable]  # the value is taken from the environment, not from argv
     open_to_all(_folder(name))
     lines: list[str] = []
-    with subprocess.Popen([*argv, str(_folder(name))], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    with _secret("ca", trusted) as secret, \
+            subprocess.Popen([*argv, *secret, str(_folder(name))], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True, errors="replace",
                           env={**os.environ, **proxies}) as process:
         assert process.stdout is not None

@@ -152,7 +152,7 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False,
             system.state.remembered = {name: value for name, value in kept.items() if value}
             system.state.save()
         return overview(engine, settings), engine
-    if _choose_ports(system, engine, notice):
+    if chosen := _choose_ports(system, engine, notice):
         engine = select.choose(system).engine
         settings = engine.settings
     if choice.notice:
@@ -178,7 +178,8 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False,
     system.state.engine, system.state.clone = engine.name, str(settings.clone)
     system.state.node = _node(engine)
     system.state.live["store"] = settings.object_store
-    before, around = dict(system.state.remembered), system.state.surroundings
+    # the ports stay: what is up already has them
+    before, around = {**system.state.remembered, **chosen}, system.state.surroundings
     system.state.remember(settings.told)
     system.state.applied = {**system.state.applied, "hash": "", "identities": {}}
     system.state.surroundings = surroundings.kept(system.state)
@@ -259,16 +260,18 @@ def _node(engine: Engine) -> str:
     return engine.host.url if isinstance(engine, DockerEngine) else ""
 
 
-def _choose_ports(system: System, engine: Engine, notice: Notice) -> bool:
-    """The next free ports where somebody else has the defaults. A gateway's stay: they are what others were told."""
+def _choose_ports(system: System, engine: Engine, notice: Notice) -> dict[str, str]:
+    """The next free ports where somebody else has the defaults; gives those settings. A gateway's stay: they are what
+    others were told."""
     statuses = engine.parts()
     if engine.settings.public or any(s.state is not State.MISSING for s in statuses):
-        return False
+        return {}
     planned = [(spec.name, port) for spec in engine.plan().parts for port in spec.ports]
+    before = system.settings.told
     system.settings, line = ports.free_instead(system.settings, planned, statuses, _host(engine))
     if line:
         notice(line)
-    return bool(line)
+    return {name: value for name, value in system.settings.told.items() if before.get(name) != value}
 
 
 def _host(engine: Engine) -> Host:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from helpers import elsewhere, safe_files, server_secrets
@@ -39,10 +39,11 @@ def workspace_owner(settings: Settings) -> int:
     return owner or UID
 
 
-def workspace_problem(workspace: Path, uid: int, gid: int = GID) -> tuple[str, str]:
+def workspace_problem(workspace: Path, uid: int, gid: int = GID, groups: Collection[int] = ()) -> tuple[str, str]:
     """Why an account could not write to a workspace that is there, and what to type; ("", "") where nothing shows it.
 
-    From its mode alone: what a server of files, SELinux or a container's engine refuses is seen by trying.
+    ``groups``: further ones that the account is in. From its mode alone: what a server of files, SELinux or a
+    container's engine refuses is seen by trying.
     """
     try:
         found = workspace.stat()
@@ -53,7 +54,7 @@ def workspace_problem(workspace: Path, uid: int, gid: int = GID) -> tuple[str, s
             return "", ""  # the mode does not tell
     except OSError:
         return "", ""
-    shift = 6 if found.st_uid == uid else 3 if found.st_gid == gid else 0
+    shift = 6 if found.st_uid == uid else 3 if found.st_gid in (gid, *groups) else 0
     if (found.st_mode >> shift) & 0o3 == 0o3:
         return "", ""
     quoted = shlex.quote(str(workspace))

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 from helpers.state import State
 
-NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE",
-         "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE", "PIP_CERT", "PIP_INDEX_URL", "TZ")
+NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
+         "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE", "GIT_SSL_CAINFO",
+         "NODE_EXTRA_CA_CERTS", "PIP_CERT", "PIP_INDEX_URL", "TZ")
 
 
 def current(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -65,7 +65,7 @@ class System:
         return HostFacts(
             hostname=socket.gethostname(), system=platform.platform(), architecture=platform.machine(),
             cpus=os.cpu_count() or 1, memory=_meminfo("MemTotal"), memory_available=_meminfo("MemAvailable"),
-            disk_free=shutil.disk_usage(existing(disk)).free, disk_path=str(disk),
+            disk_free=free_space(disk), disk_path=str(disk),
             machine=accelerators.machine(probe.look()),
         )
 
@@ -75,6 +75,17 @@ def existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
+
+
+def free_space(path: Path) -> int:
+    """Bytes that are free where ``path`` is or will be. A folder that is closed can still be measured from above."""
+    while True:
+        try:
+            return shutil.disk_usage(path).free
+        except OSError:
+            if path == path.parent:
+                raise
+            path = path.parent
 
 
 def notebook_memory() -> str:

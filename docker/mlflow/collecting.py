@@ -235,7 +235,7 @@ def _remove_rows(store: Any, found: Plan) -> None:
 
 
 def _remove_folders(environment: Mapping[str, str], place: FolderObjects | S3Objects, paths: Iterable[str]) -> None:
-    address = environment.get("TRACKBED_STORE_SYNC")
+    address, token = environment.get("TRACKBED_STORE_SYNC"), durable.read_token(environment)
     for path in paths:
         try:
             if isinstance(place, FolderObjects):
@@ -245,7 +245,7 @@ def _remove_folders(environment: Mapping[str, str], place: FolderObjects | S3Obj
             inner = S3Objects(place.client, place.bucket, f"{place.root}{path}", place.lane)
             inner.drop()
             if address:
-                durable.ask(address, bucket=place.bucket, removed=f"{place.root}{path}")
+                durable.ask(address, bucket=place.bucket, removed=f"{place.root}{path}", token=token)
         except OSError as error:
             say(f"{path}: {error}")  # what stays is found again the next time
 

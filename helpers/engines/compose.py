@@ -198,10 +198,7 @@ class DockerEngine:
         root = str(info.get("DockerRootDir", "/"))
         if self.host.remote:
             return self.host.facts(info, self.machine)
-        existing = Path(root)
-        while not existing.exists() or not os.access(existing, os.X_OK):
-            existing = existing.parent
-        facts = self.system.local_facts(existing)
+        facts = self.system.local_facts(Path(root))
         return HostFacts(hostname=str(info.get("Name", facts.hostname)), system=str(info.get("OperatingSystem", "")),
                          architecture=str(info.get("Architecture", "")), cpus=int(info.get("NCPU", 0)),
                          memory=int(info.get("MemTotal", 0)), memory_available=facts.memory_available,
@@ -420,7 +417,7 @@ class DockerEngine:
 
     @cached_property
     def _certificates(self) -> str:
-        return egress.certificates(self.egress.bundle) if self.egress.bundle else ""
+        return egress.certificates(self.egress.bundles)
 
     def _plan_anew(self) -> None:
         """What the plan was read from has changed: images have come, the workspace has its owner."""
@@ -438,7 +435,8 @@ class DockerEngine:
         outside = self.ids.outside(uid)
         if outside is None:
             return "", ""
-        problem, fix = notebook.workspace_problem(place, outside, self.ids.outside(notebook.GID) or 0)
+        problem, fix = notebook.workspace_problem(place, outside, self.ids.outside(notebook.GID) or 0,
+                                                 () if self.ids.kind else tuple(map(int, self.accelerator.groups)))
         return problem, self.workspace_fix() if self.ids.kind == "rootless" else fix
 
     def workspace_fix(self) -> str:

@@ -133,7 +133,10 @@ class EmbeddedEngine:
         place, account = self.settings.workspace, self.layout.accounts.find(NOTEBOOK)
         if account is None or not place.is_dir():
             return "", ""
-        return notebook.workspace_problem(place, account.pw_uid, account.pw_gid)
+        groups = os.getgroups() if account.pw_uid == os.geteuid() else \
+            os.getgrouplist(account.pw_name, account.pw_gid)
+        groups += map(int, self.accelerator.groups) if self.layout.as_root else ()
+        return notebook.workspace_problem(place, account.pw_uid, account.pw_gid, groups)
 
     def workspace_fix(self) -> str:
         place = self.settings.workspace
@@ -270,8 +273,7 @@ class EmbeddedEngine:
     @cached_property
     def _certificates(self) -> str:
         """Their text: the services read a copy, the site's own file may be root's alone."""
-        bundle = self._egress.bundle
-        return egress.certificates(bundle) if bundle else ""
+        return egress.certificates(self._egress.bundles)
 
     def _postgres(self) -> PartSpec:
         return PartSpec(POSTGRES, stack.TITLES[POSTGRES], environment=self._common(DATABASE),

@@ -67,7 +67,7 @@ def test_up_ends_with_a_table(system: Clone) -> None:
     box = system.first_up.stderr[system.first_up.stderr.index(f"{system.project} is ready"):]
     link = re.search(r"http://\S+/lab\?token=\S+", box)
     assert link and seen.ask(link[0])[0] == 200, box
-    assert f"http://127.0.0.1:{system.ports['mlflow']} " in box and str(system.project_folder / "workspace") in box
+    assert f"http://127.0.0.1:{system.ports['mlflow']}/" in box and str(system.project_folder / "workspace") in box
     line = re.search(r"cd .* check", box)
     assert line and "passed" in seen.output("sh", "-c", line[0], cwd="/", env=system.environment)
     assert "Traceback" not in system.first_up.stderr

@@ -74,19 +74,26 @@ def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tmp_path / "site.pem"
     own.write_text("-----BEGIN CERTIFICATE-----\nours\n")
     found = find(tmp_path, PIP_CERT=str(own))
-    assert (found.bundle, found.bundle_origin) == (str(own), "PIP_CERT")
-    text = egress.certificates(found.bundle)
+    assert (found.bundles, found.bundle_origin) == ((str(own),), "PIP_CERT")
+    text = egress.certificates(found.bundles)
     assert text.startswith(own.read_text()) and text.count("BEGIN CERTIFICATE") > 50, "the public ones too"
-    assert find(tmp_path, dotenv=f"SSL_CERT_FILE={own}\n").bundle == str(own)
-    assert find(tmp_path, PIP_CERT="/nowhere").bundle == ""
+    assert find(tmp_path, dotenv=f"SSL_CERT_FILE={own}\n").bundles == (str(own),)
+    assert find(tmp_path, PIP_CERT="/nowhere").bundles == ()
+
+    store = tmp_path / "store.pem"
+    store.write_text("-----BEGIN CERTIFICATE-----\nthe store's\n")
+    found = find(tmp_path, PIP_CERT=str(own), AWS_CA_BUNDLE=str(store), CURL_CA_BUNDLE=str(own))
+    assert (found.bundles, found.bundle_origin) == ((str(own), str(store)), "PIP_CERT, AWS_CA_BUNDLE")
+    assert egress.certificates(found.bundles).startswith(own.read_text() + store.read_text()), "both are trusted"
+    assert egress.certificates(["/nowhere"]) == ""
 
     anchors = tmp_path / "anchors"
     anchors.mkdir()
     monkeypatch.setattr(egress, "ANCHORS", (str(anchors),))
     monkeypatch.setattr(egress, "SYSTEM", ("/nowhere", str(own)))
-    assert find(tmp_path).bundle == ""
+    assert find(tmp_path).bundles == ()
     (anchors / "site.crt").touch()
-    assert (find(tmp_path).bundle, find(tmp_path).bundle_origin) == (str(own), str(anchors))
+    assert (find(tmp_path).bundles, find(tmp_path).bundle_origin) == ((str(own),), str(anchors))
 
 
 def test_the_notebook_is_told(tmp_path: Path) -> None:

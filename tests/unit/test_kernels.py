@@ -130,7 +130,7 @@ def test_an_earlier_version_kept_no_surroundings(tmp_path: Path) -> None:
     (TrackbedError("no"), False), (OSError("full"), False), (Interrupted("Ctrl-C"), True)])
 def test_what_a_failed_start_was_told_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                         error: Exception, kept: bool) -> None:
-    one = system(tmp_path, engine="embedded", cull_idle="2h", mlflow_port="8100")
+    one = system(tmp_path, engine="embedded", cull_idle="2h", mlflow_port="8100", jupyter_port="8889")
     one.state.remembered = {"MLFLOW_PORT": "8000"}
 
     def fail(*_: object) -> None:
@@ -142,7 +142,7 @@ def test_what_a_failed_start_was_told_is_not_remembered(tmp_path: Path, monkeypa
     monkeypatch.setattr(lifecycle.doctor, "preflight", lambda engine, settings: None)
     monkeypatch.setattr(lifecycle.durability, "promise", lambda engine: "")
     monkeypatch.setattr(lifecycle.kernels, "before_a_restart", lambda *_: None)
-    monkeypatch.setattr(lifecycle, "_choose_ports", lambda *_: False)
+    monkeypatch.setattr(lifecycle, "_choose_ports", lambda *_: {"JUPYTER_PORT": "8889"})
     monkeypatch.setattr(lifecycle, "_write_env", lambda *_: None)
     monkeypatch.setattr(lifecycle, "_start", fail)
     said: list[str] = []
@@ -153,5 +153,6 @@ def test_what_a_failed_start_was_told_is_not_remembered(tmp_path: Path, monkeypa
     if kept:
         assert state.remembered["CULL_IDLE"] == "2h" and state.remembered["MLFLOW_PORT"] == "8100"
     else:
-        assert state.remembered == {"MLFLOW_PORT": "8000"} and state.surroundings is None
+        assert state.remembered == {"MLFLOW_PORT": "8000", "JUPYTER_PORT": "8889"}, "what is up already has that port"
+        assert state.surroundings is None
         assert "not remembered, because this start failed: CULL_IDLE, ENGINE, MLFLOW_PORT" in said[-1]

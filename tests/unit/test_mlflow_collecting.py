@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import collecting
@@ -73,3 +74,22 @@ def test_ages(age: str, seconds: int) -> None:
     assert collecting.seconds(age) == seconds
     with pytest.raises(collecting.Stop):
         collecting.seconds(f"{age}x")
+
+
+def test_the_journal_of_the_stores_disk_is_told_what_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the token, or an unclean stop would report as missing what was removed on purpose."""
+    class Bucket:
+        def __init__(self, client: object, bucket: str, prefix: str, lane: object) -> None:
+            self.client, self.bucket, self.root, self.lane = client, bucket, prefix, lane
+
+        def drop(self) -> None:
+            pass
+
+    told: list[dict[str, object]] = []
+    token = tmp_path / "token"
+    token.write_text("hush\n")
+    monkeypatch.setattr(collecting, "S3Objects", Bucket)
+    monkeypatch.setattr(collecting.durable, "ask", lambda address, **words: told.append({"at": address, **words}))
+    environment = {"TRACKBED_STORE_SYNC": "store-sync:1", collecting.durable.TOKEN_FILE: str(token)}
+    collecting._remove_folders(environment, Bucket(None, "b", "live/", None), [f"1/{RUN}"])
+    assert told == [{"at": "store-sync:1", "bucket": "b", "removed": f"live/1/{RUN}", "token": "hush"}]

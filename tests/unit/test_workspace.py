@@ -125,6 +125,10 @@ def test_what_a_mode_shows(place: Path) -> None:
     os.chown(place, 0, 100)
     place.chmod(0o775)
     assert notebook.workspace_problem(place, 1000) == ("", ""), "its group may"
+    found = place.stat()
+    group = found.st_gid
+    assert notebook.workspace_problem(place, found.st_uid + 1, group + 1)[0]
+    assert notebook.workspace_problem(place, found.st_uid + 1, group + 1, (7, group)) == ("", ""), "further groups too"
 
 
 # user namespaces
