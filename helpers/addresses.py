@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from helpers.spelling import shown
+
 PROC = Path("/proc")
 
 
@@ -75,7 +77,7 @@ def _command(folder: Path) -> str:
     words = [os.fsdecode(w) for w in (folder / "cmdline").read_bytes().split(b"\0") if w]
     # the program and, for interpreters, its script; never further arguments: they may hold secrets
     names = [Path(w).name for w in words[:2] if not w.startswith("-")]
-    return " ".join(names) or (folder / "comm").read_text().strip()
+    return shown(" ".join(names) or (folder / "comm").read_text().strip(), 80)
 
 
 def listening(tables: str) -> frozenset[tuple[str, int]]:

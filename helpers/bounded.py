@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+MOST = 4 << 20  # bytes that a program of the notebook's may tell
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:

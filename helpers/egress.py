@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ TRUST = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE", "A
 ANCHORS = ("/usr/local/share/ca-certificates", "/etc/pki/ca-trust/source/anchors",
            "/etc/ca-certificates/trust-source/anchors")
 SYSTEM = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+CERTIFICATE = re.compile(r"-----BEGIN (TRUSTED )?CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END (TRUSTED )?CERTIFICATE-----")
+LARGEST = 8 << 20  # bytes of a bundle that are read
 COMPLETE = 100_000  # bytes: a bundle of this size has the public authorities too
 
 
@@ -92,12 +95,7 @@ def certificates(bundles: Iterable[str]) -> str:
 
     One that cannot be read is left out.
     """
-    texts = []
-    for bundle in bundles:
-        try:
-            texts.append(Path(bundle).read_text(errors="replace").rstrip())
-        except OSError:
-            continue
+    texts = [text for bundle in bundles if (text := _certificates(bundle))]
     if texts and max(map(len, texts)) < COMPLETE:
         try:
             import certifi
@@ -106,6 +104,17 @@ def certificates(bundles: Iterable[str]) -> str:
         except (OSError, ImportError):
             return ""  # without the public ones nothing else would be reached
     return "".join(f"{text}\n" for text in texts)
+
+
+def _certificates(path: str) -> str:
+    """A bundle's certificates and nothing else: a link in its place may lead to what the services must not read."""
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(number, "rb") as stream:
+            text = stream.read(LARGEST) if stat.S_ISREG(os.fstat(number).st_mode) else b""
+    except OSError:
+        return ""
+    return "\n".join(found[0] for found in CERTIFICATE.finditer(text.decode("ascii", "replace")))
 
 
 def trust(path: str) -> dict[str, str]:

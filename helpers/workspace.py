@@ -47,7 +47,7 @@ class Writing:
 
 def attempt(engine: Engine) -> Writing:
     """Write a file into the workspace from inside the notebook, and remove it."""
-    done = engine.exec(JUPYTER, ("sh", "-c", SCRIPT, "sh", engine.workspace_inside), timeout=60)
+    done = engine.exec(JUPYTER, ("/bin/sh", "-c", SCRIPT, "sh", engine.workspace_inside), timeout=60)
     words = (done.stdout + done.stderr).strip()
     if done.code == 0:
         closed = tuple(shown(line.removeprefix("closed ").rstrip("/")) for line in done.stdout.splitlines()

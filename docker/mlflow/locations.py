@@ -20,6 +20,7 @@ OWN = "mlflow-artifacts:/"
 REFERENCES = ("models:/", "runs:/")  # to what has a location of its own, which is checked in turn
 TRACE_TAGS = ("mlflow.artifactLocation", "mlflow.trace.archiveLocation")
 DESTINATION = "MLFLOW_ARTIFACTS_DESTINATION"
+MOST_PARTS = 10_000  # S3's own limit; MLflow signs an address for each, however many are asked for
 
 
 def plain(path: str) -> bool:
@@ -178,6 +179,8 @@ def guard_keys(repository: Any, environment: Mapping[str, str] = os.environ) -> 
     @functools.wraps(begun)
     def begin(self: Any, local_file: str, num_parts: int = 1, artifact_path: str | None = None) -> Any:
         check(artifact_path, os.path.basename(local_file))
+        if not 1 <= num_parts <= MOST_PARTS:
+            _raise(f"an upload has 1 to {MOST_PARTS} parts, not {num_parts}")
         return begun(self, local_file, num_parts, artifact_path)
 
     @functools.wraps(signed)

@@ -22,6 +22,7 @@ from typing import IO, Any, ClassVar
 
 from helpers import (
     accelerators,
+    bounded,
     egress,
     gateway,
     images,
@@ -82,6 +83,7 @@ from helpers.errors import EngineUnavailable, Interrupted, PartFailed, TrackbedE
 from helpers.probes import machine as probe
 from helpers.readiness import failure, stop_at_failed
 from helpers.settings import DEFAULT, Settings
+from helpers.spelling import shown
 from helpers.system import System, notebook_memory
 
 MINIMUM_API = (1, 44)  # Docker 25: health checks with start_interval
@@ -643,7 +645,7 @@ class DockerEngine:
 
     def exec(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
              timeout: float = 120) -> ExecResult:
-        return _run(["docker", "exec", "-i", self._container(part).id, *argv], stdin, timeout)
+        return _run(["docker", "exec", "-i", self._container(part).id, *argv], stdin, timeout, bound=part == JUPYTER)
 
     def one_shot(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
                  timeout: float = 600) -> ExecResult:
@@ -654,7 +656,7 @@ class DockerEngine:
                 command += ["-v", f"{mount.source}:{mount.target}{':ro' if mount.read_only else ''}"]
             for name, value in spec.environment.items():
                 command += ["-e", f"{name}={value}"]
-            return _run([*command, spec.image, *argv[1:]], stdin, timeout)
+            return _run([*command, spec.image, *argv[1:]], stdin, timeout, bound=True)
         return _run(["docker", "compose", "run", "--rm", "--no-deps", "-T", "--quiet-pull", "--entrypoint", argv[0],
                      part, *argv[1:]], stdin, timeout, self._environment(), stack.ROOT)
 
@@ -714,7 +716,7 @@ class DockerEngine:
         project = self.settings.project
         if others := self._foreign():
             names = ", ".join(c.name for c in others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-            where = others[0].labels.get("com.docker.compose.project.working_dir", "")
+            where = shown(others[0].labels.get("com.docker.compose.project.working_dir", ""), 200)
             raise TrackbedError(f"another Compose project is called {project} too{f', in {where}' if where else ''}: "
                                 f"its containers {names} are not Trackbed's, and nothing was done to them",
                                 "choose another name with --project=NAME (and other ports)")
@@ -1169,10 +1171,17 @@ class DockerEngine:
 
 
 def _run(argv: list[str], stdin: IO[bytes] | bytes | None, timeout: float,
-         env: Mapping[str, str] | None = None, cwd: Path | None = None) -> ExecResult:
-    stream: dict[str, Any] = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin or subprocess.DEVNULL}
+         env: Mapping[str, str] | None = None, cwd: Path | None = None, bound: bool = False) -> ExecResult:
+    """``bound``: whatever runs is the notebook's to replace, so that its output has a limit."""
+    whole = stdin is None or isinstance(stdin, bytes)
+    stream: dict[str, Any] = {"input": stdin or b""} if whole else {"stdin": stdin}
     try:
-        done = subprocess.run(argv, capture_output=True, timeout=timeout, env=env, cwd=cwd, check=False, **stream)
+        if bound and whole:
+            done = bounded.run(argv, bounded.MOST, timeout, env=env, cwd=cwd, **stream)
+        else:
+            done = subprocess.run(argv, capture_output=True, timeout=timeout, env=env, cwd=cwd, check=False, **stream)
+    except bounded.TooMuch as error:
+        return ExecResult(1, "", str(error))
     except subprocess.TimeoutExpired:
         return ExecResult(124, "", f"no end after {timeout:.0f} s")
     return ExecResult(done.returncode, done.stdout.decode("utf-8", "replace"),

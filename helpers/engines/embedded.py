@@ -65,7 +65,6 @@ from helpers.state import sync_folder
 from helpers.system import System
 
 PARTS = (POSTGRES, MLFLOW, JUPYTER)
-MOST_OUTPUT = 4 << 20  # bytes that a program of the notebook's may tell
 LOOK_SECONDS = 5.0  # in which a part that is well answers
 DATABASE_MAJOR = postgres_wheels.MAJOR
 SECRETS_MARK = "TRACKBED_SECRETS"
@@ -529,12 +528,11 @@ class EmbeddedEngine:
     def exec(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
              timeout: float = 120) -> ExecResult:
         words, options = self._command(part, argv)
-        stream: dict[str, Any] = {"stdin": stdin or subprocess.DEVNULL}
-        if isinstance(stdin, bytes):
-            stream = {"input": stdin}
+        whole = stdin is None or isinstance(stdin, bytes)
+        stream: dict[str, Any] = {"input": stdin or b""} if whole else {"stdin": stdin}
         try:
-            if part == JUPYTER and not stream.get("stdin"):
-                done = bounded.run(words, MOST_OUTPUT, timeout, **stream, **options)
+            if part == JUPYTER and whole:  # whatever it runs is the notebook's to replace
+                done = bounded.run(words, bounded.MOST, timeout, **stream, **options)
             else:
                 done = subprocess.run(words, capture_output=True, timeout=timeout, check=False, **stream, **options)
         except bounded.TooMuch as error:
@@ -713,7 +711,7 @@ class EmbeddedEngine:
         if self.layout.as_root:  # a normal user's own home is left alone
             argv.append(str(self.layout.accounts.home(NOTEBOOK)))
         try:  # bounded: the account's other processes may trace it and make it say anything
-            done = bounded.run(argv, MOST_OUTPUT, 60, cwd="/", env={}, umask=0o077, **self._as_service(JUPYTER))
+            done = bounded.run(argv, bounded.MOST, 60, cwd="/", env={}, umask=0o077, **self._as_service(JUPYTER))
         except bounded.TooMuch as error:
             done = subprocess.CompletedProcess(argv, 1, b"", str(error).encode())
         if done.returncode:

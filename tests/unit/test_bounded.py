@@ -13,8 +13,11 @@ import pytest
 
 from helpers import bounded, readiness
 from helpers.bounded import within
-from helpers.engines import docker_api, supervision
+from helpers.engines import compose, docker_api, supervision
+from helpers.engines.base import JUPYTER
+from helpers.engines.embedded import EmbeddedEngine
 from helpers.errors import EngineUnavailable
+from tests.unit.fakes import system
 
 
 def test_a_result_an_error_and_a_limit() -> None:
@@ -98,3 +101,18 @@ def test_a_program_that_leaves_one_behind_with_its_pipes() -> None:
 def test_what_a_program_says() -> None:
     done = bounded.run(["sh", "-c", "cat; echo no >&2; exit 3"], 1 << 16, 30, b"yes")
     assert (done.returncode, done.stdout, done.stderr) == (3, b"yes", b"no\n")
+
+
+ENDLESS = ("head", "-c", str(2 * bounded.MOST), "/dev/zero")
+
+
+@pytest.mark.parametrize("stdin", [None, b"in"])
+def test_a_program_of_the_notebooks_cannot_fill_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                       stdin: bytes | None) -> None:
+    """Every program may be one that the notebook put first on its PATH."""
+    done = compose._run([*ENDLESS], stdin, 20, bound=True)
+    assert done.code == 1 and done.stdout == "" and "4 MiB" in done.stderr
+    engine = EmbeddedEngine(system(tmp_path))
+    monkeypatch.setattr(engine, "_command", lambda part, argv: ([*argv], {}))
+    assert engine.exec(JUPYTER, ENDLESS, stdin, 20) == done
+    assert engine.exec(JUPYTER, ("cat",), stdin, 20).stdout == (stdin or b"").decode()

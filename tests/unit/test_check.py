@@ -76,7 +76,7 @@ class FakeEngine:
     def exec(self, part: str, argv: tuple[str, ...], stdin: bytes | None = None,
              timeout: float = 120) -> ExecResult:
         self.asked.append((part, argv, stdin))
-        in_notebook = "delete" if "--delete" in argv else "workspace" if argv[0] == "sh" else "notebook"
+        in_notebook = "delete" if "--delete" in argv else "workspace" if argv[0] == "/bin/sh" else "notebook"
         in_database = "gone" if stdin else "postgres"
         name = {POSTGRES: in_database, MLFLOW: "mlflow"}.get(part, in_notebook)
         answer = self.answers[name]

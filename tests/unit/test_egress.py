@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -70,9 +71,13 @@ def test_a_proxy_of_the_loopback_is_none_for_containers(tmp_path: Path) -> None:
     assert "hunter2" not in str(found) and "from the environment" in str(found)
 
 
+def pem(word: str) -> str:
+    return f"-----BEGIN CERTIFICATE-----\n{word}\n-----END CERTIFICATE-----\n"
+
+
 def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tmp_path / "site.pem"
-    own.write_text("-----BEGIN CERTIFICATE-----\nours\n")
+    own.write_text(pem("ours"))
     found = find(tmp_path, PIP_CERT=str(own))
     assert (found.bundles, found.bundle_origin) == ((str(own),), "PIP_CERT")
     text = egress.certificates(found.bundles)
@@ -81,11 +86,17 @@ def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find(tmp_path, PIP_CERT="/nowhere").bundles == ()
 
     store = tmp_path / "store.pem"
-    store.write_text("-----BEGIN CERTIFICATE-----\nthe store's\n")
+    store.write_text(pem("stores"))
     found = find(tmp_path, PIP_CERT=str(own), AWS_CA_BUNDLE=str(store), CURL_CA_BUNDLE=str(own))
     assert (found.bundles, found.bundle_origin) == ((str(own), str(store)), "PIP_CERT, AWS_CA_BUNDLE")
     assert egress.certificates(found.bundles).startswith(own.read_text() + store.read_text()), "both are trusted"
     assert egress.certificates(["/nowhere"]) == ""
+
+    secret = "-----BEGIN PRIVATE KEY-----\nhush\n-----END PRIVATE KEY-----\nroot:hush\n"
+    own.write_text(secret + pem("ours") + secret)
+    assert "hush" not in (text := egress.certificates(found.bundles)) and pem("ours") in text, "certificates alone"
+    os.mkfifo(fifo := tmp_path / "fifo")
+    assert egress.certificates([str(fifo)]) == ""
 
     anchors = tmp_path / "anchors"
     anchors.mkdir()
@@ -113,7 +124,7 @@ def test_proxies_of_dockers_client(tmp_path: Path) -> None:
 def test_services_without_docker_read_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The site's own file may be in a folder that is closed to their accounts."""
     own = tmp_path / "site.pem"
-    own.write_text("-----BEGIN CERTIFICATE-----\nours\n")
+    own.write_text(pem("ours"))
     for name in (*egress.TRUST, "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_CERT", str(own))

@@ -141,6 +141,9 @@ def test_other_names_are_kept() -> None:
         assert guarded()._upload_file(None, "f", "b", key) == key
     assert guarded().create_multipart_upload("m.bin", 2, "0/r") == "0/r/m.bin"
     assert other()._upload_file(None, "f", "b", "live/x/meta/etag/y") == "live/x/meta/etag/y"
+    for number in (0, -1, 10_001, 1_000_000):  # an address is signed for each, for minutes
+        with pytest.raises(Refused, match="1 to 10000 parts"):
+            other().create_multipart_upload("m.bin", number, "0/r")
 
 
 @pytest.mark.parametrize("uri", [uri for uri in FOREIGN if uri])

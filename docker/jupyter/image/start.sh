@@ -1,9 +1,12 @@
-#!/usr/bin/env bash
+#!/bin/bash
 # Gives whoever this runs as a name, runs the hooks of an image that was made from this one, then the command.
 set -e
 if [ $# -eq 0 ]; then set -- bash; fi
-if [ "$(id -u)" = 0 ]; then  # JupyterLab does not run as root
-  exec setpriv --reuid="${NB_UID:-1000}" --regid="${NB_GID:-100}" --keep-groups -- "$0" "$@"
+if [ "$EUID" = 0 ]; then  # JupyterLab does not run as root; what lies first on PATH is everybody's to change
+  groups=''
+  for group in "${GROUPS[@]}"; do if [ "$group" != 0 ]; then groups+=",$group"; fi; done
+  exec /usr/bin/setpriv --reuid="${NB_UID:-1000}" --regid="${NB_GID:-100}" --groups="${NB_GID:-100}$groups" \
+    --no-new-privs -- /usr/local/bin/start.sh "$@"
 fi
 
 names=/var/lib/extrausers  # read after /etc/passwd; entries below 500 do not count
