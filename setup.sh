@@ -9,6 +9,17 @@ cd -- "$here"
 venv=$here/.venv
 tools=$here/.venv-tools
 want='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))'
+# Neither it nor a link on the way to it lies in the folder $1.
+outside='
+import os, sys
+places = [sys.prefix]
+for path in (sys.executable, sys._base_executable):
+    places.append(path)
+    while os.path.islink(path):
+        path = os.path.join(os.path.dirname(path), os.readlink(path))
+        places.append(path)
+places = [os.path.join(os.path.realpath(os.path.dirname(place)), os.path.basename(place)) for place in places]
+sys.exit(any((place + os.sep).startswith(os.path.join(sys.argv[1], "")) for place in places))'
 
 say() { echo "setup: $*" >&2; }
 fail() { say "$1"; echo "  -> $2" >&2; exit 1; }
@@ -25,7 +36,7 @@ usable() {
 # It is whole: from these requirements, to its end.
 ready() { usable && cmp -s requirements.txt "$venv/.requirements" && works "$venv/bin/invoke" --version; }
 
-# The Pythons on PATH. For root those below /root come last: the accounts of the services cannot run them.
+# The Pythons on PATH, and the one that .venv was made with. For root those below /root come last: the accounts of the services cannot run them.
 candidates() {
   (
     set -f
@@ -35,16 +46,19 @@ candidates() {
         if [ -x "$folder/$name" ]; then echo "$folder/$name"; fi
       done
     done
+    "$venv/bin/python" -c 'import sys; print(sys._base_executable)' 2>/dev/null </dev/null || true
   ) | awk -v root="$(id -u)" 'root == 0 && /^\/root\// { late[++n] = $0; next } { print } END { for (i = 1; i <= n; i++) print late[i] }'
 }
 
-# The first of them that does for the environment; $1: what it also has to be able to do.
+# The first of them that does for the environment, and is not in the one that goes; $1: what it also has to be able to do.
 find_python() {
-  candidates >"$list"
-  while IFS= read -r path; do
-    if works "$path" -c "$want" && works "$path" -c "$1"; then echo "$path"; return 0; fi
-  done <"$list"
-  return 1
+  found=$(candidates | while IFS= read -r path; do
+    if works "$path" -c "$want" && works "$path" -c "$outside" "$venv" && works "$path" -c "$1"; then
+      echo "$path"
+      cat >/dev/null # the others
+    fi
+  done)
+  [ -n "$found" ] && echo "$found"
 }
 
 # A package of the distribution, as root only: a user's system is changed by nobody but its owner.
@@ -65,10 +79,12 @@ find_packages() {
   done
 }
 
-# uv: the one that is here, else the one of our requirements, its hash checked, by the pip of any Python 3.8 or newer.
+# uv: the one that is here and knows our flags, else the one of our requirements, its hash checked, by the pip of any Python 3.8 or newer.
 find_uv() {
   for uv in "${UV:-uv}" "$HOME/.local/bin/uv" "$HOME/.cargo/bin/uv" "$tools/bin/uv"; do
-    if has "$uv" && works "$uv" --version; then return 0; fi
+    if has "$uv" && works "$uv" python install --no-bin --help && works "$uv" python find --managed-python --help; then
+      return 0
+    fi
   done
   for old in python3 python3.10 python3.9 python3.8 python; do
     has "$old" || continue
@@ -118,8 +134,6 @@ what_to_install() {
 }
 
 choose_python() {
-  list=$(mktemp)
-  trap 'rm -f "$list"' EXIT
   packages='' tried=''
   if python=$(find_python 'import ensurepip, venv'); then return 0; fi
   find_packages

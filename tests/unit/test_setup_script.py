@@ -1,0 +1,136 @@
+"""What setup.sh chooses and leaves, with programs that only answer; the whole of it: tests/integration/test_setup.py."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+HIDDEN = re.compile(r"(python|pip|uv|apt|dnf|zypper|pacman)")
+# as a Python that does for everything: the environment that it makes has the same program in it
+PYTHON = """#!/bin/sh
+case "$*" in
+  "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; echo "#!$3/bin/python" >"$3/bin/pip";;
+  "-m pip install "*) printf '#!/bin/sh\\necho invoked "$@"\\n' >"${0%/*}/invoke"; chmod +x "${0%/*}/invoke";;
+esac
+"""
+
+
+def program(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    folder = tmp_path / "my clone"
+    folder.mkdir()
+    shutil.copy(ROOT / "setup.sh", folder)
+    (folder / "requirements.txt").touch()
+    return folder
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """A folder for PATH with what the script needs, and no Python."""
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    for place in ("/usr/bin", "/bin"):
+        for path in Path(place).iterdir():
+            if not HIDDEN.match(path.name) and not os.path.lexists(folder / path.name):
+                (folder / path.name).symlink_to(path)
+    return folder
+
+
+def run(clone: Path, *places: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["/bin/sh", str(clone / "setup.sh"), "up"], cwd="/", stdin=subprocess.DEVNULL,
+                          env={"PATH": ":".join(map(str, places)), "HOME": str(clone.parent), **environment},
+                          capture_output=True, text=True, timeout=120, check=False)
+
+
+def without_pip(clone: Path) -> Path:
+    """The .venv as `uv venv` makes it; gives its folder of programs."""
+    subprocess.run([BASE, "-m", "venv", "--without-pip", str(clone / ".venv")], check=True, timeout=60)
+    return clone / ".venv" / "bin"
+
+
+@pytest.mark.parametrize("way", ["itself", "a linked folder", "a linked program", "from its folder"])
+def test_the_environment_is_not_made_with_a_python_that_goes_with_it(clone: Path, tools: Path, tmp_path: Path,
+                                                                     way: str) -> None:
+    inside = without_pip(clone)
+    first: object = inside
+    if way == "a linked folder":
+        first = tmp_path / "link"
+        (tmp_path / "link").symlink_to(inside)
+    elif way == "a linked program":
+        first = tmp_path / "programs"
+        (tmp_path / "programs").mkdir()
+        (tmp_path / "programs" / "python3").symlink_to(inside / "python3")
+    elif way == "from its folder":
+        first = ".venv/bin"
+    # ends where the environment is made, which would take seconds
+    other = program(tmp_path / "other" / "python3", f'#!/bin/sh\n[ "$2" != venv ] || exit 1\nexec {BASE} "$@"\n')
+    done = run(clone, first, other.parent, tools)
+    assert f"setup: making .venv with {other}\n" in done.stderr
+
+
+def test_where_only_the_environment_is_on_the_path_the_python_that_it_came_from_is_taken(clone: Path,
+                                                                                       tools: Path) -> None:
+    base = program(clone.parent / "base" / "python3", PYTHON)
+    program(clone / ".venv" / "bin" / "python",
+            f'#!/bin/sh\ncase "$*" in *"print(sys._base_executable)") echo "{base}";; *) exit 1;; esac\n')
+    done = run(clone, clone / ".venv" / "bin", tools)
+    assert f"setup: making .venv with {base}\n" in done.stderr and done.returncode == 0, done.stderr
+
+
+OLD_UV = '#!/bin/sh\ncase "$*" in *--no-bin*|*--managed-python*) echo "unexpected argument" >&2; exit 2;; esac\n'
+
+
+def test_a_uv_that_lacks_our_flags_is_left_alone(clone: Path, tools: Path, tmp_path: Path) -> None:
+    old_uv = program(tmp_path / "old" / "uv", OLD_UV)
+    python = program(tmp_path / "brought" / "python3", PYTHON)
+    new_uv = f'#!/bin/sh\ncase "$*" in *--help*) ;; *" find "*) echo "{python}";; esac\n'
+    # a Python too old for us, whose pip installs the locked uv
+    program(tmp_path / "old" / "python3", f"""#!/bin/sh
+case "$*" in
+  *version_info*) exit 1;;
+  *"pip install"*) mkdir -p "{clone}/.venv-tools/bin"; cp "{tmp_path}/new-uv" "{clone}/.venv-tools/bin/uv";;
+esac
+""")
+    program(tmp_path / "new-uv", new_uv)
+    done = run(clone, old_uv.parent, tools)
+    assert "installing uv, which brings a Python" in done.stderr
+    assert done.returncode == 0 and done.stdout == "invoked up\n", done.stderr
+    (tmp_path / "old" / "python3").unlink()
+    shutil.rmtree(clone / ".venv")
+    shutil.rmtree(clone / ".venv-tools")
+    program(old_uv, new_uv)  # one that knows them is taken
+    done = run(clone, old_uv.parent, tools)
+    assert done.returncode == 0 and "installing uv" not in done.stderr
+
+
+def test_nothing_is_left_among_the_temporary_files(clone: Path, tools: Path, tmp_path: Path) -> None:
+    program(tmp_path / "bin" / "python3", PYTHON)
+    (tmp_path / "tmp").mkdir()
+    done = run(clone, tmp_path / "bin", tools, TMPDIR=str(tmp_path / "tmp"))
+    assert done.returncode == 0 and done.stdout == "invoked up\n", done.stderr
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_the_guide_has_the_words_of_the_script() -> None:
+    script = (ROOT / "setup.sh").read_text()
+    named = re.findall(r"^\| `setup: (.*?)` \|", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert named
+    for words in named:
+        first, *rest = map(str.strip, words.split("..."))
+        assert all(piece in script for piece in rest)
+        assert not first or f'fail "{first}' in script, first
