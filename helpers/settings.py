@@ -27,9 +27,9 @@ PREFIX = "TRACKBED_"
 LAST_UP = "the last `invoke up`"
 DEFAULT = "default"
 
-# Read by tests, the rig and the images; never settings.
+# Read by tests, the rig, the images and the services; never settings.
 RESERVED = re.compile(
-    r"TRACKBED_(TRACEBACK|VERBOSE|SCREENSHOTS|SRC|REQUIRE_(DOCKER|BROWSER|FAKETIME)|MIGRATE|SYSTEM_ENGINE|INSTANCE_OF_PROCESS|BROWSER_URL|SERVER_URI|TRACKING_SECRETS|SECRETS|SECRETS_FOLDER|ACCESS_TOKEN_FILE|STORE_SYNC|STORE_SYNC_TOKEN_FILE|NOTEBOOK_GPU|FAULT_[A-Z]+|EQUAL_[A-Z]+|RIG_[A-Z0-9_]*)"
+    r"TRACKBED_(TRACEBACK|VERBOSE|SCREENSHOTS|SRC|REQUIRE_(DOCKER|BROWSER|FAKETIME)|MIGRATE|SYSTEM_ENGINE|INSTANCE_OF_PROCESS|BROWSER_URL|SERVER_URI|TRACKING_SECRETS|SECRETS|SECRETS_FOLDER|ACCESS_TOKEN_FILE|GATEWAY_KEY_FILE|STARTUP|PROGRAMS|STORE_NETWORK|OWN_TMP|S3_CREATE|STORE_SYNC|STORE_SYNC_TOKEN_FILE|NOTEBOOK_GPU|FAULT_[A-Z]+|EQUAL_[A-Z]+|RIG_[A-Z0-9_]*)"
 )
 # Taken from .env as they are: they belong to Docker, Compose and the network, not to Trackbed.
 FOREIGN = re.compile(
@@ -830,7 +830,7 @@ def _error(name: str, raw: str, origin: str, rule: str, suggestion: str = "") ->
     value = "" if BY_NAME[name].secret else "=" + shown(safe)
     hint = ""
     if origin == LAST_UP:
-        hint = f"Forget what it was told: invoke up {BY_NAME[name].option}="
+        hint = f"forget what it was told: `invoke up {BY_NAME[name].option}=`"
     guess = did_you_mean(shown(suggestion, 200))
     return SettingError(f"{name}{value} ({_from(origin)}): {rule}{guess}", hint)
 

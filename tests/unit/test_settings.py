@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -11,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import settings as settings_module
+from helpers import stack
 from helpers.errors import BAD_SETTING, SettingError
-from helpers.settings import BY_NAME, TABLE, Settings, example
+from helpers.settings import BY_NAME, RESERVED, TABLE, Settings, example
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "hunter2hunter2hunter2"
@@ -165,7 +168,7 @@ def test_a_wrong_remembered_value_says_how_to_forget_it(place: Place) -> None:
         caught.value.message
         == "MLFLOW_PORT=70000 (from the last `invoke up`): must be a port from 1 to 65535."
     )
-    assert caught.value.hint == "Forget what it was told: invoke up --mlflow-port="
+    assert caught.value.hint == "forget what it was told: `invoke up --mlflow-port=`"
 
 
 def test_a_shell_that_sourced_env_tells_nothing(place: Place) -> None:
@@ -185,6 +188,38 @@ def test_unprefixed_environment_is_not_ours(place: Place) -> None:
 def test_reserved_names_are_ignored(place: Place) -> None:
     names = ("TRACEBACK", "REQUIRE_DOCKER", "REQUIRE_BROWSER", "RIG_ROOT", "MIGRATE")
     assert place.load(environ={f"TRACKBED_{n}": "1" for n in names}).warnings == ()
+
+
+# of services without terminals: in a user's shell they mean a setting that is called otherwise, and are refused
+NO_TERMINAL = {"TRACKBED_HOST", "TRACKBED_PORT", "TRACKBED_WORKERS", "TRACKBED_REGION"}
+
+
+def given_to_services() -> set[str]:
+    """Every TRACKBED_ variable that our code, Compose files and images put into a service."""
+    name = re.compile(r"TRACKBED_[A-Z0-9_]*[A-Z0-9]")
+    found = set()
+    for path in (ROOT / "helpers").rglob("*.py"):
+        if path.name in ("settings.py", "compose.py"):  # compose.py's own are for Compose, and kept in .env
+            continue
+        found |= {node.value for node in ast.walk(ast.parse(path.read_text()))
+                  if isinstance(node, ast.Constant) and isinstance(node.value, str) and name.fullmatch(node.value)}
+    for path in (ROOT / "docker").rglob("*"):
+        if path.suffix == ".yaml":
+            found |= set(re.findall(rf"({name.pattern}):", re.sub(r"\$\{[^}]*\}", "", path.read_text())))
+        elif path.name.endswith("Dockerfile"):
+            found |= set(re.findall(rf"^(?:ENV)? +({name.pattern})=", path.read_text(), re.MULTILINE))
+    return found
+
+
+def test_a_terminal_of_our_own_notebook_is_not_warned_about_its_variables(place: Place) -> None:
+    told = stack.notebook_environment(place.load(), "http://mlflow:8000", "id", "/startup")
+    assert not NO_TERMINAL & set(told)
+    ours = given_to_services() | {name for name in told if name.startswith("TRACKBED_")}
+    assert {"TRACKBED_PROGRAMS", "TRACKBED_STARTUP", "TRACKBED_STORE_NETWORK", "TRACKBED_GATEWAY_KEY_FILE",
+            "TRACKBED_OWN_TMP", "TRACKBED_S3_CREATE", *NO_TERMINAL} <= ours
+    ours -= {f"TRACKBED_{name}" for name in BY_NAME} | NO_TERMINAL
+    assert [name for name in sorted(ours) if not RESERVED.fullmatch(name)] == []
+    assert place.load(environ=dict.fromkeys(ours, "x")).warnings == ()
 
 
 def test_foreign_names_pass_and_strange_ones_warn(place: Place) -> None:
