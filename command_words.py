@@ -160,7 +160,7 @@ def unknown_flag(option: str, task: TaskHelp | None, tasks: Mapping[str, TaskHel
         return SettingError(f"{head} Did you mean {folded}?", _helps(task))
     if (setting := BY_NAME.get(OTHER_NAMES.get(name, name))) is not None:
         given = " or ".join(sorted(t.name for t in tasks.values() if t.flag(setting.option)))
-        where = (f"it belongs to {given}: invoke {given.split(' or ')[0]} {setting.option}=..." if given else
+        where = (f"it belongs to {given}: `invoke {given.split(' or ')[0]} {setting.option}=...`" if given else
                  f"it is a setting of .env: {setting.name}=..., or TRACKBED_{setting.name}=... before the command")
         return SettingError(head, where)
     if (guess := _close(folded, own)) and len(folded) > 3:
@@ -183,11 +183,11 @@ def stray_word(word: str, task: TaskHelp, typed: Sequence[str], tasks: Mapping[s
         option, equals, value = argument.partition("=")
         if equals and value == word and (flag := task.flag(option)):
             if not flag.takes_value:
-                return SettingError(f"{option} takes no value.", f"invoke {task.name} {option}")
+                return SettingError(f"{option} takes no value.", f"`invoke {task.name} {option}`")
             return SettingError(f"{option} is given twice.", "leave one of them out")
     if flag := task.flag(f"--{word.lower()}"):
-        return SettingError(f"{task.name}: {shown(word)} is a flag.", f"invoke {task.name} {flag.option}"
-                            + (f"={_value(flag)}" if flag.takes_value else ""))
+        return SettingError(f"{task.name}: {shown(word)} is a flag.", f"`invoke {task.name} {flag.option}"
+                            f"{f'={_value(flag)}' if flag.takes_value else ''}`")
     guess = _close(word.lower(), [name for one in tasks.values() for name in (one.name, *one.aliases)])
     meant = f" Did you mean the task {guess}?" if guess else ""
     return SettingError(f"{task.name} takes no further word, and {shown(word)} is no task.{meant}", _helps(task))
@@ -199,7 +199,7 @@ def missing_value(flag: Flag, task: TaskHelp | None) -> SettingError:
 
     title = f"{flag.option} needs a value"
     return SettingError(f"{title}: {flag.help}." if flag.help else f"{title}.",
-                        f"invoke {task.name if task else ''} {flag.option}={_value(flag)}".replace("  ", " "))
+                        f"`invoke {f'{task.name} ' if task else ''}{flag.option}={_value(flag)}`")
 
 
 def followed(word: str) -> SettingError:
@@ -219,7 +219,7 @@ def missing_words(names: Sequence[str], task: TaskHelp) -> SettingError:
     first = needed[0]
     given = " ".join(_value(flag) if flag.word else f"{flag.option}={_value(flag)}" for flag in needed)
     return SettingError(f"{task.name} needs {_value(first) if first.word else first.option}: {first.help}.",
-                        f"invoke {task.name} {given}")
+                        f"`invoke {task.name} {given}`")
 
 
 def no_number(flag: Flag, value: str) -> SettingError:

@@ -369,7 +369,7 @@ def logs(context: Context, part: str | None = None, project: str | None = None, 
     if part and part not in there:
         raise SettingError(f"part {part}: must be one of {', '.join(there)}.{did_you_mean(nearest(part, there))}")
     if follow and not part:
-        raise SettingError("--follow needs a part: invoke logs mlflow --follow")
+        raise SettingError("--follow needs a part: `invoke logs mlflow --follow`")
     wanted = [part] if part else [s.name for s in engine.parts() if s.state is not State.MISSING]
     if not wanted:
         console.notice("nothing is running; `invoke logs PART` shows what is kept of a part")
@@ -424,7 +424,7 @@ def users(context: Context, action: str | None = None, name: str | None = None, 
             console.value(known)
         return
     if not name:
-        raise SettingError(f"users {action} needs a name: invoke users {action} NAME")
+        raise SettingError(f"users {action} needs a name: `invoke users {action} NAME`")
     settings, who = system.settings, name
     changes = {"add": lambda: logins.add(settings, who), "passwd": lambda: logins.passwd(settings, who),
                "remove": lambda: logins.remove(settings, who)}
@@ -435,7 +435,7 @@ def users(context: Context, action: str | None = None, name: str | None = None, 
     else:
         console.notice(f"{who} may not log in any more")
     if not settings.public:
-        console.notice("logins count with PUBLIC=true only: invoke up --public")
+        console.notice("logins count with PUBLIC=true only: `invoke up --public`")
 
 
 @trackbed_task(klass=OptionalWord, positional=["name"], help={**WHERE, "name": "whose login (default: the first)"})

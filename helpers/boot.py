@@ -6,6 +6,7 @@ Docker's own restart policy does that for containers. As root it is a unit of th
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -74,8 +75,9 @@ def install(system: System) -> list[str]:
                 "(sudo systemctl enable docker)"]
     if not RUNNING.exists() or shutil.which("systemctl") is None:
         raise TrackbedError("this machine was not started by systemd, so there is nothing to put a unit into",
-                            f"let what starts programs here run: cd {settings.clone} && {sys.executable} -m invoke up "
-                            f"--project={settings.project} --state-dir={settings.state_dir}")
+                            f"let what starts programs here run: cd {shlex.quote(str(settings.clone))} && "
+                            f"{shlex.quote(sys.executable)} -m invoke up "
+                            f"--project={settings.project} --state-dir={shlex.quote(str(settings.state_dir))}")
     target = path(settings)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -376,9 +376,9 @@ def _check_access(system: System, engine: Engine) -> Finding:
     if system.asks:
         return Finding(Level.OK, "local access", f"MLflow asks for its token; {words}")
     if there and system.state.engine:
-        fix = "invoke up --local-access=token" if settings.local_access == OPEN else "invoke up"
+        more = " --local-access=token" if settings.local_access == OPEN else ""
         return Finding(Level.WARNING, "local access", f"MLflow is open to {words}",
-                       f"`{fix}`: then it asks for a token")
+                       f"`invoke up{more}`: then it asks for a token")
     return Finding(Level.OK, "local access", words)
 
 

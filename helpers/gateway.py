@@ -51,7 +51,7 @@ def settle_address(system: System, notice: Callable[[str], None]) -> None:
         notice(f"warning: {found.why}; going on with {before}, which it told before")
     else:
         raise SettingError(f"PUBLIC=true needs the address that others reach this machine at: {found.why}.",
-                           "invoke up --public --public-address=203.0.113.7   (or --domain=lab.example.org)")
+                           "`invoke up --public --public-address=203.0.113.7` (or --domain=lab.example.org)")
     address = found.address or before
     system.state.remembered[FOUND] = address
     system.settings = replace(settings, public_address=address)
@@ -74,7 +74,7 @@ def check_settings(settings: Settings, engine: str, node: str = "") -> None:
         raise SettingError(f"{where}={name} (from {settings.origin(where)}): every machine calls itself that, so "
                            "nobody else reaches this one by it. On this machine the gateway answers at "
                            f"https://localhost:{settings.mlflow_port} whatever its public address is.",
-                           "invoke up --public --public-address=203.0.113.7   (or --domain=lab.example.org)")
+                           "`invoke up --public --public-address=203.0.113.7` (or --domain=lab.example.org)")
     if settings.public and settings.tracking_uri:
         raise SettingError("PUBLIC=true opens a tracking server of ours, and TRACKING_URI names one elsewhere.",
                            "leave one of the two out")

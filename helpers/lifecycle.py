@@ -253,7 +253,7 @@ def _check_server(system: System, engine: Engine) -> None:
         raise TrackbedError(f"project {settings.project} has a tracking server and data of its own, and TRACKING_URI "
                             f"(from {settings.origin('TRACKING_URI')}) names another one",
                             "start the notebook as a second system: --project=NAME with another --jupyter-port; or "
-                            "give this one up: invoke down --delete-data")
+                            "give this one up: `invoke down --delete-data`")
 
 
 def _node(engine: Engine) -> str:

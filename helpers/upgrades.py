@@ -130,7 +130,7 @@ def back(system: System, sink: Sink, notice: Notice) -> tuple[dict[str, Any], Pa
             raise TrackbedError(f"the kept database {kept['database']} is the live one already", "`invoke up`")
         if kept["database"] not in database.databases(engine):
             raise TrackbedError(f"the kept database {kept['database']} is gone",
-                                f"invoke restore {kept['archive']}, with the MLflow of that time")
+                                f"`invoke restore {kept['archive']}`, with the MLflow of that time")
         engine.halt(MLFLOW, sink)
         sink.step("backing up what is there")
         path = backups.kept(system.settings, "before-back-")

@@ -120,7 +120,7 @@ def copy(system: System, engine: Engine, source: Source, rest: Rest, sink: Sink,
     verdict = known(engine, manifest["schema"])
     if verdict == "newer":
         raise TrackbedError(f"{source} holds the schema {manifest['schema']} of a newer MLflow ({manifest['mlflow']})",
-                            "update this clone (git pull, invoke up), then restore")
+                            "update this clone (`git pull`, then `invoke up`), then restore")
     new = journal.fresh()
     journal.open_change(system.state, engine.name, new)
     database.create(engine, new["database"])

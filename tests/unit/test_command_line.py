@@ -42,7 +42,7 @@ def read(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | None:
     ("up --gpuu=none", "up has no flag --gpuu. Did you mean --gpu?"),
     ("up --mlflow_port=8001", "Did you mean --mlflow-port?"),
     ("up --mlflow-workers=4", "TRACKBED_MLFLOW_WORKERS=... before the command"),
-    ("up --jupyter-env=A=b", "it belongs to jupyter or up: invoke jupyter --env=..."),
+    ("up --jupyter-env=A=b", "it belongs to jupyter or up: `invoke jupyter --env=...`"),
     ("status --mlflow-port=1", "it belongs to up"),
     ("check --json", "these have it: credentials, status, usage"),
     ("up --detach", "returns when everything is ready"),

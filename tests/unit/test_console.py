@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import io
+import re
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +174,28 @@ def test_a_task_that_is_named_can_be_typed_where_one_is(monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     typed = f"cd {tmp_path}/clone && .venv/bin/invoke"
     assert said() == f"-> `{typed} down`, then `{typed} up`"
+
+
+def messages(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and text of every string that is no docstring; what an f-string puts in is `{}`."""
+    inside: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            inside.add(id(node.value))
+        if isinstance(node, ast.JoinedStr):
+            inside |= {id(part) for part in node.values}
+            yield node.lineno, "".join(str(p.value) if isinstance(p, ast.Constant) else "{}" for p in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+            yield node.lineno, node.value
+
+
+def test_every_task_in_a_message_can_be_made_typeable() -> None:
+    """`typed.as_typed` knows a task by the quotation mark before it; the help and its examples have none."""
+    root = Path(__file__).resolve().parents[2]
+    found = []
+    for path in (root / "tasks.py", root / "command_line.py", root / "command_words.py", *root.glob("helpers/**/*.py")):
+        for line, text in messages(ast.parse(path.read_text())):
+            bare = re.sub(r"`invoke [^`]*`|-m invoke |usage: invoke |\$\(invoke ", "", text)
+            if re.search(r"\binvoke ", bare) and text not in ("`invoke ", "invoke ", "invoke {}"):  # not ours to type
+                found.append(f"{path.relative_to(root)}:{line}: {text}")
+    assert not found
