@@ -1,14 +1,18 @@
-"""How a task of this clone is typed so that it works from any folder, whatever PATH says."""
+"""How a task of this clone is typed so that it works from any folder, whatever PATH says, and for the same system."""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
 from pathlib import Path
 
 from helpers import stack
+
+NAMED = {"--project": "TRACKBED_PROJECT", "--state-dir": "TRACKBED_STATE_DIR"}  # what names a system
+WITHOUT = ("-", "lock")  # what does not take these flags
 
 
 def program() -> str:
@@ -21,28 +25,52 @@ def program() -> str:
 
 def as_typed(text: str) -> str:
     """A text whose every `invoke TASK` can be typed where the reader is: not everybody has it on PATH, or is in the
-    clone's folder. As it stands where Invoke was started by another program than itself."""
+    clone's folder, and the system may be named. As it stands where Invoke was started by another program than itself."""
     if "`invoke " not in text or Path(sys.argv[0]).name not in ("invoke", "inv"):
         return text
     try:
         here = Path.cwd()
     except OSError:
         here = Path("/")  # the folder is gone
+    start = "invoke "
     if not here.is_relative_to(stack.ROOT):
-        start = anywhere("")
+        start = _start()
     elif shutil.which("invoke") is None:
         start = f"{shlex.quote(os.path.relpath(program(), here))} "
-    else:
-        return text
-    return text.replace("`invoke ", f"`{start}")
+    return re.sub("`invoke ([^`]*)", lambda found: f"`{start}{found[1]}{_named(found[1])}", text)
 
 
 def anywhere(words: str, project: str = "") -> str:
-    """``words`` (a task and its flags) as a line for any folder. ``project``: names it, where it is no default one."""
+    """``words`` (a task and its flags) as a line for any folder. ``project``: names it, where it is not the one that
+    this task was called for."""
+    return f"{_start()}{words}{_named(words, project)}"
+
+
+def _start() -> str:
     start = program()
     if start and Path(start).is_relative_to(stack.ROOT):
         start = str(Path(start).relative_to(stack.ROOT))
     runner = shlex.quote(start) if start else f"{shlex.quote(sys.executable)} -m invoke"
     sudo = "sudo " if os.geteuid() == 0 and os.environ.get("SUDO_USER") else ""
-    chosen = f" --project={project}" if project else ""
-    return f"cd {shlex.quote(str(stack.ROOT))} && {sudo}{runner} {words}{chosen}"
+    return f"cd {shlex.quote(str(stack.ROOT))} && {sudo}{runner} "
+
+
+def _named(words: str, project: str = "") -> str:
+    """Flags that name this task's system, where flags or the environment do: another shell has neither of them. Without
+    those that ``words`` have."""
+    if words.startswith(WITHOUT):
+        return ""
+    given = {option: _flag(option, os.environ.get(variable, "")).strip() for option, variable in NAMED.items()}
+    given["--project"] = project or given["--project"]
+    given["--state-dir"] = os.path.expanduser(given["--state-dir"])
+    return "".join(f" {option}={shlex.quote(value)}" for option, value in given.items()
+                   if value and option not in re.split("[ =]", words))
+
+
+def _flag(option: str, otherwise: str) -> str:
+    """The value of a flag of the command line, as in --project=NAME or --project NAME."""
+    for word, following in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name == option:
+            return value if equals else following
+    return otherwise

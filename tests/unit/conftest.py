@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 
 # a loaded machine is no defect: the examples are bounded by their number
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+@pytest.fixture(autouse=True)
+def no_named_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the developer's shell names is not what a message has to name."""
+    for name in ("TRACKBED_PROJECT", "TRACKBED_STATE_DIR"):
+        monkeypatch.delenv(name, raising=False)

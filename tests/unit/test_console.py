@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import re
+import shlex
 import subprocess
 import sys
 import unicodedata
@@ -15,10 +16,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from invoke.exceptions import Exit
 from rich.cells import cell_len
 
+import command_line
 from helpers import console
 from helpers.errors import TrackbedError
+from tests.unit.fakes import system
 
 CLEAR, TITLE, OVERRIDE, C1 = "\x1b[2J\x1b[H", "\x1b]0;owned\x07", "a\u202egnp.exe", "\x9b31m"
 NASTY = (CLEAR, TITLE, OVERRIDE, C1, "\x1b[1A\x1b[2Kok", "\x7f\x08\x08", "\u2066x\u2069", "\u200b", "\udc9b", "\u2028",
@@ -174,6 +178,75 @@ def test_a_task_that_is_named_can_be_typed_where_one_is(monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     typed = f"cd {tmp_path}/clone && .venv/bin/invoke"
     assert said() == f"-> `{typed} down`, then `{typed} up`"
+
+
+@pytest.mark.parametrize(("argv", "environ", "flags"), [
+    ([], {}, ""),
+    (["--project=revcor"], {}, " --project=revcor"),
+    (["--project", "revcor", "--state-dir", "/srv/my state"], {}, " --project=revcor --state-dir='/srv/my state'"),
+    (["--state-dir=~/state"], {"HOME": "/home/ada"}, " --state-dir=/home/ada/state"),
+    ([], {"TRACKBED_PROJECT": "revcor", "TRACKBED_STATE_DIR": "/srv/s"}, " --project=revcor --state-dir=/srv/s"),
+    (["--project=flag"], {"TRACKBED_PROJECT": "environment"}, " --project=flag"),
+    (["--project="], {"TRACKBED_PROJECT": "environment"}, ""),
+    (["--project=$(id)"], {}, " '--project=$(id)'"),
+])
+def test_a_line_to_type_is_for_the_same_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, argv: list[str],
+                                               environ: dict[str, str], flags: str) -> None:
+    from helpers import stack, typed
+
+    invoke = tmp_path / ".venv" / "bin" / "invoke"
+    invoke.parent.mkdir(parents=True)
+    invoke.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    invoke.chmod(0o755)
+    monkeypatch.setattr(stack, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", [str(invoke), "status", *argv])
+    monkeypatch.setenv("PATH", f"{invoke.parent}:/usr/bin:/bin")
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    wanted = shlex.split(flags)
+
+    def read(line: str) -> list[str]:
+        done = subprocess.run(["sh", "-c", line], cwd=tmp_path, text=True, capture_output=True, check=True, timeout=30)
+        return done.stdout.splitlines()
+
+    assert read(typed.anywhere("up")) == ["up", *wanted]
+    assert read(typed.anywhere("check", "other"))[:2] == ["check", "--project=other"]
+    for folder in (tmp_path, Path("/")):
+        monkeypatch.chdir(folder)
+        said = typed.as_typed("`invoke users add ada`; `invoke down --project=copy`; `invoke --list`; `invoke lock`")
+        one, two, three, four = (read(line) for line in re.findall("`([^`]+)`", said))
+        assert one == ["users", "add", "ada", *wanted]
+        assert two == ["down", "--project=copy", *(flag for flag in wanted if "--project" not in flag)]
+        assert (three, four) == (["--list"], ["lock"])
+
+
+def test_a_stopped_system_is_started_again_by_the_line_that_status_prints(monkeypatch: pytest.MonkeyPatch,
+                                                                          capsys: pytest.CaptureFixture[str],
+                                                                          tmp_path: Path) -> None:
+    import tasks
+    from helpers import lifecycle
+
+    monkeypatch.setattr("sys.argv", ["invoke", "status", "--project=revcor", f"--state-dir={tmp_path}"])
+    view = lifecycle.Overview("embedded", system(tmp_path, project="revcor").settings, ())
+    monkeypatch.setattr(tasks, "_load", lambda flags: system(tmp_path, project="revcor"))
+    monkeypatch.setattr(lifecycle, "status", lambda system: view)
+    monkeypatch.setattr(lifecycle, "running", lambda system: view)
+    monkeypatch.setattr(lifecycle, "overview", lambda engine, settings: view)
+    monkeypatch.setattr(lifecycle, "not_running", lambda view: "is stopped")
+    tasks.status.body(None, "revcor", str(tmp_path))
+    assert capsys.readouterr().err.endswith(f" up --project=revcor --state-dir={tmp_path}\n")
+    with pytest.raises(Exit):
+        tasks.check.body(None, "revcor", str(tmp_path))
+    assert re.search(rf"start it with: cd .* up --project=revcor --state-dir={tmp_path}\n", capsys.readouterr().err)
+
+
+def test_every_task_that_is_typed_for_a_named_system_takes_the_flags() -> None:
+    import tasks
+    from helpers import typed
+
+    lacking = {name for name, task in command_line.known(tasks.namespace).items()
+               if not all(task.flag(option) for option in typed.NAMED)}
+    assert lacking == set(typed.WITHOUT) - {"-"}
 
 
 def messages(tree: ast.AST) -> Iterator[tuple[int, str]]:
