@@ -25,7 +25,7 @@ def program() -> str:
 
 def as_typed(text: str) -> str:
     """A text whose every `invoke TASK` can be typed where the reader is: not everybody has it on PATH, or is in the
-    clone's folder, and the system may be named. As it stands where Invoke was started by another program than itself."""
+    clone's folder, and the system may be named. As it stands where another program than Invoke runs it."""
     if "`invoke " not in text or Path(sys.argv[0]).name not in ("invoke", "inv"):
         return text
     try:

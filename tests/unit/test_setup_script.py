@@ -1,4 +1,4 @@
-"""What setup.sh chooses and leaves, with programs that only answer; the whole of it: tests/integration/test_setup.py."""
+"""What setup.sh chooses and leaves, with programs that only answer (whole: tests/integration/test_setup.py)."""
 
 from __future__ import annotations
 
