@@ -35,7 +35,7 @@ RESERVED = re.compile(
 FOREIGN = re.compile(
     r"(COMPOSE|DOCKER)_[A-Z0-9_]+|BUILDKIT_[A-Z0-9_]+|NO_COLOR"
     r"|(?i:(http|https|ftp|no|all)_proxy)"
-    r"|SSL_CERT_FILE|SSL_CERT_DIR|(REQUESTS|CURL|AWS)_CA_BUNDLE|NODE_EXTRA_CA_CERTS|PIP_CERT"
+    r"|SSL_CERT_FILE|SSL_CERT_DIR|(REQUESTS|CURL|AWS)_CA_BUNDLE|NODE_EXTRA_CA_CERTS|PIP_CERT|GIT_SSL_CAINFO"
 )
 # Flags that are called like Docker's own.
 FLAGS = {"JUPYTER_ENV": "--env", "JUPYTER_VOLUMES": "--volume"}

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import egress, stack
 from helpers import settings as settings_module
-from helpers import stack
 from helpers.errors import BAD_SETTING, SettingError
 from helpers.settings import BY_NAME, RESERVED, TABLE, Settings, example
 
@@ -220,6 +220,11 @@ def test_a_terminal_of_our_own_notebook_is_not_warned_about_its_variables(place:
     ours -= {f"TRACKBED_{name}" for name in BY_NAME} | NO_TERMINAL
     assert [name for name in sorted(ours) if not RESERVED.fullmatch(name)] == []
     assert place.load(environ=dict.fromkeys(ours, "x")).warnings == ()
+
+
+def test_every_bundle_that_is_trusted_may_be_named_in_env(place: Place) -> None:
+    found = place.load("".join(f"{name}=/c\n" for name in egress.TRUST))
+    assert (set(found.passthrough), found.warnings) == (set(egress.TRUST), ())
 
 
 def test_foreign_names_pass_and_strange_ones_warn(place: Place) -> None:
