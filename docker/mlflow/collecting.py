@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import durable
 from common import USAGE, Stop, required, say
+from database import find_migrations
 from objects import FolderObjects, S3Objects, storage
 from written import Journal
 
@@ -271,6 +272,7 @@ def collect(environment: Mapping[str, str], age: str, show: bool) -> dict[str, A
                 SqlAlchemyStore,
             )
 
+            find_migrations()
             _remove_rows(SqlAlchemyStore(environment["MLFLOW_BACKEND_STORE_URI"], "mlflow-artifacts:/"), found)
         _remove_folders(environment, place, found.folders)
     return found.report()

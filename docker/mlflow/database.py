@@ -89,6 +89,28 @@ def versions() -> Path:
     return Path(next(iter(spec.submodule_search_locations)), "store", "db_migrations", "versions")
 
 
+def find_migrations() -> None:
+    """Let MLflow in this process find its migrations where a folder above them has % in its name.
+
+    Alembic expands % in a configuration's values; MLflow doubles it in the database's address, not in that folder.
+    """
+    if "%" not in str(versions()):
+        return
+    from mlflow.store.db import utils  # type: ignore[import-not-found]
+
+    utils._get_alembic_config = alembic_config
+
+
+def alembic_config(db_url: str, alembic_dir: str | None = None) -> Any:
+    """MLflow's function of that work, without its file: that holds these two values only."""
+    from alembic.config import Config  # type: ignore[import-not-found]
+
+    made = Config()
+    for name, value in (("script_location", alembic_dir or str(versions().parent)), ("sqlalchemy.url", db_url)):
+        made.set_main_option(name, value.replace("%", "%%"))
+    return made
+
+
 def known(revision: str) -> str:
     """What a revision is to this MLflow: current, older or newer."""
     code, revisions = migrations(versions())
@@ -166,11 +188,12 @@ def make(uri: str, revision: str) -> None:
     if sqlalchemy.inspect(engine).get_table_names():
         raise Stop(MISCONFIGURED, "the database is not empty")
     from alembic import command  # type: ignore[import-not-found]
-    from mlflow.store.db.utils import _get_alembic_config  # type: ignore[import-not-found]
+    from mlflow.store.db import utils
     from mlflow.store.tracking.dbmodels.initial_models import Base  # type: ignore[import-not-found]
 
     Base.metadata.create_all(engine)
-    config = _get_alembic_config(uri)
+    find_migrations()
+    config = utils._get_alembic_config(uri)
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)

@@ -171,6 +171,9 @@ def run_mlflow(arguments: list[str]) -> NoReturn:
     """`mlflow ARGUMENTS` in this process, so that SIGTERM ends it from the first moment even as process 1."""
     import runpy
 
+    import database
+
+    database.find_migrations()
     sys.argv = ["mlflow", *arguments]
     runpy.run_module("mlflow", run_name="__main__", alter_sys=True)
     raise SystemExit(0)

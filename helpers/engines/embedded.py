@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
+from urllib.parse import quote
 
 from helpers import (
     accelerators,
@@ -292,7 +293,7 @@ class EmbeddedEngine:
             **self._common(SERVER),
             # no password: the socket's folder is private, and PostgreSQL asks the kernel who is there (peer)
             "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg2://{stack.DATABASE_USER}@/{live['database']}"
-                                        f"?host={self.layout.sockets}",
+                                        f"?host={quote(str(self.layout.sockets))}",
             "MLFLOW_ARTIFACTS_DESTINATION": destination,
             "MLFLOW_SERVER_ALLOWED_HOSTS": stack.allowed_hosts(settings),
             "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": stack.cors_origins(settings),

@@ -12,6 +12,7 @@ import venv
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -265,6 +266,15 @@ def test_sockets_of_a_long_state_folder(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(str(long.layout.sockets / ".s.PGSQL.5432")) < 107
     if os.geteuid() != 0:
         assert str(os.geteuid()) in long.layout.run_folder.name
+
+
+def test_sockets_of_an_odd_state_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = Path("/b/100% %41+&#?=c")
+    engine = EmbeddedEngine(system(odd, engine="embedded"))
+    assert engine.layout.sockets.is_relative_to(odd)
+    monkeypatch.setattr(engine.system.state, "live", {"database": "d", "prefix": "p"})
+    told = urlsplit(engine._mlflow().environment["MLFLOW_BACKEND_STORE_URI"])
+    assert parse_qsl(told.query) == [("host", str(engine.layout.sockets))] and not told.fragment
 
 
 @as_root

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import configparser
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import common
 import database
@@ -76,3 +80,37 @@ def test_a_prepared_schema_counts_for_its_own_revision_only(tmp_path: Path, monk
     (tmp_path / "schema.sql").write_text("-- revision a1\nCREATE TABLE t ();\n")
     assert database.template("a1") == "CREATE TABLE t ();\n"
     assert database.template("b2") is None
+
+
+class AlembicConfig:
+    """As alembic's own keeps its values: with % expanded."""
+
+    def __init__(self) -> None:
+        self.file_config = configparser.ConfigParser()
+        self.file_config.add_section("alembic")
+
+    def set_main_option(self, name: str, value: str) -> None:
+        self.file_config.set("alembic", name, value)
+
+
+@pytest.mark.parametrize("name", ["plain", "my state 100% %(x)s", "100%25"])
+def test_migrations_are_found_in_any_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def own(db_url: str) -> Any:
+        raise AssertionError("not asked here")
+
+    modules: dict[str, Any] = {"mlflow": ModuleType("mlflow"), "mlflow.store": ModuleType("mlflow.store"),
+                               "mlflow.store.db": SimpleNamespace(utils=SimpleNamespace(_get_alembic_config=own)),
+                               "alembic": ModuleType("alembic"),
+                               "alembic.config": SimpleNamespace(Config=AlembicConfig)}
+    for module, content in modules.items():
+        monkeypatch.setitem(sys.modules, module, content)
+    folder = tmp_path / name / "mlflow" / "store" / "db_migrations"
+    monkeypatch.setattr(database, "versions", lambda: folder / "versions")
+    database.find_migrations()
+    used = modules["mlflow.store.db"].utils._get_alembic_config
+    if name == "plain":
+        assert used is own  # MLflow's own way, wherever it works
+        return
+    found = used(db_url="postgresql://u@/d?host=%2Fa%20b").file_config["alembic"]
+    assert found["script_location"] == str(folder)
+    assert found["sqlalchemy.url"] == "postgresql://u@/d?host=%2Fa%20b"
