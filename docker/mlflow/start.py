@@ -209,6 +209,7 @@ class Workers:
         self.options: dict[str, Any] = {
             "bind": f"{host}:{port}" if held is None else f"fd://{held}",
             "workers": int(count), "preload_app": True, "keepalive": 75,
+            "control_socket_disable": True,  # its place is the home: may be closed, and all systems of a user share it
             # without a limit a running upload would hold the server until it is killed
             "graceful_timeout": GRACE_SECONDS, "timeout": 120, "errorlog": "-", "loglevel": "warning",
             "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,  # a heartbeat must not wait for a disk

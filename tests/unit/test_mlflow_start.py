@@ -198,3 +198,8 @@ def test_leftovers_of_killed_uploads_go_and_the_rest_stays(tmp_path: Path) -> No
     (tmp_path / "tmplink").symlink_to(tmp_path / "keep")
     assert start.clear_leftovers(tmp_path, now) == 1
     assert {entry.name for entry in tmp_path.iterdir()} == {"tmpnew", "keep", "tmplink"}
+
+
+def test_gunicorn_puts_nothing_into_the_home() -> None:
+    """Its control socket would be there: of all systems of a user, and an error where the home is closed."""
+    assert start.Workers("127.0.0.1", "8000", "2").options["control_socket_disable"] is True
