@@ -131,7 +131,8 @@ def failure(engine: Engine, status: PartStatus) -> PartFailed:
     if known is None and status.exit_code in KILLED and machine_failures.killed_for_memory():
         known = machine_failures.MEMORY
     if known:
-        return PartFailed(status.name, f"{status.name} is {status.state}: {known[0]}", known[1], lines)
+        telling = tuple(line for line in lines if machine_failures.explain((line,)))  # not the service's traceback
+        return PartFailed(status.name, f"{status.name} is {status.state}: {known[0]}", known[1], telling or lines)
     code = f", exit code {status.exit_code}" if status.exit_code is not None else ""
     reason = f": {status.reason}" if status.reason and status.reason != f"exit code {status.exit_code}" else ""
     return PartFailed(status.name, f"{status.name} is {status.state}{code}{reason}",

@@ -193,6 +193,17 @@ def test_an_exit_code_is_not_said_twice(server: Server) -> None:
     assert problem.message == "mlflow is exited, exit code 1"
 
 
+def test_a_known_cause_comes_without_the_services_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeEngine(0)
+    lines = ["INFO starts", "Traceback (most recent call last):", "EOFError: marshal data too short"]
+    monkeypatch.setattr(engine, "logs", lambda *_, **__: iter(lines))
+    problem = readiness.failure(cast(Engine, engine), PartStatus(MLFLOW, State.EXITED, exit_code=1))
+    assert "byte code is damaged" in problem.message and problem.details == tuple(lines[-1:])
+    lines[-1] = "ValueError: of its own"
+    problem = readiness.failure(cast(Engine, engine), PartStatus(MLFLOW, State.EXITED, exit_code=1))
+    assert problem.details == tuple(lines)
+
+
 def test_a_failed_part_that_nobody_waits_for_does_not_count(server: Server) -> None:
     wait(FakeEngine(server.port, PartStatus(MLFLOW, State.EXITED), *READY[1:]), parts=(JUPYTER,))
 
