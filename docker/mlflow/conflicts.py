@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from itertools import accumulate
+from itertools import accumulate, count
 
 # VersityGW's words for them
 PARENT_IS_FILE, IS_FOLDER = "ObjectParentIsFile", "ExistingObjectIsDirectory"
+LONGEST = 255  # bytes of a file's name
 
 
 def above(name: str) -> list[str]:
@@ -20,17 +21,57 @@ def above(name: str) -> list[str]:
     return list(accumulate(name.split("/")[:-1], lambda upper, word: f"{upper}/{word}"))
 
 
-def beside_folder(name: str) -> str:
-    """For a file where a folder of that name is."""
-    return f"{name} (file)"
+class Names:
+    """The names that the objects of one run get in a store that does not keep both. For one thread.
 
+    A folder beside a file of its name gets another one, and all below it go there; so does a file beside a folder. The
+    other name is one that nothing has so far, and an object of the run that has it itself gets another in its turn: no
+    two objects ever meet. ``is_file`` and ``is_free`` look into the store.
+    """
 
-def beside_file(name: str, is_file: Callable[[str], bool]) -> str:
-    """For a file below something that is a file itself."""
-    for parent in above(name):
-        if is_file(parent):
-            return f"{parent} (folder){name[len(parent):]}"
-    return beside_folder(name)
+    def __init__(self, is_file: Callable[[str], bool], is_free: Callable[[str], bool]) -> None:
+        self._is_file, self._is_free = is_file, is_free
+        self._instead: dict[str, str] = {}  # by the name in the run, a folder's with a slash behind it
+        self._chosen: set[str] = set()
+
+    def of(self, name: str) -> str:
+        """The name to store an object by."""
+        if not self._chosen:
+            return name
+        *folders, last = name.split("/")
+        old = new = ""
+        for word in folders:
+            old, new = f"{old}{word}/", f"{new}{word}"
+            if old not in self._instead and new in self._chosen:
+                self._instead[old] = self._choose(new, "folder")
+            new = f"{self._instead.get(old, new)}/"
+        if name not in self._instead and new + last in self._chosen:
+            self._instead[name] = self._choose(new + last, "file")
+        return self._instead.get(name, new + last)
+
+    def below_file(self, name: str, tried: str) -> str:
+        """The name instead of ``tried``, because something above that is a file."""
+        for old, new in zip(above(name), above(tried), strict=True):
+            if self._is_file(new):
+                self._instead[f"{old}/"] = self._choose(new, "folder")
+                return self.of(name)
+        return self.is_folder(name, tried)
+
+    def is_folder(self, name: str, tried: str) -> str:
+        """The name instead of ``tried``, because that is a folder."""
+        self._instead[name] = self._choose(tried, "file")
+        return self._instead[name]
+
+    def _choose(self, name: str, kind: str) -> str:
+        upper, slash, last = name.rpartition("/")
+        for number in count(1):
+            mark = f" ({kind})" if number == 1 else f" ({kind} {number})"
+            short = last.encode("utf-8", "surrogateescape")[:LONGEST - len(mark)].decode("utf-8", "ignore")
+            found = f"{upper}{slash}{short}{mark}"
+            if found not in self._chosen and self._is_free(found):
+                self._chosen.add(found)
+                return found
+        raise AssertionError("numbers do not end")
 
 
 def unlisted(folder: str, mark: str = "xl.meta") -> Iterator[str]:

@@ -72,6 +72,8 @@ class FolderObjects:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.renamed: dict[str, str] = {}  # names that `put` could not give, by those that it gave
+        self._names = conflicts.Names(lambda name: (folder / name).is_file(),
+                                      lambda name: not os.path.lexists(folder / name))
 
     def listing(self) -> Iterator[tuple[str, int, float]]:
         """Name, size and time of the last change."""
@@ -125,11 +127,15 @@ class FolderObjects:
 
     def _given(self, name: str) -> str:
         """The name, or the one instead where a file is in the place of a folder, or a folder in that of the file."""
-        try:
-            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            return self._given(conflicts.beside_file(name, lambda parent: (self.folder / parent).is_file()))
-        return self._given(conflicts.beside_folder(name)) if (self.folder / name).is_dir() else name
+        given = self._names.of(name)
+        for _ in range(name.count("/") + 3):  # each time at another of the folders above it
+            try:
+                (self.folder / given).parent.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):
+                given = self._names.below_file(name, given)
+                continue
+            return self._names.is_folder(name, given) if (self.folder / given).is_dir() else given
+        raise Stop(FAILED, f"the folder takes {name!r} by no name")
 
     def finish(self) -> None:
         os.sync()  # the pointer is moved to these files next
@@ -150,6 +156,8 @@ class S3Objects:
         self.client, self.bucket, self.root = client, bucket, f"{prefix}/" if prefix else ""
         self.renamed: dict[str, str] = {}  # names that `put` could not give, by those that it gave
         self.lane = lane or Lane()  # holds THREADS times SMALL bytes at the most
+        self._names = conflicts.Names(self._holds, self._is_free)
+        self._conflicts: deque[tuple[str, str, bytes, Stop]] = deque()  # name, the one tried, content, the answer
 
     def _pages(self) -> Iterator[list[dict[str, Any]]]:
         token: dict[str, str] = {}
@@ -188,12 +196,14 @@ class S3Objects:
 
     def put(self, name: str, size: int, stream: BinaryIO) -> None:
         """Read the object and store it; it is there, or an error is raised, at the latest after ``finish``."""
+        self._solve()
         if size <= SMALL:
-            content = stream.read()
-            self.lane.do(lambda: self._put_small(name, content))
+            given, content = self._names.of(name), stream.read()
+            self.lane.do(lambda: self._put_small(name, given, content))
             return
-        self.lane.finish()
-        key = self.root + self._put_small(name, b"")  # whether it may have that name: no part can be read twice
+        self._finish_small()
+        # whether it may have that name: no part can be read twice
+        key = self.root + self._put_solved(name, self._names.of(name), b"")
         whole = {"Key": key, "UploadId": self._ask("create_multipart_upload", Key=key)["UploadId"]}
         step, number = max(SMALL, -(-size // 9000)), 0  # 10,000 parts at the most
         tags: list[str] = []
@@ -207,26 +217,56 @@ class S3Objects:
         self._ask("complete_multipart_upload", **whole, MultipartUpload={
             "Parts": [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]})
 
-    def _put_small(self, name: str, content: bytes) -> str:
-        """Gives the name that it got."""
+    def _put_small(self, name: str, given: str, content: bytes) -> bool:
+        """False where the store keeps nothing by the given name; ``_solve`` gives it another then."""
         try:
-            self._ask("put_object", Key=self.root + name, Body=content)
-            return name
+            self._ask("put_object", Key=self.root + given, Body=content)
         except Stop as stop:
-            if stop.reason == conflicts.PARENT_IS_FILE:
-                given = conflicts.beside_file(name, self._holds)
-            elif stop.reason == conflicts.IS_FOLDER:
-                given = conflicts.beside_folder(name)
-            else:
+            if stop.reason not in (conflicts.PARENT_IS_FILE, conflicts.IS_FOLDER):
                 raise
-            found = self._put_small(given, content)
-            self.renamed[found] = name
-            return found
+            self._conflicts.append((name, given, content, stop))
+            return False
+        if given != name:
+            self.renamed[given] = name
+        return True
+
+    def _solve(self) -> None:
+        """Store what met something of its name, one after the other: nothing else is on the way then."""
+        if self._conflicts:
+            self._finish_small()
+
+    def _finish_small(self) -> None:
+        self.lane.finish()
+        while self._conflicts:
+            name, tried, content, stop = self._conflicts.popleft()
+            self._put_solved(name, self._other(name, tried, stop), content)
+
+    def _other(self, name: str, tried: str, stop: Stop) -> str:
+        """Another name than the one tried; that of its folder may have been found since."""
+        if (given := self._names.of(name)) != tried:
+            return given
+        by = self._names.below_file if stop.reason == conflicts.PARENT_IS_FILE else self._names.is_folder
+        return by(name, tried)
+
+    def _put_solved(self, name: str, given: str, content: bytes) -> str:
+        """Gives the name that it got."""
+        for _ in range(name.count("/") + 3):  # each time at another of the folders above it
+            if self._put_small(name, given, content):
+                return given
+            _, tried, _, stop = self._conflicts.pop()
+            given = self._other(name, tried, stop)
+        raise Stop(FAILED, f"the object store takes {name!r} by no name")
 
     def _holds(self, name: str) -> bool:
         key = self.root + name
         page = self._ask("list_objects_v2", Prefix=key, MaxKeys=1)
         return any(item["Key"] == key for item in page.get("Contents", ()))
+
+    def _is_free(self, name: str) -> bool:
+        """Neither an object nor a folder; what is on the way arrives first."""
+        self.lane.finish()
+        below = self._ask("list_objects_v2", Prefix=f"{self.root}{name}/", MaxKeys=1)
+        return not below.get("Contents") and not self._holds(name)
 
     def _ask(self, call: str, **words: Any) -> Any:
         answer = wait("the object store", lambda: s3_call(lambda: getattr(self.client, call)(
@@ -237,7 +277,7 @@ class S3Objects:
 
     def finish(self) -> None:
         """S3 answers when an object is stored."""
-        self.lane.finish()
+        self._finish_small()
 
     def drop(self) -> int:
         count = 0

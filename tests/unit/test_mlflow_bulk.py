@@ -125,12 +125,17 @@ def test_a_part_that_is_refused_ends_the_storing(monkeypatch: pytest.MonkeyPatch
 class Posix(Bucket):
     """Refuses as VersityGW does what a file system cannot hold."""
 
+    lock = threading.Lock()
+
     def put_object(self, Bucket: str, Key: str, Body: bytes) -> dict[str, Any]:  # noqa: N803
-        if any(f"{Key}/" == other[:len(Key) + 1] for other in self.stored):
-            raise common.Stop(common.FAILED, "no", "ExistingObjectIsDirectory")
-        if any(Key.startswith(f"{other}/") for other in self.stored):
-            raise common.Stop(common.FAILED, "no", "ObjectParentIsFile")
-        return super().put_object(Bucket, Key, Body)
+        time.sleep(random.Random(Key).random() / 200)
+        with self.lock:
+            if any(f"{Key}/" == other[:len(Key) + 1] for other in self.stored):
+                raise common.Stop(common.FAILED, "no", "ExistingObjectIsDirectory")
+            if any(Key.startswith(f"{other}/") for other in self.stored):
+                raise common.Stop(common.FAILED, "no", "ObjectParentIsFile")
+            self.stored[Key] = Body
+        return {}
 
     def list_objects_v2(self, Prefix: str, **_: Any) -> dict[str, Any]:  # noqa: N803
         return {"Contents": [{"Key": key} for key in sorted(self.stored) if key.startswith(Prefix)][:1]}
@@ -150,13 +155,57 @@ def test_a_file_and_a_folder_of_one_name_are_both_kept(
     for name in order:
         place.put(name, len(BOTH[name]), io.BytesIO(BOTH[name]))
         if kind == "bucket":
-            place.lane.finish()  # type: ignore[union-attr]
+            place.finish()
     held = {key.removeprefix("p/"): content for key, content in client.stored.items()}
     held |= {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert {place.renamed.get(name, name): content for name, content in held.items()} == BOTH
     wanted = {"1/r/artifacts/a (folder)/b/c", "1/r/artifacts/a (folder)/d"} if order[0] == "1/r/artifacts/a" else {
         "1/r/artifacts/a (file)"}
     assert set(place.renamed) == wanted
+
+
+TAKEN = [
+    {"1/a", "1/a/b", "1/a (folder)/b"},
+    {"1/a", "1/a/b", "1/a (folder)", "1/a (folder 2)/b"},
+    {"1/a", "1/a/b", "1/a (file)", "1/a (file 2)/c"},
+    {"1/a", "1/a/b", "1/a/b/c", "1/a/b (folder)/c", "1/a (folder)/b (folder)/c"},
+    {"1/a", "1/a (folder)/b", "1/a (folder)/b/c", "1/a/b"},
+    {f"1/{'ü' * 127}", f"1/{'ü' * 127}/b", f"1/{'ü' * 127}/c"},
+]
+
+
+@pytest.mark.parametrize(("names", "seed"), [(names, seed) for names in TAKEN for seed in range(12)])
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_an_object_that_is_renamed_never_meets_another(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: set[str], seed: int, kind: str) -> None:
+    monkeypatch.setattr(objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(objects, "SMALL", 1000)
+    client, order = Posix(), sorted(names)
+    if seed:
+        random.Random(seed).shuffle(order)
+    place = objects.FolderObjects(tmp_path) if kind == "folder" else objects.S3Objects(client, "b", "p")
+    stored = {name: random.Random(name).randbytes(5 if seed % 2 else 5000) for name in order}
+    for name in order:
+        place.put(name, len(stored[name]), io.BytesIO(stored[name]))
+    if kind == "bucket":
+        place.finish()
+    held = {key.removeprefix("p/"): content for key, content in client.stored.items()}
+    held |= {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {place.renamed.get(name, name): content for name, content in held.items()} == stored
+    assert all(len(word.encode()) <= 255 for name in held for word in name.split("/"))
+
+
+def test_a_store_that_takes_no_name_ends_the_storing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise common.Stop(common.FAILED, "no", conflicts.PARENT_IS_FILE)
+
+    monkeypatch.setattr(objects, "s3_call", lambda call: call())
+    client = Posix()
+    monkeypatch.setattr(client, "put_object", refuse)
+    place = objects.S3Objects(client, "b", "p")
+    place.put("1/a", 1, io.BytesIO(b"x"))
+    with pytest.raises(common.Stop, match="by no name"):
+        place.finish()
 
 
 def test_what_minio_does_not_list_is_found_in_its_volume(tmp_path: Path) -> None:
