@@ -128,10 +128,15 @@ def databases(engine: Engine) -> tuple[str, ...]:
 def create(engine: Engine, name: str, template: str = "template0") -> None:
     """A new database, empty or a copy of ``template`` (which nobody may be connected to)."""
     if template != "template0":
-        _statement(engine, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "  # noqa: S608  # checked
-                           f"WHERE datname = '{_checked(template)}' AND pid <> pg_backend_pid()")
+        disconnect(engine, template)
     _statement(engine, f'CREATE DATABASE "{_checked(name)}" OWNER {stack.DATABASE_USER} '
                        f'TEMPLATE "{_checked(template)}"', f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
+
+
+def disconnect(engine: Engine, name: str) -> None:
+    """End what everybody does in a database."""
+    _statement(engine, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "  # noqa: S608  # checked
+                       f"WHERE datname = '{_checked(name)}' AND pid <> pg_backend_pid()")
 
 
 def drop(engine: Engine, name: str) -> None:

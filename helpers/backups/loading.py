@@ -10,12 +10,15 @@ from __future__ import annotations
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO
 
 from helpers import stack
 from helpers.backups import database
+from helpers.backups.room import Watch
 from helpers.engines.base import POSTGRES, Engine
 from helpers.engines.streaming import Pipe
 from helpers.errors import TrackbedError
@@ -232,10 +235,10 @@ class _Feeder(threading.Thread):
             raise self._error
 
 
-def load(engine: Engine, name: str, of: Schema, chunks: Iterator[IO[bytes]], took: Callable[[int], None]) -> None:
+def load(engine: Engine, name: str, of: Schema, chunks: Iterator[IO[bytes]], disk: Watch) -> None:
     """The rows of a dump into MLflow's empty tables in the database ``name``; all of them, or an error.
 
-    ``took`` gets their bytes as they are unpacked, and may raise.
+    ``disk`` is looked at while rows are unpacked and while their keys and indexes are made.
     """
     tables = [table for table in of.tables if table != REVISION]
     unpack = ("pg_restore", "--section=data", "--no-owner", "--no-privileges", "-n", "public",
@@ -251,13 +254,27 @@ def load(engine: Engine, name: str, of: Schema, chunks: Iterator[IO[bytes]], too
             _send(into, begin)
             for block in rows(unpacked.out, of):
                 into.into.write(block)
-                took(len(block))
+                disk.took(len(block))
             feeder.end()
             unpacked.finish()
+            disk.look_twice("keys and indexes")
             _send(into, end)
         except BrokenPipeError:
             pass  # finish tells why
-        into.finish(database.LONG)
+        _wait(engine, name, into, disk)
+        into.finish()
+
+
+def _wait(engine: Engine, name: str, into: Pipe, disk: Watch) -> None:
+    """Look at the disk until psql has ended. Where that is full, PostgreSQL is told to stop."""
+    latest = time.monotonic() + database.LONG
+    try:
+        while not into.ended(disk.seconds) and time.monotonic() < latest:
+            disk.look()
+    except TrackbedError:
+        with suppress(TrackbedError):  # the copy is dropped in any case
+            database.disconnect(engine, name)  # a backend that makes an index does not see that psql has gone
+        raise
 
 
 def _send(pipe: Pipe, statements: list[str]) -> None:

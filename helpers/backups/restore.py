@@ -102,7 +102,7 @@ def _database(system: System, engine: Engine, new: dict[str, str], manifest: dic
             raise TrackbedError(f"MLflow's schema {revision} could not be made", "please report it", lines)
     tables = loading.schema(engine, name)
     left = loading.foreign(engine, name, head)
-    loading.load(engine, name, tables, itertools.chain([io.BytesIO(head), first], chunks), disk.took)
+    loading.load(engine, name, tables, itertools.chain([io.BytesIO(head), first], chunks), disk)
     database.check(engine, name, manifest["tables"], tables.read)
     return left
 

@@ -6,14 +6,18 @@ disk would stop the database and the store of what runs.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
+from helpers.system import free_space
 
 OBJECT = 4096  # bytes of a disk that the smallest object takes
 FREE = 512 * 2**20  # bytes that a restore leaves to what runs
-EVERY = 64 * 2**20  # bytes unpacked after which the disk is asked again; less than what stays free
+# bytes unpacked, and seconds without any, after which the disk is asked again: this machine's, and another one's
+EVERY, EVERY_REMOTE = 8 * 2**20, 64 * 2**20
+SECONDS, SECONDS_REMOTE = 0.2, 2.0
 
 
 def _free(engine: Engine) -> tuple[int | None, str]:
@@ -47,17 +51,34 @@ def check_manifest(engine: Engine, manifest: dict[str, Any]) -> None:
 
 
 class Watch:
-    """Looks at the engine's disk again after each EVERY bytes that were unpacked."""
+    """Looks at the engine's disk again and again while a backup is unpacked. Each look may raise TrackbedError."""
 
     def __init__(self, engine: Engine) -> None:
+        facts = engine.host_facts()
         self._engine, self._since = engine, 0
+        self._local = None if facts.remote else Path(facts.disk_path)  # asked directly that costs microseconds
+        self._every = EVERY_REMOTE if facts.remote else EVERY
+        self.seconds = SECONDS_REMOTE if facts.remote else SECONDS  # between looks while nothing is told
+        self._begun = self._free()[0]
+
+    def _free(self) -> tuple[int | None, str]:
+        return _free(self._engine) if self._local is None else (free_space(self._local), str(self._local))
 
     def took(self, size: int) -> None:
-        """So many bytes more. Raises TrackbedError before the disk is full."""
+        """So many bytes more."""
         self._since += size
-        if self._since < EVERY:
-            return
+        if self._since >= self._every:
+            self.look()
+
+    def look(self, needed: int = 0, what: str = "the backup") -> None:
+        """Raises TrackbedError before the disk is full, and where ``needed`` bytes more would fill it."""
         self._since = 0
-        free, where = _free(self._engine)
-        if free is not None and free < FREE:
-            raise _full(f"the backup does not fit: {free / 2**30:.1f} GiB are left", where)
+        free, where = self._free()
+        if free is not None and free < FREE + needed:
+            more = f"{what} may need {needed / 2**30:.1f} GiB more, " if needed else ""
+            raise _full(f"the backup does not fit: {more}{free / 2**30:.1f} GiB are left", where)
+
+    def look_twice(self, what: str) -> None:
+        """The same, for what may need as much again as was used since the beginning."""
+        free, _ = self._free()
+        self.look(max(0, (self._begun or 0) - (free or 0)), what)

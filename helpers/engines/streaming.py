@@ -32,6 +32,15 @@ class Pipe:
         except BrokenPipeError:
             pass  # it ended before; finish tells why
 
+    def ended(self, seconds: float) -> bool:
+        """Whether the command ends within so many seconds, now that its input has ended."""
+        self.close()
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def finish(self, timeout: float = END_SECONDS) -> str:
         """The last line it wrote to stderr, once it has ended well. Raises TrackbedError with its words when not."""
         self.close()

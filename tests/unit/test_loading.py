@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import io
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any, cast
 
 import pytest
 
-from helpers.backups import loading
+from helpers.backups import database, loading, room
 from helpers.backups.loading import Refused, Schema
+from helpers.engines import streaming
+from helpers.engines.base import Engine
+from helpers.errors import TrackbedError
 
 FRAME = b"""--
 -- PostgreSQL database dump
@@ -102,3 +110,56 @@ def test_a_computed_column_is_looked_at_and_not_loaded(dumped: tuple[str, ...], 
     of = Schema({"spans": ("start", "end", "took*", "content")}, ())
     of.note("spans", dumped)
     assert of.read == {"spans": read} and of.stored("spans") == {"start", "end", "content"}
+
+
+class Database:
+    """An engine whose psql notes what it gets and then makes indexes; the disk gets fuller as a test says."""
+
+    def __init__(self, folder: Path, *free: int, seconds: float = 0) -> None:
+        self.folder, self.noted, self.seconds = folder, folder / "noted", seconds
+        self.free, self.ended = list(free), list[str]()
+
+    def host_facts(self) -> Any:
+        return SimpleNamespace(disk_free=self.left(), disk_path=str(self.folder), remote=False)
+
+    def left(self, _: Path | None = None) -> int:
+        return self.free.pop(0) if len(self.free) > 1 else self.free[0]
+
+    def pipe(self, _: str, argv: tuple[str, ...]) -> AbstractContextManager[streaming.Pipe]:
+        words = ["cat"] if argv[0] == "pg_restore" else ["sh", "-c", f"cat >{self.noted}; exec sleep {self.seconds}"]
+        return streaming.piped(argv[0], words)
+
+    def disconnect(self, _: Engine, name: str) -> None:
+        self.ended.append(name)
+
+
+def loaded(on: Database, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(room, "free_space", on.left)
+    monkeypatch.setattr(database, "disconnect", on.disconnect)
+    engine, of = cast("Engine", on), schema()
+    of.adds = ("ADD KEY",)
+    disk = room.Watch(engine)
+    chunks: list[IO[bytes]] = [io.BytesIO(FRAME + RUNS + b"a\tb\n\\.\n")]
+    loading.load(engine, "mlflow_new", of, iter(chunks), disk)
+    return on.noted.read_text()
+
+
+GIB = 2**30
+
+
+def test_rows_are_loaded_and_their_keys_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "a\tb\n\\.\nADD KEY;\nCOMMIT;" in loaded(Database(tmp_path, 9 * GIB, seconds=0.5), monkeypatch)
+
+
+def test_no_index_is_begun_that_may_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on = Database(tmp_path, 9 * GIB, 9 * GIB, 3 * GIB)  # the rows took 6
+    with pytest.raises(TrackbedError, match=r"keys and indexes may need 6.0 GiB more, 3.0 GiB are left"):
+        loaded(on, monkeypatch)
+    assert "ADD KEY" not in on.noted.read_text()
+
+
+def test_the_disk_is_looked_at_while_indexes_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on, began = Database(tmp_path, *[9 * GIB] * 6, room.FREE - 1, seconds=60), time.monotonic()
+    with pytest.raises(TrackbedError, match="does not fit"):
+        loaded(on, monkeypatch)
+    assert on.ended == ["mlflow_new"] and time.monotonic() - began < 20

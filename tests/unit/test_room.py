@@ -57,15 +57,24 @@ def test_what_fits_passes() -> None:
     room.check(engine(0, remote=True), 10, GIB, 0)  # a node that does not tell
 
 
-def test_the_disk_is_asked_again_while_a_backup_is_unpacked() -> None:
-    disk = Disk([10 * GIB, 10 * GIB, GIB, room.FREE - 1])
-    watch = room.Watch(cast("Engine", disk))
-    for _ in range(2 * room.EVERY // 2**20):
-        watch.took(2**20)
+def watch(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> room.Watch:
+    monkeypatch.setattr(room, "free_space", lambda _: disk.host_facts().disk_free)
+    found = room.Watch(cast("Engine", disk))
+    disk.asked = 0
+    return found
+
+
+@pytest.mark.parametrize(("remote", "every"), [(False, 8 * 2**20), (True, 64 * 2**20)])
+def test_the_disk_is_asked_again_while_a_backup_is_unpacked(
+        monkeypatch: pytest.MonkeyPatch, remote: bool, every: int) -> None:
+    disk = Disk([10 * GIB, 10 * GIB, GIB, room.FREE - 1], remote=remote)
+    found = watch(disk, monkeypatch)
+    for _ in range(2 * every // 2**20):
+        found.took(2**20)
     assert disk.asked == 2
-    watch.took(room.EVERY)
+    found.took(every)
     with pytest.raises(TrackbedError, match="does not fit"):
-        watch.took(room.EVERY)
+        found.took(every)
 
 
 @pytest.mark.parametrize("facts", [{"object_bytes": 2**60}, {"objects": 2**50}, {"dump_bytes": 2**60}])
