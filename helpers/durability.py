@@ -40,7 +40,8 @@ class LookBack:
         return f"{text}: " + ("all are whole" if self.well else f"{self.missing} missing, {self.damaged} damaged")
 
 
-def _store(engine: Engine) -> str:
+def store(engine: Engine) -> str:
+    """The artifact store that an engine has: minio, versitygw, external or folder."""
     if isinstance(engine, DockerEngine):
         return engine.object_store
     return "external" if engine.settings.object_store == "external" else "folder"
@@ -48,16 +49,16 @@ def _store(engine: Engine) -> str:
 
 def promise(engine: Engine) -> str:
     """What the store does not promise; "" where an acknowledged artifact is on the disk."""
-    return "" if engine.settings.tracking_uri else PROMISES.get(_store(engine), "")
+    return "" if engine.settings.tracking_uri else PROMISES.get(store(engine), "")
 
 
 def look_back(engine: Engine) -> LookBack | None:
     """The result of the last check; None when the last stop was clean, or when it is not known."""
     if engine.settings.tracking_uri:
         return None
-    if _store(engine) == "versitygw":
+    if store(engine) == "versitygw":
         part, path = STORE_SYNC, f"/store/{RESULT}"
-    elif isinstance(engine, EmbeddedEngine) and _store(engine) == "folder":
+    elif isinstance(engine, EmbeddedEngine) and store(engine) == "folder":
         part, path = MLFLOW, str(engine.artifacts / RESULT)
     else:
         return None

@@ -52,6 +52,8 @@ def s3_verdict(code: str, status: int) -> str:
         return "missing"
     if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch") or status in (401, 403):  # VersityGW: 404 for the first
         return "refused"
+    if status == 507:  # its disk is full
+        return "failed"
     return "later" if status >= 500 or code in ("SlowDown", "RequestTimeout") else "failed"
 
 

@@ -143,7 +143,7 @@ class Writer:
         self._stream = stream
         self._sums = tempfile.TemporaryFile()  # noqa: SIM115  # lines only; the data pass through
         self._objects = SetSum()
-        self.object_bytes = self.chunks = 0
+        self.object_bytes = self.largest = self.chunks = 0
         self.about = {"format": FORMAT, **about}
         self.small("trackbed.json", _canonical(self.about))
 
@@ -183,6 +183,7 @@ class Writer:
         digest = self._add(f"objects/{name}", size, stream)
         self._objects.add(digest, size, name)
         self.object_bytes += size
+        self.largest = max(self.largest, size)
 
     @property
     def objects(self) -> int:
@@ -196,6 +197,7 @@ class Writer:
         self._sums.close()
         manifest = {**self.about, **facts, "chunks": self.chunks, "objects": self._objects.count,
                     "object_bytes": self.object_bytes, "objects_sum": self._objects.text,
+                    "largest_object": self.largest,
                     "bytes": self._raw.bytes, "sha256": self._raw.sha.hexdigest()}
         self._stream.write(trailer(manifest))
         return manifest

@@ -135,7 +135,7 @@ class Writer:
         self._place, self._project, self._origin = place, project, origin
         self.about = {"format": FORMAT, **about}
         self._objects = SetSum()
-        self.object_bytes = self.chunks = 0
+        self.object_bytes = self.largest = self.chunks = 0
         self.unchanged = self.wanted = self.wanted_bytes = self.read_bytes = 0
         self._stored = self._stored_bytes = 0
         self._under_way: deque[tuple[int, Future[None]]] = deque()
@@ -208,6 +208,7 @@ class Writer:
         self._line(entry)
         self._objects.add(entry.sha256, entry.size, entry.object)
         self.object_bytes += entry.size
+        self.largest = max(self.largest, entry.size)
 
     def _line(self, entry: Entry) -> None:
         self._list.write(entry.line)
@@ -252,7 +253,8 @@ class Writer:
         self._arrived()
         manifest = {**self.about, **facts, "kind": KIND, "origin": self._origin, "chunks": self.chunks,
                     "objects": self._objects.count, "object_bytes": self.object_bytes,
-                    "objects_sum": self._objects.text, "list": listed.pieces, "list_bytes": size, "copies": 1,
+                    "largest_object": self.largest, "objects_sum": self._objects.text,
+                    "list": listed.pieces, "list_bytes": size, "copies": 1,
                     "unchanged_objects": self.unchanged, "new_pieces": self._stored,
                     "new_bytes": self._stored_bytes}
         while (name := f"trackbed-{self._project}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}") in names(self._place):

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from helpers.backups import database, journal, loading, objects, room, salvage, verification
 from helpers.backups.backup import PORTABLE, Progress, need
@@ -39,14 +39,27 @@ def known(engine: Engine, schema: str) -> str:
     return done.stdout.strip()
 
 
+class _Counted:
+    """What is read of a stream is told to ``took``, which may raise."""
+
+    def __init__(self, stream: IO[bytes], took: Callable[[int], None]) -> None:
+        self._stream, self._took = stream, took
+
+    def read(self, count: int = -1) -> bytes:
+        content = self._stream.read(count)
+        self._took(len(content))
+        return content
+
+
 def _objects(first: Member | None, rest: Iterator[Member], progress: Progress, whole: int,
              disk: room.Watch) -> Iterator[Member]:
     count = size = 0
     for name, length, content in itertools.chain([first] if first else [], rest):
         if not name.startswith("objects/"):
             continue
-        yield name.removeprefix("objects/"), length, content
-        disk.took(length + room.OBJECT)
+        disk.object(length)
+        yield name.removeprefix("objects/"), length, cast("IO[bytes]", _Counted(content, disk.took))
+        disk.took(room.OBJECT)
         count, size = count + 1, size + length
         progress.say(size, count, whole)
 
@@ -115,7 +128,7 @@ def copy(system: System, engine: Engine, source: Source, rest: Rest, sink: Sink,
     """
     need(engine, POSTGRES, STORE)
     manifest = rest.manifest
-    room.check(engine, rest.objects, rest.object_bytes, room.dump_bytes(manifest))
+    room.check(engine, rest.objects, rest.object_bytes, room.dump_bytes(manifest), room.largest(manifest))
     disk = room.Watch(engine)
     verdict = known(engine, manifest["schema"])
     if verdict == "newer":

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from helpers import durability
 from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
 from helpers.system import free_space
@@ -37,9 +38,24 @@ def dump_bytes(manifest: dict[str, Any]) -> int:
     return found if isinstance(found, int) and found > 0 else 0
 
 
-def check(engine: Engine, objects: int, object_bytes: int, dump_bytes: int) -> None:
-    """Raises TrackbedError where a backup of that many objects and bytes does not fit on the engine's disk."""
+def largest(manifest: dict[str, Any]) -> int:
+    """Bytes of the largest object; 0 where the manifest does not tell."""
+    found = manifest.get("largest_object")
+    return min(found, manifest["object_bytes"]) if isinstance(found, int) and found > 0 else 0
+
+
+def _while_stored(engine: Engine, size: int) -> int:
+    """Bytes on the engine's disk while an object is stored there: VersityGW copies its parts into one file."""
+    return {"external": 0, "versitygw": 2 * size}.get(durability.store(engine), size)
+
+
+def check(engine: Engine, objects: int, object_bytes: int, dump_bytes: int, largest: int = 0) -> None:
+    """Raises TrackbedError where a backup of that many objects and bytes does not fit on the engine's disk.
+
+    ``largest``: bytes of the largest object, which may take more room until it is stored.
+    """
     stored = 0 if engine.settings.object_store == "external" else object_bytes + objects * OBJECT
+    stored += max(0, _while_stored(engine, largest) - largest)
     free, where = _free(engine)
     if free is not None and stored + dump_bytes > free - FREE:
         raise _full(f"the backup needs {(stored + dump_bytes) / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free", where)
@@ -47,7 +63,8 @@ def check(engine: Engine, objects: int, object_bytes: int, dump_bytes: int) -> N
 
 def check_manifest(engine: Engine, manifest: dict[str, Any]) -> None:
     """The same of what a backup says about itself."""
-    check(engine, manifest["objects"], manifest["object_bytes"], dump_bytes(manifest))
+    check(engine, manifest["objects"], manifest["object_bytes"], dump_bytes(manifest),
+          largest(manifest))
 
 
 class Watch:
@@ -77,6 +94,11 @@ class Watch:
         if free is not None and free < FREE + needed:
             more = f"{what} may need {needed / 2**30:.1f} GiB more, " if needed else ""
             raise _full(f"the backup does not fit: {more}{free / 2**30:.1f} GiB are left", where)
+
+    def object(self, size: int) -> None:
+        """An object of so many bytes is stored next."""
+        if size >= self._every:
+            self.look(_while_stored(self._engine, size), "the next artifact")
 
     def look_twice(self, what: str) -> None:
         """The same, for what may need as much again as was used since the beginning."""

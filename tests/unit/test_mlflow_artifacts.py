@@ -16,6 +16,7 @@ from tests.unit.fakes import trackbed_mlflow
     ("NoSuchBucket", 404, "missing"), ("404", 404, "missing"), ("AccessDenied", 403, "refused"),
     ("InvalidAccessKeyId", 404, "refused"), ("SignatureDoesNotMatch", 403, "refused"),
     ("SlowDown", 503, "later"), ("XMinioServerNotInitialized", 503, "later"), ("InternalError", 500, "later"),
+    ("XMinioStorageFull", 507, "failed"), ("507", 507, "failed"),
     ("InvalidBucketName", 400, "failed"), ("PermanentRedirect", 301, "failed"),
 ])
 def test_what_an_answer_of_the_store_means(code: str, status: int, verdict: str) -> None:

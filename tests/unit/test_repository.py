@@ -95,6 +95,7 @@ def test_the_sum_is_that_of_an_archive(snapshot: Snapshot) -> None:
     for name, content in OBJECTS.items():
         sums.add(hashlib.sha256(content).hexdigest(), len(content), name)
     assert snapshot.manifest()["objects_sum"] == sums.text
+    assert snapshot.manifest()["largest_object"] == max(map(len, OBJECTS.values()))
 
 
 def test_the_second_backup_reads_and_stores_only_what_is_new(tmp_path: Path, snapshot: Snapshot) -> None:

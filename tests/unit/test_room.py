@@ -77,6 +77,36 @@ def test_the_disk_is_asked_again_while_a_backup_is_unpacked(
         found.took(every)
 
 
+@pytest.mark.parametrize(("store", "needed"), [("versitygw", 2), ("minio", 1), ("folder", 1), ("external", 0)])
+def test_a_large_object_is_begun_where_it_fits_until_it_is_stored(
+        monkeypatch: pytest.MonkeyPatch, store: str, needed: int) -> None:
+    monkeypatch.setattr(room.durability, "store", lambda _: store)
+    watch(Disk([room.FREE + needed * GIB]), monkeypatch).object(GIB)
+    with pytest.raises(TrackbedError, match="does not fit"):
+        watch(Disk([room.FREE + needed * GIB - 1]), monkeypatch).object(GIB)
+    room.check(engine(room.FREE + 2 * GIB + room.OBJECT, store=store), 1, GIB, 0, GIB)
+    if store == "versitygw":
+        with pytest.raises(TrackbedError, match="needs 2.0 GiB"):
+            room.check(engine(room.FREE + 2 * GIB, store=store), 1, GIB, 0, GIB)
+
+
+@pytest.mark.parametrize(("said", "found"), [(7, 7), (10**9, 100), (-1, 0), ("7", 0), (None, 0)])
+def test_the_largest_object_is_what_a_manifest_may_say(said: object, found: int) -> None:
+    assert room.largest({"object_bytes": 100, "largest_object": said}) == found
+
+
+def test_the_disk_is_looked_at_within_an_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk([10 * GIB, 10 * GIB, room.FREE - 1])
+    content = io.BytesIO(bytes(4 * room.EVERY))
+    member = ("objects/1/a", 4 * room.EVERY, content)
+    name, _, stream = next(restore._objects(member, iter(()), cast("Any", None), 0, watch(disk, monkeypatch)))
+    assert name == "1/a" and disk.asked == 1  # before it is begun
+    with pytest.raises(TrackbedError, match="does not fit"):
+        while stream.read(2**20):
+            pass
+    assert content.tell() == 2 * room.EVERY
+
+
 @pytest.mark.parametrize("facts", [{"object_bytes": 2**60}, {"objects": 2**50}, {"dump_bytes": 2**60}])
 def test_nothing_is_read_or_begun_of_an_archive_that_cannot_fit(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, facts: dict[str, int]) -> None:
@@ -87,6 +117,7 @@ def test_nothing_is_read_or_begun_of_an_archive_that_cannot_fit(
         writer = archive.Writer(stream, {"made": "2026-01-01T00:00:00+00:00"})
         writer.object("1/a", 5, io.BytesIO(b"hello"))
         manifest = writer.finish({"schema": "abc", "mlflow": "3", "tables": {}})
+    assert room.largest(manifest) == 5
     content = (tmp_path / "a.tar").read_bytes()[:-archive.TRAILER]
     (tmp_path / "a.tar").write_bytes(content + archive.trailer({**manifest, **facts}))
     monkeypatch.setattr(select, "current", lambda _: engine(GIB))
