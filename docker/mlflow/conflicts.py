@@ -13,7 +13,7 @@ from itertools import accumulate, count
 
 # VersityGW's words for them
 PARENT_IS_FILE, IS_FOLDER = "ObjectParentIsFile", "ExistingObjectIsDirectory"
-LONGEST = 255  # bytes of a file's name
+LONGEST = 200  # bytes of a name that is chosen; 255 is a file's, and VersityGW puts more behind it while it stores
 
 
 def above(name: str) -> list[str]:
@@ -54,6 +54,7 @@ class Names:
         for old, new in zip(above(name), above(tried), strict=True):
             if self._is_file(new):
                 self._instead[f"{old}/"] = self._choose(new, "folder")
+                self._instead.pop(name, None)
                 return self.of(name)
         return self.is_folder(name, tried)
 

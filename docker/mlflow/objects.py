@@ -157,7 +157,7 @@ class S3Objects:
         self.renamed: dict[str, str] = {}  # names that `put` could not give, by those that it gave
         self.lane = lane or Lane()  # holds THREADS times SMALL bytes at the most
         self._names = conflicts.Names(self._holds, self._is_free)
-        self._conflicts: deque[tuple[str, str, bytes, Stop]] = deque()  # name, the one tried, content, the answer
+        self._conflicts: deque[tuple[str, bytes, str]] = deque()  # name, content, why not
 
     def _pages(self) -> Iterator[list[dict[str, Any]]]:
         token: dict[str, str] = {}
@@ -224,7 +224,7 @@ class S3Objects:
         except Stop as stop:
             if stop.reason not in (conflicts.PARENT_IS_FILE, conflicts.IS_FOLDER):
                 raise
-            self._conflicts.append((name, given, content, stop))
+            self._conflicts.append((name, content, stop.reason))
             return False
         if given != name:
             self.renamed[given] = name
@@ -238,23 +238,18 @@ class S3Objects:
     def _finish_small(self) -> None:
         self.lane.finish()
         while self._conflicts:
-            name, tried, content, stop = self._conflicts.popleft()
-            self._put_solved(name, self._other(name, tried, stop), content)
-
-    def _other(self, name: str, tried: str, stop: Stop) -> str:
-        """Another name than the one tried; that of its folder may have been found since."""
-        if (given := self._names.of(name)) != tried:
-            return given
-        by = self._names.below_file if stop.reason == conflicts.PARENT_IS_FILE else self._names.is_folder
-        return by(name, tried)
+            name, content, _ = self._conflicts.popleft()
+            # by the same name again at first: while others are on the way, VersityGW may give the wrong reason
+            self._put_solved(name, self._names.of(name), content)
 
     def _put_solved(self, name: str, given: str, content: bytes) -> str:
         """Gives the name that it got."""
         for _ in range(name.count("/") + 3):  # each time at another of the folders above it
             if self._put_small(name, given, content):
                 return given
-            _, tried, _, stop = self._conflicts.pop()
-            given = self._other(name, tried, stop)
+            *_, reason = self._conflicts.pop()
+            other = self._names.below_file if reason == conflicts.PARENT_IS_FILE else self._names.is_folder
+            given = other(name, given)
         raise Stop(FAILED, f"the object store takes {name!r} by no name")
 
     def _holds(self, name: str) -> bool:

@@ -118,6 +118,7 @@ class Database:
     def __init__(self, folder: Path, *free: int, seconds: float = 0) -> None:
         self.folder, self.noted, self.seconds = folder, folder / "noted", seconds
         self.free, self.ended = list(free), list[str]()
+        self.noted.touch()
 
     def host_facts(self) -> Any:
         return SimpleNamespace(disk_free=self.left(), disk_path=str(self.folder), remote=False)
