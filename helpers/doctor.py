@@ -315,6 +315,8 @@ def _check_permissions(settings: Settings, engine: Engine | None = None) -> Find
     for path, name in folders[:1] if host.remote else folders:
         there = existing(path)
         if not os.access(there, os.W_OK | os.X_OK):
+            if engine and name == "WORKSPACE" and (problem := engine.workspace_problem())[0]:
+                return Finding(Level.ERROR, "permissions", *problem)  # it says why, as far as it knows
             return Finding(Level.ERROR, "permissions", f"{there} is not writable ({name}={path})",
                            f"chown it, or set {name} to a folder of yours")
     if forbidden := _no_programs(settings, engine):

@@ -163,9 +163,12 @@ def answer(error: BaseException, method: str, path: str, query: object) -> tuple
     """Status and body for what no handler of MLflow's caught; a request that brings nothing is not at fault."""
     if isinstance(error, SystemError):  # protobuf's C code wraps the fault
         error = error.__cause__ or error
-    other = isinstance(error, OSError | SystemError) or hasattr(error, "response")
+    # what a store's or a database's library raises is none of these, but protobuf's reader is
+    fault = isinstance(error, FAULTS) or type(error).__module__.startswith("google.protobuf") \
+        or "NUL (0x00)" in str(error)
+    other = isinstance(error, OSError) or hasattr(error, "response")
     request, said = f"{method} {path[:SHOWN]!r}", f"{type(error).__name__}: {str(error)[:SHOWN]!r}"
-    if (unfit(error) or not other) and (query or method in ("POST", "PUT", "PATCH")):
+    if (unfit(error) or (fault and not other)) and (query or method in ("POST", "PUT", "PATCH")):
         say(f"{request}: 400, {said}")
         return 400, json.dumps({"error_code": "INVALID_PARAMETER_VALUE", "message": f"{reason(error)}."})
     logging.getLogger("uvicorn.error").error(f"{request}: 500, {said}", exc_info=error)

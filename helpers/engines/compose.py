@@ -1008,7 +1008,9 @@ class DockerEngine:
                 sink.step(made)
             self._match_password(live, sink)
         except TrackbedError as error:
-            ends = re.search(r"is not running|No such container|shutting down|terminating connection", error.message)
+            ends = re.search(r"is not running|No such container|shutting down|terminating connection|"
+                             r"closed the connection|before or while processing the request|connection to server",
+                             error.message)
             same = any(s.identity == identity and s.up for s in self.parts() if s.name == POSTGRES)
             if identity and (ends or not same):
                 return False

@@ -78,7 +78,7 @@ def full(disk: Disk, store: bool, whole: bool) -> Fault:
             while time.monotonic() < until:
                 if store:
                     answer = put(clone.url("mlflow"), 3_000_000)
-                    assert answer.status_code >= 500, f"stored on a full disk? {answer.status_code}"
+                    assert answer.status_code >= 500, f"stored on a full disk? {answer.status_code} {answer.text[:300]}"
                     assert "Traceback" not in answer.text
                 time.sleep(0.3)
             done = clone.invoke("status")

@@ -73,13 +73,13 @@ def test_the_notebook_gets_the_same_straight_from_the_store(docker: Clone, plain
     assert found == plain
 
 
-@pytest.mark.docker
-def test_the_commands_that_people_type_outside(docker: Clone, python: Path, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["docker"], indirect=True)  # beside the test that leaves what it reads
+def test_the_commands_that_people_type_outside(system: Clone, python: Path, name: str, tmp_path: Path) -> None:
     """`mlflow artifacts download` and `mlflow models serve`: both hung while the store's addresses were offered."""
-    ours = remote_clients.environment(python, docker.url("mlflow"), tmp_path)
-    experiment = seen.mlflow(docker, f"experiments/get-by-name?experiment_name={name}")["experiment"]["experiment_id"]
+    ours = remote_clients.environment(python, system.url("mlflow"), tmp_path)
+    experiment = seen.mlflow(system, f"experiments/get-by-name?experiment_name={name}")["experiment"]["experiment_id"]
     runs = {run["info"]["run_name"]: run["info"]["run_id"]
-            for run in seen.mlflow(docker, "runs/search", {"experiment_ids": [experiment]})["runs"]}
+            for run in seen.mlflow(system, "runs/search", {"experiment_ids": [experiment]})["runs"]}
     seen.output(str(python), "-m", "mlflow", "artifacts", "download", "--run-id", runs["first"], "--dst-path", "got",
                 cwd=tmp_path, env=ours, timeout=120)
     assert (tmp_path / "got" / "a.txt").read_text() == "hello"

@@ -461,6 +461,8 @@ def test_what_streams_is_not_logged_by_the_engine(tmp_path: Path, monkeypatch: p
     (("old", State.EXITED), "psql: error", True), (("new", State.STARTING), "psql: error", True),
     (("old", State.READY), "container old is not running", True),
     (("old", State.READY), "FATAL:  the database system is shutting down", True),
+    (("old", State.READY), "server closed the connection unexpectedly\nThis probably means the server terminated "
+                           "abnormally\nbefore or while processing the request.", True),
     (("old", State.READY), "ERROR:  no room", False)])
 def test_a_database_that_is_replaced_while_it_is_asked_has_not_refused(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: tuple[str, State], said: str, asked_again: bool) -> None:

@@ -128,7 +128,7 @@ def test_what_no_handler_caught_is_told_in_mlflows_form(capsys: pytest.CaptureFi
         refusal: Any = Exception(code)
         refusal.response = {"Error": {"Code": code}}
         failed: Any = Exception("Failed to upload")
-        failed.__context__, failed.response = refusal, None
+        failed.__context__ = refusal
         return failed  # type: ignore[no-any-return]
 
     wrapped = SystemError("returned a result with an exception set")
@@ -140,6 +140,9 @@ def test_what_no_handler_caught_is_told_in_mlflows_form(capsys: pytest.CaptureFi
                                          (upload("ObjectParentIsFile"), "PUT", "", 400),
                                          (upload("XMinioParentIsObject"), "PUT", "", 400),
                                          (upload("KeyTooLongError"), "PUT", "", 400),
+                                         (upload("InsufficientStorage"), "PUT", "", 500),
+                                         (Exception("the store does not answer"), "PUT", "", 500),
+                                         (Exception("cannot contain NUL (0x00) characters"), "POST", "", 400),
                                          (upload("AccessDenied"), "PUT", "", 500)):
         found, text = faults.answer(error, method, "/a\n\x1b[2J", query)
         assert found == status
