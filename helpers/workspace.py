@@ -13,6 +13,7 @@ from helpers.spelling import shown
 
 # Its words are the notebook's: shown, and compared with what is known, never obeyed.
 SCRIPT = r"""
+PATH=/usr/bin:/bin
 cd "$1" 2>&1 || exit 9
 mine=.trackbed-$$
 if ! { echo saved >"$mine" && rm -f "$mine"; } 2>&1; then rm -f "$mine"; exit 8; fi
