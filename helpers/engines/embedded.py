@@ -133,6 +133,8 @@ class EmbeddedEngine:
         place, account = self.settings.workspace, self.layout.accounts.find(NOTEBOOK)
         if account is None or not place.is_dir():
             return "", ""
+        if self.layout.as_root and self.layout.former_notebook not in (-1, account.pw_uid):
+            return "", ""  # it is given over before the notebook starts
         groups = os.getgroups() if account.pw_uid == os.geteuid() else \
             os.getgrouplist(account.pw_name, account.pw_gid)
         groups += map(int, self.accelerator.groups) if self.layout.as_root else ()

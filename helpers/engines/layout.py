@@ -96,8 +96,7 @@ class Layout:
             given = safe_files.Given()
             server, database, own = made[SERVER], made[DATABASE], made[NOTEBOOK]
             safe_files.give_folder(self.sockets, database.pw_uid, server.pw_gid, 0o710)
-            was = safe_files.owner(self.folder / "jupyter")
-            if was in (accounts.earlier(), safe_files.owner(self.workspace)) and was not in (-1, 0, own.pw_uid):
+            if (was := self.former_notebook) not in (-1, own.pw_uid):
                 _add(given, notebook.give_workspace(self.workspace, was, own.pw_uid, own.pw_gid))
             for role in ROLES:
                 account = made[role]
@@ -117,6 +116,15 @@ class Layout:
             left = f"; {given.left} links, or files with several names, keep their owner" if given.left else ""
             sink.step("each service has an account of its own now: "
                       f"{', '.join(made[role].pw_name for role in ROLES)} ({given.changed} files and folders){left}")
+
+    @property
+    def former_notebook(self) -> int:
+        """The uid of the account that an earlier version's notebook ran as and whose the workspace is; -1 for none.
+
+        ``make`` gives the workspace to the notebook's account of today.
+        """
+        was = safe_files.owner(self.folder / "jupyter")
+        return was if was > 0 and was == safe_files.owner(self.workspace) else -1
 
     def databases(self) -> list[Path]:
         """The folders of finished databases, of any major."""
