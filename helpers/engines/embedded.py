@@ -309,6 +309,7 @@ class EmbeddedEngine:
             server_secrets.ACCESS_VARIABLE: str(self.folder / "secrets" / server_secrets.ACCESS_FILE),
             # the secrets are read at the start only: other ones are another program
             SECRETS_MARK: self.system.credentials_digest(),
+            "TRACKBED_CODE": stack.digest(*stack.server_files()),  # and so is other code, after an update
             "TRACKBED_MEMORY_LIMIT": settings.memory_limit,  # no container does it here
             "TMPDIR": str(self.folder / "tmp"),  # uploads are buffered there whole
             "TRACKBED_OWN_TMP": str(self.folder / "tmp"),  # what a killed server left there goes at its next start

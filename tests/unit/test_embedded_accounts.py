@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from helpers import bounded
+from helpers import bounded, stack
 from helpers.backups import sources
 from helpers.engines import accounts, launch, overlay, venvs
 from helpers.engines.accounts import LONGEST, ROLES, Accounts
@@ -326,3 +326,14 @@ def test_an_account_opens_no_terminal_of_roots() -> None:
         os.execv(sys.executable, [sys.executable, "-c", code])
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     os.close(terminal)
+
+
+def test_other_code_of_the_server_is_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an update of the clone `up` starts MLflow anew, as Docker does with another image."""
+    code = tmp_path / "start.py"
+    monkeypatch.setattr(stack, "server_files", lambda: (code,))
+    marks = set()
+    for text in ("one", "two", "one"):
+        code.write_text(text)
+        marks.add(EmbeddedEngine(system(tmp_path))._mlflow().environment["TRACKBED_CODE"])
+    assert len(marks) == 2
