@@ -125,7 +125,8 @@ def clone(folder: Path) -> Path:
     target = folder / "clone"
     if not target.exists():
         target.mkdir()
-        shutil.copy(ROOT / "tasks.py", target)
+        for path in ROOT.glob("*.py"):
+            shutil.copy(path, target)
         for name in ("helpers", "docker"):
             shutil.copytree(ROOT / name, target / name)
         run(sys.executable, "-m", "compileall", "-q", str(target))
