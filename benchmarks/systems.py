@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helpers import images
+from helpers.egress import TRUST
 from helpers.engines.docker_api import DockerApi
 from helpers.notebook import REPOSITORY
 from helpers.settings import BY_NAME
@@ -208,9 +208,14 @@ class Opponent:
         return sum(api.memory(name) for name in run(*self.words, "ps", "-q", env=self.env).split()) / 2**20
 
 
+def ca_bundle() -> str:
+    """The site's certificates, as pip and curl are told of them; "" for none."""
+    return next((path for name in TRUST if (path := os.environ.get(name, "")) and Path(path).is_file()), "")
+
+
 def opponents_images() -> None:
     """Build the naive image (with and without drivers) on the base of ours."""
-    secret = ["--secret", f"id=ca,src={bundle}"] if (bundle := images.ca_bundle()) else []
+    secret = ["--secret", f"id=ca,src={bundle}"] if (bundle := ca_bundle()) else []
     network = ["--network", setting("BUILD_NETWORK")]
     for name, drivers in ((NAIVE, ""), (WEIGHED, "psycopg2-binary boto3")):
         run("docker", "buildx", "build", "--load", "--provenance=false", "--tag", name, *secret, *network,
@@ -219,7 +224,7 @@ def opponents_images() -> None:
 
 def wheels(folder: Path) -> Path:
     """The mirror of the opponent's drivers: as near as one can be, so that no network is measured."""
-    found, bundle = folder / "wheels", images.ca_bundle()
+    found, bundle = folder / "wheels", ca_bundle()
     if not found.exists():
         opponents_images()
         found.mkdir()
