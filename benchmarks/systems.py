@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helpers.egress import TRUST
+from helpers import egress
 from helpers.engines.docker_api import DockerApi
 from helpers.notebook import REPOSITORY
 from helpers.settings import BY_NAME
@@ -209,8 +209,8 @@ class Opponent:
 
 
 def ca_bundle() -> str:
-    """The site's certificates, as pip and curl are told of them; "" for none."""
-    return next((path for name in TRUST if (path := os.environ.get(name, "")) and Path(path).is_file()), "")
+    """The first bundle of the site's certificates, "" for none."""
+    return next(iter(egress.bundles(os.environ, {})[0]), "")
 
 
 def opponents_images() -> None:

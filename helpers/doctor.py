@@ -85,7 +85,7 @@ def check_ports(settings: Settings, planned: Iterable[tuple[str, Port]], statuse
 
 def _all_ports(engine: Engine, statuses: Iterable[PartStatus]) -> list[Finding]:
     planned = [(spec.name, port) for spec in engine.plan().parts for port in spec.ports]
-    found = check_ports(engine.settings, planned, statuses, _container_ports(engine), _host(engine))
+    found = check_ports(engine.settings, planned, statuses, _container_ports(engine), host_of(engine))
     return found if isinstance(engine, DockerEngine) else [*found, *check_privileged(planned)]
 
 
@@ -110,7 +110,8 @@ def _container_ports(engine: Engine) -> dict[int, str]:
             for p in c.ports}
 
 
-def _host(engine: Engine) -> Host:
+def host_of(engine: Engine) -> Host:
+    """The machine that the engine is on."""
     return engine.host if isinstance(engine, DockerEngine) else Here()
 
 
@@ -223,7 +224,7 @@ def _check_egress(engine: Engine) -> Finding:
 
 
 def _check_mtu(engine: Engine) -> Finding:
-    interface, mtu = _host(engine).uplink()
+    interface, mtu = host_of(engine).uplink()
     if not interface:
         return Finding(Level.OK, "network", "no default route: only this machine can reach the system")
     if mtu and mtu < 1500 and engine.name == "docker":
@@ -311,7 +312,7 @@ def _no_programs(settings: Settings, engine: Engine | None) -> Finding | None:
 
 def _check_permissions(settings: Settings, engine: Engine | None = None) -> Finding:
     folders = [(settings.folder, "STATE_DIR"), (settings.workspace, "WORKSPACE")]
-    host = _host(engine) if engine else Here()
+    host = host_of(engine) if engine else Here()
     for path, name in folders[:1] if host.remote else folders:
         there = existing(path)
         if not os.access(there, os.W_OK | os.X_OK):
@@ -432,8 +433,8 @@ def examine(system: System) -> list[Finding]:
     found += _check_settings(engine)
     if isinstance(engine, DockerEngine):
         found.append(_check_neighbours(engine))
-    if _host(engine).remote:
-        found.append(Finding(Level.OK, "address", f"the parts run on {_host(engine).name}, reached over ssh"))
+    if host_of(engine).remote:
+        found.append(Finding(Level.OK, "address", f"the parts run on {host_of(engine).name}, reached over ssh"))
         return found
     address = addresses.machine_address(settings.public_address)
     found.append(Finding(Level.OK, "address", f"this machine is {address}"

@@ -76,7 +76,7 @@ def find(settings: Settings, environ: Mapping[str, str], client: Mapping[str, st
             proxies, origin = found, name
         listed = values.get(EXCEPT) or values.get(EXCEPT.lower(), "")
         exceptions += [word.strip() for word in listed.split(",") if word.strip()]
-    return Egress(proxies, tuple(dict.fromkeys(exceptions)), origin, *_bundles(environ, settings.passthrough))
+    return Egress(proxies, tuple(dict.fromkeys(exceptions)), origin, *bundles(environ, settings.passthrough))
 
 
 def inside(settings: Settings) -> tuple[str, ...]:
@@ -127,7 +127,7 @@ def masked(address: str) -> str:
     return re.sub(r"//[^/@]*@", "//***@", address)
 
 
-def _bundles(environ: Mapping[str, str], passthrough: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
+def bundles(environ: Mapping[str, str], passthrough: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
     """Every bundle that a variable names: each stands for an authority that something needs."""
     named: dict[str, str] = {}
     for variable in TRUST:

@@ -37,7 +37,6 @@ from helpers.backups import journal, moving
 from helpers.engines import select
 from helpers.engines.base import JUPYTER, MLFLOW, STORE, DataItem, Engine, PartStatus, Sink, State
 from helpers.engines.compose import DockerEngine
-from helpers.engines.remote import Here, Host
 from helpers.errors import EngineUnavailable, Interrupted, SettingError, TrackbedError
 from helpers.settings import Settings, default_state_dir
 from helpers.spelling import did_you_mean, nearest
@@ -268,14 +267,10 @@ def _choose_ports(system: System, engine: Engine, notice: Notice) -> dict[str, s
         return {}
     planned = [(spec.name, port) for spec in engine.plan().parts for port in spec.ports]
     before = system.settings.told
-    system.settings, line = ports.free_instead(system.settings, planned, statuses, _host(engine))
+    system.settings, line = ports.free_instead(system.settings, planned, statuses, doctor.host_of(engine))
     if line:
         notice(line)
     return {name: value for name, value in system.settings.told.items() if before.get(name) != value}
-
-
-def _host(engine: Engine) -> Host:
-    return engine.host if isinstance(engine, DockerEngine) else Here()
 
 
 def _guard(engine: Engine) -> tuple[str, ...]:

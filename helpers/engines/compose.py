@@ -22,7 +22,6 @@ from typing import IO, Any, ClassVar
 
 from helpers import (
     accelerators,
-    bounded,
     egress,
     gateway,
     images,
@@ -38,6 +37,7 @@ from helpers.accelerators import Accelerator, Machine
 from helpers.engines import (
     base,
     client_config,
+    commands,
     compose_model,
     database_roles,
     half_made,
@@ -187,7 +187,7 @@ class DockerEngine:
     @property
     def has_buildx(self) -> bool:
         """Whether images can be built; older systems have the client without this plugin."""
-        return _run(["docker", "buildx", "version"], None, 30).code == 0
+        return commands.run(["docker", "buildx", "version"], None, 30).code == 0
 
     def versions(self) -> Mapping[str, str]:
         found = {"docker": str(self.api.version()["Version"]), "compose": self._compose_version() or ""}
@@ -369,8 +369,9 @@ class DockerEngine:
                                 f"{image} is not there yet",
                                 "install python3 there, or first `invoke build mlflow`, or --gpu=none")
         trees = [word for tree in ("/dev", "/sys", "/proc") for word in ("-v", f"{tree}:/machine{tree}:ro")]
-        done = _run(["docker", "run", "--rm", "-i", "--pull", "never", "--user", "0", "--network", "none", *trees,
-                     "--entrypoint", "python", image, "-", "/machine"], Path(probe.__file__).read_bytes(), 60)
+        done = commands.run(["docker", "run", "--rm", "-i", "--pull", "never", "--user", "0", "--network", "none",
+                             *trees, "--entrypoint", "python", image, "-", "/machine"],
+                            Path(probe.__file__).read_bytes(), 60)
         if done.code:
             raise TrackbedError(f"what GPUs {self.host.name} has cannot be seen: {_last_line(done.stderr)}",
                                 "--gpu=none goes on without")
@@ -645,7 +646,8 @@ class DockerEngine:
 
     def exec(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
              timeout: float = 120) -> ExecResult:
-        return _run(["docker", "exec", "-i", self._container(part).id, *argv], stdin, timeout, bound=part == JUPYTER)
+        return commands.run(["docker", "exec", "-i", self._container(part).id, *argv], stdin, timeout,
+                            limited=part == JUPYTER)
 
     def one_shot(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
                  timeout: float = 600) -> ExecResult:
@@ -656,9 +658,9 @@ class DockerEngine:
                 command += ["-v", f"{mount.source}:{mount.target}{':ro' if mount.read_only else ''}"]
             for name, value in spec.environment.items():
                 command += ["-e", f"{name}={value}"]
-            return _run([*command, spec.image, *argv[1:]], stdin, timeout, bound=True)
-        return _run(["docker", "compose", "run", "--rm", "--no-deps", "-T", "--quiet-pull", "--entrypoint", argv[0],
-                     part, *argv[1:]], stdin, timeout, self._environment(), stack.ROOT)
+            return commands.run([*command, spec.image, *argv[1:]], stdin, timeout, limited=True)
+        return commands.run(["docker", "compose", "run", "--rm", "--no-deps", "-T", "--quiet-pull", "--entrypoint",
+                             argv[0], part, *argv[1:]], stdin, timeout, env=self._environment(), cwd=stack.ROOT)
 
     def pipe(self, part: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
         environment = self._environment()
@@ -676,8 +678,9 @@ class DockerEngine:
         environment = self._environment()
         environment["COMPOSE_FILE"] += f":{MINIO_WALK}"
         folder = f"/store/{self.settings.s3_bucket}/{self.system.state.live['prefix']}"
-        done = _run(["docker", "compose", "run", "--rm", "--no-deps", "-T", "--quiet-pull", "--entrypoint",
-                     "trackbed-mlflow", MLFLOW, "unlisted", folder], None, 3600, environment, stack.ROOT)
+        done = commands.run(["docker", "compose", "run", "--rm", "--no-deps", "-T", "--quiet-pull", "--entrypoint",
+                             "trackbed-mlflow", MLFLOW, "unlisted", folder], None, 3600, env=environment,
+                            cwd=stack.ROOT)
         if done.code:
             lines = tuple(done.stderr.strip().splitlines()[-3:])
             raise TrackbedError("MinIO's volume cannot be looked into", "`invoke up`, then again", lines)
@@ -829,9 +832,9 @@ class DockerEngine:
             uid, gid = self.ids.outside(notebook.UID), self.ids.outside(notebook.GID)
             notebook.make_workspace(place, uid or 0, gid or 0, callers=False)
             if self.ids.kind == "rootless":
-                _run(["docker", "run", "--rm", "--pull", "never", "--network", "none", "--user", "0", "--entrypoint",
-                      "chown", "-v", f"{place}:/w", self.image_settings.jupyter_image,
-                      f"{notebook.UID}:{notebook.GID}", "/w"], None, 120)
+                commands.run(["docker", "run", "--rm", "--pull", "never", "--network", "none", "--user", "0",
+                              "--entrypoint", "chown", "-v", f"{place}:/w", self.image_settings.jupyter_image,
+                              f"{notebook.UID}:{notebook.GID}", "/w"], None, 120)
         if self.ids.kind and not self.host.remote:
             self.settings = self._with_inner_owner(self.settings)
         self._plan_anew()
@@ -895,9 +898,9 @@ class DockerEngine:
     def _in_volume(self, volume: str, script: str) -> str:
         """What a script prints in a container of the database's image and user that sees nothing but the volume."""
         mount = volume if ":" in volume else f"{volume}:/v"
-        done = _run(["docker", "run", "--rm", "--network", "none", "--user", "999:999", "--cap-drop", "ALL",
-                     "--read-only", "--security-opt", "no-new-privileges:true", "--entrypoint", "sh", "-v", mount,
-                     self.settings.postgres_image, "-c", script], None, 120)
+        done = commands.run(["docker", "run", "--rm", "--network", "none", "--user", "999:999", "--cap-drop", "ALL",
+                             "--read-only", "--security-opt", "no-new-privileges:true", "--entrypoint", "sh", "-v",
+                             mount, self.settings.postgres_image, "-c", script], None, 120)
         if done.code:
             raise TrackbedError(f"the database's volume cannot be looked into: {_last_line(done.stderr)}",
                                 f"`docker volume inspect {volume.partition(':')[0]}` shows where it is; "
@@ -1170,24 +1173,6 @@ class DockerEngine:
             with streaming.ticking(lambda seconds, name=item.name: sink.step(  # type: ignore[misc]
                     f"removing {name}, for {seconds:.0f} s")):
                 self.api.remove_volume(item.name.removeprefix("volume "))
-
-
-def _run(argv: list[str], stdin: IO[bytes] | bytes | None, timeout: float,
-         env: Mapping[str, str] | None = None, cwd: Path | None = None, bound: bool = False) -> ExecResult:
-    """``bound``: whatever runs is the notebook's to replace, so that its output has a limit."""
-    whole = stdin is None or isinstance(stdin, bytes)
-    stream: dict[str, Any] = {"input": stdin or b""} if whole else {"stdin": stdin}
-    try:
-        if bound and whole:
-            done = bounded.run(argv, bounded.MOST, timeout, env=env, cwd=cwd, **stream)
-        else:
-            done = subprocess.run(argv, capture_output=True, timeout=timeout, env=env, cwd=cwd, check=False, **stream)
-    except bounded.TooMuch as error:
-        return ExecResult(1, "", str(error))
-    except subprocess.TimeoutExpired:
-        return ExecResult(124, "", f"no end after {timeout:.0f} s")
-    return ExecResult(done.returncode, done.stdout.decode("utf-8", "replace"),
-                      done.stderr.decode("utf-8", "replace"))
 
 
 def _drain(process: subprocess.Popen[str], lines: list[str], sink: Sink) -> None:

@@ -37,7 +37,7 @@ from helpers import (
 )
 from helpers.accelerators import Accelerator
 from helpers.credentials import JUPYTER_TOKEN
-from helpers.engines import base, database_roles, launch, postgres_wheels, stale_locks, streaming, venvs
+from helpers.engines import base, commands, database_roles, launch, postgres_wheels, stale_locks, streaming, venvs
 from helpers.engines.accounts import DATABASE, NOTEBOOK, NOTHING, ROLE_OF, SERVER
 from helpers.engines.base import (
     JUPYTER,
@@ -532,21 +532,10 @@ class EmbeddedEngine:
     def exec(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
              timeout: float = 120) -> ExecResult:
         words, options = self._command(part, argv)
-        whole = stdin is None or isinstance(stdin, bytes)
-        stream: dict[str, Any] = {"input": stdin or b""} if whole else {"stdin": stdin}
         try:
-            if part == JUPYTER and whole:  # whatever it runs is the notebook's to replace
-                done = bounded.run(words, bounded.MOST, timeout, **stream, **options)
-            else:
-                done = subprocess.run(words, capture_output=True, timeout=timeout, check=False, **stream, **options)
-        except bounded.TooMuch as error:
-            return ExecResult(1, "", str(error))
-        except subprocess.TimeoutExpired:
-            return ExecResult(124, "", f"no end after {timeout:.0f} s")
+            return commands.run(words, stdin, timeout, limited=part == JUPYTER, **options)
         except OSError as error:
             return ExecResult(127, "", str(error))
-        return ExecResult(done.returncode, done.stdout.decode("utf-8", "replace"),
-                          done.stderr.decode("utf-8", "replace"))
 
     def pipe(self, part: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
         words, options = self._command(part, argv)

@@ -121,16 +121,21 @@ def test_a_damaged_repository_changes_nothing(pair: tuple[Clone, Clone], tmp_pat
     assert (source.project_folder / "state.json").read_bytes() == state and everything(source) == before
 
 
+def place_of(own: dict[str, Clone], kind: str, tmp_path: Path, request: pytest.FixtureRequest,
+             name: str) -> tuple[Clone, str, Folder | Bucket]:
+    """The embedded system, and an empty repository in a folder or, as ``name``, in a bucket that it has the keys of."""
+    clone = own["embedded"]
+    if kind != "bucket":
+        return clone, f"{tmp_path}/repo/", Folder(tmp_path / "repo")
+    access, to = request.getfixturevalue("vault"), f"s3://vault/{name}"
+    return replace(clone, environment={**clone.environment, **keys(access)}), to, Bucket(to, access)
+
+
 @pytest.mark.parametrize("kind", ["archive", "folder", "bucket"])
 def test_a_backup_that_would_fill_the_disk(
         own: dict[str, Clone], kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """It is refused before it is read, whether its manifest tells the truth or not, and nothing is left of it."""
-    clone, place = own["embedded"], Folder(tmp_path / "repo")
-    to: str = f"{tmp_path}/repo/"
-    if kind == "bucket":
-        access = request.getfixturevalue("vault")
-        clone, to = replace(clone, environment={**clone.environment, **keys(access)}), "s3://vault/full"
-        place = Bucket(to, access)
+    clone, to, place = place_of(own, kind, tmp_path, request, "full")
     told = {"object_bytes": 2**60}
     if kind == "archive":
         path = tmp_path / "a.tar"
@@ -174,12 +179,8 @@ def flip(place: Place, digest: str) -> None:
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
 def test_one_flipped_byte(own: dict[str, Clone], kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The next backup mends it; where nobody has the content any more, all the rest comes back and it is named."""
-    clone, place = own["embedded"], Folder(tmp_path / "repo")
-    to: str = f"{tmp_path}/repo"
-    if kind == "bucket":
-        access = request.getfixturevalue("vault")
-        clone, to = replace(clone, environment={**clone.environment, **keys(access)}), "s3://vault/flip"
-        place = Bucket(to, access)
+    clone, to, place = place_of(own, kind, tmp_path, request, "flip")
+    to = to.rstrip("/")
     chosen, rng = experiment(clone), random.Random(kind)
     log_run(clone, chosen, "kept", b"kept")
     lost = log_run(clone, chosen, "lost", rng.randbytes(100_000))
@@ -217,12 +218,7 @@ def test_one_flipped_byte(own: dict[str, Clone], kind: str, tmp_path: Path, requ
 def test_backup_killed_at_any_moment(
         own: dict[str, Clone], kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """`kill -9` leaves the earlier backups whole, and the next one works."""
-    clone, place = own["embedded"], Folder(tmp_path / "repo")
-    to: str = f"{tmp_path}/repo/"
-    if kind == "bucket":
-        access = request.getfixturevalue("vault")
-        clone, to = replace(clone, environment={**clone.environment, **keys(access)}), "s3://vault/killed"
-        place = Bucket(to, access)
+    clone, to, place = place_of(own, kind, tmp_path, request, "killed")
     chosen = experiment(clone)
     began = time.monotonic()
     first, *_ = back_up(clone, to)

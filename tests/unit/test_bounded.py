@@ -13,7 +13,7 @@ import pytest
 
 from helpers import bounded, readiness
 from helpers.bounded import within
-from helpers.engines import compose, docker_api, supervision
+from helpers.engines import commands, docker_api, supervision
 from helpers.engines.base import JUPYTER
 from helpers.engines.embedded import EmbeddedEngine
 from helpers.errors import EngineUnavailable
@@ -110,7 +110,7 @@ ENDLESS = ("head", "-c", str(2 * bounded.MOST), "/dev/zero")
 def test_a_program_of_the_notebooks_cannot_fill_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                        stdin: bytes | None) -> None:
     """Every program may be one that the notebook put first on its PATH."""
-    done = compose._run([*ENDLESS], stdin, 20, bound=True)
+    done = commands.run([*ENDLESS], stdin, 20, limited=True)
     assert done.code == 1 and done.stdout == "" and "4 MiB" in done.stderr
     engine = EmbeddedEngine(system(tmp_path))
     monkeypatch.setattr(engine, "_command", lambda part, argv: ([*argv], {}))

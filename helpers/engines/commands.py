@@ -1,0 +1,30 @@
+"""A command that ends by itself, with its whole output."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from typing import IO, Any
+
+from helpers import bounded
+from helpers.engines.base import ExecResult
+
+
+def run(argv: Sequence[str], stdin: IO[bytes] | bytes | None, timeout: float, *, limited: bool = False,
+        **options: Any) -> ExecResult:
+    """Exit code 124 after ``timeout`` seconds. ``limited``: whatever runs is the notebook's to replace, so that its
+    output has a limit. ``options`` are those of subprocess.Popen. Raises OSError when it cannot be begun.
+    """
+    whole = stdin is None or isinstance(stdin, bytes)
+    stream: dict[str, Any] = {"input": stdin or b""} if whole else {"stdin": stdin}
+    try:
+        if limited and whole:
+            done = bounded.run(argv, bounded.MOST, timeout, **stream, **options)
+        else:
+            done = subprocess.run(argv, capture_output=True, timeout=timeout, check=False, **stream, **options)
+    except bounded.TooMuch as error:
+        return ExecResult(1, "", str(error))
+    except subprocess.TimeoutExpired:
+        return ExecResult(124, "", f"no end after {timeout:.0f} s")
+    return ExecResult(done.returncode, done.stdout.decode("utf-8", "replace"),
+                      done.stderr.decode("utf-8", "replace"))
