@@ -108,6 +108,7 @@ find_uv() {
 bring_python() {
   find_uv || return 1
   tried=yes
+  unset VIRTUAL_ENV CONDA_PREFIX UV_PYTHON UV_PYTHON_PREFERENCE # an active environment's Python would be found first
   if is_root && [ -z "${UV_PYTHON_INSTALL_DIR:-}" ]; then
     UV_PYTHON_INSTALL_DIR=/opt/trackbed/python
     export UV_PYTHON_INSTALL_DIR

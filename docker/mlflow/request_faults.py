@@ -18,6 +18,7 @@ from common import say
 
 # What Python raises where a value is none that the code expects. A store or database that fails raises others.
 FAULTS = (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError)
+READERS = ("google.protobuf", "graphql")  # libraries that read requests; their errors are of none of these kinds
 # a path whose file or folder is there as the other, or that is too long; the same in the words of VersityGW, MinIO, AWS
 PATHS = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP})
 LONG = frozenset({errno.ENAMETOOLONG, "KeyTooLongError", "KeyTooLong"})
@@ -163,9 +164,8 @@ def answer(error: BaseException, method: str, path: str, query: object) -> tuple
     """Status and body for what no handler of MLflow's caught; a request that brings nothing is not at fault."""
     if isinstance(error, SystemError):  # protobuf's C code wraps the fault
         error = error.__cause__ or error
-    # what a store's or a database's library raises is none of these, but protobuf's reader is
-    fault = isinstance(error, FAULTS) or type(error).__module__.startswith("google.protobuf") \
-        or "NUL (0x00)" in str(error)
+    # what a store's or a database's library raises is none of these
+    fault = isinstance(error, FAULTS) or type(error).__module__.startswith(READERS) or "NUL (0x00)" in str(error)
     other = isinstance(error, OSError) or hasattr(error, "response")
     request, said = f"{method} {path[:SHOWN]!r}", f"{type(error).__name__}: {str(error)[:SHOWN]!r}"
     if (unfit(error) or (fault and not other)) and (query or method in ("POST", "PUT", "PATCH")):

@@ -33,7 +33,7 @@ def vault() -> Iterator[Access]:
     """A real S3 store with an empty bucket `vault`, which belongs to no system."""
     require_docker()
     import boto3
-    from botocore.exceptions import EndpointConnectionError
+    from botocore.exceptions import HTTPClientError
 
     key, secret, (port,) = "backup" + secrets.token_hex(4), secrets.token_hex(16), free_ports(1)
     name = f"tb-vault-{secrets.token_hex(4)}"
@@ -44,7 +44,8 @@ def vault() -> Iterator[Access]:
         access = Access(f"http://127.0.0.1:{port}", "us-east-1", key, secret)
         client = boto3.client("s3", endpoint_url=access.endpoint, region_name=access.region, aws_access_key_id=key,
                               aws_secret_access_key=secret)
-        seen.answering(lambda: client.create_bucket(Bucket="vault"), EndpointConnectionError)
+        # the engine accepts connections before the store does
+        seen.answering(lambda: client.create_bucket(Bucket="vault"), HTTPClientError)
         yield access
     finally:
         seen.output("docker", "rm", "-f", name)

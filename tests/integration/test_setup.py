@@ -107,7 +107,8 @@ def test_uv_brings_a_python_from_a_mirror(clone: Path, tmp_path: Path) -> None:
                    "UV": str(Path(sys.executable).with_name("uv")), "UV_CACHE_DIR": str(tmp_path / "cache"),
                    "UV_PYTHON_INSTALL_DIR": str(tmp_path / "pythons"),
                    "UV_PYTHON_INSTALL_MIRROR": (tmp_path / "mirror").as_uri(),
-                   "UV_PYTHON_DOWNLOADS_JSON_URL": str(tmp_path / "downloads.json")}
+                   "UV_PYTHON_DOWNLOADS_JSON_URL": str(tmp_path / "downloads.json"),
+                   "VIRTUAL_ENV": sys.prefix, "UV_PYTHON": sys.executable}  # somebody's active environment
     done = run(clone, "--version", **environment)
     assert done.returncode == 0 and done.stdout.startswith("Invoke "), done.stderr
     assert os.path.realpath(clone / ".venv" / "bin" / "python").startswith(str(tmp_path / "pythons"))

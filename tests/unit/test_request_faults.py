@@ -133,7 +133,9 @@ def test_what_no_handler_caught_is_told_in_mlflows_form(capsys: pytest.CaptureFi
 
     wrapped = SystemError("returned a result with an exception set")
     wrapped.__cause__ = UnicodeEncodeError("utf-8", "\ud800", 0, 1, "no")
-    for error, method, query, status in ((TypeError("x"), "POST", "", 400), (TypeError("x"), "GET", b"a=b", 400),
+    syntax = type("GraphQLSyntaxError", (Exception,), {"__module__": "graphql.error"})("more than 1000 tokens")
+    for error, method, query, status in ((syntax, "POST", "", 400), (TypeError("x"), "POST", "", 400),
+                                         (TypeError("x"), "GET", b"a=b", 400),
                                          (TypeError("x"), "GET", b"", 500), (SystemError("x"), "POST", "", 500),
                                          (wrapped, "POST", "", 400), (IsADirectoryError(21, "x"), "PUT", "", 400),
                                          (FileExistsError(17, "x"), "PUT", "", 400), (OSError(28, "x"), "PUT", "", 500),
