@@ -47,7 +47,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "When something is wrong": ("doctor", "credentials", "usage", "gc"),
     "Data": ("backup", "backup.verify", "restore", "move", "upgrade"),
     "Other people and machines": ("users", "env", "jupyter"),
-    "Images and locks": ("build", "lock"),
+    "Trackbed itself": ("build", "lock", "version"),
 }
 # flags of a task in the order in which somebody would look for them; what is named nowhere comes first
 SECTIONS: Mapping[str, tuple[str, ...]] = {
@@ -87,7 +87,7 @@ HABITS: Mapping[str, str] = {
     **dict.fromkeys(("destroy", "rm", "remove", "delete", "purge", "clean", "nuke"), "`invoke down --delete-data`"),
     **dict.fromkeys(("run", "launch", "init", "setup", "install", "create", "begin"), "`invoke up`"),
     **dict.fromkeys(("kill", "halt", "quit", "exit", "shutdown"), "`invoke down`"),
-    **dict.fromkeys(("ls", "info", "state", "show", "health", "version"), "`invoke status`"),
+    **dict.fromkeys(("ls", "info", "state", "show", "health"), "`invoke status`"),
     **dict.fromkeys(("notebook", "lab", "jupyterlab", "browser", "link", "exec", "shell", "bash", "ssh"),
                     "`invoke jupyter-url`, the address of JupyterLab with its terminals"),
     **dict.fromkeys(("ui", "mlflow", "dashboard", "tracking"), "`invoke mlflow-url`"),

@@ -1,6 +1,6 @@
 """Lint, types, unit, integration, browser: each in an isolated environment from the locks.
 
-`nox` runs what proves a change; `nox -s integration` is the proof against the real services.
+`nox` runs what proves a change anywhere; `nox -t full` adds the proof against the real services.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import nox
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "unit", "integration", "faults", "security", "browser", "machine"]
+nox.options.sessions = ["lint", "types", "unit"]
+FULL = ["full"]  # the tag of every session that CI runs, in the order in which they stand here
 
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))
@@ -50,7 +51,7 @@ def chosen(session: nox.Session) -> list[int]:
     return [0, 5] if session.posargs else [0]
 
 
-@nox.session
+@nox.session(tags=FULL)
 def lint(session: nox.Session) -> None:
     """Style, arrows between modules, Dockerfiles, YAML, shell, and that locks and .env.example are true."""
     install(session)
@@ -62,21 +63,24 @@ def lint(session: nox.Session) -> None:
                                       "docker/*/startup/*.bashrc", "docker/*/image/*.sh", ".ci/run"))
 
 
-@nox.session
+@nox.session(tags=FULL)
 def types(session: nox.Session) -> None:
     """mypy --strict."""
     install(session)
     session.run("mypy")
 
 
-@nox.session(allow_parallel=True)
+@nox.session(allow_parallel=True, tags=FULL)
 def unit(session: nox.Session) -> None:
     """Fast tests: no network, no engine."""
     install(session)
     session.run("pytest", "tests/unit", results(session), *session.posargs)
+    if not {"-s", "--sessions", "--session", "-t", "--tags"} & set(sys.argv):
+        session.warn("NOT RUN: the tests against the real services. nox -t full runs them all, "
+                     "nox -s integration the tasks on each engine (docs/development.md says what they need)")
 
 
-@nox.session(allow_parallel=True)
+@nox.session(allow_parallel=True, tags=FULL)
 @nox.parametrize("share", [nox.param(share, id=share) for share in ("docker", "embedded")])
 def integration(session: nox.Session, share: str) -> None:
     """The tasks a user types, against real services: embedded always, Docker when an engine answers."""
@@ -85,22 +89,21 @@ def integration(session: nox.Session, share: str) -> None:
                 success_codes=chosen(session))
 
 
-@nox.session
-def machine(session: nox.Session) -> None:
-    """Integration tests that change what every system on this machine sees, GPUs and firewall rules: alone."""
-    install(session)
-    session.run("pytest", "tests/integration", "--share=machine", results(session), *session.posargs,
-                success_codes=chosen(session))
-
-
-@nox.session(allow_parallel=True)
+@nox.session(allow_parallel=True, tags=FULL)
 def faults(session: nox.Session) -> None:
     """Parts, disks, commands fail while clients write. TRACKBED_FAULT_ROUNDS (2) of each; prints its seed."""
     install(session)
     session.run("pytest", "tests/faults", results(session), *session.posargs)
 
 
-@nox.session(allow_parallel=True)
+@nox.session(allow_parallel=True, tags=FULL)
+def security(session: nox.Session) -> None:
+    """Attacks on a public system from a network namespace of its own: needs root and Docker, else skipped loudly."""
+    install(session)
+    session.run("pytest", "tests/security", results(session), *session.posargs)
+
+
+@nox.session(allow_parallel=True, tags=FULL)
 def browser(session: nox.Session) -> None:
     """JupyterLab and MLflow in headless Chromium. Skipped loudly where there is none."""
     if not any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")):
@@ -109,6 +112,14 @@ def browser(session: nox.Session) -> None:
         session.skip("NOT TESTED: no Chromium on this machine (Debian: apt install chromium)")
     install(session)
     session.run("pytest", "tests/browser", results(session), *session.posargs)
+
+
+@nox.session(tags=FULL)
+def machine(session: nox.Session) -> None:
+    """Integration tests that change what every system on this machine sees, GPUs and firewall rules: alone."""
+    install(session)
+    session.run("pytest", "tests/integration", "--share=machine", results(session), *session.posargs,
+                success_codes=chosen(session))
 
 
 @nox.session(default=False)
@@ -130,13 +141,6 @@ def bench_backup(session: nox.Session) -> None:
     """Backup and restore against `pg_dump` and a plain mirror of the store, with their memory; needs root and quiet."""
     install(session)
     session.run("python", "-m", "benchmarks.backup", *session.posargs)
-
-
-@nox.session(allow_parallel=True)
-def security(session: nox.Session) -> None:
-    """Attacks on a public system from a network namespace of its own: needs root and Docker, else skipped loudly."""
-    install(session)
-    session.run("pytest", "tests/security", results(session), *session.posargs)
 
 
 def audited(session: nox.Session) -> list[str]:

@@ -549,6 +549,21 @@ def build(context: Context, image: str | None = None, project: str | None = None
             console.notice(f"pushed; elsewhere, in .env: {setting}={one.pushed}")
 
 
+@trackbed_task(help={"format": "table or json (default: table)", **JSON})
+def version(context: Context, format: str = "table", json: bool = False) -> None:
+    """Trackbed's version and those of what it starts."""
+    from helpers import console
+    from helpers.version import versions
+
+    found = versions()
+    if _format(format, json, "table", "json") == "json":
+        console.as_json(found)
+    else:
+        commit = f" ({found['commit']})" if found["commit"] else ""
+        console.value(f"Trackbed {found['trackbed']}{commit}: MLflow {found['mlflow']}, "
+                      f"PostgreSQL {found['postgres']}, VersityGW {found['versitygw']}")
+
+
 @trackbed_task(help={"upgrade": "take newer versions where requirements.in allows them, and today's digests of images"})
 def lock(context: Context, upgrade: bool = False) -> None:
     """Refresh the hash-locked requirements of the toolkit, the images and the embedded engine (with uv)."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from helpers import stack
 
 NAMED = {"--project": "TRACKBED_PROJECT", "--state-dir": "TRACKBED_STATE_DIR"}  # what names a system
-WITHOUT = ("-", "lock")  # what does not take these flags
+WITHOUT = ("-", "lock", "version")  # what does not take these flags
 
 
 def program() -> str:

@@ -1,0 +1,35 @@
+"""Which Trackbed this is, and the versions of what it starts, read from the files that pin them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+from helpers import __version__, references
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def commit(folder: Path = ROOT) -> str:
+    """The clone's commit as `git describe` names it, "-dirty" after it where files were changed; "" without git."""
+    try:
+        done = subprocess.run(["git", "-C", str(folder), "describe", "--always", "--dirty"], capture_output=True,
+                              text=True, stdin=subprocess.DEVNULL, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _locked(package: str) -> str:
+    lock = (ROOT / "docker" / "mlflow" / "requirements.txt").read_text(encoding="utf-8")
+    found = re.search(rf"^{re.escape(package)}==(\S+)", lock, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def versions() -> dict[str, str]:
+    """Version by name: trackbed, commit ("" without git), mlflow, postgres and versitygw."""
+    images = references.images()
+    release = {name: images[name].name.rpartition(":")[2] for name in ("postgres", "versitygw")}
+    return {"trackbed": __version__, "commit": commit(), "mlflow": _locked("mlflow"),
+            "postgres": release["postgres"].partition("-")[0], "versitygw": release["versitygw"].removeprefix("v")}
