@@ -114,7 +114,7 @@ def reported(body: Callable[..., None]) -> Callable[..., None]:
 
 def _lost() -> TrackbedError | None:
     """The error for a node whose connection has ended, if that is why something failed."""
-    nodes = sys.modules.get("helpers.engines.node")
+    nodes = sys.modules.get("helpers.engines.docker.ssh")
     return nodes.lost() if nodes else None
 
 

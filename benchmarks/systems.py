@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers import egress
-from helpers.engines.docker_api import DockerApi
+from helpers.engines.docker.client import DockerApi
 from helpers.notebook import REPOSITORY
 from helpers.settings import BY_NAME
 from helpers.stack import ROOT

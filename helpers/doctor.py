@@ -26,11 +26,12 @@ from helpers import (
     relevance,
 )
 from helpers import workspace as workspace_files
-from helpers.engines import client_config, select
+from helpers.engines import select
 from helpers.engines.base import JUPYTER, POSTGRES, Availability, Engine, PartStatus, Port, State
-from helpers.engines.compose import DockerEngine
-from helpers.engines.docker_api import LABEL
-from helpers.engines.remote import Here, Host
+from helpers.engines.docker import client_config
+from helpers.engines.docker.client import LABEL
+from helpers.engines.docker.engine import DockerEngine
+from helpers.engines.host import Here, Host
 from helpers.errors import TrackbedError
 from helpers.settings import Settings
 from helpers.system import OPEN, System, existing

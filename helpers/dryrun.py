@@ -13,9 +13,9 @@ from helpers import access, addresses, egress, gateway, images, notebook, releva
 from helpers.credentials import FORMER, MLFLOW_TOKEN, WEBHOOK_KEY
 from helpers.engines import select
 from helpers.engines.base import DeviceRequest, Mount, PartSpec, Plan, Port, SecretFile
-from helpers.engines.compose import DockerEngine
+from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.embedded import EmbeddedEngine
-from helpers.engines.remote import Here, Host
+from helpers.engines.host import Here, Host
 from helpers.errors import SettingError
 from helpers.settings import Settings
 from helpers.system import System

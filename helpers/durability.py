@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from helpers.engines.base import MLFLOW, STORE_SYNC, Engine
-from helpers.engines.compose import DockerEngine
+from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.embedded import EmbeddedEngine
 from helpers.errors import TrackbedError
 

@@ -11,7 +11,7 @@ from typing import Any
 from helpers import images, stack
 from helpers.credentials import JUPYTER_TOKEN
 from helpers.engines.base import JUPYTER, Engine
-from helpers.engines.compose import DockerEngine
+from helpers.engines.docker.engine import DockerEngine
 from helpers.errors import TrackbedError
 from helpers.readiness import ask
 from helpers.spelling import shown

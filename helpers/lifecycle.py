@@ -36,7 +36,7 @@ from helpers import workspace as workspace_files
 from helpers.backups import journal, moving
 from helpers.engines import select
 from helpers.engines.base import JUPYTER, MLFLOW, STORE, DataItem, Engine, PartStatus, Sink, State
-from helpers.engines.compose import DockerEngine
+from helpers.engines.docker.engine import DockerEngine
 from helpers.errors import EngineUnavailable, Interrupted, SettingError, TrackbedError
 from helpers.settings import Settings, default_state_dir
 from helpers.spelling import did_you_mean, nearest

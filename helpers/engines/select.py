@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from helpers.engines.base import Availability, Engine
-from helpers.engines.compose import DockerEngine
+from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.embedded import EmbeddedEngine
 from helpers.errors import EngineUnavailable
 from helpers.system import System

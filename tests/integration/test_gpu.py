@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from helpers import locks
-from helpers.engines.docker_api import DockerApi
+from helpers.engines.docker.client import DockerApi
 from helpers.errors import TrackbedError
 from tests.conftest import Clone, as_user, require_docker
 from tests.integration import seen

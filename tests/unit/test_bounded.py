@@ -13,8 +13,9 @@ import pytest
 
 from helpers import bounded, readiness
 from helpers.bounded import within
-from helpers.engines import commands, docker_api, supervision
+from helpers.engines import commands, supervision
 from helpers.engines.base import JUPYTER
+from helpers.engines.docker import client as docker_api
 from helpers.engines.embedded import EmbeddedEngine
 from helpers.errors import EngineUnavailable
 from tests.unit.fakes import system

@@ -18,10 +18,11 @@ import pytest
 import yaml
 
 from helpers import images
-from helpers.engines import client_config, compose, compose_model
 from helpers.engines.base import ExecResult, Health, Mount, PartStatus, Port, State
-from helpers.engines.compose import DockerEngine
-from helpers.engines.docker_api import LABEL, Container, DockerApi, socket_error
+from helpers.engines.docker import client_config, compose_model
+from helpers.engines.docker import engine as compose
+from helpers.engines.docker.client import LABEL, Container, DockerApi, socket_error
+from helpers.engines.docker.engine import DockerEngine
 from helpers.errors import PartFailed, TrackbedError
 from tests.unit.fakes import Silent, system
 

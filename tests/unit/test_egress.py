@@ -11,7 +11,7 @@ import pytest
 from helpers import egress, notebook
 from helpers.accelerators import Accelerator
 from helpers.egress import Egress
-from helpers.engines import client_config
+from helpers.engines.docker import client_config
 from helpers.engines.embedded import EmbeddedEngine
 from helpers.settings import Settings
 from tests.unit.fakes import system

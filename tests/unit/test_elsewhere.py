@@ -11,8 +11,8 @@ from typing import Any, cast
 import pytest
 
 from helpers import credentials, elsewhere, readiness
-from helpers.engines import compose_model
 from helpers.engines.base import JUPYTER, MLFLOW, Engine, ExecResult
+from helpers.engines.docker import compose_model
 from helpers.errors import SettingError, TrackbedError
 from helpers.probes import tracking_server
 from helpers.settings import Settings

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from helpers import credentials, gateway, lifecycle, metadata, stack, users
-from helpers.engines import compose_model
 from helpers.engines.base import PartStatus, State
-from helpers.engines.compose import DockerEngine
+from helpers.engines.docker import compose_model
+from helpers.engines.docker.engine import DockerEngine
 from helpers.errors import SettingError, TrackbedError
 from tests.unit.fakes import system
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.engines import half_made
+from helpers.engines.docker import half_made
 
 INITDB = ("1", "4", "5", "112", "1259_fsm", "13487", "PG_VERSION", "pg_filenode.map", "pg_internal.init")
 

@@ -9,7 +9,7 @@ import pytest
 
 from helpers import doctor, ports
 from helpers.engines.base import PartStatus, Port, State
-from helpers.engines.remote import Here
+from helpers.engines.host import Here
 from helpers.settings import Settings
 
 

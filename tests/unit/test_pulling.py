@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from helpers import images
-from helpers.engines.docker_api import DockerApi
+from helpers.engines.docker.client import DockerApi
 from tests.unit.fakes import Silent
 
 EVENTS: list[dict[str, Any]] = [

@@ -8,7 +8,7 @@ import pytest
 
 from helpers.engines import select
 from helpers.engines.base import Availability
-from helpers.engines.compose import DockerEngine
+from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.embedded import EmbeddedEngine
 from helpers.errors import EngineUnavailable
 from tests.unit.fakes import system

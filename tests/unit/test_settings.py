@@ -199,7 +199,8 @@ def given_to_services() -> set[str]:
     name = re.compile(r"TRACKBED_[A-Z0-9_]*[A-Z0-9]")
     found = set()
     for path in (ROOT / "helpers").rglob("*.py"):
-        if path.name in ("settings.py", "compose.py"):  # compose.py's own are for Compose, and kept in .env
+        # the engine's own are for Compose, and kept in .env
+        if path.name == "settings.py" or path.match("docker/engine.py"):
             continue
         found |= {node.value for node in ast.walk(ast.parse(path.read_text()))
                   if isinstance(node, ast.Constant) and isinstance(node.value, str) and name.fullmatch(node.value)}

@@ -13,9 +13,9 @@ from typing import cast
 import pytest
 
 from helpers import notebook, workspace
-from helpers.engines import id_mapping
 from helpers.engines.base import Engine, ExecResult
-from helpers.engines.id_mapping import IdMapping
+from helpers.engines.docker import id_mapping
+from helpers.engines.docker.id_mapping import IdMapping
 from helpers.errors import TrackbedError
 from tests.unit.fakes import system
 

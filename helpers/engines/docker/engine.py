@@ -36,16 +36,10 @@ from helpers import (
 from helpers.accelerators import Accelerator, Machine
 from helpers.engines import (
     base,
-    client_config,
     commands,
-    compose_model,
     database_roles,
-    half_made,
-    id_mapping,
-    remote,
     streaming,
 )
-from helpers.engines import node as nodes
 from helpers.engines.base import (
     BUCKET,
     GATEWAY,
@@ -71,7 +65,8 @@ from helpers.engines.base import (
     State,
     Volume,
 )
-from helpers.engines.docker_api import (
+from helpers.engines.docker import client_config, compose_model, half_made, id_mapping, ssh, ssh_host
+from helpers.engines.docker.client import (
     DEFAULT_SOCKET,
     LABEL,
     Container,
@@ -79,6 +74,7 @@ from helpers.engines.docker_api import (
     FileEntry,
     socket_error,
 )
+from helpers.engines.host import Here, Host
 from helpers.errors import EngineUnavailable, Interrupted, PartFailed, TrackbedError
 from helpers.probes import machine as probe
 from helpers.readiness import failure, stop_at_failed
@@ -106,14 +102,14 @@ class DockerEngine:
         self.system = system
         self.settings = system.settings
         self.api = DockerApi()
-        self.host: remote.Host = remote.Here()
+        self.host: Host = Here()
         self._model: dict[str, Any] | None = None
 
     # what there is
 
     def availability(self) -> Availability:
         try:
-            self.host = remote.host(self.system.state, os.environ)
+            self.host = ssh_host.host(self.system.state, os.environ)
             self.settings = self.host.place(self.settings)
         except EngineUnavailable as error:
             return Availability(False, True, error.message, error.hint)
@@ -128,7 +124,7 @@ class DockerEngine:
                                 f"{'DOCKER_CONTEXT' if os.environ.get('DOCKER_CONTEXT') else 'config.json'}",
                                 "`docker context ls` shows those that are there; `docker context use default`, or "
                                 "unset DOCKER_CONTEXT")
-        host, words = nodes.endpoint(os.environ)  # rootless engines and Docker Desktop have no other socket
+        host, words = ssh.endpoint(os.environ)  # rootless engines and Docker Desktop have no other socket
         named = host.startswith("unix://")
         path = host.removeprefix("unix://") if named else DEFAULT_SOCKET
         problem = socket_error(path)

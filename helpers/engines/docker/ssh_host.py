@@ -1,4 +1,4 @@
-"""Which machine runs the containers: this one, or a node over ssh; what differs, one class each."""
+"""Which machine runs the containers; a node over ssh, with its ports and folders as they are seen from here."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 
 from helpers import addresses, notebook
 from helpers.accelerators import Machine
-from helpers.engines import node as nodes
 from helpers.engines.base import Address, HostFacts, Port
+from helpers.engines.docker import ssh as nodes
+from helpers.engines.host import Here, Host
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.probes import machine as probe
 from helpers.settings import DEFAULT, Settings
@@ -50,58 +51,6 @@ fi
 [ -d "$1" ] || { echo "it is not a folder" >&2; exit 1; }
 [ "$(stat -c %u -- "$1")" != 0 ] || [ -n "$(find "$1" -maxdepth 0 -perm -002)" ] || exit 3
 """
-
-
-class Here:
-    """This machine."""
-
-    remote: ClassVar[bool] = False
-    url = ""
-    name = ""
-    tunnel = ""
-
-    def place(self, settings: Settings) -> Settings:
-        """The settings with what depends on the machine: the notebook's folder and its owner."""
-        return settings
-
-    def make_workspace(self, settings: Settings) -> Settings:
-        """Make the notebook's folder where it is missing. Raises TrackbedError for one it could not write."""
-        notebook.make_workspace(settings.workspace, notebook.workspace_owner(settings))
-        return settings
-
-    def reach(self, port: Port) -> Address:
-        """Where this process reaches a published port."""
-        return Address(port.address, port.published)
-
-    def is_free(self, address: str, port: int) -> bool:
-        """Whether a part could listen there."""
-        return addresses.is_free(address, port)
-
-    def holder(self, port: int) -> str:
-        """Who listens on a port."""
-        return str(addresses.holder(port))
-
-    def uplink(self) -> tuple[str, int]:
-        """The interface of the default route and its MTU; ("", 0) for none."""
-        return addresses.uplink()
-
-    def is_folder(self, path: str) -> bool:
-        return Path(path).is_dir()
-
-    def is_empty(self, folder: str) -> bool:
-        return not any(Path(folder).iterdir())
-
-    def facts(self, info: Mapping[str, Any], machine: Machine) -> HostFacts:
-        """The machine, as the engine and its own files tell. For a remote one only."""
-        raise NotImplementedError
-
-    def look(self) -> dict[str, Any] | None:
-        """What it has for GPUs; None where it has no Python to tell. For a remote one only."""
-        raise NotImplementedError
-
-    def specifications(self, folders: Iterable[str]) -> tuple[str, ...]:
-        """The texts of the CDI specifications in these folders. For a remote one only."""
-        raise NotImplementedError
 
 
 class There(Here):
@@ -194,9 +143,6 @@ class There(Here):
             last = (done.stderr.strip().splitlines() or [f"exit code {done.code}"])[-1]
             raise EngineUnavailable(f"{self.name} does not answer: {last}", f"try: ssh {self.tunnel} true")
         return done.stdout
-
-
-Host = Here | There
 
 
 def host(state: State, environ: Mapping[str, str] = os.environ) -> Host:

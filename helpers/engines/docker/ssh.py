@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from helpers.engines import client_config
 from helpers.engines.base import ExecResult
+from helpers.engines.docker import client_config
 from helpers.errors import EngineUnavailable
 
 CONNECT_SECONDS = 10

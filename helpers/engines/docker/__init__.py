@@ -1,0 +1,1 @@
+"""The docker engine: one concern a module, `engine` fills the protocol."""

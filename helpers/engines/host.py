@@ -1,0 +1,67 @@
+"""The machine that runs the parts: this one. What differs for another one is a subclass in its engine's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from helpers import addresses, notebook
+from helpers.accelerators import Machine
+from helpers.engines.base import Address, HostFacts, Port
+from helpers.settings import Settings
+
+
+class Here:
+    """This machine."""
+
+    remote: ClassVar[bool] = False
+    url = ""
+    name = ""
+    tunnel = ""
+
+    def place(self, settings: Settings) -> Settings:
+        """The settings with what depends on the machine: the notebook's folder and its owner."""
+        return settings
+
+    def make_workspace(self, settings: Settings) -> Settings:
+        """Make the notebook's folder where it is missing. Raises TrackbedError for one it could not write."""
+        notebook.make_workspace(settings.workspace, notebook.workspace_owner(settings))
+        return settings
+
+    def reach(self, port: Port) -> Address:
+        """Where this process reaches a published port."""
+        return Address(port.address, port.published)
+
+    def is_free(self, address: str, port: int) -> bool:
+        """Whether a part could listen there."""
+        return addresses.is_free(address, port)
+
+    def holder(self, port: int) -> str:
+        """Who listens on a port."""
+        return str(addresses.holder(port))
+
+    def uplink(self) -> tuple[str, int]:
+        """The interface of the default route and its MTU; ("", 0) for none."""
+        return addresses.uplink()
+
+    def is_folder(self, path: str) -> bool:
+        return Path(path).is_dir()
+
+    def is_empty(self, folder: str) -> bool:
+        return not any(Path(folder).iterdir())
+
+    def facts(self, info: Mapping[str, Any], machine: Machine) -> HostFacts:
+        """The machine, as the engine and its own files tell. For a remote one only."""
+        raise NotImplementedError
+
+    def look(self) -> dict[str, Any] | None:
+        """What it has for GPUs; None where it has no Python to tell. For a remote one only."""
+        raise NotImplementedError
+
+    def specifications(self, folders: Iterable[str]) -> tuple[str, ...]:
+        """The texts of the CDI specifications in these folders. For a remote one only."""
+        raise NotImplementedError
+
+
+Host = Here  # whichever it is
