@@ -28,7 +28,7 @@ from helpers import (
 from helpers import workspace as workspace_files
 from helpers.engines import select
 from helpers.engines.base import JUPYTER, POSTGRES, Availability, Engine, PartStatus, Port, State
-from helpers.engines.docker import client_config
+from helpers.engines.docker import availability, client_config
 from helpers.engines.docker.client import LABEL
 from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.host import Here, Host
@@ -179,7 +179,7 @@ def _check_client(engine: Engine) -> list[Finding]:
     if not isinstance(engine, DockerEngine):
         return []
     found = []
-    if not engine.has_buildx:
+    if not availability.has_buildx():
         found.append(Finding(Level.ERROR, "buildx", *images.BUILDX))
     found += [Finding(Level.WARNING, "credentials", *images.credential_problem(program))
               for program in client_config.missing_helpers(os.environ)]
@@ -216,7 +216,7 @@ def _check_egress(engine: Engine) -> Finding:
     """The way out of the site, as it is handed to builds and to the notebook."""
     if not isinstance(engine, DockerEngine):
         return Finding(Level.OK, "way out", str(egress.of_machine(engine.settings, {})))
-    way = engine.egress
+    way = engine.deployment.egress
     if way.lost:
         return Finding(Level.WARNING, "way out",
                        f"{way}; containers do not reach {', '.join(way.lost)}, on this machine's loopback",
@@ -341,11 +341,11 @@ def _check_permissions(settings: Settings, engine: Engine | None = None) -> Find
 
 def _check_neighbours(engine: DockerEngine) -> Finding:
     """Whether machines on the same network can reach ports published on 127.0.0.1, and the rules against it."""
-    version = engine.lets_neighbours_in
+    version = engine.guard.lets_neighbours_in
     if not version:
         return Finding(Level.OK, "neighbours", "this engine keeps ports published on 127.0.0.1 to this machine")
     text = f"Docker {version}: before 28, machines on the same network can reach ports published on 127.0.0.1"
-    rules = engine.guard_rules()
+    rules = engine.guard.rules()
     typed = "; ".join(neighbours.lines(rules))
     if not neighbours.may_change():
         return Finding(Level.WARNING, "neighbours", f"{text}, unless drop rules are set (only root can tell)",

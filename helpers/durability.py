@@ -43,7 +43,7 @@ class LookBack:
 def store(engine: Engine) -> str:
     """The artifact store that an engine has: minio, versitygw, external or folder."""
     if isinstance(engine, DockerEngine):
-        return engine.object_store
+        return engine.deployment.object_store
     return "external" if engine.settings.object_store == "external" else "folder"
 
 

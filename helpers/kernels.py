@@ -95,7 +95,7 @@ def before_a_restart(system: System, engine: Engine, notice: Callable[[str], Non
     Raises TrackbedError where the answer is no, or nobody is there to answer and something computes.
     """
     spec = engine.plan().part(JUPYTER)
-    stale = isinstance(engine, DockerEngine) and images.is_stale(engine.api, spec.image, engine.image_settings)
+    stale = isinstance(engine, DockerEngine) and images.is_stale(engine.api, spec.image, engine.notebook.image_settings)
     if not stale and system.state.applied.get("notebook") == made_from(system, engine):
         return
     if not (works := running(engine, system.credentials()[JUPYTER_TOKEN])):

@@ -158,9 +158,9 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False,
         notice(choice.notice)
     _begin_below_own_prefix(system, settings)
     if isinstance(engine, DockerEngine):
-        if adopt and (owner := engine.adopt()):
+        if adopt and (owner := engine.volumes.adopt()):
             system.state.instance = owner
-            system.state.live.update(engine.recall())
+            system.state.live.update(engine.volumes.recall())
             engine = select.choose(system).engine  # its store is the one that holds the data
             settings = engine.settings
             assert isinstance(engine, DockerEngine)
@@ -275,7 +275,7 @@ def _choose_ports(system: System, engine: Engine, notice: Notice) -> dict[str, s
 
 def _guard(engine: Engine) -> tuple[str, ...]:
     """Drop rules against neighbours where the engine needs them; what to tell about it."""
-    return engine.guard() if isinstance(engine, DockerEngine) else ()
+    return engine.guard.put() if isinstance(engine, DockerEngine) else ()
 
 
 def _names(engine: Engine) -> tuple[str, ...]:
@@ -287,7 +287,7 @@ def _write_env(engine: Engine, settings: Settings) -> None:
     """Keep the managed block of .env: what a bare `docker compose` in the clone needs, and where the state is."""
     managed: dict[str, str] = {}
     if isinstance(engine, DockerEngine) and not settings.tracking_uri:
-        managed = engine.compose_environment()
+        managed = engine.compose.values()
     elif settings.project != "trackbed":
         managed["COMPOSE_PROJECT_NAME"] = settings.project
     if settings.state_dir != default_state_dir():
@@ -402,7 +402,7 @@ def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), 
 
 def _public_urls(settings: Settings, engine: Engine, status: PartStatus) -> tuple[str, ...]:
     """The addresses of a part behind the gateway; the gateway's own row has none."""
-    console = isinstance(engine, DockerEngine) and engine.console_is_public
+    console = isinstance(engine, DockerEngine) and engine.deployment.console_is_public
     if status.name not in (MLFLOW, JUPYTER, *((STORE,) if console else ())) or not status.up:
         return ()
     urls = [stack.public_url(settings, status.name) + ("/lab" if status.name == JUPYTER else "")]
@@ -418,7 +418,7 @@ def change_users(system: System, notice: Notice, change: Callable[[], str]) -> s
         if system.state.engine and system.settings.public:
             engine = select.current(system)
             if isinstance(engine, DockerEngine):
-                engine.put_users()
+                engine.volumes.put_users()
         return made
 
 
@@ -493,7 +493,7 @@ def _disk_warning(engine: Engine) -> str:
     """A warning when the images that are about to be built may not fit on the disk."""
     if not isinstance(engine, DockerEngine):
         return ""
-    stale = images.stale(engine.api, engine.image_settings, engine.object_store)
+    stale = images.stale(engine.api, engine.notebook.image_settings, engine.deployment.object_store)
     warning = images.warn_about_disk(stale, engine.host_facts().disk_free)
     return f"warning: {warning}" if warning else ""
 

@@ -285,7 +285,10 @@ class Engine(Protocol):
     """Where the parts run. Made from settings by ``select``; cheap to make, does nothing until asked."""
 
     name: ClassVar[str]
-    settings: Settings
+
+    @property
+    def settings(self) -> Settings:
+        """As they hold on the machine that runs the parts."""
 
     @property
     def accelerator(self) -> Accelerator:

@@ -28,3 +28,10 @@ def run(argv: Sequence[str], stdin: IO[bytes] | bytes | None, timeout: float, *,
         return ExecResult(124, "", f"no end after {timeout:.0f} s")
     return ExecResult(done.returncode, done.stdout.decode("utf-8", "replace"),
                       done.stderr.decode("utf-8", "replace"))
+
+
+def last_line(said: str | bytes) -> str:
+    """The last line with something on it: most programs say there why they ended."""
+    text = said if isinstance(said, str) else said.decode("utf-8", "replace")
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no message"

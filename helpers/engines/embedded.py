@@ -37,7 +37,17 @@ from helpers import (
 )
 from helpers.accelerators import Accelerator
 from helpers.credentials import JUPYTER_TOKEN
-from helpers.engines import base, commands, database_roles, launch, postgres_wheels, stale_locks, streaming, venvs
+from helpers.engines import (
+    base,
+    commands,
+    database_roles,
+    launch,
+    postgres_wheels,
+    shared,
+    stale_locks,
+    streaming,
+    venvs,
+)
 from helpers.engines.accounts import DATABASE, NOTEBOOK, NOTHING, ROLE_OF, SERVER
 from helpers.engines.base import (
     JUPYTER,
@@ -59,7 +69,7 @@ from helpers.engines.base import (
 )
 from helpers.engines.layout import Layout
 from helpers.engines.supervision import MARK, Program, Supervisor, orphans, terminate
-from helpers.errors import Interrupted, NotListening, PartFailed, TrackbedError
+from helpers.errors import NotListening, PartFailed, TrackbedError
 from helpers.readiness import SEARCH, ask
 from helpers.spelling import shown
 from helpers.state import sync_folder
@@ -203,16 +213,12 @@ class EmbeddedEngine:
                                    torch=wheels.word(self.settings.torch, self.settings.torch_index))
 
     def remarks(self) -> tuple[str, ...]:
-        chosen = self.accelerator
-        lines = [f"GPU: {chosen} ({chosen.reason})"] if chosen.kind != accelerators.NONE else []
-        if chosen.warning:
-            lines.append(f"warning: the notebook gets no GPU: {chosen.warning}")
-        if self.settings.jupyter_volumes:
-            lines.append("warning: JUPYTER_VOLUMES is for Docker; this notebook sees the machine's folders as they are")
         data = self._data()
-        if data and not any(data.iterdir()):
-            lines.append(f"warning: the data set {data} is empty")
-        return tuple(lines)
+        lines = shared.remarks(self.accelerator, str(data) if data and not any(data.iterdir()) else "")
+        if self.settings.jupyter_volumes:
+            return (*lines, "warning: JUPYTER_VOLUMES is for Docker; this notebook sees the machine's folders as they "
+                    "are")
+        return lines
 
     def _data(self) -> Path | None:
         """The data set's folder; the name of a Docker volume means nothing here."""
@@ -220,8 +226,7 @@ class EmbeddedEngine:
             return None
         folder = Path(self.settings.data_volume)
         if not folder.is_dir():
-            raise TrackbedError(f"DATA_VOLUME={folder}: there is no such folder", "make and fill it, or unset "
-                                "DATA_VOLUME")
+            raise shared.no_data_folder(str(folder))
         return folder
 
     def _check_nodes(self) -> None:
@@ -378,9 +383,7 @@ class EmbeddedEngine:
         listed += server_secrets.notebook_files(folder, 0, 0, self.system.asks)
         if self.settings.object_store == "external":
             listed.append(SecretFile(
-                MLFLOW, folder, "aws-credentials",
-                "[default]\naws_access_key_id = {S3_ACCESS_KEY}\naws_secret_access_key = {S3_SECRET_KEY}\n",
-                ("S3_ACCESS_KEY", "S3_SECRET_KEY"), 0, 0))
+                MLFLOW, folder, "aws-credentials", shared.AWS_CREDENTIALS, ("S3_ACCESS_KEY", "S3_SECRET_KEY"), 0, 0))
         return tuple(listed)
 
     def _notebook_digest(self) -> str:
@@ -456,8 +459,7 @@ class EmbeddedEngine:
             return False
 
     def _psql(self, role: str, database: str, statements: str, timeout: float = 20) -> ExecResult:
-        return self.exec(POSTGRES, ("psql", "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-U", role,
-                                    "-d", database), statements.encode(), timeout)
+        return self.exec(POSTGRES, shared.psql(role, database), statements.encode(), timeout)
 
     def fingerprint(self) -> str:
         startup = stack.JUPYTER_FOLDER / "startup"
@@ -466,12 +468,7 @@ class EmbeddedEngine:
                             *stack.server_files(), stack.folder_digest(startup))
 
     def unchanged(self) -> bool:
-        applied = self.system.state.applied
-        if applied.get("hash") != self.fingerprint():
-            return False
-        statuses = self.parts()
-        return all(s.state is State.READY for s in statuses) \
-            and {s.name: s.identity for s in statuses} == applied.get("identities")
+        return shared.unchanged(self, self.system.state.applied)
 
     def logs(self, part: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
         self.layout.check()  # supervisord alone writes there
@@ -642,7 +639,7 @@ class EmbeddedEngine:
             self._unlock(sink)
         sink.step("starting the processes")
         supervisord = self._venv("embedded").folder / "bin" / "supervisord"
-        try:
+        with shared.interruptible():
             if not alone and not os.path.lexists(self.database_folder / database_roles.READY):
                 # the server must not be connected while its role is replaced
                 self.supervisor.apply([p for p in self._programs() if p.name != MLFLOW], supervisord)
@@ -651,15 +648,13 @@ class EmbeddedEngine:
             if not alone:
                 self._settle_database(sink)
                 self._ensure_bucket()
-        except KeyboardInterrupt:
-            raise Interrupted("interrupted while starting; what was started stays",
-                              "`invoke up` goes on from there, `invoke down` stops it") from None
         for venv in self._venvs().values():
             venv.remove_others()
-        after = {s.name: s.identity for s in self.parts()}
-        for name in after:
-            sink.part(name, "starting" if before.get(name) != after[name] else "ready")
-        return StartReport(tuple(name for name, identity in after.items() if before.get(name) != identity))
+        after = self.parts()
+        report = shared.report(before, after)
+        for status in after:
+            sink.part(status.name, "starting" if status.name in report.changed else "ready")
+        return report
 
     def _mend_byte_code(self, sink: Sink) -> None:
         """Remove the byte code of a service that could not read it: a full disk cuts off what is written."""
@@ -708,7 +703,7 @@ class EmbeddedEngine:
         except bounded.TooMuch as error:
             done = subprocess.CompletedProcess(argv, 1, b"", str(error).encode())
         if done.returncode:
-            raise TrackbedError(f"the notebook's own environment could not be made: {_tail(done.stderr)}",
+            raise TrackbedError(f"the notebook's own environment could not be made: {commands.last_line(done.stderr)}",
                                 f"remove {self._packages}, then `invoke up` again")
         venv.scripts(self._packages / "bin" / "python")
 
@@ -730,8 +725,7 @@ class EmbeddedEngine:
         for folder in self.layout.databases():
             found = self._version(folder)
             if found not in ("", DATABASE_MAJOR):
-                raise TrackbedError(f"the database was made by PostgreSQL {found}, this clone has PostgreSQL "
-                                    f"{DATABASE_MAJOR}; it is not migrated silently",
+                raise shared.other_major(found, f"this clone has PostgreSQL {DATABASE_MAJOR}",
                                     "with the clone you had: `invoke backup`, `invoke down --delete-data`; "
                                     "then here: `invoke restore FILE`")
 
@@ -755,7 +749,8 @@ class EmbeddedEngine:
         if done.returncode:
             if known := database_failures.explain(done.stderr.decode("utf-8", "replace").splitlines()):
                 raise PartFailed(POSTGRES, f"the database could not be made: {known[0]}", known[1])
-            raise PartFailed(POSTGRES, "the database could not be made: " + _tail(done.stderr), "see `invoke doctor`")
+            raise PartFailed(POSTGRES, f"the database could not be made: {commands.last_line(done.stderr)}",
+                             "see `invoke doctor`")
         fresh.rename(self.database_folder)  # initdb has synced what it made
         sync_folder(self.database_folder.parent)
 
@@ -803,7 +798,7 @@ class EmbeddedEngine:
                 lines = tuple(self.logs(POSTGRES, 15))
                 if known := database_failures.explain(lines):
                     raise PartFailed(POSTGRES, known[0], known[1], lines)
-                raise PartFailed(POSTGRES, f"PostgreSQL does not answer: {_tail(found.stdout.encode())}",
+                raise PartFailed(POSTGRES, f"PostgreSQL does not answer: {commands.last_line(found.stdout)}",
                                  "`invoke logs postgres` shows more", lines)
             time.sleep(0.1)
 
@@ -908,11 +903,6 @@ def _glibc() -> bool:
         return bool(os.confstr("CS_GNU_LIBC_VERSION"))
     except (ValueError, OSError):
         return False
-
-
-def _tail(text: bytes) -> str:
-    lines = [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "no message"
 
 
 _: type[base.Engine] = EmbeddedEngine  # the protocol is filled completely: mypy proves it here

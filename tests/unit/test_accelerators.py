@@ -10,7 +10,7 @@ import pytest
 
 from helpers import accelerators
 from helpers.accelerators import Accelerator, Gpu, Machine, advice, choose
-from helpers.engines.docker.compose_model import cdi_names
+from helpers.engines.docker.cdi import names as cdi_names
 from helpers.errors import TrackbedError
 from helpers.probes import machine as probe
 

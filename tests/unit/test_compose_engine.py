@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
-from helpers import images
+from helpers import images, stack
+from helpers.engines import streaming
 from helpers.engines.base import ExecResult, Health, Mount, PartStatus, Port, State
-from helpers.engines.docker import client_config, compose_model
-from helpers.engines.docker import engine as compose
+from helpers.engines.docker import availability, client_config, compose_model, network_guard, startup
 from helpers.engines.docker.client import LABEL, Container, DockerApi, socket_error
 from helpers.engines.docker.engine import DockerEngine
 from helpers.errors import PartFailed, TrackbedError
@@ -153,7 +153,7 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
         if name.startswith("DOCKER_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))  # the CLI's contexts are there
-    monkeypatch.setattr(compose, "DEFAULT_SOCKET", str(tmp_path / "no.sock"))
+    monkeypatch.setattr(availability, "DEFAULT_SOCKET", str(tmp_path / "no.sock"))
 
     def make(version: Mapping[str, Any] | None = None, plugin: str | None = "2.30.0", command: bool = True,
              info: Mapping[str, Any] | None = None, **environ: str) -> DockerEngine:
@@ -243,7 +243,7 @@ def test_the_workspaces_owner_in_a_user_namespace(surroundings: Callable[..., Do
     engine = surroundings({}, "v2.30.0", info={"SecurityOptions": ["name=userns"],
                                                "DockerRootDir": "/var/lib/docker/100000.100000"})
     assert engine.availability().usable and engine.settings.notebook_uid == 1000
-    assert engine.ids.outside(engine.settings.notebook_uid) == 101000
+    assert engine.deployment.ids.outside(engine.settings.notebook_uid) == 101000
 
 
 @pytest.mark.parametrize(("words", "means"), [
@@ -270,7 +270,7 @@ def test_credential_helpers_that_are_not_installed(tmp_path: Path) -> None:
 
 
 def test_permission_denied(surroundings: Callable[..., DockerEngine], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compose, "socket_error", lambda path: PermissionError(13, "Permission denied"))
+    monkeypatch.setattr(availability, "socket_error", lambda path: PermissionError(13, "Permission denied"))
     found = surroundings().availability()
     assert (found.usable, found.present) == (False, True)
     assert "permission denied" in found.reason and "usermod -aG docker" in found.fix
@@ -322,9 +322,8 @@ class FakeApi(DockerApi):
 
 def engine_with(tmp_path: Path, containers: list[Container] | None = None,
                 volumes: Mapping[str, Mapping[str, str]] | None = None) -> DockerEngine:
-    engine = DockerEngine(system(tmp_path))
+    engine = DockerEngine(system(tmp_path), FakeApi(containers or [], volumes or {}))
     engine.system.state.instance = "mine" * 8
-    engine.api = FakeApi(containers or [], volumes or {})
     return engine
 
 
@@ -348,8 +347,8 @@ def test_another_compose_project_of_the_same_name_is_left_alone(tmp_path: Path,
     monkeypatch.setattr(engine.api, "stop", lambda name, seconds: None)
     monkeypatch.setattr(engine.api, "remove", removed.append)
     monkeypatch.setattr(engine.api, "remove_networks", lambda project, names: removed.extend(names))
-    monkeypatch.setattr(compose.neighbours, "remove", lambda project: None)
-    monkeypatch.setattr(engine, "_compose", None)  # `docker compose down` would take all of them
+    monkeypatch.setattr(network_guard.neighbours, "remove", lambda project: None)
+    monkeypatch.setattr(engine.compose, "run", None)  # `docker compose down` would take all of them
     assert engine.stop(Silent()) == ("postgres",)
     assert removed == ["id-trackbed-postgres-1", "trackbed_backend", "trackbed_frontend", "trackbed_tracking",
                        "trackbed_console"]
@@ -376,7 +375,7 @@ def test_what_is_foreign_is_refused(tmp_path: Path, containers: list[Container],
 def test_adoption_needs_one_owner(tmp_path: Path, owners: tuple[str, ...], expected: str | None) -> None:
     names = ("trackbed_postgres", "trackbed_versitygw")
     volumes = {name: {f"{LABEL}.instance": owner} for name, owner in zip(names, owners, strict=False)}
-    assert engine_with(tmp_path, [], volumes).adopt() == expected
+    assert engine_with(tmp_path, [], volumes).volumes.adopt() == expected
 
 
 def test_only_our_own_volumes_are_deleted(tmp_path: Path) -> None:
@@ -406,18 +405,18 @@ def test_why_compose_failed(tmp_path: Path, output: list[str], statuses: list[Pa
     monkeypatch.setattr(engine, "parts", lambda detail=False: tuple(statuses))
     monkeypatch.setattr(engine, "logs", lambda part, tail=200, follow=False: iter(()))
     with pytest.raises(error) as caught:
-        engine._explain(output, ())
+        startup.explain(engine, output, ())
     assert message in caught.value.message
     assert caught.value.hint
 
 
 def test_no_secret_in_what_compose_is_told(tmp_path: Path) -> None:
     engine = engine_with(tmp_path)
-    told = json.dumps(engine.compose_environment())
+    told = json.dumps(engine.compose.values())
     credentials = engine.system.credentials()
     assert not [name for name in credentials.names if credentials[name] in told]
     assert not any("PASSWORD" in name or "SECRET_KEY" in name or "TOKEN" in name
-                   for name in engine.compose_environment())
+                   for name in engine.compose.values())
 
 
 @pytest.mark.parametrize(("ended", "fails"), [("old", False), ("new", True)])
@@ -435,26 +434,26 @@ def test_what_compose_replaces_has_not_failed(tmp_path: Path, monkeypatch: pytes
 
     looks = [look(State.READY, "old"), look(State.EXITED, ended)]
     monkeypatch.setattr(engine, "parts", lambda: looks.pop(0) if len(looks) > 1 else looks[0])
-    monkeypatch.setattr(engine, "_start_notebook", lambda sink: None)
+    monkeypatch.setattr(engine.notebook, "start", lambda sink: None)
     monkeypatch.setattr(engine, "logs", lambda part, tail=200, follow=False: iter(()))
-    monkeypatch.setattr(engine, "_environment", lambda: dict(os.environ))
+    monkeypatch.setattr(engine.compose, "environment", lambda: dict(os.environ))
     monkeypatch.setattr(engine.api, "network_exists", lambda name: False)
-    monkeypatch.setattr(engine, "guard", lambda: ())
-    monkeypatch.setattr(engine, "_settle_database", lambda identity, sink: True)
+    monkeypatch.setattr(engine.guard, "put", lambda: ())
+    monkeypatch.setattr(engine.database, "settle", lambda identity, sink: True)
     if fails:
         with pytest.raises(PartFailed, match="mlflow"):
-            engine._compose_up(Silent())
+            engine._bring_up(Silent())
     else:
-        engine._compose_up(Silent())
+        engine._bring_up(Silent())
 
 
 def test_what_streams_is_not_logged_by_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[str, Any] = {}
-    monkeypatch.setattr(compose.streaming, "piped", lambda what, argv, env, cwd: told.update(argv=argv, env=env))
+    monkeypatch.setattr(streaming, "piped", lambda what, argv, env, cwd: told.update(argv=argv, env=env))
     engine_with(tmp_path).pipe("mlflow", ("trackbed-mlflow", "out"), fresh=True)
     *files, last = told["env"]["COMPOSE_FILE"].split(":")
     assert files[0] == "docker/compose.yaml" and told["argv"][:3] == ["docker", "compose", "run"]
-    overlay = yaml.safe_load((compose.stack.ROOT / last).read_text())
+    overlay = yaml.safe_load((stack.ROOT / last).read_text())
     assert overlay == {"services": {"mlflow": {"logging": {"driver": "none"}}}}
 
 
@@ -471,7 +470,7 @@ def test_a_database_that_is_replaced_while_it_is_asked_has_not_refused(
     monkeypatch.setattr(engine, "exec", lambda *words, **options: ExecResult(1, "", said))
     monkeypatch.setattr(engine, "parts", lambda: (PartStatus("postgres", now[1], identity=now[0]),))
     if asked_again:
-        assert engine._settle_database("old", Silent()) is False
+        assert engine.database.settle("old", Silent()) is False
     else:
         with pytest.raises(PartFailed, match="the database's roles could not be set: ERROR:  no room"):
-            engine._settle_database("old", Silent())
+            engine.database.settle("old", Silent())

@@ -10,7 +10,7 @@ import pytest
 
 from helpers import credentials, gateway, lifecycle, metadata, stack, users
 from helpers.engines.base import PartStatus, State
-from helpers.engines.docker import compose_model
+from helpers.engines.docker import compose_model, variables
 from helpers.engines.docker.engine import DockerEngine
 from helpers.errors import SettingError, TrackbedError
 from tests.unit.fakes import system
@@ -109,7 +109,7 @@ def test_wrong_settings(tmp_path: Path, flags: dict[str, str], words: str) -> No
 ])
 def test_overlays(tmp_path: Path, flags: dict[str, str], overlays: list[str]) -> None:
     made = system(tmp_path, **{"public_address": "203.0.113.7", **flags})
-    files = DockerEngine(made).files
+    files = DockerEngine(made).compose.files
     assert [f.removeprefix("docker/compose.").removesuffix(".yaml") for f in files[1:]] == overlays
     assert all((stack.ROOT / f).exists() for f in files)
 
@@ -122,7 +122,7 @@ def test_overlays(tmp_path: Path, flags: dict[str, str], overlays: list[str]) ->
 ])
 def test_what_the_gateway_is_told(tmp_path: Path, flags: dict[str, str], certificates: str, bound: str) -> None:
     made = system(tmp_path, public="true", public_address="203.0.113.7", **flags)
-    told = DockerEngine(made)._gateway_variables()
+    told = variables.gateway_variables(DockerEngine(made).deployment)
     assert told["TRACKBED_GATEWAY_CERTIFICATES"] == certificates
     assert told["TRACKBED_GATEWAY_ADDRESS"] == bound
 

@@ -200,7 +200,7 @@ def given_to_services() -> set[str]:
     found = set()
     for path in (ROOT / "helpers").rglob("*.py"):
         # the engine's own are for Compose, and kept in .env
-        if path.name == "settings.py" or path.match("docker/engine.py"):
+        if path.name == "settings.py" or path.match("docker/variables.py"):
             continue
         found |= {node.value for node in ast.walk(ast.parse(path.read_text()))
                   if isinstance(node, ast.Constant) and isinstance(node.value, str) and name.fullmatch(node.value)}

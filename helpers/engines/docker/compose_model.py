@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from helpers import elsewhere, notebook, server_secrets, stack
 from helpers.credentials import GATEWAY_KEY, MLFLOW_TOKEN, STORE_SYNC_TOKEN
-from helpers.engines import database_roles
+from helpers.engines import database_roles, shared
 from helpers.engines.base import (
     BUCKET,
     GATEWAY,
@@ -27,7 +26,13 @@ from helpers.engines.base import (
 from helpers.settings import Settings
 
 UIDS = {POSTGRES: (999, 999), STORE: (10002, 10002), MLFLOW: (10001, 10001), GATEWAY: (10003, 10003)}
+PORT_NAMES = {9000: "s3", 9001: "console", 8000: "http", 8888: "http", 8080: "acme-http", 8443: "acme-https"}
 HEALTHY = {"service_started": "started", "service_healthy": "healthy", "service_completed_successfully": "done"}
+
+
+def port_name(part: str, target: int) -> str:
+    """What a port of a container is called; "" for one that means nothing to us."""
+    return JUPYTER if (part, target) == (GATEWAY, 8888) else PORT_NAMES.get(target, "")
 
 
 def service_spec(name: str, model: Mapping[str, Any], project: str) -> PartSpec:
@@ -40,7 +45,6 @@ def service_spec(name: str, model: Mapping[str, Any], project: str) -> PartSpec:
     for entry in service.get("tmpfs", []):
         target, _, options = entry.partition(":")
         mounts.append(Mount("tmpfs", "", target, options=options))
-    names = {9000: "s3", 9001: "console", 8000: "http", 8888: "jupyter", 8080: "acme-http", 8443: "acme-https"}
     limit = int(service.get("mem_limit") or 0)
     networks = model["networks"]
     return PartSpec(
@@ -50,7 +54,7 @@ def service_spec(name: str, model: Mapping[str, Any], project: str) -> PartSpec:
         command=tuple(word.replace("$$", "$") for word in service.get("command") or ()),
         entrypoint=tuple(service.get("entrypoint") or ()),
         environment={k: v or "" for k, v in (service.get("environment") or {}).items()},
-        ports=tuple(Port(names.get(p["target"], ""), p["target"], int(p["published"]), p.get("host_ip", ""))
+        ports=tuple(Port(port_name(name, p["target"]), p["target"], int(p["published"]), p.get("host_ip", ""))
                     for p in service.get("ports", [])),
         mounts=tuple(mounts), networks=tuple(networks[n]["name"] for n in service.get("networks", {})),
         user=service.get("user", ""), read_only=bool(service.get("read_only")),
@@ -110,7 +114,6 @@ def volumes(settings: Settings, object_store: str) -> tuple[Volume, ...]:
 def secret_files(settings: Settings, object_store: str, asks: bool = False) -> tuple[SecretFile, ...]:
     """The files in the secrets volumes, each for one part. ``asks``: MLflow asks for its token."""
     project = settings.project
-    aws = "[default]\naws_access_key_id = {S3_ACCESS_KEY}\naws_secret_access_key = {S3_SECRET_KEY}\n"
 
     def secret(part: str, path: str, template: str, names: tuple[str, ...], uid: int, gid: int) -> SecretFile:
         return SecretFile(part, f"{project}_secrets-{part}", path, template, names, uid, gid)
@@ -126,7 +129,7 @@ def secret_files(settings: Settings, object_store: str, asks: bool = False) -> t
         secret(POSTGRES, "roles.sql", database_roles.settings("/run/secrets/postgres-password"), (), *UIDS[POSTGRES]),
         # libpq ignores a passfile that others may read: 0400 and the right owner
         secret(MLFLOW, "pgpass", "*:*:*:mlflow:{POSTGRES_PASSWORD}\n", ("POSTGRES_PASSWORD",), *UIDS[MLFLOW]),
-        secret(MLFLOW, "aws-credentials", aws, ("S3_ACCESS_KEY", "S3_SECRET_KEY"), *UIDS[MLFLOW]),
+        secret(MLFLOW, "aws-credentials", shared.AWS_CREDENTIALS, ("S3_ACCESS_KEY", "S3_SECRET_KEY"), *UIDS[MLFLOW]),
         *server_secrets.files(f"{project}_secrets-{MLFLOW}", *UIDS[MLFLOW], asks),
         token, cookie, *server_secrets.notebook_files(token.volume, token.uid, token.gid, asks),
     ]
@@ -143,31 +146,3 @@ def secret_files(settings: Settings, object_store: str, asks: bool = False) -> t
         listed += [secret(STORE, "access-key", "{S3_ACCESS_KEY}", ("S3_ACCESS_KEY",), *UIDS[STORE]),
                    secret(STORE, "secret-key", "{S3_SECRET_KEY}", ("S3_SECRET_KEY",), *UIDS[STORE])]
     return tuple(listed)
-
-
-def cdi_names(folders: Iterable[str]) -> tuple[str, ...]:
-    """The device names that CDI specifications in these folders define, as in nvidia.com/gpu=all.
-
-    For engines that do not list them. Read as text: nvidia-ctk writes JSON or YAML, each name alone after its key.
-    """
-    texts = []
-    for folder in folders:
-        for path in sorted((*Path(folder).glob("*.json"), *Path(folder).glob("*.yaml"))):
-            try:
-                texts.append(path.read_text(errors="replace"))
-            except OSError:
-                continue
-    return cdi_names_in(texts)
-
-
-def cdi_names_in(texts: Iterable[str]) -> tuple[str, ...]:
-    """The same, from the texts of the specifications."""
-    found = []
-    for text in texts:
-        kind = re.search(r'"?kind"?\s*:\s*"?([A-Za-z0-9./_-]+)', text)
-        devices = re.split(r'"?devices"?\s*:', text, maxsplit=1)
-        if kind and len(devices) == 2:
-            body = re.sub(r'"?(deviceNodes|hooks|mounts)"?\s*:', "", devices[1])
-            found += [f"{kind[1]}={name}" for name in
-                      re.findall(r'(?:^\s*-?\s*|[{,]\s*)"?name"?\s*:\s*"?([A-Za-z0-9_.:-]+)', body, re.MULTILINE)]
-    return tuple(dict.fromkeys(found))

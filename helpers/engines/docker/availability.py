@@ -1,0 +1,97 @@
+"""Whether there is a Docker engine that can be used, and if not, why and what helps."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+
+from helpers.engines import commands
+from helpers.engines.base import Availability
+from helpers.engines.docker import client_config, ssh
+from helpers.engines.docker.client import DEFAULT_SOCKET, DockerApi, socket_error
+from helpers.errors import EngineUnavailable
+
+MINIMUM_API = (1, 44)  # Docker 25: health checks with start_interval
+MINIMUM_COMPOSE = (2, 21)  # `ps --format json` and start_interval as we use them
+PUBLIC_COMPOSE = (2, 25)  # `!override` in an overlay
+
+
+def _refused(reason: str, fix: str, present: bool = True) -> Availability:
+    return Availability(False, present, reason, fix)
+
+
+def look(api: DockerApi, public: bool) -> Availability:
+    """The engine that the environment names, its version, and the client with its plugin."""
+    if missing := client_config.missing_context(os.environ):
+        return _refused(f"there is no Docker context {missing}, which is chosen in "
+                        f"{'DOCKER_CONTEXT' if os.environ.get('DOCKER_CONTEXT') else 'config.json'}",
+                        "`docker context ls` shows those that are there; `docker context use default`, or "
+                        "unset DOCKER_CONTEXT")
+    return _socket() or _engine(api, public)
+
+
+def _socket_path() -> tuple[str, str]:
+    """The socket's path, and in words who names it ("" for the usual one)."""
+    host, words = ssh.endpoint(os.environ)  # rootless engines and Docker Desktop have no other socket
+    named = host.startswith("unix://")
+    return (host.removeprefix("unix://"), words) if named else (DEFAULT_SOCKET, "")
+
+
+def _socket() -> Availability | None:
+    """Why nothing answers at the engine's socket; None when something does."""
+    path, words = _socket_path()
+    problem = socket_error(path)
+    if problem is None:
+        return None
+    if isinstance(problem, PermissionError):
+        return _refused(f"permission denied at {path}",
+                        "sudo usermod -aG docker $USER, then log in again (or use sudo)")
+    if words:
+        return _refused(f"{words} does not answer: {problem.strerror or problem}",
+                        "start that engine, or unset DOCKER_HOST" if words.startswith("DOCKER_HOST") else
+                        "start that engine, or `docker context use default`")
+    return _refused(f"no Docker engine answers at {path}", "see `invoke doctor`", present=False)
+
+
+def _engine(api: DockerApi, public: bool) -> Availability:
+    try:
+        version = api.version()
+    except EngineUnavailable as error:
+        return _refused(error.message, "sudo systemctl start docker")
+    if any("podman" in str(part.get("Name", "")).lower() for part in version.get("Components") or ()):
+        return _refused(f"the engine at {_socket_path()[0]} is Podman, which this release does not support",
+                        "install docker-ce (`invoke doctor` prints the lines)")
+    if _numbers(version["ApiVersion"]) < MINIMUM_API:
+        return _refused(f"Docker {version['Version']} is too old: 25 or newer is needed",
+                        "install docker-ce from Docker's own repository (`invoke doctor` prints the lines)")
+    if shutil.which("docker") is None:
+        return _refused("the docker command is missing", "install docker-ce-cli")
+    compose = compose_version()
+    if compose is None:
+        return _refused("the Compose plugin is missing",
+                        "install docker-compose-plugin (Debian's package: docker-compose)")
+    if _numbers(compose) < MINIMUM_COMPOSE:
+        return _refused(f"Compose {compose} is too old: 2.21 or newer is needed",
+                        "install a newer docker-compose-plugin")
+    if public and _numbers(compose) < PUBLIC_COMPOSE:
+        return _refused(f"Compose {compose} is too old for PUBLIC=true: 2.25 or newer is needed",
+                        "install a newer docker-compose-plugin")
+    return Availability(True, True, f"Docker {version['Version']}, Compose {compose}")
+
+
+def compose_version() -> str | None:
+    """Of the client's plugin; None where there is none."""
+    done = subprocess.run(["docker", "compose", "version", "--short"], capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL, timeout=30, check=False)
+    return done.stdout.strip().lstrip("v") if done.returncode == 0 else None
+
+
+def has_buildx() -> bool:
+    """Whether images can be built; older systems have the client without this plugin."""
+    return commands.run(["docker", "buildx", "version"], None, 30).code == 0
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", version)[:2])

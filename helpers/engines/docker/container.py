@@ -1,0 +1,166 @@
+"""The notebook's container, which Compose does not make: the machine's GPUs and the user's data set are in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import IO, Any
+
+from helpers import egress, notebook, stack
+from helpers.engines import commands, shared
+from helpers.engines.base import JUPYTER, ExecResult, Mount, PartSpec, Sink, State
+from helpers.engines.docker.client import LABEL, DockerApi
+from helpers.engines.docker.deployment import Collaborator, Deployment
+from helpers.engines.docker.devices import Devices
+from helpers.errors import TrackbedError
+from helpers.settings import DEFAULT, Settings
+from helpers.system import notebook_memory
+
+
+class NotebookContainer(Collaborator):
+    """JupyterLab as a container of the engine's API."""
+
+    def __init__(self, deployment: Deployment, devices: Devices) -> None:
+        super().__init__(deployment)
+        self.devices = devices
+
+    @cached_property
+    def image_settings(self) -> Settings:
+        """The settings with the notebook's image for this machine's GPUs."""
+        return replace(self.settings, jupyter_image=notebook.image(self.settings, self.devices.accelerator))
+
+    @cached_property
+    def spec(self) -> PartSpec:
+        """The part as data."""
+        told = self.deployment.egress.reachable_from_containers().environment(egress.inside(self.settings))
+        if self.deployment.certificates:
+            told |= egress.trust(f"/run/secrets/{notebook.CERTIFICATES}")
+        spec = notebook.container_spec(self.settings, self.devices.accelerator, self._data_mount(), self.system.asks,
+                                       self.system.state.instance, told, self.system.state.person)
+        return spec if spec.memory else replace(spec, memory=notebook_memory())
+
+    def forget(self) -> None:
+        """What the plan was read from has changed: images have come, the workspace has its owner."""
+        self.__dict__.pop("spec", None)
+
+    def _data_mount(self) -> Mount | None:
+        """The data set, read-only; None where the default's volume is not there. Raises for a named one that is not."""
+        name = self.settings.data_volume
+        named = self.settings.origin("DATA_VOLUME") != DEFAULT
+        if name.startswith("/"):
+            if not self.host.is_folder(name):
+                raise shared.no_data_folder(name, self.host.name if self.host.remote else "")
+            return Mount("bind", name, notebook.DATA, read_only=True)
+        if name and self.api.volumes([name]):
+            return Mount("volume", name, notebook.DATA, read_only=True, options="nocopy")
+        if named and name:
+            raise TrackbedError(f"DATA_VOLUME={name}: there is no volume of that name",
+                                f"`docker volume create {name}` and fill it, or unset DATA_VOLUME")
+        return None
+
+    def empty_data(self) -> str:
+        """The data set, where there is nothing in it; else ""."""
+        for mount in self.spec.mounts:
+            if mount.target == notebook.DATA and self._is_empty(mount):
+                return mount.source
+        return ""
+
+    def _is_empty(self, mount: Mount) -> bool:
+        if mount.kind == "bind":
+            return self.host.is_empty(mount.source)
+        return self.api.volume_is_empty(mount.source, self.image_settings.jupyter_image)
+
+    @property
+    def labels(self) -> list[str]:
+        """Those that find it."""
+        return [f"{LABEL}.project={self.settings.project}", f"{LABEL}.part={JUPYTER}"]
+
+    def networks_exist(self) -> bool:
+        return all(map(self.api.network_exists, self.spec.networks))
+
+    def start(self, sink: Sink) -> None:
+        """It runs as planned: nothing when it does already, else a container that stopped, else a new one."""
+        spec = self.spec
+        image = self.api.image(spec.image)
+        wanted = stack.digest(spec, image["id"] if image else "", self.deployment.secrets_digest())
+        for container in self.api.containers(self.labels):
+            if container.labels.get(f"{LABEL}.config") == wanted:
+                if container.state not in (State.EXITED, State.STARTING) and (container.ports or not spec.ports):
+                    return
+                if self._begin(container.id, spec, sink):
+                    return
+            sink.part(JUPYTER, "recreating")
+            self.api.stop(container.id, spec.stop_grace)
+            self.api.remove(container.id)
+        labels = {f"{LABEL}.project": self.settings.project, f"{LABEL}.part": JUPYTER,
+                  f"{LABEL}.instance": self.system.state.instance, f"{LABEL}.config": wanted,
+                  f"{LABEL}.gpu": str(self.devices.accelerator)}
+        networks = {network: [JUPYTER] for network in spec.networks}
+        made = self.api.create(spec.container, create_arguments(self.api, spec, labels), networks)
+        if not self._begin(made, spec, sink):
+            self.api.remove(made)
+            lower = replace(spec, ulimits={})
+            self.api.start(self.api.create(spec.container, create_arguments(self.api, lower, labels), networks))
+
+    def _begin(self, container: str, spec: PartSpec, sink: Sink) -> bool:
+        """Start it; False when this engine may not raise the limits that it asks for (a GPU works with lower ones)."""
+        try:
+            self.api.start(container)
+        except TrackbedError as error:
+            if not spec.ulimits or "setting rlimit" not in error.message:
+                raise
+            # without root, or in a container itself
+            sink.step(f"this engine may not raise {' and '.join(spec.ulimits)}: the notebook goes without")
+            return False
+        return True
+
+    def stop(self, sink: Sink, drain: int) -> None:
+        """Before the services: Compose cannot remove a network that it is attached to."""
+        for container in self.api.containers(self.labels):
+            sink.part(JUPYTER, "stopping")
+            self.api.stop(container.id, min(drain, 10))
+            self.api.remove(container.id)
+            sink.part(JUPYTER, "stopped")
+
+    def one_shot(self, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None, timeout: float) -> ExecResult:
+        """A command in a fresh copy, without its network's names and without its GPU."""
+        spec = self.spec
+        command = ["docker", "run", "--rm", "-i", "--user", spec.user, "--entrypoint", argv[0]]
+        for mount in spec.mounts:
+            command += ["-v", f"{mount.source}:{mount.target}{':ro' if mount.read_only else ''}"]
+        for name, value in spec.environment.items():
+            command += ["-e", f"{name}={value}"]
+        return commands.run([*command, spec.image, *argv[1:]], stdin, timeout, limited=True)
+
+
+def create_arguments(api: DockerApi, spec: PartSpec, labels: Mapping[str, str]) -> dict[str, Any]:
+    """A part's spec as the arguments of the engine API."""
+    second = 1_000_000_000
+    host = api.host_config(
+        binds=[f"{m.source}:{m.target}{':ro' if m.read_only else ''}" for m in spec.mounts if m.kind != "tmpfs"],
+        port_bindings={p.target: (p.address, p.published) for p in spec.ports},
+        shm_size=spec.shm_size or None, cap_drop=list(spec.cap_drop), security_opt=list(spec.security_opt),
+        group_add=list(spec.group_add), devices=[f"{path}:{path}:rwm" for path in spec.devices],
+        device_requests=[{"driver": r.driver, "device_ids": list(r.ids)} if r.driver else
+                         {"capabilities": [["gpu"]], **({"count": -1} if r.ids == ("all",)
+                                                        else {"device_ids": list(r.ids)})}
+                         for r in spec.device_requests],
+        ulimits=[{"name": name, "soft": limit, "hard": limit} for name, limit in spec.ulimits.items()],
+        restart_policy={"Name": spec.restart}, read_only=spec.read_only,
+        mem_limit=spec.memory or None, pids_limit=spec.pids or None,
+        network_mode=spec.networks[0],
+        log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
+    )
+    config: dict[str, Any] = {
+        "image": spec.image, "command": list(spec.command), "hostname": spec.hostname, "user": spec.user,
+        "environment": dict(spec.environment), "ports": [p.target for p in spec.ports],
+        "working_dir": spec.working_dir, "labels": dict(labels), "host_config": host,
+    }
+    if spec.health:
+        h = spec.health
+        config["healthcheck"] = {"test": ["CMD", *h.argv], "interval": int(h.interval * second),
+                                 "timeout": int(h.timeout * second), "retries": h.retries,
+                                 "start_period": int(h.start_period * second)}
+        config["start_interval"] = int(h.start_interval * second)
+    return config

@@ -1,0 +1,70 @@
+"""The containers of a system as they are now, and those of others that have its name."""
+
+from __future__ import annotations
+
+from helpers.engines.base import BUCKET, GATEWAY, PartStatus, Port, State
+from helpers.engines.docker import compose_model
+from helpers.engines.docker.client import LABEL, Container
+from helpers.engines.docker.deployment import Collaborator, Deployment
+from helpers.engines.docker.volumes import Volumes
+from helpers.errors import TrackbedError
+
+SERVICE = "com.docker.compose.service"
+
+
+class Containers(Collaborator):
+    """Looking, and nothing else."""
+
+    def __init__(self, deployment: Deployment, volumes: Volumes) -> None:
+        super().__init__(deployment)
+        self.volumes = volumes
+
+    def listed(self) -> list[Container]:
+        """Ours. Another Compose project may have the same name: its containers have none of our volumes."""
+        project = self.settings.project
+        services = self.api.containers([f"com.docker.compose.project={project}", "com.docker.compose.oneoff=False"])
+        notebooks = self.api.containers([f"{LABEL}.project={project}"])
+        return [c for c in services if self._has_own_volumes(c)] + notebooks
+
+    def _has_own_volumes(self, container: Container) -> bool:
+        return not self.volumes.own.isdisjoint(container.volumes)
+
+    def foreign(self) -> list[Container]:
+        """Containers of somebody else's Compose project that has this name."""
+        listed = self.api.containers([f"com.docker.compose.project={self.settings.project}"])
+        return [c for c in listed if not self._has_own_volumes(c)]
+
+    def by_part(self) -> dict[str, Container]:
+        """Ours, each by the name of its part."""
+        return {c.labels.get(SERVICE) or c.labels.get(f"{LABEL}.part", ""): c for c in self.listed()}
+
+    def find(self, part: str) -> Container:
+        """That of a part. Raises TrackbedError where it has none."""
+        for container in self.listed():
+            if part in (container.labels.get(SERVICE), container.labels.get(f"{LABEL}.part")):
+                return container
+        raise TrackbedError(f"{part} has no container", "`invoke up` makes it")
+
+    def statuses(self, detail: bool = False) -> tuple[PartStatus, ...]:
+        """The state of every part, in the order of the plan."""
+        found = self.by_part()
+        names = self.deployment.part_names
+        if GATEWAY in found and GATEWAY not in names:
+            names = (*names, GATEWAY)  # of a time when the system was public; a start removes it
+        return tuple(self._status(name, found.get(name), detail) for name in names)
+
+    def _status(self, name: str, container: Container | None, detail: bool) -> PartStatus:
+        if container is None:
+            return PartStatus(name, State.MISSING)
+        state = container.state
+        if name == BUCKET and state is State.EXITED and container.exit_code == 0:
+            state = State.DONE
+        reason = ""
+        if state in (State.EXITED, State.UNHEALTHY, State.RESTARTING):
+            reason = self.api.reason(container.id)
+        memory = self.api.memory(container.id) if detail and state in (State.READY, State.RUNNING) else 0
+        restarts = self.api.restarts(container.id) if state in (State.STARTING, State.RESTARTING) else 0
+        ports = tuple(Port(compose_model.port_name(name, p.target), p.target, p.published, p.address)
+                      for p in container.ports)
+        return PartStatus(name, state, reason, container.exit_code, container.image, ports, memory,
+                          container.since, restarts, container.id, container.labels.get(f"{LABEL}.gpu", ""))

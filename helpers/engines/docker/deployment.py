@@ -1,0 +1,136 @@
+"""One system on one Docker engine: its settings as they hold on that engine's machine, the client, the names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+
+from helpers import egress, notebook, stack, surroundings
+from helpers.engines.base import (
+    BUCKET,
+    GATEWAY,
+    JUPYTER,
+    MLFLOW,
+    POSTGRES,
+    STORE,
+    STORE_SYNC,
+    Network,
+    SecretFile,
+    Volume,
+)
+from helpers.engines.docker import client_config, compose_model, id_mapping, ssh_host
+from helpers.engines.docker.client import DockerApi
+from helpers.engines.host import Here, Host
+from helpers.settings import Settings
+from helpers.system import System
+
+NETWORKS = ("backend", "frontend", "tracking", "console")  # of all Compose files
+
+
+class Deployment:
+    """What the modules of this engine share. Its settings and its machine are known once it has been asked for."""
+
+    def __init__(self, system: System, api: DockerApi) -> None:
+        self.system = system
+        self.settings = system.settings
+        self.api = api
+        self.host: Host = Here()
+
+    def locate(self, environ: Mapping[str, str]) -> None:
+        """Find the machine, and the settings as they hold there. Raises EngineUnavailable."""
+        self.host = ssh_host.host(self.system.state, environ)
+        self.settings = self.host.place(self.settings)
+
+    @cached_property
+    def ids(self) -> id_mapping.IdMapping:
+        """Who a container's accounts are on this machine."""
+        return id_mapping.read(self.api.info())
+
+    def take_inner_owner(self) -> None:
+        """With user namespaces the number of the workspace's owner is another one in the container."""
+        settings = self.settings
+        if not self.ids.kind:
+            return
+        owner = settings.workspace.stat().st_uid if settings.workspace.is_dir() else -1
+        self.settings = replace(settings, notebook_uid=(self.ids.inside(owner) if owner >= 0 else 0) or notebook.UID)
+
+    @property
+    def project(self) -> str:
+        return self.settings.project
+
+    @property
+    def alone(self) -> bool:
+        """Only the notebook, for a tracking server elsewhere."""
+        return bool(self.settings.tracking_uri)
+
+    @property
+    def object_store(self) -> str:
+        return "versitygw" if self.settings.object_store == "auto" else self.settings.object_store
+
+    @property
+    def console_is_public(self) -> bool:
+        """VersityGW's console runs in the browser and talks to the S3 API: without that it is of no use."""
+        return self.object_store == "minio" or (self.object_store == "versitygw" and self.settings.public_s3)
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        if self.settings.tracking_uri:
+            return (JUPYTER,)
+        own_store = (STORE,) if self.object_store != "external" else ()
+        synced = (STORE_SYNC,) if self.object_store == "versitygw" else ()
+        return (POSTGRES, *own_store, *synced, BUCKET, MLFLOW, *((GATEWAY,) if self.settings.public else ()), JUPYTER)
+
+    def volumes(self) -> tuple[Volume, ...]:
+        return compose_model.volumes(self.settings, self.object_store)
+
+    def secret_files(self) -> tuple[SecretFile, ...]:
+        return compose_model.secret_files(self.settings, self.object_store, self.system.asks)
+
+    def secrets_digest(self) -> str:
+        """Changes with the secrets of the notebook, and with the certificate that goes beside them."""
+        files = [s.template for s in self.secret_files()] if self.settings.tracking_uri else []
+        return stack.digest(self.system.credentials_digest(), *files) if files else self.system.credentials_digest()
+
+    def frontend(self) -> Network:
+        """The only network of a notebook without services."""
+        return Network(f"{self.settings.project}_frontend", mtu=min(self.host.uplink()[1] or 1500, 1500))
+
+    @property
+    def network_names(self) -> tuple[str, ...]:
+        return tuple(f"{self.settings.project}_{name}" for name in NETWORKS)
+
+    @cached_property
+    def egress(self) -> egress.Egress:
+        """The proxies and certificates of this machine's site; those of a node over ssh are not known here."""
+        if self.host.remote:
+            return egress.Egress()
+        return egress.find(self.settings, surroundings.kept(self.system.state), client_config.proxies(os.environ))
+
+    @cached_property
+    def certificates(self) -> str:
+        return egress.certificates(self.egress.bundles)
+
+
+class Collaborator:
+    """A module's class: one concern of a deployment."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+
+    @property
+    def system(self) -> System:
+        return self.deployment.system
+
+    @property
+    def settings(self) -> Settings:
+        return self.deployment.settings
+
+    @property
+    def api(self) -> DockerApi:
+        return self.deployment.api
+
+    @property
+    def host(self) -> Host:
+        return self.deployment.host

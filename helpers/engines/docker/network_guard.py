@@ -1,0 +1,48 @@
+"""Drop rules against machines on the same network, and for containers against the cloud's metadata service."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from helpers import neighbours
+from helpers.engines.docker.deployment import Collaborator
+
+
+class NetworkGuard(Collaborator):
+    """The rules that one system needs on this machine."""
+
+    @cached_property
+    def lets_neighbours_in(self) -> str:
+        """The engine's version where that is one that lets neighbours in, else ""."""
+        version = str(self.api.version()["Version"])
+        return version if neighbours.let_in(version) else ""
+
+    def rules(self) -> tuple[neighbours.Rule, ...]:
+        """The drop rules that belong to this system, for the networks that are there."""
+        if self.host.remote or self.settings.tracking_uri:
+            return ()  # the tables of another machine are not ours to change
+        project = self.settings.project
+        bridges = [neighbours.Bridge(*found) for found in self.api.bridges(project)]
+        metadata = neighbours.metadata_rules(project, bridges) if self.settings.public else ()
+        if not self.lets_neighbours_in:
+            return metadata
+        return (*neighbours.loopback_rules(project), *neighbours.address_rules(project, bridges), *metadata)
+
+    def put(self) -> tuple[str, ...]:
+        """Set the drop rules where this process may. Gives what to tell: what was set, or the lines to type."""
+        rules = self.rules()
+        if not rules:
+            return ()
+        why = f"Docker {self.lets_neighbours_in} lets machines on the same network reach ports published on 127.0.0.1" \
+            if self.lets_neighbours_in else "containers can ask the cloud's metadata service for its credentials"
+        problem = "only root can set them"
+        if neighbours.may_change():
+            missing = set(rules) - set(neighbours.existing(self.settings.project))
+            if not (problem := neighbours.put(self.settings.project, rules)):
+                return (f"{why}: drop rules were set (a reboot removes them, `invoke up` sets them again)",) \
+                    if missing else ()
+        return (f"warning: {why}, and the drop rules against it were not set ({problem}). Type:",
+                *(f"  {line}" for line in neighbours.lines(rules)))
+
+    def remove(self) -> None:
+        neighbours.remove(self.settings.project)

@@ -1,0 +1,55 @@
+"""Refusing to touch what has a system's names and is not that system's."""
+
+from __future__ import annotations
+
+from helpers.engines.docker.client import LABEL
+from helpers.engines.docker.containers import Containers
+from helpers.engines.docker.deployment import Deployment
+from helpers.errors import TrackbedError
+from helpers.spelling import shown
+
+
+def check(deployment: Deployment, containers: Containers) -> None:
+    """Refuse to touch containers or volumes of this project's names that are not this system's."""
+    _check_compose_projects(deployment, containers)
+    _check_containers(deployment)
+    _check_volumes(deployment)
+
+
+def _check_compose_projects(deployment: Deployment, containers: Containers) -> None:
+    project, others = deployment.project, containers.foreign()
+    if others:
+        names = ", ".join(c.name for c in others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        where = shown(others[0].labels.get("com.docker.compose.project.working_dir", ""), 200)
+        raise TrackbedError(f"another Compose project is called {project} too{f', in {where}' if where else ''}: "
+                            f"its containers {names} are not Trackbed's, and nothing was done to them",
+                            "choose another name with --project=NAME (and other ports)")
+
+
+def _check_containers(deployment: Deployment) -> None:
+    project = deployment.project
+    wanted = {f"{project}-{name}-1" for name in deployment.part_names} | {f"{project}-jupyter"}
+    for container in deployment.api.containers():
+        ours = container.labels.get("com.docker.compose.project") == project \
+            or container.labels.get(f"{LABEL}.project") == project
+        if container.name in wanted and not ours:
+            raise TrackbedError(f"a container named {container.name} is there and is not Trackbed's "
+                                f"(image {container.image})",
+                                f"`docker rm -f {container.name}` if it may go, or choose another name with "
+                                "--project=NAME")
+
+
+def _check_volumes(deployment: Deployment) -> None:
+    instance = deployment.system.state.instance
+    for name, labels in deployment.api.volumes(v.name for v in deployment.volumes()).items():
+        owner = labels.get(f"{LABEL}.instance")
+        if owner == instance:
+            continue
+        if owner is None:
+            raise TrackbedError(f"a volume named {name} is there and is not Trackbed's",
+                                f"`docker volume rm {name}` if it may go, or choose another name with "
+                                "--project=NAME")
+        raise TrackbedError(
+            f"volume {name} belongs to another Trackbed system (instance {owner[:8]}, this one is {instance[:8]})",
+            "if it is yours and its state folder was lost: `invoke up --adopt`; "
+            "otherwise choose another name with --project=NAME")

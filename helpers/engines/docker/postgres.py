@@ -1,0 +1,103 @@
+"""The database in its container: is its cluster this image's, are its roles and its password today's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from helpers import stack
+from helpers.engines import commands, database_roles, shared
+from helpers.engines.base import POSTGRES, Engine, ExecResult, PartStatus, Sink, State
+from helpers.engines.docker import half_made
+from helpers.engines.docker.deployment import Collaborator, Deployment
+from helpers.errors import PartFailed, TrackbedError
+
+PASSWORD_FILE = "/run/secrets/postgres-password"
+
+
+class Database(Collaborator):
+    """PostgreSQL as the engine's part."""
+
+    def __init__(self, deployment: Deployment, engine: Engine) -> None:
+        super().__init__(deployment)
+        self.engine = engine
+
+    def check(self, statuses: Iterable[PartStatus], sink: Sink) -> bool:
+        """Whether the cluster has been good once; False also where there is none.
+
+        Refuses one of another PostgreSQL major: the image would make an empty one beside it. A first start that was
+        killed before it held anything is taken away, so that the image makes it anew.
+        """
+        volume = f"{self.settings.project}_postgres"
+        if self.settings.tracking_uri or not self.api.volumes([volume]):
+            return False
+        found = self._look_into(volume)
+        if found.major and found.versions and found.major not in found.versions:
+            raise shared.other_major(
+                found.versions[0], f"POSTGRES_IMAGE={self.settings.postgres_image} is PostgreSQL {found.major}",
+                f"set POSTGRES_IMAGE to a {found.versions[0]}.x image and `invoke backup`; then `invoke down "
+                "--delete-data`, POSTGRES_IMAGE as it is now, and `invoke restore FILE`")
+        now = next((s for s in statuses if s.name == POSTGRES), PartStatus(POSTGRES, State.MISSING))
+        if found.unfinished and not now.up:
+            if now.state is not State.MISSING:
+                self.api.stop(now.identity, 30)
+            if self._look_into(volume).unfinished:
+                sink.step("the first start of the database was interrupted before anything was in it: making it anew")
+                self._in_volume(volume, half_made.REMOVE)
+        return found.ready
+
+    def _look_into(self, volume: str) -> half_made.Folder:
+        return half_made.read(self._in_volume(f"{volume}:/v:ro", half_made.LOOK))
+
+    def _in_volume(self, volume: str, script: str) -> str:
+        """What a script prints in a container of the database's image and user that sees nothing but the volume."""
+        mount = volume if ":" in volume else f"{volume}:/v"
+        done = commands.run(["docker", "run", "--rm", "--network", "none", "--user", "999:999", "--cap-drop", "ALL",
+                             "--read-only", "--security-opt", "no-new-privileges:true", "--entrypoint", "sh", "-v",
+                             mount, self.settings.postgres_image, "-c", script], None, 120)
+        if done.code:
+            raise TrackbedError(f"the database's volume cannot be looked into: {commands.last_line(done.stderr)}",
+                                f"`docker volume inspect {volume.partition(':')[0]}` shows where it is; "
+                                "`invoke up` goes on")
+        return done.stdout
+
+    def _psql(self, role: str, name: str, statements: str) -> ExecResult:
+        return self.engine.exec(POSTGRES, shared.psql(role, name), statements.encode(), 600)
+
+    def settle(self, identity: str, sink: Sink) -> bool:
+        """Both roles and the live database are there, and the server's role has today's password.
+
+        False: the container ``identity`` was replaced meanwhile, the next one is still to be asked. "": there is none.
+        """
+        live = self.system.state.live["database"]
+        try:
+            if made := database_roles.settle(self._psql, live, PASSWORD_FILE):
+                sink.step(made)
+            self._match_password(live, sink)
+        except TrackbedError as error:
+            ends = re.search(r"is not running|No such container|shutting down|terminating connection|"
+                             r"closed the connection|before or while processing the request|connection to server",
+                             error.message)
+            same = any(s.identity == identity and s.up for s in self.engine.parts() if s.name == POSTGRES)
+            if identity and (ends or not same):
+                return False
+            raise
+        ready = database_roles.READY
+        self.engine.exec(POSTGRES, ("sh", "-c", f'cd "$PGDATA" && {{ [ -e {ready} ] || '
+                                                f'{{ : >{ready} && sync {ready} .; }}; }}'))
+        return True
+
+    def _match_password(self, live: str, sink: Sink) -> None:
+        """POSTGRES_PASSWORD_FILE counts at the first start only: make the kept database accept today's password.
+
+        The password stays inside the container: psql itself reads it from the secrets volume.
+        """
+        login = (f'PGPASSWORD="$(cat {PASSWORD_FILE})" psql -X -q -h "$(hostname -i)" -U {stack.DATABASE_USER} '
+                 f'-d "$0" -c "SELECT 1" >/dev/null 2>&1')
+        if self.engine.exec(POSTGRES, ("sh", "-c", login, live)).code == 0:
+            return
+        done = self._psql(stack.DATABASE_ADMIN, database_roles.MAINTENANCE, database_roles.settings(PASSWORD_FILE))
+        if done.code:
+            raise PartFailed(POSTGRES, "the kept database does not accept the password, and it could not be changed: "
+                             + commands.last_line(done.stderr), "put the old one into .env as POSTGRES_PASSWORD")
+        sink.step("the kept database was given the current password")

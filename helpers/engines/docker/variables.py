@@ -1,0 +1,91 @@
+"""What the Compose files of a system are, and what is filled into them. No secret among it."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from helpers import egress, gateway, images, stack
+from helpers.engines.docker import client_config
+from helpers.engines.docker.deployment import Deployment
+from helpers.errors import TrackbedError
+
+
+def files(deployment: Deployment) -> tuple[str, ...]:
+    """The Compose files, relative to the clone: the base and one overlay per choice."""
+    settings, object_store = deployment.settings, deployment.object_store
+    overlays = [object_store]
+    if settings.public:
+        own_store = object_store != "external"
+        chosen = {"public": True, "public-store": own_store, "public-console": deployment.console_is_public,
+                  "public-s3": settings.public_s3 and own_store, "public-acme": settings.acme}
+        overlays += [name for name, wanted in chosen.items() if wanted]
+    return ("docker/compose.yaml", *(f"docker/compose.{name}.yaml" for name in overlays))
+
+
+def _image(deployment: Deployment, key: str) -> str:
+    """The image of postgres, minio or versitygw, by the name under which it is here, if it is."""
+    reference = images.wanted(key, deployment.settings)
+    try:
+        return images.local(deployment.api, reference)
+    except TrackbedError:
+        return reference  # no engine answers: a plan is printed all the same
+
+
+def variables(deployment: Deployment) -> dict[str, str]:
+    """What the Compose files interpolate; no secret among it. Also written to .env for use by hand."""
+    settings, live = deployment.settings, deployment.system.state.live
+    own_store = deployment.object_store != "external"
+    _, mtu = deployment.host.uplink()
+    return {
+        "TRACKBED_BIND_ADDRESS": settings.bind_address,
+        "TRACKBED_MLFLOW_PORT": str(settings.mlflow_port),
+        "TRACKBED_S3_PORT": str(settings.s3_port),
+        "TRACKBED_S3_CONSOLE_PORT": str(settings.s3_console_port),
+        "TRACKBED_S3_BUCKET": settings.s3_bucket,
+        "TRACKBED_S3_REGION": settings.s3_region,
+        "TRACKBED_S3_ENDPOINT": "http://store:9000" if own_store else settings.s3_endpoint,
+        "TRACKBED_POSTGRES_IMAGE": _image(deployment, "postgres"),
+        "TRACKBED_MINIO_IMAGE": _image(deployment, "minio"),
+        "TRACKBED_VERSITYGW_IMAGE": _image(deployment, "versitygw"),
+        "TRACKBED_MLFLOW_IMAGE": settings.mlflow_image,
+        "TRACKBED_MLFLOW_WORKERS": str(settings.mlflow_workers),
+        "TRACKBED_POOL_SIZE": str(stack.pool(settings.mlflow_workers)[0]),
+        "TRACKBED_POOL_OVERFLOW": str(stack.pool(settings.mlflow_workers)[1]),
+        "TRACKBED_MAX_CONNECTIONS": str(stack.max_connections(settings.mlflow_workers)),
+        "TRACKBED_ALLOWED_HOSTS": stack.allowed_hosts(settings),
+        "TRACKBED_CORS_ORIGINS": stack.cors_origins(settings),
+        "TRACKBED_STORE_NETWORK": stack.store_network(settings, deployment.system.state.instance),
+        "TRACKBED_DATABASE": live["database"],
+        "TRACKBED_ARTIFACT_PREFIX": live["prefix"],
+        "TRACKBED_SECRETS": deployment.system.credentials_digest(),
+        # Compose hands the proxies of Docker's config.json to every container: they must not stand between ours
+        "TRACKBED_NO_PROXY": egress.exceptions(client_config.proxies(os.environ).get(egress.EXCEPT, "")),
+        "TRACKBED_MTU": str(min(mtu or 1500, 1500)),
+        "TRACKBED_MEMORY_LIMIT": settings.memory_limit,
+        "TRACKBED_PIDS_LIMIT": str(settings.pids_limit),
+        **(gateway_variables(deployment) if settings.public else {}),
+    }
+
+
+def gateway_variables(deployment: Deployment) -> dict[str, str]:
+    """The part of them for PUBLIC=true."""
+    settings, name = deployment.settings, stack.public_name(deployment.settings)
+    own_store = deployment.object_store != "external"
+    certificates = "internal"
+    if settings.acme:
+        certificates = "acme_address" if re.fullmatch(r"[0-9.]+", name) else "acme"
+    return {
+        "TRACKBED_GATEWAY_IMAGE": settings.gateway_image,
+        "TRACKBED_GATEWAY_ADDRESS": settings.gateway_address,
+        "TRACKBED_GATEWAY_NAME": name,
+        "TRACKBED_GATEWAY_CERTIFICATES": certificates,
+        "TRACKBED_ACME_CA": settings.acme_ca,
+        "TRACKBED_GATEWAY_ACME_ROOT": "trusted_roots /run/secrets/acme-root.pem" if settings.acme_root else "",
+        "TRACKBED_GATEWAY_CONSOLE": "import public 9001 console" if deployment.console_is_public else "",
+        "TRACKBED_GATEWAY_HSTS": gateway.hsts(settings),
+        "TRACKBED_GATEWAY_S3": "import public 9000 s3" if settings.public_s3 and own_store else "",
+        "TRACKBED_JUPYTER_PORT": str(settings.jupyter_port),
+        "TRACKBED_HTTP_PORT": str(settings.http_port),
+        "TRACKBED_HTTPS_PORT": str(settings.https_port),
+    }

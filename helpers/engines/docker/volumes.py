@@ -1,0 +1,131 @@
+"""The volumes of a system: whose they are, what is put into them, and what is deleted with the data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from helpers import notebook, users
+from helpers.engines import streaming
+from helpers.engines.base import GATEWAY, MLFLOW, DataItem, Sink
+from helpers.engines.docker import compose_model
+from helpers.engines.docker.client import LABEL, FileEntry
+from helpers.engines.docker.deployment import Collaborator
+from helpers.errors import TrackbedError
+
+LIVE = "live.json"  # the pointer of the state file, kept with the data as well
+
+
+class Volumes(Collaborator):
+    """Those of one system, by their labels."""
+
+    def names(self) -> tuple[str, ...]:
+        """Every volume that a system of this name has, or had with other settings."""
+        # also what is not part of the plan now: a notebook for a server elsewhere has one volume
+        with_server = replace(self.settings, tracking_uri="")
+        names = [v.name for v in compose_model.volumes(with_server, self.deployment.object_store)]
+        # stores used earlier are data of this project too
+        names += [f"{self.settings.project}_{s}" for s in ("minio", "versitygw", "gateway", "secrets-gateway",
+                                                          "secrets-store")]
+        return tuple(dict.fromkeys(names))
+
+    @cached_property
+    def own(self) -> frozenset[str]:
+        """The volumes of any Trackbed system with this project's name."""
+        found = self.api.volumes(self.names())
+        return frozenset(name for name, labels in found.items() if labels.get(f"{LABEL}.instance"))
+
+    def make(self, image: str) -> bool:
+        """Create missing volumes, set owners, write the secret files, through a container of ``image`` never started.
+
+        True when the database's volume was there.
+        """
+        existing = self.api.volumes(v.name for v in self.deployment.volumes())
+        labels = {f"{LABEL}.instance": self.system.state.instance, f"{LABEL}.project": self.settings.project}
+        roots: dict[str, tuple[int, int, int]] = {}
+        files: dict[str, list[FileEntry]] = {}
+        for volume in self.deployment.volumes():
+            if volume.name not in existing:
+                self.api.create_volume(volume.name, labels)
+            elif not volume.secret:
+                continue
+            roots[volume.name] = (volume.uid, volume.gid, volume.mode)
+        credentials = self.system.credentials()
+        for secret in self.deployment.secret_files():
+            content = credentials.render(secret.template, secret.names).encode()
+            files.setdefault(secret.volume, []).append(
+                FileEntry(secret.path, content, secret.uid, secret.gid, secret.mode))
+        files.setdefault(f"{self.settings.project}_secrets-jupyter", []).extend(self._certificate_files())
+        if self.settings.public:
+            name, own = f"{self.settings.project}_secrets-gateway", self._gateway_files()
+            files[name] = [e for e in files[name] if e.path not in {one.path for one in own}] + own
+        if not self.deployment.alone:
+            live = {key: self.system.state.live[key] for key in ("database", "prefix")}
+            live["store"] = self.deployment.object_store
+            files[f"{self.settings.project}_secrets-mlflow"].append(
+                FileEntry(LIVE, json.dumps(live).encode(), *compose_model.UIDS[MLFLOW], 0o400))
+        self.__dict__.pop("own", None)
+        self.api.fill(image, roots, files)
+        return f"{self.settings.project}_postgres" in existing
+
+    def _certificate_files(self) -> list[FileEntry]:
+        """The site's certificates for the notebook. Not among the secrets: other ones do not start it anew."""
+        if not self.deployment.certificates:
+            return []
+        uid = notebook.workspace_owner(self.settings)
+        return [FileEntry(notebook.CERTIFICATES, self.deployment.certificates.encode(), uid, notebook.GID, 0o444)]
+
+    def _gateway_files(self) -> list[FileEntry]:
+        owner = compose_model.UIDS[GATEWAY]
+        files = [FileEntry("users", users.render(users.load(self.settings)).encode(), *owner, 0o400)]
+        if self.settings.acme_root:
+            try:
+                text = Path(self.settings.acme_root).read_bytes()
+            except OSError as error:
+                raise TrackbedError(f"ACME_ROOT {self.settings.acme_root}: {error.strerror}") from None
+            files.append(FileEntry("acme-root.pem", text, *owner, 0o400))
+        return files
+
+    def put_users(self) -> None:
+        """Hand the users to the gateway, which looks at their file all the time. Nothing where there is no gateway."""
+        name = f"{self.settings.project}_secrets-gateway"
+        if self.settings.public and self.api.volumes([name]):
+            self.api.fill(self.settings.mlflow_image, {name: (*compose_model.UIDS[GATEWAY], 0o700)},
+                          {name: self._gateway_files()})
+
+    def adopt(self) -> str | None:
+        """The instance id that the existing data volumes carry, if they carry one and the same."""
+        owners = {labels.get(f"{LABEL}.instance") for labels in
+                  self.api.volumes(v.name for v in self.deployment.volumes()).values()}
+        owners.discard(None)
+        return owners.pop() if len(owners) == 1 else None
+
+    def recall(self) -> dict[str, str]:
+        """The live database, prefix and store, as the volumes remember them for a lost state folder; {} if not."""
+        volume, image = f"{self.settings.project}_secrets-mlflow", self.settings.mlflow_image
+        if not self.api.volumes([volume]) or self.api.image(image) is None:
+            return {"store": "minio"} if self.api.volumes([f"{self.settings.project}_minio"]) else {}
+        try:
+            found = json.loads(self.api.read_file(image, volume, LIVE))
+            live = {key: str(found[key]) for key in ("database", "prefix")}
+            return live | {"store": str(found.get("store", "minio"))}  # MinIO was the default of earlier releases
+        except (ValueError, KeyError, TypeError):
+            return {}
+
+    def data(self) -> tuple[DataItem, ...]:
+        what = {"postgres": "database: experiments, runs, parameters, metrics, registered models",
+                "gateway": "certificates of the gateway, and its own CA",
+                "minio": "artifacts (MinIO)", "versitygw": "artifacts (VersityGW)", "mlflow-tmp": "upload buffers"}
+        found = self.api.volumes(self.names())
+        mine = [n for n, labels in found.items() if labels.get(f"{LABEL}.instance") == self.system.state.instance]
+        prefix = len(self.settings.project) + 1
+        return tuple(DataItem(f"volume {n}", what.get(n[prefix:], "generated secrets")) for n in sorted(mine))
+
+    def remove(self, sink: Sink) -> None:
+        for item in self.data():
+            sink.step(f"removing {item.name}")
+            with streaming.ticking(lambda seconds, name=item.name: sink.step(  # type: ignore[misc]
+                    f"removing {name}, for {seconds:.0f} s")):
+                self.api.remove_volume(item.name.removeprefix("volume "))

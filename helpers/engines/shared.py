@@ -1,0 +1,64 @@
+"""What every engine does alike, on what it knows of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from helpers import accelerators
+from helpers.accelerators import Accelerator
+from helpers.engines.base import Engine, PartStatus, StartReport, State
+from helpers.errors import Interrupted, TrackbedError
+
+AWS_CREDENTIALS = "[default]\naws_access_key_id = {S3_ACCESS_KEY}\naws_secret_access_key = {S3_SECRET_KEY}\n"
+
+
+def unchanged(engine: Engine, applied: Mapping[str, Any]) -> bool:
+    """Whether all that the last `up` wrote down of itself is so still: what it was made from, and who runs."""
+    if applied.get("hash") != engine.fingerprint():
+        return False
+    statuses = engine.parts()
+    return all(s.state in (State.READY, State.DONE) for s in statuses) \
+        and {s.name: s.identity for s in statuses} == applied.get("identities")
+
+
+def remarks(chosen: Accelerator, empty_data: str) -> tuple[str, ...]:
+    """What is told before a start of the GPU, and of a data set that has nothing in it ("": of none)."""
+    lines = [f"GPU: {chosen} ({chosen.reason})"] if chosen.kind != accelerators.NONE else []
+    if chosen.warning:
+        lines.append(f"warning: the notebook gets no GPU: {chosen.warning}")
+    if empty_data:
+        lines.append(f"warning: the data set {empty_data} is empty")
+    return tuple(lines)
+
+
+def no_data_folder(name: str, where: str = "") -> TrackbedError:
+    """The error for a data set's folder that is not there; ``where``: the machine, where that is another one."""
+    return TrackbedError(f"DATA_VOLUME={name}: there is no such folder{f' on {where}' if where else ''}",
+                         "make and fill it, or unset DATA_VOLUME")
+
+
+def report(before: Mapping[str, str], after: Iterable[PartStatus]) -> StartReport:
+    """What a start did: ``before`` has the identities of the parts that were up."""
+    return StartReport(tuple(s.name for s in after if before.get(s.name) != s.identity))
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C while parts are started. Raises Interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted while starting; what was started stays",
+                          "`invoke up` goes on from there, `invoke down` stops it") from None
+
+
+def other_major(made_by: str, reader: str, fix: str) -> TrackbedError:
+    """The error for a database of another PostgreSQL major; ``reader``: what there is here, as in "... is 18"."""
+    return TrackbedError(f"the database was made by PostgreSQL {made_by}, {reader}; it is not migrated silently", fix)
+
+
+def psql(role: str, database: str) -> tuple[str, ...]:
+    """The command that takes statements on its input and gives bare rows, their columns a space apart."""
+    return ("psql", "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-U", role, "-d", database)
