@@ -12,12 +12,13 @@ import itertools
 import os
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import absent
 
 OWN = "mlflow-artifacts:/"
-REFERENCES = ("models:/", "runs:/")  # to what has a location of its own, which is checked in turn
+RUNS = "runs:/"
+REFERENCES = ("models:/", RUNS)  # to what has a location of its own, which is checked in turn
 TRACE_TAGS = ("mlflow.artifactLocation", "mlflow.trace.archiveLocation")
 DESTINATION = "MLFLOW_ARTIFACTS_DESTINATION"
 MOST_PARTS = 10_000  # S3's own limit; MLflow signs an address for each, however many are asked for
@@ -88,6 +89,26 @@ def guard_paths(handlers: Any) -> None:
         return found(proxied_artifact_root, relative_path)
 
     handlers._get_proxied_run_artifact_destination_path = destination_path
+
+
+def guard_runs(handlers: Any, environment: Mapping[str, str] = os.environ) -> None:
+    """A model version of the source runs:/RUN/PATH is read where that run's artifacts are. MLflow would ask itself for
+    them, as a client of its own database, and fail."""
+    opened = handlers._get_artifact_repository_for_uri
+    destination = environment[DESTINATION].rstrip("/")
+
+    @functools.wraps(opened)
+    def for_uri(artifact_uri: str) -> Any:
+        if not (artifact_uri.startswith(RUNS) and referring(artifact_uri)):
+            return opened(artifact_uri)
+        run, _, path = artifact_uri.removeprefix(RUNS).partition("/")
+        root = handlers._get_tracking_store().get_run(run).info.artifact_uri
+        if not own(root):
+            return opened(artifact_uri)
+        place = "/".join(filter(None, (root.removeprefix(OWN).strip("/"), path.strip("/"))))
+        return opened(f"{destination}/{quote(place) if destination.startswith('file:') else place}")
+
+    handlers._get_artifact_repository_for_uri = for_uri
 
 
 def guard_experiments(store: Any) -> None:
@@ -206,6 +227,7 @@ def guard_server(handlers: Any) -> None:
 
     guard_opening(ArtifactRepositoryRegistry)
     guard_paths(handlers)
+    guard_runs(handlers)
     guard_experiments(TrackingStore)
     guard_models(ModelStore, frozenset(handlers._PROMPT_SOURCE_PLACEHOLDERS))
     if os.environ[DESTINATION].startswith("s3://"):

@@ -115,6 +115,10 @@ def test_what_is_not_there_is_a_404_at_once_on_every_route(logged: tuple[Clone, 
     """MLflow's clients ask seven times more, four minutes long, where a server says 500."""
     system, run, model, trace = logged
     base, below = system.url("mlflow"), f"0/{run}/artifacts"
+    name = f"m{uuid.uuid4().hex}"
+    seen.mlflow(system, "registered-models/create", {"name": name})
+    seen.mlflow(system, "model-versions/create", {"name": name, "source": f"runs:/{run}/d", "run_id": run})
+    assert seen.ask(f"{base}/model-versions/get-artifact?name={name}&version=1&path=b.txt")[1] == "hello"
     for path in ("none.txt", "x/y/none.txt", "a.txt/x"):
         word = quote(path, safe="")
         for url in (f"api/2.0/mlflow-artifacts/artifacts/{below}/{path}",
@@ -123,6 +127,8 @@ def test_what_is_not_there_is_a_404_at_once_on_every_route(logged: tuple[Clone, 
                     f"ajax-api/2.0/mlflow/logged-models/{model}/artifacts/files?artifact_file_path={word}"):
             status, text = seen.ask(f"{base}/{url}", timeout=5)
             assert status == 404 and json.loads(text)["error_code"] == "RESOURCE_DOES_NOT_EXIST", (url, text)
+        status, text = seen.ask(f"{base}/model-versions/get-artifact?name={name}&version=1&path={word}", timeout=5)
+        assert status == 404 and json.loads(text)["error_code"] == "RESOURCE_DOES_NOT_EXIST", (path, text)
         for url in (f"api/2.0/mlflow-artifacts/artifacts?path={below}/{word}",
                     f"api/2.0/mlflow/artifacts/list?run_id={run}&path={word}",
                     f"api/2.0/mlflow/logged-models/{model}/artifacts/directories?artifact_directory_path={word}"):

@@ -76,6 +76,26 @@ def test_a_prefix_of_a_bucket_is_not_the_bucket(registry: Any) -> None:
             registry().get_artifact_repository(uri)
 
 
+@pytest.mark.parametrize(("destination", "source", "opened"), [
+    ("file:///srv/live/", "runs:/1/m", "file:///srv/live/0/1/artifacts/m"),
+    ("file:///srv/live", "runs:/1/a b", "file:///srv/live/0/1/artifacts/a%20b"),
+    ("s3://bucket/live", "runs:/1/a b/", "s3://bucket/live/0/1/artifacts/a b"),
+    ("s3://bucket/live", "runs:/1", "s3://bucket/live/0/1/artifacts"),
+    ("s3://bucket/live", "runs:/1/../2", "runs:/1/../2"),  # refused where it is opened
+    ("s3://bucket/live", "models:/m-1", "models:/m-1"),
+    ("s3://bucket/live", "runs:/elsewhere/m", "runs:/elsewhere/m"),
+])
+def test_what_refers_to_a_run_is_read_where_its_artifacts_are(destination: str, source: str, opened: str) -> None:
+    def get_run(run: str) -> Any:
+        uri = "s3://other/x" if run == "elsewhere" else f"mlflow-artifacts:/0/{run}/artifacts"
+        return SimpleNamespace(info=SimpleNamespace(artifact_uri=uri))
+
+    handlers = SimpleNamespace(_get_artifact_repository_for_uri=lambda artifact_uri: artifact_uri,
+                               _get_tracking_store=lambda: SimpleNamespace(get_run=get_run))
+    locations.guard_runs(handlers, {locations.DESTINATION: destination})
+    assert handlers._get_artifact_repository_for_uri(source) == opened
+
+
 class Store:
     """Stands for MLflow's stores."""
 
