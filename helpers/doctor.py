@@ -23,7 +23,6 @@ from helpers import (
     notebook,
     pages,
     ports,
-    relevance,
 )
 from helpers import workspace as workspace_files
 from helpers.engines import select
@@ -33,7 +32,7 @@ from helpers.engines.docker.client import LABEL
 from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.host import Here, Host
 from helpers.errors import TrackbedError
-from helpers.settings import Settings
+from helpers.settings import Settings, relevance
 from helpers.system import OPEN, System, existing
 
 GIB = 1 << 30

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from helpers import access, addresses, egress, gateway, images, notebook, relevance, stack
+from helpers import access, addresses, egress, gateway, images, notebook, stack
 from helpers.credentials import FORMER, MLFLOW_TOKEN, WEBHOOK_KEY
 from helpers.engines import select
 from helpers.engines.base import DeviceRequest, Mount, PartSpec, Plan, Port, SecretFile
@@ -17,7 +17,7 @@ from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.embedded import EmbeddedEngine
 from helpers.engines.host import Here, Host
 from helpers.errors import SettingError
-from helpers.settings import Settings
+from helpers.settings import Settings, relevance
 from helpers.system import System
 
 _HERE = Here()

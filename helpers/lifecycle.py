@@ -16,7 +16,6 @@ from helpers import (
     doctor,
     durability,
     elsewhere,
-    envfile,
     gateway,
     gpu,
     images,
@@ -24,7 +23,6 @@ from helpers import (
     notebook,
     ports,
     readiness,
-    relevance,
     rotation,
     server_secrets,
     stack,
@@ -38,7 +36,7 @@ from helpers.engines import select
 from helpers.engines.base import JUPYTER, MLFLOW, STORE, DataItem, Engine, PartStatus, Sink, State
 from helpers.engines.docker.engine import DockerEngine
 from helpers.errors import EngineUnavailable, Interrupted, SettingError, TrackbedError
-from helpers.settings import Settings, default_state_dir
+from helpers.settings import Settings, default_state_dir, dotenv, relevance
 from helpers.spelling import did_you_mean, nearest
 from helpers.system import System
 
@@ -293,7 +291,7 @@ def _write_env(engine: Engine, settings: Settings) -> None:
     if settings.state_dir != default_state_dir():
         managed["TRACKBED_STATE_DIR"] = str(settings.state_dir)
     if managed or settings.env_file.exists():
-        envfile.write_managed_block(settings.env_file, managed)
+        dotenv.write_managed_block(settings.env_file, managed)
 
 
 def initialise(system: System, sink: Sink, notice: Notice) -> Engine:

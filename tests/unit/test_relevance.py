@@ -10,11 +10,12 @@ import pytest
 from invoke.exceptions import Exit
 
 import tasks
-from helpers import doctor, relevance
+from helpers import doctor
 from helpers.accelerators import Accelerator
 from helpers.engines.base import Engine
 from helpers.errors import SettingError
-from helpers.settings import BY_NAME, FLAGS, TABLE, Settings
+from helpers.settings import BY_NAME, TABLE, Settings, relevance
+from helpers.settings.model import BY_OPTION
 
 REMOTE = {"tracking_uri": "https://mlflow.example.org"}
 # a value of each flag that is no default
@@ -49,7 +50,7 @@ def settings(tmp_path: Path, engine: str, flags: dict[str, str | None], environ:
 @pytest.mark.parametrize("option", VALUES)
 def test_every_flag_on_every_engine(tmp_path: Path, engine: str, others: dict[str, str], gpu: bool,
                                     refused: set[str], option: str) -> None:
-    name = {own: setting for setting, own in FLAGS.items()}.get(option, option.strip("-").upper().replace("-", "_"))
+    name = BY_OPTION[option].name
     environ = {key: value for key, value in others.items() if key != name.lower()}
     given = settings(tmp_path, engine, {name.lower(): VALUES[option]}, environ)
     if option not in refused:

@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import egress, stack
-from helpers import settings as settings_module
 from helpers.errors import BAD_SETTING, SettingError
-from helpers.settings import BY_NAME, RESERVED, TABLE, Settings, example
+from helpers.settings import BY_NAME, RESERVED, TABLE, Settings, example, resolved
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "hunter2hunter2hunter2"
@@ -49,7 +48,7 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     made = Place(tmp_path)
-    monkeypatch.setattr(settings_module, "default_state_dir", lambda: made.state)
+    monkeypatch.setattr(resolved, "default_state_dir", lambda: made.state)
     return made
 
 
@@ -200,7 +199,7 @@ def given_to_services() -> set[str]:
     found = set()
     for path in (ROOT / "helpers").rglob("*.py"):
         # the engine's own are for Compose, and kept in .env
-        if path.name == "settings.py" or path.match("docker/variables.py"):
+        if path.parent.name == "settings" or path.match("docker/variables.py"):
             continue
         found |= {node.value for node in ast.walk(ast.parse(path.read_text()))
                   if isinstance(node, ast.Constant) and isinstance(node.value, str) and name.fullmatch(node.value)}

@@ -7,11 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from helpers import accelerators
-from helpers.engines.base import Engine
 from helpers.errors import SettingError
-from helpers.settings import BY_NAME, DEFAULT, LAST_UP, TABLE, Setting, Settings
+from helpers.settings.model import BY_NAME, TABLE, Setting
+from helpers.settings.resolved import Settings
+from helpers.settings.sources import DEFAULT, LAST_UP
+
+
+class Chosen(Protocol):
+    """What is asked of an engine."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def accelerator(self) -> accelerators.Accelerator: ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,7 @@ def refuse_flags(settings: Settings, gpu: Callable[[], bool] = lambda: True) -> 
             raise SettingError(f"{_given(setting, settings)} means nothing {why}.", _instead(setting, settings))
 
 
-def check(engine: Engine) -> None:
+def check(engine: Chosen) -> None:
     """The same for the settings of an engine, before anything is made."""
     refuse_flags(engine.settings, lambda: engine.accelerator.kind != accelerators.NONE)
 

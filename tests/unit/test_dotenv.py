@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from helpers.envfile import BEGIN, END, read, write_managed_block
 from helpers.errors import SettingError, TrackbedError
+from helpers.settings.dotenv import BEGIN, END, read, write_managed_block
 
 
 @pytest.fixture

@@ -1,0 +1,225 @@
+"""``Settings``: the one validated object that everything else reads.
+
+A value is taken from the first place that has one: flags, TRACKBED_ variables, ``.env`` (bare names),
+what an earlier ``invoke up`` was told, the default. An empty value means the default.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import platformdirs
+
+from helpers import state as states
+from helpers.errors import SettingError
+from helpers.settings import dotenv, sources
+from helpers.settings.model import BY_NAME, TABLE, Declared, Setting
+from helpers.settings.parsers import LOOPBACK, Around
+from helpers.settings.sources import DEFAULT, FOREIGN, LAST_UP, Value, error, named, parse
+
+_LOCATING = ("PROJECT", "STATE_DIR")
+# what `up` does not remember: keys belong together, and one of these is a secret
+_FORGOTTEN = (*_LOCATING, *(name for name in BY_NAME if name.startswith("BACKUP_S3_")))
+_PORTS = ("MLFLOW_PORT", "JUPYTER_PORT", "S3_PORT", "S3_CONSOLE_PORT")
+
+
+def default_state_dir() -> Path:
+    """Where state lives when nobody says otherwise."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/trackbed")
+    return Path(platformdirs.user_state_dir("trackbed", appauthor=False))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Declared):
+    """All settings, valid. Secrets are "" where ``credentials`` is to make them; they are never shown."""
+
+    clone: Path
+    notebook_uid: int = 0  # the owner of the workspace on another machine; 0: look at the folder
+    told: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    passthrough: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    warnings: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def folder(self) -> Path:
+        """This project's folder in the state folder."""
+        return self.state_dir / self.project
+
+    @property
+    def acme(self) -> bool:
+        """Whether the gateway's certificates come from an ACME server."""
+        return self.public and (self.certificates == "acme" or (self.certificates == "auto" and bool(self.domain)))
+
+    @property
+    def gateway_address(self) -> str:
+        """What the gateway binds to: a floating IP is on no interface, so every one unless somebody chose."""
+        return self.bind_address if self.origin("BIND_ADDRESS") != DEFAULT else "0.0.0.0"
+
+    @property
+    def env_file(self) -> Path:
+        return self.clone / ".env"
+
+    def origin(self, name: str) -> str:
+        """Where a value came from: "--mlflow-port", "TRACKBED_MLFLOW_PORT", ".env line 4", "default"."""
+        return self.origins.get(name.upper().replace("-", "_"), DEFAULT)
+
+    def with_engine(self, engine: str, store: str) -> Settings:
+        """The same settings for the engine that was chosen, ``store`` in place of OBJECT_STORE=auto."""
+        chosen = replace(self, engine=engine, object_store=store if self.object_store == "auto" else self.object_store)
+        _check_store(chosen)
+        return chosen
+
+    @classmethod
+    def load(
+        cls,
+        flags: Mapping[str, str | None],
+        environ: Mapping[str, str],
+        env_file: Path,
+        remembered: Mapping[str, str] | Callable[[Path], Mapping[str, str]] = states.remembered,
+    ) -> Settings:
+        """Find, check and freeze every value; raises SettingError with one line.
+
+        ``flags`` are named like settings in any spelling (mlflow_port, mlflow-port); None is not given.
+        ``remembered`` is what earlier ``up`` were told, or gives it for the project's folder.
+        """
+        file = dotenv.read(env_file)
+        clone = Path(os.path.abspath(env_file)).parent
+        around = Around(clone, environ.get("HOME") or os.path.expanduser("~"))
+        warnings: list[str] = []
+        layers = (
+            sources.from_flags(flags),
+            sources.from_environ(environ, file, warnings),
+            sources.from_file(file, warnings),
+            sources.from_managed(file),
+        )
+        sourced = sources.sourced(environ, file)
+        told: dict[str, str] = {}
+        values: dict[str, Any] = {}
+        origins: dict[str, str] = {}
+
+        def settle(setting: Setting, last: Mapping[str, str]) -> None:
+            name = setting.name
+            found = next((layer[name] for layer in layers if name in layer), None)
+            if found is None and name in last and not setting.secret:
+                found = Value(last[name], LAST_UP)
+            if found is None and name in sourced and not setting.secret:
+                found = Value(sourced[name], LAST_UP)
+            if found is None or not found.raw:
+                values[name] = setting.parse(setting.default, around)
+            else:
+                values[name] = parse(setting, found, around)
+                origins[name] = found.origin
+            if name in layers[0] or name in layers[1]:
+                raw = layers[0].get(name) or layers[1][name]
+                if not setting.secret and name not in _FORGOTTEN:
+                    told[name] = str(values[name]) if raw.raw and name == "WORKSPACE" else raw.raw
+
+        for name in _LOCATING:
+            settle(BY_NAME[name], {})
+        state_dir: Path = values["STATE_DIR"] or default_state_dir()
+        values["STATE_DIR"] = state_dir
+        _check_state_dir(state_dir, clone, around, origins.get("STATE_DIR", DEFAULT))
+        folder = state_dir / values["PROJECT"]
+        last = remembered(folder) if callable(remembered) else remembered
+        for setting in TABLE:
+            if setting.name not in _LOCATING:
+                settle(setting, last)
+        if values["WORKSPACE"] is None:
+            values["WORKSPACE"] = folder / "workspace"
+        settings = cls(
+            **{BY_NAME[name].field: value for name, value in values.items()},
+            clone=clone,
+            told=told,
+            passthrough={e.name: e.value for e in file.entries if e.value and FOREIGN.fullmatch(e.name)
+                         and not e.name.startswith("COMPOSE_")},
+            warnings=(*warnings, *_tracking_warnings(values, origins)),
+            origins=origins,
+        )
+        _check_together(settings)
+        return settings
+
+
+def _within(path: Path, parent: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(parent))
+
+
+def _check_state_dir(state_dir: Path, clone: Path, around: Around, origin: str) -> None:
+    parse(BY_NAME["STATE_DIR"], Value(str(state_dir), origin), around)  # the default can be odd, too
+    if _within(state_dir, clone):
+        raise error("STATE_DIR", str(state_dir), origin,
+                     f"must lie outside the clone {clone}, where `git clean` would delete the database.")
+
+
+def _tracking_warnings(values: Mapping[str, Any], origins: Mapping[str, str]) -> list[str]:
+    """What is not wrong about a tracking server elsewhere, but may not be meant."""
+    uri = values["TRACKING_URI"]
+    if not uri:
+        names = ("TRACKING_USERNAME", "TRACKING_PASSWORD", "TRACKING_TOKEN", "TRACKING_CA")
+        return [f"{name} (from {origins[name]}) is for a server elsewhere, and TRACKING_URI is not set; ignored."
+                for name in names if values[name] and not origins[name].startswith((LAST_UP, "--"))]
+    if values["TRACKING_PASSWORD"] and not values["TRACKING_USERNAME"]:
+        return ["TRACKING_PASSWORD without TRACKING_USERNAME is not used."]
+    login = values["TRACKING_TOKEN"] or values["TRACKING_USERNAME"]
+    if login and uri.startswith("http://") and urlsplit(uri).hostname not in ("localhost", "127.0.0.1", "::1"):
+        return [f"the login goes to {uri} unencrypted; use https:// where the server has it."]
+    return []
+
+
+def _check_together(settings: Settings) -> None:
+    if not settings.public and not ipaddress.IPv4Address(settings.bind_address).is_loopback:
+        raise error("BIND_ADDRESS", settings.bind_address, settings.origin("BIND_ADDRESS"), LOOPBACK)
+    if settings.public and ":" in settings.public_address:
+        raise error("PUBLIC_ADDRESS", settings.public_address, settings.origin("PUBLIC_ADDRESS"),
+                     "must be an IPv4 address or a name; containers are reached over IPv4.")
+    seen: dict[int, str] = {}
+    for name in (*_PORTS, *(("HTTP_PORT", "HTTPS_PORT") if settings.acme else ())):
+        port: int = getattr(settings, name.lower())
+        if port in seen:
+            one, other = name, seen[port]
+            if settings.origin(one) == DEFAULT:
+                one, other = other, one  # blame the one that somebody set
+            raise error(one, str(port), settings.origin(one),
+                         f"must differ from {other}={port} ({named(settings.origin(other))}); "
+                         "two parts cannot share a port.")
+        seen[port] = name
+    if settings.tracking_uri and settings.tracking_token and settings.tracking_username:
+        raise SettingError(f"TRACKING_TOKEN (from {settings.origin('TRACKING_TOKEN')}): must not be set together with "
+                           f"TRACKING_USERNAME ({named(settings.origin('TRACKING_USERNAME'))}); a server takes one.")
+    work = settings.workspace
+    origin = settings.origin("WORKSPACE")
+    if _within(settings.state_dir, work):
+        raise error("WORKSPACE", str(work), origin, "must not hold the state folder "
+                     f"{settings.state_dir}, or the notebook could read every secret.")
+    if _within(work, settings.folder) and work != settings.folder / "workspace":
+        raise error("WORKSPACE", str(work), origin,
+                     f"must not lie in {settings.folder}, which holds the secrets.",
+                     str(settings.folder / "workspace"))
+    _check_store(settings)
+
+
+def _check_store(settings: Settings) -> None:
+    store, engine = settings.object_store, settings.engine
+    allowed = {"docker": ("minio", "versitygw", "external"), "embedded": ("folder", "external")}.get(engine)
+    if allowed and store != "auto" and store not in allowed:
+        needed = "runs in Docker" if engine == "embedded" else "is for embedded"
+        raise error("OBJECT_STORE", store, settings.origin("OBJECT_STORE"),
+                     f"{needed}; with ENGINE={engine} ({named(settings.origin('ENGINE'))}) "
+                     f"must be one of {', '.join(('auto', *allowed))}.")
+    if store == "external":
+        for name in ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"):
+            kept = settings.folder / "secrets" / f"EXTERNAL_{name}"
+            if not getattr(settings, name.lower()) and not os.path.lexists(kept):
+                raise SettingError(f"{name} is missing: OBJECT_STORE=external "
+                                   f"({named(settings.origin('OBJECT_STORE'))}) needs it; "
+                                   f"must be {BY_NAME[name].allowed}.")
+    elif settings.s3_endpoint and settings.origin("S3_ENDPOINT") != LAST_UP:
+        raise error("S3_ENDPOINT", settings.s3_endpoint, settings.origin("S3_ENDPOINT"),
+                     f"is for OBJECT_STORE=external only; OBJECT_STORE is {store} "
+                     f"({named(settings.origin('OBJECT_STORE'))}).")

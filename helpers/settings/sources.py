@@ -1,0 +1,175 @@
+"""Where the text of a setting comes from: flags, environment, ``.env``, what the last ``up`` was told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from helpers.errors import SettingError
+from helpers.settings.dotenv import Entry, EnvFile
+from helpers.settings.model import BY_NAME, BY_OPTION, Setting
+from helpers.settings.parsers import Around, Wrong
+from helpers.spelling import did_you_mean, nearest, shown
+
+PREFIX = "TRACKBED_"
+LAST_UP = "the last `invoke up`"
+DEFAULT = "default"
+
+# Read by tests, the rig, the images and the services; never settings.
+RESERVED = re.compile(
+    r"TRACKBED_(TRACEBACK|VERBOSE|SCREENSHOTS|SRC|REQUIRE_(DOCKER|BROWSER|FAKETIME)|MIGRATE|SYSTEM_ENGINE|INSTANCE_OF_PROCESS|BROWSER_URL|SERVER_URI|TRACKING_SECRETS|SECRETS|SECRETS_FOLDER|ACCESS_TOKEN_FILE|GATEWAY_KEY_FILE|STARTUP|PROGRAMS|STORE_NETWORK|OWN_TMP|CODE|S3_CREATE|STORE_SYNC|STORE_SYNC_TOKEN_FILE|NOTEBOOK_GPU|FAULT_[A-Z]+|EQUAL_[A-Z]+|RIG_[A-Z0-9_]*)"
+)
+# Taken from .env as they are: they belong to Docker, Compose and the network, not to Trackbed.
+FOREIGN = re.compile(
+    r"(COMPOSE|DOCKER)_[A-Z0-9_]+|BUILDKIT_[A-Z0-9_]+|NO_COLOR"
+    r"|(?i:(http|https|ftp|no|all)_proxy)"
+    r"|SSL_CERT_FILE|SSL_CERT_DIR|(REQUESTS|CURL|AWS)_CA_BUNDLE|NODE_EXTRA_CA_CERTS|PIP_CERT|GIT_SSL_CAINFO"
+)
+# Names from other people's texts about the same parts.
+OTHER_NAMES = {
+    "AWS_ACCESS_KEY_ID": "S3_ACCESS_KEY",
+    "AWS_DEFAULT_REGION": "S3_REGION",
+    "AWS_ENDPOINT_URL": "S3_ENDPOINT",
+    "AWS_REGION": "S3_REGION",
+    "AWS_SECRET_ACCESS_KEY": "S3_SECRET_KEY",
+    "MINIO_ACCESS_KEY": "S3_ACCESS_KEY",
+    "MINIO_PORT": "S3_PORT",
+    "MINIO_ROOT_PASSWORD": "S3_SECRET_KEY",
+    "MINIO_ROOT_USER": "S3_ACCESS_KEY",
+    "MINIO_SECRET_KEY": "S3_SECRET_KEY",
+    "MLFLOW_S3_ENDPOINT_URL": "S3_ENDPOINT",
+    "MLFLOW_TRACKING_URI": "TRACKING_URI",
+    "MLFLOW_TRACKING_USERNAME": "TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD": "TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN": "TRACKING_TOKEN",
+    "MLFLOW_TRACKING_SERVER_CERT_PATH": "TRACKING_CA",
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    raw: str
+    origin: str
+
+
+def parse(setting: Setting, value: Value, around: Around) -> Any:
+    try:
+        return setting.parse(value.raw, around)
+    except Wrong as wrong:
+        rule = wrong.rule or f"must be {setting.allowed}."
+        raise error(setting.name, value.raw, value.origin, rule, wrong.suggestion) from None
+
+
+def error(name: str, raw: str, origin: str, rule: str, suggestion: str = "") -> SettingError:
+    """The one line: name, value (never a secret's), where from, what is allowed, nearest right word."""
+    safe = re.sub(r"//[^/]*@", "//***@", raw)  # a password in a URL
+    value = "" if BY_NAME[name].secret else "=" + shown(safe)
+    hint = ""
+    if origin == LAST_UP:
+        hint = f"forget what it was told: `invoke up {BY_NAME[name].option}=`"
+    guess = did_you_mean(shown(suggestion, 200))
+    return SettingError(f"{name}{value} ({named(origin)}): {rule}{guess}", hint)
+
+
+def named(origin: str) -> str:
+    return "the default" if origin == DEFAULT else f"from {origin}"
+
+
+def meant(name: str, cutoff: float = 0.75) -> str:
+    """The setting that a wrong name most likely means, or ""."""
+    bare = name.upper().removeprefix(PREFIX)
+    return OTHER_NAMES.get(bare) or (bare if bare in BY_NAME else nearest(bare, BY_NAME, cutoff))
+
+
+def from_flags(flags: Mapping[str, str | None]) -> dict[str, Value]:
+    found: dict[str, Value] = {}
+    for flag, raw in flags.items():
+        if raw is None:
+            continue
+        name = flag.strip("-").upper().replace("-", "_")
+        option = "--" + name.lower().replace("_", "-")
+        name = BY_OPTION[option].name if option in BY_OPTION else name
+        if name not in BY_NAME:
+            guess = meant(name)
+            right = BY_NAME[guess].option if guess else ""
+            raise SettingError(f"{option}: no such setting.{did_you_mean(right)}")
+        option = BY_NAME[name].option
+        if not BY_NAME[name].flag:
+            raise SettingError(f"{name} (from {option}): a secret is not taken from the command line, where "
+                               "others on the machine can read it; put it into .env (chmod 600 .env).")
+        found[name] = Value(raw.strip(), option)
+    return found
+
+
+def from_environ(
+    environ: Mapping[str, str], file: EnvFile, warnings: list[str]
+) -> dict[str, Value]:
+    found: dict[str, Value] = {}
+    for variable, raw in sorted(environ.items()):
+        if not variable.upper().startswith(PREFIX) or RESERVED.fullmatch(variable):
+            continue
+        if file.managed.get(variable) == raw:
+            continue  # a shell that sourced .env: not something the user told us
+        name = variable.removeprefix(PREFIX)
+        if name in BY_NAME:
+            found[name] = Value(raw.strip(), variable)
+            continue
+        guess = meant(variable)
+        if guess:
+            raise SettingError(
+                f"{shown(variable)} (from the environment): no such setting.{did_you_mean(PREFIX + guess)}"
+            )
+        warnings.append(f"{shown(variable)} (from the environment) is no setting; ignored.")
+    return found
+
+
+def sourced(environ: Mapping[str, str], file: EnvFile) -> dict[str, str]:
+    """Variables that equal the managed block: the last word, for when the state that remembers them was lost."""
+    names = ((variable.removeprefix(PREFIX), value) for variable, value in file.managed.items()
+             if environ.get(variable) == value)
+    # S3_ENDPOINT is written for Compose, also where the store is our own
+    return {name: value for name, value in names if name in BY_NAME and name != "S3_ENDPOINT"}
+
+
+def from_file(file: EnvFile, warnings: list[str]) -> dict[str, Value]:
+    found: dict[str, Value] = {}
+    for entry in file.entries:
+        origin = f"{file.path.name} line {entry.line}"
+        if entry.name in BY_NAME:
+            found[entry.name] = Value(entry.value.strip(), origin)
+            if entry.value and BY_NAME[entry.name].secret and file.mode is not None and file.mode & 0o077:
+                raise SettingError(f"{entry.name} (from {origin}): others may read this file "
+                                   f"(mode {file.mode:04o}) and it holds a secret; "
+                                   f"run: chmod 600 {file.path}")
+        elif entry.name in ("COMPOSE_FILE", "COMPOSE_PROJECT_NAME"):
+            warnings.append(f"{entry.name} (from {origin}): `invoke up` writes its own at the end of "
+                            "the file, which wins.")
+        elif FOREIGN.fullmatch(entry.name):
+            continue
+        elif entry.name.startswith(PREFIX):
+            raise _prefixed(entry, origin)
+        else:
+            guess = meant(entry.name)
+            if guess:
+                raise SettingError(f"{entry.name} (from {origin}): no such setting.{did_you_mean(guess)}")
+            warnings.append(f"{shown(entry.name)} (from {origin}) is no setting; ignored.")
+    return found
+
+
+def _prefixed(entry: Entry, origin: str) -> SettingError:
+    bare = entry.name.removeprefix(PREFIX)
+    if RESERVED.fullmatch(entry.name):
+        return SettingError(f"{entry.name} (from {origin}): is read from the environment only.")
+    if bare in BY_NAME:
+        return SettingError(f"{entry.name} (from {origin}): drop the prefix in this file."
+                            f"{did_you_mean(bare)}")
+    return SettingError(f"{entry.name} (from {origin}): no such setting.{did_you_mean(meant(bare))}")
+
+
+def from_managed(file: EnvFile) -> dict[str, Value]:
+    """Only what locates the state: everything else that ``up`` was told is in the state."""
+    names = {"PROJECT": "COMPOSE_PROJECT_NAME", "STATE_DIR": PREFIX + "STATE_DIR"}
+    return {name: Value(file.managed[key], LAST_UP) for name, key in names.items() if file.managed.get(key)}
+
