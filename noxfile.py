@@ -130,6 +130,13 @@ def clients(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def pytorch(session: nox.Session) -> None:
+    """PyTorch's real build for NVIDIA (3 GB), in the image and embedded: needs Docker and a package index."""
+    install(session)
+    session.run("pytest", "tests/pytorch", results(session), *session.posargs)
+
+
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Ours against the usual compose file, as ratios in one run; needs a Docker engine and quiet."""
     install(session)

@@ -24,7 +24,7 @@ from helpers.settings import Settings
 
 OWN = "trackbed/"
 # What a finished image needs on disk, with its layers unpacked: PyTorch's wheels carry CUDA or ROCm.
-SIZES = {"cpu": 3 << 30, "cuda": 12 << 30, "rocm": 24 << 30}
+SIZES = {"cpu": 3 << 30, "cuda": 10 << 30, "rocm": 24 << 30}
 FOLDERS = {"trackbed/mlflow": "mlflow", REPOSITORY: "jupyter", "trackbed/versitygw": "versitygw",
            "trackbed/gateway": "gateway"}
 BUILDABLE = ("mlflow", "jupyter", "versitygw", "gateway")
@@ -205,8 +205,10 @@ def _build(name: str, settings: Settings, sink: Sink) -> None:
         if known := client_problem("\n".join(lines)):
             raise TrackbedError(f"building {name} failed: {known[0]}", known[1], tuple(lines[-4:]))
         wrong = [line for line in lines if "ERROR" in line or "error:" in line.lower()]
-        if any("torch" in line for line in wrong) and (index := arguments(name, settings).get("TORCH_INDEX")):
-            raise TrackbedError(f"PyTorch could not be installed from {index}: {_plain(wrong[-2:][0])}",
+        index = arguments(name, settings).get("TORCH_INDEX")
+        if index is not None and any("/opt/trackbed/${TORCH}" in line for line in wrong):
+            raise TrackbedError(f"PyTorch could not be installed from {index or 'the package index'}: "
+                                f"{unreachable(lines) or _plain(wrong[-2:][0])}",
                                 "TORCH_INDEX names a mirror; TORCH=none makes a notebook without PyTorch",
                                 tuple(lines[-12:]))
         raise TrackbedError(f"building {name} failed: {(wrong or lines or ['no output'])[-1]}",
@@ -246,7 +248,17 @@ def credential_problem(program: str) -> tuple[str, str]:
 
 def _plain(line: str) -> str:
     """A line of BuildKit's output without its step number and time."""
-    return re.sub(r"^#\d+\s+(\d+\.\d+\s+)?", "", line)
+    return re.sub(r"^(#\d+\s+)?(\d+\.\d+\s+)?", "", line)
+
+
+def unreachable(lines: Iterable[str]) -> str:
+    """Why pip reached no index, from its warnings: it ends with "no matching distribution" then. "" where it did."""
+    broken = [line for line in lines if "after connection broken by" in line]
+    if not broken:
+        return ""
+    cause = re.search(r"Errno -?\d+\] ([^'\")]+)|(certificate verify failed[^'\")(]*)|((?:read )?timed out)",
+                      broken[-1], re.IGNORECASE)
+    return "it does not answer" + (f" ({next(filter(None, cause.groups())).strip()})" if cause else "")
 
 
 def push(api: DockerApi, name: str, registry: str, sink: Sink) -> str:

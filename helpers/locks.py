@@ -13,6 +13,7 @@ from helpers.errors import TrackbedError
 from helpers.stack import JUPYTER_FOLDER, ROOT
 
 LOWEST_PYTHON = "3.11"
+ALONE = ("lightning-requirements.in",)  # names all that it needs, but for what other locks bring
 HEADER = "# Locked from {name} with hashes; `invoke lock` refreshes it.\n"
 
 
@@ -27,7 +28,8 @@ def refresh(upgrade: bool = False) -> list[str]:
     done = []
     for path in inputs():
         lock = path.with_suffix(".txt")
-        if problem := _compile(path, lock, ["--upgrade"] if upgrade else []):
+        options = [*(["--upgrade"] if upgrade else []), *(["--no-deps"] if path.name in ALONE else [])]
+        if problem := _compile(path, lock, options):
             raise TrackbedError(f"{path.relative_to(ROOT)} cannot be locked: {problem}", "is this machine online?")
         done.append(str(lock.relative_to(ROOT)))
     return done

@@ -197,6 +197,7 @@ class EmbeddedEngine:
         if settings.torch == wheels.CPU or (settings.torch == wheels.AUTO and chosen.kind != accelerators.NONE):
             lock, hashed = wheels.requirements(chosen.torch, settings.torch_index)
             found.append(venvs.Extra(lock, wheels.index(chosen.torch, settings.torch_index), hashed))
+            found.append(venvs.Extra(stack.JUPYTER_FOLDER / "lightning-requirements.txt", hashed=True, alone=True))
         return tuple(found)
 
     def _venvs(self) -> dict[str, venvs.Venv]:

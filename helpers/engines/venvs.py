@@ -24,16 +24,20 @@ CACHE_LEAST = 2 << 30  # bytes: what all packages need there
 
 @dataclass(frozen=True)
 class Extra:
-    """Requirements installed after the lock, from ``index`` ("": the usual one), with hashes where they are known."""
+    """Requirements installed after the lock, from ``index`` ("": the usual one), with hashes where they are known.
+
+    ``alone``: without their dependencies, which earlier ones brought.
+    """
 
     requirements: Path
     index: str = ""
     hashed: bool = False
+    alone: bool = False
 
     def argv(self) -> list[str]:
         """What ``uv pip install`` is told."""
-        return [*(["--require-hashes"] if self.hashed else []), *(["--index-url", self.index] if self.index else []),
-                "--requirement", str(self.requirements)]
+        return [*(["--require-hashes"] if self.hashed else []), *(["--no-deps"] if self.alone else []),
+                *(["--index-url", self.index] if self.index else []), "--requirement", str(self.requirements)]
 
 
 @dataclass(frozen=True)
@@ -135,9 +139,10 @@ class Venv:
                     raise
             if process.returncode:
                 told = [line for line in lines if line] or ["no message"]
-                if "--index-url" in argv:
-                    raise TrackbedError(f"PyTorch could not be installed from {argv[argv.index('--index-url') + 1]}: "
-                                        f"{told[-1]}", "TORCH_INDEX names a mirror; TORCH=none goes on without PyTorch",
+                if Path(argv[-1]).name.startswith("torch-"):
+                    index = argv[argv.index("--index-url") + 1] if "--index-url" in argv else "the package index"
+                    raise TrackbedError(f"PyTorch could not be installed from {index}: {told[-1]}",
+                                        "TORCH_INDEX names a mirror; TORCH=none goes on without PyTorch",
                                         tuple(told[-8:]))
                 raise TrackbedError(f"installing {self.name} failed: {told[-1]}",
                                     "is this machine online? Behind a proxy or a mirror, the settings of pip "

@@ -111,6 +111,8 @@ def test_another_gpu_is_another_environment(tmp_path: Path) -> None:
     assert len({plain.folder, rocm.folder, cuda.folder}) == 3
     assert rocm.extras[0].argv() == ["--index-url", "https://x.example/rocm", "--requirement", str(torch)]
     assert Extra(torch, hashed=True).argv() == ["--require-hashes", "--requirement", str(torch)]
+    alone = Extra(torch, hashed=True, alone=True)
+    assert alone.argv() == ["--require-hashes", "--no-deps", "--requirement", str(torch)]
 
 
 def test_a_clone_made_with_umask_077_builds_images_that_others_can_read(tmp_path: Path) -> None:
