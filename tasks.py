@@ -512,14 +512,15 @@ def doctor(context: Context, project: str | None = None, state_dir: str | None =
     """Look before anything is started: engine, disk, memory, ports, network, leftovers, permissions."""
     from helpers import console
     from helpers import doctor as doctors
+    from helpers.findings import Level
 
     system = _load({"project": project, "state_dir": state_dir, "engine": engine, "workspace": workspace})
     found = doctors.examine(system)
     console.table(("check", "result", "detail"), [(f.check, str(f.level), f.detail) for f in found])
     for finding in found:
-        if finding.fix and finding.level is not doctors.Level.OK:
+        if finding.fix and finding.level is not Level.OK:
             console.notice(f"{finding.check}: {finding.fix}")
-    if any(f.level is doctors.Level.ERROR for f in found):
+    if any(f.level is Level.ERROR for f in found):
         raise Exit(code=1)
 
 

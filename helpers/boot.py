@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from helpers.engines import select
 from helpers.errors import TrackbedError
 from helpers.settings import Settings
 from helpers.system import System
@@ -70,7 +71,8 @@ def _word(text: str) -> str:
 def install(system: System) -> list[str]:
     """Write and enable the unit; gives what to tell. Raises TrackbedError where there is no systemd."""
     settings = system.settings
-    if system.state.engine == "docker":
+    kind = select.kind(system.state.engine)
+    if kind and kind.returns_after_reboot:
         return ["the containers come back by themselves after a reboot, when Docker does "
                 "(sudo systemctl enable docker)"]
     if not RUNNING.exists() or shutil.which("systemctl") is None:

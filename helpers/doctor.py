@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-import shlex
 import shutil
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from helpers import (
@@ -17,47 +14,23 @@ from helpers import (
     access,
     addresses,
     durability,
-    egress,
-    images,
-    neighbours,
     notebook,
     pages,
     ports,
 )
 from helpers import workspace as workspace_files
 from helpers.engines import select
-from helpers.engines.base import JUPYTER, POSTGRES, Availability, Engine, PartStatus, Port, State
-from helpers.engines.docker import availability, client_config
-from helpers.engines.docker.client import LABEL
-from helpers.engines.docker.engine import DockerEngine
-from helpers.engines.host import Here, Host
+from helpers.engines.base import Engine
+from helpers.engines.host import LOCAL, Host
 from helpers.errors import TrackbedError
+from helpers.findings import Finding, Level
+from helpers.services import JUPYTER, POSTGRES, Availability, PartStatus, Port, State
 from helpers.settings import Settings, relevance
 from helpers.system import OPEN, System, existing
 
 GIB = 1 << 30
-# What a first start needs on disk: images or venvs, a database, room for a first artifact.
-DISK_NEEDED = {"docker": 6 * GIB, "embedded": 3 * GIB}
 DISK_LEAST = GIB // 2
 MEMORY_NEEDED = 3 * GIB
-
-
-class Level(StrEnum):
-    """How much a finding matters: ``error`` stops ``up``."""
-
-    OK = "ok"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at: what was found and, unless all is well, what to type."""
-
-    level: Level
-    check: str
-    detail: str
-    fix: str = ""
 
 
 def _size(count: int) -> str:
@@ -65,9 +38,9 @@ def _size(count: int) -> str:
 
 
 def check_ports(settings: Settings, planned: Iterable[tuple[str, Port]], statuses: Iterable[PartStatus],
-                owners: dict[int, str] | None = None, host: Host | None = None) -> list[Finding]:
+                owners: Mapping[int, str] | None = None, host: Host | None = None) -> list[Finding]:
     """Every port the parts publish: free, ours, or taken by whom. ``owners`` knows containers by port."""
-    there = host or Here()
+    there = host or LOCAL
     ours = {p.published for s in statuses for p in s.ports}  # at any address: PUBLIC moves them
     found = []
     for part, port in planned:
@@ -85,13 +58,12 @@ def check_ports(settings: Settings, planned: Iterable[tuple[str, Port]], statuse
 
 def _all_ports(engine: Engine, statuses: Iterable[PartStatus]) -> list[Finding]:
     planned = [(spec.name, port) for spec in engine.plan().parts for port in spec.ports]
-    found = check_ports(engine.settings, planned, statuses, _container_ports(engine), host_of(engine))
-    return found if isinstance(engine, DockerEngine) else [*found, *check_privileged(planned)]
+    found = check_ports(engine.settings, planned, statuses, engine.port_owners(), engine.host)
+    return [*found, *check_privileged(planned, engine.lowest_port())]
 
 
-def check_privileged(planned: Iterable[tuple[str, Port]]) -> list[Finding]:
-    """Ports that only root may listen on: no service of the embedded engine is root."""
-    lowest = ports.first_unprivileged()
+def check_privileged(planned: Iterable[tuple[str, Port]], lowest: int) -> list[Finding]:
+    """Ports below ``lowest``, that only root may listen on, which no part is."""
     listed = [(port, ports.SETTINGS.get(f"{part}:{port.name}", "")) for part, port in planned]
     return [Finding(Level.ERROR, "ports", f"port {port.published} ({setting}) is below {lowest}: only root may listen "
                     "there, and no service runs as root",
@@ -100,27 +72,12 @@ def check_privileged(planned: Iterable[tuple[str, Port]]) -> list[Finding]:
             for port, setting in listed if 0 < port.published < lowest]
 
 
-def _container_ports(engine: Engine) -> dict[int, str]:
-    """Published ports of containers that are not ours, by the container's name."""
-    if not isinstance(engine, DockerEngine):
-        return {}
-    project = engine.settings.project
-    return {p.published: f"container {c.name}" for c in engine.api.containers()
-            if project not in (c.labels.get("com.docker.compose.project"), c.labels.get(f"{LABEL}.project"))
-            for p in c.ports}
-
-
-def host_of(engine: Engine) -> Host:
-    """The machine that the engine is on."""
-    return engine.host if isinstance(engine, DockerEngine) else Here()
-
-
 def check_disk(engine: Engine, fresh: bool) -> Finding:
     """Free space where the parts keep their data."""
     facts = engine.host_facts()
     text = f"{_size(facts.disk_free)} free at {facts.disk_path}"
-    if fresh and facts.disk_free < DISK_NEEDED[engine.name]:
-        return Finding(Level.ERROR, "disk", f"{text}; a first start needs {_size(DISK_NEEDED[engine.name])}",
+    if fresh and facts.disk_free < engine.disk_needed:
+        return Finding(Level.ERROR, "disk", f"{text}; a first start needs {_size(engine.disk_needed)}",
                        "free some, or set STATE_DIR (embedded) or Docker's data-root to a larger disk")
     if facts.disk_free < DISK_LEAST:
         return Finding(Level.ERROR, "disk", text, "free some: PostgreSQL stops when the disk is full")
@@ -133,7 +90,7 @@ def preflight(engine: Engine, settings: Settings) -> None:
     findings = _all_ports(engine, statuses)
     fresh = not engine.data()
     findings.append(check_disk(engine, fresh))
-    findings += filter(None, [_no_programs(settings, engine)])
+    findings += engine.check_programs()
     problem, fix = engine.workspace_problem()
     if problem:
         findings.append(Finding(Level.ERROR, "permissions", problem, fix))
@@ -173,18 +130,6 @@ def _check_docker(found: Availability, system: System) -> Finding:
                    f"{fix}; without it: --engine=embedded, which has {select.LACKS}")
 
 
-def _check_client(engine: Engine) -> list[Finding]:
-    """What Docker's client lacks for building and pulling images."""
-    if not isinstance(engine, DockerEngine):
-        return []
-    found = []
-    if not availability.has_buildx():
-        found.append(Finding(Level.ERROR, "buildx", *images.BUILDX))
-    found += [Finding(Level.WARNING, "credentials", *images.credential_problem(program))
-              for program in client_config.missing_helpers(os.environ)]
-    return found
-
-
 def _check_platform() -> list[Finding]:
     found = []
     if sys.platform.startswith("win"):
@@ -211,28 +156,6 @@ def _check_memory(engine: Engine) -> Finding:
     return Finding(Level.OK, "memory", text)
 
 
-def _check_egress(engine: Engine) -> Finding:
-    """The way out of the site, as it is handed to builds and to the notebook."""
-    if not isinstance(engine, DockerEngine):
-        return Finding(Level.OK, "way out", str(egress.of_machine(engine.settings, {})))
-    way = engine.deployment.egress
-    if way.lost:
-        return Finding(Level.WARNING, "way out",
-                       f"{way}; containers do not reach {', '.join(way.lost)}, on this machine's loopback",
-                       "let the proxy listen on an address that containers reach, and name that one")
-    return Finding(Level.OK, "way out", str(way))
-
-
-def _check_mtu(engine: Engine) -> Finding:
-    interface, mtu = host_of(engine).uplink()
-    if not interface:
-        return Finding(Level.OK, "network", "no default route: only this machine can reach the system")
-    if mtu and mtu < 1500 and engine.name == "docker":
-        return Finding(Level.OK, "network", f"uplink {interface} has MTU {mtu}; the networks are made with the same "
-                       "(larger packets would hang TLS in containers)")
-    return Finding(Level.OK, "network", f"uplink {interface}, MTU {mtu or 'unknown'}")
-
-
 def _check_gpu(engine: Engine) -> Finding:
     """What --gpu means here, and what the engine lacks to hand it over."""
     try:
@@ -243,10 +166,8 @@ def _check_gpu(engine: Engine) -> Finding:
     if chosen.warning:
         return Finding(Level.WARNING, "gpu", f"the notebook gets none: {chosen.warning}",
                        chosen.fix or "load or install the driver, then `invoke up` again")
-    if chosen.request and isinstance(engine, DockerEngine) and "nvidia" not in engine.api.info().get("Runtimes", {}):
-        missing = accelerators.advice("no known GPU vendor found")
-        return Finding(Level.WARNING, "gpu", f"{text}; Docker shows neither NVIDIA's runtime nor its CDI devices",
-                       missing[1] if missing else "")
+    if missing := engine.check_gpu():
+        return missing[0]
     return Finding(Level.OK, "gpu", text + (f"; PyTorch for {chosen.torch_reason}" if chosen.torch_reason else ""))
 
 
@@ -263,25 +184,6 @@ def _check_pages(system: System, engine: Engine) -> list[Finding]:
     return [Finding(Level.ERROR if seen.damaged else Level.WARNING, "database", str(seen), seen.fix)]
 
 
-def _check_leftovers(system: System, engine: Engine) -> list[Finding]:
-    """Data of this project that another engine made, or containers of this name that are not ours."""
-    found = []
-    kept = system.state.engine
-    if engine.name == "docker" and (system.settings.folder / "embedded").exists() and kept != "embedded":
-        found.append(Finding(Level.WARNING, "leftovers",
-                             f"{system.settings.folder / 'embedded'} holds data of the embedded engine",
-                             "--engine=embedded shows it; remove the folder when it is not wanted"))
-    if isinstance(engine, DockerEngine):
-        try:
-            engine.check_foreign()
-        except TrackbedError as error:
-            found.append(Finding(Level.ERROR, "leftovers", error.message, error.hint))
-        if not kept and engine.data():
-            found.append(Finding(Level.WARNING, "leftovers", "volumes of this project are there without its state",
-                                 "`invoke up --adopt` takes them over"))
-    return found or [Finding(Level.OK, "leftovers", "none")]
-
-
 def _check_artifacts(engine: Engine) -> list[Finding]:
     """What the store promises, and what a look after an unclean stop found."""
     found = []
@@ -295,24 +197,9 @@ def _check_artifacts(engine: Engine) -> list[Finding]:
     return found
 
 
-def _no_programs(settings: Settings, engine: Engine | None) -> Finding | None:
-    """The embedded engine runs programs from the state folder; a file system mounted noexec does not let it."""
-    if engine is None or isinstance(engine, DockerEngine):
-        return None
-    there = existing(settings.folder)
-    try:
-        if not os.statvfs(there).f_flag & os.ST_NOEXEC:
-            return None
-    except (OSError, AttributeError):
-        return None
-    return Finding(Level.ERROR, "permissions",
-                   f"programs may not run on the file system of STATE_DIR, {there} is mounted noexec",
-                   "name a folder on another disk: --state-dir=FOLDER (findmnt shows the options)")
-
-
 def _check_permissions(settings: Settings, engine: Engine | None = None) -> Finding:
     folders = [(settings.folder, "STATE_DIR"), (settings.workspace, "WORKSPACE")]
-    host = host_of(engine) if engine else Here()
+    host = engine.host if engine else LOCAL
     for path, name in folders[:1] if host.remote else folders:
         there = existing(path)
         if not os.access(there, os.W_OK | os.X_OK):
@@ -320,8 +207,8 @@ def _check_permissions(settings: Settings, engine: Engine | None = None) -> Find
                 return Finding(Level.ERROR, "permissions", *problem)  # it says why, as far as it knows
             return Finding(Level.ERROR, "permissions", f"{there} is not writable ({name}={path})",
                            f"chown it, or set {name} to a folder of yours")
-    if forbidden := _no_programs(settings, engine):
-        return forbidden
+    if engine and (forbidden := engine.check_programs()):
+        return forbidden[0]
     try:
         if engine and any(s.name == JUPYTER and s.up for s in engine.parts()):
             found = workspace_files.attempt(engine)
@@ -336,37 +223,6 @@ def _check_permissions(settings: Settings, engine: Engine | None = None) -> Find
     where = f" on {host.name}" if host.remote else ""
     owner = notebook.workspace_owner(settings)
     return Finding(Level.OK, "permissions", f"the notebook writes to {settings.workspace}{where} as uid {owner}")
-
-
-def _check_neighbours(engine: DockerEngine) -> Finding:
-    """Whether machines on the same network can reach ports published on 127.0.0.1, and the rules against it."""
-    version = engine.guard.lets_neighbours_in
-    if not version:
-        return Finding(Level.OK, "neighbours", "this engine keeps ports published on 127.0.0.1 to this machine")
-    text = f"Docker {version}: before 28, machines on the same network can reach ports published on 127.0.0.1"
-    rules = engine.guard.rules()
-    typed = "; ".join(neighbours.lines(rules))
-    if not neighbours.may_change():
-        return Finding(Level.WARNING, "neighbours", f"{text}, unless drop rules are set (only root can tell)",
-                       f"upgrade to Docker 28 or newer, or type: {typed}")
-    if missing := set(rules) - set(neighbours.existing(engine.settings.project)):
-        return Finding(Level.WARNING, "neighbours", f"{text}; {len(missing)} drop rules are not set",
-                       f"`invoke up` sets them while the system is up; by hand: {typed}")
-    return Finding(Level.OK, "neighbours", f"{text}; {len(rules)} drop rules are set against it")
-
-
-def _check_workspace(system: System, engine: Engine) -> Finding | None:
-    """Embedded: whether other accounts of the machine look into the workspace; None where they do not."""
-    workspace = engine.settings.workspace
-    try:
-        mode = workspace.stat().st_mode & 0o777
-    except OSError:
-        return None
-    if engine.name != "embedded" or not mode & 0o007:
-        return None
-    level = Level.WARNING if access.others(access.own(system), engine.settings.folder) else Level.OK
-    return Finding(level, "workspace", f"every account of this machine can look into {workspace} (mode {mode:04o})",
-                   f"if that is not meant: chmod o= {shlex.quote(str(workspace))}")
 
 
 def _check_access(system: System, engine: Engine) -> Finding:
@@ -411,7 +267,7 @@ def examine(system: System) -> list[Finding]:
     engine = choice.engine
     found.append(Finding(Level.OK, "engine", f"{engine.name}" + (" (holds this project's data)"
                                                                 if system.state.engine else "")))
-    found += _check_client(engine)
+    found += engine.check_client()
     found.append(check_disk(engine, fresh=not engine.data()))
     found.append(_check_memory(engine))
     try:
@@ -421,20 +277,18 @@ def examine(system: System) -> list[Finding]:
     except TrackbedError as error:
         found.append(Finding(Level.ERROR, "ports", error.message, error.hint))
     found.append(_check_access(system, engine))
-    if open_folder := _check_workspace(system, engine):
-        found.append(open_folder)
+    found += engine.check_workspace(bool(access.others(access.own(system), engine.settings.folder)))
     found.append(_check_gpu(engine))
     found += _check_pages(system, engine)
-    found.append(_check_mtu(engine))
-    found.append(_check_egress(engine))
-    found += _check_leftovers(system, engine)
+    found.append(engine.check_uplink())
+    found.append(engine.check_way_out())
+    found += engine.check_leftovers() or [Finding(Level.OK, "leftovers", "none")]
     found += _check_artifacts(engine)
     found.append(_check_permissions(engine.settings, engine))
     found += _check_settings(engine)
-    if isinstance(engine, DockerEngine):
-        found.append(_check_neighbours(engine))
-    if host_of(engine).remote:
-        found.append(Finding(Level.OK, "address", f"the parts run on {host_of(engine).name}, reached over ssh"))
+    found += engine.check_neighbours()
+    if engine.host.remote:
+        found.append(Finding(Level.OK, "address", f"the parts run on {engine.host.name}, reached over ssh"))
         return found
     address = addresses.machine_address(settings.public_address)
     found.append(Finding(Level.OK, "address", f"this machine is {address}"

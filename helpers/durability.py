@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from helpers.engines.base import MLFLOW, STORE_SYNC, Engine
-from helpers.engines.docker.engine import DockerEngine
-from helpers.engines.embedded import EmbeddedEngine
+from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
 
-RESULT = ".written/result.json"  # docker/mlflow/written.py
 PROMISES = {
     # of its source: data and xl.meta are fdatasync'ed, the folder after the rename is not (MINIO_FS_OSYNC is off)
     "minio": "MinIO has an artifact's content on the disk before it answers, but not its name: a power cut may lose "
@@ -40,27 +37,17 @@ class LookBack:
         return f"{text}: " + ("all are whole" if self.well else f"{self.missing} missing, {self.damaged} damaged")
 
 
-def store(engine: Engine) -> str:
-    """The artifact store that an engine has: minio, versitygw, external or folder."""
-    if isinstance(engine, DockerEngine):
-        return engine.deployment.object_store
-    return "external" if engine.settings.object_store == "external" else "folder"
-
-
 def promise(engine: Engine) -> str:
     """What the store does not promise; "" where an acknowledged artifact is on the disk."""
-    return "" if engine.settings.tracking_uri else PROMISES.get(store(engine), "")
+    return "" if engine.settings.tracking_uri else PROMISES.get(engine.object_store, "")
 
 
 def look_back(engine: Engine) -> LookBack | None:
     """The result of the last check; None when the last stop was clean, or when it is not known."""
     if engine.settings.tracking_uri:
         return None
-    if store(engine) == "versitygw":
-        part, path = STORE_SYNC, f"/store/{RESULT}"
-    elif isinstance(engine, EmbeddedEngine) and store(engine) == "folder":
-        part, path = MLFLOW, str(engine.artifacts / RESULT)
-    else:
+    part, path = engine.check_result
+    if not part:
         return None
     try:
         done = engine.exec(part, ("cat", path), timeout=10)

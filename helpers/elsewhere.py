@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from helpers.engines.base import JUPYTER, Engine, SecretFile
+from helpers.engines.base import Engine
 from helpers.errors import SettingError, TrackbedError
+from helpers.services import JUPYTER, SecretFile
 from helpers.settings import Settings
 
 SCRIPT = Path(__file__).parent / "probes" / "tracking_server.py"
@@ -68,10 +69,10 @@ def authority(settings: Settings) -> str:
     return text
 
 
-def check_place(settings: Settings, engine: str) -> None:
-    """Refuse an address that means another machine inside the notebook than here."""
+def check_place(settings: Settings, own_loopback: bool) -> None:
+    """Refuse an address that means another machine inside the notebook, which has its own loopback, than here."""
     host = urlsplit(settings.tracking_uri).hostname or ""
-    if engine == "docker" and host in LOCAL:
+    if own_loopback and host in LOCAL:
         raise SettingError(f"TRACKING_URI={settings.tracking_uri} (from {settings.origin('TRACKING_URI')}): in the "
                            f"notebook's container {host} is the container itself; name the machine by an address "
                            "that others can reach.")

@@ -57,12 +57,12 @@ def settle_address(system: System, notice: Callable[[str], None]) -> None:
     system.settings = replace(settings, public_address=address)
 
 
-def check_settings(settings: Settings, engine: str, node: str = "") -> None:
+def check_settings(settings: Settings, engine: Engine | type[Engine], node: str = "") -> None:
     """Refuse what cannot be public. Raises SettingError."""
-    if settings.public and engine != "docker":
+    if settings.public and not engine.can_be_public:
         raise SettingError(
-            f"PUBLIC=true needs the docker engine, this is {engine}: without containers the notebook could read and "
-            "change everything, past every login.",
+            f"PUBLIC=true needs the docker engine, this is {engine.name}: without containers the notebook could read "
+            "and change everything, past every login.",
             "install Docker (`invoke doctor` prints the lines); or stay private (--public=false) and reach it through "
             "the ssh line that `invoke up` prints")
     if settings.public and node:

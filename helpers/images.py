@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import egress, references, stack, wheels
-from helpers.engines.base import Sink
 from helpers.engines.docker import client_config
 from helpers.engines.docker.client import LABEL, DockerApi
 from helpers.errors import SettingError, TrackbedError
 from helpers.notebook import REPOSITORY
+from helpers.services import Sink
 from helpers.settings import Settings
 
 OWN = "trackbed/"

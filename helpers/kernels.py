@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from helpers import images, stack
+from helpers import stack
 from helpers.credentials import JUPYTER_TOKEN
-from helpers.engines.base import JUPYTER, Engine
-from helpers.engines.docker.engine import DockerEngine
+from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
 from helpers.readiness import ask
+from helpers.services import JUPYTER
 from helpers.spelling import shown
 from helpers.system import System
 
@@ -94,9 +94,7 @@ def before_a_restart(system: System, engine: Engine, notice: Callable[[str], Non
 
     Raises TrackbedError where the answer is no, or nobody is there to answer and something computes.
     """
-    spec = engine.plan().part(JUPYTER)
-    stale = isinstance(engine, DockerEngine) and images.is_stale(engine.api, spec.image, engine.notebook.image_settings)
-    if not stale and system.state.applied.get("notebook") == made_from(system, engine):
+    if not engine.notebook_outdated() and system.state.applied.get("notebook") == made_from(system, engine):
         return
     if not (works := running(engine, system.credentials()[JUPYTER_TOKEN])):
         return

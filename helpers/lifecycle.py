@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers import (
@@ -20,7 +20,6 @@ from helpers import (
     gpu,
     images,
     kernels,
-    notebook,
     ports,
     readiness,
     rotation,
@@ -33,9 +32,10 @@ from helpers import (
 from helpers import workspace as workspace_files
 from helpers.backups import journal, moving
 from helpers.engines import select
-from helpers.engines.base import JUPYTER, MLFLOW, STORE, DataItem, Engine, PartStatus, Sink, State
-from helpers.engines.docker.engine import DockerEngine
-from helpers.errors import EngineUnavailable, Interrupted, SettingError, TrackbedError
+from helpers.engines.base import Engine
+from helpers.engines.docker import building
+from helpers.errors import Interrupted, SettingError, TrackbedError
+from helpers.services import JUPYTER, MLFLOW, STORE, DataItem, PartStatus, Sink, State
 from helpers.settings import Settings, default_state_dir, dotenv, relevance
 from helpers.spelling import did_you_mean, nearest
 from helpers.system import System
@@ -107,8 +107,8 @@ def up(system: System, sink: Sink, notice: Notice, adopt: bool = False,
 
     ``consent``: asked before kernels that run are ended; None: that is only said.
     """
-    if system.settings.engine != "auto":  # what cannot be is refused before anything is made
-        gateway.check_settings(system.settings, system.settings.engine)
+    if kind := select.kind(system.settings.engine):  # what cannot be is refused before anything is made
+        gateway.check_settings(system.settings, kind)
     with changing(system, notice):
         moving.settle(system, sink)
         seen, engine = bring_up(system, sink, notice, adopt, consent)
@@ -129,20 +129,20 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False,
     choice = select.choose(system)
     engine = choice.engine
     settings = engine.settings
-    gateway.check_settings(settings, engine.name, _node(engine))
+    gateway.check_settings(settings, engine, engine.host.url)
     relevance.check(engine)
-    if adopt and engine.name != "docker":
-        raise SettingError("--adopt means nothing on the embedded engine: it takes over Docker's volumes.",
+    if adopt and not engine.adopts:
+        raise SettingError(f"--adopt means nothing on the {engine.name} engine: it takes over Docker's volumes.",
                            "leave it out; `invoke up --state-dir=FOLDER` names the folder that holds the data")
     _claim(system, engine)
     if line := surroundings.differ(system.state):
         notice(line)
     known = dict(system.state.access), system.state.person
     system.state.person = system.state.person or access.person()
-    access_line = access.decide(system, _node(engine))
+    access_line = access.decide(system, engine.host.url)
     if system.state.existed and engine.unchanged():
         readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=False)
-        for line in _guard(engine):
+        for line in engine.network_guard():
             notice(line)
         kept = {**system.state.remembered, **settings.told}
         if system.state.remembered != kept or (system.state.access, system.state.person) != known:
@@ -155,17 +155,13 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False,
     if choice.notice:
         notice(choice.notice)
     _begin_below_own_prefix(system, settings)
-    if isinstance(engine, DockerEngine):
-        if adopt and (owner := engine.volumes.adopt()):
-            system.state.instance = owner
-            system.state.live.update(engine.volumes.recall())
-            engine = select.choose(system).engine  # its store is the one that holds the data
-            settings = engine.settings
-            assert isinstance(engine, DockerEngine)
-        engine.check_foreign()
+    if adopt and engine.adopt():
+        engine = select.choose(system).engine  # its store is the one that holds the data
+        settings = engine.settings
+    engine.check_foreign()
     _check_server(system, engine)
     doctor.preflight(engine, settings)  # asks for the plan: a GPU word that contradicts the machine ends here
-    if warning := _disk_warning(engine):
+    if warning := engine.disk_warning():
         notice(warning)
     kernels.before_a_restart(system, engine, notice, consent)
     engine.prepare(sink)
@@ -173,7 +169,7 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False,
         notice(remark)
     # from here on the choice of the engine is kept: what follows carries this instance's id and will hold data
     system.state.engine, system.state.clone = engine.name, str(settings.clone)
-    system.state.node = _node(engine)
+    system.state.node = engine.host.url
     system.state.live["store"] = settings.object_store
     # the ports stay: what is up already has them
     before, around = {**system.state.remembered, **chosen}, system.state.surroundings
@@ -205,12 +201,12 @@ def _start(system: System, engine: Engine, sink: Sink, notice: Notice) -> Overvi
     settings = engine.settings
     if not system.aside:
         _write_env(engine, settings)
-    guarded = _guard(engine)
+    guarded = engine.network_guard()
     root = gateway.root_path(settings)
     trusted = gateway.fingerprint(root) if settings.public and root.exists() else ""
     watch = rotation.Watch(engine, system.replaced or system.credentials().replaced)
     report = engine.start(sink)
-    for line in _guard(engine) or guarded:
+    for line in engine.network_guard() or guarded:
         notice(line)
     sink.step("waiting until everything is usable")
     readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=bool(report.changed))
@@ -245,16 +241,12 @@ def _check_server(system: System, engine: Engine) -> None:
     settings = engine.settings
     if not settings.tracking_uri:
         return
-    elsewhere.check_place(settings, engine.name)
+    elsewhere.check_place(settings, engine.own_loopback)
     if any(item.what.startswith("database:") for item in engine.data()):
         raise TrackbedError(f"project {settings.project} has a tracking server and data of its own, and TRACKING_URI "
                             f"(from {settings.origin('TRACKING_URI')}) names another one",
                             "start the notebook as a second system: --project=NAME with another --jupyter-port; or "
                             "give this one up: `invoke down --delete-data`")
-
-
-def _node(engine: Engine) -> str:
-    return engine.host.url if isinstance(engine, DockerEngine) else ""
 
 
 def _choose_ports(system: System, engine: Engine, notice: Notice) -> dict[str, str]:
@@ -265,15 +257,10 @@ def _choose_ports(system: System, engine: Engine, notice: Notice) -> dict[str, s
         return {}
     planned = [(spec.name, port) for spec in engine.plan().parts for port in spec.ports]
     before = system.settings.told
-    system.settings, line = ports.free_instead(system.settings, planned, statuses, doctor.host_of(engine))
+    system.settings, line = ports.free_instead(system.settings, planned, statuses, engine.host)
     if line:
         notice(line)
     return {name: value for name, value in system.settings.told.items() if before.get(name) != value}
-
-
-def _guard(engine: Engine) -> tuple[str, ...]:
-    """Drop rules against neighbours where the engine needs them; what to tell about it."""
-    return engine.guard.put() if isinstance(engine, DockerEngine) else ()
 
 
 def _names(engine: Engine) -> tuple[str, ...]:
@@ -283,10 +270,8 @@ def _names(engine: Engine) -> tuple[str, ...]:
 
 def _write_env(engine: Engine, settings: Settings) -> None:
     """Keep the managed block of .env: what a bare `docker compose` in the clone needs, and where the state is."""
-    managed: dict[str, str] = {}
-    if isinstance(engine, DockerEngine) and not settings.tracking_uri:
-        managed = engine.compose.values()
-    elif settings.project != "trackbed":
+    managed = dict(engine.variables_by_hand())
+    if not managed and settings.project != "trackbed":
         managed["COMPOSE_PROJECT_NAME"] = settings.project
     if settings.state_dir != default_state_dir():
         managed["TRACKBED_STATE_DIR"] = str(settings.state_dir)
@@ -298,8 +283,8 @@ def initialise(system: System, sink: Sink, notice: Notice) -> Engine:
     """Everything but the start, for those who use Compose by hand: images, volumes, secrets, .env."""
     with changing(system, notice):
         engine = select.choose(system).engine
-        if not isinstance(engine, DockerEngine):
-            raise TrackbedError("--init prepares a system for `docker compose`; this one is embedded",
+        if not engine.by_hand:
+            raise TrackbedError(f"--init prepares a system for `docker compose`; this one is {engine.name}",
                                 "`invoke up` makes what it needs by itself")
         if engine.settings.tracking_uri:
             raise TrackbedError("--init prepares services for `docker compose`; with TRACKING_URI there are none",
@@ -307,7 +292,7 @@ def initialise(system: System, sink: Sink, notice: Notice) -> Engine:
         engine.check_foreign()
         _begin_below_own_prefix(system, engine.settings)
         system.state.engine, system.state.clone = engine.name, str(system.settings.clone)
-        system.state.node = _node(engine)
+        system.state.node = engine.host.url
         system.state.remember(system.settings.told)
         system.state.save()
         engine.prepare(sink)
@@ -363,7 +348,7 @@ def data(system: System) -> tuple[DataItem, ...]:
 def workspace(system: System) -> str:
     """The notebook's folder, and the machine it is on where that is another one."""
     engine = select.current(system)
-    where = f" on {engine.host.name}" if isinstance(engine, DockerEngine) and engine.host.remote else ""
+    where = f" on {engine.host.name}" if engine.host.remote else ""
     return f"{engine.settings.workspace}{where}"
 
 
@@ -393,14 +378,13 @@ def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), 
         if status.name == STORE:
             title = {"minio": "MinIO (Silo)", "versitygw": "VersityGW"}.get(settings.object_store, title)
         rows.append(Row(status, title, urls))
-    node = engine.host.tunnel if isinstance(engine, DockerEngine) else ""
     token = "" if settings.public else engine.access_token()  # people have a login there, the gateway the token
-    return Overview(engine.name, settings, tuple(rows), changed, node, token)
+    return Overview(engine.name, settings, tuple(rows), changed, engine.host.tunnel, token)
 
 
 def _public_urls(settings: Settings, engine: Engine, status: PartStatus) -> tuple[str, ...]:
     """The addresses of a part behind the gateway; the gateway's own row has none."""
-    console = isinstance(engine, DockerEngine) and engine.deployment.console_is_public
+    console = engine.console_is_public
     if status.name not in (MLFLOW, JUPYTER, *((STORE,) if console else ())) or not status.up:
         return ()
     urls = [stack.public_url(settings, status.name) + ("/lab" if status.name == JUPYTER else "")]
@@ -414,9 +398,7 @@ def change_users(system: System, notice: Notice, change: Callable[[], str]) -> s
     with changing(system, notice):
         made = change()
         if system.state.engine and system.settings.public:
-            engine = select.current(system)
-            if isinstance(engine, DockerEngine):
-                engine.volumes.put_users()
+            select.current(system).put_users()
         return made
 
 
@@ -487,15 +469,6 @@ def low_disk(engine: Engine) -> str:
             "fails with an error until room is made (`invoke usage`, `invoke gc`)")
 
 
-def _disk_warning(engine: Engine) -> str:
-    """A warning when the images that are about to be built may not fit on the disk."""
-    if not isinstance(engine, DockerEngine):
-        return ""
-    stale = images.stale(engine.api, engine.notebook.image_settings, engine.deployment.object_store)
-    warning = images.warn_about_disk(stale, engine.host_facts().disk_free)
-    return f"warning: {warning}" if warning else ""
-
-
 def build(system: System, names: tuple[str, ...], sink: Sink, notice: Notice,
           registry: str = "") -> tuple[images.Built, ...]:
     """Build our own images, for this machine's GPU or the one that was named, and push them where ``registry`` says.
@@ -506,22 +479,4 @@ def build(system: System, names: tuple[str, ...], sink: Sink, notice: Notice,
         if name not in images.BUILDABLE:
             raise SettingError(f"image {name}: must be one of {', '.join(images.BUILDABLE)}."
                                f"{did_you_mean(nearest(name, images.BUILDABLE))}")
-    engine = select.make(system, "docker")
-    assert isinstance(engine, DockerEngine)
-    found = engine.availability()
-    if not found.usable:
-        raise EngineUnavailable(f"images are built by Docker: {found.reason}", found.fix)
-    word = system.settings.gpu
-    # a named kind is built anywhere: the machine that builds need not be the one with the GPU
-    chosen = engine.accelerator if word == accelerators.AUTO else accelerators.named(word)
-    settings = replace(system.settings, jupyter_image=notebook.image(system.settings, chosen))
-    if "jupyter" in names and word == accelerators.AUTO:
-        notice(f"GPU: {chosen} ({chosen.reason})")
-    wanted = [images.name_of(name, settings) for name in names]
-    missing = [name for name in wanted if images.is_stale(engine.api, name, settings)]
-    if warning := images.warn_about_disk(missing, engine.host_facts().disk_free):
-        notice(f"warning: {warning}")
-    built = tuple(images.build(engine.api, name, settings, sink) for name in names)
-    if registry:
-        built = tuple(replace(one, pushed=images.push(engine.api, one.name, registry, sink)) for one in built)
-    return built
+    return building.build(system, names, sink, notice, registry)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from helpers import elsewhere, safe_files, server_secrets
 from helpers.accelerators import Accelerator
-from helpers.engines.base import JUPYTER, DeviceRequest, Engine, Health, Mount, PartSpec, Port, State
+from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
+from helpers.services import JUPYTER, DeviceRequest, Health, Mount, PartSpec, Port, State
 from helpers.settings import Settings
 from helpers.stack import TITLES, local_host, notebook_environment, notebook_options, public_url
 

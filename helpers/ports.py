@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers import addresses
-from helpers.engines.base import PartStatus, Port
 from helpers.engines.host import Host
+from helpers.services import PartStatus, Port
 from helpers.settings import DEFAULT, Settings
 
 SETTINGS = {"mlflow:http": "MLFLOW_PORT", "jupyter:http": "JUPYTER_PORT", "store:s3": "S3_PORT",

@@ -47,6 +47,7 @@ TITLES = {
     "jupyter": "JupyterLab",
     "gateway": "gateway",
 }
+CHECK_RESULT = ".written/result.json"  # in the artifact store: docker/mlflow/written.py
 
 
 def server_files() -> tuple[Path, ...]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from helpers import accelerators, stack
 from helpers.credentials import MLFLOW_TOKEN, Credentials, ensure
-from helpers.engines.base import HostFacts
 from helpers.probes import machine as probe
+from helpers.services import HostFacts
 from helpers.settings import Settings
 from helpers.state import State
 

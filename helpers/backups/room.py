@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from helpers import durability
 from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
 from helpers.system import free_space
@@ -46,7 +45,7 @@ def largest(manifest: dict[str, Any]) -> int:
 
 def _while_stored(engine: Engine, size: int) -> int:
     """Bytes on the engine's disk while an object is stored there: VersityGW copies its parts into one file."""
-    return {"external": 0, "versitygw": 2 * size}.get(durability.store(engine), size)
+    return {"external": 0, "versitygw": 2 * size}.get(engine.object_store, size)
 
 
 def check(engine: Engine, objects: int, object_bytes: int, dump_bytes: int, largest: int = 0) -> None:

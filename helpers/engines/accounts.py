@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES
 from helpers.errors import EngineUnavailable, TrackbedError
+from helpers.services import JUPYTER, MLFLOW, POSTGRES
 
 DATABASE, SERVER, NOTEBOOK = ROLES = ("database", "server", "notebook")
 ROLE_OF = {POSTGRES: DATABASE, MLFLOW: SERVER, JUPYTER: NOTEBOOK}

@@ -1,294 +1,104 @@
 """The engine protocol: what status, logs, check, dry-run, probes and backups stand on.
 
-An engine runs the *parts* (PostgreSQL, the object store, MLflow, JupyterLab) somewhere. Everything
-above this module speaks of parts by name and never asks which engine it has.
+An engine runs the parts of a system (``helpers.services``) somewhere. Everything above this module speaks of parts by
+name and never asks which engine it has: what differs is a member of the protocol, with what holds for most as default.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import IO, ClassVar, Protocol
+from typing import IO, TYPE_CHECKING, ClassVar, Protocol
 
-from helpers.accelerators import Accelerator, Machine
+from helpers import egress
+from helpers.accelerators import Accelerator
 from helpers.engines.streaming import Pipe
+from helpers.findings import Finding, Level
+from helpers.services import (
+    BUCKET,
+    GATEWAY,
+    JUPYTER,
+    MLFLOW,
+    POSTGRES,
+    STORE,
+    STORE_SYNC,
+    Address,
+    Availability,
+    DataItem,
+    DeviceRequest,
+    ExecResult,
+    Health,
+    HostFacts,
+    Mount,
+    Network,
+    PartSpec,
+    PartStatus,
+    Plan,
+    Port,
+    SecretFile,
+    Sink,
+    StartReport,
+    State,
+    Volume,
+)
 from helpers.settings import Settings
 
-POSTGRES = "postgres"
-STORE = "store"
-STORE_SYNC = "store-sync"  # VersityGW only: syncs what it stored
-BUCKET = "bucket"
-MLFLOW = "mlflow"
-JUPYTER = "jupyter"
-GATEWAY = "gateway"
+if TYPE_CHECKING:
+    from helpers.engines.host import Host
 
-
-class State(StrEnum):
-    """The life of a part, in the engine-neutral words that ``status`` prints."""
-
-    MISSING = "missing"
-    STARTING = "starting"
-    RUNNING = "running"
-    READY = "ready"
-    UNHEALTHY = "unhealthy"
-    RESTARTING = "restarting"
-    EXITED = "exited"
-    DONE = "done"  # a one-shot that ended with 0
-
-
-@dataclass(frozen=True)
-class Port:
-    """A port of a part: ``target`` inside, ``published`` on the machine's ``address`` (0: not published)."""
-
-    name: str
-    target: int
-    published: int = 0
-    address: str = "127.0.0.1"
-
-
-@dataclass(frozen=True)
-class Mount:
-    """``kind`` is ``volume``, ``bind`` or ``tmpfs``; ``source`` a volume name or a path ("" for tmpfs)."""
-
-    kind: str
-    source: str
-    target: str
-    read_only: bool = False
-    options: str = ""
-
-
-@dataclass(frozen=True)
-class Health:
-    """A health check: ``argv`` run inside the part, times in seconds."""
-
-    argv: tuple[str, ...]
-    interval: float = 10.0
-    timeout: float = 5.0
-    retries: int = 5
-    start_period: float = 60.0
-    start_interval: float = 1.0
-
-
-@dataclass(frozen=True)
-class DeviceRequest:
-    """What ``--gpus`` (driver "") or a CDI name (driver "cdi") asks the engine for; ``ids`` ("all",) for every one."""
-
-    driver: str
-    ids: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class PartSpec:
-    """One part as data: everything its engine needs to start it. No secret values in here."""
-
-    name: str
-    title: str
-    command: tuple[str, ...] = ()
-    entrypoint: tuple[str, ...] = ()
-    image: str = ""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    ports: tuple[Port, ...] = ()
-    mounts: tuple[Mount, ...] = ()
-    networks: tuple[str, ...] = ()
-    container: str = ""
-    hostname: str = ""
-    user: str = ""
-    group_add: tuple[str, ...] = ()
-    devices: tuple[str, ...] = ()  # nodes, or folders of nodes, of the machine
-    device_requests: tuple[DeviceRequest, ...] = ()
-    ulimits: Mapping[str, int] = field(default_factory=dict)  # soft and hard alike, -1 unlimited
-    working_dir: str = ""
-    read_only: bool = False
-    cap_drop: tuple[str, ...] = ()
-    security_opt: tuple[str, ...] = ()
-    health: Health | None = None
-    shm_size: str = ""
-    memory: str = ""  # most of it, as in 512m; "" for no limit
-    pids: int = 0
-    restart: str = ""
-    init: bool = False
-    stop_signal: str = ""
-    stop_grace: int = 10
-    depends_on: Mapping[str, str] = field(default_factory=dict)  # part -> started | healthy | done
-    labels: Mapping[str, str] = field(default_factory=dict)
-    one_shot: bool = False
-
-
-@dataclass(frozen=True)
-class Volume:
-    """A named volume and the numeric owner of its root; ``secret`` volumes hold only generated files."""
-
-    name: str
-    uid: int
-    gid: int
-    mode: int = 0o700
-    secret: bool = False
-
-
-@dataclass(frozen=True)
-class SecretFile:
-    """A file a part reads its secret from.
-
-    ``template`` is the file's text with ``{NAME}`` for each secret in ``names``; the values come from
-    ``credentials`` at the last moment and are never part of a plan.
-    """
-
-    part: str
-    volume: str
-    path: str
-    template: str
-    names: tuple[str, ...]
-    uid: int
-    gid: int
-    mode: int = 0o400
-
-
-@dataclass(frozen=True)
-class Network:
-    """A container network; ``internal`` ones have no way out and publish nothing."""
-
-    name: str
-    internal: bool = False
-    mtu: int = 0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What ``start`` would run, in start order. Read by ``start``, ``--dry-run`` and ``status``."""
-
-    engine: str
-    project: str
-    parts: tuple[PartSpec, ...]
-    volumes: tuple[Volume, ...] = ()
-    networks: tuple[Network, ...] = ()
-    secrets: tuple[SecretFile, ...] = ()
-
-    def part(self, name: str) -> PartSpec:
-        """The spec of that name; KeyError if this plan has none."""
-        for spec in self.parts:
-            if spec.name == name:
-                return spec
-        raise KeyError(name)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(spec.name for spec in self.parts)
-
-
-@dataclass(frozen=True)
-class PartStatus:
-    """What the engine sees of a part now. ``memory`` in bytes (0: unknown); ``since`` an ISO 8601 time."""
-
-    name: str
-    state: State
-    reason: str = ""
-    exit_code: int | None = None
-    image: str = ""
-    ports: tuple[Port, ...] = ()
-    memory: int = 0
-    since: str = ""
-    restarts: int = 0
-    identity: str = ""  # container id or process id: changes when the part was recreated
-    accelerator: str = ""  # the GPUs it was started with, in words
-
-    @property
-    def up(self) -> bool:
-        return self.state in (State.READY, State.RUNNING, State.DONE)
-
-    @property
-    def failed(self) -> bool:
-        return self.state in (State.EXITED, State.UNHEALTHY, State.RESTARTING)
-
-
-@dataclass(frozen=True)
-class Availability:
-    """Whether the engine can be used here. ``present`` means it is there at all (even if it refuses)."""
-
-    usable: bool
-    present: bool
-    reason: str = ""
-    fix: str = ""
-
-
-@dataclass(frozen=True)
-class HostFacts:
-    """The machine that runs the parts (not always the one that runs the toolkit). Sizes in bytes."""
-
-    hostname: str
-    system: str
-    architecture: str
-    cpus: int
-    memory: int
-    memory_available: int
-    disk_free: int
-    disk_path: str
-    remote: bool = False
-    machine: Machine = field(default_factory=Machine)
-
-
-@dataclass(frozen=True)
-class ExecResult:
-    """The end of a command inside a part. ``stdout`` and ``stderr`` are decoded, undecodable bytes replaced."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where this machine reaches a part's port."""
-
-    host: str
-    port: int
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
-
-
-@dataclass(frozen=True)
-class DataItem:
-    """Something ``remove_data`` deletes: a volume or a folder."""
-
-    name: str
-    what: str
-    size: int = -1  # bytes; -1 when the engine cannot tell cheaply
-
-
-@dataclass(frozen=True)
-class StartReport:
-    """What ``start`` did: the parts it created, recreated or started. Empty when all was up."""
-
-    changed: tuple[str, ...] = ()
-
-
-class Sink(Protocol):
-    """Receives progress; handed down, never called upward. Implemented by ``console`` and by tests."""
-
-    def step(self, text: str) -> None:
-        """One line of what is being done now, for steps that are not about one part."""
-
-    def part(self, name: str, state: str, note: str = "") -> None:
-        """The state of a part changed."""
-
-    def amount(self, name: str, done: int, whole: int, note: str) -> None:
-        """How many bytes of ``whole`` (0: not known) are done of a long copy; may be called for each of them."""
-
-    def output(self, line: str) -> None:
-        """One line of a long tool's own output (an image build, a pull, an install)."""
+# for those who stand on the protocol: its words are the data's
+__all__ = [
+    "BUCKET",
+    "GATEWAY",
+    "JUPYTER",
+    "MLFLOW",
+    "POSTGRES",
+    "STORE",
+    "STORE_SYNC",
+    "Address",
+    "Availability",
+    "DataItem",
+    "DeviceRequest",
+    "Engine",
+    "ExecResult",
+    "Health",
+    "HostFacts",
+    "Mount",
+    "Network",
+    "PartSpec",
+    "PartStatus",
+    "Plan",
+    "Port",
+    "SecretFile",
+    "Sink",
+    "StartReport",
+    "State",
+    "Volume",
+]
 
 
 class Engine(Protocol):
     """Where the parts run. Made from settings by ``select``; cheap to make, does nothing until asked."""
 
     name: ClassVar[str]
+    disk_needed: ClassVar[int] = 3 << 30  # bytes for a first start: images or venvs, a database, a first artifact
+    adopts: ClassVar[bool] = False  # whether data that lost its state folder can be taken over
+    returns_after_reboot: ClassVar[bool] = False  # by itself, without a unit of ours
+    can_be_public: ClassVar[bool] = False  # the notebook is kept away from what a login protects
+    own_loopback: ClassVar[bool] = False  # the notebook's localhost is not the machine's
+    by_hand: ClassVar[str] = ""  # the tool that can start what `credentials --init` prepares
 
     @property
     def settings(self) -> Settings:
         """As they hold on the machine that runs the parts."""
+
+    @property
+    def host(self) -> Host:
+        """The machine that runs the parts, known once `availability` was asked for."""
+
+    @property
+    def object_store(self) -> str:
+        """Where artifacts are: minio, versitygw, external, or a folder."""
 
     @property
     def accelerator(self) -> Accelerator:
@@ -374,3 +184,93 @@ class Engine(Protocol):
 
     def versions(self) -> Mapping[str, str]:
         """Engine, part and schema versions by name."""
+
+    # what differs between engines, with what holds for most of them
+
+    def script(self, plan: Plan) -> str:
+        """A bash script that does by hand what ``start`` would do for that plan. No secret in it."""
+
+    def adopt(self) -> bool:
+        """Take over data whose state folder was lost, where the engine finds one owner; writes it to the state."""
+        return False
+
+    def check_foreign(self) -> None:
+        """Refuse to touch what has this system's names and is another's. Raises TrackbedError."""
+
+    def make_volumes(self) -> bool:
+        """What holds data and secrets, for a start ``by_hand``. True when the database's was there."""
+        return False
+
+    def variables_by_hand(self) -> Mapping[str, str]:
+        """What the tool ``by_hand`` has to be told, for the managed block of .env; no secret among it."""
+        return {}
+
+    def network_guard(self) -> tuple[str, ...]:
+        """Keep others on the network away, where the engine does not. Gives what to tell: what was set, or to type."""
+        return ()
+
+    def put_users(self) -> None:
+        """Hand the users to a gateway that runs."""
+
+    def notebook_outdated(self) -> bool:
+        """Whether what the notebook is made from has to be made anew, so that it is started anew as well."""
+        return False
+
+    @property
+    def console_is_public(self) -> bool:
+        """Whether the gateway publishes the object store's console."""
+        return False
+
+    @property
+    def check_result(self) -> tuple[str, str]:
+        """The part and the path of what the look at artifacts after an unclean stop found; "" where there is none."""
+        return "", ""
+
+    def disk_warning(self) -> str:
+        """What to tell where `prepare` may fill the disk."""
+        return ""
+
+    def port_owners(self) -> Mapping[int, str]:
+        """Who else has published a port, as the engine knows them."""
+        return {}
+
+    def lowest_port(self) -> int:
+        """Below this port no part may listen."""
+        return 0
+
+    # for `invoke doctor`
+
+    def check_client(self) -> list[Finding]:
+        """What is missing of the programs that talk to the engine."""
+        return []
+
+    def check_programs(self) -> list[Finding]:
+        """Whether what the engine installs may be run where it is."""
+        return []
+
+    def check_workspace(self, others: bool) -> list[Finding]:
+        """Who else can look into the workspace; ``others``: the machine has accounts of other people."""
+        return []
+
+    def check_gpu(self) -> list[Finding]:
+        """What is missing between the engine and the GPU that was chosen."""
+        return []
+
+    def check_uplink(self) -> Finding:
+        """The way to other machines."""
+        interface, mtu = self.host.uplink()
+        if not interface:
+            return Finding(Level.OK, "network", "no default route: only this machine can reach the system")
+        return Finding(Level.OK, "network", f"uplink {interface}, MTU {mtu or 'unknown'}")
+
+    def check_way_out(self) -> Finding:
+        """The way out of the site, as it is handed to builds and to the notebook."""
+        return Finding(Level.OK, "way out", str(egress.of_machine(self.settings, {})))
+
+    def check_leftovers(self) -> list[Finding]:
+        """Data of this project that nothing remembers, or what has its names and is not ours."""
+        return []
+
+    def check_neighbours(self) -> list[Finding]:
+        """Whether others on the network reach what only this machine should."""
+        return []

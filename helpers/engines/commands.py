@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 from helpers import bounded
-from helpers.engines.base import ExecResult
+from helpers.services import ExecResult
 
 
 def run(argv: Sequence[str], stdin: IO[bytes] | bytes | None, timeout: float, *, limited: bool = False,

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from helpers import stack
-from helpers.engines.base import POSTGRES, ExecResult
 from helpers.errors import PartFailed
+from helpers.services import POSTGRES, ExecResult
 
 ADMIN, SERVER = stack.DATABASE_ADMIN, stack.DATABASE_USER
 TEMPORARY = "trackbed_handover"

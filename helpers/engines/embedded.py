@@ -8,6 +8,7 @@ import contextlib
 import grp
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from helpers import (
     elsewhere,
     machine_failures,
     notebook,
+    ports,
     safe_files,
     server_secrets,
     stack,
@@ -41,6 +43,7 @@ from helpers.engines import (
     base,
     commands,
     database_roles,
+    embedded_script,
     launch,
     postgres_wheels,
     shared,
@@ -49,7 +52,13 @@ from helpers.engines import (
     venvs,
 )
 from helpers.engines.accounts import DATABASE, NOTEBOOK, NOTHING, ROLE_OF, SERVER
-from helpers.engines.base import (
+from helpers.engines.host import LOCAL, Host
+from helpers.engines.layout import Layout
+from helpers.engines.supervision import MARK, Program, Supervisor, orphans, terminate
+from helpers.errors import NotListening, PartFailed, TrackbedError
+from helpers.findings import Finding, Level
+from helpers.readiness import SEARCH, ask
+from helpers.services import (
     JUPYTER,
     MLFLOW,
     POSTGRES,
@@ -67,13 +76,10 @@ from helpers.engines.base import (
     StartReport,
     State,
 )
-from helpers.engines.layout import Layout
-from helpers.engines.supervision import MARK, Program, Supervisor, orphans, terminate
-from helpers.errors import NotListening, PartFailed, TrackbedError
-from helpers.readiness import SEARCH, ask
+from helpers.settings import Settings
 from helpers.spelling import shown
 from helpers.state import sync_folder
-from helpers.system import System
+from helpers.system import System, existing
 
 PARTS = (POSTGRES, MLFLOW, JUPYTER)
 LOOK_SECONDS = 5.0  # in which a part that is well answers
@@ -86,17 +92,28 @@ TOOLS = ("/usr/local/cuda/bin:/opt/rocm/bin:/opt/homebrew/bin:"
          "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin")
 
 
-class EmbeddedEngine:
+class EmbeddedEngine(base.Engine):
     """Parts as supervised processes of this machine."""
 
     name: ClassVar[str] = "embedded"
 
     def __init__(self, system: System) -> None:
         self.system = system
-        self.settings = system.settings
         self.folder = system.settings.folder / "embedded"
         self.layout = Layout(system.settings.project, self.folder, system.settings.workspace)
         self.supervisor = Supervisor(self.folder, self.layout.run_folder, system.state.instance, self.layout.trusted)
+
+    @property
+    def settings(self) -> Settings:
+        return self.system.settings
+
+    @property
+    def host(self) -> Host:
+        return LOCAL
+
+    @property
+    def object_store(self) -> str:
+        return "external" if self.settings.object_store == "external" else "folder"
 
     # where things are
 
@@ -828,6 +845,42 @@ class EmbeddedEngine:
             raise TrackbedError(lines[-1], "check S3_ENDPOINT, S3_BUCKET and the keys; then `invoke up` goes on",
                                 tuple(lines[:-1]))
 
+    # what is looked at before a start
+
+    def script(self, plan: Plan) -> str:
+        return embedded_script.processes(plan, self)
+
+    @property
+    def check_result(self) -> tuple[str, str]:
+        return (MLFLOW, str(self.artifacts / stack.CHECK_RESULT)) if self.object_store == "folder" else ("", "")
+
+    def lowest_port(self) -> int:
+        return ports.first_unprivileged()  # no service is root
+
+    def check_programs(self) -> list[Finding]:
+        """Programs run from the state folder; a file system mounted noexec does not let them."""
+        there = existing(self.settings.folder)
+        try:
+            if not os.statvfs(there).f_flag & os.ST_NOEXEC:
+                return []
+        except (OSError, AttributeError):
+            return []
+        return [Finding(Level.ERROR, "permissions",
+                        f"programs may not run on the file system of STATE_DIR, {there} is mounted noexec",
+                        "name a folder on another disk: --state-dir=FOLDER (findmnt shows the options)")]
+
+    def check_workspace(self, others: bool) -> list[Finding]:
+        workspace = self.settings.workspace
+        try:
+            mode = workspace.stat().st_mode & 0o777
+        except OSError:
+            return []
+        if not mode & 0o007:
+            return []
+        return [Finding(Level.WARNING if others else Level.OK, "workspace",
+                        f"every account of this machine can look into {workspace} (mode {mode:04o})",
+                        f"if that is not meant: chmod o= {shlex.quote(str(workspace))}")]
+
     # stopping
 
     def stop(self, sink: Sink, drain: int = 40) -> tuple[str, ...]:
@@ -904,6 +957,3 @@ def _glibc() -> bool:
         return bool(os.confstr("CS_GNU_LIBC_VERSION"))
     except (ValueError, OSError):
         return False
-
-
-_: type[base.Engine] = EmbeddedEngine  # the protocol is filled completely: mypy proves it here

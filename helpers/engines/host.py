@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from helpers import addresses, notebook
 from helpers.accelerators import Machine
-from helpers.engines.base import Address, HostFacts, Port
+from helpers.services import Address, HostFacts, Port
 from helpers.settings import Settings
 
 
@@ -65,3 +65,4 @@ class Here:
 
 
 Host = Here  # whichever it is
+LOCAL = Here()

@@ -12,8 +12,8 @@ from pathlib import Path
 from helpers import notebook, safe_files, stack
 from helpers.engines import accounts
 from helpers.engines.accounts import DATABASE, NOTEBOOK, ROLES, SERVER, Accounts
-from helpers.engines.base import Sink
 from helpers.errors import TrackbedError
+from helpers.services import Sink
 
 SOCKET_LIMIT = 107  # bytes of a Unix socket's path
 LONGEST_SOCKET = "/postgres/.s.PGSQL.5432"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from helpers.engines.base import Availability, Engine
+from helpers.engines.base import Engine
 from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.embedded import EmbeddedEngine
 from helpers.errors import EngineUnavailable
+from helpers.services import Availability
 from helpers.system import System
 
 ENGINES: dict[str, type[DockerEngine] | type[EmbeddedEngine]] = {"docker": DockerEngine, "embedded": EmbeddedEngine}
@@ -25,8 +26,21 @@ class Choice:
 
 def make(system: System, name: str) -> Engine:
     """The engine of that name, its settings resolved for it. Nothing is asked of it yet."""
-    chosen = replace(system, settings=system.settings.with_engine(name, _own_store(system, name)))
-    return ENGINES[name](chosen)
+    return ENGINES[name](_resolved(system, name))
+
+
+def docker(system: System) -> DockerEngine:
+    """Docker's, for what nothing else does: building images."""
+    return DockerEngine(_resolved(system, DockerEngine.name))
+
+
+def kind(name: str) -> type[Engine] | None:
+    """What is true of all engines of that name; None for "auto"."""
+    return ENGINES.get(name)
+
+
+def _resolved(system: System, name: str) -> System:
+    return replace(system, settings=system.settings.with_engine(name, _own_store(system, name)))
 
 
 def _own_store(system: System, name: str) -> str:

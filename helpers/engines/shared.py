@@ -8,8 +8,9 @@ from typing import Any
 
 from helpers import accelerators
 from helpers.accelerators import Accelerator
-from helpers.engines.base import Engine, PartStatus, StartReport, State
+from helpers.engines.base import Engine
 from helpers.errors import Interrupted, TrackbedError
+from helpers.services import PartStatus, StartReport, State
 
 AWS_CREDENTIALS = "[default]\naws_access_key_id = {S3_ACCESS_KEY}\naws_secret_access_key = {S3_SECRET_KEY}\n"
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers import safe_files
-from helpers.engines.base import State
 from helpers.errors import TrackbedError
+from helpers.services import State
 
 MARK = "TRACKBED_INSTANCE_OF_PROCESS"
 HOLDING = Path(__file__).with_name("holding.py")

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers import safe_files, stack
-from helpers.engines.base import Sink
 from helpers.errors import EngineUnavailable, TrackbedError
+from helpers.services import Sink
 
 MINIMUM = (3, 11)
 CACHE_LEAST = 2 << 30  # bytes: what all packages need there

@@ -375,7 +375,7 @@ def test_what_is_foreign_is_refused(tmp_path: Path, containers: list[Container],
 def test_adoption_needs_one_owner(tmp_path: Path, owners: tuple[str, ...], expected: str | None) -> None:
     names = ("trackbed_postgres", "trackbed_versitygw")
     volumes = {name: {f"{LABEL}.instance": owner} for name, owner in zip(names, owners, strict=False)}
-    assert engine_with(tmp_path, [], volumes).volumes.adopt() == expected
+    assert engine_with(tmp_path, [], volumes).volumes.owner() == expected
 
 
 def test_only_our_own_volumes_are_deleted(tmp_path: Path) -> None:

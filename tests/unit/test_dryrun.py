@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from helpers import dryrun, metadata
+from helpers.engines import scripts
 from helpers.engines.base import Health, Mount, Network, PartSpec, Plan, Port, SecretFile, Volume
+from helpers.engines.docker import script
 from helpers.errors import SettingError
 from tests.unit.fakes import system
 
@@ -34,7 +36,7 @@ PLAN = Plan("docker", "lab", (SERVER, NOTEBOOK), (Volume("lab_s", 10001, 10001, 
 
 @pytest.fixture
 def text(tmp_path: Path) -> str:
-    return dryrun._containers(PLAN, system(tmp_path).settings.with_engine("docker", "versitygw"))
+    return script.containers(PLAN, system(tmp_path).settings.with_engine("docker", "versitygw"))
 
 
 @pytest.mark.parametrize("line", [
@@ -70,7 +72,7 @@ def test_is_bash(text: str) -> None:
 
 
 def test_the_secret_file_is_what_the_template_says(tmp_path: Path) -> None:
-    command = dryrun._printf(PLAN.secrets[0])
+    command = scripts.printf(PLAN.secrets[0])
     done = subprocess.run(["bash", "-c", f"POSTGRES_PASSWORD=abc; {command}"], capture_output=True, text=True)
     assert done.stdout == "*:*:*:mlflow:abc\n100%"
 
@@ -97,7 +99,7 @@ def test_a_prefix_that_is_no_name(tmp_path: Path, prefix: str) -> None:
 
 def test_keys_of_an_external_store_are_asked_for(tmp_path: Path) -> None:
     settings = replace(system(tmp_path).settings, object_store="external")
-    lines = dryrun._values((SecretFile("mlflow", "v", "f", "{S3_SECRET_KEY}", ("S3_SECRET_KEY",), 1, 1),), settings)
+    lines = scripts.values((SecretFile("mlflow", "v", "f", "{S3_SECRET_KEY}", ("S3_SECRET_KEY",), 1, 1),), settings)
     assert lines == [': "${S3_SECRET_KEY:?export the key of your object store first}"']
 
 
@@ -109,12 +111,12 @@ def test_behind_a_gateway_the_links_are_its_own_and_there_is_a_login(tmp_path: P
              SecretFile("gateway", "lab_g", "access-token", "{MLFLOW_TOKEN}", ("MLFLOW_TOKEN",), 10003, 10003))
     plan = replace(PLAN, parts=(replace(SERVER, ports=()), replace(NOTEBOOK, ports=()), gateway), secrets=files)
     settings = system(tmp_path, public="true", public_address="lab.example.org").settings
-    text = dryrun._containers(plan, settings.with_engine("docker", "versitygw"))
+    text = script.containers(plan, settings.with_engine("docker", "versitygw"))
     assert 'echo "MLflow: https://lab.example.org:$MLFLOW_PORT"' in text.splitlines()
     assert 'echo "JupyterLab: https://lab.example.org:$JUPYTER_PORT/lab?token=$JUPYTER_TOKEN"' in text.splitlines()
     assert "http://127.0.0.1" not in text
     login = text[text.index("# one login"):text.index("printf \"user:")]
-    done = subprocess.run(["bash", "-c", f"set -eu\n{dryrun.SECRET}\n{login}\necho $PASSWORD $SALT $HASH"],
+    done = subprocess.run(["bash", "-c", f"set -eu\n{scripts.SECRET}\n{login}\necho $PASSWORD $SALT $HASH"],
                           capture_output=True, text=True, timeout=30, check=True)
     password, salt, made = done.stdout.split()
     assert hashlib.sha256(bytes.fromhex(salt) + password.encode()).hexdigest() == made

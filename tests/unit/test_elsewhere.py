@@ -105,8 +105,8 @@ def test_a_file_that_is_no_certificate(tmp_path: Path, text: str | None, said: s
 def test_localhost_is_the_container_itself(tmp_path: Path) -> None:
     found = settings(tmp_path, tracking_uri="http://localhost:8000")
     with pytest.raises(SettingError, match="the container itself"):
-        elsewhere.check_place(found, "docker")
-    elsewhere.check_place(found, "embedded")
+        elsewhere.check_place(found, own_loopback=True)
+    elsewhere.check_place(found, own_loopback=False)
 
 
 def plugin() -> Any:

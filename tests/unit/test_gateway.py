@@ -12,6 +12,8 @@ from helpers import credentials, gateway, lifecycle, metadata, stack, users
 from helpers.engines.base import PartStatus, State
 from helpers.engines.docker import compose_model, variables
 from helpers.engines.docker.engine import DockerEngine
+from helpers.engines.host import LOCAL
+from helpers.engines.select import ENGINES
 from helpers.errors import SettingError, TrackbedError
 from tests.unit.fakes import system
 
@@ -83,7 +85,7 @@ def test_the_address_is_asked_for_remembered_and_never_empty(tmp_path: Path, mon
 ])
 def test_what_cannot_be_public(tmp_path: Path, flags: dict[str, str], engine: str, node: str, words: str) -> None:
     with pytest.raises(SettingError, match=words) as caught:
-        gateway.check_settings(system(tmp_path, **flags).settings, engine, node)
+        gateway.check_settings(system(tmp_path, **flags).settings, ENGINES[engine], node)
     assert caught.value.hint
 
 
@@ -156,7 +158,8 @@ def test_behind_the_gateway_mlflow_asks_for_its_token_and_people_are_told_of_non
         if not any(name.startswith(credentials.FORMER) for name in file.names):
             assert credentials.Credentials(values).render(file.template, file.names)
     status = PartStatus("mlflow", State.READY)
-    engine = SimpleNamespace(name="docker", parts=lambda detail: (status,), access_token=lambda: "token")
+    engine = SimpleNamespace(name="docker", parts=lambda detail: (status,), access_token=lambda: "token", host=LOCAL,
+                             console_is_public=False)
     view = lifecycle.overview(engine, settings)  # type: ignore[arg-type]
     assert view.token == "" and lifecycle.mlflow_url(view) == f"https://203.0.113.7:8000/{stack.TRAINING_PAGE}"
 
@@ -204,9 +207,9 @@ def test_client_lines_hold_no_password(tmp_path: Path) -> None:
 def test_what_every_machine_calls_itself_is_no_public_address(tmp_path: Path, flags: dict[str, str]) -> None:
     settings = system(tmp_path, public="true", **flags).settings
     with pytest.raises(SettingError, match="every machine calls itself that") as caught:
-        gateway.check_settings(settings, "docker")
+        gateway.check_settings(settings, DockerEngine)
     assert "--public-address=" in caught.value.hint
-    gateway.check_settings(system(tmp_path, public="true", public_address="lab7").settings, "docker")
+    gateway.check_settings(system(tmp_path, public="true", public_address="lab7").settings, DockerEngine)
 
 
 def test_another_loopback_address_is_a_name_of_mlflow_and_at_both_ends_of_the_tunnel(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from typing import Any, cast
 import pytest
 
 from helpers import kernels, lifecycle, surroundings
-from helpers.engines.base import JUPYTER, Address, Engine, PartSpec, Plan
+from helpers.engines.base import JUPYTER, Address, Engine, PartSpec, Plan, Sink
+from helpers.engines.host import LOCAL
 from helpers.errors import Interrupted, TrackbedError
 from helpers.readiness import Answer
 from helpers.state import State
@@ -26,16 +27,24 @@ KERNELS = [*(one["kernel"] for one in SESSIONS), {"id": "3", "name": "python3", 
 TERMINALS = [{"name": "1", "last_activity": NOW.replace("+00:00", "Z")}, {"name": "2", "last_activity": LONG_AGO}]
 
 
-class FakeEngine:
+class FakeEngine(Engine):
     """A notebook that is started from ``command``."""
 
     name = "embedded"
+    host = LOCAL
+    settings: Any = None
 
     def __init__(self, command: str = "jupyter") -> None:
         self.spec = PartSpec(JUPYTER, "JupyterLab", (command,))
 
     def plan(self) -> Plan:
         return Plan("embedded", "trackbed", (self.spec,))
+
+    def prepare(self, sink: Sink) -> tuple[str, ...]:
+        return ()
+
+    def remarks(self) -> tuple[str, ...]:
+        return ()
 
     @contextmanager
     def open(self, part: str, port: str) -> Iterator[Address]:
@@ -136,8 +145,8 @@ def test_what_a_failed_start_was_told_is_not_remembered(tmp_path: Path, monkeypa
     def fail(*_: object) -> None:
         raise error
 
-    engine = SimpleNamespace(name="embedded", settings=one.settings.with_engine("embedded", "folder"),
-                             prepare=lambda sink: (), remarks=lambda: ())
+    engine = FakeEngine()
+    engine.settings = one.settings.with_engine("embedded", "folder")
     monkeypatch.setattr(lifecycle.select, "choose", lambda system: SimpleNamespace(engine=engine, notice=""))
     monkeypatch.setattr(lifecycle.doctor, "preflight", lambda engine, settings: None)
     monkeypatch.setattr(lifecycle.durability, "promise", lambda engine: "")

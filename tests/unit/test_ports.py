@@ -10,6 +10,7 @@ import pytest
 from helpers import doctor, ports
 from helpers.engines.base import PartStatus, Port, State
 from helpers.engines.host import Here
+from helpers.findings import Level
 from helpers.settings import Settings
 
 
@@ -64,8 +65,7 @@ def test_ports_below_1024(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "start").write_text("80\n")
     assert ports.first_unprivileged(str(tmp_path / "start")) == 80
     assert ports.first_unprivileged(str(tmp_path / "none")) == 1024
-    monkeypatch.setattr(ports, "first_unprivileged", lambda: 1024)
     told = settings(tmp_path, TRACKBED_MLFLOW_PORT="443")
-    found = doctor.check_privileged(planned(told))
-    assert [cast(str, f.level) for f in found] == [doctor.Level.ERROR]
+    found = doctor.check_privileged(planned(told), 1024)
+    assert [cast(str, f.level) for f in found] == [Level.ERROR]
     assert "port 443 (MLFLOW_PORT) is below 1024" in found[0].detail and "--mlflow-port=" in found[0].fix

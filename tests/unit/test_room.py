@@ -25,13 +25,13 @@ class Disk:
     """An engine on a disk of which so many bytes are free, one value for each time that it is asked."""
 
     free: list[int]
-    store: str = "folder"
+    object_store: str = "folder"
     remote: bool = False
     asked: int = 0
     settings: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self.settings = SimpleNamespace(object_store=self.store)
+        self.settings = SimpleNamespace(object_store=self.object_store)
 
     def host_facts(self) -> Any:
         self.asked += 1
@@ -53,7 +53,7 @@ def test_what_does_not_fit_is_refused_with_a_next_step(objects: int, size: int, 
 
 def test_what_fits_passes() -> None:
     room.check(engine(GIB), 10, GIB // 4, GIB // 8)
-    room.check(engine(GIB, store="external"), 10**6, 2**50, 0)  # the objects go to somebody else's disk
+    room.check(engine(GIB, object_store="external"), 10**6, 2**50, 0)  # the objects go to somebody else's disk
     room.check(engine(0, remote=True), 10, GIB, 0)  # a node that does not tell
 
 
@@ -80,14 +80,13 @@ def test_the_disk_is_asked_again_while_a_backup_is_unpacked(
 @pytest.mark.parametrize(("store", "needed"), [("versitygw", 2), ("minio", 1), ("folder", 1), ("external", 0)])
 def test_a_large_object_is_begun_where_it_fits_until_it_is_stored(
         monkeypatch: pytest.MonkeyPatch, store: str, needed: int) -> None:
-    monkeypatch.setattr(room.durability, "store", lambda _: store)
-    watch(Disk([room.FREE + needed * GIB]), monkeypatch).object(GIB)
+    watch(Disk([room.FREE + needed * GIB], store), monkeypatch).object(GIB)
     with pytest.raises(TrackbedError, match="does not fit"):
-        watch(Disk([room.FREE + needed * GIB - 1]), monkeypatch).object(GIB)
-    room.check(engine(room.FREE + 2 * GIB + room.OBJECT, store=store), 1, GIB, 0, GIB)
+        watch(Disk([room.FREE + needed * GIB - 1], store), monkeypatch).object(GIB)
+    room.check(engine(room.FREE + 2 * GIB + room.OBJECT, object_store=store), 1, GIB, 0, GIB)
     if store == "versitygw":
         with pytest.raises(TrackbedError, match="needs 2.0 GiB"):
-            room.check(engine(room.FREE + 2 * GIB, store=store), 1, GIB, 0, GIB)
+            room.check(engine(room.FREE + 2 * GIB, object_store=store), 1, GIB, 0, GIB)
 
 
 @pytest.mark.parametrize(("said", "found"), [(7, 7), (10**9, 100), (-1, 0), ("7", 0), (None, 0)])

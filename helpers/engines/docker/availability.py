@@ -8,10 +8,10 @@ import shutil
 import subprocess
 
 from helpers.engines import commands
-from helpers.engines.base import Availability
 from helpers.engines.docker import client_config, ssh
 from helpers.engines.docker.client import DEFAULT_SOCKET, DockerApi, socket_error
 from helpers.errors import EngineUnavailable
+from helpers.services import Availability
 
 MINIMUM_API = (1, 44)  # Docker 25: health checks with start_interval
 MINIMUM_COMPOSE = (2, 21)  # `ps --format json` and start_interval as we use them

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from helpers import accelerators
-from helpers.engines.base import Network, Port, State
 from helpers.errors import EngineUnavailable, TrackbedError
+from helpers.services import Network, Port, State
 
 LABEL = "dev.trackbed"
 DEFAULT_SOCKET = "/var/run/docker.sock"

@@ -13,7 +13,10 @@ from typing import IO, Any
 
 from helpers import stack
 from helpers.engines import commands
-from helpers.engines.base import (
+from helpers.engines.docker import compose_model, variables
+from helpers.engines.docker.deployment import Collaborator, Deployment
+from helpers.errors import TrackbedError
+from helpers.services import (
     BUCKET,
     GATEWAY,
     MLFLOW,
@@ -26,9 +29,6 @@ from helpers.engines.base import (
     PartStatus,
     Sink,
 )
-from helpers.engines.docker import compose_model, variables
-from helpers.engines.docker.deployment import Collaborator, Deployment
-from helpers.errors import TrackbedError
 
 MINIO_WALK = "docker/compose.minio-walk.yaml"  # for one container that sees MinIO's volume
 STREAM = "docker/compose.stream.yaml"  # for one container whose output is data

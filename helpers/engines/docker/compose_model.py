@@ -9,7 +9,7 @@ from typing import Any
 from helpers import elsewhere, notebook, server_secrets, stack
 from helpers.credentials import GATEWAY_KEY, MLFLOW_TOKEN, STORE_SYNC_TOKEN
 from helpers.engines import database_roles, shared
-from helpers.engines.base import (
+from helpers.services import (
     BUCKET,
     GATEWAY,
     JUPYTER,

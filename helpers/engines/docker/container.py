@@ -9,11 +9,11 @@ from typing import IO, Any
 
 from helpers import egress, notebook, stack
 from helpers.engines import commands, shared
-from helpers.engines.base import JUPYTER, ExecResult, Mount, PartSpec, Sink, State
 from helpers.engines.docker.client import LABEL, DockerApi
 from helpers.engines.docker.deployment import Collaborator, Deployment
 from helpers.engines.docker.devices import Devices
 from helpers.errors import TrackbedError
+from helpers.services import JUPYTER, ExecResult, Mount, PartSpec, Sink, State
 from helpers.settings import DEFAULT, Settings
 from helpers.system import notebook_memory
 

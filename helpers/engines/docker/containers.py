@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from helpers.engines.base import BUCKET, GATEWAY, PartStatus, Port, State
 from helpers.engines.docker import compose_model
 from helpers.engines.docker.client import LABEL, Container
 from helpers.engines.docker.deployment import Collaborator, Deployment
 from helpers.engines.docker.volumes import Volumes
 from helpers.errors import TrackbedError
+from helpers.services import BUCKET, GATEWAY, PartStatus, Port, State
 
 SERVICE = "com.docker.compose.service"
 
@@ -68,3 +68,10 @@ class Containers(Collaborator):
                       for p in container.ports)
         return PartStatus(name, state, reason, container.exit_code, container.image, ports, memory,
                           container.since, restarts, container.id, container.labels.get(f"{LABEL}.gpu", ""))
+
+    def port_owners(self) -> dict[int, str]:
+        """Published ports of containers that are not ours, with the container's name."""
+        project = self.settings.project
+        return {p.published: f"container {c.name}" for c in self.api.containers()
+                if project not in (c.labels.get("com.docker.compose.project"), c.labels.get(f"{LABEL}.project"))
+                for p in c.ports}

@@ -8,21 +8,10 @@ from dataclasses import replace
 from functools import cached_property
 
 from helpers import egress, notebook, stack, surroundings
-from helpers.engines.base import (
-    BUCKET,
-    GATEWAY,
-    JUPYTER,
-    MLFLOW,
-    POSTGRES,
-    STORE,
-    STORE_SYNC,
-    Network,
-    SecretFile,
-    Volume,
-)
 from helpers.engines.docker import client_config, compose_model, id_mapping, ssh_host
 from helpers.engines.docker.client import DockerApi
 from helpers.engines.host import Here, Host
+from helpers.services import BUCKET, GATEWAY, JUPYTER, MLFLOW, POSTGRES, STORE, STORE_SYNC, Network, SecretFile, Volume
 from helpers.settings import Settings
 from helpers.system import System
 

@@ -12,23 +12,7 @@ from typing import IO, ClassVar
 from helpers import images, stack
 from helpers.accelerators import Accelerator
 from helpers.engines import base, commands, shared, streaming
-from helpers.engines.base import (
-    GATEWAY,
-    JUPYTER,
-    MLFLOW,
-    POSTGRES,
-    Address,
-    Availability,
-    DataItem,
-    ExecResult,
-    HostFacts,
-    PartStatus,
-    Plan,
-    Sink,
-    StartReport,
-    State,
-)
-from helpers.engines.docker import availability, ownership, stopping
+from helpers.engines.docker import availability, checks, ownership, script, stopping
 from helpers.engines.docker.client import DockerApi
 from helpers.engines.docker.compose import STREAM, ComposeProject
 from helpers.engines.docker.container import NotebookContainer
@@ -42,17 +26,41 @@ from helpers.engines.docker.volumes import Volumes
 from helpers.engines.docker.workspace import Workspace
 from helpers.engines.host import Host
 from helpers.errors import EngineUnavailable, TrackbedError
+from helpers.findings import Finding
 from helpers.notebook import HOME
+from helpers.services import (
+    GATEWAY,
+    JUPYTER,
+    MLFLOW,
+    POSTGRES,
+    STORE_SYNC,
+    Address,
+    Availability,
+    DataItem,
+    ExecResult,
+    HostFacts,
+    PartStatus,
+    Plan,
+    Sink,
+    StartReport,
+    State,
+)
 from helpers.settings import Settings
 from helpers.system import System
 
 INSIDE = {MLFLOW: 8000, JUPYTER: 8888}  # the ports in the containers
 
 
-class DockerEngine:
+class DockerEngine(base.Engine):
     """Parts as containers on a Docker engine: this machine's, or another one's over ssh."""
 
     name: ClassVar[str] = "docker"
+    disk_needed: ClassVar[int] = 6 << 30
+    adopts: ClassVar[bool] = True
+    returns_after_reboot: ClassVar[bool] = True
+    can_be_public: ClassVar[bool] = True
+    own_loopback: ClassVar[bool] = True
+    by_hand: ClassVar[str] = "docker compose"
 
     def __init__(self, system: System, api: DockerApi | None = None) -> None:
         self.system = system
@@ -77,6 +85,10 @@ class DockerEngine:
     @property
     def api(self) -> DockerApi:
         return self.deployment.api
+
+    @property
+    def object_store(self) -> str:
+        return self.deployment.object_store
 
     # what there is
 
@@ -129,6 +141,12 @@ class DockerEngine:
         return Plan(self.name, here.project, (*services, self.notebook.spec), here.volumes(), networks,
                     here.secret_files())
 
+    def script(self, plan: Plan) -> str:
+        return script.containers(plan, self.settings, self.host)
+
+    def variables_by_hand(self) -> Mapping[str, str]:
+        return {} if self.deployment.alone else self.compose.values()
+
     def _plan_anew(self) -> None:
         """What the plan was read from has changed: images have come, the workspace has its owner."""
         self.compose.forget()
@@ -148,7 +166,7 @@ class DockerEngine:
         # a rebuilt or re-pulled image under the same name is a change
         current = {c.image: c.image_id for c in self.containers.by_part().values()}
         return all((self.api.image(name) or {}).get("id") == image_id for name, image_id in current.items()) \
-            and images.stale(self.api, self.notebook.image_settings, self.deployment.object_store) == ()
+            and images.stale(self.api, self.notebook.image_settings, self.object_store) == ()
 
     @property
     def workspace_inside(self) -> str:
@@ -224,16 +242,22 @@ class DockerEngine:
     # starting
 
     def prepare(self, sink: Sink) -> tuple[str, ...]:
-        made = images.ensure(self.api, self.notebook.image_settings, self.deployment.object_store, sink)
+        made = images.ensure(self.api, self.notebook.image_settings, self.object_store, sink)
         self._plan_anew()
         return made
 
+    def disk_warning(self) -> str:
+        stale = images.stale(self.api, self.notebook.image_settings, self.object_store)
+        warning = images.warn_about_disk(stale, self.host_facts().disk_free)
+        return f"warning: {warning}" if warning else ""
+
+    def adopt(self) -> bool:
+        return self.volumes.adopt()
+
     def check_foreign(self) -> None:
-        """Refuse to touch containers or volumes of this project's names that are not this system's."""
         ownership.check(self.deployment, self.containers)
 
     def make_volumes(self) -> bool:
-        """Create missing volumes and write the secret files. True when the database's volume was there."""
         return self.volumes.make(self.notebook.image_settings.jupyter_image if self.deployment.alone
                                  else self.settings.mlflow_image)
 
@@ -302,6 +326,12 @@ class DockerEngine:
         if not settled:
             self.database.settle("", sink)
 
+    def network_guard(self) -> tuple[str, ...]:
+        return self.guard.put()
+
+    def put_users(self) -> None:
+        self.volumes.put_users()
+
     # stopping
 
     def stop(self, sink: Sink, drain: int = 40) -> tuple[str, ...]:
@@ -319,5 +349,40 @@ class DockerEngine:
     def remove_data(self, sink: Sink) -> None:
         self.volumes.remove(sink)
 
+    # what is looked at before a start
 
-_: type[base.Engine] = DockerEngine  # the protocol is filled completely: mypy proves it here
+    def notebook_outdated(self) -> bool:
+        return images.is_stale(self.api, self.notebook.spec.image, self.notebook.image_settings)
+
+    @property
+    def console_is_public(self) -> bool:
+        return self.deployment.console_is_public
+
+    @property
+    def check_result(self) -> tuple[str, str]:
+        return (STORE_SYNC, f"/store/{stack.CHECK_RESULT}") if self.object_store == "versitygw" else ("", "")
+
+    def port_owners(self) -> Mapping[int, str]:
+        return self.containers.port_owners()
+
+    def check_client(self) -> list[Finding]:
+        return checks.client()
+
+    def check_gpu(self) -> list[Finding]:
+        return checks.gpu(self.deployment, self.accelerator)
+
+    def check_uplink(self) -> Finding:
+        return checks.uplink(super().check_uplink(), *self.host.uplink())
+
+    def check_way_out(self) -> Finding:
+        return checks.way_out(self.deployment)
+
+    def check_leftovers(self) -> list[Finding]:
+        try:
+            self.check_foreign()
+        except TrackbedError as error:
+            return checks.leftovers(self.deployment, error, bool(self.data()))
+        return checks.leftovers(self.deployment, None, bool(self.data()))
+
+    def check_neighbours(self) -> list[Finding]:
+        return [checks.lets_in(self.guard)]

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 
 from helpers import stack
 from helpers.engines import commands, database_roles, shared
-from helpers.engines.base import POSTGRES, Engine, ExecResult, PartStatus, Sink, State
+from helpers.engines.base import Engine
 from helpers.engines.docker import half_made
 from helpers.engines.docker.deployment import Collaborator, Deployment
 from helpers.errors import PartFailed, TrackbedError
+from helpers.services import POSTGRES, ExecResult, PartStatus, Sink, State
 
 PASSWORD_FILE = "/run/secrets/postgres-password"
 

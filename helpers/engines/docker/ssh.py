@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from helpers.engines.base import ExecResult
 from helpers.engines.docker import client_config
 from helpers.errors import EngineUnavailable
+from helpers.services import ExecResult
 
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 30

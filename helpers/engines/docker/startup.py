@@ -6,9 +6,10 @@ import re
 import time
 from collections.abc import Collection, Iterable, Mapping
 
-from helpers.engines.base import BUCKET, Engine, PartStatus, State
+from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
 from helpers.readiness import failure, stop_at_failed
+from helpers.services import BUCKET, PartStatus, State
 
 
 class Watch:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from helpers.engines.base import Sink, State
 from helpers.engines.docker.client import Container
 from helpers.engines.docker.compose import ComposeProject
 from helpers.engines.docker.containers import SERVICE, Containers
 from helpers.engines.docker.deployment import Deployment
 from helpers.engines.docker.network_guard import NetworkGuard
+from helpers.services import Sink, State
 
 
 def stop(containers: Containers, compose: ComposeProject, guard: NetworkGuard, drain: int, sink: Sink) -> None:

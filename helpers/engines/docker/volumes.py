@@ -9,11 +9,11 @@ from pathlib import Path
 
 from helpers import notebook, users
 from helpers.engines import streaming
-from helpers.engines.base import GATEWAY, MLFLOW, DataItem, Sink
 from helpers.engines.docker import compose_model
 from helpers.engines.docker.client import LABEL, FileEntry
 from helpers.engines.docker.deployment import Collaborator
 from helpers.errors import TrackbedError
+from helpers.services import GATEWAY, MLFLOW, DataItem, Sink
 
 LIVE = "live.json"  # the pointer of the state file, kept with the data as well
 
@@ -95,7 +95,14 @@ class Volumes(Collaborator):
             self.api.fill(self.settings.mlflow_image, {name: (*compose_model.UIDS[GATEWAY], 0o700)},
                           {name: self._gateway_files()})
 
-    def adopt(self) -> str | None:
+    def adopt(self) -> bool:
+        """Make the state's what the volumes remember of a state folder that was lost; False where nothing is clear."""
+        if owner := self.owner():
+            self.system.state.instance = owner
+            self.system.state.live.update(self.recall())
+        return bool(owner)
+
+    def owner(self) -> str | None:
         """The instance id that the existing data volumes carry, if they carry one and the same."""
         owners = {labels.get(f"{LABEL}.instance") for labels in
                   self.api.volumes(v.name for v in self.deployment.volumes()).values()}

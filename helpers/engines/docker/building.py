@@ -1,0 +1,38 @@
+"""`invoke build`: our own images, which only Docker builds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from helpers import accelerators, images, notebook
+from helpers.engines import select
+from helpers.errors import EngineUnavailable
+from helpers.services import Sink
+from helpers.system import System
+
+
+def build(system: System, names: tuple[str, ...], sink: Sink, notice: Callable[[str], None],
+          registry: str = "") -> tuple[images.Built, ...]:
+    """Build images for this machine's GPU or the one that was named, and push them where ``registry`` says.
+
+    Raises EngineUnavailable where there is no Docker.
+    """
+    engine = select.docker(system)
+    found = engine.availability()
+    if not found.usable:
+        raise EngineUnavailable(f"images are built by Docker: {found.reason}", found.fix)
+    word = system.settings.gpu
+    # a named kind is built anywhere: the machine that builds need not be the one with the GPU
+    chosen = engine.accelerator if word == accelerators.AUTO else accelerators.named(word)
+    settings = replace(system.settings, jupyter_image=notebook.image(system.settings, chosen))
+    if "jupyter" in names and word == accelerators.AUTO:
+        notice(f"GPU: {chosen} ({chosen.reason})")
+    wanted = [images.name_of(name, settings) for name in names]
+    missing = [name for name in wanted if images.is_stale(engine.api, name, settings)]
+    if warning := images.warn_about_disk(missing, engine.host_facts().disk_free):
+        notice(f"warning: {warning}")
+    built = tuple(images.build(engine.api, name, settings, sink) for name in names)
+    if registry:
+        built = tuple(replace(one, pushed=images.push(engine.api, one.name, registry, sink)) for one in built)
+    return built

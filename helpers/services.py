@@ -1,0 +1,277 @@
+"""Services as plain data: what they are, how they are, what they are made from. Knows no engine.
+
+A *part* of a system is PostgreSQL, the object store, MLflow, JupyterLab, or what one of them needs beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from helpers.accelerators import Machine
+
+POSTGRES = "postgres"
+STORE = "store"
+STORE_SYNC = "store-sync"  # VersityGW only: syncs what it stored
+BUCKET = "bucket"
+MLFLOW = "mlflow"
+JUPYTER = "jupyter"
+GATEWAY = "gateway"
+
+
+class State(StrEnum):
+    """The life of a part, in the engine-neutral words that ``status`` prints."""
+
+    MISSING = "missing"
+    STARTING = "starting"
+    RUNNING = "running"
+    READY = "ready"
+    UNHEALTHY = "unhealthy"
+    RESTARTING = "restarting"
+    EXITED = "exited"
+    DONE = "done"  # a one-shot that ended with 0
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port of a part: ``target`` inside, ``published`` on the machine's ``address`` (0: not published)."""
+
+    name: str
+    target: int
+    published: int = 0
+    address: str = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Mount:
+    """``kind`` is ``volume``, ``bind`` or ``tmpfs``; ``source`` a volume name or a path ("" for tmpfs)."""
+
+    kind: str
+    source: str
+    target: str
+    read_only: bool = False
+    options: str = ""
+
+
+@dataclass(frozen=True)
+class Health:
+    """A health check: ``argv`` run inside the part, times in seconds."""
+
+    argv: tuple[str, ...]
+    interval: float = 10.0
+    timeout: float = 5.0
+    retries: int = 5
+    start_period: float = 60.0
+    start_interval: float = 1.0
+
+
+@dataclass(frozen=True)
+class DeviceRequest:
+    """What ``--gpus`` (driver "") or a CDI name (driver "cdi") asks the engine for; ``ids`` ("all",) for every one."""
+
+    driver: str
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PartSpec:
+    """One part as data: everything its engine needs to start it. No secret values in here."""
+
+    name: str
+    title: str
+    command: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    image: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    ports: tuple[Port, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    networks: tuple[str, ...] = ()
+    container: str = ""
+    hostname: str = ""
+    user: str = ""
+    group_add: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()  # nodes, or folders of nodes, of the machine
+    device_requests: tuple[DeviceRequest, ...] = ()
+    ulimits: Mapping[str, int] = field(default_factory=dict)  # soft and hard alike, -1 unlimited
+    working_dir: str = ""
+    read_only: bool = False
+    cap_drop: tuple[str, ...] = ()
+    security_opt: tuple[str, ...] = ()
+    health: Health | None = None
+    shm_size: str = ""
+    memory: str = ""  # most of it, as in 512m; "" for no limit
+    pids: int = 0
+    restart: str = ""
+    init: bool = False
+    stop_signal: str = ""
+    stop_grace: int = 10
+    depends_on: Mapping[str, str] = field(default_factory=dict)  # part -> started | healthy | done
+    labels: Mapping[str, str] = field(default_factory=dict)
+    one_shot: bool = False
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A named volume and the numeric owner of its root; ``secret`` volumes hold only generated files."""
+
+    name: str
+    uid: int
+    gid: int
+    mode: int = 0o700
+    secret: bool = False
+
+
+@dataclass(frozen=True)
+class SecretFile:
+    """A file a part reads its secret from.
+
+    ``template`` is the file's text with ``{NAME}`` for each secret in ``names``; the values come from
+    ``credentials`` at the last moment and are never part of a plan.
+    """
+
+    part: str
+    volume: str
+    path: str
+    template: str
+    names: tuple[str, ...]
+    uid: int
+    gid: int
+    mode: int = 0o400
+
+
+@dataclass(frozen=True)
+class Network:
+    """A container network; ``internal`` ones have no way out and publish nothing."""
+
+    name: str
+    internal: bool = False
+    mtu: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ``start`` would run, in start order. Read by ``start``, ``--dry-run`` and ``status``."""
+
+    engine: str
+    project: str
+    parts: tuple[PartSpec, ...]
+    volumes: tuple[Volume, ...] = ()
+    networks: tuple[Network, ...] = ()
+    secrets: tuple[SecretFile, ...] = ()
+
+    def part(self, name: str) -> PartSpec:
+        """The spec of that name; KeyError if this plan has none."""
+        for spec in self.parts:
+            if spec.name == name:
+                return spec
+        raise KeyError(name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(spec.name for spec in self.parts)
+
+
+@dataclass(frozen=True)
+class PartStatus:
+    """What the engine sees of a part now. ``memory`` in bytes (0: unknown); ``since`` an ISO 8601 time."""
+
+    name: str
+    state: State
+    reason: str = ""
+    exit_code: int | None = None
+    image: str = ""
+    ports: tuple[Port, ...] = ()
+    memory: int = 0
+    since: str = ""
+    restarts: int = 0
+    identity: str = ""  # container id or process id: changes when the part was recreated
+    accelerator: str = ""  # the GPUs it was started with, in words
+
+    @property
+    def up(self) -> bool:
+        return self.state in (State.READY, State.RUNNING, State.DONE)
+
+    @property
+    def failed(self) -> bool:
+        return self.state in (State.EXITED, State.UNHEALTHY, State.RESTARTING)
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether the engine can be used here. ``present`` means it is there at all (even if it refuses)."""
+
+    usable: bool
+    present: bool
+    reason: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """The machine that runs the parts (not always the one that runs the toolkit). Sizes in bytes."""
+
+    hostname: str
+    system: str
+    architecture: str
+    cpus: int
+    memory: int
+    memory_available: int
+    disk_free: int
+    disk_path: str
+    remote: bool = False
+    machine: Machine = field(default_factory=Machine)
+
+
+@dataclass(frozen=True)
+class ExecResult:
+    """The end of a command inside a part. ``stdout`` and ``stderr`` are decoded, undecodable bytes replaced."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where this machine reaches a part's port."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class DataItem:
+    """Something ``remove_data`` deletes: a volume or a folder."""
+
+    name: str
+    what: str
+    size: int = -1  # bytes; -1 when the engine cannot tell cheaply
+
+
+@dataclass(frozen=True)
+class StartReport:
+    """What ``start`` did: the parts it created, recreated or started. Empty when all was up."""
+
+    changed: tuple[str, ...] = ()
+
+
+class Sink(Protocol):
+    """Receives progress; handed down, never called upward. Implemented by ``console`` and by tests."""
+
+    def step(self, text: str) -> None:
+        """One line of what is being done now, for steps that are not about one part."""
+
+    def part(self, name: str, state: str, note: str = "") -> None:
+        """The state of a part changed."""
+
+    def amount(self, name: str, done: int, whole: int, note: str) -> None:
+        """How many bytes of ``whole`` (0: not known) are done of a long copy; may be called for each of them."""
+
+    def output(self, line: str) -> None:
+        """One line of a long tool's own output (an image build, a pull, an install)."""
