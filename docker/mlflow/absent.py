@@ -7,6 +7,8 @@ minutes long. A multipart upload that is over, or was never begun, and parts tha
 from __future__ import annotations
 
 import functools
+import os
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -72,8 +74,11 @@ def downloading(folder: Callable[..., Any]) -> Callable[..., Any]:
         if not artifact_path or not dst_path:
             return folder(self, artifact_path, dst_path)
         place = self._create_download_destination(src_artifact_path=artifact_path, dst_local_dir_path=dst_path)
+        # boto3 puts nine bytes behind the name while it fetches
+        short = os.path.join(os.path.dirname(place), f".{secrets.token_hex(8)}")
         try:
-            self._download_file(remote_file_path=artifact_path, local_path=place)
+            self._download_file(remote_file_path=artifact_path, local_path=short)
+            os.replace(short, place)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST" and self.list_artifacts(artifact_path):
                 raise _mlflow("INVALID_PARAMETER_VALUE", f"Artifact path refers to a directory, not a file: "

@@ -13,7 +13,7 @@ from itertools import accumulate, count
 
 # VersityGW's words for them
 PARENT_IS_FILE, IS_FOLDER = "ObjectParentIsFile", "ExistingObjectIsDirectory"
-LONGEST = 200  # bytes of a name that is chosen; 255 is a file's, and VersityGW puts more behind it while it stores
+LONGEST = 200  # bytes of a name that is chosen; 255 is a file's, and VersityGW puts 28 more around one that it replaces
 
 
 def above(name: str) -> list[str]:

@@ -21,6 +21,7 @@ RUNS = "runs:/"
 REFERENCES = ("models:/", RUNS)  # to what has a location of its own, which is checked in turn
 TRACE_TAGS = ("mlflow.artifactLocation", "mlflow.trace.archiveLocation")
 DESTINATION = "MLFLOW_ARTIFACTS_DESTINATION"
+REPLACED = 227  # bytes of a name: VersityGW puts 28 more around it while it replaces the object, and a file's has 255
 MOST_PARTS = 10_000  # S3's own limit; MLflow signs an address for each, however many are asked for
 
 
@@ -181,32 +182,54 @@ def shadows(key: str) -> bool:
     return ("meta", "etag") in itertools.pairwise(words)
 
 
+def held(client: Any, bucket: str, key: str) -> bool:
+    from botocore.exceptions import ClientError
+
+    try:
+        client.head_object(Bucket=bucket, Key=key)
+    except ClientError:
+        return False
+    return True
+
+
 def guard_keys(repository: Any, environment: Mapping[str, str] = os.environ) -> None:
     """MLflow's S3 repository: no object gets a name that a store or a backup would take for another, or for none."""
     files = bool(environment.get("TRACKBED_STORE_SYNC"))
     uploaded, begun, signed = (getattr(repository, name) for name in (
         "_upload_file", "create_multipart_upload", "create_presigned_upload_url"))
 
-    def check(*names: str | None) -> None:
+    def check(*names: str | None) -> str:
         key = "/".join(name for name in names if name)
         if "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")) or (files and shadows(key)):
             _raise(f"{key[:200]!r} cannot be the name of an artifact")
+        return key
+
+    def fresh(client: Any, bucket: str, key: str) -> None:
+        name = key.rpartition("/")[2]
+        if files and len(name.encode("utf-8", "surrogateescape")) > REPLACED and held(client, bucket, key):
+            _raise(f"{name[:60]!r}... is there already, and this store cannot replace an artifact whose name has more "
+                   f"than {REPLACED} bytes. Delete it first, or choose a shorter name")
+
+    def fresh_below(self: Any, key: str) -> None:
+        bucket, root = self.parse_s3_compliant_uri(self.artifact_uri)
+        fresh(self._get_s3_client(), bucket, f"{root}/{key}" if root else key)
 
     @functools.wraps(uploaded)
     def upload(self: Any, s3_client: Any, local_file: str, bucket: str, key: str) -> Any:
         check(key)
+        fresh(s3_client, bucket, key)
         return uploaded(self, s3_client, local_file, bucket, key)
 
     @functools.wraps(begun)
     def begin(self: Any, local_file: str, num_parts: int = 1, artifact_path: str | None = None) -> Any:
-        check(artifact_path, os.path.basename(local_file))
+        fresh_below(self, check(artifact_path, os.path.basename(local_file)))
         if not 1 <= num_parts <= MOST_PARTS:
             _raise(f"an upload has 1 to {MOST_PARTS} parts, not {num_parts}")
         return begun(self, local_file, num_parts, artifact_path)
 
     @functools.wraps(signed)
     def sign(self: Any, artifact_path: str, *rest: Any, **named: Any) -> Any:
-        check(artifact_path)
+        fresh_below(self, check(artifact_path))
         return signed(self, artifact_path, *rest, **named)
 
     repository._upload_file, repository.create_multipart_upload = upload, begin

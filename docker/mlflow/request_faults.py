@@ -168,6 +168,8 @@ def answer(error: BaseException, method: str, path: str, query: object) -> tuple
     fault = isinstance(error, FAULTS) or type(error).__module__.startswith(READERS) or "NUL (0x00)" in str(error)
     other = isinstance(error, OSError) or hasattr(error, "response")
     request, said = f"{method} {path[:SHOWN]!r}", f"{type(error).__name__}: {str(error)[:SHOWN]!r}"
+    if method in ("GET", "HEAD") and not query and (why := unfit(error)):  # nothing could ever be stored there
+        return 404, json.dumps({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": f"{why}."})
     if (unfit(error) or (fault and not other)) and (query or method in ("POST", "PUT", "PATCH")):
         say(f"{request}: 400, {said}")
         return 400, json.dumps({"error_code": "INVALID_PARAMETER_VALUE", "message": f"{reason(error)}."})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -98,10 +99,17 @@ def test_what_is_there_comes_as_it_is(repository: Any) -> None:
     assert repository(None).complete_multipart_upload("a", "1", [], artifact_path="x") == "a of x"
 
 
-def test_a_file_is_fetched_without_a_list_of_what_lies_beside_it(repository: Any) -> None:
+def test_a_file_is_fetched_without_a_list_of_what_lies_beside_it(
+        repository: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = repository(None)
     made.list_artifacts = None
-    assert made.download_artifacts("1/a.txt", "/tmp/x") == "/tmp/x/1/a.txt"
+    # as boto3 does; a name of 255 bytes is a file's longest
+    monkeypatch.setattr(made, "_download_file", lambda remote_file_path, local_path: Path(
+        f"{local_path}.6eF75c91").rename(local_path) if Path(f"{local_path}.6eF75c91").write_text("x") else None)
+    (tmp_path / "1").mkdir()
+    for name in ("1/a.txt", f"1/{'é' * 127}"):
+        assert made.download_artifacts(name, str(tmp_path)) == f"{tmp_path}/{name}"
+    assert sorted(path.name for path in (tmp_path / "1").iterdir()) == ["a.txt", "é" * 127]
     assert made.download_artifacts("", "/tmp/x") == "all of ", "a whole tree goes MLflow's own way"
 
 

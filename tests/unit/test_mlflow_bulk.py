@@ -138,8 +138,33 @@ class Posix(Bucket):
             self.stored[Key] = Body
         return {}
 
+    def delete_object(self, Key: str, **_: str) -> dict[str, Any]:  # noqa: N803
+        del self.stored[Key]
+        return {}
+
     def list_objects_v2(self, Prefix: str, **_: Any) -> dict[str, Any]:  # noqa: N803
         return {"Contents": [{"Key": key} for key in sorted(self.stored) if key.startswith(Prefix)][:1]}
+
+
+class Replacing(Posix):
+    """As VersityGW, replaces no object of a long name."""
+
+    def complete_multipart_upload(self, Key: str, MultipartUpload: Any, **words: str) -> dict[str, Any]:  # noqa: N803
+        if Key in self.stored and len(Key.rpartition("/")[2].encode()) > 227:
+            raise common.NotYet("InternalError")
+        return super().complete_multipart_upload(Key, MultipartUpload, **words)
+
+
+def test_a_large_object_of_a_long_name_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(objects, "wait", lambda what, call: call())
+    monkeypatch.setattr(objects, "SMALL", 1000)
+    client = Replacing()
+    place, held = objects.S3Objects(client, "b", "p"), {f"1/{'ü' * n}": b"x" * 5000 for n in (100, 101, 113, 114, 127)}
+    for name, content in held.items():
+        place.put(name, len(content), io.BytesIO(content))
+    place.finish()
+    assert client.stored == {f"p/{name}": content for name, content in held.items()}
 
 
 BOTH = {"1/r/artifacts/a": b"file", "1/r/artifacts/a/b/c": b"x" * 5000, "1/r/artifacts/a/d": b"below"}

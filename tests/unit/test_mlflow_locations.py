@@ -9,6 +9,7 @@ from typing import Any
 import locations
 import memory
 import pytest
+from botocore.exceptions import ClientError
 
 FOREIGN = [
     "s3://backups/dir", "s3://mlflow-artifacts/other", "file:///etc", "/etc", "etc", ".", "", "gs://x/y", "ftp://h/x",
@@ -130,6 +131,19 @@ def store() -> Any:
 class S3:
     """Stands for MLflow's S3ArtifactRepository."""
 
+    artifact_uri = "s3://b/live"
+    there: tuple[str, ...] = ()  # keys of the bucket
+
+    def parse_s3_compliant_uri(self, uri: str) -> tuple[str, str]:
+        return "b", "live"
+
+    def _get_s3_client(self) -> Any:
+        return self
+
+    def head_object(self, Bucket: str, Key: str) -> None:
+        if Key not in self.there:
+            raise ClientError({"Error": {"Code": "404"}}, "HeadObject")
+
     def _upload_file(self, s3_client: Any, local_file: str, bucket: str, key: str) -> str:
         return key
 
@@ -164,6 +178,25 @@ def test_other_names_are_kept() -> None:
     for number in (0, -1, 10_001, 1_000_000):  # an address is signed for each, for minutes
         with pytest.raises(Refused, match="1 to 10000 parts"):
             other().create_multipart_upload("m.bin", number, "0/r")
+
+
+def test_a_name_too_long_to_be_replaced_is_refused_only_where_it_is_there() -> None:
+    """VersityGW would answer with another reason, or with an error of its own that clients repeat for minutes."""
+    short, long, new = ("x" * 227, "é" * 114, "y" * 255)
+    guarded = type("Guarded", (S3,), {"there": tuple(f"live/0/{name}" for name in (short, long))})
+    other = type("Other", (S3,), {"there": guarded.there})
+    locations.guard_keys(guarded, {"TRACKBED_STORE_SYNC": "store-sync:9002"})
+    locations.guard_keys(other, {})
+    for made, name in ((guarded(), short), (guarded(), new), (other(), long)):
+        assert made._upload_file(made, "f", "b", f"live/0/{name}") and made.create_presigned_upload_url(f"0/{name}")
+        assert made.create_multipart_upload(f"/tmp/{name}", 1, "0")
+    made, words = guarded(), "more than 227 bytes. Delete it first"
+    with pytest.raises(Refused, match=words):
+        made._upload_file(made, "f", "b", f"live/0/{long}")
+    with pytest.raises(Refused, match=words):
+        made.create_multipart_upload(f"/tmp/{long}", 1, "0")
+    with pytest.raises(Refused, match=words):
+        made.create_presigned_upload_url(f"0/{long}")
 
 
 @pytest.mark.parametrize("uri", [uri for uri in FOREIGN if uri])

@@ -138,6 +138,7 @@ def test_what_no_handler_caught_is_told_in_mlflows_form(capsys: pytest.CaptureFi
                                          (TypeError("x"), "GET", b"a=b", 400),
                                          (TypeError("x"), "GET", b"", 500), (SystemError("x"), "POST", "", 500),
                                          (wrapped, "POST", "", 400), (IsADirectoryError(21, "x"), "PUT", "", 400),
+                                         (OSError(36, "x"), "GET", b"", 404), (OSError(28, "x"), "GET", b"", 500),
                                          (FileExistsError(17, "x"), "PUT", "", 400), (OSError(28, "x"), "PUT", "", 500),
                                          (upload("ObjectParentIsFile"), "PUT", "", 400),
                                          (upload("XMinioParentIsObject"), "PUT", "", 400),
@@ -148,7 +149,8 @@ def test_what_no_handler_caught_is_told_in_mlflows_form(capsys: pytest.CaptureFi
                                          (upload("AccessDenied"), "PUT", "", 500)):
         found, text = faults.answer(error, method, "/a\n\x1b[2J", query)
         assert found == status
-        assert json.loads(text)["error_code"] == ("INVALID_PARAMETER_VALUE" if status == 400 else "INTERNAL_ERROR")
+        assert json.loads(text)["error_code"] == {
+            400: "INVALID_PARAMETER_VALUE", 404: "RESOURCE_DOES_NOT_EXIST", 500: "INTERNAL_ERROR"}[status]
     assert json.loads(faults.refused(404, "no")) == {
         "error_code": "ENDPOINT_NOT_FOUND", "message": "no", "detail": "no"}
     assert json.loads(faults.refused(400, [1]))["error_code"] == "BAD_REQUEST"
