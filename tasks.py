@@ -129,9 +129,14 @@ def trackbed_task(**options: Any) -> Callable[[Callable[..., None]], Any]:
 
 def _load(flags: dict[str, str | None]) -> System:
     """The system that the flags, the environment and .env describe; tells what was ignored in them."""
-    from helpers import console, lifecycle
+    from helpers import lifecycle
 
-    system = lifecycle.load(flags)
+    return _warned(lifecycle.load(flags))
+
+
+def _warned(system: System) -> System:
+    from helpers import console
+
     for warning in system.settings.warnings:
         console.notice(f"warning: {warning}")
     return system
@@ -510,12 +515,15 @@ def check(context: Context, project: str | None = None, state_dir: str | None = 
 def doctor(context: Context, project: str | None = None, state_dir: str | None = None,
            engine: str | None = None, workspace: str | None = None) -> None:
     """Look before anything is started: engine, disk, memory, ports, network, leftovers, permissions."""
-    from helpers import console
+    from helpers import console, lifecycle
     from helpers import doctor as doctors
     from helpers.findings import Level
 
-    system = _load({"project": project, "state_dir": state_dir, "engine": engine, "workspace": workspace})
-    found = doctors.examine(system)
+    system, tried = lifecycle.last_tried({"project": project, "state_dir": state_dir, "engine": engine,
+                                          "workspace": workspace})
+    found = doctors.examine(_warned(system))
+    if tried:
+        console.notice(f"with what the last `invoke up` was told, which failed: {', '.join(tried)}")
     console.table(("check", "result", "detail"), [(f.check, str(f.level), f.detail) for f in found])
     for finding in found:
         if finding.fix and finding.level is not Level.OK:

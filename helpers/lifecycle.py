@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from helpers import (
     doctor,
     durability,
     elsewhere,
+    failed_start,
     gateway,
     gpu,
     images,
@@ -36,7 +37,7 @@ from helpers.engines.base import Engine
 from helpers.engines.docker import building
 from helpers.errors import Interrupted, SettingError, TrackbedError
 from helpers.services import JUPYTER, MLFLOW, STORE, DataItem, PartStatus, Sink, State
-from helpers.settings import Settings, default_state_dir, dotenv, relevance
+from helpers.settings import BY_NAME, Settings, default_state_dir, dotenv, relevance
 from helpers.spelling import did_you_mean, nearest
 from helpers.system import System
 
@@ -80,6 +81,17 @@ def load(flags: Mapping[str, str | None]) -> System:
     return gateway.with_known_address(System(settings, state.State.load(settings.folder)))
 
 
+def last_tried(flags: Mapping[str, str | None]) -> tuple[System, tuple[str, ...]]:
+    """The system as the last start was told to make it, and the flags that count because it failed."""
+    system = load(flags)
+    given = {*system.settings.told, *(name.upper() for name, value in flags.items() if value is not None)}
+    more = {name: value for name, value in failed_start.told(system.settings.folder).items() if name not in given}
+    if more:
+        with suppress(TrackbedError):  # this version may take them no more
+            return load({**flags, **more}), tuple(sorted(BY_NAME[name].option for name in more))  # values may be secret
+    return system, ()
+
+
 @contextmanager
 def changing(system: System, notice: Notice) -> Iterator[None]:
     """Hold the project's lock and see its state as the last holder left it."""
@@ -109,7 +121,7 @@ def up(system: System, sink: Sink, notice: Notice, adopt: bool = False,
     """
     if kind := select.kind(system.settings.engine):  # what cannot be is refused before anything is made
         gateway.check_settings(system.settings, kind)
-    with changing(system, notice):
+    with changing(system, notice), failed_start.noted(system.settings):
         moving.settle(system, sink)
         seen, engine = bring_up(system, sink, notice, adopt, consent)
         journal.settle(system.state, engine, sink)
@@ -361,7 +373,7 @@ def delete_data(system: System, sink: Sink, notice: Notice) -> None:
         users.forget(system.settings)
         gateway.root_path(system.settings).unlink(missing_ok=True)
         moving.done(system)
-        for name in (journal.FILE, journal.KEPT, state.FILE):
+        for name in (journal.FILE, journal.KEPT, failed_start.FILE, state.FILE):
             (system.settings.folder / name).unlink(missing_ok=True)
 
 

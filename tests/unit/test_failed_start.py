@@ -1,0 +1,64 @@
+"""`doctor` looks at what the last failed start was told (helpers/failed_start.py)."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from helpers import failed_start, lifecycle
+from helpers.errors import Interrupted, TrackbedError
+from helpers.settings import Settings
+
+
+@pytest.fixture
+def flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
+    monkeypatch.setenv("TRACKBED_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("TRACKBED_MLFLOW_PORT", "23456")
+    monkeypatch.setattr(lifecycle.stack, "ROOT", tmp_path / "clone")
+    (tmp_path / "p").mkdir()
+    return {"project": "p"}
+
+
+def start(flags: dict[str, str | None], *errors: type[TrackbedError], **told: str) -> Settings:
+    settings = lifecycle.load({**flags, **told}).settings
+    for error in errors:
+        with pytest.raises(error), failed_start.noted(settings):
+            raise error("no")
+    if not errors:
+        with failed_start.noted(settings):
+            pass
+    return settings
+
+
+def test_flags_of_a_failed_start_count_until_one_works(flags: dict[str, str | None], tmp_path: Path) -> None:
+    start(flags, TrackbedError, workspace="/srv/lab", gpu="none", mlflow_port="23457")
+    file = tmp_path / "p" / failed_start.FILE
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    system, tried = lifecycle.last_tried(flags)
+    assert str(system.settings.workspace) == "/srv/lab" and system.settings.gpu == "none"
+    assert system.settings.mlflow_port == 23456 and tried == ("--gpu", "--workspace"), "what is named now wins"
+    system, tried = lifecycle.last_tried({**flags, "workspace": "/srv/other"})
+    assert str(system.settings.workspace) == "/srv/other" and tried == ("--gpu",)
+    assert lifecycle.load(flags).settings.gpu == "auto", "it is not remembered"
+    start(flags, TrackbedError)
+    assert not file.exists() and lifecycle.last_tried(flags)[1] == (), "the last one was told nothing"
+    start(flags, TrackbedError, gpu="none")
+    start(flags)
+    assert not file.exists(), "it works"
+    start(flags, Interrupted, gpu="none")
+    assert not file.exists(), "the next one goes on"
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"WORKSPACE": 1}', '{"WORKSPACE": "relative"}', '{"NO_SUCH": "x"}',
+                                     '{"S3_SECRET_KEY": "longenough"}', "[" * 100_000])
+def test_a_note_that_cannot_be_used_is_passed_over(flags: dict[str, str | None], tmp_path: Path, content: str) -> None:
+    (tmp_path / "p" / failed_start.FILE).write_text(content)
+    system, tried = lifecycle.last_tried(flags)
+    assert tried == () and system.settings.workspace == tmp_path / "p" / "workspace"
+
+
+def test_a_folder_that_takes_no_note_hides_nothing(flags: dict[str, str | None], tmp_path: Path) -> None:
+    (tmp_path / "p").rmdir()
+    start(flags, TrackbedError, gpu="none")
