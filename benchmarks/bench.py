@@ -35,6 +35,7 @@ from benchmarks.systems import (
     run,
     running,
     say,
+    service_image,
     setting,
     timed,
 )
@@ -64,7 +65,9 @@ class Bench:
 
     @cached_property
     def opponent(self) -> Opponent:
-        return Opponent(self.folder)
+        system = Opponent(self.folder)
+        system.prepare()
+        return system
 
     # the measures
 
@@ -276,8 +279,8 @@ def machine() -> dict[str, object]:
             "python": platform.python_version(),
             "docker": run("docker", "version", "--format", "{{.Server.Version}}").strip(),
             "compose": run("docker", "compose", "version", "--short").strip(),
-            "mlflow": setting("MLFLOW_IMAGE"), "postgres": setting("POSTGRES_IMAGE"),
-            "store": setting("VERSITYGW_IMAGE")}
+            "mlflow": setting("MLFLOW_IMAGE"), "postgres": service_image("postgres"),
+            "store": service_image("versitygw")}
 
 
 def earlier(path: Path) -> dict[str, Measure]:

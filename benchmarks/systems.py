@@ -14,12 +14,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-from helpers import egress
+from helpers import egress, images
 from helpers.engines.docker.client import DockerApi
 from helpers.notebook import REPOSITORY
-from helpers.settings import BY_NAME
+from helpers.settings import BY_NAME, Settings
 from helpers.stack import ROOT
 
 HERE = Path(__file__).resolve().parent
@@ -31,6 +32,12 @@ READY_SECONDS = 300.0
 def setting(name: str) -> str:
     """A setting's value as the process environment has it, else its default."""
     return os.environ.get(f"TRACKBED_{name}") or str(BY_NAME[name].default)
+
+
+def service_image(key: str) -> str:
+    """The image of postgres or versitygw by the name that this machine has, which `invoke up` uses too: one that was
+    built here, or loaded, has no digest of a registry."""
+    return images.local(DockerApi(), images.wanted(key, Settings.load({}, os.environ, HERE / "no.env")))
 
 
 @dataclass
@@ -179,11 +186,20 @@ class Opponent:
 
     def __init__(self, folder: Path) -> None:
         self.url = f"http://127.0.0.1:{OPPONENT_MLFLOW}"
-        self.env = {"POSTGRES_IMAGE": setting("POSTGRES_IMAGE"), "STORE_IMAGE": setting("VERSITYGW_IMAGE"),
-                    "MLFLOW_IMAGE": NAIVE, "WHEELS": str(wheels(folder)), "MLFLOW_PORT": OPPONENT_MLFLOW,
-                    "STORE_PORT": OPPONENT_STORE}
+        self.folder = folder
         self.words = ("docker", "compose", "--env-file", os.devnull, "-p", f"bench-opponent-{uuid.uuid4().hex[:4]}",
                       "-f", str(HERE / "opponent" / "compose.yaml"))
+
+    @cached_property
+    def env(self) -> dict[str, str]:
+        """Asked for when it starts: our own `up`, which is first, has pulled or built the store's image."""
+        return {"POSTGRES_IMAGE": service_image("postgres"), "STORE_IMAGE": service_image("versitygw"),
+                "MLFLOW_IMAGE": NAIVE, "WHEELS": str(wheels(self.folder)), "MLFLOW_PORT": OPPONENT_MLFLOW,
+                "STORE_PORT": OPPONENT_STORE}
+
+    def prepare(self) -> None:
+        """Make its images and its wheels, so that no measure waits for them."""
+        wheels(self.folder)
 
     def compose(self, *words: str) -> float:
         return timed(*self.words, *words, env=self.env)
