@@ -30,14 +30,22 @@ ALIVE = ("import sys, urllib.request as u; "
 
 
 def workspace_owner(settings: Settings) -> int:
-    """The uid the notebook runs as: the workspace's owner, who will make it, or jovyan where that would be root."""
-    if settings.notebook_uid:
+    """The uid the notebook runs as: the workspace's owner, who will make it, or jovyan where that would be root.
+
+    0 on a rootless engine, where the container's root is the user whom the workspace belongs to.
+    """
+    if settings.notebook_uid is not None:
         return settings.notebook_uid
     try:
         owner = settings.workspace.stat().st_uid
     except OSError:
         owner = os.geteuid() or int(os.environ.get("SUDO_UID", 0))
     return owner or UID
+
+
+def group(uid: int) -> int:
+    """The group the notebook runs in: jovyan's, or with root's number (rootless engines) the user's own."""
+    return GID if uid else 0
 
 
 def workspace_problem(workspace: Path, uid: int, gid: int = GID, groups: Collection[int] = ()) -> tuple[str, str]:
@@ -158,6 +166,7 @@ def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | N
     asks for its token; ``instance``: the system's id; ``way_out``: variables of proxies and certificates;
     ``person``: whose runs they are."""
     further = tuple(_further(words) for words in settings.jupyter_volumes)
+    uid = workspace_owner(settings)
     return PartSpec(
         name=JUPYTER,
         title=TITLES[JUPYTER],
@@ -166,7 +175,8 @@ def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | N
         image=image(settings, accelerator),
         command=("start-notebook.py", f"--ServerApp.root_dir={HOME}/work", "--ServerApp.ip=0.0.0.0",
                  "--ServerApp.port=8888", "--ServerApp.open_browser=False",
-                 f"--ServerApp.cookie_secret_file=/run/secrets/{COOKIE_FILE}", *notebook_options(settings)),
+                 f"--ServerApp.cookie_secret_file=/run/secrets/{COOKIE_FILE}",
+                 *(() if uid else ("--ServerApp.allow_root=True",)), *notebook_options(settings)),
         environment={
             **(way_out or {}), **accelerator.environment,
             **({"FOOD11_DATA_DIR": f"{DATA}/Food-11"} if data else {}),
@@ -176,6 +186,7 @@ def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | N
                                    STARTUP, person),
             "JUPYTER_TOKEN_FILE": "/run/secrets/jupyter-token",
             "HOME": HOME,
+            **({} if uid else {"NB_USER": "root", "NB_UID": "0", "NB_GID": "0"}),  # words of docker-stacks: stay root
         },
         # behind the gateway it publishes nothing, and MLflow is on a network of its own
         ports=() if settings.public else (Port("http", 8888, settings.jupyter_port, settings.bind_address),),
@@ -183,7 +194,7 @@ def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | N
                 Mount("volume", f"{settings.project}_secrets-jupyter", "/run/secrets", read_only=True),
                 *((data,) if data else ()), *further),
         networks=(f"{settings.project}_frontend", *((f"{settings.project}_tracking",) if settings.public else ())),
-        user=f"{workspace_owner(settings)}:{GID}",
+        user=f"{uid}:{group(uid)}",
         group_add=accelerator.groups,
         devices=accelerator.devices,
         device_requests=requests(accelerator),

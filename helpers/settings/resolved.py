@@ -41,7 +41,7 @@ class Settings(Declared):
     """All settings, valid. Secrets are "" where ``credentials`` is to make them; they are never shown."""
 
     clone: Path
-    notebook_uid: int = 0  # the owner of the workspace on another machine; 0: look at the folder
+    notebook_uid: int | None = None  # whom the notebook runs as where the folder's owner here does not tell
     told: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     passthrough: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     warnings: tuple[str, ...] = field(default=(), repr=False, compare=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,15 @@ def test_build_arguments_follow_from_the_settings(tmp_path: Path) -> None:
     assert images.arguments("trackbed/mlflow:3.17.2", settings(tmp_path)) == {"BASE_IMAGE": "python:3.13-slim-trixie"}
     mirrored = images.arguments("trackbed/gateway:2.11.7", settings(tmp_path, REGISTRY_MIRROR="mirror.example/hub"))
     assert mirrored == {"BUILD_IMAGE": "mirror.example/hub/library/golang:1.26-trixie"}
+
+
+def test_the_notebook_of_a_rootless_engine_stays_root(tmp_path: Path) -> None:
+    spec = notebook.container_spec(replace(settings(tmp_path), notebook_uid=0), Accelerator())
+    assert spec.user == "0:0" and spec.cap_drop == ("ALL",), "root there is the user, without capabilities"
+    assert "--ServerApp.allow_root=True" in spec.command and spec.environment["NB_UID"] == "0"
+    plain = notebook.container_spec(replace(settings(tmp_path), notebook_uid=1234), Accelerator())
+    assert plain.user == "1234:100" and "NB_UID" not in plain.environment
+    assert "--ServerApp.allow_root=True" not in plain.command
 
 
 def test_a_disk_that_is_too_small_is_said_before_the_download() -> None:

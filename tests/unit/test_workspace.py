@@ -14,7 +14,7 @@ import pytest
 
 from helpers import notebook, workspace
 from helpers.engines.base import Engine, ExecResult
-from helpers.engines.docker import id_mapping
+from helpers.engines.docker import id_mapping, mapped_workspace
 from helpers.engines.docker.id_mapping import IdMapping
 from helpers.errors import TrackbedError
 from tests.unit.fakes import system
@@ -155,3 +155,72 @@ def test_accounts_of_a_rootless_engine(tmp_path: Path) -> None:
     assert (found.inside(own), found.outside(0)) == (0, own)
     assert (found.inside(166535), found.outside(1000)) == (1000, 166535)
     assert id_mapping.read({"SecurityOptions": ["name=rootless"]}, str(tmp_path / "none")).outside(1000) is None
+
+
+@as_root
+def test_root_asks_another_users_rootless_engine(tmp_path: Path) -> None:
+    os.chown(tmp_path, OTHER, OTHER)
+    found = id_mapping.read({"SecurityOptions": ["name=rootless"], "DockerRootDir": str(tmp_path)})
+    assert found.own == OTHER and found.inside(OTHER) == 0
+
+
+REMAPPED = IdMapping("userns-remap", 100000)
+
+
+def may(uid: int, *argv: str | Path) -> bool:
+    return subprocess.run(argv, user=uid, group=uid, extra_groups=[], capture_output=True, timeout=30,
+                          check=False).returncode == 0
+
+
+@as_root
+def test_a_remapped_engines_workspace_is_the_persons_and_the_notebooks(place: Path,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_UID", str(OTHER))
+    monkeypatch.setenv("SUDO_GID", str(OTHER))
+    work, notebooks = place / "work", 101000
+    mapped_workspace.make(work, REMAPPED)
+    if not os.listxattr(work):
+        pytest.skip("NOT TESTED: no access lists on this file system")
+    assert work.stat().st_uid == OTHER and not mapped_workspace.is_closed(work, REMAPPED)
+    for maker, other in ((notebooks, OTHER), (OTHER, notebooks)):  # each edits and deletes what the other made
+        assert may(maker, "sh", "-c", f"umask 077; mkdir '{work}/folder' && echo a >'{work}/folder/file'")
+        assert may(other, "sh", "-c", f"echo b >>'{work}/folder/file' && cat '{work}/folder/file'")
+        assert may(other, "rm", "-r", work / "folder")
+    assert not may(4322, "touch", work / "foreign")
+    assert mapped_workspace.problem(work, REMAPPED, notebook.UID, "image") == ("", "")
+
+
+@as_root
+def test_a_remapped_engines_workspace_of_root_is_the_notebooks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    mapped_workspace.make(place / "work", REMAPPED)
+    found = (place / "work").stat()
+    assert (found.st_uid, found.st_gid) == (101000, 100100)
+    with pytest.raises(TrackbedError) as caught:  # course material that root cloned
+        mapped_workspace.make(place, REMAPPED)
+    assert "belongs to root" in caught.value.message and "chown -hR 101000:100100 " in caught.value.hint
+
+
+@as_root
+def test_without_access_lists_the_remapped_account_gets_the_folder(place: Path,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_UID", str(OTHER))
+    monkeypatch.setattr(mapped_workspace, "share", lambda *_: False)
+    mapped_workspace.make(place / "work", REMAPPED)
+    assert (place / "work").stat().st_uid == 101000
+
+
+def test_a_rootless_engines_workspace_is_its_users(tmp_path: Path) -> None:
+    ids = IdMapping("rootless", 165536, 1, os.geteuid() or OTHER)
+    mapped_workspace.make(tmp_path / "work", ids)
+    assert (tmp_path / "work").stat().st_uid == ids.own
+    assert mapped_workspace.problem(tmp_path / "work", ids, 0, "image") == ("", "")
+
+
+@as_root
+def test_what_is_typed_on_a_rootless_engine(place: Path) -> None:
+    ids = IdMapping("rootless", 165536, 1, OTHER)
+    os.chown(place, 166535, 165635)  # only the engine's root can give it back
+    assert " --entrypoint chown " in mapped_workspace.problem(place, ids, 0, "image")[1]
+    os.chown(place, 4322, 4322)
+    assert f"chown -hR {OTHER}:" in mapped_workspace.problem(place, ids, 0, "image")[1]

@@ -2,7 +2,9 @@
 # Gives whoever this runs as a name, runs the hooks of an image that was made from this one, then the command.
 set -e
 if [ $# -eq 0 ]; then set -- bash; fi
-if [ "$EUID" = 0 ]; then  # JupyterLab does not run as root; what lies first on PATH is everybody's to change
+# JupyterLab does not run as root, unless told so: on a rootless engine root is the user. What lies first on PATH is
+# everybody's to change
+if [ "$EUID" = 0 ] && [ "${NB_UID:-1000}" != 0 ]; then
   groups=''
   for group in "${GROUPS[@]}"; do if [ "$group" != 0 ]; then groups+=",$group"; fi; done
   exec /usr/bin/setpriv --reuid="${NB_UID:-1000}" --regid="${NB_GID:-100}" --groups="${NB_GID:-100}$groups" \

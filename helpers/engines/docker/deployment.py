@@ -42,8 +42,11 @@ class Deployment:
         settings = self.settings
         if not self.ids.kind:
             return
-        owner = settings.workspace.stat().st_uid if settings.workspace.is_dir() else -1
-        self.settings = replace(settings, notebook_uid=(self.ids.inside(owner) if owner >= 0 else 0) or notebook.UID)
+        owner = settings.workspace.stat().st_uid if settings.workspace.is_dir() else self.ids.own
+        uid = self.ids.inside(owner)
+        if uid is None or (uid == 0 and not self.ids.rootless):
+            uid = notebook.UID
+        self.settings = replace(settings, notebook_uid=uid)
 
     @property
     def project(self) -> str:

@@ -161,7 +161,7 @@ class DockerEngine(base.Engine):
                             self.system.credentials_digest())
 
     def unchanged(self) -> bool:
-        if not shared.unchanged(self, self.system.state.applied):
+        if not shared.unchanged(self, self.system.state.applied) or self.workspace.is_closed():
             return False
         # a rebuilt or re-pulled image under the same name is a change
         current = {c.image: c.image_id for c in self.containers.by_part().values()}

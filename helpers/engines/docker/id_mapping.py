@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers import safe_files
+
 LENGTH = 65536  # ids that an account is usually given
 
 
@@ -22,11 +24,16 @@ class IdMapping:
     first: int = 0
     own: int = -1
 
+    @property
+    def rootless(self) -> bool:
+        """Whether the engine runs as a normal user, who is root in its containers."""
+        return self.kind == "rootless"
+
     def inside(self, uid: int) -> int | None:
         """What an account of the machine is in a container; None when it has no number there."""
         if not self.kind:
             return uid
-        if self.kind == "rootless" and uid == self.own:
+        if self.rootless and uid == self.own:
             return 0
         found = uid - self.base + self.first
         return found if self.base and self.first <= found < LENGTH else None
@@ -35,7 +42,7 @@ class IdMapping:
         """What a container's id is on the machine; None when that is not known."""
         if not self.kind:
             return uid
-        if self.kind == "rootless" and uid == 0:
+        if self.rootless and uid == 0:
             return self.own
         return self.base + uid - self.first if self.base else None
 
@@ -44,7 +51,10 @@ def read(info: Mapping[str, Any], subuid: str = "/etc/subuid") -> IdMapping:
     """From the engine's own words (`docker info`)."""
     options = " ".join(map(str, info.get("SecurityOptions") or ()))
     if "name=rootless" in options:
-        return IdMapping("rootless", _subordinate(os.geteuid(), subuid), 1, os.geteuid())
+        # its data are its user's; root may ask it too
+        own = safe_files.owner(Path(str(info.get("DockerRootDir") or "/nowhere"))) if os.geteuid() == 0 else -1
+        own = own if own > 0 else os.geteuid()
+        return IdMapping("rootless", _subordinate(own, subuid), 1, own)
     if "name=userns" in options:
         # data of a remapped engine lie in a folder that is called by its first ids
         found = re.search(r"/(\d+)\.\d+/?$", str(info.get("DockerRootDir", "")))

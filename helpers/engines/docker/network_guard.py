@@ -15,12 +15,13 @@ class NetworkGuard(Collaborator):
     def lets_neighbours_in(self) -> str:
         """The engine's version where that is one that lets neighbours in, else ""."""
         version = str(self.api.version()["Version"])
-        return version if neighbours.let_in(version) else ""
+        # a rootless engine's ports are a program's of this machine, its bridges are in a network namespace
+        return version if neighbours.let_in(version) and not self.deployment.ids.rootless else ""
 
     def rules(self) -> tuple[neighbours.Rule, ...]:
         """The drop rules that belong to this system, for the networks that are there."""
-        if self.host.remote or self.settings.tracking_uri:
-            return ()  # the tables of another machine are not ours to change
+        if self.host.remote or self.settings.tracking_uri or self.deployment.ids.rootless:
+            return ()  # the tables of another machine, or of an engine's namespace, are not ours to change
         project = self.settings.project
         bridges = [neighbours.Bridge(*found) for found in self.api.bridges(project)]
         metadata = neighbours.metadata_rules(project, bridges) if self.settings.public else ()
