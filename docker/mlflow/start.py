@@ -232,6 +232,7 @@ class Workers:
         import quick_store
         import request_faults
         import sealed
+        import ui_defaults
         from gunicorn.app.base import BaseApplication  # type: ignore[import-not-found,import-untyped,unused-ignore]
         from mlflow.server import app as flask_app  # type: ignore[import-not-found]
         from mlflow.server import handlers
@@ -275,6 +276,7 @@ class Workers:
                 quick_requests.larger_blocks()
                 request_faults.guard(handlers, flask_app, app, bucket)
                 graphql_bounds.guard(handlers, flask_app, request_faults.invalid)
+                ui_defaults.install(flask_app)
                 served = quick_requests.shortened(app, flask_app)
                 served = edge.guarded(identity.identified(served, stores, os.environ))
                 gc.collect()

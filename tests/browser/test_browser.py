@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
@@ -149,6 +150,45 @@ def test_mlflow_writes_through_its_own_pages(page: Page, shot: Shot, mlflow_url:
     assert renamed.value.status == 200, renamed.value.text()
     expect(page.get_by_text("renamed-in-the-browser").first).to_be_visible(timeout=SLOW)
     shot(page, "mlflow-renamed-run")
+
+
+def test_a_first_visit_shows_runs_and_nothing_in_front_of_them(browser: Browser, page: Page, shot: Shot,
+                                                                mlflow_url: str) -> None:
+    """MLflow's own default: its GenAI mode, the assistant's panel open, a banner of telemetry that is off here."""
+    name = f"first-{uuid.uuid4().hex[:6]}"
+    api = f"{mlflow_url}/api/2.0/mlflow"
+    number = str(post(f"{api}/experiments/create", {"name": name})["experiment_id"])
+    now = int(time.time() * 1000)
+    run = post(f"{api}/runs/create", {"experiment_id": number, "run_name": "the-run", "start_time": now})["run"]["info"]
+
+    def nothing_in_front(seen: Page) -> None:
+        seen.wait_for_timeout(1000)  # the panel opens after the page
+        expect(seen.get_by_role("dialog")).to_have_count(0)
+        expect(seen.locator("[data-component-id^='mlflow.assistant.chat_panel']")).to_have_count(0)
+        expect(seen.get_by_text("Information about UI telemetry")).to_have_count(0)
+
+    own = f"#/experiments/{number}"
+    for path, text, picture in (("", name, "root"), ("#/experiments", name, "list"), (own, "the-run", "experiment"),
+                                (f"{own}/runs/{run['run_id']}", "the-run", "run")):
+        context = browser.new_context(viewport={"width": 1400, "height": 900})  # each the first visit of a browser
+        first = context.new_page()
+        first.goto(f"{mlflow_url}/{path}")
+        expect(first.get_by_text(text, exact=True).first).to_be_visible(timeout=SLOW)
+        nothing_in_front(first)
+        shot(first, f"mlflow-first-{picture}")
+        context.close()
+
+    page.goto(f"{mlflow_url}/{own}")
+    page.get_by_text("GenAI", exact=True).first.click()  # a person's own choice stays
+    page.wait_for_url(re.compile("workflowType=genai"))
+    page.goto("about:blank")
+    page.goto(f"{mlflow_url}/{own}")
+    page.wait_for_url(re.compile(rf"/experiments/{number}/.*workflowType=genai"))
+    nothing_in_front(page)
+
+    etag = DIRECT.open(f"{mlflow_url}/", timeout=30).headers["ETag"]
+    with pytest.raises(HTTPError, match="304"):
+        DIRECT.open(Request(f"{mlflow_url}/", headers={"If-None-Match": etag}), timeout=30)
 
 
 @pytest.fixture
