@@ -90,7 +90,7 @@ def preflight(engine: Engine, settings: Settings) -> None:
     findings = _all_ports(engine, statuses)
     fresh = not engine.data()
     findings.append(check_disk(engine, fresh))
-    findings += engine.check_programs()
+    findings += engine.checks.programs()
     problem, fix = engine.workspace_problem()
     if problem:
         findings.append(Finding(Level.ERROR, "permissions", problem, fix))
@@ -166,7 +166,7 @@ def _check_gpu(engine: Engine) -> Finding:
     if chosen.warning:
         return Finding(Level.WARNING, "gpu", f"the notebook gets none: {chosen.warning}",
                        chosen.fix or "load or install the driver, then `invoke up` again")
-    if missing := engine.check_gpu():
+    if missing := engine.checks.gpu():
         return missing[0]
     return Finding(Level.OK, "gpu", text + (f"; PyTorch for {chosen.torch_reason}" if chosen.torch_reason else ""))
 
@@ -207,7 +207,7 @@ def _check_permissions(settings: Settings, engine: Engine | None = None) -> Find
                 return Finding(Level.ERROR, "permissions", *problem)  # it says why, as far as it knows
             return Finding(Level.ERROR, "permissions", f"{there} is not writable ({name}={path})",
                            f"chown it, or set {name} to a folder of yours")
-    if engine and (forbidden := engine.check_programs()):
+    if engine and (forbidden := engine.checks.programs()):
         return forbidden[0]
     try:
         if engine and any(s.name == JUPYTER and s.up for s in engine.parts()):
@@ -267,7 +267,7 @@ def examine(system: System) -> list[Finding]:
     engine = choice.engine
     found.append(Finding(Level.OK, "engine", f"{engine.name}" + (" (holds this project's data)"
                                                                 if system.state.engine else "")))
-    found += engine.check_client()
+    found += engine.checks.client()
     found.append(check_disk(engine, fresh=not engine.data()))
     found.append(_check_memory(engine))
     try:
@@ -277,16 +277,16 @@ def examine(system: System) -> list[Finding]:
     except TrackbedError as error:
         found.append(Finding(Level.ERROR, "ports", error.message, error.hint))
     found.append(_check_access(system, engine))
-    found += engine.check_workspace(bool(access.others(access.own(system), engine.settings.folder)))
+    found += engine.checks.workspace(bool(access.others(access.own(system), engine.settings.folder)))
     found.append(_check_gpu(engine))
     found += _check_pages(system, engine)
-    found.append(engine.check_uplink())
-    found.append(engine.check_way_out())
-    found += engine.check_leftovers() or [Finding(Level.OK, "leftovers", "none")]
+    found.append(engine.checks.uplink())
+    found.append(engine.checks.way_out())
+    found += engine.checks.leftovers() or [Finding(Level.OK, "leftovers", "none")]
     found += _check_artifacts(engine)
     found.append(_check_permissions(engine.settings, engine))
     found += _check_settings(engine)
-    found += engine.check_neighbours()
+    found += engine.checks.neighbours()
     if engine.host.remote:
         found.append(Finding(Level.OK, "address", f"the parts run on {engine.host.name}, reached over ssh"))
         return found

@@ -9,17 +9,17 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from helpers import database_failures, elsewhere, gateway, machine_failures
+from helpers import elsewhere, gateway
 from helpers.bounded import within
-from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, POSTGRES, Engine, PartStatus, Sink, State
-from helpers.errors import NotListening, NotReady, PartFailed
+from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, Engine, Sink, State
+from helpers.engines.failures import stop_at_failed
+from helpers.errors import NotListening, NotReady
 
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
-DOWN_SECONDS = 10.0  # within which a part that fails as it starts has failed once more
 
 
 @dataclass(frozen=True)
@@ -119,57 +119,6 @@ def probes(parts: Iterable[str], changed: bool) -> dict[str, tuple[Probe, ...]]:
     return wanted
 
 
-KILLED = (-1, -9, 137)  # as supervisor and Docker tell SIGKILL
-
-
-def failure(engine: Engine, status: PartStatus) -> PartFailed:
-    """The error for a part that has failed: its reason and its own last lines."""
-    lines = tuple(line.rstrip() for line in engine.logs(status.name, tail=15))
-    if status.name == POSTGRES and (known := database_failures.explain(lines)):
-        return PartFailed(status.name, f"{status.name} is {status.state}: {known[0]}", known[1], lines)
-    known = machine_failures.explain(lines)
-    if known is None and status.exit_code in KILLED and machine_failures.killed_for_memory():
-        known = machine_failures.MEMORY
-    if known:
-        telling = tuple(line for line in lines if machine_failures.explain((line,)))  # not the service's traceback
-        return PartFailed(status.name, f"{status.name} is {status.state}: {known[0]}", known[1], telling or lines)
-    code = f", exit code {status.exit_code}" if status.exit_code is not None else ""
-    reason = f": {status.reason}" if status.reason and status.reason != f"exit code {status.exit_code}" else ""
-    return PartFailed(status.name, f"{status.name} is {status.state}{code}{reason}",
-                      f"more: `invoke logs {status.name}`; after mending the cause, `invoke up` goes on", lines)
-
-
-def down(engine: Engine, status: PartStatus) -> PartStatus:
-    """A part that restarts, as it is between two starts: only then its exit code is told. Else ``status``."""
-    end = time.monotonic() + DOWN_SECONDS
-    while time.monotonic() < end:
-        for found in engine.parts():
-            if found.name == status.name and found.exit_code is not None:
-                return found
-        time.sleep(0.1)
-    return status
-
-
-def stop_at_failed(engine: Engine, names: Iterable[str], seen: dict[str, int],
-                   statuses: Iterable[PartStatus] | None = None) -> None:
-    """Raise PartFailed for a part that will not become ready by waiting.
-
-    One crash may be the part's own way to wait for another; a second look that still finds it down is the end.
-    ``seen`` counts those looks and restarts, and belongs to the caller, as do ``statuses`` where it has just looked.
-    """
-    wanted = set(names)
-    for status in engine.parts() if statuses is None else statuses:
-        if status.name not in wanted:
-            continue
-        if status.state in (State.EXITED, State.UNHEALTHY):
-            raise failure(engine, status)
-        # one that takes long to fail is mostly seen while it starts
-        if status.restarts - seen.setdefault(f"{status.name} {status.identity} at first", status.restarts) >= 2:
-            raise failure(engine, replace(down(engine, status), state=State.RESTARTING))
-        if status.state is State.RESTARTING:
-            seen[status.name] = seen.get(status.name, 0) + 1
-            if seen[status.name] >= 3:
-                raise failure(engine, status)
 
 
 def wait(engine: Engine, parts: Iterable[str], timeout: float, sink: Sink, changed: bool = True) -> None:

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import IO, TYPE_CHECKING, ClassVar, Protocol
 
-from helpers import egress
 from helpers.accelerators import Accelerator
+from helpers.engines.checks import Checks
 from helpers.engines.streaming import Pipe
-from helpers.findings import Finding, Level
 from helpers.services import (
     BUCKET,
     GATEWAY,
@@ -238,39 +237,7 @@ class Engine(Protocol):
         """Below this port no part may listen."""
         return 0
 
-    # for `invoke doctor`
-
-    def check_client(self) -> list[Finding]:
-        """What is missing of the programs that talk to the engine."""
-        return []
-
-    def check_programs(self) -> list[Finding]:
-        """Whether what the engine installs may be run where it is."""
-        return []
-
-    def check_workspace(self, others: bool) -> list[Finding]:
-        """Who else can look into the workspace; ``others``: the machine has accounts of other people."""
-        return []
-
-    def check_gpu(self) -> list[Finding]:
-        """What is missing between the engine and the GPU that was chosen."""
-        return []
-
-    def check_uplink(self) -> Finding:
-        """The way to other machines."""
-        interface, mtu = self.host.uplink()
-        if not interface:
-            return Finding(Level.OK, "network", "no default route: only this machine can reach the system")
-        return Finding(Level.OK, "network", f"uplink {interface}, MTU {mtu or 'unknown'}")
-
-    def check_way_out(self) -> Finding:
-        """The way out of the site, as it is handed to builds and to the notebook."""
-        return Finding(Level.OK, "way out", str(egress.of_machine(self.settings, {})))
-
-    def check_leftovers(self) -> list[Finding]:
-        """Data of this project that nothing remembers, or what has its names and is not ours."""
-        return []
-
-    def check_neighbours(self) -> list[Finding]:
-        """Whether others on the network reach what only this machine should."""
-        return []
+    @property
+    def checks(self) -> Checks:
+        """What `invoke doctor` looks at on this engine and nowhere else."""
+        return Checks(self)

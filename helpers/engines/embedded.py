@@ -8,7 +8,6 @@ import contextlib
 import grp
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -52,11 +51,11 @@ from helpers.engines import (
     venvs,
 )
 from helpers.engines.accounts import DATABASE, NOTEBOOK, NOTHING, ROLE_OF, SERVER
+from helpers.engines.embedded_checks import EmbeddedChecks
 from helpers.engines.host import LOCAL, Host
 from helpers.engines.layout import Layout
 from helpers.engines.supervision import MARK, Program, Supervisor, orphans, terminate
 from helpers.errors import NotListening, PartFailed, TrackbedError
-from helpers.findings import Finding, Level
 from helpers.readiness import SEARCH, ask
 from helpers.services import (
     JUPYTER,
@@ -79,7 +78,7 @@ from helpers.services import (
 from helpers.settings import Settings
 from helpers.spelling import shown
 from helpers.state import sync_folder
-from helpers.system import System, existing
+from helpers.system import System
 
 PARTS = (POSTGRES, MLFLOW, JUPYTER)
 LOOK_SECONDS = 5.0  # in which a part that is well answers
@@ -857,29 +856,9 @@ class EmbeddedEngine(base.Engine):
     def lowest_port(self) -> int:
         return ports.first_unprivileged()  # no service is root
 
-    def check_programs(self) -> list[Finding]:
-        """Programs run from the state folder; a file system mounted noexec does not let them."""
-        there = existing(self.settings.folder)
-        try:
-            if not os.statvfs(there).f_flag & os.ST_NOEXEC:
-                return []
-        except (OSError, AttributeError):
-            return []
-        return [Finding(Level.ERROR, "permissions",
-                        f"programs may not run on the file system of STATE_DIR, {there} is mounted noexec",
-                        "name a folder on another disk: --state-dir=FOLDER (findmnt shows the options)")]
-
-    def check_workspace(self, others: bool) -> list[Finding]:
-        workspace = self.settings.workspace
-        try:
-            mode = workspace.stat().st_mode & 0o777
-        except OSError:
-            return []
-        if not mode & 0o007:
-            return []
-        return [Finding(Level.WARNING if others else Level.OK, "workspace",
-                        f"every account of this machine can look into {workspace} (mode {mode:04o})",
-                        f"if that is not meant: chmod o= {shlex.quote(str(workspace))}")]
+    @property
+    def checks(self) -> EmbeddedChecks:
+        return EmbeddedChecks(self)
 
     # stopping
 

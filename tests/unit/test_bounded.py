@@ -15,7 +15,7 @@ from helpers import bounded, readiness
 from helpers.bounded import within
 from helpers.engines import commands, supervision
 from helpers.engines.base import JUPYTER
-from helpers.engines.docker import client as docker_api
+from helpers.engines.docker.client import DockerApi, connection
 from helpers.engines.embedded import EmbeddedEngine
 from helpers.errors import EngineUnavailable
 from tests.unit.fakes import system
@@ -42,11 +42,11 @@ def silent(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_frozen_docker_is_an_error_and_not_a_wait(silent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker_api, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.5)
     monkeypatch.setenv("DOCKER_HOST", f"unix://{silent}")
     began = time.monotonic()
     with pytest.raises(EngineUnavailable, match="Docker does not answer"):
-        docker_api.DockerApi().version()
+        DockerApi().version()
     assert time.monotonic() - began < 10
 
 
@@ -54,7 +54,7 @@ def test_an_engine_that_freezes_later_is_told_as_well(silent: Path) -> None:
     import docker
 
     client = docker.APIClient(base_url=f"unix://{silent}", version="1.44", timeout=1)
-    setattr(client, "send", docker_api._told(client.send))  # noqa: B010
+    setattr(client, "send", connection.told(client.send))  # noqa: B010
     with pytest.raises(EngineUnavailable, match="does not answer"):
         client.containers()
 

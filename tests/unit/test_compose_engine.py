@@ -442,9 +442,9 @@ def test_what_compose_replaces_has_not_failed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(engine.database, "settle", lambda identity, sink: True)
     if fails:
         with pytest.raises(PartFailed, match="mlflow"):
-            engine._bring_up(Silent())
+            engine.startup.bring_up(Silent())
     else:
-        engine._bring_up(Silent())
+        engine.startup.bring_up(Silent())
 
 
 def test_what_streams_is_not_logged_by_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers import database_failures, readiness
-from helpers.engines import stale_locks
+from helpers import database_failures
+from helpers.engines import failures, stale_locks
 from helpers.engines.base import POSTGRES, PartStatus, State
 
 TIME = "2026-11-25 21:33:37.284 UTC [25988] "
@@ -56,7 +56,7 @@ def test_the_part_that_failed_tells_it() -> None:
         def logs(self, part: str, tail: int = 200, follow: bool = False) -> list[str]:
             return [TIME + "PANIC:  could not locate a valid checkpoint record"]
 
-    error = readiness.failure(Engine(), PartStatus(POSTGRES, State.EXITED, exit_code=1))  # type: ignore[arg-type]
+    error = failures.failure(Engine(), PartStatus(POSTGRES, State.EXITED, exit_code=1))  # type: ignore[arg-type]
     assert "the database's files are damaged" in error.message and "invoke restore" in error.hint
 
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from helpers import readiness
+from helpers.engines import failures
 from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Address, Engine, PartStatus, State
 from helpers.errors import NotReady, PartFailed
 
@@ -161,7 +162,7 @@ def test_a_part_that_keeps_restarting_is_a_failed_one(server: Server) -> None:
 
 def test_restarts_while_one_waits_are_a_failure_though_it_is_only_seen_starting(
         server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readiness, "DOWN_SECONDS", 0.3)
+    monkeypatch.setattr(failures, "DOWN_SECONDS", 0.3)
 
     class Crashing(FakeEngine):
         def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
@@ -189,7 +190,7 @@ def test_the_exit_code_of_a_restarting_part_is_waited_for_until_it_is_down(serve
 
 
 def test_an_exit_code_is_not_said_twice(server: Server) -> None:
-    problem = readiness.failure(cast(Engine, FakeEngine(0)), PartStatus(MLFLOW, State.EXITED, "exit code 1", 1))
+    problem = failures.failure(cast(Engine, FakeEngine(0)), PartStatus(MLFLOW, State.EXITED, "exit code 1", 1))
     assert problem.message == "mlflow is exited, exit code 1"
 
 
@@ -197,10 +198,10 @@ def test_a_known_cause_comes_without_the_services_traceback(monkeypatch: pytest.
     engine = FakeEngine(0)
     lines = ["INFO starts", "Traceback (most recent call last):", "EOFError: marshal data too short"]
     monkeypatch.setattr(engine, "logs", lambda *_, **__: iter(lines))
-    problem = readiness.failure(cast(Engine, engine), PartStatus(MLFLOW, State.EXITED, exit_code=1))
+    problem = failures.failure(cast(Engine, engine), PartStatus(MLFLOW, State.EXITED, exit_code=1))
     assert "byte code is damaged" in problem.message and problem.details == tuple(lines[-1:])
     lines[-1] = "ValueError: of its own"
-    problem = readiness.failure(cast(Engine, engine), PartStatus(MLFLOW, State.EXITED, exit_code=1))
+    problem = failures.failure(cast(Engine, engine), PartStatus(MLFLOW, State.EXITED, exit_code=1))
     assert problem.details == tuple(lines)
 
 

@@ -4,79 +4,86 @@ from __future__ import annotations
 
 import os
 
-from helpers import accelerators, images, neighbours
-from helpers.accelerators import Accelerator
+from helpers import accelerators, images
+from helpers import neighbours as rules_against
+from helpers.engines.base import Engine
+from helpers.engines.checks import Checks
 from helpers.engines.docker import availability, client_config
-from helpers.engines.docker.deployment import Deployment
 from helpers.engines.docker.network_guard import NetworkGuard
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
 
 
-def client() -> list[Finding]:
-    """What Docker's client lacks for building and pulling images."""
-    found = []
-    if not availability.has_buildx():
-        found.append(Finding(Level.ERROR, "buildx", *images.BUILDX))
-    found += [Finding(Level.WARNING, "credentials", *images.credential_problem(program))
-              for program in client_config.missing_helpers(os.environ)]
-    return found
+class DockerChecks(Checks):
+    """Its client, its GPUs, its networks, and what of this project's names is there."""
 
+    def __init__(self, engine: Engine, guard: NetworkGuard) -> None:
+        super().__init__(engine)
+        self.guard = guard
+        self.deployment = guard.deployment
 
-def gpu(deployment: Deployment, chosen: Accelerator) -> list[Finding]:
-    """NVIDIA's runtime or its CDI devices, without which the engine cannot hand a GPU over."""
-    if not chosen.request or "nvidia" in deployment.api.info().get("Runtimes", {}):
-        return []
-    missing = accelerators.advice("no known GPU vendor found")
-    return [Finding(Level.WARNING, "gpu", f"{chosen} ({chosen.reason}); Docker shows neither NVIDIA's runtime nor its "
-                    "CDI devices", missing[1] if missing else "")]
-
-
-def uplink(found: Finding, interface: str, mtu: int) -> Finding:
-    """``found`` says more where the containers' networks have a smaller MTU than usual."""
-    if not interface or not mtu or mtu >= 1500:
+    def client(self) -> list[Finding]:
+        """What it lacks for building and pulling images."""
+        found = []
+        if not availability.has_buildx():
+            found.append(Finding(Level.ERROR, "buildx", *images.BUILDX))
+        found += [Finding(Level.WARNING, "credentials", *images.credential_problem(program))
+                  for program in client_config.missing_helpers(os.environ)]
         return found
-    return Finding(Level.OK, "network", f"uplink {interface} has MTU {mtu}; the networks are made with the same "
-                   "(larger packets would hang TLS in containers)")
 
+    def gpu(self) -> list[Finding]:
+        """NVIDIA's runtime or its CDI devices, without which the engine cannot hand a GPU over."""
+        chosen = self.engine.accelerator
+        if not chosen.request or "nvidia" in self.deployment.api.info().get("Runtimes", {}):
+            return []
+        missing = accelerators.advice("no known GPU vendor found")
+        return [Finding(Level.WARNING, "gpu", f"{chosen} ({chosen.reason}); Docker shows neither NVIDIA's runtime nor "
+                        "its CDI devices", missing[1] if missing else "")]
 
-def way_out(deployment: Deployment) -> Finding:
-    """Proxies and certificates of the site, and those that containers cannot reach."""
-    way = deployment.egress
-    if way.lost:
-        return Finding(Level.WARNING, "way out",
-                       f"{way}; containers do not reach {', '.join(way.lost)}, on this machine's loopback",
-                       "let the proxy listen on an address that containers reach, and name that one")
-    return Finding(Level.OK, "way out", str(way))
+    def uplink(self) -> Finding:
+        interface, mtu = self.engine.host.uplink()
+        if not interface or not mtu or mtu >= 1500:
+            return super().uplink()
+        return Finding(Level.OK, "network", f"uplink {interface} has MTU {mtu}; the networks are made with the same "
+                       "(larger packets would hang TLS in containers)")
 
+    def way_out(self) -> Finding:
+        """Proxies and certificates of the site, and those that containers cannot reach."""
+        way = self.deployment.egress
+        if way.lost:
+            return Finding(Level.WARNING, "way out",
+                           f"{way}; containers do not reach {', '.join(way.lost)}, on this machine's loopback",
+                           "let the proxy listen on an address that containers reach, and name that one")
+        return Finding(Level.OK, "way out", str(way))
 
-def leftovers(deployment: Deployment, foreign: TrackbedError | None, has_data: bool) -> list[Finding]:
-    """Data of this project that the embedded engine made, and what is here of this name that is not ours."""
-    found, kept = [], deployment.system.state.engine
-    embedded = deployment.system.settings.folder / "embedded"
-    if embedded.exists() and kept != "embedded":
-        found.append(Finding(Level.WARNING, "leftovers", f"{embedded} holds data of the embedded engine",
-                             "--engine=embedded shows it; remove the folder when it is not wanted"))
-    if foreign:
-        found.append(Finding(Level.ERROR, "leftovers", foreign.message, foreign.hint))
-    if not kept and has_data:
-        found.append(Finding(Level.WARNING, "leftovers", "volumes of this project are there without its state",
-                             "`invoke up --adopt` takes them over"))
-    return found
+    def leftovers(self) -> list[Finding]:
+        """Data of this project that the embedded engine made, and what is here of this name that is not ours."""
+        found, kept = [], self.deployment.system.state.engine
+        embedded = self.deployment.settings.folder / "embedded"
+        if embedded.exists() and kept != "embedded":
+            found.append(Finding(Level.WARNING, "leftovers", f"{embedded} holds data of the embedded engine",
+                                 "--engine=embedded shows it; remove the folder when it is not wanted"))
+        try:
+            self.engine.check_foreign()
+        except TrackbedError as error:
+            found.append(Finding(Level.ERROR, "leftovers", error.message, error.hint))
+        if not kept and self.engine.data():
+            found.append(Finding(Level.WARNING, "leftovers", "volumes of this project are there without its state",
+                                 "`invoke up --adopt` takes them over"))
+        return found
 
-
-def lets_in(guard: NetworkGuard) -> Finding:
-    """Whether machines on the same network can reach ports published on 127.0.0.1, and the rules against it."""
-    version = guard.lets_neighbours_in
-    if not version:
-        return Finding(Level.OK, "neighbours", "this engine keeps ports published on 127.0.0.1 to this machine")
-    text = f"Docker {version}: before 28, machines on the same network can reach ports published on 127.0.0.1"
-    rules = guard.rules()
-    typed = "; ".join(neighbours.lines(rules))
-    if not neighbours.may_change():
-        return Finding(Level.WARNING, "neighbours", f"{text}, unless drop rules are set (only root can tell)",
-                       f"upgrade to Docker 28 or newer, or type: {typed}")
-    if missing := set(rules) - set(neighbours.existing(guard.settings.project)):
-        return Finding(Level.WARNING, "neighbours", f"{text}; {len(missing)} drop rules are not set",
-                       f"`invoke up` sets them while the system is up; by hand: {typed}")
-    return Finding(Level.OK, "neighbours", f"{text}; {len(rules)} drop rules are set against it")
+    def neighbours(self) -> list[Finding]:
+        """Whether machines on the same network can reach ports published on 127.0.0.1, and the rules against it."""
+        version = self.guard.lets_neighbours_in
+        if not version:
+            return [Finding(Level.OK, "neighbours", "this engine keeps ports published on 127.0.0.1 to this machine")]
+        text = f"Docker {version}: before 28, machines on the same network can reach ports published on 127.0.0.1"
+        rules = self.guard.rules()
+        typed = "; ".join(rules_against.lines(rules))
+        if not rules_against.may_change():
+            return [Finding(Level.WARNING, "neighbours", f"{text}, unless drop rules are set (only root can tell)",
+                            f"upgrade to Docker 28 or newer, or type: {typed}")]
+        if missing := set(rules) - set(rules_against.existing(self.deployment.project)):
+            return [Finding(Level.WARNING, "neighbours", f"{text}; {len(missing)} drop rules are not set",
+                            f"`invoke up` sets them while the system is up; by hand: {typed}")]
+        return [Finding(Level.OK, "neighbours", f"{text}; {len(rules)} drop rules are set against it")]

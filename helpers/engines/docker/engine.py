@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, ClassVar
@@ -12,24 +12,23 @@ from typing import IO, ClassVar
 from helpers import images, stack
 from helpers.accelerators import Accelerator
 from helpers.engines import base, commands, shared, streaming
-from helpers.engines.docker import availability, checks, ownership, script, stopping
+from helpers.engines.docker import availability, ownership, script, stopping
+from helpers.engines.docker.checks import DockerChecks
 from helpers.engines.docker.client import DockerApi
 from helpers.engines.docker.compose import STREAM, ComposeProject
 from helpers.engines.docker.container import NotebookContainer
-from helpers.engines.docker.containers import SERVICE, Containers
+from helpers.engines.docker.containers import Containers
 from helpers.engines.docker.deployment import Deployment
 from helpers.engines.docker.devices import Devices
 from helpers.engines.docker.network_guard import NetworkGuard
 from helpers.engines.docker.postgres import Database
-from helpers.engines.docker.startup import Watch, explain
+from helpers.engines.docker.startup import Startup
 from helpers.engines.docker.volumes import Volumes
 from helpers.engines.docker.workspace import Workspace
 from helpers.engines.host import Host
 from helpers.errors import EngineUnavailable, TrackbedError
-from helpers.findings import Finding
 from helpers.notebook import HOME
 from helpers.services import (
-    GATEWAY,
     JUPYTER,
     MLFLOW,
     POSTGRES,
@@ -73,6 +72,7 @@ class DockerEngine(base.Engine):
         self.compose = ComposeProject(self.deployment)
         self.database = Database(self.deployment, self)
         self.guard = NetworkGuard(self.deployment)
+        self.startup = Startup(self, self.notebook, self.compose, self.database, self.guard)
 
     @property
     def settings(self) -> Settings:
@@ -281,50 +281,13 @@ class DockerEngine(base.Engine):
         else:
             sink.step("starting the services")
             self.guard.put()  # before the first port is open; again when the networks are there
-            self._free_ports()
+            self.startup.free_ports()
             if kept and not ready:
                 # nobody may be connected while the server's role is replaced
                 self.halt(MLFLOW, sink)
-                self._bring_up(sink, only=POSTGRES)
-            self._bring_up(sink)
+                self.startup.bring_up(sink, only=POSTGRES)
+            self.startup.bring_up(sink)
         return shared.report(before, self.parts())
-
-    def _free_ports(self) -> None:
-        """Take away what holds the ports of the other way to publish them: before PUBLIC was changed."""
-        project = self.settings.project
-        holder = self.notebook.labels if self.settings.public else \
-            [f"com.docker.compose.project={project}", f"{SERVICE}={GATEWAY}"]
-        for container in self.api.containers(holder):
-            if container.ports or not self.settings.public:
-                self.api.stop(container.id, 10)
-                self.api.remove(container.id)
-
-    def _bring_up(self, sink: Sink, only: str = "") -> None:
-        """Compose starts the services, and meanwhile the notebook starts as soon as its network is there.
-
-        ``only``: the database, whose roles are to be settled before anything else is started.
-        """
-        watch = Watch(self, [only] if only else self.deployment.part_names)
-        notebook_started, settled = bool(only), False
-        with shared.interruptible(), closing(self.compose.up(self.parts, sink, only)) as snapshots:
-            for now in snapshots:
-                for status in now.statuses.values():
-                    if status.state is not State.MISSING:
-                        sink.part(status.name, str(status.state), status.reason[:80])
-                # alone: Compose waits for a container that it may just be replacing
-                database = now.statuses[POSTGRES]
-                if not settled and database.state is State.READY and (now.code == 0 or not only):
-                    settled = self.database.settle(database.identity, sink)
-                if not notebook_started and (now.code == 0 or self.notebook.networks_exist()):
-                    self.guard.put()
-                    self.notebook.start(sink)
-                    notebook_started = True
-                if now.code is None:
-                    watch.look(now.statuses)
-        if now.code:
-            explain(self, now.output, watch.stale)
-        if not settled:
-            self.database.settle("", sink)
 
     def network_guard(self) -> tuple[str, ...]:
         return self.guard.put()
@@ -365,24 +328,6 @@ class DockerEngine(base.Engine):
     def port_owners(self) -> Mapping[int, str]:
         return self.containers.port_owners()
 
-    def check_client(self) -> list[Finding]:
-        return checks.client()
-
-    def check_gpu(self) -> list[Finding]:
-        return checks.gpu(self.deployment, self.accelerator)
-
-    def check_uplink(self) -> Finding:
-        return checks.uplink(super().check_uplink(), *self.host.uplink())
-
-    def check_way_out(self) -> Finding:
-        return checks.way_out(self.deployment)
-
-    def check_leftovers(self) -> list[Finding]:
-        try:
-            self.check_foreign()
-        except TrackbedError as error:
-            return checks.leftovers(self.deployment, error, bool(self.data()))
-        return checks.leftovers(self.deployment, None, bool(self.data()))
-
-    def check_neighbours(self) -> list[Finding]:
-        return [checks.lets_in(self.guard)]
+    @property
+    def checks(self) -> DockerChecks:
+        return DockerChecks(self, self.guard)

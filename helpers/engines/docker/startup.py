@@ -1,15 +1,73 @@
-"""Watching the services come up: when to give up, and why Compose could not start them."""
+"""Bringing the services up: what happens meanwhile, when to give up, and why Compose could not start them."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import closing
 
+from helpers.engines import shared
 from helpers.engines.base import Engine
+from helpers.engines.docker.compose import ComposeProject
+from helpers.engines.docker.container import NotebookContainer
+from helpers.engines.docker.containers import SERVICE
+from helpers.engines.docker.deployment import Collaborator
+from helpers.engines.docker.network_guard import NetworkGuard
+from helpers.engines.docker.postgres import Database
+from helpers.engines.failures import failure, stop_at_failed
 from helpers.errors import TrackbedError
-from helpers.readiness import failure, stop_at_failed
-from helpers.services import BUCKET, PartStatus, State
+from helpers.services import BUCKET, GATEWAY, POSTGRES, PartStatus, Sink, State
+
+
+class Startup(Collaborator):
+    """Compose starts the services, and what is ours reacts to what it sees."""
+
+    def __init__(self, engine: Engine, notebook: NotebookContainer, compose: ComposeProject, database: Database,
+                 guard: NetworkGuard) -> None:
+        super().__init__(compose.deployment)
+        self.engine = engine
+        self.notebook = notebook
+        self.compose = compose
+        self.database = database
+        self.guard = guard
+
+    def free_ports(self) -> None:
+        """Take away what holds the ports of the other way to publish them: before PUBLIC was changed."""
+        project = self.settings.project
+        holder = self.notebook.labels if self.settings.public else \
+            [f"com.docker.compose.project={project}", f"{SERVICE}={GATEWAY}"]
+        for container in self.api.containers(holder):
+            if container.ports or not self.settings.public:
+                self.api.stop(container.id, 10)
+                self.api.remove(container.id)
+
+    def bring_up(self, sink: Sink, only: str = "") -> None:
+        """Compose starts the services, and meanwhile the notebook starts as soon as its network is there.
+
+        ``only``: the database, whose roles are to be settled before anything else is started.
+        """
+        watch = Watch(self.engine, [only] if only else self.deployment.part_names)
+        notebook_started, settled = bool(only), False
+        with shared.interruptible(), closing(self.compose.up(self.engine.parts, sink, only)) as snapshots:
+            for now in snapshots:
+                for status in now.statuses.values():
+                    if status.state is not State.MISSING:
+                        sink.part(status.name, str(status.state), status.reason[:80])
+                # alone: Compose waits for a container that it may just be replacing
+                database = now.statuses[POSTGRES]
+                if not settled and database.state is State.READY and (now.code == 0 or not only):
+                    settled = self.database.settle(database.identity, sink)
+                if not notebook_started and (now.code == 0 or self.notebook.networks_exist()):
+                    self.guard.put()
+                    self.notebook.start(sink)
+                    notebook_started = True
+                if now.code is None:
+                    watch.look(now.statuses)
+        if now.code:
+            explain(self.engine, now.output, watch.stale)
+        if not settled:
+            self.database.settle("", sink)
 
 
 class Watch:

@@ -1,0 +1,53 @@
+"""What `invoke doctor` looks at on one engine and on no other: findings, with what holds for most engines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from helpers import egress
+from helpers.findings import Finding, Level
+
+if TYPE_CHECKING:
+    from helpers.engines.base import Engine
+
+
+class Checks:
+    """Of an engine; nothing is changed by any of them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def client(self) -> list[Finding]:
+        """What is missing of the programs that talk to the engine."""
+        return []
+
+    def programs(self) -> list[Finding]:
+        """Whether what the engine installs may be run where it is."""
+        return []
+
+    def workspace(self, others: bool) -> list[Finding]:
+        """Who else can look into the workspace; ``others``: the machine has accounts of other people."""
+        return []
+
+    def gpu(self) -> list[Finding]:
+        """What is missing between the engine and the GPU that was chosen."""
+        return []
+
+    def uplink(self) -> Finding:
+        """The way to other machines."""
+        interface, mtu = self.engine.host.uplink()
+        if not interface:
+            return Finding(Level.OK, "network", "no default route: only this machine can reach the system")
+        return Finding(Level.OK, "network", f"uplink {interface}, MTU {mtu or 'unknown'}")
+
+    def way_out(self) -> Finding:
+        """The way out of the site, as it is handed to builds and to the notebook."""
+        return Finding(Level.OK, "way out", str(egress.of_machine(self.engine.settings, {})))
+
+    def leftovers(self) -> list[Finding]:
+        """Data of this project that nothing remembers, or what has its names and is not ours."""
+        return []
+
+    def neighbours(self) -> list[Finding]:
+        """Whether others on the network reach what only this machine should."""
+        return []

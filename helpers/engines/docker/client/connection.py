@@ -1,0 +1,93 @@
+"""The connection to a Docker engine: the only module that opens the SDK."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Callable
+from typing import Any
+
+from helpers.errors import EngineUnavailable
+
+LABEL = "dev.trackbed"
+DEFAULT_SOCKET = "/var/run/docker.sock"
+ANSWER_SECONDS = 15  # in which an engine that is well tells its version
+
+
+def errors() -> Any:
+    """The SDK's module of exceptions."""
+    from docker import errors as found  # late: it costs 0.13 s
+
+    return found
+
+
+def socket_error(path: str = DEFAULT_SOCKET) -> OSError | None:
+    """Why the engine's Unix socket does not take a connection; None when it does."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return ConnectionRefusedError(f"{path} is not a socket")
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(5)
+            probe.connect(path)
+    except OSError as error:
+        return error
+    return None
+
+
+class Connection:
+    """A connection to the engine, made at first use. Follows DOCKER_HOST and the CLI's context."""
+
+    def __init__(self, timeout: int = 60) -> None:
+        self._timeout = timeout
+        self._client: Any = None
+
+    @property
+    def client(self) -> Any:
+        if self._client is None:
+            import docker  # late: it costs 0.13 s
+
+            try:
+                client = docker.from_env(timeout=ANSWER_SECONDS)  # its first question is the engine's version
+                client.ping()
+                client.api.timeout = self._timeout
+                setattr(client.api, "send", told(client.api.send))  # noqa: B010 - a session of requests
+                self._client = client
+            except (errors().DockerException, OSError) as error:
+                raise EngineUnavailable(f"Docker does not answer: {words(error)}",
+                                        "see `invoke doctor`") from None
+        return self._client
+
+    @property
+    def base_url(self) -> str:
+        return str(self.client.api.base_url)
+
+    def version(self) -> dict[str, Any]:
+        return dict(self.client.version())
+
+    def info(self) -> dict[str, Any]:
+        return dict(self.client.info())
+
+
+def told(send: Callable[..., Any]) -> Callable[..., Any]:
+    """A session's ``send`` whose time-outs and broken connections are told as what they are."""
+
+    def sent(request: Any, **options: Any) -> Any:
+        from requests.exceptions import ConnectionError, Timeout
+
+        try:
+            return send(request, **options)
+        except Timeout:
+            raise EngineUnavailable("Docker took a request and does not answer",
+                                    "sudo systemctl restart docker") from None
+        except ConnectionError as error:
+            raise EngineUnavailable(f"the connection to Docker broke: {words(error)}", "see `invoke doctor`") from None
+
+    return sent
+
+
+def words(error: BaseException) -> str:
+    """The engine's own explanation, without the wrapping of HTTP and SDK."""
+    explanation = getattr(error, "explanation", None)
+    text = str(explanation or error)
+    return " ".join(text.split())

@@ -1,0 +1,38 @@
+"""What `invoke doctor` looks at on the embedded engine and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+from helpers.engines.checks import Checks
+from helpers.findings import Finding, Level
+from helpers.system import existing
+
+
+class EmbeddedChecks(Checks):
+    """Its programs and the notebook's folder are this machine's own."""
+
+    def programs(self) -> list[Finding]:
+        """Programs run from the state folder; a file system mounted noexec does not let them."""
+        there = existing(self.engine.settings.folder)
+        try:
+            if not os.statvfs(there).f_flag & os.ST_NOEXEC:
+                return []
+        except (OSError, AttributeError):
+            return []
+        return [Finding(Level.ERROR, "permissions",
+                        f"programs may not run on the file system of STATE_DIR, {there} is mounted noexec",
+                        "name a folder on another disk: --state-dir=FOLDER (findmnt shows the options)")]
+
+    def workspace(self, others: bool) -> list[Finding]:
+        place = self.engine.settings.workspace
+        try:
+            mode = place.stat().st_mode & 0o777
+        except OSError:
+            return []
+        if not mode & 0o007:
+            return []
+        return [Finding(Level.WARNING if others else Level.OK, "workspace",
+                        f"every account of this machine can look into {place} (mode {mode:04o})",
+                        f"if that is not meant: chmod o= {shlex.quote(str(place))}")]
