@@ -1,0 +1,252 @@
+"""A third engine, whose parts exist in this process only: nothing above the engines may need to know it."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import IO, Any, ClassVar
+
+from helpers import stack
+from helpers.accelerators import Accelerator
+from helpers.engines import shared, streaming
+from helpers.engines.base import Engine
+from helpers.engines.host import Here, Host
+from helpers.errors import TrackbedError
+from helpers.services import (
+    JUPYTER,
+    MLFLOW,
+    POSTGRES,
+    Address,
+    Availability,
+    DataItem,
+    ExecResult,
+    HostFacts,
+    PartSpec,
+    PartStatus,
+    Plan,
+    Port,
+    Sink,
+    StartReport,
+    State,
+)
+from helpers.settings import Settings
+from helpers.system import System
+
+RUN = "0123456789abcdef0123456789abcdef"
+PATH = f"1/{RUN}/artifacts/check/trackbed-check.bin"
+ROW = {"params": {"a": "1"}, "metrics": {"loss": 3}, "tags": {"trackbed.check": "n"}}
+# psql that has no tables, as far as a backup asks it
+PSQL = """
+import sys
+for line in sys.stdin:
+    if line.startswith(r"\\echo"):
+        print(line.split(None, 1)[1].strip(), flush=True)
+    elif "pg_export_snapshot" in line:
+        print("1-1", flush=True)
+"""
+
+
+class Room(Here):
+    """A machine on which every port is free."""
+
+    def is_free(self, address: str, port: int) -> bool:
+        return True
+
+
+class Web:
+    """MLflow and JupyterLab in one. Artifacts are kept."""
+
+    def __init__(self) -> None:
+        stored: dict[str, bytes] = {}
+
+        class Handler(BaseHTTPRequestHandler):
+            def _answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                path = self.path.partition("?")[0]
+                if self.command == "PUT":
+                    stored[path] = body
+                text = stored.get(path, b"[]" if path.startswith("/api/") and path.count("/") == 2 else b"{}")
+                if self.command == "DELETE":
+                    stored.pop(path, None)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            do_GET = do_PUT = do_DELETE = _answer
+
+            def log_message(self, *arguments: object) -> None: ...
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port: int = self.http.server_address[1]
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+
+class MemoryEngine(Engine):
+    """What runs is a dictionary. The state of one project outlives the engine's objects, as a real one's does."""
+
+    name: ClassVar[str] = "memory"
+    web: ClassVar[Web]
+    running: ClassVar[dict[str, int]] = {}
+    volumes: ClassVar[set[str]] = set()
+    started: ClassVar[int] = 0
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+
+    @property
+    def settings(self) -> Settings:
+        return self.system.settings
+
+    @property
+    def host(self) -> Host:
+        return Room()
+
+    @property
+    def object_store(self) -> str:
+        return "folder"
+
+    @property
+    def accelerator(self) -> Accelerator:
+        return Accelerator()
+
+    def availability(self) -> Availability:
+        return Availability(True, True, "in memory")
+
+    def remarks(self) -> tuple[str, ...]:
+        return shared.remarks(self.accelerator, "")
+
+    def access_token(self) -> str:
+        return self.system.access_token()
+
+    def plan(self) -> Plan:
+        uri = f"postgresql+psycopg2://mlflow@/{self.system.state.live['database']}"
+        ports = {MLFLOW: self.settings.mlflow_port, JUPYTER: self.settings.jupyter_port}
+        return Plan(self.name, self.settings.project, tuple(
+            PartSpec(name, stack.TITLES[name], (name,), environment={"MLFLOW_BACKEND_STORE_URI": uri},
+                     ports=(Port("http", ports[name], ports[name]),) if name in ports else ())
+            for name in (POSTGRES, MLFLOW, JUPYTER)))
+
+    def script(self, plan: Plan) -> str:
+        return "".join(f"start {part.name}\n" for part in plan.parts)
+
+    def prepare(self, sink: Sink) -> tuple[str, ...]:
+        return ()
+
+    def fingerprint(self) -> str:
+        return stack.digest([part.__dict__ for part in self.plan().parts], self.system.credentials_digest())
+
+    def unchanged(self) -> bool:
+        return shared.unchanged(self, self.system.state.applied)
+
+    def start(self, sink: Sink) -> StartReport:
+        before = {s.name: s.identity for s in self.parts() if s.up}
+        for name in self.plan().names:
+            if name not in self.running:
+                MemoryEngine.started += 1
+                self.running[name] = self.started
+                sink.part(name, "starting")
+        self.volumes.add("rows")
+        return shared.report(before, self.parts())
+
+    def stop(self, sink: Sink, drain: int = 40) -> tuple[str, ...]:
+        stopped = tuple(reversed(self.running))
+        self.running.clear()
+        return stopped
+
+    def halt(self, part: str, sink: Sink) -> None:
+        self.running.pop(part, None)
+
+    def resume(self, part: str, sink: Sink) -> None:
+        self.start(sink)
+
+    def data(self) -> tuple[DataItem, ...]:
+        return tuple(DataItem(name, "database: everything") for name in sorted(self.volumes))
+
+    def remove_data(self, sink: Sink) -> None:
+        self.volumes.clear()
+
+    def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
+        return tuple(PartStatus(part.name, State.READY, ports=part.ports, identity=str(self.running[part.name]))
+                     if part.name in self.running else PartStatus(part.name, State.MISSING)
+                     for part in self.plan().parts)
+
+    def logs(self, part: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
+        yield f"{part} is in memory"
+
+    def exec(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
+             timeout: float = 120) -> ExecResult:
+        if part not in self.running:
+            raise TrackbedError(f"{part} does not run", "`invoke up`")
+        return ExecResult(0, "".join(json.dumps(line) + "\n" for line in self._said(part, argv, stdin)), "")
+
+    def _said(self, part: str, argv: tuple[str, ...], stdin: object) -> list[Any]:
+        if part == JUPYTER and argv[0] == "python":
+            told = {"run_id": RUN, "experiment_id": "1", "artifact_path": PATH, "size": 4096, **ROW}
+            return [{"check": f"check in {argv[-1]}", "ok": True, "detail": "", "seconds": 0.1}, told]
+        if part == MLFLOW:
+            known: dict[str, list[Any]] = {"sealed": [{"rows": {}, "lost": {}, "opened": {}}],
+                                           "object": [[{"path": PATH, "size": 4096}]], "sizes": [{"": [1, 5, ""]}]}
+            return known.get(argv[1], [])
+        if part == POSTGRES and "-c" in argv:
+            return [{"run": "FINISHED", **ROW}]
+        return [{"checksums": True, "failures": 0, "size": 1}] if part == POSTGRES else []
+
+    def one_shot(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
+                 timeout: float = 600) -> ExecResult:
+        return self.exec(part, argv, stdin, timeout)
+
+    def pipe(self, part: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
+        def says(content: bytes) -> list[str]:
+            return [sys.executable, "-c", f"import sys; sys.stdout.buffer.write({content!r})"]
+
+        return streaming.piped(argv[0], {"psql": [sys.executable, "-c", PSQL], "pg_dump": says(b"a dump")}.get(
+            argv[0]) or says(_objects()))
+
+    def unlisted(self) -> tuple[str, ...]:
+        return ()
+
+    @contextmanager
+    def open(self, part: str, port: str) -> Iterator[Address]:
+        if part not in self.running:
+            raise TrackbedError(f"{part} does not run", "`invoke up`")
+        yield Address("127.0.0.1", self.web.port)
+
+    def host_facts(self) -> HostFacts:
+        return HostFacts("room", "Memory 1", "any", 1, 1 << 40, 1 << 40, 1 << 40, "/")
+
+    @property
+    def workspace_inside(self) -> str:
+        return str(self.settings.workspace)
+
+    def workspace_problem(self) -> tuple[str, str]:
+        return "", ""
+
+    def workspace_fix(self) -> str:
+        return ""
+
+    def take_workspace(self, sink: Sink) -> None: ...
+
+    def versions(self) -> Mapping[str, str]:
+        return {"mlflow": "3.17.2"}
+
+
+def _objects() -> bytes:
+    """One object, as the server streams all of them."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in (("o/1/a.txt", b"hello"), ("end", b"{}")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()

@@ -1,0 +1,110 @@
+"""What stands on the protocol runs on an engine that nothing above it has ever heard of."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers import check, doctor, dryrun, lifecycle
+from helpers.backups import backup
+from helpers.engines import select
+from helpers.errors import TrackbedError
+from helpers.findings import Level
+from helpers.services import JUPYTER, MLFLOW, POSTGRES, State
+from helpers.state import State as Remembered
+from helpers.system import System
+from tests.unit.fakes import Silent, system
+from tests.unit.memory_engine import MemoryEngine, Web
+
+PARTS = (POSTGRES, MLFLOW, JUPYTER)
+
+
+@pytest.fixture
+def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
+    """A system that was told to be on the third engine, and has nothing yet."""
+    monkeypatch.setitem(select.ENGINES, MemoryEngine.name, MemoryEngine)
+    monkeypatch.setattr(MemoryEngine, "web", Web(), raising=False)
+    monkeypatch.setattr(MemoryEngine, "running", {})
+    monkeypatch.setattr(MemoryEngine, "volumes", set())
+    (tmp_path / "clone").mkdir()
+    made = system(tmp_path)
+    made.state.engine = MemoryEngine.name
+    made.settings.workspace.mkdir(parents=True)
+    yield made
+    MemoryEngine.web.close()
+
+
+@pytest.fixture
+def up(one: System) -> System:
+    one.state.save()
+    lifecycle.up(one, Silent(), lambda line: None)
+    return one
+
+
+def test_up_twice_status_and_down(one: System) -> None:
+    one.state.save()
+    sink, said = Silent(), []
+    seen = lifecycle.up(one, sink, said.append)
+    assert seen.engine == "memory" and seen.changed == PARTS
+    assert [row.status.state for row in seen.rows] == [State.READY] * 3
+    assert Remembered.load(one.settings.folder).engine == "memory"
+    again = lifecycle.up(one, Silent(), said.append)
+    assert again.changed == () and [r.status.identity for r in again.rows] == [r.status.identity for r in seen.rows]
+    view = lifecycle.status(one)
+    assert lifecycle.condition(one, view) == "ready" and view.node == ""
+    assert lifecycle.mlflow_url(view).startswith(f"http://127.0.0.1:{one.settings.mlflow_port}/")
+    assert lifecycle.down(one, Silent(), said.append) == tuple(reversed(PARTS))
+    assert lifecycle.condition(one, lifecycle.status(one)) == "stopped"
+    assert [item.name for item in lifecycle.data(one)] == ["rows"]
+    lifecycle.delete_data(one, Silent(), said.append)
+    assert lifecycle.data(one) == ()
+
+
+def test_a_part_that_went_is_started_again(up: System) -> None:
+    del MemoryEngine.running[MLFLOW]
+    assert lifecycle.up(up, Silent(), lambda line: None).changed == (MLFLOW,)
+
+
+def test_check(up: System) -> None:
+    results = check.run_check(lifecycle.running(up), Silent())
+    assert check.verdict(results) == f"all {len(results)} checks passed", results
+
+
+def test_doctor(up: System) -> None:
+    found = {finding.check: finding for finding in doctor.examine(up)}
+    assert found["engine"].detail == "memory (holds this project's data)"
+    assert {"ports", "leftovers", "network", "way out", "database", "permissions"} <= set(found)
+    assert not [f for name, f in found.items() if f.level is Level.ERROR and name not in ("platform", "docker")]
+
+
+def test_dry_run(one: System) -> None:
+    one.state.save()
+    assert dryrun.script(one) == "".join(f"start {name}\n" for name in PARTS)
+    assert MemoryEngine.running == {}
+
+
+def test_backup(up: System, tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    manifest = backup.make(up, lifecycle.running(up), path, Silent())
+    assert (manifest["engine"], manifest["objects"], manifest["mlflow"]) == ("memory", 1, "3.17.2")
+    with tarfile.open(path) as tar:
+        assert any(name.endswith("1/a.txt") for name in tar.getnames())
+
+
+@pytest.mark.parametrize(("asked", "words"), [("adopt", "--adopt means nothing on the memory engine"),
+                                              ("public", "PUBLIC=true needs the docker engine, this is memory"),
+                                              ("init", "this one is memory")])
+def test_what_it_cannot_do_is_refused_by_its_name(one: System, tmp_path: Path, asked: str, words: str) -> None:
+    one.state.save()
+    with pytest.raises(TrackbedError, match=words):
+        if asked == "public":
+            made = system(tmp_path, public="true", public_address="203.0.113.7")
+            made.state.engine = "memory"
+            lifecycle.bring_up(made, Silent(), lambda line: None)
+        elif asked == "adopt":
+            lifecycle.bring_up(one, Silent(), lambda line: None, adopt=True)
+        else:
+            lifecycle.initialise(one, Silent(), lambda line: None)
