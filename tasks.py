@@ -539,15 +539,16 @@ def doctor(context: Context, project: str | None = None, state_dir: str | None =
 def build(context: Context, image: str | None = None, project: str | None = None, state_dir: str | None = None,
           gpu: str | None = None, torch: str | None = None, push: bool = False, registry: str | None = None) -> None:
     """Build our images, for this machine's GPU or a named one; a no-op when nothing changed."""
-    from helpers import console, lifecycle
+    from helpers import console
+    from helpers.engines.docker import building
     from helpers.errors import SettingError
 
     if push != bool(registry):
         raise SettingError("--push and --registry=HOST/PATH go together")
     system = _load({"project": project, "state_dir": state_dir, "gpu": gpu, "torch": torch})
     with console.Progress() as progress:
-        built = lifecycle.build(system, (image,) if image else ("mlflow", "jupyter"), progress, progress.notice,
-                                registry or "")
+        built = building.build(system, (image,) if image else ("mlflow", "jupyter"), progress, progress.notice,
+                               registry or "")
     for one in built:
         size = f"{one.size / 2**20:.0f} MiB"
         console.notice(f"{one.name}: built in {one.seconds:.0f} s, {size}" if one.fresh

@@ -19,7 +19,6 @@ from helpers import (
     failed_start,
     gateway,
     gpu,
-    images,
     kernels,
     ports,
     readiness,
@@ -34,11 +33,9 @@ from helpers import workspace as workspace_files
 from helpers.backups import journal, moving
 from helpers.engines import select
 from helpers.engines.base import Engine
-from helpers.engines.docker import building
 from helpers.errors import Interrupted, SettingError, TrackbedError
 from helpers.services import JUPYTER, MLFLOW, STORE, DataItem, PartStatus, Sink, State
 from helpers.settings import BY_NAME, Settings, default_state_dir, dotenv, relevance
-from helpers.spelling import did_you_mean, nearest
 from helpers.system import System
 
 Notice = Callable[[str], None]
@@ -479,16 +476,3 @@ def low_disk(engine: Engine) -> str:
         return ""
     return (f"warning: only {facts.disk_free / 2**30:.1f} GiB are free at {facts.disk_path}; when it is full, logging "
             "fails with an error until room is made (`invoke usage`, `invoke gc`)")
-
-
-def build(system: System, names: tuple[str, ...], sink: Sink, notice: Notice,
-          registry: str = "") -> tuple[images.Built, ...]:
-    """Build our own images, for this machine's GPU or the one that was named, and push them where ``registry`` says.
-
-    Raises EngineUnavailable where there is no Docker.
-    """
-    for name in names:
-        if name not in images.BUILDABLE:
-            raise SettingError(f"image {name}: must be one of {', '.join(images.BUILDABLE)}."
-                               f"{did_you_mean(nearest(name, images.BUILDABLE))}")
-    return building.build(system, names, sink, notice, registry)

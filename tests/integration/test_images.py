@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from helpers import images, references
+from helpers import references
+from helpers.engines.docker import images
 from tests.conftest import Clone, require_docker
 from tests.integration import seen
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from helpers import neighbours
+from helpers.engines.docker import iptables
 from tests.conftest import Clone, require_docker
 from tests.integration import seen
 from tests.outside import Outside, outside
@@ -55,7 +55,7 @@ def own_rules(clone: Clone) -> list[str]:
 
 
 def lets_in() -> bool:
-    return neighbours.let_in(seen.output("docker", "version", "-f", "{{.Server.Version}}"))
+    return iptables.let_in(seen.output("docker", "version", "-f", "{{.Server.Version}}"))
 
 
 def test_no_port_answers_a_neighbour(system: Clone, neighbour: Outside) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from helpers import images, notebook, references
+from helpers import notebook, references
 from helpers.accelerators import Accelerator
 from helpers.engines.base import DeviceRequest, Mount
+from helpers.engines.docker import images
 from helpers.engines.venvs import Extra, Venv
 from helpers.errors import SettingError
 from helpers.settings import Settings

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from helpers import images
+from helpers.engines.docker import images
 from helpers.engines.docker.client import DockerApi
 from tests.unit.fakes import Silent
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers import images, references
+from helpers import references
+from helpers.engines.docker import images
 from helpers.references import mirrored
 from helpers.settings import BY_NAME
 from helpers.stack import ROOT

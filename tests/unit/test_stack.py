@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from helpers import images, stack
+from helpers import stack
+from helpers.engines.docker import images
 from tests.unit.fakes import system
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from helpers import accelerators, images, notebook
+from helpers import accelerators, notebook
 from helpers.engines import select
-from helpers.errors import EngineUnavailable
+from helpers.engines.docker import images
+from helpers.errors import EngineUnavailable, SettingError
 from helpers.services import Sink
+from helpers.spelling import did_you_mean, nearest
 from helpers.system import System
 
 
@@ -18,6 +20,10 @@ def build(system: System, names: tuple[str, ...], sink: Sink, notice: Callable[[
 
     Raises EngineUnavailable where there is no Docker.
     """
+    for name in names:
+        if name not in images.BUILDABLE:
+            raise SettingError(f"image {name}: must be one of {', '.join(images.BUILDABLE)}."
+                               f"{did_you_mean(nearest(name, images.BUILDABLE))}")
     engine = select.docker(system)
     found = engine.availability()
     if not found.usable:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 
-from helpers import accelerators, images
-from helpers import neighbours as rules_against
+from helpers import accelerators
 from helpers.engines.base import Engine
 from helpers.engines.checks import Checks
-from helpers.engines.docker import availability, client_config
+from helpers.engines.docker import availability, client_config, images, iptables
 from helpers.engines.docker.network_guard import NetworkGuard
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
@@ -79,11 +78,11 @@ class DockerChecks(Checks):
             return [Finding(Level.OK, "neighbours", "this engine keeps ports published on 127.0.0.1 to this machine")]
         text = f"Docker {version}: before 28, machines on the same network can reach ports published on 127.0.0.1"
         rules = self.guard.rules()
-        typed = "; ".join(rules_against.lines(rules))
-        if not rules_against.may_change():
+        typed = "; ".join(iptables.lines(rules))
+        if not iptables.may_change():
             return [Finding(Level.WARNING, "neighbours", f"{text}, unless drop rules are set (only root can tell)",
                             f"upgrade to Docker 28 or newer, or type: {typed}")]
-        if missing := set(rules) - set(rules_against.existing(self.deployment.project)):
+        if missing := set(rules) - set(iptables.existing(self.deployment.project)):
             return [Finding(Level.WARNING, "neighbours", f"{text}; {len(missing)} drop rules are not set",
                             f"`invoke up` sets them while the system is up; by hand: {typed}")]
         return [Finding(Level.OK, "neighbours", f"{text}; {len(rules)} drop rules are set against it")]

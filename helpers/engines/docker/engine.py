@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, ClassVar
 
-from helpers import images, stack
+from helpers import stack
 from helpers.accelerators import Accelerator
 from helpers.engines import base, commands, shared, streaming
-from helpers.engines.docker import availability, ownership, script, stopping
+from helpers.engines.docker import availability, images, ownership, script, stopping
 from helpers.engines.docker.checks import DockerChecks
 from helpers.engines.docker.client import DockerApi
 from helpers.engines.docker.compose import STREAM, ComposeProject

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from helpers import neighbours
+from helpers.engines.docker import iptables
 from helpers.engines.docker.deployment import Collaborator
 
 
@@ -16,18 +16,18 @@ class NetworkGuard(Collaborator):
         """The engine's version where that is one that lets neighbours in, else ""."""
         version = str(self.api.version()["Version"])
         # a rootless engine's ports are a program's of this machine, its bridges are in a network namespace
-        return version if neighbours.let_in(version) and not self.deployment.ids.rootless else ""
+        return version if iptables.let_in(version) and not self.deployment.ids.rootless else ""
 
-    def rules(self) -> tuple[neighbours.Rule, ...]:
+    def rules(self) -> tuple[iptables.Rule, ...]:
         """The drop rules that belong to this system, for the networks that are there."""
         if self.host.remote or self.settings.tracking_uri or self.deployment.ids.rootless:
             return ()  # the tables of another machine, or of an engine's namespace, are not ours to change
         project = self.settings.project
-        bridges = [neighbours.Bridge(*found) for found in self.api.bridges(project)]
-        metadata = neighbours.metadata_rules(project, bridges) if self.settings.public else ()
+        bridges = [iptables.Bridge(*found) for found in self.api.bridges(project)]
+        metadata = iptables.metadata_rules(project, bridges) if self.settings.public else ()
         if not self.lets_neighbours_in:
             return metadata
-        return (*neighbours.loopback_rules(project), *neighbours.address_rules(project, bridges), *metadata)
+        return (*iptables.loopback_rules(project), *iptables.address_rules(project, bridges), *metadata)
 
     def put(self) -> tuple[str, ...]:
         """Set the drop rules where this process may. Gives what to tell: what was set, or the lines to type."""
@@ -37,13 +37,13 @@ class NetworkGuard(Collaborator):
         why = f"Docker {self.lets_neighbours_in} lets machines on the same network reach ports published on 127.0.0.1" \
             if self.lets_neighbours_in else "containers can ask the cloud's metadata service for its credentials"
         problem = "only root can set them"
-        if neighbours.may_change():
-            missing = set(rules) - set(neighbours.existing(self.settings.project))
-            if not (problem := neighbours.put(self.settings.project, rules)):
+        if iptables.may_change():
+            missing = set(rules) - set(iptables.existing(self.settings.project))
+            if not (problem := iptables.put(self.settings.project, rules)):
                 return (f"{why}: drop rules were set (a reboot removes them, `invoke up` sets them again)",) \
                     if missing else ()
         return (f"warning: {why}, and the drop rules against it were not set ({problem}). Type:",
-                *(f"  {line}" for line in neighbours.lines(rules)))
+                *(f"  {line}" for line in iptables.lines(rules)))
 
     def remove(self) -> None:
-        neighbours.remove(self.settings.project)
+        iptables.remove(self.settings.project)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
-from helpers import images, notebook
+from helpers import notebook
 from helpers.engines import scripts
+from helpers.engines.docker import images
 from helpers.engines.host import LOCAL, Host
 from helpers.services import DeviceRequest, Mount, PartSpec, Plan, SecretFile
 from helpers.settings import Settings

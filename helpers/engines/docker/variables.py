@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 
-from helpers import egress, gateway, images, stack
-from helpers.engines.docker import client_config
+from helpers import egress, gateway, stack
+from helpers.engines.docker import client_config, images
 from helpers.engines.docker.deployment import Deployment
 from helpers.errors import TrackbedError
 

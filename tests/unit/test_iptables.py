@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers import neighbours
-from helpers.neighbours import Bridge, Rule
+from helpers.engines.docker import iptables
+from helpers.engines.docker.iptables import Bridge, Rule
 
 BRIDGES = (Bridge("br-1", ("172.18.0.0/16",)), Bridge("br-2", ("172.19.0.0/16", "10.9.0.0/24")))
 
@@ -17,11 +17,11 @@ BRIDGES = (Bridge("br-1", ("172.18.0.0/16",)), Bridge("br-2", ("172.19.0.0/16", 
     ("26.1.5+dfsg1", True), ("25.0.0", True), ("28.0.0", False), ("29.1", False), ("27.5.1", True), ("dev", False),
 ])
 def test_which_engines(version: str, expected: bool) -> None:
-    assert neighbours.let_in(version) is expected
+    assert iptables.let_in(version) is expected
 
 
 def test_rules_name_every_subnet_and_spare_its_own_bridge() -> None:
-    rules = neighbours.address_rules("lab", BRIDGES)
+    rules = iptables.address_rules("lab", BRIDGES)
     assert [rule[:5] for rule in rules] == [
         ("-d", "172.18.0.0/16", "!", "-i", "br-1"), ("-d", "172.19.0.0/16", "!", "-i", "br-2"),
         ("-d", "10.9.0.0/24", "!", "-i", "br-2")]
@@ -29,7 +29,7 @@ def test_rules_name_every_subnet_and_spare_its_own_bridge() -> None:
 
 
 def test_metadata_keeps_dns() -> None:
-    rules = neighbours.metadata_rules("lab", BRIDGES)
+    rules = iptables.metadata_rules("lab", BRIDGES)
     assert len(rules) == 2
     assert all(rule[rule.index("--dport") + 1] == "80" and "tcp" in rule for rule in rules)
 
@@ -59,49 +59,49 @@ class Table:
 def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Table:
     for name in ("lo", "eth0", "br-1", "br-2"):
         (tmp_path / name).touch()
-    monkeypatch.setattr(neighbours, "INTERFACES", tmp_path)
+    monkeypatch.setattr(iptables, "INTERFACES", tmp_path)
     made = Table("-d 172.18.0.0/16 ! -i br-1 -m comment --comment trackbed:lab2 -j DROP", "-i eth0 -j ACCEPT")
-    monkeypatch.setattr(neighbours, "_iptables", made)
-    monkeypatch.setattr(neighbours, "may_change", lambda: True)
+    monkeypatch.setattr(iptables, "_iptables", made)
+    monkeypatch.setattr(iptables, "may_change", lambda: True)
     return made
 
 
 def wanted() -> tuple[Rule, ...]:
-    return (*neighbours.loopback_rules("lab"), *neighbours.address_rules("lab", BRIDGES))
+    return (*iptables.loopback_rules("lab"), *iptables.address_rules("lab", BRIDGES))
 
 
 def test_twice_is_once_and_others_stay(table: Table) -> None:
     foreign = list(table.rules)
     for _ in range(2):
-        assert neighbours.put("lab", wanted()) == ""
-        assert sorted(neighbours.existing("lab")) == sorted(wanted())
-    neighbours.put("lab", wanted()[:2])  # a network is gone
-    assert sorted(neighbours.existing("lab")) == sorted(wanted()[:2])
-    neighbours.remove("lab")
+        assert iptables.put("lab", wanted()) == ""
+        assert sorted(iptables.existing("lab")) == sorted(wanted())
+    iptables.put("lab", wanted()[:2])  # a network is gone
+    assert sorted(iptables.existing("lab")) == sorted(wanted()[:2])
+    iptables.remove("lab")
     assert table.rules == foreign
 
 
 def test_a_network_that_is_gone_cuts_no_other_off(table: Table) -> None:
     """Its subnet may be another network's now."""
     foreign = list(table.rules)
-    table.rules.insert(0, neighbours.address_rules("old", [Bridge("br-gone", ("172.19.0.0/16",))])[0])
+    table.rules.insert(0, iptables.address_rules("old", [Bridge("br-gone", ("172.19.0.0/16",))])[0])
     table.rules.append(("-i", "wg9", "-j", "DROP"))  # somebody else's
-    neighbours.put("lab", wanted())
-    neighbours.remove("lab")
+    iptables.put("lab", wanted())
+    iptables.remove("lab")
     assert table.rules == [*foreign, ("-i", "wg9", "-j", "DROP")]
 
 
 def test_doubles_are_reduced_to_one(table: Table) -> None:
     table.rules += [wanted()[0], wanted()[0]]
-    neighbours.put("lab", wanted())
-    assert sorted(neighbours.existing("lab")) == sorted(wanted())
+    iptables.put("lab", wanted())
+    assert sorted(iptables.existing("lab")) == sorted(wanted())
 
 
 def test_a_failure_is_told(table: Table) -> None:
     table.broken = "iptables: Permission denied"
-    assert neighbours.put("lab", wanted()) == "iptables: Permission denied"
+    assert iptables.put("lab", wanted()) == "iptables: Permission denied"
 
 
 def test_lines_can_be_typed() -> None:
-    for line in neighbours.lines(wanted()):
+    for line in iptables.lines(wanted()):
         assert shlex.split(line)[:6] == ["sudo", "iptables", "-t", "raw", "-I", "PREROUTING"]
