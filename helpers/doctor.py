@@ -7,7 +7,6 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from helpers import (
     accelerators,
@@ -24,7 +23,7 @@ from helpers.engines.base import Engine
 from helpers.engines.host import LOCAL, Host
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
-from helpers.services import JUPYTER, POSTGRES, Availability, PartStatus, Port, State
+from helpers.services import JUPYTER, POSTGRES, PartStatus, Port, State
 from helpers.settings import Settings, relevance
 from helpers.system import OPEN, System, existing
 
@@ -97,37 +96,6 @@ def preflight(engine: Engine, settings: Settings) -> None:
     wrong = [f for f in findings if f.level is Level.ERROR]
     if wrong:
         raise TrackbedError("; ".join(f.detail for f in wrong), "; ".join(f.fix for f in wrong))
-
-
-def install_lines(release: str) -> str:
-    """How to get a Docker engine on this distribution, or how to repair it."""
-    fields = dict(line.split("=", 1) for line in release.splitlines() if "=" in line)
-    distribution = fields.get("ID", "").strip('"')
-    like = fields.get("ID_LIKE", "").strip('"').split()
-    if distribution in ("debian", "ubuntu") or "debian" in like:
-        return "curl -fsSL https://get.docker.com | sudo sh && sudo usermod -aG docker $USER, then log in again"
-    if distribution in ("fedora", "rhel", "centos", "rocky", "almalinux") or {"rhel", "fedora"} & set(like):
-        return ("sudo dnf config-manager addrepo --from-repofile=https://download.docker.com/linux/fedora/"
-                "docker-ce.repo && sudo dnf install docker-ce docker-compose-plugin && "
-                "sudo systemctl enable --now docker && sudo usermod -aG docker $USER, then log in again")
-    if distribution == "arch" or "arch" in like:
-        return ("sudo pacman -S docker docker-compose docker-buildx && sudo systemctl enable --now docker && "
-                "sudo usermod -aG docker $USER, then log in again")
-    return "https://docs.docker.com/engine/install/"
-
-
-def _check_docker(found: Availability, system: System) -> Finding:
-    if found.usable:
-        return Finding(Level.OK, "docker", found.reason)
-    kept = system.state.engine == "docker" or system.settings.engine == "docker"
-    level = Level.ERROR if found.present or kept else Level.WARNING
-    try:
-        release = Path("/etc/os-release").read_text()
-    except OSError:
-        release = ""
-    fix = found.fix if found.present else install_lines(release)
-    return Finding(level, "docker", found.reason,
-                   f"{fix}; without it: --engine=embedded, which has {select.LACKS}")
 
 
 def _check_platform() -> list[Finding]:
@@ -255,9 +223,7 @@ def examine(system: System) -> list[Finding]:
     """Everything, for `invoke doctor`; nothing is changed. Never raises for what it finds."""
     settings = system.settings
     found = _check_platform()
-    docker = select.make(system, "docker") if settings.object_store != "folder" else None
-    if docker is not None and settings.engine != "embedded" and system.state.engine != "embedded":
-        found.append(_check_docker(docker.availability(), system))
+    found += select.considered(system)
     try:
         choice = select.choose(system)
     except TrackbedError as error:

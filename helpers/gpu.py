@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import accelerators
+from helpers.engines import commands
 from helpers.engines.base import JUPYTER, Engine, ExecResult, Sink
 from helpers.errors import TrackbedError
 
@@ -41,7 +42,7 @@ def verify(engine: Engine, sink: Sink) -> None:
     lines, done = inside(engine, quick=True, timeout=60)
     if lines and lines[0]["ok"]:
         return
-    words = str(lines[0]["detail"]) if lines else (done.stderr.strip().splitlines() or ["no answer"])[-1]
+    words = str(lines[0]["detail"]) if lines else commands.last_line(done.stderr, "no answer")
     means, fix = accelerators.advice(words) or ("", "`invoke doctor` shows what the machine has; --gpu=none goes on "
                                                 "without a GPU")
     raise TrackbedError(f"the notebook cannot use its GPU ({engine.accelerator}): "

@@ -30,8 +30,8 @@ def run(argv: Sequence[str], stdin: IO[bytes] | bytes | None, timeout: float, *,
                       done.stderr.decode("utf-8", "replace"))
 
 
-def last_line(said: str | bytes) -> str:
+def last_line(said: str | bytes, otherwise: str = "no message") -> str:
     """The last line with something on it: most programs say there why they ended."""
     text = said if isinstance(said, str) else said.decode("utf-8", "replace")
     lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "no message"
+    return lines[-1].strip() if lines else otherwise

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from helpers.engines.base import Engine
+from helpers.engines.docker import checks
 from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.embedded import EmbeddedEngine
 from helpers.errors import EngineUnavailable
+from helpers.findings import Finding
 from helpers.services import Availability
 from helpers.system import System
 
@@ -50,6 +52,16 @@ def _own_store(system: System, name: str) -> str:
     before = "minio" if system.state.engine == name else "versitygw"  # MinIO was the default of earlier releases
     kept = system.state.live.get("store", before)
     return "versitygw" if kept == "folder" else kept  # a folder is the embedded engine's
+
+
+def considered(system: System) -> list[Finding]:
+    """What is found of an engine that may be there or not, which is Docker's, where it is one to be asked."""
+    asked, kept = system.settings.engine, system.state.engine
+    if asked not in ("auto", DockerEngine.name) or kept not in ("", DockerEngine.name) \
+            or system.settings.object_store == "folder":
+        return []
+    return [checks.there(docker(system).availability(), DockerEngine.name in (asked, kept),
+                         f"--engine=embedded, which has {LACKS}")]
 
 
 def choose(system: System) -> Choice:

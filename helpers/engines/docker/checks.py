@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from helpers import accelerators
 from helpers.engines.base import Engine
@@ -11,6 +12,7 @@ from helpers.engines.docker import availability, client_config, images, iptables
 from helpers.engines.docker.network_guard import NetworkGuard
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
+from helpers.services import Availability
 
 
 class DockerChecks(Checks):
@@ -86,3 +88,33 @@ class DockerChecks(Checks):
             return [Finding(Level.WARNING, "neighbours", f"{text}; {len(missing)} drop rules are not set",
                             f"`invoke up` sets them while the system is up; by hand: {typed}")]
         return [Finding(Level.OK, "neighbours", f"{text}; {len(rules)} drop rules are set against it")]
+
+
+def there(found: Availability, kept: bool, without: str) -> Finding:
+    """Whether there is an engine. ``kept``: nothing else will do; ``without``: what there is without one."""
+    if found.usable:
+        return Finding(Level.OK, "docker", found.reason)
+    level = Level.ERROR if found.present or kept else Level.WARNING
+    try:
+        release = Path("/etc/os-release").read_text()
+    except OSError:
+        release = ""
+    fix = found.fix if found.present else install_lines(release)
+    return Finding(level, "docker", found.reason, f"{fix}; without it: {without}")
+
+
+def install_lines(release: str) -> str:
+    """How to get a Docker engine on this distribution, or how to repair it."""
+    fields = dict(line.split("=", 1) for line in release.splitlines() if "=" in line)
+    distribution = fields.get("ID", "").strip('"')
+    like = fields.get("ID_LIKE", "").strip('"').split()
+    if distribution in ("debian", "ubuntu") or "debian" in like:
+        return "curl -fsSL https://get.docker.com | sudo sh && sudo usermod -aG docker $USER, then log in again"
+    if distribution in ("fedora", "rhel", "centos", "rocky", "almalinux") or {"rhel", "fedora"} & set(like):
+        return ("sudo dnf config-manager addrepo --from-repofile=https://download.docker.com/linux/fedora/"
+                "docker-ce.repo && sudo dnf install docker-ce docker-compose-plugin && "
+                "sudo systemctl enable --now docker && sudo usermod -aG docker $USER, then log in again")
+    if distribution == "arch" or "arch" in like:
+        return ("sudo pacman -S docker docker-compose docker-buildx && sudo systemctl enable --now docker && "
+                "sudo usermod -aG docker $USER, then log in again")
+    return "https://docs.docker.com/engine/install/"

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from helpers import addresses, notebook
 from helpers.accelerators import Machine
+from helpers.engines import commands
 from helpers.engines.docker import ssh as nodes
 from helpers.engines.host import Here, Host
 from helpers.errors import EngineUnavailable, TrackbedError
@@ -87,7 +88,7 @@ class There(Here):
                                 "write to it", f"there: chown -hR {owner} {shlex.quote(str(workspace))}   "
                                 "(or name another in WORKSPACE)")
         if done.code:
-            words = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            words = commands.last_line(done.stderr)
             raise TrackbedError(f"WORKSPACE {workspace} on {self.name} cannot be made: {words}",
                                 "name a folder in WORKSPACE that this user may write to there")
         return self.place(settings)
@@ -140,7 +141,7 @@ class There(Here):
     def _ask(self, script: str, *words: str) -> str:
         done = self.node.run(script, *words)
         if done.code:
-            last = (done.stderr.strip().splitlines() or [f"exit code {done.code}"])[-1]
+            last = commands.last_line(done.stderr, f"exit code {done.code}")
             raise EngineUnavailable(f"{self.name} does not answer: {last}", f"try: ssh {self.tunnel} true")
         return done.stdout
 
