@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from helpers import egress, images
+from helpers import egress
+from helpers.engines.docker import images
 from helpers.engines.docker.client import DockerApi
 from helpers.notebook import REPOSITORY
 from helpers.settings import BY_NAME, Settings

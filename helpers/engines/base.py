@@ -195,6 +195,7 @@ class Engine(Protocol):
 
     def check_foreign(self) -> None:
         """Refuse to touch what has this system's names and is another's. Raises TrackbedError."""
+        return
 
     def make_volumes(self) -> bool:
         """What holds data and secrets, for a start ``by_hand``. True when the database's was there."""
@@ -210,6 +211,7 @@ class Engine(Protocol):
 
     def put_users(self) -> None:
         """Hand the users to a gateway that runs."""
+        return
 
     def notebook_outdated(self) -> bool:
         """Whether what the notebook is made from has to be made anew, so that it is started anew as well."""

@@ -23,7 +23,7 @@ from helpers.engines.base import ExecResult, Health, Mount, PartStatus, Port, St
 from helpers.engines.docker import availability, client_config, compose_model, images, network_guard, startup
 from helpers.engines.docker.client import LABEL, Container, DockerApi, socket_error
 from helpers.engines.docker.engine import DockerEngine
-from helpers.errors import PartFailed, TrackbedError
+from helpers.errors import Interrupted, PartFailed, TrackbedError
 from tests.unit.fakes import Silent, system
 
 VERSION = {"Version": "28.1.0", "ApiVersion": "1.49", "Components": [{"Name": "Engine"}]}
@@ -445,6 +445,38 @@ def test_what_compose_replaces_has_not_failed(tmp_path: Path, monkeypatch: pytes
             engine.startup.bring_up(Silent())
     else:
         engine.startup.bring_up(Silent())
+
+
+@pytest.mark.parametrize("where", ["while it looks", "while it reacts"])
+def test_an_interrupt_ends_compose_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                         where: str) -> None:
+    command, pid = tmp_path / "bin" / "docker", tmp_path / "pid"
+    command.parent.mkdir()
+    command.write_text(f"#!/bin/sh\necho $$ >{pid}\nexec sleep 60\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+    engine = engine_with(tmp_path)
+
+    def interrupted(*_: object) -> tuple[PartStatus, ...]:
+        if pid.exists() and pid.read_text():
+            raise KeyboardInterrupt
+        return (PartStatus("postgres", State.READY, identity="p"),)
+
+    def looked() -> tuple[PartStatus, ...]:
+        return (PartStatus("postgres", State.READY, identity="p"),)
+
+    def settle(identity: str, sink: Silent) -> bool:
+        interrupted()
+        return False
+
+    monkeypatch.setattr(engine, "parts", interrupted if where == "while it looks" else looked)
+    monkeypatch.setattr(engine.compose, "environment", lambda: dict(os.environ))
+    monkeypatch.setattr(engine.notebook, "networks_exist", lambda: False)
+    monkeypatch.setattr(engine.database, "settle", settle)
+    with pytest.raises(Interrupted, match="interrupted while starting"):
+        engine.startup.bring_up(Silent())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
 
 
 def test_what_streams_is_not_logged_by_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
