@@ -23,13 +23,13 @@ SMALLER = {"MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": str(6 << 20),
            "MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE": str(5 << 20), "MLFLOW_MULTIPART_DOWNLOAD_CHUNK_SIZE": str(5 << 20)}
 
 
-def make_python(folder: Path, *packages: str, version: str = "") -> Path:
+def make_python(folder: Path, *packages: str, version: str = "", timeout: float = 600) -> Path:
     """A virtual environment with these packages; with what the server has, where none are named."""
     python = folder / "bin" / "python"
     wanted = ["install", *packages] if packages else ["sync", "--require-hashes", str(LOCK)]
     for argv in (["uv", "venv", "--quiet", *(["--python", version] if version else []), str(folder)],
                  ["uv", "pip", wanted[0], "--quiet", "--python", str(python), *wanted[1:]]):
-        done = seen.run(*argv, timeout=600)
+        done = seen.run(*argv, timeout=timeout)
         assert done.returncode == 0, done.stderr
     return python
 

@@ -1,27 +1,53 @@
-"""Clients as they are in the wild against ours and against a plain server: old versions of MLflow, other libraries,
-thousands of files, a large one. Needs a package index, and an hour's patience.
+"""Clients as they are in the wild against ours and against a plain server: old versions of MLflow, other libraries, the
+command line, the Java client, thousands of files, a large one; outside and in the notebook. Needs a package index, and
+an hour's patience.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import remote_clients
-from tests.conftest import Clone
+from tests.conftest import ROOT, Clone
 from tests.integration import seen
 from tests.integration.workload import Lab
 
 SCRIPT = Path(__file__).with_name("client_libraries.py")
+JAVA = Path(__file__).with_name("java")
 LARGE = 1200 << 20
+PATIENCE = 1700  # seconds: what installs packages on a small machine
 OLD = {"1.30": ("mlflow>=1.30,<1.31", "scikit-learn<1.4", "numpy<2", "setuptools<80"),
        "2.9": ("mlflow>=2.9,<2.10", "setuptools<80"), "2.22": ("mlflow>=2.22,<2.23",)}
-LIBRARIES = ("mlflow==3.17.2", "scikit-learn", "optuna", "optuna-integration", "opentelemetry-sdk",
-             "opentelemetry-exporter-otlp-proto-http")
+LIBRARIES = ("optuna", "optuna-integration", "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http",
+             "xgboost-cpu")
+LIGHT = ("opentelemetry", "sklearn", "xgboost", "optuna", "evaluate", "genai", "commands", "serve")
+WITH_TORCH = ("lightning", "transformers")
+# Run in the notebook: {words} are a program's arguments after the notebook's own Python
+IN_THE_NOTEBOOK = """
+import os, subprocess, sys, tempfile
+script = os.path.join(tempfile.mkdtemp(), "script.py")
+with open(script, "w") as file:
+    file.write({script!r})
+done = subprocess.run([{python} or sys.executable, script, *{words!r}], capture_output=True, text=True)
+assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
+print(done.stdout.splitlines()[-1])
+"""
+Plain = Callable[[str, Path], Any]
+
+pytestmark = pytest.mark.timeout(2 * PATIENCE)
+
+
+def own_name() -> str:
+    return f"long-{uuid.uuid4().hex[:8]}"
 
 
 @pytest.fixture(scope="session")
@@ -35,48 +61,144 @@ def plain(current: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         yield uri
 
 
-@pytest.fixture(scope="session", params=OLD)
-def old(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """None of them runs on a newer Python than this one."""
-    return remote_clients.make_python(tmp_path_factory.mktemp("old") / "venv", *OLD[request.param], version="3.11")
+@pytest.fixture(scope="session")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The Python of a client of that version. None of them runs on a newer Python than this one."""
+    @cache
+    def make(version: str) -> Path:
+        return remote_clients.make_python(tmp_path_factory.mktemp("old") / "venv", *OLD[version], version="3.11")
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return remote_clients.make_python(tmp_path_factory.mktemp("libraries") / "venv", *LIBRARIES)
+def constraints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the notebook has: the same versions outside, so that the same is logged."""
+    lock = (ROOT / "docker" / "jupyter" / "requirements.txt").read_text()
+    path = tmp_path_factory.mktemp("constraints") / "constraints.txt"
+    path.write_text("\n".join(re.findall(r"^([\w.-]+==[^\\\n]+)", lock, re.MULTILINE)) + "\n")
+    return path
 
 
-def own_name() -> str:
-    return f"long-{uuid.uuid4().hex[:8]}"
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory, constraints: Path) -> Path:
+    return remote_clients.make_python(tmp_path_factory.mktemp("libraries") / "venv", "--constraint", str(constraints),
+                                      "mlflow", "scikit-learn", "matplotlib", *LIBRARIES)
 
 
-def test_old_clients_read_back_what_a_plain_server_gives(system: Clone, old: Path, plain: str, tmp_path: Path) -> None:
-    expected = remote_clients.told(old, plain, tmp_path / "plain", own_name(), timeout=590)
-    assert remote_clients.told(old, system.url("mlflow"), tmp_path / "ours", own_name(), timeout=590) == expected
+@pytest.fixture(scope="session")
+def torch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """6 GB, which neither the packages' cache nor pytest's kept folders need to hold."""
+    folder = tmp_path_factory.mktemp("torch")
+    yield remote_clients.make_python(folder / "venv", "--no-cache", "mlflow==3.17.2", "torch", "lightning",
+                                     "transformers[torch]", timeout=PATIENCE)
+    shutil.rmtree(folder)
 
 
-@pytest.mark.timeout(3600)
+@pytest.fixture(scope="session")
+def java(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The newest Java client and what it needs."""
+    missing = [name for name in ("java", "mvn") if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"NOT TESTED: no {' and no '.join(missing)} on this machine (Debian: default-jdk-headless, maven)")
+    folder = tmp_path_factory.mktemp("java")
+    seen.output("mvn", "--batch-mode", "--quiet", f"-Dmaven.repo.local={folder / 'repository'}", "--file",
+                str(JAVA / "pom.xml"), "dependency:copy-dependencies", f"-DoutputDirectory={folder / 'jars'}",
+                timeout=600)
+    return folder / "jars"
+
+
+def logged(python: Path, uri: str, folder: Path, what: str) -> Any:
+    """What a library logs to a server by itself, as its client reads it back."""
+    done = seen.run(str(python), str(SCRIPT), own_name(), what, timeout=PATIENCE, cwd=folder,
+                    env=remote_clients.environment(python, uri, folder))
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def expected(plain: str, tmp_path_factory: pytest.TempPathFactory) -> Plain:
+    """What that is on a plain server: asked once."""
+    known: dict[str, Any] = {}
+
+    def ask(what: str, python: Path) -> Any:
+        if what not in known:
+            known[what] = logged(python, plain, tmp_path_factory.mktemp("expected"), what)
+        return known[what]
+
+    return ask
+
+
+def in_the_notebook(system: Clone, script: Path, *words: str, python: str = "") -> dict[str, Any]:
+    cell = IN_THE_NOTEBOOK.format(script=script.read_text(), words=words, python=repr(python))
+    return Lab(system.value("jupyter-url")).run_cells([cell], timeout=PATIENCE).result
+
+
+@pytest.fixture(scope="session")
+def notebook(system: Clone, constraints: Path) -> Clone:
+    """The system, when `pip install` in its notebook has brought the libraries."""
+    cell = (f"import subprocess, sys\nopen('/tmp/constraints-{system.project}.txt', 'w').write("
+            f"{constraints.read_text()!r})\ndone = subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', "
+            f"'--constraint', '/tmp/constraints-{system.project}.txt', *{LIBRARIES!r}], capture_output=True, "
+            "text=True)\nassert done.returncode == 0, done.stderr[-2000:]\n")
+    Lab(system.value("jupyter-url")).run_cells([cell], timeout=PATIENCE)
+    return system
+
+
+@pytest.mark.parametrize("version", OLD)
+def test_old_clients_read_back_what_a_plain_server_gives(system: Clone, old: Callable[[str], Path], plain: str,
+                                                         tmp_path: Path, version: str) -> None:
+    ours, theirs = (remote_clients.told(old(version), uri, tmp_path / own_name(), own_name(), timeout=PATIENCE)
+                    for uri in (system.url("mlflow"), plain))
+    assert ours == theirs
+
+
+def test_an_older_client_in_the_notebook(system: Clone, tmp_path: Path, old: Callable[[str], Path],
+                                         plain: str) -> None:
+    """A virtual environment of one's own, with what an older project asks for; the notebook's variables stay."""
+    cell = ("import json, os, subprocess, sys, tempfile\nfolder = tempfile.mkdtemp()\n"
+            "for words in (['-m', 'venv', folder], ['-m', 'pip', '--python', folder, 'install', '--quiet', "
+            f"*{OLD['2.22']!r}]):\n"
+            "    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)\n"
+            "    assert done.returncode == 0, done.stderr[-2000:]\n"
+            "print(json.dumps({'python': os.path.join(folder, 'bin', 'python')}))\n")
+    python = Lab(system.value("jupyter-url")).run_cells([cell], timeout=PATIENCE).result["python"]
+    found = in_the_notebook(system, remote_clients.SCRIPT, own_name(), "20", str(remote_clients.LARGE), python=python)
+    assert found == remote_clients.told(old("2.22"), plain, tmp_path, own_name(), timeout=PATIENCE)
+
+
 def test_thousands_of_files_and_a_large_one(system: Clone, current: Path, tmp_path: Path) -> None:
     found = remote_clients.told(current, system.url("mlflow"), tmp_path, own_name(), 2000, LARGE, timeout=3000)
     assert found["large"] and found["tree"] and found["listed"]["large.bin"] == LARGE
     assert len([path for path in found["listed"] if path.startswith("tree/")]) == 2000
 
 
-@pytest.mark.timeout(3600)
-def test_the_notebook_sends_and_gets_a_large_file(system: Clone) -> None:
-    words = ["", own_name(), "10", str(LARGE)]
-    found = Lab(system.value("jupyter-url")).run_cells(
-        [f"import sys; sys.argv = {words!r}", remote_clients.SCRIPT.read_text()], timeout=3000).result
-    assert found["large"] and found["listed"]["large.bin"] == LARGE
+def test_the_notebook_sends_and_gets_thousands_of_files_and_a_large_one(system: Clone) -> None:
+    found = in_the_notebook(system, remote_clients.SCRIPT, own_name(), "2000", str(LARGE))
+    assert found["large"] and found["tree"] and found["listed"]["large.bin"] == LARGE
+    assert len([path for path in found["listed"] if path.startswith("tree/")]) == 2000
 
 
-@pytest.mark.parametrize("what", ["opentelemetry", "sklearn", "optuna"])
-def test_what_libraries_log_by_themselves(system: Clone, libraries: Path, plain: str, tmp_path: Path,
-                                          what: str) -> None:
-    found = []
-    for uri in (plain, system.url("mlflow")):
-        done = seen.run(str(libraries), str(SCRIPT), own_name(), what, timeout=590, cwd=tmp_path,
-                        env=remote_clients.environment(libraries, uri, tmp_path))
-        assert done.returncode == 0, done.stderr[-4000:]
-        found.append(json.loads(done.stdout.splitlines()[-1]))
-    assert found[1] == found[0]
+@pytest.mark.parametrize("what", LIGHT)
+def test_what_libraries_and_commands_log_outside(system: Clone, libraries: Path, expected: Plain, tmp_path: Path,
+                                                 what: str) -> None:
+    assert logged(libraries, system.url("mlflow"), tmp_path, what) == expected(what, libraries)
+
+
+@pytest.mark.parametrize("what", LIGHT)
+def test_what_libraries_and_commands_log_in_the_notebook(notebook: Clone, libraries: Path, expected: Plain,
+                                                         what: str) -> None:
+    assert in_the_notebook(notebook, SCRIPT, own_name(), what) == expected(what, libraries)
+
+
+@pytest.mark.parametrize("what", WITH_TORCH)
+def test_what_libraries_with_torch_log(system: Clone, torch: Path, expected: Plain, tmp_path: Path, what: str) -> None:
+    assert logged(torch, system.url("mlflow"), tmp_path, what) == expected(what, torch)
+
+
+def test_the_java_client(system: Clone, java: Path, current: Path, plain: str, tmp_path: Path) -> None:
+    """It sends and gets files with the `mlflow` that is on PATH."""
+    found = [seen.output("java", "-cp", f"{java}/*", str(JAVA / "JavaClient.java"), uri, own_name(), timeout=600,
+                         cwd=tmp_path, env=remote_clients.environment(current, uri, tmp_path))
+             for uri in (plain, system.url("mlflow"))]
+    assert found[1] == found[0] and "back hello" in found[0]
