@@ -12,7 +12,7 @@ from helpers import stack
 from helpers.credentials import JUPYTER_TOKEN
 from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
-from helpers.readiness import ask
+from helpers.http_request import ask
 from helpers.services import JUPYTER
 from helpers.spelling import shown
 from helpers.system import System

@@ -20,7 +20,7 @@ from helpers.credentials import (
 )
 from helpers.engines.base import JUPYTER, MLFLOW, Engine
 from helpers.errors import TrackbedError
-from helpers.readiness import SEARCH
+from helpers.http_request import SEARCH
 from helpers.stack import DATABASE_USER
 
 ROLES = (DATABASE_USER, "postgres")  # who may ever have had the password

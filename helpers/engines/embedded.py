@@ -56,7 +56,7 @@ from helpers.engines.host import LOCAL, Host
 from helpers.engines.layout import Layout
 from helpers.engines.supervision import MARK, Program, Supervisor, orphans, terminate
 from helpers.errors import NotListening, PartFailed, TrackbedError
-from helpers.readiness import SEARCH, ask
+from helpers.http_request import SEARCH, ask
 from helpers.services import (
     JUPYTER,
     MLFLOW,

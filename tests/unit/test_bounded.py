@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import bounded, readiness
+from helpers import bounded, http_request
 from helpers.bounded import within
 from helpers.engines import commands, supervision
 from helpers.engines.base import JUPYTER
@@ -83,7 +83,7 @@ def test_a_server_that_drips_does_not_hold_a_look_up() -> None:
 
         threading.Thread(target=drip, daemon=True).start()
         began = time.monotonic()
-        answer = readiness.ask(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=1)
+        answer = http_request.ask(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=1)
     assert answer.status == 0 and "no whole answer" in answer.body and time.monotonic() - began < 5
 
 

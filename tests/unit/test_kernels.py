@@ -16,7 +16,7 @@ from helpers import kernels, lifecycle, surroundings
 from helpers.engines.base import JUPYTER, Address, Engine, PartSpec, Plan, Sink
 from helpers.engines.host import LOCAL
 from helpers.errors import Interrupted, TrackbedError
-from helpers.readiness import Answer
+from helpers.http_request import Answer
 from helpers.state import State
 from tests.unit.fakes import Silent, system
 

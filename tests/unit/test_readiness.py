@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from helpers import readiness
+from helpers import http_request, readiness
 from helpers.engines import failures
 from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Address, Engine, PartStatus, State
 from helpers.errors import NotReady, PartFailed
@@ -251,7 +251,7 @@ def test_nothing_listens(server: Server) -> None:
 def test_no_proxy_is_asked(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    assert readiness.ask(f"http://127.0.0.1:{server.port}/").ok
+    assert http_request.ask(f"http://127.0.0.1:{server.port}/").ok
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.2\r\n",
@@ -269,7 +269,7 @@ def test_what_is_no_http_is_an_answer_too(answer: bytes) -> None:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        got = readiness.ask(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        got = http_request.ask(f"http://127.0.0.1:{listener.getsockname()[1]}/")
         thread.join()
     assert got.status == 0 or got.body == "short"
 
