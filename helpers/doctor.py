@@ -199,7 +199,9 @@ def _check_access(system: System, engine: Engine) -> Finding:
     there = access.others(access.own(system), settings.folder)
     if settings.public or settings.tracking_uri:
         return Finding(Level.OK, "local access", "MLflow is behind a login")
-    words = f"{len(there)} other accounts on this machine" if there else "nobody else has an account on this machine"
+    more = "s" if len(there) > 1 else ""
+    words = (f"{len(there)} other account{more} on this machine" if there else
+             "nobody else has an account on this machine")
     if system.asks:
         return Finding(Level.OK, "local access", f"MLflow asks for its token; {words}")
     if there and system.state.engine:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers import safe_files, stack
+from helpers import egress, safe_files, stack
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.services import Sink
 
 MINIMUM = (3, 11)
+UV_TRUST = ("SSL_CERT_FILE", "SSL_CERT_DIR", "UV_SYSTEM_CERTS", "UV_NATIVE_TLS")
 CACHE_LEAST = 2 << 30  # bytes: what all packages need there
 
 
@@ -138,15 +139,12 @@ class Venv:
                     process.terminate()
                     raise
             if process.returncode:
-                told = [line for line in lines if line] or ["no message"]
+                reason, said = _reason(lines), tuple(line for line in lines if line)[-8:]
                 if Path(argv[-1]).name.startswith("torch-"):
                     index = argv[argv.index("--index-url") + 1] if "--index-url" in argv else "the package index"
-                    raise TrackbedError(f"PyTorch could not be installed from {index}: {told[-1]}",
-                                        "TORCH_INDEX names a mirror; TORCH=none goes on without PyTorch",
-                                        tuple(told[-8:]))
-                raise TrackbedError(f"installing {self.name} failed: {told[-1]}",
-                                    "is this machine online? Behind a proxy or a mirror, the settings of pip "
-                                    "(PIP_INDEX_URL, PIP_CERT, pip config) are honoured", tuple(told[-8:]))
+                    raise TrackbedError(f"PyTorch could not be installed from {index}: {reason}",
+                                        "TORCH_INDEX names a mirror; TORCH=none goes on without PyTorch", said)
+                raise TrackbedError(f"installing {self.name} failed: {reason}", _advice(reason), said)
         self._finish()
 
     def _finish(self) -> None:
@@ -209,6 +207,20 @@ def rewritten(content: bytes, folder: Path, python: Path) -> bytes:
     return b"\n".join([b"#!/bin/sh", b"'''exec' " + quoted + b' "$0" "$@"', b"' '''", *lines[used:]])
 
 
+def _reason(lines: list[str]) -> str:
+    """uv's innermost cause: what follows it are hints about uv's own flags."""
+    said = [line for line in lines if line and not re.match(r"(\x1b\[[0-9;]*m)*\s*hint:", line)]
+    return re.sub(r"^cause: ", "", said[-1]) if said else "no message"
+
+
+def _advice(reason: str) -> str:
+    if "certificate" in reason:
+        return ("a proxy on the way has certificates of its own: `export PIP_CERT=FILE` names the file with your "
+                "site's authorities (PEM), then the same command again")
+    return ("is this machine online? Behind a proxy or a mirror, the settings of pip (PIP_INDEX_URL, PIP_CERT, "
+            "pip config) are honoured")
+
+
 def _cache(uv: str, environment: Mapping[str, str]) -> Path | None:
     """uv's cache, or the folder above it that is there."""
     done = subprocess.run([uv, "cache", "dir"], env=environment, capture_output=True, text=True, timeout=30,
@@ -267,7 +279,10 @@ def interpreter(identity: Mapping[str, Any]) -> str:
 
 
 def uv_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """pip's settings in uv's names: uv reads neither pip's configuration nor PIP_* variables."""
+    """pip's settings in uv's names: uv reads neither pip's configuration nor PIP_* variables.
+
+    Like pip and git, uv trusts the system's certificates: a site's own are there.
+    """
     names = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS",
              "cert": "SSL_CERT_FILE"}
     told = {}
@@ -276,6 +291,9 @@ def uv_settings(environ: Mapping[str, str]) -> dict[str, str]:
         option = key.rsplit(".", 1)[-1].strip()
         if option in names and ("global." in key or ":env:" in key):
             told[names[option]] = value.strip().strip("'\"")
+    if not any(environ.get(name) or told.get(name) for name in UV_TRUST) and \
+            any(Path(path).is_file() for path in egress.SYSTEM):
+        told["UV_SYSTEM_CERTS"] = "1"
     return {name: value for name, value in told.items() if not environ.get(name)}
 
 
