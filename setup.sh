@@ -22,7 +22,7 @@ places = [os.path.join(os.path.realpath(os.path.dirname(place)), os.path.basenam
 sys.exit(any((place + os.sep).startswith(os.path.join(sys.argv[1], "")) for place in places))'
 
 say() { echo "setup: $*" >&2; }
-fail() { say "$1"; echo "  -> $2" >&2; exit 1; }
+fail() { say "$1"; echo "  -> $2" >&2; if [ $# -gt 2 ]; then echo "$3" >&2; fi; exit 1; }
 has() { command -v "$1" >/dev/null 2>&1; }
 is_root() { [ "$(id -u)" = 0 ]; }
 works() { "$@" >/dev/null 2>&1 </dev/null; }
@@ -79,6 +79,53 @@ find_packages() {
   done
 }
 
+# The .whl files of a folder, for PYTHONPATH.
+wheels() {
+  for wheel in "$1"/*.whl; do
+    if [ -f "$wheel" ]; then printf '%s:' "$wheel"; fi
+  done
+}
+
+# apt-get with folders of our own: anybody may fetch a package so, and nothing is installed.
+own_apt() {
+  DEBIAN_FRONTEND=noninteractive apt-get -q -o "Dir::Cache=$tools/apt/cache" -o APT::Sandbox::User=root -o Debug::NoLocking=1 \
+    -o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 -o Acquire::Retries=1 "$@" >/dev/null 2>&1 </dev/null
+}
+
+# Fetches the first package of the distribution that is there, and unpacks it in $tools/apt. The lists may be empty here.
+fetch_package() {
+  for package in "$@"; do
+    (cd "$tools/apt/debs" && { own_apt download "$package" || own_apt -o "Dir::State::Lists=$tools/apt/lists" download "$package"; }) || continue
+    for deb in "$tools/apt/debs/$package"_*.deb; do dpkg-deb -x "$deb" "$tools/apt/root" >/dev/null 2>&1 || return 1; done
+    return 0
+  done
+  return 1
+}
+
+# pip for the Python $1, which has none: from the wheels that Debian and Ubuntu keep for their python3-venv. Sets pip_path.
+find_pip() {
+  stored=/usr/share/python-wheels
+  pip_path=$(wheels "$stored")
+  if [ -n "$pip_path" ] && works env PYTHONPATH="$pip_path" "$1" -m pip --version; then return 0; fi
+  { has apt-get && has dpkg-deb; } || return 1
+  say "fetching pip from the distribution's packages"
+  rm -rf "$tools/apt"
+  mkdir -p "$tools/apt/debs" "$tools/apt/lists/partial" "$tools/apt/cache/archives/partial"
+  packages_pip="python3-pip-whl python-pip-whl"
+  # shellcheck disable=SC2086 # several words
+  fetch_package $packages_pip || { own_apt -o "Dir::State::Lists=$tools/apt/lists" update && fetch_package $packages_pip; } || return 1
+  stored=$tools/apt/root/usr/share/python-wheels
+  pip_path=$(wheels "$stored")
+  if ! works "$1" -c 'import sys, distutils.util' && works "$1" -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then
+    fetch_package python3-distutils || return 1 # old pips need it, and old Pythons have only a piece of it
+    library=$("$1" -c 'import os; print(os.path.dirname(os.__file__))')
+    extra=$tools/apt/root/usr/lib/${library##*/}
+    if [ -d "$extra/distutils" ]; then cp -n "$library"/distutils/*.py "$extra/distutils/" 2>/dev/null || true; fi
+    pip_path=$extra:$pip_path
+  fi
+  works env PYTHONPATH="$pip_path" "$1" -m pip --version
+}
+
 # uv: the one that is here and knows our flags, else the one of our requirements, its hash checked, by the pip of any Python 3.8 or newer.
 find_uv() {
   for uv in "${UV:-uv}" "$HOME/.local/bin/uv" "$HOME/.cargo/bin/uv" "$tools/bin/uv"; do
@@ -91,23 +138,44 @@ find_uv() {
     rm -rf "$tools"
     mkdir -p "$tools"
     sed -n '/^uv==/,/[^\\]$/p' requirements.txt >"$tools/uv.txt"
-    if works "$old" -m pip --version; then pip=$old
+    pip=$old pip_path=''
+    if works "$old" -m pip --version; then :
     elif works "$old" -m venv "$tools/pip"; then pip=$tools/pip/bin/python
+    elif find_pip "$old"; then :
     else continue
     fi
     say "installing uv, which brings a Python"
-    "$pip" -m pip install -q --disable-pip-version-check --require-hashes --no-deps --target "$tools" -r "$tools/uv.txt" \
-      >&2 </dev/null || continue
+    env ${pip_path:+"PYTHONPATH=$pip_path"} "$pip" -m pip install -q --disable-pip-version-check --require-hashes --no-deps \
+      --target "$tools" -r "$tools/uv.txt" >&2 </dev/null || continue
+    rm -rf "$tools/apt"
     uv=$tools/bin/uv
     if works "$uv" --version; then return 0; fi
   done
   return 1
 }
 
+# uv reads neither pip's settings nor, by itself, the certificates of the system, where a site's own are.
+trust_system() {
+  if [ -n "${SSL_CERT_FILE:-}${SSL_CERT_DIR:-}${UV_SYSTEM_CERTS:-}${UV_NATIVE_TLS:-}" ]; then return 0; fi
+  if [ -n "${PIP_CERT:-}" ]; then
+    SSL_CERT_FILE=$PIP_CERT
+    export SSL_CERT_FILE
+    return 0
+  fi
+  for bundle in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
+    if [ -f "$bundle" ]; then
+      UV_SYSTEM_CERTS=1
+      export UV_SYSTEM_CERTS
+      return 0
+    fi
+  done
+}
+
 # Python by uv. As root where the accounts of the services can read it, which they cannot below /root.
 bring_python() {
   find_uv || return 1
   tried=yes
+  trust_system
   unset VIRTUAL_ENV CONDA_PREFIX UV_PYTHON UV_PYTHON_PREFERENCE # an active environment's Python would be found first
   if is_root && [ -z "${UV_PYTHON_INSTALL_DIR:-}" ]; then
     UV_PYTHON_INSTALL_DIR=/opt/trackbed/python
@@ -115,46 +183,68 @@ bring_python() {
   fi
   say "installing a Python with uv${UV_PYTHON_INSTALL_MIRROR:+ from $UV_PYTHON_INSTALL_MIRROR}"
   for version in 3.13 '>=3.11,<3.15'; do # what the images have; else what a mirror has
+    if [ "$version" != 3.13 ] && [ -z "${UV_PYTHON_INSTALL_MIRROR:-}" ]; then return 1; fi
     (umask 022; "$uv" python install --no-bin "$version" >&2 </dev/null) || continue
     python=$("$uv" python find --managed-python --no-project "$version" 2>/dev/null) && works "$python" -c "$want" && return 0
   done
   return 1
 }
 
+# The line that installs $1, for who types it: root needs no sudo, and a fresh system has no list of packages yet.
+by_apt() {
+  line="apt-get update && apt-get install -y $1"
+  if is_root; then echo "$line"
+  elif has sudo; then echo "sudo sh -c '$line'"
+  else echo "su -c '$line'"
+  fi
+}
+
 what_to_install() {
+  sudo=''
+  if ! is_root; then sudo='sudo '; fi
   if [ -n "$tried" ] && [ -z "$packages" ]; then
-    echo "uv's downloads come from a release page of GitHub: UV_PYTHON_INSTALL_MIRROR names a mirror, HTTPS_PROXY a proxy; or put any Python 3.11 to 3.14 on PATH; then the same line again"
-  elif [ -n "$packages" ]; then echo "sudo apt install $packages   then the same line again"
-  elif has apt-get; then echo "sudo apt install python3-venv   then the same line again: it brings a Python with uv"
-  elif has dnf; then echo "sudo dnf install python3.12   then the same line again"
-  elif has zypper; then echo "sudo zypper install python312   then the same line again"
-  elif has pacman; then echo "sudo pacman -S python   then the same line again"
-  elif has brew; then echo "brew install python@3.13   then the same line again"
-  else echo "install Python 3.11, 3.12, 3.13 or 3.14, or uv, and put it on PATH; then the same line again"
+    echo "the download comes from GitHub: \`export HTTPS_PROXY=URL\` names a proxy, \`export UV_PYTHON_INSTALL_MIRROR=URL\` a mirror; or put any Python 3.11 to 3.14 on PATH"
+  elif [ -n "$packages" ]; then by_apt "$packages"
+  elif has apt-get; then by_apt python3-venv
+  elif has dnf; then echo "${sudo}dnf install -y python3.12"
+  elif has zypper; then echo "${sudo}zypper install -y python312"
+  elif has pacman; then echo "${sudo}pacman -S --noconfirm python"
+  elif has brew; then echo "brew install python@3.13"
+  else echo "install Python 3.11, 3.12, 3.13 or 3.14, or uv, and put it on PATH"
   fi
 }
 
 choose_python() {
-  packages='' tried=''
+  packages='' tried='' seed=''
   if python=$(find_python 'import ensurepip, venv'); then return 0; fi
   find_packages
   if install_package && python=$(find_python 'import ensurepip, venv'); then return 0; fi
-  if bring_python; then return 0; fi
-  if python=$(find_python 'import sys'); then
-    fail "$python cannot make virtual environments, python3-venv is missing; and uv could not bring another Python" \
-      "$(what_to_install)"
+  if python=$(find_python 'import venv') && find_pip "$python"; then
+    seed=$stored
+    return 0
   fi
-  fail "there is no Python 3.11 to 3.14 on PATH (python3 is $(python3 --version 2>/dev/null || echo missing)), and uv could not bring one" \
-    "$(what_to_install)"
+  if bring_python; then return 0; fi
+  again="     Then type the same line again."
+  if python=$(find_python 'import sys'); then
+    fail "$python cannot make virtual environments: python3-venv is missing, and Trackbed could not fetch another Python" \
+      "$(what_to_install)" "$again"
+  fi
+  fail "there is no Python 3.11 to 3.14 on PATH (python3 is $(python3 --version 2>/dev/null || echo missing)), and Trackbed could not fetch one" \
+    "$(what_to_install)" "$again"
 }
 
 make_venv() {
   choose_python
   say "making .venv with $python"
   rm -rf "$venv"
-  "$python" -m venv "$venv" >&2 </dev/null \
+  "$python" -m venv ${seed:+--without-pip} "$venv" >&2 </dev/null \
     || fail "$venv could not be made" "is this folder yours, and is there room on its disk? (ls -ld '$here'; df -h '$here')"
   works "$venv/bin/python" -c "$want" || fail "$venv/bin/python does not start" "$elsewhere"
+  if [ -n "$seed" ]; then
+    works env PYTHONPATH="$pip_path" "$venv/bin/python" -m pip install --no-index --no-deps "$seed"/pip-*.whl \
+      || fail "pip could not be installed into $venv" "$(by_apt "${packages:-python3-venv}")" "     Then type the same line again."
+    rm -rf "$tools/apt"
+  fi
 }
 
 install_requirements() {

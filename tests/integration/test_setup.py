@@ -76,7 +76,7 @@ def test_without_a_python_and_without_pip_one_sentence_says_what_to_install(clon
     done = run(clone, "up", PATH=old_machine(tmp_path / "bin"), HOME=str(tmp_path))
     assert done.returncode == 1
     assert "no Python 3.11 to 3.14 on PATH (python3 is Python 3.10.12)" in done.stderr
-    assert re.search(r"^  -> .*then the same line again$", done.stderr, re.MULTILINE)
+    assert done.stderr.endswith("\n     Then type the same line again.\n")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the archive is named for Linux")
@@ -119,4 +119,18 @@ def test_uv_brings_a_python_from_a_mirror(clone: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "pythons")
     shutil.rmtree(tmp_path / "mirror")
     refused = run(clone, "--version", **environment)
-    assert refused.returncode == 1 and "UV_PYTHON_INSTALL_MIRROR names a mirror" in refused.stderr
+    assert refused.returncode == 1 and "`export UV_PYTHON_INSTALL_MIRROR=URL` a mirror" in refused.stderr
+
+
+def test_a_python_without_ensurepip_gets_pip_from_the_distributions_wheels(clone: Path, tmp_path: Path) -> None:
+    """As Debian and Ubuntu ship it, without python3-venv; nobody has to be root."""
+    if not list(Path("/usr/share/python-wheels").glob("pip-*.whl")):
+        pytest.skip("NOT TESTED: the distribution's wheel of pip is not here (Debian: apt install python3-venv)")
+    path = old_machine(tmp_path / "bin")
+    python = tmp_path / "bin" / "python3"
+    python.unlink()
+    python.write_text('#!/bin/sh\ncase "$*" in *"import ensurepip"*) exit 1;; esac\nexec /usr/bin/python3 "$@"\n')
+    python.chmod(0o755)
+    done = run(clone, "--version", PATH=path, HOME=str(tmp_path))
+    assert done.returncode == 0 and done.stdout.startswith("Invoke "), done.stderr
+    assert run(clone, "--version", PATH=path, HOME=str(tmp_path)).stderr == "", "it is whole"

@@ -118,6 +118,60 @@ esac
     assert done.returncode == 0 and "installing uv" not in done.stderr
 
 
+# without ensurepip and pip, as Debian ships it; pip works with the wheel that apt fetches
+BARE = """#!/bin/sh
+case "$*" in
+  *"import ensurepip"*) exit 1;;
+  "-m venv --without-pip "*) mkdir -p "$4/bin"; cp "$0" "$4/bin/python";;
+  "-m venv "*) exit 1;;
+  *"-m pip --version") [ -e "${0%/*}/pip" ] || case "${PYTHONPATH:-}" in */root/*/pip-1.whl:*) ;; *) exit 1;; esac;;
+  *" --no-index "*/pip-1.whl) echo "#!${0%/*}/python" >"${0%/*}/pip";;
+  "-m pip install "*) printf '#!/bin/sh\\necho invoked "$@"\\n' >"${0%/*}/invoke"; chmod +x "${0%/*}/invoke";;
+esac
+"""
+APT = """#!/bin/sh
+case "$*" in
+  *"download python-pip-whl") [ -e "{listed}" ] && touch python-pip-whl_1_all.deb;;
+  *" update") touch "{listed}";;
+  *) exit 1;;
+esac
+"""
+UNPACK = '#!/bin/sh\nmkdir -p "$3/usr/share/python-wheels"; touch "$3/usr/share/python-wheels/pip-1.whl"\n'
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_pip_comes_from_a_package_that_nobody_has_to_install(clone: Path, tools: Path, tmp_path: Path,
+                                                             listed: bool) -> None:
+    program(tmp_path / "bin" / "python3", BARE)
+    program(tmp_path / "bin" / "apt-get", APT.format(listed=tmp_path / "lists"))
+    (tools / "dpkg-deb").unlink(missing_ok=True)
+    program(tools / "dpkg-deb", UNPACK)
+    if listed:
+        (tmp_path / "lists").touch()
+    done = run(clone, tmp_path / "bin", tools)
+    assert "fetching pip from the distribution's packages" in done.stderr
+    assert done.returncode == 0 and done.stdout == "invoked up\n", done.stderr
+    assert not (clone / ".venv-tools" / "apt").exists()
+
+
+@pytest.mark.parametrize(("who", "sudo", "line"), [
+    ("0", True, "apt-get update && apt-get install -y python3-venv"),
+    ("1000", True, "sudo sh -c 'apt-get update && apt-get install -y python3-venv'"),
+    ("1000", False, "su -c 'apt-get update && apt-get install -y python3-venv'"),
+])
+def test_the_line_to_type_is_one_that_works_for_who_types_it(clone: Path, tools: Path, tmp_path: Path, who: str,
+                                                             sudo: bool, line: str) -> None:
+    program(tmp_path / "bin" / "python3", BARE)
+    program(tmp_path / "bin" / "apt-get", "#!/bin/sh\nexit 1\n")
+    program(tmp_path / "bin" / "id", f"#!/bin/sh\necho {who}\n")
+    (tools / "sudo").unlink(missing_ok=True)
+    if sudo:
+        program(tools / "sudo", "#!/bin/sh\n")
+    done = run(clone, tmp_path / "bin", tools)
+    assert done.returncode == 1 and "python3-venv is missing" in done.stderr
+    assert done.stderr.endswith(f"\n  -> {line}\n     Then type the same line again.\n"), done.stderr
+
+
 def test_nothing_is_left_among_the_temporary_files(clone: Path, tools: Path, tmp_path: Path) -> None:
     program(tmp_path / "bin" / "python3", PYTHON)
     (tmp_path / "tmp").mkdir()
