@@ -47,6 +47,15 @@ ODD = ("SELECT artifact_uri FROM runs WHERE NOT artifact_uri LIKE '%/' || run_uu
 ALIVE = ("SELECT run_uuid, '' FROM runs WHERE run_uuid = ANY(:ids)",
          "SELECT model_id, '' FROM logged_models WHERE model_id = ANY(:ids)",
          "SELECT request_id, CAST(experiment_id AS text) FROM trace_info WHERE request_id = ANY(:ids)")
+# of runs and experiments that are gone, which MLflow leaves; a trace may be linked before it is there
+LINKS = (
+    "DELETE FROM inputs WHERE (destination_type = 'RUN' AND NOT EXISTS (SELECT 1 FROM runs WHERE run_uuid = "
+    "destination_id)) OR (source_type IN ('RUN_INPUT', 'RUN_OUTPUT') AND NOT EXISTS (SELECT 1 FROM runs WHERE run_uuid "
+    "= source_id))",
+    "DELETE FROM input_tags t WHERE NOT EXISTS (SELECT 1 FROM inputs i WHERE i.input_uuid = t.input_uuid)",
+    "DELETE FROM entity_associations WHERE (destination_type = 'run' AND NOT EXISTS (SELECT 1 FROM runs WHERE run_uuid "
+    "= destination_id)) OR (destination_type = 'experiment' AND NOT EXISTS (SELECT 1 FROM experiments WHERE "
+    "CAST(experiment_id AS text) = destination_id))")
 
 
 def seconds(age: str) -> int:
@@ -235,6 +244,14 @@ def _remove_rows(store: Any, found: Plan) -> None:
                 say(f"{identity} stays: {error.message}")
 
 
+def _remove_links(connection: Any) -> None:
+    import sqlalchemy
+
+    for statement in LINKS:
+        connection.execute(sqlalchemy.text(statement))
+    connection.commit()
+
+
 def _remove_folders(environment: Mapping[str, str], place: FolderObjects | S3Objects, paths: Iterable[str]) -> None:
     address, token = environment.get("TRACKBED_STORE_SYNC"), durable.read_token(environment)
     for path in paths:
@@ -274,6 +291,8 @@ def collect(environment: Mapping[str, str], age: str, show: bool) -> dict[str, A
 
             find_migrations()
             _remove_rows(SqlAlchemyStore(environment["MLFLOW_BACKEND_STORE_URI"], "mlflow-artifacts:/"), found)
+            with _connection(environment) as connection:
+                _remove_links(connection)
         _remove_folders(environment, place, found.folders)
     return found.report()
 

@@ -78,7 +78,7 @@ def choose(system: System) -> Choice:
             "`invoke down --delete-data` gives this one up")
     if kept or asked != "auto":
         engine = make(system, kept or asked)
-        return Choice(_usable(engine, engine.availability()))
+        return Choice(_usable(engine, engine.availability(), kept))
     docker = make(system, "docker")
     there = docker.availability()
     if there.usable:
@@ -94,12 +94,13 @@ def current(system: System) -> Engine:
     """The engine that holds this project's system, for commands that only look. Raises EngineUnavailable."""
     if system.state.engine:
         engine = make(system, system.state.engine)
-        return _usable(engine, engine.availability())
+        return _usable(engine, engine.availability(), engine.name)
     return choose(system).engine
 
 
-def _usable(engine: Engine, found: Availability) -> Engine:
+def _usable(engine: Engine, found: Availability, kept: str = "") -> Engine:
+    """``kept``: the engine that holds this project's data, which no other one would start with."""
     if found.usable:
         return engine
-    other = "" if engine.name == "embedded" else "; or `--engine=embedded` to run without Docker"
+    other = "" if kept or engine.name == "embedded" else "; or `--engine=embedded` to run without Docker"
     raise EngineUnavailable(f"the {engine.name} engine cannot be used: {found.reason}", f"{found.fix}{other}")

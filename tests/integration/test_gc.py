@@ -10,6 +10,7 @@ from typing import Any
 import requests
 
 from tests.conftest import Clone
+from tests.integration import seen
 from tests.integration.test_backup import api, experiment
 
 SIZE = 1000  # bytes of each artifact here
@@ -99,22 +100,30 @@ def test_models_and_traces_of_what_was_deleted(system: Clone) -> None:
     model, weights = registered.model(run)
     version = registered.version(f"models:/{model}", model_id=model)
     gone, stays = [*gone, path, registered.model(run)[1]], [*stays, weights]
+    data = {"name": "d", "digest": "1", "source_type": "local", "source": "{}"}
+    for one in (kept, doomed.run()[0]):
+        api(system, "runs/log-inputs", "POST", run_id=one, datasets=[
+            {"tags": [{"key": "k", "value": "v"}], "dataset": data}])
     for made in (doomed, registered):
         api(system, "experiments/delete", "POST", experiment_id=made.experiment)
     time.sleep(1.1)
 
     before = used(system)
-    assert before[doomed.experiment]["deleted"] == before[doomed.experiment]["size"] == 4 * SIZE
+    assert before[doomed.experiment]["deleted"] == before[doomed.experiment]["size"] == 5 * SIZE
     assert before[living.experiment]["deleted"] == 5 * SIZE
     shown = system.invoke("gc", "--older-than=1s")
     assert "deleted runs and models stay" in shown.stderr and all(held(system, path) for path in (*gone, *stays))
     rows = {line.split()[0]: line.split()[1:4] for line in shown.stdout.splitlines()[1:]}
-    assert rows[living.experiment] == ["3", "1", "5"] and rows[doomed.experiment] == ["1", "1", "4"], shown.stdout
+    assert rows[living.experiment] == ["3", "1", "5"] and rows[doomed.experiment] == ["2", "1", "5"], shown.stdout
     done = system.invoke("gc", "--older-than=1s", "--yes")
     assert done.returncode == 0 and "removed: " in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert [path for path in gone if held(system, path)] == []
     assert [path for path in stays if not held(system, path)] == []
     assert doomed.experiment not in used(system) and used(system)[living.experiment]["deleted"] == 0
+    for table, of in (("inputs", "SELECT FROM runs WHERE run_uuid = destination_id OR destination_type <> 'RUN'"),
+                      ("input_tags", "SELECT FROM inputs WHERE inputs.input_uuid = input_tags.input_uuid")):
+        assert seen.psql(system, f"SELECT count(*) FROM {table} WHERE NOT EXISTS ({of})").strip() == "0", table
+    assert api(system, f"runs/get?run_id={kept}")["run"]["inputs"]["dataset_inputs"][0]["tags"]
     found = api(system, "model-versions/get", name=version["name"], version=version["version"])["model_version"]
     assert found["status"] == "READY"
     assert "nothing was deleted longer ago" in system.invoke("gc", "--older-than=1s").stderr

@@ -66,6 +66,7 @@ def test_refusal(tmp_path: Path, docker, asked: str, kept: str, found: Availabil
         select.choose(one)
     assert message in caught.value.message
     assert hint in caught.value.hint
+    assert not kept or "to run without Docker" not in caught.value.hint, "that one would start with nothing"
 
 
 def test_the_object_store_follows_the_engine(tmp_path: Path) -> None:
