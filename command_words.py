@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from helpers.settings.model import BY_NAME, BY_OPTION
+
 if TYPE_CHECKING:
     from helpers.errors import SettingError
 
@@ -53,8 +55,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Notebook": ("gpu", "devices", "torch", "data-volume", "cull-idle", "env", "volume", "workspace", "jupyter-port"),
     "Tracking server": ("mlflow-port", "local-access", "object-store", "s3-port", "s3-console-port", "s3-bucket"),
-    "Other machines": ("public", "domain", "certificates", "public-s3", "bind-address", "public-address",
-                       "tracking-uri", "tracking-username", "tracking-ca"),
+    "Other machines": ("public", "domain", "certificates", "http-port", "https-port", "public-s3", "bind-address",
+                       "public-address", "tracking-uri", "tracking-username", "tracking-ca"),
     "How it is done": ("engine", "ready-timeout", "on-boot", "adopt", "dry-run", "name-prefix"),
     "Which system": ("project", "state-dir"),
 }
@@ -75,12 +77,9 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "gc": ("gc", "gc --older-than=7d --yes"),
     "env": ("env ada",),
 }
-VALUE_NAMES = {"workspace": "FOLDER", "state-dir": "FOLDER", "project": "NAME", "into": "NAME", "name-prefix": "NAME",
-               "domain": "HOST", "public-address": "HOST", "bind-address": "ADDRESS", "tracking-uri": "URL",
-               "tracking-username": "USER", "tracking-ca": "FILE", "env": "NAME=VALUE", "volume": "SOURCE:/TARGET",
-               "data-volume": "VOLUME", "ready-timeout": "SECONDS", "tail": "LINES", "to": "PLACE",
-               "older-than": "TIME", "cull-idle": "TIME", "registry": "HOST/PATH", "s3-bucket": "BUCKET",
-               "devices": "INDEXES"}
+# of flags that are no settings
+VALUE_NAMES = {"into": "NAME", "name-prefix": "NAME", "tail": "LINES", "to": "PLACE", "older-than": "TIME",
+               "registry": "HOST/PATH"}
 # what people type out of habit, where no alias stands for it
 HABITS: Mapping[str, str] = {
     "restart": "`invoke down`, then `invoke up`",
@@ -146,7 +145,7 @@ def unknown_flag(option: str, task: TaskHelp | None, tasks: Mapping[str, TaskHel
                  core: Sequence[str]) -> SettingError:
     """The error for a flag that this task does not have (None: before any task)."""
     from helpers.errors import SettingError
-    from helpers.settings import BY_NAME, OTHER_NAMES
+    from helpers.settings.sources import OTHER_NAMES
     from helpers.spelling import shown
 
     bare = option.partition("=")[0]
@@ -198,7 +197,8 @@ def missing_value(flag: Flag, task: TaskHelp | None) -> SettingError:
     from helpers.errors import SettingError
 
     title = f"{flag.option} needs a value"
-    return SettingError(f"{title}: {flag.help}." if flag.help else f"{title}.",
+    said = BY_OPTION[flag.option].allowed if flag.option in BY_OPTION else flag.help
+    return SettingError(f"{title}: {said}." if said else f"{title}.",
                         f"`invoke {f'{task.name} ' if task else ''}{flag.option}={_value(flag)}`")
 
 
@@ -232,16 +232,10 @@ def no_number(flag: Flag, value: str) -> SettingError:
 
 def _value(flag: Flag) -> str:
     """The name of a flag's value: PORT, or its words as in auto|docker|embedded."""
-    from helpers.settings import BY_NAME
-
-    setting = BY_NAME.get(flag.name.replace("-", "_").upper())
-    if setting is not None and (words := setting.allowed.removeprefix("one of ").split(", ")) and \
-            setting.allowed.startswith("one of ") and len(words) < 6:
-        return "|".join(words)
+    if flag.option in BY_OPTION:
+        return BY_OPTION[flag.option].kind.word
     if flag.word and (found := re.fullmatch(r"(\w+) or (\w+)", flag.help)):
         return "|".join(found.groups())
-    if flag.name.endswith("port"):
-        return "PORT"
     return VALUE_NAMES.get(flag.name) or (flag.name.upper() if flag.word else "WORD")
 
 

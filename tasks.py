@@ -1,14 +1,15 @@
 """Trackbed's tasks: flags -> settings -> one helper call -> print. `invoke --list` names them all."""
 
-# Nothing heavy may be imported here: it would slow down every `invoke --list`. Helpers are imported in the tasks.
+# Nothing heavy may be imported here: it would slow down every `invoke --list`. Helpers are imported in the tasks,
+# all but the declarations of the settings, which are the flags.
 from __future__ import annotations
 
 import functools
-import shlex
+import inspect
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from invoke.collection import Collection
@@ -18,48 +19,19 @@ from invoke.tasks import Task, task
 
 import command_line
 from command_line import OptionalWord, OurTask
+from helpers.settings import flags
+from helpers.settings.flags import Given
 
 if TYPE_CHECKING:
     from helpers.errors import TrackbedError
     from helpers.lifecycle import Overview
     from helpers.system import System
 
-WHERE = {
-    "project": "prefix of every name, so that two systems do not collide (default: trackbed)",
-    "state_dir": "folder of state and secrets (default: your state folder; /var/lib/trackbed as root)",
-}
-WHAT = {
-    "engine": "auto, docker or embedded (default: auto; where data exists, the engine that holds it)",
-    "gpu": "auto, none, amd, nvidia or a node type as in mi100 or liqid (default: auto)",
-    "devices": "which GPUs: all, or indexes as in 0,1 (default: all)",
-    "torch": "auto, cpu or none: PyTorch for the notebook (default: auto)",
-    "data_volume": "Docker volume or folder that the notebook sees read-only at /mnt (default: food11 if it exists)",
-    "cull_idle": "end kernels idle for so long: off, or as in 30m, 12h (default: off)",
-    "object_store": "auto, minio, versitygw, external or folder (default: auto)",
-    "mlflow_port": "port of MLflow (default: 8000)",
-    "jupyter_port": "port of JupyterLab (default: 8888)",
-    "s3_port": "port of the S3 API (default: 9000)",
-    "s3_console_port": "port of the object store's console (default: 9001)",
-    "s3_bucket": "bucket for artifacts (default: mlflow-artifacts)",
-    "local_access": "auto, open or token: whether MLflow asks for a token (default: auto, where others have accounts)",
-    "domain": "with --public: a host name of this machine; gets a certificate that browsers know",
-    "certificates": "with --public: auto, internal or acme (default: auto)",
-    "public_s3": "with --public: true also opens the S3 API (default: false)",
-    "bind_address": "address to listen on (default: 127.0.0.1; with --public 0.0.0.0)",
-    "workspace": "the notebook's work folder (default: workspace in the state folder)",
-    "public_address": "what others call this machine",
-    "tracking_uri": "a tracking server elsewhere: only the notebook is started, and logs to that one",
-    "tracking_username": "user at that server; TRACKING_PASSWORD or TRACKING_TOKEN go into .env",
-    "tracking_ca": "certificate of the authority that signed that server's, a file in PEM form",
-    "ready_timeout": "seconds to wait until everything is usable (default: 180)",
-}
-NOTEBOOK = {
-    "env": "a further NAME=VALUE for the notebook; may be given several times",
-    "volume": "a further SOURCE:/TARGET[:ro] for the notebook (Docker); may be given several times",
-}
-PUBLIC = {"public": "open to other machines, through a gateway with TLS and logins; --public=false ends that"}
 YES = {"yes": "do not ask before kernels that run are ended"}
 BOOT = {"on_boot": "also after a reboot: writes a systemd unit (embedded); --on-boot=false removes it"}
+STARTING = {**YES, "dry_run": "print the equivalent plain commands, start nothing",
+            "name_prefix": "with --dry-run: another name and free ports, to run beside the real system",
+            "adopt": "take over volumes whose state folder was lost"}
 FORMAT = {"format": "table, json or env (default: table)"}
 JSON = {"json": "the same as --format=json"}
 
@@ -68,13 +40,13 @@ def reported(body: Callable[..., None]) -> Callable[..., None]:
     """Errors become a message and a next step, with the right exit code; never a traceback unless asked for."""
 
     @functools.wraps(body)
-    def run(context: Context, *args: Any, **flags: Any) -> None:
+    def run(context: Context, *args: Any, **values: Any) -> None:
         from helpers import console
         from helpers.errors import FAILED, INTERRUPTED, EngineUnavailable, TrackbedError, traceback_wanted
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` is Ctrl-C: half-written files go
         try:
-            body(context, *args, **flags)
+            body(context, *args, **values)
         except TrackbedError as error:
             if traceback_wanted():
                 raise
@@ -118,20 +90,41 @@ def _lost() -> TrackbedError | None:
     return nodes.lost() if nodes else None
 
 
-def trackbed_task(**options: Any) -> Callable[[Callable[..., None]], Any]:
-    """`@task` without automatic short flags, whose errors are reported."""
+def trackbed_task(help: Mapping[str, str] | None = None, optional: Sequence[str] = (),
+                  **options: Any) -> Callable[[Callable[..., None]], Any]:
+    """`@task` without automatic short flags, whose errors are reported.
+
+    A body with a parameter ``given`` has the flags of the settings that name it as their task, and gets their values.
+    """
 
     def decorate(body: Callable[..., None]) -> Any:
-        return task(auto_shortflags=False, **{"klass": OurTask, **options})(reported(body))
+        signature = inspect.signature(body)
+        context, *own = signature.parameters.values()
+        name = body.__name__ if "given" in signature.parameters else ""
+        settings = flags.taken(name) if name else {}
+
+        @functools.wraps(body)
+        def run(context: Context, *args: Any, **values: Any) -> None:
+            if settings:
+                values["given"] = flags.given({flag: values.pop(flag, None) for flag in settings})
+            body(context, *args, **values)
+
+        run.__signature__ = signature.replace(parameters=[  # type: ignore[attr-defined]
+            context, *map(flags.parameter, settings),
+            *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name != "given")])
+        said = {**{flag: flags.text(row) for flag, row in settings.items()}, **(help or {})}
+        wanted = {"help": said, "iterable": [flag for flag, row in settings.items() if row.repeated],
+                  "optional": [*(flag for flag, row in settings.items() if row.switch), *optional]}
+        return task(auto_shortflags=False, **{"klass": OurTask, **wanted, **options})(reported(run))
 
     return decorate
 
 
-def _load(flags: dict[str, str | None]) -> System:
+def _load(given: Given) -> System:
     """The system that the flags, the environment and .env describe; tells what was ignored in them."""
     from helpers import lifecycle
 
-    return _warned(lifecycle.load(flags))
+    return _warned(lifecycle.load(given))
 
 
 def _warned(system: System) -> System:
@@ -202,40 +195,19 @@ def _show(view: Overview, tunnel: bool = True) -> None:
         console.notice("  " + addresses.ssh_line(view.ports, view.settings.public_address, bound=bound))
 
 
-@trackbed_task(aliases=["start"], iterable=list(NOTEBOOK), optional=[*PUBLIC, *BOOT],
-               help={**WHERE, **WHAT, **NOTEBOOK, **PUBLIC, **BOOT, **YES,
-                     "dry_run": "print the equivalent plain commands, start nothing",
-                     "name_prefix": "with --dry-run: another name and free ports, to run beside the real system",
-                     "adopt": "take over volumes whose state folder was lost"})
-def up(context: Context, project: str | None = None, state_dir: str | None = None, engine: str | None = None,
-       gpu: str | None = None, devices: str | None = None, torch: str | None = None,
-       data_volume: str | None = None, cull_idle: str | None = None, env: list[str] | None = None,
-       volume: list[str] | None = None, object_store: str | None = None, mlflow_port: str | None = None,
-       jupyter_port: str | None = None, s3_port: str | None = None, s3_console_port: str | None = None,
-       s3_bucket: str | None = None, workspace: str | None = None, public_address: str | None = None,
-       tracking_uri: str | None = None, tracking_username: str | None = None, tracking_ca: str | None = None,
-       ready_timeout: str | None = None, public: str | bool | None = None, domain: str | None = None,
-       certificates: str | None = None, public_s3: str | None = None, bind_address: str | None = None,
-       local_access: str | None = None,
-       on_boot: str | bool | None = None, dry_run: bool = False, name_prefix: str | None = None,
-       adopt: bool = False, yes: bool = False) -> None:
+@trackbed_task(aliases=["start"], optional=[*BOOT], help={**BOOT, **STARTING})
+def up(context: Context, given: Given, on_boot: str | bool | None = None, dry_run: bool = False,
+       name_prefix: str | None = None, adopt: bool = False, yes: bool = False) -> None:
     """Bring everything up; ready when it returns. Repairs what is half-started, does nothing when all is well."""
-    flags = {name: value for name, value in locals().items() if name in WHERE or name in WHAT}
-    flags["public"] = str(public).lower() if isinstance(public, bool) else public  # `--public` alone is true
     wanted = None if on_boot is None else _choose(str(on_boot).lower(), "true", "false", what="--on-boot=") == "true"
     _refuse(wanted is not None and dry_run, "--on-boot", "with --dry-run, which changes nothing")
-    system = _load(flags | _further(env, volume))
+    system = _load(given)
     _up(system, dry_run, name_prefix, adopt, yes)
     if wanted is not None and not dry_run:
         from helpers import boot, console
 
         for line in boot.install(system) if wanted else boot.remove(system.settings):
             console.notice(line)
-
-
-def _further(env: list[str] | None, volume: list[str] | None) -> dict[str, str | None]:
-    return {"env": " ".join(shlex.quote(v) for v in env if v) if env else None,
-            "volume": " ".join(shlex.quote(v) for v in volume if v) if volume else None}
 
 
 def _up(system: System, dry_run: bool, name_prefix: str | None, adopt: bool, yes: bool) -> None:
@@ -263,27 +235,13 @@ def _up(system: System, dry_run: bool, name_prefix: str | None, adopt: bool, yes
     console.box(f"{view.settings.project} is ready", summary.rows(system, view))
 
 
-ALONE = ("engine", "gpu", "devices", "torch", "data_volume", "cull_idle", "jupyter_port", "workspace",
-         "public_address", "tracking_uri", "tracking_username", "tracking_ca", "ready_timeout")
-
-
-@trackbed_task(iterable=list(NOTEBOOK),
-               help={**WHERE, **{name: WHAT[name] for name in ALONE}, **NOTEBOOK, **YES,
-                     "dry_run": "print the equivalent plain commands, start nothing",
-                     "name_prefix": "with --dry-run: another name and free ports, to run beside the real system",
-                     "adopt": "take over volumes whose state folder was lost"})
-def jupyter(context: Context, project: str | None = None, state_dir: str | None = None, engine: str | None = None,
-            gpu: str | None = None, devices: str | None = None, torch: str | None = None,
-            data_volume: str | None = None, cull_idle: str | None = None, env: list[str] | None = None,
-            volume: list[str] | None = None, jupyter_port: str | None = None, workspace: str | None = None,
-            public_address: str | None = None, tracking_uri: str | None = None, tracking_username: str | None = None,
-            tracking_ca: str | None = None, ready_timeout: str | None = None, dry_run: bool = False,
-            name_prefix: str | None = None, adopt: bool = False, yes: bool = False) -> None:
+@trackbed_task(help=STARTING)
+def jupyter(context: Context, given: Given, dry_run: bool = False, name_prefix: str | None = None,
+            adopt: bool = False, yes: bool = False) -> None:
     """Start only a notebook, which logs to a tracking server elsewhere (--tracking-uri=https://...)."""
-    flags = {name: value for name, value in locals().items() if name in WHERE or name in ALONE}
     from helpers.errors import SettingError
 
-    system = _load(flags | _further(env, volume))
+    system = _load(given)
     if not system.settings.tracking_uri:
         raise SettingError("TRACKING_URI is missing: `invoke jupyter` starts only the notebook, for a tracking server "
                            "elsewhere (--tracking-uri=https://HOST); `invoke up` starts everything.")
@@ -291,15 +249,14 @@ def jupyter(context: Context, project: str | None = None, state_dir: str | None 
 
 
 @trackbed_task(aliases=["stop"],
-               help={**WHERE, "delete_data": "delete the data too; names what goes and asks",
+               help={"delete_data": "delete the data too; names what goes and asks",
                      "yes": "do not ask"})
-def down(context: Context, project: str | None = None, state_dir: str | None = None, delete_data: bool = False,
-         yes: bool = False) -> None:
+def down(context: Context, given: Given, delete_data: bool = False, yes: bool = False) -> None:
     """Stop everything, the notebook first. Data stay unless --delete-data."""
     from helpers import console, lifecycle
     from helpers.errors import TrackbedError
 
-    system = _load({"project": project, "state_dir": state_dir})
+    system = _load(given)
     if delete_data and (items := lifecycle.data(system)):
         console.notice("this deletes, for good:")
         for item in items:
@@ -322,14 +279,13 @@ def down(context: Context, project: str | None = None, state_dir: str | None = N
         console.notice("data are kept; `invoke up` goes on with them")
 
 
-@trackbed_task(aliases=["ps"], help={**WHERE, **FORMAT, **JSON})
-def status(context: Context, project: str | None = None, state_dir: str | None = None, format: str = "table",
-           json: bool = False) -> None:
+@trackbed_task(aliases=["ps"], help={**FORMAT, **JSON})
+def status(context: Context, given: Given, format: str = "table", json: bool = False) -> None:
     """What is there: part, state, URL, memory. Exit code 1 when a part is not up."""
     from helpers import console, lifecycle, typed
 
     format = _format(format, json, "table", "json", "env")
-    system = _load({"project": project, "state_dir": state_dir})
+    system = _load(given)
     view = lifecycle.status(system)
     if format == "json":
         console.as_json({
@@ -358,18 +314,18 @@ def status(context: Context, project: str | None = None, state_dir: str | None =
 
 
 @trackbed_task(klass=OptionalWord, positional=["part"],
-               help={**WHERE, "part": "postgres, store, bucket, mlflow or jupyter (default: all)",
+               help={"part": "postgres, store, bucket, mlflow or jupyter (default: all)",
                      "follow": "go on until Ctrl-C", "tail": "lines to show (default: 200)",
                      "raw": "as they were written, with colours and control characters"})
-def logs(context: Context, part: str | None = None, project: str | None = None, state_dir: str | None = None,
-         follow: bool = False, tail: int = 200, raw: bool = False) -> None:
+def logs(context: Context, given: Given, part: str | None = None, follow: bool = False, tail: int = 200,
+         raw: bool = False) -> None:
     """Log lines of a part, or of all. What a terminal would obey in them is shown as escapes."""
     from helpers import console, lifecycle
     from helpers.engines.base import State
     from helpers.errors import SettingError
     from helpers.spelling import did_you_mean, nearest
 
-    engine = lifecycle.running(_load({"project": project, "state_dir": state_dir}))
+    engine = lifecycle.running(_load(given))
     there = [s.name for s in engine.parts()]
     if part and part not in there:
         raise SettingError(f"part {part}: must be one of {', '.join(there)}.{did_you_mean(nearest(part, there))}")
@@ -384,12 +340,12 @@ def logs(context: Context, part: str | None = None, project: str | None = None, 
             console.value(shown if part else f"{name} | {shown}", raw)
 
 
-@trackbed_task(aliases=["url", "open"], help=WHERE)
-def jupyter_url(context: Context, project: str | None = None, state_dir: str | None = None) -> None:
+@trackbed_task(aliases=["url", "open"])
+def jupyter_url(context: Context, given: Given) -> None:
     """The one line to paste into a browser."""
     from helpers import addresses, console, lifecycle, notebook
 
-    system = _load({"project": project, "state_dir": state_dir})
+    system = _load(given)
     engine = lifecycle.running(system)
     console.value(notebook.url(engine, engine.settings, system.credentials()["JUPYTER_TOKEN"]))
     view = lifecycle.overview(engine, engine.settings)
@@ -399,13 +355,13 @@ def jupyter_url(context: Context, project: str | None = None, state_dir: str | N
                        + addresses.ssh_line(ports, target=view.node, bound=view.settings.bind_address))
 
 
-@trackbed_task(help=WHERE)
-def mlflow_url(context: Context, project: str | None = None, state_dir: str | None = None) -> None:
+@trackbed_task()
+def mlflow_url(context: Context, given: Given) -> None:
     """MLflow's address for a browser, with the token where it asks for one."""
     from helpers import console, lifecycle
     from helpers.errors import TrackbedError
 
-    system = _load({"project": project, "state_dir": state_dir})
+    system = _load(given)
     engine = lifecycle.running(system)
     if not (url := lifecycle.mlflow_url(lifecycle.overview(engine, engine.settings))):
         raise TrackbedError("MLflow has no address: it does not run here", "`invoke up` starts it")
@@ -413,9 +369,8 @@ def mlflow_url(context: Context, project: str | None = None, state_dir: str | No
 
 
 @trackbed_task(klass=OptionalWord, positional=["action", "name"],
-               help={**WHERE, "action": "add, remove, list or passwd (a new password)", "name": "whose login"})
-def users(context: Context, action: str | None = None, name: str | None = None, project: str | None = None,
-          state_dir: str | None = None) -> None:
+               help={"action": "add, remove, list or passwd (a new password)", "name": "whose login"})
+def users(context: Context, given: Given, action: str | None = None, name: str | None = None) -> None:
     """Logins of the gateway: `users add NAME` makes one and prints its password, the only time it can be seen."""
     from helpers import console, lifecycle
     from helpers import users as logins
@@ -423,7 +378,7 @@ def users(context: Context, action: str | None = None, name: str | None = None, 
 
     _choose(action or "", "add", "remove", "list", "passwd", what="action")
     _refuse(action == "list" and bool(name), str(name), "behind `users list`, which shows everybody")
-    system = _load({"project": project, "state_dir": state_dir})
+    system = _load(given)
     if action == "list":
         for known in sorted(logins.load(system.settings)):
             console.value(known)
@@ -443,21 +398,21 @@ def users(context: Context, action: str | None = None, name: str | None = None, 
         console.notice("logins count with PUBLIC=true only: `invoke up --public`")
 
 
-@trackbed_task(klass=OptionalWord, positional=["name"], help={**WHERE, "name": "whose login (default: the first)"})
-def env(context: Context, name: str | None = None, project: str | None = None, state_dir: str | None = None) -> None:
+@trackbed_task(klass=OptionalWord, positional=["name"], help={"name": "whose login (default: the first)"})
+def env(context: Context, given: Given, name: str | None = None) -> None:
     """Lines for a shell on another machine, to log runs from there. The password has to be put in."""
     from helpers import console, gateway, lifecycle
 
-    system = _load({"project": project, "state_dir": state_dir})
+    system = _load(given)
     lifecycle.running(system)
     console.value(gateway.client_lines(system.settings, name, system.asks))
 
 
 @trackbed_task(klass=OptionalWord, positional=["action"],
-               help={**WHERE, **FORMAT, **JSON, "action": "rotate: new ones while it runs; without it they are shown",
+               help={**FORMAT, **JSON, "action": "rotate: new ones while it runs; without it they are shown",
                      "init": "make what `docker compose up` needs: images, volumes, secrets, .env"})
-def credentials(context: Context, action: str | None = None, project: str | None = None, state_dir: str | None = None,
-                format: str = "table", json: bool = False, init: bool = False) -> None:
+def credentials(context: Context, given: Given, action: str | None = None, format: str = "table", json: bool = False,
+                init: bool = False) -> None:
     """Show the generated secrets; `credentials rotate` replaces every one of them and keeps the data."""
     from helpers import console, lifecycle
 
@@ -465,7 +420,7 @@ def credentials(context: Context, action: str | None = None, project: str | None
     _refuse(format != "table" and (init or bool(action)), f"--format={format}", "where no secrets are shown",
             "`invoke credentials` shows them afterwards")
     _refuse(init and bool(action), "--init", f"with `{action}`")
-    system = _load({"project": project, "state_dir": state_dir})
+    system = _load(given)
     if init:
         with console.Progress() as progress:
             lifecycle.initialise(system, progress, console.notice)
@@ -491,14 +446,14 @@ def credentials(context: Context, action: str | None = None, project: str | None
         console.table(("secret", "value"), pairs)
 
 
-@trackbed_task(help=WHERE)
-def check(context: Context, project: str | None = None, state_dir: str | None = None) -> None:
+@trackbed_task()
+def check(context: Context, given: Given) -> None:
     """Log a run from inside the notebook, read it back, look for its row and its object."""
     from helpers import check as checks
     from helpers import console, lifecycle, typed
     from helpers.errors import TrackbedError
 
-    system = _load({"project": project, "state_dir": state_dir})
+    system = _load(given)
     engine = lifecycle.running(system)
     if missing := lifecycle.not_running(lifecycle.overview(engine, engine.settings)):
         raise TrackbedError(f"{system.settings.project} {missing}; start it with: {typed.anywhere('up')}")
@@ -511,16 +466,14 @@ def check(context: Context, project: str | None = None, state_dir: str | None = 
         raise Exit(code=1)
 
 
-@trackbed_task(help={**WHERE, "engine": WHAT["engine"], "workspace": WHAT["workspace"]})
-def doctor(context: Context, project: str | None = None, state_dir: str | None = None,
-           engine: str | None = None, workspace: str | None = None) -> None:
+@trackbed_task()
+def doctor(context: Context, given: Given) -> None:
     """Look before anything is started: engine, disk, memory, ports, network, leftovers, permissions."""
     from helpers import console, lifecycle
     from helpers import doctor as doctors
     from helpers.findings import Level
 
-    system, tried = lifecycle.last_tried({"project": project, "state_dir": state_dir, "engine": engine,
-                                          "workspace": workspace})
+    system, tried = lifecycle.last_tried(given)
     found = doctors.examine(_warned(system))
     if tried:
         console.notice(f"with what the last `invoke up` was told, which failed: {', '.join(tried)}")
@@ -533,11 +486,11 @@ def doctor(context: Context, project: str | None = None, state_dir: str | None =
 
 
 @trackbed_task(klass=OptionalWord, positional=["image"],
-               help={**WHERE, "image": "mlflow, jupyter, versitygw or gateway (default: mlflow and jupyter)",
-                     "gpu": WHAT["gpu"], "torch": WHAT["torch"], "push": "push them to --registry",
+               help={"image": "mlflow, jupyter, versitygw or gateway (default: mlflow and jupyter)",
+                     "push": "push them to --registry",
                      "registry": "where to push, as in ghcr.io/our-lab"})
-def build(context: Context, image: str | None = None, project: str | None = None, state_dir: str | None = None,
-          gpu: str | None = None, torch: str | None = None, push: bool = False, registry: str | None = None) -> None:
+def build(context: Context, given: Given, image: str | None = None, push: bool = False,
+          registry: str | None = None) -> None:
     """Build our images, for this machine's GPU or a named one; a no-op when nothing changed."""
     from helpers import console
     from helpers.engines.docker import building
@@ -545,7 +498,7 @@ def build(context: Context, image: str | None = None, project: str | None = None
 
     if push != bool(registry):
         raise SettingError("--push and --registry=HOST/PATH go together")
-    system = _load({"project": project, "state_dir": state_dir, "gpu": gpu, "torch": torch})
+    system = _load(given)
     with console.Progress() as progress:
         built = building.build(system, (image,) if image else ("mlflow", "jupyter"), progress, progress.notice,
                                registry or "")
@@ -589,15 +542,14 @@ def lock(context: Context, upgrade: bool = False) -> None:
                        else f"locked docker/jupyter/{name}")
 
 
-@trackbed_task(help={**WHERE, "to": "a file; or FOLDER/ or s3://BUCKET/PREFIX, where later backups store only what is "
+@trackbed_task(help={"to": "a file; or FOLDER/ or s3://BUCKET/PREFIX, where later backups store only what is "
                                     "new (default: a file in the state folder's backups)",
                      "with_secrets": "put the generated secrets into it too (the file is 0600)"})
-def backup(context: Context, project: str | None = None, state_dir: str | None = None, to: str = "",
-           with_secrets: bool = False) -> None:
+def backup(context: Context, given: Given, to: str = "", with_secrets: bool = False) -> None:
     """One consistent backup of database and artifacts, made while the system runs."""
     from helpers import backup_commands, console
 
-    system = _load({"project": project, "state_dir": state_dir})
+    system = _load(given)
     with console.Progress() as progress:
         place, manifest, health = backup_commands.backup(system, to, with_secrets, progress, progress.notice)
     console.value(place)
@@ -613,15 +565,14 @@ def backup(context: Context, project: str | None = None, state_dir: str | None =
 
 
 @trackbed_task(klass=OptionalWord, positional=["place"], name="verify",
-               help={**WHERE, "place": "a file, a folder or s3://BUCKET/PREFIX with backups, or one of them (default: "
+               help={"place": "a file, a folder or s3://BUCKET/PREFIX with backups, or one of them (default: "
                                        "the files in the state folder's backups)",
                      "repair": "store again what is damaged, from copies and from the running system"})
-def backup_verify(context: Context, place: str | None = None, project: str | None = None,
-                  state_dir: str | None = None, repair: bool = False) -> None:
+def backup_verify(context: Context, given: Given, place: str | None = None, repair: bool = False) -> None:
     """Read backups back and name what is damaged or missing, and whose artifacts that are."""
     from helpers import backup_commands, console
 
-    system = _load({"project": project, "state_dir": state_dir})
+    system = _load(given)
     with console.Progress() as progress:
         found = backup_commands.verify(system, place or "", repair, progress, progress.notice)
     for line in found.lines:
@@ -634,20 +585,20 @@ def backup_verify(context: Context, place: str | None = None, project: str | Non
 
 
 @trackbed_task(positional=["source"],
-               help={**WHERE, "source": "what `invoke backup` printed: a file, a backup in a folder or s3://...; the "
+               help={"source": "what `invoke backup` printed: a file, a backup in a folder or s3://...; the "
                                         "folder or s3://BUCKET/PREFIX alone: its newest backup",
                      "into": "restore into this new or empty project, on free ports; the current one stays as it is",
                      "no_backup": "do not back up what is there before it is replaced",
                      "skip_damaged": "restore what is whole of a damaged backup, and name what was left out",
                      "yes": "do not ask"})
-def restore(context: Context, source: str, project: str | None = None, state_dir: str | None = None,
-            into: str = "", no_backup: bool = False, skip_damaged: bool = False, yes: bool = False) -> None:
+def restore(context: Context, given: Given, source: str, into: str = "", no_backup: bool = False,
+            skip_damaged: bool = False, yes: bool = False) -> None:
     """Replace what is there by a backup, on any engine. Until the last step the old state is the live one."""
     from helpers import backup_commands, console, lifecycle
     from helpers.errors import TrackbedError
 
     _refuse(bool(into and no_backup), "--no-backup", "with --into, which replaces nothing")
-    system = _load({"project": project, "state_dir": state_dir})
+    system = _load(given)
     if not into and system.state.existed and not yes and not console.confirm(
             f"Replace the experiments and artifacts of project {system.settings.project} by {source}?"):
         raise TrackbedError("nothing was restored", "answer y, or pass --yes where there is no terminal")
@@ -668,32 +619,32 @@ def restore(context: Context, source: str, project: str | None = None, state_dir
         console.notice(f"\nit is project {into}: --project={into} names it, as in `invoke down --project={into}`")
 
 
-@trackbed_task(help={**WHERE, "to": "docker or embedded", "object_store": WHAT["object_store"]})
-def move(context: Context, to: str, project: str | None = None, state_dir: str | None = None,
-         object_store: str | None = None) -> None:
+@trackbed_task(help={"to": "docker or embedded"})
+def move(context: Context, given: Given, to: str) -> None:
     """Bring everything to the other engine: back up, restore there, switch, remove here."""
     from helpers import console, moves
     from helpers.engines import select
 
     _choose(to, *select.ENGINES, what="--to=")
-    system = _load({"project": project, "state_dir": state_dir, "object_store": object_store and "auto"})
+    store = given.get("object_store")
+    system = _load(given | {"object_store": store and "auto"})  # the store is the other engine's
     with console.Progress() as progress:
-        archived, view = moves.move(system, to, object_store or "", progress, progress.notice)
+        archived, view = moves.move(system, to, store or "", progress, progress.notice)
     _show(view)
     console.notice(f"\nmoved; the archive it was carried in is kept: {archived}")
 
 
-@trackbed_task(help={**WHERE, "back": "return to the state that the last upgrade kept"})
-def upgrade(context: Context, project: str | None = None, state_dir: str | None = None, back: bool = False) -> None:
+@trackbed_task(help={"back": "return to the state that the last upgrade kept"})
+def upgrade(context: Context, given: Given, back: bool = False) -> None:
     """Go to this clone's versions: back up, migrate a copy of the database, prove it, switch. The old copy is kept."""
     from helpers import console, lifecycle, upgrades
 
-    system = _load({"project": project, "state_dir": state_dir})
+    system = _load(given)
     if back:
         with console.Progress() as progress:
             kept, archived, runnable = upgrades.back(system, progress, progress.notice)
             if runnable:
-                lifecycle.up(_load({"project": project, "state_dir": state_dir}), progress, progress.notice)
+                lifecycle.up(_load(given), progress, progress.notice)
         console.notice(f"back on the database {kept['database']} (schema {kept['schema']}) of {kept['at']}")
         console.notice(f"what was logged since is in {archived}")
         if not runnable:
@@ -709,16 +660,15 @@ def upgrade(context: Context, project: str | None = None, state_dir: str | None 
         console.notice("the database's schema is current: nothing to migrate")
 
 
-@trackbed_task(help={**WHERE, "format": "table or json (default: table)", **JSON})
-def usage(context: Context, project: str | None = None, state_dir: str | None = None, format: str = "table",
-          json: bool = False) -> None:
+@trackbed_task(help={"format": "table or json (default: table)", **JSON})
+def usage(context: Context, given: Given, format: str = "table", json: bool = False) -> None:
     """What takes how much room: experiments, database, and what is free."""
     from dataclasses import asdict
 
     from helpers import console, hygiene
 
     format = _format(format, json, "table", "json")
-    found = hygiene.usage(_load({"project": project, "state_dir": state_dir}))
+    found = hygiene.usage(_load(given))
     if format == "json":
         console.as_json(asdict(found))
         return
@@ -731,14 +681,13 @@ def usage(context: Context, project: str | None = None, state_dir: str | None = 
     console.notice(f"database {found.database / mib:.0f} MiB; {found.free / 2**30:.1f} GiB free on the disk")
 
 
-@trackbed_task(help={**WHERE, "older_than": "deleted longer ago than this, as in 30d or 12h (default: 30d)",
+@trackbed_task(help={"older_than": "deleted longer ago than this, as in 30d or 12h (default: 30d)",
                      "yes": "remove it; without this it is only shown"})
-def gc(context: Context, project: str | None = None, state_dir: str | None = None, older_than: str = "30d",
-       yes: bool = False) -> None:
+def gc(context: Context, given: Given, older_than: str = "30d", yes: bool = False) -> None:
     """Remove for good what was deleted long ago, with its artifacts. Shows first what would go."""
     from helpers import console, hygiene, lifecycle
 
-    system = _load({"project": project, "state_dir": state_dir})
+    system = _load(given)
     found = hygiene.deleted(lifecycle.running(system), older_than)
     console.table(("experiment id", "runs", "models", "objects", "MiB"), [
         (gone.identity, str(gone.runs), str(gone.models), str(gone.objects), f"{gone.size / 2**20:.1f}")

@@ -24,7 +24,7 @@ from helpers.engines.host import LOCAL, Host
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
 from helpers.services import JUPYTER, POSTGRES, PartStatus, Port, State
-from helpers.settings import Settings, relevance
+from helpers.settings import BY_NAME, Settings, relevance
 from helpers.system import OPEN, System, existing
 
 GIB = 1 << 30
@@ -51,7 +51,7 @@ def check_ports(settings: Settings, planned: Iterable[tuple[str, Port]], statuse
         taken = {p.published for _, p in planned}
         free = addresses.next_free(port.address, port.published + 1, taken, there.is_free)
         found.append(Finding(Level.ERROR, "ports", f"port {port.published} ({setting}) is taken by {who}",
-                             f"stop it, or choose another: --{setting.lower().replace('_', '-')}={free}"))
+                             f"stop it, or choose another: {BY_NAME[setting].given(str(free))}"))
     return found
 
 
@@ -66,8 +66,8 @@ def check_privileged(planned: Iterable[tuple[str, Port]], lowest: int) -> list[F
     listed = [(port, ports.SETTINGS.get(f"{part}:{port.name}", "")) for part, port in planned]
     return [Finding(Level.ERROR, "ports", f"port {port.published} ({setting}) is below {lowest}: only root may listen "
                     "there, and no service runs as root",
-                    f"choose another: --{setting.lower().replace('_', '-')}="
-                    f"{addresses.next_free(port.address, max(lowest, 8000))}")
+                    "choose another: "
+                    + BY_NAME[setting].given(str(addresses.next_free(port.address, max(lowest, 8000)))))
             for port, setting in listed if 0 < port.published < lowest]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from helpers import stack
 
 NAMED = {"--project": "TRACKBED_PROJECT", "--state-dir": "TRACKBED_STATE_DIR"}  # what names a system
+COMMAND = re.compile(r"`([A-Z_0-9]+=\S* )?" + "invoke " + "([^`]*)")  # with a variable before it
 WITHOUT = ("-", "lock", "version")  # what does not take these flags
 
 
@@ -26,33 +27,43 @@ def program() -> str:
 def as_typed(text: str) -> str:
     """A text whose every `invoke TASK` can be typed where the reader is: not everybody has it on PATH, or is in the
     clone's folder, and the system may be named. As it stands where another program than Invoke runs it."""
-    if "`invoke " not in text or Path(sys.argv[0]).name not in ("invoke", "inv"):
+    if "invoke " not in text or Path(sys.argv[0]).name not in ("invoke", "inv"):
         return text
     try:
         here = Path.cwd()
     except OSError:
         here = Path("/")  # the folder is gone
-    start = "invoke "
+    folder, start = "", "invoke "
     if not here.is_relative_to(stack.ROOT):
-        start = _start()
+        folder, start = _folder(), _runner()
     elif shutil.which("invoke") is None:
         start = f"{shlex.quote(os.path.relpath(program(), here))} "
-    return re.sub("`invoke ([^`]*)", lambda found: f"`{start}{found[1]}{_named(found[1])}", text)
+
+    def typed(found: re.Match[str]) -> str:
+        variables = found[1] or ""
+        runner = start.replace("sudo ", f"sudo {variables}", 1) if start.startswith("sudo ") else variables + start
+        return f"`{folder}{runner}{found[2]}{_named(found[2])}"
+
+    return COMMAND.sub(typed, text)
 
 
 def anywhere(words: str, project: str = "") -> str:
     """``words`` (a task and its flags) as a line for any folder. ``project``: names it, where it is not the one that
     this task was called for."""
-    return f"{_start()}{words}{_named(words, project)}"
+    return f"{_folder()}{_runner()}{words}{_named(words, project)}"
 
 
-def _start() -> str:
+def _folder() -> str:
+    return f"cd {shlex.quote(str(stack.ROOT))} && "
+
+
+def _runner() -> str:
     start = program()
     if start and Path(start).is_relative_to(stack.ROOT):
         start = str(Path(start).relative_to(stack.ROOT))
     runner = shlex.quote(start) if start else f"{shlex.quote(sys.executable)} -m invoke"
     sudo = "sudo " if os.geteuid() == 0 and os.environ.get("SUDO_USER") else ""
-    return f"cd {shlex.quote(str(stack.ROOT))} && {sudo}{runner} "
+    return f"{sudo}{runner} "
 
 
 def _named(words: str, project: str = "") -> str:

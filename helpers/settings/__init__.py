@@ -1,9 +1,28 @@
-"""Settings: declared in model.py, found in sources.py, joined and checked in resolved.py."""
+"""Settings: declared in model.py, found in sources.py, joined and checked in resolved.py.
 
-from helpers.settings.model import BY_NAME, TABLE, Setting
-from helpers.settings.reference import example
-from helpers.settings.resolved import Settings, default_state_dir
-from helpers.settings.sources import DEFAULT, FOREIGN, LAST_UP, OTHER_NAMES, PREFIX, RESERVED
+What is imported from here is loaded when it is asked for: the flags of `invoke --list` need the declarations alone.
+"""
 
-__all__ = ["BY_NAME", "DEFAULT", "FOREIGN", "LAST_UP", "OTHER_NAMES", "PREFIX", "RESERVED", "TABLE", "Setting",
-           "Settings", "default_state_dir", "example"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from helpers.settings.model import BY_NAME, BY_OPTION, TABLE, Setting
+    from helpers.settings.reference import example
+    from helpers.settings.resolved import Settings, default_state_dir
+    from helpers.settings.sources import DEFAULT, FOREIGN, LAST_UP, OTHER_NAMES, PREFIX, RESERVED
+
+_HOME = {**dict.fromkeys(("BY_NAME", "BY_OPTION", "TABLE", "Setting"), "model"), "example": "reference",
+         **dict.fromkeys(("Settings", "default_state_dir"), "resolved"),
+         **dict.fromkeys(("DEFAULT", "FOREIGN", "LAST_UP", "OTHER_NAMES", "PREFIX", "RESERVED"), "sources")}
+
+__all__ = ["BY_NAME", "BY_OPTION", "DEFAULT", "FOREIGN", "LAST_UP", "OTHER_NAMES", "PREFIX", "RESERVED", "TABLE",
+           "Setting", "Settings", "default_state_dir", "example"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(name)
+    found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = found
+    return found

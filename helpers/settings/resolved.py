@@ -24,8 +24,6 @@ from helpers.settings.parsers import LOOPBACK, Around
 from helpers.settings.sources import DEFAULT, FOREIGN, LAST_UP, Value, error, named, parse
 
 _LOCATING = ("PROJECT", "STATE_DIR")
-# what `up` does not remember: keys belong together, and one of these is a secret
-_FORGOTTEN = (*_LOCATING, *(name for name in BY_NAME if name.startswith("BACKUP_S3_")))
 _PORTS = ("MLFLOW_PORT", "JUPYTER_PORT", "S3_PORT", "S3_CONSOLE_PORT")
 
 
@@ -118,7 +116,7 @@ class Settings(Declared):
                 origins[name] = found.origin
             if name in layers[0] or name in layers[1]:
                 raw = layers[0].get(name) or layers[1][name]
-                if not setting.secret and name not in _FORGOTTEN:
+                if not setting.secret and setting.remembered:
                     told[name] = str(values[name]) if raw.raw and name == "WORKSPACE" else raw.raw
 
         for name in _LOCATING:

@@ -68,7 +68,7 @@ def error(name: str, raw: str, origin: str, rule: str, suggestion: str = "") -> 
     value = "" if BY_NAME[name].secret else "=" + shown(safe)
     hint = ""
     if origin == LAST_UP:
-        hint = f"forget what it was told: `invoke up {BY_NAME[name].option}=`"
+        hint = f"forget what it was told: {BY_NAME[name].forgetting}"
     guess = did_you_mean(shown(suggestion, 200))
     return SettingError(f"{name}{value} ({named(origin)}): {rule}{guess}", hint)
 
@@ -93,12 +93,15 @@ def from_flags(flags: Mapping[str, str | None]) -> dict[str, Value]:
         name = BY_OPTION[option].name if option in BY_OPTION else name
         if name not in BY_NAME:
             guess = meant(name)
-            right = BY_NAME[guess].option if guess else ""
+            right = BY_NAME[guess].given("...").removesuffix("=...") if guess else ""
             raise SettingError(f"{option}: no such setting.{did_you_mean(right)}")
         option = BY_NAME[name].option
-        if not BY_NAME[name].flag:
+        if BY_NAME[name].secret:
             raise SettingError(f"{name} (from {option}): a secret is not taken from the command line, where "
                                "others on the machine can read it; put it into .env (chmod 600 .env).")
+        if not BY_NAME[name].flag:
+            raise SettingError(f"{option}: is no flag.", f"{name}=... goes into .env, or {PREFIX}{name}=... before the "
+                                                         "command")
         found[name] = Value(raw.strip(), option)
     return found
 

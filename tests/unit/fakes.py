@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from helpers import stack
-from helpers.settings import Settings
+from helpers.settings import BY_NAME, Settings
 from helpers.state import State
 from helpers.system import System
 
 ENTRY = stack.MLFLOW_FOLDER / "start.py"
 
 
-def system(folder: Path, **flags: str) -> System:
-    """A System whose state and workspace lie in ``folder``."""
-    settings = Settings.load({"state_dir": str(folder / "state"), **flags}, {"HOME": str(folder)},
+def system(folder: Path, **given: str) -> System:
+    """A System whose state and workspace lie in ``folder``: settings as flags, those without one as variables."""
+    flags = {name: value for name, value in given.items() if name.upper() not in BY_NAME or BY_NAME[name.upper()].flag}
+    variables = {f"TRACKBED_{name.upper()}": value for name, value in given.items() if name not in flags}
+    settings = Settings.load({"state_dir": str(folder / "state"), **flags}, {"HOME": str(folder), **variables},
                              folder / "clone" / ".env")
     return System(settings, State.load(settings.folder))
 

@@ -9,7 +9,6 @@ import shlex
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import command_line
 from helpers import console
 from helpers.errors import TrackbedError
 from tests.unit.fakes import system
+from tests.unit.texts import messages
 
 CLEAR, TITLE, OVERRIDE, C1 = "\x1b[2J\x1b[H", "\x1b]0;owned\x07", "a\u202egnp.exe", "\x9b31m"
 NASTY = (CLEAR, TITLE, OVERRIDE, C1, "\x1b[1A\x1b[2Kok", "\x7f\x08\x08", "\u2066x\u2069", "\u200b", "\udc9b", "\u2028",
@@ -98,9 +98,9 @@ def test_logs_are_clean_unless_asked_for_as_they_are(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(tasks, "_load", lambda flags: None)
     monkeypatch.setattr(lifecycle, "running", lambda system: Engine())
-    tasks.logs.body(None, "jupyter")
+    tasks.logs.body(None, part="jupyter")
     assert capsys.readouterr().out == "\\x1b[2J\\x1b[Hhello\n"
-    tasks.logs.body(None, "jupyter", raw=True)
+    tasks.logs.body(None, part="jupyter", raw=True)
     assert capsys.readouterr().out == CLEAR + "hello\n"
 
 
@@ -213,11 +213,12 @@ def test_a_line_to_type_is_for_the_same_system(monkeypatch: pytest.MonkeyPatch, 
     assert read(typed.anywhere("check", "other"))[:2] == ["check", "--project=other"]
     for folder in (tmp_path, Path("/")):
         monkeypatch.chdir(folder)
-        said = typed.as_typed("`invoke users add ada`; `invoke down --project=copy`; `invoke --list`; `invoke lock`")
-        one, two, three, four = (read(line) for line in re.findall("`([^`]+)`", said))
+        said = typed.as_typed("`invoke users add ada`; `invoke down --project=copy`; `invoke --list`; `invoke lock`; "
+                              "`TRACKBED_GPU= invoke up`")
+        one, two, three, four, five = (read(line) for line in re.findall("`([^`]+)`", said))
         assert one == ["users", "add", "ada", *wanted]
         assert two == ["down", "--project=copy", *(flag for flag in wanted if "--project" not in flag)]
-        assert (three, four) == (["--list"], ["lock"])
+        assert (three, four, five) == (["--list"], ["lock"], ["up", *wanted])
 
 
 def test_a_stopped_system_is_started_again_by_the_line_that_status_prints(monkeypatch: pytest.MonkeyPatch,
@@ -233,10 +234,10 @@ def test_a_stopped_system_is_started_again_by_the_line_that_status_prints(monkey
     monkeypatch.setattr(lifecycle, "running", lambda system: view)
     monkeypatch.setattr(lifecycle, "overview", lambda engine, settings: view)
     monkeypatch.setattr(lifecycle, "not_running", lambda view: "is stopped")
-    tasks.status.body(None, "revcor", str(tmp_path))
+    tasks.status.body(None, project="revcor", state_dir=str(tmp_path))
     assert capsys.readouterr().err.endswith(f" up --project=revcor --state-dir={tmp_path}\n")
     with pytest.raises(Exit):
-        tasks.check.body(None, "revcor", str(tmp_path))
+        tasks.check.body(None, project="revcor", state_dir=str(tmp_path))
     assert re.search(rf"start it with: cd .* up --project=revcor --state-dir={tmp_path}\n", capsys.readouterr().err)
 
 
@@ -249,26 +250,13 @@ def test_every_task_that_is_typed_for_a_named_system_takes_the_flags() -> None:
     assert lacking == set(typed.WITHOUT) - {"-"}
 
 
-def messages(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and text of every string that is no docstring; what an f-string puts in is `{}`."""
-    inside: set[int] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            inside.add(id(node.value))
-        if isinstance(node, ast.JoinedStr):
-            inside |= {id(part) for part in node.values}
-            yield node.lineno, "".join(str(p.value) if isinstance(p, ast.Constant) else "{}" for p in node.values)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
-            yield node.lineno, node.value
-
-
 def test_every_task_in_a_message_can_be_made_typeable() -> None:
     """`typed.as_typed` knows a task by the quotation mark before it; the help and its examples have none."""
     root = Path(__file__).resolve().parents[2]
     found = []
     for path in (root / "tasks.py", root / "command_line.py", root / "command_words.py", *root.glob("helpers/**/*.py")):
         for line, text in messages(ast.parse(path.read_text())):
-            bare = re.sub(r"`invoke [^`]*`|-m invoke |usage: invoke |\$\(invoke ", "", text)
+            bare = re.sub(r"`(?:[\w{}]+= )?invoke [^`]*`|-m invoke |usage: invoke |\$\(invoke ", "", text)
             if re.search(r"\binvoke ", bare) and text not in ("`invoke ", "invoke ", "invoke {}"):  # not ours to type
                 found.append(f"{path.relative_to(root)}:{line}: {text}")
     assert not found

@@ -14,7 +14,7 @@ from helpers import doctor
 from helpers.accelerators import Accelerator
 from helpers.engines.base import Engine
 from helpers.errors import SettingError
-from helpers.settings import BY_NAME, TABLE, Settings, relevance
+from helpers.settings import TABLE, Settings, flags, relevance
 from helpers.settings.model import BY_OPTION
 
 REMOTE = {"tracking_uri": "https://mlflow.example.org"}
@@ -23,10 +23,11 @@ VALUES = {"--gpu": "none", "--devices": "0", "--torch": "cpu", "--data-volume": 
           "--object-store": "auto", "--mlflow-port": "8100", "--jupyter-port": "8101", "--s3-port": "9100",
           "--s3-console-port": "9101", "--s3-bucket": "mine", "--local-access": "token", "--certificates": "internal",
           "--domain": "lab.example.org", "--public-s3": "true", "--bind-address": "127.0.0.2", "--engine": "auto",
+          "--http-port": "8180", "--https-port": "8181",
           "--public-address": "lab.example.org", "--ready-timeout": "60", "--env": "A=b", "--volume": "data:/data",
           "--tracking-uri": "https://mlflow.example.org", "--tracking-username": "me"}
 SERVERS_OWN = {"--object-store", "--s3-port", "--s3-console-port", "--s3-bucket", "--local-access", "--mlflow-port"}
-PUBLIC = {"--domain", "--certificates", "--public-s3"}
+PUBLIC = {"--domain", "--certificates", "--public-s3", "--http-port", "--https-port"}
 EMBEDDED = {"--s3-port", "--s3-console-port", "--s3-bucket", "--data-volume", "--volume", "--devices"}
 # what is refused: engine, further settings, whether there is a GPU, flags
 CASES: list[tuple[str, dict[str, str], bool, set[str]]] = [
@@ -66,9 +67,9 @@ def test_every_flag_on_every_engine(tmp_path: Path, engine: str, others: dict[st
 
 
 def test_every_flag_of_up_is_walked_over() -> None:
-    flags = {f"--{name.replace('_', '-')}" for name in (*tasks.WHAT, *tasks.NOTEBOOK)}
-    # a file or folder each, which mean the same on both engines
-    assert flags - {"--workspace", "--tracking-ca"} == VALUES.keys()
+    options = {row.option for row in flags.taken("up").values()}
+    # what names the system, and a file or folder each, which mean the same on both engines
+    assert options - {"--project", "--state-dir", "--public", "--workspace", "--tracking-ca"} == VALUES.keys()
 
 
 def test_every_condition_is_known_and_every_flag_says_what_instead() -> None:
@@ -108,7 +109,7 @@ def test_a_hint_names_flags_that_exist() -> None:
 
     for setting in TABLE:
         for option in re.findall(r"--[a-z0-9-]+", setting.instead):
-            assert option in {one.option for one in BY_NAME.values()}, setting.name
+            assert option in {one.option for one in TABLE if one.flag}, setting.name
 
 
 @pytest.mark.parametrize(("task", "flags", "said"), [

@@ -170,6 +170,13 @@ def test_a_wrong_remembered_value_says_how_to_forget_it(place: Place) -> None:
     assert caught.value.hint == "forget what it was told: `invoke up --mlflow-port=`"
 
 
+def test_what_has_no_flag_is_forgotten_by_a_variable(place: Place) -> None:
+    with pytest.raises(SettingError) as caught:
+        place.load(remembered={"ACME_ROOT": "/gone.pem"})
+    assert caught.value.hint == "forget what it was told: `TRACKBED_ACME_ROOT= invoke up`"
+    assert place.load(environ={"TRACKBED_ACME_ROOT": ""}, remembered={"ACME_ROOT": "/gone.pem"}).acme_root == ""
+
+
 def test_a_shell_that_sourced_env_tells_nothing(place: Place) -> None:
     block = (
         "# >>> written by Trackbed\nTRACKBED_MLFLOW_HOSTS=a\nTRACKBED_GPU=none\n# <<< written by Trackbed\n"
@@ -439,7 +446,8 @@ BAD_VALUES = [
 def test_bad_value(place: Place, name: str, value: str, rest: str) -> None:
     option = BY_NAME[name].option
     shown = value if len(value) <= 60 else value[:57] + "..."
-    for given_as, origin in (("flag", option), ("variable", f"TRACKBED_{name}")):
+    ways = (("flag", option), ("variable", f"TRACKBED_{name}"))
+    for given_as, origin in ways if BY_NAME[name].flag else ways[1:]:
         with pytest.raises(SettingError) as caught:
             if given_as == "flag":
                 place.load(flags={name.lower(): value})
@@ -545,6 +553,8 @@ def test_bad_file(place: Place, text: str, message: str) -> None:
 BAD_NAMES = [
     ({"egnine": "x"}, {}, "--egnine: no such setting. Did you mean --engine?"),
     ({"zebra": "x"}, {}, "--zebra: no such setting."),
+    ({"mlflow_workers": "2"}, {}, "--mlflow-workers: is no flag."),
+    ({"mlflow_worker": "2"}, {}, "--mlflow-worker: no such setting. Did you mean MLFLOW_WORKERS=... in .env?"),
     (
         {"postgres_password": SECRET},
         {},

@@ -1,0 +1,113 @@
+"""Every flag and every command that a message names is there, on the task that it is named for."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from invoke.exceptions import ParseError
+from invoke.parser.parser import Parser
+
+import command_line
+import tasks
+from helpers.settings import TABLE, flags
+from tests.unit.texts import messages
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = [*ROOT.glob("*.py"), *ROOT.glob("helpers/**/*.py")]
+KNOWN = command_line.known(tasks.namespace)
+OURS = {f"--{flag.name}" for task in KNOWN.values() for flag in task.flags if not flag.word}
+INVOKES = {"--list", "--help"}
+# what stands behind another program's name is that program's
+OTHERS = re.compile(r"\b(docker|nvidia-ctk|dnf|systemctl|pacman|cp|mount|uv|pip|bash|sed|openssl|ssh|git|apt-get|nox|"
+                    r"ufw|firewall-cmd|psql|loginctl|unknown flag:)\b[^`]*$|-D \{\}[^`]*$")
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+PIECES = "script.py"  # command lines of other programs, flag by flag
+
+
+def said() -> Iterator[tuple[str, str]]:
+    """Where and what: every text of the sources, sentences and single flags of our own words alike."""
+    for path in SOURCES:
+        for line, text in messages(ast.parse(path.read_text())):
+            yield f"{path.relative_to(ROOT)}:{line}", text
+
+
+def flags_of(place: str, text: str) -> list[str]:
+    """The flags that a text shows to a user."""
+    if FLAG.match(text.lstrip(" \\\n")) and place.split(":")[0].endswith(PIECES):
+        return []
+    if re.fullmatch(FLAG.pattern + r"(=\S*)?", text) and place.startswith("helpers/") and "settings/model" not in place:
+        return []  # a word of an argument list
+    return [found.group() for found in FLAG.finditer(text) if not OTHERS.search(text[:found.start()])]
+
+
+def test_every_flag_in_a_message_exists() -> None:
+    seen = [(place, flag) for place, text in said() if not _sought(place) for flag in flags_of(place, text)]
+    assert len(seen) > 100
+    assert [(place, flag) for place, flag in seen if flag not in OURS | INVOKES] == []
+
+
+def _sought(place: str) -> bool:
+    """What is looked for in the words that somebody typed, flags of other habits among it."""
+    return place.startswith(("command_line.py", "noxfile.py")) or place in HABITS
+
+
+def _habits() -> set[str]:
+    """The lines of FLAG_HABITS' keys."""
+    tree = ast.parse((ROOT / "command_words.py").read_text())
+    found = next(node.value for node in tree.body if isinstance(node, ast.AnnAssign)
+                 and isinstance(node.target, ast.Name) and node.target.id == "FLAG_HABITS")
+    assert isinstance(found, ast.Dict)
+    return {f"command_words.py:{word.lineno}" for value in found.values if isinstance(value, ast.Call)
+            for word in ast.walk(value.args[0]) if isinstance(word, ast.Constant)}
+
+
+HABITS = _habits()
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every `invoke ...` of a message, and what `typed.anywhere` is given."""
+    found = [(place, command) for place, text in said() if not place.startswith("noxfile.py")
+             for command in re.findall(r"\binvoke ((?:--help )?[a-z][^`;,()>|&]*)", text)]
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "anywhere":
+                found += [(f"{path.relative_to(ROOT)}:{node.lineno}", text) for _, text in messages(node)]
+    return found
+
+
+@pytest.mark.parametrize(("place", "command"), sorted(set(commands())))
+def test_every_command_in_a_message_can_be_typed(place: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = shlex.split(re.sub(r"(?<=\w)\{\}|\{\}=", "", command).replace("{}", "x").rstrip(". "))
+    if words[0] == "--help":
+        assert words[1] in {"x", "TASK"} | KNOWN.keys()
+        return
+    if words[0] == "x":
+        return  # a task that was typed
+    monkeypatch.setattr(sys, "argv", ["invoke", *words])
+    try:
+        Parser(contexts=tasks.namespace.to_contexts()).parse_argv(words)
+    except ParseError as error:
+        if "required positional" not in str(error):  # the task alone, in a sentence
+            pytest.fail(f"{place}: invoke {command}: {error}")
+
+
+def test_a_flag_is_never_put_together_from_a_settings_name() -> None:
+    """`Setting.given` knows whether there is one."""
+    for place, text in said():
+        if not place.startswith(("command_line.py", "command_words.py", "helpers/settings/")):
+            assert not re.search(r"(?<![\w-])--\{\}", text), place
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+def test_a_setting_is_a_flag_of_the_tasks_that_it_names(row: object) -> None:
+    assert row in TABLE
+    for name, task in KNOWN.items():
+        body = name.replace("-", "_").replace(".", "_")
+        takes = task.flag("--project") is not None and row in flags.taken(body).values()
+        assert (task.flag(row.option) is not None) is takes or task.flag(row.option).word, name  # type: ignore[attr-defined,union-attr]
