@@ -1,8 +1,17 @@
-"""What is written about settings, from their declarations: ``.env.example``."""
+"""What is written about settings, from their declarations: ``.env.example``, the table of docs/settings.md."""
 
 from __future__ import annotations
 
-from helpers.settings.model import TABLE
+import re
+
+from helpers import references
+from helpers.settings.flags import meaning
+from helpers.settings.model import EVERY, TABLE, Setting
+
+BEGIN, END = "<!-- settings: made from their declarations -->", "<!-- end -->"
+# where a setting means something: words of `only`
+WHERE = {"docker": "Docker", "public": "PUBLIC=true", "private": "not with PUBLIC=true", "remote": "TRACKING_URI",
+         "server": "not with TRACKING_URI", "own-store": "a store of its own", "s3": "an S3 store", "gpu": "a GPU"}
 
 
 def example() -> str:
@@ -13,5 +22,30 @@ def example() -> str:
         "# Secrets make it a private file: chmod 600 .env",
     ]
     for setting in TABLE:
-        lines += ["", f"# {setting.why}", f"# ({setting.allowed})", f"#{setting.name}={setting.default}"]
+        lines += ["", f"# {meaning(setting)}", f"# ({setting.allowed})", f"#{setting.name}={setting.default}"]
     return "\n".join(lines) + "\n"
+
+
+def _flag(row: Setting) -> str:
+    if not row.flag:
+        return ""
+    others = [] if row.tasks == EVERY else [task for task in row.tasks if task != "up"]
+    return f"`{row.option}`" + (f" (also: {', '.join(others)})" if others else "")
+
+
+def table() -> str:
+    """Every setting as a table of Markdown."""
+    lines = ["| setting | default | flag of `up` | meaning | only with |", "|---|---|---|---|---|"]
+    for row in TABLE:
+        default = "" if not row.default else f"`{references.without_digest(row.default)}`"
+        only = ", ".join(WHERE[word] for word in row.only if word in WHERE)
+        lines.append(f"| `{row.name}` | {default} | {_flag(row)} | {row.why} | {only} |")
+    return "\n".join(lines)
+
+
+def page(text: str) -> str:
+    """The settings page with its table as it has to be."""
+    found = re.search(f"{BEGIN}\n.*?{END}\n", text, re.DOTALL)
+    if found is None:
+        raise ValueError(f"the page has no place between {BEGIN} and {END}")
+    return f"{text[:found.start()]}{BEGIN}\n{table()}\n{END}\n{text[found.end():]}"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from helpers import egress, stack
 from helpers.errors import BAD_SETTING, SettingError
-from helpers.settings import BY_NAME, RESERVED, TABLE, Settings, example, resolved
+from helpers.settings import BY_NAME, RESERVED, TABLE, Settings, example, reference, resolved
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "hunter2hunter2hunter2"
@@ -82,6 +82,22 @@ def test_table_and_fields_agree() -> None:
 
 def test_example_file_is_current() -> None:
     assert (ROOT / ".env.example").read_text() == example()
+
+
+def test_settings_page_is_current() -> None:
+    text = (ROOT / "docs" / "settings.md").read_text()
+    assert text == reference.page(text), "python -m helpers.settings docs/settings.md"
+
+
+def test_compose_files_read_what_settings_say() -> None:
+    """A declaration's ``compose`` and ``${TRACKBED_...}`` of the Compose files are one."""
+    read = {name for path in (ROOT / "docker").glob("compose*.yaml")
+            for name in re.findall(r"\$\{?TRACKBED_([A-Z0-9_]+)", path.read_text())}
+    declared = {row.name for row in TABLE if row.compose}
+    assert declared <= read
+    # found out at run time: the image that is here, the store's own address, the gateway's port
+    assert (read & BY_NAME.keys()) - declared == {
+        "POSTGRES_IMAGE", "MINIO_IMAGE", "VERSITYGW_IMAGE", "S3_ENDPOINT", "JUPYTER_PORT"}
 
 
 def test_example_taken_literally_gives_the_defaults(place: Place) -> None:

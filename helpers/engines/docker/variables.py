@@ -9,6 +9,7 @@ from helpers import egress, gateway, stack
 from helpers.engines.docker import client_config, images
 from helpers.engines.docker.deployment import Deployment
 from helpers.errors import TrackbedError
+from helpers.settings import PREFIX, TABLE, Settings
 
 
 def files(deployment: Deployment) -> tuple[str, ...]:
@@ -32,24 +33,23 @@ def _image(deployment: Deployment, key: str) -> str:
         return reference  # no engine answers: a plan is printed all the same
 
 
+def _declared(settings: Settings) -> dict[str, str]:
+    """What settings alone decide, as their declarations say; the gateway's with PUBLIC=true only."""
+    return {f"{PREFIX}{row.name}": str(getattr(settings, row.field)) for row in TABLE
+            if row.compose and (settings.public or "public" not in row.only)}
+
+
 def variables(deployment: Deployment) -> dict[str, str]:
     """What the Compose files interpolate; no secret among it. Also written to .env for use by hand."""
     settings, live = deployment.settings, deployment.system.state.live
     own_store = deployment.object_store != "external"
     _, mtu = deployment.host.uplink()
     return {
-        "TRACKBED_BIND_ADDRESS": settings.bind_address,
-        "TRACKBED_MLFLOW_PORT": str(settings.mlflow_port),
-        "TRACKBED_S3_PORT": str(settings.s3_port),
-        "TRACKBED_S3_CONSOLE_PORT": str(settings.s3_console_port),
-        "TRACKBED_S3_BUCKET": settings.s3_bucket,
-        "TRACKBED_S3_REGION": settings.s3_region,
+        **_declared(settings),
         "TRACKBED_S3_ENDPOINT": "http://store:9000" if own_store else settings.s3_endpoint,
         "TRACKBED_POSTGRES_IMAGE": _image(deployment, "postgres"),
         "TRACKBED_MINIO_IMAGE": _image(deployment, "minio"),
         "TRACKBED_VERSITYGW_IMAGE": _image(deployment, "versitygw"),
-        "TRACKBED_MLFLOW_IMAGE": settings.mlflow_image,
-        "TRACKBED_MLFLOW_WORKERS": str(settings.mlflow_workers),
         "TRACKBED_POOL_SIZE": str(stack.pool(settings.mlflow_workers)[0]),
         "TRACKBED_POOL_OVERFLOW": str(stack.pool(settings.mlflow_workers)[1]),
         "TRACKBED_MAX_CONNECTIONS": str(stack.max_connections(settings.mlflow_workers)),
@@ -62,8 +62,6 @@ def variables(deployment: Deployment) -> dict[str, str]:
         # Compose hands the proxies of Docker's config.json to every container: they must not stand between ours
         "TRACKBED_NO_PROXY": egress.exceptions(client_config.proxies(os.environ).get(egress.EXCEPT, "")),
         "TRACKBED_MTU": str(min(mtu or 1500, 1500)),
-        "TRACKBED_MEMORY_LIMIT": settings.memory_limit,
-        "TRACKBED_PIDS_LIMIT": str(settings.pids_limit),
         **(gateway_variables(deployment) if settings.public else {}),
     }
 
@@ -76,16 +74,12 @@ def gateway_variables(deployment: Deployment) -> dict[str, str]:
     if settings.acme:
         certificates = "acme_address" if re.fullmatch(r"[0-9.]+", name) else "acme"
     return {
-        "TRACKBED_GATEWAY_IMAGE": settings.gateway_image,
         "TRACKBED_GATEWAY_ADDRESS": settings.gateway_address,
         "TRACKBED_GATEWAY_NAME": name,
         "TRACKBED_GATEWAY_CERTIFICATES": certificates,
-        "TRACKBED_ACME_CA": settings.acme_ca,
         "TRACKBED_GATEWAY_ACME_ROOT": "trusted_roots /run/secrets/acme-root.pem" if settings.acme_root else "",
         "TRACKBED_GATEWAY_CONSOLE": "import public 9001 console" if deployment.console_is_public else "",
         "TRACKBED_GATEWAY_HSTS": gateway.hsts(settings),
         "TRACKBED_GATEWAY_S3": "import public 9000 s3" if settings.public_s3 and own_store else "",
         "TRACKBED_JUPYTER_PORT": str(settings.jupyter_port),
-        "TRACKBED_HTTP_PORT": str(settings.http_port),
-        "TRACKBED_HTTPS_PORT": str(settings.https_port),
     }
