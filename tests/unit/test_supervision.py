@@ -205,7 +205,7 @@ def test_orphans_are_found_and_ended() -> None:
         assert process.stdout
         process.stdout.readline()
         assert orphans(instance) == [process.pid]
-        assert orphans("another") == []
+        assert orphans(f"another-{os.getpid()}") == []  # a suite beside this one has its own
         terminate([process.pid], 0.3)  # SIGTERM is ignored, SIGKILL is not
         assert process.wait(timeout=10) == -signal.SIGKILL
     assert orphans(instance) == []
