@@ -61,19 +61,26 @@ find_python() {
   [ -n "$found" ] && echo "$found"
 }
 
+# apt knows only the small names of the proxies; a site without a network is not waited for long.
+quiet_apt() {
+  env DEBIAN_FRONTEND=noninteractive ${HTTP_PROXY:+"http_proxy=${http_proxy:-$HTTP_PROXY}"} \
+    ${HTTPS_PROXY:+"https_proxy=${https_proxy:-$HTTPS_PROXY}"} apt-get -q -o Acquire::http::Timeout=30 \
+    -o Acquire::https::Timeout=30 -o Acquire::Retries=1 "$@" >/dev/null 2>&1 </dev/null
+}
+
 # A package of the distribution, as root only: a user's system is changed by nobody but its owner.
 install_package() {
   { [ -n "$packages" ] && is_root && has apt-get; } || return 1
   say "installing $packages"
   # shellcheck disable=SC2086 # several words
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $packages >/dev/null 2>&1 </dev/null
+  quiet_apt install -y --no-install-recommends $packages
 }
 
 # Which packages bring a Python 3.11 or newer here: "" where the distribution has none.
 find_packages() {
   packages=''
   has apt-cache || return 0
-  if is_root; then apt-get update -q >/dev/null 2>&1 </dev/null || true; fi
+  if is_root; then quiet_apt update || true; fi
   for version in 3.13 3.12 3.11 3.14; do
     if apt-cache show "python$version-venv" >/dev/null 2>&1; then packages="python$version python$version-venv"; return 0; fi
   done
@@ -88,8 +95,7 @@ wheels() {
 
 # apt-get with folders of our own: anybody may fetch a package so, and nothing is installed.
 own_apt() {
-  DEBIAN_FRONTEND=noninteractive apt-get -q -o "Dir::Cache=$tools/apt/cache" -o APT::Sandbox::User=root -o Debug::NoLocking=1 \
-    -o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 -o Acquire::Retries=1 "$@" >/dev/null 2>&1 </dev/null
+  quiet_apt -o "Dir::Cache=$tools/apt/cache" -o APT::Sandbox::User=root -o Debug::NoLocking=1 "$@"
 }
 
 # Fetches the first package of the distribution that is there, and unpacks it in $tools/apt. The lists may be empty here.
@@ -107,7 +113,8 @@ find_pip() {
   stored=/usr/share/python-wheels
   pip_path=$(wheels "$stored")
   if [ -n "$pip_path" ] && works env PYTHONPATH="$pip_path" "$1" -m pip --version; then return 0; fi
-  { has apt-get && has dpkg-deb; } || return 1
+  { [ -z "$pip_tried" ] && has apt-get && has dpkg-deb; } || return 1
+  pip_tried=yes
   say "fetching pip from the distribution's packages"
   rm -rf "$tools/apt"
   mkdir -p "$tools/apt/debs" "$tools/apt/lists/partial" "$tools/apt/cache/archives/partial"
@@ -185,7 +192,9 @@ bring_python() {
   for version in 3.13 '>=3.11,<3.15'; do # what the images have; else what a mirror has
     if [ "$version" != 3.13 ] && [ -z "${UV_PYTHON_INSTALL_MIRROR:-}" ]; then return 1; fi
     (umask 022; "$uv" python install --no-bin "$version" >&2 </dev/null) || continue
-    python=$("$uv" python find --managed-python --no-project "$version" 2>/dev/null) && works "$python" -c "$want" && return 0
+    python=$("$uv" python find --managed-python --no-project "$version" 2>/dev/null) || continue
+    if works "$python" -c "$want"; then return 0; fi
+    say "$python does not start: $("$python" -c '' 2>&1 </dev/null | tail -n 1)"
   done
   return 1
 }
@@ -215,7 +224,7 @@ what_to_install() {
 }
 
 choose_python() {
-  packages='' tried='' seed=''
+  packages='' tried='' pip_tried='' seed=''
   if python=$(find_python 'import ensurepip, venv'); then return 0; fi
   find_packages
   if install_package && python=$(find_python 'import ensurepip, venv'); then return 0; fi
@@ -225,6 +234,9 @@ choose_python() {
   fi
   if bring_python; then return 0; fi
   again="     Then type the same line again."
+  if [ -z "${HTTPS_PROXY:-}${https_proxy:-}" ]; then
+    again="$again Behind a proxy, before that: export http_proxy=URL https_proxy=URL"
+  fi
   if python=$(find_python 'import sys'); then
     fail "$python cannot make virtual environments: python3-venv is missing, and Trackbed could not fetch another Python" \
       "$(what_to_install)" "$again"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from helpers import elsewhere, gateway
-from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, Engine, Sink, State
+from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, POSTGRES, Engine, Sink, State
 from helpers.engines.failures import stop_at_failed
 from helpers.errors import NotListening, NotReady
 from helpers.http_request import SEARCH, Answer, ask
@@ -89,7 +89,8 @@ def wait(engine: Engine, parts: Iterable[str], timeout: float, sink: Sink, chang
     """
     import tenacity  # late: it costs 0.1 s
 
-    wanted = probes(parts, changed)
+    names = set(parts)
+    wanted = probes(names, changed)
     missing: dict[str, str] = dict.fromkeys(wanted, "no answer yet")
     seen: dict[str, int] = {}
     deadline = time.monotonic() + timeout
@@ -107,6 +108,8 @@ def wait(engine: Engine, parts: Iterable[str], timeout: float, sink: Sink, chang
             else:
                 del missing[part]
                 sink.part(part, "ready")
+                if part == MLFLOW and POSTGRES in names:
+                    sink.part(POSTGRES, "ready")  # what was asked went through to it
         if changed and not missing:
             # an answer may come from a process that a killed part left behind, and `status` right after `up` says the
             # engine's word: its own health check may come a moment after ours

@@ -76,6 +76,14 @@ def test_nox_sessions_exist(page: str) -> None:
         assert hasattr(noxfile, name), name
 
 
+def test_the_tests_of_the_surroundings_exist() -> None:
+    text = (ROOT / "docs" / "development.md").read_text()
+    named = re.findall(r"`(\w+/test_\w+\.py)::(test_\w+)`", text)
+    assert len(named) > 15
+    for file, test in named:
+        assert f"\ndef {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
+
+
 @pytest.mark.parametrize("page", NAMED)
 def test_settings_exist(page: str) -> None:
     """Every NAME=value and every `NAME` with an underscore is a setting, or known to belong to somebody else."""

@@ -111,7 +111,7 @@ READY = (PartStatus(MLFLOW, State.READY), PartStatus(JUPYTER, State.READY))
 
 def test_ready_goes_through_to_database_and_store(server: Server) -> None:
     sink = wait(FakeEngine(server.port, *READY))
-    assert sink.seen == [(MLFLOW, "ready"), (JUPYTER, "ready")]
+    assert sink.seen == [(MLFLOW, "ready"), (POSTGRES, "ready"), (JUPYTER, "ready")]
     paths = [line.split("?")[0].split("/__probe__")[0] for line in server.asked]
     assert "GET /api/2.0/mlflow/experiments/search" in paths
     assert [line.split()[0] for line in server.asked if "/__probe__/" in line] == ["PUT", "GET", "DELETE"]
