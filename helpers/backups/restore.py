@@ -82,7 +82,7 @@ def settings_of(rest: Rest) -> dict[str, str]:
     taken = {}
     for key, value in chosen.items():
         try:
-            Settings.load({key.lower(): value}, {"HOME": "/"}, Path("/nonexistent/.env"))
+            Settings.load({}, {"HOME": "/"}, Path("/nonexistent/.env"), {key: value})
             taken[key] = value
         except TrackbedError:
             continue

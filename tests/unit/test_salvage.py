@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import tarfile
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.backups import archive, salvage
+from helpers.backups import archive, restore, salvage
 from helpers.backups.repository import Snapshot
 from helpers.errors import TrackbedError
 from tests.unit.test_repository import DUMP, FACTS, HARM, Reads, back_up, contents, piece, small_pieces
@@ -143,3 +144,15 @@ def test_a_whole_repository_lacks_nothing(snapshot: Snapshot) -> None:
     rest = salvage.rest_of(snapshot, None)
     assert not rest.left and len(contents(snapshot)) > 5
     is_the_rest(rest, STORED)
+
+
+def test_settings_of_a_backup_are_those_that_this_version_takes(tmp_path: Path) -> None:
+    """With a flag or without one; wrong values and what belongs to the other machine are left out."""
+    held = {"TORCH": "none", "MLFLOW_WORKERS": "4", "CULL_IDLE": "never", "WORKSPACE": "/home/ada"}
+    with (tmp_path / "a.tar").open("wb") as stream:
+        writer = archive.Writer(stream, {"made": "2026-01-01T00:00:00+00:00"})
+        writer.small("settings.json", json.dumps(held).encode())
+        writer.database(io.BytesIO(DUMP))
+        writer.finish(FACTS)
+    found = restore.settings_of(salvage.all_of(tmp_path / "a.tar", lambda *_: None))
+    assert found == {"TORCH": "none", "MLFLOW_WORKERS": "4"}
