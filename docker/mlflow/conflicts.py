@@ -15,6 +15,13 @@ from itertools import accumulate, count
 PARENT_IS_FILE, IS_FOLDER = "ObjectParentIsFile", "ExistingObjectIsDirectory"
 LONGEST = 200  # bytes of a name that is chosen; 255 is a file's, and VersityGW puts 28 more around one that it replaces
 
+UNLISTED = frozenset("\ufffe\uffff")  # XML has neither, and VersityGW lists U+FFFD in their place
+
+
+def unlisted_by_xml(name: str) -> bool:
+    """Whether VersityGW would list an object by another name than its own: no list and no backup would lead to it."""
+    return not UNLISTED.isdisjoint(name)
+
 
 def above(name: str) -> list[str]:
     """Every folder above a name, the topmost first."""

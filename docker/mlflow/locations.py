@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import absent
+import conflicts
 
 OWN = "mlflow-artifacts:/"
 RUNS = "runs:/"
@@ -200,7 +201,8 @@ def guard_keys(repository: Any, environment: Mapping[str, str] = os.environ) -> 
 
     def check(*names: str | None) -> str:
         key = "/".join(name for name in names if name)
-        if "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")) or (files and shadows(key)):
+        if "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")) or (
+                files and (shadows(key) or conflicts.unlisted_by_xml(key))):
             _raise(f"{key[:200]!r} cannot be the name of an artifact")
         return key
 

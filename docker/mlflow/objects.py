@@ -152,8 +152,9 @@ class S3Objects:
 
     remote = True
 
-    def __init__(self, client: Any, bucket: str, prefix: str, lane: Lane | None = None) -> None:
-        self.client, self.bucket, self.root = client, bucket, f"{prefix}/" if prefix else ""
+    def __init__(self, client: Any, bucket: str, prefix: str, lane: Lane | None = None, files: bool = False) -> None:
+        """``files``: the store is VersityGW, a folder in truth."""
+        self.client, self.bucket, self.root, self.files = client, bucket, f"{prefix}/" if prefix else "", files
         self.renamed: dict[str, str] = {}  # names that `put` could not give, by those that it gave
         self.lane = lane or Lane()  # holds THREADS times SMALL bytes at the most
         self._names = conflicts.Names(self._holds, self._is_free)
@@ -192,10 +193,23 @@ class S3Objects:
                            f"{tag} {item['LastModified'].isoformat()}" if sure else "")
 
     def open(self, name: str) -> tuple[int, BinaryIO]:
-        return _S3Reader.make(self.client, self.bucket, self.root + name)
+        try:
+            return _S3Reader.make(self.client, self.bucket, self.root + name)
+        except FileNotFoundError:
+            if "\ufffd" in name and self._listed(name):
+                raise Stop(FAILED, f"{name!r} cannot be read: its name has U+FFFE or U+FFFF where the object store "
+                                   "lists U+FFFD. Delete that artifact in MLflow, or log it by another name") from None
+            raise
+
+    def _listed(self, name: str) -> bool:
+        page = self._ask("list_objects_v2", Prefix=self.root + name.partition("\ufffd")[0])
+        return any(item["Key"] == self.root + name for item in page.get("Contents", ()))
 
     def put(self, name: str, size: int, stream: BinaryIO) -> None:
         """Read the object and store it; it is there, or an error is raised, at the latest after ``finish``."""
+        if self.files and conflicts.unlisted_by_xml(name):
+            raise Stop(FAILED, f"{name!r} cannot be stored: its name has U+FFFE or U+FFFF, which this object store "
+                               "does not list. Log that artifact by another name where the backup is from")
         self._solve()
         if size <= SMALL:
             given, content = self._names.of(name), stream.read()
@@ -347,7 +361,8 @@ def storage(environment: Mapping[str, str], prefix: str) -> FolderObjects | S3Ob
     destination = at_prefix(environment, prefix)
     if not destination.startswith("s3://"):
         return FolderObjects(folder_of(destination))
-    return S3Objects(s3_client(environment, THREADS + AHEAD), *s3_address(destination))
+    return S3Objects(s3_client(environment, THREADS + AHEAD), *s3_address(destination),
+                     files=bool(environment.get("TRACKBED_STORE_SYNC")))
 
 
 def fetched(place: FolderObjects | S3Objects, names: Iterator[str]) -> Iterator[tuple[str, int, BinaryIO | None]]:

@@ -167,6 +167,31 @@ def test_a_large_object_of_a_long_name_is_stored(monkeypatch: pytest.MonkeyPatch
     assert client.stored == {f"p/{name}": content for name, content in held.items()}
 
 
+@pytest.mark.parametrize("size", [5, 5000])
+def test_what_a_store_would_list_by_another_name_is_named(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """It would be in no backup, and nobody would know."""
+    monkeypatch.setattr(objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(objects, "SMALL", 1000)
+    client = Posix()
+    with pytest.raises(common.Stop, match=r"1/a\\uffff' cannot be stored"):
+        objects.S3Objects(client, "b", "p", files=True).put("1/a\uffff", size, io.BytesIO(bytes(size)))
+    place = objects.S3Objects(client, "b", "p")
+    place.put("1/a\uffff", size, io.BytesIO(bytes(size)))
+    place.finish()
+    assert list(client.stored) == ["p/1/a\uffff"], "other stores list it"
+
+    def missing(client: Any, bucket: str, key: str) -> Any:
+        raise FileNotFoundError(key)
+
+    monkeypatch.setattr(objects._S3Reader, "make", missing)
+    monkeypatch.setattr(client, "list_objects_v2", lambda **_: {"Contents": [{"Key": "p/1/a\ufffd"}]})
+    with pytest.raises(common.Stop, match="where the object store lists"):
+        place.open("1/a\ufffd")
+    for gone in ("1/a\ufffdb", "1/b"):
+        with pytest.raises(FileNotFoundError):
+            place.open(gone)
+
+
 BOTH = {"1/r/artifacts/a": b"file", "1/r/artifacts/a/b/c": b"x" * 5000, "1/r/artifacts/a/d": b"below"}
 
 

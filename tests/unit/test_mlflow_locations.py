@@ -155,7 +155,7 @@ class S3:
 
 
 @pytest.mark.parametrize("key", ["live/0//b", "live/0/./b", "live/../b", "live/0/", "live/x/meta/etag",
-                                 "live/x/meta/etag/y", "live/meta/etag"])
+                                 "live/x/meta/etag/y", "live/meta/etag", "live/0/a\ufffe", "live/\uffff/b"])
 def test_names_that_would_break_lists_and_backups_are_refused(key: str) -> None:
     """One such object and no backup could be made, or none restored."""
     guarded = type("Guarded", (S3,), {})
