@@ -7,6 +7,7 @@ set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 cd -- "$here"
 venv=$here/.venv
+no_cache=''
 tools=$here/.venv-tools
 want='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))'
 # Neither it nor a link on the way to it lies in the folder $1.
@@ -124,7 +125,7 @@ find_pip() {
   stored=$tools/apt/root/usr/share/python-wheels
   pip_path=$(wheels "$stored")
   if ! works "$1" -c 'import sys, distutils.util' && works "$1" -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then
-    fetch_package python3-distutils || return 1 # old pips need it, and old Pythons have only a piece of it
+    fetch_package python3-distutils || true # old pips need it, and old Pythons have only a piece of it
     library=$("$1" -c 'import os; print(os.path.dirname(os.__file__))')
     extra=$tools/apt/root/usr/lib/${library##*/}
     if [ -d "$extra/distutils" ]; then cp -n "$library"/distutils/*.py "$extra/distutils/" 2>/dev/null || true; fi
@@ -135,7 +136,7 @@ find_pip() {
 
 # uv: the one that is here and knows our flags, else the one of our requirements, its hash checked, by the pip of any Python 3.8 or newer.
 find_uv() {
-  for uv in "${UV:-uv}" "$HOME/.local/bin/uv" "$HOME/.cargo/bin/uv" "$tools/bin/uv"; do
+  for uv in "${UV:-uv}" "${HOME:-}/.local/bin/uv" "${HOME:-}/.cargo/bin/uv" "$tools/bin/uv"; do
     if has "$uv" && works "$uv" python install --no-bin --help && works "$uv" python find --managed-python --help; then
       return 0
     fi
@@ -263,7 +264,9 @@ install_requirements() {
   say "installing the requirements"
   rm -f "$venv/.requirements"
   find "$venv" -name '*.pyc' -delete # a full disk leaves truncated ones
-  "$venv/bin/python" -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt >&2 </dev/null \
+  cache="${XDG_CACHE_HOME:-${HOME:-/}}" # pip's own warning about a home that is closed speaks of sudo
+  if ! [ -w "$cache" ]; then no_cache=1; fi
+  env ${no_cache:+PIP_NO_CACHE_DIR=1} "$venv/bin/python" -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt >&2 </dev/null \
     || fail "the requirements could not be installed" \
       "is this machine online, and is there room (df -h '$here')? pip's own settings for proxies and mirrors count: HTTPS_PROXY, PIP_INDEX_URL, PIP_CERT"
   works "$venv/bin/invoke" --version || fail "$venv/bin/invoke does not start" "$elsewhere"

@@ -190,6 +190,23 @@ def test_nothing_is_left_among_the_temporary_files(clone: Path, tools: Path, tmp
     assert not list((tmp_path / "tmp").iterdir())
 
 
+def test_pip_keeps_nothing_where_the_home_is_not_to_be_written(clone: Path, tools: Path, tmp_path: Path) -> None:
+    noted = f'  "-m pip install "*) echo "$PIP_NO_CACHE_DIR" >"{tmp_path}/noted";'
+    program(tmp_path / "bin" / "python3", PYTHON.replace('  "-m pip install "*)', noted))
+    assert run(clone, tmp_path / "bin", tools, HOME=str(tmp_path / "none")).returncode == 0
+    assert (tmp_path / "noted").read_text() == "1\n"
+    (clone / ".venv" / ".requirements").unlink()
+    assert run(clone, tmp_path / "bin", tools).returncode == 0
+    assert (tmp_path / "noted").read_text() == "\n"
+
+
+def test_without_a_home(clone: Path, tools: Path, tmp_path: Path) -> None:
+    program(tmp_path / "bin" / "python3", BARE)
+    done = subprocess.run(["/bin/sh", str(clone / "setup.sh"), "up"], cwd="/", stdin=subprocess.DEVNULL, check=False,
+                          env={"PATH": f"{tmp_path}/bin:{tools}"}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "not set" not in done.stderr and "python3-venv is missing" in done.stderr
+
+
 def test_the_guide_has_the_words_of_the_script() -> None:
     script = (ROOT / "setup.sh").read_text()
     named = re.findall(r"^\| `setup: (.*?)` \|", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
