@@ -45,13 +45,14 @@ def read_token(environment: Mapping[str, str]) -> str:
 class Access:
     """An ASGI application that only answers who knows the token."""
 
-    def __init__(self, app: App, token: str) -> None:
+    def __init__(self, app: App, token: str, job_token: str = "") -> None:
         import hashlib
         import hmac
         from base64 import b64decode
 
         self.app = app
         self.token = token.encode()
+        self.job_token = job_token.encode()  # of the server's own jobs; "" without
         # not the token itself: a cookie lies in the browser's files, and a new token has to end it
         self.cookie = hmac.new(self.token, COOKIE_PURPOSE, hashlib.sha256).hexdigest().encode()
         self.equal = hmac.compare_digest
@@ -80,8 +81,9 @@ class Access:
                 kind, rest = kind.lower(), rest.strip()
                 if kind == b"bearer" and self.equal(rest, self.token):
                     return True
-                if kind == b"basic" and self.equal(self._password(rest), self.token):
-                    return True
+                if kind == b"basic" and (password := self._password(rest)):
+                    if self.equal(password, self.token) or self.equal(password, self.job_token):
+                        return True
             elif name == b"cookie" and COOKIE.encode() in value:
                 # of any port: what counts is the value
                 if any(self.equal(found, self.cookie) for found in _cookies(value)):
@@ -135,4 +137,4 @@ def _cookies(header: bytes) -> Iterator[bytes]:
 def protected(app: App, environment: Mapping[str, str] = os.environ) -> App:
     """``app`` behind the token; ``app`` itself where there is none."""
     token = read_token(environment)
-    return Access(app, token) if token else app
+    return Access(app, token, environment.get("TRACKBED_JOB_TOKEN", "")) if token else app

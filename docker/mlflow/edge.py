@@ -14,6 +14,7 @@ import direct
 import edge_bodies
 import edge_origins
 import edge_routes
+import jobs
 import unread
 from access import App, Receive, Scope, Send
 
@@ -24,10 +25,11 @@ ORIGINS = "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"
 class Edge:
     """Refuses what this system does not offer; passes on the rest as it came."""
 
-    def __init__(self, app: App, origins: edge_origins.Origins, routes: edge_routes.Judge) -> None:
+    def __init__(self, app: App, origins: edge_origins.Origins, routes: edge_routes.Judge, job_token: str = "") -> None:
         self.app = app
         self.origins = origins
         self.routes = routes
+        self.job_token = job_token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,7 +42,8 @@ class Edge:
         if reason := self.origins.refusal(method, scope["headers"]):
             await refuse(scope, send, 403, reason)
             return
-        if refusal := self.routes.refusal(scope["path"], method):
+        if (refusal := self.routes.refusal(scope["path"], method)) and not (
+                (method, scope["path"]) == jobs.MODEL_CALL and jobs.is_job(scope["headers"], self.job_token)):
             await refuse(scope, send, *refusal)
             return
         if b"%00" in scope["query_string"] or "\0" in scope["path"]:
@@ -95,5 +98,7 @@ async def refuse(scope: Scope, send: Send, status: int, reason: str) -> None:
 def guarded(app: App, environment: Mapping[str, str] = os.environ) -> App:
     """``app`` (MLflow with the shorter ways) behind all checks."""
     origins = edge_origins.Origins(environment.get(ORIGINS, "").split(","))
-    guards = access.protected(Edge(direct.closed(app), origins, edge_routes.Judge()), environment)
+    routes = edge_routes.Judge(edge_routes.table(jobs.enabled(environment)))
+    edge = Edge(direct.closed(app), origins, routes, environment.get(jobs.TOKEN, ""))
+    guards = access.protected(edge, environment)
     return unread.drained(guards)

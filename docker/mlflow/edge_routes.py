@@ -14,9 +14,12 @@ OFFERED, OFF = True, False
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 TWINS = ("/api/", "/ajax-api/")  # /*/ in the table: clients use the one, pages the other
 
-JOBS = ("Judges, evaluations and other jobs of the server are switched off in Trackbed, and no setting turns them on: "
-        "MLflow's job runner takes 2 GB of memory and calls models at addresses that callers name. Run the same judge "
-        "in a notebook: mlflow.genai.evaluate(data=mlflow.search_traces(), scorers=[judge])")
+JOBS = ("Judges, evaluations and automatic scoring on the server are switched off in Trackbed: MLflow's job runner "
+        "takes 0.5 GB of memory and more, and the server then calls models for whoever may use it. To turn them on, "
+        "type in your clone of Trackbed: invoke up --mlflow-jobs=on. Or run the same judge in a notebook: "
+        "mlflow.genai.evaluate(data=mlflow.search_traces(), scorers=[judge])")
+OTHER_JOBS = ("Detecting issues, optimizing prompts and jobs of any other kind are switched off in Trackbed: the "
+              "server's job runner is for judges, evaluations and automatic scoring. Run it in a notebook")
 ASSISTANT = "MLflow's assistant is switched off in Trackbed: it runs commands on the server for whoever asks"
 GATEWAY = ("Calling models through MLflow's AI gateway is switched off in Trackbed: it sends requests to addresses "
            "that callers name. Call the model's API from your notebook")
@@ -56,17 +59,23 @@ class Group(NamedTuple):
 M2, M3, A2, A3 = "/*/2.0/mlflow/", "/*/3.0/mlflow/", "/ajax-api/2.0/mlflow/", "/ajax-api/3.0/mlflow/"
 ROWS = "rows of the database"
 
+# offered with MLFLOW_JOBS=on, and nothing else is: what the page's judges, evaluations and automatic scoring need
+JOB_ROUTES = (
+    Group(A3, OFF, JOBS, GET="jobs/{}", PATCH="jobs/cancel/{}", POST="scorer/invoke genai/evaluate/invoke"),
+    Group("/ajax-api/3.0/jobs/", OFF, JOBS, GET="{}", PATCH="cancel/{}"),
+    Group(M3, OFF, JOBS, PUT="scorers/online-config"),
+)
+
 TABLE = (
     # what runs, forwards or opens on a caller's word
     Group(A3 + "assistant/", OFF, ASSISTANT, GET="sessions/{}/stream providers providers/{}/health providers/{}/models "
           "config", POST="message sessions/{}/permission sessions/{}/tool-result skills/install", PUT="config",
           PATCH="sessions/{}"),
-    Group("/ajax-api/3.0/jobs/", OFF, JOBS, GET="{}", POST=". search", PATCH="cancel/{}"),
-    Group(A3, OFF, JOBS, GET="jobs/{}", PATCH="jobs/cancel/{}",
-          POST="scorer/invoke genai/evaluate/invoke issues/invoke"),
+    *JOB_ROUTES,
+    Group("/ajax-api/3.0/jobs/", OFF, OTHER_JOBS, POST=". search"),
+    Group(A3, OFF, OTHER_JOBS, POST="issues/invoke"),
     # accepted, it would never run
-    Group(M3, OFF, JOBS, PUT="scorers/online-config",
-          POST="prompt-optimization/jobs prompt-optimization/jobs/{}/cancel"),
+    Group(M3, OFF, OTHER_JOBS, POST="prompt-optimization/jobs prompt-optimization/jobs/{}/cancel"),
     Group("/gateway/", OFF, GATEWAY, GET="mlflow/v1/models",
           POST="{}/mlflow/invocations mlflow/v1/chat/completions openai/v1/chat/completions openai/v1/embeddings "
                "typesafe/v1/systemone openai/v1/responses openai/v1/responses/compact anthropic/v1/messages "
@@ -162,6 +171,12 @@ TABLE = (
           DELETE="/{path} /{path}/versions/{path} /{path}/versions/{path}/tags/{path} /{path}/endpoints/{} "
                  "/{path}/tags/{path} /{path}/aliases/{path}"),
 )
+
+
+def table(jobs: bool) -> tuple[Group, ...]:
+    """What is offered with MLFLOW_JOBS=on or off."""
+    return tuple(group._replace(offered=jobs or group.offered) if group in JOB_ROUTES else group for group in TABLE)
+
 
 DEPTH = 4  # segments of a path by which patterns are found
 Methods = dict[str, Group]

@@ -24,6 +24,7 @@ recheck      after an unclean stop: remove half uploads, look at what was writte
 written      print as JSON what that look found
 unlisted DIR print as JSON, one a line, the objects below that folder of MinIO's volume which it does not list
 store-sync DIR  sync what VersityGW stores in that folder, as asked over the network
+jobs         keep MLflow's job runner running beside the server that started this (TRACKBED_JOBS=on)
 health       exit 0 when the server answers through to its database
 
 Exit codes: 0 done, 1 failed, 2 wrong use, 75 something did not answer in time, 77 access refused,
@@ -54,8 +55,6 @@ CLIENT_ONLY = ("pyarrow", "scipy", "sklearn", "skops", "joblib", "matplotlib", "
 BULK = ("list", "out", "pick", "in", "sums", "sizes", "drop")
 
 DEFAULTS = {
-    # The job runner is 9 more processes and 2 GB, for GenAI scoring jobs only.
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # S3 servers other than AWS refuse the checksum trailers that newer SDKs send by default.
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
@@ -81,10 +80,13 @@ def number(environment: Mapping[str, str], name: str, default: int, low: int, hi
 
 def prepare(environment: MutableMapping[str, str]) -> None:
     """Set what every engine needs and drop what must not reach the server."""
+    import jobs
+
     for name in STRAY:
         environment.pop(name, None)
     for name, value in DEFAULTS.items():
         environment.setdefault(name, value)
+    jobs.prepare(environment)
 
 
 def server_arguments(environment: Mapping[str, str]) -> list[str]:
@@ -224,6 +226,7 @@ class Workers:
         import graphql_bounds
         import identity
         import indexes
+        import jobs
         import locations
         import memory
         import model_metrics
@@ -284,6 +287,7 @@ class Workers:
                 gc.enable()
                 return served
 
+        jobs.start(os.environ)
         Application().run()
         raise SystemExit(0)
 
@@ -377,6 +381,10 @@ def main(arguments: list[str]) -> int:
             health(os.environ)
         elif command == "serve":
             serve()
+        elif command == "jobs":
+            import jobs
+
+            jobs.run(os.environ)
         elif command == "migrate":
             prepare(os.environ)
             run_mlflow(["db", "upgrade", required(os.environ, "MLFLOW_BACKEND_STORE_URI")])

@@ -340,6 +340,8 @@ class EmbeddedEngine(base.Engine):
         }
         if migrate := os.environ.get("TRACKBED_MIGRATE"):
             server["TRACKBED_MIGRATE"] = migrate  # an older schema is migrated only when asked
+        if settings.mlflow_jobs == "on":
+            server |= {"TRACKBED_JOBS": "on", "TRACKBED_JOBS_MODELS": settings.mlflow_jobs_models}
         if external:
             server |= {"MLFLOW_S3_ENDPOINT_URL": settings.s3_endpoint, "AWS_DEFAULT_REGION": settings.s3_region,
                        "AWS_SHARED_CREDENTIALS_FILE": str(self.folder / "secrets" / "aws-credentials")}

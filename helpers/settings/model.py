@@ -105,6 +105,13 @@ class Declared:
         "whether MLflow asks for MLFLOW_TOKEN on this machine: auto does where others have accounts on it",
         tasks=UP, only=("server", "private"),
         instead="the gateway and a server elsewhere have logins of their own; leave --local-access out")
+    mlflow_jobs: str = setting("off", one_of("off", "on"),
+        "judges, evaluations, automatic scoring on the server: 0.5 GB more memory, 0.25 GB for each that runs (6)",
+        tasks=UP, only=("server", "private"),
+        instead="a public server has no way out to models: run judges in a notebook, and leave --mlflow-jobs out")
+    mlflow_jobs_models: str = setting("public", one_of("public", "any"),
+        "with MLFLOW_JOBS=on, where judges' models may be: public https addresses, or any (a vLLM on this machine)",
+        only=("server", "private"))
     domain: str = setting("", optional(kinds.DOMAIN, ""),
         "name of the public address; gets a certificate that browsers know, over ports 80 and 443",
         tasks=UP, only=("docker", "public"),

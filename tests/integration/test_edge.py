@@ -121,12 +121,15 @@ def test_judges_and_jobs_say_that_they_are_off(system: Clone) -> None:
     for method, path, body in (
             ("POST", f"{pages}/scorer/invoke", {"experiment_id": number, "serialized_scorer": "{}"}),
             ("POST", f"{pages}/genai/evaluate/invoke", {"experiment_id": number}), ("GET", f"{pages}/jobs/1", None),
-            ("POST", f"{pages}/issues/invoke", {"experiment_id": number}), ("PATCH", f"{pages}/jobs/cancel/1", {}),
+            ("PATCH", f"{pages}/jobs/cancel/1", {}),
             ("PUT", f"{pages}/scorers/online-config", {"experiment_id": number, "name": "x", "sample_rate": 1.0}),
-            ("PUT", f"{api}/scorers/online-config", {"experiment_id": number, "name": "x", "sample_rate": 1.0}),
-            ("POST", f"{api}/prompt-optimization/jobs", {"experiment_id": number}),
-            ("POST", "/ajax-api/3.0/jobs/", {"job_name": "x", "params": {}})):
-        assert "jobs of the server are switched off in Trackbed" in refusal(system, path, method, body)
+            ("PUT", f"{api}/scorers/online-config", {"experiment_id": number, "name": "x", "sample_rate": 1.0})):
+        said = refusal(system, path, method, body)
+        assert "switched off in Trackbed" in said and "in your clone of Trackbed: invoke up --mlflow-jobs=on" in said
+    for path, body in ((f"{pages}/issues/invoke", {"experiment_id": number}),
+                       (f"{api}/prompt-optimization/jobs", {"experiment_id": number}),
+                       ("/ajax-api/3.0/jobs/", {"job_name": "x", "params": {}})):
+        assert "jobs of any other kind are switched off in Trackbed" in refusal(system, path, "POST", body)
     for path in ("/gateway/x/mlflow/invocations", "/gateway/proxy/x/a", "/ajax-api/2.0/mlflow/gateway-proxy"):
         assert "switched off in Trackbed" in refusal(system, path, "POST", {"gateway_path": "x"})
 

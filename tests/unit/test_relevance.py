@@ -22,18 +22,20 @@ REMOTE = {"tracking_uri": "https://mlflow.example.org"}
 VALUES = {"--gpu": "none", "--devices": "0", "--torch": "cpu", "--data-volume": "images", "--cull-idle": "2h",
           "--object-store": "auto", "--mlflow-port": "8100", "--jupyter-port": "8101", "--s3-port": "9100",
           "--s3-console-port": "9101", "--s3-bucket": "mine", "--local-access": "token", "--certificates": "internal",
+          "--mlflow-jobs": "on",
           "--domain": "lab.example.org", "--public-s3": "true", "--bind-address": "127.0.0.2", "--engine": "auto",
           "--http-port": "8180", "--https-port": "8181",
           "--public-address": "lab.example.org", "--ready-timeout": "60", "--env": "A=b", "--volume": "data:/data",
           "--tracking-uri": "https://mlflow.example.org", "--tracking-username": "me"}
-SERVERS_OWN = {"--object-store", "--s3-port", "--s3-console-port", "--s3-bucket", "--local-access", "--mlflow-port"}
+SERVERS_OWN = {"--object-store", "--s3-port", "--s3-console-port", "--s3-bucket", "--local-access", "--mlflow-port",
+               "--mlflow-jobs"}
 PUBLIC = {"--domain", "--certificates", "--public-s3", "--http-port", "--https-port"}
 EMBEDDED = {"--s3-port", "--s3-console-port", "--s3-bucket", "--data-volume", "--volume", "--devices"}
 # what is refused: engine, further settings, whether there is a GPU, flags
 CASES: list[tuple[str, dict[str, str], bool, set[str]]] = [
     ("docker", {}, True, PUBLIC | {"--tracking-username"}),
     ("docker", {}, False, PUBLIC | {"--tracking-username", "--devices"}),
-    ("docker", {"public": "true"}, True, {"--local-access", "--tracking-username"}),
+    ("docker", {"public": "true"}, True, {"--local-access", "--mlflow-jobs", "--tracking-username"}),
     ("docker", REMOTE, True, SERVERS_OWN | PUBLIC),
     ("embedded", {}, False, EMBEDDED | PUBLIC | {"--tracking-username"}),
     ("embedded", REMOTE, True, (SERVERS_OWN | EMBEDDED | PUBLIC) - {"--devices"}),

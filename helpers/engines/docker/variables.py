@@ -62,6 +62,8 @@ def variables(deployment: Deployment) -> dict[str, str]:
         # Compose hands the proxies of Docker's config.json to every container: they must not stand between ours
         "TRACKBED_NO_PROXY": egress.exceptions(client_config.proxies(os.environ).get(egress.EXCEPT, "")),
         "TRACKBED_MTU": str(min(mtu or 1500, 1500)),
+        "TRACKBED_JOBS": "off" if settings.public else settings.mlflow_jobs,  # public: no way out to a model
+        "TRACKBED_JOBS_MODELS": settings.mlflow_jobs_models,
         **(gateway_variables(deployment) if settings.public else {}),
     }
 

@@ -1,0 +1,135 @@
+"""MLflow's background jobs: judges, evaluations from the page, automatic scoring. Off, or beside the server.
+
+MLflow's executor engine needs two processes that stay (the runner, and a scheduler that looks each minute whether
+traces are to be scored) and one for each job that runs; its older engine needs eight. They read jobs from the
+database, call models through this server's own AI gateway, and end with the server.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from base64 import b64decode
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import NoReturn
+
+from common import MISCONFIGURED, STOPPED, Stop, say
+
+SWITCH = "TRACKBED_JOBS"  # off or on
+TOKEN = "TRACKBED_JOB_TOKEN"  # made at each start; in this server's memory and that of its jobs
+SERVER, STARTED, QUEUE = "MLFLOW_SERVER_PID", "_MLFLOW_SERVER_UP_TIME", "_MLFLOW_HUEY_STORAGE_PATH"
+ACCOUNT = "jobs"  # the user name beside the token: MLflow's gateway client knows no other way to log in
+MODEL_CALL = ("POST", "/gateway/mlflow/v1/chat/completions")  # what a judge asks the server for
+# What a job has no use for: the server decrypts keys of models itself, artifacts pass through it.
+WITHHELD = ("MLFLOW_CRYPTO_KEK_PASSPHRASE", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY", "MLFLOW_FLASK_SERVER_SECRET_KEY",
+            "TRACKBED_ACCESS_TOKEN_FILE", "TRACKBED_GATEWAY_KEY_FILE", "TRACKBED_STORE_SYNC_TOKEN_FILE",
+            "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", TOKEN)
+MODELS = "TRACKBED_JOBS_MODELS"  # public or any: which addresses MLflow accepts for a model
+BOUNDS = {  # of what runs at once: MLflow's own are ten of each kind, of 250 MB each
+    "MLFLOW_SERVER_JUDGE_INVOKE_MAX_WORKERS": "2", "MLFLOW_SERVER_ONLINE_SCORING_MAX_WORKERS": "1",
+    "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "2", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "3"}
+FOLDER = "jobs-"  # of the scheduler's queue, in the server's temporary folder
+PAUSE, LONGEST_PAUSE, STOP_SECONDS = 1.0, 60.0, 5.0
+
+
+def enabled(environment: Mapping[str, str]) -> bool:
+    value = environment.get(SWITCH) or "off"
+    if value not in ("off", "on"):
+        raise Stop(MISCONFIGURED, f"{SWITCH}={value}: off or on is expected")
+    return value == "on"
+
+
+def prepare(environment: MutableMapping[str, str]) -> None:
+    """Decide it for MLflow, whatever the environment says; scorers that carry code stay off."""
+    on = enabled(environment)
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "true" if on else "false"
+    environment["MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS"] = "false"
+    if on:
+        environment["MLFLOW_SERVER_JOB_EXECUTION_ENGINE"] = "executor"
+        environment[TOKEN] = secrets.token_urlsafe(32)
+        anywhere = environment.get(MODELS) == "any"
+        environment["MLFLOW_GATEWAY_API_BASE_ALLOW_PRIVATE_IPS"] = "true" if anywhere else "false"
+        environment["MLFLOW_GATEWAY_API_BASE_ALLOWED_SCHEMES"] = "http,https" if anywhere else "https"
+    else:
+        environment.pop(TOKEN, None)
+
+
+def is_job(headers: list[tuple[bytes, bytes]], token: str) -> bool:
+    """Whether a request comes from one of this server's own jobs."""
+    for name, value in headers:
+        kind, _, rest = value.strip().partition(b" ")
+        if token and name == b"authorization" and kind.lower() == b"basic":
+            try:
+                password = b64decode(rest.strip(), validate=True).partition(b":")[2]
+            except ValueError:
+                return False
+            return hmac.compare_digest(password, token.encode())
+    return False
+
+
+def job_environment(environment: Mapping[str, str], server: int) -> dict[str, str]:
+    """What the runner and its jobs get to know."""
+    host = environment.get("TRACKBED_HOST") or "0.0.0.0"
+    port = environment.get("TRACKBED_PORT") or "8000"
+    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    found = {name: value for name, value in environment.items() if name not in WITHHELD}
+    return found | BOUNDS | {
+        "MLFLOW_TRACKING_URI": address, "MLFLOW_GATEWAY_URI": address, "MLFLOW_TRACKING_USERNAME": ACCOUNT,
+        "MLFLOW_TRACKING_PASSWORD": environment[TOKEN], SERVER: str(server)}
+
+
+def start(environment: MutableMapping[str, str]) -> None:
+    """Start what watches the runner, from the server's first process."""
+    if queue := environment.pop(QUEUE, ""):
+        shutil.rmtree(queue, ignore_errors=True)  # MLflow's own place for it: nobody would remove it
+    if enabled(environment):
+        subprocess.Popen([sys.executable, str(Path(__file__).with_name("start.py")), "jobs"], stdin=subprocess.DEVNULL,
+                         env=job_environment(environment, os.getpid()))
+
+
+def end_with_parent() -> None:
+    """SIGTERM for this process when the one that started it ends, however it ends."""
+    import ctypes
+
+    death_signal = 1  # PR_SET_PDEATHSIG in linux/prctl.h
+    ctypes.CDLL(None, use_errno=True).prctl(death_signal, signal.SIGTERM)
+
+
+def run(environment: Mapping[str, str]) -> NoReturn:
+    """Keep MLflow's runner running until the server ends."""
+    end_with_parent()
+    if os.getppid() != int(environment.get(SERVER) or 0):
+        raise SystemExit(STOPPED)  # it ended before this could see it
+    place = Path(environment.get("TRACKBED_OWN_TMP") or tempfile.gettempdir())
+    for old in place.glob(f"{FOLDER}*"):
+        if not old.is_symlink() and old.lstat().st_uid == os.getuid():
+            shutil.rmtree(old, ignore_errors=True)  # of a server that was killed; jobs are in the database
+    queue = tempfile.mkdtemp(prefix=FOLDER, dir=place)
+    runner: subprocess.Popen[bytes] | None = None
+    pause = PAUSE
+    try:
+        while True:
+            began = time.monotonic()
+            runner = subprocess.Popen(
+                [sys.executable, "-m", "mlflow.server.jobs._executor_runner"], stdin=subprocess.DEVNULL,
+                env={**environment, QUEUE: queue, STARTED: str(int(time.time() * 1000))})
+            code = runner.wait()
+            pause = PAUSE if time.monotonic() - began > LONGEST_PAUSE else min(pause * 2, LONGEST_PAUSE)
+            say(f"MLflow's job runner ended ({code}); it starts again in {pause:.0f} s")
+            time.sleep(pause)
+    finally:  # SIGTERM comes as SystemExit
+        if runner is not None and runner.poll() is None:
+            runner.terminate()
+            try:
+                runner.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                runner.kill()
+        shutil.rmtree(queue, ignore_errors=True)

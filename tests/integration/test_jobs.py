@@ -1,0 +1,91 @@
+"""MLFLOW_JOBS=on: a judge and an evaluation as MLflow's page starts them, with a model that the test answers for."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Clone
+from tests.integration import seen
+
+SCRIPT = Path(__file__).with_name("judge_job.py")
+asked: list[tuple[str, str]] = []
+
+
+class Model(BaseHTTPRequestHandler):
+    """Says yes to everything, as OpenAI's chat completions do."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        asked.append((self.path, self.headers["Authorization"]))
+        body = json.dumps({
+            "id": "1", "object": "chat.completion", "created": 1, "model": "gpt-4o",
+            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+            "choices": [{"index": 0, "finish_reason": "stop", "message": {
+                "role": "assistant", "content": json.dumps({"result": True, "rationale": "short"})}}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on stderr."""
+
+
+@pytest.fixture
+def model() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Model)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    server.shutdown()
+    server.server_close()
+
+
+def job_processes(clone: Clone) -> dict[int, str]:
+    words = ("start.py jobs", "_executor_runner", "huey_consumer")
+    return {pid: name for pid in seen.processes(clone) for name in words if name in seen.command(pid)}
+
+
+def until(clone: Clone, condition: Callable[[dict[int, str]], bool]) -> dict[int, str]:
+    end = time.monotonic() + 60
+    while not condition(found := job_processes(clone)):
+        assert time.monotonic() < end, found
+        time.sleep(0.2)
+    return found
+
+
+def test_a_judge_and_an_evaluation_run_on_the_server(clone_factory: Callable[..., Clone], model: str) -> None:
+    clone = clone_factory("embedded")
+    clone.environment |= {"TRACKBED_LOCAL_ACCESS": "token", "TRACKBED_MLFLOW_JOBS_MODELS": "any"}
+    done = clone.invoke("up", "--mlflow-jobs=on", timeout=900)
+    assert done.returncode == 0, done.stderr
+    told = dict(word.split("=", 1) for word in shlex.split(clone.value("status", "--format=env")) if "=" in word)
+    python = seen.mlflow_python(clone)[0]
+    result = json.loads(seen.output(python, str(SCRIPT), model, timeout=400, env={
+        **os.environ, **told, "MLFLOW_DISABLE_TELEMETRY": "true"}).splitlines()[-1])
+    assert result["judge"]["status"] == "SUCCEEDED" and result["judged"] == [["good", True, None]]
+    assert result["evaluation"]["status"] == "SUCCEEDED" and result["evaluated"] == [["good", True, None]]
+    assert result["run"] == ["FINISHED", {"good/mean": 1.0}]
+    assert asked and set(asked) == {("/v1/chat/completions", "Bearer of-the-test")}
+    assert result["direct"][0] == 404 and "switched off in Trackbed" in result["direct"][1]
+
+    running = until(clone, lambda found: len(found) == 3)
+    server = seen.main_process(clone, "mlflow")
+    keys = {"MLFLOW_CRYPTO_KEK_PASSPHRASE", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"}
+    for pid in running:
+        assert os.stat(f"/proc/{pid}").st_uid == os.stat(f"/proc/{server}").st_uid
+        assert not keys & seen.environment(pid).keys()
+    os.kill(server, signal.SIGKILL)  # nobody is told; the next server has jobs of its own
+    until(clone, lambda found: len(found) == 3 and not found.keys() & running.keys())
+    done = clone.invoke("down")
+    assert done.returncode == 0 and not job_processes(clone), done.stderr

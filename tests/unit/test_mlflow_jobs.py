@@ -1,0 +1,141 @@
+"""MLflow's background jobs beside the server (docker/mlflow/jobs.py), and what they open."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from base64 import b64encode
+from pathlib import Path
+
+import access
+import common
+import edge
+import edge_routes
+import jobs
+import pytest
+
+from tests.unit import asgi
+
+MODEL = jobs.MODEL_CALL[1]
+ON = {jobs.SWITCH: "on", jobs.TOKEN: "of-this-start"}
+
+
+def basic(password: str) -> str:
+    return "Basic " + b64encode(f"{jobs.ACCOUNT}:{password}".encode()).decode()
+
+
+def offered(on: bool) -> set[tuple[str, str]]:
+    return {route for group in edge_routes.table(on) if group.offered for route in group.routes()}
+
+
+def test_on_opens_what_judges_evaluations_and_scoring_need_and_nothing_else() -> None:
+    page = "/ajax-api/3.0/mlflow"
+    assert offered(True) - offered(False) == {
+        ("POST", f"{page}/scorer/invoke"), ("POST", f"{page}/genai/evaluate/invoke"), ("GET", f"{page}/jobs/{{}}"),
+        ("PATCH", f"{page}/jobs/cancel/{{}}"), ("GET", "/ajax-api/3.0/jobs/{}"),
+        ("PATCH", "/ajax-api/3.0/jobs/cancel/{}"), ("PUT", f"{page}/scorers/online-config"),
+        ("PUT", "/api/3.0/mlflow/scorers/online-config")}
+    assert offered(False) <= offered(True)
+
+
+@pytest.mark.parametrize(("method", "path", "password", "status"), [
+    ("POST", MODEL, "of-this-start", 200), ("POST", MODEL, "another", 404), ("POST", MODEL, "", 404),
+    ("GET", MODEL, "of-this-start", 404), ("POST", "/gateway/openai/v1/chat/completions", "of-this-start", 404),
+    ("POST", "/gateway/proxy/x/a", "of-this-start", 404), ("PUT", "/ajax-api/3.0/mlflow/assistant/config",
+                                                           "of-this-start", 404)])
+def test_a_model_is_called_for_the_servers_own_jobs_only(method: str, path: str, password: str, status: int) -> None:
+    app = edge.guarded(asgi.Inner(), ON)
+    assert asgi.ask(app, path, method, authorization=basic(password)).status == status
+    assert asgi.ask(app, path, method, authorization="Basic !").status == 404
+    assert asgi.ask(app, path, method).status == 404
+
+
+@pytest.mark.parametrize("environment", [{}, {jobs.SWITCH: "off"}, {jobs.SWITCH: "on"}])
+def test_no_token_opens_nothing(environment: dict[str, str]) -> None:
+    app = edge.guarded(asgi.Inner(), environment)
+    for password in ("", "of-this-start"):
+        assert asgi.ask(app, MODEL, "POST", authorization=basic(password)).status == 404
+
+
+def test_jobs_pass_the_access_token_with_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("the-access-token")
+    app = edge.guarded(asgi.Inner(), {**ON, access.FILE: str(file)})
+    assert asgi.ask(app, "/version", authorization=basic("of-this-start")).status == 200
+    assert asgi.ask(app, "/version", authorization=basic("another")).status == 401
+    closed = edge.guarded(asgi.Inner(), {access.FILE: str(file)})
+    for password in ("", "of-this-start"):  # no jobs, no second token
+        assert asgi.ask(closed, "/version", authorization=basic(password)).status == 401
+
+
+def test_whatever_the_environment_says_the_setting_decides() -> None:
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "true", "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "true",
+                   jobs.TOKEN: "planted"}
+    jobs.prepare(environment)
+    assert environment == {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                           "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "false"}
+    environment = {jobs.SWITCH: "on", jobs.TOKEN: "planted"}
+    jobs.prepare(environment)
+    assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "true"
+    assert environment["MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS"] == "false"
+    assert environment["MLFLOW_GATEWAY_API_BASE_ALLOW_PRIVATE_IPS"] == "false"
+    assert len(environment[jobs.TOKEN]) > 30
+    with pytest.raises(common.Stop, match="off or on"):
+        jobs.prepare({jobs.SWITCH: "yes"})
+
+
+def test_jobs_get_no_keys() -> None:
+    keys = dict.fromkeys(jobs.WITHHELD, "secret") | {jobs.TOKEN: "of-this-start", "TRACKBED_PORT": "8001"}
+    found = jobs.job_environment(keys, 12)
+    assert "secret" not in found.values() and jobs.TOKEN not in found
+    assert found["MLFLOW_TRACKING_URI"] == found["MLFLOW_GATEWAY_URI"] == "http://127.0.0.1:8001"
+    assert found["MLFLOW_TRACKING_PASSWORD"] == "of-this-start" and found[jobs.SERVER] == "12"
+
+
+def test_the_runner_is_started_again_and_ends_with_the_server(tmp_path: Path) -> None:
+    """A stand-in for MLflow's runner, and a server that is killed without a chance to tell anybody."""
+    package = tmp_path / "mlflow" / "server" / "jobs"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent, package.parent.parent):
+        (folder / "__init__.py").touch()
+    (package / "_executor_runner.py").write_text(
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        f"started = Path({str(tmp_path / 'started')!r})\n"
+        "with started.open('a') as file:\n"
+        f"    print(os.getpid(), os.environ[{jobs.QUEUE!r}], file=file)\n"
+        "if len(started.read_text().splitlines()) > 1:\n"
+        "    time.sleep(60)\n")
+    own = tmp_path / "own"
+    (own / f"{jobs.FOLDER}old").mkdir(parents=True)
+    code = "import os, jobs, time; jobs.PAUSE = 0.1; jobs.start(os.environ); time.sleep(60)"
+    modules = Path(jobs.__file__).parent
+    environment = {**os.environ, **ON, "PYTHONPATH": f"{tmp_path}:{modules}", "TRACKBED_OWN_TMP": str(own)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL) as server:
+        try:
+            pid, queue = _lines(tmp_path / "started", 2)[1].split(" ", 1)
+            assert [str(path) for path in own.iterdir()] == [queue]  # of this start alone
+        finally:
+            server.kill()
+    end = time.monotonic() + 20
+    while (Path("/proc", pid).exists() or list(own.iterdir())) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not Path("/proc", pid).exists() and not list(own.iterdir())
+
+
+def _lines(path: Path, count: int) -> list[str]:
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        if path.exists() and len(lines := path.read_text().splitlines()) >= count:
+            return lines
+        time.sleep(0.05)
+    raise AssertionError(f"{path} has no {count} lines")
+
+
+def test_the_answer_while_off_names_the_command_and_what_it_costs() -> None:
+    answer = asgi.ask(edge.guarded(asgi.Inner(), {}), "/ajax-api/3.0/mlflow/scorer/invoke", "POST")
+    said = json.loads(answer.body)["message"]
+    assert answer.status == 404 and "invoke up --mlflow-jobs=on" in said and "0.5 GB" in said
