@@ -23,6 +23,11 @@ def unlisted_by_xml(name: str) -> bool:
     return not UNLISTED.isdisjoint(name)
 
 
+def true_names(listed: str) -> list[str]:
+    """The names that an object of VersityGW may have in truth, the most likely first. They are mixed by nobody."""
+    return [listed, *(listed.replace("\ufffd", each) for each in sorted(UNLISTED) if "\ufffd" in listed)]
+
+
 def above(name: str) -> list[str]:
     """Every folder above a name, the topmost first."""
     return list(accumulate(name.split("/")[:-1], lambda upper, word: f"{upper}/{word}"))

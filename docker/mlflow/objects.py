@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -193,13 +194,13 @@ class S3Objects:
                            f"{tag} {item['LastModified'].isoformat()}" if sure else "")
 
     def open(self, name: str) -> tuple[int, BinaryIO]:
-        try:
-            return _S3Reader.make(self.client, self.bucket, self.root + name)
-        except FileNotFoundError:
-            if "\ufffd" in name and self._listed(name):
-                raise Stop(FAILED, f"{name!r} cannot be read: its name has U+FFFE or U+FFFF where the object store "
-                                   "lists U+FFFD. Delete that artifact in MLflow, or log it by another name") from None
-            raise
+        for key in conflicts.true_names(self.root + name):
+            with suppress(FileNotFoundError):
+                return _S3Reader.make(self.client, self.bucket, key)
+        if "\ufffd" in name and self._listed(name):
+            raise Stop(FAILED, f"{name!r} cannot be read: its name has U+FFFE or U+FFFF where the object store "
+                               "lists U+FFFD. Delete that artifact in MLflow, or log it by another name")
+        raise FileNotFoundError(name)
 
     def _listed(self, name: str) -> bool:
         page = self._ask("list_objects_v2", Prefix=self.root + name.partition("\ufffd")[0])
@@ -293,7 +294,8 @@ class S3Objects:
     def drop(self) -> int:
         count = 0
         for name, _ in self.names():
-            self.lane.do(lambda key=self.root + name: self._ask("delete_object", Key=key))  # type: ignore[misc]
+            for key in conflicts.true_names(self.root + name):
+                self.lane.do(lambda key=key: self._ask("delete_object", Key=key))  # type: ignore[misc]
             count += 1
         self.lane.finish()
         uploads.end_below(self.client, self.bucket, self.root)  # of objects that never became one

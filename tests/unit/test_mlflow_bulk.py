@@ -192,6 +192,30 @@ def test_what_a_store_would_list_by_another_name_is_named(monkeypatch: pytest.Mo
             place.open(gone)
 
 
+def test_what_is_listed_by_another_name_is_read_and_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored, removed = {"p/1/\ufffda\ufffd": 1, "p/1/b\ufffe": 2, "p/1/\uffffc\uffff": 3}, set[str]()
+
+    def make(client: Any, bucket: str, key: str) -> Any:
+        if key not in stored:
+            raise FileNotFoundError(key)
+        return stored[key]
+
+    class Client:
+        def delete_object(self, Key: str, **_: str) -> dict[str, Any]:  # noqa: N803
+            removed.add(Key)
+            return {}
+
+    listed = ["1/\ufffda\ufffd", "1/b\ufffd", "1/\ufffdc\ufffd"]
+    monkeypatch.setattr(objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(objects._S3Reader, "make", make)
+    monkeypatch.setattr("uploads.end_below", lambda client, bucket, prefix: 0)
+    place = objects.S3Objects(Client(), "b", "p")
+    monkeypatch.setattr(place, "names", lambda: [(name, 1) for name in listed])
+    found: list[Any] = [place.open(name) for name in listed]
+    assert found == [1, 2, 3]
+    assert place.drop() == 3 and stored.keys() <= removed
+
+
 BOTH = {"1/r/artifacts/a": b"file", "1/r/artifacts/a/b/c": b"x" * 5000, "1/r/artifacts/a/d": b"below"}
 
 
