@@ -89,7 +89,8 @@ def public_name(settings: Settings) -> str:
 
 def public_url(settings: Settings, part: str) -> str:
     """Where a part is reached through the gateway. Only with PUBLIC=true, and for parts that it publishes."""
-    port = {"mlflow": settings.mlflow_port, "jupyter": settings.jupyter_port, "store": settings.s3_console_port}[part]
+    port = {"mlflow": settings.mlflow_port, "jupyter": settings.jupyter_port, "store": settings.s3_console_port,
+            "s3": settings.s3_port}[part]
     return f"https://{public_name(settings)}:{port}"
 
 
@@ -126,6 +127,11 @@ def browser_url(settings: Settings) -> str:
     if settings.public:
         return public_url(settings, "mlflow")
     return f"http://{local_host(settings)}:{settings.mlflow_port}"
+
+
+def s3_browser_url(settings: Settings) -> str:
+    """The S3 API as the user's browser reaches it: the store's console asks it from there, not from the server."""
+    return public_url(settings, "s3") if settings.public else f"http://{local_host(settings)}:{settings.s3_port}"
 
 
 def store_network(settings: Settings, instance: str) -> str:

@@ -21,6 +21,8 @@ from urllib.request import ProxyHandler, Request, build_opener
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.conftest import Clone
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Shot = Callable[[Page, str], None]
 
@@ -120,6 +122,24 @@ def test_a_link_printed_in_a_notebook_opens_the_run(page: Page, shot: Shot, jupy
     page.wait_for_url(re.compile(r"/runs\?workflowType=machine_learning"))
     expect(page.get_by_role("link", name=name).first).to_be_visible(timeout=SLOW)
     shot(page, "linked-experiment")
+
+
+def test_the_stores_console_shows_the_bucket(page: Page, shot: Shot, system: Clone) -> None:
+    """With the keys that `invoke credentials` prints, through published ports alone, as at the end of a tunnel."""
+    if system.engine != "docker" or system.environment.get("TRACKBED_OBJECT_STORE", "versitygw") != "versitygw":
+        pytest.skip("there is no VersityGW")
+    keys = dict(line.split()[:2] for line in system.value("credentials").splitlines())
+    asked: set[str] = set()
+    page.on("request", lambda request: asked.add("/".join(request.url.split("/")[:3])))
+    page.goto(f"{system.url('console')}/")
+    page.locator("#access-key").fill(keys["S3_ACCESS_KEY"])
+    page.locator("#secret-key").fill(keys["S3_SECRET_KEY"])
+    page.get_by_role("button", name="Sign In").click()
+    page.wait_for_url(re.compile("dashboard"))
+    page.goto(f"{system.url('console')}/explorer.html")
+    expect(page.get_by_text("mlflow-artifacts").first).to_be_visible()
+    shot(page, "console")
+    assert asked == {system.url("console"), system.url("s3")}
 
 
 def test_mlflow_writes_through_its_own_pages(page: Page, shot: Shot, mlflow_url: str) -> None:

@@ -99,7 +99,8 @@ def container(clone: Clone, image: str) -> Iterator[Callable[..., str]]:
     seen.output("docker", "run", "--detach", "--name", name, "--network", "host", "--user", "0", "--init",
                 "--device", "/dev/null:/dev/nvidia0", "--volume", f"{clone.folder}:/clone", "--workdir", "/clone",
                 *(word for key, value in clone.environment.items()
-                  if key.startswith(("TRACKBED_", "PIP_", "UV_", "http", "HTTP")) or key in BUNDLES
+                  if (key.startswith(("TRACKBED_", "PIP_", "UV_", "http", "HTTP")) and not key.endswith("FIND_LINKS"))
+                  or key in BUNDLES
                   for word in ("--env", f"{key}={value}", *(["--volume", f"{value}:{value}:ro"] * (key in BUNDLES)))),
                 "--entrypoint", "sleep", image, "infinity")
     try:

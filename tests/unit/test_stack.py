@@ -92,3 +92,12 @@ def test_the_notebook_says_that_it_reaches_the_store_where_it_does(tmp_path: Pat
     assert network != stack.store_network(private.settings, "another system"), "it has another store of the same name"
     for words in ({"public": True}, {"tracking_uri": "https://mlflow.example.org"}):
         assert not stack.store_network(replace(private.settings, **words), private.state.instance)  # type: ignore[arg-type]
+
+
+def test_the_stores_console_asks_where_the_browser_reaches_it(tmp_path: Path) -> None:
+    assert stack.s3_browser_url(system(tmp_path).settings) == "http://127.0.0.1:9000"
+    public = system(tmp_path, public="true", public_address="192.0.2.7", s3_port="9100").settings
+    assert stack.s3_browser_url(public) == "https://192.0.2.7:9100"
+    store = yaml.safe_load((stack.ROOT / "docker" / "compose.versitygw.yaml").read_text())["services"]["store"]
+    assert {store["environment"][f"VGW_WEBUI_{name}GATEWAYS"] for name in ("", "ADMIN_")} == {
+        "${TRACKBED_S3_BROWSER_URL:-}"}

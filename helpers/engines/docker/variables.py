@@ -47,6 +47,7 @@ def variables(deployment: Deployment) -> dict[str, str]:
     return {
         **_declared(settings),
         "TRACKBED_S3_ENDPOINT": "http://store:9000" if own_store else settings.s3_endpoint,
+        "TRACKBED_S3_BROWSER_URL": stack.s3_browser_url(settings) if own_store else "",
         "TRACKBED_POSTGRES_IMAGE": _image(deployment, "postgres"),
         "TRACKBED_MINIO_IMAGE": _image(deployment, "minio"),
         "TRACKBED_VERSITYGW_IMAGE": _image(deployment, "versitygw"),
