@@ -56,11 +56,30 @@ def test_an_open_run_ends_as_its_last_cell_did(runs: Any, cells: list[Any], erro
     assert sys.modules["mlflow.tracking.fluent"].ended == ([("inner", status), ("outer", status)] if status else [])
 
 
-def test_a_script_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (None, SimpleNamespace(get_ipython=lambda: None)):
-        monkeypatch.setitem(sys.modules, "IPython", module)
-        monkeypatch.setattr(atexit, "register", lambda call: pytest.fail("registered"))
-        assert not module_at(STARTUP / "trackbed_runs.py").Runs().in_context()
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), "KILLED"), (ValueError(), "FAILED"), (None, "")])
+@pytest.mark.parametrize("module", [None, SimpleNamespace(get_ipython=lambda: None)])
+def test_an_open_run_ends_as_its_script_did(monkeypatch: pytest.MonkeyPatch, error: BaseException | None, status: str,
+                                            module: Any) -> None:
+    shown: list[Any] = []
+    monkeypatch.setitem(sys.modules, "IPython", module)
+    monkeypatch.setitem(sys.modules, "mlflow.tracking.fluent", Fluent())
+    monkeypatch.setattr(atexit, "register", lambda call: None)
+    monkeypatch.setattr(sys, "excepthook", lambda *words: shown.append(words[1]))
+    made = module_at(STARTUP / "trackbed_runs.py").Runs()
+    assert not made.in_context()
+    if error is not None:
+        sys.excepthook(type(error), error, None)
+        assert shown == [error]
+    made.end()
+    assert sys.modules["mlflow.tracking.fluent"].ended == ([("inner", status), ("outer", status)] if status else [])
+
+
+def test_an_error_at_pythons_prompt_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "IPython", None)
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    monkeypatch.setattr(atexit, "register", lambda call: None)
+    hook = sys.excepthook
+    assert not module_at(STARTUP / "trackbed_runs.py").Runs().in_context() and sys.excepthook is hook
 
 
 def test_mlflow_finds_it() -> None:

@@ -1,4 +1,4 @@
-"""A run that is still open when its kernel ends: KILLED or FAILED where its last cell was cut off, not FINISHED.
+"""A run that is still open when its kernel or script ends: KILLED or FAILED where that was cut off, not FINISHED.
 
 MLflow ends an open run as FINISHED when Python exits. Jupyter interrupts the running cell before it ends a kernel, so
 a training that was cut off would be said to be complete. A plugin of MLflow's request headers, which adds none: being
@@ -9,8 +9,12 @@ import atexit
 import sys
 
 
+def _status(error):
+    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+
+
 class Runs:
-    """Looks at how each cell ends, from MLflow's first request on."""
+    """Looks at how each cell, or the script, ends, from MLflow's first request on."""
 
     def __init__(self):
         self.status = ""
@@ -22,8 +26,9 @@ class Runs:
             try:
                 shell = sys.modules["IPython"].get_ipython()
                 shell.events.register("post_run_cell", self.cell_ended)
-            except (KeyError, AttributeError):
-                return False  # a script
+            except (KeyError, AttributeError):  # a script; or Python's prompt, which goes on after an error
+                if not hasattr(sys, "ps1") and not sys.flags.interactive:
+                    self._shown, sys.excepthook = sys.excepthook, self.script_ended
             atexit.register(self.end)  # behind MLflow's own, so before it
         return False
 
@@ -33,7 +38,12 @@ class Runs:
     def cell_ended(self, result):
         """A cell that ends well clears what the one before it left: somebody goes on with the run."""
         error = getattr(result, "error_in_exec", None)
-        self.status = "" if error is None else "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        self.status = "" if error is None else _status(error)
+
+    def script_ended(self, kind, error, trace):
+        """What Python does with an error that nothing caught: show it, then end."""
+        self.status = _status(error)
+        self._shown(kind, error, trace)
 
     def end(self):
         fluent = sys.modules.get("mlflow.tracking.fluent")
