@@ -247,7 +247,8 @@ class Progress:
     def notice(self, text: str) -> None:
         """A line to keep: above the live part on a terminal."""
         if self._live is not None:
-            self._live.console.print(_lines(text), highlight=False, markup=False)
+            for line in _lines(text).split("\n"):  # what is to be typed stays one line, for the clipboard
+                self._live.console.print(line, highlight=False, markup=False, soft_wrap=line.startswith("  "))
         else:
             notice(text)
 

@@ -260,3 +260,16 @@ def test_every_task_in_a_message_can_be_made_typeable() -> None:
             if re.search(r"\binvoke ", bare) and text not in ("`invoke ", "invoke ", "invoke {}"):  # not ours to type
                 found.append(f"{path.relative_to(root)}:{line}: {text}")
     assert not found
+
+
+def test_a_line_to_type_is_not_broken_where_the_terminal_is_narrow() -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    stream = io.StringIO()
+    progress = console.Progress()
+    progress._live = Live(console=Console(file=stream, width=50, force_terminal=True, color_system=None))
+    words, line = "prose " * 20, "  sudo iptables -t raw -I PREROUTING -d 127.0.0.0/8 '!' -i lo -j DROP"
+    progress.notice(f"{words}\n{line}")
+    printed = stream.getvalue().splitlines()
+    assert line in printed and max(len(one) for one in printed if one != line) <= 50
