@@ -311,8 +311,8 @@ def commands(experiment):
         f"    command: '{sys.executable} main.py {{rate}}'\n")
     (folder / "project" / "main.py").write_text(
         "import mlflow, sys\nmlflow.log_metric('twice', 2 * float(sys.argv[1]))\n")
-    typed("mlflow", "run", str(folder / "project"), "-P", "rate=4", "--env-manager", "local", "--experiment-name",
-          name, "--run-name", "project")
+    # set_experiment() has left the experiment in the environment
+    typed("mlflow", "run", str(folder / "project"), "-P", "rate=4", "--env-manager", "local", "--run-name", "project")
     [found] = MlflowClient().search_runs([experiment], "attributes.run_name = 'project'")
     told["project"] = [found.info.status, found.data.params, found.data.metrics]
     return told
