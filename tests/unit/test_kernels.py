@@ -20,7 +20,8 @@ from helpers.http_request import Answer
 from helpers.state import State
 from tests.unit.fakes import Silent, system
 
-NOW, LONG_AGO = datetime.now(UTC).isoformat(), (datetime.now(UTC) - timedelta(hours=3)).isoformat()
+# the suite takes minutes between this line and the tests, and a terminal is idle after one
+NOW, LONG_AGO = ((datetime.now(UTC) + timedelta(hours=hours)).isoformat() for hours in (3, -3))
 SESSIONS = [{"path": "train.ipynb", "kernel": {"id": "1", "name": "python3", "execution_state": "busy"}},
             {"path": "notes.ipynb", "kernel": {"id": "2", "name": "python3", "execution_state": "idle"}}]
 KERNELS = [*(one["kernel"] for one in SESSIONS), {"id": "3", "name": "python3", "execution_state": "idle"}]
