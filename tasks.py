@@ -410,7 +410,7 @@ def env(context: Context, given: Given, name: str | None = None) -> None:
 
 @trackbed_task(klass=OptionalWord, positional=["action"],
                help={**FORMAT, **JSON, "action": "rotate: new ones while it runs; without it they are shown",
-                     "init": "make what `docker compose up` needs: images, volumes, secrets, .env"})
+                     "init": "make what `docker compose up` needs: images, volumes, secrets, compose.yaml"})
 def credentials(context: Context, given: Given, action: str | None = None, format: str = "table", json: bool = False,
                 init: bool = False) -> None:
     """Show the generated secrets; `credentials rotate` replaces every one of them and keeps the data."""

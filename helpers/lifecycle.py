@@ -35,7 +35,7 @@ from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.errors import Interrupted, SettingError, TrackbedError
 from helpers.services import JUPYTER, MLFLOW, STORE, DataItem, PartStatus, Sink, State
-from helpers.settings import BY_NAME, Settings, default_state_dir, dotenv, relevance
+from helpers.settings import BY_NAME, Settings, default_state_dir, generated, relevance
 from helpers.system import System
 
 Notice = Callable[[str], None]
@@ -151,6 +151,8 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False,
     access_line = access.decide(system, engine.host.url)
     if system.state.existed and engine.unchanged():
         readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=False)
+        if not system.aside and generated.due(settings.env_file):
+            _leave_in_clone(engine, settings, notice)
         for line in engine.network_guard():
             notice(line)
         kept = {**system.state.remembered, **settings.told}
@@ -209,7 +211,7 @@ def _start(system: System, engine: Engine, sink: Sink, notice: Notice) -> Overvi
     """The part of `up` that changes what runs."""
     settings = engine.settings
     if not system.aside:
-        _write_env(engine, settings)
+        _leave_in_clone(engine, settings, notice)
     guarded = engine.network_guard()
     root = gateway.root_path(settings)
     trusted = gateway.fingerprint(root) if settings.public and root.exists() else ""
@@ -277,19 +279,19 @@ def _names(engine: Engine) -> tuple[str, ...]:
     return (*(s.name for s in engine.parts()), *server)
 
 
-def _write_env(engine: Engine, settings: Settings) -> None:
-    """Keep the managed block of .env: what a bare `docker compose` in the clone needs, and where the state is."""
-    managed = dict(engine.variables_by_hand())
-    if not managed and settings.project != "trackbed":
-        managed["COMPOSE_PROJECT_NAME"] = settings.project
+def _leave_in_clone(engine: Engine, settings: Settings, notice: Notice) -> None:
+    """What a bare `docker compose` in the clone needs, and where the state is."""
+    left = dict(engine.variables_by_hand())
+    if not left and settings.project != "trackbed":
+        left["COMPOSE_PROJECT_NAME"] = settings.project
     if settings.state_dir != default_state_dir():
-        managed["TRACKBED_STATE_DIR"] = str(settings.state_dir)
-    if managed or settings.env_file.exists():
-        dotenv.write_managed_block(settings.env_file, managed)
+        left["TRACKBED_STATE_DIR"] = str(settings.state_dir)
+    for line in generated.write(settings.env_file, left):
+        notice(line)
 
 
 def initialise(system: System, sink: Sink, notice: Notice) -> Engine:
-    """Everything but the start, for those who use Compose by hand: images, volumes, secrets, .env."""
+    """Everything but the start, for those who use Compose by hand: images, volumes, secrets, compose.yaml."""
     with changing(system, notice):
         engine = select.choose(system).engine
         if not engine.by_hand:
@@ -306,7 +308,7 @@ def initialise(system: System, sink: Sink, notice: Notice) -> Engine:
         system.state.save()
         engine.prepare(sink)
         engine.make_volumes()
-        _write_env(engine, engine.settings)
+        _leave_in_clone(engine, engine.settings, notice)
         return engine
 
 

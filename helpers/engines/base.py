@@ -202,7 +202,7 @@ class Engine(Protocol):
         return False
 
     def variables_by_hand(self) -> Mapping[str, str]:
-        """What the tool ``by_hand`` has to be told, for the managed block of .env; no secret among it."""
+        """What the tool ``by_hand`` has to be told, left in the clone; no secret among it."""
         return {}
 
     def network_guard(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The ``.env`` file: the user's lines, and the block at its end that Trackbed writes for Compose."""
+"""Files of ``NAME=value`` lines: the user's ``.env``, and the block that earlier versions kept at its end."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from dotenv.parser import Binding, parse_stream
 
 from helpers.errors import SettingError, TrackbedError
 
-BEGIN = "# >>> written by Trackbed for docker compose; changes in here are lost"
 END = "# <<< written by Trackbed"
-_BEGIN_SIGN = "# >>> written by Trackbed"
+BEGIN_SIGN = "# >>> written by Trackbed"
 _MAX_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@,+=-]*")
@@ -35,7 +34,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class EnvFile:
-    """What a ``.env`` says. ``entries`` are the user's, ``managed`` is the block of the last ``up``."""
+    """What a ``.env`` says. ``entries`` are the user's, ``managed`` is the block of an earlier version's ``up``."""
 
     path: Path
     entries: tuple[Entry, ...] = ()
@@ -91,7 +90,7 @@ def _blocks(path: Path, lines: list[str]) -> list[range]:
     found: list[range] = []
     start = 0
     for number, line in enumerate(lines, 1):
-        if line.startswith(_BEGIN_SIGN):
+        if line.startswith(BEGIN_SIGN):
             if start:
                 break
             start = number
@@ -163,55 +162,86 @@ def read(path: Path) -> EnvFile:
     return EnvFile(path, tuple(entries), managed, stat.S_IMODE(raw[1].st_mode))
 
 
-def _quoted(name: str, value: str) -> str:
+def quoted(name: str, value: str) -> str:
     """A value that python-dotenv, Compose and a shell all read the same."""
     if _PLAIN.fullmatch(value):
         return value
     if "'" in value or "\\" in value or not value.isprintable():
-        raise TrackbedError(f"{name} has a quote, backslash or control character: cannot go into .env")
+        raise TrackbedError(f"{name} has a quote, backslash or control character: cannot go into .trackbed.env")
     return f"'{value}'"
 
 
-def write_managed_block(path: Path, values: Mapping[str, str]) -> bool:
-    """Put ``values`` into the block at the end of ``path``; gives False when nothing had to change.
+def has_block(path: Path) -> bool:
+    """Whether a block of an earlier version may be in ``path``."""
+    raw = _bytes(path)
+    return raw is not None and BEGIN_SIGN.encode() in raw[0]
 
-    The user's lines stay byte for byte. With no values the block is taken out. The new file appears
-    whole or not at all, 0600, and keeps its owner.
+
+def drop_block(path: Path) -> bool:
+    """Take the block of an earlier version out of ``path``; False where there is none.
+
+    The user's lines stay byte for byte, and so do mode and owner. A file that held nothing else goes.
     """
     raw = _bytes(path)
-    old = b"" if raw is None else raw[0]
-    user = old
-    if old:
-        _text(path, old)
-        lines = [m.encode() for m in _LINE.findall(old.decode("utf-8"))]
-        inside = {number for block in _blocks(path, [line.decode().lstrip("\ufeff") for line in lines])
-                  for number in block}
-        user = b"".join(line for number, line in enumerate(lines, 1) if number not in inside)
-    new = user
-    if values:
-        if user and not user.endswith((b"\n", b"\r")):
-            new += b"\n"
-        body = [BEGIN, *(f"{name}={_quoted(name, value)}" for name, value in values.items()), END]
-        new += ("\n".join(body) + "\n").encode()
-    if new == old and (raw is not None or not values):
+    if raw is None or BEGIN_SIGN.encode() not in raw[0]:
         return False
-    target = path.resolve()  # a .env that is a link stays one
+    _text(path, raw[0])
+    lines = [line.encode() for line in _LINE.findall(raw[0].decode("utf-8"))]
+    inside = {number for block in _blocks(path, [line.decode().lstrip("\ufeff") for line in lines])
+              for number in block}
+    if not inside:
+        return False
+    kept = b"".join(line for number, line in enumerate(lines, 1) if number not in inside)
+    if kept.strip() or path.is_symlink():
+        _put(path.resolve(), kept, raw[1], stat.S_IMODE(raw[1].st_mode))  # a .env that is a link stays one
+    else:
+        _removed(path)
+    return True
+
+
+def replace(path: Path, text: str | None) -> None:
+    """Make ``path`` hold ``text``, 0600, in one step; None removes it. What it links to stays as it is."""
+    if text is None:
+        _removed(path)
+        return
+    try:
+        if path.is_file() and not path.is_symlink() and path.read_bytes() == text.encode():
+            return
+    except OSError:
+        pass  # it is made anew
+    if path.is_dir() and not path.is_symlink():
+        raise TrackbedError(f"{path} is a folder, must be a file", "move it away")
+    _put(path, text.encode(), path.parent.stat(), 0o600)
+
+
+def _removed(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _put(target: Path, content: bytes, owner: os.stat_result, mode: int) -> None:
+    """The new file appears whole or not at all."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(handle, "wb") as stream:
-                stream.write(new)
+                stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
                 if os.geteuid() == 0:  # with sudo in a user's clone the file stays the user's
-                    owner = raw[1] if raw is not None else target.parent.stat()
                     os.fchown(stream.fileno(), owner.st_uid, owner.st_gid)
+                os.fchmod(stream.fileno(), mode)
             os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise TrackbedError(f"{path} cannot be written ({error.strerror or error})",
-                            f"Make the folder yours: sudo chown $USER {target.parent} {target}") from None
-    return True
+        raise _unwritable(target, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> TrackbedError:
+    return TrackbedError(f"{path} cannot be written ({error.strerror or error})",
+                         f"Make the folder yours: sudo chown $USER {path.parent} {path}")

@@ -62,8 +62,8 @@ class Setting:
         return bool(self.tasks)
 
     def given(self, value: str) -> str:
-        """How a user gives that value: the flag, or the line of .env where there is none."""
-        return f"{self.option}={value}" if self.flag else f"{self.name}={value} in .env"
+        """How a user gives that value: the command, or the line of .env where no task has a flag for it."""
+        return f"`invoke up {self.option}={value}`" if self.flag else f"{self.name}={value} in .env"
 
     @property
     def forgetting(self) -> str:

@@ -18,7 +18,7 @@ import platformdirs
 
 from helpers import state as states
 from helpers.errors import SettingError
-from helpers.settings import dotenv, sources
+from helpers.settings import dotenv, generated, sources
 from helpers.settings.model import BY_NAME, TABLE, Declared, Setting
 from helpers.settings.parsers import LOOPBACK, Around
 from helpers.settings.sources import DEFAULT, FOREIGN, LAST_UP, Value, error, named, parse
@@ -88,16 +88,17 @@ class Settings(Declared):
         ``remembered`` is what earlier ``up`` were told, or gives it for the project's folder.
         """
         file = dotenv.read(env_file)
+        left = generated.read(file)
         clone = Path(os.path.abspath(env_file)).parent
         around = Around(clone, environ.get("HOME") or os.path.expanduser("~"))
         warnings: list[str] = []
         layers = (
             sources.from_flags(flags),
-            sources.from_environ(environ, file, warnings),
+            sources.from_environ(environ, left, warnings),
             sources.from_file(file, warnings),
-            sources.from_managed(file),
+            sources.from_left(left),
         )
-        sourced = sources.sourced(environ, file)
+        sourced = sources.sourced(environ, left)
         told: dict[str, str] = {}
         values: dict[str, Any] = {}
         origins: dict[str, str] = {}

@@ -93,7 +93,7 @@ def from_flags(flags: Mapping[str, str | None]) -> dict[str, Value]:
         name = BY_OPTION[option].name if option in BY_OPTION else name
         if name not in BY_NAME:
             guess = meant(name)
-            right = BY_NAME[guess].given("...").removesuffix("=...") if guess else ""
+            right = (BY_NAME[guess].option if BY_NAME[guess].flag else BY_NAME[guess].given("...")) if guess else ""
             raise SettingError(f"{option}: no such setting.{did_you_mean(right)}")
         option = BY_NAME[name].option
         if BY_NAME[name].secret:
@@ -107,14 +107,14 @@ def from_flags(flags: Mapping[str, str | None]) -> dict[str, Value]:
 
 
 def from_environ(
-    environ: Mapping[str, str], file: EnvFile, warnings: list[str]
+    environ: Mapping[str, str], left: Mapping[str, str], warnings: list[str]
 ) -> dict[str, Value]:
     found: dict[str, Value] = {}
     for variable, raw in sorted(environ.items()):
         if not variable.upper().startswith(PREFIX) or RESERVED.fullmatch(variable):
             continue
-        if file.managed.get(variable) == raw:
-            continue  # a shell that sourced .env: not something the user told us
+        if left.get(variable) == raw:
+            continue  # a shell that sourced what `up` left: not something the user told us
         name = variable.removeprefix(PREFIX)
         if name in BY_NAME:
             found[name] = Value(raw.strip(), variable)
@@ -128,9 +128,9 @@ def from_environ(
     return found
 
 
-def sourced(environ: Mapping[str, str], file: EnvFile) -> dict[str, str]:
-    """Variables that equal the managed block: the last word, for when the state that remembers them was lost."""
-    names = ((variable.removeprefix(PREFIX), value) for variable, value in file.managed.items()
+def sourced(environ: Mapping[str, str], left: Mapping[str, str]) -> dict[str, str]:
+    """Variables that equal what ``up`` left in the clone: the last word, for when the state was lost."""
+    names = ((variable.removeprefix(PREFIX), value) for variable, value in left.items()
              if environ.get(variable) == value)
     # S3_ENDPOINT is written for Compose, also where the store is our own
     return {name: value for name, value in names if name in BY_NAME and name != "S3_ENDPOINT"}
@@ -147,8 +147,8 @@ def from_file(file: EnvFile, warnings: list[str]) -> dict[str, Value]:
                                    f"(mode {file.mode:04o}) and it holds a secret; "
                                    f"run: chmod 600 {file.path}")
         elif entry.name in ("COMPOSE_FILE", "COMPOSE_PROJECT_NAME"):
-            warnings.append(f"{entry.name} (from {origin}): `invoke up` writes its own at the end of "
-                            "the file, which wins.")
+            warnings.append(f"{entry.name} (from {origin}): a bare `docker compose` takes it in place of what "
+                            "`invoke up` writes for this system.")
         elif FOREIGN.fullmatch(entry.name):
             continue
         elif entry.name.startswith(PREFIX):
@@ -171,8 +171,8 @@ def _prefixed(entry: Entry, origin: str) -> SettingError:
     return SettingError(f"{entry.name} (from {origin}): no such setting.{did_you_mean(meant(bare))}")
 
 
-def from_managed(file: EnvFile) -> dict[str, Value]:
+def from_left(left: Mapping[str, str]) -> dict[str, Value]:
     """Only what locates the state: everything else that ``up`` was told is in the state."""
     names = {"PROJECT": "COMPOSE_PROJECT_NAME", "STATE_DIR": PREFIX + "STATE_DIR"}
-    return {name: Value(file.managed[key], LAST_UP) for name, key in names.items() if file.managed.get(key)}
+    return {name: Value(left[key], LAST_UP) for name, key in names.items() if left.get(key)}
 

@@ -57,7 +57,12 @@ def in_volume(clone: Clone, name: str, *words: str) -> str:
 
 
 def test_compose_by_hand_sees_the_same_system(system: Clone) -> None:
-    system.up()
+    users = system.folder / ".env"
+    assert not users.exists(), "it is the user's to make"
+    users.write_text("# mine\n# >>> written by Trackbed\nCOMPOSE_PROJECT_NAME=former\n# <<< written by Trackbed\n")
+    done = system.invoke("up")
+    assert done.returncode == 0 and ".env is yours alone" in done.stderr, done.stderr
+    assert users.read_text() == "# mine\n"
     before = seen.identities(system)
     listed = compose(system, "ps", "-a", "--format", "{{.Service}} {{.Health}}").splitlines()
     assert sorted(line.split()[0] for line in listed) == sorted(["bucket", *services(system)])
@@ -184,7 +189,7 @@ def test_prepared_by_credentials_init_and_started_by_compose(clone_factory: Call
     done = clone.invoke("credentials", "--init", timeout=900)
     assert done.returncode == 0 and "docker compose up -d" in done.stderr, done.stderr
     assert not seen.containers(clone) and not done.stdout
-    assert (clone.folder / ".env").stat().st_mode & 0o077 == 0
+    assert (clone.folder / ".trackbed.env").stat().st_mode & 0o077 == 0 and not (clone.folder / ".env").exists()
     compose(clone, "up", "-d", "--wait")
     kept = seen.new_run(clone)
     assert seen.has_run(clone, kept)

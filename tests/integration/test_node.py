@@ -204,7 +204,7 @@ def test_compose_by_hand_with_the_same_docker_host(up: Laptop) -> None:
     done = on_laptop(up, "docker", "compose", "ps", "--format", "{{.Service}}")
     synced = ["store-sync"] if up.clone.environment.get("TRACKBED_OBJECT_STORE") == "versitygw" else []
     assert sorted(done.stdout.split()) == ["mlflow", "postgres", "store", *synced], done.stderr
-    assert on_laptop(up, "docker", "compose", "ps", DOCKER_HOST="").returncode, "Compose takes no DOCKER_HOST from .env"
+    assert on_laptop(up, "docker", "compose", "ps", DOCKER_HOST="").returncode, "Compose takes no DOCKER_HOST of a file"
 
 
 def test_a_system_stays_on_its_node(up: Laptop) -> None:

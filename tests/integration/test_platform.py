@@ -253,7 +253,7 @@ def test_no_secret_is_seen_anywhere(system: Clone) -> None:
     texts = [done.stdout + done.stderr for done in (*told, *failed)]
     if system.engine == "docker":
         texts += [seen.output("docker", "inspect", *seen.containers(system)),
-                  (system.folder / ".env").read_text(),
+                  (system.folder / ".trackbed.env").read_text(),
                   seen.output("docker", "volume", "inspect", f"{system.project}_postgres")]
     else:
         texts += [(system.project_folder / "embedded" / "supervisord.conf").read_text()]

@@ -252,13 +252,13 @@ def test_into_another_project(own: dict[str, Clone], tmp_path: Path) -> None:
     assert clone.invoke("users", "add", "ada").returncode == 0
     logins = (clone.project_folder / "users").read_text()
     back_up(clone, f"{tmp_path}/repo/")
-    before, parts, dotenv = everything(clone), seen.identities(clone), (clone.folder / ".env").read_text()
+    before, parts, dotenv = everything(clone), seen.identities(clone), (clone.folder / ".trackbed.env").read_text()
     try:
         done = clone.invoke("restore", f"{tmp_path}/repo", f"--into={name}")
         assert done.returncode == 0, done.stderr
         assert "ada" in done.stderr
         assert everything(clone) == before and seen.identities(clone) == parts
-        assert (clone.folder / ".env").read_text() == dotenv
+        assert (clone.folder / ".trackbed.env").read_text() == dotenv
         # without this project's ports in the environment: they would be taken for the other's
         apart = {key: value for key, value in clone.environment.items() if not key.endswith("_PORT")}
         beside = replace(clone, project=name, environment={**apart, "TRACKBED_PROJECT": name})

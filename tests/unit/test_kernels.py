@@ -153,7 +153,7 @@ def test_what_a_failed_start_was_told_is_not_remembered(tmp_path: Path, monkeypa
     monkeypatch.setattr(lifecycle.durability, "promise", lambda engine: "")
     monkeypatch.setattr(lifecycle.kernels, "before_a_restart", lambda *_: None)
     monkeypatch.setattr(lifecycle, "_choose_ports", lambda *_: {"JUPYTER_PORT": "8889"})
-    monkeypatch.setattr(lifecycle, "_write_env", lambda *_: None)
+    monkeypatch.setattr(lifecycle, "_leave_in_clone", lambda *_: None)
     monkeypatch.setattr(lifecycle, "_start", fail)
     said: list[str] = []
     with pytest.raises(type(error)):

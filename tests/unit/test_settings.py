@@ -193,6 +193,11 @@ def test_what_has_no_flag_is_forgotten_by_a_variable(place: Place) -> None:
     assert place.load(environ={"TRACKBED_ACME_ROOT": ""}, remembered={"ACME_ROOT": "/gone.pem"}).acme_root == ""
 
 
+def test_how_a_value_is_given() -> None:
+    assert BY_NAME["HTTP_PORT"].given("8081") == "`invoke up --http-port=8081`"
+    assert BY_NAME["S3_REGION"].given("eu-1") == "S3_REGION=eu-1 in .env"
+
+
 def test_a_shell_that_sourced_env_tells_nothing(place: Place) -> None:
     block = (
         "# >>> written by Trackbed\nTRACKBED_MLFLOW_HOSTS=a\nTRACKBED_GPU=none\n# <<< written by Trackbed\n"
@@ -270,7 +275,8 @@ def test_foreign_names_pass_and_strange_ones_warn(place: Place) -> None:
 
 def test_an_own_compose_file_is_said_to_lose(place: Place) -> None:
     assert place.load("COMPOSE_FILE=mine.yaml\n").warnings == (
-        "COMPOSE_FILE (from .env line 1): `invoke up` writes its own at the end of the file, which wins.",
+        "COMPOSE_FILE (from .env line 1): a bare `docker compose` takes it in place of what `invoke up` writes for "
+        "this system.",
     )
 
 

@@ -57,7 +57,7 @@ class ComposeProject(Collaborator):
         return variables.files(self.deployment)
 
     def values(self) -> dict[str, str]:
-        """COMPOSE_* and TRACKBED_* values: the process environment of our calls, and the managed part of .env."""
+        """COMPOSE_* and TRACKBED_* values: the process environment of our calls, and what is left in the clone."""
         return {"COMPOSE_FILE": ":".join(self.files), "COMPOSE_PROJECT_NAME": self.settings.project,
                 **variables.variables(self.deployment)}
 

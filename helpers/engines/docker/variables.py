@@ -40,7 +40,7 @@ def _declared(settings: Settings) -> dict[str, str]:
 
 
 def variables(deployment: Deployment) -> dict[str, str]:
-    """What the Compose files interpolate; no secret among it. Also written to .env for use by hand."""
+    """What the Compose files interpolate; no secret among it. Also left in the clone for use by hand."""
     settings, live = deployment.settings, deployment.system.state.live
     own_store = deployment.object_store != "external"
     _, mtu = deployment.host.uplink()
