@@ -130,6 +130,13 @@ def clients(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def namespaces(session: nox.Session) -> None:
+    """A rootless engine and one with userns-remap, of the tests' own: needs root, Docker, rootlesskit, uidmap, 8 GB."""
+    install(session)
+    session.run("pytest", "tests/namespaces", results(session), *session.posargs)
+
+
+@nox.session(default=False)
 def pytorch(session: nox.Session) -> None:
     """PyTorch's real build for NVIDIA (3 GB), in the image and embedded: needs Docker and a package index."""
     install(session)

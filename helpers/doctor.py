@@ -255,6 +255,7 @@ def examine(system: System) -> list[Finding]:
     found.append(_check_permissions(engine.settings, engine))
     found += _check_settings(engine)
     found += engine.checks.neighbours()
+    found += engine.checks.limits()
     if engine.host.remote:
         found.append(Finding(Level.OK, "address", f"the parts run on {engine.host.name}, reached over ssh"))
         return found

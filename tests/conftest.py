@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,11 +130,12 @@ class Clone:
     first_up: subprocess.CompletedProcess[str] | None = None
     first_seconds: float = 0.0
 
-    def invoke(self, *words: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
-        """`invoke WORDS` in the clone, as a user's shell would run it."""
+    def invoke(self, *words: str, timeout: float = 600, around: Mapping[str, str] | None = None,
+               **environment: str) -> subprocess.CompletedProcess[str]:
+        """`invoke WORDS` in the clone, as a user's shell would run it. ``around``: further variables."""
         return subprocess.run([*self.command, *words], cwd=self.folder, text=True,
-                              env={**self.environment, **environment}, stdin=subprocess.DEVNULL, capture_output=True,
-                              timeout=timeout, check=False)
+                              env={**self.environment, **(around or {}), **environment}, stdin=subprocess.DEVNULL,
+                              capture_output=True, timeout=timeout, check=False)
 
     def start(self, *words: str) -> Running:
         """The same, without waiting for its end."""
@@ -178,11 +179,11 @@ def make_clone(folder: Path, engine: str, project: str = "") -> Clone:
     target = folder / "clone"
     listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
                             capture_output=True, check=True).stdout.split(b"\0")
-    for name in filter(None, listed):
-        source = ROOT / os.fsdecode(name)
+    for path in map(os.fsdecode, filter(None, listed)):
+        source = ROOT / path
         if source.is_file():
-            (target / os.fsdecode(name)).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target / os.fsdecode(name))
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target / path)
     mlflow, jupyter, s3, console = free_ports(4)
     state = folder / "state"
     name = project or f"tb-{engine[:3]}-{uuid.uuid4().hex[:6]}"
@@ -198,17 +199,17 @@ def make_clone(folder: Path, engine: str, project: str = "") -> Clone:
                  environment)
 
 
-def as_user(clone: Clone, folder: Path) -> None:
+def as_user(clone: Clone, folder: Path, name: str = USER) -> None:
     """From now on the clone's tasks run as a normal user. Nothing to do where the tests are one already."""
     if os.geteuid() != 0:
         return
-    account = pwd.getpwnam(USER)
+    account = pwd.getpwnam(name)
     drop = (shutil.which("setpriv") or "setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}",
             "--clear-groups", "--")
     home = folder / "home"
     home.mkdir()
     clone.environment = {k: v for k, v in clone.environment.items() if not k.startswith(("UV_", "XDG_", "SUDO_"))}
-    clone.environment |= {"HOME": str(home), "USER": USER, "LOGNAME": USER}
+    clone.environment |= {"HOME": str(home), "USER": name, "LOGNAME": name}
     for path in (folder, *folder.rglob("*")):
         os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
     clone.command = (*drop, sys.executable, "-m", "invoke")
@@ -220,7 +221,7 @@ def as_user(clone: Clone, folder: Path) -> None:
             subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, timeout=300)
         clone.command = (*drop, str(venv / "bin" / "python"), "-m", "invoke")
         if clone.invoke("--version").returncode:
-            pytest.skip(f"NOT TESTED as a normal user: no Python here that {USER} can run")
+            pytest.skip(f"NOT TESTED as a normal user: no Python here that {name} can run")
 
 
 def require_docker() -> None:

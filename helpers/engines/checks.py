@@ -48,6 +48,10 @@ class Checks:
         """Data of this project that nothing remembers, or what has its names and is not ours."""
         return []
 
+    def limits(self) -> list[Finding]:
+        """Limits that the engine cannot keep."""
+        return []
+
     def neighbours(self) -> list[Finding]:
         """Whether others on the network reach what only this machine should."""
         return []

@@ -24,6 +24,7 @@ from helpers.engines.docker import availability, client_config, compose_model, i
 from helpers.engines.docker.client import LABEL, Container, DockerApi, socket_error
 from helpers.engines.docker.engine import DockerEngine
 from helpers.errors import Interrupted, PartFailed, TrackbedError
+from helpers.findings import Level
 from tests.unit.fakes import Silent, system
 
 VERSION = {"Version": "28.1.0", "ApiVersion": "1.49", "Components": [{"Name": "Engine"}]}
@@ -244,6 +245,15 @@ def test_the_workspaces_owner_in_a_user_namespace(surroundings: Callable[..., Do
                                                "DockerRootDir": "/var/lib/docker/100000.100000"})
     assert engine.availability().usable and engine.settings.notebook_uid == 1000
     assert engine.deployment.ids.outside(engine.settings.notebook_uid) == 101000
+
+
+def test_a_rootless_engine(surroundings: Callable[..., DockerEngine]) -> None:
+    engine = surroundings({"Version": "26.1.5"}, "v2.30.0", info={"SecurityOptions": ["name=rootless"],
+                                                                  "MemoryLimit": False})
+    assert engine.availability().usable and engine.deployment.ids.own == os.geteuid()
+    assert engine.settings.notebook_uid == 0, "who will make the workspace is root in its containers"
+    assert engine.guard.rules() == () and not engine.guard.lets_neighbours_in, "its bridges are in another namespace"
+    assert [(f.check, f.level) for f in engine.checks.limits()] == [("limits", Level.WARNING)]
 
 
 @pytest.mark.parametrize(("words", "means"), [

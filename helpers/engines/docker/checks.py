@@ -89,6 +89,13 @@ class DockerChecks(Checks):
                             f"`invoke up` sets them while the system is up; by hand: {typed}")]
         return [Finding(Level.OK, "neighbours", f"{text}; {len(rules)} drop rules are set against it")]
 
+    def limits(self) -> list[Finding]:
+        """That memory is neither limited nor counted, which a rootless engine says of itself."""
+        if self.deployment.limits_memory:
+            return []
+        return [Finding(Level.WARNING, "limits", "this engine neither limits nor counts memory: MEMORY_LIMIT and "
+                        "JUPYTER_MEMORY have no effect", "rootless Docker does with cgroup v2 and systemd")]
+
 
 def there(found: Availability, kept: bool, without: str) -> Finding:
     """Whether there is an engine. ``kept``: nothing else will do; ``without``: what there is without one."""

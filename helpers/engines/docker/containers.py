@@ -62,7 +62,8 @@ class Containers(Collaborator):
         reason = ""
         if state in (State.EXITED, State.UNHEALTHY, State.RESTARTING):
             reason = self.api.reason(container.id)
-        memory = self.api.memory(container.id) if detail and state in (State.READY, State.RUNNING) else 0
+        counted = detail and state in (State.READY, State.RUNNING) and self.deployment.limits_memory
+        memory = self.api.memory(container.id) if counted else 0
         restarts = self.api.restarts(container.id) if state in (State.STARTING, State.RESTARTING) else 0
         ports = tuple(Port(compose_model.port_name(name, p.target), p.target, p.published, p.address)
                       for p in container.ports)

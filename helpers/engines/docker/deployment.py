@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 from helpers import egress, notebook, stack, surroundings
 from helpers.engines.docker import client_config, compose_model, id_mapping, ssh_host
@@ -35,7 +36,16 @@ class Deployment:
     @cached_property
     def ids(self) -> id_mapping.IdMapping:
         """Who a container's accounts are on this machine."""
-        return id_mapping.read(self.api.info())
+        return id_mapping.read(self._info)
+
+    @property
+    def limits_memory(self) -> bool:
+        """Whether the engine counts and limits memory: a rootless one does where users are given cgroups."""
+        return bool(self._info.get("MemoryLimit", True))
+
+    @cached_property
+    def _info(self) -> dict[str, Any]:
+        return self.api.info()
 
     def take_inner_owner(self) -> None:
         """With user namespaces the number of the workspace's owner is another one in the container."""

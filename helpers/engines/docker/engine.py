@@ -126,7 +126,8 @@ class DockerEngine(base.Engine):
         return self.devices.accelerator
 
     def remarks(self) -> tuple[str, ...]:
-        return shared.remarks(self.accelerator, self.notebook.empty_data())
+        lines = shared.remarks(self.accelerator, self.notebook.empty_data())
+        return (*lines, *(f"warning: {found.detail}" for found in self.checks.limits()))
 
     def access_token(self) -> str:
         return self.system.access_token()
