@@ -31,8 +31,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, cast
 
-from benchmarks.bench import Measure, table
-from benchmarks.systems import HERE, run
+from benchmarks.bench import table
+from benchmarks.systems import HERE, Measure, run
 from helpers import lifecycle
 from helpers.backups import database, objects
 from helpers.engines.base import POSTGRES, Engine

@@ -174,5 +174,5 @@ if __name__ == "__main__":
               "load": lambda: load(words[0], float(words[1]), words[2]),
               "artifact": lambda: artifact(words[0], int(words[1])),
               "boto": lambda: boto(words[0], words[1], int(words[2])),
-              "mirror": lambda: mirror(*words[:5], int(words[5]))}[what]()
+              "mirror": lambda: mirror(words[0], words[1], words[2], words[3], words[4], int(words[5]))}[what]()
     print(json.dumps(result))

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.bench import Measure, table
+from benchmarks.bench import table
+from benchmarks.systems import Measure
 from helpers import lifecycle
 from helpers.engines.base import MLFLOW, POSTGRES, Engine
 from helpers.stack import DATABASE_USER

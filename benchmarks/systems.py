@@ -174,6 +174,8 @@ class Ours:
         return time.perf_counter() - began
 
     def down(self, data: bool = False) -> None:
+        if data:  # the account that owns a workspace would stay with it
+            shutil.rmtree(Path(self.env["TRACKBED_STATE_DIR"], self.project, "workspace"), ignore_errors=True)
         self.invoke("down", *(("--delete-data", "--yes") if data else ()))
 
     def memory(self) -> float:

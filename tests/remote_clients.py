@@ -19,7 +19,7 @@ SCRIPT = ROOT / "tests" / "integration" / "client_session.py"
 LOCK = ROOT / "docker" / "mlflow" / "requirements.txt"
 LARGE = 12 << 20
 # MLflow's own switches: a file of 12 MiB takes the way of one of 1 GB
-SMALLER = {"MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": str(6 << 20),
+SMALLER: dict[str, Any] = {"MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": str(6 << 20),
            "MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE": str(5 << 20), "MLFLOW_MULTIPART_DOWNLOAD_CHUNK_SIZE": str(5 << 20)}
 
 

@@ -15,17 +15,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
-import mlflow
-from mlflow.tracking import MlflowClient
+import mlflow  # type: ignore[import-not-found]
+from mlflow.tracking import MlflowClient  # type: ignore[import-not-found]
 
 name, what = sys.argv[1:]
 uri = os.environ["MLFLOW_TRACKING_URI"]
 
 
-def rounded(value):
+def rounded(value: Any) -> Any:
     """Numbers to seven digits, in whatever holds them: NaN and infinities are words."""
     if hasattr(value, "tolist"):  # NumPy's arrays and numbers
         value = value.tolist()
@@ -38,15 +39,15 @@ def rounded(value):
     return value
 
 
-def tree(run, path=None):
+def tree(run: str, path: Any = None) -> Any:
     """Every artifact below a path."""
-    found = []
+    found: list[str] = []
     for one in MlflowClient().list_artifacts(run, path):
         found += tree(run, one.path) if one.is_dir else [one.path]
     return sorted(found)
 
 
-def read_back(run, *histories):
+def read_back(run: str, *histories: Any) -> Any:
     """All of a run but what differs from run to run, the models that were logged in it, and the steps of a metric."""
     client = MlflowClient()
     found = client.get_run(run)
@@ -61,16 +62,16 @@ def read_back(run, *histories):
             inputs]
 
 
-def only_run(experiment):
+def only_run(experiment: str) -> Any:
     [found] = MlflowClient().search_runs([experiment])
     return found.info.run_id
 
 
-def opentelemetry(experiment):
+def opentelemetry(experiment: str) -> Any:
     """The OTLP exporter of OpenTelemetry's own SDK, as an application that knows nothing of MLflow would use it."""
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import Compression, OTLPSpanExporter
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import Compression, OTLPSpanExporter  # type: ignore[import-not-found]
+    from opentelemetry.sdk.trace import TracerProvider  # type: ignore[import-not-found]
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # type: ignore[import-not-found]
 
     for packed in (Compression.NoCompression, Compression.Gzip, Compression.Deflate):
         exporter = OTLPSpanExporter(endpoint=f"{uri}/v1/traces", headers={"x-mlflow-experiment-id": experiment},
@@ -89,16 +90,16 @@ def opentelemetry(experiment):
                    len({span.parent_id for span in trace.data.spans})] for trace in traces)
 
 
-def small_data():
-    import numpy
+def small_data() -> Any:
+    import numpy  # type: ignore[import-not-found]
 
     data = numpy.arange(40.0).reshape(20, 2)
     return data, numpy.arange(20) % 2
 
 
-def sklearn(experiment):
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV
+def sklearn(experiment: str) -> Any:
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-not-found]
+    from sklearn.model_selection import GridSearchCV  # type: ignore[import-not-found]
 
     mlflow.sklearn.autolog()
     data, labels = small_data()
@@ -113,8 +114,8 @@ def sklearn(experiment):
     return [*told, read_back(parent.info.run_id), sorted([run.info.status, run.data.params["C"]] for run in children)]
 
 
-def xgboost(experiment):
-    import xgboost as library
+def xgboost(experiment: str) -> Any:
+    import xgboost as library  # type: ignore[import-not-found]
 
     mlflow.xgboost.autolog()
     data, labels = small_data()
@@ -127,16 +128,16 @@ def xgboost(experiment):
     return [read_back(run, "train-logloss"), (model.predict(matrix) == booster.predict(matrix)).all().tolist()]
 
 
-def trials(storage):
-    import optuna
-    from optuna_integration import MLflowCallback
+def trials(storage: Any) -> Any:
+    import optuna  # type: ignore[import-not-found]
+    from optuna_integration import MLflowCallback  # type: ignore[import-not-found]
 
     study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
     study.optimize(lambda trial: trial.suggest_float("x", -1, 1) ** 2, n_trials=5,
                    callbacks=[MLflowCallback(tracking_uri=uri, metric_name="square", create_experiment=False)])
 
 
-def optuna(experiment):
+def optuna(experiment: str) -> Any:
     """Four processes with one study."""
     import optuna as library
 
@@ -154,27 +155,27 @@ def optuna(experiment):
             sorted(run.data.metrics["square"] for run in runs) == sorted(values.values())]
 
 
-def lightning(experiment):
+def lightning(experiment: str) -> Any:
     """MLflow's autolog, then Lightning's own logger, which uploads its checkpoints."""
-    import torch
-    from lightning.pytorch import LightningModule, Trainer, seed_everything
-    from lightning.pytorch.loggers import MLFlowLogger
+    import torch  # type: ignore[import-not-found]
+    from lightning.pytorch import LightningModule, Trainer, seed_everything  # type: ignore[import-not-found]
+    from lightning.pytorch.loggers import MLFlowLogger  # type: ignore[import-not-found]
 
-    class Tiny(LightningModule):
-        def __init__(self, width=4):
+    class Tiny(LightningModule):  # type: ignore[misc]
+        def __init__(self, width: Any = 4) -> None:
             super().__init__()
             self.save_hyperparameters()
             self.layer = torch.nn.Linear(width, 1)
 
-        def training_step(self, batch, _):
+        def training_step(self, batch: Any, _: Any) -> Any:
             loss = self.layer(batch[0]).square().mean()
             self.log("loss", loss, on_epoch=True, on_step=False)
             return loss
 
-        def configure_optimizers(self):
+        def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
-    def fit(logger):
+    def fit(logger: Any) -> Any:
         seed_everything(1)
         rows = torch.utils.data.TensorDataset(torch.rand(8, 4))
         module = Tiny()
@@ -193,11 +194,11 @@ def lightning(experiment):
     return [read_back(first, "loss"), same, read_back(logger.run_id, "loss")]
 
 
-def transformers(experiment):
+def transformers(experiment: str) -> Any:
     """The Trainer's callback on a tiny made model, artifacts included."""
     os.environ.update({"MLFLOW_EXPERIMENT_NAME": name, "HF_MLFLOW_LOG_ARTIFACTS": "1", "HF_HUB_OFFLINE": "1"})
     import torch
-    from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+    from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments  # type: ignore[import-not-found]
 
     torch.manual_seed(1)
     model = BertForSequenceClassification(BertConfig(
@@ -216,9 +217,9 @@ def transformers(experiment):
     return told
 
 
-def evaluate(experiment):
+def evaluate(experiment: str) -> Any:
     """The evaluation of a classifier, with its tables and figures."""
-    import pandas
+    import pandas  # type: ignore[import-untyped]
     from sklearn.linear_model import LogisticRegression
 
     data, labels = small_data()
@@ -231,21 +232,21 @@ def evaluate(experiment):
     return [read_back(active.info.run_id), rounded(found.metrics), sorted(found.artifacts)]
 
 
-def genai(experiment):
+def genai(experiment: str) -> Any:
     """An evaluation of answers by functions of one's own: traces and what was said of them."""
-    from mlflow.entities import AssessmentSource, AssessmentSourceType
-    from mlflow.genai import scorer
+    from mlflow.entities import AssessmentSource, AssessmentSourceType  # type: ignore[import-not-found]
+    from mlflow.genai import scorer  # type: ignore[import-not-found]
 
-    @scorer
-    def same(outputs, expectations):
+    @scorer  # type: ignore[untyped-decorator]
+    def same(outputs: Any, expectations: Any) -> Any:
         return outputs == expectations["answer"]
 
-    @scorer
-    def length(outputs):
+    @scorer  # type: ignore[untyped-decorator]
+    def length(outputs: Any) -> Any:
         return len(outputs)
 
-    @mlflow.trace
-    def answer(question):
+    @mlflow.trace  # type: ignore[untyped-decorator]
+    def answer(question: Any) -> Any:
         return question.upper()
 
     rows = [{"inputs": {"question": word}, "expectations": {"answer": "É" if word == "é" else "none"}}
@@ -261,14 +262,14 @@ def genai(experiment):
                 [one.name, rounded(one.value)] for one in trace.info.assessments)] for trace in traces)]
 
 
-def typed(*words, **options):
+def typed(*words: str, **options: Any) -> Any:
     """What a command prints, without ids."""
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, **options)
     assert done.returncode == 0, f"{words}: {done.stdout[-1500:]}\n{done.stderr[-3000:]}"
     return done.stdout
 
 
-def commands(experiment):
+def commands(experiment: str) -> Any:
     """`mlflow`, as it is typed in a shell."""
     folder = Path(tempfile.mkdtemp())
     told = {}
@@ -318,7 +319,7 @@ def commands(experiment):
     return told
 
 
-def serve(experiment):
+def serve(experiment: str) -> Any:
     """A registered model behind its alias, by `mlflow models predict` and `mlflow models serve`."""
     import numpy
     from sklearn.linear_model import LinearRegression

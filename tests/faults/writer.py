@@ -51,7 +51,7 @@ def main(uri: str, journal: Path, seed: int) -> None:
     # a write without an answer is given up soon: what happened to it is not known
     os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
                    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    import mlflow
+    import mlflow  # type: ignore[import-not-found]
 
     orders = Orders()
     client, chosen = mlflow.MlflowClient(uri), random.Random(seed)

@@ -12,16 +12,19 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from typing import Any
 
-import mlflow
-from mlflow.tracking import MlflowClient
+import mlflow  # type: ignore[import-not-found]
+from mlflow.tracking import MlflowClient  # type: ignore[import-not-found]
 
 name, small, large = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-client, told = MlflowClient(), {}
+client = MlflowClient()
+told: "dict[str, Any]" = {}
 version = tuple(int(word) for word in mlflow.__version__.split(".")[:2])
 
 
-def digest(path):
+def digest(path: str) -> str:
     found = hashlib.sha256()
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
@@ -29,25 +32,25 @@ def digest(path):
     return found.hexdigest()
 
 
-def files(folder):
+def files(folder: str) -> "dict[str, str]":
     return {os.path.relpath(os.path.join(top, one), folder): digest(os.path.join(top, one))
             for top, _, names in os.walk(folder) for one in names}
 
 
-def listed(run, path=None):
+def listed(run: str, path: "str | None" = None) -> "dict[str, int]":
     """All artifacts below a path, with their sizes."""
-    found = {}
+    found: dict[str, int] = {}
     for one in client.list_artifacts(run, path):
         found.update(listed(run, one.path) if one.is_dir else {one.path: one.file_size})
     return found
 
 
-def download(run, path, target):
+def download(run: str, path: str, target: str) -> str:
     os.makedirs(target, exist_ok=True)
-    return client.download_artifacts(run, path, target)
+    return str(client.download_artifacts(run, path, target))
 
 
-def refused(call):
+def refused(call: "Callable[[], object]") -> "list[object]":
     """The error's code and whether it came at once: clients repeat what they take for the server's own fault."""
     began = time.time()
     try:
@@ -68,10 +71,10 @@ for number in range(small):
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, f"{number:04}.txt"), "w") as file:
         file.write("x" * number)
-with open(os.path.join(work, "large.bin"), "wb") as file:
+with open(os.path.join(work, "large.bin"), "wb") as binary:
     block = bytes(range(256)) * 4096
     for start in range(0, large, len(block)):
-        file.write(block[:large - start])
+        binary.write(block[:large - start])
 
 mlflow.set_experiment(name)
 with mlflow.start_run(run_name="first") as active:
@@ -96,8 +99,8 @@ told["folder that is not there"] = [one.path for one in client.list_artifacts(ru
 told["file that is not there"] = refused(lambda: download(run, "none.txt", work + "/none"))
 
 try:
-    import numpy
-    from sklearn.linear_model import LinearRegression
+    import numpy  # type: ignore[import-not-found]
+    from sklearn.linear_model import LinearRegression  # type: ignore[import-not-found]
 
     model = LinearRegression().fit(numpy.arange(6).reshape(6, 1), numpy.arange(6) * 2.0)
     with mlflow.start_run(run_name="second") as active:
@@ -126,11 +129,10 @@ told["searched"] = [one.data.tags["mlflow.runName"] for one in client.search_run
     [experiment], "metrics.loss < 0.5 and tags.kind = 'a b'", order_by=["metrics.loss ASC"])]
 
 if version >= (2, 15):
-    @mlflow.trace
-    def answer(question):
+    def answer(question: str) -> str:
         return question + "!"
 
-    answer("a")
+    mlflow.trace(answer)("a")
     if hasattr(mlflow, "flush_trace_async_logging"):
         mlflow.flush_trace_async_logging()
     traces = client.search_traces(experiment_ids=[experiment])

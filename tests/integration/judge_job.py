@@ -13,7 +13,7 @@ import uuid
 from typing import Any
 
 import mlflow  # type: ignore[import-not-found]
-import requests  # type: ignore[import-untyped]
+import requests
 
 SERVER = os.environ["MLFLOW_TRACKING_URI"].rstrip("/")
 API, PAGE = f"{SERVER}/api/3.0/mlflow", f"{SERVER}/ajax-api/3.0/mlflow"

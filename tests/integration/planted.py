@@ -100,7 +100,7 @@ class Canary:
 
 def look(top: Path) -> dict[str, tuple[int, ...]]:
     """Owner, mode, size and number of names of everything below."""
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for path in (top, *sorted(top.rglob("*"))):
         details = path.lstat()
         found[str(path)] = (details.st_uid, details.st_gid, stat.S_IMODE(details.st_mode), details.st_nlink,

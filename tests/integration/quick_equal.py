@@ -95,7 +95,7 @@ class Pair:
 
     def entities(self, found: Any) -> list[object]:
         """Runs without what must differ, their parts in order: neither way promises one."""
-        told = []
+        told: list[object] = []
         for run in found:
             data = run.data
             told.append((run.info.run_name, run.info.status, run.info.start_time, run.info.lifecycle_stage,

@@ -9,6 +9,8 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 from urllib.parse import unquote
 
 os.environ["_MLFLOW_SERVER_FILE_STORE"] = f"sqlite:///{tempfile.mkdtemp()}/walk.db"
@@ -16,11 +18,11 @@ os.environ["MLFLOW_SERVER_ALLOWED_HOSTS"] = "localhost"
 sys.path.insert(0, sys.argv[1])
 
 import edge_routes
-from mlflow.server import app as flask_app
-from mlflow.server.fastapi_app import app as fastapi_app
-from starlette.routing import Match, Mount, Route
-from werkzeug.exceptions import HTTPException
-from werkzeug.routing import RequestRedirect
+from mlflow.server import app as flask_app  # type: ignore[import-not-found]
+from mlflow.server.fastapi_app import app as fastapi_app  # type: ignore[import-not-found]
+from starlette.routing import Match, Mount, Route  # type: ignore[import-not-found]
+from werkzeug.exceptions import HTTPException  # type: ignore[import-not-found]
+from werkzeug.routing import RequestRedirect  # type: ignore[import-not-found]
 
 ENDS = ("/", "//", ";", "%3b", ";x=1", "%00", "%0a", "%0d", "%20", "%09", "%2f", "%5c", ".", "%2e", "..", "/.", "/..",
         "/%2e", "%23", "%3f", "%ff", "%c0%af", "%ef%bc%8f", "%e2%80%8b", "%7f", "%c2%85", "%e2%80%a8", "*", "'", "|")
@@ -36,7 +38,7 @@ def plain(path: str) -> str:
     return re.sub(r"<(\w+:)?\w+>|\{\w+(:\w+)?\}", "1", path)
 
 
-def walk(routes, prefix=""):
+def walk(routes: Any, prefix: str = "") -> Iterator[Any]:
     for route in routes:
         if hasattr(route, "original_router"):
             yield from walk(route.original_router.routes, prefix + route.include_context.prefix)
@@ -54,17 +56,17 @@ def routed(path: str, method: str) -> str:
     for kind in (Match.FULL, Match.PARTIAL):
         for match, rule in matches:
             if match == kind:
-                return rule if kind == Match.FULL else ""
+                return str(rule) if kind == Match.FULL else ""
     environ = {"PATH_INFO": path.encode("utf-8", "surrogateescape").decode("latin-1"), "REQUEST_METHOD": method,
                "SERVER_NAME": "localhost", "SERVER_PORT": "80", "wsgi.url_scheme": "http", "QUERY_STRING": "",
                "SCRIPT_NAME": ""}
     try:
-        return flask_app.url_map.bind_to_environ(environ).match(return_rule=True, method=method)[0].rule
+        return str(flask_app.url_map.bind_to_environ(environ).match(return_rule=True, method=method)[0].rule)
     except (HTTPException, RequestRedirect):
         return ""
 
 
-def spellings(path: str):
+def spellings(path: str) -> Iterator[str]:
     yield path
     segments = path.split("/")
     for end in ENDS:

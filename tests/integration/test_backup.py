@@ -20,8 +20,9 @@ from tests.integration import seen
 
 def api(clone: Clone, path: str, method: str = "GET", **content: Any) -> Any:
     """An answer of MLflow's REST API."""
+    posted = method == "POST"
     answer = requests.request(method, f"{clone.url('mlflow')}/api/2.0/mlflow/{path}", timeout=60,
-                              **({"json": content} if method == "POST" else {"params": content}))
+                              json=content if posted else None, params=None if posted else content)
     answer.raise_for_status()
     return answer.json()
 

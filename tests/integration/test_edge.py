@@ -126,9 +126,11 @@ def test_judges_and_jobs_say_that_they_are_off(system: Clone) -> None:
             ("PUT", f"{api}/scorers/online-config", {"experiment_id": number, "name": "x", "sample_rate": 1.0})):
         said = refusal(system, path, method, body)
         assert "switched off in Trackbed" in said and "in your clone of Trackbed: invoke up --mlflow-jobs=on" in said
-    for path, body in ((f"{pages}/issues/invoke", {"experiment_id": number}),
-                       (f"{api}/prompt-optimization/jobs", {"experiment_id": number}),
-                       ("/ajax-api/3.0/jobs/", {"job_name": "x", "params": {}})):
+    words: dict[str, dict[str, object]] = {
+        f"{pages}/issues/invoke": {"experiment_id": number},
+        f"{api}/prompt-optimization/jobs": {"experiment_id": number},
+        "/ajax-api/3.0/jobs/": {"job_name": "x", "params": {}}}
+    for path, body in words.items():
         assert "jobs of any other kind are switched off in Trackbed" in refusal(system, path, "POST", body)
     for path in ("/gateway/x/mlflow/invocations", "/gateway/proxy/x/a", "/ajax-api/2.0/mlflow/gateway-proxy"):
         assert "switched off in Trackbed" in refusal(system, path, "POST", {"gateway_path": "x"})

@@ -213,12 +213,12 @@ def test_settings_that_cannot_be(site: Site, tmp_path: Path) -> None:
     key = tmp_path / "key.pem"
     key.write_text("-----BEGIN PRIVATE KEY-----\n")
     bare = {"TRACKBED_PROJECT": "rem-none"}
-    seen.refused(site.clone.invoke("jupyter", **bare), 2, "TRACKING_URI is missing", "invoke up")
+    seen.refused(site.clone.invoke("jupyter", around=bare), 2, "TRACKING_URI is missing", "invoke up")
     for words, said in ((["--tracking-uri=mlflow.example.org"], "https://mlflow.example.org"),
                         (["--tracking-uri=https://ada:pw@mlflow.example.org"], "TRACKING_USERNAME"),
                         (["--tracking-uri=https://m.example.org", f"--tracking-ca={key}"], "PEM form"),
                         (["--tracking-uri=https://m.example.org", "--tracking-ca=/nowhere.pem"], "No such file")):
-        seen.refused(site.clone.invoke("jupyter", *words, **bare), 2, said)
+        seen.refused(site.clone.invoke("jupyter", *words, around=bare), 2, said)
 
 
 def test_down_and_up_again(site: Site) -> None:

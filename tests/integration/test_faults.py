@@ -78,10 +78,10 @@ def test_bad_input(bare: Clone, case: str) -> None:
     words, environment, file, expected = INPUT[case]
     env_file = bare.folder / ".env"
     if file:
-        env_file.write_bytes(file if isinstance(file, bytes) else file.encode())
+        env_file.write_bytes(file if isinstance(file, bytes) else str(file).encode())
         env_file.chmod(0o644)
     try:
-        done = bare.invoke(*(word.format(clone=bare.folder) for word in words), **environment)
+        done = bare.invoke(*(word.format(clone=bare.folder) for word in words), around=environment)
     finally:
         env_file.unlink(missing_ok=True)
     seen.refused(done, 2, *expected)
@@ -359,7 +359,7 @@ class TestForeignThings:
                                                  ("MINIO_IMAGE", "localhost:1/" + "/".join(["minio"] * 2) + ":1")])
     def test_image_that_cannot_be_pulled(self, clone: Clone, name: str, value: str) -> None:
         store = "minio" if name == "MINIO_IMAGE" else "versitygw"
-        done = clone.invoke("up", **{f"TRACKBED_{name}": value, "TRACKBED_OBJECT_STORE": store})
+        done = clone.invoke("up", around={f"TRACKBED_{name}": value, "TRACKBED_OBJECT_STORE": store})
         seen.refused(done, 1, value, *(["leave MINIO_IMAGE out"] if store == "minio" else ["REGISTRY_MIRROR"]))
         assert not seen.containers(clone)
         assert clone.invoke("down", "--delete-data", "--yes").returncode == 0

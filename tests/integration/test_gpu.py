@@ -26,6 +26,7 @@ import pytest
 from helpers import locks
 from helpers.engines.docker.client import DockerApi
 from helpers.errors import TrackbedError
+from helpers.stack import JUPYTER_FOLDER
 from tests.conftest import Clone, as_user, require_docker
 from tests.integration import seen
 
@@ -533,7 +534,7 @@ def test_pytorch_is_locked_where_its_index_answers(index: str, tmp_path: Path) -
     folder.mkdir()
     builds = ("cpu", "cu126", "rocm7.2")
     for build in builds:
-        shutil.copy(locks.JUPYTER_FOLDER / f"torch-{build}.in", folder)
+        shutil.copy(JUPYTER_FOLDER / f"torch-{build}.in", folder)
     told = dict(locks.refresh_torch(base, folder, builds))
     assert [name for name, problem in told.items() if problem] == ["torch-cpu-requirements.txt"]
     assert sorted(p.name for p in folder.glob("*.txt")) == [

@@ -278,17 +278,17 @@ def test_a_normal_user_on_the_node(laptop: Laptop) -> None:
               **{f"TRACKBED_{part}_PORT": str(port) for part, port in ports.items()}}
     kept = (laptop.clone.folder / ".env").read_bytes() if (laptop.clone.folder / ".env").exists() else b""
     try:
-        done = laptop.clone.invoke("up", **around)
+        done = laptop.clone.invoke("up", around=around)
         assert done.returncode == 0, done.stderr
         folder = home / ".local" / "state" / "trackbed" / project / "workspace"
         assert folder.stat().st_uid == uid
         assert seen.output("docker", "exec", f"{project}-jupyter", "id", "-u") == str(uid)
         seen.output("docker", "exec", f"{project}-jupyter", "touch", "/home/jovyan/work/mine")
         assert (folder / "mine").stat().st_uid == uid
-        refused = laptop.clone.invoke("up", "--workspace=/var/lib/nobody/may", **around)
+        refused = laptop.clone.invoke("up", "--workspace=/var/lib/nobody/may", around=around)
         seen.refused(refused, 1, "/var/lib/nobody/may", "Permission denied")
     finally:
-        laptop.clone.invoke("down", "--delete-data", "--yes", **around)
+        laptop.clone.invoke("down", "--delete-data", "--yes", around=around)
         (laptop.clone.folder / ".env").write_bytes(kept)
         seen.output("userdel", name)
         shutil.rmtree(home)

@@ -60,7 +60,7 @@ def canary(victim: Clone) -> Canary:
 
 def tried(clone: Clone, canary: Canary, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A task of root's: it ends, without a traceback, and has neither told nor touched what is root's."""
-    done = clone.invoke(*words, timeout=200, **environment)
+    done = clone.invoke(*words, timeout=200, around=environment)
     told = done.stdout + done.stderr
     assert "Traceback" not in told, f"{words}: {told}"
     assert SECRET not in told, f"{words} printed a file of root's"

@@ -58,7 +58,7 @@ def keys(access: Access) -> dict[str, str]:
 
 def back_up(clone: Clone, to: str, **environment: str) -> tuple[str, int, int, int]:
     """Where it is, and how many objects were unchanged and read, and pieces new, as the task tells."""
-    done = clone.invoke("backup", f"--to={to}", **environment)
+    done = clone.invoke("backup", f"--to={to}", around=environment)
     assert done.returncode == 0, done.stderr
     found = re.search(r"(\d+) objects unchanged since the last backup, (\d+) read; .* in (\d+) pieces", done.stderr)
     assert found and "Traceback" not in done.stderr
@@ -80,7 +80,8 @@ def test_a_second_backup_moves_only_what_is_new(
     """And all of it is there: it is restored on the other engine, from the first and from the second backup."""
     source, target = pair
     environment: dict[str, str] = {}
-    to, place = f"{tmp_path}/repo/", Folder(tmp_path / "repo")
+    to = f"{tmp_path}/repo/"
+    place: Folder | Bucket = Folder(tmp_path / "repo")
     if kind == "bucket":
         access = request.getfixturevalue("vault")
         environment, to = keys(access), f"s3://vault/{source.engine}"
@@ -102,7 +103,7 @@ def test_a_second_backup_moves_only_what_is_new(
     assert len(pieces(place) - had) == new <= 2 + 1 + dump + 1  # 9 MB are two pieces; the dump, and the list
     assert back_up(source, to, **environment)[1:3] == (whole + 2, 0)
     for text, wanted in ((first, then), (to, everything(source))):
-        done = target.invoke("restore", text, "--yes", **environment)
+        done = target.invoke("restore", text, "--yes", around=environment)
         assert done.returncode == 0, done.stderr
         assert everything(target) == wanted
 
@@ -290,7 +291,7 @@ def test_what_cannot_be_is_refused_in_words(own: dict[str, Clone], tmp_path: Pat
 
 def test_a_store_that_does_not_answer_ends_in_words(own: dict[str, Clone]) -> None:
     access = Access(f"http://127.0.0.1:{free_ports(1)[0]}", "us-east-1", "some-key", "some-secret-key")
-    done = own["embedded"].invoke("backup", "--to=s3://vault/x", timeout=120, **keys(access))
+    done = own["embedded"].invoke("backup", "--to=s3://vault/x", timeout=120, around=keys(access))
     assert done.returncode == 1 and "does BACKUP_S3_ENDPOINT answer" in done.stderr
     with pytest.raises(TrackbedError):
         Bucket("s3://vault/x", access).read("x", 1)

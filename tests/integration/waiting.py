@@ -128,7 +128,7 @@ def locked(port: int) -> int:
 def main() -> None:
     taken: list[socket.socket] = []  # connections to the store: accepted, never answered
     store = socket.create_server(("127.0.0.1", 0), backlog=1000)
-    threading.Thread(target=lambda: [taken.append(store.accept()[0]) for _ in iter(int, 1)], daemon=True).start()
+    threading.Thread(target=lambda: taken.extend(store.accept()[0] for _ in iter(int, 1)), daemon=True).start()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:

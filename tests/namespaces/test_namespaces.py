@@ -93,7 +93,7 @@ def test_a_persons_first_hour(clone: Clone, account: str) -> None:
     archive = clone.folder.parent / "home" / "backup.tar"
     clone.value("backup", f"--to={archive}")
     clone.value("down")
-    assert "stopped" in clone.value("status")
+    assert "stopped" in clone.invoke("status").stdout
     clone.up()
     clone.value("restore", f"--source={archive}", "--yes")
     clone.value("down", "--delete-data", "--yes")

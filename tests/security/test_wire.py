@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -154,7 +155,7 @@ def test_wrong_passwords_do_not_starve_right_ones(attack: Target) -> None:
     assert slowest < 5
 
 
-def _outside(attack: Target, call, number: int) -> int:  # type: ignore[no-untyped-def]
+def _outside(attack: Target, call: Callable[[int], int], number: int) -> int:
     with attack.outside.entered():  # a thread of its own starts in the machine's own namespace
         return call(number)
 

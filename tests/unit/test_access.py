@@ -24,7 +24,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> list[pwd.struct_passwd]:
     """The accounts there are, beside what every machine has; ann runs the tasks."""
     listed = [account("root", 0), account("daemon", 1, "/usr/sbin/nologin"), account("postgres", 110),
               account("nobody", 65534), account("ann", ANN), account("kiosk", 1500, "/usr/sbin/nologin")]
-    monkeypatch.setattr(access.pwd, "getpwall", lambda: listed)
+    monkeypatch.setattr(pwd, "getpwall", lambda: listed)
     monkeypatch.setattr(access, "_present", lambda: iter(()))
     monkeypatch.setattr(access, "_lowest_uid", lambda: 1000)
     monkeypatch.setattr(access, "_uid", lambda: ANN)
@@ -66,7 +66,7 @@ def test_who_a_directory_service_does_not_list(machine: list[pwd.struct_passwd],
                                                monkeypatch: pytest.MonkeyPatch) -> None:
     known = {5000: account("dora", 5000), 5001: account("mail", 5001, "/usr/sbin/nologin")}
     monkeypatch.setattr(access, "_present", lambda: iter((0, ANN, 5000, 5001, 5002)))  # 5002 has gone
-    monkeypatch.setattr(access.pwd, "getpwuid", lambda uid: known[uid])
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: known[uid])
     assert access.others({0, ANN}, Path("/x")) == {"dora"}
 
 
@@ -130,7 +130,7 @@ def test_who_runs_it_also_behind_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
     assert access.person() == pwd.getpwuid(os.getuid()).pw_name
     monkeypatch.setenv("SUDO_UID", str(pwd.getpwnam("daemon").pw_uid))
     assert access.person() == "daemon"
-    monkeypatch.setattr(access.pwd, "getpwuid", dict[int, object]().__getitem__)  # no account: a uid alone
+    monkeypatch.setattr(pwd, "getpwuid", dict[int, object]().__getitem__)  # no account: a uid alone
     for name, expected in (("ann", "ann"), ("an'n", ""), ("a\nb", "")):
         monkeypatch.setenv("LOGNAME", name)
         assert access.person() == expected

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from helpers import backup_commands, users
+from helpers.backups import salvage
 from helpers.errors import TrackbedError
 
 DEEP = b"[" * 200_000
@@ -23,7 +24,7 @@ def test_users_that_are_none(content: bytes) -> None:
 @pytest.mark.parametrize("content", WRONG)
 def test_secrets_that_are_none(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     rest: Any = SimpleNamespace()
-    monkeypatch.setattr(backup_commands.salvage, "small", lambda rest, name: content)
+    monkeypatch.setattr(salvage, "small", lambda rest, name: content)
     with pytest.raises(TrackbedError, match="no secrets"):
         backup_commands._secrets(rest)
 

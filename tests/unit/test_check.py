@@ -94,7 +94,7 @@ def run(engine: FakeEngine) -> dict[str, check.CheckResult]:
 
 @pytest.fixture(autouse=True)
 def sound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check.pages, "look", lambda engine, database: pages.Pages(True, 0, True, ()))
+    monkeypatch.setattr(pages, "look", lambda engine, database: pages.Pages(True, 0, True, ()))
 
 
 @pytest.mark.parametrize(("found", "ok", "detail"), [
@@ -105,7 +105,7 @@ def sound(monkeypatch: pytest.MonkeyPatch) -> None:
     (pages.Pages(False, 0, True, ()), True, "made without checksums"),
 ])
 def test_damaged_pages_are_named(monkeypatch: pytest.MonkeyPatch, found: pages.Pages, ok: bool, detail: str) -> None:
-    monkeypatch.setattr(check.pages, "look", lambda engine, database: found)
+    monkeypatch.setattr(pages, "look", lambda engine, database: found)
     result = run(FakeEngine())[check.PAGES]
     assert result.ok is ok and detail in result.detail
     assert ok or "invoke restore FILE" in result.detail

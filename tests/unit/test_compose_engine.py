@@ -20,7 +20,7 @@ import yaml
 from helpers import stack
 from helpers.engines import streaming
 from helpers.engines.base import ExecResult, Health, Mount, PartStatus, Port, State
-from helpers.engines.docker import availability, client_config, compose_model, images, network_guard, startup
+from helpers.engines.docker import availability, client_config, compose_model, images, iptables, startup
 from helpers.engines.docker.client import LABEL, Container, DockerApi, socket_error
 from helpers.engines.docker.engine import DockerEngine
 from helpers.errors import Interrupted, PartFailed, TrackbedError
@@ -357,7 +357,7 @@ def test_another_compose_project_of_the_same_name_is_left_alone(tmp_path: Path,
     monkeypatch.setattr(engine.api, "stop", lambda name, seconds: None)
     monkeypatch.setattr(engine.api, "remove", removed.append)
     monkeypatch.setattr(engine.api, "remove_networks", lambda project, names: removed.extend(names))
-    monkeypatch.setattr(network_guard.iptables, "remove", lambda project: None)
+    monkeypatch.setattr(iptables, "remove", lambda project: None)
     monkeypatch.setattr(engine.compose, "run", None)  # `docker compose down` would take all of them
     assert engine.stop(Silent()) == ("postgres",)
     assert removed == ["id-trackbed-postgres-1", "trackbed_backend", "trackbed_frontend", "trackbed_tracking",

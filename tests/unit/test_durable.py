@@ -25,15 +25,15 @@ class Disk:
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root, self.events = root, list[tuple[str, str]]()
-        real = {"fsync": os.fsync, "replace": os.replace}
+        really_sync, really_replace = os.fsync, os.replace
 
         def fsync(number: int) -> None:
             self.events.append(("sync", self._name(os.readlink(f"/proc/self/fd/{number}"))))
-            real["fsync"](number)
+            really_sync(number)
 
         def replace(source: str, target: str) -> None:
             self.events.append(("replace", self._name(target)))
-            real["replace"](source, target)
+            really_replace(source, target)
 
         monkeypatch.setattr(os, "fsync", fsync)
         monkeypatch.setattr(os, "replace", replace)

@@ -8,6 +8,7 @@ import pty
 import pwd
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,8 +53,8 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine()
-    monkeypatch.setattr(accounts.os, "geteuid", lambda: 0)
-    monkeypatch.setattr(accounts.pwd, "getpwnam", made.getpwnam)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(pwd, "getpwnam", made.getpwnam)
     monkeypatch.setattr(accounts, "_changed", made.changed)
     monkeypatch.setattr(accounts, "_tool", lambda name: f"/usr/sbin/{name}")
     monkeypatch.setattr(Accounts, "_end", lambda *_: None)
@@ -97,7 +98,7 @@ def test_the_longer_name_stays_when_the_plain_one_is_free_again(machine: Machine
 
 
 def test_a_normal_user_is_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts.os, "geteuid", lambda: os.getuid() or 65534)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() or 65534)
     place = Accounts("one", tmp_path)
     assert {place.make(role).pw_uid for role in ROLES} == {os.getuid() or 65534}
     assert place.identity("server", ("44",)) == {} and place.remove() == ()
@@ -287,7 +288,7 @@ def test_no_command_of_an_account_has_anything_of_roots(tmp_path: Path, monkeypa
     monkeypatch.setattr(Accounts, "get", lambda *_: nobody)
     monkeypatch.setattr(Accounts, "find", lambda *_: nobody)
     monkeypatch.setattr(accounts, "_owners", lambda: {nobody.pw_uid})
-    monkeypatch.setattr(accounts.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     monkeypatch.setenv("SECRET_OF_ROOT", "hunter2")
     seen: list[dict[str, Any]] = []
 

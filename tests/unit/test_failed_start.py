@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import failed_start, lifecycle
+from helpers import failed_start, lifecycle, stack
 from helpers.errors import Interrupted, TrackbedError
 from helpers.settings import Settings
 
@@ -16,7 +16,7 @@ from helpers.settings import Settings
 def flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
     monkeypatch.setenv("TRACKBED_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("TRACKBED_MLFLOW_PORT", "23456")
-    monkeypatch.setattr(lifecycle.stack, "ROOT", tmp_path / "clone")
+    monkeypatch.setattr(stack, "ROOT", tmp_path / "clone")
     (tmp_path / "p").mkdir()
     return {"project": "p"}
 

@@ -61,7 +61,8 @@ def test_public_names_hosts_and_origins_are_one_list(tmp_path: Path) -> None:
 
 
 def test_the_address_is_asked_for_remembered_and_never_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, said = system(tmp_path, public="true"), []
+    made = system(tmp_path, public="true")
+    said: list[str] = []
     monkeypatch.setattr(metadata, "public_address", lambda: metadata.Found(why="no metadata service answers"))
     with pytest.raises(SettingError, match="needs the address"):
         gateway.settle_address(made, said.append)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.engines.database_roles import READY
 from helpers.engines.docker import half_made
 
 INITDB = ("1", "4", "5", "112", "1259_fsm", "13487", "PG_VERSION", "pg_filenode.map", "pg_internal.init")
@@ -50,7 +51,7 @@ def test_marked_or_used_it_stays(data: Path, tmp_path: Path) -> None:
     (data / "pg_tblspc" / "16400").mkdir()
     assert not look(tmp_path).unfinished
     (data / "pg_tblspc" / "16400").rmdir()
-    (data / half_made.READY).touch()
+    (data / READY).touch()
     assert look(tmp_path) == half_made.Folder("18", ("18",), True, False)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -64,7 +65,7 @@ def test_a_wrong_proof_is_refused(server: Any, values: tuple[bytes, ...]) -> Non
 def test_a_new_key_counts_at_once_and_the_old_one_no_more(server: Any) -> None:
     assert server.ask(PROOF) == (200, "ann")
     server.path.write_text("another\n")
-    other = identity.hmac.new(b"another", identity.PURPOSE + b"ann", "sha256").hexdigest().encode()
+    other = hmac.new(b"another", identity.PURPOSE + b"ann", "sha256").hexdigest().encode()
     assert server.ask(b"ann " + other) == (200, "ann")
     assert server.ask(PROOF) == (403, "nobody asked")
 
@@ -184,16 +185,19 @@ def test_what_else_is_created_is_the_logins(store: Any) -> None:
 def test_who_made_something_cannot_be_changed(store: Any, who: str) -> None:
     token = identity.login.set(who)
     try:
-        for call in (lambda: store.set_tag("r", Tag("mlflow.user", "bob")),
-                     lambda: store.delete_tag("r", "mlflow.user"),
-                     lambda: store.log_batch("r", [], [], [Tag("a", "b"), Tag("mlflow.user", "bob")]),
-                     lambda: store.log_batch("r", [], [], tags=[Tag("trackbed.client_user", "bob")]),
-                     lambda: store.set_trace_tag("t", "mlflow.user", "bob"),
-                     lambda: store.set_dataset_tags("d", {"mlflow.user": "bob"})):
+        calls: list[Callable[[], object]] = [
+            lambda: store.set_tag("r", Tag("mlflow.user", "bob")),
+            lambda: store.delete_tag("r", "mlflow.user"),
+            lambda: store.log_batch("r", [], [], [Tag("a", "b"), Tag("mlflow.user", "bob")]),
+            lambda: store.log_batch("r", [], [], tags=[Tag("trackbed.client_user", "bob")]),
+            lambda: store.set_trace_tag("t", "mlflow.user", "bob"),
+            lambda: store.set_dataset_tags("d", {"mlflow.user": "bob"})]
+        for call in calls:
             with pytest.raises(Exception, match="cannot be changed"):
                 call()
-        for call in (lambda: store.set_tag("r", Tag("a", "b")), lambda: store.delete_tag("r", "a"),
-                     lambda: store.log_batch("r", [], [], []), lambda: store.set_trace_tag("t", "a", "mlflow.user")):
+        calls = [lambda: store.set_tag("r", Tag("a", "b")), lambda: store.delete_tag("r", "a"),
+                 lambda: store.log_batch("r", [], [], []), lambda: store.set_trace_tag("t", "a", "mlflow.user")]
+        for call in calls:
             assert call() == "done"
     finally:
         identity.login.reset(token)

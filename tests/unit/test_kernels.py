@@ -12,7 +12,8 @@ from typing import Any, cast
 
 import pytest
 
-from helpers import kernels, lifecycle, surroundings
+from helpers import doctor, durability, kernels, lifecycle, surroundings
+from helpers.engines import select
 from helpers.engines.base import JUPYTER, Address, Engine, PartSpec, Plan, Sink
 from helpers.engines.host import LOCAL
 from helpers.errors import Interrupted, TrackbedError
@@ -52,6 +53,10 @@ class FakeEngine(Engine):
         yield Address("127.0.0.1", 8888)
 
 
+def fake(command: str = "jupyter") -> FakeEngine:
+    return FakeEngine(command)  # type: ignore[abstract]  # the members that are asked here, no more
+
+
 def answering(monkeypatch: pytest.MonkeyPatch, sessions: Any = SESSIONS, others: Any = KERNELS,
               terminals: Any = TERMINALS) -> None:
     told = {"sessions": sessions, "kernels": others, "terminals": terminals}
@@ -60,7 +65,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, sessions: Any = SESSIONS, others:
 
 def test_everything_that_runs_is_named_busy_first(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch)
-    found = kernels.running(cast(Engine, FakeEngine()), "t")
+    found = kernels.running(cast(Engine, fake()), "t")
     assert kernels.names(found) == ("train.ipynb (busy), terminal 1 (busy), notes.ipynb (idle), "
                                     "a kernel python3 (idle), terminal 2 (idle)")
 
@@ -69,18 +74,18 @@ def test_everything_that_runs_is_named_busy_first(monkeypatch: pytest.MonkeyPatc
                                   '[{"kernel": {"id": {}}, "path": {"a": 1}, "last_activity": []}]'])
 def test_whatever_the_notebook_says_is_borne(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     monkeypatch.setattr(kernels, "ask", lambda url, timeout, token: Answer(200, body))
-    assert "\n" not in kernels.names(kernels.running(cast(Engine, FakeEngine()), "t"))
+    assert "\n" not in kernels.names(kernels.running(cast(Engine, fake()), "t"))
 
 
 def test_a_name_does_nothing_to_the_terminal_and_many_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, [{"path": f"a\x1b[2J{n}" * 40, "kernel": {"id": n}} for n in range(50)], [], [])
-    line = kernels.names(kernels.running(cast(Engine, FakeEngine()), "t"))
+    line = kernels.names(kernels.running(cast(Engine, fake()), "t"))
     assert "\x1b" not in line and line.endswith(" and 42 more") and len(line) < 700
 
 
 def before(tmp_path: Path, consent: kernels.Consent | None, engine: FakeEngine | None = None,
            noted: str = "other") -> list[str]:
-    one, made = system(tmp_path), engine or FakeEngine()
+    one, made = system(tmp_path), engine or fake()
     one.state.applied["notebook"] = noted or kernels.made_from(one, cast(Engine, made))
     said: list[str] = []
     kernels.before_a_restart(one, cast(Engine, made), said.append, consent)
@@ -146,12 +151,12 @@ def test_what_a_failed_start_was_told_is_not_remembered(tmp_path: Path, monkeypa
     def fail(*_: object) -> None:
         raise error
 
-    engine = FakeEngine()
+    engine = fake()
     engine.settings = one.settings.with_engine("embedded", "folder")
-    monkeypatch.setattr(lifecycle.select, "choose", lambda system: SimpleNamespace(engine=engine, notice=""))
-    monkeypatch.setattr(lifecycle.doctor, "preflight", lambda engine, settings: None)
-    monkeypatch.setattr(lifecycle.durability, "promise", lambda engine: "")
-    monkeypatch.setattr(lifecycle.kernels, "before_a_restart", lambda *_: None)
+    monkeypatch.setattr(select, "choose", lambda system: SimpleNamespace(engine=engine, notice=""))
+    monkeypatch.setattr(doctor, "preflight", lambda engine, settings: None)
+    monkeypatch.setattr(durability, "promise", lambda engine: "")
+    monkeypatch.setattr(kernels, "before_a_restart", lambda *_: None)
     monkeypatch.setattr(lifecycle, "_choose_ports", lambda *_: {"JUPYTER_PORT": "8889"})
     monkeypatch.setattr(lifecycle, "_leave_in_clone", lambda *_: None)
     monkeypatch.setattr(lifecycle, "_start", fail)

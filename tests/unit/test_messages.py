@@ -110,4 +110,4 @@ def test_a_setting_is_a_flag_of_the_tasks_that_it_names(row: object) -> None:
     for name, task in KNOWN.items():
         body = name.replace("-", "_").replace(".", "_")
         takes = task.flag("--project") is not None and row in flags.taken(body).values()
-        assert (task.flag(row.option) is not None) is takes or task.flag(row.option).word, name  # type: ignore[attr-defined,union-attr]
+        assert (task.flag(row.option) is not None) is takes or task.flag(row.option).word, name  # type: ignore[union-attr]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -67,8 +68,10 @@ def s3(code: str) -> ClientError:
 
 @pytest.mark.parametrize("code", ["404", "NoSuchKey", "NotFound"])
 def test_a_missing_artifact_is_not_found(repository: Any, code: str) -> None:
-    for ask in (lambda: repository(s3(code))._download_file("1/a.txt", "/tmp/a"),
-                lambda: repository(s3(code))._download_file(remote_file_path="1/a.txt", local_path="/tmp/a")):
+    asks: list[Callable[[], object]] = [
+        lambda: repository(s3(code))._download_file("1/a.txt", "/tmp/a"),
+        lambda: repository(s3(code))._download_file(remote_file_path="1/a.txt", local_path="/tmp/a")]
+    for ask in asks:
         with pytest.raises(Refused, match=r"No such artifact: '1/a\.txt'") as caught:
             ask()
         assert caught.value.error_code == "RESOURCE_DOES_NOT_EXIST"
@@ -79,8 +82,10 @@ def test_a_missing_artifact_is_not_found(repository: Any, code: str) -> None:
     (s3("InvalidPartOrder"), "INVALID_PARAMETER_VALUE"), (s3("EntityTooSmall"), "INVALID_PARAMETER_VALUE"),
     (ParamValidationError(report="UploadId"), "INVALID_PARAMETER_VALUE")])
 def test_a_wrong_upload_is_the_askers(repository: Any, error: Exception, code: str) -> None:
-    for ask in (lambda: repository(error).complete_multipart_upload("a", "1", [], "x"),
-                lambda: repository(error).abort_multipart_upload("a", "1", "x")):
+    asks: list[Callable[[], object]] = [
+        lambda: repository(error).complete_multipart_upload("a", "1", [], "x"),
+        lambda: repository(error).abort_multipart_upload("a", "1", "x")]
+    for ask in asks:
         with pytest.raises(Refused) as caught:
             ask()
         assert caught.value.error_code == code
@@ -88,8 +93,9 @@ def test_a_wrong_upload_is_the_askers(repository: Any, error: Exception, code: s
 
 @pytest.mark.parametrize("error", [s3("503"), s3("SlowDown"), s3("403"), s3("InternalError"), OSError("no route")])
 def test_what_the_store_itself_fails_at_stays_an_error_of_the_server(repository: Any, error: Exception) -> None:
-    for ask in (lambda: repository(error)._download_file("a", "b"),
-                lambda: repository(error).complete_multipart_upload("a", "1")):
+    asks: list[Callable[[], object]] = [lambda: repository(error)._download_file("a", "b"),
+                                        lambda: repository(error).complete_multipart_upload("a", "1")]
+    for ask in asks:
         with pytest.raises(type(error)):
             ask()
 

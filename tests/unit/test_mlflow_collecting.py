@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import collecting
+import durable
 import pytest
+from common import Stop
+from objects import S3Objects
 
 RUN, MODEL, TRACE = "1" * 32, "m-" + "2" * 32, "tr-" + "3" * 32
 
@@ -72,24 +75,24 @@ def test_an_experiment_below_a_folder_that_looks_like_a_run() -> None:
 @pytest.mark.parametrize(("age", "seconds"), [("30d", 2592000), ("1d12h", 129600), ("0s", 0)])
 def test_ages(age: str, seconds: int) -> None:
     assert collecting.seconds(age) == seconds
-    with pytest.raises(collecting.Stop):
+    with pytest.raises(Stop):
         collecting.seconds(f"{age}x")
 
 
 def test_the_journal_of_the_stores_disk_is_told_what_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the token, or an unclean stop would report as missing what was removed on purpose."""
-    class Bucket:
-        def __init__(self, client: object, bucket: str, prefix: str, lane: object) -> None:
+    class Bucket(S3Objects):
+        def __init__(self, client: Any, bucket: str, prefix: str, lane: Any) -> None:
             self.client, self.bucket, self.root, self.lane = client, bucket, prefix, lane
 
-        def drop(self) -> None:
-            pass
+        def drop(self) -> int:
+            return 0
 
     told: list[dict[str, object]] = []
     token = tmp_path / "token"
     token.write_text("hush\n")
     monkeypatch.setattr(collecting, "S3Objects", Bucket)
-    monkeypatch.setattr(collecting.durable, "ask", lambda address, **words: told.append({"at": address, **words}))
-    environment = {"TRACKBED_STORE_SYNC": "store-sync:1", collecting.durable.TOKEN_FILE: str(token)}
+    monkeypatch.setattr(durable, "ask", lambda address, **words: told.append({"at": address, **words}))
+    environment = {"TRACKBED_STORE_SYNC": "store-sync:1", durable.TOKEN_FILE: str(token)}
     collecting._remove_folders(environment, Bucket(None, "b", "live/", None), [f"1/{RUN}"])
     assert told == [{"at": "store-sync:1", "bucket": "b", "removed": f"live/1/{RUN}", "token": "hush"}]

@@ -7,6 +7,7 @@ import json
 import time
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import edge
 import edge_bodies
@@ -14,6 +15,7 @@ import edge_origins
 import edge_routes
 import edge_spans
 import pytest
+from access import App, Receive, Scope, Send
 
 from tests.unit import asgi
 
@@ -28,7 +30,7 @@ def inner() -> asgi.Inner:
 
 
 @pytest.fixture
-def app(inner: asgi.Inner) -> edge.App:
+def app(inner: asgi.Inner) -> App:
     return edge.guarded(inner, {edge.ORIGINS: LISTED})
 
 
@@ -43,7 +45,7 @@ def app(inner: asgi.Inner) -> edge.App:
     ("GET", "/api/3.0/mlflow/mcp-servers/a/b/versions/1"), ("POST", "/api/3.0/mlflow/gateway/secrets/create"),
     ("GET", "/ajax-api/2.0/mlflow/gateway-proxy"),
 ])
-def test_what_is_offered_reaches_mlflow(app: edge.App, inner: asgi.Inner, method: str, path: str) -> None:
+def test_what_is_offered_reaches_mlflow(app: App, inner: asgi.Inner, method: str, path: str) -> None:
     assert asgi.ask(app, path, method).status == 200
     assert inner.asked == [path]
 
@@ -64,7 +66,7 @@ def test_what_is_offered_reaches_mlflow(app: edge.App, inner: asgi.Inner, method
     ("POST", "/gateway/gemini/v1beta/models/x:generateContent", "gateway"),
     ("POST", "/api/2.0/mlflow/webhooks/1/test", "webhook"), ("POST", "/api/3.0/mlflow/workspaces", "workspaces"),
 ])
-def test_what_is_off_says_so(app: edge.App, inner: asgi.Inner, method: str, path: str, said: str) -> None:
+def test_what_is_off_says_so(app: App, inner: asgi.Inner, method: str, path: str, said: str) -> None:
     answer = asgi.ask(app, path, method)
     assert answer.status == 404 and not inner.asked
     error = json.loads(answer.body)
@@ -82,18 +84,18 @@ def test_what_is_off_says_so(app: edge.App, inner: asgi.Inner, method: str, path
     "/api/3.0/mlflow/assistant/config", "/ajax-api/3.0/jobs/a/b", "/ajax-api/3.0/mlflow/new/thing",
 ])
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "OPTIONS"])
-def test_what_the_table_does_not_name_is_off(app: edge.App, inner: asgi.Inner, method: str, path: str) -> None:
+def test_what_the_table_does_not_name_is_off(app: App, inner: asgi.Inner, method: str, path: str) -> None:
     assert asgi.ask(app, path, method).status == 404
     assert not inner.asked
 
 
 @pytest.mark.parametrize("method", ["DELETE", "PATCH", "TRACE", "CONNECT", "get"])
-def test_only_the_judged_methods(app: edge.App, inner: asgi.Inner, method: str) -> None:
+def test_only_the_judged_methods(app: App, inner: asgi.Inner, method: str) -> None:
     assert asgi.ask(app, SEARCH, method).status == 405
     assert not inner.asked
 
 
-def test_websockets_are_closed(app: edge.App, inner: asgi.Inner) -> None:
+def test_websockets_are_closed(app: App, inner: asgi.Inner) -> None:
     assert asgi.ask(app, SEARCH, kind="websocket").messages == [{"type": "websocket.close", "code": 1008}]
     assert not inner.asked
 
@@ -113,7 +115,7 @@ def test_one_verdict_for_each_route() -> None:
     ("https://lab.example.org:8000", "lab.example.org:8000"), ("https://lab.example.org", "lab.example.org"),
     ("http://[::1]:8000", "[::1]:8000"), ("HTTP://LOCALHOST:8000", "localhost:8000"),
 ])
-def test_own_pages_may(app: edge.App, origin: str, host: str) -> None:
+def test_own_pages_may(app: App, origin: str, host: str) -> None:
     for method in ("GET", "POST", "OPTIONS"):
         assert asgi.ask(app, SEARCH, method, origin=origin, host=host).status == 200
 
@@ -129,7 +131,7 @@ def test_own_pages_may(app: edge.App, origin: str, host: str) -> None:
     ("chrome-extension://x", "localhost:8000"),
 ])
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS"])
-def test_other_pages_may_not_even_read(app: edge.App, inner: asgi.Inner, origin: str, host: str, method: str) -> None:
+def test_other_pages_may_not_even_read(app: App, inner: asgi.Inner, origin: str, host: str, method: str) -> None:
     answer = asgi.ask(app, SEARCH, method, origin=origin, host=host)
     assert answer.status == 403 and not inner.asked
     assert not any(name.startswith("access-control") for name in answer.headers)
@@ -141,7 +143,7 @@ def test_other_pages_may_not_even_read(app: edge.App, inner: asgi.Inner, origin:
     ({"referer": "http://localhost:8000/"}, 200), ({"referer": "http://localhost:5173/x"}, 403),
     ({"referer": "http://evil.example/"}, 403),
 ])
-def test_without_an_origin_the_browsers_other_words_count(app: edge.App, headers: dict[str, str], status: int) -> None:
+def test_without_an_origin_the_browsers_other_words_count(app: App, headers: dict[str, Any], status: int) -> None:
     assert asgi.ask(app, SEARCH, "POST", host="localhost:8000", **headers).status == status
     assert asgi.ask(app, SEARCH, "GET", host="localhost:8000", **headers).status == 200  # a link
 
@@ -186,7 +188,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> int:
 ])
 @pytest.mark.parametrize("step", [1, 7, 100_000])
 @pytest.mark.parametrize("size", [0, 1, 512, 5000, 5001, 3_000_000])
-def test_packed_bodies_are_bounded(app: edge.App, small: int, encoding: str, pack: Callable[[bytes], bytes], step: int,
+def test_packed_bodies_are_bounded(app: App, small: int, encoding: str, pack: Callable[[bytes], bytes], step: int,
                                    size: int) -> None:
     data = bytes(size)
     packed = pack(data)
@@ -198,10 +200,10 @@ def test_packed_bodies_are_bounded(app: edge.App, small: int, encoding: str, pac
         assert (answer.status, answer.body) == (200, data)
 
 
-def test_mlflow_does_not_unpack_again(app: edge.App, inner: asgi.Inner) -> None:
+def test_mlflow_does_not_unpack_again(app: App, inner: asgi.Inner) -> None:
     scope_headers: list[tuple[bytes, bytes]] = []
 
-    async def look(scope: edge.Scope, receive: edge.Receive, send: edge.Send) -> None:
+    async def look(scope: Scope, receive: Receive, send: Send) -> None:
         scope_headers.extend(scope["headers"])
         await inner(scope, receive, send)
 
@@ -215,7 +217,7 @@ def test_mlflow_does_not_unpack_again(app: edge.App, inner: asgi.Inner) -> None:
     ("deflate", b"\xff\xff\xff", 400), ("br", b"x", 415), ("gzip, gzip", b"x", 415), ("zstd", b"x", 415),
     ("identity", b"x", 200), ("", b"x", 200),
 ])
-def test_odd_encodings(app: edge.App, encoding: str, body: bytes, status: int) -> None:
+def test_odd_encodings(app: App, encoding: str, body: bytes, status: int) -> None:
     assert asgi.ask(app, TRACES, "POST", body=body, content_encoding=encoding).status == status
 
 
@@ -255,7 +257,7 @@ NESTED = field(9, field(2, field(5, field(1, b"\x18\x01") * 9000)))  # an attrib
     (b"\xff" * 2000, 200), (request(SPAN) + b"\x0a\xff\xff\xff\x7f" + b"x" * 2000, 200),
 ])
 @pytest.mark.parametrize("packed", [True, False])
-def test_spans_are_counted(app: edge.App, few: None, body: bytes, status: int, packed: bool) -> None:
+def test_spans_are_counted(app: App, few: None, body: bytes, status: int, packed: bool) -> None:
     sent = gzip.compress(body, 1) if packed else body
     answer = asgi.ask(app, TRACES, "POST", body=sent, content_type="application/x-protobuf",
                       content_length=str(len(sent)), **({"content_encoding": "gzip"} if packed else {}))
@@ -266,7 +268,7 @@ def test_spans_are_counted(app: edge.App, few: None, body: bytes, status: int, p
 @pytest.mark.parametrize(("name", "number", "status"), [
     ("spanId", 200, 200), ("spanId", 201, 413), ("span_id", 201, 413), ("span\\u0049d", 900, 413),
 ])
-def test_spans_as_json_are_counted(app: edge.App, few: None, name: str, number: int, status: int) -> None:
+def test_spans_as_json_are_counted(app: App, few: None, name: str, number: int, status: int) -> None:
     spans = ",".join([f'{{"{name}":"1"}}'] * number)
     sent = f'{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{spans}]}}]}}]}}'.encode()
     assert asgi.ask(app, TRACES, "POST", body=sent, content_type="application/json; charset=utf-8",
@@ -277,7 +279,7 @@ def test_spans_as_json_are_counted(app: edge.App, few: None, name: str, number: 
     ("{}," * 900, 200), ("{}," * 1001, 413), ('{"name":"' + "{" * 5000 + '\\"{"},', 200),
     ('{"attributes":[' + "{}," * 1001 + "0]},", 413), ('{"name":"\\\\"},' + "{}," * 1001, 413),
 ])
-def test_objects_without_the_name_of_a_span_are_counted(app: edge.App, few: None, spans: str, status: int) -> None:
+def test_objects_without_the_name_of_a_span_are_counted(app: App, few: None, spans: str, status: int) -> None:
     """10 million empty ones were 29 KB of gzip, and minutes of the worker's time."""
     sent = f'{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{spans}0]}}]}}]}}'
     for body in (sent.encode(), sent.encode("utf-16")) if status == 413 else (sent.encode(),):
@@ -286,7 +288,7 @@ def test_objects_without_the_name_of_a_span_are_counted(app: edge.App, few: None
 
 
 @pytest.mark.parametrize("kind", ["application/x-protobuf; x=json", "application/x-protobuf;charset=json"])
-def test_the_kind_of_a_body_is_what_mlflow_takes_it_for(app: edge.App, few: None, kind: str) -> None:
+def test_the_kind_of_a_body_is_what_mlflow_takes_it_for(app: App, few: None, kind: str) -> None:
     body = request(*[SPAN] * 201)
     assert asgi.ask(app, TRACES, "POST", body=body, content_type=kind, content_length=str(len(body))).status == 413
 
@@ -306,7 +308,7 @@ def test_telling_strings_apart_takes_no_longer_for_odd_ones() -> None:
         assert time.monotonic() - begun < 5
 
 
-def test_plain_bodies_are_bounded_by_what_they_say_and_by_what_comes(app: edge.App, inner: asgi.Inner,
+def test_plain_bodies_are_bounded_by_what_they_say_and_by_what_comes(app: App, inner: asgi.Inner,
                                                                      small: int) -> None:
     assert asgi.ask(app, SEARCH, "POST", body=b"x", content_length=str(small + 1)).status == 413
     assert not inner.asked
@@ -316,7 +318,7 @@ def test_plain_bodies_are_bounded_by_what_they_say_and_by_what_comes(app: edge.A
     assert answer.status == 413 and b"as artifacts" in answer.body
 
 
-def test_artifacts_are_as_long_as_they_are(app: edge.App, small: int) -> None:
+def test_artifacts_are_as_long_as_they_are(app: App, small: int) -> None:
     for path in edge_bodies.STREAMED:
         answer = asgi.ask(app, path + "1/big", "PUT", body=b"x" * small * 2, content_length=str(small * 2),
                           content_encoding="gzip")
@@ -324,7 +326,7 @@ def test_artifacts_are_as_long_as_they_are(app: edge.App, small: int) -> None:
 
 
 def test_what_mlflow_makes_of_a_refused_body_is_not_sent(small: int) -> None:
-    async def catching(scope: edge.Scope, receive: edge.Receive, send: edge.Send) -> None:
+    async def catching(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             while True:
                 await receive()
@@ -336,8 +338,8 @@ def test_what_mlflow_makes_of_a_refused_body_is_not_sent(small: int) -> None:
     assert answer.status == 413 and b"parse error" not in answer.body
 
 
-def test_other_errors_pass_as_they_are(app: edge.App) -> None:
-    async def failing(scope: edge.Scope, receive: edge.Receive, send: edge.Send) -> None:
+def test_other_errors_pass_as_they_are(app: App) -> None:
+    async def failing(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("MLflow's own")
 
     with pytest.raises(RuntimeError, match="MLflow's own"):

@@ -184,7 +184,7 @@ def test_a_name_too_long_to_be_replaced_is_refused_only_where_it_is_there() -> N
     """VersityGW would answer with another reason, or with an error of its own that clients repeat for minutes."""
     short, long, new = ("x" * 227, "é" * 114, "y" * 255)
     guarded = type("Guarded", (S3,), {"there": tuple(f"live/0/{name}" for name in (short, long))})
-    other = type("Other", (S3,), {"there": guarded.there})
+    other = type("Other", (S3,), {"there": vars(guarded)["there"]})
     locations.guard_keys(guarded, {"TRACKBED_STORE_SYNC": "store-sync:9002"})
     locations.guard_keys(other, {})
     for made, name in ((guarded(), short), (guarded(), new), (other(), long)):

@@ -93,7 +93,7 @@ class Own:
                             chunk_size: int) -> None: ...
 
 
-Own.chunk_thread_pool = None  # type: ignore[attr-defined]  # a property of MLflow's class
+Own.chunk_thread_pool = None  # type: ignore[assignment]  # a property of MLflow's class
 
 
 class Bar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 from rich.console import Console
@@ -46,7 +47,7 @@ def test_the_next_step_takes_the_bar_away(capsys: pytest.CaptureFixture[str]) ->
 
 def test_plain_lines_come_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     progress = console.Progress()
     for _ in range(100):
         progress.amount("objects", int(clock[0]) - 100, 10, "some")

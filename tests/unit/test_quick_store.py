@@ -6,6 +6,7 @@ That both ways do the same is tested with a database: tests/integration/test_qui
 from __future__ import annotations
 
 import sys
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,11 +63,16 @@ def test_a_connection_is_asked_when_it_was_idle_or_has_something_to_read(monkeyp
     import socket
 
     asked: list[object] = []
-    engine = SimpleNamespace(dialect=SimpleNamespace(do_ping=lambda connection: asked.append(connection) or True))
+
+    def ping(connection: object) -> bool:
+        asked.append(connection)
+        return True
+
+    engine = SimpleNamespace(dialect=SimpleNamespace(do_ping=ping))
     quick_store.pinged(engine)
     ours, theirs = socket.socketpair()
     now = [100.0]
-    monkeypatch.setattr(quick_store.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     connection = Connection(ours.fileno())
     assert engine.dialect.do_ping(connection) and len(asked) == 1  # never used before
     assert engine.dialect.do_ping(connection) and len(asked) == 1

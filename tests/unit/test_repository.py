@@ -328,7 +328,7 @@ def test_restoring_it_begins_nothing(
     {"list_bytes": 10**18}, {"list_bytes": -1}, {"list_bytes": 0}, {"list_bytes": "9"}, {"dump_bytes": None},
     {"origin": None}, {"object_bytes": -1}, {"objects": -1}, {"dump_bytes": -1}, {"dump_bytes": 1}])
 def test_wrong_manifests_are_refused(snapshot: Snapshot, facts: dict[str, object]) -> None:
-    crafted(snapshot, **facts)
+    crafted(snapshot, None, **facts)
     with pytest.raises(TrackbedError):
         snapshot.verify()
 
@@ -377,11 +377,21 @@ def test_wrong_lines_are_refused(snapshot: Snapshot, line: bytes) -> None:
         snapshot.verify()
 
 
+def recording(read: list[str]) -> Callable[[Snapshot, str, int], bytes]:
+    """The way to fetch a piece, which notes the names that it was asked for."""
+    fetch = Snapshot._fetch
+
+    def noted(snapshot: Snapshot, digest: str, size: int) -> bytes:
+        read.append(digest)
+        return fetch(snapshot, digest, size)
+
+    return noted
+
+
 def test_a_line_without_end_is_refused_in_constant_memory(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repository, "LINE", 5000)
     read: list[str] = []
-    fetch = Snapshot._fetch
-    monkeypatch.setattr(Snapshot, "_fetch", lambda self, d, n: (read.append(d), fetch(self, d, n))[1])
+    monkeypatch.setattr(Snapshot, "_fetch", recording(read))
     crafted(snapshot, random.Random(1).randbytes(1_000_000).replace(b"\n", b" "))
     with pytest.raises(TrackbedError, match="without an end"):
         snapshot.verify()
@@ -392,8 +402,7 @@ def test_a_piece_that_is_named_many_times_is_read_no_more_often_than_its_manifes
         snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few KB would unpack into a full disk."""
     read: list[str] = []
-    fetch = Snapshot._fetch
-    monkeypatch.setattr(Snapshot, "_fetch", lambda self, d, n: (read.append(d), fetch(self, d, n))[1])
+    monkeypatch.setattr(Snapshot, "_fetch", recording(read))
     content = OBJECTS["1/" + "x" * 300][:1000]
     text = b"".join(entry.line for entry in lines(snapshot))
     many = [Entry(f"objects/1/many {n}", 1000 * 12, sha(content), "", [sha(content)] * 12) for n in range(300)]

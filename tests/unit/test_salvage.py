@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import random
@@ -51,7 +52,7 @@ def is_the_rest(rest: salvage.Rest, objects: dict[str, bytes]) -> None:
     assert whole == {name: content for name, content in objects.items() if name not in left}
     sums = archive.SetSum()
     for name, content in whole.items():
-        sums.add(salvage.hashlib.sha256(content).hexdigest(), len(content), name)
+        sums.add(hashlib.sha256(content).hexdigest(), len(content), name)
     assert (rest.objects_sum, rest.objects, rest.object_bytes) == (sums.text, len(whole), sum(map(len, whole.values())))
     assert b"".join(c.read() for n, _, c in rest.members() if n.startswith("database/")) == DUMP
 

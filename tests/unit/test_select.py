@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ REFUSES = Availability(False, True, "permission denied at /var/run/docker.sock",
 
 
 @pytest.fixture
-def docker(monkeypatch: pytest.MonkeyPatch):
+def docker(monkeypatch: pytest.MonkeyPatch) -> Callable[[Availability], None]:
     def set_to(found: Availability) -> None:
         monkeypatch.setattr(DockerEngine, "availability", lambda self: found)
         monkeypatch.setattr(EmbeddedEngine, "availability", lambda self: Availability(True, True))
@@ -39,7 +40,8 @@ def docker(monkeypatch: pytest.MonkeyPatch):
         ("docker", "docker", YES, "docker", ""),
     ],
 )
-def test_choice(tmp_path: Path, docker, asked: str, kept: str, found: Availability, chosen: str, said: str) -> None:
+def test_choice(tmp_path: Path, docker: Callable[[Availability], None], asked: str, kept: str, found: Availability,
+                chosen: str, said: str) -> None:
     docker(found)
     one = system(tmp_path, engine=asked)
     one.state.engine = kept
@@ -58,7 +60,8 @@ def test_choice(tmp_path: Path, docker, asked: str, kept: str, found: Availabili
         ("docker", "embedded", YES, "data is kept by the embedded engine", "--project=NAME"),
     ],
 )
-def test_refusal(tmp_path: Path, docker, asked: str, kept: str, found: Availability, message: str, hint: str) -> None:
+def test_refusal(tmp_path: Path, docker: Callable[[Availability], None], asked: str, kept: str, found: Availability,
+                 message: str, hint: str) -> None:
     docker(found)
     one = system(tmp_path, engine=asked)
     one.state.engine = kept

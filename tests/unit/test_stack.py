@@ -91,7 +91,7 @@ def test_the_notebook_says_that_it_reaches_the_store_where_it_does(tmp_path: Pat
     assert network and network == stack.store_network(private.settings, private.state.instance)
     assert network != stack.store_network(private.settings, "another system"), "it has another store of the same name"
     for words in ({"public": True}, {"tracking_uri": "https://mlflow.example.org"}):
-        assert not stack.store_network(replace(private.settings, **words), private.state.instance)  # type: ignore[arg-type]
+        assert not stack.store_network(replace(private.settings, **words), private.state.instance)
 
 
 def test_the_stores_console_asks_where_the_browser_reaches_it(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 import time
+from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
@@ -156,15 +157,15 @@ def test_more_than_may_wait_are_refused_at_once(monkeypatch: pytest.MonkeyPatch)
 def test_a_slow_client_is_not_one_that_waits_for_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_pool, "QUIET_SECONDS", 0.1)
 
-    async def scene() -> list[dict[str, Any]]:
+    async def scene() -> list[MutableMapping[str, Any]]:
         incoming = [{"type": "http.request", "body": b"a", "more_body": True}, GET]
-        sent: list[dict[str, Any]] = []
+        sent: list[MutableMapping[str, Any]] = []
 
         async def receive() -> dict[str, Any]:
             await asyncio.sleep(0.5)
             return incoming.pop(0)
 
-        async def send(message: dict[str, Any]) -> None:
+        async def send(message: MutableMapping[str, Any]) -> None:
             sent.append(message)
 
         await store_pool.StorePool(echo)({"type": "http", "path": "/x"}, receive, send)

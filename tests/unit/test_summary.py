@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -26,7 +26,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     status = PartStatus(MLFLOW, State.READY, ports=(Port("http", 8000, 8000),))
     view = lifecycle.Overview("embedded", made.settings,
                               (lifecycle.Row(status, "MLflow", ("http://127.0.0.1:8000",)),), token=TOKEN)
-    return lambda: dict(summary.rows(made, cast(lifecycle.Overview, view)))
+    return lambda: dict(summary.rows(made, view))
 
 
 def test_links_files_and_what_to_type(rows: Any) -> None:

@@ -46,7 +46,8 @@ def up(one: System) -> System:
 
 def test_up_twice_status_and_down(one: System) -> None:
     one.state.save()
-    sink, said = Silent(), []
+    sink = Silent()
+    said: list[str] = []
     seen = lifecycle.up(one, sink, said.append)
     assert seen.engine == "memory" and seen.changed == PARTS
     assert [row.status.state for row in seen.rows] == [State.READY] * 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import MutableMapping
 from typing import Any
 
 import edge
@@ -28,14 +29,14 @@ class Client:
         self.events: list[str] = []
         self.headers: list[tuple[bytes, bytes]] = []
 
-    async def receive(self) -> dict[str, Any]:
+    async def receive(self) -> MutableMapping[str, Any]:
         if not self.parts:
             await asyncio.sleep(60)
         part = self.parts.pop(0)
         self.events.append(f"read {len(part)}")
         return {"type": "http.request", "body": part, "more_body": self.more or bool(self.parts)}
 
-    async def send(self, message: dict[str, Any]) -> None:
+    async def send(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             self.headers = message["headers"]
             self.events.append("start")
@@ -45,7 +46,11 @@ class Client:
     def ask(self, app: Any, method: str = "POST", **headers: str) -> list[str]:
         named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
         scope = {"type": "http", "method": method, "path": "/", "headers": named, "query_string": b""}
-        asyncio.run(unread.drained(app)(scope, self.receive, self.send))
+
+        async def whole() -> None:
+            await unread.drained(app)(scope, self.receive, self.send)
+
+        asyncio.run(whole())
         return self.events
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -204,8 +205,13 @@ def test_each_piece_has_its_turn(tmp_path: Path, snapshot: Snapshot, monkeypatch
     everything = [path.name for path in (tmp_path / "repo/pieces").rglob("*/*")]
     seen: list[str] = []
     looked = verification.inspected
-    monkeypatch.setattr(rereading, "inspected", lambda place, wanted: (
-        (seen.append(path[-64:]), (path, size, wrong))[1] for path, size, wrong in looked(place, wanted)))
+
+    def noted(place: Any, wanted: Any) -> Iterator[tuple[str, int, str]]:
+        for path, size, wrong in looked(place, wanted):
+            seen.append(path[-64:])
+            yield path, size, wrong
+
+    monkeypatch.setattr(rereading, "inspected", noted)
     rounds = 0
     while len(seen) < len(everything):
         found = rereading.again(snapshot.place)
