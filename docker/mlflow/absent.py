@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
+ABSENT = frozenset({"404", "NoSuchKey", "NotFound", "KeyTooLongError", "KeyTooLong"})  # what nothing can be named
 NO_UPLOAD = frozenset({"NoSuchUpload", "404", "NoSuchKey"})
 WRONG_PARTS = frozenset({"InvalidPart", "InvalidPartOrder", "EntityTooSmall", "InvalidPartNumber", "MalformedXML",
                          "InvalidArgument"})

@@ -66,7 +66,7 @@ def s3(code: str) -> ClientError:
     return ClientError({"Error": {"Code": code, "Message": "m"}}, "op")
 
 
-@pytest.mark.parametrize("code", ["404", "NoSuchKey", "NotFound"])
+@pytest.mark.parametrize("code", ["404", "NoSuchKey", "NotFound", "KeyTooLongError"])
 def test_a_missing_artifact_is_not_found(repository: Any, code: str) -> None:
     asks: list[Callable[[], object]] = [
         lambda: repository(s3(code))._download_file("1/a.txt", "/tmp/a"),
