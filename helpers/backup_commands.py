@@ -234,6 +234,8 @@ def _replace(system: System, source: sources.Source, rest: Rest, sink: Sink, not
                             f"--project={system.settings.project} instead of --into replaces them; or choose another")
     try:
         new = restore.copy(system, engine, source, rest, sink, notice)
+        for line in restore.put_to_sleep(engine, new["database"]) if rest.manifest["schema"] else ():
+            notice(line)
         before = _before(system, engine, sink) if keep_before else None
         engine.halt(MLFLOW, sink)
         system.state.remembered = {**restore.settings_of(rest), **system.state.remembered}

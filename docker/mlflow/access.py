@@ -11,6 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
+import jobs
 from common import MISCONFIGURED, Stop
 
 Scope = MutableMapping[str, Any]
@@ -65,7 +66,7 @@ class Access:
             await send({"type": "websocket.close", "code": 1008})
         elif scope["method"] == "GET" and b"token=" in scope["query_string"] and self._linked(scope):
             await self._enter(scope, send)
-        elif self._known(scope["headers"]):
+        elif self._known(scope["headers"], scope["method"], scope["path"]):
             await self.app(scope, receive, send)
         else:
             await send({"type": "http.response.start", "status": 401, "headers": [
@@ -74,7 +75,7 @@ class Access:
                 (b"cache-control", b"no-store"), (b"x-frame-options", b"DENY")]})
             await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else HELP})
 
-    def _known(self, headers: list[tuple[bytes, bytes]]) -> bool:
+    def _known(self, headers: list[tuple[bytes, bytes]], method: str, path: str) -> bool:
         for name, value in headers:
             if name == b"authorization":
                 kind, _, rest = value.strip().partition(b" ")
@@ -82,8 +83,10 @@ class Access:
                 if kind == b"bearer" and self.equal(rest, self.token):
                     return True
                 if kind == b"basic" and (password := self._password(rest)):
-                    if self.equal(password, self.token) or self.equal(password, self.job_token):
+                    if self.equal(password, self.token):
                         return True
+                    if self.job_token and self.equal(password, self.job_token):
+                        return jobs.may(method, path)
             elif name == b"cookie" and COOKIE.encode() in value:
                 # of any port: what counts is the value
                 if any(self.equal(found, self.cookie) for found in _cookies(value)):

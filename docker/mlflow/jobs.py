@@ -19,7 +19,7 @@ import time
 from base64 import b64decode
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from common import MISCONFIGURED, STOPPED, Stop, say
 
@@ -28,10 +28,15 @@ TOKEN = "TRACKBED_JOB_TOKEN"  # made at each start; in this server's memory and 
 SERVER, STARTED, QUEUE = "MLFLOW_SERVER_PID", "_MLFLOW_SERVER_UP_TIME", "_MLFLOW_HUEY_STORAGE_PATH"
 ACCOUNT = "jobs"  # the user name beside the token: MLflow's gateway client knows no other way to log in
 MODEL_CALL = ("POST", "/gateway/mlflow/v1/chat/completions")  # what a judge asks the server for
+ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 # What a job has no use for: the server decrypts keys of models itself, artifacts pass through it.
 WITHHELD = ("MLFLOW_CRYPTO_KEK_PASSPHRASE", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY", "MLFLOW_FLASK_SERVER_SECRET_KEY",
             "TRACKBED_ACCESS_TOKEN_FILE", "TRACKBED_GATEWAY_KEY_FILE", "TRACKBED_STORE_SYNC_TOKEN_FILE",
-            "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", TOKEN)
+            "TRACKBED_SECRETS_FOLDER", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", TOKEN)
+# Providers that send the key of the endpoint to an address that MLflow checks. Those of clouds are left out: they use
+# the machine's own identity where an endpoint has no key, and ask addresses that come with the key.
+PROVIDERS = ("openai", "azure", "anthropic", "mistral", "gemini", "groq", "deepseek", "xai", "openrouter", "togetherai")
+LOCAL_PROVIDERS = ("ollama",)  # its address is this machine's
 MODELS = "TRACKBED_JOBS_MODELS"  # public or any: which addresses MLflow accepts for a model
 BOUNDS = {  # of what runs at once: MLflow's own are ten of each kind, of 250 MB each
     "MLFLOW_SERVER_JUDGE_INVOKE_MAX_WORKERS": "2", "MLFLOW_SERVER_ONLINE_SCORING_MAX_WORKERS": "1",
@@ -58,8 +63,28 @@ def prepare(environment: MutableMapping[str, str]) -> None:
         anywhere = environment.get(MODELS) == "any"
         environment["MLFLOW_GATEWAY_API_BASE_ALLOW_PRIVATE_IPS"] = "true" if anywhere else "false"
         environment["MLFLOW_GATEWAY_API_BASE_ALLOWED_SCHEMES"] = "http,https" if anywhere else "https"
+        environment["MLFLOW_GATEWAY_ALLOWED_PROVIDERS"] = ",".join(PROVIDERS + (LOCAL_PROVIDERS if anywhere else ()))
+        for source in ("ENV", "FILE"):  # a key is what it is, and no name of a variable or a file of the server
+            environment[f"MLFLOW_GATEWAY_RESOLVE_API_KEY_FROM_{source}"] = "false"
     else:
         environment.pop(TOKEN, None)
+
+
+def guard_models(gateway: Any) -> None:
+    """Every address of a model is checked when it is asked; MLflow does so where an endpoint names one. ``gateway``:
+    MLflow's module."""
+
+    def protect(*_: object, **__: object) -> None:
+        gateway.upstream_ssrf_protection.set(True)
+
+    if not hasattr(gateway, "upstream_ssrf_protection"):
+        raise AttributeError("MLflow's AI gateway checks addresses in another way")
+    gateway._enable_upstream_ssrf_protection = protect
+
+
+def may(method: str, path: str) -> bool:
+    """What the token of jobs opens: the model's call, and reading artifacts."""
+    return (method, path) == MODEL_CALL or (method in ("GET", "HEAD") and path.startswith(ARTIFACTS))
 
 
 def is_job(headers: list[tuple[bytes, bytes]], token: str) -> bool:
@@ -82,8 +107,19 @@ def job_environment(environment: Mapping[str, str], server: int) -> dict[str, st
     address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
     found = {name: value for name, value in environment.items() if name not in WITHHELD}
     return found | BOUNDS | {
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_CONFIG_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true",
         "MLFLOW_TRACKING_URI": address, "MLFLOW_GATEWAY_URI": address, "MLFLOW_TRACKING_USERNAME": ACCOUNT,
         "MLFLOW_TRACKING_PASSWORD": environment[TOKEN], SERVER: str(server)}
+
+
+def confine(folder: Path) -> str:
+    """Write what every Python of the jobs loads first; gives the folder, for PYTHONPATH."""
+    site = folder / "site"
+    site.mkdir()
+    modules = str(Path(__file__).resolve().parent)
+    (site / "sitecustomize.py").write_text(
+        f"import sys\nsys.path.append({modules!r})\nimport job_guards\njob_guards.install_or_end()\n", "utf-8")
+    return str(site)
 
 
 def start(environment: MutableMapping[str, str]) -> None:
@@ -113,6 +149,7 @@ def run(environment: Mapping[str, str]) -> NoReturn:
         if not old.is_symlink() and old.lstat().st_uid == os.getuid():
             shutil.rmtree(old, ignore_errors=True)  # of a server that was killed; jobs are in the database
     queue = tempfile.mkdtemp(prefix=FOLDER, dir=place)
+    leading = os.pathsep.join(filter(None, (confine(Path(queue)), environment.get("PYTHONPATH", ""))))
     runner: subprocess.Popen[bytes] | None = None
     pause = PAUSE
     try:
@@ -120,7 +157,7 @@ def run(environment: Mapping[str, str]) -> NoReturn:
             began = time.monotonic()
             runner = subprocess.Popen(
                 [sys.executable, "-m", "mlflow.server.jobs._executor_runner"], stdin=subprocess.DEVNULL,
-                env={**environment, QUEUE: queue, STARTED: str(int(time.time() * 1000))})
+                env={**environment, "PYTHONPATH": leading, QUEUE: queue, STARTED: str(int(time.time() * 1000))})
             code = runner.wait()
             pause = PAUSE if time.monotonic() - began > LONGEST_PAUSE else min(pause * 2, LONGEST_PAUSE)
             say(f"MLflow's job runner ended ({code}); it starts again in {pause:.0f} s")

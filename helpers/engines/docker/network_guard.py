@@ -24,7 +24,9 @@ class NetworkGuard(Collaborator):
             return ()  # the tables of another machine, or of an engine's namespace, are not ours to change
         project = self.settings.project
         bridges = [iptables.Bridge(*found) for found in self.api.bridges(project)]
-        metadata = iptables.metadata_rules(project, bridges) if self.settings.public else ()
+        # only then may somebody outside have the server or the notebook send requests
+        reaching = self.settings.public or self.settings.mlflow_jobs == "on"
+        metadata = iptables.metadata_rules(project, bridges) if reaching else ()
         if not self.lets_neighbours_in:
             return metadata
         return (*iptables.loopback_rules(project), *iptables.address_rules(project, bridges), *metadata)
