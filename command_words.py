@@ -77,6 +77,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "gc": ("gc", "gc --older-than=7d --yes"),
     "env": ("env ada",),
 }
+NAMED = 3  # tasks in one message, at most
 # of flags that are no settings
 VALUE_NAMES = {"into": "NAME", "name-prefix": "NAME", "tail": "LINES", "to": "PLACE", "older-than": "TIME",
                "registry": "HOST/PATH"}
@@ -158,15 +159,24 @@ def unknown_flag(option: str, task: TaskHelp | None, tasks: Mapping[str, TaskHel
     if folded in own:
         return SettingError(f"{head} Did you mean {folded}?", _helps(task))
     if (setting := BY_NAME.get(OTHER_NAMES.get(name, name))) is not None:
-        given = " or ".join(sorted(t.name for t in tasks.values() if t.flag(setting.option)))
-        where = (f"it belongs to {given}: `invoke {given.split(' or ')[0]} {setting.option}=...`" if given else
+        given = _having(setting.option, tasks)
+        named = " or ".join(given) if len(given) <= NAMED else f"{given[0]} and {len(given) - 1} other tasks"
+        where = (f"it belongs to {named}: `invoke {given[0]} {setting.option}=...`" if given else
                  f"it is a setting of .env: {setting.name}=..., or TRACKBED_{setting.name}=... before the command")
         return SettingError(head, where)
     if (guess := _close(folded, own)) and len(folded) > 3:
         return SettingError(f"{head} Did you mean {guess}?", _helps(task))
-    if others := sorted(t.name for t in tasks.values() if t.flag(folded)):
-        return SettingError(head, f"these have it: {', '.join(others)}. {_helps(task)}")
+    if others := _having(folded, tasks):
+        more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        return SettingError(head, f"these have it: {', '.join(others[:NAMED])}{more}. {_helps(task)}")
     return SettingError(head, _helps(task))
+
+
+def _having(option: str, tasks: Mapping[str, TaskHelp]) -> list[str]:
+    """The tasks that have a flag, what is typed every day first."""
+    order = [name for names in GROUPS.values() for name in names]
+    return sorted((one.name for one in tasks.values() if one.flag(option)),
+                  key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def _helps(task: TaskHelp | None) -> str:
