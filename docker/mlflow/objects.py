@@ -219,7 +219,7 @@ class S3Objects:
         self._finish_small()
         # whether it may have that name: no part can be read twice
         key = self.root + self._put_solved(name, self._names.of(name), b"")
-        if len(key.rpartition("/")[2].encode("utf-8", "surrogateescape")) > conflicts.LONGEST:
+        if self.files and len(key.rpartition("/")[2].encode("utf-8", "surrogateescape")) > conflicts.LONGEST:
             self._ask("delete_object", Key=key)  # VersityGW replaces none of so long a name
         whole = {"Key": key, "UploadId": self._ask("create_multipart_upload", Key=key)["UploadId"]}
         step, number = max(SMALL, -(-size // 9000)), 0  # 10,000 parts at the most

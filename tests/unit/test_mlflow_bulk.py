@@ -160,11 +160,21 @@ def test_a_large_object_of_a_long_name_is_stored(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(objects, "wait", lambda what, call: call())
     monkeypatch.setattr(objects, "SMALL", 1000)
     client = Replacing()
-    place, held = objects.S3Objects(client, "b", "p"), {f"1/{'ü' * n}": b"x" * 5000 for n in (100, 101, 113, 114, 127)}
+    place = objects.S3Objects(client, "b", "p", files=True)
+    held = {f"1/{'ü' * n}": b"x" * 5000 for n in (100, 101, 113, 114, 127)}
     for name, content in held.items():
         place.put(name, len(content), io.BytesIO(content))
     place.finish()
     assert client.stored == {f"p/{name}": content for name, content in held.items()}
+
+
+def test_other_stores_replace_an_object_of_a_long_name_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With versions kept, each delete would leave one more mark."""
+    monkeypatch.setattr(objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(objects, "SMALL", 1000)
+    client = Bucket()  # knows no delete_object
+    objects.S3Objects(client, "b", "p").put("x" * 250, 5000, io.BytesIO(b"x" * 5000))
+    assert client.stored == {f"p/{'x' * 250}": b"x" * 5000}
 
 
 @pytest.mark.parametrize("size", [5, 5000])
