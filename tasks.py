@@ -648,7 +648,8 @@ def upgrade(context: Context, given: Given, back: bool = False) -> None:
         console.notice(f"back on the database {kept['database']} (schema {kept['schema']}) of {kept['at']}")
         console.notice(f"what was logged since is in {archived}")
         if not runnable:
-            console.notice("it needs the MLflow of that time: git checkout the version you had, then `invoke up`")
+            console.notice("it needs the MLflow of that time: git checkout the version you had, then "
+                           f"`{upgrades.up_line(system.settings)}`")
         return
     with console.Progress() as progress:
         done = upgrades.upgrade(system, progress, progress.notice)

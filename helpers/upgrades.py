@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from helpers.backups import database, journal, restore
 from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, Sink
 from helpers.errors import TrackbedError
 from helpers.lifecycle import Notice
+from helpers.settings import BY_NAME, LAST_UP, Settings
 from helpers.system import System
 
 
@@ -106,6 +108,14 @@ def _migrate(system: System, engine: Engine, new: dict[str, str], old: dict[str,
         if table in before and before[table][0] != after.get(table, ["none"])[0]:
             raise TrackbedError(f"the migrated copy has {after.get(table, ['no'])[0]} rows in {table}, not "
                                 f"{before[table][0]}", "what is live was not touched; please report it")
+
+
+def up_line(settings: Settings) -> str:
+    """`invoke up` as an earlier version has to be told it, which does not read what this one left in the clone."""
+    places = (("PROJECT", settings.project), ("STATE_DIR", str(settings.state_dir)))
+    told = [f"{BY_NAME[name].option}={shlex.quote(value)}" for name, value in places
+            if settings.origin(name) == LAST_UP or settings.origin(name).startswith("--")]
+    return " ".join(("invoke up", *told))
 
 
 def _kept(system: System) -> Path:
