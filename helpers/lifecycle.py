@@ -132,6 +132,13 @@ def up(system: System, sink: Sink, notice: Notice, adopt: bool = False,
 def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False,
              consent: kernels.Consent | None = None) -> tuple[Overview, Engine]:
     """What `up` does, for those who hold the project's lock."""
+    found = _bring_up(system, sink, notice, adopt, consent)
+    failed_start.forget(system.settings.folder)
+    return found
+
+
+def _bring_up(system: System, sink: Sink, notice: Notice, adopt: bool,
+              consent: kernels.Consent | None) -> tuple[Overview, Engine]:
     gateway.settle_address(system, notice)
     if system.state.existed:
         system.credentials()  # before any engine reads them: only the first look sees what the user has changed
@@ -151,7 +158,7 @@ def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False,
     access_line = access.decide(system, engine.host.url)
     if system.state.existed and engine.unchanged():
         readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=False)
-        if not system.aside and generated.due(settings.env_file):
+        if not system.aside:  # another project's `up` may have been the last one in this clone
             _leave_in_clone(engine, settings, notice)
         for line in engine.network_guard():
             notice(line)

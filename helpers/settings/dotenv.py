@@ -171,12 +171,6 @@ def quoted(name: str, value: str) -> str:
     return f"'{value}'"
 
 
-def has_block(path: Path) -> bool:
-    """Whether a block of an earlier version may be in ``path``."""
-    raw = _bytes(path)
-    return raw is not None and BEGIN_SIGN.encode() in raw[0]
-
-
 def drop_block(path: Path) -> bool:
     """Take the block of an earlier version out of ``path``; False where there is none.
 
@@ -199,26 +193,32 @@ def drop_block(path: Path) -> bool:
     return True
 
 
-def replace(path: Path, text: str | None) -> None:
-    """Make ``path`` hold ``text``, 0600, in one step; None removes it. What it links to stays as it is."""
+def replace(path: Path, text: str | None) -> bool:
+    """Make ``path`` hold ``text``, 0600, in one step; None removes it. What it links to stays as it is.
+
+    False, and nothing is written, where it is so already.
+    """
     if text is None:
-        _removed(path)
-        return
+        return _removed(path)
     try:
         if path.is_file() and not path.is_symlink() and path.read_bytes() == text.encode():
-            return
+            return False
     except OSError:
         pass  # it is made anew
     if path.is_dir() and not path.is_symlink():
         raise TrackbedError(f"{path} is a folder, must be a file", "move it away")
     _put(path, text.encode(), path.parent.stat(), 0o600)
+    return True
 
 
-def _removed(path: Path) -> None:
+def _removed(path: Path) -> bool:
+    if not os.path.lexists(path):
+        return False  # on a read-only mount unlink fails on that too
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(path, error) from None
+    return True
 
 
 def _put(target: Path, content: bytes, owner: os.stat_result, mode: int) -> None:

@@ -20,7 +20,12 @@ SIGN = "# written by Trackbed; changes in here are lost"
 
 
 def read(env: dotenv.EnvFile) -> Mapping[str, str]:
-    """What the last ``up`` left beside that ``.env``; the block inside, where that was an earlier version's."""
+    """What the last ``up`` left beside that ``.env``; the block inside, where that was an earlier version's.
+
+    A block is the later of the two: each ``up`` of this version takes it out.
+    """
+    if env.managed:
+        return env.managed
     path = env.path.with_name(VALUES)
     try:
         found = dotenv.read(path)
@@ -29,26 +34,21 @@ def read(env: dotenv.EnvFile) -> Mapping[str, str]:
             raise
         raise SettingError(error.message, f"delete {path}; `invoke up` writes it again (with --project and --state-dir "
                                           "where you chose them)") from None
-    return {entry.name: entry.value for entry in found.entries} if found.mode is not None else env.managed
-
-
-def due(env_file: Path) -> bool:
-    """Whether nothing is there yet, or an earlier version's block still is."""
-    return not env_file.with_name(VALUES).exists() or dotenv.has_block(env_file)
+    return {entry.name: entry.value for entry in found.entries}
 
 
 def write(env_file: Path, values: Mapping[str, str]) -> tuple[str, ...]:
     """Leave ``values`` beside that ``.env``, with COMPOSE_FILE also the file for Compose; what there is to tell of it.
 
-    With no values both are removed. Each appears whole or not at all, 0600.
+    With no values both are removed. Each appears whole or not at all, 0600; what is as it should be is not touched.
     """
     told = []
     path, compose = env_file.with_name(VALUES), env_file.with_name(COMPOSE)
     body = [SIGN, *(f"{name}={dotenv.quoted(name, value)}" for name, value in values.items())]
-    dotenv.replace(path, "\n".join(body) + "\n" if values else None)
+    changed = dotenv.replace(path, "\n".join(body) + "\n" if values else None)
     files = values.get("COMPOSE_FILE", "")
     if not _ours(compose):
-        if files:
+        if files and changed:
             told.append(f"{COMPOSE} in this clone is yours and stays; for the system's services: "
                         f"`docker compose --env-file {VALUES} ps`")
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -57,13 +58,13 @@ def test_they_are_no_part_of_the_repository() -> None:
 def test_the_block_of_an_earlier_version_is_heeded_then_moved(env: Path) -> None:
     env.write_text(f"GPU=none\n{BLOCK}")
     env.chmod(0o640)
-    assert left(env) == {"COMPOSE_PROJECT_NAME": "old"} and generated.due(env)
+    assert left(env) == {"COMPOSE_PROJECT_NAME": "old"}
     told = generated.write(env, VALUES)
     assert told == ("the lines that Trackbed kept at the end of .env are in .trackbed.env now; .env is yours alone",)
     assert env.read_text() == "GPU=none\n" and stat.S_IMODE(env.stat().st_mode) == 0o640
-    assert left(env) == VALUES and not generated.due(env)
-    env.write_text(f"GPU=none\n{BLOCK}")  # pulled back by an old clone's up: the newer file counts
     assert left(env) == VALUES
+    env.write_text(f"GPU=none\n{BLOCK}")  # an earlier version's `up`, after `invoke upgrade --back`: the later word
+    assert left(env) == {"COMPOSE_PROJECT_NAME": "old"}
 
 
 def test_an_env_of_the_user_alone_is_never_touched(env: Path) -> None:
@@ -86,6 +87,7 @@ def test_a_compose_file_of_the_users_own_stays(env: Path, tmp_path: Path, theirs
     assert line == ("compose.yaml in this clone is yours and stays; for the system's services: "
                     "`docker compose --env-file .trackbed.env ps`")
     assert compose.is_symlink() if theirs is None else compose.read_text() == theirs
+    assert generated.write(env, VALUES) == (), "said once"
     assert generated.write(env, {}) == () and os.path.lexists(compose)
 
 
@@ -100,6 +102,15 @@ def test_a_pipe_in_their_place_is_replaced_and_makes_nobody_wait(env: Path, tmp_
     os.mkfifo(tmp_path / ".trackbed.env")
     generated.write(env, VALUES)
     assert left(env) == VALUES
+
+
+def test_what_is_not_there_is_not_removed(env: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read-only mount answers EROFS to that."""
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    assert generated.write(env, {}) == ()
 
 
 def test_a_damaged_file_says_what_to_do(env: Path, tmp_path: Path) -> None:

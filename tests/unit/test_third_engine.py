@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from helpers import check, doctor, dryrun, lifecycle
+from helpers import check, doctor, dryrun, failed_start, lifecycle
 from helpers.backups import backup
 from helpers.engines import select
 from helpers.errors import TrackbedError
 from helpers.findings import Level
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, State
+from helpers.settings import generated
 from helpers.state import State as Remembered
 from helpers.system import System
 from tests.unit.fakes import Silent, system
@@ -109,3 +110,26 @@ def test_what_it_cannot_do_is_refused_by_its_name(one: System, tmp_path: Path, a
             lifecycle.bring_up(one, Silent(), lambda line: None, adopt=True)
         else:
             lifecycle.initialise(one, Silent(), lambda line: None)
+
+
+def test_the_clone_is_about_the_last_up_also_where_that_changed_nothing(up: System) -> None:
+    values, compose = up.settings.clone / generated.VALUES, up.settings.clone / generated.COMPOSE
+    assert f"TRACKBED_STATE_DIR={up.settings.state_dir}" in values.read_text() and not compose.exists()
+    written = values.read_bytes(), values.stat().st_mtime_ns, values.stat().st_ino
+    assert lifecycle.up(up, Silent(), lambda line: None).changed == ()
+    assert written == (values.read_bytes(), values.stat().st_mtime_ns, values.stat().st_ino)
+    generated.write(up.settings.env_file, {"COMPOSE_FILE": "x.yaml", "COMPOSE_PROJECT_NAME": "b"})
+    assert lifecycle.up(up, Silent(), lambda line: None).changed == ()
+    assert values.read_bytes() == written[0] and not compose.exists()
+
+
+def test_each_start_that_works_ends_what_a_failed_one_left(up: System) -> None:
+    """`restore`, `upgrade` and `move` bring up as well."""
+    note = up.settings.folder / failed_start.FILE
+    for part in (None, MLFLOW):
+        note.write_text('{"GPU": "none"}')
+        if part:
+            del MemoryEngine.running[part]
+        with lifecycle.changing(up, lambda line: None):
+            lifecycle.bring_up(up, Silent(), lambda line: None)
+        assert not note.exists()
