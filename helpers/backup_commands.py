@@ -18,7 +18,7 @@ from helpers.engines import select
 from helpers.engines.base import MLFLOW, Engine, Sink
 from helpers.errors import SettingError, TrackbedError
 from helpers.lifecycle import Notice
-from helpers.settings import Settings
+from helpers.settings import BY_NAME, Settings
 from helpers.state import State, write_private
 from helpers.system import System
 
@@ -238,12 +238,23 @@ def _replace(system: System, source: sources.Source, rest: Rest, sink: Sink, not
             notice(line)
         before = _before(system, engine, sink) if keep_before else None
         engine.halt(MLFLOW, sink)
-        system.state.remembered = {**restore.settings_of(rest), **system.state.remembered}
         flip(system, new, sink, notice)
     except BaseException:
         _back_up(system, engine, sink, notice)
         raise
+    _take_settings(system, restore.settings_of(rest), notice)
     return before
+
+
+def _take_settings(system: System, found: dict[str, str], notice: Notice) -> None:
+    """The settings of a backup that is live now, where there are none: one that did not come up leaves nothing."""
+    taken = {name: value for name, value in sorted(found.items()) if name not in system.state.remembered}
+    if not taken:
+        return
+    system.state.remembered = {**system.state.remembered, **taken}
+    system.state.save()
+    notice(f"settings of the backup, from the next start on: {', '.join(f'{n}={v}' for n, v in taken.items())}; to "
+           f"forget them: {', '.join(BY_NAME[name].forgetting for name in taken)}")
 
 
 def _bring_in(system: System, people: dict[str, users.Login], notice: Notice) -> tuple[str, ...]:

@@ -27,7 +27,8 @@ from helpers.settings import Settings
 from helpers.state import make_folder
 from helpers.system import System
 
-PORTABLE = ("CULL_IDLE", "MLFLOW_WORKERS", "READY_TIMEOUT", "TORCH")  # settings that mean the same elsewhere
+# settings that mean the same elsewhere; none that ends kernels or lets a start fail: an archive may be anybody's
+PORTABLE = ("MLFLOW_WORKERS", "TORCH")
 
 
 class Writer(Protocol):

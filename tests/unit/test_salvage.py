@@ -9,6 +9,8 @@ import random
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -147,9 +149,11 @@ def test_a_whole_repository_lacks_nothing(snapshot: Snapshot) -> None:
     is_the_rest(rest, STORED)
 
 
-def test_settings_of_a_backup_are_those_that_this_version_takes(tmp_path: Path) -> None:
-    """With a flag or without one; wrong values and what belongs to the other machine are left out."""
-    held = {"TORCH": "none", "MLFLOW_WORKERS": "4", "CULL_IDLE": "never", "WORKSPACE": "/home/ada"}
+def test_settings_of_a_backup_are_those_that_this_version_takes(tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a flag or without one; not what belongs to the other machine, ends kernels or lets a start fail."""
+    held = {"TORCH": "none", "MLFLOW_WORKERS": "4", "CULL_IDLE": "1m", "READY_TIMEOUT": "1",
+            "WORKSPACE": "/home/ada"}
     with (tmp_path / "a.tar").open("wb") as stream:
         writer = archive.Writer(stream, {"made": "2026-01-01T00:00:00+00:00"})
         writer.small("settings.json", json.dumps(held).encode())
@@ -157,3 +161,6 @@ def test_settings_of_a_backup_are_those_that_this_version_takes(tmp_path: Path) 
         writer.finish(FACTS)
     found = restore.settings_of(salvage.all_of(tmp_path / "a.tar", lambda *_: None))
     assert found == {"TORCH": "none", "MLFLOW_WORKERS": "4"}
+    wrong = SimpleNamespace(small={"settings.json": b'{"TORCH": "no such", "MLFLOW_WORKERS": "4"}'})
+    monkeypatch.setattr(restore.salvage, "small", lambda rest, name: rest.small[name])
+    assert restore.settings_of(cast(Any, wrong)) == {"MLFLOW_WORKERS": "4"}

@@ -1,0 +1,62 @@
+"""Settings that come with a backup: taken over where it is live, named, and never left by a restore that failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from helpers import backup_commands, lifecycle
+from helpers.backups import restore
+from helpers.errors import TrackbedError
+from helpers.state import State
+from helpers.system import System
+from tests.unit import fakes
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> System:
+    made = fakes.system(tmp_path)
+    made.state.remembered = {"MLFLOW_WORKERS": "2"}
+    made.state.save()
+    engine = SimpleNamespace(halt=lambda *_: None)
+    monkeypatch.setattr(lifecycle, "running", lambda _: engine)
+    monkeypatch.setattr(restore, "copy", lambda *_: {"database": "new", "prefix": "new"})
+    monkeypatch.setattr(restore, "abandon", lambda *_: None)
+    monkeypatch.setattr(restore, "settings_of", lambda _: {"MLFLOW_WORKERS": "4", "TORCH": "none"})
+    monkeypatch.setattr(backup_commands.journal, "settle", lambda *_: None)
+    return made
+
+
+def replaced(system: System, said: list[str]) -> None:
+    backup_commands._replace(system, cast(Any, None), cast(Any, None), fakes.Silent(), said.append, keep_before=False)
+
+
+def kept(system: System) -> dict[str, str]:
+    assert State.load(system.settings.folder).remembered == system.state.remembered
+    return system.state.remembered
+
+
+def test_they_are_taken_over_where_there_are_none_and_named(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "bring_up", lambda *_: (None, None))
+    said: list[str] = []
+    replaced(system, said)
+    assert kept(system) == {"MLFLOW_WORKERS": "2", "TORCH": "none"}
+    assert said == ["settings of the backup, from the next start on: TORCH=none; to forget them: `invoke up --torch=`"]
+
+
+def test_a_restore_that_failed_leaves_none(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(system: System, *_: object) -> tuple[None, None]:
+        system.state.save()
+        if system.state.live["database"] == "new":
+            raise TrackbedError("no")
+        return None, None
+
+    monkeypatch.setattr(lifecycle, "bring_up", start)
+    said: list[str] = []
+    with pytest.raises(TrackbedError, match="does not come up"):
+        replaced(system, said)
+    assert kept(system) == {"MLFLOW_WORKERS": "2"} and said == []
+    assert system.state.live["database"] == "mlflow"
