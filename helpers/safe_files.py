@@ -153,6 +153,24 @@ def _give_entries(folder: int, old: int, uid: int, gid: int, given: Given, depth
             os.close(handle)
 
 
+def below(folder: int, uid: int, depth: int = 0) -> Iterator[tuple[int, os.stat_result]]:
+    """All below a folder, as descriptors of ``LOOK`` that are open for one step, with what they are; links too.
+
+    Only folders that ``uid`` owns are gone into; what cannot be opened is passed over. The caller bounds and closes it.
+    """
+    with suppress(OSError), opened(".", folder) as inner:
+        for name in os.listdir(inner):
+            with suppress(OSError):
+                handle = os.open(name, LOOK, dir_fd=inner)
+                try:
+                    found = os.fstat(handle)
+                    yield handle, found
+                    if stat.S_ISDIR(found.st_mode) and found.st_uid == uid and depth < DEEPEST:
+                        yield from below(handle, uid, depth + 1)
+                finally:
+                    os.close(handle)
+
+
 def chown(handle: int, uid: int, gid: int) -> None:
     """Give away what a descriptor of ``LOOK`` stands for."""
     os.chown(f"/proc/self/fd/{handle}" if hasattr(os, "O_PATH") else handle, uid, gid)

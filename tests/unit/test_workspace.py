@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +15,7 @@ from typing import cast
 
 import pytest
 
-from helpers import notebook, workspace
+from helpers import notebook, safe_files, workspace
 from helpers.engines.base import Engine, ExecResult
 from helpers.engines.docker import id_mapping, mapped_workspace
 from helpers.engines.docker.id_mapping import IdMapping
@@ -188,6 +191,113 @@ def test_a_remapped_engines_workspace_is_the_persons_and_the_notebooks(place: Pa
         assert may(other, "rm", "-r", work / "folder")
     assert not may(4322, "touch", work / "foreign")
     assert mapped_workspace.problem(work, REMAPPED, notebook.UID, "image") == ("", "")
+
+
+@pytest.fixture
+def sudo(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of somebody behind sudo, with files from before."""
+    monkeypatch.setenv("SUDO_UID", str(OTHER))
+    monkeypatch.setenv("SUDO_GID", str(OTHER))
+    script = ("umask 027; mkdir -p course/deep private; echo a >course/deep/file; echo a >private/key; "
+              "chmod 600 private/key; echo exit >run.sh; chmod 750 run.sh; cp run.sh tool; ln -s /etc/hostname link; "
+              "ln run.sh again")
+    os.chown(place, OTHER, OTHER)
+    subprocess.run(["sh", "-c", script], cwd=place, user=OTHER, group=OTHER, extra_groups=[], check=True, timeout=30)
+    (place / "roots").write_text("a")
+    os.chmod(place / "roots", 0o640)
+    if not mapped_workspace.takes_lists(place):
+        pytest.skip("NOT TESTED: no access lists on this file system")
+    return place
+
+
+@as_root
+def test_what_was_in_a_workspace_is_the_remapped_notebooks_too(sudo: Path) -> None:
+    assert mapped_workspace.is_closed(sudo, REMAPPED)
+    mapped_workspace.make(sudo, REMAPPED)
+    for path in ("course/deep/file", "private/key"):
+        assert may(101000, "sh", "-c", f"echo b >>'{sudo}/{path}'")
+        assert may(OTHER, "sh", "-c", f"echo c >>'{sudo}/{path}'")
+        assert (sudo / path).read_text() == "a\nb\nc\n" and (sudo / path).stat().st_uid == OTHER
+        assert not may(4322, "cat", sudo / path) and not os.access(sudo / path, os.X_OK)
+    assert may(101000, "test", "-x", sudo / "tool") and not may(101000, "test", "-x", sudo / "private/key")
+    assert may(101000, "sh", "-c", f"umask 077; echo a >'{sudo}/course/deep/new'")
+    assert may(OTHER, "sh", "-c", f"echo b >>'{sudo}/course/deep/new'")
+    for left in ("roots", "run.sh"):  # root's; a file with several names may be elsewhere as well
+        assert not os.listxattr(sudo / left) and not may(101000, "sh", "-c", f"echo b >>'{sudo}/{left}'")
+    assert os.listxattr("/etc/hostname") == []
+
+
+@as_root
+def test_a_list_that_was_there_gives_nobody_more(sudo: Path) -> None:
+    """The group's mode beside a list is the mask: taken for the group's rights, all of it could write."""
+    base = mapped_workspace.access_list(0o750, [4323], 5)
+    os.setxattr(sudo / "course", mapped_workspace.ACCESS, base)
+    os.chmod(sudo / "course", 0o740)  # the mask: 4323 may list
+    mapped_workspace.make(sudo, REMAPPED)
+    both = {(1, 7): {-1}, (2, 4): {4323}, (2, 7): {OTHER, 101000}, (4, 4): {-1}, (16, 7): {-1}, (32, 0): {-1}}
+    for name in (mapped_workspace.ACCESS, mapped_workspace.DEFAULT):
+        found: dict[tuple[int, int], set[int]] = {}
+        for tag, right, who in struct.iter_unpack("<HHi", os.getxattr(sudo / "course", name)[4:]):
+            found.setdefault((tag, right), set()).add(who)
+        assert found == both
+
+
+@as_root
+def test_a_walk_that_was_interrupted_is_taken_up_again(sudo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(mapped_workspace, "_let_in", interrupted)
+        mapped_workspace.make(sudo, REMAPPED)
+    assert mapped_workspace.is_closed(sudo, REMAPPED)
+    mapped_workspace.make(sudo, REMAPPED)
+    assert not mapped_workspace.is_closed(sudo, REMAPPED) and may(101000, "sh", "-c", f"echo b >>'{sudo}/private/key'")
+
+
+@as_root
+def test_a_folder_that_is_another_one_meanwhile_is_left(sudo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may change the folder above puts root's or somebody's own in its place between the look and the change."""
+    victim = sudo.parent / "victim"
+    victim.mkdir(mode=0o700)
+    really = safe_files.make_way
+    ways: list[Path] = []
+
+    def swapped(path: Path, trusted: set[int]) -> tuple[int, bool]:
+        ways.append(path)
+        return really(path if len(ways) == 1 else victim, trusted)
+
+    monkeypatch.setattr(safe_files, "make_way", swapped)
+    mapped_workspace.make(sudo, REMAPPED)
+    assert len(ways) == 2 and os.listxattr(victim) == [] and victim.stat().st_uid == 0
+
+
+@as_root
+def test_a_link_in_it_that_is_not_the_persons_is_an_error(sudo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook's link to the person's own secrets."""
+    monkeypatch.setattr(os, "geteuid", lambda: OTHER)
+    link = sudo.parent / "link"
+    link.symlink_to(sudo)
+    os.lchown(link, 101000, 101000)
+    with pytest.raises(TrackbedError, match="is a link of uid 101000|cannot be opened to the notebook's account"):
+        mapped_workspace.make(link, REMAPPED)
+    assert os.listxattr(sudo) == []
+
+
+@as_root
+def test_a_file_system_without_access_lists_is_said_before_the_start(sudo: Path,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(*_: object) -> bytes:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(os, "geteuid", lambda: OTHER)
+    assert mapped_workspace.problem(sudo, REMAPPED, notebook.UID, "image") == ("", ""), "a start lets it in"
+    assert mapped_workspace.fix(sudo, REMAPPED, notebook.UID, "image").startswith("setfacl -R -m u:101000:rwX")
+    monkeypatch.setattr(os, "getxattr", without)
+    found, line = mapped_workspace.problem(sudo, REMAPPED, notebook.UID, "image")
+    assert f"belongs to uid {OTHER}" in found and line.startswith(f"sudo chown -hR 101000:100100 '{sudo}'")
+    assert not mapped_workspace.is_closed(sudo, REMAPPED), "or each `up` would start anew"
 
 
 @as_root

@@ -7,17 +7,23 @@ import os
 import pwd
 import shlex
 import shutil
+import stat
 import struct
 from collections.abc import Collection
+from contextlib import closing, suppress
+from itertools import islice
 from pathlib import Path
 
 from helpers import notebook, safe_files
 from helpers.engines.docker.id_mapping import IdMapping
+from helpers.errors import TrackbedError
 
 # a POSIX access list as Linux keeps it (include/uapi/linux/posix_acl_xattr.h): version 2, then tag, rights, id
 ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
-OWNER, USER, GROUP, MASK, OTHERS = 0x01, 0x02, 0x04, 0x10, 0x20
+OWNER, USER, GROUP, NAMED_GROUP, MASK, OTHERS = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 NOBODY = 0xFFFFFFFF
+NO_LISTS = (errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL, errno.EROFS)
+MOST = 200_000  # entries of a workspace that are let in at a start: some seconds
 
 
 def person(ids: IdMapping) -> int:
@@ -40,21 +46,41 @@ def make(place: Path, ids: IdMapping) -> None:
         return
     made, whose = not place.is_dir(), person(ids)
     notebook.make_workspace(place, uid, gid, callers=bool(whose))
-    if is_closed(place, ids):
+    if not whose or not (made or is_closed(place, ids)):
+        return
+    try:
         handle, _ = safe_files.make_way(place, {whose})
         try:
+            if os.fstat(handle).st_uid != whose:
+                return  # another folder than the one that was looked at: the first save tells
             if not share(handle, {uid, whose}) and made and os.geteuid() == 0:
                 safe_files.chown(handle, uid, gid)
         finally:
             os.close(handle)
+    except OSError as error:
+        raise TrackbedError(f"WORKSPACE {place} cannot be opened to the notebook's account: {error.strerror}",
+                            "name another folder in WORKSPACE") from None
 
 
 def is_closed(place: Path, ids: IdMapping) -> bool:
     """Whether the workspace is the person's and the notebook's account has no way in, which `make` gives it."""
     uid, gid = ids.outside(notebook.UID), ids.outside(notebook.GID)
-    if ids.rootless or uid is None or gid is None or not 0 < safe_files.owner(place) == person(ids):
+    try:
+        owner = place.stat().st_uid
+    except OSError:
         return False
-    return bool(notebook.workspace_problem(place, uid, gid)[0])
+    if ids.rootless or uid is None or gid is None or not 0 < owner == person(ids):
+        return False
+    return bool(notebook.workspace_problem(place, uid, gid)[0]) and takes_lists(place)
+
+
+def takes_lists(place: Path) -> bool:
+    """Whether the file system of a folder keeps access lists."""
+    try:
+        os.getxattr(place, ACCESS)
+    except OSError as error:
+        return error.errno not in (errno.EOPNOTSUPP, errno.ENOTSUP)
+    return True
 
 
 def problem(place: Path, ids: IdMapping, uid: int, image: str) -> tuple[str, str]:
@@ -79,7 +105,7 @@ def fix(place: Path, ids: IdMapping, uid: int, image: str) -> str:
         inside = f"{uid}:{notebook.group(uid)}"
         return (f"docker run --rm --user 0 --entrypoint chown -v {shlex.quote(f'{place}:/w')} {image} -hR {inside} /w"
                 "   (or name another folder in WORKSPACE)")
-    if not ids.rootless and owner and owner == os.geteuid() and shutil.which("setfacl"):
+    if not ids.rootless and owner and owner == os.geteuid() and shutil.which("setfacl") and takes_lists(place):
         rights = f"u:{outside}:rwX,d:u:{outside}:rwX,d:u:{owner}:rwX"
         return f"setfacl -R -m {rights} {shlex.quote(str(place))}   (or name another folder in WORKSPACE)"
     return notebook.give_line(place, outside, other)
@@ -94,23 +120,61 @@ def group(uid: int) -> int:
 
 
 def share(folder: int, accounts: Collection[int]) -> bool:
-    """Let accounts write to a folder (a descriptor) and to all that is made in it later, by whomever.
+    """Let accounts write to a folder (a descriptor), to what its owner has in it and to all that is made in it later.
 
-    What `setfacl` does, which is not everywhere. False where the file system has no such lists.
+    Links, files with several names and others' files stay. What `setfacl -R` does, which is not everywhere. False where
+    the file system has no such lists.
     """
-    mode, path = os.fstat(folder).st_mode, f"/proc/self/fd/{folder}"  # a descriptor that only finds (O_PATH)
+    whose = os.fstat(folder).st_uid
     try:
-        os.setxattr(path, ACCESS, access_list(mode, accounts))
-        os.setxattr(path, DEFAULT, access_list(mode, accounts))
+        _set(folder, DEFAULT, accounts)  # first: what is made meanwhile has it
+        with closing(safe_files.below(folder, whose)) as entries:
+            for entry, found in islice(entries, MOST):
+                if found.st_uid == whose:
+                    with suppress(OSError):  # gone, immutable, or on another file system
+                        _let_in(entry, found, accounts)
+        _set(folder, ACCESS, accounts)  # last: `is_closed` sees it, and an interrupted walk is taken up again
     except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL, errno.EROFS):
+        if error.errno in NO_LISTS:
             return False
         raise
     return True
 
 
-def access_list(mode: int, accounts: Collection[int]) -> bytes:
-    """A list in which the owner, the group and others have the rights of ``mode``, and some accounts all of them."""
-    entries = [(OWNER, mode >> 6 & 7, NOBODY), *((USER, 7, uid) for uid in sorted(accounts)),
-               (GROUP, mode >> 3 & 7, NOBODY), (MASK, 7, NOBODY), (OTHERS, mode & 7, NOBODY)]
-    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+def _let_in(entry: int, found: os.stat_result, accounts: Collection[int]) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        _set(entry, DEFAULT, accounts)
+        _set(entry, ACCESS, accounts)
+    elif stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+        _set(entry, ACCESS, accounts, 6 | found.st_mode >> 6 & 1)
+
+
+def _set(entry: int, name: str, accounts: Collection[int], rights: int = 7) -> None:
+    path = f"/proc/self/fd/{entry}"  # a descriptor that only finds (O_PATH)
+    mode = os.fstat(entry).st_mode
+    before = _get(path, name) or _get(path, ACCESS)  # beside a list the mode's group is the mask
+    os.setxattr(path, name, access_list(mode, accounts, rights, before))
+
+
+def _get(path: str, name: str) -> bytes:
+    try:
+        return os.getxattr(path, name)
+    except OSError as error:
+        if error.errno != errno.ENODATA:
+            raise
+        return b""
+
+
+def access_list(mode: int, accounts: Collection[int], rights: int = 7, before: bytes = b"") -> bytes:
+    """A list in which some accounts have ``rights``, and everybody else what the list ``before`` gives, or ``mode``."""
+    entries = [(int(tag), int(right), int(who)) for tag, right, who in struct.iter_unpack("<HHI", before[4:])] or [
+        (OWNER, mode >> 6 & 7, NOBODY), (GROUP, mode >> 3 & 7, NOBODY), (OTHERS, mode & 7, NOBODY)]
+    masked, mask = (USER, GROUP, NAMED_GROUP), next((right for tag, right, _ in entries if tag == MASK), 7)
+    kept = [(tag, right & mask if tag in masked else right, who) for tag, right, who in entries
+            if tag != MASK and not (tag == USER and who in accounts)]
+    kept += [(USER, rights, uid) for uid in accounts]
+    widest = 0
+    for tag, right, _ in kept:
+        widest |= right if tag in masked else 0
+    whole = sorted([*kept, (MASK, widest, NOBODY)], key=lambda entry: (entry[0], entry[2]))
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in whole)
