@@ -11,7 +11,7 @@ import os
 import secrets
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +153,7 @@ def _give_entries(folder: int, old: int, uid: int, gid: int, given: Given, depth
             os.close(handle)
 
 
-def below(folder: int, uid: int, depth: int = 0) -> Iterator[tuple[int, os.stat_result]]:
+def below(folder: int, uid: int, depth: int = 0) -> Generator[tuple[int, os.stat_result], None, None]:
     """All below a folder, as descriptors of ``LOOK`` that are open for one step, with what they are; links too.
 
     Only folders that ``uid`` owns are gone into; what cannot be opened is passed over. The caller bounds and closes it.

@@ -23,7 +23,7 @@ ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 OWNER, USER, GROUP, NAMED_GROUP, MASK, OTHERS = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 NOBODY = 0xFFFFFFFF
 NO_LISTS = (errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL, errno.EROFS)
-MOST = 200_000  # entries of a workspace that are let in at a start: some seconds
+MOST = 200_000  # entries of a workspace that are let in at a start: up to 15 s, once
 
 
 def person(ids: IdMapping) -> int:
