@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import shutil
 import struct
 import subprocess
@@ -334,3 +335,16 @@ def test_what_is_typed_on_a_rootless_engine(place: Path) -> None:
     assert " --entrypoint chown " in mapped_workspace.problem(place, ids, 0, "image")[1]
     os.chown(place, 4322, 4322)
     assert f"chown -hR {OTHER}:" in mapped_workspace.problem(place, ids, 0, "image")[1]
+
+
+@as_root
+def test_a_persons_home_is_not_opened(sudo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a list a key's mode shows rights of the group, and ssh refuses such keys."""
+    homes = {OTHER: str(sudo / "course")}
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: SimpleNamespace(pw_dir=homes[uid], pw_gid=uid))
+    for place in (sudo, sudo / "course"):
+        mapped_workspace.make(place, REMAPPED)
+        found, line = mapped_workspace.problem(place, REMAPPED, notebook.UID, "image")
+        assert "holds your home" in found and "name a folder in it" in line
+        assert os.listxattr(place) == []
+    assert mapped_workspace.problem(sudo / "course" / "deep", REMAPPED, notebook.UID, "image") == ("", "")

@@ -69,9 +69,18 @@ def is_closed(place: Path, ids: IdMapping) -> bool:
         owner = place.stat().st_uid
     except OSError:
         return False
-    if ids.rootless or uid is None or gid is None or not 0 < owner == person(ids):
+    if ids.rootless or uid is None or gid is None or not 0 < owner == person(ids) or holds_home(place, ids):
         return False
     return bool(notebook.workspace_problem(place, uid, gid)[0]) and takes_lists(place)
+
+
+def holds_home(place: Path, ids: IdMapping) -> bool:
+    """Whether the person's home is in the folder, with keys that programs refuse once a list lets others in."""
+    try:
+        home = pwd.getpwuid(person(ids)).pw_dir
+    except KeyError:
+        return False
+    return Path(os.path.realpath(home)).is_relative_to(os.path.realpath(place))
 
 
 def takes_lists(place: Path) -> bool:
@@ -93,6 +102,9 @@ def problem(place: Path, ids: IdMapping, uid: int, image: str) -> tuple[str, str
         return found, line
     if is_closed(place, ids):
         return "", ""  # a start lets it in
+    if not ids.rootless and holds_home(place, ids):
+        return (f"WORKSPACE {place} holds your home, whose keys would be opened to the notebook's account",
+                "name a folder in it in WORKSPACE")
     return found, fix(place, ids, uid, image)
 
 
