@@ -26,6 +26,8 @@ DATABASE_SETTINGS = {
 }
 POOLS = ("tracking", "registry")  # stores of a worker that have a pool each
 POOLED = 120  # connections of all workers to one kind of store, as long as each worker has 4
+JOB_PROCESSES = 8  # MLFLOW_JOBS=on: the runner, the scheduler, and six jobs, as docker/mlflow/jobs.py bounds them
+JOB_POOL = 5  # connections that each of these may open
 RESERVED = 25  # beside the pools: checks, backups, gc, the server's first look, PostgreSQL's own 3 for the superuser
 TRAINING_PAGE = "#/experiments?workflowType=machine_learning"  # else MLflow opens among what is for language models
 STRAIGHT_FROM = 50 * 2**20  # bytes of a file that the notebook sends to the store itself
@@ -63,9 +65,16 @@ def pool(workers: int) -> tuple[int, int]:
     return kept, most - kept  # MLflow takes 0 for "not set"
 
 
-def max_connections(workers: int) -> int:
-    """Never fewer than the pools of all workers may open, and room for the toolkit and the superuser."""
-    return max(100, workers * len(POOLS) * sum(pool(workers)) + RESERVED)
+def has_jobs(settings: Settings) -> bool:
+    """Whether MLflow's jobs run beside its server; behind the gateway it has no way out to a model."""
+    return settings.mlflow_jobs == "on" and not settings.public and not settings.tracking_uri
+
+
+def max_connections(workers: int, jobs: bool = False) -> int:
+    """Never fewer than the pools of all workers may open, and room for the toolkit and the superuser. ``jobs``: and
+    those of MLflow's jobs, for which each worker has one pool more."""
+    pools, beside = (len(POOLS) + 1, JOB_PROCESSES * JOB_POOL) if jobs else (len(POOLS), 0)
+    return max(100, workers * pools * sum(pool(workers)) + beside + RESERVED)
 
 
 def database_options(connections: int | str) -> tuple[str, ...]:

@@ -305,7 +305,8 @@ class EmbeddedEngine(base.Engine):
                         command=(self._pg("postgres"), "-D", str(self.database_folder), "-k", str(self.layout.sockets),
                                  "-c", "listen_addresses=", *(word for name in ("hba", "ident") for word in
                                                               ("-c", f"{name}_file={self.folder}/app/pg_{name}.conf")),
-                                 *stack.database_options(stack.max_connections(self.settings.mlflow_workers))),
+                                 *stack.database_options(stack.max_connections(self.settings.mlflow_workers,
+                                                                               stack.has_jobs(self.settings)))),
                         working_dir=str(self.folder))
 
     def _mlflow(self) -> PartSpec:
@@ -340,7 +341,7 @@ class EmbeddedEngine(base.Engine):
         }
         if migrate := os.environ.get("TRACKBED_MIGRATE"):
             server["TRACKBED_MIGRATE"] = migrate  # an older schema is migrated only when asked
-        if settings.mlflow_jobs == "on":
+        if stack.has_jobs(settings):
             server |= {"TRACKBED_JOBS": "on", "TRACKBED_JOBS_MODELS": settings.mlflow_jobs_models}
         if external:
             server |= {"MLFLOW_S3_ENDPOINT_URL": settings.s3_endpoint, "AWS_DEFAULT_REGION": settings.s3_region,

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import egress, stack
+from helpers.engines.docker.engine import DockerEngine
 from helpers.errors import BAD_SETTING, SettingError
-from helpers.settings import BY_NAME, RESERVED, TABLE, Settings, example, reference, resolved
+from helpers.settings import BY_NAME, RESERVED, TABLE, Settings, example, generated, reference, resolved
+from tests.unit.fakes import system
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "hunter2hunter2hunter2"
@@ -207,6 +209,15 @@ def test_a_shell_that_sourced_env_tells_nothing(place: Place) -> None:
     assert (found.gpu, found.origin("GPU")) == ("none", "the last `invoke up`")
 
 
+@pytest.mark.parametrize(("before", "now"), [("on", "on"), ("off", "on"), ("on", "off")])
+def test_a_shell_that_sourced_it_before_jobs_were_switched_is_not_warned(place: Place, tmp_path: Path, before: str,
+                                                                         now: str) -> None:
+    left = {mode: DockerEngine(system(tmp_path, mlflow_jobs=mode)).compose.values() for mode in (before, now)}
+    (place.clone / generated.VALUES).write_text("".join(f"{name}={value}\n" for name, value in left[now].items()))
+    found = place.load(environ=left[before])
+    assert found.warnings == () and found.told.get("MLFLOW_JOBS") is None
+
+
 def test_unprefixed_environment_is_not_ours(place: Place) -> None:
     found = place.load(environ={"GPU": "nonsense", "PROJECT": "ci", "ENGINE": "v8", "WORKSPACE": "/ci"})
     assert (found.gpu, found.project, found.engine) == ("auto", "trackbed", "auto")
@@ -218,7 +229,8 @@ def test_reserved_names_are_ignored(place: Place) -> None:
 
 
 # of services without terminals: in a user's shell they mean a setting that is called otherwise, and are refused
-NO_TERMINAL = {"TRACKBED_HOST", "TRACKBED_PORT", "TRACKBED_WORKERS", "TRACKBED_REGION"}
+NO_TERMINAL = {"TRACKBED_HOST", "TRACKBED_PORT", "TRACKBED_WORKERS", "TRACKBED_REGION", "TRACKBED_JOBS",
+               "TRACKBED_JOBS_MODELS"}
 
 
 def given_to_services() -> set[str]:
@@ -592,6 +604,16 @@ BAD_NAMES = [
         {},
         {"trackbed_gpu": "1"},
         "trackbed_gpu (from the environment): no such setting. Did you mean TRACKBED_GPU?",
+    ),
+    (
+        {},
+        {"TRACKBED_JOBS": "on"},
+        "TRACKBED_JOBS (from the environment): no such setting. Did you mean TRACKBED_MLFLOW_JOBS?",
+    ),
+    (
+        {},
+        {"TRACKBED_JOBS_MODELS": "any"},
+        "TRACKBED_JOBS_MODELS (from the environment): no such setting. Did you mean TRACKBED_MLFLOW_JOBS_MODELS?",
     ),
     (
         {},

@@ -11,6 +11,8 @@ import yaml
 
 from helpers import stack
 from helpers.engines.docker import images
+from helpers.engines.docker.engine import DockerEngine
+from helpers.engines.embedded import EmbeddedEngine
 from tests.unit.fakes import system
 
 
@@ -48,6 +50,31 @@ def test_no_worker_is_turned_away_by_the_database(workers: int) -> None:
     assert kept >= 1 and more >= 1, "MLflow takes 0 for not set"
     assert workers * len(stack.POOLS) * (kept + more) + stack.RESERVED <= stack.max_connections(workers)
     assert stack.max_connections(workers) <= 300, "each is a process"
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8, 32])
+def test_no_job_is_turned_away_by_the_database(workers: int) -> None:
+    import jobs
+
+    bounds = {name: int(value) for name, value in jobs.BOUNDS.items()}
+    judges, scoring, kept, more = (bounds[f"MLFLOW_{name}"] for name in (
+        "SERVER_JUDGE_INVOKE_MAX_WORKERS", "SERVER_ONLINE_SCORING_MAX_WORKERS", "SQLALCHEMYSTORE_POOL_SIZE",
+        "SQLALCHEMYSTORE_MAX_OVERFLOW"))
+    processes = 2 + 2 * judges + 2 * scoring  # runner, scheduler; judges, evaluations; traces, sessions
+    asked = workers * (len(stack.POOLS) + 1) * sum(stack.pool(workers)) + processes * (kept + more) + stack.RESERVED
+    assert asked <= stack.max_connections(workers, True) <= 500
+    assert (processes, kept + more) == (stack.JOB_PROCESSES, stack.JOB_POOL)
+
+
+def test_both_engines_count_the_connections_of_jobs(tmp_path: Path) -> None:
+    said = {jobs: str(stack.max_connections(2, jobs)) for jobs in (False, True)}
+    assert said[True] != said[False]
+    for given, jobs in (({}, False), ({"mlflow_jobs": "on"}, True)):
+        one = system(tmp_path, **given)
+        assert DockerEngine(one).compose.values()["TRACKBED_MAX_CONNECTIONS"] == said[jobs]
+        assert f"max_connections={said[jobs]}" in EmbeddedEngine(one)._postgres().command
+    public = system(tmp_path, engine="docker", public="true", mlflow_jobs="on").settings
+    assert not stack.has_jobs(public)
 
 
 def test_few_workers_have_mlflows_own_pools() -> None:

@@ -53,7 +53,7 @@ def variables(deployment: Deployment) -> dict[str, str]:
         "TRACKBED_VERSITYGW_IMAGE": _image(deployment, "versitygw"),
         "TRACKBED_POOL_SIZE": str(stack.pool(settings.mlflow_workers)[0]),
         "TRACKBED_POOL_OVERFLOW": str(stack.pool(settings.mlflow_workers)[1]),
-        "TRACKBED_MAX_CONNECTIONS": str(stack.max_connections(settings.mlflow_workers)),
+        "TRACKBED_MAX_CONNECTIONS": str(stack.max_connections(settings.mlflow_workers, stack.has_jobs(settings))),
         "TRACKBED_ALLOWED_HOSTS": stack.allowed_hosts(settings),
         "TRACKBED_CORS_ORIGINS": stack.cors_origins(settings),
         "TRACKBED_STORE_NETWORK": stack.store_network(settings, deployment.system.state.instance),
@@ -63,8 +63,9 @@ def variables(deployment: Deployment) -> dict[str, str]:
         # Compose hands the proxies of Docker's config.json to every container: they must not stand between ours
         "TRACKBED_NO_PROXY": egress.exceptions(client_config.proxies(os.environ).get(egress.EXCEPT, "")),
         "TRACKBED_MTU": str(min(mtu or 1500, 1500)),
-        "TRACKBED_JOBS": "off" if settings.public else settings.mlflow_jobs,  # public: no way out to a model
-        "TRACKBED_JOBS_MODELS": settings.mlflow_jobs_models,
+        # not by the names in the service, which nobody's shell is to get: a user may take them for the settings
+        "TRACKBED_SERVER_JOBS": "on" if stack.has_jobs(settings) else "off",
+        "TRACKBED_SERVER_JOBS_MODELS": settings.mlflow_jobs_models,
         **(gateway_variables(deployment) if settings.public else {}),
     }
 
