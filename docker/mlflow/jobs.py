@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from base64 import b64decode
 from collections.abc import Mapping, MutableMapping
@@ -43,6 +44,8 @@ BOUNDS = {  # of what runs at once: MLflow's own are ten of each kind, of 250 MB
     "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "2", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "3"}
 FOLDER = "jobs-"  # of the scheduler's queue, in the server's temporary folder
 PAUSE, LONGEST_PAUSE, STOP_SECONDS = 1.0, 60.0, 5.0
+LOOK = 2.0  # seconds between two looks whether the server is there
+ANEW = 30.0  # until what watches the runner is started again: longer than a server takes to stop, which ends it too
 
 
 def enabled(environment: Mapping[str, str]) -> bool:
@@ -123,27 +126,54 @@ def confine(folder: Path) -> str:
 
 
 def start(environment: MutableMapping[str, str]) -> None:
-    """Start what watches the runner, from the server's first process."""
+    """Start what watches the runner, from the server's first process; again where it has ended."""
     if queue := environment.pop(QUEUE, ""):
         shutil.rmtree(queue, ignore_errors=True)  # MLflow's own place for it: nobody would remove it
     if enabled(environment):
-        subprocess.Popen([sys.executable, str(Path(__file__).with_name("start.py")), "jobs"], stdin=subprocess.DEVNULL,
-                         env=job_environment(environment, os.getpid()))
+        threading.Thread(target=_watched, args=(job_environment(environment, os.getpid()),), daemon=True).start()
+
+
+def _watched(environment: Mapping[str, str]) -> None:
+    """In a thread that lives as long as the server: the kernel takes its end for the parent's."""
+    command = [sys.executable, str(Path(__file__).with_name("start.py")), "jobs"]
+    while True:
+        try:
+            # its exit code may be lost: gunicorn waits for every child
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment).wait()
+        except OSError as error:
+            say(f"what keeps MLflow's job runner running was not started: {error}")
+        time.sleep(ANEW)
+        say("what keeps MLflow's job runner running had ended: it is started again")
 
 
 def end_with_parent() -> None:
-    """SIGTERM for this process when the one that started it ends, however it ends."""
+    """SIGTERM for this process when the one that started it ends, however it ends. Only Linux has it."""
     import ctypes
 
     death_signal = 1  # PR_SET_PDEATHSIG in linux/prctl.h
-    ctypes.CDLL(None, use_errno=True).prctl(death_signal, signal.SIGTERM)
+    if (prctl := getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)) is not None:
+        prctl(death_signal, signal.SIGTERM)
+
+
+def _ended(runner: subprocess.Popen[bytes], server: int) -> int:
+    """The runner's exit code, once it has one. Raises SystemExit when the server is gone."""
+    while True:
+        try:
+            return runner.wait(LOOK)
+        except subprocess.TimeoutExpired:
+            _look(server)
+
+
+def _look(server: int) -> None:
+    if os.getppid() != server:
+        raise SystemExit(STOPPED)
 
 
 def run(environment: Mapping[str, str]) -> NoReturn:
     """Keep MLflow's runner running until the server ends."""
     end_with_parent()
-    if os.getppid() != int(environment.get(SERVER) or 0):
-        raise SystemExit(STOPPED)  # it ended before this could see it
+    server = int(environment.get(SERVER) or 0)
+    _look(server)  # it may have ended before this could see it
     place = Path(environment.get("TRACKBED_OWN_TMP") or tempfile.gettempdir())
     for old in place.glob(f"{FOLDER}*"):
         if not old.is_symlink() and old.lstat().st_uid == os.getuid():
@@ -157,11 +187,14 @@ def run(environment: Mapping[str, str]) -> NoReturn:
             began = time.monotonic()
             runner = subprocess.Popen(
                 [sys.executable, "-m", "mlflow.server.jobs._executor_runner"], stdin=subprocess.DEVNULL,
-                env={**environment, "PYTHONPATH": leading, QUEUE: queue, STARTED: str(int(time.time() * 1000))})
-            code = runner.wait()
+                # it ends with this process, so that there are never two
+                env={**environment, "PYTHONPATH": leading, SERVER: str(os.getpid()), QUEUE: queue,
+                     STARTED: str(int(time.time() * 1000))})
+            code = _ended(runner, server)
             pause = PAUSE if time.monotonic() - began > LONGEST_PAUSE else min(pause * 2, LONGEST_PAUSE)
             say(f"MLflow's job runner ended ({code}); it starts again in {pause:.0f} s")
             time.sleep(pause)
+            _look(server)
     finally:  # SIGTERM comes as SystemExit
         if runner is not None and runner.poll() is None:
             runner.terminate()

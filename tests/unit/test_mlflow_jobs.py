@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from base64 import b64encode
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -117,8 +119,45 @@ def test_jobs_get_no_keys() -> None:
     assert found["MLFLOW_TRACKING_PASSWORD"] == "of-this-start" and found[jobs.SERVER] == "12"
 
 
-def test_the_runner_is_started_again_and_ends_with_the_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize("system", ["Linux", "without prctl"])
+def test_the_runner_is_started_again_and_ends_with_the_server(tmp_path: Path, system: str) -> None:
     """A stand-in for MLflow's runner, and a server that is killed without a chance to tell anybody."""
+    own, server = _server(tmp_path, "jobs.PAUSE = 0.1")
+    if system != "Linux":  # macOS
+        (tmp_path / "ctypes.py").write_text("class CDLL:\n    def __init__(self, *_, **__): pass\n")
+    with server() as process:
+        try:
+            pid, queue = _lines(tmp_path / "started", 2)[1].split(" ")[:2]
+            assert [str(path) for path in own.iterdir()] == [queue]  # of this start alone
+        finally:
+            process.kill()
+    end = time.monotonic() + 20
+    while (Path("/proc", pid).exists() or list(own.iterdir())) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not Path("/proc", pid).exists() and not list(own.iterdir())
+
+
+def test_what_watches_the_runner_is_started_again(tmp_path: Path) -> None:
+    """However it ended: killed when memory is short, say. Its runner ends when it finds that out."""
+    (tmp_path / "first").touch()
+    _, server = _server(tmp_path, "jobs.ANEW = 0.1")
+    with server() as process:
+        try:
+            first, _, watcher = _lines(tmp_path / "started", 1)[0].split(" ")
+            os.kill(int(watcher), signal.SIGKILL)
+            assert _lines(tmp_path / "started", 2)[1].split(" ")[2] != watcher
+            end = time.monotonic() + 20
+            while Path("/proc", first).exists() and time.monotonic() < end:
+                time.sleep(0.05)
+            assert not Path("/proc", first).exists(), "never two"
+        finally:
+            process.kill()
+            said = process.communicate(timeout=20)[1].decode()
+    assert "what keeps MLflow's job runner running had ended: it is started again" in said
+
+
+def _server(tmp_path: Path, quick: str) -> tuple[Path, Callable[[], subprocess.Popen[bytes]]]:
+    """A server that has jobs and does nothing else, and the folder that is its own."""
     package = tmp_path / "mlflow" / "server" / "jobs"
     package.mkdir(parents=True)
     for folder in (package, package.parent, package.parent.parent):
@@ -135,25 +174,17 @@ def test_the_runner_is_started_again_and_ends_with_the_server(tmp_path: Path) ->
         "assert jobs._ALLOWED_JOB_NAME_LIST == ['invoke_scorer']\n"
         f"started = Path({str(tmp_path / 'started')!r})\n"
         "with started.open('a') as file:\n"
-        f"    print(os.getpid(), os.environ[{jobs.QUEUE!r}], file=file)\n"
-        "if len(started.read_text().splitlines()) > 1:\n"
-        "    time.sleep(60)\n")
+        f"    print(os.getpid(), os.environ[{jobs.QUEUE!r}], os.getppid(), file=file)\n"
+        f"if len(started.read_text().splitlines()) > 1 or Path({str(tmp_path / 'first')!r}).exists():\n"
+        f"    while Path('/proc', os.environ[{jobs.SERVER!r}]).exists():\n"  # as MLflow's does
+        "        time.sleep(0.05)\n")
     own = tmp_path / "own"
     (own / f"{jobs.FOLDER}old").mkdir(parents=True)
-    code = "import os, jobs, time; jobs.PAUSE = 0.1; jobs.start(os.environ); time.sleep(60)"
-    modules = Path(jobs.__file__).parent
-    environment = {**os.environ, **ON, "PYTHONPATH": f"{tmp_path}:{modules}", "TRACKBED_OWN_TMP": str(own),
-                   "MLFLOW_ARTIFACTS_DESTINATION": str(own)}
-    with subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL) as server:
-        try:
-            pid, queue = _lines(tmp_path / "started", 2)[1].split(" ", 1)
-            assert [str(path) for path in own.iterdir()] == [queue]  # of this start alone
-        finally:
-            server.kill()
-    end = time.monotonic() + 20
-    while (Path("/proc", pid).exists() or list(own.iterdir())) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not Path("/proc", pid).exists() and not list(own.iterdir())
+    code = f"import os, jobs, time; {quick}; jobs.start(os.environ); time.sleep(60)"
+    environment = {**os.environ, **ON, "PYTHONPATH": f"{tmp_path}:{Path(jobs.__file__).parent}",
+                   "TRACKBED_OWN_TMP": str(own), "MLFLOW_ARTIFACTS_DESTINATION": str(own)}
+    return own, lambda: subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL,
+                                         stderr=subprocess.PIPE)
 
 
 def _lines(path: Path, count: int) -> list[str]:
