@@ -94,9 +94,12 @@ wheels() {
   done
 }
 
-# apt-get with folders of our own: anybody may fetch a package so, and nothing is installed.
+# apt-get with folders of our own: anybody may fetch a package so, and nothing is installed. What root fetches stays with apt's own account.
 own_apt() {
-  quiet_apt -o "Dir::Cache=$tools/apt/cache" -o APT::Sandbox::User=root -o Debug::NoLocking=1 "$@"
+  if is_root; then chown _apt "$tools/apt/debs" "$tools/apt/lists/partial" "$tools/apt/cache/archives/partial" 2>/dev/null || true
+  else set -- -o APT::Sandbox::User=root "$@"
+  fi
+  quiet_apt -o "Dir::Cache=$tools/apt/cache" -o Debug::NoLocking=1 "$@"
 }
 
 # Fetches the first package of the distribution that is there, and unpacks it in $tools/apt. The lists may be empty here.
@@ -118,7 +121,7 @@ find_pip() {
   pip_tried=yes
   say "fetching pip from the distribution's packages"
   rm -rf "$tools/apt"
-  mkdir -p "$tools/apt/debs" "$tools/apt/lists/partial" "$tools/apt/cache/archives/partial"
+  (umask 022; mkdir -p "$tools/apt/debs" "$tools/apt/lists/partial" "$tools/apt/cache/archives/partial")
   packages_pip="python3-pip-whl python-pip-whl"
   # shellcheck disable=SC2086 # several words
   fetch_package $packages_pip || { own_apt -o "Dir::State::Lists=$tools/apt/lists" update && fetch_package $packages_pip; } || return 1
@@ -164,6 +167,7 @@ find_uv() {
 
 # uv reads neither pip's settings nor, by itself, the certificates of the system, where a site's own are.
 trust_system() {
+  trust=''
   if [ -n "${SSL_CERT_FILE:-}${SSL_CERT_DIR:-}${UV_SYSTEM_CERTS:-}${UV_NATIVE_TLS:-}" ]; then return 0; fi
   if [ -n "${PIP_CERT:-}" ]; then
     SSL_CERT_FILE=$PIP_CERT
@@ -172,8 +176,8 @@ trust_system() {
   fi
   for bundle in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
     if [ -f "$bundle" ]; then
-      UV_SYSTEM_CERTS=1
-      export UV_SYSTEM_CERTS
+      trust=UV_NATIVE_TLS=1 # its name in a uv before 0.11, which does not know the other
+      if "$uv" python install --help 2>/dev/null </dev/null | grep -q -e --system-certs; then trust=UV_SYSTEM_CERTS=1; fi
       return 0
     fi
   done
@@ -192,7 +196,7 @@ bring_python() {
   say "installing a Python with uv${UV_PYTHON_INSTALL_MIRROR:+ from $UV_PYTHON_INSTALL_MIRROR}"
   for version in 3.13 '>=3.11,<3.15'; do # what the images have; else what a mirror has
     if [ "$version" != 3.13 ] && [ -z "${UV_PYTHON_INSTALL_MIRROR:-}" ]; then return 1; fi
-    (umask 022; "$uv" python install --no-bin "$version" >&2 </dev/null) || continue
+    (umask 022; env ${trust:+"$trust"} "$uv" python install --no-bin "$version" >&2 </dev/null) || continue
     python=$("$uv" python find --managed-python --no-project "$version" 2>/dev/null) || continue
     if works "$python" -c "$want"; then return 0; fi
     say "$python does not start: $("$python" -c '' 2>&1 </dev/null | tail -n 1)"

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers import egress
+
 ROOT = Path(__file__).resolve().parents[2]
 BASE = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 HIDDEN = re.compile(r"(python|pip|uv|apt|dnf|zypper|pacman)")
@@ -118,6 +120,27 @@ esac
     assert done.returncode == 0 and "installing uv" not in done.stderr
 
 
+@pytest.mark.parametrize(("options", "told"), [("--system-certs", "1-"), ("--native-tls", "-1")])
+def test_each_uv_is_told_by_its_own_name_to_trust_what_the_system_trusts(clone: Path, tools: Path, tmp_path: Path,
+                                                                         options: str, told: str) -> None:
+    if not any(Path(path).is_file() for path in egress.SYSTEM):
+        pytest.skip("this system has no certificates")
+    python = program(tmp_path / "brought" / "python3", PYTHON)
+    program(tmp_path / "bin" / "uv", f"""#!/bin/sh
+case "$*" in
+  *--help*) echo "  {options}";;
+  *" find "*) echo "{python}";;
+  *) echo "${{UV_SYSTEM_CERTS:-}}-${{UV_NATIVE_TLS:-}}" >"{tmp_path}/noted";;
+esac
+""")
+    done = run(clone, tmp_path / "bin", tools)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "noted").read_text() == f"{told}\n"
+    shutil.rmtree(clone / ".venv")
+    assert run(clone, tmp_path / "bin", tools, SSL_CERT_FILE="/their.pem").returncode == 0
+    assert (tmp_path / "noted").read_text() == "-\n"
+
+
 # without ensurepip and pip, as Debian ships it; pip works with the wheel that apt fetches
 BARE = """#!/bin/sh
 case "$*" in
@@ -152,6 +175,27 @@ def test_pip_comes_from_a_package_that_nobody_has_to_install(clone: Path, tools:
     assert "fetching pip from the distribution's packages" in done.stderr
     assert done.returncode == 0 and done.stdout == "invoked up\n", done.stderr
     assert not (clone / ".venv-tools" / "apt").exists()
+
+
+@pytest.mark.parametrize(("who", "sandboxed"), [("0", True), ("1000", False)])
+def test_what_root_fetches_is_fetched_by_apts_own_account(clone: Path, tools: Path, tmp_path: Path, who: str,
+                                                          sandboxed: bool) -> None:
+    program(tmp_path / "bin" / "python3", BARE)
+    program(tmp_path / "bin" / "id", f"#!/bin/sh\necho {who}\n")
+    program(tmp_path / "bin" / "chown", f'#!/bin/sh\necho "$@" >>"{tmp_path}/given"\n')
+    program(tmp_path / "bin" / "apt-get", f'#!/bin/sh\necho "$@" >>"{tmp_path}/asked"\n'
+                                          + APT.format(listed=tmp_path / "lists").partition("\n")[2])
+    (tools / "dpkg-deb").unlink(missing_ok=True)
+    program(tools / "dpkg-deb", UNPACK)
+    done = run(clone, tmp_path / "bin", tools)
+    assert done.returncode == 0, done.stderr
+    asked = [line for line in (tmp_path / "asked").read_text().splitlines() if "Dir::Cache=" in line]
+    assert asked and all(("APT::Sandbox::User=root" in line) is not sandboxed for line in asked)
+    assert (tmp_path / "given").exists() is sandboxed
+    if sandboxed:
+        own = clone / ".venv-tools" / "apt"
+        assert (tmp_path / "given").read_text().splitlines()[0] == \
+            f"_apt {own}/debs {own}/lists/partial {own}/cache/archives/partial"
 
 
 @pytest.mark.parametrize(("who", "sudo", "line"), [
