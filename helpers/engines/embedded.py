@@ -258,9 +258,11 @@ class EmbeddedEngine(base.Engine):
                 raise TrackbedError(f"this user may not open {path}, it belongs to the group {group}",
                                     f"sudo usermod -aG {group} $USER, then log in again; or use --gpu=none")
 
-    def locks(self) -> tuple[tuple[str, str], ...]:
-        """Each venv's folder and the lock it is made from, relative to the clone."""
-        return tuple((str(v.folder), str(v.lock.relative_to(stack.ROOT))) for v in self._venvs().values())
+    def locks(self) -> tuple[tuple[str, str, tuple[tuple[str, ...], ...]], ...]:
+        """Each venv's folder, the lock it is made from, what `uv pip install` is told then; files in the clone."""
+        return tuple((str(v.folder), str(v.lock.relative_to(stack.ROOT)),
+                      tuple(tuple(word.removeprefix(f"{stack.ROOT}/") for word in extra.argv()) for extra in v.extras))
+                     for v in self._venvs().values())
 
     def tool(self, tool: str) -> str:
         """The path of one of PostgreSQL's programs; of their folder with a slash at the end for ""."""

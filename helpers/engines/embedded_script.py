@@ -40,9 +40,11 @@ def processes(plan: Plan, engine: EmbeddedEngine) -> str:
              f'chmod 700 "$STATE"/secrets {word(run)}',
              'cp docker/mlflow/*.py docker/mlflow/schema.sql "$STATE"/app/',
              'cp -r docker/jupyter/startup/. "$STATE"/app/startup/']
-    for venv, lock in engine.locks():
+    for venv, lock, extras in engine.locks():
+        interpreter = word(venv + "/bin/python")
         lines += [f"uv venv --quiet --clear --seed {word(venv)}",
-                  f"uv pip sync --quiet --require-hashes --python {word(venv + '/bin/python')} {lock}"]
+                  f"uv pip sync --quiet --require-hashes --python {interpreter} {lock}",
+                  *(f"uv pip install --quiet --python {interpreter} {shlex.join(extra)}" for extra in extras)]
     python, programs = plan.part("jupyter").command[0], plan.part("jupyter").environment["PATH"].split(":")[1]
     lines += [f"ln -sfn bin {word(programs)}", "# the notebook's own environment, over its venv",
               f"{word(str(Path(programs).with_name('bin') / 'python'))} -I helpers/engines/overlay.py "

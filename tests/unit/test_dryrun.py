@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from helpers import dryrun, metadata
+from helpers import dryrun, metadata, stack
 from helpers.engines import scripts
 from helpers.engines.base import Health, Mount, Network, PartSpec, Plan, Port, SecretFile, Volume
 from helpers.engines.docker import script
+from helpers.engines.embedded import EmbeddedEngine
 from helpers.errors import SettingError
 from tests.unit.fakes import system
 
@@ -126,3 +128,16 @@ def test_the_public_address_is_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(metadata, "public_address", lambda: metadata.Found(why="no metadata service answers"))
     with pytest.raises(SettingError, match="needs the address"):
         dryrun.script(system(tmp_path, public="true"))
+
+
+@pytest.mark.parametrize("torch", ["auto", "cpu"])
+def test_the_embedded_engines_commands_install_what_it_does(tmp_path: Path, torch: str) -> None:
+    engine = EmbeddedEngine(system(tmp_path, gpu="none", torch=torch, engine="embedded"))
+    said = engine.script(engine.plan())
+    installed = [shlex.split(line.partition("/bin/python ")[2]) for line in said.splitlines()
+                 if line.startswith("uv pip install ")]
+    assert installed == [[word.removeprefix(f"{stack.ROOT}/") for word in extra.argv()] for extra in engine._torch()]
+    files = [words[-1] for words in installed]
+    assert files == ([] if torch == "auto" else [
+        "docker/jupyter/torch-cpu.in", "docker/jupyter/lightning-requirements.txt"])
+    assert all((stack.ROOT / name).is_file() for name in files)
