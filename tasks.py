@@ -282,7 +282,7 @@ def down(context: Context, given: Given, delete_data: bool = False, yes: bool = 
 @trackbed_task(aliases=["ps"], help={**FORMAT, **JSON})
 def status(context: Context, given: Given, format: str = "table", json: bool = False) -> None:
     """What is there: part, state, URL, memory. Exit code 1 when a part is not up."""
-    from helpers import console, lifecycle, typed
+    from helpers import console, lifecycle, stack, typed
 
     format = _format(format, json, "table", "json", "env")
     system = _load(given)
@@ -309,6 +309,8 @@ def status(context: Context, given: Given, format: str = "table", json: bool = F
             engine = lifecycle.running(system)
             for line in (*filter(None, [lifecycle.low_disk(engine)]), *lifecycle.durable(engine)):
                 console.notice(f"\n{line}")
+            if stack.has_jobs(engine.settings):
+                console.notice(f"\nMLflow's jobs are {stack.jobs_words(engine.settings)}")
     if not all(row.status.up for row in view.rows):
         raise Exit(code=1)
 

@@ -16,6 +16,7 @@ from helpers import (
     notebook,
     pages,
     ports,
+    stack,
 )
 from helpers import workspace as workspace_files
 from helpers.engines import select
@@ -245,6 +246,8 @@ def examine(system: System) -> list[Finding]:
     except TrackbedError as error:
         found.append(Finding(Level.ERROR, "ports", error.message, error.hint))
     found.append(_check_access(system, engine))
+    if words := stack.jobs_words(engine.settings):
+        found.append(Finding(Level.OK, "jobs", words))
     found += engine.checks.workspace(bool(access.others(access.own(system), engine.settings.folder)))
     found.append(_check_gpu(engine))
     found += _check_pages(system, engine)

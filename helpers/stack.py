@@ -70,6 +70,17 @@ def has_jobs(settings: Settings) -> bool:
     return settings.mlflow_jobs == "on" and not settings.public and not settings.tracking_uri
 
 
+def jobs_words(settings: Settings) -> str:
+    """Whether they run, and what that means; "" where there is no server of ours."""
+    if settings.tracking_uri:
+        return ""
+    if not has_jobs(settings):
+        return "off: " + ("with PUBLIC=true the server has no way out to models" if settings.public else
+                          "`invoke up --mlflow-jobs=on` offers judges, evaluations and automatic scoring on the server")
+    where = "any address" if settings.mlflow_jobs_models == "any" else "public https addresses"
+    return f"on: judges, evaluations and automatic scoring on the server, with models at {where}"
+
+
 def max_connections(workers: int, jobs: bool = False) -> int:
     """Never fewer than the pools of all workers may open, and room for the toolkit and the superuser. ``jobs``: and
     those of MLflow's jobs, for which each worker has one pool more."""

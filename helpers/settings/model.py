@@ -111,7 +111,7 @@ class Declared:
         instead="a public server has no way out to models: run judges in a notebook, and leave --mlflow-jobs out")
     mlflow_jobs_models: str = setting("public", one_of("public", "any"),
         "with MLFLOW_JOBS=on, where judges' models may be: public https addresses, or any (a vLLM on this machine)",
-        only=("server", "private"))
+        only=("server", "private", "jobs"))
     domain: str = setting("", optional(kinds.DOMAIN, ""),
         "name of the public address; gets a certificate that browsers know, over ports 80 and 443",
         tasks=UP, only=("docker", "public"),

@@ -41,6 +41,7 @@ CONDITIONS: Mapping[str, Condition] = {
     "public": Condition(lambda s: s.public, "without --public (PUBLIC=true)"),
     "private": Condition(lambda s: not s.public, "with PUBLIC=true"),
     "server": Condition(lambda s: not s.tracking_uri, "where only the notebook is started (TRACKING_URI)"),
+    "jobs": Condition(lambda s: s.mlflow_jobs == "on", "without MLFLOW_JOBS=on"),
     "remote": Condition(lambda s: bool(s.tracking_uri), "without TRACKING_URI"),
     "own-store": Condition(lambda s: s.object_store != "external", "with OBJECT_STORE=external"),
     "s3": Condition(lambda s: s.engine == "docker" or s.object_store == "external",

@@ -10,7 +10,7 @@ import pytest
 from invoke.exceptions import Exit
 
 import tasks
-from helpers import doctor
+from helpers import doctor, stack
 from helpers.accelerators import Accelerator
 from helpers.engines.base import Engine
 from helpers.errors import SettingError
@@ -104,6 +104,23 @@ def test_doctor_names_what_has_no_effect(tmp_path: Path) -> None:
     found = doctor._check_settings(cast(Engine, cast(Any, engine)))
     assert [(str(f.level), f.detail) for f in found] == [
         ("ok", "no effect on the embedded engine: S3_PORT (TRACKBED_S3_PORT)")]
+
+
+@pytest.mark.parametrize("engine", ["docker", "embedded"])
+def test_where_models_may_be_means_nothing_without_jobs(tmp_path: Path, engine: str) -> None:
+    alone = settings(tmp_path, engine, {}, {"mlflow_jobs_models": "any"})
+    assert relevance.idle(alone) == {"without MLFLOW_JOBS=on": ["MLFLOW_JOBS_MODELS (TRACKBED_MLFLOW_JOBS_MODELS)"]}
+    assert relevance.idle(settings(tmp_path, engine, {}, {"mlflow_jobs_models": "any", "mlflow_jobs": "on"})) == {}
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    ({}, "off: `invoke up --mlflow-jobs=on` offers"), ({"mlflow_jobs": "on"}, "on: judges, evaluations and automatic"),
+    ({"mlflow_jobs": "on"}, "public https addresses"),
+    ({"mlflow_jobs": "on", "mlflow_jobs_models": "any"}, "any address"),
+    ({"mlflow_jobs": "on", "public": "true"}, "off: with PUBLIC=true")])
+def test_one_line_says_whether_jobs_are_on(tmp_path: Path, given: dict[str, str], words: str) -> None:
+    assert words in stack.jobs_words(settings(tmp_path, "docker", {}, given))
+    assert stack.jobs_words(settings(tmp_path, "docker", {}, REMOTE)) == ""
 
 
 def test_a_hint_names_flags_that_exist() -> None:

@@ -79,6 +79,7 @@ def test_doctor(up: System) -> None:
     found = {finding.check: finding for finding in doctor.examine(up)}
     assert found["engine"].detail == "memory (holds this project's data)"
     assert {"ports", "leftovers", "network", "way out", "database", "permissions"} <= set(found)
+    assert found["jobs"].detail.startswith("off: `invoke up --mlflow-jobs=on` ")
     assert not [f for name, f in found.items() if f.level is Level.ERROR and name not in ("platform", "docker")]
 
 
