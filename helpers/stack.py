@@ -180,7 +180,8 @@ def notebook_environment(settings: Settings, tracking_uri: str, instance: str, s
         "TRACKBED_STORE_NETWORK": store_network(settings, instance),
         # in parts straight to the store, where the server offers it, is twice as quick; MLflow's own limit is 500 MB
         "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": str(STRAIGHT_FROM),
-        "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",  # CPU, memory, disk, network and GPU of every run
+        # ours turns them on where they can be measured: docker/jupyter/startup/trackbed_metrics.py
+        **({"MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true"} if settings.jupyter_image else {}),
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "600",  # a proxied artifact of several GB answers late
         "GIT_PYTHON_REFRESH": "quiet",
         **settings.jupyter_env,

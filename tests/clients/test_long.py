@@ -155,11 +155,11 @@ def test_old_clients_read_back_what_a_plain_server_gives(system: Clone, old: Cal
 
 def test_an_older_client_in_the_notebook(system: Clone, tmp_path: Path, old: Callable[[str], Path],
                                          plain: str) -> None:
-    """A virtual environment of one's own, with what an older project asks for; the notebook's variables stay, and one
-    of them asks for psutil (docs/notebook.md)."""
+    """A virtual environment of one's own, with what an older project asks for, which is not psutil; the notebook's
+    variables stay."""
     cell = ("import json, os, subprocess, sys, tempfile\nfolder = tempfile.mkdtemp()\n"
             "for words in (['-m', 'venv', folder], ['-m', 'pip', '--python', folder, 'install', '--quiet', "
-            f"'psutil', *{OLD['2.22']!r}]):\n"
+            f"*{OLD['2.22']!r}]):\n"
             "    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)\n"
             "    assert done.returncode == 0, done.stderr[-2000:]\n"
             "print(json.dumps({'python': os.path.join(folder, 'bin', 'python')}))\n")

@@ -31,7 +31,6 @@ def test_amd(tmp_path: Path) -> None:
     assert (spec.devices, spec.group_add, spec.device_requests) == (("/dev/kfd", "/dev/dri"), ("109", "110"), ())
     assert spec.ulimits == {"memlock": -1, "stack": 67108864} and spec.shm_size == "16g"
     assert spec.environment["NCCL_P2P_DISABLE"] == "1"
-    assert spec.environment["MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"] == "true"
     assert spec.image == "trackbed/jupyter-mlflow:rocm"
     assert spec.security_opt == ("no-new-privileges:true",) and spec.cap_drop == ("ALL",)
 

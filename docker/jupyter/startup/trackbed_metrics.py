@@ -1,0 +1,31 @@
+"""CPU, memory, disk, network and GPU of every run, in each Python that can measure them.
+
+MLflow measures with psutil, and refuses to start a run where it is told to and psutil is missing, as in a virtual
+environment of somebody's own. So no variable says it, which every process would inherit: importing MLflow loads this,
+as a plugin of its run contexts that adds nothing to a run, and changes MLflow's default. Who says otherwise, in the
+environment or by ``mlflow.disable_system_metrics_logging()``, has the last word.
+"""
+
+import importlib.util
+
+from mlflow import environment_variables
+
+
+def measure():
+    """On where nobody says otherwise."""
+    switch = getattr(environment_variables, "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", None)
+    if importlib.util.find_spec("psutil") is not None and hasattr(switch, "default"):
+        switch.default = True
+
+
+measure()
+
+
+class Metrics:
+    """A run context without tags."""
+
+    def in_context(self):
+        return False
+
+    def tags(self):
+        return {}

@@ -1,0 +1,49 @@
+"""Where the notebook's MLflow measures the machine by itself (docker/jupyter/startup/trackbed_metrics.py)."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from helpers import stack
+from tests.unit.fakes import module_at, system
+
+STARTUP = Path(__file__).resolve().parents[2] / "docker" / "jupyter" / "startup"
+NAME = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
+
+
+@pytest.mark.parametrize("psutil", [True, False])
+def test_on_where_it_can_be_measured(monkeypatch: pytest.MonkeyPatch, psutil: bool) -> None:
+    """A virtual environment without psutil, where MLflow would refuse to start a run."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace() if psutil else None)
+    switch = SimpleNamespace(default=False)
+    mlflow = ModuleType("mlflow")
+    mlflow.environment_variables = SimpleNamespace(**{NAME: switch})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    made = module_at(STARTUP / "trackbed_metrics.py").Metrics()
+    assert switch.default is psutil
+    assert not made.in_context() and made.tags() == {}
+
+
+def test_an_mlflow_that_is_built_otherwise_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = ModuleType("mlflow")
+    mlflow.environment_variables = SimpleNamespace()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    module_at(STARTUP / "trackbed_metrics.py")
+
+
+def test_no_process_is_told_by_a_variable_that_it_inherits(tmp_path: Path) -> None:
+    """An image of the user's own is told as ever: it may lack the plugin."""
+    for image, said in (("", None), ("theirs:1", "true")):
+        given = {"jupyter_image": image} if image else {}
+        settings = system(tmp_path, **given).settings
+        assert stack.notebook_environment(settings, "http://mlflow:8000", "id", "/startup").get(NAME) == said
+
+
+def test_mlflow_finds_it() -> None:
+    text = (STARTUP / "trackbed_links-1.0.dist-info" / "entry_points.txt").read_text()
+    assert "[mlflow.run_context_provider]\ntrackbed_metrics = trackbed_metrics:Metrics\n" in text
