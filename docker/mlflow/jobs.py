@@ -155,6 +155,12 @@ def end_with_parent() -> None:
         prctl(death_signal, signal.SIGTERM)
 
 
+def _stopped(number: int, frame: object) -> NoReturn:
+    """Only once: the server's threads end one after the other, and each end is told."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(STOPPED)
+
+
 def _ended(runner: subprocess.Popen[bytes], server: int) -> int:
     """The runner's exit code, once it has one. Raises SystemExit when the server is gone."""
     while True:
@@ -171,6 +177,7 @@ def _look(server: int) -> None:
 
 def run(environment: Mapping[str, str]) -> NoReturn:
     """Keep MLflow's runner running until the server ends."""
+    signal.signal(signal.SIGTERM, _stopped)
     end_with_parent()
     server = int(environment.get(SERVER) or 0)
     _look(server)  # it may have ended before this could see it

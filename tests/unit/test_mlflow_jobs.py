@@ -137,6 +137,16 @@ def test_the_runner_is_started_again_and_ends_with_the_server(tmp_path: Path, sy
     assert not Path("/proc", pid).exists() and not list(own.iterdir())
 
 
+def test_a_second_word_to_stop_does_not_cut_the_first_short() -> None:
+    before = signal.signal(signal.SIGTERM, jobs._stopped)
+    try:
+        with pytest.raises(SystemExit, match=str(common.STOPPED)):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_what_watches_the_runner_is_started_again(tmp_path: Path) -> None:
     """However it ended: killed when memory is short, say. Its runner ends when it finds that out."""
     (tmp_path / "first").touch()
