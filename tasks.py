@@ -651,7 +651,7 @@ def upgrade(context: Context, given: Given, back: bool = False) -> None:
         console.notice(f"what was logged since is in {archived}")
         if not runnable:
             console.notice("it needs the MLflow of that time: git checkout the version you had, then "
-                           f"`{upgrades.up_line(system.settings)}`")
+                           f"`invoke up{upgrades.flags_of_up(system.settings)}`")
         return
     with console.Progress() as progress:
         done = upgrades.upgrade(system, progress, progress.notice)

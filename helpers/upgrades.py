@@ -110,12 +110,12 @@ def _migrate(system: System, engine: Engine, new: dict[str, str], old: dict[str,
                                 f"{before[table][0]}", "what is live was not touched; please report it")
 
 
-def up_line(settings: Settings) -> str:
-    """`invoke up` as an earlier version has to be told it, which does not read what this one left in the clone."""
+def flags_of_up(settings: Settings) -> str:
+    """What follows `invoke up` for an earlier version, which does not read what this one left in the clone."""
     places = (("PROJECT", settings.project), ("STATE_DIR", str(settings.state_dir)))
     told = [f"{BY_NAME[name].option}={shlex.quote(value)}" for name, value in places
             if settings.origin(name) == LAST_UP or settings.origin(name).startswith("--")]
-    return " ".join(("invoke up", *told))
+    return "".join(f" {flag}" for flag in told)
 
 
 def _kept(system: System) -> Path:

@@ -31,7 +31,8 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> System:
 
 
 def replaced(system: System, said: list[str]) -> None:
-    backup_commands._replace(system, cast(Any, None), cast(Any, None), fakes.Silent(), said.append, keep_before=False)
+    rest = cast(Any, SimpleNamespace(manifest={"schema": ""}))
+    backup_commands._replace(system, cast(Any, None), rest, fakes.Silent(), said.append, keep_before=False)
 
 
 def kept(system: System) -> dict[str, str]:

@@ -15,11 +15,11 @@ def test_the_way_back_names_what_an_earlier_version_would_not_find(tmp_path: Pat
 
     def line(*flags: str, **environ: str) -> str:
         told = {flag.partition("=")[0]: flag.partition("=")[2] for flag in flags}
-        return upgrades.up_line(Settings.load(told, {"HOME": "/h", **environ}, env, {}))
+        return upgrades.flags_of_up(Settings.load(told, {"HOME": "/h", **environ}, env, {}))
 
-    assert line() == line(TRACKBED_PROJECT="lab") == "invoke up"
-    assert line("project=lab") == "invoke up --project=lab"
+    assert line() == line(TRACKBED_PROJECT="lab") == ""
+    assert line("project=lab") == " --project=lab"
     generated.write(env, {"COMPOSE_PROJECT_NAME": "lab", "TRACKBED_STATE_DIR": place})
-    assert line() == f"invoke up --project=lab --state-dir='{place}'"
+    assert line() == f" --project=lab --state-dir='{place}'"
     env.write_text("PROJECT=own\n")
-    assert line() == f"invoke up --state-dir='{place}'"
+    assert line() == f" --state-dir='{place}'"
