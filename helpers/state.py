@@ -6,7 +6,6 @@ import errno
 import fcntl
 import json
 import os
-import secrets
 import sys
 import time
 import uuid
@@ -17,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from helpers import files
 from helpers.errors import TrackbedError
 
 FORMAT = 1
@@ -55,19 +55,9 @@ def make_folder(path: Path, private: bool = False) -> Path:
 
 def write_private(path: Path, data: bytes) -> None:
     """Replace ``path`` in one step with a 0600 file; after a crash it is the old or the new."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
-            sync_folder(path.parent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        files.replace(path, data)
+        sync_folder(path.parent)
     except OSError as error:
         raise _denied(path, error) from None
 

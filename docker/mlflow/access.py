@@ -49,7 +49,6 @@ class Access:
     def __init__(self, app: App, token: str, job_token: str = "") -> None:
         import hashlib
         import hmac
-        from base64 import b64decode
 
         self.app = app
         self.token = token.encode()
@@ -57,7 +56,6 @@ class Access:
         # not the token itself: a cookie lies in the browser's files, and a new token has to end it
         self.cookie = hmac.new(self.token, COOKIE_PURPOSE, hashlib.sha256).hexdigest().encode()
         self.equal = hmac.compare_digest
-        self.decode = b64decode
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -82,7 +80,7 @@ class Access:
                 kind, rest = kind.lower(), rest.strip()
                 if kind == b"bearer" and self.equal(rest, self.token):
                     return True
-                if kind == b"basic" and (password := self._password(rest)):
+                if kind == b"basic" and (password := jobs.password(rest)):
                     if self.equal(password, self.token):
                         return True
                     if self.job_token and self.equal(password, self.job_token):
@@ -92,12 +90,6 @@ class Access:
                 if any(self.equal(found, self.cookie) for found in _cookies(value)):
                     return True
         return False
-
-    def _password(self, encoded: bytes) -> bytes:
-        try:
-            return self.decode(encoded, validate=True).partition(b":")[2]
-        except ValueError:
-            return b""
 
     def _linked(self, scope: Scope) -> bool:
         from urllib.parse import parse_qsl

@@ -1,9 +1,9 @@
-"""A command that ends by itself, with its whole output."""
+"""A command that ends by itself: with its whole output, or with its lines as they come."""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 from helpers import bounded
@@ -28,6 +28,26 @@ def run(argv: Sequence[str], stdin: IO[bytes] | bytes | None, timeout: float, *,
         return ExecResult(124, "", f"no end after {timeout:.0f} s")
     return ExecResult(done.returncode, done.stdout.decode("utf-8", "replace"),
                       done.stderr.decode("utf-8", "replace"))
+
+
+def follow(argv: Sequence[str], output: Callable[[str], None], **options: Any) -> tuple[int, list[str]]:
+    """Hand each line on as it comes, standard error among them; gives the exit code and all lines.
+
+    ``options`` are those of subprocess.Popen. An interrupt ends the command too. Raises OSError when it cannot be
+    begun.
+    """
+    lines: list[str] = []
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          errors="replace", **options) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                lines.append(line.rstrip())
+                output(line)
+        except BaseException:
+            process.terminate()
+            raise
+    return process.returncode, lines
 
 
 def last_line(said: str | bytes, otherwise: str = "no message") -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import egress, safe_files, stack
+from helpers.engines import commands
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.services import Sink
 
@@ -127,18 +128,9 @@ class Venv:
             *([uv, "pip", "install", "--no-progress", "--python", str(self.python), *extra.argv()]
               for extra in self.extras),
         ):
-            lines: list[str] = []
-            with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                  text=True, errors="replace", env=environment, cwd=self.root, umask=0o022) as process:
-                assert process.stdout is not None
-                try:
-                    for line in process.stdout:
-                        lines.append(line.strip())
-                        sink.output(line)
-                except BaseException:
-                    process.terminate()
-                    raise
-            if process.returncode:
+            code, lines = commands.follow(argv, sink.output, env=environment, cwd=self.root, umask=0o022)
+            if code:
+                lines = [line.strip() for line in lines]
                 reason, said = _reason(lines), tuple(line for line in lines if line)[-8:]
                 if Path(argv[-1]).name.startswith("torch-"):
                     index = argv[argv.index("--index-url") + 1] if "--index-url" in argv else "the package index"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import secrets
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from dotenv.parser import Binding, parse_stream
 
+from helpers import files
 from helpers.errors import SettingError, TrackbedError
 
 END = "# <<< written by Trackbed"
@@ -223,21 +223,10 @@ def _removed(path: Path) -> bool:
 
 def _put(target: Path, content: bytes, owner: os.stat_result, mode: int) -> None:
     """The new file appears whole or not at all."""
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    # with sudo in a user's clone the file stays the user's
+    kept = (owner.st_uid, owner.st_gid) if os.geteuid() == 0 else None
     try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-                if os.geteuid() == 0:  # with sudo in a user's clone the file stays the user's
-                    os.fchown(stream.fileno(), owner.st_uid, owner.st_gid)
-                os.fchmod(stream.fileno(), mode)
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        files.replace(target, content, mode, kept)
     except OSError as error:
         raise _unwritable(target, error) from None
 

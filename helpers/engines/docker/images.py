@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import egress, references, stack, wheels
+from helpers.engines import commands
 from helpers.engines.docker import client_config
 from helpers.engines.docker.client import LABEL, DockerApi
 from helpers.errors import SettingError, TrackbedError
@@ -188,20 +188,9 @@ def _build(name: str, settings: Settings, sink: Sink) -> None:
     for variable in proxies:
         argv += ["--build-arg", variable]  # the value is taken from the environment, not from argv
     open_to_all(_folder(name))
-    lines: list[str] = []
-    with _secret("ca", trusted) as secret, \
-            subprocess.Popen([*argv, *secret, str(_folder(name))], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, errors="replace",
-                          env={**os.environ, **proxies}) as process:
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                lines.append(line.rstrip())
-                sink.output(line)
-        except BaseException:
-            process.terminate()
-            raise
-    if process.returncode:
+    with _secret("ca", trusted) as secret:
+        code, lines = commands.follow([*argv, *secret, str(_folder(name))], sink.output, env={**os.environ, **proxies})
+    if code:
         if known := client_problem("\n".join(lines)):
             raise TrackbedError(f"building {name} failed: {known[0]}", known[1], tuple(lines[-4:]))
         wrong = [line for line in lines if "ERROR" in line or "error:" in line.lower()]

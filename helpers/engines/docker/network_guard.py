@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from helpers import stack
 from helpers.engines.docker import iptables
 from helpers.engines.docker.deployment import Collaborator
 
@@ -25,7 +26,7 @@ class NetworkGuard(Collaborator):
         project = self.settings.project
         bridges = [iptables.Bridge(*found) for found in self.api.bridges(project)]
         # only then may somebody outside have the server or the notebook send requests
-        reaching = self.settings.public or self.settings.mlflow_jobs == "on"
+        reaching = self.settings.public or stack.has_jobs(self.settings)
         metadata = iptables.metadata_rules(project, bridges) if reaching else ()
         if not self.lets_neighbours_in:
             return metadata

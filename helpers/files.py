@@ -1,0 +1,30 @@
+"""A file that is replaced in one step: whoever reads it finds the old or the new, also after a crash."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+
+def replace(path: Path, data: bytes, mode: int | None = None, owner: tuple[int, int] | None = None) -> None:
+    """Put ``data`` there, on the disk before it has its name.
+
+    0600 without ``mode``. ``owner``: uid and gid, where root writes for somebody.
+    The name itself outlasts a power cut once its folder is synced. Raises OSError; nothing is left behind then.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+            if owner is not None:
+                os.fchown(stream.fileno(), *owner)
+            if mode is not None:
+                os.fchmod(stream.fileno(), mode)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
