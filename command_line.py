@@ -53,9 +53,13 @@ class OptionalWord(OurTask):
 
     def _words_following(self, arguments: list[Argument]) -> int:
         typed = [at for at, word in enumerate(sys.argv) if word.rpartition(".")[2] == self.name]
-        words = sys.argv[typed[0] + 1:] if typed else []
-        takes_value = {("-" if len(name) == 1 else "--") + name.replace("_", "-")
-                       for a in arguments if a.takes_value for name in a.names}
+        words = sys.argv[typed[0] + 1 :] if typed else []
+        takes_value = {
+            ("-" if len(name) == 1 else "--") + name.replace("_", "-")
+            for a in arguments
+            if a.takes_value
+            for name in a.names
+        }
         pairs = zip(["", *words], words, strict=False)
         return sum(not word.startswith("-") and before not in takes_value for before, word in pairs)
 
@@ -67,9 +71,16 @@ def known(collection: Collection) -> dict[str, TaskHelp]:
         full = context.name or ""
         name, task = full.removesuffix(".create"), collection[full]
         words = task.positional or () if isinstance(task, Task) else ()
-        flags = tuple(Flag((a.name or "").replace("_", "-"), (a.help or "").strip(), a.takes_value,
-                           next((n for n in a.names if len(n) == 1), ""), a.name in words)
-                      for a in context.args.values())
+        flags = tuple(
+            Flag(
+                (a.name or "").replace("_", "-"),
+                (a.help or "").strip(),
+                a.takes_value,
+                next((n for n in a.names if len(n) == 1), ""),
+                a.name in words,
+            )
+            for a in context.args.values()
+        )
         doc = " ".join((task.__doc__ or "").split())
         found[name] = TaskHelp(name, doc, flags, tuple(n for n in context.aliases if n != name and "." not in n))
     return found
@@ -125,12 +136,16 @@ def _lacks_value(argument: Argument, words: Sequence[str]) -> bool:
     if argument.kind is not list:
         return str(argument.value).startswith("--")
     option = f"--{argument.name}".replace("_", "-")
-    return any(not following or following.startswith("--")
-               for word, following in zip(words, [*words[1:], ""], strict=True) if word == option)
+    return any(
+        not following or following.startswith("--")
+        for word, following in zip(words, [*words[1:], ""], strict=True)
+        if word == option
+    )
 
 
-def _refused(error: ParseError | ValueError, words: Sequence[str], tasks: Mapping[str, TaskHelp],
-             first: ParserContext) -> SettingError | None:
+def _refused(
+    error: ParseError | ValueError, words: Sequence[str], tasks: Mapping[str, TaskHelp], first: ParserContext
+) -> SettingError | None:
     """Our words for Invoke's; None for what is not known."""
     text = str(error)
     context = getattr(error, "context", None)

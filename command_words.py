@@ -55,8 +55,19 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Notebook": ("gpu", "devices", "torch", "data-volume", "cull-idle", "env", "volume", "workspace", "jupyter-port"),
     "Tracking server": ("mlflow-port", "local-access", "object-store", "s3-port", "s3-console-port", "s3-bucket"),
-    "Other machines": ("public", "domain", "certificates", "http-port", "https-port", "public-s3", "bind-address",
-                       "public-address", "tracking-uri", "tracking-username", "tracking-ca"),
+    "Other machines": (
+        "public",
+        "domain",
+        "certificates",
+        "http-port",
+        "https-port",
+        "public-s3",
+        "bind-address",
+        "public-address",
+        "tracking-uri",
+        "tracking-username",
+        "tracking-ca",
+    ),
     "How it is done": ("engine", "ready-timeout", "on-boot", "adopt", "dry-run", "name-prefix"),
     "Which system": ("project", "state-dir"),
 }
@@ -79,8 +90,14 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
 }
 NAMED = 3  # tasks in one message, at most
 # of flags that are no settings
-VALUE_NAMES = {"into": "NAME", "name-prefix": "NAME", "tail": "LINES", "to": "PLACE", "older-than": "TIME",
-               "registry": "HOST/PATH"}
+VALUE_NAMES = {
+    "into": "NAME",
+    "name-prefix": "NAME",
+    "tail": "LINES",
+    "to": "PLACE",
+    "older-than": "TIME",
+    "registry": "HOST/PATH",
+}
 # what people type out of habit, where no alias stands for it
 HABITS: Mapping[str, str] = {
     "restart": "`invoke down`, then `invoke up`",
@@ -88,8 +105,10 @@ HABITS: Mapping[str, str] = {
     **dict.fromkeys(("run", "launch", "init", "setup", "install", "create", "begin"), "`invoke up`"),
     **dict.fromkeys(("kill", "halt", "quit", "exit", "shutdown"), "`invoke down`"),
     **dict.fromkeys(("ls", "info", "state", "show", "health"), "`invoke status`"),
-    **dict.fromkeys(("notebook", "lab", "jupyterlab", "browser", "link", "exec", "shell", "bash", "ssh"),
-                    "`invoke jupyter-url`, the address of JupyterLab with its terminals"),
+    **dict.fromkeys(
+        ("notebook", "lab", "jupyterlab", "browser", "link", "exec", "shell", "bash", "ssh"),
+        "`invoke jupyter-url`, the address of JupyterLab with its terminals",
+    ),
     **dict.fromkeys(("ui", "mlflow", "dashboard", "tracking"), "`invoke mlflow-url`"),
     **dict.fromkeys(("token", "password", "passwords", "secrets", "secret"), "`invoke credentials`"),
     **dict.fromkeys(("test", "verify", "selftest"), "`invoke check`"),
@@ -104,10 +123,14 @@ HABITS: Mapping[str, str] = {
     **dict.fromkeys(("df", "du", "disk"), "`invoke usage`"),
 }
 FLAG_HABITS: Mapping[str, str] = {
-    **dict.fromkeys(("-d", "--detach", "--daemon", "--wait", "--background"),
-                    "leave it out: `invoke up` returns when everything is ready"),
-    **dict.fromkeys(("-v", "--volumes", "--rmi", "--purge", "--remove-volumes"),
-                    "to delete the data too: `invoke down --delete-data`"),
+    **dict.fromkeys(
+        ("-d", "--detach", "--daemon", "--wait", "--background"),
+        "leave it out: `invoke up` returns when everything is ready",
+    ),
+    **dict.fromkeys(
+        ("-v", "--volumes", "--rmi", "--purge", "--remove-volumes"),
+        "to delete the data too: `invoke down --delete-data`",
+    ),
     **dict.fromkeys(("--force", "--assume-yes"), "to answer yes beforehand: --yes, where a task asks"),
     **dict.fromkeys(("-p", "--port"), "the ports are --mlflow-port and --jupyter-port"),
     **dict.fromkeys(("--build", "--rebuild"), "`invoke build` builds images; `invoke up` does it where it has to"),
@@ -142,8 +165,9 @@ def unknown_task(word: str, tasks: Mapping[str, TaskHelp]) -> SettingError:
     return SettingError(f"there is no task {shown(word)}.", "`invoke --list` names them all")
 
 
-def unknown_flag(option: str, task: TaskHelp | None, tasks: Mapping[str, TaskHelp],
-                 core: Sequence[str]) -> SettingError:
+def unknown_flag(
+    option: str, task: TaskHelp | None, tasks: Mapping[str, TaskHelp], core: Sequence[str]
+) -> SettingError:
     """The error for a flag that this task does not have (None: before any task)."""
     from helpers.errors import SettingError
     from helpers.settings.sources import OTHER_NAMES
@@ -161,8 +185,11 @@ def unknown_flag(option: str, task: TaskHelp | None, tasks: Mapping[str, TaskHel
     if (setting := BY_NAME.get(OTHER_NAMES.get(name, name))) is not None:
         given = _having(setting.option, tasks)
         named = " or ".join(given) if len(given) <= NAMED else f"{given[0]} and {len(given) - 1} other tasks"
-        where = (f"it belongs to {named}: `invoke {given[0]} {setting.option}=...`" if given else
-                 f"it is a setting of .env: {setting.name}=..., or TRACKBED_{setting.name}=... before the command")
+        where = (
+            f"it belongs to {named}: `invoke {given[0]} {setting.option}=...`"
+            if given
+            else f"it is a setting of .env: {setting.name}=..., or TRACKBED_{setting.name}=... before the command"
+        )
         return SettingError(head, where)
     if (guess := _close(folded, own)) and len(folded) > 3:
         return SettingError(f"{head} Did you mean {guess}?", _helps(task))
@@ -175,8 +202,10 @@ def unknown_flag(option: str, task: TaskHelp | None, tasks: Mapping[str, TaskHel
 def _having(option: str, tasks: Mapping[str, TaskHelp]) -> list[str]:
     """The tasks that have a flag, what is typed every day first."""
     order = [name for names in GROUPS.values() for name in names]
-    return sorted((one.name for one in tasks.values() if one.flag(option)),
-                  key=lambda name: (order.index(name) if name in order else len(order), name))
+    return sorted(
+        (one.name for one in tasks.values() if one.flag(option)),
+        key=lambda name: (order.index(name) if name in order else len(order), name),
+    )
 
 
 def _helps(task: TaskHelp | None) -> str:
@@ -195,8 +224,10 @@ def stray_word(word: str, task: TaskHelp, typed: Sequence[str], tasks: Mapping[s
                 return SettingError(f"{option} takes no value.", f"`invoke {task.name} {option}`")
             return SettingError(f"{option} is given twice.", "leave one of them out")
     if flag := task.flag(f"--{word.lower()}"):
-        return SettingError(f"{task.name}: {shown(word)} is a flag.", f"`invoke {task.name} {flag.option}"
-                            f"{f'={_value(flag)}' if flag.takes_value else ''}`")
+        return SettingError(
+            f"{task.name}: {shown(word)} is a flag.",
+            f"`invoke {task.name} {flag.option}{f'={_value(flag)}' if flag.takes_value else ''}`",
+        )
     guess = _close(word.lower(), [name for one in tasks.values() for name in (one.name, *one.aliases)])
     meant = f" Did you mean the task {guess}?" if guess else ""
     return SettingError(f"{task.name} takes no further word, and {shown(word)} is no task.{meant}", _helps(task))
@@ -208,8 +239,10 @@ def missing_value(flag: Flag, task: TaskHelp | None) -> SettingError:
 
     title = f"{flag.option} needs a value"
     said = BY_OPTION[flag.option].allowed if flag.option in BY_OPTION else flag.help
-    return SettingError(f"{title}: {said}." if said else f"{title}.",
-                        f"`invoke {f'{task.name} ' if task else ''}{flag.option}={_value(flag)}`")
+    return SettingError(
+        f"{title}: {said}." if said else f"{title}.",
+        f"`invoke {f'{task.name} ' if task else ''}{flag.option}={_value(flag)}`",
+    )
 
 
 def followed(word: str) -> SettingError:
@@ -217,8 +250,10 @@ def followed(word: str) -> SettingError:
     from helpers.errors import SettingError
     from helpers.spelling import shown
 
-    return SettingError(f"{shown(word)} could be the value of the flag before it, or a task.",
-                        f"write the flag's value too, as in --public=true {shown(word)}")
+    return SettingError(
+        f"{shown(word)} could be the value of the flag before it, or a task.",
+        f"write the flag's value too, as in --public=true {shown(word)}",
+    )
 
 
 def missing_words(names: Sequence[str], task: TaskHelp) -> SettingError:
@@ -228,8 +263,10 @@ def missing_words(names: Sequence[str], task: TaskHelp) -> SettingError:
     needed = [flag for name in names if (flag := task.flag(name))]
     first = needed[0]
     given = " ".join(_value(flag) if flag.word else f"{flag.option}={_value(flag)}" for flag in needed)
-    return SettingError(f"{task.name} needs {_value(first) if first.word else first.option}: {first.help}.",
-                        f"`invoke {task.name} {given}`")
+    return SettingError(
+        f"{task.name} needs {_value(first) if first.word else first.option}: {first.help}.",
+        f"`invoke {task.name} {given}`",
+    )
 
 
 def no_number(flag: Flag, value: str) -> SettingError:
@@ -253,8 +290,9 @@ def _wrapped(head: str, text: str, width: int, at: int = 26) -> list[str]:
     """``head`` and what it means, beside it or, where there is little room, below."""
     beside = width >= 70 and len(head) + 4 <= at
     indent = " " * (at if width >= 70 else 6)
-    body = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent,
-                         break_long_words=False, break_on_hyphens=False) or [""]
+    body = textwrap.wrap(
+        text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    ) or [""]
     if beside:
         return [f"  {head}".ljust(at) + body[0][at:], *body[1:]]
     return [f"  {head}", *(line for line in body if line)]

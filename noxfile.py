@@ -56,11 +56,21 @@ def lint(session: nox.Session) -> None:
     """Style, arrows between modules, Dockerfiles, YAML, shell, and that locks and .env.example are true."""
     install(session)
     session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "."})
     session.run("yamllint", "--strict", "docker", ".yamllint.yaml")
     session.run("hadolint", *found("docker/*/Dockerfile", "tests/rig/images/*/Dockerfile"))
-    session.run("shellcheck", *found("tests/rig/*.sh", "tests/rig/images/*/*.sh", "docker/*/startup/*.sh",
-                                      "docker/*/startup/*.bashrc", "docker/*/image/*.sh", ".ci/run"))
+    session.run(
+        "shellcheck",
+        *found(
+            "tests/rig/*.sh",
+            "tests/rig/images/*/*.sh",
+            "docker/*/startup/*.sh",
+            "docker/*/startup/*.bashrc",
+            "docker/*/image/*.sh",
+            ".ci/run",
+        ),
+    )
 
 
 @nox.session(tags=FULL)
@@ -76,8 +86,10 @@ def unit(session: nox.Session) -> None:
     install(session)
     session.run("pytest", "tests/unit", results(session), *session.posargs)
     if not {"-s", "--sessions", "--session", "-t", "--tags"} & set(sys.argv):
-        session.warn("NOT RUN: the tests against the real services. nox -t full runs them all, "
-                     "nox -s integration the tasks on each engine (docs/development.md says what they need)")
+        session.warn(
+            "NOT RUN: the tests against the real services. nox -t full runs them all, "
+            "nox -s integration the tasks on each engine (docs/development.md says what they need)"
+        )
 
 
 @nox.session(allow_parallel=True, tags=FULL)
@@ -85,8 +97,14 @@ def unit(session: nox.Session) -> None:
 def integration(session: nox.Session, share: str) -> None:
     """The tasks a user types, against real services: embedded always, Docker when an engine answers."""
     install(session)
-    session.run("pytest", "tests/integration", f"--share={share}", results(session), *session.posargs,
-                success_codes=chosen(session))
+    session.run(
+        "pytest",
+        "tests/integration",
+        f"--share={share}",
+        results(session),
+        *session.posargs,
+        success_codes=chosen(session),
+    )
 
 
 @nox.session(allow_parallel=True, tags=FULL)
@@ -118,8 +136,14 @@ def browser(session: nox.Session) -> None:
 def machine(session: nox.Session) -> None:
     """Integration tests that change what every system on this machine sees, GPUs and firewall rules: alone."""
     install(session)
-    session.run("pytest", "tests/integration", "--share=machine", results(session), *session.posargs,
-                success_codes=chosen(session))
+    session.run(
+        "pytest",
+        "tests/integration",
+        "--share=machine",
+        results(session),
+        *session.posargs,
+        success_codes=chosen(session),
+    )
 
 
 @nox.session(default=False)
@@ -177,14 +201,27 @@ def audit(session: nox.Session) -> None:
     known: list[str] = []
     silent: list[str] = []
     for lock in audited(session):
-        text = session.run("pip-audit", "--require-hashes", "--disable-pip", "--progress-spinner=off", "--format=json",
-                           "-r", lock, silent=True, stderr=subprocess.DEVNULL, success_codes=[0, 1])
+        text = session.run(
+            "pip-audit",
+            "--require-hashes",
+            "--disable-pip",
+            "--progress-spinner=off",
+            "--format=json",
+            "-r",
+            lock,
+            silent=True,
+            stderr=subprocess.DEVNULL,
+            success_codes=[0, 1],
+        )
         # without the service it ends well and says of each package that it was skipped
         packages: list[dict[str, Any]] = [{"skip_reason": "no answer"}]
         for package in json.loads(str(text))["dependencies"] if text else packages:
             silent += [lock] if "skip_reason" in package else []
-            known += [f"{lock}: {package['name']} {package['version']}: {found['id']}, mended in "
-                      f"{', '.join(found['fix_versions']) or 'no release yet'}" for found in package.get("vulns", ())]
+            known += [
+                f"{lock}: {package['name']} {package['version']}: {found['id']}, mended in "
+                f"{', '.join(found['fix_versions']) or 'no release yet'}"
+                for found in package.get("vulns", ())
+            ]
     if known:
         session.error("known vulnerabilities:\n" + "\n".join(sorted(set(known))))
     if silent:
@@ -197,8 +234,17 @@ def sbom(session: nox.Session) -> None:
     (ROOT / "sbom").mkdir(exist_ok=True)
     for lock in audited(session):
         name = lock.removesuffix(".txt").replace("/", "-")
-        session.run("cyclonedx-py", "requirements", lock, "--output-reproducible", "--of", "JSON",
-                    "-o", f"sbom/{name}.cdx.json", silent=True)
+        session.run(
+            "cyclonedx-py",
+            "requirements",
+            lock,
+            "--output-reproducible",
+            "--of",
+            "JSON",
+            "-o",
+            f"sbom/{name}.cdx.json",
+            silent=True,
+        )
 
 
 if __name__ == "__main__":

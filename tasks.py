@@ -29,9 +29,12 @@ if TYPE_CHECKING:
 
 YES = {"yes": "do not ask before kernels that run are ended"}
 BOOT = {"on_boot": "also after a reboot: writes a systemd unit (embedded); --on-boot=false removes it"}
-STARTING = {**YES, "dry_run": "print the equivalent plain commands, start nothing",
-            "name_prefix": "with --dry-run: another name and free ports, to run beside the real system",
-            "adopt": "take over volumes whose state folder was lost"}
+STARTING = {
+    **YES,
+    "dry_run": "print the equivalent plain commands, start nothing",
+    "name_prefix": "with --dry-run: another name and free ports, to run beside the real system",
+    "adopt": "take over volumes whose state folder was lost",
+}
 FORMAT = {"format": "table, json or env (default: table)"}
 JSON = {"json": "the same as --format=json"}
 
@@ -63,8 +66,12 @@ def reported(body: Callable[..., None]) -> Callable[..., None]:
             raise
         except subprocess.TimeoutExpired as error:
             words = error.cmd if isinstance(error.cmd, str) else " ".join(map(str, error.cmd[:3]))
-            console.error(TrackbedError(f"`{words}` did not end within {error.timeout:.0f} s and was stopped",
-                                        "see `invoke doctor`; then run the same command again"))
+            console.error(
+                TrackbedError(
+                    f"`{words}` did not end within {error.timeout:.0f} s and was stopped",
+                    "see `invoke doctor`; then run the same command again",
+                )
+            )
             raise Exit(code=FAILED) from None
         except Exception as error:
             if traceback_wanted():
@@ -77,8 +84,11 @@ def reported(body: Callable[..., None]) -> Callable[..., None]:
             if told := machine_failures.known(error):
                 console.error(told)
                 raise Exit(code=FAILED) from None
-            console.error(TrackbedError(f"unexpected: {type(error).__name__}: {error}",
-                                        "TRACKBED_TRACEBACK=1 shows where; please report it"))
+            console.error(
+                TrackbedError(
+                    f"unexpected: {type(error).__name__}: {error}", "TRACKBED_TRACEBACK=1 shows where; please report it"
+                )
+            )
             raise Exit(code=FAILED) from None
 
     return run
@@ -90,8 +100,9 @@ def _lost() -> TrackbedError | None:
     return nodes.lost() if nodes else None
 
 
-def trackbed_task(help: Mapping[str, str] | None = None, optional: Sequence[str] = (),
-                  **options: Any) -> Callable[[Callable[..., None]], Any]:
+def trackbed_task(
+    help: Mapping[str, str] | None = None, optional: Sequence[str] = (), **options: Any
+) -> Callable[[Callable[..., None]], Any]:
     """`@task` without automatic short flags, whose errors are reported.
 
     A body with a parameter ``given`` has the flags of the settings that name it as their task, and gets their values.
@@ -109,12 +120,19 @@ def trackbed_task(help: Mapping[str, str] | None = None, optional: Sequence[str]
                 values["given"] = flags.given({flag: values.pop(flag, None) for flag in settings})
             body(context, *args, **values)
 
-        run.__signature__ = signature.replace(parameters=[  # type: ignore[attr-defined]
-            context, *map(flags.parameter, settings),
-            *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name != "given")])
+        run.__signature__ = signature.replace(
+            parameters=[  # type: ignore[attr-defined]
+                context,
+                *map(flags.parameter, settings),
+                *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name != "given"),
+            ]
+        )
         said = {**{flag: flags.text(row) for flag, row in settings.items()}, **(help or {})}
-        wanted = {"help": said, "iterable": [flag for flag, row in settings.items() if row.repeated],
-                  "optional": [*(flag for flag, row in settings.items() if row.switch), *optional]}
+        wanted = {
+            "help": said,
+            "iterable": [flag for flag, row in settings.items() if row.repeated],
+            "optional": [*(flag for flag, row in settings.items() if row.switch), *optional],
+        }
         return task(auto_shortflags=False, **{"klass": OurTask, **wanted, **options})(reported(run))
 
     return decorate
@@ -143,8 +161,9 @@ def _choose(format: str, *allowed: str, what: str = "--format=") -> str:
         if not format:
             raise SettingError(f"the {what.strip('-=')} is missing: one of {', '.join(allowed)}.")
         label = what if what.endswith("=") else f"{what} "
-        raise SettingError(f"{label}{format}: must be one of {', '.join(allowed)}."
-                           f"{did_you_mean(nearest(format, allowed))}")
+        raise SettingError(
+            f"{label}{format}: must be one of {', '.join(allowed)}.{did_you_mean(nearest(format, allowed))}"
+        )
     return format
 
 
@@ -196,8 +215,15 @@ def _show(view: Overview, tunnel: bool = True) -> None:
 
 
 @trackbed_task(aliases=["start"], optional=[*BOOT], help={**BOOT, **STARTING})
-def up(context: Context, given: Given, on_boot: str | bool | None = None, dry_run: bool = False,
-       name_prefix: str | None = None, adopt: bool = False, yes: bool = False) -> None:
+def up(
+    context: Context,
+    given: Given,
+    on_boot: str | bool | None = None,
+    dry_run: bool = False,
+    name_prefix: str | None = None,
+    adopt: bool = False,
+    yes: bool = False,
+) -> None:
     """Bring everything up; ready when it returns. Repairs what is half-started, does nothing when all is well."""
     wanted = None if on_boot is None else _choose(str(on_boot).lower(), "true", "false", what="--on-boot=") == "true"
     _refuse(wanted is not None and dry_run, "--on-boot", "with --dry-run, which changes nothing")
@@ -213,8 +239,12 @@ def up(context: Context, given: Given, on_boot: str | bool | None = None, dry_ru
 def _up(system: System, dry_run: bool, name_prefix: str | None, adopt: bool, yes: bool) -> None:
     from helpers import console, kernels, lifecycle, summary
 
-    _refuse(bool(name_prefix and not dry_run), "--name-prefix", "without --dry-run",
-            f"to run a second system: --project={name_prefix} with ports of its own")
+    _refuse(
+        bool(name_prefix and not dry_run),
+        "--name-prefix",
+        "without --dry-run",
+        f"to run a second system: --project={name_prefix} with ports of its own",
+    )
     _refuse(adopt and dry_run, "--adopt", "with --dry-run, which starts nothing")
     _refuse(yes and dry_run, "--yes", "with --dry-run, which ends nothing")
     if dry_run:
@@ -236,21 +266,29 @@ def _up(system: System, dry_run: bool, name_prefix: str | None, adopt: bool, yes
 
 
 @trackbed_task(help=STARTING)
-def jupyter(context: Context, given: Given, dry_run: bool = False, name_prefix: str | None = None,
-            adopt: bool = False, yes: bool = False) -> None:
+def jupyter(
+    context: Context,
+    given: Given,
+    dry_run: bool = False,
+    name_prefix: str | None = None,
+    adopt: bool = False,
+    yes: bool = False,
+) -> None:
     """Start only a notebook, which logs to a tracking server elsewhere (--tracking-uri=https://...)."""
     from helpers.errors import SettingError
 
     system = _load(given)
     if not system.settings.tracking_uri:
-        raise SettingError("TRACKING_URI is missing: `invoke jupyter` starts only the notebook, for a tracking server "
-                           "elsewhere (--tracking-uri=https://HOST); `invoke up` starts everything.")
+        raise SettingError(
+            "TRACKING_URI is missing: `invoke jupyter` starts only the notebook, for a tracking server "
+            "elsewhere (--tracking-uri=https://HOST); `invoke up` starts everything."
+        )
     _up(system, dry_run, name_prefix, adopt, yes)
 
 
-@trackbed_task(aliases=["stop"],
-               help={"delete_data": "delete the data too; names what goes and asks",
-                     "yes": "do not ask"})
+@trackbed_task(
+    aliases=["stop"], help={"delete_data": "delete the data too; names what goes and asks", "yes": "do not ask"}
+)
 def down(context: Context, given: Given, delete_data: bool = False, yes: bool = False) -> None:
     """Stop everything, the notebook first. Data stay unless --delete-data."""
     from helpers import console, lifecycle
@@ -264,8 +302,9 @@ def down(context: Context, given: Given, delete_data: bool = False, yes: bool = 
         console.notice(f"  the secrets and settings of project {system.settings.project}")
         console.notice(f"it keeps the workspace {lifecycle.workspace(system)}")
         if not yes and not console.confirm("Delete them?"):
-            raise TrackbedError("nothing was deleted, nothing was stopped",
-                                "answer y, or pass --yes where there is no terminal")
+            raise TrackbedError(
+                "nothing was deleted, nothing was stopped", "answer y, or pass --yes where there is no terminal"
+            )
     if busy := lifecycle.busy(system):
         console.notice(f"this ends what computes in JupyterLab: {busy}")
         if not (yes or delete_data) and sys.stdin.isatty() and not console.confirm("Stop it?"):
@@ -288,21 +327,38 @@ def status(context: Context, given: Given, format: str = "table", json: bool = F
     system = _load(given)
     view = lifecycle.status(system)
     if format == "json":
-        console.as_json({
-            "project": view.settings.project, "state": lifecycle.condition(system, view),
-            "engine": view.engine, "state_dir": str(view.settings.state_dir),
-            "workspace": str(view.settings.workspace), "tracking_uri": view.settings.tracking_uri, "node": view.node,
-            "parts": [{"part": r.status.name, "title": r.title, "state": str(r.status.state),
-                       "reason": r.status.reason, "urls": list(r.urls), "image": r.status.image,
-                       "gpu": r.status.accelerator, "memory": r.status.memory, "since": r.status.since}
-                      for r in view.rows],
-        })
+        console.as_json(
+            {
+                "project": view.settings.project,
+                "state": lifecycle.condition(system, view),
+                "engine": view.engine,
+                "state_dir": str(view.settings.state_dir),
+                "workspace": str(view.settings.workspace),
+                "tracking_uri": view.settings.tracking_uri,
+                "node": view.node,
+                "parts": [
+                    {
+                        "part": r.status.name,
+                        "title": r.title,
+                        "state": str(r.status.state),
+                        "reason": r.status.reason,
+                        "urls": list(r.urls),
+                        "image": r.status.image,
+                        "gpu": r.status.accelerator,
+                        "memory": r.status.memory,
+                        "since": r.status.since,
+                    }
+                    for r in view.rows
+                ],
+            }
+        )
     elif format == "env":
         console.as_env(lifecycle.environment(view))
     elif view.stopped:
         console.value(f"{view.settings.project}: {lifecycle.condition(system, view)}")
-        console.notice(f"to {'start it again with its data' if system.state.existed else 'make it'}: "
-                       f"{typed.anywhere('up')}")
+        console.notice(
+            f"to {'start it again with its data' if system.state.existed else 'make it'}: {typed.anywhere('up')}"
+        )
     else:
         _show(view)
         if view.rows and system.state.existed:
@@ -315,12 +371,19 @@ def status(context: Context, given: Given, format: str = "table", json: bool = F
         raise Exit(code=1)
 
 
-@trackbed_task(klass=OptionalWord, positional=["part"],
-               help={"part": "postgres, store, bucket, mlflow or jupyter (default: all)",
-                     "follow": "go on until Ctrl-C", "tail": "lines to show (default: 200)",
-                     "raw": "as they were written, with colours and control characters"})
-def logs(context: Context, given: Given, part: str | None = None, follow: bool = False, tail: int = 200,
-         raw: bool = False) -> None:
+@trackbed_task(
+    klass=OptionalWord,
+    positional=["part"],
+    help={
+        "part": "postgres, store, bucket, mlflow or jupyter (default: all)",
+        "follow": "go on until Ctrl-C",
+        "tail": "lines to show (default: 200)",
+        "raw": "as they were written, with colours and control characters",
+    },
+)
+def logs(
+    context: Context, given: Given, part: str | None = None, follow: bool = False, tail: int = 200, raw: bool = False
+) -> None:
     """Log lines of a part, or of all. What a terminal would obey in them is shown as escapes."""
     from helpers import console, lifecycle
     from helpers.engines.base import State
@@ -353,8 +416,10 @@ def jupyter_url(context: Context, given: Given) -> None:
     view = lifecycle.overview(engine, engine.settings)
     if view.node:
         ports = [p.published for r in view.rows if r.status.name in ("jupyter", "mlflow") for p in r.status.ports]
-        console.notice("with this open on this machine: "
-                       + addresses.ssh_line(ports, target=view.node, bound=view.settings.bind_address))
+        console.notice(
+            "with this open on this machine: "
+            + addresses.ssh_line(ports, target=view.node, bound=view.settings.bind_address)
+        )
 
 
 @trackbed_task()
@@ -370,8 +435,11 @@ def mlflow_url(context: Context, given: Given) -> None:
     console.value(url)
 
 
-@trackbed_task(klass=OptionalWord, positional=["action", "name"],
-               help={"action": "add, remove, list or passwd (a new password)", "name": "whose login"})
+@trackbed_task(
+    klass=OptionalWord,
+    positional=["action", "name"],
+    help={"action": "add, remove, list or passwd (a new password)", "name": "whose login"},
+)
 def users(context: Context, given: Given, action: str | None = None, name: str | None = None) -> None:
     """Logins of the gateway: `users add NAME` makes one and prints its password, the only time it can be seen."""
     from helpers import console, lifecycle
@@ -388,8 +456,11 @@ def users(context: Context, given: Given, action: str | None = None, name: str |
     if not name:
         raise SettingError(f"users {action} needs a name: `invoke users {action} NAME`")
     settings, who = system.settings, name
-    changes = {"add": lambda: logins.add(settings, who), "passwd": lambda: logins.passwd(settings, who),
-               "remove": lambda: logins.remove(settings, who)}
+    changes = {
+        "add": lambda: logins.add(settings, who),
+        "passwd": lambda: logins.passwd(settings, who),
+        "remove": lambda: logins.remove(settings, who),
+    }
     password = lifecycle.change_users(system, console.notice, changes[action or ""])
     if password:
         console.notice(f"the password of {who}, shown this once:")
@@ -410,17 +481,34 @@ def env(context: Context, given: Given, name: str | None = None) -> None:
     console.value(gateway.client_lines(system.settings, name, system.asks))
 
 
-@trackbed_task(klass=OptionalWord, positional=["action"],
-               help={**FORMAT, **JSON, "action": "rotate: new ones while it runs; without it they are shown",
-                     "init": "make what `docker compose up` needs: images, volumes, secrets, compose.yaml"})
-def credentials(context: Context, given: Given, action: str | None = None, format: str = "table", json: bool = False,
-                init: bool = False) -> None:
+@trackbed_task(
+    klass=OptionalWord,
+    positional=["action"],
+    help={
+        **FORMAT,
+        **JSON,
+        "action": "rotate: new ones while it runs; without it they are shown",
+        "init": "make what `docker compose up` needs: images, volumes, secrets, compose.yaml",
+    },
+)
+def credentials(
+    context: Context,
+    given: Given,
+    action: str | None = None,
+    format: str = "table",
+    json: bool = False,
+    init: bool = False,
+) -> None:
     """Show the generated secrets; `credentials rotate` replaces every one of them and keeps the data."""
     from helpers import console, lifecycle
 
     format = _format(format, json, "table", "json", "env")
-    _refuse(format != "table" and (init or bool(action)), f"--format={format}", "where no secrets are shown",
-            "`invoke credentials` shows them afterwards")
+    _refuse(
+        format != "table" and (init or bool(action)),
+        f"--format={format}",
+        "where no secrets are shown",
+        "`invoke credentials` shows them afterwards",
+    )
     _refuse(init and bool(action), "--init", f"with `{action}`")
     system = _load(given)
     if init:
@@ -434,8 +522,9 @@ def credentials(context: Context, given: Given, action: str | None = None, forma
             view, kept = lifecycle.rotate(system, progress, progress.notice)
         _show(view)
         if kept:
-            console.notice(f"not changed, because they were given (.env, environment or a server elsewhere): "
-                           f"{', '.join(kept)}")
+            console.notice(
+                f"not changed, because they were given (.env, environment or a server elsewhere): {', '.join(kept)}"
+            )
         return
     lifecycle.running(system)
     found = system.credentials()
@@ -487,12 +576,18 @@ def doctor(context: Context, given: Given) -> None:
         raise Exit(code=1)
 
 
-@trackbed_task(klass=OptionalWord, positional=["image"],
-               help={"image": "mlflow, jupyter, versitygw or gateway (default: mlflow and jupyter)",
-                     "push": "push them to --registry",
-                     "registry": "where to push, as in ghcr.io/our-lab"})
-def build(context: Context, given: Given, image: str | None = None, push: bool = False,
-          registry: str | None = None) -> None:
+@trackbed_task(
+    klass=OptionalWord,
+    positional=["image"],
+    help={
+        "image": "mlflow, jupyter, versitygw or gateway (default: mlflow and jupyter)",
+        "push": "push them to --registry",
+        "registry": "where to push, as in ghcr.io/our-lab",
+    },
+)
+def build(
+    context: Context, given: Given, image: str | None = None, push: bool = False, registry: str | None = None
+) -> None:
     """Build our images, for this machine's GPU or a named one; a no-op when nothing changed."""
     from helpers import console
     from helpers.engines.docker import building
@@ -502,15 +597,21 @@ def build(context: Context, given: Given, image: str | None = None, push: bool =
         raise SettingError("--push and --registry=HOST/PATH go together")
     system = _load(given)
     with console.Progress() as progress:
-        built = building.build(system, (image,) if image else ("mlflow", "jupyter"), progress, progress.notice,
-                               registry or "")
+        built = building.build(
+            system, (image,) if image else ("mlflow", "jupyter"), progress, progress.notice, registry or ""
+        )
     for one in built:
         size = f"{one.size / 2**20:.0f} MiB"
-        console.notice(f"{one.name}: built in {one.seconds:.0f} s, {size}" if one.fresh
-                       else f"{one.name}: nothing changed, {size}")
+        console.notice(
+            f"{one.name}: built in {one.seconds:.0f} s, {size}" if one.fresh else f"{one.name}: nothing changed, {size}"
+        )
         if one.pushed:
-            setting = {"mlflow": "MLFLOW_IMAGE", "jupyter-mlflow": "JUPYTER_IMAGE", "versitygw": "VERSITYGW_IMAGE",
-                       "gateway": "GATEWAY_IMAGE"}[one.name.split("/")[1].partition(":")[0]]
+            setting = {
+                "mlflow": "MLFLOW_IMAGE",
+                "jupyter-mlflow": "JUPYTER_IMAGE",
+                "versitygw": "VERSITYGW_IMAGE",
+                "gateway": "GATEWAY_IMAGE",
+            }[one.name.split("/")[1].partition(":")[0]]
             console.notice(f"pushed; elsewhere, in .env: {setting}={one.pushed}")
 
 
@@ -525,8 +626,10 @@ def version(context: Context, format: str = "table", json: bool = False) -> None
         console.as_json(found)
     else:
         commit = f" ({found['commit']})" if found["commit"] else ""
-        console.value(f"Trackbed {found['trackbed']}{commit}: MLflow {found['mlflow']}, "
-                      f"PostgreSQL {found['postgres']}, VersityGW {found['versitygw']}")
+        console.value(
+            f"Trackbed {found['trackbed']}{commit}: MLflow {found['mlflow']}, "
+            f"PostgreSQL {found['postgres']}, VersityGW {found['versitygw']}"
+        )
 
 
 @trackbed_task(help={"upgrade": "take newer versions where requirements.in allows them, and today's digests of images"})
@@ -537,16 +640,26 @@ def lock(context: Context, upgrade: bool = False) -> None:
     for path in locks.refresh(upgrade):
         console.notice(f"locked {path}")
     for key, problem in registry.refresh_digests() if upgrade else ():
-        console.notice(f"image {key}: its digest is kept, the registry does not answer: {problem}" if problem
-                       else f"image {key}: digest refreshed")
+        console.notice(
+            f"image {key}: its digest is kept, the registry does not answer: {problem}"
+            if problem
+            else f"image {key}: digest refreshed"
+        )
     for name, problem in locks.refresh_torch():
-        console.notice(f"docker/jupyter/{name}: not locked, its index does not answer: {problem}" if problem
-                       else f"locked docker/jupyter/{name}")
+        console.notice(
+            f"docker/jupyter/{name}: not locked, its index does not answer: {problem}"
+            if problem
+            else f"locked docker/jupyter/{name}"
+        )
 
 
-@trackbed_task(help={"to": "a file; or FOLDER/ or s3://BUCKET/PREFIX, where later backups store only what is "
-                                    "new (default: a file in the state folder's backups)",
-                     "with_secrets": "put the generated secrets into it too (the file is 0600)"})
+@trackbed_task(
+    help={
+        "to": "a file; or FOLDER/ or s3://BUCKET/PREFIX, where later backups store only what is "
+        "new (default: a file in the state folder's backups)",
+        "with_secrets": "put the generated secrets into it too (the file is 0600)",
+    }
+)
 def backup(context: Context, given: Given, to: str = "", with_secrets: bool = False) -> None:
     """One consistent backup of database and artifacts, made while the system runs."""
     from helpers import backup_commands, console
@@ -566,10 +679,16 @@ def backup(context: Context, given: Given, to: str = "", with_secrets: bool = Fa
         raise Exit(code=1)
 
 
-@trackbed_task(klass=OptionalWord, positional=["place"], name="verify",
-               help={"place": "a file, a folder or s3://BUCKET/PREFIX with backups, or one of them (default: "
-                                       "the files in the state folder's backups)",
-                     "repair": "store again what is damaged, from copies and from the running system"})
+@trackbed_task(
+    klass=OptionalWord,
+    positional=["place"],
+    name="verify",
+    help={
+        "place": "a file, a folder or s3://BUCKET/PREFIX with backups, or one of them (default: "
+        "the files in the state folder's backups)",
+        "repair": "store again what is damaged, from copies and from the running system",
+    },
+)
 def backup_verify(context: Context, given: Given, place: str | None = None, repair: bool = False) -> None:
     """Read backups back and name what is damaged or missing, and whose artifacts that are."""
     from helpers import backup_commands, console
@@ -586,27 +705,45 @@ def backup_verify(context: Context, given: Given, place: str | None = None, repa
         raise Exit(code=1)
 
 
-@trackbed_task(positional=["source"],
-               help={"source": "what `invoke backup` printed: a file, a backup in a folder or s3://...; the "
-                                        "folder or s3://BUCKET/PREFIX alone: its newest backup",
-                     "into": "restore into this new or empty project, on free ports; the current one stays as it is",
-                     "no_backup": "do not back up what is there before it is replaced",
-                     "skip_damaged": "restore what is whole of a damaged backup, and name what was left out",
-                     "yes": "do not ask"})
-def restore(context: Context, given: Given, source: str, into: str = "", no_backup: bool = False,
-            skip_damaged: bool = False, yes: bool = False) -> None:
+@trackbed_task(
+    positional=["source"],
+    help={
+        "source": "what `invoke backup` printed: a file, a backup in a folder or s3://...; the "
+        "folder or s3://BUCKET/PREFIX alone: its newest backup",
+        "into": "restore into this new or empty project, on free ports; the current one stays as it is",
+        "no_backup": "do not back up what is there before it is replaced",
+        "skip_damaged": "restore what is whole of a damaged backup, and name what was left out",
+        "yes": "do not ask",
+    },
+)
+def restore(
+    context: Context,
+    given: Given,
+    source: str,
+    into: str = "",
+    no_backup: bool = False,
+    skip_damaged: bool = False,
+    yes: bool = False,
+) -> None:
     """Replace what is there by a backup, on any engine. Until the last step the old state is the live one."""
     from helpers import backup_commands, console, lifecycle
     from helpers.errors import TrackbedError
 
     _refuse(bool(into and no_backup), "--no-backup", "with --into, which replaces nothing")
     system = _load(given)
-    if not into and system.state.existed and not yes and not console.confirm(
-            f"Replace the experiments and artifacts of project {system.settings.project} by {source}?"):
+    if (
+        not into
+        and system.state.existed
+        and not yes
+        and not console.confirm(
+            f"Replace the experiments and artifacts of project {system.settings.project} by {source}?"
+        )
+    ):
         raise TrackbedError("nothing was restored", "answer y, or pass --yes where there is no terminal")
     with console.Progress() as progress:
-        target, done = backup_commands.restore_archive(system, source, progress, progress.notice, not no_backup, into,
-                                                       skip_damaged)
+        target, done = backup_commands.restore_archive(
+            system, source, progress, progress.notice, not no_backup, into, skip_damaged
+        )
     console.notice(f"restored: {backup_commands.words(done.manifest)}")
     for line in done.left_lines:
         console.notice(line)
@@ -650,8 +787,10 @@ def upgrade(context: Context, given: Given, back: bool = False) -> None:
         console.notice(f"back on the database {kept['database']} (schema {kept['schema']}) of {kept['at']}")
         console.notice(f"what was logged since is in {archived}")
         if not runnable:
-            console.notice("it needs the MLflow of that time: git checkout the version you had, then "
-                           f"`invoke up{upgrades.flags_of_up(system.settings)}`")
+            console.notice(
+                "it needs the MLflow of that time: git checkout the version you had, then "
+                f"`invoke up{upgrades.flags_of_up(system.settings)}`"
+            )
         return
     with console.Progress() as progress:
         done = upgrades.upgrade(system, progress, progress.notice)
@@ -676,28 +815,49 @@ def usage(context: Context, given: Given, format: str = "table", json: bool = Fa
         console.as_json(asdict(found))
         return
     mib = 2**20
-    console.table(("experiment", "id", "runs", "objects", "MiB", "MiB per day", "MiB deleted"), [
-        (use.name, use.identity, str(use.runs), str(use.objects), f"{use.size / mib:.1f}", f"{use.growth / mib:.1f}",
-         f"{use.deleted / mib:.1f}") for use in found.experiments])
+    console.table(
+        ("experiment", "id", "runs", "objects", "MiB", "MiB per day", "MiB deleted"),
+        [
+            (
+                use.name,
+                use.identity,
+                str(use.runs),
+                str(use.objects),
+                f"{use.size / mib:.1f}",
+                f"{use.growth / mib:.1f}",
+                f"{use.deleted / mib:.1f}",
+            )
+            for use in found.experiments
+        ],
+    )
     if any(use.deleted for use in found.experiments):
         console.notice("`invoke gc` shows what was deleted more than 30 days ago, `invoke gc --yes` removes it")
     console.notice(f"database {found.database / mib:.0f} MiB; {found.free / 2**30:.1f} GiB free on the disk")
 
 
-@trackbed_task(help={"older_than": "deleted longer ago than this, as in 30d or 12h (default: 30d)",
-                     "yes": "remove it; without this it is only shown"})
+@trackbed_task(
+    help={
+        "older_than": "deleted longer ago than this, as in 30d or 12h (default: 30d)",
+        "yes": "remove it; without this it is only shown",
+    }
+)
 def gc(context: Context, given: Given, older_than: str = "30d", yes: bool = False) -> None:
     """Remove for good what was deleted long ago, with its artifacts. Shows first what would go."""
     from helpers import console, hygiene, lifecycle
 
     system = _load(given)
     found = hygiene.deleted(lifecycle.running(system), older_than)
-    console.table(("experiment id", "runs", "models", "objects", "MiB"), [
-        (gone.identity, str(gone.runs), str(gone.models), str(gone.objects), f"{gone.size / 2**20:.1f}")
-        for gone in found.rows])
+    console.table(
+        ("experiment id", "runs", "models", "objects", "MiB"),
+        [
+            (gone.identity, str(gone.runs), str(gone.models), str(gone.objects), f"{gone.size / 2**20:.1f}")
+            for gone in found.rows
+        ],
+    )
     if found.kept:
-        console.notice(f"{found.kept} deleted runs and models stay: a registered model version or another run needs "
-                       "them")
+        console.notice(
+            f"{found.kept} deleted runs and models stay: a registered model version or another run needs them"
+        )
     if not found.rows:
         console.notice(f"nothing was deleted longer ago than {older_than}")
     elif not yes:
@@ -711,8 +871,9 @@ def gc(context: Context, given: Given, older_than: str = "30d", yes: bool = Fals
 
 def _tasks() -> Collection:
     """Every task under its name; `backup` is a group as well, whose first is meant by `invoke backup`."""
-    found = Collection(*(one for name, one in globals().items()
-                         if isinstance(one, Task) and not name.startswith("backup")))
+    found = Collection(
+        *(one for name, one in globals().items() if isinstance(one, Task) and not name.startswith("backup"))
+    )
     group = Collection("backup")
     group.add_task(backup, name="create", default=True)
     group.add_task(backup_verify)

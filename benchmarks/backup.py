@@ -68,10 +68,15 @@ class Filled:
 
     def __init__(self, engine: str, folder: Path, name: str, port: int) -> None:
         self.engine, self.name, self.project = engine, name, f"bench-backup-{name}"
-        self.env = {"TRACKBED_ENGINE": engine, "TRACKBED_PROJECT": self.project,
-                    "TRACKBED_STATE_DIR": str(folder / "state"), "TRACKBED_MLFLOW_PORT": str(port),
-                    "TRACKBED_JUPYTER_PORT": str(port + 1), "TRACKBED_S3_PORT": str(port + 2),
-                    "TRACKBED_S3_CONSOLE_PORT": str(port + 3)}
+        self.env = {
+            "TRACKBED_ENGINE": engine,
+            "TRACKBED_PROJECT": self.project,
+            "TRACKBED_STATE_DIR": str(folder / "state"),
+            "TRACKBED_MLFLOW_PORT": str(port),
+            "TRACKBED_JUPYTER_PORT": str(port + 1),
+            "TRACKBED_S3_PORT": str(port + 2),
+            "TRACKBED_S3_CONSOLE_PORT": str(port + 3),
+        }
         if engine == "embedded":
             self.env["TRACKBED_OBJECT_STORE"] = "auto"
 
@@ -99,7 +104,7 @@ class Some:
 
     def read(self, count: int = -1) -> bytes:
         count = min(self.left, count if count >= 0 else self.left, len(BLOCK) - self.at)
-        found = BLOCK[self.at:self.at + count]
+        found = BLOCK[self.at : self.at + count]
         self.left, self.at = self.left - count, (self.at + count) % len(BLOCK)
         return found
 
@@ -132,11 +137,15 @@ def fill(system: Filled, runs: int, mib: int) -> None:
         pipe.finish(600)
     began = time.perf_counter()
     objects.write(engine, live["prefix"], contents(runs, mib))
-    print(f"{system.name}: {runs} runs, {mib} MiB of objects stored in {time.perf_counter() - began:.0f} s",
-          file=sys.stderr, flush=True)
+    print(
+        f"{system.name}: {runs} runs, {mib} MiB of objects stored in {time.perf_counter() - began:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 # peak memory
+
 
 def _peak(folder: Path) -> float:
     """VmHWM in MiB; 0 for a process that has ended."""
@@ -172,8 +181,10 @@ class Peaks:
     @staticmethod
     def _of_a_part(words: list[str]) -> bool:
         """The command's own process, not the client that waits for it."""
-        return any(word.endswith(("/start.py", "/trackbed-mlflow")) and following in INSIDE
-                   for word, following in itertools.pairwise(words[:4]))
+        return any(
+            word.endswith(("/start.py", "/trackbed-mlflow")) and following in INSIDE
+            for word, following in itertools.pairwise(words[:4])
+        )
 
 
 @contextmanager
@@ -188,8 +199,15 @@ def on_disk(samples: list[float]) -> Iterator[None]:
 def watched(system: Filled, *words: str) -> Peaks:
     """`invoke WORDS`, with the peaks of its memory."""
     found = Peaks()
-    process = subprocess.Popen([sys.executable, "-m", "invoke", *words], cwd=ROOT, env={**os.environ, **system.env},
-                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "invoke", *words],
+        cwd=ROOT,
+        env={**os.environ, **system.env},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while process.poll() is None:
         found.look(process.pid)
         time.sleep(TURN)
@@ -199,6 +217,7 @@ def watched(system: Filled, *words: str) -> Peaks:
 
 
 # the plain way
+
 
 def mirror(system: Filled, prefix: str, folder: Path, way: str) -> None:
     """All objects below ``prefix`` down into ``folder``, or up from it."""
@@ -210,19 +229,47 @@ def mirror(system: Filled, prefix: str, folder: Path, way: str) -> None:
         run("chown", "-R", f"--reference={live.parent}", str(target))
         return
     found = json.loads(run(sys.executable, "-m", "invoke", "credentials", "--format=json", env=system.env))
-    keys = {"AWS_ACCESS_KEY_ID": found["S3_ACCESS_KEY"], "AWS_SECRET_ACCESS_KEY": found["S3_SECRET_KEY"],
-            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required", "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required"}
-    run("docker", "run", "--rm", "-i", "--network", f"{system.project}_frontend", "-u", "0", "-v", f"{folder}:/mirror",
-        *(word for key in keys for word in ("-e", key)), "--entrypoint", "python", state.settings.mlflow_image, "-",
-        "mirror", "http://store:9000", "mlflow-artifacts", prefix, "/mirror", way, str(THREADS),
-        stdin=(HERE / "client.py").read_bytes(), env=keys)
+    keys = {
+        "AWS_ACCESS_KEY_ID": found["S3_ACCESS_KEY"],
+        "AWS_SECRET_ACCESS_KEY": found["S3_SECRET_KEY"],
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+    }
+    run(
+        "docker",
+        "run",
+        "--rm",
+        "-i",
+        "--network",
+        f"{system.project}_frontend",
+        "-u",
+        "0",
+        "-v",
+        f"{folder}:/mirror",
+        *(word for key in keys for word in ("-e", key)),
+        "--entrypoint",
+        "python",
+        state.settings.mlflow_image,
+        "-",
+        "mirror",
+        "http://store:9000",
+        "mlflow-artifacts",
+        prefix,
+        "/mirror",
+        way,
+        str(THREADS),
+        stdin=(HERE / "client.py").read_bytes(),
+        env=keys,
+    )
 
 
 def plain_backup(system: Filled, folder: Path) -> None:
     _, engine = system.opened()
     live = system.live
-    with (engine.pipe(POSTGRES, ("pg_dump", "-Fc", "-U", "mlflow", "-d", live["database"])) as pipe,
-          (folder / "dump").open("wb") as target):
+    with (
+        engine.pipe(POSTGRES, ("pg_dump", "-Fc", "-U", "mlflow", "-d", live["database"])) as pipe,
+        (folder / "dump").open("wb") as target,
+    ):
         shutil.copyfileobj(pipe.out, target, 2**20)
         pipe.finish(600)
     (folder / "objects").mkdir()
@@ -241,6 +288,7 @@ def plain_restore(system: Filled, folder: Path, name: str) -> None:
 
 # the measures
 
+
 def measure(whole: Filled, tenth: Filled, folder: Path, rounds: int, only: list[str], what: str) -> list[Measure]:
     found = []
     for kind in only:
@@ -249,8 +297,9 @@ def measure(whole: Filled, tenth: Filled, folder: Path, rounds: int, only: list[
         inside = Measure(f"{kind}: peak memory inside the part, against a tenth", "<= 1.1", "MiB", limit=1.1)
         for number in range(rounds):
             archive, plain = folder / "whole.tar", folder / "plain"
-            words = ["backup", f"--to={archive}"] if kind == "backup" else ["restore", str(archive), "--yes",
-                                                                            "--no-backup"]
+            words = (
+                ["backup", f"--to={archive}"] if kind == "backup" else ["restore", str(archive), "--yes", "--no-backup"]
+            )
             if kind == "backup" or not archive.exists():
                 archive.unlink(missing_ok=True)
             if kind == "restore" and not archive.exists():
@@ -284,9 +333,12 @@ def measure(whole: Filled, tenth: Filled, folder: Path, rounds: int, only: list[
                 peaks = watched(tenth, "restore", str(small), "--yes", "--no-backup")
             task.other.append(peaks.task)
             inside.other.append(peaks.inside)
-            print(f"{kind}: {speed.ours[-1]:.1f} s, plain {speed.other[-1]:.1f} s; MiB {task.ours[-1]:.0f} and "
-                  f"{inside.ours[-1]:.0f}, of a tenth {peaks.task:.0f} and {peaks.inside:.0f}", file=sys.stderr,
-                  flush=True)
+            print(
+                f"{kind}: {speed.ours[-1]:.1f} s, plain {speed.other[-1]:.1f} s; MiB {task.ours[-1]:.0f} and "
+                f"{inside.ours[-1]:.0f}, of a tenth {peaks.task:.0f} and {peaks.inside:.0f}",
+                file=sys.stderr,
+                flush=True,
+            )
         found += [speed, task, inside]
     return found
 
@@ -308,8 +360,10 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     folder.chmod(0o755)
     base = 27200 if told.engine == "docker" else 27220
-    whole, tenth = (Filled(told.engine, folder, f"{told.engine}-{name}", port)
-                    for name, port in (("whole", base), ("tenth", base + 10)))
+    whole, tenth = (
+        Filled(told.engine, folder, f"{told.engine}-{name}", port)
+        for name, port in (("whole", base), ("tenth", base + 10))
+    )
     found: list[Measure] = []
 
     def filled() -> None:
@@ -319,8 +373,16 @@ def main() -> None:
     def measured() -> None:
         for system in (whole, tenth):
             system.invoke("up")  # of this very clone
-        found.extend(measure(whole, tenth, folder, told.rounds, told.only.split(","),
-                             f"{told.runs} runs, {told.mib} MiB, {told.engine}"))
+        found.extend(
+            measure(
+                whole,
+                tenth,
+                folder,
+                told.rounds,
+                told.only.split(","),
+                f"{told.runs} runs, {told.mib} MiB, {told.engine}",
+            )
+        )
 
     def removed() -> None:
         for system in (whole, tenth):
@@ -337,10 +399,17 @@ def main() -> None:
             removed()
     if not found:
         return
-    machine = {"cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version(),
-               "docker": run("docker", "version", "--format", "{{.Server.Version}}").strip()
-               if told.engine == "docker" else "", "date": time.strftime("%Y-%m-%d"), "rounds": told.rounds,
-               "rate": f"{told.mib / statistics.median(found[0].ours):.0f} MiB/s"}
+    machine = {
+        "cpus": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "docker": run("docker", "version", "--format", "{{.Server.Version}}").strip()
+        if told.engine == "docker"
+        else "",
+        "date": time.strftime("%Y-%m-%d"),
+        "rounds": told.rounds,
+        "rate": f"{told.mib / statistics.median(found[0].ours):.0f} MiB/s",
+    }
     Path(told.json).parent.mkdir(exist_ok=True)
     Path(told.json).write_text(json.dumps({"machine": machine, "measures": [asdict(m) for m in found]}, indent=1))
     print(f"{machine}\n\n{table(found)}")

@@ -89,13 +89,26 @@ class Bench:
                     (memory.ours if mine else memory.other).append(system.memory())
                     if isinstance(system, Ours):
                         noop.ours.append(system.invoke("up"))
-                        noop.other.append(timed("env", "-i", *(f"{k}={v}" for k, v in bare.items()), "docker",
-                                                "compose", "up", "-d", "--wait", cwd=system.clone))
+                        noop.other.append(
+                            timed(
+                                "env",
+                                "-i",
+                                *(f"{k}={v}" for k, v in bare.items()),
+                                "docker",
+                                "compose",
+                                "up",
+                                "-d",
+                                "--wait",
+                                cwd=system.clone,
+                            )
+                        )
                     system.down()
                     (later.ours if mine else later.other).append(system.up())
                     system.down(data=True)
-                say(f"cold {cold.ours[-1]:.1f} / {cold.other[-1]:.1f} s, later {later.ours[-1]:.1f} / "
-                    f"{later.other[-1]:.1f} s, memory {memory.ours[-1]:.0f} / {memory.other[-1]:.0f} MiB")
+                say(
+                    f"cold {cold.ours[-1]:.1f} / {cold.other[-1]:.1f} s, later {later.ours[-1]:.1f} / "
+                    f"{later.other[-1]:.1f} s, memory {memory.ours[-1]:.0f} / {memory.other[-1]:.0f} MiB"
+                )
         return [cold, later, noop, memory]
 
     def embedded_starts(self) -> list[Measure]:
@@ -130,8 +143,10 @@ class Bench:
 
     def logging(self) -> list[Measure]:
         one = Measure("client log_metric p50, one client", "<= 0.15", "ms", 0.15)
-        many = {kind: Measure(f"32 clients, {kind}", ">= 2.5", "requests/s", 2.5, "large")
-                for kind in ("log-metric", "log-batch", "search")}
+        many = {
+            kind: Measure(f"32 clients, {kind}", ">= 2.5", "requests/s", 2.5, "large")
+            for kind in ("log-metric", "log-batch", "search")
+        }
         sides = ((self.ours, "ours"), (self.opponent, "other"), (self.embedded, "embedded"))
         busiest = 0.0
         with running(*(system for system, _ in sides)):
@@ -154,17 +169,28 @@ class Bench:
         ours, embedded = self.ours, self.embedded
         with running(ours, embedded):
             found = ours.ask("credentials")
-            keys = {"AWS_ACCESS_KEY_ID": str(found["S3_ACCESS_KEY"]),
-                    "AWS_SECRET_ACCESS_KEY": str(found["S3_SECRET_KEY"]),
-                    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-                    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required"}
+            keys = {
+                "AWS_ACCESS_KEY_ID": str(found["S3_ACCESS_KEY"]),
+                "AWS_SECRET_ACCESS_KEY": str(found["S3_SECRET_KEY"]),
+                "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+                "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+            }
             network = f"{ours.project}_frontend"
-            patient = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "600",  # as the notebook is told
-                       "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": str(STRAIGHT_FROM)}
+            patient = {
+                "MLFLOW_HTTP_REQUEST_TIMEOUT": "600",  # as the notebook is told
+                "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": str(STRAIGHT_FROM),
+            }
             for _ in range(self.rounds):
                 mine = client("artifact", "http://mlflow:8000", str(mib), network=network, env=patient)
-                straight = client("boto", "http://store:9000", "mlflow-artifacts", str(mib), network=network, env=keys,
-                                  image=setting("MLFLOW_IMAGE"))  # the notebook's has no boto3
+                straight = client(
+                    "boto",
+                    "http://store:9000",
+                    "mlflow-artifacts",
+                    str(mib),
+                    network=network,
+                    env=keys,
+                    image=setting("MLFLOW_IMAGE"),
+                )  # the notebook's has no boto3
                 folder = client("artifact", embedded.url, str(mib), env=patient)
                 for measure, way in ((up, "up"), (down, "down")):
                     measure.ours.append(mine[way])
@@ -200,8 +226,10 @@ class Bench:
             mib = sum(layer.mib for layer in new)
             moved.ours.append(len(new))
             whole.ours.append(mib / total * 100)
-            told.append(f"{releases}: {len(new)} of {len(before)} layers, {mib:.1f} of {total:.0f} MiB "
-                        f"({'; '.join(layer.made_by for layer in new)}), {seconds.ours[-1]:.0f} s")
+            told.append(
+                f"{releases}: {len(new)} of {len(before)} layers, {mib:.1f} of {total:.0f} MiB "
+                f"({'; '.join(layer.made_by for layer in new)}), {seconds.ours[-1]:.0f} s"
+            )
             say(told[-1])
         moved.ours = [max(moved.ours)]
         moved.note = ". ".join(told)
@@ -233,10 +261,17 @@ class Layer:
 def layers(name: str) -> list[Layer]:
     """An image's layers, those at the bottom (of images that were imported or flattened) without an instruction."""
     digests = json.loads(run("docker", "image", "inspect", "--format", "{{json .RootFS.Layers}}", name))
-    steps = [line.split("\t") for line in run("docker", "history", "--no-trunc", "--human=false", "--format",
-                                              "{{.Size}}\t{{.CreatedBy}}", name).splitlines()]
-    made = [(text.removesuffix(" # buildkit"), int(mib) / 2**20) for mib, text in steps
-            if text.split(" ")[0] in ("ADD", "COPY", "RUN", "WORKDIR")]  # the newest first; others make no layer
+    steps = [
+        line.split("\t")
+        for line in run(
+            "docker", "history", "--no-trunc", "--human=false", "--format", "{{.Size}}\t{{.CreatedBy}}", name
+        ).splitlines()
+    ]
+    made = [
+        (text.removesuffix(" # buildkit"), int(mib) / 2**20)
+        for mib, text in steps
+        if text.split(" ")[0] in ("ADD", "COPY", "RUN", "WORKDIR")
+    ]  # the newest first; others make no layer
     made += [("", 0.0)] * (len(digests) - len(made))
     return [Layer(digest, *step) for digest, step in zip(reversed(digests), made, strict=False)][::-1]
 
@@ -246,9 +281,25 @@ def another_release(lock: Path, name: str) -> str:
     text = lock.read_text()
     old = re.search(rf"(?m)^{name}==(\S+) .*\n(    .*\n)+", text)
     assert old, f"{name} is not in {lock}"
-    new = run(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-deps", "--universal", "--generate-hashes",
-              "--no-header", "--no-annotate", "--no-emit-index-url", "--python-version", "3.13", "-",
-              stdin=f"{name}!={old[1]},<{old[1]}".encode(), env=uv_settings(os.environ))
+    new = run(
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "compile",
+        "--quiet",
+        "--no-deps",
+        "--universal",
+        "--generate-hashes",
+        "--no-header",
+        "--no-annotate",
+        "--no-emit-index-url",
+        "--python-version",
+        "3.13",
+        "-",
+        stdin=f"{name}!={old[1]},<{old[1]}".encode(),
+        env=uv_settings(os.environ),
+    )
     # the comment is new each time: pip runs, whatever was built before
     lock.write_text(text.replace(old[0], new.rstrip() + "\n") + f"# {time.time()}\n")
     return f"{name} {old[1]} -> {new.split()[0].partition('==')[2]}"
@@ -262,25 +313,34 @@ QUICK = ("starts", "embedded", "listing", "logging", "artifacts", "builds")
 
 
 def table(found: list[Measure]) -> str:
-    lines = ["| what | goal | ours | opponent | ratio | spread (ours / opponent / embedded) | embedded | |",
-             "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| what | goal | ours | opponent | ratio | spread (ours / opponent / embedded) | embedded | |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for m in found:
         verdict = "" if m.limit == float("inf") else "reached" if m.reached else "missed"
         ratio = f"{m.ratio:.2f}" if m.other else "-"
-        lines.append(f"| {m.name} | {m.goal} | {m.told(m.ours)} | {m.told(m.other)} | {ratio} | {m.spread} | "
-                     f"{m.told(m.embedded)} | {verdict} |")
+        lines.append(
+            f"| {m.name} | {m.goal} | {m.told(m.ours)} | {m.told(m.other)} | {ratio} | {m.spread} | "
+            f"{m.told(m.embedded)} | {verdict} |"
+        )
     notes = dict.fromkeys(m.note for m in found if m.note)
     return "\n".join([*lines, *(f"\n{note}" for note in notes)])
 
 
 def machine() -> dict[str, object]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"cpus": os.cpu_count(), "memory_gib": round(memory / 2**30, 1), "system": platform.platform(),
-            "python": platform.python_version(),
-            "docker": run("docker", "version", "--format", "{{.Server.Version}}").strip(),
-            "compose": run("docker", "compose", "version", "--short").strip(),
-            "mlflow": setting("MLFLOW_IMAGE"), "postgres": service_image("postgres"),
-            "store": service_image("versitygw")}
+    return {
+        "cpus": os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "docker": run("docker", "version", "--format", "{{.Server.Version}}").strip(),
+        "compose": run("docker", "compose", "version", "--short").strip(),
+        "mlflow": setting("MLFLOW_IMAGE"),
+        "postgres": service_image("postgres"),
+        "store": service_image("versitygw"),
+    }
 
 
 def earlier(path: Path) -> dict[str, Measure]:
@@ -305,8 +365,14 @@ def main() -> None:
     os.environ.setdefault("TRACKBED_OBJECT_STORE", "versitygw")  # the opponent's store
     bench = Bench(folder, rounds, told.full)
     steps: dict[str, Callable[[], list[Measure]]] = {
-        "starts": bench.starts, "embedded": bench.embedded_starts, "listing": bench.listing, "logging": bench.logging,
-        "artifacts": bench.artifacts, "builds": bench.builds, "growth": bench.growth}
+        "starts": bench.starts,
+        "embedded": bench.embedded_starts,
+        "listing": bench.listing,
+        "logging": bench.logging,
+        "artifacts": bench.artifacts,
+        "builds": bench.builds,
+        "growth": bench.growth,
+    }
     if unknown := set(wanted) - set(steps):
         parser.error(f"--only={','.join(unknown)}: one of {', '.join(steps)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the systems are taken down
@@ -321,8 +387,9 @@ def main() -> None:
                 rows[row.name] = row
             say(f"{name}: {time.monotonic() - began:.0f} s")
             told.json.parent.mkdir(exist_ok=True)
-            told.json.write_text(json.dumps({"machine": machine(), "measures": [asdict(m) for m in rows.values()]},
-                                            indent=1))
+            told.json.write_text(
+                json.dumps({"machine": machine(), "measures": [asdict(m) for m in rows.values()]}, indent=1)
+            )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(f"{machine()}\n\n{table(list(rows.values()))}")

@@ -1,11 +1,11 @@
 """A client of a tracking server, run in the notebook's image for both sides; prints one JSON object.
 
-    latency URL COUNT        client.log_metric, one client, kept connection: seconds p50 and p95
-    load URL SECONDS KIND    32 clients over raw HTTP (log-metric, log-batch, search): requests a second, and the
-                             processors that the clients themselves used
-    artifact URL MIB         one artifact up and down through the client: MiB a second
-    boto ENDPOINT BUCKET MIB the same bytes with boto3, straight to the store
-    mirror ENDPOINT BUCKET PREFIX FOLDER down|up THREADS  all objects below a prefix as files, or back: count, seconds
+latency URL COUNT        client.log_metric, one client, kept connection: seconds p50 and p95
+load URL SECONDS KIND    32 clients over raw HTTP (log-metric, log-batch, search): requests a second, and the
+                         processors that the clients themselves used
+artifact URL MIB         one artifact up and down through the client: MiB a second
+boto ENDPOINT BUCKET MIB the same bytes with boto3, straight to the store
+mirror ENDPOINT BUCKET PREFIX FOLDER down|up THREADS  all objects below a prefix as files, or back: count, seconds
 """
 
 from __future__ import annotations
@@ -61,11 +61,22 @@ def _clients(netloc: str, seconds: float, kind: str, counts: Any, slot: int) -> 
         while time.monotonic() < end:
             step += 1
             if kind == "log-metric":
-                _post(connection, "runs/log-metric",
-                      {"run_id": run_id, "key": "loss", "value": 0.5, "timestamp": 1, "step": step})
+                _post(
+                    connection,
+                    "runs/log-metric",
+                    {"run_id": run_id, "key": "loss", "value": 0.5, "timestamp": 1, "step": step},
+                )
             elif kind == "log-batch":
-                _post(connection, "runs/log-batch", {"run_id": run_id, "metrics": [
-                    {"key": f"m{i}", "value": 0.5, "timestamp": step, "step": step} for i in range(100)]})
+                _post(
+                    connection,
+                    "runs/log-batch",
+                    {
+                        "run_id": run_id,
+                        "metrics": [
+                            {"key": f"m{i}", "value": 0.5, "timestamp": step, "step": step} for i in range(100)
+                        ],
+                    },
+                )
             else:
                 _post(connection, "runs/search", {"experiment_ids": ["0"], "max_results": 25})
             done += 1
@@ -83,8 +94,10 @@ def load(url: str, seconds: float, kind: str) -> dict[str, float]:
     counts = multiprocessing.Array("q", PROCESSES)
     netloc = urlsplit(url).netloc
     began = time.perf_counter()
-    workers = [multiprocessing.Process(target=_clients, args=(netloc, seconds, kind, counts, slot))
-               for slot in range(PROCESSES)]
+    workers = [
+        multiprocessing.Process(target=_clients, args=(netloc, seconds, kind, counts, slot))
+        for slot in range(PROCESSES)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -92,8 +105,10 @@ def load(url: str, seconds: float, kind: str) -> dict[str, float]:
     if any(worker.exitcode for worker in workers):
         raise SystemExit("a client failed")
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {"per_second": sum(counts[:]) / seconds,
-            "client_cpus": (used.ru_utime + used.ru_stime) / (time.perf_counter() - began)}
+    return {
+        "per_second": sum(counts[:]) / seconds,
+        "client_cpus": (used.ru_utime + used.ru_stime) / (time.perf_counter() - began),
+    }
 
 
 def _file(folder: str, mib: int) -> Path:
@@ -148,8 +163,9 @@ def mirror(endpoint: str, bucket: str, prefix: str, folder: str, way: str, threa
     from botocore.config import Config
 
     began, top = time.perf_counter(), Path(folder)
-    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1",
-                          config=Config(max_pool_connections=threads * 10))
+    client = boto3.client(
+        "s3", endpoint_url=endpoint, region_name="us-east-1", config=Config(max_pool_connections=threads * 10)
+    )
 
     def down(key: str) -> None:
         path = top / key.removeprefix(f"{prefix}/")
@@ -170,9 +186,11 @@ def mirror(endpoint: str, bucket: str, prefix: str, folder: str, way: str, threa
 
 if __name__ == "__main__":
     what, *words = sys.argv[1:]
-    result = {"latency": lambda: latency(words[0], int(words[1])),
-              "load": lambda: load(words[0], float(words[1]), words[2]),
-              "artifact": lambda: artifact(words[0], int(words[1])),
-              "boto": lambda: boto(words[0], words[1], int(words[2])),
-              "mirror": lambda: mirror(words[0], words[1], words[2], words[3], words[4], int(words[5]))}[what]()
+    result = {
+        "latency": lambda: latency(words[0], int(words[1])),
+        "load": lambda: load(words[0], float(words[1]), words[2]),
+        "artifact": lambda: artifact(words[0], int(words[1])),
+        "boto": lambda: boto(words[0], words[1], int(words[2])),
+        "mirror": lambda: mirror(words[0], words[1], words[2], words[3], words[4], int(words[5])),
+    }[what]()
     print(json.dumps(result))

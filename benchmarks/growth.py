@@ -65,8 +65,9 @@ class Asker:
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """The answer's JSON, {} for a page. Raises SystemExit on another status than 200."""
-        self.connection.request(method, path, json.dumps(body) if body is not None else None,
-                                {"Content-Type": "application/json"})
+        self.connection.request(
+            method, path, json.dumps(body) if body is not None else None, {"Content-Type": "application/json"}
+        )
         answer = self.connection.getresponse()
         data = answer.read()
         if answer.status != 200:
@@ -84,8 +85,12 @@ class Asker:
 def sql(engine: Engine, database: str, text: str, **variables: object) -> list[str]:
     """The lines that psql prints. Raises SystemExit with what the server said."""
     flags = [word for name, value in variables.items() for word in ("-v", f"{name}={value}")]
-    done = engine.exec(POSTGRES, ("psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", DATABASE_USER, "-d",
-                                  database, *flags), stdin=text.encode(), timeout=900)
+    done = engine.exec(
+        POSTGRES,
+        ("psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", DATABASE_USER, "-d", database, *flags),
+        stdin=text.encode(),
+        timeout=900,
+    )
     if done.code:
         raise SystemExit(f"psql: {done.stderr.strip()[-2000:]}")
     return done.stdout.splitlines()
@@ -95,15 +100,36 @@ def sample(asker: Asker, experiment: str, i: int) -> str:
     """The run number ``i`` of FILL as MLflow writes it itself; gives its id."""
     at = BEGAN + i * 1000
     tags = {"mlflow.user": "ann", "mlflow.source.name": "train.py", "mlflow.source.type": "LOCAL"}
-    run = str(asker.api("runs/create", {
-        "experiment_id": experiment, "start_time": at, "run_name": f"growth-{i}",
-        "tags": [{"key": k, "value": v} for k, v in tags.items()]})["run"]["info"]["run_id"])
+    run = str(
+        asker.api(
+            "runs/create",
+            {
+                "experiment_id": experiment,
+                "start_time": at,
+                "run_name": f"growth-{i}",
+                "tags": [{"key": k, "value": v} for k, v in tags.items()],
+            },
+        )["run"]["info"]["run_id"]
+    )
     for step in range(5):
-        asker.api("runs/log-batch", {"run_id": run, "metrics": [
-            {"key": key, "value": 0.25, "timestamp": at + step, "step": step} for key in ("loss", "accuracy")]})
+        asker.api(
+            "runs/log-batch",
+            {
+                "run_id": run,
+                "metrics": [
+                    {"key": key, "value": 0.25, "timestamp": at + step, "step": step} for key in ("loss", "accuracy")
+                ],
+            },
+        )
     params = {"lr": i % 10, "depth": i % 7, "seed": i}
-    asker.api("runs/log-batch", {"run_id": run, "tags": [{"key": "team", "value": f"t{i % 5}"}], "params": [
-        {"key": k, "value": str(v)} for k, v in params.items()]})
+    asker.api(
+        "runs/log-batch",
+        {
+            "run_id": run,
+            "tags": [{"key": "team", "value": f"t{i % 5}"}],
+            "params": [{"key": k, "value": str(v)} for k, v in params.items()],
+        },
+    )
     asker.api("runs/update", {"run_id": run, "status": "FINISHED", "end_time": at + 900})
     return run
 
@@ -113,8 +139,10 @@ def shape(engine: Engine, database: str, run: str) -> dict[str, list[str]]:
     found = {}
     for name in TABLES:
         hidden = "- 'value'" if "metrics" in name else ""
-        found[name] = sorted(line.replace(run, "ID") for line in sql(
-            engine, database, f"SELECT to_jsonb(t) {hidden} FROM {name} t WHERE run_uuid = '{run}'"))
+        found[name] = sorted(
+            line.replace(run, "ID")
+            for line in sql(engine, database, f"SELECT to_jsonb(t) {hidden} FROM {name} t WHERE run_uuid = '{run}'")
+        )
     return found
 
 
@@ -132,18 +160,27 @@ def verify(engine: Engine, database: str, asker: Asker, experiment: str) -> None
 def long_run(asker: Asker, experiment: str) -> str:
     run = str(asker.api("runs/create", {"experiment_id": experiment, "start_time": BEGAN})["run"]["info"]["run_id"])
     for first in range(0, LONG_HISTORY, 500):
-        asker.api("runs/log-batch", {"run_id": run, "metrics": [
-            {"key": "loss", "value": 1 / (step + 1), "timestamp": BEGAN + step, "step": step}
-            for step in range(first, first + 500)]})
+        asker.api(
+            "runs/log-batch",
+            {
+                "run_id": run,
+                "metrics": [
+                    {"key": "loss", "value": 1 / (step + 1), "timestamp": BEGAN + step, "step": step}
+                    for step in range(first, first + 500)
+                ],
+            },
+        )
     return run
 
 
 def questions(asker: Asker, experiment: str, run: str) -> dict[str, Callable[[], object]]:
     """What is asked, by name; each fails when the answer is not what the fill put there."""
+
     def page(count: int, **words: Any) -> Callable[[], object]:
         def ask() -> None:
             if len(found := asker.search(experiment, **words)) != count:
                 raise SystemExit(f"{words}: {len(found)} runs instead of {count}")
+
         return ask
 
     def history() -> None:
@@ -156,9 +193,17 @@ def questions(asker: Asker, experiment: str, run: str) -> dict[str, Callable[[],
         asker.ask("GET", "/")
         asker.ask("POST", "/ajax-api/2.0/mlflow/experiments/search", {"max_results": 25})
         asker.ask("GET", f"/ajax-api/2.0/mlflow/experiments/get?experiment_id={experiment}")
-        asker.ask("POST", "/ajax-api/2.0/mlflow/runs/search", {
-            "experiment_ids": [experiment], "max_results": 100, "order_by": ["attributes.start_time DESC"],
-            "run_view_type": "ACTIVE_ONLY", "filter": ""})
+        asker.ask(
+            "POST",
+            "/ajax-api/2.0/mlflow/runs/search",
+            {
+                "experiment_ids": [experiment],
+                "max_results": 100,
+                "order_by": ["attributes.start_time DESC"],
+                "run_view_type": "ACTIVE_ONLY",
+                "filter": "",
+            },
+        )
 
     return {
         "search_runs page": page(25),

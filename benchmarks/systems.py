@@ -75,6 +75,7 @@ class Measure:
     @property
     def spread(self) -> str:
         """Largest distance from the median in percent: ours / opponent's / embedded."""
+
         def one(samples: list[float]) -> str:
             middle = statistics.median(samples)
             return f"{max(abs(s - middle) for s in samples) / middle * 100:.0f} %" if middle else "-"
@@ -89,11 +90,13 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-def run(*argv: str, env: dict[str, str] | None = None, cwd: Path = ROOT, stdin: bytes = b"",
-        timeout: float = 1800) -> str:
+def run(
+    *argv: str, env: dict[str, str] | None = None, cwd: Path = ROOT, stdin: bytes = b"", timeout: float = 1800
+) -> str:
     """The stdout of a command that has to succeed."""
-    done = subprocess.run(argv, env={**os.environ, **(env or {})}, cwd=cwd, input=stdin, capture_output=True,
-                          timeout=timeout, check=False)
+    done = subprocess.run(
+        argv, env={**os.environ, **(env or {})}, cwd=cwd, input=stdin, capture_output=True, timeout=timeout, check=False
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(argv)}: exit code {done.returncode}\n{done.stderr.decode()[-3000:]}")
     return done.stdout.decode()
@@ -110,8 +113,9 @@ def log_run(url: str) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def post(path: str, body: dict[str, object]) -> dict[str, dict[str, dict[str, str]]]:
-        request = urllib.request.Request(f"{url}/api/2.0/mlflow/{path}", json.dumps(body).encode(),
-                                         {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"{url}/api/2.0/mlflow/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
         with opener.open(request, timeout=60) as answer:
             return dict(json.loads(answer.read() or b"{}"))
 
@@ -147,13 +151,19 @@ class Ours:
     def __init__(self, engine: str, folder: Path, **more: str) -> None:
         self.engine, self.clone = engine, clone(folder)
         first = 27000 if engine == "docker" else 27010
-        ports = {f"TRACKBED_{name}_PORT": str(first + n) for n, name in enumerate(("MLFLOW", "JUPYTER", "S3",
-                                                                                  "S3_CONSOLE"))}
+        ports = {
+            f"TRACKBED_{name}_PORT": str(first + n) for n, name in enumerate(("MLFLOW", "JUPYTER", "S3", "S3_CONSOLE"))
+        }
         self.url = f"http://127.0.0.1:{first}"
         self.project = f"bench-{engine}-{uuid.uuid4().hex[:4]}"
-        self.env = {**ports, "TRACKBED_ENGINE": engine, "TRACKBED_PROJECT": self.project,
-                    "TRACKBED_STATE_DIR": str(folder / "state"),
-                    "TRACKBED_LOCAL_ACCESS": "open", **more}  # as the baseline, which has no token
+        self.env = {
+            **ports,
+            "TRACKBED_ENGINE": engine,
+            "TRACKBED_PROJECT": self.project,
+            "TRACKBED_STATE_DIR": str(folder / "state"),
+            "TRACKBED_LOCAL_ACCESS": "open",
+            **more,
+        }  # as the baseline, which has no token
         if engine == "embedded":
             self.env["TRACKBED_OBJECT_STORE"] = "auto"
 
@@ -163,8 +173,9 @@ class Ours:
 
     def ask(self, *words: str) -> dict[str, list[dict[str, int]]]:
         """What `invoke WORDS --format=json` prints."""
-        return dict(json.loads(run(sys.executable, "-m", "invoke", *words, "--format=json", env=self.env,
-                                   cwd=self.clone)))
+        return dict(
+            json.loads(run(sys.executable, "-m", "invoke", *words, "--format=json", env=self.env, cwd=self.clone))
+        )
 
     def up(self) -> float:
         """Seconds of `invoke up` and a first run."""
@@ -190,15 +201,28 @@ class Opponent:
     def __init__(self, folder: Path) -> None:
         self.url = f"http://127.0.0.1:{OPPONENT_MLFLOW}"
         self.folder = folder
-        self.words = ("docker", "compose", "--env-file", os.devnull, "-p", f"bench-opponent-{uuid.uuid4().hex[:4]}",
-                      "-f", str(HERE / "opponent" / "compose.yaml"))
+        self.words = (
+            "docker",
+            "compose",
+            "--env-file",
+            os.devnull,
+            "-p",
+            f"bench-opponent-{uuid.uuid4().hex[:4]}",
+            "-f",
+            str(HERE / "opponent" / "compose.yaml"),
+        )
 
     @cached_property
     def env(self) -> dict[str, str]:
         """Asked for when it starts: our own `up`, which is first, has pulled or built the store's image."""
-        return {"POSTGRES_IMAGE": service_image("postgres"), "STORE_IMAGE": service_image("versitygw"),
-                "MLFLOW_IMAGE": NAIVE, "WHEELS": str(wheels(self.folder)), "MLFLOW_PORT": OPPONENT_MLFLOW,
-                "STORE_PORT": OPPONENT_STORE}
+        return {
+            "POSTGRES_IMAGE": service_image("postgres"),
+            "STORE_IMAGE": service_image("versitygw"),
+            "MLFLOW_IMAGE": NAIVE,
+            "WHEELS": str(wheels(self.folder)),
+            "MLFLOW_PORT": OPPONENT_MLFLOW,
+            "STORE_PORT": OPPONENT_STORE,
+        }
 
     def prepare(self) -> None:
         """Make its images and its wheels, so that no measure waits for them."""
@@ -237,8 +261,20 @@ def opponents_images() -> None:
     secret = ["--secret", f"id=ca,src={bundle}"] if (bundle := ca_bundle()) else []
     network = ["--network", setting("BUILD_NETWORK")]
     for name, drivers in ((NAIVE, ""), (WEIGHED, "psycopg2-binary boto3")):
-        run("docker", "buildx", "build", "--load", "--provenance=false", "--tag", name, *secret, *network,
-            "--build-arg", f"DRIVERS={drivers}", str(HERE / "opponent"))
+        run(
+            "docker",
+            "buildx",
+            "build",
+            "--load",
+            "--provenance=false",
+            "--tag",
+            name,
+            *secret,
+            *network,
+            "--build-arg",
+            f"DRIVERS={drivers}",
+            str(HERE / "opponent"),
+        )
 
 
 def wheels(folder: Path) -> Path:
@@ -247,9 +283,20 @@ def wheels(folder: Path) -> Path:
     if not found.exists():
         opponents_images()
         found.mkdir()
-        run("docker", "run", "--rm", "--network", "host", "-v", f"{found}:/wheels",
-            *(["-v", f"{bundle}:/ca:ro", "-e", "PIP_CERT=/ca"] if bundle else []), WEIGHED, "sh", "-c",
-            "pip download -q -d /wheels psycopg2-binary boto3")
+        run(
+            "docker",
+            "run",
+            "--rm",
+            "--network",
+            "host",
+            "-v",
+            f"{found}:/wheels",
+            *(["-v", f"{bundle}:/ca:ro", "-e", "PIP_CERT=/ca"] if bundle else []),
+            WEIGHED,
+            "sh",
+            "-c",
+            "pip download -q -d /wheels psycopg2-binary boto3",
+        )
         found.chmod(0o755)
     return found
 
@@ -258,8 +305,22 @@ def client(*words: str, network: str = "host", env: dict[str, str] | None = None
     """A measurement of client.py in the notebook's image, the same for every side; ``env`` stays out of argv."""
     flags = [word for name in env or {} for word in ("-e", name)]
     image = image or setting("JUPYTER_IMAGE") or f"{REPOSITORY}:cpu"
-    out = run("docker", "run", "--rm", "-i", "--network", network, *flags, "--entrypoint", "python", image, "-",
-              *words, stdin=(HERE / "client.py").read_bytes(), env=env)
+    out = run(
+        "docker",
+        "run",
+        "--rm",
+        "-i",
+        "--network",
+        network,
+        *flags,
+        "--entrypoint",
+        "python",
+        image,
+        "-",
+        *words,
+        stdin=(HERE / "client.py").read_bytes(),
+        env=env,
+    )
     return dict(json.loads(out.strip().splitlines()[-1]))
 
 

@@ -16,11 +16,37 @@ TITLES = {AMD: "AMD", NVIDIA: "NVIDIA"}
 VENDORS = {"1002": "AMD", "10de": "NVIDIA", "8086": "Intel", "1a03": "ASPEED", "102b": "Matrox"}
 VARIANT = {AMD: "rocm", NVIDIA: "cuda", NONE: "cpu"}
 # Graphics inside a processor: good for a screen, without memory of their own.
-INTEGRATED = frozenset(("gfx902", "gfx909", "gfx90c", "gfx1013", "gfx1033", "gfx1035", "gfx1036", "gfx1037",
-                        "gfx1103", "gfx1150", "gfx1151", "gfx1152", "gfx1153"))
-SERIES = {"gfx900": "MI25", "gfx906": "MI50/MI60", "gfx908": "MI100", "gfx90a": "MI200 series",
-          "gfx942": "MI300 series", "gfx950": "MI350 series", "gfx1030": "RX 6800/6900", "gfx1100": "RX 7900",
-          "gfx1101": "RX 7700/7800", "gfx1102": "RX 7600", "gfx1200": "RX 9060", "gfx1201": "RX 9070"}
+INTEGRATED = frozenset(
+    (
+        "gfx902",
+        "gfx909",
+        "gfx90c",
+        "gfx1013",
+        "gfx1033",
+        "gfx1035",
+        "gfx1036",
+        "gfx1037",
+        "gfx1103",
+        "gfx1150",
+        "gfx1151",
+        "gfx1152",
+        "gfx1153",
+    )
+)
+SERIES = {
+    "gfx900": "MI25",
+    "gfx906": "MI50/MI60",
+    "gfx908": "MI100",
+    "gfx90a": "MI200 series",
+    "gfx942": "MI300 series",
+    "gfx950": "MI350 series",
+    "gfx1030": "RX 6800/6900",
+    "gfx1100": "RX 7900",
+    "gfx1101": "RX 7700/7800",
+    "gfx1102": "RX 7600",
+    "gfx1200": "RX 9060",
+    "gfx1201": "RX 9070",
+}
 
 
 @dataclass(frozen=True)
@@ -49,14 +75,28 @@ NODE_TYPES: tuple[NodeType, ...] = (
     NodeType("p100_nvlink", "gpu_p100_nvlink", NVIDIA, "P100", "2 or 4 x P100"),
     NodeType("p100_v100", "gpu_p100_v100", NVIDIA, "P100|V100", "2 x V100 16 GB"),
     NodeType("m40", "gpu_m40", NVIDIA, "M40", "2 x M40"),
-    NodeType("k80", "gpu_k80", NVIDIA, "K80", "2 x K80",
-             "no current driver or PyTorch supports the K80; use --gpu=none, or another node type"),
-    NodeType("pontevecchio", "gpu_pontevecchio", "intel", "Max 1550", "4 x Intel Max 1550",
-             "Intel GPUs are not supported; use --gpu=none, or another node type"),
+    NodeType(
+        "k80",
+        "gpu_k80",
+        NVIDIA,
+        "K80",
+        "2 x K80",
+        "no current driver or PyTorch supports the K80; use --gpu=none, or another node type",
+    ),
+    NodeType(
+        "pontevecchio",
+        "gpu_pontevecchio",
+        "intel",
+        "Max 1550",
+        "4 x Intel Max 1550",
+        "Intel GPUs are not supported; use --gpu=none, or another node type",
+    ),
 )
 BY_WORD: Mapping[str, NodeType] = {
-    word: node for node in NODE_TYPES
-    for word in {node.word, node.word.replace("_", "-"), node.node_type, node.node_type.replace("_", "-")}}
+    word: node
+    for node in NODE_TYPES
+    for word in {node.word, node.word.replace("_", "-"), node.node_type, node.node_type.replace("_", "-")}
+}
 WORDS = (AUTO, NONE, AMD, NVIDIA, *(node.word for node in NODE_TYPES if not node.unsupported))
 OLD_WORDS = frozenset(("v100", "p100", "p100_nvlink", "p100_v100", "m40"))
 
@@ -106,8 +146,13 @@ class Machine:
             found.append(f"{len(self.render_nodes)} AMD render node{_s(self.render_nodes)}")
         if self.nvidia_cdi and not self.nvidia:
             found.append("NVIDIA devices by CDI")
-        bare = [v for v in dict.fromkeys(self.display) if (v not in ("AMD", "NVIDIA") and not found)
-                or (v == "AMD" and not self.kfd) or (v == "NVIDIA" and not self.nvidia_there)]
+        bare = [
+            v
+            for v in dict.fromkeys(self.display)
+            if (v not in ("AMD", "NVIDIA") and not found)
+            or (v == "AMD" and not self.kfd)
+            or (v == "NVIDIA" and not self.nvidia_there)
+        ]
         found += [f"{vendor} graphics without a driver for computing" for vendor in bare]
         return ", ".join(found) or "no GPU"
 
@@ -170,12 +215,15 @@ def kind_of(word: str) -> str:
 def machine(found: Mapping[str, Any], cdi: tuple[str, ...] = ()) -> Machine:
     """A ``Machine`` from what ``probes/machine.py`` prints and the CDI names that its engine knows."""
     groups = {str(node["path"]): int(node["gid"]) for node in found["nodes"]}
-    amd = tuple(Gpu(i, gpu["gfx"] or "unknown", gpu["render"], gpu["with_cpu"] or gpu["gfx"] in INTEGRATED)
-                for i, gpu in enumerate(found["kfd"]))
+    amd = tuple(
+        Gpu(i, gpu["gfx"] or "unknown", gpu["render"], gpu["with_cpu"] or gpu["gfx"] in INTEGRATED)
+        for i, gpu in enumerate(found["kfd"])
+    )
     models = {f"/dev/nvidia{gpu['minor']}": str(gpu["model"]) for gpu in found["nvidia"]["gpus"]}
     nodes = [path for path in groups if re.fullmatch(r"/dev/nvidia\d+", path)]
-    nvidia = tuple(Gpu(i, models.get(path, "").removeprefix("NVIDIA ") or "unknown", path)
-                   for i, path in enumerate(nodes))
+    nvidia = tuple(
+        Gpu(i, models.get(path, "").removeprefix("NVIDIA ") or "unknown", path) for i, path in enumerate(nodes)
+    )
     if not nvidia and "/dev/dxg" in groups and found["nvidia"]["driver"]:
         nvidia = (Gpu(0, "through WSL", "/dev/dxg"),)
     vendors = tuple(VENDORS.get(d["vendor"], d["vendor"]) for d in found["display"])
@@ -195,13 +243,17 @@ def choose(word: str, devices: str, there: Machine, embedded: bool = False, torc
     if node and node.unsupported:
         raise TrackbedError(f"--gpu={word}: {node.unsupported}")
     kind = node.kind if node else word
-    chosen = (_amd(devices, there, embedded, f"--gpu={word}", torch) if kind == AMD
-              else _nvidia(devices, there, embedded, f"--gpu={word}", torch, word in OLD_WORDS))
+    chosen = (
+        _amd(devices, there, embedded, f"--gpu={word}", torch)
+        if kind == AMD
+        else _nvidia(devices, there, embedded, f"--gpu={word}", torch, word in OLD_WORDS)
+    )
     if chosen.warning:
         raise TrackbedError(f"--gpu={word}: {chosen.warning}", chosen.fix)
     if node and (other := _contradiction(node, chosen)):
-        raise TrackbedError(f"--gpu={word}: this is no {node.node_type}, the machine has {other}",
-                            f"--gpu={kind} takes what is there")
+        raise TrackbedError(
+            f"--gpu={word}: this is no {node.node_type}, the machine has {other}", f"--gpu={kind} takes what is there"
+        )
     return chosen
 
 
@@ -244,8 +296,10 @@ def _amd(devices: str, there: Machine, embedded: bool, reason: str, torch: str) 
         missing = "/dev/dri/renderD*" if there.kfd else "/dev/kfd"
         raise TrackbedError(
             f"{_of(reason)}: there is no {missing} here, the machine has {there}",
-            "--gpu=nvidia takes what is there" if there.nvidia_there else
-            "load the driver (`sudo modprobe amdgpu`; Ubuntu has it in linux-modules-extra), or use --gpu=none")
+            "--gpu=nvidia takes what is there"
+            if there.nvidia_there
+            else "load the driver (`sudo modprobe amdgpu`; Ubuntu has it in linux-modules-extra), or use --gpu=none",
+        )
     present = tuple(gpu for gpu in there.amd if gpu.node in there.groups)
     gpus = tuple(gpu for gpu in present if not gpu.integrated) or present
     picked = _pick(devices, gpus, "AMD", "the kernel's topology (/sys/class/kfd) tells of none")
@@ -260,26 +314,42 @@ def _amd(devices: str, there: Machine, embedded: bool, reason: str, torch: str) 
         environment["ROCR_VISIBLE_DEVICES"] = ",".join(str(gpu.index) for gpu in picked)
     # numbers, not names: an image need not know a group called render, and its gid differs from host to host
     groups = tuple(dict.fromkeys(str(there.groups[path]) for path in nodes if there.groups[path]))
-    return Accelerator(AMD, reason, picked, given, nodes, groups, environment=environment,
-                       torch=wheels.CPU if torch == wheels.CPU else wheels.ROCM)
+    return Accelerator(
+        AMD,
+        reason,
+        picked,
+        given,
+        nodes,
+        groups,
+        environment=environment,
+        torch=wheels.CPU if torch == wheels.CPU else wheels.ROCM,
+    )
 
 
-def _nvidia(devices: str, there: Machine, embedded: bool, reason: str, torch: str,
-            old: bool = False) -> Accelerator:
+def _nvidia(devices: str, there: Machine, embedded: bool, reason: str, torch: str, old: bool = False) -> Accelerator:
     if not there.nvidia_there or (embedded and not there.nvidia):
         raise TrackbedError(
             f"{_of(reason)}: {_no_nvidia(there)}",
-            "--gpu=amd takes what is there" if there.kfd and there.render_nodes else
-            "install NVIDIA's driver (`nvidia-smi` shows it at work), or use --gpu=none")
+            "--gpu=amd takes what is there"
+            if there.kfd and there.render_nodes
+            else "install NVIDIA's driver (`nvidia-smi` shows it at work), or use --gpu=none",
+        )
     listed = there.nvidia or tuple(
-        Gpu(int(number), "by CDI", "") for number in
-        sorted((n.rpartition("=")[2] for n in there.cdi if re.fullmatch(r"nvidia\.com/gpu=\d+", n)), key=int))
+        Gpu(int(number), "by CDI", "")
+        for number in sorted(
+            (n.rpartition("=")[2] for n in there.cdi if re.fullmatch(r"nvidia\.com/gpu=\d+", n)), key=int
+        )
+    )
     picked = _pick(devices, listed, "NVIDIA", "the engine lists nvidia.com/gpu=all alone")
     everything = devices == "all"
     wheel = _wheel(picked, there.nvidia_driver, torch, old)
     if wheel.problem:
-        return Accelerator(reason=f"{reason}; {wheel.problem}", warning=wheel.problem, fix=wheel.fix,
-                           environment=_hidden() if embedded else {})
+        return Accelerator(
+            reason=f"{reason}; {wheel.problem}",
+            warning=wheel.problem,
+            fix=wheel.fix,
+            environment=_hidden() if embedded else {},
+        )
     made = partial(Accelerator, NVIDIA, reason, picked, torch=wheel.build, torch_reason=wheel.reason)
     if embedded:
         shown = ",".join(str(gpu.index) for gpu in picked)
@@ -292,9 +362,11 @@ def _nvidia(devices: str, there: Machine, embedded: bool, reason: str, torch: st
     if there.nvidia_cdi:
         names = tuple(f"nvidia.com/gpu={one}" for one in ids)
         if missing := [name for name in names if name not in there.cdi]:
-            raise TrackbedError(f"{_of(reason)}: the engine knows no {missing[0]}, only "
-                                f"{', '.join(n for n in there.cdi if n.startswith('nvidia.com/gpu='))}",
-                                "sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml")
+            raise TrackbedError(
+                f"{_of(reason)}: the engine knows no {missing[0]}, only "
+                f"{', '.join(n for n in there.cdi if n.startswith('nvidia.com/gpu='))}",
+                "sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
+            )
         return made(cdi=names)
     return made(request=ids)
 
@@ -321,13 +393,16 @@ def _pick(devices: str, gpus: tuple[Gpu, ...], title: str, blind: str) -> tuple[
         return gpus
     by_index = {gpu.index: gpu for gpu in gpus}
     if not by_index:
-        raise TrackbedError(f"--devices={devices}: which node is which {title} GPU cannot be told, {blind}",
-                            "--devices=all takes every one")
+        raise TrackbedError(
+            f"--devices={devices}: which node is which {title} GPU cannot be told, {blind}",
+            "--devices=all takes every one",
+        )
     wanted = [int(one) for one in devices.split(",")]
     if missing := [one for one in wanted if one not in by_index]:
-        raise TrackbedError(f"--devices={devices}: there is no {title} GPU {missing[0]}; "
-                            f"there {'is' if len(gpus) == 1 else 'are'} "
-                            + ", ".join(f"{gpu.index} ({gpu.name})" for gpu in gpus))
+        raise TrackbedError(
+            f"--devices={devices}: there is no {title} GPU {missing[0]}; "
+            f"there {'is' if len(gpus) == 1 else 'are'} " + ", ".join(f"{gpu.index} ({gpu.name})" for gpu in gpus)
+        )
     return tuple(by_index[one] for one in wanted)
 
 
@@ -341,8 +416,10 @@ def _contradiction(node: NodeType, chosen: Accelerator) -> str:
 
 def _no_nvidia(there: Machine) -> str:
     if there.nvidia_driver:
-        return (f"NVIDIA's driver {there.nvidia_driver} is loaded, but there is no /dev/nvidia0 "
-                "(`nvidia-modprobe -c 0` makes it)")
+        return (
+            f"NVIDIA's driver {there.nvidia_driver} is loaded, but there is no /dev/nvidia0 "
+            "(`nvidia-modprobe -c 0` makes it)"
+        )
     if "NVIDIA" in there.display:
         return "an NVIDIA GPU is in this machine, but its driver is not loaded"
     return f"there is no NVIDIA GPU here, the machine has {there}"
@@ -368,34 +445,54 @@ def _count(gpus: tuple[Gpu, ...] | list[Gpu], title: str) -> str:
 
 # What an engine or a driver says, what that means, and what to type.
 ADVICE: tuple[tuple[str, str, str], ...] = (
-    (r'could not select device driver "[^"]*" with capabilities: \[\[gpu\]\]',
-     "Docker has no NVIDIA Container Toolkit",
-     "install nvidia-container-toolkit, then `sudo nvidia-ctk runtime configure --runtime=docker` and "
-     "`sudo systemctl restart docker`"),
-    (r"failed to discover GPU vendor from CDI|no known GPU vendor found",
-     "Docker has no NVIDIA Container Toolkit",
-     "install nvidia-container-toolkit, then `sudo nvidia-ctk runtime configure --runtime=docker` and "
-     "`sudo systemctl restart docker`"),
-    (r"unresolvable CDI devices|CDI device injection failed",
-     "Docker finds no (or no readable) description of the NVIDIA devices",
-     "sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"),
-    (r"error gathering device information while adding custom device",
-     "a device node that the notebook was to get is not there",
-     "`sudo modprobe amdgpu` makes /dev/kfd and /dev/dri; `invoke doctor` shows what there is; or use --gpu=none"),
-    (r"Failed to initialize NVML: Unknown Error",
-     "the container has lost its GPU (systemd reloaded while Docker uses its cgroups)",
-     "`invoke down && invoke up` gets it back; for good: \"exec-opts\": [\"native.cgroupdriver=cgroupfs\"] in "
-     "/etc/docker/daemon.json, or CDI"),
-    (r"Failed to initialize NVML: Driver/library version mismatch",
-     "NVIDIA's driver was updated, its kernel module was not reloaded", "restart the machine"),
-    (r"nvidia-container-cli: initialization error|libnvidia-ml\.so\.1",
-     "NVIDIA's driver is not loaded on the machine", "`nvidia-smi` on the machine shows why; install its driver"),
-    (r"driver on your system is too old",
-     "NVIDIA's driver is too old for this PyTorch",
-     "update the driver, or set TORCH_INDEX to the index of an older CUDA"),
-    (r"no kernel image is available|HIP error: invalid device function|not compatible with the current PyTorch",
-     "this PyTorch has no code for this GPU",
-     "TORCH_INDEX names another wheel index (cu126 still has Volta, Pascal and Maxwell)"),
+    (
+        r'could not select device driver "[^"]*" with capabilities: \[\[gpu\]\]',
+        "Docker has no NVIDIA Container Toolkit",
+        "install nvidia-container-toolkit, then `sudo nvidia-ctk runtime configure --runtime=docker` and "
+        "`sudo systemctl restart docker`",
+    ),
+    (
+        r"failed to discover GPU vendor from CDI|no known GPU vendor found",
+        "Docker has no NVIDIA Container Toolkit",
+        "install nvidia-container-toolkit, then `sudo nvidia-ctk runtime configure --runtime=docker` and "
+        "`sudo systemctl restart docker`",
+    ),
+    (
+        r"unresolvable CDI devices|CDI device injection failed",
+        "Docker finds no (or no readable) description of the NVIDIA devices",
+        "sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
+    ),
+    (
+        r"error gathering device information while adding custom device",
+        "a device node that the notebook was to get is not there",
+        "`sudo modprobe amdgpu` makes /dev/kfd and /dev/dri; `invoke doctor` shows what there is; or use --gpu=none",
+    ),
+    (
+        r"Failed to initialize NVML: Unknown Error",
+        "the container has lost its GPU (systemd reloaded while Docker uses its cgroups)",
+        '`invoke down && invoke up` gets it back; for good: "exec-opts": ["native.cgroupdriver=cgroupfs"] in '
+        "/etc/docker/daemon.json, or CDI",
+    ),
+    (
+        r"Failed to initialize NVML: Driver/library version mismatch",
+        "NVIDIA's driver was updated, its kernel module was not reloaded",
+        "restart the machine",
+    ),
+    (
+        r"nvidia-container-cli: initialization error|libnvidia-ml\.so\.1",
+        "NVIDIA's driver is not loaded on the machine",
+        "`nvidia-smi` on the machine shows why; install its driver",
+    ),
+    (
+        r"driver on your system is too old",
+        "NVIDIA's driver is too old for this PyTorch",
+        "update the driver, or set TORCH_INDEX to the index of an older CUDA",
+    ),
+    (
+        r"no kernel image is available|HIP error: invalid device function|not compatible with the current PyTorch",
+        "this PyTorch has no code for this GPU",
+        "TORCH_INDEX names another wheel index (cu126 still has Volta, Pascal and Maxwell)",
+    ),
 )
 
 

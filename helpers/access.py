@@ -27,8 +27,11 @@ def decide(system: System, node: str = "") -> str:
     if settings.tracking_uri:
         return ""
     if settings.public:
-        return "local access: the gateway asks for a login; LOCAL_ACCESS counts without PUBLIC only" \
-            if settings.local_access != AUTO else ""
+        return (
+            "local access: the gateway asks for a login; LOCAL_ACCESS counts without PUBLIC only"
+            if settings.local_access != AUTO
+            else ""
+        )
     if settings.local_access != AUTO:
         asks = "asks for a token" if settings.local_access == TOKEN else "asks for nothing"
         return f"local access: MLflow {asks} (LOCAL_ACCESS from {settings.origin('LOCAL_ACCESS')})"
@@ -41,8 +44,10 @@ def decide(system: System, node: str = "") -> str:
         return "local access: open, nobody else has an account on this machine"
     why = f"because {reason}" if reason else "as was decided before"
     now = "now asks" if before == OPEN else "asks"
-    return (f"local access: MLflow {now} for a token, {why} (`invoke mlflow-url` prints the link; "
-            "--local-access=open turns it off)")
+    return (
+        f"local access: MLflow {now} for a token, {why} (`invoke mlflow-url` prints the link; "
+        "--local-access=open turns it off)"
+    )
 
 
 def _reason(settings: Settings, mine: set[int], node: str) -> str:

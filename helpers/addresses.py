@@ -40,8 +40,9 @@ def is_free(address: str, port: int) -> bool:
     return True
 
 
-def next_free(address: str, port: int, taken: Iterable[int] = (),
-              free: Callable[[str, int], bool] | None = None) -> int:
+def next_free(
+    address: str, port: int, taken: Iterable[int] = (), free: Callable[[str, int], bool] | None = None
+) -> int:
     """The first free port from ``port`` on that is not in ``taken``; ``free`` looks at another machine."""
     free = free or is_free
     reserved = set(taken)
@@ -88,7 +89,7 @@ def listening(tables: str) -> frozenset[tuple[str, int]]:
         if len(fields) < 4 or fields[3] != "0A" or ":" not in fields[1]:
             continue
         raw, port = fields[1].rsplit(":", 1)
-        words = [bytes.fromhex(raw[i:i + 8])[::-1] for i in range(0, len(raw), 8)]  # 32-bit words, low byte first
+        words = [bytes.fromhex(raw[i : i + 8])[::-1] for i in range(0, len(raw), 8)]  # 32-bit words, low byte first
         address = ipaddress.ip_address(b"".join(words))
         found.add((str(getattr(address, "ipv4_mapped", None) or address), int(port, 16)))
     return frozenset(found)
@@ -113,8 +114,13 @@ def is_remote_session(environ: Mapping[str, str] = os.environ) -> bool:
     return bool(environ.get("SSH_CONNECTION") or environ.get("SSH_TTY"))
 
 
-def ssh_line(ports: Iterable[int], public_address: str = "", environ: Mapping[str, str] = os.environ,
-             target: str = "", bound: str = "127.0.0.1") -> str:
+def ssh_line(
+    ports: Iterable[int],
+    public_address: str = "",
+    environ: Mapping[str, str] = os.environ,
+    target: str = "",
+    bound: str = "127.0.0.1",
+) -> str:
     """The tunnel that makes the printed URLs work in a browser elsewhere. ``target``: a node, as `ssh` takes it;
     ``bound``: the address that the ports listen on, which the URLs name."""
     here = "" if bound == "127.0.0.1" else f"{bound}:"

@@ -26,9 +26,11 @@ from helpers.system import System
 def words(manifest: dict[str, Any]) -> str:
     """An archive in one line."""
     rows = {name: int(count) for name, (count, _) in manifest["tables"].items()}
-    return (f"{rows.get('runs', 0)} runs, {rows.get('metrics', 0)} metrics, {manifest['objects']} objects "
-            f"({manifest['object_bytes'] / 2**20:.1f} MiB), schema {manifest['schema'] or 'none'}, "
-            f"made {manifest['made']}")
+    return (
+        f"{rows.get('runs', 0)} runs, {rows.get('metrics', 0)} metrics, {manifest['objects']} objects "
+        f"({manifest['object_bytes'] / 2**20:.1f} MiB), schema {manifest['schema'] or 'none'}, "
+        f"made {manifest['made']}"
+    )
 
 
 def stored(manifest: dict[str, Any]) -> str:
@@ -36,8 +38,10 @@ def stored(manifest: dict[str, Any]) -> str:
     if "new_pieces" not in manifest:
         return ""
     read = manifest["objects"] - manifest["unchanged_objects"]
-    return (f"{manifest['unchanged_objects']} objects unchanged since the last backup, {read} read; "
-            f"{manifest['new_bytes'] / 2**20:.1f} MiB in {manifest['new_pieces']} pieces were new")
+    return (
+        f"{manifest['unchanged_objects']} objects unchanged since the last backup, {read} read; "
+        f"{manifest['new_bytes'] / 2**20:.1f} MiB in {manifest['new_pieces']} pieces were new"
+    )
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,12 @@ class Restored:
         """What was damaged and left out: the first of it, and where all of it is named."""
         if not self.left:
             return []
-        named = [f"    {verification.words(name)}" for name in self.left[:verification.NAMED]]
-        return [f"left out, because damaged in the backup: {len(self.left)} files", *named,
-                f"all of them are named in {self.left_file}"]
+        named = [f"    {verification.words(name)}" for name in self.left[: verification.NAMED]]
+        return [
+            f"left out, because damaged in the backup: {len(self.left)} files",
+            *named,
+            f"all of them are named in {self.left_file}",
+        ]
 
 
 @dataclass(frozen=True)
@@ -74,17 +81,23 @@ class Health:
 def _health(place: Place, added: backups.Added) -> Health:
     lines = [f"an earlier backup is damaged: {remark}" for remark in added.remarks]
     if added.reread.count:
-        lines.append(f"read again of earlier backups: {added.reread.count} pieces ({added.reread.size / 2**20:.1f} MiB)"
-                     f", {len(added.reread.wrong) or 'none'} damaged")
+        lines.append(
+            f"read again of earlier backups: {added.reread.count} pieces ({added.reread.size / 2**20:.1f} MiB)"
+            f", {len(added.reread.wrong) or 'none'} damaged"
+        )
     if added.rewritten:
         lines.append(f"{added.rewritten} damaged or missing pieces were stored again")
     for name, files in added.concerned.items():
-        lines += [f"{name} is damaged, and the running system does not have this any more:",
-                  *(f"    {file}" for file in files)]
+        lines += [
+            f"{name} is damaged, and the running system does not have this any more:",
+            *(f"    {file}" for file in files),
+        ]
     damaged = bool(added.concerned or added.remarks)
     if damaged:
-        lines.append(f"the new backup is whole; `invoke backup.verify {place}` lists all damage in the earlier ones. "
-                     "Deleting a file below backups/ forgets that backup")
+        lines.append(
+            f"the new backup is whole; `invoke backup.verify {place}` lists all damage in the earlier ones. "
+            "Deleting a file below backups/ forgets that backup"
+        )
     return Health(tuple(lines), damaged)
 
 
@@ -97,8 +110,9 @@ def verify(system: System, text: str, repair: bool, sink: Sink, notice: Notice) 
     chosen = sources.every(system.settings, text)
     if isinstance(chosen, list):
         if repair:
-            raise SettingError("--repair is for a repository: a single file cannot be repaired; `invoke backup` makes "
-                               "a new one.")
+            raise SettingError(
+                "--repair is for a repository: a single file cannot be repaired; `invoke backup` makes a new one."
+            )
         return _verified_files(chosen, progress)
     place, names = chosen
     if repair:
@@ -128,9 +142,11 @@ class Verified:
 
 
 def _summary(found: verification.Found) -> str:
-    return (f"{len(found.names)} backups, {found.blobs} pieces, {found.size / 2**20:.1f} MiB read: "
-            + ("all whole" if found.well else f"{len(found.harmed)} files damaged or missing; whole: "
-               f"{', '.join(found.whole) or 'no backup'}"))
+    return f"{len(found.names)} backups, {found.blobs} pieces, {found.size / 2**20:.1f} MiB read: " + (
+        "all whole"
+        if found.well
+        else f"{len(found.harmed)} files damaged or missing; whole: {', '.join(found.whole) or 'no backup'}"
+    )
 
 
 def _verified_files(paths: list[Path], progress: backups.Progress) -> Verified:
@@ -139,15 +155,19 @@ def _verified_files(paths: list[Path], progress: backups.Progress) -> Verified:
         try:
             size += int(sources.verify(path, progress.say)["bytes"])
         except TrackbedError as error:
-            lines.append(f"{error.message}; `invoke restore {path} --skip-damaged` restores what is whole of it, if "
-                         "its database is")
+            lines.append(
+                f"{error.message}; `invoke restore {path} --skip-damaged` restores what is whole of it, if "
+                "its database is"
+            )
     good = len(paths) - len(lines)
-    return Verified(tuple(lines), not lines, f"{good} of {len(paths)} archives are whole, {size / 2**20:.1f} MiB",
-                    "", False)
+    return Verified(
+        tuple(lines), not lines, f"{good} of {len(paths)} archives are whole, {size / 2**20:.1f} MiB", "", False
+    )
 
 
-def backup(system: System, to: str, with_secrets: bool, sink: Sink,
-           notice: Notice) -> tuple[str, dict[str, Any], Health]:
+def backup(
+    system: System, to: str, with_secrets: bool, sink: Sink, notice: Notice
+) -> tuple[str, dict[str, Any], Health]:
     """Back up the running system into a file or a repository; gives where, as `restore` takes it, the manifest, and
     what is to be said of the repository."""
     if with_secrets and to.startswith("s3:"):
@@ -166,27 +186,43 @@ def aside(system: System, name: str) -> System:
 
     Raises SettingError for a name that is none, or where both would share a bucket.
     """
-    settings = Settings.load({"project": name, "state_dir": str(system.settings.state_dir)}, os.environ,
-                             system.settings.env_file)
+    settings = Settings.load(
+        {"project": name, "state_dir": str(system.settings.state_dir)}, os.environ, system.settings.env_file
+    )
     if settings.project == system.settings.project:
         raise SettingError(f"--into={name}: is this project itself; leave --into out to replace what is in it.")
     state = State.load(settings.folder)
     store = state.remembered.get("OBJECT_STORE", system.settings.object_store)
     if "external" in (store, system.settings.object_store):
-        raise SettingError("--into: OBJECT_STORE=external has one bucket, which two projects must not share; restore "
-                           "in a second clone with another S3_BUCKET.")
+        raise SettingError(
+            "--into: OBJECT_STORE=external has one bucket, which two projects must not share; restore "
+            "in a second clone with another S3_BUCKET."
+        )
     made = dryrun.beside(system.settings, name, dryrun.is_free(system))
     kept = {field: int(state.remembered.get(field.upper(), getattr(made, field))) for field in dryrun.PORTS}
     engine = state.engine or system.state.engine or made.engine
-    told = {**system.state.remembered, **system.settings.told, **state.remembered, "ENGINE": engine, "PUBLIC": "",
-            "WORKSPACE": "", **{field.upper(): str(port) for field, port in kept.items()}}
-    settings = replace(made, public=False, engine=engine, object_store=store, told=told,
-                       **kept)  # type: ignore[arg-type]
+    told = {
+        **system.state.remembered,
+        **system.settings.told,
+        **state.remembered,
+        "ENGINE": engine,
+        "PUBLIC": "",
+        "WORKSPACE": "",
+        **{field.upper(): str(port) for field, port in kept.items()},
+    }
+    settings = replace(made, public=False, engine=engine, object_store=store, told=told, **kept)  # type: ignore[arg-type]
     return System(settings, state, aside=True)
 
 
-def restore_archive(system: System, text: str, sink: Sink, notice: Notice, keep_before: bool = True,
-                    into: str = "", skip_damaged: bool = False) -> tuple[System, Restored]:
+def restore_archive(
+    system: System,
+    text: str,
+    sink: Sink,
+    notice: Notice,
+    keep_before: bool = True,
+    into: str = "",
+    skip_damaged: bool = False,
+) -> tuple[System, Restored]:
     """Replace what is live by a backup; the old goes only when the new one is up. ``into``: in that project instead.
     ``skip_damaged``: without the artifacts that are damaged in it.
 
@@ -225,13 +261,16 @@ def _secrets(rest: Rest) -> dict[str, str]:
     return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}
 
 
-def _replace(system: System, source: sources.Source, rest: Rest, sink: Sink, notice: Notice,
-             keep_before: bool) -> Path | None:
+def _replace(
+    system: System, source: sources.Source, rest: Rest, sink: Sink, notice: Notice, keep_before: bool
+) -> Path | None:
     """Make a verified backup live; gives the archive of what was there before."""
     engine = lifecycle.running(system)
     if system.aside and not _is_empty(system, engine):
-        raise TrackbedError(f"project {system.settings.project} has data of its own; nothing was changed",
-                            f"--project={system.settings.project} instead of --into replaces them; or choose another")
+        raise TrackbedError(
+            f"project {system.settings.project} has data of its own; nothing was changed",
+            f"--project={system.settings.project} instead of --into replaces them; or choose another",
+        )
     try:
         new = restore.copy(system, engine, source, rest, sink, notice)
         for line in restore.put_to_sleep(engine, new["database"]) if rest.manifest["schema"] else ():
@@ -253,16 +292,19 @@ def _take_settings(system: System, found: dict[str, str], notice: Notice) -> Non
         return
     system.state.remembered = {**system.state.remembered, **taken}
     system.state.save()
-    notice(f"settings of the backup, from the next start on: {', '.join(f'{n}={v}' for n, v in taken.items())}; to "
-           f"forget them: {', '.join(BY_NAME[name].forgetting for name in taken)}")
+    notice(
+        f"settings of the backup, from the next start on: {', '.join(f'{n}={v}' for n, v in taken.items())}; to "
+        f"forget them: {', '.join(BY_NAME[name].forgetting for name in taken)}"
+    )
 
 
 def _bring_in(system: System, people: dict[str, users.Login], notice: Notice) -> tuple[str, ...]:
     """The logins of a backup, where there is nobody yet."""
     if not people or users.load(system.settings):
         return ()
-    return tuple(lifecycle.change_users(system, notice,
-                                        lambda: " ".join(users.restore(system.settings, people))).split())
+    return tuple(
+        lifecycle.change_users(system, notice, lambda: " ".join(users.restore(system.settings, people))).split()
+    )
 
 
 def _is_empty(system: System, engine: Engine) -> bool:
@@ -292,8 +334,9 @@ def flip(system: System, new: dict[str, str], sink: Sink, notice: Notice) -> Non
     except TrackbedError as error:
         system.state.live = old
         system.state.save()
-        raise TrackbedError(f"the new state does not come up: {error.message}", "the old one is live again",
-                            error.details) from None
+        raise TrackbedError(
+            f"the new state does not come up: {error.message}", "the old one is live again", error.details
+        ) from None
     journal.settle(system.state, engine, sink)
 
 

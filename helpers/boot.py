@@ -55,7 +55,8 @@ def unit(settings: Settings, python: str, search_path: str, as_root: bool) -> st
         f"TimeoutStartSec={START_LIMIT}\n"
         "TimeoutStopSec=120\n\n"
         "[Install]\n"
-        f"WantedBy={'multi-user.target' if as_root else 'default.target'}\n")
+        f"WantedBy={'multi-user.target' if as_root else 'default.target'}\n"
+    )
 
 
 def _escaped(text: str) -> str:
@@ -73,13 +74,16 @@ def install(system: System) -> list[str]:
     settings = system.settings
     kind = select.kind(system.state.engine)
     if kind and kind.returns_after_reboot:
-        return ["the containers come back by themselves after a reboot, when Docker does "
-                "(sudo systemctl enable docker)"]
+        return [
+            "the containers come back by themselves after a reboot, when Docker does (sudo systemctl enable docker)"
+        ]
     if not RUNNING.exists() or shutil.which("systemctl") is None:
-        raise TrackbedError("this machine was not started by systemd, so there is nothing to put a unit into",
-                            f"let what starts programs here run: cd {shlex.quote(str(settings.clone))} && "
-                            f"{shlex.quote(sys.executable)} -m invoke up "
-                            f"--project={settings.project} --state-dir={shlex.quote(str(settings.state_dir))}")
+        raise TrackbedError(
+            "this machine was not started by systemd, so there is nothing to put a unit into",
+            f"let what starts programs here run: cd {shlex.quote(str(settings.clone))} && "
+            f"{shlex.quote(sys.executable)} -m invoke up "
+            f"--project={settings.project} --state-dir={shlex.quote(str(settings.state_dir))}",
+        )
     target = path(settings)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -113,5 +117,7 @@ def _systemctl(*words: str) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise TrackbedError(f"systemctl {words[0]}: {error}") from None
     if done.returncode:
-        raise TrackbedError(f"systemctl {words[0]} failed: {' '.join(done.stderr.split())}",
-                            "the unit is written; type that command yourself")
+        raise TrackbedError(
+            f"systemctl {words[0]} failed: {' '.join(done.stderr.split())}",
+            "the unit is written; type that command yourself",
+        )

@@ -38,8 +38,13 @@ class TooMuch(Exception):
     """A command wrote more than anybody wants to hold in memory."""
 
 
-def run(argv: Sequence[str], most: int, timeout: float, input: bytes = b"", **options: Any,
-        ) -> subprocess.CompletedProcess[bytes]:
+def run(
+    argv: Sequence[str],
+    most: int,
+    timeout: float,
+    input: bytes = b"",
+    **options: Any,
+) -> subprocess.CompletedProcess[bytes]:
     """``subprocess.run`` with the output captured, for a program of somebody else: it may write without end, and leave
     others behind that hold its pipes. Raises TooMuch after ``most`` bytes of either stream, TimeoutExpired, OSError.
     """
@@ -60,8 +65,10 @@ def run(argv: Sequence[str], most: int, timeout: float, input: bytes = b"", **op
 
     deadline = time.monotonic() + timeout
     # a pipe that something else still holds keeps its thread; the thread keeps nobody
-    takers = [threading.Thread(target=take, args=pair, daemon=True)
-              for pair in ((process.stdout, out), (process.stderr, errors))]
+    takers = [
+        threading.Thread(target=take, args=pair, daemon=True)
+        for pair in ((process.stdout, out), (process.stderr, errors))
+    ]
     for thread in (*takers, threading.Thread(target=give, args=(process.stdin,), daemon=True)):
         thread.start()
     try:

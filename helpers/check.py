@@ -184,13 +184,20 @@ def _in_notebook(engine: Engine, name: str) -> tuple[list[CheckResult], Mapping[
     run: Mapping[str, Any] = {}
     for line in _json_lines(done.stdout):
         if "check" in line:
-            results.append(CheckResult(str(line["check"]), line.get("ok") is True,
-                                       str(line.get("detail", "")), float(line.get("seconds", 0))))
+            results.append(
+                CheckResult(
+                    str(line["check"]),
+                    line.get("ok") is True,
+                    str(line.get("detail", "")),
+                    float(line.get("seconds", 0)),
+                )
+            )
         elif re.fullmatch(r"[0-9a-f]{32}", str(line.get("run_id", ""))):
             run = line
     if not results or (done.code != 0 and all(result.ok for result in results)):
-        results.append(CheckResult("Python runs in the notebook's environment", False, _last_line(done),
-                                   time.monotonic() - began))
+        results.append(
+            CheckResult("Python runs in the notebook's environment", False, _last_line(done), time.monotonic() - began)
+        )
         run = {} if "artifact_path" in run else run
     elif all(result.ok for result in results) and "artifact_path" not in run:
         results.append(CheckResult("the check tells its run", False, _last_line(done)))
@@ -200,13 +207,31 @@ def _in_notebook(engine: Engine, name: str) -> tuple[list[CheckResult], Mapping[
 def _rows(engine: Engine, run: Mapping[str, Any]) -> list[CheckResult]:
     began = time.monotonic()
     name = database(engine)
-    done = _exec(engine, POSTGRES, ("psql", "-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", USER, "-d", name,
-                                    "-c", " ".join(SQL.format(run=run["run_id"]).split())))
+    done = _exec(
+        engine,
+        POSTGRES,
+        (
+            "psql",
+            "-X",
+            "-A",
+            "-t",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-U",
+            USER,
+            "-d",
+            name,
+            "-c",
+            " ".join(SQL.format(run=run["run_id"]).split()),
+        ),
+    )
     seconds = time.monotonic() - began
     found = _json_lines(done.stdout)
     if done.code != 0 or not found:
-        return [CheckResult(ROWS[0], False, _last_line(done), seconds),
-                *(CheckResult(row, False, SKIPPED) for row in ROWS[1:])]
+        return [
+            CheckResult(ROWS[0], False, _last_line(done), seconds),
+            *(CheckResult(row, False, SKIPPED) for row in ROWS[1:]),
+        ]
     row = found[0]
     where = f"database {name}"
     state, params = row.get("run"), row.get("params") or {}
@@ -279,7 +304,11 @@ def _tidy(engine: Engine, name: str) -> CheckResult:
     ok = done.code == 0 and bool(lines) and lines[-1].get("ok") is True
     detail = str(lines[-1].get("detail", "")) if lines else _last_line(done)
     if MLFLOW in engine.plan().names:
-        gone = _exec(engine, POSTGRES, ("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", USER, "-d",
-                                        database(engine)), GONE.format(name=name, prefix=PREFIX).encode())
+        gone = _exec(
+            engine,
+            POSTGRES,
+            ("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", USER, "-d", database(engine)),
+            GONE.format(name=name, prefix=PREFIX).encode(),
+        )
         ok, detail = ok and gone.code == 0, detail if gone.code == 0 else _last_line(gone)
     return CheckResult(TIDIED, ok, detail, time.monotonic() - began)

@@ -31,8 +31,12 @@ def visible(text: str, keep: str = "") -> str:
     """The text with every character that a terminal would obey, or hide, as an escape; those of ``keep`` stay."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in keep or unicodedata.category(c) not in COMMANDS
-                   else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return "".join(
+        c
+        if c.isprintable() or c in keep or unicodedata.category(c) not in COMMANDS
+        else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in text
+    )
 
 
 def _lines(text: str) -> str:
@@ -108,8 +112,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
 def _least(columns: Sequence[str], row: Sequence[str]) -> int:
     """Columns that a row needs with its words folded, its URLs and first cell whole."""
     kept = {0, columns.index("URL")}
-    return sum((len(cell) if place in kept else max(map(len, [*cell.split(), ""]))) + 2
-               for place, cell in enumerate(row))
+    return sum(
+        (len(cell) if place in kept else max(map(len, [*cell.split(), ""]))) + 2 for place, cell in enumerate(row)
+    )
 
 
 def width() -> int:
@@ -139,9 +144,11 @@ def box(title: str, rows: Iterable[tuple[str, str]]) -> None:
         drawn = [head + flat * (limit - cell_len(head)), *body, flat * limit]
     else:
         head = f"{corners[0]}{flat} {title} "
-        drawn = [head + flat * (inner + 3 - cell_len(head)) + corners[1],
-                 *(f"{side} {line}{' ' * (inner - cell_len(line))} {side}" for line in lines),
-                 corners[2] + flat * (inner + 2) + corners[3]]
+        drawn = [
+            head + flat * (inner + 3 - cell_len(head)) + corners[1],
+            *(f"{side} {line}{' ' * (inner - cell_len(line))} {side}" for line in lines),
+            corners[2] + flat * (inner + 2) + corners[3],
+        ]
     notice("\n".join(drawn))
 
 
@@ -204,13 +211,15 @@ class Progress:
             from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(get_renderable=self._draw, console=Console(file=sys.stderr), refresh_per_second=8,
-                              transient=True)
+            self._live = Live(
+                get_renderable=self._draw, console=Console(file=sys.stderr), refresh_per_second=8, transient=True
+            )
             self._live.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live is not None:
             self._live.__exit__(kind, error, trace)
             self._live = None
@@ -225,8 +234,12 @@ class Progress:
         rows = Table.grid(padding=(0, 2))
         with self._lock:
             for name, (state, note, at) in self._parts.items():
-                rows.add_row(name, Text(state, style=_style(state)), Text(note, style="dim"),
-                             Text(f"{at:.0f} s" if at else "", style="dim"))
+                rows.add_row(
+                    name,
+                    Text(state, style=_style(state)),
+                    Text(note, style="dim"),
+                    Text(f"{at:.0f} s" if at else "", style="dim"),
+                )
             lines: list[Any] = [rows] if self._parts else []
             lines += [_bar(name, done, whole, note) for name, (done, whole, note, _) in self._amounts.items()]
             lines.append(Spinner("dots", text=Text(f"{self._step or 'working'}  {elapsed:.0f} s")))

@@ -180,14 +180,18 @@ def ensure(settings: Settings) -> Credentials:
         elif kept:
             values[name] = kept
         elif path.name.startswith(_EXTERNAL):
-            raise TrackbedError(f"{name} of the external object store is missing",
-                                f"Put {name}=... into {settings.env_file} (chmod 600 it).")
+            raise TrackbedError(
+                f"{name} of the external object store is missing",
+                f"Put {name}=... into {settings.env_file} (chmod 600 it).",
+            )
         elif name == TRACKING_TOKEN:
             values[name] = ""  # a server without a login
         elif name == TRACKING_PASSWORD:
             who = f"{settings.tracking_username} at {settings.tracking_uri}"
-            raise TrackbedError(f"TRACKING_PASSWORD of {who} is missing",
-                                f"Put TRACKING_PASSWORD=... into {settings.env_file} (chmod 600 it).")
+            raise TrackbedError(
+                f"TRACKING_PASSWORD of {who} is missing",
+                f"Put TRACKING_PASSWORD=... into {settings.env_file} (chmod 600 it).",
+            )
         else:
             values[name] = _make(path, _MAKERS[name](), repaired)
             generated.append(path.name)
@@ -195,8 +199,15 @@ def ensure(settings: Settings) -> Credentials:
     if now != issued:
         write_private(settings.folder / ISSUED, "".join(f"{name}\n" for name in sorted(now)).encode())
     former = {FORMER + name: _former(folder, name, repaired) for name in SEALING if name in values}
-    return Credentials(values, tuple(generated), tuple(name for name in generated if name in issued),
-                       tuple(changed), tuple(repaired), former, replaced)
+    return Credentials(
+        values,
+        tuple(generated),
+        tuple(name for name in generated if name in issued),
+        tuple(changed),
+        tuple(repaired),
+        former,
+        replaced,
+    )
 
 
 def renew(settings: Settings) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -206,8 +217,9 @@ def renew(settings: Settings) -> tuple[dict[str, str], tuple[str, ...]]:
     What runs keeps the old ones until the next start takes the new ones over, however often that is interrupted.
     """
     before = ensure(settings)
-    theirs = tuple(name for name in before.names
-                   if _given(settings, name) or _file(settings, name) != name or name not in _MAKERS)
+    theirs = tuple(
+        name for name in before.names if _given(settings, name) or _file(settings, name) != name or name not in _MAKERS
+    )
     ours = tuple(name for name in before.names if name not in theirs)
     for name in ours:
         if name in SEALING:
@@ -252,8 +264,7 @@ def forget(settings: Settings) -> None:
             folder.rmdir()
         (settings.folder / ISSUED).unlink(missing_ok=True)
     except OSError as error:
-        raise TrackbedError(f"{error.filename}: {error.strerror}",
-                            "Delete it by hand, then run this again.") from None
+        raise TrackbedError(f"{error.filename}: {error.strerror}", "Delete it by hand, then run this again.") from None
 
 
 def _given(settings: Settings, name: str) -> str:
@@ -276,18 +287,22 @@ def _issued(settings: Settings) -> set[str]:
     except FileNotFoundError:
         return set()
     except OSError as error:
-        raise TrackbedError(f"{settings.folder / ISSUED}: {error.strerror}",
-                            "Run as the user who made it, or make it yours with chown.") from None
+        raise TrackbedError(
+            f"{settings.folder / ISSUED}: {error.strerror}", "Run as the user who made it, or make it yours with chown."
+        ) from None
 
 
 def _close_folder(folder: Path, repaired: list[Path]) -> None:
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode):
-        raise TrackbedError(f"{folder} is not a folder of Trackbed's (a link or a file)",
-                            f"Move it away: mv {folder} {folder}.old")
+        raise TrackbedError(
+            f"{folder} is not a folder of Trackbed's (a link or a file)", f"Move it away: mv {folder} {folder}.old"
+        )
     if os.geteuid() not in (0, found.st_uid):
-        raise TrackbedError(f"{folder} belongs to another user (uid {found.st_uid})",
-                            "Run as that user, or choose a folder of your own with --state-dir.")
+        raise TrackbedError(
+            f"{folder} belongs to another user (uid {found.st_uid})",
+            "Run as that user, or choose a folder of your own with --state-dir.",
+        )
     if found.st_mode & 0o077:
         folder.chmod(0o700)
         repaired.append(folder)
@@ -304,17 +319,22 @@ def _read(path: Path, repaired: list[Path], lines: bool = False) -> str:
         return ""
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise TrackbedError(f"{path} is a link; a secret has to be a file of its own",
-                                f"Replace it: cp --remove-destination $(readlink -f {path}) {path}") from None
-        raise TrackbedError(f"{path}: {error.strerror}",
-                            "Run as the user who made it, or make it yours with chown.") from None
+            raise TrackbedError(
+                f"{path} is a link; a secret has to be a file of its own",
+                f"Replace it: cp --remove-destination $(readlink -f {path}) {path}",
+            ) from None
+        raise TrackbedError(
+            f"{path}: {error.strerror}", "Run as the user who made it, or make it yours with chown."
+        ) from None
     try:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise TrackbedError(f"{path} is not a file", f"Move it away: mv {path} {path}.old")
         if os.geteuid() not in (0, found.st_uid):
-            raise TrackbedError(f"{path} belongs to another user (uid {found.st_uid})",
-                                "Run as that user, or choose a folder of your own with --state-dir.")
+            raise TrackbedError(
+                f"{path} belongs to another user (uid {found.st_uid})",
+                "Run as that user, or choose a folder of your own with --state-dir.",
+            )
         if found.st_mode & 0o077:
             os.fchmod(handle, 0o600)
             repaired.append(path)
@@ -325,8 +345,10 @@ def _read(path: Path, repaired: list[Path], lines: bool = False) -> str:
         return "\n".join(word for word in value.split() if _GOOD.fullmatch(word))
     good = _THEIRS if path.name.startswith("TRACKING_") else _GOOD
     if value and not good.fullmatch(value):
-        raise TrackbedError(f"{path} does not hold a secret (3 to 128 plain characters); it is damaged",
-                            f"Restore it, or move it away to get a new one: mv {path} {path}.broken")
+        raise TrackbedError(
+            f"{path} does not hold a secret (3 to 128 plain characters); it is damaged",
+            f"Restore it, or move it away to get a new one: mv {path} {path}.broken",
+        )
     return value
 
 
@@ -349,7 +371,6 @@ def _make(path: Path, value: str, repaired: list[Path]) -> str:
         os.replace(temporary, path)
         return value
     except OSError as error:
-        raise TrackbedError(f"{path}: {error.strerror}",
-                            "Mend that, then run the same command again.") from None
+        raise TrackbedError(f"{path}: {error.strerror}", "Mend that, then run the same command again.") from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -37,22 +37,32 @@ def _size(count: int) -> str:
     return f"{count / GIB:.1f} GiB"
 
 
-def check_ports(settings: Settings, planned: Iterable[tuple[str, Port]], statuses: Iterable[PartStatus],
-                owners: Mapping[int, str] | None = None, host: Host | None = None) -> list[Finding]:
+def check_ports(
+    settings: Settings,
+    planned: Iterable[tuple[str, Port]],
+    statuses: Iterable[PartStatus],
+    owners: Mapping[int, str] | None = None,
+    host: Host | None = None,
+) -> list[Finding]:
     """Every port the parts publish: free, ours, or taken by whom. ``owners`` knows containers by port."""
     there = host or LOCAL
     ours = {p.published for s in statuses for p in s.ports}  # at any address: PUBLIC moves them
     found = []
     for part, port in planned:
-        if not port.published or port.published in ours \
-                or there.is_free(port.address, port.published):
+        if not port.published or port.published in ours or there.is_free(port.address, port.published):
             continue
         setting = ports.SETTINGS.get(f"{part}:{port.name}", "")
         who = (owners or {}).get(port.published) or there.holder(port.published)
         taken = {p.published for _, p in planned}
         free = addresses.next_free(port.address, port.published + 1, taken, there.is_free)
-        found.append(Finding(Level.ERROR, "ports", f"port {port.published} ({setting}) is taken by {who}",
-                             f"stop it, or choose another: {BY_NAME[setting].given(str(free))}"))
+        found.append(
+            Finding(
+                Level.ERROR,
+                "ports",
+                f"port {port.published} ({setting}) is taken by {who}",
+                f"stop it, or choose another: {BY_NAME[setting].given(str(free))}",
+            )
+        )
     return found
 
 
@@ -65,11 +75,17 @@ def _all_ports(engine: Engine, statuses: Iterable[PartStatus]) -> list[Finding]:
 def check_privileged(planned: Iterable[tuple[str, Port]], lowest: int) -> list[Finding]:
     """Ports below ``lowest``, that only root may listen on, which no part is."""
     listed = [(port, ports.SETTINGS.get(f"{part}:{port.name}", "")) for part, port in planned]
-    return [Finding(Level.ERROR, "ports", f"port {port.published} ({setting}) is below {lowest}: only root may listen "
-                    "there, and no service runs as root",
-                    "choose another: "
-                    + BY_NAME[setting].given(str(addresses.next_free(port.address, max(lowest, 8000)))))
-            for port, setting in listed if 0 < port.published < lowest]
+    return [
+        Finding(
+            Level.ERROR,
+            "ports",
+            f"port {port.published} ({setting}) is below {lowest}: only root may listen "
+            "there, and no service runs as root",
+            "choose another: " + BY_NAME[setting].given(str(addresses.next_free(port.address, max(lowest, 8000)))),
+        )
+        for port, setting in listed
+        if 0 < port.published < lowest
+    ]
 
 
 def check_disk(engine: Engine, fresh: bool) -> Finding:
@@ -77,8 +93,12 @@ def check_disk(engine: Engine, fresh: bool) -> Finding:
     facts = engine.host_facts()
     text = f"{_size(facts.disk_free)} free at {facts.disk_path}"
     if fresh and facts.disk_free < engine.disk_needed:
-        return Finding(Level.ERROR, "disk", f"{text}; a first start needs {_size(engine.disk_needed)}",
-                       "free some, or set STATE_DIR (embedded) or Docker's data-root to a larger disk")
+        return Finding(
+            Level.ERROR,
+            "disk",
+            f"{text}; a first start needs {_size(engine.disk_needed)}",
+            "free some, or set STATE_DIR (embedded) or Docker's data-root to a larger disk",
+        )
     if facts.disk_free < DISK_LEAST:
         return Finding(Level.ERROR, "disk", text, "free some: PostgreSQL stops when the disk is full")
     return Finding(Level.OK, "disk", text)
@@ -104,15 +124,31 @@ def _check_platform() -> list[Finding]:
     if sys.platform.startswith("win"):
         found.append(Finding(Level.ERROR, "platform", "Windows", "use WSL2"))
     elif platform.machine() not in ("x86_64", "AMD64"):
-        found.append(Finding(Level.WARNING, "platform", f"{platform.system()} {platform.machine()}",
-                             "expected to work, but not tested"))
+        found.append(
+            Finding(
+                Level.WARNING,
+                "platform",
+                f"{platform.system()} {platform.machine()}",
+                "expected to work, but not tested",
+            )
+        )
     else:
-        found.append(Finding(Level.OK, "platform", f"{platform.system()} {platform.machine()}, "
-                             f"Python {platform.python_version()}"))
-    if shutil.which("podman") and os.path.realpath(shutil.which("docker") or "") == \
-            os.path.realpath(shutil.which("podman") or "-"):
-        found.append(Finding(Level.ERROR, "platform", "docker is Podman here, which is not supported yet",
-                             "install docker-ce, or use --engine=embedded"))
+        found.append(
+            Finding(
+                Level.OK, "platform", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+            )
+        )
+    if shutil.which("podman") and os.path.realpath(shutil.which("docker") or "") == os.path.realpath(
+        shutil.which("podman") or "-"
+    ):
+        found.append(
+            Finding(
+                Level.ERROR,
+                "platform",
+                "docker is Podman here, which is not supported yet",
+                "install docker-ce, or use --engine=embedded",
+            )
+        )
     return found
 
 
@@ -120,8 +156,9 @@ def _check_memory(engine: Engine) -> Finding:
     facts = engine.host_facts()
     text = f"{_size(facts.memory_available)} of {_size(facts.memory)} available"
     if facts.memory and facts.memory_available < MEMORY_NEEDED:
-        return Finding(Level.WARNING, "memory", text, f"the system wants {_size(MEMORY_NEEDED)}; "
-                       "MLFLOW_WORKERS=1 needs less")
+        return Finding(
+            Level.WARNING, "memory", text, f"the system wants {_size(MEMORY_NEEDED)}; MLFLOW_WORKERS=1 needs less"
+        )
     return Finding(Level.OK, "memory", text)
 
 
@@ -133,8 +170,12 @@ def _check_gpu(engine: Engine) -> Finding:
         return Finding(Level.ERROR, "gpu", error.message, error.hint)
     text = f"{chosen} ({chosen.reason})"
     if chosen.warning:
-        return Finding(Level.WARNING, "gpu", f"the notebook gets none: {chosen.warning}",
-                       chosen.fix or "load or install the driver, then `invoke up` again")
+        return Finding(
+            Level.WARNING,
+            "gpu",
+            f"the notebook gets none: {chosen.warning}",
+            chosen.fix or "load or install the driver, then `invoke up` again",
+        )
     if missing := engine.checks.gpu():
         return missing[0]
     return Finding(Level.OK, "gpu", text + (f"; PyTorch for {chosen.torch_reason}" if chosen.torch_reason else ""))
@@ -159,8 +200,14 @@ def _check_artifacts(engine: Engine) -> list[Finding]:
     if (looked := durability.look_back(engine)) and looked.well:
         found.append(Finding(Level.OK, "artifacts", str(looked)))
     elif looked:
-        found.append(Finding(Level.WARNING, "artifacts", f"{looked}: {', '.join(looked.names)}",
-                             "log them again, or take them from a backup: `invoke restore FILE`"))
+        found.append(
+            Finding(
+                Level.WARNING,
+                "artifacts",
+                f"{looked}: {', '.join(looked.names)}",
+                "log them again, or take them from a backup: `invoke restore FILE`",
+            )
+        )
     if text := durability.promise(engine):
         found.append(Finding(Level.OK, "artifacts", text))
     return found
@@ -174,8 +221,12 @@ def _check_permissions(settings: Settings, engine: Engine | None = None) -> Find
         if not os.access(there, os.W_OK | os.X_OK):
             if engine and name == "WORKSPACE" and (problem := engine.workspace_problem())[0]:
                 return Finding(Level.ERROR, "permissions", *problem)  # it says why, as far as it knows
-            return Finding(Level.ERROR, "permissions", f"{there} is not writable ({name}={path})",
-                           f"chown it, or set {name} to a folder of yours")
+            return Finding(
+                Level.ERROR,
+                "permissions",
+                f"{there} is not writable ({name}={path})",
+                f"chown it, or set {name} to a folder of yours",
+            )
     if engine and (forbidden := engine.checks.programs()):
         return forbidden[0]
     try:
@@ -201,14 +252,16 @@ def _check_access(system: System, engine: Engine) -> Finding:
     if settings.public or settings.tracking_uri:
         return Finding(Level.OK, "local access", "MLflow is behind a login")
     more = "s" if len(there) > 1 else ""
-    words = (f"{len(there)} other account{more} on this machine" if there else
-             "nobody else has an account on this machine")
+    words = (
+        f"{len(there)} other account{more} on this machine" if there else "nobody else has an account on this machine"
+    )
     if system.asks:
         return Finding(Level.OK, "local access", f"MLflow asks for its token; {words}")
     if there and system.state.engine:
         more = " --local-access=token" if settings.local_access == OPEN else ""
-        return Finding(Level.WARNING, "local access", f"MLflow is open to {words}",
-                       f"`invoke up{more}`: then it asks for a token")
+        return Finding(
+            Level.WARNING, "local access", f"MLflow is open to {words}", f"`invoke up{more}`: then it asks for a token"
+        )
     return Finding(Level.OK, "local access", words)
 
 
@@ -218,8 +271,10 @@ def _check_settings(engine: Engine) -> list[Finding]:
         gpu = engine.accelerator.kind != accelerators.NONE
     except TrackbedError:
         gpu = True  # another finding says what is wrong about it
-    return [Finding(Level.OK, "settings", f"no effect {why}: {', '.join(sorted(names))}")
-            for why, names in relevance.idle(engine.settings, gpu).items()]
+    return [
+        Finding(Level.OK, "settings", f"no effect {why}: {', '.join(sorted(names))}")
+        for why, names in relevance.idle(engine.settings, gpu).items()
+    ]
 
 
 def examine(system: System) -> list[Finding]:
@@ -234,8 +289,9 @@ def examine(system: System) -> list[Finding]:
             found.append(Finding(Level.ERROR, "engine", error.message, error.hint))
         return [*found, _check_permissions(settings)]
     engine = choice.engine
-    found.append(Finding(Level.OK, "engine", f"{engine.name}" + (" (holds this project's data)"
-                                                                if system.state.engine else "")))
+    found.append(
+        Finding(Level.OK, "engine", f"{engine.name}" + (" (holds this project's data)" if system.state.engine else ""))
+    )
     found += engine.checks.client()
     found.append(check_disk(engine, fresh=not engine.data()))
     found.append(_check_memory(engine))
@@ -263,6 +319,11 @@ def examine(system: System) -> list[Finding]:
         found.append(Finding(Level.OK, "address", f"the parts run on {engine.host.name}, reached over ssh"))
         return found
     address = addresses.machine_address(settings.public_address)
-    found.append(Finding(Level.OK, "address", f"this machine is {address}"
-                         + ("; reached over ssh" if addresses.is_remote_session() else "")))
+    found.append(
+        Finding(
+            Level.OK,
+            "address",
+            f"this machine is {address}" + ("; reached over ssh" if addresses.is_remote_session() else ""),
+        )
+    )
     return found

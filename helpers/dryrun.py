@@ -24,8 +24,9 @@ def script(system: System, name_prefix: str = "") -> str:
     settings = system.settings
     if name_prefix:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", name_prefix):
-            raise SettingError(f"--name-prefix={name_prefix}: must be 1 to 40 of a-z, 0-9, _ and -, "
-                               "the first a letter or digit.")
+            raise SettingError(
+                f"--name-prefix={name_prefix}: must be 1 to 40 of a-z, 0-9, _ and -, the first a letter or digit."
+            )
         settings = beside(settings, name_prefix, is_free(system))
     # a script begins with nothing: a name that a restore gave to the live database is not known there
     state = replace(system.state, live={"database": "mlflow", "prefix": "live"})
@@ -53,5 +54,12 @@ def beside(settings: Settings, name: str, free: Callable[[str, int], bool] = add
         taken.append(addresses.next_free(settings.bind_address, getattr(settings, field) + 1, [*own, *taken], free))
     workspace = settings.state_dir / name / "workspace"
     mlflow, jupyter, s3, console = taken
-    return replace(settings, project=name, workspace=workspace, mlflow_port=mlflow, jupyter_port=jupyter, s3_port=s3,
-                   s3_console_port=console)
+    return replace(
+        settings,
+        project=name,
+        workspace=workspace,
+        mlflow_port=mlflow,
+        jupyter_port=jupyter,
+        s3_port=s3,
+        s3_console_port=console,
+    )

@@ -11,7 +11,7 @@ from helpers.errors import TrackbedError
 PROMISES = {
     # of its source: data and xl.meta are fdatasync'ed, the folder after the rename is not (MINIO_FS_OSYNC is off)
     "minio": "MinIO has an artifact's content on the disk before it answers, but not its name: a power cut may lose "
-             "what was stored in the last seconds",
+    "what was stored in the last seconds",
     "external": "whether acknowledged artifacts outlast a power cut is up to the external object store",
 }
 
@@ -70,5 +70,11 @@ def parse(text: str) -> LookBack | None:
 def lines(engine: Engine) -> list[str]:
     """For `invoke status`."""
     found, text = look_back(engine), promise(engine)
-    return [*([f"{'' if found.well else 'warning: '}{found}" + ("" if found.well else "; `invoke doctor` names them")]
-              if found else []), *([text] if text else [])]
+    return [
+        *(
+            [f"{'' if found.well else 'warning: '}{found}" + ("" if found.well else "; `invoke doctor` names them")]
+            if found
+            else []
+        ),
+        *([text] if text else []),
+    ]

@@ -17,10 +17,20 @@ EXCEPT = "NO_PROXY"
 # Our services and this machine: never through a proxy, which knows neither.
 INSIDE = ("localhost", "127.0.0.1", "::1", "mlflow", "store", "postgres", "jupyter", "gateway")
 # What programs in the notebook read: pip, requests, OpenSSL and Python, curl, boto3, git, Node.js
-TRUST = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE", "GIT_SSL_CAINFO",
-         "NODE_EXTRA_CA_CERTS")
-ANCHORS = ("/usr/local/share/ca-certificates", "/etc/pki/ca-trust/source/anchors",
-           "/etc/ca-certificates/trust-source/anchors")
+TRUST = (
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "SSL_CERT_FILE",
+    "CURL_CA_BUNDLE",
+    "AWS_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "NODE_EXTRA_CA_CERTS",
+)
+ANCHORS = (
+    "/usr/local/share/ca-certificates",
+    "/etc/pki/ca-trust/source/anchors",
+    "/etc/ca-certificates/trust-source/anchors",
+)
 SYSTEM = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 CERTIFICATE = re.compile(r"-----BEGIN (TRUSTED )?CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END (TRUSTED )?CERTIFICATE-----")
 LARGEST = 8 << 20  # bytes of a bundle that are read
@@ -55,18 +65,29 @@ class Egress:
         return tuple(dict.fromkeys(masked(value) for value in self.proxies.values() if _is_loopback(value)))
 
     def __str__(self) -> str:
-        words = [f"proxy {', '.join(dict.fromkeys(map(masked, self.proxies.values())))} (from {self.origin})"] \
-            if self.proxies else ["no proxy"]
-        words.append(f"certificates {', '.join(self.bundles)} (from {self.bundle_origin})" if self.bundles
-                     else "no certificates of the site")
+        words = (
+            [f"proxy {', '.join(dict.fromkeys(map(masked, self.proxies.values())))} (from {self.origin})"]
+            if self.proxies
+            else ["no proxy"]
+        )
+        words.append(
+            f"certificates {', '.join(self.bundles)} (from {self.bundle_origin})"
+            if self.bundles
+            else "no certificates of the site"
+        )
         return ", ".join(words)
 
 
-def find(settings: Settings, environ: Mapping[str, str], client: Mapping[str, str],
-         system: str = "/etc/environment") -> Egress:
+def find(
+    settings: Settings, environ: Mapping[str, str], client: Mapping[str, str], system: str = "/etc/environment"
+) -> Egress:
     """What is configured: the shell first, then .env, Docker's client (``client``), the system."""
-    sources = (("the environment", environ), (".env", settings.passthrough), ("Docker's config.json", client),
-               (system, _assignments(system)))
+    sources = (
+        ("the environment", environ),
+        (".env", settings.passthrough),
+        ("Docker's config.json", client),
+        (system, _assignments(system)),
+    )
     proxies: dict[str, str] = {}
     origin = ""
     exceptions: list[str] = []

@@ -16,8 +16,12 @@ SCRIPT = Path(__file__).parent / "probes" / "tracking_server.py"
 NAME = "server elsewhere"  # among the parts to wait for
 PLUGIN = "trackbed"  # the name of docker/jupyter/startup/trackbed_login.py among MLflow's plugins
 PATIENCE = 30.0  # seconds for a server that may be just starting
-USERNAME_FILE, PASSWORD_FILE, TOKEN_FILE, CA_FILE = ("tracking-username", "tracking-password", "tracking-token",
-                                                     "tracking-ca.pem")
+USERNAME_FILE, PASSWORD_FILE, TOKEN_FILE, CA_FILE = (
+    "tracking-username",
+    "tracking-password",
+    "tracking-token",
+    "tracking-ca.pem",
+)
 PROXIED = {"MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false", "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false"}
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
@@ -41,15 +45,22 @@ def login(secrets: str) -> dict[str, str]:
 
 def secret_files(settings: Settings, volume: str, uid: int, gid: int) -> tuple[SecretFile, ...]:
     """The files of the login and of the CA. Raises SettingError for a CA that cannot be read."""
+
     def file(path: str, template: str, *names: str) -> SecretFile:
         return SecretFile(JUPYTER, volume, path, template, names, uid, gid)
 
     if settings.tracking_username:
-        found = [file(USERNAME_FILE, settings.tracking_username),
-                 file(PASSWORD_FILE, "{TRACKING_PASSWORD}", "TRACKING_PASSWORD"), file(TOKEN_FILE, "")]
+        found = [
+            file(USERNAME_FILE, settings.tracking_username),
+            file(PASSWORD_FILE, "{TRACKING_PASSWORD}", "TRACKING_PASSWORD"),
+            file(TOKEN_FILE, ""),
+        ]
     else:  # an empty file takes the place of what an earlier `up` was given
-        found = [file(USERNAME_FILE, ""), file(PASSWORD_FILE, ""),
-                 file(TOKEN_FILE, "{TRACKING_TOKEN}", "TRACKING_TOKEN")]
+        found = [
+            file(USERNAME_FILE, ""),
+            file(PASSWORD_FILE, ""),
+            file(TOKEN_FILE, "{TRACKING_TOKEN}", "TRACKING_TOKEN"),
+        ]
     return (*found, file(CA_FILE, authority(settings)))
 
 
@@ -73,9 +84,11 @@ def check_place(settings: Settings, own_loopback: bool) -> None:
     """Refuse an address that means another machine inside the notebook, which has its own loopback, than here."""
     host = urlsplit(settings.tracking_uri).hostname or ""
     if own_loopback and host in LOCAL:
-        raise SettingError(f"TRACKING_URI={settings.tracking_uri} (from {settings.origin('TRACKING_URI')}): in the "
-                           f"notebook's container {host} is the container itself; name the machine by an address "
-                           "that others can reach.")
+        raise SettingError(
+            f"TRACKING_URI={settings.tracking_uri} (from {settings.origin('TRACKING_URI')}): in the "
+            f"notebook's container {host} is the container itself; name the machine by an address "
+            "that others can reach."
+        )
 
 
 class ServerAnswers:
@@ -99,6 +112,8 @@ class ServerAnswers:
         if not problem:
             return ""
         if final or time.monotonic() > self._deadline:
-            raise TrackbedError(f"JupyterLab is up, but from inside it {engine.settings.tracking_uri} {problem}",
-                                f"{fix}   (`invoke up` tries again)")
+            raise TrackbedError(
+                f"JupyterLab is up, but from inside it {engine.settings.tracking_uri} {problem}",
+                f"{fix}   (`invoke up` tries again)",
+            )
         return f"the tracking server {problem}"

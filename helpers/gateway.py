@@ -50,8 +50,10 @@ def settle_address(system: System, notice: Callable[[str], None]) -> None:
     elif before:
         notice(f"warning: {found.why}; going on with {before}, which it told before")
     else:
-        raise SettingError(f"PUBLIC=true needs the address that others reach this machine at: {found.why}.",
-                           "`invoke up --public --public-address=203.0.113.7` (or --domain=lab.example.org)")
+        raise SettingError(
+            f"PUBLIC=true needs the address that others reach this machine at: {found.why}.",
+            "`invoke up --public --public-address=203.0.113.7` (or --domain=lab.example.org)",
+        )
     address = found.address or before
     system.state.remembered[FOUND] = address
     system.settings = replace(settings, public_address=address)
@@ -64,20 +66,27 @@ def check_settings(settings: Settings, engine: Engine | type[Engine], node: str 
             f"PUBLIC=true needs the docker engine, this is {engine.name}: without containers the notebook could read "
             "and change everything, past every login.",
             "install Docker (`invoke doctor` prints the lines); or stay private (--public=false) and reach it through "
-            "the ssh line that `invoke up` prints")
+            "the ssh line that `invoke up` prints",
+        )
     if settings.public and node:
-        raise SettingError(f"PUBLIC=true is for the machine that Trackbed runs on, the parts would run on {node}.",
-                           "run Trackbed there, or leave PUBLIC out and use the ssh line")
+        raise SettingError(
+            f"PUBLIC=true is for the machine that Trackbed runs on, the parts would run on {node}.",
+            "run Trackbed there, or leave PUBLIC out and use the ssh line",
+        )
     name = stack.public_name(settings)
     if settings.public and _is_local(name):
         where = "DOMAIN" if settings.domain else "PUBLIC_ADDRESS"
-        raise SettingError(f"{where}={name} (from {settings.origin(where)}): every machine calls itself that, so "
-                           "nobody else reaches this one by it. On this machine the gateway answers at "
-                           f"https://localhost:{settings.mlflow_port} whatever its public address is.",
-                           "`invoke up --public --public-address=203.0.113.7` (or --domain=lab.example.org)")
+        raise SettingError(
+            f"{where}={name} (from {settings.origin(where)}): every machine calls itself that, so "
+            "nobody else reaches this one by it. On this machine the gateway answers at "
+            f"https://localhost:{settings.mlflow_port} whatever its public address is.",
+            "`invoke up --public --public-address=203.0.113.7` (or --domain=lab.example.org)",
+        )
     if settings.public and settings.tracking_uri:
-        raise SettingError("PUBLIC=true opens a tracking server of ours, and TRACKING_URI names one elsewhere.",
-                           "leave one of the two out")
+        raise SettingError(
+            "PUBLIC=true opens a tracking server of ours, and TRACKING_URI names one elsewhere.",
+            "leave one of the two out",
+        )
 
 
 def _is_local(name: str) -> bool:
@@ -125,9 +134,9 @@ def export_root(engine: Engine) -> Path:
 def fingerprint(path: Path) -> str:
     """SHA-256 of a PEM certificate, as browsers show it."""
     text = path.read_text()
-    first = text[:text.index("-----END CERTIFICATE-----")] + "-----END CERTIFICATE-----\n"
+    first = text[: text.index("-----END CERTIFICATE-----")] + "-----END CERTIFICATE-----\n"
     digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(first)).hexdigest().upper()
-    return ":".join(digest[i:i + 2] for i in range(0, len(digest), 2))
+    return ":".join(digest[i : i + 2] for i in range(0, len(digest), 2))
 
 
 def renewed(settings: Settings, before: str) -> str:
@@ -135,8 +144,10 @@ def renewed(settings: Settings, before: str) -> str:
     path = root_path(settings)
     if not before or settings.acme or not path.exists() or fingerprint(path) == before:
         return ""
-    return (f"the gateway's own CA is a new one, good for {stack.public_name(settings)} and localhost only: clients "
-            f"need the new {path}; take the old one out of browsers")
+    return (
+        f"the gateway's own CA is a new one, good for {stack.public_name(settings)} and localhost only: clients "
+        f"need the new {path}; take the old one out of browsers"
+    )
 
 
 def trusted(settings: Settings) -> str:
@@ -155,8 +166,10 @@ def answers(engine: Engine) -> str:
             export_root(engine)
         context = ssl.create_default_context(cafile=trusted(settings) or None)
         address = "127.0.0.1" if settings.gateway_address == "0.0.0.0" else settings.gateway_address
-        with socket.create_connection((address, settings.mlflow_port), 5) as link, \
-                context.wrap_socket(link, server_hostname=name) as secure:
+        with (
+            socket.create_connection((address, settings.mlflow_port), 5) as link,
+            context.wrap_socket(link, server_hostname=name) as secure,
+        ):
             connection = http.client.HTTPConnection(name, settings.mlflow_port, timeout=10)
             connection.sock = secure
             connection.request("GET", "/")
@@ -176,9 +189,12 @@ def notes(settings: Settings, logins: int) -> list[str]:
     lines = []
     path = root_path(settings)
     if not settings.acme and path.exists():
-        lines += [f"certificates: the gateway's own CA. Its root: {path}", f"  SHA-256 {fingerprint(path)}",
-                  "  browser: import that file as an authority, or compare the fingerprint and accept it once",
-                  f"  Python:  export MLFLOW_TRACKING_SERVER_CERT_PATH={path.name}   (a copy of that file)"]
+        lines += [
+            f"certificates: the gateway's own CA. Its root: {path}",
+            f"  SHA-256 {fingerprint(path)}",
+            "  browser: import that file as an authority, or compare the fingerprint and accept it once",
+            f"  Python:  export MLFLOW_TRACKING_SERVER_CERT_PATH={path.name}   (a copy of that file)",
+        ]
     if not logins:
         lines.append("nobody may log in yet: `invoke users add NAME` makes a login and prints its password")
     lines.append("`invoke env NAME` prints the lines for a shell on another machine")
@@ -195,22 +211,32 @@ def client_lines(settings: Settings, name: str | None, asks: bool = False) -> st
 
         bound = settings.bind_address
         tunnel = addresses.ssh_line((settings.mlflow_port,), settings.public_address, bound=bound)
-        return (f"# this system is not public: keep the tunnel open while you work\n{tunnel} &\n"
-                f"export MLFLOW_TRACKING_URI=http://{bound}:{settings.mlflow_port}"
-                + ("\nread -rsp 'MLFLOW_TOKEN, as `invoke credentials` shows it: ' MLFLOW_TRACKING_TOKEN && "
-                   "export MLFLOW_TRACKING_TOKEN && echo" if asks else ""))
+        return (
+            f"# this system is not public: keep the tunnel open while you work\n{tunnel} &\n"
+            f"export MLFLOW_TRACKING_URI=http://{bound}:{settings.mlflow_port}"
+            + (
+                "\nread -rsp 'MLFLOW_TOKEN, as `invoke credentials` shows it: ' MLFLOW_TRACKING_TOKEN && "
+                "export MLFLOW_TRACKING_TOKEN && echo"
+                if asks
+                else ""
+            )
+        )
     known = users.load(settings)
     if name and name not in known:
         raise SettingError(f"user {shown(name)}: there is nobody of that name.{did_you_mean(nearest(name, known))}")
     who = name or next(iter(sorted(known)), "NAME")
-    lines = [f"export MLFLOW_TRACKING_URI={stack.public_url(settings, 'mlflow')}",
-             f"export MLFLOW_TRACKING_USERNAME={shlex.quote(who)}",
-             f"read -rsp 'password of {who}: ' MLFLOW_TRACKING_PASSWORD && export MLFLOW_TRACKING_PASSWORD && echo"]
+    lines = [
+        f"export MLFLOW_TRACKING_URI={stack.public_url(settings, 'mlflow')}",
+        f"export MLFLOW_TRACKING_USERNAME={shlex.quote(who)}",
+        f"read -rsp 'password of {who}: ' MLFLOW_TRACKING_PASSWORD && export MLFLOW_TRACKING_PASSWORD && echo",
+    ]
     if trust := trusted(settings):
         try:
             text = Path(trust).read_text().strip()
         except OSError as error:
             raise TrackbedError(f"{trust}: {error.strerror}", "`invoke up` writes it") from None
-        lines += [f"cat >trackbed-root.crt <<'END'\n{text}\nEND",
-                  'export MLFLOW_TRACKING_SERVER_CERT_PATH="$PWD/trackbed-root.crt"']
+        lines += [
+            f"cat >trackbed-root.crt <<'END'\n{text}\nEND",
+            'export MLFLOW_TRACKING_SERVER_CERT_PATH="$PWD/trackbed-root.crt"',
+        ]
     return "\n".join(lines)

@@ -14,15 +14,21 @@ from helpers.errors import TrackbedError
 SCRIPT = Path(__file__).parent / "probes" / "gpu_check.py"
 
 
-def inside(engine: Engine, quick: bool, timeout: float = 300,
-           experiment: str = "") -> tuple[list[dict[str, Any]], ExecResult]:
+def inside(
+    engine: Engine, quick: bool, timeout: float = 300, experiment: str = ""
+) -> tuple[list[dict[str, Any]], ExecResult]:
     """The lines of the probe, as objects with ``check``, ``ok`` (None: could not be done), ``detail``, ``seconds``.
 
     ``experiment``: where the full check logs its run.
     """
     chosen = engine.accelerator
-    told = {"kind": chosen.kind, "nodes": list(chosen.opened), "quick": quick,
-            "torch": engine.settings.torch == "auto", "experiment": experiment}
+    told = {
+        "kind": chosen.kind,
+        "nodes": list(chosen.opened),
+        "quick": quick,
+        "torch": engine.settings.torch == "auto",
+        "experiment": experiment,
+    }
     done = engine.exec(JUPYTER, ("python", "-", json.dumps(told)), stdin=SCRIPT.read_bytes(), timeout=timeout)
     lines = []
     for line in done.stdout.splitlines():
@@ -43,7 +49,12 @@ def verify(engine: Engine, sink: Sink) -> None:
     if lines and lines[0]["ok"]:
         return
     words = str(lines[0]["detail"]) if lines else commands.last_line(done.stderr, "no answer")
-    means, fix = accelerators.advice(words) or ("", "`invoke doctor` shows what the machine has; --gpu=none goes on "
-                                                "without a GPU")
-    raise TrackbedError(f"the notebook cannot use its GPU ({engine.accelerator}): "
-                        + (f"{means}. It says: {words}" if means else words), fix)
+    means, fix = accelerators.advice(words) or (
+        "",
+        "`invoke doctor` shows what the machine has; --gpu=none goes on without a GPU",
+    )
+    raise TrackbedError(
+        f"the notebook cannot use its GPU ({engine.accelerator}): "
+        + (f"{means}. It says: {words}" if means else words),
+        fix,
+    )

@@ -24,8 +24,7 @@ class Answer:
         return self.status == 200
 
 
-def ask(url: str, method: str = "GET", data: bytes | None = None, timeout: float = 15,
-        token: str = "") -> Answer:
+def ask(url: str, method: str = "GET", data: bytes | None = None, timeout: float = 15, token: str = "") -> Answer:
     """One HTTP request, never through a proxy; failures come back as an answer."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     request = urllib.request.Request(url, data=data, method=method)

@@ -13,9 +13,11 @@ from helpers.errors import SettingError, TrackbedError
 from helpers.lifecycle import Notice
 from helpers.system import System
 
-RUNS = ("SELECT e.experiment_id || ' ' || count(r.run_uuid) || ' ' || e.lifecycle_stage || ' ' || "
-        "regexp_replace(e.name, '\\s+', ' ', 'g') FROM experiments e LEFT JOIN runs r USING (experiment_id) "
-        "GROUP BY e.experiment_id ORDER BY e.experiment_id")
+RUNS = (
+    "SELECT e.experiment_id || ' ' || count(r.run_uuid) || ' ' || e.lifecycle_stage || ' ' || "
+    "regexp_replace(e.name, '\\s+', ' ', 'g') FROM experiments e LEFT JOIN runs r USING (experiment_id) "
+    "GROUP BY e.experiment_id ORDER BY e.experiment_id"
+)
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -57,8 +59,10 @@ def usage(system: System) -> Usage:
         count, size, recent, gone = sizes.pop(identity, [0, 0, 0, 0])
         shown = name + (" (deleted)" if stage == "deleted" else "")
         listed.append(Use(identity, shown, int(runs), count, size, recent // 7, gone))
-    listed += [Use(top, "(no experiment)", 0, count, size, recent // 7, gone)
-               for top, (count, size, recent, gone) in sorted(sizes.items())]
+    listed += [
+        Use(top, "(no experiment)", 0, count, size, recent // 7, gone)
+        for top, (count, size, recent, gone) in sorted(sizes.items())
+    ]
     return Usage(tuple(sorted(listed, key=lambda use: -use.size)), total, engine.host_facts().disk_free)
 
 
@@ -91,10 +95,12 @@ class Garbage:
 
     @property
     def words(self) -> str:
-        runs, models, objects, size = (sum(getattr(row, field) for row in self.rows)
-                                       for field in ("runs", "models", "objects", "size"))
-        return (f"{self.experiments} experiments, {runs} runs, {models} models, {objects} objects "
-                f"({size / 2**20:.1f} MiB)")
+        runs, models, objects, size = (
+            sum(getattr(row, field) for row in self.rows) for field in ("runs", "models", "objects", "size")
+        )
+        return (
+            f"{self.experiments} experiments, {runs} runs, {models} models, {objects} objects ({size / 2**20:.1f} MiB)"
+        )
 
 
 def _collector(engine: Engine, age: str, *options: str) -> Garbage:
@@ -105,8 +111,11 @@ def _collector(engine: Engine, age: str, *options: str) -> Garbage:
         return Garbage(rows, found["experiments"], found["kept"])
     except (ValueError, TypeError, KeyError):
         lines = (done.stdout + done.stderr).strip().splitlines()
-        raise TrackbedError(f"what was deleted cannot be collected: {lines[-1] if lines else done.code}",
-                            "`invoke logs mlflow`", tuple(lines[-5:])) from None
+        raise TrackbedError(
+            f"what was deleted cannot be collected: {lines[-1] if lines else done.code}",
+            "`invoke logs mlflow`",
+            tuple(lines[-5:]),
+        ) from None
 
 
 def deleted(engine: Engine, age: str) -> Garbage:

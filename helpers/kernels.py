@@ -36,8 +36,10 @@ def running(engine: Engine, token: str) -> tuple[Work, ...]:
     """Kernels and terminals of a running JupyterLab; nothing where it does not answer."""
     try:
         with engine.open(JUPYTER, "http") as address:
-            answers = [_listed(ask(f"{address.url}/api/{what}", timeout=5, token=token).body)
-                       for what in ("sessions", "kernels", "terminals")]
+            answers = [
+                _listed(ask(f"{address.url}/api/{what}", timeout=5, token=token).body)
+                for what in ("sessions", "kernels", "terminals")
+            ]
     except (OSError, TrackbedError):
         return ()
     sessions, kernels, terminals = answers
@@ -47,8 +49,10 @@ def running(engine: Engine, token: str) -> tuple[Work, ...]:
             name = str(session.get("path") or session.get("name") or "a kernel").partition("-jvsc-")[0]
             found[str(kernel.get("id"))] = Work(shown(name), kernel.get("execution_state") == "busy")
     for kernel in kernels:
-        found.setdefault(str(kernel.get("id")), Work(f"a kernel {shown(str(kernel.get('name')))}",
-                                                     kernel.get("execution_state") == "busy"))
+        found.setdefault(
+            str(kernel.get("id")),
+            Work(f"a kernel {shown(str(kernel.get('name')))}", kernel.get("execution_state") == "busy"),
+        )
     used = [Work(f"terminal {shown(str(t.get('name')))}", _recent(str(t.get("last_activity")))) for t in terminals]
     return (*found.values(), *used)
 

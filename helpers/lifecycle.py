@@ -105,13 +105,16 @@ def _claim(system: System, engine: Engine) -> None:
     if not other or other == here or not Path(other, "tasks.py").exists():
         return
     if any(s.state is not State.MISSING for s in engine.parts()):
-        raise TrackbedError(f"project {system.settings.project} runs from another clone, {other}",
-                            "work there, or `invoke down` first to move it here, or start a second system with "
-                            "--project=NAME and other ports")
+        raise TrackbedError(
+            f"project {system.settings.project} runs from another clone, {other}",
+            "work there, or `invoke down` first to move it here, or start a second system with "
+            "--project=NAME and other ports",
+        )
 
 
-def up(system: System, sink: Sink, notice: Notice, adopt: bool = False,
-       consent: kernels.Consent | None = None) -> Overview:
+def up(
+    system: System, sink: Sink, notice: Notice, adopt: bool = False, consent: kernels.Consent | None = None
+) -> Overview:
     """Bring everything up and return when it is usable; a no-op that only looks when nothing changed.
 
     ``consent``: asked before kernels that run are ended; None: that is only said.
@@ -129,16 +132,18 @@ def up(system: System, sink: Sink, notice: Notice, adopt: bool = False,
         return seen
 
 
-def bring_up(system: System, sink: Sink, notice: Notice, adopt: bool = False,
-             consent: kernels.Consent | None = None) -> tuple[Overview, Engine]:
+def bring_up(
+    system: System, sink: Sink, notice: Notice, adopt: bool = False, consent: kernels.Consent | None = None
+) -> tuple[Overview, Engine]:
     """What `up` does, for those who hold the project's lock."""
     found = _bring_up(system, sink, notice, adopt, consent)
     failed_start.forget(system.settings.folder)
     return found
 
 
-def _bring_up(system: System, sink: Sink, notice: Notice, adopt: bool,
-              consent: kernels.Consent | None) -> tuple[Overview, Engine]:
+def _bring_up(
+    system: System, sink: Sink, notice: Notice, adopt: bool, consent: kernels.Consent | None
+) -> tuple[Overview, Engine]:
     gateway.settle_address(system, notice)
     if system.state.existed:
         system.credentials()  # before any engine reads them: only the first look sees what the user has changed
@@ -148,8 +153,10 @@ def _bring_up(system: System, sink: Sink, notice: Notice, adopt: bool,
     gateway.check_settings(settings, engine, engine.host.url)
     relevance.check(engine)
     if adopt and not engine.adopts:
-        raise SettingError(f"--adopt means nothing on the {engine.name} engine: it takes over Docker's volumes.",
-                           "leave it out; `invoke up --state-dir=FOLDER` names the folder that holds the data")
+        raise SettingError(
+            f"--adopt means nothing on the {engine.name} engine: it takes over Docker's volumes.",
+            "leave it out; `invoke up --state-dir=FOLDER` names the folder that holds the data",
+        )
     _claim(system, engine)
     if line := surroundings.differ(system.state):
         notice(line)
@@ -206,8 +213,9 @@ def _bring_up(system: System, sink: Sink, notice: Notice, adopt: bool,
 
 def _forget(system: System, before: dict[str, str], notice: Notice) -> None:
     """What a start that failed was told is not the next one's."""
-    told = sorted(name for name in {**before, **system.state.remembered}
-                  if before.get(name) != system.state.remembered.get(name))
+    told = sorted(
+        name for name in {**before, **system.state.remembered} if before.get(name) != system.state.remembered.get(name)
+    )
     system.state.remembered = before
     system.state.save()
     if told:
@@ -238,9 +246,11 @@ def _start(system: System, engine: Engine, sink: Sink, notice: Notice) -> Overvi
     if report.changed and engine.accelerator.kind != accelerators.NONE:
         gpu.verify(engine, sink)
     seen = overview(engine, settings, report.changed)
-    system.state.applied = {"hash": engine.fingerprint(),
-                            "identities": {row.status.name: row.status.identity for row in seen.rows},
-                            "notebook": kernels.made_from(system, engine)}
+    system.state.applied = {
+        "hash": engine.fingerprint(),
+        "identities": {row.status.name: row.status.identity for row in seen.rows},
+        "notebook": kernels.made_from(system, engine),
+    }
     system.state.save()
     for proof in proofs:
         notice(f"{proof.name} was replaced: {proof.detail}")
@@ -261,10 +271,12 @@ def _check_server(system: System, engine: Engine) -> None:
         return
     elsewhere.check_place(settings, engine.own_loopback)
     if any(item.what.startswith("database:") for item in engine.data()):
-        raise TrackbedError(f"project {settings.project} has a tracking server and data of its own, and TRACKING_URI "
-                            f"(from {settings.origin('TRACKING_URI')}) names another one",
-                            "start the notebook as a second system: --project=NAME with another --jupyter-port; or "
-                            "give this one up: `invoke down --delete-data`")
+        raise TrackbedError(
+            f"project {settings.project} has a tracking server and data of its own, and TRACKING_URI "
+            f"(from {settings.origin('TRACKING_URI')}) names another one",
+            "start the notebook as a second system: --project=NAME with another --jupyter-port; or "
+            "give this one up: `invoke down --delete-data`",
+        )
 
 
 def _choose_ports(system: System, engine: Engine, notice: Notice) -> dict[str, str]:
@@ -302,11 +314,15 @@ def initialise(system: System, sink: Sink, notice: Notice) -> Engine:
     with changing(system, notice):
         engine = select.choose(system).engine
         if not engine.by_hand:
-            raise TrackbedError(f"--init prepares a system for `docker compose`; this one is {engine.name}",
-                                "`invoke up` makes what it needs by itself")
+            raise TrackbedError(
+                f"--init prepares a system for `docker compose`; this one is {engine.name}",
+                "`invoke up` makes what it needs by itself",
+            )
         if engine.settings.tracking_uri:
-            raise TrackbedError("--init prepares services for `docker compose`; with TRACKING_URI there are none",
-                                "`invoke up` starts the notebook")
+            raise TrackbedError(
+                "--init prepares services for `docker compose`; with TRACKING_URI there are none",
+                "`invoke up` starts the notebook",
+            )
         engine.check_foreign()
         _begin_below_own_prefix(system, engine.settings)
         system.state.engine, system.state.clone = engine.name, str(system.settings.clone)
@@ -388,8 +404,11 @@ def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), 
     host = stack.local_host(settings)
     rows = []
     for status in engine.parts(detail):
-        urls = tuple(f"http://{host}:{p.published}" + ("/lab" if status.name == JUPYTER else "")
-                     for p in sorted(status.ports, key=lambda p: p.target) if p.published)
+        urls = tuple(
+            f"http://{host}:{p.published}" + ("/lab" if status.name == JUPYTER else "")
+            for p in sorted(status.ports, key=lambda p: p.target)
+            if p.published
+        )
         if settings.public:
             urls = _public_urls(settings, engine, status)
         title = stack.TITLES[status.name]
@@ -444,8 +463,11 @@ def not_running(view: Overview) -> str:
     """What is not there to be checked, as in "is stopped"; "" where everything runs, well or not."""
     if view.stopped:
         return "is stopped"
-    ended = [f"{row.status.name} ({row.status.state})" for row in view.rows
-             if row.status.state in (State.MISSING, State.EXITED)]
+    ended = [
+        f"{row.status.name} ({row.status.state})"
+        for row in view.rows
+        if row.status.state in (State.MISSING, State.EXITED)
+    ]
     return f"runs without {', '.join(ended)}" if ended else ""
 
 
@@ -483,5 +505,7 @@ def low_disk(engine: Engine) -> str:
     facts = engine.host_facts()
     if facts.disk_free >= ALMOST_FULL:
         return ""
-    return (f"warning: only {facts.disk_free / 2**30:.1f} GiB are free at {facts.disk_path}; when it is full, logging "
-            "fails with an error until room is made (`invoke usage`, `invoke gc`)")
+    return (
+        f"warning: only {facts.disk_free / 2**30:.1f} GiB are free at {facts.disk_path}; when it is full, logging "
+        "fails with an error until room is made (`invoke usage`, `invoke gc`)"
+    )

@@ -19,8 +19,13 @@ HEADER = "# Locked from {name} with hashes; `invoke lock` refreshes it.\n"
 
 def inputs() -> tuple[Path, ...]:
     """Every requirements file that is locked."""
-    return tuple(sorted(p for folder in (ROOT, ROOT / "docker", ROOT / "helpers")
-                        for p in (folder.glob("*.in") if folder == ROOT else folder.rglob("*requirements.in"))))
+    return tuple(
+        sorted(
+            p
+            for folder in (ROOT, ROOT / "docker", ROOT / "helpers")
+            for p in (folder.glob("*.in") if folder == ROOT else folder.rglob("*requirements.in"))
+        )
+    )
 
 
 def refresh(upgrade: bool = False) -> list[str]:
@@ -35,8 +40,9 @@ def refresh(upgrade: bool = False) -> list[str]:
     return done
 
 
-def refresh_torch(base: str = "", folder: Path = JUPYTER_FOLDER,
-                  builds: tuple[str, ...] = wheels.BUILDS) -> list[tuple[str, str]]:
+def refresh_torch(
+    base: str = "", folder: Path = JUPYTER_FOLDER, builds: tuple[str, ...] = wheels.BUILDS
+) -> list[tuple[str, str]]:
     """Lock each build of PyTorch, from its wheel index below ``base`` or the Python package index.
 
     Gives each lock and why it could not be made ("").
@@ -61,12 +67,34 @@ def refresh_torch(base: str = "", folder: Path = JUPYTER_FOLDER,
 def _compile(path: Path, lock: Path, options: list[str]) -> str:
     """Lock one input; "" or uv's last words."""
     uv = Path(sys.executable).with_name("uv")
-    argv = [str(uv), "pip", "compile", "--quiet", "--universal", "--python-version", LOWEST_PYTHON,
-            "--generate-hashes", "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links",
-            "--output-file", str(lock), *options, str(path)]
-    ended = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
-                           timeout=900,
-                           env={**os.environ, **uv_settings(os.environ)})
+    argv = [
+        str(uv),
+        "pip",
+        "compile",
+        "--quiet",
+        "--universal",
+        "--python-version",
+        LOWEST_PYTHON,
+        "--generate-hashes",
+        "--no-header",
+        "--no-annotate",
+        "--no-emit-index-url",
+        "--no-emit-find-links",
+        "--output-file",
+        str(lock),
+        *options,
+        str(path),
+    ]
+    ended = subprocess.run(
+        argv,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        timeout=900,
+        env={**os.environ, **uv_settings(os.environ)},
+    )
     if ended.returncode:
         return (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1].strip()
     text = lock.read_text()

@@ -13,8 +13,10 @@ from helpers.errors import TrackbedError
 CLONE = Path(__file__).resolve().parent.parent
 CGROUP = Path("/sys/fs/cgroup")
 BYTE_CODE = re.compile(r"marshal data too short|bad marshal data|EOF read where (object|not) expected", re.IGNORECASE)
-MEMORY = ("the machine, or the limit that this session has, is out of memory",
-          "`invoke doctor` shows how much there is; MLFLOW_WORKERS=1 needs less; then `invoke up` goes on")
+MEMORY = (
+    "the machine, or the limit that this session has, is out of memory",
+    "`invoke doctor` shows how much there is; MLFLOW_WORKERS=1 needs less; then `invoke up` goes on",
+)
 FULL = "the disk is full"
 
 
@@ -23,8 +25,10 @@ def known(error: BaseException) -> TrackbedError | None:
     text = str(error)
     if isinstance(error, EOFError | ValueError | ImportError) and BYTE_CODE.search(text):
         line = f"find {shlex.quote(str(CLONE))} -name '*.pyc' -delete"
-        return TrackbedError(f"byte code of the toolkit is damaged, as a full disk leaves it: {text}",
-                             f"{line}   then the same command again")
+        return TrackbedError(
+            f"byte code of the toolkit is damaged, as a full disk leaves it: {text}",
+            f"{line}   then the same command again",
+        )
     if isinstance(error, MemoryError):
         return TrackbedError(*MEMORY)
     if not isinstance(error, OSError) or error.errno is None:
@@ -35,26 +39,33 @@ def known(error: BaseException) -> TrackbedError | None:
     folder = shlex.quote(str(Path(place).parent)) if place.startswith("/") else "."
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
-            return TrackbedError(f"{FULL}{at}",
-                                 f"free some (df -h {folder}; df -i {folder}), then the same command again")
+            return TrackbedError(
+                f"{FULL}{at}", f"free some (df -h {folder}; df -i {folder}), then the same command again"
+            )
         case errno.EROFS:
-            return TrackbedError(f"the file system is read-only{at}",
-                                 f"mount it writable (findmnt -T {folder} shows what it is), or name another folder "
-                                 "with --state-dir")
+            return TrackbedError(
+                f"the file system is read-only{at}",
+                f"mount it writable (findmnt -T {folder} shows what it is), or name another folder with --state-dir",
+            )
         case errno.EACCES | errno.EPERM:
-            return TrackbedError(f"permission denied{at}",
-                                 f"namei -l {shlex.quote(place) if place else '.'} shows which folder is closed, or "
-                                 "whether programs may run there; another folder: --state-dir=FOLDER")
+            return TrackbedError(
+                f"permission denied{at}",
+                f"namei -l {shlex.quote(place) if place else '.'} shows which folder is closed, or "
+                "whether programs may run there; another folder: --state-dir=FOLDER",
+            )
         case errno.ENAMETOOLONG:
-            return TrackbedError(f"a path is too long{at}",
-                                 "name a shorter folder with --state-dir, or a shorter --project")
+            return TrackbedError(
+                f"a path is too long{at}", "name a shorter folder with --state-dir, or a shorter --project"
+            )
         case errno.EMFILE | errno.ENFILE:
             return TrackbedError("too many open files", "ulimit -n 4096   then the same command again")
         case errno.ENOMEM:
             return TrackbedError(*MEMORY)
         case errno.EIO | errno.ESTALE:
-            return TrackbedError(f"the disk or the file server does not answer well ({error.strerror}){at}",
-                                 "`dmesg | tail` mostly says why; when that is mended, the same command again")
+            return TrackbedError(
+                f"the disk or the file server does not answer well ({error.strerror}){at}",
+                "`dmesg | tail` mostly says why; when that is mended, the same command again",
+            )
     return None
 
 
@@ -62,15 +73,19 @@ def explain(lines: Iterable[str]) -> tuple[str, str] | None:
     """What a service's last lines tell of the machine, and the fix; None where they tell of something else."""
     for line in reversed(list(lines)):
         if BYTE_CODE.search(line):
-            return ("its byte code is damaged, as a full disk leaves it",
-                    "`invoke up` removes it and goes on; `df -h` shows whether the disk is still full")
+            return (
+                "its byte code is damaged, as a full disk leaves it",
+                "`invoke up` removes it and goes on; `df -h` shows whether the disk is still full",
+            )
         if re.search(r"No space left on device|Disk quota exceeded", line):
             return FULL, "free some (`df -h` shows where it is full), then `invoke up` goes on"
         if re.search(r"MemoryError|Cannot allocate memory|[Oo]ut of memory|oom-kill", line):
             return MEMORY
         if re.search(r"failed to map segment|cannot open shared object.*Operation not permitted", line):
-            return ("programs may not run from its disk (noexec)",
-                    "name a folder on another disk with --state-dir (findmnt shows the options)")
+            return (
+                "programs may not run from its disk (noexec)",
+                "name a folder on another disk with --state-dir (findmnt shows the options)",
+            )
     return None
 
 

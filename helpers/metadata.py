@@ -16,8 +16,7 @@ from dataclasses import dataclass
 
 SERVICE = ("169.254.169.254", 80)
 CONNECT, READ = 1.0, 2.0  # seconds; off a cloud nobody answers
-AZURE = ("/metadata/instance/network/interface/0/ipv4/ipAddress/0/publicIpAddress"
-         "?api-version=2021-02-01&format=text")
+AZURE = "/metadata/instance/network/interface/0/ipv4/ipAddress/0/publicIpAddress?api-version=2021-02-01&format=text"
 GOOGLE = "/computeMetadata/v1/instance/network-interfaces/0/access-configs/0/external-ip"
 
 
@@ -40,8 +39,12 @@ def public_address(service: tuple[str, int] = SERVICE) -> Found:
     try:
         token = _token(service)
         asks: list[tuple[str, str, str, Mapping[str, str]]] = [
-            ("AWS or OpenStack", "GET", "/latest/meta-data/public-ipv4",
-             {"X-aws-ec2-metadata-token": token} if token else {}),
+            (
+                "AWS or OpenStack",
+                "GET",
+                "/latest/meta-data/public-ipv4",
+                {"X-aws-ec2-metadata-token": token} if token else {},
+            ),
             ("Google", "GET", GOOGLE, {"Metadata-Flavor": "Google", "Host": "metadata.google.internal"}),
             ("Azure", "GET", AZURE, {"Metadata": "true"}),
         ]
@@ -98,5 +101,8 @@ def _address(text: str) -> str:
 def _said(status: int, text: str) -> str:
     if status == 0:
         return text
-    return f"HTTP {status}" + ("" if text.strip() or status != 200 else ", empty") + (
-        ", no address" if status == 200 and text.strip() else "")
+    return (
+        f"HTTP {status}"
+        + ("" if text.strip() or status != 200 else ", empty")
+        + (", no address" if status == 200 and text.strip() else "")
+    )

@@ -26,8 +26,9 @@ def move(system: System, to: str, object_store: str, sink: Sink, notice: Notice)
     if system.state.engine == to:
         raise TrackbedError(f"project {system.settings.project} is on the {to} engine already", "nothing to do")
     if asked not in ("auto", to) and system.settings.origin("ENGINE") != LAST_UP:
-        raise SettingError(f"ENGINE={asked} (from {system.settings.origin('ENGINE')}) would contradict --to={to}: "
-                           "remove it first")
+        raise SettingError(
+            f"ENGINE={asked} (from {system.settings.origin('ENGINE')}) would contradict --to={to}: remove it first"
+        )
     lifecycle.up(system, sink, notice)
     with lifecycle.changing(system, notice):
         old = lifecycle.running(system)
@@ -37,8 +38,10 @@ def move(system: System, to: str, object_store: str, sink: Sink, notice: Notice)
         if not (there := other.availability()).usable:
             raise TrackbedError(f"the {to} engine cannot be used: {there.reason}", there.fix)
         if held := moving.held(other):
-            raise TrackbedError(f"the {to} engine still has data of this project: {', '.join(held)}",
-                                "back up what you need of it and remove it, or use another --project")
+            raise TrackbedError(
+                f"the {to} engine still has data of this project: {', '.join(held)}",
+                "back up what you need of it and remove it, or use another --project",
+            )
         moving.note(system, to, store)
         try:
             archived = _carry(system, old, target, sink, notice)
@@ -67,8 +70,10 @@ def _carry(system: System, old: Engine, target: System, sink: Sink, notice: Noti
     whole = restore.verify(path, sink)
     # with the server stopped nothing comes or goes: what is missing now would be deleted with the source
     if (held := objects.count(old)) != whole.objects:
-        raise TrackbedError(f"the archive has {whole.objects} artifacts, the store has {held}; nothing was moved",
-                            "run the same command again; if it is the same, please report it")
+        raise TrackbedError(
+            f"the archive has {whole.objects} artifacts, the store has {held}; nothing was moved",
+            "run the same command again; if it is the same, please report it",
+        )
     old.stop(sink)  # the ports are needed on the other side
     select.make(target, target.state.engine).take_workspace(sink)
     _, other = lifecycle.bring_up(target, sink, notice)

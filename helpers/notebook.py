@@ -25,8 +25,7 @@ STARTUP = "/opt/trackbed/startup"
 CERTIFICATES = "site-ca.pem"  # beside the secrets: the notebook's own, and no secret
 COOKIE_FILE = "jupyter-cookie"
 COOKIE = "cookies of {JUPYTER_TOKEN}"  # what JupyterLab signs them with: another token ends every cookie
-ALIVE = ("import sys, urllib.request as u; "
-         "sys.exit(u.urlopen('http://127.0.0.1:8888/api', timeout=4).status != 200)")
+ALIVE = "import sys, urllib.request as u; sys.exit(u.urlopen('http://127.0.0.1:8888/api', timeout=4).status != 200)"
 
 
 def workspace_owner(settings: Settings) -> int:
@@ -58,8 +57,9 @@ def workspace_problem(workspace: Path, uid: int, gid: int = GID, groups: Collect
         found = workspace.stat()
         if os.statvfs(workspace).f_flag & os.ST_RDONLY:
             return f"WORKSPACE {workspace} is on a file system that is mounted read-only", read_only_fix(workspace)
-        if sys.platform == "linux" and any(name.endswith("_acl_access") or name.endswith("nfs4_acl")
-                                           for name in os.listxattr(workspace)):
+        if sys.platform == "linux" and any(
+            name.endswith("_acl_access") or name.endswith("nfs4_acl") for name in os.listxattr(workspace)
+        ):
             return "", ""  # the mode does not tell
     except OSError:
         return "", ""
@@ -70,14 +70,18 @@ def workspace_problem(workspace: Path, uid: int, gid: int = GID, groups: Collect
     if found.st_uid == uid:
         return f"WORKSPACE {workspace} cannot be written by its owner", f"chmod u+rwx {quoted}"
     who = "root" if found.st_uid == 0 else f"uid {found.st_uid}"
-    return (f"WORKSPACE {workspace} belongs to {who}, the notebook's user could not write to it",
-            give_line(workspace, uid, gid))
+    return (
+        f"WORKSPACE {workspace} belongs to {who}, the notebook's user could not write to it",
+        give_line(workspace, uid, gid),
+    )
 
 
 def give_line(workspace: Path, uid: int, gid: int) -> str:
     """The line that gives a workspace and all that is in it to an account."""
-    return (f"{'' if os.geteuid() == 0 else 'sudo '}chown -hR {uid}:{gid} {shlex.quote(str(workspace))}"
-            "   (or name another folder in WORKSPACE)")
+    return (
+        f"{'' if os.geteuid() == 0 else 'sudo '}chown -hR {uid}:{gid} {shlex.quote(str(workspace))}"
+        "   (or name another folder in WORKSPACE)"
+    )
 
 
 def other_folder(workspace: Path) -> str:
@@ -88,18 +92,23 @@ def other_folder(workspace: Path) -> str:
         enforcing = False
     if enforcing:
         return f"sudo chcon -Rt container_file_t {shlex.quote(str(workspace))}   (or name another folder in WORKSPACE)"
-    return ("name a folder on a disk of this machine in WORKSPACE; this one may be a file server's, which does not let "
-            "the notebook's account in")
+    return (
+        "name a folder on a disk of this machine in WORKSPACE; this one may be a file server's, which does not let "
+        "the notebook's account in"
+    )
 
 
 def read_only_fix(workspace: Path) -> str:
     """What to do about a workspace on a file system that cannot be written."""
-    return (f"mount it writable (findmnt -T {shlex.quote(str(workspace))} shows what it is), or name another folder in "
-            "WORKSPACE")
+    return (
+        f"mount it writable (findmnt -T {shlex.quote(str(workspace))} shows what it is), or name another folder in "
+        "WORKSPACE"
+    )
 
 
-def make_workspace(workspace: Path, uid: int = UID, gid: int = GID, callers: bool = True,
-                   private: bool = False) -> None:
+def make_workspace(
+    workspace: Path, uid: int = UID, gid: int = GID, callers: bool = True, private: bool = False
+) -> None:
     """Make the workspace folder, owned by who will write to it. A folder that was there keeps its owner and its mode.
 
     ``callers``: made through sudo it belongs to who called that. ``private``: other accounts do not get in, but for the
@@ -124,13 +133,16 @@ def make_workspace(workspace: Path, uid: int = UID, gid: int = GID, callers: boo
         finally:
             os.close(handle)
         if not made and details.st_uid == 0 and not details.st_mode & 0o002:
-            raise TrackbedError(f"WORKSPACE {workspace} belongs to root, the notebook's user could not write to it",
-                                give_line(workspace, uid, gid))
+            raise TrackbedError(
+                f"WORKSPACE {workspace} belongs to root, the notebook's user could not write to it",
+                give_line(workspace, uid, gid),
+            )
     except (FileExistsError, NotADirectoryError):
         raise TrackbedError(f"WORKSPACE {workspace} is not a folder", "name another folder in WORKSPACE") from None
     except OSError as error:
-        raise TrackbedError(f"WORKSPACE {workspace} cannot be made: {error.strerror}",
-                            "name a folder you may write to in WORKSPACE") from None
+        raise TrackbedError(
+            f"WORKSPACE {workspace} cannot be made: {error.strerror}", "name a folder you may write to in WORKSPACE"
+        ) from None
 
 
 def give_workspace(workspace: Path, old: int, uid: int, gid: int) -> safe_files.Given:
@@ -159,9 +171,15 @@ def requests(accelerator: Accelerator) -> tuple[DeviceRequest, ...]:
     return (DeviceRequest("", accelerator.request),) if accelerator.request else ()
 
 
-def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | None = None,
-                   asks: bool = False, instance: str = "", way_out: Mapping[str, str] | None = None,
-                   person: str = "") -> PartSpec:
+def container_spec(
+    settings: Settings,
+    accelerator: Accelerator,
+    data: Mount | None = None,
+    asks: bool = False,
+    instance: str = "",
+    way_out: Mapping[str, str] | None = None,
+    person: str = "",
+) -> PartSpec:
     """The notebook as a container on the frontend network, with its GPUs and, read-only, its data set. ``asks``: MLflow
     asks for its token; ``instance``: the system's id; ``way_out``: variables of proxies and certificates;
     ``person``: whose runs they are."""
@@ -173,26 +191,35 @@ def container_spec(settings: Settings, accelerator: Accelerator, data: Mount | N
         container=f"{settings.project}-jupyter",
         hostname=JUPYTER,
         image=image(settings, accelerator),
-        command=("start-notebook.py", f"--ServerApp.root_dir={HOME}/work", "--ServerApp.ip=0.0.0.0",
-                 "--ServerApp.port=8888", "--ServerApp.open_browser=False",
-                 f"--ServerApp.cookie_secret_file=/run/secrets/{COOKIE_FILE}",
-                 *(() if uid else ("--ServerApp.allow_root=True",)), *notebook_options(settings)),
+        command=(
+            "start-notebook.py",
+            f"--ServerApp.root_dir={HOME}/work",
+            "--ServerApp.ip=0.0.0.0",
+            "--ServerApp.port=8888",
+            "--ServerApp.open_browser=False",
+            f"--ServerApp.cookie_secret_file=/run/secrets/{COOKIE_FILE}",
+            *(() if uid else ("--ServerApp.allow_root=True",)),
+            *notebook_options(settings),
+        ),
         environment={
-            **(way_out or {}), **accelerator.environment,
+            **(way_out or {}),
+            **accelerator.environment,
             **({"FOOD11_DATA_DIR": f"{DATA}/Food-11"} if data else {}),
             **(elsewhere.environment(settings, "/run/secrets") if settings.tracking_uri else {}),
             **server_secrets.notebook_environment("/run/secrets", asks),
-            **notebook_environment(settings, settings.tracking_uri or "http://mlflow:8000", instance,
-                                   STARTUP, person),
+            **notebook_environment(settings, settings.tracking_uri or "http://mlflow:8000", instance, STARTUP, person),
             "JUPYTER_TOKEN_FILE": "/run/secrets/jupyter-token",
             "HOME": HOME,
             **({} if uid else {"NB_USER": "root", "NB_UID": "0", "NB_GID": "0"}),  # words of docker-stacks: stay root
         },
         # behind the gateway it publishes nothing, and MLflow is on a network of its own
         ports=() if settings.public else (Port("http", 8888, settings.jupyter_port, settings.bind_address),),
-        mounts=(Mount("bind", str(settings.workspace), f"{HOME}/work"),
-                Mount("volume", f"{settings.project}_secrets-jupyter", "/run/secrets", read_only=True),
-                *((data,) if data else ()), *further),
+        mounts=(
+            Mount("bind", str(settings.workspace), f"{HOME}/work"),
+            Mount("volume", f"{settings.project}_secrets-jupyter", "/run/secrets", read_only=True),
+            *((data,) if data else ()),
+            *further,
+        ),
         networks=(f"{settings.project}_frontend", *((f"{settings.project}_tracking",) if settings.public else ())),
         user=f"{uid}:{group(uid)}",
         group_add=accelerator.groups,

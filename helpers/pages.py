@@ -16,8 +16,10 @@ from helpers.errors import TrackbedError
 MOST = 2 << 30  # bytes; a larger database is not read whole, only the counters are looked at
 SECONDS = 90
 ANEW = "`invoke backup`, then `invoke restore FILE` writes every table and index anew"
-FIX = ("save what can be read (`invoke backup`), and look at the disk (`dmesg | tail`); "
-       "`invoke restore FILE --into=NAME` brings a backup from before as a second system")
+FIX = (
+    "save what can be read (`invoke backup`), and look at the disk (`dmesg | tail`); "
+    "`invoke restore FILE --into=NAME` brings a backup from before as a second system"
+)
 # each row whole, so that what is stored beside the table is read too; no index, which could answer without the table
 LOOK = """
 SET statement_timeout = '{seconds}s';
@@ -69,8 +71,9 @@ class Pages:
         if self.damaged:
             return "; ".join(self.damaged)
         if self.failures:
-            return (f"{self.failures} pages did not match their checksum when they were read"
-                    + ("; every table can be read now, an index may be damaged" if self.whole else ""))
+            return f"{self.failures} pages did not match their checksum when they were read" + (
+                "; every table can be read now, an index may be damaged" if self.whole else ""
+            )
         read = "every table was read" if self.whole else "too large to be read whole; no damaged page was met so far"
         return read if self.checksums else f"{read}; this database was made without checksums"
 
@@ -78,8 +81,12 @@ class Pages:
 def look(engine: Engine, database: str) -> Pages:
     """Read the live database. Raises TrackbedError where it does not answer."""
     script = LOOK.format(seconds=SECONDS, most=MOST)
-    done = engine.exec(POSTGRES, ("psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", stack.DATABASE_USER,
-                                  "-d", database), script.encode(), timeout=SECONDS + 30)
+    done = engine.exec(
+        POSTGRES,
+        ("psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", stack.DATABASE_USER, "-d", database),
+        script.encode(),
+        timeout=SECONDS + 30,
+    )
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     slow = "statement timeout" in done.stderr
     if not lines or (done.code and not slow):

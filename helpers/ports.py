@@ -12,10 +12,18 @@ from helpers.engines.host import Host
 from helpers.services import PartStatus, Port
 from helpers.settings import DEFAULT, Settings
 
-SETTINGS = {"mlflow:http": "MLFLOW_PORT", "jupyter:http": "JUPYTER_PORT", "store:s3": "S3_PORT",
-            "store:console": "S3_CONSOLE_PORT", "gateway:http": "MLFLOW_PORT", "gateway:jupyter": "JUPYTER_PORT",
-            "gateway:s3": "S3_PORT", "gateway:console": "S3_CONSOLE_PORT", "gateway:acme-http": "HTTP_PORT",
-            "gateway:acme-https": "HTTPS_PORT"}
+SETTINGS = {
+    "mlflow:http": "MLFLOW_PORT",
+    "jupyter:http": "JUPYTER_PORT",
+    "store:s3": "S3_PORT",
+    "store:console": "S3_CONSOLE_PORT",
+    "gateway:http": "MLFLOW_PORT",
+    "gateway:jupyter": "JUPYTER_PORT",
+    "gateway:s3": "S3_PORT",
+    "gateway:console": "S3_CONSOLE_PORT",
+    "gateway:acme-http": "HTTP_PORT",
+    "gateway:acme-https": "HTTPS_PORT",
+}
 PRIVILEGED = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 
 
@@ -27,8 +35,9 @@ def first_unprivileged(path: str = PRIVILEGED) -> int:
         return 1024
 
 
-def free_instead(settings: Settings, planned: Iterable[tuple[str, Port]], statuses: Iterable[PartStatus],
-                 host: Host) -> tuple[Settings, str]:
+def free_instead(
+    settings: Settings, planned: Iterable[tuple[str, Port]], statuses: Iterable[PartStatus], host: Host
+) -> tuple[Settings, str]:
     """The settings with the next free port for each default that somebody else holds, and one line about it.
 
     The user's own choices stay as they are, and so do the ports of what runs already.
@@ -40,8 +49,12 @@ def free_instead(settings: Settings, planned: Iterable[tuple[str, Port]], status
     words = []
     for part, port in listed:
         name = SETTINGS.get(f"{part}:{port.name}", "")
-        if not name or settings.origin(name) != DEFAULT or port.published in ours \
-                or host.is_free(port.address, port.published):
+        if (
+            not name
+            or settings.origin(name) != DEFAULT
+            or port.published in ours
+            or host.is_free(port.address, port.published)
+        ):
             continue
         free = addresses.next_free(port.address, port.published + 1, taken, host.is_free)
         taken.add(free)

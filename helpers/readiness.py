@@ -79,8 +79,6 @@ def probes(parts: Iterable[str], changed: bool) -> dict[str, tuple[Probe, ...]]:
     return wanted
 
 
-
-
 def wait(engine: Engine, parts: Iterable[str], timeout: float, sink: Sink, changed: bool = True) -> None:
     """Return when every part is usable, through to the database and the object store.
 
@@ -113,8 +111,11 @@ def wait(engine: Engine, parts: Iterable[str], timeout: float, sink: Sink, chang
         if changed and not missing:
             # an answer may come from a process that a killed part left behind, and `status` right after `up` says the
             # engine's word: its own health check may come a moment after ours
-            missing.update((s.name, str(s.state)) for s in engine.parts()
-                           if s.name in wanted and s.state in (State.EXITED, State.RESTARTING, State.STARTING))
+            missing.update(
+                (s.name, str(s.state))
+                for s in engine.parts()
+                if s.name in wanted and s.state in (State.EXITED, State.RESTARTING, State.STARTING)
+            )
         if missing:
             stop_at_failed(engine, wanted, seen)
             raise _NotYet
@@ -129,9 +130,10 @@ def wait(engine: Engine, parts: Iterable[str], timeout: float, sink: Sink, chang
         retrying(look)
     except _NotYet:
         waited = "; ".join(f"{part} ({problem})" for part, problem in missing.items())
-        raise NotReady(f"not ready after {timeout:.0f} s: {waited}",
-                       f"`invoke logs {next(iter(missing))}` shows why; READY_TIMEOUT raises the limit, "
-                       "`invoke up` waits again") from None
+        raise NotReady(
+            f"not ready after {timeout:.0f} s: {waited}",
+            f"`invoke logs {next(iter(missing))}` shows why; READY_TIMEOUT raises the limit, `invoke up` waits again",
+        ) from None
 
 
 def _brief(answer: Answer) -> str:

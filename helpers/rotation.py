@@ -91,18 +91,28 @@ class Watch:
             "the new one": ask(self.engine, JUPYTER, KERNELS, Authorization=f"token {new[JUPYTER_TOKEN]}").status,
             "the old one": ask(self.engine, JUPYTER, KERNELS, Authorization=f"token {self.old[JUPYTER_TOKEN]}").status,
             "a cookie of the old one": ask(self.engine, JUPYTER, KERNELS, Cookie=self.cookie).status
-            if self.cookie else 403,
+            if self.cookie
+            else 403,
         }
-        return _judged(JUPYTER_TOKEN, status.pop("the new one") == 200,
-                       [what for what, code in status.items() if code == 200],
-                       [what for what, code in status.items() if code not in (200, 302, 401, 403)],
-                       "" if self.cookie else "; no cookie of the old one was there to try")
+        return _judged(
+            JUPYTER_TOKEN,
+            status.pop("the new one") == 200,
+            [what for what, code in status.items() if code == 200],
+            [what for what, code in status.items() if code not in (200, 302, 401, 403)],
+            "" if self.cookie else "; no cookie of the old one was there to try",
+        )
 
     def _mlflow(self, new: Credentials) -> Proof:
-        first, second = (ask(self.engine, MLFLOW, SEARCH, Authorization=f"Bearer {value}").status
-                         for value in (new[MLFLOW_TOKEN], self.old[MLFLOW_TOKEN]))
-        return _judged(MLFLOW_TOKEN, first == 200, ["the old one"] if second == 200 else [],
-                       [] if second in (200, 401, 403) else [f"MLflow answered {second}"])
+        first, second = (
+            ask(self.engine, MLFLOW, SEARCH, Authorization=f"Bearer {value}").status
+            for value in (new[MLFLOW_TOKEN], self.old[MLFLOW_TOKEN])
+        )
+        return _judged(
+            MLFLOW_TOKEN,
+            first == 200,
+            ["the old one"] if second == 200 else [],
+            [] if second in (200, 401, 403) else [f"MLflow answered {second}"],
+        )
 
     def _tried(self, names: list[str], new: Credentials) -> dict[str, Proof]:
         """Keys of the store and the database's password, tried where the server is."""
@@ -147,7 +157,7 @@ class Watch:
     def _server(self, command: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         done = self.engine.exec(MLFLOW, ("trackbed-mlflow", command), stdin=json.dumps(asked).encode(), timeout=120)
         try:
-            found = json.loads(done.stdout[done.stdout.index("{"):])
+            found = json.loads(done.stdout[done.stdout.index("{") :])
             return found if isinstance(found, dict) else {}
         except ValueError:
             return {}
@@ -167,6 +177,8 @@ def require(proofs: tuple[Proof, ...]) -> None:
     """Raise TrackbedError with the next step when one of them is not as it should be."""
     wrong = [f"{proof.name}: {proof.detail}" for proof in proofs if not proof.ok]
     if wrong:
-        raise TrackbedError("not every old secret is out of use: " + "; ".join(wrong),
-                            "`invoke down`, then `invoke up` starts everything with the new ones only; "
-                            "`invoke credentials rotate` replaces and tries them again")
+        raise TrackbedError(
+            "not every old secret is out of use: " + "; ".join(wrong),
+            "`invoke down`, then `invoke up` starts everything with the new ones only; "
+            "`invoke credentials rotate` replaces and tries them again",
+        )

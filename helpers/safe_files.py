@@ -84,8 +84,10 @@ def own_folder(path: Path, mode: int) -> None:
                 return
     except NotADirectoryError:  # also what a link gives
         pass
-    raise TrackbedError(f"{path} belongs to someone else, or is a link or a file",
-                        f"remove it (ls -ld {path} shows whose it is), or set STATE_DIR to another folder")
+    raise TrackbedError(
+        f"{path} belongs to someone else, or is a link or a file",
+        f"remove it (ls -ld {path} shows whose it is), or set STATE_DIR to another folder",
+    )
 
 
 def give_folder(path: Path, uid: int, gid: int, mode: int) -> Given:
@@ -103,15 +105,18 @@ def give_folder(path: Path, uid: int, gid: int, mode: int) -> Given:
             if found.st_uid not in (uid, 0):
                 _give_entries(handle, found.st_uid, uid, gid, given, 0)
             elif found.st_uid != uid and not is_empty(path):
-                raise TrackbedError(f"{path} belongs to root, and its service could not write to it",
-                                    f"chown -hR {uid}:{gid} {path}")
+                raise TrackbedError(
+                    f"{path} belongs to root, and its service could not write to it", f"chown -hR {uid}:{gid} {path}"
+                )
             if (found.st_uid, found.st_gid) != (uid, gid):
                 os.fchown(handle, uid, gid)  # last: an interrupted walk is taken up again
             if stat.S_IMODE(os.fstat(handle).st_mode) != mode:
                 os.fchmod(handle, mode)
     except NotADirectoryError:
-        raise TrackbedError(f"{path} is a link or a file, must be a folder",
-                            "put a folder in its place; one of another disk: mount --bind") from None
+        raise TrackbedError(
+            f"{path} is a link or a file, must be a folder",
+            "put a folder in its place; one of another disk: mount --bind",
+        ) from None
     return given
 
 
@@ -206,17 +211,28 @@ def is_file(path: Path, content: bytes, mode: int, uid: int) -> bool:
         return False
     with os.fdopen(handle, "rb") as stream:
         found = os.fstat(handle)
-        return (stat.S_ISREG(found.st_mode) and found.st_uid == uid and found.st_nlink == 1
-                and stat.S_IMODE(found.st_mode) == mode and found.st_size == len(content)
-                and stream.read(len(content) + 1) == content)
+        return (
+            stat.S_ISREG(found.st_mode)
+            and found.st_uid == uid
+            and found.st_nlink == 1
+            and stat.S_IMODE(found.st_mode) == mode
+            and found.st_size == len(content)
+            and stream.read(len(content) + 1) == content
+        )
 
 
 def remove(path: Path) -> bool:
     """Remove what is at ``path``, a tree or a link itself; whether it is gone. No link below it is followed."""
     if os.path.lexists(path):
         # rm: a tree that a service's account made may be deeper than Python's own recursion goes
-        subprocess.run(["rm", "-rf", "--", str(path)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL, timeout=3600, check=False)
+        subprocess.run(
+            ["rm", "-rf", "--", str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=3600,
+            check=False,
+        )
     return not os.path.lexists(path)
 
 

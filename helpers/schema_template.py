@@ -27,8 +27,9 @@ def original(line: str) -> str:
 
 def text(engine: Engine, name: str) -> str:
     """The database's tables, and the rows that its migrations put into them, as statements; the revision in front."""
-    done = engine.exec(POSTGRES, ("pg_dump", "--no-owner", "--no-privileges", "--inserts", "-U", stack.DATABASE_USER,
-                                  "-d", name))
+    done = engine.exec(
+        POSTGRES, ("pg_dump", "--no-owner", "--no-privileges", "--inserts", "-U", stack.DATABASE_USER, "-d", name)
+    )
     if done.code:
         raise TrackbedError(f"pg_dump: {done.stderr.strip()[-300:]}", "`invoke logs postgres`")
     # settings of a session: not every server knows them all, and every name is written with its schema

@@ -23,8 +23,10 @@ def files(volume: str, uid: int, gid: int, token: bool) -> tuple[SecretFile, ...
     asks for, empty where it asks for none."""
     listed = [SecretFile(MLFLOW, volume, ACCESS_FILE, *token_text(token), uid, gid)]
     for name, path in FILES.items():
-        listed += [SecretFile(MLFLOW, volume, path, f"{{{name}}}", (name,), uid, gid),
-                   SecretFile(MLFLOW, volume, f"former-{path}s", f"{{{FORMER}{name}}}", (FORMER + name,), uid, gid)]
+        listed += [
+            SecretFile(MLFLOW, volume, path, f"{{{name}}}", (name,), uid, gid),
+            SecretFile(MLFLOW, volume, f"former-{path}s", f"{{{FORMER}{name}}}", (FORMER + name,), uid, gid),
+        ]
     return tuple(listed)
 
 
@@ -51,7 +53,7 @@ def sealed(engine: Engine, tried: Mapping[str, list[str]] | None = None) -> dict
     """
     done = engine.exec(MLFLOW, ("trackbed-mlflow", "sealed"), stdin=json.dumps(tried or {}).encode(), timeout=120)
     try:
-        found = json.loads(done.stdout[done.stdout.index("{"):]) if done.code == 0 else None
+        found = json.loads(done.stdout[done.stdout.index("{") :]) if done.code == 0 else None
     except ValueError:
         found = None
     if not isinstance(found, dict):
@@ -66,7 +68,12 @@ def lost(found: Mapping[str, Any]) -> str:
     gone = {name: names for name, names in found["lost"].items() if names}
     if not gone:
         return ""
-    what = "; ".join(f"{words[name]}: {', '.join(shown(str(one), 60) for one in names[:20])}"
-                     + (f" and {len(names) - 20} more" if len(names) > 20 else "") for name, names in gone.items())
-    return (f"warning: cannot be decrypted with the keys of this system and is not used: {what}. Enter them anew in "
-            f"MLflow, or put {' and '.join(gone)} of the system that they come from into .env, then `invoke up`")
+    what = "; ".join(
+        f"{words[name]}: {', '.join(shown(str(one), 60) for one in names[:20])}"
+        + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+        for name, names in gone.items()
+    )
+    return (
+        f"warning: cannot be decrypted with the keys of this system and is not used: {what}. Enter them anew in "
+        f"MLflow, or put {' and '.join(gone)} of the system that they come from into .env, then `invoke up`"
+    )

@@ -33,13 +33,15 @@ TRAINING_PAGE = "#/experiments?workflowType=machine_learning"  # else MLflow ope
 STRAIGHT_FROM = 50 * 2**20  # bytes of a file that the notebook sends to the store itself
 # A terminal of JupyterLab: bash with the notebook's programs on PATH, also in an image that has no file of ours. Not a
 # login shell, whose /etc/profile sets a PATH of its own. Who chooses another shell by SHELL gets that.
-TERMINAL = "; ".join((
-    'case "${SHELL##*/}" in ""|sh|dash|bash|nologin|false) ;; *) exec "$SHELL" ;; esac',
-    "command -v bash >/dev/null || exec sh",
-    'rc="${TRACKBED_STARTUP:-}/terminal.bashrc"',
-    '[ -r "$rc" ] || rc="$HOME/.bashrc"',
-    'exec bash --rcfile "$rc"',
-))
+TERMINAL = "; ".join(
+    (
+        'case "${SHELL##*/}" in ""|sh|dash|bash|nologin|false) ;; *) exec "$SHELL" ;; esac',
+        "command -v bash >/dev/null || exec sh",
+        'rc="${TRACKBED_STARTUP:-}/terminal.bashrc"',
+        '[ -r "$rc" ] || rc="$HOME/.bashrc"',
+        'exec bash --rcfile "$rc"',
+    )
+)
 TITLES = {
     "postgres": "PostgreSQL",
     "store": "object store",
@@ -75,8 +77,11 @@ def jobs_words(settings: Settings) -> str:
     if settings.tracking_uri:
         return ""
     if not has_jobs(settings):
-        return "off: " + ("with PUBLIC=true the server has no way out to models" if settings.public else
-                          "`invoke up --mlflow-jobs=on` offers judges, evaluations and automatic scoring on the server")
+        return "off: " + (
+            "with PUBLIC=true the server has no way out to models"
+            if settings.public
+            else "`invoke up --mlflow-jobs=on` offers judges, evaluations and automatic scoring on the server"
+        )
     where = "any address" if settings.mlflow_jobs_models == "any" else "public https addresses"
     return f"on: judges, evaluations and automatic scoring on the server, with models at {where}"
 
@@ -109,8 +114,12 @@ def public_name(settings: Settings) -> str:
 
 def public_url(settings: Settings, part: str) -> str:
     """Where a part is reached through the gateway. Only with PUBLIC=true, and for parts that it publishes."""
-    port = {"mlflow": settings.mlflow_port, "jupyter": settings.jupyter_port, "store": settings.s3_console_port,
-            "s3": settings.s3_port}[part]
+    port = {
+        "mlflow": settings.mlflow_port,
+        "jupyter": settings.jupyter_port,
+        "store": settings.s3_console_port,
+        "s3": settings.s3_port,
+    }[part]
     return f"https://{public_name(settings)}:{port}"
 
 
@@ -162,8 +171,9 @@ def store_network(settings: Settings, instance: str) -> str:
     return "" if settings.public or settings.tracking_uri else digest("store network", instance)
 
 
-def notebook_environment(settings: Settings, tracking_uri: str, instance: str, startup: str,
-                         person: str = "") -> dict[str, str]:
+def notebook_environment(
+    settings: Settings, tracking_uri: str, instance: str, startup: str, person: str = ""
+) -> dict[str, str]:
     """What a notebook is told on every engine; ``instance``: the system's id, ``startup``: where the files of
     docker/jupyter/startup are there, ``person``: whose runs they are."""
     return {
@@ -194,9 +204,12 @@ def notebook_options(settings: Settings) -> tuple[str, ...]:
     options = (f"--ServerApp.terminado_settings={terminal}",)
     if not settings.cull_idle:
         return options
-    return (*options, f"--MappingKernelManager.cull_idle_timeout={settings.cull_idle}",
-            f"--MappingKernelManager.cull_interval={max(1, min(300, settings.cull_idle // 4))}",
-            "--MappingKernelManager.cull_connected=True")
+    return (
+        *options,
+        f"--MappingKernelManager.cull_idle_timeout={settings.cull_idle}",
+        f"--MappingKernelManager.cull_interval={max(1, min(300, settings.cull_idle // 4))}",
+        "--MappingKernelManager.cull_connected=True",
+    )
 
 
 def digest(*items: object) -> str:

@@ -26,9 +26,11 @@ LOCK = "lock"
 
 def _denied(path: Path, error: OSError) -> TrackbedError:
     if isinstance(error, PermissionError):
-        return TrackbedError(f"{path}: permission denied",
-                             "Was it made with sudo, or by another user? Run as that user, "
-                             "or choose a folder of your own with --state-dir.")
+        return TrackbedError(
+            f"{path}: permission denied",
+            "Was it made with sudo, or by another user? Run as that user, "
+            "or choose a folder of your own with --state-dir.",
+        )
     return TrackbedError(f"{path}: {error.strerror or error}", "Mend that, then run the same command again.")
 
 
@@ -46,8 +48,9 @@ def make_folder(path: Path, private: bool = False) -> Path:
             path.chmod(mode)  # the umask may have taken bits away
         except FileExistsError:
             if not path.is_dir():
-                raise TrackbedError(f"{path} is a file, must be a folder",
-                                    f"Move it away: mv {path} {path}.old") from None
+                raise TrackbedError(
+                    f"{path} is a file, must be a folder", f"Move it away: mv {path} {path}.old"
+                ) from None
     except OSError as error:
         raise _denied(path, error) from None
     return path
@@ -133,10 +136,13 @@ class State:
 
 def _checked(path: Path, data: bytes) -> dict[str, Any]:
     """The known fields of a state file, or an error that says what to do."""
+
     def bad(why: str) -> TrackbedError:
-        return TrackbedError(f"{path} {why}",
-                             f"Move it away and run the same command again: mv {path} {path}.broken "
-                             "(databases and artifacts stay where they are).")
+        return TrackbedError(
+            f"{path} {why}",
+            f"Move it away and run the same command again: mv {path} {path}.broken "
+            "(databases and artifacts stay where they are).",
+        )
 
     try:
         content = json.loads(data)
@@ -151,8 +157,7 @@ def _checked(path: Path, data: bytes) -> dict[str, Any]:
         return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
 
     def applied(value: object) -> bool:
-        return (isinstance(value, dict) and isinstance(value.get("hash"), str)
-                and texts(value.get("identities")))
+        return isinstance(value, dict) and isinstance(value.get("hash"), str) and texts(value.get("identities"))
 
     def text(value: object) -> bool:
         return isinstance(value, str)
@@ -162,8 +167,12 @@ def _checked(path: Path, data: bytes) -> dict[str, Any]:
 
     known: dict[str, Any] = {}
     kinds: dict[str, Callable[[object], bool]] = {
-        "instance": lambda value: isinstance(value, str) and bool(value), "engine": text, "clone": text,
-        "remembered": texts, "live": live, "applied": applied,
+        "instance": lambda value: isinstance(value, str) and bool(value),
+        "engine": text,
+        "clone": text,
+        "remembered": texts,
+        "live": live,
+        "applied": applied,
     }
     for name, fits in kinds.items():
         if name not in content or not fits(content[name]):
@@ -242,8 +251,10 @@ def _acquire(handle: int, path: Path, wait_seconds: float, on_wait: Callable[[st
                 raise _denied(path, error) from None
         holder = _holder(path)
         if time.monotonic() >= deadline:
-            raise TrackbedError(f"{holder} is still at work on this project (waited {wait_seconds:.0f} s)",
-                                "Wait for it, or stop it with Ctrl-C where it runs.")
+            raise TrackbedError(
+                f"{holder} is still at work on this project (waited {wait_seconds:.0f} s)",
+                "Wait for it, or stop it with Ctrl-C where it runs.",
+            )
         if on_wait is not None and holder != said:
             on_wait(f"waiting for {holder}")
             said = holder

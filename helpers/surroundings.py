@@ -11,9 +11,26 @@ from collections.abc import Mapping
 
 from helpers.state import State
 
-NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
-         "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE", "GIT_SSL_CAINFO",
-         "NODE_EXTRA_CA_CERTS", "PIP_CERT", "PIP_INDEX_URL", "TZ")
+NAMES = (
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "AWS_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "NODE_EXTRA_CA_CERTS",
+    "PIP_CERT",
+    "PIP_INDEX_URL",
+    "TZ",
+)
 
 
 def current(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -34,5 +51,7 @@ def differ(state: State) -> str:
     names = sorted(name for name in NAMES if here.get(name) != state.surroundings.get(name))
     if not names:
         return ""
-    return (f"{', '.join(names)}: another value in this shell; what runs keeps its own. To take this shell's: "
-            "`invoke down`, then `invoke up`")
+    return (
+        f"{', '.join(names)}: another value in this shell; what runs keeps its own. To take this shell's: "
+        "`invoke down`, then `invoke up`"
+    )

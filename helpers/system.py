@@ -63,9 +63,14 @@ class System:
     def local_facts(self, disk: Path) -> HostFacts:
         """This machine, with the free space of the file system that holds ``disk``."""
         return HostFacts(
-            hostname=socket.gethostname(), system=platform.platform(), architecture=platform.machine(),
-            cpus=os.cpu_count() or 1, memory=_meminfo("MemTotal"), memory_available=_meminfo("MemAvailable"),
-            disk_free=free_space(disk), disk_path=str(disk),
+            hostname=socket.gethostname(),
+            system=platform.platform(),
+            architecture=platform.machine(),
+            cpus=os.cpu_count() or 1,
+            memory=_meminfo("MemTotal"),
+            memory_available=_meminfo("MemAvailable"),
+            disk_free=free_space(disk),
+            disk_path=str(disk),
             machine=accelerators.machine(probe.look()),
         )
 

@@ -74,8 +74,11 @@ def _named(words: str, project: str = "") -> str:
     given = {option: _flag(option, os.environ.get(variable, "")).strip() for option, variable in NAMED.items()}
     given["--project"] = project or given["--project"]
     given["--state-dir"] = os.path.expanduser(given["--state-dir"])
-    return "".join(f" {option}={shlex.quote(value)}" for option, value in given.items()
-                   if value and option not in re.split("[ =]", words))
+    return "".join(
+        f" {option}={shlex.quote(value)}"
+        for option, value in given.items()
+        if value and option not in re.split("[ =]", words)
+    )
 
 
 def _flag(option: str, otherwise: str) -> str:

@@ -67,8 +67,11 @@ def upgrade(system: System, sink: Sink, notice: Notice) -> Upgraded:
         schema = _schema(engine)
         listed = changes(engine, schema)
         if schema["state"] == "newer":
-            raise TrackbedError(f"the database has the schema of a newer MLflow ({schema['database']}) than this "
-                                f"clone's ({schema['code']})", "git pull, or `invoke upgrade --back`")
+            raise TrackbedError(
+                f"the database has the schema of a newer MLflow ({schema['database']}) than this "
+                f"clone's ({schema['code']})",
+                "git pull, or `invoke upgrade --back`",
+            )
         if schema["state"] != "older":
             lifecycle.bring_up(system, sink, notice)
             return Upgraded(listed, None, False)
@@ -80,8 +83,13 @@ def upgrade(system: System, sink: Sink, notice: Notice) -> Upgraded:
             sink.step("backing up")
             path = backups.kept(system.settings, "before-upgrade-")
             backups.make(system, engine, path, sink)
-            kept = {**old, "schema": schema["database"] or "", "image": images.get(MLFLOW, ""), "archive": str(path),
-                    "at": datetime.now(UTC).isoformat(timespec="seconds")}
+            kept = {
+                **old,
+                "schema": schema["database"] or "",
+                "image": images.get(MLFLOW, ""),
+                "archive": str(path),
+                "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
             journal.open_change(system.state, engine.name, new, kept)
             sink.step("copying the database")
             database.create(engine, new["database"], old["database"])
@@ -101,20 +109,27 @@ def _migrate(system: System, engine: Engine, new: dict[str, str], old: dict[str,
     sink.step("probing the copy")
     found = _schema(restore.beside(system, new))
     if found["state"] != "current":
-        raise TrackbedError(f"the migrated copy has the schema {found['database']}, not {found['code']}",
-                            "what is live was not touched; please report it")
+        raise TrackbedError(
+            f"the migrated copy has the schema {found['database']}, not {found['code']}",
+            "what is live was not touched; please report it",
+        )
     after = database.contents(engine, new["database"]).tables
     for table in ("experiments", "runs", "metrics", "params", "tags", "registered_models", "model_versions"):
         if table in before and before[table][0] != after.get(table, ["none"])[0]:
-            raise TrackbedError(f"the migrated copy has {after.get(table, ['no'])[0]} rows in {table}, not "
-                                f"{before[table][0]}", "what is live was not touched; please report it")
+            raise TrackbedError(
+                f"the migrated copy has {after.get(table, ['no'])[0]} rows in {table}, not {before[table][0]}",
+                "what is live was not touched; please report it",
+            )
 
 
 def flags_of_up(settings: Settings) -> str:
     """What follows `invoke up` for an earlier version, which does not read what this one left in the clone."""
     places = (("PROJECT", settings.project), ("STATE_DIR", str(settings.state_dir)))
-    told = [f"{BY_NAME[name].option}={shlex.quote(value)}" for name, value in places
-            if settings.origin(name) == LAST_UP or settings.origin(name).startswith("--")]
+    told = [
+        f"{BY_NAME[name].option}={shlex.quote(value)}"
+        for name, value in places
+        if settings.origin(name) == LAST_UP or settings.origin(name).startswith("--")
+    ]
     return "".join(f" {flag}" for flag in told)
 
 
@@ -134,13 +149,16 @@ def back(system: System, sink: Sink, notice: Notice) -> tuple[dict[str, Any], Pa
         try:
             kept = {key: str(value) for key, value in json.loads(_kept(system).read_bytes()).items()}
         except (OSError, ValueError, AttributeError):
-            raise TrackbedError("no upgrade was made that one could go back from",
-                                "`invoke restore` brings back an archive") from None
+            raise TrackbedError(
+                "no upgrade was made that one could go back from", "`invoke restore` brings back an archive"
+            ) from None
         if kept["database"] == system.state.live["database"]:
             raise TrackbedError(f"the kept database {kept['database']} is the live one already", "`invoke up`")
         if kept["database"] not in database.databases(engine):
-            raise TrackbedError(f"the kept database {kept['database']} is gone",
-                                f"`invoke restore {kept['archive']}`, with the MLflow of that time")
+            raise TrackbedError(
+                f"the kept database {kept['database']} is gone",
+                f"`invoke restore {kept['archive']}`, with the MLflow of that time",
+            )
         engine.halt(MLFLOW, sink)
         sink.step("backing up what is there")
         path = backups.kept(system.settings, "before-back-")

@@ -50,8 +50,10 @@ def load(settings: Settings) -> dict[str, Login]:
         if line != END:
             match = _LINE.fullmatch(line)
             if match is None:
-                raise TrackbedError(f"{path(settings)} is damaged",
-                                    f"mv {path(settings)} {path(settings)}.broken, then add everybody again")
+                raise TrackbedError(
+                    f"{path(settings)} is damaged",
+                    f"mv {path(settings)} {path(settings)}.broken, then add everybody again",
+                )
             found[match["name"]] = Login(match["salt"], match["hash"])
     return found
 
@@ -104,8 +106,9 @@ def _generate() -> str:
 def add(settings: Settings, name: str) -> str:
     """A new person; gives the password, which is kept nowhere. Raises SettingError for a name that is taken or odd."""
     if not _NAME.fullmatch(name):
-        raise SettingError(f"user {shown(name)}: must be 1 to 64 letters, digits and any of . _ @ -, the first a "
-                           "letter or digit.")
+        raise SettingError(
+            f"user {shown(name)}: must be 1 to 64 letters, digits and any of . _ @ -, the first a letter or digit."
+        )
     logins = load(settings)
     if name in logins:
         raise SettingError(f"user {name} is there already; `invoke users passwd {name}` gives a new password.")

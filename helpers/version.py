@@ -14,8 +14,14 @@ ROOT = Path(__file__).resolve().parent.parent
 def commit(folder: Path = ROOT) -> str:
     """The clone's commit as `git describe` names it, "-dirty" after it where files were changed; "" without git."""
     try:
-        done = subprocess.run(["git", "-C", str(folder), "describe", "--always", "--dirty"], capture_output=True,
-                              text=True, stdin=subprocess.DEVNULL, timeout=10, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=10,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
@@ -31,5 +37,10 @@ def versions() -> dict[str, str]:
     """Version by name: trackbed, commit ("" without git), mlflow, postgres and versitygw."""
     images = references.images()
     release = {name: images[name].name.rpartition(":")[2] for name in ("postgres", "versitygw")}
-    return {"trackbed": __version__, "commit": commit(), "mlflow": _locked("mlflow"),
-            "postgres": release["postgres"].partition("-")[0], "versitygw": release["versitygw"].removeprefix("v")}
+    return {
+        "trackbed": __version__,
+        "commit": commit(),
+        "mlflow": _locked("mlflow"),
+        "postgres": release["postgres"].partition("-")[0],
+        "versitygw": release["versitygw"].removeprefix("v"),
+    }

@@ -38,16 +38,25 @@ def for_nvidia(models: tuple[str, ...], driver: str) -> Choice:
     old = [model for model in models if BEFORE_TURING.search(model)]
     new = [model for model in models if BLACKWELL.search(model)]
     if old and new:
-        return Choice(CPU, "", f"no build of PyTorch has code for {old[0]} and {new[0]}",
-                      "--devices names the GPUs of one kind")
+        return Choice(
+            CPU, "", f"no build of PyTorch has code for {old[0]} and {new[0]}", "--devices names the GPUs of one kind"
+        )
     major = int(driver.partition(".")[0]) if driver[:1].isdecimal() else CUDA13_DRIVER
     if major < CUDA12_DRIVER:
-        return Choice(CPU, "", f"NVIDIA's driver {driver} is too old for PyTorch, which needs {CUDA12_DRIVER} or newer "
-                      f"({CUDA13_DRIVER} for its default build)",
-                      "update the driver; or TORCH=cpu starts without the GPU's PyTorch")
+        return Choice(
+            CPU,
+            "",
+            f"NVIDIA's driver {driver} is too old for PyTorch, which needs {CUDA12_DRIVER} or newer "
+            f"({CUDA13_DRIVER} for its default build)",
+            "update the driver; or TORCH=cpu starts without the GPU's PyTorch",
+        )
     if new and major < CUDA13_DRIVER:
-        return Choice(CPU, "", f"{new[0]} needs the build for CUDA 13, and NVIDIA's driver {driver} is too old for it",
-                      f"update the driver to {CUDA13_DRIVER} or newer; or TORCH=cpu starts without the GPU's PyTorch")
+        return Choice(
+            CPU,
+            "",
+            f"{new[0]} needs the build for CUDA 13, and NVIDIA's driver {driver} is too old for it",
+            f"update the driver to {CUDA13_DRIVER} or newer; or TORCH=cpu starts without the GPU's PyTorch",
+        )
     said = f"driver {driver}" if driver else "the driver's version is not known"
     if old:
         return Choice(CUDA12, f"CUDA 12.6, since {old[0]} is older than Turing")
@@ -86,5 +95,8 @@ def build_arguments(variant: str, build: str, torch: str, torch_index: str) -> d
     if torch == NONE:
         return {"TORCH": "", "TORCH_INDEX": index(build, torch_index)}
     lock, hashed = requirements(build, torch_index)
-    return {"TORCH": lock.name, "TORCH_INDEX": index(build, torch_index),
-            **({"TORCH_HASHES": "--require-hashes"} if hashed else {})}
+    return {
+        "TORCH": lock.name,
+        "TORCH_INDEX": index(build, torch_index),
+        **({"TORCH_HASHES": "--require-hashes"} if hashed else {}),
+    }

@@ -51,8 +51,11 @@ def attempt(engine: Engine) -> Writing:
     done = engine.exec(JUPYTER, ("/bin/sh", "-c", SCRIPT, "sh", engine.workspace_inside), timeout=60)
     words = (done.stdout + done.stderr).strip()
     if done.code == 0:
-        closed = tuple(shown(line.removeprefix("closed ").rstrip("/")) for line in done.stdout.splitlines()
-                       if line.startswith("closed "))
+        closed = tuple(
+            shown(line.removeprefix("closed ").rstrip("/"))
+            for line in done.stdout.splitlines()
+            if line.startswith("closed ")
+        )
         return Writing(closed=closed, fix=engine.workspace_fix() if closed else "")
     place = engine.settings.workspace
     last = shown(words.splitlines()[-1] if words else f"exit code {done.code}", 200)

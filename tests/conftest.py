@@ -76,9 +76,17 @@ class Running:
     def __init__(self, argv: list[str], folder: Path, environment: dict[str, str]) -> None:
         # a group of its own, as a terminal gives; Ctrl-C works even where the tests run in the background
         self.process = subprocess.Popen(
-            argv, cwd=folder, env=environment, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, start_new_session=True, errors="replace",
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+            argv,
+            cwd=folder,
+            env=environment,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            errors="replace",
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
         self.output = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -130,12 +138,20 @@ class Clone:
     first_up: subprocess.CompletedProcess[str] | None = None
     first_seconds: float = 0.0
 
-    def invoke(self, *words: str, timeout: float = 600, around: Mapping[str, str] | None = None,
-               **environment: str) -> subprocess.CompletedProcess[str]:
+    def invoke(
+        self, *words: str, timeout: float = 600, around: Mapping[str, str] | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """`invoke WORDS` in the clone, as a user's shell would run it. ``around``: further variables."""
-        return subprocess.run([*self.command, *words], cwd=self.folder, text=True,
-                              env={**self.environment, **(around or {}), **environment}, stdin=subprocess.DEVNULL,
-                              capture_output=True, timeout=timeout, check=False)
+        return subprocess.run(
+            [*self.command, *words],
+            cwd=self.folder,
+            text=True,
+            env={**self.environment, **(around or {}), **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
 
     def start(self, *words: str) -> Running:
         """The same, without waiting for its end."""
@@ -177,8 +193,12 @@ class Clone:
 def make_clone(folder: Path, engine: str, project: str = "") -> Clone:
     """Copy the tracked files, as `git clone` would give them (uncommitted changes included)."""
     target = folder / "clone"
-    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
-                            capture_output=True, check=True).stdout.split(b"\0")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    ).stdout.split(b"\0")
     for path in map(os.fsdecode, filter(None, listed)):
         source = ROOT / path
         if source.is_file():
@@ -187,16 +207,23 @@ def make_clone(folder: Path, engine: str, project: str = "") -> Clone:
     mlflow, jupyter, s3, console = free_ports(4)
     state = folder / "state"
     name = project or f"tb-{engine[:3]}-{uuid.uuid4().hex[:6]}"
-    kept = {k: v for k, v in os.environ.items()
-            if not k.startswith(("TRACKBED_", "MLFLOW_", "SSH_")) or k in KEPT}
-    environment = {**kept, "TRACKBED_PROJECT": name, "TRACKBED_STATE_DIR": str(state), "TRACKBED_ENGINE": engine,
-                   "TRACKBED_LOCAL_ACCESS": "open",  # whoever else has an account where the tests run
-                   "TRACKBED_MLFLOW_PORT": str(mlflow), "TRACKBED_JUPYTER_PORT": str(jupyter),
-                   "TRACKBED_S3_PORT": str(s3), "TRACKBED_S3_CONSOLE_PORT": str(console)}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("TRACKBED_", "MLFLOW_", "SSH_")) or k in KEPT}
+    environment = {
+        **kept,
+        "TRACKBED_PROJECT": name,
+        "TRACKBED_STATE_DIR": str(state),
+        "TRACKBED_ENGINE": engine,
+        "TRACKBED_LOCAL_ACCESS": "open",  # whoever else has an account where the tests run
+        "TRACKBED_MLFLOW_PORT": str(mlflow),
+        "TRACKBED_JUPYTER_PORT": str(jupyter),
+        "TRACKBED_S3_PORT": str(s3),
+        "TRACKBED_S3_CONSOLE_PORT": str(console),
+    }
     if engine == "docker" and "TRACKBED_OBJECT_STORE" in os.environ:
         environment["TRACKBED_OBJECT_STORE"] = os.environ["TRACKBED_OBJECT_STORE"]
-    return Clone(target, state, engine, name, {"mlflow": mlflow, "jupyter": jupyter, "s3": s3, "console": console},
-                 environment)
+    return Clone(
+        target, state, engine, name, {"mlflow": mlflow, "jupyter": jupyter, "s3": s3, "console": console}, environment
+    )
 
 
 def as_user(clone: Clone, folder: Path, name: str = USER) -> None:
@@ -204,8 +231,13 @@ def as_user(clone: Clone, folder: Path, name: str = USER) -> None:
     if os.geteuid() != 0:
         return
     account = pwd.getpwnam(name)
-    drop = (shutil.which("setpriv") or "setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}",
-            "--clear-groups", "--")
+    drop = (
+        shutil.which("setpriv") or "setpriv",
+        f"--reuid={account.pw_uid}",
+        f"--regid={account.pw_gid}",
+        "--clear-groups",
+        "--",
+    )
     home = folder / "home"
     home.mkdir()
     clone.environment = {k: v for k, v in clone.environment.items() if not k.startswith(("UV_", "XDG_", "SUDO_"))}
@@ -215,9 +247,19 @@ def as_user(clone: Clone, folder: Path, name: str = USER) -> None:
     clone.command = (*drop, sys.executable, "-m", "invoke")
     if clone.invoke("--version").returncode:  # the tests' own Python is root's alone: a copy of the toolkit's venv
         venv = folder / "toolkit"
-        for argv in (["uv", "venv", "--quiet", "--python", sys.executable, str(venv)],
-                     ["uv", "pip", "sync", "--quiet", "--require-hashes", "--python", str(venv / "bin" / "python"),
-                      str(clone.folder / "requirements.txt")]):
+        for argv in (
+            ["uv", "venv", "--quiet", "--python", sys.executable, str(venv)],
+            [
+                "uv",
+                "pip",
+                "sync",
+                "--quiet",
+                "--require-hashes",
+                "--python",
+                str(venv / "bin" / "python"),
+                str(clone.folder / "requirements.txt"),
+            ],
+        ):
             subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, timeout=300)
         clone.command = (*drop, str(venv / "bin" / "python"), "-m", "invoke")
         if clone.invoke("--version").returncode:

@@ -29,8 +29,9 @@ def require_namespaces() -> None:
 
 
 def ip(*words: str) -> str:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=30,
-                          check=False)
+    done = subprocess.run(
+        ["ip", *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=30, check=False
+    )
     if done.returncode:
         raise AssertionError(f"ip {' '.join(words)}: {done.stderr.strip()}")
     return done.stdout
@@ -53,8 +54,12 @@ class Outside:
             ip("link", "add", self.cable, "type", "veth", "peer", "name", "eth0", "netns", self.name)
             ip("address", "add", f"{self.machine}/24", "dev", self.cable)
             ip("link", "set", self.cable, "up")
-            for words in (("address", "add", f"{self.address}/24", "dev", "eth0"), ("link", "set", "eth0", "up"),
-                          ("link", "set", "lo", "up"), ("route", "add", "default", "via", self.machine)):
+            for words in (
+                ("address", "add", f"{self.address}/24", "dev", "eth0"),
+                ("link", "set", "eth0", "up"),
+                ("link", "set", "lo", "up"),
+                ("route", "add", "default", "via", self.machine),
+            ):
                 ip("-netns", self.name, *words)
         except BaseException:
             self.close()
@@ -75,8 +80,11 @@ class Outside:
 
     def handshake(self, address: str, port: int, seconds: float = 1.5) -> bool:
         """Whether a TCP handshake is answered. Seen on the cable: the own kernel may drop what comes from 127.0.0.1."""
-        with self.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as cable, \
-                socket.socket() as client:
+        with (
+            self.entered(),
+            socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as cable,
+            socket.socket() as client,
+        ):
             client.setblocking(False)
             client.connect_ex((address, port))
             expected = (socket.inet_aton(address), port, client.getsockname()[1], SYN_ACK)

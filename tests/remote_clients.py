@@ -19,16 +19,21 @@ SCRIPT = ROOT / "tests" / "integration" / "client_session.py"
 LOCK = ROOT / "docker" / "mlflow" / "requirements.txt"
 LARGE = 12 << 20
 # MLflow's own switches: a file of 12 MiB takes the way of one of 1 GB
-SMALLER: dict[str, Any] = {"MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": str(6 << 20),
-           "MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE": str(5 << 20), "MLFLOW_MULTIPART_DOWNLOAD_CHUNK_SIZE": str(5 << 20)}
+SMALLER: dict[str, Any] = {
+    "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": str(6 << 20),
+    "MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE": str(5 << 20),
+    "MLFLOW_MULTIPART_DOWNLOAD_CHUNK_SIZE": str(5 << 20),
+}
 
 
 def make_python(folder: Path, *packages: str, version: str = "", timeout: float = 600) -> Path:
     """A virtual environment with these packages; with what the server has, where none are named."""
     python = folder / "bin" / "python"
     wanted = ["install", *packages] if packages else ["sync", "--require-hashes", str(LOCK)]
-    for argv in (["uv", "venv", "--quiet", *(["--python", version] if version else []), str(folder)],
-                 ["uv", "pip", wanted[0], "--quiet", "--python", str(python), *wanted[1:]]):
+    for argv in (
+        ["uv", "venv", "--quiet", *(["--python", version] if version else []), str(folder)],
+        ["uv", "pip", wanted[0], "--quiet", "--python", str(python), *wanted[1:]],
+    ):
         done = seen.run(*argv, timeout=timeout)
         assert done.returncode == 0, done.stderr
     return python
@@ -37,16 +42,40 @@ def make_python(folder: Path, *packages: str, version: str = "", timeout: float 
 def environment(python: Path, uri: str, folder: Path, **more: str) -> dict[str, str]:
     """Of a shell in that Python's environment that knows the tracking server's address, and nothing else of it."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TRACKBED_", "MLFLOW_", "AWS_"))}
-    return {**kept, "HOME": str(folder), "MLFLOW_TRACKING_URI": uri, "PYTHONWARNINGS": "ignore",
-            "PATH": f"{python.parent}:{os.environ['PATH']}", "GIT_PYTHON_REFRESH": "quiet", "NO_PROXY": "*", **more}
+    return {
+        **kept,
+        "HOME": str(folder),
+        "MLFLOW_TRACKING_URI": uri,
+        "PYTHONWARNINGS": "ignore",
+        "PATH": f"{python.parent}:{os.environ['PATH']}",
+        "GIT_PYTHON_REFRESH": "quiet",
+        "NO_PROXY": "*",
+        **more,
+    }
 
 
-def told(python: Path, uri: str, folder: Path, name: str, small: int = 20, large: int = LARGE, timeout: float = 300,
-         **more: str) -> dict[str, Any]:
+def told(
+    python: Path,
+    uri: str,
+    folder: Path,
+    name: str,
+    small: int = 20,
+    large: int = LARGE,
+    timeout: float = 300,
+    **more: str,
+) -> dict[str, Any]:
     """What a client reads back of what it logged there (client_session.py)."""
     folder.mkdir(parents=True, exist_ok=True)
-    done = seen.run(str(python), str(SCRIPT), name, str(small), str(large), timeout=timeout, cwd=folder,
-                    env=environment(python, uri, folder, **more))
+    done = seen.run(
+        str(python),
+        str(SCRIPT),
+        name,
+        str(small),
+        str(large),
+        timeout=timeout,
+        cwd=folder,
+        env=environment(python, uri, folder, **more),
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -57,8 +86,9 @@ def program(argv: list[str], folder: Path, ready: str, seconds: float = 120, **o
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "server.log"
     with log.open("w") as stream:
-        process = subprocess.Popen(argv, cwd=folder, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
-                                   start_new_session=True, **options)
+        process = subprocess.Popen(
+            argv, cwd=folder, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True, **options
+        )
     try:
         deadline = time.monotonic() + seconds
         while seen.ask(ready, timeout=5)[0] != 200:
@@ -76,10 +106,23 @@ def plain_server(python: Path, folder: Path) -> Iterator[str]:
     """`mlflow server` as its own documentation starts it: SQLite and a folder."""
     port = free_ports(1)[0]
     uri = f"http://127.0.0.1:{port}"
-    argv = [str(python), "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/plain.db",
-            "--artifacts-destination", str(folder / "artifacts"), "--port", str(port), "--workers", "1"]
-    settings = environment(python, uri, folder, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
-                           MLFLOW_DISABLE_TELEMETRY="true")
+    argv = [
+        str(python),
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        f"sqlite:///{folder}/plain.db",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    settings = environment(
+        python, uri, folder, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true"
+    )
     settings.pop("MLFLOW_TRACKING_URI")
     with program(argv, folder, f"{uri}/health", env=settings):
         yield uri

@@ -46,16 +46,32 @@ class Engine:
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:
-        return ["dockerd", "--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec", "--pidfile",
-                f"{self.folder}/pid", "-H", self.host, *self.flags]
+        return [
+            "dockerd",
+            "--data-root",
+            f"{self.folder}/data",
+            "--exec-root",
+            f"{self.folder}/exec",
+            "--pidfile",
+            f"{self.folder}/pid",
+            "-H",
+            self.host,
+            *self.flags,
+        ]
 
     def environment(self) -> dict[str, str]:
         return dict(os.environ)
 
     def start(self) -> None:
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(self.command(), env=self.environment(), stdin=subprocess.DEVNULL,
-                                            stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                self.command(),
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         deadline = time.monotonic() + 90
         while seen.run("docker", "-H", self.host, "info").returncode:
             assert time.monotonic() < deadline and self.process.poll() is None, self.log()
@@ -63,8 +79,7 @@ class Engine:
 
     def load_images_of(self, clone: Clone) -> None:
         """Bring the images of a system that is up on the first engine."""
-        images = {seen.output("docker", "inspect", "-f", "{{.Config.Image}}", name)
-                  for name in seen.containers(clone)}
+        images = {seen.output("docker", "inspect", "-f", "{{.Config.Image}}", name) for name in seen.containers(clone)}
         saved = self.folder / "images.tar"
         seen.output("docker", "save", "-o", str(saved), *sorted(images), timeout=300)
         seen.output("docker", "-H", self.host, "load", "-q", "-i", str(saved), timeout=300)
@@ -96,13 +111,35 @@ class Rootless(Engine):
         os.chown(folder, self.account.pw_uid, self.account.pw_gid)
 
     def command(self) -> list[str]:
-        daemon = ["sh", "-c", 'rm -f /run/docker /run/containerd /run/xtables.lock; exec "$@"', "sh",
-                  *super().command()]
-        return ["setpriv", f"--reuid={self.account.pw_uid}", f"--regid={self.account.pw_gid}", "--init-groups", "--",
-                "rootlesskit", f"--state-dir={self.folder}/rootlesskit", "--net=slirp4netns", "--mtu=65520",
-                "--disable-host-loopback", "--port-driver=builtin", "--copy-up=/etc", "--copy-up=/run",
-                "--propagation=rslave", *daemon]
+        daemon = [
+            "sh",
+            "-c",
+            'rm -f /run/docker /run/containerd /run/xtables.lock; exec "$@"',
+            "sh",
+            *super().command(),
+        ]
+        return [
+            "setpriv",
+            f"--reuid={self.account.pw_uid}",
+            f"--regid={self.account.pw_gid}",
+            "--init-groups",
+            "--",
+            "rootlesskit",
+            f"--state-dir={self.folder}/rootlesskit",
+            "--net=slirp4netns",
+            "--mtu=65520",
+            "--disable-host-loopback",
+            "--port-driver=builtin",
+            "--copy-up=/etc",
+            "--copy-up=/run",
+            "--propagation=rslave",
+            *daemon,
+        ]
 
     def environment(self) -> dict[str, str]:
-        return {"PATH": os.environ["PATH"], "HOME": str(self.folder), "XDG_RUNTIME_DIR": str(self.folder),
-                "USER": self.account.pw_name}
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "XDG_RUNTIME_DIR": str(self.folder),
+            "USER": self.account.pw_name,
+        }

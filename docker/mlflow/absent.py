@@ -14,8 +14,9 @@ from typing import Any
 
 ABSENT = frozenset({"404", "NoSuchKey", "NotFound", "KeyTooLongError", "KeyTooLong"})  # what nothing can be named
 NO_UPLOAD = frozenset({"NoSuchUpload", "404", "NoSuchKey"})
-WRONG_PARTS = frozenset({"InvalidPart", "InvalidPartOrder", "EntityTooSmall", "InvalidPartNumber", "MalformedXML",
-                         "InvalidArgument"})
+WRONG_PARTS = frozenset(
+    {"InvalidPart", "InvalidPartOrder", "EntityTooSmall", "InvalidPartNumber", "MalformedXML", "InvalidArgument"}
+)
 
 
 def refusal(code: str, what: str, uploading: bool) -> tuple[str, str] | None:
@@ -81,12 +82,14 @@ def downloading(folder: Callable[..., Any]) -> Callable[..., Any]:
             os.replace(short, place)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST" and self.list_artifacts(artifact_path):
-                raise _mlflow("INVALID_PARAMETER_VALUE", f"Artifact path refers to a directory, not a file: "
-                                                         f"'{artifact_path}'") from None
+                raise _mlflow(
+                    "INVALID_PARAMETER_VALUE", f"Artifact path refers to a directory, not a file: '{artifact_path}'"
+                ) from None
             raise
         except Exception as error:
-            raise _mlflow("INTERNAL_ERROR", f"'{artifact_path}' could not be fetched from the object store: "
-                                            f"{error}") from error
+            raise _mlflow(
+                "INTERNAL_ERROR", f"'{artifact_path}' could not be fetched from the object store: {error}"
+            ) from error
         return place
 
     return download_artifacts

@@ -23,9 +23,11 @@ FILE = "TRACKBED_ACCESS_TOKEN_FILE"
 COOKIE = "trackbed-mlflow-"  # and the port: browsers send a cookie to every port of its host
 COOKIE_SECONDS = 30 * 24 * 3600
 COOKIE_PURPOSE = b"cookie of Trackbed's MLflow"
-HELP = (b'{"error_code": "UNAUTHENTICATED", "message": "This MLflow server asks for its access token. Set '
-        b"MLFLOW_TRACKING_TOKEN in the client's environment, or open the link that `invoke up` printed. "
-        b'`invoke credentials` shows the token."}')
+HELP = (
+    b'{"error_code": "UNAUTHENTICATED", "message": "This MLflow server asks for its access token. Set '
+    b"MLFLOW_TRACKING_TOKEN in the client's environment, or open the link that `invoke up` printed. "
+    b'`invoke credentials` shows the token."}'
+)
 
 
 def read_token(environment: Mapping[str, str]) -> str:
@@ -67,10 +69,22 @@ class Access:
         elif self._known(scope["headers"], scope["method"], scope["path"]):
             await self.app(scope, receive, send)
         else:
-            await send({"type": "http.response.start", "status": 401, "headers": [
-                (b"content-type", b"application/json"), (b"content-length", b"%d" % len(HELP)),
-                (b"www-authenticate", b'Basic realm="MLflow: the access token is the password", charset="UTF-8"'),
-                (b"cache-control", b"no-store"), (b"x-frame-options", b"DENY")]})
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": 401,
+                    "headers": [
+                        (b"content-type", b"application/json"),
+                        (b"content-length", b"%d" % len(HELP)),
+                        (
+                            b"www-authenticate",
+                            b'Basic realm="MLflow: the access token is the password", charset="UTF-8"',
+                        ),
+                        (b"cache-control", b"no-store"),
+                        (b"x-frame-options", b"DENY"),
+                    ],
+                }
+            )
             await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else HELP})
 
     def _known(self, headers: list[tuple[bytes, bytes]], method: str, path: str) -> bool:
@@ -104,14 +118,31 @@ class Access:
         rest = urlencode([pair for pair in _query(scope, parse_qsl) if pair[0] != "token"])
         # one slash: two would name another host
         path = "/" + quote(scope["path"].lstrip("/\\"), safe="/~!$&'()*+,;=:@-._")
-        port = next((m[1] for name, value in scope["headers"] if name == b"host"
-                     and (m := re.search(r":(\d{1,5})$", value.decode("latin-1")))), "")
+        port = next(
+            (
+                m[1]
+                for name, value in scope["headers"]
+                if name == b"host" and (m := re.search(r":(\d{1,5})$", value.decode("latin-1")))
+            ),
+            "",
+        )
         secure = "; Secure" if scope.get("scheme") == "https" else ""
-        cookie = (f"{COOKIE}{port}={self.cookie.decode()}; Path=/; Max-Age={COOKIE_SECONDS}; HttpOnly; "
-                  f"SameSite=Lax{secure}")
-        await send({"type": "http.response.start", "status": 303, "headers": [
-            (b"location", (path + ("?" + rest if rest else "")).encode()), (b"set-cookie", cookie.encode()),
-            (b"cache-control", b"no-store"), (b"referrer-policy", b"no-referrer"), (b"content-length", b"0")]})
+        cookie = (
+            f"{COOKIE}{port}={self.cookie.decode()}; Path=/; Max-Age={COOKIE_SECONDS}; HttpOnly; SameSite=Lax{secure}"
+        )
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 303,
+                "headers": [
+                    (b"location", (path + ("?" + rest if rest else "")).encode()),
+                    (b"set-cookie", cookie.encode()),
+                    (b"cache-control", b"no-store"),
+                    (b"referrer-policy", b"no-referrer"),
+                    (b"content-length", b"0"),
+                ],
+            }
+        )
         await send({"type": "http.response.body", "body": b""})
 
 

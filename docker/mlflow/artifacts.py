@@ -40,10 +40,18 @@ def s3_client(environment: Mapping[str, str], connections: int = 10, keys: Mappi
 
     style = environment.get("MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE", "auto")
     return boto3.client(
-        "s3", endpoint_url=environment.get("MLFLOW_S3_ENDPOINT_URL") or None,
+        "s3",
+        endpoint_url=environment.get("MLFLOW_S3_ENDPOINT_URL") or None,
         verify=False if environment.get("MLFLOW_S3_IGNORE_TLS", "").lower() in ("1", "true") else None,
-        config=Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 1},
-                      max_pool_connections=connections, s3={"addressing_style": style}), **(keys or {}))
+        config=Config(
+            connect_timeout=5,
+            read_timeout=20,
+            retries={"total_max_attempts": 1},
+            max_pool_connections=connections,
+            s3={"addressing_style": style},
+        ),
+        **(keys or {}),
+    )
 
 
 def s3_verdict(code: str, status: int) -> str:
@@ -141,8 +149,11 @@ def objects_below(environment: Mapping[str, str], path: str) -> list[dict[str, s
 
     def ask() -> list[dict[str, str | int]]:
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=root + path)
-        return [{"path": item["Key"].removeprefix(root), "size": item["Size"]}
-                for page in pages for item in page.get("Contents", ())]
+        return [
+            {"path": item["Key"].removeprefix(root), "size": item["Size"]}
+            for page in pages
+            for item in page.get("Contents", ())
+        ]
 
     found = wait("the object store", lambda: s3_call(ask), seconds=10)
     if found is None:

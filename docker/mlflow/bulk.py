@@ -39,8 +39,9 @@ def objects_picked(environment: Mapping[str, str], source: BinaryIO, target: Bin
         return objects_out(environment, "", target, (str(json.loads(line)) for line in spool))
 
 
-def objects_out(environment: Mapping[str, str], prefix: str, target: BinaryIO,
-                wanted: Iterator[str] | None = None) -> str:
+def objects_out(
+    environment: Mapping[str, str], prefix: str, target: BinaryIO, wanted: Iterator[str] | None = None
+) -> str:
     """Write every object to a tar stream as `o/NAME`; the last member, `end`, tells that it is whole."""
     place, count, gone = storage(environment, prefix), 0, 0
     for name, size, stream in fetched(place, wanted or (name for name, _ in place.names())):

@@ -27,26 +27,38 @@ FOLDER = re.compile(r"(?P<path>(?:[^/]+/)*?(?:models/|traces/)?(?P<id>(?:m-|tr-)
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 BATCH = 1000  # names in one question to the database
 
-EXPERIMENTS = ("SELECT CAST(experiment_id AS text), artifact_location, lifecycle_stage = 'deleted' AND "
-               "last_update_time <= :before FROM experiments")
-RUNS = ("SELECT run_uuid, CAST(experiment_id AS text), artifact_uri, lifecycle_stage = 'deleted' AND deleted_time <= "
-        ":before FROM runs WHERE lifecycle_stage = 'deleted' OR CAST(experiment_id AS text) = ANY(:experiments)")
-MODELS = ("SELECT model_id, CAST(experiment_id AS text), artifact_location, lifecycle_stage = 'deleted' AND "
-          "last_updated_timestamp_ms <= :before, source_run_id FROM logged_models WHERE lifecycle_stage = 'deleted' OR "
-          "CAST(experiment_id AS text) = ANY(:experiments) OR source_run_id = ANY(:runs)")
+EXPERIMENTS = (
+    "SELECT CAST(experiment_id AS text), artifact_location, lifecycle_stage = 'deleted' AND "
+    "last_update_time <= :before FROM experiments"
+)
+RUNS = (
+    "SELECT run_uuid, CAST(experiment_id AS text), artifact_uri, lifecycle_stage = 'deleted' AND deleted_time <= "
+    ":before FROM runs WHERE lifecycle_stage = 'deleted' OR CAST(experiment_id AS text) = ANY(:experiments)"
+)
+MODELS = (
+    "SELECT model_id, CAST(experiment_id AS text), artifact_location, lifecycle_stage = 'deleted' AND "
+    "last_updated_timestamp_ms <= :before, source_run_id FROM logged_models WHERE lifecycle_stage = 'deleted' OR "
+    "CAST(experiment_id AS text) = ANY(:experiments) OR source_run_id = ANY(:runs)"
+)
 VERSIONS = "SELECT source, storage_location FROM model_versions WHERE coalesce(current_stage, '') <> 'Deleted_Internal'"
-USED = ("SELECT DISTINCT i.destination_id FROM inputs i JOIN runs r ON r.run_uuid = i.source_id WHERE "
-        "i.destination_type IN ('MODEL_INPUT', 'MODEL_OUTPUT') AND i.destination_id = ANY(:models) AND "
-        "NOT i.source_id = ANY(:runs)")
+USED = (
+    "SELECT DISTINCT i.destination_id FROM inputs i JOIN runs r ON r.run_uuid = i.source_id WHERE "
+    "i.destination_type IN ('MODEL_INPUT', 'MODEL_OUTPUT') AND i.destination_id = ANY(:models) AND "
+    "NOT i.source_id = ANY(:runs)"
+)
 # locations that do not end as MLflow makes them
-ODD = ("SELECT artifact_uri FROM runs WHERE NOT artifact_uri LIKE '%/' || run_uuid || '/artifacts'",
-       "SELECT artifact_location FROM logged_models WHERE NOT artifact_location LIKE '%/models/' || model_id || "
-       "'/artifacts'",
-       "SELECT value FROM trace_tags WHERE key IN ('mlflow.artifactLocation', 'mlflow.trace.archiveLocation') AND "
-       "NOT value LIKE '%/traces/' || request_id || '/artifacts'")
-ALIVE = ("SELECT run_uuid, '' FROM runs WHERE run_uuid = ANY(:ids)",
-         "SELECT model_id, '' FROM logged_models WHERE model_id = ANY(:ids)",
-         "SELECT request_id, CAST(experiment_id AS text) FROM trace_info WHERE request_id = ANY(:ids)")
+ODD = (
+    "SELECT artifact_uri FROM runs WHERE NOT artifact_uri LIKE '%/' || run_uuid || '/artifacts'",
+    "SELECT artifact_location FROM logged_models WHERE NOT artifact_location LIKE '%/models/' || model_id || "
+    "'/artifacts'",
+    "SELECT value FROM trace_tags WHERE key IN ('mlflow.artifactLocation', 'mlflow.trace.archiveLocation') AND "
+    "NOT value LIKE '%/traces/' || request_id || '/artifacts'",
+)
+ALIVE = (
+    "SELECT run_uuid, '' FROM runs WHERE run_uuid = ANY(:ids)",
+    "SELECT model_id, '' FROM logged_models WHERE model_id = ANY(:ids)",
+    "SELECT request_id, CAST(experiment_id AS text) FROM trace_info WHERE request_id = ANY(:ids)",
+)
 # of runs and experiments that are gone, which MLflow leaves; a trace may be linked before it is there
 LINKS = (
     "DELETE FROM inputs WHERE (destination_type = 'RUN' AND NOT EXISTS (SELECT 1 FROM runs WHERE run_uuid = "
@@ -55,7 +67,8 @@ LINKS = (
     "DELETE FROM input_tags t WHERE NOT EXISTS (SELECT 1 FROM inputs i WHERE i.input_uuid = t.input_uuid)",
     "DELETE FROM entity_associations WHERE (destination_type = 'run' AND NOT EXISTS (SELECT 1 FROM runs WHERE run_uuid "
     "= destination_id)) OR (destination_type = 'experiment' AND NOT EXISTS (SELECT 1 FROM experiments WHERE "
-    "CAST(experiment_id AS text) = destination_id))")
+    "CAST(experiment_id AS text) = destination_id))",
+)
 
 
 def seconds(age: str) -> int:
@@ -235,8 +248,11 @@ def _choose_folders(connection: Any, listing: Listing, found: Plan, needed: Need
 def _remove_rows(store: Any, found: Plan) -> None:
     from mlflow.exceptions import MlflowException  # type: ignore[import-not-found]
 
-    for ids, remove in ((found.models, store._hard_delete_logged_model), (found.runs, store._hard_delete_run),
-                        (found.experiments, store._hard_delete_experiment)):
+    for ids, remove in (
+        (found.models, store._hard_delete_logged_model),
+        (found.runs, store._hard_delete_run),
+        (found.experiments, store._hard_delete_experiment),
+    ):
         for identity in list(ids):
             try:
                 remove(identity)
@@ -304,8 +320,10 @@ def usage(environment: Mapping[str, str]) -> dict[str, list[int]]:
     listing = Listing.of(place, now)
     with _connection(environment) as connection:
         rows = plan(connection, listing, now).report()["rows"]
-    return {top: [held.objects, held.size, held.recent, rows.get(top, [0, 0, 0, 0])[3]]
-            for top, held in listing.tops.items()}
+    return {
+        top: [held.objects, held.size, held.recent, rows.get(top, [0, 0, 0, 0])[3]]
+        for top, held in listing.tops.items()
+    }
 
 
 def run(command: str, rest: list[str]) -> None:

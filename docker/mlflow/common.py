@@ -34,8 +34,13 @@ def say(text: str) -> None:
     print(f"trackbed: {text}", file=sys.stderr, flush=True)
 
 
-def wait(what: str, ask: Callable[[], T], seconds: float = WAIT_SECONDS,
-         clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> T:
+def wait(
+    what: str,
+    ask: Callable[[], T],
+    seconds: float = WAIT_SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
     """Ask until there is an answer; says once that it waits, and why it gave up."""
     end, pause, said = clock() + seconds, 0.1, False
     while True:

@@ -79,7 +79,7 @@ class Names:
         upper, slash, last = name.rpartition("/")
         for number in count(1):
             mark = f" ({kind})" if number == 1 else f" ({kind} {number})"
-            short = last.encode("utf-8", "surrogateescape")[:LONGEST - len(mark)].decode("utf-8", "ignore")
+            short = last.encode("utf-8", "surrogateescape")[: LONGEST - len(mark)].decode("utf-8", "ignore")
             found = f"{upper}{slash}{short}{mark}"
             if found not in self._chosen and self._is_free(found):
                 self._chosen.add(found)

@@ -47,8 +47,12 @@ def schema_state(database: str | None, populated: bool, code: str, known: frozen
 
 def refused(message: str) -> bool:
     """True for answers of PostgreSQL that waiting does not change."""
-    words = ("password authentication failed", "no password supplied", "no pg_hba.conf entry",
-             "is not permitted to log in")
+    words = (
+        "password authentication failed",
+        "no password supplied",
+        "no pg_hba.conf entry",
+        "is not permitted to log in",
+    )
     return any(word in message for word in words)
 
 
@@ -67,17 +71,22 @@ def read_database(uri: str) -> tuple[str | None, bool]:
             if "alembic_version" in tables:
                 query = sqlalchemy.text("SELECT version_num FROM alembic_version")
                 rows = sorted(connection.execute(query).scalars())
-            populated = "runs" in tables and connection.execute(
-                sqlalchemy.text("SELECT 1 FROM runs LIMIT 1")).first() is not None
+            populated = (
+                "runs" in tables
+                and connection.execute(sqlalchemy.text("SELECT 1 FROM runs LIMIT 1")).first() is not None
+            )
     except sqlalchemy.exc.OperationalError as error:
         reason = " ".join(str(error.orig).split())
         if refused(reason):
             raise Stop(REFUSED, f"the database refuses: {reason}") from None
         raise NotYet(reason) from None
     except sqlalchemy.exc.InternalError as error:  # a page that does not match its checksum
-        raise Stop(MISCONFIGURED, f"the database is damaged: {' '.join(str(error.orig).split())}\n"
-                   "`invoke check` names the tables; `invoke restore FILE --into=NAME` brings a backup as a second "
-                   "system") from None
+        raise Stop(
+            MISCONFIGURED,
+            f"the database is damaged: {' '.join(str(error.orig).split())}\n"
+            "`invoke check` names the tables; `invoke restore FILE --into=NAME` brings a backup as a second "
+            "system",
+        ) from None
     return ",".join(rows) or None, populated
 
 
@@ -128,12 +137,18 @@ def guard(found: Mapping[str, str | None], migrate: bool) -> bool:
     """True when a migration has to run first; stops when the schema is not for this MLflow."""
     have, want = found["database"] or "none", found["code"]
     if found["state"] == "older" and not migrate:
-        raise Stop(MISCONFIGURED, f"the database has the schema of an older MLflow ({have}, needed: {want}); "
-                   "it is not migrated silently\n`invoke upgrade` backs up, migrates a copy and switches to it; "
-                   "without Trackbed: TRACKBED_MIGRATE=1")
+        raise Stop(
+            MISCONFIGURED,
+            f"the database has the schema of an older MLflow ({have}, needed: {want}); "
+            "it is not migrated silently\n`invoke upgrade` backs up, migrates a copy and switches to it; "
+            "without Trackbed: TRACKBED_MIGRATE=1",
+        )
     if found["state"] == "newer":
-        raise Stop(MISCONFIGURED, f"the database has the schema of a newer MLflow ({have}, needed: {want})\n"
-                   "start the newer MLflow again, or restore a backup made with this one")
+        raise Stop(
+            MISCONFIGURED,
+            f"the database has the schema of a newer MLflow ({have}, needed: {want})\n"
+            "start the newer MLflow again, or restore a backup made with this one",
+        )
     return found["state"] == "older"
 
 

@@ -21,14 +21,21 @@ from access import App, Receive, Scope, Send
 NETWORK = "TRACKBED_STORE_NETWORK"  # its name in the environment; "": nobody reaches the store
 HEADER = b"x-trackbed-network"
 PROXIED = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"forwarded", b"via"})
-WAYS = re.compile(r"/+(?:ajax-)?api/+\d+\.\d+/+(?:mlflow-artifacts/+(?P<kind>presigned|mpu)(?:/|$)"
-                  r"|mlflow/+artifacts/+presigned-(?P<way>upload|download))", re.IGNORECASE)
+WAYS = re.compile(
+    r"/+(?:ajax-)?api/+\d+\.\d+/+(?:mlflow-artifacts/+(?P<kind>presigned|mpu)(?:/|$)"
+    r"|mlflow/+artifacts/+presigned-(?P<way>upload|download))",
+    re.IGNORECASE,
+)
 SERVER_INFO = re.compile(r"/+(?:ajax-)?api/+\d+\.\d+/+mlflow/+server-info/*", re.IGNORECASE)
 OFFERS = re.compile(r"multipart_|presigned_")  # of the server's information: what it can do
 # MLflow's own words: its clients read them and send the file through the server instead
 UNSUPPORTED = "{} is not supported for the current artifact repository"
-KINDS = {"presigned": "Multipart download", "mpu": "Multipart upload",
-         "upload": "Presigned upload", "download": "Presigned download"}
+KINDS = {
+    "presigned": "Multipart download",
+    "mpu": "Multipart upload",
+    "upload": "Presigned upload",
+    "download": "Presigned download",
+}
 
 
 def closed(app: App, environment: Mapping[str, str] = os.environ) -> App:
@@ -58,8 +65,13 @@ def reaches(headers: list[tuple[bytes, bytes]], network: bytes) -> bool:
 
 async def _unsupported(send: Send, kind: str) -> None:
     body = json.dumps({"error_code": "NOT_IMPLEMENTED", "message": UNSUPPORTED.format(KINDS[kind])}).encode()
-    await send({"type": "http.response.start", "status": 501, "headers": [
-        (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 501,
+            "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))],
+        }
+    )
     await send({"type": "http.response.body", "body": body})
 
 

@@ -153,12 +153,21 @@ def make_durable(environment: Mapping[str, str]) -> Journal | None:
 def _local(journal: Journal) -> None:
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository  # type: ignore[import-not-found]
 
-    folders, plain = Folders(), {name: getattr(LocalArtifactRepository, name) for name in (
-        "_publish_staged_artifact", "log_artifacts", "delete_artifacts")}
+    folders, plain = (
+        Folders(),
+        {
+            name: getattr(LocalArtifactRepository, name)
+            for name in ("_publish_staged_artifact", "log_artifacts", "delete_artifacts")
+        },
+    )
 
     @functools.wraps(plain["_publish_staged_artifact"])
-    def publish(self: Any, temp_file_path: str, destination_file_path: str,
-                finalize_temp_path: Callable[[str], None] | None = None) -> None:
+    def publish(
+        self: Any,
+        temp_file_path: str,
+        destination_file_path: str,
+        finalize_temp_path: Callable[[str], None] | None = None,
+    ) -> None:
         if finalize_temp_path is not None:
             finalize_temp_path(temp_file_path)
         sync_path(temp_file_path)  # before it has its name: a name never leads to half a file
@@ -169,8 +178,9 @@ def _local(journal: Journal) -> None:
     @functools.wraps(plain["log_artifacts"])
     def log_artifacts(self: Any, local_dir: str, artifact_path: str | None = None) -> None:
         plain["log_artifacts"](self, local_dir, artifact_path)
-        target = os.path.join(self.artifact_dir, os.path.normpath(artifact_path)) if artifact_path \
-            else self.artifact_dir
+        target = (
+            os.path.join(self.artifact_dir, os.path.normpath(artifact_path)) if artifact_path else self.artifact_dir
+        )
         for path in sync_tree(target, folders):
             journal.wrote(path)
 
@@ -178,8 +188,9 @@ def _local(journal: Journal) -> None:
     def delete(self: Any, artifact_path: str | None = None) -> None:
         plain["delete_artifacts"](self, artifact_path)
         folders.forget()
-        journal.removed(os.path.join(self.artifact_dir, os.path.normpath(artifact_path)) if artifact_path
-                        else self.artifact_dir)
+        journal.removed(
+            os.path.join(self.artifact_dir, os.path.normpath(artifact_path)) if artifact_path else self.artifact_dir
+        )
 
     LocalArtifactRepository._publish_staged_artifact = publish
     LocalArtifactRepository.log_artifacts = log_artifacts
@@ -192,16 +203,24 @@ def _s3(service: Callable[..., Any]) -> None:
     from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository  # type: ignore[import-not-found]
     from mlflow.tracing.otel.otel_archival import TRACE_ARCHIVAL_FILENAME  # type: ignore[import-not-found]
 
-    plain = {name: getattr(S3ArtifactRepository, name) for name in (
-        "_upload_file", "upload_archived_trace_data_bytes", "complete_multipart_upload", "delete_artifacts")}
+    plain = {
+        name: getattr(S3ArtifactRepository, name)
+        for name in (
+            "_upload_file",
+            "upload_archived_trace_data_bytes",
+            "complete_multipart_upload",
+            "delete_artifacts",
+        )
+    }
 
     def sync(bucket: str, key: str) -> None:
         try:
             service(bucket=bucket, keys=[key])
         except OSError as error:
             say(f"{key} is stored, but not known to be on the disk: {error}")
-            raise MlflowException(f"the artifact is not on the disk yet ({error}); try again",
-                                  error_code=TEMPORARILY_UNAVAILABLE) from None
+            raise MlflowException(
+                f"the artifact is not on the disk yet ({error}); try again", error_code=TEMPORARILY_UNAVAILABLE
+            ) from None
 
     def below(self: Any, *names: str | None) -> tuple[str, str]:
         bucket, key = self.parse_s3_compliant_uri(self.artifact_uri)
@@ -218,8 +237,9 @@ def _s3(service: Callable[..., Any]) -> None:
         sync(*below(self, TRACE_ARCHIVAL_FILENAME))
 
     @functools.wraps(plain["complete_multipart_upload"])
-    def complete(self: Any, local_file: str, upload_id: str, parts: Any = None,
-                 artifact_path: str | None = None) -> Any:
+    def complete(
+        self: Any, local_file: str, upload_id: str, parts: Any = None, artifact_path: str | None = None
+    ) -> Any:
         answer = plain["complete_multipart_upload"](self, local_file, upload_id, parts, artifact_path)
         sync(*below(self, artifact_path, os.path.basename(local_file)))
         return answer

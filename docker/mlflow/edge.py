@@ -43,7 +43,8 @@ class Edge:
             await refuse(scope, send, 403, reason)
             return
         if (refusal := self.routes.refusal(scope["path"], method)) and not (
-                (method, scope["path"]) == jobs.MODEL_CALL and jobs.is_job(scope["headers"], self.job_token)):
+            (method, scope["path"]) == jobs.MODEL_CALL and jobs.is_job(scope["headers"], self.job_token)
+        ):
             await refuse(scope, send, *refusal)
             return
         if b"%00" in scope["query_string"] or "\0" in scope["path"]:
@@ -89,9 +90,18 @@ class Edge:
 async def refuse(scope: Scope, send: Send, status: int, reason: str) -> None:
     """An answer of this layer's own, in the form of MLflow's errors."""
     body = edge_routes.body(status, reason)
-    await send({"type": "http.response.start", "status": status, "headers": [
-        (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(body)),
+                (b"cache-control", b"no-store"),
+                (b"x-content-type-options", b"nosniff"),
+            ],
+        }
+    )
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
 

@@ -112,8 +112,9 @@ def bounded(scope: Scope, receive: Receive) -> Receive | None:
     if len(encodings) > 1 or encodings[0] not in ("gzip", "deflate"):
         raise Refused(UNKNOWN_ENCODING)
     unpacker = Unpacker(encodings[0])
-    scope["headers"] = [(name, value) for name, value in scope["headers"]
-                        if name not in (b"content-encoding", b"content-length")]
+    scope["headers"] = [
+        (name, value) for name, value in scope["headers"] if name not in (b"content-encoding", b"content-length")
+    ]
 
     def end(body: bytes) -> None:
         unpacker.end()
@@ -139,8 +140,9 @@ def _check(body: bytes, is_json: bool) -> None:
         raise Refused(TOO_MANY)
 
 
-def _counted(receive: Receive, take: Callable[[bytes, int], bytes],
-             end: Callable[[bytes], None] | None = None) -> Receive:
+def _counted(
+    receive: Receive, take: Callable[[bytes, int], bytes], end: Callable[[bytes], None] | None = None
+) -> Receive:
     """``receive`` with each part as ``take`` gives it for the room that is left; ``end`` looks at the whole."""
     total = 0
     parts: list[bytes] = []

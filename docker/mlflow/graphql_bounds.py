@@ -39,8 +39,11 @@ def counted(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def refusal(body: dict[str, Any]) -> str:
     """Why the request is no query that MLflow could run; "" for one that it may read."""
-    for name, kind, word, needed in (("query", str, "text", True), ("variables", dict, "an object", False),
-                                     ("operationName", str, "text", False)):
+    for name, kind, word, needed in (
+        ("query", str, "text", True),
+        ("variables", dict, "an object", False),
+        ("operationName", str, "text", False),
+    ):
         value = body.get(name)
         if not (isinstance(value, kind) or (value is None and not needed)):
             return f"GraphQL: `{name}` has to be {word}"
@@ -49,8 +52,12 @@ def refusal(body: dict[str, Any]) -> str:
     return ""
 
 
-def bounded(view: Callable[..., Any], read: Callable[[], dict[str, Any]], invalid: Callable[[str], Exception],
-            parse: Callable[..., Any]) -> Callable[..., Any]:
+def bounded(
+    view: Callable[..., Any],
+    read: Callable[[], dict[str, Any]],
+    invalid: Callable[[str], Exception],
+    parse: Callable[..., Any],
+) -> Callable[..., Any]:
     """MLflow's ``view`` for queries within the bounds; ``parse`` raises for more than ``max_tokens``."""
 
     @functools.wraps(view)
@@ -63,8 +70,10 @@ def bounded(view: Callable[..., Any], read: Callable[[], dict[str, Any]], invali
         try:
             return view(*args, **kwargs)
         except Exceeded:
-            raise invalid(f"GraphQL: a query may ask for the experiments and model versions of {LOOKUPS // 2:,} runs. "
-                          "Ask for fewer runs at once (maxResults), or without them") from None
+            raise invalid(
+                f"GraphQL: a query may ask for the experiments and model versions of {LOOKUPS // 2:,} runs. "
+                "Ask for fewer runs at once (maxResults), or without them"
+            ) from None
         finally:
             left.reset(token)
 

@@ -67,8 +67,13 @@ class Identity:
         if given:
             who = self.name(given[0]) if len(given) == 1 else ""
             if not who:
-                await send({"type": "http.response.start", "status": 403, "headers": [
-                    (b"content-type", b"application/json"), (b"content-length", b"%d" % len(REFUSED))]})
+                await send(
+                    {
+                        "type": "http.response.start",
+                        "status": 403,
+                        "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(REFUSED))],
+                    }
+                )
                 await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else REFUSED})
                 return
             scope["headers"] = [pair for pair in scope["headers"] if pair[0] != HEADER]
@@ -183,10 +188,13 @@ def owning(store: Any, update: Callable[..., Any]) -> Callable[..., Any]:
         source = store.get_assessment(words["trace_id"], words["assessment_id"]).source
         own = source.source_type not in PROGRAMS and source.source_id == who
         if who and not own and source.source_type not in PROGRAMS:
-            refuse(f"This assessment is {str(source.source_id)[:250]}'s, and you are {who}. Add one of your own that "
-                   "overrides it: mlflow.override_feedback(), or without overriding, mlflow.log_feedback().")
-        metadata = {key: value for key, value in (words.pop("metadata", None) or {}).items()
-                    if key not in (CHANGED, CLAIMED)}
+            refuse(
+                f"This assessment is {str(source.source_id)[:250]}'s, and you are {who}. Add one of your own that "
+                "overrides it: mlflow.override_feedback(), or without overriding, mlflow.log_feedback()."
+            )
+        metadata = {
+            key: value for key, value in (words.pop("metadata", None) or {}).items() if key not in (CHANGED, CLAIMED)
+        }
         if not own:
             metadata[CHANGED] = who or NOBODY
         return update(**words, **({"metadata": metadata} if metadata else {}))
@@ -220,7 +228,8 @@ def spanning(store: Any, log: Callable[..., Any]) -> Callable[..., Any]:
 
 
 WHOLE: Mapping[str, Callable[[Any, Callable[..., Any]], Callable[..., Any]]] = {
-    "update_assessment": owning, "log_spans": spanning,
+    "update_assessment": owning,
+    "log_spans": spanning,
 }
 
 
@@ -238,13 +247,17 @@ def traced_before(arguments: dict[str, Any], who: str) -> None:
 
 
 def recorded(arguments: dict[str, Any], who: str) -> None:
-    arguments["records"] = [{**record, "tags": owned(record.get("tags") or {}, who, str)}
-                            for record in arguments["records"]]
+    arguments["records"] = [
+        {**record, "tags": owned(record.get("tags") or {}, who, str)} for record in arguments["records"]
+    ]
 
 
 SPECIAL: Mapping[str, Callable[[dict[str, Any], str], None]] = {
-    "create_run": created_run, "create_logged_model": created_model, "start_trace": traced,
-    "deprecated_start_trace_v2": traced_before, "upsert_dataset_records": recorded,
+    "create_run": created_run,
+    "create_logged_model": created_model,
+    "start_trace": traced,
+    "deprecated_start_trace_v2": traced_before,
+    "upsert_dataset_records": recorded,
     "create_assessment": lambda arguments, who: assessed(arguments["assessment"], who),
 }
 

@@ -14,8 +14,9 @@ from common import FAILED, USAGE, Stop, required, say
 
 INDEXES = {
     "trackbed_runs_newest": "runs (experiment_id, start_time DESC, run_uuid)",
-    "trackbed_runs_newest_listed":
-        "runs (experiment_id, (CASE WHEN start_time IS NULL THEN 1 ELSE 0 END), start_time DESC, run_uuid)",
+    "trackbed_runs_newest_listed": (
+        "runs (experiment_id, (CASE WHEN start_time IS NULL THEN 1 ELSE 0 END), start_time DESC, run_uuid)"
+    ),
 }
 # remembered in the database itself: who has removed them does not want them back at the next start
 SWITCH = "trackbed.indexes"
@@ -27,7 +28,8 @@ def present(connection: Any) -> dict[str, bool]:
     rows = connection.exec_driver_sql(
         "SELECT c.relname, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
         "JOIN pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE n.nspname = 'public' AND starts_with(c.relname, 'trackbed_')")
+        "WHERE n.nspname = 'public' AND starts_with(c.relname, 'trackbed_')"
+    )
     return dict(tuple(row) for row in rows)
 
 

@@ -15,8 +15,10 @@ import locations
 
 GATEWAY = "gateway"
 OFFERED = frozenset({"invoke_scorer", "run_online_trace_scorer", "run_online_session_scorer", "invoke_genai_evaluate"})
-ONLY_GATEWAY = ("On the server a judge's model comes from MLflow's AI gateway: choose gateway:/ENDPOINT. Other models "
-                "can be used in a notebook")
+ONLY_GATEWAY = (
+    "On the server a judge's model comes from MLflow's AI gateway: choose gateway:/ENDPOINT. Other models "
+    "can be used in a notebook"
+)
 
 
 def through_gateway(model_utils: Any) -> None:
@@ -47,8 +49,9 @@ def through_gateway(model_utils: Any) -> None:
 def offered_alone(jobs: Any) -> None:
     """A row of the database, which somebody's archive may have brought, starts no other job. ``jobs``: MLflow's."""
     jobs._ALLOWED_JOB_NAME_LIST[:] = [name for name in jobs._ALLOWED_JOB_NAME_LIST if name in OFFERED]
-    jobs._SUPPORTED_JOB_FUNCTION_LIST[:] = [name for name in jobs._SUPPORTED_JOB_FUNCTION_LIST
-                                            if name.rpartition(".")[2].removesuffix("_job") in OFFERED]
+    jobs._SUPPORTED_JOB_FUNCTION_LIST[:] = [
+        name for name in jobs._SUPPORTED_JOB_FUNCTION_LIST if name.rpartition(".")[2].removesuffix("_job") in OFFERED
+    ]
 
 
 def install(environment: Mapping[str, str] = os.environ) -> None:

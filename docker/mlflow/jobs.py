@@ -31,17 +31,30 @@ ACCOUNT = "jobs"  # the user name beside the token: MLflow's gateway client know
 MODEL_CALL = ("POST", "/gateway/mlflow/v1/chat/completions")  # what a judge asks the server for
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 # What a job has no use for: the server decrypts keys of models itself, artifacts pass through it.
-WITHHELD = ("MLFLOW_CRYPTO_KEK_PASSPHRASE", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY", "MLFLOW_FLASK_SERVER_SECRET_KEY",
-            "TRACKBED_ACCESS_TOKEN_FILE", "TRACKBED_GATEWAY_KEY_FILE", "TRACKBED_STORE_SYNC_TOKEN_FILE",
-            "TRACKBED_SECRETS_FOLDER", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", TOKEN)
+WITHHELD = (
+    "MLFLOW_CRYPTO_KEK_PASSPHRASE",
+    "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY",
+    "TRACKBED_ACCESS_TOKEN_FILE",
+    "TRACKBED_GATEWAY_KEY_FILE",
+    "TRACKBED_STORE_SYNC_TOKEN_FILE",
+    "TRACKBED_SECRETS_FOLDER",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    TOKEN,
+)
 # Providers that send the key of the endpoint to an address that MLflow checks. Those of clouds are left out: they use
 # the machine's own identity where an endpoint has no key, and ask addresses that come with the key.
 PROVIDERS = ("openai", "azure", "anthropic", "mistral", "gemini", "groq", "deepseek", "xai", "openrouter", "togetherai")
 LOCAL_PROVIDERS = ("ollama",)  # its address is this machine's
 MODELS = "TRACKBED_JOBS_MODELS"  # public or any: which addresses MLflow accepts for a model
 BOUNDS = {  # of what runs at once: MLflow's own are ten of each kind, of 250 MB each
-    "MLFLOW_SERVER_JUDGE_INVOKE_MAX_WORKERS": "2", "MLFLOW_SERVER_ONLINE_SCORING_MAX_WORKERS": "1",
-    "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "2", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "3"}
+    "MLFLOW_SERVER_JUDGE_INVOKE_MAX_WORKERS": "2",
+    "MLFLOW_SERVER_ONLINE_SCORING_MAX_WORKERS": "1",
+    "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "2",
+    "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "3",
+}
 FOLDER = "jobs-"  # of the scheduler's queue, in the server's temporary folder
 PAUSE, LONGEST_PAUSE, STOP_SECONDS = 1.0, 60.0, 5.0
 LOOK = 2.0  # seconds between two looks whether the server is there
@@ -113,10 +126,20 @@ def job_environment(environment: Mapping[str, str], server: int) -> dict[str, st
     port = environment.get("TRACKBED_PORT") or "8000"
     address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
     found = {name: value for name, value in environment.items() if name not in WITHHELD}
-    return found | BOUNDS | {
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_CONFIG_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true",
-        "MLFLOW_TRACKING_URI": address, "MLFLOW_GATEWAY_URI": address, "MLFLOW_TRACKING_USERNAME": ACCOUNT,
-        "MLFLOW_TRACKING_PASSWORD": environment[TOKEN], SERVER: str(server)}
+    return (
+        found
+        | BOUNDS
+        | {
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "MLFLOW_TRACKING_URI": address,
+            "MLFLOW_GATEWAY_URI": address,
+            "MLFLOW_TRACKING_USERNAME": ACCOUNT,
+            "MLFLOW_TRACKING_PASSWORD": environment[TOKEN],
+            SERVER: str(server),
+        }
+    )
 
 
 def confine(folder: Path) -> str:
@@ -125,7 +148,8 @@ def confine(folder: Path) -> str:
     site.mkdir()
     modules = str(Path(__file__).resolve().parent)
     (site / "sitecustomize.py").write_text(
-        f"import sys\nsys.path.append({modules!r})\nimport job_guards\njob_guards.install_or_end()\n", "utf-8")
+        f"import sys\nsys.path.append({modules!r})\nimport job_guards\njob_guards.install_or_end()\n", "utf-8"
+    )
     return str(site)
 
 
@@ -197,10 +221,17 @@ def run(environment: Mapping[str, str]) -> NoReturn:
         while True:
             began = time.monotonic()
             runner = subprocess.Popen(
-                [sys.executable, "-m", "mlflow.server.jobs._executor_runner"], stdin=subprocess.DEVNULL,
+                [sys.executable, "-m", "mlflow.server.jobs._executor_runner"],
+                stdin=subprocess.DEVNULL,
                 # it ends with this process, so that there are never two
-                env={**environment, "PYTHONPATH": leading, SERVER: str(os.getpid()), QUEUE: queue,
-                     STARTED: str(int(time.time() * 1000))})
+                env={
+                    **environment,
+                    "PYTHONPATH": leading,
+                    SERVER: str(os.getpid()),
+                    QUEUE: queue,
+                    STARTED: str(int(time.time() * 1000)),
+                },
+            )
             code = _ended(runner, server)
             pause = PAUSE if time.monotonic() - began > LONGEST_PAUSE else min(pause * 2, LONGEST_PAUSE)
             say(f"MLflow's job runner ended ({code}); it starts again in {pause:.0f} s")

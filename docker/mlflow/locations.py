@@ -38,24 +38,27 @@ def plain(path: str) -> bool:
 
 def own(uri: str) -> bool:
     """A location in this system's space, as clients name it; never on another host's server."""
-    return uri.startswith(OWN) and not uri.startswith(OWN + "/") and plain(uri[len(OWN):])
+    return uri.startswith(OWN) and not uri.startswith(OWN + "/") and plain(uri[len(OWN) :])
 
 
 def referring(uri: str) -> bool:
-    return any(uri.startswith(each) and not uri.startswith(each + "/") and plain(uri[len(each):])
-               for each in REFERENCES)
+    return any(
+        uri.startswith(each) and not uri.startswith(each + "/") and plain(uri[len(each) :]) for each in REFERENCES
+    )
 
 
 def below(uri: str, destination: str) -> bool:
     """In the folder or the prefix of the bucket that this server stores its artifacts in."""
     root = destination.rstrip("/")
-    return bool(root) and (uri.rstrip("/") == root or (uri.startswith(root + "/") and plain(uri[len(root):])))
+    return bool(root) and (uri.rstrip("/") == root or (uri.startswith(root + "/") and plain(uri[len(root) :])))
 
 
 def refusal(what: str, uri: str) -> str:
     shown = uri if len(uri) <= 200 else uri[:200] + "..."
-    return (f"{what} {shown!r} is not in this system's own space: Trackbed keeps artifacts below {OWN} alone. Leave "
-            "the location out, and copy what lies elsewhere with mlflow.log_artifacts()")
+    return (
+        f"{what} {shown!r} is not in this system's own space: Trackbed keeps artifacts below {OWN} alone. Leave "
+        "the location out, and copy what lies elsewhere with mlflow.log_artifacts()"
+    )
 
 
 def _raise(message: str) -> None:
@@ -130,14 +133,23 @@ def guard_experiments(store: Any) -> None:
         return started(self, trace_info, *rest, **named)
 
     @functools.wraps(started_v2)
-    def deprecated_start_trace_v2(self: Any, experiment_id: str, timestamp_ms: int, request_metadata: Any, tags: Any,
-                                  *rest: Any, **named: Any) -> Any:
+    def deprecated_start_trace_v2(
+        self: Any, experiment_id: str, timestamp_ms: int, request_metadata: Any, tags: Any, *rest: Any, **named: Any
+    ) -> Any:
         _check_tags(request_metadata, tags)
         return started_v2(self, experiment_id, timestamp_ms, request_metadata, tags, *rest, **named)
 
     @functools.wraps(ended_v2)
-    def deprecated_end_trace_v2(self: Any, request_id: str, timestamp_ms: int, status: Any, request_metadata: Any,
-                                tags: Any, *rest: Any, **named: Any) -> Any:
+    def deprecated_end_trace_v2(
+        self: Any,
+        request_id: str,
+        timestamp_ms: int,
+        status: Any,
+        request_metadata: Any,
+        tags: Any,
+        *rest: Any,
+        **named: Any,
+    ) -> Any:
         _check_tags(request_metadata, tags)
         return ended_v2(self, request_id, timestamp_ms, status, request_metadata, tags, *rest, **named)
 
@@ -196,21 +208,27 @@ def held(client: Any, bucket: str, key: str) -> bool:
 def guard_keys(repository: Any, environment: Mapping[str, str] = os.environ) -> None:
     """MLflow's S3 repository: no object gets a name that a store or a backup would take for another, or for none."""
     files = bool(environment.get("TRACKBED_STORE_SYNC"))
-    uploaded, begun, signed = (getattr(repository, name) for name in (
-        "_upload_file", "create_multipart_upload", "create_presigned_upload_url"))
+    uploaded, begun, signed = (
+        getattr(repository, name) for name in ("_upload_file", "create_multipart_upload", "create_presigned_upload_url")
+    )
 
     def check(*names: str | None) -> str:
         key = "/".join(name for name in names if name)
-        if "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")) or (
-                files and (shadows(key) or conflicts.unlisted_by_xml(key))):
+        if (
+            "\0" in key
+            or not {"", ".", ".."}.isdisjoint(key.split("/"))
+            or (files and (shadows(key) or conflicts.unlisted_by_xml(key)))
+        ):
             _raise(f"{key[:200]!r} cannot be the name of an artifact")
         return key
 
     def fresh(client: Any, bucket: str, key: str) -> None:
         name = key.rpartition("/")[2]
         if files and len(name.encode("utf-8", "surrogateescape")) > REPLACED and held(client, bucket, key):
-            _raise(f"{name[:60]!r}... is there already, and this store cannot replace an artifact whose name has more "
-                   f"than {REPLACED} bytes. Delete it first, or choose a shorter name")
+            _raise(
+                f"{name[:60]!r}... is there already, and this store cannot replace an artifact whose name has more "
+                f"than {REPLACED} bytes. Delete it first, or choose a shorter name"
+            )
 
     def fresh_below(self: Any, key: str) -> None:
         bucket, root = self.parse_s3_compliant_uri(self.artifact_uri)

@@ -72,7 +72,12 @@ def keep_nan(store: Any, value: Any = None) -> None:
 
     store._log_model_metrics, row.to_mlflow_entity = log, to_mlflow_entity
     for name, search in zip(SEARCHES, searches, strict=True):
-        changed = types.FunctionType(search.__code__, {**search.__globals__, ROW: Comparing(row, value)}, name,
-                                     search.__defaults__, search.__closure__)
+        changed = types.FunctionType(
+            search.__code__,
+            {**search.__globals__, ROW: Comparing(row, value)},
+            name,
+            search.__defaults__,
+            search.__closure__,
+        )
         changed.__kwdefaults__ = search.__kwdefaults__
         setattr(store, name, changed)

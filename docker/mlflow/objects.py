@@ -73,8 +73,9 @@ class FolderObjects:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.renamed: dict[str, str] = {}  # names that `put` could not give, by those that it gave
-        self._names = conflicts.Names(lambda name: (folder / name).is_file(),
-                                      lambda name: not os.path.lexists(folder / name))
+        self._names = conflicts.Names(
+            lambda name: (folder / name).is_file(), lambda name: not os.path.lexists(folder / name)
+        )
 
     def listing(self) -> Iterator[tuple[str, int, float]]:
         """Name, size and time of the last change."""
@@ -164,8 +165,12 @@ class S3Objects:
     def _pages(self) -> Iterator[list[dict[str, Any]]]:
         token: dict[str, str] = {}
         while True:
-            page = wait("the object store", lambda more=token: s3_call(  # type: ignore[misc]
-                lambda: self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.root, **more)))
+            page = wait(
+                "the object store",
+                lambda more=token: s3_call(  # type: ignore[misc]
+                    lambda: self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.root, **more)
+                ),
+            )
             if page is None:
                 raise Stop(FAILED, f"the bucket {self.bucket} does not exist")
             yield page.get("Contents", [])
@@ -179,9 +184,11 @@ class S3Objects:
     def listing(self) -> Iterator[tuple[str, int, float]]:
         """Name, size and time of the last change."""
         for page in self._pages():
-            yield from ((item["Key"].removeprefix(self.root), item["Size"], item["LastModified"].timestamp())
-                        for item in page
-                        if not item["Key"].endswith("/"))
+            yield from (
+                (item["Key"].removeprefix(self.root), item["Size"], item["LastModified"].timestamp())
+                for item in page
+                if not item["Key"].endswith("/")
+            )
 
     def marked(self) -> Iterator[tuple[str, int, str]]:
         """Name, size and what changes with the content: ETag and time. "" where the ETag is no checksum."""
@@ -190,16 +197,22 @@ class S3Objects:
                 tag = str(item.get("ETag", "")).strip('"')
                 sure = re.fullmatch(r"[0-9a-f]{32}(-[0-9]+)?", tag)
                 if not item["Key"].endswith("/"):
-                    yield (item["Key"].removeprefix(self.root), item["Size"],
-                           f"{tag} {item['LastModified'].isoformat()}" if sure else "")
+                    yield (
+                        item["Key"].removeprefix(self.root),
+                        item["Size"],
+                        f"{tag} {item['LastModified'].isoformat()}" if sure else "",
+                    )
 
     def open(self, name: str) -> tuple[int, BinaryIO]:
         for key in conflicts.true_names(self.root + name):
             with suppress(FileNotFoundError):
                 return _S3Reader.make(self.client, self.bucket, key)
         if "\ufffd" in name and self._listed(name):
-            raise Stop(FAILED, f"{name!r} cannot be read: its name has U+FFFE or U+FFFF where the object store "
-                               "lists U+FFFD. Delete that artifact in MLflow, or log it by another name")
+            raise Stop(
+                FAILED,
+                f"{name!r} cannot be read: its name has U+FFFE or U+FFFF where the object store "
+                "lists U+FFFD. Delete that artifact in MLflow, or log it by another name",
+            )
         raise FileNotFoundError(name)
 
     def _listed(self, name: str) -> bool:
@@ -209,8 +222,11 @@ class S3Objects:
     def put(self, name: str, size: int, stream: BinaryIO) -> None:
         """Read the object and store it; it is there, or an error is raised, at the latest after ``finish``."""
         if self.files and conflicts.unlisted_by_xml(name):
-            raise Stop(FAILED, f"{name!r} cannot be stored: its name has U+FFFE or U+FFFF, which this object store "
-                               "does not list. Log that artifact by another name where the backup is from")
+            raise Stop(
+                FAILED,
+                f"{name!r} cannot be stored: its name has U+FFFE or U+FFFF, which this object store "
+                "does not list. Log that artifact by another name where the backup is from",
+            )
         self._solve()
         if size <= SMALL:
             given, content = self._names.of(name), stream.read()
@@ -228,11 +244,17 @@ class S3Objects:
             number += 1
             if len(self.lane.open) == self.lane.limit:
                 tags.append(self.lane.next())
-            self.lane.do(lambda n=number, b=body: self._ask(  # type: ignore[misc]
-                "upload_part", **whole, PartNumber=n, Body=b)["ETag"])
+            self.lane.do(
+                lambda n=number, b=body: self._ask(  # type: ignore[misc]
+                    "upload_part", **whole, PartNumber=n, Body=b
+                )["ETag"]
+            )
         tags += self.lane.finish()
-        self._ask("complete_multipart_upload", **whole, MultipartUpload={
-            "Parts": [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]})
+        self._ask(
+            "complete_multipart_upload",
+            **whole,
+            MultipartUpload={"Parts": [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]},
+        )
 
     def _put_small(self, name: str, given: str, content: bytes) -> bool:
         """False where the store keeps nothing by the given name; ``_solve`` gives it another then."""
@@ -281,8 +303,9 @@ class S3Objects:
         return not below.get("Contents") and not self._holds(name)
 
     def _ask(self, call: str, **words: Any) -> Any:
-        answer = wait("the object store", lambda: s3_call(lambda: getattr(self.client, call)(
-            Bucket=self.bucket, **words)))
+        answer = wait(
+            "the object store", lambda: s3_call(lambda: getattr(self.client, call)(Bucket=self.bucket, **words))
+        )
         if answer is None:
             raise Stop(FAILED, f"the bucket {self.bucket} does not exist")
         return answer
@@ -334,8 +357,12 @@ class _S3Reader:
                 answer = s3_call(lambda: self.client.get_object(**self.where, Range=f"bytes={self.at}-"))
                 self.body = answer["Body"] if answer else None
             content = bytes(self.body.read(wanted))
-        except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError,
-                OSError) as error:
+        except (
+            exceptions.HTTPClientError,
+            exceptions.ConnectionError,
+            exceptions.IncompleteReadError,
+            OSError,
+        ) as error:
             self.body = None
             raise NotYet(" ".join(str(error).split())) from None
         if not content:
@@ -363,8 +390,11 @@ def storage(environment: Mapping[str, str], prefix: str) -> FolderObjects | S3Ob
     destination = at_prefix(environment, prefix)
     if not destination.startswith("s3://"):
         return FolderObjects(folder_of(destination))
-    return S3Objects(s3_client(environment, THREADS + AHEAD), *s3_address(destination),
-                     files=bool(environment.get("TRACKBED_STORE_SYNC")))
+    return S3Objects(
+        s3_client(environment, THREADS + AHEAD),
+        *s3_address(destination),
+        files=bool(environment.get("TRACKBED_STORE_SYNC")),
+    )
 
 
 def fetched(place: FolderObjects | S3Objects, names: Iterator[str]) -> Iterator[tuple[str, int, BinaryIO | None]]:

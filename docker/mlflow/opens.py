@@ -16,8 +16,9 @@ def store(environment: Mapping[str, str], access_key: str, secret_key: str) -> b
 
     destination = environment.get("MLFLOW_ARTIFACTS_DESTINATION", "")
     bucket = destination.removeprefix("s3://").partition("/")[0]
-    client = artifacts.s3_client(environment, keys={"aws_access_key_id": access_key,
-                                                    "aws_secret_access_key": secret_key})
+    client = artifacts.s3_client(
+        environment, keys={"aws_access_key_id": access_key, "aws_secret_access_key": secret_key}
+    )
     try:
         client.list_objects_v2(Bucket=bucket, MaxKeys=1)
     except exceptions.ClientError as error:
@@ -41,8 +42,9 @@ def database(environment: Mapping[str, str], user: str, password: str) -> bool:
 
     url = sqlalchemy.make_url(environment.get("MLFLOW_BACKEND_STORE_URI", ""))
     try:
-        psycopg2.connect(host=url.host, port=url.port or 5432, user=user, password=password, dbname=url.database,
-                         connect_timeout=10).close()
+        psycopg2.connect(
+            host=url.host, port=url.port or 5432, user=user, password=password, dbname=url.database, connect_timeout=10
+        ).close()
     except psycopg2.OperationalError as error:
         if refused(str(error)):
             return False

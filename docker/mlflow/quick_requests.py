@@ -101,7 +101,8 @@ class Bridge:
             if (client := abandoned.current.get()) is not None and client.gone:
                 return
             status, headers, body = await asyncio.get_running_loop().run_in_executor(
-                self.threads, contextvars.copy_context().run, self.answer, self.environ(scope, b"".join(parts)))
+                self.threads, contextvars.copy_context().run, self.answer, self.environ(scope, b"".join(parts))
+            )
         finally:
             end()
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -112,9 +113,10 @@ class Bridge:
         head: list[Any] = []
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: object = None) -> None:
-            head[:] = [int(status.split(" ", 1)[0]),
-                       [(name.strip().lower().encode("ascii"), value.strip().encode("ascii"))
-                        for name, value in headers]]
+            head[:] = [
+                int(status.split(" ", 1)[0]),
+                [(name.strip().lower().encode("ascii"), value.strip().encode("ascii")) for name, value in headers],
+            ]
 
         chunks = self.wsgi(environ, start)
         try:

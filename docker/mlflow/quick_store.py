@@ -133,7 +133,7 @@ def rows_loader() -> Callable[[Any, dict[str, Any]], None]:
         for name, query, row in kinds:
             of: dict[str, list[Any]] = {run_id: [] for run_id in ids}
             for start in range(0, len(ids), TOGETHER):
-                for run_id, *values in connection.exec_driver_sql(query, (ids[start:start + TOGETHER],)).all():
+                for run_id, *values in connection.exec_driver_sql(query, (ids[start : start + TOGETHER],)).all():
                     of[run_id].append(row(*values))
             for run_id, rows in of.items():
                 set_committed_value(runs[run_id], name, rows)
@@ -152,23 +152,40 @@ def logging(store: Any) -> None:
             raise AttributeError(f"the table {name} has other columns")
     if {column.key for column in SqlLatestMetric.__table__.primary_key} != {"key", "run_uuid"}:
         raise AttributeError("the latest metrics have another primary key")
-    if (parameters(store._log_metrics_once) != ["run_id", "metrics"]
-            or parameters(_validate_metric) != ["key", "value", "timestamp", "step", "path"]):
+    if parameters(store._log_metrics_once) != ["run_id", "metrics"] or parameters(_validate_metric) != [
+        "key",
+        "value",
+        "timestamp",
+        "step",
+        "path",
+    ]:
         raise AttributeError("_log_metrics_once or _validate_metric takes other words")
     statement = text(LOG_METRICS)
 
     def log_metrics(self: Any, run_id: str, metrics: Sequence[Any]) -> None:
         for place, metric in enumerate(metrics):
-            _validate_metric(metric.key, metric.value, metric.timestamp, metric.step,
-                             path=f"metrics[{place}]" if len(metrics) > 1 else "")
+            _validate_metric(
+                metric.key,
+                metric.value,
+                metric.timestamp,
+                metric.step,
+                path=f"metrics[{place}]" if len(metrics) > 1 else "",
+            )
         stored = [self.sanitize_metric_value(metric.value) for metric in metrics]
         with self.ManagedSessionMaker(read_only=False) as session:
             self._check_run_is_active(self._get_run(run_uuid=run_id, session=session))
             if metrics:
-                session.execute(statement, {
-                    "run": run_id, "keys": [m.key for m in metrics], "timestamps": [m.timestamp for m in metrics],
-                    "steps": [m.step for m in metrics], "nans": [nan for nan, _ in stored],
-                    "values": [float(value) for _, value in stored]})
+                session.execute(
+                    statement,
+                    {
+                        "run": run_id,
+                        "keys": [m.key for m in metrics],
+                        "timestamps": [m.timestamp for m in metrics],
+                        "steps": [m.step for m in metrics],
+                        "nans": [nan for nan, _ in stored],
+                        "values": [float(value) for _, value in stored],
+                    },
+                )
 
     store._log_metrics_once = types.MethodType(log_metrics, store)
 

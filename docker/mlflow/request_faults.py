@@ -22,10 +22,21 @@ READERS = ("google.protobuf", "graphql")  # libraries that read requests; their 
 # a path whose file or folder is there as the other, or that is too long; the same in the words of VersityGW, MinIO, AWS
 PATHS = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP})
 LONG = frozenset({errno.ENAMETOOLONG, "KeyTooLongError", "KeyTooLong"})
-KEYS = frozenset({"ObjectParentIsFile", "ExistingObjectIsDirectory", "DirectoryNotEmpty", "XMinioParentIsObject",
-                  "XMinioObjectExistsAsDirectory"})
-CODES = {404: "ENDPOINT_NOT_FOUND", 422: "INVALID_PARAMETER_VALUE", 501: "NOT_IMPLEMENTED",
-         503: "TEMPORARILY_UNAVAILABLE"}
+KEYS = frozenset(
+    {
+        "ObjectParentIsFile",
+        "ExistingObjectIsDirectory",
+        "DirectoryNotEmpty",
+        "XMinioParentIsObject",
+        "XMinioObjectExistsAsDirectory",
+    }
+)
+CODES = {
+    404: "ENDPOINT_NOT_FOUND",
+    422: "INVALID_PARAMETER_VALUE",
+    501: "NOT_IMPLEMENTED",
+    503: "TEMPORARILY_UNAVAILABLE",
+}
 CHAIN = 10  # errors that one error is looked through for its reason
 SHOWN = 200  # characters of Python's own words
 DEEP = "The request is nested too deeply"
@@ -38,8 +49,10 @@ def unfit(error: BaseException) -> str:
         if isinstance(response := getattr(error, "response", None), dict):  # of botocore's
             said = response.get("Error", {}).get("Code")
         if said in PATHS or said in KEYS:
-            return ("An artifact cannot have this path: a file is where it needs a folder, or a folder where the file "
-                    "would be. Choose another path")
+            return (
+                "An artifact cannot have this path: a file is where it needs a folder, or a folder where the file "
+                "would be. Choose another path"
+            )
         if said in LONG:
             return "An artifact cannot have this path: a name in it is too long"
         following = error.__cause__ or error.__context__
@@ -140,8 +153,9 @@ def parsed(body: str | bytes) -> Any:
 
 def settle(error: Any) -> None:
     """MLflow's INTERNAL_ERROR around a fault becomes the sender's."""
-    if error.error_code == "INTERNAL_ERROR" and (isinstance(error.__cause__, FAULTS) or (
-            error.__cause__ and unfit(error.__cause__))):
+    if error.error_code == "INTERNAL_ERROR" and (
+        isinstance(error.__cause__, FAULTS) or (error.__cause__ and unfit(error.__cause__))
+    ):
         error.__dict__.update(vars(invalid(reason(error.__cause__))))
 
 

@@ -110,13 +110,19 @@ def _webhook_closed(content: bytes, secret: str) -> bytes:
 def kinds(environment: Mapping[str, str]) -> dict[str, Kind]:
     passphrases = Passphrases()
     found = {
-        PASSPHRASE: Kind("SELECT secret_id, secret_name, wrapped_dek, kek_version, true FROM secrets",
-                         f"UPDATE secrets SET wrapped_dek = :value, kek_version = {VERSION} WHERE secret_id = :key",
-                         passphrases.opened, passphrases.closed),
-        WEBHOOK_KEY: Kind(f"SELECT webhook_id, name, secret, {VERSION}, deleted_timestamp IS NULL FROM webhooks "
-                          "WHERE secret IS NOT NULL",
-                          "UPDATE webhooks SET secret = :value WHERE webhook_id = :key",
-                          _webhook_opened, _webhook_closed),
+        PASSPHRASE: Kind(
+            "SELECT secret_id, secret_name, wrapped_dek, kek_version, true FROM secrets",
+            f"UPDATE secrets SET wrapped_dek = :value, kek_version = {VERSION} WHERE secret_id = :key",
+            passphrases.opened,
+            passphrases.closed,
+        ),
+        WEBHOOK_KEY: Kind(
+            f"SELECT webhook_id, name, secret, {VERSION}, deleted_timestamp IS NULL FROM webhooks "
+            "WHERE secret IS NOT NULL",
+            "UPDATE webhooks SET secret = :value WHERE webhook_id = :key",
+            _webhook_opened,
+            _webhook_closed,
+        ),
     }
     for name, kind in found.items():
         kind.former = words(environment, f"former-{FILES[name]}s")
@@ -140,8 +146,10 @@ def connected(environment: Mapping[str, str]) -> Iterator[Any]:
 
 def rows(connection: Any, kind: Kind) -> list[Row]:
     found = connection.execute(_text(kind.select)).all()
-    return [Row(str(key), str(name), value.encode() if isinstance(value, str) else bytes(value), int(version),
-                bool(told)) for key, name, value, version, told in found]
+    return [
+        Row(str(key), str(name), value.encode() if isinstance(value, str) else bytes(value), int(version), bool(told))
+        for key, name, value, version, told in found
+    ]
 
 
 def reseal(environment: Mapping[str, str]) -> dict[str, int]:
@@ -153,15 +161,22 @@ def reseal(environment: Mapping[str, str]) -> dict[str, int]:
             for row in rows(connection, kind) if secret else ():
                 if row.version == VERSION and kind.opened(row, secret) is not None:
                     continue
-                content = next((found for one in (secret, *kind.former, *_public(name))
-                                if (found := kind.opened(row, one)) is not None), None)
+                content = next(
+                    (
+                        found
+                        for one in (secret, *kind.former, *_public(name))
+                        if (found := kind.opened(row, one)) is not None
+                    ),
+                    None,
+                )
                 if content is None:
                     if row.told:
                         say(f"cannot be decrypted: {name} was another one when {row.name!r} was stored")
                     continue
                 value = kind.closed(content, secret)  # the one column is binary, the other text
-                connection.execute(_text(kind.update), {"value": value.decode() if name == WEBHOOK_KEY else value,
-                                                        "key": row.key})
+                connection.execute(
+                    _text(kind.update), {"value": value.decode() if name == WEBHOOK_KEY else value, "key": row.key}
+                )
                 done[name] += 1
     for name, count in done.items():
         if count:
@@ -195,8 +210,9 @@ def report(environment: Mapping[str, str], tried: Mapping[str, list[str]]) -> di
             found["lost"][name] = [row.name for row in closed if row.told]
             # a deleted webhook that nobody can decrypt is nothing that anybody misses
             found["rows"][name] = len(listed) - len(closed) + len(found["lost"][name])
-            found["opened"][name] = [sum(kind.opened(row, one) is not None for row in listed)
-                                     for one in tried.get(name, ())]
+            found["opened"][name] = [
+                sum(kind.opened(row, one) is not None for row in listed) for one in tried.get(name, ())
+            ]
     return found
 
 

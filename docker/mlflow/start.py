@@ -65,10 +65,19 @@ DEFAULTS = {
     "PYTHONUNBUFFERED": "1",
 }
 # Read by MLflow itself: a Kubernetes Service named mlflow sets MLFLOW_PORT=tcp://..., a shell the others.
-STRAY = ("MLFLOW_HOST", "MLFLOW_PORT", "MLFLOW_WORKERS", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI",
-         "MLFLOW_REGISTRY_STORE_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT",
-         # another prefix would be other addresses than edge_routes.py judges; MLflow would forward to the last
-         "MLFLOW_STATIC_PREFIX", "_MLFLOW_STATIC_PREFIX", "MLFLOW_DEPLOYMENTS_TARGET")
+STRAY = (
+    "MLFLOW_HOST",
+    "MLFLOW_PORT",
+    "MLFLOW_WORKERS",
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_REGISTRY_URI",
+    "MLFLOW_REGISTRY_STORE_URI",
+    "MLFLOW_DEFAULT_ARTIFACT_ROOT",
+    # another prefix would be other addresses than edge_routes.py judges; MLflow would forward to the last
+    "MLFLOW_STATIC_PREFIX",
+    "_MLFLOW_STATIC_PREFIX",
+    "MLFLOW_DEPLOYMENTS_TARGET",
+)
 
 
 def number(environment: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
@@ -91,9 +100,15 @@ def prepare(environment: MutableMapping[str, str]) -> None:
 
 def server_arguments(environment: Mapping[str, str]) -> list[str]:
     """The arguments of `mlflow`. Store addresses stay in the environment, not in argv."""
-    return ["server", "--host", environment.get("TRACKBED_HOST") or "0.0.0.0",
-            "--port", str(number(environment, "TRACKBED_PORT", 8000, 1, 65535)),
-            "--workers", str(number(environment, "TRACKBED_WORKERS", 2, 1, 256))]
+    return [
+        "server",
+        "--host",
+        environment.get("TRACKBED_HOST") or "0.0.0.0",
+        "--port",
+        str(number(environment, "TRACKBED_PORT", 8000, 1, 65535)),
+        "--workers",
+        str(number(environment, "TRACKBED_WORKERS", 2, 1, 256)),
+    ]
 
 
 def health(environment: Mapping[str, str]) -> str:
@@ -106,8 +121,10 @@ def health(environment: Mapping[str, str]) -> str:
     host = environment.get("TRACKBED_HOST") or "127.0.0.1"
     token = access.read_token(environment)
     login = f"Authorization: Bearer {token}\r\n" if token else ""
-    request = (f"GET /api/2.0/mlflow/experiments/search?max_results=1 HTTP/1.1\r\nHost: localhost:{port}\r\n{login}"
-               "Connection: close\r\n\r\n")
+    request = (
+        f"GET /api/2.0/mlflow/experiments/search?max_results=1 HTTP/1.1\r\nHost: localhost:{port}\r\n{login}"
+        "Connection: close\r\n\r\n"
+    )
     try:
         address = "127.0.0.1" if host == "0.0.0.0" else host
         with socket.create_connection((address, port), timeout=8) as connection:
@@ -159,9 +176,11 @@ def end_leftovers(environment: Mapping[str, str], proc: str = "/proc") -> int:
     for folder in Path(proc).glob("[0-9]*"):
         try:
             group = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[2])
-            if (wanted in (folder / "environ").read_bytes().split(b"\0")
-                    and (folder / "cmdline").read_bytes().split(b"\0")[0] == os.fsencode(sys.executable)
-                    and not Path(proc, str(group)).exists()):
+            if (
+                wanted in (folder / "environ").read_bytes().split(b"\0")
+                and (folder / "cmdline").read_bytes().split(b"\0")[0] == os.fsencode(sys.executable)
+                and not Path(proc, str(group)).exists()
+            ):
                 os.kill(int(folder.name), signal.SIGKILL)
                 count += 1
         except (OSError, ValueError, IndexError):
@@ -210,10 +229,15 @@ class Workers:
         held = held_socket()
         self.options: dict[str, Any] = {
             "bind": f"{host}:{port}" if held is None else f"fd://{held}",
-            "workers": int(count), "preload_app": True, "keepalive": 75,
+            "workers": int(count),
+            "preload_app": True,
+            "keepalive": 75,
             "control_socket_disable": True,  # its place is the home: may be closed, and all systems of a user share it
             # without a limit a running upload would hold the server until it is killed
-            "graceful_timeout": GRACE_SECONDS, "timeout": 120, "errorlog": "-", "loglevel": "warning",
+            "graceful_timeout": GRACE_SECONDS,
+            "timeout": 120,
+            "errorlog": "-",
+            "loglevel": "warning",
             "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,  # a heartbeat must not wait for a disk
         }
 
@@ -242,8 +266,12 @@ class Workers:
         from uvicorn_worker import UvicornWorker  # type: ignore[import-not-found]
 
         # without uvloop each request on a kept connection waits 44 ms
-        options = {"loop": "uvloop", "http": "httptools", "server_header": False,
-                   "timeout_graceful_shutdown": GRACE_SECONDS - 1}
+        options = {
+            "loop": "uvloop",
+            "http": "httptools",
+            "server_header": False,
+            "timeout_graceful_shutdown": GRACE_SECONDS - 1,
+        }
         worker = type("Worker", (UvicornWorker,), {"CONFIG_KWARGS": options})
 
         os.environ.update(extra_env)
@@ -376,8 +404,19 @@ def main(arguments: list[str]) -> int:
 
     command, *rest = arguments or ["help"]
     signal.signal(signal.SIGTERM, stopped)
-    takes = {"object": (1,), "known": (1,), "make": (1,), "in": (1,), "drop": (1,), "gc": (1, 2), "out": (0, 1),
-             "sums": (0, 1), "indexes": (0, 1), "store-sync": (1,), "unlisted": (1,)}
+    takes = {
+        "object": (1,),
+        "known": (1,),
+        "make": (1,),
+        "in": (1,),
+        "drop": (1,),
+        "gc": (1, 2),
+        "out": (0, 1),
+        "sums": (0, 1),
+        "indexes": (0, 1),
+        "store-sync": (1,),
+        "unlisted": (1,),
+    }
     if len(rest) not in takes.get(command, (0,)):
         command = "help"
     try:

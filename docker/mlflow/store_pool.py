@@ -34,13 +34,16 @@ BLOCK = 1 << 20  # bytes of a body that cross between the loops at once
 PATHS = re.compile(
     r"/(?:ajax-)?api/[23]\.0/(?:mlflow-artifacts/|mlflow/(?:artifacts/|upload-artifact|get-trace-artifact"
     r"|logged-models/[^/]+/artifacts/))"
-    r"|/(?:model-versions/)?get-artifact")
+    r"|/(?:model-versions/)?get-artifact"
+)
 # traces lie there only when MLflow was told to archive them
 ARCHIVED = re.compile(r"/(?:ajax-)?api/[23]\.0/mlflow/traces/(?:get|batchGet|delete-traces)")
 GRAPHQL = "/graphql"
 ARTIFACTS_IN_GRAPHQL = re.compile(rb"istArtifacts|\\u")  # the one query for artifacts, or its name in other letters
-TRANSFER = re.compile(r"/(?:ajax-)?api/2\.0/mlflow-artifacts/artifacts/.|.*(?:get|upload)-(?:trace-)?artifact"
-                      r"|.*/artifacts/files|.*/mpu/complete/")
+TRANSFER = re.compile(
+    r"/(?:ajax-)?api/2\.0/mlflow-artifacts/artifacts/.|.*(?:get|upload)-(?:trace-)?artifact"
+    r"|.*/artifacts/files|.*/mpu/complete/"
+)
 
 
 def waits_for_store(path: str) -> bool:
@@ -88,8 +91,7 @@ class _Crossing:
     async def run(self) -> None:
         assert self.pool.loop is not None
         quiet = QUIET_TRANSFER_SECONDS if TRANSFER.match(self.scope["path"]) else QUIET_SECONDS
-        running = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(
-            self._work(), self.pool.loop))
+        running = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._work(), self.pool.loop))
         try:
             while not running.done():
                 rest = self.seen + quiet - self.main.time()
@@ -158,7 +160,15 @@ def _forget(future: asyncio.Future[None]) -> None:
 async def refuse(send: Send, why: str) -> None:
     """503 in MLflow's own form; its clients come again after a while."""
     body = json.dumps({"error_code": "TEMPORARILY_UNAVAILABLE", "message": f"{why}; try again later"}).encode()
-    await send({"type": "http.response.start", "status": 503, "headers": [
-        (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()),
-        (b"retry-after", str(RETRY_SECONDS).encode())]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 503,
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+                (b"retry-after", str(RETRY_SECONDS).encode()),
+            ],
+        }
+    )
     await send({"type": "http.response.body", "body": body})

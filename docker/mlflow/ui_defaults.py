@@ -65,5 +65,6 @@ def install(flask: Any) -> None:
         return found.make_conditional(request)
 
     flask.view_functions[views[0]] = lambda: answer(page, "text/html; charset=utf-8", 0)
-    flask.add_url_rule(f"/{address}", "trackbed_defaults",
-                       lambda: answer(text, "text/javascript; charset=utf-8", MAX_AGE))
+    flask.add_url_rule(
+        f"/{address}", "trackbed_defaults", lambda: answer(text, "text/javascript; charset=utf-8", MAX_AGE)
+    )

@@ -33,8 +33,11 @@ def end_below(client: Any, bucket: str, prefix: str, age: timedelta = timedelta(
     try:
         for upload in _uploads(client, bucket, prefix):
             if not age or upload["Initiated"] <= before:
-                s3_call(lambda one=upload: client.abort_multipart_upload(  # type: ignore[misc]
-                    Bucket=bucket, Key=one["Key"], UploadId=one["UploadId"]))
+                s3_call(
+                    lambda one=upload: client.abort_multipart_upload(  # type: ignore[misc]
+                        Bucket=bucket, Key=one["Key"], UploadId=one["UploadId"]
+                    )
+                )
                 count += 1
     except (NotYet, Stop):
         return count
@@ -44,8 +47,14 @@ def end_below(client: Any, bucket: str, prefix: str, age: timedelta = timedelta(
 def _uploads(client: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
     marker: dict[str, str] = {}
     while True:
-        page = s3_call(lambda more=marker: client.list_multipart_uploads(  # type: ignore[misc]
-            Bucket=bucket, Prefix=prefix, **more)) or {}
+        page = (
+            s3_call(
+                lambda more=marker: client.list_multipart_uploads(  # type: ignore[misc]
+                    Bucket=bucket, Prefix=prefix, **more
+                )
+            )
+            or {}
+        )
         # asked for a prefix, some stores give all: those of others are not ours to end
         yield from (upload for upload in page.get("Uploads", ()) if upload["Key"].startswith(prefix))
         following = {"KeyMarker": page.get("NextKeyMarker", ""), "UploadIdMarker": page.get("NextUploadIdMarker", "")}

@@ -118,7 +118,7 @@ class Journal:
         except FileNotFoundError:
             return
         with open(self.folder / UNCHECKED, "ab") as stream:
-            stream.write(content[-2 * LARGEST:] + b"\n")  # its last line may have no end
+            stream.write(content[-2 * LARGEST :] + b"\n")  # its last line may have no end
             stream.flush()
             os.fsync(stream.fileno())
         (self.folder / name).unlink()
@@ -146,8 +146,10 @@ class Journal:
         except OSError as error:
             say(f"what was written before the unclean stop could not be checked: {error}")
             return
-        say(f"after an unclean stop: {found['checked']} artifacts checked, {found['missing']} missing, "
-            f"{found['damaged']} damaged {' '.join(map(ascii, found['names']))}".strip())
+        say(
+            f"after an unclean stop: {found['checked']} artifacts checked, {found['missing']} missing, "
+            f"{found['damaged']} damaged {' '.join(map(ascii, found['names']))}".strip()
+        )
 
     def _unchecked(self) -> Iterator[bytes]:
         try:
@@ -165,8 +167,12 @@ class Journal:
         return found if isinstance(found, dict) else {}
 
 
-def compare(root: Path, lines: Iterator[bytes], budget: int = BUDGET,
-            look: Callable[[str | Path], tuple[int, int, int]] = checksum) -> dict[str, Any]:
+def compare(
+    root: Path,
+    lines: Iterator[bytes],
+    budget: int = BUDGET,
+    look: Callable[[str | Path], tuple[int, int, int]] = checksum,
+) -> dict[str, Any]:
     """Counts of what is well, and the names of what is missing or damaged (the first NAMED of each)."""
     expected = _newest(lines)
     missing, damaged, by_size = list[str](), list[str](), 0
@@ -187,8 +193,13 @@ def compare(root: Path, lines: Iterator[bytes], budget: int = BUDGET,
             well = False
         if not well:
             damaged.append(name)
-    return {"checked": len(expected), "by_size": by_size, "missing": len(missing), "damaged": len(damaged),
-            "names": sorted(missing[:NAMED] + damaged[:NAMED])}
+    return {
+        "checked": len(expected),
+        "by_size": by_size,
+        "missing": len(missing),
+        "damaged": len(damaged),
+        "names": sorted(missing[:NAMED] + damaged[:NAMED]),
+    }
 
 
 def _newest(lines: Iterator[bytes]) -> dict[str, tuple[int, int]]:

@@ -195,10 +195,17 @@ class Writer:
         self._sums.seek(0)
         self._write("SHA256SUMS", size, self._sums)
         self._sums.close()
-        manifest = {**self.about, **facts, "chunks": self.chunks, "objects": self._objects.count,
-                    "object_bytes": self.object_bytes, "objects_sum": self._objects.text,
-                    "largest_object": self.largest,
-                    "bytes": self._raw.bytes, "sha256": self._raw.sha.hexdigest()}
+        manifest = {
+            **self.about,
+            **facts,
+            "chunks": self.chunks,
+            "objects": self._objects.count,
+            "object_bytes": self.object_bytes,
+            "objects_sum": self._objects.text,
+            "largest_object": self.largest,
+            "bytes": self._raw.bytes,
+            "sha256": self._raw.sha.hexdigest(),
+        }
         self._stream.write(trailer(manifest))
         return manifest
 
@@ -258,7 +265,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise TrackbedError(f"{path}: {error.strerror}", "name the file of a backup") from None
     try:
-        manifest = json.loads(end[512:512 + MANIFEST])
+        manifest = json.loads(end[512 : 512 + MANIFEST])
     except (ValueError, RecursionError):
         raise Damaged(path, "is not an archive of Trackbed, or its end is missing") from None
     if not isinstance(manifest, dict):
@@ -274,22 +281,36 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def check_facts(path: Path | str, manifest: dict[str, Any], further: dict[str, type]) -> None:
     """Raises Damaged when a manifest lacks what every backup says about itself, or what ``further`` names."""
-    whole = {"format": int, "chunks": int, "objects": int, "object_bytes": int, "objects_sum": str, "schema": str,
-             "tables": dict, "mlflow": str, **further}
+    whole = {
+        "format": int,
+        "chunks": int,
+        "objects": int,
+        "object_bytes": int,
+        "objects_sum": str,
+        "schema": str,
+        "tables": dict,
+        "mlflow": str,
+        **further,
+    }
     for name, kind in whole.items():
         if type(manifest.get(name)) is not kind or (kind is int and manifest[name] < 0):
             raise Damaged(path, f"its manifest is wrong ({name})")
     for facts in manifest["tables"].values():
-        if type(facts) is not list or [type(fact) for fact in facts] != [str, str] or not all(
-                map(_NUMBER.fullmatch, facts)):
+        if (
+            type(facts) is not list
+            or [type(fact) for fact in facts] != [str, str]
+            or not all(map(_NUMBER.fullmatch, facts))
+        ):
             raise Damaged(path, "its manifest is wrong (tables)")
 
 
 def check_format(path: Path | str, manifest: dict[str, Any]) -> None:
     """Raises TrackbedError for a format that only a newer Trackbed knows."""
     if isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
-        raise Newer(f"{path} was made by a newer Trackbed (format {manifest['format']}, known: {FORMAT})",
-                    "update this clone: git pull")
+        raise Newer(
+            f"{path} was made by a newer Trackbed (format {manifest['format']}, known: {FORMAT})",
+            "update this clone: git pull",
+        )
 
 
 def members(path: Path, manifest: dict[str, Any], check: bool = True) -> Iterator[tuple[str, int, IO[bytes]]]:
@@ -300,8 +321,9 @@ def members(path: Path, manifest: dict[str, Any], check: bool = True) -> Iterato
     with path.open("rb") as stream:
         hashed = _Hashed(stream, manifest["bytes"])
         try:
-            with tarfile.open(fileobj=hashed, mode="r|", tarinfo=_Strict, bufsize=2**20, encoding="utf-8",
-                              errors="surrogateescape") as tar:
+            with tarfile.open(
+                fileobj=hashed, mode="r|", tarinfo=_Strict, bufsize=2**20, encoding="utf-8", errors="surrogateescape"
+            ) as tar:
                 for member in tar:
                     tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
                     words = member.name.split("/")
@@ -341,7 +363,11 @@ def verify(path: Path, told: Told | None = None) -> dict[str, Any]:
             size += length
         elif name not in (*SMALL, "SHA256SUMS") or length > 2**30:
             raise Damaged(path, f"holds {name!r}, which does not belong there", rest=True)
-    if (chunks, sums.count, size, sums.text) != (manifest["chunks"], manifest["objects"], manifest["object_bytes"],
-                                                 manifest["objects_sum"]):
+    if (chunks, sums.count, size, sums.text) != (
+        manifest["chunks"],
+        manifest["objects"],
+        manifest["object_bytes"],
+        manifest["objects_sum"],
+    ):
         raise Damaged(path, "its counts are not what its manifest says")
     return manifest

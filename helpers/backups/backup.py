@@ -81,8 +81,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             os.close(folder)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise TrackbedError(f"{path}: {error.strerror or error}", "free the disk or choose another place with --to",
-                            ) from None
+        raise TrackbedError(
+            f"{path}: {error.strerror or error}",
+            "free the disk or choose another place with --to",
+        ) from None
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -128,8 +130,9 @@ class Added:
     remarks: tuple[str, ...]
 
 
-def add(system: System, engine: Engine, place: Place, sink: Sink, with_secrets: bool = False,
-        lost: Iterable[str] = ()) -> Added:
+def add(
+    system: System, engine: Engine, place: Place, sink: Sink, with_secrets: bool = False, lost: Iterable[str] = ()
+) -> Added:
     """The same as one more backup of a repository, which reads and stores only what is new.
 
     A share of what is there is read again first; that, and the pieces in ``lost``, is stored anew where it is damaged
@@ -140,18 +143,31 @@ def add(system: System, engine: Engine, place: Place, sink: Sink, with_secrets: 
     reread = rereading.again(place)
     copied = {digest for digest in reread.wrong if verification.from_copy(place, digest)}
     try:
-        with repository.Writer(place, system.settings.project, _about(system, engine), _origin(system, engine),
-                               {*reread.wrong, *lost} - copied) as writer:
+        with repository.Writer(
+            place,
+            system.settings.project,
+            _about(system, engine),
+            _origin(system, engine),
+            {*reread.wrong, *lost} - copied,
+        ) as writer:
             name, manifest = _add(system, engine, writer, sink, with_secrets)
             left = writer.lost - writer.rewritten
             rereading.remember(place, reread, left)
-            return Added(name, manifest, reread, len(writer.rewritten) + len(copied),
-                         _concerned(place, left) if left else {}, tuple(writer.remarks))
+            return Added(
+                name,
+                manifest,
+                reread,
+                len(writer.rewritten) + len(copied),
+                _concerned(place, left) if left else {},
+                tuple(writer.remarks),
+            )
     except (sqlite3.Error, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise TrackbedError(f"{tempfile.gettempdir()}: the list of objects cannot be kept there: {error}",
-                            "make room there, or name another folder with TMPDIR") from None
+        raise TrackbedError(
+            f"{tempfile.gettempdir()}: the list of objects cannot be kept there: {error}",
+            "make room there, or name another folder with TMPDIR",
+        ) from None
 
 
 def _concerned(place: Place, wrong: set[str]) -> dict[str, list[str]]:
@@ -165,8 +181,9 @@ def _concerned(place: Place, wrong: set[str]) -> dict[str, list[str]]:
     return found
 
 
-def _add(system: System, engine: Engine, writer: repository.Writer, sink: Sink,
-         with_secrets: bool) -> tuple[str, dict[str, Any]]:
+def _add(
+    system: System, engine: Engine, writer: repository.Writer, sink: Sink, with_secrets: bool
+) -> tuple[str, dict[str, Any]]:
     begun = time.monotonic()
     found, size = _rows(system, engine, writer, sink, with_secrets)
     sink.step("objects")
@@ -180,20 +197,31 @@ def _add(system: System, engine: Engine, writer: repository.Writer, sink: Sink,
 
 
 def _about(system: System, engine: Engine) -> dict[str, Any]:
-    return {"made": datetime.now(UTC).isoformat(timespec="seconds"), "project": system.settings.project,
-            "engine": engine.name, "machine": platform.machine()}
+    return {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "project": system.settings.project,
+        "engine": engine.name,
+        "machine": platform.machine(),
+    }
 
 
 def _origin(system: System, engine: Engine) -> str:
     """Names the store that the objects are in, and the prefix."""
     settings = engine.settings
-    words = (system.state.instance, engine.name, settings.object_store, settings.s3_endpoint, settings.s3_bucket,
-             system.state.live["prefix"])
+    words = (
+        system.state.instance,
+        engine.name,
+        settings.object_store,
+        settings.s3_endpoint,
+        settings.s3_bucket,
+        system.state.live["prefix"],
+    )
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
-def _rows(system: System, engine: Engine, writer: Writer, sink: Sink,
-          with_secrets: bool) -> tuple[database.Contents, int]:
+def _rows(
+    system: System, engine: Engine, writer: Writer, sink: Sink, with_secrets: bool
+) -> tuple[database.Contents, int]:
     """Everything but the objects; gives what the dump holds and its size in bytes."""
     kept = {key: value for key, value in system.state.remembered.items() if key in PORTABLE}
     writer.small("settings.json", json.dumps(kept, sort_keys=True).encode())
@@ -211,6 +239,12 @@ def _rows(system: System, engine: Engine, writer: Writer, sink: Sink,
 
 def _facts(engine: Engine, found: database.Contents, size: int, begun: float, with_secrets: bool) -> dict[str, Any]:
     versions = dict(engine.versions())
-    return {"schema": found.schema, "tables": found.tables, "dump_bytes": size, "with_secrets": with_secrets,
-            "mlflow": versions.get("mlflow") or versions.get("image mlflow", ""),
-            "seconds": round(time.monotonic() - begun, 1), "versions": versions}
+    return {
+        "schema": found.schema,
+        "tables": found.tables,
+        "dump_bytes": size,
+        "with_secrets": with_secrets,
+        "mlflow": versions.get("mlflow") or versions.get("image mlflow", ""),
+        "seconds": round(time.monotonic() - begun, 1),
+        "versions": versions,
+    }

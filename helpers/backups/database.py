@@ -22,9 +22,11 @@ AS_ADMIN = (*PSQL[:-1], stack.DATABASE_ADMIN)
 LONG = 24 * 3600.0
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
 # of each row's text, in any order; the same on every version since 12. A cast to text could be somebody's function
-ROWS = ("SELECT '{name}', count(*), "
-        "coalesce(sum(('x' || substr(md5(format('%s', {row})), 1, 15))::bit(60)::bigint::numeric), 0) "
-        'FROM public."{name}" t')
+ROWS = (
+    "SELECT '{name}', count(*), "
+    "coalesce(sum(('x' || substr(md5(format('%s', {row})), 1, 15))::bit(60)::bigint::numeric), 0) "
+    'FROM public."{name}" t'
+)
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,11 @@ class Session:
         """``columns``: of these tables, in this order, where another than the table's own is meant."""
         names = [name for name in self.ask(TABLES) if re.fullmatch(r"\w+", name)]
         schema = self.ask("SELECT version_num FROM alembic_version") if "alembic_version" in names else []
-        rows = self.ask(" UNION ALL ".join(ROWS.format(name=name, row=_row((columns or {}).get(name)))
-                                           for name in names)) if names else []
+        rows = (
+            self.ask(" UNION ALL ".join(ROWS.format(name=name, row=_row((columns or {}).get(name))) for name in names))
+            if names
+            else []
+        )
         return Contents(",".join(schema), {name: [count, total] for name, count, total in map(str.split, rows)})
 
 
@@ -95,8 +100,17 @@ def dump(engine: Engine, database: str) -> Iterator[tuple[Contents, IO[bytes]]]:
     with session(engine, database) as opened:
         snapshot = opened.ask("SELECT pg_export_snapshot()")[0]
         found = opened.contents()
-        command = ("pg_dump", "-Fc", "--no-owner", "--no-privileges", f"--snapshot={snapshot}", "-U",
-                   stack.DATABASE_USER, "-d", database)
+        command = (
+            "pg_dump",
+            "-Fc",
+            "--no-owner",
+            "--no-privileges",
+            f"--snapshot={snapshot}",
+            "-U",
+            stack.DATABASE_USER,
+            "-d",
+            database,
+        )
         with engine.pipe(POSTGRES, command) as pipe:
             yield found, pipe.out
             pipe.finish(LONG)
@@ -107,8 +121,10 @@ def _statement(engine: Engine, *statements: str) -> str:
     commands = [word for statement in statements for word in ("-c", statement)]
     done = engine.exec(POSTGRES, (*AS_ADMIN, "-d", "postgres", *commands), timeout=600)
     if f'role "{stack.DATABASE_ADMIN}" does not exist' in done.stderr:
-        raise TrackbedError("the database has the roles of an earlier version", "`invoke up` brings it to this one; "
-                            "then run the same command again")
+        raise TrackbedError(
+            "the database has the roles of an earlier version",
+            "`invoke up` brings it to this one; then run the same command again",
+        )
     if done.code:
         words = done.stderr.strip().splitlines()
         raise TrackbedError(f"the database refuses: {words[-1] if words else done.code}", "`invoke logs postgres`")
@@ -129,14 +145,20 @@ def create(engine: Engine, name: str, template: str = "template0") -> None:
     """A new database, empty or a copy of ``template`` (which nobody may be connected to)."""
     if template != "template0":
         disconnect(engine, template)
-    _statement(engine, f'CREATE DATABASE "{_checked(name)}" OWNER {stack.DATABASE_USER} '
-                       f'TEMPLATE "{_checked(template)}"', f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
+    _statement(
+        engine,
+        f'CREATE DATABASE "{_checked(name)}" OWNER {stack.DATABASE_USER} TEMPLATE "{_checked(template)}"',
+        f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC',
+    )
 
 
 def disconnect(engine: Engine, name: str) -> None:
     """End what everybody does in a database."""
-    _statement(engine, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "  # noqa: S608  # checked
-                       f"WHERE datname = '{_checked(name)}' AND pid <> pg_backend_pid()")
+    _statement(
+        engine,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "  # noqa: S608  # checked
+        f"WHERE datname = '{_checked(name)}' AND pid <> pg_backend_pid()",
+    )
 
 
 def drop(engine: Engine, name: str) -> None:
@@ -148,5 +170,7 @@ def check(engine: Engine, name: str, wanted: dict[str, list[str]], columns: Mapp
     found = contents(engine, name, columns).tables
     for table in sorted(found):
         if found[table] != wanted.get(table):
-            raise TrackbedError(f"table {table} has (rows, checksum) {found[table]}, not {wanted.get(table)}",
-                                "the system is as it was; please report it")
+            raise TrackbedError(
+                f"table {table} has (rows, checksum) {found[table]}, not {wanted.get(table)}",
+                "the system is as it was; please report it",
+            )

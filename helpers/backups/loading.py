@@ -33,22 +33,30 @@ EVERY_DATABASE = re.compile(r"(SCHEMA - public|COMMENT - SCHEMA public|ACL - SCH
 _COPY = re.compile(rb'COPY public\."?(\w+)"? \(([\w", ]+)\) FROM stdin;')
 _POSITION = re.compile(rb"SELECT pg_catalog\.setval\('public\.(\w+)', (\d{1,19}), (true|false)\);")
 # what pg_restore writes around rows; none of it is passed on
-_FRAME = re.compile(rb"|--.*|\\(un)?restrict \w+|SET \w+ = [\w']+;|SELECT pg_catalog\.set_config\('search_path', '', "
-                    rb"false\);")
+_FRAME = re.compile(
+    rb"|--.*|\\(un)?restrict \w+|SET \w+ = [\w']+;|SELECT pg_catalog\.set_config\('search_path', '', "
+    rb"false\);"
+)
 _ENCODING = re.compile(rb"SET client_encoding = .*")
 
 COMPUTED = "*"  # behind the name of a column that PostgreSQL computes: no dump has its values
-TABLES = ("SELECT c.relname, string_agg(a.attname || CASE a.attgenerated WHEN '' THEN '' ELSE "  # noqa: S608
-          f"'{COMPUTED}' END, ' ' ORDER BY a.attnum) FROM pg_class c JOIN pg_attribute a "
-          "ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
-          "WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace GROUP BY 1")
+TABLES = (
+    "SELECT c.relname, string_agg(a.attname || CASE a.attgenerated WHEN '' THEN '' ELSE "  # noqa: S608
+    f"'{COMPUTED}' END, ' ' ORDER BY a.attnum) FROM pg_class c JOIN pg_attribute a "
+    "ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
+    "WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace GROUP BY 1"
+)
 SEQUENCES = "SELECT relname FROM pg_class WHERE relkind = 'S' AND relnamespace = 'public'::regnamespace"
 # keys and indexes are made again behind the rows: that is quicker, and rows do not come in the order of the keys
-FOREIGN = ("SELECT format('ALTER TABLE %s {}', conrelid::regclass, conname{}) FROM pg_constraint WHERE contype = 'f' "
-           "AND connamespace = 'public'::regnamespace ORDER BY conname")
+FOREIGN = (
+    "SELECT format('ALTER TABLE %s {}', conrelid::regclass, conname{}) FROM pg_constraint WHERE contype = 'f' "
+    "AND connamespace = 'public'::regnamespace ORDER BY conname"
+)
 KEYS = FOREIGN.replace("= 'f'", "IN ('p', 'u')")
-INDEXES = ("SELECT {} FROM pg_index WHERE indrelid IN (SELECT oid FROM pg_class WHERE relkind = 'r' AND relnamespace = "
-           "'public'::regnamespace) AND indexrelid NOT IN (SELECT conindid FROM pg_constraint) ORDER BY 1")
+INDEXES = (
+    "SELECT {} FROM pg_index WHERE indrelid IN (SELECT oid FROM pg_class WHERE relkind = 'r' AND relnamespace = "
+    "'public'::regnamespace) AND indexrelid NOT IN (SELECT conindid FROM pg_constraint) ORDER BY 1"
+)
 ADD, DROP = ("ADD CONSTRAINT %I %s", ", pg_get_constraintdef(oid)"), ("DROP CONSTRAINT %I", "")
 
 
@@ -241,15 +249,33 @@ def load(engine: Engine, name: str, of: Schema, chunks: Iterator[IO[bytes]], dis
     ``disk`` is looked at while rows are unpacked and while their keys and indexes are made.
     """
     tables = [table for table in of.tables if table != REVISION]
-    unpack = ("pg_restore", "--section=data", "--no-owner", "--no-privileges", "-n", "public",
-              *(f"--table={table}" for table in (*tables, *of.sequences)), "-f", "-")
+    unpack = (
+        "pg_restore",
+        "--section=data",
+        "--no-owner",
+        "--no-privileges",
+        "-n",
+        "public",
+        *(f"--table={table}" for table in (*tables, *of.sequences)),
+        "-f",
+        "-",
+    )
     # restricted: psql takes no command but SQL from here on, whatever follows an error
-    begin = [f"\\restrict {secrets.token_hex(16)}", "SET client_encoding = 'UTF8';", "SET search_path = '';",
-             "SET client_min_messages = warning;", "BEGIN;", *(f"{statement};" for statement in of.drops),
-             *(f'TRUNCATE public."{table}";' for table in tables)]
+    begin = [
+        f"\\restrict {secrets.token_hex(16)}",
+        "SET client_encoding = 'UTF8';",
+        "SET search_path = '';",
+        "SET client_min_messages = warning;",
+        "BEGIN;",
+        *(f"{statement};" for statement in of.drops),
+        *(f'TRUNCATE public."{table}";' for table in tables),
+    ]
     end = [*(f"{statement};" for statement in of.adds), "COMMIT;"]
-    with engine.pipe(POSTGRES, unpack) as unpacked, _Feeder(unpacked, chunks) as feeder, \
-            engine.pipe(POSTGRES, (*database.PSQL, "-o", "/dev/null", "-d", name)) as into:
+    with (
+        engine.pipe(POSTGRES, unpack) as unpacked,
+        _Feeder(unpacked, chunks) as feeder,
+        engine.pipe(POSTGRES, (*database.PSQL, "-o", "/dev/null", "-d", name)) as into,
+    ):
         try:
             _send(into, begin)
             for block in rows(unpacked.out, of):

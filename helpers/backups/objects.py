@@ -82,8 +82,9 @@ def read(engine: Engine, names: Iterator[str] | None = None) -> Iterator[tuple[s
         except BrokenPipeError:
             pass  # finish tells why
         try:
-            with tarfile.open(fileobj=pipe.out, mode="r|", bufsize=2**20, encoding="utf-8",
-                              errors="surrogateescape") as tar:
+            with tarfile.open(
+                fileobj=pipe.out, mode="r|", bufsize=2**20, encoding="utf-8", errors="surrogateescape"
+            ) as tar:
                 for member in tar:
                     tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
                     content = tar.extractfile(member)

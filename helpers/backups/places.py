@@ -263,12 +263,22 @@ class Bucket:
             from botocore.config import Config
 
             # other S3 servers refuse the checksums that AWS's own sends by default
-            config = Config(connect_timeout=10, read_timeout=60, max_pool_connections=16,
-                            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-                            request_checksum_calculation="when_required", response_checksum_validation="when_required")
-            self._made = boto3.client("s3", endpoint_url=self._access.endpoint or None,
-                                      region_name=self._access.region, aws_access_key_id=self._access.key,
-                                      aws_secret_access_key=self._access.secret, config=config)
+            config = Config(
+                connect_timeout=10,
+                read_timeout=60,
+                max_pool_connections=16,
+                retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            )
+            self._made = boto3.client(
+                "s3",
+                endpoint_url=self._access.endpoint or None,
+                region_name=self._access.region,
+                aws_access_key_id=self._access.key,
+                aws_secret_access_key=self._access.secret,
+                config=config,
+            )
         return self._made
 
     def _ask(self, call: Callable[[], T]) -> T:
@@ -282,15 +292,21 @@ class Bucket:
             if code in ("NoSuchKey", "404"):
                 raise Missing from None
             if code == "NoSuchBucket":
-                raise TrackbedError(f"{self}: there is no bucket {self.bucket}",
-                                    "make it at that store, or name another") from None
-            hint = "BACKUP_S3_ENDPOINT, _REGION, _ACCESS_KEY and _SECRET_KEY belong to that store?" \
-                if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403") else "run it again"
+                raise TrackbedError(
+                    f"{self}: there is no bucket {self.bucket}", "make it at that store, or name another"
+                ) from None
+            hint = (
+                "BACKUP_S3_ENDPOINT, _REGION, _ACCESS_KEY and _SECRET_KEY belong to that store?"
+                if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403")
+                else "run it again"
+            )
             kind = Unreadable if code in ("AccessDenied", "403", "InvalidObjectState") else TrackbedError
             raise kind(f"{self}: the store refuses: {error}", hint) from None
         except (exceptions.BotoCoreError, OSError) as error:
-            raise TrackbedError(f"{self}: {' '.join(str(error).split())}", "does BACKUP_S3_ENDPOINT answer? Then run "
-                                "the same command again: it goes on with what is there") from None
+            raise TrackbedError(
+                f"{self}: {' '.join(str(error).split())}",
+                "does BACKUP_S3_ENDPOINT answer? Then run the same command again: it goes on with what is there",
+            ) from None
 
     def begin(self) -> None:
         # what is there, in a file of this process's own: asking for each blob would cost a request each
@@ -302,8 +318,11 @@ class Bucket:
     def listed(self, below: str, after: str = "") -> Iterator[tuple[str, int]]:
         more: dict[str, str] = {"StartAfter": self.root + after} if after else {}
         while True:
-            page = self._ask(lambda m=more: self._client.list_objects_v2(  # type: ignore[misc]
-                Bucket=self.bucket, Prefix=self.root + below, **m))
+            page = self._ask(
+                lambda m=more: self._client.list_objects_v2(  # type: ignore[misc]
+                    Bucket=self.bucket, Prefix=self.root + below, **m
+                )
+            )
             for item in page.get("Contents", ()):
                 yield item["Key"].removeprefix(self.root), item["Size"]
             if not page.get("IsTruncated"):

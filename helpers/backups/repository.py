@@ -92,8 +92,9 @@ class _Index:
 
     def learn(self, entries: Iterable[Entry]) -> None:
         # as JSON: SQLite takes no name that is not Unicode
-        self._base.executemany("INSERT OR REPLACE INTO old VALUES (?, ?)",
-                               ((json.dumps(e.object), e.line) for e in entries if e.object))
+        self._base.executemany(
+            "INSERT OR REPLACE INTO old VALUES (?, ?)", ((json.dumps(e.object), e.line) for e in entries if e.object)
+        )
 
     def forget(self) -> None:
         self._base.execute("DELETE FROM old")
@@ -128,8 +129,9 @@ class Writer:
     content is known to be wrong; they are written again where the content is read, and are in ``rewritten`` then.
     """
 
-    def __init__(self, place: Place, project: str, about: dict[str, Any], origin: str,
-                 lost: Iterable[str] = ()) -> None:
+    def __init__(
+        self, place: Place, project: str, about: dict[str, Any], origin: str, lost: Iterable[str] = ()
+    ) -> None:
         self.lost, self.rewritten = set(lost), set[str]()
         self.remarks: list[str] = []
         self._place, self._project, self._origin = place, project, origin
@@ -148,8 +150,9 @@ class Writer:
         self._remember()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._workers.shutdown(wait=True, cancel_futures=True)
         self._index.close()
         self._list.close()
@@ -182,8 +185,11 @@ class Writer:
         for name, size, mark in found:
             old = self._index.old(name) if mark else None
             same = old is not None and (old.mark, old.size) == (mark, size)
-            gone = {p for p, n in zip(old.pieces, lengths(size), strict=True)
-                    if not self._holds(p, n)} if old and same else set()
+            gone = (
+                {p for p, n in zip(old.pieces, lengths(size), strict=True) if not self._holds(p, n)}
+                if old and same
+                else set()
+            )
             self.lost |= gone
             if old and same and not gone:
                 self._add(old)
@@ -251,12 +257,23 @@ class Writer:
         for digest in listed.pieces:
             self._send(copy(digest), self._list.read(PIECE))
         self._arrived()
-        manifest = {**self.about, **facts, "kind": KIND, "origin": self._origin, "chunks": self.chunks,
-                    "objects": self._objects.count, "object_bytes": self.object_bytes,
-                    "largest_object": self.largest, "objects_sum": self._objects.text,
-                    "list": listed.pieces, "list_bytes": size, "copies": 1,
-                    "unchanged_objects": self.unchanged, "new_pieces": self._stored,
-                    "new_bytes": self._stored_bytes}
+        manifest = {
+            **self.about,
+            **facts,
+            "kind": KIND,
+            "origin": self._origin,
+            "chunks": self.chunks,
+            "objects": self._objects.count,
+            "object_bytes": self.object_bytes,
+            "largest_object": self.largest,
+            "objects_sum": self._objects.text,
+            "list": listed.pieces,
+            "list_bytes": size,
+            "copies": 1,
+            "unchanged_objects": self.unchanged,
+            "new_pieces": self._stored,
+            "new_bytes": self._stored_bytes,
+        }
         while (name := f"trackbed-{self._project}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}") in names(self._place):
             time.sleep(0.1)  # names have whole seconds
         for path in (f"copies/{name}.json", f"backups/{name}.json"):
@@ -319,12 +336,17 @@ class Snapshot:
         check_format(str(self), manifest)
         if rendered(manifest) != text:
             raise Damaged(str(self), "its manifest is damaged")
-        check_facts(str(self), manifest, {"kind": str, "origin": str, "list": list, "list_bytes": int,
-                                           "dump_bytes": int})
+        check_facts(
+            str(self), manifest, {"kind": str, "origin": str, "list": list, "list_bytes": int, "dump_bytes": int}
+        )
         pieces, size = manifest["list"], manifest["list_bytes"]
         # lines have different names, so no two pieces of a list are equal: one named often would have no end
-        if manifest["kind"] != KIND or len(pieces) != -(-size // PIECE) or not _are_pieces(pieces) \
-                or len(set(pieces)) != len(pieces):
+        if (
+            manifest["kind"] != KIND
+            or len(pieces) != -(-size // PIECE)
+            or not _are_pieces(pieces)
+            or len(set(pieces)) != len(pieces)
+        ):
             raise Damaged(str(self), "its manifest is wrong (list)")
         return manifest
 
@@ -344,9 +366,17 @@ class Snapshot:
     def _entry(self, line: bytes) -> Entry:
         try:
             name, size, digest, mark, pieces = json.loads(line)
-            fits = (isinstance(name, str) and type(size) is int and size >= 0 and isinstance(digest, str)
-                    and isinstance(mark, str) and isinstance(pieces, list) and _SHA.fullmatch(digest)
-                    and len(pieces) == -(-size // PIECE) and _are_pieces(pieces))
+            fits = (
+                isinstance(name, str)
+                and type(size) is int
+                and size >= 0
+                and isinstance(digest, str)
+                and isinstance(mark, str)
+                and isinstance(pieces, list)
+                and _SHA.fullmatch(digest)
+                and len(pieces) == -(-size // PIECE)
+                and _are_pieces(pieces)
+            )
         except (ValueError, TypeError, RecursionError):
             fits = False
         if not fits:
@@ -357,8 +387,9 @@ class Snapshot:
             raise Damaged(str(self), f"its list holds {name!r}, which does not belong there")
         return Entry(name, size, digest, mark, pieces)
 
-    def _ahead(self, wanted: Iterable[tuple[str, int]],
-               fetch: Callable[[str, int], bytes] | None = None) -> Iterator[bytes]:
+    def _ahead(
+        self, wanted: Iterable[tuple[str, int]], fetch: Callable[[str, int], bytes] | None = None
+    ) -> Iterator[bytes]:
         """The content of each piece (SHA-256, size) in order, some of them fetched before they are asked for."""
         workers, ahead = ThreadPoolExecutor(WORKERS), 0
         under_way: deque[tuple[int, Future[bytes]]] = deque()
@@ -380,10 +411,12 @@ class Snapshot:
         try:
             return fetch(self.place, piece(digest), digest, size)
         except Harmed as error:
-            raise TrackbedError(f"{self}: its piece {self.place}/{piece(digest)} {error}",
-                                f"nothing was changed. `invoke restore {self} --skip-damaged` restores the rest; "
-                                f"`invoke backup.verify {self.place}` lists all damage, with --repair it stores again "
-                                "what the running system still has; or use another backup") from None
+            raise TrackbedError(
+                f"{self}: its piece {self.place}/{piece(digest)} {error}",
+                f"nothing was changed. `invoke restore {self} --skip-damaged` restores the rest; "
+                f"`invoke backup.verify {self.place}` lists all damage, with --repair it stores again "
+                "what the running system still has; or use another backup",
+            ) from None
 
     def _listed(self, digest: str, size: int) -> bytes:
         """A piece of the list, or the copy of it."""
@@ -395,8 +428,9 @@ class Snapshot:
             except Harmed:
                 raise error from None
 
-    def members(self, manifest: dict[str, Any],
-                skipped: Container[str] = frozenset()) -> Iterator[tuple[str, int, IO[bytes]]]:
+    def members(
+        self, manifest: dict[str, Any], skipped: Container[str] = frozenset()
+    ) -> Iterator[tuple[str, int, IO[bytes]]]:
         """What an archive of this backup would have as members, each piece checked on the way.
 
         Without what needs one of the pieces in ``skipped``.
@@ -457,8 +491,12 @@ class Snapshot:
             seen.add(entry.name)
             if entry.name == DATABASE:
                 chunks = len(entry.pieces)
-        if (chunks, sums.count, size, sums.text) != (manifest["chunks"], manifest["objects"], manifest["object_bytes"],
-                                                     manifest["objects_sum"]):
+        if (chunks, sums.count, size, sums.text) != (
+            manifest["chunks"],
+            manifest["objects"],
+            manifest["object_bytes"],
+            manifest["objects_sum"],
+        ):
             raise Damaged(str(self), "its counts are not what its manifest says")
         return manifest
 
@@ -499,8 +537,8 @@ class _Joined:
                 if not self._left:
                     break
                 self._rest, self._left = memoryview(next(self._blobs)), self._left - 1
-            part = self._rest if count < 0 else self._rest[:count - len(found)]
-            self._rest = self._rest[len(part):]
+            part = self._rest if count < 0 else self._rest[: count - len(found)]
+            self._rest = self._rest[len(part) :]
             found += part
         return bytes(found)
 

@@ -73,7 +73,8 @@ def again(place: Place) -> Reread:
         read = 0
         for path, size in _round(place, after):
             if (read >= LEAST and _share(after, path.rpartition("/")[2]) >= SHARE) or (
-                    read and time.monotonic() > begun + SECONDS):
+                read and time.monotonic() > begun + SECONDS
+            ):
                 return
             read += size
             yield path, size

@@ -52,8 +52,9 @@ class _Counted:
         return content
 
 
-def _objects(first: Member | None, rest: Iterator[Member], progress: Progress, whole: int,
-             disk: room.Watch) -> Iterator[Member]:
+def _objects(
+    first: Member | None, rest: Iterator[Member], progress: Progress, whole: int, disk: room.Watch
+) -> Iterator[Member]:
     count = size = 0
     for name, length, content in itertools.chain([first] if first else [], rest):
         if not name.startswith("objects/"):
@@ -67,9 +68,11 @@ def _objects(first: Member | None, rest: Iterator[Member], progress: Progress, w
 
 def _renamed(names: dict[str, str]) -> list[str]:
     """What is to be said of artifacts that the store could not keep under their names."""
-    lines = [f"warning: renamed, because this store keeps no file beside a folder of its name: "
-             f"{verification.words(old)} is now {name.rpartition('/artifacts/')[2]!r}"
-             for name, old in itertools.islice(sorted(names.items()), verification.NAMED)]
+    lines = [
+        f"warning: renamed, because this store keeps no file beside a folder of its name: "
+        f"{verification.words(old)} is now {name.rpartition('/artifacts/')[2]!r}"
+        for name, old in itertools.islice(sorted(names.items()), verification.NAMED)
+    ]
     return [*lines, f"warning: and {len(names) - len(lines)} more artifacts"] if len(names) > len(lines) else lines
 
 
@@ -100,8 +103,14 @@ def verify(source: Source, sink: Sink, skip_damaged: bool = False) -> Rest:
     return salvage.rest_of(source, progress.say) if skip_damaged else salvage.all_of(source, progress.say)
 
 
-def _database(system: System, engine: Engine, new: dict[str, str], manifest: dict[str, Any],
-              chunks: Iterator[IO[bytes]], disk: room.Watch) -> list[str]:
+def _database(
+    system: System,
+    engine: Engine,
+    new: dict[str, str],
+    manifest: dict[str, Any],
+    chunks: Iterator[IO[bytes]],
+    disk: room.Watch,
+) -> list[str]:
     """Fill the new database with the rows of the dump; gives what was left out of it, because it is not MLflow's."""
     if (first := next(chunks, None)) is None:
         return []
@@ -121,8 +130,9 @@ def _database(system: System, engine: Engine, new: dict[str, str], manifest: dic
     return left
 
 
-def copy(system: System, engine: Engine, source: Source, rest: Rest, sink: Sink,
-         notice: Callable[[str], None]) -> dict[str, str]:
+def copy(
+    system: System, engine: Engine, source: Source, rest: Rest, sink: Sink, notice: Callable[[str], None]
+) -> dict[str, str]:
     """Restore the verified backup into a database and prefix of their own, prove it, migrate it; gives the names.
 
     The note of the change is on disk before anything is made. Raises TrackbedError; what is live stays as it is.
@@ -133,8 +143,10 @@ def copy(system: System, engine: Engine, source: Source, rest: Rest, sink: Sink,
     disk = room.Watch(engine)
     verdict = known(engine, manifest["schema"])
     if verdict == "newer":
-        raise TrackbedError(f"{source} holds the schema {manifest['schema']} of a newer MLflow ({manifest['mlflow']})",
-                            "update this clone (`git pull`, then `invoke up`), then restore")
+        raise TrackbedError(
+            f"{source} holds the schema {manifest['schema']} of a newer MLflow ({manifest['mlflow']})",
+            "update this clone (`git pull`, then `invoke up`), then restore",
+        )
     new = journal.fresh()
     journal.open_change(system.state, engine.name, new)
     database.create(engine, new["database"])
@@ -155,16 +167,19 @@ def copy(system: System, engine: Engine, source: Source, rest: Rest, sink: Sink,
             notice(f"warning: left out, because it is not MLflow's: {left}")
     sink.step("objects")
     progress = Progress(sink, "objects")
-    renamed = objects.write(engine, new["prefix"], _objects(first[0] if first else None, members, progress,
-                                                            rest.object_bytes, disk))
+    renamed = objects.write(
+        engine, new["prefix"], _objects(first[0] if first else None, members, progress, rest.object_bytes, disk)
+    )
     for line in _renamed(renamed):
         notice(line)
     sink.step("reading the objects back")
     found, size = objects.sums(engine, new["prefix"], renamed)
     if (found.text, found.count) != (rest.objects_sum, rest.objects):
-        raise TrackbedError(f"the store gives back {found.count} objects ({size} bytes) that are not those of the "
-                            f"archive ({rest.objects}, {rest.object_bytes} bytes)",
-                            "the system is as it was; please report it")
+        raise TrackbedError(
+            f"the store gives back {found.count} objects ({size} bytes) that are not those of the "
+            f"archive ({rest.objects}, {rest.object_bytes} bytes)",
+            "the system is as it was; please report it",
+        )
     if verdict == "older":
         migrate(system, new, sink)
     return new
@@ -173,10 +188,13 @@ def copy(system: System, engine: Engine, source: Source, rest: Rest, sink: Sink,
 # what a database makes the server do by itself; the states of jobs: mlflow/entities/_job_status.py
 WAITING = "SELECT count(*) FROM jobs WHERE status IN (0, 1, 6)"
 SCORING = "SELECT count(*) FROM online_scoring_configs WHERE sample_rate > 0"
-CALLING = ("SELECT DISTINCT substr(url, 1, 200) FROM webhooks WHERE status = 'ACTIVE' AND deleted_timestamp IS NULL "
-           "ORDER BY 1")
-ASLEEP = ("DELETE FROM job_locks; UPDATE jobs SET status = 5 WHERE status IN (0, 1, 6); "
-          "UPDATE online_scoring_configs SET sample_rate = 0;")
+CALLING = (
+    "SELECT DISTINCT substr(url, 1, 200) FROM webhooks WHERE status = 'ACTIVE' AND deleted_timestamp IS NULL ORDER BY 1"
+)
+ASLEEP = (
+    "DELETE FROM job_locks; UPDATE jobs SET status = 5 WHERE status IN (0, 1, 6); "
+    "UPDATE online_scoring_configs SET sample_rate = 0;"
+)
 
 
 def put_to_sleep(engine: Engine, name: str) -> list[str]:
@@ -196,9 +214,10 @@ def put_to_sleep(engine: Engine, name: str) -> list[str]:
     if scored:
         lines.append(f"automatic scoring is off for {scored} judges of the backup: turn it on again on MLflow's page")
     if webhooks:
-        named = ", ".join(shown(address) for address in webhooks[:verification.NAMED])
-        lines.append(f"the backup's webhooks send what happens to models to {named}: delete those that you do not know "
-                     "in MLflow")
+        named = ", ".join(shown(address) for address in webhooks[: verification.NAMED])
+        lines.append(
+            f"the backup's webhooks send what happens to models to {named}: delete those that you do not know in MLflow"
+        )
     return lines
 
 
@@ -217,5 +236,3 @@ def abandon(system: System, engine: Engine, sink: Sink) -> None:
         journal.settle(system.state, engine, sink)
     except TrackbedError as error:
         sink.step(f"what was begun is still there, `invoke up` removes it ({error.message})")
-
-

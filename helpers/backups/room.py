@@ -27,8 +27,10 @@ def _free(engine: Engine) -> tuple[int | None, str]:
 
 
 def _full(text: str, where: str) -> TrackbedError:
-    return TrackbedError(f"{text} at {where}, of which {FREE / 2**30:.1f} GiB have to stay free; nothing was restored",
-                         "make room (`invoke usage`, `invoke gc`), or restore on a machine with a larger disk")
+    return TrackbedError(
+        f"{text} at {where}, of which {FREE / 2**30:.1f} GiB have to stay free; nothing was restored",
+        "make room (`invoke usage`, `invoke gc`), or restore on a machine with a larger disk",
+    )
 
 
 def dump_bytes(manifest: dict[str, Any]) -> int:
@@ -62,8 +64,7 @@ def check(engine: Engine, objects: int, object_bytes: int, dump_bytes: int, larg
 
 def check_manifest(engine: Engine, manifest: dict[str, Any]) -> None:
     """The same of what a backup says about itself."""
-    check(engine, manifest["objects"], manifest["object_bytes"], dump_bytes(manifest),
-          largest(manifest))
+    check(engine, manifest["objects"], manifest["object_bytes"], dump_bytes(manifest), largest(manifest))
 
 
 class Watch:

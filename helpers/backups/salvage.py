@@ -83,8 +83,10 @@ def of_repository(snapshot: Snapshot, told: Told | None) -> Rest:
     """Raises TrackbedError where manifest, list or dump of the backup are damaged."""
     found = verification.examine(snapshot.place, [snapshot.name], told, all_of_it=False)
     if snapshot.name in found.lost:
-        raise TrackbedError(f"{snapshot}: {found.lost[snapshot.name]}",
-                            f"nothing was changed; `invoke backup.verify {snapshot.place}` tells which are whole")
+        raise TrackbedError(
+            f"{snapshot}: {found.lost[snapshot.name]}",
+            f"nothing was changed; `invoke backup.verify {snapshot.place}` tells which are whole",
+        )
     manifest, wrong, left = snapshot.manifest(), found.pieces, list[str]()
     sums, size = SetSum(), 0
     for entry in snapshot.entries(manifest):
@@ -142,17 +144,23 @@ def of_archive(path: Path, told: Told | None) -> Rest:
     if listed is None:
         raise Damaged(path, "its list of checksums is damaged too, so that nobody can tell what is whole")
     base.executemany("INSERT OR REPLACE INTO wanted VALUES (?, ?)", _wanted(path, *listed))
-    base.execute("CREATE TABLE whole AS SELECT f.name, min(f.at) AS at, f.size FROM found f JOIN wanted w "
-                 "ON w.name = f.name AND w.sha = f.sha GROUP BY f.name")
+    base.execute(
+        "CREATE TABLE whole AS SELECT f.name, min(f.at) AS at, f.size FROM found f JOIN wanted w "
+        "ON w.name = f.name AND w.sha = f.sha GROUP BY f.name"
+    )
     base.execute("CREATE INDEX by_name ON whole (name)")
     for number in range(manifest["chunks"]):
         if not base.execute("SELECT 1 FROM whole WHERE name = ?", (f"{DATABASE}/{number:06d}".encode(),)).fetchone():
             raise Damaged(path, "its database dump is damaged, without which nothing can be restored")
-    left = [name.decode("utf-8", "surrogateescape") for (name,) in base.execute(
-        "SELECT name FROM wanted WHERE name NOT IN (SELECT name FROM whole) ORDER BY name")]
+    left = [
+        name.decode("utf-8", "surrogateescape")
+        for (name,) in base.execute("SELECT name FROM wanted WHERE name NOT IN (SELECT name FROM whole) ORDER BY name")
+    ]
     sums, total = SetSum(), 0
-    for name, size, sha in base.execute("SELECT name, size, sha FROM whole JOIN wanted USING (name) WHERE "
-                                        "name >= CAST('objects/' AS BLOB) AND name < CAST('objects0' AS BLOB)"):
+    for name, size, sha in base.execute(
+        "SELECT name, size, sha FROM whole JOIN wanted USING (name) WHERE "
+        "name >= CAST('objects/' AS BLOB) AND name < CAST('objects0' AS BLOB)"
+    ):
         sums.add(sha, size, name.decode("utf-8", "surrogateescape").removeprefix("objects/"))
         total += size
     return _OfArchive(manifest, tuple(left), sums.text, sums.count, total, path, base)
@@ -160,8 +168,12 @@ def of_archive(path: Path, told: Told | None) -> Rest:
 
 def _found(path: Path, end: int, told: Told | None) -> Iterator[tuple[str, int, int, str]]:
     """Name, place, size and SHA-256 of everything that looks like one of our members."""
-    with path.open("rb") as stream, tarfile.open(path, "r:", tarinfo=_Lenient, ignore_zeros=True, encoding="utf-8",
-                                                 errors="surrogateescape") as tar:
+    with (
+        path.open("rb") as stream,
+        tarfile.open(
+            path, "r:", tarinfo=_Lenient, ignore_zeros=True, encoding="utf-8", errors="surrogateescape"
+        ) as tar,
+    ):
         count = 0
         while tar.offset < end:
             tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise

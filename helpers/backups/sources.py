@@ -26,8 +26,9 @@ def target(settings: Settings, to: str) -> Path | Place:
         return kept(settings)
     path = Path(to).expanduser().absolute()
     if theirs := safe_files.of_account(path, accounts.services()):
-        raise TrackbedError(f"{theirs} is a service's own: it could lead root's backup elsewhere",
-                            "name a folder outside the workspace")
+        raise TrackbedError(
+            f"{theirs} is a service's own: it could lead root's backup elsewhere", "name a folder outside the workspace"
+        )
     if to.endswith("/") or path.is_dir():
         return Folder(path)
     if path.exists():
@@ -65,8 +66,9 @@ def every(settings: Settings, text: str) -> list[Path] | tuple[Place, list[str]]
     if not text.startswith("s3:") and path.is_dir() and (files := sorted(path.glob("*.tar"))):
         return files
     if not text:
-        raise TrackbedError(f"{path}: there is no backup", "`invoke backup` makes one; or name a place: "
-                            "`invoke backup.verify FOLDER`")
+        raise TrackbedError(
+            f"{path}: there is no backup", "`invoke backup` makes one; or name a place: `invoke backup.verify FOLDER`"
+        )
     found = source(settings, text)
     return [found] if isinstance(found, Path) else (found.place, [found.name])
 
@@ -87,19 +89,31 @@ def newest(place: Place, project: str) -> Snapshot | None:
     if not found:
         return None
     if len({repository.project(name) for name in found}) > 1:
-        raise TrackbedError(f"{place} has backups of several projects, none of {project}",
-                            f"name one, as in {Snapshot(place, found[-1])}")
+        raise TrackbedError(
+            f"{place} has backups of several projects, none of {project}",
+            f"name one, as in {Snapshot(place, found[-1])}",
+        )
     return Snapshot(place, max(found, key=repository.stamp))
 
 
 def _bucket(settings: Settings, url: str) -> Bucket:
-    for key, value in (("BACKUP_S3_ACCESS_KEY", settings.backup_s3_access_key),
-                       ("BACKUP_S3_SECRET_KEY", settings.backup_s3_secret_key)):
+    for key, value in (
+        ("BACKUP_S3_ACCESS_KEY", settings.backup_s3_access_key),
+        ("BACKUP_S3_SECRET_KEY", settings.backup_s3_secret_key),
+    ):
         if not value:
-            raise SettingError(f"{key} is missing: {url} needs it, in .env (chmod 600) or as "
-                               f"TRACKBED_{key} in the environment.")
-    return Bucket(url, Access(settings.backup_s3_endpoint, settings.backup_s3_region, settings.backup_s3_access_key,
-                              settings.backup_s3_secret_key))
+            raise SettingError(
+                f"{key} is missing: {url} needs it, in .env (chmod 600) or as TRACKBED_{key} in the environment."
+            )
+    return Bucket(
+        url,
+        Access(
+            settings.backup_s3_endpoint,
+            settings.backup_s3_region,
+            settings.backup_s3_access_key,
+            settings.backup_s3_secret_key,
+        ),
+    )
 
 
 def manifest(found: Source) -> dict[str, Any]:

@@ -29,8 +29,10 @@ from helpers.backups.repository import (
 from helpers.errors import TrackbedError
 
 NAMED = 20  # artifacts of a backup that a report names; all of them are in the list that --skip-damaged writes
-_KNOWN = re.compile(r"(pieces/[0-9a-f]{2}/[0-9a-f]{64}|copies/[0-9a-f]{64}|(backups|copies)/trackbed-[a-z0-9_-]+"
-                    r"-[0-9]{8}T[0-9]{6}Z\.json|incoming/.+|checked\.json)")
+_KNOWN = re.compile(
+    r"(pieces/[0-9a-f]{2}/[0-9a-f]{64}|copies/[0-9a-f]{64}|(backups|copies)/trackbed-[a-z0-9_-]+"
+    r"-[0-9]{8}T[0-9]{6}Z\.json|incoming/.+|checked\.json)"
+)
 _RUN = re.compile(r"([^/]+)/([0-9a-f]{32}|m-[0-9a-f]{32}|tr-[0-9a-f]{32})/artifacts/(.+)", re.DOTALL)
 
 
@@ -46,6 +48,7 @@ def words(name: str) -> str:
 
 def inspected(place: Place, wanted: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int, str]]:
     """Path, size in bytes and what is wrong ("" nothing) of each blob that is named by its SHA-256, in order."""
+
     def look(path: str, size: int) -> str:
         try:
             fetch(place, path, path.rpartition("/")[2], size)
@@ -99,6 +102,7 @@ class Found:
 
 def concerned(place: Place, names: Iterable[str], wrong: set[str]) -> dict[str, Iterator[Entry]]:
     """Of each backup the entries that need one of these pieces."""
+
     def entries(snapshot: Snapshot) -> Iterator[Entry]:
         return (e for e in snapshot.entries(snapshot.manifest()) if not wrong.isdisjoint(e.pieces))
 
@@ -121,8 +125,10 @@ def examine(place: Place, names: Sequence[str], told: Told | None = None, all_of
                 paths = (piece(digest), copy(digest)) if doubled else (piece(digest),)
                 base.executemany("INSERT OR IGNORE INTO blob VALUES (?, ?)", ((path, size) for path in paths))
             for entry in snapshot.entries(manifest):
-                base.executemany("INSERT OR IGNORE INTO blob VALUES (?, ?)",
-                                 ((piece(p), n) for p, n in zip(entry.pieces, lengths(entry.size), strict=True)))
+                base.executemany(
+                    "INSERT OR IGNORE INTO blob VALUES (?, ?)",
+                    ((piece(p), n) for p, n in zip(entry.pieces, lengths(entry.size), strict=True)),
+                )
             _look_at_manifests(snapshot, doubled, found)
         except TrackbedError as error:
             found.lost[name] = error.message
@@ -169,8 +175,7 @@ def _look_for_others(place: Place, base: sqlite3.Connection, found: Found) -> No
         if not _KNOWN.fullmatch(path):
             if len(found.strange) < NAMED:
                 found.strange.append(path)
-        elif path.startswith("pieces/") and not base.execute(
-                "SELECT 1 FROM blob WHERE path = ?", (path,)).fetchone():
+        elif path.startswith("pieces/") and not base.execute("SELECT 1 FROM blob WHERE path = ?", (path,)).fetchone():
             unused, size = unused + 1, size + length
     found.unused = unused, size
 
@@ -218,14 +223,18 @@ def report(place: Place, found: Found) -> list[str]:
         if name in found.lost:
             lines.append(f"{name}: cannot be restored: {found.lost[name]}")
         elif count:
-            lines.append(f"{name}: {count} files are damaged; `invoke restore {Snapshot(place, name)} --skip-damaged` "
-                         "restores the rest:")
+            lines.append(
+                f"{name}: {count} files are damaged; `invoke restore {Snapshot(place, name)} --skip-damaged` "
+                "restores the rest:"
+            )
         lines += [f"    {line}" for line in first]
         if count > len(first):
             lines.append(f"    and {count - len(first)} more")
-    lines += [f"{place}/{path} {wrong}" for path, wrong in sorted(found.harmed.items())[:10 * NAMED]]
+    lines += [f"{place}/{path} {wrong}" for path, wrong in sorted(found.harmed.items())[: 10 * NAMED]]
     lines += [f"{path}: an unknown file; Trackbed did not write it and does not read it" for path in found.strange]
     if found.unused[0]:
-        lines.append(f"{found.unused[0]} pieces ({found.unused[1] / 2**20:.1f} MiB) belong to no backup: one that was "
-                     "interrupted or removed left them, the next one takes what it can use")
+        lines.append(
+            f"{found.unused[0]} pieces ({found.unused[1] / 2**20:.1f} MiB) belong to no backup: one that was "
+            "interrupted or removed left them, the next one takes what it can use"
+        )
     return lines

@@ -24,8 +24,13 @@ LONGEST = 31  # characters of a name that useradd takes
 EARLIER = "trackbed"  # who everything ran as before there was one account a role
 # What a command of another account's gets of root's own: other processes of the account may trace it, and so read its
 # environment and take its open files, a terminal too.
-NOTHING: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL,
-                           "env": {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}, "cwd": "/"}
+NOTHING: dict[str, Any] = {
+    "stdin": subprocess.DEVNULL,
+    "stdout": subprocess.DEVNULL,
+    "stderr": subprocess.DEVNULL,
+    "env": {"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+    "cwd": "/",
+}
 SECONDS = 60  # for useradd and userdel, which wait for each other's lock
 
 
@@ -83,14 +88,29 @@ class Accounts:
             return found
         maker = _tool("useradd")
         if maker is None:
-            raise EngineUnavailable("PostgreSQL does not run as root, and there is no useradd to make a user for it",
-                                    "run as a normal user, or install the package passwd (shadow)")
+            raise EngineUnavailable(
+                "PostgreSQL does not run as root, and there is no useradd to make a user for it",
+                "run as a normal user, or install the package passwd (shadow)",
+            )
         name = self.name(role)
-        why = _changed(maker, "--system", "--user-group", "--no-create-home", "--home-dir", str(self.home(role)),
-                       "--shell", "/usr/sbin/nologin", "--comment", f"Trackbed {self.project} {role}", name)
+        why = _changed(
+            maker,
+            "--system",
+            "--user-group",
+            "--no-create-home",
+            "--home-dir",
+            str(self.home(role)),
+            "--shell",
+            "/usr/sbin/nologin",
+            "--comment",
+            f"Trackbed {self.project} {role}",
+            name,
+        )
         if not self._ours(name, role):
-            raise EngineUnavailable(f"the user {name} could not be made: {why or 'it is somebody else'}",
-                                    "run as a normal user, or choose another --project")
+            raise EngineUnavailable(
+                f"the user {name} could not be made: {why or 'it is somebody else'}",
+                "run as a normal user, or choose another --project",
+            )
         return pwd.getpwnam(name)
 
     def identity(self, role: str, groups: Iterable[str] = ()) -> dict[str, Any]:
@@ -130,8 +150,13 @@ class Accounts:
         for _ in range(20):
             if account.pw_uid not in _owners():
                 return
-            subprocess.run(["/bin/sh", "-c", "kill -KILL -1"], **NOTHING, timeout=30, check=False,
-                           **become(account.pw_uid, account.pw_gid))
+            subprocess.run(
+                ["/bin/sh", "-c", "kill -KILL -1"],
+                **NOTHING,
+                timeout=30,
+                check=False,
+                **become(account.pw_uid, account.pw_gid),
+            )
             time.sleep(0.1)
 
 
@@ -147,9 +172,11 @@ def services() -> set[int]:
     if os.geteuid() != 0:
         return set()
     names = tuple(f"-{ending}" for ending in ENDINGS.values())
-    return {entry.pw_uid for entry in pwd.getpwall()
-            if entry.pw_name == EARLIER or (entry.pw_name.startswith("trackbed-") and entry.pw_name.endswith(names))
-            } - {0}
+    return {
+        entry.pw_uid
+        for entry in pwd.getpwall()
+        if entry.pw_name == EARLIER or (entry.pw_name.startswith("trackbed-") and entry.pw_name.endswith(names))
+    } - {0}
 
 
 def earlier() -> int:
@@ -185,8 +212,9 @@ def _changed(*argv: str) -> str:
     """Run useradd or userdel; while another one holds the lock of /etc/passwd, again. Gives its words, "" when done."""
     deadline = time.monotonic() + SECONDS
     while True:
-        done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=SECONDS,
-                              check=False)
+        done = subprocess.run(
+            argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=SECONDS, check=False
+        )
         words = " ".join(done.stderr.split())
         if done.returncode == 0 or "lock" not in words or time.monotonic() > deadline:
             return words if done.returncode else ""

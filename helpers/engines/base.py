@@ -139,12 +139,14 @@ class Engine(Protocol):
     def logs(self, part: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
         """Log lines of a part, oldest first; with ``follow`` until interrupted."""
 
-    def exec(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
-             timeout: float = 120) -> ExecResult:
+    def exec(
+        self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
+    ) -> ExecResult:
         """Run a command in a running part, as its user and with its environment."""
 
-    def one_shot(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
-                 timeout: float = 600) -> ExecResult:
+    def one_shot(
+        self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 600
+    ) -> ExecResult:
         """Run a command in a fresh copy of a part (same image, environment, volumes); works when it is stopped."""
 
     def pipe(self, part: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[Pipe]:

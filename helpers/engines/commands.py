@@ -10,8 +10,9 @@ from helpers import bounded
 from helpers.services import ExecResult
 
 
-def run(argv: Sequence[str], stdin: IO[bytes] | bytes | None, timeout: float, *, limited: bool = False,
-        **options: Any) -> ExecResult:
+def run(
+    argv: Sequence[str], stdin: IO[bytes] | bytes | None, timeout: float, *, limited: bool = False, **options: Any
+) -> ExecResult:
     """Exit code 124 after ``timeout`` seconds. ``limited``: whatever runs is the notebook's to replace, so that its
     output has a limit. ``options`` are those of subprocess.Popen. Raises OSError when it cannot be begun.
     """
@@ -26,8 +27,7 @@ def run(argv: Sequence[str], stdin: IO[bytes] | bytes | None, timeout: float, *,
         return ExecResult(1, "", str(error))
     except subprocess.TimeoutExpired:
         return ExecResult(124, "", f"no end after {timeout:.0f} s")
-    return ExecResult(done.returncode, done.stdout.decode("utf-8", "replace"),
-                      done.stderr.decode("utf-8", "replace"))
+    return ExecResult(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
 
 
 def follow(argv: Sequence[str], output: Callable[[str], None], **options: Any) -> tuple[int, list[str]]:
@@ -37,8 +37,15 @@ def follow(argv: Sequence[str], output: Callable[[str], None], **options: Any) -
     begun.
     """
     lines: list[str] = []
-    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          errors="replace", **options) as process:
+    with subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        **options,
+    ) as process:
         assert process.stdout is not None
         try:
             for line in process.stdout:

@@ -26,8 +26,10 @@ FIRST_OWN = 16384  # PostgreSQL gives numbers from here on to what is made after
 Psql = Callable[[str, str, str], ExecResult]  # role, database, statements
 
 # A statement with a password must not reach the log, also when it fails.
-QUIET = ("SET log_statement = 'none';\nSET log_min_error_statement = 'panic';\n"
-         "SET log_min_duration_statement = -1;\nSET search_path = pg_catalog;\n")
+QUIET = (
+    "SET log_statement = 'none';\nSET log_min_error_statement = 'panic';\n"
+    "SET log_min_duration_statement = -1;\nSET search_path = pg_catalog;\n"
+)
 ATTRIBUTES = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
 LOOK = f"""
 SELECT b.rolname,
@@ -44,7 +46,9 @@ SELECT b.rolname,
 """
 # In each database: what initdb did not make, belongs to no extension and is the first role's. Event triggers of an
 # archive must not run as the superuser meanwhile.
-HAND_OVER = QUIET + f"""
+HAND_OVER = (
+    QUIET
+    + f"""
 SET session_replication_role = 'replica';
 SET lock_timeout = '60s';
 DO $do$
@@ -86,13 +90,17 @@ BEGIN
   END IF;
 END $do$;
 """
-RENAME = QUIET + f"""
+)
+RENAME = (
+    QUIET
+    + f"""
 BEGIN;
 ALTER ROLE {SERVER} RENAME TO {ADMIN};
 CREATE ROLE {SERVER} {ATTRIBUTES};
 COMMIT;
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usesysid = 10 AND backend_type = 'client backend';
 """
+)
 
 
 @dataclass(frozen=True)
@@ -111,9 +119,12 @@ def settings(password_file: str = "") -> str:
 
     ``password_file``: as psql's own shell reads it; "" where the kernel says who is there and nobody has a password.
     """
-    password = (f"\\set password `cat {password_file}`\nALTER ROLE {SERVER} PASSWORD :'password';\n"
-                if password_file else "")
-    return QUIET + f"""
+    password = (
+        f"\\set password `cat {password_file}`\nALTER ROLE {SERVER} PASSWORD :'password';\n" if password_file else ""
+    )
+    return (
+        QUIET
+        + f"""
 SELECT 'CREATE ROLE {SERVER}' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{SERVER}') \\gexec
 ALTER ROLE {SERVER} {ATTRIBUTES};
 {password}ALTER ROLE {ADMIN} PASSWORD NULL;
@@ -121,6 +132,7 @@ SELECT format('ALTER DATABASE %I OWNER TO {SERVER}', datname) FROM pg_database
  WHERE datname ~ '^{SERVER}(_|$)' AND datdba <> (SELECT oid FROM pg_roles WHERE rolname = '{SERVER}') \\gexec
 SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', datname) FROM pg_database WHERE datname <> 'template0' \\gexec
 """
+    )
 
 
 def look(psql: Psql, live: str) -> Found:
@@ -149,13 +161,19 @@ def settle(psql: Psql, live: str, password_file: str = "", stop_server: Callable
     if found.first == SERVER or found.unfinished:
         stop_server()
         _run(psql, ADMIN, settings(password_file))
-        names = _run(psql, ADMIN, "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate "
-                                  f"AND datname <> '{MAINTENANCE}' ORDER BY 1;").splitlines()
+        names = _run(
+            psql,
+            ADMIN,
+            "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate "
+            f"AND datname <> '{MAINTENANCE}' ORDER BY 1;",
+        ).splitlines()
         for name in names:
             _run(psql, ADMIN, HAND_OVER, name)
         _run(psql, ADMIN, f"DROP ROLE {TEMPORARY};")
-        made = (f"the server's database role {SERVER} is no superuser any more: {len(names)} "
-                f"database{'s' * (len(names) != 1)} handed over to it, the superuser is called {ADMIN}")
+        made = (
+            f"the server's database role {SERVER} is no superuser any more: {len(names)} "
+            f"database{'s' * (len(names) != 1)} handed over to it, the superuser is called {ADMIN}"
+        )
     elif not found.good:
         _run(psql, ADMIN, settings(password_file))
     if not found.live:
@@ -174,7 +192,14 @@ def _failed(done: ExecResult) -> PartFailed:
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     said = next((line for line in lines if "ERROR:" in line or "FATAL:" in line), lines[-1] if lines else done.code)
     if f'role "{ADMIN}" already exists' in done.stderr:
-        return PartFailed(POSTGRES, f"the database has a role {ADMIN} of its own, and that is the superuser's name now",
-                          f"as {SERVER}, ALTER ROLE {ADMIN} RENAME TO another name; then `invoke up` goes on")
-    return PartFailed(POSTGRES, f"the database's roles could not be set: {said}",
-                      "`invoke logs postgres` shows more; `invoke up` goes on from there", tuple(lines[-5:]))
+        return PartFailed(
+            POSTGRES,
+            f"the database has a role {ADMIN} of its own, and that is the superuser's name now",
+            f"as {SERVER}, ALTER ROLE {ADMIN} RENAME TO another name; then `invoke up` goes on",
+        )
+    return PartFailed(
+        POSTGRES,
+        f"the database's roles could not be set: {said}",
+        "`invoke logs postgres` shows more; `invoke up` goes on from there",
+        tuple(lines[-5:]),
+    )

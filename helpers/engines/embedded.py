@@ -87,8 +87,9 @@ SECRETS_MARK = "TRACKBED_SECRETS"
 LOOKS = 3  # at the kernel's list of sockets: a row can be missed while others come and go
 GPU_MARK = "TRACKBED_NOTEBOOK_GPU"  # what the running notebook was started with
 # The notebook's own: the caller's PATH differs between shells, and another one would mean another notebook.
-TOOLS = ("/usr/local/cuda/bin:/opt/rocm/bin:/opt/homebrew/bin:"
-         "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin")
+TOOLS = (
+    "/usr/local/cuda/bin:/opt/rocm/bin:/opt/homebrew/bin:/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+)
 
 
 class EmbeddedEngine(base.Engine):
@@ -134,8 +135,12 @@ class EmbeddedEngine(base.Engine):
         if sys.platform not in ("linux", "darwin"):
             return Availability(False, False, "the embedded engine needs Linux or macOS", "on Windows, use WSL2")
         if sys.platform == "linux" and not _glibc():
-            return Availability(False, False, "the embedded engine needs glibc (PostgreSQL comes as a wheel for it)",
-                                "use Docker on this distribution")
+            return Availability(
+                False,
+                False,
+                "the embedded engine needs glibc (PostgreSQL comes as a wheel for it)",
+                "use Docker on this distribution",
+            )
         return Availability(True, True, "no Docker needed")
 
     def versions(self) -> Mapping[str, str]:
@@ -161,8 +166,7 @@ class EmbeddedEngine(base.Engine):
             return "", ""
         if self.layout.as_root and self.layout.former_notebook not in (-1, account.pw_uid):
             return "", ""  # it is given over before the notebook starts
-        groups = os.getgroups() if account.pw_uid == os.geteuid() else \
-            os.getgrouplist(account.pw_name, account.pw_gid)
+        groups = os.getgroups() if account.pw_uid == os.geteuid() else os.getgrouplist(account.pw_name, account.pw_gid)
         groups += map(int, self.accelerator.groups) if self.layout.as_root else ()
         return notebook.workspace_problem(place, account.pw_uid, account.pw_gid, groups)
 
@@ -181,8 +185,10 @@ class EmbeddedEngine(base.Engine):
         if (owner := safe_files.owner(place)) in (-1, 0, own.pw_uid):
             return
         given = notebook.give_workspace(place, owner, own.pw_uid, own.pw_gid)
-        sink.step(f"the workspace belongs to the notebook's account {own.pw_name} now, it was uid {owner}'s "
-                  f"({given.changed} files and folders)")
+        sink.step(
+            f"the workspace belongs to the notebook's account {own.pw_name} now, it was uid {owner}'s "
+            f"({given.changed} files and folders)"
+        )
 
     def _venv(self, name: str) -> venvs.Venv:
         root = self.folder / "venvs"
@@ -192,8 +198,13 @@ class EmbeddedEngine(base.Engine):
             case "mlflow":
                 return venvs.Venv(root, name, stack.MLFLOW_FOLDER / "requirements.txt")
             case _:
-                return venvs.Venv(root, name, stack.JUPYTER_FOLDER / "requirements.txt",
-                                  upgraded=not self.layout.as_root, extras=self._torch())
+                return venvs.Venv(
+                    root,
+                    name,
+                    stack.JUPYTER_FOLDER / "requirements.txt",
+                    upgraded=not self.layout.as_root,
+                    extras=self._torch(),
+                )
 
     @property
     def _packages(self) -> Path:
@@ -217,8 +228,11 @@ class EmbeddedEngine(base.Engine):
         return tuple(found)
 
     def _venvs(self) -> dict[str, venvs.Venv]:
-        return {name: self._venv(name) for name in ("embedded", MLFLOW, JUPYTER)
-                if name != MLFLOW or not self.settings.tracking_uri}
+        return {
+            name: self._venv(name)
+            for name in ("embedded", MLFLOW, JUPYTER)
+            if name != MLFLOW or not self.settings.tracking_uri
+        }
 
     @property
     def _parts(self) -> tuple[str, ...]:
@@ -226,15 +240,22 @@ class EmbeddedEngine(base.Engine):
 
     @cached_property
     def accelerator(self) -> Accelerator:
-        return accelerators.choose(self.settings.gpu, self.settings.devices, self.host_facts().machine, embedded=True,
-                                   torch=wheels.word(self.settings.torch, self.settings.torch_index))
+        return accelerators.choose(
+            self.settings.gpu,
+            self.settings.devices,
+            self.host_facts().machine,
+            embedded=True,
+            torch=wheels.word(self.settings.torch, self.settings.torch_index),
+        )
 
     def remarks(self) -> tuple[str, ...]:
         data = self._data()
         lines = shared.remarks(self.accelerator, str(data) if data and not any(data.iterdir()) else "")
         if self.settings.jupyter_volumes:
-            return (*lines, "warning: JUPYTER_VOLUMES is for Docker; this notebook sees the machine's folders as they "
-                    "are")
+            return (
+                *lines,
+                "warning: JUPYTER_VOLUMES is for Docker; this notebook sees the machine's folders as they are",
+            )
         return lines
 
     def _data(self) -> Path | None:
@@ -255,14 +276,21 @@ class EmbeddedEngine(base.Engine):
                 group = str(os.stat(path).st_gid)
                 with contextlib.suppress(KeyError):
                     group = grp.getgrgid(int(group)).gr_name
-                raise TrackbedError(f"this user may not open {path}, it belongs to the group {group}",
-                                    f"sudo usermod -aG {group} $USER, then log in again; or use --gpu=none")
+                raise TrackbedError(
+                    f"this user may not open {path}, it belongs to the group {group}",
+                    f"sudo usermod -aG {group} $USER, then log in again; or use --gpu=none",
+                )
 
     def locks(self) -> tuple[tuple[str, str, tuple[tuple[str, ...], ...]], ...]:
         """Each venv's folder, the lock it is made from, what `uv pip install` is told then; files in the clone."""
-        return tuple((str(v.folder), str(v.lock.relative_to(stack.ROOT)),
-                      tuple(tuple(word.removeprefix(f"{stack.ROOT}/") for word in extra.argv()) for extra in v.extras))
-                     for v in self._venvs().values())
+        return tuple(
+            (
+                str(v.folder),
+                str(v.lock.relative_to(stack.ROOT)),
+                tuple(tuple(word.removeprefix(f"{stack.ROOT}/") for word in extra.argv()) for extra in v.extras),
+            )
+            for v in self._venvs().values()
+        )
 
     def tool(self, tool: str) -> str:
         """The path of one of PostgreSQL's programs; of their folder with a slash at the end for ""."""
@@ -274,8 +302,12 @@ class EmbeddedEngine(base.Engine):
     # the plan
 
     def plan(self) -> Plan:
-        return Plan(self.name, self.settings.project, tuple(self._spec(name) for name in self._parts),
-                    secrets=self._secret_files())
+        return Plan(
+            self.name,
+            self.settings.project,
+            tuple(self._spec(name) for name in self._parts),
+            secrets=self._secret_files(),
+        )
 
     def _ports(self, part: str) -> tuple[Port, ...]:
         number = {MLFLOW: self.settings.mlflow_port, JUPYTER: self.settings.jupyter_port}.get(part)
@@ -302,25 +334,43 @@ class EmbeddedEngine(base.Engine):
         return egress.certificates(self._egress.bundles)
 
     def _postgres(self) -> PartSpec:
-        return PartSpec(POSTGRES, stack.TITLES[POSTGRES], environment=self._common(DATABASE),
-                        stop_signal="INT", stop_grace=30,
-                        command=(self._pg("postgres"), "-D", str(self.database_folder), "-k", str(self.layout.sockets),
-                                 "-c", "listen_addresses=", *(word for name in ("hba", "ident") for word in
-                                                              ("-c", f"{name}_file={self.folder}/app/pg_{name}.conf")),
-                                 *stack.database_options(stack.max_connections(self.settings.mlflow_workers,
-                                                                               stack.has_jobs(self.settings)))),
-                        working_dir=str(self.folder))
+        return PartSpec(
+            POSTGRES,
+            stack.TITLES[POSTGRES],
+            environment=self._common(DATABASE),
+            stop_signal="INT",
+            stop_grace=30,
+            command=(
+                self._pg("postgres"),
+                "-D",
+                str(self.database_folder),
+                "-k",
+                str(self.layout.sockets),
+                "-c",
+                "listen_addresses=",
+                *(
+                    word
+                    for name in ("hba", "ident")
+                    for word in ("-c", f"{name}_file={self.folder}/app/pg_{name}.conf")
+                ),
+                *stack.database_options(
+                    stack.max_connections(self.settings.mlflow_workers, stack.has_jobs(self.settings))
+                ),
+            ),
+            working_dir=str(self.folder),
+        )
 
     def _mlflow(self) -> PartSpec:
         settings, live = self.settings, self.system.state.live
         external = settings.object_store == "external"
-        destination = (f"s3://{settings.s3_bucket}/{live['prefix']}" if external
-                       else (self.artifacts / live["prefix"]).as_uri())
+        destination = (
+            f"s3://{settings.s3_bucket}/{live['prefix']}" if external else (self.artifacts / live["prefix"]).as_uri()
+        )
         server = {
             **self._common(SERVER),
             # no password: the socket's folder is private, and PostgreSQL asks the kernel who is there (peer)
             "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg2://{stack.DATABASE_USER}@/{live['database']}"
-                                        f"?host={quote(str(self.layout.sockets))}",
+            f"?host={quote(str(self.layout.sockets))}",
             "MLFLOW_ARTIFACTS_DESTINATION": destination,
             "MLFLOW_SERVER_ALLOWED_HOSTS": stack.allowed_hosts(settings),
             "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": stack.cors_origins(settings),
@@ -346,11 +396,21 @@ class EmbeddedEngine(base.Engine):
         if stack.has_jobs(settings):
             server |= {"TRACKBED_JOBS": "on", "TRACKBED_JOBS_MODELS": settings.mlflow_jobs_models}
         if external:
-            server |= {"MLFLOW_S3_ENDPOINT_URL": settings.s3_endpoint, "AWS_DEFAULT_REGION": settings.s3_region,
-                       "AWS_SHARED_CREDENTIALS_FILE": str(self.folder / "secrets" / "aws-credentials")}
-        return PartSpec(MLFLOW, stack.TITLES[MLFLOW], environment=server, stop_grace=40,
-                        command=(str(self._venv(MLFLOW).python), str(self.folder / "app" / "start.py"), "serve"),
-                        ports=self._ports(MLFLOW), depends_on={POSTGRES: "healthy"}, working_dir=str(self.folder))
+            server |= {
+                "MLFLOW_S3_ENDPOINT_URL": settings.s3_endpoint,
+                "AWS_DEFAULT_REGION": settings.s3_region,
+                "AWS_SHARED_CREDENTIALS_FILE": str(self.folder / "secrets" / "aws-credentials"),
+            }
+        return PartSpec(
+            MLFLOW,
+            stack.TITLES[MLFLOW],
+            environment=server,
+            stop_grace=40,
+            command=(str(self._venv(MLFLOW).python), str(self.folder / "app" / "start.py"), "serve"),
+            ports=self._ports(MLFLOW),
+            depends_on={POSTGRES: "healthy"},
+            working_dir=str(self.folder),
+        )
 
     def _jupyter(self) -> PartSpec:
         settings, chosen, venv, packages = self.settings, self.accelerator, self._venv(JUPYTER), self._packages
@@ -359,20 +419,31 @@ class EmbeddedEngine(base.Engine):
         secrets = str(self.folder / "secrets")
         data = self._data()
         return PartSpec(
-            JUPYTER, stack.TITLES[JUPYTER], stop_grace=10,
-            command=(str(packages / "bin" / "python"), "-m", "jupyterlab", "--no-browser",
-                     f"--ServerApp.ip={settings.bind_address}", f"--ServerApp.port={settings.jupyter_port}",
-                     "--ServerApp.port_retries=0", f"--ServerApp.root_dir={settings.workspace}",
-                     f"--ServerApp.cookie_secret_file={secrets}/{notebook.COOKIE_FILE}",
-                     *stack.notebook_options(settings)),
+            JUPYTER,
+            stack.TITLES[JUPYTER],
+            stop_grace=10,
+            command=(
+                str(packages / "bin" / "python"),
+                "-m",
+                "jupyterlab",
+                "--no-browser",
+                f"--ServerApp.ip={settings.bind_address}",
+                f"--ServerApp.port={settings.jupyter_port}",
+                "--ServerApp.port_retries=0",
+                f"--ServerApp.root_dir={settings.workspace}",
+                f"--ServerApp.cookie_secret_file={secrets}/{notebook.COOKIE_FILE}",
+                *stack.notebook_options(settings),
+            ),
             environment={
-                **self._common(NOTEBOOK), **chosen.environment,
+                **self._common(NOTEBOOK),
+                **chosen.environment,
                 **({"FOOD11_DATA_DIR": str(data / "Food-11")} if data else {}),
                 **(elsewhere.environment(settings, secrets) if settings.tracking_uri else {}),
                 **server_secrets.notebook_environment(secrets, self.system.asks),
                 "SHELL": shutil.which("bash", path=TOOLS) or "/bin/sh",
-                **stack.notebook_environment(settings, tracking, self.system.state.instance,
-                                             str(self._startup), self.system.state.person),
+                **stack.notebook_environment(
+                    settings, tracking, self.system.state.instance, str(self._startup), self.system.state.person
+                ),
                 "TRACKBED_PROGRAMS": programs,
                 "PATH": f"{programs}:{TOOLS}",
                 "VIRTUAL_ENV": str(packages),
@@ -384,28 +455,38 @@ class EmbeddedEngine(base.Engine):
                 "PYTHONPATH": str(self._startup),  # MLflow finds the plugins for its links and login there
                 "JUPYTER_TOKEN_FILE": f"{secrets}/jupyter-token",
                 # the user's own Jupyter settings stay out: they may hold a password or another port
-                "JUPYTER_CONFIG_DIR": str(jupyter / "config"), "JUPYTER_DATA_DIR": str(jupyter / "data"),
-                "JUPYTER_RUNTIME_DIR": str(jupyter / "runtime"), "IPYTHONDIR": str(jupyter / "ipython"),
+                "JUPYTER_CONFIG_DIR": str(jupyter / "config"),
+                "JUPYTER_DATA_DIR": str(jupyter / "data"),
+                "JUPYTER_RUNTIME_DIR": str(jupyter / "runtime"),
+                "IPYTHONDIR": str(jupyter / "ipython"),
                 GPU_MARK: str(chosen),
                 SECRETS_MARK: self._notebook_digest(),
             },
-            ports=self._ports(JUPYTER), group_add=chosen.groups, devices=chosen.nodes,
-            working_dir=str(settings.workspace))
+            ports=self._ports(JUPYTER),
+            group_add=chosen.groups,
+            devices=chosen.nodes,
+            working_dir=str(settings.workspace),
+        )
 
     def access_token(self) -> str:
         return self.system.access_token()
 
     def _secret_files(self) -> tuple[SecretFile, ...]:
         folder = str(self.folder / "secrets")
-        listed = [SecretFile(JUPYTER, folder, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",), 0, 0),
-                  SecretFile(JUPYTER, folder, notebook.COOKIE_FILE, notebook.COOKIE, ("JUPYTER_TOKEN",), 0, 0)]
+        listed = [
+            SecretFile(JUPYTER, folder, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",), 0, 0),
+            SecretFile(JUPYTER, folder, notebook.COOKIE_FILE, notebook.COOKIE, ("JUPYTER_TOKEN",), 0, 0),
+        ]
         if self.settings.tracking_uri:
             return (*listed, *elsewhere.secret_files(self.settings, folder, 0, 0))
         listed += server_secrets.files(folder, 0, 0, self.system.asks)
         listed += server_secrets.notebook_files(folder, 0, 0, self.system.asks)
         if self.settings.object_store == "external":
-            listed.append(SecretFile(
-                MLFLOW, folder, "aws-credentials", shared.AWS_CREDENTIALS, ("S3_ACCESS_KEY", "S3_SECRET_KEY"), 0, 0))
+            listed.append(
+                SecretFile(
+                    MLFLOW, folder, "aws-credentials", shared.AWS_CREDENTIALS, ("S3_ACCESS_KEY", "S3_SECRET_KEY"), 0, 0
+                )
+            )
         return tuple(listed)
 
     def _notebook_digest(self) -> str:
@@ -417,18 +498,35 @@ class EmbeddedEngine(base.Engine):
         # a server that ends with 78 (EX_CONFIG) will not get better by being started again
         final = {MLFLOW: (78,)}
         patience = {POSTGRES: 2, MLFLOW: 10, JUPYTER: 4}
-        return tuple(Program(p.name, *self._launched(p), p.stop_signal or "TERM", p.stop_grace,
-                             patience[p.name], final.get(p.name, ()), group=p.name != POSTGRES,
-                             listens=next(((o.address, o.published) for o in p.ports if p.name == MLFLOW), None))
-                     for p in self.plan().parts)
+        return tuple(
+            Program(
+                p.name,
+                *self._launched(p),
+                p.stop_signal or "TERM",
+                p.stop_grace,
+                patience[p.name],
+                final.get(p.name, ()),
+                group=p.name != POSTGRES,
+                listens=next(((o.address, o.published) for o in p.ports if p.name == MLFLOW), None),
+            )
+            for p in self.plan().parts
+        )
 
     def _launched(self, spec: PartSpec) -> tuple[tuple[str, ...], Mapping[str, str], str]:
         """Command, environment and folder for the supervisor: as root the service's account is taken on first."""
         if not self.layout.as_root:
             return spec.command, spec.environment, spec.working_dir
         name = self.layout.accounts.name(ROLE_OF[spec.name])
-        command = (str(self._venv("embedded").python), "-I", "-S", str(self.folder / "app" / "launch.py"), name,
-                   ",".join(spec.group_add), spec.working_dir, *spec.command)
+        command = (
+            str(self._venv("embedded").python),
+            "-I",
+            "-S",
+            str(self.folder / "app" / "launch.py"),
+            name,
+            ",".join(spec.group_add),
+            spec.working_dir,
+            *spec.command,
+        )
         return command, {launch.PREFIX + key: value for key, value in spec.environment.items()}, "/"
 
     # looking
@@ -436,8 +534,11 @@ class EmbeddedEngine(base.Engine):
     def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
         found = self.supervisor.states()
         lost = not found and bool(self._orphans())
-        gone = "an earlier version started it; `invoke up` takes it over" if self.layout.earlier else \
-            f"its supervisor {'does not answer' if self.supervisor.hung else 'is gone'}; `invoke up` repairs it"
+        gone = (
+            "an earlier version started it; `invoke up` takes it over"
+            if self.layout.earlier
+            else f"its supervisor {'does not answer' if self.supervisor.hung else 'is gone'}; `invoke up` repairs it"
+        )
         listed = []
         for name in self._parts:  # not from the plan: looking and stopping go on when a GPU has gone
             process, ports = found.get(name), self._ports(name)
@@ -452,12 +553,21 @@ class EmbeddedEngine(base.Engine):
                 state = State.READY if self._answers(name) else State.STARTING
             memory = _memory(process.pid) if detail and process.pid else 0
             silent = "it does not answer" if detail and state is State.STARTING else ""
-            listed.append(PartStatus(
-                name, state, process.reason or silent, process.exit_code if not process.pid else None, "",
-                ports if process.pid else self._held(ports), memory, process.since,
-                identity=f"{process.pid}@{process.started}",
-                # the notebook may have written it anew
-                accelerator=shown(_variable(process.pid, GPU_MARK)) if name == JUPYTER and process.pid else ""))
+            listed.append(
+                PartStatus(
+                    name,
+                    state,
+                    process.reason or silent,
+                    process.exit_code if not process.pid else None,
+                    "",
+                    ports if process.pid else self._held(ports),
+                    memory,
+                    process.since,
+                    identity=f"{process.pid}@{process.started}",
+                    # the notebook may have written it anew
+                    accelerator=shown(_variable(process.pid, GPU_MARK)) if name == JUPYTER and process.pid else "",
+                )
+            )
         return tuple(listed)
 
     def _orphans(self) -> list[int]:
@@ -471,8 +581,9 @@ class EmbeddedEngine(base.Engine):
     def _answers(self, part: str) -> bool:
         """The quick look that a health check would take."""
         if part == POSTGRES:
-            return self._psql(stack.DATABASE_USER, self.system.state.live["database"], "SELECT 1",
-                              LOOK_SECONDS).code == 0
+            return (
+                self._psql(stack.DATABASE_USER, self.system.state.live["database"], "SELECT 1", LOOK_SECONDS).code == 0
+            )
         path = SEARCH if part == MLFLOW else "/api"  # /health is 200 without a database
         try:
             with self.open(part, "http") as address:
@@ -485,9 +596,13 @@ class EmbeddedEngine(base.Engine):
 
     def fingerprint(self) -> str:
         startup = stack.JUPYTER_FOLDER / "startup"
-        return stack.digest([p.__dict__ for p in self._programs()], self.system.credentials_digest(),
-                            [s.template for s in self._secret_files()],
-                            *stack.server_files(), stack.folder_digest(startup))
+        return stack.digest(
+            [p.__dict__ for p in self._programs()],
+            self.system.credentials_digest(),
+            [s.template for s in self._secret_files()],
+            *stack.server_files(),
+            stack.folder_digest(startup),
+        )
 
     def unchanged(self) -> bool:
         return shared.unchanged(self, self.system.state.applied)
@@ -528,8 +643,11 @@ class EmbeddedEngine(base.Engine):
         trusted = {account, os.geteuid()}  # the supervisor opens MLflow's socket, and holds it while MLflow is down
         for _ in range(LOOKS):
             try:
-                tables = "".join(Path("/proc/net", name).read_text() for name in ("tcp", "tcp6")
-                                 if name == "tcp" or os.path.exists("/proc/net/tcp6"))
+                tables = "".join(
+                    Path("/proc/net", name).read_text()
+                    for name in ("tcp", "tcp6")
+                    if name == "tcp" or os.path.exists("/proc/net/tcp6")
+                )
             except OSError:
                 return  # not Linux
             if found := addresses.listeners(tables, port.address, port.published):
@@ -539,8 +657,10 @@ class EmbeddedEngine(base.Engine):
             raise NotListening(f"nothing listens on port {port.published}")
         if strangers := found - trusted:
             uid = min(strangers)
-            raise NotListening(f"port {port.published} is held by a program of uid {uid}, not by {part}",
-                               "end that program, then `invoke up` goes on")
+            raise NotListening(
+                f"port {port.published} is held by a program of uid {uid}, not by {part}",
+                "end that program, then `invoke up` goes on",
+            )
 
     def _account(self, part: str) -> int:
         found = self.layout.accounts.find(ROLE_OF[part])
@@ -548,8 +668,9 @@ class EmbeddedEngine(base.Engine):
 
     # running commands
 
-    def exec(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
-             timeout: float = 120) -> ExecResult:
+    def exec(
+        self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
+    ) -> ExecResult:
         words, options = self._command(part, argv)
         try:
             return commands.run(words, stdin, timeout, limited=part == JUPYTER, **options)
@@ -569,8 +690,11 @@ class EmbeddedEngine(base.Engine):
         words, folder = self._translate(part, argv), spec.working_dir
         if part == JUPYTER:  # its folder is the notebook's: nobody else enters it
             words, folder = ["/bin/sh", "-c", 'cd "$0" 2>/dev/null; exec "$@"', folder, *words], "/"
-        return words, {"env": environment, "cwd": folder if Path(folder).is_dir() else "/",
-                       **self._as_service(part, spec.group_add)}
+        return words, {
+            "env": environment,
+            "cwd": folder if Path(folder).is_dir() else "/",
+            **self._as_service(part, spec.group_add),
+        }
 
     def unlisted(self) -> tuple[str, ...]:
         return ()  # a folder lists all
@@ -624,9 +748,11 @@ class EmbeddedEngine(base.Engine):
             terminate(left, seconds)
             if not (left := self._orphans()):
                 return
-        raise TrackbedError(f"{len(left)} processes cannot be ended (process {', '.join(map(str, left[:5]))})",
-                            "they wait for a disk or a device that does not answer; when it does again, or after a "
-                            "reboot, `invoke down` ends the rest")
+        raise TrackbedError(
+            f"{len(left)} processes cannot be ended (process {', '.join(map(str, left[:5]))})",
+            "they wait for a disk or a device that does not answer; when it does again, or after a "
+            "reboot, `invoke down` ends the rest",
+        )
 
     def start(self, sink: Sink) -> StartReport:
         before = {s.name: s.identity for s in self.parts() if s.up}
@@ -695,8 +821,11 @@ class EmbeddedEngine(base.Engine):
         startup, here = stack.JUPYTER_FOLDER / "startup", Path(__file__).parent
         copies = [(path, self.folder / "app" / path.name) for path in stack.server_files()]
         copies += [(here / name, self.folder / "app" / name) for name in ("launch.py", "overlay.py")]
-        copies += [(p, self._startup / p.relative_to(startup)) for p in sorted(startup.rglob("*"))
-                   if p.is_file() and "__pycache__" not in p.parts]
+        copies += [
+            (p, self._startup / p.relative_to(startup))
+            for p in sorted(startup.rglob("*"))
+            if p.is_file() and "__pycache__" not in p.parts
+        ]
         for source, target in copies:
             for folder in reversed(target.relative_to(self.folder / "app").parents[:-1]):
                 safe_files.own_folder(self.folder / "app" / folder, 0o755)
@@ -725,20 +854,32 @@ class EmbeddedEngine(base.Engine):
         except bounded.TooMuch as error:
             done = subprocess.CompletedProcess(argv, 1, b"", str(error).encode())
         if done.returncode:
-            raise TrackbedError(f"the notebook's own environment could not be made: {commands.last_line(done.stderr)}",
-                                f"remove {self._packages}, then `invoke up` again")
+            raise TrackbedError(
+                f"the notebook's own environment could not be made: {commands.last_line(done.stderr)}",
+                f"remove {self._packages}, then `invoke up` again",
+            )
         venv.scripts(self._packages / "bin" / "python")
 
     def _version(self, folder: Path) -> str:
         """The PostgreSQL major of a database's folder, "" without one; read by the database's own account."""
-        done = subprocess.run(["cat", str(folder / "PG_VERSION")], **{**NOTHING, "stdout": subprocess.PIPE},
-                              timeout=30, check=False, **self._as_service(POSTGRES))
+        done = subprocess.run(
+            ["cat", str(folder / "PG_VERSION")],
+            **{**NOTHING, "stdout": subprocess.PIPE},
+            timeout=30,
+            check=False,
+            **self._as_service(POSTGRES),
+        )
         return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else ""
 
     def _server_version(self) -> str:
         """As ``postgres --version`` says it: "PostgreSQL 18.6"."""
-        done = subprocess.run([self._pg("postgres"), "--version"], **{**NOTHING, "stdout": subprocess.PIPE},
-                              timeout=30, check=False, **self._as_service(POSTGRES))
+        done = subprocess.run(
+            [self._pg("postgres"), "--version"],
+            **{**NOTHING, "stdout": subprocess.PIPE},
+            timeout=30,
+            check=False,
+            **self._as_service(POSTGRES),
+        )
         said = re.search(r"PostgreSQL[^)]*\) (\S+)", done.stdout.decode("utf-8", "replace"))
         return f"PostgreSQL {said[1]}" if said else "PostgreSQL"
 
@@ -747,32 +888,55 @@ class EmbeddedEngine(base.Engine):
         for folder in self.layout.databases():
             found = self._version(folder)
             if found not in ("", DATABASE_MAJOR):
-                raise shared.other_major(found, f"this clone has PostgreSQL {DATABASE_MAJOR}",
-                                    "with the clone you had: `invoke backup`, `invoke down --delete-data`; "
-                                    "then here: `invoke restore FILE`")
+                raise shared.other_major(
+                    found,
+                    f"this clone has PostgreSQL {DATABASE_MAJOR}",
+                    "with the clone you had: `invoke backup`, `invoke down --delete-data`; "
+                    "then here: `invoke restore FILE`",
+                )
 
     def _make_database(self) -> None:
         """initdb into a folder beside the final one; only a complete database gets the final name."""
         fresh = self.database_folder.with_name(self.database_folder.name + ".new")
         if not safe_files.is_empty(self.database_folder):
-            raise TrackbedError(f"{self.database_folder} holds files, but no PG_VERSION that the database's account "
-                                "can read", "if it is the database, give it back to that account (chown -R), or "
-                                "restore a backup; if not, move it away; then `invoke up` goes on")
+            raise TrackbedError(
+                f"{self.database_folder} holds files, but no PG_VERSION that the database's account can read",
+                "if it is the database, give it back to that account (chown -R), or "
+                "restore a backup; if not, move it away; then `invoke up` goes on",
+            )
         account = self.layout.accounts.get(DATABASE)
         if not safe_files.remove(fresh):
             raise TrackbedError(f"{fresh} could not be removed", "remove it as its owner")
         safe_files.give_folder(fresh, account.pw_uid, account.pw_gid, 0o700)
         environment = {"PATH": os.defpath, "LC_ALL": "C.UTF-8", "HOME": str(self.layout.accounts.home(DATABASE))}
         # the same locale on every engine, so that dumps move
-        done = subprocess.run([self._pg("initdb"), "-D", str(fresh), "-U", stack.DATABASE_ADMIN, "-A", "peer",
-                               "--encoding=UTF8", "--locale=C.UTF-8", "--data-checksums"], stdin=subprocess.DEVNULL,
-                              env=environment, capture_output=True, cwd=self.folder, timeout=120, check=False,
-                              **self._as_service(POSTGRES))
+        done = subprocess.run(
+            [
+                self._pg("initdb"),
+                "-D",
+                str(fresh),
+                "-U",
+                stack.DATABASE_ADMIN,
+                "-A",
+                "peer",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+                "--data-checksums",
+            ],
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            capture_output=True,
+            cwd=self.folder,
+            timeout=120,
+            check=False,
+            **self._as_service(POSTGRES),
+        )
         if done.returncode:
             if known := database_failures.explain(done.stderr.decode("utf-8", "replace").splitlines()):
                 raise PartFailed(POSTGRES, f"the database could not be made: {known[0]}", known[1])
-            raise PartFailed(POSTGRES, f"the database could not be made: {commands.last_line(done.stderr)}",
-                             "see `invoke doctor`")
+            raise PartFailed(
+                POSTGRES, f"the database could not be made: {commands.last_line(done.stderr)}", "see `invoke doctor`"
+            )
         fresh.rename(self.database_folder)  # initdb has synced what it made
         sync_folder(self.database_folder.parent)
 
@@ -785,8 +949,10 @@ class EmbeddedEngine(base.Engine):
         place = self.layout.accounts
         roles: dict[str, tuple[str, ...]] = {place.name(SERVER): (stack.DATABASE_USER,)}
         roles |= dict.fromkeys((place.name(DATABASE), "root"), database_roles.ROLES)  # of a normal user, the same
-        files = {"pg_hba.conf": "local all all peer map=trackbed\n",
-                 "pg_ident.conf": "".join(f'trackbed "{name}" {role}\n' for name in roles for role in roles[name])}
+        files = {
+            "pg_hba.conf": "local all all peer map=trackbed\n",
+            "pg_ident.conf": "".join(f'trackbed "{name}" {role}\n' for name in roles for role in roles[name]),
+        }
         for name, content in files.items():
             self._file(self.folder / "app" / name, content.encode(), 0o644)
 
@@ -800,28 +966,39 @@ class EmbeddedEngine(base.Engine):
         while (left := stale_locks.workers(self.database_folder)) and time.monotonic() < deadline:
             time.sleep(0.2)
         if left:
-            raise TrackbedError(f"another PostgreSQL (process {left[0]}) works on {self.database_folder}",
-                                f"stop it (kill -INT {left[0]}), then `invoke up` goes on")
+            raise TrackbedError(
+                f"another PostgreSQL (process {left[0]}) works on {self.database_folder}",
+                f"stop it (kill -INT {left[0]}), then `invoke up` goes on",
+            )
         if left is None:
             return  # PostgreSQL itself has to tell
         pid = stale_locks.holder(self.exec(POSTGRES, ("cat", str(lock))).stdout)
         if not pid or Path(f"/proc/{pid}").exists():
-            sink.step("removing the lock of a PostgreSQL that is gone" + (f"; process {pid} is another program now"
-                                                                          if pid else ""))
+            sink.step(
+                "removing the lock of a PostgreSQL that is gone"
+                + (f"; process {pid} is another program now" if pid else "")
+            )
         self.exec(POSTGRES, ("rm", "-f", str(lock), str(self.layout.sockets / ".s.PGSQL.5432.lock")))
 
     def _await_database(self) -> None:
         """PostgreSQL takes connections. Bounded; raises PartFailed when it has ended."""
         deadline = time.monotonic() + min(60, self.settings.ready_timeout)
-        while (found := self.exec(POSTGRES, ("pg_isready", "-t", "3", "-U", stack.DATABASE_ADMIN,
-                                                "-d", database_roles.MAINTENANCE))).code:
+        while (
+            found := self.exec(
+                POSTGRES, ("pg_isready", "-t", "3", "-U", stack.DATABASE_ADMIN, "-d", database_roles.MAINTENANCE)
+            )
+        ).code:
             process = self.supervisor.states().get(POSTGRES)
             if process is None or process.state in (State.EXITED,) or time.monotonic() > deadline:
                 lines = tuple(self.logs(POSTGRES, 15))
                 if known := database_failures.explain(lines):
                     raise PartFailed(POSTGRES, known[0], known[1], lines)
-                raise PartFailed(POSTGRES, f"PostgreSQL does not answer: {commands.last_line(found.stdout)}",
-                                 "`invoke logs postgres` shows more", lines)
+                raise PartFailed(
+                    POSTGRES,
+                    f"PostgreSQL does not answer: {commands.last_line(found.stdout)}",
+                    "`invoke logs postgres` shows more",
+                    lines,
+                )
             time.sleep(0.1)
 
     def _settle_database(self, sink: Sink) -> None:
@@ -831,8 +1008,9 @@ class EmbeddedEngine(base.Engine):
         def statements(role: str, database: str, text: str) -> ExecResult:
             return self._psql(role, database, text, timeout=600)
 
-        if made := database_roles.settle(statements, self.system.state.live["database"],
-                                         stop_server=lambda: self.halt(MLFLOW, sink)):
+        if made := database_roles.settle(
+            statements, self.system.state.live["database"], stop_server=lambda: self.halt(MLFLOW, sink)
+        ):
             sink.step(made)
             self.resume(MLFLOW, sink)
         ready = self.database_folder / database_roles.READY
@@ -846,8 +1024,9 @@ class EmbeddedEngine(base.Engine):
         done = self.one_shot(MLFLOW, ("trackbed-mlflow", "bucket"))
         if done.code:
             lines = [line.removeprefix("trackbed: ") for line in done.stderr.strip().splitlines()] or ["no message"]
-            raise TrackbedError(lines[-1], "check S3_ENDPOINT, S3_BUCKET and the keys; then `invoke up` goes on",
-                                tuple(lines[:-1]))
+            raise TrackbedError(
+                lines[-1], "check S3_ENDPOINT, S3_BUCKET and the keys; then `invoke up` goes on", tuple(lines[:-1])
+            )
 
     # what is looked at before a start
 
@@ -886,11 +1065,17 @@ class EmbeddedEngine(base.Engine):
         return tuple(stopped)
 
     def data(self) -> tuple[DataItem, ...]:
-        what = {"artifacts": "artifacts of all runs", self.database_folder.name:
-                "database: experiments, runs, parameters, metrics, registered models",
-                "venvs": "installed packages", "jupyter": "JupyterLab's settings, what you installed from notebooks"}
-        return tuple(DataItem(str(self.folder / name), text) for name, text in what.items()
-                     if not safe_files.is_empty(self.folder / name))
+        what = {
+            "artifacts": "artifacts of all runs",
+            self.database_folder.name: "database: experiments, runs, parameters, metrics, registered models",
+            "venvs": "installed packages",
+            "jupyter": "JupyterLab's settings, what you installed from notebooks",
+        }
+        return tuple(
+            DataItem(str(self.folder / name), text)
+            for name, text in what.items()
+            if not safe_files.is_empty(self.folder / name)
+        )
 
     def remove_data(self, sink: Sink) -> None:
         if self.supervisor.running():

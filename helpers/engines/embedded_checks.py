@@ -21,9 +21,14 @@ class EmbeddedChecks(Checks):
                 return []
         except (OSError, AttributeError):
             return []
-        return [Finding(Level.ERROR, "permissions",
-                        f"programs may not run on the file system of STATE_DIR, {there} is mounted noexec",
-                        "name a folder on another disk: --state-dir=FOLDER (findmnt shows the options)")]
+        return [
+            Finding(
+                Level.ERROR,
+                "permissions",
+                f"programs may not run on the file system of STATE_DIR, {there} is mounted noexec",
+                "name a folder on another disk: --state-dir=FOLDER (findmnt shows the options)",
+            )
+        ]
 
     def workspace(self, others: bool) -> list[Finding]:
         place = self.engine.settings.workspace
@@ -33,6 +38,11 @@ class EmbeddedChecks(Checks):
             return []
         if not mode & 0o007:
             return []
-        return [Finding(Level.WARNING if others else Level.OK, "workspace",
-                        f"every account of this machine can look into {place} (mode {mode:04o})",
-                        f"if that is not meant: chmod o= {shlex.quote(str(place))}")]
+        return [
+            Finding(
+                Level.WARNING if others else Level.OK,
+                "workspace",
+                f"every account of this machine can look into {place} (mode {mode:04o})",
+                f"if that is not meant: chmod o= {shlex.quote(str(place))}",
+            )
+        ]

@@ -36,19 +36,27 @@ def processes(plan: Plan, engine: EmbeddedEngine) -> str:
     ]
     names = ("app/startup", "tmp", "secrets", "artifacts", "logs", "jupyter")
     folders = " ".join([*(f'"$STATE"/{name}' for name in names), word(run), word(workspace)])
-    lines = ["# folders, and one venv per lock", f"mkdir -p {folders}",
-             f'chmod 700 "$STATE"/secrets {word(run)}',
-             'cp docker/mlflow/*.py docker/mlflow/schema.sql "$STATE"/app/',
-             'cp -r docker/jupyter/startup/. "$STATE"/app/startup/']
+    lines = [
+        "# folders, and one venv per lock",
+        f"mkdir -p {folders}",
+        f'chmod 700 "$STATE"/secrets {word(run)}',
+        'cp docker/mlflow/*.py docker/mlflow/schema.sql "$STATE"/app/',
+        'cp -r docker/jupyter/startup/. "$STATE"/app/startup/',
+    ]
     for venv, lock, extras in engine.locks():
         interpreter = word(venv + "/bin/python")
-        lines += [f"uv venv --quiet --clear --seed {word(venv)}",
-                  f"uv pip sync --quiet --require-hashes --python {interpreter} {lock}",
-                  *(f"uv pip install --quiet --python {interpreter} {shlex.join(extra)}" for extra in extras)]
+        lines += [
+            f"uv venv --quiet --clear --seed {word(venv)}",
+            f"uv pip sync --quiet --require-hashes --python {interpreter} {lock}",
+            *(f"uv pip install --quiet --python {interpreter} {shlex.join(extra)}" for extra in extras),
+        ]
     python, programs = plan.part("jupyter").command[0], plan.part("jupyter").environment["PATH"].split(":")[1]
-    lines += [f"ln -sfn bin {word(programs)}", "# the notebook's own environment, over its venv",
-              f"{word(str(Path(programs).with_name('bin') / 'python'))} -I helpers/engines/overlay.py "
-              f"{word(str(Path(python).parent.parent))}"]
+    lines += [
+        f"ln -sfn bin {word(programs)}",
+        "# the notebook's own environment, over its venv",
+        f"{word(str(Path(programs).with_name('bin') / 'python'))} -I helpers/engines/overlay.py "
+        f"{word(str(Path(python).parent.parent))}",
+    ]
     # the venv's Python version shows in its paths: the shell finds it
     found = word(tools.rstrip("/")).replace("/lib/python3/", "/lib/python3*/")
     lines.append(f"PG=$(echo {found})")
@@ -57,33 +65,56 @@ def processes(plan: Plan, engine: EmbeddedEngine) -> str:
     secrets += [f"(umask 077; {scripts.printf(file)} >{word(file.volume + '/' + file.path)})" for file in plan.secrets]
     blocks.append("\n".join(secrets))
     alone = "mlflow" not in plan.names
-    blocks.append("" if alone else "\n".join([
-        "# the database: only its own user gets in, over a socket in a private folder",
-        f"{word(engine.tool('initdb'))} -D {word(database)} -U {stack.DATABASE_ADMIN} -A peer \\\n"
-        "  --encoding=UTF8 --locale=C.UTF-8 --data-checksums >/dev/null",
-        "echo 'local all all peer map=trackbed' >\"$STATE\"/app/pg_hba.conf",
-        f'printf "trackbed $(id -un) %s\\n" {stack.DATABASE_ADMIN} {stack.DATABASE_USER} \\\n'
-        '  >"$STATE"/app/pg_ident.conf']))
+    blocks.append(
+        ""
+        if alone
+        else "\n".join(
+            [
+                "# the database: only its own user gets in, over a socket in a private folder",
+                f"{word(engine.tool('initdb'))} -D {word(database)} -U {stack.DATABASE_ADMIN} -A peer \\\n"
+                "  --encoding=UTF8 --locale=C.UTF-8 --data-checksums >/dev/null",
+                "echo 'local all all peer map=trackbed' >\"$STATE\"/app/pg_hba.conf",
+                f'printf "trackbed $(id -un) %s\\n" {stack.DATABASE_ADMIN} {stack.DATABASE_USER} \\\n'
+                '  >"$STATE"/app/pg_ident.conf',
+            ]
+        )
+    )
     for part in plan.parts:
         blocks.append(_process(part, word))
         if part.name == "postgres":
             psql = f"{word(engine.tool('psql'))} -X -q -h {word(run)} -U {stack.DATABASE_ADMIN} -d postgres"
-            blocks.append(f"for _ in $(seq 60); do {psql} -c 'SELECT 1' >/dev/null 2>&1 && break; sleep 1; done\n"
-                          "# the server's role is no superuser: it owns its database\n"
-                          f"{psql} -c 'CREATE ROLE {stack.DATABASE_USER} LOGIN' \\\n"
-                          f"  -c 'CREATE DATABASE {engine.system.state.live['database']} OWNER {stack.DATABASE_USER}'")
+            blocks.append(
+                f"for _ in $(seq 60); do {psql} -c 'SELECT 1' >/dev/null 2>&1 && break; sleep 1; done\n"
+                "# the server's role is no superuser: it owns its database\n"
+                f"{psql} -c 'CREATE ROLE {stack.DATABASE_USER} LOGIN' \\\n"
+                f"  -c 'CREATE DATABASE {engine.system.state.live['database']} OWNER {stack.DATABASE_USER}'"
+            )
     # curl may not be there
-    ask = ("import os, sys, urllib.request as u; u.urlopen(u.Request(sys.argv[1], "
-           'headers=dict(Authorization="Bearer " + os.environ["TOKEN"])))')
+    ask = (
+        "import os, sys, urllib.request as u; u.urlopen(u.Request(sys.argv[1], "
+        'headers=dict(Authorization="Bearer " + os.environ["TOKEN"])))'
+    )
     for name, path in (("jupyter", "api"),) if alone else (("jupyter", "api"), ("mlflow", "health")):
-        python, url = word(plan.part(name).command[0]), f'"http://{engine.settings.bind_address}:${name.upper()}_PORT/{path}"'
+        python, url = (
+            word(plan.part(name).command[0]),
+            f'"http://{engine.settings.bind_address}:${name.upper()}_PORT/{path}"',
+        )
         token = '"${MLFLOW_TOKEN-}"' if name == "mlflow" else ""
-        blocks.append(f"for _ in $(seq 120); do\n  TOKEN={token} {python} -c '{ask}' {url} 2>/dev/null && break\n"
-                      "  sleep 1\ndone")
+        blocks.append(
+            f"for _ in $(seq 120); do\n  TOKEN={token} {python} -c '{ask}' {url} 2>/dev/null && break\n  sleep 1\ndone"
+        )
     blocks.append(scripts.tail(plan, engine.settings))
-    blocks.append("\n".join(["# clean up:", 'echo "to stop: kill $JUPYTER_PID"' if alone else
-                             'echo "to stop: kill $JUPYTER_PID $MLFLOW_PID; kill -INT $POSTGRES_PID"',
-                             "# rm -rf " + shlex.quote(base)]))
+    blocks.append(
+        "\n".join(
+            [
+                "# clean up:",
+                'echo "to stop: kill $JUPYTER_PID"'
+                if alone
+                else 'echo "to stop: kill $JUPYTER_PID $MLFLOW_PID; kill -INT $POSTGRES_PID"',
+                "# rm -rf " + shlex.quote(base),
+            ]
+        )
+    )
     return "\n\n".join(blocks)
 
 
@@ -94,11 +125,17 @@ def _process(part: PartSpec, word: Callable[[str], str]) -> str:
         if name == "PATH":
             own = value.partition("/scripts:")  # what comes after is the machine's
             environment.append(f'PATH={word((own[0] + "/scripts") if own[1] else own[0].split(":")[0])}:"$PATH"')
-        elif value != os.environ.get(name) and not scripts.has_password(name, value) \
-                and not value.endswith(f"/{notebook.CERTIFICATES}"):
+        elif (
+            value != os.environ.get(name)
+            and not scripts.has_password(name, value)
+            and not value.endswith(f"/{notebook.CERTIFICATES}")
+        ):
             environment.append(f"{name}={word(value)}")
     lines = [f"# {part.title}", f"(cd {word(part.working_dir)} && exec env \\"]
     lines += [f"  {line} \\" for line in environment]
-    lines += [f"  {' '.join(word(w) for w in part.command)} \\",
-              f'  >"$STATE"/logs/{part.name}.log 2>&1 </dev/null) &', f"{part.name.upper()}_PID=$!"]
+    lines += [
+        f"  {' '.join(word(w) for w in part.command)} \\",
+        f'  >"$STATE"/logs/{part.name}.log 2>&1 </dev/null) &',
+        f"{part.name.upper()}_PID=$!",
+    ]
     return "\n".join(lines)

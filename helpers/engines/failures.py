@@ -28,8 +28,12 @@ def failure(engine: Engine, status: PartStatus) -> PartFailed:
         return PartFailed(status.name, f"{status.name} is {status.state}: {known[0]}", known[1], telling or lines)
     code = f", exit code {status.exit_code}" if status.exit_code is not None else ""
     reason = f": {status.reason}" if status.reason and status.reason != f"exit code {status.exit_code}" else ""
-    return PartFailed(status.name, f"{status.name} is {status.state}{code}{reason}",
-                      f"more: `invoke logs {status.name}`; after mending the cause, `invoke up` goes on", lines)
+    return PartFailed(
+        status.name,
+        f"{status.name} is {status.state}{code}{reason}",
+        f"more: `invoke logs {status.name}`; after mending the cause, `invoke up` goes on",
+        lines,
+    )
 
 
 def down(engine: Engine, status: PartStatus) -> PartStatus:
@@ -43,8 +47,9 @@ def down(engine: Engine, status: PartStatus) -> PartStatus:
     return status
 
 
-def stop_at_failed(engine: Engine, names: Iterable[str], seen: dict[str, int],
-                   statuses: Iterable[PartStatus] | None = None) -> None:
+def stop_at_failed(
+    engine: Engine, names: Iterable[str], seen: dict[str, int], statuses: Iterable[PartStatus] | None = None
+) -> None:
     """Raise PartFailed for a part that will not become ready by waiting.
 
     One crash may be the part's own way to wait for another; a second look that still finds it down is the end.

@@ -18,8 +18,13 @@ from helpers.services import Sink
 SOCKET_LIMIT = 107  # bytes of a Unix socket's path
 LONGEST_SOCKET = "/postgres/.s.PGSQL.5432"
 # mode as root, mode as a normal user
-OWN = {"logs": (0o700, 0o700), "app": (0o755, 0o755), "secrets": (0o711, 0o700), "venvs": (0o755, 0o755),
-       "home": (0o755, 0o700)}
+OWN = {
+    "logs": (0o700, 0o700),
+    "app": (0o755, 0o755),
+    "secrets": (0o711, 0o700),
+    "venvs": (0o755, 0o755),
+    "home": (0o755, 0o700),
+}
 GIVEN = {"artifacts": SERVER, "tmp": SERVER, "pycache": SERVER, "jupyter": NOTEBOOK}
 NOBODY = 65534
 PASSING = ("tmp", "pycache")  # nothing in there lasts, and byte code of another account is not to be run
@@ -65,14 +70,19 @@ class Layout:
     def check(self) -> None:
         """Raises TrackbedError where an earlier version's files have not been taken over yet."""
         if self.earlier:
-            raise TrackbedError(f"{self.folder} is from an earlier version, where one account owned everything",
-                                "`invoke up` takes it over")
+            raise TrackbedError(
+                f"{self.folder} is from an earlier version, where one account owned everything",
+                "`invoke up` takes it over",
+            )
 
     def uids(self) -> set[int]:
         """Who this system's processes run as: this account, and those of the roles that are there."""
         found = [self.accounts.find(role) for role in ROLES]
-        return {os.geteuid(), *(account.pw_uid for account in found if account),
-                *([accounts.earlier()] if self.as_root else [])}
+        return {
+            os.geteuid(),
+            *(account.pw_uid for account in found if account),
+            *([accounts.earlier()] if self.as_root else []),
+        }
 
     def identity(self, part: str, groups: tuple[str, ...] = ()) -> dict[str, object]:
         """What subprocess is told to become the account of a part."""
@@ -110,12 +120,16 @@ class Layout:
                 if safe_files.owner(path) != database.pw_uid:
                     _add(given, safe_files.give_folder(path, database.pw_uid, database.pw_gid, 0o700))
         except OSError as error:
-            raise TrackbedError(f"{error.filename}: {error.strerror}",
-                                "free the disk or mend the permissions, or set STATE_DIR to another folder") from None
+            raise TrackbedError(
+                f"{error.filename}: {error.strerror}",
+                "free the disk or mend the permissions, or set STATE_DIR to another folder",
+            ) from None
         if earlier or given.changed:
             left = f"; {given.left} links, or files with several names, keep their owner" if given.left else ""
-            sink.step("each service has an account of its own now: "
-                      f"{', '.join(made[role].pw_name for role in ROLES)} ({given.changed} files and folders){left}")
+            sink.step(
+                "each service has an account of its own now: "
+                f"{', '.join(made[role].pw_name for role in ROLES)} ({given.changed} files and folders){left}"
+            )
 
     @property
     def former_notebook(self) -> int:
@@ -136,8 +150,10 @@ class Layout:
 
     def _take_folder(self) -> None:
         if self.folder.is_symlink() or (os.path.lexists(self.folder) and not self.folder.is_dir()):
-            raise TrackbedError(f"{self.folder} is a link or a file, must be a folder",
-                                "put a folder in its place; one of another disk: mount --bind")
+            raise TrackbedError(
+                f"{self.folder} is a link or a file, must be a folder",
+                "put a folder in its place; one of another disk: mount --bind",
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         with safe_files.opened(self.folder) as handle:
             os.fchown(handle, 0, 0)
@@ -181,15 +197,19 @@ class Layout:
         for path in (self.folder.parent, stack.ROOT, Path(sys.prefix)):
             if found := safe_files.changeable(path, uids):
                 folder, who = found
-                raise TrackbedError(f"{folder} can be changed by {who}, and root would run what is put there",
-                                    f"chown root {folder} && chmod go-w {folder}, or use another folder")
+                raise TrackbedError(
+                    f"{folder} can be changed by {who}, and root would run what is put there",
+                    f"chown root {folder} && chmod go-w {folder}, or use another folder",
+                )
 
     def _may_enter(self, folder: Path) -> bool:
         """Whether the services can go through a folder; asked as one of them, mode bits do not tell of ACLs."""
         account = self.accounts.find(SERVER)
         who = self.accounts.identity(SERVER) if account else accounts.become(NOBODY, NOBODY)
-        return subprocess.run(["test", "-x", str(folder)], **accounts.NOTHING, timeout=30, check=False,
-                              **who).returncode == 0
+        return (
+            subprocess.run(["test", "-x", str(folder)], **accounts.NOTHING, timeout=30, check=False, **who).returncode
+            == 0
+        )
 
     def _check_way(self) -> None:
         """The services can reach the state folder. Raises TrackbedError with the folder that is closed."""
@@ -197,8 +217,10 @@ class Layout:
         if self._may_enter(there):
             return
         closed = next(folder for folder in (*reversed(there.parents), there) if not self._may_enter(folder))
-        raise TrackbedError(f"{closed} is closed to the user {self.accounts.name(SERVER)}, who runs the server",
-                            f"chmod o+x {closed}, or set STATE_DIR to another folder")
+        raise TrackbedError(
+            f"{closed} is closed to the user {self.accounts.name(SERVER)}, who runs the server",
+            f"chmod o+x {closed}, or set STATE_DIR to another folder",
+        )
 
     def remove(self) -> tuple[str, ...]:
         """Remove everything, and the accounts where nothing else is theirs; gives a line for each that stays."""
@@ -208,8 +230,12 @@ class Layout:
         stayed = self.accounts.remove(keep)  # first: what still runs could write
         for path in (self.folder, self.run_folder):
             self._remove(path)
-        return tuple(f"the account {name} stays" + (f", {self.workspace} is its folder" if keep else "")
-                     + f" (userdel {name} removes it)" for name in stayed)
+        return tuple(
+            f"the account {name} stays"
+            + (f", {self.workspace} is its folder" if keep else "")
+            + f" (userdel {name} removes it)"
+            for name in stayed
+        )
 
 
 def _add(total: safe_files.Given, further: safe_files.Given) -> None:

@@ -52,9 +52,10 @@ def main(target: str, home: str = "") -> None:
     link(os.path.join(scripts, "python"), python)
     for name in ("python3", version):
         link(os.path.join(scripts, name), "python")
-    text(os.path.join(target, "pyvenv.cfg"),
-         f"home = {os.path.dirname(python)}\nversion = {sys.version.split()[0]}\n"
-         "include-system-site-packages = false\n")
+    text(
+        os.path.join(target, "pyvenv.cfg"),
+        f"home = {os.path.dirname(python)}\nversion = {sys.version.split()[0]}\ninclude-system-site-packages = false\n",
+    )
     text(os.path.join(own, LINK), f"import site; site.addsitedir({locked!r})\n")
     if home:
         profile(home)

@@ -20,35 +20,57 @@ fernet_key() { head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '\\n'; }"
 
 def head(plan: Plan, engine: str) -> str:
     """The first lines."""
-    return (f"#!/usr/bin/env bash\n# What `invoke up --engine={engine}` does for project {plan.project}, as plain "
-            "commands. Run it with bash, in the clone.\nset -euo pipefail")
+    return (
+        f"#!/usr/bin/env bash\n# What `invoke up --engine={engine}` does for project {plan.project}, as plain "
+        "commands. Run it with bash, in the clone.\nset -euo pipefail"
+    )
 
 
 def variable(part: PartSpec, port: Port) -> str:
     """The shell variable of a published port."""
     if part.name == "gateway" and port.name == "http":
         return "MLFLOW_PORT"
-    return {"http": f"{part.name.upper()}_PORT", "s3": "S3_PORT", "console": "S3_CONSOLE_PORT",
-            "jupyter": "JUPYTER_PORT", "acme-http": "HTTP_PORT", "acme-https": "HTTPS_PORT"}[port.name]
+    return {
+        "http": f"{part.name.upper()}_PORT",
+        "s3": "S3_PORT",
+        "console": "S3_CONSOLE_PORT",
+        "jupyter": "JUPYTER_PORT",
+        "acme-http": "HTTP_PORT",
+        "acme-https": "HTTPS_PORT",
+    }[port.name]
 
 
 def ports(parts: Iterable[PartSpec]) -> str:
     """Every published port as a variable."""
-    return "\n".join(["# where the parts will be reached on this machine",
-                      *(f"{variable(part, port)}={port.published}" for part in parts for port in part.ports)])
+    return "\n".join(
+        [
+            "# where the parts will be reached on this machine",
+            *(f"{variable(part, port)}={port.published}" for part in parts for port in part.ports),
+        ]
+    )
 
 
 def values(files: Iterable[SecretFile], settings: Settings) -> list[str]:
     """One shell variable a secret: a fresh one, or the user's own for a store that is not ours."""
     if settings.tracking_uri:
-        return ["JUPYTER_TOKEN=$(secret)", *(f': "${{{name}:?export it first}}"' if name.endswith("PASSWORD")
-                                             else f"{name}=${{{name}:-}}" for file in files for name in file.names
-                                             if name != "JUPYTER_TOKEN")]
+        return [
+            "JUPYTER_TOKEN=$(secret)",
+            *(
+                f': "${{{name}:?export it first}}"' if name.endswith("PASSWORD") else f"{name}=${{{name}:-}}"
+                for file in files
+                for name in file.names
+                if name != "JUPYTER_TOKEN"
+            ),
+        ]
     given = settings.object_store == "external"
-    return [f': "${{{name}:?export the key of your object store first}}"' if given and name.startswith("S3_")
-            else f"{name}=" if name.startswith(FORMER)  # a new system has none
-            else f"{name}=$({'fernet_key' if name == WEBHOOK_KEY else 'secret'})"
-            for name in dict.fromkeys(name for file in files for name in file.names)]
+    return [
+        f': "${{{name}:?export the key of your object store first}}"'
+        if given and name.startswith("S3_")
+        else f"{name}="
+        if name.startswith(FORMER)  # a new system has none
+        else f"{name}=$({'fernet_key' if name == WEBHOOK_KEY else 'secret'})"
+        for name in dict.fromkeys(name for file in files for name in file.names)
+    ]
 
 
 def printf(file: SecretFile) -> str:
@@ -67,10 +89,12 @@ def tail(plan: Plan, settings: Settings, host: Host = LOCAL, login: Iterable[str
     tunnel = [f'echo "keep open here: ssh -N {forwards} {host.tunnel}"'] if host.remote else []
     asks = any(MLFLOW_TOKEN in file.names for file in plan.secrets) and not settings.public
     at = f"https://{stack.public_name(settings)}" if settings.public else f"http://{bound}"
-    mlflow = [f'echo "MLflow: {at}:$MLFLOW_PORT{"/?token=$MLFLOW_TOKEN" if asks else ""}"'] \
-        if "mlflow" in plan.names else []
-    return "\n".join(["# ready", *tunnel, *mlflow, f'echo "JupyterLab: {at}:$JUPYTER_PORT/lab?token=$JUPYTER_TOKEN"',
-                      *login])
+    mlflow = (
+        [f'echo "MLflow: {at}:$MLFLOW_PORT{"/?token=$MLFLOW_TOKEN" if asks else ""}"'] if "mlflow" in plan.names else []
+    )
+    return "\n".join(
+        ["# ready", *tunnel, *mlflow, f'echo "JupyterLab: {at}:$JUPYTER_PORT/lab?token=$JUPYTER_TOKEN"', *login]
+    )
 
 
 def has_password(name: str, value: str) -> bool:

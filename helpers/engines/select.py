@@ -14,8 +14,9 @@ from helpers.services import Availability
 from helpers.system import System
 
 ENGINES: dict[str, type[DockerEngine] | type[EmbeddedEngine]] = {"docker": DockerEngine, "embedded": EmbeddedEngine}
-LACKS = ("no S3 store (artifacts are files in the state folder), no network of its own for each service, "
-         "no restart at boot")
+LACKS = (
+    "no S3 store (artifacts are files in the state folder), no network of its own for each service, no restart at boot"
+)
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,17 @@ def _own_store(system: System, name: str) -> str:
 def considered(system: System) -> list[Finding]:
     """What is found of an engine that may be there or not, which is Docker's, where it is one to be asked."""
     asked, kept = system.settings.engine, system.state.engine
-    if asked not in ("auto", DockerEngine.name) or kept not in ("", DockerEngine.name) \
-            or system.settings.object_store == "folder":
+    if (
+        asked not in ("auto", DockerEngine.name)
+        or kept not in ("", DockerEngine.name)
+        or system.settings.object_store == "folder"
+    ):
         return []
-    return [checks.there(docker(system).availability(), DockerEngine.name in (asked, kept),
-                         f"--engine=embedded, which has {LACKS}")]
+    return [
+        checks.there(
+            docker(system).availability(), DockerEngine.name in (asked, kept), f"--engine=embedded, which has {LACKS}"
+        )
+    ]
 
 
 def choose(system: System) -> Choice:
@@ -75,7 +82,8 @@ def choose(system: System) -> Choice:
             f"this project's data is kept by the {kept} engine, ENGINE={asked} (from "
             f"{system.settings.origin('ENGINE')}) would start with nothing",
             f"leave ENGINE out to go on with {kept}; --project=NAME starts another system beside it; "
-            "`invoke down --delete-data` gives this one up")
+            "`invoke down --delete-data` gives this one up",
+        )
     if kept or asked != "auto":
         engine = make(system, kept or asked)
         return Choice(_usable(engine, engine.availability(), kept))

@@ -20,8 +20,9 @@ def unchanged(engine: Engine, applied: Mapping[str, Any]) -> bool:
     if applied.get("hash") != engine.fingerprint():
         return False
     statuses = engine.parts()
-    return all(s.state in (State.READY, State.DONE) for s in statuses) \
-        and {s.name: s.identity for s in statuses} == applied.get("identities")
+    return all(s.state in (State.READY, State.DONE) for s in statuses) and {
+        s.name: s.identity for s in statuses
+    } == applied.get("identities")
 
 
 def remarks(chosen: Accelerator, empty_data: str) -> tuple[str, ...]:
@@ -36,8 +37,10 @@ def remarks(chosen: Accelerator, empty_data: str) -> tuple[str, ...]:
 
 def no_data_folder(name: str, where: str = "") -> TrackbedError:
     """The error for a data set's folder that is not there; ``where``: the machine, where that is another one."""
-    return TrackbedError(f"DATA_VOLUME={name}: there is no such folder{f' on {where}' if where else ''}",
-                         "make and fill it, or unset DATA_VOLUME")
+    return TrackbedError(
+        f"DATA_VOLUME={name}: there is no such folder{f' on {where}' if where else ''}",
+        "make and fill it, or unset DATA_VOLUME",
+    )
 
 
 def report(before: Mapping[str, str], after: Iterable[PartStatus]) -> StartReport:
@@ -51,8 +54,10 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted("interrupted while starting; what was started stays",
-                          "`invoke up` goes on from there, `invoke down` stops it") from None
+        raise Interrupted(
+            "interrupted while starting; what was started stays",
+            "`invoke up` goes on from there, `invoke down` stops it",
+        ) from None
 
 
 def other_major(made_by: str, reader: str, fix: str) -> TrackbedError:

@@ -47,14 +47,18 @@ class Pipe:
         try:
             code = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise TrackbedError(f"{self.what}: no end after {timeout:.0f} s",
-                                "`invoke logs PART` may show why") from None
+            raise TrackbedError(
+                f"{self.what}: no end after {timeout:.0f} s", "`invoke logs PART` may show why"
+            ) from None
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors.read()[-20000:].decode("utf-8", "replace").splitlines()]
         said = [line for line in lines if line]
         if code:
-            raise TrackbedError(f"{self.what} failed: {said[-1] if said else f'exit code {code}'}",
-                                "nothing was changed; mend that and run the same command again", tuple(said[-5:]))
+            raise TrackbedError(
+                f"{self.what} failed: {said[-1] if said else f'exit code {code}'}",
+                "nothing was changed; mend that and run the same command again",
+                tuple(said[-5:]),
+            )
         return said[-1] if said else ""
 
 
@@ -75,14 +79,22 @@ def ticking(tell: Callable[[float], None], every: float = 10.0) -> Iterator[None
 
 
 @contextmanager
-def piped(what: str, argv: list[str], env: Mapping[str, str] | None = None, cwd: Path | str | None = None,
-          **options: Any) -> Iterator[Pipe]:
+def piped(
+    what: str, argv: list[str], env: Mapping[str, str] | None = None, cwd: Path | str | None = None, **options: Any
+) -> Iterator[Pipe]:
     """Run ``argv``; when the context ends early the command is ended."""
     with tempfile.TemporaryFile() as errors:
         try:
             # a session of its own: Ctrl-C reaches this process, which ends the command
-            process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=env,
-                                       cwd=cwd, **{**options, "start_new_session": True})
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=env,
+                cwd=cwd,
+                **{**options, "start_new_session": True},
+            )
         except OSError as error:
             raise TrackbedError(f"{what}: {error}", "`invoke up` installs what is missing") from None
         pipe = Pipe(what, process, errors)

@@ -26,9 +26,16 @@ ANSWER_SECONDS = 20.0  # for what supervisord only has to look up
 KILL_SECONDS = 5.0  # after which one that was killed waits for a disk or a device
 STOP_SECONDS = 120.0  # longer than any program's stop_seconds, after which supervisord kills it
 STOPPABLE = ("STARTING", "RUNNING", "STOPPING")
-STATES = {"STOPPED": State.EXITED, "STARTING": State.STARTING, "RUNNING": State.RUNNING,
-          "BACKOFF": State.RESTARTING, "STOPPING": State.EXITED, "EXITED": State.EXITED, "FATAL": State.EXITED,
-          "UNKNOWN": State.EXITED}
+STATES = {
+    "STOPPED": State.EXITED,
+    "STARTING": State.STARTING,
+    "RUNNING": State.RUNNING,
+    "BACKOFF": State.RESTARTING,
+    "STOPPING": State.EXITED,
+    "EXITED": State.EXITED,
+    "FATAL": State.EXITED,
+    "UNKNOWN": State.EXITED,
+}
 
 
 @dataclass(frozen=True)
@@ -76,8 +83,10 @@ def _assignment(name: str, value: str) -> str:
     """NAME="value" for a list of them, whose reader knows no escapes and strips quotes from the ends."""
     quote = "'" if '"' in value else '"'
     if quote in value or value.strip("'\"") != value or not value.isprintable():
-        raise TrackbedError(f"{name} has quotes or control characters that the embedded engine cannot pass on",
-                            f"change or unset {name}")
+        raise TrackbedError(
+            f"{name} has quotes or control characters that the embedded engine cannot pass on",
+            f"change or unset {name}",
+        )
     return f"{name}={quote}{_escaped(value)}{quote}"
 
 
@@ -152,8 +161,9 @@ class Supervisor:
             reason = info["spawnerr"] or (f"exit code {code}" if info["statename"] == "EXITED" else "")
             if info["statename"] == "STOPPED":
                 reason = "stopped"
-            found[info["name"]] = Process(state, int(info["pid"]), code, reason,
-                                          int(info["start"]), str(info["description"]))
+            found[info["name"]] = Process(
+                state, int(info["pid"]), code, reason, int(info["start"]), str(info["description"])
+            )
         return found
 
     def _last_code(self, name: str) -> int:
@@ -180,8 +190,9 @@ class Supervisor:
             + ("user=root\n" if os.geteuid() == 0 else ""),  # said, or it warns; each program becomes its own account
         ]
         for program in programs:
-            environment = ",".join(_assignment(name, value) for name, value in
-                                   {**program.environment, MARK: self.instance}.items())
+            environment = ",".join(
+                _assignment(name, value) for name, value in {**program.environment, MARK: self.instance}.items()
+            )
             restart = "unexpected" if program.final_codes else "true"
             codes = ",".join(str(code) for code in program.final_codes) or "0"
             kind, held = "program", ""
@@ -226,16 +237,25 @@ class Supervisor:
         for stale in (self.socket, self.pid_file):
             stale.unlink(missing_ok=True)
         environment = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", MARK: self.instance}
-        done = subprocess.run([str(supervisord.with_name("python")), "-I", str(HOLDING), "-c", str(self.configuration)],
-                              env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.PIPE, start_new_session=True, timeout=60, check=False)
+        done = subprocess.run(
+            [str(supervisord.with_name("python")), "-I", str(HOLDING), "-c", str(self.configuration)],
+            env=environment,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            timeout=60,
+            check=False,
+        )
         deadline = time.monotonic() + 30
         while not self.running():
             if done.returncode or time.monotonic() > deadline:
                 words = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no message"]
                 reason = next((line for line in words if line.startswith("Error")), words[-1])  # a usage line follows
-                raise TrackbedError(f"supervisord did not start: {reason}",
-                                    f"its log: {self.folder}/logs/supervisord.log")
+                raise TrackbedError(
+                    f"supervisord did not start: {reason}", f"its log: {self.folder}/logs/supervisord.log"
+                )
             time.sleep(0.05)
 
     def stop(self, name: str) -> bool:
@@ -304,8 +324,7 @@ def orphans(instance: str, uids: Collection[int] = ()) -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if (not uids or folder.stat().st_uid in uids) \
-                    and wanted in (folder / "environ").read_bytes().split(b"\0"):
+            if (not uids or folder.stat().st_uid in uids) and wanted in (folder / "environ").read_bytes().split(b"\0"):
                 parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
                 found.append((int(folder.name), parent))
         except (OSError, ValueError, IndexError):

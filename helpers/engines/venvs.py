@@ -38,8 +38,13 @@ class Extra:
 
     def argv(self) -> list[str]:
         """What ``uv pip install`` is told."""
-        return [*(["--require-hashes"] if self.hashed else []), *(["--no-deps"] if self.alone else []),
-                *(["--index-url", self.index] if self.index else []), "--requirement", str(self.requirements)]
+        return [
+            *(["--require-hashes"] if self.hashed else []),
+            *(["--no-deps"] if self.alone else []),
+            *(["--index-url", self.index] if self.index else []),
+            "--requirement",
+            str(self.requirements),
+        ]
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,13 @@ class Venv:
         if not self._marker.exists() or not self._marker.stat().st_size:
             return "it was half-made"
         try:
-            done = subprocess.run([str(self.python), "-I", "-c", ""], stdin=subprocess.DEVNULL, capture_output=True,
-                                  timeout=60, check=False)
+            done = subprocess.run(
+                [str(self.python), "-I", "-c", ""],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=60,
+                check=False,
+            )
         except (OSError, subprocess.TimeoutExpired):
             return "its Python is gone"
         if done.returncode:
@@ -114,8 +124,9 @@ class Venv:
         """Make it anew. Raises TrackbedError with uv's last words."""
         uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
         if uv is None:
-            raise EngineUnavailable("uv is missing in the toolkit's venv",
-                                    "pip install --require-hashes -r requirements.txt")
+            raise EngineUnavailable(
+                "uv is missing in the toolkit's venv", "pip install --require-hashes -r requirements.txt"
+            )
         safe_files.remove(self.folder)
         environment = {**os.environ, **uv_settings(os.environ), "VIRTUAL_ENV": str(self.folder)}
         if not _writable_cache(uv, environment):
@@ -125,8 +136,10 @@ class Venv:
         for argv in (
             [uv, "venv", "--quiet", "--seed", "--python", interpreter, str(self.folder)],
             [uv, "pip", "sync", "--require-hashes", "--no-progress", "--python", str(self.python), str(self.lock)],
-            *([uv, "pip", "install", "--no-progress", "--python", str(self.python), *extra.argv()]
-              for extra in self.extras),
+            *(
+                [uv, "pip", "install", "--no-progress", "--python", str(self.python), *extra.argv()]
+                for extra in self.extras
+            ),
         ):
             code, lines = commands.follow(argv, sink.output, env=environment, cwd=self.root, umask=0o022)
             if code:
@@ -134,8 +147,11 @@ class Venv:
                 reason, said = _reason(lines), tuple(line for line in lines if line)[-8:]
                 if Path(argv[-1]).name.startswith("torch-"):
                     index = argv[argv.index("--index-url") + 1] if "--index-url" in argv else "the package index"
-                    raise TrackbedError(f"PyTorch could not be installed from {index}: {reason}",
-                                        "TORCH_INDEX names a mirror; TORCH=none goes on without PyTorch", said)
+                    raise TrackbedError(
+                        f"PyTorch could not be installed from {index}: {reason}",
+                        "TORCH_INDEX names a mirror; TORCH=none goes on without PyTorch",
+                        said,
+                    )
                 raise TrackbedError(f"installing {self.name} failed: {reason}", _advice(reason), said)
         self._finish()
 
@@ -169,8 +185,9 @@ class Venv:
         """A folder with the packages' programs, made to run with another ``python`` that sees these packages too."""
         folder = self.folder / "scripts"
         made = folder / ".python"
-        if (not safe_files.is_file(made, os.fsencode(python), 0o644, os.geteuid())
-                or not all(path.stat().st_size for path in folder.iterdir())):  # emptied by a power cut
+        if not safe_files.is_file(made, os.fsencode(python), 0o644, os.geteuid()) or not all(
+            path.stat().st_size for path in folder.iterdir()
+        ):  # emptied by a power cut
             safe_files.own_folder(folder, 0o755)
             for path in sorted((self.folder / "bin").iterdir()):
                 if path.is_file() and (content := rewritten(path.read_bytes(), self.folder / "bin", python)):
@@ -207,16 +224,28 @@ def _reason(lines: list[str]) -> str:
 
 def _advice(reason: str) -> str:
     if "certificate" in reason:
-        return ("a proxy on the way has certificates of its own: `export PIP_CERT=FILE` names the file with your "
-                "site's authorities (PEM), then the same command again")
-    return ("is this machine online? Behind a proxy or a mirror, the settings of pip (PIP_INDEX_URL, PIP_CERT, "
-            "pip config) are honoured")
+        return (
+            "a proxy on the way has certificates of its own: `export PIP_CERT=FILE` names the file with your "
+            "site's authorities (PEM), then the same command again"
+        )
+    return (
+        "is this machine online? Behind a proxy or a mirror, the settings of pip (PIP_INDEX_URL, PIP_CERT, "
+        "pip config) are honoured"
+    )
 
 
 def _cache(uv: str, environment: Mapping[str, str]) -> Path | None:
     """uv's cache, or the folder above it that is there."""
-    done = subprocess.run([uv, "cache", "dir"], env=environment, capture_output=True, text=True, timeout=30,
-                          stdin=subprocess.DEVNULL, check=False, cwd="/")
+    done = subprocess.run(
+        [uv, "cache", "dir"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        cwd="/",
+    )
     if done.returncode or not done.stdout.strip():
         return None
     folder = Path(done.stdout.strip())
@@ -229,8 +258,9 @@ def _writable_cache(uv: str, environment: Mapping[str, str]) -> bool:
     """Whether uv can keep there what it downloads: some room, and the right to write."""
     folder = _cache(uv, environment)
     try:
-        return folder is not None and os.access(folder, os.W_OK | os.X_OK) and \
-            shutil.disk_usage(folder).free > CACHE_LEAST
+        return (
+            folder is not None and os.access(folder, os.W_OK | os.X_OK) and shutil.disk_usage(folder).free > CACHE_LEAST
+        )
     except OSError:
         return False
 
@@ -255,19 +285,32 @@ def interpreter(identity: Mapping[str, Any]) -> str:
     A Python below /root is not reachable for any other user. Raises EngineUnavailable when there is none.
     """
     own = os.path.realpath(sys.executable)
-    candidates = [own, *(f"/usr/bin/python3{minor}" for minor in (".13", ".12", ".11", ".14", "")),
-                  "/usr/local/bin/python3"]
+    candidates = [
+        own,
+        *(f"/usr/bin/python3{minor}" for minor in (".13", ".12", ".11", ".14", "")),
+        "/usr/local/bin/python3",
+    ]
     test = f"import sys, ctypes; sys.exit(sys.version_info[:2] < {MINIMUM})"
     for candidate in candidates:
         try:
-            done = subprocess.run([candidate, "-I", "-c", test], stdin=subprocess.DEVNULL, capture_output=True,
-                                  cwd="/", env={}, timeout=30, check=False, **identity)
+            done = subprocess.run(
+                [candidate, "-I", "-c", test],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                cwd="/",
+                env={},
+                timeout=30,
+                check=False,
+                **identity,
+            )
         except (OSError, subprocess.TimeoutExpired):
             continue
         if done.returncode == 0:
             return candidate
-    raise EngineUnavailable(f"{own} cannot be run by the user that the parts run as, and the system has no "
-                            "Python 3.11 or newer", "install python3 from the distribution, or run as a normal user")
+    raise EngineUnavailable(
+        f"{own} cannot be run by the user that the parts run as, and the system has no Python 3.11 or newer",
+        "install python3 from the distribution, or run as a normal user",
+    )
 
 
 def uv_settings(environ: Mapping[str, str]) -> dict[str, str]:
@@ -275,24 +318,35 @@ def uv_settings(environ: Mapping[str, str]) -> dict[str, str]:
 
     Like pip and git, uv trusts the system's certificates: a site's own are there.
     """
-    names = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS",
-             "cert": "SSL_CERT_FILE"}
+    names = {
+        "index-url": "UV_DEFAULT_INDEX",
+        "extra-index-url": "UV_INDEX",
+        "find-links": "UV_FIND_LINKS",
+        "cert": "SSL_CERT_FILE",
+    }
     told = {}
     for line in _pip_configuration():
         key, _, value = line.partition("=")
         option = key.rsplit(".", 1)[-1].strip()
         if option in names and ("global." in key or ":env:" in key):
             told[names[option]] = value.strip().strip("'\"")
-    if not any(environ.get(name) or told.get(name) for name in UV_TRUST) and \
-            any(Path(path).is_file() for path in egress.SYSTEM):
+    if not any(environ.get(name) or told.get(name) for name in UV_TRUST) and any(
+        Path(path).is_file() for path in egress.SYSTEM
+    ):
         told["UV_SYSTEM_CERTS"] = "1"
     return {name: value for name, value in told.items() if not environ.get(name)}
 
 
 def _pip_configuration() -> list[str]:
     try:
-        done = subprocess.run([sys.executable, "-m", "pip", "config", "list"], stdin=subprocess.DEVNULL,
-                              capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "config", "list"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return []
     return done.stdout.splitlines() if done.returncode == 0 else []

@@ -36,8 +36,9 @@ def can_open(kind: str, nodes: list[str]) -> str:
     if kind == "nvidia" and not wanted and os.path.exists("/dev/dxg"):
         wanted = ["/dev/dxg"]
     if not wanted:
-        raise RuntimeError(f"no {'/dev/nvidia0' if kind == 'nvidia' else '/dev/kfd'} in the notebook: "
-                           "the engine gave it no GPU")
+        raise RuntimeError(
+            f"no {'/dev/nvidia0' if kind == 'nvidia' else '/dev/kfd'} in the notebook: the engine gave it no GPU"
+        )
     for node in wanted:
         try:
             os.close(os.open(node, os.O_RDWR | os.O_CLOEXEC))
@@ -49,8 +50,10 @@ def can_open(kind: str, nodes: list[str]) -> str:
                 raise RuntimeError(f"{node}: the container may not use this device (it was not given to it)") from None
             member = details.st_gid in (*os.getgroups(), os.getgid())
             why = "its mode lets no group in" if member else "the group is missing"
-            raise RuntimeError(f"{node} belongs to group {details.st_gid} (mode {details.st_mode & 0o777:03o}); the "
-                               f"notebook runs {who()}: {why}") from None
+            raise RuntimeError(
+                f"{node} belongs to group {details.st_gid} (mode {details.st_mode & 0o777:03o}); the "
+                f"notebook runs {who()}: {why}"
+            ) from None
         except OSError as error:
             raise RuntimeError(f"{node}: {error.strerror}") from None
     if kind == "nvidia":
@@ -61,8 +64,9 @@ def can_open(kind: str, nodes: list[str]) -> str:
 def ask_driver() -> None:
     """What nvidia-smi complains of, where it is there: an open node is not yet a working driver."""
     try:
-        done = subprocess.run(["nvidia-smi", "-L"], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              timeout=30, check=False)
+        done = subprocess.run(
+            ["nvidia-smi", "-L"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return
     if done.returncode:
@@ -145,8 +149,10 @@ def main(told: dict[str, Any]) -> int:
     if not told.get("quick"):
         os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # stdout is the protocol
         os.environ["TRACKBED_BROWSER_URL"] = ""
-        steps += [(COMPUTE, lambda: compute(kind, has_torch)),
-                  (METRICS, lambda: metrics(kind, has_torch, told["experiment"]))]
+        steps += [
+            (COMPUTE, lambda: compute(kind, has_torch)),
+            (METRICS, lambda: metrics(kind, has_torch, told["experiment"])),
+        ]
     failed = False
     for name, step in steps:
         began = time.monotonic()
@@ -160,8 +166,10 @@ def main(told: dict[str, Any]) -> int:
                 ok, detail = None, str(reason)
             except Exception as error:
                 failed, detail = True, " ".join(str(error).split())[:400] or type(error).__name__
-        sys.stdout.write(json.dumps({"check": name, "ok": ok, "detail": detail,
-                                     "seconds": round(time.monotonic() - began, 3)}) + "\n")
+        sys.stdout.write(
+            json.dumps({"check": name, "ok": ok, "detail": detail, "seconds": round(time.monotonic() - began, 3)})
+            + "\n"
+        )
         sys.stdout.flush()
     return 1 if failed else 0
 

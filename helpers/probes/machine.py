@@ -22,8 +22,13 @@ DISPLAY = ("03", "12")  # PCI base classes: display controllers, processing acce
 
 def look(root: Path = Path("/")) -> dict[str, Any]:
     """Everything that was found, as plain data: ``nodes``, ``kfd``, ``nvidia``, ``display``, ``iommu_pt``."""
-    return {"nodes": nodes(root), "kfd": kfd(root), "nvidia": nvidia(root), "display": display(root),
-            "iommu_pt": "iommu=pt" in _text(root / "proc/cmdline").split()}
+    return {
+        "nodes": nodes(root),
+        "kfd": kfd(root),
+        "nvidia": nvidia(root),
+        "display": display(root),
+        "iommu_pt": "iommu=pt" in _text(root / "proc/cmdline").split(),
+    }
 
 
 def nodes(root: Path) -> list[dict[str, Any]]:
@@ -36,8 +41,14 @@ def nodes(root: Path) -> list[dict[str, Any]]:
             except OSError:
                 continue
             if stat.S_ISCHR(details.st_mode):
-                found.append({"path": "/" + str(path.relative_to(root)), "uid": details.st_uid,
-                              "gid": details.st_gid, "mode": stat.S_IMODE(details.st_mode)})
+                found.append(
+                    {
+                        "path": "/" + str(path.relative_to(root)),
+                        "uid": details.st_uid,
+                        "gid": details.st_gid,
+                        "mode": stat.S_IMODE(details.st_mode),
+                    }
+                )
     return found
 
 
@@ -50,13 +61,15 @@ def kfd(root: Path) -> list[dict[str, Any]]:
         if int(facts.get("simd_count", 0)) == 0:
             continue  # a CPU
         version = int(facts.get("gfx_target_version", 0))
-        found.append({
-            "node": int(folder.name),
-            "gfx": f"gfx{version // 10000}{version // 100 % 100:x}{version % 100:x}" if version else "",
-            "render": f"/dev/dri/renderD{int(facts.get('drm_render_minor', 0))}",
-            # the first generations of such chips are one node for the cores and the graphics
-            "with_cpu": int(facts.get("cpu_cores_count", 0)) > 0,
-        })
+        found.append(
+            {
+                "node": int(folder.name),
+                "gfx": f"gfx{version // 10000}{version // 100 % 100:x}{version % 100:x}" if version else "",
+                "render": f"/dev/dri/renderD{int(facts.get('drm_render_minor', 0))}",
+                # the first generations of such chips are one node for the cores and the graphics
+                "with_cpu": int(facts.get("cpu_cores_count", 0)) > 0,
+            }
+        )
     return found
 
 
@@ -78,8 +91,13 @@ def display(root: Path) -> list[dict[str, str]]:
     for folder in sorted((root / "sys/bus/pci/devices").glob("*")):
         kind = _text(folder / "class").removeprefix("0x")
         if kind.startswith(DISPLAY):
-            found.append({"slot": folder.name, "vendor": _text(folder / "vendor").removeprefix("0x"),
-                          "device": _text(folder / "device").removeprefix("0x")})
+            found.append(
+                {
+                    "slot": folder.name,
+                    "vendor": _text(folder / "vendor").removeprefix("0x"),
+                    "device": _text(folder / "device").removeprefix("0x"),
+                }
+            )
     return found
 
 

@@ -102,8 +102,9 @@ class Check:
         same("parameters", dict(run.data.params), PARAMS)
         same("the tag", run.data.tags.get(TAG), self.nonce)
         history = self.client.get_metric_history(self.run_id, "loss")
-        same("metric history", [(m.step, m.value) for m in sorted(history, key=lambda m: m.step)],
-             list(enumerate(LOSS)))
+        same(
+            "metric history", [(m.step, m.value) for m in sorted(history, key=lambda m: m.step)], list(enumerate(LOSS))
+        )
         same("the run's state", run.info.status, "FINISHED")
         return "parameters, metric history and tag are the same"
 
@@ -118,9 +119,15 @@ class Check:
     def result(self) -> dict[str, Any]:
         # mlflow-artifacts:/EXPERIMENT/RUN/artifacts: after the scheme, the path below the store's prefix
         root = re.sub(r"^[a-z-]+:/*(?://[^/]*/)?", "", self.artifact_uri).strip("/")
-        return {"run_id": self.run_id, "experiment_id": self.experiment_id, "artifact_path": f"{root}/{FILE}",
-                "params": PARAMS, "metrics": {"loss": len(LOSS)}, "tags": {TAG: self.nonce},
-                "size": len(self.payload)}
+        return {
+            "run_id": self.run_id,
+            "experiment_id": self.experiment_id,
+            "artifact_path": f"{root}/{FILE}",
+            "params": PARAMS,
+            "metrics": {"loss": len(LOSS)},
+            "tags": {TAG: self.nonce},
+            "size": len(self.payload),
+        }
 
 
 def same(what: str, got: object, expected: object) -> None:

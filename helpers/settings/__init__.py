@@ -12,12 +12,28 @@ if TYPE_CHECKING:
     from helpers.settings.resolved import Settings, default_state_dir
     from helpers.settings.sources import DEFAULT, FOREIGN, LAST_UP, OTHER_NAMES, PREFIX, RESERVED
 
-_HOME = {**dict.fromkeys(("BY_NAME", "BY_OPTION", "TABLE", "Setting"), "model"), "example": "reference",
-         **dict.fromkeys(("Settings", "default_state_dir"), "resolved"),
-         **dict.fromkeys(("DEFAULT", "FOREIGN", "LAST_UP", "OTHER_NAMES", "PREFIX", "RESERVED"), "sources")}
+_HOME = {
+    **dict.fromkeys(("BY_NAME", "BY_OPTION", "TABLE", "Setting"), "model"),
+    "example": "reference",
+    **dict.fromkeys(("Settings", "default_state_dir"), "resolved"),
+    **dict.fromkeys(("DEFAULT", "FOREIGN", "LAST_UP", "OTHER_NAMES", "PREFIX", "RESERVED"), "sources"),
+}
 
-__all__ = ["BY_NAME", "BY_OPTION", "DEFAULT", "FOREIGN", "LAST_UP", "OTHER_NAMES", "PREFIX", "RESERVED", "TABLE",
-           "Setting", "Settings", "default_state_dir", "example"]
+__all__ = [
+    "BY_NAME",
+    "BY_OPTION",
+    "DEFAULT",
+    "FOREIGN",
+    "LAST_UP",
+    "OTHER_NAMES",
+    "PREFIX",
+    "RESERVED",
+    "TABLE",
+    "Setting",
+    "Settings",
+    "default_state_dir",
+    "example",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -80,8 +80,10 @@ def _text(path: Path, data: bytes) -> str:
             f"{path.name} line {line}: is not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8"
         ) from None
     if "\0" in text:
-        raise SettingError(f"{path.name} line {text[:text.index(chr(0))].count(chr(10)) + 1}: "
-                           "holds a NUL byte; the file is damaged or half-written")
+        raise SettingError(
+            f"{path.name} line {text[: text.index(chr(0))].count(chr(10)) + 1}: "
+            "holds a NUL byte; the file is damaged or half-written"
+        )
     return text
 
 
@@ -100,8 +102,9 @@ def _blocks(path: Path, lines: list[str]) -> list[range]:
             found.append(range(start, number + 1))
             start = 0
     if start:
-        raise SettingError(f"{path.name} line {start}: begins a block of Trackbed that has no last line; "
-                           f"add the line: {END}")
+        raise SettingError(
+            f"{path.name} line {start}: begins a block of Trackbed that has no last line; add the line: {END}"
+        )
     return found
 
 
@@ -151,8 +154,9 @@ def read(path: Path) -> EnvFile:
             value = ""  # `NAME= # why`: python-dotenv takes the comment for the value
         if any(line in block for block in blocks):
             if not name.startswith(("TRACKBED_", "COMPOSE_")):
-                raise SettingError(f"{where}: {name} stands inside the block that Trackbed rewrites; "
-                                   "move it to the top of the file")
+                raise SettingError(
+                    f"{where}: {name} stands inside the block that Trackbed rewrites; move it to the top of the file"
+                )
             managed[name] = value
             continue
         if name in seen:
@@ -181,8 +185,7 @@ def drop_block(path: Path) -> bool:
         return False
     _text(path, raw[0])
     lines = [line.encode() for line in _LINE.findall(raw[0].decode("utf-8"))]
-    inside = {number for block in _blocks(path, [line.decode().lstrip("\ufeff") for line in lines])
-              for number in block}
+    inside = {number for block in _blocks(path, [line.decode().lstrip("\ufeff") for line in lines]) for number in block}
     if not inside:
         return False
     kept = b"".join(line for number, line in enumerate(lines, 1) if number not in inside)
@@ -232,5 +235,7 @@ def _put(target: Path, content: bytes, owner: os.stat_result, mode: int) -> None
 
 
 def _unwritable(path: Path, error: OSError) -> TrackbedError:
-    return TrackbedError(f"{path} cannot be written ({error.strerror or error})",
-                         f"Make the folder yours: sudo chown $USER {path.parent} {path}")
+    return TrackbedError(
+        f"{path} cannot be written ({error.strerror or error})",
+        f"Make the folder yours: sudo chown $USER {path.parent} {path}",
+    )

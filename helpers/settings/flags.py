@@ -13,8 +13,9 @@ Given = dict[str, str | None]  # by the flag's name as in mlflow_port; None: not
 
 def taken(task: str) -> dict[str, Setting]:
     """The settings that a task takes, by the name of its parameter, as in "mlflow_port"."""
-    return {row.option.removeprefix("--").replace("-", "_"): row for row in TABLE
-            if row.tasks == EVERY or task in row.tasks}
+    return {
+        row.option.removeprefix("--").replace("-", "_"): row for row in TABLE if row.tasks == EVERY or task in row.tasks
+    }
 
 
 def parameter(name: str) -> Parameter:

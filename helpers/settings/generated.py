@@ -32,8 +32,10 @@ def read(env: dotenv.EnvFile) -> Mapping[str, str]:
     except SettingError as error:
         if "permission denied" in error.message:
             raise
-        raise SettingError(error.message, f"delete {path}; `invoke up` writes it again (with --project and --state-dir "
-                                          "where you chose them)") from None
+        raise SettingError(
+            error.message,
+            f"delete {path}; `invoke up` writes it again (with --project and --state-dir where you chose them)",
+        ) from None
     return {entry.name: entry.value for entry in found.entries}
 
 
@@ -49,8 +51,10 @@ def write(env_file: Path, values: Mapping[str, str]) -> tuple[str, ...]:
     files = values.get("COMPOSE_FILE", "")
     if not _ours(compose):
         if files and changed:
-            told.append(f"{COMPOSE} in this clone is yours and stays; for the system's services: "
-                        f"`docker compose --env-file {VALUES} ps`")
+            told.append(
+                f"{COMPOSE} in this clone is yours and stays; for the system's services: "
+                f"`docker compose --env-file {VALUES} ps`"
+            )
     else:
         dotenv.replace(compose, _including(files, values["COMPOSE_PROJECT_NAME"]) if files else None)
     if dotenv.drop_block(env_file):
@@ -70,5 +74,13 @@ def _ours(path: Path) -> bool:
 
 def _including(files: str, project: str) -> str:
     """The text of a Compose file for that project: Compose finds it by its name."""
-    return "\n".join((SIGN, f"name: {json.dumps(project)}", "include:", f"  - path: {json.dumps(files.split(':'))}",
-                      f"    env_file: {VALUES}", ""))
+    return "\n".join(
+        (
+            SIGN,
+            f"name: {json.dumps(project)}",
+            "include:",
+            f"  - path: {json.dumps(files.split(':'))}",
+            f"    env_file: {VALUES}",
+            "",
+        )
+    )

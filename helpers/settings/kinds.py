@@ -33,6 +33,7 @@ def optional(kind: Kind[Value], empty: Empty) -> Kind[Value | Empty]:
 
 def one_of(*words: str) -> Kind[str]:
     """One of a few words."""
+
     def parse(text: str, around: Around) -> str:
         if text not in words:
             raise Wrong(nearest(text, words))
@@ -43,6 +44,7 @@ def one_of(*words: str) -> Kind[str]:
 
 def integer(low: int, high: int, what: str = "a number", word: str = "NUMBER") -> Kind[int]:
     """A whole number from ``low`` to ``high``."""
+
     def parse(text: str, around: Around) -> int:
         if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
             raise Wrong
@@ -65,8 +67,9 @@ def matching(pattern: str, allowed: str, word: str = "WORD") -> Kind[str]:
 
 def key(least: int) -> Kind[str]:
     """A password or key of at least that many characters; "" where it is made."""
-    return optional(matching(rf"[A-Za-z0-9_.~+/=-]{{{least},128}}",
-                             f"{least} to 128 letters, digits and any of _ . ~ + / = -"), "")
+    return optional(
+        matching(rf"[A-Za-z0-9_.~+/=-]{{{least},128}}", f"{least} to 128 letters, digits and any of _ . ~ + / = -"), ""
+    )
 
 
 def printable(most: int) -> Kind[str]:
@@ -91,8 +94,9 @@ INDEX = Kind("http:// or https:// and the address of a wheel index", parsers.ind
 REGION = matching(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "1 to 64 letters, digits, _ and -")
 ACCESS_KEY = optional(matching(r"[A-Za-z0-9_.~+=-]{3,128}", "3 to 128 letters, digits and any of _ . ~ + = -"), "")
 TOKEN = optional(matching(r"[A-Za-z0-9_-]{16,128}", "16 to 128 letters, digits, _ and -"), "")
-USERNAME = optional(matching(r"[!-9;-z|~]{1,128}", "1 to 128 printable characters without spaces, colons and braces",
-                             "USER"), "")
+USERNAME = optional(
+    matching(r"[!-9;-z|~]{1,128}", "1 to 128 printable characters without spaces, colons and braces", "USER"), ""
+)
 FERNET = optional(matching(r"[A-Za-z0-9_-]{43}=", "a Fernet key: 32 bytes in URL-safe base64 (44 characters)"), "")
 GPU = Kind("auto, none, amd, nvidia or a node type: " + ", ".join(accelerators.WORDS[4:]), parsers.gpu)
 DEVICES = Kind("all, or indexes of GPUs with commas, as in 0,1", parsers.devices, "INDEXES")

@@ -50,8 +50,10 @@ def bind_address(value: str, around: Around) -> str:
     raise Wrong(guess, LOOPBACK)
 
 
-LOOPBACK = ("must be a loopback IPv4 address (127.0.0.1), because nothing here has a login without PUBLIC=true; "
-             "reach it from elsewhere with ssh -L 8000:localhost:8000 USER@THIS_MACHINE.")
+LOOPBACK = (
+    "must be a loopback IPv4 address (127.0.0.1), because nothing here has a login without PUBLIC=true; "
+    "reach it from elsewhere with ssh -L 8000:localhost:8000 USER@THIS_MACHINE."
+)
 
 
 def public_address(value: str, around: Around) -> str:
@@ -131,9 +133,12 @@ def tracking_uri(value: str, around: Around) -> str:
         raise Wrong(f"https://{value}" if re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[\w./-]*)?", value) else "")
     if url.username is not None or url.password is not None:
         raise Wrong(rule="must not hold a user or password; they are TRACKING_USERNAME and TRACKING_PASSWORD.")
-    if url.scheme not in ("http", "https") or url.query \
-            or not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", url.hostname or "") \
-            or not re.fullmatch(r"[\w.~/-]*", url.path):
+    if (
+        url.scheme not in ("http", "https")
+        or url.query
+        or not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", url.hostname or "")
+        or not re.fullmatch(r"[\w.~/-]*", url.path)
+    ):
         raise Wrong
     return f"{url.scheme}://{url.netloc}{url.path}".rstrip("/")  # what a browser shows after # is not part of it
 
@@ -224,10 +229,27 @@ def index(value: str, around: Around) -> str:
     return value.rstrip("/")
 
 
-_SYSTEM = frozenset((
-    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/opt", "/proc", "/run", "/sbin", "/sys",
-    "/tmp", "/usr", "/var", "/var/lib",
-))
+_SYSTEM = frozenset(
+    (
+        "/",
+        "/bin",
+        "/boot",
+        "/dev",
+        "/etc",
+        "/home",
+        "/lib",
+        "/lib64",
+        "/opt",
+        "/proc",
+        "/run",
+        "/sbin",
+        "/sys",
+        "/tmp",
+        "/usr",
+        "/var",
+        "/var/lib",
+    )
+)
 
 
 def folder(value: str, around: Around) -> Path:
@@ -238,8 +260,10 @@ def folder(value: str, around: Around) -> Path:
         guess = "" if expanded.startswith("~") else os.path.normpath(around.clone / expanded)
         raise Wrong(guess)
     if re.search(r"[\x00-\x1f\x7f'\"\\$`:,]", expanded):
-        raise Wrong(rule="must not hold quotes, backslashes, control characters or any of $ ` : , "
-                         "(Docker and Compose cannot take them).")
+        raise Wrong(
+            rule="must not hold quotes, backslashes, control characters or any of $ ` : , "
+            "(Docker and Compose cannot take them)."
+        )
     path = Path(os.path.normpath(expanded))
     if str(path) in _SYSTEM or str(path).startswith(("/proc/", "/sys/", "/dev/")):
         raise Wrong(rule="must be a folder of its own, not one of the system.")
@@ -300,8 +324,13 @@ def domain(value: str, around: Around) -> str:
 
 def directory(value: str, around: Around) -> str:
     url = urlsplit(value)
-    if url.scheme != "https" or not re.fullmatch(r"[A-Za-z0-9.:-]+", url.netloc) \
-            or not re.fullmatch(r"[A-Za-z0-9./_~-]*", url.path) or url.query or url.fragment:
+    if (
+        url.scheme != "https"
+        or not re.fullmatch(r"[A-Za-z0-9.:-]+", url.netloc)
+        or not re.fullmatch(r"[A-Za-z0-9./_~-]*", url.path)
+        or url.query
+        or url.fragment
+    ):
         raise Wrong
     return value
 

@@ -10,8 +10,16 @@ from helpers.settings.model import EVERY, TABLE, Setting
 
 BEGIN, END = "<!-- settings: made from their declarations -->", "<!-- end -->"
 # where a setting means something: words of `only`
-WHERE = {"docker": "Docker", "public": "PUBLIC=true", "private": "not with PUBLIC=true", "remote": "TRACKING_URI",
-         "server": "not with TRACKING_URI", "own-store": "a store of its own", "s3": "an S3 store", "gpu": "a GPU"}
+WHERE = {
+    "docker": "Docker",
+    "public": "PUBLIC=true",
+    "private": "not with PUBLIC=true",
+    "remote": "TRACKING_URI",
+    "server": "not with TRACKING_URI",
+    "own-store": "a store of its own",
+    "s3": "an S3 store",
+    "gpu": "a GPU",
+}
 
 
 def example() -> str:
@@ -48,4 +56,4 @@ def page(text: str) -> str:
     found = re.search(f"{BEGIN}\n.*?{END}\n", text, re.DOTALL)
     if found is None:
         raise ValueError(f"the page has no place between {BEGIN} and {END}")
-    return f"{text[:found.start()]}{BEGIN}\n{table()}\n{END}\n{text[found.end():]}"
+    return f"{text[: found.start()]}{BEGIN}\n{table()}\n{END}\n{text[found.end() :]}"

@@ -36,16 +36,20 @@ class Condition:
 
 CONDITIONS: Mapping[str, Condition] = {
     "docker": Condition(lambda s: s.engine == "docker", "on the embedded engine"),
-    "data": Condition(lambda s: s.engine == "docker" or s.data_volume.startswith("/"),
-                      "on the embedded engine, which has no Docker volumes"),
+    "data": Condition(
+        lambda s: s.engine == "docker" or s.data_volume.startswith("/"),
+        "on the embedded engine, which has no Docker volumes",
+    ),
     "public": Condition(lambda s: s.public, "without --public (PUBLIC=true)"),
     "private": Condition(lambda s: not s.public, "with PUBLIC=true"),
     "server": Condition(lambda s: not s.tracking_uri, "where only the notebook is started (TRACKING_URI)"),
     "jobs": Condition(lambda s: s.mlflow_jobs == "on", "without MLFLOW_JOBS=on"),
     "remote": Condition(lambda s: bool(s.tracking_uri), "without TRACKING_URI"),
     "own-store": Condition(lambda s: s.object_store != "external", "with OBJECT_STORE=external"),
-    "s3": Condition(lambda s: s.engine == "docker" or s.object_store == "external",
-                    "on the embedded engine, where artifacts are files in the state folder"),
+    "s3": Condition(
+        lambda s: s.engine == "docker" or s.object_store == "external",
+        "on the embedded engine, where artifacts are files in the state folder",
+    ),
     "gpu": Condition(lambda s: True, "without a GPU"),  # only the engine can tell: ``refuse_flags``
 }
 

@@ -136,8 +136,11 @@ class Settings(Declared):
             **{BY_NAME[name].field: value for name, value in values.items()},
             clone=clone,
             told=told,
-            passthrough={e.name: e.value for e in file.entries if e.value and FOREIGN.fullmatch(e.name)
-                         and not e.name.startswith("COMPOSE_")},
+            passthrough={
+                e.name: e.value
+                for e in file.entries
+                if e.value and FOREIGN.fullmatch(e.name) and not e.name.startswith("COMPOSE_")
+            },
             warnings=(*warnings, *_tracking_warnings(values, origins)),
             origins=origins,
         )
@@ -152,8 +155,12 @@ def _within(path: Path, parent: Path) -> bool:
 def _check_state_dir(state_dir: Path, clone: Path, around: Around, origin: str) -> None:
     parse(BY_NAME["STATE_DIR"], Value(str(state_dir), origin), around)  # the default can be odd, too
     if _within(state_dir, clone):
-        raise error("STATE_DIR", str(state_dir), origin,
-                     f"must lie outside the clone {clone}, where `git clean` would delete the database.")
+        raise error(
+            "STATE_DIR",
+            str(state_dir),
+            origin,
+            f"must lie outside the clone {clone}, where `git clean` would delete the database.",
+        )
 
 
 def _tracking_warnings(values: Mapping[str, Any], origins: Mapping[str, str]) -> list[str]:
@@ -161,8 +168,11 @@ def _tracking_warnings(values: Mapping[str, Any], origins: Mapping[str, str]) ->
     uri = values["TRACKING_URI"]
     if not uri:
         names = ("TRACKING_USERNAME", "TRACKING_PASSWORD", "TRACKING_TOKEN", "TRACKING_CA")
-        return [f"{name} (from {origins[name]}) is for a server elsewhere, and TRACKING_URI is not set; ignored."
-                for name in names if values[name] and not origins[name].startswith((LAST_UP, "--"))]
+        return [
+            f"{name} (from {origins[name]}) is for a server elsewhere, and TRACKING_URI is not set; ignored."
+            for name in names
+            if values[name] and not origins[name].startswith((LAST_UP, "--"))
+        ]
     if values["TRACKING_PASSWORD"] and not values["TRACKING_USERNAME"]:
         return ["TRACKING_PASSWORD without TRACKING_USERNAME is not used."]
     login = values["TRACKING_TOKEN"] or values["TRACKING_USERNAME"]
@@ -175,8 +185,12 @@ def _check_together(settings: Settings) -> None:
     if not settings.public and not ipaddress.IPv4Address(settings.bind_address).is_loopback:
         raise error("BIND_ADDRESS", settings.bind_address, settings.origin("BIND_ADDRESS"), LOOPBACK)
     if settings.public and ":" in settings.public_address:
-        raise error("PUBLIC_ADDRESS", settings.public_address, settings.origin("PUBLIC_ADDRESS"),
-                     "must be an IPv4 address or a name; containers are reached over IPv4.")
+        raise error(
+            "PUBLIC_ADDRESS",
+            settings.public_address,
+            settings.origin("PUBLIC_ADDRESS"),
+            "must be an IPv4 address or a name; containers are reached over IPv4.",
+        )
     seen: dict[int, str] = {}
     for name in (*_PORTS, *(("HTTP_PORT", "HTTPS_PORT") if settings.acme else ())):
         port: int = getattr(settings, name.lower())
@@ -184,22 +198,35 @@ def _check_together(settings: Settings) -> None:
             one, other = name, seen[port]
             if settings.origin(one) == DEFAULT:
                 one, other = other, one  # blame the one that somebody set
-            raise error(one, str(port), settings.origin(one),
-                         f"must differ from {other}={port} ({named(settings.origin(other))}); "
-                         "two parts cannot share a port.")
+            raise error(
+                one,
+                str(port),
+                settings.origin(one),
+                f"must differ from {other}={port} ({named(settings.origin(other))}); two parts cannot share a port.",
+            )
         seen[port] = name
     if settings.tracking_uri and settings.tracking_token and settings.tracking_username:
-        raise SettingError(f"TRACKING_TOKEN (from {settings.origin('TRACKING_TOKEN')}): must not be set together with "
-                           f"TRACKING_USERNAME ({named(settings.origin('TRACKING_USERNAME'))}); a server takes one.")
+        raise SettingError(
+            f"TRACKING_TOKEN (from {settings.origin('TRACKING_TOKEN')}): must not be set together with "
+            f"TRACKING_USERNAME ({named(settings.origin('TRACKING_USERNAME'))}); a server takes one."
+        )
     work = settings.workspace
     origin = settings.origin("WORKSPACE")
     if _within(settings.state_dir, work):
-        raise error("WORKSPACE", str(work), origin, "must not hold the state folder "
-                     f"{settings.state_dir}, or the notebook could read every secret.")
+        raise error(
+            "WORKSPACE",
+            str(work),
+            origin,
+            f"must not hold the state folder {settings.state_dir}, or the notebook could read every secret.",
+        )
     if _within(work, settings.folder) and work != settings.folder / "workspace":
-        raise error("WORKSPACE", str(work), origin,
-                     f"must not lie in {settings.folder}, which holds the secrets.",
-                     str(settings.folder / "workspace"))
+        raise error(
+            "WORKSPACE",
+            str(work),
+            origin,
+            f"must not lie in {settings.folder}, which holds the secrets.",
+            str(settings.folder / "workspace"),
+        )
     _check_store(settings)
 
 
@@ -208,17 +235,26 @@ def _check_store(settings: Settings) -> None:
     allowed = {"docker": ("minio", "versitygw", "external"), "embedded": ("folder", "external")}.get(engine)
     if allowed and store != "auto" and store not in allowed:
         needed = "runs in Docker" if engine == "embedded" else "is for embedded"
-        raise error("OBJECT_STORE", store, settings.origin("OBJECT_STORE"),
-                     f"{needed}; with ENGINE={engine} ({named(settings.origin('ENGINE'))}) "
-                     f"must be one of {', '.join(('auto', *allowed))}.")
+        raise error(
+            "OBJECT_STORE",
+            store,
+            settings.origin("OBJECT_STORE"),
+            f"{needed}; with ENGINE={engine} ({named(settings.origin('ENGINE'))}) "
+            f"must be one of {', '.join(('auto', *allowed))}.",
+        )
     if store == "external":
         for name in ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"):
             kept = settings.folder / "secrets" / f"EXTERNAL_{name}"
             if not getattr(settings, name.lower()) and not os.path.lexists(kept):
-                raise SettingError(f"{name} is missing: OBJECT_STORE=external "
-                                   f"({named(settings.origin('OBJECT_STORE'))}) needs it; "
-                                   f"must be {BY_NAME[name].allowed}.")
+                raise SettingError(
+                    f"{name} is missing: OBJECT_STORE=external "
+                    f"({named(settings.origin('OBJECT_STORE'))}) needs it; "
+                    f"must be {BY_NAME[name].allowed}."
+                )
     elif settings.s3_endpoint and settings.origin("S3_ENDPOINT") != LAST_UP:
-        raise error("S3_ENDPOINT", settings.s3_endpoint, settings.origin("S3_ENDPOINT"),
-                     f"is for OBJECT_STORE=external only; OBJECT_STORE is {store} "
-                     f"({named(settings.origin('OBJECT_STORE'))}).")
+        raise error(
+            "S3_ENDPOINT",
+            settings.s3_endpoint,
+            settings.origin("S3_ENDPOINT"),
+            f"is for OBJECT_STORE=external only; OBJECT_STORE is {store} ({named(settings.origin('OBJECT_STORE'))}).",
+        )

@@ -99,18 +99,19 @@ def from_flags(flags: Mapping[str, str | None]) -> dict[str, Value]:
             raise SettingError(f"{option}: no such setting.{did_you_mean(right)}")
         option = BY_NAME[name].option
         if BY_NAME[name].secret:
-            raise SettingError(f"{name} (from {option}): a secret is not taken from the command line, where "
-                               "others on the machine can read it; put it into .env (chmod 600 .env).")
+            raise SettingError(
+                f"{name} (from {option}): a secret is not taken from the command line, where "
+                "others on the machine can read it; put it into .env (chmod 600 .env)."
+            )
         if not BY_NAME[name].flag:
-            raise SettingError(f"{option}: is no flag.", f"{name}=... goes into .env, or {PREFIX}{name}=... before the "
-                                                         "command")
+            raise SettingError(
+                f"{option}: is no flag.", f"{name}=... goes into .env, or {PREFIX}{name}=... before the command"
+            )
         found[name] = Value(raw.strip(), option)
     return found
 
 
-def from_environ(
-    environ: Mapping[str, str], left: Mapping[str, str], warnings: list[str]
-) -> dict[str, Value]:
+def from_environ(environ: Mapping[str, str], left: Mapping[str, str], warnings: list[str]) -> dict[str, Value]:
     found: dict[str, Value] = {}
     for variable, raw in sorted(environ.items()):
         if not variable.upper().startswith(PREFIX) or RESERVED.fullmatch(variable):
@@ -132,8 +133,9 @@ def from_environ(
 
 def sourced(environ: Mapping[str, str], left: Mapping[str, str]) -> dict[str, str]:
     """Variables that equal what ``up`` left in the clone: the last word, for when the state was lost."""
-    names = ((variable.removeprefix(PREFIX), value) for variable, value in left.items()
-             if environ.get(variable) == value)
+    names = (
+        (variable.removeprefix(PREFIX), value) for variable, value in left.items() if environ.get(variable) == value
+    )
     # S3_ENDPOINT is written for Compose, also where the store is our own
     return {name: value for name, value in names if name in BY_NAME and name != "S3_ENDPOINT"}
 
@@ -145,12 +147,16 @@ def from_file(file: EnvFile, warnings: list[str]) -> dict[str, Value]:
         if entry.name in BY_NAME:
             found[entry.name] = Value(entry.value.strip(), origin)
             if entry.value and BY_NAME[entry.name].secret and file.mode is not None and file.mode & 0o077:
-                raise SettingError(f"{entry.name} (from {origin}): others may read this file "
-                                   f"(mode {file.mode:04o}) and it holds a secret; "
-                                   f"run: chmod 600 {file.path}")
+                raise SettingError(
+                    f"{entry.name} (from {origin}): others may read this file "
+                    f"(mode {file.mode:04o}) and it holds a secret; "
+                    f"run: chmod 600 {file.path}"
+                )
         elif entry.name in ("COMPOSE_FILE", "COMPOSE_PROJECT_NAME"):
-            warnings.append(f"{entry.name} (from {origin}): a bare `docker compose` takes it in place of what "
-                            "`invoke up` writes for this system.")
+            warnings.append(
+                f"{entry.name} (from {origin}): a bare `docker compose` takes it in place of what "
+                "`invoke up` writes for this system."
+            )
         elif FOREIGN.fullmatch(entry.name):
             continue
         elif entry.name.startswith(PREFIX):
@@ -168,8 +174,7 @@ def _prefixed(entry: Entry, origin: str) -> SettingError:
     if RESERVED.fullmatch(entry.name):
         return SettingError(f"{entry.name} (from {origin}): is read from the environment only.")
     if bare in BY_NAME:
-        return SettingError(f"{entry.name} (from {origin}): drop the prefix in this file."
-                            f"{did_you_mean(bare)}")
+        return SettingError(f"{entry.name} (from {origin}): drop the prefix in this file.{did_you_mean(bare)}")
     return SettingError(f"{entry.name} (from {origin}): no such setting.{did_you_mean(meant(bare))}")
 
 
@@ -177,4 +182,3 @@ def from_left(left: Mapping[str, str]) -> dict[str, Value]:
     """Only what locates the state: everything else that ``up`` was told is in the state."""
     names = {"PROJECT": "COMPOSE_PROJECT_NAME", "STATE_DIR": PREFIX + "STATE_DIR"}
     return {name: Value(left[key], LAST_UP) for name, key in names.items() if left.get(key)}
-

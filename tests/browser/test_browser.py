@@ -27,8 +27,15 @@ from tests.conftest import Clone
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Shot = Callable[[Page, str], None]
 
-ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage")
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SLOW = 60_000  # ms: a cold JupyterLab on a small machine
 DIRECT = build_opener(ProxyHandler({}))
@@ -52,10 +59,22 @@ def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     context.set_default_timeout(SLOW)
     refused: list[str] = []
-    context.on("response", lambda answer: refused.append(f"{answer.status} {answer.request.method} {answer.url}")
-               if answer.status == 403 or answer.status >= 500 else None)
-    context.on("console", lambda message: refused.append(message.text)
-               if message.type == "error" and re.search(r"\b403\b|CORS|Cross-origin", message.text) else None)
+    context.on(
+        "response",
+        lambda answer: (
+            refused.append(f"{answer.status} {answer.request.method} {answer.url}")
+            if answer.status == 403 or answer.status >= 500
+            else None
+        ),
+    )
+    context.on(
+        "console",
+        lambda message: (
+            refused.append(message.text)
+            if message.type == "error" and re.search(r"\b403\b|CORS|Cross-origin", message.text)
+            else None
+        ),
+    )
     yield context.new_page()
     context.close()
     assert not refused, refused
@@ -64,11 +83,13 @@ def page(browser: Browser) -> Iterator[Page]:
 @pytest.fixture
 def shot(engine: str) -> Shot:
     """Keep a picture where someone asked for them."""
+
     def take(page: Page, name: str) -> None:
         folder = os.environ.get("TRACKBED_SCREENSHOTS")
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
             page.screenshot(path=Path(folder) / f"{engine}-{name}.png")
+
     return take
 
 
@@ -178,8 +199,9 @@ def test_mlflow_writes_through_its_own_pages(page: Page, shot: Shot, mlflow_url:
     shot(page, "mlflow-renamed-run")
 
 
-def test_a_first_visit_shows_runs_and_nothing_in_front_of_them(browser: Browser, page: Page, shot: Shot,
-                                                                mlflow_url: str) -> None:
+def test_a_first_visit_shows_runs_and_nothing_in_front_of_them(
+    browser: Browser, page: Page, shot: Shot, mlflow_url: str
+) -> None:
     """MLflow's own default: its GenAI mode, the assistant's panel open, a banner of telemetry that is off here."""
     name = f"first-{uuid.uuid4().hex[:6]}"
     api = f"{mlflow_url}/api/2.0/mlflow"
@@ -194,8 +216,12 @@ def test_a_first_visit_shows_runs_and_nothing_in_front_of_them(browser: Browser,
         expect(seen.get_by_text("Information about UI telemetry")).to_have_count(0)
 
     own = f"#/experiments/{number}"
-    for path, text, picture in (("", name, "root"), ("#/experiments", name, "list"), (own, "the-run", "experiment"),
-                                (f"{own}/runs/{run['run_id']}", "the-run", "run")):
+    for path, text, picture in (
+        ("", name, "root"),
+        ("#/experiments", name, "list"),
+        (own, "the-run", "experiment"),
+        (f"{own}/runs/{run['run_id']}", "the-run", "run"),
+    ):
         context = browser.new_context(viewport={"width": 1400, "height": 900})  # each the first visit of a browser
         first = context.new_page()
         first.goto(f"{mlflow_url}/{path}")
@@ -235,8 +261,9 @@ def experiment(mlflow_url: str) -> tuple[str, str, list[str]]:
     return number, name, runs
 
 
-def test_the_download_button_gives_the_file_and_the_page_stays(page: Page, shot: Shot, mlflow_url: str,
-                                                               experiment: tuple[str, str, list[str]]) -> None:
+def test_the_download_button_gives_the_file_and_the_page_stays(
+    page: Page, shot: Shot, mlflow_url: str, experiment: tuple[str, str, list[str]]
+) -> None:
     """A browser does not reach the object store, whatever the server offers to the notebook."""
     number, _, runs = experiment
     address = f"{mlflow_url}/#/experiments/{number}/runs/{runs[0]}/artifacts/a.txt"
@@ -249,8 +276,9 @@ def test_the_download_button_gives_the_file_and_the_page_stays(page: Page, shot:
     shot(page, "mlflow-download")
 
 
-def test_compare_delete_restore_and_register(page: Page, shot: Shot, mlflow_url: str,
-                                             experiment: tuple[str, str, list[str]]) -> None:
+def test_compare_delete_restore_and_register(
+    page: Page, shot: Shot, mlflow_url: str, experiment: tuple[str, str, list[str]]
+) -> None:
     number, name, runs = experiment
     every = f"{mlflow_url}/#/experiments/{number}/runs?workflowType=machine_learning"
 

@@ -53,13 +53,30 @@ def read_back(run: str, *histories: Any) -> Any:
     found = client.get_run(run)
     tags = {key: value for key, value in found.data.tags.items() if not key.startswith("mlflow.")}
     logged = [one for one in client.search_logged_models([found.info.experiment_id]) if one.source_run_id == run]
-    models = [[one.name, str(one.status), sorted(one.params or {}), sorted(metric.key for metric in one.metrics or []),
-               sorted(file.path for file in client.list_logged_model_artifacts(one.model_id))] for one in logged]
+    models = [
+        [
+            one.name,
+            str(one.status),
+            sorted(one.params or {}),
+            sorted(metric.key for metric in one.metrics or []),
+            sorted(file.path for file in client.list_logged_model_artifacts(one.model_id)),
+        ]
+        for one in logged
+    ]
     steps = {key: [[one.step, rounded(one.value)] for one in client.get_metric_history(run, key)] for key in histories}
-    inputs = [[one.dataset.source_type, sorted(json.loads(one.dataset.schema or "{}"))]
-              for one in found.inputs.dataset_inputs]
-    return [found.info.status, found.data.params, rounded(found.data.metrics), tags, tree(run), sorted(models), steps,
-            inputs]
+    inputs = [
+        [one.dataset.source_type, sorted(json.loads(one.dataset.schema or "{}"))] for one in found.inputs.dataset_inputs
+    ]
+    return [
+        found.info.status,
+        found.data.params,
+        rounded(found.data.metrics),
+        tags,
+        tree(run),
+        sorted(models),
+        steps,
+        inputs,
+    ]
 
 
 def only_run(experiment: str) -> Any:
@@ -74,8 +91,9 @@ def opentelemetry(experiment: str) -> Any:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # type: ignore[import-not-found]
 
     for packed in (Compression.NoCompression, Compression.Gzip, Compression.Deflate):
-        exporter = OTLPSpanExporter(endpoint=f"{uri}/v1/traces", headers={"x-mlflow-experiment-id": experiment},
-                                    compression=packed)
+        exporter = OTLPSpanExporter(
+            endpoint=f"{uri}/v1/traces", headers={"x-mlflow-experiment-id": experiment}, compression=packed
+        )
         provider = TracerProvider()
         provider.add_span_processor(BatchSpanProcessor(exporter))
         tracer = provider.get_tracer("app")
@@ -86,8 +104,14 @@ def opentelemetry(experiment: str) -> Any:
                     pass
         provider.shutdown()
     traces = MlflowClient().search_traces(experiment_ids=[experiment])
-    return sorted([len(trace.data.spans), next(span.name for span in trace.data.spans if span.parent_id is None),
-                   len({span.parent_id for span in trace.data.spans})] for trace in traces)
+    return sorted(
+        [
+            len(trace.data.spans),
+            next(span.name for span in trace.data.spans if span.parent_id is None),
+            len({span.parent_id for span in trace.data.spans}),
+        ]
+        for trace in traces
+    )
 
 
 def small_data() -> Any:
@@ -109,8 +133,7 @@ def sklearn(experiment: str) -> Any:
     told = [read_back(run), model.predict(data).tolist()]
     with mlflow.start_run(run_name="search") as parent:  # a child run for each choice
         GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0, 10.0]}, cv=2).fit(data, labels)
-    children = MlflowClient().search_runs(
-        [experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    children = MlflowClient().search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     return [*told, read_back(parent.info.run_id), sorted([run.info.status, run.data.params["C"]] for run in children)]
 
 
@@ -120,9 +143,14 @@ def xgboost(experiment: str) -> Any:
     mlflow.xgboost.autolog()
     data, labels = small_data()
     matrix = library.DMatrix(data, label=labels, feature_names=["a", "b"])
-    booster = library.train({"max_depth": 2, "objective": "binary:logistic", "eval_metric": ["logloss", "error"]},
-                            matrix, num_boost_round=7, evals=[(matrix, "train")], early_stopping_rounds=5,
-                            verbose_eval=False)
+    booster = library.train(
+        {"max_depth": 2, "objective": "binary:logistic", "eval_metric": ["logloss", "error"]},
+        matrix,
+        num_boost_round=7,
+        evals=[(matrix, "train")],
+        early_stopping_rounds=5,
+        verbose_eval=False,
+    )
     run = only_run(experiment)
     model = mlflow.xgboost.load_model(f"runs:/{run}/model")
     return [read_back(run, "train-logloss"), (model.predict(matrix) == booster.predict(matrix)).all().tolist()]
@@ -133,8 +161,11 @@ def trials(storage: Any) -> Any:
     from optuna_integration import MLflowCallback  # type: ignore[import-not-found]
 
     study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
-    study.optimize(lambda trial: trial.suggest_float("x", -1, 1) ** 2, n_trials=5,
-                   callbacks=[MLflowCallback(tracking_uri=uri, metric_name="square", create_experiment=False)])
+    study.optimize(
+        lambda trial: trial.suggest_float("x", -1, 1) ** 2,
+        n_trials=5,
+        callbacks=[MLflowCallback(tracking_uri=uri, metric_name="square", create_experiment=False)],
+    )
 
 
 def optuna(experiment: str) -> Any:
@@ -151,8 +182,12 @@ def optuna(experiment: str) -> Any:
         worker.join()
     runs = MlflowClient().search_runs([experiment])
     values = {trial.number: trial.value for trial in library.load_study(study_name=name, storage=storage).trials}
-    return [[worker.exitcode for worker in workers], len(runs), {run.info.status for run in runs} == {"FINISHED"},
-            sorted(run.data.metrics["square"] for run in runs) == sorted(values.values())]
+    return [
+        [worker.exitcode for worker in workers],
+        len(runs),
+        {run.info.status for run in runs} == {"FINISHED"},
+        sorted(run.data.metrics["square"] for run in runs) == sorted(values.values()),
+    ]
 
 
 def lightning(experiment: str) -> Any:
@@ -179,8 +214,14 @@ def lightning(experiment: str) -> Any:
         seed_everything(1)
         rows = torch.utils.data.TensorDataset(torch.rand(8, 4))
         module = Tiny()
-        Trainer(max_epochs=3, accelerator="cpu", logger=logger, enable_progress_bar=False, log_every_n_steps=1,
-                default_root_dir=tempfile.mkdtemp()).fit(module, torch.utils.data.DataLoader(rows, batch_size=4))
+        Trainer(
+            max_epochs=3,
+            accelerator="cpu",
+            logger=logger,
+            enable_progress_bar=False,
+            log_every_n_steps=1,
+            default_root_dir=tempfile.mkdtemp(),
+        ).fit(module, torch.utils.data.DataLoader(rows, batch_size=4))
         return module
 
     mlflow.pytorch.autolog()
@@ -201,16 +242,32 @@ def transformers(experiment: str) -> Any:
     from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments  # type: ignore[import-not-found]
 
     torch.manual_seed(1)
-    model = BertForSequenceClassification(BertConfig(
-        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8))
-    rows = [{"input_ids": torch.tensor([1, 2, 3 + number % 7]), "labels": torch.tensor(number % 2)}
-            for number in range(16)]
+    model = BertForSequenceClassification(
+        BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    )
+    rows = [
+        {"input_ids": torch.tensor([1, 2, 3 + number % 7]), "labels": torch.tensor(number % 2)} for number in range(16)
+    ]
     folder = tempfile.mkdtemp()
     os.chdir(folder)
-    Trainer(model, TrainingArguments(
-        output_dir="out", run_name="tiny", report_to=["mlflow"], num_train_epochs=2, per_device_train_batch_size=4,
-        logging_steps=1, save_steps=4, eval_strategy="epoch", use_cpu=True, seed=1, disable_tqdm=True,
-    ), train_dataset=rows, eval_dataset=rows[:4]).train()
+    Trainer(
+        model,
+        TrainingArguments(
+            output_dir="out",
+            run_name="tiny",
+            report_to=["mlflow"],
+            num_train_epochs=2,
+            per_device_train_batch_size=4,
+            logging_steps=1,
+            save_steps=4,
+            eval_strategy="epoch",
+            use_cpu=True,
+            seed=1,
+            disable_tqdm=True,
+        ),
+        train_dataset=rows,
+        eval_dataset=rows[:4],
+    ).train()
     mlflow.end_run()
     told = read_back(only_run(experiment), "loss", "eval_loss")
     told[2] = sorted(told[2])  # seconds and samples a second among them
@@ -225,10 +282,12 @@ def evaluate(experiment: str) -> Any:
     data, labels = small_data()
     table = pandas.DataFrame(data, columns=["a", "b"]).assign(label=labels)
     with mlflow.start_run() as active:
-        model = mlflow.sklearn.log_model(LogisticRegression().fit(data, labels), name="model",
-                                         pip_requirements=["scikit-learn"])
-        found = mlflow.models.evaluate(model.model_uri, table, targets="label", model_type="classifier",
-                                       evaluator_config={"log_explainer": False})
+        model = mlflow.sklearn.log_model(
+            LogisticRegression().fit(data, labels), name="model", pip_requirements=["scikit-learn"]
+        )
+        found = mlflow.models.evaluate(
+            model.model_uri, table, targets="label", model_type="classifier", evaluator_config={"log_explainer": False}
+        )
     return [read_back(active.info.run_id), rounded(found.metrics), sorted(found.artifacts)]
 
 
@@ -249,17 +308,35 @@ def genai(experiment: str) -> Any:
     def answer(question: Any) -> Any:
         return question.upper()
 
-    rows = [{"inputs": {"question": word}, "expectations": {"answer": "É" if word == "é" else "none"}}
-            for word in ("é", "b", "c")]
+    rows = [
+        {"inputs": {"question": word}, "expectations": {"answer": "É" if word == "é" else "none"}}
+        for word in ("é", "b", "c")
+    ]
     found = mlflow.genai.evaluate(data=rows, predict_fn=answer, scorers=[same, length])
     traces = MlflowClient().search_traces(experiment_ids=[experiment])
-    mlflow.log_feedback(trace_id=traces[0].info.trace_id, name="liked", value=True, rationale="ü",
-                        source=AssessmentSource(source_type=AssessmentSourceType.HUMAN, source_id="me"))
+    mlflow.log_feedback(
+        trace_id=traces[0].info.trace_id,
+        name="liked",
+        value=True,
+        rationale="ü",
+        source=AssessmentSource(source_type=AssessmentSourceType.HUMAN, source_id="me"),
+    )
     liked = [one.value for one in mlflow.get_trace(traces[0].info.trace_id).info.assessments if one.name == "liked"]
     prompt = mlflow.genai.register_prompt(name=f"{name}-prompt", template="Say {{word}}: é")
-    return [rounded(found.metrics), liked, prompt.version, mlflow.genai.load_prompt(f"{name}-prompt", 1).template,
-            sorted([trace.data.request, trace.data.response, sorted(
-                [one.name, rounded(one.value)] for one in trace.info.assessments)] for trace in traces)]
+    return [
+        rounded(found.metrics),
+        liked,
+        prompt.version,
+        mlflow.genai.load_prompt(f"{name}-prompt", 1).template,
+        sorted(
+            [
+                trace.data.request,
+                trace.data.response,
+                sorted([one.name, rounded(one.value)] for one in trace.info.assessments),
+            ]
+            for trace in traces
+        ),
+    ]
 
 
 def typed(*words: str, **options: Any) -> Any:
@@ -277,8 +354,9 @@ def commands(experiment: str) -> Any:
     number = made.split()[-1]
     told["created"] = made.replace(number, "N").replace(name, "E")
     typed("mlflow", "experiments", "rename", "--experiment-id", number, "--new-name", f"{name}-renamed")
-    told["refused"] = subprocess.run(["mlflow", "experiments", "create", "--experiment-name", name],
-                                     capture_output=True, timeout=100).returncode
+    told["refused"] = subprocess.run(
+        ["mlflow", "experiments", "create", "--experiment-name", name], capture_output=True, timeout=100
+    ).returncode
     with mlflow.start_run(experiment_id=number, run_name="typed") as active:
         mlflow.log_metric("loss", 0.5)
         mlflow.log_param("rate", 0.1)
@@ -287,13 +365,24 @@ def commands(experiment: str) -> Any:
     (folder / "some" / "ä b" / "c.txt").write_text("é")
     (folder / "one.txt").write_text("one")
     typed("mlflow", "artifacts", "log-artifact", "--local-file", str(folder / "one.txt"), "--run-id", run)
-    typed("mlflow", "artifacts", "log-artifacts", "--local-dir", str(folder / "some"), "--run-id", run,
-          "--artifact-path", "some")
-    told["listed"] = [[one["path"], one["is_dir"]] for one in json.loads(
-        typed("mlflow", "artifacts", "list", "--run-id", run))]
+    typed(
+        "mlflow",
+        "artifacts",
+        "log-artifacts",
+        "--local-dir",
+        str(folder / "some"),
+        "--run-id",
+        run,
+        "--artifact-path",
+        "some",
+    )
+    told["listed"] = [
+        [one["path"], one["is_dir"]] for one in json.loads(typed("mlflow", "artifacts", "list", "--run-id", run))
+    ]
     typed("mlflow", "artifacts", "download", "--run-id", run, "--dst-path", str(folder / "back"))
-    told["back"] = sorted([str(path.relative_to(folder / "back")), path.read_text()]
-                          for path in (folder / "back").rglob("*.txt"))
+    told["back"] = sorted(
+        [str(path.relative_to(folder / "back")), path.read_text()] for path in (folder / "back").rglob("*.txt")
+    )
     described = json.loads(typed("mlflow", "runs", "describe", "--run-id", run))
     told["described"] = [described["info"]["status"], described["data"]["params"], described["data"]["metrics"]]
     typed("mlflow", "runs", "delete", "--run-id", run)
@@ -309,9 +398,11 @@ def commands(experiment: str) -> Any:
     (folder / "project").mkdir()
     (folder / "project" / "MLproject").write_text(
         "name: tiny\nentry_points:\n  main:\n    parameters: {rate: {type: float, default: 1}}\n"
-        f"    command: '{sys.executable} main.py {{rate}}'\n")
+        f"    command: '{sys.executable} main.py {{rate}}'\n"
+    )
     (folder / "project" / "main.py").write_text(
-        "import mlflow, sys\nmlflow.log_metric('twice', 2 * float(sys.argv[1]))\n")
+        "import mlflow, sys\nmlflow.log_metric('twice', 2 * float(sys.argv[1]))\n"
+    )
     # set_experiment() has left the experiment in the environment
     typed("mlflow", "run", str(folder / "project"), "-P", "rate=4", "--env-manager", "local", "--run-name", "project")
     [found] = MlflowClient().search_runs([experiment], "attributes.run_name = 'project'")
@@ -325,23 +416,42 @@ def serve(experiment: str) -> Any:
     from sklearn.linear_model import LinearRegression
 
     with mlflow.start_run():
-        mlflow.sklearn.log_model(LinearRegression().fit(numpy.arange(6).reshape(6, 1), numpy.arange(6) * 2.0),
-                                 name="model", registered_model_name=name, pip_requirements=["scikit-learn"],
-                                 input_example=numpy.array([[1.0]]))
+        mlflow.sklearn.log_model(
+            LinearRegression().fit(numpy.arange(6).reshape(6, 1), numpy.arange(6) * 2.0),
+            name="model",
+            registered_model_name=name,
+            pip_requirements=["scikit-learn"],
+            input_example=numpy.array([[1.0]]),
+        )
     MlflowClient().set_registered_model_alias(name, "best", "1")
     folder = Path(tempfile.mkdtemp())
     asked = json.dumps({"inputs": [[10.0], [20.0]]})
     (folder / "asked.json").write_text(asked)
     model = ["--model-uri", f"models:/{name}@best", "--env-manager", "local"]
-    typed("mlflow", "models", "predict", *model, "--input-path", str(folder / "asked.json"), "--content-type", "json",
-          "--output-path", str(folder / "predicted.json"))
+    typed(
+        "mlflow",
+        "models",
+        "predict",
+        *model,
+        "--input-path",
+        str(folder / "asked.json"),
+        "--content-type",
+        "json",
+        "--output-path",
+        str(folder / "predicted.json"),
+    )
     told = [rounded(json.loads((folder / "predicted.json").read_text()))]
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(["mlflow", "models", "serve", *model, "--port", str(port)], stdin=subprocess.DEVNULL,
-                                   stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            ["mlflow", "models", "serve", *model, "--port", str(port)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     opened = build_opener(ProxyHandler({}))
     try:
         deadline = time.time() + 240
@@ -354,8 +464,12 @@ def serve(experiment: str) -> Any:
                 time.sleep(0.5)
         for body in (asked, json.dumps({"inputs": "none"})):
             try:
-                with opened.open(Request(f"http://127.0.0.1:{port}/invocations", body.encode(),
-                                         {"Content-Type": "application/json"}), timeout=60) as answer:
+                with opened.open(
+                    Request(
+                        f"http://127.0.0.1:{port}/invocations", body.encode(), {"Content-Type": "application/json"}
+                    ),
+                    timeout=60,
+                ) as answer:
                     told.append(rounded(json.load(answer)))
             except HTTPError as error:
                 told.append(error.code)

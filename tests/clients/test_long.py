@@ -25,10 +25,18 @@ SCRIPT = Path(__file__).with_name("client_libraries.py")
 JAVA = Path(__file__).with_name("java")
 LARGE = 1200 << 20
 PATIENCE = 1700  # seconds: what installs packages on a small machine
-OLD = {"1.30": ("mlflow>=1.30,<1.31", "scikit-learn<1.4", "numpy<2", "setuptools<80"),
-       "2.9": ("mlflow>=2.9,<2.10", "setuptools<80"), "2.22": ("mlflow>=2.22,<2.23",)}
-LIBRARIES = ("optuna", "optuna-integration", "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http",
-             "xgboost-cpu")
+OLD = {
+    "1.30": ("mlflow>=1.30,<1.31", "scikit-learn<1.4", "numpy<2", "setuptools<80"),
+    "2.9": ("mlflow>=2.9,<2.10", "setuptools<80"),
+    "2.22": ("mlflow>=2.22,<2.23",),
+}
+LIBRARIES = (
+    "optuna",
+    "optuna-integration",
+    "opentelemetry-sdk",
+    "opentelemetry-exporter-otlp-proto-http",
+    "xgboost-cpu",
+)
 LIGHT = ("opentelemetry", "sklearn", "xgboost", "optuna", "evaluate", "genai", "commands", "serve")
 WITH_TORCH = ("lightning", "transformers")
 # Run in the notebook: {words} are a program's arguments after the notebook's own Python
@@ -64,6 +72,7 @@ def plain(current: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 @pytest.fixture(scope="session")
 def old(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The Python of a client of that version. None of them runs on a newer Python than this one."""
+
     @cache
     def make(version: str) -> Path:
         return remote_clients.make_python(tmp_path_factory.mktemp("old") / "venv", *OLD[version], version="3.11")
@@ -82,16 +91,24 @@ def constraints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def libraries(tmp_path_factory: pytest.TempPathFactory, constraints: Path) -> Path:
-    return remote_clients.make_python(tmp_path_factory.mktemp("libraries") / "venv", "--constraint", str(constraints),
-                                      "mlflow", "scikit-learn", "matplotlib", *LIBRARIES)
+    return remote_clients.make_python(
+        tmp_path_factory.mktemp("libraries") / "venv",
+        "--constraint",
+        str(constraints),
+        "mlflow",
+        "scikit-learn",
+        "matplotlib",
+        *LIBRARIES,
+    )
 
 
 @pytest.fixture(scope="session")
 def torch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """6 GB, which neither the packages' cache nor pytest's kept folders need to hold."""
     folder = tmp_path_factory.mktemp("torch")
-    yield remote_clients.make_python(folder / "venv", "--no-cache", "mlflow==3.17.2", "torch", "lightning",
-                                     "transformers[torch]", timeout=PATIENCE)
+    yield remote_clients.make_python(
+        folder / "venv", "--no-cache", "mlflow==3.17.2", "torch", "lightning", "transformers[torch]", timeout=PATIENCE
+    )
     shutil.rmtree(folder)
 
 
@@ -102,16 +119,31 @@ def java(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if missing:
         pytest.skip(f"NOT TESTED: no {' and no '.join(missing)} on this machine (Debian: default-jdk-headless, maven)")
     folder = tmp_path_factory.mktemp("java")
-    seen.output("mvn", "--batch-mode", "--quiet", f"-Dmaven.repo.local={folder / 'repository'}", "--file",
-                str(JAVA / "pom.xml"), "dependency:copy-dependencies", f"-DoutputDirectory={folder / 'jars'}",
-                timeout=600)
+    seen.output(
+        "mvn",
+        "--batch-mode",
+        "--quiet",
+        f"-Dmaven.repo.local={folder / 'repository'}",
+        "--file",
+        str(JAVA / "pom.xml"),
+        "dependency:copy-dependencies",
+        f"-DoutputDirectory={folder / 'jars'}",
+        timeout=600,
+    )
     return folder / "jars"
 
 
 def logged(python: Path, uri: str, folder: Path, what: str) -> Any:
     """What a library logs to a server by itself, as its client reads it back."""
-    done = seen.run(str(python), str(SCRIPT), own_name(), what, timeout=PATIENCE, cwd=folder,
-                    env=remote_clients.environment(python, uri, folder))
+    done = seen.run(
+        str(python),
+        str(SCRIPT),
+        own_name(),
+        what,
+        timeout=PATIENCE,
+        cwd=folder,
+        env=remote_clients.environment(python, uri, folder),
+    )
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -137,32 +169,38 @@ def in_the_notebook(system: Clone, script: Path, *words: str, python: str = "") 
 @pytest.fixture(scope="session")
 def notebook(system: Clone, constraints: Path) -> Clone:
     """The system, when `pip install` in its notebook has brought the libraries."""
-    cell = (f"import subprocess, sys\nopen('/tmp/constraints-{system.project}.txt', 'w').write("
-            f"{constraints.read_text()!r})\ndone = subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', "
-            f"'--constraint', '/tmp/constraints-{system.project}.txt', *{LIBRARIES!r}], capture_output=True, "
-            "text=True)\nassert done.returncode == 0, done.stderr[-2000:]\n")
+    cell = (
+        f"import subprocess, sys\nopen('/tmp/constraints-{system.project}.txt', 'w').write("
+        f"{constraints.read_text()!r})\ndone = subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', "
+        f"'--constraint', '/tmp/constraints-{system.project}.txt', *{LIBRARIES!r}], capture_output=True, "
+        "text=True)\nassert done.returncode == 0, done.stderr[-2000:]\n"
+    )
     Lab(system.value("jupyter-url")).run_cells([cell], timeout=PATIENCE)
     return system
 
 
 @pytest.mark.parametrize("version", OLD)
-def test_old_clients_read_back_what_a_plain_server_gives(system: Clone, old: Callable[[str], Path], plain: str,
-                                                         tmp_path: Path, version: str) -> None:
-    ours, theirs = (remote_clients.told(old(version), uri, tmp_path / own_name(), own_name(), timeout=PATIENCE)
-                    for uri in (system.url("mlflow"), plain))
+def test_old_clients_read_back_what_a_plain_server_gives(
+    system: Clone, old: Callable[[str], Path], plain: str, tmp_path: Path, version: str
+) -> None:
+    ours, theirs = (
+        remote_clients.told(old(version), uri, tmp_path / own_name(), own_name(), timeout=PATIENCE)
+        for uri in (system.url("mlflow"), plain)
+    )
     assert ours == theirs
 
 
-def test_an_older_client_in_the_notebook(system: Clone, tmp_path: Path, old: Callable[[str], Path],
-                                         plain: str) -> None:
+def test_an_older_client_in_the_notebook(system: Clone, tmp_path: Path, old: Callable[[str], Path], plain: str) -> None:
     """A virtual environment of one's own, with what an older project asks for, which is not psutil; the notebook's
     variables stay."""
-    cell = ("import json, os, subprocess, sys, tempfile\nfolder = tempfile.mkdtemp()\n"
-            "for words in (['-m', 'venv', folder], ['-m', 'pip', '--python', folder, 'install', '--quiet', "
-            f"*{OLD['2.22']!r}]):\n"
-            "    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)\n"
-            "    assert done.returncode == 0, done.stderr[-2000:]\n"
-            "print(json.dumps({'python': os.path.join(folder, 'bin', 'python')}))\n")
+    cell = (
+        "import json, os, subprocess, sys, tempfile\nfolder = tempfile.mkdtemp()\n"
+        "for words in (['-m', 'venv', folder], ['-m', 'pip', '--python', folder, 'install', '--quiet', "
+        f"*{OLD['2.22']!r}]):\n"
+        "    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)\n"
+        "    assert done.returncode == 0, done.stderr[-2000:]\n"
+        "print(json.dumps({'python': os.path.join(folder, 'bin', 'python')}))\n"
+    )
     python = Lab(system.value("jupyter-url")).run_cells([cell], timeout=PATIENCE).result["python"]
     found = in_the_notebook(system, remote_clients.SCRIPT, own_name(), "20", str(remote_clients.LARGE), python=python)
     assert found == remote_clients.told(old("2.22"), plain, tmp_path, own_name(), timeout=PATIENCE)
@@ -181,14 +219,16 @@ def test_the_notebook_sends_and_gets_thousands_of_files_and_a_large_one(system: 
 
 
 @pytest.mark.parametrize("what", LIGHT)
-def test_what_libraries_and_commands_log_outside(system: Clone, libraries: Path, expected: Plain, tmp_path: Path,
-                                                 what: str) -> None:
+def test_what_libraries_and_commands_log_outside(
+    system: Clone, libraries: Path, expected: Plain, tmp_path: Path, what: str
+) -> None:
     assert logged(libraries, system.url("mlflow"), tmp_path, what) == expected(what, libraries)
 
 
 @pytest.mark.parametrize("what", LIGHT)
-def test_what_libraries_and_commands_log_in_the_notebook(notebook: Clone, libraries: Path, expected: Plain,
-                                                         what: str) -> None:
+def test_what_libraries_and_commands_log_in_the_notebook(
+    notebook: Clone, libraries: Path, expected: Plain, what: str
+) -> None:
     assert in_the_notebook(notebook, SCRIPT, own_name(), what) == expected(what, libraries)
 
 
@@ -199,7 +239,18 @@ def test_what_libraries_with_torch_log(system: Clone, torch: Path, expected: Pla
 
 def test_the_java_client(system: Clone, java: Path, current: Path, plain: str, tmp_path: Path) -> None:
     """It sends and gets files with the `mlflow` that is on PATH."""
-    found = [seen.output("java", "-cp", f"{java}/*", str(JAVA / "JavaClient.java"), uri, own_name(), timeout=600,
-                         cwd=tmp_path, env=remote_clients.environment(current, uri, tmp_path))
-             for uri in (plain, system.url("mlflow"))]
+    found = [
+        seen.output(
+            "java",
+            "-cp",
+            f"{java}/*",
+            str(JAVA / "JavaClient.java"),
+            uri,
+            own_name(),
+            timeout=600,
+            cwd=tmp_path,
+            env=remote_clients.environment(current, uri, tmp_path),
+        )
+        for uri in (plain, system.url("mlflow"))
+    ]
     assert found[1] == found[0] and "back hello" in found[0]

@@ -41,8 +41,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def row(name: str, tally: Tally) -> str:
     """One line of the report: a row of the table in docs/reliability.md."""
     engine, fault = name.split(", ", 1)
-    return (f"| {engine} | {fault} | {tally.rounds} | {tally.acknowledged} | {len(tally.lost)} | {tally.refused} | "
-            f"{tally.worst:.1f} | {tally.repaired} |")
+    return (
+        f"| {engine} | {fault} | {tally.rounds} | {tally.acknowledged} | {len(tally.lost)} | {tally.refused} | "
+        f"{tally.worst:.1f} | {tally.repaired} |"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -64,9 +66,19 @@ def client_python(tmp_path_factory: pytest.TempPathFactory) -> str:
         return given
     venv = tmp_path_factory.mktemp("client") / "venv"
     uv = shutil.which("uv") or pytest.fail("uv is needed to make a venv with MLflow's client")
-    for argv in ([uv, "venv", "-q", str(venv)],
-                 [uv, "pip", "sync", "-q", "--require-hashes", "--python", f"{venv}/bin/python",
-                  str(ROOT / "docker" / "mlflow" / "requirements.txt")]):
+    for argv in (
+        [uv, "venv", "-q", str(venv)],
+        [
+            uv,
+            "pip",
+            "sync",
+            "-q",
+            "--require-hashes",
+            "--python",
+            f"{venv}/bin/python",
+            str(ROOT / "docker" / "mlflow" / "requirements.txt"),
+        ],
+    ):
         subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, timeout=600)
     return f"{venv}/bin/python"
 
@@ -79,8 +91,9 @@ def harnesses(client_python: str, tmp_path_factory: pytest.TempPathFactory) -> I
     def get(clone: Clone) -> Harness:
         if clone.project not in made:
             folder = tmp_path_factory.mktemp("journals")
-            made[clone.project] = Harness(clone, Writers(clone.url("mlflow"), client_python, folder, SEED % 2**31),
-                                          random.Random(SEED))
+            made[clone.project] = Harness(
+                clone, Writers(clone.url("mlflow"), client_python, folder, SEED % 2**31), random.Random(SEED)
+            )
         return made[clone.project]
 
     yield get

@@ -46,9 +46,15 @@ class Writers:
         self._refused = folder / "refused"
         with self._refused.open("w") as refused:
             self._running = [
-                subprocess.Popen([python, str(Path(__file__).with_name("writer.py")), url, str(journal),
-                                  str(seed + number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=refused,
-                                 text=True) for number, journal in enumerate(self.journals)]
+                subprocess.Popen(
+                    [python, str(Path(__file__).with_name("writer.py")), url, str(journal), str(seed + number)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=refused,
+                    text=True,
+                )
+                for number, journal in enumerate(self.journals)
+            ]
         for journal in self.journals:
             journal.touch()
         self._seen = self._told = 0
@@ -82,13 +88,13 @@ class Writers:
         """What was acknowledged since the last call; the writers are paused."""
         every = [json.loads(line) for journal in self.journals for line in journal.read_text().splitlines()]
         every.sort(key=lambda write: write["at"])
-        found, self._seen = every[self._seen:], len(every)
+        found, self._seen = every[self._seen :], len(every)
         return found
 
     def refusals(self) -> list[str]:
         """The writes that got an error or no answer since the last call."""
         every = self._refused.read_text().splitlines()
-        found, self._told = every[self._told:], len(every)
+        found, self._told = every[self._told :], len(every)
         return found
 
     def close(self) -> None:

@@ -79,8 +79,21 @@ def databases(clone: Clone) -> list[str]:
 def load(clone: Clone, name: str, dump: str) -> None:
     """Plain SQL into a database of the system's server."""
     if clone.engine == "docker":
-        seen.output("docker", "exec", "-i", seen.container(clone, "postgres"), "psql", "-q", "-U", "mlflow", "-d", name,
-                    "-v", "ON_ERROR_STOP=1", stdin=dump)
+        seen.output(
+            "docker",
+            "exec",
+            "-i",
+            seen.container(clone, "postgres"),
+            "psql",
+            "-q",
+            "-U",
+            "mlflow",
+            "-d",
+            name,
+            "-v",
+            "ON_ERROR_STOP=1",
+            stdin=dump,
+        )
         return
     tool = seen.programs(clone) / "psql"
     sockets = seen.command(seen.main_process(clone, "postgres")).split("-k ")[1].split()[0]

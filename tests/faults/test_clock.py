@@ -34,8 +34,12 @@ def library() -> Path:
 
 def variables(where: str, file: str) -> dict[str, str]:
     """The real clock until ``file`` is there. Waiting goes on in real time: a clock that is set moves only the date."""
-    return {"LD_PRELOAD": where, "FAKETIME_TIMESTAMP_FILE": file, "FAKETIME_CACHE_DURATION": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    return {
+        "LD_PRELOAD": where,
+        "FAKETIME_TIMESTAMP_FILE": file,
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
 
 
 @contextmanager
@@ -64,8 +68,11 @@ def derived(clone: Clone, part: str, folder: Path) -> Iterator[None]:
     base = seen.output("docker", "inspect", "-f", "{{.Config.Image}}", seen.container(clone, part))
     name, before = f"trackbed-faults/{clone.project}-{part}:faketime", clone.environment.get(variable)
     (folder / "libfaketime.so").write_bytes(library().read_bytes())
-    lines = [f"FROM {base}", "COPY --chmod=0755 libfaketime.so /libfaketime.so",
-             *(f"ENV {key}={value}" for key, value in variables("/libfaketime.so", INSIDE).items())]
+    lines = [
+        f"FROM {base}",
+        "COPY --chmod=0755 libfaketime.so /libfaketime.so",
+        *(f"ENV {key}={value}" for key, value in variables("/libfaketime.so", INSIDE).items()),
+    ]
     (folder / "Dockerfile").write_text("\n".join(lines) + "\n")
     seen.output("docker", "build", "-q", "-t", name, str(folder), timeout=300)
     clone.environment[variable] = name
@@ -92,8 +99,9 @@ def jump(part: str, clock: Path | None) -> Fault:
             clock.write_text(text)
             clock.chmod(0o644)
         else:
-            seen.output("docker", "exec", "-e", "LD_PRELOAD=", seen.container(clone, part), "sh", "-c",
-                        f"echo {text} >{INSIDE}")
+            seen.output(
+                "docker", "exec", "-e", "LD_PRELOAD=", seen.container(clone, part), "sh", "-c", f"echo {text} >{INSIDE}"
+            )
 
     def fault(clone: Clone, rng: random.Random) -> None:
         set_clock(clone, rng.choice(JUMPS))

@@ -37,8 +37,9 @@ def loops(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cal
 
 
 @pytest.fixture(scope="module")
-def small(engine: str, loops: Callable[[Path], Disk], clone_factory: Callable[..., Clone],
-          harnesses: Harnesses) -> Iterator[tuple[Harness, dict[str, Disk]]]:
+def small(
+    engine: str, loops: Callable[[Path], Disk], clone_factory: Callable[..., Clone], harnesses: Harnesses
+) -> Iterator[tuple[Harness, dict[str, Disk]]]:
     """A system with its data on small disks: the whole state folder, or each data volume."""
     clone = clone_factory(engine)
     disks: dict[str, Disk] = {}
@@ -52,8 +53,9 @@ def small(engine: str, loops: Callable[[Path], Disk], clone_factory: Callable[..
         assert clone.invoke("down").returncode == 0
         store = clone.environment.get("TRACKBED_OBJECT_STORE", "versitygw")
         for name, volume in (("postgres", "postgres"), ("store", store)):
-            folder = Path(seen.output("docker", "volume", "inspect", f"{clone.project}_{volume}", "-f",
-                                      "{{.Mountpoint}}"))
+            folder = Path(
+                seen.output("docker", "volume", "inspect", f"{clone.project}_{volume}", "-f", "{{.Mountpoint}}")
+            )
             kept = folder.with_name("kept")
             seen.output("cp", "-a", str(folder), str(kept))
             disks[name] = loops(folder)
@@ -66,8 +68,9 @@ def small(engine: str, loops: Callable[[Path], Disk], clone_factory: Callable[..
 
 
 def put(url: str, size: int) -> requests.Response:
-    return requests.put(f"{url}/api/2.0/mlflow-artifacts/artifacts/full/{uuid.uuid4().hex}", data=os.urandom(size),
-                        timeout=60)
+    return requests.put(
+        f"{url}/api/2.0/mlflow-artifacts/artifacts/full/{uuid.uuid4().hex}", data=os.urandom(size), timeout=60
+    )
 
 
 def full(disk: Disk, store: bool, whole: bool) -> Fault:
@@ -90,10 +93,12 @@ def full(disk: Disk, store: bool, whole: bool) -> Fault:
     return fault
 
 
-@pytest.mark.parametrize(("engine", "name"), [("embedded", "state folder"), ("docker", "postgres"),
-                                              ("docker", "store")], indirect=["engine"])
-def test_disk_full(small: tuple[Harness, dict[str, Disk]], name: str, rng: random.Random,
-                   tallies: dict[str, Tally]) -> None:
+@pytest.mark.parametrize(
+    ("engine", "name"), [("embedded", "state folder"), ("docker", "postgres"), ("docker", "store")], indirect=["engine"]
+)
+def test_disk_full(
+    small: tuple[Harness, dict[str, Disk]], name: str, rng: random.Random, tallies: dict[str, Tally]
+) -> None:
     harness, disks = small
     harness.rng = rng
     tally = tallies.setdefault(f"{harness.clone.engine}, disk full: {name}", Tally())

@@ -60,8 +60,9 @@ def restart(engine: Engine, number: int) -> Fault:
 
 
 @pytest.mark.parametrize(("name", "number"), [("engine restarted", signal.SIGTERM), ("engine killed", signal.SIGKILL)])
-def test_engine(below: Harness, second: Engine, name: str, number: int, rng: random.Random,
-                tallies: dict[str, Tally]) -> None:
+def test_engine(
+    below: Harness, second: Engine, name: str, number: int, rng: random.Random, tallies: dict[str, Tally]
+) -> None:
     below.rng = rng
     tally = tallies.setdefault(f"docker, {name}", Tally())
     for _ in range(ROUNDS):

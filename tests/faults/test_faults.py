@@ -18,6 +18,7 @@ from tests.integration import seen
 
 def kill(part: str) -> Fault:
     """`kill -9` of a part's main process."""
+
     def fault(clone: Clone, rng: random.Random) -> None:
         os.kill(seen.main_process(clone, part), signal.SIGKILL)
 
@@ -26,6 +27,7 @@ def kill(part: str) -> Fault:
 
 def freeze(part: str) -> Fault:
     """`docker pause`, or SIGSTOP of the process and its children, for 1 to 20 seconds, mostly few."""
+
     def fault(clone: Clone, rng: random.Random) -> None:
         seconds = 1 + 19 * rng.random() ** 3
         if clone.engine == "docker":
@@ -53,6 +55,7 @@ def slow_database(clone: Clone, rng: random.Random) -> None:
 
 def partition(part: str) -> Fault:
     """The part is off the backend network for some seconds, and comes back with its name."""
+
     def fault(clone: Clone, rng: random.Random) -> None:
         network, container = f"{clone.project}_backend", seen.container(clone, part)
         seen.output("docker", "network", "disconnect", network, container)
@@ -74,8 +77,9 @@ FAULTS: dict[str, tuple[Fault, tuple[str, ...]]] = {
     "partition postgres": (partition("postgres"), ("docker",)),
     "partition store": (partition("store"), ("docker",)),
 }
-CASES = [(engine, name) for engine in ("embedded", "docker") for name, (_, engines) in FAULTS.items()
-         if engine in engines]
+CASES = [
+    (engine, name) for engine in ("embedded", "docker") for name, (_, engines) in FAULTS.items() if engine in engines
+]
 
 
 @pytest.mark.parametrize(("engine", "name"), CASES, indirect=["engine"])

@@ -24,8 +24,9 @@ SIZE = {"embedded": "6G", "docker": "1G"}  # the embedded engine's holds its ven
 
 
 @pytest.fixture(scope="module")
-def powered(engine: str, tmp_path_factory: pytest.TempPathFactory, clone_factory: Callable[..., Clone],
-            harnesses: Harnesses) -> Iterator[tuple[Harness, Disk]]:
+def powered(
+    engine: str, tmp_path_factory: pytest.TempPathFactory, clone_factory: Callable[..., Clone], harnesses: Harnesses
+) -> Iterator[tuple[Harness, Disk]]:
     """A system with its data on a disk of their own: the whole state folder, or the volumes of database and store."""
     require_loop_devices("a power cut")
     clone, image = clone_factory(engine), tmp_path_factory.mktemp("power") / "image"
@@ -38,8 +39,9 @@ def powered(engine: str, tmp_path_factory: pytest.TempPathFactory, clone_factory
         assert clone.invoke("down").returncode == 0
         disk = Disk(tmp_path_factory.mktemp("disk"), SIZE[engine], image)
         for name in ("postgres", clone.environment.get("TRACKBED_OBJECT_STORE", "minio")):
-            disk.bind(Path(seen.output("docker", "volume", "inspect", f"{clone.project}_{name}", "-f",
-                                       "{{.Mountpoint}}")))
+            disk.bind(
+                Path(seen.output("docker", "volume", "inspect", f"{clone.project}_{name}", "-f", "{{.Mountpoint}}"))
+            )
     try:
         clone.up()
         yield harnesses(clone), disk
@@ -83,6 +85,7 @@ def clone_instance(clone: Clone) -> str:
 
 def power_cut(disk: Disk, last: Callable[[Clone], None]) -> Fault:
     """A cut in the middle of writing, ``last`` just before it; then the machine and `invoke up`."""
+
     def fault(clone: Clone, rng: random.Random) -> None:
         clone_instance(clone)
         time.sleep(rng.uniform(1, 8))

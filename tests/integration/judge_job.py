@@ -55,46 +55,86 @@ for question in ("a", "b"):
     traces.append(span.trace_id)
 mlflow.flush_trace_async_logging()
 
-secret = ask("POST", f"{API}/gateway/secrets/create", {
-    "secret_name": f"key-{name}", "secret_value": {"api_key": "of-the-test"}, "provider": "openai",
-    "auth_config": {"api_base": sys.argv[1]}})["secret"]["secret_id"]
-model = ask("POST", f"{API}/gateway/model-definitions/create", {
-    "name": f"model-{name}", "secret_id": secret, "provider": "openai",
-    "model_name": "gpt-4o"})["model_definition"]["model_definition_id"]
-ask("POST", f"{API}/gateway/endpoints/create", {"name": f"endpoint-{name}", "model_configs": [
-    {"model_definition_id": model, "linkage_type": "PRIMARY", "weight": 1.0}]})
+secret = ask(
+    "POST",
+    f"{API}/gateway/secrets/create",
+    {
+        "secret_name": f"key-{name}",
+        "secret_value": {"api_key": "of-the-test"},
+        "provider": "openai",
+        "auth_config": {"api_base": sys.argv[1]},
+    },
+)["secret"]["secret_id"]
+model = ask(
+    "POST",
+    f"{API}/gateway/model-definitions/create",
+    {"name": f"model-{name}", "secret_id": secret, "provider": "openai", "model_name": "gpt-4o"},
+)["model_definition"]["model_definition_id"]
+ask(
+    "POST",
+    f"{API}/gateway/endpoints/create",
+    {
+        "name": f"endpoint-{name}",
+        "model_configs": [{"model_definition_id": model, "linkage_type": "PRIMARY", "weight": 1.0}],
+    },
+)
 
 
 def judging(model: str) -> str:
-    return json.dumps({"name": "good", "mlflow_version": "3.17.2", "serialization_version": 1,
-                       "is_session_level_scorer": False, "instructions_judge_pydantic_data": {
-                           "instructions": "Is {{ outputs }} good?", "model": model,
-                           "feedback_value_type": {"type": "boolean"}}})
+    return json.dumps(
+        {
+            "name": "good",
+            "mlflow_version": "3.17.2",
+            "serialization_version": 1,
+            "is_session_level_scorer": False,
+            "instructions_judge_pydantic_data": {
+                "instructions": "Is {{ outputs }} good?",
+                "model": model,
+                "feedback_value_type": {"type": "boolean"},
+            },
+        }
+    )
 
 
 judge = judging(f"gateway:/endpoint-{name}")
 
 result: dict[str, Any] = {}
-started = ask("POST", f"{PAGE}/scorer/invoke", {
-    "experiment_id": experiment, "serialized_scorer": judge, "trace_ids": traces[:1], "log_assessments": True})
+started = ask(
+    "POST",
+    f"{PAGE}/scorer/invoke",
+    {"experiment_id": experiment, "serialized_scorer": judge, "trace_ids": traces[:1], "log_assessments": True},
+)
 result["judge"] = done(started["jobs"][0]["job_id"])
 result["judged"] = assessments(traces[0])
 
-started = ask("POST", f"{PAGE}/genai/evaluate/invoke", {
-    "experiment_id": experiment, "serialized_scorers": [judge], "trace_ids": traces[1:]})
+started = ask(
+    "POST",
+    f"{PAGE}/genai/evaluate/invoke",
+    {"experiment_id": experiment, "serialized_scorers": [judge], "trace_ids": traces[1:]},
+)
 result["evaluation"] = done(started["job_id"])
 result["evaluated"] = assessments(traces[1])
 run = mlflow.get_run(started["run_id"])
 result["run"] = [run.info.status, run.data.metrics]
 
-started = ask("POST", f"{PAGE}/scorer/invoke", {
-    "experiment_id": experiment, "serialized_scorer": judging("ollama:/x"), "trace_ids": traces[:1],
-    "log_assessments": False})
+started = ask(
+    "POST",
+    f"{PAGE}/scorer/invoke",
+    {
+        "experiment_id": experiment,
+        "serialized_scorer": judging("ollama:/x"),
+        "trace_ids": traces[:1],
+        "log_assessments": False,
+    },
+)
 result["past the gateway"] = json.dumps(done(started["jobs"][0]["job_id"]))
 
 # the model itself is called for the server's own jobs only
-direct = session.post(f"{SERVER}/gateway/mlflow/v1/chat/completions", timeout=60, json={
-    "model": f"endpoint-{name}", "messages": [{"role": "user", "content": "hello"}]})
+direct = session.post(
+    f"{SERVER}/gateway/mlflow/v1/chat/completions",
+    timeout=60,
+    json={"model": f"endpoint-{name}", "messages": [{"role": "user", "content": "hello"}]},
+)
 result["direct"] = [direct.status_code, direct.text[:200]]
 
 if "--automatic" in sys.argv:

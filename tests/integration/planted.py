@@ -20,8 +20,26 @@ except OSError:
     pass
 """
 SCRIPT = '#!/bin/sh\n: >>{ran}/$(id -u)\nexec /bin/"$(basename "$0")" "$@"\n'
-PROGRAMS = ("cat", "sh", "rm", "mv", "test", "id", "env", "psql", "pg_dump", "pg_restore", "initdb", "postgres", "uv",
-            "kill", "useradd", "userdel", "mount", "supervisord")
+PROGRAMS = (
+    "cat",
+    "sh",
+    "rm",
+    "mv",
+    "test",
+    "id",
+    "env",
+    "psql",
+    "pg_dump",
+    "pg_restore",
+    "initdb",
+    "postgres",
+    "uv",
+    "kill",
+    "useradd",
+    "userdel",
+    "mount",
+    "supervisord",
+)
 # in each folder that the account may write to, whatever would be run from there
 PLANT = """
 import os, sys
@@ -103,8 +121,13 @@ def look(top: Path) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for path in (top, *sorted(top.rglob("*"))):
         details = path.lstat()
-        found[str(path)] = (details.st_uid, details.st_gid, stat.S_IMODE(details.st_mode), details.st_nlink,
-                            details.st_size * (not path.is_dir()))
+        found[str(path)] = (
+            details.st_uid,
+            details.st_gid,
+            stat.S_IMODE(details.st_mode),
+            details.st_nlink,
+            details.st_size * (not path.is_dir()),
+        )
     return found
 
 
@@ -126,8 +149,13 @@ def canary(place: Path) -> Canary:
 
 def become(account: str) -> dict[str, object]:
     entry = pwd.getpwnam(account)
-    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": [], "cwd": "/",
-            "env": {"PATH": os.defpath, "HOME": entry.pw_dir}}
+    return {
+        "user": entry.pw_uid,
+        "group": entry.pw_gid,
+        "extra_groups": [],
+        "cwd": "/",
+        "env": {"PATH": os.defpath, "HOME": entry.pw_dir},
+    }
 
 
 def run_as(clone: Clone, account: str, program: str, *arguments: str) -> str:
@@ -137,8 +165,17 @@ def run_as(clone: Clone, account: str, program: str, *arguments: str) -> str:
 
 def plant(clone: Clone, account: str, found: Canary) -> int:
     ran = str(found.folder / "ran")
-    return int(run_as(clone, account, PLANT, str(clone.project_folder), CODE.format(ran=ran), SCRIPT.format(ran=ran),
-                      " ".join(PROGRAMS)))
+    return int(
+        run_as(
+            clone,
+            account,
+            PLANT,
+            str(clone.project_folder),
+            CODE.format(ran=ran),
+            SCRIPT.format(ran=ran),
+            " ".join(PROGRAMS),
+        )
+    )
 
 
 def link(clone: Clone, account: str, found: Canary) -> int:

@@ -36,8 +36,12 @@ sys.path.insert(0, MODULES)
 import quick_answers  # type: ignore[import-not-found,unused-ignore]  # noqa: E402
 import quick_store  # type: ignore[import-not-found,unused-ignore]  # noqa: E402
 
-ROWS = {"metrics": "key, value, timestamp, step, is_nan", "latest_metrics": "key, value, timestamp, step, is_nan",
-        "params": "key, value", "tags": "key, value"}
+ROWS = {
+    "metrics": "key, value, timestamp, step, is_nan",
+    "latest_metrics": "key, value, timestamp, step, is_nan",
+    "params": "key, value",
+    "tags": "key, value",
+}
 VALUES = (0.5, -0.0, 1.0, 3.0, 1e300, -1e-300, math.nan, math.inf, -math.inf, 7)
 compared: Counter[str] = Counter()
 different: list[str] = []
@@ -61,15 +65,25 @@ def answer(call: Any) -> object:
 
 def rows(store: Any, run: str) -> dict[str, list[tuple[Any, ...]]]:
     with store.engine.connect() as connection:
-        return {table: [tuple(row) for row in connection.execute(sqlalchemy.text(
-            f"SELECT {columns} FROM {table} WHERE run_uuid = :run AND key <> 'mlflow.runName' ORDER BY {columns}"),
-            {"run": run})] for table, columns in ROWS.items()}
+        return {
+            table: [
+                tuple(row)
+                for row in connection.execute(
+                    sqlalchemy.text(
+                        f"SELECT {columns} FROM {table} WHERE run_uuid = :run AND key <> 'mlflow.runName' ORDER BY {columns}"
+                    ),
+                    {"run": run},
+                )
+            ]
+            for table, columns in ROWS.items()
+        }
 
 
 def metrics(dice: random.Random, count: int) -> list[Any]:
     """Few names, steps and times, so that they meet."""
-    return [Metric(dice.choice("abc"), dice.choice(VALUES), dice.randrange(3), dice.randrange(-1, 3))
-            for _ in range(count)]
+    return [
+        Metric(dice.choice("abc"), dice.choice(VALUES), dice.randrange(3), dice.randrange(-1, 3)) for _ in range(count)
+    ]
 
 
 class Pair:
@@ -77,19 +91,24 @@ class Pair:
 
     def __init__(self, own: Any, ours: Any) -> None:
         self.stores = (own, ours)
-        self.experiments = tuple(store.create_experiment(name) for store, name in
-                                 zip(self.stores, ("own", "ours"), strict=True))
+        self.experiments = tuple(
+            store.create_experiment(name) for store, name in zip(self.stores, ("own", "ours"), strict=True)
+        )
         self.runs: list[tuple[str, str]] = []
 
     def run(self, name: str) -> tuple[str, str]:
-        made = tuple(store.create_run(experiment, "me", len(self.runs), [RunTag("t", str(len(self.runs) % 3))], name)
-                     .info.run_id for store, experiment in zip(self.stores, self.experiments, strict=True))
+        made = tuple(
+            store.create_run(experiment, "me", len(self.runs), [RunTag("t", str(len(self.runs) % 3))], name).info.run_id
+            for store, experiment in zip(self.stores, self.experiments, strict=True)
+        )
         self.runs.append((made[0], made[1]))
         return self.runs[-1]
 
     def both(self, kind: str, run: tuple[str, str], call: Any) -> None:
-        found = [str(answer(lambda store=store, one=one: call(store, one))).replace(one, "RUN")
-                 for store, one in zip(self.stores, run, strict=True)]
+        found = [
+            str(answer(lambda store=store, one=one: call(store, one))).replace(one, "RUN")
+            for store, one in zip(self.stores, run, strict=True)
+        ]
         same(kind, *found)
         same(f"rows after {kind}", *(rows(store, one) for store, one in zip(self.stores, run, strict=True)))
 
@@ -98,9 +117,18 @@ class Pair:
         told: list[object] = []
         for run in found:
             data = run.data
-            told.append((run.info.run_name, run.info.status, run.info.start_time, run.info.lifecycle_stage,
-                         sorted(repr(dict(metric)) for metric in data._metric_objs), sorted(data.params.items()),
-                         sorted(data.tags.items()), str([dict(one.dataset) for one in run.inputs.dataset_inputs])))
+            told.append(
+                (
+                    run.info.run_name,
+                    run.info.status,
+                    run.info.start_time,
+                    run.info.lifecycle_stage,
+                    sorted(repr(dict(metric)) for metric in data._metric_objs),
+                    sorted(data.params.items()),
+                    sorted(data.tags.items()),
+                    str([dict(one.dataset) for one in run.inputs.dataset_inputs]),
+                )
+            )
         return told
 
     def pages(self, store: Any, experiment: str, words: dict[str, Any]) -> list[object]:
@@ -129,14 +157,29 @@ def logging(pair: Pair, dice: random.Random) -> None:
             if len(given) == 1 and dice.random() < 0.8:
                 pair.both("log_metric", run, lambda store, one, given=given: store.log_metric(one, given[0]))
             else:
-                pair.both("log_batch", run, lambda store, one, given=given, word=str(number): store.log_batch(
-                    one, given, [Param("p", word)], [RunTag("u", str(len(given)))]))
-    for bad in (Metric("", 1.0, 1, 1), Metric("a" * 300, 1.0, 1, 1), Metric("../a", 1.0, 1, 1), Metric("a", "x", 1, 1),
-                Metric("a", 1.0, None, 1), Metric("a", 1.0, 1, 2**70), Metric("a", 1.0, -1, 1),
-                Metric("a", True, 1, 1)):
+                pair.both(
+                    "log_batch",
+                    run,
+                    lambda store, one, given=given, word=str(number): store.log_batch(
+                        one, given, [Param("p", word)], [RunTag("u", str(len(given)))]
+                    ),
+                )
+    for bad in (
+        Metric("", 1.0, 1, 1),
+        Metric("a" * 300, 1.0, 1, 1),
+        Metric("../a", 1.0, 1, 1),
+        Metric("a", "x", 1, 1),
+        Metric("a", 1.0, None, 1),
+        Metric("a", 1.0, 1, 2**70),
+        Metric("a", 1.0, -1, 1),
+        Metric("a", True, 1, 1),
+    ):
         pair.both("refused", pair.runs[0], lambda store, one, bad=bad: store.log_metric(one, bad))
-        pair.both("refused", pair.runs[0],
-                  lambda store, one, bad=bad: store.log_batch(one, [Metric("n", 1.0, 1, 1), bad], [], []))
+        pair.both(
+            "refused",
+            pair.runs[0],
+            lambda store, one, bad=bad: store.log_batch(one, [Metric("n", 1.0, 1, 1), bad], [], []),
+        )
     gone = ("0" * 32, "0" * 32)
     pair.both("no run", gone, lambda store, one: store.log_metric(one, Metric("a", 1.0, 1, 1)))
     deleted = pair.run("deleted")
@@ -149,8 +192,16 @@ def searching(pair: Pair) -> None:
     for run in pair.runs[:3]:
         for store, one in zip(pair.stores, run, strict=True):
             store.log_inputs(one, [DatasetInput(Dataset("d", "digest", "local", "here"))])
-    for filter_string in ("", "metrics.a > 0.7", "params.p = '3'", "tags.t = '1' and metrics.b < 1", "nonsense >",
-                          "dataset.name = 'd'", "attributes.status = 'RUNNING'", "tags.none = 'x'"):
+    for filter_string in (
+        "",
+        "metrics.a > 0.7",
+        "params.p = '3'",
+        "tags.t = '1' and metrics.b < 1",
+        "nonsense >",
+        "dataset.name = 'd'",
+        "attributes.status = 'RUNNING'",
+        "tags.none = 'x'",
+    ):
         for order in ([], ["metrics.a DESC"], ["params.p ASC", "start_time DESC"], ["tags.t"]):
             pair.search({"filter_string": filter_string, "order_by": order})
     for view in (ViewType.ACTIVE_ONLY, ViewType.DELETED_ONLY):
@@ -181,9 +232,12 @@ def ended(own: Any, ours: Any, run: str) -> None:
     for _ in range(5):
         ours.get_run(run)
         with own.engine.connect() as connection:
-            ended = connection.execute(sqlalchemy.text(
-                "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()")).scalar_one()
+            ended = connection.execute(
+                sqlalchemy.text(
+                    "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            ).scalar_one()
         same("connections ended", True, ended > 0)
         same("after connections ended", run, answer(lambda: ours.get_run(run).info.run_id))
 
@@ -203,9 +257,14 @@ def filled(descriptor: Any, dice: random.Random, depth: int) -> Any:
                     else:
                         target.CopyFrom(child)
             continue
-        kinds = {field.CPPTYPE_STRING: ("x", "", "ü\u2028\"", "1"), field.CPPTYPE_BOOL: (True, False),
-                 field.CPPTYPE_INT64: (0, -1, 2**62), field.CPPTYPE_DOUBLE: VALUES, field.CPPTYPE_FLOAT: (0.1, 2.0),
-                 field.CPPTYPE_ENUM: tuple(field.enum_type.values_by_number) if field.enum_type else ()}
+        kinds = {
+            field.CPPTYPE_STRING: ("x", "", 'ü\u2028"', "1"),
+            field.CPPTYPE_BOOL: (True, False),
+            field.CPPTYPE_INT64: (0, -1, 2**62),
+            field.CPPTYPE_DOUBLE: VALUES,
+            field.CPPTYPE_FLOAT: (0.1, 2.0),
+            field.CPPTYPE_ENUM: tuple(field.enum_type.values_by_number) if field.enum_type else (),
+        }
         choice = kinds.get(field.cpp_type, (0, 1, 2**31 - 1))
         if field.type == field.TYPE_BYTES:
             choice = (b"", b"\x00\xff")
@@ -233,8 +292,11 @@ def answers(dice: random.Random) -> None:
             own = answer(lambda message=message: message_to_json(message))
             same("answer", own, answer(lambda message=message: whole(message)))
             compared["answers by ours" if ours(message) != "own" else "answers by MLflow"] += 1
-            same("compact answer", answer(lambda message=message: message_to_json(message, pretty=False)),
-                 answer(lambda message=message: whole(message, pretty=False)))
+            same(
+                "compact answer",
+                answer(lambda message=message: message_to_json(message, pretty=False)),
+                answer(lambda message=message: whole(message, pretty=False)),
+            )
 
 
 def main() -> None:

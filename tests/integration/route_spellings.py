@@ -24,12 +24,55 @@ from starlette.routing import Match, Mount, Route  # type: ignore[import-not-fou
 from werkzeug.exceptions import HTTPException  # type: ignore[import-not-found]
 from werkzeug.routing import RequestRedirect  # type: ignore[import-not-found]
 
-ENDS = ("/", "//", ";", "%3b", ";x=1", "%00", "%0a", "%0d", "%20", "%09", "%2f", "%5c", ".", "%2e", "..", "/.", "/..",
-        "/%2e", "%23", "%3f", "%ff", "%c0%af", "%ef%bc%8f", "%e2%80%8b", "%7f", "%c2%85", "%e2%80%a8", "*", "'", "|")
-WORDS = (lambda s: "".join(f"%{ord(c):02x}" for c in s), lambda s: "%252f" + s, lambda s: s + "/.", lambda s: "./" + s,
-         lambda s: "x/../" + s, lambda s: "%2e/" + s, str.upper, str.title, lambda s: s.replace("a", "%61"),
-         lambda s: s.replace("a", "\u0430"), lambda s: s.replace("s", "\u017f"), lambda s: s.replace("k", "\u212a"),
-         lambda s: "%2f" + s, lambda s: s + "%2f", lambda s: "/" + s)
+ENDS = (
+    "/",
+    "//",
+    ";",
+    "%3b",
+    ";x=1",
+    "%00",
+    "%0a",
+    "%0d",
+    "%20",
+    "%09",
+    "%2f",
+    "%5c",
+    ".",
+    "%2e",
+    "..",
+    "/.",
+    "/..",
+    "/%2e",
+    "%23",
+    "%3f",
+    "%ff",
+    "%c0%af",
+    "%ef%bc%8f",
+    "%e2%80%8b",
+    "%7f",
+    "%c2%85",
+    "%e2%80%a8",
+    "*",
+    "'",
+    "|",
+)
+WORDS = (
+    lambda s: "".join(f"%{ord(c):02x}" for c in s),
+    lambda s: "%252f" + s,
+    lambda s: s + "/.",
+    lambda s: "./" + s,
+    lambda s: "x/../" + s,
+    lambda s: "%2e/" + s,
+    str.upper,
+    str.title,
+    lambda s: s.replace("a", "%61"),
+    lambda s: s.replace("a", "\u0430"),
+    lambda s: s.replace("s", "\u017f"),
+    lambda s: s.replace("k", "\u212a"),
+    lambda s: "%2f" + s,
+    lambda s: s + "%2f",
+    lambda s: "/" + s,
+)
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "post", "CONNECT")
 
 
@@ -57,9 +100,15 @@ def routed(path: str, method: str) -> str:
         for match, rule in matches:
             if match == kind:
                 return str(rule) if kind == Match.FULL else ""
-    environ = {"PATH_INFO": path.encode("utf-8", "surrogateescape").decode("latin-1"), "REQUEST_METHOD": method,
-               "SERVER_NAME": "localhost", "SERVER_PORT": "80", "wsgi.url_scheme": "http", "QUERY_STRING": "",
-               "SCRIPT_NAME": ""}
+    environ = {
+        "PATH_INFO": path.encode("utf-8", "surrogateescape").decode("latin-1"),
+        "REQUEST_METHOD": method,
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "wsgi.url_scheme": "http",
+        "QUERY_STRING": "",
+        "SCRIPT_NAME": "",
+    }
     try:
         return str(flask_app.url_map.bind_to_environ(environ).match(return_rule=True, method=method)[0].rule)
     except (HTTPException, RequestRedirect):
@@ -73,7 +122,7 @@ def spellings(path: str) -> Iterator[str]:
         yield from (path + end, end + path, path[:-1] + end + path[-1:], path.replace("/mlflow", end + "/mlflow", 1))
     for at in range(1, len(segments)):
         for change in WORDS:
-            yield "/".join([*segments[:at], change(segments[at]), *segments[at + 1:]])
+            yield "/".join([*segments[:at], change(segments[at]), *segments[at + 1 :]])
         yield "/".join(segments[:at]) + "%2f" + "/".join(segments[at:])
 
 

@@ -135,8 +135,9 @@ def main_process(clone: Clone, part: str) -> int:
 def identities(clone: Clone) -> dict[str, str]:
     """Changes when a part was recreated or started again."""
     if clone.engine == "docker":
-        return {name: output("docker", "inspect", "-f", "{{.Id}} {{.State.StartedAt}}", name)
-                for name in containers(clone)}
+        return {
+            name: output("docker", "inspect", "-f", "{{.Id}} {{.State.StartedAt}}", name) for name in containers(clone)
+        }
     return {part: str(main_process(clone, part)) for part in ("postgres", "mlflow", "jupyter")}
 
 
@@ -171,8 +172,21 @@ def postgres(clone: Clone, tool: str, *words: str, role: str = "mlflow") -> str:
 
 def psql(clone: Clone, statement: str, database: str = "") -> str:
     """A statement in the tracking server's database as the server's role, or as the superuser in ``postgres``."""
-    return postgres(clone, "psql", "-X", "-A", "-t", "-q", "-d", database or live_database(clone), "-v",
-                    "ON_ERROR_STOP=1", "-c", statement, role="postgres" if database == "postgres" else "mlflow")
+    return postgres(
+        clone,
+        "psql",
+        "-X",
+        "-A",
+        "-t",
+        "-q",
+        "-d",
+        database or live_database(clone),
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-c",
+        statement,
+        role="postgres" if database == "postgres" else "mlflow",
+    )
 
 
 def create_database(clone: Clone, name: str) -> None:
@@ -182,8 +196,11 @@ def create_database(clone: Clone, name: str) -> None:
 def database_address(clone: Clone, name: str = "") -> str:
     """A database's address (the live one's) as MLflow's part knows it."""
     name = name or live_database(clone)
-    return (f"postgresql+psycopg2://mlflow@postgres:5432/{name}" if clone.engine == "docker"
-            else f"postgresql+psycopg2://mlflow@/{name}?host={sockets(clone)}")
+    return (
+        f"postgresql+psycopg2://mlflow@postgres:5432/{name}"
+        if clone.engine == "docker"
+        else f"postgresql+psycopg2://mlflow@/{name}?host={sockets(clone)}"
+    )
 
 
 @contextmanager
@@ -213,7 +230,9 @@ def listening() -> dict[int, set[str]]:
             fields = row.split()
             address, port = fields[1].split(":")
             if fields[3] == "0A":
-                text = ".".join(str(int(address[i:i + 2], 16)) for i in (6, 4, 2, 0)) if len(address) == 8 else address
+                text = (
+                    ".".join(str(int(address[i : i + 2], 16)) for i in (6, 4, 2, 0)) if len(address) == 8 else address
+                )
                 found.setdefault(int(port, 16), set()).add(text)
     return found
 

@@ -78,8 +78,14 @@ def plain(value: Any, key: str = "") -> Any:
 
 
 def _runs(server: Server, experiment: str) -> Iterator[tuple[str, Any]]:
-    for run in server.pages("runs/search", "runs", experiment_ids=[experiment], run_view_type="ALL",
-                            max_results=PAGE, order_by=["attributes.run_id"]):
+    for run in server.pages(
+        "runs/search",
+        "runs",
+        experiment_ids=[experiment],
+        run_view_type="ALL",
+        max_results=PAGE,
+        order_by=["attributes.run_id"],
+    ):
         identity = run["info"]["run_id"]
         yield f"found run {identity}", run
         yield f"run {identity}", server.get("runs/get", run_id=identity)
@@ -87,8 +93,11 @@ def _runs(server: Server, experiment: str) -> Iterator[tuple[str, Any]]:
         for key in sorted(metric["key"] for metric in run["data"].get("metrics", [])):
             history = list(server.pages("metrics/get-history", "metrics", run_id=identity, metric_key=key))
             yield f"history {identity} {key}", history
-            bulk = server.call("GET", "ajax-api/2.0/mlflow/metrics/get-history-bulk",
-                               params={"run_id": identity, "metric_key": key, "max_results": 25000})
+            bulk = server.call(
+                "GET",
+                "ajax-api/2.0/mlflow/metrics/get-history-bulk",
+                params={"run_id": identity, "metric_key": key, "max_results": 25000},
+            )
             yield f"bulk history {identity} {key}", bulk.json()
 
 
@@ -107,8 +116,10 @@ def _registry(server: Server) -> Iterator[tuple[str, Any]]:
         yield f"found model {name}", model
         yield f"model {name}", server.get("registered-models/get", name=name)
         for alias in model.get("aliases", []):
-            yield f"alias {name} {alias['alias']}", server.get("registered-models/alias", name=name,
-                                                               alias=alias["alias"])
+            yield (
+                f"alias {name} {alias['alias']}",
+                server.get("registered-models/alias", name=name, alias=alias["alias"]),
+            )
     for version in server.pages("model-versions/search", "model_versions", max_results=100):
         where = {"name": version["name"], "version": version["version"]}
         yield f"found version {where}", version
@@ -126,8 +137,12 @@ def _answers(server: Server) -> Iterator[tuple[str, Any]]:
         yield from _traces(server, identity)
         for model in server.pages("logged-models/search", "models", experiment_ids=[identity], max_results=50):
             yield f"logged model {model['info']['model_id']}", server.get(f"logged-models/{model['info']['model_id']}")
-        yield f"datasets {identity}", server.call("POST", "ajax-api/2.0/mlflow/experiments/search-datasets",
-                                                  json={"experiment_ids": [identity]}).json()
+        yield (
+            f"datasets {identity}",
+            server.call(
+                "POST", "ajax-api/2.0/mlflow/experiments/search-datasets", json={"experiment_ids": [identity]}
+            ).json(),
+        )
     for dataset in server.pages("datasets/search", "datasets", "3.0"):
         yield f"dataset {dataset['dataset_id']}", dataset
         yield f"records {dataset['dataset_id']}", server.get(f"datasets/{dataset['dataset_id']}/records", "3.0")
@@ -147,5 +162,8 @@ def take(url: str) -> dict[str, Any]:
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """One line for each answer that is not the same."""
-    return [f"{question}: {str(before.get(question))[:300]} -> {str(after.get(question))[:300]}"
-            for question in sorted(before.keys() | after.keys()) if before.get(question) != after.get(question)]
+    return [
+        f"{question}: {str(before.get(question))[:300]} -> {str(after.get(question))[:300]}"
+        for question in sorted(before.keys() | after.keys())
+        if before.get(question) != after.get(question)
+    ]

@@ -25,7 +25,11 @@ class Terminal:
         scheme, rest = self.lab.base.split("://")
         self.socket = websocket.create_connection(
             f"{scheme.replace('http', 'ws')}://{rest}/terminals/websocket/{self.name}",
-            header=[f"Authorization: token {self.lab.token}"], origin=self.lab.origin, timeout=30, http_no_proxy=["*"])
+            header=[f"Authorization: token {self.lab.token}"],
+            origin=self.lab.origin,
+            timeout=30,
+            http_no_proxy=["*"],
+        )
         self.socket.send(json.dumps(["set_size", 50, 2000, 0, 0]))  # a narrow one's echo is broken into lines
         return self
 

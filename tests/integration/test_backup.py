@@ -21,16 +21,22 @@ from tests.integration import seen
 def api(clone: Clone, path: str, method: str = "GET", **content: Any) -> Any:
     """An answer of MLflow's REST API."""
     posted = method == "POST"
-    answer = requests.request(method, f"{clone.url('mlflow')}/api/2.0/mlflow/{path}", timeout=60,
-                              json=content if posted else None, params=None if posted else content)
+    answer = requests.request(
+        method,
+        f"{clone.url('mlflow')}/api/2.0/mlflow/{path}",
+        timeout=60,
+        json=content if posted else None,
+        params=None if posted else content,
+    )
     answer.raise_for_status()
     return answer.json()
 
 
 def put(clone: Clone, run: dict[str, Any], name: str, content: bytes) -> None:
     root = run["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")
-    requests.put(f"{clone.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts/{root}/{name}", data=content,
-                 timeout=60).raise_for_status()
+    requests.put(
+        f"{clone.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts/{root}/{name}", data=content, timeout=60
+    ).raise_for_status()
 
 
 def get(clone: Clone, run: dict[str, Any], name: str) -> bytes:
@@ -45,9 +51,15 @@ def log_run(clone: Clone, experiment: str, name: str, content: bytes) -> dict[st
     run = api(clone, "runs/create", "POST", experiment_id=experiment, run_name=name, start_time=1)["run"]
     identity = run["info"]["run_id"]
     put(clone, run, "ä file.bin", content)
-    api(clone, "runs/log-batch", "POST", run_id=identity,
+    api(
+        clone,
+        "runs/log-batch",
+        "POST",
+        run_id=identity,
         metrics=[{"key": "m", "value": 0.1, "timestamp": 1, "step": 2}],
-        params=[{"key": "p", "value": "ü"}], tags=[{"key": "artifact", "value": "ä file.bin"}])
+        params=[{"key": "p", "value": "ü"}],
+        tags=[{"key": "artifact", "value": "ä file.bin"}],
+    )
     return dict(api(clone, "runs/get", run_id=identity)["run"])
 
 

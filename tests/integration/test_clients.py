@@ -45,8 +45,9 @@ def name() -> str:
     return f"clients-{uuid.uuid4().hex[:6]}"
 
 
-def test_a_client_outside_needs_the_address_alone(system: Clone, python: Path, plain: dict[str, Any], name: str,
-                                                  tmp_path: Path) -> None:
+def test_a_client_outside_needs_the_address_alone(
+    system: Clone, python: Path, plain: dict[str, Any], name: str, tmp_path: Path
+) -> None:
     assert remote_clients.told(python, system.url("mlflow"), tmp_path, name, **remote_clients.SMALLER) == plain
 
 
@@ -55,20 +56,30 @@ def test_switches_that_ask_for_the_store_itself_do_no_harm(docker: Clone, python
     """Older advice, or a shell that was set up for another server: MLflow's client then asks without being offered."""
     forced = {"MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "true", "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "true"}
     (tmp_path / "large.bin").write_bytes(os.urandom(remote_clients.LARGE))
-    code = ("import mlflow, sys, os\n"
-            "with mlflow.start_run() as run: mlflow.log_artifact('large.bin')\n"
-            "path = mlflow.artifacts.download_artifacts(f'runs:/{run.info.run_id}/large.bin', dst_path='back')\n"
-            "print(open(path, 'rb').read() == open('large.bin', 'rb').read())\n")
-    done = seen.run(str(python), "-c", code, cwd=tmp_path, timeout=120, env=remote_clients.environment(
-        python, docker.url("mlflow"), tmp_path, **remote_clients.SMALLER, **forced))
+    code = (
+        "import mlflow, sys, os\n"
+        "with mlflow.start_run() as run: mlflow.log_artifact('large.bin')\n"
+        "path = mlflow.artifacts.download_artifacts(f'runs:/{run.info.run_id}/large.bin', dst_path='back')\n"
+        "print(open(path, 'rb').read() == open('large.bin', 'rb').read())\n"
+    )
+    done = seen.run(
+        str(python),
+        "-c",
+        code,
+        cwd=tmp_path,
+        timeout=120,
+        env=remote_clients.environment(python, docker.url("mlflow"), tmp_path, **remote_clients.SMALLER, **forced),
+    )
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "True", done.stderr[-3000:]
 
 
 @pytest.mark.docker
 def test_the_notebook_gets_the_same_straight_from_the_store(docker: Clone, plain: dict[str, Any]) -> None:
     script = remote_clients.SCRIPT.read_text()
-    first = (f"import os, sys; os.environ.update({remote_clients.SMALLER!r})\n"
-             f"sys.argv = ['', 'notebook-{uuid.uuid4().hex[:6]}', '20', '{remote_clients.LARGE}']")
+    first = (
+        f"import os, sys; os.environ.update({remote_clients.SMALLER!r})\n"
+        f"sys.argv = ['', 'notebook-{uuid.uuid4().hex[:6]}', '20', '{remote_clients.LARGE}']"
+    )
     found = Lab(docker.value("jupyter-url")).run_cells([first, script]).result
     assert found == plain
 
@@ -78,15 +89,40 @@ def test_the_commands_that_people_type_outside(system: Clone, python: Path, name
     """`mlflow artifacts download` and `mlflow models serve`: both hung while the store's addresses were offered."""
     ours = remote_clients.environment(python, system.url("mlflow"), tmp_path)
     experiment = seen.mlflow(system, f"experiments/get-by-name?experiment_name={name}")["experiment"]["experiment_id"]
-    runs = {run["info"]["run_name"]: run["info"]["run_id"]
-            for run in seen.mlflow(system, "runs/search", {"experiment_ids": [experiment]})["runs"]}
-    seen.output(str(python), "-m", "mlflow", "artifacts", "download", "--run-id", runs["first"], "--dst-path", "got",
-                cwd=tmp_path, env=ours, timeout=120)
+    runs = {
+        run["info"]["run_name"]: run["info"]["run_id"]
+        for run in seen.mlflow(system, "runs/search", {"experiment_ids": [experiment]})["runs"]
+    }
+    seen.output(
+        str(python),
+        "-m",
+        "mlflow",
+        "artifacts",
+        "download",
+        "--run-id",
+        runs["first"],
+        "--dst-path",
+        "got",
+        cwd=tmp_path,
+        env=ours,
+        timeout=120,
+    )
     assert (tmp_path / "got" / "a.txt").read_text() == "hello"
     assert len(list((tmp_path / "got" / "tree").rglob("*.txt"))) == 20
     port = free_ports(1)[0]
-    argv = [str(python), "-m", "mlflow", "models", "serve", "--model-uri", f"models:/{name}/1",
-            "--env-manager", "local", "--port", str(port)]
+    argv = [
+        str(python),
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "--model-uri",
+        f"models:/{name}/1",
+        "--env-manager",
+        "local",
+        "--port",
+        str(port),
+    ]
     with remote_clients.program(argv, tmp_path / "serving", f"http://127.0.0.1:{port}/ping", env=ours):
         status, text = seen.ask(f"http://127.0.0.1:{port}/invocations", {"inputs": [[10.0], [20.0]]})
     assert status == 200 and [round(one, 6) for one in json.loads(text)["predictions"]] == [20, 40]
@@ -103,9 +139,20 @@ def logged(engine: str, systems: Any) -> Iterator[tuple[Clone, str, str, str]]:
     model = seen.mlflow(system, "logged-models", {"experiment_id": "0", "name": "m"})["model"]["info"]["model_id"]
     trace = f"tr-{uuid.uuid4().hex}"
     place = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "0"}}
-    status, text = seen.ask(f"{system.url('mlflow')}/api/3.0/mlflow/traces", {"trace": {"trace_info": {
-        "trace_id": trace, "trace_location": place, "request_time": "2026-01-01T00:00:00Z", "execution_duration": "1s",
-        "state": "OK"}}})
+    status, text = seen.ask(
+        f"{system.url('mlflow')}/api/3.0/mlflow/traces",
+        {
+            "trace": {
+                "trace_info": {
+                    "trace_id": trace,
+                    "trace_location": place,
+                    "request_time": "2026-01-01T00:00:00Z",
+                    "execution_duration": "1s",
+                    "state": "OK",
+                }
+            }
+        },
+    )
     assert status == 200, text
     yield system, run["run_id"], model, trace
     seen.mlflow(system, "runs/delete", {"run_id": run["run_id"]})
@@ -121,17 +168,21 @@ def test_what_is_not_there_is_a_404_at_once_on_every_route(logged: tuple[Clone, 
     assert seen.ask(f"{base}/model-versions/get-artifact?name={name}&version=1&path=b.txt")[1] == "hello"
     for path in ("none.txt", "x/y/none.txt", "a.txt/x"):
         word = quote(path, safe="")
-        for url in (f"api/2.0/mlflow-artifacts/artifacts/{below}/{path}",
-                    f"ajax-api/2.0/mlflow-artifacts/artifacts/{below}/{path}",
-                    f"get-artifact?run_id={run}&path={word}",
-                    f"ajax-api/2.0/mlflow/logged-models/{model}/artifacts/files?artifact_file_path={word}"):
+        for url in (
+            f"api/2.0/mlflow-artifacts/artifacts/{below}/{path}",
+            f"ajax-api/2.0/mlflow-artifacts/artifacts/{below}/{path}",
+            f"get-artifact?run_id={run}&path={word}",
+            f"ajax-api/2.0/mlflow/logged-models/{model}/artifacts/files?artifact_file_path={word}",
+        ):
             status, text = seen.ask(f"{base}/{url}", timeout=5)
             assert status == 404 and json.loads(text)["error_code"] == "RESOURCE_DOES_NOT_EXIST", (url, text)
         status, text = seen.ask(f"{base}/model-versions/get-artifact?name={name}&version=1&path={word}", timeout=5)
         assert status == 404 and json.loads(text)["error_code"] == "RESOURCE_DOES_NOT_EXIST", (path, text)
-        for url in (f"api/2.0/mlflow-artifacts/artifacts?path={below}/{word}",
-                    f"api/2.0/mlflow/artifacts/list?run_id={run}&path={word}",
-                    f"api/2.0/mlflow/logged-models/{model}/artifacts/directories?artifact_directory_path={word}"):
+        for url in (
+            f"api/2.0/mlflow-artifacts/artifacts?path={below}/{word}",
+            f"api/2.0/mlflow/artifacts/list?run_id={run}&path={word}",
+            f"api/2.0/mlflow/logged-models/{model}/artifacts/directories?artifact_directory_path={word}",
+        ):
             status, text = seen.ask(f"{base}/{url}", timeout=5)
             assert status == 200 and not json.loads(text).get("files"), (url, text)
     for api in ("2.0", "3.0"):
@@ -148,9 +199,11 @@ def test_nobody_outside_is_told_an_address_of_the_store(logged: tuple[Clone, str
         told = json.loads(seen.ask(f"{system.url('mlflow')}/{api}/3.0/mlflow/server-info")[1])
         assert not told["multipart_uploads_enabled"] and not told["multipart_downloads_enabled"]
         base = f"{system.url('mlflow')}/{api}/2.0/mlflow-artifacts"
-        for path, body in ((f"presigned/0/{run}/artifacts/a.txt", None),
-                           (f"mpu/create/0/{run}/artifacts", {"path": "x", "num_parts": 1}),
-                           (f"mpu/complete/0/{run}/artifacts", {"path": "x", "upload_id": "1", "parts": []}),
-                           (f"mpu/abort/0/{run}/artifacts", {"path": "x", "upload_id": "1"})):
+        for path, body in (
+            (f"presigned/0/{run}/artifacts/a.txt", None),
+            (f"mpu/create/0/{run}/artifacts", {"path": "x", "num_parts": 1}),
+            (f"mpu/complete/0/{run}/artifacts", {"path": "x", "upload_id": "1", "parts": []}),
+            (f"mpu/abort/0/{run}/artifacts", {"path": "x", "upload_id": "1"}),
+        ):
             status, text = seen.ask(f"{base}/{path}", body)
             assert status == 501 and "is not supported" in text and "http" not in text, (path, text)

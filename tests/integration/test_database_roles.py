@@ -107,16 +107,21 @@ class Dies(Exception):
 def all_is_handed_over(cluster: Cluster) -> None:
     assert cluster.ask("SELECT rolname FROM pg_roles WHERE oid = 10") == "postgres"
     assert cluster.ask("SELECT rolname FROM pg_roles WHERE oid >= 16384") == "mlflow"
-    assert cluster.ask("SELECT rolsuper, rolcreaterole, rolcreatedb, rolcanlogin FROM pg_roles "
-                       "WHERE rolname = 'mlflow'") == "f f f t"
+    assert (
+        cluster.ask("SELECT rolsuper, rolcreaterole, rolcreatedb, rolcanlogin FROM pg_roles WHERE rolname = 'mlflow'")
+        == "f f f t"
+    )
     assert cluster.ask("SELECT count(*) FROM pg_authid WHERE rolname = 'postgres' AND rolpassword IS NULL") == "1"
     for name in NAMES:
         assert cluster.ask(OWNED_BY_FIRST, name) == "0"
         assert cluster.ask("SELECT trusted()", name) == "mlflow"
         assert cluster.ask('SELECT count(*) FROM "Odd schema"."T""able"', name) == "0", "the archive's trigger ran"
         assert cluster.ask("SELECT count(*) FROM runs", name, "mlflow") == "50"
-        cluster.ask("BEGIN; INSERT INTO runs (name) VALUES ('more'); ALTER TABLE runs ADD COLUMN more int; ROLLBACK;",
-                    name, "mlflow")
+        cluster.ask(
+            "BEGIN; INSERT INTO runs (name) VALUES ('more'); ALTER TABLE runs ADD COLUMN more int; ROLLBACK;",
+            name,
+            "mlflow",
+        )
         cluster.run("pg_dump", "-h", str(cluster.folder), "-U", "mlflow", "-f", "/dev/null", name)
     refused = cluster.psql("mlflow", "mlflow", "COPY (SELECT 1) TO PROGRAM 'cat';")
     assert refused.code and "permission denied" in refused.stderr
@@ -127,8 +132,10 @@ def all_is_handed_over(cluster: Cluster) -> None:
 def test_an_older_cluster_is_handed_over(cluster: Cluster) -> None:
     stopped: list[bool] = []
     told = database_roles.settle(cluster.psql, "mlflow", stop_server=lambda: stopped.append(True))
-    assert told == ("the server's database role mlflow is no superuser any more: 3 databases handed over to it, the "
-                    "superuser is called postgres")
+    assert told == (
+        "the server's database role mlflow is no superuser any more: 3 databases handed over to it, the "
+        "superuser is called postgres"
+    )
     assert stopped
     all_is_handed_over(cluster)
     assert database_roles.settle(cluster.psql, "mlflow") == ""
@@ -141,8 +148,9 @@ def test_killed_at_each_step_it_goes_on(cluster: Cluster, answered: bool) -> Non
     for step in range(40):
         calls = iter(range(100))
 
-        def dies(role: str, database: str, statements: str, end: int = step,
-                 calls: Iterator[int] = calls) -> ExecResult:
+        def dies(
+            role: str, database: str, statements: str, end: int = step, calls: Iterator[int] = calls
+        ) -> ExecResult:
             last = next(calls) == end
             if last and not answered:
                 raise Dies
@@ -187,9 +195,20 @@ def test_the_server_of_a_system_is_no_superuser(system: Clone) -> None:
     """And owns what it works with; the superuser has no password that somebody could come in with."""
     told = "SELECT rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls FROM pg_roles WHERE "
     assert seen.psql(system, told + "rolname = current_user") == "f"
-    assert seen.psql(system, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tableowner <> 'mlflow'") \
+    assert (
+        seen.psql(system, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tableowner <> 'mlflow'")
         == "0"
-    assert seen.psql(system, "SELECT count(*) FROM pg_authid WHERE rolsuper AND rolpassword IS NOT NULL",
-                     "postgres") == "0"
-    assert seen.psql(system, "SELECT count(*) FROM pg_database WHERE has_database_privilege('public', oid, 'CONNECT') "
-                             "AND datname <> 'template0'", "postgres") == "0"
+    )
+    assert (
+        seen.psql(system, "SELECT count(*) FROM pg_authid WHERE rolsuper AND rolpassword IS NOT NULL", "postgres")
+        == "0"
+    )
+    assert (
+        seen.psql(
+            system,
+            "SELECT count(*) FROM pg_database WHERE has_database_privilege('public', oid, 'CONNECT') "
+            "AND datname <> 'template0'",
+            "postgres",
+        )
+        == "0"
+    )

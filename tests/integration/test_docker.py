@@ -28,7 +28,6 @@ def services(clone: Clone) -> list[str]:
     return ["mlflow", "postgres", "store", *synced]
 
 
-
 @pytest.fixture(scope="module")
 def system(systems: Callable[[str], Clone]) -> Clone:
     require_docker()
@@ -52,8 +51,21 @@ def inside(clone: Clone, part: str, *words: str) -> str:
 
 def in_volume(clone: Clone, name: str, *words: str) -> str:
     """A command over a volume's files, in an image that is there: a part's own may have no tools."""
-    return seen.output("docker", "run", "--rm", "--user", "0", "--network", "none", "--entrypoint", words[0],
-                       "-v", f"{name}:/v:ro", details(clone, "mlflow")["Config"]["Image"], *words[1:])
+    return seen.output(
+        "docker",
+        "run",
+        "--rm",
+        "--user",
+        "0",
+        "--network",
+        "none",
+        "--entrypoint",
+        words[0],
+        "-v",
+        f"{name}:/v:ro",
+        details(clone, "mlflow")["Config"]["Image"],
+        *words[1:],
+    )
 
 
 def test_compose_by_hand_sees_the_same_system(system: Clone) -> None:
@@ -110,16 +122,22 @@ def test_containers_have_no_more_rights_than_they_need(system: Clone, part: str)
         assert seen.run("docker", "exec", seen.container(system, part), "touch", "/usr/x").returncode
     secret = next(mount for mount in found["Mounts"] if mount["Destination"] == "/run/secrets")
     assert not secret["RW"]
-    listed = in_volume(system, secret["Name"], "find", "/v", "-type", "f", "!", "-name", "site-ca.pem",
-                       "-printf", "%m %U\n").splitlines()
+    listed = in_volume(
+        system, secret["Name"], "find", "/v", "-type", "f", "!", "-name", "site-ca.pem", "-printf", "%m %U\n"
+    ).splitlines()
     assert set(listed) == {f"400 {config['User'].split(':')[0]}"}
     status = inside(system, part, "cat", "/proc/1/status")
     assert re.search(r"CapEff:\s+0+\n", status) and re.search(r"NoNewPrivs:\s+1\n", status)
 
 
-@pytest.mark.parametrize(("part", "folder", "owner"), [
-    ("postgres", "/var/lib/postgresql", "999"), ("store", "/data", "10002"), ("mlflow", "/tmp", "10001"),
-])
+@pytest.mark.parametrize(
+    ("part", "folder", "owner"),
+    [
+        ("postgres", "/var/lib/postgresql", "999"),
+        ("store", "/data", "10002"),
+        ("mlflow", "/tmp", "10001"),
+    ],
+)
 def test_data_belong_to_the_user_of_their_part(system: Clone, part: str, folder: str, owner: str) -> None:
     volume = next(m["Name"] for m in details(system, part)["Mounts"] if m["Destination"] == folder)
     assert in_volume(system, volume, "stat", "-c", "%u %a", "/v") == f"{owner} 700"
@@ -179,8 +197,9 @@ def test_the_database_is_on_a_network_without_a_way_out(system: Clone) -> None:
     reach = "import socket; socket.create_connection(('postgres', 5432), 3)"
     assert seen.run("docker", "exec", seen.container(system, "jupyter"), "python", "-c", reach).returncode
     address = details(system, "postgres")["NetworkSettings"]["Networks"][back]["IPAddress"]
-    assert seen.run("docker", "exec", seen.container(system, "jupyter"), "python", "-c",
-                    reach.replace("postgres", address)).returncode
+    assert seen.run(
+        "docker", "exec", seen.container(system, "jupyter"), "python", "-c", reach.replace("postgres", address)
+    ).returncode
 
 
 def test_prepared_by_credentials_init_and_started_by_compose(clone_factory: Callable[..., Clone]) -> None:
@@ -207,8 +226,9 @@ def test_pasted_dry_run_makes_a_working_system_beside_the_real_one(system: Clone
     port = re.search(r"^MLFLOW_PORT=(\d+)$", script, re.MULTILINE)
     assert port and int(port[1]) not in system.ports.values()
     before = seen.identities(system)
-    clean = "\n".join(line.removeprefix("# ") for line in script.split("# clean up:\n")[1].splitlines()
-                      if line.startswith("# docker"))
+    clean = "\n".join(
+        line.removeprefix("# ") for line in script.split("# clean up:\n")[1].splitlines() if line.startswith("# docker")
+    )
     try:
         made = seen.run("bash", "-e", stdin=script, cwd=system.folder, timeout=300)
         assert made.returncode == 0, made.stdout + made.stderr
@@ -228,8 +248,15 @@ def test_pasted_dry_run_makes_a_working_system_beside_the_real_one(system: Clone
 
 def test_dead_engine_under_a_system(system: Clone) -> None:
     before = seen.identities(system)
-    for words in (["up"], ["down"], ["status"], ["check"], ["logs", "mlflow"], ["jupyter-url"],
-                  ["down", "--delete-data", "--yes"]):
+    for words in (
+        ["up"],
+        ["down"],
+        ["status"],
+        ["check"],
+        ["logs", "mlflow"],
+        ["jupyter-url"],
+        ["down", "--delete-data", "--yes"],
+    ):
         done = system.invoke(*words, DOCKER_HOST="unix:///nonexistent/docker.sock")
         seen.refused(done, 1, "docker engine cannot be used", "unix:///nonexistent/docker.sock")
     assert seen.identities(system) == before

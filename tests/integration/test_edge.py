@@ -64,6 +64,7 @@ def experiment(clone: Clone) -> str:
 
 # addresses
 
+
 def test_every_route_of_this_mlflow_was_judged(system: Clone) -> None:
     """A new MLflow with another route: look what it does, then add it to docker/mlflow/edge_routes.py."""
     folder = "/tmp" if system.engine == "docker" else "/"
@@ -77,30 +78,74 @@ def test_every_route_of_this_mlflow_was_judged(system: Clone) -> None:
 
 
 def test_no_spelling_that_mlflows_routers_read_gets_past_the_table(system: Clone) -> None:
-    folder, modules = ("/tmp", "/opt/trackbed") if system.engine == "docker" else (
-        "/", str(system.folder / "docker" / "mlflow"))
-    printed = seen.output(*seen.mlflow_python(system), "-W", "ignore", "-", modules, timeout=240,
-                          stdin=f"import os; os.chdir({folder!r})\n{SPELLINGS}")
+    folder, modules = (
+        ("/tmp", "/opt/trackbed") if system.engine == "docker" else ("/", str(system.folder / "docker" / "mlflow"))
+    )
+    printed = seen.output(
+        *seen.mlflow_python(system),
+        "-W",
+        "ignore",
+        "-",
+        modules,
+        timeout=240,
+        stdin=f"import os; os.chdir({folder!r})\n{SPELLINGS}",
+    )
     found = json.loads(printed.splitlines()[-1])
     assert found["through"] == [] and found["off"] > 60 and found["tried"] > 50_000, found
 
 
 def test_the_assistant_runs_nothing_for_anybody(system: Clone) -> None:
-    settings = {"providers": {"ollama": {"model": "m", "base_url": "http://127.0.0.1:9", "selected": True,
-                                         "permissions": {"full_access": True}}}}
-    for method, path, body in (("PUT", "/config", settings), ("GET", "/config", None), ("GET", "/providers", None),
-                               ("POST", "/message", {"message": "hello"}), ("GET", "/sessions/a/stream", None),
-                               ("POST", "/skills/install", {}), ("GET", "/providers/ollama/models", None)):
+    settings = {
+        "providers": {
+            "ollama": {
+                "model": "m",
+                "base_url": "http://127.0.0.1:9",
+                "selected": True,
+                "permissions": {"full_access": True},
+            }
+        }
+    }
+    for method, path, body in (
+        ("PUT", "/config", settings),
+        ("GET", "/config", None),
+        ("GET", "/providers", None),
+        ("POST", "/message", {"message": "hello"}),
+        ("GET", "/sessions/a/stream", None),
+        ("POST", "/skills/install", {}),
+        ("GET", "/providers/ollama/models", None),
+    ):
         assert "assistant is switched off" in refusal(system, ASSISTANT + path, method, body)
 
 
-@pytest.mark.parametrize("spelling", [
-    "/{}", "{}/", "/./{}", "/x/..{}", "/static-files/..{}", "{}%2f", "{}%00", "{}.", "{};x=1", "http://localhost{}",
-    "//localhost{}", "/mlflow{}", "/%2e%2e{}", "{}%20", "{}%0a", "{}/../config", "{}?x=1", "{}#x",
-])
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "/{}",
+        "{}/",
+        "/./{}",
+        "/x/..{}",
+        "/static-files/..{}",
+        "{}%2f",
+        "{}%00",
+        "{}.",
+        "{};x=1",
+        "http://localhost{}",
+        "//localhost{}",
+        "/mlflow{}",
+        "/%2e%2e{}",
+        "{}%20",
+        "{}%0a",
+        "{}/../config",
+        "{}?x=1",
+        "{}#x",
+    ],
+)
 def test_no_spelling_leads_to_what_is_off(system: Clone, spelling: str) -> None:
-    once, quoted, upper = (f"{ASSISTANT}/config", "/ajax-api%2f3.0/mlflow%2Fassistant/con%66ig",
-                           f"{ASSISTANT}/config".upper())
+    once, quoted, upper = (
+        f"{ASSISTANT}/config",
+        "/ajax-api%2f3.0/mlflow%2Fassistant/con%66ig",
+        f"{ASSISTANT}/config".upper(),
+    )
     for path in (once, quoted, upper, once.replace("/mlflow", "//mlflow"), once.replace("/assistant", "/%61ssistant")):
         for method in ("GET", "PUT", "HEAD", "put", "BREW"):
             status, body, _ = ask(system, spelling.format(path), method, {} if method == "PUT" else None)
@@ -110,26 +155,31 @@ def test_no_spelling_leads_to_what_is_off(system: Clone, spelling: str) -> None:
 def test_there_are_no_websockets(system: Clone) -> None:
     for path in ("/", f"{ASSISTANT}/message", "/gateway/x"):
         with socket.create_connection(("127.0.0.1", system.ports["mlflow"]), timeout=20) as connection:
-            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
-                               "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-                               "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode())
+            connection.sendall(
+                f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+                "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+            )
             assert b" 101 " not in connection.recv(4096)
 
 
 def test_judges_and_jobs_say_that_they_are_off(system: Clone) -> None:
     number, pages, api = experiment(system), "/ajax-api/3.0/mlflow", "/api/3.0/mlflow"
     for method, path, body in (
-            ("POST", f"{pages}/scorer/invoke", {"experiment_id": number, "serialized_scorer": "{}"}),
-            ("POST", f"{pages}/genai/evaluate/invoke", {"experiment_id": number}), ("GET", f"{pages}/jobs/1", None),
-            ("PATCH", f"{pages}/jobs/cancel/1", {}),
-            ("PUT", f"{pages}/scorers/online-config", {"experiment_id": number, "name": "x", "sample_rate": 1.0}),
-            ("PUT", f"{api}/scorers/online-config", {"experiment_id": number, "name": "x", "sample_rate": 1.0})):
+        ("POST", f"{pages}/scorer/invoke", {"experiment_id": number, "serialized_scorer": "{}"}),
+        ("POST", f"{pages}/genai/evaluate/invoke", {"experiment_id": number}),
+        ("GET", f"{pages}/jobs/1", None),
+        ("PATCH", f"{pages}/jobs/cancel/1", {}),
+        ("PUT", f"{pages}/scorers/online-config", {"experiment_id": number, "name": "x", "sample_rate": 1.0}),
+        ("PUT", f"{api}/scorers/online-config", {"experiment_id": number, "name": "x", "sample_rate": 1.0}),
+    ):
         said = refusal(system, path, method, body)
         assert "switched off in Trackbed" in said and "in your clone of Trackbed: invoke up --mlflow-jobs=on" in said
     words: dict[str, dict[str, object]] = {
         f"{pages}/issues/invoke": {"experiment_id": number},
         f"{api}/prompt-optimization/jobs": {"experiment_id": number},
-        "/ajax-api/3.0/jobs/": {"job_name": "x", "params": {}}}
+        "/ajax-api/3.0/jobs/": {"job_name": "x", "params": {}},
+    }
     for path, body in words.items():
         assert "jobs of any other kind are switched off in Trackbed" in refusal(system, path, "POST", body)
     for path in ("/gateway/x/mlflow/invocations", "/gateway/proxy/x/a", "/ajax-api/2.0/mlflow/gateway-proxy"):
@@ -138,16 +188,30 @@ def test_judges_and_jobs_say_that_they_are_off(system: Clone) -> None:
 
 # origins
 
-@pytest.mark.parametrize("origin", ["http://localhost:5173", "http://127.0.0.1:3000", "http://[::1]:5173", "null",
-                                    "https://evil.example", "http://localhost"])
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://localhost:5173",
+        "http://127.0.0.1:3000",
+        "http://[::1]:5173",
+        "null",
+        "https://evil.example",
+        "http://localhost",
+    ],
+)
 def test_pages_of_other_origins_neither_change_nor_read(system: Clone, origin: str) -> None:
     name = f"edge-{uuid.uuid4().hex[:8]}"
     asked = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "content-type"}
     for method, path, body, headers in (
-            ("POST", "/api/2.0/mlflow/experiments/create", {"name": name}, {}), ("GET", SEARCH, None, {}),
-            ("OPTIONS", "/api/2.0/mlflow/experiments/create", None, asked), ("POST", "/graphql", {"query": "{a}"}, {}),
-            ("POST", "/v1/traces", b"", {}), ("PUT", "/api/2.0/mlflow-artifacts/artifacts/x", b"x", {}),
-            ("OPTIONS", f"{ASSISTANT}/config", None, asked)):
+        ("POST", "/api/2.0/mlflow/experiments/create", {"name": name}, {}),
+        ("GET", SEARCH, None, {}),
+        ("OPTIONS", "/api/2.0/mlflow/experiments/create", None, asked),
+        ("POST", "/graphql", {"query": "{a}"}, {}),
+        ("POST", "/v1/traces", b"", {}),
+        ("PUT", "/api/2.0/mlflow-artifacts/artifacts/x", b"x", {}),
+        ("OPTIONS", f"{ASSISTANT}/config", None, asked),
+    ):
         status, text, answered = ask(system, path, method, body, Origin=origin, **headers)
         assert status == 403, (method, path, text)
         assert not any(header.startswith("access-control") for header in answered)
@@ -156,18 +220,35 @@ def test_pages_of_other_origins_neither_change_nor_read(system: Clone, origin: s
 
 def test_own_pages_do_also_through_a_tunnel(system: Clone) -> None:
     port = system.ports["mlflow"]
-    for origin, host in ((f"http://localhost:{port}", f"127.0.0.1:{port}"),
-                         ("http://localhost:9000", "localhost:9000")):
-        status, text, _ = ask(system, "/api/2.0/mlflow/experiments/create", "POST",
-                              {"name": f"edge-{uuid.uuid4().hex[:8]}"}, Origin=origin, Host=host)
+    for origin, host in (
+        (f"http://localhost:{port}", f"127.0.0.1:{port}"),
+        ("http://localhost:9000", "localhost:9000"),
+    ):
+        status, text, _ = ask(
+            system,
+            "/api/2.0/mlflow/experiments/create",
+            "POST",
+            {"name": f"edge-{uuid.uuid4().hex[:8]}"},
+            Origin=origin,
+            Host=host,
+        )
         assert status == 200, text
     assert ask(system, SEARCH, Origin="http://evil.example", Host="evil.example")[0] == 403
 
 
 # locations
 
-FOREIGN = ("s3://backups/dir", "file:///etc", "/etc", "mlflow-artifacts://other/x", "mlflow-artifacts:/../../etc",
-           "mlflow-artifacts:/%2e%2e/%2e%2e/etc", "mlflow-artifacts:/..\\x", "http://127.0.0.1:1/x", "ftp://127.0.0.1/x")
+FOREIGN = (
+    "s3://backups/dir",
+    "file:///etc",
+    "/etc",
+    "mlflow-artifacts://other/x",
+    "mlflow-artifacts:/../../etc",
+    "mlflow-artifacts:/%2e%2e/%2e%2e/etc",
+    "mlflow-artifacts:/..\\x",
+    "http://127.0.0.1:1/x",
+    "ftp://127.0.0.1/x",
+)
 
 
 @pytest.mark.parametrize("uri", FOREIGN)
@@ -180,15 +261,30 @@ def test_no_client_names_a_location_elsewhere(system: Clone, uri: str) -> None:
         refusal(system, f"{base}/experiments/create", "POST", {"name": name, "artifact_location": uri}, 400)
         for more in ({}, {"run_id": run}, {"tags": [{"key": "mlflow.prompt.is_prompt", "value": "true"}]}):
             refusal(system, f"{base}/model-versions/create", "POST", {"name": name, "source": uri, **more}, 400)
-    trace = {"trace": {"trace_info": {
-        "trace_id": f"tr-{uuid.uuid4().hex}", "request_time": "2026-01-01T00:00:00Z", "state": "OK", "trace_location": {
-            "type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "0"}},
-        "tags": {"mlflow.artifactLocation": uri}}}}
+    trace = {
+        "trace": {
+            "trace_info": {
+                "trace_id": f"tr-{uuid.uuid4().hex}",
+                "request_time": "2026-01-01T00:00:00Z",
+                "state": "OK",
+                "trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "0"}},
+                "tags": {"mlflow.artifactLocation": uri},
+            }
+        }
+    }
     refusal(system, "/api/3.0/mlflow/traces", "POST", trace, 400)
 
 
-@pytest.mark.parametrize("uri", ["file:///etc", "/etc", "s3://backups/dir", "mlflow-artifacts:/../../../../../../etc",
-                                 "mlflow-artifacts:/%2e%2e/%2e%2e/etc"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file:///etc",
+        "/etc",
+        "s3://backups/dir",
+        "mlflow-artifacts:/../../../../../../etc",
+        "mlflow-artifacts:/%2e%2e/%2e%2e/etc",
+    ],
+)
 def test_a_location_elsewhere_that_is_there_already_is_not_opened(system: Clone, uri: str) -> None:
     """As in data of an older version, or in somebody's archive."""
     number, name = experiment(system), f"edge-{uuid.uuid4().hex[:8]}"
@@ -197,25 +293,31 @@ def test_a_location_elsewhere_that_is_there_already_is_not_opened(system: Clone,
     seen.mlflow(system, "registered-models/create", {"name": name})
     own = seen.mlflow(system, f"runs/get?run_id={run}")["run"]["info"]["artifact_uri"]
     seen.mlflow(system, "model-versions/create", {"name": name, "source": own + "/model", "run_id": run})
-    for table, column, key, value in (("experiments", "artifact_location", "experiment_id", number),
-                                      ("runs", "artifact_uri", "run_uuid", run),
-                                      ("logged_models", "artifact_location", "model_id", model),
-                                      ("model_versions", "source", "name", name),
-                                      ("model_versions", "storage_location", "name", name)):
+    for table, column, key, value in (
+        ("experiments", "artifact_location", "experiment_id", number),
+        ("runs", "artifact_uri", "run_uuid", run),
+        ("logged_models", "artifact_location", "model_id", model),
+        ("model_versions", "source", "name", name),
+        ("model_versions", "storage_location", "name", name),
+    ):
         seen.psql(system, f"UPDATE {table} SET {column} = '{uri}' WHERE {key} = '{value}'")
     for method, path in (
-            ("GET", f"/get-artifact?run_id={run}&path=passwd"), ("GET", f"/get-artifact?run_id={run}&path=hostname"),
-            ("GET", f"/api/2.0/mlflow/artifacts/list?run_id={run}"),
-            ("GET", f"/model-versions/get-artifact?name={name}&version=1&path=passwd"),
-            ("GET", f"/ajax-api/2.0/mlflow/logged-models/{model}/artifacts/files?artifact_file_path=passwd"),
-            ("GET", f"/api/2.0/mlflow/logged-models/{model}/artifacts/directories"),
-            ("POST", f"/ajax-api/2.0/mlflow/upload-artifact?run_uuid={run}&path=edge-was-here")):
+        ("GET", f"/get-artifact?run_id={run}&path=passwd"),
+        ("GET", f"/get-artifact?run_id={run}&path=hostname"),
+        ("GET", f"/api/2.0/mlflow/artifacts/list?run_id={run}"),
+        ("GET", f"/model-versions/get-artifact?name={name}&version=1&path=passwd"),
+        ("GET", f"/ajax-api/2.0/mlflow/logged-models/{model}/artifacts/files?artifact_file_path=passwd"),
+        ("GET", f"/api/2.0/mlflow/logged-models/{model}/artifacts/directories"),
+        ("POST", f"/ajax-api/2.0/mlflow/upload-artifact?run_uuid={run}&path=edge-was-here"),
+    ):
         if uri.startswith("mlflow-artifacts:") and method == "POST":
             continue  # goes to the run's own folder
         status, body, _ = ask(system, path, method, b"x" if method == "POST" else None)
         assert status == 400 and b"own space" in body and b"root:" not in body, (path, status, body[:300])
-    query = {"query": "query Q($d: MlflowListArtifactsInput!) { mlflowListArtifacts(input: $d) { files { path } } }",
-             "variables": {"d": {"runId": run}}}
+    query = {
+        "query": "query Q($d: MlflowListArtifactsInput!) { mlflowListArtifacts(input: $d) { files { path } } }",
+        "variables": {"d": {"runId": run}},
+    }
     assert b"passwd" not in ask(system, "/graphql", "POST", query)[1]
 
 
@@ -223,15 +325,19 @@ def test_a_location_elsewhere_that_is_there_already_is_not_opened(system: Clone,
 def test_who_sends_all_before_reading_gets_the_reason(system: Clone, size: int) -> None:
     """A connection that ends with the answer is not reset while the client still sends."""
     for path, method, status, headers in (
-            ("/api/2.0/mlflow/nothing", "POST", 404, {}), (SEARCH, "POST", 403, {"Origin": "http://evil.example"}),
-            ("/api/2.0/mlflow-artifacts/artifacts/a%00", "PUT", 400, {}), ("/v1/traces", "POST", 422, {}),
-            ("/api/2.0/mlflow/runs/search", "POST", 400, {})):
+        ("/api/2.0/mlflow/nothing", "POST", 404, {}),
+        (SEARCH, "POST", 403, {"Origin": "http://evil.example"}),
+        ("/api/2.0/mlflow-artifacts/artifacts/a%00", "PUT", 400, {}),
+        ("/v1/traces", "POST", 422, {}),
+        ("/api/2.0/mlflow/runs/search", "POST", 400, {}),
+    ):
         found, text, _ = ask(system, path, method, bytes(size), Connection="close", **headers)
         large = size > 32 << 20 and status in (400, 422) and method == "POST"
         assert found == (413 if large else status) and text, (path, found, text)
 
 
 # what MLflow cannot read
+
 
 def chunked(clone: Clone, path: str, method: str, body: bytes, **headers: str) -> Answer:
     """`ask` without Content-Length, as HTTP/2 and many libraries send what they make on the way."""
@@ -241,19 +347,29 @@ def chunked(clone: Clone, path: str, method: str, body: bytes, **headers: str) -
 
 def test_a_body_counts_however_it_is_sent(system: Clone) -> None:
     number, run = experiment(system), seen.new_run(system)
-    span = {"traceId": uuid.uuid4().hex, "spanId": "0102030405060708", "name": "a", "startTimeUnixNano": "1",
-            "endTimeUnixNano": "2"}
+    span = {
+        "traceId": uuid.uuid4().hex,
+        "spanId": "0102030405060708",
+        "name": "a",
+        "startTimeUnixNano": "1",
+        "endTimeUnixNano": "2",
+    }
     for method, path, body, headers in (
-            ("POST", "/api/2.0/mlflow/experiments/create", {"name": "@"}, {}),  # the short way
-            ("POST", "/api/2.0/mlflow/runs/log-batch", {"run_id": run, "tags": [{"key": "@", "value": "x"}]}, {}),
-            ("PATCH", f"/api/2.0/mlflow/traces/tr-{uuid.uuid4().hex}/tags", {"key": "a", "value": "b"}, {}),  # MLflow's
-            ("POST", "/api/2.0/mlflow/logged-models", {"experiment_id": number, "name": "@"}, {}),
-            ("POST", "/api/2.0/mlflow/artifacts/presigned-upload-url", {"run_id": run, "path": "x"}, {}),  # the store's
-            ("POST", "/api/3.0/mlflow/mcp-servers", {"name": "io.github.x/@"}, {}),  # FastAPI
-            ("POST", "/graphql", {"query": "{ __typename }"}, {}),
-            ("PUT", "/api/2.0/mlflow-artifacts/artifacts/edge/@", "file", {}),
-            ("POST", "/v1/traces", {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]},
-             {"x_mlflow_experiment_id": number})):
+        ("POST", "/api/2.0/mlflow/experiments/create", {"name": "@"}, {}),  # the short way
+        ("POST", "/api/2.0/mlflow/runs/log-batch", {"run_id": run, "tags": [{"key": "@", "value": "x"}]}, {}),
+        ("PATCH", f"/api/2.0/mlflow/traces/tr-{uuid.uuid4().hex}/tags", {"key": "a", "value": "b"}, {}),  # MLflow's
+        ("POST", "/api/2.0/mlflow/logged-models", {"experiment_id": number, "name": "@"}, {}),
+        ("POST", "/api/2.0/mlflow/artifacts/presigned-upload-url", {"run_id": run, "path": "x"}, {}),  # the store's
+        ("POST", "/api/3.0/mlflow/mcp-servers", {"name": "io.github.x/@"}, {}),  # FastAPI
+        ("POST", "/graphql", {"query": "{ __typename }"}, {}),
+        ("PUT", "/api/2.0/mlflow-artifacts/artifacts/edge/@", "file", {}),
+        (
+            "POST",
+            "/v1/traces",
+            {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]},
+            {"x_mlflow_experiment_id": number},
+        ),
+    ):
         answers = []
         for send in (ask, chunked):
             name = uuid.uuid4().hex
@@ -264,15 +380,32 @@ def test_a_body_counts_however_it_is_sent(system: Clone) -> None:
     assert len([key for key in found if len(key) == 32]) == 2
 
 
-UNREADABLE = (b"[" * 200_000, b'{"a":' * 100_000, b'{"name": "\xff"}', b'{"name": ', b"[1]",
-              b'{"a": ' + b"9" * 5000 + b"}")
+UNREADABLE = (
+    b"[" * 200_000,
+    b'{"a":' * 100_000,
+    b'{"name": "\xff"}',
+    b'{"name": ',
+    b"[1]",
+    b'{"a": ' + b"9" * 5000 + b"}",
+)
 
 
-@pytest.mark.parametrize("path", [
-    "/api/2.0/mlflow/experiments/search", "/api/2.0/mlflow/runs/log-batch", "/api/2.0/mlflow/logged-models/search",
-    "/api/2.0/mlflow/traces/delete-traces", "/api/3.0/mlflow/traces/search", "/api/3.0/mlflow/datasets/create",
-    "/api/2.0/mlflow/artifacts/presigned-upload-url", "/ajax-api/2.0/mlflow/experiments/search-datasets",
-    "/api/3.0/mlflow/mcp-servers", "/graphql", "/api/2.0/mlflow-artifacts/mpu/create/x"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/2.0/mlflow/experiments/search",
+        "/api/2.0/mlflow/runs/log-batch",
+        "/api/2.0/mlflow/logged-models/search",
+        "/api/2.0/mlflow/traces/delete-traces",
+        "/api/3.0/mlflow/traces/search",
+        "/api/3.0/mlflow/datasets/create",
+        "/api/2.0/mlflow/artifacts/presigned-upload-url",
+        "/ajax-api/2.0/mlflow/experiments/search-datasets",
+        "/api/3.0/mlflow/mcp-servers",
+        "/graphql",
+        "/api/2.0/mlflow-artifacts/mpu/create/x",
+    ],
+)
 def test_a_body_that_is_no_json_object_is_refused_at_once(system: Clone, path: str) -> None:
     straight = "presigned" in path or "/mpu/" in path  # 501 whatever is sent: only the notebook reaches the store
     for body in UNREADABLE:
@@ -281,31 +414,43 @@ def test_a_body_that_is_no_json_object_is_refused_at_once(system: Clone, path: s
 
 def test_deep_and_odd_text_is_refused_wherever_mlflow_reads_it(system: Clone) -> None:
     run = seen.new_run(system)
-    for path, body in (("runs/search", {"experiment_ids": ["0"], "filter": "(" * 3000}),
-                       ("runs/log-batch", {"run_id": run, "tags": [{"key": "a", "value": "\ud800"}]}),
-                       ("runs/log-batch", {"run_id": run, "params": [{"key": "\0", "value": "a"}]}),
-                       ("runs/log-metric", {"run_id": run, "key": "a\0", "value": 1, "timestamp": 1}),
-                       ("runs/log-parameter", {"run_id": run, "key": "a", "value": "\0"}),
-                       ("runs/set-tag", {"run_id": run, "key": "mlflow.note.content", "value": "one\0two"}),
-                       ("runs/update", {"run_id": run, "run_name": "\0"}),
-                       ("experiments/create", {"name": "a\0b"}), ("runs/search", {"experiment_ids": ["\0"]}),
-                       ("experiments/set-experiment-tag", {"experiment_id": "0", "key": "a", "value": "\0"}),
-                       ("registered-models/create", {"name": "edge\0"}),
-                       ("traces", {"experiment_id": "0", "timestamp_ms": 1, "request_metadata": [
-                           {"key": "a", "value": "\0"}]}),
-                       ("logged-models", {"experiment_id": "0", "name": "a", "params": [{"key": "a", "value": "\0"}]})):
+    for path, body in (
+        ("runs/search", {"experiment_ids": ["0"], "filter": "(" * 3000}),
+        ("runs/log-batch", {"run_id": run, "tags": [{"key": "a", "value": "\ud800"}]}),
+        ("runs/log-batch", {"run_id": run, "params": [{"key": "\0", "value": "a"}]}),
+        ("runs/log-metric", {"run_id": run, "key": "a\0", "value": 1, "timestamp": 1}),
+        ("runs/log-parameter", {"run_id": run, "key": "a", "value": "\0"}),
+        ("runs/set-tag", {"run_id": run, "key": "mlflow.note.content", "value": "one\0two"}),
+        ("runs/update", {"run_id": run, "run_name": "\0"}),
+        ("experiments/create", {"name": "a\0b"}),
+        ("runs/search", {"experiment_ids": ["\0"]}),
+        ("experiments/set-experiment-tag", {"experiment_id": "0", "key": "a", "value": "\0"}),
+        ("registered-models/create", {"name": "edge\0"}),
+        ("traces", {"experiment_id": "0", "timestamp_ms": 1, "request_metadata": [{"key": "a", "value": "\0"}]}),
+        ("logged-models", {"experiment_id": "0", "name": "a", "params": [{"key": "a", "value": "\0"}]}),
+    ):
         refusal(system, f"/api/2.0/mlflow/{path}", "POST", body, 400)
-    for path in (f"/api/2.0/mlflow/runs/get?run_id={run}%00", f"/get-artifact?run_id={run}&path=a%00b",
-                 "/api/2.0/mlflow-artifacts/artifacts?path=a%00", "/api/2.0/mlflow/metrics/get-history?run_id=%00"):
+    for path in (
+        f"/api/2.0/mlflow/runs/get?run_id={run}%00",
+        f"/get-artifact?run_id={run}&path=a%00b",
+        "/api/2.0/mlflow-artifacts/artifacts?path=a%00",
+        "/api/2.0/mlflow/metrics/get-history?run_id=%00",
+    ):
         assert "NUL" in refusal(system, path, status=400)
     assert "NUL" in refusal(system, "/api/2.0/mlflow-artifacts/artifacts/edge/a%00b", "PUT", b"x", 400)
-    assert "NUL" in refusal(system, "/api/2.0/mlflow/runs/set-tag", "POST",
-                            {"run_id": run, "key": "a", "value": "one\0two"}, 400)
+    assert "NUL" in refusal(
+        system, "/api/2.0/mlflow/runs/set-tag", "POST", {"run_id": run, "key": "a", "value": "one\0two"}, 400
+    )
     assert not seen.mlflow(system, f"runs/get?run_id={run}")["run"]["data"].get("metrics")
 
 
-@pytest.mark.parametrize("way", ["/api/2.0/mlflow-artifacts/artifacts/{folder}/{name}",
-                                 "/ajax-api/2.0/mlflow/upload-artifact?run_uuid={run}&path={name}"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "/api/2.0/mlflow-artifacts/artifacts/{folder}/{name}",
+        "/ajax-api/2.0/mlflow/upload-artifact?run_uuid={run}&path={name}",
+    ],
+)
 def test_a_file_where_a_folder_is_needed_is_refused_at_once(system: Clone, way: str) -> None:
     run, method = seen.new_run(system), "POST" if "upload" in way else "PUT"
     folder = f"edge-{uuid.uuid4().hex}"
@@ -353,21 +498,35 @@ def test_the_pages_own_queries_pass(system: Clone) -> None:
     queries = json.loads(printed.splitlines()[-1])
     assert len(queries) >= 4, "the bundle spells its queries in another way"
     run = seen.new_run(system)
-    asked = {"GetRun": {"runId": run}, "SearchRuns": {"experimentIds": ["0"], "maxResults": 1000},
-             "MlflowGetExperimentQuery": {"experimentId": "0"},
-             "GetMetricHistoryBulkInterval": {"runIds": [run], "metricKey": "a", "maxResults": 10}}
+    asked = {
+        "GetRun": {"runId": run},
+        "SearchRuns": {"experimentIds": ["0"], "maxResults": 1000},
+        "MlflowGetExperimentQuery": {"experimentId": "0"},
+        "GetMetricHistoryBulkInterval": {"runIds": [run], "metricKey": "a", "maxResults": 10},
+    }
     for query in queries:
         name = query.split()[1].partition("(")[0]
         data = asked[name]
-        status, text, _ = ask(system, "/graphql", "POST", {"query": query, "operationName": name,
-                                                           "variables": {"data": data, "input": data}})
+        status, text, _ = ask(
+            system,
+            "/graphql",
+            "POST",
+            {"query": query, "operationName": name, "variables": {"data": data, "input": data}},
+        )
         assert status == 200 and json.loads(text)["errors"] is None, (name, text[:300])
 
 
 def test_a_query_costs_little_or_is_refused(system: Clone) -> None:
     aliases = "query A { __typename } fragment F on Query {" + "a:__typename " * 100_000 + "}"
-    for query in (aliases, aliases[:30_000] + "}", "{a" * 5000, "{" + "," * 900_000, "{" + "a(b:1)" * 4000 + "}",
-                  5, None):
+    for query in (
+        aliases,
+        aliases[:30_000] + "}",
+        "{a" * 5000,
+        "{" + "," * 900_000,
+        "{" + "a(b:1)" * 4000 + "}",
+        5,
+        None,
+    ):
         began = time.monotonic()
         assert "GraphQL" in refusal(system, "/graphql", "POST", {"query": query}, 413 if query is aliases else 400)
         assert time.monotonic() - began < 5
@@ -377,28 +536,46 @@ def test_a_query_costs_little_or_is_refused(system: Clone) -> None:
 
 # sizes
 
+
 def bomb(megabytes: int) -> bytes:
     return gzip.compress(bytes(megabytes << 20), 9)
 
 
 def test_a_small_packed_body_does_not_take_the_memory(system: Clone) -> None:
     packed = bomb(500)
-    for member in (packed, packed[:1 << 16] * 1, bomb(40) * 3):
-        status, body, _ = ask(system, "/v1/traces", "POST", member, Content_Type="application/x-protobuf",
-                              Content_Encoding="gzip", x_mlflow_experiment_id="0")
+    for member in (packed, packed[: 1 << 16] * 1, bomb(40) * 3):
+        status, body, _ = ask(
+            system,
+            "/v1/traces",
+            "POST",
+            member,
+            Content_Type="application/x-protobuf",
+            Content_Encoding="gzip",
+            x_mlflow_experiment_id="0",
+        )
         assert status in (400, 413), body
         lives(system)
 
 
 def test_a_million_spans_do_not_hold_a_worker(system: Clone) -> None:
     spans = b"\x12\x1c\x0a\x10" + b"t" * 16 + b"\x12\x08" + b"s" * 8
-    scope = (spans * 500_000)
+    scope = spans * 500_000
     resource = b"\x12" + varint(len(scope)) + scope
     body = b"\x0a" + varint(len(resource)) + resource
     for sent, headers in ((gzip.compress(body), {"Content_Encoding": "gzip"}), (body, {})):
         began = time.monotonic()
-        assert ask(system, "/v1/traces", "POST", sent, Content_Type="application/x-protobuf",
-                   x_mlflow_experiment_id="0", **headers)[0] == 413
+        assert (
+            ask(
+                system,
+                "/v1/traces",
+                "POST",
+                sent,
+                Content_Type="application/x-protobuf",
+                x_mlflow_experiment_id="0",
+                **headers,
+            )[0]
+            == 413
+        )
         assert time.monotonic() - began < 20
     lives(system)
 

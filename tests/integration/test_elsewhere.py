@@ -53,14 +53,20 @@ def address(engine: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def site(engine: str, address: str, server: Clone, clone_factory: Callable[..., Clone],
-         tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(
+    engine: str,
+    address: str,
+    server: Clone,
+    clone_factory: Callable[..., Clone],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Site]:
     ca = authority(tmp_path_factory.mktemp("ca"))
     clone = clone_factory(engine)
     with gate(address, server.ports["mlflow"], certificate(ca, address), basic(USER, PASSWORD)) as made:
         set_env(clone, TRACKING_PASSWORD=PASSWORD)
-        done = clone.invoke("jupyter", f"--tracking-uri={made.url}/", f"--tracking-username={USER}",
-                            f"--tracking-ca={ca}", timeout=900)
+        done = clone.invoke(
+            "jupyter", f"--tracking-uri={made.url}/", f"--tracking-username={USER}", f"--tracking-ca={ca}", timeout=900
+        )
         assert done.returncode == 0, done.stderr
         yield Site(clone, server, made, ca)
 
@@ -131,8 +137,10 @@ def test_the_login_is_only_in_its_file(site: Site) -> None:
 
 def test_the_login_goes_to_its_server_alone(site: Site, address: str) -> None:
     """A notebook that turns to another server does not hand it the password."""
-    ask = ("import mlflow, sys; mlflow.set_tracking_uri(sys.argv[1]); "
-           "mlflow.MlflowClient().search_experiments(max_results=1)")
+    ask = (
+        "import mlflow, sys; mlflow.set_tracking_uri(sys.argv[1]); "
+        "mlflow.MlflowClient().search_experiments(max_results=1)"
+    )
     with gate(address, site.server.ports["mlflow"], None, "never") as other:
         url = f"http://{address}:{other.port}"
         if site.clone.engine == "docker":
@@ -153,8 +161,9 @@ def put_right(site: Site) -> Iterator[None]:
     yield
     site.gate.login = login
     set_env(site.clone, TRACKING_PASSWORD=PASSWORD)
-    done = site.clone.invoke("jupyter", f"--tracking-uri={site.gate.url}", f"--tracking-username={USER}",
-                             f"--tracking-ca={site.ca}")
+    done = site.clone.invoke(
+        "jupyter", f"--tracking-uri={site.gate.url}", f"--tracking-username={USER}", f"--tracking-ca={site.ca}"
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -197,8 +206,12 @@ def test_a_token_instead_of_user_and_password(site: Site) -> None:
     assert site.clone.invoke("check").returncode == 0
     set_env(site.clone)  # kept: later commands need it, too
     assert site.clone.invoke("jupyter").returncode == 0
-    seen.refused(site.clone.invoke("jupyter", f"--tracking-username={USER}", TRACKBED_TRACKING_TOKEN="x"), 2,
-                 "TRACKING_TOKEN", "TRACKING_USERNAME")
+    seen.refused(
+        site.clone.invoke("jupyter", f"--tracking-username={USER}", TRACKBED_TRACKING_TOKEN="x"),
+        2,
+        "TRACKING_TOKEN",
+        "TRACKING_USERNAME",
+    )
 
 
 def test_a_system_with_a_server_of_its_own_is_not_hidden(site: Site) -> None:
@@ -214,10 +227,12 @@ def test_settings_that_cannot_be(site: Site, tmp_path: Path) -> None:
     key.write_text("-----BEGIN PRIVATE KEY-----\n")
     bare = {"TRACKBED_PROJECT": "rem-none"}
     seen.refused(site.clone.invoke("jupyter", around=bare), 2, "TRACKING_URI is missing", "invoke up")
-    for words, said in ((["--tracking-uri=mlflow.example.org"], "https://mlflow.example.org"),
-                        (["--tracking-uri=https://ada:pw@mlflow.example.org"], "TRACKING_USERNAME"),
-                        (["--tracking-uri=https://m.example.org", f"--tracking-ca={key}"], "PEM form"),
-                        (["--tracking-uri=https://m.example.org", "--tracking-ca=/nowhere.pem"], "No such file")):
+    for words, said in (
+        (["--tracking-uri=mlflow.example.org"], "https://mlflow.example.org"),
+        (["--tracking-uri=https://ada:pw@mlflow.example.org"], "TRACKING_USERNAME"),
+        (["--tracking-uri=https://m.example.org", f"--tracking-ca={key}"], "PEM form"),
+        (["--tracking-uri=https://m.example.org", "--tracking-ca=/nowhere.pem"], "No such file"),
+    ):
         seen.refused(site.clone.invoke("jupyter", *words, around=bare), 2, said)
 
 

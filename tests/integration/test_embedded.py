@@ -48,8 +48,9 @@ def test_only_the_supervisor_runs_as_root(system: Clone) -> None:
         assert {int(word) for word in fields["Uid"].split()} == {account.pw_uid}, name
         assert {int(word) for word in fields["Gid"].split()} == {account.pw_gid}, name
         assert fields["Groups"].split() in ([], [str(account.pw_gid)]), name
-        assert not any(line.startswith("TRACKBED_TO_SERVICE_") for line in
-                       Path(f"/proc/{pid}/environ").read_text().split("\0"))
+        assert not any(
+            line.startswith("TRACKBED_TO_SERVICE_") for line in Path(f"/proc/{pid}/environ").read_text().split("\0")
+        )
 
 
 def test_the_database_has_no_port_and_a_private_socket(system: Clone) -> None:

@@ -90,8 +90,13 @@ def test_bad_input(bare: Clone, case: str) -> None:
 
 
 def test_embedded_refuses_to_be_public(bare: Clone) -> None:
-    seen.refused(bare.invoke("up", "--public", "--public-address=203.0.113.7"), 2, "needs the docker engine",
-                 "past every login", "ssh line")
+    seen.refused(
+        bare.invoke("up", "--public", "--public-address=203.0.113.7"),
+        2,
+        "needs the docker engine",
+        "past every login",
+        "ssh line",
+    )
     assert not bare.state.exists()
 
 
@@ -105,8 +110,9 @@ def test_env_file_of_someone_else(bare: Clone) -> None:
         env_file.unlink()
 
 
-@pytest.mark.parametrize("words", [["jupyter-url"], ["check"], ["logs"], ["logs", "mlflow"], ["credentials"]],
-                         ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [["jupyter-url"], ["check"], ["logs"], ["logs", "mlflow"], ["credentials"]], ids=" ".join
+)
 def test_nothing_there_yet(bare: Clone, words: list[str]) -> None:
     seen.refused(bare.invoke(*words), 1, f"no system {bare.project} yet", "invoke up")
 
@@ -118,6 +124,7 @@ def test_down_where_nothing_is(bare: Clone) -> None:
 
 
 # --- bad surroundings: the state folder
+
 
 def test_state_folder_that_cannot_be_written(bare: Clone) -> None:
     locked = bare.folder.parent / "locked"
@@ -173,8 +180,15 @@ def test_disk_full_to_the_last_byte(bare: Clone) -> None:
     with small_disk(bare.folder.parent / "full", "64k") as disk:
         folder = disk / bare.project
         folder.mkdir(mode=0o700)
-        state = {"format": 1, "instance": "kept", "engine": "embedded", "clone": "", "remembered": {},
-                 "live": {"database": "mlflow", "prefix": "live"}, "applied": {"hash": "", "identities": {}}}
+        state = {
+            "format": 1,
+            "instance": "kept",
+            "engine": "embedded",
+            "clone": "",
+            "remembered": {},
+            "live": {"database": "mlflow", "prefix": "live"},
+            "applied": {"hash": "", "identities": {}},
+        }
         (folder / "state.json").write_text(json.dumps(state))
         for path in (folder, folder / "state.json"):
             shutil.chown(path, USER)
@@ -188,6 +202,7 @@ def test_disk_full_to_the_last_byte(bare: Clone) -> None:
 
 # --- bad surroundings: Docker
 
+
 def docker_hosts(folder: Path) -> dict[str, str]:
     dead = folder / "dead.sock"
     with socket.socket(socket.AF_UNIX) as one:
@@ -195,9 +210,14 @@ def docker_hosts(folder: Path) -> dict[str, str]:
     dead.chmod(0o777)
     plain = folder / "file.sock"
     plain.touch()
-    return {"nowhere": "unix:///nonexistent/docker.sock", "nobody listens": f"unix://{dead}",
-            "no socket": f"unix://{plain}", "another machine": "tcp://192.0.2.1:2375",
-            "over ssh": "ssh://root@192.0.2.1", "nonsense": "nonsense"}
+    return {
+        "nowhere": "unix:///nonexistent/docker.sock",
+        "nobody listens": f"unix://{dead}",
+        "no socket": f"unix://{plain}",
+        "another machine": "tcp://192.0.2.1:2375",
+        "over ssh": "ssh://root@192.0.2.1",
+        "nonsense": "nonsense",
+    }
 
 
 @pytest.mark.parametrize("case", ["nowhere", "nobody listens", "no socket", "another machine", "over ssh", "nonsense"])
@@ -240,8 +260,11 @@ def fake_engine(folder: Path, api: str, version: str) -> Iterator[str]:
                 return
             with connection:
                 if connection.recv(65536):
-                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
-                                       + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                    connection.sendall(
+                        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
+                        + f"Content-Length: {len(body)}\r\n\r\n".encode()
+                        + body
+                    )
 
     threading.Thread(target=serve, daemon=True).start()
     try:
@@ -255,11 +278,15 @@ def test_engine_too_old(bare: Clone, place: Path) -> None:
         seen.refused(bare.invoke("up", "--engine=docker", DOCKER_HOST=host), 1, "20.10.24 is too old", "25 or newer")
 
 
-@pytest.mark.parametrize(("script", "expected"), [
-    (None, "docker command is missing"),
-    ("exit 1", "Compose plugin is missing"),
-    ("echo 2.5.1", "Compose 2.5.1 is too old"),
-], ids=["no docker command", "no Compose", "old Compose"])
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        (None, "docker command is missing"),
+        ("exit 1", "Compose plugin is missing"),
+        ("echo 2.5.1", "Compose 2.5.1 is too old"),
+    ],
+    ids=["no docker command", "no Compose", "old Compose"],
+)
 def test_docker_command_that_is_not_enough(bare: Clone, place: Path, script: str | None, expected: str) -> None:
     if script:
         (place / "docker").write_text(f"#!/bin/sh\n{script}\n")
@@ -274,14 +301,18 @@ def test_docker_command_that_is_not_enough(bare: Clone, place: Path, script: str
 
 # --- ports and names that are taken
 
+
 @contextmanager
 def squatter(folder: Path, *ports: int) -> Iterator[int]:
     """A program called squatter.py that listens on the ports; gives its process id."""
     script = folder / "squatter.py"
-    script.write_text("import socket, sys, time\nkept = [socket.create_server(('127.0.0.1', int(p))) "
-                      "for p in sys.argv[1:]]\nprint('up', flush=True)\ntime.sleep(600)\n")
-    with subprocess.Popen([sys.executable, str(script), *map(str, ports)], stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE) as process:
+    script.write_text(
+        "import socket, sys, time\nkept = [socket.create_server(('127.0.0.1', int(p))) "
+        "for p in sys.argv[1:]]\nprint('up', flush=True)\ntime.sleep(600)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, str(script), *map(str, ports)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout and process.stdout.readline()
         try:
             yield process.pid
@@ -294,8 +325,9 @@ def test_port_taken(engine: str, clone_factory: Factory, place: Path) -> None:
     with squatter(place, clone.ports["mlflow"], clone.ports["jupyter"]) as pid:
         done = clone.invoke("up")
         looked = clone.invoke("doctor")
-    seen.refused(done, 1, "squatter.py", f"process {pid}", f"port {clone.ports['mlflow']}",
-                 f"port {clone.ports['jupyter']}")
+    seen.refused(
+        done, 1, "squatter.py", f"process {pid}", f"port {clone.ports['mlflow']}", f"port {clone.ports['jupyter']}"
+    )
     for option in ("--mlflow-port=", "--jupyter-port="):
         found = re.search(rf"{option}(\d+)", done.stderr)
         assert found and int(found[1]) not in clone.ports.values(), done.stderr
@@ -329,8 +361,11 @@ class TestForeignThings:
             seen.output("docker", "volume", "rm", name)
 
     def test_volume_of_another_system(self, clone: Clone) -> None:
-        name = f"{clone.project}_versitygw" if clone.environment.get("TRACKBED_OBJECT_STORE") == "versitygw" \
+        name = (
+            f"{clone.project}_versitygw"
+            if clone.environment.get("TRACKBED_OBJECT_STORE") == "versitygw"
             else f"{clone.project}_minio"
+        )
         seen.output("docker", "volume", "create", "--label", "dev.trackbed.instance=feedc0de", name)
         try:
             self.refused(clone, name, "feedc0de", "--adopt")
@@ -355,8 +390,13 @@ class TestForeignThings:
         done = clone.invoke("up", f"--mlflow-port={other.ports['mlflow']}")
         seen.refused(done, 1, f"port {other.ports['mlflow']}", f"container {seen.container(other, 'mlflow')}")
 
-    @pytest.mark.parametrize(("name", "value"), [("POSTGRES_IMAGE", "localhost:1/postgres:18"),
-                                                 ("MINIO_IMAGE", "localhost:1/" + "/".join(["minio"] * 2) + ":1")])
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("POSTGRES_IMAGE", "localhost:1/postgres:18"),
+            ("MINIO_IMAGE", "localhost:1/" + "/".join(["minio"] * 2) + ":1"),
+        ],
+    )
     def test_image_that_cannot_be_pulled(self, clone: Clone, name: str, value: str) -> None:
         store = "minio" if name == "MINIO_IMAGE" else "versitygw"
         done = clone.invoke("up", around={f"TRACKBED_{name}": value, "TRACKBED_OBJECT_STORE": store})
@@ -367,8 +407,10 @@ class TestForeignThings:
 
 # --- a system that things happen to
 
-MIDDLE = {"embedded": ("installing mlflow", "installing jupyter", "starting the processes"),
-          "docker": ("starting the services", "postgres: ", "mlflow: ")}
+MIDDLE = {
+    "embedded": ("installing mlflow", "installing jupyter", "starting the processes"),
+    "docker": ("starting the services", "postgres: ", "mlflow: "),
+}
 
 
 @pytest.fixture(scope="module")
@@ -434,8 +476,10 @@ def test_part_killed(victim: Clone, part: str) -> None:
     before = seen.main_process(victim, part)
     os.kill(before, 9)
     deadline = time.monotonic() + 60
-    while not (seen.main_process(victim, part) not in (0, before)
-               and all(p["state"] in ("ready", "done") for p in victim.parts().values())):
+    while not (
+        seen.main_process(victim, part) not in (0, before)
+        and all(p["state"] in ("ready", "done") for p in victim.parts().values())
+    ):
         assert time.monotonic() < deadline, victim.invoke("status").stdout + victim.value("logs", part)
         time.sleep(0.5)
     victim.up()
@@ -446,8 +490,9 @@ def upload(clone: Clone, path: str, pieces: Iterator[bytes], size: int) -> int:
     """An artifact sent piece by piece; its status, 0 when the connection was cut."""
     connection = HTTPConnection("127.0.0.1", clone.ports["mlflow"], timeout=120)
     try:
-        connection.request("PUT", f"/api/2.0/mlflow-artifacts/artifacts/{path}", body=pieces,
-                           headers={"Content-Length": str(size)})
+        connection.request(
+            "PUT", f"/api/2.0/mlflow-artifacts/artifacts/{path}", body=pieces, headers={"Content-Length": str(size)}
+        )
         return connection.getresponse().status
     except (OSError, HTTPException):
         return 0
@@ -462,7 +507,7 @@ def test_down_lets_a_running_upload_end_and_waits_for_none_that_never_does(victi
     def piecewise(parts: int, pause: float) -> Iterator[bytes]:
         step = len(content) // parts
         for number in range(parts):
-            yield content[number * step:(number + 1) * step]
+            yield content[number * step : (number + 1) * step]
             if number == 0:
                 begun.set()
                 stopping.wait(60)

@@ -20,8 +20,22 @@ IN_VOLUME, IMAGE = "/v/18/docker", "postgres:18.4-trixie"
 def as_database(clone: Clone, script: str) -> str:
     """A script beside the data of a system that is down, as the account that owns them; $DATA is their folder."""
     if clone.engine == "docker":
-        return seen.output("docker", "run", "--rm", "--user", "999:999", "--entrypoint", "sh", "-v",
-                           f"{clone.project}_postgres:/v", "-e", f"DATA={IN_VOLUME}", IMAGE, "-c", script)
+        return seen.output(
+            "docker",
+            "run",
+            "--rm",
+            "--user",
+            "999:999",
+            "--entrypoint",
+            "sh",
+            "-v",
+            f"{clone.project}_postgres:/v",
+            "-e",
+            f"DATA={IN_VOLUME}",
+            IMAGE,
+            "-c",
+            script,
+        )
     data = clone.project_folder / "embedded" / "postgres-18"
     owner = data.stat()
     options = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if os.geteuid() == 0 else {}
@@ -37,8 +51,18 @@ def test_a_first_start_killed_inside_initdb(clone_factory: Callable[..., Clone])
     where = ""
     while time.monotonic() < begun + 300:
         where = where or seen.run("docker", "volume", "inspect", "-f", "{{.Mountpoint}}", name).stdout.strip()
-        if where and seen.run("docker", "exec", seen.container(clone, "postgres"), "test", "-s",
-                              "/var/lib/postgresql/18/docker/PG_VERSION").returncode == 0:
+        if (
+            where
+            and seen.run(
+                "docker",
+                "exec",
+                seen.container(clone, "postgres"),
+                "test",
+                "-s",
+                "/var/lib/postgresql/18/docker/PG_VERSION",
+            ).returncode
+            == 0
+        ):
             break
         time.sleep(0.02)
     seen.run("docker", "kill", seen.container(clone, "postgres"))
@@ -51,8 +75,10 @@ def test_a_first_start_killed_inside_initdb(clone_factory: Callable[..., Clone])
     as_database(clone, 'mv "$DATA/base" "$DATA/lost"; mv "$DATA/pg_wal" "$DATA/lost_wal"; mkdir "$DATA/base"')
     done = clone.invoke("up", timeout=300)
     seen.refused(done, 1, "the database's files are damaged", "invoke restore FILE --into=NAME")
-    as_database(clone, 'rm -r "$DATA/base"; mv "$DATA/lost" "$DATA/base"; rm -rf "$DATA/pg_wal"; '
-                       'mv "$DATA/lost_wal" "$DATA/pg_wal"')
+    as_database(
+        clone,
+        'rm -r "$DATA/base"; mv "$DATA/lost" "$DATA/base"; rm -rf "$DATA/pg_wal"; mv "$DATA/lost_wal" "$DATA/pg_wal"',
+    )
     clone.up()
     assert seen.has_run(clone, kept)
 
@@ -86,8 +112,10 @@ def test_a_postgresql_that_somebody_started_on_our_data_is_left_alone(embedded: 
     tool = Path(os.readlink(f"/proc/{main}/exe")).with_name("pg_ctl")
     sockets = seen.sockets(embedded)
     assert embedded.invoke("down").returncode == 0
-    as_database(embedded, f'{tool} -D "$DATA" -w -l /dev/null -o "-k {sockets} -c listen_addresses=" start '
-                          '>/dev/null 2>&1 </dev/null')
+    as_database(
+        embedded,
+        f'{tool} -D "$DATA" -w -l /dev/null -o "-k {sockets} -c listen_addresses=" start >/dev/null 2>&1 </dev/null',
+    )
     pid = int(as_database(embedded, 'head -n 1 "$DATA/postmaster.pid"'))
     try:
         seen.refused(embedded.invoke("up"), 1, f"another PostgreSQL (process {pid}) works on", f"kill -INT {pid}")
@@ -104,8 +132,11 @@ def test_a_damaged_page_is_named(embedded: Clone) -> None:
     seen.new_run(embedded)
     path = seen.psql(embedded, "SELECT pg_relation_filepath('params')")
     assert embedded.invoke("down").returncode == 0
-    as_database(embedded, f'cp "$DATA/{path}" "$DATA/{path}.kept"; '
-                          f'printf XXXX | dd of="$DATA/{path}" bs=1 seek=200 conv=notrunc 2>/dev/null')
+    as_database(
+        embedded,
+        f'cp "$DATA/{path}" "$DATA/{path}.kept"; '
+        f'printf XXXX | dd of="$DATA/{path}" bs=1 seek=200 conv=notrunc 2>/dev/null',
+    )
     embedded.up()
     for task in ("check", "doctor"):
         done = embedded.invoke(task)

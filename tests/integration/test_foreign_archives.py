@@ -98,19 +98,31 @@ def test_what_is_not_mlflows_is_left_out_and_never_runs(clone: Clone, mark: Path
     assert everything(clone) == wanted and not ran(clone, mark)
     renamed = re.search(r"renamed, because this store .*'a(?:/b)?' is now '(a \(f.*)'", done.stderr)
     assert renamed, done.stderr
-    names = {renamed[1]: b"below" if "/" in renamed[1] else b"file", **({"a": b"file"} if "/" in renamed[1] else {
-        "a/b": b"below"})}
+    names = {
+        renamed[1]: b"below" if "/" in renamed[1] else b"file",
+        **({"a": b"file"} if "/" in renamed[1] else {"a/b": b"below"}),
+    }
     assert {name: get(clone, run, name) for name in names} == names
-    for left in ("MATERIALIZED VIEW public planted_v", "FUNCTION public f()", "TABLE DATA public planted",
-                 "TRIGGER public runs planted_t", "INDEX public planted_i",
-                 "RULE public experiment_tags planted_r", "TABLE planted runs", "CAST - CAST (public.runs AS text)"):
+    for left in (
+        "MATERIALIZED VIEW public planted_v",
+        "FUNCTION public f()",
+        "TABLE DATA public planted",
+        "TRIGGER public runs planted_t",
+        "INDEX public planted_i",
+        "RULE public experiment_tags planted_r",
+        "TABLE planted runs",
+        "CAST - CAST (public.runs AS text)",
+    ):
         assert f"left out, because it is not MLflow's: {left}\n" in done.stderr, done.stderr
     assert seen.psql(clone, "SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace") == "1"
     assert seen.psql(clone, "SELECT string_agg(id || status, ' ' ORDER BY id) FROM jobs") == "ended2 planted5"
     assert seen.psql(clone, "SELECT sample_rate FROM online_scoring_configs") == "0"
     assert seen.psql(clone, "SELECT count(*) FROM job_locks") == "0"
-    for told in ("1 jobs of MLflow that had not ended were cancelled", "automatic scoring is off for 1 judges",
-                 "webhooks send what happens to models to https://attacker.example/hook:"):
+    for told in (
+        "1 jobs of MLflow that had not ended were cancelled",
+        "automatic scoring is off for 1 judges",
+        "webhooks send what happens to models to https://attacker.example/hook:",
+    ):
         assert told in done.stderr
     seen.psql(clone, ACTED)
     log_run(clone, experiment(clone), "goes on", b"more")
@@ -121,12 +133,20 @@ def test_what_is_not_mlflows_is_left_out_and_never_runs(clone: Clone, mark: Path
 def test_a_dump_that_pg_dump_did_not_write(clone: Clone, mark: Path, tmp_path: Path, kind: str) -> None:
     """Its table of contents holds SQL, which anybody may change."""
     clone.value("backup", f"--to={tmp_path}/a.tar")
-    forged(tmp_path / "a.tar", tmp_path / "b.tar", *{
-        "program": (b"COPY public.experiment_tags (key, value, experiment_id) FROM stdin;",
-                    f"COPY public.tags FROM PROGRAM 'touch {mark}';"),
-        "statement": (b"SELECT pg_catalog.setval('public.experiments_experiment_id_seq', ",
-                      "DROP TABLE public.runs; --"),
-    }[kind])
+    forged(
+        tmp_path / "a.tar",
+        tmp_path / "b.tar",
+        *{
+            "program": (
+                b"COPY public.experiment_tags (key, value, experiment_id) FROM stdin;",
+                f"COPY public.tags FROM PROGRAM 'touch {mark}';",
+            ),
+            "statement": (
+                b"SELECT pg_catalog.setval('public.experiments_experiment_id_seq', ",
+                "DROP TABLE public.runs; --",
+            ),
+        }[kind],
+    )
     before, state = everything(clone), (clone.project_folder / "state.json").read_bytes()
     done = clone.invoke("restore", f"{tmp_path}/b.tar", "--yes", "--no-backup")
     seen.refused(done, 1, "database dump holds a statement", "use another backup")
@@ -166,8 +186,14 @@ def test_an_archive_of_an_older_mlflow(own: dict[str, Clone], tmp_path: Path) ->
     before, live = everything(clone), seen.live_database(clone)
     with seen.empty_database(clone, "mlflow_older") as address:
         entry = clone.project_folder / "embedded" / "app" / "start.py"
-        seen.output(*seen.mlflow_python(clone), str(entry), "make", OLD, timeout=300,
-                    env={"PATH": os.environ["PATH"], "MLFLOW_BACKEND_STORE_URI": address})
+        seen.output(
+            *seen.mlflow_python(clone),
+            str(entry),
+            "make",
+            OLD,
+            timeout=300,
+            env={"PATH": os.environ["PATH"], "MLFLOW_BACKEND_STORE_URI": address},
+        )
         seen.psql(clone, OLD_ROWS, "mlflow_older")
         use_database(clone, "mlflow_older")
         try:

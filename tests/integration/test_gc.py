@@ -47,10 +47,15 @@ class Maker:
 
     def trace(self) -> tuple[str, str]:
         identity = f"tr-{uuid.uuid4().hex}"
-        info = {"trace_id": identity, "request_time": "2026-01-01T00:00:00Z", "state": "OK", "trace_location": {
-            "type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": self.experiment}}}
-        requests.post(f"{self.clone.url('mlflow')}/api/3.0/mlflow/traces", json={"trace": {"trace_info": info}},
-                      timeout=60).raise_for_status()
+        info = {
+            "trace_id": identity,
+            "request_time": "2026-01-01T00:00:00Z",
+            "state": "OK",
+            "trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": self.experiment}},
+        }
+        requests.post(
+            f"{self.clone.url('mlflow')}/api/3.0/mlflow/traces", json={"trace": {"trace_info": info}}, timeout=60
+        ).raise_for_status()
         return identity, self._put(f"{self.experiment}/traces/{identity}/artifacts/traces.json")
 
     def version(self, source: str, **more: str) -> dict[str, Any]:
@@ -85,12 +90,18 @@ def test_models_and_traces_of_what_was_deleted(system: Clone) -> None:
     stays.append(path)
     evaluated, path = living.run()
     model, weights = living.model(evaluated)
-    requests.post(f"{system.url('mlflow')}/api/2.0/mlflow/runs/log-inputs", timeout=60, json={
-        "run_id": kept, "models": [{"model_id": model}]}).raise_for_status()
+    requests.post(
+        f"{system.url('mlflow')}/api/2.0/mlflow/runs/log-inputs",
+        timeout=60,
+        json={"run_id": kept, "models": [{"model_id": model}]},
+    ).raise_for_status()
     gone, stays = [*gone, path], [*stays, weights]
     trace, path = living.trace()
-    requests.post(f"{system.url('mlflow')}/api/3.0/mlflow/traces/delete-traces", timeout=60, json={
-        "experiment_id": living.experiment, "request_ids": [trace]}).raise_for_status()
+    requests.post(
+        f"{system.url('mlflow')}/api/3.0/mlflow/traces/delete-traces",
+        timeout=60,
+        json={"experiment_id": living.experiment, "request_ids": [trace]},
+    ).raise_for_status()
     gone.append(path)
     living.delete(plain, with_version, of_run, evaluated)
     # a whole experiment, and one of which somebody registered a model
@@ -102,8 +113,13 @@ def test_models_and_traces_of_what_was_deleted(system: Clone) -> None:
     gone, stays = [*gone, path, registered.model(run)[1]], [*stays, weights]
     data = {"name": "d", "digest": "1", "source_type": "local", "source": "{}"}
     for one in (kept, doomed.run()[0]):
-        api(system, "runs/log-inputs", "POST", run_id=one, datasets=[
-            {"tags": [{"key": "k", "value": "v"}], "dataset": data}])
+        api(
+            system,
+            "runs/log-inputs",
+            "POST",
+            run_id=one,
+            datasets=[{"tags": [{"key": "k", "value": "v"}], "dataset": data}],
+        )
     for made in (doomed, registered):
         api(system, "experiments/delete", "POST", experiment_id=made.experiment)
     time.sleep(1.1)
@@ -120,8 +136,10 @@ def test_models_and_traces_of_what_was_deleted(system: Clone) -> None:
     assert [path for path in gone if held(system, path)] == []
     assert [path for path in stays if not held(system, path)] == []
     assert doomed.experiment not in used(system) and used(system)[living.experiment]["deleted"] == 0
-    for table, of in (("inputs", "SELECT FROM runs WHERE run_uuid = destination_id OR destination_type <> 'RUN'"),
-                      ("input_tags", "SELECT FROM inputs WHERE inputs.input_uuid = input_tags.input_uuid")):
+    for table, of in (
+        ("inputs", "SELECT FROM runs WHERE run_uuid = destination_id OR destination_type <> 'RUN'"),
+        ("input_tags", "SELECT FROM inputs WHERE inputs.input_uuid = input_tags.input_uuid"),
+    ):
         assert seen.psql(system, f"SELECT count(*) FROM {table} WHERE NOT EXISTS ({of})").strip() == "0", table
     assert api(system, f"runs/get?run_id={kept}")["run"]["inputs"]["dataset_inputs"][0]["tags"]
     found = api(system, "model-versions/get", name=version["name"], version=version["version"])["model_version"]

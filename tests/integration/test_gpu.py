@@ -94,8 +94,21 @@ def checks(clone: Clone) -> dict[str, tuple[str, str]]:
 def opens(image: str, *flags: str) -> subprocess.CompletedProcess[str]:
     """Whether a container with these flags, as uid 1000, can open /dev/kfd."""
     program = "import os; os.close(os.open('/dev/kfd', os.O_RDWR)); print('open')"
-    return seen.run("docker", "run", "--rm", "--network", "none", "--user", "1000:100", *flags, "--entrypoint",
-                    "python", image, "-c", program)
+    return seen.run(
+        "docker",
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--user",
+        "1000:100",
+        *flags,
+        "--entrypoint",
+        "python",
+        image,
+        "-c",
+        program,
+    )
 
 
 def test_mi100_from_build_to_check(docker: Clone, amd_nodes: None) -> None:
@@ -114,10 +127,11 @@ def test_mi100_from_build_to_check(docker: Clone, amd_nodes: None) -> None:
     assert host["DeviceRequests"] in (None, []) and "no-new-privileges:true" in host["SecurityOpt"]
     assert "NCCL_P2P_DISABLE=1" in config(docker)["Config"]["Env"]
     found = checks(docker)
-    assert found["GPU can be opened"] == (
-        "passed", f"{KFD}, {RENDER[0]}, {RENDER[1]} as uid 1000, groups 100,{GROUP}")
+    assert found["GPU can be opened"] == ("passed", f"{KFD}, {RENDER[0]}, {RENDER[1]} as uid 1000, groups 100,{GROUP}")
     assert [name for name, (result, _) in found.items() if result == "not tested"] == [
-        "GPU computes", "GPU in system metrics"]
+        "GPU computes",
+        "GPU in system metrics",
+    ]
 
     status = docker.invoke("status")
     assert re.search(r"notebook: GPU: AMD, 2 render nodes, trackbed/jupyter-mlflow:rocm, Up ", status.stderr)
@@ -145,18 +159,30 @@ def test_a_notebook_that_lost_its_gpu_is_said_to(docker: Clone, amd_nodes: None)
 
 def test_the_lab_text_for_mi100(docker: Clone, amd_nodes: None) -> None:
     script = docker.value("up", "--dry-run", "--gpu=mi100", "--env", "A=x y", "--volume", "/srv:/srv:ro")
-    text = script[script.index("# JupyterLab\n"):].split("\n\n")[0]
+    text = script[script.index("# JupyterLab\n") :].split("\n\n")[0]
     assert "docker run --detach --name" in text
-    for flag in (f"--group-add {GROUP}", "--device /dev/kfd", "--device /dev/dri", "--ulimit memlock=-1",
-                 "--ulimit stack=67108864", "--shm-size 16g", "--security-opt no-new-privileges:true",
-                 "-e NCCL_P2P_DISABLE=1", "-e 'A=x y'", "-v /srv:/srv:ro", "trackbed/jupyter-mlflow:rocm"):
+    for flag in (
+        f"--group-add {GROUP}",
+        "--device /dev/kfd",
+        "--device /dev/dri",
+        "--ulimit memlock=-1",
+        "--ulimit stack=67108864",
+        "--shm-size 16g",
+        "--security-opt no-new-privileges:true",
+        "-e NCCL_P2P_DISABLE=1",
+        "-e 'A=x y'",
+        "-v /srv:/srv:ro",
+        "trackbed/jupyter-mlflow:rocm",
+    ):
         assert f"  {flag} " in text, text
     assert "--build-arg VARIANT=rocm" in script
 
 
 def test_words_that_contradict_the_machine(docker: Clone, amd_nodes: None) -> None:
-    for word, words in (("liqid", ("there is no NVIDIA GPU here", "2 AMD render nodes", "--gpu=amd")),
-                        ("k80", ("no current driver or PyTorch supports the K80",))):
+    for word, words in (
+        ("liqid", ("there is no NVIDIA GPU here", "2 AMD render nodes", "--gpu=amd")),
+        ("k80", ("no current driver or PyTorch supports the K80",)),
+    ):
         seen.refused(docker.invoke("up", f"--gpu={word}"), 1, *words)
     for path in (KFD, *RENDER):
         Path(path).unlink()
@@ -176,8 +202,10 @@ def with_topology(clone: Clone, folder: Path, *gpus: tuple[int, int]) -> tuple[s
     for number, (version, minor) in enumerate(((0, 0), *gpus)):
         path = classes / "kfd" / "kfd" / "topology" / "nodes" / str(number) / "properties"
         path.parent.mkdir(parents=True)
-        path.write_text(f"cpu_cores_count {0 if version else 8}\nsimd_count {480 if version else 0}\n"
-                        f"gfx_target_version {version}\ndrm_render_minor {minor}\n")
+        path.write_text(
+            f"cpu_cores_count {0 if version else 8}\nsimd_count {480 if version else 0}\n"
+            f"gfx_target_version {version}\ndrm_render_minor {minor}\n"
+        )
     script = f'mount --bind {classes} /sys/class && exec "$@"'
     return ("unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", *clone.command)
 
@@ -229,10 +257,20 @@ def cdi() -> Iterator[Callable[..., None]]:
         pytest.skip("NOT TESTED with made devices: this engine has CDI devices of NVIDIA")
 
     def write(**edits: Any) -> None:
-        edits = {"deviceNodes": [{"path": NODE, "type": "c", "major": 10, "minor": 229, "fileMode": 0o666}],
-                 "env": ["NVIDIA_TEST=cdi"], **edits}
-        path.write_text(json.dumps({"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu", "devices": [
-            {"name": "0", "containerEdits": edits}, {"name": "all", "containerEdits": edits}]}))
+        edits = {
+            "deviceNodes": [{"path": NODE, "type": "c", "major": 10, "minor": 229, "fileMode": 0o666}],
+            "env": ["NVIDIA_TEST=cdi"],
+            **edits,
+        }
+        path.write_text(
+            json.dumps(
+                {
+                    "cdiVersion": "0.5.0",
+                    "kind": "nvidia.com/gpu",
+                    "devices": [{"name": "0", "containerEdits": edits}, {"name": "all", "containerEdits": edits}],
+                }
+            )
+        )
         time.sleep(0.5)  # the engine watches the folder
 
     write()
@@ -263,8 +301,13 @@ def test_nvml_that_lost_its_device(docker: Clone, cdi: Callable[..., None], tmp_
     cdi(mounts=[{"hostPath": str(program), "containerPath": "/usr/local/bin/nvidia-smi", "options": ["ro", "bind"]}])
     assert docker.invoke("down").returncode == 0
     done = docker.invoke("up", "--gpu=liqid", timeout=600)
-    seen.refused(done, 1, "the container has lost its GPU", "Failed to initialize NVML: Unknown Error",
-                 "native.cgroupdriver=cgroupfs")
+    seen.refused(
+        done,
+        1,
+        "the container has lost its GPU",
+        "Failed to initialize NVML: Unknown Error",
+        "native.cgroupdriver=cgroupfs",
+    )
     cdi()
     assert docker.invoke("down").returncode == 0
 
@@ -296,8 +339,9 @@ def newest_daemon() -> str:
     deadline = time.monotonic() + 900
     while (folder / "newest-engine.log").exists() and not list(folder.glob("newest/dockerd-*")):
         building = (folder / "go29").exists() and time.monotonic() < deadline
-        assert building, "the rig could not build Docker 29's daemon: " + \
-            (folder / "newest-engine.log").read_text()[-500:]
+        assert building, (
+            "the rig could not build Docker 29's daemon: " + (folder / "newest-engine.log").read_text()[-500:]
+        )
         time.sleep(2)
     return str(next(iter(folder.glob("newest/dockerd-*")), ""))
 
@@ -316,10 +360,29 @@ def bare_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             # in a network of its own: with --bridge=none it would remove the other engine's
-            ["unshare", "--net", daemon, "--config-file", f"{folder}/daemon.json", "--host", host,
-             "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid",
-             "--bridge=none", "--iptables=false", "--ip6tables=false"],
-            env={**os.environ, "PATH": path}, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+            [
+                "unshare",
+                "--net",
+                daemon,
+                "--config-file",
+                f"{folder}/daemon.json",
+                "--host",
+                host,
+                "--data-root",
+                f"{folder}/data",
+                "--exec-root",
+                f"{folder}/exec",
+                "--pidfile",
+                f"{folder}/pid",
+                "--bridge=none",
+                "--iptables=false",
+                "--ip6tables=false",
+            ],
+            env={**os.environ, "PATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
     try:
         deadline = time.monotonic() + 60
         while seen.run("docker", "--host", host, "info").returncode:
@@ -333,35 +396,57 @@ def bare_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         process.wait(30)
 
 
-@pytest.mark.parametrize(("options", "words", "means", "fix"), [
-    ({"device_requests": [{"count": -1, "capabilities": [["gpu"]]}]},
-     {"installed": 'could not select device driver "" with capabilities: [[gpu]]',
-      "newest": "failed to discover GPU vendor from CDI: no known GPU vendor found"},
-     "Docker has no NVIDIA Container Toolkit", "nvidia-ctk runtime configure --runtime=docker"),
-    ({"device_requests": [{"driver": "cdi", "device_ids": ["nvidia.com/gpu=all"]}]},
-     "unresolvable CDI devices nvidia.com/gpu=all",
-     "Docker finds no (or no readable) description of the NVIDIA devices", "sudo nvidia-ctk cdi generate"),
-    ({"devices": ["/dev/kfd:/dev/kfd:rwm"]},
-     'error gathering device information while adding custom device "/dev/kfd"',
-     "a device node that the notebook was to get is not there",
-     "sudo modprobe amdgpu"),
-])
-def test_messages_of_an_engine_become_advice(bare_engine: tuple[str, str], options: dict[str, Any],
-                                             words: str | dict[str, str], means: str, fix: str,
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("options", "words", "means", "fix"),
+    [
+        (
+            {"device_requests": [{"count": -1, "capabilities": [["gpu"]]}]},
+            {
+                "installed": 'could not select device driver "" with capabilities: [[gpu]]',
+                "newest": "failed to discover GPU vendor from CDI: no known GPU vendor found",
+            },
+            "Docker has no NVIDIA Container Toolkit",
+            "nvidia-ctk runtime configure --runtime=docker",
+        ),
+        (
+            {"device_requests": [{"driver": "cdi", "device_ids": ["nvidia.com/gpu=all"]}]},
+            "unresolvable CDI devices nvidia.com/gpu=all",
+            "Docker finds no (or no readable) description of the NVIDIA devices",
+            "sudo nvidia-ctk cdi generate",
+        ),
+        (
+            {"devices": ["/dev/kfd:/dev/kfd:rwm"]},
+            'error gathering device information while adding custom device "/dev/kfd"',
+            "a device node that the notebook was to get is not there",
+            "sudo modprobe amdgpu",
+        ),
+    ],
+)
+def test_messages_of_an_engine_become_advice(
+    bare_engine: tuple[str, str],
+    options: dict[str, Any],
+    words: str | dict[str, str],
+    means: str,
+    fix: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     kind, host = bare_engine
     monkeypatch.setenv("DOCKER_HOST", host)
     if "devices" in options and os.path.exists(KFD):
         pytest.skip(f"NOT TESTED: this machine has a {KFD}")
     api = DockerApi()
-    made = api.create("advice", {"image": "empty:1", "command": ["true"],
-                                 "host_config": api.host_config(network_mode="none", **options)}, {})
+    made = api.create(
+        "advice",
+        {"image": "empty:1", "command": ["true"], "host_config": api.host_config(network_mode="none", **options)},
+        {},
+    )
     try:
         with pytest.raises(TrackbedError) as caught:
             api.start(made)
         assert means in caught.value.message
         assert f"Docker says: {words if isinstance(words, str) else words[kind]}" in caught.value.message.replace(
-            "CDI device injection failed: ", "")
+            "CDI device injection failed: ", ""
+        )
         assert fix in caught.value.hint
     finally:
         api.remove(made)
@@ -378,16 +463,40 @@ def test_data_volume_environment_and_volumes(docker: Clone) -> None:
     assert name not in seen.output("docker", "volume", "ls", "--format", "{{.Name}}").split()
     seen.output("docker", "volume", "create", name)
     try:
-        done = docker.invoke("up", "--gpu=none", f"--data-volume={name}", "--env", "GREETING=good morning", "--env",
-                             "N=1", "--volume", "/usr/share/zoneinfo:/zones:ro", timeout=600)
+        done = docker.invoke(
+            "up",
+            "--gpu=none",
+            f"--data-volume={name}",
+            "--env",
+            "GREETING=good morning",
+            "--env",
+            "N=1",
+            "--volume",
+            "/usr/share/zoneinfo:/zones:ro",
+            timeout=600,
+        )
         assert done.returncode == 0, done.stderr
         assert f"warning: the data set {name} is empty" in done.stderr
         jupyter = seen.container(docker, "jupyter")
-        seen.output("docker", "run", "--rm", "--user", "0", "--entrypoint", "sh", "-v", f"{name}:/v",
-                    "trackbed/mlflow:3.17.2", "-c", "mkdir -p /v/Food-11/training && echo x >/v/Food-11/readme")
+        seen.output(
+            "docker",
+            "run",
+            "--rm",
+            "--user",
+            "0",
+            "--entrypoint",
+            "sh",
+            "-v",
+            f"{name}:/v",
+            "trackbed/mlflow:3.17.2",
+            "-c",
+            "mkdir -p /v/Food-11/training && echo x >/v/Food-11/readme",
+        )
         shell = partial(seen.run, "docker", "exec", jupyter, "sh", "-c")
-        assert shell('cat "$FOOD11_DATA_DIR/readme"; echo "$GREETING $N"; ls /zones/UTC').stdout == \
-            "x\ngood morning 1\n/zones/UTC\n"
+        assert (
+            shell('cat "$FOOD11_DATA_DIR/readme"; echo "$GREETING $N"; ls /zones/UTC').stdout
+            == "x\ngood morning 1\n/zones/UTC\n"
+        )
         assert "Read-only file system" in shell("touch /mnt/x").stderr
         assert "Read-only file system" in shell("touch /zones/x").stderr
         again = docker.invoke("up")  # remembered, and nothing is made anew
@@ -412,10 +521,12 @@ def test_images_are_pushed_for_a_team(docker: Clone, tmp_path: Path) -> None:
         port = probe.server_address[1]
     (tmp_path / "config.yml").write_text(
         f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {tmp_path}/store}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n")
+        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+    )
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen([program, "serve", str(tmp_path / "config.yml")], stdin=subprocess.DEVNULL,
-                                   stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [program, "serve", str(tmp_path / "config.yml")], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
     registry = f"127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 30
@@ -464,8 +575,7 @@ def test_a_process_is_given_the_group(clone_factory: Callable[..., Clone], amd_n
         assert clone.invoke("down", "--delete-data", "--yes").returncode == 0
 
 
-def test_a_user_without_the_group_is_told(clone_factory: Callable[..., Clone], amd_nodes: None,
-                                          tmp_path: Path) -> None:
+def test_a_user_without_the_group_is_told(clone_factory: Callable[..., Clone], amd_nodes: None, tmp_path: Path) -> None:
     clone = clone_factory("embedded")
     clone.environment["TRACKBED_TORCH"] = "none"
     tmp_path.chmod(0o755)
@@ -496,17 +606,26 @@ def index(tmp_path: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def test_pytorch_comes_from_the_index_of_the_vendor(clone_factory: Callable[..., Clone], amd_nodes: None,
-                                                    index: str) -> None:
+def test_pytorch_comes_from_the_index_of_the_vendor(
+    clone_factory: Callable[..., Clone], amd_nodes: None, index: str
+) -> None:
     clone = clone_factory("embedded")
     clone.environment |= {"TRACKBED_TORCH": "auto", "TRACKBED_TORCH_INDEX": "http://127.0.0.1:9/simple"}
     try:
-        seen.refused(clone.invoke("up", "--gpu=amd", timeout=600), 1,
-                     "PyTorch could not be installed from http://127.0.0.1:9/simple", "TORCH=none")
+        seen.refused(
+            clone.invoke("up", "--gpu=amd", timeout=600),
+            1,
+            "PyTorch could not be installed from http://127.0.0.1:9/simple",
+            "TORCH=none",
+        )
         done = clone.invoke("up", "--gpu=amd", timeout=600, TRACKBED_TORCH_INDEX=index)
         assert done.returncode == 0, done.stderr
-        told = seen.output(venv_python(clone), "-c", "import torch, torchvision, importlib.metadata as m; "
-                           "print(torch.__version__, torchvision.__version__, m.version('pyrsmi'))")
+        told = seen.output(
+            venv_python(clone),
+            "-c",
+            "import torch, torchvision, importlib.metadata as m; "
+            "print(torch.__version__, torchvision.__version__, m.version('pyrsmi'))",
+        )
         assert told == "2.13.0 0.28.0 0.2.0"
     finally:
         clone.invoke("down", "--delete-data", "--yes")
@@ -515,14 +634,23 @@ def test_pytorch_comes_from_the_index_of_the_vendor(clone_factory: Callable[...,
 def test_pytorch_in_the_image_comes_from_the_index(docker: Clone, index: str) -> None:
     require_docker()
     words = ("build", "jupyter", "--gpu=mi100", "--torch=auto")
-    refused = docker.invoke(*words, timeout=600, TRACKBED_TORCH_INDEX="http://127.0.0.1:9/simple",
-                            TRACKBED_BUILD_NETWORK="host")
+    refused = docker.invoke(
+        *words, timeout=600, TRACKBED_TORCH_INDEX="http://127.0.0.1:9/simple", TRACKBED_BUILD_NETWORK="host"
+    )
     seen.refused(refused, 1, "PyTorch could not be installed from http://127.0.0.1:9/simple", "TORCH=none")
     done = docker.invoke(*words, timeout=600, TRACKBED_TORCH_INDEX=index, TRACKBED_BUILD_NETWORK="host")
     assert done.returncode == 0, done.stderr
-    told = seen.output("docker", "run", "--rm", "--entrypoint", "python", "trackbed/jupyter-mlflow:rocm", "-c",
-                       "import torch, torchvision, pyrsmi, importlib.metadata as m; "
-                       "print(torch.__version__, torchvision.__version__, m.version('pyrsmi'))")
+    told = seen.output(
+        "docker",
+        "run",
+        "--rm",
+        "--entrypoint",
+        "python",
+        "trackbed/jupyter-mlflow:rocm",
+        "-c",
+        "import torch, torchvision, pyrsmi, importlib.metadata as m; "
+        "print(torch.__version__, torchvision.__version__, m.version('pyrsmi'))",
+    )
     assert told == "2.13.0 0.28.0 0.2.0"
 
 
@@ -538,7 +666,9 @@ def test_pytorch_is_locked_where_its_index_answers(index: str, tmp_path: Path) -
     told = dict(locks.refresh_torch(base, folder, builds))
     assert [name for name, problem in told.items() if problem] == ["torch-cpu-requirements.txt"]
     assert sorted(p.name for p in folder.glob("*.txt")) == [
-        "torch-cu126-requirements.txt", "torch-rocm7.2-requirements.txt"]
+        "torch-cu126-requirements.txt",
+        "torch-rocm7.2-requirements.txt",
+    ]
     text = (folder / "torch-rocm7.2-requirements.txt").read_text()
     assert "torch==2.13.0 \\\n    --hash=sha256:" in text and "://" not in text
 

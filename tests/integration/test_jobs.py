@@ -27,11 +27,22 @@ class Model(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         asked.append((self.path, self.headers["Authorization"]))
-        body = json.dumps({
-            "id": "1", "object": "chat.completion", "created": 1, "model": "gpt-4o",
-            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {
-                "role": "assistant", "content": json.dumps({"result": True, "rationale": "short"})}}]}).encode()
+        body = json.dumps(
+            {
+                "id": "1",
+                "object": "chat.completion",
+                "created": 1,
+                "model": "gpt-4o",
+                "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+                "choices": [
+                    {
+                        "index": 0,
+                        "finish_reason": "stop",
+                        "message": {"role": "assistant", "content": json.dumps({"result": True, "rationale": "short"})},
+                    }
+                ],
+            }
+        ).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -71,8 +82,11 @@ def test_a_judge_and_an_evaluation_run_on_the_server(clone_factory: Callable[...
     assert done.returncode == 0, done.stderr
     told = dict(word.split("=", 1) for word in shlex.split(clone.value("status", "--format=env")) if "=" in word)
     python = seen.mlflow_python(clone)[0]
-    result = json.loads(seen.output(python, str(SCRIPT), model, timeout=400, env={
-        **os.environ, **told, "MLFLOW_DISABLE_TELEMETRY": "true"}).splitlines()[-1])
+    result = json.loads(
+        seen.output(
+            python, str(SCRIPT), model, timeout=400, env={**os.environ, **told, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        ).splitlines()[-1]
+    )
     assert result["judge"]["status"] == "SUCCEEDED" and result["judged"] == [["good", True, None]]
     assert result["evaluation"]["status"] == "SUCCEEDED" and result["evaluated"] == [["good", True, None]]
     assert result["run"] == ["FINISHED", {"good/mean": 1.0}]

@@ -11,8 +11,16 @@ import pytest
 from tests.conftest import Clone, require_docker
 from tests.integration import seen
 
-TASKS = (("status",), ("doctor",), ("check",), ("usage",), ("backup", "--to={folder}/b.trackbed"), ("jupyter-url",),
-         ("credentials",), ("down",))
+TASKS = (
+    ("status",),
+    ("doctor",),
+    ("check",),
+    ("usage",),
+    ("backup", "--to={folder}/b.trackbed"),
+    ("jupyter-url",),
+    ("credentials",),
+    ("down",),
+)
 
 
 def umask(clone: Clone, value: str) -> None:
@@ -71,11 +79,16 @@ def test_somebody_elses_compose_project_of_the_same_name(clone_factory: Callable
     require_docker()
     clone = clone_factory("docker")
     image = seen.output("docker", "images", "--quiet", "--filter", "dangling=false").split()[0]
-    labels = {"project": clone.project, "service": "postgres", "oneoff": "False",
-              "project.working_dir": "/home/ada/lab"}
+    labels = {
+        "project": clone.project,
+        "service": "postgres",
+        "oneoff": "False",
+        "project.working_dir": "/home/ada/lab",
+    }
     words = [word for name, value in labels.items() for word in ("--label", f"com.docker.compose.{name}={value}")]
-    theirs = seen.output("docker", "run", "--detach", "--network", "none", "--entrypoint", "sleep", *words, image,
-                         "600").strip()
+    theirs = seen.output(
+        "docker", "run", "--detach", "--network", "none", "--entrypoint", "sleep", *words, image, "600"
+    ).strip()
     try:
         for task in ("up", "down", "doctor"):
             done = clone.invoke(task)

@@ -33,8 +33,7 @@ def test_from_an_older_major_to_ours(clone_factory: Callable[..., Clone], tmp_pa
     assert clone.invoke("backup", f"--to={archive}").returncode == 0
     assert clone.invoke("down").returncode == 0
     clone.environment["TRACKBED_POSTGRES_IMAGE"] = OURS
-    seen.refused(clone.invoke("up"), 1, "made by PostgreSQL 16",
-                 "is not migrated silently", "invoke restore FILE")
+    seen.refused(clone.invoke("up"), 1, "made by PostgreSQL 16", "is not migrated silently", "invoke restore FILE")
 
     assert clone.invoke("down", "--delete-data", "--yes").returncode == 0
     clone.up()

@@ -34,20 +34,29 @@ def neighbour(system: Clone) -> Iterator[Outside]:
 
 def networks(clone: Clone, part: str) -> list[str]:
     """The addresses of a part's container."""
-    return seen.output("docker", "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}",
-                       seen.container(clone, part)).split()
+    return seen.output(
+        "docker",
+        "inspect",
+        "-f",
+        "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}",
+        seen.container(clone, part),
+    ).split()
 
 
 def targets(clone: Clone) -> list[tuple[str, int]]:
     """Every way a neighbour could try: the published port on 127.0.0.1, and each container's own address."""
     published = [("127.0.0.1", clone.ports[name]) for name in ("mlflow", "jupyter", "s3", "console")]
-    return published + [(address, INSIDE[part]) for part in PARTS for address in networks(clone, part)] \
+    return (
+        published
+        + [(address, INSIDE[part]) for part in PARTS for address in networks(clone, part)]
         + [(address, 5432) for address in networks(clone, "postgres")]
+    )
 
 
 def rules() -> list[str]:
-    return [line for line in seen.output("iptables", "-t", "raw", "-S", "PREROUTING").splitlines()
-            if "trackbed:" in line]
+    return [
+        line for line in seen.output("iptables", "-t", "raw", "-S", "PREROUTING").splitlines() if "trackbed:" in line
+    ]
 
 
 def own_rules(clone: Clone) -> list[str]:

@@ -54,9 +54,15 @@ def workspace(laptop: Laptop) -> Path:
 
 
 def on_laptop(laptop: Laptop, *argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(laptop.command(*argv, folder=str(laptop.clone.folder)), text=True, capture_output=True,
-                          env={**laptop.clone.environment, **environment}, stdin=subprocess.DEVNULL, timeout=120,
-                          check=False)
+    return subprocess.run(
+        laptop.command(*argv, folder=str(laptop.clone.folder)),
+        text=True,
+        capture_output=True,
+        env={**laptop.clone.environment, **environment},
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+        check=False,
+    )
 
 
 def connections(laptop: Laptop) -> list[str]:
@@ -112,9 +118,11 @@ def test_a_host_key_that_changed(laptop: Laptop) -> None:
 
 def test_a_node_that_is_not_there(laptop: Laptop) -> None:
     clone, user = laptop.clone, "root"
-    for host, said in ((f"ssh://{user}@{laptop.node}:1", "does not answer"),
-                       ("ssh://root@nohost.invalid", "no machine named nohost.invalid"),
-                       (f"tcp://{laptop.node}:2375", "not one over ssh")):
+    for host, said in (
+        (f"ssh://{user}@{laptop.node}:1", "does not answer"),
+        ("ssh://root@nohost.invalid", "no machine named nohost.invalid"),
+        (f"tcp://{laptop.node}:2375", "not one over ssh"),
+    ):
         began = time.monotonic()
         seen.refused(clone.invoke("up", DOCKER_HOST=host), 1, said, "docker engine cannot be used")
         assert time.monotonic() - began < 20
@@ -187,11 +195,18 @@ def test_the_printed_url_opens_through_the_printed_line(up: Laptop) -> None:
     line = re.search(r"ssh -N .*", done.stderr)
     assert done.returncode == 0 and line, done.stderr
     assert on_laptop(up, sys.executable, "-c", READ, url).returncode, "reachable without a tunnel"
-    tunnel = subprocess.Popen(up.command(*line[0].split(), folder="/"), env=up.clone.environment,
-                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                              start_new_session=True)
-    wait = (f"import time, urllib.request as u\nfor _ in range(50):\n try: print(u.urlopen({url!r}).status)\n"
-            " except OSError: time.sleep(0.2)\n else: break\n")
+    tunnel = subprocess.Popen(
+        up.command(*line[0].split(), folder="/"),
+        env=up.clone.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    wait = (
+        f"import time, urllib.request as u\nfor _ in range(50):\n try: print(u.urlopen({url!r}).status)\n"
+        " except OSError: time.sleep(0.2)\n else: break\n"
+    )
     try:
         # the tunnel listens in the laptop's network, so that its other commands reach it
         assert on_laptop(up, sys.executable, "-c", wait).stdout.strip() == "200"
@@ -268,14 +283,28 @@ def test_a_normal_user_on_the_node(laptop: Laptop) -> None:
     """Another system, as a user who may use Docker there: the workspace is that user's, the notebook runs as them."""
     name, home = f"tb{uuid.uuid4().hex[:6]}", Path(tempfile.mkdtemp(prefix="trackbed-home-"))
     group = str(Path("/var/run/docker.sock").stat().st_gid)
-    seen.output("useradd", "--no-create-home", "--home-dir", str(home), "--gid", group, "--shell", "/bin/sh",
-                "--password", "*", name)
+    seen.output(
+        "useradd",
+        "--no-create-home",
+        "--home-dir",
+        str(home),
+        "--gid",
+        group,
+        "--shell",
+        "/bin/sh",
+        "--password",
+        "*",
+        name,
+    )
     uid = pwd.getpwnam(name).pw_uid
     os.chown(home, uid, int(group))
     ports = dict(zip(("MLFLOW", "JUPYTER", "S3", "S3_CONSOLE"), free_ports(4), strict=True))
     project = f"{laptop.clone.project}-u"
-    around = {"DOCKER_HOST": laptop.docker_host.replace("root@", f"{name}@"), "TRACKBED_PROJECT": project,
-              **{f"TRACKBED_{part}_PORT": str(port) for part, port in ports.items()}}
+    around = {
+        "DOCKER_HOST": laptop.docker_host.replace("root@", f"{name}@"),
+        "TRACKBED_PROJECT": project,
+        **{f"TRACKBED_{part}_PORT": str(port) for part, port in ports.items()},
+    }
     kept = (laptop.clone.folder / ".env").read_bytes() if (laptop.clone.folder / ".env").exists() else b""
     try:
         done = laptop.clone.invoke("up", around=around)

@@ -36,13 +36,21 @@ def image(systems: Callable[[str], Clone]) -> str:
 
 
 @pytest.mark.docker
-@pytest.mark.parametrize(("user", "name"), [
-    ("1000:100", "jovyan"), ("12345:100", "ann"), ("12345:12345", "ann"), ("99999", "ann"), ("0:0", "jovyan"),
-])
+@pytest.mark.parametrize(
+    ("user", "name"),
+    [
+        ("1000:100", "jovyan"),
+        ("12345:100", "ann"),
+        ("12345:12345", "ann"),
+        ("99999", "ann"),
+        ("0:0", "jovyan"),
+    ],
+)
 def test_any_user_has_a_name_a_home_and_a_compiler(image: str, user: str, name: str) -> None:
     own = [] if user == "0:0" else ["--cap-drop=ALL", "--security-opt=no-new-privileges:true"]
-    shown = seen.run("docker", "run", "--rm", "-i", f"--user={user}", *own, "-e", "LOGNAME=ann", image, "bash", "-s",
-                     stdin=LOOK)
+    shown = seen.run(
+        "docker", "run", "--rm", "-i", f"--user={user}", *own, "-e", "LOGNAME=ann", image, "bash", "-s", stdin=LOOK
+    )
     assert shown.returncode == 0, shown.stderr
     assert json.loads(shown.stdout.splitlines()[-1]) == [name, name, "/home/jovyan", "ann"]
     assert shown.stderr.split()[-3:] == [f"/opt/notebook/bin/{program}" for program in ("python", "pip", "mlflow")]

@@ -16,10 +16,23 @@ from tests.conftest import Clone
 from tests.integration import planted, seen
 from tests.integration.planted import SECRET, Canary
 
-pytestmark = [pytest.mark.embedded,
-              pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root's services have accounts")]
-TASKS = (("status",), ("logs", "jupyter"), ("logs", "mlflow"), ("logs", "postgres"), ("jupyter-url",), ("doctor",),
-         ("usage",), ("gc", "--yes"), ("check",), ("backup",), ("up", "--dry-run"))
+pytestmark = [
+    pytest.mark.embedded,
+    pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root's services have accounts"),
+]
+TASKS = (
+    ("status",),
+    ("logs", "jupyter"),
+    ("logs", "mlflow"),
+    ("logs", "postgres"),
+    ("jupyter-url",),
+    ("doctor",),
+    ("usage",),
+    ("gc", "--yes"),
+    ("check",),
+    ("backup",),
+    ("up", "--dry-run"),
+)
 CHANGES = (("down",), ("up",), ("status",))
 READ = """
 import os, sys
@@ -80,13 +93,17 @@ def test_a_notebook_reads_nothing_of_the_others(victim: Clone, systems: Callable
     """Neither its own system's database, artifacts and secrets nor anything of another project's."""
     name = f"trackbed-{victim.project}-nb"
     for clone in (victim, systems("embedded")):
-        others = [str(pid) for pid in seen.processes(clone)
-                  if Path(f"/proc/{pid}").stat().st_uid != pwd.getpwnam(name).pw_uid]
+        others = [
+            str(pid) for pid in seen.processes(clone) if Path(f"/proc/{pid}").stat().st_uid != pwd.getpwnam(name).pw_uid
+        ]
         told = planted.run_as(victim, name, READ, str(clone.project_folder), *others).splitlines()
         open_to_all = re.compile(rf"{re.escape(str(clone.project_folder))}/embedded/(venvs|app)/")
         uid = pwd.getpwnam(name).pw_uid
-        assert [path for path in told if not open_to_all.match(path) and
-                (path.isdecimal() or Path(path).lstat().st_uid != uid)] == []
+        assert [
+            path
+            for path in told
+            if not open_to_all.match(path) and (path.isdecimal() or Path(path).lstat().st_uid != uid)
+        ] == []
         for file in ("kek-passphrase", "webhook-key"):  # the server's
             assert (clone.project_folder / "embedded" / "secrets" / file).stat().st_uid != uid
 
@@ -107,8 +124,13 @@ def test_no_link_is_followed(victim: Clone, canary: Canary) -> None:
     for ending in ("nb", "mlflow"):
         assert planted.link(victim, f"trackbed-{victim.project}-{ending}", canary) > 5
     backups = sorted((victim.project_folder / "backups").glob("trackbed-*.tar"))
-    for words in (*TASKS, ("restore", str(backups[0]), "--yes"), ("credentials", "rotate"), *CHANGES,
-                  ("down", "--delete-data", "--yes")):
+    for words in (
+        *TASKS,
+        ("restore", str(backups[0]), "--yes"),
+        ("credentials", "rotate"),
+        *CHANGES,
+        ("down", "--delete-data", "--yes"),
+    ):
         done = tried(victim, canary, *words, TRACKBED_READY_TIMEOUT="10")
     assert done.returncode == 0, done.stderr
     assert not (victim.project_folder / "embedded").exists()
@@ -118,8 +140,12 @@ def test_no_link_is_followed(victim: Clone, canary: Canary) -> None:
 @pytest.fixture
 def earlier(system: Clone) -> Iterator[Clone]:
     """The system as an earlier version left it, stopped: one account owns everything, the parents too."""
-    subprocess.run(["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin",
-                    "trackbed"], capture_output=True, timeout=60, check=False)
+    subprocess.run(
+        ["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", "trackbed"],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
     assert system.invoke("down").returncode == 0
     old, embedded = pwd.getpwnam("trackbed"), system.project_folder / "embedded"
     for name in ("run", "logs", "secrets", "tmp"):
@@ -128,8 +154,12 @@ def earlier(system: Clone) -> Iterator[Clone]:
     seen.output("mv", str(embedded / "home" / "notebook"), str(embedded / "home-now"))
     seen.output("rm", "-rf", str(embedded / "home"))
     (embedded / "home-now").rename(embedded / "home")
-    for path in (embedded, *(p for p in embedded.iterdir() if p.name != "venvs"), *embedded.glob("venvs/jupyter-*"),
-                 system.project_folder / "workspace"):
+    for path in (
+        embedded,
+        *(p for p in embedded.iterdir() if p.name != "venvs"),
+        *embedded.glob("venvs/jupyter-*"),
+        system.project_folder / "workspace",
+    ):
         seen.output("chown", "-hR" if path != embedded else "-h", f"{old.pw_uid}:{old.pw_gid}", str(path))
     yield system
     assert system.invoke("up").returncode == 0
@@ -152,10 +182,16 @@ def test_an_earlier_versions_system_is_taken_over(earlier: Clone) -> None:
     (own / "only.txt").write_text("only\n")
     for path in (own / "mine.txt", own / "only.txt"):
         os.chown(path, pwd.getpwnam("trackbed").pw_uid, -1)
-    for path, target in ((embedded / "app" / "start.py", top / "key"), (embedded / "logs" / "jupyter.log", top / "key"),
-                         (embedded / "secrets" / "jupyter-token", top / "key"), (own / "link", top / "folder"),
-                         (embedded / "home" / "link", top / "key"), (embedded / "artifacts" / "link", top / "folder"),
-                         (embedded / "supervisord.conf.new", top / "key"), (embedded / "jupyter" / "x", top / "key")):
+    for path, target in (
+        (embedded / "app" / "start.py", top / "key"),
+        (embedded / "logs" / "jupyter.log", top / "key"),
+        (embedded / "secrets" / "jupyter-token", top / "key"),
+        (own / "link", top / "folder"),
+        (embedded / "home" / "link", top / "key"),
+        (embedded / "artifacts" / "link", top / "folder"),
+        (embedded / "supervisord.conf.new", top / "key"),
+        (embedded / "jupyter" / "x", top / "key"),
+    ):
         path.unlink(missing_ok=True)
         path.symlink_to(target)
     seen.output("rm", "-rf", str(embedded / "tmp"))

@@ -38,8 +38,10 @@ print(json.dumps({"equal": {path.name: path.read_bytes() == content.get(path.nam
                   "straight": [name for name in content if repository._should_multipart_upload(Path(sent, name))],
                   "by": type(repository).__module__}))
 """
-PARTS = {"embedded": ["postgres", "mlflow", "jupyter"],
-         "docker": ["postgres", "store", "store-sync", "bucket", "mlflow", "jupyter"]}
+PARTS = {
+    "embedded": ["postgres", "mlflow", "jupyter"],
+    "docker": ["postgres", "store", "store-sync", "bucket", "mlflow", "jupyter"],
+}
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +66,7 @@ def test_up_ends_with_a_table(system: Clone) -> None:
         assert re.search(r"\s(done|ready)\b" if part == "bucket" else r"\sready\b", row), row
     assert f"http://127.0.0.1:{system.ports['mlflow']}" in rows["mlflow"]
     assert f"http://127.0.0.1:{system.ports['jupyter']}/lab" in rows["jupyter"]
-    box = system.first_up.stderr[system.first_up.stderr.index(f"{system.project} is ready"):]
+    box = system.first_up.stderr[system.first_up.stderr.index(f"{system.project} is ready") :]
     link = re.search(r"http://\S+/lab\?token=\S+", box)
     assert link and seen.ask(link[0])[0] == 200, box
     assert f"http://127.0.0.1:{system.ports['mlflow']}/" in box and str(system.project_folder / "workspace") in box
@@ -107,8 +109,9 @@ def test_another_shell_restarts_nothing_and_no_work_ends_without_a_word(system: 
     ended = system.invoke("up", "--cull-idle=12h", "--yes")
     assert ended.returncode == 0 and f"which ends: {terminal}" in ended.stderr, ended.stderr
     variables = system.value("status", "--format=env")
-    told = seen.run("sh", "-c", f'{variables}\n"$0" -m invoke status', sys.executable, cwd=system.folder,
-                    env=system.environment)
+    told = seen.run(
+        "sh", "-c", f'{variables}\n"$0" -m invoke status', sys.executable, cwd=system.folder, env=system.environment
+    )
     assert told.returncode == 0 and "warning" not in told.stderr, told.stderr
 
 
@@ -137,7 +140,7 @@ def test_credentials_in_every_format(system: Clone) -> None:
     assert {"POSTGRES_PASSWORD", "JUPYTER_TOKEN"} <= set(told) and all(told.values())
     lines = system.value("credentials", "--format=env")
     for name, value in told.items():
-        assert seen.output("sh", "-c", f"{lines}\nprintf %s \"${name}\"") == value
+        assert seen.output("sh", "-c", f'{lines}\nprintf %s "${name}"') == value
     assert told["JUPYTER_TOKEN"] == system.token
 
 
@@ -213,8 +216,10 @@ def test_everything_listens_on_loopback_only(system: Clone) -> None:
 
 def test_a_page_of_another_name_is_refused(system: Clone) -> None:
     """A web page elsewhere whose name resolves to 127.0.0.1 must not reach the API."""
-    assert seen.ask(f"{system.url('mlflow')}/api/2.0/mlflow/experiments/search?max_results=1",
-                    host="evil.example")[0] == 403
+    assert (
+        seen.ask(f"{system.url('mlflow')}/api/2.0/mlflow/experiments/search?max_results=1", host="evil.example")[0]
+        == 403
+    )
 
 
 def test_no_secret_is_seen_anywhere(system: Clone) -> None:
@@ -236,12 +241,21 @@ def test_no_secret_is_seen_anywhere(system: Clone) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        told = [system.invoke("up"), system.invoke("check"), system.invoke("status", "--format=json"),
-                system.invoke("status"), system.invoke("doctor"), system.invoke("logs", "--tail=10000"),
-                system.invoke("up", "--dry-run"), system.invoke("status", "--format=env"),
-                system.invoke("--debug", "status")]
-        failed = [system.invoke(*words, TRACKBED_TRACEBACK="1")
-                  for words in (("logs", "nobody"), ("up", "--mlflow-port=70000"), ("restore", "nothing.trackbed"))]
+        told = [
+            system.invoke("up"),
+            system.invoke("check"),
+            system.invoke("status", "--format=json"),
+            system.invoke("status"),
+            system.invoke("doctor"),
+            system.invoke("logs", "--tail=10000"),
+            system.invoke("up", "--dry-run"),
+            system.invoke("status", "--format=env"),
+            system.invoke("--debug", "status"),
+        ]
+        failed = [
+            system.invoke(*words, TRACKBED_TRACEBACK="1")
+            for words in (("logs", "nobody"), ("up", "--mlflow-port=70000"), ("restore", "nothing.trackbed"))
+        ]
     finally:
         stop.set()
         watcher.join()
@@ -252,9 +266,11 @@ def test_no_secret_is_seen_anywhere(system: Clone) -> None:
         assert done.returncode != 0 and "Traceback" in done.stderr
     texts = [done.stdout + done.stderr for done in (*told, *failed)]
     if system.engine == "docker":
-        texts += [seen.output("docker", "inspect", *seen.containers(system)),
-                  (system.folder / ".trackbed.env").read_text(),
-                  seen.output("docker", "volume", "inspect", f"{system.project}_postgres")]
+        texts += [
+            seen.output("docker", "inspect", *seen.containers(system)),
+            (system.folder / ".trackbed.env").read_text(),
+            seen.output("docker", "volume", "inspect", f"{system.project}_postgres"),
+        ]
     else:
         texts += [(system.project_folder / "embedded" / "supervisord.conf").read_text()]
     texts.append((system.project_folder / "state.json").read_text())

@@ -22,11 +22,21 @@ def database(system: Clone) -> Iterator[str]:
 
 def test_the_short_ways_write_and_answer_what_mlflows_own_do(system: Clone, database: str) -> None:
     modules = "/opt/trackbed" if system.engine == "docker" else str(system.folder / "docker" / "mlflow")
-    found = json.loads(seen.output(*seen.mlflow_python(system), "-", database, modules, stdin=SCRIPT,
-                                   timeout=300).splitlines()[-1])
+    found = json.loads(
+        seen.output(*seen.mlflow_python(system), "-", database, modules, stdin=SCRIPT, timeout=300).splitlines()[-1]
+    )
     assert found["different"] == []
-    for kind, least in {"log_metric": 5, "log_batch": 50, "refused": 16, "deleted": 3, "search": 30, "get_run": 10,
-                        "crowded": 2, "after connections ended": 5, "answers by ours": 1000}.items():
+    for kind, least in {
+        "log_metric": 5,
+        "log_batch": 50,
+        "refused": 16,
+        "deleted": 3,
+        "search": 30,
+        "get_run": 10,
+        "crowded": 2,
+        "after connections ended": 5,
+        "answers by ours": 1000,
+    }.items():
         assert found["compared"][kind] >= least, kind
 
 

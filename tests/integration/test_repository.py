@@ -37,13 +37,36 @@ def vault() -> Iterator[Access]:
 
     key, secret, (port,) = "backup" + secrets.token_hex(4), secrets.token_hex(16), free_ports(1)
     name = f"tb-vault-{secrets.token_hex(4)}"
-    seen.output("docker", "run", "-d", "--rm", "--name", name, "-p", f"127.0.0.1:{port}:9000", "-v", "/data",
-                "-e", f"ROOT_ACCESS_KEY={key}", "-e", f"ROOT_SECRET_KEY={secret}",
-                references.image("versitygw").name, "--port", ":9000", "posix", "/data")
+    seen.output(
+        "docker",
+        "run",
+        "-d",
+        "--rm",
+        "--name",
+        name,
+        "-p",
+        f"127.0.0.1:{port}:9000",
+        "-v",
+        "/data",
+        "-e",
+        f"ROOT_ACCESS_KEY={key}",
+        "-e",
+        f"ROOT_SECRET_KEY={secret}",
+        references.image("versitygw").name,
+        "--port",
+        ":9000",
+        "posix",
+        "/data",
+    )
     try:
         access = Access(f"http://127.0.0.1:{port}", "us-east-1", key, secret)
-        client = boto3.client("s3", endpoint_url=access.endpoint, region_name=access.region, aws_access_key_id=key,
-                              aws_secret_access_key=secret)
+        client = boto3.client(
+            "s3",
+            endpoint_url=access.endpoint,
+            region_name=access.region,
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+        )
         # the engine accepts connections before the store does
         seen.answering(lambda: client.create_bucket(Bucket="vault"), HTTPClientError)
         yield access
@@ -52,8 +75,11 @@ def vault() -> Iterator[Access]:
 
 
 def keys(access: Access) -> dict[str, str]:
-    return {"TRACKBED_BACKUP_S3_ENDPOINT": access.endpoint, "TRACKBED_BACKUP_S3_ACCESS_KEY": access.key,
-            "TRACKBED_BACKUP_S3_SECRET_KEY": access.secret}
+    return {
+        "TRACKBED_BACKUP_S3_ENDPOINT": access.endpoint,
+        "TRACKBED_BACKUP_S3_ACCESS_KEY": access.key,
+        "TRACKBED_BACKUP_S3_SECRET_KEY": access.secret,
+    }
 
 
 def back_up(clone: Clone, to: str, **environment: str) -> tuple[str, int, int, int]:
@@ -76,7 +102,8 @@ def pieces(place: Place) -> set[str]:
 
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
 def test_a_second_backup_moves_only_what_is_new(
-        pair: tuple[Clone, Clone], kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    pair: tuple[Clone, Clone], kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """And all of it is there: it is restored on the other engine, from the first and from the second backup."""
     source, target = pair
     environment: dict[str, str] = {}
@@ -123,8 +150,9 @@ def test_a_damaged_repository_changes_nothing(pair: tuple[Clone, Clone], tmp_pat
     assert (source.project_folder / "state.json").read_bytes() == state and everything(source) == before
 
 
-def place_of(own: dict[str, Clone], kind: str, tmp_path: Path, request: pytest.FixtureRequest,
-             name: str) -> tuple[Clone, str, Folder | Bucket]:
+def place_of(
+    own: dict[str, Clone], kind: str, tmp_path: Path, request: pytest.FixtureRequest, name: str
+) -> tuple[Clone, str, Folder | Bucket]:
     """The embedded system, and an empty repository in a folder or, as ``name``, in a bucket that it has the keys of."""
     clone = own["embedded"]
     if kind != "bucket":
@@ -135,14 +163,15 @@ def place_of(own: dict[str, Clone], kind: str, tmp_path: Path, request: pytest.F
 
 @pytest.mark.parametrize("kind", ["archive", "folder", "bucket"])
 def test_a_backup_that_would_fill_the_disk(
-        own: dict[str, Clone], kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    own: dict[str, Clone], kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """It is refused before it is read, whether its manifest tells the truth or not, and nothing is left of it."""
     clone, to, place = place_of(own, kind, tmp_path, request, "full")
     told = {"object_bytes": 2**60}
     if kind == "archive":
         path = tmp_path / "a.tar"
         clone.value("backup", f"--to={path}")
-        content = path.read_bytes()[:-archive.TRAILER]
+        content = path.read_bytes()[: -archive.TRAILER]
         path.write_bytes(content + archive.trailer({**archive.read_manifest(path), **told}))
         cases = {str(path): "the backup needs"}
     else:
@@ -150,8 +179,10 @@ def test_a_backup_that_would_fill_the_disk(
         snapshot = Snapshot(place, honest.rpartition("/")[2].removesuffix(".json"))
         manifest = snapshot.manifest()
         biggest = max(snapshot.entries(manifest), key=lambda entry: len(entry.pieces))
-        many = [replace(biggest, name=f"objects/1/{n}", size=repository.PIECE * 900, pieces=biggest.pieces[:1] * 900)
-                for n in range(100)]
+        many = [
+            replace(biggest, name=f"objects/1/{n}", size=repository.PIECE * 900, pieces=biggest.pieces[:1] * 900)
+            for n in range(100)
+        ]
         listed = b"".join(entry.line for entry in (*snapshot.entries(manifest), *many))
         digest = hashlib.sha256(listed).hexdigest()
         place.write(repository.piece(digest), listed)
@@ -218,7 +249,8 @@ def test_one_flipped_byte(own: dict[str, Clone], kind: str, tmp_path: Path, requ
 
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
 def test_backup_killed_at_any_moment(
-        own: dict[str, Clone], kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    own: dict[str, Clone], kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """`kill -9` leaves the earlier backups whole, and the next one works."""
     clone, to, place = place_of(own, kind, tmp_path, request, "killed")
     chosen = experiment(clone)
@@ -264,8 +296,9 @@ def test_into_another_project(own: dict[str, Clone], tmp_path: Path) -> None:
         apart = {key: value for key, value in clone.environment.items() if not key.endswith("_PORT")}
         beside = replace(clone, project=name, environment={**apart, "TRACKBED_PROJECT": name})
         told = json.loads(beside.value("status", "--format=json"))
-        ports = {part["part"]: int(part["urls"][0].split(":")[2].split("/")[0]) for part in told["parts"]
-                 if part["urls"]}
+        ports = {
+            part["part"]: int(part["urls"][0].split(":")[2].split("/")[0]) for part in told["parts"] if part["urls"]
+        }
         other = replace(beside, ports=ports)
         assert everything(other) == before
         assert (other.project_folder / "users").read_text() == logins
@@ -281,10 +314,11 @@ def test_into_another_project(own: dict[str, Clone], tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused_in_words(own: dict[str, Clone], tmp_path: Path) -> None:
     clone = own["embedded"]
     for words, expected in (
-            (("backup", "--to=s3://vault/x"), "BACKUP_S3_ACCESS_KEY is missing"),
-            (("backup", "--to=s3://vault/x", "--with-secrets"), "secrets are not put into a bucket"),
-            (("restore", f"{tmp_path}/missing", "--yes"), "there is no backup"),
-            (("restore", f"{tmp_path}", "--yes"), "there is no backup")):
+        (("backup", "--to=s3://vault/x"), "BACKUP_S3_ACCESS_KEY is missing"),
+        (("backup", "--to=s3://vault/x", "--with-secrets"), "secrets are not put into a bucket"),
+        (("restore", f"{tmp_path}/missing", "--yes"), "there is no backup"),
+        (("restore", f"{tmp_path}", "--yes"), "there is no backup"),
+    ):
         done = clone.invoke(*words)
         assert done.returncode in (1, 2) and expected in done.stderr and "Traceback" not in done.stderr, done.stderr
 
@@ -301,9 +335,13 @@ def test_two_systems_with_one_bucket(clone_factory: Callable[..., Clone], vault:
     """A restore replaces the artifacts of its own system alone."""
     made = [clone_factory("embedded") for _ in range(2)]
     for clone in made:
-        clone.environment |= {"TRACKBED_OBJECT_STORE": "external", "TRACKBED_S3_ENDPOINT": vault.endpoint,
-                              "TRACKBED_S3_ACCESS_KEY": vault.key, "TRACKBED_S3_SECRET_KEY": vault.secret,
-                              "TRACKBED_S3_BUCKET": "shared"}
+        clone.environment |= {
+            "TRACKBED_OBJECT_STORE": "external",
+            "TRACKBED_S3_ENDPOINT": vault.endpoint,
+            "TRACKBED_S3_ACCESS_KEY": vault.key,
+            "TRACKBED_S3_SECRET_KEY": vault.secret,
+            "TRACKBED_S3_BUCKET": "shared",
+        }
         clone.up()
         log_run(clone, experiment(clone), clone.project, clone.project.encode())
     first, second = made

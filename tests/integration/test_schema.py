@@ -10,8 +10,10 @@ import pytest
 from tests.conftest import Clone
 from tests.integration import seen
 
-OWN_WAY = ("import sys, sqlalchemy; from mlflow.store.db.utils import _safe_initialize_tables as make; "
-           "make(sqlalchemy.create_engine(sys.argv[1]))")
+OWN_WAY = (
+    "import sys, sqlalchemy; from mlflow.store.db.utils import _safe_initialize_tables as make; "
+    "make(sqlalchemy.create_engine(sys.argv[1]))"
+)
 MADE = "-- revision "
 
 
@@ -44,6 +46,8 @@ def test_it_is_what_mlflows_migrations_make(system: Clone, databases: tuple[str,
 
 def test_a_first_start_used_it(system: Clone) -> None:
     """Its tables are of one transaction: MLflow's way would commit each migration for itself."""
-    made = seen.psql(system, "SELECT count(DISTINCT xmin::text) FROM pg_class WHERE relkind = 'r' "
-                             "AND relnamespace = 'public'::regnamespace")
+    made = seen.psql(
+        system,
+        "SELECT count(DISTINCT xmin::text) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace",
+    )
     assert made == "1"

@@ -66,8 +66,9 @@ def sealed(clone: Clone, **tried: str) -> dict[str, Any]:
         return dict(json.loads(seen.output(*argv, stdin=asked)))
     server = seen.main_process(clone, "mlflow")
     entry = next(word for word in seen.command(server).split() if word.endswith("start.py"))
-    return dict(json.loads(seen.output(*seen.mlflow_python(clone), entry, "sealed", stdin=asked,
-                                       env=seen.environment(server))))
+    return dict(
+        json.loads(seen.output(*seen.mlflow_python(clone), entry, "sealed", stdin=asked, env=seen.environment(server)))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -111,13 +112,23 @@ def test_old_secrets_open_nothing(asking: Clone) -> None:
     mlflow, jupyter, old = asking.url("mlflow"), asking.url("jupyter"), secrets(asking)
     login = {"Authorization": f"Bearer {old['MLFLOW_TOKEN']}"}
     for name in ("of today", "of before"):
-        made = ask(f"{mlflow}/api/3.0/mlflow/gateway/secrets/create",
-                   {"secret_name": name, "secret_value": {"api_key": "of-nobody-and-nothing"}, "provider": "openai"},
-                   **login)
+        made = ask(
+            f"{mlflow}/api/3.0/mlflow/gateway/secrets/create",
+            {"secret_name": name, "secret_value": {"api_key": "of-nobody-and-nothing"}, "provider": "openai"},
+            **login,
+        )
         assert made[0] == 200, made
     for name in ("kept", "lost"):
-        made = ask(mlflow + HOOKS, {"name": name, "url": "https://93.184.216.34/hook", "secret": "of-nobody",
-                                    "events": [{"entity": "REGISTERED_MODEL", "action": "CREATED"}]}, **login)
+        made = ask(
+            mlflow + HOOKS,
+            {
+                "name": name,
+                "url": "https://93.184.216.34/hook",
+                "secret": "of-nobody",
+                "events": [{"entity": "REGISTERED_MODEL", "action": "CREATED"}],
+            },
+            **login,
+        )
         assert made[0] == 200, made
     seen.output(*seen.mlflow_python(asking), "-c", AS_BEFORE, seen.database_address(asking), stdin=old[KEK])
     cookie = ask(f"{jupyter}/lab?token={old['JUPYTER_TOKEN']}")[1]["cookies"]
@@ -138,8 +149,11 @@ def test_old_secrets_open_nothing(asking: Clone) -> None:
     assert ask(jupyter + KERNELS, Authorization=f"token {new['JUPYTER_TOKEN']}")[0] == 200
     assert ask(mlflow + SEARCH, **login)[0] == 401
     found = sealed(asking, **{KEK: old[KEK], HOOK_KEY: old[HOOK_KEY]})
-    assert found == {"rows": {KEK: 2, HOOK_KEY: 2}, "lost": {KEK: [], HOOK_KEY: ["lost"]},
-                     "opened": {KEK: [0], HOOK_KEY: [0]}}
+    assert found == {
+        "rows": {KEK: 2, HOOK_KEY: 2},
+        "lost": {KEK: [], HOOK_KEY: ["lost"]},
+        "opened": {KEK: [0], HOOK_KEY: [0]},
+    }
     assert sealed(asking, **{KEK: "mlflow-default-kek-passphrase-for-development-only"})["opened"][KEK] == [0]
     # a webhook whose secret nobody has is listed, and can be deleted
     login = {"Authorization": f"Bearer {new['MLFLOW_TOKEN']}"}

@@ -36,8 +36,16 @@ def clone(tmp_path: Path) -> Path:
 
 
 def run(clone: Path, *words: str, cwd: Path | str = "/", **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["sh", str(clone / "setup.sh"), *words], cwd=cwd, env={**os.environ, **environment},
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        ["sh", str(clone / "setup.sh"), *words],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def test_the_line_works_from_any_folder_and_a_second_time(clone: Path, tmp_path: Path) -> None:
@@ -66,8 +74,9 @@ def old_machine(folder: Path, *more: tuple[str, str]) -> str:
                 (folder / path.name).symlink_to(path)
     old = folder / "python3"
     # it answers as 3.10 where it is asked for its version, and has no pip
-    old.write_text("#!/bin/sh\ncase \"$*\" in *version_info*|*pip*|*venv*) exit 1;; --version) echo 'Python 3.10.12';; "
-                   "esac\n")
+    old.write_text(
+        "#!/bin/sh\ncase \"$*\" in *version_info*|*pip*|*venv*) exit 1;; --version) echo 'Python 3.10.12';; esac\n"
+    )
     old.chmod(0o755)
     return str(folder)
 
@@ -87,8 +96,9 @@ def test_uv_brings_a_python_from_a_mirror(clone: Path, tmp_path: Path) -> None:
     library = Path(sysconfig.get_path("stdlib"))
 
     def chosen(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        skipped = re.search(r"/(test|site-packages|dist-packages|__pycache__|config-[^/]*|idlelib|lib2to3)(/|$)",
-                            entry.name)
+        skipped = re.search(
+            r"/(test|site-packages|dist-packages|__pycache__|config-[^/]*|idlelib|lib2to3)(/|$)", entry.name
+        )
         return None if skipped else entry
 
     with tarfile.open(stored / ARCHIVE.replace("%2B", "+"), "w:gz", compresslevel=1, dereference=True) as archive:
@@ -99,16 +109,37 @@ def test_uv_brings_a_python_from_a_mirror(clone: Path, tmp_path: Path) -> None:
     key = f"cpython-{VERSION}-linux-{platform.machine()}-gnu"
     major, minor, patch = sys.version_info[:3]
     page = "https://github.com/astral-sh/python-build-standalone/releases/download"
-    (tmp_path / "downloads.json").write_text(json.dumps({key: {
-        "name": "cpython", "arch": {"family": platform.machine(), "variant": None}, "os": "linux", "libc": "gnu",
-        "major": major, "minor": minor, "patch": patch, "prerelease": "", "sha256": None, "variant": None,
-        "url": f"{page}/20260101/{ARCHIVE}", "build": "20260101"}}))
-    environment = {"PATH": old_machine(tmp_path / "bin"), "HOME": str(tmp_path),
-                   "UV": str(Path(sys.executable).with_name("uv")), "UV_CACHE_DIR": str(tmp_path / "cache"),
-                   "UV_PYTHON_INSTALL_DIR": str(tmp_path / "pythons"),
-                   "UV_PYTHON_INSTALL_MIRROR": (tmp_path / "mirror").as_uri(),
-                   "UV_PYTHON_DOWNLOADS_JSON_URL": str(tmp_path / "downloads.json"),
-                   "VIRTUAL_ENV": sys.prefix, "UV_PYTHON": sys.executable}  # somebody's active environment
+    (tmp_path / "downloads.json").write_text(
+        json.dumps(
+            {
+                key: {
+                    "name": "cpython",
+                    "arch": {"family": platform.machine(), "variant": None},
+                    "os": "linux",
+                    "libc": "gnu",
+                    "major": major,
+                    "minor": minor,
+                    "patch": patch,
+                    "prerelease": "",
+                    "sha256": None,
+                    "variant": None,
+                    "url": f"{page}/20260101/{ARCHIVE}",
+                    "build": "20260101",
+                }
+            }
+        )
+    )
+    environment = {
+        "PATH": old_machine(tmp_path / "bin"),
+        "HOME": str(tmp_path),
+        "UV": str(Path(sys.executable).with_name("uv")),
+        "UV_CACHE_DIR": str(tmp_path / "cache"),
+        "UV_PYTHON_INSTALL_DIR": str(tmp_path / "pythons"),
+        "UV_PYTHON_INSTALL_MIRROR": (tmp_path / "mirror").as_uri(),
+        "UV_PYTHON_DOWNLOADS_JSON_URL": str(tmp_path / "downloads.json"),
+        "VIRTUAL_ENV": sys.prefix,
+        "UV_PYTHON": sys.executable,
+    }  # somebody's active environment
     done = run(clone, "--version", **environment)
     assert done.returncode == 0 and done.stdout.startswith("Invoke "), done.stderr
     assert os.path.realpath(clone / ".venv" / "bin" / "python").startswith(str(tmp_path / "pythons"))

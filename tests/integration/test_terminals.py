@@ -70,8 +70,10 @@ def test_mlflows_command_finds_its_server_from_a_terminal(system: Clone, lab: La
 def test_a_persons_own_shell_files_count_and_do_not_hide_the_notebooks_python(lab: Lab) -> None:
     with Terminal(lab) as terminal:
         wanted = terminal.type("command -v python")
-        terminal.type("cp ~/.bashrc ~/.bashrc.kept 2>/dev/null; "
-                      "echo 'export MINE=yes PATH=/usr/bin:/bin:/usr/sbin; alias ours=true' >~/.bashrc")
+        terminal.type(
+            "cp ~/.bashrc ~/.bashrc.kept 2>/dev/null; "
+            "echo 'export MINE=yes PATH=/usr/bin:/bin:/usr/sbin; alias ours=true' >~/.bashrc"
+        )
     try:
         with Terminal(lab) as terminal:
             assert terminal.type("echo $MINE; alias ours").startswith("yes")

@@ -51,9 +51,21 @@ def old_python(tmp_path_factory: pytest.TempPathFactory) -> str:
 def old_venv(venv: Path) -> str:
     """A Python with the old MLflow."""
     uv = shutil.which("uv") or pytest.skip("NOT TESTED: no uv to make a venv with the old MLflow")
-    for argv in ([uv, "venv", "-q", "--python", "python3.11", str(venv)],
-                 [uv, "pip", "install", "-q", "--python", f"{venv}/bin/python", f"mlflow=={OLD}", "psycopg2-binary",
-                  "sqlalchemy<2.1", "setuptools<81"]):
+    for argv in (
+        [uv, "venv", "-q", "--python", "python3.11", str(venv)],
+        [
+            uv,
+            "pip",
+            "install",
+            "-q",
+            "--python",
+            f"{venv}/bin/python",
+            f"mlflow=={OLD}",
+            "psycopg2-binary",
+            "sqlalchemy<2.1",
+            "setuptools<81",
+        ],
+    ):
         done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600, check=False)
         if done.returncode:
             pytest.skip(f"NOT TESTED: MLflow {OLD} cannot be installed here: {done.stderr[-200:]}")
@@ -73,8 +85,14 @@ def test_old_database_forth_and_back(clone_factory: Callable[..., Clone], old_py
     host = seen.sockets(clone)
 
     def old(script: str) -> str:
-        done = subprocess.run([old_python, "-c", script, host, "mlflow_old"], capture_output=True, text=True,
-                              stdin=subprocess.DEVNULL, timeout=300, check=False)
+        done = subprocess.run(
+            [old_python, "-c", script, host, "mlflow_old"],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=300,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 

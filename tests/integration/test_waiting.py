@@ -23,8 +23,9 @@ def database(system: Clone) -> Iterator[str]:
 
 def test_a_hung_store_and_abandoned_requests_keep_nobody_waiting(system: Clone, database: str) -> None:
     modules = "/opt/trackbed" if system.engine == "docker" else str(system.folder / "docker" / "mlflow")
-    found = json.loads(seen.output(*seen.mlflow_python(system), "-", database, modules, stdin=SCRIPT,
-                                   timeout=300).splitlines()[-1])
+    found = json.loads(
+        seen.output(*seen.mlflow_python(system), "-", database, modules, stdin=SCRIPT, timeout=300).splitlines()[-1]
+    )
     assert found["unknown"] == []
     # queued behind the store each of them took more than 20 s; a busy machine takes its time
     assert all(seconds < 5 for taken in found["hung"].values() for seconds in taken), found["hung"]

@@ -20,10 +20,19 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives folders to othe
 
 def save(clone: Clone, path: str) -> int:
     """Save a notebook as JupyterLab does; gives the HTTP status."""
-    body = json.dumps({"type": "notebook", "format": "json",
-                       "content": {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}}).encode()
-    request = urllib.request.Request(f"{clone.url('jupyter')}/api/contents/{path}", body, method="PUT", headers={
-        "Authorization": f"token {clone.token}", "Content-Type": "application/json"})
+    body = json.dumps(
+        {
+            "type": "notebook",
+            "format": "json",
+            "content": {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5},
+        }
+    ).encode()
+    request = urllib.request.Request(
+        f"{clone.url('jupyter')}/api/contents/{path}",
+        body,
+        method="PUT",
+        headers={"Authorization": f"token {clone.token}", "Content-Type": "application/json"},
+    )
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return int(answer.status)
@@ -76,8 +85,9 @@ def test_a_workspace_of_whom_it_may_be(clone_factory: Callable[..., Clone]) -> N
 
 
 @pytest.mark.embedded
-def test_a_workspace_that_the_notebooks_account_may_not_write_to(clone_factory: Callable[..., Clone],
-                                                                   tmp_path: Path) -> None:
+def test_a_workspace_that_the_notebooks_account_may_not_write_to(
+    clone_factory: Callable[..., Clone], tmp_path: Path
+) -> None:
     clone = clone_factory("embedded")
     folder = clone.folder.parent / "work"
     folder.mkdir()

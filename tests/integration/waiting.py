@@ -31,8 +31,9 @@ REPOSITORY = {"get_artifact_repository", "_get_artifact_repo_mlflow_artifacts", 
 def reaching_the_store(folder: Path) -> set[str]:
     """The names of MLflow's functions from which, by name, a call leads to an artifact repository."""
     calls: dict[str, set[str]] = {}
-    files = [file for names in ("server/*.py", "server/graphql/*.py", "store/*/sql*_store.py")
-             for file in folder.glob(names)]
+    files = [
+        file for names in ("server/*.py", "server/graphql/*.py", "store/*/sql*_store.py") for file in folder.glob(names)
+    ]
     for file in files:
         for function in ast.walk(ast.parse(file.read_text())):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -56,11 +57,19 @@ def unknown() -> list[str]:
     from mlflow.server import app  # type: ignore[import-not-found,unused-ignore]
 
     names = reaching_the_store(Path(mlflow.__file__).parent)
-    assert {"_list_artifacts", "serve_artifacts", "_download_artifact", "_get_trace", "resolve_mlflow_list_artifacts",
-            "get_model_version_artifact_handler"} <= names
+    assert {
+        "_list_artifacts",
+        "serve_artifacts",
+        "_download_artifact",
+        "_get_trace",
+        "resolve_mlflow_list_artifacts",
+        "get_model_version_artifact_handler",
+    } <= names
     server_info = re.compile(r"/(?:ajax-)?api/3\.0/mlflow/server-info")  # looks what kind of a repository it is
-    paths = {re.sub(r"<(\w+:)?\w+>", "x", rule.rule): app.view_functions[rule.endpoint].__name__
-             for rule in app.url_map.iter_rules()}
+    paths = {
+        re.sub(r"<(\w+:)?\w+>", "x", rule.rule): app.view_functions[rule.endpoint].__name__
+        for rule in app.url_map.iter_rules()
+    }
     reach = {path for path, name in paths.items() if name in names and not server_info.fullmatch(path)}
     assert len(reach) > 20
     return sorted(path for path in reach if not store_pool.waits_for_store(path) and path != store_pool.GRAPHQL)
@@ -71,8 +80,9 @@ def ask(port: int, method: str, path: str, body: object = None, timeout: float =
     began = time.monotonic()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
-        connection.request(method, path, None if body is None else json.dumps(body),
-                           {"Content-Type": "application/json"})
+        connection.request(
+            method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"}
+        )
         answer = connection.getresponse()
         return answer.status, time.monotonic() - began, json.loads(answer.read() or b"{}")
     except (OSError, http.client.HTTPException, ValueError):
@@ -85,16 +95,23 @@ def hung(port: int, lists: int) -> list[float]:
     """Seconds that each of ten log_metric takes while so many lists of artifacts wait."""
     run = ask(port, "POST", "/api/2.0/mlflow/runs/create", {"experiment_id": "0"})[2]["run"]["info"]["run_id"]
     for number in range(lists):
-        path = f"/ajax-api/2.0/mlflow/artifacts/list?run_id={run}" if number % 2 else \
-            f"/api/2.0/mlflow-artifacts/artifacts/0/{run}/artifacts/model.bin"
+        path = (
+            f"/ajax-api/2.0/mlflow/artifacts/list?run_id={run}"
+            if number % 2
+            else f"/api/2.0/mlflow-artifacts/artifacts/0/{run}/artifacts/model.bin"
+        )
         threading.Thread(target=ask, args=(port, "GET", path), daemon=True).start()
     time.sleep(2)
     metric = {"run_id": run, "key": "a", "value": 1, "timestamp": 1}
     found = [ask(port, "POST", "/api/2.0/mlflow/runs/log-metric", metric) for _ in range(10)]
     assert all(status == 200 for status, *_ in found), found
     # what goes MLflow's own way is not kept waiting either
-    status, seconds, _ = ask(port, "POST", "/api/3.0/mlflow/traces/search", {"locations": [
-        {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "0"}}]})
+    status, seconds, _ = ask(
+        port,
+        "POST",
+        "/api/3.0/mlflow/traces/search",
+        {"locations": [{"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "0"}}]},
+    )
     assert status == 200
     return [round(seconds, 3) for seconds in (*(taken for _, taken, _ in found), seconds)]
 
@@ -109,8 +126,7 @@ def locked(port: int) -> int:
     cursor.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
 
     def client() -> None:
-        while ask(port, "POST", "/api/2.0/mlflow/runs/create", {"experiment_id": experiment},
-                  CLIENT_SECONDS)[0] != 200:
+        while ask(port, "POST", "/api/2.0/mlflow/runs/create", {"experiment_id": experiment}, CLIENT_SECONDS)[0] != 200:
             time.sleep(0.1)
 
     clients = [threading.Thread(target=client, daemon=True) for _ in range(CLIENTS)]
@@ -133,21 +149,39 @@ def main() -> None:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         environment = {
-            "PATH": os.defpath, "LANG": "C.UTF-8", "HOME": folder, "TMPDIR": folder, "PYTHONPATH": "",
-            "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1",
+            "PATH": os.defpath,
+            "LANG": "C.UTF-8",
+            "HOME": folder,
+            "TMPDIR": folder,
+            "PYTHONPATH": "",
+            "AWS_ACCESS_KEY_ID": "k",
+            "AWS_SECRET_ACCESS_KEY": "s",
+            "AWS_DEFAULT_REGION": "us-east-1",
             "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{store.getsockname()[1]}",
-            "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE": "path", "MLFLOW_BACKEND_STORE_URI": URI,
-            "MLFLOW_ARTIFACTS_DESTINATION": "s3://hung/live", "TRACKBED_HOST": "127.0.0.1",
-            "TRACKBED_PORT": str(port), "TRACKBED_WORKERS": "1", "PGPASSFILE": os.environ.get("PGPASSFILE", "")}
+            "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE": "path",
+            "MLFLOW_BACKEND_STORE_URI": URI,
+            "MLFLOW_ARTIFACTS_DESTINATION": "s3://hung/live",
+            "TRACKBED_HOST": "127.0.0.1",
+            "TRACKBED_PORT": str(port),
+            "TRACKBED_WORKERS": "1",
+            "PGPASSFILE": os.environ.get("PGPASSFILE", ""),
+        }
         with open(f"{folder}/log", "wb") as log:
-            server = subprocess.Popen([sys.executable, f"{MODULES}/start.py", "serve"], env=environment, stdout=log,
-                                      stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+            server = subprocess.Popen(
+                [sys.executable, f"{MODULES}/start.py", "serve"],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         try:
             end = time.monotonic() + 120
             while ask(port, "GET", "/health")[0] == 0 and server.poll() is None and time.monotonic() < end:
                 time.sleep(0.3)
-            assert ask(port, "GET", "/api/2.0/mlflow/experiments/search?max_results=1")[0] == 200, \
-                Path(folder, "log").read_text()
+            assert ask(port, "GET", "/api/2.0/mlflow/experiments/search?max_results=1")[0] == 200, Path(
+                folder, "log"
+            ).read_text()
             found = {"runs": locked(port), "hung": {lists: hung(port, lists) for lists in (30, 120)}}
         finally:
             os.killpg(server.pid, signal.SIGKILL)

@@ -1,6 +1,6 @@
 """Drives a running JupyterLab as a browser would: its REST API, and the kernel's WebSocket, with the token.
 
-    python -m tests.integration.workload http://localhost:8888/lab?token=... tests/integration/digits.ipynb
+python -m tests.integration.workload http://localhost:8888/lab?token=... tests/integration/digits.ipynb
 """
 
 from __future__ import annotations
@@ -69,12 +69,10 @@ class Lab:
         self.base = f"{parts.scheme}://{parts.netloc}{path}"
         self.origin = f"{parts.scheme}://{parts.netloc}"
 
-    def request(self, method: str, path: str, body: Mapping[str, Any] | None = None,
-                timeout: float = 30) -> Any:
+    def request(self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: float = 30) -> Any:
         """One call of the REST API; the decoded answer, or None when there is no body."""
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Authorization": f"token {self.token}", "Content-Type": "application/json",
-                   "Origin": self.origin}
+        headers = {"Authorization": f"token {self.token}", "Content-Type": "application/json", "Origin": self.origin}
         request = Request(f"{self.base}/api/{path}", data=data, method=method, headers=headers)
         try:
             with DIRECT.open(request, timeout=timeout) as answer:
@@ -87,8 +85,9 @@ class Lab:
 
     def upload(self, path: str, notebook: Mapping[str, Any]) -> None:
         """Save a notebook into the workspace."""
-        self.request("PUT", f"contents/{quote(path)}",
-                     {"type": "notebook", "format": "json", "content": dict(notebook)})
+        self.request(
+            "PUT", f"contents/{quote(path)}", {"type": "notebook", "format": "json", "content": dict(notebook)}
+        )
 
     def download(self, path: str) -> Any:
         """The content of a file of the workspace (of a notebook: its JSON)."""
@@ -98,8 +97,7 @@ class Lab:
         """Remove a file of the workspace."""
         self.request("DELETE", f"contents/{quote(path)}")
 
-    def run_notebook(self, notebook: Path | Mapping[str, Any], path: str = "",
-                     timeout: float = 180) -> Execution:
+    def run_notebook(self, notebook: Path | Mapping[str, Any], path: str = "", timeout: float = 180) -> Execution:
         """Upload a notebook, run its code cells in order in a kernel of its own, shut that down again."""
         content = json.loads(notebook.read_text("utf-8")) if isinstance(notebook, Path) else dict(notebook)
         cells = ["".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"]
@@ -113,15 +111,15 @@ class Lab:
     def run_cells(self, cells: Sequence[str], path: str = "console", timeout: float = 180) -> Execution:
         """Run code in a kernel session that belongs to ``path``."""
         began = time.monotonic()
-        session = self.request("POST", "sessions", {
-            "path": path, "name": path, "type": "notebook", "kernel": {"name": "python3"}})
+        session = self.request(
+            "POST", "sessions", {"path": path, "name": path, "type": "notebook", "kernel": {"name": "python3"}}
+        )
         try:
             with Kernel(self, session["kernel"]["id"], began + timeout) as kernel:
                 outputs = tuple(kernel.execute(source) for source in cells)
         finally:
             self._end(session["id"])
         return Execution(outputs, time.monotonic() - began)
-
 
     def _end(self, session: str) -> None:
         """Shut the session's kernel down; one that just died takes a moment to be known as dead."""
@@ -141,9 +139,12 @@ class Kernel:
         self.deadline = deadline
         scheme = "wss" if lab.base.startswith("https") else "ws"
         self.socket = websocket.create_connection(
-            f"{scheme}{lab.base[lab.base.index('://'):]}/api/kernels/{kernel}/channels?session_id={self.session}",
-            header=[f"Authorization: token {lab.token}"], origin=lab.origin, timeout=30,
-            http_no_proxy=["*"])
+            f"{scheme}{lab.base[lab.base.index('://') :]}/api/kernels/{kernel}/channels?session_id={self.session}",
+            header=[f"Authorization: token {lab.token}"],
+            origin=lab.origin,
+            timeout=30,
+            http_no_proxy=["*"],
+        )
 
     def __enter__(self) -> Kernel:
         return self
@@ -171,13 +172,33 @@ class Kernel:
         """Run one cell; returns when the kernel replied and is idle again, raises on an error output."""
         began = time.monotonic()
         request = uuid.uuid4().hex
-        header = {"msg_id": request, "msg_type": "execute_request", "username": "", "session": self.session,
-                  "date": "", "version": "5.3"}
-        self.socket.send(json.dumps({
-            "header": header, "parent_header": {}, "metadata": {}, "channel": "shell", "buffers": [],
-            "content": {"code": source, "silent": False, "store_history": True, "user_expressions": {},
-                        "allow_stdin": False, "stop_on_error": True},
-        }))
+        header = {
+            "msg_id": request,
+            "msg_type": "execute_request",
+            "username": "",
+            "session": self.session,
+            "date": "",
+            "version": "5.3",
+        }
+        self.socket.send(
+            json.dumps(
+                {
+                    "header": header,
+                    "parent_header": {},
+                    "metadata": {},
+                    "channel": "shell",
+                    "buffers": [],
+                    "content": {
+                        "code": source,
+                        "silent": False,
+                        "store_history": True,
+                        "user_expressions": {},
+                        "allow_stdin": False,
+                        "stop_on_error": True,
+                    },
+                }
+            )
+        )
         cell, replied, idle = CellOutput(source), False, False
         error = ""
         title = source.strip().splitlines()[0] if source.strip() else "(empty cell)"

@@ -63,8 +63,10 @@ def clone(engine: Engine, account: str) -> Iterator[Clone]:
     as_user(made, folder, account)
     config = folder / "home" / ".docker"  # the engine by its context alone, as its own setup tool leaves it
     made.environment["DOCKER_CONFIG"] = str(config)
-    for argv in (["docker", "context", "create", "own", "--docker", f"host={engine.host}"],
-                 ["docker", "context", "use", "own"]):
+    for argv in (
+        ["docker", "context", "create", "own", "--docker", f"host={engine.host}"],
+        ["docker", "context", "use", "own"],
+    ):
         subprocess.run(argv, env=made.environment, check=True, capture_output=True, timeout=60)
     subprocess.run(["chown", "-R", f"{account}:", str(config)], check=True, timeout=60)
     yield made
@@ -83,8 +85,11 @@ def test_a_persons_first_hour(clone: Clone, account: str) -> None:
     own = clone.project_folder / "workspace"
     assert save(clone, "first.ipynb") == 201
     # what the notebook saved is the person's to read, edit and delete; what the person made is the notebook's
-    typed(account, f"cd {own} && cat first.ipynb >/dev/null && echo >>first.ipynb && rm -r first.ipynb "
-                   ".ipynb_checkpoints && mkdir lab && echo own >lab/mine.txt")
+    typed(
+        account,
+        f"cd {own} && cat first.ipynb >/dev/null && echo >>first.ipynb && rm -r first.ipynb "
+        ".ipynb_checkpoints && mkdir lab && echo own >lab/mine.txt",
+    )
     assert save(clone, "lab/second.ipynb") == 201
     typed(account, f"rm -r {own}/lab")
     assert own.stat().st_uid == Path(clone.folder).stat().st_uid

@@ -96,14 +96,37 @@ def test_lightning_logs_itself_and_its_model_comes_back(docker: Clone, image: st
 def container(clone: Clone, image: str) -> Iterator[Callable[..., str]]:
     """A machine whose /dev/nvidia0 opens and computes nothing, with the clone in it; gives what a line prints there."""
     name = f"{clone.project}-machine"
-    seen.output("docker", "run", "--detach", "--name", name, "--network", "host", "--user", "0", "--init",
-                "--device", "/dev/null:/dev/nvidia0", "--volume", f"{clone.folder}:/clone", "--workdir", "/clone",
-                *(word for key, value in clone.environment.items()
-                  if (key.startswith(("TRACKBED_", "PIP_", "UV_", "http", "HTTP")) and not key.endswith("FIND_LINKS"))
-                  or key in BUNDLES
-                  for word in ("--env", f"{key}={value}", *(["--volume", f"{value}:{value}:ro"] * (key in BUNDLES)))),
-                "--entrypoint", "sleep", image, "infinity")
+    seen.output(
+        "docker",
+        "run",
+        "--detach",
+        "--name",
+        name,
+        "--network",
+        "host",
+        "--user",
+        "0",
+        "--init",
+        "--device",
+        "/dev/null:/dev/nvidia0",
+        "--volume",
+        f"{clone.folder}:/clone",
+        "--workdir",
+        "/clone",
+        *(
+            word
+            for key, value in clone.environment.items()
+            if (key.startswith(("TRACKBED_", "PIP_", "UV_", "http", "HTTP")) and not key.endswith("FIND_LINKS"))
+            or key in BUNDLES
+            for word in ("--env", f"{key}={value}", *(["--volume", f"{value}:{value}:ro"] * (key in BUNDLES)))
+        ),
+        "--entrypoint",
+        "sleep",
+        image,
+        "infinity",
+    )
     try:
+
         def shell(line: str, code: int = 0) -> str:
             done = seen.run("docker", "exec", name, "sh", "-c", f"umask 022; {line}", timeout=1800)
             assert done.returncode == code, done.stdout + done.stderr

@@ -24,8 +24,7 @@ class Target:
     token: str
 
     def door(self, part: str) -> Door:
-        return Door(self.outside.machine, self.clone.ports[part],
-                    str(self.clone.project_folder / "gateway-root.crt"))
+        return Door(self.outside.machine, self.clone.ports[part], str(self.clone.project_folder / "gateway-root.crt"))
 
     @property
     def login(self) -> dict[str, str]:

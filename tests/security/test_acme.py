@@ -52,8 +52,12 @@ def authority(neighbour: Outside, tmp_path_factory: pytest.TempPathFactory) -> I
     folder = tmp_path_factory.mktemp("acme")
     (folder / "Caddyfile").write_text(CONFIG.format(folder=folder, address=neighbour.machine))
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen([caddy, "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"],
-                                   stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [caddy, "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
     root = folder / "data" / "pki" / "authorities" / "local" / "root.crt"
     try:
         for _ in range(100):
@@ -67,13 +71,17 @@ def authority(neighbour: Outside, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.mark.timeout(1800)
-def test_an_address_gets_a_certificate(request: pytest.FixtureRequest, clone_factory: Callable[..., Clone],
-                                       neighbour: Outside, authority: tuple[str, Path]) -> None:
+def test_an_address_gets_a_certificate(
+    request: pytest.FixtureRequest, clone_factory: Callable[..., Clone], neighbour: Outside, authority: tuple[str, Path]
+) -> None:
     directory, root = authority
     clone = clone_factory("docker")
     request.addfinalizer(lambda: clone.invoke("down"))  # its ports 80 and 443 are not for the other tests
-    clone.environment |= {"TRACKBED_BIND_ADDRESS": neighbour.machine, "TRACKBED_ACME_CA": directory,
-                          "TRACKBED_ACME_ROOT": str(root)}
+    clone.environment |= {
+        "TRACKBED_BIND_ADDRESS": neighbour.machine,
+        "TRACKBED_ACME_CA": directory,
+        "TRACKBED_ACME_ROOT": str(root),
+    }
     done = clone.invoke("up", "--public", f"--public-address={neighbour.machine}", "--certificates=acme", timeout=1500)
     assert done.returncode == 0, done.stderr + clone.invoke("logs", "gateway").stdout[-3000:]
     door = Door(neighbour.machine, clone.ports["mlflow"], str(root))

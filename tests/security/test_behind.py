@@ -39,12 +39,19 @@ def mlflow_token(target: Target) -> str:
     return (target.clone.project_folder / "secrets" / "MLFLOW_TOKEN").read_text().strip()
 
 
-@pytest.mark.parametrize(("part", "path", "refused"), [
-    ("mlflow", EXPERIMENTS, 401), ("mlflow", "/", 401), ("mlflow", "/health", 401), ("jupyter", "/api/contents", 403),
-    ("store", "/", 403),
-])
-def test_nothing_without_a_secret_at_the_containers_own_addresses(target: Target, part: str, path: str,
-                                                                  refused: int) -> None:
+@pytest.mark.parametrize(
+    ("part", "path", "refused"),
+    [
+        ("mlflow", EXPERIMENTS, 401),
+        ("mlflow", "/", 401),
+        ("mlflow", "/health", 401),
+        ("jupyter", "/api/contents", 403),
+        ("store", "/", 403),
+    ],
+)
+def test_nothing_without_a_secret_at_the_containers_own_addresses(
+    target: Target, part: str, path: str, refused: int
+) -> None:
     for address in addresses(target, part):
         assert status(address, path) == refused
         assert status(address, path, Authorization=target.login["Authorization"]) in (refused, 400)
@@ -71,8 +78,11 @@ def test_the_database_asks_for_a_password(target: Target) -> None:
 
 def test_mlflows_token_is_no_login_at_the_gateway(attack: Target) -> None:
     token = mlflow_token(attack)
-    for headers in ({"Authorization": f"Bearer {token}"}, {"Authorization": basic("", token)},
-                    {"Authorization": basic("ann", token)}):
+    for headers in (
+        {"Authorization": f"Bearer {token}"},
+        {"Authorization": basic("", token)},
+        {"Authorization": basic("ann", token)},
+    ):
         assert attack.door("mlflow").ask(EXPERIMENTS, headers=headers).status in (401, 429)
     assert attack.door("mlflow").ask(f"/?token={token}").status == 401
 
@@ -91,8 +101,24 @@ def test_with_another_token_than_mlflow_clients_are_told_to_try_again(target: Ta
     image = seen.output("docker", "inspect", "-f", "{{.Image}}", seen.container(target.clone, "mlflow")).strip()
 
     def put(token: str) -> None:
-        seen.output("docker", "run", "--rm", "-i", "--user", "0", "--network", "none", "--entrypoint", "sh",
-                    "-v", f"{volume}:/v", image, "-c", "cat >/v/access-token", stdin=token)
+        seen.output(
+            "docker",
+            "run",
+            "--rm",
+            "-i",
+            "--user",
+            "0",
+            "--network",
+            "none",
+            "--entrypoint",
+            "sh",
+            "-v",
+            f"{volume}:/v",
+            image,
+            "-c",
+            "cat >/v/access-token",
+            stdin=token,
+        )
 
     def answers(wanted: int) -> None:
         def tried() -> None:

@@ -24,8 +24,10 @@ def headers(port: int, name: str) -> dict[str, str]:
     """Of the answer to who asks by that name; whose certificate it is does not matter here."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with socket.create_connection(("127.0.0.1", port), 10) as link, \
-            context.wrap_socket(link, server_hostname=name) as secure:
+    with (
+        socket.create_connection(("127.0.0.1", port), 10) as link,
+        context.wrap_socket(link, server_hostname=name) as secure,
+    ):
         secure.sendall(f"GET / HTTP/1.1\r\nHost: {name}:{port}\r\nConnection: close\r\n\r\n".encode())
         answer = http.client.HTTPResponse(secure)
         answer.begin()
@@ -44,11 +46,31 @@ def test_a_known_certificate_brings_it_for_its_own_name_alone(target: Target, tm
     assert settings.acme and (line := gateway.hsts(settings))
     image = seen.output("docker", "inspect", "-f", "{{.Config.Image}}", seen.container(target.clone, "gateway"))
     (port,) = free_ports(1)
-    told = {"NAME": NAME, "CERTIFICATES": "internal", "HSTS": line, "MLFLOW_PORT": str(port), "CONSOLE": "", "S3": "",
-            "ACME": "https://ca.example.test", "ACME_ROOT": ""}
+    told = {
+        "NAME": NAME,
+        "CERTIFICATES": "internal",
+        "HSTS": line,
+        "MLFLOW_PORT": str(port),
+        "CONSOLE": "",
+        "S3": "",
+        "ACME": "https://ca.example.test",
+        "ACME_ROOT": "",
+    }
     words = [word for key, value in told.items() for word in ("-e", f"GATEWAY_{key}={value}")]
-    made = seen.output("docker", "run", "--detach", "--rm", "--tmpfs", "/data:uid=10003", "--tmpfs",
-                       "/run/gateway:uid=10003", "-p", f"127.0.0.1:{port}:8000", *words, image)
+    made = seen.output(
+        "docker",
+        "run",
+        "--detach",
+        "--rm",
+        "--tmpfs",
+        "/data:uid=10003",
+        "--tmpfs",
+        "/run/gateway:uid=10003",
+        "-p",
+        f"127.0.0.1:{port}:8000",
+        *words,
+        image,
+    )
     try:
         seen.answering(lambda: headers(port, NAME), (OSError, http.client.HTTPException))  # type: ignore[arg-type]
         assert headers(port, NAME)[HEADER] == "max-age=15552000"

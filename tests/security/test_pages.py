@@ -17,8 +17,15 @@ from tests.security.conftest import Target
 
 pytestmark = pytest.mark.docker
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage")
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+)
 SLOW = 60_000  # ms
 
 
@@ -34,14 +41,29 @@ def page(attack: Target) -> Iterator[Page]:
         pytest.skip("NOT TESTED: no Chromium on this machine")
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS), headless=True)
-        context = chromium.new_context(viewport={"width": 1400, "height": 900}, ignore_https_errors=True,
-                                       http_credentials={"username": attack.user, "password": attack.password})
+        context = chromium.new_context(
+            viewport={"width": 1400, "height": 900},
+            ignore_https_errors=True,
+            http_credentials={"username": attack.user, "password": attack.password},
+        )
         context.set_default_timeout(SLOW)
         refused: list[str] = []
-        context.on("response", lambda answer: refused.append(f"{answer.status} {answer.request.method} {answer.url}")
-                   if answer.status in (403, 421, 429) or answer.status >= 500 else None)
-        context.on("console", lambda message: refused.append(message.text)
-                   if message.type == "error" and re.search(r"\b403\b|CORS|Cross-origin", message.text) else None)
+        context.on(
+            "response",
+            lambda answer: (
+                refused.append(f"{answer.status} {answer.request.method} {answer.url}")
+                if answer.status in (403, 421, 429) or answer.status >= 500
+                else None
+            ),
+        )
+        context.on(
+            "console",
+            lambda message: (
+                refused.append(message.text)
+                if message.type == "error" and re.search(r"\b403\b|CORS|Cross-origin", message.text)
+                else None
+            ),
+        )
         yield context.new_page()
         context.close()
         chromium.close()
@@ -71,8 +93,9 @@ def test_mlflow_writes_and_shows_through_the_gateway(attack: Target, page: Page)
     answer = door.json("/api/2.0/mlflow/runs/create", {"experiment_id": experiment, "run_name": "before"}, attack.login)
     info = json.loads(answer.body)["run"]["info"]
     path = info["artifact_uri"].removeprefix("mlflow-artifacts:").lstrip("/")
-    put = door.ask(f"/api/2.0/mlflow-artifacts/artifacts/{path}/hello.txt", "PUT", attack.login,
-                   b"seen through the gateway")
+    put = door.ask(
+        f"/api/2.0/mlflow-artifacts/artifacts/{path}/hello.txt", "PUT", attack.login, b"seen through the gateway"
+    )
     assert put.status == 200, put.text
     page.goto(f"https://{door.host}/#/experiments/{experiment}/runs/{info['run_id']}")
     page.get_by_test_id("overflow-menu-trigger").first.click()

@@ -47,8 +47,17 @@ def test_a_logins_password_does_not_reach_the_notebook(attack: Target) -> None:
     assert attack.door("jupyter").ask("/api/contents", headers={"Authorization": f"token {attack.token}"}).status == 200
 
 
-@pytest.mark.parametrize("origin", ["http://localhost:5173", "http://127.0.0.1:3000", "https://localhost:8000",
-                                    "https://{jupyter}", "null", "http://{mlflow}"])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://localhost:5173",
+        "http://127.0.0.1:3000",
+        "https://localhost:8000",
+        "https://{jupyter}",
+        "null",
+        "http://{mlflow}",
+    ],
+)
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
 def test_only_mlflows_own_pages_use_it(attack: Target, method: str, origin: str) -> None:
     door = attack.door("mlflow")
@@ -79,10 +88,17 @@ def openssl(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["openssl", *words], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize(("name", "good"), [
-    ("IP:{address}", True), ("DNS:localhost", True), ("IP:127.0.0.1", True), ("DNS:evil.example", False),
-    ("IP:192.0.2.1", False), ("DNS:localhost,DNS:evil.example", False),
-])
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [
+        ("IP:{address}", True),
+        ("DNS:localhost", True),
+        ("IP:127.0.0.1", True),
+        ("DNS:evil.example", False),
+        ("IP:192.0.2.1", False),
+        ("DNS:localhost,DNS:evil.example", False),
+    ],
+)
 def test_the_gateways_ca_signs_for_its_own_names_only(attack: Target, tmp_path: Path, name: str, good: bool) -> None:
     """Whoever takes the CA's key can be this machine to its clients, not their bank."""
     container = seen.container(attack.clone, "gateway")
@@ -90,12 +106,39 @@ def test_the_gateways_ca_signs_for_its_own_names_only(attack: Target, tmp_path: 
         seen.output("docker", "cp", f"{container}:/data/authority/{file}", str(tmp_path / file))
     assert (tmp_path / "root.crt").read_text() == (attack.clone.project_folder / "gateway-root.crt").read_text()
     san = f"subjectAltName={name.format(address=attack.outside.machine)}"
-    done = openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", "leaf.key", "-out", "leaf.csr",
-                   "-subj", "/O=leaf", folder=tmp_path)
+    done = openssl(
+        "req",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        "leaf.key",
+        "-out",
+        "leaf.csr",
+        "-subj",
+        "/O=leaf",
+        folder=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     (tmp_path / "extensions").write_text(san + "\n")
-    done = openssl("x509", "-req", "-in", "leaf.csr", "-CA", "root.crt", "-CAkey", "root.key", "-CAcreateserial",
-                   "-days", "1", "-extfile", "extensions", "-out", "leaf.crt", folder=tmp_path)
+    done = openssl(
+        "x509",
+        "-req",
+        "-in",
+        "leaf.csr",
+        "-CA",
+        "root.crt",
+        "-CAkey",
+        "root.key",
+        "-CAcreateserial",
+        "-days",
+        "1",
+        "-extfile",
+        "extensions",
+        "-out",
+        "leaf.crt",
+        folder=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     done = openssl("verify", "-purpose", "sslserver", "-CAfile", "root.crt", "leaf.crt", folder=tmp_path)
     assert (done.returncode == 0) is good, done.stdout + done.stderr
@@ -105,9 +148,31 @@ def test_the_gateways_ca_signs_for_its_own_names_only(attack: Target, tmp_path: 
 def test_clients_take_the_certificates(attack: Target) -> None:
     """Python is the other tests' client; curl asks too, and OpenSSL with all its strictness."""
     door = attack.door("mlflow")
-    done = subprocess.run(["curl", "-sS", "--cacert", door.roots, "-o", "/dev/null", "-w", "%{http_code}", "--max-time",
-                           "20", f"https://{door.host}/"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [
+            "curl",
+            "-sS",
+            "--cacert",
+            door.roots,
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            "--max-time",
+            "20",
+            f"https://{door.host}/",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stdout == "401", done.stderr
-    done = subprocess.run(["openssl", "s_client", "-connect", door.host, "-CAfile", door.roots, "-x509_strict",
-                           "-verify_return_error"], input="", capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        ["openssl", "s_client", "-connect", door.host, "-CAfile", door.roots, "-x509_strict", "-verify_return_error"],
+        input="",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert "Verify return code: 0 (ok)" in done.stdout, done.stdout + done.stderr

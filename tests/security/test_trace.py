@@ -23,7 +23,8 @@ API = "/api/2.0/mlflow"
 LINE = re.compile(
     r"(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) (?P<service>\S+) (?P<address>[0-9a-f.:]+) (?P<status>\d+) "
     r"login=(?P<login>right|wrong|none|-) user=(?P<user>\S+) in=\d+ out=\d+ [\d.]+s (?P<method>\S+) (?P<host>\S+) "
-    r"(?P<path>\S+)( \(\d+ more of this address left out\))?")
+    r"(?P<path>\S+)( \(\d+ more of this address left out\))?"
+)
 TOKEN = "/run/secrets/tracking-token"  # of MLflow, in the notebook
 
 
@@ -48,19 +49,28 @@ def test_200_wrong_passwords_are_200_lines_that_fail2ban_finds(attack: Target, t
     lines = [line for line in log(attack) if f"user={name}" in line]
     assert len(lines) == 200
     found = [LINE.fullmatch(line) for line in lines]
-    assert all(m and m["address"] == attack.outside.address and m["login"] == "wrong" and m["path"] == "/version"
-               for m in found), lines[:3]
+    assert all(
+        m and m["address"] == attack.outside.address and m["login"] == "wrong" and m["path"] == "/version"
+        for m in found
+    ), lines[:3]
     parser = configparser.ConfigParser()
     parser.read_string(fail2ban())
-    patterns = [re.compile(p.replace("<HOST>", r"(?P<host>[0-9a-f.:]+)").replace(r"^\s*", r"^\S+ "))
-                for p in parser["Definition"]["failregex"].split("\n")]
+    patterns = [
+        re.compile(p.replace("<HOST>", r"(?P<host>[0-9a-f.:]+)").replace(r"^\s*", r"^\S+ "))
+        for p in parser["Definition"]["failregex"].split("\n")
+    ]
     assert all(any((m := p.match(line)) and m["host"] == attack.outside.address for p in patterns) for line in lines)
     assert not [x for x in log(attack) if "login=right" in x and any(p.match(x) for p in patterns)]
     if program := shutil.which("fail2ban-regex"):
         (tmp_path / "log").write_text("\n".join(lines) + "\n")
         (tmp_path / "trackbed.conf").write_text(fail2ban())
-        done = subprocess.run([program, str(tmp_path / "log"), str(tmp_path / "trackbed.conf")], capture_output=True,
-                              text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [program, str(tmp_path / "log"), str(tmp_path / "trackbed.conf")],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
         assert "200 matched" in done.stdout, done.stdout
 
 
@@ -70,14 +80,15 @@ def test_every_answer_has_its_line(attack: Target) -> None:
     made = mlflow.json(f"{API}/experiments/create", {"name": mark}, attack.login)
     assert made.status == 200
     for door, path, method, headers, expected in (
-            (mlflow, "", "GET", {}, "401 login=none user=-"),
-            (mlflow, "", "GET", attack.login, "404 login=right user=ann"),
-            (mlflow, "", "TRACE", attack.login, "405 login=right user=ann"),
-            (mlflow, "", "POST", {**attack.login, "Origin": "http://localhost:5173"}, "403 login=right user=ann"),
-            (mlflow, "", "GET", {"Host": "evil.example", **attack.login}, "421 login=- user=-"),
-            (jupyter, "/api/contents/", "GET", {}, "403 login=- user=-"),
-            (attack.door("s3"), "/mlflow-artifacts/", "GET", {}, "403 login=- user=-"),
-            (attack.door("console"), "", "GET", {}, "401 login=none user=-")):
+        (mlflow, "", "GET", {}, "401 login=none user=-"),
+        (mlflow, "", "GET", attack.login, "404 login=right user=ann"),
+        (mlflow, "", "TRACE", attack.login, "405 login=right user=ann"),
+        (mlflow, "", "POST", {**attack.login, "Origin": "http://localhost:5173"}, "403 login=right user=ann"),
+        (mlflow, "", "GET", {"Host": "evil.example", **attack.login}, "421 login=- user=-"),
+        (jupyter, "/api/contents/", "GET", {}, "403 login=- user=-"),
+        (attack.door("s3"), "/mlflow-artifacts/", "GET", {}, "403 login=- user=-"),
+        (attack.door("console"), "", "GET", {}, "401 login=none user=-"),
+    ):
         path = f"{path or '/'}{mark}-{secrets.token_hex(3)}"
         door.ask(path, method, headers)
         line = [line for line in log(attack) if path in line]
@@ -92,8 +103,13 @@ def test_no_secret_is_in_the_log_and_nobody_forges_a_line(attack: Target) -> Non
     forged = f"x\n2026-11-25T21:10:00.123Z mlflow 192.0.2.99 401 login=wrong user={mark}"
     jupyter.ask(f"/lab?token={attack.token}")
     jupyter.ask(f"/lab%3Ftoken={secret}")
-    for headers in ({"Authorization": basic(forged, secret)}, {"Authorization": f"token {secret}"},
-                    {"Cookie": f"a={secret}"}, {"Referer": f"https://x/?token={secret}"}, {"X-Y": secret}):
+    for headers in (
+        {"Authorization": basic(forged, secret)},
+        {"Authorization": f"token {secret}"},
+        {"Cookie": f"a={secret}"},
+        {"Referer": f"https://x/?token={secret}"},
+        {"X-Y": secret},
+    ):
         mlflow.ask(f"/{mark}%0a%0d%1b[31m?q={secret}", headers=headers)
         jupyter.ask(f"/{mark}?X-Amz-Signature={secret}", headers=headers)
     mlflow.ask(f"/{mark}", headers={"Host": f"ann:{secret}@evil.example"})
@@ -101,8 +117,11 @@ def test_no_secret_is_in_the_log_and_nobody_forges_a_line(attack: Target) -> Non
     assert all(LINE.fullmatch(line) for line in lines), [line for line in lines if not LINE.fullmatch(line)][:3]
     text = "\n".join(lines)
     assert mark in text
-    assert not [word for word in (secret, attack.password, attack.token, "192.0.2.99 401") if word in
-                re.sub(r"user=\S+", "", text)]
+    assert not [
+        word
+        for word in (secret, attack.password, attack.token, "192.0.2.99 401")
+        if word in re.sub(r"user=\S+", "", text)
+    ]
     assert not [line for line in lines if line.split()[2] == "192.0.2.99"]
 
 
@@ -123,24 +142,42 @@ def created(target: Target, path: str = f"{API}/runs/create", **headers: str) ->
     made = target.door("mlflow").json(path, body, {**target.login, **headers})
     assert made.status == 200, made.text
     run = json.loads(made.body)["run"]
-    return {"id": run["info"]["run_id"], "user": run["info"]["user_id"],
-            **{tag["key"]: tag["value"] for tag in run["data"]["tags"]}}
+    return {
+        "id": run["info"]["run_id"],
+        "user": run["info"]["user_id"],
+        **{tag["key"]: tag["value"] for tag in run["data"]["tags"]},
+    }
 
 
-@pytest.mark.parametrize("headers", [
-    {}, {"X-Trackbed-Login": "bob 00"}, {"X_Trackbed_Login": "bob 00"}, {"X-Forwarded-User": "bob"},
-    {"Remote-User": "bob"}, {"Connection": "close, X-Trackbed-Login"},
-], ids=lambda headers: next(iter(headers), "none"))
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"X-Trackbed-Login": "bob 00"},
+        {"X_Trackbed_Login": "bob 00"},
+        {"X-Forwarded-User": "bob"},
+        {"Remote-User": "bob"},
+        {"Connection": "close, X-Trackbed-Login"},
+    ],
+    ids=lambda headers: next(iter(headers), "none"),
+)
 @pytest.mark.parametrize("api", ["/api", "/ajax-api"])
 def test_a_run_of_anns_login_does_not_say_bob(attack: Target, api: str, headers: dict[str, str]) -> None:
     run = created(attack, f"{api}/2.0/mlflow/runs/create", **headers)
     assert (run["user"], run["mlflow.user"], run["trackbed.client_user"]) == ("ann", "ann", "bob")
     door = attack.door("mlflow")
-    for name, body in (("set-tag", {"key": "mlflow.user", "value": "bob"}), ("delete-tag", {"key": "mlflow.user"}),
-                       ("log-batch", {"tags": [{"key": "mlflow.user", "value": "bob"}]})):
+    for name, body in (
+        ("set-tag", {"key": "mlflow.user", "value": "bob"}),
+        ("delete-tag", {"key": "mlflow.user"}),
+        ("log-batch", {"tags": [{"key": "mlflow.user", "value": "bob"}]}),
+    ):
         assert door.json(f"{api}/2.0/mlflow/runs/{name}", {"run_id": run["id"], **body}, attack.login).status == 403
-    assert door.json(f"{api}/2.0/mlflow/runs/set-tag", {"run_id": run["id"], "key": "a", "value": "b"},
-                     attack.login).status == 200
+    assert (
+        door.json(
+            f"{api}/2.0/mlflow/runs/set-tag", {"run_id": run["id"], "key": "a", "value": "b"}, attack.login
+        ).status
+        == 200
+    )
     got = json.loads(door.ask(f"{API}/runs/get?run_id={run['id']}", headers=attack.login).body)["run"]
     assert got["info"]["user_id"] == "ann" and {"key": "mlflow.user", "value": "ann"} in got["data"]["tags"]
 
@@ -149,11 +186,15 @@ def test_models_are_the_logins_too(attack: Target) -> None:
     door, name = attack.door("mlflow"), f"m-{secrets.token_hex(4)}"
     run = created(attack)["id"]
     assert door.json(f"{API}/registered-models/create", {"name": name}, attack.login).status == 200
-    made = door.json(f"{API}/model-versions/create", {"name": name, "run_id": run,
-                                                      "source": f"mlflow-artifacts:/0/{run}/artifacts/m"}, attack.login)
+    made = door.json(
+        f"{API}/model-versions/create",
+        {"name": name, "run_id": run, "source": f"mlflow-artifacts:/0/{run}/artifacts/m"},
+        attack.login,
+    )
     assert made.status == 200 and json.loads(made.body)["model_version"]["user_id"] == "ann", made.text
-    made = door.json(f"{API}/logged-models", {"experiment_id": "0", "tags": [{"key": "mlflow.user", "value": "bob"}]},
-                     attack.login)
+    made = door.json(
+        f"{API}/logged-models", {"experiment_id": "0", "tags": [{"key": "mlflow.user", "value": "bob"}]}, attack.login
+    )
     assert made.status == 200 and '"bob"' in made.text
     tags = {tag["key"]: tag["value"] for tag in json.loads(made.body)["model"]["info"]["tags"]}
     assert tags == {"mlflow.user": "ann", "trackbed.client_user": "bob"}
@@ -175,7 +216,7 @@ def ask(path, body, **headers):
         return str(error.code)
 new = {{"experiment_id": "0", "user_id": "jovyan", "tags": []}}
 print(json.loads(ask("runs/create", new))["run"]["info"]["user_id"])
-for value in ("ann", "ann 00", "ann {'0' * 64}"):
+for value in ("ann", "ann 00", "ann {"0" * 64}"):
     print(ask("runs/create", new, **{{"X-Trackbed-Login": value}}))
 print(ask("runs/set-tag", {{"run_id": "{run}", "key": "mlflow.user", "value": "jovyan"}}))
 """
@@ -188,13 +229,28 @@ def test_a_trace_that_is_begun_again_stays_its_makers(attack: Target) -> None:
     trace = f"tr-{secrets.token_hex(16)}"
 
     def begun(user: str, **assessment: object) -> dict[str, object]:
-        verdict = {"assessment_name": "good", "trace_id": trace, "feedback": {"value": 1},
-                   "source": {"source_type": "HUMAN", "source_id": user}, "create_time": "2026-01-01T00:00:00Z",
-                   "last_update_time": "2026-01-01T00:00:00Z", **assessment}
-        return {"trace": {"trace_info": {
-            "trace_id": trace, "request_time": "2026-01-01T00:00:00Z", "state": "OK", "tags": {"mlflow.user": user},
-            "trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "0"}},
-            "trace_metadata": {"mlflow.user": user}, "assessments": [verdict]}}}
+        verdict = {
+            "assessment_name": "good",
+            "trace_id": trace,
+            "feedback": {"value": 1},
+            "source": {"source_type": "HUMAN", "source_id": user},
+            "create_time": "2026-01-01T00:00:00Z",
+            "last_update_time": "2026-01-01T00:00:00Z",
+            **assessment,
+        }
+        return {
+            "trace": {
+                "trace_info": {
+                    "trace_id": trace,
+                    "request_time": "2026-01-01T00:00:00Z",
+                    "state": "OK",
+                    "tags": {"mlflow.user": user},
+                    "trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "0"}},
+                    "trace_metadata": {"mlflow.user": user},
+                    "assessments": [verdict],
+                }
+            }
+        }
 
     made = attack.door("mlflow").json("/api/3.0/mlflow/traces", begun("ann"), attack.login)
     assert made.status == 200, made.text
@@ -210,24 +266,39 @@ print(urllib.request.urlopen(request, timeout=20).read().decode())
     done = seen.run("docker", "exec", seen.container(attack.clone, "jupyter"), "python", "-c", code)
     info = json.loads(done.stdout)["trace"]["trace_info"]
     assert info["trace_metadata"]["mlflow.user"] == info["tags"]["mlflow.user"] == "ann", done.stdout + done.stderr
-    assert [each["source"] for each in info["assessments"] if each["assessment_id"] == verdict] == \
-        [{"source_type": "HUMAN", "source_id": "ann"}]
+    assert [each["source"] for each in info["assessments"] if each["assessment_id"] == verdict] == [
+        {"source_type": "HUMAN", "source_id": "ann"}
+    ]
 
 
 def test_a_verdict_is_changed_by_its_login_alone_and_a_trace_of_opentelemetry_is_the_logins(attack: Target) -> None:
     number, door = secrets.token_hex(16), attack.door("mlflow")
-    span = {"traceId": number, "spanId": "0102030405060708", "name": "a", "startTimeUnixNano": "1",
-            "endTimeUnixNano": "2"}
-    sent = door.json("/v1/traces", {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]},
-                     {**attack.login, "x-mlflow-experiment-id": "0"})
+    span = {
+        "traceId": number,
+        "spanId": "0102030405060708",
+        "name": "a",
+        "startTimeUnixNano": "1",
+        "endTimeUnixNano": "2",
+    }
+    sent = door.json(
+        "/v1/traces",
+        {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]},
+        {**attack.login, "x-mlflow-experiment-id": "0"},
+    )
     assert sent.status == 200, sent.text
     path = f"/api/3.0/mlflow/traces/tr-{number}"
     info = json.loads(door.ask(path, headers=attack.login).body)["trace"]["trace_info"]
     assert info["trace_metadata"]["mlflow.user"] == "ann"
-    made = {"assessment": {
-        "assessment_name": "good", "trace_id": f"tr-{number}", "feedback": {"value": True},
-        "source": {"source_type": "HUMAN", "source_id": "bob"}, "create_time": "2026-01-01T00:00:00Z",
-        "last_update_time": "2026-01-01T00:00:00Z"}}
+    made = {
+        "assessment": {
+            "assessment_name": "good",
+            "trace_id": f"tr-{number}",
+            "feedback": {"value": True},
+            "source": {"source_type": "HUMAN", "source_id": "bob"},
+            "create_time": "2026-01-01T00:00:00Z",
+            "last_update_time": "2026-01-01T00:00:00Z",
+        }
+    }
     code = f"""
 import json
 from mlflow.utils.credentials import get_default_host_creds
@@ -238,6 +309,7 @@ print(http_request(creds, "{path}/assessments", "POST", json=json.loads({json.du
     done = seen.run("docker", "exec", seen.container(attack.clone, "jupyter"), "python", "-W", "ignore", "-c", code)
     bobs = json.loads(done.stdout)["assessment"]["assessment_id"]
     body = json.dumps({"assessment": {"feedback": {"value": False}}, "update_mask": "feedback"}).encode()
-    changed = door.ask(f"{path}/assessments/{bobs}", "PATCH", {**attack.login, "Content-Type": "application/json"},
-                       body)
+    changed = door.ask(
+        f"{path}/assessments/{bobs}", "PATCH", {**attack.login, "Content-Type": "application/json"}, body
+    )
     assert changed.status == 403 and "you are ann" in changed.text, changed.text

@@ -24,7 +24,9 @@ BIG = 2 << 30
 
 def test_a_run_is_logged_and_read_back(attack: Target) -> None:
     door = attack.door("mlflow")
-    made = door.json("/api/2.0/mlflow/runs/create", {"experiment_id": "0"}, {**attack.login, "Origin": f"https://{door.host}"})
+    made = door.json(
+        "/api/2.0/mlflow/runs/create", {"experiment_id": "0"}, {**attack.login, "Origin": f"https://{door.host}"}
+    )
     assert made.status == 200, made.text
     run = json.loads(made.body)["run"]["info"]["run_id"]
     assert door.ask(f"/api/2.0/mlflow/runs/get?run_id={run}", headers=attack.login).status == 200
@@ -48,9 +50,16 @@ def test_jupyter_opens_with_its_token_and_runs_code(attack: Target) -> None:
     assert door.ask("/api/kernels", headers={"Authorization": f"token {attack.token}"}).status == 200
     made = door.ask("/api/kernels", "POST", {"Authorization": f"token {attack.token}"}, b"{}")
     kernel = json.loads(made.body)["id"]
-    upgrade = door.ask(f"/api/kernels/{kernel}/channels", headers={
-        "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Authorization": f"token {attack.token}"})
+    upgrade = door.ask(
+        f"/api/kernels/{kernel}/channels",
+        headers={
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+            "Authorization": f"token {attack.token}",
+        },
+    )
     assert upgrade.status == 101
 
 
@@ -66,8 +75,11 @@ def test_users_come_and_go_while_an_upload_runs(attack: Target) -> None:
     size = 4 << 20
     path = "/api/2.0/mlflow-artifacts/artifacts/users-test/slow.bin"
     with door.connect(60) as link:
-        link.sendall(f"PUT {path} HTTP/1.1\r\nHost: {door.host}\r\nAuthorization: {basic('bob', bob)}\r\n"
-                     f"Content-Length: {size}\r\nConnection: close\r\n\r\n".encode() + b"x" * (size // 2))
+        link.sendall(
+            f"PUT {path} HTTP/1.1\r\nHost: {door.host}\r\nAuthorization: {basic('bob', bob)}\r\n"
+            f"Content-Length: {size}\r\nConnection: close\r\n\r\n".encode()
+            + b"x" * (size // 2)
+        )
         second = clone.value("users", "passwd", "bob")
         _until(attack, "bob", bob, 401)
         _until(attack, "bob", second, 200)
@@ -109,8 +121,9 @@ def rotated(target: Target) -> tuple[Target, dict[str, str], str]:
     with target.outside.entered():
         door = target.door("mlflow")
         made = door.json("/api/2.0/mlflow/runs/create", {"experiment_id": "0"}, target.login)
-        assert door.ask("/api/2.0/mlflow-artifacts/artifacts/rotated/x.txt", "PUT", target.login,
-                        b"before").status == 200
+        assert (
+            door.ask("/api/2.0/mlflow-artifacts/artifacts/rotated/x.txt", "PUT", target.login, b"before").status == 200
+        )
     done = target.clone.invoke("credentials", "rotate", timeout=600)
     assert done.returncode == 0, done.stderr
     assert not [v for v in old.values() if v in done.stdout + done.stderr]
@@ -144,14 +157,18 @@ def test_two_gigabytes_up_and_down_in_constant_memory(attack: Target) -> None:
     door, path = attack.door("mlflow"), "/api/2.0/mlflow-artifacts/artifacts/big-test/big.bin"
     block = bytes(range(256)) * 4096
     with door.connect(600) as link:
-        link.sendall(f"PUT {path} HTTP/1.1\r\nHost: {door.host}\r\nAuthorization: {attack.login['Authorization']}\r\n"
-                     f"Content-Length: {BIG}\r\nConnection: close\r\n\r\n".encode())
+        link.sendall(
+            f"PUT {path} HTTP/1.1\r\nHost: {door.host}\r\nAuthorization: {attack.login['Authorization']}\r\n"
+            f"Content-Length: {BIG}\r\nConnection: close\r\n\r\n".encode()
+        )
         for _ in range(BIG // len(block)):
             link.sendall(block)
         assert link.recv(100).startswith(b"HTTP/1.1 200")
     with door.connect(600) as link:
-        link.sendall(f"GET {path} HTTP/1.1\r\nHost: {door.host}\r\nAuthorization: {attack.login['Authorization']}\r\n"
-                     "Connection: close\r\n\r\n".encode())
+        link.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: {door.host}\r\nAuthorization: {attack.login['Authorization']}\r\n"
+            "Connection: close\r\n\r\n".encode()
+        )
         size = 0
         while chunk := link.recv(1 << 20):
             size += len(chunk)
@@ -173,10 +190,19 @@ def test_invoke_env_makes_clients_elsewhere_work(attack: Target, tmp_path: Path)
     lines = attack.clone.value("env", "ann")
     assert attack.password not in lines
     door = attack.door("mlflow")
-    script = lines + "\ncurl -sS --cacert \"$MLFLOW_TRACKING_SERVER_CERT_PATH\" -o /dev/null -w '%{http_code}' " \
-                     "-u \"$MLFLOW_TRACKING_USERNAME:$MLFLOW_TRACKING_PASSWORD\" $MLFLOW_TRACKING_URI/version\n"
-    done = subprocess.run(["bash", "-c", script], input=attack.password + "\n", capture_output=True, text=True,
-                          cwd=tmp_path, check=False, env={"PATH": "/usr/bin:/bin"})
+    script = (
+        lines + "\ncurl -sS --cacert \"$MLFLOW_TRACKING_SERVER_CERT_PATH\" -o /dev/null -w '%{http_code}' "
+        '-u "$MLFLOW_TRACKING_USERNAME:$MLFLOW_TRACKING_PASSWORD" $MLFLOW_TRACKING_URI/version\n'
+    )
+    done = subprocess.run(
+        ["bash", "-c", script],
+        input=attack.password + "\n",
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+        env={"PATH": "/usr/bin:/bin"},
+    )
     assert done.stdout.strip().endswith("200"), done.stdout + done.stderr
     assert f"https://{door.host}" in lines
 
@@ -188,18 +214,26 @@ def test_mlflow_can_be_sent_nowhere(attack: Target) -> None:
     """SSRF: an experiment whose artifacts lie at an address of the attacker's choice, and plain connections."""
     door = attack.door("mlflow")
     for number, place in enumerate(("http://169.254.169.254/latest/meta-data", "http://192.0.2.2:1/", "file:///etc")):
-        made = door.json("/api/2.0/mlflow/experiments/create",
-                         {"name": f"ssrf-{number}-{time.time()}", "artifact_location": place}, attack.login)
+        made = door.json(
+            "/api/2.0/mlflow/experiments/create",
+            {"name": f"ssrf-{number}-{time.time()}", "artifact_location": place},
+            attack.login,
+        )
         if made.status != 200:
             continue
-        run = door.json("/api/2.0/mlflow/runs/create", {"experiment_id": json.loads(made.body)["experiment_id"]},
-                        attack.login)
+        run = door.json(
+            "/api/2.0/mlflow/runs/create", {"experiment_id": json.loads(made.body)["experiment_id"]}, attack.login
+        )
         name = json.loads(run.body)["run"]["info"]["run_id"]
         found = door.ask(f"/api/2.0/mlflow/artifacts/list?run_id={name}", headers=attack.login, timeout=60)
         assert found.status != 200 or b'"path"' not in found.body, found.text
         assert b"passwd" not in found.body and b"ami-id" not in found.body
-    for target in (("169.254.169.254", 80), (attack.outside.machine, 22), (attack.outside.address, 80),
-                   ("1.1.1.1", 443)):
+    for target in (
+        ("169.254.169.254", 80),
+        (attack.outside.machine, 22),
+        (attack.outside.address, 80),
+        ("1.1.1.1", 443),
+    ):
         assert _from(attack, "mlflow", target) != "open", target
 
 
@@ -208,10 +242,17 @@ def _from(attack: Target, part: str, target: tuple[str, int]) -> str:
     return seen.run("docker", "exec", seen.container(attack.clone, part), "python", "-c", code).stdout.strip()
 
 
-@pytest.mark.parametrize(("name", "port", "expected"), [
-    ("mlflow", 8000, "open"), ("postgres", 5432, ""), ("store", 9000, ""), ("store", 9001, ""),
-    ("169.254.169.254", 80, ""), ("gateway", 2019, ""),
-])
+@pytest.mark.parametrize(
+    ("name", "port", "expected"),
+    [
+        ("mlflow", 8000, "open"),
+        ("postgres", 5432, ""),
+        ("store", 9000, ""),
+        ("store", 9001, ""),
+        ("169.254.169.254", 80, ""),
+        ("gateway", 2019, ""),
+    ],
+)
 def test_what_a_notebook_reaches(attack: Target, name: str, port: int, expected: str) -> None:
     assert _from(attack, "jupyter", (name, port)) == expected
 

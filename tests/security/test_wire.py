@@ -19,47 +19,76 @@ pytestmark = pytest.mark.docker
 PUBLISHED = ("mlflow", "jupyter", "console", "s3")
 
 
-@pytest.mark.parametrize(("line", "expected"), [
-    ("GET http://evil.example/ HTTP/1.1", (421,)), ("GET http://169.254.169.254/latest/ HTTP/1.1", (421,)),
-    ("GET https://localhost:9999/ HTTP/1.1", (401,)), ("CONNECT evil.example:443 HTTP/1.1", (401, 405, 421)),
-    ("OPTIONS * HTTP/1.1", (200,)), ("GET  / HTTP/1.1", (0, 400)), ("GET / HTTP/9.9", (400, 505)), ("GET /", (0, 400)),
-    ("G\x00T / HTTP/1.1", (0, 400)), ("PRI * HTTP/2.0", (0, 400, 401, 405, 505)), ("\x16\x03\x01", (0, 400)),
-    ("GET /\x00 HTTP/1.1", (400,)), ("GET /%00 HTTP/1.1", (401,)), ("TRACE / HTTP/1.1", (401, 405)),
-])
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("GET http://evil.example/ HTTP/1.1", (421,)),
+        ("GET http://169.254.169.254/latest/ HTTP/1.1", (421,)),
+        ("GET https://localhost:9999/ HTTP/1.1", (401,)),
+        ("CONNECT evil.example:443 HTTP/1.1", (401, 405, 421)),
+        ("OPTIONS * HTTP/1.1", (200,)),
+        ("GET  / HTTP/1.1", (0, 400)),
+        ("GET / HTTP/9.9", (400, 505)),
+        ("GET /", (0, 400)),
+        ("G\x00T / HTTP/1.1", (0, 400)),
+        ("PRI * HTTP/2.0", (0, 400, 401, 405, 505)),
+        ("\x16\x03\x01", (0, 400)),
+        ("GET /\x00 HTTP/1.1", (400,)),
+        ("GET /%00 HTTP/1.1", (401,)),
+        ("TRACE / HTTP/1.1", (401, 405)),
+    ],
+)
 def test_odd_request_lines(attack: Target, line: str, expected: tuple[int, ...]) -> None:
     door = attack.door("mlflow")
     data = f"{line}\r\nHost: {door.host}\r\nConnection: close\r\n\r\n".encode("latin-1")
     assert door.raw(data, 8).status in expected
 
 
-@pytest.mark.parametrize(("headers", "expected"), [
-    ("Host: {host}\r\nHost: evil.example\r\n", (400,)), ("", (400,)),
-    ("Host: {host}\r\nX: " + "a" * 40000 + "\r\n", (431,)),
-    ("Host: {host}\r\n" + "".join(f"X-{n}: {n}\r\n" for n in range(3000)), (431,)),
-    ("Host: {host}\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n", (400, 401)),
-    ("Host: {host}\r\nContent-Length: 5\r\nContent-Length: 6\r\n", (400,)),
-    ("Host: {host}\r\nContent-Length: -1\r\n", (400,)),
-    ("Host: {host}\r\nTransfer-Encoding: xchunked\r\n", (400, 501)), ("Host: {host}\r\nX : y\r\n", (400,)),
-    ("Host: {host}\r\n X: folded\r\n", (400, 401)), ("Host: {host}\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n", (401,)),
-    ("Host: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", (401,)),
-])
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ("Host: {host}\r\nHost: evil.example\r\n", (400,)),
+        ("", (400,)),
+        ("Host: {host}\r\nX: " + "a" * 40000 + "\r\n", (431,)),
+        ("Host: {host}\r\n" + "".join(f"X-{n}: {n}\r\n" for n in range(3000)), (431,)),
+        ("Host: {host}\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n", (400, 401)),
+        ("Host: {host}\r\nContent-Length: 5\r\nContent-Length: 6\r\n", (400,)),
+        ("Host: {host}\r\nContent-Length: -1\r\n", (400,)),
+        ("Host: {host}\r\nTransfer-Encoding: xchunked\r\n", (400, 501)),
+        ("Host: {host}\r\nX : y\r\n", (400,)),
+        ("Host: {host}\r\n X: folded\r\n", (400, 401)),
+        ("Host: {host}\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n", (401,)),
+        (
+            "Host: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+            (401,),
+        ),
+    ],
+)
 def test_odd_headers(attack: Target, headers: str, expected: tuple[int, ...]) -> None:
     door = attack.door("mlflow")
     assert door.raw(f"POST / HTTP/1.1\r\n{headers.format(host=door.host)}\r\n".encode(), 8).status in expected
 
 
 WRONG = int(os.environ.get("TRACKBED_WRONG_PASSWORDS", "300"))
-PATHS = ("/../../../../etc/passwd", "/..%2f..%2f..%2fetc%2fpasswd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd",
-         "/static-files/../../../../etc/passwd", "/static-files/..%2f..%2f..%2f..%2fetc%2fpasswd",
-         "/..;/..;/etc/passwd",
-         "/get-artifact?path=../../../../etc/passwd&run_uuid=x", "/%252e%252e%252fetc%252fpasswd",
-         "/..\\..\\etc\\passwd",
-         "/api/2.0/mlflow-artifacts/artifacts/../../../../etc/passwd",
-         "/api/2.0/mlflow-artifacts/artifacts/..%2f..%2f..%2f..%2fetc%2fpasswd",
-         "/api/2.0/mlflow-artifacts/artifacts/%2fetc%2fpasswd", "/api/2.0/mlflow-artifacts/artifacts?path=../../..",
-         "/api/2.0/mlflow-artifacts/artifacts/%252e%252e/%252e%252e/etc/passwd",
-         "/api/2.0/mlflow-artifacts/artifacts/a/..%5c..%5cetc%5cpasswd")
+PATHS = (
+    "/../../../../etc/passwd",
+    "/..%2f..%2f..%2fetc%2fpasswd",
+    "/%2e%2e/%2e%2e/etc/passwd",
+    "//etc/passwd",
+    "/static-files/../../../../etc/passwd",
+    "/static-files/..%2f..%2f..%2f..%2fetc%2fpasswd",
+    "/..;/..;/etc/passwd",
+    "/get-artifact?path=../../../../etc/passwd&run_uuid=x",
+    "/%252e%252e%252fetc%252fpasswd",
+    "/..\\..\\etc\\passwd",
+    "/api/2.0/mlflow-artifacts/artifacts/../../../../etc/passwd",
+    "/api/2.0/mlflow-artifacts/artifacts/..%2f..%2f..%2f..%2fetc%2fpasswd",
+    "/api/2.0/mlflow-artifacts/artifacts/%2fetc%2fpasswd",
+    "/api/2.0/mlflow-artifacts/artifacts?path=../../..",
+    "/api/2.0/mlflow-artifacts/artifacts/%252e%252e/%252e%252e/etc/passwd",
+    "/api/2.0/mlflow-artifacts/artifacts/a/..%5c..%5cetc%5cpasswd",
+)
 
 
 @pytest.mark.parametrize("login", (False, True), ids=("stranger", "user"))
@@ -72,12 +101,27 @@ def test_ways_out_of_the_tree(attack: Target, path: str, login: bool) -> None:
     assert answer.status != 200 or page, answer.text[:200]
 
 
-@pytest.mark.parametrize("path", ("/api/kernels/x/channels", "/terminals/websocket/1", "/api/events/subscribe",
-                                  "/lsp/ws/x", "/api/collaboration/room/x"))
+@pytest.mark.parametrize(
+    "path",
+    (
+        "/api/kernels/x/channels",
+        "/terminals/websocket/1",
+        "/api/events/subscribe",
+        "/lsp/ws/x",
+        "/api/collaboration/room/x",
+    ),
+)
 def test_websockets_of_jupyter_without_the_token(attack: Target, path: str) -> None:
-    answer = attack.door("jupyter").ask(path, headers={
-        "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Origin": "https://evil.example"})
+    answer = attack.door("jupyter").ask(
+        path,
+        headers={
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+            "Origin": "https://evil.example",
+        },
+    )
     assert answer.status in (403, 404)
 
 
@@ -125,18 +169,31 @@ def test_no_banner(attack: Target, part: str) -> None:
 def test_only_these_ports_are_open(attack: Target) -> None:
     """Every port of this machine's address that a part uses, inside or outside, and every container's own address."""
     numbers = {5432, 8000, 8888, 9000, 9001, 2019, 8080, 8443, 80, 443} - set(attack.clone.ports.values())
-    assert not [n for n in sorted(numbers) if attack.outside.handshake(attack.outside.machine, n, 0.4)
-                and n not in seen.listening()]
+    assert not [
+        n
+        for n in sorted(numbers)
+        if attack.outside.handshake(attack.outside.machine, n, 0.4) and n not in seen.listening()
+    ]
     assert all(attack.outside.handshake(attack.outside.machine, n) for n in attack.clone.ports.values())
     for part in ("postgres", "store", "mlflow", "jupyter", "gateway"):
-        addresses = seen.output("docker", "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}",
-                                seen.container(attack.clone, part)).split()
-        assert not [(part, a, n) for a in addresses for n in (5432, 8000, 8888, 9000, 9001, 2019)
-                    if attack.outside.handshake(a, n, 0.3)]
+        addresses = seen.output(
+            "docker",
+            "inspect",
+            "-f",
+            "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}",
+            seen.container(attack.clone, part),
+        ).split()
+        assert not [
+            (part, a, n)
+            for a in addresses
+            for n in (5432, 8000, 8888, 9000, 9001, 2019)
+            if attack.outside.handshake(a, n, 0.3)
+        ]
 
 
 def test_wrong_passwords_do_not_starve_right_ones(attack: Target) -> None:
     door, wrong = attack.door("mlflow"), {"Authorization": basic("ann", "x" * 32)}
+
     def guess(_: int) -> int:
         return door.ask("/version", headers=wrong, timeout=60).status
 

@@ -57,8 +57,14 @@ class Door:
         except (OSError, http.client.HTTPException):
             return Answer(0)
 
-    def ask(self, path: str = "/", method: str = "GET", headers: dict[str, str] | None = None, body: bytes = b"",
-            timeout: float = 20) -> Answer:
+    def ask(
+        self,
+        path: str = "/",
+        method: str = "GET",
+        headers: dict[str, str] | None = None,
+        body: bytes = b"",
+        timeout: float = 20,
+    ) -> Answer:
         """One request with exactly these headers, and Host unless there is one among them."""
         fields = {"Host": self.host, "Connection": "close", **(headers or {})}
         if body or method in ("POST", "PUT", "PATCH"):

@@ -44,15 +44,32 @@ class Inner:
         await send({"type": "http.response.body", "body": body})
 
 
-def ask(app: Any, path: str = "/", method: str = "GET", query: str = "", body: bytes | list[bytes] = b"",
-        kind: str = "http", **headers: str) -> Answer:
+def ask(
+    app: Any,
+    path: str = "/",
+    method: str = "GET",
+    query: str = "",
+    body: bytes | list[bytes] = b"",
+    kind: str = "http",
+    **headers: str,
+) -> Answer:
     """One request; header names are written with _ for -."""
     named = [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()]
-    scope = {"type": kind, "path": path, "method": method, "query_string": query.encode(), "headers": named,
-             "scheme": "http", "root_path": "", "raw_path": path.encode()}
+    scope = {
+        "type": kind,
+        "path": path,
+        "method": method,
+        "query_string": query.encode(),
+        "headers": named,
+        "scheme": "http",
+        "root_path": "",
+        "raw_path": path.encode(),
+    }
     parts = body if isinstance(body, list) else [body]
-    incoming = [{"type": "http.request", "body": part, "more_body": number + 1 < len(parts)}
-                for number, part in enumerate(parts)]
+    incoming = [
+        {"type": "http.request", "body": part, "more_body": number + 1 < len(parts)}
+        for number, part in enumerate(parts)
+    ]
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:

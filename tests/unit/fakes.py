@@ -21,8 +21,9 @@ def system(folder: Path, **given: str) -> System:
     """A System whose state and workspace lie in ``folder``: settings as flags, those without one as variables."""
     flags = {name: value for name, value in given.items() if name.upper() not in BY_NAME or BY_NAME[name.upper()].flag}
     variables = {f"TRACKBED_{name.upper()}": value for name, value in given.items() if name not in flags}
-    settings = Settings.load({"state_dir": str(folder / "state"), **flags}, {"HOME": str(folder), **variables},
-                             folder / "clone" / ".env")
+    settings = Settings.load(
+        {"state_dir": str(folder / "state"), **flags}, {"HOME": str(folder), **variables}, folder / "clone" / ".env"
+    )
     return System(settings, State.load(settings.folder))
 
 
@@ -37,8 +38,14 @@ def module_at(path: Path) -> Any:
 
 def trackbed_mlflow(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The MLflow server's entry as a program with nothing but this environment."""
-    return subprocess.run([sys.executable, str(ENTRY), *arguments], env={"PATH": os.environ["PATH"], **environment},
-                          capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(
+        [sys.executable, str(ENTRY), *arguments],
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
 
 
 class Silent:

@@ -132,10 +132,20 @@ class MemoryEngine(Engine):
     def plan(self) -> Plan:
         uri = f"postgresql+psycopg2://mlflow@/{self.system.state.live['database']}"
         ports = {MLFLOW: self.settings.mlflow_port, JUPYTER: self.settings.jupyter_port}
-        return Plan(self.name, self.settings.project, tuple(
-            PartSpec(name, stack.TITLES[name], (name,), environment={"MLFLOW_BACKEND_STORE_URI": uri},
-                     ports=(Port("http", ports[name], ports[name]),) if name in ports else ())
-            for name in (POSTGRES, MLFLOW, JUPYTER)))
+        return Plan(
+            self.name,
+            self.settings.project,
+            tuple(
+                PartSpec(
+                    name,
+                    stack.TITLES[name],
+                    (name,),
+                    environment={"MLFLOW_BACKEND_STORE_URI": uri},
+                    ports=(Port("http", ports[name], ports[name]),) if name in ports else (),
+                )
+                for name in (POSTGRES, MLFLOW, JUPYTER)
+            ),
+        )
 
     def script(self, plan: Plan) -> str:
         return "".join(f"start {part.name}\n" for part in plan.parts)
@@ -177,15 +187,19 @@ class MemoryEngine(Engine):
         self.volumes.clear()
 
     def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
-        return tuple(PartStatus(part.name, State.READY, ports=part.ports, identity=str(self.running[part.name]))
-                     if part.name in self.running else PartStatus(part.name, State.MISSING)
-                     for part in self.plan().parts)
+        return tuple(
+            PartStatus(part.name, State.READY, ports=part.ports, identity=str(self.running[part.name]))
+            if part.name in self.running
+            else PartStatus(part.name, State.MISSING)
+            for part in self.plan().parts
+        )
 
     def logs(self, part: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
         yield f"{part} is in memory"
 
-    def exec(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
-             timeout: float = 120) -> ExecResult:
+    def exec(
+        self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
+    ) -> ExecResult:
         if part not in self.running:
             raise TrackbedError(f"{part} does not run", "`invoke up`")
         return ExecResult(0, "".join(json.dumps(line) + "\n" for line in self._said(part, argv, stdin)), "")
@@ -195,23 +209,28 @@ class MemoryEngine(Engine):
             told = {"run_id": RUN, "experiment_id": "1", "artifact_path": PATH, "size": 4096, **ROW}
             return [{"check": f"check in {argv[-1]}", "ok": True, "detail": "", "seconds": 0.1}, told]
         if part == MLFLOW:
-            known: dict[str, list[Any]] = {"sealed": [{"rows": {}, "lost": {}, "opened": {}}],
-                                           "object": [[{"path": PATH, "size": 4096}]], "sizes": [{"": [1, 5, ""]}]}
+            known: dict[str, list[Any]] = {
+                "sealed": [{"rows": {}, "lost": {}, "opened": {}}],
+                "object": [[{"path": PATH, "size": 4096}]],
+                "sizes": [{"": [1, 5, ""]}],
+            }
             return known.get(argv[1], [])
         if part == POSTGRES and "-c" in argv:
             return [{"run": "FINISHED", **ROW}]
         return [{"checksums": True, "failures": 0, "size": 1}] if part == POSTGRES else []
 
-    def one_shot(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
-                 timeout: float = 600) -> ExecResult:
+    def one_shot(
+        self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 600
+    ) -> ExecResult:
         return self.exec(part, argv, stdin, timeout)
 
     def pipe(self, part: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
         def says(content: bytes) -> list[str]:
             return [sys.executable, "-c", f"import sys; sys.stdout.buffer.write({content!r})"]
 
-        return streaming.piped(argv[0], {"psql": [sys.executable, "-c", PSQL], "pg_dump": says(b"a dump")}.get(
-            argv[0]) or says(_objects()))
+        return streaming.piped(
+            argv[0], {"psql": [sys.executable, "-c", PSQL], "pg_dump": says(b"a dump")}.get(argv[0]) or says(_objects())
+        )
 
     def unlisted(self) -> tuple[str, ...]:
         return ()

@@ -80,8 +80,9 @@ class Statement:
         self.cancelled.set()
 
 
-def test_a_statement_that_waits_is_cancelled_when_its_client_has_gone(monkeypatch: pytest.MonkeyPatch,
-                                                                      hooks: dict[str, Any]) -> None:
+def test_a_statement_that_waits_is_cancelled_when_its_client_has_gone(
+    monkeypatch: pytest.MonkeyPatch, hooks: dict[str, Any]
+) -> None:
     monkeypatch.setattr(abandoned, "WATCH_SECONDS", 0.01)
     monkeypatch.setattr(abandoned, "LEFT_SECONDS", 0.1)
 
@@ -104,6 +105,7 @@ def test_a_statement_that_waits_is_cancelled_when_its_client_has_gone(monkeypatc
 
 def test_what_is_not_a_statement_is_not_cancelled(hooks: dict[str, Any]) -> None:
     """A commit, and above all the next request's statement on the same connection."""
+
     async def scene() -> None:
         statement = Statement()
         client = abandoned.Client(Connection().receive)
@@ -160,8 +162,10 @@ def test_what_waits_for_its_turn_is_dropped_when_its_client_goes(monkeypatch: py
             sent.append(message)
 
         gone, there = Connection(), Connection()
-        tasks = [asyncio.ensure_future(app({"type": "http", "path": path}, connection.receive, send))
-                 for path, connection in (("/gone", gone), ("/there", there))]
+        tasks = [
+            asyncio.ensure_future(app({"type": "http", "path": path}, connection.receive, send))
+            for path, connection in (("/gone", gone), ("/there", there))
+        ]
         await asyncio.sleep(0.1)
         gone.leaves.set()
         await asyncio.sleep(0.1)

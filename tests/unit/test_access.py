@@ -22,8 +22,14 @@ def account(name: str, uid: int, shell: str = "/bin/bash", home: object = "/home
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> list[pwd.struct_passwd]:
     """The accounts there are, beside what every machine has; ann runs the tasks."""
-    listed = [account("root", 0), account("daemon", 1, "/usr/sbin/nologin"), account("postgres", 110),
-              account("nobody", 65534), account("ann", ANN), account("kiosk", 1500, "/usr/sbin/nologin")]
+    listed = [
+        account("root", 0),
+        account("daemon", 1, "/usr/sbin/nologin"),
+        account("postgres", 110),
+        account("nobody", 65534),
+        account("ann", ANN),
+        account("kiosk", 1500, "/usr/sbin/nologin"),
+    ]
     monkeypatch.setattr(pwd, "getpwall", lambda: listed)
     monkeypatch.setattr(access, "_present", lambda: iter(()))
     monkeypatch.setattr(access, "_lowest_uid", lambda: 1000)
@@ -42,11 +48,19 @@ def test_alone_it_is_open(machine: list[pwd.struct_passwd], tmp_path: Path) -> N
     assert not mine.asks and mine.access_token() == "" and mine.state.access == {"mode": "open", "uid": str(ANN)}
 
 
-@pytest.mark.parametrize("other", [account("bob", BOB), account("carl", 1002, ""), account("far", 1_700_000_000),
-                                   account("trackbed-theirs-notebook", 400, "/usr/sbin/nologin")],
-                         ids=lambda entry: entry.pw_name)
-def test_another_account_makes_it_ask(machine: list[pwd.struct_passwd], tmp_path: Path,
-                                      other: pwd.struct_passwd) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [
+        account("bob", BOB),
+        account("carl", 1002, ""),
+        account("far", 1_700_000_000),
+        account("trackbed-theirs-notebook", 400, "/usr/sbin/nologin"),
+    ],
+    ids=lambda entry: entry.pw_name,
+)
+def test_another_account_makes_it_ask(
+    machine: list[pwd.struct_passwd], tmp_path: Path, other: pwd.struct_passwd
+) -> None:
     machine.append(other)
     mine = system(tmp_path)
     said = access.decide(mine)
@@ -62,16 +76,18 @@ def test_services_of_this_project_are_no_others(machine: list[pwd.struct_passwd]
     assert not mine.asks
 
 
-def test_who_a_directory_service_does_not_list(machine: list[pwd.struct_passwd], tmp_path: Path,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_a_directory_service_does_not_list(
+    machine: list[pwd.struct_passwd], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = {5000: account("dora", 5000), 5001: account("mail", 5001, "/usr/sbin/nologin")}
     monkeypatch.setattr(access, "_present", lambda: iter((0, ANN, 5000, 5001, 5002)))  # 5002 has gone
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: known[uid])
     assert access.others({0, ANN}, Path("/x")) == {"dora"}
 
 
-def test_who_is_behind_sudo_is_who_runs_it_also_at_boot(machine: list[pwd.struct_passwd], tmp_path: Path,
-                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_behind_sudo_is_who_runs_it_also_at_boot(
+    machine: list[pwd.struct_passwd], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(access, "_uid", lambda: 0)
     mine = system(tmp_path)
     monkeypatch.setenv("SUDO_UID", str(ANN))

@@ -71,10 +71,16 @@ def test_the_holder_of_a_port_is_named(listening: int) -> None:
 
 @linux
 def test_a_holder_is_named_without_its_arguments() -> None:
-    program = ("import socket, sys; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(1); "
-               "print(s.getsockname()[1], flush=True); sys.stdin.read()")
-    with subprocess.Popen([sys.executable, "-c", program, "--password", "hunter2"], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, text=True) as process:
+    program = (
+        "import socket, sys; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(1); "
+        "print(s.getsockname()[1], flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "--password", "hunter2"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdout and process.stdin
         found = addresses.holder(int(process.stdout.readline()))
         process.stdin.close()
@@ -92,25 +98,35 @@ def test_a_holder_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "tcp").write_text(
         "  sl  local_address rem_address   st tx rx tr when retrnsmt   uid  timeout inode\n"
-        "   0: 0100007F:1F40 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1001 0 4242 1\n")
+        "   0: 0100007F:1F40 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1001 0 4242 1\n"
+    )
     monkeypatch.setattr(addresses, "PROC", tmp_path)
     assert str(addresses.holder(8000)) == "a process of another user"
     assert str(addresses.holder(8001)) == "an unknown process"
 
 
-@pytest.mark.parametrize(("setting", "environ", "expected"), [
-    ("node7.example.org", {"SSH_CONNECTION": "10.0.0.1 5000 10.0.0.2 22"}, "node7.example.org"),
-    ("", {"SSH_CONNECTION": "10.0.0.1 5000 10.0.0.2 22"}, "10.0.0.2"),
-    ("", {"SSH_CONNECTION": "nonsense"}, socket.gethostname()),
-    ("", {}, socket.gethostname()),
-])
+@pytest.mark.parametrize(
+    ("setting", "environ", "expected"),
+    [
+        ("node7.example.org", {"SSH_CONNECTION": "10.0.0.1 5000 10.0.0.2 22"}, "node7.example.org"),
+        ("", {"SSH_CONNECTION": "10.0.0.1 5000 10.0.0.2 22"}, "10.0.0.2"),
+        ("", {"SSH_CONNECTION": "nonsense"}, socket.gethostname()),
+        ("", {}, socket.gethostname()),
+    ],
+)
 def test_what_others_call_this_machine(setting: str, environ: dict[str, str], expected: str) -> None:
     assert addresses.machine_address(setting, environ) == expected
 
 
-@pytest.mark.parametrize(("environ", "remote"), [
-    ({}, False), ({"SSH_CONNECTION": "a 1 b 2"}, True), ({"SSH_TTY": "/dev/pts/0"}, True), ({"SSH_TTY": ""}, False),
-])
+@pytest.mark.parametrize(
+    ("environ", "remote"),
+    [
+        ({}, False),
+        ({"SSH_CONNECTION": "a 1 b 2"}, True),
+        ({"SSH_TTY": "/dev/pts/0"}, True),
+        ({"SSH_TTY": ""}, False),
+    ],
+)
 def test_a_remote_session(environ: dict[str, str], remote: bool) -> None:
     assert addresses.is_remote_session(environ) is remote
 
@@ -127,12 +143,15 @@ def test_the_ssh_line_of_who_runs_this() -> None:
 ROUTES = "Iface\tDestination\tGateway\tFlags\n{name}\t{where}\t0100000A\t0003\n"
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    (ROUTES.format(name="lo", where="00000000"), "lo"),
-    (ROUTES.format(name="lo", where="0000000A"), ""),
-    (ROUTES.format(name="gone0", where="00000000"), "gone0"),
-    ("Iface\n", ""),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (ROUTES.format(name="lo", where="00000000"), "lo"),
+        (ROUTES.format(name="lo", where="0000000A"), ""),
+        (ROUTES.format(name="gone0", where="00000000"), "gone0"),
+        ("Iface\n", ""),
+    ],
+)
 def test_the_uplink(text: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "route").write_text(text)

@@ -38,8 +38,17 @@ def sealed(path: Path, content: bytes, **facts: object) -> None:
     """A file whose manifest fits, around any content: what someone who knows the format could make."""
     import hashlib
 
-    whole = {"format": 1, "chunks": 0, "objects": 0, "object_bytes": 0, "objects_sum": archive.SetSum().text,
-             "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), **FACTS, **facts}
+    whole = {
+        "format": 1,
+        "chunks": 0,
+        "objects": 0,
+        "object_bytes": 0,
+        "objects_sum": archive.SetSum().text,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        **FACTS,
+        **facts,
+    }
     path.write_bytes(content + archive.trailer(whole))
 
 
@@ -104,18 +113,34 @@ def test_something_behind_the_end_is_refused(path: Path, extra: bytes) -> None:
 HEAD = member("trackbed.json", b"{}")
 
 
-@pytest.mark.parametrize("content", [
-    member("objects/../../etc/passwd"), member("objects/a/../b"), member("/etc/passwd"), member("objects//a"),
-    member("objects/./a"), member("objects/"), member("other.json"), member("database/000001"), member("database/x"),
-    member("objects/a", b"", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
-    member("objects/a", b"", type=tarfile.LNKTYPE, linkname="trackbed.json"),
-    member("objects/a", b"", type=tarfile.DIRTYPE), member("objects/a", b"", type=tarfile.FIFOTYPE),
-    member("objects/a", b"", type=tarfile.CHRTYPE), member("objects/a", b"", type=tarfile.BLKTYPE),
-    member("objects/a", b"", type=tarfile.GNUTYPE_SPARSE), member("objects/a", b"x", type=b"Z"),
-    member("././@PaxHeader", b"9" * (archive.LONGEST_HEADER + 1), type=tarfile.XHDTYPE) + member("objects/a"),
-    member("././@LongLink", b"9" * (archive.LONGEST_HEADER + 1), type=tarfile.GNUTYPE_LONGNAME) + member("objects/a"),
-    member("objects/a"), member("objects/a", b"x" * 100)[:-512], b"\xff" * 1024,
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        member("objects/../../etc/passwd"),
+        member("objects/a/../b"),
+        member("/etc/passwd"),
+        member("objects//a"),
+        member("objects/./a"),
+        member("objects/"),
+        member("other.json"),
+        member("database/000001"),
+        member("database/x"),
+        member("objects/a", b"", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+        member("objects/a", b"", type=tarfile.LNKTYPE, linkname="trackbed.json"),
+        member("objects/a", b"", type=tarfile.DIRTYPE),
+        member("objects/a", b"", type=tarfile.FIFOTYPE),
+        member("objects/a", b"", type=tarfile.CHRTYPE),
+        member("objects/a", b"", type=tarfile.BLKTYPE),
+        member("objects/a", b"", type=tarfile.GNUTYPE_SPARSE),
+        member("objects/a", b"x", type=b"Z"),
+        member("././@PaxHeader", b"9" * (archive.LONGEST_HEADER + 1), type=tarfile.XHDTYPE) + member("objects/a"),
+        member("././@LongLink", b"9" * (archive.LONGEST_HEADER + 1), type=tarfile.GNUTYPE_LONGNAME)
+        + member("objects/a"),
+        member("objects/a"),
+        member("objects/a", b"x" * 100)[:-512],
+        b"\xff" * 1024,
+    ],
+)
 def test_crafted_contents_are_refused(tmp_path: Path, content: bytes) -> None:
     """The manifest fits to all of these: what is inside must not."""
     path = tmp_path / "a.tar"
@@ -136,9 +161,23 @@ def test_a_header_that_claims_a_huge_member(tmp_path: Path) -> None:
         archive.verify(path)
 
 
-@pytest.mark.parametrize("facts", [
-    {"objects": 4}, {"objects": "3"}, {"chunks": -1}, {"object_bytes": 1}, {"tables": []}, {"schema": None},
-    {"sha256": "0" * 64}, {"bytes": 1}, {"objects_sum": "0"}, {"format": True}, {"format": "1"}, {"mlflow": 3}])
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"objects": 4},
+        {"objects": "3"},
+        {"chunks": -1},
+        {"object_bytes": 1},
+        {"tables": []},
+        {"schema": None},
+        {"sha256": "0" * 64},
+        {"bytes": 1},
+        {"objects_sum": "0"},
+        {"format": True},
+        {"format": "1"},
+        {"mlflow": 3},
+    ],
+)
 def test_wrong_manifests_are_refused(tmp_path: Path, facts: dict[str, object]) -> None:
     path = tmp_path / "a.tar"
     sealed(path, HEAD, **facts)
@@ -171,12 +210,16 @@ def _extended(**records: str) -> bytes:
     return member("x", lines, type=tarfile.XHDTYPE)
 
 
-ODD = {"holes": _extended(GNU_sparse_map="0,1", GNU_sparse_size=str(2**62)),
-       "more holes": _extended(GNU_sparse_size=str(2**62), GNU_sparse_numblocks="1", GNU_sparse_offset="0",
-                               GNU_sparse_numbytes="1"),
-       "a map of holes": _extended(GNU_sparse_major="1", GNU_sparse_minor="0", GNU_sparse_realsize=str(2**62)),
-       "less than nothing": _extended(size="-1"), "a step back": _extended(size="-1024"),
-       "a chain": _extended(comment="x") * 3000}
+ODD = {
+    "holes": _extended(GNU_sparse_map="0,1", GNU_sparse_size=str(2**62)),
+    "more holes": _extended(
+        GNU_sparse_size=str(2**62), GNU_sparse_numblocks="1", GNU_sparse_offset="0", GNU_sparse_numbytes="1"
+    ),
+    "a map of holes": _extended(GNU_sparse_major="1", GNU_sparse_minor="0", GNU_sparse_realsize=str(2**62)),
+    "less than nothing": _extended(size="-1"),
+    "a step back": _extended(size="-1024"),
+    "a chain": _extended(comment="x") * 3000,
+}
 
 
 @pytest.mark.timeout(20)

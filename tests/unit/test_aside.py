@@ -50,8 +50,9 @@ def test_one_that_is_there_keeps_its_ports(system: System) -> None:
     assert again.state.instance == first.state.instance
 
 
-@pytest.mark.parametrize(("name", "expected"), [
-    ("trackbed", "this project itself"), ("no such Name", "PROJECT"), ("../x", "PROJECT")])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("trackbed", "this project itself"), ("no such Name", "PROJECT"), ("../x", "PROJECT")]
+)
 def test_names_that_cannot_be(system: System, name: str, expected: str) -> None:
     with pytest.raises(SettingError, match=expected):
         backup_commands.aside(system, name)

@@ -27,4 +27,3 @@ def test_secrets_that_are_none(content: bytes, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(salvage, "small", lambda rest, name: content)
     with pytest.raises(TrackbedError, match="no secrets"):
         backup_commands._secrets(rest)
-

@@ -30,8 +30,14 @@ def verified(unit: Path) -> str:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("NOT TESTED: no systemd-analyze on this machine")
-    done = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                          timeout=60, check=False)
+    done = subprocess.run(
+        [analyze, "verify", str(unit)],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+        check=False,
+    )
     return done.stderr
 
 

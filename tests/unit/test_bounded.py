@@ -70,6 +70,7 @@ def test_a_frozen_supervisor_is_seen_and_not_waited_for(silent: Path, monkeypatc
 
 def test_a_server_that_drips_does_not_hold_a_look_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
+
         def drip() -> None:
             connection, _ = listener.accept()
             with connection:
@@ -108,8 +109,9 @@ ENDLESS = ("head", "-c", str(2 * bounded.MOST), "/dev/zero")
 
 
 @pytest.mark.parametrize("stdin", [None, b"in"])
-def test_a_program_of_the_notebooks_cannot_fill_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                       stdin: bytes | None) -> None:
+def test_a_program_of_the_notebooks_cannot_fill_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stdin: bytes | None
+) -> None:
     """Every program may be one that the notebook put first on its PATH."""
     done = commands.run([*ENDLESS], stdin, 20, limited=True)
     assert done.code == 1 and done.stdout == "" and "4 MiB" in done.stderr

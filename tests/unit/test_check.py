@@ -17,8 +17,15 @@ from helpers.errors import TrackbedError
 
 RUN = "0123456789abcdef0123456789abcdef"
 PATH = f"1/{RUN}/artifacts/check/trackbed-check.bin"
-TOLD = {"run_id": RUN, "experiment_id": "1", "artifact_path": PATH, "params": {"a": "1"},
-        "metrics": {"loss": 3}, "tags": {"trackbed.check": "n"}, "size": 4096}
+TOLD = {
+    "run_id": RUN,
+    "experiment_id": "1",
+    "artifact_path": PATH,
+    "params": {"a": "1"},
+    "metrics": {"loss": 3},
+    "tags": {"trackbed.check": "n"},
+    "size": 4096,
+}
 ROW = {"run": "FINISHED", "params": {"a": "1"}, "metrics": {"loss": 3}, "tags": {"trackbed.check": "n"}}
 
 Answer = ExecResult | TrackbedError
@@ -70,11 +77,9 @@ class FakeEngine:
 
     def plan(self) -> Plan:
         uri = "postgresql+psycopg2://mlflow@postgres:5432/mlflow_2"
-        return Plan("fake", "trackbed", (PartSpec(MLFLOW, "MLflow",
-                                                  environment={"MLFLOW_BACKEND_STORE_URI": uri}),))
+        return Plan("fake", "trackbed", (PartSpec(MLFLOW, "MLflow", environment={"MLFLOW_BACKEND_STORE_URI": uri}),))
 
-    def exec(self, part: str, argv: tuple[str, ...], stdin: bytes | None = None,
-             timeout: float = 120) -> ExecResult:
+    def exec(self, part: str, argv: tuple[str, ...], stdin: bytes | None = None, timeout: float = 120) -> ExecResult:
         self.asked.append((part, argv, stdin))
         in_notebook = "delete" if "--delete" in argv else "workspace" if argv[0] == "/bin/sh" else "notebook"
         in_database = "gone" if stdin else "postgres"
@@ -97,13 +102,21 @@ def sound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "look", lambda engine, database: pages.Pages(True, 0, True, ()))
 
 
-@pytest.mark.parametrize(("found", "ok", "detail"), [
-    (pages.Pages(True, 0, True, ("table metrics is damaged: block 3 of base/5/16400 does not match its checksum",)),
-     False, "table metrics is damaged: block 3 of base/5/16400"),
-    (pages.Pages(True, 2, True, ()), False, "2 pages did not match their checksum"),
-    (pages.Pages(True, 0, False, ()), True, "too large to be read whole"),
-    (pages.Pages(False, 0, True, ()), True, "made without checksums"),
-])
+@pytest.mark.parametrize(
+    ("found", "ok", "detail"),
+    [
+        (
+            pages.Pages(
+                True, 0, True, ("table metrics is damaged: block 3 of base/5/16400 does not match its checksum",)
+            ),
+            False,
+            "table metrics is damaged: block 3 of base/5/16400",
+        ),
+        (pages.Pages(True, 2, True, ()), False, "2 pages did not match their checksum"),
+        (pages.Pages(True, 0, False, ()), True, "too large to be read whole"),
+        (pages.Pages(False, 0, True, ()), True, "made without checksums"),
+    ],
+)
 def test_damaged_pages_are_named(monkeypatch: pytest.MonkeyPatch, found: pages.Pages, ok: bool, detail: str) -> None:
     monkeypatch.setattr(pages, "look", lambda engine, database: found)
     result = run(FakeEngine())[check.PAGES]
@@ -115,8 +128,15 @@ def test_all_pass() -> None:
     engine = FakeEngine()
     results = run(engine)
     assert all(result.ok for result in results.values()), results
-    assert list(results) == ["tracking server answers", "run logged", *check.ROWS, check.OBJECT, check.SAVED,
-                             check.PAGES, check.TIDIED]
+    assert list(results) == [
+        "tracking server answers",
+        "run logged",
+        *check.ROWS,
+        check.OBJECT,
+        check.SAVED,
+        check.PAGES,
+        check.TIDIED,
+    ]
     assert [asked[0] for asked in engine.asked] == [JUPYTER, POSTGRES, MLFLOW, JUPYTER, JUPYTER, POSTGRES]
     *python, name = engine.asked[0][1]
     assert python == ["python", "-"] and re.fullmatch("trackbed-check-[0-9a-f]{12}", name)
@@ -144,34 +164,49 @@ def test_noise_of_the_notebook_is_passed_over() -> None:
 NOT_RUNNING = TrackbedError("jupyter is not running")
 
 
-@pytest.mark.parametrize(("answers", "failed", "detail"), [
-    ({"notebook": NOT_RUNNING}, "Python runs in the notebook's environment", "jupyter is not running"),
-    ({"notebook": ExecResult(127, "", "python: not found\n")},
-     "Python runs in the notebook's environment", "python: not found"),
-    ({"notebook": ExecResult(0, "", "")}, "Python runs in the notebook's environment", "nothing printed"),
-    ({"notebook": ExecResult(137, out(line("run logged")).stdout, "Killed\n")},
-     "Python runs in the notebook's environment", "Killed"),
-    ({"notebook": out(line("run logged"))}, "the check tells its run", ""),
-    ({"notebook": out(line("run logged"), {**TOLD, "run_id": "x'; DROP TABLE runs; --"})},
-     "the check tells its run", ""),
-    ({"postgres": ExecResult(2, "", 'psql: error: FATAL: database "mlflow_2" does not exist\n')},
-     "run in PostgreSQL", "does not exist"),
-    ({"postgres": TrackbedError("postgres is not running")}, "run in PostgreSQL", "postgres is not running"),
-    ({"postgres": out({**ROW, "run": None})}, "run in PostgreSQL", "not there"),
-    ({"postgres": out({**ROW, "run": "RUNNING"})}, "run in PostgreSQL", "RUNNING"),
-    ({"postgres": out({**ROW, "params": None})}, "parameters in PostgreSQL", "not there"),
-    ({"postgres": out({**ROW, "params": {"a": "2"}})}, "parameters in PostgreSQL", "'2'"),
-    ({"postgres": out({**ROW, "metrics": {"loss": 2}})}, "metrics in PostgreSQL", "2"),
-    ({"postgres": out({**ROW, "tags": None})}, "tag in PostgreSQL", "not there"),
-    ({"mlflow": out([])}, "object in the store", f"no object {PATH}"),
-    ({"mlflow": out([{"key": f"prefix/{PATH}.part", "size": 4096}])}, "object in the store", "no object"),
-    ({"mlflow": out([{"key": PATH, "size": 1}])}, "object in the store", "1 bytes instead of 4096"),
-    ({"mlflow": ExecResult(1, "", "NoSuchBucket\n")}, "object in the store", "NoSuchBucket"),
-    ({"mlflow": ExecResult(0, "nonsense\n", "")}, "object in the store", "not a list"),
-    ({"mlflow": TrackbedError("mlflow is not running")}, "object in the store", "mlflow is not running"),
-    ({"delete": out({**line(check.TIDIED, ok=False), "detail": "503"}, code=1)}, check.TIDIED, "503"),
-    ({"gone": ExecResult(3, "", "ERROR: deadlock detected\n")}, check.TIDIED, "deadlock"),
-])
+@pytest.mark.parametrize(
+    ("answers", "failed", "detail"),
+    [
+        ({"notebook": NOT_RUNNING}, "Python runs in the notebook's environment", "jupyter is not running"),
+        (
+            {"notebook": ExecResult(127, "", "python: not found\n")},
+            "Python runs in the notebook's environment",
+            "python: not found",
+        ),
+        ({"notebook": ExecResult(0, "", "")}, "Python runs in the notebook's environment", "nothing printed"),
+        (
+            {"notebook": ExecResult(137, out(line("run logged")).stdout, "Killed\n")},
+            "Python runs in the notebook's environment",
+            "Killed",
+        ),
+        ({"notebook": out(line("run logged"))}, "the check tells its run", ""),
+        (
+            {"notebook": out(line("run logged"), {**TOLD, "run_id": "x'; DROP TABLE runs; --"})},
+            "the check tells its run",
+            "",
+        ),
+        (
+            {"postgres": ExecResult(2, "", 'psql: error: FATAL: database "mlflow_2" does not exist\n')},
+            "run in PostgreSQL",
+            "does not exist",
+        ),
+        ({"postgres": TrackbedError("postgres is not running")}, "run in PostgreSQL", "postgres is not running"),
+        ({"postgres": out({**ROW, "run": None})}, "run in PostgreSQL", "not there"),
+        ({"postgres": out({**ROW, "run": "RUNNING"})}, "run in PostgreSQL", "RUNNING"),
+        ({"postgres": out({**ROW, "params": None})}, "parameters in PostgreSQL", "not there"),
+        ({"postgres": out({**ROW, "params": {"a": "2"}})}, "parameters in PostgreSQL", "'2'"),
+        ({"postgres": out({**ROW, "metrics": {"loss": 2}})}, "metrics in PostgreSQL", "2"),
+        ({"postgres": out({**ROW, "tags": None})}, "tag in PostgreSQL", "not there"),
+        ({"mlflow": out([])}, "object in the store", f"no object {PATH}"),
+        ({"mlflow": out([{"key": f"prefix/{PATH}.part", "size": 4096}])}, "object in the store", "no object"),
+        ({"mlflow": out([{"key": PATH, "size": 1}])}, "object in the store", "1 bytes instead of 4096"),
+        ({"mlflow": ExecResult(1, "", "NoSuchBucket\n")}, "object in the store", "NoSuchBucket"),
+        ({"mlflow": ExecResult(0, "nonsense\n", "")}, "object in the store", "not a list"),
+        ({"mlflow": TrackbedError("mlflow is not running")}, "object in the store", "mlflow is not running"),
+        ({"delete": out({**line(check.TIDIED, ok=False), "detail": "503"}, code=1)}, check.TIDIED, "503"),
+        ({"gone": ExecResult(3, "", "ERROR: deadlock detected\n")}, check.TIDIED, "deadlock"),
+    ],
+)
 def test_failures(answers: dict[str, Answer], failed: str, detail: str) -> None:
     results = run(FakeEngine(**answers))
     assert not results[failed].ok
@@ -209,9 +244,13 @@ def test_an_interrupted_check_deletes_what_it_made(monkeypatch: pytest.MonkeyPat
     assert [asked[0] for asked in engine.asked] == [JUPYTER, JUPYTER, POSTGRES]
 
 
-@pytest.mark.parametrize(("states", "said"), [
-    ([True] * 13, "all 13 checks passed"), ([True, False, None, False], "2 of 4 checks failed"),
-    ([True, None, True], "2 of 3 checks passed, 1 could not be tested here"),
-])
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        ([True] * 13, "all 13 checks passed"),
+        ([True, False, None, False], "2 of 4 checks failed"),
+        ([True, None, True], "2 of 3 checks passed, 1 could not be tested here"),
+    ],
+)
 def test_the_last_line_counts(states: list[bool | None], said: str) -> None:
     assert check.verdict([check.CheckResult(str(n), ok) for n, ok in enumerate(states)]) == said

@@ -32,21 +32,41 @@ MODEL: dict[str, Any] = {
     "name": "lab",
     "services": {
         "mlflow": {
-            "image": "trackbed/mlflow:1", "user": "10001:10001", "read_only": True, "cap_drop": ["ALL"],
-            "security_opt": ["no-new-privileges:true"], "command": ["serve"], "entrypoint": None,
-            "environment": {"HOST": "x", "EMPTY": None}, "restart": "always",
+            "image": "trackbed/mlflow:1",
+            "user": "10001:10001",
+            "read_only": True,
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges:true"],
+            "command": ["serve"],
+            "entrypoint": None,
+            "environment": {"HOST": "x", "EMPTY": None},
+            "restart": "always",
             "ports": [{"target": 8000, "published": "8010", "host_ip": "127.0.0.1"}],
-            "volumes": [{"type": "volume", "source": "tmp", "target": "/tmp", "volume": {"nocopy": True}},
-                        {"type": "volume", "source": "secrets", "target": "/run/secrets", "read_only": True}],
-            "networks": {"backend": None, "frontend": None}, "stop_grace_period": "1m30s",
-            "depends_on": {"postgres": {"condition": "service_healthy"},
-                           "bucket": {"condition": "service_completed_successfully"}},
-            "healthcheck": {"test": ["CMD", "trackbed-mlflow", "health"], "interval": "15s", "timeout": "10s",
-                            "retries": 4, "start_period": "2m0s", "start_interval": "500ms"},
+            "volumes": [
+                {"type": "volume", "source": "tmp", "target": "/tmp", "volume": {"nocopy": True}},
+                {"type": "volume", "source": "secrets", "target": "/run/secrets", "read_only": True},
+            ],
+            "networks": {"backend": None, "frontend": None},
+            "stop_grace_period": "1m30s",
+            "depends_on": {
+                "postgres": {"condition": "service_healthy"},
+                "bucket": {"condition": "service_completed_successfully"},
+            },
+            "healthcheck": {
+                "test": ["CMD", "trackbed-mlflow", "health"],
+                "interval": "15s",
+                "timeout": "10s",
+                "retries": 4,
+                "start_period": "2m0s",
+                "start_interval": "500ms",
+            },
         },
         "store": {
-            "image": "s:1", "entrypoint": ["sh", "-c"], "command": ["KEY=$$(cat /k) exec serve"],
-            "tmpfs": ["/tmp:mode=1777", "/run"], "networks": {"backend": None},
+            "image": "s:1",
+            "entrypoint": ["sh", "-c"],
+            "command": ["KEY=$$(cat /k) exec serve"],
+            "tmpfs": ["/tmp:mode=1777", "/run"],
+            "networks": {"backend": None},
             "healthcheck": {"test": ["CMD-SHELL", "wget -q x || exit 1"]},
         },
         "bucket": {"image": "trackbed/mlflow:1", "networks": {"backend": None}},
@@ -62,11 +82,17 @@ MODEL: dict[str, Any] = {
 def test_a_service_as_a_part() -> None:
     part = compose_model.service_spec("mlflow", MODEL, "lab")
     assert (part.container, part.hostname, part.image, part.user) == (
-        "lab-mlflow-1", "mlflow", "trackbed/mlflow:1", "10001:10001")
+        "lab-mlflow-1",
+        "mlflow",
+        "trackbed/mlflow:1",
+        "10001:10001",
+    )
     assert part.environment == {"HOST": "x", "EMPTY": ""}
     assert part.ports == (Port("http", 8000, 8010, "127.0.0.1"),)
-    assert part.mounts == (Mount("volume", "lab_mlflow-tmp", "/tmp", options="nocopy"),
-                           Mount("volume", "lab_secrets-mlflow", "/run/secrets", read_only=True))
+    assert part.mounts == (
+        Mount("volume", "lab_mlflow-tmp", "/tmp", options="nocopy"),
+        Mount("volume", "lab_secrets-mlflow", "/run/secrets", read_only=True),
+    )
     assert part.networks == ("lab_backend", "lab_frontend")
     assert part.depends_on == {"postgres": "healthy", "bucket": "done"}
     assert (part.read_only, part.cap_drop, part.stop_grace, part.entrypoint) == (True, ("ALL",), 90, ())
@@ -87,9 +113,19 @@ def test_the_bucket_step_is_a_one_shot() -> None:
     assert part.one_shot and part.health is None
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("10s", 10), ("500ms", 0.5), ("1m30s", 90), ("2m0s", 120), ("1h0m0s", 3600), ("1.5s", 1.5), (7, 7.0), ("0s", 0),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("10s", 10),
+        ("500ms", 0.5),
+        ("1m30s", 90),
+        ("2m0s", 120),
+        ("1h0m0s", 3600),
+        ("1.5s", 1.5),
+        (7, 7.0),
+        ("0s", 0),
+    ],
+)
 def test_durations(text: str | float, expected: float) -> None:
     assert compose_model.seconds(text) == expected
 
@@ -156,8 +192,13 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
     monkeypatch.setenv("HOME", str(tmp_path))  # the CLI's contexts are there
     monkeypatch.setattr(availability, "DEFAULT_SOCKET", str(tmp_path / "no.sock"))
 
-    def make(version: Mapping[str, Any] | None = None, plugin: str | None = "2.30.0", command: bool = True,
-             info: Mapping[str, Any] | None = None, **environ: str) -> DockerEngine:
+    def make(
+        version: Mapping[str, Any] | None = None,
+        plugin: str | None = "2.30.0",
+        command: bool = True,
+        info: Mapping[str, Any] | None = None,
+        **environ: str,
+    ) -> DockerEngine:
         if version is not None:
             opened.append(Socket({**VERSION, **version}, info or {}))
             environ.setdefault("DOCKER_HOST", f"unix://{opened[-1].path}")
@@ -198,8 +239,9 @@ CASES: list[tuple[dict[str, Any], bool, str, str]] = [
 
 
 @pytest.mark.parametrize(("around", "present", "reason", "fix"), CASES, ids=[case[2] for case in CASES])
-def test_why_not(surroundings: Callable[..., DockerEngine], around: dict[str, Any], present: bool, reason: str,
-                 fix: str) -> None:
+def test_why_not(
+    surroundings: Callable[..., DockerEngine], around: dict[str, Any], present: bool, reason: str, fix: str
+) -> None:
     found = surroundings(**around).availability()
     assert not found.usable
     assert found.present is present
@@ -215,12 +257,14 @@ def choose_context(folder: Path, name: str, host: str = "") -> None:
     if host:
         meta = config / "contexts" / "meta" / hashlib.sha256(name.encode()).hexdigest() / "meta.json"
         meta.parent.mkdir(parents=True)
-        meta.write_text(json.dumps({"Name": name, "Metadata": {},
-                                    "Endpoints": {"docker": {"Host": host, "SkipTLSVerify": False}}}))
+        meta.write_text(
+            json.dumps({"Name": name, "Metadata": {}, "Endpoints": {"docker": {"Host": host, "SkipTLSVerify": False}}})
+        )
 
 
-def test_a_context_without_the_usual_socket(surroundings: Callable[..., DockerEngine], tmp_path: Path,
-                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_context_without_the_usual_socket(
+    surroundings: Callable[..., DockerEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rootless engines and Docker Desktop."""
     engine = surroundings({}, "v2.30.0")
     choose_context(tmp_path, "rootless", os.environ["DOCKER_HOST"])
@@ -241,30 +285,39 @@ def test_a_context_whose_engine_is_down(surroundings: Callable[..., DockerEngine
 
 
 def test_the_workspaces_owner_in_a_user_namespace(surroundings: Callable[..., DockerEngine]) -> None:
-    engine = surroundings({}, "v2.30.0", info={"SecurityOptions": ["name=userns"],
-                                               "DockerRootDir": "/var/lib/docker/100000.100000"})
+    engine = surroundings(
+        {}, "v2.30.0", info={"SecurityOptions": ["name=userns"], "DockerRootDir": "/var/lib/docker/100000.100000"}
+    )
     assert engine.availability().usable and engine.settings.notebook_uid == 1000
     assert engine.deployment.ids.outside(engine.settings.notebook_uid) == 101000
 
 
 def test_a_rootless_engine(surroundings: Callable[..., DockerEngine]) -> None:
-    engine = surroundings({"Version": "26.1.5"}, "v2.30.0", info={"SecurityOptions": ["name=rootless"],
-                                                                  "MemoryLimit": False})
+    engine = surroundings(
+        {"Version": "26.1.5"}, "v2.30.0", info={"SecurityOptions": ["name=rootless"], "MemoryLimit": False}
+    )
     assert engine.availability().usable and engine.deployment.ids.own == os.geteuid()
     assert engine.settings.notebook_uid == 0, "who will make the workspace is root in its containers"
     assert engine.guard.rules() == () and not engine.guard.lets_neighbours_in, "its bridges are in another namespace"
     assert [(f.check, f.level) for f in engine.checks.limits()] == [("limits", Level.WARNING)]
 
 
-@pytest.mark.parametrize(("words", "means"), [
-    ("docker: 'buildx' is not a docker command.\nSee 'docker --help'", "Buildx is missing"),
-    ("unknown command: docker buildx", "Buildx is missing"),
-    ('error getting credentials - err: exec: "docker-credential-desktop": executable file not found in $PATH',
-     "names the credential helper desktop"),
-    ("Credentials store error: StoreError('docker-credential-pass not installed or not available in PATH')",
-     "names the credential helper pass"),
-    ("#9 ERROR: process did not complete", ""),
-])
+@pytest.mark.parametrize(
+    ("words", "means"),
+    [
+        ("docker: 'buildx' is not a docker command.\nSee 'docker --help'", "Buildx is missing"),
+        ("unknown command: docker buildx", "Buildx is missing"),
+        (
+            'error getting credentials - err: exec: "docker-credential-desktop": executable file not found in $PATH',
+            "names the credential helper desktop",
+        ),
+        (
+            "Credentials store error: StoreError('docker-credential-pass not installed or not available in PATH')",
+            "names the credential helper pass",
+        ),
+        ("#9 ERROR: process did not complete", ""),
+    ],
+)
 def test_what_docker_s_client_lacks(words: str, means: str) -> None:
     found = images.client_problem(words)
     assert (means in found[0]) if found else not means
@@ -303,14 +356,29 @@ def test_what_a_socket_says(tmp_path: Path) -> None:
 
 
 def container(name: str, volumes: tuple[str, ...] = (), **labels: str) -> Container:
-    return Container("id-" + name, name, "some/image:1", "sha", State.READY, None,
-                     {k.replace("__", "."): v for k, v in labels.items()}, (), "", volumes)
+    return Container(
+        "id-" + name,
+        name,
+        "some/image:1",
+        "sha",
+        State.READY,
+        None,
+        {k.replace("__", "."): v for k, v in labels.items()},
+        (),
+        "",
+        volumes,
+    )
 
 
 def compose_container(name: str, *volumes: str, project: str = "trackbed") -> Container:
-    return container(name, volumes, com__docker__compose__project=project, com__docker__compose__oneoff="False",
-                     com__docker__compose__service=name.split("-")[1],
-                     com__docker__compose__project__working_dir="/home/ada/lab")
+    return container(
+        name,
+        volumes,
+        com__docker__compose__project=project,
+        com__docker__compose__oneoff="False",
+        com__docker__compose__service=name.split("-")[1],
+        com__docker__compose__project__working_dir="/home/ada/lab",
+    )
 
 
 class FakeApi(DockerApi):
@@ -330,8 +398,9 @@ class FakeApi(DockerApi):
         self.removed.append(name)
 
 
-def engine_with(tmp_path: Path, containers: list[Container] | None = None,
-                volumes: Mapping[str, Mapping[str, str]] | None = None) -> DockerEngine:
+def engine_with(
+    tmp_path: Path, containers: list[Container] | None = None, volumes: Mapping[str, Mapping[str, str]] | None = None
+) -> DockerEngine:
     engine = DockerEngine(system(tmp_path), FakeApi(containers or [], volumes or {}))
     engine.system.state.instance = "mine" * 8
     return engine
@@ -339,17 +408,24 @@ def engine_with(tmp_path: Path, containers: list[Container] | None = None,
 
 def test_our_own_are_not_foreign(tmp_path: Path) -> None:
     ours = compose_container("trackbed-postgres-1", "trackbed_postgres")
-    engine_with(tmp_path, [ours, container("something-else"), compose_container("lab-web-1", project="lab")],
-                {"trackbed_postgres": {f"{LABEL}.instance": "mine" * 8}}).check_foreign()
+    engine_with(
+        tmp_path,
+        [ours, container("something-else"), compose_container("lab-web-1", project="lab")],
+        {"trackbed_postgres": {f"{LABEL}.instance": "mine" * 8}},
+    ).check_foreign()
 
 
-def test_another_compose_project_of_the_same_name_is_left_alone(tmp_path: Path,
-                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_compose_project_of_the_same_name_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours = compose_container("trackbed-postgres-1", "trackbed_postgres")
     theirs = [compose_container("trackbed-web-1"), compose_container("trackbed-mlflow-1", "trackbed_data")]
     engine = engine_with(tmp_path, [ours, *theirs], {"trackbed_postgres": {f"{LABEL}.instance": "mine" * 8}})
-    with pytest.raises(TrackbedError, match="another Compose project is called trackbed too, in /home/ada/lab: its "
-                                            "containers trackbed-web-1, trackbed-mlflow-1 are not Trackbed's"):
+    with pytest.raises(
+        TrackbedError,
+        match="another Compose project is called trackbed too, in /home/ada/lab: its "
+        "containers trackbed-web-1, trackbed-mlflow-1 are not Trackbed's",
+    ):
         engine.check_foreign()
     assert [s.name for s in engine.parts() if s.state is not State.MISSING] == ["postgres"]
 
@@ -360,28 +436,47 @@ def test_another_compose_project_of_the_same_name_is_left_alone(tmp_path: Path,
     monkeypatch.setattr(iptables, "remove", lambda project: None)
     monkeypatch.setattr(engine.compose, "run", None)  # `docker compose down` would take all of them
     assert engine.stop(Silent()) == ("postgres",)
-    assert removed == ["id-trackbed-postgres-1", "trackbed_backend", "trackbed_frontend", "trackbed_tracking",
-                       "trackbed_console"]
+    assert removed == [
+        "id-trackbed-postgres-1",
+        "trackbed_backend",
+        "trackbed_frontend",
+        "trackbed_tracking",
+        "trackbed_console",
+    ]
 
 
-@pytest.mark.parametrize(("containers", "volumes", "message", "hint"), [
-    ([container("trackbed-mlflow-1")], {}, "a container named trackbed-mlflow-1 is there", "docker rm -f"),
-    ([container("trackbed-jupyter")], {}, "a container named trackbed-jupyter is there", "--project=NAME"),
-    ([], {"trackbed_postgres": {}}, "a volume named trackbed_postgres is there", "docker volume rm"),
-    ([], {"trackbed_versitygw": {f"{LABEL}.instance": "theirs" * 6}}, "belongs to another Trackbed system (instance "
-     "theirsth", "--adopt"),
-])
-def test_what_is_foreign_is_refused(tmp_path: Path, containers: list[Container],
-                                    volumes: Mapping[str, Mapping[str, str]], message: str, hint: str) -> None:
+@pytest.mark.parametrize(
+    ("containers", "volumes", "message", "hint"),
+    [
+        ([container("trackbed-mlflow-1")], {}, "a container named trackbed-mlflow-1 is there", "docker rm -f"),
+        ([container("trackbed-jupyter")], {}, "a container named trackbed-jupyter is there", "--project=NAME"),
+        ([], {"trackbed_postgres": {}}, "a volume named trackbed_postgres is there", "docker volume rm"),
+        (
+            [],
+            {"trackbed_versitygw": {f"{LABEL}.instance": "theirs" * 6}},
+            "belongs to another Trackbed system (instance theirsth",
+            "--adopt",
+        ),
+    ],
+)
+def test_what_is_foreign_is_refused(
+    tmp_path: Path, containers: list[Container], volumes: Mapping[str, Mapping[str, str]], message: str, hint: str
+) -> None:
     with pytest.raises(TrackbedError) as caught:
         engine_with(tmp_path, containers, volumes).check_foreign()
     assert message in caught.value.message
     assert hint in caught.value.hint
 
 
-@pytest.mark.parametrize(("owners", "expected"), [
-    (("a",), "a"), (("a", "a"), "a"), (("a", "b"), None), ((), None),
-])
+@pytest.mark.parametrize(
+    ("owners", "expected"),
+    [
+        (("a",), "a"),
+        (("a", "a"), "a"),
+        (("a", "b"), None),
+        ((), None),
+    ],
+)
 def test_adoption_needs_one_owner(tmp_path: Path, owners: tuple[str, ...], expected: str | None) -> None:
     names = ("trackbed_postgres", "trackbed_versitygw")
     volumes = {name: {f"{LABEL}.instance": owner} for name, owner in zip(names, owners, strict=False)}
@@ -390,27 +485,56 @@ def test_adoption_needs_one_owner(tmp_path: Path, owners: tuple[str, ...], expec
 
 def test_only_our_own_volumes_are_deleted(tmp_path: Path) -> None:
     mine = {f"{LABEL}.instance": "mine" * 8}
-    engine = engine_with(tmp_path, [], {
-        "trackbed_postgres": mine, "trackbed_versitygw": mine, "trackbed_secrets-mlflow": mine,
-        "trackbed_minio": {f"{LABEL}.instance": "another"}, "trackbed_secrets-store": {}})
+    engine = engine_with(
+        tmp_path,
+        [],
+        {
+            "trackbed_postgres": mine,
+            "trackbed_versitygw": mine,
+            "trackbed_secrets-mlflow": mine,
+            "trackbed_minio": {f"{LABEL}.instance": "another"},
+            "trackbed_secrets-store": {},
+        },
+    )
     assert [item.name for item in engine.data()] == [
-        "volume trackbed_postgres", "volume trackbed_secrets-mlflow", "volume trackbed_versitygw"]
+        "volume trackbed_postgres",
+        "volume trackbed_secrets-mlflow",
+        "volume trackbed_versitygw",
+    ]
     engine.remove_data(Silent())
     assert isinstance(engine.api, FakeApi)
     assert engine.api.removed == ["trackbed_postgres", "trackbed_secrets-mlflow", "trackbed_versitygw"]
 
 
-@pytest.mark.parametrize(("output", "statuses", "error", "message"), [
-    (["dependency failed to start: container trackbed-store-1 is unhealthy"],
-     [PartStatus("store", State.READY)], PartFailed, "store is ready"),
-    (["whatever"], [PartStatus("postgres", State.EXITED, "exit code 1", 1)], PartFailed, "postgres is exited"),
-    (["Bind for 127.0.0.1:8000 failed: port is already allocated"], [], TrackbedError, "a port is taken: Bind for "),
-    (["network lab_backend was found but has incorrect label x"], [], TrackbedError, "a network of this name"),
-    (["something new"], [], TrackbedError, "docker compose up failed: something new"),
-    ([], [], TrackbedError, "docker compose up failed: no output"),
-])
-def test_why_compose_failed(tmp_path: Path, output: list[str], statuses: list[PartStatus],
-                            error: type[TrackbedError], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("output", "statuses", "error", "message"),
+    [
+        (
+            ["dependency failed to start: container trackbed-store-1 is unhealthy"],
+            [PartStatus("store", State.READY)],
+            PartFailed,
+            "store is ready",
+        ),
+        (["whatever"], [PartStatus("postgres", State.EXITED, "exit code 1", 1)], PartFailed, "postgres is exited"),
+        (
+            ["Bind for 127.0.0.1:8000 failed: port is already allocated"],
+            [],
+            TrackbedError,
+            "a port is taken: Bind for ",
+        ),
+        (["network lab_backend was found but has incorrect label x"], [], TrackbedError, "a network of this name"),
+        (["something new"], [], TrackbedError, "docker compose up failed: something new"),
+        ([], [], TrackbedError, "docker compose up failed: no output"),
+    ],
+)
+def test_why_compose_failed(
+    tmp_path: Path,
+    output: list[str],
+    statuses: list[PartStatus],
+    error: type[TrackbedError],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     engine = engine_with(tmp_path)
     monkeypatch.setattr(engine, "parts", lambda detail=False: tuple(statuses))
     monkeypatch.setattr(engine, "logs", lambda part, tail=200, follow=False: iter(()))
@@ -425,13 +549,13 @@ def test_no_secret_in_what_compose_is_told(tmp_path: Path) -> None:
     told = json.dumps(engine.compose.values())
     credentials = engine.system.credentials()
     assert not [name for name in credentials.names if credentials[name] in told]
-    assert not any("PASSWORD" in name or "SECRET_KEY" in name or "TOKEN" in name
-                   for name in engine.compose.values())
+    assert not any("PASSWORD" in name or "SECRET_KEY" in name or "TOKEN" in name for name in engine.compose.values())
 
 
 @pytest.mark.parametrize(("ended", "fails"), [("old", False), ("new", True)])
-def test_what_compose_replaces_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: str,
-                                              fails: bool) -> None:
+def test_what_compose_replaces_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: str, fails: bool
+) -> None:
     command = tmp_path / "bin" / "docker"
     command.parent.mkdir()
     command.write_text("#!/bin/sh\nsleep 1\n")
@@ -458,8 +582,9 @@ def test_what_compose_replaces_has_not_failed(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("where", ["while it looks", "while it reacts"])
-def test_an_interrupt_ends_compose_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                         where: str) -> None:
+def test_an_interrupt_ends_compose_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     command, pid = tmp_path / "bin" / "docker", tmp_path / "pid"
     command.parent.mkdir()
     command.write_text(f"#!/bin/sh\necho $$ >{pid}\nexec sleep 60\n")
@@ -499,15 +624,25 @@ def test_what_streams_is_not_logged_by_the_engine(tmp_path: Path, monkeypatch: p
     assert overlay == {"services": {"mlflow": {"logging": {"driver": "none"}}}}
 
 
-@pytest.mark.parametrize(("now", "said", "asked_again"), [
-    (("old", State.EXITED), "psql: error", True), (("new", State.STARTING), "psql: error", True),
-    (("old", State.READY), "container old is not running", True),
-    (("old", State.READY), "FATAL:  the database system is shutting down", True),
-    (("old", State.READY), "server closed the connection unexpectedly\nThis probably means the server terminated "
-                           "abnormally\nbefore or while processing the request.", True),
-    (("old", State.READY), "ERROR:  no room", False)])
+@pytest.mark.parametrize(
+    ("now", "said", "asked_again"),
+    [
+        (("old", State.EXITED), "psql: error", True),
+        (("new", State.STARTING), "psql: error", True),
+        (("old", State.READY), "container old is not running", True),
+        (("old", State.READY), "FATAL:  the database system is shutting down", True),
+        (
+            ("old", State.READY),
+            "server closed the connection unexpectedly\nThis probably means the server terminated "
+            "abnormally\nbefore or while processing the request.",
+            True,
+        ),
+        (("old", State.READY), "ERROR:  no room", False),
+    ],
+)
 def test_a_database_that_is_replaced_while_it_is_asked_has_not_refused(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: tuple[str, State], said: str, asked_again: bool) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: tuple[str, State], said: str, asked_again: bool
+) -> None:
     engine = engine_with(tmp_path)
     monkeypatch.setattr(engine, "exec", lambda *words, **options: ExecResult(1, "", said))
     monkeypatch.setattr(engine, "parts", lambda: (PartStatus("postgres", now[1], identity=now[0]),))

@@ -25,8 +25,20 @@ from tests.unit.fakes import system
 from tests.unit.texts import messages
 
 CLEAR, TITLE, OVERRIDE, C1 = "\x1b[2J\x1b[H", "\x1b]0;owned\x07", "a\u202egnp.exe", "\x9b31m"
-NASTY = (CLEAR, TITLE, OVERRIDE, C1, "\x1b[1A\x1b[2Kok", "\x7f\x08\x08", "\u2066x\u2069", "\u200b", "\udc9b", "\u2028",
-         "\U000e0041", "\ufeff")
+NASTY = (
+    CLEAR,
+    TITLE,
+    OVERRIDE,
+    C1,
+    "\x1b[1A\x1b[2Kok",
+    "\x7f\x08\x08",
+    "\u2066x\u2069",
+    "\u200b",
+    "\udc9b",
+    "\u2028",
+    "\U000e0041",
+    "\ufeff",
+)
 
 
 def obeyed(text: str, keep: str = "\n\t") -> list[str]:
@@ -68,24 +80,33 @@ def test_every_way_to_print_is_clean(text: str, capsys: pytest.CaptureFixture[st
     assert not any(line.startswith("ready") for line in said.out.splitlines()), "a name's second line is no row"
 
 
-def test_the_table_of_a_terminal_is_clean_too(monkeypatch: pytest.MonkeyPatch,
-                                              capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_a_terminal_is_clean_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     console.table(("name",), [(CLEAR + TITLE,)])
     shown = capsys.readouterr().out
     assert "\\x1b[2J" in shown and "\x1b[2J" not in shown and "\x1b]0" not in shown
 
 
-@pytest.mark.parametrize(("line", "shown"), [
-    ("\x1b[32mINFO\x1b[0m ready", "INFO ready"), (" 10%|#\r 20%|##\r", " 20%|##"), (CLEAR + "x", "\\x1b[2J\\x1b[Hx"),
-    ("a\tb", "a\tb"), ("", ""), (TITLE, "\\x1b]0;owned\\x07"),
-])
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("\x1b[32mINFO\x1b[0m ready", "INFO ready"),
+        (" 10%|#\r 20%|##\r", " 20%|##"),
+        (CLEAR + "x", "\\x1b[2J\\x1b[Hx"),
+        ("a\tb", "a\tb"),
+        ("", ""),
+        (TITLE, "\\x1b]0;owned\\x07"),
+    ],
+)
 def test_a_log_line_is_what_one_would_see_without_colours(line: str, shown: str) -> None:
     assert console.log_line(line) == shown
 
 
-def test_logs_are_clean_unless_asked_for_as_they_are(monkeypatch: pytest.MonkeyPatch,
-                                                     capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_are_clean_unless_asked_for_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import tasks
     from helpers import lifecycle
 
@@ -108,9 +129,9 @@ LINK = "http://127.0.0.1:8888/lab?token=" + "x" * 43
 
 
 @pytest.mark.parametrize("columns", ["", "30", "50", "80", "120"])
-def test_a_box_is_no_wider_than_the_terminal_and_cuts_no_link(monkeypatch: pytest.MonkeyPatch,
-                                                              capsys: pytest.CaptureFixture[str],
-                                                              columns: str) -> None:
+def test_a_box_is_no_wider_than_the_terminal_and_cuts_no_link(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: str
+) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     console.box("trackbed is ready", [("Notebook", LINK), ("Your files", "/home/Jürgen/文件")])
     lines = capsys.readouterr().err.splitlines()
@@ -130,13 +151,19 @@ def test_a_box_without_unicode(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert sys.stderr.read() == "+- a --+\n| b  c |\n+------+\n"
 
 
-def test_a_table_with_urls_becomes_lines_where_it_does_not_fit(monkeypatch: pytest.MonkeyPatch,
-                                                               capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_with_urls_becomes_lines_where_it_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("COLUMNS", "50")
     row = ("store", "VersityGW", "ready", "http://127.0.0.1:9000  http://127.0.0.1:9001", "")
     console.table(("part", "what", "state", "URL", "memory"), [row])
-    assert capsys.readouterr().out.splitlines() == ["store", "  VersityGW", "  ready", "  http://127.0.0.1:9000",
-                                                    "  http://127.0.0.1:9001"]
+    assert capsys.readouterr().out.splitlines() == [
+        "store",
+        "  VersityGW",
+        "  ready",
+        "  http://127.0.0.1:9000",
+        "  http://127.0.0.1:9001",
+    ]
     monkeypatch.setenv("COLUMNS", "120")
     console.table(("part", "what", "state", "URL", "memory"), [row])
     assert len(capsys.readouterr().out.splitlines()) == 2
@@ -152,13 +179,15 @@ def test_a_line_to_type_works_in_any_folder(monkeypatch: pytest.MonkeyPatch, tmp
     beside.chmod(0o755)
     monkeypatch.setattr(stack, "ROOT", clone)
     monkeypatch.setattr("sys.argv", [str(beside), "up"])
-    done = subprocess.run(["sh", "-c", typed.anywhere("check", "other")], cwd="/", env={}, text=True,
-                          capture_output=True, check=True)
+    done = subprocess.run(
+        ["sh", "-c", typed.anywhere("check", "other")], cwd="/", env={}, text=True, capture_output=True, check=True
+    )
     assert done.stdout == f"in {clone}: check --project=other\n"
 
 
-def test_a_task_that_is_named_can_be_typed_where_one_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-                                                        capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_that_is_named_can_be_typed_where_one_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from helpers import stack
 
     def said() -> str:
@@ -180,18 +209,22 @@ def test_a_task_that_is_named_can_be_typed_where_one_is(monkeypatch: pytest.Monk
     assert said() == f"-> `{typed} down`, then `{typed} up`"
 
 
-@pytest.mark.parametrize(("argv", "environ", "flags"), [
-    ([], {}, ""),
-    (["--project=revcor"], {}, " --project=revcor"),
-    (["--project", "revcor", "--state-dir", "/srv/my state"], {}, " --project=revcor --state-dir='/srv/my state'"),
-    (["--state-dir=~/state"], {"HOME": "/home/ada"}, " --state-dir=/home/ada/state"),
-    ([], {"TRACKBED_PROJECT": "revcor", "TRACKBED_STATE_DIR": "/srv/s"}, " --project=revcor --state-dir=/srv/s"),
-    (["--project=flag"], {"TRACKBED_PROJECT": "environment"}, " --project=flag"),
-    (["--project="], {"TRACKBED_PROJECT": "environment"}, ""),
-    (["--project=$(id)"], {}, " '--project=$(id)'"),
-])
-def test_a_line_to_type_is_for_the_same_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, argv: list[str],
-                                               environ: dict[str, str], flags: str) -> None:
+@pytest.mark.parametrize(
+    ("argv", "environ", "flags"),
+    [
+        ([], {}, ""),
+        (["--project=revcor"], {}, " --project=revcor"),
+        (["--project", "revcor", "--state-dir", "/srv/my state"], {}, " --project=revcor --state-dir='/srv/my state'"),
+        (["--state-dir=~/state"], {"HOME": "/home/ada"}, " --state-dir=/home/ada/state"),
+        ([], {"TRACKBED_PROJECT": "revcor", "TRACKBED_STATE_DIR": "/srv/s"}, " --project=revcor --state-dir=/srv/s"),
+        (["--project=flag"], {"TRACKBED_PROJECT": "environment"}, " --project=flag"),
+        (["--project="], {"TRACKBED_PROJECT": "environment"}, ""),
+        (["--project=$(id)"], {}, " '--project=$(id)'"),
+    ],
+)
+def test_a_line_to_type_is_for_the_same_system(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, argv: list[str], environ: dict[str, str], flags: str
+) -> None:
     from helpers import stack, typed
 
     invoke = tmp_path / ".venv" / "bin" / "invoke"
@@ -213,17 +246,19 @@ def test_a_line_to_type_is_for_the_same_system(monkeypatch: pytest.MonkeyPatch, 
     assert read(typed.anywhere("check", "other"))[:2] == ["check", "--project=other"]
     for folder in (tmp_path, Path("/")):
         monkeypatch.chdir(folder)
-        said = typed.as_typed("`invoke users add ada`; `invoke down --project=copy`; `invoke --list`; `invoke lock`; "
-                              "`TRACKBED_GPU= invoke up`")
+        said = typed.as_typed(
+            "`invoke users add ada`; `invoke down --project=copy`; `invoke --list`; `invoke lock`; "
+            "`TRACKBED_GPU= invoke up`"
+        )
         one, two, three, four, five = (read(line) for line in re.findall("`([^`]+)`", said))
         assert one == ["users", "add", "ada", *wanted]
         assert two == ["down", "--project=copy", *(flag for flag in wanted if "--project" not in flag)]
         assert (three, four, five) == (["--list"], ["lock"], ["up", *wanted])
 
 
-def test_a_stopped_system_is_started_again_by_the_line_that_status_prints(monkeypatch: pytest.MonkeyPatch,
-                                                                          capsys: pytest.CaptureFixture[str],
-                                                                          tmp_path: Path) -> None:
+def test_a_stopped_system_is_started_again_by_the_line_that_status_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     import tasks
     from helpers import lifecycle
 
@@ -245,8 +280,11 @@ def test_every_task_that_is_typed_for_a_named_system_takes_the_flags() -> None:
     import tasks
     from helpers import typed
 
-    lacking = {name for name, task in command_line.known(tasks.namespace).items()
-               if not all(task.flag(option) for option in typed.NAMED)}
+    lacking = {
+        name
+        for name, task in command_line.known(tasks.namespace).items()
+        if not all(task.flag(option) for option in typed.NAMED)
+    }
     assert lacking == set(typed.WITHOUT) - {"-"}
 
 

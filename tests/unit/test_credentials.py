@@ -86,8 +86,11 @@ def test_the_users_own_is_not_renewed(tmp_path: Path) -> None:
 
 
 def test_keys_of_a_store_elsewhere_are_not_renewed(tmp_path: Path) -> None:
-    external = settings(tmp_path, "OBJECT_STORE=external\nS3_ENDPOINT=https://s3.example.org\n"
-                                  "S3_ACCESS_KEY=theirs-1\nS3_SECRET_KEY=theirs-secret-2\n")
+    external = settings(
+        tmp_path,
+        "OBJECT_STORE=external\nS3_ENDPOINT=https://s3.example.org\n"
+        "S3_ACCESS_KEY=theirs-1\nS3_SECRET_KEY=theirs-secret-2\n",
+    )
     ensure(external)
     external = settings(tmp_path, "OBJECT_STORE=external\nS3_ENDPOINT=https://s3.example.org\n")  # kept from before
     renewed, kept = renew(external)
@@ -123,9 +126,7 @@ def test_forget(tmp_path: Path) -> None:
 
 
 def test_external_keys_never_become_our_stores_own(tmp_path: Path) -> None:
-    external = (
-        "OBJECT_STORE=external\nS3_ENDPOINT=http://s3\nS3_ACCESS_KEY=theirs\nS3_SECRET_KEY=their-secret\n"
-    )
+    external = "OBJECT_STORE=external\nS3_ENDPOINT=http://s3\nS3_ACCESS_KEY=theirs\nS3_SECRET_KEY=their-secret\n"
     first = ensure(settings(tmp_path, external))
     assert (first["S3_ACCESS_KEY"], first["S3_SECRET_KEY"]) == ("theirs", "their-secret")
     assert set(first.generated) == set(NAMES) - {"S3_ACCESS_KEY", "S3_SECRET_KEY"}
@@ -159,10 +160,7 @@ def test_a_damaged_secret_is_said_and_kept(tmp_path: Path, content: bytes) -> No
     for call in (ensure, load):
         with pytest.raises(TrackbedError) as caught:
             call(settings(tmp_path))
-        assert (
-            caught.value.message
-            == f"{path} does not hold a secret (3 to 128 plain characters); it is damaged"
-        )
+        assert caught.value.message == f"{path} does not hold a secret (3 to 128 plain characters); it is damaged"
         assert caught.value.hint == f"Restore it, or move it away to get a new one: mv {path} {path}.broken"
     assert path.read_bytes() == content
 
@@ -249,8 +247,15 @@ def test_what_rows_were_encrypted_with_is_kept_until_they_are_encrypted_anew(tmp
 
 def test_the_keys_of_a_backup_are_learnt(tmp_path: Path) -> None:
     mine = ensure(settings(tmp_path))
-    learn(settings(tmp_path), {KEK_PASSPHRASE: "theirs-and-long-enough", WEBHOOK_KEY: mine[WEBHOOK_KEY],
-                               "JUPYTER_TOKEN": "not-taken-over", "odd": None})
+    learn(
+        settings(tmp_path),
+        {
+            KEK_PASSPHRASE: "theirs-and-long-enough",
+            WEBHOOK_KEY: mine[WEBHOOK_KEY],
+            "JUPYTER_TOKEN": "not-taken-over",
+            "odd": None,
+        },
+    )
     after = ensure(settings(tmp_path))
     assert after.values == mine.values
     assert after.former == {FORMER + KEK_PASSPHRASE: "theirs-and-long-enough", FORMER + WEBHOOK_KEY: ""}

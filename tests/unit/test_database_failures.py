@@ -17,31 +17,41 @@ DAMAGED, DISK, READ_ONLY = "files are damaged", "disk that holds the database is
 OWNER, OTHER = "folder is not PostgreSQL's any more", "another PostgreSQL works on"
 
 
-@pytest.mark.parametrize(("line", "means", "fix"), [
-    ("PANIC:  could not locate a valid checkpoint record at 0/1AF1628", DAMAGED, "invoke restore FILE --into=NAME"),
-    ("PANIC:  could not locate a valid checkpoint record", DAMAGED, "invoke down --delete-data"),
-    ('FATAL:  could not open file "global/pg_filenode.map": No such file or directory', DAMAGED, "invoke restore FILE"),
-    ('PANIC:  could not open file "global/pg_control": No such file or directory', DAMAGED, "invoke restore FILE"),
-    ('FATAL:  required WAL directory "pg_wal" does not exist', DAMAGED, "invoke restore FILE"),
-    ('FATAL:  could not read file "pg_logical/x": Input/output error', DAMAGED, "invoke restore FILE"),
-    ("FATAL:  incorrect checksum in control file", DAMAGED, "invoke restore FILE"),
-    ('FATAL:  could not open directory "pg_wal": No such file or directory', DAMAGED, "invoke restore FILE"),
-    ('FATAL:  could not access status of transaction 0', "", ""),
-    ('FATAL:  "/x/postgres-18" is not a valid data directory', DAMAGED, "invoke restore FILE"),
-    ('initdb: error: directory "/var/lib/postgresql/18/docker" exists but is not empty', DAMAGED,
-     "invoke restore FILE"),
-    ('FATAL:  could not write lock file "postmaster.pid": No space left on device', DISK, "df -h"),
-    ('PANIC:  could not write to file "pg_wal/xlogtemp.30": No space left on device', DISK, "invoke up"),
-    ('FATAL:  could not create lock file "postmaster.pid": Read-only file system', READ_ONLY, "dmesg"),
-    ('FATAL:  data directory "/x/postgres-18" has wrong ownership', OWNER, "chown"),
-    ('FATAL:  data directory "/x/postgres-18" has invalid permissions', OWNER, "chmod 700"),
-    ('FATAL:  could not create lock file "postmaster.pid": Permission denied', OWNER, "chown"),
-    ('FATAL:  could not open file "/x/PG_VERSION": Permission denied', OWNER, "chown"),
-    ('FATAL:  lock file "postmaster.pid" already exists', OTHER, "ps aux"),
-    ("FATAL:  could not map anonymous shared memory: Cannot allocate memory", "not enough memory", "invoke up"),
-    ('FATAL:  role "x" does not exist', "", ""),
-    ("LOG:  could not locate a valid checkpoint record", "", ""),
-])
+@pytest.mark.parametrize(
+    ("line", "means", "fix"),
+    [
+        ("PANIC:  could not locate a valid checkpoint record at 0/1AF1628", DAMAGED, "invoke restore FILE --into=NAME"),
+        ("PANIC:  could not locate a valid checkpoint record", DAMAGED, "invoke down --delete-data"),
+        (
+            'FATAL:  could not open file "global/pg_filenode.map": No such file or directory',
+            DAMAGED,
+            "invoke restore FILE",
+        ),
+        ('PANIC:  could not open file "global/pg_control": No such file or directory', DAMAGED, "invoke restore FILE"),
+        ('FATAL:  required WAL directory "pg_wal" does not exist', DAMAGED, "invoke restore FILE"),
+        ('FATAL:  could not read file "pg_logical/x": Input/output error', DAMAGED, "invoke restore FILE"),
+        ("FATAL:  incorrect checksum in control file", DAMAGED, "invoke restore FILE"),
+        ('FATAL:  could not open directory "pg_wal": No such file or directory', DAMAGED, "invoke restore FILE"),
+        ("FATAL:  could not access status of transaction 0", "", ""),
+        ('FATAL:  "/x/postgres-18" is not a valid data directory', DAMAGED, "invoke restore FILE"),
+        (
+            'initdb: error: directory "/var/lib/postgresql/18/docker" exists but is not empty',
+            DAMAGED,
+            "invoke restore FILE",
+        ),
+        ('FATAL:  could not write lock file "postmaster.pid": No space left on device', DISK, "df -h"),
+        ('PANIC:  could not write to file "pg_wal/xlogtemp.30": No space left on device', DISK, "invoke up"),
+        ('FATAL:  could not create lock file "postmaster.pid": Read-only file system', READ_ONLY, "dmesg"),
+        ('FATAL:  data directory "/x/postgres-18" has wrong ownership', OWNER, "chown"),
+        ('FATAL:  data directory "/x/postgres-18" has invalid permissions', OWNER, "chmod 700"),
+        ('FATAL:  could not create lock file "postmaster.pid": Permission denied', OWNER, "chown"),
+        ('FATAL:  could not open file "/x/PG_VERSION": Permission denied', OWNER, "chown"),
+        ('FATAL:  lock file "postmaster.pid" already exists', OTHER, "ps aux"),
+        ("FATAL:  could not map anonymous shared memory: Cannot allocate memory", "not enough memory", "invoke up"),
+        ('FATAL:  role "x" does not exist', "", ""),
+        ("LOG:  could not locate a valid checkpoint record", "", ""),
+    ],
+)
 def test_the_last_words_lead_on(line: str, means: str, fix: str) -> None:
     found = database_failures.explain(["LOG:  starting", TIME + line, "LOG:  database system is shut down"])
     if not means:

@@ -9,24 +9,38 @@ from typing import Any
 import direct
 import pytest
 
-INFO = {"multipart_uploads_enabled": True, "multipart_downloads_enabled": True, "store_type": "SqlStore",
-        "presigned_upload_run_id_supported": True}
+INFO = {
+    "multipart_uploads_enabled": True,
+    "multipart_downloads_enabled": True,
+    "store_type": "SqlStore",
+    "presigned_upload_run_id_supported": True,
+}
 INSIDE = [(b"host", b"mlflow:8000"), (b"x-trackbed-network", b"00aa11")]
 FORWARDED = [*INSIDE, (b"x-forwarded-for", b"203.0.113.9")]
-OUTSIDE = [[], [(b"host", b"mlflow:8000")], [(b"x-trackbed-network", b"")], [(b"x-trackbed-network", b"00aa12")],
-           [(b"x-trackbed-network", b"00aa11, 00aa11")], FORWARDED]
+OUTSIDE = [
+    [],
+    [(b"host", b"mlflow:8000")],
+    [(b"x-trackbed-network", b"")],
+    [(b"x-trackbed-network", b"00aa12")],
+    [(b"x-trackbed-network", b"00aa11, 00aa11")],
+    FORWARDED,
+]
 
 
 async def mlflow(scope: Any, receive: Any, send: Any) -> None:
     body = json.dumps(INFO).encode()
-    await send({"type": "http.response.start", "status": 200, "headers": [
-        (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())],
+        }
+    )
     await send({"type": "http.response.body", "body": body[:5], "more_body": True})
     await send({"type": "http.response.body", "body": body[5:]})
 
 
-def ask(path: str, headers: list[tuple[bytes, bytes]],
-        network: str = "00aa11") -> tuple[int, Any, dict[bytes, bytes]]:
+def ask(path: str, headers: list[tuple[bytes, bytes]], network: str = "00aa11") -> tuple[int, Any, dict[bytes, bytes]]:
     sent: list[dict[str, Any]] = []
 
     async def send(message: dict[str, Any]) -> None:
@@ -39,13 +53,15 @@ def ask(path: str, headers: list[tuple[bytes, bytes]],
 
 
 SPELLINGS = ("/api", "/ajax-api", "//api", "/API")
-WAYS = {"2.0/mlflow-artifacts/presigned/1/a": "Multipart download",
-        "2.0/mlflow-artifacts/mpu/create/1": "Multipart upload",
-        "2.0//mlflow-artifacts/mpu/complete/1": "Multipart upload",
-        "3.0/mlflow-artifacts/mpu/abort/1": "Multipart upload",
-        "2.0/mlflow-artifacts/MPU/create/1": "Multipart upload",
-        "2.0/mlflow/artifacts/presigned-upload-url": "Presigned upload",
-        "2.0/mlflow/artifacts/presigned-download-url": "Presigned download"}
+WAYS = {
+    "2.0/mlflow-artifacts/presigned/1/a": "Multipart download",
+    "2.0/mlflow-artifacts/mpu/create/1": "Multipart upload",
+    "2.0//mlflow-artifacts/mpu/complete/1": "Multipart upload",
+    "3.0/mlflow-artifacts/mpu/abort/1": "Multipart upload",
+    "2.0/mlflow-artifacts/MPU/create/1": "Multipart upload",
+    "2.0/mlflow/artifacts/presigned-upload-url": "Presigned upload",
+    "2.0/mlflow/artifacts/presigned-download-url": "Presigned download",
+}
 
 
 @pytest.mark.parametrize("prefix", SPELLINGS)
@@ -65,11 +81,20 @@ def test_every_spelling_is_open_on_the_stores_network_alone(prefix: str, path: s
 def test_who_comes_through_a_proxy_is_elsewhere_whatever_it_says(header: bytes) -> None:
     assert ask("/api/2.0/mlflow-artifacts/presigned/1/a", [*INSIDE, (header, b"x")])[0] == 501
     assert ask("/api/3.0/mlflow/server-info", [(header, b"x"), *INSIDE])[1] == {
-        **dict.fromkeys(INFO, False), "store_type": "SqlStore"}
+        **dict.fromkeys(INFO, False),
+        "store_type": "SqlStore",
+    }
 
 
-@pytest.mark.parametrize("path", ["/api/3.0/mlflow/server-info", "/ajax-api/3.0/mlflow/server-info",
-                                  "/ajax-api/3.0/mlflow/server-info/", "//API/3.0/mlflow/server-info"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/3.0/mlflow/server-info",
+        "/ajax-api/3.0/mlflow/server-info",
+        "/ajax-api/3.0/mlflow/server-info/",
+        "//API/3.0/mlflow/server-info",
+    ],
+)
 def test_the_server_offers_them_on_the_stores_network_alone(path: str) -> None:
     assert ask(path, INSIDE)[1] == INFO
     for headers in OUTSIDE:

@@ -43,8 +43,9 @@ def commands(text: str) -> list[list[str]]:
     return found
 
 
-COMMANDS = sorted({(page, tuple(words)) for page, path in zip(NAMED, PAGES, strict=True)
-                   for words in commands(path.read_text())})
+COMMANDS = sorted(
+    {(page, tuple(words)) for page, path in zip(NAMED, PAGES, strict=True) for words in commands(path.read_text())}
+)
 
 
 @pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[f"{p}: {' '.join(w)}" for p, w in COMMANDS])
@@ -90,8 +91,12 @@ def test_settings_exist(page: str) -> None:
     text = (ROOT / page).read_text()
     names = set(re.findall(r"\b([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)\b", text)) | set(re.findall(r"\b([A-Z]{3,})=", text))
     for name in sorted(names):
-        known = (name in BY_NAME or FOREIGN.fullmatch(name) or OTHERS.fullmatch(name)
-                 or any(setting.endswith(name) for setting in BY_NAME))
+        known = (
+            name in BY_NAME
+            or FOREIGN.fullmatch(name)
+            or OTHERS.fullmatch(name)
+            or any(setting.endswith(name) for setting in BY_NAME)
+        )
         assert known, f"{page}: {name} is no setting"
         if name.startswith(PREFIX):
             bare = name.removeprefix(PREFIX)
@@ -145,14 +150,16 @@ def tracked() -> list[Path]:
 
 def test_no_package_registry_is_named() -> None:
     """A mirror is a matter of the machine's own pip and apt settings, never of this repository."""
-    registry = re.compile(r"https?://[\w.@:-]*(pypi|pythonhosted|devpi|artifactory|nexus|jfrog|anaconda|npmjs|"
-                          r"debian\.org|ubuntu\.com|proxy\.golang)|--(extra-)?index-url|--find-links")
+    registry = re.compile(
+        r"https?://[\w.@:-]*(pypi|pythonhosted|devpi|artifactory|nexus|jfrog|anaconda|npmjs|"
+        r"debian\.org|ubuntu\.com|proxy\.golang)|--(extra-)?index-url|--find-links"
+    )
     for path in tracked():
         if path == Path(__file__) or not path.is_file():
             continue
         text = path.read_bytes().decode("utf-8", "replace")
         for found in registry.finditer(text):
-            line = text[text.rfind("\n", 0, found.start()) + 1:text.find("\n", found.end())]
+            line = text[text.rfind("\n", 0, found.start()) + 1 : text.find("\n", found.end())]
             option = not found.group(0).startswith("http")  # whose address is told at run time
             assert option and (path.suffix in (".py", ".yaml") or path.name == "Dockerfile"), f"{path}: {line}"
 

@@ -78,8 +78,7 @@ REFUSED = [
     (f"{END}\n", ".env line 1: ends a block that has no begin; delete it"),
     (
         f"{BEGIN}\nMLFLOW_PORT=1\n{END}\n",
-        ".env line 2: MLFLOW_PORT stands inside the block that Trackbed rewrites; move it to "
-        "the top of the file",
+        ".env line 2: MLFLOW_PORT stands inside the block that Trackbed rewrites; move it to the top of the file",
     ),
 ]
 

@@ -19,21 +19,56 @@ from helpers.errors import SettingError
 from tests.unit.fakes import system
 
 SERVER = PartSpec(
-    name="mlflow", title="MLflow", container="lab-mlflow-1", hostname="mlflow", image="trackbed/mlflow:3.17.2",
-    command=("serve", "with space", "$HOME"), environment={"A": "it's", "B": "x*", "HTTPS_PROXY": "http://ada:hunter2@proxy.example:1",
-                                                   "PIP_CERT": "/run/secrets/site-ca.pem"},
-    ports=(Port("http", 8000, 8001, "127.0.0.1"),), networks=("lab_backend", "lab_frontend"), user="10001:10001",
-    mounts=(Mount("volume", "lab_tmp", "/tmp", options="nocopy"), Mount("volume", "lab_s", "/run/secrets", True),
-            Mount("tmpfs", "", "/run", options="mode=0700")),
-    read_only=True, cap_drop=("ALL",), security_opt=("no-new-privileges:true",), restart="always",
-    health=Health(("trackbed-mlflow", "health")), stop_grace=40)
-NOTEBOOK = PartSpec(name="jupyter", title="JupyterLab", container="lab-jupyter", hostname="jupyter", image="j:1",
-                    ports=(Port("http", 8888, 8889, "127.0.0.1"),), networks=("lab_frontend",), user="1000:100",
-                    mounts=(Mount("bind", "/srv/my work", "/home/jovyan/work"),))
-PLAN = Plan("docker", "lab", (SERVER, NOTEBOOK), (Volume("lab_s", 10001, 10001, secret=True),),
-            (Network("lab_backend", True, 1400), Network("lab_frontend")),
-            (SecretFile("mlflow", "lab_s", "pgpass", "*:*:*:mlflow:{POSTGRES_PASSWORD}\n100%", ("POSTGRES_PASSWORD",),
-                        10001, 10001),))
+    name="mlflow",
+    title="MLflow",
+    container="lab-mlflow-1",
+    hostname="mlflow",
+    image="trackbed/mlflow:3.17.2",
+    command=("serve", "with space", "$HOME"),
+    environment={
+        "A": "it's",
+        "B": "x*",
+        "HTTPS_PROXY": "http://ada:hunter2@proxy.example:1",
+        "PIP_CERT": "/run/secrets/site-ca.pem",
+    },
+    ports=(Port("http", 8000, 8001, "127.0.0.1"),),
+    networks=("lab_backend", "lab_frontend"),
+    user="10001:10001",
+    mounts=(
+        Mount("volume", "lab_tmp", "/tmp", options="nocopy"),
+        Mount("volume", "lab_s", "/run/secrets", True),
+        Mount("tmpfs", "", "/run", options="mode=0700"),
+    ),
+    read_only=True,
+    cap_drop=("ALL",),
+    security_opt=("no-new-privileges:true",),
+    restart="always",
+    health=Health(("trackbed-mlflow", "health")),
+    stop_grace=40,
+)
+NOTEBOOK = PartSpec(
+    name="jupyter",
+    title="JupyterLab",
+    container="lab-jupyter",
+    hostname="jupyter",
+    image="j:1",
+    ports=(Port("http", 8888, 8889, "127.0.0.1"),),
+    networks=("lab_frontend",),
+    user="1000:100",
+    mounts=(Mount("bind", "/srv/my work", "/home/jovyan/work"),),
+)
+PLAN = Plan(
+    "docker",
+    "lab",
+    (SERVER, NOTEBOOK),
+    (Volume("lab_s", 10001, 10001, secret=True),),
+    (Network("lab_backend", True, 1400), Network("lab_frontend")),
+    (
+        SecretFile(
+            "mlflow", "lab_s", "pgpass", "*:*:*:mlflow:{POSTGRES_PASSWORD}\n100%", ("POSTGRES_PASSWORD",), 10001, 10001
+        ),
+    ),
+)
 
 
 @pytest.fixture
@@ -41,26 +76,29 @@ def text(tmp_path: Path) -> str:
     return script.containers(PLAN, system(tmp_path).settings.with_engine("docker", "versitygw"))
 
 
-@pytest.mark.parametrize("line", [
-    "MLFLOW_PORT=8001",
-    "docker network create --internal --opt com.docker.network.driver.mtu=1400 lab_backend >/dev/null",
-    "docker volume create lab_s >/dev/null",
-    "POSTGRES_PASSWORD=$(secret)",
-    "  --read-only \\",
-    "  --cap-drop ALL \\",
-    "  --security-opt no-new-privileges:true \\",
-    '  -p "127.0.0.1:$MLFLOW_PORT:8000" \\',
-    "  -v lab_tmp:/tmp:nocopy \\",
-    "  -v lab_s:/run/secrets:ro \\",
-    "  --tmpfs /run:mode=0700 \\",
-    "  -e 'A=it'\"'\"'s' \\",
-    "  -e HTTPS_PROXY \\",
-    "  trackbed/mlflow:3.17.2 serve 'with space' '$HOME' >/dev/null",
-    "docker network connect --alias mlflow lab_backend lab-mlflow-1",
-    "await lab-mlflow-1 trackbed-mlflow health",
-    "# docker rm -f lab-jupyter lab-mlflow-1",
-    "# docker volume rm lab_s",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "MLFLOW_PORT=8001",
+        "docker network create --internal --opt com.docker.network.driver.mtu=1400 lab_backend >/dev/null",
+        "docker volume create lab_s >/dev/null",
+        "POSTGRES_PASSWORD=$(secret)",
+        "  --read-only \\",
+        "  --cap-drop ALL \\",
+        "  --security-opt no-new-privileges:true \\",
+        '  -p "127.0.0.1:$MLFLOW_PORT:8000" \\',
+        "  -v lab_tmp:/tmp:nocopy \\",
+        "  -v lab_s:/run/secrets:ro \\",
+        "  --tmpfs /run:mode=0700 \\",
+        "  -e 'A=it'\"'\"'s' \\",
+        "  -e HTTPS_PROXY \\",
+        "  trackbed/mlflow:3.17.2 serve 'with space' '$HOME' >/dev/null",
+        "docker network connect --alias mlflow lab_backend lab-mlflow-1",
+        "await lab-mlflow-1 trackbed-mlflow health",
+        "# docker rm -f lab-jupyter lab-mlflow-1",
+        "# docker volume rm lab_s",
+    ],
+)
 def test_has_the_line(text: str, line: str) -> None:
     assert line in text.splitlines()
 
@@ -106,20 +144,35 @@ def test_keys_of_an_external_store_are_asked_for(tmp_path: Path) -> None:
 
 
 def test_behind_a_gateway_the_links_are_its_own_and_there_is_a_login(tmp_path: Path) -> None:
-    gateway = PartSpec(name="gateway", title="gateway", container="lab-gateway-1", hostname="gateway", image="g:1",
-                       ports=(Port("http", 8000, 8001, "0.0.0.0"), Port("jupyter", 8888, 8889, "0.0.0.0")),
-                       networks=("lab_frontend",), mounts=(Mount("volume", "lab_g", "/run/secrets", True),))
-    files = (*PLAN.secrets, SecretFile("gateway", "lab_g", "users", "end\n", (), 10003, 10003),
-             SecretFile("gateway", "lab_g", "access-token", "{MLFLOW_TOKEN}", ("MLFLOW_TOKEN",), 10003, 10003))
+    gateway = PartSpec(
+        name="gateway",
+        title="gateway",
+        container="lab-gateway-1",
+        hostname="gateway",
+        image="g:1",
+        ports=(Port("http", 8000, 8001, "0.0.0.0"), Port("jupyter", 8888, 8889, "0.0.0.0")),
+        networks=("lab_frontend",),
+        mounts=(Mount("volume", "lab_g", "/run/secrets", True),),
+    )
+    files = (
+        *PLAN.secrets,
+        SecretFile("gateway", "lab_g", "users", "end\n", (), 10003, 10003),
+        SecretFile("gateway", "lab_g", "access-token", "{MLFLOW_TOKEN}", ("MLFLOW_TOKEN",), 10003, 10003),
+    )
     plan = replace(PLAN, parts=(replace(SERVER, ports=()), replace(NOTEBOOK, ports=()), gateway), secrets=files)
     settings = system(tmp_path, public="true", public_address="lab.example.org").settings
     text = script.containers(plan, settings.with_engine("docker", "versitygw"))
     assert 'echo "MLflow: https://lab.example.org:$MLFLOW_PORT"' in text.splitlines()
     assert 'echo "JupyterLab: https://lab.example.org:$JUPYTER_PORT/lab?token=$JUPYTER_TOKEN"' in text.splitlines()
     assert "http://127.0.0.1" not in text
-    login = text[text.index("# one login"):text.index("printf \"user:")]
-    done = subprocess.run(["bash", "-c", f"set -eu\n{scripts.SECRET}\n{login}\necho $PASSWORD $SALT $HASH"],
-                          capture_output=True, text=True, timeout=30, check=True)
+    login = text[text.index("# one login") : text.index('printf "user:')]
+    done = subprocess.run(
+        ["bash", "-c", f"set -eu\n{scripts.SECRET}\n{login}\necho $PASSWORD $SALT $HASH"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
     password, salt, made = done.stdout.split()
     assert hashlib.sha256(bytes.fromhex(salt) + password.encode()).hexdigest() == made
 
@@ -134,10 +187,14 @@ def test_the_public_address_is_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_embedded_engines_commands_install_what_it_does(tmp_path: Path, torch: str) -> None:
     engine = EmbeddedEngine(system(tmp_path, gpu="none", torch=torch, engine="embedded"))
     said = engine.script(engine.plan())
-    installed = [shlex.split(line.partition("/bin/python ")[2]) for line in said.splitlines()
-                 if line.startswith("uv pip install ")]
+    installed = [
+        shlex.split(line.partition("/bin/python ")[2])
+        for line in said.splitlines()
+        if line.startswith("uv pip install ")
+    ]
     assert installed == [[word.removeprefix(f"{stack.ROOT}/") for word in extra.argv()] for extra in engine._torch()]
     files = [words[-1] for words in installed]
-    assert files == ([] if torch == "auto" else [
-        "docker/jupyter/torch-cpu.in", "docker/jupyter/lightning-requirements.txt"])
+    assert files == (
+        [] if torch == "auto" else ["docker/jupyter/torch-cpu.in", "docker/jupyter/lightning-requirements.txt"]
+    )
     assert all((stack.ROOT / name).is_file() for name in files)

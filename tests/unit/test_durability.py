@@ -23,7 +23,6 @@ def test_what_is_missing_or_damaged_is_counted_and_named() -> None:
     assert str(found).endswith("checked (1 of them by size only): 1 missing, 2 damaged")
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"checked": 1}', "\0\0",
-                                  json.dumps({**FOUND, "names": 3})])
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"checked": 1}', "\0\0", json.dumps({**FOUND, "names": 3})])
 def test_what_is_no_result_is_none(text: str) -> None:
     assert durability.parse(text) is None

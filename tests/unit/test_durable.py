@@ -58,8 +58,9 @@ class FakeRepository:
     def __init__(self, artifact_dir: Path) -> None:
         self.artifact_dir = str(artifact_dir)
 
-    def _publish_staged_artifact(self, temp: str, destination: str,
-                                 finalize: Callable[[str], None] | None = None) -> None:
+    def _publish_staged_artifact(
+        self, temp: str, destination: str, finalize: Callable[[str], None] | None = None
+    ) -> None:
         raise AssertionError("MLflow's own does not sync")
 
     def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
@@ -99,7 +100,8 @@ def lines(journal: written.Journal, count: int) -> list[list[Any]]:
 
 
 def test_a_file_is_synced_before_it_has_its_name_and_its_folders_after(
-        disk: Disk, repository: tuple[FakeRepository, written.Journal]) -> None:
+    disk: Disk, repository: tuple[FakeRepository, written.Journal]
+) -> None:
     place, journal = repository
     folder = Path(place.artifact_dir, "1", "run", "artifacts")
     folder.mkdir(parents=True)
@@ -108,20 +110,27 @@ def test_a_file_is_synced_before_it_has_its_name_and_its_folders_after(
         staged.write_bytes(b"content")
         place._publish_staged_artifact(str(staged), str(folder / name))
     root = "artifacts/main"
-    first, *rest = disk.events[:disk.events.index(("sync", f"{root}/1/run/artifacts/{common.STAGED}b.bin"))]
+    first, *rest = disk.events[: disk.events.index(("sync", f"{root}/1/run/artifacts/{common.STAGED}b.bin"))]
     assert first == ("sync", f"{root}/1/run/artifacts/{common.STAGED}a.bin")
-    assert rest[:4] == [("replace", f"{root}/1/run/artifacts/a.bin"), ("sync", f"{root}/1/run/artifacts"),
-                        ("sync", f"{root}/1/run"), ("sync", f"{root}/1")]
+    assert rest[:4] == [
+        ("replace", f"{root}/1/run/artifacts/a.bin"),
+        ("sync", f"{root}/1/run/artifacts"),
+        ("sync", f"{root}/1/run"),
+        ("sync", f"{root}/1"),
+    ]
     assert ("sync", root) in rest and ("sync", "artifacts") in rest
     # the folders above are known to be there from now on
-    assert disk.events[len(rest) + 1:] == [("sync", f"{root}/1/run/artifacts/{common.STAGED}b.bin"),
-                                           ("replace", f"{root}/1/run/artifacts/b.bin"),
-                                           ("sync", f"{root}/1/run/artifacts")]
+    assert disk.events[len(rest) + 1 :] == [
+        ("sync", f"{root}/1/run/artifacts/{common.STAGED}b.bin"),
+        ("replace", f"{root}/1/run/artifacts/b.bin"),
+        ("sync", f"{root}/1/run/artifacts"),
+    ]
     assert [line[:2] for line in lines(journal, 2)] == [[f"main/1/run/artifacts/{n}.bin", 7] for n in "ab"]
 
 
-def test_an_error_of_the_disk_is_no_acknowledgement(repository: tuple[FakeRepository, written.Journal],
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_disk_is_no_acknowledgement(
+    repository: tuple[FakeRepository, written.Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
     place, _ = repository
     staged = Path(place.artifact_dir, common.STAGED + "x")
     staged.write_bytes(b"content")
@@ -135,8 +144,9 @@ def test_an_error_of_the_disk_is_no_acknowledgement(repository: tuple[FakeReposi
     assert not Path(place.artifact_dir, "x").exists()
 
 
-def test_a_folder_that_is_stored_at_once_is_synced_whole(disk: Disk, tmp_path: Path,
-                                                         repository: tuple[FakeRepository, written.Journal]) -> None:
+def test_a_folder_that_is_stored_at_once_is_synced_whole(
+    disk: Disk, tmp_path: Path, repository: tuple[FakeRepository, written.Journal]
+) -> None:
     place, journal = repository
     source = tmp_path / "source"
     source.mkdir()
@@ -155,6 +165,7 @@ def test_s3_without_the_service_stays_as_it_is() -> None:
 
 
 # --- the journal and the check after an unclean stop
+
 
 @pytest.fixture
 def journal(tmp_path: Path) -> written.Journal:
@@ -193,7 +204,11 @@ def test_after_an_unclean_stop_what_is_missing_or_damaged_is_named(journal: writ
     assert again.begin()
     found = again.check()
     assert {k: found[k] for k in ("checked", "missing", "damaged", "by_size")} == {
-        "checked": 5, "missing": 1, "damaged": 2, "by_size": 0}
+        "checked": 5,
+        "missing": 1,
+        "damaged": 2,
+        "by_size": 0,
+    }
     assert found["names"] == ["main/empty", "main/gone", "main/zeros"]
     assert again.result() == found
     again.end()
@@ -262,13 +277,23 @@ def test_an_object_its_metadata_and_their_folders_are_synced(disk: Disk, service
     assert lines(service.journal, 1)[0][:2] == ["objects/bucket/main/1/a.bin", 7]
 
 
-@pytest.mark.parametrize("request_", [
-    {}, {"bucket": "bucket"}, {"bucket": "bucket", "keys": []}, {"bucket": "bucket", "keys": "a"},
-    {"bucket": "..", "keys": ["x"]}, {"bucket": "bucket", "keys": ["../../../etc/passwd"]},
-    {"bucket": "bucket", "keys": ["/etc/passwd"]}, {"bucket": "bucket", "keys": ["a//b"]},
-    {"bucket": "bucket", "keys": ["a\0b"]}, {"bucket": "a/b/..", "keys": ["a"]}, {"bucket": 1, "keys": [2]},
-    {"bucket": "bucket", "removed": "../x"},
-])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {},
+        {"bucket": "bucket"},
+        {"bucket": "bucket", "keys": []},
+        {"bucket": "bucket", "keys": "a"},
+        {"bucket": "..", "keys": ["x"]},
+        {"bucket": "bucket", "keys": ["../../../etc/passwd"]},
+        {"bucket": "bucket", "keys": ["/etc/passwd"]},
+        {"bucket": "bucket", "keys": ["a//b"]},
+        {"bucket": "bucket", "keys": ["a\0b"]},
+        {"bucket": "a/b/..", "keys": ["a"]},
+        {"bucket": 1, "keys": [2]},
+        {"bucket": "bucket", "removed": "../x"},
+    ],
+)
 def test_only_names_below_the_objects_are_taken(service: store_sync.StoreSync, request_: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         service.answer({"token": TOKEN, **request_})
@@ -303,11 +328,23 @@ def test_over_the_network_an_error_of_the_service_is_an_error_here(service: stor
 
 # --- other accounts of the machine reach the service's container, too
 
-@pytest.mark.parametrize("words", [{}, {"token": ""}, {"token": "wrong"}, {"token": None}, {"token": [TOKEN]},
-                                   {"token": TOKEN + "x"}, {"token": "\ud800"}])
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {},
+        {"token": ""},
+        {"token": "wrong"},
+        {"token": None},
+        {"token": [TOKEN]},
+        {"token": TOKEN + "x"},
+        {"token": "\ud800"},
+    ],
+)
 @pytest.mark.parametrize("request_", [{"result": True}, {"all": True}, {"bucket": "bucket", "removed": "main"}])
-def test_without_the_token_nothing_is_answered(service: store_sync.StoreSync, words: dict[str, Any],
-                                               request_: dict[str, Any]) -> None:
+def test_without_the_token_nothing_is_answered(
+    service: store_sync.StoreSync, words: dict[str, Any], request_: dict[str, Any]
+) -> None:
     service.begin()
     with pytest.raises(PermissionError):
         service.answer({**words, **request_})

@@ -32,19 +32,23 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(egress, "ANCHORS", ())
 
 
-def find(folder: Path, dotenv: str = "", system: str = "", client: dict[str, str] | None = None,
-         **environ: str) -> Egress:
+def find(
+    folder: Path, dotenv: str = "", system: str = "", client: dict[str, str] | None = None, **environ: str
+) -> Egress:
     (folder / "environment").write_text(system)
     return egress.find(settings(folder, dotenv), environ, client or {}, str(folder / "environment"))
 
 
-@pytest.mark.parametrize(("places", "origin", "proxy"), [
-    ({"https_proxy": PROXY, "dotenv": f"HTTPS_PROXY={OTHER}\n"}, "the environment", PROXY),
-    ({"HTTPS_PROXY": PROXY}, "the environment", PROXY),
-    ({"dotenv": f"HTTPS_PROXY={PROXY}\n", "system": f"HTTPS_PROXY={OTHER}\n"}, ".env", PROXY),
-    ({"client": {"HTTPS_PROXY": PROXY}, "system": f"https_proxy={OTHER}\n"}, "Docker's config.json", PROXY),
-    ({"system": f'# of the site\nexport https_proxy="{PROXY}"\n'}, "", PROXY),
-])
+@pytest.mark.parametrize(
+    ("places", "origin", "proxy"),
+    [
+        ({"https_proxy": PROXY, "dotenv": f"HTTPS_PROXY={OTHER}\n"}, "the environment", PROXY),
+        ({"HTTPS_PROXY": PROXY}, "the environment", PROXY),
+        ({"dotenv": f"HTTPS_PROXY={PROXY}\n", "system": f"HTTPS_PROXY={OTHER}\n"}, ".env", PROXY),
+        ({"client": {"HTTPS_PROXY": PROXY}, "system": f"https_proxy={OTHER}\n"}, "Docker's config.json", PROXY),
+        ({"system": f'# of the site\nexport https_proxy="{PROXY}"\n'}, "", PROXY),
+    ],
+)
 def test_wherever_they_are_configured(tmp_path: Path, places: dict[str, str], origin: str, proxy: str) -> None:
     found = find(tmp_path, **places)  # type: ignore[arg-type]
     assert dict(found.proxies) == {"HTTPS_PROXY": proxy}
@@ -52,14 +56,24 @@ def test_wherever_they_are_configured(tmp_path: Path, places: dict[str, str], or
 
 
 def test_what_is_inside_never_goes_through_them(tmp_path: Path) -> None:
-    found = find(tmp_path, http_proxy=PROXY, no_proxy="10.0.0.0/8, intern.example",
-                 client={"NO_PROXY": "registry.example"})
+    found = find(
+        tmp_path, http_proxy=PROXY, no_proxy="10.0.0.0/8, intern.example", client={"NO_PROXY": "registry.example"}
+    )
     told = found.environment(egress.inside(settings(tmp_path, TRACKBED_BIND_ADDRESS="127.0.0.2")))
     assert told["HTTP_PROXY"] == told["http_proxy"] == PROXY
     assert told["NO_PROXY"] == told["no_proxy"]
     listed = told["NO_PROXY"].split(",")
-    assert {"localhost", "127.0.0.1", "127.0.0.2", "::1", "mlflow", "store", "10.0.0.0/8", "intern.example",
-            "registry.example"} <= set(listed)
+    assert {
+        "localhost",
+        "127.0.0.1",
+        "127.0.0.2",
+        "::1",
+        "mlflow",
+        "store",
+        "10.0.0.0/8",
+        "intern.example",
+        "registry.example",
+    } <= set(listed)
     assert find(tmp_path).environment() == {}, "no proxy, no variables"
     assert egress.exceptions("a.example, store") == ",".join((*egress.INSIDE, "a.example"))
 

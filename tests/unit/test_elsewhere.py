@@ -23,24 +23,38 @@ URI = "https://mlflow.example.org"
 
 
 def settings(folder: Path, environ: dict[str, str] | None = None, **flags: str) -> Settings:
-    return Settings.load({"state_dir": str(folder / "state"), "tracking_uri": URI, **flags},
-                         {"HOME": str(folder), **(environ or {})}, folder / "clone" / ".env", {})
+    return Settings.load(
+        {"state_dir": str(folder / "state"), "tracking_uri": URI, **flags},
+        {"HOME": str(folder), **(environ or {})},
+        folder / "clone" / ".env",
+        {},
+    )
 
 
-@pytest.mark.parametrize(("given", "kept"), [
-    ("https://mlflow.example.org/", URI), ("http://192.0.2.7:8000", "http://192.0.2.7:8000"),
-    ("https://site.example.org/mlflow/#/experiments/1", "https://site.example.org/mlflow"),
-    ("https://[2001:db8::7]:8443", "https://[2001:db8::7]:8443"),
-])
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("https://mlflow.example.org/", URI),
+        ("http://192.0.2.7:8000", "http://192.0.2.7:8000"),
+        ("https://site.example.org/mlflow/#/experiments/1", "https://site.example.org/mlflow"),
+        ("https://[2001:db8::7]:8443", "https://[2001:db8::7]:8443"),
+    ],
+)
 def test_addresses(tmp_path: Path, given: str, kept: str) -> None:
     assert settings(tmp_path, tracking_uri=given).tracking_uri == kept
 
 
-@pytest.mark.parametrize(("given", "said"), [
-    ("mlflow.example.org", "Did you mean https://mlflow.example.org"), ("ftp://x.example.org", "must be http"),
-    ("https://ada:pw@x.example.org", "TRACKING_PASSWORD"), ("https://", "must be"), ("https://x:y", "must be"),
-    ("https://x.example.org/?a=b", "must be"),
-])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("mlflow.example.org", "Did you mean https://mlflow.example.org"),
+        ("ftp://x.example.org", "must be http"),
+        ("https://ada:pw@x.example.org", "TRACKING_PASSWORD"),
+        ("https://", "must be"),
+        ("https://x:y", "must be"),
+        ("https://x.example.org/?a=b", "must be"),
+    ],
+)
 def test_no_addresses(tmp_path: Path, given: str, said: str) -> None:
     with pytest.raises(SettingError, match=said) as caught:
         settings(tmp_path, tracking_uri=given)
@@ -80,8 +94,11 @@ def test_files_of_the_notebook(tmp_path: Path) -> None:
     assert files["tracking-username"].template == "ada" and files["tracking-token"].template == ""
     assert files["tracking-password"].names == ("TRACKING_PASSWORD",) and files["tracking-password"].mode == 0o400
     assert files["tracking-ca.pem"].template == ca.read_text()
-    assert {f.volume for f in files.values()} == {"trackbed_secrets-jupyter"} == \
-        {v.name for v in compose_model.volumes(found, "minio")}
+    assert (
+        {f.volume for f in files.values()}
+        == {"trackbed_secrets-jupyter"}
+        == {v.name for v in compose_model.volumes(found, "minio")}
+    )
     environment = elsewhere.environment(found, "/run/secrets")
     assert environment["MLFLOW_TRACKING_SERVER_CERT_PATH"] == "/run/secrets/tracking-ca.pem"
     assert "ada" not in environment.values()
@@ -90,10 +107,14 @@ def test_files_of_the_notebook(tmp_path: Path) -> None:
     assert bare["tracking-token"] == "{TRACKING_TOKEN}"
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    (None, "No such file"), ("hello", "PEM form"),
-    ("-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----", "private key"),
-])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "No such file"),
+        ("hello", "PEM form"),
+        ("-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----", "private key"),
+    ],
+)
 def test_a_file_that_is_no_certificate(tmp_path: Path, text: str | None, said: str) -> None:
     ca = tmp_path / "ca.pem"
     if text is not None:
@@ -128,40 +149,67 @@ def test_login_goes_to_its_server_alone(tmp_path: Path, monkeypatch: pytest.Monk
     basic = "Basic " + base64.b64encode(b"ada:p:w").decode()
     assert login.known() and login.Login().get_name() == elsewhere.PLUGIN
     assert header(f"{URI}/api") == header("https://mlflow.example.org:443/x") == basic
-    for other in ("http://mlflow.example.org/api", "https://mlflow.example.org:8443/", "https://example.org/",
-                  "https://mlflow.example.org.evil.example/"):
+    for other in (
+        "http://mlflow.example.org/api",
+        "https://mlflow.example.org:8443/",
+        "https://example.org/",
+        "https://mlflow.example.org.evil.example/",
+    ):
         assert header(other) == "", other
     assert header(URI, Authorization="Basic own") == "Basic own"
     (tmp_path / "tracking-token").write_text("t0k")
     assert header(URI) == "Bearer t0k"
 
 
-@pytest.mark.parametrize(("text", "said", "final"), [
-    ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: unable to get local issuer certificate (_ssl.c:1)",
-     "an authority that is not known here", True),
-    ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: Hostname mismatch, certificate is not valid for 'x'",
-     "another name than mlflow.example.org", True),
-    ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate has expired (_ssl.c:1)", "expired", True),
-    ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: Missing Authority Key Identifier (_ssl.c:1)",
-     "missing authority key identifier", True),
-    ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "does not speak TLS", True),
-    ("Failed to resolve 'mlflow.example.org'", "does not resolve", False),
-    ("[Errno 111] Connection refused", "refuses the connection", False),
-    ("Connection to x timed out. (connect timeout=8)", "no connection", False),
-])
+@pytest.mark.parametrize(
+    ("text", "said", "final"),
+    [
+        (
+            "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: unable to get local issuer certificate (_ssl.c:1)",
+            "an authority that is not known here",
+            True,
+        ),
+        (
+            "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: Hostname mismatch, certificate is not valid for 'x'",
+            "another name than mlflow.example.org",
+            True,
+        ),
+        (
+            "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate has expired (_ssl.c:1)",
+            "expired",
+            True,
+        ),
+        (
+            "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: Missing Authority Key Identifier (_ssl.c:1)",
+            "missing authority key identifier",
+            True,
+        ),
+        ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "does not speak TLS", True),
+        ("Failed to resolve 'mlflow.example.org'", "does not resolve", False),
+        ("[Errno 111] Connection refused", "refuses the connection", False),
+        ("Connection to x timed out. (connect timeout=8)", "no connection", False),
+    ],
+)
 def test_what_an_error_means(text: str, said: str, final: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_SERVER_CERT_PATH", raising=False)
     found = tracking_server.of_error(OSError(text), URI)
     assert said in found["problem"] and found["final"] is final and found["fix"]
 
 
-@pytest.mark.parametrize(("status", "body", "login", "said", "final"), [
-    (200, '{"experiments": []}', True, "", False), (200, "<html>", True, "a page", True),
-    (401, "", False, "wants a login", True), (401, "", True, "does not accept the login", True),
-    (403, "Invalid Host header", False, "name it is called by", True), (403, "no", False, "forbids", True),
-    (404, "", False, "no MLflow at this address", True), (407, "", False, "proxy", True),
-    (503, "starting", False, "HTTP 503 starting", False),
-])
+@pytest.mark.parametrize(
+    ("status", "body", "login", "said", "final"),
+    [
+        (200, '{"experiments": []}', True, "", False),
+        (200, "<html>", True, "a page", True),
+        (401, "", False, "wants a login", True),
+        (401, "", True, "does not accept the login", True),
+        (403, "Invalid Host header", False, "name it is called by", True),
+        (403, "no", False, "forbids", True),
+        (404, "", False, "no MLflow at this address", True),
+        (407, "", False, "proxy", True),
+        (503, "starting", False, "HTTP 503 starting", False),
+    ],
+)
 def test_what_an_answer_means(status: int, body: str, login: bool, said: str, final: bool) -> None:
     found = tracking_server.of_status(status, body, login)
     assert said in found["problem"] and bool(found["problem"]) is bool(said) and found["final"] is final

@@ -107,7 +107,8 @@ def test_a_normal_user_is_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @as_root
 def test_a_backup_of_roots_is_not_written_where_a_service_could_move_it(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(accounts, "services", lambda: {60001})
     (tmp_path / "work" / "inner").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
@@ -135,22 +136,52 @@ def test_a_program_becomes_its_account_before_it_starts(tmp_path: Path) -> None:
     script.write_bytes(Path(launch.__file__).read_bytes())
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit('run as root')")
     tmp_path.chmod(0o711)
-    code = ("import os; print(os.getresuid(), os.getresgid(), os.getgroups(), os.getcwd(), oct(os.umask(0)), "
-            "os.environ['LD_PRELOAD'], os.fstat(1).st_uid)")
+    code = (
+        "import os; print(os.getresuid(), os.getresgid(), os.getgroups(), os.getcwd(), oct(os.umask(0)), "
+        "os.environ['LD_PRELOAD'], os.fstat(1).st_uid)"
+    )
     nobody = pwd.getpwnam("nobody")
-    done = subprocess.run(["/usr/bin/python3", "-I", "-S", str(script), "nobody", "44,45", "/tmp",
-                           "/usr/bin/python3", "-S", "-E", "-c", code],
-                          env={launch.PREFIX + name: value for name, value in told.items()}, capture_output=True,
-                          text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [
+            "/usr/bin/python3",
+            "-I",
+            "-S",
+            str(script),
+            "nobody",
+            "44,45",
+            "/tmp",
+            "/usr/bin/python3",
+            "-S",
+            "-E",
+            "-c",
+            code,
+        ],
+        env={launch.PREFIX + name: value for name, value in told.items()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     uid, gid = nobody.pw_uid, nobody.pw_gid
-    assert done.stdout.strip() == (f"({uid}, {uid}, {uid}) ({gid}, {gid}, {gid}) [44, 45] /tmp 0o77 "
-                                   f"/nonexistent.so {uid}")
+    assert done.stdout.strip() == (
+        f"({uid}, {uid}, {uid}) ({gid}, {gid}, {gid}) [44, 45] /tmp 0o77 /nonexistent.so {uid}"
+    )
     assert done.stderr.count("LD_PRELOAD") == 1, "the launcher itself has loaded it, or the program has not"
-    closed = subprocess.run(["/usr/bin/python3", "-I", "-S", str(script), "nobody", "", "/root", "/bin/true"],
-                            capture_output=True, text=True, timeout=60, check=False)
+    closed = subprocess.run(
+        ["/usr/bin/python3", "-I", "-S", str(script), "nobody", "", "/root", "/bin/true"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert closed.returncode and ("/root" in closed.stderr or os.stat("/root").st_mode & 1)
-    never = subprocess.run(["/usr/bin/python3", "-I", "-S", str(script), "root", "", "/", "/bin/true"],
-                           capture_output=True, text=True, timeout=60, check=False)
+    never = subprocess.run(
+        ["/usr/bin/python3", "-I", "-S", str(script), "root", "", "/", "/bin/true"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert never.returncode and "is root" in never.stderr
 
 
@@ -187,9 +218,18 @@ def test_the_notebooks_own_packages_come_first(locked: Path, tmp_path: Path) -> 
     site = next((tmp_path / "own" / "lib").glob("python3*/site-packages"))
     (site / "thing.py").write_text("version = 'own'\n")
     own(locked, tmp_path / "own")  # again: what was installed stays
-    told = subprocess.run([python, "-c", "import json, sys, sysconfig, thing, other; print(json.dumps([thing.version, "
-                           "other.version, sys.prefix, sysconfig.get_path('purelib')]))"],
-                          capture_output=True, text=True, timeout=60, check=True).stdout
+    told = subprocess.run(
+        [
+            python,
+            "-c",
+            "import json, sys, sysconfig, thing, other; print(json.dumps([thing.version, "
+            "other.version, sys.prefix, sysconfig.get_path('purelib')]))",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
     assert json.loads(told) == ["own", "locked", str(tmp_path / "own"), str(site)]
 
 
@@ -319,9 +359,11 @@ def test_no_command_of_an_account_has_anything_of_roots(tmp_path: Path, monkeypa
 def test_an_account_opens_no_terminal_of_roots() -> None:
     """In a terminal's own session /dev/tty is that terminal."""
     nobody = pwd.getpwnam("nobody")
-    code = ("import subprocess, sys; from helpers.engines.accounts import NOTHING, become; "
-            "ask = lambda **o: subprocess.run(['sh', '-c', ': </dev/tty'], **{**NOTHING, **o}).returncode; "
-            f"sys.exit(0 if ask() == 0 and ask(**become({nobody.pw_uid}, {nobody.pw_gid})) else 1)")
+    code = (
+        "import subprocess, sys; from helpers.engines.accounts import NOTHING, become; "
+        "ask = lambda **o: subprocess.run(['sh', '-c', ': </dev/tty'], **{**NOTHING, **o}).returncode; "
+        f"sys.exit(0 if ask() == 0 and ask(**become({nobody.pw_uid}, {nobody.pw_gid})) else 1)"
+    )
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(sys.executable, [sys.executable, "-c", code])

@@ -51,8 +51,18 @@ def test_flags_of_a_failed_start_count_until_one_works(flags: dict[str, str | No
     assert not file.exists(), "the next one goes on"
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"WORKSPACE": 1}', '{"WORKSPACE": "relative"}', '{"NO_SUCH": "x"}',
-                                     '{"S3_SECRET_KEY": "longenough"}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"WORKSPACE": 1}',
+        '{"WORKSPACE": "relative"}',
+        '{"NO_SUCH": "x"}',
+        '{"S3_SECRET_KEY": "longenough"}',
+        "[" * 100_000,
+    ],
+)
 def test_a_note_that_cannot_be_used_is_passed_over(flags: dict[str, str | None], tmp_path: Path, content: str) -> None:
     (tmp_path / "p" / failed_start.FILE).write_text(content)
     system, tried = lifecycle.last_tried(flags)

@@ -80,36 +80,50 @@ def test_the_address_is_asked_for_remembered_and_never_empty(tmp_path: Path, mon
     assert told.settings.public_address == "lab.example.org" and gateway.FOUND not in told.state.remembered
 
 
-@pytest.mark.parametrize(("flags", "engine", "node", "words"), [
-    ({"public": "true"}, "embedded", "", "needs the docker engine"),
-    ({"public": "true"}, "docker", "ssh://node", "would run on ssh://node"),
-])
+@pytest.mark.parametrize(
+    ("flags", "engine", "node", "words"),
+    [
+        ({"public": "true"}, "embedded", "", "needs the docker engine"),
+        ({"public": "true"}, "docker", "ssh://node", "would run on ssh://node"),
+    ],
+)
 def test_what_cannot_be_public(tmp_path: Path, flags: dict[str, str], engine: str, node: str, words: str) -> None:
     with pytest.raises(SettingError, match=words) as caught:
         gateway.check_settings(system(tmp_path, **flags).settings, ENGINES[engine], node)
     assert caught.value.hint
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    ({"bind_address": "0.0.0.0"}, "loopback"), ({"public": "true", "public_address": "2001:db8::1"}, "IPv4"),
-    ({"public": "true", "domain": "203.0.113.7"}, "PUBLIC_ADDRESS"), ({"public": "ja"}, "one of true, false"),
-    ({"public": "true", "domain": "lab.example.org", "mlflow_port": "443"}, "cannot share a port"),
-    ({"acme_ca": "http://ca/dir"}, "https://"), ({"acme_root": "/nowhere.pem"}, "PEM"),
-])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"bind_address": "0.0.0.0"}, "loopback"),
+        ({"public": "true", "public_address": "2001:db8::1"}, "IPv4"),
+        ({"public": "true", "domain": "203.0.113.7"}, "PUBLIC_ADDRESS"),
+        ({"public": "ja"}, "one of true, false"),
+        ({"public": "true", "domain": "lab.example.org", "mlflow_port": "443"}, "cannot share a port"),
+        ({"acme_ca": "http://ca/dir"}, "https://"),
+        ({"acme_root": "/nowhere.pem"}, "PEM"),
+    ],
+)
 def test_wrong_settings(tmp_path: Path, flags: dict[str, str], words: str) -> None:
     with pytest.raises(SettingError, match=words):
         system(tmp_path, **flags)
 
 
-@pytest.mark.parametrize(("flags", "overlays"), [
-    ({}, ["versitygw"]), ({"object_store": "minio"}, ["minio"]),
-    ({"public": "true", "object_store": "minio"}, ["minio", "public", "public-store", "public-console"]),
-    ({"public": "true"}, ["versitygw", "public", "public-store"]),
-    ({"public": "true", "object_store": "versitygw", "public_s3": "true"},
-     ["versitygw", "public", "public-store", "public-console", "public-s3"]),
-    ({"public": "true", "domain": "lab.example.org"},
-     ["versitygw", "public", "public-store", "public-acme"]),
-])
+@pytest.mark.parametrize(
+    ("flags", "overlays"),
+    [
+        ({}, ["versitygw"]),
+        ({"object_store": "minio"}, ["minio"]),
+        ({"public": "true", "object_store": "minio"}, ["minio", "public", "public-store", "public-console"]),
+        ({"public": "true"}, ["versitygw", "public", "public-store"]),
+        (
+            {"public": "true", "object_store": "versitygw", "public_s3": "true"},
+            ["versitygw", "public", "public-store", "public-console", "public-s3"],
+        ),
+        ({"public": "true", "domain": "lab.example.org"}, ["versitygw", "public", "public-store", "public-acme"]),
+    ],
+)
 def test_overlays(tmp_path: Path, flags: dict[str, str], overlays: list[str]) -> None:
     made = system(tmp_path, **{"public_address": "203.0.113.7", **flags})
     files = DockerEngine(made).compose.files
@@ -117,12 +131,16 @@ def test_overlays(tmp_path: Path, flags: dict[str, str], overlays: list[str]) ->
     assert all((stack.ROOT / f).exists() for f in files)
 
 
-@pytest.mark.parametrize(("flags", "certificates", "bound"), [
-    ({}, "internal", "0.0.0.0"), ({"domain": "lab.example.org"}, "acme", "0.0.0.0"),
-    ({"certificates": "acme"}, "acme_address", "0.0.0.0"),
-    ({"bind_address": "192.0.2.1"}, "internal", "192.0.2.1"),
-    ({"domain": "lab.example.org", "certificates": "internal"}, "internal", "0.0.0.0"),
-])
+@pytest.mark.parametrize(
+    ("flags", "certificates", "bound"),
+    [
+        ({}, "internal", "0.0.0.0"),
+        ({"domain": "lab.example.org"}, "acme", "0.0.0.0"),
+        ({"certificates": "acme"}, "acme_address", "0.0.0.0"),
+        ({"bind_address": "192.0.2.1"}, "internal", "192.0.2.1"),
+        ({"domain": "lab.example.org", "certificates": "internal"}, "internal", "0.0.0.0"),
+    ],
+)
 def test_what_the_gateway_is_told(tmp_path: Path, flags: dict[str, str], certificates: str, bound: str) -> None:
     made = system(tmp_path, public="true", public_address="203.0.113.7", **flags)
     told = variables.gateway_variables(DockerEngine(made).deployment)
@@ -159,18 +177,25 @@ def test_behind_the_gateway_mlflow_asks_for_its_token_and_people_are_told_of_non
         if not any(name.startswith(credentials.FORMER) for name in file.names):
             assert credentials.Credentials(values).render(file.template, file.names)
     status = PartStatus("mlflow", State.READY)
-    engine = SimpleNamespace(name="docker", parts=lambda detail: (status,), access_token=lambda: "token", host=LOCAL,
-                             console_is_public=False)
+    engine = SimpleNamespace(
+        name="docker", parts=lambda detail: (status,), access_token=lambda: "token", host=LOCAL, console_is_public=False
+    )
     view = lifecycle.overview(engine, settings)  # type: ignore[arg-type]
     assert view.token == "" and lifecycle.mlflow_url(view) == f"https://203.0.113.7:8000/{stack.TRAINING_PAGE}"
 
 
-@pytest.mark.parametrize(("flags", "there"), [
-    ({}, False), ({"domain": "lab.example.org"}, True), ({"certificates": "acme"}, False),
-    ({"domain": "lab.example.org", "certificates": "internal"}, False),
-])
+@pytest.mark.parametrize(
+    ("flags", "there"),
+    [
+        ({}, False),
+        ({"domain": "lab.example.org"}, True),
+        ({"certificates": "acme"}, False),
+        ({"domain": "lab.example.org", "certificates": "internal"}, False),
+    ],
+)
 def test_browsers_are_bound_to_https_only_where_they_know_the_certificate(
-        tmp_path: Path, flags: dict[str, str], there: bool) -> None:
+    tmp_path: Path, flags: dict[str, str], there: bool
+) -> None:
     settings = system(tmp_path, public="true", public_address="203.0.113.7", **flags).settings
     assert bool(gateway.hsts(settings)) is there
     root = tmp_path / "root.pem"
@@ -200,11 +225,18 @@ def test_client_lines_hold_no_password(tmp_path: Path) -> None:
     assert "ssh -N" in gateway.client_lines(system(tmp_path).settings, None)
 
 
-@pytest.mark.parametrize("flags", [
-    {"public_address": "localhost"}, {"public_address": "127.0.0.1"}, {"public_address": "127.0.0.2"},
-    {"public_address": "LOCALHOST."}, {"public_address": "lab.localhost"}, {"public_address": "0.0.0.0"},
-    {"domain": "lab.localhost", "certificates": "internal"},
-])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"public_address": "localhost"},
+        {"public_address": "127.0.0.1"},
+        {"public_address": "127.0.0.2"},
+        {"public_address": "LOCALHOST."},
+        {"public_address": "lab.localhost"},
+        {"public_address": "0.0.0.0"},
+        {"domain": "lab.localhost", "certificates": "internal"},
+    ],
+)
 def test_what_every_machine_calls_itself_is_no_public_address(tmp_path: Path, flags: dict[str, str]) -> None:
     settings = system(tmp_path, public="true", **flags).settings
     with pytest.raises(SettingError, match="every machine calls itself that") as caught:

@@ -19,8 +19,11 @@ from helpers.errors import SettingError, TrackbedError
 from helpers.settings import Settings, dotenv, generated
 
 ROOT = Path(__file__).resolve().parents[2]
-VALUES = {"COMPOSE_FILE": "docker/compose.yaml:docker/compose.minio.yaml", "COMPOSE_PROJECT_NAME": "lab",
-          "TRACKBED_STATE_DIR": "/srv/my state"}
+VALUES = {
+    "COMPOSE_FILE": "docker/compose.yaml:docker/compose.minio.yaml",
+    "COMPOSE_PROJECT_NAME": "lab",
+    "TRACKBED_STATE_DIR": "/srv/my state",
+}
 BLOCK = "# >>> written by Trackbed for docker compose\nCOMPOSE_PROJECT_NAME=old\n# <<< written by Trackbed\n"
 
 
@@ -38,8 +41,10 @@ def test_files_of_their_own_are_written_once_and_taken_away(env: Path) -> None:
     files = {path.name: path for path in env.parent.iterdir()}
     assert files.keys() == {".trackbed.env", "compose.yaml"}
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in files.values())
-    assert yaml.safe_load(files["compose.yaml"].read_text()) == {"name": "lab", "include": [
-        {"path": ["docker/compose.yaml", "docker/compose.minio.yaml"], "env_file": ".trackbed.env"}]}
+    assert yaml.safe_load(files["compose.yaml"].read_text()) == {
+        "name": "lab",
+        "include": [{"path": ["docker/compose.yaml", "docker/compose.minio.yaml"], "env_file": ".trackbed.env"}],
+    }
     before = {name: (path.stat().st_ino, path.stat().st_mtime_ns) for name, path in files.items()}
     generated.write(env, VALUES)
     assert before == {name: (path.stat().st_ino, path.stat().st_mtime_ns) for name, path in files.items()}
@@ -50,8 +55,13 @@ def test_files_of_their_own_are_written_once_and_taken_away(env: Path) -> None:
 
 
 def test_they_are_no_part_of_the_repository() -> None:
-    done = subprocess.run(["git", "check-ignore", generated.VALUES, generated.COMPOSE], cwd=ROOT, capture_output=True,
-                          text=True, check=False)
+    done = subprocess.run(
+        ["git", "check-ignore", generated.VALUES, generated.COMPOSE],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stdout.split() == [generated.VALUES, generated.COMPOSE] or done.returncode == 128
 
 
@@ -84,8 +94,10 @@ def test_a_compose_file_of_the_users_own_stays(env: Path, tmp_path: Path, theirs
     else:
         compose.write_text(theirs)
     (line,) = generated.write(env, VALUES)
-    assert line == ("compose.yaml in this clone is yours and stays; for the system's services: "
-                    "`docker compose --env-file .trackbed.env ps`")
+    assert line == (
+        "compose.yaml in this clone is yours and stays; for the system's services: "
+        "`docker compose --env-file .trackbed.env ps`"
+    )
     assert compose.is_symlink() if theirs is None else compose.read_text() == theirs
     assert generated.write(env, VALUES) == (), "said once"
     assert generated.write(env, {}) == () and os.path.lexists(compose)
@@ -106,6 +118,7 @@ def test_a_pipe_in_their_place_is_replaced_and_makes_nobody_wait(env: Path, tmp_
 
 def test_what_is_not_there_is_not_removed(env: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A read-only mount answers EROFS to that."""
+
     def refused(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 

@@ -16,8 +16,10 @@ from helpers.probes import gpu_check
 
 def lines(capsys: pytest.CaptureFixture[str], **told: Any) -> list[tuple[str, bool | None, str]]:
     gpu_check.main({"kind": "amd", "nodes": ["/dev/null"], "quick": True, "torch": False, **told})
-    return [(found["check"], found["ok"], found["detail"])
-            for found in map(json.loads, capsys.readouterr().out.splitlines())]
+    return [
+        (found["check"], found["ok"], found["detail"])
+        for found in map(json.loads, capsys.readouterr().out.splitlines())
+    ]
 
 
 def test_nodes_that_open(capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,19 +28,28 @@ def test_nodes_that_open(capsys: pytest.CaptureFixture[str]) -> None:
     assert detail.startswith(f"/dev/null as uid {os.getuid()}, groups ")
 
 
-@pytest.mark.parametrize(("kind", "nodes", "reason"), [
-    ("amd", [], "no /dev/kfd in the notebook: the engine gave it no GPU"),
-    ("amd", ["/dev/null", "/nonexistent/kfd"], "/nonexistent/kfd is not in the notebook"),
-])
+@pytest.mark.parametrize(
+    ("kind", "nodes", "reason"),
+    [
+        ("amd", [], "no /dev/kfd in the notebook: the engine gave it no GPU"),
+        ("amd", ["/dev/null", "/nonexistent/kfd"], "/nonexistent/kfd is not in the notebook"),
+    ],
+)
 def test_nodes_that_do_not(capsys: pytest.CaptureFixture[str], kind: str, nodes: list[str], reason: str) -> None:
     assert lines(capsys, kind=kind, nodes=nodes) == [("GPU can be opened", False, reason)]
 
 
-@pytest.mark.parametrize(("number", "reason"), [
-    (1, "the container may not use this device"), (13, "the group is missing"), (19, "No such device"),
-])
-def test_what_stands_in_the_way(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-                                number: int, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (1, "the container may not use this device"),
+        (13, "the group is missing"),
+        (19, "No such device"),
+    ],
+)
+def test_what_stands_in_the_way(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int, reason: str
+) -> None:
     node = tmp_path / "kfd"
     node.touch()
     monkeypatch.setattr(os, "getgroups", list)
@@ -70,8 +81,12 @@ class Torch(types.ModuleType):
             raise RuntimeError(error)
 
         self.cuda = types.SimpleNamespace(
-            is_available=lambda: gpus > 0, device_count=lambda: gpus, init=init, synchronize=lambda device: None,
-            get_device_name=lambda index: f"MI100 number {index}")
+            is_available=lambda: gpus > 0,
+            device_count=lambda: gpus,
+            init=init,
+            synchronize=lambda device: None,
+            get_device_name=lambda index: f"MI100 number {index}",
+        )
         self.device = lambda kind, index: (kind, index)
         self.ones = lambda shape, device: None
         self.mm = lambda left, right: {(0, 0): result}
@@ -84,16 +99,23 @@ def test_a_product_on_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "MI100 number 1: " in told
 
 
-@pytest.mark.parametrize(("torch", "kind", "reason"), [
-    (Torch(gpus=0, error="The NVIDIA driver on your system is too old (found version 11040)", hip=None), "nvidia",
-     r"CUDA 12.8: The NVIDIA driver on your system is too old \(found version 11040\)"),
-    (Torch(hip=None), "amd", "cannot use an AMD GPU; it needs the build for ROCm"),
-    (Torch(result=3.0), "amd", "GPU 0 computed 3.0 instead of 1024"),
-    (Torch(gpus=0, error=""), "amd", "it finds no GPU"),
-    (None, "amd", "PyTorch cannot be imported"),
-])
-def test_pytorch_that_finds_no_gpu(monkeypatch: pytest.MonkeyPatch, torch: Torch | None, kind: str,
-                                   reason: str) -> None:
+@pytest.mark.parametrize(
+    ("torch", "kind", "reason"),
+    [
+        (
+            Torch(gpus=0, error="The NVIDIA driver on your system is too old (found version 11040)", hip=None),
+            "nvidia",
+            r"CUDA 12.8: The NVIDIA driver on your system is too old \(found version 11040\)",
+        ),
+        (Torch(hip=None), "amd", "cannot use an AMD GPU; it needs the build for ROCm"),
+        (Torch(result=3.0), "amd", "GPU 0 computed 3.0 instead of 1024"),
+        (Torch(gpus=0, error=""), "amd", "it finds no GPU"),
+        (None, "amd", "PyTorch cannot be imported"),
+    ],
+)
+def test_pytorch_that_finds_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, torch: Torch | None, kind: str, reason: str
+) -> None:
     monkeypatch.setitem(sys.modules, "torch", torch)
     with pytest.raises(RuntimeError, match=reason):
         gpu_check.compute(kind, wanted=True)

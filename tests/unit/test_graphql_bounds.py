@@ -35,22 +35,30 @@ def ask(body: dict[str, Any], lookups: int = 0) -> str:
         assert bounds.left.get() is None
 
 
-@pytest.mark.parametrize(("body", "said"), [
-    ({}, "`query` has to be text"), ({"query": None}, "`query`"), ({"query": 5}, "`query`"),
-    ({"query": ["a"]}, "`query`"),
-    ({"query": "{a}", "variables": []}, "`variables` has to be an object"),
-    ({"query": "{a}", "operationName": {}}, "`operationName` has to be text"),
-    ({"query": "x" * (bounds.TEXT + 1)}, "32,768 characters"),
-    ({"query": "x " * (bounds.TOKENS + 1)}, "too many words"),
-])
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({}, "`query` has to be text"),
+        ({"query": None}, "`query`"),
+        ({"query": 5}, "`query`"),
+        ({"query": ["a"]}, "`query`"),
+        ({"query": "{a}", "variables": []}, "`variables` has to be an object"),
+        ({"query": "{a}", "operationName": {}}, "`operationName` has to be text"),
+        ({"query": "x" * (bounds.TEXT + 1)}, "32,768 characters"),
+        ({"query": "x " * (bounds.TOKENS + 1)}, "too many words"),
+    ],
+)
 def test_what_is_no_query_or_too_long_is_refused(body: dict[str, Any], said: str) -> None:
     with pytest.raises(Invalid, match=said):
         ask(body)
 
 
 def test_runs_are_looked_up_for_one_query_within_its_bound() -> None:
-    for body in ({"query": "{a}"}, {"query": "{a}", "variables": None, "operationName": None},
-                 {"query": "{a}", "variables": {"a": 1}, "operationName": "b"}):
+    for body in (
+        {"query": "{a}"},
+        {"query": "{a}", "variables": None, "operationName": None},
+        {"query": "{a}", "variables": {"a": 1}, "operationName": "b"},
+    ):
         assert ask(body, bounds.LOOKUPS) == "2000 looked up"
     with pytest.raises(Invalid, match=r"of 1,000 runs\. Ask for fewer"):
         ask({"query": "{a}"}, bounds.LOOKUPS + 1)
@@ -64,8 +72,12 @@ def test_mlflows_view_is_found_or_nothing_starts(monkeypatch: pytest.MonkeyPatch
     module: Any = ModuleType("graphql")
     module.parse = parse
     monkeypatch.setitem(sys.modules, "graphql", module)
-    handlers = SimpleNamespace(get_experiment_impl=len, search_model_versions_impl=len, _graphql=lambda: "asked",
-                               _get_request_json=lambda: {"query": "{a}"})
+    handlers = SimpleNamespace(
+        get_experiment_impl=len,
+        search_model_versions_impl=len,
+        _graphql=lambda: "asked",
+        _get_request_json=lambda: {"query": "{a}"},
+    )
     flask = SimpleNamespace(view_functions={"graphql": handlers._graphql, "other": len})
     bounds.guard(handlers, flask, Invalid)
     assert flask.view_functions["graphql"]() == "asked" and flask.view_functions["other"] is len

@@ -14,18 +14,33 @@ from helpers.engines.docker import half_made
 INITDB = ("1", "4", "5", "112", "1259_fsm", "13487", "PG_VERSION", "pg_filenode.map", "pg_internal.init")
 
 
-@pytest.mark.parametrize(("more", "expected"), [
-    ((), True), (("16383",), True), (("16384",), False), (("16385_vm",), False), (("24576.1",), False),
-    (("100000",), False), (("t3_16400",), False), (("t3_5",), True),
-])
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ((), True),
+        (("16383",), True),
+        (("16384",), False),
+        (("16385_vm",), False),
+        (("24576.1",), False),
+        (("100000",), False),
+        (("t3_16400",), False),
+        (("t3_5",), True),
+    ],
+)
 def test_what_came_after_initdb_has_a_number_of_its_own(more: tuple[str, ...], expected: bool) -> None:
     assert half_made.unused((*INITDB, *more)) is expected
 
 
 def look(folder: Path) -> half_made.Folder:
     script = half_made.LOOK.replace("/v/", f"{folder}/")
-    done = subprocess.run(["sh", "-c", script], env={"PATH": os.environ["PATH"], "PG_MAJOR": "18"}, text=True,
-                          capture_output=True, timeout=10, check=False)
+    done = subprocess.run(
+        ["sh", "-c", script],
+        env={"PATH": os.environ["PATH"], "PG_MAJOR": "18"},
+        text=True,
+        capture_output=True,
+        timeout=10,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return half_made.read(done.stdout)
 

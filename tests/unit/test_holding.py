@@ -45,8 +45,16 @@ def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]
 
 
 def server(supervisor: Supervisor, port: int, pause: float = 0.0) -> Program:
-    return Program("mlflow", (sys.executable, str(supervisor.folder / "server.py"), str(pause)), {}, "/", "TERM", 5, 0,
-                   listens=("127.0.0.1", port))
+    return Program(
+        "mlflow",
+        (sys.executable, str(supervisor.folder / "server.py"), str(pause)),
+        {},
+        "/",
+        "TERM",
+        5,
+        0,
+        listens=("127.0.0.1", port),
+    )
 
 
 def asked(port: int, seconds: float = 10) -> bytes:

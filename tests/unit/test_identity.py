@@ -54,10 +54,22 @@ def test_a_proven_name_is_known_and_no_header_is_nobody(server: Any) -> None:
     assert server.ask(b"bob 00", name=b"x_trackbed_login") == (200, "")
 
 
-@pytest.mark.parametrize("values", [
-    (b"ann",), (b"ann ",), (b"",), (b"ann 00",), (PROOF.replace(b"ann", b"bob"),), (PROOF.upper(),), (PROOF + b" ",),
-    (PROOF, PROOF), (PROOF, b"bob 00"), (b" " + PROOF,), (b"\xff\xfe",),
-])
+@pytest.mark.parametrize(
+    "values",
+    [
+        (b"ann",),
+        (b"ann ",),
+        (b"",),
+        (b"ann 00",),
+        (PROOF.replace(b"ann", b"bob"),),
+        (PROOF.upper(),),
+        (PROOF + b" ",),
+        (PROOF, PROOF),
+        (PROOF, b"bob 00"),
+        (b" " + PROOF,),
+        (b"\xff\xfe",),
+    ],
+)
 def test_a_wrong_proof_is_refused(server: Any, values: tuple[bytes, ...]) -> None:
     assert server.ask(*values) == (403, "nobody asked")
 
@@ -139,9 +151,13 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         def __init__(self, text: str, error_code: int) -> None:
             super().__init__(text)
 
-    for name, members in (("mlflow", {}), ("mlflow.protos", {}), ("mlflow.exceptions", {"MlflowException": Denied}),
-                          ("mlflow.entities", {"RunTag": Tag, "LoggedModelTag": Tag}),
-                          ("mlflow.protos.databricks_pb2", {"PERMISSION_DENIED": 7})):
+    for name, members in (
+        ("mlflow", {}),
+        ("mlflow.protos", {}),
+        ("mlflow.exceptions", {"MlflowException": Denied}),
+        ("mlflow.entities", {"RunTag": Tag, "LoggedModelTag": Tag}),
+        ("mlflow.protos.databricks_pb2", {"PERMISSION_DENIED": 7}),
+    ):
         module = ModuleType(name)
         for key, value in members.items():
             setattr(module, key, value)
@@ -191,12 +207,17 @@ def test_who_made_something_cannot_be_changed(store: Any, who: str) -> None:
             lambda: store.log_batch("r", [], [], [Tag("a", "b"), Tag("mlflow.user", "bob")]),
             lambda: store.log_batch("r", [], [], tags=[Tag("trackbed.client_user", "bob")]),
             lambda: store.set_trace_tag("t", "mlflow.user", "bob"),
-            lambda: store.set_dataset_tags("d", {"mlflow.user": "bob"})]
+            lambda: store.set_dataset_tags("d", {"mlflow.user": "bob"}),
+        ]
         for call in calls:
             with pytest.raises(Exception, match="cannot be changed"):
                 call()
-        calls = [lambda: store.set_tag("r", Tag("a", "b")), lambda: store.delete_tag("r", "a"),
-                 lambda: store.log_batch("r", [], [], []), lambda: store.set_trace_tag("t", "a", "mlflow.user")]
+        calls = [
+            lambda: store.set_tag("r", Tag("a", "b")),
+            lambda: store.delete_tag("r", "a"),
+            lambda: store.log_batch("r", [], [], []),
+            lambda: store.set_trace_tag("t", "a", "mlflow.user"),
+        ]
         for call in calls:
             assert call() == "done"
     finally:
@@ -206,8 +227,10 @@ def test_who_made_something_cannot_be_changed(store: Any, who: str) -> None:
 def test_without_a_login_the_client_says_who_it_is(store: Any) -> None:
     token = identity.login.set("")
     try:
-        assert store.create_run("0", "jovyan", 1, [Tag("mlflow.user", "jovyan")], "n") == \
-            ("jovyan", {"mlflow.user": "jovyan"})
+        assert store.create_run("0", "jovyan", 1, [Tag("mlflow.user", "jovyan")], "n") == (
+            "jovyan",
+            {"mlflow.user": "jovyan"},
+        )
         assert store.create_issue("0", "n", created_by="bob") == "bob"
     finally:
         identity.login.reset(token)
@@ -237,24 +260,32 @@ class Reviews:
         kind, _, who = assessment_id.partition(" ")
         return SimpleNamespace(source=SimpleNamespace(source_type=kind, source_id=who))
 
-    def update_assessment(self, trace_id: str, assessment_id: str, name: Any = None, feedback: Any = None,
-                          metadata: Any = None) -> Any:
+    def update_assessment(
+        self, trace_id: str, assessment_id: str, name: Any = None, feedback: Any = None, metadata: Any = None
+    ) -> Any:
         return feedback, metadata
 
 
-@pytest.mark.parametrize(("made", "who", "metadata"), [
-    ("HUMAN ann", "ann", None), ("HUMAN ann", "", {"trackbed.changed_by": "a client without a login"}),
-    ("LLM_JUDGE gpt", "ann", {"trackbed.changed_by": "ann"}), ("CODE ann", "ann", {"trackbed.changed_by": "ann"}),
-])
+@pytest.mark.parametrize(
+    ("made", "who", "metadata"),
+    [
+        ("HUMAN ann", "ann", None),
+        ("HUMAN ann", "", {"trackbed.changed_by": "a client without a login"}),
+        ("LLM_JUDGE gpt", "ann", {"trackbed.changed_by": "ann"}),
+        ("CODE ann", "ann", {"trackbed.changed_by": "ann"}),
+    ],
+)
 def test_who_changed_an_assessment_is_told(store: Any, made: str, who: str, metadata: Any) -> None:
     reviews = Reviews()
     identity.attributed(reviews)
     token = identity.login.set(who)
     try:
         assert reviews.update_assessment("t", made, feedback=1) == (1, metadata)
-        assert reviews.update_assessment(trace_id="t", assessment_id=made, metadata={
-            "a": "b", "trackbed.changed_by": "eve", "trackbed.client_user": "eve"}) == (
-                None, {"a": "b", **(metadata or {})})
+        assert reviews.update_assessment(
+            trace_id="t",
+            assessment_id=made,
+            metadata={"a": "b", "trackbed.changed_by": "eve", "trackbed.client_user": "eve"},
+        ) == (None, {"a": "b", **(metadata or {})})
     finally:
         identity.login.reset(token)
 
@@ -288,19 +319,27 @@ class Traces:
 
 
 @pytest.mark.parametrize(("who", "written"), [("ann", ["n1", "n2"]), ("", [])])
-def test_a_trace_that_opentelemetry_begins_is_the_logins(store: Any, monkeypatch: pytest.MonkeyPatch, who: str,
-                                                         written: list[str]) -> None:
+def test_a_trace_that_opentelemetry_begins_is_the_logins(
+    store: Any, monkeypatch: pytest.MonkeyPatch, who: str, written: list[str]
+) -> None:
     condition = SimpleNamespace(where=lambda _: "select")
     module: Any = ModuleType("mlflow.store.tracking.dbmodels")
-    module.models = SimpleNamespace(SqlTraceMetadata="table", SqlTraceInfo=SimpleNamespace(
-        request_id=SimpleNamespace(in_=lambda traces: sorted(traces))))
+    module.models = SimpleNamespace(
+        SqlTraceMetadata="table",
+        SqlTraceInfo=SimpleNamespace(request_id=SimpleNamespace(in_=lambda traces: sorted(traces))),
+    )
     sqlalchemy: Any = ModuleType("sqlalchemy")
     sqlalchemy.select = lambda _: condition
     dialect: Any = ModuleType("sqlalchemy.dialects.postgresql")
     dialect.insert = lambda _: SimpleNamespace(on_conflict_do_nothing=lambda: "insert")
-    for name, made in (("mlflow.store", ModuleType("mlflow.store")), ("mlflow.store.tracking", ModuleType("t")),
-                       (module.__name__, module), ("sqlalchemy", sqlalchemy),
-                       ("sqlalchemy.dialects", ModuleType("d")), (dialect.__name__, dialect)):
+    for name, made in (
+        ("mlflow.store", ModuleType("mlflow.store")),
+        ("mlflow.store.tracking", ModuleType("t")),
+        (module.__name__, module),
+        ("sqlalchemy", sqlalchemy),
+        ("sqlalchemy.dialects", ModuleType("d")),
+        (dialect.__name__, dialect),
+    ):
         monkeypatch.setitem(sys.modules, name, made)
     traces = Traces()
     identity.attributed(traces)

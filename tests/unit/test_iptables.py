@@ -13,9 +13,17 @@ from helpers.engines.docker.iptables import Bridge, Rule
 BRIDGES = (Bridge("br-1", ("172.18.0.0/16",)), Bridge("br-2", ("172.19.0.0/16", "10.9.0.0/24")))
 
 
-@pytest.mark.parametrize(("version", "expected"), [
-    ("26.1.5+dfsg1", True), ("25.0.0", True), ("28.0.0", False), ("29.1", False), ("27.5.1", True), ("dev", False),
-])
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("26.1.5+dfsg1", True),
+        ("25.0.0", True),
+        ("28.0.0", False),
+        ("29.1", False),
+        ("27.5.1", True),
+        ("dev", False),
+    ],
+)
 def test_which_engines(version: str, expected: bool) -> None:
     assert iptables.let_in(version) is expected
 
@@ -23,8 +31,10 @@ def test_which_engines(version: str, expected: bool) -> None:
 def test_rules_name_every_subnet_and_spare_its_own_bridge() -> None:
     rules = iptables.address_rules("lab", BRIDGES)
     assert [rule[:5] for rule in rules] == [
-        ("-d", "172.18.0.0/16", "!", "-i", "br-1"), ("-d", "172.19.0.0/16", "!", "-i", "br-2"),
-        ("-d", "10.9.0.0/24", "!", "-i", "br-2")]
+        ("-d", "172.18.0.0/16", "!", "-i", "br-1"),
+        ("-d", "172.19.0.0/16", "!", "-i", "br-2"),
+        ("-d", "10.9.0.0/24", "!", "-i", "br-2"),
+    ]
     assert all(rule[-2:] == ("-j", "DROP") and "trackbed:lab" in rule for rule in rules)
 
 

@@ -23,8 +23,10 @@ from tests.unit.fakes import Silent, system
 
 # the suite takes minutes between this line and the tests, and a terminal is idle after one
 NOW, LONG_AGO = ((datetime.now(UTC) + timedelta(hours=hours)).isoformat() for hours in (3, -3))
-SESSIONS = [{"path": "train.ipynb", "kernel": {"id": "1", "name": "python3", "execution_state": "busy"}},
-            {"path": "notes.ipynb", "kernel": {"id": "2", "name": "python3", "execution_state": "idle"}}]
+SESSIONS = [
+    {"path": "train.ipynb", "kernel": {"id": "1", "name": "python3", "execution_state": "busy"}},
+    {"path": "notes.ipynb", "kernel": {"id": "2", "name": "python3", "execution_state": "idle"}},
+]
 KERNELS = [*(one["kernel"] for one in SESSIONS), {"id": "3", "name": "python3", "execution_state": "idle"}]
 TERMINALS = [{"name": "1", "last_activity": NOW.replace("+00:00", "Z")}, {"name": "2", "last_activity": LONG_AGO}]
 
@@ -57,8 +59,9 @@ def fake(command: str = "jupyter") -> FakeEngine:
     return FakeEngine(command)  # type: ignore[abstract]  # the members that are asked here, no more
 
 
-def answering(monkeypatch: pytest.MonkeyPatch, sessions: Any = SESSIONS, others: Any = KERNELS,
-              terminals: Any = TERMINALS) -> None:
+def answering(
+    monkeypatch: pytest.MonkeyPatch, sessions: Any = SESSIONS, others: Any = KERNELS, terminals: Any = TERMINALS
+) -> None:
     told = {"sessions": sessions, "kernels": others, "terminals": terminals}
     monkeypatch.setattr(kernels, "ask", lambda url, timeout, token: Answer(200, json.dumps(told[url.split("/")[-1]])))
 
@@ -66,12 +69,24 @@ def answering(monkeypatch: pytest.MonkeyPatch, sessions: Any = SESSIONS, others:
 def test_everything_that_runs_is_named_busy_first(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch)
     found = kernels.running(cast(Engine, fake()), "t")
-    assert kernels.names(found) == ("train.ipynb (busy), terminal 1 (busy), notes.ipynb (idle), "
-                                    "a kernel python3 (idle), terminal 2 (idle)")
+    assert kernels.names(found) == (
+        "train.ipynb (busy), terminal 1 (busy), notes.ipynb (idle), a kernel python3 (idle), terminal 2 (idle)"
+    )
 
 
-@pytest.mark.parametrize("body", ["", "null", "{}", '"x"', "[1, null]", "[" * 100_000, '[{"kernel": 1}]',
-                                  '[{"kernel": {"id": {}}, "path": {"a": 1}, "last_activity": []}]'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "null",
+        "{}",
+        '"x"',
+        "[1, null]",
+        "[" * 100_000,
+        '[{"kernel": 1}]',
+        '[{"kernel": {"id": {}}, "path": {"a": 1}, "last_activity": []}]',
+    ],
+)
 def test_whatever_the_notebook_says_is_borne(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     monkeypatch.setattr(kernels, "ask", lambda url, timeout, token: Answer(200, body))
     assert "\n" not in kernels.names(kernels.running(cast(Engine, fake()), "t"))
@@ -83,8 +98,9 @@ def test_a_name_does_nothing_to_the_terminal_and_many_are_few(monkeypatch: pytes
     assert "\x1b" not in line and line.endswith(" and 42 more") and len(line) < 700
 
 
-def before(tmp_path: Path, consent: kernels.Consent | None, engine: FakeEngine | None = None,
-           noted: str = "other") -> list[str]:
+def before(
+    tmp_path: Path, consent: kernels.Consent | None, engine: FakeEngine | None = None, noted: str = "other"
+) -> list[str]:
     one, made = system(tmp_path), engine or fake()
     one.state.applied["notebook"] = noted or kernels.made_from(one, cast(Engine, made))
     said: list[str] = []
@@ -141,10 +157,12 @@ def test_an_earlier_version_kept_no_surroundings(tmp_path: Path) -> None:
     assert State.load(tmp_path).surroundings is None
 
 
-@pytest.mark.parametrize(("error", "kept"), [
-    (TrackbedError("no"), False), (OSError("full"), False), (Interrupted("Ctrl-C"), True)])
-def test_what_a_failed_start_was_told_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                        error: Exception, kept: bool) -> None:
+@pytest.mark.parametrize(
+    ("error", "kept"), [(TrackbedError("no"), False), (OSError("full"), False), (Interrupted("Ctrl-C"), True)]
+)
+def test_what_a_failed_start_was_told_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kept: bool
+) -> None:
     one = system(tmp_path, engine="embedded", cull_idle="2h", mlflow_port="8100", jupyter_port="8889")
     one.state.remembered = {"MLFLOW_PORT": "8000"}
 

@@ -23,14 +23,22 @@ def venv(root: Path, **versions: str) -> Path:
     (root / "venv" / "bin" / "python").symlink_to("/usr/bin/python3")
     (root / "venv" / "lib64").symlink_to("lib")
     for name, version in versions.items():
-        files = {f"{name}/__init__.py": SOURCE + f"VERSION = '{version}'\n", f"../../../bin/{name}": "#!python\n",
-                 f"{name}-{version}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"}
+        files = {
+            f"{name}/__init__.py": SOURCE + f"VERSION = '{version}'\n",
+            f"../../../bin/{name}": "#!python\n",
+            f"{name}-{version}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        }
         for path, text in files.items():
             (site / path).parent.mkdir(parents=True, exist_ok=True)
             (site / path).write_text(text)
         record = f"{name}-{version}.dist-info/RECORD"
-        (site / record).write_text(f"{record},,\n" + "".join(
-            f"{path},sha256={hashlib.sha256(text.encode()).hexdigest()},{len(text)}\n" for path, text in files.items()))
+        (site / record).write_text(
+            f"{record},,\n"
+            + "".join(
+                f"{path},sha256={hashlib.sha256(text.encode()).hexdigest()},{len(text)}\n"
+                for path, text in files.items()
+            )
+        )
     return root / "venv"
 
 
@@ -38,9 +46,17 @@ def laid(root: Path, **versions: str) -> dict[str, dict[str, tuple[object, ...]]
     """Each layer's files and folders by path: content or target, rights and time."""
     shutil.rmtree(root, ignore_errors=True)
     layers.main(venv(root, **versions), root / "layers")
-    return {layer.name: {str(path.relative_to(layer)): (
-        str(path.readlink()) if path.is_symlink() else path.is_file() and path.read_bytes(), path.lstat().st_mode,
-        path.lstat().st_mtime) for path in layer.rglob("*")} for layer in (root / "layers").iterdir()}
+    return {
+        layer.name: {
+            str(path.relative_to(layer)): (
+                str(path.readlink()) if path.is_symlink() else path.is_file() and path.read_bytes(),
+                path.lstat().st_mode,
+                path.lstat().st_mtime,
+            )
+            for path in layer.rglob("*")
+        }
+        for layer in (root / "layers").iterdir()
+    }
 
 
 def test_only_the_layer_of_a_changed_package_changes(tmp_path: Path) -> None:

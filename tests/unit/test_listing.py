@@ -11,14 +11,24 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("docker", "tenacity", "rich", "requests", "urllib3", "dotenv", "platformdirs", "supervisor", "mlflow")
 
 # the declarations of the settings, which are the tasks' flags, and what their kinds of values need
-DECLARATIONS = {"helpers", "helpers.settings", *(f"helpers.settings.{name}" for name in (
-    "flags", "model", "kinds", "parsers")), *(f"helpers.{name}" for name in (
-        "accelerators", "wheels", "references", "errors", "spelling"))}
+DECLARATIONS = {
+    "helpers",
+    "helpers.settings",
+    *(f"helpers.settings.{name}" for name in ("flags", "model", "kinds", "parsers")),
+    *(f"helpers.{name}" for name in ("accelerators", "wheels", "references", "errors", "spelling")),
+}
 
 
 def imported() -> set[str]:
-    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "invoke", "--list"], cwd=ROOT, text=True,
-                          stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "invoke", "--list"],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
     assert "jupyter-url" in done.stdout
     return set(re.findall(r"^import time:\s+\d+ \|\s+\d+ \|\s+(\S+)$", done.stderr, re.MULTILINE))
 

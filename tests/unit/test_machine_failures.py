@@ -12,18 +12,21 @@ import pytest
 from helpers import machine_failures
 
 
-@pytest.mark.parametrize(("number", "means", "fix"), [
-    (errno.ENOSPC, "the disk is full: /srv/my data/x", "df -h '/srv/my data'"),
-    (errno.EDQUOT, "the disk is full", "df -i"),
-    (errno.EROFS, "is read-only: /srv/my data/x", "findmnt -T '/srv/my data'"),
-    (errno.EACCES, "permission denied: /srv/my data/x", "namei -l '/srv/my data/x'"),
-    (errno.EPERM, "permission denied", "--state-dir"),
-    (errno.ENAMETOOLONG, "too long", "--state-dir"),
-    (errno.EMFILE, "too many open files", "ulimit -n"),
-    (errno.ENOMEM, "out of memory", "`invoke doctor`"),
-    (errno.EIO, "does not answer well", "`dmesg | tail`"),
-    (errno.ESTALE, "does not answer well", "`dmesg | tail`"),
-])
+@pytest.mark.parametrize(
+    ("number", "means", "fix"),
+    [
+        (errno.ENOSPC, "the disk is full: /srv/my data/x", "df -h '/srv/my data'"),
+        (errno.EDQUOT, "the disk is full", "df -i"),
+        (errno.EROFS, "is read-only: /srv/my data/x", "findmnt -T '/srv/my data'"),
+        (errno.EACCES, "permission denied: /srv/my data/x", "namei -l '/srv/my data/x'"),
+        (errno.EPERM, "permission denied", "--state-dir"),
+        (errno.ENAMETOOLONG, "too long", "--state-dir"),
+        (errno.EMFILE, "too many open files", "ulimit -n"),
+        (errno.ENOMEM, "out of memory", "`invoke doctor`"),
+        (errno.EIO, "does not answer well", "`dmesg | tail`"),
+        (errno.ESTALE, "does not answer well", "`dmesg | tail`"),
+    ],
+)
 def test_an_error_of_the_system(number: int, means: str, fix: str) -> None:
     found = machine_failures.known(OSError(number, os.strerror(number), "/srv/my data/x"))
     assert found and means in found.message and fix in found.hint
@@ -45,12 +48,15 @@ def test_what_is_a_programmers_stays_one() -> None:
     assert machine_failures.known(MemoryError())
 
 
-@pytest.mark.parametrize(("line", "means"), [
-    ("OSError: [Errno 28] No space left on device: '/x/tmp/y'", "the disk is full"),
-    ("MemoryError", "out of memory"),
-    ("ImportError: /x/a.so: failed to map segment from shared object: Operation not permitted", "noexec"),
-    ("ValueError: of its own", ""),
-])
+@pytest.mark.parametrize(
+    ("line", "means"),
+    [
+        ("OSError: [Errno 28] No space left on device: '/x/tmp/y'", "the disk is full"),
+        ("MemoryError", "out of memory"),
+        ("ImportError: /x/a.so: failed to map segment from shared object: Operation not permitted", "noexec"),
+        ("ValueError: of its own", ""),
+    ],
+)
 def test_a_services_last_lines(line: str, means: str) -> None:
     found = machine_failures.explain(["INFO starts", line, "INFO ends"])
     assert (means in found[0] and "up" in found[1] or "--state-dir" in found[1]) if found else not means

@@ -24,8 +24,10 @@ KNOWN = command_line.known(tasks.namespace)
 OURS = {f"--{flag.name}" for task in KNOWN.values() for flag in task.flags if not flag.word}
 INVOKES = {"--list", "--help"}
 # what stands behind another program's name is that program's
-OTHERS = re.compile(r"\b(docker|nvidia-ctk|dnf|systemctl|pacman|cp|mount|uv|pip|bash|sed|openssl|ssh|git|apt-get|nox|"
-                    r"ufw|firewall-cmd|psql|loginctl|unknown flag:)\b[^`]*$|-D \{\}[^`]*$")
+OTHERS = re.compile(
+    r"\b(docker|nvidia-ctk|dnf|systemctl|pacman|cp|mount|uv|pip|bash|sed|openssl|ssh|git|apt-get|nox|"
+    r"ufw|firewall-cmd|psql|loginctl|unknown flag:)\b[^`]*$|-D \{\}[^`]*$"
+)
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 PIECES = "script.py"  # command lines of other programs, flag by flag
 
@@ -43,7 +45,7 @@ def flags_of(place: str, text: str) -> list[str]:
         return []
     if re.fullmatch(FLAG.pattern + r"(=\S*)?", text) and place.startswith("helpers/") and "settings/model" not in place:
         return []  # a word of an argument list
-    return [found.group() for found in FLAG.finditer(text) if not OTHERS.search(text[:found.start()])]
+    return [found.group() for found in FLAG.finditer(text) if not OTHERS.search(text[: found.start()])]
 
 
 def test_every_flag_in_a_message_exists() -> None:
@@ -60,11 +62,19 @@ def _sought(place: str) -> bool:
 def _habits() -> set[str]:
     """The lines of FLAG_HABITS' keys."""
     tree = ast.parse((ROOT / "command_words.py").read_text())
-    found = next(node.value for node in tree.body if isinstance(node, ast.AnnAssign)
-                 and isinstance(node.target, ast.Name) and node.target.id == "FLAG_HABITS")
+    found = next(
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "FLAG_HABITS"
+    )
     assert isinstance(found, ast.Dict)
-    return {f"command_words.py:{word.lineno}" for value in found.values if isinstance(value, ast.Call)
-            for word in ast.walk(value.args[0]) if isinstance(word, ast.Constant)}
+    return {
+        f"command_words.py:{word.lineno}"
+        for value in found.values
+        if isinstance(value, ast.Call)
+        for word in ast.walk(value.args[0])
+        if isinstance(word, ast.Constant)
+    }
 
 
 HABITS = _habits()
@@ -72,8 +82,12 @@ HABITS = _habits()
 
 def commands() -> list[tuple[str, str]]:
     """Every `invoke ...` of a message, and what `typed.anywhere` is given."""
-    found = [(place, command) for place, text in said() if not place.startswith("noxfile.py")
-             for command in re.findall(r"\binvoke ((?:--help )?[a-z][^`;,()>|&]*)", text)]
+    found = [
+        (place, command)
+        for place, text in said()
+        if not place.startswith("noxfile.py")
+        for command in re.findall(r"\binvoke ((?:--help )?[a-z][^`;,()>|&]*)", text)
+    ]
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "anywhere":

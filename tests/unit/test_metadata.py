@@ -55,6 +55,7 @@ def aws(address: str) -> Cloud:
         if headers.get("x-aws-ec2-metadata-token") != "TOKEN==":
             return 401, "Unauthorized"
         return (200, address) if path == "/latest/meta-data/public-ipv4" and address else (404, "Not Found")
+
     return answer
 
 
@@ -67,22 +68,35 @@ def azure(method: str, path: str, headers: dict[str, str]) -> Reply:
     return (200, "203.0.113.8") if path == metadata.AZURE and headers.get("metadata") == "true" else (400, "no")
 
 
-@pytest.mark.parametrize(("cloud", "address", "name"), [
-    (openstack("203.0.113.7"), "203.0.113.7", "AWS or OpenStack"), (openstack("203.0.113.7\n"), "203.0.113.7", "AWS"),
-    (aws("203.0.113.6"), "203.0.113.6", "AWS"), (google, "203.0.113.9", "Google"), (azure, "203.0.113.8", "Azure"),
-])
+@pytest.mark.parametrize(
+    ("cloud", "address", "name"),
+    [
+        (openstack("203.0.113.7"), "203.0.113.7", "AWS or OpenStack"),
+        (openstack("203.0.113.7\n"), "203.0.113.7", "AWS"),
+        (aws("203.0.113.6"), "203.0.113.6", "AWS"),
+        (google, "203.0.113.9", "Google"),
+        (azure, "203.0.113.8", "Azure"),
+    ],
+)
 def test_clouds(serve: Callable[[Cloud], tuple[str, int]], cloud: Cloud, address: str, name: str) -> None:
     found = metadata.public_address(serve(cloud))
     assert found.address == address and found.cloud.startswith(name)
 
 
-@pytest.mark.parametrize(("cloud", "words"), [
-    (openstack(""), "HTTP 200, empty"), (aws(""), "HTTP 404"), (openstack("<html>log in</html>"), "no address"),
-    (openstack("0.0.0.0"), "no address"), (openstack("127.0.0.1"), "no address"),
-    (openstack("169.254.1.1"), "no address"),
-    (openstack("10.0.0.1\n10.0.0.2"), "no address"), (lambda m, p, h: (302, ""), "HTTP 302"),
-    (lambda m, p, h: (500, "x"), "HTTP 500"),
-])
+@pytest.mark.parametrize(
+    ("cloud", "words"),
+    [
+        (openstack(""), "HTTP 200, empty"),
+        (aws(""), "HTTP 404"),
+        (openstack("<html>log in</html>"), "no address"),
+        (openstack("0.0.0.0"), "no address"),
+        (openstack("127.0.0.1"), "no address"),
+        (openstack("169.254.1.1"), "no address"),
+        (openstack("10.0.0.1\n10.0.0.2"), "no address"),
+        (lambda m, p, h: (302, ""), "HTTP 302"),
+        (lambda m, p, h: (500, "x"), "HTTP 500"),
+    ],
+)
 def test_no_address(serve: Callable[[Cloud], tuple[str, int]], cloud: Cloud, words: str) -> None:
     found = metadata.public_address(serve(cloud))
     assert found.address == "" and words in found.why
@@ -98,8 +112,9 @@ def test_a_proxy_is_not_asked(serve: Callable[[Cloud], tuple[str, int]], monkeyp
     assert metadata.public_address(serve(openstack("203.0.113.7"))).address == "203.0.113.7"
 
 
-def test_a_hanging_service_is_given_up(serve: Callable[[Cloud], tuple[str, int]],
-                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_service_is_given_up(
+    serve: Callable[[Cloud], tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(metadata, "READ", 0.2)
 
     def slow(method: str, path: str, headers: dict[str, str]) -> Reply:

@@ -42,8 +42,9 @@ class S3:
     def list_artifacts(self, path: str) -> list[str]:
         return ["b"] if path == "folder" else []
 
-    def complete_multipart_upload(self, local_file: str, upload_id: str, parts: Any = None,
-                                  artifact_path: str | None = None) -> str:
+    def complete_multipart_upload(
+        self, local_file: str, upload_id: str, parts: Any = None, artifact_path: str | None = None
+    ) -> str:
         return self._answer(f"{local_file} of {artifact_path}")
 
     def abort_multipart_upload(self, local_file: str, upload_id: str, artifact_path: str | None = None) -> str:
@@ -52,8 +53,12 @@ class S3:
 
 @pytest.fixture
 def repository(monkeypatch: pytest.MonkeyPatch) -> Any:
-    for name, more in (("mlflow", {}), ("mlflow.exceptions", {"MlflowException": Refused}), ("mlflow.protos", {}),
-                       ("mlflow.protos.databricks_pb2", {"ErrorCode": SimpleNamespace(Value=lambda name: name)})):
+    for name, more in (
+        ("mlflow", {}),
+        ("mlflow.exceptions", {"MlflowException": Refused}),
+        ("mlflow.protos", {}),
+        ("mlflow.protos.databricks_pb2", {"ErrorCode": SimpleNamespace(Value=lambda name: name)}),
+    ):
         module = ModuleType(name)
         module.__dict__.update(more)
         monkeypatch.setitem(sys.modules, name, module)
@@ -70,21 +75,29 @@ def s3(code: str) -> ClientError:
 def test_a_missing_artifact_is_not_found(repository: Any, code: str) -> None:
     asks: list[Callable[[], object]] = [
         lambda: repository(s3(code))._download_file("1/a.txt", "/tmp/a"),
-        lambda: repository(s3(code))._download_file(remote_file_path="1/a.txt", local_path="/tmp/a")]
+        lambda: repository(s3(code))._download_file(remote_file_path="1/a.txt", local_path="/tmp/a"),
+    ]
     for ask in asks:
         with pytest.raises(Refused, match=r"No such artifact: '1/a\.txt'") as caught:
             ask()
         assert caught.value.error_code == "RESOURCE_DOES_NOT_EXIST"
 
 
-@pytest.mark.parametrize(("error", "code"), [
-    (s3("NoSuchUpload"), "RESOURCE_DOES_NOT_EXIST"), (s3("InvalidPart"), "INVALID_PARAMETER_VALUE"),
-    (s3("InvalidPartOrder"), "INVALID_PARAMETER_VALUE"), (s3("EntityTooSmall"), "INVALID_PARAMETER_VALUE"),
-    (ParamValidationError(report="UploadId"), "INVALID_PARAMETER_VALUE")])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (s3("NoSuchUpload"), "RESOURCE_DOES_NOT_EXIST"),
+        (s3("InvalidPart"), "INVALID_PARAMETER_VALUE"),
+        (s3("InvalidPartOrder"), "INVALID_PARAMETER_VALUE"),
+        (s3("EntityTooSmall"), "INVALID_PARAMETER_VALUE"),
+        (ParamValidationError(report="UploadId"), "INVALID_PARAMETER_VALUE"),
+    ],
+)
 def test_a_wrong_upload_is_the_askers(repository: Any, error: Exception, code: str) -> None:
     asks: list[Callable[[], object]] = [
         lambda: repository(error).complete_multipart_upload("a", "1", [], "x"),
-        lambda: repository(error).abort_multipart_upload("a", "1", "x")]
+        lambda: repository(error).abort_multipart_upload("a", "1", "x"),
+    ]
     for ask in asks:
         with pytest.raises(Refused) as caught:
             ask()
@@ -93,8 +106,10 @@ def test_a_wrong_upload_is_the_askers(repository: Any, error: Exception, code: s
 
 @pytest.mark.parametrize("error", [s3("503"), s3("SlowDown"), s3("403"), s3("InternalError"), OSError("no route")])
 def test_what_the_store_itself_fails_at_stays_an_error_of_the_server(repository: Any, error: Exception) -> None:
-    asks: list[Callable[[], object]] = [lambda: repository(error)._download_file("a", "b"),
-                                        lambda: repository(error).complete_multipart_upload("a", "1")]
+    asks: list[Callable[[], object]] = [
+        lambda: repository(error)._download_file("a", "b"),
+        lambda: repository(error).complete_multipart_upload("a", "1"),
+    ]
     for ask in asks:
         with pytest.raises(type(error)):
             ask()
@@ -106,12 +121,20 @@ def test_what_is_there_comes_as_it_is(repository: Any) -> None:
 
 
 def test_a_file_is_fetched_without_a_list_of_what_lies_beside_it(
-        repository: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = repository(None)
     made.list_artifacts = None
     # as boto3 does; a name of 255 bytes is a file's longest
-    monkeypatch.setattr(made, "_download_file", lambda remote_file_path, local_path: Path(
-        f"{local_path}.6eF75c91").rename(local_path) if Path(f"{local_path}.6eF75c91").write_text("x") else None)
+    monkeypatch.setattr(
+        made,
+        "_download_file",
+        lambda remote_file_path, local_path: (
+            Path(f"{local_path}.6eF75c91").rename(local_path)
+            if Path(f"{local_path}.6eF75c91").write_text("x")
+            else None
+        ),
+    )
     (tmp_path / "1").mkdir()
     for name in ("1/a.txt", f"1/{'é' * 127}"):
         assert made.download_artifacts(name, str(tmp_path)) == f"{tmp_path}/{name}"
@@ -119,13 +142,18 @@ def test_a_file_is_fetched_without_a_list_of_what_lies_beside_it(
     assert made.download_artifacts("", "/tmp/x") == "all of ", "a whole tree goes MLflow's own way"
 
 
-@pytest.mark.parametrize(("path", "error", "code", "words"), [
-    ("none", s3("404"), "RESOURCE_DOES_NOT_EXIST", "No such artifact: 'none'"),
-    ("folder", s3("404"), "INVALID_PARAMETER_VALUE", "refers to a directory, not a file: 'folder'"),
-    ("a", s3("SlowDown"), "INTERNAL_ERROR", "could not be fetched from the object store"),
-    ("a", OSError("no space left"), "INTERNAL_ERROR", "no space left")])
-def test_what_cannot_be_fetched_is_told_in_mlflows_form(repository: Any, path: str, error: Exception, code: str,
-                                                        words: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "error", "code", "words"),
+    [
+        ("none", s3("404"), "RESOURCE_DOES_NOT_EXIST", "No such artifact: 'none'"),
+        ("folder", s3("404"), "INVALID_PARAMETER_VALUE", "refers to a directory, not a file: 'folder'"),
+        ("a", s3("SlowDown"), "INTERNAL_ERROR", "could not be fetched from the object store"),
+        ("a", OSError("no space left"), "INTERNAL_ERROR", "no space left"),
+    ],
+)
+def test_what_cannot_be_fetched_is_told_in_mlflows_form(
+    repository: Any, path: str, error: Exception, code: str, words: str
+) -> None:
     with pytest.raises(Refused, match=words) as caught:
         repository(error).download_artifacts(path, "/tmp/x")
     assert caught.value.error_code == code

@@ -47,11 +47,25 @@ def test_the_token_opens(app: access.Access, login: str) -> None:
     assert asgi.ask(app, "/static-files/main.js", authorization=login).status == 200
 
 
-@pytest.mark.parametrize("login", [
-    "", "Bearer", "Bearer ", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN.upper()}", TOKEN,
-    f"Token {TOKEN}", basic(TOKEN, ""), basic(TOKEN, "x"), "Basic", "Basic !!!", "Basic \xff",
-    "Basic " + base64.b64encode(TOKEN.encode()).decode(),
-])
+@pytest.mark.parametrize(
+    "login",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN[:-1]}",
+        f"Bearer {TOKEN.upper()}",
+        TOKEN,
+        f"Token {TOKEN}",
+        basic(TOKEN, ""),
+        basic(TOKEN, "x"),
+        "Basic",
+        "Basic !!!",
+        "Basic \xff",
+        "Basic " + base64.b64encode(TOKEN.encode()).decode(),
+    ],
+)
 def test_what_is_not_the_token_does_not(app: access.Access, inner: asgi.Inner, login: str) -> None:
     assert asgi.ask(app, authorization=login).status == 401 and not inner.asked
 
@@ -78,8 +92,16 @@ def test_a_link_leads_to_this_server_alone(app: access.Access, path: str) -> Non
     assert location.startswith("/") and not location.startswith(("//", "/\\")) and "\n" not in location
 
 
-@pytest.mark.parametrize(("method", "query"), [("GET", "token="), ("GET", "token=x"), ("POST", f"token={TOKEN}"),
-                                               ("GET", f"mytoken={TOKEN}"), ("GET", "token=x&" * 200)])
+@pytest.mark.parametrize(
+    ("method", "query"),
+    [
+        ("GET", "token="),
+        ("GET", "token=x"),
+        ("POST", f"token={TOKEN}"),
+        ("GET", f"mytoken={TOKEN}"),
+        ("GET", "token=x&" * 200),
+    ],
+)
 def test_other_queries_open_nothing(app: access.Access, inner: asgi.Inner, method: str, query: str) -> None:
     assert asgi.ask(app, method=method, query=query).status == 401 and not inner.asked
 
@@ -93,8 +115,12 @@ def test_a_websocket_is_closed_and_the_servers_own_start_is_not(app: access.Acce
 
 def test_no_file_or_an_empty_one_asks_for_nothing(tmp_path: Path, inner: asgi.Inner) -> None:
     (tmp_path / "empty").write_text("\n")
-    for environment in ({}, {access.FILE: ""}, {access.FILE: str(tmp_path / "none")},
-                        {access.FILE: str(tmp_path / "empty")}):
+    for environment in (
+        {},
+        {access.FILE: ""},
+        {access.FILE: str(tmp_path / "none")},
+        {access.FILE: str(tmp_path / "empty")},
+    ):
         assert access.protected(inner, environment) is inner
 
 

@@ -12,21 +12,35 @@ import pytest
 from tests.unit.fakes import trackbed_mlflow
 
 
-@pytest.mark.parametrize(("code", "status", "verdict"), [
-    ("NoSuchBucket", 404, "missing"), ("404", 404, "missing"), ("AccessDenied", 403, "refused"),
-    ("InvalidAccessKeyId", 404, "refused"), ("SignatureDoesNotMatch", 403, "refused"),
-    ("SlowDown", 503, "later"), ("XMinioServerNotInitialized", 503, "later"), ("InternalError", 500, "later"),
-    ("XMinioStorageFull", 507, "failed"), ("507", 507, "failed"),
-    ("InvalidBucketName", 400, "failed"), ("PermanentRedirect", 301, "failed"),
-])
+@pytest.mark.parametrize(
+    ("code", "status", "verdict"),
+    [
+        ("NoSuchBucket", 404, "missing"),
+        ("404", 404, "missing"),
+        ("AccessDenied", 403, "refused"),
+        ("InvalidAccessKeyId", 404, "refused"),
+        ("SignatureDoesNotMatch", 403, "refused"),
+        ("SlowDown", 503, "later"),
+        ("XMinioServerNotInitialized", 503, "later"),
+        ("InternalError", 500, "later"),
+        ("XMinioStorageFull", 507, "failed"),
+        ("507", 507, "failed"),
+        ("InvalidBucketName", 400, "failed"),
+        ("PermanentRedirect", 301, "failed"),
+    ],
+)
 def test_what_an_answer_of_the_store_means(code: str, status: int, verdict: str) -> None:
     assert artifacts.s3_verdict(code, status) == verdict
 
 
-@pytest.mark.parametrize(("destination", "parts"), [
-    ("s3://mlflow-artifacts", ("mlflow-artifacts", "")), ("s3://bucket/", ("bucket", "")),
-    ("s3://bucket/a/b/", ("bucket", "a/b")),
-])
+@pytest.mark.parametrize(
+    ("destination", "parts"),
+    [
+        ("s3://mlflow-artifacts", ("mlflow-artifacts", "")),
+        ("s3://bucket/", ("bucket", "")),
+        ("s3://bucket/a/b/", ("bucket", "a/b")),
+    ],
+)
 def test_bucket_and_prefix(destination: str, parts: tuple[str, str]) -> None:
     assert artifacts.s3_address(destination) == parts
 
@@ -36,9 +50,15 @@ def test_a_destination_without_a_bucket_is_refused() -> None:
         artifacts.s3_address("s3:///prefix")
 
 
-@pytest.mark.parametrize(("text", "path"), [
-    ("mlflow-artifacts:/1/run/artifacts", "1/run/artifacts"), ("1/run/", "1/run"), ("/", ""), ("a..b/c", "a..b/c"),
-])
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("mlflow-artifacts:/1/run/artifacts", "1/run/artifacts"),
+        ("1/run/", "1/run"),
+        ("/", ""),
+        ("a..b/c", "a..b/c"),
+    ],
+)
 def test_artifact_paths(text: str, path: str) -> None:
     assert artifacts.artifact_path(text) == path
 

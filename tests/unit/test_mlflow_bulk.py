@@ -130,7 +130,7 @@ class Posix(Bucket):
     def put_object(self, Bucket: str, Key: str, Body: bytes) -> dict[str, Any]:  # noqa: N803
         time.sleep(random.Random(Key).random() / 200)
         with self.lock:
-            if any(f"{Key}/" == other[:len(Key) + 1] for other in self.stored):
+            if any(f"{Key}/" == other[: len(Key) + 1] for other in self.stored):
                 raise common.Stop(common.FAILED, "no", "ExistingObjectIsDirectory")
             if any(Key.startswith(f"{other}/") for other in self.stored):
                 alone = threading.current_thread() is threading.main_thread()
@@ -232,7 +232,8 @@ BOTH = {"1/r/artifacts/a": b"file", "1/r/artifacts/a/b/c": b"x" * 5000, "1/r/art
 @pytest.mark.parametrize("order", [list(BOTH), list(reversed(BOTH)), ["1/r/artifacts/a/d", *list(BOTH)[:2]]])
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
 def test_a_file_and_a_folder_of_one_name_are_both_kept(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: list[str], kind: str) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: list[str], kind: str
+) -> None:
     monkeypatch.setattr(objects, "s3_call", lambda call: call())
     monkeypatch.setattr(objects, "SMALL", 1000)
     client = Posix()
@@ -244,8 +245,11 @@ def test_a_file_and_a_folder_of_one_name_are_both_kept(
     held = {key.removeprefix("p/"): content for key, content in client.stored.items()}
     held |= {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert {place.renamed.get(name, name): content for name, content in held.items()} == BOTH
-    wanted = {"1/r/artifacts/a (folder)/b/c", "1/r/artifacts/a (folder)/d"} if order[0] == "1/r/artifacts/a" else {
-        "1/r/artifacts/a (file)"}
+    wanted = (
+        {"1/r/artifacts/a (folder)/b/c", "1/r/artifacts/a (folder)/d"}
+        if order[0] == "1/r/artifacts/a"
+        else {"1/r/artifacts/a (file)"}
+    )
     assert set(place.renamed) == wanted
 
 
@@ -262,7 +266,8 @@ TAKEN = [
 @pytest.mark.parametrize(("names", "seed"), [(names, seed) for names in TAKEN for seed in range(12)])
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
 def test_an_object_that_is_renamed_never_meets_another(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: set[str], seed: int, kind: str) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: set[str], seed: int, kind: str
+) -> None:
     monkeypatch.setattr(objects, "s3_call", lambda call: call())
     monkeypatch.setattr(objects, "SMALL", 1000)
     client, order = Posix(), sorted(names)
@@ -294,12 +299,22 @@ def test_a_store_that_takes_no_name_ends_the_storing(monkeypatch: pytest.MonkeyP
 
 
 def test_what_minio_does_not_list_is_found_in_its_volume(tmp_path: Path) -> None:
-    for name in ("1/r/artifacts/a", "1/r/artifacts/a/b.txt", "1/r/artifacts/a/c/d", "1/r/artifacts/a/c/d/e",
-                 "1/r/artifacts/ab/c", "1/r/artifacts/z", "1/r/artifacts/z-1"):
+    for name in (
+        "1/r/artifacts/a",
+        "1/r/artifacts/a/b.txt",
+        "1/r/artifacts/a/c/d",
+        "1/r/artifacts/a/c/d/e",
+        "1/r/artifacts/ab/c",
+        "1/r/artifacts/z",
+        "1/r/artifacts/z-1",
+    ):
         (tmp_path / name / "0b6c").mkdir(parents=True)  # the parts of its content
         (tmp_path / name / "xl.meta").touch()
     assert sorted(conflicts.unlisted(str(tmp_path))) == [
-        "1/r/artifacts/a/b.txt", "1/r/artifacts/a/c/d", "1/r/artifacts/a/c/d/e"]
+        "1/r/artifacts/a/b.txt",
+        "1/r/artifacts/a/c/d",
+        "1/r/artifacts/a/c/d/e",
+    ]
     done = trackbed_mlflow("unlisted", str(tmp_path))
     assert sorted(map(json.loads, done.stdout.splitlines()))[0] == "1/r/artifacts/a/b.txt" and done.returncode == 0
 
@@ -323,9 +338,12 @@ sys.exit(start.main(["out"]))
 
 
 def test_a_stop_does_not_wait_for_a_store_that_hangs() -> None:
-    process = subprocess.Popen([sys.executable, "-c", HANGING, str(ENTRY.parent)], stderr=subprocess.PIPE,
-                               stdout=subprocess.DEVNULL,
-                               env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANGING, str(ENTRY.parent)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
+    )
     try:
         assert process.stderr is not None and process.stderr.readline() == b"asked\n"
         process.terminate()
@@ -350,7 +368,8 @@ def test_a_file_that_was_just_written_has_no_mark(tmp_path: Path) -> None:
 
 
 def test_a_mark_changes_with_the_content_even_if_size_and_time_do_not(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(objects, "SETTLED_SECONDS", 0)
     path = tmp_path / "a"
     path.write_bytes(b"hello")
@@ -365,9 +384,16 @@ def test_a_mark_changes_with_the_content_even_if_size_and_time_do_not(
     assert second[2] and second[2] != first[2]
 
 
-@pytest.mark.parametrize(("tag", "known"), [
-    ('"5d41402abc4b2a76b9719d911017c592"', True), ('"5d41402abc4b2a76b9719d911017c592-3"', True),
-    ("", False), ('"5d41"', False), ('"not-a-checksum"', False)])
+@pytest.mark.parametrize(
+    ("tag", "known"),
+    [
+        ('"5d41402abc4b2a76b9719d911017c592"', True),
+        ('"5d41402abc4b2a76b9719d911017c592-3"', True),
+        ("", False),
+        ('"5d41"', False),
+        ('"not-a-checksum"', False),
+    ],
+)
 def test_the_mark_of_an_object_is_etag_and_time(tag: str, known: bool) -> None:
     class Client:
         def list_objects_v2(self, **_: object) -> dict[str, Any]:
@@ -381,9 +407,14 @@ def test_the_mark_of_an_object_is_etag_and_time(tag: str, known: bool) -> None:
 def test_only_what_is_asked_for_is_sent_and_what_is_gone_is_left_out(tmp_path: Path) -> None:
     for name in ("a", "b", "ü"):
         (tmp_path / name).write_text(name)
-    done = subprocess.run([sys.executable, str(ENTRY), "pick"], input=b'"\\u00fc"\n"gone"\n"a"\n', capture_output=True,
-                          env={"PATH": os.environ["PATH"], "MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path)}, timeout=30,
-                          check=True)
+    done = subprocess.run(
+        [sys.executable, str(ENTRY), "pick"],
+        input=b'"\\u00fc"\n"gone"\n"a"\n',
+        capture_output=True,
+        env={"PATH": os.environ["PATH"], "MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path)},
+        timeout=30,
+        check=True,
+    )
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
         assert tar.getnames() == ["o/ü", "o/a", "end"]
         content = tar.extractfile("end")

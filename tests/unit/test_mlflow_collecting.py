@@ -14,15 +14,21 @@ from objects import S3Objects
 RUN, MODEL, TRACE = "1" * 32, "m-" + "2" * 32, "tr-" + "3" * 32
 
 
-@pytest.mark.parametrize(("name", "folder"), [
-    (f"1/{RUN}/artifacts/a/b", f"1/{RUN}"),
-    (f"1/models/{MODEL}/artifacts/MLmodel", f"1/models/{MODEL}"),
-    (f"1/traces/{TRACE}/artifacts/traces.json", f"1/traces/{TRACE}"),
-    (f"{RUN}/artifacts/a", RUN),
-    (f"team/x/{RUN}/artifacts/1/{'4' * 32}/artifacts/a", f"team/x/{RUN}"),
-    (f"1/{RUN}/other/a", None), (f"1/{RUN}", None), ("1/notes.txt", None), (f"1/{RUN}0/artifacts/a", None),
-    (f"1/{RUN.replace('1', 'A')}/artifacts/a", None),
-])
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        (f"1/{RUN}/artifacts/a/b", f"1/{RUN}"),
+        (f"1/models/{MODEL}/artifacts/MLmodel", f"1/models/{MODEL}"),
+        (f"1/traces/{TRACE}/artifacts/traces.json", f"1/traces/{TRACE}"),
+        (f"{RUN}/artifacts/a", RUN),
+        (f"team/x/{RUN}/artifacts/1/{'4' * 32}/artifacts/a", f"team/x/{RUN}"),
+        (f"1/{RUN}/other/a", None),
+        (f"1/{RUN}", None),
+        ("1/notes.txt", None),
+        (f"1/{RUN}0/artifacts/a", None),
+        (f"1/{RUN.replace('1', 'A')}/artifacts/a", None),
+    ],
+)
 def test_the_folder_of_a_file(name: str, folder: str | None) -> None:
     found = collecting.FOLDER.match(name)
     assert (found["path"] if found else None) == folder
@@ -37,19 +43,22 @@ class Connection:
     """Answers the questions for versions and for odd locations."""
 
     def __init__(self, *versions: str, odd: str = "") -> None:
-        self.rows = {collecting.VERSIONS: [(uri, None) for uri in versions],
-                     collecting.ODD[0]: [(odd,)] if odd else []}
+        self.rows = {collecting.VERSIONS: [(uri, None) for uri in versions], collecting.ODD[0]: [(odd,)] if odd else []}
 
     def execute(self, statement: Any, words: Any) -> Any:
         return self.rows.get(statement, [])
 
 
-@pytest.mark.parametrize(("uri", "folder"), [
-    (f"mlflow-artifacts:/1/{RUN}/artifacts/model", f"1/{RUN}"),
-    (f"mlflow-artifacts:/1/{RUN}/artifacts", f"1/{RUN}"),
-    (f"mlflow-artifacts:/1/models/{MODEL}/artifacts", f"1/models/{MODEL}"),
-    ("mlflow-artifacts:/1", f"1/{RUN}"), (f"mlflow-artifacts:/1/{RUN}", f"1/{RUN}"),
-])
+@pytest.mark.parametrize(
+    ("uri", "folder"),
+    [
+        (f"mlflow-artifacts:/1/{RUN}/artifacts/model", f"1/{RUN}"),
+        (f"mlflow-artifacts:/1/{RUN}/artifacts", f"1/{RUN}"),
+        (f"mlflow-artifacts:/1/models/{MODEL}/artifacts", f"1/models/{MODEL}"),
+        ("mlflow-artifacts:/1", f"1/{RUN}"),
+        (f"mlflow-artifacts:/1/{RUN}", f"1/{RUN}"),
+    ],
+)
 def test_what_a_registered_version_needs_stays(uri: str, folder: str) -> None:
     assert collecting.Needed(Connection(uri)).holds(folder)
     assert collecting.Needed(Connection(odd=uri)).holds(folder)
@@ -81,6 +90,7 @@ def test_ages(age: str, seconds: int) -> None:
 
 def test_the_journal_of_the_stores_disk_is_told_what_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the token, or an unclean stop would report as missing what was removed on purpose."""
+
     class Bucket(S3Objects):
         def __init__(self, client: Any, bucket: str, prefix: str, lane: Any) -> None:
             self.client, self.bucket, self.root, self.lane = client, bucket, prefix, lane

@@ -34,23 +34,34 @@ def test_two_newest_revisions_are_an_error(tmp_path: Path) -> None:
         database.migrations(tmp_path)
 
 
-@pytest.mark.parametrize(("have", "populated", "state"), [
-    (None, False, "empty"),
-    (None, True, "older"),  # from before MLflow kept a revision
-    ("new", True, "current"),
-    ("old", True, "older"),
-    ("old", False, "older"),
-    ("from the future", True, "newer"),
-    ("new,old", True, "newer"),
-])
+@pytest.mark.parametrize(
+    ("have", "populated", "state"),
+    [
+        (None, False, "empty"),
+        (None, True, "older"),  # from before MLflow kept a revision
+        ("new", True, "current"),
+        ("old", True, "older"),
+        ("old", False, "older"),
+        ("from the future", True, "newer"),
+        ("new,old", True, "newer"),
+    ],
+)
 def test_state_of_the_schema(have: str | None, populated: bool, state: str) -> None:
     assert database.schema_state(have, populated, "new", frozenset({"old", "new"})) == state
 
 
-@pytest.mark.parametrize(("state", "migrate", "result"), [
-    ("empty", False, False), ("current", False, False), ("current", True, False), ("older", True, True),
-    ("older", False, "TRACKBED_MIGRATE=1"), ("newer", False, "newer MLflow"), ("newer", True, "newer MLflow"),
-])
+@pytest.mark.parametrize(
+    ("state", "migrate", "result"),
+    [
+        ("empty", False, False),
+        ("current", False, False),
+        ("current", True, False),
+        ("older", True, True),
+        ("older", False, "TRACKBED_MIGRATE=1"),
+        ("newer", False, "newer MLflow"),
+        ("newer", True, "newer MLflow"),
+    ],
+)
 def test_the_guard_starts_nothing_on_another_schema(state: str, migrate: bool, result: bool | str) -> None:
     found = {"database": "d", "code": "c", "state": state}
     if isinstance(result, bool):
@@ -62,14 +73,17 @@ def test_the_guard_starts_nothing_on_another_schema(state: str, migrate: bool, r
     assert len(str(caught.value).splitlines()) == 2
 
 
-@pytest.mark.parametrize(("message", "final"), [
-    ('FATAL: password authentication failed for user "mlflow"', True),
-    ("fe_sendauth: no password supplied", True),
-    ('FATAL: no pg_hba.conf entry for host "172.20.0.3"', True),
-    ("connection refused", False),
-    ("FATAL: the database system is starting up", False),
-    ('FATAL: database "mlflow" does not exist', False),  # the engine may be about to create it
-])
+@pytest.mark.parametrize(
+    ("message", "final"),
+    [
+        ('FATAL: password authentication failed for user "mlflow"', True),
+        ("fe_sendauth: no password supplied", True),
+        ('FATAL: no pg_hba.conf entry for host "172.20.0.3"', True),
+        ("connection refused", False),
+        ("FATAL: the database system is starting up", False),
+        ('FATAL: database "mlflow" does not exist', False),  # the engine may be about to create it
+    ],
+)
 def test_only_final_answers_end_the_wait(message: str, final: bool) -> None:
     assert database.refused(message) is final
 
@@ -98,10 +112,13 @@ def test_migrations_are_found_in_any_folder(name: str, tmp_path: Path, monkeypat
     def own(db_url: str) -> Any:
         raise AssertionError("not asked here")
 
-    modules: dict[str, Any] = {"mlflow": ModuleType("mlflow"), "mlflow.store": ModuleType("mlflow.store"),
-                               "mlflow.store.db": SimpleNamespace(utils=SimpleNamespace(_get_alembic_config=own)),
-                               "alembic": ModuleType("alembic"),
-                               "alembic.config": SimpleNamespace(Config=AlembicConfig)}
+    modules: dict[str, Any] = {
+        "mlflow": ModuleType("mlflow"),
+        "mlflow.store": ModuleType("mlflow.store"),
+        "mlflow.store.db": SimpleNamespace(utils=SimpleNamespace(_get_alembic_config=own)),
+        "alembic": ModuleType("alembic"),
+        "alembic.config": SimpleNamespace(Config=AlembicConfig),
+    }
     for module, content in modules.items():
         monkeypatch.setitem(sys.modules, module, content)
     folder = tmp_path / name / "mlflow" / "store" / "db_migrations"

@@ -34,9 +34,10 @@ _SUPPORTED_JOB_FUNCTION_LIST = ["a.invoke_scorer_job", "a.optimize_prompts_job"]
 """
 GUARDED = {
     "metrics/genai/model_utils.py": "def _parse_model_uri(uri): return uri.split(':/')\n"
-                                    "def _get_provider_instance(provider, model): return model\n",
+    "def _get_provider_instance(provider, model): return model\n",
     "store/artifact/artifact_repository_registry.py": "class ArtifactRepositoryRegistry:\n"
-                                                      "    def get_artifact_repository(self, uri): return uri\n"}
+    "    def get_artifact_repository(self, uri): return uri\n",
+}
 ON = {jobs.SWITCH: "on", jobs.TOKEN: "of-this-start"}
 
 
@@ -51,18 +52,30 @@ def offered(on: bool) -> set[tuple[str, str]]:
 def test_on_opens_what_judges_evaluations_and_scoring_need_and_nothing_else() -> None:
     page = "/ajax-api/3.0/mlflow"
     assert offered(True) - offered(False) == {
-        ("POST", f"{page}/scorer/invoke"), ("POST", f"{page}/genai/evaluate/invoke"), ("GET", f"{page}/jobs/{{}}"),
-        ("PATCH", f"{page}/jobs/cancel/{{}}"), ("GET", "/ajax-api/3.0/jobs/{}"),
-        ("PATCH", "/ajax-api/3.0/jobs/cancel/{}"), ("PUT", f"{page}/scorers/online-config"),
-        ("PUT", "/api/3.0/mlflow/scorers/online-config")}
+        ("POST", f"{page}/scorer/invoke"),
+        ("POST", f"{page}/genai/evaluate/invoke"),
+        ("GET", f"{page}/jobs/{{}}"),
+        ("PATCH", f"{page}/jobs/cancel/{{}}"),
+        ("GET", "/ajax-api/3.0/jobs/{}"),
+        ("PATCH", "/ajax-api/3.0/jobs/cancel/{}"),
+        ("PUT", f"{page}/scorers/online-config"),
+        ("PUT", "/api/3.0/mlflow/scorers/online-config"),
+    }
     assert offered(False) <= offered(True)
 
 
-@pytest.mark.parametrize(("method", "path", "password", "status"), [
-    ("POST", MODEL, "of-this-start", 200), ("POST", MODEL, "another", 404), ("POST", MODEL, "", 404),
-    ("GET", MODEL, "of-this-start", 404), ("POST", "/gateway/openai/v1/chat/completions", "of-this-start", 404),
-    ("POST", "/gateway/proxy/x/a", "of-this-start", 404), ("PUT", "/ajax-api/3.0/mlflow/assistant/config",
-                                                           "of-this-start", 404)])
+@pytest.mark.parametrize(
+    ("method", "path", "password", "status"),
+    [
+        ("POST", MODEL, "of-this-start", 200),
+        ("POST", MODEL, "another", 404),
+        ("POST", MODEL, "", 404),
+        ("GET", MODEL, "of-this-start", 404),
+        ("POST", "/gateway/openai/v1/chat/completions", "of-this-start", 404),
+        ("POST", "/gateway/proxy/x/a", "of-this-start", 404),
+        ("PUT", "/ajax-api/3.0/mlflow/assistant/config", "of-this-start", 404),
+    ],
+)
 def test_a_model_is_called_for_the_servers_own_jobs_only(method: str, path: str, password: str, status: int) -> None:
     app = edge.guarded(asgi.Inner(), ON)
     assert asgi.ask(app, path, method, authorization=basic(password)).status == status
@@ -83,8 +96,12 @@ def test_jobs_pass_the_access_token_with_their_own(tmp_path: Path) -> None:
     app = edge.guarded(asgi.Inner(), {**ON, access.FILE: str(file)})
     assert asgi.ask(app, MODEL, "POST", authorization=basic("of-this-start")).status == 200
     assert asgi.ask(app, f"{jobs.ARTIFACTS}/1/a", authorization=basic("of-this-start")).status == 200
-    for method, path in (("GET", "/version"), ("POST", "/api/2.0/mlflow/runs/create"), ("PUT", f"{jobs.ARTIFACTS}/1/a"),
-                         ("GET", "/")):  # who gets hold of a job's token gets no further than a job
+    for method, path in (
+        ("GET", "/version"),
+        ("POST", "/api/2.0/mlflow/runs/create"),
+        ("PUT", f"{jobs.ARTIFACTS}/1/a"),
+        ("GET", "/"),
+    ):  # who gets hold of a job's token gets no further than a job
         assert asgi.ask(app, path, method, authorization=basic("of-this-start")).status == 401
     assert asgi.ask(app, "/version", authorization=basic("another")).status == 401
     closed = edge.guarded(asgi.Inner(), {access.FILE: str(file)})
@@ -93,11 +110,16 @@ def test_jobs_pass_the_access_token_with_their_own(tmp_path: Path) -> None:
 
 
 def test_whatever_the_environment_says_the_setting_decides() -> None:
-    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "true", "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "true",
-                   jobs.TOKEN: "planted"}
+    environment = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "true",
+        "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "true",
+        jobs.TOKEN: "planted",
+    }
     jobs.prepare(environment)
-    assert environment == {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-                           "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "false"}
+    assert environment == {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "false",
+    }
     environment = {jobs.SWITCH: "on", jobs.TOKEN: "planted"}
     jobs.prepare(environment)
     assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "true"
@@ -187,14 +209,21 @@ def _server(tmp_path: Path, quick: str) -> tuple[Path, Callable[[], subprocess.P
         f"    print(os.getpid(), os.environ[{jobs.QUEUE!r}], os.getppid(), file=file)\n"
         f"if len(started.read_text().splitlines()) > 1 or Path({str(tmp_path / 'first')!r}).exists():\n"
         f"    while Path('/proc', os.environ[{jobs.SERVER!r}]).exists():\n"  # as MLflow's does
-        "        time.sleep(0.05)\n")
+        "        time.sleep(0.05)\n"
+    )
     own = tmp_path / "own"
     (own / f"{jobs.FOLDER}old").mkdir(parents=True)
     code = f"import os, jobs, time; {quick}; jobs.start(os.environ); time.sleep(60)"
-    environment = {**os.environ, **ON, "PYTHONPATH": f"{tmp_path}:{Path(jobs.__file__).parent}",
-                   "TRACKBED_OWN_TMP": str(own), "MLFLOW_ARTIFACTS_DESTINATION": str(own)}
-    return own, lambda: subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL,
-                                         stderr=subprocess.PIPE)
+    environment = {
+        **os.environ,
+        **ON,
+        "PYTHONPATH": f"{tmp_path}:{Path(jobs.__file__).parent}",
+        "TRACKBED_OWN_TMP": str(own),
+        "MLFLOW_ARTIFACTS_DESTINATION": str(own),
+    }
+    return own, lambda: subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
 
 
 def _lines(path: Path, count: int) -> list[str]:
@@ -240,8 +269,10 @@ def test_a_job_calls_models_through_the_server_alone(model_utils: Any, provider:
         with pytest.raises(Refused, match="choose gateway:/ENDPOINT"):
             module._parse_model_uri(f"{provider}:/x")
     assert model_utils._get_provider_instance("gateway", "x") == "x"
-    for call in (lambda: model_utils._get_provider_instance(provider, "x"),
-                 lambda: model_utils._get_provider_instance(provider=provider, model="x")):
+    for call in (
+        lambda: model_utils._get_provider_instance(provider, "x"),
+        lambda: model_utils._get_provider_instance(provider=provider, model="x"),
+    ):
         with pytest.raises(Refused):
             call()
 
@@ -259,8 +290,14 @@ def test_a_job_that_cannot_be_guarded_ends(tmp_path: Path) -> None:
     (tmp_path / "mlflow").mkdir()
     (tmp_path / "mlflow" / "__init__.py").touch()
     leading = f"{jobs.confine(tmp_path)}:{tmp_path}"
-    done = subprocess.run([sys.executable, "-c", "print('ran')"], env={**os.environ, "PYTHONPATH": leading},
-                          capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", "print('ran')"],
+        env={**os.environ, "PYTHONPATH": leading},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert done.returncode == 1 and "ran" not in done.stdout and "mlflow.server" in done.stderr
 
 

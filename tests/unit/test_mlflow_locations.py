@@ -12,16 +12,49 @@ import pytest
 from botocore.exceptions import ClientError
 
 FOREIGN = [
-    "s3://backups/dir", "s3://mlflow-artifacts/other", "file:///etc", "/etc", "etc", ".", "", "gs://x/y", "ftp://h/x",
-    "sftp://h/x", "hdfs://h/x", "dbfs:/x", "http://127.0.0.1:1/api/2.0/mlflow-artifacts/artifacts/x",
-    "mlflow-artifacts:", "mlflow-artifacts:x", "mlflow-artifacts://host/x", "mlflow-artifacts://host:1/../x",
-    "mlflow-artifacts:/..", "mlflow-artifacts:/../x", "mlflow-artifacts:/a/../../x", "mlflow-artifacts:/a/./x",
-    "mlflow-artifacts:/%2e%2e/x", "mlflow-artifacts:/%252e%252e/x", "mlflow-artifacts:/a/.%2e/x",
-    "mlflow-artifacts:/a%2f..%2fx", "mlflow-artifacts:/..\\x", "mlflow-artifacts:/a%5c..%5cx",
+    "s3://backups/dir",
+    "s3://mlflow-artifacts/other",
+    "file:///etc",
+    "/etc",
+    "etc",
+    ".",
+    "",
+    "gs://x/y",
+    "ftp://h/x",
+    "sftp://h/x",
+    "hdfs://h/x",
+    "dbfs:/x",
+    "http://127.0.0.1:1/api/2.0/mlflow-artifacts/artifacts/x",
+    "mlflow-artifacts:",
+    "mlflow-artifacts:x",
+    "mlflow-artifacts://host/x",
+    "mlflow-artifacts://host:1/../x",
+    "mlflow-artifacts:/..",
+    "mlflow-artifacts:/../x",
+    "mlflow-artifacts:/a/../../x",
+    "mlflow-artifacts:/a/./x",
+    "mlflow-artifacts:/%2e%2e/x",
+    "mlflow-artifacts:/%252e%252e/x",
+    "mlflow-artifacts:/a/.%2e/x",
+    "mlflow-artifacts:/a%2f..%2fx",
+    "mlflow-artifacts:/..\\x",
+    "mlflow-artifacts:/a%5c..%5cx",
     "mlflow-artifacts:/a?x=1",
-    "mlflow-artifacts:/a#x", "mlflow-artifacts:/a\n..", "mlflow-artifacts:/\t../x", " mlflow-artifacts:/x",
-    "MLFLOW-ARTIFACTS:/x", "mlflow-artifacts:/a%00b", "models://host/x", "runs:/../x", "file:///srv/live/../backups",
-    "file:///srv/live%2f..", "file:///srv/live-other", "file:///srv", "file:/srv/live/x", "/srv/live/x", "FILE:///srv/live/x",
+    "mlflow-artifacts:/a#x",
+    "mlflow-artifacts:/a\n..",
+    "mlflow-artifacts:/\t../x",
+    " mlflow-artifacts:/x",
+    "MLFLOW-ARTIFACTS:/x",
+    "mlflow-artifacts:/a%00b",
+    "models://host/x",
+    "runs:/../x",
+    "file:///srv/live/../backups",
+    "file:///srv/live%2f..",
+    "file:///srv/live-other",
+    "file:///srv",
+    "file:/srv/live/x",
+    "/srv/live/x",
+    "FILE:///srv/live/x",
 ]
 
 
@@ -61,8 +94,17 @@ def test_no_foreign_location_is_opened(registry: Any, uri: str) -> None:
         registry().get_artifact_repository(uri)
 
 
-@pytest.mark.parametrize("uri", ["file:///srv/live", "file:///srv/live/1/a/artifacts", "mlflow-artifacts:/1/a b",
-                                 "models:/m-1", "models:/name/1", "runs:/1/model"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file:///srv/live",
+        "file:///srv/live/1/a/artifacts",
+        "mlflow-artifacts:/1/a b",
+        "models:/m-1",
+        "models:/name/1",
+        "runs:/1/model",
+    ],
+)
 def test_own_locations_are_opened(registry: Any, uri: str) -> None:
     locations.guard_opening(registry, {locations.DESTINATION: "file:///srv/live/"})
     assert registry().get_artifact_repository(uri, tracking_uri=None) == f"opened {uri}"
@@ -71,28 +113,39 @@ def test_own_locations_are_opened(registry: Any, uri: str) -> None:
 def test_a_prefix_of_a_bucket_is_not_the_bucket(registry: Any) -> None:
     locations.guard_opening(registry, {locations.DESTINATION: "s3://bucket/live"})
     assert registry().get_artifact_repository("s3://bucket/live/1/x")
-    for uri in ("s3://bucket", "s3://bucket/other", "s3://bucket/live2/x", "s3://bucket/live/../other",
-                "s3://bucket2/live/x", "s3://bucket/live/%2e%2e/other"):
+    for uri in (
+        "s3://bucket",
+        "s3://bucket/other",
+        "s3://bucket/live2/x",
+        "s3://bucket/live/../other",
+        "s3://bucket2/live/x",
+        "s3://bucket/live/%2e%2e/other",
+    ):
         with pytest.raises(Refused):
             registry().get_artifact_repository(uri)
 
 
-@pytest.mark.parametrize(("destination", "source", "opened"), [
-    ("file:///srv/live/", "runs:/1/m", "file:///srv/live/0/1/artifacts/m"),
-    ("file:///srv/live", "runs:/1/a b", "file:///srv/live/0/1/artifacts/a%20b"),
-    ("s3://bucket/live", "runs:/1/a b/", "s3://bucket/live/0/1/artifacts/a b"),
-    ("s3://bucket/live", "runs:/1", "s3://bucket/live/0/1/artifacts"),
-    ("s3://bucket/live", "runs:/1/../2", "runs:/1/../2"),  # refused where it is opened
-    ("s3://bucket/live", "models:/m-1", "models:/m-1"),
-    ("s3://bucket/live", "runs:/elsewhere/m", "runs:/elsewhere/m"),
-])
+@pytest.mark.parametrize(
+    ("destination", "source", "opened"),
+    [
+        ("file:///srv/live/", "runs:/1/m", "file:///srv/live/0/1/artifacts/m"),
+        ("file:///srv/live", "runs:/1/a b", "file:///srv/live/0/1/artifacts/a%20b"),
+        ("s3://bucket/live", "runs:/1/a b/", "s3://bucket/live/0/1/artifacts/a b"),
+        ("s3://bucket/live", "runs:/1", "s3://bucket/live/0/1/artifacts"),
+        ("s3://bucket/live", "runs:/1/../2", "runs:/1/../2"),  # refused where it is opened
+        ("s3://bucket/live", "models:/m-1", "models:/m-1"),
+        ("s3://bucket/live", "runs:/elsewhere/m", "runs:/elsewhere/m"),
+    ],
+)
 def test_what_refers_to_a_run_is_read_where_its_artifacts_are(destination: str, source: str, opened: str) -> None:
     def get_run(run: str) -> Any:
         uri = "s3://other/x" if run == "elsewhere" else f"mlflow-artifacts:/0/{run}/artifacts"
         return SimpleNamespace(info=SimpleNamespace(artifact_uri=uri))
 
-    handlers = SimpleNamespace(_get_artifact_repository_for_uri=lambda artifact_uri: artifact_uri,
-                               _get_tracking_store=lambda: SimpleNamespace(get_run=get_run))
+    handlers = SimpleNamespace(
+        _get_artifact_repository_for_uri=lambda artifact_uri: artifact_uri,
+        _get_tracking_store=lambda: SimpleNamespace(get_run=get_run),
+    )
     locations.guard_runs(handlers, {locations.DESTINATION: destination})
     assert handlers._get_artifact_repository_for_uri(source) == opened
 
@@ -109,8 +162,9 @@ class Store:
     def deprecated_start_trace_v2(self, experiment_id: str, timestamp_ms: int, request_metadata: Any, tags: Any) -> str:
         return "started"
 
-    def deprecated_end_trace_v2(self, request_id: str, timestamp_ms: int, status: Any, request_metadata: Any,
-                                tags: Any) -> str:
+    def deprecated_end_trace_v2(
+        self, request_id: str, timestamp_ms: int, status: Any, request_metadata: Any, tags: Any
+    ) -> str:
         return "ended"
 
     def set_trace_tag(self, trace_id: str, key: str, value: str) -> str:
@@ -154,15 +208,30 @@ class S3:
         return artifact_path
 
 
-@pytest.mark.parametrize("key", ["live/0//b", "live/0/./b", "live/../b", "live/0/", "live/x/meta/etag",
-                                 "live/x/meta/etag/y", "live/meta/etag", "live/0/a\ufffe", "live/\uffff/b"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "live/0//b",
+        "live/0/./b",
+        "live/../b",
+        "live/0/",
+        "live/x/meta/etag",
+        "live/x/meta/etag/y",
+        "live/meta/etag",
+        "live/0/a\ufffe",
+        "live/\uffff/b",
+    ],
+)
 def test_names_that_would_break_lists_and_backups_are_refused(key: str) -> None:
     """One such object and no backup could be made, or none restored."""
     guarded = type("Guarded", (S3,), {})
     locations.guard_keys(guarded, {"TRACKBED_STORE_SYNC": "store-sync:9002"})
     made, (folder, _, name) = guarded(), key.rpartition("/")
-    for ask in (lambda: made._upload_file(None, "f", "b", key), lambda: made.create_presigned_upload_url(key),
-                *((lambda: made.create_multipart_upload(f"/tmp/{name}", 1, folder),) if name else ())):
+    for ask in (
+        lambda: made._upload_file(None, "f", "b", key),
+        lambda: made.create_presigned_upload_url(key),
+        *((lambda: made.create_multipart_upload(f"/tmp/{name}", 1, folder),) if name else ()),
+    ):
         with pytest.raises(Refused, match="cannot be the name"):
             ask()
 
@@ -223,8 +292,13 @@ def test_no_foreign_location_is_written(store: Any, uri: str) -> None:
 def test_own_locations_are_written(store: Any) -> None:
     assert store.create_experiment("name") == "made at None" and store.create_experiment("name", "") == "made at "
     assert store.create_experiment("name", "mlflow-artifacts:/mine") == "made at mlflow-artifacts:/mine"
-    for source in ("mlflow-artifacts:/1/2/artifacts/model", "runs:/1/model", "models:/m-1", "models:/a/1",
-                   "dummy-source"):
+    for source in (
+        "mlflow-artifacts:/1/2/artifacts/model",
+        "runs:/1/model",
+        "models:/m-1",
+        "models:/a/1",
+        "dummy-source",
+    ):
         assert store.create_model_version("name", source, "1") == f"made from {source} of 1"
     assert store.set_trace_tag("tr-1", "mine", "s3://text") == "mine is s3://text"
     info = SimpleNamespace(tags={"mlflow.artifactLocation": "mlflow-artifacts:/1"}, trace_metadata=None)
@@ -246,14 +320,27 @@ def test_a_stored_way_out_of_the_own_space_is_not_followed() -> None:
     locations.guard_paths(handlers)
     found = handlers._get_proxied_run_artifact_destination_path
     assert found(proxied_artifact_root="mlflow-artifacts:/1", relative_path="x") == "mlflow-artifacts:/1|x"
-    for uri in ("mlflow-artifacts:/../x", "mlflow-artifacts:/%2e%2e/x", "http://h/api/2.0/mlflow-artifacts/artifacts/../x"):
+    for uri in (
+        "mlflow-artifacts:/../x",
+        "mlflow-artifacts:/%2e%2e/x",
+        "http://h/api/2.0/mlflow-artifacts/artifacts/../x",
+    ):
         with pytest.raises(Refused):
             found(uri)
 
 
-@pytest.mark.parametrize(("text", "workers", "expected"), [
-    ("", 2, 2 << 30), ("4g", 2, 2 << 30), ("512m", 2, memory.LEAST), ("64g", 32, 2 << 30), ("3221225472", 1, 3 << 30),
-    ("8GB", 2, 4 << 30), ("nonsense", 2, 2 << 30), ("4g", 0, 4 << 30),
-])
+@pytest.mark.parametrize(
+    ("text", "workers", "expected"),
+    [
+        ("", 2, 2 << 30),
+        ("4g", 2, 2 << 30),
+        ("512m", 2, memory.LEAST),
+        ("64g", 32, 2 << 30),
+        ("3221225472", 1, 3 << 30),
+        ("8GB", 2, 4 << 30),
+        ("nonsense", 2, 2 << 30),
+        ("4g", 0, 4 << 30),
+    ],
+)
 def test_the_workers_share_the_servers_memory(text: str, workers: int, expected: int) -> None:
     assert memory.share({memory.LIMIT: text}, workers) == expected

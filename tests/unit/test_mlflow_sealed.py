@@ -31,21 +31,29 @@ def opened(row: Row, secret: str) -> bytes | None:
 @pytest.fixture
 def tables(monkeypatch: pytest.MonkeyPatch) -> dict[str, Table]:
     tables = {PASSPHRASE: Table(a="today:1", b="old:2", c="public:3", d="gone:4"), WEBHOOK_KEY: Table(w="old:5")}
-    listed = {name: Kind(name, name, opened, lambda content, secret: f"{secret}:".encode() + content, ["older", "old"])
-              for name in tables}
+    listed = {
+        name: Kind(name, name, opened, lambda content, secret: f"{secret}:".encode() + content, ["older", "old"])
+        for name in tables
+    }
 
     @contextmanager
     def connected(environment: object) -> Iterator[Any]:
         class Connection:
             def execute(self, statement: str, parameters: dict[str, Any]) -> None:
                 tables[statement].execute(statement, parameters)
+
         yield Connection()
 
     monkeypatch.setattr(sealed, "connected", connected)
     monkeypatch.setattr(sealed, "kinds", lambda environment: listed)
     monkeypatch.setattr(sealed, "_text", lambda statement: statement)
-    monkeypatch.setattr(sealed, "rows", lambda connection, kind: [
-        Row(key, f"name of {key}", value.encode()) for key, value in tables[kind.select].values.items()])
+    monkeypatch.setattr(
+        sealed,
+        "rows",
+        lambda connection, kind: [
+            Row(key, f"name of {key}", value.encode()) for key, value in tables[kind.select].values.items()
+        ],
+    )
     monkeypatch.setattr(sealed, "_public", lambda name: ("public",) if name == PASSPHRASE else ())
     return tables
 
@@ -74,11 +82,15 @@ def test_report(tables: dict[str, Table], tmp_path: Path) -> None:
     assert found["opened"] == {PASSPHRASE: [1, 1], WEBHOOK_KEY: []}
 
 
-def test_a_deleted_webhook_that_nobody_can_decrypt_counts_nowhere(tables: dict[str, Table], tmp_path: Path,
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deleted_webhook_that_nobody_can_decrypt_counts_nowhere(
+    tables: dict[str, Table], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "webhook-key").write_text("hook")
-    monkeypatch.setattr(sealed, "rows", lambda connection, kind: [
-        Row("w", "kept", b"hook:1"), Row("x", "deleted", b"gone:2", told=False)])
+    monkeypatch.setattr(
+        sealed,
+        "rows",
+        lambda connection, kind: [Row("w", "kept", b"hook:1"), Row("x", "deleted", b"gone:2", told=False)],
+    )
     found = sealed.report({sealed.FOLDER: str(tmp_path)}, {WEBHOOK_KEY: ["hook", "old"]})
     assert (found["rows"][WEBHOOK_KEY], found["lost"][WEBHOOK_KEY], found["opened"][WEBHOOK_KEY]) == (1, [], [1, 0])
 

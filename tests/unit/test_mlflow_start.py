@@ -28,8 +28,10 @@ def test_what_every_engine_needs_is_set_and_what_was_given_wins() -> None:
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "false"
 
 
-@pytest.mark.parametrize("name", ["MLFLOW_HOST", "MLFLOW_PORT", "MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT",
-                                  "MLFLOW_DEPLOYMENTS_TARGET"])
+@pytest.mark.parametrize(
+    "name",
+    ["MLFLOW_HOST", "MLFLOW_PORT", "MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT", "MLFLOW_DEPLOYMENTS_TARGET"],
+)
 def test_stray_variables_do_not_reach_the_server(name: str) -> None:
     environment = {name: "tcp://10.0.0.1:8000"}
     start.prepare(environment)
@@ -37,8 +39,12 @@ def test_stray_variables_do_not_reach_the_server(name: str) -> None:
 
 
 def test_arguments_name_no_store() -> None:
-    environment = {"TRACKBED_PORT": "8123", "TRACKBED_WORKERS": "", "TRACKBED_HOST": "127.0.0.1",
-                   "MLFLOW_BACKEND_STORE_URI": "postgresql+psycopg2://u:secret@h/d"}
+    environment = {
+        "TRACKBED_PORT": "8123",
+        "TRACKBED_WORKERS": "",
+        "TRACKBED_HOST": "127.0.0.1",
+        "MLFLOW_BACKEND_STORE_URI": "postgresql+psycopg2://u:secret@h/d",
+    }
     assert start.server_arguments(environment) == ["server", "--host", "127.0.0.1", "--port", "8123", "--workers", "2"]
 
 
@@ -51,16 +57,22 @@ def test_a_wrong_port_is_refused(value: str) -> None:
 
 def test_the_entry_finds_the_modules_beside_it_through_the_link_on_path(tmp_path: Path) -> None:
     (tmp_path / "trackbed-mlflow").symlink_to(ENTRY)
-    done = subprocess.run([sys.executable, str(tmp_path / "trackbed-mlflow"), "list"], capture_output=True, timeout=30,
-                          env={"PATH": os.environ["PATH"], "MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path / "none")},
-                          check=True)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "trackbed-mlflow"), "list"],
+        capture_output=True,
+        timeout=30,
+        env={"PATH": os.environ["PATH"], "MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path / "none")},
+        check=True,
+    )
     assert json.loads(done.stdout) == [None, 0, ""]
 
 
 def test_the_entrys_modules_import_in_one_direction() -> None:
     texts = {path.stem: path.read_text() for path in ENTRY.parent.glob("*.py")}
-    graph = {name: {other for other in re.findall(r"^\s*(?:import|from) (\w+)", text, re.MULTILINE) if other in texts}
-             for name, text in texts.items()}
+    graph = {
+        name: {other for other in re.findall(r"^\s*(?:import|from) (\w+)", text, re.MULTILINE) if other in texts}
+        for name, text in texts.items()
+    }
     graphlib.TopologicalSorter(graph).prepare()  # an error when there is a circle
     assert not [name for name in graph if "start" in graph[name]]
     assert "objects" in graph["bulk"] and "bulk" in graph["start"]
@@ -131,6 +143,7 @@ def test_a_missing_setting_is_named() -> None:
 @contextmanager
 def server(answer: bytes, asked: list[bytes] | None = None) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
+
         def once() -> None:
             connection, _ = listener.accept()
             with connection:
@@ -145,12 +158,15 @@ def server(answer: bytes, asked: list[bytes] | None = None) -> Iterator[int]:
         thread.join(5)
 
 
-@pytest.mark.parametrize(("answer", "code", "said"), [
-    (b"HTTP/1.1 200 OK\r\n\r\n{}", 0, ""),
-    (b"HTTP/1.1 503 Service Unavailable\r\n\r\nno database", 1, "503 Service Unavailable: no database"),
-    (b"HTTP/1.1 403 Forbidden\r\n\r\nInvalid Host header", 1, "Invalid Host header"),
-    (b"", 1, ""),
-])
+@pytest.mark.parametrize(
+    ("answer", "code", "said"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n{}", 0, ""),
+        (b"HTTP/1.1 503 Service Unavailable\r\n\r\nno database", 1, "503 Service Unavailable: no database"),
+        (b"HTTP/1.1 403 Forbidden\r\n\r\nInvalid Host header", 1, "Invalid Host header"),
+        (b"", 1, ""),
+    ],
+)
 def test_health_is_the_answer_of_the_api(answer: bytes, code: int, said: str) -> None:
     with server(answer) as port:
         done = trackbed_mlflow("health", TRACKBED_PORT=str(port))
@@ -177,13 +193,34 @@ def test_health_without_a_server() -> None:
 @pytest.fixture(scope="module")
 def health_imports() -> set[str]:
     """The modules that `health` has imported when it ends: it runs every half second while the server starts."""
-    done = subprocess.run([sys.executable, "-X", "importtime", str(ENTRY), "health"], capture_output=True, text=True,
-                          env={"PATH": os.environ["PATH"], "TRACKBED_PORT": "1"}, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(ENTRY), "health"],
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"], "TRACKBED_PORT": "1"},
+        timeout=30,
+        check=False,
+    )
     return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
 
 
-@pytest.mark.parametrize("module", ["json", "tarfile", "asyncio", "concurrent.futures", "sqlalchemy", "boto3",
-                                    "database", "artifacts", "objects", "bulk", "indexes", "quick"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "json",
+        "tarfile",
+        "asyncio",
+        "concurrent.futures",
+        "sqlalchemy",
+        "boto3",
+        "database",
+        "artifacts",
+        "objects",
+        "bulk",
+        "indexes",
+        "quick",
+    ],
+)
 def test_health_imports_what_it_needs_alone(health_imports: set[str], module: str) -> None:
     assert "common" in health_imports and module not in health_imports
 

@@ -19,32 +19,51 @@ from helpers.settings import Settings
 from helpers.state import State
 
 
-@pytest.mark.parametrize(("url", "words", "socket"), [
-    ("ssh://ada@node7", ("ada@node7",), ""),
-    ("ssh://Node7", ("Node7",), ""),
-    ("ssh://cc@192.0.2.7:2222", ("-p", "2222", "cc@192.0.2.7"), ""),
-    ("ssh://cc@node7/run/user/1000/docker.sock", ("cc@node7",), "/run/user/1000/docker.sock"),
-    ("ssh://cc@[2001:db8::7]:22", ("-p", "22", "cc@2001:db8::7"), ""),
-])
+@pytest.mark.parametrize(
+    ("url", "words", "socket"),
+    [
+        ("ssh://ada@node7", ("ada@node7",), ""),
+        ("ssh://Node7", ("Node7",), ""),
+        ("ssh://cc@192.0.2.7:2222", ("-p", "2222", "cc@192.0.2.7"), ""),
+        ("ssh://cc@node7/run/user/1000/docker.sock", ("cc@node7",), "/run/user/1000/docker.sock"),
+        ("ssh://cc@[2001:db8::7]:22", ("-p", "22", "cc@2001:db8::7"), ""),
+    ],
+)
 def test_addresses_of_nodes(url: str, words: tuple[str, ...], socket: str) -> None:
     found = Target.parse(url)
     assert found.words == words and found.socket == socket
 
 
-@pytest.mark.parametrize("url", [
-    "ssh://", "ssh://-oProxyCommand=id", "ssh://ada@", "ssh://a b@node", "ssh://-l@node", "ssh://ada:secret@node",
-    "ssh://ada@node:notaport", "ssh://node;id", "tcp://node",
-])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ssh://",
+        "ssh://-oProxyCommand=id",
+        "ssh://ada@",
+        "ssh://a b@node",
+        "ssh://-l@node",
+        "ssh://ada:secret@node",
+        "ssh://ada@node:notaport",
+        "ssh://node;id",
+        "tcp://node",
+    ],
+)
 def test_no_addresses_of_nodes(url: str) -> None:
     with pytest.raises(EngineUnavailable, match="no address of a machine"):
         Target.parse(url)
 
 
 WORDS = [
-    ("No ED25519 host key is known for node7 and you have requested strict checking.\nHost key verification failed.",
-     "is not known here yet", "ssh ada@node7 true"),
-    ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.",
-     "not the one", "ssh-keygen -R node7"),
+    (
+        "No ED25519 host key is known for node7 and you have requested strict checking.\nHost key verification failed.",
+        "is not known here yet",
+        "ssh ada@node7 true",
+    ),
+    (
+        "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.",
+        "not the one",
+        "ssh-keygen -R node7",
+    ),
     ("ada@node7: Permission denied (publickey).", "with a key", "ssh-copy-id ada@node7"),
     ("ssh: Could not resolve hostname node7: Name or service not known", "no machine named node7", "~/.ssh/config"),
     ("ssh: connect to host node7 port 22: Connection refused", "does not answer: Connection refused", "is it on"),

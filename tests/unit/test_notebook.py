@@ -15,8 +15,13 @@ from helpers.engines.venvs import Extra, Venv
 from helpers.errors import SettingError
 from helpers.settings import Settings
 
-AMD = Accelerator("amd", devices=("/dev/kfd", "/dev/dri"), groups=("109", "110"), torch="rocm7.2",
-                  environment={"NCCL_P2P_DISABLE": "1"})
+AMD = Accelerator(
+    "amd",
+    devices=("/dev/kfd", "/dev/dri"),
+    groups=("109", "110"),
+    torch="rocm7.2",
+    environment={"NCCL_P2P_DISABLE": "1"},
+)
 
 INDEX = "https://download.pytorch.org/whl"
 
@@ -35,11 +40,17 @@ def test_amd(tmp_path: Path) -> None:
     assert spec.security_opt == ("no-new-privileges:true",) and spec.cap_drop == ("ALL",)
 
 
-@pytest.mark.parametrize(("chosen", "request_"), [
-    (Accelerator("nvidia", request=("all",), torch="cuda13"), DeviceRequest("", ("all",))),
-    (Accelerator("nvidia", request=("0", "2"), torch="cuda13"), DeviceRequest("", ("0", "2"))),
-    (Accelerator("nvidia", cdi=("nvidia.com/gpu=all",), torch="cuda13"), DeviceRequest("cdi", ("nvidia.com/gpu=all",))),
-])
+@pytest.mark.parametrize(
+    ("chosen", "request_"),
+    [
+        (Accelerator("nvidia", request=("all",), torch="cuda13"), DeviceRequest("", ("all",))),
+        (Accelerator("nvidia", request=("0", "2"), torch="cuda13"), DeviceRequest("", ("0", "2"))),
+        (
+            Accelerator("nvidia", cdi=("nvidia.com/gpu=all",), torch="cuda13"),
+            DeviceRequest("cdi", ("nvidia.com/gpu=all",)),
+        ),
+    ],
+)
 def test_nvidia(tmp_path: Path, chosen: Accelerator, request_: DeviceRequest) -> None:
     spec = notebook.container_spec(settings(tmp_path), chosen)
     assert spec.device_requests == (request_,) and spec.devices == spec.group_add == ()
@@ -54,29 +65,48 @@ def test_no_gpu(tmp_path: Path) -> None:
 
 
 def test_data_set_environment_volumes_and_culler(tmp_path: Path) -> None:
-    told = settings(tmp_path, JUPYTER_ENV="A='x y'", JUPYTER_VOLUMES="more:/more /srv/x:/x:ro", CULL_IDLE="2h",
-                    JUPYTER_IMAGE="ours/lab:3")
+    told = settings(
+        tmp_path,
+        JUPYTER_ENV="A='x y'",
+        JUPYTER_VOLUMES="more:/more /srv/x:/x:ro",
+        CULL_IDLE="2h",
+        JUPYTER_IMAGE="ours/lab:3",
+    )
     data = Mount("volume", "food11", "/mnt", read_only=True, options="nocopy")
     spec = notebook.container_spec(told, Accelerator(), data)
     assert spec.mounts[2:] == (data, Mount("volume", "more", "/more"), Mount("bind", "/srv/x", "/x", read_only=True))
     assert spec.environment["FOOD11_DATA_DIR"] == "/mnt/Food-11" and spec.environment["A"] == "x y"
-    assert spec.command[-3:] == ("--MappingKernelManager.cull_idle_timeout=7200",
-                                 "--MappingKernelManager.cull_interval=300",
-                                 "--MappingKernelManager.cull_connected=True")
+    assert spec.command[-3:] == (
+        "--MappingKernelManager.cull_idle_timeout=7200",
+        "--MappingKernelManager.cull_interval=300",
+        "--MappingKernelManager.cull_connected=True",
+    )
     assert spec.image == "ours/lab:3"
 
 
-@pytest.mark.parametrize(("tag", "arguments"), [
-    ("cpu", {"VARIANT": "cpu", "TORCH": "torch-cpu.in", "TORCH_INDEX": f"{INDEX}/cpu"}),
-    ("cuda", {"VARIANT": "cuda", "TORCH": "torch-cuda13-requirements.txt", "TORCH_INDEX": "",
-              "TORCH_HASHES": "--require-hashes"}),
-    ("cuda-cu126", {"VARIANT": "cuda", "TORCH": "torch-cu126.in", "TORCH_INDEX": f"{INDEX}/cu126"}),
-    ("cuda-cpu", {"VARIANT": "cuda", "TORCH": "torch-cpu.in", "TORCH_INDEX": f"{INDEX}/cpu"}),
-    ("rocm", {"VARIANT": "rocm", "TORCH": "torch-rocm7.2.in", "TORCH_INDEX": f"{INDEX}/rocm7.2"}),
-])
+@pytest.mark.parametrize(
+    ("tag", "arguments"),
+    [
+        ("cpu", {"VARIANT": "cpu", "TORCH": "torch-cpu.in", "TORCH_INDEX": f"{INDEX}/cpu"}),
+        (
+            "cuda",
+            {
+                "VARIANT": "cuda",
+                "TORCH": "torch-cuda13-requirements.txt",
+                "TORCH_INDEX": "",
+                "TORCH_HASHES": "--require-hashes",
+            },
+        ),
+        ("cuda-cu126", {"VARIANT": "cuda", "TORCH": "torch-cu126.in", "TORCH_INDEX": f"{INDEX}/cu126"}),
+        ("cuda-cpu", {"VARIANT": "cuda", "TORCH": "torch-cpu.in", "TORCH_INDEX": f"{INDEX}/cpu"}),
+        ("rocm", {"VARIANT": "rocm", "TORCH": "torch-rocm7.2.in", "TORCH_INDEX": f"{INDEX}/rocm7.2"}),
+    ],
+)
 def test_build_arguments_follow_from_the_tag(tmp_path: Path, tag: str, arguments: dict[str, str]) -> None:
     assert images.arguments(f"trackbed/jupyter-mlflow:{tag}", settings(tmp_path)) == {
-        "BASE_IMAGE": references.image("python").reference, **arguments}
+        "BASE_IMAGE": references.image("python").reference,
+        **arguments,
+    }
 
 
 def test_build_arguments_follow_from_the_settings(tmp_path: Path) -> None:

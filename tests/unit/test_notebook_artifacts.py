@@ -54,7 +54,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         if fault == "expired":
             self.send_error(403)
             return
-        body = content if fault == "whole" else content[first:last + 1]
+        body = content if fault == "whole" else content[first : last + 1]
         self.send_response(200 if fault == "whole" else 206)
         if fault != "whole":
             self.send_header("Content-Range", f"bytes {first + (fault == 'moved')}-{last}/{len(content)}")
@@ -89,8 +89,9 @@ class Own:
             raise OSError("no answer")
         return self.fresh
 
-    def _multipart_download(self, presigned_response: Any, remote_file_path: str, local_path: str, file_size: int,
-                            chunk_size: int) -> None: ...
+    def _multipart_download(
+        self, presigned_response: Any, remote_file_path: str, local_path: str, file_size: int, chunk_size: int
+    ) -> None: ...
 
 
 Own.chunk_thread_pool = None  # type: ignore[assignment]  # a property of MLflow's class
@@ -114,14 +115,20 @@ class Bar:
 
 def mlflow(monkeypatch: pytest.MonkeyPatch, **more: Any) -> None:
     """Stand-ins for what the module imports of MLflow."""
+
     def value(number: int) -> SimpleNamespace:
         return SimpleNamespace(get=lambda: number)
 
     names: dict[str, dict[str, Any]] = {
-        "mlflow": {}, "mlflow.store": {}, "mlflow.store.artifact": {}, "mlflow.utils": {},
-        "mlflow.environment_variables": {"MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": value(0),
-                                         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": value(2),
-                                         "MLFLOW_S3_IGNORE_TLS": value(0)},
+        "mlflow": {},
+        "mlflow.store": {},
+        "mlflow.store.artifact": {},
+        "mlflow.utils": {},
+        "mlflow.environment_variables": {
+            "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": value(0),
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": value(2),
+            "MLFLOW_S3_IGNORE_TLS": value(0),
+        },
         "mlflow.exceptions": {"MlflowException": type("MlflowException", (Exception,), {})},
         "mlflow.store.artifact.mlflow_artifacts_repo": {"MlflowArtifactsRepository": Own},
         "mlflow.utils.file_utils": {"ArtifactProgressBar": Bar},
@@ -146,8 +153,12 @@ def download(artifacts: Any, store: Store, folder: Path, fresh: bool = True) -> 
     repository.fresh = SimpleNamespace(url=f"{store.url}?fresh", headers={}) if fresh else None
     try:
         repository._multipart_download(
-            presigned_response=SimpleNamespace(url=store.url, headers={}), remote_file_path="model.bin",
-            local_path=str(target), file_size=len(store.content), chunk_size=CHUNK)
+            presigned_response=SimpleNamespace(url=store.url, headers={}),
+            remote_file_path="model.bin",
+            local_path=str(target),
+            file_size=len(store.content),
+            chunk_size=CHUNK,
+        )
     finally:
         repository.chunk_thread_pool.shutdown()
     return target
@@ -174,8 +185,9 @@ def test_what_is_packed_stays_packed(artifacts: Any, store: Store, tmp_path: Pat
 
 @pytest.mark.parametrize("fault", ["expired", "cut", "fewer", "moved", "whole"])
 @pytest.mark.parametrize("fresh", [True, False])
-def test_only_what_failed_is_asked_for_again(artifacts: Any, store: Store, tmp_path: Path, fault: str,
-                                             fresh: bool) -> None:
+def test_only_what_failed_is_asked_for_again(
+    artifacts: Any, store: Store, tmp_path: Path, fault: str, fresh: bool
+) -> None:
     store.faults = ["", fault]
     assert download(artifacts, store, tmp_path, fresh).read_bytes() == CONTENT
     assert len(store.asked) == 5 and ("?fresh" in store.asked[4]) is fresh
@@ -198,8 +210,9 @@ def test_rounds_that_bring_something_are_not_counted(artifacts: Any, store: Stor
     assert len(store.asked) == 4 + 3 + 2 + 2
 
 
-def test_a_full_disk_is_told_at_once(artifacts: Any, store: Store, tmp_path: Path,
-                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_at_once(
+    artifacts: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

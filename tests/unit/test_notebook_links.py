@@ -35,8 +35,9 @@ class RestStore:
     def get_run(self, run_id: str) -> SimpleNamespace:
         if run_id == "gone":
             raise RuntimeError("503")
-        return SimpleNamespace(info=SimpleNamespace(run_name="fawn", experiment_id="7"),
-                               data=SimpleNamespace(tags=self.tags))
+        return SimpleNamespace(
+            info=SimpleNamespace(run_name="fawn", experiment_id="7"), data=SimpleNamespace(tags=self.tags)
+        )
 
 
 def client_module(**more: Any) -> Any:
@@ -54,8 +55,15 @@ def client_module(**more: Any) -> Any:
     return module
 
 
-def printed(links: Any, module: Any, store: Any, monkeypatch: pytest.MonkeyPatch,
-            capsys: pytest.CaptureFixture[str], run: str = "abc", uri: str = "http://mlflow:8000") -> str:
+def printed(
+    links: Any,
+    module: Any,
+    store: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    run: str = "abc",
+    uri: str = "http://mlflow:8000",
+) -> str:
     monkeypatch.setitem(sys.modules, CLIENT, module)
     provider = links.Links()
     assert provider.in_context() is False and provider.request_headers() == {}
@@ -64,35 +72,51 @@ def printed(links: Any, module: Any, store: Any, monkeypatch: pytest.MonkeyPatch
     return capsys.readouterr().out
 
 
-LINES = ("🏃 View run fawn at: {0}/#/experiments/7/runs/abc{1}\n"
-         "🧪 View experiment at: {0}/#/experiments/7{1}\n")
+LINES = "🏃 View run fawn at: {0}/#/experiments/7/runs/abc{1}\n🧪 View experiment at: {0}/#/experiments/7{1}\n"
 
 
-@pytest.mark.parametrize(("store", "more", "expected"), [
-    (RestStore("http://mlflow:8000"), {}, LINES.format("http://localhost:8000", "?workflowType=machine_learning")),
-    (RestStore("http://mlflow:8000/"), {}, LINES.format("http://localhost:8000", "?workflowType=machine_learning")),
-    (RestStore("http://other:5000"), {}, LINES.format("http://other:5000", "?workflowType=machine_learning")),
-    (RestStore("http://mlflow:80001"), {}, LINES.format("http://mlflow:80001", "?workflowType=machine_learning")),
-    (RestStore("http://mlflow:8000"), {"get_request_workspace": lambda: "a b"},
-     LINES.format("http://localhost:8000", "?workflowType=machine_learning&workspace=a%20b")),
-    (RestStore("http://mlflow:8000"), {"get_request_workspace": lambda: "default"},
-     LINES.format("http://localhost:8000", "?workflowType=machine_learning")),
-    (RestStore("http://mlflow:8000", {"mlflow.runType": "genai_evaluate"}), {}, ""),
-    (object(), {}, ""),
-])
-def test_the_two_lines(links: Any, store: Any, more: dict[str, Any], expected: str,
-                       monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("store", "more", "expected"),
+    [
+        (RestStore("http://mlflow:8000"), {}, LINES.format("http://localhost:8000", "?workflowType=machine_learning")),
+        (RestStore("http://mlflow:8000/"), {}, LINES.format("http://localhost:8000", "?workflowType=machine_learning")),
+        (RestStore("http://other:5000"), {}, LINES.format("http://other:5000", "?workflowType=machine_learning")),
+        (RestStore("http://mlflow:80001"), {}, LINES.format("http://mlflow:80001", "?workflowType=machine_learning")),
+        (
+            RestStore("http://mlflow:8000"),
+            {"get_request_workspace": lambda: "a b"},
+            LINES.format("http://localhost:8000", "?workflowType=machine_learning&workspace=a%20b"),
+        ),
+        (
+            RestStore("http://mlflow:8000"),
+            {"get_request_workspace": lambda: "default"},
+            LINES.format("http://localhost:8000", "?workflowType=machine_learning"),
+        ),
+        (RestStore("http://mlflow:8000", {"mlflow.runType": "genai_evaluate"}), {}, ""),
+        (object(), {}, ""),
+    ],
+)
+def test_the_two_lines(
+    links: Any,
+    store: Any,
+    more: dict[str, Any],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert printed(links, client_module(**more), store, monkeypatch, capsys) == expected
 
 
-def test_a_link_never_fails_a_run(links: Any, monkeypatch: pytest.MonkeyPatch,
-                                  capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_link_never_fails_a_run(
+    links: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = RestStore("http://mlflow:8000")
     assert printed(links, client_module(), store, monkeypatch, capsys, run="gone") == ""
 
 
-def test_without_an_address_mlflow_is_left_as_it_is(links: Any, monkeypatch: pytest.MonkeyPatch,
-                                                    capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_an_address_mlflow_is_left_as_it_is(
+    links: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("TRACKBED_BROWSER_URL", "")
     out = printed(links, client_module(), RestStore("http://mlflow:8000"), monkeypatch, capsys)
     assert out == "MLflow's own\n"

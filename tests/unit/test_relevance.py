@@ -19,16 +19,43 @@ from helpers.settings.model import BY_OPTION
 
 REMOTE = {"tracking_uri": "https://mlflow.example.org"}
 # a value of each flag that is no default
-VALUES = {"--gpu": "none", "--devices": "0", "--torch": "cpu", "--data-volume": "images", "--cull-idle": "2h",
-          "--object-store": "auto", "--mlflow-port": "8100", "--jupyter-port": "8101", "--s3-port": "9100",
-          "--s3-console-port": "9101", "--s3-bucket": "mine", "--local-access": "token", "--certificates": "internal",
-          "--mlflow-jobs": "on",
-          "--domain": "lab.example.org", "--public-s3": "true", "--bind-address": "127.0.0.2", "--engine": "auto",
-          "--http-port": "8180", "--https-port": "8181",
-          "--public-address": "lab.example.org", "--ready-timeout": "60", "--env": "A=b", "--volume": "data:/data",
-          "--tracking-uri": "https://mlflow.example.org", "--tracking-username": "me"}
-SERVERS_OWN = {"--object-store", "--s3-port", "--s3-console-port", "--s3-bucket", "--local-access", "--mlflow-port",
-               "--mlflow-jobs"}
+VALUES = {
+    "--gpu": "none",
+    "--devices": "0",
+    "--torch": "cpu",
+    "--data-volume": "images",
+    "--cull-idle": "2h",
+    "--object-store": "auto",
+    "--mlflow-port": "8100",
+    "--jupyter-port": "8101",
+    "--s3-port": "9100",
+    "--s3-console-port": "9101",
+    "--s3-bucket": "mine",
+    "--local-access": "token",
+    "--certificates": "internal",
+    "--mlflow-jobs": "on",
+    "--domain": "lab.example.org",
+    "--public-s3": "true",
+    "--bind-address": "127.0.0.2",
+    "--engine": "auto",
+    "--http-port": "8180",
+    "--https-port": "8181",
+    "--public-address": "lab.example.org",
+    "--ready-timeout": "60",
+    "--env": "A=b",
+    "--volume": "data:/data",
+    "--tracking-uri": "https://mlflow.example.org",
+    "--tracking-username": "me",
+}
+SERVERS_OWN = {
+    "--object-store",
+    "--s3-port",
+    "--s3-console-port",
+    "--s3-bucket",
+    "--local-access",
+    "--mlflow-port",
+    "--mlflow-jobs",
+}
 PUBLIC = {"--domain", "--certificates", "--public-s3", "--http-port", "--https-port"}
 EMBEDDED = {"--s3-port", "--s3-console-port", "--s3-bucket", "--data-volume", "--volume", "--devices"}
 # what is refused: engine, further settings, whether there is a GPU, flags
@@ -44,15 +71,20 @@ CASES: list[tuple[str, dict[str, str], bool, set[str]]] = [
 
 def settings(tmp_path: Path, engine: str, flags: dict[str, str | None], environ: dict[str, str]) -> Settings:
     given = {f"TRACKBED_{name.upper()}": value for name, value in environ.items()}
-    found = Settings.load(flags, {"HOME": "/nonexistent", "TRACKBED_STATE_DIR": str(tmp_path / "s"), **given},
-                          tmp_path / "clone" / ".env", {})
+    found = Settings.load(
+        flags,
+        {"HOME": "/nonexistent", "TRACKBED_STATE_DIR": str(tmp_path / "s"), **given},
+        tmp_path / "clone" / ".env",
+        {},
+    )
     return found.with_engine(engine, "versitygw" if engine == "docker" else "folder")
 
 
 @pytest.mark.parametrize(("engine", "others", "gpu", "refused"), CASES)
 @pytest.mark.parametrize("option", VALUES)
-def test_every_flag_on_every_engine(tmp_path: Path, engine: str, others: dict[str, str], gpu: bool,
-                                    refused: set[str], option: str) -> None:
+def test_every_flag_on_every_engine(
+    tmp_path: Path, engine: str, others: dict[str, str], gpu: bool, refused: set[str], option: str
+) -> None:
     name = BY_OPTION[option].name
     environ = {key: value for key, value in others.items() if key != name.lower()}
     given = settings(tmp_path, engine, {name.lower(): VALUES[option]}, environ)
@@ -103,7 +135,8 @@ def test_doctor_names_what_has_no_effect(tmp_path: Path) -> None:
     engine = type("Fake", (), {"settings": replace(given), "accelerator": Accelerator()})()
     found = doctor._check_settings(cast(Engine, cast(Any, engine)))
     assert [(str(f.level), f.detail) for f in found] == [
-        ("ok", "no effect on the embedded engine: S3_PORT (TRACKBED_S3_PORT)")]
+        ("ok", "no effect on the embedded engine: S3_PORT (TRACKBED_S3_PORT)")
+    ]
 
 
 @pytest.mark.parametrize("engine", ["docker", "embedded"])
@@ -113,11 +146,16 @@ def test_where_models_may_be_means_nothing_without_jobs(tmp_path: Path, engine: 
     assert relevance.idle(settings(tmp_path, engine, {}, {"mlflow_jobs_models": "any", "mlflow_jobs": "on"})) == {}
 
 
-@pytest.mark.parametrize(("given", "words"), [
-    ({}, "off: `invoke up --mlflow-jobs=on` offers"), ({"mlflow_jobs": "on"}, "on: judges, evaluations and automatic"),
-    ({"mlflow_jobs": "on"}, "public https addresses"),
-    ({"mlflow_jobs": "on", "mlflow_jobs_models": "any"}, "any address"),
-    ({"mlflow_jobs": "on", "public": "true"}, "off: with PUBLIC=true")])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "off: `invoke up --mlflow-jobs=on` offers"),
+        ({"mlflow_jobs": "on"}, "on: judges, evaluations and automatic"),
+        ({"mlflow_jobs": "on"}, "public https addresses"),
+        ({"mlflow_jobs": "on", "mlflow_jobs_models": "any"}, "any address"),
+        ({"mlflow_jobs": "on", "public": "true"}, "off: with PUBLIC=true"),
+    ],
+)
 def test_one_line_says_whether_jobs_are_on(tmp_path: Path, given: dict[str, str], words: str) -> None:
     assert words in stack.jobs_words(settings(tmp_path, "docker", {}, given))
     assert stack.jobs_words(settings(tmp_path, "docker", {}, REMOTE)) == ""
@@ -132,20 +170,28 @@ def test_a_hint_names_flags_that_exist() -> None:
             assert set(setting.tasks) <= set(named.tasks), f"{setting.name}: who gets the hint has no {option}"
 
 
-@pytest.mark.parametrize(("task", "flags", "said"), [
-    ("up", {"name_prefix": "two"}, "--name-prefix means nothing without --dry-run."),
-    ("up", {"dry_run": True, "adopt": True}, "--adopt means nothing with --dry-run"),
-    ("up", {"dry_run": True, "yes": True}, "--yes means nothing with --dry-run"),
-    ("up", {"dry_run": True, "on_boot": True}, "--on-boot means nothing with --dry-run"),
-    ("restore", {"source": "x", "into": "two", "no_backup": True}, "--no-backup means nothing with --into"),
-    ("users", {"action": "list", "name": "ada"}, "ada means nothing behind `users list`"),
-    ("credentials", {"action": "rotate", "json": True}, "--format=json means nothing where no secrets are shown"),
-    ("credentials", {"action": "rotate", "init": True}, "--init means nothing with `rotate`"),
-    ("status", {"json": True, "format": "env"}, "--json and --format=env contradict each other"),
-])
-def test_flags_that_need_or_exclude_each_other(task: str, flags: dict[str, Any], said: str, tmp_path: Path,
-                                               monkeypatch: pytest.MonkeyPatch,
-                                               capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("task", "flags", "said"),
+    [
+        ("up", {"name_prefix": "two"}, "--name-prefix means nothing without --dry-run."),
+        ("up", {"dry_run": True, "adopt": True}, "--adopt means nothing with --dry-run"),
+        ("up", {"dry_run": True, "yes": True}, "--yes means nothing with --dry-run"),
+        ("up", {"dry_run": True, "on_boot": True}, "--on-boot means nothing with --dry-run"),
+        ("restore", {"source": "x", "into": "two", "no_backup": True}, "--no-backup means nothing with --into"),
+        ("users", {"action": "list", "name": "ada"}, "ada means nothing behind `users list`"),
+        ("credentials", {"action": "rotate", "json": True}, "--format=json means nothing where no secrets are shown"),
+        ("credentials", {"action": "rotate", "init": True}, "--init means nothing with `rotate`"),
+        ("status", {"json": True, "format": "env"}, "--json and --format=env contradict each other"),
+    ],
+)
+def test_flags_that_need_or_exclude_each_other(
+    task: str,
+    flags: dict[str, Any],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.setattr(tasks, "_load", lambda flags: None)  # it is refused before anything is looked at
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(Exit) as caught:

@@ -24,8 +24,13 @@ from tests.unit import fakes
 
 FACTS: dict[str, Any] = {"schema": "abc", "mlflow": "3", "tables": {"runs": ["1", "5"]}, "dump_bytes": 10245}
 DUMP = b"PGDMP" + bytes(range(256)) * 40
-OBJECTS = {"1/r/ä b.txt": b"hello", "1/r/leer": b"", "1/" + "x" * 300: b"\0" * 5000, "1/r/same": b"hello",
-           "1/r/\udcff": bytes(range(250)) * 10}
+OBJECTS = {
+    "1/r/ä b.txt": b"hello",
+    "1/r/leer": b"",
+    "1/" + "x" * 300: b"\0" * 5000,
+    "1/r/same": b"hello",
+    "1/r/\udcff": bytes(range(250)) * 10,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +43,9 @@ class Reads:
 
     def __init__(self, objects: dict[str, bytes], marks: dict[str, str] | None = None) -> None:
         self.objects = objects
-        self.marks = {name: hashlib.sha256(content).hexdigest() for name, content in objects.items()} \
-            if marks is None else marks
+        self.marks = (
+            {name: hashlib.sha256(content).hexdigest() for name, content in objects.items()} if marks is None else marks
+        )
         self.read: list[str] = []
 
     def into(self, writer: Writer) -> None:
@@ -115,7 +121,8 @@ def test_the_second_backup_reads_and_stores_only_what_is_new(tmp_path: Path, sna
 
 @pytest.mark.parametrize("marks", [{}, dict.fromkeys(OBJECTS, "other")])
 def test_without_the_same_mark_it_is_read_and_stored_once(
-        tmp_path: Path, snapshot: Snapshot, marks: dict[str, str]) -> None:
+    tmp_path: Path, snapshot: Snapshot, marks: dict[str, str]
+) -> None:
     store, before = Reads(OBJECTS, marks), stored_pieces(snapshot)
     second = back_up(tmp_path / "repo", store)
     assert sorted(store.read) == sorted(OBJECTS)
@@ -153,8 +160,7 @@ def test_an_unreadable_last_backup_means_reading_everything(tmp_path: Path, snap
 
 def test_a_backup_that_ended_early_is_none_and_harms_none(tmp_path: Path, snapshot: Snapshot) -> None:
     before = contents(snapshot)
-    with pytest.raises(TrackbedError, match="ended 95 bytes early"), \
-            Writer(snapshot.place, "p", {}, "here") as writer:
+    with pytest.raises(TrackbedError, match="ended 95 bytes early"), Writer(snapshot.place, "p", {}, "here") as writer:
         writer.database(io.BytesIO(DUMP))
         list(writer.listed([("1/cut", 100, "")]))
         writer.object("1/cut", 100, io.BytesIO(b"hello"))
@@ -200,7 +206,7 @@ def crafted(snapshot: Snapshot, text: bytes | None = None, **facts: object) -> N
     manifest = snapshot.manifest()
     alone(snapshot)
     if text is not None:
-        manifest["list"] = [store(snapshot, text[at:at + 1000]) for at in range(0, len(text), 1000)]
+        manifest["list"] = [store(snapshot, text[at : at + 1000]) for at in range(0, len(text), 1000)]
         manifest["list_bytes"] = len(text)
     Path(str(snapshot)).write_bytes(repository.rendered({**manifest, **facts}))
 
@@ -285,8 +291,14 @@ HARM = [_cut, _longer, _empty, _link, _folder, _pipe, _huge, Path.unlink]
 def test_harm_to_any_file_is_refused(snapshot: Snapshot, which: str, harm: Callable[[Path], None]) -> None:
     alone(snapshot)
     listed = snapshot.manifest()["list"][0]
-    harm({"object": piece(snapshot, b"hello"), "dump": piece(snapshot, DUMP[:1000]),
-          "list": Path(str(snapshot.place), "pieces", listed[:2], listed), "manifest": Path(str(snapshot))}[which])
+    harm(
+        {
+            "object": piece(snapshot, b"hello"),
+            "dump": piece(snapshot, DUMP[:1000]),
+            "list": Path(str(snapshot.place), "pieces", listed[:2], listed),
+            "manifest": Path(str(snapshot)),
+        }[which]
+    )
     with pytest.raises(TrackbedError):
         snapshot.verify()
 
@@ -308,7 +320,8 @@ def test_manifest_and_list_are_there_twice(snapshot: Snapshot, which: str, harm:
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("harm", HARM, ids=lambda harm: harm.__name__)
 def test_restoring_it_begins_nothing(
-        tmp_path: Path, snapshot: Snapshot, harm: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, snapshot: Snapshot, harm: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def begun(*_: object) -> None:
         raise AssertionError("something was begun")
 
@@ -321,12 +334,38 @@ def test_restoring_it_begins_nothing(
     assert not system.settings.folder.exists()
 
 
-@pytest.mark.parametrize("facts", [
-    {"objects": 4}, {"objects": "3"}, {"objects": True}, {"chunks": -1}, {"object_bytes": 1}, {"tables": []},
-    {"schema": None}, {"objects_sum": "0"}, {"format": True}, {"format": "1"}, {"mlflow": 3}, {"kind": "x"},
-    {"list": []}, {"list": ["0" * 64]}, {"list": ["../../../../etc/passwd"]}, {"list": [1]}, {"list": "x"},
-    {"list_bytes": 10**18}, {"list_bytes": -1}, {"list_bytes": 0}, {"list_bytes": "9"}, {"dump_bytes": None},
-    {"origin": None}, {"object_bytes": -1}, {"objects": -1}, {"dump_bytes": -1}, {"dump_bytes": 1}])
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"objects": 4},
+        {"objects": "3"},
+        {"objects": True},
+        {"chunks": -1},
+        {"object_bytes": 1},
+        {"tables": []},
+        {"schema": None},
+        {"objects_sum": "0"},
+        {"format": True},
+        {"format": "1"},
+        {"mlflow": 3},
+        {"kind": "x"},
+        {"list": []},
+        {"list": ["0" * 64]},
+        {"list": ["../../../../etc/passwd"]},
+        {"list": [1]},
+        {"list": "x"},
+        {"list_bytes": 10**18},
+        {"list_bytes": -1},
+        {"list_bytes": 0},
+        {"list_bytes": "9"},
+        {"dump_bytes": None},
+        {"origin": None},
+        {"object_bytes": -1},
+        {"objects": -1},
+        {"dump_bytes": -1},
+        {"dump_bytes": 1},
+    ],
+)
 def test_wrong_manifests_are_refused(snapshot: Snapshot, facts: dict[str, object]) -> None:
     crafted(snapshot, None, **facts)
     with pytest.raises(TrackbedError):
@@ -343,21 +382,59 @@ GOOD = ["objects/1/a", 5, sha(b"hello"), "", [sha(b"hello")]]
 
 
 def _changed(position: int, value: object) -> bytes:
-    return json.dumps([*GOOD[:position], value, *GOOD[position + 1:]]).encode() + b"\n"
+    return json.dumps([*GOOD[:position], value, *GOOD[position + 1 :]]).encode() + b"\n"
 
 
-@pytest.mark.parametrize("line", [
-    *(_changed(0, name) for name in (
-        "objects/../../etc/passwd", "objects/a/../b", "/etc/passwd", "objects//a", "objects/./a", "objects/", "objects",
-        "other.json", "database/000000", "objects/a\0b", "../x", "", 1, None, "database", "settings.json")),
-    *(_changed(1, size) for size in (4, 6, -1, 2**62, True, "5", None, 5.0)),
-    *(_changed(2, digest) for digest in (sha(b"other"), "../x", "", None, sha(b"hello").upper())),
-    *(_changed(3, mark) for mark in (None, 1)),
-    *(_changed(4, pieces) for pieces in ([], [sha(b"missing")], ["../../../../../etc/passwd"], ["/etc/passwd"],
-                                         [sha(b"hello")] * 2, "x", None, [None])),
-    json.dumps(GOOD).encode(), json.dumps(GOOD[:4]).encode() + b"\n", b"\n", b"{}\n", b"\xff\n", b"[" * 900 + b"\n",
-    b"null\n", _changed(0, "objects/1/r/same"),
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            _changed(0, name)
+            for name in (
+                "objects/../../etc/passwd",
+                "objects/a/../b",
+                "/etc/passwd",
+                "objects//a",
+                "objects/./a",
+                "objects/",
+                "objects",
+                "other.json",
+                "database/000000",
+                "objects/a\0b",
+                "../x",
+                "",
+                1,
+                None,
+                "database",
+                "settings.json",
+            )
+        ),
+        *(_changed(1, size) for size in (4, 6, -1, 2**62, True, "5", None, 5.0)),
+        *(_changed(2, digest) for digest in (sha(b"other"), "../x", "", None, sha(b"hello").upper())),
+        *(_changed(3, mark) for mark in (None, 1)),
+        *(
+            _changed(4, pieces)
+            for pieces in (
+                [],
+                [sha(b"missing")],
+                ["../../../../../etc/passwd"],
+                ["/etc/passwd"],
+                [sha(b"hello")] * 2,
+                "x",
+                None,
+                [None],
+            )
+        ),
+        json.dumps(GOOD).encode(),
+        json.dumps(GOOD[:4]).encode() + b"\n",
+        b"\n",
+        b"{}\n",
+        b"\xff\n",
+        b"[" * 900 + b"\n",
+        b"null\n",
+        _changed(0, "objects/1/r/same"),
+    ],
+)
 def test_wrong_lines_are_refused(snapshot: Snapshot, line: bytes) -> None:
     """The manifest fits to the list: the list itself must not pass."""
     text = b"".join(entry.line for entry in lines(snapshot))
@@ -368,8 +445,7 @@ def test_wrong_lines_are_refused(snapshot: Snapshot, line: bytes) -> None:
         if entry.object:
             sums.add(entry.sha256, entry.size, entry.object)
     sums.add(sha(b"hello"), 5, "1/a")
-    facts = {"objects": manifest["objects"] + 1, "object_bytes": manifest["object_bytes"] + 5,
-             "objects_sum": sums.text}
+    facts = {"objects": manifest["objects"] + 1, "object_bytes": manifest["object_bytes"] + 5, "objects_sum": sums.text}
     crafted(snapshot, text + good, **facts)
     snapshot.verify()  # the line as it should be
     crafted(snapshot, text + line, **facts)
@@ -399,7 +475,8 @@ def test_a_line_without_end_is_refused_in_constant_memory(snapshot: Snapshot, mo
 
 
 def test_a_piece_that_is_named_many_times_is_read_no_more_often_than_its_manifest_says(
-        snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A few KB would unpack into a full disk."""
     read: list[str] = []
     monkeypatch.setattr(Snapshot, "_fetch", recording(read))
@@ -484,10 +561,23 @@ def test_logins_come_back_where_there_is_nobody(tmp_path: Path) -> None:
     assert list(users.load(new)) == ["ann"]
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"x", b"[]", b"[1]", b'{"ann": "x"}', b'{"ann": ["x", "y"]}', b'{"ann": []}', b'{"ann": null}',
-    json.dumps({"a:b": ["0" * 32, "0" * 64]}).encode(), json.dumps({"a\nb": ["0" * 32, "0" * 64]}).encode(),
-    json.dumps({"": ["0" * 32, "0" * 64]}).encode(), json.dumps({"ann": ["0" * 32, "0" * 64 + "\nx"]}).encode()])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"x",
+        b"[]",
+        b"[1]",
+        b'{"ann": "x"}',
+        b'{"ann": ["x", "y"]}',
+        b'{"ann": []}',
+        b'{"ann": null}',
+        json.dumps({"a:b": ["0" * 32, "0" * 64]}).encode(),
+        json.dumps({"a\nb": ["0" * 32, "0" * 64]}).encode(),
+        json.dumps({"": ["0" * 32, "0" * 64]}).encode(),
+        json.dumps({"ann": ["0" * 32, "0" * 64 + "\nx"]}).encode(),
+    ],
+)
 def test_users_that_are_none_are_refused(content: bytes) -> None:
     with pytest.raises(TrackbedError):
         users.imported(content)
@@ -509,11 +599,15 @@ def test_the_small_parts_of_either_form(tmp_path: Path, snapshot: Snapshot) -> N
 
 def test_a_reading_that_is_given_up_waits_for_nobody(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     """The garbage collector may close it in a thread that holds a lock which the end of another thread needs."""
-    wanted = sorted((name, (Path(str(snapshot.place)) / repository.piece(name)).stat().st_size)
-                    for name in stored_pieces(snapshot))
+    wanted = sorted(
+        (name, (Path(str(snapshot.place)) / repository.piece(name)).stat().st_size) for name in stored_pieces(snapshot)
+    )
     fetch, slow = Snapshot._fetch, threading.Event()
-    monkeypatch.setattr(Snapshot, "_fetch", lambda self, digest, size: (digest == wanted[0][0] or slow.wait(30)) and
-                        fetch(self, digest, size))
+    monkeypatch.setattr(
+        Snapshot,
+        "_fetch",
+        lambda self, digest, size: (digest == wanted[0][0] or slow.wait(30)) and fetch(self, digest, size),
+    )
     reading = snapshot._ahead(wanted)
     assert sha(next(reading)) == wanted[0][0]
     closing = threading.Thread(target=reading.close)  # type: ignore[attr-defined]

@@ -41,10 +41,17 @@ def mlflow_error(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 # bodies
 
-@pytest.mark.parametrize(("headers", "length"), [
-    ({}, "5"), ({"HTTP_TRANSFER_ENCODING": "chunked"}, "5"), ({"HTTP_TRANSFER_ENCODING": "gzip, Chunked"}, "5"),
-    ({"CONTENT_LENGTH": "5"}, "5"), ({"CONTENT_LENGTH": "9", "HTTP_TRANSFER_ENCODING": "chunked"}, "5"),
-])
+
+@pytest.mark.parametrize(
+    ("headers", "length"),
+    [
+        ({}, "5"),
+        ({"HTTP_TRANSFER_ENCODING": "chunked"}, "5"),
+        ({"HTTP_TRANSFER_ENCODING": "gzip, Chunked"}, "5"),
+        ({"CONTENT_LENGTH": "5"}, "5"),
+        ({"CONTENT_LENGTH": "9", "HTTP_TRANSFER_ENCODING": "chunked"}, "5"),
+    ],
+)
 def test_a_body_has_its_length_however_it_came(headers: dict[str, str], length: str) -> None:
     seen: dict[str, Any] = {}
 
@@ -58,6 +65,7 @@ def test_a_body_has_its_length_however_it_came(headers: dict[str, str], length: 
 
 def reading(body: bytes) -> Any:
     """What MLflow's reader, with ours around it, gives for a body."""
+
     def own(request: Any) -> Any:
         try:
             return json.loads(request.get_data())
@@ -67,27 +75,47 @@ def reading(body: bytes) -> Any:
     return faults.reader(own, None)(SimpleNamespace(get_data=lambda: body))
 
 
-@pytest.mark.parametrize(("body", "found"), [
-    (b'{"a": 1}', {"a": 1}), (b"", {}), (b" \n", {}), (b"null", {}), (b"{}", {}), (b'"{\\"a\\": 1}"', {"a": 1}),
-    (b'"null"', {}), ('{"a": "ü"}'.encode("utf-16"), {"a": "ü"}),
-    (b'{"a": "\\ud83d\\ude00"}', {"a": "\U0001f600"}), ('{"a": "\ud55c"}'.encode(), {"a": "\ud55c"}),
-    (b'{"a": Infinity}', {"a": float("inf")}),
-])
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b'{"a": 1}', {"a": 1}),
+        (b"", {}),
+        (b" \n", {}),
+        (b"null", {}),
+        (b"{}", {}),
+        (b'"{\\"a\\": 1}"', {"a": 1}),
+        (b'"null"', {}),
+        ('{"a": "ü"}'.encode("utf-16"), {"a": "ü"}),
+        (b'{"a": "\\ud83d\\ude00"}', {"a": "\U0001f600"}),
+        ('{"a": "\ud55c"}'.encode(), {"a": "\ud55c"}),
+        (b'{"a": Infinity}', {"a": float("inf")}),
+    ],
+)
 def test_what_mlflow_reads_stays(body: bytes, found: dict[str, Any]) -> None:
     assert reading(body) == found
 
 
-@pytest.mark.parametrize(("body", "said"), [
-    (b"[" * 200_000, "nested too deeply"), (b'{"a":' * 100_000, "nested too deeply"),
-    (b'{"a":' + b"[" * 9000 + b"]" * 9000 + b"}", "nested too deeply"),
-    (json.dumps("[" * 200_000).encode(), "nested too deeply"),
-    (b"hello", "no JSON: Expecting value"), (b'{"a": ', "no JSON: Expecting value"),
-    (b'{"a": "\xff"}', "no JSON: 'utf-8'"),
-    (b'{"a": ' + b"9" * 5000 + b"}", "no JSON: Exceeds the limit"), (b'"hello"', "no JSON: Expecting"),
-    (b'{"a": [{"b": "\\ud800"}]}', "surrogate"), (b'{"\\uDFFF": 1}', "surrogate"),
-    (b'{"a": "\xed\xa0\x80"}', "surrogate"),
-    (b"[1]", "object but list"), (b"1", "object but int"), (b"true", "object but bool"), (b'"[1]"', "object but list"),
-])
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b'{"a":' + b"[" * 9000 + b"]" * 9000 + b"}", "nested too deeply"),
+        (json.dumps("[" * 200_000).encode(), "nested too deeply"),
+        (b"hello", "no JSON: Expecting value"),
+        (b'{"a": ', "no JSON: Expecting value"),
+        (b'{"a": "\xff"}', "no JSON: 'utf-8'"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "no JSON: Exceeds the limit"),
+        (b'"hello"', "no JSON: Expecting"),
+        (b'{"a": [{"b": "\\ud800"}]}', "surrogate"),
+        (b'{"\\uDFFF": 1}', "surrogate"),
+        (b'{"a": "\xed\xa0\x80"}', "surrogate"),
+        (b"[1]", "object but list"),
+        (b"1", "object but int"),
+        (b"true", "object but bool"),
+        (b'"[1]"', "object but list"),
+    ],
+)
 def test_what_mlflow_cannot_read_is_told(body: bytes, said: str) -> None:
     with pytest.raises(Error, match=said) as raised:
         reading(body)
@@ -100,16 +128,25 @@ INVALID = "INVALID_PARAMETER_VALUE"
 NUL = ValueError("A string literal cannot contain NUL (0x00) characters.")
 
 
-@pytest.mark.parametrize(("cause", "code", "said"), [
-    (NUL, INVALID, "NUL character"), (ValueError("embedded null byte"), INVALID, "NUL"),
-    (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "no"), INVALID, "surrogate"),
-    (RecursionError(), INVALID, "nested too deeply"), (KeyError("x"), INVALID, "KeyError: 'x'"),
-    (NotADirectoryError(20, "x"), INVALID, "cannot have this path"), (OSError(36, "x"), INVALID, "too long"),
-    (OSError(28, "No space left"), "INTERNAL_ERROR", "failed"), (None, "INTERNAL_ERROR", "failed"),
-    (MemoryError(), "INTERNAL_ERROR", "failed"), (RuntimeError("x"), "INTERNAL_ERROR", "failed"),
-])
-def test_an_error_around_a_fault_is_the_senders(mlflow_error: Any, cause: Exception | None, code: str,
-                                                said: str) -> None:
+@pytest.mark.parametrize(
+    ("cause", "code", "said"),
+    [
+        (NUL, INVALID, "NUL character"),
+        (ValueError("embedded null byte"), INVALID, "NUL"),
+        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "no"), INVALID, "surrogate"),
+        (RecursionError(), INVALID, "nested too deeply"),
+        (KeyError("x"), INVALID, "KeyError: 'x'"),
+        (NotADirectoryError(20, "x"), INVALID, "cannot have this path"),
+        (OSError(36, "x"), INVALID, "too long"),
+        (OSError(28, "No space left"), "INTERNAL_ERROR", "failed"),
+        (None, "INTERNAL_ERROR", "failed"),
+        (MemoryError(), "INTERNAL_ERROR", "failed"),
+        (RuntimeError("x"), "INTERNAL_ERROR", "failed"),
+    ],
+)
+def test_an_error_around_a_fault_is_the_senders(
+    mlflow_error: Any, cause: Exception | None, code: str, said: str
+) -> None:
     faults.settled(mlflow_error)
     for first in ("serialize_as_json", "get_http_status_code"):  # handlers ask in either order
         error = mlflow_error("failed")
@@ -134,24 +171,36 @@ def test_what_no_handler_caught_is_told_in_mlflows_form(capsys: pytest.CaptureFi
     wrapped = SystemError("returned a result with an exception set")
     wrapped.__cause__ = UnicodeEncodeError("utf-8", "\ud800", 0, 1, "no")
     syntax = type("GraphQLSyntaxError", (Exception,), {"__module__": "graphql.error"})("more than 1000 tokens")
-    for error, method, query, status in ((syntax, "POST", "", 400), (TypeError("x"), "POST", "", 400),
-                                         (TypeError("x"), "GET", b"a=b", 400),
-                                         (TypeError("x"), "GET", b"", 500), (SystemError("x"), "POST", "", 500),
-                                         (wrapped, "POST", "", 400), (IsADirectoryError(21, "x"), "PUT", "", 400),
-                                         (OSError(36, "x"), "GET", b"", 404), (OSError(28, "x"), "GET", b"", 500),
-                                         (FileExistsError(17, "x"), "PUT", "", 400), (OSError(28, "x"), "PUT", "", 500),
-                                         (upload("ObjectParentIsFile"), "PUT", "", 400),
-                                         (upload("XMinioParentIsObject"), "PUT", "", 400),
-                                         (upload("KeyTooLongError"), "PUT", "", 400),
-                                         (upload("InsufficientStorage"), "PUT", "", 500),
-                                         (Exception("the store does not answer"), "PUT", "", 500),
-                                         (Exception("cannot contain NUL (0x00) characters"), "POST", "", 400),
-                                         (upload("AccessDenied"), "PUT", "", 500)):
+    for error, method, query, status in (
+        (syntax, "POST", "", 400),
+        (TypeError("x"), "POST", "", 400),
+        (TypeError("x"), "GET", b"a=b", 400),
+        (TypeError("x"), "GET", b"", 500),
+        (SystemError("x"), "POST", "", 500),
+        (wrapped, "POST", "", 400),
+        (IsADirectoryError(21, "x"), "PUT", "", 400),
+        (OSError(36, "x"), "GET", b"", 404),
+        (OSError(28, "x"), "GET", b"", 500),
+        (FileExistsError(17, "x"), "PUT", "", 400),
+        (OSError(28, "x"), "PUT", "", 500),
+        (upload("ObjectParentIsFile"), "PUT", "", 400),
+        (upload("XMinioParentIsObject"), "PUT", "", 400),
+        (upload("KeyTooLongError"), "PUT", "", 400),
+        (upload("InsufficientStorage"), "PUT", "", 500),
+        (Exception("the store does not answer"), "PUT", "", 500),
+        (Exception("cannot contain NUL (0x00) characters"), "POST", "", 400),
+        (upload("AccessDenied"), "PUT", "", 500),
+    ):
         found, text = faults.answer(error, method, "/a\n\x1b[2J", query)
         assert found == status
-        assert json.loads(text)["error_code"] == {
-            400: "INVALID_PARAMETER_VALUE", 404: "RESOURCE_DOES_NOT_EXIST", 500: "INTERNAL_ERROR"}[status]
+        assert (
+            json.loads(text)["error_code"]
+            == {400: "INVALID_PARAMETER_VALUE", 404: "RESOURCE_DOES_NOT_EXIST", 500: "INTERNAL_ERROR"}[status]
+        )
     assert json.loads(faults.refused(404, "no")) == {
-        "error_code": "ENDPOINT_NOT_FOUND", "message": "no", "detail": "no"}
+        "error_code": "ENDPOINT_NOT_FOUND",
+        "message": "no",
+        "detail": "no",
+    }
     assert json.loads(faults.refused(400, [1]))["error_code"] == "BAD_REQUEST"
     assert "\x1b" not in capsys.readouterr().err

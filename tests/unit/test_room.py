@@ -35,16 +35,18 @@ class Disk:
 
     def host_facts(self) -> Any:
         self.asked += 1
-        return SimpleNamespace(disk_free=self.free[min(self.asked, len(self.free)) - 1], disk_path="/data",
-                               remote=self.remote)
+        return SimpleNamespace(
+            disk_free=self.free[min(self.asked, len(self.free)) - 1], disk_path="/data", remote=self.remote
+        )
 
 
 def engine(*free: int, **options: Any) -> Engine:
     return cast("Engine", Disk(list(free), **options))
 
 
-@pytest.mark.parametrize(("objects", "size", "dump"), [(1, 2 * GIB, 0), (1, 0, 2 * GIB), (10**9, 0, 0),
-                                                       (1, GIB - room.FREE, 0)])
+@pytest.mark.parametrize(
+    ("objects", "size", "dump"), [(1, 2 * GIB, 0), (1, 0, 2 * GIB), (10**9, 0, 0), (1, GIB - room.FREE, 0)]
+)
 def test_what_does_not_fit_is_refused_with_a_next_step(objects: int, size: int, dump: int) -> None:
     with pytest.raises(TrackbedError, match=r"GiB are free at /data.*nothing was restored") as caught:
         room.check(engine(GIB), objects, size, dump)
@@ -66,7 +68,8 @@ def watch(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> room.Watch:
 
 @pytest.mark.parametrize(("remote", "every"), [(False, 8 * 2**20), (True, 64 * 2**20)])
 def test_the_disk_is_asked_again_while_a_backup_is_unpacked(
-        monkeypatch: pytest.MonkeyPatch, remote: bool, every: int) -> None:
+    monkeypatch: pytest.MonkeyPatch, remote: bool, every: int
+) -> None:
     disk = Disk([10 * GIB, 10 * GIB, GIB, room.FREE - 1], remote=remote)
     found = watch(disk, monkeypatch)
     for _ in range(2 * every // 2**20):
@@ -79,7 +82,8 @@ def test_the_disk_is_asked_again_while_a_backup_is_unpacked(
 
 @pytest.mark.parametrize(("store", "needed"), [("versitygw", 2), ("minio", 1), ("folder", 1), ("external", 0)])
 def test_a_large_object_is_begun_where_it_fits_until_it_is_stored(
-        monkeypatch: pytest.MonkeyPatch, store: str, needed: int) -> None:
+    monkeypatch: pytest.MonkeyPatch, store: str, needed: int
+) -> None:
     watch(Disk([room.FREE + needed * GIB], store), monkeypatch).object(GIB)
     with pytest.raises(TrackbedError, match="does not fit"):
         watch(Disk([room.FREE + needed * GIB - 1], store), monkeypatch).object(GIB)
@@ -108,7 +112,8 @@ def test_the_disk_is_looked_at_within_an_object(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("facts", [{"object_bytes": 2**60}, {"objects": 2**50}, {"dump_bytes": 2**60}])
 def test_nothing_is_read_or_begun_of_an_archive_that_cannot_fit(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, facts: dict[str, int]) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, facts: dict[str, int]
+) -> None:
     def begun(*_: object, **__: object) -> None:
         raise AssertionError("something was begun")
 
@@ -117,7 +122,7 @@ def test_nothing_is_read_or_begun_of_an_archive_that_cannot_fit(
         writer.object("1/a", 5, io.BytesIO(b"hello"))
         manifest = writer.finish({"schema": "abc", "mlflow": "3", "tables": {}})
     assert room.largest(manifest) == 5
-    content = (tmp_path / "a.tar").read_bytes()[:-archive.TRAILER]
+    content = (tmp_path / "a.tar").read_bytes()[: -archive.TRAILER]
     (tmp_path / "a.tar").write_bytes(content + archive.trailer({**manifest, **facts}))
     monkeypatch.setattr(select, "current", lambda _: engine(GIB))
     monkeypatch.setattr(restore, "verify", begun)

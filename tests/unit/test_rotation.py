@@ -21,8 +21,12 @@ from helpers.credentials import (
 from helpers.engines.base import Engine, ExecResult, Plan, SecretFile
 from helpers.errors import TrackbedError
 
-NEW = Credentials({name: f"new-{name}" for name in (POSTGRES_PASSWORD, S3_ACCESS_KEY, S3_SECRET_KEY, JUPYTER_TOKEN,
-                                                    KEK_PASSPHRASE, WEBHOOK_KEY)})
+NEW = Credentials(
+    {
+        name: f"new-{name}"
+        for name in (POSTGRES_PASSWORD, S3_ACCESS_KEY, S3_SECRET_KEY, JUPYTER_TOKEN, KEK_PASSPHRASE, WEBHOOK_KEY)
+    }
+)
 OLD = {name: f"old-{name}" for name in NEW.names}
 
 
@@ -38,12 +42,21 @@ class Server:
     def exec(self, part: str, argv: tuple[str, ...], stdin: bytes = b"", timeout: float = 0) -> ExecResult:
         asked = json.loads(stdin)
         if argv[1] == "opens":
-            found: Any = {name: [all(word in self.accepted for word in pair if word != "mlflow" and word != "postgres")
-                                 for pair in pairs] for name, pairs in asked.items()}
+            found: Any = {
+                name: [
+                    all(word in self.accepted for word in pair if word != "mlflow" and word != "postgres")
+                    for pair in pairs
+                ]
+                for name, pairs in asked.items()
+            }
         else:
-            found = {"rows": dict.fromkeys(asked, self.rows), "lost": {name: [] for name in asked},
-                     "opened": {name: [self.rows if key in self.accepted else 0 for key in keys]
-                                for name, keys in asked.items()}}
+            found = {
+                "rows": dict.fromkeys(asked, self.rows),
+                "lost": {name: [] for name in asked},
+                "opened": {
+                    name: [self.rows if key in self.accepted else 0 for key in keys] for name, keys in asked.items()
+                },
+            }
         return ExecResult(0, json.dumps(found), "")
 
 
@@ -91,8 +104,11 @@ def test_a_cookie_that_still_opens_is_an_error(jupyter: list[str]) -> None:
 @pytest.mark.parametrize("name", NEW.names)
 def test_a_new_one_that_does_not_open_is_an_error(name: str, jupyter: list[str]) -> None:
     jupyter[0] = "nothing"
-    found = proofs(Server(*(f"new-{other}" for other in NEW.names if other != name)), jupyter,
-                   *([] if name == JUPYTER_TOKEN else [f"token new-{JUPYTER_TOKEN}"]))
+    found = proofs(
+        Server(*(f"new-{other}" for other in NEW.names if other != name)),
+        jupyter,
+        *([] if name == JUPYTER_TOKEN else [f"token new-{JUPYTER_TOKEN}"]),
+    )
     assert not found[name].ok and found[name].detail.startswith("the new one does not open")
 
 

@@ -184,10 +184,13 @@ def test_several_links_of_roots_are_followed(place: Path, monkeypatch: pytest.Mo
 
 
 @as_root
-@pytest.mark.parametrize(("where", "who", "followed"), [
-    ("work", OLD, False), ("work", 0, True), ("parent/work", OLD, False), ("parent/work", 0, True)])
-def test_a_workspace_behind_somebodys_link(place: Path, monkeypatch: pytest.MonkeyPatch, where: str, who: int,
-                                           followed: bool) -> None:
+@pytest.mark.parametrize(
+    ("where", "who", "followed"),
+    [("work", OLD, False), ("work", 0, True), ("parent/work", OLD, False), ("parent/work", 0, True)],
+)
+def test_a_workspace_behind_somebodys_link(
+    place: Path, monkeypatch: pytest.MonkeyPatch, where: str, who: int, followed: bool
+) -> None:
     """Root's own links are followed; one that a notebook may have made is not, and nothing is made behind it."""
     monkeypatch.delenv("SUDO_UID", raising=False)
     link, target = place / "data" / Path(where).parts[0], place / "root" / "target"

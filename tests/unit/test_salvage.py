@@ -26,8 +26,15 @@ with tarfile.open(fileobj=INNER, mode="w") as _tar:  # an artifact that is a tar
     _member = tarfile.TarInfo("objects/1/r/a")
     _member.size = 3
     _tar.addfile(_member, io.BytesIO(b"not"))
-OBJECTS = {"1/r/a": b"hello", "1/r/inner.tar": INNER.getvalue(), "1/" + "x" * 300: b"\0" * 5000, "1/ä\nb\\c": b"odd",
-           "1/r/\udcff": bytes(range(250)) * 10, "1/r/empty": b"", "2/z": b"z" * 3000}
+OBJECTS = {
+    "1/r/a": b"hello",
+    "1/r/inner.tar": INNER.getvalue(),
+    "1/" + "x" * 300: b"\0" * 5000,
+    "1/ä\nb\\c": b"odd",
+    "1/r/\udcff": bytes(range(250)) * 10,
+    "1/r/empty": b"",
+    "2/z": b"z" * 3000,
+}
 
 
 @pytest.fixture
@@ -43,8 +50,11 @@ def path(tmp_path: Path) -> Path:
 
 
 def found(rest: salvage.Rest) -> dict[str, bytes]:
-    return {name.removeprefix("objects/"): content.read() for name, _, content in rest.members()
-            if name.startswith("objects/")}
+    return {
+        name.removeprefix("objects/"): content.read()
+        for name, _, content in rest.members()
+        if name.startswith("objects/")
+    }
 
 
 def is_the_rest(rest: salvage.Rest, objects: dict[str, bytes]) -> None:
@@ -149,11 +159,11 @@ def test_a_whole_repository_lacks_nothing(snapshot: Snapshot) -> None:
     is_the_rest(rest, STORED)
 
 
-def test_settings_of_a_backup_are_those_that_this_version_takes(tmp_path: Path,
-                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_a_backup_are_those_that_this_version_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a flag or without one; not what belongs to the other machine, ends kernels or lets a start fail."""
-    held = {"TORCH": "none", "MLFLOW_WORKERS": "4", "CULL_IDLE": "1m", "READY_TIMEOUT": "1",
-            "WORKSPACE": "/home/ada"}
+    held = {"TORCH": "none", "MLFLOW_WORKERS": "4", "CULL_IDLE": "1m", "READY_TIMEOUT": "1", "WORKSPACE": "/home/ada"}
     with (tmp_path / "a.tar").open("wb") as stream:
         writer = archive.Writer(stream, {"made": "2026-01-01T00:00:00+00:00"})
         writer.small("settings.json", json.dumps(held).encode())

@@ -5,8 +5,9 @@ from __future__ import annotations
 from helpers.schema_template import original
 from helpers.stack import MLFLOW_FOLDER
 
-DUMPED = ("    CONSTRAINT s CHECK (((status)::text = ANY ((ARRAY['A'::character varying, "
-          "'B'::character varying])::text[]))),")
+DUMPED = (
+    "    CONSTRAINT s CHECK (((status)::text = ANY ((ARRAY['A'::character varying, 'B'::character varying])::text[]))),"
+)
 
 
 def test_lists_of_values_are_written_as_mlflow_wrote_them() -> None:

@@ -40,8 +40,15 @@ def docker(monkeypatch: pytest.MonkeyPatch) -> Callable[[Availability], None]:
         ("docker", "docker", YES, "docker", ""),
     ],
 )
-def test_choice(tmp_path: Path, docker: Callable[[Availability], None], asked: str, kept: str, found: Availability,
-                chosen: str, said: str) -> None:
+def test_choice(
+    tmp_path: Path,
+    docker: Callable[[Availability], None],
+    asked: str,
+    kept: str,
+    found: Availability,
+    chosen: str,
+    said: str,
+) -> None:
     docker(found)
     one = system(tmp_path, engine=asked)
     one.state.engine = kept
@@ -60,8 +67,15 @@ def test_choice(tmp_path: Path, docker: Callable[[Availability], None], asked: s
         ("docker", "embedded", YES, "data is kept by the embedded engine", "--project=NAME"),
     ],
 )
-def test_refusal(tmp_path: Path, docker: Callable[[Availability], None], asked: str, kept: str, found: Availability,
-                 message: str, hint: str) -> None:
+def test_refusal(
+    tmp_path: Path,
+    docker: Callable[[Availability], None],
+    asked: str,
+    kept: str,
+    found: Availability,
+    message: str,
+    hint: str,
+) -> None:
     docker(found)
     one = system(tmp_path, engine=asked)
     one.state.engine = kept
@@ -77,12 +91,20 @@ def test_the_object_store_follows_the_engine(tmp_path: Path) -> None:
     assert select.make(system(tmp_path), "embedded").settings.object_store == "folder"
 
 
-@pytest.mark.parametrize(("engine", "live", "store"), [
-    ("docker", {}, "minio"), ("docker", {"store": "versitygw"}, "versitygw"), ("docker", {"store": "minio"}, "minio"),
-    ("", {}, "versitygw"), ("", {"store": "minio"}, "minio"), ("embedded", {"store": "folder"}, "versitygw"),
-])
-def test_a_project_keeps_the_store_that_holds_its_data(tmp_path: Path, engine: str, live: dict[str, str],
-                                                       store: str) -> None:
+@pytest.mark.parametrize(
+    ("engine", "live", "store"),
+    [
+        ("docker", {}, "minio"),
+        ("docker", {"store": "versitygw"}, "versitygw"),
+        ("docker", {"store": "minio"}, "minio"),
+        ("", {}, "versitygw"),
+        ("", {"store": "minio"}, "minio"),
+        ("embedded", {"store": "folder"}, "versitygw"),
+    ],
+)
+def test_a_project_keeps_the_store_that_holds_its_data(
+    tmp_path: Path, engine: str, live: dict[str, str], store: str
+) -> None:
     made = system(tmp_path)
     made.state.engine = engine
     made.state.live.update(live)

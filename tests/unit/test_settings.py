@@ -42,9 +42,7 @@ class Place:
         if env is not None:
             self.env.write_bytes(env.encode() if isinstance(env, str) else env)
             self.env.chmod(mode)
-        return Settings.load(
-            flags or {}, {"HOME": "/home/ada", **(environ or {})}, self.env, remembered or {}
-        )
+        return Settings.load(flags or {}, {"HOME": "/home/ada", **(environ or {})}, self.env, remembered or {})
 
 
 @pytest.fixture
@@ -73,10 +71,17 @@ def test_defaults(place: Place) -> None:
 def test_table_and_fields_agree() -> None:
     rows = [setting.field for setting in TABLE]
     assert [f.name for f in fields(Settings)][: len(rows)] == rows
-    assert {s.name for s in TABLE if s.secret} == {"S3_SECRET_KEY", "BACKUP_S3_SECRET_KEY", "POSTGRES_PASSWORD",
-                                                    "JUPYTER_TOKEN", "TRACKING_PASSWORD", "TRACKING_TOKEN",
-                                                    "MLFLOW_TOKEN", "MLFLOW_CRYPTO_KEK_PASSPHRASE",
-                                                    "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"}
+    assert {s.name for s in TABLE if s.secret} == {
+        "S3_SECRET_KEY",
+        "BACKUP_S3_SECRET_KEY",
+        "POSTGRES_PASSWORD",
+        "JUPYTER_TOKEN",
+        "TRACKING_PASSWORD",
+        "TRACKING_TOKEN",
+        "MLFLOW_TOKEN",
+        "MLFLOW_CRYPTO_KEK_PASSPHRASE",
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",
+    }
     assert not any(s.flag for s in TABLE if s.secret)
     for f in fields(Settings)[: len(rows)]:
         assert f.repr is not BY_NAME[f.name.upper()].secret
@@ -93,13 +98,21 @@ def test_settings_page_is_current() -> None:
 
 def test_compose_files_read_what_settings_say() -> None:
     """A declaration's ``compose`` and ``${TRACKBED_...}`` of the Compose files are one."""
-    read = {name for path in (ROOT / "docker").glob("compose*.yaml")
-            for name in re.findall(r"\$\{?TRACKBED_([A-Z0-9_]+)", path.read_text())}
+    read = {
+        name
+        for path in (ROOT / "docker").glob("compose*.yaml")
+        for name in re.findall(r"\$\{?TRACKBED_([A-Z0-9_]+)", path.read_text())
+    }
     declared = {row.name for row in TABLE if row.compose}
     assert declared <= read
     # found out at run time: the image that is here, the store's own address, the gateway's port
     assert (read & BY_NAME.keys()) - declared == {
-        "POSTGRES_IMAGE", "MINIO_IMAGE", "VERSITYGW_IMAGE", "S3_ENDPOINT", "JUPYTER_PORT"}
+        "POSTGRES_IMAGE",
+        "MINIO_IMAGE",
+        "VERSITYGW_IMAGE",
+        "S3_ENDPOINT",
+        "JUPYTER_PORT",
+    }
 
 
 def test_example_taken_literally_gives_the_defaults(place: Place) -> None:
@@ -157,9 +170,7 @@ def test_told_is_what_up_has_to_remember(place: Place, tmp_path: Path) -> None:
     assert found.folder == tmp_path / "s" / "two"
 
 
-def test_remembered_is_looked_up_in_the_folder_that_project_and_state_dir_name(
-    place: Place, tmp_path: Path
-) -> None:
+def test_remembered_is_looked_up_in_the_folder_that_project_and_state_dir_name(place: Place, tmp_path: Path) -> None:
     block = (
         "# >>> written by Trackbed x\nCOMPOSE_PROJECT_NAME=lab\n"
         f"TRACKBED_STATE_DIR={tmp_path}/elsewhere\nTRACKBED_MLFLOW_PORT=1\n# <<< written by Trackbed\n"
@@ -181,10 +192,7 @@ def test_remembered_is_looked_up_in_the_folder_that_project_and_state_dir_name(
 def test_a_wrong_remembered_value_says_how_to_forget_it(place: Place) -> None:
     with pytest.raises(SettingError) as caught:
         place.load(remembered={"MLFLOW_PORT": "70000"})
-    assert (
-        caught.value.message
-        == "MLFLOW_PORT=70000 (from the last `invoke up`): must be a port from 1 to 65535."
-    )
+    assert caught.value.message == "MLFLOW_PORT=70000 (from the last `invoke up`): must be a port from 1 to 65535."
     assert caught.value.hint == "forget what it was told: `invoke up --mlflow-port=`"
 
 
@@ -201,17 +209,16 @@ def test_how_a_value_is_given() -> None:
 
 
 def test_a_shell_that_sourced_env_tells_nothing(place: Place) -> None:
-    block = (
-        "# >>> written by Trackbed\nTRACKBED_MLFLOW_HOSTS=a\nTRACKBED_GPU=none\n# <<< written by Trackbed\n"
-    )
+    block = "# >>> written by Trackbed\nTRACKBED_MLFLOW_HOSTS=a\nTRACKBED_GPU=none\n# <<< written by Trackbed\n"
     found = place.load(block, environ={"TRACKBED_MLFLOW_HOSTS": "a", "TRACKBED_GPU": "none"})
     assert found.told == {}
     assert (found.gpu, found.origin("GPU")) == ("none", "the last `invoke up`")
 
 
 @pytest.mark.parametrize(("before", "now"), [("on", "on"), ("off", "on"), ("on", "off")])
-def test_a_shell_that_sourced_it_before_jobs_were_switched_is_not_warned(place: Place, tmp_path: Path, before: str,
-                                                                         now: str) -> None:
+def test_a_shell_that_sourced_it_before_jobs_were_switched_is_not_warned(
+    place: Place, tmp_path: Path, before: str, now: str
+) -> None:
     left = {mode: DockerEngine(system(tmp_path, mlflow_jobs=mode)).compose.values() for mode in (before, now)}
     (place.clone / generated.VALUES).write_text("".join(f"{name}={value}\n" for name, value in left[now].items()))
     found = place.load(environ=left[before])
@@ -229,8 +236,14 @@ def test_reserved_names_are_ignored(place: Place) -> None:
 
 
 # of services without terminals: in a user's shell they mean a setting that is called otherwise, and are refused
-NO_TERMINAL = {"TRACKBED_HOST", "TRACKBED_PORT", "TRACKBED_WORKERS", "TRACKBED_REGION", "TRACKBED_JOBS",
-               "TRACKBED_JOBS_MODELS"}
+NO_TERMINAL = {
+    "TRACKBED_HOST",
+    "TRACKBED_PORT",
+    "TRACKBED_WORKERS",
+    "TRACKBED_REGION",
+    "TRACKBED_JOBS",
+    "TRACKBED_JOBS_MODELS",
+}
 
 
 def given_to_services() -> set[str]:
@@ -241,8 +254,11 @@ def given_to_services() -> set[str]:
         # the engine's own are for Compose, and kept in .env
         if path.parent.name == "settings" or path.match("docker/variables.py"):
             continue
-        found |= {node.value for node in ast.walk(ast.parse(path.read_text()))
-                  if isinstance(node, ast.Constant) and isinstance(node.value, str) and name.fullmatch(node.value)}
+        found |= {
+            node.value
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and name.fullmatch(node.value)
+        }
     for path in (ROOT / "docker").rglob("*"):
         if path.suffix == ".yaml":
             found |= set(re.findall(rf"({name.pattern}):", re.sub(r"\$\{[^}]*\}", "", path.read_text())))
@@ -255,8 +271,15 @@ def test_a_terminal_of_our_own_notebook_is_not_warned_about_its_variables(place:
     told = stack.notebook_environment(place.load(), "http://mlflow:8000", "id", "/startup")
     assert not NO_TERMINAL & set(told)
     ours = given_to_services() | {name for name in told if name.startswith("TRACKBED_")}
-    assert {"TRACKBED_PROGRAMS", "TRACKBED_STARTUP", "TRACKBED_STORE_NETWORK", "TRACKBED_GATEWAY_KEY_FILE",
-            "TRACKBED_OWN_TMP", "TRACKBED_S3_CREATE", *NO_TERMINAL} <= ours
+    assert {
+        "TRACKBED_PROGRAMS",
+        "TRACKBED_STARTUP",
+        "TRACKBED_STORE_NETWORK",
+        "TRACKBED_GATEWAY_KEY_FILE",
+        "TRACKBED_OWN_TMP",
+        "TRACKBED_S3_CREATE",
+        *NO_TERMINAL,
+    } <= ours
     ours -= {f"TRACKBED_{name}" for name in BY_NAME} | NO_TERMINAL
     assert [name for name in sorted(ours) if not RESERVED.fullmatch(name)] == []
     assert place.load(environ=dict.fromkeys(ours, "x")).warnings == ()
@@ -269,8 +292,7 @@ def test_every_bundle_that_is_trusted_may_be_named_in_env(place: Place) -> None:
 
 def test_foreign_names_pass_and_strange_ones_warn(place: Place) -> None:
     found = place.load(
-        "COMPOSE_PROGRESS=plain\nDOCKER_HOST=tcp://h:1\nhttps_proxy=http://p\nNO_COLOR=1\n"
-        "SSL_CERT_FILE=/c\nZEBRA=1\n",
+        "COMPOSE_PROGRESS=plain\nDOCKER_HOST=tcp://h:1\nhttps_proxy=http://p\nNO_COLOR=1\nSSL_CERT_FILE=/c\nZEBRA=1\n",
         environ={"TRACKBED_ZEBRA_CROSSING": "1"},
     )
     assert found.passthrough == {
@@ -315,8 +337,7 @@ def test_good_values(place: Place, name: str, raw: str, value: object) -> None:
 
 def test_external_store(place: Place) -> None:
     found = place.load(
-        "OBJECT_STORE=external\nS3_ENDPOINT=https://s3.example.org:8443/\nS3_ACCESS_KEY=abc\n"
-        "S3_SECRET_KEY=ab/cd+efgh\n"
+        "OBJECT_STORE=external\nS3_ENDPOINT=https://s3.example.org:8443/\nS3_ACCESS_KEY=abc\nS3_SECRET_KEY=ab/cd+efgh\n"
     )
     assert found.s3_endpoint == "https://s3.example.org:8443"
     for engine in ("docker", "embedded"):
@@ -357,12 +378,13 @@ LOOPBACK = (
 HOST = "must be a host name or an IP address, without http:// and without a port."
 BUCKET = "must be a bucket name: a-z, 0-9, - and ., the first and last a letter or digit."
 ENDPOINT = "must be http://HOST[:PORT] or https://HOST[:PORT]."
-GPU_RULE = ("auto, none, amd, nvidia or a node type: mi100, liqid, gigaio, h100, a100_pcie, a100_nvlink, v100, "
-            "rtx_6000, p100, p100_nvlink, p100_v100, m40")
+GPU_RULE = (
+    "auto, none, amd, nvidia or a node type: mi100, liqid, gigaio, h100, a100_pcie, a100_nvlink, v100, "
+    "rtx_6000, p100, p100_nvlink, p100_v100, m40"
+)
 FOLDER = "must be an absolute folder (~ is your home)."
 CHARACTERS = (
-    "must not hold quotes, backslashes, control characters or any of $ ` : , "
-    "(Docker and Compose cannot take them)."
+    "must not hold quotes, backslashes, control characters or any of $ ` : , (Docker and Compose cannot take them)."
 )
 IMAGE = "must be an image name with a tag, as in registry/name:1.2."
 PROJECT = "must be 1 to 40 of a-z, 0-9, _ and -, the first a letter or digit."
@@ -618,8 +640,7 @@ BAD_NAMES = [
     (
         {},
         {"TRACKBED_MINIO_ROOT_USER": "1"},
-        "TRACKBED_MINIO_ROOT_USER (from the environment): no such setting. Did you mean "
-        "TRACKBED_S3_ACCESS_KEY?",
+        "TRACKBED_MINIO_ROOT_USER (from the environment): no such setting. Did you mean TRACKBED_S3_ACCESS_KEY?",
     ),
     (
         {},
@@ -639,17 +660,12 @@ def test_bad_name(place: Place, flags: dict[str, str | None], environ: dict[str,
 def test_folders_in_wrong_places(place: Place, tmp_path: Path) -> None:
     with pytest.raises(SettingError) as caught:
         place.load("STATE_DIR=state\n")
-    assert (
-        caught.value.message
-        == f"STATE_DIR=state (from .env line 1): {FOLDER} Did you mean {place.clone}/state?"
-    )
+    assert caught.value.message == f"STATE_DIR=state (from .env line 1): {FOLDER} Did you mean {place.clone}/state?"
     (tmp_path / "link").symlink_to(place.clone)
     inside = tmp_path / "link" / "state"
     with pytest.raises(SettingError, match=r"must lie outside the clone .*, where `git clean` would delete"):
         place.load("", {"state_dir": str(inside)})
-    with pytest.raises(
-        SettingError, match=r"must not hold the state folder .*, or the notebook could read every"
-    ):
+    with pytest.raises(SettingError, match=r"must not hold the state folder .*, or the notebook could read every"):
         place.load("", {"workspace": str(tmp_path)})
     with pytest.raises(SettingError, match=r"must not lie in .*, which holds the secrets. Did you mean "):
         place.load("", {"workspace": str(place.state / "trackbed" / "secrets")})
@@ -689,16 +705,26 @@ def test_any_value_is_taken_or_refused_in_one_line(name: str, value: str) -> Non
         assert error.message.startswith((name, "S3_ENDPOINT is missing", "MLFLOW_PORT", "JUPYTER_PORT"))
 
 
-@pytest.mark.parametrize(("name", "raw", "value"), [
-    ("GPU", "MI100", "mi100"), ("GPU", "gpu_mi100", "gpu_mi100"), ("GPU", "a100-pcie", "a100-pcie"),
-    ("GPU", "k80", "k80"),  # known and unsupported: what to do is said where the machine is known
-    ("DEVICES", "1, 0", "1,0"), ("DEVICES", "all", "all"),
-    ("CULL_IDLE", "off", 0), ("CULL_IDLE", "90s", 90), ("CULL_IDLE", "30m", 1800), ("CULL_IDLE", "12h", 43200),
-    ("DATA_VOLUME", "food11", "food11"), ("DATA_VOLUME", "~/data", "/home/ada/data"),
-    ("JUPYTER_ENV", "A=1 B='x y' C=", {"A": "1", "B": "x y", "C": ""}),
-    ("JUPYTER_VOLUMES", "data:/data:ro ~/x:/x /y:/y:rw", ("data:/data:ro", "/home/ada/x:/x", "/y:/y")),
-    ("TORCH_INDEX", "https://wheels.example/whl/cu126/", "https://wheels.example/whl/cu126"),
-])
+@pytest.mark.parametrize(
+    ("name", "raw", "value"),
+    [
+        ("GPU", "MI100", "mi100"),
+        ("GPU", "gpu_mi100", "gpu_mi100"),
+        ("GPU", "a100-pcie", "a100-pcie"),
+        ("GPU", "k80", "k80"),  # known and unsupported: what to do is said where the machine is known
+        ("DEVICES", "1, 0", "1,0"),
+        ("DEVICES", "all", "all"),
+        ("CULL_IDLE", "off", 0),
+        ("CULL_IDLE", "90s", 90),
+        ("CULL_IDLE", "30m", 1800),
+        ("CULL_IDLE", "12h", 43200),
+        ("DATA_VOLUME", "food11", "food11"),
+        ("DATA_VOLUME", "~/data", "/home/ada/data"),
+        ("JUPYTER_ENV", "A=1 B='x y' C=", {"A": "1", "B": "x y", "C": ""}),
+        ("JUPYTER_VOLUMES", "data:/data:ro ~/x:/x /y:/y:rw", ("data:/data:ro", "/home/ada/x:/x", "/y:/y")),
+        ("TORCH_INDEX", "https://wheels.example/whl/cu126/", "https://wheels.example/whl/cu126"),
+    ],
+)
 def test_notebook_settings(place: Place, name: str, raw: str, value: object) -> None:
     assert getattr(place.load(environ={f"TRACKBED_{name}": raw}), name.lower()) == value
 
@@ -712,7 +738,11 @@ def test_flags_named_like_those_of_docker(place: Place) -> None:
 
 
 def test_where_backups_go_is_not_remembered(tmp_path: Path) -> None:
-    given = {"TRACKBED_BACKUP_S3_ACCESS_KEY": "abc", "TRACKBED_BACKUP_S3_ENDPOINT": "http://h:1",
-             "TRACKBED_BACKUP_S3_SECRET_KEY": "secret-key", "TRACKBED_CULL_IDLE": "30m"}
+    given = {
+        "TRACKBED_BACKUP_S3_ACCESS_KEY": "abc",
+        "TRACKBED_BACKUP_S3_ENDPOINT": "http://h:1",
+        "TRACKBED_BACKUP_S3_SECRET_KEY": "secret-key",
+        "TRACKBED_CULL_IDLE": "30m",
+    }
     found = Settings.load({}, {"HOME": str(tmp_path), **given}, tmp_path / ".env", remembered={})
     assert found.backup_s3_access_key == "abc" and found.told == {"CULL_IDLE": "30m"}

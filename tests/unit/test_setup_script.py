@@ -54,9 +54,16 @@ def tools(tmp_path: Path) -> Path:
 
 
 def run(clone: Path, *places: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["/bin/sh", str(clone / "setup.sh"), "up"], cwd="/", stdin=subprocess.DEVNULL,
-                          env={"PATH": ":".join(map(str, places)), "HOME": str(clone.parent), **environment},
-                          capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        ["/bin/sh", str(clone / "setup.sh"), "up"],
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        env={"PATH": ":".join(map(str, places)), "HOME": str(clone.parent), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def without_pip(clone: Path) -> Path:
@@ -66,8 +73,9 @@ def without_pip(clone: Path) -> Path:
 
 
 @pytest.mark.parametrize("way", ["itself", "a linked folder", "a linked program", "from its folder"])
-def test_the_environment_is_not_made_with_a_python_that_goes_with_it(clone: Path, tools: Path, tmp_path: Path,
-                                                                     way: str) -> None:
+def test_the_environment_is_not_made_with_a_python_that_goes_with_it(
+    clone: Path, tools: Path, tmp_path: Path, way: str
+) -> None:
     inside = without_pip(clone)
     first: object = inside
     if way == "a linked folder":
@@ -85,11 +93,14 @@ def test_the_environment_is_not_made_with_a_python_that_goes_with_it(clone: Path
     assert f"setup: making .venv with {other}\n" in done.stderr
 
 
-def test_where_only_the_environment_is_on_the_path_the_python_that_it_came_from_is_taken(clone: Path,
-                                                                                       tools: Path) -> None:
+def test_where_only_the_environment_is_on_the_path_the_python_that_it_came_from_is_taken(
+    clone: Path, tools: Path
+) -> None:
     base = program(clone.parent / "base" / "python3", PYTHON)
-    program(clone / ".venv" / "bin" / "python",
-            f'#!/bin/sh\ncase "$*" in *"print(sys._base_executable)") echo "{base}";; *) exit 1;; esac\n')
+    program(
+        clone / ".venv" / "bin" / "python",
+        f'#!/bin/sh\ncase "$*" in *"print(sys._base_executable)") echo "{base}";; *) exit 1;; esac\n',
+    )
     done = run(clone, clone / ".venv" / "bin", tools)
     assert f"setup: making .venv with {base}\n" in done.stderr and done.returncode == 0, done.stderr
 
@@ -102,12 +113,15 @@ def test_a_uv_that_lacks_our_flags_is_left_alone(clone: Path, tools: Path, tmp_p
     python = program(tmp_path / "brought" / "python3", PYTHON)
     new_uv = f'#!/bin/sh\ncase "$*" in *--help*) ;; *" find "*) echo "{python}";; esac\n'
     # a Python too old for us, whose pip installs the locked uv
-    program(tmp_path / "old" / "python3", f"""#!/bin/sh
+    program(
+        tmp_path / "old" / "python3",
+        f"""#!/bin/sh
 case "$*" in
   *version_info*) exit 1;;
   *"pip install"*) mkdir -p "{clone}/.venv-tools/bin"; cp "{tmp_path}/new-uv" "{clone}/.venv-tools/bin/uv";;
 esac
-""")
+""",
+    )
     program(tmp_path / "new-uv", new_uv)
     done = run(clone, old_uv.parent, tools)
     assert "installing uv, which brings a Python" in done.stderr
@@ -121,18 +135,22 @@ esac
 
 
 @pytest.mark.parametrize(("options", "told"), [("--system-certs", "1-"), ("--native-tls", "-1")])
-def test_each_uv_is_told_by_its_own_name_to_trust_what_the_system_trusts(clone: Path, tools: Path, tmp_path: Path,
-                                                                         options: str, told: str) -> None:
+def test_each_uv_is_told_by_its_own_name_to_trust_what_the_system_trusts(
+    clone: Path, tools: Path, tmp_path: Path, options: str, told: str
+) -> None:
     if not any(Path(path).is_file() for path in egress.SYSTEM):
         pytest.skip("this system has no certificates")
     python = program(tmp_path / "brought" / "python3", PYTHON)
-    program(tmp_path / "bin" / "uv", f"""#!/bin/sh
+    program(
+        tmp_path / "bin" / "uv",
+        f"""#!/bin/sh
 case "$*" in
   *--help*) echo "  {options}";;
   *" find "*) echo "{python}";;
   *) echo "${{UV_SYSTEM_CERTS:-}}-${{UV_NATIVE_TLS:-}}" >"{tmp_path}/noted";;
 esac
-""")
+""",
+    )
     done = run(clone, tmp_path / "bin", tools)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "noted").read_text() == f"{told}\n"
@@ -163,8 +181,9 @@ UNPACK = '#!/bin/sh\nmkdir -p "$3/usr/share/python-wheels"; touch "$3/usr/share/
 
 
 @pytest.mark.parametrize("listed", [True, False])
-def test_pip_comes_from_a_package_that_nobody_has_to_install(clone: Path, tools: Path, tmp_path: Path,
-                                                             listed: bool) -> None:
+def test_pip_comes_from_a_package_that_nobody_has_to_install(
+    clone: Path, tools: Path, tmp_path: Path, listed: bool
+) -> None:
     program(tmp_path / "bin" / "python3", BARE)
     program(tmp_path / "bin" / "apt-get", APT.format(listed=tmp_path / "lists"))
     (tools / "dpkg-deb").unlink(missing_ok=True)
@@ -178,13 +197,16 @@ def test_pip_comes_from_a_package_that_nobody_has_to_install(clone: Path, tools:
 
 
 @pytest.mark.parametrize(("who", "sandboxed"), [("0", True), ("1000", False)])
-def test_what_root_fetches_is_fetched_by_apts_own_account(clone: Path, tools: Path, tmp_path: Path, who: str,
-                                                          sandboxed: bool) -> None:
+def test_what_root_fetches_is_fetched_by_apts_own_account(
+    clone: Path, tools: Path, tmp_path: Path, who: str, sandboxed: bool
+) -> None:
     program(tmp_path / "bin" / "python3", BARE)
     program(tmp_path / "bin" / "id", f"#!/bin/sh\necho {who}\n")
     program(tmp_path / "bin" / "chown", f'#!/bin/sh\necho "$@" >>"{tmp_path}/given"\n')
-    program(tmp_path / "bin" / "apt-get", f'#!/bin/sh\necho "$@" >>"{tmp_path}/asked"\n'
-                                          + APT.format(listed=tmp_path / "lists").partition("\n")[2])
+    program(
+        tmp_path / "bin" / "apt-get",
+        f'#!/bin/sh\necho "$@" >>"{tmp_path}/asked"\n' + APT.format(listed=tmp_path / "lists").partition("\n")[2],
+    )
     (tools / "dpkg-deb").unlink(missing_ok=True)
     program(tools / "dpkg-deb", UNPACK)
     done = run(clone, tmp_path / "bin", tools)
@@ -194,17 +216,22 @@ def test_what_root_fetches_is_fetched_by_apts_own_account(clone: Path, tools: Pa
     assert (tmp_path / "given").exists() is sandboxed
     if sandboxed:
         own = clone / ".venv-tools" / "apt"
-        assert (tmp_path / "given").read_text().splitlines()[0] == \
-            f"_apt {own}/debs {own}/lists/partial {own}/cache/archives/partial"
+        assert (tmp_path / "given").read_text().splitlines()[
+            0
+        ] == f"_apt {own}/debs {own}/lists/partial {own}/cache/archives/partial"
 
 
-@pytest.mark.parametrize(("who", "sudo", "line"), [
-    ("0", True, "apt-get update && apt-get install -y python3-venv"),
-    ("1000", True, "sudo sh -c 'apt-get update && apt-get install -y python3-venv'"),
-    ("1000", False, "su -c 'apt-get update && apt-get install -y python3-venv'"),
-])
-def test_the_line_to_type_is_one_that_works_for_who_types_it(clone: Path, tools: Path, tmp_path: Path, who: str,
-                                                             sudo: bool, line: str) -> None:
+@pytest.mark.parametrize(
+    ("who", "sudo", "line"),
+    [
+        ("0", True, "apt-get update && apt-get install -y python3-venv"),
+        ("1000", True, "sudo sh -c 'apt-get update && apt-get install -y python3-venv'"),
+        ("1000", False, "su -c 'apt-get update && apt-get install -y python3-venv'"),
+    ],
+)
+def test_the_line_to_type_is_one_that_works_for_who_types_it(
+    clone: Path, tools: Path, tmp_path: Path, who: str, sudo: bool, line: str
+) -> None:
     program(tmp_path / "bin" / "python3", BARE)
     program(tmp_path / "bin" / "apt-get", "#!/bin/sh\nexit 1\n")
     program(tmp_path / "bin" / "id", f"#!/bin/sh\necho {who}\n")
@@ -246,8 +273,16 @@ def test_pip_keeps_nothing_where_the_home_is_not_to_be_written(clone: Path, tool
 
 def test_without_a_home(clone: Path, tools: Path, tmp_path: Path) -> None:
     program(tmp_path / "bin" / "python3", BARE)
-    done = subprocess.run(["/bin/sh", str(clone / "setup.sh"), "up"], cwd="/", stdin=subprocess.DEVNULL, check=False,
-                          env={"PATH": f"{tmp_path}/bin:{tools}"}, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        ["/bin/sh", str(clone / "setup.sh"), "up"],
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        check=False,
+        env={"PATH": f"{tmp_path}/bin:{tools}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 1 and "not set" not in done.stderr and "python3-venv is missing" in done.stderr
 
 

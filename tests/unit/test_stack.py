@@ -21,12 +21,25 @@ def allowed(host: str, patterns: list[str]) -> bool:
     return any(fnmatch.fnmatch(host, p) if "*" in p else host == p for p in patterns)
 
 
-@pytest.mark.parametrize(("host", "expected"), [
-    ("localhost", True), ("localhost:8000", True), ("localhost:9999", True), ("127.0.0.1:8000", True),
-    ("[::1]", True), ("[::1]:8000", True), ("mlflow", True), ("mlflow:8000", True), ("gpu7.example.org:8000", True),
-    ("gpu7.example.org", True), ("evil.example", False), ("localhost.evil.example", False), ("", False),
-    ("127.0.0.1.evil.example:80", False),
-])
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("localhost", True),
+        ("localhost:8000", True),
+        ("localhost:9999", True),
+        ("127.0.0.1:8000", True),
+        ("[::1]", True),
+        ("[::1]:8000", True),
+        ("mlflow", True),
+        ("mlflow:8000", True),
+        ("gpu7.example.org:8000", True),
+        ("gpu7.example.org", True),
+        ("evil.example", False),
+        ("localhost.evil.example", False),
+        ("", False),
+        ("127.0.0.1.evil.example:80", False),
+    ],
+)
 def test_hosts(tmp_path: Path, host: str, expected: bool) -> None:
     settings = system(tmp_path, public_address="gpu7.example.org").settings
     assert allowed(host, stack.allowed_hosts(settings).split(",")) is expected
@@ -41,7 +54,9 @@ def test_origins_name_hosts_and_have_no_star(tmp_path: Path) -> None:
 def test_both_engines_start_postgresql_with_the_same_settings() -> None:
     model = yaml.safe_load((stack.ROOT / "docker" / "compose.yaml").read_text())
     assert model["services"]["postgres"]["command"] == [
-        "postgres", *stack.database_options("${TRACKBED_MAX_CONNECTIONS:-100}")]
+        "postgres",
+        *stack.database_options("${TRACKBED_MAX_CONNECTIONS:-100}"),
+    ]
 
 
 @pytest.mark.parametrize("workers", range(1, 33))
@@ -57,9 +72,15 @@ def test_no_job_is_turned_away_by_the_database(workers: int) -> None:
     import jobs
 
     bounds = {name: int(value) for name, value in jobs.BOUNDS.items()}
-    judges, scoring, kept, more = (bounds[f"MLFLOW_{name}"] for name in (
-        "SERVER_JUDGE_INVOKE_MAX_WORKERS", "SERVER_ONLINE_SCORING_MAX_WORKERS", "SQLALCHEMYSTORE_POOL_SIZE",
-        "SQLALCHEMYSTORE_MAX_OVERFLOW"))
+    judges, scoring, kept, more = (
+        bounds[f"MLFLOW_{name}"]
+        for name in (
+            "SERVER_JUDGE_INVOKE_MAX_WORKERS",
+            "SERVER_ONLINE_SCORING_MAX_WORKERS",
+            "SQLALCHEMYSTORE_POOL_SIZE",
+            "SQLALCHEMYSTORE_MAX_OVERFLOW",
+        )
+    )
     processes = 2 + 2 * judges + 2 * scoring  # runner, scheduler; judges, evaluations; traces, sessions
     asked = workers * (len(stack.POOLS) + 1) * sum(stack.pool(workers)) + processes * (kept + more) + stack.RESERVED
     assert asked <= stack.max_connections(workers, True) <= 500
@@ -97,10 +118,16 @@ def test_digest_sees_names_and_contents(tmp_path: Path) -> None:
     assert len({first, second, stack.folder_digest(tmp_path)}) == 3
 
 
-@pytest.mark.parametrize(("image", "words"), [
-    ("registry.example/" + "/".join(["minio"] * 2) + ":1", ("gone", "leave MINIO_IMAGE out", "OBJECT_STORE=versitygw")),
-    ("postgres:18.6-trixie", ("online", "REGISTRY_MIRROR", "*_IMAGE")),
-])
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (
+            "registry.example/" + "/".join(["minio"] * 2) + ":1",
+            ("gone", "leave MINIO_IMAGE out", "OBJECT_STORE=versitygw"),
+        ),
+        ("postgres:18.6-trixie", ("online", "REGISTRY_MIRROR", "*_IMAGE")),
+    ],
+)
 def test_a_failed_pull_says_why(image: str, words: tuple[str, ...]) -> None:
     assert all(word in images._pull_hint(image) for word in words)
 
@@ -127,4 +154,5 @@ def test_the_stores_console_asks_where_the_browser_reaches_it(tmp_path: Path) ->
     assert stack.s3_browser_url(public) == "https://192.0.2.7:9100"
     store = yaml.safe_load((stack.ROOT / "docker" / "compose.versitygw.yaml").read_text())["services"]["store"]
     assert {store["environment"][f"VGW_WEBUI_{name}GATEWAYS"] for name in ("", "ADMIN_")} == {
-        "${TRACKBED_S3_BROWSER_URL:-}"}
+        "${TRACKBED_S3_BROWSER_URL:-}"
+    }

@@ -44,12 +44,8 @@ def test_new_saved_and_loaded(tmp_path: Path) -> None:
     assert [p.name for p in folder.iterdir()] == [FILE]
 
 
-@pytest.mark.parametrize(
-    ("uid", "private", "expected"), [(0, False, 0o755), (0, True, 0o700), (1000, False, 0o700)]
-)
-def test_folder_modes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, private: bool, expected: int
-) -> None:
+@pytest.mark.parametrize(("uid", "private", "expected"), [(0, False, 0o755), (0, True, 0o700), (1000, False, 0o700)])
+def test_folder_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, private: bool, expected: int) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     previous = os.umask(0o077)
     try:
@@ -103,9 +99,7 @@ def test_broken_state_is_an_error_with_a_next_step(tmp_path: Path, content: byte
     with pytest.raises(TrackbedError) as caught:
         State.load(tmp_path)
     assert caught.value.message == f"{path} {why}"
-    assert caught.value.hint.startswith(
-        f"Move it away and run the same command again: mv {path} {path}.broken"
-    )
+    assert caught.value.hint.startswith(f"Move it away and run the same command again: mv {path} {path}.broken")
     assert path.read_bytes() == content
 
 
@@ -162,9 +156,7 @@ def test_second_waits_then_says_who_and_a_killed_holder_frees(tmp_path: Path) ->
         with pytest.raises(TrackbedError) as caught, lock(path, 0.5, said.append):
             pass
         assert 0.4 < time.monotonic() - begin < 5
-        assert len(said) == 1 and said[0].startswith(
-            f"waiting for `invoke up` (process {process.pid}, since "
-        )
+        assert len(said) == 1 and said[0].startswith(f"waiting for `invoke up` (process {process.pid}, since ")
         assert f"`invoke up` (process {process.pid}, since " in caught.value.message
         assert caught.value.message.endswith("is still at work on this project (waited 0 s)")
         process.send_signal(signal.SIGKILL)

@@ -16,21 +16,41 @@ import store_pool
 GET = {"type": "http.request", "body": b"", "more_body": False}
 
 
-@pytest.mark.parametrize("path", [
-    "/api/2.0/mlflow/artifacts/list", "/ajax-api/2.0/mlflow/artifacts/list", "/get-artifact",
-    "/model-versions/get-artifact", "/ajax-api/2.0/mlflow/upload-artifact", "/ajax-api/2.0/mlflow/get-trace-artifact",
-    "/ajax-api/3.0/mlflow/get-trace-artifact", "/api/2.0/mlflow-artifacts/artifacts",
-    "/ajax-api/2.0/mlflow-artifacts/artifacts/1/r/artifacts/a.txt", "/api/2.0/mlflow-artifacts/mpu/create/1/a",
-    "/api/2.0/mlflow-artifacts/presigned/1/a", "/api/2.0/mlflow/artifacts/presigned-upload-url",
-    "/ajax-api/2.0/mlflow/logged-models/m-1/artifacts/files",
-    "/api/2.0/mlflow/logged-models/m-1/artifacts/directories",
-])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/2.0/mlflow/artifacts/list",
+        "/ajax-api/2.0/mlflow/artifacts/list",
+        "/get-artifact",
+        "/model-versions/get-artifact",
+        "/ajax-api/2.0/mlflow/upload-artifact",
+        "/ajax-api/2.0/mlflow/get-trace-artifact",
+        "/ajax-api/3.0/mlflow/get-trace-artifact",
+        "/api/2.0/mlflow-artifacts/artifacts",
+        "/ajax-api/2.0/mlflow-artifacts/artifacts/1/r/artifacts/a.txt",
+        "/api/2.0/mlflow-artifacts/mpu/create/1/a",
+        "/api/2.0/mlflow-artifacts/presigned/1/a",
+        "/api/2.0/mlflow/artifacts/presigned-upload-url",
+        "/ajax-api/2.0/mlflow/logged-models/m-1/artifacts/files",
+        "/api/2.0/mlflow/logged-models/m-1/artifacts/directories",
+    ],
+)
 def test_what_asks_for_artifacts_waits_for_the_store(path: str) -> None:
     assert store_pool.waits_for_store(path)
 
 
-@pytest.mark.parametrize("path", ["/api/2.0/mlflow/runs/log-metric", "/api/2.0/mlflow/logged-models/m-1", "/graphql",
-                                  "/health", "/api/3.0/mlflow/traces/search", "/api/3.0/mlflow/traces/get", "/"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/2.0/mlflow/runs/log-metric",
+        "/api/2.0/mlflow/logged-models/m-1",
+        "/graphql",
+        "/health",
+        "/api/3.0/mlflow/traces/search",
+        "/api/3.0/mlflow/traces/get",
+        "/",
+    ],
+)
 def test_what_asks_the_database_alone_does_not(path: str) -> None:
     assert not store_pool.waits_for_store(path)
 
@@ -40,11 +60,17 @@ def test_archived_traces_lie_in_the_store(monkeypatch: pytest.MonkeyPatch) -> No
     assert store_pool.waits_for_store("/api/3.0/mlflow/traces/get")
 
 
-@pytest.mark.parametrize(("path", "transfer"), [
-    ("/api/2.0/mlflow-artifacts/artifacts/1/big.bin", True), ("/get-artifact", True),
-    ("/ajax-api/2.0/mlflow/logged-models/m/artifacts/files", True), ("/api/2.0/mlflow-artifacts/mpu/complete/1", True),
-    ("/api/2.0/mlflow-artifacts/artifacts", False), ("/api/2.0/mlflow/artifacts/list", False),
-])
+@pytest.mark.parametrize(
+    ("path", "transfer"),
+    [
+        ("/api/2.0/mlflow-artifacts/artifacts/1/big.bin", True),
+        ("/get-artifact", True),
+        ("/ajax-api/2.0/mlflow/logged-models/m/artifacts/files", True),
+        ("/api/2.0/mlflow-artifacts/mpu/complete/1", True),
+        ("/api/2.0/mlflow-artifacts/artifacts", False),
+        ("/api/2.0/mlflow/artifacts/list", False),
+    ],
+)
 def test_what_carries_files_has_more_time(path: str, transfer: bool) -> None:
     assert bool(store_pool.TRANSFER.match(path)) is transfer
 
@@ -174,16 +200,20 @@ def test_a_slow_client_is_not_one_that_waits_for_the_store(monkeypatch: pytest.M
     assert asyncio.run(scene())[0]["status"] == 200
 
 
-@pytest.mark.parametrize(("body", "way"), [
-    (b'{"query": "query { mlflowGetRun { run { info { runId }}}}"}', "full"),
-    (b'{"query": "query { mlflowListArtifacts { files { path }}}"}', "store"),
-    (b'{"query": "query { \\u006dlflowListArtifacts { files { path }}}"}', "store"),
-])
+@pytest.mark.parametrize(
+    ("body", "way"),
+    [
+        (b'{"query": "query { mlflowGetRun { run { info { runId }}}}"}', "full"),
+        (b'{"query": "query { mlflowListArtifacts { files { path }}}"}', "store"),
+        (b'{"query": "query { \\u006dlflowListArtifacts { files { path }}}"}', "store"),
+    ],
+)
 def test_the_body_of_a_graphql_request_tells_its_way(body: bytes, way: str) -> None:
     def named(name: str) -> Any:
         async def app(scope: Any, receive: Any, send: Any) -> None:
             message = await receive()
             await send({"way": name, "body": message["body"]})
+
         return app
 
     app = quick.Quick(named("full"), named("short"), frozenset(), named("store"))

@@ -24,8 +24,9 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(lifecycle, "workspace", lambda system: "/srv/work")
     monkeypatch.setattr(notebook, "url", lambda engine, settings, token: LINK + token)
     status = PartStatus(MLFLOW, State.READY, ports=(Port("http", 8000, 8000),))
-    view = lifecycle.Overview("embedded", made.settings,
-                              (lifecycle.Row(status, "MLflow", ("http://127.0.0.1:8000",)),), token=TOKEN)
+    view = lifecycle.Overview(
+        "embedded", made.settings, (lifecycle.Row(status, "MLflow", ("http://127.0.0.1:8000",)),), token=TOKEN
+    )
     return lambda: dict(summary.rows(made, view))
 
 

@@ -28,8 +28,14 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 
 def program(**changes: Any) -> Program:
     fields: dict[str, Any] = {
-        "name": "mlflow", "command": ("/bin/true",), "environment": {}, "folder": "/", "stop_signal": "TERM",
-        "stop_seconds": 40, "start_seconds": 10, **changes,
+        "name": "mlflow",
+        "command": ("/bin/true",),
+        "environment": {},
+        "folder": "/",
+        "stop_signal": "TERM",
+        "stop_seconds": 40,
+        "start_seconds": 10,
+        **changes,
     }
     return Program(**fields)
 
@@ -45,8 +51,27 @@ def parsed(folder: Path, *programs: Program) -> dict[str, Any]:
 
 
 AWKWARD = (
-    "plain", "two words", "100%", "%(here)s", "50% of %d", 'in "the" middle', "it's", "back\\slash", "\\\\", "a,b",
-    "a;b", "a ; b", "#hash", "a # hash", "a #%d", "$HOME", "ü", "a=b", "s3://bucket/%7Euser", "", "[section]",
+    "plain",
+    "two words",
+    "100%",
+    "%(here)s",
+    "50% of %d",
+    'in "the" middle',
+    "it's",
+    "back\\slash",
+    "\\\\",
+    "a,b",
+    "a;b",
+    "a ; b",
+    "#hash",
+    "a # hash",
+    "a #%d",
+    "$HOME",
+    "ü",
+    "a=b",
+    "s3://bucket/%7Euser",
+    "",
+    "[section]",
 )
 
 
@@ -89,8 +114,11 @@ def test_odd_folders(tmp_path: Path, name: str) -> None:
 
 
 def test_how_a_program_is_kept_alive_and_stopped(tmp_path: Path) -> None:
-    found = parsed(tmp_path, program(name="postgres", stop_signal="INT", stop_seconds=30, start_seconds=2, group=False),
-                   program(final_codes=(78,)))
+    found = parsed(
+        tmp_path,
+        program(name="postgres", stop_signal="INT", stop_seconds=30, start_seconds=2, group=False),
+        program(final_codes=(78,)),
+    )
     database, server = found["postgres"], found["mlflow"]
     assert (database.stopsignal, database.stopwaitsecs, database.startsecs) == (signal.SIGINT, 30, 2)
     assert (database.stopasgroup, database.killasgroup) == (False, True)
@@ -138,8 +166,10 @@ def test_a_real_supervisor(short_folder: Path) -> None:
 
     def programs(value: str) -> tuple[Program, ...]:
         one = {"start_seconds": 0, "stop_seconds": 5, "folder": str(short_folder)}
-        return (program(name="one", command=sleeper, **one),
-                program(name="two", command=sleeper, environment={"V": value}, **one))
+        return (
+            program(name="one", command=sleeper, **one),
+            program(name="two", command=sleeper, environment={"V": value}, **one),
+        )
 
     try:
         supervisor.apply(programs("100%"), supervisord)
@@ -171,11 +201,18 @@ def test_a_program_that_left_its_process_group_ends(short_folder: Path) -> None:
     supervisor = Supervisor(short_folder, short_folder, f"group-{os.getpid()}")
     supervisord = Path(sys.executable).with_name("supervisord")
     code = "import os, time; os.setpgid(0, os.getppid()); open('left', 'w').close(); time.sleep(600)"
-    one = {"name": "one", "command": (sys.executable, "-c", code), "start_seconds": 0, "stop_seconds": 1,
-           "folder": str(short_folder)}
+    one = {
+        "name": "one",
+        "command": (sys.executable, "-c", code),
+        "start_seconds": 0,
+        "stop_seconds": 1,
+        "folder": str(short_folder),
+    }
     try:
-        for value, end in (("1", lambda: supervisor.apply((program(**one, environment={"V": "2"}),), supervisord)),
-                           ("2", lambda: supervisor.stop("one"))):
+        for value, end in (
+            ("1", lambda: supervisor.apply((program(**one, environment={"V": "2"}),), supervisord)),
+            ("2", lambda: supervisor.stop("one")),
+        ):
             supervisor.apply((program(**one, environment={"V": value}),), supervisord)
             until((short_folder / "left").exists)
             pid = supervisor.states()["one"].pid
@@ -200,8 +237,9 @@ def test_a_supervisor_that_cannot_start_says_why(short_folder: Path) -> None:
 def test_orphans_are_found_and_ended() -> None:
     instance = f"orphan-{os.getpid()}"
     inner = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
-    with subprocess.Popen([sys.executable, "-c", inner], env={**os.environ, MARK: instance},
-                          stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", inner], env={**os.environ, MARK: instance}, stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout
         process.stdout.readline()
         assert orphans(instance) == [process.pid]
@@ -228,12 +266,14 @@ def test_every_state_of_supervisor_has_a_word() -> None:
 @linux
 @pytest.mark.parametrize("ours", [True, False])
 def test_a_port_that_a_killed_servers_worker_holds_is_ours(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: bool) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
     code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
     first = system(tmp_path, engine="embedded")
     environment = {**os.environ, MARK: first.state.instance if ours else "another"}
-    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, text=True) as worker:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as worker:
         assert worker.stdout is not None and worker.stdin is not None
         port = worker.stdout.readline().strip()
         engine = EmbeddedEngine(system(tmp_path, engine="embedded", mlflow_port=port))

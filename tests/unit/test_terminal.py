@@ -27,10 +27,23 @@ def typed(tmp_path: Path, line: str, **environment: str) -> str:
     terminal, inside = pty.openpty()
     try:
         os.write(terminal, f"{line}\nexit\n".encode())
-        done = subprocess.run(command(tmp_path), stdin=inside, stderr=inside, stdout=subprocess.PIPE, text=True,
-                              timeout=30, check=True, start_new_session=True,
-                              env={"PATH": os.defpath, "HOME": str(tmp_path), "TRACKBED_STARTUP": str(STARTUP),
-                                   "TRACKBED_PROGRAMS": "/note book/bin:/locked/bin", **environment})
+        done = subprocess.run(
+            command(tmp_path),
+            stdin=inside,
+            stderr=inside,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=30,
+            check=True,
+            start_new_session=True,
+            env={
+                "PATH": os.defpath,
+                "HOME": str(tmp_path),
+                "TRACKBED_STARTUP": str(STARTUP),
+                "TRACKBED_PROGRAMS": "/note book/bin:/locked/bin",
+                **environment,
+            },
+        )
     finally:
         os.close(terminal)
         os.close(inside)
@@ -67,8 +80,9 @@ def test_a_login_shell_of_the_notebooks_account(tmp_path: Path) -> None:
     overlay.profile(str(tmp_path))
     (tmp_path / ".bashrc").write_text("MINE=yes\n")
     environment = {"HOME": str(tmp_path), "TRACKBED_STARTUP": str(STARTUP), "TRACKBED_PROGRAMS": "/a/bin:/b/bin"}
-    shown = subprocess.run(["bash", "-lc", 'echo "$MINE $PATH"'], env=environment, capture_output=True, text=True,
-                           timeout=30, check=True).stdout
+    shown = subprocess.run(
+        ["bash", "-lc", 'echo "$MINE $PATH"'], env=environment, capture_output=True, text=True, timeout=30, check=True
+    ).stdout
     assert shown.startswith("yes /a/bin:/b/bin:")
 
 

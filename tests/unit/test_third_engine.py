@@ -97,9 +97,14 @@ def test_backup(up: System, tmp_path: Path) -> None:
         assert any(name.endswith("1/a.txt") for name in tar.getnames())
 
 
-@pytest.mark.parametrize(("asked", "words"), [("adopt", "--adopt means nothing on the memory engine"),
-                                              ("public", "PUBLIC=true needs the docker engine, this is memory"),
-                                              ("init", "this one is memory")])
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("adopt", "--adopt means nothing on the memory engine"),
+        ("public", "PUBLIC=true needs the docker engine, this is memory"),
+        ("init", "this one is memory"),
+    ],
+)
 def test_what_it_cannot_do_is_refused_by_its_name(one: System, tmp_path: Path, asked: str, words: str) -> None:
     one.state.save()
     with pytest.raises(TrackbedError, match=words):

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import ui_defaults
 
-PAGE = ('<!doctype html><head><title>MLflow</title><script defer="defer" src="static-files/static/js/main.c2f5f8d4.js">'
-        '</script></head><body></body>')
+PAGE = (
+    '<!doctype html><head><title>MLflow</title><script defer="defer" src="static-files/static/js/main.c2f5f8d4.js">'
+    "</script></head><body></body>"
+)
 
 
 class Response:
@@ -39,7 +41,8 @@ class Flask:
     def __init__(self, folder: Path, rules: tuple[str, ...] = ("/", "/health")) -> None:
         self.static_folder = str(folder)
         self.url_map = SimpleNamespace(
-            iter_rules=lambda: [SimpleNamespace(rule=rule, endpoint=f"view of {rule}") for rule in rules])
+            iter_rules=lambda: [SimpleNamespace(rule=rule, endpoint=f"view of {rule}") for rule in rules]
+        )
         self.view_functions: dict[str, Callable[[], Any]] = {}
         self.added: dict[str, Callable[[], Any]] = {}
 
@@ -76,10 +79,13 @@ def test_the_script_names_each_key_and_writes_only_what_is_not_there() -> None:
     assert "getItem(key) === null" in text
 
 
-@pytest.mark.parametrize(("page", "rules"), [
-    (PAGE.replace("static-files", "elsewhere"), ("/",)), (PAGE * 2, ("/",)), (None, ("/",)), (PAGE, ("/ui",))])
-def test_a_page_of_another_build_stays_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str], page: str | None,
-                                                rules: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("page", "rules"),
+    [(PAGE.replace("static-files", "elsewhere"), ("/",)), (PAGE * 2, ("/",)), (None, ("/",)), (PAGE, ("/ui",))],
+)
+def test_a_page_of_another_build_stays_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], page: str | None, rules: tuple[str, ...]
+) -> None:
     if page is not None:
         (tmp_path / "index.html").write_text(page)
     flask = Flask(tmp_path, rules)

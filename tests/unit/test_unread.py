@@ -75,7 +75,14 @@ def test_of_a_large_one_the_rest_is_read_after_the_answer() -> None:
 
 def test_no_client_sends_for_ever() -> None:
     assert Client(*[b"1234567890"] * 9).ask(early, content_length="90") == [
-        "read 10", "start", "no...", "read 10", "read 10", "read 10", "."]
+        "read 10",
+        "start",
+        "no...",
+        "read 10",
+        "read 10",
+        "read 10",
+        ".",
+    ]
 
 
 @pytest.mark.parametrize("kind", HEADERS)

@@ -22,10 +22,13 @@ class Store:
     def list_multipart_uploads(self, Bucket: str, Prefix: str, KeyMarker: str = "", UploadIdMarker: str = "") -> Any:
         listed = [(key, at) for key, at in self.found if key.startswith(Prefix) or not self.prefixes]
         start = next((n for n, (key, _) in enumerate(listed, 1) if key == KeyMarker), 0)
-        page = listed[start:start + 1]
-        return {"Uploads": [{"Key": key, "UploadId": f"id {key}", "Initiated": at} for key, at in page],
-                "IsTruncated": start + 1 < len(listed), "NextKeyMarker": page[0][0] if page else "",
-                "NextUploadIdMarker": "u"}
+        page = listed[start : start + 1]
+        return {
+            "Uploads": [{"Key": key, "UploadId": f"id {key}", "Initiated": at} for key, at in page],
+            "IsTruncated": start + 1 < len(listed),
+            "NextKeyMarker": page[0][0] if page else "",
+            "NextUploadIdMarker": "u",
+        }
 
     def abort_multipart_upload(self, Bucket: str, Key: str, UploadId: str) -> Any:
         assert (Bucket, UploadId) == ("bucket", f"id {Key}")
@@ -35,8 +38,9 @@ class Store:
 
 @pytest.mark.parametrize("prefixes", [True, False])
 def test_old_ones_below_our_own_prefix_are_ended_and_no_others(prefixes: bool) -> None:
-    store = Store(("live-1/a", OLD), ("live-1/b", NEW), ("live-1/c", OLD), ("live-10/x", OLD), ("other/y", OLD),
-                  prefixes=prefixes)
+    store = Store(
+        ("live-1/a", OLD), ("live-1/b", NEW), ("live-1/c", OLD), ("live-10/x", OLD), ("other/y", OLD), prefixes=prefixes
+    )
     assert uploads.end_stale(HERE, client=store) == 2
     assert store.ended == ["live-1/a", "live-1/c"]
 
@@ -51,10 +55,14 @@ def test_a_folder_has_none() -> None:
     assert uploads.end_stale({"MLFLOW_ARTIFACTS_DESTINATION": "file:///x"}, client=object()) == 0
 
 
-@pytest.mark.parametrize("error", [
-    ReadTimeoutError(endpoint_url="http://store"), ClientError({"Error": {"Code": "NotImplemented"}}, "x"),
-    ClientError({"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "x"),
-])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ReadTimeoutError(endpoint_url="http://store"),
+        ClientError({"Error": {"Code": "NotImplemented"}}, "x"),
+        ClientError({"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "x"),
+    ],
+)
 def test_a_store_that_cannot_is_left_alone(error: Exception) -> None:
     class Refusing:
         def list_multipart_uploads(self, **_: Any) -> Any:

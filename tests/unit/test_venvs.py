@@ -51,8 +51,9 @@ def test_half_made(venv: Venv) -> None:
     assert venv.problem() == "it was half-made"
 
 
-@pytest.mark.parametrize(("target", "problem"), [("/nonexistent/python", "its Python is gone"),
-                                                ("/bin/false", "its Python does not start")])
+@pytest.mark.parametrize(
+    ("target", "problem"), [("/nonexistent/python", "its Python is gone"), ("/bin/false", "its Python does not start")]
+)
 def test_python_is_broken(venv: Venv, target: str, problem: str) -> None:
     venv.python.unlink()
     venv.python.symlink_to(target)
@@ -75,23 +76,32 @@ def test_a_package_that_the_user_upgraded_is_no_damage(venv: Venv) -> None:
     assert venv.problem() == "thing-1.0.dist-info is missing"
 
 
-@pytest.mark.parametrize(("configuration", "environment", "told"), [
-    (["global.index-url='https://mirror.example/simple'"], {}, {"UV_DEFAULT_INDEX": "https://mirror.example/simple"}),
-    ([":env:.cert='/etc/ca.pem'"], {}, {"SSL_CERT_FILE": "/etc/ca.pem"}),
-    (["global.extra-index-url='https://a.example'"], {}, {"UV_INDEX": "https://a.example"}),
-    (["global.find-links='/wheels'"], {}, {"UV_FIND_LINKS": "/wheels"}),
-    (["global.index-url='https://a.example'"], {"UV_DEFAULT_INDEX": "https://b.example"}, {}),
-    (["freeze.index-url='https://a.example'", "global.timeout='60'"], {}, {}),
-])
-def test_pip_settings(monkeypatch: pytest.MonkeyPatch, configuration: list[str], environment: dict[str, str],
-                      told: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("configuration", "environment", "told"),
+    [
+        (
+            ["global.index-url='https://mirror.example/simple'"],
+            {},
+            {"UV_DEFAULT_INDEX": "https://mirror.example/simple"},
+        ),
+        ([":env:.cert='/etc/ca.pem'"], {}, {"SSL_CERT_FILE": "/etc/ca.pem"}),
+        (["global.extra-index-url='https://a.example'"], {}, {"UV_INDEX": "https://a.example"}),
+        (["global.find-links='/wheels'"], {}, {"UV_FIND_LINKS": "/wheels"}),
+        (["global.index-url='https://a.example'"], {"UV_DEFAULT_INDEX": "https://b.example"}, {}),
+        (["freeze.index-url='https://a.example'", "global.timeout='60'"], {}, {}),
+    ],
+)
+def test_pip_settings(
+    monkeypatch: pytest.MonkeyPatch, configuration: list[str], environment: dict[str, str], told: dict[str, str]
+) -> None:
     monkeypatch.setattr(venvs, "_pip_configuration", lambda: configuration)
     monkeypatch.setattr(egress, "SYSTEM", ())
     assert venvs.uv_settings(environment) == told
 
 
-def test_uv_trusts_what_the_system_trusts_unless_it_is_told_whom(monkeypatch: pytest.MonkeyPatch,
-                                                                 tmp_path: Path) -> None:
+def test_uv_trusts_what_the_system_trusts_unless_it_is_told_whom(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(venvs, "_pip_configuration", list)
     monkeypatch.setattr(egress, "SYSTEM", (str(tmp_path / "none"), str(tmp_path / "all.pem")))
     assert venvs.uv_settings({}) == {}
@@ -103,12 +113,23 @@ def test_uv_trusts_what_the_system_trusts_unless_it_is_told_whom(monkeypatch: py
     assert venvs.uv_settings({}) == {"SSL_CERT_FILE": "/their.pem"}
 
 
-@pytest.mark.parametrize(("lines", "reason", "advice"), [
-    (["error: Failed to fetch", "cause: invalid peer certificate: UnknownIssuer", "", "\x1b[2mhint: --system-certs"],
-     "invalid peer certificate: UnknownIssuer", "`export PIP_CERT=FILE`"),
-    (["cause: dns error"], "dns error", "is this machine online?"),
-    (["hint: one"], "no message", "is this machine online?"),
-])
+@pytest.mark.parametrize(
+    ("lines", "reason", "advice"),
+    [
+        (
+            [
+                "error: Failed to fetch",
+                "cause: invalid peer certificate: UnknownIssuer",
+                "",
+                "\x1b[2mhint: --system-certs",
+            ],
+            "invalid peer certificate: UnknownIssuer",
+            "`export PIP_CERT=FILE`",
+        ),
+        (["cause: dns error"], "dns error", "is this machine online?"),
+        (["hint: one"], "no message", "is this machine online?"),
+    ],
+)
 def test_what_uv_failed_for(lines: list[str], reason: str, advice: str) -> None:
     assert venvs._reason(lines) == reason
     assert advice in venvs._advice(reason)

@@ -100,9 +100,12 @@ def test_a_damaged_dump_loses_that_backup_alone(tmp_path: Path, snapshot: Snapsh
 @pytest.mark.parametrize("which", ["list", "list copy", "manifest", "manifest copy"])
 def test_manifest_and_list_are_mended_from_their_copies(snapshot: Snapshot, which: str) -> None:
     place, digest = Path(str(snapshot.place)), snapshot.manifest()["list"][0]
-    path = {"list": place / repository.piece(digest), "list copy": place / "copies" / digest,
-            "manifest": place / "backups" / f"{snapshot.name}.json",
-            "manifest copy": place / "copies" / f"{snapshot.name}.json"}[which]
+    path = {
+        "list": place / repository.piece(digest),
+        "list copy": place / "copies" / digest,
+        "manifest": place / "backups" / f"{snapshot.name}.json",
+        "manifest copy": place / "copies" / f"{snapshot.name}.json",
+    }[which]
     content = path.read_bytes()
     flip(path)
     found = examine(snapshot)
@@ -219,11 +222,21 @@ def test_each_piece_has_its_turn(tmp_path: Path, snapshot: Snapshot, monkeypatch
         rereading.remember(snapshot.place, found, set())
         rounds += 1
     assert sorted(set(seen)) == sorted(everything) and rounds > 3
-    assert seen[:len(everything)] == sorted(everything)
+    assert seen[: len(everything)] == sorted(everything)
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"after": 1, "wrong": []}', b'{"after": "", "wrong": ["../x"]}',
-                                  b'{"after": "../../x", "wrong": []}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"after": 1, "wrong": []}',
+        b'{"after": "", "wrong": ["../x"]}',
+        b'{"after": "../../x", "wrong": []}',
+        b"[" * 100_000,
+    ],
+)
 def test_a_round_begins_anew_where_its_place_is_lost(snapshot: Snapshot, text: bytes) -> None:
     Path(str(snapshot.place), rereading.FILE).write_bytes(text)
     assert rereading.again(snapshot.place).count > 10

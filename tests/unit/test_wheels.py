@@ -15,28 +15,42 @@ def machine(model: str, driver: str) -> Machine:
     return Machine({"/dev/nvidia0": 0}, nvidia=(Gpu(0, model, "/dev/nvidia0"),), nvidia_driver=driver)
 
 
-@pytest.mark.parametrize(("models", "driver", "build"), [
-    (("H100 PCIe",), "580.65.06", "cuda13"), (("A100-PCIE-40GB",), "595.10", "cuda13"),
-    (("H100 80GB HBM3",), "579.99", "cu126"), (("A100-SXM4-80GB",), "560.28.03", "cu126"),
-    (("Tesla V100-SXM2-32GB",), "580.82.07", "cu126"), (("Tesla P100-PCIE-16GB",), "570.1", "cu126"),
-    (("Tesla M40",), "580.1", "cu126"), (("Quadro RTX 6000",), "580.1", "cuda13"),
-    (("B200",), "580.82.07", "cuda13"), (("GeForce RTX 5090",), "590.1", "cuda13"), (("GB200",), "580.1", "cuda13"),
-    (("unknown",), "", "cuda13"), ((), "", "cuda13"),
-])
+@pytest.mark.parametrize(
+    ("models", "driver", "build"),
+    [
+        (("H100 PCIe",), "580.65.06", "cuda13"),
+        (("A100-PCIE-40GB",), "595.10", "cuda13"),
+        (("H100 80GB HBM3",), "579.99", "cu126"),
+        (("A100-SXM4-80GB",), "560.28.03", "cu126"),
+        (("Tesla V100-SXM2-32GB",), "580.82.07", "cu126"),
+        (("Tesla P100-PCIE-16GB",), "570.1", "cu126"),
+        (("Tesla M40",), "580.1", "cu126"),
+        (("Quadro RTX 6000",), "580.1", "cuda13"),
+        (("B200",), "580.82.07", "cuda13"),
+        (("GeForce RTX 5090",), "590.1", "cuda13"),
+        (("GB200",), "580.1", "cuda13"),
+        (("unknown",), "", "cuda13"),
+        ((), "", "cuda13"),
+    ],
+)
 def test_the_driver_decides(models: tuple[str, ...], driver: str, build: str) -> None:
     chosen = wheels.for_nvidia(models, driver)
     assert (chosen.build, chosen.problem) == (build, "") and chosen.reason
 
 
-@pytest.mark.parametrize(("models", "driver", "words"), [
-    (("A100-PCIE-40GB",), "535.230.02", ("driver 535.230.02 is too old", "560")),
-    (("Tesla V100-SXM2-32GB",), "550.54", ("driver 550.54 is too old", "560")),
-    (("B200",), "570.172.08", ("B200 needs the build for CUDA 13", "570.172.08")),
-    (("GeForce RTX 5080",), "575.1", ("needs the build for CUDA 13",)),
-    (("B200", "Tesla V100-SXM2-32GB"), "580.1", ("no build of PyTorch has code for Tesla V100", "B200")),
-])
-def test_what_cannot_work_is_refused_with_the_reason(models: tuple[str, ...], driver: str,
-                                                     words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("models", "driver", "words"),
+    [
+        (("A100-PCIE-40GB",), "535.230.02", ("driver 535.230.02 is too old", "560")),
+        (("Tesla V100-SXM2-32GB",), "550.54", ("driver 550.54 is too old", "560")),
+        (("B200",), "570.172.08", ("B200 needs the build for CUDA 13", "570.172.08")),
+        (("GeForce RTX 5080",), "575.1", ("needs the build for CUDA 13",)),
+        (("B200", "Tesla V100-SXM2-32GB"), "580.1", ("no build of PyTorch has code for Tesla V100", "B200")),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_reason(
+    models: tuple[str, ...], driver: str, words: tuple[str, ...]
+) -> None:
     chosen = wheels.for_nvidia(models, driver)
     assert all(word in chosen.problem for word in words) and chosen.fix
 
@@ -51,8 +65,10 @@ def test_a_word_is_refused_and_auto_goes_on_without_a_gpu() -> None:
     assert chosen.environment["CUDA_VISIBLE_DEVICES"] == "-1"
 
 
-@pytest.mark.parametrize(("torch", "build", "tag"), [("cpu", "cpu", "cuda-cpu"), ("none", "cu126", "cuda-cu126"),
-                                                     ("given", "cu126", "cuda-cu126")])
+@pytest.mark.parametrize(
+    ("torch", "build", "tag"),
+    [("cpu", "cpu", "cuda-cpu"), ("none", "cu126", "cuda-cu126"), ("given", "cu126", "cuda-cu126")],
+)
 def test_who_chose_pytorch_is_not_asked_for_a_driver(torch: str, build: str, tag: str) -> None:
     chosen = accelerators.choose("nvidia", "all", machine("A100-PCIE-40GB", "535.230.02"), torch=torch)
     assert (chosen.kind, chosen.torch, chosen.tag) == ("nvidia", build, tag)
@@ -64,8 +80,10 @@ def test_the_cpu_build_for_an_amd_gpu() -> None:
     assert (chosen.torch, chosen.tag) == ("cpu", "rocm-cpu")
 
 
-@pytest.mark.parametrize(("torch", "index", "word"), [("auto", "", "auto"), ("auto", "https://x/y", "given"),
-                                                      ("cpu", "https://x/y", "cpu"), ("none", "", "none")])
+@pytest.mark.parametrize(
+    ("torch", "index", "word"),
+    [("auto", "", "auto"), ("auto", "https://x/y", "given"), ("cpu", "https://x/y", "cpu"), ("none", "", "none")],
+)
 def test_what_was_asked_for(torch: str, index: str, word: str) -> None:
     assert wheels.word(torch, index) == word
 

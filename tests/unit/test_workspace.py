@@ -46,8 +46,15 @@ def engine(folder: Path, uid: int = OTHER, answer: ExecResult | None = None) -> 
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, **who)  # type: ignore[call-overload]
         return ExecResult(done.returncode, done.stdout, done.stderr)
 
-    return cast(Engine, SimpleNamespace(exec=run, workspace_inside=str(folder), workspace_fix=lambda: "the fix",
-                                        settings=SimpleNamespace(workspace=folder)))
+    return cast(
+        Engine,
+        SimpleNamespace(
+            exec=run,
+            workspace_inside=str(folder),
+            workspace_fix=lambda: "the fix",
+            settings=SimpleNamespace(workspace=folder),
+        ),
+    )
 
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives folders to other accounts")
@@ -71,7 +78,8 @@ def test_folders_in_it_that_are_closed_are_named(place: Path) -> None:
     found = workspace.attempt(engine(place))
     assert found.closed == ("course", "own/deep") and found.problem == ""
     assert list(workspace.require(engine(place))) == [
-        "warning: the notebook cannot save in course, own/deep; if it should: the fix"]
+        "warning: the notebook cannot save in course, own/deep; if it should: the fix"
+    ]
 
 
 @as_root
@@ -84,14 +92,17 @@ def test_a_folder_of_another_account_is_an_error(place: Path) -> None:
     assert "cannot save files" in workspace.attempt(engine(place)).problem
 
 
-@pytest.mark.parametrize(("words", "code", "fix"), [
-    ("sh: 4: cannot create .trackbed-7: Read-only file system", 8, "mount it writable"),
-    ("sh: write error: No space left on device", 8, "free some space"),
-    ("sh: write error: Disk quota exceeded", 8, "free some space"),
-    ("sh: cd: can't cd to /w: Stale file handle", 9, "`invoke down`, then `invoke up`"),
-    ("sh: cannot create .trackbed-7: Permission denied", 8, "the fix"),
-    ("Error response from daemon: container x is not running", 1, "`invoke logs jupyter`"),
-])
+@pytest.mark.parametrize(
+    ("words", "code", "fix"),
+    [
+        ("sh: 4: cannot create .trackbed-7: Read-only file system", 8, "mount it writable"),
+        ("sh: write error: No space left on device", 8, "free some space"),
+        ("sh: write error: Disk quota exceeded", 8, "free some space"),
+        ("sh: cd: can't cd to /w: Stale file handle", 9, "`invoke down`, then `invoke up`"),
+        ("sh: cannot create .trackbed-7: Permission denied", 8, "the fix"),
+        ("Error response from daemon: container x is not running", 1, "`invoke logs jupyter`"),
+    ],
+)
 def test_the_reason_leads_to_the_fix(words: str, code: int, fix: str) -> None:
     found = workspace.attempt(engine(Path("/srv/my work"), answer=ExecResult(code, words + "\n", "")))
     assert words.rpartition(": ")[2] in found.problem and fix in found.fix
@@ -172,13 +183,18 @@ REMAPPED = IdMapping("userns-remap", 100000)
 
 
 def may(uid: int, *argv: str | Path) -> bool:
-    return subprocess.run(argv, user=uid, group=uid, extra_groups=[], capture_output=True, timeout=30,
-                          check=False).returncode == 0
+    return (
+        subprocess.run(
+            argv, user=uid, group=uid, extra_groups=[], capture_output=True, timeout=30, check=False
+        ).returncode
+        == 0
+    )
 
 
 @as_root
-def test_a_remapped_engines_workspace_is_the_persons_and_the_notebooks(place: Path,
-                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_remapped_engines_workspace_is_the_persons_and_the_notebooks(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SUDO_UID", str(OTHER))
     monkeypatch.setenv("SUDO_GID", str(OTHER))
     work, notebooks = place / "work", 101000
@@ -199,9 +215,11 @@ def sudo(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of somebody behind sudo, with files from before."""
     monkeypatch.setenv("SUDO_UID", str(OTHER))
     monkeypatch.setenv("SUDO_GID", str(OTHER))
-    script = ("umask 027; mkdir -p course/deep private; echo a >course/deep/file; echo a >private/key; "
-              "chmod 600 private/key; echo exit >run.sh; chmod 750 run.sh; cp run.sh tool; ln -s /etc/hostname link; "
-              "ln run.sh again")
+    script = (
+        "umask 027; mkdir -p course/deep private; echo a >course/deep/file; echo a >private/key; "
+        "chmod 600 private/key; echo exit >run.sh; chmod 750 run.sh; cp run.sh tool; ln -s /etc/hostname link; "
+        "ln run.sh again"
+    )
     os.chown(place, OTHER, OTHER)
     subprocess.run(["sh", "-c", script], cwd=place, user=OTHER, group=OTHER, extra_groups=[], check=True, timeout=30)
     (place / "roots").write_text("a")
@@ -286,8 +304,9 @@ def test_a_link_in_it_that_is_not_the_persons_is_an_error(sudo: Path, monkeypatc
 
 
 @as_root
-def test_a_file_system_without_access_lists_is_said_before_the_start(sudo: Path,
-                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_access_lists_is_said_before_the_start(
+    sudo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def without(*_: object) -> bytes:
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
@@ -313,8 +332,9 @@ def test_a_remapped_engines_workspace_of_root_is_the_notebooks(place: Path, monk
 
 
 @as_root
-def test_without_access_lists_the_remapped_account_gets_the_folder(place: Path,
-                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_access_lists_the_remapped_account_gets_the_folder(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SUDO_UID", str(OTHER))
     monkeypatch.setattr(mapped_workspace, "share", lambda *_: False)
     mapped_workspace.make(place / "work", REMAPPED)

@@ -42,8 +42,9 @@ def fetch(url, headers, path, first, last):
     """
     # as they are stored: a .gz keeps its encoding as a header, and must not be unpacked on the way
     asked = {**headers, "Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}
-    with cloud_storage_http_request("get", url, stream=True, headers=asked, timeout=SILENT_SECONDS,
-                                    verify=not MLFLOW_S3_IGNORE_TLS.get()) as answer:
+    with cloud_storage_http_request(
+        "get", url, stream=True, headers=asked, timeout=SILENT_SECONDS, verify=not MLFLOW_S3_IGNORE_TLS.get()
+    ) as answer:
         came = answer.headers.get("Content-Range", "")
         if answer.status_code != 206 or came.partition("/")[0] != f"bytes {first}-{last}":
             raise OSError(f"bytes {first}-{last} were asked for, the store answered {answer.status_code} {came}")
@@ -81,8 +82,9 @@ class Artifacts(MlflowArtifactsRepository):
         """All ranges; those that fail again with a fresh address, until MLflow's retries bring nothing any more."""
         retries = 0
         while ranges:
-            futures = {self.chunk_thread_pool.submit(fetch, place.url, place.headers, path, *one): one
-                       for one in ranges}
+            futures = {
+                self.chunk_thread_pool.submit(fetch, place.url, place.headers, path, *one): one for one in ranges
+            }
             failed, error = [], None
             for future in as_completed(futures):
                 if (found := future.exception()) is None:

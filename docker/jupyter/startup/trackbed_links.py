@@ -26,7 +26,7 @@ def browser_address(address):
     ours = ours.rstrip("/")
     browser = os.environ.get("TRACKBED_BROWSER_URL", "").rstrip("/")
     if ours and browser and (address == ours or address.startswith((f"{ours}/", f"{ours}#"))):
-        return browser + address[len(ours):]
+        return browser + address[len(ours) :]
     return address
 
 

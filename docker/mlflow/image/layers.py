@@ -72,8 +72,11 @@ def compile_layer(files: dict[Path, int]) -> dict[Path, int]:
     with tempfile.NamedTemporaryFile("w") as listed:
         listed.writelines(f"{path}\n" for path in sorted(sources))
         listed.flush()
-        subprocess.run([sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash",
-                        "-i", listed.name], check=True, env={**os.environ, "PYTHONHASHSEED": "0"})
+        subprocess.run(
+            [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-i", listed.name],
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+        )
     return {Path(cache_from_source(str(path))): files[path] for path in sources}
 
 

@@ -25,10 +25,11 @@ def _refused(reason: str, fix: str, present: bool = True) -> Availability:
 def look(api: DockerApi, public: bool) -> Availability:
     """The engine that the environment names, its version, and the client with its plugin."""
     if missing := client_config.missing_context(os.environ):
-        return _refused(f"there is no Docker context {missing}, which is chosen in "
-                        f"{'DOCKER_CONTEXT' if os.environ.get('DOCKER_CONTEXT') else 'config.json'}",
-                        "`docker context ls` shows those that are there; `docker context use default`, or "
-                        "unset DOCKER_CONTEXT")
+        return _refused(
+            f"there is no Docker context {missing}, which is chosen in "
+            f"{'DOCKER_CONTEXT' if os.environ.get('DOCKER_CONTEXT') else 'config.json'}",
+            "`docker context ls` shows those that are there; `docker context use default`, or unset DOCKER_CONTEXT",
+        )
     return _socket() or _engine(api, public)
 
 
@@ -46,12 +47,16 @@ def _socket() -> Availability | None:
     if problem is None:
         return None
     if isinstance(problem, PermissionError):
-        return _refused(f"permission denied at {path}",
-                        "sudo usermod -aG docker $USER, then log in again (or use sudo)")
+        return _refused(
+            f"permission denied at {path}", "sudo usermod -aG docker $USER, then log in again (or use sudo)"
+        )
     if words:
-        return _refused(f"{words} does not answer: {problem.strerror or problem}",
-                        "start that engine, or unset DOCKER_HOST" if words.startswith("DOCKER_HOST") else
-                        "start that engine, or `docker context use default`")
+        return _refused(
+            f"{words} does not answer: {problem.strerror or problem}",
+            "start that engine, or unset DOCKER_HOST"
+            if words.startswith("DOCKER_HOST")
+            else "start that engine, or `docker context use default`",
+        )
     return _refused(f"no Docker engine answers at {path}", "see `invoke doctor`", present=False)
 
 
@@ -61,30 +66,44 @@ def _engine(api: DockerApi, public: bool) -> Availability:
     except EngineUnavailable as error:
         return _refused(error.message, "sudo systemctl start docker")
     if any("podman" in str(part.get("Name", "")).lower() for part in version.get("Components") or ()):
-        return _refused(f"the engine at {_socket_path()[0]} is Podman, which this release does not support",
-                        "install docker-ce (`invoke doctor` prints the lines)")
+        return _refused(
+            f"the engine at {_socket_path()[0]} is Podman, which this release does not support",
+            "install docker-ce (`invoke doctor` prints the lines)",
+        )
     if _numbers(version["ApiVersion"]) < MINIMUM_API:
-        return _refused(f"Docker {version['Version']} is too old: 25 or newer is needed",
-                        "install docker-ce from Docker's own repository (`invoke doctor` prints the lines)")
+        return _refused(
+            f"Docker {version['Version']} is too old: 25 or newer is needed",
+            "install docker-ce from Docker's own repository (`invoke doctor` prints the lines)",
+        )
     if shutil.which("docker") is None:
         return _refused("the docker command is missing", "install docker-ce-cli")
     compose = compose_version()
     if compose is None:
-        return _refused("the Compose plugin is missing",
-                        "install docker-compose-plugin (Debian's package: docker-compose)")
+        return _refused(
+            "the Compose plugin is missing", "install docker-compose-plugin (Debian's package: docker-compose)"
+        )
     if _numbers(compose) < MINIMUM_COMPOSE:
-        return _refused(f"Compose {compose} is too old: 2.21 or newer is needed",
-                        "install a newer docker-compose-plugin")
+        return _refused(
+            f"Compose {compose} is too old: 2.21 or newer is needed", "install a newer docker-compose-plugin"
+        )
     if public and _numbers(compose) < PUBLIC_COMPOSE:
-        return _refused(f"Compose {compose} is too old for PUBLIC=true: 2.25 or newer is needed",
-                        "install a newer docker-compose-plugin")
+        return _refused(
+            f"Compose {compose} is too old for PUBLIC=true: 2.25 or newer is needed",
+            "install a newer docker-compose-plugin",
+        )
     return Availability(True, True, f"Docker {version['Version']}, Compose {compose}")
 
 
 def compose_version() -> str | None:
     """Of the client's plugin; None where there is none."""
-    done = subprocess.run(["docker", "compose", "version", "--short"], capture_output=True, text=True,
-                          stdin=subprocess.DEVNULL, timeout=30, check=False)
+    done = subprocess.run(
+        ["docker", "compose", "version", "--short"],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=30,
+        check=False,
+    )
     return done.stdout.strip().lstrip("v") if done.returncode == 0 else None
 
 

@@ -14,16 +14,19 @@ from helpers.spelling import did_you_mean, nearest
 from helpers.system import System
 
 
-def build(system: System, names: tuple[str, ...], sink: Sink, notice: Callable[[str], None],
-          registry: str = "") -> tuple[images.Built, ...]:
+def build(
+    system: System, names: tuple[str, ...], sink: Sink, notice: Callable[[str], None], registry: str = ""
+) -> tuple[images.Built, ...]:
     """Build images for this machine's GPU or the one that was named, and push them where ``registry`` says.
 
     Raises EngineUnavailable where there is no Docker.
     """
     for name in names:
         if name not in images.BUILDABLE:
-            raise SettingError(f"image {name}: must be one of {', '.join(images.BUILDABLE)}."
-                               f"{did_you_mean(nearest(name, images.BUILDABLE))}")
+            raise SettingError(
+                f"image {name}: must be one of {', '.join(images.BUILDABLE)}."
+                f"{did_you_mean(nearest(name, images.BUILDABLE))}"
+            )
     engine = select.docker(system)
     found = engine.availability()
     if not found.usable:

@@ -30,6 +30,8 @@ def names_in(texts: Iterable[str]) -> tuple[str, ...]:
         devices = re.split(r'"?devices"?\s*:', text, maxsplit=1)
         if kind and len(devices) == 2:
             body = re.sub(r'"?(deviceNodes|hooks|mounts)"?\s*:', "", devices[1])
-            found += [f"{kind[1]}={name}" for name in
-                      re.findall(r'(?:^\s*-?\s*|[{,]\s*)"?name"?\s*:\s*"?([A-Za-z0-9_.:-]+)', body, re.MULTILINE)]
+            found += [
+                f"{kind[1]}={name}"
+                for name in re.findall(r'(?:^\s*-?\s*|[{,]\s*)"?name"?\s*:\s*"?([A-Za-z0-9_.:-]+)', body, re.MULTILINE)
+            ]
     return tuple(dict.fromkeys(found))

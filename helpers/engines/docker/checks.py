@@ -28,8 +28,10 @@ class DockerChecks(Checks):
         found = []
         if not availability.has_buildx():
             found.append(Finding(Level.ERROR, "buildx", *images.BUILDX))
-        found += [Finding(Level.WARNING, "credentials", *images.credential_problem(program))
-                  for program in client_config.missing_helpers(os.environ)]
+        found += [
+            Finding(Level.WARNING, "credentials", *images.credential_problem(program))
+            for program in client_config.missing_helpers(os.environ)
+        ]
         return found
 
     def gpu(self) -> list[Finding]:
@@ -38,23 +40,36 @@ class DockerChecks(Checks):
         if not chosen.request or "nvidia" in self.deployment.api.info().get("Runtimes", {}):
             return []
         missing = accelerators.advice("no known GPU vendor found")
-        return [Finding(Level.WARNING, "gpu", f"{chosen} ({chosen.reason}); Docker shows neither NVIDIA's runtime nor "
-                        "its CDI devices", missing[1] if missing else "")]
+        return [
+            Finding(
+                Level.WARNING,
+                "gpu",
+                f"{chosen} ({chosen.reason}); Docker shows neither NVIDIA's runtime nor its CDI devices",
+                missing[1] if missing else "",
+            )
+        ]
 
     def uplink(self) -> Finding:
         interface, mtu = self.engine.host.uplink()
         if not interface or not mtu or mtu >= 1500:
             return super().uplink()
-        return Finding(Level.OK, "network", f"uplink {interface} has MTU {mtu}; the networks are made with the same "
-                       "(larger packets would hang TLS in containers)")
+        return Finding(
+            Level.OK,
+            "network",
+            f"uplink {interface} has MTU {mtu}; the networks are made with the same "
+            "(larger packets would hang TLS in containers)",
+        )
 
     def way_out(self) -> Finding:
         """Proxies and certificates of the site, and those that containers cannot reach."""
         way = self.deployment.egress
         if way.lost:
-            return Finding(Level.WARNING, "way out",
-                           f"{way}; containers do not reach {', '.join(way.lost)}, on this machine's loopback",
-                           "let the proxy listen on an address that containers reach, and name that one")
+            return Finding(
+                Level.WARNING,
+                "way out",
+                f"{way}; containers do not reach {', '.join(way.lost)}, on this machine's loopback",
+                "let the proxy listen on an address that containers reach, and name that one",
+            )
         return Finding(Level.OK, "way out", str(way))
 
     def leftovers(self) -> list[Finding]:
@@ -62,15 +77,27 @@ class DockerChecks(Checks):
         found, kept = [], self.deployment.system.state.engine
         embedded = self.deployment.settings.folder / "embedded"
         if embedded.exists() and kept != "embedded":
-            found.append(Finding(Level.WARNING, "leftovers", f"{embedded} holds data of the embedded engine",
-                                 "--engine=embedded shows it; remove the folder when it is not wanted"))
+            found.append(
+                Finding(
+                    Level.WARNING,
+                    "leftovers",
+                    f"{embedded} holds data of the embedded engine",
+                    "--engine=embedded shows it; remove the folder when it is not wanted",
+                )
+            )
         try:
             self.engine.check_foreign()
         except TrackbedError as error:
             found.append(Finding(Level.ERROR, "leftovers", error.message, error.hint))
         if not kept and self.engine.data():
-            found.append(Finding(Level.WARNING, "leftovers", "volumes of this project are there without its state",
-                                 "`invoke up --adopt` takes them over"))
+            found.append(
+                Finding(
+                    Level.WARNING,
+                    "leftovers",
+                    "volumes of this project are there without its state",
+                    "`invoke up --adopt` takes them over",
+                )
+            )
         return found
 
     def neighbours(self) -> list[Finding]:
@@ -82,19 +109,37 @@ class DockerChecks(Checks):
         rules = self.guard.rules()
         typed = "; ".join(iptables.lines(rules))
         if not iptables.may_change():
-            return [Finding(Level.WARNING, "neighbours", f"{text}, unless drop rules are set (only root can tell)",
-                            f"upgrade to Docker 28 or newer, or type: {typed}")]
+            return [
+                Finding(
+                    Level.WARNING,
+                    "neighbours",
+                    f"{text}, unless drop rules are set (only root can tell)",
+                    f"upgrade to Docker 28 or newer, or type: {typed}",
+                )
+            ]
         if missing := set(rules) - set(iptables.existing(self.deployment.project)):
-            return [Finding(Level.WARNING, "neighbours", f"{text}; {len(missing)} drop rules are not set",
-                            f"`invoke up` sets them while the system is up; by hand: {typed}")]
+            return [
+                Finding(
+                    Level.WARNING,
+                    "neighbours",
+                    f"{text}; {len(missing)} drop rules are not set",
+                    f"`invoke up` sets them while the system is up; by hand: {typed}",
+                )
+            ]
         return [Finding(Level.OK, "neighbours", f"{text}; {len(rules)} drop rules are set against it")]
 
     def limits(self) -> list[Finding]:
         """That memory is neither limited nor counted, which a rootless engine says of itself."""
         if self.deployment.limits_memory:
             return []
-        return [Finding(Level.WARNING, "limits", "this engine neither limits nor counts memory: MEMORY_LIMIT and "
-                        "JUPYTER_MEMORY have no effect", "rootless Docker does with cgroup v2 and systemd")]
+        return [
+            Finding(
+                Level.WARNING,
+                "limits",
+                "this engine neither limits nor counts memory: MEMORY_LIMIT and JUPYTER_MEMORY have no effect",
+                "rootless Docker does with cgroup v2 and systemd",
+            )
+        ]
 
 
 def there(found: Availability, kept: bool, without: str) -> Finding:
@@ -118,10 +163,14 @@ def install_lines(release: str) -> str:
     if distribution in ("debian", "ubuntu") or "debian" in like:
         return "curl -fsSL https://get.docker.com | sudo sh && sudo usermod -aG docker $USER, then log in again"
     if distribution in ("fedora", "rhel", "centos", "rocky", "almalinux") or {"rhel", "fedora"} & set(like):
-        return ("sudo dnf config-manager addrepo --from-repofile=https://download.docker.com/linux/fedora/"
-                "docker-ce.repo && sudo dnf install docker-ce docker-compose-plugin && "
-                "sudo systemctl enable --now docker && sudo usermod -aG docker $USER, then log in again")
+        return (
+            "sudo dnf config-manager addrepo --from-repofile=https://download.docker.com/linux/fedora/"
+            "docker-ce.repo && sudo dnf install docker-ce docker-compose-plugin && "
+            "sudo systemctl enable --now docker && sudo usermod -aG docker $USER, then log in again"
+        )
     if distribution == "arch" or "arch" in like:
-        return ("sudo pacman -S docker docker-compose docker-buildx && sudo systemctl enable --now docker && "
-                "sudo usermod -aG docker $USER, then log in again")
+        return (
+            "sudo pacman -S docker docker-compose docker-buildx && sudo systemctl enable --now docker && "
+            "sudo usermod -aG docker $USER, then log in again"
+        )
     return "https://docs.docker.com/engine/install/"

@@ -56,7 +56,7 @@ def missing_helpers(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 def proxies(environ: Mapping[str, str]) -> dict[str, str]:
     """The proxies that the client hands to containers, as variables; those of the default entry."""
-    entry = (read(environ).get("proxies") or {})
+    entry = read(environ).get("proxies") or {}
     default = entry.get("default") if isinstance(entry, dict) else None
     if not isinstance(default, dict):
         return {}

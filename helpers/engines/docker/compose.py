@@ -58,8 +58,11 @@ class ComposeProject(Collaborator):
 
     def values(self) -> dict[str, str]:
         """COMPOSE_* and TRACKBED_* values: the process environment of our calls, and what is left in the clone."""
-        return {"COMPOSE_FILE": ":".join(self.files), "COMPOSE_PROJECT_NAME": self.settings.project,
-                **variables.variables(self.deployment)}
+        return {
+            "COMPOSE_FILE": ":".join(self.files),
+            "COMPOSE_PROJECT_NAME": self.settings.project,
+            **variables.variables(self.deployment),
+        }
 
     def environment(self, overlay: str = "") -> dict[str, str]:
         """Of our own calls; ``overlay``: one more Compose file."""
@@ -73,8 +76,10 @@ class ComposeProject(Collaborator):
         if self._model is None:
             done = self.run("config", "--format", "json", timeout=60)
             if done.returncode:
-                raise TrackbedError(f"docker compose cannot read its files: {commands.last_line(done.stderr)}",
-                                    "git status shows whether docker/compose*.yaml were changed")
+                raise TrackbedError(
+                    f"docker compose cannot read its files: {commands.last_line(done.stderr)}",
+                    "git status shows whether docker/compose*.yaml were changed",
+                )
             self._model = json.loads(done.stdout)
         return self._model
 
@@ -85,30 +90,57 @@ class ComposeProject(Collaborator):
     def services(self) -> tuple[PartSpec, ...]:
         """In the order in which they start."""
         model = self.model()
-        return tuple(compose_model.service_spec(name, model, self.settings.project) for name in ORDER
-                     if name in model["services"])
+        return tuple(
+            compose_model.service_spec(name, model, self.settings.project)
+            for name in ORDER
+            if name in model["services"]
+        )
 
     def networks(self) -> tuple[Network, ...]:
-        return tuple(Network(n["name"], bool(n.get("internal")),
-                             int(n.get("driver_opts", {}).get("com.docker.network.driver.mtu", 0)))
-                     for n in self.model()["networks"].values())
+        return tuple(
+            Network(
+                n["name"],
+                bool(n.get("internal")),
+                int(n.get("driver_opts", {}).get("com.docker.network.driver.mtu", 0)),
+            )
+            for n in self.model()["networks"].values()
+        )
 
     # running it
 
     def run(self, *argv: str, timeout: float) -> subprocess.CompletedProcess[str]:
         """A command of Compose that ends by itself. Raises subprocess.TimeoutExpired."""
-        return subprocess.run(["docker", "compose", "--env-file", os.devnull, *argv], cwd=stack.ROOT,
-                              env=self.environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              timeout=timeout, check=False)
+        return subprocess.run(
+            ["docker", "compose", "--env-file", os.devnull, *argv],
+            cwd=stack.ROOT,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
 
     @staticmethod
     def fresh(part: str, argv: tuple[str, ...]) -> list[str]:
         """The words that run a command in a fresh copy of a service."""
-        return ["docker", "compose", "run", "--rm", "--no-deps", "-T", "--quiet-pull", "--entrypoint", argv[0], part,
-                *argv[1:]]
+        return [
+            "docker",
+            "compose",
+            "run",
+            "--rm",
+            "--no-deps",
+            "-T",
+            "--quiet-pull",
+            "--entrypoint",
+            argv[0],
+            part,
+            *argv[1:],
+        ]
 
-    def one_shot(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None, timeout: float,
-                 overlay: str = "") -> ExecResult:
+    def one_shot(
+        self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None, timeout: float, overlay: str = ""
+    ) -> ExecResult:
         return commands.run(self.fresh(part, argv), stdin, timeout, env=self.environment(overlay), cwd=stack.ROOT)
 
     def unlisted(self) -> tuple[str, ...]:
@@ -128,11 +160,17 @@ class ComposeProject(Collaborator):
         ``only``: nothing but that service, until it is healthy. Closing the generator ends the command.
         """
         words = ["--no-deps", "--wait", only] if only else []
-        with subprocess.Popen(["docker", "compose", "--env-file", os.devnull, "up", "-d", "--no-build",
-                               "--pull", "never", *words],
-                              cwd=stack.ROOT, env=self.environment(), stdin=subprocess.DEVNULL,
-                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
-                              start_new_session=True) as process:
+        with subprocess.Popen(
+            ["docker", "compose", "--env-file", os.devnull, "up", "-d", "--no-build", "--pull", "never", *words],
+            cwd=stack.ROOT,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        ) as process:
             output: list[str] = []
             reader = threading.Thread(target=_drain, args=(process, output, sink), daemon=True)
             reader.start()
@@ -155,8 +193,10 @@ class ComposeProject(Collaborator):
             kill()
             done = self.run("down", "--remove-orphans", "--timeout", "5", timeout=seconds)
         if done.returncode:
-            raise TrackbedError(f"docker compose down failed: {commands.last_line(done.stderr)}",
-                                "`invoke status` shows what is left; run `invoke down` again")
+            raise TrackbedError(
+                f"docker compose down failed: {commands.last_line(done.stderr)}",
+                "`invoke status` shows what is left; run `invoke down` again",
+            )
 
 
 def _drain(process: subprocess.Popen[str], lines: list[str], sink: Sink) -> None:

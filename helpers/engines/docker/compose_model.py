@@ -39,29 +39,47 @@ def service_spec(name: str, model: Mapping[str, Any], project: str) -> PartSpec:
     """A service of the resolved Compose model as a part."""
     service = model["services"][name]
     volumes = model["volumes"]
-    mounts = [Mount("volume", volumes[v["source"]]["name"], v["target"], bool(v.get("read_only")),
-                    "nocopy" if v.get("volume", {}).get("nocopy") else "")
-              for v in service.get("volumes", []) if v["type"] == "volume"]
+    mounts = [
+        Mount(
+            "volume",
+            volumes[v["source"]]["name"],
+            v["target"],
+            bool(v.get("read_only")),
+            "nocopy" if v.get("volume", {}).get("nocopy") else "",
+        )
+        for v in service.get("volumes", [])
+        if v["type"] == "volume"
+    ]
     for entry in service.get("tmpfs", []):
         target, _, options = entry.partition(":")
         mounts.append(Mount("tmpfs", "", target, options=options))
     limit = int(service.get("mem_limit") or 0)
     networks = model["networks"]
     return PartSpec(
-        name=name, title=stack.TITLES[name], container=f"{project}-{name}-1", hostname=name,
+        name=name,
+        title=stack.TITLES[name],
+        container=f"{project}-{name}-1",
+        hostname=name,
         image=service["image"],
         # Compose doubles what it will not interpolate again
         command=tuple(word.replace("$$", "$") for word in service.get("command") or ()),
         entrypoint=tuple(service.get("entrypoint") or ()),
         environment={k: v or "" for k, v in (service.get("environment") or {}).items()},
-        ports=tuple(Port(port_name(name, p["target"]), p["target"], int(p["published"]), p.get("host_ip", ""))
-                    for p in service.get("ports", [])),
-        mounts=tuple(mounts), networks=tuple(networks[n]["name"] for n in service.get("networks", {})),
-        user=service.get("user", ""), read_only=bool(service.get("read_only")),
-        cap_drop=tuple(service.get("cap_drop", ())), security_opt=tuple(service.get("security_opt", ())),
+        ports=tuple(
+            Port(port_name(name, p["target"]), p["target"], int(p["published"]), p.get("host_ip", ""))
+            for p in service.get("ports", [])
+        ),
+        mounts=tuple(mounts),
+        networks=tuple(networks[n]["name"] for n in service.get("networks", {})),
+        user=service.get("user", ""),
+        read_only=bool(service.get("read_only")),
+        cap_drop=tuple(service.get("cap_drop", ())),
+        security_opt=tuple(service.get("security_opt", ())),
         health=health(service.get("healthcheck")),
-        memory=f"{limit >> 20}m" if limit else "", pids=int(service.get("pids_limit") or 0),
-        shm_size=str(service.get("shm_size", "")), restart=service.get("restart", ""),
+        memory=f"{limit >> 20}m" if limit else "",
+        pids=int(service.get("pids_limit") or 0),
+        shm_size=str(service.get("shm_size", "")),
+        restart=service.get("restart", ""),
         stop_signal=service.get("stop_signal", ""),
         stop_grace=int(seconds(service.get("stop_grace_period", "10s"))),
         depends_on={k: HEALTHY[v["condition"]] for k, v in (service.get("depends_on") or {}).items()},
@@ -76,9 +94,12 @@ def health(check: Mapping[str, Any] | None) -> Health | None:
     test = check["test"]
     return Health(
         argv=tuple(test[1:]) if test[0] == "CMD" else ("sh", "-c", *test[1:]),
-        interval=seconds(check.get("interval", "10s")), timeout=seconds(check.get("timeout", "5s")),
-        retries=int(check.get("retries", 5)), start_period=seconds(check.get("start_period", "0s")),
-        start_interval=seconds(check.get("start_interval", "5s")))
+        interval=seconds(check.get("interval", "10s")),
+        timeout=seconds(check.get("timeout", "5s")),
+        retries=int(check.get("retries", 5)),
+        start_period=seconds(check.get("start_period", "0s")),
+        start_interval=seconds(check.get("start_interval", "5s")),
+    )
 
 
 def seconds(text: str | float) -> float:
@@ -103,8 +124,10 @@ def volumes(settings: Settings, object_store: str) -> tuple[Volume, ...]:
         Volume(f"{project}_secrets-jupyter", uid, notebook.GID, secret=True),
     ]
     if settings.public:
-        listed += [Volume(f"{project}_gateway", *UIDS[GATEWAY]),
-                   Volume(f"{project}_secrets-gateway", *UIDS[GATEWAY], secret=True)]
+        listed += [
+            Volume(f"{project}_gateway", *UIDS[GATEWAY]),
+            Volume(f"{project}_secrets-gateway", *UIDS[GATEWAY], secret=True),
+        ]
     if object_store != "external":
         listed.insert(1, Volume(f"{project}_{object_store}", *UIDS[STORE]))
         listed.append(Volume(f"{project}_secrets-store", *UIDS[STORE], secret=True))
@@ -118,8 +141,14 @@ def secret_files(settings: Settings, object_store: str, asks: bool = False) -> t
     def secret(part: str, path: str, template: str, names: tuple[str, ...], uid: int, gid: int) -> SecretFile:
         return SecretFile(part, f"{project}_secrets-{part}", path, template, names, uid, gid)
 
-    token = secret(JUPYTER, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",),  # read without strip
-                   notebook.workspace_owner(settings), notebook.GID)
+    token = secret(
+        JUPYTER,
+        "jupyter-token",
+        "{JUPYTER_TOKEN}",
+        ("JUPYTER_TOKEN",),  # read without strip
+        notebook.workspace_owner(settings),
+        notebook.GID,
+    )
     cookie = secret(JUPYTER, notebook.COOKIE_FILE, notebook.COOKIE, ("JUPYTER_TOKEN",), token.uid, token.gid)
     if settings.tracking_uri:
         return (token, cookie, *elsewhere.secret_files(settings, token.volume, token.uid, token.gid))
@@ -131,18 +160,25 @@ def secret_files(settings: Settings, object_store: str, asks: bool = False) -> t
         secret(MLFLOW, "pgpass", "*:*:*:mlflow:{POSTGRES_PASSWORD}\n", ("POSTGRES_PASSWORD",), *UIDS[MLFLOW]),
         secret(MLFLOW, "aws-credentials", shared.AWS_CREDENTIALS, ("S3_ACCESS_KEY", "S3_SECRET_KEY"), *UIDS[MLFLOW]),
         *server_secrets.files(f"{project}_secrets-{MLFLOW}", *UIDS[MLFLOW], asks),
-        token, cookie, *server_secrets.notebook_files(token.volume, token.uid, token.gid, asks),
+        token,
+        cookie,
+        *server_secrets.notebook_files(token.volume, token.uid, token.gid, asks),
     ]
     if settings.public:
         key = ("gateway-key", f"{{{GATEWAY_KEY}}}\n", (GATEWAY_KEY,))
-        listed += [secret(MLFLOW, *key, *UIDS[MLFLOW]), secret(GATEWAY, *key, *UIDS[GATEWAY]),
-                   secret(GATEWAY, server_secrets.ACCESS_FILE, f"{{{MLFLOW_TOKEN}}}", (MLFLOW_TOKEN,), *UIDS[GATEWAY]),
-                   # nobody yet: the engine puts today's users and the CA's root in place of this
-                   secret(GATEWAY, "users", "end\n", (), *UIDS[GATEWAY])]
+        listed += [
+            secret(MLFLOW, *key, *UIDS[MLFLOW]),
+            secret(GATEWAY, *key, *UIDS[GATEWAY]),
+            secret(GATEWAY, server_secrets.ACCESS_FILE, f"{{{MLFLOW_TOKEN}}}", (MLFLOW_TOKEN,), *UIDS[GATEWAY]),
+            # nobody yet: the engine puts today's users and the CA's root in place of this
+            secret(GATEWAY, "users", "end\n", (), *UIDS[GATEWAY]),
+        ]
     if object_store == "versitygw":
         sync = ("store-sync-token", f"{{{STORE_SYNC_TOKEN}}}", (STORE_SYNC_TOKEN,))
         listed += [secret(MLFLOW, *sync, *UIDS[MLFLOW]), secret(STORE, *sync, *UIDS[STORE])]
     if object_store != "external":
-        listed += [secret(STORE, "access-key", "{S3_ACCESS_KEY}", ("S3_ACCESS_KEY",), *UIDS[STORE]),
-                   secret(STORE, "secret-key", "{S3_SECRET_KEY}", ("S3_SECRET_KEY",), *UIDS[STORE])]
+        listed += [
+            secret(STORE, "access-key", "{S3_ACCESS_KEY}", ("S3_ACCESS_KEY",), *UIDS[STORE]),
+            secret(STORE, "secret-key", "{S3_SECRET_KEY}", ("S3_SECRET_KEY",), *UIDS[STORE]),
+        ]
     return tuple(listed)

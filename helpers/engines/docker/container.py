@@ -36,8 +36,15 @@ class NotebookContainer(Collaborator):
         told = self.deployment.egress.reachable_from_containers().environment(egress.inside(self.settings))
         if self.deployment.certificates:
             told |= egress.trust(f"/run/secrets/{notebook.CERTIFICATES}")
-        spec = notebook.container_spec(self.settings, self.devices.accelerator, self._data_mount(), self.system.asks,
-                                       self.system.state.instance, told, self.system.state.person)
+        spec = notebook.container_spec(
+            self.settings,
+            self.devices.accelerator,
+            self._data_mount(),
+            self.system.asks,
+            self.system.state.instance,
+            told,
+            self.system.state.person,
+        )
         return spec if spec.memory else replace(spec, memory=notebook_memory())
 
     def forget(self) -> None:
@@ -55,8 +62,10 @@ class NotebookContainer(Collaborator):
         if name and self.api.volumes([name]):
             return Mount("volume", name, notebook.DATA, read_only=True, options="nocopy")
         if named and name:
-            raise TrackbedError(f"DATA_VOLUME={name}: there is no volume of that name",
-                                f"`docker volume create {name}` and fill it, or unset DATA_VOLUME")
+            raise TrackbedError(
+                f"DATA_VOLUME={name}: there is no volume of that name",
+                f"`docker volume create {name}` and fill it, or unset DATA_VOLUME",
+            )
         return None
 
     def empty_data(self) -> str:
@@ -93,9 +102,13 @@ class NotebookContainer(Collaborator):
             sink.part(JUPYTER, "recreating")
             self.api.stop(container.id, spec.stop_grace)
             self.api.remove(container.id)
-        labels = {f"{LABEL}.project": self.settings.project, f"{LABEL}.part": JUPYTER,
-                  f"{LABEL}.instance": self.system.state.instance, f"{LABEL}.config": wanted,
-                  f"{LABEL}.gpu": str(self.devices.accelerator)}
+        labels = {
+            f"{LABEL}.project": self.settings.project,
+            f"{LABEL}.part": JUPYTER,
+            f"{LABEL}.instance": self.system.state.instance,
+            f"{LABEL}.config": wanted,
+            f"{LABEL}.gpu": str(self.devices.accelerator),
+        }
         networks = {network: [JUPYTER] for network in spec.networks}
         made = self.api.create(spec.container, create_arguments(self.api, spec, labels), networks)
         if not self._begin(made, spec, sink):
@@ -140,27 +153,44 @@ def create_arguments(api: DockerApi, spec: PartSpec, labels: Mapping[str, str]) 
     host = api.host_config(
         binds=[f"{m.source}:{m.target}{':ro' if m.read_only else ''}" for m in spec.mounts if m.kind != "tmpfs"],
         port_bindings={p.target: (p.address, p.published) for p in spec.ports},
-        shm_size=spec.shm_size or None, cap_drop=list(spec.cap_drop), security_opt=list(spec.security_opt),
-        group_add=list(spec.group_add), devices=[f"{path}:{path}:rwm" for path in spec.devices],
-        device_requests=[{"driver": r.driver, "device_ids": list(r.ids)} if r.driver else
-                         {"capabilities": [["gpu"]], **({"count": -1} if r.ids == ("all",)
-                                                        else {"device_ids": list(r.ids)})}
-                         for r in spec.device_requests],
+        shm_size=spec.shm_size or None,
+        cap_drop=list(spec.cap_drop),
+        security_opt=list(spec.security_opt),
+        group_add=list(spec.group_add),
+        devices=[f"{path}:{path}:rwm" for path in spec.devices],
+        device_requests=[
+            {"driver": r.driver, "device_ids": list(r.ids)}
+            if r.driver
+            else {"capabilities": [["gpu"]], **({"count": -1} if r.ids == ("all",) else {"device_ids": list(r.ids)})}
+            for r in spec.device_requests
+        ],
         ulimits=[{"name": name, "soft": limit, "hard": limit} for name, limit in spec.ulimits.items()],
-        restart_policy={"Name": spec.restart}, read_only=spec.read_only,
-        mem_limit=spec.memory or None, pids_limit=spec.pids or None,
+        restart_policy={"Name": spec.restart},
+        read_only=spec.read_only,
+        mem_limit=spec.memory or None,
+        pids_limit=spec.pids or None,
         network_mode=spec.networks[0],
         log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
     )
     config: dict[str, Any] = {
-        "image": spec.image, "command": list(spec.command), "hostname": spec.hostname, "user": spec.user,
-        "environment": dict(spec.environment), "ports": [p.target for p in spec.ports],
-        "working_dir": spec.working_dir, "labels": dict(labels), "host_config": host,
+        "image": spec.image,
+        "command": list(spec.command),
+        "hostname": spec.hostname,
+        "user": spec.user,
+        "environment": dict(spec.environment),
+        "ports": [p.target for p in spec.ports],
+        "working_dir": spec.working_dir,
+        "labels": dict(labels),
+        "host_config": host,
     }
     if spec.health:
         h = spec.health
-        config["healthcheck"] = {"test": ["CMD", *h.argv], "interval": int(h.interval * second),
-                                 "timeout": int(h.timeout * second), "retries": h.retries,
-                                 "start_period": int(h.start_period * second)}
+        config["healthcheck"] = {
+            "test": ["CMD", *h.argv],
+            "interval": int(h.interval * second),
+            "timeout": int(h.timeout * second),
+            "retries": h.retries,
+            "start_period": int(h.start_period * second),
+        }
         config["start_interval"] = int(h.start_interval * second)
     return config

@@ -65,14 +65,29 @@ class Containers(Collaborator):
         counted = detail and state in (State.READY, State.RUNNING) and self.deployment.limits_memory
         memory = self.api.memory(container.id) if counted else 0
         restarts = self.api.restarts(container.id) if state in (State.STARTING, State.RESTARTING) else 0
-        ports = tuple(Port(compose_model.port_name(name, p.target), p.target, p.published, p.address)
-                      for p in container.ports)
-        return PartStatus(name, state, reason, container.exit_code, container.image, ports, memory,
-                          container.since, restarts, container.id, container.labels.get(f"{LABEL}.gpu", ""))
+        ports = tuple(
+            Port(compose_model.port_name(name, p.target), p.target, p.published, p.address) for p in container.ports
+        )
+        return PartStatus(
+            name,
+            state,
+            reason,
+            container.exit_code,
+            container.image,
+            ports,
+            memory,
+            container.since,
+            restarts,
+            container.id,
+            container.labels.get(f"{LABEL}.gpu", ""),
+        )
 
     def port_owners(self) -> dict[int, str]:
         """Published ports of containers that are not ours, with the container's name."""
         project = self.settings.project
-        return {p.published: f"container {c.name}" for c in self.api.containers()
-                if project not in (c.labels.get("com.docker.compose.project"), c.labels.get(f"{LABEL}.project"))
-                for p in c.ports}
+        return {
+            p.published: f"container {c.name}"
+            for c in self.api.containers()
+            if project not in (c.labels.get("com.docker.compose.project"), c.labels.get(f"{LABEL}.project"))
+            for p in c.ports
+        }

@@ -35,23 +35,47 @@ class Devices(Collaborator):
         """For a node without a Python of its own: our image's, over the node's trees."""
         image = self.settings.mlflow_image
         if self.api.image(image) is None:
-            raise TrackbedError(f"what GPUs {self.host.name} has cannot be seen: it has no python3, and the image "
-                                f"{image} is not there yet",
-                                "install python3 there, or first `invoke build mlflow`, or --gpu=none")
+            raise TrackbedError(
+                f"what GPUs {self.host.name} has cannot be seen: it has no python3, and the image "
+                f"{image} is not there yet",
+                "install python3 there, or first `invoke build mlflow`, or --gpu=none",
+            )
         trees = [word for tree in ("/dev", "/sys", "/proc") for word in ("-v", f"{tree}:/machine{tree}:ro")]
-        done = commands.run(["docker", "run", "--rm", "-i", "--pull", "never", "--user", "0", "--network", "none",
-                             *trees, "--entrypoint", "python", image, "-", "/machine"],
-                            Path(probe.__file__).read_bytes(), 60)
+        done = commands.run(
+            [
+                "docker",
+                "run",
+                "--rm",
+                "-i",
+                "--pull",
+                "never",
+                "--user",
+                "0",
+                "--network",
+                "none",
+                *trees,
+                "--entrypoint",
+                "python",
+                image,
+                "-",
+                "/machine",
+            ],
+            Path(probe.__file__).read_bytes(),
+            60,
+        )
         if done.code:
-            raise TrackbedError(f"what GPUs {self.host.name} has cannot be seen: {commands.last_line(done.stderr)}",
-                                "--gpu=none goes on without")
+            raise TrackbedError(
+                f"what GPUs {self.host.name} has cannot be seen: {commands.last_line(done.stderr)}",
+                "--gpu=none goes on without",
+            )
         return dict(json.loads(done.stdout))
 
     def _cdi(self, nvidia: bool) -> tuple[str, ...]:
         word = self.settings.gpu
         likely = nvidia or any(self.host.is_folder(folder) for folder in CDI_FOLDERS)
-        if accelerators.kind_of(word) not in ((accelerators.NVIDIA, accelerators.AUTO) if likely
-                                              else (accelerators.NVIDIA,)):
+        if accelerators.kind_of(word) not in (
+            (accelerators.NVIDIA, accelerators.AUTO) if likely else (accelerators.NVIDIA,)
+        ):
             return ()  # not worth asking the engine
         info = self.api.info()
         listed = info.get("DiscoveredDevices")  # from Docker 28.2
@@ -64,5 +88,9 @@ class Devices(Collaborator):
 
     @cached_property
     def accelerator(self) -> Accelerator:
-        return accelerators.choose(self.settings.gpu, self.settings.devices, self.machine,
-                                   torch=wheels.word(self.settings.torch, self.settings.torch_index))
+        return accelerators.choose(
+            self.settings.gpu,
+            self.settings.devices,
+            self.machine,
+            torch=wheels.word(self.settings.torch, self.settings.torch_index),
+        )

@@ -116,10 +116,17 @@ class DockerEngine(base.Engine):
         if self.host.remote:
             return self.host.facts(info, self.devices.machine)
         facts = self.system.local_facts(Path(root))
-        return HostFacts(hostname=str(info.get("Name", facts.hostname)), system=str(info.get("OperatingSystem", "")),
-                         architecture=str(info.get("Architecture", "")), cpus=int(info.get("NCPU", 0)),
-                         memory=int(info.get("MemTotal", 0)), memory_available=facts.memory_available,
-                         disk_free=facts.disk_free, disk_path=root, machine=self.devices.machine)
+        return HostFacts(
+            hostname=str(info.get("Name", facts.hostname)),
+            system=str(info.get("OperatingSystem", "")),
+            architecture=str(info.get("Architecture", "")),
+            cpus=int(info.get("NCPU", 0)),
+            memory=int(info.get("MemTotal", 0)),
+            memory_available=facts.memory_available,
+            disk_free=facts.disk_free,
+            disk_path=root,
+            machine=self.devices.machine,
+        )
 
     @property
     def accelerator(self) -> Accelerator:
@@ -139,8 +146,9 @@ class DockerEngine(base.Engine):
         # with the notebook alone there are no services, so no Compose
         services = () if here.alone else self.compose.services()
         networks = (here.frontend(),) if here.alone else self.compose.networks()
-        return Plan(self.name, here.project, (*services, self.notebook.spec), here.volumes(), networks,
-                    here.secret_files())
+        return Plan(
+            self.name, here.project, (*services, self.notebook.spec), here.volumes(), networks, here.secret_files()
+        )
 
     def script(self, plan: Plan) -> str:
         return script.containers(plan, self.settings, self.host)
@@ -158,16 +166,19 @@ class DockerEngine(base.Engine):
         spec = self.notebook.spec
         if self.deployment.alone:
             return stack.digest(spec, self.deployment.secrets_digest())
-        return stack.digest(self.compose.values(), *(stack.ROOT / f for f in self.compose.files), spec,
-                            self.system.credentials_digest())
+        return stack.digest(
+            self.compose.values(), *(stack.ROOT / f for f in self.compose.files), spec, self.system.credentials_digest()
+        )
 
     def unchanged(self) -> bool:
         if not shared.unchanged(self, self.system.state.applied) or self.workspace.is_closed():
             return False
         # a rebuilt or re-pulled image under the same name is a change
         current = {c.image: c.image_id for c in self.containers.by_part().values()}
-        return all((self.api.image(name) or {}).get("id") == image_id for name, image_id in current.items()) \
+        return (
+            all((self.api.image(name) or {}).get("id") == image_id for name, image_id in current.items())
             and images.stale(self.api, self.notebook.image_settings, self.object_store) == ()
+        )
 
     @property
     def workspace_inside(self) -> str:
@@ -209,20 +220,24 @@ class DockerEngine(base.Engine):
 
     # running commands
 
-    def exec(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
-             timeout: float = 120) -> ExecResult:
-        return commands.run(["docker", "exec", "-i", self.containers.find(part).id, *argv], stdin, timeout,
-                            limited=part == JUPYTER)
+    def exec(
+        self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
+    ) -> ExecResult:
+        return commands.run(
+            ["docker", "exec", "-i", self.containers.find(part).id, *argv], stdin, timeout, limited=part == JUPYTER
+        )
 
-    def one_shot(self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None,
-                 timeout: float = 600) -> ExecResult:
+    def one_shot(
+        self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 600
+    ) -> ExecResult:
         if part == JUPYTER:
             return self.notebook.one_shot(argv, stdin, timeout)
         return self.compose.one_shot(part, argv, stdin, timeout)
 
     def pipe(self, part: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
-        command = self.compose.fresh(part, argv) if fresh else \
-            ["docker", "exec", "-i", self.containers.find(part).id, *argv]
+        command = (
+            self.compose.fresh(part, argv) if fresh else ["docker", "exec", "-i", self.containers.find(part).id, *argv]
+        )
         return streaming.piped(argv[0], command, self.compose.environment(STREAM if fresh else ""), stack.ROOT)
 
     def unlisted(self) -> tuple[str, ...]:
@@ -259,8 +274,9 @@ class DockerEngine(base.Engine):
         ownership.check(self.deployment, self.containers)
 
     def make_volumes(self) -> bool:
-        return self.volumes.make(self.notebook.image_settings.jupyter_image if self.deployment.alone
-                                 else self.settings.mlflow_image)
+        return self.volumes.make(
+            self.notebook.image_settings.jupyter_image if self.deployment.alone else self.settings.mlflow_image
+        )
 
     def start(self, sink: Sink) -> StartReport:
         statuses = self.parts()

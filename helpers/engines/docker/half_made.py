@@ -49,8 +49,12 @@ def read(text: str) -> Folder:
     for word, *rest in lines:
         told.setdefault(word, []).append(rest[0] if rest else "")
     ready = "ready" in told
-    return Folder("".join(told.get("major", [])[:1]), tuple(told.get("version", [])), ready,
-                  not ready and LISTED in told and unused(told.get("file", [])))
+    return Folder(
+        "".join(told.get("major", [])[:1]),
+        tuple(told.get("version", [])),
+        ready,
+        not ready and LISTED in told and unused(told.get("file", [])),
+    )
 
 
 def unused(names: Iterable[str]) -> bool:

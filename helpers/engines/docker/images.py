@@ -25,15 +25,25 @@ from helpers.settings import Settings
 OWN = "trackbed/"
 # What a finished image needs on disk, with its layers unpacked: PyTorch's wheels carry CUDA or ROCm.
 SIZES = {"cpu": 3 << 30, "cuda": 10 << 30, "rocm": 24 << 30}
-FOLDERS = {"trackbed/mlflow": "mlflow", REPOSITORY: "jupyter", "trackbed/versitygw": "versitygw",
-           "trackbed/gateway": "gateway"}
+FOLDERS = {
+    "trackbed/mlflow": "mlflow",
+    REPOSITORY: "jupyter",
+    "trackbed/versitygw": "versitygw",
+    "trackbed/gateway": "gateway",
+}
 BUILDABLE = ("mlflow", "jupyter", "versitygw", "gateway")
 VERSITYGW = f"trackbed/versitygw:{references.module('versitygw').rpartition('@')[2]}"
 # The images that ours are built from, by build argument.
-BASES = {"mlflow": {"BASE_IMAGE": "python"}, "jupyter": {"BASE_IMAGE": "python"},
-         "versitygw": {"BUILD_IMAGE": "golang"}, "gateway": {"BUILD_IMAGE": "golang"}}
-BUILDX = ("Docker's plugin Buildx is missing",
-          "install docker-buildx-plugin (Debian's and Ubuntu's own package: docker-buildx)")
+BASES = {
+    "mlflow": {"BASE_IMAGE": "python"},
+    "jupyter": {"BASE_IMAGE": "python"},
+    "versitygw": {"BUILD_IMAGE": "golang"},
+    "gateway": {"BUILD_IMAGE": "golang"},
+}
+BUILDX = (
+    "Docker's plugin Buildx is missing",
+    "install docker-buildx-plugin (Debian's and Ubuntu's own package: docker-buildx)",
+)
 MODULE = references.module("versitygw")
 DEFAULT_VERSITYGW = references.image("versitygw").reference
 
@@ -51,11 +61,16 @@ class Built:
 
 def name_of(part: str, settings: Settings) -> str:
     """The image that `invoke build PART` makes."""
-    own = {"mlflow": settings.mlflow_image, "jupyter": settings.jupyter_image,
-           "versitygw": VERSITYGW, "gateway": settings.gateway_image}[part]
+    own = {
+        "mlflow": settings.mlflow_image,
+        "jupyter": settings.jupyter_image,
+        "versitygw": VERSITYGW,
+        "gateway": settings.gateway_image,
+    }[part]
     if not own.startswith(OWN):
-        raise TrackbedError(f"{part.upper()}_IMAGE is {own}, which is not built here",
-                            f"remove {part.upper()}_IMAGE to build our own")
+        raise TrackbedError(
+            f"{part.upper()}_IMAGE is {own}, which is not built here", f"remove {part.upper()}_IMAGE to build our own"
+        )
     return own
 
 
@@ -97,15 +112,16 @@ def _inputs(name: str, settings: Settings) -> str:
 def arguments(name: str, settings: Settings) -> dict[str, str]:
     """The build arguments of one of our images: what it is built from; the notebook's follow from its tag."""
     repository, _, tag = name.rpartition(":")
-    bases = {argument: references.mirrored(references.image(key).reference, settings.registry_mirror)
-             for argument, key in BASES[FOLDERS[repository]].items()}
+    bases = {
+        argument: references.mirrored(references.image(key).reference, settings.registry_mirror)
+        for argument, key in BASES[FOLDERS[repository]].items()
+    }
     if repository != REPOSITORY:
         return bases
     variant, _, index = tag.partition("-")
     if variant not in SIZES:
         variant = "cpu"
-    return {**bases, "VARIANT": variant,
-            **wheels.build_arguments(variant, index, settings.torch, settings.torch_index)}
+    return {**bases, "VARIANT": variant, **wheels.build_arguments(variant, index, settings.torch, settings.torch_index)}
 
 
 def warn_about_disk(names: Iterable[str], disk_free: int) -> str:
@@ -113,8 +129,10 @@ def warn_about_disk(names: Iterable[str], disk_free: int) -> str:
     needed = sum(SIZES.get(name.rpartition(":")[2].partition("-")[0], 2 << 30) for name in names if _is_own(name))
     if not needed or needed < disk_free:
         return ""
-    return (f"{', '.join(names)} may need {needed / 2**30:.0f} GiB, {disk_free / 2**30:.1f} GiB are free where Docker "
-            "keeps its images; `docker system df` shows what could go")
+    return (
+        f"{', '.join(names)} may need {needed / 2**30:.0f} GiB, {disk_free / 2**30:.1f} GiB are free where Docker "
+        "keeps its images; `docker system df` shows what could go"
+    )
 
 
 def stale(api: DockerApi, settings: Settings, object_store: str) -> tuple[str, ...]:
@@ -144,8 +162,7 @@ def ensure(api: DockerApi, settings: Settings, object_store: str, sink: Sink) ->
         else:
             _pull_or_build(api, name, settings, sink)
         size = (api.image(local(api, name)) or {}).get("size", 0)
-        sink.step(f"{place} of {len(made)}: {name} is here, {size / 2**20:.0f} MiB in "
-                  f"{time.monotonic() - begun:.0f} s")
+        sink.step(f"{place} of {len(made)}: {name} is here, {size / 2**20:.0f} MiB in {time.monotonic() - begun:.0f} s")
     return tuple(made)
 
 
@@ -177,8 +194,18 @@ def _secret(name: str, text: str) -> Iterator[list[str]]:
 def _build(name: str, settings: Settings, sink: Sink) -> None:
     if shutil.which("docker") is None:
         raise TrackbedError("the docker command is missing", "install docker-ce-cli and docker-buildx-plugin")
-    argv = ["docker", "buildx", "build", "--progress=plain", "--load", "--tag", name,
-            "--label", f"{LABEL}.inputs={_inputs(name, settings)}", "--provenance=false"]
+    argv = [
+        "docker",
+        "buildx",
+        "build",
+        "--progress=plain",
+        "--load",
+        "--tag",
+        name,
+        "--label",
+        f"{LABEL}.inputs={_inputs(name, settings)}",
+        "--provenance=false",
+    ]
     for key, value in arguments(name, settings).items():
         argv += ["--build-arg", f"{key}={value}"]
     if settings.build_network != "default":
@@ -196,14 +223,18 @@ def _build(name: str, settings: Settings, sink: Sink) -> None:
         wrong = [line for line in lines if "ERROR" in line or "error:" in line.lower()]
         index = arguments(name, settings).get("TORCH_INDEX")
         if index is not None and any("/opt/trackbed/${TORCH}" in line for line in wrong):
-            raise TrackbedError(f"PyTorch could not be installed from {index or 'the package index'}: "
-                                f"{unreachable(lines) or _plain(wrong[-2:][0])}",
-                                "TORCH_INDEX names a mirror; TORCH=none makes a notebook without PyTorch",
-                                tuple(lines[-12:]))
-        raise TrackbedError(f"building {name} failed: {(wrong or lines or ['no output'])[-1]}",
-                            "TRACKBED_VERBOSE=1 shows the whole output; behind a proxy that opens TLS, point PIP_CERT "
-                            "to its CA bundle; BUILD_NETWORK=host helps where containers have no way out",
-                            tuple(lines[-12:]))
+            raise TrackbedError(
+                f"PyTorch could not be installed from {index or 'the package index'}: "
+                f"{unreachable(lines) or _plain(wrong[-2:][0])}",
+                "TORCH_INDEX names a mirror; TORCH=none makes a notebook without PyTorch",
+                tuple(lines[-12:]),
+            )
+        raise TrackbedError(
+            f"building {name} failed: {(wrong or lines or ['no output'])[-1]}",
+            "TRACKBED_VERBOSE=1 shows the whole output; behind a proxy that opens TLS, point PIP_CERT "
+            "to its CA bundle; BUILD_NETWORK=host helps where containers have no way out",
+            tuple(lines[-12:]),
+        )
 
 
 def open_to_all(folder: Path) -> None:
@@ -231,8 +262,10 @@ def credential_problem(program: str) -> tuple[str, str]:
     """A program for registries' passwords that Docker's configuration names and that is not here, and the fix."""
     file = client_config.folder(os.environ) / "config.json"
     word = program.removeprefix("docker-credential-")
-    return (f"{file} names the credential helper {word}, and {program} is not installed or does not work",
-            f"remove \"credsStore\": \"{word}\" (or its line in \"credHelpers\") from {file}, or install {program}")
+    return (
+        f"{file} names the credential helper {word}, and {program} is not installed or does not work",
+        f'remove "credsStore": "{word}" (or its line in "credHelpers") from {file}, or install {program}',
+    )
 
 
 def _plain(line: str) -> str:
@@ -245,8 +278,11 @@ def unreachable(lines: Iterable[str]) -> str:
     broken = [line for line in lines if "after connection broken by" in line]
     if not broken:
         return ""
-    cause = re.search(r"Errno -?\d+\] ([^'\")]+)|(certificate verify failed[^'\")(]*)|((?:read )?timed out)",
-                      broken[-1], re.IGNORECASE)
+    cause = re.search(
+        r"Errno -?\d+\] ([^'\")]+)|(certificate verify failed[^'\")(]*)|((?:read )?timed out)",
+        broken[-1],
+        re.IGNORECASE,
+    )
     return "it does not answer" + (f" ({next(filter(None, cause.groups())).strip()})" if cause else "")
 
 
@@ -260,16 +296,19 @@ def push(api: DockerApi, name: str, registry: str, sink: Sink) -> str:
         for line in api.push(name, there):
             sink.output(line)
     except TrackbedError as error:
-        raise TrackbedError(f"pushing {there} failed: {error.message}",
-                            f"`docker login {registry.partition('/')[0]}`, and may you write there?") from None
+        raise TrackbedError(
+            f"pushing {there} failed: {error.message}",
+            f"`docker login {registry.partition('/')[0]}`, and may you write there?",
+        ) from None
     return there
 
 
 def _pull_or_build(api: DockerApi, name: str, settings: Settings, sink: Sink) -> None:
     """Pull an image; VersityGW's is built from its Go module where that fails."""
     try:
-        for line in api.pull(name, lambda done, whole: sink.amount(
-                name, done, whole, f"{done / 2**20:.0f} of {whole / 2**20:.0f} MiB")):
+        for line in api.pull(
+            name, lambda done, whole: sink.amount(name, done, whole, f"{done / 2**20:.0f} of {whole / 2**20:.0f} MiB")
+        ):
             sink.output(line)
         return
     except TrackbedError as error:
@@ -286,6 +325,8 @@ def _pull_or_build(api: DockerApi, name: str, settings: Settings, sink: Sink) ->
 def _pull_hint(name: str) -> str:
     mirror = "a mirror of the registries can be named with REGISTRY_MIRROR, another image with a setting *_IMAGE"
     if re.search(r"(^|/)minio/minio(:|@|$)", name):
-        return ("MinIO's own images are gone from their registries. The maintained fork opens the same volume: leave "
-                "MINIO_IMAGE out. Or OBJECT_STORE=versitygw for a new system")
+        return (
+            "MinIO's own images are gone from their registries. The maintained fork opens the same volume: leave "
+            "MINIO_IMAGE out. Or OBJECT_STORE=versitygw for a new system"
+        )
     return f"is this machine online, and may it reach that registry? In .env, {mirror}"

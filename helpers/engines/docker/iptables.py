@@ -44,14 +44,17 @@ def loopback_rules(project: str) -> tuple[Rule, ...]:
 def address_rules(project: str, bridges: Iterable[Bridge]) -> tuple[Rule, ...]:
     """Container addresses take packets from their own bridge only; answers to containers are not meant by this:
     they still carry this machine's address when they pass the raw table."""
-    return tuple(("-d", subnet, "!", "-i", bridge.interface, *_end(project))
-                 for bridge in bridges for subnet in bridge.subnets)
+    return tuple(
+        ("-d", subnet, "!", "-i", bridge.interface, *_end(project)) for bridge in bridges for subnet in bridge.subnets
+    )
 
 
 def metadata_rules(project: str, bridges: Iterable[Bridge]) -> tuple[Rule, ...]:
     """No container reaches the cloud's metadata service. Its port only: some clouds serve DNS on the same address."""
-    return tuple(("-d", f"{METADATA}/32", "-i", bridge.interface, "-p", "tcp", "-m", "tcp", "--dport", "80",
-                  *_end(project)) for bridge in bridges)
+    return tuple(
+        ("-d", f"{METADATA}/32", "-i", bridge.interface, "-p", "tcp", "-m", "tcp", "--dport", "80", *_end(project))
+        for bridge in bridges
+    )
 
 
 def _end(project: str) -> Rule:
@@ -117,8 +120,14 @@ def remove(project: str) -> None:
 def _iptables(*words: str) -> tuple[str, str]:
     """What went wrong ("" for nothing) and the output of an iptables command on the raw table."""
     try:
-        done = subprocess.run(["iptables", "-w", "10", "-t", "raw", *words], capture_output=True, text=True,
-                              stdin=subprocess.DEVNULL, timeout=30, check=False)
+        done = subprocess.run(
+            ["iptables", "-w", "10", "-t", "raw", *words],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=30,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"iptables: {error}", ""
     return ("" if done.returncode == 0 else f"iptables: {' '.join(done.stderr.split()) or 'failed'}"), done.stdout

@@ -58,8 +58,10 @@ def make(place: Path, ids: IdMapping) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        raise TrackbedError(f"WORKSPACE {place} cannot be opened to the notebook's account: {error.strerror}",
-                            "name another folder in WORKSPACE") from None
+        raise TrackbedError(
+            f"WORKSPACE {place} cannot be opened to the notebook's account: {error.strerror}",
+            "name another folder in WORKSPACE",
+        ) from None
 
 
 def is_closed(place: Path, ids: IdMapping) -> bool:
@@ -103,8 +105,10 @@ def problem(place: Path, ids: IdMapping, uid: int, image: str) -> tuple[str, str
     if is_closed(place, ids):
         return "", ""  # a start lets it in
     if not ids.rootless and holds_home(place, ids):
-        return (f"WORKSPACE {place} holds your home, whose keys would be opened to the notebook's account",
-                "name a folder in it in WORKSPACE")
+        return (
+            f"WORKSPACE {place} holds your home, whose keys would be opened to the notebook's account",
+            "name a folder in it in WORKSPACE",
+        )
     return found, fix(place, ids, uid, image)
 
 
@@ -115,8 +119,10 @@ def fix(place: Path, ids: IdMapping, uid: int, image: str) -> str:
         return notebook.other_folder(place)
     if ids.rootless and ids.inside(owner) is not None:  # such numbers only the engine's root can change
         inside = f"{uid}:{notebook.group(uid)}"
-        return (f"docker run --rm --user 0 --entrypoint chown -v {shlex.quote(f'{place}:/w')} {image} -hR {inside} /w"
-                "   (or name another folder in WORKSPACE)")
+        return (
+            f"docker run --rm --user 0 --entrypoint chown -v {shlex.quote(f'{place}:/w')} {image} -hR {inside} /w"
+            "   (or name another folder in WORKSPACE)"
+        )
     if not ids.rootless and owner and owner == os.geteuid() and shutil.which("setfacl") and takes_lists(place):
         rights = f"u:{outside}:rwX,d:u:{outside}:rwX,d:u:{owner}:rwX"
         return f"setfacl -R -m {rights} {shlex.quote(str(place))}   (or name another folder in WORKSPACE)"
@@ -180,10 +186,16 @@ def _get(path: str, name: str) -> bytes:
 def access_list(mode: int, accounts: Collection[int], rights: int = 7, before: bytes = b"") -> bytes:
     """A list in which some accounts have ``rights``, and everybody else what the list ``before`` gives, or ``mode``."""
     entries = [(int(tag), int(right), int(who)) for tag, right, who in struct.iter_unpack("<HHI", before[4:])] or [
-        (OWNER, mode >> 6 & 7, NOBODY), (GROUP, mode >> 3 & 7, NOBODY), (OTHERS, mode & 7, NOBODY)]
+        (OWNER, mode >> 6 & 7, NOBODY),
+        (GROUP, mode >> 3 & 7, NOBODY),
+        (OTHERS, mode & 7, NOBODY),
+    ]
     masked, mask = (USER, GROUP, NAMED_GROUP), next((right for tag, right, _ in entries if tag == MASK), 7)
-    kept = [(tag, right & mask if tag in masked else right, who) for tag, right, who in entries
-            if tag != MASK and not (tag == USER and who in accounts)]
+    kept = [
+        (tag, right & mask if tag in masked else right, who)
+        for tag, right, who in entries
+        if tag != MASK and not (tag == USER and who in accounts)
+    ]
     kept += [(USER, rights, uid) for uid in accounts]
     widest = 0
     for tag, right, _ in kept:

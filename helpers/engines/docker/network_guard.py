@@ -37,16 +37,24 @@ class NetworkGuard(Collaborator):
         rules = self.rules()
         if not rules:
             return ()
-        why = f"Docker {self.lets_neighbours_in} lets machines on the same network reach ports published on 127.0.0.1" \
-            if self.lets_neighbours_in else "containers can ask the cloud's metadata service for its credentials"
+        why = (
+            f"Docker {self.lets_neighbours_in} lets machines on the same network reach ports published on 127.0.0.1"
+            if self.lets_neighbours_in
+            else "containers can ask the cloud's metadata service for its credentials"
+        )
         problem = "only root can set them"
         if iptables.may_change():
             missing = set(rules) - set(iptables.existing(self.settings.project))
             if not (problem := iptables.put(self.settings.project, rules)):
-                return (f"{why}: drop rules were set (a reboot removes them, `invoke up` sets them again)",) \
-                    if missing else ()
-        return (f"warning: {why}, and the drop rules against it were not set ({problem}). Type:",
-                *(f"  {line}" for line in iptables.lines(rules)))
+                return (
+                    (f"{why}: drop rules were set (a reboot removes them, `invoke up` sets them again)",)
+                    if missing
+                    else ()
+                )
+        return (
+            f"warning: {why}, and the drop rules against it were not set ({problem}). Type:",
+            *(f"  {line}" for line in iptables.lines(rules)),
+        )
 
     def remove(self) -> None:
         iptables.remove(self.settings.project)

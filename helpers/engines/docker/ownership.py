@@ -21,22 +21,26 @@ def _check_compose_projects(deployment: Deployment, containers: Containers) -> N
     if others:
         names = ", ".join(c.name for c in others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
         where = shown(others[0].labels.get("com.docker.compose.project.working_dir", ""), 200)
-        raise TrackbedError(f"another Compose project is called {project} too{f', in {where}' if where else ''}: "
-                            f"its containers {names} are not Trackbed's, and nothing was done to them",
-                            "choose another name with --project=NAME (and other ports)")
+        raise TrackbedError(
+            f"another Compose project is called {project} too{f', in {where}' if where else ''}: "
+            f"its containers {names} are not Trackbed's, and nothing was done to them",
+            "choose another name with --project=NAME (and other ports)",
+        )
 
 
 def _check_containers(deployment: Deployment) -> None:
     project = deployment.project
     wanted = {f"{project}-{name}-1" for name in deployment.part_names} | {f"{project}-jupyter"}
     for container in deployment.api.containers():
-        ours = container.labels.get("com.docker.compose.project") == project \
+        ours = (
+            container.labels.get("com.docker.compose.project") == project
             or container.labels.get(f"{LABEL}.project") == project
+        )
         if container.name in wanted and not ours:
-            raise TrackbedError(f"a container named {container.name} is there and is not Trackbed's "
-                                f"(image {container.image})",
-                                f"`docker rm -f {container.name}` if it may go, or choose another name with "
-                                "--project=NAME")
+            raise TrackbedError(
+                f"a container named {container.name} is there and is not Trackbed's (image {container.image})",
+                f"`docker rm -f {container.name}` if it may go, or choose another name with --project=NAME",
+            )
 
 
 def _check_volumes(deployment: Deployment) -> None:
@@ -46,10 +50,12 @@ def _check_volumes(deployment: Deployment) -> None:
         if owner == instance:
             continue
         if owner is None:
-            raise TrackbedError(f"a volume named {name} is there and is not Trackbed's",
-                                f"`docker volume rm {name}` if it may go, or choose another name with "
-                                "--project=NAME")
+            raise TrackbedError(
+                f"a volume named {name} is there and is not Trackbed's",
+                f"`docker volume rm {name}` if it may go, or choose another name with --project=NAME",
+            )
         raise TrackbedError(
             f"volume {name} belongs to another Trackbed system (instance {owner[:8]}, this one is {instance[:8]})",
             "if it is yours and its state folder was lost: `invoke up --adopt`; "
-            "otherwise choose another name with --project=NAME")
+            "otherwise choose another name with --project=NAME",
+        )

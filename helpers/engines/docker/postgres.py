@@ -35,9 +35,11 @@ class Database(Collaborator):
         found = self._look_into(volume)
         if found.major and found.versions and found.major not in found.versions:
             raise shared.other_major(
-                found.versions[0], f"POSTGRES_IMAGE={self.settings.postgres_image} is PostgreSQL {found.major}",
+                found.versions[0],
+                f"POSTGRES_IMAGE={self.settings.postgres_image} is PostgreSQL {found.major}",
                 f"set POSTGRES_IMAGE to a {found.versions[0]}.x image and `invoke backup`; then `invoke down "
-                "--delete-data`, POSTGRES_IMAGE as it is now, and `invoke restore FILE`")
+                "--delete-data`, POSTGRES_IMAGE as it is now, and `invoke restore FILE`",
+            )
         now = next((s for s in statuses if s.name == POSTGRES), PartStatus(POSTGRES, State.MISSING))
         if found.unfinished and not now.up:
             if now.state is not State.MISSING:
@@ -53,13 +55,36 @@ class Database(Collaborator):
     def _in_volume(self, volume: str, script: str) -> str:
         """What a script prints in a container of the database's image and user that sees nothing but the volume."""
         mount = volume if ":" in volume else f"{volume}:/v"
-        done = commands.run(["docker", "run", "--rm", "--network", "none", "--user", "999:999", "--cap-drop", "ALL",
-                             "--read-only", "--security-opt", "no-new-privileges:true", "--entrypoint", "sh", "-v",
-                             mount, self.settings.postgres_image, "-c", script], None, 120)
+        done = commands.run(
+            [
+                "docker",
+                "run",
+                "--rm",
+                "--network",
+                "none",
+                "--user",
+                "999:999",
+                "--cap-drop",
+                "ALL",
+                "--read-only",
+                "--security-opt",
+                "no-new-privileges:true",
+                "--entrypoint",
+                "sh",
+                "-v",
+                mount,
+                self.settings.postgres_image,
+                "-c",
+                script,
+            ],
+            None,
+            120,
+        )
         if done.code:
-            raise TrackbedError(f"the database's volume cannot be looked into: {commands.last_line(done.stderr)}",
-                                f"`docker volume inspect {volume.partition(':')[0]}` shows where it is; "
-                                "`invoke up` goes on")
+            raise TrackbedError(
+                f"the database's volume cannot be looked into: {commands.last_line(done.stderr)}",
+                f"`docker volume inspect {volume.partition(':')[0]}` shows where it is; `invoke up` goes on",
+            )
         return done.stdout
 
     def _psql(self, role: str, name: str, statements: str) -> ExecResult:
@@ -76,16 +101,19 @@ class Database(Collaborator):
                 sink.step(made)
             self._match_password(live, sink)
         except TrackbedError as error:
-            ends = re.search(r"is not running|No such container|shutting down|terminating connection|"
-                             r"closed the connection|before or while processing the request|connection to server",
-                             error.message)
+            ends = re.search(
+                r"is not running|No such container|shutting down|terminating connection|"
+                r"closed the connection|before or while processing the request|connection to server",
+                error.message,
+            )
             same = any(s.identity == identity and s.up for s in self.engine.parts() if s.name == POSTGRES)
             if identity and (ends or not same):
                 return False
             raise
         ready = database_roles.READY
-        self.engine.exec(POSTGRES, ("sh", "-c", f'cd "$PGDATA" && {{ [ -e {ready} ] || '
-                                                f'{{ : >{ready} && sync {ready} .; }}; }}'))
+        self.engine.exec(
+            POSTGRES, ("sh", "-c", f'cd "$PGDATA" && {{ [ -e {ready} ] || {{ : >{ready} && sync {ready} .; }}; }}')
+        )
         return True
 
     def _match_password(self, live: str, sink: Sink) -> None:
@@ -93,12 +121,18 @@ class Database(Collaborator):
 
         The password stays inside the container: psql itself reads it from the secrets volume.
         """
-        login = (f'PGPASSWORD="$(cat {PASSWORD_FILE})" psql -X -q -h "$(hostname -i)" -U {stack.DATABASE_USER} '
-                 f'-d "$0" -c "SELECT 1" >/dev/null 2>&1')
+        login = (
+            f'PGPASSWORD="$(cat {PASSWORD_FILE})" psql -X -q -h "$(hostname -i)" -U {stack.DATABASE_USER} '
+            f'-d "$0" -c "SELECT 1" >/dev/null 2>&1'
+        )
         if self.engine.exec(POSTGRES, ("sh", "-c", login, live)).code == 0:
             return
         done = self._psql(stack.DATABASE_ADMIN, database_roles.MAINTENANCE, database_roles.settings(PASSWORD_FILE))
         if done.code:
-            raise PartFailed(POSTGRES, "the kept database does not accept the password, and it could not be changed: "
-                             + commands.last_line(done.stderr), "put the old one into .env as POSTGRES_PASSWORD")
+            raise PartFailed(
+                POSTGRES,
+                "the kept database does not accept the password, and it could not be changed: "
+                + commands.last_line(done.stderr),
+                "put the old one into .env as POSTGRES_PASSWORD",
+            )
         sink.step("the kept database was given the current password")

@@ -33,15 +33,32 @@ def containers(plan: Plan, settings: Settings, host: Host = LOCAL) -> str:
     head = scripts.head(plan, "docker")
     if host.remote:
         head += f"\n# the engine of {host.name}, for every docker command below\nexport DOCKER_HOST={host.url}"
-    blocks = [head, scripts.ports(plan.parts), "\n".join(_images(plan, settings)),
-              "\n".join(["# networks: the backend has no way out, only the frontend publishes ports",
-                         *(_network(n.name, n.internal, n.mtu) for n in plan.networks)]),
-              "\n".join(["# volumes outlive the containers; each belongs to the numeric user of its part",
-                         *(line for v in plan.volumes for line in (
-                             f"docker volume create {v.name} >/dev/null",
-                             _in_volume(helper, v.name, f"chown {v.uid}:{v.gid} /v && chmod {v.mode:04o} /v")))]),
-              "\n".join([scripts.SECRET, *scripts.values(plan.secrets, settings), *_secrets(plan.secrets, helper)]),
-              AWAIT]
+    blocks = [
+        head,
+        scripts.ports(plan.parts),
+        "\n".join(_images(plan, settings)),
+        "\n".join(
+            [
+                "# networks: the backend has no way out, only the frontend publishes ports",
+                *(_network(n.name, n.internal, n.mtu) for n in plan.networks),
+            ]
+        ),
+        "\n".join(
+            [
+                "# volumes outlive the containers; each belongs to the numeric user of its part",
+                *(
+                    line
+                    for v in plan.volumes
+                    for line in (
+                        f"docker volume create {v.name} >/dev/null",
+                        _in_volume(helper, v.name, f"chown {v.uid}:{v.gid} /v && chmod {v.mode:04o} /v"),
+                    )
+                ),
+            ]
+        ),
+        "\n".join([scripts.SECRET, *scripts.values(plan.secrets, settings), *_secrets(plan.secrets, helper)]),
+        AWAIT,
+    ]
     started: set[str] = set()
     for part in plan.parts:
         waits = [_await(plan.part(name)) for name, condition in part.depends_on.items() if condition == "healthy"]
@@ -50,9 +67,16 @@ def containers(plan: Plan, settings: Settings, host: Host = LOCAL) -> str:
     blocks.append("\n".join([_await(p) for p in plan.parts if p.health and _await(p) not in started]))
     blocks.append(scripts.tail(plan, settings, host, _login(plan, settings) if settings.public else ()))
     names = " ".join(p.container for p in reversed(plan.parts) if not p.one_shot)
-    blocks.append("\n".join(["# clean up:", f"# docker rm -f {names}",
-                             f"# docker network rm {' '.join(n.name for n in plan.networks)}",
-                             f"# docker volume rm {' '.join(v.name for v in plan.volumes)}"]))
+    blocks.append(
+        "\n".join(
+            [
+                "# clean up:",
+                f"# docker rm -f {names}",
+                f"# docker network rm {' '.join(n.name for n in plan.networks)}",
+                f"# docker volume rm {' '.join(v.name for v in plan.volumes)}",
+            ]
+        )
+    )
     return "\n\n".join(blocks)
 
 
@@ -61,11 +85,15 @@ def _images(plan: Plan, settings: Settings) -> list[str]:
     for name in dict.fromkeys(part.image for part in plan.parts):
         folder = images.FOLDERS.get(name.rpartition(":")[0])
         if folder:
-            told = "".join(f" \\\n  --build-arg {shlex.quote(f'{key}={value}')}" for key, value in
-                           images.arguments(name, settings).items())
+            told = "".join(
+                f" \\\n  --build-arg {shlex.quote(f'{key}={value}')}"
+                for key, value in images.arguments(name, settings).items()
+            )
             network = "" if settings.build_network == "default" else f" --network {settings.build_network}"
-            lines.append(f"docker image inspect {name} >/dev/null 2>&1 || docker build{network} --tag {name}{told} "
-                         f"docker/{folder}")
+            lines.append(
+                f"docker image inspect {name} >/dev/null 2>&1 || docker build{network} --tag {name}{told} "
+                f"docker/{folder}"
+            )
     return lines
 
 
@@ -75,15 +103,19 @@ def _network(name: str, internal: bool, mtu: int) -> str:
 
 
 def _in_volume(image: str, volume: str, command: str, stdin: bool = False) -> str:
-    return (f"docker run --rm {'-i ' if stdin else ''}--user 0 --network none --entrypoint sh "
-            f"-v {volume}:/v:nocopy {image} -c {shlex.quote(command)}")
+    return (
+        f"docker run --rm {'-i ' if stdin else ''}--user 0 --network none --entrypoint sh "
+        f"-v {volume}:/v:nocopy {image} -c {shlex.quote(command)}"
+    )
 
 
 def _secrets(files: Iterable[SecretFile], image: str) -> list[str]:
     lines = []
     for file in files:
-        command = (f"umask 077 && cat >/v/{file.path} && chown {file.uid}:{file.gid} /v/{file.path} "
-                   f"&& chmod {file.mode:04o} /v/{file.path}")
+        command = (
+            f"umask 077 && cat >/v/{file.path} && chown {file.uid}:{file.gid} /v/{file.path} "
+            f"&& chmod {file.mode:04o} /v/{file.path}"
+        )
         # printf is part of the shell: its arguments are in no process list
         lines.append(f"{scripts.printf(file)} |\n  {_in_volume(image, file.volume, command, stdin=True)}")
     return lines
@@ -99,8 +131,13 @@ def _mount(mount: Mount) -> str:
 def _run(part: PartSpec, host: Host) -> list[str]:
     """The commands that make and start one container."""
     networks = sorted(part.networks, key=lambda name: not name.endswith("_frontend"))
-    flags = [f"--name {part.container}", f"--hostname {part.hostname}", f"--network {networks[0]}",
-             f"--network-alias {part.name}", f"--user {part.user}"]
+    flags = [
+        f"--name {part.container}",
+        f"--hostname {part.hostname}",
+        f"--network {networks[0]}",
+        f"--network-alias {part.name}",
+        f"--user {part.user}",
+    ]
     flags += ["--read-only"] if part.read_only else []
     flags += [f"--cap-drop {cap}" for cap in part.cap_drop]
     flags += [f"--security-opt {option}" for option in part.security_opt]
@@ -117,8 +154,11 @@ def _run(part: PartSpec, host: Host) -> list[str]:
     flags += [f"--workdir {part.working_dir}"] if part.working_dir else []
     flags += [f'-p "{port.address}:${scripts.variable(part, port)}:{port.target}"' for port in part.ports]
     flags += [_mount(mount) for mount in part.mounts]
-    flags += [_environment_flag(name, value) for name, value in part.environment.items()
-              if value != f"/run/secrets/{notebook.CERTIFICATES}"]  # no secret, and not among their files
+    flags += [
+        _environment_flag(name, value)
+        for name, value in part.environment.items()
+        if value != f"/run/secrets/{notebook.CERTIFICATES}"
+    ]  # no secret, and not among their files
     command = list(part.command)
     if part.entrypoint:
         flags.append(f"--entrypoint {shlex.quote(part.entrypoint[0])}")
@@ -162,14 +202,22 @@ def _login(plan: Plan, settings: Settings) -> list[str]:
     volume = next(mount.source for mount in part.mounts if mount.target == "/run/secrets")
     users = next(file for file in plan.secrets if file.part == part.name and file.path == "users")
     command = f"cat >/v/users && chown {users.uid}:{users.gid} /v/users && chmod {users.mode:04o} /v/users"
-    root = [] if settings.acme else [f'echo "the root of its certificates: docker exec {part.container} '
-                                     '/usr/bin/gateway root"']
-    return ["# one login", "PASSWORD=$(secret)", "SALT=$(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n')",
-            'HASH=$({ printf "$(printf %s "$SALT" | sed \'s/../\\\\x&/g\')"; printf %s "$PASSWORD"; } | '
-            "sha256sum | cut -d' ' -f1)",
-            f'printf "user:%s:%s\\nend\\n" "$SALT" "$HASH" |\n  '
-            f"{_in_volume(settings.mlflow_image, volume, command, stdin=True)}",
-            'echo "login at MLflow: user, $PASSWORD"', *root]
+    root = (
+        []
+        if settings.acme
+        else [f'echo "the root of its certificates: docker exec {part.container} /usr/bin/gateway root"']
+    )
+    return [
+        "# one login",
+        "PASSWORD=$(secret)",
+        "SALT=$(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n')",
+        'HASH=$({ printf "$(printf %s "$SALT" | sed \'s/../\\\\x&/g\')"; printf %s "$PASSWORD"; } | '
+        "sha256sum | cut -d' ' -f1)",
+        f'printf "user:%s:%s\\nend\\n" "$SALT" "$HASH" |\n  '
+        f"{_in_volume(settings.mlflow_image, volume, command, stdin=True)}",
+        'echo "login at MLflow: user, $PASSWORD"',
+        *root,
+    ]
 
 
 def _environment_flag(name: str, value: str) -> str:

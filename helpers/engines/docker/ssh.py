@@ -70,10 +70,18 @@ class Target:
         # the host's case matters to aliases, which urlsplit lowers
         written = re.search(re.escape(found.host), url, re.IGNORECASE)
         found = cls(written[0] if written else "", found.user, found.port, found.socket)
-        if parts.scheme != "ssh" or parts.password or parts.query or not re.fullmatch(r"[\w.:%][\w.:%-]*", found.host) \
-                or not re.fullmatch(r"[\w.@\\+-]*", found.user) or found.user.startswith("-"):
-            raise EngineUnavailable(f"DOCKER_HOST={url} is no address of a machine over ssh",
-                                    "write it as ssh://USER@HOST or ssh://USER@HOST:PORT")
+        if (
+            parts.scheme != "ssh"
+            or parts.password
+            or parts.query
+            or not re.fullmatch(r"[\w.:%][\w.:%-]*", found.host)
+            or not re.fullmatch(r"[\w.@\\+-]*", found.user)
+            or found.user.startswith("-")
+        ):
+            raise EngineUnavailable(
+                f"DOCKER_HOST={url} is no address of a machine over ssh",
+                "write it as ssh://USER@HOST or ssh://USER@HOST:PORT",
+            )
         return found
 
     @property
@@ -115,11 +123,35 @@ class Node:
         atexit.register(self.close)
         # a session of its own: no terminal to ask for a password on, and Ctrl-C is ours to handle
         self._process = subprocess.Popen(
-            ["ssh", "-M", "-T", *self._options(), "-o", "ControlPersist=no", "-o", "RemoteCommand=none",
-             "-o", "ClearAllForwardings=yes", "-o", "ForwardAgent=no", "-o", "ForwardX11=no",
-             "-o", "PermitLocalCommand=no", *self.target.words[:-1], "--", self.target.name, "sh -s"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
-            start_new_session=True)
+            [
+                "ssh",
+                "-M",
+                "-T",
+                *self._options(),
+                "-o",
+                "ControlPersist=no",
+                "-o",
+                "RemoteCommand=none",
+                "-o",
+                "ClearAllForwardings=yes",
+                "-o",
+                "ForwardAgent=no",
+                "-o",
+                "ForwardX11=no",
+                "-o",
+                "PermitLocalCommand=no",
+                *self.target.words[:-1],
+                "--",
+                self.target.name,
+                "sh -s",
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
         try:
             found = self._look()
             self._take_socket(found)
@@ -128,9 +160,22 @@ class Node:
             raise
 
     def _options(self) -> list[str]:
-        return ["-S", str(self._folder / "c"), "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}",
-                "-o", "ConnectionAttempts=1", "-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3",
-                "-o", "LogLevel=INFO"]
+        return [
+            "-S",
+            str(self._folder / "c"),
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            f"ConnectTimeout={CONNECT_SECONDS}",
+            "-o",
+            "ConnectionAttempts=1",
+            "-o",
+            "ServerAliveInterval=10",
+            "-o",
+            "ServerAliveCountMax=3",
+            "-o",
+            "LogLevel=INFO",
+        ]
 
     def _look(self) -> dict[str, str]:
         """Feed the looking script and collect its lines."""
@@ -150,8 +195,10 @@ class Node:
             try:
                 line = lines.get(timeout=max(0.01, deadline - time.monotonic()))
             except queue.Empty:
-                raise EngineUnavailable(f"{self.target.name} does not answer (connected, but no shell within "
-                                        f"{ANSWER_SECONDS} s)", f"try: ssh {self.target.typed} true") from None
+                raise EngineUnavailable(
+                    f"{self.target.name} does not answer (connected, but no shell within {ANSWER_SECONDS} s)",
+                    f"try: ssh {self.target.typed} true",
+                ) from None
             if line is None:
                 reader.join(2)
                 raise explain(self.target, "\n".join(self._errors))
@@ -166,19 +213,27 @@ class Node:
         name, engine = self.target.name, found.get("engine", "")
         there = f"ssh {self.target.typed}"
         if not engine.startswith("unix://"):
-            raise EngineUnavailable(f"the engine of {name} listens on {engine}, not on a Unix socket",
-                                    "unset DOCKER_HOST there, or choose a local context there")
+            raise EngineUnavailable(
+                f"the engine of {name} listens on {engine}, not on a Unix socket",
+                "unset DOCKER_HOST there, or choose a local context there",
+            )
         path = engine.removeprefix("unix://")
         if found.get("socket") == "missing":
             if not found.get("command"):
-                raise EngineUnavailable(f"there is no Docker on {name}",
-                                        f"install it there: {there} 'curl -fsSL https://get.docker.com | sudo sh && "
-                                        "sudo usermod -aG docker $USER'")
-            raise EngineUnavailable(f"Docker does not run on {name}: there is no {path}",
-                                    f"start it there: {there} sudo systemctl start docker")
+                raise EngineUnavailable(
+                    f"there is no Docker on {name}",
+                    f"install it there: {there} 'curl -fsSL https://get.docker.com | sudo sh && "
+                    "sudo usermod -aG docker $USER'",
+                )
+            raise EngineUnavailable(
+                f"Docker does not run on {name}: there is no {path}",
+                f"start it there: {there} sudo systemctl start docker",
+            )
         if found.get("socket") != "ok":
-            raise EngineUnavailable(f"permission denied at {path} on {name}",
-                                    f"{there} 'sudo usermod -aG docker $USER'; the next connection has it")
+            raise EngineUnavailable(
+                f"permission denied at {path} on {name}",
+                f"{there} 'sudo usermod -aG docker $USER'; the next connection has it",
+            )
         self._forward(f"{self._folder / LOCAL_SOCKET}:{path}")
 
     @property
@@ -196,13 +251,17 @@ class Node:
         return self._errors[-1] if self._errors else ""
 
     def _forward(self, way: str) -> None:
-        done = self._run(["ssh", "-O", "forward", *self._options(), "-L", way, *self.target.words[:-1], "--",
-                          self.target.name], None, CONNECT_SECONDS)
+        done = self._run(
+            ["ssh", "-O", "forward", *self._options(), "-L", way, *self.target.words[:-1], "--", self.target.name],
+            None,
+            CONNECT_SECONDS,
+        )
         if done.code:
             lines = (done.stderr or done.stdout).strip().splitlines()
-            raise EngineUnavailable(f"ssh to {self.target.name} cannot forward {way}: "
-                                    f"{lines[-1] if lines else self.last_error}",
-                                    f"does `ssh {self.target.typed} true` work, and does its sshd allow forwarding?")
+            raise EngineUnavailable(
+                f"ssh to {self.target.name} cannot forward {way}: {lines[-1] if lines else self.last_error}",
+                f"does `ssh {self.target.typed} true` work, and does its sshd allow forwarding?",
+            )
 
     def close(self) -> None:
         """End the connection. Does nothing when there is none."""
@@ -226,14 +285,18 @@ class Node:
     def run(self, script: str, *words: str, timeout: float = 30) -> ExecResult:
         """A POSIX shell script on the machine, its words as ``$1`` and on; never asks, never hangs."""
         command = shlex.join(["sh", "-s", "--", *words])
-        return self._run(["ssh", "-T", *self._options(), *self.target.words[:-1], "--", self.target.name, command],
-                         script.encode(), timeout)
+        return self._run(
+            ["ssh", "-T", *self._options(), *self.target.words[:-1], "--", self.target.name, command],
+            script.encode(),
+            timeout,
+        )
 
     def python(self, script: bytes, *words: str, timeout: float = 60) -> ExecResult:
         """A script for the machine's own python3; exit code 127 where it has none."""
         command = shlex.join(["python3", "-", *words])
-        return self._run(["ssh", "-T", *self._options(), *self.target.words[:-1], "--", self.target.name, command],
-                         script, timeout)
+        return self._run(
+            ["ssh", "-T", *self._options(), *self.target.words[:-1], "--", self.target.name, command], script, timeout
+        )
 
     def port(self, published: int, address: str = "127.0.0.1") -> int:
         """A port of this machine that leads to a published port of that one."""
@@ -255,12 +318,14 @@ class Node:
 
     def _run(self, argv: list[str], stdin: bytes | None, timeout: float) -> ExecResult:
         try:
-            done = subprocess.run(argv, input=stdin or b"", capture_output=True, timeout=timeout, check=False,
-                                  start_new_session=True)
+            done = subprocess.run(
+                argv, input=stdin or b"", capture_output=True, timeout=timeout, check=False, start_new_session=True
+            )
         except subprocess.TimeoutExpired:
             return ExecResult(124, "", f"no answer after {timeout:.0f} s")
-        return ExecResult(done.returncode, done.stdout.decode("utf-8", "replace"),
-                          done.stderr.decode("utf-8", "replace"))
+        return ExecResult(
+            done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
+        )
 
 
 def _pump(stream: object, lines: queue.Queue[str | None]) -> None:
@@ -282,26 +347,37 @@ def explain(target: Target, text: str) -> EngineUnavailable:
     name, typed = target.name, target.typed
     if "IDENTIFICATION HAS CHANGED" in text:
         known = target.host if target.port in (0, 22) else f"[{target.host}]:{target.port}"
-        return EngineUnavailable(f"the host key of {name} is not the one that this computer remembers",
-                                 f"if it was installed anew: ssh-keygen -R {shlex.quote(known)}, then ssh {typed} "
-                                 "true and compare the key; otherwise someone may sit between")
+        return EngineUnavailable(
+            f"the host key of {name} is not the one that this computer remembers",
+            f"if it was installed anew: ssh-keygen -R {shlex.quote(known)}, then ssh {typed} "
+            "true and compare the key; otherwise someone may sit between",
+        )
     if "Host key verification failed" in text:
-        return EngineUnavailable(f"the host key of {name} is not known here yet",
-                                 f"once: ssh {typed} true, compare the key it shows and answer yes")
+        return EngineUnavailable(
+            f"the host key of {name} is not known here yet",
+            f"once: ssh {typed} true, compare the key it shows and answer yes",
+        )
     if "Permission denied" in text or "Too many authentication failures" in text:
-        return EngineUnavailable(f"{name} does not let this user in with a key (a password is never asked for)",
-                                 f"ssh-copy-id {typed}, or ssh-add the key that it knows")
+        return EngineUnavailable(
+            f"{name} does not let this user in with a key (a password is never asked for)",
+            f"ssh-copy-id {typed}, or ssh-add the key that it knows",
+        )
     if found := re.search(r"Could not resolve hostname (\S+?):", text):
         return EngineUnavailable(f"there is no machine named {found[1]}", "look at DOCKER_HOST, or at ~/.ssh/config")
-    if found := re.search(r"Connection refused|(?:Connection|Operation) timed out|No route to host"
-                          r"|Network is unreachable|Connection closed|Connection reset|timed out during banner", text):
-        return EngineUnavailable(f"{name} does not answer: {found[0]}",
-                                 f"is it on, and does its firewall let ssh in? Try: ssh {typed} true")
+    if found := re.search(
+        r"Connection refused|(?:Connection|Operation) timed out|No route to host"
+        r"|Network is unreachable|Connection closed|Connection reset|timed out during banner",
+        text,
+    ):
+        return EngineUnavailable(
+            f"{name} does not answer: {found[0]}", f"is it on, and does its firewall let ssh in? Try: ssh {typed} true"
+        )
     lines = [line for line in text.splitlines() if line.strip()]
     return EngineUnavailable(f"ssh to {name} failed: {lines[-1] if lines else 'no message'}", f"try: ssh {typed} true")
 
 
 # which machine
+
 
 def endpoint(environ: Mapping[str, str]) -> tuple[str, str]:
     """The engine that the Docker command line would use, and who says so: ("", "") for this machine's default."""
@@ -345,7 +421,8 @@ def lost() -> EngineUnavailable | None:
     """The error for a connection that has ended under us; None while all of them stand."""
     for node in _open.values():
         if not node.alive:
-            return EngineUnavailable(f"the connection to {node.target.name} was lost"
-                                     + (f": {node.last_error}" if node.last_error else ""),
-                                     "what was started there goes on; run the same command again")
+            return EngineUnavailable(
+                f"the connection to {node.target.name} was lost" + (f": {node.last_error}" if node.last_error else ""),
+                "what was started there goes on; run the same command again",
+            )
     return None

@@ -84,13 +84,16 @@ class There(Here):
         workspace, owner = settings.workspace, f"{notebook.UID}:{notebook.GID}"
         done = self.node.run(WORKSPACE, str(workspace), owner)
         if done.code == 3:
-            raise TrackbedError(f"WORKSPACE {workspace} on {self.name} belongs to root, the notebook's user could not "
-                                "write to it", f"there: chown -hR {owner} {shlex.quote(str(workspace))}   "
-                                "(or name another in WORKSPACE)")
+            raise TrackbedError(
+                f"WORKSPACE {workspace} on {self.name} belongs to root, the notebook's user could not write to it",
+                f"there: chown -hR {owner} {shlex.quote(str(workspace))}   (or name another in WORKSPACE)",
+            )
         if done.code:
             words = commands.last_line(done.stderr)
-            raise TrackbedError(f"WORKSPACE {workspace} on {self.name} cannot be made: {words}",
-                                "name a folder in WORKSPACE that this user may write to there")
+            raise TrackbedError(
+                f"WORKSPACE {workspace} on {self.name} cannot be made: {words}",
+                "name a folder in WORKSPACE that this user may write to there",
+            )
         return self.place(settings)
 
     def reach(self, port: Port) -> Address:
@@ -132,11 +135,17 @@ class There(Here):
         fields = lines[0].split() if lines else []
         memory = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines[1:] if len(line.split()) == 3}
         return HostFacts(
-            hostname=str(info.get("Name", self.name)), system=str(info.get("OperatingSystem", "")),
-            architecture=str(info.get("Architecture", "")), cpus=int(info.get("NCPU", 0)),
-            memory=int(info.get("MemTotal", 0)), memory_available=memory.get("MemAvailable", 0),
-            disk_free=int(fields[3]) * 1024 if len(fields) > 3 else 0, disk_path=f"{root} on {self.name}", remote=True,
-            machine=machine)
+            hostname=str(info.get("Name", self.name)),
+            system=str(info.get("OperatingSystem", "")),
+            architecture=str(info.get("Architecture", "")),
+            cpus=int(info.get("NCPU", 0)),
+            memory=int(info.get("MemTotal", 0)),
+            memory_available=memory.get("MemAvailable", 0),
+            disk_free=int(fields[3]) * 1024 if len(fields) > 3 else 0,
+            disk_path=f"{root} on {self.name}",
+            remote=True,
+            machine=machine,
+        )
 
     def _ask(self, script: str, *words: str) -> str:
         done = self.node.run(script, *words)
@@ -161,15 +170,19 @@ def host(state: State, environ: Mapping[str, str] = os.environ) -> Host:
         if state.node and asked != state.node:
             raise EngineUnavailable(
                 f"this project runs on {state.node}, and {words or 'DOCKER_CONTEXT'} is another engine",
-                "unset DOCKER_HOST and DOCKER_CONTEXT to go on there; --project=NAME starts another system")
+                "unset DOCKER_HOST and DOCKER_CONTEXT to go on there; --project=NAME starts another system",
+            )
         if not state.node and asked.startswith("ssh://"):
             raise EngineUnavailable(
                 f"this project's data is on this machine's engine, and {words} is another one",
                 "unset DOCKER_HOST (or choose the Docker context `default`) to go on here; --project=NAME starts "
-                "another system there")
+                "another system there",
+            )
     if asked.startswith("ssh://"):
         return There(nodes.reach(asked))
     if asked and not asked.startswith(("unix://", "npipe://")):
-        raise EngineUnavailable(f"{words} is another machine, and not one over ssh: its ports and folders cannot be "
-                                "reached from here", "name it as ssh://USER@HOST, or run Trackbed on that machine")
+        raise EngineUnavailable(
+            f"{words} is another machine, and not one over ssh: its ports and folders cannot be reached from here",
+            "name it as ssh://USER@HOST, or run Trackbed on that machine",
+        )
     return Here()

@@ -23,8 +23,14 @@ from helpers.services import BUCKET, GATEWAY, POSTGRES, PartStatus, Sink, State
 class Startup(Collaborator):
     """Compose starts the services, and what is ours reacts to what it sees."""
 
-    def __init__(self, engine: Engine, notebook: NotebookContainer, compose: ComposeProject, database: Database,
-                 guard: NetworkGuard) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        notebook: NotebookContainer,
+        compose: ComposeProject,
+        database: Database,
+        guard: NetworkGuard,
+    ) -> None:
         super().__init__(compose.deployment)
         self.engine = engine
         self.notebook = notebook
@@ -35,8 +41,11 @@ class Startup(Collaborator):
     def free_ports(self) -> None:
         """Take away what holds the ports of the other way to publish them: before PUBLIC was changed."""
         project = self.settings.project
-        holder = self.notebook.labels if self.settings.public else \
-            [f"com.docker.compose.project={project}", f"{SERVICE}={GATEWAY}"]
+        holder = (
+            self.notebook.labels
+            if self.settings.public
+            else [f"com.docker.compose.project={project}", f"{SERVICE}={GATEWAY}"]
+        )
         for container in self.api.containers(holder):
             if container.ports or not self.settings.public:
                 self.api.stop(container.id, 10)
@@ -86,13 +95,16 @@ class Watch:
         """Raises PartFailed for a part that will not come up, TrackbedError after the time that there is."""
         self.stale -= {name for name in self.stale if not statuses[name].failed}
         # Compose stops what it replaces: an end that says nothing about the one that comes
-        replaced = {name for name, s in statuses.items()
-                    if s.state is State.EXITED and s.identity == self.before.get(name)}
+        replaced = {
+            name for name, s in statuses.items() if s.state is State.EXITED and s.identity == self.before.get(name)
+        }
         stop_at_failed(self.engine, self.watched - self.stale - replaced, self.seen, statuses.values())
         if time.monotonic() > self.deadline:
             missing = [f"{s.name} ({s.state})" for s in statuses.values() if not s.up]
-            raise TrackbedError(f"not up after {self.engine.settings.ready_timeout} s: {', '.join(missing)}",
-                                "`invoke logs PART` shows why; READY_TIMEOUT raises the limit")
+            raise TrackbedError(
+                f"not up after {self.engine.settings.ready_timeout} s: {', '.join(missing)}",
+                "`invoke logs PART` shows why; READY_TIMEOUT raises the limit",
+            )
 
 
 def explain(engine: Engine, output: list[str], stale: Collection[str]) -> None:
@@ -114,7 +126,10 @@ def explain(engine: Engine, output: list[str], stale: Collection[str]) -> None:
     if found := re.search(r"Bind for \S*?:(\d+) failed|address already in use", text):
         raise TrackbedError(f"a port is taken: {found.group(0)}", "`invoke doctor` says by whom")
     if "incorrect label" in text:
-        raise TrackbedError(f"a network of this name was made by something else: {output[-1]}",
-                            "`docker network rm` it, or choose another name with --project=NAME")
-    raise TrackbedError(f"docker compose up failed: {output[-1] if output else 'no output'}",
-                        "see `invoke doctor`", tuple(output[-10:]))
+        raise TrackbedError(
+            f"a network of this name was made by something else: {output[-1]}",
+            "`docker network rm` it, or choose another name with --project=NAME",
+        )
+    raise TrackbedError(
+        f"docker compose up failed: {output[-1] if output else 'no output'}", "see `invoke doctor`", tuple(output[-10:])
+    )

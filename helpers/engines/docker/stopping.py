@@ -22,8 +22,7 @@ def stop(containers: Containers, compose: ComposeProject, guard: NetworkGuard, d
     deployment.api.remove_networks(deployment.project, deployment.network_names)
 
 
-def _stop_ours(deployment: Deployment, containers: Containers, others: list[Container], drain: int,
-               sink: Sink) -> None:
+def _stop_ours(deployment: Deployment, containers: Containers, others: list[Container], drain: int, sink: Sink) -> None:
     """Without Compose, which would take down all that has the project's name."""
     names = ", ".join(c.name for c in others)
     sink.step(f"leaving the containers of another Compose project of this name: {names}")

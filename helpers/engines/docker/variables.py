@@ -18,8 +18,13 @@ def files(deployment: Deployment) -> tuple[str, ...]:
     overlays = [object_store]
     if settings.public:
         own_store = object_store != "external"
-        chosen = {"public": True, "public-store": own_store, "public-console": deployment.console_is_public,
-                  "public-s3": settings.public_s3 and own_store, "public-acme": settings.acme}
+        chosen = {
+            "public": True,
+            "public-store": own_store,
+            "public-console": deployment.console_is_public,
+            "public-s3": settings.public_s3 and own_store,
+            "public-acme": settings.acme,
+        }
         overlays += [name for name, wanted in chosen.items() if wanted]
     return ("docker/compose.yaml", *(f"docker/compose.{name}.yaml" for name in overlays))
 
@@ -35,8 +40,11 @@ def _image(deployment: Deployment, key: str) -> str:
 
 def _declared(settings: Settings) -> dict[str, str]:
     """What settings alone decide, as their declarations say; the gateway's with PUBLIC=true only."""
-    return {f"{PREFIX}{row.name}": str(getattr(settings, row.field)) for row in TABLE
-            if row.compose and (settings.public or "public" not in row.only)}
+    return {
+        f"{PREFIX}{row.name}": str(getattr(settings, row.field))
+        for row in TABLE
+        if row.compose and (settings.public or "public" not in row.only)
+    }
 
 
 def variables(deployment: Deployment) -> dict[str, str]:

@@ -27,8 +27,10 @@ class Volumes(Collaborator):
         with_server = replace(self.settings, tracking_uri="")
         names = [v.name for v in compose_model.volumes(with_server, self.deployment.object_store)]
         # stores used earlier are data of this project too
-        names += [f"{self.settings.project}_{s}" for s in ("minio", "versitygw", "gateway", "secrets-gateway",
-                                                          "secrets-store")]
+        names += [
+            f"{self.settings.project}_{s}"
+            for s in ("minio", "versitygw", "gateway", "secrets-gateway", "secrets-store")
+        ]
         return tuple(dict.fromkeys(names))
 
     @cached_property
@@ -56,7 +58,8 @@ class Volumes(Collaborator):
         for secret in self.deployment.secret_files():
             content = credentials.render(secret.template, secret.names).encode()
             files.setdefault(secret.volume, []).append(
-                FileEntry(secret.path, content, secret.uid, secret.gid, secret.mode))
+                FileEntry(secret.path, content, secret.uid, secret.gid, secret.mode)
+            )
         files.setdefault(f"{self.settings.project}_secrets-jupyter", []).extend(self._certificate_files())
         if self.settings.public:
             name, own = f"{self.settings.project}_secrets-gateway", self._gateway_files()
@@ -65,7 +68,8 @@ class Volumes(Collaborator):
             live = {key: self.system.state.live[key] for key in ("database", "prefix")}
             live["store"] = self.deployment.object_store
             files[f"{self.settings.project}_secrets-mlflow"].append(
-                FileEntry(LIVE, json.dumps(live).encode(), *compose_model.UIDS[MLFLOW], 0o400))
+                FileEntry(LIVE, json.dumps(live).encode(), *compose_model.UIDS[MLFLOW], 0o400)
+            )
         self.__dict__.pop("own", None)
         self.api.fill(image, roots, files)
         return f"{self.settings.project}_postgres" in existing
@@ -92,8 +96,9 @@ class Volumes(Collaborator):
         """Hand the users to the gateway, which looks at their file all the time. Nothing where there is no gateway."""
         name = f"{self.settings.project}_secrets-gateway"
         if self.settings.public and self.api.volumes([name]):
-            self.api.fill(self.settings.mlflow_image, {name: (*compose_model.UIDS[GATEWAY], 0o700)},
-                          {name: self._gateway_files()})
+            self.api.fill(
+                self.settings.mlflow_image, {name: (*compose_model.UIDS[GATEWAY], 0o700)}, {name: self._gateway_files()}
+            )
 
     def adopt(self) -> bool:
         """Make the state's what the volumes remember of a state folder that was lost; False where nothing is clear."""
@@ -104,8 +109,10 @@ class Volumes(Collaborator):
 
     def owner(self) -> str | None:
         """The instance id that the existing data volumes carry, if they carry one and the same."""
-        owners = {labels.get(f"{LABEL}.instance") for labels in
-                  self.api.volumes(v.name for v in self.deployment.volumes()).values()}
+        owners = {
+            labels.get(f"{LABEL}.instance")
+            for labels in self.api.volumes(v.name for v in self.deployment.volumes()).values()
+        }
         owners.discard(None)
         return owners.pop() if len(owners) == 1 else None
 
@@ -122,9 +129,13 @@ class Volumes(Collaborator):
             return {}
 
     def data(self) -> tuple[DataItem, ...]:
-        what = {"postgres": "database: experiments, runs, parameters, metrics, registered models",
-                "gateway": "certificates of the gateway, and its own CA",
-                "minio": "artifacts (MinIO)", "versitygw": "artifacts (VersityGW)", "mlflow-tmp": "upload buffers"}
+        what = {
+            "postgres": "database: experiments, runs, parameters, metrics, registered models",
+            "gateway": "certificates of the gateway, and its own CA",
+            "minio": "artifacts (MinIO)",
+            "versitygw": "artifacts (VersityGW)",
+            "mlflow-tmp": "upload buffers",
+        }
         found = self.api.volumes(self.names())
         mine = [n for n, labels in found.items() if labels.get(f"{LABEL}.instance") == self.system.state.instance]
         prefix = len(self.settings.project) + 1
@@ -133,6 +144,9 @@ class Volumes(Collaborator):
     def remove(self, sink: Sink) -> None:
         for item in self.data():
             sink.step(f"removing {item.name}")
-            with streaming.ticking(lambda seconds, name=item.name: sink.step(  # type: ignore[misc]
-                    f"removing {name}, for {seconds:.0f} s")):
+            with streaming.ticking(
+                lambda seconds, name=item.name: sink.step(  # type: ignore[misc]
+                    f"removing {name}, for {seconds:.0f} s"
+                )
+            ):
                 self.api.remove_volume(item.name.removeprefix("volume "))

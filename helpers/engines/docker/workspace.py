@@ -40,8 +40,11 @@ class Workspace(Collaborator):
             return f"there: chown -hR {uid}:{notebook.GID} {shlex.quote(str(place))}   (or name another in WORKSPACE)"
         if self.deployment.ids.kind:
             return mapped_workspace.fix(place, self.deployment.ids, uid, self.notebook.image_settings.jupyter_image)
-        return notebook.other_folder(place) if safe_files.owner(place) == uid else \
-            notebook.give_line(place, uid, notebook.GID)
+        return (
+            notebook.other_folder(place)
+            if safe_files.owner(place) == uid
+            else notebook.give_line(place, uid, notebook.GID)
+        )
 
     def make(self) -> None:
         """Make the notebook's folder; the settings then name the owner that it has."""

@@ -54,8 +54,7 @@ class Connection:
                 setattr(client.api, "send", told(client.api.send))  # noqa: B010 - a session of requests
                 self._client = client
             except (errors().DockerException, OSError) as error:
-                raise EngineUnavailable(f"Docker does not answer: {words(error)}",
-                                        "see `invoke doctor`") from None
+                raise EngineUnavailable(f"Docker does not answer: {words(error)}", "see `invoke doctor`") from None
         return self._client
 
     @property
@@ -78,8 +77,9 @@ def told(send: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return send(request, **options)
         except Timeout:
-            raise EngineUnavailable("Docker took a request and does not answer",
-                                    "sudo systemctl restart docker") from None
+            raise EngineUnavailable(
+                "Docker took a request and does not answer", "sudo systemctl restart docker"
+            ) from None
         except ConnectionError as error:
             raise EngineUnavailable(f"the connection to Docker broke: {words(error)}", "see `invoke doctor`") from None
 

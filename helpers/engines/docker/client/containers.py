@@ -64,14 +64,23 @@ class Containers(Connection):
             state, code = _state(summary)
             ports = {
                 Port("", int(p["PrivatePort"]), int(p.get("PublicPort", 0)), p.get("IP", ""))
-                for p in summary.get("Ports", []) if p.get("Type") == "tcp"
+                for p in summary.get("Ports", [])
+                if p.get("Type") == "tcp"
             }
-            found.append(Container(
-                id=summary["Id"], name=summary["Names"][0].lstrip("/") if summary["Names"] else "",
-                image=summary["Image"], image_id=summary.get("ImageID", ""), state=state, exit_code=code,
-                labels=summary.get("Labels") or {}, since=str(summary.get("Status", "")),
-                volumes=tuple(str(m["Name"]) for m in summary.get("Mounts") or () if m.get("Name")),
-                ports=tuple(sorted((p for p in ports if p.published), key=lambda p: p.target))))
+            found.append(
+                Container(
+                    id=summary["Id"],
+                    name=summary["Names"][0].lstrip("/") if summary["Names"] else "",
+                    image=summary["Image"],
+                    image_id=summary.get("ImageID", ""),
+                    state=state,
+                    exit_code=code,
+                    labels=summary.get("Labels") or {},
+                    since=str(summary.get("Status", "")),
+                    volumes=tuple(str(m["Name"]) for m in summary.get("Mounts") or () if m.get("Name")),
+                    ports=tuple(sorted((p for p in ports if p.published), key=lambda p: p.target)),
+                )
+            )
         return found
 
     def reason(self, container: str) -> str:
@@ -140,9 +149,9 @@ class Containers(Connection):
     def create(self, name: str, config: dict[str, Any], networks: Mapping[str, list[str]]) -> str:
         """Create a container from engine-API arguments; ``networks`` maps a network to the aliases there."""
         api = self.client.api
-        networking = api.create_networking_config({
-            network: api.create_endpoint_config(aliases=aliases) for network, aliases in networks.items()
-        })
+        networking = api.create_networking_config(
+            {network: api.create_endpoint_config(aliases=aliases) for network, aliases in networks.items()}
+        )
         start_interval = config.pop("start_interval", None)
         body = api.create_container_config(networking_config=networking, **config)
         if start_interval and body.get("Healthcheck"):

@@ -18,8 +18,11 @@ class Images(Connection):
             found = self.client.api.inspect_image(name)
         except errors().ImageNotFound:
             return None
-        return {"id": found["Id"], "labels": (found.get("Config") or {}).get("Labels") or {},
-                "size": int(found.get("Size", 0))}
+        return {
+            "id": found["Id"],
+            "labels": (found.get("Config") or {}).get("Labels") or {},
+            "size": int(found.get("Size", 0)),
+        }
 
     def pull(self, name: str, amount: Callable[[int, int], None] | None = None) -> Iterator[str]:
         """Pull an image, giving a line per layer event. Raises TrackbedError with the registry's words.

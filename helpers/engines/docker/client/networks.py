@@ -40,10 +40,18 @@ class Networks(Connection):
         """Make a network as Compose would, which takes it for its own when services are added later."""
         if self.network_exists(network.name):
             return
-        labels = {"com.docker.compose.network": network.name.removeprefix(f"{project}_"),
-                  "com.docker.compose.project": project, f"{LABEL}.project": project}
-        self.client.api.create_network(network.name, driver="bridge", internal=network.internal, labels=labels,
-                                       options={"com.docker.network.driver.mtu": str(network.mtu)})
+        labels = {
+            "com.docker.compose.network": network.name.removeprefix(f"{project}_"),
+            "com.docker.compose.project": project,
+            f"{LABEL}.project": project,
+        }
+        self.client.api.create_network(
+            network.name,
+            driver="bridge",
+            internal=network.internal,
+            labels=labels,
+            options={"com.docker.network.driver.mtu": str(network.mtu)},
+        )
 
     def remove_network(self, name: str) -> None:
         try:
@@ -51,6 +59,7 @@ class Networks(Connection):
         except errors().NotFound:
             return
         except errors().APIError as error:
-            raise TrackbedError(f"network {name} cannot be removed: {words(error)}",
-                                "remove what is attached to it (`docker network inspect` names it), then try again"
-                                ) from None
+            raise TrackbedError(
+                f"network {name} cannot be removed: {words(error)}",
+                "remove what is attached to it (`docker network inspect` names it), then try again",
+            ) from None

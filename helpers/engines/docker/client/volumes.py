@@ -47,8 +47,9 @@ class Volumes(Connection):
         except errors().NotFound:
             return
         except errors().APIError as error:
-            raise TrackbedError(f"volume {name} cannot be removed: {words(error)}",
-                                "stop the container that uses it, then try again") from None
+            raise TrackbedError(
+                f"volume {name} cannot be removed: {words(error)}", "stop the container that uses it, then try again"
+            ) from None
 
     @contextmanager
     def _patient(self, seconds: int) -> Iterator[None]:
@@ -64,23 +65,30 @@ class Volumes(Connection):
     def _unstarted(self, image: str, binds: Any, **options: Any) -> Iterator[str]:
         """The id of a container that is never started: the engine's way to the files of its volumes."""
         api = self.client.api
-        container = api.create_container(image, ["true"], entrypoint=[], labels={f"{LABEL}.helper": "volumes"},
-                                         host_config=api.create_host_config(binds=binds, network_mode="none"),
-                                         **options)["Id"]
+        container = api.create_container(
+            image,
+            ["true"],
+            entrypoint=[],
+            labels={f"{LABEL}.helper": "volumes"},
+            host_config=api.create_host_config(binds=binds, network_mode="none"),
+            **options,
+        )["Id"]
         try:
             yield container
         finally:
             api.remove_container(container, force=True)
 
-    def fill(self, image: str, volumes: Mapping[str, tuple[int, int, int]],
-             files: Mapping[str, list[FileEntry]]) -> None:
+    def fill(
+        self, image: str, volumes: Mapping[str, tuple[int, int, int]], files: Mapping[str, list[FileEntry]]
+    ) -> None:
         """Set the owner and mode of each volume's root and put files into it, over the engine's API.
 
         Works on remote engines, with read-only roots and any numeric user, and keeps contents out of argv.
         """
         api = self.client.api
-        with self._unstarted(image, {name: {"bind": f"/volumes/{name}", "mode": "rw"} for name in volumes},
-                             user="0") as container:
+        with self._unstarted(
+            image, {name: {"bind": f"/volumes/{name}", "mode": "rw"} for name in volumes}, user="0"
+        ) as container:
             buffer = io.BytesIO()
             with tarfile.open(fileobj=buffer, mode="w") as tar:
                 for name, (uid, gid, mode) in volumes.items():
