@@ -120,13 +120,12 @@ def trackbed_task(
                 values["given"] = flags.given({flag: values.pop(flag, None) for flag in settings})
             body(context, *args, **values)
 
-        run.__signature__ = signature.replace(
-            parameters=[  # type: ignore[attr-defined]
-                context,
-                *map(flags.parameter, settings),
-                *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name != "given"),
-            ]
-        )
+        parameters = [
+            context,
+            *map(flags.parameter, settings),
+            *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name != "given"),
+        ]
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         said = {**{flag: flags.text(row) for flag, row in settings.items()}, **(help or {})}
         wanted = {
             "help": said,
