@@ -23,17 +23,23 @@ def parameter(name: str) -> Parameter:
     return Parameter(name, Parameter.KEYWORD_ONLY, default=None)
 
 
+def scope(row: Setting) -> str:
+    """When a setting counts, where that is not always: for its help."""
+    return "with PUBLIC=true" if "public" in row.only else "Docker only" if "docker" in row.only else ""
+
+
 def meaning(row: Setting) -> str:
-    """What a setting means, and when."""
-    return ("with PUBLIC=true: " if "public" in row.only else "") + row.why
+    """What a setting is, and when it counts."""
+    return f"{row.help} ({scope(row)})" if scope(row) else row.help
 
 
 def text(row: Setting) -> str:
-    """The help of one flag: what it means, and its default."""
-    said = meaning(row).replace("with PUBLIC=true: ", "with --public: ")
-    if row.repeated:
-        return f"{said}; may be given several times"
-    return f"{said} (default: {row.default})" if row.default and "(default" not in said else said
+    """The help of one flag: what it is, when it counts, its default."""
+    notes = [scope(row).replace("PUBLIC=true", "--public")]
+    notes.append(f"default: {row.default}" if row.default and not row.repeated else "")
+    notes.append("may be given several times" if row.repeated else "")
+    said = "; ".join(filter(None, notes))
+    return f"{row.help} ({said})" if said else row.help
 
 
 def given(values: Mapping[str, object]) -> Given:

@@ -35,7 +35,7 @@ class Setting:
 
     default: str
     kind: Kind[Any]
-    why: str
+    help: str
     tasks: tuple[str, ...] = ()
     secret: bool = False
     option: str = ""
@@ -75,9 +75,9 @@ class Setting:
         return self.kind.parse(text, around)
 
 
-def setting(default: str, kind: Kind[T], why: str, **more: Any) -> T:
+def setting(default: str, kind: Kind[T], help: str, **more: Any) -> T:
     """Declare a field of ``Declared``; the parser's type is the field's."""
-    row = Setting(default, kind, why, **more)
+    row = Setting(default, kind, help, **more)
     found: Any = field(repr=not row.secret, metadata={"setting": row})
     return found  # type: ignore[no-any-return]
 
@@ -89,41 +89,41 @@ class Declared:
     engine: str = setting(
         "auto",
         one_of("auto", "docker", "embedded"),
-        "where the parts run: auto takes what holds data already, then Docker if it answers, else no Docker at all",
+        "Engine that runs the services: auto takes the one that holds data, then Docker if it answers, then embedded",
         tasks=(*NOTEBOOK, "doctor"),
     )
     project: str = setting(
         "trackbed",
         kinds.PROJECT,
-        "prefix of every container, volume and folder, so that two systems do not collide",
+        "Name of the project, the prefix of its containers, volumes and folders",
         tasks=EVERY,
         remembered=False,
     )
     object_store: str = setting(
         "auto",
         one_of("auto", "minio", "versitygw", "external", "folder"),
-        "where artifacts go: auto is versitygw with Docker (minio where its data are) and a folder without",
+        "Object store for artifacts: auto is versitygw with Docker (minio where it holds data), and a folder without",
         tasks=(*UP, "move"),
         only=("server",),
     )
     bind_address: str = setting(
         "127.0.0.1",
         kinds.BIND_ADDRESS,
-        "address that every port listens on; others reach it through ssh -L (with PUBLIC=true: 0.0.0.0 unless given)",
+        "Address that every port listens on (with PUBLIC=true: 0.0.0.0 unless given)",
         tasks=UP,
         compose=True,
     )
     public: bool = setting(
         "false",
         kinds.SWITCH,
-        "open to other machines, through a gateway with TLS and logins (Docker); false ends that",
+        "Access from other machines, through a gateway with TLS and logins (Docker only); false ends it",
         tasks=UP,
         switch=True,
     )
     local_access: str = setting(
         "auto",
         one_of("auto", "open", "token"),
-        "whether MLflow asks for MLFLOW_TOKEN on this machine: auto does where others have accounts on it",
+        "Access to MLflow on this machine: token asks for MLFLOW_TOKEN, auto does so where other people have accounts",
         tasks=UP,
         only=("server", "private"),
         instead="the gateway and a server elsewhere have logins of their own; leave --local-access out",
@@ -131,7 +131,7 @@ class Declared:
     mlflow_jobs: str = setting(
         "off",
         one_of("off", "on"),
-        "judges, evaluations, automatic scoring on the server: 0.5 GB more memory, 0.25 GB for each that runs (6)",
+        "Judges, evaluations and automatic scoring on the server; 0.5 GB of memory, 0.25 GB for each of up to 6 jobs",
         tasks=UP,
         only=("server", "private"),
         instead="a public server has no way out to models: run judges in a notebook, and leave --mlflow-jobs out",
@@ -139,13 +139,13 @@ class Declared:
     mlflow_jobs_models: str = setting(
         "public",
         one_of("public", "any"),
-        "with MLFLOW_JOBS=on, where judges' models may be: public https addresses, or any (a vLLM on this machine)",
+        "Models that judges may call, with MLFLOW_JOBS=on: public https addresses only, or any (a local vLLM)",
         only=("server", "private", "jobs"),
     )
     domain: str = setting(
         "",
         optional(kinds.DOMAIN, ""),
-        "name of the public address; gets a certificate that browsers know, over ports 80 and 443",
+        "DNS name of the public address; Trackbed gets a certificate for it that browsers trust, over ports 80 and 443",
         tasks=UP,
         only=("docker", "public"),
         instead="for the name that others call this machine: --public-address=NAME",
@@ -153,27 +153,27 @@ class Declared:
     certificates: str = setting(
         "auto",
         one_of("auto", "internal", "acme"),
-        "whose certificates the gateway shows: auto is acme with DOMAIN, else a CA of its own",
+        "Issuer of the gateway's certificate: auto is acme with DOMAIN, and a CA of Trackbed's own without",
         tasks=UP,
         only=("docker", "public"),
     )
     acme_ca: str = setting(
         "https://acme-v02.api.letsencrypt.org/directory",
         kinds.DIRECTORY,
-        "where certificates are asked for, with CERTIFICATES=acme",
+        "Directory URL of the ACME CA, with CERTIFICATES=acme",
         compose=True,
         only=("docker", "public"),
     )
     acme_root: str = setting(
         "",
         optional(kinds.PEM, ""),
-        "root certificate of that CA, where it is one of your own site",
+        "Root certificate of the ACME CA, where it is your site's own",
         only=("docker", "public"),
     )
     http_port: int = setting(
         "80",
         kinds.PORT,
-        "port where the CA looks for the proof, and where HTTP is redirected (acme)",
+        "Port of the CA's HTTP challenge and of the redirect to HTTPS, with CERTIFICATES=acme",
         tasks=UP,
         compose=True,
         only=("docker", "public"),
@@ -181,7 +181,7 @@ class Declared:
     https_port: int = setting(
         "443",
         kinds.PORT,
-        "port where the CA looks for the proof over TLS (acme)",
+        "Port of the CA's TLS challenge, with CERTIFICATES=acme",
         tasks=UP,
         compose=True,
         only=("docker", "public"),
@@ -189,7 +189,7 @@ class Declared:
     public_s3: bool = setting(
         "false",
         kinds.SWITCH,
-        "opens the S3 API too, for those who have its keys",
+        "Access to the S3 API from other machines, for clients that have its keys",
         tasks=UP,
         only=("docker", "public"),
         instead="artifacts pass through MLflow, which needs no port of the store",
@@ -197,23 +197,23 @@ class Declared:
     public_address: str = setting(
         "",
         optional(kinds.HOST, ""),
-        "what others call this machine; PUBLIC=true asks the cloud when empty",
+        "Name or IP address that other machines use for this one; with PUBLIC=true, empty asks the cloud for it",
         tasks=NOTEBOOK,
     )
     mlflow_port: int = setting(
         "8000",
         kinds.PORT,
-        "port of MLflow",
+        "Port of the MLflow server",
         tasks=UP,
         compose=True,
         only=("server",),
         instead="the address of that server belongs into --tracking-uri",
     )
-    jupyter_port: int = setting("8888", kinds.PORT, "port of JupyterLab", tasks=NOTEBOOK)
+    jupyter_port: int = setting("8888", kinds.PORT, "Port of JupyterLab", tasks=NOTEBOOK)
     s3_port: int = setting(
         "9000",
         kinds.PORT,
-        "port of the S3 API (Docker)",
+        "Port of the S3 API",
         tasks=UP,
         compose=True,
         only=("server", "docker", "own-store"),
@@ -222,7 +222,7 @@ class Declared:
     s3_console_port: int = setting(
         "9001",
         kinds.PORT,
-        "port of the object store's console (Docker)",
+        "Port of the object store's console",
         tasks=UP,
         compose=True,
         only=("server", "docker", "own-store"),
@@ -231,7 +231,7 @@ class Declared:
     s3_bucket: str = setting(
         "mlflow-artifacts",
         kinds.BUCKET,
-        "the bucket that holds the artifacts",
+        "Bucket that holds the artifacts",
         tasks=UP,
         compose=True,
         only=("server", "s3"),
@@ -240,66 +240,78 @@ class Declared:
     s3_endpoint: str = setting(
         "",
         optional(kinds.ENDPOINT, ""),
-        "address of your own object store, for OBJECT_STORE=external",
+        "Endpoint of your own object store, with OBJECT_STORE=external",
         only=("server", "s3"),
     )
-    s3_region: str = setting("us-east-1", kinds.REGION, "region of the bucket", compose=True, only=("server", "s3"))
+    s3_region: str = setting("us-east-1", kinds.REGION, "Region of the bucket", compose=True, only=("server", "s3"))
     s3_access_key: str = setting(
-        "", kinds.ACCESS_KEY, "key name of your own object store; made for you otherwise", only=("server", "s3")
+        "",
+        kinds.ACCESS_KEY,
+        "Access key of the object store: your own with OBJECT_STORE=external, otherwise generated when empty",
+        only=("server", "s3"),
     )
     s3_secret_key: str = setting(
         "",
         kinds.key(8),
-        "secret key of your own object store; made for you otherwise",
+        "Secret key of the object store: your own with OBJECT_STORE=external, otherwise generated when empty",
         secret=True,
         only=("server", "s3"),
     )
     backup_s3_endpoint: str = setting(
-        "", optional(kinds.ENDPOINT, ""), "object store for backups to s3://BUCKET/PREFIX; empty: AWS", remembered=False
+        "",
+        optional(kinds.ENDPOINT, ""),
+        "Endpoint of the object store for backups to s3://BUCKET/PREFIX; empty is AWS",
+        remembered=False,
     )
-    backup_s3_region: str = setting("us-east-1", kinds.REGION, "region of that bucket", remembered=False)
-    backup_s3_access_key: str = setting("", kinds.ACCESS_KEY, "key name at that store", remembered=False)
-    backup_s3_secret_key: str = setting("", kinds.key(8), "secret key at that store", secret=True, remembered=False)
+    backup_s3_region: str = setting("us-east-1", kinds.REGION, "Region of the backup bucket", remembered=False)
+    backup_s3_access_key: str = setting("", kinds.ACCESS_KEY, "Access key of the backup bucket", remembered=False)
+    backup_s3_secret_key: str = setting(
+        "", kinds.key(8), "Secret key of the backup bucket", secret=True, remembered=False
+    )
     postgres_password: str = setting(
-        "", kinds.key(8), "password of the database; made for you when empty", secret=True, only=("server", "docker")
+        "", kinds.key(8), "Password of the database; generated when empty", secret=True, only=("server", "docker")
     )
-    jupyter_token: str = setting("", kinds.TOKEN, "what opens JupyterLab; made for you when empty", secret=True)
+    jupyter_token: str = setting("", kinds.TOKEN, "Token that opens JupyterLab; generated when empty", secret=True)
     mlflow_token: str = setting(
-        "", kinds.TOKEN, "what opens MLflow, with LOCAL_ACCESS=token; made for you when empty", secret=True
+        "", kinds.TOKEN, "Token that opens MLflow, with LOCAL_ACCESS=token; generated when empty", secret=True
     )
     mlflow_crypto_kek_passphrase: str = setting(
         "",
         kinds.key(16),
-        "encrypts the API keys that people store in MLflow's page; made for you when empty",
+        "Passphrase that encrypts the API keys stored in MLflow; generated when empty",
         secret=True,
     )
     mlflow_webhook_secret_encryption_key: str = setting(
-        "", kinds.FERNET, "encrypts the secrets of webhooks; made for you when empty", secret=True
+        "", kinds.FERNET, "Key that encrypts the secrets of webhooks; generated when empty", secret=True
     )
     tracking_uri: str = setting(
         "",
         optional(kinds.TRACKING_URI, ""),
-        "a tracking server elsewhere: only the notebook is started here, and logs to that one",
+        "Address of a remote tracking server; Trackbed then starts only a notebook, which logs there",
         tasks=NOTEBOOK,
     )
     tracking_username: str = setting(
         "",
         kinds.USERNAME,
-        "user at that server; TRACKING_PASSWORD or TRACKING_TOKEN go into .env",
+        "User name at the remote tracking server; TRACKING_PASSWORD or TRACKING_TOKEN goes into .env",
         tasks=NOTEBOOK,
         only=("remote",),
         instead="give --tracking-uri=https://HOST too",
     )
     tracking_password: str = setting(
-        "", kinds.printable(1024), "password at that server", secret=True, only=("remote",)
+        "", kinds.printable(1024), "Password at the remote tracking server", secret=True, only=("remote",)
     )
     tracking_token: str = setting(
-        "", kinds.printable(4000), "token at that server, instead of user and password", secret=True, only=("remote",)
+        "",
+        kinds.printable(4000),
+        "Token at the remote tracking server, instead of user name and password",
+        secret=True,
+        only=("remote",),
     )
     tracking_ca: Path | None = setting(
         "",
         optional(kinds.FILE, None),
-        "certificate of the authority that signed that server's, in PEM form",
+        "Certificate of the CA that signed the remote tracking server's, a PEM file",
         tasks=NOTEBOOK,
         only=("remote",),
         instead="give --tracking-uri=https://HOST too",
@@ -307,13 +319,13 @@ class Declared:
     gpu: str = setting(
         "auto",
         kinds.GPU,
-        "GPUs for the notebook: auto (what this machine has), none, amd, nvidia or a node type, as in mi100 or liqid",
+        "GPUs of the notebook: auto (what the machine has), none, amd, nvidia, or a node type such as mi100 or liqid",
         tasks=(*NOTEBOOK, "build"),
     )
     devices: str = setting(
         "all",
         kinds.DEVICES,
-        "which of the GPUs, to share a machine between people: all, or indexes as in 0,1",
+        "Indexes of the GPUs to use, as in 0,1, to share a machine between people; or all",
         tasks=NOTEBOOK,
         only=("gpu",),
         instead="leave it out, or see `invoke doctor` why there is none",
@@ -321,19 +333,18 @@ class Declared:
     torch: str = setting(
         "auto",
         one_of("auto", "cpu", "none"),
-        "PyTorch for the notebook: auto takes the build for its GPU and driver (embedded: only with one), cpu the "
-        "build for no GPU, none leaves it out",
+        "PyTorch of the notebook: auto fits the GPU's driver (embedded: only with a GPU), cpu is the CPU build",
         tasks=(*NOTEBOOK, "build"),
     )
     torch_index: str = setting(
         "",
         optional(kinds.INDEX, ""),
-        "where PyTorch's wheels come from, for a mirror or another CUDA or ROCm; empty: PyTorch's own",
+        "Package index of PyTorch's wheels, for a mirror or another CUDA or ROCm; empty is PyTorch's own",
     )
     data_volume: str = setting(
         "food11",
         kinds.DATA,
-        "Docker volume or folder that the notebook sees read-only at /mnt; the default is left out while there is none",
+        "Docker volume or folder that the notebook sees read-only at /mnt; the default counts only while it exists",
         tasks=NOTEBOOK,
         only=("data",),
         instead="name a folder: --data-volume=/FOLDER",
@@ -341,7 +352,7 @@ class Declared:
     jupyter_env: Mapping[str, str] = setting(
         "",
         kinds.VARIABLES,
-        "further environment variables of the notebook, as in NAME=VALUE",
+        "Environment variable of the notebook, as in NAME=VALUE",
         tasks=NOTEBOOK,
         option="--env",
         repeated=True,
@@ -349,7 +360,7 @@ class Declared:
     jupyter_volumes: tuple[str, ...] = setting(
         "",
         kinds.VOLUMES,
-        "further folders or volumes of the notebook (Docker), as in SOURCE:/TARGET or SOURCE:/TARGET:ro",
+        "Folder or volume to mount in the notebook, as in SOURCE:/TARGET or SOURCE:/TARGET:ro",
         tasks=NOTEBOOK,
         option="--volume",
         repeated=True,
@@ -359,94 +370,94 @@ class Declared:
     cull_idle: int = setting(
         "off",
         kinds.DURATION,
-        "end kernels that are idle for so long, so that a GPU is not held overnight: off, or as in 30m, 12h",
+        "Time after which an idle kernel is shut down, so that it holds no GPU overnight: off, or as in 30m, 12h",
         tasks=NOTEBOOK,
     )
     workspace: Path = setting(
         "",
         optional(kinds.FOLDER, UNSETTLED),
-        "the notebook's work folder on this machine (default: workspace in the state folder)",
+        "Folder of this machine for the notebook's files (default: workspace in the state folder)",
         tasks=(*NOTEBOOK, "doctor"),
     )
     state_dir: Path = setting(
         "",
         optional(kinds.FOLDER, UNSETTLED),
-        "where state and secrets are kept (default: your state folder; /var/lib/trackbed as root)",
+        "Folder for state and secrets (default: your state folder; /var/lib/trackbed as root)",
         tasks=EVERY,
         remembered=False,
     )
     registry_mirror: str = setting(
         "",
         optional(kinds.REGISTRY, ""),
-        "registry in place of the others for the default images, and for those that ours are built from (Docker)",
+        "Registry that replaces all others for the default images and for the bases of our own",
         only=("docker",),
     )
     postgres_image: str = setting(
-        references.image("postgres").reference, kinds.IMAGE, "the database (Docker)", only=("server", "docker")
+        references.image("postgres").reference, kinds.IMAGE, "Image of PostgreSQL", only=("server", "docker")
     )
     minio_image: str = setting(
         references.image("minio").reference,
         kinds.IMAGE,
-        "the object store minio: Silo, the maintained fork of MinIO (Docker)",
+        "Image of the object store minio: Silo, the maintained fork of MinIO",
         only=("server", "docker"),
     )
     versitygw_image: str = setting(
         references.image("versitygw").reference,
         kinds.IMAGE,
-        "the object store versitygw (Docker)",
+        "Image of the object store versitygw",
         only=("server", "docker"),
     )
     mlflow_image: str = setting(
-        "trackbed/mlflow:3.17.2", kinds.IMAGE, "the tracking server (Docker)", compose=True, only=("server", "docker")
+        "trackbed/mlflow:3.17.2", kinds.IMAGE, "Image of the MLflow server", compose=True, only=("server", "docker")
     )
     jupyter_image: str = setting(
         "",
         optional(kinds.IMAGE, ""),
-        "the notebook (Docker); empty: our own trackbed/jupyter-mlflow, :cpu, :cuda or :rocm",
+        "Image of the notebook; empty is our own trackbed/jupyter-mlflow:cpu, :cuda or :rocm",
         only=("docker",),
     )
     mlflow_workers: int = setting(
-        "2", kinds.integer(1, 32), "processes that serve MLflow", compose=True, only=("server",)
+        "2", kinds.integer(1, 32), "Number of the MLflow server's processes", compose=True, only=("server",)
     )
     jupyter_shm_size: str = setting(
-        "16g", kinds.SIZE, "shared memory of the notebook, for data loaders (Docker)", only=("docker",)
+        "16g", kinds.SIZE, "Shared memory of the notebook, for data loaders", only=("docker",)
     )
     gateway_image: str = setting(
         "trackbed/gateway:2.11.7",
         kinds.IMAGE,
-        "the gateway of PUBLIC=true (Docker)",
+        "Image of the gateway",
         compose=True,
         only=("docker", "public"),
     )
     memory_limit: str = setting(
         "4g",
         kinds.SIZE,
-        "most memory of each service (embedded: of MLflow's processes, 1 GiB each at least)",
+        "Memory limit of each service (embedded: of the MLflow server's processes together, 1 GiB each at least)",
         compose=True,
     )
     jupyter_memory: str = setting(
         "",
         optional(kinds.SIZE, ""),
-        "most memory of the notebook (Docker); empty: all but 2 GiB of the machine's",
+        "Memory limit of the notebook; empty is all of the machine's but 2 GiB",
         only=("docker",),
     )
     pids_limit: int = setting(
         "4096",
         kinds.integer(256, 1000000),
-        "most processes and threads of each part (Docker)",
+        "Limit of processes and threads in each service",
         compose=True,
         only=("docker",),
     )
     ready_timeout: int = setting(
         "180",
         kinds.integer(5, 3600, "seconds", "SECONDS"),
-        "seconds to wait until everything is usable",
+        "Seconds to wait until everything is ready",
         tasks=NOTEBOOK,
     )
     build_network: str = setting(
         "default",
         one_of("default", "host"),
-        "network of image builds; host where containers have no way out",
+        "Network of image builds; host where containers have no way out",
         only=("docker",),
     )
 

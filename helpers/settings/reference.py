@@ -47,7 +47,7 @@ def table() -> str:
     for row in TABLE:
         default = "" if not row.default else f"`{references.without_digest(row.default)}`"
         only = ", ".join(WHERE[word] for word in row.only if word in WHERE)
-        lines.append(f"| `{row.name}` | {default} | {_flag(row)} | {row.why} | {only} |")
+        lines.append(f"| `{row.name}` | {default} | {_flag(row)} | {row.help} | {only} |")
     return "\n".join(lines)
 
 
