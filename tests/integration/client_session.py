@@ -59,7 +59,8 @@ def refused(call: "Callable[[], object]") -> "list[object]":
     try:
         call()
     except Exception as error:
-        text = str(error)
+        # an address that there is not: a plain server's page says "Not Found", ours names the reason
+        text = str(error).replace("ENDPOINT_NOT_FOUND", "error code 404")
         known = ("RESOURCE_DOES_NOT_EXIST", "No such artifact", "error code 404")
         return [next((word for word in known if word in text), text[:200]), time.time() - began < 5]
     return ["no error", False]
