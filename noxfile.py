@@ -21,6 +21,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "unit"]
 FULL = ["full"]  # the tag of every session that CI runs, in the order in which they stand here
+NIGHTLY = ["nightly"]  # of what takes hours, a package index or gigabytes
 
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))
@@ -93,7 +94,7 @@ def unit(session: nox.Session) -> None:
 
 
 @nox.session(allow_parallel=True, tags=FULL)
-@nox.parametrize("share", [nox.param(share, id=share) for share in ("docker", "embedded")])
+@nox.parametrize("share", [nox.param(share, id=share) for share in ("transfer", "docker", "embedded")])
 def integration(session: nox.Session, share: str) -> None:
     """The tasks a user types, against real services: embedded always, Docker when an engine answers."""
     install(session)
@@ -109,8 +110,16 @@ def integration(session: nox.Session, share: str) -> None:
 
 @nox.session(allow_parallel=True, tags=FULL)
 def faults(session: nox.Session) -> None:
-    """Parts, disks, commands fail while clients write. TRACKBED_FAULT_ROUNDS (2) of each; prints its seed."""
+    """Services, disks, commands fail while clients write. TRACKBED_FAULT_ROUNDS (1) of each; prints its seed."""
     install(session)
+    session.run("pytest", "tests/faults", results(session), *session.posargs)
+
+
+@nox.session(default=False, tags=NIGHTLY)
+def many_faults(session: nox.Session) -> None:
+    """The session faults with twenty rounds of each: hours."""
+    install(session)
+    session.env.setdefault("TRACKBED_FAULT_ROUNDS", "20")
     session.run("pytest", "tests/faults", results(session), *session.posargs)
 
 
@@ -146,35 +155,35 @@ def machine(session: nox.Session) -> None:
     )
 
 
-@nox.session(default=False)
+@nox.session(default=False, tags=NIGHTLY)
 def clients(session: nox.Session) -> None:
     """Old MLflow clients, other libraries, thousands of files, 1.2 GB, on both engines: needs a package index."""
     install(session)
     session.run("pytest", "tests/clients", results(session), *session.posargs)
 
 
-@nox.session(default=False)
+@nox.session(default=False, tags=NIGHTLY)
 def namespaces(session: nox.Session) -> None:
     """A rootless engine and one with userns-remap, of the tests' own: needs root, Docker, rootlesskit, uidmap, 8 GB."""
     install(session)
     session.run("pytest", "tests/namespaces", results(session), *session.posargs)
 
 
-@nox.session(default=False)
+@nox.session(default=False, tags=NIGHTLY)
 def pytorch(session: nox.Session) -> None:
     """PyTorch's real build for NVIDIA (3 GB), in the image and embedded: needs Docker and a package index."""
     install(session)
     session.run("pytest", "tests/pytorch", results(session), *session.posargs)
 
 
-@nox.session(default=False)
+@nox.session(default=False, tags=NIGHTLY)
 def bench(session: nox.Session) -> None:
     """Ours against the usual compose file, as ratios in one run; needs a Docker engine and quiet."""
     install(session)
     session.run("python", "-m", "benchmarks.bench", *session.posargs)
 
 
-@nox.session(default=False)
+@nox.session(default=False, tags=NIGHTLY)
 def bench_backup(session: nox.Session) -> None:
     """Backup and restore against `pg_dump` and a plain mirror of the store, with their memory; needs root and quiet."""
     install(session)

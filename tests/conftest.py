@@ -29,7 +29,7 @@ KEPT = ("TRACKBED_BUILD_NETWORK", "TRACKBED_TORCH", "TRACKBED_MLFLOW_IMAGE", "TR
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-SHARES = ("docker", "machine", "embedded")  # of the integration tests; one after the other, or side by side
+SHARES = ("transfer", "docker", "embedded", "machine")  # of the integration tests; all but the last side by side
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,9 +37,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def share_of(item: pytest.Item) -> str:
-    """``machine``: changes what all systems here see, so nothing may run beside it; else by engine."""
-    if item.get_closest_marker("machine"):
-        return "machine"
+    """``machine``: changes what all systems here see, so nothing may run beside it; ``transfer``; else by engine."""
+    for share in ("machine", "transfer"):
+        if item.get_closest_marker(share):
+            return share
     asked = getattr(item, "callspec", None)
     on_docker = item.get_closest_marker("docker") or (asked and asked.params.get("engine") == "docker")
     return "docker" if on_docker else "embedded"

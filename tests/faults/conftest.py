@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import ROOT, Clone
 from tests.faults.harness import Harness, Tally, Writers
 
-ROUNDS = int(os.environ.get("TRACKBED_FAULT_ROUNDS", "2"))
+ROUNDS = int(os.environ.get("TRACKBED_FAULT_ROUNDS", "1"))
 SEED = int(os.environ.get("TRACKBED_FAULT_SEED") or random.randrange(2**32))
 Harnesses = Callable[[Clone], Harness]
 

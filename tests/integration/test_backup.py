@@ -12,10 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 
 from tests.conftest import Clone, require_docker
 from tests.integration import seen
+
+pytestmark = pytest.mark.transfer
 
 
 def api(clone: Clone, path: str, method: str = "GET", **content: Any) -> Any:

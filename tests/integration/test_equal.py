@@ -1,6 +1,6 @@
 """Whatever was logged, every answer of the API is the same after a restore on the other engine.
 
-Hypothesis makes up the experiments. TRACKBED_EQUAL_EXAMPLES (20) of them go into one system, since each round is a
+Hypothesis makes up the experiments. TRACKBED_EQUAL_EXAMPLES (8) of them go into one system, since each round is a
 backup, the end of everything and a restore, twice; TRACKBED_EQUAL_SEED repeats the printed ones; TRACKBED_EQUAL_MIB
 (1024) is the size of the big artifact.
 """
@@ -27,7 +27,9 @@ from tests.conftest import Clone, require_docker
 from tests.integration import snapshot
 from tests.integration.snapshot import Server
 
-EXAMPLES = int(os.environ.get("TRACKBED_EQUAL_EXAMPLES", "20"))
+pytestmark = pytest.mark.transfer
+
+EXAMPLES = int(os.environ.get("TRACKBED_EQUAL_EXAMPLES", "8"))
 BIG = int(os.environ.get("TRACKBED_EQUAL_MIB", "1024")) * 2**20
 HISTORY = 10_000  # values of one metric
 NO_SURROGATES = st.characters(exclude_categories=["Cs"], exclude_characters="\0")  # UTF-8 and PostgreSQL refuse these

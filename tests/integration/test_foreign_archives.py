@@ -17,6 +17,8 @@ from tests.integration import seen
 from tests.integration.test_backup import api, everything, experiment, get, log_run
 from tests.integration.test_upgrade import use_database
 
+pytestmark = pytest.mark.transfer
+
 # what the owner of a database may add to it; each calls f() when it is restored or first used
 PLANTED = """
 CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $$ BEGIN

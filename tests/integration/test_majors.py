@@ -11,7 +11,7 @@ from tests.conftest import Clone, require_docker
 from tests.integration import seen
 from tests.integration.test_backup import everything, experiment, log_run
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.transfer]
 OLDER, OURS = "postgres:16-trixie", "postgres:18.6-trixie"
 
 

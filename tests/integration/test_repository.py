@@ -25,6 +25,8 @@ from tests.conftest import Clone, free_ports, require_docker
 from tests.integration import seen
 from tests.integration.test_backup import api, everything, experiment, log_run
 
+pytestmark = pytest.mark.transfer
+
 SETTLED = 2.5  # seconds after which a file on disk counts as settled
 
 

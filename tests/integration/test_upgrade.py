@@ -35,6 +35,8 @@ client.set_registered_model_alias("model", "best", version)
 """
 READ = """
 import sys, psycopg2
+
+pytestmark = pytest.mark.transfer
 host, name = sys.argv[1:]
 cursor = psycopg2.connect(host=host, user="mlflow", dbname=name).cursor()
 for table in ("alembic_version", "runs", "metrics", "params"):
