@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from helpers import accelerators, gpu, pages, workspace
+from helpers import pages, workspace
 from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Engine, ExecResult, Sink
 from helpers.errors import TrackbedError
+from helpers.gpu import advice, node_types, verify
 
 SCRIPT = Path(__file__).parent / "probes" / "notebook_check.py"
 USER = "mlflow"
@@ -126,11 +127,11 @@ def verdict(results: Sequence[CheckResult]) -> str:
 
 def _gpus(engine: Engine, sink: Sink, experiment: str) -> list[CheckResult]:
     """The GPUs from inside the notebook; nothing for a notebook without one."""
-    if engine.accelerator.kind == accelerators.NONE:
+    if engine.accelerator.kind == node_types.NONE:
         return []
     sink.step("Computing on the GPU inside the notebook")
     try:
-        lines, done = gpu.inside(engine, quick=False, experiment=experiment)
+        lines, done = verify.inside(engine, quick=False, experiment=experiment)
     except TrackbedError as error:
         return [CheckResult("GPU can be opened", False, error.message)]
     if not lines:
@@ -138,7 +139,7 @@ def _gpus(engine: Engine, sink: Sink, experiment: str) -> list[CheckResult]:
     results = []
     for line in lines:
         detail = str(line["detail"])
-        if line["ok"] is False and (known := accelerators.advice(detail)):
+        if line["ok"] is False and (known := advice.advice(detail)):
             detail = f"{known[0]}: {known[1]} ({detail})"
         results.append(CheckResult(str(line["check"]), line["ok"], detail, float(line["seconds"])))
     return results

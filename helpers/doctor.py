@@ -8,22 +8,14 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping
 
-from helpers import (
-    accelerators,
-    access,
-    addresses,
-    durability,
-    notebook,
-    pages,
-    ports,
-    stack,
-)
+from helpers import access, addresses, durability, notebook, pages, ports, stack
 from helpers import workspace as workspace_files
 from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.engines.host import LOCAL, Host
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
+from helpers.gpu import node_types
 from helpers.services import JUPYTER, POSTGRES, PartStatus, Port, State
 from helpers.settings import BY_NAME, Settings, relevance
 from helpers.system import OPEN, System, existing
@@ -268,7 +260,7 @@ def _check_access(system: System, engine: Engine) -> Finding:
 def _check_settings(engine: Engine) -> list[Finding]:
     """Values from elsewhere than the command line that do nothing here: they may be meant for the other engine."""
     try:
-        gpu = engine.accelerator.kind != accelerators.NONE
+        gpu = engine.accelerator.kind != node_types.NONE
     except TrackbedError:
         gpu = True  # another finding says what is wrong about it
     return [

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers import (
-    accelerators,
     access,
     boot,
     credentials,
@@ -18,7 +17,6 @@ from helpers import (
     elsewhere,
     failed_start,
     gateway,
-    gpu,
     kernels,
     ports,
     readiness,
@@ -34,6 +32,7 @@ from helpers.backups import journal, moving
 from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.errors import Interrupted, SettingError, TrackbedError
+from helpers.gpu import node_types, verify
 from helpers.services import JUPYTER, MLFLOW, STORE, DataItem, PartStatus, Sink, State
 from helpers.settings import BY_NAME, Settings, default_state_dir, generated, relevance
 from helpers.system import System
@@ -243,8 +242,8 @@ def _start(system: System, engine: Engine, sink: Sink, notice: Notice) -> Overvi
             notice(line)
         credentials.forget_former(settings)  # the server has encrypted anew what they opened
     proofs = watch.prove(system.credentials())
-    if report.changed and engine.accelerator.kind != accelerators.NONE:
-        gpu.verify(engine, sink)
+    if report.changed and engine.accelerator.kind != node_types.NONE:
+        verify.verify(engine, sink)
     seen = overview(engine, settings, report.changed)
     system.state.applied = {
         "hash": engine.fingerprint(),

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from helpers import references, wheels
+from helpers import references
 from helpers.engines.venvs import uv_settings
 from helpers.errors import TrackbedError
+from helpers.gpu import wheels
 from helpers.stack import JUPYTER_FOLDER, ROOT
 
 LOWEST_PYTHON = "3.11"

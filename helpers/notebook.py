@@ -9,9 +9,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from helpers import elsewhere, safe_files, server_secrets
-from helpers.accelerators import Accelerator
 from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
+from helpers.gpu.accelerator import Accelerator
 from helpers.services import JUPYTER, DeviceRequest, Health, Mount, PartSpec, Port, State
 from helpers.settings import Settings
 from helpers.stack import TITLES, local_host, notebook_environment, notebook_options, public_url

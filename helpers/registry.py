@@ -12,7 +12,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from helpers import references, wheels
+from helpers import references
+from helpers.gpu import wheels
 
 TYPES = ", ".join(
     (

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from helpers.accelerators import Machine
+from helpers.gpu.detect import Machine
 
 POSTGRES = "postgres"
 STORE = "store"

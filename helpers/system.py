@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helpers import accelerators, stack
+from helpers import stack
 from helpers.credentials import MLFLOW_TOKEN, Credentials, ensure
-from helpers.probes import machine as probe
+from helpers.gpu import detect, probe
 from helpers.services import HostFacts
 from helpers.settings import Settings
 from helpers.state import State
@@ -71,7 +71,7 @@ class System:
             memory_available=_meminfo("MemAvailable"),
             disk_free=free_space(disk),
             disk_path=str(disk),
-            machine=accelerators.machine(probe.look()),
+            machine=detect.machine(probe.look()),
         )
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import IO, TYPE_CHECKING, ClassVar, Protocol
 
-from helpers.accelerators import Accelerator
 from helpers.engines.checks import Checks
 from helpers.engines.streaming import Pipe
+from helpers.gpu.accelerator import Accelerator
 from helpers.services import (
     BUCKET,
     GATEWAY,

@@ -21,7 +21,6 @@ from typing import IO, Any, ClassVar
 from urllib.parse import quote
 
 from helpers import (
-    accelerators,
     addresses,
     bounded,
     database_failures,
@@ -34,9 +33,7 @@ from helpers import (
     server_secrets,
     stack,
     surroundings,
-    wheels,
 )
-from helpers.accelerators import Accelerator
 from helpers.credentials import JUPYTER_TOKEN
 from helpers.engines import (
     base,
@@ -56,6 +53,8 @@ from helpers.engines.host import LOCAL, Host
 from helpers.engines.layout import Layout
 from helpers.engines.supervision import MARK, Program, Supervisor, orphans, terminate
 from helpers.errors import NotListening, PartFailed, TrackbedError
+from helpers.gpu import accelerator, node_types, wheels
+from helpers.gpu.accelerator import Accelerator
 from helpers.http_request import SEARCH, ask
 from helpers.services import (
     JUPYTER,
@@ -219,9 +218,9 @@ class EmbeddedEngine(base.Engine):
         """
         chosen, settings = self.accelerator, self.settings
         found = []
-        if chosen.kind != accelerators.NONE:
+        if chosen.kind != node_types.NONE:
             found.append(venvs.Extra(stack.JUPYTER_FOLDER / f"metrics-{chosen.variant}-requirements.txt", hashed=True))
-        if settings.torch == wheels.CPU or (settings.torch == wheels.AUTO and chosen.kind != accelerators.NONE):
+        if settings.torch == wheels.CPU or (settings.torch == wheels.AUTO and chosen.kind != node_types.NONE):
             lock, hashed = wheels.requirements(chosen.torch, settings.torch_index)
             found.append(venvs.Extra(lock, wheels.index(chosen.torch, settings.torch_index), hashed))
             found.append(venvs.Extra(stack.JUPYTER_FOLDER / "lightning-requirements.txt", hashed=True, alone=True))
@@ -240,7 +239,7 @@ class EmbeddedEngine(base.Engine):
 
     @cached_property
     def accelerator(self) -> Accelerator:
-        return accelerators.choose(
+        return accelerator.choose(
             self.settings.gpu,
             self.settings.devices,
             self.host_facts().machine,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from helpers import addresses, notebook
-from helpers.accelerators import Machine
+from helpers.gpu.detect import Machine
 from helpers.services import Address, HostFacts, Port
 from helpers.settings import Settings
 

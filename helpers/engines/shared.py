@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from helpers import accelerators
-from helpers.accelerators import Accelerator
 from helpers.engines.base import Engine
 from helpers.errors import Interrupted, TrackbedError
+from helpers.gpu import node_types
+from helpers.gpu.accelerator import Accelerator
 from helpers.services import PartStatus, StartReport, State
 
 AWS_CREDENTIALS = "[default]\naws_access_key_id = {S3_ACCESS_KEY}\naws_secret_access_key = {S3_SECRET_KEY}\n"
@@ -27,7 +27,7 @@ def unchanged(engine: Engine, applied: Mapping[str, Any]) -> bool:
 
 def remarks(chosen: Accelerator, empty_data: str) -> tuple[str, ...]:
     """What is told before a start of the GPU, and of a data set that has nothing in it ("": of none)."""
-    lines = [f"GPU: {chosen} ({chosen.reason})"] if chosen.kind != accelerators.NONE else []
+    lines = [f"GPU: {chosen} ({chosen.reason})"] if chosen.kind != node_types.NONE else []
     if chosen.warning:
         lines.append(f"warning: the notebook gets no GPU: {chosen.warning}")
     if empty_data:

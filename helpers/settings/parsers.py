@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from helpers import accelerators
+from helpers.gpu import node_types
 from helpers.spelling import nearest
 
 
@@ -152,12 +152,12 @@ def file(value: str, around: Around) -> Path:
 
 def gpu(value: str, around: Around) -> str:
     word = value.lower()
-    if word in accelerators.WORDS or word in accelerators.BY_WORD:
+    if word in node_types.WORDS or word in node_types.BY_WORD:
         return word
     if word in ("intel", "xpu", "max1550"):
         raise Wrong(rule="is not supported, AMD and NVIDIA GPUs are; use none.")
     others = {"cuda": "nvidia", "rocm": "amd", "all": "auto", "cpu": "none", "off": "none", "a100": "nvidia"}
-    raise Wrong(others.get(word) or nearest(word, (*accelerators.WORDS, *accelerators.BY_WORD)))
+    raise Wrong(others.get(word) or nearest(word, (*node_types.WORDS, *node_types.BY_WORD)))
 
 
 def devices(value: str, around: Around) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from helpers import accelerators
 from helpers.errors import SettingError
+from helpers.gpu import accelerator, node_types
 from helpers.settings.model import BY_NAME, TABLE, Setting
 from helpers.settings.resolved import Settings
 from helpers.settings.sources import DEFAULT, LAST_UP
@@ -23,7 +23,7 @@ class Chosen(Protocol):
     def settings(self) -> Settings: ...
 
     @property
-    def accelerator(self) -> accelerators.Accelerator: ...
+    def accelerator(self) -> accelerator.Accelerator: ...
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def refuse_flags(settings: Settings, gpu: Callable[[], bool] = lambda: True) -> 
 
 def check(engine: Chosen) -> None:
     """The same for the settings of an engine, before anything is made."""
-    refuse_flags(engine.settings, lambda: engine.accelerator.kind != accelerators.NONE)
+    refuse_flags(engine.settings, lambda: engine.accelerator.kind != node_types.NONE)
 
 
 def _given(setting: Setting, settings: Settings) -> str:

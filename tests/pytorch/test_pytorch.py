@@ -78,7 +78,7 @@ def test_the_image_for_nvidia_has_pytorch_for_cuda_13(image: str) -> None:
 
 def test_the_check_says_that_there_is_no_driver(image: str) -> None:
     words = json.dumps({"kind": "nvidia", "nodes": ["/dev/null"], "torch": True, "experiment": "x"})
-    script = (ROOT / "helpers" / "probes" / "gpu_check.py").read_text()
+    script = (ROOT / "helpers" / "gpu" / "check_script.py").read_text()
     done = seen.run("docker", "run", "--rm", "--interactive", "--entrypoint", "python", image, "-", words, stdin=script)
     opened, computes, metrics = map(json.loads, done.stdout.splitlines())
     assert opened["ok"] and computes["ok"] is False and computes["detail"].startswith(NO_DRIVER)

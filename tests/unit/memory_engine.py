@@ -13,11 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import IO, Any, ClassVar
 
 from helpers import stack
-from helpers.accelerators import Accelerator
 from helpers.engines import shared, streaming
 from helpers.engines.base import Engine
 from helpers.engines.host import Here, Host
 from helpers.errors import TrackbedError
+from helpers.gpu.accelerator import Accelerator
 from helpers.services import (
     JUPYTER,
     MLFLOW,

@@ -11,9 +11,9 @@ from typing import Any, cast
 import pytest
 
 from helpers import check, pages
-from helpers.accelerators import Accelerator
 from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Engine, ExecResult, PartSpec, Plan
 from helpers.errors import TrackbedError
+from helpers.gpu.accelerator import Accelerator
 
 RUN = "0123456789abcdef0123456789abcdef"
 PATH = f"1/{RUN}/artifacts/check/trackbed-check.bin"

@@ -15,7 +15,7 @@ DECLARATIONS = {
     "helpers",
     "helpers.settings",
     *(f"helpers.settings.{name}" for name in ("flags", "model", "kinds", "parsers")),
-    *(f"helpers.{name}" for name in ("accelerators", "wheels", "references", "errors", "spelling")),
+    *(f"helpers.{name}" for name in ("gpu", "gpu.node_types", "references", "errors", "spelling")),
 }
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from helpers import addresses
-from helpers.accelerators import Machine
 from helpers.engines.base import ExecResult, Port
 from helpers.engines.docker import ssh as node
 from helpers.engines.docker import ssh_host as remote
 from helpers.engines.docker.ssh import Target
 from helpers.errors import EngineUnavailable, TrackbedError
+from helpers.gpu.detect import Machine
 from helpers.settings import Settings
 from helpers.state import State
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from helpers import notebook, references
-from helpers.accelerators import Accelerator
 from helpers.engines.base import DeviceRequest, Mount
 from helpers.engines.docker import images
 from helpers.engines.venvs import Extra, Venv
 from helpers.errors import SettingError
+from helpers.gpu.accelerator import Accelerator
 from helpers.settings import Settings
 
 AMD = Accelerator(

@@ -11,9 +11,9 @@ from invoke.exceptions import Exit
 
 import tasks
 from helpers import doctor, stack
-from helpers.accelerators import Accelerator
 from helpers.engines.base import Engine
 from helpers.errors import SettingError
+from helpers.gpu.accelerator import Accelerator
 from helpers.settings import TABLE, Settings, flags, relevance
 from helpers.settings.model import BY_OPTION
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from helpers import accelerators, notebook
+from helpers import notebook
 from helpers.engines import select
 from helpers.engines.docker import images
 from helpers.errors import EngineUnavailable, SettingError
+from helpers.gpu import accelerator, node_types
 from helpers.services import Sink
 from helpers.spelling import did_you_mean, nearest
 from helpers.system import System
@@ -33,9 +34,9 @@ def build(
         raise EngineUnavailable(f"images are built by Docker: {found.reason}", found.fix)
     word = system.settings.gpu
     # a named kind is built anywhere: the machine that builds need not be the one with the GPU
-    chosen = engine.accelerator if word == accelerators.AUTO else accelerators.named(word)
+    chosen = engine.accelerator if word == node_types.AUTO else accelerator.named(word)
     settings = replace(system.settings, jupyter_image=notebook.image(system.settings, chosen))
-    if "jupyter" in names and word == accelerators.AUTO:
+    if "jupyter" in names and word == node_types.AUTO:
         notice(f"GPU: {chosen} ({chosen.reason})")
     wanted = [images.name_of(name, settings) for name in names]
     missing = [name for name in wanted if images.is_stale(engine.api, name, settings)]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from helpers import accelerators
 from helpers.engines.base import Engine
 from helpers.engines.checks import Checks
 from helpers.engines.docker import availability, client_config, images, iptables
 from helpers.engines.docker.network_guard import NetworkGuard
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
+from helpers.gpu import advice
 from helpers.services import Availability
 
 
@@ -39,7 +39,7 @@ class DockerChecks(Checks):
         chosen = self.engine.accelerator
         if not chosen.request or "nvidia" in self.deployment.api.info().get("Runtimes", {}):
             return []
-        missing = accelerators.advice("no known GPU vendor found")
+        missing = advice.advice("no known GPU vendor found")
         return [
             Finding(
                 Level.WARNING,

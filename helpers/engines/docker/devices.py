@@ -7,13 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from helpers import accelerators, wheels
-from helpers.accelerators import Accelerator, Machine
 from helpers.engines import commands
 from helpers.engines.docker import cdi
 from helpers.engines.docker.deployment import Collaborator
 from helpers.errors import TrackbedError
-from helpers.probes import machine as probe
+from helpers.gpu import accelerator, detect, node_types, probe, wheels
+from helpers.gpu.accelerator import Accelerator
+from helpers.gpu.detect import Machine
 
 CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
 
@@ -25,11 +25,11 @@ class Devices(Collaborator):
     def machine(self) -> Machine:
         """The machine that runs the containers, with the CDI devices that its engine knows."""
         if not self.host.remote:
-            return accelerators.machine(probe.look(), self._cdi(any(Path("/dev").glob("nvidia*"))))
-        if self.settings.gpu == accelerators.NONE:
+            return detect.machine(probe.look(), self._cdi(any(Path("/dev").glob("nvidia*"))))
+        if self.settings.gpu == node_types.NONE:
             return Machine()
         found = self.host.look() or self._look_in_container()
-        return accelerators.machine(found, self._cdi(any("nvidia" in node["path"] for node in found["nodes"])))
+        return detect.machine(found, self._cdi(any("nvidia" in node["path"] for node in found["nodes"])))
 
     def _look_in_container(self) -> dict[str, Any]:
         """For a node without a Python of its own: our image's, over the node's trees."""
@@ -73,9 +73,7 @@ class Devices(Collaborator):
     def _cdi(self, nvidia: bool) -> tuple[str, ...]:
         word = self.settings.gpu
         likely = nvidia or any(self.host.is_folder(folder) for folder in CDI_FOLDERS)
-        if accelerators.kind_of(word) not in (
-            (accelerators.NVIDIA, accelerators.AUTO) if likely else (accelerators.NVIDIA,)
-        ):
+        if node_types.kind_of(word) not in ((node_types.NVIDIA, node_types.AUTO) if likely else (node_types.NVIDIA,)):
             return ()  # not worth asking the engine
         info = self.api.info()
         listed = info.get("DiscoveredDevices")  # from Docker 28.2
@@ -88,7 +86,7 @@ class Devices(Collaborator):
 
     @cached_property
     def accelerator(self) -> Accelerator:
-        return accelerators.choose(
+        return accelerator.choose(
             self.settings.gpu,
             self.settings.devices,
             self.machine,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import IO, ClassVar
 
 from helpers import stack
-from helpers.accelerators import Accelerator
 from helpers.engines import base, commands, shared, streaming
 from helpers.engines.docker import availability, images, ownership, script, stopping
 from helpers.engines.docker.checks import DockerChecks
@@ -27,6 +26,7 @@ from helpers.engines.docker.volumes import Volumes
 from helpers.engines.docker.workspace import Workspace
 from helpers.engines.host import Host
 from helpers.errors import EngineUnavailable, TrackbedError
+from helpers.gpu.accelerator import Accelerator
 from helpers.notebook import HOME
 from helpers.services import (
     JUPYTER,

@@ -13,11 +13,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers import egress, references, stack, wheels
+from helpers import egress, references, stack
 from helpers.engines import commands
 from helpers.engines.docker import client_config
 from helpers.engines.docker.client import LABEL, DockerApi
 from helpers.errors import SettingError, TrackbedError
+from helpers.gpu import wheels
 from helpers.notebook import REPOSITORY
 from helpers.services import Sink
 from helpers.settings import Settings

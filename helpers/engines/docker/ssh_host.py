@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from helpers import addresses, notebook
-from helpers.accelerators import Machine
 from helpers.engines import commands
 from helpers.engines.docker import ssh as nodes
 from helpers.engines.host import Here, Host
 from helpers.errors import EngineUnavailable, TrackbedError
-from helpers.probes import machine as probe
+from helpers.gpu import probe
+from helpers.gpu.detect import Machine
 from helpers.services import Address, HostFacts, Port
 from helpers.settings import DEFAULT, Settings
 from helpers.state import State

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from helpers import accelerators
 from helpers.engines.docker.client.connection import Connection, errors, words
 from helpers.errors import TrackbedError
+from helpers.gpu import advice
 from helpers.services import Port, State
 
 
@@ -189,7 +189,7 @@ class Containers(Connection):
 def _refused(container: str, error: Exception) -> TrackbedError:
     """Why a container was not made or started, with advice for what is known of GPUs."""
     said = words(error)
-    if known := accelerators.advice(said):
+    if known := advice.advice(said):
         means, fix = known
         return TrackbedError(f"{means}. Docker says: {said}", fix)
     return TrackbedError(f"Docker could not start {container}: {said}", "see `invoke doctor`")

@@ -3,7 +3,7 @@
 Standard library only. Imported by the toolkit for this machine; fed to the Python of a container that has the
 machine's trees mounted for one elsewhere:
 
-    python machine.py [ROOT]     prints one JSON object; ROOT holds dev, sys and proc (default: /)
+    python probe.py [ROOT]     prints one JSON object; ROOT holds dev, sys and proc (default: /)
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from helpers.probes import gpu_check
+from helpers.gpu import check_script
 
 
 def lines(capsys: pytest.CaptureFixture[str], **told: Any) -> list[tuple[str, bool | None, str]]:
-    gpu_check.main({"kind": "amd", "nodes": ["/dev/null"], "quick": True, "torch": False, **told})
+    check_script.main({"kind": "amd", "nodes": ["/dev/null"], "quick": True, "torch": False, **told})
     return [
         (found["check"], found["ok"], found["detail"])
         for found in map(json.loads, capsys.readouterr().out.splitlines())
@@ -60,7 +60,7 @@ def test_what_stands_in_the_way(
 
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(RuntimeError, match=reason):
-        gpu_check.can_open("amd", [str(node)])
+        check_script.can_open("amd", [str(node)])
 
 
 def test_an_earlier_failure_skips_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +94,7 @@ class Torch(types.ModuleType):
 
 def test_a_product_on_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", Torch())
-    told = gpu_check.compute("amd", wanted=True)
+    told = check_script.compute("amd", wanted=True)
     assert told.startswith("PyTorch 2.13.0 for ROCm 7.2; MI100 number 0: 1024 x 1024 product in ")
     assert "MI100 number 1: " in told
 
@@ -118,13 +118,13 @@ def test_pytorch_that_finds_no_gpu(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", torch)
     with pytest.raises(RuntimeError, match=reason):
-        gpu_check.compute(kind, wanted=True)
+        check_script.compute(kind, wanted=True)
 
 
 def test_no_pytorch_because_nobody_wanted_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(gpu_check.NotTested, match="TORCH=none"):
-        gpu_check.compute("amd", wanted=False)
+    with pytest.raises(check_script.NotTested, match="TORCH=none"):
+        check_script.compute("amd", wanted=False)
 
 
 def test_nvidia_smi_is_asked_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -133,6 +133,6 @@ def test_nvidia_smi_is_asked_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_pa
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(RuntimeError, match="Failed to initialize NVML: Unknown Error"):
-        gpu_check.can_open("nvidia", ["/dev/null"])
+        check_script.can_open("nvidia", ["/dev/null"])
     program.write_text("#!/bin/sh\nexit 0\n")
-    assert gpu_check.can_open("nvidia", ["/dev/null"]).startswith("/dev/null as uid")
+    assert check_script.can_open("nvidia", ["/dev/null"]).startswith("/dev/null as uid")

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from helpers import accelerators
-from helpers.accelerators import Accelerator, Gpu, Machine, advice, choose
 from helpers.engines.docker.cdi import names as cdi_names
 from helpers.errors import TrackbedError
-from helpers.probes import machine as probe
+from helpers.gpu import accelerator, detect, node_types, probe
+from helpers.gpu.accelerator import Accelerator, choose
+from helpers.gpu.advice import advice
+from helpers.gpu.detect import Gpu, Machine
 
 MI100 = tuple(Gpu(i, "gfx908", f"/dev/dri/renderD{128 + i}") for i in range(2))
 AMD2 = Machine(
@@ -231,7 +232,7 @@ def test_cdi_names_are_nothing_to_a_process() -> None:
 
 
 def test_every_node_type_of_the_testbed_is_known() -> None:
-    assert {node.node_type for node in accelerators.NODE_TYPES} == {
+    assert {node.node_type for node in node_types.NODE_TYPES} == {
         "gpu_mi100",
         "compute_liqid",
         "compute_gigaio",
@@ -247,19 +248,19 @@ def test_every_node_type_of_the_testbed_is_known() -> None:
         "gpu_m40",
         "gpu_pontevecchio",
     }
-    for node in accelerators.NODE_TYPES:
-        assert accelerators.kind_of(node.word) == accelerators.kind_of(node.node_type) == node.kind
+    for node in node_types.NODE_TYPES:
+        assert node_types.kind_of(node.word) == node_types.kind_of(node.node_type) == node.kind
 
 
 def test_an_image_can_be_built_where_no_gpu_is() -> None:
-    assert [accelerators.named(word).tag for word in ("mi100", "liqid", "v100", "none")] == [
+    assert [accelerator.named(word).tag for word in ("mi100", "liqid", "v100", "none")] == [
         "rocm",
         "cuda",
         "cuda-cu126",
         "cpu",
     ]
     with pytest.raises(TrackbedError, match="unsupported|supports"):
-        accelerators.named("k80")
+        accelerator.named("k80")
 
 
 # the machine, from trees like those of a kernel
@@ -305,7 +306,7 @@ def test_an_mi100_node(tmp_path: Path) -> None:
             "proc/cmdline": "quiet iommu=pt",
         },
     )
-    there = accelerators.machine(probe.look(tmp_path))
+    there = detect.machine(probe.look(tmp_path))
     assert there.amd == (Gpu(0, "gfx908", "/dev/dri/renderD129"), Gpu(1, "gfx908", "/dev/dri/renderD128"))
     assert there.display == ("ASPEED", "AMD") and there.iommu_pt
     assert list(there.groups) == ["/dev/kfd", "/dev/dri/renderD128", "/dev/dri/renderD129"]
@@ -324,7 +325,7 @@ def test_an_mi100_node(tmp_path: Path) -> None:
 def test_the_graphics_of_a_ryzen(tmp_path: Path, version: int, cores: int, name: str) -> None:
     node(tmp_path, "kfd", "dri/renderD128")
     write(tmp_path, topology(1, 8, version, 128, cores))
-    there = accelerators.machine(probe.look(tmp_path))
+    there = detect.machine(probe.look(tmp_path))
     assert there.amd == (Gpu(0, name, "/dev/dri/renderD128", integrated=True),)
     assert choose("auto", "all", there).kind == "none"
 
@@ -343,7 +344,7 @@ def test_the_graphics_of_a_ryzen(tmp_path: Path, version: int, cores: int, name:
 def test_gpus_for_training(tmp_path: Path, version: int, name: str) -> None:
     node(tmp_path, "kfd", "dri/renderD128")
     write(tmp_path, topology(1, 480, version, 128))
-    there = accelerators.machine(probe.look(tmp_path))
+    there = detect.machine(probe.look(tmp_path))
     assert there.amd[0].name == name and choose("auto", "all", there).kind == "amd"
 
 
@@ -358,7 +359,7 @@ def test_an_nvidia_machine(tmp_path: Path) -> None:
             f"{gpus}/0000:65:00.0/information": "Model: \t\t NVIDIA A30\nDevice Minor: \t 0",
         },
     )
-    there = accelerators.machine(probe.look(tmp_path))
+    there = detect.machine(probe.look(tmp_path))
     assert there.nvidia_driver == "580.65.06"
     assert [(gpu.name, gpu.node) for gpu in there.nvidia] == [
         ("A30", "/dev/nvidia0"),
@@ -368,7 +369,7 @@ def test_an_nvidia_machine(tmp_path: Path) -> None:
 
 
 def test_a_machine_with_nothing(tmp_path: Path) -> None:
-    assert accelerators.machine(probe.look(tmp_path)) == Machine()
+    assert detect.machine(probe.look(tmp_path)) == Machine()
     assert str(Machine()) == "no GPU"
 
 

@@ -1,4 +1,4 @@
-"""GPUs: the words of ``--gpu``, and what a word means for the notebook on the machine that is there. Pure functions."""
+"""What a word of ``--gpu`` means on a machine: devices, groups, environment, a build of PyTorch. Pure functions."""
 
 from __future__ import annotations
 
@@ -6,155 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
-from helpers import wheels
 from helpers.errors import TrackbedError
+from helpers.gpu import wheels
+from helpers.gpu.detect import Gpu, Machine, count
+from helpers.gpu.node_types import AMD, AUTO, BY_WORD, NONE, NVIDIA, OLD_WORDS, TITLES, NodeType, kind_of
 
-AMD, NVIDIA, NONE, AUTO = "amd", "nvidia", "none", "auto"
-TITLES = {AMD: "AMD", NVIDIA: "NVIDIA"}
-VENDORS = {"1002": "AMD", "10de": "NVIDIA", "8086": "Intel", "1a03": "ASPEED", "102b": "Matrox"}
 VARIANT = {AMD: "rocm", NVIDIA: "cuda", NONE: "cpu"}
-# Graphics inside a processor: good for a screen, without memory of their own.
-INTEGRATED = frozenset(
-    (
-        "gfx902",
-        "gfx909",
-        "gfx90c",
-        "gfx1013",
-        "gfx1033",
-        "gfx1035",
-        "gfx1036",
-        "gfx1037",
-        "gfx1103",
-        "gfx1150",
-        "gfx1151",
-        "gfx1152",
-        "gfx1153",
-    )
-)
-SERIES = {
-    "gfx900": "MI25",
-    "gfx906": "MI50/MI60",
-    "gfx908": "MI100",
-    "gfx90a": "MI200 series",
-    "gfx942": "MI300 series",
-    "gfx950": "MI350 series",
-    "gfx1030": "RX 6800/6900",
-    "gfx1100": "RX 7900",
-    "gfx1101": "RX 7700/7800",
-    "gfx1102": "RX 7600",
-    "gfx1200": "RX 9060",
-    "gfx1201": "RX 9070",
-}
-
-
-@dataclass(frozen=True)
-class NodeType:
-    """A testbed's node type: ``models`` is a pattern for the GPU's name; ``count`` a hint, it varies within a type."""
-
-    word: str
-    node_type: str
-    kind: str
-    models: str
-    count: str
-    unsupported: str = ""
-
-
-# Chameleon's GPU nodes (its reference repository of 2026-06-26).
-NODE_TYPES: tuple[NodeType, ...] = (
-    NodeType("mi100", "gpu_mi100", AMD, "gfx908", "2 x MI100"),
-    NodeType("liqid", "compute_liqid", NVIDIA, "A100", "1 or 2 x A100 40 GB"),
-    NodeType("gigaio", "compute_gigaio", NVIDIA, "A100|A30", "1 x A100 or A30, some have none"),
-    NodeType("h100", "gpu_h100", NVIDIA, "H100", "4 x H100 94 GB"),
-    NodeType("a100_pcie", "gpu_a100_pcie", NVIDIA, "A100", "4 x A100 80 GB"),
-    NodeType("a100_nvlink", "gpu_a100_nvlink", NVIDIA, "A100", "4 x A100 80 GB"),
-    NodeType("v100", "gpu_v100", NVIDIA, "V100", "4 x V100 32 GB"),
-    NodeType("rtx_6000", "gpu_rtx_6000", NVIDIA, "RTX 6000", "1 x Quadro RTX 6000"),
-    NodeType("p100", "gpu_p100", NVIDIA, "P100", "2 x P100"),
-    NodeType("p100_nvlink", "gpu_p100_nvlink", NVIDIA, "P100", "2 or 4 x P100"),
-    NodeType("p100_v100", "gpu_p100_v100", NVIDIA, "P100|V100", "2 x V100 16 GB"),
-    NodeType("m40", "gpu_m40", NVIDIA, "M40", "2 x M40"),
-    NodeType(
-        "k80",
-        "gpu_k80",
-        NVIDIA,
-        "K80",
-        "2 x K80",
-        "no current driver or PyTorch supports the K80; use --gpu=none, or another node type",
-    ),
-    NodeType(
-        "pontevecchio",
-        "gpu_pontevecchio",
-        "intel",
-        "Max 1550",
-        "4 x Intel Max 1550",
-        "Intel GPUs are not supported; use --gpu=none, or another node type",
-    ),
-)
-BY_WORD: Mapping[str, NodeType] = {
-    word: node
-    for node in NODE_TYPES
-    for word in {node.word, node.word.replace("_", "-"), node.node_type, node.node_type.replace("_", "-")}
-}
-WORDS = (AUTO, NONE, AMD, NVIDIA, *(node.word for node in NODE_TYPES if not node.unsupported))
-OLD_WORDS = frozenset(("v100", "p100", "p100_nvlink", "p100_v100", "m40"))
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One GPU: ``index`` as its vendor's runtime counts, ``name`` an architecture or a model, ``node`` in /dev."""
-
-    index: int
-    name: str
-    node: str
-    integrated: bool = False
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a machine and its engine have. ``groups``: numeric group of each device node, by path."""
-
-    groups: Mapping[str, int] = field(default_factory=dict)
-    amd: tuple[Gpu, ...] = ()
-    nvidia: tuple[Gpu, ...] = ()
-    nvidia_driver: str = ""
-    display: tuple[str, ...] = ()  # vendors on the PCI bus, as in VENDORS
-    iommu_pt: bool = False
-    cdi: tuple[str, ...] = ()  # names that the engine can inject, as in nvidia.com/gpu=all
-
-    @property
-    def kfd(self) -> bool:
-        return "/dev/kfd" in self.groups
-
-    @property
-    def render_nodes(self) -> tuple[str, ...]:
-        return tuple(path for path in self.groups if path.startswith("/dev/dri/renderD"))
-
-    @property
-    def nvidia_cdi(self) -> bool:
-        return any(name.startswith("nvidia.com/gpu=") for name in self.cdi)
-
-    @property
-    def nvidia_there(self) -> bool:
-        return bool(self.nvidia) or self.nvidia_cdi
-
-    def __str__(self) -> str:
-        """In words: what is there instead of what was asked for."""
-        found = [_count(gpus, title) for gpus, title in ((self.amd, "AMD"), (self.nvidia, "NVIDIA")) if gpus]
-        if self.kfd and not self.amd and self.render_nodes:
-            found.append(f"{len(self.render_nodes)} AMD render node{_s(self.render_nodes)}")
-        if self.nvidia_cdi and not self.nvidia:
-            found.append("NVIDIA devices by CDI")
-        bare = [
-            v
-            for v in dict.fromkeys(self.display)
-            if (v not in ("AMD", "NVIDIA") and not found)
-            or (v == "AMD" and not self.kfd)
-            or (v == "NVIDIA" and not self.nvidia_there)
-        ]
-        found += [f"{vendor} graphics without a driver for computing" for vendor in bare]
-        return ", ".join(found) or "no GPU"
 
 
 @dataclass(frozen=True)
@@ -202,32 +60,9 @@ class Accelerator:
         if self.kind == NONE:
             return "none"
         if self.gpus:
-            return _count(self.gpus, TITLES[self.kind])
+            return count(self.gpus, TITLES[self.kind])
         rendering = sum("renderD" in node for node in self.opened)
         return TITLES[self.kind] + (f", {rendering} render node{'' if rendering == 1 else 's'}" if rendering else "")
-
-
-def kind_of(word: str) -> str:
-    """auto, none, amd, nvidia or intel: the vendor that a word means."""
-    return BY_WORD[word].kind if word in BY_WORD else word
-
-
-def machine(found: Mapping[str, Any], cdi: tuple[str, ...] = ()) -> Machine:
-    """A ``Machine`` from what ``probes/machine.py`` prints and the CDI names that its engine knows."""
-    groups = {str(node["path"]): int(node["gid"]) for node in found["nodes"]}
-    amd = tuple(
-        Gpu(i, gpu["gfx"] or "unknown", gpu["render"], gpu["with_cpu"] or gpu["gfx"] in INTEGRATED)
-        for i, gpu in enumerate(found["kfd"])
-    )
-    models = {f"/dev/nvidia{gpu['minor']}": str(gpu["model"]) for gpu in found["nvidia"]["gpus"]}
-    nodes = [path for path in groups if re.fullmatch(r"/dev/nvidia\d+", path)]
-    nvidia = tuple(
-        Gpu(i, models.get(path, "").removeprefix("NVIDIA ") or "unknown", path) for i, path in enumerate(nodes)
-    )
-    if not nvidia and "/dev/dxg" in groups and found["nvidia"]["driver"]:
-        nvidia = (Gpu(0, "through WSL", "/dev/dxg"),)
-    vendors = tuple(VENDORS.get(d["vendor"], d["vendor"]) for d in found["display"])
-    return Machine(groups, amd, nvidia, str(found["nvidia"]["driver"]), vendors, bool(found["iommu_pt"]), cdi)
 
 
 def choose(word: str, devices: str, there: Machine, embedded: bool = False, torch: str = wheels.AUTO) -> Accelerator:
@@ -269,7 +104,7 @@ def named(word: str) -> Accelerator:
 def _auto(devices: str, there: Machine, embedded: bool, torch: str) -> Accelerator:
     discrete = [gpu for gpu in there.amd if not gpu.integrated]
     if there.nvidia_there and len(there.nvidia) >= len(discrete):
-        also = f"; the machine also has {_count(discrete, 'AMD')}, --gpu=amd takes those" if discrete else ""
+        also = f"; the machine also has {count(discrete, 'AMD')}, --gpu=amd takes those" if discrete else ""
         return _nvidia(devices, there, embedded, f"auto: {there}{also}", torch)
     if discrete and there.kfd:
         also = "; the machine also has NVIDIA GPUs, --gpu=nvidia takes those" if there.nvidia_there else ""
@@ -277,7 +112,7 @@ def _auto(devices: str, there: Machine, embedded: bool, torch: str) -> Accelerat
     warning = ""
     reason = "auto: no GPU here"
     if there.amd:
-        reason = f"auto: {_count(there.amd, 'AMD')} is graphics inside the processor, --gpu=amd takes it all the same"
+        reason = f"auto: {count(there.amd, 'AMD')} is graphics inside the processor, --gpu=amd takes it all the same"
     elif there.kfd and there.render_nodes:
         reason = "auto: the kernel tells nothing about the GPU at /dev/kfd, --gpu=amd takes it all the same"
         warning = reason.removeprefix("auto: ")
@@ -411,7 +246,7 @@ def _contradiction(node: NodeType, chosen: Accelerator) -> str:
     known = [gpu for gpu in chosen.gpus if gpu.name not in ("unknown", "by CDI", "through WSL")]
     if not known or any(re.search(rf"\b({node.models})\b", gpu.name) for gpu in known):
         return ""
-    return _count(known, TITLES[chosen.kind])
+    return count(known, TITLES[chosen.kind])
 
 
 def _no_nvidia(there: Machine) -> str:
@@ -428,77 +263,3 @@ def _no_nvidia(there: Machine) -> str:
 def _hidden() -> dict[str, str]:
     """For a process on the machine itself: no GPU at all."""
     return {"CUDA_VISIBLE_DEVICES": "-1", "HIP_VISIBLE_DEVICES": "-1"}
-
-
-def _s(items: object) -> str:
-    return "" if len(items) == 1 else "s"  # type: ignore[arg-type]
-
-
-def _count(gpus: tuple[Gpu, ...] | list[Gpu], title: str) -> str:
-    """As in "2 x AMD gfx908 (MI100)"."""
-    names: dict[str, int] = {}
-    for gpu in gpus:
-        name = gpu.name + (f" ({SERIES[gpu.name]})" if gpu.name in SERIES else "")
-        names[name] = names.get(name, 0) + 1
-    return ", ".join(f"{n} x {title} {name}" if name != "unknown" else f"{n} x {title}" for name, n in names.items())
-
-
-# What an engine or a driver says, what that means, and what to type.
-ADVICE: tuple[tuple[str, str, str], ...] = (
-    (
-        r'could not select device driver "[^"]*" with capabilities: \[\[gpu\]\]',
-        "Docker has no NVIDIA Container Toolkit",
-        "install nvidia-container-toolkit, then `sudo nvidia-ctk runtime configure --runtime=docker` and "
-        "`sudo systemctl restart docker`",
-    ),
-    (
-        r"failed to discover GPU vendor from CDI|no known GPU vendor found",
-        "Docker has no NVIDIA Container Toolkit",
-        "install nvidia-container-toolkit, then `sudo nvidia-ctk runtime configure --runtime=docker` and "
-        "`sudo systemctl restart docker`",
-    ),
-    (
-        r"unresolvable CDI devices|CDI device injection failed",
-        "Docker finds no (or no readable) description of the NVIDIA devices",
-        "sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
-    ),
-    (
-        r"error gathering device information while adding custom device",
-        "a device node that the notebook was to get is not there",
-        "`sudo modprobe amdgpu` makes /dev/kfd and /dev/dri; `invoke doctor` shows what there is; or use --gpu=none",
-    ),
-    (
-        r"Failed to initialize NVML: Unknown Error",
-        "the container has lost its GPU (systemd reloaded while Docker uses its cgroups)",
-        '`invoke down && invoke up` gets it back; for good: "exec-opts": ["native.cgroupdriver=cgroupfs"] in '
-        "/etc/docker/daemon.json, or CDI",
-    ),
-    (
-        r"Failed to initialize NVML: Driver/library version mismatch",
-        "NVIDIA's driver was updated, its kernel module was not reloaded",
-        "restart the machine",
-    ),
-    (
-        r"nvidia-container-cli: initialization error|libnvidia-ml\.so\.1",
-        "NVIDIA's driver is not loaded on the machine",
-        "`nvidia-smi` on the machine shows why; install its driver",
-    ),
-    (
-        r"driver on your system is too old",
-        "NVIDIA's driver is too old for this PyTorch",
-        "update the driver, or set TORCH_INDEX to the index of an older CUDA",
-    ),
-    (
-        r"no kernel image is available|HIP error: invalid device function|not compatible with the current PyTorch",
-        "this PyTorch has no code for this GPU",
-        "TORCH_INDEX names another wheel index (cu126 still has Volta, Pascal and Maxwell)",
-    ),
-)
-
-
-def advice(message: str) -> tuple[str, str] | None:
-    """What a known message of an engine or a driver means, and the fix; None for any other."""
-    for pattern, means, fix in ADVICE:
-        if re.search(pattern, message):
-            return means, fix
-    return None

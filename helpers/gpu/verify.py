@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from helpers import accelerators
 from helpers.engines import commands
 from helpers.engines.base import JUPYTER, Engine, ExecResult, Sink
 from helpers.errors import TrackbedError
+from helpers.gpu import advice
 
-SCRIPT = Path(__file__).parent / "probes" / "gpu_check.py"
+SCRIPT = Path(__file__).with_name("check_script.py")
 
 
 def inside(
@@ -49,7 +49,7 @@ def verify(engine: Engine, sink: Sink) -> None:
     if lines and lines[0]["ok"]:
         return
     words = str(lines[0]["detail"]) if lines else commands.last_line(done.stderr, "no answer")
-    means, fix = accelerators.advice(words) or (
+    means, fix = advice.advice(words) or (
         "",
         "`invoke doctor` shows what the machine has; --gpu=none goes on without a GPU",
     )
