@@ -1,6 +1,6 @@
-"""MLflow's empty schema as statements: docker/mlflow/schema.sql, which a first start loads instead of 40 migrations.
+"""MLflow's empty schema as statements: schema.sql of the server, which a first start loads instead of 40 migrations.
 
-    python -m helpers.schema_template >docker/mlflow/schema.sql
+    python -m helpers.schema_template >docker/mlflow/trackbed_mlflow/schema.sql
 
 makes it anew with a system that runs, after the pinned MLflow has changed. A template of another revision is not used.
 """

@@ -12,7 +12,10 @@ from helpers.engines.base import JUPYTER, MLFLOW, Engine, SecretFile
 from helpers.errors import TrackbedError
 from helpers.spelling import shown
 
-FILES = {KEK_PASSPHRASE: "kek-passphrase", WEBHOOK_KEY: "webhook-key"}  # read by docker/mlflow/sealed.py
+FILES = {
+    KEK_PASSPHRASE: "kek-passphrase",
+    WEBHOOK_KEY: "webhook-key",
+}  # read by trackbed_mlflow/encryption.py
 ACCESS_FILE = "access-token"
 ACCESS_VARIABLE = "TRACKBED_ACCESS_TOKEN_FILE"
 FOLDER_VARIABLE = "TRACKBED_SECRETS_FOLDER"

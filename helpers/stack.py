@@ -11,6 +11,7 @@ from helpers.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 MLFLOW_FOLDER = ROOT / "docker" / "mlflow"
+SERVER_PACKAGE = MLFLOW_FOLDER / "trackbed_mlflow"
 JUPYTER_FOLDER = ROOT / "docker" / "jupyter"
 DATABASE_ADMIN = "postgres"  # superuser: reached through the socket beside the data alone, has no password
 DATABASE_USER = "mlflow"  # the server's role: owns its databases and nothing else
@@ -26,7 +27,7 @@ DATABASE_SETTINGS = {
 }
 POOLS = ("tracking", "registry")  # stores of a worker that have a pool each
 POOLED = 120  # connections of all workers to one kind of store, as long as each worker has 4
-JOB_PROCESSES = 8  # MLFLOW_JOBS=on: the runner, the scheduler, and six jobs, as docker/mlflow/jobs.py bounds them
+JOB_PROCESSES = 8  # MLFLOW_JOBS=on: the runner, the scheduler, and six jobs, as trackbed_mlflow/jobs.py bounds them
 JOB_POOL = 5  # connections that each of these may open
 RESERVED = 25  # beside the pools: checks, backups, gc, the server's first look, PostgreSQL's own 3 for the superuser
 TRAINING_PAGE = "#/experiments?workflowType=machine_learning"  # else MLflow opens among what is for language models
@@ -51,12 +52,12 @@ TITLES = {
     "jupyter": "JupyterLab",
     "gateway": "gateway",
 }
-CHECK_RESULT = ".written/result.json"  # in the artifact store: docker/mlflow/written.py
+CHECK_RESULT = ".written/result.json"  # in the artifact store: docker/mlflow/trackbed_mlflow/write_journal.py
 
 
 def server_files() -> tuple[Path, ...]:
-    """The tracking server's own files: its entry, what that imports, and MLflow's empty schema."""
-    return (*sorted(MLFLOW_FOLDER.glob("*.py")), MLFLOW_FOLDER / "schema.sql")
+    """The tracking server's own files: its program, the package that it runs, and MLflow's empty schema."""
+    return (MLFLOW_FOLDER / "start.py", *sorted(SERVER_PACKAGE.rglob("*.py")), SERVER_PACKAGE / "schema.sql")
 
 
 def pool(workers: int) -> tuple[int, int]:

@@ -109,7 +109,7 @@ def schema(engine: Engine, name: str) -> Schema:
 
 def template(revision: str) -> str:
     """The statements that make MLflow's schema of that revision; "" where they are not beside the server's files."""
-    first, _, text = (stack.MLFLOW_FOLDER / "schema.sql").read_text("utf-8").partition("\n")
+    first, _, text = (stack.SERVER_PACKAGE / "schema.sql").read_text("utf-8").partition("\n")
     return text if first == f"-- revision {revision}" else ""
 
 

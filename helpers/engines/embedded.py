@@ -818,7 +818,7 @@ class EmbeddedEngine(base.Engine):
         """What the processes read: the server's files, the notebook's start-up files, the secrets."""
         # copies: the clone may lie where the services cannot look, and may go away while they run
         startup, here = stack.JUPYTER_FOLDER / "startup", Path(__file__).parent
-        copies = [(path, self.folder / "app" / path.name) for path in stack.server_files()]
+        copies = [(path, self.folder / "app" / path.relative_to(stack.MLFLOW_FOLDER)) for path in stack.server_files()]
         copies += [(here / name, self.folder / "app" / name) for name in ("launch.py", "overlay.py")]
         copies += [
             (p, self._startup / p.relative_to(startup))

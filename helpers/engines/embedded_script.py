@@ -40,7 +40,7 @@ def processes(plan: Plan, engine: EmbeddedEngine) -> str:
         "# folders, and one venv per lock",
         f"mkdir -p {folders}",
         f'chmod 700 "$STATE"/secrets {word(run)}',
-        'cp docker/mlflow/*.py docker/mlflow/schema.sql "$STATE"/app/',
+        'cp -r docker/mlflow/start.py docker/mlflow/trackbed_mlflow "$STATE"/app/',
         'cp -r docker/jupyter/startup/. "$STATE"/app/startup/',
     ]
     for venv, lock, extras in engine.locks():

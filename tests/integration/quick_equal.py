@@ -33,8 +33,7 @@ from sqlalchemy.orm import sessionmaker  # type: ignore[import-not-found,unused-
 URI, MODULES = sys.argv[1:]
 sys.path.insert(0, MODULES)
 
-import quick_answers  # type: ignore[import-not-found,unused-ignore]  # noqa: E402
-import quick_store  # type: ignore[import-not-found,unused-ignore]  # noqa: E402
+from trackbed_mlflow.fast_path import json_answers, tracking_store  # noqa: E402
 
 ROWS = {
     "metrics": "key, value, timestamp, step, is_nan",
@@ -278,8 +277,8 @@ def filled(descriptor: Any, dice: random.Random, depth: int) -> Any:
 
 def answers(dice: random.Random) -> None:
     """Every kind of message of MLflow's two main services, filled at random, word for word."""
-    ours = quick_answers.writer(lambda *_, **__: "own")
-    whole = quick_answers.writer(message_to_json)
+    ours = json_answers.writer(lambda *_, **__: "own")
+    whole = json_answers.writer(message_to_json)
     kinds = []
     for file in (service_pb2, model_registry_pb2):
         waiting = list(file.DESCRIPTOR.message_types_by_name.values())
@@ -303,7 +302,7 @@ def main() -> None:
     own, ours = SqlAlchemyStore(URI, "file:///unused"), SqlAlchemyStore(URI, "file:///unused")
     ours.engine = sqlalchemy.create_engine(URI, pool_pre_ping=True)  # MLflow gives stores of one address one engine
     ours.ManagedSessionMaker = _get_managed_session_maker(sessionmaker(bind=ours.engine), ours.db_type)
-    quick_store.shorten(ours)
+    tracking_store.shorten(ours)
     pair, dice = Pair(own, ours), random.Random(7)
     logging(pair, dice)
     searching(pair)

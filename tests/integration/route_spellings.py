@@ -17,10 +17,10 @@ os.environ["_MLFLOW_SERVER_FILE_STORE"] = f"sqlite:///{tempfile.mkdtemp()}/walk.
 os.environ["MLFLOW_SERVER_ALLOWED_HOSTS"] = "localhost"
 sys.path.insert(0, sys.argv[1])
 
-import edge_routes
 from mlflow.server import app as flask_app  # type: ignore[import-not-found]
 from mlflow.server.fastapi_app import app as fastapi_app  # type: ignore[import-not-found]
 from starlette.routing import Match, Mount, Route  # type: ignore[import-not-found]
+from trackbed_mlflow.edge import routes
 from werkzeug.exceptions import HTTPException  # type: ignore[import-not-found]
 from werkzeug.routing import RequestRedirect  # type: ignore[import-not-found]
 
@@ -126,7 +126,7 @@ def spellings(path: str) -> Iterator[str]:
         yield "/".join(segments[:at]) + "%2f" + "/".join(segments[at:])
 
 
-judge = edge_routes.Judge()
+judge = routes.Judge()
 rules = {(method, route.path) for route in NATIVE for method in route.methods}
 rules |= {(method, rule.rule) for rule in flask_app.url_map.iter_rules() for method in rule.methods}
 off = {(method, rule) for method, rule in rules if judge.refusal(plain(rule), method)}

@@ -1,6 +1,6 @@
 """Run by the server's Python: every route of the MLflow that it has, as JSON lines of [method, path].
 
-{} stands for one segment of a path, {path} for the rest of it, as in docker/mlflow/edge_routes.py.
+{} stands for one segment of a path, {path} for the rest of it, as in docker/mlflow/trackbed_mlflow/edge/routes.py.
 """
 
 import json

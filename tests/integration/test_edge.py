@@ -1,4 +1,4 @@
-"""The MLflow server as an attacker finds it who reaches its port: docker/mlflow/edge*.py and locations.py."""
+"""The MLflow server as an attacker finds it who reaches its port: trackbed_mlflow/edge/ and artifact_locations.py."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import edge_routes
 import pytest
+from trackbed_mlflow.edge import routes
 
 from tests.conftest import Clone
 from tests.integration import seen
@@ -66,12 +66,12 @@ def experiment(clone: Clone) -> str:
 
 
 def test_every_route_of_this_mlflow_was_judged(system: Clone) -> None:
-    """A new MLflow with another route: look what it does, then add it to docker/mlflow/edge_routes.py."""
+    """A new MLflow with another route: look what it does, then add it to docker/mlflow/trackbed_mlflow/edge/routes.py."""
     folder = "/tmp" if system.engine == "docker" else "/"
     python = seen.mlflow_python(system)
     printed = seen.output(*python, "-W", "ignore", "-", stdin=f"import os; os.chdir({folder!r})\n{WALK}", timeout=120)
     walked = {tuple(pair) for pair in json.loads(printed.splitlines()[-1])}
-    judged = {pair for group in edge_routes.TABLE for pair in group.routes()}
+    judged = {pair for group in routes.TABLE for pair in group.routes()}
     assert not sorted(walked - judged), "nobody has judged these"
     assert not sorted(judged - walked), "these are gone"
     assert len(walked) > 400
@@ -256,7 +256,7 @@ def test_no_client_names_a_location_elsewhere(system: Clone, uri: str) -> None:
     run = seen.new_run(system)
     name = f"edge-{uuid.uuid4().hex[:8]}"
     seen.mlflow(system, "registered-models/create", {"name": name})
-    for prefix in edge_routes.TWINS:
+    for prefix in routes.TWINS:
         base = f"{prefix}2.0/mlflow"
         refusal(system, f"{base}/experiments/create", "POST", {"name": name, "artifact_location": uri}, 400)
         for more in ({}, {"run_id": run}, {"tags": [{"key": "mlflow.prompt.is_prompt", "value": "true"}]}):

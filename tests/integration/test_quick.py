@@ -1,4 +1,4 @@
-"""What docker/mlflow/quick_*.py shorten stays what it is: both ways write the same rows and give the same answers."""
+"""What docker/mlflow/trackbed_mlflow/fast_path shortens stays what it is: both ways write the same rows and give the same answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prepared schema (docker/mlflow/schema.sql) is exactly what MLflow's own first tables and migrations make."""
+"""The prepared schema (docker/mlflow/trackbed_mlflow/schema.sql) is exactly what MLflow's own first tables and migrations make."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def dumped(system: Clone, name: str, *more: str) -> list[str]:
 
 def test_it_is_what_mlflows_migrations_make(system: Clone, databases: tuple[str, str]) -> None:
     own, prepared = databases
-    statements = (system.folder / "docker" / "mlflow" / "schema.sql").read_text()
+    statements = (system.folder / "docker" / "mlflow" / "trackbed_mlflow" / "schema.sql").read_text()
     revision = seen.psql(system, "SELECT version_num FROM alembic_version", own)
     assert statements.startswith(f"{MADE}{revision}\n"), "MLflow has changed: python -m helpers.schema_template"
     seen.psql(system, statements, prepared)

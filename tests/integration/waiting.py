@@ -53,8 +53,8 @@ def unknown() -> list[str]:
     os.environ["_MLFLOW_SERVER_FILE_STORE"] = URI
     os.environ["MLFLOW_TRACE_ARCHIVAL_CONFIG"] = "asked for"
     import mlflow  # type: ignore[import-not-found,unused-ignore]
-    import store_pool  # type: ignore[import-not-found,unused-ignore]
     from mlflow.server import app  # type: ignore[import-not-found,unused-ignore]
+    from trackbed_mlflow import artifact_pool  # type: ignore[import-not-found,unused-ignore]
 
     names = reaching_the_store(Path(mlflow.__file__).parent)
     assert {
@@ -72,7 +72,7 @@ def unknown() -> list[str]:
     }
     reach = {path for path, name in paths.items() if name in names and not server_info.fullmatch(path)}
     assert len(reach) > 20
-    return sorted(path for path in reach if not store_pool.waits_for_store(path) and path != store_pool.GRAPHQL)
+    return sorted(path for path in reach if not artifact_pool.waits_for_store(path) and path != artifact_pool.GRAPHQL)
 
 
 def ask(port: int, method: str, path: str, body: object = None, timeout: float = 60) -> tuple[int, float, Any]:

@@ -1,4 +1,4 @@
-"""Requests whose client has gone (docker/mlflow/abandoned.py): not begun, and stopped in the database."""
+"""Requests whose client has gone (trackbed_mlflow/abandoned_requests.py): not begun, and stopped in the database."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import threading
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import abandoned
 import pytest
-import quick_requests as quick
+from trackbed_mlflow import abandoned_requests
+from trackbed_mlflow.fast_path import routing as quick
 
 WHOLE = {"type": "http.request", "body": b"{}", "more_body": False}
 LEFT = {"type": "http.disconnect"}
@@ -30,11 +30,11 @@ class Connection:
 
 
 def test_a_client_that_leaves_while_its_request_is_at_work_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(abandoned, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(abandoned_requests, "WATCH_SECONDS", 0.01)
 
     async def scene() -> None:
         connection = Connection()
-        client = abandoned.Client(connection.receive)
+        client = abandoned_requests.Client(connection.receive)
         assert await client.receive() == WHOLE
         await asyncio.sleep(0.05)
         assert not client.gone
@@ -49,10 +49,10 @@ def test_a_client_that_leaves_while_its_request_is_at_work_is_seen(monkeypatch: 
 
 def test_a_quick_request_has_no_listener() -> None:
     async def scene() -> None:
-        client = abandoned.Client(Connection().receive)
+        client = abandoned_requests.Client(Connection().receive)
         await client.receive()
         client.end()
-        await asyncio.sleep(2 * abandoned.WATCH_SECONDS)
+        await asyncio.sleep(2 * abandoned_requests.WATCH_SECONDS)
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(scene())
@@ -65,7 +65,7 @@ def hooks(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     module: Any = ModuleType("sqlalchemy")
     module.event = SimpleNamespace(listen=lambda engine, name, function: found.__setitem__(name, function))
     monkeypatch.setitem(sys.modules, "sqlalchemy", module)
-    abandoned.in_database([SimpleNamespace(dialect=SimpleNamespace(driver="psycopg2"))])
+    abandoned_requests.in_database([SimpleNamespace(dialect=SimpleNamespace(driver="psycopg2"))])
     return found
 
 
@@ -83,20 +83,20 @@ class Statement:
 def test_a_statement_that_waits_is_cancelled_when_its_client_has_gone(
     monkeypatch: pytest.MonkeyPatch, hooks: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(abandoned, "WATCH_SECONDS", 0.01)
-    monkeypatch.setattr(abandoned, "LEFT_SECONDS", 0.1)
+    monkeypatch.setattr(abandoned_requests, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(abandoned_requests, "LEFT_SECONDS", 0.1)
 
     async def scene() -> None:
         connection, statement = Connection(), Statement()
-        client = abandoned.Client(connection.receive)
-        abandoned.current.set(client)
+        client = abandoned_requests.Client(connection.receive)
+        abandoned_requests.current.set(client)
         await client.receive()
         hooks["before_cursor_execute"](None, statement, "SELECT", None, None, False)
         connection.leaves.set()
         assert await asyncio.to_thread(statement.cancelled.wait, 5)
         hooks["handle_error"](None)
         assert client.connection is None
-        with pytest.raises(abandoned.Gone):
+        with pytest.raises(abandoned_requests.Gone):
             hooks["before_cursor_execute"](None, statement, "SELECT", None, None, False)
         client.end()
 
@@ -108,8 +108,8 @@ def test_what_is_not_a_statement_is_not_cancelled(hooks: dict[str, Any]) -> None
 
     async def scene() -> None:
         statement = Statement()
-        client = abandoned.Client(Connection().receive)
-        abandoned.current.set(client)
+        client = abandoned_requests.Client(Connection().receive)
+        abandoned_requests.current.set(client)
         hooks["before_cursor_execute"](None, statement, "SELECT", None, None, False)
         hooks["after_cursor_execute"](None)
         client.cancel()
@@ -128,13 +128,13 @@ def test_a_request_that_waited_for_a_thread_is_not_run_for_nobody() -> None:
         return [b"{}"]
 
     async def scene() -> None:
-        client = abandoned.Client(Connection(LEFT).receive)
-        abandoned.current.set(client)
+        client = abandoned_requests.Client(Connection(LEFT).receive)
+        abandoned_requests.current.set(client)
         await client.receive()
         said: list[str] = []
-        assert abandoned.wanted_only(wsgi)({}, lambda status, headers: said.append(status)) == []
+        assert abandoned_requests.wanted_only(wsgi)({}, lambda status, headers: said.append(status)) == []
         assert said[0].startswith("499") and not runs
-        with abandoned.WantedOnly(1) as threads, pytest.raises(asyncio.CancelledError):
+        with abandoned_requests.WantedOnly(1) as threads, pytest.raises(asyncio.CancelledError):
             threads.submit(runs.append, "run").result()
         client.end()
         assert not runs
@@ -143,7 +143,7 @@ def test_a_request_that_waited_for_a_thread_is_not_run_for_nobody() -> None:
 
 
 def test_what_waits_for_its_turn_is_dropped_when_its_client_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(abandoned, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(abandoned_requests, "WATCH_SECONDS", 0.01)
     monkeypatch.setattr(quick, "LONG_SECONDS", 60)
     runs: list[str] = []
 

@@ -1,4 +1,4 @@
-"""No way to the object store itself but for who is on its network (docker/mlflow/direct.py), however it is spelled."""
+"""No way to the object store itself but for who is on its network (trackbed_mlflow/edge/presigned_urls.py), however it is spelled."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 import json
 from typing import Any
 
-import direct
 import pytest
+from trackbed_mlflow.edge import presigned_urls
 
 INFO = {
     "multipart_uploads_enabled": True,
@@ -46,7 +46,7 @@ def ask(path: str, headers: list[tuple[bytes, bytes]], network: str = "00aa11") 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    served = direct.closed(mlflow, {direct.NETWORK: network} if network else {})
+    served = presigned_urls.closed(mlflow, {presigned_urls.NETWORK: network} if network else {})
     asyncio.run(served({"type": "http", "path": path, "headers": headers}, None, send))  # type: ignore[arg-type]
     body = b"".join(message.get("body", b"") for message in sent)
     return sent[0]["status"], json.loads(body or b"null"), dict(sent[0]["headers"])
@@ -77,7 +77,7 @@ def test_every_spelling_is_open_on_the_stores_network_alone(prefix: str, path: s
         assert ask(f"{prefix}/{path}", headers, network="")[0] == 501, "nobody reaches this store"
 
 
-@pytest.mark.parametrize("header", sorted(direct.PROXIED))
+@pytest.mark.parametrize("header", sorted(presigned_urls.PROXIED))
 def test_who_comes_through_a_proxy_is_elsewhere_whatever_it_says(header: bytes) -> None:
     assert ask("/api/2.0/mlflow-artifacts/presigned/1/a", [*INSIDE, (header, b"x")])[0] == 501
     assert ask("/api/3.0/mlflow/server-info", [(header, b"x"), *INSIDE])[1] == {

@@ -1,4 +1,4 @@
-"""Acknowledged means on the disk (docker/mlflow/durable.py, written.py, store_sync.py): what is synced, and when."""
+"""Acknowledged means on the disk (trackbed_mlflow/durability.py, write_journal.py, store_sync.py): what is synced, and when."""
 
 from __future__ import annotations
 
@@ -12,12 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import common
-import durable
-import objects
 import pytest
-import store_sync
-import written
+from trackbed_mlflow import durability, errors, object_store, store_sync, write_journal
 
 
 class Disk:
@@ -74,7 +70,7 @@ class FakeRepository:
 
 
 @pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FakeRepository, written.Journal]:
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FakeRepository, write_journal.Journal]:
     module = ModuleType("mlflow.store.artifact.local_artifact_repo")
     changed = type("LocalArtifactRepository", (FakeRepository,), {})
     module.LocalArtifactRepository = changed  # type: ignore[attr-defined]
@@ -83,15 +79,15 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FakeRep
     monkeypatch.setitem(sys.modules, module.__name__, module)
     live = tmp_path / "artifacts" / "main"
     live.mkdir(parents=True)
-    journal = durable.make_durable({"MLFLOW_ARTIFACTS_DESTINATION": live.as_uri()})
+    journal = durability.make_durable({"MLFLOW_ARTIFACTS_DESTINATION": live.as_uri()})
     assert journal is not None
     return changed(live), journal
 
 
-def lines(journal: written.Journal, count: int) -> list[list[Any]]:
+def lines(journal: write_journal.Journal, count: int) -> list[list[Any]]:
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        path = journal.folder / written.JOURNAL
+        path = journal.folder / write_journal.JOURNAL
         found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         if len(found) >= count:
             return found
@@ -100,18 +96,18 @@ def lines(journal: written.Journal, count: int) -> list[list[Any]]:
 
 
 def test_a_file_is_synced_before_it_has_its_name_and_its_folders_after(
-    disk: Disk, repository: tuple[FakeRepository, written.Journal]
+    disk: Disk, repository: tuple[FakeRepository, write_journal.Journal]
 ) -> None:
     place, journal = repository
     folder = Path(place.artifact_dir, "1", "run", "artifacts")
     folder.mkdir(parents=True)
     for name in ("a.bin", "b.bin"):
-        staged = folder / (common.STAGED + name)
+        staged = folder / (errors.STAGED + name)
         staged.write_bytes(b"content")
         place._publish_staged_artifact(str(staged), str(folder / name))
     root = "artifacts/main"
-    first, *rest = disk.events[: disk.events.index(("sync", f"{root}/1/run/artifacts/{common.STAGED}b.bin"))]
-    assert first == ("sync", f"{root}/1/run/artifacts/{common.STAGED}a.bin")
+    first, *rest = disk.events[: disk.events.index(("sync", f"{root}/1/run/artifacts/{errors.STAGED}b.bin"))]
+    assert first == ("sync", f"{root}/1/run/artifacts/{errors.STAGED}a.bin")
     assert rest[:4] == [
         ("replace", f"{root}/1/run/artifacts/a.bin"),
         ("sync", f"{root}/1/run/artifacts"),
@@ -121,7 +117,7 @@ def test_a_file_is_synced_before_it_has_its_name_and_its_folders_after(
     assert ("sync", root) in rest and ("sync", "artifacts") in rest
     # the folders above are known to be there from now on
     assert disk.events[len(rest) + 1 :] == [
-        ("sync", f"{root}/1/run/artifacts/{common.STAGED}b.bin"),
+        ("sync", f"{root}/1/run/artifacts/{errors.STAGED}b.bin"),
         ("replace", f"{root}/1/run/artifacts/b.bin"),
         ("sync", f"{root}/1/run/artifacts"),
     ]
@@ -129,10 +125,10 @@ def test_a_file_is_synced_before_it_has_its_name_and_its_folders_after(
 
 
 def test_an_error_of_the_disk_is_no_acknowledgement(
-    repository: tuple[FakeRepository, written.Journal], monkeypatch: pytest.MonkeyPatch
+    repository: tuple[FakeRepository, write_journal.Journal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place, _ = repository
-    staged = Path(place.artifact_dir, common.STAGED + "x")
+    staged = Path(place.artifact_dir, errors.STAGED + "x")
     staged.write_bytes(b"content")
 
     def broken(number: int) -> None:
@@ -145,7 +141,7 @@ def test_an_error_of_the_disk_is_no_acknowledgement(
 
 
 def test_a_folder_that_is_stored_at_once_is_synced_whole(
-    disk: Disk, tmp_path: Path, repository: tuple[FakeRepository, written.Journal]
+    disk: Disk, tmp_path: Path, repository: tuple[FakeRepository, write_journal.Journal]
 ) -> None:
     place, journal = repository
     source = tmp_path / "source"
@@ -161,20 +157,20 @@ def test_a_folder_that_is_stored_at_once_is_synced_whole(
 
 
 def test_s3_without_the_service_stays_as_it_is() -> None:
-    assert durable.make_durable({"MLFLOW_ARTIFACTS_DESTINATION": "s3://bucket/main"}) is None
+    assert durability.make_durable({"MLFLOW_ARTIFACTS_DESTINATION": "s3://bucket/main"}) is None
 
 
 # --- the journal and the check after an unclean stop
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> written.Journal:
-    made = written.Journal(tmp_path)
+def journal(tmp_path: Path) -> write_journal.Journal:
+    made = write_journal.Journal(tmp_path)
     assert not made.begin()
     return made
 
 
-def write(journal: written.Journal, name: str, content: bytes) -> Path:
+def write(journal: write_journal.Journal, name: str, content: bytes) -> Path:
     path = journal.root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -182,14 +178,14 @@ def write(journal: written.Journal, name: str, content: bytes) -> Path:
     return path
 
 
-def test_after_a_clean_stop_nothing_is_checked(journal: written.Journal) -> None:
+def test_after_a_clean_stop_nothing_is_checked(journal: write_journal.Journal) -> None:
     write(journal, "main/a", b"1").write_bytes(b"")
     journal.end()
-    assert not written.Journal(journal.root).begin()
+    assert not write_journal.Journal(journal.root).begin()
     assert journal.check()["checked"] == 0
 
 
-def test_after_an_unclean_stop_what_is_missing_or_damaged_is_named(journal: written.Journal) -> None:
+def test_after_an_unclean_stop_what_is_missing_or_damaged_is_named(journal: write_journal.Journal) -> None:
     write(journal, "main/kept", b"0" * 5000)
     write(journal, "main/empty", b"1" * 5000).write_bytes(b"")
     write(journal, "main/zeros", b"2" * 5000).write_bytes(bytes(5000))
@@ -198,9 +194,9 @@ def test_after_an_unclean_stop_what_is_missing_or_damaged_is_named(journal: writ
     journal.note(str(journal.root / "main/twice"))
     write(journal, "main/deleted/a", b"5").unlink()
     journal.note(str(journal.root / "main/deleted"), there=False)
-    with (journal.folder / written.JOURNAL).open("ab") as stream:
+    with (journal.folder / write_journal.JOURNAL).open("ab") as stream:
         stream.write(b'["main/kept", 12\0\0\0\0\n\0\0')  # the end that the cut left
-    again = written.Journal(journal.root)
+    again = write_journal.Journal(journal.root)
     assert again.begin()
     found = again.check()
     assert {k: found[k] for k in ("checked", "missing", "damaged", "by_size")} == {
@@ -212,31 +208,33 @@ def test_after_an_unclean_stop_what_is_missing_or_damaged_is_named(journal: writ
     assert found["names"] == ["main/empty", "main/gone", "main/zeros"]
     assert again.result() == found
     again.end()
-    assert not written.Journal(journal.root).begin() and again.result() == {}
+    assert not write_journal.Journal(journal.root).begin() and again.result() == {}
 
 
-def test_a_cut_in_the_middle_of_a_check_loses_none_of_it(journal: written.Journal) -> None:
+def test_a_cut_in_the_middle_of_a_check_loses_none_of_it(journal: write_journal.Journal) -> None:
     write(journal, "main/a", b"1").unlink()
     for _ in range(2):
-        assert written.Journal(journal.root).begin()
+        assert write_journal.Journal(journal.root).begin()
     write(journal, "main/b", b"1").unlink()
-    last = written.Journal(journal.root)
+    last = write_journal.Journal(journal.root)
     assert last.begin()
     last.end()  # `down` before the check was through
     assert last.begin()
     assert last.check()["names"] == ["main/a", "main/b"]
 
 
-def test_a_check_reads_no_more_than_its_budget(journal: written.Journal) -> None:
+def test_a_check_reads_no_more_than_its_budget(journal: write_journal.Journal) -> None:
     write(journal, "old", b"1" * 100).write_bytes(bytes(100))
     write(journal, "short", b"1" * 100).write_bytes(b"1")
     write(journal, "new", b"1" * 100).write_bytes(bytes(100))
-    found = written.compare(journal.root, iter((journal.folder / written.JOURNAL).read_bytes().splitlines()), 120)
+    found = write_journal.compare(
+        journal.root, iter((journal.folder / write_journal.JOURNAL).read_bytes().splitlines()), 120
+    )
     assert found["names"] == ["new", "short"] and found["by_size"] == 2
 
 
-def test_the_journal_is_bounded(journal: written.Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(written, "LARGEST", 1000)
+def test_the_journal_is_bounded(journal: write_journal.Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write_journal, "LARGEST", 1000)
     path = write(journal, "main/a", b"1")
     for _ in range(200):
         journal.note(str(path))
@@ -244,13 +242,13 @@ def test_the_journal_is_bounded(journal: written.Journal, monkeypatch: pytest.Mo
 
 
 def test_half_uploads_are_neither_listed_nor_kept(tmp_path: Path) -> None:
-    old, young = tmp_path / "1" / f"{common.STAGED}old", tmp_path / f"{common.STAGED}young"
+    old, young = tmp_path / "1" / f"{errors.STAGED}old", tmp_path / f"{errors.STAGED}young"
     old.parent.mkdir()
     for path in (old, young, tmp_path / "1" / "whole"):
         path.write_bytes(b"1")
     os.utime(old, (1, 1))
-    assert [name for name, _ in objects.FolderObjects(tmp_path).names()] == ["1/whole"]
-    assert durable.staged_leftovers(tmp_path, time.time() - 60) == 1
+    assert [name for name, _ in object_store.FolderObjects(tmp_path).names()] == ["1/whole"]
+    assert durability.staged_leftovers(tmp_path, time.time() - 60) == 1
     assert not old.exists() and young.exists()
 
 
@@ -315,15 +313,15 @@ def test_over_the_network_an_error_of_the_service_is_an_error_here(service: stor
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"127.0.0.1:{server.server_address[1]}"
         try:
-            assert durable.ask(address, 5, token=TOKEN, bucket="bucket", keys=["main/1/a.bin"]) == {}
+            assert durability.ask(address, 5, token=TOKEN, bucket="bucket", keys=["main/1/a.bin"]) == {}
             with pytest.raises(OSError, match="No such file"):
-                durable.ask(address, 5, token=TOKEN, bucket="bucket", keys=["main/1/missing"])
+                durability.ask(address, 5, token=TOKEN, bucket="bucket", keys=["main/1/missing"])
             with pytest.raises(OSError, match="no name of an object"):
-                durable.ask(address, 5, token=TOKEN, bucket="bucket", keys=["../x"])
+                durability.ask(address, 5, token=TOKEN, bucket="bucket", keys=["../x"])
         finally:
             server.shutdown()
     with pytest.raises(OSError):
-        durable.ask(address, 5, result=True)
+        durability.ask(address, 5, result=True)
 
 
 # --- other accounts of the machine reach the service's container, too
@@ -373,6 +371,6 @@ def test_a_system_that_is_half_updated_goes_on_until_its_server_sends_the_token(
 
 def test_the_service_does_not_start_without_its_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in ("", str(tmp_path / "missing")):
-        monkeypatch.setenv(durable.TOKEN_FILE, path)
-        with pytest.raises(common.Stop):
+        monkeypatch.setenv(durability.TOKEN_FILE, path)
+        with pytest.raises(errors.Stop):
             store_sync.serve(tmp_path)

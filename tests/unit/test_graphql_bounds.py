@@ -1,4 +1,4 @@
-"""What one GraphQL query may cost (docker/mlflow/graphql_bounds.py)."""
+"""What one GraphQL query may cost (trackbed_mlflow/edge/graphql_limits.py)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
-import edge
-import graphql_bounds as bounds
 import pytest
+from trackbed_mlflow.edge import graphql_limits as bounds
+from trackbed_mlflow.edge import middleware
 
 from tests.unit import asgi
 
@@ -87,7 +87,7 @@ def test_mlflows_view_is_found_or_nothing_starts(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("headers", [{"content_length": str(bounds.BODY + 1)}, {"transfer_encoding": "chunked"}])
 def test_its_body_has_a_limit_of_its_own(headers: dict[str, str]) -> None:
-    app = edge.guarded(asgi.Inner(), {})
+    app = middleware.guarded(asgi.Inner(), {})
     parts = [b"x" * (bounds.BODY // 2)] * 2
     answer = asgi.ask(app, bounds.PATH, "POST", body=[*parts, b"x"], **headers)
     assert answer.status == 413 and "GraphQL request may have 1 MiB" in json.loads(answer.body)["message"]

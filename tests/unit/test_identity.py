@@ -1,4 +1,4 @@
-"""Whose login a request came with (docker/mlflow/identity.py): proofs, and what a store is told."""
+"""Whose login a request came with (trackbed_mlflow/edge/identity.py): proofs, and what a store is told."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import common
-import identity
 import pytest
+from trackbed_mlflow import errors
+from trackbed_mlflow.edge import identity
 
 PROOF = b"ann 6fe3691333ba74d252b75559b251f45a930d2aca471c7d3ed8faa6def37a49b4"  # as the gateway's own test has it
 
@@ -86,7 +86,7 @@ def test_without_its_key_a_public_server_does_not_start(tmp_path: Path) -> None:
     for text in (None, "", "\n"):
         if text is not None:
             (tmp_path / "key").write_text(text)
-        with pytest.raises(common.Stop, match="the gateway's key"):
+        with pytest.raises(errors.Stop, match="the gateway's key"):
             identity.identified(None, (), {identity.FILE: str(tmp_path / "key")})  # type: ignore[arg-type]
     assert identity.identified(str, (), {}) is str  # type: ignore[comparison-overlap, arg-type]
 

@@ -131,7 +131,7 @@ def test_rows_pass_whatever_their_length() -> None:
 
 
 def test_the_template_is_for_its_revision_alone() -> None:
-    first = (stack.MLFLOW_FOLDER / "schema.sql").read_text().splitlines()[0]
+    first = (stack.SERVER_PACKAGE / "schema.sql").read_text().splitlines()[0]
     assert loading.template(first.removeprefix("-- revision ")).startswith("CREATE ")
     assert loading.template("0123") == loading.template("") == ""
 

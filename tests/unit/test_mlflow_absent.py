@@ -1,4 +1,4 @@
-"""What the object store does not have is the asker's error, not the server's (docker/mlflow/absent.py)."""
+"""What the object store does not have is the asker's error, not the server's (trackbed_mlflow/missing_artifacts.py)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import absent
 import pytest
 from botocore.exceptions import ClientError, ParamValidationError
+from trackbed_mlflow import missing_artifacts
 
 
 class Refused(Exception):
@@ -63,7 +63,7 @@ def repository(monkeypatch: pytest.MonkeyPatch) -> Any:
         module.__dict__.update(more)
         monkeypatch.setitem(sys.modules, name, module)
     made = type("Told", (S3,), {})
-    absent.told(made)
+    missing_artifacts.told(made)
     return made
 
 

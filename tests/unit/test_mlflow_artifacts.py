@@ -1,13 +1,12 @@
-"""The place of the artifacts (docker/mlflow/artifacts.py): how it is named, made and looked into."""
+"""The place of the artifacts (trackbed_mlflow/bucket.py): how it is named, made and looked into."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import artifacts
-import common
 import pytest
+from trackbed_mlflow import bucket, errors
 
 from tests.unit.fakes import trackbed_mlflow
 
@@ -30,7 +29,7 @@ from tests.unit.fakes import trackbed_mlflow
     ],
 )
 def test_what_an_answer_of_the_store_means(code: str, status: int, verdict: str) -> None:
-    assert artifacts.s3_verdict(code, status) == verdict
+    assert bucket.s3_verdict(code, status) == verdict
 
 
 @pytest.mark.parametrize(
@@ -42,12 +41,12 @@ def test_what_an_answer_of_the_store_means(code: str, status: int, verdict: str)
     ],
 )
 def test_bucket_and_prefix(destination: str, parts: tuple[str, str]) -> None:
-    assert artifacts.s3_address(destination) == parts
+    assert bucket.s3_address(destination) == parts
 
 
 def test_a_destination_without_a_bucket_is_refused() -> None:
-    with pytest.raises(common.Stop, match="names no bucket"):
-        artifacts.s3_address("s3:///prefix")
+    with pytest.raises(errors.Stop, match="names no bucket"):
+        bucket.s3_address("s3:///prefix")
 
 
 @pytest.mark.parametrize(
@@ -60,13 +59,13 @@ def test_a_destination_without_a_bucket_is_refused() -> None:
     ],
 )
 def test_artifact_paths(text: str, path: str) -> None:
-    assert artifacts.artifact_path(text) == path
+    assert bucket.artifact_path(text) == path
 
 
 @pytest.mark.parametrize("text", ["..", "../x", "1/../../x", "mlflow-artifacts:/../x"])
 def test_no_way_out_of_the_artifacts(text: str) -> None:
-    with pytest.raises(common.Stop):
-        artifacts.artifact_path(text)
+    with pytest.raises(errors.Stop):
+        bucket.artifact_path(text)
 
 
 def test_objects_of_a_folder(tmp_path: Path) -> None:
@@ -82,7 +81,7 @@ def test_objects_of_a_folder(tmp_path: Path) -> None:
 def test_an_artifact_folder_is_made_once(tmp_path: Path) -> None:
     place = tmp_path / "a" / "b"
     done = trackbed_mlflow("bucket", MLFLOW_ARTIFACTS_DESTINATION=place.as_uri(), TRACKBED_S3_CREATE="check")
-    assert done.returncode == common.MISCONFIGURED
+    assert done.returncode == errors.MISCONFIGURED
     assert not place.exists()
     for _ in range(2):
         assert trackbed_mlflow("bucket", MLFLOW_ARTIFACTS_DESTINATION=place.as_uri()).returncode == 0

@@ -1,4 +1,4 @@
-"""All objects at once (docker/mlflow/bulk.py, objects.py): streams that are whole, threads that end, marks."""
+"""All objects at once (trackbed_mlflow/transfer.py, object_store.py): streams that are whole, threads that end, marks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import bulk
-import common
-import conflicts
-import objects
 import pytest
+from trackbed_mlflow import errors, name_conflicts, object_store, transfer
 
 from tests.unit.fakes import ENTRY, trackbed_mlflow
 
@@ -50,24 +47,24 @@ class Objects:
 
 def test_objects_that_are_fetched_ahead_come_out_in_order_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     held = {f"1/{n}/ä{'x' * (n % 150)}": random.Random(n).randbytes(n * 7 % 1500) for n in range(200)}
-    held |= {"1/big": bytes(objects.TINY + 1), "1/empty": b""}
+    held |= {"1/big": bytes(object_store.TINY + 1), "1/empty": b""}
     place, target = Objects(held), io.BytesIO()
-    monkeypatch.setattr(bulk, "storage", lambda environment, prefix: place)
-    assert bulk.objects_out({}, "", target) == "202 objects"
+    monkeypatch.setattr(transfer, "storage", lambda environment, prefix: place)
+    assert transfer.objects_out({}, "", target) == "202 objects"
     with tarfile.open(fileobj=io.BytesIO(target.getvalue())) as tar:
         found = [(member.name, stream.read()) for member in tar if (stream := tar.extractfile(member))]
     assert found[:-1] == [(f"o/{name}", content) for name, content in held.items()]
     assert found[-1] == ("end", b'{"objects": 202, "gone": 1}')
-    assert 1 < place.most <= objects.THREADS
+    assert 1 < place.most <= object_store.THREADS
 
 
 def test_an_object_that_ends_early_ends_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     place = Objects({"1/a": b"abc"})
     monkeypatch.setattr(place, "open", lambda name: (4, io.BytesIO(b"abc")))
-    monkeypatch.setattr(objects, "TINY", 1)
-    monkeypatch.setattr(bulk, "storage", lambda environment, prefix: place)
+    monkeypatch.setattr(object_store, "TINY", 1)
+    monkeypatch.setattr(transfer, "storage", lambda environment, prefix: place)
     with pytest.raises(OSError, match="1/a ended 1 bytes early"):
-        bulk.objects_out({}, "", io.BytesIO())
+        transfer.objects_out({}, "", io.BytesIO())
 
 
 class Bucket:
@@ -90,7 +87,7 @@ class Bucket:
     def upload_part(self, PartNumber: int, Body: bytes, **_: str) -> dict[str, Any]:  # noqa: N803
         time.sleep(random.Random(PartNumber).random() / 100)
         if PartNumber == self.failing:
-            raise common.Stop(common.REFUSED, "no")
+            raise errors.Stop(errors.REFUSED, "no")
         self.parts[PartNumber] = Body
         return {"ETag": f"tag {PartNumber}"}
 
@@ -102,10 +99,13 @@ class Bucket:
 
 
 def test_objects_are_stored_by_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "s3_call", lambda call: call())
-    monkeypatch.setattr(objects, "SMALL", 1000)
+    monkeypatch.setattr(object_store, "s3_call", lambda call: call())
+    monkeypatch.setattr(object_store, "SMALL", 1000)
     client = Bucket()
-    place, held = objects.S3Objects(client, "b", "p"), {f"{n}": random.Random(n).randbytes(n * 400) for n in range(60)}
+    place, held = (
+        object_store.S3Objects(client, "b", "p"),
+        {f"{n}": random.Random(n).randbytes(n * 400) for n in range(60)},
+    )
     for name, content in held.items():
         place.put(name, len(content), io.BytesIO(content))
     place.finish()
@@ -113,11 +113,11 @@ def test_objects_are_stored_by_several_threads(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_part_that_is_refused_ends_the_storing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "s3_call", lambda call: call())
-    monkeypatch.setattr(objects, "SMALL", 1000)
+    monkeypatch.setattr(object_store, "s3_call", lambda call: call())
+    monkeypatch.setattr(object_store, "SMALL", 1000)
     client = Bucket(failing=3)
-    place = objects.S3Objects(client, "b", "")
-    with pytest.raises(common.Stop, match="no"):
+    place = object_store.S3Objects(client, "b", "")
+    with pytest.raises(errors.Stop, match="no"):
         place.put("x", 50_000, io.BytesIO(bytes(50_000)))
     assert client.stored == {"x": b""}  # below a prefix that is dropped then
 
@@ -131,10 +131,10 @@ class Posix(Bucket):
         time.sleep(random.Random(Key).random() / 200)
         with self.lock:
             if any(f"{Key}/" == other[: len(Key) + 1] for other in self.stored):
-                raise common.Stop(common.FAILED, "no", "ExistingObjectIsDirectory")
+                raise errors.Stop(errors.FAILED, "no", "ExistingObjectIsDirectory")
             if any(Key.startswith(f"{other}/") for other in self.stored):
                 alone = threading.current_thread() is threading.main_thread()
-                raise common.Stop(common.FAILED, "no", "ObjectParentIsFile" if alone else "ExistingObjectIsDirectory")
+                raise errors.Stop(errors.FAILED, "no", "ObjectParentIsFile" if alone else "ExistingObjectIsDirectory")
             self.stored[Key] = Body
         return {}
 
@@ -151,16 +151,16 @@ class Replacing(Posix):
 
     def complete_multipart_upload(self, Key: str, MultipartUpload: Any, **words: str) -> dict[str, Any]:  # noqa: N803
         if Key in self.stored and len(Key.rpartition("/")[2].encode()) > 227:
-            raise common.NotYet("InternalError")
+            raise errors.NotYet("InternalError")
         return super().complete_multipart_upload(Key, MultipartUpload, **words)
 
 
 def test_a_large_object_of_a_long_name_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "s3_call", lambda call: call())
-    monkeypatch.setattr(objects, "wait", lambda what, call: call())
-    monkeypatch.setattr(objects, "SMALL", 1000)
+    monkeypatch.setattr(object_store, "s3_call", lambda call: call())
+    monkeypatch.setattr(object_store, "wait", lambda what, call: call())
+    monkeypatch.setattr(object_store, "SMALL", 1000)
     client = Replacing()
-    place = objects.S3Objects(client, "b", "p", files=True)
+    place = object_store.S3Objects(client, "b", "p", files=True)
     held = {f"1/{'ü' * n}": b"x" * 5000 for n in (100, 101, 113, 114, 127)}
     for name, content in held.items():
         place.put(name, len(content), io.BytesIO(content))
@@ -170,22 +170,22 @@ def test_a_large_object_of_a_long_name_is_stored(monkeypatch: pytest.MonkeyPatch
 
 def test_other_stores_replace_an_object_of_a_long_name_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     """With versions kept, each delete would leave one more mark."""
-    monkeypatch.setattr(objects, "s3_call", lambda call: call())
-    monkeypatch.setattr(objects, "SMALL", 1000)
+    monkeypatch.setattr(object_store, "s3_call", lambda call: call())
+    monkeypatch.setattr(object_store, "SMALL", 1000)
     client = Bucket()  # knows no delete_object
-    objects.S3Objects(client, "b", "p").put("x" * 250, 5000, io.BytesIO(b"x" * 5000))
+    object_store.S3Objects(client, "b", "p").put("x" * 250, 5000, io.BytesIO(b"x" * 5000))
     assert client.stored == {f"p/{'x' * 250}": b"x" * 5000}
 
 
 @pytest.mark.parametrize("size", [5, 5000])
 def test_what_a_store_would_list_by_another_name_is_named(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """It would be in no backup, and nobody would know."""
-    monkeypatch.setattr(objects, "s3_call", lambda call: call())
-    monkeypatch.setattr(objects, "SMALL", 1000)
+    monkeypatch.setattr(object_store, "s3_call", lambda call: call())
+    monkeypatch.setattr(object_store, "SMALL", 1000)
     client = Posix()
-    with pytest.raises(common.Stop, match=r"1/a\\uffff' cannot be stored"):
-        objects.S3Objects(client, "b", "p", files=True).put("1/a\uffff", size, io.BytesIO(bytes(size)))
-    place = objects.S3Objects(client, "b", "p")
+    with pytest.raises(errors.Stop, match=r"1/a\\uffff' cannot be stored"):
+        object_store.S3Objects(client, "b", "p", files=True).put("1/a\uffff", size, io.BytesIO(bytes(size)))
+    place = object_store.S3Objects(client, "b", "p")
     place.put("1/a\uffff", size, io.BytesIO(bytes(size)))
     place.finish()
     assert list(client.stored) == ["p/1/a\uffff"], "other stores list it"
@@ -193,9 +193,9 @@ def test_what_a_store_would_list_by_another_name_is_named(monkeypatch: pytest.Mo
     def missing(client: Any, bucket: str, key: str) -> Any:
         raise FileNotFoundError(key)
 
-    monkeypatch.setattr(objects._S3Reader, "make", missing)
+    monkeypatch.setattr(object_store._S3Reader, "make", missing)
     monkeypatch.setattr(client, "list_objects_v2", lambda **_: {"Contents": [{"Key": "p/1/a\ufffd"}]})
-    with pytest.raises(common.Stop, match="where the object store lists"):
+    with pytest.raises(errors.Stop, match="where the object store lists"):
         place.open("1/a\ufffd")
     for gone in ("1/a\ufffdb", "1/b"):
         with pytest.raises(FileNotFoundError):
@@ -216,10 +216,10 @@ def test_what_is_listed_by_another_name_is_read_and_removed(monkeypatch: pytest.
             return {}
 
     listed = ["1/\ufffda\ufffd", "1/b\ufffd", "1/\ufffdc\ufffd"]
-    monkeypatch.setattr(objects, "s3_call", lambda call: call())
-    monkeypatch.setattr(objects._S3Reader, "make", make)
-    monkeypatch.setattr("uploads.end_below", lambda client, bucket, prefix: 0)
-    place = objects.S3Objects(Client(), "b", "p")
+    monkeypatch.setattr(object_store, "s3_call", lambda call: call())
+    monkeypatch.setattr(object_store._S3Reader, "make", make)
+    monkeypatch.setattr("trackbed_mlflow.multipart_uploads.end_below", lambda client, bucket, prefix: 0)
+    place = object_store.S3Objects(Client(), "b", "p")
     monkeypatch.setattr(place, "names", lambda: [(name, 1) for name in listed])
     found: list[Any] = [place.open(name) for name in listed]
     assert found == [1, 2, 3]
@@ -234,10 +234,10 @@ BOTH = {"1/r/artifacts/a": b"file", "1/r/artifacts/a/b/c": b"x" * 5000, "1/r/art
 def test_a_file_and_a_folder_of_one_name_are_both_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: list[str], kind: str
 ) -> None:
-    monkeypatch.setattr(objects, "s3_call", lambda call: call())
-    monkeypatch.setattr(objects, "SMALL", 1000)
+    monkeypatch.setattr(object_store, "s3_call", lambda call: call())
+    monkeypatch.setattr(object_store, "SMALL", 1000)
     client = Posix()
-    place = objects.FolderObjects(tmp_path) if kind == "folder" else objects.S3Objects(client, "b", "p")
+    place = object_store.FolderObjects(tmp_path) if kind == "folder" else object_store.S3Objects(client, "b", "p")
     for name in order:
         place.put(name, len(BOTH[name]), io.BytesIO(BOTH[name]))
         if kind == "bucket":
@@ -268,12 +268,12 @@ TAKEN = [
 def test_an_object_that_is_renamed_never_meets_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: set[str], seed: int, kind: str
 ) -> None:
-    monkeypatch.setattr(objects, "s3_call", lambda call: call())
-    monkeypatch.setattr(objects, "SMALL", 1000)
+    monkeypatch.setattr(object_store, "s3_call", lambda call: call())
+    monkeypatch.setattr(object_store, "SMALL", 1000)
     client, order = Posix(), sorted(names)
     if seed:
         random.Random(seed).shuffle(order)
-    place = objects.FolderObjects(tmp_path) if kind == "folder" else objects.S3Objects(client, "b", "p")
+    place = object_store.FolderObjects(tmp_path) if kind == "folder" else object_store.S3Objects(client, "b", "p")
     stored = {name: random.Random(name).randbytes(5 if seed % 2 else 5000) for name in order}
     for name in order:
         place.put(name, len(stored[name]), io.BytesIO(stored[name]))
@@ -287,14 +287,14 @@ def test_an_object_that_is_renamed_never_meets_another(
 
 def test_a_store_that_takes_no_name_ends_the_storing(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: object) -> None:
-        raise common.Stop(common.FAILED, "no", conflicts.PARENT_IS_FILE)
+        raise errors.Stop(errors.FAILED, "no", name_conflicts.PARENT_IS_FILE)
 
-    monkeypatch.setattr(objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(object_store, "s3_call", lambda call: call())
     client = Posix()
     monkeypatch.setattr(client, "put_object", refuse)
-    place = objects.S3Objects(client, "b", "p")
+    place = object_store.S3Objects(client, "b", "p")
     place.put("1/a", 1, io.BytesIO(b"x"))
-    with pytest.raises(common.Stop, match="by no name"):
+    with pytest.raises(errors.Stop, match="by no name"):
         place.finish()
 
 
@@ -310,7 +310,7 @@ def test_what_minio_does_not_list_is_found_in_its_volume(tmp_path: Path) -> None
     ):
         (tmp_path / name / "0b6c").mkdir(parents=True)  # the parts of its content
         (tmp_path / name / "xl.meta").touch()
-    assert sorted(conflicts.unlisted(str(tmp_path))) == [
+    assert sorted(name_conflicts.unlisted(str(tmp_path))) == [
         "1/r/artifacts/a/b.txt",
         "1/r/artifacts/a/c/d",
         "1/r/artifacts/a/c/d/e",
@@ -322,7 +322,7 @@ def test_what_minio_does_not_list_is_found_in_its_volume(tmp_path: Path) -> None
 HANGING = """
 import sys, threading, time
 sys.path.insert(0, sys.argv[1])
-import bulk, start
+from trackbed_mlflow import cli, transfer
 
 class Place:
     remote = True
@@ -332,8 +332,8 @@ class Place:
         print("asked", file=sys.stderr, flush=True)
         time.sleep(60)
 
-bulk.storage = lambda environment, prefix: Place()
-sys.exit(start.main(["out"]))
+transfer.storage = lambda environment, prefix: Place()
+sys.exit(cli.main(["out"]))
 """
 
 
@@ -347,7 +347,7 @@ def test_a_stop_does_not_wait_for_a_store_that_hangs() -> None:
     try:
         assert process.stderr is not None and process.stderr.readline() == b"asked\n"
         process.terminate()
-        assert process.wait(20) == common.STOPPED
+        assert process.wait(20) == errors.STOPPED
     finally:
         process.kill()
         process.wait()
@@ -370,11 +370,11 @@ def test_a_file_that_was_just_written_has_no_mark(tmp_path: Path) -> None:
 def test_a_mark_changes_with_the_content_even_if_size_and_time_do_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects, "SETTLED_SECONDS", 0)
+    monkeypatch.setattr(object_store, "SETTLED_SECONDS", 0)
     path = tmp_path / "a"
     path.write_bytes(b"hello")
     time.sleep(0.05)
-    place = objects.FolderObjects(tmp_path)
+    place = object_store.FolderObjects(tmp_path)
     (first,), before = place.marked(), path.stat()
     assert first[:2] == ("a", 5) and first[2] and list(place.marked()) == [first]
     path.write_bytes(b"other")
@@ -399,7 +399,7 @@ def test_the_mark_of_an_object_is_etag_and_time(tag: str, known: bool) -> None:
         def list_objects_v2(self, **_: object) -> dict[str, Any]:
             return {"Contents": [{"Key": "live/a", "Size": 3, "ETag": tag, "LastModified": datetime.now(UTC)}]}
 
-    (found,) = objects.S3Objects(Client(), "bucket", "live").marked()
+    (found,) = object_store.S3Objects(Client(), "bucket", "live").marked()
     assert found[:2] == ("a", 3) and bool(found[2]) == known
     assert not known or (tag.strip('"') in found[2] and found[2] != tag.strip('"'))
 

@@ -1,15 +1,14 @@
-"""What `invoke gc` may remove: folders that MLflow makes, none that is needed (docker/mlflow/collecting.py)."""
+"""What `invoke gc` may remove: folders that MLflow makes, none that is needed (trackbed_mlflow/garbage_collection.py)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import collecting
-import durable
 import pytest
-from common import Stop
-from objects import S3Objects
+from trackbed_mlflow import durability, garbage_collection
+from trackbed_mlflow.errors import Stop
+from trackbed_mlflow.object_store import S3Objects
 
 RUN, MODEL, TRACE = "1" * 32, "m-" + "2" * 32, "tr-" + "3" * 32
 
@@ -30,20 +29,25 @@ RUN, MODEL, TRACE = "1" * 32, "m-" + "2" * 32, "tr-" + "3" * 32
     ],
 )
 def test_the_folder_of_a_file(name: str, folder: str | None) -> None:
-    found = collecting.FOLDER.match(name)
+    found = garbage_collection.FOLDER.match(name)
     assert (found["path"] if found else None) == folder
 
 
 @pytest.fixture(autouse=True)
 def without_sqlalchemy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collecting, "_ask", lambda connection, statement, **words: connection.execute(statement, words))
+    monkeypatch.setattr(
+        garbage_collection, "_ask", lambda connection, statement, **words: connection.execute(statement, words)
+    )
 
 
 class Connection:
     """Answers the questions for versions and for odd locations."""
 
     def __init__(self, *versions: str, odd: str = "") -> None:
-        self.rows = {collecting.VERSIONS: [(uri, None) for uri in versions], collecting.ODD[0]: [(odd,)] if odd else []}
+        self.rows = {
+            garbage_collection.VERSIONS: [(uri, None) for uri in versions],
+            garbage_collection.ODD[0]: [(odd,)] if odd else [],
+        }
 
     def execute(self, statement: Any, words: Any) -> Any:
         return self.rows.get(statement, [])
@@ -60,32 +64,32 @@ class Connection:
     ],
 )
 def test_what_a_registered_version_needs_stays(uri: str, folder: str) -> None:
-    assert collecting.Needed(Connection(uri)).holds(folder)
-    assert collecting.Needed(Connection(odd=uri)).holds(folder)
-    assert not collecting.Needed(Connection(uri)).holds(f"2/{'4' * 32}")
+    assert garbage_collection.Needed(Connection(uri)).holds(folder)
+    assert garbage_collection.Needed(Connection(odd=uri)).holds(folder)
+    assert not garbage_collection.Needed(Connection(uri)).holds(f"2/{'4' * 32}")
 
 
 @pytest.mark.parametrize("uri", [f"models:/{MODEL}", f"models:/{MODEL}/part", f"runs:/{MODEL}/model"])
 def test_a_version_that_names_a_run_or_a_model(uri: str) -> None:
-    assert collecting.Needed(Connection(uri)).ids == {MODEL}
+    assert garbage_collection.Needed(Connection(uri)).ids == {MODEL}
 
 
 @pytest.mark.parametrize("uri", ["s3://other/1/x", "file:///srv/1", "mlflow-artifacts://host/1/x", "", "name"])
 def test_other_locations_protect_nothing_here(uri: str) -> None:
-    assert collecting.path_of(uri) == "" and not collecting.Needed(Connection(uri or "x")).paths
+    assert garbage_collection.path_of(uri) == "" and not garbage_collection.Needed(Connection(uri or "x")).paths
 
 
 def test_an_experiment_below_a_folder_that_looks_like_a_run() -> None:
-    needed = collecting.Needed(Connection())
+    needed = garbage_collection.Needed(Connection())
     needed.location(f"a/{RUN}/artifacts/mine")
     assert needed.holds(f"a/{RUN}") and not needed.holds(f"a/{'4' * 32}")
 
 
 @pytest.mark.parametrize(("age", "seconds"), [("30d", 2592000), ("1d12h", 129600), ("0s", 0)])
 def test_ages(age: str, seconds: int) -> None:
-    assert collecting.seconds(age) == seconds
+    assert garbage_collection.seconds(age) == seconds
     with pytest.raises(Stop):
-        collecting.seconds(f"{age}x")
+        garbage_collection.seconds(f"{age}x")
 
 
 def test_the_journal_of_the_stores_disk_is_told_what_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,8 +105,8 @@ def test_the_journal_of_the_stores_disk_is_told_what_went(tmp_path: Path, monkey
     told: list[dict[str, object]] = []
     token = tmp_path / "token"
     token.write_text("hush\n")
-    monkeypatch.setattr(collecting, "S3Objects", Bucket)
-    monkeypatch.setattr(durable, "ask", lambda address, **words: told.append({"at": address, **words}))
-    environment = {"TRACKBED_STORE_SYNC": "store-sync:1", durable.TOKEN_FILE: str(token)}
-    collecting._remove_folders(environment, Bucket(None, "b", "live/", None), [f"1/{RUN}"])
+    monkeypatch.setattr(garbage_collection, "S3Objects", Bucket)
+    monkeypatch.setattr(durability, "ask", lambda address, **words: told.append({"at": address, **words}))
+    environment = {"TRACKBED_STORE_SYNC": "store-sync:1", durability.TOKEN_FILE: str(token)}
+    garbage_collection._remove_folders(environment, Bucket(None, "b", "live/", None), [f"1/{RUN}"])
     assert told == [{"at": "store-sync:1", "bucket": "b", "removed": f"live/1/{RUN}", "token": "hush"}]

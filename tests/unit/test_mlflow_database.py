@@ -1,4 +1,4 @@
-"""The schema of the MLflow server's database (docker/mlflow/database.py): whether it is this MLflow's."""
+"""The schema of the MLflow server's database (trackbed_mlflow/schema.py): whether it is this MLflow's."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import common
-import database
 import pytest
+from trackbed_mlflow import errors, schema
 
 
 def revision(folder: Path, name: str, parent: str) -> None:
@@ -24,14 +23,14 @@ def test_the_newest_revision_is_read_from_the_files(tmp_path: Path) -> None:
     revision(tmp_path, "d4", '("b2", "c3")')
     (tmp_path / "typed.py").write_text("revision: str = 'e5'\ndown_revision: str | None = 'd4'\n")
     (tmp_path / "__init__.py").write_text("")
-    assert database.migrations(tmp_path) == ("e5", frozenset({"a1", "b2", "c3", "d4", "e5"}))
+    assert schema.migrations(tmp_path) == ("e5", frozenset({"a1", "b2", "c3", "d4", "e5"}))
 
 
 def test_two_newest_revisions_are_an_error(tmp_path: Path) -> None:
     revision(tmp_path, "a1", "None")
     revision(tmp_path, "b2", "None")
-    with pytest.raises(common.Stop):
-        database.migrations(tmp_path)
+    with pytest.raises(errors.Stop):
+        schema.migrations(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +46,7 @@ def test_two_newest_revisions_are_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_state_of_the_schema(have: str | None, populated: bool, state: str) -> None:
-    assert database.schema_state(have, populated, "new", frozenset({"old", "new"})) == state
+    assert schema.schema_state(have, populated, "new", frozenset({"old", "new"})) == state
 
 
 @pytest.mark.parametrize(
@@ -65,11 +64,11 @@ def test_state_of_the_schema(have: str | None, populated: bool, state: str) -> N
 def test_the_guard_starts_nothing_on_another_schema(state: str, migrate: bool, result: bool | str) -> None:
     found = {"database": "d", "code": "c", "state": state}
     if isinstance(result, bool):
-        assert database.guard(found, migrate) is result
+        assert schema.guard(found, migrate) is result
         return
-    with pytest.raises(common.Stop, match=result) as caught:
-        database.guard(found, migrate)
-    assert caught.value.code == common.MISCONFIGURED
+    with pytest.raises(errors.Stop, match=result) as caught:
+        schema.guard(found, migrate)
+    assert caught.value.code == errors.MISCONFIGURED
     assert len(str(caught.value).splitlines()) == 2
 
 
@@ -85,15 +84,15 @@ def test_the_guard_starts_nothing_on_another_schema(state: str, migrate: bool, r
     ],
 )
 def test_only_final_answers_end_the_wait(message: str, final: bool) -> None:
-    assert database.refused(message) is final
+    assert schema.refused(message) is final
 
 
 def test_a_prepared_schema_counts_for_its_own_revision_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "__file__", str(tmp_path / "database.py"))
-    assert database.template("a1") is None
+    monkeypatch.setattr(schema, "__file__", str(tmp_path / "database.py"))
+    assert schema.template("a1") is None
     (tmp_path / "schema.sql").write_text("-- revision a1\nCREATE TABLE t ();\n")
-    assert database.template("a1") == "CREATE TABLE t ();\n"
-    assert database.template("b2") is None
+    assert schema.template("a1") == "CREATE TABLE t ();\n"
+    assert schema.template("b2") is None
 
 
 class AlembicConfig:
@@ -122,8 +121,8 @@ def test_migrations_are_found_in_any_folder(name: str, tmp_path: Path, monkeypat
     for module, content in modules.items():
         monkeypatch.setitem(sys.modules, module, content)
     folder = tmp_path / name / "mlflow" / "store" / "db_migrations"
-    monkeypatch.setattr(database, "versions", lambda: folder / "versions")
-    database.find_migrations()
+    monkeypatch.setattr(schema, "versions", lambda: folder / "versions")
+    schema.find_migrations()
     used = modules["mlflow.store.db"].utils._get_alembic_config
     if name == "plain":
         assert used is own  # MLflow's own way, wherever it works

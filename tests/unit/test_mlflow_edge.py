@@ -1,4 +1,4 @@
-"""What every request to the MLflow server has to pass (docker/mlflow/edge*.py): origins, addresses, sizes."""
+"""What every request to the MLflow server has to pass (trackbed_mlflow/edge): origins, addresses, sizes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-import edge
-import edge_bodies
-import edge_origins
-import edge_routes
-import edge_spans
 import pytest
-from access import App, Receive, Scope, Send
+from trackbed_mlflow.edge import body_limits, middleware, origins, routes, span_limits
+from trackbed_mlflow.edge.access_token import App, Receive, Scope, Send
 
 from tests.unit import asgi
 
@@ -31,7 +27,7 @@ def inner() -> asgi.Inner:
 
 @pytest.fixture
 def app(inner: asgi.Inner) -> App:
-    return edge.guarded(inner, {edge.ORIGINS: LISTED})
+    return middleware.guarded(inner, {middleware.ORIGINS: LISTED})
 
 
 # addresses
@@ -153,10 +149,10 @@ def test_websockets_are_closed(app: App, inner: asgi.Inner) -> None:
 
 
 def test_one_verdict_for_each_route() -> None:
-    group = edge_routes.Group("/a", True, "", GET=".")
+    group = routes.Group("/a", True, "", GET=".")
     with pytest.raises(ValueError, match="judged twice: GET /a"):
-        edge_routes.Judge((group, group))
-    assert all(group.reason for group in edge_routes.TABLE)
+        routes.Judge((group, group))
+    assert all(group.reason for group in routes.TABLE)
 
 
 # origins
@@ -225,25 +221,25 @@ def test_without_an_origin_the_browsers_other_words_count(app: App, headers: dic
 
 
 def test_plain_http_on_the_way_is_no_page_behind_tls() -> None:
-    public = edge_origins.Origins(["https://lab.example.org:8000", "https://localhost:8000"])
+    public = origins.Origins(["https://lab.example.org:8000", "https://localhost:8000"])
     assert public.own("https://lab.example.org:8000", "lab.example.org:8000")
     assert not public.own("http://lab.example.org:8000", "lab.example.org:8000")
-    private = edge_origins.Origins(["http://localhost:8000"])
+    private = origins.Origins(["http://localhost:8000"])
     assert private.own("http://localhost:9000", "localhost:9000")
     assert not private.own("https://localhost:8000", "localhost:8000")
-    assert edge_origins.Origins([""]).own("https://any.example", "any.example")
+    assert origins.Origins([""]).own("https://any.example", "any.example")
 
 
 def test_two_origins_are_both_asked_for() -> None:
-    origins = edge_origins.Origins(LISTED.split(","))
+    listed = origins.Origins(LISTED.split(","))
     headers = [(b"host", b"localhost:8000"), (b"origin", b"http://evil.example"), (b"origin", b"http://localhost:8000")]
-    assert origins.refusal("POST", headers) and origins.refusal("POST", headers[::-1])
-    assert not origins.refusal("POST", headers[::2])
+    assert listed.refusal("POST", headers) and listed.refusal("POST", headers[::-1])
+    assert not listed.refusal("POST", headers[::2])
 
 
 # sizes
 
-TRACES = edge_bodies.TRACES
+TRACES = body_limits.TRACES
 
 
 def raw_deflate(data: bytes) -> bytes:
@@ -253,8 +249,8 @@ def raw_deflate(data: bytes) -> bytes:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(edge_bodies, "LIMIT", 5000)
-    monkeypatch.setattr(edge_bodies, "CHUNK", 512)
+    monkeypatch.setattr(body_limits, "LIMIT", 5000)
+    monkeypatch.setattr(body_limits, "CHUNK", 512)
     return 5000
 
 
@@ -291,7 +287,7 @@ def test_mlflow_does_not_unpack_again(app: App, inner: asgi.Inner) -> None:
         await inner(scope, receive, send)
 
     asgi.ask(
-        edge.guarded(look, {}),
+        middleware.guarded(look, {}),
         TRACES,
         "POST",
         body=gzip.compress(b"x"),
@@ -339,10 +335,10 @@ def request(*spans: bytes) -> bytes:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge_spans, "SPANS", 200)
-    monkeypatch.setattr(edge_spans, "FIELDS", 20_000)
-    monkeypatch.setattr(edge_spans, "OBJECTS", 1000)
-    monkeypatch.setattr(edge_spans, "SMALL", 100)
+    monkeypatch.setattr(span_limits, "SPANS", 200)
+    monkeypatch.setattr(span_limits, "FIELDS", 20_000)
+    monkeypatch.setattr(span_limits, "OBJECTS", 1000)
+    monkeypatch.setattr(span_limits, "SMALL", 100)
 
 
 NESTED = field(9, field(2, field(5, field(1, b"\x18\x01") * 9000)))  # an attribute, a list of numbers
@@ -440,14 +436,14 @@ def test_a_body_of_two_kinds_is_refused() -> None:
         (b"content-length", b"1000"),
     ]
     scope = {"type": "http", "method": "POST", "path": TRACES, "headers": kinds}
-    with pytest.raises(edge_bodies.Refused, match="one Content-Type"):
-        edge_bodies.bounded(scope, None)  # type: ignore[arg-type]
+    with pytest.raises(body_limits.Refused, match="one Content-Type"):
+        body_limits.bounded(scope, None)  # type: ignore[arg-type]
 
 
 def test_telling_strings_apart_takes_no_longer_for_odd_ones() -> None:
     for body in (b'"' + b'\\"' * 2_000_000 + b"\\", b'"' * 3_000_001, b'"' + b"\\" * 3_000_001, b'"{' * 1_000_000):
         begun = time.monotonic()
-        edge_spans.json_objects(body, -1)
+        span_limits.json_objects(body, -1)
         assert time.monotonic() - begun < 5
 
 
@@ -461,7 +457,7 @@ def test_plain_bodies_are_bounded_by_what_they_say_and_by_what_comes(app: App, i
 
 
 def test_artifacts_are_as_long_as_they_are(app: App, small: int) -> None:
-    for path in edge_bodies.STREAMED:
+    for path in body_limits.STREAMED:
         answer = asgi.ask(
             app, path + "1/big", "PUT", body=b"x" * small * 2, content_length=str(small * 2), content_encoding="gzip"
         )
@@ -477,7 +473,9 @@ def test_what_mlflow_makes_of_a_refused_body_is_not_sent(small: int) -> None:
             await send({"type": "http.response.start", "status": 400, "headers": []})
             await send({"type": "http.response.body", "body": b"parse error"})
 
-    answer = asgi.ask(edge.guarded(catching, {}), SEARCH, "POST", body=b"x" * (small + 1), transfer_encoding="chunked")
+    answer = asgi.ask(
+        middleware.guarded(catching, {}), SEARCH, "POST", body=b"x" * (small + 1), transfer_encoding="chunked"
+    )
     assert answer.status == 413 and b"parse error" not in answer.body
 
 
@@ -486,4 +484,4 @@ def test_other_errors_pass_as_they_are(app: App) -> None:
         raise RuntimeError("MLflow's own")
 
     with pytest.raises(RuntimeError, match="MLflow's own"):
-        asgi.ask(edge.guarded(failing, {}), SEARCH, "POST", transfer_encoding="chunked")
+        asgi.ask(middleware.guarded(failing, {}), SEARCH, "POST", transfer_encoding="chunked")

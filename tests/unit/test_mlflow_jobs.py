@@ -1,4 +1,4 @@
-"""MLflow's background jobs beside the server (docker/mlflow/jobs.py), and what they open."""
+"""MLflow's background jobs beside the server (trackbed_mlflow/jobs.py), and what they open."""
 
 from __future__ import annotations
 
@@ -15,14 +15,10 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import access
-import common
-import edge
-import edge_routes
-import job_guards
-import jobs
 import pytest
 import yaml
+from trackbed_mlflow import PROGRAM, errors, job_guards, jobs
+from trackbed_mlflow.edge import access_token, middleware, routes
 
 from tests.unit import asgi
 
@@ -46,7 +42,7 @@ def basic(password: str) -> str:
 
 
 def offered(on: bool) -> set[tuple[str, str]]:
-    return {route for group in edge_routes.table(on) if group.offered for route in group.routes()}
+    return {route for group in routes.table(on) if group.offered for route in group.routes()}
 
 
 def test_on_opens_what_judges_evaluations_and_scoring_need_and_nothing_else() -> None:
@@ -77,7 +73,7 @@ def test_on_opens_what_judges_evaluations_and_scoring_need_and_nothing_else() ->
     ],
 )
 def test_a_model_is_called_for_the_servers_own_jobs_only(method: str, path: str, password: str, status: int) -> None:
-    app = edge.guarded(asgi.Inner(), ON)
+    app = middleware.guarded(asgi.Inner(), ON)
     assert asgi.ask(app, path, method, authorization=basic(password)).status == status
     assert asgi.ask(app, path, method, authorization="Basic !").status == 404
     assert asgi.ask(app, path, method).status == 404
@@ -85,7 +81,7 @@ def test_a_model_is_called_for_the_servers_own_jobs_only(method: str, path: str,
 
 @pytest.mark.parametrize("environment", [{}, {jobs.SWITCH: "off"}, {jobs.SWITCH: "on"}])
 def test_no_token_opens_nothing(environment: dict[str, str]) -> None:
-    app = edge.guarded(asgi.Inner(), environment)
+    app = middleware.guarded(asgi.Inner(), environment)
     for password in ("", "of-this-start"):
         assert asgi.ask(app, MODEL, "POST", authorization=basic(password)).status == 404
 
@@ -93,7 +89,7 @@ def test_no_token_opens_nothing(environment: dict[str, str]) -> None:
 def test_jobs_pass_the_access_token_with_their_own(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("the-access-token")
-    app = edge.guarded(asgi.Inner(), {**ON, access.FILE: str(file)})
+    app = middleware.guarded(asgi.Inner(), {**ON, access_token.FILE: str(file)})
     assert asgi.ask(app, MODEL, "POST", authorization=basic("of-this-start")).status == 200
     assert asgi.ask(app, f"{jobs.ARTIFACTS}/1/a", authorization=basic("of-this-start")).status == 200
     for method, path in (
@@ -104,7 +100,7 @@ def test_jobs_pass_the_access_token_with_their_own(tmp_path: Path) -> None:
     ):  # who gets hold of a job's token gets no further than a job
         assert asgi.ask(app, path, method, authorization=basic("of-this-start")).status == 401
     assert asgi.ask(app, "/version", authorization=basic("another")).status == 401
-    closed = edge.guarded(asgi.Inner(), {access.FILE: str(file)})
+    closed = middleware.guarded(asgi.Inner(), {access_token.FILE: str(file)})
     for password in ("", "of-this-start"):  # no jobs, no second token
         assert asgi.ask(closed, "/version", authorization=basic(password)).status == 401
 
@@ -126,14 +122,14 @@ def test_whatever_the_environment_says_the_setting_decides() -> None:
     assert environment["MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS"] == "false"
     assert environment["MLFLOW_GATEWAY_API_BASE_ALLOW_PRIVATE_IPS"] == "false"
     assert len(environment[jobs.TOKEN]) > 30
-    with pytest.raises(common.Stop, match="off or on"):
+    with pytest.raises(errors.Stop, match="off or on"):
         jobs.prepare({jobs.SWITCH: "yes"})
 
 
 def test_jobs_get_no_keys() -> None:
     parts = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]["mlflow"]["environment"]
     named = {name for name in parts if re.search("SECRET|TOKEN|CREDENTIALS|_KEY|PASSPHRASE", name)}
-    assert {"TRACKBED_SECRETS_FOLDER", "AWS_SHARED_CREDENTIALS_FILE", access.FILE} <= named
+    assert {"TRACKBED_SECRETS_FOLDER", "AWS_SHARED_CREDENTIALS_FILE", access_token.FILE} <= named
     keys = dict.fromkeys({*jobs.WITHHELD, *named}, "secret") | {jobs.TOKEN: "of-this-start", "TRACKBED_PORT": "8001"}
     found = jobs.job_environment(keys, 12)
     assert "secret" not in found.values() and jobs.TOKEN not in found
@@ -162,7 +158,7 @@ def test_the_runner_is_started_again_and_ends_with_the_server(tmp_path: Path, sy
 def test_a_second_word_to_stop_does_not_cut_the_first_short() -> None:
     before = signal.signal(signal.SIGTERM, jobs._stopped)
     try:
-        with pytest.raises(SystemExit, match=str(common.STOPPED)):
+        with pytest.raises(SystemExit, match=str(errors.STOPPED)):
             signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
     finally:
@@ -213,11 +209,11 @@ def _server(tmp_path: Path, quick: str) -> tuple[Path, Callable[[], subprocess.P
     )
     own = tmp_path / "own"
     (own / f"{jobs.FOLDER}old").mkdir(parents=True)
-    code = f"import os, jobs, time; {quick}; jobs.start(os.environ); time.sleep(60)"
+    code = f"import os, time; from trackbed_mlflow import jobs; {quick}; jobs.start(os.environ); time.sleep(60)"
     environment = {
         **os.environ,
         **ON,
-        "PYTHONPATH": f"{tmp_path}:{Path(jobs.__file__).parent}",
+        "PYTHONPATH": f"{tmp_path}:{Path(PROGRAM).parent}",
         "TRACKBED_OWN_TMP": str(own),
         "MLFLOW_ARTIFACTS_DESTINATION": str(own),
     }
@@ -236,7 +232,7 @@ def _lines(path: Path, count: int) -> list[str]:
 
 
 def test_the_answer_while_off_names_the_command_and_what_it_costs() -> None:
-    answer = asgi.ask(edge.guarded(asgi.Inner(), {}), "/ajax-api/3.0/mlflow/scorer/invoke", "POST")
+    answer = asgi.ask(middleware.guarded(asgi.Inner(), {}), "/ajax-api/3.0/mlflow/scorer/invoke", "POST")
     said = json.loads(answer.body)["message"]
     assert answer.status == 404 and "invoke up --mlflow-jobs=on" in said and "0.5 GB" in said
 

@@ -1,4 +1,4 @@
-"""Where artifacts may lie (docker/mlflow/locations.py), and how much memory a worker has (docker/mlflow/memory.py)."""
+"""Where artifacts may lie (trackbed_mlflow/artifact_locations.py), and how much memory a worker has (trackbed_mlflow/memory_limit.py)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import locations
-import memory
 import pytest
 from botocore.exceptions import ClientError
+from trackbed_mlflow import artifact_locations, memory_limit
 
 FOREIGN = [
     "s3://backups/dir",
@@ -89,7 +88,7 @@ def registry() -> Any:
 
 @pytest.mark.parametrize("uri", FOREIGN)
 def test_no_foreign_location_is_opened(registry: Any, uri: str) -> None:
-    locations.guard_opening(registry, {locations.DESTINATION: "file:///srv/live"})
+    artifact_locations.guard_opening(registry, {artifact_locations.DESTINATION: "file:///srv/live"})
     with pytest.raises(Refused, match="not in this system's own space"):
         registry().get_artifact_repository(uri)
 
@@ -106,12 +105,12 @@ def test_no_foreign_location_is_opened(registry: Any, uri: str) -> None:
     ],
 )
 def test_own_locations_are_opened(registry: Any, uri: str) -> None:
-    locations.guard_opening(registry, {locations.DESTINATION: "file:///srv/live/"})
+    artifact_locations.guard_opening(registry, {artifact_locations.DESTINATION: "file:///srv/live/"})
     assert registry().get_artifact_repository(uri, tracking_uri=None) == f"opened {uri}"
 
 
 def test_a_prefix_of_a_bucket_is_not_the_bucket(registry: Any) -> None:
-    locations.guard_opening(registry, {locations.DESTINATION: "s3://bucket/live"})
+    artifact_locations.guard_opening(registry, {artifact_locations.DESTINATION: "s3://bucket/live"})
     assert registry().get_artifact_repository("s3://bucket/live/1/x")
     for uri in (
         "s3://bucket",
@@ -146,7 +145,7 @@ def test_what_refers_to_a_run_is_read_where_its_artifacts_are(destination: str, 
         _get_artifact_repository_for_uri=lambda artifact_uri: artifact_uri,
         _get_tracking_store=lambda: SimpleNamespace(get_run=get_run),
     )
-    locations.guard_runs(handlers, {locations.DESTINATION: destination})
+    artifact_locations.guard_runs(handlers, {artifact_locations.DESTINATION: destination})
     assert handlers._get_artifact_repository_for_uri(source) == opened
 
 
@@ -177,8 +176,8 @@ class Store:
 @pytest.fixture
 def store() -> Any:
     guarded = type("Guarded", (Store,), {})
-    locations.guard_experiments(guarded)
-    locations.guard_models(guarded, frozenset({"dummy-source"}))
+    artifact_locations.guard_experiments(guarded)
+    artifact_locations.guard_models(guarded, frozenset({"dummy-source"}))
     return guarded()
 
 
@@ -225,7 +224,7 @@ class S3:
 def test_names_that_would_break_lists_and_backups_are_refused(key: str) -> None:
     """One such object and no backup could be made, or none restored."""
     guarded = type("Guarded", (S3,), {})
-    locations.guard_keys(guarded, {"TRACKBED_STORE_SYNC": "store-sync:9002"})
+    artifact_locations.guard_keys(guarded, {"TRACKBED_STORE_SYNC": "store-sync:9002"})
     made, (folder, _, name) = guarded(), key.rpartition("/")
     for ask in (
         lambda: made._upload_file(None, "f", "b", key),
@@ -238,8 +237,8 @@ def test_names_that_would_break_lists_and_backups_are_refused(key: str) -> None:
 
 def test_other_names_are_kept() -> None:
     guarded, other = type("Guarded", (S3,), {}), type("Other", (S3,), {})
-    locations.guard_keys(guarded, {"TRACKBED_STORE_SYNC": "store-sync:9002"})
-    locations.guard_keys(other, {})
+    artifact_locations.guard_keys(guarded, {"TRACKBED_STORE_SYNC": "store-sync:9002"})
+    artifact_locations.guard_keys(other, {})
     for key in ("live/0/meta/x", "live/etag/meta", "live/0/ä b.txt", "live/..x/.y", "live/0/a\\b"):
         assert guarded()._upload_file(None, "f", "b", key) == key
     assert guarded().create_multipart_upload("m.bin", 2, "0/r") == "0/r/m.bin"
@@ -254,8 +253,8 @@ def test_a_name_too_long_to_be_replaced_is_refused_only_where_it_is_there() -> N
     short, long, new = ("x" * 227, "é" * 114, "y" * 255)
     guarded = type("Guarded", (S3,), {"there": tuple(f"live/0/{name}" for name in (short, long))})
     other = type("Other", (S3,), {"there": vars(guarded)["there"]})
-    locations.guard_keys(guarded, {"TRACKBED_STORE_SYNC": "store-sync:9002"})
-    locations.guard_keys(other, {})
+    artifact_locations.guard_keys(guarded, {"TRACKBED_STORE_SYNC": "store-sync:9002"})
+    artifact_locations.guard_keys(other, {})
     for made, name in ((guarded(), short), (guarded(), new), (other(), long)):
         assert made._upload_file(made, "f", "b", f"live/0/{name}") and made.create_presigned_upload_url(f"0/{name}")
         assert made.create_multipart_upload(f"/tmp/{name}", 1, "0")
@@ -274,7 +273,7 @@ def test_no_foreign_location_is_written(store: Any, uri: str) -> None:
         store.create_experiment("name", artifact_location=uri)
     with pytest.raises(Refused, match="source"):
         store.create_model_version(name="name", source=uri, run_id="1")
-    for key in locations.TRACE_TAGS:
+    for key in artifact_locations.TRACE_TAGS:
         with pytest.raises(Refused, match=key):
             store.set_trace_tag("tr-1", key, uri)
         for where in ("tags", "trace_metadata"):
@@ -317,7 +316,7 @@ def test_a_stored_way_out_of_the_own_space_is_not_followed() -> None:
         return f"{proxied_artifact_root}|{relative_path}"
 
     handlers = SimpleNamespace(_get_proxied_run_artifact_destination_path=path)
-    locations.guard_paths(handlers)
+    artifact_locations.guard_paths(handlers)
     found = handlers._get_proxied_run_artifact_destination_path
     assert found(proxied_artifact_root="mlflow-artifacts:/1", relative_path="x") == "mlflow-artifacts:/1|x"
     for uri in (
@@ -334,7 +333,7 @@ def test_a_stored_way_out_of_the_own_space_is_not_followed() -> None:
     [
         ("", 2, 2 << 30),
         ("4g", 2, 2 << 30),
-        ("512m", 2, memory.LEAST),
+        ("512m", 2, memory_limit.LEAST),
         ("64g", 32, 2 << 30),
         ("3221225472", 1, 3 << 30),
         ("8GB", 2, 4 << 30),
@@ -343,4 +342,4 @@ def test_a_stored_way_out_of_the_own_space_is_not_followed() -> None:
     ],
 )
 def test_the_workers_share_the_servers_memory(text: str, workers: int, expected: int) -> None:
-    assert memory.share({memory.LIMIT: text}, workers) == expected
+    assert memory_limit.share({memory_limit.LIMIT: text}, workers) == expected

@@ -1,4 +1,4 @@
-"""docker/mlflow/sealed.py: rows are brought to today's key, whatever they were encrypted with. Without MLFlow here."""
+"""trackbed_mlflow/encryption.py: rows are brought to today's key, whatever they were encrypted with. Without MLFlow here."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sealed
-from sealed import PASSPHRASE, WEBHOOK_KEY, Kind, Row
+from trackbed_mlflow import encryption
+from trackbed_mlflow.encryption import PASSPHRASE, WEBHOOK_KEY, Kind, Row
 
 
 class Table:
@@ -44,39 +44,39 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> dict[str, Table]:
 
         yield Connection()
 
-    monkeypatch.setattr(sealed, "connected", connected)
-    monkeypatch.setattr(sealed, "kinds", lambda environment: listed)
-    monkeypatch.setattr(sealed, "_text", lambda statement: statement)
+    monkeypatch.setattr(encryption, "connected", connected)
+    monkeypatch.setattr(encryption, "kinds", lambda environment: listed)
+    monkeypatch.setattr(encryption, "_text", lambda statement: statement)
     monkeypatch.setattr(
-        sealed,
+        encryption,
         "rows",
         lambda connection, kind: [
             Row(key, f"name of {key}", value.encode()) for key, value in tables[kind.select].values.items()
         ],
     )
-    monkeypatch.setattr(sealed, "_public", lambda name: ("public",) if name == PASSPHRASE else ())
+    monkeypatch.setattr(encryption, "_public", lambda name: ("public",) if name == PASSPHRASE else ())
     return tables
 
 
 def test_rows_come_to_todays_key(tables: dict[str, Table], capsys: pytest.CaptureFixture[str]) -> None:
-    done = sealed.reseal({PASSPHRASE: "today", WEBHOOK_KEY: "hook"})
+    done = encryption.reseal({PASSPHRASE: "today", WEBHOOK_KEY: "hook"})
     assert done == {PASSPHRASE: 2, WEBHOOK_KEY: 1}
     assert tables[PASSPHRASE].values == {"a": "today:1", "b": "today:2", "c": "today:3", "d": "gone:4"}
     assert tables[WEBHOOK_KEY].values == {"w": "hook:5"}
     assert "'name of d'" in capsys.readouterr().err
-    assert sealed.reseal({PASSPHRASE: "today", WEBHOOK_KEY: "hook"}) == {PASSPHRASE: 0, WEBHOOK_KEY: 0}
+    assert encryption.reseal({PASSPHRASE: "today", WEBHOOK_KEY: "hook"}) == {PASSPHRASE: 0, WEBHOOK_KEY: 0}
 
 
 def test_without_a_key_nothing_is_touched(tables: dict[str, Table]) -> None:
     before = dict(tables[PASSPHRASE].values)
-    assert sealed.reseal({}) == {PASSPHRASE: 0, WEBHOOK_KEY: 0}
+    assert encryption.reseal({}) == {PASSPHRASE: 0, WEBHOOK_KEY: 0}
     assert tables[PASSPHRASE].values == before
 
 
 def test_report(tables: dict[str, Table], tmp_path: Path) -> None:
     (tmp_path / "kek-passphrase").write_text("today")
     (tmp_path / "webhook-key").write_text("old")
-    found = sealed.report({sealed.FOLDER: str(tmp_path)}, {PASSPHRASE: ["today", "old"]})
+    found = encryption.report({encryption.FOLDER: str(tmp_path)}, {PASSPHRASE: ["today", "old"]})
     assert found["rows"] == {PASSPHRASE: 4, WEBHOOK_KEY: 1}
     assert found["lost"] == {PASSPHRASE: ["name of b", "name of c", "name of d"], WEBHOOK_KEY: []}
     assert found["opened"] == {PASSPHRASE: [1, 1], WEBHOOK_KEY: []}
@@ -87,17 +87,17 @@ def test_a_deleted_webhook_that_nobody_can_decrypt_counts_nowhere(
 ) -> None:
     (tmp_path / "webhook-key").write_text("hook")
     monkeypatch.setattr(
-        sealed,
+        encryption,
         "rows",
         lambda connection, kind: [Row("w", "kept", b"hook:1"), Row("x", "deleted", b"gone:2", told=False)],
     )
-    found = sealed.report({sealed.FOLDER: str(tmp_path)}, {WEBHOOK_KEY: ["hook", "old"]})
+    found = encryption.report({encryption.FOLDER: str(tmp_path)}, {WEBHOOK_KEY: ["hook", "old"]})
     assert (found["rows"][WEBHOOK_KEY], found["lost"][WEBHOOK_KEY], found["opened"][WEBHOOK_KEY]) == (1, [], [1, 0])
 
 
 def test_keys_are_read_from_files(tmp_path: Path) -> None:
     (tmp_path / "kek-passphrase").write_text("one")
-    environment = {sealed.FOLDER: str(tmp_path), "MLFLOW_CRYPTO_KEK_VERSION": "7"}
-    sealed.load(environment)
-    assert environment == {sealed.FOLDER: str(tmp_path), PASSPHRASE: "one"}
-    assert sealed.words({}, "kek-passphrase") == []
+    environment = {encryption.FOLDER: str(tmp_path), "MLFLOW_CRYPTO_KEK_VERSION": "7"}
+    encryption.load(environment)
+    assert environment == {encryption.FOLDER: str(tmp_path), PASSPHRASE: "one"}
+    assert encryption.words({}, "kek-passphrase") == []

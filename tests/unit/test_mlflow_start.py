@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import graphlib
 import json
 import os
@@ -14,16 +15,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import common
 import pytest
-import start
+from trackbed_mlflow import cli, errors
 
+from helpers.stack import SERVER_PACKAGE
 from tests.unit.fakes import ENTRY, trackbed_mlflow
 
 
 def test_what_every_engine_needs_is_set_and_what_was_given_wins() -> None:
     environment = {"MLFLOW_DISABLE_TELEMETRY": "false"}
-    start.prepare(environment)
+    cli.prepare(environment)
     assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "false"
 
@@ -34,7 +35,7 @@ def test_what_every_engine_needs_is_set_and_what_was_given_wins() -> None:
 )
 def test_stray_variables_do_not_reach_the_server(name: str) -> None:
     environment = {name: "tcp://10.0.0.1:8000"}
-    start.prepare(environment)
+    cli.prepare(environment)
     assert name not in environment
 
 
@@ -45,14 +46,14 @@ def test_arguments_name_no_store() -> None:
         "TRACKBED_HOST": "127.0.0.1",
         "MLFLOW_BACKEND_STORE_URI": "postgresql+psycopg2://u:secret@h/d",
     }
-    assert start.server_arguments(environment) == ["server", "--host", "127.0.0.1", "--port", "8123", "--workers", "2"]
+    assert cli.server_arguments(environment) == ["server", "--host", "127.0.0.1", "--port", "8123", "--workers", "2"]
 
 
 @pytest.mark.parametrize("value", ["0", "65536", "tcp://10.0.0.1:8000", "-1", "8e3", " "])
 def test_a_wrong_port_is_refused(value: str) -> None:
-    with pytest.raises(common.Stop, match="TRACKBED_PORT") as caught:
-        start.server_arguments({"TRACKBED_PORT": value})
-    assert caught.value.code == common.MISCONFIGURED
+    with pytest.raises(errors.Stop, match="TRACKBED_PORT") as caught:
+        cli.server_arguments({"TRACKBED_PORT": value})
+    assert caught.value.code == errors.MISCONFIGURED
 
 
 def test_the_entry_finds_the_modules_beside_it_through_the_link_on_path(tmp_path: Path) -> None:
@@ -67,20 +68,32 @@ def test_the_entry_finds_the_modules_beside_it_through_the_link_on_path(tmp_path
     assert json.loads(done.stdout) == [None, 0, ""]
 
 
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(SERVER_PACKAGE).with_suffix("").parts)
+
+
+def imported(text: str) -> set[str]:
+    """The modules of the server's package that a text imports, as `edge.routes`."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == SERVER_PACKAGE.name:
+            whole = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+            names = [name.partition(".")[2] for name in whole]
+            found |= {name for name in names if (SERVER_PACKAGE / f"{name.replace('.', '/')}.py").is_file()}
+    return found
+
+
 def test_the_entrys_modules_import_in_one_direction() -> None:
-    texts = {path.stem: path.read_text() for path in ENTRY.parent.glob("*.py")}
-    graph = {
-        name: {other for other in re.findall(r"^\s*(?:import|from) (\w+)", text, re.MULTILINE) if other in texts}
-        for name, text in texts.items()
-    }
+    graph = {dotted(path): imported(path.read_text()) for path in SERVER_PACKAGE.rglob("*.py")}
     graphlib.TopologicalSorter(graph).prepare()  # an error when there is a circle
-    assert not [name for name in graph if "start" in graph[name]]
-    assert "objects" in graph["bulk"] and "bulk" in graph["start"]
+    assert not [name for name in graph if "cli" in graph[name]]
+    assert "object_store" in graph["transfer"] and "transfer" in graph["cli"]
+    assert "edge.routes" in graph["edge.middleware"]
 
 
 def test_no_module_of_ours_hides_one_that_the_server_imports() -> None:
     """Their folder is the first that Python looks into."""
-    ours = {path.stem for path in ENTRY.parent.glob("*.py")}
+    ours = {path.stem for path in (*ENTRY.parent.glob("*.py"), SERVER_PACKAGE)}
     locked = set(re.findall(r"^([\w.-]+)==", ENTRY.with_name("requirements.txt").read_text(), re.MULTILINE))
     assert not ours & sys.stdlib_module_names and not ours & {name.replace("-", "_") for name in locked}
 
@@ -89,7 +102,7 @@ def test_what_the_server_does_not_import_is_not_in_the_image() -> None:
     """A package that is there in one engine and not in the other would make two servers of one."""
     text = ENTRY.with_name("Dockerfile").read_text()
     removed = text.split("for name in ")[1].split("; do rm")[0].replace("\\", " ").split()
-    assert set(start.CLIENT_ONLY) <= set(removed)
+    assert set(cli.CLIENT_ONLY) <= set(removed)
 
 
 class Clock:
@@ -108,10 +121,10 @@ def test_waiting_ends_with_the_answer(capsys: pytest.CaptureFixture[str]) -> Non
     def ask() -> str:
         asked.append(clock.now)
         if len(asked) < 4:
-            raise common.NotYet("starting up")
+            raise errors.NotYet("starting up")
         return "here"
 
-    assert common.wait("the database", ask, 60, clock, clock.sleep) == "here"
+    assert errors.wait("the database", ask, 60, clock, clock.sleep) == "here"
     assert len(asked) == 4
     assert capsys.readouterr().err == "trackbed: waiting for the database (starting up)\n"
 
@@ -120,11 +133,11 @@ def test_waiting_is_bounded_and_names_the_last_reason() -> None:
     clock = Clock()
 
     def ask() -> str:
-        raise common.NotYet("connection refused")
+        raise errors.NotYet("connection refused")
 
-    with pytest.raises(common.Stop, match=r"within 60 s: connection refused") as caught:
-        common.wait("the database", ask, 60, clock, clock.sleep)
-    assert caught.value.code == common.NO_ANSWER
+    with pytest.raises(errors.Stop, match=r"within 60 s: connection refused") as caught:
+        errors.wait("the database", ask, 60, clock, clock.sleep)
+    assert caught.value.code == errors.NO_ANSWER
     assert 50 < clock.now <= 60
 
 
@@ -213,16 +226,16 @@ def health_imports() -> set[str]:
         "concurrent.futures",
         "sqlalchemy",
         "boto3",
-        "database",
-        "artifacts",
-        "objects",
-        "bulk",
-        "indexes",
-        "quick",
+        "trackbed_mlflow.schema",
+        "trackbed_mlflow.bucket",
+        "trackbed_mlflow.object_store",
+        "trackbed_mlflow.transfer",
+        "trackbed_mlflow.indexes",
+        "trackbed_mlflow.fast_path",
     ],
 )
 def test_health_imports_what_it_needs_alone(health_imports: set[str], module: str) -> None:
-    assert "common" in health_imports and module not in health_imports
+    assert "trackbed_mlflow.errors" in health_imports and module not in health_imports
 
 
 def test_leftovers_of_killed_uploads_go_and_the_rest_stays(tmp_path: Path) -> None:
@@ -233,10 +246,10 @@ def test_leftovers_of_killed_uploads_go_and_the_rest_stays(tmp_path: Path) -> No
         age = 10.0 if name == "tmpnew" else 7200.0
         os.utime(tmp_path / name, (now - age, now - age))
     (tmp_path / "tmplink").symlink_to(tmp_path / "keep")
-    assert start.clear_leftovers(tmp_path, now) == 1
+    assert cli.clear_leftovers(tmp_path, now) == 1
     assert {entry.name for entry in tmp_path.iterdir()} == {"tmpnew", "keep", "tmplink"}
 
 
 def test_gunicorn_puts_nothing_into_the_home() -> None:
     """Its control socket would be there: of all systems of a user, and an error where the home is closed."""
-    assert start.Workers("127.0.0.1", "8000", "2").options["control_socket_disable"] is True
+    assert cli.Workers("127.0.0.1", "8000", "2").options["control_socket_disable"] is True

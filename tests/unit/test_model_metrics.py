@@ -1,4 +1,4 @@
-"""NaN metrics of models (docker/mlflow/model_metrics.py), with a store that is built as MLflow's."""
+"""NaN metrics of models (trackbed_mlflow/model_metrics.py), with a store that is built as MLflow's."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
-import model_metrics
 import pytest
+from trackbed_mlflow import model_metrics
 
 
 class SqlLoggedModelMetric:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import direct
 import pytest
+from trackbed_mlflow.edge import presigned_urls
 
 from tests.unit.fakes import module_at
 
@@ -17,7 +17,7 @@ def test_it_is_what_the_server_asks_for(monkeypatch: pytest.MonkeyPatch) -> None
     made = module_at(STARTUP / "trackbed_network.py").Network()
     assert made.in_context()
     headers = [(name.lower().encode(), value.encode()) for name, value in made.request_headers().items()]
-    assert direct.reaches(headers, b"00aa11") and not direct.reaches(headers, b"22bb33")
+    assert presigned_urls.reaches(headers, b"00aa11") and not presigned_urls.reaches(headers, b"22bb33")
 
 
 @pytest.mark.parametrize("value", ["", None])

@@ -1,4 +1,4 @@
-"""The shorter way through MLflow's server (docker/mlflow/quick_requests.py): what goes it, and what it answers."""
+"""The shorter way through MLflow's server (trackbed_mlflow/fast_path/routing.py): what goes it, and what it answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-import quick_requests as quick
+from trackbed_mlflow.fast_path import routing as quick
 
 
 def call(app: Any, scope: dict[str, Any], *messages: dict[str, Any]) -> list[dict[str, Any]]:

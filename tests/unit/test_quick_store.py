@@ -1,4 +1,4 @@
-"""docker/mlflow/quick_store.py where MLflow or its driver are not what it was written for: their own way stays.
+"""trackbed_mlflow/fast_path/tracking_store.py where MLflow or its driver are not what it was written for: their own way stays.
 
 That both ways do the same is tested with a database: tests/integration/test_quick.py.
 """
@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import quick_store
+from trackbed_mlflow.fast_path import tracking_store
 
 
 class Dialect:
@@ -34,7 +34,7 @@ def store(driver: str) -> Any:
 def test_another_driver_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     given = store("pysqlite")
     before = dict(vars(given))
-    quick_store.shorten(given)
+    tracking_store.shorten(given)
     assert vars(given) == before and "do_ping" not in vars(given.engine.dialect)
     assert capsys.readouterr().err == ""
 
@@ -46,7 +46,7 @@ def test_what_is_missing_is_told_and_the_own_way_stays(
         monkeypatch.setitem(sys.modules, name, None)
     given = store("psycopg2")
     before = dict(vars(given))
-    quick_store.shorten(given)
+    tracking_store.shorten(given)
     assert vars(given) == before
     told = capsys.readouterr().err
     for what in ("UPDATEs are sent one by one", "MLflow's own way of reading", "MLflow's own way of logging metrics"):
@@ -73,14 +73,14 @@ def test_a_connection_is_asked_when_it_was_idle_or_has_something_to_read(monkeyp
         return True
 
     engine = SimpleNamespace(dialect=SimpleNamespace(do_ping=ping))
-    quick_store.pinged(engine)
+    tracking_store.pinged(engine)
     ours, theirs = socket.socketpair()
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     connection = Connection(ours.fileno())
     assert engine.dialect.do_ping(connection) and len(asked) == 1  # never used before
     assert engine.dialect.do_ping(connection) and len(asked) == 1
-    now[0] += quick_store.TRUSTED_SECONDS + 0.1
+    now[0] += tracking_store.TRUSTED_SECONDS + 0.1
     assert engine.dialect.do_ping(connection) and len(asked) == 2
     theirs.close()
     assert engine.dialect.do_ping(connection) and len(asked) == 3  # its end is to be read

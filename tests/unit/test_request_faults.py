@@ -1,4 +1,4 @@
-"""Requests that MLflow cannot read (docker/mlflow/request_faults.py): 400 with the reason, never an empty body."""
+"""Requests that MLflow cannot read (trackbed_mlflow/edge/bad_requests.py): 400 with the reason, never an empty body."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-import request_faults as faults
+from trackbed_mlflow.edge import bad_requests as faults
 
 
 class Error(Exception):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from helpers.schema_template import original
-from helpers.stack import MLFLOW_FOLDER
+from helpers.stack import SERVER_PACKAGE
 
 DUMPED = (
     "    CONSTRAINT s CHECK (((status)::text = ANY ((ARRAY['A'::character varying, 'B'::character varying])::text[]))),"
@@ -20,7 +20,7 @@ def test_other_lines_stay() -> None:
 
 
 def test_the_prepared_schema_needs_no_settings_and_no_owner() -> None:
-    text = (MLFLOW_FOLDER / "schema.sql").read_text()
+    text = (SERVER_PACKAGE / "schema.sql").read_text()
     first, *lines = text.splitlines()
     assert first.startswith("-- revision ")
     assert not [line for line in lines if line.startswith(("SET ", "\\"))]

@@ -69,7 +69,7 @@ def test_no_worker_is_turned_away_by_the_database(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, 8, 32])
 def test_no_job_is_turned_away_by_the_database(workers: int) -> None:
-    import jobs
+    from trackbed_mlflow import jobs
 
     bounds = {name: int(value) for name, value in jobs.BOUNDS.items()}
     judges, scoring, kept, more = (

@@ -1,4 +1,4 @@
-"""What waits for the object store (docker/mlflow/store_pool.py): which requests do, and that nobody waits for them."""
+"""What waits for the object store (trackbed_mlflow/artifact_pool.py): which requests do, and that nobody waits for them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
-import quick_requests as quick
-import store_pool
+from trackbed_mlflow import artifact_pool
+from trackbed_mlflow.fast_path import routing as quick
 
 GET = {"type": "http.request", "body": b"", "more_body": False}
 
@@ -36,7 +36,7 @@ GET = {"type": "http.request", "body": b"", "more_body": False}
     ],
 )
 def test_what_asks_for_artifacts_waits_for_the_store(path: str) -> None:
-    assert store_pool.waits_for_store(path)
+    assert artifact_pool.waits_for_store(path)
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,12 @@ def test_what_asks_for_artifacts_waits_for_the_store(path: str) -> None:
     ],
 )
 def test_what_asks_the_database_alone_does_not(path: str) -> None:
-    assert not store_pool.waits_for_store(path)
+    assert not artifact_pool.waits_for_store(path)
 
 
 def test_archived_traces_lie_in_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACE_ARCHIVAL_CONFIG", "x")
-    assert store_pool.waits_for_store("/api/3.0/mlflow/traces/get")
+    assert artifact_pool.waits_for_store("/api/3.0/mlflow/traces/get")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_archived_traces_lie_in_the_store(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_what_carries_files_has_more_time(path: str, transfer: bool) -> None:
-    assert bool(store_pool.TRANSFER.match(path)) is transfer
+    assert bool(artifact_pool.TRANSFER.match(path)) is transfer
 
 
 def ask(app: Any, path: str, *messages: dict[str, Any]) -> Any:
@@ -105,7 +105,7 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 def test_bodies_and_answers_cross_between_the_loops_in_large_pieces() -> None:
     pieces = [{"type": "http.request", "body": b"x" * (64 << 10), "more_body": n < 63} for n in range(64)]
-    sent = asyncio.run(ask(store_pool.StorePool(echo), "/x", *pieces))
+    sent = asyncio.run(ask(artifact_pool.StorePool(echo), "/x", *pieces))
     assert [message.get("body") for message in sent] == [None, b"4 4194304"]
 
 
@@ -119,7 +119,7 @@ def test_the_loop_of_the_others_goes_on_while_the_store_hangs() -> None:
         await echo(scope, lambda: _done(), send)
 
     async def scene() -> float:
-        pool = store_pool.StorePool(hung)
+        pool = artifact_pool.StorePool(hung)
         waiting = asyncio.ensure_future(ask(pool, "/x"))
         await asyncio.sleep(0.1)
         began = time.monotonic()
@@ -139,7 +139,7 @@ async def _done() -> dict[str, Any]:
 
 
 def test_a_store_that_does_not_answer_is_told_in_mlflows_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_pool, "QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(artifact_pool, "QUIET_SECONDS", 0.2)
     released = threading.Event()
 
     async def hung(scope: Any, receive: Any, send: Any) -> None:
@@ -148,7 +148,7 @@ def test_a_store_that_does_not_answer_is_told_in_mlflows_words(monkeypatch: pyte
         await echo(scope, lambda: _done(), send)
 
     async def scene() -> tuple[list[dict[str, Any]], int]:
-        pool = store_pool.StorePool(hung)
+        pool = artifact_pool.StorePool(hung)
         sent = await ask(pool, "/api/2.0/mlflow/artifacts/list")
         released.set()
         await asyncio.sleep(0.2)  # what the thread says now is for nobody
@@ -161,7 +161,7 @@ def test_a_store_that_does_not_answer_is_told_in_mlflows_words(monkeypatch: pyte
 
 
 def test_more_than_may_wait_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_pool, "WAITING", 1)
+    monkeypatch.setattr(artifact_pool, "WAITING", 1)
     released = threading.Event()
 
     async def hung(scope: Any, receive: Any, send: Any) -> None:
@@ -170,7 +170,7 @@ def test_more_than_may_wait_are_refused_at_once(monkeypatch: pytest.MonkeyPatch)
         await echo(scope, lambda: _done(), send)
 
     async def scene() -> list[int]:
-        pool = store_pool.StorePool(hung)
+        pool = artifact_pool.StorePool(hung)
         first = asyncio.ensure_future(ask(pool, "/x"))
         await asyncio.sleep(0.1)
         refused = await ask(pool, "/x")
@@ -181,7 +181,7 @@ def test_more_than_may_wait_are_refused_at_once(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_slow_client_is_not_one_that_waits_for_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_pool, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(artifact_pool, "QUIET_SECONDS", 0.1)
 
     async def scene() -> list[MutableMapping[str, Any]]:
         incoming = [{"type": "http.request", "body": b"a", "more_body": True}, GET]
@@ -194,7 +194,7 @@ def test_a_slow_client_is_not_one_that_waits_for_the_store(monkeypatch: pytest.M
         async def send(message: MutableMapping[str, Any]) -> None:
             sent.append(message)
 
-        await store_pool.StorePool(echo)({"type": "http", "path": "/x"}, receive, send)
+        await artifact_pool.StorePool(echo)({"type": "http", "path": "/x"}, receive, send)
         return sent
 
     assert asyncio.run(scene())[0]["status"] == 200

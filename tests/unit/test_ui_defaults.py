@@ -1,4 +1,4 @@
-"""What MLflow's page shows first (docker/mlflow/ui_defaults.py); tests/browser looks at it in a browser."""
+"""What MLflow's page shows first (trackbed_mlflow/ui_defaults.py); tests/browser looks at it in a browser."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-import ui_defaults
+from trackbed_mlflow import ui_defaults
 
 PAGE = (
     '<!doctype html><head><title>MLflow</title><script defer="defer" src="static-files/static/js/main.c2f5f8d4.js">'

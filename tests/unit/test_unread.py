@@ -1,4 +1,4 @@
-"""Answers before the body was read (docker/mlflow/unread.py): the rest is read, bounded, before the connection ends."""
+"""Answers before the body was read (trackbed_mlflow/edge/unread_bodies.py): the rest is read, bounded, before the connection ends."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import MutableMapping
 from typing import Any
 
-import edge
 import pytest
-import unread
+from trackbed_mlflow.edge import middleware, unread_bodies
 
 from tests.unit import asgi
 
@@ -48,7 +47,7 @@ class Client:
         scope = {"type": "http", "method": method, "path": "/", "headers": named, "query_string": b""}
 
         async def whole() -> None:
-            await unread.drained(app)(scope, self.receive, self.send)
+            await unread_bodies.drained(app)(scope, self.receive, self.send)
 
         asyncio.run(whole())
         return self.events
@@ -57,20 +56,20 @@ class Client:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"FIRST_BYTES": 10, "FIRST_SECONDS": 20.0, "LAST_BYTES": 30}.items():
-        monkeypatch.setattr(unread, name, value)
+        monkeypatch.setattr(unread_bodies, name, value)
 
 
 @pytest.mark.parametrize("kind", HEADERS)
 def test_a_small_body_is_read_before_the_answer_and_the_connection_stays(kind: str) -> None:
     client = Client(b"12345", b"6789")
     assert client.ask(early, **HEADERS[kind]) == ["read 5", "read 4", "start", "no."]
-    assert unread.CLOSE not in client.headers
+    assert unread_bodies.CLOSE not in client.headers
 
 
 def test_of_a_large_one_the_rest_is_read_after_the_answer() -> None:
     client = Client(*[b"1234567890"] * 3)
     assert client.ask(early, content_length="30") == ["read 10", "start", "no...", "read 10", "read 10", "."]
-    assert unread.CLOSE in client.headers
+    assert unread_bodies.CLOSE in client.headers
 
 
 def test_no_client_sends_for_ever() -> None:
@@ -88,15 +87,15 @@ def test_no_client_sends_for_ever() -> None:
 @pytest.mark.parametrize("kind", HEADERS)
 def test_a_client_that_falls_silent_gets_its_answer_too(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     for name in ("FIRST_SECONDS", "LAST_SECONDS", "QUIET_SECONDS"):
-        monkeypatch.setattr(unread, name, 0.05)
+        monkeypatch.setattr(unread_bodies, name, 0.05)
     client = Client(b"1", more=True)
-    assert client.ask(early, **HEADERS[kind])[-3:] == ["start", "no...", "."] and unread.CLOSE in client.headers
+    assert client.ask(early, **HEADERS[kind])[-3:] == ["start", "no...", "."] and unread_bodies.CLOSE in client.headers
 
 
 def test_who_waits_for_leave_to_send_gets_the_answer_alone() -> None:
     client = Client(b"123")
     assert client.ask(early, content_length="3", expect="100-continue") == ["start", "no...", "."]
-    assert unread.CLOSE in client.headers
+    assert unread_bodies.CLOSE in client.headers
 
 
 def test_what_reads_its_body_is_left_alone() -> None:
@@ -109,5 +108,5 @@ def test_what_reads_its_body_is_left_alone() -> None:
 
 @pytest.mark.parametrize("path", ["/nothing", "/api/2.0/mlflow/experiments/search"])
 def test_the_whole_edge_is_behind_it(path: str) -> None:
-    answer = asgi.ask(edge.guarded(asgi.Inner(), {}), path, "POST", body=[b"1"] * 20, content_length=str(1 << 40))
+    answer = asgi.ask(middleware.guarded(asgi.Inner(), {}), path, "POST", body=[b"1"] * 20, content_length=str(1 << 40))
     assert answer.status in (404, 413) and b"message" in answer.body and answer.headers["connection"] == "close"

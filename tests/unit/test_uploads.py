@@ -1,4 +1,4 @@
-"""Uploads in parts that nobody completes (docker/mlflow/uploads.py)."""
+"""Uploads in parts that nobody completes (trackbed_mlflow/multipart_uploads.py)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-import uploads
 from botocore.exceptions import ClientError, ReadTimeoutError
+from trackbed_mlflow import multipart_uploads
 
 HERE = {"MLFLOW_ARTIFACTS_DESTINATION": "s3://bucket/live-1"}
 OLD, NEW = datetime.now(UTC) - timedelta(hours=30), datetime.now(UTC) - timedelta(hours=2)
@@ -41,18 +41,18 @@ def test_old_ones_below_our_own_prefix_are_ended_and_no_others(prefixes: bool) -
     store = Store(
         ("live-1/a", OLD), ("live-1/b", NEW), ("live-1/c", OLD), ("live-10/x", OLD), ("other/y", OLD), prefixes=prefixes
     )
-    assert uploads.end_stale(HERE, client=store) == 2
+    assert multipart_uploads.end_stale(HERE, client=store) == 2
     assert store.ended == ["live-1/a", "live-1/c"]
 
 
 def test_all_of_a_prefix_that_is_dropped() -> None:
     store = Store(("live-1/a", OLD), ("live-1/b", datetime.now(UTC) + timedelta(minutes=5)), ("live-10/x", OLD))
-    assert uploads.end_below(store, "bucket", "live-1/") == 2
+    assert multipart_uploads.end_below(store, "bucket", "live-1/") == 2
     assert store.ended == ["live-1/a", "live-1/b"]
 
 
 def test_a_folder_has_none() -> None:
-    assert uploads.end_stale({"MLFLOW_ARTIFACTS_DESTINATION": "file:///x"}, client=object()) == 0
+    assert multipart_uploads.end_stale({"MLFLOW_ARTIFACTS_DESTINATION": "file:///x"}, client=object()) == 0
 
 
 @pytest.mark.parametrize(
@@ -68,4 +68,4 @@ def test_a_store_that_cannot_is_left_alone(error: Exception) -> None:
         def list_multipart_uploads(self, **_: Any) -> Any:
             raise error
 
-    assert uploads.end_stale(HERE, client=Refusing()) == 0
+    assert multipart_uploads.end_stale(HERE, client=Refusing()) == 0

@@ -125,7 +125,7 @@ func (l *Login) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	return nil
 }
 
-// Proof is what Header says after the name. docker/mlflow/identity.py computes the same.
+// Proof is what Header says after the name. docker/mlflow/trackbed_mlflow/edge/identity.py computes the same.
 func Proof(key []byte, name string) string {
 	sum := hmac.New(sha256.New, key)
 	sum.Write([]byte("trackbed login\n" + name))

@@ -1,0 +1,166 @@
+"""The access token: who does not know it gets nothing from this server, not even its pages.
+
+A client sends it as MLFLOW_TRACKING_TOKEN (Bearer) or as the password of any user name (Basic). A browser follows a
+link with ?token= once and has a cookie from then on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from typing import Any
+
+from trackbed_mlflow import jobs
+from trackbed_mlflow.errors import MISCONFIGURED, Stop
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+FILE = "TRACKBED_ACCESS_TOKEN_FILE"
+COOKIE = "trackbed-mlflow-"  # and the port: browsers send a cookie to every port of its host
+COOKIE_SECONDS = 30 * 24 * 3600
+COOKIE_PURPOSE = b"cookie of Trackbed's MLflow"
+HELP = (
+    b'{"error_code": "UNAUTHENTICATED", "message": "This MLflow server asks for its access token. Set '
+    b"MLFLOW_TRACKING_TOKEN in the client's environment, or open the link that `invoke up` printed. "
+    b'`invoke credentials` shows the token."}'
+)
+
+
+def read_token(environment: Mapping[str, str]) -> str:
+    """The token, "" where none is asked for. Raises Stop where the file is there but cannot be read."""
+    path = environment.get(FILE, "")
+    if not path:
+        return ""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return stream.read().strip()
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        # without its token the server would be open: it must not start
+        raise Stop(MISCONFIGURED, f"the access token in {path} cannot be read: {error}") from None
+
+
+class Access:
+    """An ASGI application that only answers who knows the token."""
+
+    def __init__(self, app: App, token: str, job_token: str = "") -> None:
+        import hashlib
+        import hmac
+
+        self.app = app
+        self.token = token.encode()
+        self.job_token = job_token.encode()  # of the server's own jobs; "" without
+        # not the token itself: a cookie lies in the browser's files, and a new token has to end it
+        self.cookie = hmac.new(self.token, COOKIE_PURPOSE, hashlib.sha256).hexdigest().encode()
+        self.equal = hmac.compare_digest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+        elif scope["method"] == "GET" and b"token=" in scope["query_string"] and self._linked(scope):
+            await self._enter(scope, send)
+        elif self._known(scope["headers"], scope["method"], scope["path"]):
+            await self.app(scope, receive, send)
+        else:
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": 401,
+                    "headers": [
+                        (b"content-type", b"application/json"),
+                        (b"content-length", b"%d" % len(HELP)),
+                        (
+                            b"www-authenticate",
+                            b'Basic realm="MLflow: the access token is the password", charset="UTF-8"',
+                        ),
+                        (b"cache-control", b"no-store"),
+                        (b"x-frame-options", b"DENY"),
+                    ],
+                }
+            )
+            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else HELP})
+
+    def _known(self, headers: list[tuple[bytes, bytes]], method: str, path: str) -> bool:
+        for name, value in headers:
+            if name == b"authorization":
+                kind, _, rest = value.strip().partition(b" ")
+                kind, rest = kind.lower(), rest.strip()
+                if kind == b"bearer" and self.equal(rest, self.token):
+                    return True
+                if kind == b"basic" and (password := jobs.password(rest)):
+                    if self.equal(password, self.token):
+                        return True
+                    if self.job_token and self.equal(password, self.job_token):
+                        return jobs.may(method, path)
+            elif name == b"cookie" and COOKIE.encode() in value:
+                # of any port: what counts is the value
+                if any(self.equal(found, self.cookie) for found in _cookies(value)):
+                    return True
+        return False
+
+    def _linked(self, scope: Scope) -> bool:
+        from urllib.parse import parse_qsl
+
+        found = [value for name, value in _query(scope, parse_qsl) if name == "token"]
+        return any(self.equal(value.encode(), self.token) for value in found)
+
+    async def _enter(self, scope: Scope, send: Send) -> None:
+        """Gives the cookie and leads to the same address without the token, which must not stay in the history."""
+        from urllib.parse import parse_qsl, quote, urlencode
+
+        rest = urlencode([pair for pair in _query(scope, parse_qsl) if pair[0] != "token"])
+        # one slash: two would name another host
+        path = "/" + quote(scope["path"].lstrip("/\\"), safe="/~!$&'()*+,;=:@-._")
+        port = next(
+            (
+                m[1]
+                for name, value in scope["headers"]
+                if name == b"host" and (m := re.search(r":(\d{1,5})$", value.decode("latin-1")))
+            ),
+            "",
+        )
+        secure = "; Secure" if scope.get("scheme") == "https" else ""
+        cookie = (
+            f"{COOKIE}{port}={self.cookie.decode()}; Path=/; Max-Age={COOKIE_SECONDS}; HttpOnly; SameSite=Lax{secure}"
+        )
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 303,
+                "headers": [
+                    (b"location", (path + ("?" + rest if rest else "")).encode()),
+                    (b"set-cookie", cookie.encode()),
+                    (b"cache-control", b"no-store"),
+                    (b"referrer-policy", b"no-referrer"),
+                    (b"content-length", b"0"),
+                ],
+            }
+        )
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _query(scope: Scope, parse: Callable[..., list[tuple[str, str]]]) -> list[tuple[str, str]]:
+    try:
+        return parse(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=100)
+    except ValueError:
+        return []
+
+
+def _cookies(header: bytes) -> Iterator[bytes]:
+    for part in header.split(b";"):
+        name, _, value = part.strip().partition(b"=")
+        if name.startswith(COOKIE.encode()):
+            yield value
+
+
+def protected(app: App, environment: Mapping[str, str] = os.environ) -> App:
+    """``app`` behind the token; ``app`` itself where there is none."""
+    token = read_token(environment)
+    return Access(app, token, environment.get("TRACKBED_JOB_TOKEN", "")) if token else app

@@ -1,0 +1,219 @@
+"""A shorter way through MLflow's server for its JSON requests: the same handlers and checks, a fraction of the steps.
+
+MLflow's own way to a Flask handler: two middlewares that each start a task group and copy the answer through streams,
+then a bridge that crosses between the thread and the event loop once for each part of the answer. Under load that was
+more than half of the processor time of a log_metric. Here: the same security middlewares, one thread, one crossing.
+
+Whatever is not exactly as in the MLflow that this was written for takes MLflow's own way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from trackbed_mlflow import abandoned_requests, artifact_pool
+from trackbed_mlflow.errors import say
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# What the skipped middlewares do is nothing for these requests: one times calls of /gateway/, the other resolves a
+# workspace, which Flask's own hook does again.
+SKIPPED = frozenset({"workspace_context_middleware", "gateway_timing_middleware"})
+THREADS = 15  # SQLAlchemy's default pool: 5 connections and 10 more; nobody waits for one
+# More requests at once share the same processor time and Python's lock: 32 clients got half the answers with 15. A
+# request that takes longer than usual makes room for others.
+AT_ONCE, LONG_SECONDS = 2, 0.1
+FILE_BLOCK = 1 << 20  # bytes of a file in one piece of an answer
+
+
+class Turns:
+    """At most AT_ONCE requests in work that began less than LONG_SECONDS ago; those that wait go in order."""
+
+    def __init__(self) -> None:
+        self.free = AT_ONCE
+        self.waiting: deque[asyncio.Future[None]] = deque()
+
+    async def take(self) -> Callable[[], None]:
+        """Returns when it is this request's turn, with what ends the turn."""
+        loop = asyncio.get_running_loop()
+        if self.free:
+            self.free -= 1
+        else:
+            turn: asyncio.Future[None] = loop.create_future()
+            self.waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self.next()  # it was given the turn and cannot take it
+                raise
+        timer: asyncio.TimerHandle | None = None
+
+        def end() -> None:
+            nonlocal timer
+            if timer is not None:
+                timer.cancel()
+                timer = None
+                self.next()
+
+        timer = loop.call_later(LONG_SECONDS, end)
+        return end
+
+    def next(self) -> None:
+        while self.waiting:
+            turn = self.waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.free += 1
+
+
+class Bridge:
+    """A WSGI application as an ASGI one for answers that are small and whole."""
+
+    def __init__(self, wsgi: Callable[..., Iterable[bytes]], environ: Callable[[Scope, bytes], dict[str, Any]]) -> None:
+        self.wsgi = wsgi
+        self.environ = environ
+        self.threads: ThreadPoolExecutor | None = None  # made by the worker: threads do not survive a fork
+        self.turns = Turns()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        parts, more = [], True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            parts.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        if self.threads is None:
+            self.threads = ThreadPoolExecutor(THREADS, "request")
+        end = await self.turns.take()
+        try:
+            if (client := abandoned_requests.current.get()) is not None and client.gone:
+                return
+            status, headers, body = await asyncio.get_running_loop().run_in_executor(
+                self.threads, contextvars.copy_context().run, self.answer, self.environ(scope, b"".join(parts))
+            )
+        finally:
+            end()
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def answer(self, environ: dict[str, Any]) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        """Status, headers and body; an exception is the server's error 500, as in MLflow's own way."""
+        head: list[Any] = []
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: object = None) -> None:
+            head[:] = [
+                int(status.split(" ", 1)[0]),
+                [(name.strip().lower().encode("ascii"), value.strip().encode("ascii")) for name, value in headers],
+            ]
+
+        chunks = self.wsgi(environ, start)
+        try:
+            body = b"".join(chunks)
+        finally:
+            if close := getattr(chunks, "close", None):
+                close()
+        return head[0], head[1], body
+
+
+class Quick:
+    """Requests of ``paths`` go to ``short``, those that wait for the object store to ``store``, others to ``full``."""
+
+    def __init__(self, full: App, short: App, paths: frozenset[str], store: App | None = None) -> None:
+        self.full = full
+        self.short = short
+        self.paths = paths
+        self.store = store or full
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.full(scope, receive, send)
+            return
+        client = abandoned_requests.Client(receive)
+        abandoned_requests.current.set(client)  # the server makes a task, and so a context, for each request
+        try:
+            path = scope["path"]
+            if path in self.paths and not scope.get("root_path"):
+                await self.short(scope, client.receive, send)
+            elif artifact_pool.waits_for_store(path):
+                await self.store(scope, client.receive, send)
+            elif path == artifact_pool.GRAPHQL:
+                await self.graphql(scope, client.receive, send)
+            else:
+                await self.full(scope, client.receive, send)
+        finally:
+            client.end()
+
+    async def graphql(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Its body tells whether it asks for artifacts."""
+        messages = [await receive()]
+        while messages[-1].get("more_body"):
+            messages.append(await receive())
+        body = b"".join(message.get("body", b"") for message in messages)
+        left = deque(messages)
+
+        async def again() -> MutableMapping[str, Any]:
+            return left.popleft() if left else await receive()
+
+        asks = artifact_pool.ARTIFACTS_IN_GRAPHQL.search(body) or scope.get("query_string")
+        await (self.store if asks else self.full)(scope, again, send)
+
+
+def paths(app: Any, flask: Any, mount: type, full: Any) -> frozenset[str]:
+    """The fixed addresses of MLflow's JSON API that only Flask answers."""
+    found = set()
+    for rule in flask.url_map.iter_rules():
+        if rule.arguments or not rule.rule.startswith(("/api/2.0/mlflow/", "/ajax-api/2.0/mlflow/")):
+            continue
+        if rule.endpoint.startswith("serve_") or artifact_pool.waits_for_store(rule.rule):
+            continue  # files, uploads and streams; and what waits for the object store
+        scope = {"type": "http", "path": rule.rule, "method": "POST", "root_path": "", "headers": []}
+        if not any(route.matches(dict(scope))[0] == full for route in app.routes if not isinstance(route, mount)):
+            found.add(rule.rule)
+    return frozenset(found)
+
+
+def shortened(app: Any, flask: Any) -> Any:
+    """MLflow's FastAPI application with the shorter way; itself where it is not built as we know it."""
+    try:
+        from starlette.middleware.base import BaseHTTPMiddleware  # type: ignore[import-not-found]
+        from starlette.middleware.wsgi import build_environ  # type: ignore[import-not-found]
+        from starlette.routing import Match, Mount  # type: ignore[import-not-found]
+
+        middlewares = list(app.user_middleware)
+        wrapping = [m for m in middlewares if m.cls is BaseHTTPMiddleware]
+        names = {m.kwargs["dispatch"].__name__ for m in wrapping}
+        if names != SKIPPED or len(wrapping) != len(SKIPPED) or getattr(app, "max_body_size", None) is not None:
+            raise AttributeError(f"other middlewares: {', '.join(sorted(names))}")
+        flask.wsgi_app = abandoned_requests.wanted_only(flask.wsgi_app)
+        short: Any = Bridge(flask.wsgi_app, build_environ)
+        for middleware in reversed([m for m in middlewares if m not in wrapping]):
+            short = middleware.cls(short, *middleware.args, **middleware.kwargs)
+        quick = Quick(app, short, paths(app, flask, Mount, Match.FULL), artifact_pool.StorePool(app))
+    except (ImportError, AttributeError, KeyError, TypeError) as error:
+        say(f"MLflow's own way for all requests: {error!r}")
+        return app
+    return quick
+
+
+def larger_blocks() -> None:
+    """Artifacts from a folder leave in larger pieces.
+
+    Starlette's own are 64 KiB, and each goes its way through the threads and MLflow's middlewares.
+    """
+    try:
+        from starlette.responses import FileResponse  # type: ignore[import-not-found]
+
+        FileResponse.chunk_size = max(FileResponse.chunk_size, FILE_BLOCK)
+    except (ImportError, AttributeError, TypeError) as error:
+        say(f"files leave in Starlette's own pieces: {error!r}")

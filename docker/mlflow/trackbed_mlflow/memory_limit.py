@@ -1,0 +1,37 @@
+"""The memory of a worker has a limit, so that one request fails where it would take the machine's."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from trackbed_mlflow.errors import say
+
+LIMIT = "TRACKBED_MEMORY_LIMIT"  # of the whole server, as Docker spells it: 4g
+DEFAULT = "4g"
+LEAST = 1 << 30  # bytes; a worker that rests has a third of it
+UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def share(environment: Mapping[str, str], workers: int) -> int:
+    """Bytes of one worker's data."""
+    found = re.fullmatch(r"(\d+)([bkmg]?)b?", (environment.get(LIMIT) or DEFAULT).lower())
+    if not found:
+        found = re.fullmatch(r"(\d+)([bkmg]?)b?", DEFAULT)
+        assert found
+    return max(int(found[1]) * UNITS[found[2]] // max(workers, 1), LEAST)
+
+
+def limit(workers: int, environment: Mapping[str, str] = os.environ) -> None:
+    """From now on this process and its children get no more. What does not fit is an error of the one request."""
+    import resource
+
+    try:
+        wanted = share(environment, workers)
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        if hard != resource.RLIM_INFINITY:
+            wanted = min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+    except (OSError, ValueError) as error:
+        say(f"the server's memory has no limit: {error}")

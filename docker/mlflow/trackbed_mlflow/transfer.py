@@ -1,0 +1,149 @@
+"""All objects at once, as backups and `invoke usage` ask for them: lists, sums, sizes, streams in and out."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from typing import BinaryIO, cast
+
+from trackbed_mlflow import artifact_locations, durability
+from trackbed_mlflow.errors import FAILED, USAGE, Stop, say
+from trackbed_mlflow.object_store import CHUNK, fetched, storage
+
+BUFFER = 2**17  # bytes of a tar stream; tarfile copies a whole one for each header
+
+
+def objects_list(environment: Mapping[str, str]) -> None:
+    """Print name, size and mark of every object, and at the end their count: `null`, then the number."""
+    count = 0
+    for entry in storage(environment, "").marked():
+        print(json.dumps(entry))
+        count += 1
+    print(json.dumps([None, count, ""]))
+
+
+def objects_picked(environment: Mapping[str, str], source: BinaryIO, target: BinaryIO) -> str:
+    """`objects_out` of the names that ``source`` has. They are all read first: who sends them reads nothing yet."""
+    with tempfile.TemporaryFile() as spool:
+        shutil.copyfileobj(source, spool, CHUNK)
+        spool.seek(0)
+        return objects_out(environment, "", target, (str(json.loads(line)) for line in spool))
+
+
+def objects_out(
+    environment: Mapping[str, str], prefix: str, target: BinaryIO, wanted: Iterator[str] | None = None
+) -> str:
+    """Write every object to a tar stream as `o/NAME`; the last member, `end`, tells that it is whole."""
+    place, count, gone = storage(environment, prefix), 0, 0
+    for name, size, stream in fetched(place, wanted or (name for name, _ in place.names())):
+        if stream is None:
+            gone += 1  # deleted while we were listing: nothing points to it any more
+            continue
+        _write_member(target, f"o/{name}", size, stream)
+        stream.close()
+        count += 1
+    end = json.dumps({"objects": count, "gone": gone}).encode()
+    _write_member(target, "end", len(end), io.BytesIO(end))
+    target.write(bytes(1024))
+    return f"{count} objects"
+
+
+def _write_member(target: BinaryIO, name: str, size: int, stream: BinaryIO) -> None:
+    """A tar member. tarfile's own way copies its buffer again for each 16 KiB, which is most of the time."""
+    member = tarfile.TarInfo(name)
+    member.size = left = size
+    target.write(member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+    while left:
+        content = stream.read(min(left, CHUNK))
+        if not content:
+            raise OSError(f"{name} ended {left} bytes early")
+        target.write(content)
+        left -= len(content)
+    target.write(bytes(-size % 512))
+
+
+def objects_in(environment: Mapping[str, str], prefix: str, source: BinaryIO) -> str:
+    """Store what `objects_out` wrote. Fails on a stream that ends early and on names that lead out of the prefix.
+
+    Prints as JSON the names that the store could not give, by those that it gave.
+    """
+    place, count, ended = storage(environment, prefix), 0, False
+    with tarfile.open(fileobj=source, mode="r|", bufsize=BUFFER) as tar:
+        for member in tar:
+            tar.members = []  # type: ignore[attr-defined]
+            name = member.name.removeprefix("o/")
+            if member.name == "end":
+                ended = True
+                continue
+            words = name.split("/")
+            if ended or not member.isreg() or name == member.name or not {"", ".", ".."}.isdisjoint(words):
+                raise Stop(USAGE, f"{member.name!r} does not belong into a stream of objects")
+            if environment.get("TRACKBED_STORE_SYNC") and artifact_locations.shadows(name):
+                raise Stop(FAILED, f"VersityGW cannot keep an object of the name {name!r}")
+            stream = tar.extractfile(member)
+            assert stream is not None
+            place.put(name, member.size, cast("BinaryIO", stream))
+            count += 1
+    if not ended:
+        raise Stop(FAILED, "the stream of objects ended early")
+    place.finish()
+    durability.sync_all(environment)
+    print(json.dumps(place.renamed))
+    return f"{count} objects stored"
+
+
+def objects_sums(environment: Mapping[str, str], prefix: str) -> None:
+    """Print `SHA-256 size name` for each object as the store gives it back; names as JSON strings."""
+    place = storage(environment, prefix)
+    for name, size, stream in fetched(place, (name for name, _ in place.names())):
+        if stream is None:
+            raise Stop(FAILED, f"{name} was deleted meanwhile")
+        sha = hashlib.sha256()
+        while content := stream.read(CHUNK):
+            sha.update(content)
+        stream.close()
+        print(sha.hexdigest(), size, json.dumps(name))
+
+
+def sizes(environment: Mapping[str, str], now: float) -> dict[str, list[int]]:
+    """Objects, bytes and bytes of the last 7 days per top folder, which is an experiment's id."""
+    found: dict[str, list[int]] = {}
+    for name, size, changed in storage(environment, "").listing():
+        entry = found.setdefault(name.split("/")[0], [0, 0, 0])
+        entry[0] += 1
+        entry[1] += size
+        entry[2] += size if changed > now - 7 * 86400 else 0
+    return found
+
+
+def run(command: str, prefix: str) -> None:
+    """One of the entry's commands for all objects."""
+    try:
+        _run(command, prefix)
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise Stop(FAILED, f"{command}: {error}") from None
+
+
+def _run(command: str, prefix: str) -> None:
+    if command == "out":
+        say(objects_out(os.environ, prefix, sys.stdout.buffer))
+    elif command == "list":
+        objects_list(os.environ)
+    elif command == "pick":
+        say(objects_picked(os.environ, sys.stdin.buffer, sys.stdout.buffer))
+    elif command == "in":
+        say(objects_in(os.environ, prefix, sys.stdin.buffer))
+    elif command == "sums":
+        objects_sums(os.environ, prefix)
+    elif command == "sizes":
+        print(json.dumps(sizes(os.environ, time.time())))
+    else:
+        say(f"{storage(os.environ, prefix).drop()} objects removed")

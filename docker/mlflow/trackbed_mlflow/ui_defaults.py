@@ -1,0 +1,70 @@
+"""What MLflow's page shows on a browser's first visit: runs, not the GenAI mode with the assistant's panel open.
+
+MLflow 3.17 has no setting for these; its page reads them from the browser's own storage. A small script before the
+page's own writes what is not there yet, so whatever a person chose stays. Only the page itself is changed (`/`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from trackbed_mlflow.errors import say
+
+# keys and values as the page writes them (`useLocalStorage` in its source): NAME_vVERSION, JSON
+DEFAULTS = {
+    "mlflow.workflowType_v1": "machine_learning",
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True,  # the assistant is off here
+    "mlflow.telemetry.info.alert.dismissed_v1": True,  # telemetry is off here
+}
+SCRIPT = """try {
+  for (const [key, value] of Object.entries(%s))
+    if (localStorage.getItem(key) === null) localStorage.setItem(key, JSON.stringify(value));
+} catch { /* a browser that stores nothing */ }
+"""
+BEFORE = '<script defer="defer" src="static-files/'  # the page's own script
+MAX_AGE = 2419200  # seconds, as of MLflow's own files; the name changes with the content
+
+
+def script() -> tuple[str, bytes]:
+    """The script's address, relative to the page, and its text. A file of its own: a strict CSP lets it pass."""
+    text = (SCRIPT % json.dumps(DEFAULTS)).encode()
+    return f"static-files/trackbed/defaults.{hashlib.sha256(text).hexdigest()[:12]}.js", text
+
+
+def with_script(page: str, address: str) -> str:
+    """MLflow's page with the script before its own. Raises ValueError for a page of another build."""
+    if page.count(BEFORE) != 1:
+        raise ValueError("its own script is not where it was")
+    return page.replace(BEFORE, f'<script src="{address}"></script>{BEFORE}')
+
+
+def install(flask: Any) -> None:
+    """Serve both from MLflow's Flask application; a page of another build stays as it is."""
+    from flask import Response, request  # type: ignore[import-not-found]
+
+    address, text = script()
+    try:
+        page = with_script(Path(flask.static_folder, "index.html").read_text("utf-8"), address).encode()
+        views = [rule.endpoint for rule in flask.url_map.iter_rules() if rule.rule == "/"]
+        if len(views) != 1:
+            raise ValueError("it is served in another way")
+    except (OSError, ValueError) as error:
+        say(f"MLflow's own page, without Trackbed's defaults: {error}")
+        return
+
+    def answer(content: bytes, kind: str, seconds: int) -> Any:
+        found = Response(content, content_type=kind)
+        found.set_etag(hashlib.sha256(content).hexdigest()[:32])
+        if seconds:
+            found.cache_control.public, found.cache_control.max_age = True, seconds
+        else:
+            found.cache_control.no_cache = True  # asks each time, and mostly hears 304
+        return found.make_conditional(request)
+
+    flask.view_functions[views[0]] = lambda: answer(page, "text/html; charset=utf-8", 0)
+    flask.add_url_rule(
+        f"/{address}", "trackbed_defaults", lambda: answer(text, "text/javascript; charset=utf-8", MAX_AGE)
+    )
