@@ -26,7 +26,7 @@ NIGHTLY = ["nightly"]  # of what takes hours, a package index or gigabytes
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))
 
-from helpers.engines.venvs import uv_settings  # noqa: E402
+from helpers.uv_settings import uv_settings  # noqa: E402
 
 
 def install(session: nox.Session) -> None:

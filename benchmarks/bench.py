@@ -40,8 +40,8 @@ from benchmarks.systems import (
     timed,
 )
 from helpers import lifecycle
-from helpers.engines.venvs import uv_settings
 from helpers.stack import ROOT, STRAIGHT_FROM
+from helpers.uv_settings import uv_settings
 
 IDLE_SECONDS = 5
 CHANGED = ("uvloop", "sqlalchemy", "certifi")  # a requirement, a large dependency, one of the small ones in one layer

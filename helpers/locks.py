@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from helpers import references
-from helpers.engines.venvs import uv_settings
 from helpers.errors import TrackbedError
 from helpers.gpu import wheels
 from helpers.stack import JUPYTER_FOLDER, ROOT
+from helpers.uv_settings import uv_settings
 
 LOWEST_PYTHON = "3.11"
 ALONE = ("lightning-requirements.in",)  # names all that it needs, but for what other locks bring

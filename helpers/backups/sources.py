@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from helpers import safe_files
+from helpers import safe_files, service_accounts
 from helpers.backups import archive, repository
 from helpers.backups.backup import kept
 from helpers.backups.places import Access, Bucket, Folder, Place
 from helpers.backups.repository import Snapshot
-from helpers.engines import accounts
 from helpers.errors import SettingError, TrackbedError
 from helpers.settings import Settings
 
@@ -25,7 +24,7 @@ def target(settings: Settings, to: str) -> Path | Place:
     if not to:
         return kept(settings)
     path = Path(to).expanduser().absolute()
-    if theirs := safe_files.of_account(path, accounts.services()):
+    if theirs := safe_files.of_account(path, service_accounts.services()):
         raise TrackbedError(
             f"{theirs} is a service's own: it could lead root's backup elsewhere", "name a folder outside the workspace"
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from helpers.engines.base import Engine
 from helpers.engines.docker import checks
 from helpers.engines.docker.engine import DockerEngine
-from helpers.engines.embedded import EmbeddedEngine
+from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.errors import EngineUnavailable
 from helpers.findings import Finding
 from helpers.services import Availability

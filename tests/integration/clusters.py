@@ -16,7 +16,7 @@ from typing import Any
 from helpers.engines.base import ExecResult
 from tests.conftest import USER
 
-LOCK = Path(__file__).parents[2] / "helpers" / "engines" / "embedded-requirements.txt"
+LOCK = Path(__file__).parents[2] / "helpers" / "engines" / "embedded" / "embedded-requirements.txt"
 EARLIER = {"18.4": "pginstall18", "16": "pginstall"}  # what the wheel of earlier versions holds
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
-from helpers.engines import postgres_wheels
+from helpers.engines.embedded import postgres_wheels
 from tests.conftest import Clone
 
 DIRECT = build_opener(ProxyHandler({}))

@@ -13,10 +13,11 @@ import pytest
 
 from helpers import bounded, http_request
 from helpers.bounded import within
-from helpers.engines import commands, supervision
+from helpers.engines import commands
 from helpers.engines.base import JUPYTER
 from helpers.engines.docker.client import DockerApi, connection
-from helpers.engines.embedded import EmbeddedEngine
+from helpers.engines.embedded.engine import EmbeddedEngine
+from helpers.engines.embedded.supervisor import Supervisor
 from helpers.errors import EngineUnavailable
 from tests.unit.fakes import system
 
@@ -60,8 +61,8 @@ def test_an_engine_that_freezes_later_is_told_as_well(silent: Path) -> None:
 
 
 def test_a_frozen_supervisor_is_seen_and_not_waited_for(silent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervision.Supervisor._rpc, "__defaults__", (0.3,))
-    supervisor = supervision.Supervisor(silent.parent, silent.parent, "0123abc")
+    monkeypatch.setattr(Supervisor._rpc, "__defaults__", (0.3,))
+    supervisor = Supervisor(silent.parent, silent.parent, "0123abc")
     began = time.monotonic()
     assert supervisor.states() == {} and supervisor.hung
     assert not supervisor.running()

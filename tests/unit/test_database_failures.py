@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from helpers import database_failures
-from helpers.engines import failures, stale_locks
+from helpers.engines import failures
 from helpers.engines.base import POSTGRES, PartStatus, State
+from helpers.engines.embedded import stale_locks
 
 TIME = "2026-11-25 21:33:37.284 UTC [25988] "
 DAMAGED, DISK, READ_ONLY = "files are damaged", "disk that holds the database is full", "is read-only"

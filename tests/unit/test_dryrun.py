@@ -14,7 +14,7 @@ from helpers import dryrun, metadata, stack
 from helpers.engines import scripts
 from helpers.engines.base import Health, Mount, Network, PartSpec, Plan, Port, SecretFile, Volume
 from helpers.engines.docker import script
-from helpers.engines.embedded import EmbeddedEngine
+from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.errors import SettingError
 from tests.unit.fakes import system
 

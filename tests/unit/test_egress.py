@@ -11,7 +11,7 @@ import pytest
 from helpers import egress, notebook
 from helpers.egress import Egress
 from helpers.engines.docker import client_config
-from helpers.engines.embedded import EmbeddedEngine
+from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.gpu.accelerator import Accelerator
 from helpers.settings import Settings
 from tests.unit.fakes import system

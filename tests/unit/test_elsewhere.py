@@ -247,7 +247,7 @@ def test_who_is_asked() -> None:
 
 
 def test_the_plan_is_the_notebook_alone(tmp_path: Path) -> None:
-    from helpers.engines.embedded import EmbeddedEngine
+    from helpers.engines.embedded.engine import EmbeddedEngine
 
     engine = EmbeddedEngine(system(tmp_path, tracking_uri=URI, gpu="none", engine="embedded"))
     plan = engine.plan()

@@ -17,12 +17,13 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from helpers import bounded, stack
+from helpers import bounded, service_accounts, stack
 from helpers.backups import sources
-from helpers.engines import accounts, launch, overlay, venvs
-from helpers.engines.accounts import LONGEST, ROLES, Accounts
-from helpers.engines.embedded import EmbeddedEngine
+from helpers.engines.embedded import accounts, launch, overlay, venvs
+from helpers.engines.embedded.accounts import LONGEST, Accounts
+from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.errors import EngineUnavailable, TrackbedError
+from helpers.service_accounts import ROLES
 from tests.unit.fakes import system
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root becomes other accounts")
@@ -109,7 +110,7 @@ def test_a_normal_user_is_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_backup_of_roots_is_not_written_where_a_service_could_move_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accounts, "services", lambda: {60001})
+    monkeypatch.setattr(service_accounts, "services", lambda: {60001})
     (tmp_path / "work" / "inner").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     os.chown(tmp_path / "work", 60001, 60001)
@@ -360,7 +361,7 @@ def test_an_account_opens_no_terminal_of_roots() -> None:
     """In a terminal's own session /dev/tty is that terminal."""
     nobody = pwd.getpwnam("nobody")
     code = (
-        "import subprocess, sys; from helpers.engines.accounts import NOTHING, become; "
+        "import subprocess, sys; from helpers.engines.embedded.accounts import NOTHING, become; "
         "ask = lambda **o: subprocess.run(['sh', '-c', ': </dev/tty'], **{**NOTHING, **o}).returncode; "
         f"sys.exit(0 if ask() == 0 and ask(**become({nobody.pw_uid}, {nobody.pw_gid})) else 1)"
     )

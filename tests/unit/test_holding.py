@@ -1,4 +1,4 @@
-"""The embedded supervisor holds the port of a program that is down (helpers/engines/holding.py)."""
+"""The embedded supervisor holds the port of a program that is down (helpers/engines/embedded/holding.py)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from trackbed_mlflow import cli
 
 from helpers.engines.base import State
-from helpers.engines.supervision import Program, Supervisor
+from helpers.engines.embedded.supervisor import Program, Supervisor
 from tests.conftest import free_ports
 
 SUPERVISORD = Path(sys.executable).with_name("supervisord")

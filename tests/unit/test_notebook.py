@@ -10,7 +10,7 @@ import pytest
 from helpers import notebook, references
 from helpers.engines.base import DeviceRequest, Mount
 from helpers.engines.docker import images
-from helpers.engines.venvs import Extra, Venv
+from helpers.engines.embedded.venvs import Extra, Venv
 from helpers.errors import SettingError
 from helpers.gpu.accelerator import Accelerator
 from helpers.settings import Settings

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from helpers.engines import postgres_wheels
+from helpers.engines.embedded import postgres_wheels
 
 LOCK = Path(postgres_wheels.__file__).with_name("embedded-requirements.txt")
 LOCKED = {

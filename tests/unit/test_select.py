@@ -10,7 +10,7 @@ import pytest
 from helpers.engines import select
 from helpers.engines.base import Availability
 from helpers.engines.docker.engine import DockerEngine
-from helpers.engines.embedded import EmbeddedEngine
+from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.errors import EngineUnavailable
 from tests.unit.fakes import system
 

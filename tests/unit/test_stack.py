@@ -12,7 +12,7 @@ import yaml
 from helpers import stack
 from helpers.engines.docker import images
 from helpers.engines.docker.engine import DockerEngine
-from helpers.engines.embedded import EmbeddedEngine
+from helpers.engines.embedded.engine import EmbeddedEngine
 from tests.unit.fakes import system
 
 

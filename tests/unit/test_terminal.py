@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from helpers import stack
-from helpers.engines import overlay
+from helpers.engines.embedded import overlay
 from helpers.settings import Settings
 
 STARTUP = stack.JUPYTER_FOLDER / "startup"

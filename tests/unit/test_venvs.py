@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from helpers import egress
-from helpers.engines import venvs
-from helpers.engines.venvs import Venv
+from helpers import uv_settings as uv
+from helpers.engines.embedded import venvs
+from helpers.engines.embedded.venvs import Venv
 from helpers.errors import EngineUnavailable
 
 
@@ -94,23 +95,23 @@ def test_a_package_that_the_user_upgraded_is_no_damage(venv: Venv) -> None:
 def test_pip_settings(
     monkeypatch: pytest.MonkeyPatch, configuration: list[str], environment: dict[str, str], told: dict[str, str]
 ) -> None:
-    monkeypatch.setattr(venvs, "_pip_configuration", lambda: configuration)
+    monkeypatch.setattr(uv, "_pip_configuration", lambda: configuration)
     monkeypatch.setattr(egress, "SYSTEM", ())
-    assert venvs.uv_settings(environment) == told
+    assert uv.uv_settings(environment) == told
 
 
 def test_uv_trusts_what_the_system_trusts_unless_it_is_told_whom(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(venvs, "_pip_configuration", list)
+    monkeypatch.setattr(uv, "_pip_configuration", list)
     monkeypatch.setattr(egress, "SYSTEM", (str(tmp_path / "none"), str(tmp_path / "all.pem")))
-    assert venvs.uv_settings({}) == {}
+    assert uv.uv_settings({}) == {}
     (tmp_path / "all.pem").touch()
-    assert venvs.uv_settings({}) == {"UV_SYSTEM_CERTS": "1"}
+    assert uv.uv_settings({}) == {"UV_SYSTEM_CERTS": "1"}
     for name in ("SSL_CERT_FILE", "UV_SYSTEM_CERTS"):
-        assert venvs.uv_settings({name: "theirs"}) == {}
-    monkeypatch.setattr(venvs, "_pip_configuration", lambda: ["global.cert='/their.pem'"])
-    assert venvs.uv_settings({}) == {"SSL_CERT_FILE": "/their.pem"}
+        assert uv.uv_settings({name: "theirs"}) == {}
+    monkeypatch.setattr(uv, "_pip_configuration", lambda: ["global.cert='/their.pem'"])
+    assert uv.uv_settings({}) == {"SSL_CERT_FILE": "/their.pem"}
 
 
 @pytest.mark.parametrize(

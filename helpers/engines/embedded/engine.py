@@ -35,27 +35,18 @@ from helpers import (
     surroundings,
 )
 from helpers.credentials import JUPYTER_TOKEN
-from helpers.engines import (
-    base,
-    commands,
-    database_roles,
-    embedded_script,
-    launch,
-    postgres_wheels,
-    shared,
-    stale_locks,
-    streaming,
-    venvs,
-)
-from helpers.engines.accounts import DATABASE, NOTEBOOK, NOTHING, ROLE_OF, SERVER
-from helpers.engines.embedded_checks import EmbeddedChecks
+from helpers.engines import base, commands, database_roles, shared, streaming
+from helpers.engines.embedded import launch, postgres_wheels, script, stale_locks, venvs
+from helpers.engines.embedded.accounts import NOTHING, ROLE_OF
+from helpers.engines.embedded.checks import EmbeddedChecks
+from helpers.engines.embedded.layout import Layout
+from helpers.engines.embedded.supervisor import MARK, Program, Supervisor, orphans, terminate
 from helpers.engines.host import LOCAL, Host
-from helpers.engines.layout import Layout
-from helpers.engines.supervision import MARK, Program, Supervisor, orphans, terminate
 from helpers.errors import NotListening, PartFailed, TrackbedError
 from helpers.gpu import accelerator, node_types, wheels
 from helpers.gpu.accelerator import Accelerator
 from helpers.http_request import SEARCH, ask
+from helpers.service_accounts import DATABASE, NOTEBOOK, SERVER
 from helpers.services import (
     JUPYTER,
     MLFLOW,
@@ -1030,7 +1021,7 @@ class EmbeddedEngine(base.Engine):
     # what is looked at before a start
 
     def script(self, plan: Plan) -> str:
-        return embedded_script.processes(plan, self)
+        return script.processes(plan, self)
 
     @property
     def check_result(self) -> tuple[str, str]:

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers import egress, safe_files, stack
+from helpers import safe_files, stack
 from helpers.engines import commands
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.services import Sink
+from helpers.uv_settings import uv_settings
 
 MINIMUM = (3, 11)
-UV_TRUST = ("SSL_CERT_FILE", "SSL_CERT_DIR", "UV_SYSTEM_CERTS", "UV_NATIVE_TLS")
 CACHE_LEAST = 2 << 30  # bytes: what all packages need there
 
 
@@ -311,42 +311,3 @@ def interpreter(identity: Mapping[str, Any]) -> str:
         f"{own} cannot be run by the user that the parts run as, and the system has no Python 3.11 or newer",
         "install python3 from the distribution, or run as a normal user",
     )
-
-
-def uv_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """pip's settings in uv's names: uv reads neither pip's configuration nor PIP_* variables.
-
-    Like pip and git, uv trusts the system's certificates: a site's own are there.
-    """
-    names = {
-        "index-url": "UV_DEFAULT_INDEX",
-        "extra-index-url": "UV_INDEX",
-        "find-links": "UV_FIND_LINKS",
-        "cert": "SSL_CERT_FILE",
-    }
-    told = {}
-    for line in _pip_configuration():
-        key, _, value = line.partition("=")
-        option = key.rsplit(".", 1)[-1].strip()
-        if option in names and ("global." in key or ":env:" in key):
-            told[names[option]] = value.strip().strip("'\"")
-    if not any(environ.get(name) or told.get(name) for name in UV_TRUST) and any(
-        Path(path).is_file() for path in egress.SYSTEM
-    ):
-        told["UV_SYSTEM_CERTS"] = "1"
-    return {name: value for name, value in told.items() if not environ.get(name)}
-
-
-def _pip_configuration() -> list[str]:
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", "config", "list"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return done.stdout.splitlines() if done.returncode == 0 else []

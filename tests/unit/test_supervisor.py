@@ -16,10 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from supervisor.options import ServerOptions
 
-from helpers.engines import supervision
 from helpers.engines.base import MLFLOW, State
-from helpers.engines.embedded import EmbeddedEngine
-from helpers.engines.supervision import MARK, Process, Program, Supervisor, orphans, terminate
+from helpers.engines.embedded.engine import EmbeddedEngine
+from helpers.engines.embedded.supervisor import MARK, STATES, Process, Program, Supervisor, orphans, terminate
 from helpers.errors import TrackbedError
 from tests.unit.fakes import system
 
@@ -260,7 +259,7 @@ def test_every_state_of_supervisor_has_a_word() -> None:
     from supervisor.states import ProcessStates
 
     names = {name for name in vars(ProcessStates) if name.isupper()}
-    assert names <= supervision.STATES.keys()
+    assert names <= STATES.keys()
 
 
 @linux

@@ -13,7 +13,7 @@ from helpers.engines import scripts
 from helpers.services import PartSpec, Plan
 
 if TYPE_CHECKING:
-    from helpers.engines.embedded import EmbeddedEngine
+    from helpers.engines.embedded.engine import EmbeddedEngine
 
 
 def processes(plan: Plan, engine: EmbeddedEngine) -> str:
@@ -54,7 +54,7 @@ def processes(plan: Plan, engine: EmbeddedEngine) -> str:
     lines += [
         f"ln -sfn bin {word(programs)}",
         "# the notebook's own environment, over its venv",
-        f"{word(str(Path(programs).with_name('bin') / 'python'))} -I helpers/engines/overlay.py "
+        f"{word(str(Path(programs).with_name('bin') / 'python'))} -I helpers/engines/embedded/overlay.py "
         f"{word(str(Path(python).parent.parent))}",
     ]
     # the venv's Python version shows in its paths: the shell finds it

@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from helpers import notebook, safe_files, stack
-from helpers.engines import accounts
-from helpers.engines.accounts import DATABASE, NOTEBOOK, ROLES, SERVER, Accounts
+from helpers import notebook, safe_files, service_accounts, stack
+from helpers.engines.embedded import accounts
+from helpers.engines.embedded.accounts import Accounts
 from helpers.errors import TrackbedError
+from helpers.service_accounts import DATABASE, NOTEBOOK, ROLES, SERVER
 from helpers.services import Sink
 
 SOCKET_LIMIT = 107  # bytes of a Unix socket's path
@@ -81,7 +82,7 @@ class Layout:
         return {
             os.geteuid(),
             *(account.pw_uid for account in found if account),
-            *([accounts.earlier()] if self.as_root else []),
+            *([service_accounts.earlier()] if self.as_root else []),
         }
 
     def identity(self, part: str, groups: tuple[str, ...] = ()) -> dict[str, object]:

@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import EngineUnavailable, TrackbedError
+from helpers.service_accounts import DATABASE, ENDINGS, NOTEBOOK, PREFIX, ROLES, SERVER
 from helpers.services import JUPYTER, MLFLOW, POSTGRES
 
-DATABASE, SERVER, NOTEBOOK = ROLES = ("database", "server", "notebook")
 ROLE_OF = {POSTGRES: DATABASE, MLFLOW: SERVER, JUPYTER: NOTEBOOK}
-ENDINGS = {DATABASE: "db", SERVER: "mlflow", NOTEBOOK: "nb"}
 LONGEST = 31  # characters of a name that useradd takes
-EARLIER = "trackbed"  # who everything ran as before there was one account a role
 # What a command of another account's gets of root's own: other processes of the account may trace it, and so read its
 # environment and take its open files, a terminal too.
 NOTHING: dict[str, Any] = {
@@ -61,9 +59,9 @@ class Accounts:
         if not self.separate:
             return pwd.getpwuid(os.geteuid()).pw_name
         ending, digest = ENDINGS[role], hashlib.sha256(os.fsencode(str(self.folder))).hexdigest()[:6]
-        plain = f"trackbed-{self.project}-{ending}"
-        room = LONGEST - len(f"trackbed--{digest}-{ending}")
-        longer = f"trackbed-{self.project[:room].rstrip('-_')}-{digest}-{ending}"
+        plain = f"{PREFIX}{self.project}-{ending}"
+        room = LONGEST - len(f"{PREFIX}-{digest}-{ending}")
+        longer = f"{PREFIX}{self.project[:room].rstrip('-_')}-{digest}-{ending}"
         if self._ours(longer, role) or len(plain) > LONGEST:
             return longer
         return plain if self._ours(plain, role) or not _exists(plain) else longer
@@ -165,26 +163,6 @@ def become(uid: int, gid: int, groups: Iterable[str] = ()) -> dict[str, Any]:
     (/dev/tty, TIOCSTI), and then root's shell runs that.
     """
     return {"user": uid, "group": gid, "extra_groups": [int(group) for group in groups], "start_new_session": True}
-
-
-def services() -> set[int]:
-    """The uids of every project's services on this machine; nothing for a normal user, who has none."""
-    if os.geteuid() != 0:
-        return set()
-    names = tuple(f"-{ending}" for ending in ENDINGS.values())
-    return {
-        entry.pw_uid
-        for entry in pwd.getpwall()
-        if entry.pw_name == EARLIER or (entry.pw_name.startswith("trackbed-") and entry.pw_name.endswith(names))
-    } - {0}
-
-
-def earlier() -> int:
-    """The uid that everything ran as in earlier versions; -1 when there is none."""
-    try:
-        return pwd.getpwnam(EARLIER).pw_uid
-    except KeyError:
-        return -1
 
 
 def _owners() -> set[int]:
