@@ -272,7 +272,8 @@ install_requirements() {
   if ! [ -w "$cache" ]; then no_cache=1; fi
   env ${no_cache:+PIP_NO_CACHE_DIR=1} "$venv/bin/python" -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt >&2 </dev/null \
     || fail "the requirements could not be installed" \
-      "is this machine online, and is there room (df -h '$here')? pip's own settings for proxies and mirrors count: HTTPS_PROXY, PIP_INDEX_URL, PIP_CERT"
+      "is this machine online, and is there room (df -h '$here')? pip's own settings for proxies and mirrors count: HTTPS_PROXY, PIP_INDEX_URL" \
+      "     CERTIFICATE_VERIFY_FAILED means that the network opens TLS: export PIP_CERT=FILE names its certificate authority"
   works "$venv/bin/invoke" --version || fail "$venv/bin/invoke does not start" "$elsewhere"
   cp requirements.txt "$venv/.requirements" # last: an environment without it is half-made
 }
