@@ -267,8 +267,14 @@ def folder(value: str, around: Around) -> Path:
     path = Path(os.path.normpath(expanded))
     if str(path) in _SYSTEM or str(path).startswith(("/proc/", "/sys/", "/dev/")):
         raise Wrong(rule="must be a folder of its own, not one of the system.")
-    if path.exists() and not path.is_dir():
-        raise Wrong(rule="must be a folder; there is a file of that name.")
+    try:
+        if path.exists() and not path.is_dir():
+            raise Wrong(rule="must be a folder; there is a file of that name.")
+    except PermissionError:
+        raise Wrong(
+            rule="must be a folder that this account may enter; "
+            "a file server with root_squash, or a FUSE mount without allow_other, keeps root out too."
+        ) from None
     return path
 
 

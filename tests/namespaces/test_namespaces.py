@@ -123,3 +123,33 @@ def test_a_workspace_that_cannot_be_written(clone: Clone, account: str) -> None:
     done = clone.invoke("up", f"--workspace={foreign}")
     assert done.returncode == 0, done.stderr
     assert save(clone, "third.ipynb") == 201
+
+
+@pytest.fixture
+def closed_to_root(clone: Clone, account: str) -> Iterator[Path]:
+    """A folder of the person that root may not enter: a FUSE mount, as a file server with root_squash is."""
+    if shutil.which("bindfs") is None:
+        pytest.skip("NOT TESTED: a folder that root may not enter needs bindfs")
+    real, place = (clone.folder.parent / name for name in ("real", "closed"))
+    for folder in (real, place):
+        folder.mkdir()
+        shutil.chown(folder, account)
+    fuse, mode = Path("/dev/fuse"), os.stat("/dev/fuse").st_mode & 0o777
+    fuse.chmod(0o666)  # as udev leaves it on every machine
+    typed(account, f"exec bindfs --no-allow-other {real} {place} >/dev/null 2>&1")
+    try:
+        with pytest.raises(PermissionError):
+            place.stat()
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True, timeout=60)
+        fuse.chmod(mode)
+
+
+def test_a_workspace_that_root_may_not_enter(clone: Clone, engine: Engine, closed_to_root: Path) -> None:
+    if isinstance(engine, Rootless):
+        pytest.skip("NOT TESTED: a rootless engine is the person, and has mounts of its own")
+    for task in ("up", "doctor"):
+        done = clone.invoke(task, f"--workspace={closed_to_root}/lab")
+        told = " ".join((done.stdout + done.stderr).split())
+        assert done.returncode == 1 and "the Docker engine may not enter WORKSPACE" in told and "root_squash" in told

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import errno
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -511,6 +512,17 @@ def test_bad_value(place: Place, name: str, value: str, rest: str) -> None:
                 place.load(environ={f"TRACKBED_{name}": value})
         assert caught.value.message == f"{name}={shown} (from {origin}): {rest}"
         assert caught.value.code == BAD_SETTING
+
+
+def test_a_folder_that_a_file_server_closes_to_root(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(path: Path, exists: Callable[[Path], bool] = Path.exists) -> bool:
+        if path.is_relative_to("/nfs"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", closed)
+    with pytest.raises(SettingError, match="WORKSPACE=/nfs/ada/lab .*may enter; a file server with root_squash"):
+        place.load(flags={"workspace": "/nfs/ada/lab"})
 
 
 # the text of .env and the whole line

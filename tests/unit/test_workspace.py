@@ -12,14 +12,20 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
+import docker.errors
 import pytest
 
 from helpers import notebook, safe_files, workspace
 from helpers.engines.base import Engine, ExecResult
 from helpers.engines.docker import id_mapping, mapped_workspace
+from helpers.engines.docker.client import DockerApi
+from helpers.engines.docker.container import NotebookContainer
+from helpers.engines.docker.deployment import Deployment
 from helpers.engines.docker.id_mapping import IdMapping
+from helpers.engines.docker.workspace import Workspace
+from helpers.engines.host import LOCAL
 from helpers.errors import TrackbedError
 from tests.unit.fakes import system
 
@@ -368,3 +374,31 @@ def test_a_persons_home_is_not_opened(sudo: Path, monkeypatch: pytest.MonkeyPatc
         assert "holds your home" in found and "name a folder in it" in line
         assert os.listxattr(place) == []
     assert mapped_workspace.problem(sudo / "course" / "deep", REMAPPED, notebook.UID, "image") == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("said", "closed"),
+    [
+        ('invalid mount config for type "bind": stat /nfs/ada: permission denied', True),
+        ('invalid mount config for type "bind": bind source path does not exist: /nfs/ada', False),
+        ("No such image: trackbed.invalid/nothing:none", False),
+    ],
+)
+def test_a_folder_that_the_engines_root_may_not_enter(tmp_path: Path, said: str, closed: bool) -> None:
+    """Asked for before anything is built: the engine looks at folders first, and the image is nowhere."""
+    asked: list[dict[str, Any]] = []
+
+    def create(body: dict[str, Any]) -> None:
+        asked.append(body)
+        raise docker.errors.APIError(said, explanation=said)
+
+    api = DockerApi()
+    api._client = SimpleNamespace(api=SimpleNamespace(create_container_from_config=create))
+    deployment = SimpleNamespace(
+        settings=system(tmp_path).settings, host=LOCAL, api=api, ids=SimpleNamespace(kind=""), system=None
+    )
+    notebook_container = SimpleNamespace(devices=SimpleNamespace(accelerator=SimpleNamespace(groups=())))
+    found = Workspace(cast(Deployment, deployment), cast(NotebookContainer, notebook_container))
+    problem, fix = found.problem()
+    assert (said in problem, "root_squash" in fix) == (closed, closed)
+    assert asked[0]["HostConfig"]["Mounts"][0]["Source"] == str(tmp_path), "what is there of a folder to be made"

@@ -8,6 +8,12 @@ from helpers import notebook, safe_files
 from helpers.engines.docker import mapped_workspace
 from helpers.engines.docker.container import NotebookContainer
 from helpers.engines.docker.deployment import Collaborator, Deployment
+from helpers.system import existing
+
+CLOSED_FIX = (
+    "name a folder on a disk of this machine in WORKSPACE: a file server with root_squash, or a FUSE mount without "
+    "allow_other, keeps the engine's root out; or use --engine=embedded"
+)
 
 
 class Workspace(Collaborator):
@@ -20,7 +26,11 @@ class Workspace(Collaborator):
     def problem(self) -> tuple[str, str]:
         """Why the notebook could not write there, and what helps; "" for both where nothing shows."""
         place, uid = self.settings.workspace, notebook.workspace_owner(self.settings)
-        if self.host.remote or not place.is_dir():
+        if self.host.remote:
+            return "", ""
+        if closed := self.deployment.api.closed(str(existing(place))):
+            return f"the Docker engine may not enter WORKSPACE {place}: {closed}", CLOSED_FIX
+        if not place.is_dir():
             return "", ""
         if self.deployment.ids.kind:
             return mapped_workspace.problem(place, self.deployment.ids, uid, self.notebook.image_settings.jupyter_image)
