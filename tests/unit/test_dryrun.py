@@ -192,7 +192,9 @@ def test_the_embedded_engines_commands_install_what_it_does(tmp_path: Path, torc
         for line in said.splitlines()
         if line.startswith("uv pip install ")
     ]
-    assert installed == [[word.removeprefix(f"{stack.ROOT}/") for word in extra.argv()] for extra in engine._torch()]
+    assert installed == [
+        [word.removeprefix(f"{stack.ROOT}/") for word in extra.argv()] for extra in engine.environments.torch()
+    ]
     files = [words[-1] for words in installed]
     assert files == (
         [] if torch == "auto" else ["docker/jupyter/torch-cpu.in", "docker/jupyter/lightning-requirements.txt"]

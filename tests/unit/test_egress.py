@@ -144,9 +144,9 @@ def test_services_without_docker_read_a_copy(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("PIP_CERT", str(own))
     monkeypatch.setenv("http_proxy", PROXY)
     engine = EmbeddedEngine(system(tmp_path))
-    told = engine._way_out()
-    copy = str(engine.folder / "app" / notebook.CERTIFICATES)
+    told = engine.deployment.way_out()
+    copy = str(engine.deployment.app / notebook.CERTIFICATES)
     assert {told[name] for name in egress.TRUST} == {copy}
     assert told["http_proxy"] == PROXY and "127.0.0.1" in told["no_proxy"].split(",")
     own.unlink()
-    assert egress.TRUST[1] not in EmbeddedEngine(system(tmp_path))._way_out()
+    assert egress.TRUST[1] not in EmbeddedEngine(system(tmp_path)).deployment.way_out()

@@ -189,7 +189,7 @@ def test_a_program_becomes_its_account_before_it_starts(tmp_path: Path) -> None:
 @as_root
 def test_each_program_is_launched_as_its_account(tmp_path: Path) -> None:
     engine = EmbeddedEngine(system(tmp_path, engine="embedded", project="named"))
-    found = {program.name: program for program in engine._programs()}
+    found = {program.name: program for program in engine.specs.programs()}
     for name, account in (("postgres", "db"), ("mlflow", "mlflow"), ("jupyter", "nb")):
         words = found[name].command
         assert words[1:3] == ("-I", "-S") and words[3].endswith("/app/launch.py")
@@ -274,11 +274,11 @@ def test_a_venv_of_another_account_is_not_run(tmp_path: Path) -> None:
 def test_an_earlier_versions_files_are_not_read(tmp_path: Path) -> None:
     """One account owned everything: the supervisor's socket and the logs there may be anybody's."""
     engine = EmbeddedEngine(system(tmp_path, engine="embedded"))
-    (engine.folder / "run").mkdir(parents=True)
-    (engine.folder / "logs").mkdir()
-    os.chown(engine.folder, 60001, 60001)
+    (engine.deployment.folder / "run").mkdir(parents=True)
+    (engine.deployment.folder / "logs").mkdir()
+    os.chown(engine.deployment.folder, 60001, 60001)
     assert engine.layout.earlier and not engine.layout.trusted()
-    assert not engine.supervisor.running() and engine.supervisor.states() == {}
+    assert not engine.processes.supervisor.running() and engine.processes.supervisor.states() == {}
     for call in (lambda: list(engine.logs("jupyter")), lambda: engine.exec("mlflow", ("python", "-"))):
         with pytest.raises(TrackbedError, match="earlier version"):
             call()
@@ -289,13 +289,13 @@ def test_an_earlier_versions_files_are_not_read(tmp_path: Path) -> None:
 def test_a_state_folder_that_others_can_change_is_refused(tmp_path: Path, kind: str) -> None:
     engine = EmbeddedEngine(system(tmp_path, engine="embedded"))
     tmp_path.chmod(0o755)
-    engine.folder.parent.mkdir(parents=True)
+    engine.deployment.folder.parent.mkdir(parents=True)
     if kind == "everybody":
-        engine.folder.parent.chmod(0o777)
+        engine.deployment.folder.parent.chmod(0o777)
         with pytest.raises(TrackbedError, match="can be changed by everybody"):
             engine.layout._check_parents()
         return
-    engine.folder.symlink_to("/etc")
+    engine.deployment.folder.symlink_to("/etc")
     with pytest.raises(TrackbedError, match="is a link"):
         engine.layout._take_folder()
 
@@ -315,7 +315,7 @@ def test_sockets_of_an_odd_state_folder(monkeypatch: pytest.MonkeyPatch) -> None
     engine = EmbeddedEngine(system(odd, engine="embedded"))
     assert engine.layout.sockets.is_relative_to(odd)
     monkeypatch.setattr(engine.system.state, "live", {"database": "d", "prefix": "p"})
-    told = urlsplit(engine._mlflow().environment["MLFLOW_BACKEND_STORE_URI"])
+    told = urlsplit(engine.specs.spec("mlflow").environment["MLFLOW_BACKEND_STORE_URI"])
     assert parse_qsl(told.query) == [("host", str(engine.layout.sockets))] and not told.fragment
 
 
@@ -342,12 +342,12 @@ def test_no_command_of_an_account_has_anything_of_roots(tmp_path: Path, monkeypa
     monkeypatch.setattr(bounded, "run", lambda argv, *_, **options: run(argv, capture_output=True, **options))
     monkeypatch.setattr(venvs.Venv, "scripts", lambda *_: None)
     engine.layout._may_enter(tmp_path)
-    engine._version(tmp_path)
-    engine._make_packages()
+    engine.database.version(tmp_path)
+    engine.environments.make_packages()
     engine.exec("postgres", ("psql",))
     engine.exec("jupyter", ("python", "-"), b"")
     Accounts._end(nobody)
-    venvs.interpreter(engine._as_service("mlflow"))
+    venvs.interpreter(engine.deployment.identity("mlflow"))
     assert len(seen) >= 7
     for options in seen:
         assert options["user"] == nobody.pw_uid and options["start_new_session"] is True
@@ -379,5 +379,5 @@ def test_other_code_of_the_server_is_another_program(tmp_path: Path, monkeypatch
     marks = set()
     for text in ("one", "two", "one"):
         code.write_text(text)
-        marks.add(EmbeddedEngine(system(tmp_path))._mlflow().environment["TRACKBED_CODE"])
+        marks.add(EmbeddedEngine(system(tmp_path)).specs.spec("mlflow").environment["TRACKBED_CODE"])
     assert len(marks) == 2

@@ -93,7 +93,7 @@ def test_both_engines_count_the_connections_of_jobs(tmp_path: Path) -> None:
     for given, jobs in (({}, False), ({"mlflow_jobs": "on"}, True)):
         one = system(tmp_path, **given)
         assert DockerEngine(one).compose.values()["TRACKBED_MAX_CONNECTIONS"] == said[jobs]
-        assert f"max_connections={said[jobs]}" in EmbeddedEngine(one)._postgres().command
+        assert f"max_connections={said[jobs]}" in EmbeddedEngine(one).specs.spec("postgres").command
     public = system(tmp_path, engine="docker", public="true", mlflow_jobs="on").settings
     assert not stack.has_jobs(public)
 

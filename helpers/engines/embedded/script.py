@@ -1,141 +1,165 @@
-"""The embedded engine's plan as plain commands."""
+"""The embedded engine's plan as plain commands; under the real one supervisor starts and restarts the processes."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from helpers import notebook, stack
 from helpers.engines import scripts
-from helpers.services import PartSpec, Plan
+from helpers.engines.embedded.deployment import Deployment
+from helpers.engines.embedded.environments import Environments
+from helpers.services import JUPYTER, MLFLOW, POSTGRES, PartSpec, Plan
 
-if TYPE_CHECKING:
-    from helpers.engines.embedded.engine import EmbeddedEngine
+FOLDERS = ("app/startup", "tmp", "secrets", "artifacts", "logs", "jupyter")
+OVERLAY = "helpers/engines/embedded/overlay.py"  # in the clone
+# asks an address with a token; curl may not be there
+ASK = (
+    "import os, sys, urllib.request as u; u.urlopen(u.Request(sys.argv[1], "
+    'headers=dict(Authorization="Bearer " + os.environ["TOKEN"])))'
+)
 
 
-def processes(plan: Plan, engine: EmbeddedEngine) -> str:
-    """The embedded engine's processes by hand; under the real one supervisor starts and restarts them."""
-    base, tools = str(engine.folder), engine.tool("")
-
-    def word(text: str) -> str:
-        """Quoted for the shell, with the long path of the folder as $STATE."""
-        if text.startswith(tools):
-            return f'"$PG"/{text.removeprefix(tools)}'
-        pieces = [shlex.quote(piece) if piece else "" for piece in text.split(base)]
-        return '"$STATE"'.join(pieces) or "''"
-
-    run, database, workspace = str(engine.layout.sockets), str(engine.database_folder), str(engine.settings.workspace)
+def processes(plan: Plan, deployment: Deployment, environments: Environments) -> str:
+    """The embedded engine's processes by hand."""
+    script = _Script(plan, deployment, environments)
     blocks = [
         scripts.head(plan, "embedded"),
-        f"STATE={shlex.quote(base)}\n"
-        '[ "$(id -u)" != 0 ] || { echo "PostgreSQL does not run as root: use another user" >&2; exit 1; }',
+        script.not_root(),
         scripts.ports(plan.parts),
+        script.installation(),
+        script.secrets(),
+        script.database() if POSTGRES in plan.names else "",
     ]
-    names = ("app/startup", "tmp", "secrets", "artifacts", "logs", "jupyter")
-    folders = " ".join([*(f'"$STATE"/{name}' for name in names), word(run), word(workspace)])
-    lines = [
-        "# folders, and one venv per lock",
-        f"mkdir -p {folders}",
-        f'chmod 700 "$STATE"/secrets {word(run)}',
-        'cp -r docker/mlflow/start.py docker/mlflow/trackbed_mlflow "$STATE"/app/',
-        'cp -r docker/jupyter/startup/. "$STATE"/app/startup/',
-    ]
-    for venv, lock, extras in engine.locks():
-        interpreter = word(venv + "/bin/python")
-        lines += [
-            f"uv venv --quiet --clear --seed {word(venv)}",
+    for part in plan.parts:
+        blocks.append(script.process(part))
+        if part.name == POSTGRES:
+            blocks.append(script.roles())
+    blocks += [script.wait(name, path) for name, path in ((JUPYTER, "api"), (MLFLOW, "health")) if name in plan.names]
+    blocks += [scripts.tail(plan, deployment.settings), script.cleaning_up()]
+    return "\n\n".join(blocks)
+
+
+class _Script:
+    """The blocks of the script; paths below the state folder as $STATE, PostgreSQL's programs as $PG."""
+
+    def __init__(self, plan: Plan, deployment: Deployment, environments: Environments) -> None:
+        self.plan, self.deployment, self.environments = plan, deployment, environments
+        self.state, self.tools = str(deployment.folder), f"{environments.programs}/"
+        self.sockets = self.word(str(deployment.layout.sockets))
+
+    def word(self, text: str) -> str:
+        """Quoted for the shell."""
+        if text.startswith(self.tools):
+            return f'"$PG"/{text.removeprefix(self.tools)}'
+        pieces = [shlex.quote(piece) if piece else "" for piece in text.split(self.state)]
+        return '"$STATE"'.join(pieces) or "''"
+
+    def program(self, name: str) -> str:
+        return self.word(self.environments.program(name))
+
+    def not_root(self) -> str:
+        return (
+            f"STATE={shlex.quote(self.state)}\n"
+            '[ "$(id -u)" != 0 ] || { echo "PostgreSQL does not run as root: use another user" >&2; exit 1; }'
+        )
+
+    def installation(self) -> str:
+        folders = [f'"$STATE"/{name}' for name in FOLDERS]
+        folders += [self.sockets, self.word(str(self.deployment.settings.workspace))]
+        notebook_spec = self.plan.part(JUPYTER)
+        python, programs = notebook_spec.command[0], notebook_spec.environment["PATH"].split(":")[1]
+        interpreter = str(Path(programs).with_name("bin") / "python")
+        # the venv's Python version shows in its paths: the shell finds it
+        tools = self.word(self.tools.rstrip("/")).replace("/lib/python3/", "/lib/python3*/")
+        return "\n".join(
+            [
+                "# folders, and one venv per lock",
+                f"mkdir -p {' '.join(folders)}",
+                f'chmod 700 "$STATE"/secrets {self.sockets}',
+                'cp -r docker/mlflow/start.py docker/mlflow/trackbed_mlflow "$STATE"/app/',
+                'cp -r docker/jupyter/startup/. "$STATE"/app/startup/',
+                *(line for venv in self.environments.locks() for line in self._venv(*venv)),
+                f"ln -sfn bin {self.word(programs)}",
+                "# the notebook's own environment, over its venv",
+                f"{self.word(interpreter)} -I {OVERLAY} {self.word(str(Path(python).parent.parent))}",
+                f"PG=$(echo {tools})",
+            ]
+        )
+
+    def _venv(self, folder: str, lock: str, extras: tuple[tuple[str, ...], ...]) -> list[str]:
+        interpreter = self.word(f"{folder}/bin/python")
+        return [
+            f"uv venv --quiet --clear --seed {self.word(folder)}",
             f"uv pip sync --quiet --require-hashes --python {interpreter} {lock}",
             *(f"uv pip install --quiet --python {interpreter} {shlex.join(extra)}" for extra in extras),
         ]
-    python, programs = plan.part("jupyter").command[0], plan.part("jupyter").environment["PATH"].split(":")[1]
-    lines += [
-        f"ln -sfn bin {word(programs)}",
-        "# the notebook's own environment, over its venv",
-        f"{word(str(Path(programs).with_name('bin') / 'python'))} -I helpers/engines/embedded/overlay.py "
-        f"{word(str(Path(python).parent.parent))}",
-    ]
-    # the venv's Python version shows in its paths: the shell finds it
-    found = word(tools.rstrip("/")).replace("/lib/python3/", "/lib/python3*/")
-    lines.append(f"PG=$(echo {found})")
-    blocks.append("\n".join(lines))
-    secrets = [scripts.SECRET, *scripts.values(plan.secrets, engine.settings)]
-    secrets += [f"(umask 077; {scripts.printf(file)} >{word(file.volume + '/' + file.path)})" for file in plan.secrets]
-    blocks.append("\n".join(secrets))
-    alone = "mlflow" not in plan.names
-    blocks.append(
-        ""
-        if alone
-        else "\n".join(
+
+    def secrets(self) -> str:
+        files = [
+            f"(umask 077; {scripts.printf(file)} >{self.word(f'{file.volume}/{file.path}')})"
+            for file in self.plan.secrets
+        ]
+        return "\n".join([scripts.SECRET, *scripts.values(self.plan.secrets, self.deployment.settings), *files])
+
+    def database(self) -> str:
+        folder = self.word(str(self.deployment.database_folder))
+        return "\n".join(
             [
                 "# the database: only its own user gets in, over a socket in a private folder",
-                f"{word(engine.tool('initdb'))} -D {word(database)} -U {stack.DATABASE_ADMIN} -A peer \\\n"
+                f"{self.program('initdb')} -D {folder} -U {stack.DATABASE_ADMIN} -A peer \\\n"
                 "  --encoding=UTF8 --locale=C.UTF-8 --data-checksums >/dev/null",
                 "echo 'local all all peer map=trackbed' >\"$STATE\"/app/pg_hba.conf",
                 f'printf "trackbed $(id -un) %s\\n" {stack.DATABASE_ADMIN} {stack.DATABASE_USER} \\\n'
                 '  >"$STATE"/app/pg_ident.conf',
             ]
         )
-    )
-    for part in plan.parts:
-        blocks.append(_process(part, word))
-        if part.name == "postgres":
-            psql = f"{word(engine.tool('psql'))} -X -q -h {word(run)} -U {stack.DATABASE_ADMIN} -d postgres"
-            blocks.append(
-                f"for _ in $(seq 60); do {psql} -c 'SELECT 1' >/dev/null 2>&1 && break; sleep 1; done\n"
-                "# the server's role is no superuser: it owns its database\n"
-                f"{psql} -c 'CREATE ROLE {stack.DATABASE_USER} LOGIN' \\\n"
-                f"  -c 'CREATE DATABASE {engine.system.state.live['database']} OWNER {stack.DATABASE_USER}'"
-            )
-    # curl may not be there
-    ask = (
-        "import os, sys, urllib.request as u; u.urlopen(u.Request(sys.argv[1], "
-        'headers=dict(Authorization="Bearer " + os.environ["TOKEN"])))'
-    )
-    for name, path in (("jupyter", "api"),) if alone else (("jupyter", "api"), ("mlflow", "health")):
-        python, url = (
-            word(plan.part(name).command[0]),
-            f'"http://{engine.settings.bind_address}:${name.upper()}_PORT/{path}"',
+
+    def roles(self) -> str:
+        psql = f"{self.program('psql')} -X -q -h {self.sockets} -U {stack.DATABASE_ADMIN} -d postgres"
+        live = self.deployment.system.state.live["database"]
+        return (
+            f"for _ in $(seq 60); do {psql} -c 'SELECT 1' >/dev/null 2>&1 && break; sleep 1; done\n"
+            "# the server's role is no superuser: it owns its database\n"
+            f"{psql} -c 'CREATE ROLE {stack.DATABASE_USER} LOGIN' \\\n"
+            f"  -c 'CREATE DATABASE {live} OWNER {stack.DATABASE_USER}'"
         )
-        token = '"${MLFLOW_TOKEN-}"' if name == "mlflow" else ""
-        blocks.append(
-            f"for _ in $(seq 120); do\n  TOKEN={token} {python} -c '{ask}' {url} 2>/dev/null && break\n  sleep 1\ndone"
-        )
-    blocks.append(scripts.tail(plan, engine.settings))
-    blocks.append(
-        "\n".join(
+
+    def process(self, part: PartSpec) -> str:
+        """One process in the background, its environment without what the shell has anyway."""
+        assignments = [self._assignment(name, value) for name, value in part.environment.items()]
+        return "\n".join(
             [
-                "# clean up:",
-                'echo "to stop: kill $JUPYTER_PID"'
-                if alone
-                else 'echo "to stop: kill $JUPYTER_PID $MLFLOW_PID; kill -INT $POSTGRES_PID"',
-                "# rm -rf " + shlex.quote(base),
+                f"# {part.title}",
+                f"(cd {self.word(part.working_dir)} && exec env \\",
+                *(f"  {assignment} \\" for assignment in assignments if assignment),
+                f"  {' '.join(map(self.word, part.command))} \\",
+                f'  >"$STATE"/logs/{part.name}.log 2>&1 </dev/null) &',
+                f"{part.name.upper()}_PID=$!",
             ]
         )
-    )
-    return "\n\n".join(blocks)
 
-
-def _process(part: PartSpec, word: Callable[[str], str]) -> str:
-    """One process in the background, its environment without what the shell has anyway."""
-    environment = []
-    for name, value in part.environment.items():
+    def _assignment(self, name: str, value: str) -> str:
+        """ "" for what the shell has anyway, for passwords, and for files that only the engine makes."""
         if name == "PATH":
-            own = value.partition("/scripts:")  # what comes after is the machine's
-            environment.append(f'PATH={word((own[0] + "/scripts") if own[1] else own[0].split(":")[0])}:"$PATH"')
-        elif (
-            value != os.environ.get(name)
-            and not scripts.has_password(name, value)
-            and not value.endswith(f"/{notebook.CERTIFICATES}")
-        ):
-            environment.append(f"{name}={word(value)}")
-    lines = [f"# {part.title}", f"(cd {word(part.working_dir)} && exec env \\"]
-    lines += [f"  {line} \\" for line in environment]
-    lines += [
-        f"  {' '.join(word(w) for w in part.command)} \\",
-        f'  >"$STATE"/logs/{part.name}.log 2>&1 </dev/null) &',
-        f"{part.name.upper()}_PID=$!",
-    ]
-    return "\n".join(lines)
+            own, scripts_folder, _ = value.partition("/scripts:")  # what comes after is the machine's
+            return f'PATH={self.word(own + "/scripts" if scripts_folder else own.split(":")[0])}:"$PATH"'
+        if value == os.environ.get(name) or scripts.has_password(name, value):
+            return ""
+        return "" if value.endswith(f"/{notebook.CERTIFICATES}") else f"{name}={self.word(value)}"
+
+    def wait(self, service: str, path: str) -> str:
+        """Until it answers."""
+        python = self.word(self.plan.part(service).command[0])
+        url = f'"http://{self.deployment.settings.bind_address}:${service.upper()}_PORT/{path}"'
+        token = '"${MLFLOW_TOKEN-}"' if service == MLFLOW else ""
+        return (
+            f"for _ in $(seq 120); do\n  TOKEN={token} {python} -c '{ASK}' {url} 2>/dev/null && break\n  sleep 1\ndone"
+        )
+
+    def cleaning_up(self) -> str:
+        stop = "kill $JUPYTER_PID"
+        if MLFLOW in self.plan.names:
+            stop += " $MLFLOW_PID; kill -INT $POSTGRES_PID"
+        return f'# clean up:\necho "to stop: {stop}"\n# rm -rf {shlex.quote(self.state)}'

@@ -1,0 +1,181 @@
+"""One system on this machine: its folders and accounts, its GPU, its way out; what is known only at run time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from helpers import (
+    egress,
+    elsewhere,
+    machine_failures,
+    notebook,
+    server_secrets,
+    stack,
+    surroundings,
+)
+from helpers.engines import shared
+from helpers.engines.embedded.accounts import ROLE_OF
+from helpers.engines.embedded.layout import Layout
+from helpers.engines.embedded.postgres_wheels import MAJOR
+from helpers.gpu import accelerator, wheels
+from helpers.gpu.accelerator import Accelerator
+from helpers.services import JUPYTER, MLFLOW, POSTGRES, HostFacts, Port, SecretFile
+from helpers.settings import Settings
+from helpers.system import System
+
+
+class Deployment:
+    """What the modules of this engine share. Looking at it changes nothing."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.settings: Settings = system.settings
+        self.folder = self.settings.folder / "embedded"
+        self.layout = Layout(self.settings.project, self.folder, self.settings.workspace)
+
+    # which services
+
+    @property
+    def alone(self) -> bool:
+        """Only the notebook, for a tracking server elsewhere."""
+        return bool(self.settings.tracking_uri)
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        return (JUPYTER,) if self.alone else (POSTGRES, MLFLOW, JUPYTER)
+
+    @property
+    def object_store(self) -> str:
+        return "external" if self.settings.object_store == "external" else "folder"
+
+    def ports(self, service: str) -> tuple[Port, ...]:
+        number = {MLFLOW: self.settings.mlflow_port, JUPYTER: self.settings.jupyter_port}.get(service)
+        return (Port("http", number, number, self.settings.bind_address),) if number else ()
+
+    # where things are
+
+    @property
+    def database_folder(self) -> Path:
+        return self.layout.database(MAJOR)
+
+    @property
+    def artifacts(self) -> Path:
+        return self.folder / "artifacts"
+
+    @property
+    def app(self) -> Path:
+        """What root puts there for the services to read and run."""
+        return self.folder / "app"
+
+    @property
+    def startup(self) -> Path:
+        """The notebook's start-up files."""
+        return self.app / "startup"
+
+    @property
+    def secrets(self) -> Path:
+        return self.folder / "secrets"
+
+    def data_set(self) -> Path | None:
+        """The data set's folder; the name of a Docker volume means nothing here. Raises TrackbedError."""
+        if not self.settings.data_volume.startswith("/"):
+            return None
+        folder = Path(self.settings.data_volume)
+        if not folder.is_dir():
+            raise shared.no_data_folder(str(folder))
+        return folder
+
+    # whose they are
+
+    def identity(self, service: str, groups: tuple[str, ...] = ()) -> dict[str, Any]:
+        """What subprocess is told to run something as the account of a service; {} for a normal user."""
+        return self.layout.identity(service, groups)
+
+    def uid(self, service: str) -> int:
+        """Of the account of a service; -1 when it has not been made."""
+        account = self.layout.accounts.find(ROLE_OF[service])
+        return account.pw_uid if account else -1
+
+    # the machine
+
+    def host_facts(self) -> HostFacts:
+        facts = self.system.local_facts(self.folder)
+        limit, free = machine_failures.memory_limit()  # of a batch system's session: these processes stand below it
+        if 0 < limit < facts.memory:
+            facts = replace(facts, memory=limit, memory_available=min(free, facts.memory_available))
+        return facts
+
+    @cached_property
+    def accelerator(self) -> Accelerator:
+        settings = self.settings
+        return accelerator.choose(
+            settings.gpu,
+            settings.devices,
+            self.host_facts().machine,
+            embedded=True,
+            torch=wheels.word(settings.torch, settings.torch_index),
+        )
+
+    # the way out
+
+    def way_out(self) -> dict[str, str]:
+        """What is taken from the shell that started the system, and from the machine: proxies, certificates, TZ."""
+        variables = {**surroundings.kept(self.system.state), **self._egress.environment(egress.inside(self.settings))}
+        return variables | (egress.trust(str(self.app / notebook.CERTIFICATES)) if self.certificates else {})
+
+    @property
+    def _egress(self) -> egress.Egress:
+        return egress.find(self.settings, surroundings.kept(self.system.state), {})
+
+    @cached_property
+    def certificates(self) -> str:
+        """Their text: the services read a copy, the site's own file may be root's alone."""
+        return egress.certificates(self._egress.bundles)
+
+    # secrets
+
+    def secret_files(self) -> tuple[SecretFile, ...]:
+        folder, asks = str(self.secrets), self.system.asks
+        listed = [
+            SecretFile(JUPYTER, folder, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",), 0, 0),
+            SecretFile(JUPYTER, folder, notebook.COOKIE_FILE, notebook.COOKIE, ("JUPYTER_TOKEN",), 0, 0),
+        ]
+        if self.alone:
+            return (*listed, *elsewhere.secret_files(self.settings, folder, 0, 0))
+        listed += server_secrets.files(folder, 0, 0, asks)
+        listed += server_secrets.notebook_files(folder, 0, 0, asks)
+        if self.object_store == "external":
+            keys = ("S3_ACCESS_KEY", "S3_SECRET_KEY")
+            listed.append(SecretFile(MLFLOW, folder, "aws-credentials", shared.AWS_CREDENTIALS, keys, 0, 0))
+        return tuple(listed)
+
+    def notebook_digest(self) -> str:
+        """Changes with the secrets, and with the certificate that goes beside them."""
+        files = [s.template for s in self.secret_files() if s.part == JUPYTER]
+        return stack.digest(self.system.credentials_digest(), *files)
+
+
+class Collaborator:
+    """A module's class: one concern of a deployment."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+
+    @property
+    def system(self) -> System:
+        return self.deployment.system
+
+    @property
+    def settings(self) -> Settings:
+        return self.deployment.settings
+
+    @property
+    def layout(self) -> Layout:
+        return self.deployment.layout
+
+    @property
+    def folder(self) -> Path:
+        return self.deployment.folder

@@ -1,0 +1,125 @@
+"""The virtual environments of a system, and what lies in them: PostgreSQL's programs, the notebook's own packages."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from helpers import bounded, stack
+from helpers.engines import commands
+from helpers.engines.embedded import postgres_wheels, venvs
+from helpers.engines.embedded.deployment import Collaborator
+from helpers.errors import TrackbedError
+from helpers.gpu import node_types, wheels
+from helpers.service_accounts import NOTEBOOK
+from helpers.services import JUPYTER, MLFLOW, Sink
+
+OWN = "embedded"  # the venv of supervisor and PostgreSQL
+SHOWN = ("mlflow", "jupyterlab", "supervisor", *postgres_wheels.WHEELS)  # by `versions`
+
+
+class Environments(Collaborator):
+    """One venv for supervisor and PostgreSQL, one for MLflow, one for JupyterLab; over that the notebook's own."""
+
+    def venv(self, name: str) -> venvs.Venv:
+        root = self.folder / "venvs"
+        match name:
+            case "embedded":
+                return venvs.Venv(root, name, Path(__file__).with_name("embedded-requirements.txt"))
+            case "mlflow":
+                return venvs.Venv(root, name, stack.MLFLOW_FOLDER / "requirements.txt")
+            case _:
+                lock = stack.JUPYTER_FOLDER / "requirements.txt"
+                return venvs.Venv(root, name, lock, upgraded=not self.layout.as_root, extras=self.torch())
+
+    def every(self) -> tuple[venvs.Venv, ...]:
+        """Those that this system needs."""
+        return tuple(
+            self.venv(name) for name in (OWN, MLFLOW, JUPYTER) if name != MLFLOW or MLFLOW in self.deployment.services
+        )
+
+    def torch(self) -> tuple[venvs.Extra, ...]:
+        """PyTorch and the metrics package of the GPU's vendor, each from its own index.
+
+        Without a GPU there is nothing, or PyTorch for the CPU where TORCH=cpu asks for it.
+        """
+        chosen, settings = self.deployment.accelerator, self.settings
+        extras = []
+        if chosen.kind != node_types.NONE:
+            extras.append(venvs.Extra(stack.JUPYTER_FOLDER / f"metrics-{chosen.variant}-requirements.txt", hashed=True))
+        if settings.torch == wheels.CPU or (settings.torch == wheels.AUTO and chosen.kind != node_types.NONE):
+            lock, hashed = wheels.requirements(chosen.torch, settings.torch_index)
+            extras.append(venvs.Extra(lock, wheels.index(chosen.torch, settings.torch_index), hashed))
+            extras.append(venvs.Extra(stack.JUPYTER_FOLDER / "lightning-requirements.txt", hashed=True, alone=True))
+        return tuple(extras)
+
+    @property
+    def packages(self) -> Path:
+        """The notebook's own environment: what it installs goes there, and comes before the locked packages."""
+        version = self.venv(JUPYTER).site.parent.name.removeprefix("python")
+        return self.folder / "jupyter" / f"packages-{version}"
+
+    @property
+    def programs(self) -> Path:
+        """The folder of PostgreSQL's programs."""
+        return postgres_wheels.programs(self.venv(OWN).site)
+
+    def program(self, name: str) -> str:
+        """The path of one of PostgreSQL's programs."""
+        return str(self.programs / name)
+
+    @property
+    def supervisord(self) -> Path:
+        return self.venv(OWN).folder / "bin" / "supervisord"
+
+    def versions(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for venv in self.every():
+            found.update(venv.versions(SHOWN))
+        return found
+
+    def locks(self) -> tuple[tuple[str, str, tuple[tuple[str, ...], ...]], ...]:
+        """Each venv's folder, the lock it is made from, what `uv pip install` is told then; files in the clone."""
+        return tuple(
+            (
+                str(venv.folder),
+                str(venv.lock.relative_to(stack.ROOT)),
+                tuple(tuple(word.removeprefix(f"{stack.ROOT}/") for word in extra.argv()) for extra in venv.extras),
+            )
+            for venv in self.every()
+        )
+
+    def make(self, sink: Sink) -> tuple[str, ...]:
+        """Make those that are missing or from another lock; gives their names."""
+        interpreter = venvs.interpreter(self.deployment.identity(MLFLOW))
+        for venv in self.every():
+            if venv.close_lock():
+                sink.step(f"the lock file of {venv.name} was open to every account of this machine: closed")
+        missing = [(venv, problem) for venv in self.every() if (problem := venv.problem())]
+        for place, (venv, problem) in enumerate(missing, 1):
+            sink.step(f"{place} of {len(missing)}: installing {venv.name} ({problem})")
+            venv.make(interpreter, sink)
+        return tuple(venv.name for venv, _ in missing)
+
+    def make_packages(self) -> None:
+        """The notebook's own environment, by its own account: all of it is the notebook's to change."""
+        venv = self.venv(JUPYTER)
+        argv = [str(venv.python), "-I", str(self.deployment.app / "overlay.py"), str(self.packages)]
+        if self.layout.as_root:  # a normal user's own home is left alone
+            argv.append(str(self.layout.accounts.home(NOTEBOOK)))
+        who = self.deployment.identity(JUPYTER)
+        try:  # bounded: the account's other processes may trace it and make it say anything
+            done = bounded.run(argv, bounded.MOST, 60, cwd="/", env={}, umask=0o077, **who)
+        except bounded.TooMuch as error:
+            done = subprocess.CompletedProcess(argv, 1, b"", str(error).encode())
+        if done.returncode:
+            raise TrackbedError(
+                f"the notebook's own environment could not be made: {commands.last_line(done.stderr)}",
+                f"remove {self.packages}, then `invoke up` again",
+            )
+        venv.scripts(self.packages / "bin" / "python")
+
+    def remove_others(self) -> None:
+        """Remove the venvs of earlier locks; only after what ran from them was replaced."""
+        for venv in self.every():
+            venv.remove_others()

@@ -1,0 +1,157 @@
+"""Looking at the services: their state, whether they answer, and whether what listens on their ports is theirs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from helpers import addresses, stack
+from helpers.engines.embedded.deployment import Collaborator, Deployment
+from helpers.engines.embedded.processes import Processes
+from helpers.engines.embedded.service_commands import ServiceCommands
+from helpers.engines.embedded.specs import GPU_MARK
+from helpers.engines.embedded.supervisor import MARK, Process
+from helpers.errors import NotListening, TrackbedError
+from helpers.http_request import SEARCH, ask
+from helpers.services import JUPYTER, MLFLOW, POSTGRES, Address, PartStatus, Port, State
+from helpers.spelling import shown
+
+ANSWER_SECONDS = 5.0  # in which a service that is well answers
+LOOKS = 3  # at the kernel's list of sockets: a row can be missed while others come and go
+
+
+class Inspection(Collaborator):
+    def __init__(self, deployment: Deployment, processes: Processes, commands: ServiceCommands) -> None:
+        super().__init__(deployment)
+        self.processes, self.commands = processes, commands
+
+    def statuses(self, detail: bool) -> tuple[PartStatus, ...]:
+        running = self.processes.supervisor.states()
+        if not running and self.processes.orphans():  # they still hold their ports, which are ours then
+            reason = self._why_lost()
+            return tuple(
+                PartStatus(name, State.UNHEALTHY, reason, ports=self.deployment.ports(name))
+                for name in self.deployment.services
+            )
+        # not from the plan: looking and stopping go on when a GPU has gone
+        return tuple(self._status(name, running.get(name), detail) for name in self.deployment.services)
+
+    def _why_lost(self) -> str:
+        if self.layout.earlier:
+            return "an earlier version started it; `invoke up` takes it over"
+        verb = "does not answer" if self.processes.supervisor.hung else "is gone"
+        return f"its supervisor {verb}; `invoke up` repairs it"
+
+    def _status(self, name: str, process: Process | None, detail: bool) -> PartStatus:
+        if process is None:
+            return PartStatus(name, State.MISSING)
+        state, pid, ports = process.state, process.pid, self.deployment.ports(name)
+        if state in (State.RUNNING, State.STARTING):
+            state = State.READY if self._answers(name) else State.STARTING
+        silent = "it does not answer" if detail and state is State.STARTING else ""
+        return PartStatus(
+            name,
+            state,
+            process.reason or silent,
+            process.exit_code if not pid else None,
+            ports=ports if pid else self._held(ports),
+            memory=_memory(pid) if detail and pid else 0,
+            since=process.since,
+            identity=f"{pid}@{process.started}",
+            # the notebook may have written it anew
+            accelerator=shown(_variable(pid, GPU_MARK)) if name == JUPYTER and pid else "",
+        )
+
+    def _held(self, ports: tuple[Port, ...]) -> tuple[Port, ...]:
+        """Those that the workers of a killed server still hold; its next start ends them."""
+        holders = ((port, addresses.holder(port.published).pid) for port in ports)
+        return tuple(port for port, pid in holders if pid and _variable(pid, MARK) == self.system.state.instance)
+
+    def _answers(self, service: str) -> bool:
+        """The quick look that a health check would take."""
+        if service == POSTGRES:
+            live = self.system.state.live["database"]
+            return self.commands.psql(stack.DATABASE_USER, live, "SELECT 1", ANSWER_SECONDS).code == 0
+        path = SEARCH if service == MLFLOW else "/api"  # /health is 200 without a database
+        token = self.system.access_token() if service == MLFLOW else ""
+        try:
+            with self.open(service, "http") as address:
+                return ask(address.url + path, timeout=3, token=token).ok
+        except NotListening:
+            return False
+
+    @contextmanager
+    def open(self, service: str, port: str) -> Iterator[Address]:
+        """The address of a port that the service itself holds. Raises NotListening."""
+        for candidate in self.deployment.ports(service):
+            if candidate.name == port:
+                self._check_listener(service, candidate)
+                yield Address(candidate.address, candidate.published)
+                return
+        raise TrackbedError(f"{service} publishes no port {port}")
+
+    def _check_listener(self, service: str, port: Port) -> None:
+        """What listens on a service's port is the service. Any account may take one that is free, if only for a moment,
+        and would be sent the tokens. Raises NotListening.
+        """
+        # the supervisor opens MLflow's socket, and holds it while MLflow is down
+        trusted = {self.deployment.uid(service), os.geteuid()}
+        for _ in range(LOOKS):
+            try:
+                tables = "".join(
+                    Path("/proc/net", name).read_text()
+                    for name in ("tcp", "tcp6")
+                    if name == "tcp" or os.path.exists("/proc/net/tcp6")
+                )
+            except OSError:
+                return  # not Linux
+            if found := addresses.listeners(tables, port.address, port.published):
+                break
+            time.sleep(0.02)
+        else:
+            raise NotListening(f"nothing listens on port {port.published}")
+        if strangers := found - trusted:
+            uid = min(strangers)
+            raise NotListening(
+                f"port {port.published} is held by a program of uid {uid}, not by {service}",
+                "end that program, then `invoke up` goes on",
+            )
+
+
+def _variable(pid: int, name: str) -> str:
+    """A variable of another process's environment; "" when it has none or may not be read."""
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    found = [entry for entry in entries if entry.startswith(name.encode() + b"=")]
+    return found[0].partition(b"=")[2].decode("utf-8", "replace") if found else ""
+
+
+def _memory(pid: int) -> int:
+    """Proportional set size of a process and its children, in bytes; 0 where the system does not tell."""
+    total = 0
+    for child in _family(pid):
+        try:
+            for line in Path(f"/proc/{child}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+        except OSError:
+            continue
+    return total
+
+
+def _family(pid: int) -> list[int]:
+    found, queue = [], [pid]
+    while queue:
+        current = queue.pop()
+        found.append(current)
+        try:
+            for task in Path(f"/proc/{current}/task").iterdir():
+                queue += [int(word) for word in (task / "children").read_text().split()]
+        except OSError:
+            continue
+    return found

@@ -1,0 +1,164 @@
+"""The database: made, of the right major, its lock and its roles."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+from helpers import database_failures, safe_files, stack
+from helpers.engines import commands, database_roles, shared
+from helpers.engines.embedded import stale_locks
+from helpers.engines.embedded.accounts import NOTHING
+from helpers.engines.embedded.deployment import Collaborator, Deployment
+from helpers.engines.embedded.environments import OWN, Environments
+from helpers.engines.embedded.postgres_wheels import MAJOR
+from helpers.engines.embedded.processes import Processes
+from helpers.engines.embedded.service_commands import ServiceCommands
+from helpers.errors import PartFailed, TrackbedError
+from helpers.service_accounts import DATABASE
+from helpers.services import MLFLOW, POSTGRES, ExecResult, Sink, State
+from helpers.state import sync_folder
+
+
+class Database(Collaborator):
+    def __init__(
+        self, deployment: Deployment, environments: Environments, commands: ServiceCommands, processes: Processes
+    ) -> None:
+        super().__init__(deployment)
+        self.environments, self.commands, self.processes = environments, commands, processes
+
+    @property
+    def place(self) -> Path:
+        return self.deployment.database_folder
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its roles were made once, so that a server may be connected while PostgreSQL starts."""
+        return os.path.lexists(self.place / database_roles.READY)
+
+    def prepare(self, sink: Sink) -> None:
+        """Before PostgreSQL starts: a database of its major, and no lock of one that is gone. Raises TrackbedError."""
+        if not self.version(self.place):
+            self._check_major()
+            sink.step("making the database")
+            self._make()
+        elif self.environments.venv(OWN).others():
+            sink.step(f"{self._server_version()} goes on with the database as it is")
+
+    def version(self, folder: Path) -> str:
+        """The PostgreSQL major of a database's folder, "" without one; read by the database's own account."""
+        return self._says("cat", str(folder / "PG_VERSION")).strip()
+
+    def _server_version(self) -> str:
+        """As ``postgres --version`` says it: "PostgreSQL 18.6"."""
+        said = re.search(r"PostgreSQL[^)]*\) (\S+)", self._says(self.environments.program("postgres"), "--version"))
+        return f"PostgreSQL {said[1]}" if said else "PostgreSQL"
+
+    def _says(self, *argv: str) -> str:
+        """What a command of the database's account prints; "" when it fails."""
+        options = {**NOTHING, "stdout": subprocess.PIPE}
+        done = subprocess.run(argv, **options, timeout=30, check=False, **self.deployment.identity(POSTGRES))
+        return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
+
+    def _check_major(self) -> None:
+        """Refuse to begin an empty database beside one of another PostgreSQL major."""
+        for folder in self.layout.databases():
+            found = self.version(folder)
+            if found not in ("", MAJOR):
+                raise shared.other_major(
+                    found,
+                    f"this clone has PostgreSQL {MAJOR}",
+                    "with the clone you had: `invoke backup`, `invoke down --delete-data`; "
+                    "then here: `invoke restore FILE`",
+                )
+
+    def _make(self) -> None:
+        """initdb into a folder beside the final one; only a complete database gets the final name."""
+        fresh = self.place.with_name(self.place.name + ".new")
+        if not safe_files.is_empty(self.place):
+            raise TrackbedError(
+                f"{self.place} holds files, but no PG_VERSION that the database's account can read",
+                "if it is the database, give it back to that account (chown -R), or "
+                "restore a backup; if not, move it away; then `invoke up` goes on",
+            )
+        account = self.layout.accounts.get(DATABASE)
+        if not safe_files.remove(fresh):
+            raise TrackbedError(f"{fresh} could not be removed", "remove it as its owner")
+        safe_files.give_folder(fresh, account.pw_uid, account.pw_gid, 0o700)
+        done = subprocess.run(
+            [
+                self.environments.program("initdb"),
+                *("-D", str(fresh), "-U", stack.DATABASE_ADMIN, "-A", "peer"),
+                # the same locale on every engine, so that dumps move
+                *("--encoding=UTF8", "--locale=C.UTF-8", "--data-checksums"),
+            ],
+            stdin=subprocess.DEVNULL,
+            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8", "HOME": str(self.layout.accounts.home(DATABASE))},
+            capture_output=True,
+            cwd=self.folder,
+            timeout=120,
+            check=False,
+            **self.deployment.identity(POSTGRES),
+        )
+        if done.returncode:
+            known = database_failures.explain(done.stderr.decode("utf-8", "replace").splitlines())
+            reason, fix = known or (commands.last_line(done.stderr), "see `invoke doctor`")
+            raise PartFailed(POSTGRES, f"the database could not be made: {reason}", fix)
+        fresh.rename(self.place)  # initdb has synced what it made
+        sync_folder(self.place.parent)
+
+    def unlock(self, sink: Sink) -> None:
+        """Take away the lock of a PostgreSQL that is gone. One that is there is never touched: TrackbedError."""
+        lock = self.place / stale_locks.FILE
+        if self.processes.pid(POSTGRES) or not os.path.lexists(lock):
+            return
+        deadline = time.monotonic() + 10  # what a killed one leaves behind ends by itself
+        while (left := stale_locks.workers(self.place)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        if left:
+            raise TrackbedError(
+                f"another PostgreSQL (process {left[0]}) works on {self.place}",
+                f"stop it (kill -INT {left[0]}), then `invoke up` goes on",
+            )
+        if left is None:
+            return  # PostgreSQL itself has to tell
+        pid = stale_locks.holder(self.commands.run(POSTGRES, ("cat", str(lock))).stdout)
+        if not pid or Path(f"/proc/{pid}").exists():
+            sink.step(
+                "removing the lock of a PostgreSQL that is gone"
+                + (f"; process {pid} is another program now" if pid else "")
+            )
+        self.commands.run(POSTGRES, ("rm", "-f", str(lock), str(self.layout.sockets / ".s.PGSQL.5432.lock")))
+
+    def settle(self, sink: Sink) -> None:
+        """Once PostgreSQL answers: both roles and the live database are there. Bounded; raises PartFailed."""
+        self._wait()
+
+        def statements(role: str, database: str, text: str) -> ExecResult:
+            return self.commands.psql(role, database, text, timeout=600)
+
+        live = self.system.state.live["database"]
+        if made := database_roles.settle(statements, live, stop_server=lambda: self.processes.halt(MLFLOW, sink)):
+            sink.step(made)
+            self.processes.resume(MLFLOW, sink)
+        if not self.is_settled:
+            self.commands.run(POSTGRES, ("touch", str(self.place / database_roles.READY)))
+
+    def _wait(self) -> None:
+        """PostgreSQL takes connections. Bounded; raises PartFailed when it has ended."""
+        deadline = time.monotonic() + min(60, self.settings.ready_timeout)
+        ready = ("pg_isready", "-t", "3", "-U", stack.DATABASE_ADMIN, "-d", database_roles.MAINTENANCE)
+        while (answer := self.commands.run(POSTGRES, ready)).code:
+            process = self.processes.supervisor.states().get(POSTGRES)
+            if process is None or process.state is State.EXITED or time.monotonic() > deadline:
+                lines = tuple(self.processes.logs(POSTGRES, 15))
+                known = database_failures.explain(lines)
+                reason, fix = known or (
+                    f"PostgreSQL does not answer: {commands.last_line(answer.stdout)}",
+                    "`invoke logs postgres` shows more",
+                )
+                raise PartFailed(POSTGRES, reason, fix, lines)
+            time.sleep(0.1)
