@@ -21,8 +21,9 @@ def database(system: Clone) -> Iterator[str]:
         yield address
 
 
+@pytest.mark.parametrize("engine", ["embedded"], indirect=True, scope="session")  # the same server on every engine
 def test_a_hung_store_and_abandoned_requests_keep_nobody_waiting(system: Clone, database: str) -> None:
-    modules = "/opt/trackbed" if system.engine == "docker" else str(system.folder / "docker" / "mlflow")
+    modules = str(system.folder / "docker" / "mlflow")
     found = json.loads(
         seen.output(*seen.mlflow_python(system), "-", database, modules, stdin=SCRIPT, timeout=300).splitlines()[-1]
     )
