@@ -25,7 +25,7 @@ from helpers.settings.flags import Given
 if TYPE_CHECKING:
     from helpers.errors import TrackbedError
     from helpers.lifecycle import Overview
-    from helpers.system import System
+    from helpers.project.project import Project
 
 YES = {"yes": "do not ask before kernels that run are ended"}
 BOOT = {"on_boot": "also after a reboot: writes a systemd unit (embedded); --on-boot=false removes it"}
@@ -137,14 +137,14 @@ def trackbed_task(
     return decorate
 
 
-def _load(given: Given) -> System:
+def _load(given: Given) -> Project:
     """The system that the flags, the environment and .env describe; tells what was ignored in them."""
     from helpers import lifecycle
 
     return _warned(lifecycle.load(given))
 
 
-def _warned(system: System) -> System:
+def _warned(system: Project) -> Project:
     from helpers import console
 
     for warning in system.settings.warnings:
@@ -235,7 +235,7 @@ def up(
             console.notice(line)
 
 
-def _up(system: System, dry_run: bool, name_prefix: str | None, adopt: bool, yes: bool) -> None:
+def _up(system: Project, dry_run: bool, name_prefix: str | None, adopt: bool, yes: bool) -> None:
     from helpers import console, kernels, lifecycle, summary
 
     _refuse(
@@ -256,7 +256,8 @@ def _up(system: System, dry_run: bool, name_prefix: str | None, adopt: bool, yes
         view = lifecycle.up(system, progress, progress.notice, adopt, consent)
     _show(view, tunnel=False)
     if view.settings.public:
-        from helpers import gateway, users
+        from helpers import gateway
+        from helpers.project import users
 
         for line in gateway.notes(view.settings, len(users.load(view.settings))):
             console.notice(line)
@@ -273,7 +274,7 @@ def jupyter(
     adopt: bool = False,
     yes: bool = False,
 ) -> None:
-    """Start only a notebook, which logs to a tracking server elsewhere (--tracking-uri=https://...)."""
+    """Start only a notebook, which logs to a remote tracking server (--tracking-uri=https://...)."""
     from helpers.errors import SettingError
 
     system = _load(given)
@@ -320,7 +321,8 @@ def down(context: Context, given: Given, delete_data: bool = False, yes: bool = 
 @trackbed_task(aliases=["ps"], help={**FORMAT, **JSON})
 def status(context: Context, given: Given, format: str = "table", json: bool = False) -> None:
     """What is there: part, state, URL, memory. Exit code 1 when a part is not up."""
-    from helpers import console, lifecycle, stack, typed
+    from helpers import console, lifecycle, typed
+    from helpers.project import mlflow_jobs
 
     format = _format(format, json, "table", "json", "env")
     system = _load(given)
@@ -364,8 +366,8 @@ def status(context: Context, given: Given, format: str = "table", json: bool = F
             engine = lifecycle.running(system)
             for line in (*filter(None, [lifecycle.low_disk(engine)]), *lifecycle.durable(engine)):
                 console.notice(f"\n{line}")
-            if stack.has_jobs(engine.settings):
-                console.notice(f"\nMLflow's jobs are {stack.jobs_words(engine.settings)}")
+            if mlflow_jobs.enabled(engine.settings):
+                console.notice(f"\nMLflow's jobs are {mlflow_jobs.summary(engine.settings)}")
     if not all(row.status.up for row in view.rows):
         raise Exit(code=1)
 
@@ -442,8 +444,8 @@ def mlflow_url(context: Context, given: Given) -> None:
 def users(context: Context, given: Given, action: str | None = None, name: str | None = None) -> None:
     """Logins of the gateway: `users add NAME` makes one and prints its password, the only time it can be seen."""
     from helpers import console, lifecycle
-    from helpers import users as logins
     from helpers.errors import SettingError
+    from helpers.project import users as logins
 
     _choose(action or "", "add", "remove", "list", "passwd", what="action")
     _refuse(action == "list" and bool(name), str(name), "behind `users list`, which shows everybody")
@@ -522,7 +524,8 @@ def credentials(
         _show(view)
         if kept:
             console.notice(
-                f"not changed, because they were given (.env, environment or a server elsewhere): {', '.join(kept)}"
+                "not changed, because they were given (.env, environment or a remote tracking server): "
+                + ", ".join(kept)
             )
         return
     lifecycle.running(system)

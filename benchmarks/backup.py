@@ -35,9 +35,9 @@ from benchmarks.bench import table
 from benchmarks.systems import HERE, Measure, run
 from helpers import lifecycle
 from helpers.backups import database, objects
+from helpers.clone import ROOT
 from helpers.engines.base import POSTGRES, Engine
-from helpers.stack import ROOT
-from helpers.system import System
+from helpers.project.project import Project
 
 # bytes of an object, and how many of 10,000 and 5 GiB; the last takes what is left
 SIZES = ((0, 500), (1000, 5000), (20_000, 3000), (250_000, 1200), (2_000_000, 280), (20_000_000, 19))
@@ -83,7 +83,7 @@ class Filled:
     def invoke(self, *words: str) -> None:
         run(sys.executable, "-m", "invoke", *words, env=self.env)
 
-    def opened(self) -> tuple[System, Engine]:
+    def opened(self) -> tuple[Project, Engine]:
         os.environ.update(self.env)
         system = lifecycle.load({})
         return system, lifecycle.running(system)

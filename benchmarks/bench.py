@@ -40,7 +40,8 @@ from benchmarks.systems import (
     timed,
 )
 from helpers import lifecycle
-from helpers.stack import ROOT, STRAIGHT_FROM
+from helpers.clone import ROOT
+from helpers.engines.jupyterlab import STRAIGHT_FROM
 from helpers.uv_settings import uv_settings
 
 IDLE_SECONDS = 5

@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 from benchmarks.bench import table
 from benchmarks.systems import Measure
 from helpers import lifecycle
+from helpers.database_settings import USER
 from helpers.engines.base import MLFLOW, POSTGRES, Engine
-from helpers.stack import DATABASE_USER
-from helpers.system import System
+from helpers.project.project import Project
 
 SMALL, LARGE, LIMIT = 1_000, 100_000, 2.0
 LONG_HISTORY = 1_000  # steps of the one run whose history is asked for
@@ -87,7 +87,7 @@ def sql(engine: Engine, database: str, text: str, **variables: object) -> list[s
     flags = [word for name, value in variables.items() for word in ("-v", f"{name}={value}")]
     done = engine.exec(
         POSTGRES,
-        ("psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", DATABASE_USER, "-d", database, *flags),
+        ("psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", USER, "-d", database, *flags),
         stdin=text.encode(),
         timeout=900,
     )
@@ -227,7 +227,7 @@ def measure(ask: Callable[[], object], count: int = 21) -> list[float]:
     return times
 
 
-def grow(system: System, runs: int) -> list[Measure]:
+def grow(system: Project, runs: int) -> list[Measure]:
     """Rows whose "ours" is the time with ``runs`` runs and whose "opponent" the time with SMALL."""
     engine, database = lifecycle.running(system), system.state.live["database"]
     with engine.open(MLFLOW, "http") as address:

@@ -18,11 +18,12 @@ from functools import cached_property
 from pathlib import Path
 
 from helpers import egress
+from helpers.clone import ROOT
 from helpers.engines.docker import images
 from helpers.engines.docker.client import DockerApi
-from helpers.notebook import REPOSITORY
+from helpers.engines.docker.notebook_spec import REPOSITORY
+from helpers.project import state
 from helpers.settings import BY_NAME, Settings
-from helpers.stack import ROOT
 
 HERE = Path(__file__).resolve().parent
 OPPONENT_MLFLOW, OPPONENT_STORE = "27100", "27102"
@@ -38,7 +39,9 @@ def setting(name: str) -> str:
 def service_image(key: str) -> str:
     """The image of postgres or versitygw by the name that this machine has, which `invoke up` uses too: one that was
     built here, or loaded, has no digest of a registry."""
-    return images.local(DockerApi(), images.wanted(key, Settings.load({}, os.environ, HERE / "no.env")))
+    return images.local(
+        DockerApi(), images.wanted(key, Settings.load({}, os.environ, HERE / "no.env", state.remembered))
+    )
 
 
 @dataclass

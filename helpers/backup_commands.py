@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from helpers import credentials, dryrun, lifecycle, users
+from helpers import dryrun, lifecycle
 from helpers.backups import backup as backups
 from helpers.backups import database, journal, objects, repository, restore, room, salvage, sources, verification
 from helpers.backups.places import Place
@@ -18,9 +18,10 @@ from helpers.engines import select
 from helpers.engines.base import MLFLOW, Engine, Sink
 from helpers.errors import SettingError, TrackbedError
 from helpers.lifecycle import Notice
+from helpers.project import credentials, users
+from helpers.project.project import Project
+from helpers.project.state import State, remembered, write_private
 from helpers.settings import BY_NAME, Settings
-from helpers.state import State, write_private
-from helpers.system import System
 
 
 def words(manifest: dict[str, Any]) -> str:
@@ -101,7 +102,7 @@ def _health(place: Place, added: backups.Added) -> Health:
     return Health(tuple(lines), damaged)
 
 
-def verify(system: System, text: str, repair: bool, sink: Sink, notice: Notice) -> Verified:
+def verify(system: Project, text: str, repair: bool, sink: Sink, notice: Notice) -> Verified:
     """Read everything back of the backups that ``text`` names: a file, all of a folder or bucket, or one of them.
 
     ``repair``: manifests and lists from their copies; pieces from the running system, of which a new backup is made.
@@ -166,7 +167,7 @@ def _verified_files(paths: list[Path], progress: backups.Progress) -> Verified:
 
 
 def backup(
-    system: System, to: str, with_secrets: bool, sink: Sink, notice: Notice
+    system: Project, to: str, with_secrets: bool, sink: Sink, notice: Notice
 ) -> tuple[str, dict[str, Any], Health]:
     """Back up the running system into a file or a repository; gives where, as `restore` takes it, the manifest, and
     what is to be said of the repository."""
@@ -181,13 +182,16 @@ def backup(
         return str(Snapshot(goal, added.name)), added.manifest, _health(goal, added)
 
 
-def aside(system: System, name: str) -> System:
+def aside(system: Project, name: str) -> Project:
     """The new or empty project ``name`` beside this one: its settings and engine, on ports that are free, not public.
 
     Raises SettingError for a name that is none, or where both would share a bucket.
     """
     settings = Settings.load(
-        {"project": name, "state_dir": str(system.settings.state_dir)}, os.environ, system.settings.env_file
+        {"project": name, "state_dir": str(system.settings.state_dir)},
+        os.environ,
+        system.settings.env_file,
+        remembered,
     )
     if settings.project == system.settings.project:
         raise SettingError(f"--into={name}: is this project itself; leave --into out to replace what is in it.")
@@ -211,18 +215,18 @@ def aside(system: System, name: str) -> System:
         **{field.upper(): str(port) for field, port in kept.items()},
     }
     settings = replace(made, public=False, engine=engine, object_store=store, told=told, **kept)  # type: ignore[arg-type]
-    return System(settings, state, aside=True)
+    return Project(settings, state, aside=True)
 
 
 def restore_archive(
-    system: System,
+    system: Project,
     text: str,
     sink: Sink,
     notice: Notice,
     keep_before: bool = True,
     into: str = "",
     skip_damaged: bool = False,
-) -> tuple[System, Restored]:
+) -> tuple[Project, Restored]:
     """Replace what is live by a backup; the old goes only when the new one is up. ``into``: in that project instead.
     ``skip_damaged``: without the artifacts that are damaged in it.
 
@@ -243,7 +247,7 @@ def restore_archive(
     return target, Restored(rest.manifest, before, brought, left, rest.left, _write_left(target, rest.left))
 
 
-def _write_left(system: System, names: tuple[str, ...]) -> Path | None:
+def _write_left(system: Project, names: tuple[str, ...]) -> Path | None:
     """The whole list of what a restore left out, beside the archives."""
     if not names:
         return None
@@ -262,7 +266,7 @@ def _secrets(rest: Rest) -> dict[str, str]:
 
 
 def _replace(
-    system: System, source: sources.Source, rest: Rest, sink: Sink, notice: Notice, keep_before: bool
+    system: Project, source: sources.Source, rest: Rest, sink: Sink, notice: Notice, keep_before: bool
 ) -> Path | None:
     """Make a verified backup live; gives the archive of what was there before."""
     engine = lifecycle.running(system)
@@ -285,7 +289,7 @@ def _replace(
     return before
 
 
-def _take_settings(system: System, found: dict[str, str], notice: Notice) -> None:
+def _take_settings(system: Project, found: dict[str, str], notice: Notice) -> None:
     """The settings of a backup that is live now, where there are none: one that did not come up leaves nothing."""
     taken = {name: value for name, value in sorted(found.items()) if name not in system.state.remembered}
     if not taken:
@@ -298,7 +302,7 @@ def _take_settings(system: System, found: dict[str, str], notice: Notice) -> Non
     )
 
 
-def _bring_in(system: System, people: dict[str, users.Login], notice: Notice) -> tuple[str, ...]:
+def _bring_in(system: Project, people: dict[str, users.Login], notice: Notice) -> tuple[str, ...]:
     """The logins of a backup, where there is nobody yet."""
     if not people or users.load(system.settings):
         return ()
@@ -307,13 +311,13 @@ def _bring_in(system: System, people: dict[str, users.Login], notice: Notice) ->
     )
 
 
-def _is_empty(system: System, engine: Engine) -> bool:
+def _is_empty(system: Project, engine: Engine) -> bool:
     """Whether nothing was ever logged."""
     held = database.contents(engine, system.state.live["database"])
     return not held.runs and int(held.tables.get("experiments", ["0"])[0]) <= 1 and not objects.total(engine)[0]
 
 
-def _before(system: System, engine: Engine, sink: Sink) -> Path | None:
+def _before(system: Project, engine: Engine, sink: Sink) -> Path | None:
     """Stop the server, so that nothing is acknowledged any more, and back up what it holds."""
     engine.halt(MLFLOW, sink)
     if _is_empty(system, engine):
@@ -324,7 +328,7 @@ def _before(system: System, engine: Engine, sink: Sink) -> Path | None:
     return path
 
 
-def flip(system: System, new: dict[str, str], sink: Sink, notice: Notice) -> None:
+def flip(system: Project, new: dict[str, str], sink: Sink, notice: Notice) -> None:
     """Make ``new`` live in one step and start with it; back to the old one when that does not come up."""
     old = dict(system.state.live)
     system.state.live = {**old, **new}
@@ -340,7 +344,7 @@ def flip(system: System, new: dict[str, str], sink: Sink, notice: Notice) -> Non
     journal.settle(system.state, engine, sink)
 
 
-def _back_up(system: System, engine: Engine, sink: Sink, notice: Notice) -> None:
+def _back_up(system: Project, engine: Engine, sink: Sink, notice: Notice) -> None:
     """After a failure: what is live runs again, and the copy goes."""
     try:
         lifecycle.bring_up(system, sink, notice)

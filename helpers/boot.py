@@ -14,8 +14,8 @@ from pathlib import Path
 
 from helpers.engines import select
 from helpers.errors import TrackbedError
+from helpers.project.project import Project
 from helpers.settings import Settings
-from helpers.system import System
 
 RUNNING = Path("/run/systemd/system")  # there when systemd is this machine's init
 START_LIMIT = 900  # seconds: venvs may have to be made again
@@ -69,7 +69,7 @@ def _word(text: str) -> str:
     return f'"{quoted}"' if quoted != text or not text.isascii() or any(c in text for c in " '\t;") else text
 
 
-def install(system: System) -> list[str]:
+def install(system: Project) -> list[str]:
     """Write and enable the unit; gives what to tell. Raises TrackbedError where there is no systemd."""
     settings = system.settings
     kind = select.kind(system.state.engine)

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping
 
-from helpers import access, addresses, durability, notebook, pages, ports, stack
+from helpers import addresses, durability, pages, ports
 from helpers import workspace as workspace_files
 from helpers.engines import select
 from helpers.engines.base import Engine
@@ -16,9 +16,10 @@ from helpers.engines.host import LOCAL, Host
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
 from helpers.gpu import node_types
+from helpers.project import access, mlflow_jobs, workspace_folder
+from helpers.project.project import OPEN, Project, existing
 from helpers.services import JUPYTER, POSTGRES, PartStatus, Port, State
 from helpers.settings import BY_NAME, Settings, relevance
-from helpers.system import OPEN, System, existing
 
 GIB = 1 << 30
 DISK_LEAST = GIB // 2
@@ -173,7 +174,7 @@ def _check_gpu(engine: Engine) -> Finding:
     return Finding(Level.OK, "gpu", text + (f"; PyTorch for {chosen.torch_reason}" if chosen.torch_reason else ""))
 
 
-def _check_pages(system: System, engine: Engine) -> list[Finding]:
+def _check_pages(system: Project, engine: Engine) -> list[Finding]:
     """Damaged pages of a database that runs; nothing for one that does not."""
     try:
         if not any(s.name == POSTGRES and s.state is State.READY for s in engine.parts()):
@@ -233,11 +234,11 @@ def _check_permissions(settings: Settings, engine: Engine | None = None) -> Find
     except TrackbedError as error:
         return Finding(Level.ERROR, "permissions", error.message, error.hint)
     where = f" on {host.name}" if host.remote else ""
-    owner = notebook.workspace_owner(settings)
+    owner = workspace_folder.owner(settings)
     return Finding(Level.OK, "permissions", f"the notebook writes to {settings.workspace}{where} as uid {owner}")
 
 
-def _check_access(system: System, engine: Engine) -> Finding:
+def _check_access(system: Project, engine: Engine) -> Finding:
     """Whether other accounts of the machine can use MLflow."""
     settings = engine.settings
     there = access.others(access.own(system), settings.folder)
@@ -269,7 +270,7 @@ def _check_settings(engine: Engine) -> list[Finding]:
     ]
 
 
-def examine(system: System) -> list[Finding]:
+def examine(system: Project) -> list[Finding]:
     """Everything, for `invoke doctor`; nothing is changed. Never raises for what it finds."""
     settings = system.settings
     found = _check_platform()
@@ -294,7 +295,7 @@ def examine(system: System) -> list[Finding]:
     except TrackbedError as error:
         found.append(Finding(Level.ERROR, "ports", error.message, error.hint))
     found.append(_check_access(system, engine))
-    if words := stack.jobs_words(engine.settings):
+    if words := mlflow_jobs.summary(engine.settings):
         found.append(Finding(Level.OK, "jobs", words))
     found += engine.checks.workspace(bool(access.others(access.own(system), engine.settings.folder)))
     found.append(_check_gpu(engine))

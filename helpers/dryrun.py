@@ -6,16 +6,17 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from helpers import access, addresses, gateway
+from helpers import addresses, gateway
 from helpers.engines import select
 from helpers.errors import SettingError
+from helpers.project import access
+from helpers.project.project import Project
 from helpers.settings import Settings, relevance
-from helpers.system import System
 
 PORTS = ("mlflow_port", "jupyter_port", "s3_port", "s3_console_port")
 
 
-def script(system: System, name_prefix: str = "") -> str:
+def script(system: Project, name_prefix: str = "") -> str:
     """A bash script that does by hand what ``up`` would do. With a prefix: other names and free ports.
 
     Raises SettingError for a prefix that is no project name, EngineUnavailable as ``up`` would.
@@ -40,7 +41,7 @@ def script(system: System, name_prefix: str = "") -> str:
     return engine.script(engine.plan())
 
 
-def is_free(system: System) -> Callable[[str, int], bool]:
+def is_free(system: Project) -> Callable[[str, int], bool]:
     """What tells whether a port is free where the containers would be."""
     engine = select.current(system) if system.state.node or not system.state.engine else None
     return engine.host.is_free if engine else addresses.is_free

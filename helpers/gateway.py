@@ -13,26 +13,27 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from helpers import metadata, stack, users
+from helpers import cloud_metadata, urls
 from helpers.engines.base import GATEWAY, Engine
 from helpers.errors import SettingError, TrackbedError
+from helpers.project import users
+from helpers.project.project import Project
 from helpers.settings import DEFAULT, Settings
 from helpers.spelling import did_you_mean, nearest, shown
-from helpers.system import System
 
 ROOT_FILE = "gateway-root.crt"
 FOUND = "FOUND_ADDRESS"  # among what is remembered: no setting, so nobody mistakes it for something that was told
 
 
-def with_known_address(system: System) -> System:
+def with_known_address(system: Project) -> Project:
     """The system with the address that an earlier `up` found, for commands that only look."""
     settings = system.settings
-    if settings.public and not stack.public_name(settings):
+    if settings.public and not urls.public_name(settings):
         system.settings = replace(settings, public_address=system.state.remembered.get(FOUND, ""))
     return system
 
 
-def settle_address(system: System, notice: Callable[[str], None]) -> None:
+def settle_address(system: Project, notice: Callable[[str], None]) -> None:
     """Find out what others call this machine: the setting, else the cloud's metadata service. Raises SettingError.
 
     The address that was found is remembered for later commands.
@@ -42,7 +43,7 @@ def settle_address(system: System, notice: Callable[[str], None]) -> None:
     if not settings.public or told:
         system.state.remembered.pop(FOUND, None)
         return
-    found = metadata.public_address()
+    found = cloud_metadata.public_address()
     before = system.state.remembered.get(FOUND, "")
     if found.address:
         if found.address != before:
@@ -73,7 +74,7 @@ def check_settings(settings: Settings, engine: Engine | type[Engine], node: str 
             f"PUBLIC=true is for the machine that Trackbed runs on, the parts would run on {node}.",
             "run Trackbed there, or leave PUBLIC out and use the ssh line",
         )
-    name = stack.public_name(settings)
+    name = urls.public_name(settings)
     if settings.public and _is_local(name):
         where = "DOMAIN" if settings.domain else "PUBLIC_ADDRESS"
         raise SettingError(
@@ -84,7 +85,7 @@ def check_settings(settings: Settings, engine: Engine | type[Engine], node: str 
         )
     if settings.public and settings.tracking_uri:
         raise SettingError(
-            "PUBLIC=true opens a tracking server of ours, and TRACKING_URI names one elsewhere.",
+            "PUBLIC=true opens a tracking server of ours, and TRACKING_URI names a remote one.",
             "leave one of the two out",
         )
 
@@ -145,7 +146,7 @@ def renewed(settings: Settings, before: str) -> str:
     if not before or settings.acme or not path.exists() or fingerprint(path) == before:
         return ""
     return (
-        f"the gateway's own CA is a new one, good for {stack.public_name(settings)} and localhost only: clients "
+        f"the gateway's own CA is a new one, good for {urls.public_name(settings)} and localhost only: clients "
         f"need the new {path}; take the old one out of browsers"
     )
 
@@ -160,7 +161,7 @@ def trusted(settings: Settings) -> str:
 def answers(engine: Engine) -> str:
     """Empty when the gateway serves under its public name, with a certificate that its clients accept."""
     settings = engine.settings
-    name = stack.public_name(settings)
+    name = urls.public_name(settings)
     try:
         if not settings.acme:
             export_root(engine)
@@ -226,7 +227,7 @@ def client_lines(settings: Settings, name: str | None, asks: bool = False) -> st
         raise SettingError(f"user {shown(name)}: there is nobody of that name.{did_you_mean(nearest(name, known))}")
     who = name or next(iter(sorted(known)), "NAME")
     lines = [
-        f"export MLFLOW_TRACKING_URI={stack.public_url(settings, 'mlflow')}",
+        f"export MLFLOW_TRACKING_URI={urls.public_url(settings, 'mlflow')}",
         f"export MLFLOW_TRACKING_USERNAME={shlex.quote(who)}",
         f"read -rsp 'password of {who}: ' MLFLOW_TRACKING_PASSWORD && export MLFLOW_TRACKING_PASSWORD && echo",
     ]

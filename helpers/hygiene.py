@@ -11,7 +11,7 @@ from helpers.backups import database
 from helpers.engines.base import MLFLOW, Engine, Sink
 from helpers.errors import SettingError, TrackbedError
 from helpers.lifecycle import Notice
-from helpers.system import System
+from helpers.project.project import Project
 
 RUNS = (
     "SELECT e.experiment_id || ' ' || count(r.run_uuid) || ' ' || e.lifecycle_stage || ' ' || "
@@ -44,7 +44,7 @@ class Usage:
     free: int
 
 
-def usage(system: System) -> Usage:
+def usage(system: Project) -> Usage:
     """What takes how much. Artifacts whose experiment is gone are listed as such."""
     engine = lifecycle.running(system)
     done = engine.exec(MLFLOW, ("trackbed-mlflow", "usage"), timeout=3600)
@@ -123,7 +123,7 @@ def deleted(engine: Engine, age: str) -> Garbage:
     return _collector(engine, age, "--show")
 
 
-def collect(system: System, age: str, sink: Sink, notice: Notice) -> Garbage:
+def collect(system: Project, age: str, sink: Sink, notice: Notice) -> Garbage:
     """Remove what was deleted longer ago than ``age``, with its artifacts; gives what that was."""
     seconds(age)
     with lifecycle.changing(system, notice):  # a backup in progress must not lose objects

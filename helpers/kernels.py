@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from helpers import stack
-from helpers.credentials import JUPYTER_TOKEN
+from helpers import digests
 from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
 from helpers.http_request import ask
+from helpers.project.credentials import JUPYTER_TOKEN
+from helpers.project.project import Project
 from helpers.services import JUPYTER
 from helpers.spelling import shown
-from helpers.system import System
 
 RECENT = 120.0  # seconds since a terminal's last output in which it counts as busy
 MOST = 8  # names in one line
@@ -88,12 +88,12 @@ class Consent:
     terminal: bool
 
 
-def made_from(system: System, engine: Engine) -> str:
+def made_from(system: Project, engine: Engine) -> str:
     """A hash of what the notebook is started from: another one starts it anew."""
-    return stack.digest(engine.plan().part(JUPYTER), system.credentials_digest())
+    return digests.digest(engine.plan().part(JUPYTER), system.credentials_digest())
 
 
-def before_a_restart(system: System, engine: Engine, notice: Callable[[str], None], consent: Consent | None) -> None:
+def before_a_restart(system: Project, engine: Engine, notice: Callable[[str], None], consent: Consent | None) -> None:
     """Name what would end with a notebook that is about to be started anew, and ask. None: say it and go on.
 
     Raises TrackbedError where the answer is no, or nobody is there to answer and something computes.

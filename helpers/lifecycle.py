@@ -9,23 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers import (
-    access,
     boot,
-    credentials,
+    clone,
     doctor,
     durability,
-    elsewhere,
-    failed_start,
     gateway,
     kernels,
     ports,
     readiness,
+    remote_tracking,
     rotation,
-    server_secrets,
-    stack,
-    state,
-    surroundings,
-    users,
+    services,
+    urls,
 )
 from helpers import workspace as workspace_files
 from helpers.backups import journal, moving
@@ -33,9 +28,10 @@ from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.errors import Interrupted, SettingError, TrackbedError
 from helpers.gpu import node_types, verify
+from helpers.project import access, credentials, failed_start, server_secrets, state, surroundings, users
+from helpers.project.project import Project
 from helpers.services import JUPYTER, MLFLOW, STORE, DataItem, PartStatus, Sink, State
 from helpers.settings import BY_NAME, Settings, default_state_dir, generated, relevance
-from helpers.system import System
 
 Notice = Callable[[str], None]
 ALMOST_FULL = 2 << 30  # bytes
@@ -71,13 +67,13 @@ class Overview:
         return tuple(dict.fromkeys(p.published for row in self.rows for p in row.status.ports if p.published))
 
 
-def load(flags: Mapping[str, str | None]) -> System:
+def load(flags: Mapping[str, str | None]) -> Project:
     """The system that flags, environment, .env and its own memory describe. Starts nothing."""
-    settings = Settings.load(flags, os.environ, stack.ROOT / ".env")
-    return gateway.with_known_address(System(settings, state.State.load(settings.folder)))
+    settings = Settings.load(flags, os.environ, clone.ROOT / ".env", state.remembered)
+    return gateway.with_known_address(Project(settings, state.State.load(settings.folder)))
 
 
-def last_tried(flags: Mapping[str, str | None]) -> tuple[System, tuple[str, ...]]:
+def last_tried(flags: Mapping[str, str | None]) -> tuple[Project, tuple[str, ...]]:
     """The system as the last start was told to make it, and the flags that count because it failed."""
     system = load(flags)
     given = {*system.settings.told, *(name.upper() for name, value in flags.items() if value is not None)}
@@ -89,7 +85,7 @@ def last_tried(flags: Mapping[str, str | None]) -> tuple[System, tuple[str, ...]
 
 
 @contextmanager
-def changing(system: System, notice: Notice) -> Iterator[None]:
+def changing(system: Project, notice: Notice) -> Iterator[None]:
     """Hold the project's lock and see its state as the last holder left it."""
     with state.lock(system.settings.folder / state.LOCK, on_wait=notice):
         fresh = state.State.load(system.settings.folder)
@@ -97,7 +93,7 @@ def changing(system: System, notice: Notice) -> Iterator[None]:
         yield
 
 
-def _claim(system: System, engine: Engine) -> None:
+def _claim(system: Project, engine: Engine) -> None:
     """One clone at a time changes a running system: another one is told where it lives."""
     other = system.state.clone
     here = str(system.settings.clone)
@@ -112,7 +108,7 @@ def _claim(system: System, engine: Engine) -> None:
 
 
 def up(
-    system: System, sink: Sink, notice: Notice, adopt: bool = False, consent: kernels.Consent | None = None
+    system: Project, sink: Sink, notice: Notice, adopt: bool = False, consent: kernels.Consent | None = None
 ) -> Overview:
     """Bring everything up and return when it is usable; a no-op that only looks when nothing changed.
 
@@ -132,7 +128,7 @@ def up(
 
 
 def bring_up(
-    system: System, sink: Sink, notice: Notice, adopt: bool = False, consent: kernels.Consent | None = None
+    system: Project, sink: Sink, notice: Notice, adopt: bool = False, consent: kernels.Consent | None = None
 ) -> tuple[Overview, Engine]:
     """What `up` does, for those who hold the project's lock."""
     found = _bring_up(system, sink, notice, adopt, consent)
@@ -141,7 +137,7 @@ def bring_up(
 
 
 def _bring_up(
-    system: System, sink: Sink, notice: Notice, adopt: bool, consent: kernels.Consent | None
+    system: Project, sink: Sink, notice: Notice, adopt: bool, consent: kernels.Consent | None
 ) -> tuple[Overview, Engine]:
     gateway.settle_address(system, notice)
     if system.state.existed:
@@ -210,7 +206,7 @@ def _bring_up(
         raise
 
 
-def _forget(system: System, before: dict[str, str], notice: Notice) -> None:
+def _forget(system: Project, before: dict[str, str], notice: Notice) -> None:
     """What a start that failed was told is not the next one's."""
     told = sorted(
         name for name in {**before, **system.state.remembered} if before.get(name) != system.state.remembered.get(name)
@@ -221,7 +217,7 @@ def _forget(system: System, before: dict[str, str], notice: Notice) -> None:
         notice(f"not remembered, because this start failed: {', '.join(told)}")
 
 
-def _start(system: System, engine: Engine, sink: Sink, notice: Notice) -> Overview:
+def _start(system: Project, engine: Engine, sink: Sink, notice: Notice) -> Overview:
     """The part of `up` that changes what runs."""
     settings = engine.settings
     if not system.aside:
@@ -257,18 +253,18 @@ def _start(system: System, engine: Engine, sink: Sink, notice: Notice) -> Overvi
     return seen
 
 
-def _begin_below_own_prefix(system: System, settings: Settings) -> None:
+def _begin_below_own_prefix(system: Project, settings: Settings) -> None:
     """The bucket of an external store may be other systems' too; what one of them restores or removes is its own."""
     if not system.state.existed and settings.object_store == "external":
         system.state.live["prefix"] = f"live-{system.state.instance[:12]}"
 
 
-def _check_server(system: System, engine: Engine) -> None:
-    """A notebook for a server elsewhere is a system of its own: beside a server of ours it would hide that one."""
+def _check_server(system: Project, engine: Engine) -> None:
+    """A notebook for a remote tracking server is a project of its own: beside ours it would hide that one."""
     settings = engine.settings
     if not settings.tracking_uri:
         return
-    elsewhere.check_place(settings, engine.own_loopback)
+    remote_tracking.check_address(settings, engine.own_loopback)
     if any(item.what.startswith("database:") for item in engine.data()):
         raise TrackbedError(
             f"project {settings.project} has a tracking server and data of its own, and TRACKING_URI "
@@ -278,7 +274,7 @@ def _check_server(system: System, engine: Engine) -> None:
         )
 
 
-def _choose_ports(system: System, engine: Engine, notice: Notice) -> dict[str, str]:
+def _choose_ports(system: Project, engine: Engine, notice: Notice) -> dict[str, str]:
     """The next free ports where somebody else has the defaults; gives those settings. A gateway's stay: they are what
     others were told."""
     statuses = engine.parts()
@@ -293,7 +289,7 @@ def _choose_ports(system: System, engine: Engine, notice: Notice) -> dict[str, s
 
 
 def _names(engine: Engine) -> tuple[str, ...]:
-    server = (elsewhere.NAME,) if engine.settings.tracking_uri else ()
+    server = (remote_tracking.NAME,) if engine.settings.tracking_uri else ()
     return (*(s.name for s in engine.parts()), *server)
 
 
@@ -308,7 +304,7 @@ def _leave_in_clone(engine: Engine, settings: Settings, notice: Notice) -> None:
         notice(line)
 
 
-def initialise(system: System, sink: Sink, notice: Notice) -> Engine:
+def initialise(system: Project, sink: Sink, notice: Notice) -> Engine:
     """Everything but the start, for those who use Compose by hand: images, volumes, secrets, compose.yaml."""
     with changing(system, notice):
         engine = select.choose(system).engine
@@ -334,7 +330,7 @@ def initialise(system: System, sink: Sink, notice: Notice) -> Engine:
         return engine
 
 
-def rotate(system: System, sink: Sink, notice: Notice) -> tuple[Overview, tuple[str, ...]]:
+def rotate(system: Project, sink: Sink, notice: Notice) -> tuple[Overview, tuple[str, ...]]:
     """New secrets on a running system, all data kept. Gives what runs, and the names of those that the user gave.
 
     Each is tried, and its old value too. Raises TrackbedError when an old one still opens. Interrupted, the next ``up``
@@ -344,11 +340,11 @@ def rotate(system: System, sink: Sink, notice: Notice) -> tuple[Overview, tuple[
         running(system)
         notice("JupyterLab is started anew: kernels that run now end")
         replaced, kept = credentials.renew(system.settings)
-        fresh = System(system.settings, system.state, replaced=replaced)  # reads them again
+        fresh = Project(system.settings, system.state, replaced=replaced)  # reads them again
         return bring_up(fresh, sink, notice)[0], kept
 
 
-def down(system: System, sink: Sink, notice: Notice) -> tuple[str, ...]:
+def down(system: Project, sink: Sink, notice: Notice) -> tuple[str, ...]:
     """Stop the parts, the notebook first; data stay. Gives what was stopped."""
     if not system.state.existed:
         return ()
@@ -362,7 +358,7 @@ def down(system: System, sink: Sink, notice: Notice) -> tuple[str, ...]:
         return stopped
 
 
-def busy(system: System) -> str:
+def busy(system: Project) -> str:
     """What computes in JupyterLab now, by name; "" where nothing does."""
     if not system.state.existed or not system.state.engine:
         return ""
@@ -373,19 +369,19 @@ def busy(system: System) -> str:
     return kernels.names(work for work in works if work.busy)
 
 
-def data(system: System) -> tuple[DataItem, ...]:
+def data(system: Project) -> tuple[DataItem, ...]:
     """What ``delete_data`` would delete."""
     return select.current(system).data() if system.state.existed else ()
 
 
-def workspace(system: System) -> str:
+def workspace(system: Project) -> str:
     """The notebook's folder, and the machine it is on where that is another one."""
     engine = select.current(system)
     where = f" on {engine.host.name}" if engine.host.remote else ""
     return f"{engine.settings.workspace}{where}"
 
 
-def delete_data(system: System, sink: Sink, notice: Notice) -> None:
+def delete_data(system: Project, sink: Sink, notice: Notice) -> None:
     """Delete the data of a stopped system, its secrets and its memory. The workspace stays: it is the user's."""
     with changing(system, notice):
         select.current(system).remove_data(sink)
@@ -400,20 +396,20 @@ def delete_data(system: System, sink: Sink, notice: Notice) -> None:
 
 def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), detail: bool = False) -> Overview:
     """The state of every part with the URLs a browser can use."""
-    host = stack.local_host(settings)
+    host = urls.local_host(settings)
     rows = []
     for status in engine.parts(detail):
-        urls = tuple(
+        links = tuple(
             f"http://{host}:{p.published}" + ("/lab" if status.name == JUPYTER else "")
             for p in sorted(status.ports, key=lambda p: p.target)
             if p.published
         )
         if settings.public:
-            urls = _public_urls(settings, engine, status)
-        title = stack.TITLES[status.name]
+            links = _public_urls(settings, engine, status)
+        title = services.TITLES[status.name]
         if status.name == STORE:
             title = {"minio": "MinIO (Silo)", "versitygw": "VersityGW"}.get(settings.object_store, title)
-        rows.append(Row(status, title, urls))
+        rows.append(Row(status, title, links))
     token = "" if settings.public else engine.access_token()  # people have a login there, the gateway the token
     return Overview(engine.name, settings, tuple(rows), changed, engine.host.tunnel, token)
 
@@ -423,13 +419,13 @@ def _public_urls(settings: Settings, engine: Engine, status: PartStatus) -> tupl
     console = engine.console_is_public
     if status.name not in (MLFLOW, JUPYTER, *((STORE,) if console else ())) or not status.up:
         return ()
-    urls = [stack.public_url(settings, status.name) + ("/lab" if status.name == JUPYTER else "")]
+    links = [urls.public_url(settings, status.name) + ("/lab" if status.name == JUPYTER else "")]
     if status.name == STORE and settings.public_s3:
-        urls.insert(0, f"https://{stack.public_name(settings)}:{settings.s3_port}")
-    return tuple(urls)
+        links.insert(0, f"https://{urls.public_name(settings)}:{settings.s3_port}")
+    return tuple(links)
 
 
-def change_users(system: System, notice: Notice, change: Callable[[], str]) -> str:
+def change_users(system: Project, notice: Notice, change: Callable[[], str]) -> str:
     """Change the users and hand them to a gateway that runs; effective within a second. Gives what ``change`` gives."""
     with changing(system, notice):
         made = change()
@@ -442,16 +438,16 @@ def mlflow_url(view: Overview) -> str:
     """MLflow's page as a browser opens it, with the token where it asks for one; "" where it has no address."""
     url = next((row.urls[0] for row in view.rows if row.status.name == MLFLOW and row.urls), "")
     token = f"?token={view.token}" if view.token else ""
-    return f"{url}/{token}{stack.TRAINING_PAGE}" if url else ""
+    return f"{url}/{token}{urls.TRAINING_PAGE}" if url else ""
 
 
-def status(system: System) -> Overview:
+def status(system: Project) -> Overview:
     """What is there now, of a system that may be down."""
     engine = select.current(system)
     return overview(engine, engine.settings, detail=True)
 
 
-def condition(system: System, view: Overview) -> str:
+def condition(system: Project, view: Overview) -> str:
     """The whole of it in a word: ready, stopped (as after `down`), incomplete, or not made yet."""
     if view.stopped:
         return "stopped" if system.state.existed else "not made yet"
@@ -470,7 +466,7 @@ def not_running(view: Overview) -> str:
     return f"runs without {', '.join(ended)}" if ended else ""
 
 
-def running(system: System) -> Engine:
+def running(system: Project) -> Engine:
     """The engine of a system that was started, for commands that need one."""
     if not system.state.existed or not system.state.engine:
         raise TrackbedError(f"there is no system {system.settings.project} yet", "`invoke up` makes one")

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from helpers import references
+from helpers.clone import JUPYTER_FOLDER, ROOT
 from helpers.errors import TrackbedError
 from helpers.gpu import wheels
-from helpers.stack import JUPYTER_FOLDER, ROOT
 from helpers.uv_settings import uv_settings
 
 LOWEST_PYTHON = "3.11"

@@ -12,11 +12,11 @@ from helpers.engines import select
 from helpers.engines.base import MLFLOW, Engine, Sink
 from helpers.errors import SettingError, TrackbedError
 from helpers.lifecycle import Notice, Overview
+from helpers.project.project import Project
 from helpers.settings import LAST_UP
-from helpers.system import System
 
 
-def move(system: System, to: str, object_store: str, sink: Sink, notice: Notice) -> tuple[Path, Overview]:
+def move(system: Project, to: str, object_store: str, sink: Sink, notice: Notice) -> tuple[Path, Overview]:
     """Bring the project to the engine ``to``; gives the archive it was carried in, and what runs now.
 
     Raises TrackbedError, and then the old engine has everything as before.
@@ -61,7 +61,7 @@ def move(system: System, to: str, object_store: str, sink: Sink, notice: Notice)
         return archived, view
 
 
-def _carry(system: System, old: Engine, target: System, sink: Sink, notice: Notice) -> Path:
+def _carry(system: Project, old: Engine, target: Project, sink: Sink, notice: Notice) -> Path:
     """Archive the old side, with its server stopped, and bring it up whole on the new one."""
     sink.step(f"backing up the {old.name} engine")
     old.halt(MLFLOW, sink)  # nothing is acknowledged any more from here on

@@ -9,7 +9,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from helpers import stack
+from helpers import database_settings
 from helpers.engines.base import POSTGRES, Engine
 from helpers.errors import TrackbedError
 
@@ -83,7 +83,7 @@ def look(engine: Engine, database: str) -> Pages:
     script = LOOK.format(seconds=SECONDS, most=MOST)
     done = engine.exec(
         POSTGRES,
-        ("psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", stack.DATABASE_USER, "-d", database),
+        ("psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", database_settings.USER, "-d", database),
         script.encode(),
         timeout=SECONDS + 30,
     )

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from helpers import elsewhere, gateway
+from helpers import gateway, remote_tracking
 from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, POSTGRES, Engine, Sink, State
 from helpers.engines.failures import stop_at_failed
 from helpers.errors import NotListening, NotReady
@@ -75,7 +75,10 @@ def probes(parts: Iterable[str], changed: bool) -> dict[str, tuple[Probe, ...]]:
     if GATEWAY in names:
         wanted[GATEWAY] = (gateway.answers,)
     if JUPYTER in names:
-        wanted[JUPYTER] = (notebook_answers, *([elsewhere.ServerAnswers()] if elsewhere.NAME in names else []))
+        wanted[JUPYTER] = (
+            notebook_answers,
+            *([remote_tracking.ServerAnswers()] if remote_tracking.NAME in names else []),
+        )
     return wanted
 
 

@@ -8,8 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from helpers import server_secrets
-from helpers.credentials import (
+from helpers.database_settings import USER
+from helpers.engines.base import JUPYTER, MLFLOW, Engine
+from helpers.errors import TrackbedError
+from helpers.http_request import SEARCH
+from helpers.project import server_secrets
+from helpers.project.credentials import (
     JUPYTER_TOKEN,
     MLFLOW_TOKEN,
     POSTGRES_PASSWORD,
@@ -18,12 +22,8 @@ from helpers.credentials import (
     SEALING,
     Credentials,
 )
-from helpers.engines.base import JUPYTER, MLFLOW, Engine
-from helpers.errors import TrackbedError
-from helpers.http_request import SEARCH
-from helpers.stack import DATABASE_USER
 
-ROLES = (DATABASE_USER, "postgres")  # who may ever have had the password
+ROLES = (USER, "postgres")  # who may ever have had the password
 KERNELS = "/api/kernels"
 UNUSED = "not used here"
 
@@ -125,7 +125,7 @@ class Watch:
         asked: dict[str, list[list[str]]] = {}
         if POSTGRES_PASSWORD in names:
             password, former = both(POSTGRES_PASSWORD)
-            asked["database"] = [[DATABASE_USER, password], *([role, former] for role in ROLES)]
+            asked["database"] = [[USER, password], *([role, former] for role in ROLES)]
         if S3_ACCESS_KEY in names or S3_SECRET_KEY in names:
             (access, old_access), (secret, old_secret) = both(S3_ACCESS_KEY), both(S3_SECRET_KEY)
             mixed = {(old_access, old_secret), (old_access, secret), (access, old_secret)} - {(access, secret)}

@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 import sys
 
-from helpers import lifecycle, stack
+from helpers import database_settings, lifecycle
 from helpers.backups import database, journal, restore
 from helpers.engines.base import MLFLOW, POSTGRES, Engine
 from helpers.errors import TrackbedError
-from helpers.system import System
+from helpers.project.project import Project
 
 # `IN` as pg_dump writes it down; read back, it would be written in yet another way, unlike MLflow's own
 ANY_OF = re.compile(r"\(\((\w+)\)::text = ANY \(\(ARRAY\[([^]]*)\]\)::text\[\]\)\)")
@@ -28,7 +28,7 @@ def original(line: str) -> str:
 def text(engine: Engine, name: str) -> str:
     """The database's tables, and the rows that its migrations put into them, as statements; the revision in front."""
     done = engine.exec(
-        POSTGRES, ("pg_dump", "--no-owner", "--no-privileges", "--inserts", "-U", stack.DATABASE_USER, "-d", name)
+        POSTGRES, ("pg_dump", "--no-owner", "--no-privileges", "--inserts", "-U", database_settings.USER, "-d", name)
     )
     if done.code:
         raise TrackbedError(f"pg_dump: {done.stderr.strip()[-300:]}", "`invoke logs postgres`")
@@ -40,7 +40,7 @@ def text(engine: Engine, name: str) -> str:
     return "\n".join([f"-- revision {revision}", *lines]) + "\n"
 
 
-def make(system: System) -> str:
+def make(system: Project) -> str:
     """What MLflow's own migrations make of an empty database beside the live one."""
     engine = lifecycle.running(system)
     name = f"{journal.fresh()['database']}_template"

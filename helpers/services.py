@@ -275,3 +275,15 @@ class Sink(Protocol):
 
     def output(self, line: str) -> None:
         """One line of a long tool's own output (an image build, a pull, an install)."""
+
+
+TITLES = {
+    "postgres": "PostgreSQL",
+    "store": "object store",
+    "store-sync": "object store's sync",
+    "bucket": "bucket",
+    "mlflow": "MLflow",
+    "jupyter": "JupyterLab",
+    "gateway": "gateway",
+}
+CHECK_RESULT = ".written/result.json"  # in the artifact store: docker/mlflow/trackbed_mlflow/write_journal.py

@@ -6,10 +6,10 @@ import os
 
 from helpers import addresses, lifecycle, notebook, typed
 from helpers.errors import TrackbedError
-from helpers.system import System
+from helpers.project.project import Project
 
 
-def rows(system: System, view: lifecycle.Overview) -> list[tuple[str, str]]:
+def rows(system: Project, view: lifecycle.Overview) -> list[tuple[str, str]]:
     """Labels and values of the box. The notebook's link carries its token, except into systemd's journal."""
     engine = lifecycle.running(system)
     token = system.credentials()["JUPYTER_TOKEN"]

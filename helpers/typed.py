@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from helpers import stack
+from helpers import clone
 
 NAMED = {"--project": "TRACKBED_PROJECT", "--state-dir": "TRACKBED_STATE_DIR"}  # what names a system
 COMMAND = re.compile(r"`([A-Z_0-9]+=\S* )?" + "invoke " + "([^`]*)")  # with a variable before it
@@ -34,7 +34,7 @@ def as_typed(text: str) -> str:
     except OSError:
         here = Path("/")  # the folder is gone
     folder, start = "", "invoke "
-    if not here.is_relative_to(stack.ROOT):
+    if not here.is_relative_to(clone.ROOT):
         folder, start = _folder(), _runner()
     elif shutil.which("invoke") is None:
         start = f"{shlex.quote(os.path.relpath(program(), here))} "
@@ -54,13 +54,13 @@ def anywhere(words: str, project: str = "") -> str:
 
 
 def _folder() -> str:
-    return f"cd {shlex.quote(str(stack.ROOT))} && "
+    return f"cd {shlex.quote(str(clone.ROOT))} && "
 
 
 def _runner() -> str:
     start = program()
-    if start and Path(start).is_relative_to(stack.ROOT):
-        start = str(Path(start).relative_to(stack.ROOT))
+    if start and Path(start).is_relative_to(clone.ROOT):
+        start = str(Path(start).relative_to(clone.ROOT))
     runner = shlex.quote(start) if start else f"{shlex.quote(sys.executable)} -m invoke"
     sudo = "sudo " if os.geteuid() == 0 and os.environ.get("SUDO_USER") else ""
     return f"{sudo}{runner} "

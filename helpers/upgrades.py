@@ -15,8 +15,8 @@ from helpers.backups import database, journal, restore
 from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, Sink
 from helpers.errors import TrackbedError
 from helpers.lifecycle import Notice
+from helpers.project.project import Project
 from helpers.settings import BY_NAME, LAST_UP, Settings
-from helpers.system import System
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def changes(engine: Engine, schema: dict[str, str | None]) -> tuple[Change, ...]
     return (*listed, Change("MLflow's schema", schema["database"] or "none", schema["code"] or "none"))
 
 
-def upgrade(system: System, sink: Sink, notice: Notice) -> Upgraded:
+def upgrade(system: Project, sink: Sink, notice: Notice) -> Upgraded:
     """Migrate a copy of the database to this clone's MLflow, prove it and switch to it.
 
     Raises TrackbedError, and then the old database is the live one, untouched.
@@ -102,7 +102,7 @@ def upgrade(system: System, sink: Sink, notice: Notice) -> Upgraded:
         return Upgraded(listed, path, True)
 
 
-def _migrate(system: System, engine: Engine, new: dict[str, str], old: dict[str, str], sink: Sink) -> None:
+def _migrate(system: Project, engine: Engine, new: dict[str, str], old: dict[str, str], sink: Sink) -> None:
     """Migrate the copy, and prove that no run, metric, parameter or tag was lost on the way."""
     before = database.contents(engine, old["database"]).tables
     restore.migrate(system, new, sink)
@@ -133,11 +133,11 @@ def flags_of_up(settings: Settings) -> str:
     return "".join(f" {flag}" for flag in told)
 
 
-def _kept(system: System) -> Path:
+def _kept(system: Project) -> Path:
     return system.settings.folder / journal.KEPT
 
 
-def back(system: System, sink: Sink, notice: Notice) -> tuple[dict[str, Any], Path, bool]:
+def back(system: Project, sink: Sink, notice: Notice) -> tuple[dict[str, Any], Path, bool]:
     """Return to the database kept by the last upgrade.
 
     Gives what was kept, an archive of what is left behind, and whether the old MLflow could be started here.

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from helpers import notebook
 from helpers.engines.base import JUPYTER, Engine
 from helpers.errors import TrackbedError
+from helpers.project import workspace_folder
 from helpers.spelling import shown
 
 # Its words are the notebook's: shown, and compared with what is known, never obeyed.
@@ -63,7 +63,7 @@ def attempt(engine: Engine) -> Writing:
     if done.code not in (8, 9):  # it could not be tried: the notebook is not there, or it is killed
         return Writing(f"it could not be tried whether the notebook can save files: {last}", "`invoke logs jupyter`")
     if READ_ONLY in lower:
-        fix = notebook.read_only_fix(place)
+        fix = workspace_folder.read_only_fix(place)
     elif any(word in lower for word in FULL):
         fix = f"free some space there (df -h {shlex.quote(str(place))}), or name another folder in WORKSPACE"
     elif STALE in lower:

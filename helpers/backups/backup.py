@@ -18,14 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from helpers import users
 from helpers.backups import archive, database, objects, repository, rereading, verification
 from helpers.backups.places import Place
 from helpers.engines.base import POSTGRES, STORE, Engine, Sink, State
 from helpers.errors import TrackbedError
+from helpers.project import users
+from helpers.project.project import Project
+from helpers.project.state import make_folder
 from helpers.settings import Settings
-from helpers.state import make_folder
-from helpers.system import System
 
 # settings that mean the same elsewhere; none that ends kernels or lets a start fail: an archive may be anybody's
 PORTABLE = ("MLFLOW_WORKERS", "TORCH")
@@ -97,7 +97,7 @@ def need(engine: Engine, *parts: str) -> None:
             raise TrackbedError(f"{status.name} is {status.state}, it has to run for this", "`invoke up` first")
 
 
-def make(system: System, engine: Engine, path: Path, sink: Sink, with_secrets: bool = False) -> dict[str, Any]:
+def make(system: Project, engine: Engine, path: Path, sink: Sink, with_secrets: bool = False) -> dict[str, Any]:
     """Write an archive of what is live to ``path``; gives its manifest. The project's lock is the caller's to hold."""
     need(engine, POSTGRES, STORE)
     _clean_up(system.settings)
@@ -131,7 +131,7 @@ class Added:
 
 
 def add(
-    system: System, engine: Engine, place: Place, sink: Sink, with_secrets: bool = False, lost: Iterable[str] = ()
+    system: Project, engine: Engine, place: Place, sink: Sink, with_secrets: bool = False, lost: Iterable[str] = ()
 ) -> Added:
     """The same as one more backup of a repository, which reads and stores only what is new.
 
@@ -182,7 +182,7 @@ def _concerned(place: Place, wrong: set[str]) -> dict[str, list[str]]:
 
 
 def _add(
-    system: System, engine: Engine, writer: repository.Writer, sink: Sink, with_secrets: bool
+    system: Project, engine: Engine, writer: repository.Writer, sink: Sink, with_secrets: bool
 ) -> tuple[str, dict[str, Any]]:
     begun = time.monotonic()
     found, size = _rows(system, engine, writer, sink, with_secrets)
@@ -196,7 +196,7 @@ def _add(
     return writer.finish(_facts(engine, found, size, begun, with_secrets))
 
 
-def _about(system: System, engine: Engine) -> dict[str, Any]:
+def _about(system: Project, engine: Engine) -> dict[str, Any]:
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "project": system.settings.project,
@@ -205,7 +205,7 @@ def _about(system: System, engine: Engine) -> dict[str, Any]:
     }
 
 
-def _origin(system: System, engine: Engine) -> str:
+def _origin(system: Project, engine: Engine) -> str:
     """Names the store that the objects are in, and the prefix."""
     settings = engine.settings
     words = (
@@ -220,7 +220,7 @@ def _origin(system: System, engine: Engine) -> str:
 
 
 def _rows(
-    system: System, engine: Engine, writer: Writer, sink: Sink, with_secrets: bool
+    system: Project, engine: Engine, writer: Writer, sink: Sink, with_secrets: bool
 ) -> tuple[database.Contents, int]:
     """Everything but the objects; gives what the dump holds and its size in bytes."""
     kept = {key: value for key, value in system.state.remembered.items() if key in PORTABLE}

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
-from helpers import stack
+from helpers import database_settings
 from helpers.engines.base import POSTGRES, Engine
 from helpers.engines.streaming import Pipe
 from helpers.errors import TrackbedError
 
 NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
-PSQL = ("psql", "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-U", stack.DATABASE_USER)
-AS_ADMIN = (*PSQL[:-1], stack.DATABASE_ADMIN)
+PSQL = ("psql", "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-U", database_settings.USER)
+AS_ADMIN = (*PSQL[:-1], database_settings.ADMIN)
 LONG = 24 * 3600.0
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
 # of each row's text, in any order; the same on every version since 12. A cast to text could be somebody's function
@@ -107,7 +107,7 @@ def dump(engine: Engine, database: str) -> Iterator[tuple[Contents, IO[bytes]]]:
             "--no-privileges",
             f"--snapshot={snapshot}",
             "-U",
-            stack.DATABASE_USER,
+            database_settings.USER,
             "-d",
             database,
         )
@@ -120,7 +120,7 @@ def _statement(engine: Engine, *statements: str) -> str:
     """As the superuser, and never in a database whose owner could have laid something there."""
     commands = [word for statement in statements for word in ("-c", statement)]
     done = engine.exec(POSTGRES, (*AS_ADMIN, "-d", "postgres", *commands), timeout=600)
-    if f'role "{stack.DATABASE_ADMIN}" does not exist' in done.stderr:
+    if f'role "{database_settings.ADMIN}" does not exist' in done.stderr:
         raise TrackbedError(
             "the database has the roles of an earlier version",
             "`invoke up` brings it to this one; then run the same command again",
@@ -147,7 +147,7 @@ def create(engine: Engine, name: str, template: str = "template0") -> None:
         disconnect(engine, template)
     _statement(
         engine,
-        f'CREATE DATABASE "{_checked(name)}" OWNER {stack.DATABASE_USER} TEMPLATE "{_checked(template)}"',
+        f'CREATE DATABASE "{_checked(name)}" OWNER {database_settings.USER} TEMPLATE "{_checked(template)}"',
         f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC',
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from helpers.backups import database, objects
 from helpers.engines.base import Engine, Sink
 from helpers.errors import TrackbedError
-from helpers.state import State, write_private
+from helpers.project.state import State, write_private
 
 FILE = "change.json"
 KEPT = "kept.json"  # what the last upgrade left to go back to

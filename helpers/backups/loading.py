@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO
 
-from helpers import stack
+from helpers import clone, database_settings
 from helpers.backups import database
 from helpers.backups.room import Watch
 from helpers.engines.base import POSTGRES, Engine
@@ -109,7 +109,7 @@ def schema(engine: Engine, name: str) -> Schema:
 
 def template(revision: str) -> str:
     """The statements that make MLflow's schema of that revision; "" where they are not beside the server's files."""
-    first, _, text = (stack.SERVER_PACKAGE / "schema.sql").read_text("utf-8").partition("\n")
+    first, _, text = (clone.SERVER_PACKAGE / "schema.sql").read_text("utf-8").partition("\n")
     return text if first == f"-- revision {revision}" else ""
 
 
@@ -131,7 +131,7 @@ def contents(engine: Engine, dump: bytes) -> set[str]:
 
 def foreign(engine: Engine, name: str, dump: bytes) -> list[str]:
     """What is in a dump and not in MLflow's own schema, which the database ``name`` has."""
-    with engine.pipe(POSTGRES, ("pg_dump", "-Fc", "-U", stack.DATABASE_USER, "-d", name)) as pipe:
+    with engine.pipe(POSTGRES, ("pg_dump", "-Fc", "-U", database_settings.USER, "-d", name)) as pipe:
         own = contents(engine, pipe.out.read())
         pipe.finish()
     found = contents(engine, dump) - own

@@ -11,37 +11,37 @@ from helpers.backups import journal
 from helpers.engines import select
 from helpers.engines.base import Engine, Sink
 from helpers.errors import TrackbedError
+from helpers.project.project import Project
+from helpers.project.state import State, make_folder, write_private
 from helpers.settings import Settings
-from helpers.state import State, make_folder, write_private
-from helpers.system import System
 
 FILE = "move.json"
 FOLDER = "moving"
 
 
-def _path(system: System) -> Path:
+def _path(system: Project) -> Path:
     return system.settings.folder / FILE
 
 
-def scratch(system: System, engine: str, object_store: str) -> System:
+def scratch(system: Project, engine: str, object_store: str) -> Project:
     """This system on the other engine, empty, with a state of its own."""
     folder = make_folder(system.settings.folder / FOLDER, private=True)
     state = State(folder, instance=system.state.instance, engine=engine, remembered=dict(system.state.remembered))
     state.live["prefix"] = journal.fresh()["prefix"]  # both sides may have the same bucket
-    return System(resettled(system, engine, object_store), state)
+    return Project(resettled(system, engine, object_store), state)
 
 
-def resettled(system: System, engine: str, object_store: str) -> Settings:
+def resettled(system: Project, engine: str, object_store: str) -> Settings:
     """The settings on the other side; what the next `up` remembers is the new store, not the word of this command."""
     told = {**system.settings.told, "ENGINE": engine, "OBJECT_STORE": object_store}
     return replace(system.settings, engine="auto", object_store=object_store, told=told)
 
 
-def note(system: System, to: str, object_store: str) -> None:
+def note(system: Project, to: str, object_store: str) -> None:
     write_private(_path(system), json.dumps({"from": system.state.engine, "to": to, "store": object_store}).encode())
 
 
-def done(system: System) -> None:
+def done(system: Project) -> None:
     """The move has ended: forget what it needed."""
     shutil.rmtree(system.settings.folder / FOLDER, ignore_errors=True)
     _path(system).unlink(missing_ok=True)
@@ -58,7 +58,7 @@ def clear(engine: Engine, sink: Sink) -> None:
     engine.remove_data(sink)
 
 
-def settle(system: System, sink: Sink) -> None:
+def settle(system: Project, sink: Sink) -> None:
     """End what an interrupted move left: the side that is not live is stopped and its copy removed."""
     try:
         found = json.loads(_path(system).read_bytes())

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from helpers import safe_files
 from helpers.errors import TrackbedError
-from helpers.state import make_folder
+from helpers.project.state import make_folder
 
 INCOMING = "incoming"  # a folder's blobs that have no name yet
 LEFTOVER = 3600.0  # seconds after which one of these is nobody's any more, where the disk knows no locks

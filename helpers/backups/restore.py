@@ -17,15 +17,15 @@ from helpers.backups.sources import Source
 from helpers.engines import select
 from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, Sink
 from helpers.errors import TrackbedError
+from helpers.project.project import Project
 from helpers.settings import Settings
 from helpers.spelling import shown
-from helpers.system import System
 
 PROGRAM = "trackbed-mlflow"
 Member = tuple[str, int, IO[bytes]]
 
 
-def beside(system: System, live: dict[str, str]) -> Engine:
+def beside(system: Project, live: dict[str, str]) -> Engine:
     """The engine as it would be if ``live`` were live; its fresh commands see that database and those artifacts."""
     return select.current(replace(system, state=replace(system.state, live=live)))
 
@@ -104,7 +104,7 @@ def verify(source: Source, sink: Sink, skip_damaged: bool = False) -> Rest:
 
 
 def _database(
-    system: System,
+    system: Project,
     engine: Engine,
     new: dict[str, str],
     manifest: dict[str, Any],
@@ -131,7 +131,7 @@ def _database(
 
 
 def copy(
-    system: System, engine: Engine, source: Source, rest: Rest, sink: Sink, notice: Callable[[str], None]
+    system: Project, engine: Engine, source: Source, rest: Rest, sink: Sink, notice: Callable[[str], None]
 ) -> dict[str, str]:
     """Restore the verified backup into a database and prefix of their own, prove it, migrate it; gives the names.
 
@@ -221,7 +221,7 @@ def put_to_sleep(engine: Engine, name: str) -> list[str]:
     return lines
 
 
-def migrate(system: System, live: dict[str, str], sink: Sink) -> None:
+def migrate(system: Project, live: dict[str, str], sink: Sink) -> None:
     """Bring a database that is not live up to this MLflow's schema."""
     sink.step("migrating the copy to this MLflow's schema")
     done = beside(system, live).one_shot(MLFLOW, (PROGRAM, "migrate"), timeout=24 * 3600)
@@ -230,7 +230,7 @@ def migrate(system: System, live: dict[str, str], sink: Sink) -> None:
         raise TrackbedError("the migration of the copy failed; what is live was not touched", "please report it", lines)
 
 
-def abandon(system: System, engine: Engine, sink: Sink) -> None:
+def abandon(system: Project, engine: Engine, sink: Sink) -> None:
     """After a failed change: remove the copy, as far as that works now; the next `up` does the rest."""
     try:
         journal.settle(system.state, engine, sink)

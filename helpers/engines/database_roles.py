@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from helpers import stack
+from helpers import database_settings
 from helpers.errors import PartFailed
 from helpers.services import POSTGRES, ExecResult
 
-ADMIN, SERVER = stack.DATABASE_ADMIN, stack.DATABASE_USER
+ADMIN, SERVER = database_settings.ADMIN, database_settings.USER
 TEMPORARY = "trackbed_handover"
 ROLES = (ADMIN, SERVER, TEMPORARY)  # whom the engine's psql has to be let in as
 READY = "trackbed-ready"  # a file beside PG_VERSION: this cluster has been good once, and has both roles

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from helpers import addresses, notebook
+from helpers import addresses
 from helpers.gpu.detect import Machine
+from helpers.project import workspace_folder
 from helpers.services import Address, HostFacts, Port
 from helpers.settings import Settings
 
@@ -26,7 +27,7 @@ class Here:
 
     def make_workspace(self, settings: Settings) -> Settings:
         """Make the notebook's folder where it is missing. Raises TrackbedError for one it could not write."""
-        notebook.make_workspace(settings.workspace, notebook.workspace_owner(settings))
+        workspace_folder.make(settings.workspace, workspace_folder.owner(settings))
         return settings
 
     def reach(self, port: Port) -> Address:

@@ -6,9 +6,9 @@ import re
 import shlex
 from collections.abc import Iterable
 
-from helpers import egress, stack
-from helpers.credentials import FORMER, MLFLOW_TOKEN, WEBHOOK_KEY
+from helpers import egress, urls
 from helpers.engines.host import LOCAL, Host
+from helpers.project.credentials import FORMER, MLFLOW_TOKEN, WEBHOOK_KEY
 from helpers.services import PartSpec, Plan, Port, SecretFile
 from helpers.settings import Settings
 
@@ -88,7 +88,7 @@ def tail(plan: Plan, settings: Settings, host: Host = LOCAL, login: Iterable[str
     forwards = " ".join(f"-L {here}{port}:{bound}:{port}" for port in ports)
     tunnel = [f'echo "keep open here: ssh -N {forwards} {host.tunnel}"'] if host.remote else []
     asks = any(MLFLOW_TOKEN in file.names for file in plan.secrets) and not settings.public
-    at = f"https://{stack.public_name(settings)}" if settings.public else f"http://{bound}"
+    at = f"https://{urls.public_name(settings)}" if settings.public else f"http://{bound}"
     mlflow = (
         [f'echo "MLflow: {at}:$MLFLOW_PORT{"/?token=$MLFLOW_TOKEN" if asks else ""}"'] if "mlflow" in plan.names else []
     )

@@ -10,8 +10,8 @@ from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.errors import EngineUnavailable
 from helpers.findings import Finding
+from helpers.project.project import Project
 from helpers.services import Availability
-from helpers.system import System
 
 ENGINES: dict[str, type[DockerEngine] | type[EmbeddedEngine]] = {"docker": DockerEngine, "embedded": EmbeddedEngine}
 LACKS = (
@@ -27,12 +27,12 @@ class Choice:
     notice: str = ""
 
 
-def make(system: System, name: str) -> Engine:
+def make(system: Project, name: str) -> Engine:
     """The engine of that name, its settings resolved for it. Nothing is asked of it yet."""
     return ENGINES[name](_resolved(system, name))
 
 
-def docker(system: System) -> DockerEngine:
+def docker(system: Project) -> DockerEngine:
     """Docker's, for what nothing else does: building images."""
     return DockerEngine(_resolved(system, DockerEngine.name))
 
@@ -42,11 +42,11 @@ def kind(name: str) -> type[Engine] | None:
     return ENGINES.get(name)
 
 
-def _resolved(system: System, name: str) -> System:
+def _resolved(system: Project, name: str) -> Project:
     return replace(system, settings=system.settings.with_engine(name, _own_store(system, name)))
 
 
-def _own_store(system: System, name: str) -> str:
+def _own_store(system: Project, name: str) -> str:
     """The object store that OBJECT_STORE=auto means: where there are data, the one that holds them."""
     if name != "docker":
         return "folder"
@@ -55,7 +55,7 @@ def _own_store(system: System, name: str) -> str:
     return "versitygw" if kept == "folder" else kept  # a folder is the embedded engine's
 
 
-def considered(system: System) -> list[Finding]:
+def considered(system: Project) -> list[Finding]:
     """What is found of an engine that may be there or not, which is Docker's, where it is one to be asked."""
     asked, kept = system.settings.engine, system.state.engine
     if (
@@ -71,7 +71,7 @@ def considered(system: System) -> list[Finding]:
     ]
 
 
-def choose(system: System) -> Choice:
+def choose(system: Project) -> Choice:
     """The engine to use. Raises EngineUnavailable with the fix and the alternative.
 
     Data decides before anything else: where a system has some, its engine stays until the data is moved or removed.
@@ -98,7 +98,7 @@ def choose(system: System) -> Choice:
     return Choice(embedded, f"engine: embedded, because {there.reason}; compared with docker: {LACKS}")
 
 
-def current(system: System) -> Engine:
+def current(system: Project) -> Engine:
     """The engine that holds this project's system, for commands that only look. Raises EngineUnavailable."""
     if system.state.engine:
         engine = make(system, system.state.engine)

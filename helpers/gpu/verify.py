@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from helpers.engines import commands
+from helpers import commands
 from helpers.engines.base import JUPYTER, Engine, ExecResult, Sink
 from helpers.errors import TrackbedError
 from helpers.gpu import advice

@@ -1,4 +1,4 @@
-"""Does the tracking server elsewhere answer, asked from the notebook's own environment as MLflow's client would ask?
+"""Does the remote tracking server answer, asked from the notebook's own environment as MLflow's client would ask?
 
 Fed to the notebook's Python on stdin; needs requests, which MLflow brings. Prints one JSON line:
 {"problem": "" or what is wrong, "fix": what to do, "final": whether waiting is in vain}.

@@ -126,7 +126,7 @@ class Declared:
         "Access to MLflow on this machine: token asks for MLFLOW_TOKEN, auto does so where other people have accounts",
         tasks=UP,
         only=("server", "private"),
-        instead="the gateway and a server elsewhere have logins of their own; leave --local-access out",
+        instead="the gateway and a remote tracking server have logins of their own; leave --local-access out",
     )
     mlflow_jobs: str = setting(
         "off",

@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
-from helpers import state as states
 from helpers.errors import SettingError
 from helpers.settings import dotenv, generated, sources
 from helpers.settings.model import BY_NAME, TABLE, Declared, Setting
@@ -80,7 +79,7 @@ class Settings(Declared):
         flags: Mapping[str, str | None],
         environ: Mapping[str, str],
         env_file: Path,
-        remembered: Mapping[str, str] | Callable[[Path], Mapping[str, str]] = states.remembered,
+        remembered: Mapping[str, str] | Callable[[Path], Mapping[str, str]],
     ) -> Settings:
         """Find, check and freeze every value; raises SettingError with one line.
 
@@ -164,12 +163,12 @@ def _check_state_dir(state_dir: Path, clone: Path, around: Around, origin: str) 
 
 
 def _tracking_warnings(values: Mapping[str, Any], origins: Mapping[str, str]) -> list[str]:
-    """What is not wrong about a tracking server elsewhere, but may not be meant."""
+    """What is not wrong about a remote tracking server, but may not be meant."""
     uri = values["TRACKING_URI"]
     if not uri:
         names = ("TRACKING_USERNAME", "TRACKING_PASSWORD", "TRACKING_TOKEN", "TRACKING_CA")
         return [
-            f"{name} (from {origins[name]}) is for a server elsewhere, and TRACKING_URI is not set; ignored."
+            f"{name} (from {origins[name]}) is for a remote tracking server, and TRACKING_URI is not set; ignored."
             for name in names
             if values[name] and not origins[name].startswith((LAST_UP, "--"))
         ]

@@ -1,4 +1,4 @@
-"""A server elsewhere as a site may have it: TLS of a private CA and a login in front of an MLflow that has neither."""
+"""A remote tracking server as a site may have it: TLS of a private CA and a login in front of an MLflow that has neither."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Only a notebook here, the tracking server elsewhere: behind TLS of a private CA and a login."""
+"""Only a notebook here, the remote tracking server: behind TLS of a private CA and a login."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def set_env(clone: Clone, **values: str) -> None:
 
 @dataclass
 class Site:
-    """A notebook-only system, and the server elsewhere with what guards it."""
+    """A notebook-only system, and the remote tracking server with what guards it."""
 
     clone: Clone
     server: Clone

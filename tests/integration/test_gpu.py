@@ -24,9 +24,9 @@ from typing import Any
 import pytest
 
 from helpers import locks
+from helpers.clone import JUPYTER_FOLDER
 from helpers.engines.docker.client import DockerApi
 from helpers.errors import TrackbedError
-from helpers.stack import JUPYTER_FOLDER
 from tests.conftest import Clone, as_user, require_docker
 from tests.integration import seen
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from helpers import access
+from helpers.project import access
 from tests.conftest import Clone
 from tests.integration import seen
 from tests.integration.workload import Lab

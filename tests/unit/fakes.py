@@ -9,22 +9,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from helpers import stack
+from helpers import clone
+from helpers.project.project import Project
+from helpers.project.state import State, remembered
 from helpers.settings import BY_NAME, Settings
-from helpers.state import State
-from helpers.system import System
 
-ENTRY = stack.MLFLOW_FOLDER / "start.py"
+ENTRY = clone.MLFLOW_FOLDER / "start.py"
 
 
-def system(folder: Path, **given: str) -> System:
-    """A System whose state and workspace lie in ``folder``: settings as flags, those without one as variables."""
+def system(folder: Path, **given: str) -> Project:
+    """A Project whose state and workspace lie in ``folder``: settings as flags, those without one as variables."""
     flags = {name: value for name, value in given.items() if name.upper() not in BY_NAME or BY_NAME[name.upper()].flag}
     variables = {f"TRACKBED_{name.upper()}": value for name, value in given.items() if name not in flags}
     settings = Settings.load(
-        {"state_dir": str(folder / "state"), **flags}, {"HOME": str(folder), **variables}, folder / "clone" / ".env"
+        {"state_dir": str(folder / "state"), **flags},
+        {"HOME": str(folder), **variables},
+        folder / "clone" / ".env",
+        remembered,
     )
-    return System(settings, State.load(settings.folder))
+    return Project(settings, State.load(settings.folder))
 
 
 def module_at(path: Path) -> Any:

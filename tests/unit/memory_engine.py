@@ -12,12 +12,13 @@ from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import IO, Any, ClassVar
 
-from helpers import stack
+from helpers import digests, services
 from helpers.engines import shared, streaming
 from helpers.engines.base import Engine
 from helpers.engines.host import Here, Host
 from helpers.errors import TrackbedError
 from helpers.gpu.accelerator import Accelerator
+from helpers.project.project import Project
 from helpers.services import (
     JUPYTER,
     MLFLOW,
@@ -36,7 +37,6 @@ from helpers.services import (
     State,
 )
 from helpers.settings import Settings
-from helpers.system import System
 
 RUN = "0123456789abcdef0123456789abcdef"
 PATH = f"1/{RUN}/artifacts/check/trackbed-check.bin"
@@ -101,7 +101,7 @@ class MemoryEngine(Engine):
     volumes: ClassVar[set[str]] = set()
     started: ClassVar[int] = 0
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: Project) -> None:
         self.system = system
 
     @property
@@ -138,7 +138,7 @@ class MemoryEngine(Engine):
             tuple(
                 PartSpec(
                     name,
-                    stack.TITLES[name],
+                    services.TITLES[name],
                     (name,),
                     environment={"MLFLOW_BACKEND_STORE_URI": uri},
                     ports=(Port("http", ports[name], ports[name]),) if name in ports else (),
@@ -154,7 +154,7 @@ class MemoryEngine(Engine):
         return ()
 
     def fingerprint(self) -> str:
-        return stack.digest([part.__dict__ for part in self.plan().parts], self.system.credentials_digest())
+        return digests.digest([part.__dict__ for part in self.plan().parts], self.system.credentials_digest())
 
     def unchanged(self) -> bool:
         return shared.unchanged(self, self.system.state.applied)

@@ -1,4 +1,4 @@
-"""helpers/access.py: whose accounts make MLflow ask for a token, and that nothing flips back by itself."""
+"""helpers/project/access.py: whose accounts make MLflow ask for a token, and that nothing flips back by itself."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers import access
-from helpers.system import System
+from helpers.project import access
+from helpers.project.project import Project
 from tests.unit import fakes
 
 ANN, BOB = 1000, 1001
@@ -38,7 +38,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> list[pwd.struct_passwd]:
     return listed
 
 
-def system(tmp: Path, **flags: str) -> System:
+def system(tmp: Path, **flags: str) -> Project:
     return fakes.system(tmp, **flags)
 
 

@@ -10,12 +10,12 @@ import pytest
 
 from helpers import backup_commands, dryrun
 from helpers.errors import SettingError
-from helpers.system import System
+from helpers.project.project import Project
 from tests.unit import fakes
 
 
 @pytest.fixture
-def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> System:
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     for name in [name for name in os.environ if name.startswith("TRACKBED_")]:
         monkeypatch.delenv(name)
     made = fakes.system(tmp_path, ready_timeout="99", engine="embedded")
@@ -25,11 +25,11 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> System:
     return made
 
 
-def ports(system: System) -> list[int]:
+def ports(system: Project) -> list[int]:
     return [getattr(system.settings, field) for field in dryrun.PORTS]
 
 
-def test_a_new_project_beside_this_one(system: System) -> None:
+def test_a_new_project_beside_this_one(system: Project) -> None:
     other = backup_commands.aside(system, "two")
     assert other.aside and not other.state.existed and other.settings.project == "two"
     assert set(ports(other)).isdisjoint(ports(system)) and len(set(ports(other))) == 4
@@ -40,7 +40,7 @@ def test_a_new_project_beside_this_one(system: System) -> None:
     assert other.state.remembered["CULL_IDLE"] == "30m" and "PUBLIC" not in other.state.remembered
 
 
-def test_one_that_is_there_keeps_its_ports(system: System) -> None:
+def test_one_that_is_there_keeps_its_ports(system: Project) -> None:
     first = backup_commands.aside(system, "two")
     first.state.remember({**first.settings.told, "MLFLOW_PORT": "8765"})
     first.state.engine = "embedded"
@@ -53,12 +53,12 @@ def test_one_that_is_there_keeps_its_ports(system: System) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"), [("trackbed", "this project itself"), ("no such Name", "PROJECT"), ("../x", "PROJECT")]
 )
-def test_names_that_cannot_be(system: System, name: str, expected: str) -> None:
+def test_names_that_cannot_be(system: Project, name: str, expected: str) -> None:
     with pytest.raises(SettingError, match=expected):
         backup_commands.aside(system, name)
 
 
-def test_a_bucket_is_not_shared(system: System) -> None:
+def test_a_bucket_is_not_shared(system: Project) -> None:
     system.settings = replace(system.settings, object_store="external")
     with pytest.raises(SettingError, match="one bucket"):
         backup_commands.aside(system, "two")

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from helpers import backup_commands, users
+from helpers import backup_commands
 from helpers.backups import salvage
 from helpers.errors import TrackbedError
+from helpers.project import users
 
 DEEP = b"[" * 200_000
 WRONG = [DEEP, b'{"a": ' * 100_000, b"{", b"\xff", b"\x00"]

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers import bounded, http_request
+from helpers import bounded, commands, http_request
 from helpers.bounded import within
-from helpers.engines import commands
 from helpers.engines.base import JUPYTER
 from helpers.engines.docker.client import DockerApi, connection
 from helpers.engines.embedded.engine import EmbeddedEngine

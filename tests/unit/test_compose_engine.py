@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from helpers import stack
+from helpers import clone
 from helpers.engines import streaming
 from helpers.engines.base import ExecResult, Health, Mount, PartStatus, Port, State
 from helpers.engines.docker import availability, client_config, compose_model, images, iptables, startup
@@ -620,7 +620,7 @@ def test_what_streams_is_not_logged_by_the_engine(tmp_path: Path, monkeypatch: p
     engine_with(tmp_path).pipe("mlflow", ("trackbed-mlflow", "out"), fresh=True)
     *files, last = told["env"]["COMPOSE_FILE"].split(":")
     assert files[0] == "docker/compose.yaml" and told["argv"][:3] == ["docker", "compose", "run"]
-    overlay = yaml.safe_load((stack.ROOT / last).read_text())
+    overlay = yaml.safe_load((clone.ROOT / last).read_text())
     assert overlay == {"services": {"mlflow": {"logging": {"driver": "none"}}}}
 
 

@@ -170,25 +170,25 @@ def test_a_table_with_urls_becomes_lines_where_it_does_not_fit(
 
 
 def test_a_line_to_type_works_in_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from helpers import stack, typed
+    from helpers import clone, typed
 
-    clone = tmp_path / "my clone"
-    beside = clone / ".venv" / "bin" / "invoke"
+    folder = tmp_path / "my clone"
+    beside = folder / ".venv" / "bin" / "invoke"
     beside.parent.mkdir(parents=True)
     beside.write_text("#!/bin/sh\necho in $PWD: $*\n")
     beside.chmod(0o755)
-    monkeypatch.setattr(stack, "ROOT", clone)
+    monkeypatch.setattr(clone, "ROOT", folder)
     monkeypatch.setattr("sys.argv", [str(beside), "up"])
     done = subprocess.run(
         ["sh", "-c", typed.anywhere("check", "other")], cwd="/", env={}, text=True, capture_output=True, check=True
     )
-    assert done.stdout == f"in {clone}: check --project=other\n"
+    assert done.stdout == f"in {folder}: check --project=other\n"
 
 
 def test_a_task_that_is_named_can_be_typed_where_one_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from helpers import stack
+    from helpers import clone
 
     def said() -> str:
         console.error(TrackbedError("it is stopped", "`invoke down`, then `invoke up`"))
@@ -197,7 +197,7 @@ def test_a_task_that_is_named_can_be_typed_where_one_is(
     invoke = tmp_path / "clone" / ".venv" / "bin" / "invoke"
     invoke.parent.mkdir(parents=True)
     invoke.touch(0o755)
-    monkeypatch.setattr(stack, "ROOT", tmp_path / "clone")
+    monkeypatch.setattr(clone, "ROOT", tmp_path / "clone")
     monkeypatch.setattr("sys.argv", [str(invoke), "check"])
     monkeypatch.chdir(tmp_path / "clone")
     monkeypatch.setenv("PATH", str(invoke.parent))
@@ -225,13 +225,13 @@ def test_a_task_that_is_named_can_be_typed_where_one_is(
 def test_a_line_to_type_is_for_the_same_system(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, argv: list[str], environ: dict[str, str], flags: str
 ) -> None:
-    from helpers import stack, typed
+    from helpers import clone, typed
 
     invoke = tmp_path / ".venv" / "bin" / "invoke"
     invoke.parent.mkdir(parents=True)
     invoke.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     invoke.chmod(0o755)
-    monkeypatch.setattr(stack, "ROOT", tmp_path)
+    monkeypatch.setattr(clone, "ROOT", tmp_path)
     monkeypatch.setattr("sys.argv", [str(invoke), "status", *argv])
     monkeypatch.setenv("PATH", f"{invoke.parent}:/usr/bin:/bin")
     for name, value in environ.items():

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.credentials import (
+from helpers.errors import TrackbedError
+from helpers.project.credentials import (
     FORMER,
     KEK_PASSPHRASE,
     NAMES,
@@ -22,7 +23,6 @@ from helpers.credentials import (
     load,
     renew,
 )
-from helpers.errors import TrackbedError
 from helpers.settings import Settings
 
 OWN = "my-own-password-1"

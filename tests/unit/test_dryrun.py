@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import dryrun, metadata, stack
+from helpers import clone, cloud_metadata, dryrun
 from helpers.engines import scripts
 from helpers.engines.base import Health, Mount, Network, PartSpec, Plan, Port, SecretFile, Volume
 from helpers.engines.docker import script
@@ -178,7 +178,9 @@ def test_behind_a_gateway_the_links_are_its_own_and_there_is_a_login(tmp_path: P
 
 
 def test_the_public_address_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metadata, "public_address", lambda: metadata.Found(why="no metadata service answers"))
+    monkeypatch.setattr(
+        cloud_metadata, "public_address", lambda: cloud_metadata.Found(why="no metadata service answers")
+    )
     with pytest.raises(SettingError, match="needs the address"):
         dryrun.script(system(tmp_path, public="true"))
 
@@ -193,10 +195,10 @@ def test_the_embedded_engines_commands_install_what_it_does(tmp_path: Path, torc
         if line.startswith("uv pip install ")
     ]
     assert installed == [
-        [word.removeprefix(f"{stack.ROOT}/") for word in extra.argv()] for extra in engine.environments.torch()
+        [word.removeprefix(f"{clone.ROOT}/") for word in extra.argv()] for extra in engine.environments.torch()
     ]
     files = [words[-1] for words in installed]
     assert files == (
         [] if torch == "auto" else ["docker/jupyter/torch-cpu.in", "docker/jupyter/lightning-requirements.txt"]
     )
-    assert all((stack.ROOT / name).is_file() for name in files)
+    assert all((clone.ROOT / name).is_file() for name in files)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from helpers import egress, notebook
+from helpers import egress
 from helpers.egress import Egress
-from helpers.engines.docker import client_config
+from helpers.engines import jupyterlab
+from helpers.engines.docker import client_config, notebook_spec
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.gpu.accelerator import Accelerator
 from helpers.settings import Settings
@@ -123,7 +124,7 @@ def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_notebook_is_told(tmp_path: Path) -> None:
     told = Egress({"HTTPS_PROXY": PROXY}).environment() | egress.trust("/run/secrets/site-ca.pem")
-    spec = notebook.container_spec(settings(tmp_path), Accelerator(), way_out=told)
+    spec = notebook_spec.container_spec(settings(tmp_path), Accelerator(), way_out=told)
     assert spec.environment["https_proxy"] == PROXY and spec.environment["PIP_CERT"] == "/run/secrets/site-ca.pem"
 
 
@@ -145,7 +146,7 @@ def test_services_without_docker_read_a_copy(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("http_proxy", PROXY)
     engine = EmbeddedEngine(system(tmp_path))
     told = engine.deployment.way_out()
-    copy = str(engine.deployment.app / notebook.CERTIFICATES)
+    copy = str(engine.deployment.app / jupyterlab.CERTIFICATES)
     assert {told[name] for name in egress.TRUST} == {copy}
     assert told["http_proxy"] == PROXY and "127.0.0.1" in told["no_proxy"].split(",")
     own.unlink()

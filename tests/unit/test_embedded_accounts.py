@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from helpers import bounded, service_accounts, stack
+from helpers import bounded, clone, service_accounts
 from helpers.backups import sources
 from helpers.engines.embedded import accounts, launch, overlay, venvs
 from helpers.engines.embedded.accounts import LONGEST, Accounts
@@ -375,7 +375,7 @@ def test_an_account_opens_no_terminal_of_roots() -> None:
 def test_other_code_of_the_server_is_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After an update of the clone `up` starts MLflow anew, as Docker does with another image."""
     code = tmp_path / "start.py"
-    monkeypatch.setattr(stack, "server_files", lambda: (code,))
+    monkeypatch.setattr(clone, "server_files", lambda: (code,))
     marks = set()
     for text in ("one", "two", "one"):
         code.write_text(text)

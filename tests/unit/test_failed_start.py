@@ -1,4 +1,4 @@
-"""`doctor` looks at what the last failed start was told (helpers/failed_start.py)."""
+"""`doctor` looks at what the last failed start was told (helpers/project/failed_start.py)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers import failed_start, lifecycle, stack
+from helpers import clone, lifecycle
 from helpers.errors import Interrupted, TrackbedError
+from helpers.project import failed_start
 from helpers.settings import Settings
 
 
@@ -16,7 +17,7 @@ from helpers.settings import Settings
 def flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
     monkeypatch.setenv("TRACKBED_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("TRACKBED_MLFLOW_PORT", "23456")
-    monkeypatch.setattr(stack, "ROOT", tmp_path / "clone")
+    monkeypatch.setattr(clone, "ROOT", tmp_path / "clone")
     (tmp_path / "p").mkdir()
     return {"project": "p"}
 

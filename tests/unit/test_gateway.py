@@ -8,13 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers import credentials, gateway, lifecycle, metadata, stack, users
+from helpers import clone, cloud_metadata, gateway, lifecycle, urls
 from helpers.engines.base import PartStatus, State
 from helpers.engines.docker import compose_model, variables
 from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.host import LOCAL
 from helpers.engines.select import ENGINES
 from helpers.errors import SettingError, TrackbedError
+from helpers.project import credentials, users
 from tests.unit.fakes import system
 
 
@@ -54,25 +55,27 @@ def test_user_mistakes(tmp_path: Path) -> None:
 
 def test_public_names_hosts_and_origins_are_one_list(tmp_path: Path) -> None:
     settings = system(tmp_path, public="true", public_address="203.0.113.7", mlflow_port="8001").settings
-    assert stack.browser_url(settings) == "https://203.0.113.7:8001"
-    assert "203.0.113.7:*" in stack.allowed_hosts(settings).split(",")
-    origins = stack.cors_origins(settings).split(",")
+    assert urls.browser_url(settings) == "https://203.0.113.7:8001"
+    assert "203.0.113.7:*" in urls.allowed_hosts(settings).split(",")
+    origins = urls.cors_origins(settings).split(",")
     assert "https://203.0.113.7:8001" in origins and all(o.startswith("https://") for o in origins)
 
 
 def test_the_address_is_asked_for_remembered_and_never_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = system(tmp_path, public="true")
     said: list[str] = []
-    monkeypatch.setattr(metadata, "public_address", lambda: metadata.Found(why="no metadata service answers"))
+    monkeypatch.setattr(
+        cloud_metadata, "public_address", lambda: cloud_metadata.Found(why="no metadata service answers")
+    )
     with pytest.raises(SettingError, match="needs the address"):
         gateway.settle_address(made, said.append)
-    monkeypatch.setattr(metadata, "public_address", lambda: metadata.Found("203.0.113.7", "AWS"))
+    monkeypatch.setattr(cloud_metadata, "public_address", lambda: cloud_metadata.Found("203.0.113.7", "AWS"))
     gateway.settle_address(made, said.append)
     assert made.settings.public_address == "203.0.113.7" and "203.0.113.7" in said[0]
     made.state.save()
     again = gateway.with_known_address(system(tmp_path, public="true"))
     assert again.settings.public_address == "203.0.113.7"
-    monkeypatch.setattr(metadata, "public_address", lambda: metadata.Found(why="silent"))
+    monkeypatch.setattr(cloud_metadata, "public_address", lambda: cloud_metadata.Found(why="silent"))
     gateway.settle_address(again, said.append)  # the service is silent today
     assert again.settings.public_address == "203.0.113.7" and said[-1].startswith("warning: silent")
     told = system(tmp_path, public="true", public_address="lab.example.org")
@@ -128,7 +131,7 @@ def test_overlays(tmp_path: Path, flags: dict[str, str], overlays: list[str]) ->
     made = system(tmp_path, **{"public_address": "203.0.113.7", **flags})
     files = DockerEngine(made).compose.files
     assert [f.removeprefix("docker/compose.").removesuffix(".yaml") for f in files[1:]] == overlays
-    assert all((stack.ROOT / f).exists() for f in files)
+    assert all((clone.ROOT / f).exists() for f in files)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +184,7 @@ def test_behind_the_gateway_mlflow_asks_for_its_token_and_people_are_told_of_non
         name="docker", parts=lambda detail: (status,), access_token=lambda: "token", host=LOCAL, console_is_public=False
     )
     view = lifecycle.overview(engine, settings)  # type: ignore[arg-type]
-    assert view.token == "" and lifecycle.mlflow_url(view) == f"https://203.0.113.7:8000/{stack.TRAINING_PAGE}"
+    assert view.token == "" and lifecycle.mlflow_url(view) == f"https://203.0.113.7:8000/{urls.TRAINING_PAGE}"
 
 
 @pytest.mark.parametrize(
@@ -247,8 +250,8 @@ def test_what_every_machine_calls_itself_is_no_public_address(tmp_path: Path, fl
 
 def test_another_loopback_address_is_a_name_of_mlflow_and_at_both_ends_of_the_tunnel(tmp_path: Path) -> None:
     settings = system(tmp_path, bind_address="127.0.0.2").settings
-    assert {"127.0.0.2", "127.0.0.2:*", "127.0.0.1"} <= set(stack.allowed_hosts(settings).split(","))
-    assert f"http://127.0.0.2:{settings.mlflow_port}" in stack.cors_origins(settings).split(",")
+    assert {"127.0.0.2", "127.0.0.2:*", "127.0.0.1"} <= set(urls.allowed_hosts(settings).split(","))
+    assert f"http://127.0.0.2:{settings.mlflow_port}" in urls.cors_origins(settings).split(",")
     lines = gateway.client_lines(settings, None)
     port = settings.mlflow_port
     assert f"-L 127.0.0.2:{port}:127.0.0.2:{port}" in lines and f"URI=http://127.0.0.2:{port}" in lines

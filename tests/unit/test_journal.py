@@ -13,7 +13,7 @@ import pytest
 from helpers import lifecycle, upgrades
 from helpers.backups import backup, database, journal, objects
 from helpers.errors import TrackbedError
-from helpers.state import State
+from helpers.project.state import State
 
 KEPT = {"database": "a", "prefix": "p", "schema": "s", "image": "", "archive": "x.tar", "at": "then"}
 

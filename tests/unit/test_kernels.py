@@ -12,13 +12,14 @@ from typing import Any, cast
 
 import pytest
 
-from helpers import doctor, durability, kernels, lifecycle, surroundings
+from helpers import doctor, durability, kernels, lifecycle
 from helpers.engines import select
 from helpers.engines.base import JUPYTER, Address, Engine, PartSpec, Plan, Sink
 from helpers.engines.host import LOCAL
 from helpers.errors import Interrupted, TrackbedError
 from helpers.http_request import Answer
-from helpers.state import State
+from helpers.project import surroundings
+from helpers.project.state import State
 from tests.unit.fakes import Silent, system
 
 # the suite takes minutes between this line and the tests, and a terminal is idle after one

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.stack import MLFLOW_FOLDER
+from helpers.clone import MLFLOW_FOLDER
 from tests.unit.fakes import module_at
 
 layers = module_at(MLFLOW_FOLDER / "image" / "layers.py")

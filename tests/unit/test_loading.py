@@ -11,7 +11,7 @@ from typing import IO, Any, cast
 
 import pytest
 
-from helpers import stack
+from helpers import clone
 from helpers.backups import database, loading, room
 from helpers.backups.loading import Refused, Schema
 from helpers.engines import streaming
@@ -131,7 +131,7 @@ def test_rows_pass_whatever_their_length() -> None:
 
 
 def test_the_template_is_for_its_revision_alone() -> None:
-    first = (stack.SERVER_PACKAGE / "schema.sql").read_text().splitlines()[0]
+    first = (clone.SERVER_PACKAGE / "schema.sql").read_text().splitlines()[0]
     assert loading.template(first.removeprefix("-- revision ")).startswith("CREATE ")
     assert loading.template("0123") == loading.template("") == ""
 

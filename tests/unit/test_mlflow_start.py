@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from trackbed_mlflow import cli, errors
 
-from helpers.stack import SERVER_PACKAGE
+from helpers.clone import SERVER_PACKAGE
 from tests.unit.fakes import ENTRY, trackbed_mlflow
 
 

@@ -15,8 +15,8 @@ from helpers.engines.docker import ssh_host as remote
 from helpers.engines.docker.ssh import Target
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.gpu.detect import Machine
+from helpers.project.state import State
 from helpers.settings import Settings
-from helpers.state import State
 
 
 @pytest.mark.parametrize(

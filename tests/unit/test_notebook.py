@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers import notebook, references
+from helpers import references
 from helpers.engines.base import DeviceRequest, Mount
-from helpers.engines.docker import images
+from helpers.engines.docker import images, notebook_spec
 from helpers.engines.embedded.venvs import Extra, Venv
 from helpers.errors import SettingError
 from helpers.gpu.accelerator import Accelerator
@@ -32,7 +32,7 @@ def settings(tmp_path: Path, **environ: str) -> Settings:
 
 
 def test_amd(tmp_path: Path) -> None:
-    spec = notebook.container_spec(settings(tmp_path), AMD)
+    spec = notebook_spec.container_spec(settings(tmp_path), AMD)
     assert (spec.devices, spec.group_add, spec.device_requests) == (("/dev/kfd", "/dev/dri"), ("109", "110"), ())
     assert spec.ulimits == {"memlock": -1, "stack": 67108864} and spec.shm_size == "16g"
     assert spec.environment["NCCL_P2P_DISABLE"] == "1"
@@ -52,13 +52,13 @@ def test_amd(tmp_path: Path) -> None:
     ],
 )
 def test_nvidia(tmp_path: Path, chosen: Accelerator, request_: DeviceRequest) -> None:
-    spec = notebook.container_spec(settings(tmp_path), chosen)
+    spec = notebook_spec.container_spec(settings(tmp_path), chosen)
     assert spec.device_requests == (request_,) and spec.devices == spec.group_add == ()
     assert spec.image == "trackbed/jupyter-mlflow:cuda"
 
 
 def test_no_gpu(tmp_path: Path) -> None:
-    spec = notebook.container_spec(settings(tmp_path), Accelerator())
+    spec = notebook_spec.container_spec(settings(tmp_path), Accelerator())
     assert not (spec.devices or spec.group_add or spec.device_requests or spec.ulimits)
     assert spec.image == "trackbed/jupyter-mlflow:cpu"
     assert "FOOD11_DATA_DIR" not in spec.environment
@@ -73,7 +73,7 @@ def test_data_set_environment_volumes_and_culler(tmp_path: Path) -> None:
         JUPYTER_IMAGE="ours/lab:3",
     )
     data = Mount("volume", "food11", "/mnt", read_only=True, options="nocopy")
-    spec = notebook.container_spec(told, Accelerator(), data)
+    spec = notebook_spec.container_spec(told, Accelerator(), data)
     assert spec.mounts[2:] == (data, Mount("volume", "more", "/more"), Mount("bind", "/srv/x", "/x", read_only=True))
     assert spec.environment["FOOD11_DATA_DIR"] == "/mnt/Food-11" and spec.environment["A"] == "x y"
     assert spec.command[-3:] == (
@@ -120,10 +120,10 @@ def test_build_arguments_follow_from_the_settings(tmp_path: Path) -> None:
 
 
 def test_the_notebook_of_a_rootless_engine_stays_root(tmp_path: Path) -> None:
-    spec = notebook.container_spec(replace(settings(tmp_path), notebook_uid=0), Accelerator())
+    spec = notebook_spec.container_spec(replace(settings(tmp_path), notebook_uid=0), Accelerator())
     assert spec.user == "0:0" and spec.cap_drop == ("ALL",), "root there is the user, without capabilities"
     assert "--ServerApp.allow_root=True" in spec.command and spec.environment["NB_UID"] == "0"
-    plain = notebook.container_spec(replace(settings(tmp_path), notebook_uid=1234), Accelerator())
+    plain = notebook_spec.container_spec(replace(settings(tmp_path), notebook_uid=1234), Accelerator())
     assert plain.user == "1234:100" and "NB_UID" not in plain.environment
     assert "--ServerApp.allow_root=True" not in plain.command
 

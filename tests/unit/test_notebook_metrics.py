@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from helpers import stack
+from helpers.engines import jupyterlab
 from tests.unit.fakes import module_at, system
 
 STARTUP = Path(__file__).resolve().parents[2] / "docker" / "jupyter" / "startup"
@@ -41,7 +41,7 @@ def test_no_process_is_told_by_a_variable_that_it_inherits(tmp_path: Path) -> No
     for image, said in (("", None), ("theirs:1", "true")):
         given = {"jupyter_image": image} if image else {}
         settings = system(tmp_path, **given).settings
-        assert stack.notebook_environment(settings, "http://mlflow:8000", "id", "/startup").get(NAME) == said
+        assert jupyterlab.environment(settings, "http://mlflow:8000", "id", "/startup").get(NAME) == said
 
 
 def test_mlflow_finds_it() -> None:

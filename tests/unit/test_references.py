@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from helpers import references
+from helpers.clone import ROOT
 from helpers.engines.docker import images
 from helpers.references import mirrored
 from helpers.settings import BY_NAME
-from helpers.stack import ROOT
 
 GONE = re.compile(r"quay\.io/minio/minio|(^|[^a-z])minio/(minio|mc):|whl/cu12[8]")
 

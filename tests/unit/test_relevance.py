@@ -10,10 +10,11 @@ import pytest
 from invoke.exceptions import Exit
 
 import tasks
-from helpers import doctor, stack
+from helpers import doctor
 from helpers.engines.base import Engine
 from helpers.errors import SettingError
 from helpers.gpu.accelerator import Accelerator
+from helpers.project import mlflow_jobs
 from helpers.settings import TABLE, Settings, flags, relevance
 from helpers.settings.model import BY_OPTION
 
@@ -157,8 +158,8 @@ def test_where_models_may_be_means_nothing_without_jobs(tmp_path: Path, engine: 
     ],
 )
 def test_one_line_says_whether_jobs_are_on(tmp_path: Path, given: dict[str, str], words: str) -> None:
-    assert words in stack.jobs_words(settings(tmp_path, "docker", {}, given))
-    assert stack.jobs_words(settings(tmp_path, "docker", {}, REMOTE)) == ""
+    assert words in mlflow_jobs.summary(settings(tmp_path, "docker", {}, given))
+    assert mlflow_jobs.summary(settings(tmp_path, "docker", {}, REMOTE)) == ""
 
 
 def test_a_hint_names_flags_that_exist() -> None:

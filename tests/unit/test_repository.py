@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from helpers import backup_commands, lifecycle, users
+from helpers import backup_commands, lifecycle
 from helpers.backups import archive, places, repository, sources
 from helpers.backups.places import Folder
 from helpers.backups.repository import Entry, Snapshot, Writer
 from helpers.errors import SettingError, TrackbedError
+from helpers.project import users
 from tests.unit import fakes
 
 FACTS: dict[str, Any] = {"schema": "abc", "mlflow": "3", "tables": {"runs": ["1", "5"]}, "dump_bytes": 10245}

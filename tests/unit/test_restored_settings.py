@@ -11,13 +11,13 @@ import pytest
 from helpers import backup_commands, lifecycle
 from helpers.backups import restore
 from helpers.errors import TrackbedError
-from helpers.state import State
-from helpers.system import System
+from helpers.project.project import Project
+from helpers.project.state import State
 from tests.unit import fakes
 
 
 @pytest.fixture
-def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> System:
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     made = fakes.system(tmp_path)
     made.state.remembered = {"MLFLOW_WORKERS": "2"}
     made.state.save()
@@ -30,17 +30,17 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> System:
     return made
 
 
-def replaced(system: System, said: list[str]) -> None:
+def replaced(system: Project, said: list[str]) -> None:
     rest = cast(Any, SimpleNamespace(manifest={"schema": ""}))
     backup_commands._replace(system, cast(Any, None), rest, fakes.Silent(), said.append, keep_before=False)
 
 
-def kept(system: System) -> dict[str, str]:
+def kept(system: Project) -> dict[str, str]:
     assert State.load(system.settings.folder).remembered == system.state.remembered
     return system.state.remembered
 
 
-def test_they_are_taken_over_where_there_are_none_and_named(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_are_taken_over_where_there_are_none_and_named(system: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "bring_up", lambda *_: (None, None))
     said: list[str] = []
     replaced(system, said)
@@ -48,8 +48,8 @@ def test_they_are_taken_over_where_there_are_none_and_named(system: System, monk
     assert said == ["settings of the backup, from the next start on: TORCH=none; to forget them: `invoke up --torch=`"]
 
 
-def test_a_restore_that_failed_leaves_none(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(system: System, *_: object) -> tuple[None, None]:
+def test_a_restore_that_failed_leaves_none(system: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(system: Project, *_: object) -> tuple[None, None]:
         system.state.save()
         if system.state.live["database"] == "new":
             raise TrackbedError("no")

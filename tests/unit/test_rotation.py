@@ -9,7 +9,9 @@ from typing import Any, cast
 import pytest
 
 from helpers import rotation
-from helpers.credentials import (
+from helpers.engines.base import Engine, ExecResult, Plan, SecretFile
+from helpers.errors import TrackbedError
+from helpers.project.credentials import (
     JUPYTER_TOKEN,
     KEK_PASSPHRASE,
     POSTGRES_PASSWORD,
@@ -18,8 +20,6 @@ from helpers.credentials import (
     WEBHOOK_KEY,
     Credentials,
 )
-from helpers.engines.base import Engine, ExecResult, Plan, SecretFile
-from helpers.errors import TrackbedError
 
 NEW = Credentials(
     {

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers import notebook, safe_files
+from helpers import safe_files
 from helpers.errors import TrackbedError
+from helpers.project import workspace_folder
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root gives files away")
 OLD, NEW, OTHER = 60001, 60002, 60003
@@ -155,17 +156,17 @@ def test_who_may_change_a_folder(place: Path) -> None:
 @as_root
 def test_a_workspace_is_made_and_given(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SUDO_UID", raising=False)
-    notebook.make_workspace(place / "new" / "work", NEW, NEW)
+    workspace_folder.make(place / "new" / "work", NEW, NEW)
     assert owner(place / "new") == 0 and owner(place / "new" / "work") == NEW
-    notebook.make_workspace(place / "new" / "work", OTHER, OTHER)
+    workspace_folder.make(place / "new" / "work", OTHER, OTHER)
     assert owner(place / "new" / "work") == NEW, "one that is there keeps its owner"
     monkeypatch.setenv("SUDO_UID", str(OTHER))
-    notebook.make_workspace(place / "callers", NEW, NEW)
-    notebook.make_workspace(place / "accounts", NEW, NEW, callers=False)
+    workspace_folder.make(place / "callers", NEW, NEW)
+    workspace_folder.make(place / "accounts", NEW, NEW, callers=False)
     assert (owner(place / "callers"), owner(place / "accounts")) == (OTHER, NEW)
     monkeypatch.setenv("SUDO_GID", "0")
     for name, gid in (("private", 0), ("accounts", NEW)):
-        notebook.make_workspace(place / name, NEW, NEW, callers=False, private=True)
+        workspace_folder.make(place / name, NEW, NEW, callers=False, private=True)
         found = (place / name).stat()
         assert (found.st_uid, found.st_gid) == (NEW, gid)
         assert found.st_mode & 0o777 == (0o750 if name == "private" else 0o755), "one that is there keeps its mode"
@@ -176,11 +177,11 @@ def test_several_links_of_roots_are_followed(place: Path, monkeypatch: pytest.Mo
     monkeypatch.delenv("SUDO_UID", raising=False)
     (place / "one").symlink_to(place / "data")
     (place / "two").symlink_to("one")
-    notebook.make_workspace(place / "two" / ".." / "data" / "deep" / "work", NEW, NEW)
+    workspace_folder.make(place / "two" / ".." / "data" / "deep" / "work", NEW, NEW)
     assert owner(place / "data" / "deep" / "work") == NEW and owner(place / "data" / "deep") == 0
     (place / "loop").symlink_to("loop")
     with pytest.raises(TrackbedError, match="is a link"):
-        notebook.make_workspace(place / "loop" / "work", NEW, NEW)
+        workspace_folder.make(place / "loop" / "work", NEW, NEW)
 
 
 @as_root
@@ -199,11 +200,11 @@ def test_a_workspace_behind_somebodys_link(
     if followed:
         if where != "work":
             target.mkdir()
-        notebook.make_workspace(place / "data" / where, NEW, NEW)
+        workspace_folder.make(place / "data" / where, NEW, NEW)
         assert owner(target / "work" if where != "work" else target) == NEW
         return
     with pytest.raises(TrackbedError, match="WORKSPACE"):
-        notebook.make_workspace(place / "data" / where, NEW, NEW)
+        workspace_folder.make(place / "data" / where, NEW, NEW)
     assert not target.exists()
 
 
@@ -211,13 +212,13 @@ def test_a_workspace_behind_somebodys_link(
 def test_a_workspace_of_roots_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SUDO_UID", raising=False)
     with pytest.raises(TrackbedError, match="belongs to root") as caught:
-        notebook.make_workspace(place / "root", NEW, NEW)
+        workspace_folder.make(place / "root", NEW, NEW)
     assert caught.value.hint.startswith("chown -hR ")
     with pytest.raises(TrackbedError, match="is not a folder"):
-        notebook.make_workspace(place / "root" / "key", NEW, NEW)
-    assert notebook.give_workspace(place / "root", OLD, NEW, NEW) == safe_files.Given()
+        workspace_folder.make(place / "root" / "key", NEW, NEW)
+    assert workspace_folder.give_to(place / "root", OLD, NEW, NEW) == safe_files.Given()
     (place / "link").symlink_to(place / "root")
     os.chown(place / "link", OLD, OLD, follow_symlinks=False)
     with pytest.raises(OSError):
-        notebook.give_workspace(place / "link", OLD, NEW, NEW)
+        workspace_folder.give_to(place / "link", OLD, NEW, NEW)
     assert owner(place / "root") == 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from helpers.clone import SERVER_PACKAGE
 from helpers.schema_template import original
-from helpers.stack import SERVER_PACKAGE
 
 DUMPED = (
     "    CONSTRAINT s CHECK (((status)::text = ANY ((ARRAY['A'::character varying, 'B'::character varying])::text[]))),"

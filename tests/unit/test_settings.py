@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import egress, stack
+from helpers import egress
+from helpers.engines import jupyterlab
 from helpers.engines.docker.engine import DockerEngine
 from helpers.errors import BAD_SETTING, SettingError
 from helpers.settings import BY_NAME, RESERVED, TABLE, Settings, example, generated, reference, resolved
@@ -269,7 +270,7 @@ def given_to_services() -> set[str]:
 
 
 def test_a_terminal_of_our_own_notebook_is_not_warned_about_its_variables(place: Place) -> None:
-    told = stack.notebook_environment(place.load(), "http://mlflow:8000", "id", "/startup")
+    told = jupyterlab.environment(place.load(), "http://mlflow:8000", "id", "/startup")
     assert not NO_TERMINAL & set(told)
     ours = given_to_services() | {name for name in told if name.startswith("TRACKBED_")}
     assert {

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from helpers.errors import TrackbedError
-from helpers.state import FILE, State, lock, make_folder, remembered
+from helpers.project.state import FILE, State, lock, make_folder, remembered
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -133,7 +133,7 @@ def test_full_disk_keeps_the_old_state(tmp_path: Path, monkeypatch: pytest.Monke
 def holder(path: Path) -> subprocess.Popen[str]:
     """Another process that holds the lock until it is killed."""
     code = (
-        "import sys,time;from pathlib import Path;from helpers.state import lock\n"
+        "import sys,time;from pathlib import Path;from helpers.project.state import lock\n"
         "with lock(Path(sys.argv[1]), command='invoke up'):\n print('held', flush=True); time.sleep(60)"
     )
     made = subprocess.Popen(

@@ -8,16 +8,17 @@ import pty
 import subprocess
 from pathlib import Path
 
-from helpers import stack
+from helpers import clone
+from helpers.engines import jupyterlab
 from helpers.engines.embedded import overlay
 from helpers.settings import Settings
 
-STARTUP = stack.JUPYTER_FOLDER / "startup"
+STARTUP = clone.JUPYTER_FOLDER / "startup"
 
 
 def command(tmp_path: Path) -> list[str]:
     told = Settings.load({}, {"TRACKBED_STATE_DIR": str(tmp_path / "state")}, tmp_path / "clone" / ".env", {})
-    option = stack.notebook_options(told)[0]
+    option = jupyterlab.options(told)[0]
     words = ast.literal_eval(option.removeprefix("--ServerApp.terminado_settings="))["shell_command"]
     return [str(word) for word in words]
 

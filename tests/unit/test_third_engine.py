@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from helpers import check, doctor, dryrun, failed_start, lifecycle
+from helpers import check, doctor, dryrun, lifecycle
 from helpers.backups import backup
 from helpers.engines import select
 from helpers.errors import TrackbedError
 from helpers.findings import Level
+from helpers.project import failed_start
+from helpers.project.project import Project
+from helpers.project.state import State as Remembered
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, State
 from helpers.settings import generated
-from helpers.state import State as Remembered
-from helpers.system import System
 from tests.unit.fakes import Silent, system
 from tests.unit.memory_engine import MemoryEngine, Web
 
@@ -24,7 +25,7 @@ PARTS = (POSTGRES, MLFLOW, JUPYTER)
 
 
 @pytest.fixture
-def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
+def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     """A system that was told to be on the third engine, and has nothing yet."""
     monkeypatch.setitem(select.ENGINES, MemoryEngine.name, MemoryEngine)
     monkeypatch.setattr(MemoryEngine, "web", Web(), raising=False)
@@ -39,13 +40,13 @@ def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
 
 
 @pytest.fixture
-def up(one: System) -> System:
+def up(one: Project) -> Project:
     one.state.save()
     lifecycle.up(one, Silent(), lambda line: None)
     return one
 
 
-def test_up_twice_status_and_down(one: System) -> None:
+def test_up_twice_status_and_down(one: Project) -> None:
     one.state.save()
     sink = Silent()
     said: list[str] = []
@@ -65,17 +66,17 @@ def test_up_twice_status_and_down(one: System) -> None:
     assert lifecycle.data(one) == ()
 
 
-def test_a_part_that_went_is_started_again(up: System) -> None:
+def test_a_part_that_went_is_started_again(up: Project) -> None:
     del MemoryEngine.running[MLFLOW]
     assert lifecycle.up(up, Silent(), lambda line: None).changed == (MLFLOW,)
 
 
-def test_check(up: System) -> None:
+def test_check(up: Project) -> None:
     results = check.run_check(lifecycle.running(up), Silent())
     assert check.verdict(results) == f"all {len(results)} checks passed", results
 
 
-def test_doctor(up: System) -> None:
+def test_doctor(up: Project) -> None:
     found = {finding.check: finding for finding in doctor.examine(up)}
     assert found["engine"].detail == "memory (holds this project's data)"
     assert {"ports", "leftovers", "network", "way out", "database", "permissions"} <= set(found)
@@ -83,13 +84,13 @@ def test_doctor(up: System) -> None:
     assert not [f for name, f in found.items() if f.level is Level.ERROR and name not in ("platform", "docker")]
 
 
-def test_dry_run(one: System) -> None:
+def test_dry_run(one: Project) -> None:
     one.state.save()
     assert dryrun.script(one) == "".join(f"start {name}\n" for name in PARTS)
     assert MemoryEngine.running == {}
 
 
-def test_backup(up: System, tmp_path: Path) -> None:
+def test_backup(up: Project, tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     manifest = backup.make(up, lifecycle.running(up), path, Silent())
     assert (manifest["engine"], manifest["objects"], manifest["mlflow"]) == ("memory", 1, "3.17.2")
@@ -105,7 +106,7 @@ def test_backup(up: System, tmp_path: Path) -> None:
         ("init", "this one is memory"),
     ],
 )
-def test_what_it_cannot_do_is_refused_by_its_name(one: System, tmp_path: Path, asked: str, words: str) -> None:
+def test_what_it_cannot_do_is_refused_by_its_name(one: Project, tmp_path: Path, asked: str, words: str) -> None:
     one.state.save()
     with pytest.raises(TrackbedError, match=words):
         if asked == "public":
@@ -118,7 +119,7 @@ def test_what_it_cannot_do_is_refused_by_its_name(one: System, tmp_path: Path, a
             lifecycle.initialise(one, Silent(), lambda line: None)
 
 
-def test_the_clone_is_about_the_last_up_also_where_that_changed_nothing(up: System) -> None:
+def test_the_clone_is_about_the_last_up_also_where_that_changed_nothing(up: Project) -> None:
     values, compose = up.settings.clone / generated.VALUES, up.settings.clone / generated.COMPOSE
     assert f"TRACKBED_STATE_DIR={up.settings.state_dir}" in values.read_text() and not compose.exists()
     written = values.read_bytes(), values.stat().st_mtime_ns, values.stat().st_ino
@@ -129,7 +130,7 @@ def test_the_clone_is_about_the_last_up_also_where_that_changed_nothing(up: Syst
     assert values.read_bytes() == written[0] and not compose.exists()
 
 
-def test_each_start_that_works_ends_what_a_failed_one_left(up: System) -> None:
+def test_each_start_that_works_ends_what_a_failed_one_left(up: Project) -> None:
     """`restore`, `upgrade` and `move` bring up as well."""
     note = up.settings.folder / failed_start.FILE
     for part in (None, MLFLOW):

@@ -17,7 +17,7 @@ from typing import Any, cast
 import docker.errors
 import pytest
 
-from helpers import notebook, safe_files, workspace
+from helpers import safe_files, workspace
 from helpers.engines.base import Engine, ExecResult
 from helpers.engines.docker import id_mapping, mapped_workspace
 from helpers.engines.docker.client import DockerApi
@@ -27,6 +27,7 @@ from helpers.engines.docker.id_mapping import IdMapping
 from helpers.engines.docker.workspace import Workspace
 from helpers.engines.host import LOCAL
 from helpers.errors import TrackbedError
+from helpers.project import workspace_folder
 from tests.unit.fakes import system
 
 OTHER = 1234
@@ -128,28 +129,28 @@ def test_a_workspace_that_is_not_there_yet_will_be_the_callers(tmp_path: Path, m
     settings = system(tmp_path).settings
     monkeypatch.delenv("SUDO_UID", raising=False)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert notebook.workspace_owner(settings) == notebook.UID
+    assert workspace_folder.owner(settings) == workspace_folder.UID
     monkeypatch.setenv("SUDO_UID", "1001")
-    assert notebook.workspace_owner(settings) == 1001
+    assert workspace_folder.owner(settings) == 1001
     monkeypatch.setattr(os, "geteuid", lambda: 1002)
-    assert notebook.workspace_owner(settings) == 1002
+    assert workspace_folder.owner(settings) == 1002
 
 
 @as_root
 def test_what_a_mode_shows(place: Path) -> None:
-    problem, fix = notebook.workspace_problem(place, 1000)
+    problem, fix = workspace_folder.problem(place, 1000)
     assert "belongs to root" in problem and fix.startswith(f"chown -hR 1000:100 '{place}'")
     os.chown(place, 1000, 100)
-    assert notebook.workspace_problem(place, 1000) == ("", "")
+    assert workspace_folder.problem(place, 1000) == ("", "")
     place.chmod(0o555)
-    assert "by its owner" in notebook.workspace_problem(place, 1000)[0]
+    assert "by its owner" in workspace_folder.problem(place, 1000)[0]
     os.chown(place, 0, 100)
     place.chmod(0o775)
-    assert notebook.workspace_problem(place, 1000) == ("", ""), "its group may"
+    assert workspace_folder.problem(place, 1000) == ("", ""), "its group may"
     found = place.stat()
     group = found.st_gid
-    assert notebook.workspace_problem(place, found.st_uid + 1, group + 1)[0]
-    assert notebook.workspace_problem(place, found.st_uid + 1, group + 1, (7, group)) == ("", ""), "further groups too"
+    assert workspace_folder.problem(place, found.st_uid + 1, group + 1)[0]
+    assert workspace_folder.problem(place, found.st_uid + 1, group + 1, (7, group)) == ("", ""), "further groups too"
 
 
 # user namespaces
@@ -213,7 +214,7 @@ def test_a_remapped_engines_workspace_is_the_persons_and_the_notebooks(
         assert may(other, "sh", "-c", f"echo b >>'{work}/folder/file' && cat '{work}/folder/file'")
         assert may(other, "rm", "-r", work / "folder")
     assert not may(4322, "touch", work / "foreign")
-    assert mapped_workspace.problem(work, REMAPPED, notebook.UID, "image") == ("", "")
+    assert mapped_workspace.problem(work, REMAPPED, workspace_folder.UID, "image") == ("", "")
 
 
 @pytest.fixture
@@ -318,10 +319,10 @@ def test_a_file_system_without_access_lists_is_said_before_the_start(
 
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(os, "geteuid", lambda: OTHER)
-    assert mapped_workspace.problem(sudo, REMAPPED, notebook.UID, "image") == ("", ""), "a start lets it in"
-    assert mapped_workspace.fix(sudo, REMAPPED, notebook.UID, "image").startswith("setfacl -R -m u:101000:rwX")
+    assert mapped_workspace.problem(sudo, REMAPPED, workspace_folder.UID, "image") == ("", ""), "a start lets it in"
+    assert mapped_workspace.fix(sudo, REMAPPED, workspace_folder.UID, "image").startswith("setfacl -R -m u:101000:rwX")
     monkeypatch.setattr(os, "getxattr", without)
-    found, line = mapped_workspace.problem(sudo, REMAPPED, notebook.UID, "image")
+    found, line = mapped_workspace.problem(sudo, REMAPPED, workspace_folder.UID, "image")
     assert f"belongs to uid {OTHER}" in found and line.startswith(f"sudo chown -hR 101000:100100 '{sudo}'")
     assert not mapped_workspace.is_closed(sudo, REMAPPED), "or each `up` would start anew"
 
@@ -370,10 +371,10 @@ def test_a_persons_home_is_not_opened(sudo: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: SimpleNamespace(pw_dir=homes[uid], pw_gid=uid))
     for place in (sudo, sudo / "course"):
         mapped_workspace.make(place, REMAPPED)
-        found, line = mapped_workspace.problem(place, REMAPPED, notebook.UID, "image")
+        found, line = mapped_workspace.problem(place, REMAPPED, workspace_folder.UID, "image")
         assert "holds your home" in found and "name a folder in it" in line
         assert os.listxattr(place) == []
-    assert mapped_workspace.problem(sudo / "course" / "deep", REMAPPED, notebook.UID, "image") == ("", "")
+    assert mapped_workspace.problem(sudo / "course" / "deep", REMAPPED, workspace_folder.UID, "image") == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The login at a tracking server elsewhere, read from files: no secret is in the notebook's environment.
+"""The login at a remote tracking server, read from files: no secret is in the notebook's environment.
 
 A plugin of MLflow's request auth: MLFLOW_TRACKING_AUTH=trackbed chooses it. Every request to the tracking server
 gets the login of the files in TRACKBED_TRACKING_SECRETS; a request to any other server, as after

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 
-from helpers.engines import commands
+from helpers import commands
 from helpers.engines.docker import client_config, ssh
 from helpers.engines.docker.client import DEFAULT_SOCKET, DockerApi, socket_error
 from helpers.errors import EngineUnavailable

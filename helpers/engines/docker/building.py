@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from helpers import notebook
 from helpers.engines import select
-from helpers.engines.docker import images
+from helpers.engines.docker import images, notebook_spec
 from helpers.errors import EngineUnavailable, SettingError
 from helpers.gpu import accelerator, node_types
+from helpers.project.project import Project
 from helpers.services import Sink
 from helpers.spelling import did_you_mean, nearest
-from helpers.system import System
 
 
 def build(
-    system: System, names: tuple[str, ...], sink: Sink, notice: Callable[[str], None], registry: str = ""
+    system: Project, names: tuple[str, ...], sink: Sink, notice: Callable[[str], None], registry: str = ""
 ) -> tuple[images.Built, ...]:
     """Build images for this machine's GPU or the one that was named, and push them where ``registry`` says.
 
@@ -35,7 +34,7 @@ def build(
     word = system.settings.gpu
     # a named kind is built anywhere: the machine that builds need not be the one with the GPU
     chosen = engine.accelerator if word == node_types.AUTO else accelerator.named(word)
-    settings = replace(system.settings, jupyter_image=notebook.image(system.settings, chosen))
+    settings = replace(system.settings, jupyter_image=notebook_spec.image(system.settings, chosen))
     if "jupyter" in names and word == node_types.AUTO:
         notice(f"GPU: {chosen} ({chosen.reason})")
     wanted = [images.name_of(name, settings) for name in names]

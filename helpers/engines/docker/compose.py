@@ -11,8 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
-from helpers import stack
-from helpers.engines import commands
+from helpers import clone, commands
 from helpers.engines.docker import compose_model, variables
 from helpers.engines.docker.deployment import Collaborator, Deployment
 from helpers.errors import TrackbedError
@@ -112,7 +111,7 @@ class ComposeProject(Collaborator):
         """A command of Compose that ends by itself. Raises subprocess.TimeoutExpired."""
         return subprocess.run(
             ["docker", "compose", "--env-file", os.devnull, *argv],
-            cwd=stack.ROOT,
+            cwd=clone.ROOT,
             env=self.environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -141,7 +140,7 @@ class ComposeProject(Collaborator):
     def one_shot(
         self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None, timeout: float, overlay: str = ""
     ) -> ExecResult:
-        return commands.run(self.fresh(part, argv), stdin, timeout, env=self.environment(overlay), cwd=stack.ROOT)
+        return commands.run(self.fresh(part, argv), stdin, timeout, env=self.environment(overlay), cwd=clone.ROOT)
 
     def unlisted(self) -> tuple[str, ...]:
         """The names of what MinIO holds and does not list, from a walk through its volume."""
@@ -162,7 +161,7 @@ class ComposeProject(Collaborator):
         words = ["--no-deps", "--wait", only] if only else []
         with subprocess.Popen(
             ["docker", "compose", "--env-file", os.devnull, "up", "-d", "--no-build", "--pull", "never", *words],
-            cwd=stack.ROOT,
+            cwd=clone.ROOT,
             env=self.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from helpers import elsewhere, notebook, server_secrets, stack
-from helpers.credentials import GATEWAY_KEY, MLFLOW_TOKEN, STORE_SYNC_TOKEN
-from helpers.engines import database_roles, shared
+from helpers import remote_tracking, services
+from helpers.engines import database_roles, jupyterlab, shared
+from helpers.project import server_secrets, workspace_folder
+from helpers.project.credentials import GATEWAY_KEY, MLFLOW_TOKEN, STORE_SYNC_TOKEN
 from helpers.services import (
     BUCKET,
     GATEWAY,
@@ -57,7 +58,7 @@ def service_spec(name: str, model: Mapping[str, Any], project: str) -> PartSpec:
     networks = model["networks"]
     return PartSpec(
         name=name,
-        title=stack.TITLES[name],
+        title=services.TITLES[name],
         container=f"{project}-{name}-1",
         hostname=name,
         image=service["image"],
@@ -113,15 +114,15 @@ def seconds(text: str | float) -> float:
 def volumes(settings: Settings, object_store: str) -> tuple[Volume, ...]:
     """Every volume of a system with the numeric owner of its part."""
     project = settings.project
-    uid = notebook.workspace_owner(settings)
+    uid = workspace_folder.owner(settings)
     if settings.tracking_uri:
-        return (Volume(f"{project}_secrets-jupyter", uid, notebook.GID, secret=True),)
+        return (Volume(f"{project}_secrets-jupyter", uid, workspace_folder.GID, secret=True),)
     listed = [
         Volume(f"{project}_postgres", *UIDS[POSTGRES]),
         Volume(f"{project}_mlflow-tmp", *UIDS[MLFLOW]),
         Volume(f"{project}_secrets-postgres", *UIDS[POSTGRES], secret=True),
         Volume(f"{project}_secrets-mlflow", *UIDS[MLFLOW], secret=True),
-        Volume(f"{project}_secrets-jupyter", uid, notebook.GID, secret=True),
+        Volume(f"{project}_secrets-jupyter", uid, workspace_folder.GID, secret=True),
     ]
     if settings.public:
         listed += [
@@ -146,12 +147,12 @@ def secret_files(settings: Settings, object_store: str, asks: bool = False) -> t
         "jupyter-token",
         "{JUPYTER_TOKEN}",
         ("JUPYTER_TOKEN",),  # read without strip
-        notebook.workspace_owner(settings),
-        notebook.GID,
+        workspace_folder.owner(settings),
+        workspace_folder.GID,
     )
-    cookie = secret(JUPYTER, notebook.COOKIE_FILE, notebook.COOKIE, ("JUPYTER_TOKEN",), token.uid, token.gid)
+    cookie = secret(JUPYTER, jupyterlab.COOKIE_FILE, jupyterlab.COOKIE, ("JUPYTER_TOKEN",), token.uid, token.gid)
     if settings.tracking_uri:
-        return (token, cookie, *elsewhere.secret_files(settings, token.volume, token.uid, token.gid))
+        return (token, cookie, *remote_tracking.secret_files(settings, token.volume, token.uid, token.gid))
     listed = [
         secret(POSTGRES, "postgres-password", "{POSTGRES_PASSWORD}", ("POSTGRES_PASSWORD",), *UIDS[POSTGRES]),
         # not secret itself; run once by the image's entry script, when it has made the database

@@ -7,15 +7,16 @@ from dataclasses import replace
 from functools import cached_property
 from typing import IO, Any
 
-from helpers import egress, notebook, stack
-from helpers.engines import commands, shared
+from helpers import commands, digests, egress
+from helpers.engines import jupyterlab, shared
+from helpers.engines.docker import notebook_spec
 from helpers.engines.docker.client import LABEL, DockerApi
 from helpers.engines.docker.deployment import Collaborator, Deployment
 from helpers.engines.docker.devices import Devices
 from helpers.errors import TrackbedError
+from helpers.project.project import notebook_memory
 from helpers.services import JUPYTER, ExecResult, Mount, PartSpec, Sink, State
 from helpers.settings import DEFAULT, Settings
-from helpers.system import notebook_memory
 
 
 class NotebookContainer(Collaborator):
@@ -28,15 +29,15 @@ class NotebookContainer(Collaborator):
     @cached_property
     def image_settings(self) -> Settings:
         """The settings with the notebook's image for this machine's GPUs."""
-        return replace(self.settings, jupyter_image=notebook.image(self.settings, self.devices.accelerator))
+        return replace(self.settings, jupyter_image=notebook_spec.image(self.settings, self.devices.accelerator))
 
     @cached_property
     def spec(self) -> PartSpec:
         """The part as data."""
         told = self.deployment.egress.reachable_from_containers().environment(egress.inside(self.settings))
         if self.deployment.certificates:
-            told |= egress.trust(f"/run/secrets/{notebook.CERTIFICATES}")
-        spec = notebook.container_spec(
+            told |= egress.trust(f"/run/secrets/{jupyterlab.CERTIFICATES}")
+        spec = notebook_spec.container_spec(
             self.settings,
             self.devices.accelerator,
             self._data_mount(),
@@ -58,9 +59,9 @@ class NotebookContainer(Collaborator):
         if name.startswith("/"):
             if not self.host.is_folder(name):
                 raise shared.no_data_folder(name, self.host.name if self.host.remote else "")
-            return Mount("bind", name, notebook.DATA, read_only=True)
+            return Mount("bind", name, notebook_spec.DATA, read_only=True)
         if name and self.api.volumes([name]):
-            return Mount("volume", name, notebook.DATA, read_only=True, options="nocopy")
+            return Mount("volume", name, notebook_spec.DATA, read_only=True, options="nocopy")
         if named and name:
             raise TrackbedError(
                 f"DATA_VOLUME={name}: there is no volume of that name",
@@ -71,7 +72,7 @@ class NotebookContainer(Collaborator):
     def empty_data(self) -> str:
         """The data set, where there is nothing in it; else ""."""
         for mount in self.spec.mounts:
-            if mount.target == notebook.DATA and self._is_empty(mount):
+            if mount.target == notebook_spec.DATA and self._is_empty(mount):
                 return mount.source
         return ""
 
@@ -92,7 +93,7 @@ class NotebookContainer(Collaborator):
         """It runs as planned: nothing when it does already, else a container that stopped, else a new one."""
         spec = self.spec
         image = self.api.image(spec.image)
-        wanted = stack.digest(spec, image["id"] if image else "", self.deployment.secrets_digest())
+        wanted = digests.digest(spec, image["id"] if image else "", self.deployment.secrets_digest())
         for container in self.api.containers(self.labels):
             if container.labels.get(f"{LABEL}.config") == wanted:
                 if container.state not in (State.EXITED, State.STARTING) and (container.ports or not spec.ports):

@@ -8,13 +8,14 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from helpers import egress, notebook, stack, surroundings
+from helpers import digests, egress
 from helpers.engines.docker import client_config, compose_model, id_mapping, ssh_host
 from helpers.engines.docker.client import DockerApi
 from helpers.engines.host import Here, Host
+from helpers.project import surroundings, workspace_folder
+from helpers.project.project import Project
 from helpers.services import BUCKET, GATEWAY, JUPYTER, MLFLOW, POSTGRES, STORE, STORE_SYNC, Network, SecretFile, Volume
 from helpers.settings import Settings
-from helpers.system import System
 
 NETWORKS = ("backend", "frontend", "tracking", "console")  # of all Compose files
 
@@ -22,7 +23,7 @@ NETWORKS = ("backend", "frontend", "tracking", "console")  # of all Compose file
 class Deployment:
     """What the modules of this engine share. Its settings and its machine are known once it has been asked for."""
 
-    def __init__(self, system: System, api: DockerApi) -> None:
+    def __init__(self, system: Project, api: DockerApi) -> None:
         self.system = system
         self.settings = system.settings
         self.api = api
@@ -55,7 +56,7 @@ class Deployment:
         owner = settings.workspace.stat().st_uid if settings.workspace.is_dir() else self.ids.own
         uid = self.ids.inside(owner)
         if uid is None or (uid == 0 and not self.ids.rootless):
-            uid = notebook.UID
+            uid = workspace_folder.UID
         self.settings = replace(settings, notebook_uid=uid)
 
     @property
@@ -64,7 +65,7 @@ class Deployment:
 
     @property
     def alone(self) -> bool:
-        """Only the notebook, for a tracking server elsewhere."""
+        """Only the notebook, for a remote tracking server."""
         return bool(self.settings.tracking_uri)
 
     @property
@@ -93,7 +94,7 @@ class Deployment:
     def secrets_digest(self) -> str:
         """Changes with the secrets of the notebook, and with the certificate that goes beside them."""
         files = [s.template for s in self.secret_files()] if self.settings.tracking_uri else []
-        return stack.digest(self.system.credentials_digest(), *files) if files else self.system.credentials_digest()
+        return digests.digest(self.system.credentials_digest(), *files) if files else self.system.credentials_digest()
 
     def frontend(self) -> Network:
         """The only network of a notebook without services."""
@@ -122,7 +123,7 @@ class Collaborator:
         self.deployment = deployment
 
     @property
-    def system(self) -> System:
+    def system(self) -> Project:
         return self.deployment.system
 
     @property

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from helpers.engines import commands
+from helpers import commands
 from helpers.engines.docker import cdi
 from helpers.engines.docker.deployment import Collaborator
 from helpers.errors import TrackbedError

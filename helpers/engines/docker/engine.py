@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, ClassVar
 
-from helpers import stack
-from helpers.engines import base, commands, shared, streaming
+from helpers import clone, commands, digests, services
+from helpers.engines import base, shared, streaming
 from helpers.engines.docker import availability, images, ownership, script, stopping
 from helpers.engines.docker.checks import DockerChecks
 from helpers.engines.docker.client import DockerApi
@@ -20,6 +20,7 @@ from helpers.engines.docker.containers import Containers
 from helpers.engines.docker.deployment import Deployment
 from helpers.engines.docker.devices import Devices
 from helpers.engines.docker.network_guard import NetworkGuard
+from helpers.engines.docker.notebook_spec import HOME
 from helpers.engines.docker.postgres import Database
 from helpers.engines.docker.startup import Startup
 from helpers.engines.docker.volumes import Volumes
@@ -27,7 +28,7 @@ from helpers.engines.docker.workspace import Workspace
 from helpers.engines.host import Host
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.gpu.accelerator import Accelerator
-from helpers.notebook import HOME
+from helpers.project.project import Project
 from helpers.services import (
     JUPYTER,
     MLFLOW,
@@ -45,7 +46,6 @@ from helpers.services import (
     State,
 )
 from helpers.settings import Settings
-from helpers.system import System
 
 INSIDE = {MLFLOW: 8000, JUPYTER: 8888}  # the ports in the containers
 
@@ -61,7 +61,7 @@ class DockerEngine(base.Engine):
     own_loopback: ClassVar[bool] = True
     by_hand: ClassVar[str] = "docker compose"
 
-    def __init__(self, system: System, api: DockerApi | None = None) -> None:
+    def __init__(self, system: Project, api: DockerApi | None = None) -> None:
         self.system = system
         self.deployment = Deployment(system, api or DockerApi())
         self.devices = Devices(self.deployment)
@@ -165,9 +165,9 @@ class DockerEngine(base.Engine):
         """A hash of all that the containers are made from: a different one means `up` has work to do."""
         spec = self.notebook.spec
         if self.deployment.alone:
-            return stack.digest(spec, self.deployment.secrets_digest())
-        return stack.digest(
-            self.compose.values(), *(stack.ROOT / f for f in self.compose.files), spec, self.system.credentials_digest()
+            return digests.digest(spec, self.deployment.secrets_digest())
+        return digests.digest(
+            self.compose.values(), *(clone.ROOT / f for f in self.compose.files), spec, self.system.credentials_digest()
         )
 
     def unchanged(self) -> bool:
@@ -238,7 +238,7 @@ class DockerEngine(base.Engine):
         command = (
             self.compose.fresh(part, argv) if fresh else ["docker", "exec", "-i", self.containers.find(part).id, *argv]
         )
-        return streaming.piped(argv[0], command, self.compose.environment(STREAM if fresh else ""), stack.ROOT)
+        return streaming.piped(argv[0], command, self.compose.environment(STREAM if fresh else ""), clone.ROOT)
 
     def unlisted(self) -> tuple[str, ...]:
         return self.compose.unlisted()
@@ -340,7 +340,7 @@ class DockerEngine(base.Engine):
 
     @property
     def check_result(self) -> tuple[str, str]:
-        return (STORE_SYNC, f"/store/{stack.CHECK_RESULT}") if self.object_store == "versitygw" else ("", "")
+        return (STORE_SYNC, f"/store/{services.CHECK_RESULT}") if self.object_store == "versitygw" else ("", "")
 
     def port_owners(self) -> Mapping[int, str]:
         return self.containers.port_owners()

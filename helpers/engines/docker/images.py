@@ -13,13 +13,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers import egress, references, stack
-from helpers.engines import commands
+from helpers import clone, commands, digests, egress, references
 from helpers.engines.docker import client_config
 from helpers.engines.docker.client import LABEL, DockerApi
+from helpers.engines.docker.notebook_spec import REPOSITORY
 from helpers.errors import SettingError, TrackbedError
 from helpers.gpu import wheels
-from helpers.notebook import REPOSITORY
 from helpers.services import Sink
 from helpers.settings import Settings
 
@@ -103,11 +102,11 @@ def local(api: DockerApi, reference: str) -> str:
 
 
 def _folder(name: str) -> Path:
-    return stack.ROOT / "docker" / FOLDERS[name.rpartition(":")[0]]
+    return clone.ROOT / "docker" / FOLDERS[name.rpartition(":")[0]]
 
 
 def _inputs(name: str, settings: Settings) -> str:
-    return stack.folder_digest(_folder(name), arguments(name, settings))
+    return digests.folder_digest(_folder(name), arguments(name, settings))
 
 
 def arguments(name: str, settings: Settings) -> dict[str, str]:

@@ -14,9 +14,10 @@ from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 
-from helpers import notebook, safe_files
+from helpers import safe_files
 from helpers.engines.docker.id_mapping import IdMapping
 from helpers.errors import TrackbedError
+from helpers.project import workspace_folder
 
 # a POSIX access list as Linux keeps it (include/uapi/linux/posix_acl_xattr.h): version 2, then tag, rights, id
 ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
@@ -38,14 +39,14 @@ def make(place: Path, ids: IdMapping) -> None:
     account in; root without sudo, or a file system without such lists, gives it to that account.
     """
     if ids.rootless:
-        notebook.make_workspace(place, ids.own, group(ids.own), callers=False)
+        workspace_folder.make(place, ids.own, group(ids.own), callers=False)
         return
-    uid, gid = ids.outside(notebook.UID), ids.outside(notebook.GID)
+    uid, gid = ids.outside(workspace_folder.UID), ids.outside(workspace_folder.GID)
     if uid is None or gid is None:
-        notebook.make_workspace(place)
+        workspace_folder.make(place)
         return
     made, whose = not place.is_dir(), person(ids)
-    notebook.make_workspace(place, uid, gid, callers=bool(whose))
+    workspace_folder.make(place, uid, gid, callers=bool(whose))
     if not whose or not (made or is_closed(place, ids)):
         return
     try:
@@ -66,14 +67,14 @@ def make(place: Path, ids: IdMapping) -> None:
 
 def is_closed(place: Path, ids: IdMapping) -> bool:
     """Whether the workspace is the person's and the notebook's account has no way in, which `make` gives it."""
-    uid, gid = ids.outside(notebook.UID), ids.outside(notebook.GID)
+    uid, gid = ids.outside(workspace_folder.UID), ids.outside(workspace_folder.GID)
     try:
         owner = place.stat().st_uid
     except OSError:
         return False
     if ids.rootless or uid is None or gid is None or not 0 < owner == person(ids) or holds_home(place, ids):
         return False
-    return bool(notebook.workspace_problem(place, uid, gid)[0]) and takes_lists(place)
+    return bool(workspace_folder.problem(place, uid, gid)[0]) and takes_lists(place)
 
 
 def holds_home(place: Path, ids: IdMapping) -> bool:
@@ -96,11 +97,11 @@ def takes_lists(place: Path) -> bool:
 
 def problem(place: Path, ids: IdMapping, uid: int, image: str) -> tuple[str, str]:
     """Why the notebook, of uid ``uid`` inside, could not write to a workspace that is there, and what to type."""
-    outside, other = ids.outside(uid), ids.outside(notebook.group(uid))
+    outside, other = ids.outside(uid), ids.outside(workspace_folder.group(uid))
     if outside is None or other is None:
         return "", ""
-    found, line = notebook.workspace_problem(place, outside, other)
-    if line != notebook.give_line(place, outside, other):
+    found, line = workspace_folder.problem(place, outside, other)
+    if line != workspace_folder.give_line(place, outside, other):
         return found, line
     if is_closed(place, ids):
         return "", ""  # a start lets it in
@@ -114,11 +115,11 @@ def problem(place: Path, ids: IdMapping, uid: int, image: str) -> tuple[str, str
 
 def fix(place: Path, ids: IdMapping, uid: int, image: str) -> str:
     """What to type where the notebook, of uid ``uid`` inside, cannot write to a workspace."""
-    owner, outside, other = safe_files.owner(place), ids.outside(uid), ids.outside(notebook.group(uid))
+    owner, outside, other = safe_files.owner(place), ids.outside(uid), ids.outside(workspace_folder.group(uid))
     if outside is None or other is None or owner == outside:
-        return notebook.other_folder(place)
+        return workspace_folder.other_folder(place)
     if ids.rootless and ids.inside(owner) is not None:  # such numbers only the engine's root can change
-        inside = f"{uid}:{notebook.group(uid)}"
+        inside = f"{uid}:{workspace_folder.group(uid)}"
         return (
             f"docker run --rm --user 0 --entrypoint chown -v {shlex.quote(f'{place}:/w')} {image} -hR {inside} /w"
             "   (or name another folder in WORKSPACE)"
@@ -126,7 +127,7 @@ def fix(place: Path, ids: IdMapping, uid: int, image: str) -> str:
     if not ids.rootless and owner and owner == os.geteuid() and shutil.which("setfacl") and takes_lists(place):
         rights = f"u:{outside}:rwX,d:u:{outside}:rwX,d:u:{owner}:rwX"
         return f"setfacl -R -m {rights} {shlex.quote(str(place))}   (or name another folder in WORKSPACE)"
-    return notebook.give_line(place, outside, other)
+    return workspace_folder.give_line(place, outside, other)
 
 
 def group(uid: int) -> int:

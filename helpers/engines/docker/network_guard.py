@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from helpers import stack
 from helpers.engines.docker import iptables
 from helpers.engines.docker.deployment import Collaborator
+from helpers.project import mlflow_jobs
 
 
 class NetworkGuard(Collaborator):
@@ -26,7 +26,7 @@ class NetworkGuard(Collaborator):
         project = self.settings.project
         bridges = [iptables.Bridge(*found) for found in self.api.bridges(project)]
         # only then may somebody outside have the server or the notebook send requests
-        reaching = self.settings.public or stack.has_jobs(self.settings)
+        reaching = self.settings.public or mlflow_jobs.enabled(self.settings)
         metadata = iptables.metadata_rules(project, bridges) if reaching else ()
         if not self.lets_neighbours_in:
             return metadata

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from helpers import stack
-from helpers.engines import commands, database_roles, shared
+from helpers import commands, database_settings
+from helpers.engines import database_roles, shared
 from helpers.engines.base import Engine
 from helpers.engines.docker import half_made
 from helpers.engines.docker.deployment import Collaborator, Deployment
@@ -122,12 +122,12 @@ class Database(Collaborator):
         The password stays inside the container: psql itself reads it from the secrets volume.
         """
         login = (
-            f'PGPASSWORD="$(cat {PASSWORD_FILE})" psql -X -q -h "$(hostname -i)" -U {stack.DATABASE_USER} '
+            f'PGPASSWORD="$(cat {PASSWORD_FILE})" psql -X -q -h "$(hostname -i)" -U {database_settings.USER} '
             f'-d "$0" -c "SELECT 1" >/dev/null 2>&1'
         )
         if self.engine.exec(POSTGRES, ("sh", "-c", login, live)).code == 0:
             return
-        done = self._psql(stack.DATABASE_ADMIN, database_roles.MAINTENANCE, database_roles.settings(PASSWORD_FILE))
+        done = self._psql(database_settings.ADMIN, database_roles.MAINTENANCE, database_roles.settings(PASSWORD_FILE))
         if done.code:
             raise PartFailed(
                 POSTGRES,

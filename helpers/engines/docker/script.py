@@ -5,8 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
-from helpers import notebook
-from helpers.engines import scripts
+from helpers.engines import jupyterlab, scripts
 from helpers.engines.docker import images
 from helpers.engines.host import LOCAL, Host
 from helpers.services import DeviceRequest, Mount, PartSpec, Plan, SecretFile
@@ -157,7 +156,7 @@ def _run(part: PartSpec, host: Host) -> list[str]:
     flags += [
         _environment_flag(name, value)
         for name, value in part.environment.items()
-        if value != f"/run/secrets/{notebook.CERTIFICATES}"
+        if value != f"/run/secrets/{jupyterlab.CERTIFICATES}"
     ]  # no secret, and not among their files
     command = list(part.command)
     if part.entrypoint:
@@ -197,7 +196,7 @@ def _await(part: PartSpec) -> str:
 
 
 def _login(plan: Plan, settings: Settings) -> list[str]:
-    """A login of the gateway, as helpers/users.py writes it, and whom a client has to trust."""
+    """A login of the gateway, as helpers/project/users.py writes it, and whom a client has to trust."""
     part = plan.part("gateway")
     volume = next(mount.source for mount in part.mounts if mount.target == "/run/secrets")
     users = next(file for file in plan.secrets if file.part == part.name and file.path == "users")

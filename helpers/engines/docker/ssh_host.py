@@ -10,16 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from helpers import addresses, notebook
-from helpers.engines import commands
+from helpers import addresses, commands
 from helpers.engines.docker import ssh as nodes
 from helpers.engines.host import Here, Host
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.gpu import probe
 from helpers.gpu.detect import Machine
+from helpers.project import workspace_folder
+from helpers.project.state import State
 from helpers.services import Address, HostFacts, Port
 from helpers.settings import DEFAULT, Settings
-from helpers.state import State
 
 DISK = """\
 folder=$1
@@ -78,10 +78,10 @@ class There(Here):
             workspace = self.default_workspace(settings)
         owner = self._ask(OWNER, str(workspace)).strip()
         uid = int(owner) if owner.isdigit() else self.node.uid
-        return replace(settings, workspace=workspace, notebook_uid=uid or notebook.UID)
+        return replace(settings, workspace=workspace, notebook_uid=uid or workspace_folder.UID)
 
     def make_workspace(self, settings: Settings) -> Settings:
-        workspace, owner = settings.workspace, f"{notebook.UID}:{notebook.GID}"
+        workspace, owner = settings.workspace, f"{workspace_folder.UID}:{workspace_folder.GID}"
         done = self.node.run(WORKSPACE, str(workspace), owner)
         if done.code == 3:
             raise TrackbedError(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 
-from helpers import egress, gateway, stack
+from helpers import database_settings, egress, gateway, urls
+from helpers.engines import jupyterlab
 from helpers.engines.docker import client_config, images
 from helpers.engines.docker.deployment import Deployment
 from helpers.errors import TrackbedError
+from helpers.project import mlflow_jobs
 from helpers.settings import PREFIX, TABLE, Settings
 
 
@@ -55,16 +57,18 @@ def variables(deployment: Deployment) -> dict[str, str]:
     return {
         **_declared(settings),
         "TRACKBED_S3_ENDPOINT": "http://store:9000" if own_store else settings.s3_endpoint,
-        "TRACKBED_S3_BROWSER_URL": stack.s3_browser_url(settings) if own_store else "",
+        "TRACKBED_S3_BROWSER_URL": urls.s3_browser_url(settings) if own_store else "",
         "TRACKBED_POSTGRES_IMAGE": _image(deployment, "postgres"),
         "TRACKBED_MINIO_IMAGE": _image(deployment, "minio"),
         "TRACKBED_VERSITYGW_IMAGE": _image(deployment, "versitygw"),
-        "TRACKBED_POOL_SIZE": str(stack.pool(settings.mlflow_workers)[0]),
-        "TRACKBED_POOL_OVERFLOW": str(stack.pool(settings.mlflow_workers)[1]),
-        "TRACKBED_MAX_CONNECTIONS": str(stack.max_connections(settings.mlflow_workers, stack.has_jobs(settings))),
-        "TRACKBED_ALLOWED_HOSTS": stack.allowed_hosts(settings),
-        "TRACKBED_CORS_ORIGINS": stack.cors_origins(settings),
-        "TRACKBED_STORE_NETWORK": stack.store_network(settings, deployment.system.state.instance),
+        "TRACKBED_POOL_SIZE": str(database_settings.pool(settings.mlflow_workers)[0]),
+        "TRACKBED_POOL_OVERFLOW": str(database_settings.pool(settings.mlflow_workers)[1]),
+        "TRACKBED_MAX_CONNECTIONS": str(
+            database_settings.max_connections(settings.mlflow_workers, mlflow_jobs.enabled(settings))
+        ),
+        "TRACKBED_ALLOWED_HOSTS": urls.allowed_hosts(settings),
+        "TRACKBED_CORS_ORIGINS": urls.cors_origins(settings),
+        "TRACKBED_STORE_NETWORK": jupyterlab.store_network(settings, deployment.system.state.instance),
         "TRACKBED_DATABASE": live["database"],
         "TRACKBED_ARTIFACT_PREFIX": live["prefix"],
         "TRACKBED_SECRETS": deployment.system.credentials_digest(),
@@ -72,7 +76,7 @@ def variables(deployment: Deployment) -> dict[str, str]:
         "TRACKBED_NO_PROXY": egress.exceptions(client_config.proxies(os.environ).get(egress.EXCEPT, "")),
         "TRACKBED_MTU": str(min(mtu or 1500, 1500)),
         # not by the names in the service, which nobody's shell is to get: a user may take them for the settings
-        "TRACKBED_SERVER_JOBS": "on" if stack.has_jobs(settings) else "off",
+        "TRACKBED_SERVER_JOBS": "on" if mlflow_jobs.enabled(settings) else "off",
         "TRACKBED_SERVER_JOBS_MODELS": settings.mlflow_jobs_models,
         **(gateway_variables(deployment) if settings.public else {}),
     }
@@ -80,7 +84,7 @@ def variables(deployment: Deployment) -> dict[str, str]:
 
 def gateway_variables(deployment: Deployment) -> dict[str, str]:
     """The part of them for PUBLIC=true."""
-    settings, name = deployment.settings, stack.public_name(deployment.settings)
+    settings, name = deployment.settings, urls.public_name(deployment.settings)
     own_store = deployment.object_store != "external"
     certificates = "internal"
     if settings.acme:

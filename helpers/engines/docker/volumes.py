@@ -7,12 +7,12 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from helpers import notebook, users
-from helpers.engines import streaming
+from helpers.engines import jupyterlab, streaming
 from helpers.engines.docker import compose_model
 from helpers.engines.docker.client import LABEL, FileEntry
 from helpers.engines.docker.deployment import Collaborator
 from helpers.errors import TrackbedError
+from helpers.project import users, workspace_folder
 from helpers.services import GATEWAY, MLFLOW, DataItem, Sink
 
 LIVE = "live.json"  # the pointer of the state file, kept with the data as well
@@ -23,7 +23,7 @@ class Volumes(Collaborator):
 
     def names(self) -> tuple[str, ...]:
         """Every volume that a system of this name has, or had with other settings."""
-        # also what is not part of the plan now: a notebook for a server elsewhere has one volume
+        # also what is not part of the plan now: a notebook for a remote tracking server has one volume
         with_server = replace(self.settings, tracking_uri="")
         names = [v.name for v in compose_model.volumes(with_server, self.deployment.object_store)]
         # stores used earlier are data of this project too
@@ -78,8 +78,10 @@ class Volumes(Collaborator):
         """The site's certificates for the notebook. Not among the secrets: other ones do not start it anew."""
         if not self.deployment.certificates:
             return []
-        uid = notebook.workspace_owner(self.settings)
-        return [FileEntry(notebook.CERTIFICATES, self.deployment.certificates.encode(), uid, notebook.GID, 0o444)]
+        uid = workspace_folder.owner(self.settings)
+        return [
+            FileEntry(jupyterlab.CERTIFICATES, self.deployment.certificates.encode(), uid, workspace_folder.GID, 0o444)
+        ]
 
     def _gateway_files(self) -> list[FileEntry]:
         owner = compose_model.UIDS[GATEWAY]

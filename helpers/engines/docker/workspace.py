@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 
-from helpers import notebook, safe_files
+from helpers import safe_files
 from helpers.engines.docker import mapped_workspace
 from helpers.engines.docker.container import NotebookContainer
 from helpers.engines.docker.deployment import Collaborator, Deployment
-from helpers.system import existing
+from helpers.project import workspace_folder
+from helpers.project.project import existing
 
 CLOSED_FIX = (
     "name a folder on a disk of this machine in WORKSPACE: a file server with root_squash, or a FUSE mount without "
@@ -25,7 +26,7 @@ class Workspace(Collaborator):
 
     def problem(self) -> tuple[str, str]:
         """Why the notebook could not write there, and what helps; "" for both where nothing shows."""
-        place, uid = self.settings.workspace, notebook.workspace_owner(self.settings)
+        place, uid = self.settings.workspace, workspace_folder.owner(self.settings)
         if self.host.remote:
             return "", ""
         if closed := self.deployment.api.closed(str(existing(place))):
@@ -35,7 +36,7 @@ class Workspace(Collaborator):
         if self.deployment.ids.kind:
             return mapped_workspace.problem(place, self.deployment.ids, uid, self.notebook.image_settings.jupyter_image)
         groups = tuple(map(int, self.notebook.devices.accelerator.groups))
-        return notebook.workspace_problem(place, uid, notebook.GID, groups)
+        return workspace_folder.problem(place, uid, workspace_folder.GID, groups)
 
     def is_closed(self) -> bool:
         """Whether an earlier release left it to the person alone, where `make` lets the notebook's account in."""
@@ -45,15 +46,16 @@ class Workspace(Collaborator):
     def fix(self) -> str:
         """What gives the notebook all of it."""
         place = self.settings.workspace
-        uid = notebook.workspace_owner(self.settings)
+        uid = workspace_folder.owner(self.settings)
         if self.host.remote:
-            return f"there: chown -hR {uid}:{notebook.GID} {shlex.quote(str(place))}   (or name another in WORKSPACE)"
+            line = f"chown -hR {uid}:{workspace_folder.GID} {shlex.quote(str(place))}"
+            return f"there: {line}   (or name another in WORKSPACE)"
         if self.deployment.ids.kind:
             return mapped_workspace.fix(place, self.deployment.ids, uid, self.notebook.image_settings.jupyter_image)
         return (
-            notebook.other_folder(place)
+            workspace_folder.other_folder(place)
             if safe_files.owner(place) == uid
-            else notebook.give_line(place, uid, notebook.GID)
+            else workspace_folder.give_line(place, uid, workspace_folder.GID)
         )
 
     def make(self) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from helpers import notebook, safe_files, stack
-from helpers.engines import database_roles
+from helpers import clone, database_settings, safe_files
+from helpers.engines import database_roles, jupyterlab
 from helpers.engines.embedded.accounts import ROLE_OF
 from helpers.engines.embedded.deployment import Collaborator
 from helpers.service_accounts import DATABASE, SERVER
@@ -22,7 +22,7 @@ class AppFiles(Collaborator):
                 safe_files.own_folder(self.deployment.app / folder, 0o755)
             _put(target, source.read_bytes(), 0o644)
         if self.deployment.certificates:
-            _put(self.deployment.app / notebook.CERTIFICATES, self.deployment.certificates.encode(), 0o644)
+            _put(self.deployment.app / jupyterlab.CERTIFICATES, self.deployment.certificates.encode(), 0o644)
         credentials = self.system.credentials()
         for secret in self.deployment.secret_files():
             account = self.layout.accounts.get(ROLE_OF[secret.part])
@@ -31,10 +31,10 @@ class AppFiles(Collaborator):
 
     def _copies(self) -> list[tuple[Path, Path]]:
         """Each file and where it goes."""
-        app, here, startup = self.deployment.app, Path(__file__).parent, stack.JUPYTER_FOLDER / "startup"
+        app, here, startup = self.deployment.app, Path(__file__).parent, clone.JUPYTER_FOLDER / "startup"
         for_notebook = [p for p in sorted(startup.rglob("*")) if p.is_file() and "__pycache__" not in p.parts]
         return [
-            *((path, app / path.relative_to(stack.MLFLOW_FOLDER)) for path in stack.server_files()),
+            *((path, app / path.relative_to(clone.MLFLOW_FOLDER)) for path in clone.server_files()),
             *((here / name, app / name) for name in SCRIPTS),
             *((path, self.deployment.startup / path.relative_to(startup)) for path in for_notebook),
         ]
@@ -46,7 +46,7 @@ class AppFiles(Collaborator):
         gets hold of its account must not be able to let others in.
         """
         accounts = self.layout.accounts
-        roles: dict[str, tuple[str, ...]] = {accounts.name(SERVER): (stack.DATABASE_USER,)}
+        roles: dict[str, tuple[str, ...]] = {accounts.name(SERVER): (database_settings.USER,)}
         roles |= dict.fromkeys((accounts.name(DATABASE), "root"), database_roles.ROLES)  # of a normal user, the same
         files = {
             "pg_hba.conf": "local all all peer map=trackbed\n",

@@ -7,7 +7,7 @@ import shlex
 
 from helpers.engines.checks import Checks
 from helpers.findings import Finding, Level
-from helpers.system import existing
+from helpers.project.project import existing
 
 
 class EmbeddedChecks(Checks):

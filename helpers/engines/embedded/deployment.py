@@ -7,30 +7,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from helpers import (
-    egress,
-    elsewhere,
-    machine_failures,
-    notebook,
-    server_secrets,
-    stack,
-    surroundings,
-)
-from helpers.engines import shared
+from helpers import digests, egress, machine_failures, remote_tracking
+from helpers.engines import jupyterlab, shared
 from helpers.engines.embedded.accounts import ROLE_OF
 from helpers.engines.embedded.layout import Layout
 from helpers.engines.embedded.postgres_wheels import MAJOR
 from helpers.gpu import accelerator, wheels
 from helpers.gpu.accelerator import Accelerator
+from helpers.project import server_secrets, surroundings
+from helpers.project.project import Project
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, HostFacts, Port, SecretFile
 from helpers.settings import Settings
-from helpers.system import System
 
 
 class Deployment:
     """What the modules of this engine share. Looking at it changes nothing."""
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: Project) -> None:
         self.system = system
         self.settings: Settings = system.settings
         self.folder = self.settings.folder / "embedded"
@@ -124,7 +117,7 @@ class Deployment:
     def way_out(self) -> dict[str, str]:
         """What is taken from the shell that started the system, and from the machine: proxies, certificates, TZ."""
         variables = {**surroundings.kept(self.system.state), **self._egress.environment(egress.inside(self.settings))}
-        return variables | (egress.trust(str(self.app / notebook.CERTIFICATES)) if self.certificates else {})
+        return variables | (egress.trust(str(self.app / jupyterlab.CERTIFICATES)) if self.certificates else {})
 
     @property
     def _egress(self) -> egress.Egress:
@@ -141,10 +134,10 @@ class Deployment:
         folder, asks = str(self.secrets), self.system.asks
         listed = [
             SecretFile(JUPYTER, folder, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",), 0, 0),
-            SecretFile(JUPYTER, folder, notebook.COOKIE_FILE, notebook.COOKIE, ("JUPYTER_TOKEN",), 0, 0),
+            SecretFile(JUPYTER, folder, jupyterlab.COOKIE_FILE, jupyterlab.COOKIE, ("JUPYTER_TOKEN",), 0, 0),
         ]
         if self.alone:
-            return (*listed, *elsewhere.secret_files(self.settings, folder, 0, 0))
+            return (*listed, *remote_tracking.secret_files(self.settings, folder, 0, 0))
         listed += server_secrets.files(folder, 0, 0, asks)
         listed += server_secrets.notebook_files(folder, 0, 0, asks)
         if self.object_store == "external":
@@ -155,7 +148,7 @@ class Deployment:
     def notebook_digest(self) -> str:
         """Changes with the secrets, and with the certificate that goes beside them."""
         files = [s.template for s in self.secret_files() if s.part == JUPYTER]
-        return stack.digest(self.system.credentials_digest(), *files)
+        return digests.digest(self.system.credentials_digest(), *files)
 
 
 class Collaborator:
@@ -165,7 +158,7 @@ class Collaborator:
         self.deployment = deployment
 
     @property
-    def system(self) -> System:
+    def system(self) -> Project:
         return self.deployment.system
 
     @property

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import IO, ClassVar
 
-from helpers import ports, safe_files, stack
+from helpers import ports, safe_files, services
 from helpers.engines import base, shared, streaming
 from helpers.engines.embedded import script
 from helpers.engines.embedded.checks import EmbeddedChecks
@@ -28,6 +28,7 @@ from helpers.engines.embedded.workspace import Workspace
 from helpers.engines.host import LOCAL, Host
 from helpers.errors import TrackbedError
 from helpers.gpu.accelerator import Accelerator
+from helpers.project.project import Project
 from helpers.services import (
     MLFLOW,
     Address,
@@ -41,7 +42,6 @@ from helpers.services import (
     StartReport,
 )
 from helpers.settings import Settings
-from helpers.system import System
 
 
 class EmbeddedEngine(base.Engine):
@@ -49,7 +49,7 @@ class EmbeddedEngine(base.Engine):
 
     name: ClassVar[str] = "embedded"
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: Project) -> None:
         self.system = system
         self.deployment = here = Deployment(system)
         self.layout = here.layout
@@ -214,7 +214,7 @@ class EmbeddedEngine(base.Engine):
     def check_result(self) -> tuple[str, str]:
         if self.object_store != "folder":
             return "", ""
-        return MLFLOW, str(self.deployment.artifacts / stack.CHECK_RESULT)
+        return MLFLOW, str(self.deployment.artifacts / services.CHECK_RESULT)
 
     def lowest_port(self) -> int:
         return ports.first_unprivileged()  # no service is root

@@ -5,8 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from helpers import bounded, stack
-from helpers.engines import commands
+from helpers import bounded, clone, commands
 from helpers.engines.embedded import postgres_wheels, venvs
 from helpers.engines.embedded.deployment import Collaborator
 from helpers.errors import TrackbedError
@@ -27,9 +26,9 @@ class Environments(Collaborator):
             case "embedded":
                 return venvs.Venv(root, name, Path(__file__).with_name("embedded-requirements.txt"))
             case "mlflow":
-                return venvs.Venv(root, name, stack.MLFLOW_FOLDER / "requirements.txt")
+                return venvs.Venv(root, name, clone.MLFLOW_FOLDER / "requirements.txt")
             case _:
-                lock = stack.JUPYTER_FOLDER / "requirements.txt"
+                lock = clone.JUPYTER_FOLDER / "requirements.txt"
                 return venvs.Venv(root, name, lock, upgraded=not self.layout.as_root, extras=self.torch())
 
     def every(self) -> tuple[venvs.Venv, ...]:
@@ -46,11 +45,11 @@ class Environments(Collaborator):
         chosen, settings = self.deployment.accelerator, self.settings
         extras = []
         if chosen.kind != node_types.NONE:
-            extras.append(venvs.Extra(stack.JUPYTER_FOLDER / f"metrics-{chosen.variant}-requirements.txt", hashed=True))
+            extras.append(venvs.Extra(clone.JUPYTER_FOLDER / f"metrics-{chosen.variant}-requirements.txt", hashed=True))
         if settings.torch == wheels.CPU or (settings.torch == wheels.AUTO and chosen.kind != node_types.NONE):
             lock, hashed = wheels.requirements(chosen.torch, settings.torch_index)
             extras.append(venvs.Extra(lock, wheels.index(chosen.torch, settings.torch_index), hashed))
-            extras.append(venvs.Extra(stack.JUPYTER_FOLDER / "lightning-requirements.txt", hashed=True, alone=True))
+            extras.append(venvs.Extra(clone.JUPYTER_FOLDER / "lightning-requirements.txt", hashed=True, alone=True))
         return tuple(extras)
 
     @property
@@ -83,8 +82,8 @@ class Environments(Collaborator):
         return tuple(
             (
                 str(venv.folder),
-                str(venv.lock.relative_to(stack.ROOT)),
-                tuple(tuple(word.removeprefix(f"{stack.ROOT}/") for word in extra.argv()) for extra in venv.extras),
+                str(venv.lock.relative_to(clone.ROOT)),
+                tuple(tuple(word.removeprefix(f"{clone.ROOT}/") for word in extra.argv()) for extra in venv.extras),
             )
             for venv in self.every()
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from helpers import addresses, stack
+from helpers import addresses, database_settings
 from helpers.engines.embedded.deployment import Collaborator, Deployment
 from helpers.engines.embedded.processes import Processes
 from helpers.engines.embedded.service_commands import ServiceCommands
@@ -74,7 +74,7 @@ class Inspection(Collaborator):
         """The quick look that a health check would take."""
         if service == POSTGRES:
             live = self.system.state.live["database"]
-            return self.commands.psql(stack.DATABASE_USER, live, "SELECT 1", ANSWER_SECONDS).code == 0
+            return self.commands.psql(database_settings.USER, live, "SELECT 1", ANSWER_SECONDS).code == 0
         path = SEARCH if service == MLFLOW else "/api"  # /health is 200 without a database
         token = self.system.access_token() if service == MLFLOW else ""
         try:

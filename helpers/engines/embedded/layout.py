@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from helpers import notebook, safe_files, service_accounts, stack
+from helpers import clone, safe_files, service_accounts
 from helpers.engines.embedded import accounts
 from helpers.engines.embedded.accounts import Accounts
 from helpers.errors import TrackbedError
+from helpers.project import workspace_folder
 from helpers.service_accounts import DATABASE, NOTEBOOK, ROLES, SERVER
 from helpers.services import Sink
 
@@ -108,7 +109,7 @@ class Layout:
             server, database, own = made[SERVER], made[DATABASE], made[NOTEBOOK]
             safe_files.give_folder(self.sockets, database.pw_uid, server.pw_gid, 0o710)
             if (was := self.former_notebook) not in (-1, own.pw_uid):
-                _add(given, notebook.give_workspace(self.workspace, was, own.pw_uid, own.pw_gid))
+                _add(given, workspace_folder.give_to(self.workspace, was, own.pw_uid, own.pw_gid))
             for role in ROLES:
                 account = made[role]
                 _add(given, safe_files.give_folder(self.accounts.home(role), account.pw_uid, account.pw_gid, 0o700))
@@ -195,7 +196,7 @@ class Layout:
     def _check_parents(self) -> None:
         """Nobody but root can move away what root executes: the state folder, this clone, the toolkit's Python."""
         uids = self.uids() - {0}
-        for path in (self.folder.parent, stack.ROOT, Path(sys.prefix)):
+        for path in (self.folder.parent, clone.ROOT, Path(sys.prefix)):
             if found := safe_files.changeable(path, uids):
                 folder, who = found
                 raise TrackbedError(

@@ -8,8 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from helpers import database_failures, safe_files, stack
-from helpers.engines import commands, database_roles, shared
+from helpers import commands, database_failures, database_settings, safe_files
+from helpers.engines import database_roles, shared
 from helpers.engines.embedded import stale_locks
 from helpers.engines.embedded.accounts import NOTHING
 from helpers.engines.embedded.deployment import Collaborator, Deployment
@@ -18,9 +18,9 @@ from helpers.engines.embedded.postgres_wheels import MAJOR
 from helpers.engines.embedded.processes import Processes
 from helpers.engines.embedded.service_commands import ServiceCommands
 from helpers.errors import PartFailed, TrackbedError
+from helpers.project.state import sync_folder
 from helpers.service_accounts import DATABASE
 from helpers.services import MLFLOW, POSTGRES, ExecResult, Sink, State
-from helpers.state import sync_folder
 
 
 class Database(Collaborator):
@@ -91,7 +91,7 @@ class Database(Collaborator):
         done = subprocess.run(
             [
                 self.environments.program("initdb"),
-                *("-D", str(fresh), "-U", stack.DATABASE_ADMIN, "-A", "peer"),
+                *("-D", str(fresh), "-U", database_settings.ADMIN, "-A", "peer"),
                 # the same locale on every engine, so that dumps move
                 *("--encoding=UTF8", "--locale=C.UTF-8", "--data-checksums"),
             ],
@@ -150,7 +150,7 @@ class Database(Collaborator):
     def _wait(self) -> None:
         """PostgreSQL takes connections. Bounded; raises PartFailed when it has ended."""
         deadline = time.monotonic() + min(60, self.settings.ready_timeout)
-        ready = ("pg_isready", "-t", "3", "-U", stack.DATABASE_ADMIN, "-d", database_roles.MAINTENANCE)
+        ready = ("pg_isready", "-t", "3", "-U", database_settings.ADMIN, "-d", database_roles.MAINTENANCE)
         while (answer := self.commands.run(POSTGRES, ready)).code:
             process = self.processes.supervisor.states().get(POSTGRES)
             if process is None or process.state is State.EXITED or time.monotonic() > deadline:

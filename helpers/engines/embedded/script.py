@@ -6,8 +6,8 @@ import os
 import shlex
 from pathlib import Path
 
-from helpers import notebook, stack
-from helpers.engines import scripts
+from helpers import database_settings
+from helpers.engines import jupyterlab, scripts
 from helpers.engines.embedded.deployment import Deployment
 from helpers.engines.embedded.environments import Environments
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, PartSpec, Plan
@@ -108,22 +108,22 @@ class _Script:
         return "\n".join(
             [
                 "# the database: only its own user gets in, over a socket in a private folder",
-                f"{self.program('initdb')} -D {folder} -U {stack.DATABASE_ADMIN} -A peer \\\n"
+                f"{self.program('initdb')} -D {folder} -U {database_settings.ADMIN} -A peer \\\n"
                 "  --encoding=UTF8 --locale=C.UTF-8 --data-checksums >/dev/null",
                 "echo 'local all all peer map=trackbed' >\"$STATE\"/app/pg_hba.conf",
-                f'printf "trackbed $(id -un) %s\\n" {stack.DATABASE_ADMIN} {stack.DATABASE_USER} \\\n'
+                f'printf "trackbed $(id -un) %s\\n" {database_settings.ADMIN} {database_settings.USER} \\\n'
                 '  >"$STATE"/app/pg_ident.conf',
             ]
         )
 
     def roles(self) -> str:
-        psql = f"{self.program('psql')} -X -q -h {self.sockets} -U {stack.DATABASE_ADMIN} -d postgres"
+        psql = f"{self.program('psql')} -X -q -h {self.sockets} -U {database_settings.ADMIN} -d postgres"
         live = self.deployment.system.state.live["database"]
         return (
             f"for _ in $(seq 60); do {psql} -c 'SELECT 1' >/dev/null 2>&1 && break; sleep 1; done\n"
             "# the server's role is no superuser: it owns its database\n"
-            f"{psql} -c 'CREATE ROLE {stack.DATABASE_USER} LOGIN' \\\n"
-            f"  -c 'CREATE DATABASE {live} OWNER {stack.DATABASE_USER}'"
+            f"{psql} -c 'CREATE ROLE {database_settings.USER} LOGIN' \\\n"
+            f"  -c 'CREATE DATABASE {live} OWNER {database_settings.USER}'"
         )
 
     def process(self, part: PartSpec) -> str:
@@ -147,7 +147,7 @@ class _Script:
             return f'PATH={self.word(own + "/scripts" if scripts_folder else own.split(":")[0])}:"$PATH"'
         if value == os.environ.get(name) or scripts.has_password(name, value):
             return ""
-        return "" if value.endswith(f"/{notebook.CERTIFICATES}") else f"{name}={self.word(value)}"
+        return "" if value.endswith(f"/{jupyterlab.CERTIFICATES}") else f"{name}={self.word(value)}"
 
     def wait(self, service: str, path: str) -> str:
         """Until it answers."""

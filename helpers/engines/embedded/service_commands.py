@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
-from helpers.engines import commands, shared, streaming
+from helpers import commands
+from helpers.engines import shared, streaming
 from helpers.engines.embedded.deployment import Collaborator, Deployment
 from helpers.engines.embedded.environments import Environments
 from helpers.engines.embedded.specs import Specs

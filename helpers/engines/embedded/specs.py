@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from helpers import elsewhere, notebook, server_secrets, stack
+from helpers import clone, database_settings, digests, remote_tracking, services, urls
+from helpers.engines import jupyterlab
 from helpers.engines.embedded import launch
 from helpers.engines.embedded.accounts import ROLE_OF
 from helpers.engines.embedded.deployment import Collaborator, Deployment
 from helpers.engines.embedded.environments import OWN, Environments
 from helpers.engines.embedded.supervisor import Program
+from helpers.project import mlflow_jobs, server_secrets
 from helpers.service_accounts import DATABASE, NOTEBOOK, SERVER
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, PartSpec, Plan
 
@@ -45,11 +47,11 @@ class Specs(Collaborator):
     # PostgreSQL
 
     def _postgres(self) -> PartSpec:
-        jobs = stack.has_jobs(self.settings)
+        jobs = mlflow_jobs.enabled(self.settings)
         files = [f"{name}_file={self.deployment.app}/pg_{name}.conf" for name in ("hba", "ident")]
         return PartSpec(
             POSTGRES,
-            stack.TITLES[POSTGRES],
+            services.TITLES[POSTGRES],
             environment=self._common(DATABASE),
             stop_signal="INT",
             stop_grace=30,
@@ -59,7 +61,7 @@ class Specs(Collaborator):
                 *("-k", str(self.layout.sockets)),
                 *("-c", "listen_addresses="),
                 *(word for file in files for word in ("-c", file)),
-                *stack.database_options(stack.max_connections(self.settings.mlflow_workers, jobs)),
+                *database_settings.options(database_settings.max_connections(self.settings.mlflow_workers, jobs)),
             ),
             working_dir=str(self.folder),
         )
@@ -69,7 +71,7 @@ class Specs(Collaborator):
     def _mlflow(self) -> PartSpec:
         return PartSpec(
             MLFLOW,
-            stack.TITLES[MLFLOW],
+            services.TITLES[MLFLOW],
             environment=self._common(SERVER) | self._stores() | self._server() | self._choices(),
             stop_grace=40,
             command=(str(self.environments.venv(MLFLOW).python), str(self.deployment.app / "start.py"), "serve"),
@@ -83,10 +85,10 @@ class Specs(Collaborator):
         settings, live = self.settings, self.system.state.live
         external = self.deployment.object_store == "external"
         bucket, folder = f"s3://{settings.s3_bucket}/{live['prefix']}", self.deployment.artifacts / live["prefix"]
-        kept, more = stack.pool(settings.mlflow_workers)
+        kept, more = database_settings.pool(settings.mlflow_workers)
         variables = {
             # no password: the socket's folder is private, and PostgreSQL asks the kernel who is there (peer)
-            "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg2://{stack.DATABASE_USER}@/{live['database']}"
+            "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg2://{database_settings.USER}@/{live['database']}"
             f"?host={quote(str(self.layout.sockets))}",
             "MLFLOW_ARTIFACTS_DESTINATION": bucket if external else folder.as_uri(),
             "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(kept),
@@ -104,9 +106,9 @@ class Specs(Collaborator):
         """Where it listens, for whom, and what is its own."""
         settings, secrets, temporary = self.settings, self.deployment.secrets, str(self.folder / "tmp")
         return {
-            "MLFLOW_SERVER_ALLOWED_HOSTS": stack.allowed_hosts(settings),
-            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": stack.cors_origins(settings),
-            "TRACKBED_STORE_NETWORK": stack.store_network(settings, self.system.state.instance),
+            "MLFLOW_SERVER_ALLOWED_HOSTS": urls.allowed_hosts(settings),
+            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": urls.cors_origins(settings),
+            "TRACKBED_STORE_NETWORK": jupyterlab.store_network(settings, self.system.state.instance),
             "TRACKBED_HOST": settings.bind_address,
             "TRACKBED_PORT": str(settings.mlflow_port),
             "TRACKBED_WORKERS": str(settings.mlflow_workers),
@@ -114,7 +116,7 @@ class Specs(Collaborator):
             server_secrets.ACCESS_VARIABLE: str(secrets / server_secrets.ACCESS_FILE),
             # the secrets are read at the start only: other ones are another program
             SECRETS_MARK: self.system.credentials_digest(),
-            "TRACKBED_CODE": stack.digest(*stack.server_files()),  # and so is other code, after an update
+            "TRACKBED_CODE": digests.digest(*clone.server_files()),  # and so is other code, after an update
             "TRACKBED_MEMORY_LIMIT": settings.memory_limit,  # no container does it here
             "TMPDIR": temporary,  # uploads are buffered there whole
             "TRACKBED_OWN_TMP": temporary,  # what a killed server left there goes at its next start
@@ -127,7 +129,7 @@ class Specs(Collaborator):
         variables = {}
         if migrate := os.environ.get("TRACKBED_MIGRATE"):
             variables["TRACKBED_MIGRATE"] = migrate  # an older schema is migrated only when asked
-        if stack.has_jobs(self.settings):
+        if mlflow_jobs.enabled(self.settings):
             variables |= {"TRACKBED_JOBS": "on", "TRACKBED_JOBS_MODELS": self.settings.mlflow_jobs_models}
         return variables
 
@@ -137,7 +139,7 @@ class Specs(Collaborator):
         settings, chosen, packages = self.settings, self.deployment.accelerator, self.environments.packages
         return PartSpec(
             JUPYTER,
-            stack.TITLES[JUPYTER],
+            services.TITLES[JUPYTER],
             stop_grace=10,
             command=(
                 str(packages / "bin" / "python"),
@@ -146,8 +148,8 @@ class Specs(Collaborator):
                 f"--ServerApp.port={settings.jupyter_port}",
                 "--ServerApp.port_retries=0",
                 f"--ServerApp.root_dir={settings.workspace}",
-                f"--ServerApp.cookie_secret_file={self.deployment.secrets}/{notebook.COOKIE_FILE}",
-                *stack.notebook_options(settings),
+                f"--ServerApp.cookie_secret_file={self.deployment.secrets}/{jupyterlab.COOKIE_FILE}",
+                *jupyterlab.options(settings),
             ),
             environment={
                 **self._common(NOTEBOOK),
@@ -170,12 +172,10 @@ class Specs(Collaborator):
         tracking = settings.tracking_uri or f"http://{settings.bind_address}:{settings.mlflow_port}"
         return {
             **({"FOOD11_DATA_DIR": str(data / "Food-11")} if data else {}),
-            **(elsewhere.environment(settings, secrets) if self.deployment.alone else {}),
+            **(remote_tracking.environment(settings, secrets) if self.deployment.alone else {}),
             **server_secrets.notebook_environment(secrets, self.system.asks),
             "SHELL": shutil.which("bash", path=TOOLS) or "/bin/sh",
-            **stack.notebook_environment(
-                settings, tracking, state.instance, str(self.deployment.startup), state.person
-            ),
+            **jupyterlab.environment(settings, tracking, state.instance, str(self.deployment.startup), state.person),
             "JUPYTER_TOKEN_FILE": f"{secrets}/jupyter-token",
         }
 
@@ -229,10 +229,10 @@ class Specs(Collaborator):
 
     def digest(self) -> str:
         """Changes with anything that the services are made from."""
-        return stack.digest(
+        return digests.digest(
             [program.__dict__ for program in self.programs()],
             self.system.credentials_digest(),
             [file.template for file in self.deployment.secret_files()],
-            *stack.server_files(),
-            stack.folder_digest(stack.JUPYTER_FOLDER / "startup"),
+            *clone.server_files(),
+            digests.folder_digest(clone.JUPYTER_FOLDER / "startup"),
         )

@@ -7,7 +7,6 @@ import grp
 import os
 
 from helpers import machine_failures, safe_files
-from helpers.credentials import JUPYTER_TOKEN
 from helpers.engines import shared
 from helpers.engines.embedded.app_files import AppFiles
 from helpers.engines.embedded.deployment import Collaborator, Deployment
@@ -19,6 +18,7 @@ from helpers.engines.embedded.service_commands import ServiceCommands
 from helpers.engines.embedded.specs import Specs
 from helpers.engines.embedded.workspace import Workspace
 from helpers.errors import TrackbedError
+from helpers.project.credentials import JUPYTER_TOKEN
 from helpers.service_accounts import SERVER
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, Sink, StartReport
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers import safe_files, stack
-from helpers.engines import commands
+from helpers import commands, digests, safe_files
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.services import Sink
 from helpers.uv_settings import uv_settings
@@ -63,7 +62,7 @@ class Venv:
     @property
     def folder(self) -> Path:
         further = [item for extra in self.extras for item in (extra.requirements, extra.index)]
-        return self.root / f"{self.name}-{stack.digest(self.lock, *further)}"
+        return self.root / f"{self.name}-{digests.digest(self.lock, *further)}"
 
     @property
     def python(self) -> Path:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-from helpers import notebook, safe_files
+from helpers import safe_files
 from helpers.engines.embedded.deployment import Collaborator
+from helpers.project import workspace_folder
 from helpers.service_accounts import NOTEBOOK
 from helpers.services import Sink
 
@@ -20,14 +21,14 @@ class Workspace(Collaborator):
             return "", ""  # it is given over before the notebook starts
         groups = os.getgroups() if account.pw_uid == os.geteuid() else os.getgrouplist(account.pw_name, account.pw_gid)
         groups += map(int, self.deployment.accelerator.groups) if self.layout.as_root else ()
-        return notebook.workspace_problem(place, account.pw_uid, account.pw_gid, groups)
+        return workspace_folder.problem(place, account.pw_uid, account.pw_gid, groups)
 
     def fix(self) -> str:
         """What to type so that the notebook may write to all of it."""
         place, account = self.settings.workspace, self.layout.accounts.find(NOTEBOOK)
         if account is None or safe_files.owner(place) == account.pw_uid:
-            return notebook.other_folder(place)
-        return notebook.give_line(place, account.pw_uid, account.pw_gid)
+            return workspace_folder.other_folder(place)
+        return workspace_folder.give_line(place, account.pw_uid, account.pw_gid)
 
     def take(self, sink: Sink) -> None:
         """Give one that another engine's notebook wrote to the notebook's account."""
@@ -37,7 +38,7 @@ class Workspace(Collaborator):
         place, own = self.settings.workspace, self.layout.accounts.get(NOTEBOOK)
         if (owner := safe_files.owner(place)) in (-1, 0, own.pw_uid):
             return
-        given = notebook.give_workspace(place, owner, own.pw_uid, own.pw_gid)
+        given = workspace_folder.give_to(place, owner, own.pw_uid, own.pw_gid)
         sink.step(
             f"the workspace belongs to the notebook's account {own.pw_name} now, it was uid {owner}'s "
             f"({given.changed} files and folders)"
@@ -46,4 +47,4 @@ class Workspace(Collaborator):
     def make(self) -> None:
         """Make it where it is missing. Raises TrackbedError for one that the notebook could not write."""
         own = self.layout.accounts.get(NOTEBOOK)
-        notebook.make_workspace(self.settings.workspace, own.pw_uid, own.pw_gid, callers=False, private=True)
+        workspace_folder.make(self.settings.workspace, own.pw_uid, own.pw_gid, callers=False, private=True)

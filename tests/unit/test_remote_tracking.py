@@ -1,4 +1,4 @@
-"""A tracking server elsewhere: settings, secrets, the notebook's files, the login plugin, what its answers mean."""
+"""A remote tracking server: settings, secrets, the notebook's files, the login plugin, what its answers mean."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any, cast
 
 import pytest
 
-from helpers import credentials, elsewhere, readiness
+from helpers import readiness, remote_tracking
 from helpers.engines.base import JUPYTER, MLFLOW, Engine, ExecResult
 from helpers.engines.docker import compose_model
 from helpers.errors import SettingError, TrackbedError
 from helpers.probes import tracking_server
+from helpers.project import credentials
 from helpers.settings import Settings
 from tests.unit.fakes import module_at, system
 
@@ -99,7 +100,7 @@ def test_files_of_the_notebook(tmp_path: Path) -> None:
         == {"trackbed_secrets-jupyter"}
         == {v.name for v in compose_model.volumes(found, "minio")}
     )
-    environment = elsewhere.environment(found, "/run/secrets")
+    environment = remote_tracking.environment(found, "/run/secrets")
     assert environment["MLFLOW_TRACKING_SERVER_CERT_PATH"] == "/run/secrets/tracking-ca.pem"
     assert "ada" not in environment.values()
     bare = {f.path: f.template for f in compose_model.secret_files(settings(tmp_path), "minio")}
@@ -120,14 +121,14 @@ def test_a_file_that_is_no_certificate(tmp_path: Path, text: str | None, said: s
     if text is not None:
         ca.write_text(text)
     with pytest.raises(SettingError, match=said):
-        elsewhere.authority(settings(tmp_path, tracking_ca=str(ca)))
+        remote_tracking.authority(settings(tmp_path, tracking_ca=str(ca)))
 
 
 def test_localhost_is_the_container_itself(tmp_path: Path) -> None:
     found = settings(tmp_path, tracking_uri="http://localhost:8000")
     with pytest.raises(SettingError, match="the container itself"):
-        elsewhere.check_place(found, own_loopback=True)
-    elsewhere.check_place(found, own_loopback=False)
+        remote_tracking.check_address(found, own_loopback=True)
+    remote_tracking.check_address(found, own_loopback=False)
 
 
 def plugin() -> Any:
@@ -147,7 +148,7 @@ def test_login_goes_to_its_server_alone(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "tracking-username").write_text("ada")
     (tmp_path / "tracking-password").write_text("p:w")
     basic = "Basic " + base64.b64encode(b"ada:p:w").decode()
-    assert login.known() and login.Login().get_name() == elsewhere.PLUGIN
+    assert login.known() and login.Login().get_name() == remote_tracking.PLUGIN
     assert header(f"{URI}/api") == header("https://mlflow.example.org:443/x") == basic
     for other in (
         "http://mlflow.example.org/api",
@@ -229,7 +230,7 @@ class Notebook:
 
 def test_probe_ends_at_once_or_after_its_patience(tmp_path: Path) -> None:
     def ask(answer: dict[str, Any] | str, patience: float = 30) -> str:
-        return elsewhere.ServerAnswers(patience)(cast(Engine, Notebook(answer, tmp_path)))
+        return remote_tracking.ServerAnswers(patience)(cast(Engine, Notebook(answer, tmp_path)))
 
     assert ask(tracking_server.answer("")) == ""
     assert ask(tracking_server.answer("refuses")) == "the tracking server refuses"
@@ -243,7 +244,7 @@ def test_probe_ends_at_once_or_after_its_patience(tmp_path: Path) -> None:
 
 def test_who_is_asked() -> None:
     assert len(readiness.probes((JUPYTER, MLFLOW), False)[JUPYTER]) == 1
-    assert len(readiness.probes((JUPYTER, elsewhere.NAME), False)[JUPYTER]) == 2
+    assert len(readiness.probes((JUPYTER, remote_tracking.NAME), False)[JUPYTER]) == 2
 
 
 def test_the_plan_is_the_notebook_alone(tmp_path: Path) -> None:

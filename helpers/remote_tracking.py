@@ -1,4 +1,4 @@
-"""A tracking server elsewhere: what a notebook of ours is told about it, its login and CA as files, and asking it."""
+"""A remote tracking server: what a notebook of ours is told about it, its login and CA as files, and asking it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helpers.services import JUPYTER, SecretFile
 from helpers.settings import Settings
 
 SCRIPT = Path(__file__).parent / "probes" / "tracking_server.py"
-NAME = "server elsewhere"  # among the parts to wait for
+NAME = "remote tracking server"  # among the parts to wait for
 PLUGIN = "trackbed"  # the name of docker/jupyter/startup/trackbed_login.py among MLflow's plugins
 PATIENCE = 30.0  # seconds for a server that may be just starting
 USERNAME_FILE, PASSWORD_FILE, TOKEN_FILE, CA_FILE = (
@@ -80,7 +80,7 @@ def authority(settings: Settings) -> str:
     return text
 
 
-def check_place(settings: Settings, own_loopback: bool) -> None:
+def check_address(settings: Settings, own_loopback: bool) -> None:
     """Refuse an address that means another machine inside the notebook, which has its own loopback, than here."""
     host = urlsplit(settings.tracking_uri).hostname or ""
     if own_loopback and host in LOCAL:
@@ -92,7 +92,7 @@ def check_place(settings: Settings, own_loopback: bool) -> None:
 
 
 class ServerAnswers:
-    """A probe, asked from inside the notebook: empty when the server elsewhere answers with this login.
+    """A probe, asked from inside the notebook: empty when the server answers with this login.
 
     Raises TrackbedError at once for what waiting does not mend (401, TLS), for the rest after ``patience`` seconds.
     """

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from helpers import state
 from helpers.errors import Interrupted, TrackbedError
+from helpers.project import state
 from helpers.settings import Settings
 
 FILE = "failed-start.json"

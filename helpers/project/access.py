@@ -9,15 +9,15 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from helpers.project.project import AUTO, OPEN, TOKEN, Project
 from helpers.settings import Settings
 from helpers.spelling import shown
-from helpers.system import AUTO, OPEN, TOKEN, System
 
 NOBODY = 65534
 NO_SHELLS = ("nologin", "false", "true", "sync", "shutdown", "halt", "git-shell")
 
 
-def decide(system: System, node: str = "") -> str:
+def decide(system: Project, node: str = "") -> str:
     """Decide what `auto` means, in ``system.state``; gives the line that says what it is and why. ``node``: another
     machine that runs the parts.
 
@@ -61,7 +61,7 @@ def _reason(settings: Settings, mine: set[int], node: str) -> str:
     return f"{', '.join(shown(name, 40) for name in names[:3])}{more} {verb} on this machine"
 
 
-def own(system: System) -> set[int]:
+def own(system: Project) -> set[int]:
     """The accounts of who runs this: also behind sudo, and who began it (at boot nobody's sudo tells)."""
     told = (os.environ.get("SUDO_UID", ""), system.state.access.get("uid", ""))
     return {_uid(), *(int(text) for text in told if text.isdecimal())}

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers.errors import TrackbedError
+from helpers.project.state import make_folder, write_private
 from helpers.settings import BY_NAME, Settings
-from helpers.state import make_folder, write_private
 
 POSTGRES_PASSWORD = "POSTGRES_PASSWORD"
 S3_ACCESS_KEY = "S3_ACCESS_KEY"
@@ -41,7 +41,7 @@ FORMER = "FORMER_"  # beside one of these: earlier values, one a line, until the
 FOLDER = "secrets"
 ISSUED = "secrets-issued"  # names only: tells a lost secret from one that never was
 _EXTERNAL = "EXTERNAL_"
-_THEIRS = re.compile(r"[!-~]{1,4000}")  # of a server elsewhere: whatever that one takes
+_THEIRS = re.compile(r"[!-~]{1,4000}")  # of a remote tracking server: whatever that one takes
 _GOOD = re.compile(r"[A-Za-z0-9_.~+/=@-]{3,128}")
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from helpers.state import State
+from helpers.project.state import State
 
 NAMES = (
     "HTTP_PROXY",

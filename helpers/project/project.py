@@ -1,4 +1,4 @@
-"""One Trackbed system: its settings, remembered state and secrets, handed to an engine as one thing."""
+"""One project: its settings, remembered state and secrets, handed to an engine as one thing."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helpers import stack
-from helpers.credentials import MLFLOW_TOKEN, Credentials, ensure
+from helpers import digests
 from helpers.gpu import detect, probe
+from helpers.project.credentials import MLFLOW_TOKEN, Credentials, ensure
+from helpers.project.state import State
 from helpers.services import HostFacts
 from helpers.settings import Settings
-from helpers.state import State
 
 AUTO, OPEN, TOKEN = "auto", "open", "token"  # of LOCAL_ACCESS
 
 
 @dataclass
-class System:
+class Project:
     """What an engine is made from. ``credentials`` are generated at first use, never before."""
 
     settings: Settings
@@ -58,7 +58,7 @@ class System:
         """Changes when a secret changes or MLflow begins to ask for its own; one hash over all of them, so it cannot be
         searched for a single weak one."""
         found = self.credentials()
-        return stack.digest("".join(found[name] for name in found.names), self.asks)
+        return digests.digest("".join(found[name] for name in found.names), self.asks)
 
     def local_facts(self, disk: Path) -> HostFacts:
         """This machine, with the free space of the file system that holds ``disk``."""

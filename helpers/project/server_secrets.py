@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from helpers import elsewhere
-from helpers.credentials import FORMER, KEK_PASSPHRASE, MLFLOW_TOKEN, WEBHOOK_KEY
+from helpers import remote_tracking
 from helpers.engines.base import JUPYTER, MLFLOW, Engine, SecretFile
 from helpers.errors import TrackbedError
+from helpers.project.credentials import FORMER, KEK_PASSPHRASE, MLFLOW_TOKEN, WEBHOOK_KEY
 from helpers.spelling import shown
 
 FILES = {
@@ -40,12 +40,12 @@ def token_text(token: bool) -> tuple[str, tuple[str, ...]]:
 
 def notebook_files(volume: str, uid: int, gid: int, token: bool) -> tuple[SecretFile, ...]:
     """The token for the notebook's MLflow, in the file that its plugin for logins reads."""
-    return (SecretFile(JUPYTER, volume, elsewhere.TOKEN_FILE, *token_text(token), uid, gid),)
+    return (SecretFile(JUPYTER, volume, remote_tracking.TOKEN_FILE, *token_text(token), uid, gid),)
 
 
 def notebook_environment(secrets: str, token: bool) -> dict[str, str]:
     """What makes the notebook's MLflow read it; nothing where there is none: an image of your own needs no plugin."""
-    return elsewhere.login(secrets) if token else {}
+    return remote_tracking.login(secrets) if token else {}
 
 
 def sealed(engine: Engine, tried: Mapping[str, list[str]] | None = None) -> dict[str, Any]:

@@ -1,0 +1,105 @@
+"""JupyterLab as a container: its specification."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from helpers import remote_tracking
+from helpers.engines import jupyterlab
+from helpers.gpu.accelerator import Accelerator
+from helpers.project import server_secrets
+from helpers.project.workspace_folder import group, owner
+from helpers.services import JUPYTER, TITLES, DeviceRequest, Health, Mount, PartSpec, Port
+from helpers.settings import Settings
+
+REPOSITORY = "trackbed/jupyter-mlflow"
+DATA = "/mnt"
+HOME = "/home/jovyan"
+STARTUP = "/opt/trackbed/startup"
+ALIVE = "import sys, urllib.request as u; sys.exit(u.urlopen('http://127.0.0.1:8888/api', timeout=4).status != 200)"
+
+
+def image(settings: Settings, accelerator: Accelerator) -> str:
+    """The user's image, or our own for this kind of GPU."""
+    return settings.jupyter_image or f"{REPOSITORY}:{accelerator.tag}"
+
+
+def requests(accelerator: Accelerator) -> tuple[DeviceRequest, ...]:
+    """What the engine itself is asked to inject."""
+    if accelerator.cdi:
+        return (DeviceRequest("cdi", accelerator.cdi),)
+    return (DeviceRequest("", accelerator.request),) if accelerator.request else ()
+
+
+def container_spec(
+    settings: Settings,
+    accelerator: Accelerator,
+    data: Mount | None = None,
+    asks: bool = False,
+    instance: str = "",
+    way_out: Mapping[str, str] | None = None,
+    person: str = "",
+) -> PartSpec:
+    """The notebook as a container on the frontend network, with its GPUs and, read-only, its data set. ``asks``: MLflow
+    asks for its token; ``instance``: the system's id; ``way_out``: variables of proxies and certificates;
+    ``person``: whose runs they are."""
+    further = tuple(_further(words) for words in settings.jupyter_volumes)
+    uid = owner(settings)
+    return PartSpec(
+        name=JUPYTER,
+        title=TITLES[JUPYTER],
+        container=f"{settings.project}-jupyter",
+        hostname=JUPYTER,
+        image=image(settings, accelerator),
+        command=(
+            "start-notebook.py",
+            f"--ServerApp.root_dir={HOME}/work",
+            "--ServerApp.ip=0.0.0.0",
+            "--ServerApp.port=8888",
+            "--ServerApp.open_browser=False",
+            f"--ServerApp.cookie_secret_file=/run/secrets/{jupyterlab.COOKIE_FILE}",
+            *(() if uid else ("--ServerApp.allow_root=True",)),
+            *jupyterlab.options(settings),
+        ),
+        environment={
+            **(way_out or {}),
+            **accelerator.environment,
+            **({"FOOD11_DATA_DIR": f"{DATA}/Food-11"} if data else {}),
+            **(remote_tracking.environment(settings, "/run/secrets") if settings.tracking_uri else {}),
+            **server_secrets.notebook_environment("/run/secrets", asks),
+            **jupyterlab.environment(
+                settings, settings.tracking_uri or "http://mlflow:8000", instance, STARTUP, person
+            ),
+            "JUPYTER_TOKEN_FILE": "/run/secrets/jupyter-token",
+            "HOME": HOME,
+            **({} if uid else {"NB_USER": "root", "NB_UID": "0", "NB_GID": "0"}),  # words of docker-stacks: stay root
+        },
+        # behind the gateway it publishes nothing, and MLflow is on a network of its own
+        ports=() if settings.public else (Port("http", 8888, settings.jupyter_port, settings.bind_address),),
+        mounts=(
+            Mount("bind", str(settings.workspace), f"{HOME}/work"),
+            Mount("volume", f"{settings.project}_secrets-jupyter", "/run/secrets", read_only=True),
+            *((data,) if data else ()),
+            *further,
+        ),
+        networks=(f"{settings.project}_frontend", *((f"{settings.project}_tracking",) if settings.public else ())),
+        user=f"{uid}:{group(uid)}",
+        group_add=accelerator.groups,
+        devices=accelerator.devices,
+        device_requests=requests(accelerator),
+        ulimits=accelerator.ulimits,
+        working_dir=f"{HOME}/work",
+        cap_drop=("ALL",),
+        security_opt=("no-new-privileges:true",),  # its root stays writable: people install packages in it
+        health=Health(("python", "-c", ALIVE), interval=15, timeout=5, retries=4, start_period=60),
+        memory=settings.jupyter_memory,
+        pids=settings.pids_limit * 8,  # data loaders and BLAS start threads by the core
+        shm_size=settings.jupyter_shm_size,  # data loaders of several processes share batches through it
+        restart="always",
+        stop_grace=10,
+    )
+
+
+def _further(words: str) -> Mount:
+    source, target, mode = (*words.split(":"), "")[:3]
+    return Mount("bind" if source.startswith("/") else "volume", source, target, mode == "ro")

@@ -1,0 +1,1 @@
+"""One project: its settings, what it remembers, its secrets, who may use it, and what of that a run resolves."""
