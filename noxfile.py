@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -23,6 +24,8 @@ nox.options.sessions = ["lint", "types", "unit"]
 FULL = ["full"]  # the tag of every session that CI runs, in the order in which they stand here
 NIGHTLY = ["nightly"]  # of what takes hours, a package index or gigabytes
 
+LOCKS = ("requirements.txt", "requirements-dev.txt")
+
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))
 
@@ -30,9 +33,17 @@ from helpers.uv_settings import uv_settings  # noqa: E402
 
 
 def install(session: nox.Session) -> None:
-    """The toolkit and the tools, from the locks."""
+    """The toolkit and the tools, from the locks; also with -R where the environment was made from earlier ones."""
     session.env.update(uv_settings(os.environ))
-    session.install("--require-hashes", "-r", "requirements.txt", "-r", "requirements-dev.txt", silent=True)
+    wanted = ["--require-hashes", *(word for lock in LOCKS for word in ("-r", lock))]
+    session.install(*wanted, silent=True)
+    made_from = Path(session.virtualenv.location, "locks.sha256")
+    digest = hashlib.sha256(b"".join((ROOT / lock).read_bytes() for lock in LOCKS)).hexdigest()
+    if made_from.is_file() and made_from.read_text() == digest:
+        return
+    python = str(Path(session.bin, "python"))
+    session.run("uv", "pip", "install", "--quiet", "--python", python, *wanted, silent=True)  # -R skips `install`
+    made_from.write_text(digest)
 
 
 def found(*patterns: str) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from helpers import process_table
 from helpers.spelling import shown
 
 PROC = Path("/proc")
@@ -53,32 +54,11 @@ def next_free(
 
 
 def holder(port: int) -> Holder:
-    """Who listens on a TCP port of this machine, from /proc (Linux)."""
-    inodes = set()
-    for table in ("tcp", "tcp6"):
-        try:
-            rows = (PROC / "net" / table).read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for row in rows:
-            fields = row.split()
-            if fields[3] == "0A" and int(fields[1].rsplit(":", 1)[1], 16) == port:  # 0A: listening
-                inodes.add(fields[9])
-    links = {f"socket:[{inode}]" for inode in inodes}
-    for folder in PROC.glob("[0-9]*"):
-        try:
-            if any(os.readlink(fd) in links for fd in (folder / "fd").iterdir()):
-                return Holder(int(folder.name), _command(folder))
-        except OSError:
-            continue
-    return Holder(0, "a process of another user" if inodes else "an unknown process")
-
-
-def _command(folder: Path) -> str:
-    words = [os.fsdecode(w) for w in (folder / "cmdline").read_bytes().split(b"\0") if w]
-    # the program and, for interpreters, its script; never further arguments: they may hold secrets
-    names = [Path(w).name for w in words[:2] if not w.startswith("-")]
-    return shown(" ".join(names) or (folder / "comm").read_text().strip(), 80)
+    """Who listens on a TCP port of this machine."""
+    listens, pid = process_table.listener(port)
+    if pid:
+        return Holder(pid, shown(process_table.title(pid), 80))
+    return Holder(0, "a process of another user" if listens else "an unknown process")
 
 
 def listening(tables: str) -> frozenset[tuple[str, int]]:

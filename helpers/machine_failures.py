@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import shlex
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,6 +30,11 @@ def known(error: BaseException) -> TrackbedError | None:
             f"byte code of the toolkit is damaged, as a full disk leaves it: {text}",
             f"{line}   then the same command again",
         )
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("helpers"):
+        lock = shlex.join(
+            [sys.executable, "-m", "pip", "install", "--require-hashes", "-r", f"{CLONE}/requirements.txt"]
+        )
+        return TrackbedError(f"this version needs {error.name}, which the toolkit's environment does not have", lock)
     if isinstance(error, MemoryError):
         return TrackbedError(*MEMORY)
     if not isinstance(error, OSError) or error.errno is None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 
-from helpers import database_failures, machine_failures
+from helpers import database_failures, machine_failures, waiting
 from helpers.engines.base import Engine
 from helpers.errors import PartFailed
 from helpers.services import POSTGRES, PartStatus, State
@@ -38,13 +37,11 @@ def failure(engine: Engine, status: PartStatus) -> PartFailed:
 
 def down(engine: Engine, status: PartStatus) -> PartStatus:
     """A part that restarts, as it is between two starts: only then its exit code is told. Else ``status``."""
-    end = time.monotonic() + DOWN_SECONDS
-    while time.monotonic() < end:
-        for found in engine.parts():
-            if found.name == status.name and found.exit_code is not None:
-                return found
-        time.sleep(0.1)
-    return status
+
+    def look() -> PartStatus | None:
+        return next((s for s in engine.parts() if s.name == status.name and s.exit_code is not None), None)
+
+    return waiting.until(look, DOWN_SECONDS, 0.1) or status
 
 
 def stop_at_failed(

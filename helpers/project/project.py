@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from helpers import digests
 from helpers.gpu import detect, probe
 from helpers.project.credentials import MLFLOW_TOKEN, Credentials, ensure
@@ -62,13 +64,14 @@ class Project:
 
     def local_facts(self, disk: Path) -> HostFacts:
         """This machine, with the free space of the file system that holds ``disk``."""
+        memory = psutil.virtual_memory()
         return HostFacts(
             hostname=socket.gethostname(),
             system=platform.platform(),
             architecture=platform.machine(),
             cpus=os.cpu_count() or 1,
-            memory=_meminfo("MemTotal"),
-            memory_available=_meminfo("MemAvailable"),
+            memory=memory.total,
+            memory_available=memory.available,
             disk_free=free_space(disk),
             disk_path=str(disk),
             machine=detect.machine(probe.look()),
@@ -94,16 +97,6 @@ def free_space(path: Path) -> int:
 
 
 def notebook_memory() -> str:
-    """All memory but 2 GiB for the services (at least half of it), as Docker writes it; "" when it cannot be told."""
-    total = _meminfo("MemTotal") >> 20
-    return f"{max(total - 2048, total // 2)}m" if total else ""
-
-
-def _meminfo(key: str) -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith(key + ":"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 0
+    """All memory but 2 GiB for the services (at least half of it), as Docker writes it."""
+    total = psutil.virtual_memory().total >> 20
+    return f"{max(total - 2048, total // 2)}m"

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from helpers import addresses
@@ -100,7 +101,7 @@ def test_a_holder_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "  sl  local_address rem_address   st tx rx tr when retrnsmt   uid  timeout inode\n"
         "   0: 0100007F:1F40 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1001 0 4242 1\n"
     )
-    monkeypatch.setattr(addresses, "PROC", tmp_path)
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
     assert str(addresses.holder(8000)) == "a process of another user"
     assert str(addresses.holder(8001)) == "an unknown process"
 

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from helpers import bounded, clone, service_accounts
+from helpers import bounded, clone, process_table, service_accounts
 from helpers.backups import sources
 from helpers.engines.embedded import accounts, launch, overlay, venvs
 from helpers.engines.embedded.accounts import LONGEST, Accounts
@@ -328,7 +328,8 @@ def test_no_command_of_an_account_has_anything_of_roots(tmp_path: Path, monkeypa
     nobody = pwd.getpwnam("nobody")
     monkeypatch.setattr(Accounts, "get", lambda *_: nobody)
     monkeypatch.setattr(Accounts, "find", lambda *_: nobody)
-    monkeypatch.setattr(accounts, "_owners", lambda: {nobody.pw_uid})
+    running = iter([{nobody.pw_uid}])
+    monkeypatch.setattr(process_table, "owners", lambda: next(running, set()))
     monkeypatch.setattr(time, "sleep", lambda _: None)
     monkeypatch.setenv("SECRET_OF_ROOT", "hunter2")
     seen: list[dict[str, Any]] = []

@@ -15,7 +15,8 @@ import pytest
 from trackbed_mlflow import cli
 
 from helpers.engines.base import State
-from helpers.engines.embedded.supervisor import Program, Supervisor
+from helpers.engines.embedded.supervisor import Supervisor
+from helpers.engines.embedded.supervisor_config import Program
 from tests.conftest import free_ports
 
 SUPERVISORD = Path(sys.executable).with_name("supervisord")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import marshal
 import os
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,3 +99,15 @@ def test_the_first_version_of_control_groups(tmp_path: Path) -> None:
 def test_no_groups_at_all(tmp_path: Path) -> None:
     assert machine_failures.memory_limit(tmp_path, tmp_path / "none") == (0, 0)
     assert machine_failures.killed_for_memory(tmp_path, tmp_path / "none") == 0
+
+
+def test_an_environment_from_before_an_update() -> None:
+    with pytest.raises(ModuleNotFoundError) as caught:
+        importlib.import_module("package_of_a_later_version")
+    found = machine_failures.known(caught.value)
+    assert found and "package_of_a_later_version" in found.message
+    command = shlex.split(found.hint)
+    assert command[0] == sys.executable and Path(command[-1]).is_file()
+    with pytest.raises(ModuleNotFoundError) as caught:
+        importlib.import_module("helpers.no_such_module")
+    assert machine_failures.known(caught.value) is None, "that is a mistake of ours"

@@ -16,9 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from supervisor.options import ServerOptions
 
+from helpers import process_table
 from helpers.engines.base import MLFLOW, State
+from helpers.engines.embedded import supervisor_config
 from helpers.engines.embedded.engine import EmbeddedEngine
-from helpers.engines.embedded.supervisor import MARK, STATES, Process, Program, Supervisor, orphans, terminate
+from helpers.engines.embedded.supervisor import STATES, Process, Supervisor
+from helpers.engines.embedded.supervisor_config import MARK, Program
 from helpers.errors import TrackbedError
 from tests.unit.fakes import system
 
@@ -43,7 +46,7 @@ def parsed(folder: Path, *programs: Program) -> dict[str, Any]:
     """The programs as supervisord understands the file that we write for it."""
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     supervisor = Supervisor(folder, folder, "0123abc")
-    supervisor.configuration.write_text(supervisor.render(programs))
+    supervisor.configuration.write_text(supervisor_config.render(programs, supervisor.place, supervisor.instance))
     options = ServerOptions()
     options.realize(["-c", str(supervisor.configuration)])
     return {config.name: config for group in options.process_group_configs for config in group.process_configs}
@@ -241,18 +244,18 @@ def test_orphans_are_found_and_ended() -> None:
     ) as process:
         assert process.stdout
         process.stdout.readline()
-        assert orphans(instance) == [process.pid]
-        assert orphans(f"another-{os.getpid()}") == []  # a suite beside this one has its own
-        terminate([process.pid], 0.3)  # SIGTERM is ignored, SIGKILL is not
+        assert process_table.with_variable(MARK, instance) == [process.pid]
+        assert process_table.with_variable(MARK, f"another-{os.getpid()}") == []  # a suite beside this one has its own
+        process_table.end([process.pid], 0.3, {})  # SIGTERM is ignored, SIGKILL is not
         assert process.wait(timeout=10) == -signal.SIGKILL
-    assert orphans(instance) == []
+    assert process_table.with_variable(MARK, instance) == []
 
 
 @linux
 def test_ending_what_is_gone_already() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
-    terminate([process.pid], 1)
+    process_table.end([process.pid], 1, {})
 
 
 def test_every_state_of_supervisor_has_a_word() -> None:

@@ -7,13 +7,12 @@ import os
 import pwd
 import shutil
 import subprocess
-import time
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers import commands, process_table, waiting
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.service_accounts import DATABASE, ENDINGS, NOTEBOOK, PREFIX, ROLES, SERVER
 from helpers.services import JUPYTER, MLFLOW, POSTGRES
@@ -29,6 +28,7 @@ NOTHING: dict[str, Any] = {
     "env": {"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
     "cwd": "/",
 }
+END_SECONDS = 5.0  # within which killed processes are gone
 SECONDS = 60  # for useradd and userdel, which wait for each other's lock
 
 
@@ -145,17 +145,15 @@ class Accounts:
     @staticmethod
     def _end(account: pwd.struct_passwd) -> None:
         """SIGKILL for every process of the account, sent by the account itself: it reaches no other's."""
-        for _ in range(20):
-            if account.pw_uid not in _owners():
-                return
-            subprocess.run(
-                ["/bin/sh", "-c", "kill -KILL -1"],
-                **NOTHING,
-                timeout=30,
-                check=False,
-                **become(account.pw_uid, account.pw_gid),
-            )
-            time.sleep(0.1)
+        who = become(account.pw_uid, account.pw_gid)
+
+        def none_left() -> bool:
+            if account.pw_uid not in process_table.owners():
+                return True
+            subprocess.run(["/bin/sh", "-c", "kill -KILL -1"], **NOTHING, timeout=30, check=False, **who)
+            return False
+
+        waiting.until(none_left, END_SECONDS, 0.1)
 
 
 def become(uid: int, gid: int, groups: Iterable[str] = ()) -> dict[str, Any]:
@@ -163,15 +161,6 @@ def become(uid: int, gid: int, groups: Iterable[str] = ()) -> dict[str, Any]:
     (/dev/tty, TIOCSTI), and then root's shell runs that.
     """
     return {"user": uid, "group": gid, "extra_groups": [int(group) for group in groups], "start_new_session": True}
-
-
-def _owners() -> set[int]:
-    """Whose processes there are."""
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            found.add(folder.stat().st_uid)
-    return found
 
 
 def _exists(name: str) -> bool:
@@ -188,12 +177,13 @@ def _tool(name: str) -> str | None:
 
 def _changed(*argv: str) -> str:
     """Run useradd or userdel; while another one holds the lock of /etc/passwd, again. Gives its words, "" when done."""
-    deadline = time.monotonic() + SECONDS
-    while True:
-        done = subprocess.run(
-            argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=SECONDS, check=False
-        )
-        words = " ".join(done.stderr.split())
-        if done.returncode == 0 or "lock" not in words or time.monotonic() > deadline:
-            return words if done.returncode else ""
-        time.sleep(0.2)
+    words = ""
+
+    def has_run() -> bool:
+        nonlocal words
+        done = commands.run(argv, None, SECONDS)
+        words = " ".join(done.stderr.split()) if done.code else ""
+        return "lock" not in words
+
+    waiting.until(has_run, SECONDS, 0.2)
+    return words

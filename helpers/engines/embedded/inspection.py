@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from helpers import addresses, database_settings
+from helpers import addresses, database_settings, process_table
 from helpers.engines.embedded.deployment import Collaborator, Deployment
 from helpers.engines.embedded.processes import Processes
 from helpers.engines.embedded.service_commands import ServiceCommands
 from helpers.engines.embedded.specs import GPU_MARK
-from helpers.engines.embedded.supervisor import MARK, Process
+from helpers.engines.embedded.supervisor import Process
+from helpers.engines.embedded.supervisor_config import MARK
 from helpers.errors import NotListening, TrackbedError
 from helpers.http_request import SEARCH, ask
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, Address, PartStatus, Port, State
@@ -58,17 +59,18 @@ class Inspection(Collaborator):
             process.reason or silent,
             process.exit_code if not pid else None,
             ports=ports if pid else self._held(ports),
-            memory=_memory(pid) if detail and pid else 0,
+            memory=process_table.memory(pid) if detail and pid else 0,
             since=process.since,
             identity=f"{pid}@{process.started}",
             # the notebook may have written it anew
-            accelerator=shown(_variable(pid, GPU_MARK)) if name == JUPYTER and pid else "",
+            accelerator=shown(process_table.variable(pid, GPU_MARK)) if name == JUPYTER and pid else "",
         )
 
     def _held(self, ports: tuple[Port, ...]) -> tuple[Port, ...]:
         """Those that the workers of a killed server still hold; its next start ends them."""
+        instance = self.system.state.instance
         holders = ((port, addresses.holder(port.published).pid) for port in ports)
-        return tuple(port for port, pid in holders if pid and _variable(pid, MARK) == self.system.state.instance)
+        return tuple(port for port, pid in holders if pid and process_table.variable(pid, MARK) == instance)
 
     def _answers(self, service: str) -> bool:
         """The quick look that a health check would take."""
@@ -119,39 +121,3 @@ class Inspection(Collaborator):
                 f"port {port.published} is held by a program of uid {uid}, not by {service}",
                 "end that program, then `invoke up` goes on",
             )
-
-
-def _variable(pid: int, name: str) -> str:
-    """A variable of another process's environment; "" when it has none or may not be read."""
-    try:
-        entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return ""
-    found = [entry for entry in entries if entry.startswith(name.encode() + b"=")]
-    return found[0].partition(b"=")[2].decode("utf-8", "replace") if found else ""
-
-
-def _memory(pid: int) -> int:
-    """Proportional set size of a process and its children, in bytes; 0 where the system does not tell."""
-    total = 0
-    for child in _family(pid):
-        try:
-            for line in Path(f"/proc/{child}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1]) * 1024
-        except OSError:
-            continue
-    return total
-
-
-def _family(pid: int) -> list[int]:
-    found, queue = [], [pid]
-    while queue:
-        current = queue.pop()
-        found.append(current)
-        try:
-            for task in Path(f"/proc/{current}/task").iterdir():
-                queue += [int(word) for word in (task / "children").read_text().split()]
-        except OSError:
-            continue
-    return found

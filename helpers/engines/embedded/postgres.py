@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import time
 from pathlib import Path
 
-from helpers import commands, database_failures, database_settings, safe_files
+from helpers import commands, database_failures, database_settings, process_table, safe_files, waiting
 from helpers.engines import database_roles, shared
 from helpers.engines.embedded import stale_locks
 from helpers.engines.embedded.accounts import NOTHING
@@ -21,6 +20,8 @@ from helpers.errors import PartFailed, TrackbedError
 from helpers.project.state import sync_folder
 from helpers.service_accounts import DATABASE
 from helpers.services import MLFLOW, POSTGRES, ExecResult, Sink, State
+
+LEFT_SECONDS = 10.0  # in which what a killed PostgreSQL leaves behind ends by itself
 
 
 class Database(Collaborator):
@@ -115,10 +116,8 @@ class Database(Collaborator):
         lock = self.place / stale_locks.FILE
         if self.processes.pid(POSTGRES) or not os.path.lexists(lock):
             return
-        deadline = time.monotonic() + 10  # what a killed one leaves behind ends by itself
-        while (left := stale_locks.workers(self.place)) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        if left:
+        waiting.until(lambda: not stale_locks.workers(self.place), LEFT_SECONDS, 0.2)
+        if left := stale_locks.workers(self.place):
             raise TrackbedError(
                 f"another PostgreSQL (process {left[0]}) works on {self.place}",
                 f"stop it (kill -INT {left[0]}), then `invoke up` goes on",
@@ -126,7 +125,7 @@ class Database(Collaborator):
         if left is None:
             return  # PostgreSQL itself has to tell
         pid = stale_locks.holder(self.commands.run(POSTGRES, ("cat", str(lock))).stdout)
-        if not pid or Path(f"/proc/{pid}").exists():
+        if not pid or process_table.alive(pid):
             sink.step(
                 "removing the lock of a PostgreSQL that is gone"
                 + (f"; process {pid} is another program now" if pid else "")
@@ -149,16 +148,22 @@ class Database(Collaborator):
 
     def _wait(self) -> None:
         """PostgreSQL takes connections. Bounded; raises PartFailed when it has ended."""
-        deadline = time.monotonic() + min(60, self.settings.ready_timeout)
         ready = ("pg_isready", "-t", "3", "-U", database_settings.ADMIN, "-d", database_roles.MAINTENANCE)
-        while (answer := self.commands.run(POSTGRES, ready)).code:
+        answer = ExecResult(1, "", "")
+
+        def answers_or_has_ended() -> bool:
+            nonlocal answer
+            answer = self.commands.run(POSTGRES, ready)
             process = self.processes.supervisor.states().get(POSTGRES)
-            if process is None or process.state is State.EXITED or time.monotonic() > deadline:
-                lines = tuple(self.processes.logs(POSTGRES, 15))
-                known = database_failures.explain(lines)
-                reason, fix = known or (
-                    f"PostgreSQL does not answer: {commands.last_line(answer.stdout)}",
-                    "`invoke logs postgres` shows more",
-                )
-                raise PartFailed(POSTGRES, reason, fix, lines)
-            time.sleep(0.1)
+            return answer.code == 0 or process is None or process.state is State.EXITED
+
+        waiting.until(answers_or_has_ended, min(60, self.settings.ready_timeout), 0.1)
+        if answer.code == 0:
+            return
+        lines = tuple(self.processes.logs(POSTGRES, 15))
+        known = database_failures.explain(lines)
+        reason, fix = known or (
+            f"PostgreSQL does not answer: {commands.last_line(answer.stdout)}",
+            "`invoke logs postgres` shows more",
+        )
+        raise PartFailed(POSTGRES, reason, fix, lines)

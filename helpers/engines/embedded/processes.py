@@ -5,11 +5,14 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import signal
 import time
 from collections.abc import Iterator
 
+from helpers import process_table
 from helpers.engines.embedded.deployment import Collaborator, Deployment
-from helpers.engines.embedded.supervisor import Supervisor, orphans, terminate
+from helpers.engines.embedded.supervisor import Supervisor
+from helpers.engines.embedded.supervisor_config import MARK
 from helpers.errors import TrackbedError
 from helpers.service_accounts import NOTEBOOK
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, Sink
@@ -80,7 +83,7 @@ class Processes(Collaborator):
 
     def orphans(self) -> list[int]:
         """The process numbers of what was started for this system and has no supervisor above it."""
-        return orphans(self.system.state.instance, self.layout.uids())
+        return process_table.with_variable(MARK, self.system.state.instance, self.layout.uids())
 
     def end_orphans(
         self, sink: Sink, seconds: float, words: str = "stopping processes that lost their supervisor"
@@ -90,7 +93,7 @@ class Processes(Collaborator):
             return False
         sink.step(words)
         for _ in range(3):
-            terminate(left, seconds)
+            process_table.end(left, seconds, {"postgres": signal.SIGINT})  # its fast shutdown
             if not (left := self.orphans()):
                 return True
         raise TrackbedError(

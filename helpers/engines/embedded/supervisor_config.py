@@ -1,0 +1,98 @@
+"""supervisor's configuration file: the programs, written so that its own readers give back every value as it was."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers.errors import TrackbedError
+
+MARK = "TRACKBED_INSTANCE_OF_PROCESS"  # a variable of everything that runs for a system
+
+
+@dataclass(frozen=True)
+class Program:
+    """One supervised program. ``start_seconds``: an end before that counts as a failed start;
+    ``final_codes``: exit codes after which it is not started again; ``group``: signals go to its children too;
+    ``listens``: the address and port of the socket that it has as its standard input, held while it is down.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    folder: str
+    stop_signal: str
+    stop_seconds: int
+    start_seconds: int
+    final_codes: tuple[int, ...] = ()
+    group: bool = True
+    listens: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where supervisord keeps what is its own."""
+
+    logs: Path
+    socket: Path
+    pid_file: Path
+
+
+def render(programs: Iterable[Program], place: Place, instance: str) -> str:
+    """The file's text; every program is marked with the system's ``instance``."""
+    logs, socket, pid_file = (_escaped(str(path)) for path in (place.logs, place.socket, place.pid_file))
+    blocks = [
+        f"[unix_http_server]\nfile={socket}\nchmod=0700\n",
+        "[rpcinterface:supervisor]\nsupervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n",
+        f"[supervisord]\nlogfile={logs}/supervisord.log\nlogfile_maxbytes=5MB\nlogfile_backups=2\n"
+        f"pidfile={pid_file}\nchildlogdir={logs}\nnocleanup=true\numask=077\n"
+        + ("user=root\n" if os.geteuid() == 0 else ""),  # said, or it warns; each program becomes its own account
+    ]
+    return "\n".join([*blocks, *(_block(program, logs, instance) for program in programs)])
+
+
+def _block(program: Program, logs: str, instance: str) -> str:
+    variables = {**program.environment, MARK: instance}
+    environment = ",".join(_assignment(name, value) for name, value in variables.items())
+    twice = logs.replace("%", "%%")  # supervisor expands this one value twice
+    restart = "unexpected" if program.final_codes else "true"
+    codes = ",".join(str(code) for code in program.final_codes) or "0"
+    kind, held = "program", ""
+    if program.listens:
+        kind, held = "fcgi-program", f"socket=tcp://{program.listens[0]}:{program.listens[1]}\n"
+    return (
+        f"[{kind}:{program.name}]\n{held}"
+        f"command={' '.join(_word(word) for word in program.command)}\n"
+        f"directory={_escaped(program.folder)}\n"
+        f"environment={environment}\n"
+        f"autostart=true\nautorestart={restart}\nexitcodes={codes}\n"
+        f"startsecs={program.start_seconds}\nstartretries=3\n"
+        f"stopsignal={program.stop_signal}\nstopwaitsecs={program.stop_seconds}\n"
+        f"stopasgroup={str(program.group).lower()}\nkillasgroup=true\n"
+        f"redirect_stderr=true\nstdout_logfile={twice}/{program.name}.log\n"
+        "stdout_logfile_maxbytes=10MB\nstdout_logfile_backups=3\n"
+    )
+
+
+def _escaped(text: str) -> str:
+    """A value for supervisor's own reader, which expands % and takes # or ; after a blank for a comment."""
+    return re.sub(r"(?<=\s)([#;])", r"%(here).0s\1", text.replace("%", "%%"))  # the expansion is empty
+
+
+def _word(text: str) -> str:
+    """A word of a command: split like a shell's after expansion."""
+    return '"' + _escaped(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+
+
+def _assignment(name: str, value: str) -> str:
+    """NAME="value" for a list of them, whose reader knows no escapes and strips quotes from the ends."""
+    quote = "'" if '"' in value else '"'
+    if quote in value or value.strip("'\"") != value or not value.isprintable():
+        raise TrackbedError(
+            f"{name} has quotes or control characters that the embedded engine cannot pass on",
+            f"change or unset {name}",
+        )
+    return f"{name}={quote}{_escaped(value)}{quote}"

@@ -1,0 +1,118 @@
+"""The processes of this machine, whoever started them. Through psutil: Linux and macOS are asked alike."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from helpers import waiting
+
+GONE = (psutil.Error, OSError)  # it has ended meanwhile, or is not this user's to look at
+KILL_SECONDS = 5.0  # after which one that was killed waits for a disk or a device
+
+
+def _processes(pids: Iterable[int]) -> Iterator[psutil.Process]:
+    for pid in pids:
+        with suppress(*GONE):
+            yield psutil.Process(pid)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except GONE:
+        return False
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs; one that only waits to be taken note of has ended."""
+    return any(map(_runs, _processes([pid])))
+
+
+def variable(pid: int, name: str) -> str:
+    """A variable of another process's environment; "" when it has none or may not be read."""
+    try:
+        value: str = psutil.Process(pid).environ().get(name, "")
+    except GONE:
+        return ""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def with_variable(name: str, value: str, uids: Collection[int] = ()) -> list[int]:
+    """The processes with this in their environment, those without such a parent: their children are left to them.
+
+    ``uids``: only of these accounts; others write into their environment what they like.
+    """
+    parents = {}
+    for process in psutil.process_iter():
+        with suppress(*GONE), process.oneshot():
+            if (not uids or process.uids().effective in uids) and process.environ().get(name) == value:
+                parents[process.pid] = process.ppid()
+    running = {pid for pid in parents if alive(pid)}
+    return sorted(pid for pid in running if parents[pid] not in running)
+
+
+def owners() -> set[int]:
+    """The uids of everybody who runs something."""
+    uids = set()
+    for process in psutil.process_iter():
+        with suppress(*GONE):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                uids.add(process.uids().effective)
+    return uids
+
+
+def memory(pid: int) -> int:
+    """Bytes of a process and all below it, shared ones in proportion where the system tells; 0 where it does not."""
+    total = 0
+    with suppress(*GONE):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with suppress(*GONE):
+                details = one.memory_full_info()
+                total += int(getattr(details, "pss", 0) or getattr(details, "uss", 0))
+    return total
+
+
+def end(pids: Iterable[int], seconds: float, signals: Mapping[str, signal.Signals]) -> None:
+    """End processes: by the signal for a program's name, else by SIGTERM; after ``seconds`` by SIGKILL. Bounded."""
+    left = list(_processes(pids))
+    for process in left:
+        with suppress(*GONE):
+            process.send_signal(signals.get(process.name(), signal.SIGTERM))
+            process.send_signal(signal.SIGCONT)  # a frozen one could not end itself
+    if waiting.until(lambda: not any(map(_runs, left)), seconds, 0.1):
+        return
+    for process in filter(_runs, left):
+        with suppress(*GONE):
+            process.kill()
+    waiting.until(lambda: not any(map(_runs, left)), KILL_SECONDS)
+
+
+def listener(port: int) -> tuple[bool, int]:
+    """Whether a process of this machine listens on a TCP port, and its number; 0 when this user may not see it."""
+    found: list[tuple[Any, int | None]]
+    try:
+        found = [(one, one.pid) for one in psutil.net_connections("tcp")]
+    except GONE:  # macOS shows all of them to root alone
+        found = []
+        for process in psutil.process_iter():
+            with suppress(*GONE):
+                found += [(one, process.pid) for one in process.net_connections("tcp")]
+    pids = [pid or 0 for one, pid in found if one.status == psutil.CONN_LISTEN and one.laddr.port == port]
+    return bool(pids), max(pids, default=0)
+
+
+def title(pid: int) -> str:
+    """The program and, for an interpreter, its script. Never further arguments: they may hold secrets."""
+    try:
+        process = psutil.Process(pid)
+        words = process.cmdline()[:2]
+        return " ".join(Path(word).name for word in words if word and not word.startswith("-")) or str(process.name())
+    except GONE:
+        return ""
