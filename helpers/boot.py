@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+from helpers import commands
 from helpers.engines import select
 from helpers.errors import TrackbedError
 from helpers.project.project import Project
@@ -112,11 +112,8 @@ def remove(settings: Settings) -> list[str]:
 def _systemctl(*words: str) -> None:
     """systemctl of this user, or of the system as root. Raises TrackbedError with its words."""
     argv = ["systemctl", *([] if os.geteuid() == 0 else ["--user"]), *words]
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise TrackbedError(f"systemctl {words[0]}: {error}") from None
-    if done.returncode:
+    done = commands.attempt(argv, 60)
+    if done.code:
         raise TrackbedError(
             f"systemctl {words[0]} failed: {' '.join(done.stderr.split())}",
             "the unit is written; type that command yourself",

@@ -9,6 +9,8 @@ from typing import IO, Any
 from helpers import bounded
 from helpers.services import ExecResult
 
+NOT_BEGUN = 127  # as a shell says it
+
 
 def run(
     argv: Sequence[str], stdin: IO[bytes] | bytes | None, timeout: float, *, limited: bool = False, **options: Any
@@ -28,6 +30,14 @@ def run(
     except subprocess.TimeoutExpired:
         return ExecResult(124, "", f"no end after {timeout:.0f} s")
     return ExecResult(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
+
+
+def attempt(argv: Sequence[str], timeout: float, **options: Any) -> ExecResult:
+    """As ``run``, with the code NOT_BEGUN and the reason where the command cannot be begun."""
+    try:
+        return run(argv, None, timeout, **options)
+    except OSError as error:
+        return ExecResult(NOT_BEGUN, "", str(error))
 
 
 def follow(argv: Sequence[str], output: Callable[[str], None], **options: Any) -> tuple[int, list[str]]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
-from helpers import references
+from helpers import commands, references
 from helpers.clone import JUPYTER_FOLDER, ROOT
 from helpers.errors import TrackbedError
 from helpers.gpu import wheels
@@ -86,18 +85,9 @@ def _compile(path: Path, lock: Path, options: list[str]) -> str:
         *options,
         str(path),
     ]
-    ended = subprocess.run(
-        argv,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        check=False,
-        timeout=900,
-        env={**os.environ, **uv_settings(os.environ)},
-    )
-    if ended.returncode:
-        return (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1].strip()
+    ended = commands.run(argv, None, 900, cwd=ROOT, env={**os.environ, **uv_settings(os.environ)})
+    if ended.code:
+        return commands.last_line(ended.stderr, f"exit code {ended.code}")
     text = lock.read_text()
     header = HEADER.format(name=path.name)
     lock.write_text(text if text.startswith(header) else header + text)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from helpers import egress
+from helpers import commands, egress
 
 TRUST = ("SSL_CERT_FILE", "SSL_CERT_DIR", "UV_SYSTEM_CERTS", "UV_NATIVE_TLS")
 
@@ -37,15 +36,5 @@ def uv_settings(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _pip_configuration() -> list[str]:
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", "config", "list"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return done.stdout.splitlines() if done.returncode == 0 else []
+    done = commands.attempt([sys.executable, "-m", "pip", "config", "list"], 30)
+    return done.stdout.splitlines() if done.code == 0 else []

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
-from helpers import __version__, references
+from helpers import __version__, commands, references
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def commit(folder: Path = ROOT) -> str:
     """The clone's commit as `git describe` names it, "-dirty" after it where files were changed; "" without git."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty"],
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    done = commands.attempt(["git", "-C", str(folder), "describe", "--always", "--dirty"], 10)
+    return done.stdout.strip() if done.code == 0 else ""
 
 
 def _locked(package: str) -> str:

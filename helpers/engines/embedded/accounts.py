@@ -7,7 +7,7 @@ import os
 import pwd
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,10 +150,15 @@ class Accounts:
         def none_left() -> bool:
             if account.pw_uid not in process_table.owners():
                 return True
-            subprocess.run(["/bin/sh", "-c", "kill -KILL -1"], **NOTHING, timeout=30, check=False, **who)
+            succeeds(["/bin/sh", "-c", "kill -KILL -1"], who)
             return False
 
         waiting.until(none_left, END_SECONDS, 0.1)
+
+
+def succeeds(argv: Sequence[str], identity: Mapping[str, Any]) -> bool:
+    """Run a command as another account, which gets nothing of root's; whether it ended well."""
+    return subprocess.run(argv, **NOTHING, timeout=30, check=False, **identity).returncode == 0
 
 
 def become(uid: int, gid: int, groups: Iterable[str] = ()) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -208,10 +207,7 @@ class Layout:
         """Whether the services can go through a folder; asked as one of them, mode bits do not tell of ACLs."""
         account = self.accounts.find(SERVER)
         who = self.accounts.identity(SERVER) if account else accounts.become(NOBODY, NOBODY)
-        return (
-            subprocess.run(["test", "-x", str(folder)], **accounts.NOTHING, timeout=30, check=False, **who).returncode
-            == 0
-        )
+        return accounts.succeeds(["test", "-x", str(folder)], who)
 
     def _check_way(self) -> None:
         """The services can reach the state folder. Raises TrackbedError with the folder that is closed."""

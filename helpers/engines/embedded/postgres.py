@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from pathlib import Path
 
 from helpers import commands, database_failures, database_settings, process_table, safe_files, waiting
@@ -60,9 +59,9 @@ class Database(Collaborator):
 
     def _says(self, *argv: str) -> str:
         """What a command of the database's account prints; "" when it fails."""
-        options = {**NOTHING, "stdout": subprocess.PIPE}
-        done = subprocess.run(argv, **options, timeout=30, check=False, **self.deployment.identity(POSTGRES))
-        return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
+        who = self.deployment.identity(POSTGRES)
+        done = commands.attempt(argv, 30, limited=True, env=NOTHING["env"], cwd="/", **who)
+        return done.stdout if done.code == 0 else ""
 
     def _check_major(self) -> None:
         """Refuse to begin an empty database beside one of another PostgreSQL major."""
@@ -89,23 +88,18 @@ class Database(Collaborator):
         if not safe_files.remove(fresh):
             raise TrackbedError(f"{fresh} could not be removed", "remove it as its owner")
         safe_files.give_folder(fresh, account.pw_uid, account.pw_gid, 0o700)
-        done = subprocess.run(
-            [
-                self.environments.program("initdb"),
-                *("-D", str(fresh), "-U", database_settings.ADMIN, "-A", "peer"),
-                # the same locale on every engine, so that dumps move
-                *("--encoding=UTF8", "--locale=C.UTF-8", "--data-checksums"),
-            ],
-            stdin=subprocess.DEVNULL,
+        # the same locale on every engine, so that dumps move
+        choices = ("-A", "peer", "--encoding=UTF8", "--locale=C.UTF-8", "--data-checksums")
+        done = commands.run(
+            [self.environments.program("initdb"), "-D", str(fresh), "-U", database_settings.ADMIN, *choices],
+            None,
+            120,
             env={"PATH": os.defpath, "LC_ALL": "C.UTF-8", "HOME": str(self.layout.accounts.home(DATABASE))},
-            capture_output=True,
             cwd=self.folder,
-            timeout=120,
-            check=False,
             **self.deployment.identity(POSTGRES),
         )
-        if done.returncode:
-            known = database_failures.explain(done.stderr.decode("utf-8", "replace").splitlines())
+        if done.code:
+            known = database_failures.explain(done.stderr.splitlines())
             reason, fix = known or (commands.last_line(done.stderr), "see `invoke doctor`")
             raise PartFailed(POSTGRES, f"the database could not be made: {reason}", fix)
         fresh.rename(self.place)  # initdb has synced what it made

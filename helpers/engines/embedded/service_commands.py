@@ -27,7 +27,7 @@ class ServiceCommands(Collaborator):
         try:
             return commands.run(words, stdin, timeout, limited=service == JUPYTER, **options)
         except OSError as error:
-            return ExecResult(127, "", str(error))
+            return ExecResult(commands.NOT_BEGUN, "", str(error))
 
     def pipe(self, service: str, argv: tuple[str, ...]) -> AbstractContextManager[streaming.Pipe]:
         words, options = self.command(service, argv)

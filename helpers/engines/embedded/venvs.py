@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,18 +85,9 @@ class Venv:
             return "another account could change it"  # nothing in it is run before it is made anew
         if not self._marker.exists() or not self._marker.stat().st_size:
             return "it was half-made"
-        try:
-            done = subprocess.run(
-                [str(self.python), "-I", "-c", ""],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=60,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return "its Python is gone"
-        if done.returncode:
-            return "its Python does not start"
+        done = commands.attempt([str(self.python), "-I", "-c", ""], 60)
+        if done.code:
+            return "its Python is gone" if done.code == commands.NOT_BEGUN else "its Python does not start"
         missing = self._missing_file()
         return f"{missing} is missing" if missing else ""
 
@@ -235,17 +225,8 @@ def _advice(reason: str) -> str:
 
 def _cache(uv: str, environment: Mapping[str, str]) -> Path | None:
     """uv's cache, or the folder above it that is there."""
-    done = subprocess.run(
-        [uv, "cache", "dir"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        stdin=subprocess.DEVNULL,
-        check=False,
-        cwd="/",
-    )
-    if done.returncode or not done.stdout.strip():
+    done = commands.attempt([uv, "cache", "dir"], 30, env=environment, cwd="/")
+    if done.code or not done.stdout.strip():
         return None
     folder = Path(done.stdout.strip())
     while not os.path.lexists(folder):
@@ -291,20 +272,7 @@ def interpreter(identity: Mapping[str, Any]) -> str:
     ]
     test = f"import sys, ctypes; sys.exit(sys.version_info[:2] < {MINIMUM})"
     for candidate in candidates:
-        try:
-            done = subprocess.run(
-                [candidate, "-I", "-c", test],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                cwd="/",
-                env={},
-                timeout=30,
-                check=False,
-                **identity,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        if done.returncode == 0:
+        if commands.attempt([candidate, "-I", "-c", test], 30, cwd="/", env={}, **identity).code == 0:
             return candidate
     raise EngineUnavailable(
         f"{own} cannot be run by the user that the parts run as, and the system has no Python 3.11 or newer",
