@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from helpers.engines.base import Engine
+from helpers.engines.host import Host
 from helpers.errors import Interrupted, TrackbedError
 from helpers.gpu import node_types
 from helpers.gpu.accelerator import Accelerator
@@ -35,12 +36,16 @@ def remarks(chosen: Accelerator, empty_data: str) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def no_data_folder(name: str, where: str = "") -> TrackbedError:
-    """The error for a data set's folder that is not there; ``where``: the machine, where that is another one."""
-    return TrackbedError(
-        f"DATA_VOLUME={name}: there is no such folder{f' on {where}' if where else ''}",
-        "make and fill it, or unset DATA_VOLUME",
-    )
+def data_folder(name: str, host: Host) -> str:
+    """The data set that DATA_VOLUME names, where that is a folder of ``host``; else "". Raises TrackbedError."""
+    if not name.startswith("/"):
+        return ""
+    if not host.is_folder(name):
+        where = f" on {host.name}" if host.remote else ""
+        raise TrackbedError(
+            f"DATA_VOLUME={name}: there is no such folder{where}", "make and fill it, or unset DATA_VOLUME"
+        )
+    return name
 
 
 def report(before: Mapping[str, str], after: Iterable[PartStatus]) -> StartReport:

@@ -56,10 +56,8 @@ class NotebookContainer(Collaborator):
         """The data set, read-only; None where the default's volume is not there. Raises for a named one that is not."""
         name = self.settings.data_volume
         named = self.settings.origin("DATA_VOLUME") != DEFAULT
-        if name.startswith("/"):
-            if not self.host.is_folder(name):
-                raise shared.no_data_folder(name, self.host.name if self.host.remote else "")
-            return Mount("bind", name, notebook_spec.DATA, read_only=True)
+        if folder := shared.data_folder(name, self.host):
+            return Mount("bind", folder, notebook_spec.DATA, read_only=True)
         if name and self.api.volumes([name]):
             return Mount("volume", name, notebook_spec.DATA, read_only=True, options="nocopy")
         if named and name:

@@ -12,6 +12,7 @@ from helpers.engines import jupyterlab, shared
 from helpers.engines.embedded.accounts import ROLE_OF
 from helpers.engines.embedded.layout import Layout
 from helpers.engines.embedded.postgres_wheels import MAJOR
+from helpers.engines.host import LOCAL
 from helpers.gpu import accelerator, wheels
 from helpers.gpu.accelerator import Accelerator
 from helpers.project import server_secrets, surroundings
@@ -72,14 +73,9 @@ class Deployment:
     def secrets(self) -> Path:
         return self.folder / "secrets"
 
-    def data_set(self) -> Path | None:
-        """The data set's folder; the name of a Docker volume means nothing here. Raises TrackbedError."""
-        if not self.settings.data_volume.startswith("/"):
-            return None
-        folder = Path(self.settings.data_volume)
-        if not folder.is_dir():
-            raise shared.no_data_folder(str(folder))
-        return folder
+    def data_set(self) -> str:
+        """Its folder, "" for none; the name of a Docker volume means nothing here. Raises TrackbedError."""
+        return shared.data_folder(self.settings.data_volume, LOCAL)
 
     # whose they are
 

@@ -102,7 +102,7 @@ class EmbeddedEngine(base.Engine):
 
     def remarks(self) -> tuple[str, ...]:
         data = self.deployment.data_set()
-        lines = shared.remarks(self.accelerator, str(data) if data and not any(data.iterdir()) else "")
+        lines = shared.remarks(self.accelerator, data if data and self.host.is_empty(data) else "")
         if self.settings.jupyter_volumes:
             return (
                 *lines,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import quote
 
 from helpers import clone, database_settings, digests, remote_tracking, services, urls
@@ -171,7 +172,7 @@ class Specs(Collaborator):
         data = self.deployment.data_set()
         tracking = settings.tracking_uri or f"http://{settings.bind_address}:{settings.mlflow_port}"
         return {
-            **({"FOOD11_DATA_DIR": str(data / "Food-11")} if data else {}),
+            **({"FOOD11_DATA_DIR": str(Path(data) / "Food-11")} if data else {}),
             **(remote_tracking.environment(settings, secrets) if self.deployment.alone else {}),
             **server_secrets.notebook_environment(secrets, self.system.asks),
             "SHELL": shutil.which("bash", path=TOOLS) or "/bin/sh",
