@@ -46,7 +46,7 @@ def parsed(folder: Path, *programs: Program) -> dict[str, Any]:
     """The programs as supervisord understands the file that we write for it."""
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     supervisor = Supervisor(folder, folder, "0123abc")
-    supervisor.configuration.write_text(supervisor_config.render(programs, supervisor.place, supervisor.instance))
+    supervisor.configuration.write_text(supervisor_config.render(programs, supervisor.paths, supervisor.instance))
     options = ServerOptions()
     options.realize(["-c", str(supervisor.configuration)])
     return {config.name: config for group in options.process_group_configs for config in group.process_configs}

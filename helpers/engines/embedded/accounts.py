@@ -75,15 +75,15 @@ class Accounts:
 
     def get(self, role: str) -> pwd.struct_passwd:
         """The account of a role. Raises TrackbedError when it has not been made."""
-        found = self.find(role)
-        if found is None:
+        account = self.find(role)
+        if account is None:
             raise TrackbedError(f"the account {self.name(role)} of the {role} is not there", "`invoke up` makes it")
-        return found
+        return account
 
     def make(self, role: str) -> pwd.struct_passwd:
         """The account of a role, made when it is missing. Raises EngineUnavailable."""
-        if found := self.find(role):
-            return found
+        if account := self.find(role):
+            return account
         maker = _tool("useradd")
         if maker is None:
             raise EngineUnavailable(

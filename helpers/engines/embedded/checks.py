@@ -15,9 +15,9 @@ class EmbeddedChecks(Checks):
 
     def programs(self) -> list[Finding]:
         """Programs run from the state folder; a file system mounted noexec does not let them."""
-        there = existing(self.engine.settings.folder)
+        folder = existing(self.engine.settings.folder)
         try:
-            if not os.statvfs(there).f_flag & os.ST_NOEXEC:
+            if not os.statvfs(folder).f_flag & os.ST_NOEXEC:
                 return []
         except (OSError, AttributeError):
             return []
@@ -25,15 +25,15 @@ class EmbeddedChecks(Checks):
             Finding(
                 Level.ERROR,
                 "permissions",
-                f"programs may not run on the file system of STATE_DIR, {there} is mounted noexec",
+                f"programs may not run on the file system of STATE_DIR, {folder} is mounted noexec",
                 "name a folder on another disk: --state-dir=FOLDER (findmnt shows the options)",
             )
         ]
 
     def workspace(self, others: bool) -> list[Finding]:
-        place = self.engine.settings.workspace
+        workspace = self.engine.settings.workspace
         try:
-            mode = place.stat().st_mode & 0o777
+            mode = workspace.stat().st_mode & 0o777
         except OSError:
             return []
         if not mode & 0o007:
@@ -42,7 +42,7 @@ class EmbeddedChecks(Checks):
             Finding(
                 Level.WARNING if others else Level.OK,
                 "workspace",
-                f"every account of this machine can look into {place} (mode {mode:04o})",
-                f"if that is not meant: chmod o= {shlex.quote(str(place))}",
+                f"every account of this machine can look into {workspace} (mode {mode:04o})",
+                f"if that is not meant: chmod o= {shlex.quote(str(workspace))}",
             )
         ]

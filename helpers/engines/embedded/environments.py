@@ -71,10 +71,10 @@ class Environments(Collaborator):
         return self.venv(OWN).folder / "bin" / "supervisord"
 
     def versions(self) -> dict[str, str]:
-        found: dict[str, str] = {}
+        versions: dict[str, str] = {}
         for venv in self.every():
-            found.update(venv.versions(SHOWN))
-        return found
+            versions.update(venv.versions(SHOWN))
+        return versions
 
     def locks(self) -> tuple[tuple[str, str, tuple[tuple[str, ...], ...]], ...]:
         """Each venv's folder, the lock it is made from, what `uv pip install` is told then; files in the clone."""
@@ -94,8 +94,8 @@ class Environments(Collaborator):
             if venv.close_lock():
                 sink.step(f"the lock file of {venv.name} was open to every account of this machine: closed")
         missing = [(venv, problem) for venv in self.every() if (problem := venv.problem())]
-        for place, (venv, problem) in enumerate(missing, 1):
-            sink.step(f"{place} of {len(missing)}: installing {venv.name} ({problem})")
+        for number, (venv, problem) in enumerate(missing, 1):
+            sink.step(f"{number} of {len(missing)}: installing {venv.name} ({problem})")
             venv.make(interpreter, sink)
         return tuple(venv.name for venv, _ in missing)
 

@@ -78,16 +78,16 @@ class Layout:
 
     def uids(self) -> set[int]:
         """Who this system's processes run as: this account, and those of the roles that are there."""
-        found = [self.accounts.find(role) for role in ROLES]
+        accounts_made = [self.accounts.find(role) for role in ROLES]
         return {
             os.geteuid(),
-            *(account.pw_uid for account in found if account),
+            *(account.pw_uid for account in accounts_made if account),
             *([service_accounts.earlier()] if self.as_root else []),
         }
 
-    def identity(self, part: str, groups: tuple[str, ...] = ()) -> dict[str, object]:
-        """What subprocess is told to become the account of a part."""
-        return self.accounts.identity(accounts.ROLE_OF[part], groups)
+    def identity(self, service: str, groups: tuple[str, ...] = ()) -> dict[str, object]:
+        """What subprocess is told to become the account of a service."""
+        return self.accounts.identity(accounts.ROLE_OF[service], groups)
 
     def make(self, sink: Sink) -> None:
         """Make what is missing and put right what is not as it has to be. Raises TrackbedError.
@@ -196,8 +196,8 @@ class Layout:
         """Nobody but root can move away what root executes: the state folder, this clone, the toolkit's Python."""
         uids = self.uids() - {0}
         for path in (self.folder.parent, clone.ROOT, Path(sys.prefix)):
-            if found := safe_files.changeable(path, uids):
-                folder, who = found
+            if changeable := safe_files.changeable(path, uids):
+                folder, who = changeable
                 raise TrackbedError(
                     f"{folder} can be changed by {who}, and root would run what is put there",
                     f"chown root {folder} && chmod go-w {folder}, or use another folder",
@@ -211,10 +211,10 @@ class Layout:
 
     def _check_way(self) -> None:
         """The services can reach the state folder. Raises TrackbedError with the folder that is closed."""
-        there = next(folder for folder in self.folder.parents if folder.exists())  # the missing ones are made open
-        if self._may_enter(there):
+        existing = next(folder for folder in self.folder.parents if folder.exists())  # the missing ones are made open
+        if self._may_enter(existing):
             return
-        closed = next(folder for folder in (*reversed(there.parents), there) if not self._may_enter(folder))
+        closed = next(folder for folder in (*reversed(existing.parents), existing) if not self._may_enter(folder))
         raise TrackbedError(
             f"{closed} is closed to the user {self.accounts.name(SERVER)}, who runs the server",
             f"chmod o+x {closed}, or set STATE_DIR to another folder",

@@ -31,17 +31,17 @@ class Database(Collaborator):
         self.environments, self.commands, self.processes = environments, commands, processes
 
     @property
-    def place(self) -> Path:
+    def data_folder(self) -> Path:
         return self.deployment.database_folder
 
     @property
     def is_settled(self) -> bool:
         """Whether its roles were made once, so that a server may be connected while PostgreSQL starts."""
-        return os.path.lexists(self.place / database_roles.READY)
+        return os.path.lexists(self.data_folder / database_roles.READY)
 
     def prepare(self, sink: Sink) -> None:
         """Before PostgreSQL starts: a database of its major, and no lock of one that is gone. Raises TrackbedError."""
-        if not self.version(self.place):
+        if not self.version(self.data_folder):
             self._check_major()
             sink.step("making the database")
             self._make()
@@ -66,10 +66,10 @@ class Database(Collaborator):
     def _check_major(self) -> None:
         """Refuse to begin an empty database beside one of another PostgreSQL major."""
         for folder in self.layout.databases():
-            found = self.version(folder)
-            if found not in ("", MAJOR):
+            major = self.version(folder)
+            if major not in ("", MAJOR):
                 raise shared.other_major(
-                    found,
+                    major,
                     f"this clone has PostgreSQL {MAJOR}",
                     "with the clone you had: `invoke backup`, `invoke down --delete-data`; "
                     "then here: `invoke restore FILE`",
@@ -77,10 +77,10 @@ class Database(Collaborator):
 
     def _make(self) -> None:
         """initdb into a folder beside the final one; only a complete database gets the final name."""
-        fresh = self.place.with_name(self.place.name + ".new")
-        if not safe_files.is_empty(self.place):
+        fresh = self.data_folder.with_name(self.data_folder.name + ".new")
+        if not safe_files.is_empty(self.data_folder):
             raise TrackbedError(
-                f"{self.place} holds files, but no PG_VERSION that the database's account can read",
+                f"{self.data_folder} holds files, but no PG_VERSION that the database's account can read",
                 "if it is the database, give it back to that account (chown -R), or "
                 "restore a backup; if not, move it away; then `invoke up` goes on",
             )
@@ -102,18 +102,18 @@ class Database(Collaborator):
             known = database_failures.explain(done.stderr.splitlines())
             reason, fix = known or (commands.last_line(done.stderr), "see `invoke doctor`")
             raise PartFailed(POSTGRES, f"the database could not be made: {reason}", fix)
-        fresh.rename(self.place)  # initdb has synced what it made
-        sync_folder(self.place.parent)
+        fresh.rename(self.data_folder)  # initdb has synced what it made
+        sync_folder(self.data_folder.parent)
 
     def unlock(self, sink: Sink) -> None:
         """Take away the lock of a PostgreSQL that is gone. One that is there is never touched: TrackbedError."""
-        lock = self.place / stale_locks.FILE
+        lock = self.data_folder / stale_locks.FILE
         if self.processes.pid(POSTGRES) or not os.path.lexists(lock):
             return
-        waiting.until(lambda: not stale_locks.workers(self.place), LEFT_SECONDS, 0.2)
-        if left := stale_locks.workers(self.place):
+        waiting.until(lambda: not stale_locks.workers(self.data_folder), LEFT_SECONDS, 0.2)
+        if left := stale_locks.workers(self.data_folder):
             raise TrackbedError(
-                f"another PostgreSQL (process {left[0]}) works on {self.place}",
+                f"another PostgreSQL (process {left[0]}) works on {self.data_folder}",
                 f"stop it (kill -INT {left[0]}), then `invoke up` goes on",
             )
         if left is None:
@@ -138,7 +138,7 @@ class Database(Collaborator):
             sink.step(made)
             self.processes.resume(MLFLOW, sink)
         if not self.is_settled:
-            self.commands.run(POSTGRES, ("touch", str(self.place / database_roles.READY)))
+            self.commands.run(POSTGRES, ("touch", str(self.data_folder / database_roles.READY)))
 
     def _wait(self) -> None:
         """PostgreSQL takes connections. Bounded; raises PartFailed when it has ended."""

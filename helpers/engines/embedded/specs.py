@@ -86,14 +86,14 @@ class Specs(Collaborator):
         settings, live = self.settings, self.system.state.live
         external = self.deployment.object_store == "external"
         bucket, folder = f"s3://{settings.s3_bucket}/{live['prefix']}", self.deployment.artifacts / live["prefix"]
-        kept, more = database_settings.pool(settings.mlflow_workers)
+        size, overflow = database_settings.pool(settings.mlflow_workers)
         variables = {
             # no password: the socket's folder is private, and PostgreSQL asks the kernel who is there (peer)
             "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg2://{database_settings.USER}@/{live['database']}"
             f"?host={quote(str(self.layout.sockets))}",
             "MLFLOW_ARTIFACTS_DESTINATION": bucket if external else folder.as_uri(),
-            "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(kept),
-            "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(more),
+            "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(size),
+            "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(overflow),
         }
         if external:
             variables |= {

@@ -21,14 +21,14 @@ def workers(data: Path, proc: Path = Path("/proc")) -> list[int] | None:
         wanted = os.stat(data)
     except OSError:
         return None
-    found = []
+    pids = []
     for folder in proc.glob("[0-9]*"):
         try:
             if os.path.samestat(os.stat(folder / "cwd"), wanted):
-                found.append(int(folder.name))
+                pids.append(int(folder.name))
         except OSError:
             continue
-    return sorted(found)
+    return sorted(pids)
 
 
 def holder(text: str) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 from helpers import process_table, safe_files, waiting
 from helpers.engines.embedded import supervisor_config
-from helpers.engines.embedded.supervisor_config import MARK, Place, Program
+from helpers.engines.embedded.supervisor_config import MARK, Paths, Program
 from helpers.errors import TrackbedError
 from helpers.services import State
 
@@ -73,7 +73,7 @@ class Supervisor:
         self.folder, self.instance, self.trusted = folder, instance, trusted
         self.socket = run / "supervisor.sock"
         self.pid_file = run / "supervisord.pid"
-        self.place = Place(folder / "logs", self.socket, self.pid_file)
+        self.paths = Paths(folder / "logs", self.socket, self.pid_file)
         self.configuration = folder / "supervisord.conf"
         self.hung = False  # it took a call and gave no answer
 
@@ -113,7 +113,7 @@ class Supervisor:
         except (OSError, xmlrpc.client.Error) as error:
             self.hung = isinstance(error, TimeoutError)
             return {}
-        found = {}
+        states = {}
         for info in listed:
             state = STATES.get(info["statename"], State.EXITED)
             code = int(info["exitstatus"])
@@ -122,10 +122,10 @@ class Supervisor:
             reason = info["spawnerr"] or (f"exit code {code}" if info["statename"] == "EXITED" else "")
             if info["statename"] == "STOPPED":
                 reason = "stopped"
-            found[info["name"]] = Process(
+            states[info["name"]] = Process(
                 state, int(info["pid"]), code, reason, int(info["start"]), str(info["description"])
             )
-        return found
+        return states
 
     def _last_code(self, name: str) -> int:
         """The exit code that supervisord logged last for a program; 1 when it logged none."""
@@ -134,14 +134,14 @@ class Supervisor:
         except OSError:
             return 1
         for line in reversed(lines):
-            if found := re.search(rf"exited: {re.escape(name)} \(exit status (\d+)", line):
-                return int(found.group(1))
+            if ended := re.search(rf"exited: {re.escape(name)} \(exit status (\d+)", line):
+                return int(ended.group(1))
         return 1
 
     def apply(self, programs: Iterable[Program], supervisord: Path) -> None:
         """Run exactly these programs: start supervisord or tell the running one what changed."""
         listed = tuple(programs)
-        text = supervisor_config.render(listed, self.place, self.instance)
+        text = supervisor_config.render(listed, self.paths, self.instance)
         safe_files.write(self.configuration, text.encode(), 0o600)
         if not self.running():
             self._launch(supervisord)

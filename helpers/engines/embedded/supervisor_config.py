@@ -33,7 +33,7 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Place:
+class Paths:
     """Where supervisord keeps what is its own."""
 
     logs: Path
@@ -41,9 +41,9 @@ class Place:
     pid_file: Path
 
 
-def render(programs: Iterable[Program], place: Place, instance: str) -> str:
+def render(programs: Iterable[Program], paths: Paths, instance: str) -> str:
     """The file's text; every program is marked with the system's ``instance``."""
-    logs, socket, pid_file = (_escaped(str(path)) for path in (place.logs, place.socket, place.pid_file))
+    logs, socket, pid_file = (_escaped(str(path)) for path in (paths.logs, paths.socket, paths.pid_file))
     blocks = [
         f"[unix_http_server]\nfile={socket}\nchmod=0700\n",
         "[rpcinterface:supervisor]\nsupervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n",

@@ -260,7 +260,7 @@ def _whole(path: Path, more: list[str]) -> bool:
 
 
 def interpreter(identity: Mapping[str, Any]) -> str:
-    """A Python 3.11+ that the parts' user can run: the toolkit's own, else one of the system.
+    """A Python 3.11+ that the services' user can run: the toolkit's own, else one of the system.
 
     A Python below /root is not reachable for any other user. Raises EngineUnavailable when there is none.
     """
@@ -275,6 +275,6 @@ def interpreter(identity: Mapping[str, Any]) -> str:
         if commands.attempt([candidate, "-I", "-c", test], 30, cwd="/", env={}, **identity).code == 0:
             return candidate
     raise EngineUnavailable(
-        f"{own} cannot be run by the user that the parts run as, and the system has no Python 3.11 or newer",
+        f"{own} cannot be run by the user that the services run as, and the system has no Python 3.11 or newer",
         "install python3 from the distribution, or run as a normal user",
     )

@@ -14,31 +14,31 @@ from helpers.services import Sink
 class Workspace(Collaborator):
     def problem(self) -> tuple[str, str]:
         """Why the notebook could not write to it, and what to type; "" twice where nothing shows."""
-        place, account = self.settings.workspace, self.layout.accounts.find(NOTEBOOK)
-        if account is None or not place.is_dir():
+        workspace, account = self.settings.workspace, self.layout.accounts.find(NOTEBOOK)
+        if account is None or not workspace.is_dir():
             return "", ""
         if self.layout.as_root and self.layout.former_notebook not in (-1, account.pw_uid):
             return "", ""  # it is given over before the notebook starts
         groups = os.getgroups() if account.pw_uid == os.geteuid() else os.getgrouplist(account.pw_name, account.pw_gid)
         groups += map(int, self.deployment.accelerator.groups) if self.layout.as_root else ()
-        return workspace_folder.problem(place, account.pw_uid, account.pw_gid, groups)
+        return workspace_folder.problem(workspace, account.pw_uid, account.pw_gid, groups)
 
     def fix(self) -> str:
         """What to type so that the notebook may write to all of it."""
-        place, account = self.settings.workspace, self.layout.accounts.find(NOTEBOOK)
-        if account is None or safe_files.owner(place) == account.pw_uid:
-            return workspace_folder.other_folder(place)
-        return workspace_folder.give_line(place, account.pw_uid, account.pw_gid)
+        workspace, account = self.settings.workspace, self.layout.accounts.find(NOTEBOOK)
+        if account is None or safe_files.owner(workspace) == account.pw_uid:
+            return workspace_folder.other_folder(workspace)
+        return workspace_folder.give_line(workspace, account.pw_uid, account.pw_gid)
 
     def take(self, sink: Sink) -> None:
         """Give one that another engine's notebook wrote to the notebook's account."""
         if not self.layout.as_root:
             return
         self.layout.make(sink)
-        place, own = self.settings.workspace, self.layout.accounts.get(NOTEBOOK)
-        if (owner := safe_files.owner(place)) in (-1, 0, own.pw_uid):
+        workspace, own = self.settings.workspace, self.layout.accounts.get(NOTEBOOK)
+        if (owner := safe_files.owner(workspace)) in (-1, 0, own.pw_uid):
             return
-        given = workspace_folder.give_to(place, owner, own.pw_uid, own.pw_gid)
+        given = workspace_folder.give_to(workspace, owner, own.pw_uid, own.pw_gid)
         sink.step(
             f"the workspace belongs to the notebook's account {own.pw_name} now, it was uid {owner}'s "
             f"({given.changed} files and folders)"
