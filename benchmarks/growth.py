@@ -60,14 +60,13 @@ TIDY = "VACUUM ANALYZE runs, params, tags, metrics, latest_metrics;"
 class Asker:
     """One kept connection to the tracking server."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str) -> None:
         self.connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=120)
+        self.headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """The answer's JSON, {} for a page. Raises SystemExit on another status than 200."""
-        self.connection.request(
-            method, path, json.dumps(body) if body is not None else None, {"Content-Type": "application/json"}
-        )
+        self.connection.request(method, path, json.dumps(body) if body is not None else None, self.headers)
         answer = self.connection.getresponse()
         data = answer.read()
         if answer.status != 200:
@@ -231,7 +230,7 @@ def grow(system: Project, runs: int) -> list[Measure]:
     """Rows whose "ours" is the time with ``runs`` runs and whose "opponent" the time with SMALL."""
     engine, database = lifecycle.running(system), system.state.live["database"]
     with engine.open(MLFLOW, "http") as address:
-        asker = Asker(address.url)
+        asker = Asker(address.url, engine.access_token())
         experiment = str(asker.api("experiments/create", {"name": f"growth-{time.time_ns()}"})["experiment_id"])
         if int(sql(engine, database, "SELECT count(*) FROM runs")[0]) > SMALL:
             raise SystemExit("this system has runs already: growth is measured from an empty one")
