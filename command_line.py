@@ -1,26 +1,31 @@
-"""The command line before Invoke reads it: short flags, help, and our words where Invoke would refuse in its own."""
+"""Trackbed's tasks on Invoke's command line: how one is declared, and the line that is typed before Invoke reads it."""
 
 # Like tasks.py it is read for every `invoke --list`: helpers are imported where they are needed.
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 import re
 import shutil
+import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from invoke import tasks
 from invoke.collection import Collection
+from invoke.context import Context
 from invoke.exceptions import Exit, ParseError
 from invoke.parser.argument import Argument
 from invoke.parser.context import ParserContext
-from invoke.parser.parser import Parser
+from invoke.parser.parser import Parser, ParseResult
 from invoke.program import Program
-from invoke.tasks import Task
 
-import command_words
-from command_words import Flag, TaskHelp
+from helpers.cli import help as pages
+from helpers.cli.help import Flag, TaskHelp
+from helpers.settings import flags
 
 if TYPE_CHECKING:
     from helpers.errors import SettingError
@@ -28,9 +33,15 @@ if TYPE_CHECKING:
 SHORT = {"follow": "f", "tail": "n", "yes": "y"}  # as docker, tail and apt have them
 
 
-class OurTask(Task):  # type: ignore[type-arg]
-    """A task whose flags of habit have their short form. Its arguments may be asked for several times."""
+class Task(tasks.Task):  # type: ignore[type-arg]
+    """A task whose flags of habit have their short form.
 
+    ``word``: the argument that may be typed without its flag, as in `logs mlflow`. Invoke requires all that it knows as
+    positional, so it is one only while ``word_typed``.
+    """
+
+    word = ""
+    word_typed = False
     _arguments: list[Argument] | None = None
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
@@ -39,29 +50,69 @@ class OurTask(Task):  # type: ignore[type-arg]
             for argument in self._arguments:
                 if short := SHORT.get(argument.name or ""):
                     argument.names = (*argument.names, short)
-        return copy.deepcopy(self._arguments)
-
-
-class OptionalWord(OurTask):
-    """A task whose first word may be left out: `logs` and `logs mlflow`. Invoke itself requires what is positional."""
-
-    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
-        arguments = super().get_arguments(ignore_unknown_help)
-        for place, argument in enumerate(a for a in arguments if a.positional):
-            argument.positional = self._words_following(arguments) > place
+        arguments = copy.deepcopy(self._arguments)
+        for argument in arguments if self.word_typed else ():
+            if argument.name == self.word:
+                argument.positional, argument.default = True, None
         return arguments
 
-    def _words_following(self, arguments: list[Argument]) -> int:
-        typed = [at for at, word in enumerate(sys.argv) if word.rpartition(".")[2] == self.name]
-        words = sys.argv[typed[0] + 1 :] if typed else []
-        takes_value = {
-            ("-" if len(name) == 1 else "--") + name.replace("_", "-")
-            for a in arguments
-            if a.takes_value
-            for name in a.names
-        }
-        pairs = zip(["", *words], words, strict=False)
-        return sum(not word.startswith("-") and before not in takes_value for before, word in pairs)
+
+def task(
+    help: Mapping[str, str] | None = None, optional: Sequence[str] = (), word: str = "", **options: Any
+) -> Callable[[Callable[..., int | None]], Any]:
+    """Invoke's `@task` without automatic short flags. Errors are reported, a default stands in the help of its flag.
+
+    A body with a parameter ``given`` has the flags of the settings that name it as their task, and gets their values.
+    It returns its exit code.
+    """
+
+    def decorate(body: Callable[..., int | None]) -> Any:
+        signature = inspect.signature(body)
+        context, *own = signature.parameters.values()
+        settings = flags.taken(body.__name__) if "given" in signature.parameters else {}
+
+        @functools.wraps(body)
+        def run(context: Context, *args: Any, **values: Any) -> int | None:
+            if settings:
+                values["given"] = flags.given({flag: values.pop(flag, None) for flag in settings})
+            return body(context, *args, **values)
+
+        own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name != "given"]
+        parameters = [context, *map(flags.parameter, settings), *own]
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        texts = {flag: flags.text(row) for flag, row in settings.items()}
+        texts |= {one.name: _with_default((help or {}).get(one.name, ""), one.default) for one in own}
+        made = tasks.task(
+            klass=Task,
+            auto_shortflags=False,
+            help=texts,
+            iterable=[flag for flag, row in settings.items() if row.repeated],
+            optional=[*(flag for flag, row in settings.items() if row.switch), *optional],
+            **options,
+        )(reported(run))
+        made.word = word
+        return made
+
+    return decorate
+
+
+def _with_default(text: str, default: object) -> str:
+    plain = default in (None, "", inspect.Parameter.empty) or isinstance(default, bool)
+    return text if plain else f"{text} (default: {default})"
+
+
+def reported(body: Callable[..., int | None]) -> Callable[..., None]:
+    """Errors become a message and a next step, with the right exit code; never a traceback unless asked for."""
+
+    @functools.wraps(body)
+    def run(context: Context, *args: Any, **values: Any) -> None:
+        from helpers.cli import failures
+
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` is Ctrl-C: half-written files go
+        if code := failures.exit_code(lambda: body(context, *args, **values)):
+            raise Exit(code=code)
+
+    return run
 
 
 def known(collection: Collection) -> dict[str, TaskHelp]:
@@ -69,20 +120,23 @@ def known(collection: Collection) -> dict[str, TaskHelp]:
     found = {}
     for context in collection.to_contexts():
         full = context.name or ""
-        name, task = full.removesuffix(".create"), collection[full]
-        words = task.positional or () if isinstance(task, Task) else ()
-        flags = tuple(
+        group, task = full.rpartition(".")[0], collection[full]
+        name = group if group in context.aliases else full
+        words = (*(task.positional or ()), task.word) if isinstance(task, Task) else ()
+        arguments = tuple(
             Flag(
                 (a.name or "").replace("_", "-"),
                 (a.help or "").strip(),
                 a.takes_value,
                 next((n for n in a.names if len(n) == 1), ""),
                 a.name in words,
+                isinstance(task, Task) and a.name == task.word,
             )
             for a in context.args.values()
         )
         doc = " ".join((task.__doc__ or "").split())
-        found[name] = TaskHelp(name, doc, flags, tuple(n for n in context.aliases if n != name and "." not in n))
+        aliases = tuple(n for n in context.aliases if n != name and "." not in n)
+        found[name] = TaskHelp(name, doc, arguments, aliases, full)
     return found
 
 
@@ -102,18 +156,17 @@ def read(collection: Collection) -> None:
     first = Program().initial_context
     core = Parser(initial=copy.deepcopy(first), ignore_unknown=True).parse_argv(sys.argv[1:])
     given = core[0].args
-    if given["list"].value is True and given["list-format"].value == "flat" and not given["list-depth"].value:
-        _print(command_words.listing(known(collection), _width()))
+    listed = given["list"].value
+    if listed and given["list-format"].value == "flat" and not given["list-depth"].value:
+        _print_list("" if listed is True else str(listed), collection)
     words = core.unparsed
     asked = given["help"].value
     if isinstance(asked, str):
         _print_help(asked, collection)
-    contexts = collection.to_contexts()
     try:
-        parsed = Parser(initial=copy.deepcopy(first), contexts=contexts).parse_argv(list(words))
+        parsed = parse(words, collection, first)
     except (ParseError, ValueError) as error:
-        tasks = known(collection)
-        problem = _refused(error, words, tasks, first)
+        problem = _refused(error, words, known(collection), first)
         if problem is None:
             return  # Invoke says it
         _refuse(problem)
@@ -122,11 +175,41 @@ def read(collection: Collection) -> None:
     for context in parsed[1:]:
         for argument in context.args.values():
             if _lacks_value(argument, words):
-                task = known(collection)[(context.name or "").removesuffix(".create")]
+                from helpers.cli import mistakes
+
+                task = pages.named(known(collection), context.name or "")
                 name = (argument.name or "").replace("_", "-")
-                _refuse(command_words.missing_value(task.flag(f"--{name}") or Flag(name, ""), task))
-    if len(parsed) == 1 and not given["list"].value:
-        _print(command_words.listing(known(collection), _width()))
+                _refuse(mistakes.missing_value((task and task.flag(f"--{name}")) or Flag(name, ""), task))
+    if len(parsed) == 1 and not listed:
+        _print(pages.overview(_width()))
+
+
+def parse(words: Sequence[str], collection: Collection, first: ParserContext | None = None) -> ParseResult:
+    """The line as Invoke will read it; raises its errors. Tasks learn whether their optional word was typed."""
+    optional = {name: one for name in collection.task_names if isinstance(one := collection[name], Task) and one.word}
+    for one in optional.values():
+        one.word_typed = True
+    while True:
+        failure: ParseError | None = None
+        contexts: Sequence[ParserContext]
+        try:
+            contexts = parsed = Parser(initial=copy.deepcopy(first), contexts=collection.to_contexts()).parse_argv(
+                list(words)
+            )
+        except ParseError as error:
+            contexts, failure = [error.context] if error.context else [], error
+        left_out = [optional[c.name] for c in contexts if c.name in optional and _left_out(c, optional[c.name])]
+        for one in left_out:
+            one.word_typed = False
+        if not left_out and failure:
+            raise failure
+        if not left_out:
+            return parsed
+
+
+def _left_out(context: ParserContext, task: Task) -> bool:
+    """Whether the task's word was not typed after all: there is none, or Invoke took a flag for it."""
+    return task.word_typed and str(context.args[task.word].value or "-").startswith("-")
 
 
 def _lacks_value(argument: Argument, words: Sequence[str]) -> bool:
@@ -147,26 +230,28 @@ def _refused(
     error: ParseError | ValueError, words: Sequence[str], tasks: Mapping[str, TaskHelp], first: ParserContext
 ) -> SettingError | None:
     """Our words for Invoke's; None for what is not known."""
+    from helpers.cli import mistakes
+
     text = str(error)
     context = getattr(error, "context", None)
-    task = tasks.get((context.name or "").removesuffix(".create")) if context is not None else None
+    task = pages.named(tasks, context.name or "") if context is not None else None
     core = [option for option in first.flags if option.startswith("--")]
     if found := re.fullmatch(r"No idea what '?\"?(.*?)\"?'? is!", text):
         token = found[1]
         if token.startswith("-"):
-            return command_words.unknown_flag(token, task, tasks, core)
-        return command_words.stray_word(token, task, words, tasks) if task else command_words.unknown_task(token, tasks)
+            return mistakes.unknown_flag(token, task, words, tasks, core)
+        return mistakes.stray_word(token, task, words, tasks) if task else mistakes.unknown_task(token, words, tasks)
     if (found := re.search(r"'(.*)' is ambiguous when given after", text)) and task is None:
-        return command_words.followed(found[1])
+        return mistakes.followed(found[1])
     if found := re.search(r"Flag <Argument: ([\w-]+)[^>]*> needed value", text):
         name = found[1].replace("_", "-")
         flag = (task.flag(f"--{name}") if task else None) or Flag(name, "")
-        return command_words.missing_value(flag, task)
+        return mistakes.missing_value(flag, task)
     if found := re.search(r"did not receive required positional arguments: (.*)", text):
         names = [name.replace("_", "-") for name in re.findall(r"'(\w+)'", found[1])]
-        return command_words.missing_words(names, task) if task else None
+        return mistakes.missing_words(names, task) if task else None
     if isinstance(error, ValueError) and (found := re.search(r"invalid literal for int\(\).*: '(.*)'", text)):
-        return command_words.no_number(Flag("tail", ""), found[1])
+        return mistakes.no_number(Flag("tail", ""), found[1])
     return None
 
 
@@ -177,19 +262,29 @@ def _refuse(problem: SettingError) -> NoReturn:
     raise Exit(code=problem.code) from None
 
 
-def _print_help(name: str, collection: Collection) -> None:
+def _print_help(name: str, collection: Collection) -> NoReturn:
     tasks = known(collection)
-    task = tasks.get(name) or next((t for t in tasks.values() if name in t.aliases), None)
-    if task is None:
-        _refuse(command_words.unknown_task(name, tasks))
-    _print(command_words.task_help(task, _width()))
+    if task := pages.named(tasks, name):
+        _print(pages.task_help(task, tasks, _width()))
+    from helpers.cli import mistakes
+
+    _refuse(mistakes.unknown_task(name, [name], tasks))
+
+
+def _print_list(group: str, collection: Collection) -> NoReturn:
+    tasks = known(collection)
+    if lines := pages.listing(tasks, _width(), group):
+        _print(lines)
+    from helpers.cli import mistakes
+
+    _refuse(mistakes.unknown_task(group, [group], tasks))
 
 
 def _width() -> int:
     return max(30, min(100, shutil.get_terminal_size((100, 24)).columns))
 
 
-def _print(lines: Iterable[str]) -> None:
+def _print(lines: Iterable[str]) -> NoReturn:
     try:
         sys.stdout.write("\n".join(lines) + "\n")
         sys.stdout.flush()

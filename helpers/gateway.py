@@ -197,7 +197,7 @@ def notes(settings: Settings, logins: int) -> list[str]:
             f"  Python:  export MLFLOW_TRACKING_SERVER_CERT_PATH={path.name}   (a copy of that file)",
         ]
     if not logins:
-        lines.append("nobody may log in yet: `invoke users add NAME` makes a login and prints its password")
+        lines.append("nobody may log in yet: `invoke users.add NAME` makes a login and prints its password")
     lines.append("`invoke env NAME` prints the lines for a shell on another machine")
     return lines
 

@@ -310,12 +310,12 @@ def initialise(system: Project, sink: Sink, notice: Notice) -> Engine:
         engine = select.choose(system).engine
         if not engine.by_hand:
             raise TrackbedError(
-                f"--init prepares a system for `docker compose`; this one is {engine.name}",
+                f"credentials.init prepares a system for `docker compose`; this one is {engine.name}",
                 "`invoke up` makes what it needs by itself",
             )
         if engine.settings.tracking_uri:
             raise TrackbedError(
-                "--init prepares services for `docker compose`; with TRACKING_URI there are none",
+                "credentials.init prepares services for `docker compose`; with TRACKING_URI there are none",
                 "`invoke up` starts the notebook",
             )
         engine.check_foreign()

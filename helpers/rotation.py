@@ -180,5 +180,5 @@ def require(proofs: tuple[Proof, ...]) -> None:
         raise TrackbedError(
             "not every old secret is out of use: " + "; ".join(wrong),
             "`invoke down`, then `invoke up` starts everything with the new ones only; "
-            "`invoke credentials rotate` replaces and tries them again",
+            "`invoke credentials.rotate` replaces and tries them again",
         )

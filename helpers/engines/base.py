@@ -85,7 +85,7 @@ class Engine(Protocol):
     returns_after_reboot: ClassVar[bool] = False  # by itself, without a unit of ours
     can_be_public: ClassVar[bool] = False  # the notebook is kept away from what a login protects
     own_loopback: ClassVar[bool] = False  # the notebook's localhost is not the machine's
-    by_hand: ClassVar[str] = ""  # the tool that can start what `credentials --init` prepares
+    by_hand: ClassVar[str] = ""  # the tool that can start what `credentials.init` prepares
 
     @property
     def settings(self) -> Settings:

@@ -48,7 +48,7 @@ class Pipe:
             code = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise TrackbedError(
-                f"{self.what}: no end after {timeout:.0f} s", "`invoke logs PART` may show why"
+                f"{self.what}: no end after {timeout:.0f} s", "`invoke logs SERVICE` may show why"
             ) from None
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors.read()[-20000:].decode("utf-8", "replace").splitlines()]

@@ -111,7 +111,7 @@ def add(settings: Settings, name: str) -> str:
         )
     logins = load(settings)
     if name in logins:
-        raise SettingError(f"user {name} is there already; `invoke users passwd {name}` gives a new password.")
+        raise SettingError(f"user {name} is there already; `invoke users.passwd {name}` gives a new password.")
     password = _generate()
     _save(settings, {**logins, name: make(password)})
     return password

@@ -127,7 +127,7 @@ def test_no_link_is_followed(victim: Clone, canary: Canary) -> None:
     for words in (
         *TASKS,
         ("restore", str(backups[0]), "--yes"),
-        ("credentials", "rotate"),
+        ("credentials.rotate"),
         *CHANGES,
         ("down", "--delete-data", "--yes"),
     ):

@@ -284,7 +284,7 @@ def test_into_another_project(own: dict[str, Clone], tmp_path: Path) -> None:
     """The current project goes on as it was; the other has everything, the logins too, on ports of its own."""
     clone, name = own["embedded"], f"tb-into-{secrets.token_hex(3)}"
     log_run(clone, experiment(clone), "x", b"content")
-    assert clone.invoke("users", "add", "ada").returncode == 0
+    assert clone.invoke("users.add", "ada").returncode == 0
     logins = (clone.project_folder / "users").read_text()
     back_up(clone, f"{tmp_path}/repo/")
     before, parts, dotenv = everything(clone), seen.identities(clone), (clone.folder / ".trackbed.env").read_text()

@@ -134,7 +134,7 @@ def test_old_secrets_open_nothing(asking: Clone) -> None:
     cookie = ask(f"{jupyter}/lab?token={old['JUPYTER_TOKEN']}")[1]["cookies"]
     assert ask(jupyter + KERNELS, Cookie=cookie)[0] == 200
 
-    done = asking.invoke("credentials", "rotate")
+    done = asking.invoke("credentials.rotate")
     assert done.returncode == 0, done.stderr
     assert "kernels that run now end" in done.stderr
     new = secrets(asking)
@@ -183,7 +183,7 @@ def test_a_restore_takes_over_what_was_encrypted(asking: Clone) -> None:
     passphrase = secrets(asking)[KEK].encode()
     with open(bare, "rb") as file:
         assert passphrase not in file.read()
-    assert asking.invoke("credentials", "rotate").returncode == 0
+    assert asking.invoke("credentials.rotate").returncode == 0
     done = asking.invoke("restore", bare, "--yes", "--no-backup")
     assert done.returncode == 0, done.stderr
     assert "API keys in MLflow: of today, of before; secrets of webhooks: kept." in done.stderr

@@ -45,7 +45,7 @@ def target(neighbour: Outside, lasting_clones: Callable[..., Clone]) -> Target:
     clone.environment["TRACKBED_BIND_ADDRESS"] = neighbour.machine
     done = clone.invoke("up", "--public", f"--public-address={neighbour.machine}", "--public-s3=true", timeout=1500)
     assert done.returncode == 0, done.stderr
-    password = clone.value("users", "add", "ann")
+    password = clone.value("users.add", "ann")
     token = re.search(r"token=(\S+)", clone.value("jupyter-url"))
     assert re.fullmatch(r"[0-9a-f]{32}", password) and token
     made = Target(clone, neighbour, "ann", password, token[1])

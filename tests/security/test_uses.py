@@ -70,7 +70,7 @@ def test_the_console_opens_with_a_login(attack: Target) -> None:
 def test_users_come_and_go_while_an_upload_runs(attack: Target) -> None:
     """No restart, no reload: an upload that began before the changes ends well, and each change counts at once."""
     door, clone = attack.door("mlflow"), attack.clone
-    bob = clone.value("users", "add", "bob")
+    bob = clone.value("users.add", "bob")
     _until(attack, "bob", bob, 200)
     size = 4 << 20
     path = "/api/2.0/mlflow-artifacts/artifacts/users-test/slow.bin"
@@ -80,11 +80,11 @@ def test_users_come_and_go_while_an_upload_runs(attack: Target) -> None:
             f"Content-Length: {size}\r\nConnection: close\r\n\r\n".encode()
             + b"x" * (size // 2)
         )
-        second = clone.value("users", "passwd", "bob")
+        second = clone.value("users.passwd", "bob")
         _until(attack, "bob", bob, 401)
         _until(attack, "bob", second, 200)
-        assert clone.value("users", "list").split() == ["ann", "bob"]
-        assert clone.invoke("users", "remove", "bob").returncode == 0
+        assert clone.value("users.list").split() == ["ann", "bob"]
+        assert clone.invoke("users.remove", "bob").returncode == 0
         _until(attack, "bob", second, 401)
         link.sendall(b"x" * (size - size // 2))
         answer = link.recv(100)
@@ -116,7 +116,7 @@ def test_rotated_credentials(rotated: tuple[Target, dict[str, str], str]) -> Non
 
 @pytest.fixture
 def rotated(target: Target) -> tuple[Target, dict[str, str], str]:
-    """The system after `invoke credentials rotate`, its former secrets, and a run of before."""
+    """The system after `invoke credentials.rotate`, its former secrets, and a run of before."""
     old = json.loads(target.clone.value("credentials", "--format=json"))
     with target.outside.entered():
         door = target.door("mlflow")
@@ -124,7 +124,7 @@ def rotated(target: Target) -> tuple[Target, dict[str, str], str]:
         assert (
             door.ask("/api/2.0/mlflow-artifacts/artifacts/rotated/x.txt", "PUT", target.login, b"before").status == 200
         )
-    done = target.clone.invoke("credentials", "rotate", timeout=600)
+    done = target.clone.invoke("credentials.rotate", timeout=600)
     assert done.returncode == 0, done.stderr
     assert not [v for v in old.values() if v in done.stdout + done.stderr]
     found = re.search(r"token=(\S+)", target.clone.value("jupyter-url"))

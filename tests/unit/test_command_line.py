@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from invoke.collection import Collection
 from invoke.exceptions import Exit
-from invoke.parser.parser import Parser
 
 import command_line
-import command_words
 import tasks
+from helpers.cli import help as pages
+from helpers.cli import mistakes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,7 +46,25 @@ def read(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | None:
         ("up --jupyter-env=A=b", "it belongs to up or jupyter: `invoke up --env=...`"),
         ("status --mlflow-port=1", "it belongs to up"),
         ("lock --project=x", "other tasks: `invoke up --project=...`"),
-        ("check --json", "these have it: status, credentials, usage"),
+        ("users.create ann", "Did you mean users.add?"),
+        ("users.create ann", "-> `invoke users.add ann`"),
+        ("user.add ann", "Did you mean users.add?"),
+        ("user add ann", "-> `invoke users.add ann`"),
+        ("users-add ann", "-> `invoke users.add ann`"),
+        ("users_add ann", "-> `invoke users.add ann`"),
+        ("users.delete ann", "-> `invoke users.remove ann`"),
+        ("users.xyzzy", "users has list, add, passwd, remove: `invoke --list users`"),
+        ("rotate", "Did you mean credentials.rotate?"),
+        ("credentials.rotat", "Did you mean credentials.rotate?"),
+        ("passwd ann", "-> `invoke users.passwd ann`"),
+        ("adduser ann", "`invoke users.add NAME`"),
+        ("backup.check", "Did you mean backup.verify?"),
+        ("backup.repair", "Did you mean backup.verify?"),
+        ("users.list ann", "takes no further word"),
+        ("credentials.rotate --json", "these have it: status"),
+        ("users.add", "users.add needs NAME: name of the login."),
+        ("--list user", "you may want"),
+        ("check --json", "these have it: status, usage, credentials"),
         ("up --detach", "returns when everything is ready"),
         ("down -v", "`invoke down --delete-data`"),
         ("--lst", "Did you mean --list?"),
@@ -56,12 +73,13 @@ def read(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | None:
         ("up --gpu --dry-run", "--gpu needs a value"),
         ("up --env", "--env needs a value"),
         ("up --env --gpu=none", "--env needs a value"),
-        ("logs mlflow -n", "--tail needs a value: lines to show"),
+        ("logs mlflow -n", "--tail needs a value: number of lines"),
         ("logs --tail=many", "--tail=many: must be a whole number"),
         ("up --dry-run=yes", "--dry-run takes no value"),
         ("up --gpu=none --gpu=amd", "--gpu is given twice"),
         ("down yes", "yes is a flag"),
         ("up chekc", "Did you mean the task check?"),
+        ("logs --folow mlflow", "logs has no flag --folow. Did you mean --follow?"),
         ("logs mlflow jupyterr", "logs takes no further word"),
         ("up --public check", "write the flag's value too, as in --public=true check"),
         ("restore", "restore needs SOURCE: what `invoke backup` printed"),
@@ -100,7 +118,7 @@ def test_a_wrong_line_leads_on(
         "backup",
         "backup.verify",
         "restore x --into=y",
-        "users add ada",
+        "users.add ada",
         "up --env A=b --env C=d",
         "up --gpu=",
         "up --env=",
@@ -114,6 +132,66 @@ def test_what_is_right_goes_to_invoke(monkeypatch: pytest.MonkeyPatch, line: str
     assert read(monkeypatch, *line.split()) is None
 
 
+@pytest.mark.parametrize(
+    ("line", "now"),
+    [
+        ("users add ann", "users.add ann"),
+        ("users passwd ann", "users.passwd ann"),
+        ("users remove ann", "users.remove ann"),
+        ("users list", "users.list"),
+        ("users --project=two add ann", "users.add --project=two ann"),
+        ("users add ann --project=two --state-dir=/x", "users.add ann --project=two --state-dir=/x"),
+        ("users add ann --role=admin", "users.add ann --role=admin"),
+        ("credentials rotate", "credentials.rotate"),
+        ("credentials rotate --project=two", "credentials.rotate --project=two"),
+        ("credentials --init", "credentials.init"),
+        ("status credentials rotate", "status credentials.rotate"),
+        ("backup verify /mnt/b --repair", "backup.verify /mnt/b --repair"),
+        ("backup create --to=/mnt/b/", "backup.create --to=/mnt/b/"),
+    ],
+)
+def test_a_removed_spelling_answers_with_the_new_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, now: str
+) -> None:
+    assert read(monkeypatch, *line.split()) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and f"error: `invoke {line}` is now `invoke {now}`.\n" in printed.err
+
+
+def test_invoke_alone_says_what_comes_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert read(monkeypatch) == 0
+    printed = capsys.readouterr().out
+    assert printed.index("invoke up ") < printed.index("invoke jupyter-url") < printed.index("invoke down")
+    assert "`invoke --list`" in printed and len(printed.splitlines()) <= 30
+    for line in (one for lines in pages.FIRST.values() for one in lines):
+        command_line.parse(line.split(), tasks.namespace)
+
+
+@pytest.mark.parametrize("line", ["--list users", "-l users"])
+def test_a_noun_is_listed_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str) -> None:
+    assert read(monkeypatch, *line.split()) == 0
+    printed = capsys.readouterr().out
+    assert "users.add" in printed and "status" not in printed
+
+
+@pytest.mark.parametrize("name", ["users.add", "users", "users.list", "backup.create"])
+def test_help_of_a_noun_s_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert read(monkeypatch, "--help", name) == 0
+    printed = capsys.readouterr().out
+    assert f"usage: invoke {name}" in printed or f"also: invoke {name}" in printed
+    assert "See also:" in printed
+
+
+def test_a_word_that_may_be_left_out() -> None:
+    for line, value in [("logs", ""), ("logs mlflow", "mlflow"), ("logs -f jupyter -n 5", "jupyter"), ("logs", "")]:
+        assert command_line.parse(line.split(), tasks.namespace)[0].as_kwargs["service"] == value
+    assert command_line.parse(["logs", "--service=mlflow"], tasks.namespace)[0].as_kwargs["service"] == "mlflow"
+    two = command_line.parse(["build", "mlflow", "logs", "jupyter"], tasks.namespace)
+    assert [one.name for one in two] == ["build", "logs"] and two[1].as_kwargs["service"] == "jupyter"
+
+
 def test_another_program_that_reads_the_tasks_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/pytest", "statsu"])
     command_line.read(tasks.namespace)
@@ -124,15 +202,13 @@ def test_another_program_that_reads_the_tasks_is_left_alone(monkeypatch: pytest.
     [("start", "up"), ("stop", "down"), ("ps", "status"), ("url", "jupyter-url"), ("open", "jupyter-url")],
 )
 def test_aliases_of_habit(alias: str, name: str) -> None:
-    parsed = Parser(contexts=Collection.from_module(tasks).to_contexts()).parse_argv([alias])
-    assert parsed[0].name == name
+    assert command_line.parse([alias], tasks.namespace)[0].name == name
 
 
 def test_short_flags_of_habit() -> None:
-    parser = Parser(contexts=Collection.from_module(tasks).to_contexts())
-    assert parser.parse_argv(["logs", "-f", "-n", "5"])[0].as_kwargs["follow"] is True
-    assert parser.parse_argv(["logs", "-f", "-n", "5"])[0].as_kwargs["tail"] == 5
-    assert parser.parse_argv(["down", "-y"])[0].as_kwargs["yes"] is True
+    typed = command_line.parse(["logs", "-f", "-n", "5"], tasks.namespace)[0].as_kwargs
+    assert (typed["follow"], typed["tail"]) == (True, 5)
+    assert command_line.parse(["down", "-y"], tasks.namespace)[0].as_kwargs["yes"] is True
 
 
 KNOWN = command_line.known(tasks.namespace)
@@ -141,23 +217,23 @@ KNOWN = command_line.known(tasks.namespace)
 @pytest.mark.parametrize("width", [30, 50, 80])
 @pytest.mark.parametrize("name", ["", *KNOWN])
 def test_help_fits_the_terminal(name: str, width: int) -> None:
-    lines = command_words.task_help(KNOWN[name], width) if name else command_words.listing(KNOWN, width)
+    lines = pages.task_help(KNOWN[name], KNOWN, width) if name else pages.listing(KNOWN, width) + pages.overview(width)
     for line in lines:
         typed = line.startswith(("  invoke", "  eval", "usage", "`inv"))
         assert len(line) <= width or len(line.split()) <= 2 or typed, line
 
 
 def test_every_task_is_in_a_group_and_every_flag_has_help() -> None:
-    assert {name for names in command_words.GROUPS.values() for name in names} == KNOWN.keys()
+    assert {name for names in pages.GROUPS.values() for name in names} == KNOWN.keys()
     for task in KNOWN.values():
         assert all(flag.help for flag in task.flags), task.name
     flags = {flag.name for task in KNOWN.values() for flag in task.flags}
-    assert {name for names in command_words.SECTIONS.values() for name in names} <= flags
+    assert {name for names in pages.SECTIONS.values() for name in names} <= flags
 
 
 def test_examples_and_advice_can_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [one for many in command_words.EXAMPLES.values() for one in many if "invoke" not in one]
-    advice = (*command_words.HABITS.values(), *command_words.FLAG_HABITS.values())
+    lines = [one for many in pages.EXAMPLES.values() for one in many if "invoke" not in one]
+    advice = (*mistakes.HABITS.values(), *mistakes.FLAG_HABITS.values())
     lines += [one for text in advice for one in re.findall(r"`invoke ([^`]+)`", text)]
     for line in lines:
         assert read(monkeypatch, *line.split()) in (None, 0) or "TASK" in line, line
@@ -174,7 +250,7 @@ def test_help_of_a_task_through_invoke_itself() -> None:
         check=True,
         env={"PATH": "/usr/bin", "COLUMNS": "50"},
     )
-    assert "usage: invoke logs [PART] [flags]" in done.stdout and "  -n, --tail=LINES\n" in done.stdout
+    assert "usage: invoke logs [SERVICE] [flags]" in done.stdout and "  -n, --tail=LINES\n" in done.stdout
     assert "  invoke logs mlflow -f\n" in done.stdout and "-f, --follow" in done.stdout
 
 

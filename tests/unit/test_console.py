@@ -109,6 +109,7 @@ def test_logs_are_clean_unless_asked_for_as_they_are(
 ) -> None:
     import tasks
     from helpers import lifecycle
+    from helpers.cli import options
 
     class Engine:
         def parts(self) -> list[Any]:
@@ -117,11 +118,11 @@ def test_logs_are_clean_unless_asked_for_as_they_are(
         def logs(self, name: str, tail: int, follow: bool) -> list[str]:
             return [CLEAR + "hello"]
 
-    monkeypatch.setattr(tasks, "_load", lambda flags: None)
+    monkeypatch.setattr(options, "load", lambda flags: None)
     monkeypatch.setattr(lifecycle, "running", lambda system: Engine())
-    tasks.logs.body(None, part="jupyter")
+    tasks.logs.body(None, service="jupyter")
     assert capsys.readouterr().out == "\\x1b[2J\\x1b[Hhello\n"
-    tasks.logs.body(None, part="jupyter", raw=True)
+    tasks.logs.body(None, service="jupyter", raw=True)
     assert capsys.readouterr().out == CLEAR + "hello\n"
 
 
@@ -247,11 +248,11 @@ def test_a_line_to_type_is_for_the_same_system(
     for folder in (tmp_path, Path("/")):
         monkeypatch.chdir(folder)
         said = typed.as_typed(
-            "`invoke users add ada`; `invoke down --project=copy`; `invoke --list`; `invoke lock`; "
+            "`invoke users.add ada`; `invoke down --project=copy`; `invoke --list`; `invoke lock`; "
             "`TRACKBED_GPU= invoke up`"
         )
         one, two, three, four, five = (read(line) for line in re.findall("`([^`]+)`", said))
-        assert one == ["users", "add", "ada", *wanted]
+        assert one == ["users.add", "ada", *wanted]
         assert two == ["down", "--project=copy", *(flag for flag in wanted if "--project" not in flag)]
         assert (three, four, five) == (["--list"], ["lock"], ["up", *wanted])
 
@@ -261,10 +262,11 @@ def test_a_stopped_system_is_started_again_by_the_line_that_status_prints(
 ) -> None:
     import tasks
     from helpers import lifecycle
+    from helpers.cli import options
 
     monkeypatch.setattr("sys.argv", ["invoke", "status", "--project=revcor", f"--state-dir={tmp_path}"])
     view = lifecycle.Overview("embedded", system(tmp_path, project="revcor").settings, ())
-    monkeypatch.setattr(tasks, "_load", lambda flags: system(tmp_path, project="revcor"))
+    monkeypatch.setattr(options, "load", lambda flags: system(tmp_path, project="revcor"))
     monkeypatch.setattr(lifecycle, "status", lambda system: view)
     monkeypatch.setattr(lifecycle, "running", lambda system: view)
     monkeypatch.setattr(lifecycle, "overview", lambda engine, settings: view)
@@ -292,7 +294,7 @@ def test_every_task_in_a_message_can_be_made_typeable() -> None:
     """`typed.as_typed` knows a task by the quotation mark before it; the help and its examples have none."""
     root = Path(__file__).resolve().parents[2]
     found = []
-    for path in (root / "tasks.py", root / "command_line.py", root / "command_words.py", *root.glob("helpers/**/*.py")):
+    for path in (root / "tasks.py", root / "command_line.py", *root.glob("helpers/**/*.py")):
         for line, text in messages(ast.parse(path.read_text())):
             bare = re.sub(r"`(?:[\w{}]+= )?invoke [^`]*`|-m invoke |usage: invoke |\$\(invoke ", "", text)
             if re.search(r"\binvoke ", bare) and text not in ("`invoke ", "invoke ", "invoke {}"):  # not ours to type

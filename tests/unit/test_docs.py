@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from invoke.collection import Collection
-from invoke.parser import Parser
+from invoke.exceptions import ParseError
 
+import command_line
 import noxfile
 import tasks
 from helpers.settings import BY_NAME, FOREIGN, PREFIX, RESERVED
@@ -19,8 +18,7 @@ from helpers.settings import BY_NAME, FOREIGN, PREFIX, RESERVED
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "tests" / "rig" / "README.md"]
 NAMED = [p.relative_to(ROOT).as_posix() for p in PAGES]
-CONTEXTS = Collection.from_module(tasks).to_contexts()
-TASKS = {context.name for context in CONTEXTS}
+TASKS = command_line.known(tasks.namespace).keys()
 # Names in capitals that are no settings: of the parts, of Docker, of this project's identity.
 OTHERS = re.compile(
     r"MLFLOW_TRACKING_(URI|USERNAME|PASSWORD|TOKEN|SERVER_CERT_PATH)|JUPYTER_URL|PIP_(CERT|INDEX_URL)|REQUESTS_CA_BUNDLE|GIT_SSL_CAINFO|NODE_EXTRA_CA_CERTS|TEST_\w+|TRACKBED_\w*|PROJECT_\w+"
@@ -49,14 +47,13 @@ COMMANDS = sorted(
 
 
 @pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[f"{p}: {' '.join(w)}" for p, w in COMMANDS])
-def test_documented_commands_parse(page: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_commands_parse(page: str, words: tuple[str, ...]) -> None:
     if words == ("--list",) or not words:
         return
     if words[0] == "--help":
         assert words[1] in TASKS
         return
-    monkeypatch.setattr(sys, "argv", ["invoke", *words])
-    Parser(contexts=Collection.from_module(tasks).to_contexts()).parse_argv(list(words))
+    command_line.parse(words, tasks.namespace)
 
 
 def test_commands_are_found() -> None:
@@ -65,10 +62,8 @@ def test_commands_are_found() -> None:
 
 
 def test_a_wrong_command_is_noticed() -> None:
-    from invoke.exceptions import ParseError
-
     with pytest.raises(ParseError):
-        Parser(contexts=Collection.from_module(tasks).to_contexts()).parse_argv(["up", "--no-such-flag"])
+        command_line.parse(["up", "--no-such-flag"], tasks.namespace)
 
 
 @pytest.mark.parametrize("page", NAMED)

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import time
-import tasks
+import command_line
 from invoke.context import Context
 
 def body(context):
@@ -23,8 +23,8 @@ def body(context):
         print("tidied up", flush=True)
 
 try:
-    tasks.reported(body)(Context())
-except tasks.Exit as ended:
+    command_line.reported(body)(Context())
+except command_line.Exit as ended:
     raise SystemExit(ended.code)
 """
 

@@ -10,9 +10,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("docker", "tenacity", "rich", "requests", "urllib3", "dotenv", "platformdirs", "supervisor", "mlflow")
 
-# the declarations of the settings, which are the tasks' flags, and what their kinds of values need
+# the help; the declarations of the settings, which are the tasks' flags, and what their kinds of values need
 DECLARATIONS = {
     "helpers",
+    "helpers.cli",
+    "helpers.cli.help",
     "helpers.settings",
     *(f"helpers.settings.{name}" for name in ("flags", "model", "kinds", "parsers")),
     *(f"helpers.{name}" for name in ("gpu", "gpu.node_types", "references", "errors", "spelling")),

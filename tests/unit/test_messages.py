@@ -5,13 +5,11 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from invoke.exceptions import ParseError
-from invoke.parser.parser import Parser
 
 import command_line
 import tasks
@@ -29,6 +27,7 @@ OTHERS = re.compile(
     r"ufw|firewall-cmd|psql|loginctl|unknown flag:)\b[^`]*$|-D \{\}[^`]*$"
 )
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+MISTAKES = "helpers/cli/mistakes.py"
 PIECES = "script.py"  # command lines of other programs, flag by flag
 
 
@@ -61,7 +60,7 @@ def _sought(place: str) -> bool:
 
 def _habits() -> set[str]:
     """The lines of FLAG_HABITS' keys."""
-    tree = ast.parse((ROOT / "command_words.py").read_text())
+    tree = ast.parse((ROOT / MISTAKES).read_text())
     found = next(
         node.value
         for node in tree.body
@@ -69,7 +68,7 @@ def _habits() -> set[str]:
     )
     assert isinstance(found, ast.Dict)
     return {
-        f"command_words.py:{word.lineno}"
+        f"{MISTAKES}:{word.lineno}"
         for value in found.values
         if isinstance(value, ast.Call)
         for word in ast.walk(value.args[0])
@@ -96,16 +95,15 @@ def commands() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("place", "command"), sorted(set(commands())))
-def test_every_command_in_a_message_can_be_typed(place: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_in_a_message_can_be_typed(place: str, command: str) -> None:
     words = shlex.split(re.sub(r"(?<=\w)\{\}|\{\}=(\{\})?", "", command).replace("{}", "x").rstrip(". "))
     if words[0] == "--help":
         assert words[1] in {"x", "TASK"} | KNOWN.keys()
         return
     if words[0] == "x":
         return  # a task that was typed
-    monkeypatch.setattr(sys, "argv", ["invoke", *words])
     try:
-        Parser(contexts=tasks.namespace.to_contexts()).parse_argv(words)
+        command_line.parse(words, tasks.namespace)
     except ParseError as error:
         if "required positional" not in str(error):  # the task alone, in a sentence
             pytest.fail(f"{place}: invoke {command}: {error}")
@@ -114,7 +112,7 @@ def test_every_command_in_a_message_can_be_typed(place: str, command: str, monke
 def test_a_flag_is_never_put_together_from_a_settings_name() -> None:
     """`Setting.given` knows whether there is one."""
     for place, text in said():
-        if not place.startswith(("command_line.py", "command_words.py", "helpers/settings/")):
+        if not place.startswith(("command_line.py", "helpers/cli/", "helpers/settings/")):
             assert not re.search(r"(?<![\w-])--\{\}", text), place
 
 

@@ -103,7 +103,7 @@ class Watch:
             missing = [f"{s.name} ({s.state})" for s in statuses.values() if not s.up]
             raise TrackbedError(
                 f"not up after {self.engine.settings.ready_timeout} s: {', '.join(missing)}",
-                "`invoke logs PART` shows why; READY_TIMEOUT raises the limit",
+                "`invoke logs SERVICE` shows why; READY_TIMEOUT raises the limit",
             )
 
 

@@ -1,0 +1,159 @@
+"""Data: backups, restore, the other engine, newer versions, what takes room."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from helpers import backup_commands, console, hygiene, lifecycle, moves, upgrades
+from helpers.cli import options
+from helpers.cli.status import show_services
+from helpers.engines import select
+from helpers.errors import FAILED, TrackbedError
+from helpers.project.project import Project
+from helpers.settings.flags import Given
+
+MIB = 2**20
+
+
+def backup(given: Given, to: str, with_secrets: bool) -> int:
+    system = options.load(given)
+    with console.Progress() as progress:
+        place, manifest, health = backup_commands.backup(system, to, with_secrets, progress, progress.notice)
+    console.value(place)
+    console.notice(backup_commands.words(manifest))
+    if line := backup_commands.stored(manifest):
+        console.notice(line)
+    for line in health.lines:
+        console.notice(line)
+    if with_secrets:
+        console.notice("it holds the secrets of this system in plain text; only you can read it (0600): keep it so")
+    return FAILED if health.damaged else 0
+
+
+def verify(given: Given, place: str, repair: bool) -> int:
+    system = options.load(given)
+    with console.Progress() as progress:
+        found = backup_commands.verify(system, place, repair, progress, progress.notice)
+    for line in found.lines:
+        console.value(line)
+    console.notice(found.summary)
+    if not found.well and found.repairable:
+        console.notice(f"`invoke backup.verify {found.place} --repair` stores what the running system still has")
+    return 0 if found.well else FAILED
+
+
+def restore(given: Given, source: str, into: str, no_backup: bool, skip_damaged: bool, yes: bool) -> None:
+    options.refuse(bool(into and no_backup), "--no-backup", "with --into, which replaces nothing")
+    system = options.load(given)
+    question = f"Replace the experiments and artifacts of project {system.settings.project} by {source}?"
+    if not into and system.state.existed and not yes and not console.confirm(question):
+        raise TrackbedError("nothing was restored", "answer y, or pass --yes where there is no terminal")
+    with console.Progress() as progress:
+        target, done = backup_commands.restore_archive(
+            system, source, progress, progress.notice, not no_backup, into, skip_damaged
+        )
+    console.notice(f"restored: {backup_commands.words(done.manifest)}")
+    for line in done.left_lines:
+        console.notice(line)
+    if done.before:
+        console.notice(f"what was there before: {done.before}")
+    if done.users:
+        console.notice(f"these may log in at the gateway, with the passwords they had: {', '.join(done.users)}")
+    if done.users_left:
+        console.notice("the logins in the backup were left out: this system has its own")
+    if into:
+        show_services(lifecycle.status(target))
+        console.notice(f"\nit is project {into}: --project={into} names it, as in `invoke down --project={into}`")
+
+
+def move(given: Given, to: str) -> None:
+    options.choose(to, *select.ENGINES, option="--to=")
+    store = given.get("object_store")
+    system = options.load(given | {"object_store": store and "auto"})  # the store is the other engine's
+    with console.Progress() as progress:
+        archived, view = moves.move(system, to, store or "", progress, progress.notice)
+    show_services(view)
+    console.notice(f"\nmoved; the archive it was carried in is kept: {archived}")
+
+
+def upgrade(given: Given) -> None:
+    system = options.load(given)
+    with console.Progress() as progress:
+        done = upgrades.upgrade(system, progress, progress.notice)
+    console.table(("what", "from", "to"), [(c.what, c.old, c.new) for c in done.changes])
+    if done.archive:
+        console.notice(f"backup made before: {done.archive}")
+        console.notice("`invoke upgrade --back` returns to the old database, which is kept")
+    else:
+        console.notice("the database's schema is current: nothing to migrate")
+
+
+def go_back(given: Given) -> None:
+    """`invoke upgrade --back`."""
+    system = options.load(given)
+    with console.Progress() as progress:
+        kept, archived, runnable = upgrades.back(system, progress, progress.notice)
+        if runnable:
+            lifecycle.up(options.load(given), progress, progress.notice)
+    console.notice(f"back on the database {kept['database']} (schema {kept['schema']}) of {kept['at']}")
+    console.notice(f"what was logged since is in {archived}")
+    if not runnable:
+        console.notice(
+            "it needs the MLflow of that time: git checkout the version you had, then "
+            f"`invoke up{upgrades.flags_of_up(system.settings)}`"
+        )
+
+
+def usage(given: Given, format: str, json: bool) -> None:
+    format = options.output_format(format, json, "table", "json")
+    found = hygiene.usage(options.load(given))
+    if format == "json":
+        console.as_json(asdict(found))
+        return
+    console.table(
+        ("experiment", "id", "runs", "objects", "MiB", "MiB per day", "MiB deleted"),
+        [
+            (
+                use.name,
+                use.identity,
+                str(use.runs),
+                str(use.objects),
+                f"{use.size / MIB:.1f}",
+                f"{use.growth / MIB:.1f}",
+                f"{use.deleted / MIB:.1f}",
+            )
+            for use in found.experiments
+        ],
+    )
+    if any(use.deleted for use in found.experiments):
+        console.notice("`invoke gc` shows what was deleted more than 30 days ago, `invoke gc --yes` removes it")
+    console.notice(f"database {found.database / MIB:.0f} MiB; {found.free / 2**30:.1f} GiB free on the disk")
+
+
+def gc(given: Given, older_than: str, yes: bool) -> None:
+    system = options.load(given)
+    _show_deleted(system, older_than, yes)
+    if not yes:
+        return
+    with console.Progress() as progress:
+        done = hygiene.collect(system, older_than, progress, progress.notice)
+    console.notice(f"removed: {done.words}")
+
+
+def _show_deleted(system: Project, older_than: str, yes: bool) -> None:
+    found = hygiene.deleted(lifecycle.running(system), older_than)
+    console.table(
+        ("experiment id", "runs", "models", "objects", "MiB"),
+        [
+            (gone.identity, str(gone.runs), str(gone.models), str(gone.objects), f"{gone.size / MIB:.1f}")
+            for gone in found.rows
+        ],
+    )
+    if found.kept:
+        console.notice(
+            f"{found.kept} deleted runs and models stay: a registered model version or another run needs them"
+        )
+    if not found.rows:
+        console.notice(f"nothing was deleted longer ago than {older_than}")
+    elif not yes:
+        console.notice(f"nothing was removed; `invoke gc --older-than={older_than} --yes` removes {found.words}")

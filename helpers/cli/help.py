@@ -1,0 +1,231 @@
+"""The help of the command line: what a person does first, the tasks in groups, one task's flags in sections."""
+
+# Like tasks.py it is read for every `invoke --list`: nothing heavy is imported.
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from helpers.settings.model import BY_OPTION
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag or word of a task. ``name`` as in --mlflow-port; ``short`` as in -f; ``word``: stands without a flag, and
+    ``optional``: may be left out."""
+
+    name: str
+    help: str
+    takes_value: bool = True
+    short: str = ""
+    word: bool = False
+    optional: bool = False
+
+    @property
+    def option(self) -> str:
+        return self.name if self.word else f"--{self.name}"
+
+
+@dataclass(frozen=True)
+class TaskHelp:
+    """A task as its help shows it. ``full``: with its verb where it is the first of its group, as in backup.create."""
+
+    name: str
+    doc: str
+    flags: tuple[Flag, ...]
+    aliases: tuple[str, ...] = ()
+    full: str = ""
+
+    def flag(self, option: str) -> Flag | None:
+        return next((f for f in self.flags if option in (f.option, f"-{f.short}" if f.short else "", f.name)), None)
+
+
+def named(tasks: Mapping[str, TaskHelp], name: str) -> TaskHelp | None:
+    """The task that may be typed so: under its name, an alias, or its group's name and its own."""
+    return tasks.get(name) or next((one for one in tasks.values() if name in (*one.aliases, one.full)), None)
+
+
+# what a person does first: what it is for, lines to type, what they do
+FIRST: Mapping[str, Mapping[str, str]] = {
+    "Start": {
+        "up": "start MLflow, its database and store, and JupyterLab",
+        "jupyter-url": "print JupyterLab's address for your browser",
+        "check": "log a test run from the notebook and read it back",
+    },
+    "Every day": {
+        "status": "show what runs, and its addresses",
+        "logs mlflow -f": "follow the log of one service",
+        "down": "stop everything; your data stay",
+    },
+    "Keep what you have": {
+        "backup --to=/mnt/backups/": "back up experiments and artifacts",
+        "restore FILE": "bring a backup back",
+    },
+    "Let others in": {
+        "up --public": "open it to other machines, with TLS and logins",
+        "users.add ann": "make a login and print its password",
+    },
+    "When something is wrong": {"doctor": "find out what, and what helps"},
+}
+# tasks in the order of a day
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "Every day": ("up", "down", "status", "logs", "jupyter-url", "mlflow-url", "check"),
+    "When something is wrong": ("doctor", "usage", "gc"),
+    "Data": ("backup", "backup.verify", "restore", "move", "upgrade"),
+    "People and passwords": (
+        "users",
+        "users.add",
+        "users.passwd",
+        "users.remove",
+        "credentials",
+        "credentials.rotate",
+        "credentials.init",
+    ),
+    "Other machines": ("env", "jupyter"),
+    "Trackbed itself": ("build", "lock", "version"),
+}
+# flags of a task in the order in which somebody would look for them; what is named nowhere comes first
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "Notebook": ("gpu", "devices", "torch", "data-volume", "cull-idle", "env", "volume", "workspace", "jupyter-port"),
+    "Tracking server": (
+        "mlflow-port",
+        "local-access",
+        "mlflow-jobs",
+        "object-store",
+        "s3-port",
+        "s3-console-port",
+        "s3-bucket",
+    ),
+    "Other machines": (
+        "public",
+        "domain",
+        "certificates",
+        "http-port",
+        "https-port",
+        "public-s3",
+        "bind-address",
+        "public-address",
+        "tracking-uri",
+        "tracking-username",
+        "tracking-ca",
+    ),
+    "How it is done": ("engine", "ready-timeout", "on-boot", "adopt", "dry-run", "name-prefix"),
+    "Which system": ("project", "state-dir"),
+}
+EXAMPLES: Mapping[str, tuple[str, ...]] = {
+    "up": ("up", "up --gpu=none --mlflow-port=8001", "up --public --domain=lab.example.org", "up --dry-run"),
+    "down": ("down", "down --delete-data"),
+    "status": ("status", "status --json", 'eval "$(invoke status --format=env)"'),
+    "logs": ("logs", "logs mlflow -f", "logs jupyter -n 50"),
+    "jupyter": ("jupyter --tracking-uri=https://mlflow.example.org",),
+    "users": ("users", "users.add ann", "users.passwd ann", "users.remove ann"),
+    "users.add": ("users.add ann",),
+    "users.passwd": ("users.passwd ann",),
+    "users.remove": ("users.remove ann",),
+    "credentials": ("credentials", "credentials --json", "credentials.rotate"),
+    "backup": ("backup", "backup --to=/mnt/backups/", "backup --to=s3://bucket/prefix"),
+    "backup.verify": ("backup.verify", "backup.verify /mnt/backups/ --repair"),
+    "restore": ("restore FILE", "restore FILE --into=copy"),
+    "move": ("move --to=embedded", "move --to=docker --object-store=minio"),
+    "upgrade": ("upgrade", "upgrade --back"),
+    "build": ("build", "build jupyter --gpu=none"),
+    "gc": ("gc", "gc --older-than=7d --yes"),
+    "env": ("env ann",),
+}
+# of flags that are no settings
+VALUE_NAMES = {
+    "into": "NAME",
+    "name-prefix": "NAME",
+    "tail": "LINES",
+    "to": "PLACE",
+    "older-than": "TIME",
+    "registry": "HOST/PATH",
+}
+
+
+def value_name(flag: Flag) -> str:
+    """The name of a flag's value: PORT, or its words as in auto|docker|embedded."""
+    if flag.option in BY_OPTION:
+        return BY_OPTION[flag.option].kind.word
+    if flag.word and (found := re.search(r": (\w+) or (\w+)$", flag.help)):
+        return "|".join(found.groups())
+    return VALUE_NAMES.get(flag.name) or (flag.name.upper() if flag.word else "WORD")
+
+
+def _wrapped(head: str, text: str, width: int, at: int = 26) -> list[str]:
+    """``head`` and what it means, beside it or, where there is little room, below."""
+    beside = width >= 70 and len(head) + 4 <= at
+    indent = " " * (at if width >= 70 else 6)
+    body = textwrap.wrap(
+        text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    ) or [""]
+    if beside:
+        return [f"  {head}".ljust(at) + body[0][at:], *body[1:]]
+    return [f"  {head}", *(line for line in body if line)]
+
+
+def task_help(task: TaskHelp, tasks: Mapping[str, TaskHelp], width: int) -> list[str]:
+    """The help of one task: what it does, how it is typed, its flags in groups, examples, the others of its noun."""
+    words = [f"[{value_name(flag)}]" if flag.optional else value_name(flag) for flag in task.flags if flag.word]
+    lines = [*textwrap.wrap(task.doc, width), "", " ".join(["usage: invoke", task.name, *words, "[flags]"])]
+    also = [*task.aliases, *([task.full] if task.full != task.name else ())]
+    if also:
+        lines.append(f"also: {', '.join('invoke ' + alias for alias in also)}")
+    for title, flags in _sections(task).items():
+        lines += ["", *([f"{title}:"] if title else [])] if flags else []
+        for flag in flags:
+            short = f"-{flag.short}, " if flag.short else ""
+            value = f"={value_name(flag)}" if flag.takes_value and not flag.word else ""
+            lines += _wrapped(f"{short}{value_name(flag) if flag.word else flag.option + value}", flag.help, width)
+    if examples := EXAMPLES.get(task.name):
+        lines += ["", "Examples:", *(f"  {one if 'invoke' in one else f'invoke {one}'}" for one in examples)]
+    noun = task.name.partition(".")[0]
+    if others := [one for name, one in tasks.items() if name.partition(".")[0] == noun and name != task.name]:
+        lines += ["", "See also:"]
+        for one in others:
+            lines += _wrapped(f"invoke {one.name}", _sentence(one), width)
+    return lines
+
+
+def _sections(task: TaskHelp) -> dict[str, list[Flag]]:
+    """The task's flags in the sections of its help; "" is the first."""
+    places = {name: title for title, names in SECTIONS.items() for name in names}
+    sections: dict[str, list[Flag]] = {"": [], **{title: [] for title in SECTIONS}}
+    for flag in task.flags:
+        sections["" if flag.word else places.get(flag.name, "")].append(flag)
+    for title, flags in sections.items():
+        order = SECTIONS.get(title, ())
+        flags.sort(key=lambda flag: order.index(flag.name) if flag.name in order else 0)
+    return sections
+
+
+def _sentence(task: TaskHelp) -> str:
+    """The first sentence of what it does."""
+    return task.doc.partition(". ")[0].rstrip(".")
+
+
+def listing(tasks: Mapping[str, TaskHelp], width: int, group: str = "") -> list[str]:
+    """Every task in groups with what it does, or (``group``) those of one noun; nothing where there is none."""
+    grouped = [name for names in GROUPS.values() for name in names]
+    groups = {**GROUPS, "Further": tuple(name for name in tasks if name not in grouped)}
+    lines = []
+    for title, names in groups.items():
+        listed = [tasks[name] for name in names if name in tasks and (not group or name.partition(".")[0] == group)]
+        lines += [f"{title}:"] if listed else []
+        for task in listed:
+            also = f" ({', '.join(task.aliases)})" if task.aliases else ""
+            lines += _wrapped(f"{task.name}{also}", _sentence(task), width)
+        lines += [""] if listed else []
+    return [*lines, "`invoke --help TASK` shows the flags of a task and examples."] if lines else []
+
+
+def overview(width: int) -> list[str]:
+    """What `invoke` alone prints: what a person does first."""
+    lines = textwrap.wrap("Trackbed: MLflow with its database and store, and JupyterLab, in one command.", width)
+    for title, commands in FIRST.items():
+        lines += ["", f"{title}:"]
+        for typed, text in commands.items():
+            lines += _wrapped(f"invoke {typed}", text, width, 36)
+    return [*lines, "", "`invoke --list` names every task.", "`invoke --help up` shows the flags of one."]

@@ -1,0 +1,79 @@
+"""Who gets in, and with what: users, credentials, lines for another machine's shell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from helpers import console, gateway, lifecycle
+from helpers.cli import options
+from helpers.cli.status import show_services
+from helpers.project import users
+from helpers.settings.flags import Given
+from helpers.settings.resolved import Settings
+
+
+def list_users(given: Given) -> None:
+    for name in sorted(users.load(options.load(given).settings)):
+        console.value(name)
+
+
+def add_user(given: Given, name: str) -> None:
+    _change_user(given, name, users.add)
+
+
+def new_password(given: Given, name: str) -> None:
+    _change_user(given, name, users.passwd)
+
+
+def remove_user(given: Given, name: str) -> None:
+    _change_user(given, name, users.remove)
+
+
+def _change_user(given: Given, name: str, change: Callable[[Settings, str], str]) -> None:
+    system = options.load(given)
+    password = lifecycle.change_users(system, console.notice, lambda: change(system.settings, name))
+    if password:
+        console.notice(f"the password of {name}, shown this once:")
+        console.value(password)
+    else:
+        console.notice(f"{name} may not log in any more")
+    if not system.settings.public:
+        console.notice("logins count with PUBLIC=true only: `invoke up --public`")
+
+
+def env(given: Given, name: str) -> None:
+    system = options.load(given)
+    lifecycle.running(system)
+    console.value(gateway.client_lines(system.settings, name or None, system.asks))
+
+
+def show_credentials(given: Given, format: str, json: bool) -> None:
+    format = options.output_format(format, json, "table", "json", "env")
+    system = options.load(given)
+    lifecycle.running(system)
+    secrets = system.credentials()
+    pairs = [(name, secrets[name]) for name in secrets.names if secrets[name]]
+    if format == "json":
+        console.as_json(dict(pairs))
+    elif format == "env":
+        console.as_env(pairs)
+    else:
+        console.table(("secret", "value"), pairs)
+
+
+def rotate_credentials(given: Given) -> None:
+    system = options.load(given)
+    with console.Progress() as progress:
+        view, kept = lifecycle.rotate(system, progress, progress.notice)
+    show_services(view)
+    if kept:
+        console.notice(
+            "not changed, because they were given (.env, environment or a remote tracking server): " + ", ".join(kept)
+        )
+
+
+def make_credentials(given: Given) -> None:
+    system = options.load(given)
+    with console.Progress() as progress:
+        lifecycle.initialise(system, progress, console.notice)
+    console.notice("ready for `docker compose up -d`")

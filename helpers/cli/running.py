@@ -1,0 +1,124 @@
+"""Start, stop, look before and prove after: up, jupyter, down, doctor, check."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from helpers import boot, check, console, doctor, dryrun, gateway, kernels, lifecycle, summary, typed
+from helpers.cli import options
+from helpers.cli.status import show_services
+from helpers.errors import FAILED, SettingError, TrackbedError
+from helpers.findings import Level
+from helpers.project import users
+from helpers.project.project import Project
+from helpers.settings.flags import Given
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a start is done: flags of `up` and `jupyter` that are no settings."""
+
+    dry_run: bool = False
+    name_prefix: str | None = None
+    adopt: bool = False
+    yes: bool = False
+
+    def refuse(self) -> None:
+        """SettingError where a flag would do nothing."""
+        options.refuse(
+            bool(self.name_prefix and not self.dry_run),
+            "--name-prefix",
+            "without --dry-run",
+            f"to run a second system: --project={self.name_prefix} with ports of its own",
+        )
+        options.refuse(self.adopt and self.dry_run, "--adopt", "with --dry-run, which starts nothing")
+        options.refuse(self.yes and self.dry_run, "--yes", "with --dry-run, which ends nothing")
+
+
+def up(given: Given, start: Start, on_boot: str | bool | None) -> None:
+    chosen = None if on_boot is None else options.choose(str(on_boot).lower(), "true", "false", option="--on-boot=")
+    options.refuse(chosen is not None and start.dry_run, "--on-boot", "with --dry-run, which changes nothing")
+    system = options.load(given)
+    _up(system, start)
+    if chosen is not None:
+        for line in boot.install(system) if chosen == "true" else boot.remove(system.settings):
+            console.notice(line)
+
+
+def jupyter(given: Given, start: Start) -> None:
+    system = options.load(given)
+    if not system.settings.tracking_uri:
+        raise SettingError(
+            "TRACKING_URI is missing: `invoke jupyter` starts only the notebook, for a tracking server "
+            "elsewhere (--tracking-uri=https://HOST); `invoke up` starts everything."
+        )
+    _up(system, start)
+
+
+def _up(system: Project, start: Start) -> None:
+    start.refuse()
+    if start.dry_run:
+        console.value(dryrun.script(system, start.name_prefix or ""))
+        return
+    with console.Progress() as progress:
+        consent = None if start.yes else kernels.Consent(progress.confirm, sys.stdin.isatty())
+        view = lifecycle.up(system, progress, progress.notice, start.adopt, consent)
+    show_services(view, tunnel=False)
+    if view.settings.public:
+        for line in gateway.notes(view.settings, len(users.load(view.settings))):
+            console.notice(line)
+    console.notice()
+    console.box(f"{view.settings.project} is ready", summary.rows(system, view))
+
+
+def down(given: Given, delete_data: bool, yes: bool) -> None:
+    system = options.load(given)
+    if delete_data and (items := lifecycle.data(system)):
+        console.notice("this deletes, for good:")
+        for item in items:
+            console.notice(f"  {item.name}: {item.what}")
+        console.notice(f"  the secrets and settings of project {system.settings.project}")
+        console.notice(f"it keeps the workspace {lifecycle.workspace(system)}")
+        if not yes and not console.confirm("Delete them?"):
+            raise TrackbedError(
+                "nothing was deleted, nothing was stopped", "answer y, or pass --yes where there is no terminal"
+            )
+    if busy := lifecycle.busy(system):
+        console.notice(f"this ends what computes in JupyterLab: {busy}")
+        if not (yes or delete_data) and sys.stdin.isatty() and not console.confirm("Stop it?"):
+            raise TrackbedError("nothing was stopped", "wait for them, or `invoke down --yes`")
+    with console.Progress() as progress:
+        stopped = lifecycle.down(system, progress, console.notice)
+        if delete_data and system.state.existed:
+            lifecycle.delete_data(system, progress, console.notice)
+    console.notice(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
+    if not delete_data and system.state.existed:
+        console.notice("data are kept; `invoke up` goes on with them")
+
+
+def prove(given: Given) -> int:
+    """`invoke check`."""
+    system = options.load(given)
+    engine = lifecycle.running(system)
+    if missing := lifecycle.not_running(lifecycle.overview(engine, engine.settings)):
+        raise TrackbedError(f"{system.settings.project} {missing}; start it with: {typed.anywhere('up')}")
+    with console.Progress() as progress:
+        results = check.run_check(engine, progress)
+    words = {True: "passed", False: "failed", None: "not tested"}
+    console.table(("check", "result", "detail"), [(r.name, words[r.ok], r.detail) for r in results])
+    console.notice(f"\n{check.verdict(results)}")
+    return FAILED if any(r.ok is False for r in results) else 0
+
+
+def examine(given: Given) -> int:
+    """`invoke doctor`."""
+    system, tried = lifecycle.last_tried(given)
+    findings = doctor.examine(options.warned(system))
+    if tried:
+        console.notice(f"with what the last `invoke up` was told, which failed: {', '.join(tried)}")
+    console.table(("check", "result", "detail"), [(f.check, str(f.level), f.detail) for f in findings])
+    for finding in findings:
+        if finding.fix and finding.level is not Level.OK:
+            console.notice(f"{finding.check}: {finding.fix}")
+    return FAILED if any(f.level is Level.ERROR for f in findings) else 0

@@ -1,0 +1,134 @@
+"""What runs and where: status, logs, addresses."""
+
+from __future__ import annotations
+
+from helpers import addresses, console, lifecycle, notebook, typed
+from helpers.cli import options
+from helpers.engines.base import State
+from helpers.errors import FAILED, SettingError, TrackbedError
+from helpers.lifecycle import Overview
+from helpers.project import mlflow_jobs
+from helpers.project.project import Project
+from helpers.settings.flags import Given
+from helpers.spelling import did_you_mean, nearest
+
+
+def show_services(view: Overview, tunnel: bool = True) -> None:
+    """The table of services, and (``tunnel``) the ssh line for someone who sits at another computer."""
+    rows: list[tuple[str, ...]] = []
+    for row in view.rows:
+        memory = f"{row.status.memory / 2**20:.0f} MiB" if row.status.memory else ""
+        state = str(row.status.state) + (f" ({row.status.reason})" if row.status.reason else "")
+        rows.append((row.status.name, row.title, state, "  ".join(row.urls), memory))
+    columns: tuple[str, ...] = ("part", "what", "state", "URL", "memory")
+    if not any(row[4] for row in rows):
+        columns, rows = columns[:4], [row[:4] for row in rows]
+    console.table(columns, rows)
+    for row in view.rows:
+        if row.status.accelerator and row.status.up:
+            words = (f"GPU: {row.status.accelerator}", row.status.image, row.status.since)
+            console.notice(f"\nnotebook: {', '.join(word for word in words if word)}")
+    if view.settings.tracking_uri:
+        console.notice(f"\nthe notebook logs to {view.settings.tracking_uri}")
+    if tunnel:
+        _show_tunnel(view)
+
+
+def _show_tunnel(view: Overview) -> None:
+    bound = view.settings.bind_address
+    if view.node and view.ports:
+        console.notice("\nThe parts run on another machine. From this one, keep this open and use the same URLs:")
+        console.notice("  " + addresses.ssh_line(view.ports, target=view.node, bound=bound))
+    elif addresses.is_remote_session() and view.ports and not view.settings.public:
+        console.notice("\nFrom your own computer, keep this open and use the same URLs there:")
+        console.notice("  " + addresses.ssh_line(view.ports, view.settings.public_address, bound=bound))
+
+
+def status(given: Given, format: str, json: bool) -> int:
+    format = options.output_format(format, json, "table", "json", "env")
+    system = options.load(given)
+    view = lifecycle.status(system)
+    if format == "json":
+        console.as_json(_as_data(system, view))
+    elif format == "env":
+        console.as_env(lifecycle.environment(view))
+    elif view.stopped:
+        console.value(f"{view.settings.project}: {lifecycle.condition(system, view)}")
+        console.notice(
+            f"to {'start it again with its data' if system.state.existed else 'make it'}: {typed.anywhere('up')}"
+        )
+    else:
+        show_services(view)
+        if view.rows and system.state.existed:
+            engine = lifecycle.running(system)
+            for line in (*filter(None, [lifecycle.low_disk(engine)]), *lifecycle.durable(engine)):
+                console.notice(f"\n{line}")
+            if mlflow_jobs.enabled(engine.settings):
+                console.notice(f"\nMLflow's jobs are {mlflow_jobs.summary(engine.settings)}")
+    return 0 if all(row.status.up for row in view.rows) else FAILED
+
+
+def _as_data(system: Project, view: Overview) -> dict[str, object]:
+    """What --json prints."""
+    return {
+        "project": view.settings.project,
+        "state": lifecycle.condition(system, view),
+        "engine": view.engine,
+        "state_dir": str(view.settings.state_dir),
+        "workspace": str(view.settings.workspace),
+        "tracking_uri": view.settings.tracking_uri,
+        "node": view.node,
+        "parts": [
+            {
+                "part": r.status.name,
+                "title": r.title,
+                "state": str(r.status.state),
+                "reason": r.status.reason,
+                "urls": list(r.urls),
+                "image": r.status.image,
+                "gpu": r.status.accelerator,
+                "memory": r.status.memory,
+                "since": r.status.since,
+            }
+            for r in view.rows
+        ],
+    }
+
+
+def logs(given: Given, service: str, follow: bool, tail: int, raw: bool) -> None:
+    engine = lifecycle.running(options.load(given))
+    existing = [s.name for s in engine.parts()]
+    if service and service not in existing:
+        raise SettingError(
+            f"part {service}: must be one of {', '.join(existing)}.{did_you_mean(nearest(service, existing))}"
+        )
+    if follow and not service:
+        raise SettingError("--follow needs a part: `invoke logs mlflow --follow`")
+    shown = [service] if service else [s.name for s in engine.parts() if s.state is not State.MISSING]
+    if not shown:
+        console.notice("nothing is running; `invoke logs SERVICE` shows what is kept of a service")
+    for name in shown:
+        for line in engine.logs(name, tail, follow):
+            text = line if raw else console.log_line(line)
+            console.value(text if service else f"{name} | {text}", raw)
+
+
+def jupyter_url(given: Given) -> None:
+    system = options.load(given)
+    engine = lifecycle.running(system)
+    console.value(notebook.url(engine, engine.settings, system.credentials()["JUPYTER_TOKEN"]))
+    view = lifecycle.overview(engine, engine.settings)
+    if view.node:
+        ports = [p.published for r in view.rows if r.status.name in ("jupyter", "mlflow") for p in r.status.ports]
+        console.notice(
+            "with this open on this machine: "
+            + addresses.ssh_line(ports, target=view.node, bound=view.settings.bind_address)
+        )
+
+
+def mlflow_url(given: Given) -> None:
+    system = options.load(given)
+    engine = lifecycle.running(system)
+    if not (url := lifecycle.mlflow_url(lifecycle.overview(engine, engine.settings))):
+        raise TrackbedError("MLflow has no address: it does not run here", "`invoke up` starts it")
+    console.value(url)

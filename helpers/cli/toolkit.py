@@ -1,0 +1,64 @@
+"""Trackbed itself: its images, its versions, its locked requirements."""
+
+from __future__ import annotations
+
+from helpers import console, locks, registry
+from helpers.cli import options
+from helpers.engines.docker import building
+from helpers.errors import SettingError
+from helpers.settings.flags import Given
+from helpers.version import versions
+
+# the setting that names an image of ours elsewhere
+SETTINGS = {
+    "mlflow": "MLFLOW_IMAGE",
+    "jupyter-mlflow": "JUPYTER_IMAGE",
+    "versitygw": "VERSITYGW_IMAGE",
+    "gateway": "GATEWAY_IMAGE",
+}
+
+
+def build(given: Given, image: str, push: bool, registry: str) -> None:
+    if push != bool(registry):
+        raise SettingError("--push and --registry=HOST/PATH go together")
+    system = options.load(given)
+    with console.Progress() as progress:
+        images = (image,) if image else ("mlflow", "jupyter")
+        built = building.build(system, images, progress, progress.notice, registry)
+    for one in built:
+        size = f"{one.size / 2**20:.0f} MiB"
+        console.notice(
+            f"{one.name}: built in {one.seconds:.0f} s, {size}" if one.fresh else f"{one.name}: nothing changed, {size}"
+        )
+        if one.pushed:
+            setting = SETTINGS[one.name.split("/")[1].partition(":")[0]]
+            console.notice(f"pushed; elsewhere, in .env: {setting}={one.pushed}")
+
+
+def version(format: str, json: bool) -> None:
+    found = versions()
+    if options.output_format(format, json, "table", "json") == "json":
+        console.as_json(found)
+        return
+    commit = f" ({found['commit']})" if found["commit"] else ""
+    console.value(
+        f"Trackbed {found['trackbed']}{commit}: MLflow {found['mlflow']}, "
+        f"PostgreSQL {found['postgres']}, VersityGW {found['versitygw']}"
+    )
+
+
+def lock(upgrade: bool) -> None:
+    for path in locks.refresh(upgrade):
+        console.notice(f"locked {path}")
+    for key, problem in registry.refresh_digests() if upgrade else ():
+        console.notice(
+            f"image {key}: its digest is kept, the registry does not answer: {problem}"
+            if problem
+            else f"image {key}: digest refreshed"
+        )
+    for name, problem in locks.refresh_torch():
+        console.notice(
+            f"docker/jupyter/{name}: not locked, its index does not answer: {problem}"
+            if problem
+            else f"locked docker/jupyter/{name}"
+        )
