@@ -13,11 +13,20 @@ from invoke.exceptions import ParseError
 
 import command_line
 import tasks
+from helpers.cli import help as pages
 from helpers.settings import TABLE, flags
 from tests.unit.texts import messages
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [*ROOT.glob("*.py"), *ROOT.glob("helpers/**/*.py")]
+# what names commands besides: servers' answers, pages, comments that lead on
+WRITTEN = [
+    path
+    for pattern in ("*.*", "docs/**/*", "docker/**/*", ".github/**/*", "tests/**/*.ipynb", "helpers/**/*.py")
+    for path in ROOT.glob(pattern)
+    if path.suffix in (".py", ".md", ".yaml", ".yml", ".in", ".toml", ".sh", ".ipynb", ".example")
+    or path.name == "Caddyfile"
+]
 KNOWN = command_line.known(tasks.namespace)
 OURS = {f"--{flag.name}" for task in KNOWN.values() for flag in task.flags if not flag.word}
 INVOKES = {"--list", "--help"}
@@ -107,6 +116,53 @@ def test_every_command_in_a_message_can_be_typed(place: str, command: str) -> No
     except ParseError as error:
         if "required positional" not in str(error):  # the task alone, in a sentence
             pytest.fail(f"{place}: invoke {command}: {error}")
+
+
+def quoted() -> list[tuple[str, str]]:
+    """Every `invoke ...` in quotation marks, or alone on its line, of whatever is written for people."""
+    command = re.compile(
+        r"""(?:(?<=[`'])|^)(?:\$ |[A-Z_]+=\S* )*invoke ((?:--help )?[a-z][^`'#;&|>\n]*)""", re.MULTILINE
+    )
+    return [
+        (path.relative_to(ROOT).as_posix(), found)
+        for path in WRITTEN
+        if path.suffix != ".py" or path.is_relative_to(ROOT / "docker")
+        for found in command.findall(path.read_text())
+    ]
+
+
+def test_every_command_that_is_written_can_be_typed() -> None:
+    commands = sorted(set(quoted()))
+    assert {place.split("/")[0] for place, _ in commands} >= {"README.md", "docs", "docker", "setup.sh"}
+    for place, command in commands:
+        words = shlex.split(command.rstrip(". "))
+        if words[0] == "--help":
+            assert pages.named(KNOWN, words[1]) or words[1] == "TASK", f"{place}: {command}"
+            continue
+        try:
+            command_line.parse(words, tasks.namespace)
+        except ParseError as error:
+            assert "required positional" in str(error), f"{place}: invoke {command}: {error}"
+
+
+def test_a_noun_and_its_verb_are_one_word_everywhere() -> None:
+    """A namespace's tasks that are named exist, and nothing names one as it was called before."""
+    nouns = {task.full.partition(".")[0] for task in KNOWN.values() if "." in task.full}
+    assert nouns == {"users", "credentials", "backup"}
+    before = re.compile(
+        rf"(?:`|invoke )({'|'.join(t.full.replace('.', ' (?:--)?') for t in KNOWN.values() if '.' in t.full)})\b|credentials --init"
+    )
+    named = re.compile(rf"`(?:invoke )?((?:{'|'.join(nouns)})\.(?!py\b)[a-z]+)(?=[ `])")
+    found = 0
+    for path in WRITTEN:
+        place, text = path.relative_to(ROOT).as_posix(), path.read_text()
+        if place == MISTAKES:
+            continue
+        assert not before.search(text), f"{place}: {before.findall(text)}"
+        for name in named.findall(text):
+            found += 1
+            assert pages.named(KNOWN, name), f"{place}: {name}"
+    assert found > 10
 
 
 def test_a_flag_is_never_put_together_from_a_settings_name() -> None:
