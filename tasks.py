@@ -49,7 +49,7 @@ def jupyter(
     adopt: bool = False,
     yes: bool = False,
 ) -> None:
-    """Start only a notebook. It logs to a remote tracking server (--tracking-uri=https://...)."""
+    """Start only a notebook, for a remote tracking server (--tracking-uri=https://...)."""
     from helpers.cli import running
 
     running.jupyter(given, running.Start(dry_run, name_prefix, adopt, yes))
@@ -110,7 +110,7 @@ def mlflow_url(context: Context, given: Given) -> None:
 
 @task()
 def check(context: Context, given: Given) -> int:
-    """Prove that it works: log a run from the notebook, read it back, look for its row and its object."""
+    """Prove that it works, with a run logged from the notebook. It is read back, and its row and object looked for."""
     from helpers.cli import running
 
     return running.prove(given)
@@ -118,7 +118,7 @@ def check(context: Context, given: Given) -> int:
 
 @task()
 def doctor(context: Context, given: Given) -> int:
-    """Find out what is wrong, before or after a start: engine, disk, memory, ports, network, permissions."""
+    """Find out what is wrong, before or after a start. Looks at engine, disk, memory, ports, network, permissions."""
     from helpers.cli import running
 
     return running.examine(given)
@@ -182,7 +182,7 @@ def credentials_rotate(context: Context, given: Given) -> None:
 
 @task(name="init")
 def credentials_init(context: Context, given: Given) -> None:
-    """Make what a bare `docker compose up` needs: images, volumes, secrets, compose.yaml."""
+    """Prepare for a bare `docker compose up`. Makes images, volumes, secrets and compose.yaml."""
     from helpers.cli import people
 
     people.make_credentials(given)
@@ -197,7 +197,7 @@ def credentials_init(context: Context, given: Given) -> None:
     },
 )
 def backup(context: Context, given: Given, to: str = "", with_secrets: bool = False) -> int:
-    """Back up database and artifacts, consistent with each other, while everything runs."""
+    """Back up database and artifacts while everything runs. They are consistent with each other."""
     from helpers.cli import data
 
     return data.backup(given, to, with_secrets)
@@ -213,7 +213,7 @@ def backup(context: Context, given: Given, to: str = "", with_secrets: bool = Fa
     },
 )
 def backup_verify(context: Context, given: Given, place: str = "", repair: bool = False) -> int:
-    """Read backups back. Names what is damaged or missing, and whose artifacts that are."""
+    """Check backups by reading them back. Names what is damaged or missing, and whose artifacts that are."""
     from helpers.cli import data
 
     return data.verify(given, place, repair)
@@ -247,7 +247,7 @@ def restore(
 
 @task(help={"to": "Engine to go to: docker or embedded"})
 def move(context: Context, given: Given, to: str) -> None:
-    """Bring everything to the other engine: back up, restore there, switch, remove here."""
+    """Bring everything to the other engine. Backs up, restores there, switches, removes here."""
     from helpers.cli import data
 
     data.move(given, to)
@@ -255,7 +255,7 @@ def move(context: Context, given: Given, to: str) -> None:
 
 @task(help={"back": "Return to the state that the last upgrade kept"})
 def upgrade(context: Context, given: Given, back: bool = False) -> None:
-    """Go to this clone's versions. A copy of the database is migrated and proven; the old one is kept."""
+    """Upgrade to the versions of this clone. A copy of the database is migrated and proven; the old one is kept."""
     from helpers.cli import data
 
     (data.go_back if back else data.upgrade)(given)
@@ -276,7 +276,7 @@ def usage(context: Context, given: Given, format: str = "table", json: bool = Fa
     }
 )
 def gc(context: Context, given: Given, older_than: str = "30d", yes: bool = False) -> None:
-    """Free the disk: remove for good what was deleted in MLflow long ago. Shows first what would go."""
+    """Free the disk of what was deleted in MLflow long ago. Shows first what would go."""
     from helpers.cli import data
 
     data.gc(given, older_than, yes)
@@ -307,7 +307,7 @@ def version(context: Context, format: str = "table", json: bool = False) -> None
 
 @task(help={"upgrade": "Take newer versions where requirements.in allows them, and today's digests of images"})
 def lock(context: Context, upgrade: bool = False) -> None:
-    """Refresh the hash-locked requirements of the toolkit, the images and the embedded engine (with uv)."""
+    """Refresh the hash-locked requirements. Those of the toolkit, the images and the embedded engine, with uv."""
     from helpers.cli import toolkit
 
     toolkit.lock(upgrade)
