@@ -78,11 +78,14 @@ class Engine:
             time.sleep(0.2)
 
     def load_images_of(self, clone: Clone) -> None:
-        """Bring the images of a system that is up on the first engine."""
-        images = {seen.output("docker", "inspect", "-f", "{{.Config.Image}}", name) for name in seen.containers(clone)}
+        """Bring the images of a system that is up on the first engine, also where their names have moved on since."""
+        told = "{{.Config.Image}} {{.Image}}"
+        images = dict(seen.output("docker", "inspect", "-f", told, name).split() for name in seen.containers(clone))
         saved = self.folder / "images.tar"
-        seen.output("docker", "save", "-o", str(saved), *sorted(images), timeout=300)
+        seen.output("docker", "save", "-o", str(saved), *sorted(set(images.values())), timeout=300)
         seen.output("docker", "-H", self.host, "load", "-q", "-i", str(saved), timeout=300)
+        for name, image in images.items():
+            seen.output("docker", "-H", self.host, "tag", image, name)
         saved.unlink()
 
     def log(self) -> str:
