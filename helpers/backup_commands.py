@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from helpers import dryrun, lifecycle
+from helpers import dryrun, lifecycle, typed
 from helpers.backups import backup as backups
 from helpers.backups import database, journal, objects, repository, restore, room, salvage, sources, verification
 from helpers.backups.places import Place
@@ -237,6 +237,8 @@ def restore_archive(
     room.check_manifest(select.current(target), sources.manifest(source))  # reading what cannot fit may take days
     rest = restore.verify(source, sink, skip_damaged)
     people = users.imported(salvage.small(rest, "users.json") or b"{}")
+    if into:
+        typed.work_on(target.settings.project)  # also where its start fails: what to type is for that one
     lifecycle.up(target, sink, notice)
     with lifecycle.changing(target, notice):
         credentials.learn(target.settings, _secrets(rest))

@@ -14,6 +14,13 @@ from helpers import clone
 NAMED = {"--project": "TRACKBED_PROJECT", "--state-dir": "TRACKBED_STATE_DIR"}  # what names a system
 COMMAND = re.compile(r"`([A-Z_0-9]+=\S* )?" + "invoke " + "([^`]*)")  # with a variable before it
 WITHOUT = ("-", "lock", "version")  # what does not take these flags
+_beside = ""
+
+
+def work_on(project: str) -> None:
+    """From now on this task's lines are for a project beside the one that it was called for (`restore --into`)."""
+    global _beside
+    _beside = project
 
 
 def program() -> str:
@@ -72,7 +79,7 @@ def _named(words: str, project: str = "") -> str:
     if words.startswith(WITHOUT):
         return ""
     given = {option: _flag(option, os.environ.get(variable, "")).strip() for option, variable in NAMED.items()}
-    given["--project"] = project or given["--project"]
+    given["--project"] = project or _beside or given["--project"]
     given["--state-dir"] = os.path.expanduser(given["--state-dir"])
     return "".join(
         f" {option}={shlex.quote(value)}"

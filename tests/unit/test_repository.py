@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from helpers import backup_commands, lifecycle
+from helpers import backup_commands, lifecycle, typed
 from helpers.backups import archive, places, repository, sources
 from helpers.backups.places import Folder
 from helpers.backups.repository import Entry, Snapshot, Writer
@@ -333,6 +333,23 @@ def test_restoring_it_begins_nothing(
     with pytest.raises(TrackbedError, match="damaged|missing"):
         backup_commands.restore_archive(system, str(snapshot), fakes.Silent(), begun)
     assert not system.settings.folder.exists()
+
+
+def test_what_to_type_is_for_the_project_that_it_goes_into(
+    tmp_path: Path, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise TrackbedError("mlflow did not start")
+
+    for name in [name for name in os.environ if name.startswith("TRACKBED_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("sys.argv", ["/venv/bin/invoke", "restore", "--project=one"])
+    monkeypatch.setattr(typed, "_beside", "")
+    monkeypatch.setattr(lifecycle, "up", fails)
+    assert typed.anywhere("logs mlflow").endswith("logs mlflow --project=one")
+    with pytest.raises(TrackbedError, match="did not start"):
+        backup_commands.restore_archive(fakes.system(tmp_path), str(snapshot), fakes.Silent(), fails, into="two")
+    assert typed.anywhere("logs mlflow").endswith("logs mlflow --project=two")
 
 
 @pytest.mark.parametrize(
