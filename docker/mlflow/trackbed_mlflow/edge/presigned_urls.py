@@ -92,8 +92,8 @@ class _Unoffered:
             return
         body = b"".join(self.parts)
         try:
-            told = json.loads(body)
-            body = json.dumps({name: False if OFFERS.match(name) else value for name, value in told.items()}).encode()
+            told = {name: False if OFFERS.match(name) else value for name, value in json.loads(body).items()}
+            body = json.dumps(told, separators=(",", ":")).encode()  # as Flask writes it: people look with grep
         except (ValueError, AttributeError):
             pass  # an error's page
         headers = [(name, value) for name, value in self.start["headers"] if name.lower() != b"content-length"]
