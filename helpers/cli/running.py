@@ -50,8 +50,8 @@ def jupyter(given: Given, start: Start) -> None:
     system = options.load(given)
     if not system.settings.tracking_uri:
         raise SettingError(
-            "TRACKING_URI is missing: `invoke jupyter` starts only the notebook, for a tracking server "
-            "elsewhere (--tracking-uri=https://HOST); `invoke up` starts everything."
+            "TRACKING_URI is missing: `invoke jupyter` starts only the notebook, for a remote "
+            "tracking server (--tracking-uri=https://HOST); `invoke up` starts everything."
         )
     _up(system, start)
 
