@@ -86,11 +86,11 @@ def unknown_task(word: str, typed: Sequence[str], tasks: Mapping[str, TaskHelp])
             return SettingError(head, f"{noun} has {', '.join(_verbs(noun, names))}: `invoke --list {noun}`")
     if folded in names:
         return _meant(head, word, folded, typed)
-    if (noun := _noun(folded, names)) and (problem := _behind(noun, word, typed, names)):
+    if (noun := _noun(folded, names)) and (problem := _behind(noun, word, typed, names, head)):
         return problem
     if meant := HABITS.get(folded):
         return SettingError(head, f"you may want {meant}")
-    if guess := _close(folded, names) or _close(folded, [n for n in names if n.endswith(f".{folded}")]):
+    if guess := _close(folded, names):
         return _meant(head, word, guess, typed)
     if len(whole := [name for name in names if name.endswith(f".{folded}")]) == 1:
         return _meant(head, word, whole[0], typed)
@@ -102,14 +102,14 @@ def _meant(head: str, word: str, guess: str, typed: Sequence[str]) -> SettingErr
     return SettingError(f"{head} Did you mean {guess}?", f"`invoke {shown(line, 200)}`")
 
 
-def _behind(noun: str, word: str, typed: Sequence[str], names: Sequence[str]) -> SettingError | None:
-    """The error for a misspelt noun whose verb stands behind it, as in `user add ann`."""
+def _behind(noun: str, word: str, typed: Sequence[str], names: Sequence[str], head: str) -> SettingError | None:
+    """The error for a verb that stands behind its noun, where one of them is misspelt, as in `user add ann`."""
     place = typed.index(word) if word in typed else len(typed)
     guess = _verb(f"{noun}.{typed[place + 1].lower()}", names) if place + 1 < len(typed) else ""
     if not guess:
         return None
     line = shown(shlex.join([*typed[:place], guess, *typed[place + 2 :]]), 200)
-    return SettingError(f"there is no task {shown(word)}. Did you mean {guess}?", f"`invoke {line}`")
+    return SettingError(f"{head} Did you mean {guess}?", f"`invoke {line}`")
 
 
 def _noun(word: str, names: Sequence[str]) -> str:
@@ -204,9 +204,15 @@ def stray_word(word: str, task: TaskHelp, typed: Sequence[str], tasks: Mapping[s
             f"{task.name}: {shown(word)} is a flag.",
             f"`invoke {task.name} {flag.option}{f'={value_name(flag)}' if flag.takes_value else ''}`",
         )
-    guess = _close(word.lower(), [name for one in tasks.values() for name in (one.name, *one.aliases)])
+    names = [name for one in tasks.values() for name in dict.fromkeys((one.name, *one.aliases, one.full))]
+    head = f"{task.name} takes no further word, and {shown(word)} is no task."
+    if task.name in typed and (problem := _behind(task.name, task.name, typed, names, head)):
+        return problem
+    if verbs := _verbs(task.name, names):
+        return SettingError(head, f"{task.name} has {', '.join(verbs)}: `invoke --list {task.name}`")
+    guess = _close(word.lower(), names)
     meant = f" Did you mean the task {guess}?" if guess else ""
-    return SettingError(f"{task.name} takes no further word, and {shown(word)} is no task.{meant}", _helps(task))
+    return SettingError(f"{head}{meant}", _helps(task))
 
 
 def missing_value(flag: Flag, task: TaskHelp | None) -> SettingError:
