@@ -1,8 +1,8 @@
-"""Ours against the opponent, in turns on the same machine with the same images; every figure is a ratio in one run.
+"""Ours against the baseline, in turns on the same machine with the same images; every figure is a ratio in one run.
 
     python -m benchmarks.bench [--full] [--rounds=N] [--only=NAME,NAME] [--json=FILE]
 
-Prints one table (what, goal, ours, opponent, ratio, spread, embedded) and writes JSON. A run with --only replaces its
+Prints one table (what, goal, ours, baseline, ratio, spread, embedded) and writes JSON. A run with --only replaces its
 own rows in that file and keeps the others. Needs a Docker engine, and makes the images that are missing.
 Timings never decide a test.
 """
@@ -27,8 +27,8 @@ from pathlib import Path
 
 from benchmarks.systems import (
     WEIGHED,
+    Baseline,
     Measure,
-    Opponent,
     Ours,
     client,
     removed,
@@ -65,8 +65,8 @@ class Bench:
         return Ours("embedded", self.folder)
 
     @cached_property
-    def opponent(self) -> Opponent:
-        system = Opponent(self.folder)
+    def baseline(self) -> Baseline:
+        system = Baseline(self.folder)
         system.prepare()
         return system
 
@@ -77,14 +77,14 @@ class Bench:
         later = Measure("`invoke up` over existing data, to a first run logged", "<= 0.35", "s", 0.35)
         noop = Measure("`invoke up` when all is up, against `docker compose up -d --wait`", "<= 0.8", "s", 0.8)
         memory = Measure("memory of all services, idle", "<= 0.45", "MiB", 0.45)
-        ours, other = self.ours, self.opponent
+        ours, other = self.ours, self.baseline
         bare = {k: v for k, v in os.environ.items() if not k.startswith("TRACKBED_")}
         with removed(ours, other):
             for _ in range(self.rounds):
                 for system in (ours, other):
                     mine = system is ours
                     (cold.ours if mine else cold.other).append(system.up())
-                    if isinstance(system, Opponent):
+                    if isinstance(system, Baseline):
                         system.healthy()
                     time.sleep(IDLE_SECONDS)
                     (memory.ours if mine else memory.other).append(system.memory())
@@ -148,7 +148,7 @@ class Bench:
             kind: Measure(f"32 clients, {kind}", ">= 2.5", "requests/s", 2.5, "large")
             for kind in ("log-metric", "log-batch", "search")
         }
-        sides = ((self.ours, "ours"), (self.opponent, "other"), (self.embedded, "embedded"))
+        sides = ((self.ours, "ours"), (self.baseline, "other"), (self.embedded, "embedded"))
         busiest = 0.0
         with running(*(system for system, _ in sides)):
             for _ in range(self.rounds):
@@ -204,7 +204,7 @@ class Bench:
         weight = Measure("size of the mlflow image, against the naive one", "<= 0.7", "MiB", 0.7)
         for part in ("mlflow", "jupyter") * self.rounds:
             nothing.ours.append(self.ours.invoke("build", part))
-        _ = self.opponent  # makes the naive images
+        _ = self.baseline  # makes the naive images
         weight.ours.append(size(setting("MLFLOW_IMAGE")))
         weight.other.append(size(WEIGHED))
         return [nothing, *self.changed(), weight]
@@ -315,7 +315,7 @@ QUICK = ("starts", "embedded", "listing", "logging", "artifacts", "builds")
 
 def table(found: list[Measure]) -> str:
     lines = [
-        "| what | goal | ours | opponent | ratio | spread (ours / opponent / embedded) | embedded | |",
+        "| what | goal | ours | baseline | ratio | spread (ours / baseline / embedded) | embedded | |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for m in found:
@@ -363,7 +363,7 @@ def main() -> None:
     wanted = told.only.split(",") if told.only else [*QUICK, *(["growth"] if told.full else [])]
     folder = Path(tempfile.mkdtemp(prefix="trackbed-bench-", dir="/var/tmp"))
     folder.chmod(0o755)
-    os.environ.setdefault("TRACKBED_OBJECT_STORE", "versitygw")  # the opponent's store
+    os.environ.setdefault("TRACKBED_OBJECT_STORE", "versitygw")  # the baseline's store
     bench = Bench(folder, rounds, told.full)
     steps: dict[str, Callable[[], list[Measure]]] = {
         "starts": bench.starts,

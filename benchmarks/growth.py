@@ -227,7 +227,7 @@ def measure(ask: Callable[[], object], count: int = 21) -> list[float]:
 
 
 def grow(system: Project, runs: int) -> list[Measure]:
-    """Rows whose "ours" is the time with ``runs`` runs and whose "opponent" the time with SMALL."""
+    """Rows whose "ours" is the time with ``runs`` runs and whose "baseline" the time with SMALL."""
     engine, database = lifecycle.running(system), system.state.live["database"]
     with engine.open(MLFLOW, "http") as address:
         asker = Asker(address.url, engine.access_token())
@@ -251,7 +251,7 @@ def grow(system: Project, runs: int) -> list[Measure]:
 
 def spread(found: list[Measure]) -> str:
     """The table with medians; the columns are the two sizes."""
-    return table(found).replace("| ours | opponent |", f"| large | {SMALL} runs |", 1)
+    return table(found).replace("| ours | baseline |", f"| large | {SMALL} runs |", 1)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What is measured: ours on either engine, the opponent, and the client; and one row of the table."""
+"""What is measured: ours on either engine, the baseline, and the client; and one row of the table."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from helpers.project import state
 from helpers.settings import BY_NAME, Settings
 
 HERE = Path(__file__).resolve().parent
-OPPONENT_MLFLOW, OPPONENT_STORE = "27100", "27102"
+BASELINE_MLFLOW, BASELINE_STORE = "27100", "27102"
 NAIVE, WEIGHED = "trackbed-bench/naive-mlflow:3.17.2", "trackbed-bench/naive-mlflow:drivers"
 READY_SECONDS = 300.0
 
@@ -48,7 +48,7 @@ def service_image(key: str) -> str:
 class Measure:
     """One row: samples in ``unit``; ``better`` says whether figures should be small or large.
 
-    ``limit`` bounds the ratio ours/opponent; without an opponent it bounds our own figure.
+    ``limit`` bounds the ratio ours/baseline; without a baseline it bounds our own figure.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Measure:
 
     @property
     def spread(self) -> str:
-        """Largest distance from the median in percent: ours / opponent's / embedded."""
+        """Largest distance from the median in percent: ours / baseline's / embedded."""
 
         def one(samples: list[float]) -> str:
             middle = statistics.median(samples)
@@ -193,16 +193,16 @@ class Ours:
         self.invoke("down", *(("--delete-data", "--yes") if data else ()))
 
     def memory(self) -> float:
-        """MiB of the services, without the notebook, which the opponent has not."""
+        """MiB of the services, without the notebook, because the baseline has none."""
         parts = self.ask("status")["parts"]
         return sum(part["memory"] for part in parts if str(part["part"]) != "jupyter") / 2**20
 
 
-class Opponent:
-    """The compose file of `opponent/`, with the same images of PostgreSQL and the store."""
+class Baseline:
+    """The compose file of `baseline/`, with the same images of PostgreSQL and the store."""
 
     def __init__(self, folder: Path) -> None:
-        self.url = f"http://127.0.0.1:{OPPONENT_MLFLOW}"
+        self.url = f"http://127.0.0.1:{BASELINE_MLFLOW}"
         self.folder = folder
         self.words = (
             "docker",
@@ -210,9 +210,9 @@ class Opponent:
             "--env-file",
             os.devnull,
             "-p",
-            f"bench-opponent-{uuid.uuid4().hex[:4]}",
+            f"bench-baseline-{uuid.uuid4().hex[:4]}",
             "-f",
-            str(HERE / "opponent" / "compose.yaml"),
+            str(HERE / "baseline" / "compose.yaml"),
         )
 
     @cached_property
@@ -223,8 +223,8 @@ class Opponent:
             "STORE_IMAGE": service_image("versitygw"),
             "MLFLOW_IMAGE": NAIVE,
             "WHEELS": str(wheels(self.folder)),
-            "MLFLOW_PORT": OPPONENT_MLFLOW,
-            "STORE_PORT": OPPONENT_STORE,
+            "MLFLOW_PORT": BASELINE_MLFLOW,
+            "STORE_PORT": BASELINE_STORE,
         }
 
     def prepare(self) -> None:
@@ -259,7 +259,7 @@ def ca_bundle() -> str:
     return next(iter(egress.bundles(os.environ, {})[0]), "")
 
 
-def opponents_images() -> None:
+def baseline_images() -> None:
     """Build the naive image (with and without drivers) on the base of ours."""
     secret = ["--secret", f"id=ca,src={bundle}"] if (bundle := ca_bundle()) else []
     network = ["--network", setting("BUILD_NETWORK")]
@@ -276,15 +276,15 @@ def opponents_images() -> None:
             *network,
             "--build-arg",
             f"DRIVERS={drivers}",
-            str(HERE / "opponent"),
+            str(HERE / "baseline"),
         )
 
 
 def wheels(folder: Path) -> Path:
-    """The mirror of the opponent's drivers: as near as one can be, so that no network is measured."""
+    """The mirror of the baseline's drivers: as near as one can be, so that no network is measured."""
     found, bundle = folder / "wheels", ca_bundle()
     if not found.exists():
-        opponents_images()
+        baseline_images()
         found.mkdir()
         run(
             "docker",
@@ -328,7 +328,7 @@ def client(*words: str, network: str = "host", env: dict[str, str] | None = None
 
 
 @contextmanager
-def removed(*systems: Ours | Opponent) -> Iterator[None]:
+def removed(*systems: Ours | Baseline) -> Iterator[None]:
     """Takes the systems down with their data at the end, whatever happened."""
     try:
         yield
@@ -341,11 +341,11 @@ def removed(*systems: Ours | Opponent) -> Iterator[None]:
 
 
 @contextmanager
-def running(*systems: Ours | Opponent) -> Iterator[None]:
+def running(*systems: Ours | Baseline) -> Iterator[None]:
     """The systems up and well, gone afterwards."""
     with removed(*systems):
         for system in systems:
             system.up()
-            if isinstance(system, Opponent):
+            if isinstance(system, Baseline):
                 system.healthy()
         yield
