@@ -121,7 +121,7 @@ def verify(system: Project, text: str, repair: bool, sink: Sink, notice: Notice)
     found = verification.examine(place, names, progress.say, set(names) == set(repository.names(place)))
     if found.well or not repair:
         return Verified(tuple(verification.report(place, found)), found.well, _summary(found), f"{place}", True)
-    lines = [f"mended from its copy: {path}" for path in verification.mend(place, found)]
+    lines = [f"repaired from its copy: {path}" for path in verification.mend(place, found)]
     if found.pieces:
         with lifecycle.changing(system, notice):
             added = backups.add(system, lifecycle.running(system), place, sink, lost=found.pieces)
@@ -324,7 +324,7 @@ def _before(system: Project, engine: Engine, sink: Sink) -> Path | None:
     engine.halt(MLFLOW, sink)
     if _is_empty(system, engine):
         return None
-    sink.step("backing up what is there")
+    sink.step("backing up the current data")
     path = backups.kept(system.settings, "before-")
     backups.make(system, engine, path, sink)
     return path
@@ -341,7 +341,7 @@ def flip(system: Project, new: dict[str, str], sink: Sink, notice: Notice) -> No
         system.state.live = old
         system.state.save()
         raise TrackbedError(
-            f"the new state does not come up: {error.message}", "the old one is live again", error.details
+            f"the new data do not start: {error.message}", "the old one is active again", error.details
         ) from None
     journal.settle(system.state, engine, sink)
 

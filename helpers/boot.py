@@ -75,11 +75,11 @@ def install(system: Project) -> list[str]:
     kind = select.kind(system.state.engine)
     if kind and kind.returns_after_reboot:
         return [
-            "the containers come back by themselves after a reboot, when Docker does (sudo systemctl enable docker)"
+            "Docker restarts the containers after a reboot, when systemd starts Docker (sudo systemctl enable docker)"
         ]
     if not RUNNING.exists() or shutil.which("systemctl") is None:
         raise TrackbedError(
-            "this machine was not started by systemd, so there is nothing to put a unit into",
+            "systemd did not start this machine, so it would never run a unit",
             f"let what starts programs here run: cd {shlex.quote(str(settings.clone))} && "
             f"{shlex.quote(sys.executable)} -m invoke up "
             f"--project={settings.project} --state-dir={shlex.quote(str(settings.state_dir))}",
@@ -89,10 +89,10 @@ def install(system: Project) -> list[str]:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(unit(settings, sys.executable, os.environ.get("PATH", os.defpath), os.geteuid() == 0))
     except OSError as error:
-        raise TrackbedError(f"{target}: {error.strerror}", "mend that, then run the same command again") from None
+        raise TrackbedError(f"{target}: {error.strerror}", "fix that, then run the same command again") from None
     _systemctl("daemon-reload")
     _systemctl("enable", target.name)
-    told = [f"{target} brings everything up at boot; `invoke up --on-boot=false` takes it away"]
+    told = [f"{target} starts everything at boot; `invoke up --on-boot=false` removes it"]
     if os.geteuid() != 0:
         told.append("to come up before you log in: loginctl enable-linger")
     return told
@@ -106,7 +106,7 @@ def remove(settings: Settings) -> list[str]:
     if RUNNING.exists() and shutil.which("systemctl"):
         _systemctl("disable", target.name)
     target.unlink(missing_ok=True)
-    return [f"{target} was removed: nothing comes up at boot"]
+    return [f"{target} was removed: nothing starts at boot"]
 
 
 def _systemctl(*words: str) -> None:

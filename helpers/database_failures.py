@@ -30,12 +30,12 @@ KNOWN = (
     (
         r"No space left on device|Disk quota exceeded",
         "the disk that holds the database is full",
-        "free some (`df -h` shows where it is full), then `invoke up` goes on; nothing that was acknowledged is lost",
+        "free some (`df -h` shows where it is full), then type `invoke up`; no acknowledged write is lost",
     ),
     (
         r"Read-only file system",
         "the file system that holds the database is read-only",
-        "`dmesg | tail` mostly says why; when that is mended (`mount -o remount,rw`), `invoke up` goes on",
+        "`dmesg | tail` usually says why; fix that (`mount -o remount,rw`), then type `invoke up`",
     ),
     (
         r"has wrong ownership|must be started by the user that owns|has invalid permissions|has group or world access|"
@@ -43,17 +43,17 @@ KNOWN = (
         r"directory|pg_control).*Permission denied|(mkdir|chmod|cd|can't create).*Permission denied",
         "the database's folder is not PostgreSQL's any more",
         "give it back to the account that PostgreSQL runs as (`chown -R`; `chmod 700` the folder itself), "
-        "then `invoke up` goes on",
+        "then type `invoke up`",
     ),
     (
         r"could not map anonymous shared memory|could not create shared memory|Cannot allocate memory|out of memory",
         "there is not enough memory for the database",
-        "stop something else, then `invoke up` goes on",
+        "stop something else, then type `invoke up`",
     ),
     (
         r"lock file .* already exists|Is another (postmaster|postgres)|pre-existing shared memory block",
         "another PostgreSQL works on this system's data, or seems to",
-        "stop it (`ps aux | grep postgres` shows it), then `invoke up` goes on",
+        "stop it (`ps aux | grep postgres` shows it), then type `invoke up`",
     ),
 )
 

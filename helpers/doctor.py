@@ -93,7 +93,7 @@ def check_disk(engine: Engine, fresh: bool) -> Finding:
             "free some, or set STATE_DIR (embedded) or Docker's data-root to a larger disk",
         )
     if facts.disk_free < DISK_LEAST:
-        return Finding(Level.ERROR, "disk", text, "free some: PostgreSQL stops when the disk is full")
+        return Finding(Level.ERROR, "disk", text, "free some disk: PostgreSQL stops when it is full")
     return Finding(Level.OK, "disk", text)
 
 
@@ -167,7 +167,7 @@ def _check_gpu(engine: Engine) -> Finding:
             Level.WARNING,
             "gpu",
             f"the notebook gets none: {chosen.warning}",
-            chosen.fix or "load or install the driver, then `invoke up` again",
+            chosen.fix or "load or install the driver, then type `invoke up` again",
         )
     if missing := engine.checks.gpu():
         return missing[0]
@@ -246,7 +246,9 @@ def _check_access(system: Project, engine: Engine) -> Finding:
         return Finding(Level.OK, "local access", "MLflow is behind a login")
     more = "s" if len(there) > 1 else ""
     words = (
-        f"{len(there)} other account{more} on this machine" if there else "nobody else has an account on this machine"
+        f"{len(there)} other account{more} on this machine"
+        if there
+        else "no other person has an account on this machine"
     )
     if system.asks:
         return Finding(Level.OK, "local access", f"MLflow asks for its token; {words}")
@@ -309,7 +311,7 @@ def examine(system: Project) -> list[Finding]:
     found += engine.checks.neighbours()
     found += engine.checks.limits()
     if engine.host.remote:
-        found.append(Finding(Level.OK, "address", f"the parts run on {engine.host.name}, reached over ssh"))
+        found.append(Finding(Level.OK, "address", f"the services run on {engine.host.name}, reached over ssh"))
         return found
     address = addresses.machine_address(settings.public_address)
     found.append(

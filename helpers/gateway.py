@@ -49,7 +49,7 @@ def settle_address(system: Project, notice: Callable[[str], None]) -> None:
         if found.address != before:
             notice(f"public address: {found.address} (from the metadata service: {found.cloud})")
     elif before:
-        notice(f"warning: {found.why}; going on with {before}, which it told before")
+        notice(f"warning: {found.why}; keeping {before}, its previous answer")
     else:
         raise SettingError(
             f"PUBLIC=true needs the address that others reach this machine at: {found.why}.",
@@ -71,7 +71,7 @@ def check_settings(settings: Settings, engine: Engine | type[Engine], node: str 
         )
     if settings.public and node:
         raise SettingError(
-            f"PUBLIC=true is for the machine that Trackbed runs on, the parts would run on {node}.",
+            f"PUBLIC=true is for the machine that Trackbed runs on, but the services would run on {node}.",
             "run Trackbed there, or leave PUBLIC out and use the ssh line",
         )
     name = urls.public_name(settings)
@@ -180,7 +180,7 @@ def answers(engine: Engine) -> str:
     except ssl.SSLCertVerificationError as error:
         return f"its certificate for {name}: {error.verify_message}"
     except (OSError, http.client.HTTPException) as error:
-        wait = f", the certificate from {settings.acme_ca} is not there yet" if settings.acme else ""
+        wait = f", the certificate from {settings.acme_ca} does not exist yet" if settings.acme else ""
         return f"the gateway does not serve {name}{wait}: {str(error) or type(error).__name__}"
     return "" if status == 401 else f"the gateway answers HTTP {status} instead of asking for a login"
 
@@ -197,7 +197,7 @@ def notes(settings: Settings, logins: int) -> list[str]:
             f"  Python:  export MLFLOW_TRACKING_SERVER_CERT_PATH={path.name}   (a copy of that file)",
         ]
     if not logins:
-        lines.append("nobody may log in yet: `invoke users.add NAME` makes a login and prints its password")
+        lines.append("nobody can log in yet: `invoke users.add NAME` makes a login and prints its password")
     lines.append("`invoke env NAME` prints the lines for a shell on another machine")
     return lines
 
@@ -224,7 +224,7 @@ def client_lines(settings: Settings, name: str | None, asks: bool = False) -> st
         )
     known = users.load(settings)
     if name and name not in known:
-        raise SettingError(f"user {shown(name)}: there is nobody of that name.{did_you_mean(nearest(name, known))}")
+        raise SettingError(f"user {shown(name)}: there is no such user.{did_you_mean(nearest(name, known))}")
     who = name or next(iter(sorted(known)), "NAME")
     lines = [
         f"export MLFLOW_TRACKING_URI={urls.public_url(settings, 'mlflow')}",

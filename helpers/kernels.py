@@ -102,7 +102,7 @@ def before_a_restart(system: Project, engine: Engine, notice: Callable[[str], No
         return
     if not (works := running(engine, system.credentials()[JUPYTER_TOKEN])):
         return
-    text = f"JupyterLab has to be started anew, which ends: {names(works)}"
+    text = f"JupyterLab has to restart, which ends: {names(works)}"
     if consent and consent.terminal:
         notice(text)
         if consent.ask("Go on?"):

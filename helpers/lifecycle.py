@@ -149,7 +149,7 @@ def _bring_up(
     relevance.check(engine)
     if adopt and not engine.adopts:
         raise SettingError(
-            f"--adopt means nothing on the {engine.name} engine: it takes over Docker's volumes.",
+            f"--adopt has no effect on the {engine.name} engine: it takes over Docker's volumes.",
             "leave it out; `invoke up --state-dir=FOLDER` names the folder that holds the data",
         )
     _claim(system, engine)
@@ -338,7 +338,7 @@ def rotate(system: Project, sink: Sink, notice: Notice) -> tuple[Overview, tuple
     """
     with changing(system, notice):
         running(system)
-        notice("JupyterLab is started anew: kernels that run now end")
+        notice("JupyterLab restarts: running kernels end")
         replaced, kept = credentials.renew(system.settings)
         fresh = Project(system.settings, system.state, replaced=replaced)  # reads them again
         return bring_up(fresh, sink, notice)[0], kept
@@ -469,7 +469,7 @@ def not_running(view: Overview) -> str:
 def running(system: Project) -> Engine:
     """The engine of a system that was started, for commands that need one."""
     if not system.state.existed or not system.state.engine:
-        raise TrackbedError(f"there is no system {system.settings.project} yet", "`invoke up` makes one")
+        raise TrackbedError(f"project {system.settings.project} does not exist yet", "`invoke up` creates it")
     return select.current(system)
 
 
@@ -502,5 +502,5 @@ def low_disk(engine: Engine) -> str:
         return ""
     return (
         f"warning: only {facts.disk_free / 2**30:.1f} GiB are free at {facts.disk_path}; when it is full, logging "
-        "fails with an error until room is made (`invoke usage`, `invoke gc`)"
+        "fails with an error until you free some (`invoke usage`, `invoke gc`)"
     )

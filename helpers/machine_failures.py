@@ -15,8 +15,8 @@ CLONE = Path(__file__).resolve().parent.parent
 CGROUP = Path("/sys/fs/cgroup")
 BYTE_CODE = re.compile(r"marshal data too short|bad marshal data|EOF read where (object|not) expected", re.IGNORECASE)
 MEMORY = (
-    "the machine, or the limit that this session has, is out of memory",
-    "`invoke doctor` shows how much there is; MLFLOW_WORKERS=1 needs less; then `invoke up` goes on",
+    "the machine, or this session's limit, is out of memory",
+    "`invoke doctor` shows how much there is; MLFLOW_WORKERS=1 needs less; then type `invoke up`",
 )
 FULL = "the disk is full"
 
@@ -27,7 +27,7 @@ def known(error: BaseException) -> TrackbedError | None:
     if isinstance(error, EOFError | ValueError | ImportError) and BYTE_CODE.search(text):
         line = f"find {shlex.quote(str(CLONE))} -name '*.pyc' -delete"
         return TrackbedError(
-            f"byte code of the toolkit is damaged, as a full disk leaves it: {text}",
+            f"byte code of the toolkit is damaged, as after a full disk: {text}",
             f"{line}   then the same command again",
         )
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("helpers"):
@@ -69,8 +69,8 @@ def known(error: BaseException) -> TrackbedError | None:
             return TrackbedError(*MEMORY)
         case errno.EIO | errno.ESTALE:
             return TrackbedError(
-                f"the disk or the file server does not answer well ({error.strerror}){at}",
-                "`dmesg | tail` mostly says why; when that is mended, the same command again",
+                f"the disk or the file server reports an error ({error.strerror}){at}",
+                "`dmesg | tail` usually says why; fix that, then run the same command again",
             )
     return None
 
@@ -80,11 +80,11 @@ def explain(lines: Iterable[str]) -> tuple[str, str] | None:
     for line in reversed(list(lines)):
         if BYTE_CODE.search(line):
             return (
-                "its byte code is damaged, as a full disk leaves it",
+                "its byte code is damaged, as after a full disk",
                 "`invoke up` removes it and goes on; `df -h` shows whether the disk is still full",
             )
         if re.search(r"No space left on device|Disk quota exceeded", line):
-            return FULL, "free some (`df -h` shows where it is full), then `invoke up` goes on"
+            return FULL, "free some (`df -h` shows where it is full), then type `invoke up`"
         if re.search(r"MemoryError|Cannot allocate memory|[Oo]ut of memory|oom-kill", line):
             return MEMORY
         if re.search(r"failed to map segment|cannot open shared object.*Operation not permitted", line):

@@ -15,7 +15,7 @@ from helpers.errors import TrackbedError
 
 MOST = 2 << 30  # bytes; a larger database is not read whole, only the counters are looked at
 SECONDS = 90
-ANEW = "`invoke backup`, then `invoke restore FILE` writes every table and index anew"
+ANEW = "`invoke backup`, then `invoke restore FILE` writes every table and index again"
 FIX = (
     "save what can be read (`invoke backup`), and look at the disk (`dmesg | tail`); "
     "`invoke restore FILE --into=NAME` brings a backup from before as a second system"

@@ -76,7 +76,7 @@ def authority(settings: Settings) -> str:
     if "-----BEGIN CERTIFICATE-----" not in text:
         raise SettingError(f"{where}: must be a file with a certificate in PEM form (-----BEGIN CERTIFICATE-----).")
     if "PRIVATE KEY" in text:
-        raise SettingError(f"{where}: holds a private key; only the certificate of the authority is wanted.")
+        raise SettingError(f"{where}: holds a private key; it must hold the CA's certificate only.")
     return text
 
 

@@ -84,7 +84,7 @@ class Watch:
             proofs[MLFLOW_TOKEN] = self._mlflow(new)
         proofs.update(self._tried([n for n in asked if n in (POSTGRES_PASSWORD, S3_ACCESS_KEY, S3_SECRET_KEY)], new))
         proofs.update(self._sealed([n for n in asked if n in SEALING], new))
-        return tuple(proofs.get(name) or Proof(name, False, "it is not known how to try it") for name in names)
+        return tuple(proofs.get(name) or Proof(name, False, "Trackbed does not know how to try it") for name in names)
 
     def _jupyter(self, new: Credentials) -> Proof:
         status = {
@@ -178,7 +178,7 @@ def require(proofs: tuple[Proof, ...]) -> None:
     wrong = [f"{proof.name}: {proof.detail}" for proof in proofs if not proof.ok]
     if wrong:
         raise TrackbedError(
-            "not every old secret is out of use: " + "; ".join(wrong),
+            "not every old secret is revoked: " + "; ".join(wrong),
             "`invoke down`, then `invoke up` starts everything with the new ones only; "
             "`invoke credentials.rotate` replaces and tries them again",
         )

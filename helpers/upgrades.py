@@ -43,7 +43,7 @@ def _schema(engine: Engine) -> dict[str, str | None]:
         found = json.loads(done.stdout)
     except ValueError:
         lines = tuple(done.stderr.strip().splitlines()[-3:])
-        raise TrackbedError("MLflow does not tell its schema", "`invoke logs postgres` may show why", lines) from None
+        raise TrackbedError("MLflow does not report its schema", "`invoke logs postgres` may show why", lines) from None
     return {key: found[key] for key in ("database", "code", "state")}
 
 
@@ -111,14 +111,14 @@ def _migrate(system: Project, engine: Engine, new: dict[str, str], old: dict[str
     if found["state"] != "current":
         raise TrackbedError(
             f"the migrated copy has the schema {found['database']}, not {found['code']}",
-            "what is live was not touched; please report it",
+            "the active data were not touched; please report it",
         )
     after = database.contents(engine, new["database"]).tables
     for table in ("experiments", "runs", "metrics", "params", "tags", "registered_models", "model_versions"):
         if table in before and before[table][0] != after.get(table, ["none"])[0]:
             raise TrackbedError(
                 f"the migrated copy has {after.get(table, ['no'])[0]} rows in {table}, not {before[table][0]}",
-                "what is live was not touched; please report it",
+                "the active data were not touched; please report it",
             )
 
 
@@ -150,17 +150,17 @@ def back(system: Project, sink: Sink, notice: Notice) -> tuple[dict[str, Any], P
             kept = {key: str(value) for key, value in json.loads(_kept(system).read_bytes()).items()}
         except (OSError, ValueError, AttributeError):
             raise TrackbedError(
-                "no upgrade was made that one could go back from", "`invoke restore` brings back an archive"
+                "there is no upgrade to go back from", "`invoke restore` brings back an archive"
             ) from None
         if kept["database"] == system.state.live["database"]:
-            raise TrackbedError(f"the kept database {kept['database']} is the live one already", "`invoke up`")
+            raise TrackbedError(f"the earlier database {kept['database']} is the active one already", "`invoke up`")
         if kept["database"] not in database.databases(engine):
             raise TrackbedError(
-                f"the kept database {kept['database']} is gone",
+                f"the earlier database {kept['database']} is gone",
                 f"`invoke restore {kept['archive']}`, with the MLflow of that time",
             )
         engine.halt(MLFLOW, sink)
-        sink.step("backing up what is there")
+        sink.step("backing up the current data")
         path = backups.kept(system.settings, "before-back-")
         backups.make(system, engine, path, sink)
         left = {key: system.state.live[key] for key in ("database", "prefix")}

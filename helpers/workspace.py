@@ -61,7 +61,7 @@ def attempt(engine: Engine) -> Writing:
     last = shown(words.splitlines()[-1] if words else f"exit code {done.code}", 200)
     lower = words.lower()
     if done.code not in (8, 9):  # it could not be tried: the notebook is not there, or it is killed
-        return Writing(f"it could not be tried whether the notebook can save files: {last}", "`invoke logs jupyter`")
+        return Writing(f"could not test whether the notebook can save files: {last}", "`invoke logs jupyter`")
     if READ_ONLY in lower:
         fix = workspace_folder.read_only_fix(place)
     elif any(word in lower for word in FULL):

@@ -339,7 +339,7 @@ def members(path: Path, manifest: dict[str, Any], check: bool = True) -> Iterato
         while hashed.read(2**20):
             pass
         if check and (hashed.bytes != manifest["bytes"] or hashed.sha.hexdigest() != manifest["sha256"]):
-            raise Damaged(path, "is damaged: its content is not what its manifest says", rest=True)
+            raise Damaged(path, "is damaged: its content differs from its manifest", rest=True)
 
 
 def verify(path: Path, told: Told | None = None) -> dict[str, Any]:
@@ -369,5 +369,5 @@ def verify(path: Path, told: Told | None = None) -> dict[str, Any]:
         manifest["object_bytes"],
         manifest["objects_sum"],
     ):
-        raise Damaged(path, "its counts are not what its manifest says")
+        raise Damaged(path, "its counts differ from its manifest")
     return manifest

@@ -83,7 +83,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         part.unlink(missing_ok=True)
         raise TrackbedError(
             f"{path}: {error.strerror or error}",
-            "free the disk or choose another place with --to",
+            "free the disk or choose another destination with --to",
         ) from None
     except BaseException:
         part.unlink(missing_ok=True)
@@ -165,8 +165,8 @@ def add(
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise TrackbedError(
-            f"{tempfile.gettempdir()}: the list of objects cannot be kept there: {error}",
-            "make room there, or name another folder with TMPDIR",
+            f"{tempfile.gettempdir()}: the list of objects cannot be stored there: {error}",
+            "free some disk there, or name another folder with TMPDIR",
         ) from None
 
 

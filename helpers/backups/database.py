@@ -133,7 +133,7 @@ def _statement(engine: Engine, *statements: str) -> str:
 
 def _checked(name: str) -> str:
     if not NAME.match(name):
-        raise TrackbedError(f"{name!r} is no name of a database", "please report it")
+        raise TrackbedError(f"{name!r} is not the name of a database", "please report it")
     return name
 
 
@@ -172,5 +172,5 @@ def check(engine: Engine, name: str, wanted: dict[str, list[str]], columns: Mapp
         if found[table] != wanted.get(table):
             raise TrackbedError(
                 f"table {table} has (rows, checksum) {found[table]}, not {wanted.get(table)}",
-                "the system is as it was; please report it",
+                "nothing was changed; please report it",
             )

@@ -69,9 +69,9 @@ def settle(state: State, engine: Engine, sink: Sink) -> None:
         stays.add(found["kept"]["database"])
     for copy in {note["database"]: note for note in (found["old"], found["new"])}.values():
         if copy["database"] not in stays:
-            sink.step(f"removing the database {copy['database']}, which is not live any more")
+            sink.step(f"removing the database {copy['database']}, which is no longer active")
             database.drop(engine, copy["database"])
         if copy["prefix"] != state.live["prefix"]:
-            sink.step(f"removing the artifacts below {copy['prefix']}, which are not live any more")
+            sink.step(f"removing the artifacts below {copy['prefix']}, which are no longer active")
             objects.drop(engine, copy["prefix"])
     close(state)

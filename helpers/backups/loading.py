@@ -117,7 +117,9 @@ def fill(engine: Engine, name: str, statements: str) -> None:
     """Run statements of ours in a database, all or none."""
     done = engine.exec(POSTGRES, (*database.PSQL, "-1", "-f", "-", "-d", name), statements.encode())
     if done.code:
-        raise TrackbedError(f"MLflow's tables cannot be made: {done.stderr.strip()[-300:]}", "`invoke logs postgres`")
+        raise TrackbedError(
+            f"MLflow's tables cannot be created: {done.stderr.strip()[-300:]}", "`invoke logs postgres`"
+        )
 
 
 def contents(engine: Engine, dump: bytes) -> set[str]:

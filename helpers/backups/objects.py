@@ -39,7 +39,9 @@ def total(engine: Engine) -> tuple[int, int]:
         found = [(int(count), int(size)) for count, size, _ in json.loads(done.stdout).values()]
     except (ValueError, TypeError, AttributeError):
         lines = tuple(done.stderr.strip().splitlines()[-3:])
-        raise TrackbedError("the object store does not tell what it holds", "`invoke up`, then again", lines) from None
+        raise TrackbedError(
+            "the object store does not list its objects", "`invoke up`, then run the same command again", lines
+        ) from None
     return sum(count for count, _ in found), sum(size for _, size in found)
 
 

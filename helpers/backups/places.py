@@ -106,7 +106,9 @@ class Folder:
                         if _is_left(name, incoming):
                             os.unlink(name, dir_fd=incoming)
         except OSError as error:
-            raise TrackbedError(f"{self.path / INCOMING}: {_why(error)}", "choose another place with --to") from None
+            raise TrackbedError(
+                f"{self.path / INCOMING}: {_why(error)}", "choose another destination with --to"
+            ) from None
 
     def read(self, path: str, most: int) -> bytes:
         try:
@@ -140,7 +142,9 @@ class Folder:
                         os.unlink(part, dir_fd=incoming)
                     raise
         except OSError as error:
-            raise TrackbedError(f"{target}: {_why(error)}", "free the disk or choose another place with --to") from None
+            raise TrackbedError(
+                f"{target}: {_why(error)}", "free the disk or choose another destination with --to"
+            ) from None
         self._changed |= {target.parent, target.parent.parent}
 
     def holds(self, path: str, size: int) -> bool:
@@ -181,13 +185,13 @@ class Folder:
                 finally:
                     os.close(handle)
         except OSError as error:
-            raise TrackbedError(f"{self.path}: {error.strerror}", "choose another place with --to") from None
+            raise TrackbedError(f"{self.path}: {error.strerror}", "choose another destination with --to") from None
         self._changed.clear()
 
 
 def _why(error: OSError) -> str:
     if error.errno in (errno.ENOTDIR, errno.ELOOP):
-        return "a folder of a backup may be no link and no file"
+        return "a backup's folder must not be a link or a file"
     return error.strerror or str(error)
 
 
@@ -246,7 +250,7 @@ class Bucket:
     def __init__(self, url: str, access: Access) -> None:
         found = URL.fullmatch(url)
         if found is None or ".." in (found["prefix"] or "").split("/"):
-            raise TrackbedError(f"{url}: is no address of a bucket", "as in s3://BUCKET or s3://BUCKET/PREFIX")
+            raise TrackbedError(f"{url}: is not the address of a bucket", "as in s3://BUCKET or s3://BUCKET/PREFIX")
         self.bucket, prefix = found["bucket"], (found["prefix"] or "").strip("/")
         self.root = f"{prefix}/" if prefix else ""
         self._access = access

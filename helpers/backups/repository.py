@@ -326,7 +326,7 @@ class Snapshot:
         try:
             text = self.place.read(path, MANIFEST)
         except Missing:
-            raise TrackbedError(f"{self}: there is no such backup", "name one that is there") from None
+            raise TrackbedError(f"{self}: there is no such backup", "name one that exists") from None
         try:
             manifest = json.loads(text)
         except (ValueError, RecursionError):
@@ -481,7 +481,7 @@ class Snapshot:
                 if told:
                     told(passed, sums.count, whole)
             if sha.hexdigest() != entry.sha256:
-                raise Damaged(str(self), f"{entry.name} is not what its list says")
+                raise Damaged(str(self), f"{entry.name} differs from its list")
             if entry.object:
                 sums.add(entry.sha256, entry.size, entry.object)
                 size += entry.size
@@ -497,7 +497,7 @@ class Snapshot:
             manifest["object_bytes"],
             manifest["objects_sum"],
         ):
-            raise Damaged(str(self), "its counts are not what its manifest says")
+            raise Damaged(str(self), "its counts differ from its manifest")
         return manifest
 
 
@@ -514,9 +514,9 @@ def fetch(place: Place, path: str, digest: str, size: int) -> bytes:
     except Unreadable as error:
         raise Harmed(f"cannot be read ({error.message})") from None
     if len(content) != size:
-        raise Harmed("is damaged: it has another size")
+        raise Harmed("is damaged: its size differs")
     if hashlib.sha256(content).hexdigest() != digest:
-        raise Harmed("is damaged: its content is another")
+        raise Harmed("is damaged: its content differs")
     return content
 
 

@@ -36,7 +36,7 @@ def known(engine: Engine, schema: str) -> str:
         return "empty"
     done = engine.one_shot(MLFLOW, (PROGRAM, "known", schema))
     if done.code:
-        raise TrackbedError(f"the MLflow part does not tell its schema: {done.stderr.strip()[-300:]}", "`invoke up`")
+        raise TrackbedError(f"MLflow does not report its schema: {done.stderr.strip()[-300:]}", "`invoke up`")
     return done.stdout.strip()
 
 
@@ -122,7 +122,7 @@ def _database(
         done = beside(system, new).one_shot(MLFLOW, (PROGRAM, "make", revision), timeout=600)
         if done.code:
             lines = tuple(done.stderr.strip().splitlines()[-5:])
-            raise TrackbedError(f"MLflow's schema {revision} could not be made", "please report it", lines)
+            raise TrackbedError(f"MLflow's schema {revision} could not be created", "please report it", lines)
     tables = loading.schema(engine, name)
     left = loading.foreign(engine, name, head)
     loading.load(engine, name, tables, itertools.chain([io.BytesIO(head), first], chunks), disk)
@@ -178,7 +178,7 @@ def copy(
         raise TrackbedError(
             f"the store gives back {found.count} objects ({size} bytes) that are not those of the "
             f"archive ({rest.objects}, {rest.object_bytes} bytes)",
-            "the system is as it was; please report it",
+            "nothing was changed; please report it",
         )
     if verdict == "older":
         migrate(system, new, sink)
@@ -227,7 +227,9 @@ def migrate(system: Project, live: dict[str, str], sink: Sink) -> None:
     done = beside(system, live).one_shot(MLFLOW, (PROGRAM, "migrate"), timeout=24 * 3600)
     if done.code:
         lines = tuple(done.stderr.strip().splitlines()[-5:])
-        raise TrackbedError("the migration of the copy failed; what is live was not touched", "please report it", lines)
+        raise TrackbedError(
+            "the migration of the copy failed; the active data were not touched", "please report it", lines
+        )
 
 
 def abandon(system: Project, engine: Engine, sink: Sink) -> None:

@@ -29,7 +29,7 @@ def _free(engine: Engine) -> tuple[int | None, str]:
 def _full(text: str, where: str) -> TrackbedError:
     return TrackbedError(
         f"{text} at {where}, of which {FREE / 2**30:.1f} GiB have to stay free; nothing was restored",
-        "make room (`invoke usage`, `invoke gc`), or restore on a machine with a larger disk",
+        "free some disk (`invoke usage`, `invoke gc`), or restore on a machine with a larger disk",
     )
 
 

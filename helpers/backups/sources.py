@@ -31,7 +31,7 @@ def target(settings: Settings, to: str) -> Path | Place:
     if to.endswith("/") or path.is_dir():
         return Folder(path)
     if path.exists():
-        raise TrackbedError(f"{path} is there already", "choose another name, or a folder")
+        raise TrackbedError(f"{path} exists already", "choose another name, or a folder")
     if not path.parent.is_dir():
         raise TrackbedError(f"{path.parent}: there is no such folder", f"mkdir -p {path.parent}")
     return path

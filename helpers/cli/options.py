@@ -32,7 +32,7 @@ def choose(value: str, *allowed: str, option: str = "--format=") -> str:
 def refuse(wrong: bool, flag: str, why: str, instead: str = "") -> None:
     """No flag or word is silently ignored: SettingError where one would do nothing."""
     if wrong:
-        raise SettingError(f"{flag} means nothing {why}.", instead or f"leave {flag} out")
+        raise SettingError(f"{flag} has no effect {why}.", instead or f"leave {flag} out")
 
 
 def output_format(format: str, json: bool, *allowed: str) -> str:

@@ -171,7 +171,7 @@ def settle(psql: Psql, live: str, password_file: str = "", stop_server: Callable
             _run(psql, ADMIN, HAND_OVER, name)
         _run(psql, ADMIN, f"DROP ROLE {TEMPORARY};")
         made = (
-            f"the server's database role {SERVER} is no superuser any more: {len(names)} "
+            f"the server's database role {SERVER} is no longer a superuser: {len(names)} "
             f"database{'s' * (len(names) != 1)} handed over to it, the superuser is called {ADMIN}"
         )
     elif not found.good:
@@ -195,7 +195,7 @@ def _failed(done: ExecResult) -> PartFailed:
         return PartFailed(
             POSTGRES,
             f"the database has a role {ADMIN} of its own, and that is the superuser's name now",
-            f"as {SERVER}, ALTER ROLE {ADMIN} RENAME TO another name; then `invoke up` goes on",
+            f"as {SERVER}, ALTER ROLE {ADMIN} RENAME TO another name; then type `invoke up`",
         )
     return PartFailed(
         POSTGRES,

@@ -30,7 +30,7 @@ def failure(engine: Engine, status: PartStatus) -> PartFailed:
     return PartFailed(
         status.name,
         f"{status.name} is {status.state}{code}{reason}",
-        f"more: `invoke logs {status.name}`; after mending the cause, `invoke up` goes on",
+        f"more: `invoke logs {status.name}`; fix the cause, then type `invoke up`",
         lines,
     )
 

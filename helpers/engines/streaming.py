@@ -56,7 +56,7 @@ class Pipe:
         if code:
             raise TrackbedError(
                 f"{self.what} failed: {said[-1] if said else f'exit code {code}'}",
-                "nothing was changed; mend that and run the same command again",
+                "nothing was changed; fix that, then run the same command again",
                 tuple(said[-5:]),
             )
         return said[-1] if said else ""

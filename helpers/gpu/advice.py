@@ -25,8 +25,8 @@ ADVICE: tuple[tuple[str, str, str], ...] = (
     ),
     (
         r"error gathering device information while adding custom device",
-        "a device node that the notebook was to get is not there",
-        "`sudo modprobe amdgpu` makes /dev/kfd and /dev/dri; `invoke doctor` shows what there is; or use --gpu=none",
+        "a device node for the notebook does not exist",
+        "`sudo modprobe amdgpu` creates /dev/kfd and /dev/dri; `invoke doctor` shows the GPUs; or use --gpu=none",
     ),
     (
         r"Failed to initialize NVML: Unknown Error",

@@ -45,7 +45,7 @@ def of_error(error: Exception, uri: str) -> dict[str, Any]:
                 f"shows a certificate of {whose}", "TRACKING_CA=/path/to/ca.pem names the authority's certificate", True
             )
         # Python is stricter than browsers: a home-made certificate may lack an extension
-        return answer(f"shows a certificate that Python refuses: {why}", "issue it anew with that mended", True)
+        return answer(f"shows a certificate that Python refuses: {why}", "reissue it with that fixed", True)
     if "WRONG_VERSION_NUMBER" in text or "wrong version number" in text or "UNEXPECTED_EOF" in text:
         return answer("does not speak TLS there", "http:// instead of https://, or another port?", True)
     if "Failed to resolve" in text or "Name or service not known" in text or "name resolution" in text:

@@ -41,8 +41,8 @@ def decide(system: Project, node: str = "") -> str:
     owner = state.access.get("uid") or os.environ.get("SUDO_UID") or str(_uid())
     state.access = {"mode": chosen, "uid": owner}
     if chosen == OPEN:
-        return "local access: open, nobody else has an account on this machine"
-    why = f"because {reason}" if reason else "as was decided before"
+        return "local access: open, no other person has an account on this machine"
+    why = f"because {reason}" if reason else "as decided before"
     now = "now asks" if before == OPEN else "asks"
     return (
         f"local access: MLflow {now} for a token, {why} (`invoke mlflow-url` prints the link; "

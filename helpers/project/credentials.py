@@ -371,6 +371,6 @@ def _make(path: Path, value: str, repaired: list[Path]) -> str:
         os.replace(temporary, path)
         return value
     except OSError as error:
-        raise TrackbedError(f"{path}: {error.strerror}", "Mend that, then run the same command again.") from None
+        raise TrackbedError(f"{path}: {error.strerror}", "Fix that, then run the same command again.") from None
     finally:
         temporary.unlink(missing_ok=True)

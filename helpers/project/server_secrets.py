@@ -61,7 +61,7 @@ def sealed(engine: Engine, tried: Mapping[str, list[str]] | None = None) -> dict
         found = None
     if not isinstance(found, dict):
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
-        raise TrackbedError(f"MLflow does not tell what it has encrypted: {lines[-1]}", "`invoke logs mlflow`")
+        raise TrackbedError(f"MLflow does not report what it has encrypted: {lines[-1]}", "`invoke logs mlflow`")
     return found
 
 
@@ -77,6 +77,6 @@ def lost(found: Mapping[str, Any]) -> str:
         for name, names in gone.items()
     )
     return (
-        f"warning: cannot be decrypted with the keys of this system and is not used: {what}. Enter them anew in "
+        f"warning: cannot be decrypted with the keys of this system and is not used: {what}. Enter them again in "
         f"MLflow, or put {' and '.join(gone)} of the system that they come from into .env, then `invoke up`"
     )

@@ -31,7 +31,7 @@ def _denied(path: Path, error: OSError) -> TrackbedError:
             "Was it made with sudo, or by another user? Run as that user, "
             "or choose a folder of your own with --state-dir.",
         )
-    return TrackbedError(f"{path}: {error.strerror or error}", "Mend that, then run the same command again.")
+    return TrackbedError(f"{path}: {error.strerror or error}", "Fix that, then run the same command again.")
 
 
 def make_folder(path: Path, private: bool = False) -> Path:

@@ -111,7 +111,7 @@ def add(settings: Settings, name: str) -> str:
         )
     logins = load(settings)
     if name in logins:
-        raise SettingError(f"user {name} is there already; `invoke users.passwd {name}` gives a new password.")
+        raise SettingError(f"user {name} exists already; `invoke users.passwd {name}` gives a new password.")
     password = _generate()
     _save(settings, {**logins, name: make(password)})
     return password
@@ -136,7 +136,7 @@ def remove(settings: Settings, name: str) -> str:
 def _with(settings: Settings, name: str) -> dict[str, Login]:
     logins = load(settings)
     if name not in logins:
-        raise SettingError(f"user {shown(name)}: there is nobody of that name.{did_you_mean(nearest(name, logins))}")
+        raise SettingError(f"user {shown(name)}: there is no such user.{did_you_mean(nearest(name, logins))}")
     return logins
 
 

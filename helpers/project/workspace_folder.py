@@ -59,7 +59,7 @@ def problem(workspace: Path, uid: int, gid: int = GID, groups: Collection[int] =
         return f"WORKSPACE {workspace} cannot be written by its owner", f"chmod u+rwx {quoted}"
     who = "root" if found.st_uid == 0 else f"uid {found.st_uid}"
     return (
-        f"WORKSPACE {workspace} belongs to {who}, the notebook's user could not write to it",
+        f"WORKSPACE {workspace} belongs to {who}, so the notebook's user cannot write to it",
         give_line(workspace, uid, gid),
     )
 
@@ -120,14 +120,14 @@ def make(workspace: Path, uid: int = UID, gid: int = GID, callers: bool = True, 
             os.close(handle)
         if not made and details.st_uid == 0 and not details.st_mode & 0o002:
             raise TrackbedError(
-                f"WORKSPACE {workspace} belongs to root, the notebook's user could not write to it",
+                f"WORKSPACE {workspace} belongs to root, so the notebook's user cannot write to it",
                 give_line(workspace, uid, gid),
             )
     except (FileExistsError, NotADirectoryError):
         raise TrackbedError(f"WORKSPACE {workspace} is not a folder", "name another folder in WORKSPACE") from None
     except OSError as error:
         raise TrackbedError(
-            f"WORKSPACE {workspace} cannot be made: {error.strerror}", "name a folder you may write to in WORKSPACE"
+            f"WORKSPACE {workspace} cannot be created: {error.strerror}", "name a folder you may write to in WORKSPACE"
         ) from None
 
 

@@ -52,7 +52,7 @@ def bind_address(value: str, around: Around) -> str:
 
 LOOPBACK = (
     "must be a loopback IPv4 address (127.0.0.1), because nothing here has a login without PUBLIC=true; "
-    "reach it from elsewhere with ssh -L 8000:localhost:8000 USER@THIS_MACHINE."
+    "reach it from another machine with ssh -L 8000:localhost:8000 USER@THIS_MACHINE."
 )
 
 

@@ -28,7 +28,7 @@ class Chosen(Protocol):
 
 @dataclass(frozen=True)
 class Condition:
-    """``holds`` for settings of a chosen engine; ``otherwise`` completes "S3_PORT means nothing ..."."""
+    """``holds`` for settings of a chosen engine; ``otherwise`` completes "S3_PORT has no effect ..."."""
 
     holds: Callable[[Settings], bool]
     otherwise: str
@@ -73,7 +73,7 @@ def refuse_flags(settings: Settings, gpu: Callable[[], bool] = lambda: True) -> 
             continue
         seen = "gpu" not in setting.only or settings.told.get(setting.name) == setting.default or gpu()
         if why := without_effect(setting, settings, seen):
-            raise SettingError(f"{_given(setting, settings)} means nothing {why}.", _instead(setting, settings))
+            raise SettingError(f"{_given(setting, settings)} has no effect {why}.", _instead(setting, settings))
 
 
 def check(engine: Chosen) -> None:

@@ -201,7 +201,7 @@ def _check_together(settings: Settings) -> None:
                 one,
                 str(port),
                 settings.origin(one),
-                f"must differ from {other}={port} ({named(settings.origin(other))}); two parts cannot share a port.",
+                f"must differ from {other}={port} ({named(settings.origin(other))}); two services cannot share a port.",
             )
         seen[port] = name
     if settings.tracking_uri and settings.tracking_token and settings.tracking_username:

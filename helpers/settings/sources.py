@@ -127,7 +127,7 @@ def from_environ(environ: Mapping[str, str], left: Mapping[str, str], warnings: 
             raise SettingError(
                 f"{shown(variable)} (from the environment): no such setting.{did_you_mean(PREFIX + guess)}"
             )
-        warnings.append(f"{shown(variable)} (from the environment) is no setting; ignored.")
+        warnings.append(f"{shown(variable)} (from the environment) is not a setting; ignored.")
     return found
 
 
@@ -165,7 +165,7 @@ def from_file(file: EnvFile, warnings: list[str]) -> dict[str, Value]:
             guess = meant(entry.name)
             if guess:
                 raise SettingError(f"{entry.name} (from {origin}): no such setting.{did_you_mean(guess)}")
-            warnings.append(f"{shown(entry.name)} (from {origin}) is no setting; ignored.")
+            warnings.append(f"{shown(entry.name)} (from {origin}) is not a setting; ignored.")
     return found
 
 

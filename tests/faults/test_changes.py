@@ -36,7 +36,13 @@ for number in range(50):
 
 
 # steps that each prints, from its first to its last; it is ended somewhere after one of them
-RESTORE = ("verifying", "objects", "reading the objects back", "backing up what is there", "until everything is usable")
+RESTORE = (
+    "verifying",
+    "objects",
+    "reading the objects back",
+    "backing up the current data",
+    "until everything is usable",
+)
 UPGRADE = ("backing up", "copying the database", "migrating the copy", "probing the copy", "until everything is usable")
 MOVE = ("backing up the", "until everything is usable", "reading the objects back")
 
@@ -188,7 +194,7 @@ def test_upgrade_interrupted(changed: Harness, old: tuple[str, list[Write]], tal
             repaired(clone, tally, "upgrade")
         tally.worst = max(tally.worst, time.monotonic() - began)
         live = seen.psql(clone, "SELECT current_database()")
-        assert set(databases(clone)) - before == {live}, "a copy was left behind, or the kept database is gone"
+        assert set(databases(clone)) - before == {live}, "a copy was left behind, or the earlier database is gone"
         assert json.loads((clone.project_folder / "kept.json").read_text())["database"] == name
         missing = lost(changed.url, writes)
         tally.lost += missing

@@ -133,7 +133,7 @@ def test_an_older_cluster_is_handed_over(cluster: Cluster) -> None:
     stopped: list[bool] = []
     told = database_roles.settle(cluster.psql, "mlflow", stop_server=lambda: stopped.append(True))
     assert told == (
-        "the server's database role mlflow is no superuser any more: 3 databases handed over to it, the "
+        "the server's database role mlflow is no longer a superuser: 3 databases handed over to it, the "
         "superuser is called postgres"
     )
     assert stopped

@@ -114,7 +114,7 @@ def test_env_file_of_someone_else(bare: Clone) -> None:
     "words", [["jupyter-url"], ["check"], ["logs"], ["logs", "mlflow"], ["credentials"]], ids=" ".join
 )
 def test_nothing_there_yet(bare: Clone, words: list[str]) -> None:
-    seen.refused(bare.invoke(*words), 1, f"no system {bare.project} yet", "invoke up")
+    seen.refused(bare.invoke(*words), 1, f"project {bare.project} does not exist yet", "invoke up")
 
 
 def test_down_where_nothing_is(bare: Clone) -> None:

@@ -417,7 +417,7 @@ def bare_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         (
             {"devices": ["/dev/kfd:/dev/kfd:rwm"]},
             'error gathering device information while adding custom device "/dev/kfd"',
-            "a device node that the notebook was to get is not there",
+            "a device node for the notebook does not exist",
             "sudo modprobe amdgpu",
         ),
     ],

@@ -105,7 +105,7 @@ def test_another_shell_restarts_nothing_and_no_work_ends_without_a_word(system: 
     assert seen.identities(system) == before
     assert "JUPYTER_ENV" not in (system.project_folder / "state.json").read_text()
     meaningless = {"embedded": "--s3-port=9123", "docker": "--domain=lab.example.org"}[system.engine]
-    seen.refused(system.invoke("up", meaningless), 2, f"{meaningless} means nothing")
+    seen.refused(system.invoke("up", meaningless), 2, f"{meaningless} has no effect")
     ended = system.invoke("up", "--cull-idle=12h", "--yes")
     assert ended.returncode == 0 and f"which ends: {terminal}" in ended.stderr, ended.stderr
     variables = system.value("status", "--format=env")

@@ -44,7 +44,7 @@ def system(tmp: Path, **flags: str) -> Project:
 
 def test_alone_it_is_open(machine: list[pwd.struct_passwd], tmp_path: Path) -> None:
     mine = system(tmp_path)
-    assert access.decide(mine) == "local access: open, nobody else has an account on this machine"
+    assert access.decide(mine) == "local access: open, no other person has an account on this machine"
     assert not mine.asks and mine.access_token() == "" and mine.state.access == {"mode": "open", "uid": str(ANN)}
 
 
@@ -109,7 +109,7 @@ def test_an_account_that_appears_makes_it_ask_and_is_told(machine: list[pwd.stru
     assert "now asks for a token, because bob has an account" in access.decide(mine)
     assert mine.asks and mine.credentials_digest() != digest  # whatever holds the old answer is started anew
     machine.pop()
-    assert "as was decided before" in access.decide(mine) and mine.asks
+    assert "as decided before" in access.decide(mine) and mine.asks
 
 
 @pytest.mark.parametrize(("chosen", "asks"), [("open", False), ("token", True)])

@@ -65,9 +65,9 @@ def test_without_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(boot, "RUNNING", tmp_path / "nothing")
     there = system(tmp_path, engine="embedded")
     there.state.engine = "embedded"
-    with pytest.raises(TrackbedError, match="not started by systemd") as caught:
+    with pytest.raises(TrackbedError, match="systemd did not start") as caught:
         boot.install(there)
     assert "-m invoke up --project=trackbed" in caught.value.hint
     there.state.engine = "docker"
-    assert "by themselves" in boot.install(there)[0]
+    assert "restarts the containers" in boot.install(there)[0]
     assert boot.remove(there.settings) == []

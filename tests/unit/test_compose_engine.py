@@ -233,7 +233,7 @@ CASES: list[tuple[dict[str, Any], bool, str, str]] = [
     ({"version": {}, "plugin": "2.20.3"}, True, "Compose 2.20.3 is too old", "docker-compose-plugin"),
     ({"version": {}, "plugin": "v1.29.2"}, True, "Compose 1.29.2 is too old", "docker-compose-plugin"),
     ({"DOCKER_HOST": "tcp://10.0.0.9:2376"}, True, "is another machine", "ssh://USER@HOST"),
-    ({"DOCKER_HOST": "ssh://ada@-oProxyCommand=x"}, True, "no address of a machine", "ssh://USER@HOST"),
+    ({"DOCKER_HOST": "ssh://ada@-oProxyCommand=x"}, True, "not the address of a machine", "ssh://USER@HOST"),
     ({"DOCKER_HOST": "unix:///nowhere/docker.sock"}, True, "does not answer: No such file", "unset DOCKER_HOST"),
 ]
 
@@ -448,9 +448,9 @@ def test_another_compose_project_of_the_same_name_is_left_alone(
 @pytest.mark.parametrize(
     ("containers", "volumes", "message", "hint"),
     [
-        ([container("trackbed-mlflow-1")], {}, "a container named trackbed-mlflow-1 is there", "docker rm -f"),
-        ([container("trackbed-jupyter")], {}, "a container named trackbed-jupyter is there", "--project=NAME"),
-        ([], {"trackbed_postgres": {}}, "a volume named trackbed_postgres is there", "docker volume rm"),
+        ([container("trackbed-mlflow-1")], {}, "a container named trackbed-mlflow-1 exists", "docker rm -f"),
+        ([container("trackbed-jupyter")], {}, "a container named trackbed-jupyter exists", "--project=NAME"),
+        ([], {"trackbed_postgres": {}}, "a volume named trackbed_postgres exists", "docker volume rm"),
         (
             [],
             {"trackbed_versitygw": {f"{LABEL}.instance": "theirs" * 6}},

@@ -428,7 +428,7 @@ def test_names_in_cdi_specifications(tmp_path: Path, name: str, text: str, names
         ),
         (
             'error gathering device information while adding custom device "/dev/kfd": no such file or directory',
-            "is not there",
+            "does not exist",
             "modprobe amdgpu",
         ),
         ("Failed to initialize NVML: Unknown Error", "lost its GPU", "native.cgroupdriver=cgroupfs"),

@@ -72,6 +72,6 @@ def test_no_way_back_to_what_is_live(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(lifecycle, "changing", lambda *_: nullcontext())
     monkeypatch.setattr(lifecycle, "running", lambda _: None)
     monkeypatch.setattr(backup, "need", lambda *_: None)
-    with pytest.raises(TrackbedError, match="live one already"):
+    with pytest.raises(TrackbedError, match="active one already"):
         upgrades.back(cast(Any, system), cast(Any, None), print)
     assert dropped == [] and state.live["database"] == "a"

@@ -26,8 +26,8 @@ from helpers import machine_failures
         (errno.ENAMETOOLONG, "too long", "--state-dir"),
         (errno.EMFILE, "too many open files", "ulimit -n"),
         (errno.ENOMEM, "out of memory", "`invoke doctor`"),
-        (errno.EIO, "does not answer well", "`dmesg | tail`"),
-        (errno.ESTALE, "does not answer well", "`dmesg | tail`"),
+        (errno.EIO, "reports an error", "`dmesg | tail`"),
+        (errno.ESTALE, "reports an error", "`dmesg | tail`"),
     ],
 )
 def test_an_error_of_the_system(number: int, means: str, fix: str) -> None:

@@ -49,7 +49,7 @@ def test_addresses_of_nodes(url: str, words: tuple[str, ...], socket: str) -> No
     ],
 )
 def test_no_addresses_of_nodes(url: str) -> None:
-    with pytest.raises(EngineUnavailable, match="no address of a machine"):
+    with pytest.raises(EngineUnavailable, match="not the address of a machine"):
         Target.parse(url)
 
 

@@ -95,7 +95,7 @@ def test_every_flag_on_every_engine(
         return
     with pytest.raises(SettingError) as caught:
         relevance.refuse_flags(given, lambda: gpu)
-    assert caught.value.message.startswith(f"{option}={VALUES[option]} means nothing ") and caught.value.hint
+    assert caught.value.message.startswith(f"{option}={VALUES[option]} has no effect ") and caught.value.hint
     # the same from .env or the environment is for the other engine: allowed, and named by doctor
     elsewhere = settings(tmp_path, engine, {}, environ | {name.lower(): VALUES[option]})
     relevance.refuse_flags(elsewhere, lambda: gpu)
@@ -175,11 +175,11 @@ def test_a_hint_names_flags_that_exist() -> None:
 @pytest.mark.parametrize(
     ("task", "flags", "said"),
     [
-        ("up", {"name_prefix": "two"}, "--name-prefix means nothing without --dry-run."),
-        ("up", {"dry_run": True, "adopt": True}, "--adopt means nothing with --dry-run"),
-        ("up", {"dry_run": True, "yes": True}, "--yes means nothing with --dry-run"),
-        ("up", {"dry_run": True, "on_boot": True}, "--on-boot means nothing with --dry-run"),
-        ("restore", {"source": "x", "into": "two", "no_backup": True}, "--no-backup means nothing with --into"),
+        ("up", {"name_prefix": "two"}, "--name-prefix has no effect without --dry-run."),
+        ("up", {"dry_run": True, "adopt": True}, "--adopt has no effect with --dry-run"),
+        ("up", {"dry_run": True, "yes": True}, "--yes has no effect with --dry-run"),
+        ("up", {"dry_run": True, "on_boot": True}, "--on-boot has no effect with --dry-run"),
+        ("restore", {"source": "x", "into": "two", "no_backup": True}, "--no-backup has no effect with --into"),
         ("status", {"json": True, "format": "env"}, "--json and --format=env contradict each other"),
     ],
 )

@@ -57,7 +57,7 @@ def test_a_restore_that_failed_leaves_none(system: Project, monkeypatch: pytest.
 
     monkeypatch.setattr(lifecycle, "bring_up", start)
     said: list[str] = []
-    with pytest.raises(TrackbedError, match="does not come up"):
+    with pytest.raises(TrackbedError, match="do not start"):
         replaced(system, said)
     assert kept(system) == {"MLFLOW_WORKERS": "2"} and said == []
     assert system.state.live["database"] == "mlflow"

@@ -304,8 +304,8 @@ def test_foreign_names_pass_and_strange_ones_warn(place: Place) -> None:
         "SSL_CERT_FILE": "/c",
     }
     assert found.warnings == (
-        "TRACKBED_ZEBRA_CROSSING (from the environment) is no setting; ignored.",
-        "ZEBRA (from .env line 6) is no setting; ignored.",
+        "TRACKBED_ZEBRA_CROSSING (from the environment) is not a setting; ignored.",
+        "ZEBRA (from .env line 6) is not a setting; ignored.",
     )
 
 
@@ -375,7 +375,7 @@ PORT = "must be a port from 1 to 65535."
 WORDS = "must be one of"
 LOOPBACK = (
     "must be a loopback IPv4 address (127.0.0.1), because nothing here has a login without PUBLIC=true; reach it "
-    "from elsewhere with ssh -L 8000:localhost:8000 USER@THIS_MACHINE."
+    "from another machine with ssh -L 8000:localhost:8000 USER@THIS_MACHINE."
 )
 HOST = "must be a host name or an IP address, without http:// and without a port."
 BUCKET = "must be a bucket name: a-z, 0-9, - and ., the first and last a letter or digit."
@@ -422,12 +422,12 @@ BAD_VALUES = [
     (
         "MLFLOW_PORT",
         "8888",
-        "must differ from JUPYTER_PORT=8888 (the default); two parts cannot share a port.",
+        "must differ from JUPYTER_PORT=8888 (the default); two services cannot share a port.",
     ),
     (
         "S3_CONSOLE_PORT",
         "8000",
-        "must differ from MLFLOW_PORT=8000 (the default); two parts cannot share a port.",
+        "must differ from MLFLOW_PORT=8000 (the default); two services cannot share a port.",
     ),
     ("S3_BUCKET", "ab", "must be 3 to 63 characters long."),
     ("S3_BUCKET", "x" * 64, "must be 3 to 63 characters long."),
@@ -552,12 +552,12 @@ BAD_FILES = [
     (
         "MLFLOW_PORT=8888\n",
         "MLFLOW_PORT=8888 (from .env line 1): must differ from JUPYTER_PORT=8888 (the default); "
-        "two parts cannot share a port.",
+        "two services cannot share a port.",
     ),
     (
         "MLFLOW_PORT=5000\nS3_PORT=5000\n",
         "S3_PORT=5000 (from .env line 2): must differ from MLFLOW_PORT=5000 "
-        "(from .env line 1); two parts cannot share a port.",
+        "(from .env line 1); two services cannot share a port.",
     ),
     (
         "POSTGRES_PASSWORD=short\n",

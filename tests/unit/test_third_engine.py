@@ -101,7 +101,7 @@ def test_backup(up: Project, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ("adopt", "--adopt means nothing on the memory engine"),
+        ("adopt", "--adopt has no effect on the memory engine"),
         ("public", "PUBLIC=true needs the docker engine, this is memory"),
         ("init", "this one is memory"),
     ],

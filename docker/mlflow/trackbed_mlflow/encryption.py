@@ -180,7 +180,7 @@ def reseal(environment: Mapping[str, str]) -> dict[str, int]:
                 done[name] += 1
     for name, count in done.items():
         if count:
-            say(f"encrypted anew with today's {name}: {count}")
+            say(f"encrypted again with the current {name}: {count}")
     return done
 
 

@@ -28,7 +28,7 @@ def look(api: DockerApi, public: bool) -> Availability:
         return _refused(
             f"there is no Docker context {missing}, which is chosen in "
             f"{'DOCKER_CONTEXT' if os.environ.get('DOCKER_CONTEXT') else 'config.json'}",
-            "`docker context ls` shows those that are there; `docker context use default`, or unset DOCKER_CONTEXT",
+            "`docker context ls` shows those that exist; `docker context use default`, or unset DOCKER_CONTEXT",
         )
     return _socket() or _engine(api, public)
 

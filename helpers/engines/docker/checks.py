@@ -94,7 +94,7 @@ class DockerChecks(Checks):
                 Finding(
                     Level.WARNING,
                     "leftovers",
-                    "volumes of this project are there without its state",
+                    "volumes of this project exist without its state",
                     "`invoke up --adopt` takes them over",
                 )
             )

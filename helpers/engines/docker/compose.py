@@ -150,7 +150,9 @@ class ComposeProject(Collaborator):
         done = self.one_shot(MLFLOW, ("trackbed-mlflow", "unlisted", folder), None, 3600, MINIO_WALK)
         if done.code:
             lines = tuple(done.stderr.strip().splitlines()[-3:])
-            raise TrackbedError("MinIO's volume cannot be looked into", "`invoke up`, then again", lines)
+            raise TrackbedError(
+                "MinIO's volume cannot be looked into", "`invoke up`, then run the same command again", lines
+            )
         return tuple(str(json.loads(line)) for line in done.stdout.splitlines())
 
     def up(self, look: Callable[[], Iterable[PartStatus]], sink: Sink, only: str = "") -> Generator[Snapshot]:

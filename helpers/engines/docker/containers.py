@@ -43,7 +43,7 @@ class Containers(Collaborator):
         for container in self.listed():
             if part in (container.labels.get(SERVICE), container.labels.get(f"{LABEL}.part")):
                 return container
-        raise TrackbedError(f"{part} has no container", "`invoke up` makes it")
+        raise TrackbedError(f"{part} has no container", "`invoke up` creates it")
 
     def statuses(self, detail: bool = False) -> tuple[PartStatus, ...]:
         """The state of every part, in the order of the plan."""

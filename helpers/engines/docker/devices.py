@@ -36,8 +36,8 @@ class Devices(Collaborator):
         image = self.settings.mlflow_image
         if self.api.image(image) is None:
             raise TrackbedError(
-                f"what GPUs {self.host.name} has cannot be seen: it has no python3, and the image "
-                f"{image} is not there yet",
+                f"cannot see which GPUs {self.host.name} has: it has no python3, and the image "
+                f"{image} does not exist yet",
                 "install python3 there, or first `invoke build mlflow`, or --gpu=none",
             )
         trees = [word for tree in ("/dev", "/sys", "/proc") for word in ("-v", f"{tree}:/machine{tree}:ro")]
@@ -65,7 +65,7 @@ class Devices(Collaborator):
         )
         if done.code:
             raise TrackbedError(
-                f"what GPUs {self.host.name} has cannot be seen: {commands.last_line(done.stderr)}",
+                f"cannot see which GPUs {self.host.name} has: {commands.last_line(done.stderr)}",
                 "--gpu=none goes on without",
             )
         return dict(json.loads(done.stdout))

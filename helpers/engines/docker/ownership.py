@@ -38,7 +38,7 @@ def _check_containers(deployment: Deployment) -> None:
         )
         if container.name in wanted and not ours:
             raise TrackbedError(
-                f"a container named {container.name} is there and is not Trackbed's (image {container.image})",
+                f"a container named {container.name} exists and is not Trackbed's (image {container.image})",
                 f"`docker rm -f {container.name}` if it may go, or choose another name with --project=NAME",
             )
 
@@ -51,7 +51,7 @@ def _check_volumes(deployment: Deployment) -> None:
             continue
         if owner is None:
             raise TrackbedError(
-                f"a volume named {name} is there and is not Trackbed's",
+                f"a volume named {name} exists and is not Trackbed's",
                 f"`docker volume rm {name}` if it may go, or choose another name with --project=NAME",
             )
         raise TrackbedError(

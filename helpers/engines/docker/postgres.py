@@ -45,7 +45,9 @@ class Database(Collaborator):
             if now.state is not State.MISSING:
                 self.api.stop(now.identity, 30)
             if self._look_into(volume).unfinished:
-                sink.step("the first start of the database was interrupted before anything was in it: making it anew")
+                sink.step(
+                    "the first start of the database was interrupted before anything was in it: creating it again"
+                )
                 self._in_volume(volume, half_made.REMOVE)
         return found.ready
 
@@ -117,7 +119,7 @@ class Database(Collaborator):
         return True
 
     def _match_password(self, live: str, sink: Sink) -> None:
-        """POSTGRES_PASSWORD_FILE counts at the first start only: make the kept database accept today's password.
+        """POSTGRES_PASSWORD_FILE counts at the first start only: make the existing database accept today's password.
 
         The password stays inside the container: psql itself reads it from the secrets volume.
         """
@@ -131,8 +133,8 @@ class Database(Collaborator):
         if done.code:
             raise PartFailed(
                 POSTGRES,
-                "the kept database does not accept the password, and it could not be changed: "
+                "the existing database does not accept the password, and Trackbed could not change it: "
                 + commands.last_line(done.stderr),
                 "put the old one into .env as POSTGRES_PASSWORD",
             )
-        sink.step("the kept database was given the current password")
+        sink.step("the existing database has the current password now")

@@ -79,7 +79,7 @@ class Target:
             or found.user.startswith("-")
         ):
             raise EngineUnavailable(
-                f"DOCKER_HOST={url} is no address of a machine over ssh",
+                f"DOCKER_HOST={url} is not the address of a machine over ssh",
                 "write it as ssh://USER@HOST or ssh://USER@HOST:PORT",
             )
         return found
@@ -349,7 +349,7 @@ def explain(target: Target, text: str) -> EngineUnavailable:
         known = target.host if target.port in (0, 22) else f"[{target.host}]:{target.port}"
         return EngineUnavailable(
             f"the host key of {name} is not the one that this computer remembers",
-            f"if it was installed anew: ssh-keygen -R {shlex.quote(known)}, then ssh {typed} "
+            f"if it was reinstalled: ssh-keygen -R {shlex.quote(known)}, then ssh {typed} "
             "true and compare the key; otherwise someone may sit between",
         )
     if "Host key verification failed" in text:
@@ -359,7 +359,7 @@ def explain(target: Target, text: str) -> EngineUnavailable:
         )
     if "Permission denied" in text or "Too many authentication failures" in text:
         return EngineUnavailable(
-            f"{name} does not let this user in with a key (a password is never asked for)",
+            f"{name} does not let this user in with a key (Trackbed never asks for a password)",
             f"ssh-copy-id {typed}, or ssh-add the key that it knows",
         )
     if found := re.search(r"Could not resolve hostname (\S+?):", text):

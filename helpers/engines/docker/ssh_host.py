@@ -85,7 +85,7 @@ class There(Here):
         done = self.node.run(WORKSPACE, str(workspace), owner)
         if done.code == 3:
             raise TrackbedError(
-                f"WORKSPACE {workspace} on {self.name} belongs to root, the notebook's user could not write to it",
+                f"WORKSPACE {workspace} on {self.name} belongs to root, so the notebook's user cannot write to it",
                 f"there: chown -hR {owner} {shlex.quote(str(workspace))}   (or name another in WORKSPACE)",
             )
         if done.code:

@@ -77,7 +77,7 @@ class Accounts:
         """The account of a role. Raises TrackbedError when it has not been made."""
         account = self.find(role)
         if account is None:
-            raise TrackbedError(f"the account {self.name(role)} of the {role} is not there", "`invoke up` makes it")
+            raise TrackbedError(f"the account {self.name(role)} of the {role} does not exist", "`invoke up` creates it")
         return account
 
     def make(self, role: str) -> pwd.struct_passwd:
@@ -87,7 +87,7 @@ class Accounts:
         maker = _tool("useradd")
         if maker is None:
             raise EngineUnavailable(
-                "PostgreSQL does not run as root, and there is no useradd to make a user for it",
+                "PostgreSQL does not run as root, and there is no useradd to create a user for it",
                 "run as a normal user, or install the package passwd (shadow)",
             )
         name = self.name(role)
@@ -106,7 +106,7 @@ class Accounts:
         )
         if not self._ours(name, role):
             raise EngineUnavailable(
-                f"the user {name} could not be made: {why or 'it is somebody else'}",
+                f"the user {name} could not be created: {why or 'another account has that name'}",
                 "run as a normal user, or choose another --project",
             )
         return pwd.getpwnam(name)

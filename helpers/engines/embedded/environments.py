@@ -110,8 +110,8 @@ class Environments(Collaborator):
         done = commands.run(argv, None, 60, limited=True, cwd="/", env={}, umask=0o077, **who)
         if done.code:
             raise TrackbedError(
-                f"the notebook's own environment could not be made: {commands.last_line(done.stderr)}",
-                f"remove {self.packages}, then `invoke up` again",
+                f"the notebook's own environment could not be created: {commands.last_line(done.stderr)}",
+                f"remove {self.packages}, then type `invoke up` again",
             )
         venv.scripts(self.packages / "bin" / "python")
 

@@ -119,5 +119,5 @@ class Inspection(Collaborator):
             uid = min(strangers)
             raise NotListening(
                 f"port {port.published} is held by a program of uid {uid}, not by {service}",
-                "end that program, then `invoke up` goes on",
+                "end that program, then type `invoke up`",
             )

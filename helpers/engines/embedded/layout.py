@@ -123,7 +123,7 @@ class Layout:
         except OSError as error:
             raise TrackbedError(
                 f"{error.filename}: {error.strerror}",
-                "free the disk or mend the permissions, or set STATE_DIR to another folder",
+                "free some disk, fix the permissions, or set STATE_DIR to another folder",
             ) from None
         if earlier or given.changed:
             left = f"; {given.left} links, or files with several names, keep their owner" if given.left else ""

@@ -43,10 +43,10 @@ class Database(Collaborator):
         """Before PostgreSQL starts: a database of its major, and no lock of one that is gone. Raises TrackbedError."""
         if not self.version(self.data_folder):
             self._check_major()
-            sink.step("making the database")
+            sink.step("creating the database")
             self._make()
         elif self.environments.venv(OWN).others():
-            sink.step(f"{self._server_version()} goes on with the database as it is")
+            sink.step(f"{self._server_version()} goes on with the existing database")
 
     def version(self, folder: Path) -> str:
         """The PostgreSQL major of a database's folder, "" without one; read by the database's own account."""
@@ -82,7 +82,7 @@ class Database(Collaborator):
             raise TrackbedError(
                 f"{self.data_folder} holds files, but no PG_VERSION that the database's account can read",
                 "if it is the database, give it back to that account (chown -R), or "
-                "restore a backup; if not, move it away; then `invoke up` goes on",
+                "restore a backup; if not, move it away; then type `invoke up`",
             )
         account = self.layout.accounts.get(DATABASE)
         if not safe_files.remove(fresh):
@@ -101,7 +101,7 @@ class Database(Collaborator):
         if done.code:
             known = database_failures.explain(done.stderr.splitlines())
             reason, fix = known or (commands.last_line(done.stderr), "see `invoke doctor`")
-            raise PartFailed(POSTGRES, f"the database could not be made: {reason}", fix)
+            raise PartFailed(POSTGRES, f"the database could not be created: {reason}", fix)
         fresh.rename(self.data_folder)  # initdb has synced what it made
         sync_folder(self.data_folder.parent)
 
@@ -114,7 +114,7 @@ class Database(Collaborator):
         if left := stale_locks.workers(self.data_folder):
             raise TrackbedError(
                 f"another PostgreSQL (process {left[0]}) works on {self.data_folder}",
-                f"stop it (kill -INT {left[0]}), then `invoke up` goes on",
+                f"stop it (kill -INT {left[0]}), then type `invoke up`",
             )
         if left is None:
             return  # PostgreSQL itself has to tell

@@ -47,7 +47,7 @@ class Processes(Collaborator):
                         return
         except FileNotFoundError:
             if service not in SERVICES:
-                raise TrackbedError(f"there is no part {service}", f"one of {', '.join(SERVICES)}") from None
+                raise TrackbedError(f"there is no service {service}", f"one of {', '.join(SERVICES)}") from None
             return
 
     def halt(self, service: str, sink: Sink) -> None:

@@ -131,5 +131,5 @@ class Startup(Collaborator):
         done = self.commands.run(MLFLOW, ("trackbed-mlflow", "bucket"))
         if done.code:
             lines = [line.removeprefix("trackbed: ") for line in done.stderr.strip().splitlines()] or ["no message"]
-            fix = "check S3_ENDPOINT, S3_BUCKET and the keys; then `invoke up` goes on"
+            fix = "check S3_ENDPOINT, S3_BUCKET and the keys; then type `invoke up`"
             raise TrackbedError(lines[-1], fix, tuple(lines[:-1]))

@@ -218,7 +218,7 @@ def _advice(reason: str) -> str:
             "site's authorities (PEM), then the same command again"
         )
     return (
-        "is this machine online? Behind a proxy or a mirror, the settings of pip (PIP_INDEX_URL, PIP_CERT, "
+        "is this machine online? Behind a proxy or a mirror, pip's settings (PIP_INDEX_URL, PIP_CERT, "
         "pip config) are honoured"
     )
 
