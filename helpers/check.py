@@ -282,7 +282,7 @@ def _workspace(engine: Engine) -> CheckResult:
         found = workspace.attempt(engine)
     except TrackbedError as error:
         return CheckResult(SAVED, False, error.message, time.monotonic() - began)
-    detail = f"{found.problem}. {found.fix}" if found.problem else found.warning or str(engine.settings.workspace)
+    detail = f"{found.problem}. {found.fix}" if found.problem else found.warning or str(engine.deployment.workspace)
     return CheckResult(SAVED, not found.problem, detail, time.monotonic() - began)
 
 

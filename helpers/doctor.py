@@ -207,7 +207,8 @@ def _check_artifacts(engine: Engine) -> list[Finding]:
 
 
 def _check_permissions(settings: Settings, engine: Engine | None = None) -> Finding:
-    folders = [(settings.folder, "STATE_DIR"), (settings.workspace, "WORKSPACE")]
+    workspace = engine.deployment.workspace if engine else settings.workspace
+    folders = [(settings.folder, "STATE_DIR"), (workspace, "WORKSPACE")]
     host = engine.host if engine else LOCAL
     for path, name in folders[:1] if host.remote else folders:
         there = existing(path)
@@ -234,8 +235,8 @@ def _check_permissions(settings: Settings, engine: Engine | None = None) -> Find
     except TrackbedError as error:
         return Finding(Level.ERROR, "permissions", error.message, error.hint)
     where = f" on {host.name}" if host.remote else ""
-    owner = workspace_folder.owner(settings)
-    return Finding(Level.OK, "permissions", f"the notebook writes to {settings.workspace}{where} as uid {owner}")
+    owner = engine.deployment.owner if engine else workspace_folder.owner(workspace)
+    return Finding(Level.OK, "permissions", f"the notebook writes to {workspace}{where} as uid {owner}")
 
 
 def _check_access(system: Project, engine: Engine) -> Finding:
@@ -268,7 +269,7 @@ def _check_settings(engine: Engine) -> list[Finding]:
         gpu = True  # another finding says what is wrong about it
     return [
         Finding(Level.OK, "settings", f"no effect {why}: {', '.join(sorted(names))}")
-        for why, names in relevance.idle(engine.settings, gpu).items()
+        for why, names in relevance.idle(engine, gpu).items()
     ]
 
 

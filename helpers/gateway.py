@@ -10,7 +10,6 @@ import shlex
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from helpers import cloud_metadata, urls
@@ -18,19 +17,10 @@ from helpers.engines.base import GATEWAY, Engine
 from helpers.errors import SettingError, TrackbedError
 from helpers.project import users
 from helpers.project.project import Project
-from helpers.settings import DEFAULT, Settings
+from helpers.settings import DEFAULT, FOUND_ADDRESS, Settings
 from helpers.spelling import did_you_mean, nearest, shown
 
 ROOT_FILE = "gateway-root.crt"
-FOUND = "FOUND_ADDRESS"  # among what is remembered: no setting, so nobody mistakes it for something that was told
-
-
-def with_known_address(system: Project) -> Project:
-    """The system with the address that an earlier `up` found, for commands that only look."""
-    settings = system.settings
-    if settings.public and not urls.public_name(settings):
-        system.settings = replace(settings, public_address=system.state.remembered.get(FOUND, ""))
-    return system
 
 
 def settle_address(system: Project, notice: Callable[[str], None]) -> None:
@@ -41,10 +31,10 @@ def settle_address(system: Project, notice: Callable[[str], None]) -> None:
     settings = system.settings
     told = settings.domain or settings.origin("PUBLIC_ADDRESS") != DEFAULT
     if not settings.public or told:
-        system.state.remembered.pop(FOUND, None)
+        system.state.remembered.pop(FOUND_ADDRESS, None)
         return
     found = cloud_metadata.public_address()
-    before = system.state.remembered.get(FOUND, "")
+    before = system.state.remembered.get(FOUND_ADDRESS, "")
     if found.address:
         if found.address != before:
             notice(f"public address: {found.address} (from the metadata service: {found.cloud})")
@@ -56,8 +46,8 @@ def settle_address(system: Project, notice: Callable[[str], None]) -> None:
             "`invoke up --public --public-address=203.0.113.7` (or --domain=lab.example.org)",
         )
     address = found.address or before
-    system.state.remembered[FOUND] = address
-    system.settings = replace(settings, public_address=address)
+    system.state.remembered[FOUND_ADDRESS] = address
+    system.settings = settings.again(system.state.remembered)
 
 
 def check_settings(settings: Settings, engine: Engine | type[Engine], node: str = "") -> None:

@@ -56,6 +56,7 @@ class Overview:
     changed: tuple[str, ...] = ()
     node: str = ""  # another machine that runs the parts, as `ssh` takes it
     token: str = field(default="", repr=False)  # what MLflow asks for
+    workspace: Path | None = None  # on the machine that runs the services
 
     @property
     def stopped(self) -> bool:
@@ -70,7 +71,7 @@ class Overview:
 def load(flags: Mapping[str, str | None]) -> Project:
     """The system that flags, environment, .env and its own memory describe. Starts nothing."""
     settings = Settings.load(flags, os.environ, clone.ROOT / ".env", state.remembered)
-    return gateway.with_known_address(Project(settings, state.State.load(settings.folder)))
+    return Project(settings, state.State.load(settings.folder))
 
 
 def last_tried(flags: Mapping[str, str | None]) -> tuple[Project, tuple[str, ...]]:
@@ -116,6 +117,7 @@ def up(
     """
     if kind := select.kind(system.settings.engine):  # what cannot be is refused before anything is made
         gateway.check_settings(system.settings, kind)
+        system.settings.check_store(kind.name, kind.stores)
     with changing(system, notice), failed_start.noted(system.settings):
         moving.settle(system, sink)
         seen, engine = bring_up(system, sink, notice, adopt, consent)
@@ -190,10 +192,10 @@ def _bring_up(
     # from here on the choice of the engine is kept: what follows carries this instance's id and will hold data
     system.state.engine, system.state.clone = engine.name, str(settings.clone)
     system.state.node = engine.host.url
-    system.state.live["store"] = settings.object_store
+    system.state.live["store"] = engine.object_store
     # the ports stay: what is up already has them
     before, around = {**system.state.remembered, **chosen}, system.state.surroundings
-    system.state.remember(settings.told)
+    system.state.remember({**chosen, **settings.told})
     system.state.applied = {**system.state.applied, "hash": "", "identities": {}}
     system.state.surroundings = surroundings.kept(system.state)
     system.state.save()
@@ -281,11 +283,11 @@ def _choose_ports(system: Project, engine: Engine, notice: Notice) -> dict[str, 
     if engine.settings.public or any(s.state is not State.MISSING for s in statuses):
         return {}
     planned = [(spec.name, port) for spec in engine.plan().parts for port in spec.ports]
-    before = system.settings.told
-    system.settings, line = ports.free_instead(system.settings, planned, statuses, engine.host)
-    if line:
+    chosen, line = ports.free_instead(system.settings, planned, statuses, engine.host)
+    if chosen:
         notice(line)
-    return {name: value for name, value in system.settings.told.items() if before.get(name) != value}
+        system.settings = system.settings.again({**system.state.remembered, **chosen})
+    return chosen
 
 
 def _names(engine: Engine) -> tuple[str, ...]:
@@ -378,7 +380,7 @@ def workspace(system: Project) -> str:
     """The notebook's folder, and the machine it is on where that is another one."""
     engine = select.current(system)
     where = f" on {engine.host.name}" if engine.host.remote else ""
-    return f"{engine.settings.workspace}{where}"
+    return f"{engine.deployment.workspace}{where}"
 
 
 def delete_data(system: Project, sink: Sink, notice: Notice) -> None:
@@ -408,10 +410,10 @@ def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), 
             links = _public_urls(settings, engine, status)
         title = services.TITLES[status.name]
         if status.name == STORE:
-            title = {"minio": "MinIO (Silo)", "versitygw": "VersityGW"}.get(settings.object_store, title)
+            title = {"minio": "MinIO (Silo)", "versitygw": "VersityGW"}.get(engine.object_store, title)
         rows.append(Row(status, title, links))
     token = "" if settings.public else engine.access_token()  # people have a login there, the gateway the token
-    return Overview(engine.name, settings, tuple(rows), changed, engine.host.tunnel, token)
+    return Overview(engine.name, settings, tuple(rows), changed, engine.host.tunnel, token, engine.deployment.workspace)
 
 
 def _public_urls(settings: Settings, engine: Engine, status: PartStatus) -> tuple[str, ...]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from helpers import addresses
 from helpers.engines.host import Host
@@ -37,15 +35,15 @@ def first_unprivileged(path: str = PRIVILEGED) -> int:
 
 def free_instead(
     settings: Settings, planned: Iterable[tuple[str, Port]], statuses: Iterable[PartStatus], host: Host
-) -> tuple[Settings, str]:
-    """The settings with the next free port for each default that somebody else holds, and one line about it.
+) -> tuple[dict[str, str], str]:
+    """The next free port for each default that somebody else holds, by its setting's name, and one line about them.
 
     The user's own choices stay as they are, and so do the ports of what runs already.
     """
     listed = [(part, port) for part, port in planned if port.published]
     ours = {p.published for status in statuses for p in status.ports}
     taken = {port.published for _, port in listed}
-    chosen: dict[str, Any] = {}
+    chosen: dict[str, str] = {}
     words = []
     for part, port in listed:
         name = SETTINGS.get(f"{part}:{port.name}", "")
@@ -58,10 +56,8 @@ def free_instead(
             continue
         free = addresses.next_free(port.address, port.published + 1, taken, host.is_free)
         taken.add(free)
-        chosen[name] = free
+        chosen[name] = str(free)
         words.append(f"{free} for {name} ({port.published} is taken by {host.holder(port.published)})")
     if not chosen:
-        return settings, ""
-    told = {**settings.told, **{name: str(number) for name, number in chosen.items()}}
-    moved = replace(settings, told=told, **{name.lower(): number for name, number in chosen.items()})
-    return moved, f"ports: {', '.join(words)}; kept from now on"
+        return {}, ""
+    return chosen, f"ports: {', '.join(words)}; kept from now on"

@@ -57,7 +57,7 @@ def attempt(engine: Engine) -> Writing:
             if line.startswith("closed ")
         )
         return Writing(closed=closed, fix=engine.workspace_fix() if closed else "")
-    place = engine.settings.workspace
+    place = engine.deployment.workspace
     last = shown(words.splitlines()[-1] if words else f"exit code {done.code}", 200)
     lower = words.lower()
     if done.code not in (8, 9):  # it could not be tried: the notebook is not there, or it is killed

@@ -211,7 +211,7 @@ def _origin(system: Project, engine: Engine) -> str:
     words = (
         system.state.instance,
         engine.name,
-        settings.object_store,
+        engine.object_store,
         settings.s3_endpoint,
         settings.s3_bucket,
         system.state.live["prefix"],

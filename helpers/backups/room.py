@@ -55,7 +55,7 @@ def check(engine: Engine, objects: int, object_bytes: int, dump_bytes: int, larg
 
     ``largest``: bytes of the largest object, which may take more room until it is stored.
     """
-    stored = 0 if engine.settings.object_store == "external" else object_bytes + objects * OBJECT
+    stored = 0 if engine.object_store == "external" else object_bytes + objects * OBJECT
     stored += max(0, _while_stored(engine, largest) - largest)
     free, where = _free(engine)
     if free is not None and stored + dump_bytes > free - FREE:

@@ -75,7 +75,7 @@ def _as_data(system: Project, view: Overview) -> dict[str, object]:
         "state": lifecycle.condition(system, view),
         "engine": view.engine,
         "state_dir": str(view.settings.state_dir),
-        "workspace": str(view.settings.workspace),
+        "workspace": str(view.workspace),
         "tracking_uri": view.settings.tracking_uri,
         "node": view.node,
         "parts": [

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, ClassVar, Protocol
 from helpers.engines.checks import Checks
 from helpers.engines.streaming import Pipe
 from helpers.gpu.accelerator import Accelerator
+from helpers.project.deployment import Deployment
 from helpers.services import (
     BUCKET,
     GATEWAY,
@@ -81,11 +82,15 @@ class Engine(Protocol):
 
     name: ClassVar[str]
     disk_needed: ClassVar[int] = 3 << 30  # bytes for a first start: images or venvs, a database, a first artifact
+    stores: ClassVar[tuple[str, ...]] = ("folder", "external")  # what OBJECT_STORE may name
+    runs_containers: ClassVar[bool] = False  # services run from images, with volumes and limits of their own
     adopts: ClassVar[bool] = False  # whether data that lost its state folder can be taken over
     returns_after_reboot: ClassVar[bool] = False  # by itself, without a unit of ours
     can_be_public: ClassVar[bool] = False  # the notebook is kept away from what a login protects
     own_loopback: ClassVar[bool] = False  # the notebook's localhost is not the machine's
     by_hand: ClassVar[str] = ""  # the tool that can start what `credentials.init` prepares
+    deployment: Deployment
+    """What holds for this project here: its services, the object store, the notebook's folder."""
 
     @property
     def settings(self) -> Settings:
@@ -98,6 +103,7 @@ class Engine(Protocol):
     @property
     def object_store(self) -> str:
         """Where artifacts are: minio, versitygw, external, or a folder."""
+        return self.deployment.object_store
 
     @property
     def accelerator(self) -> Accelerator:

@@ -13,7 +13,7 @@ from helpers.services import Address, HostFacts, Port
 from helpers.settings import Settings
 
 
-class Here:
+class LocalHost:
     """This machine."""
 
     remote: ClassVar[bool] = False
@@ -21,14 +21,13 @@ class Here:
     name = ""
     tunnel = ""
 
-    def place(self, settings: Settings) -> Settings:
-        """The settings with what depends on the machine: the notebook's folder and its owner."""
-        return settings
+    def workspace(self, settings: Settings) -> tuple[Path, int | None]:
+        """The notebook's folder, and the uid that the notebook runs as; None: whom the folder here belongs to."""
+        return settings.workspace, None
 
-    def make_workspace(self, settings: Settings) -> Settings:
+    def make_workspace(self, workspace: Path) -> None:
         """Make the notebook's folder where it is missing. Raises TrackbedError for one it could not write."""
-        workspace_folder.make(settings.workspace, workspace_folder.owner(settings))
-        return settings
+        workspace_folder.make(workspace, workspace_folder.owner(workspace))
 
     def reach(self, port: Port) -> Address:
         """Where this process reaches a published port."""
@@ -65,5 +64,5 @@ class Here:
         raise NotImplementedError
 
 
-Host = Here  # whichever it is
-LOCAL = Here()
+Host = LocalHost  # whichever it is
+LOCAL = LocalHost()

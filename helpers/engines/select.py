@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from helpers.engines.base import Engine
 from helpers.engines.docker import checks
@@ -28,31 +28,20 @@ class Choice:
 
 
 def make(system: Project, name: str) -> Engine:
-    """The engine of that name, its settings resolved for it. Nothing is asked of it yet."""
-    return ENGINES[name](_resolved(system, name))
+    """The engine of that name. Nothing is asked of it yet. Raises SettingError for a store that it does not have."""
+    made = ENGINES[name]
+    system.settings.check_store(name, made.stores)
+    return made(system)
 
 
 def docker(system: Project) -> DockerEngine:
     """Docker's, for what nothing else does: building images."""
-    return DockerEngine(_resolved(system, DockerEngine.name))
+    return DockerEngine(system)
 
 
 def kind(name: str) -> type[Engine] | None:
     """What is true of all engines of that name; None for "auto"."""
     return ENGINES.get(name)
-
-
-def _resolved(system: Project, name: str) -> Project:
-    return replace(system, settings=system.settings.with_engine(name, _own_store(system, name)))
-
-
-def _own_store(system: Project, name: str) -> str:
-    """The object store that OBJECT_STORE=auto means: where there are data, the one that holds them."""
-    if name != "docker":
-        return "folder"
-    before = "minio" if system.state.engine == name else "versitygw"  # MinIO was the default of earlier releases
-    kept = system.state.live.get("store", before)
-    return "versitygw" if kept == "folder" else kept  # a folder is the embedded engine's
 
 
 def considered(system: Project) -> list[Finding]:

@@ -10,24 +10,18 @@ from pathlib import Path
 
 from helpers import safe_files
 from helpers.errors import TrackbedError
-from helpers.settings import Settings
 
 UID = 1000  # jovyan
 GID = 100  # users
 
 
-def owner(settings: Settings) -> int:
-    """The uid the notebook runs as: the workspace's owner, who will make it, or jovyan where that would be root.
-
-    0 on a rootless engine, where the container's root is the user whom the workspace belongs to.
-    """
-    if settings.notebook_uid is not None:
-        return settings.notebook_uid
+def owner(workspace: Path) -> int:
+    """The uid the notebook runs as: the workspace's owner, who will make it, or jovyan where that would be root."""
     try:
-        owner = settings.workspace.stat().st_uid
+        found = workspace.stat().st_uid
     except OSError:
-        owner = os.geteuid() or int(os.environ.get("SUDO_UID", 0))
-    return owner or UID
+        found = os.geteuid() or int(os.environ.get("SUDO_UID", 0))
+    return found or UID
 
 
 def group(uid: int) -> int:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from helpers.settings.model import BY_NAME, BY_OPTION, TABLE, Setting
     from helpers.settings.reference import example
-    from helpers.settings.resolved import Settings, default_state_dir
+    from helpers.settings.resolved import FOUND_ADDRESS, Settings, default_state_dir
     from helpers.settings.sources import DEFAULT, FOREIGN, LAST_UP, OTHER_NAMES, PREFIX, RESERVED
 
 _HOME = {
     **dict.fromkeys(("BY_NAME", "BY_OPTION", "TABLE", "Setting"), "model"),
     "example": "reference",
-    **dict.fromkeys(("Settings", "default_state_dir"), "resolved"),
+    **dict.fromkeys(("FOUND_ADDRESS", "Settings", "default_state_dir"), "resolved"),
     **dict.fromkeys(("DEFAULT", "FOREIGN", "LAST_UP", "OTHER_NAMES", "PREFIX", "RESERVED"), "sources"),
 }
 
@@ -24,6 +24,7 @@ __all__ = [
     "BY_OPTION",
     "DEFAULT",
     "FOREIGN",
+    "FOUND_ADDRESS",
     "LAST_UP",
     "OTHER_NAMES",
     "PREFIX",

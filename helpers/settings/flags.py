@@ -25,7 +25,7 @@ def parameter(name: str) -> Parameter:
 
 def scope(row: Setting) -> str:
     """When a setting counts, where that is not always: for its help."""
-    return "with PUBLIC=true" if "public" in row.only else "Docker only" if "docker" in row.only else ""
+    return "with PUBLIC=true" if "public" in row.only else "Docker only" if "containers" in row.only else ""
 
 
 def meaning(row: Setting) -> str:

@@ -147,7 +147,7 @@ class Declared:
         optional(kinds.DOMAIN, ""),
         "DNS name of the public address; Trackbed gets a certificate for it that browsers trust, over ports 80 and 443",
         tasks=UP,
-        only=("docker", "public"),
+        only=("containers", "public"),
         instead="for the name that others call this machine: --public-address=NAME",
     )
     certificates: str = setting(
@@ -155,20 +155,20 @@ class Declared:
         one_of("auto", "internal", "acme"),
         "Issuer of the gateway's certificate: auto is acme with DOMAIN, and a CA of Trackbed's own without",
         tasks=UP,
-        only=("docker", "public"),
+        only=("containers", "public"),
     )
     acme_ca: str = setting(
         "https://acme-v02.api.letsencrypt.org/directory",
         kinds.DIRECTORY,
         "Directory URL of the ACME CA, with CERTIFICATES=acme",
         compose=True,
-        only=("docker", "public"),
+        only=("containers", "public"),
     )
     acme_root: str = setting(
         "",
         optional(kinds.PEM, ""),
         "Root certificate of the ACME CA, where it is your site's own",
-        only=("docker", "public"),
+        only=("containers", "public"),
     )
     http_port: int = setting(
         "80",
@@ -176,7 +176,7 @@ class Declared:
         "Port of the CA's HTTP challenge and of the redirect to HTTPS, with CERTIFICATES=acme",
         tasks=UP,
         compose=True,
-        only=("docker", "public"),
+        only=("containers", "public"),
     )
     https_port: int = setting(
         "443",
@@ -184,14 +184,14 @@ class Declared:
         "Port of the CA's TLS challenge, with CERTIFICATES=acme",
         tasks=UP,
         compose=True,
-        only=("docker", "public"),
+        only=("containers", "public"),
     )
     public_s3: bool = setting(
         "false",
         kinds.SWITCH,
         "Access to the S3 API from other machines, for clients that have its keys",
         tasks=UP,
-        only=("docker", "public"),
+        only=("containers", "public"),
         instead="artifacts pass through MLflow, which needs no port of the store",
     )
     public_address: str = setting(
@@ -216,7 +216,7 @@ class Declared:
         "Port of the S3 API",
         tasks=UP,
         compose=True,
-        only=("server", "docker", "own-store"),
+        only=("server", "containers", "own-store"),
         instead="artifacts are reached through MLflow: --mlflow-port",
     )
     s3_console_port: int = setting(
@@ -225,7 +225,7 @@ class Declared:
         "Port of the object store's console",
         tasks=UP,
         compose=True,
-        only=("server", "docker", "own-store"),
+        only=("server", "containers", "own-store"),
         instead="artifacts are shown by MLflow's page: --mlflow-port",
     )
     s3_bucket: str = setting(
@@ -269,7 +269,7 @@ class Declared:
         "", kinds.key(8), "Secret key of the backup bucket", secret=True, remembered=False
     )
     postgres_password: str = setting(
-        "", kinds.key(8), "Password of the database; generated when empty", secret=True, only=("server", "docker")
+        "", kinds.key(8), "Password of the database; generated when empty", secret=True, only=("server", "containers")
     )
     jupyter_token: str = setting("", kinds.TOKEN, "Token that opens JupyterLab; generated when empty", secret=True)
     mlflow_token: str = setting(
@@ -364,7 +364,7 @@ class Declared:
         tasks=NOTEBOOK,
         option="--volume",
         repeated=True,
-        only=("docker",),
+        only=("containers",),
         instead="this notebook sees the machine's folders as they are; for a data set: --data-volume=/FOLDER",
     )
     cull_idle: int = setting(
@@ -390,44 +390,44 @@ class Declared:
         "",
         optional(kinds.REGISTRY, ""),
         "Registry that replaces all others for the default images and for the bases of our own",
-        only=("docker",),
+        only=("containers",),
     )
     postgres_image: str = setting(
-        references.image("postgres").reference, kinds.IMAGE, "Image of PostgreSQL", only=("server", "docker")
+        references.image("postgres").reference, kinds.IMAGE, "Image of PostgreSQL", only=("server", "containers")
     )
     minio_image: str = setting(
         references.image("minio").reference,
         kinds.IMAGE,
         "Image of the object store minio: Silo, the maintained fork of MinIO",
-        only=("server", "docker"),
+        only=("server", "containers"),
     )
     versitygw_image: str = setting(
         references.image("versitygw").reference,
         kinds.IMAGE,
         "Image of the object store versitygw",
-        only=("server", "docker"),
+        only=("server", "containers"),
     )
     mlflow_image: str = setting(
-        "trackbed/mlflow:3.17.2", kinds.IMAGE, "Image of the MLflow server", compose=True, only=("server", "docker")
+        "trackbed/mlflow:3.17.2", kinds.IMAGE, "Image of the MLflow server", compose=True, only=("server", "containers")
     )
     jupyter_image: str = setting(
         "",
         optional(kinds.IMAGE, ""),
         "Image of the notebook; empty is our own trackbed/jupyter-mlflow:cpu, :cuda or :rocm",
-        only=("docker",),
+        only=("containers",),
     )
     mlflow_workers: int = setting(
         "2", kinds.integer(1, 32), "Number of the MLflow server's processes", compose=True, only=("server",)
     )
     jupyter_shm_size: str = setting(
-        "16g", kinds.SIZE, "Shared memory of the notebook, for data loaders", only=("docker",)
+        "16g", kinds.SIZE, "Shared memory of the notebook, for data loaders", only=("containers",)
     )
     gateway_image: str = setting(
         "trackbed/gateway:2.11.7",
         kinds.IMAGE,
         "Image of the gateway",
         compose=True,
-        only=("docker", "public"),
+        only=("containers", "public"),
     )
     memory_limit: str = setting(
         "4g",
@@ -439,14 +439,14 @@ class Declared:
         "",
         optional(kinds.SIZE, ""),
         "Memory limit of the notebook; empty is all of the machine's but 2 GiB",
-        only=("docker",),
+        only=("containers",),
     )
     pids_limit: int = setting(
         "4096",
         kinds.integer(256, 1000000),
         "Limit of processes and threads in each service",
         compose=True,
-        only=("docker",),
+        only=("containers",),
     )
     ready_timeout: int = setting(
         "180",
@@ -458,7 +458,7 @@ class Declared:
         "default",
         one_of("default", "host"),
         "Network of image builds; host where containers have no way out",
-        only=("docker",),
+        only=("containers",),
     )
 
 

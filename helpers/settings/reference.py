@@ -11,7 +11,7 @@ from helpers.settings.model import EVERY, TABLE, Setting
 BEGIN, END = "<!-- settings: made from their declarations -->", "<!-- end -->"
 # where a setting means something: words of `only`
 WHERE = {
-    "docker": "Docker",
+    "containers": "Docker",
     "public": "PUBLIC=true",
     "private": "not with PUBLIC=true",
     "remote": "TRACKING_URI",

@@ -23,6 +23,8 @@ from helpers.settings.parsers import LOOPBACK, Around
 from helpers.settings.sources import DEFAULT, FOREIGN, LAST_UP, Value, error, named, parse
 
 _LOCATING = ("PROJECT", "STATE_DIR")
+# Among what is remembered: the address that the cloud's metadata service named. No setting: nobody was told it.
+FOUND_ADDRESS = "FOUND_ADDRESS"
 _PORTS = ("MLFLOW_PORT", "JUPYTER_PORT", "S3_PORT", "S3_CONSOLE_PORT")
 
 
@@ -33,16 +35,26 @@ def default_state_dir() -> Path:
     return Path(platformdirs.user_state_dir("trackbed", appauthor=False))
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What settings are found in, but for what is remembered: flags, variables, and .env as it was read."""
+
+    flags: Mapping[str, str | None]
+    environ: Mapping[str, str]
+    env_file: Path
+    file: dotenv.EnvFile
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings(Declared):
     """All settings, valid. Secrets are "" where ``credentials`` is to make them; they are never shown."""
 
     clone: Path
-    notebook_uid: int | None = None  # whom the notebook runs as where the folder's owner here does not tell
     told: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     passthrough: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     warnings: tuple[str, ...] = field(default=(), repr=False, compare=False)
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    inputs: Inputs = field(repr=False, compare=False)
 
     @property
     def folder(self) -> Path:
@@ -67,11 +79,17 @@ class Settings(Declared):
         """Where a value came from: "--mlflow-port", "TRACKBED_MLFLOW_PORT", ".env line 4", "default"."""
         return self.origins.get(name.upper().replace("-", "_"), DEFAULT)
 
-    def with_engine(self, engine: str, store: str) -> Settings:
-        """The same settings for the engine that was chosen, ``store`` in place of OBJECT_STORE=auto."""
-        chosen = replace(self, engine=engine, object_store=store if self.object_store == "auto" else self.object_store)
-        _check_store(chosen)
-        return chosen
+    def check_store(self, engine: str, stores: tuple[str, ...]) -> None:
+        """Refuse an object store that an engine does not have. Raises SettingError."""
+        store = self.object_store
+        if store not in ("auto", *stores):
+            raise error(
+                "OBJECT_STORE",
+                store,
+                self.origin("OBJECT_STORE"),
+                f"the {engine} engine (ENGINE={self.engine}, {named(self.origin('ENGINE'))}) has none of that kind; "
+                f"must be one of {', '.join(('auto', *stores))}.",
+            )
 
     @classmethod
     def load(
@@ -86,9 +104,20 @@ class Settings(Declared):
         ``flags`` are named like settings in any spelling (mlflow_port, mlflow-port); None is not given.
         ``remembered`` is what earlier ``up`` were told, or gives it for the project's folder.
         """
-        file = dotenv.read(env_file)
+        return cls._found(Inputs(dict(flags), dict(environ), env_file, dotenv.read(env_file)), remembered)
+
+    def again(self, remembered: Mapping[str, str], **flags: str) -> Settings:
+        """Found and checked again in the same places, with what is remembered now and with ``flags`` over earlier ones.
+
+        Raises SettingError.
+        """
+        return self._found(replace(self.inputs, flags={**self.inputs.flags, **flags}), remembered)
+
+    @classmethod
+    def _found(cls, inputs: Inputs, remembered: Mapping[str, str] | Callable[[Path], Mapping[str, str]]) -> Settings:
+        flags, environ, file = inputs.flags, inputs.environ, inputs.file
         left = generated.read(file)
-        clone = Path(os.path.abspath(env_file)).parent
+        clone = Path(os.path.abspath(inputs.env_file)).parent
         around = Around(clone, environ.get("HOME") or os.path.expanduser("~"))
         warnings: list[str] = []
         layers = (
@@ -129,6 +158,8 @@ class Settings(Declared):
         for setting in TABLE:
             if setting.name not in _LOCATING:
                 settle(setting, last)
+        if values["PUBLIC"] and not values["DOMAIN"] and not values["PUBLIC_ADDRESS"] and last.get(FOUND_ADDRESS):
+            values["PUBLIC_ADDRESS"] = parse(BY_NAME["PUBLIC_ADDRESS"], Value(last[FOUND_ADDRESS], LAST_UP), around)
         if values["WORKSPACE"] is None:
             values["WORKSPACE"] = folder / "workspace"
         settings = cls(
@@ -142,6 +173,7 @@ class Settings(Declared):
             },
             warnings=(*warnings, *_tracking_warnings(values, origins)),
             origins=origins,
+            inputs=inputs,
         )
         _check_together(settings)
         return settings
@@ -230,17 +262,7 @@ def _check_together(settings: Settings) -> None:
 
 
 def _check_store(settings: Settings) -> None:
-    store, engine = settings.object_store, settings.engine
-    allowed = {"docker": ("minio", "versitygw", "external"), "embedded": ("folder", "external")}.get(engine)
-    if allowed and store != "auto" and store not in allowed:
-        needed = "runs in Docker" if engine == "embedded" else "is for embedded"
-        raise error(
-            "OBJECT_STORE",
-            store,
-            settings.origin("OBJECT_STORE"),
-            f"{needed}; with ENGINE={engine} ({named(settings.origin('ENGINE'))}) "
-            f"must be one of {', '.join(('auto', *allowed))}.",
-        )
+    store = settings.object_store
     if store == "external":
         for name in ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"):
             kept = settings.folder / "secrets" / f"EXTERNAL_{name}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import clone
+from helpers.project.deployment import Deployment
 from helpers.project.project import Project
 from helpers.project.state import State, remembered
 from helpers.settings import BY_NAME, Settings
@@ -28,6 +29,11 @@ def system(folder: Path, **given: str) -> Project:
         remembered,
     )
     return Project(settings, State.load(settings.folder))
+
+
+def deployed(settings: Settings, store: str = "versitygw") -> Deployment:
+    """What holds of these settings on an engine with that object store."""
+    return Deployment(Project(settings, State.load(settings.folder)), store)
 
 
 def module_at(path: Path) -> Any:

@@ -15,9 +15,10 @@ from typing import IO, Any, ClassVar
 from helpers import digests, services
 from helpers.engines import shared, streaming
 from helpers.engines.base import Engine
-from helpers.engines.host import Here, Host
+from helpers.engines.host import Host, LocalHost
 from helpers.errors import TrackbedError
 from helpers.gpu.accelerator import Accelerator
+from helpers.project.deployment import Deployment
 from helpers.project.project import Project
 from helpers.services import (
     JUPYTER,
@@ -52,7 +53,7 @@ for line in sys.stdin:
 """
 
 
-class Room(Here):
+class Room(LocalHost):
     """A machine on which every port is free."""
 
     def is_free(self, address: str, port: int) -> bool:
@@ -103,6 +104,7 @@ class MemoryEngine(Engine):
 
     def __init__(self, system: Project) -> None:
         self.system = system
+        self.deployment = Deployment(system, "folder")
 
     @property
     def settings(self) -> Settings:
@@ -111,10 +113,6 @@ class MemoryEngine(Engine):
     @property
     def host(self) -> Host:
         return Room()
-
-    @property
-    def object_store(self) -> str:
-        return "folder"
 
     @property
     def accelerator(self) -> Accelerator:

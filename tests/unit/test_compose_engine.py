@@ -25,7 +25,7 @@ from helpers.engines.docker.client import LABEL, Container, DockerApi, socket_er
 from helpers.engines.docker.engine import DockerEngine
 from helpers.errors import Interrupted, PartFailed, TrackbedError
 from helpers.findings import Level
-from tests.unit.fakes import Silent, system
+from tests.unit.fakes import Silent, deployed, system
 
 VERSION = {"Version": "28.1.0", "ApiVersion": "1.49", "Components": [{"Name": "Engine"}]}
 MODEL: dict[str, Any] = {
@@ -132,9 +132,9 @@ def test_durations(text: str | float, expected: float) -> None:
 
 @pytest.mark.parametrize("store", ["minio", "versitygw", "external"])
 def test_every_secret_file_has_its_volume_and_owner(tmp_path: Path, store: str) -> None:
-    settings = system(tmp_path, project="lab").settings
-    volumes = {v.name: v for v in compose_model.volumes(settings, store)}
-    files = compose_model.secret_files(settings, store)
+    here = deployed(system(tmp_path, project="lab").settings, store)
+    volumes = {v.name: v for v in compose_model.volumes(here)}
+    files = compose_model.secret_files(here)
     assert {f.volume for f in files} == {name for name, v in volumes.items() if v.secret}
     for file in files:
         owner = volumes[file.volume]
@@ -288,8 +288,8 @@ def test_the_workspaces_owner_in_a_user_namespace(surroundings: Callable[..., Do
     engine = surroundings(
         {}, "v2.30.0", info={"SecurityOptions": ["name=userns"], "DockerRootDir": "/var/lib/docker/100000.100000"}
     )
-    assert engine.availability().usable and engine.settings.notebook_uid == 1000
-    assert engine.deployment.ids.outside(engine.settings.notebook_uid) == 101000
+    assert engine.availability().usable and engine.deployment.notebook_uid == 1000
+    assert engine.deployment.ids.outside(engine.deployment.notebook_uid) == 101000
 
 
 def test_a_rootless_engine(surroundings: Callable[..., DockerEngine]) -> None:
@@ -297,7 +297,7 @@ def test_a_rootless_engine(surroundings: Callable[..., DockerEngine]) -> None:
         {"Version": "26.1.5"}, "v2.30.0", info={"SecurityOptions": ["name=rootless"], "MemoryLimit": False}
     )
     assert engine.availability().usable and engine.deployment.ids.own == os.geteuid()
-    assert engine.settings.notebook_uid == 0, "who will make the workspace is root in its containers"
+    assert engine.deployment.notebook_uid == 0, "who will make the workspace is root in its containers"
     assert engine.guard.rules() == () and not engine.guard.lets_neighbours_in, "its bridges are in another namespace"
     assert [(f.check, f.level) for f in engine.checks.limits()] == [("limits", Level.WARNING)]
 

@@ -14,6 +14,7 @@ from helpers import clone, cloud_metadata, dryrun
 from helpers.engines import scripts
 from helpers.engines.base import Health, Mount, Network, PartSpec, Plan, Port, SecretFile, Volume
 from helpers.engines.docker import script
+from helpers.engines.docker.notebook_image import NotebookImage
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.errors import SettingError
 from tests.unit.fakes import system
@@ -73,7 +74,7 @@ PLAN = Plan(
 
 @pytest.fixture
 def text(tmp_path: Path) -> str:
-    return script.containers(PLAN, system(tmp_path).settings.with_engine("docker", "versitygw"))
+    return script.containers(PLAN, system(tmp_path).settings, NotebookImage("x:1"))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_behind_a_gateway_the_links_are_its_own_and_there_is_a_login(tmp_path: P
     )
     plan = replace(PLAN, parts=(replace(SERVER, ports=()), replace(NOTEBOOK, ports=()), gateway), secrets=files)
     settings = system(tmp_path, public="true", public_address="lab.example.org").settings
-    text = script.containers(plan, settings.with_engine("docker", "versitygw"))
+    text = script.containers(plan, settings, NotebookImage("x:1"))
     assert 'echo "MLflow: https://lab.example.org:$MLFLOW_PORT"' in text.splitlines()
     assert 'echo "JupyterLab: https://lab.example.org:$JUPYTER_PORT/lab?token=$JUPYTER_TOKEN"' in text.splitlines()
     assert "http://127.0.0.1" not in text

@@ -15,7 +15,7 @@ from helpers.engines.docker import client_config, notebook_spec
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.gpu.accelerator import Accelerator
 from helpers.settings import Settings
-from tests.unit.fakes import system
+from tests.unit.fakes import deployed, system
 
 PROXY, OTHER = "http://proxy.example:3128", "http://other.example:3128"
 
@@ -124,7 +124,7 @@ def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_notebook_is_told(tmp_path: Path) -> None:
     told = Egress({"HTTPS_PROXY": PROXY}).environment() | egress.trust("/run/secrets/site-ca.pem")
-    spec = notebook_spec.container_spec(settings(tmp_path), Accelerator(), way_out=told)
+    spec = notebook_spec.container_spec(deployed(settings(tmp_path)), Accelerator(), "i:1", way_out=told)
     assert spec.environment["https_proxy"] == PROXY and spec.environment["PIP_CERT"] == "/run/secrets/site-ca.pem"
 
 

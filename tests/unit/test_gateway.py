@@ -16,7 +16,8 @@ from helpers.engines.host import LOCAL
 from helpers.engines.select import ENGINES
 from helpers.errors import SettingError, TrackbedError
 from helpers.project import credentials, users
-from tests.unit.fakes import system
+from helpers.settings import FOUND_ADDRESS
+from tests.unit.fakes import deployed, system
 
 
 def test_a_password_is_shown_once_and_kept_as_a_hash(tmp_path: Path) -> None:
@@ -73,14 +74,14 @@ def test_the_address_is_asked_for_remembered_and_never_empty(tmp_path: Path, mon
     gateway.settle_address(made, said.append)
     assert made.settings.public_address == "203.0.113.7" and "203.0.113.7" in said[0]
     made.state.save()
-    again = gateway.with_known_address(system(tmp_path, public="true"))
+    again = system(tmp_path, public="true")
     assert again.settings.public_address == "203.0.113.7"
     monkeypatch.setattr(cloud_metadata, "public_address", lambda: cloud_metadata.Found(why="silent"))
     gateway.settle_address(again, said.append)  # the service is silent today
     assert again.settings.public_address == "203.0.113.7" and said[-1].startswith("warning: silent")
     told = system(tmp_path, public="true", public_address="lab.example.org")
     gateway.settle_address(told, said.append)
-    assert told.settings.public_address == "lab.example.org" and gateway.FOUND not in told.state.remembered
+    assert told.settings.public_address == "lab.example.org" and FOUND_ADDRESS not in told.state.remembered
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_the_gateways_key_follows_the_secrets_and_tells_none(tmp_path: Path) -> 
 
 def test_behind_the_gateway_mlflow_asks_for_its_token_and_people_are_told_of_none(tmp_path: Path) -> None:
     settings = system(tmp_path, public="true", public_address="203.0.113.7", project="lab").settings
-    files = {(file.part, file.path): file for file in compose_model.secret_files(settings, "versitygw", asks=True)}
+    files = {(file.part, file.path): file for file in compose_model.secret_files(deployed(settings))}
     for part, path in (("mlflow", "access-token"), ("gateway", "access-token"), ("jupyter", "tracking-token")):
         assert files[part, path].template == "{MLFLOW_TOKEN}"
     assert {part for part, path in files if path == "gateway-key"} == {"mlflow", "gateway"}

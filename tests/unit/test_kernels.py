@@ -20,7 +20,7 @@ from helpers.errors import Interrupted, TrackbedError
 from helpers.http_request import Answer
 from helpers.project import surroundings
 from helpers.project.state import State
-from tests.unit.fakes import Silent, system
+from tests.unit.fakes import Silent, deployed, system
 
 # the suite takes minutes between this line and the tests, and a terminal is idle after one
 NOW, LONG_AGO = ((datetime.now(UTC) + timedelta(hours=hours)).isoformat() for hours in (3, -3))
@@ -171,7 +171,7 @@ def test_what_a_failed_start_was_told_is_not_remembered(
         raise error
 
     engine = fake()
-    engine.settings = one.settings.with_engine("embedded", "folder")
+    engine.settings, engine.deployment = one.settings, deployed(one.settings, "folder")
     monkeypatch.setattr(select, "choose", lambda system: SimpleNamespace(engine=engine, notice=""))
     monkeypatch.setattr(doctor, "preflight", lambda engine, settings: None)
     monkeypatch.setattr(durability, "promise", lambda engine: "")

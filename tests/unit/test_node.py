@@ -153,11 +153,11 @@ class Answering(node.Node):
         return published + 10000
 
 
-def there(uid: int = 1001, **answers: ExecResult) -> remote.There:
+def there(uid: int = 1001, **answers: ExecResult) -> remote.SSHHost:
     made = Answering("ssh://cc@node7:2222")
     made.uid, made.home = uid, "/home/cc"
     made.answers = {getattr(remote, name): value for name, value in answers.items()}
-    return remote.There(made)
+    return remote.SSHHost(made)
 
 
 def out(text: str) -> ExecResult:
@@ -166,14 +166,13 @@ def out(text: str) -> ExecResult:
 
 def test_workspace_of_a_node(tmp_path: Path) -> None:
     settings = Settings.load({}, {}, tmp_path / ".env", {})
-    placed = there(OWNER=out("")).place(settings)
-    assert str(placed.workspace) == "/home/cc/.local/state/trackbed/trackbed/workspace"
-    assert placed.notebook_uid == 1001, "the folder will be made by that user"
-    assert there(OWNER=out("1234\n")).place(settings).notebook_uid == 1234
-    root = there(uid=0, OWNER=out("0\n")).place(settings)
-    assert (str(root.workspace), root.notebook_uid) == ("/var/lib/trackbed/trackbed/workspace", 1000)
+    own = Path("/home/cc/.local/state/trackbed/trackbed/workspace")
+    assert there(OWNER=out("")).workspace(settings) == (own, 1001), "the folder will be made by that user"
+    assert there(OWNER=out("1234\n")).workspace(settings) == (own, 1234)
+    roots = Path("/var/lib/trackbed/trackbed/workspace")
+    assert there(uid=0, OWNER=out("0\n")).workspace(settings) == (roots, 1000)
     named = Settings.load({"workspace": "/data/work"}, {}, tmp_path / ".env", {})
-    assert str(there(OWNER=out("")).place(named).workspace) == "/data/work"
+    assert there(OWNER=out("")).workspace(named)[0] == Path("/data/work")
     assert not Path("/data/work").exists(), "never made here"
 
 
@@ -181,9 +180,9 @@ def test_workspace_that_cannot_be_made_there(tmp_path: Path) -> None:
     settings = Settings.load({"workspace": "/data/work"}, {}, tmp_path / ".env", {})
     denied = there(WORKSPACE=ExecResult(1, "", "mkdir: cannot create directory '/data': Permission denied\n"))
     with pytest.raises(TrackbedError, match="/data/work on cc@node7 cannot be made: .*Permission denied"):
-        denied.make_workspace(settings)
+        denied.make_workspace(settings.workspace)
     with pytest.raises(TrackbedError, match="belongs to root") as caught:
-        there(WORKSPACE=ExecResult(3, "", "")).make_workspace(settings)
+        there(WORKSPACE=ExecResult(3, "", "")).make_workspace(settings.workspace)
     assert "chown -hR 1000:100 /data/work" in caught.value.hint
 
 

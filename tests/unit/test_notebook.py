@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from helpers import references
 from helpers.engines.base import DeviceRequest, Mount
-from helpers.engines.docker import images, notebook_spec
+from helpers.engines.docker import images, notebook_image, notebook_spec
+from helpers.engines.docker.notebook_image import NotebookImage
 from helpers.engines.embedded.venvs import Extra, Venv
 from helpers.errors import SettingError
 from helpers.gpu.accelerator import Accelerator
+from helpers.services import PartSpec
 from helpers.settings import Settings
+from tests.unit.fakes import deployed
 
 AMD = Accelerator(
     "amd",
@@ -31,8 +33,14 @@ def settings(tmp_path: Path, **environ: str) -> Settings:
     return Settings.load({}, {"TRACKBED_STATE_DIR": str(tmp_path / "state"), **told}, tmp_path / "clone" / ".env", {})
 
 
+def spec_of(told: Settings, accelerator: Accelerator, data: Mount | None = None, uid: int | None = None) -> PartSpec:
+    here = deployed(told)
+    here.notebook_uid = uid
+    return notebook_spec.container_spec(here, accelerator, notebook_image.choose(told, accelerator).name, data)
+
+
 def test_amd(tmp_path: Path) -> None:
-    spec = notebook_spec.container_spec(settings(tmp_path), AMD)
+    spec = spec_of(settings(tmp_path), AMD)
     assert (spec.devices, spec.group_add, spec.device_requests) == (("/dev/kfd", "/dev/dri"), ("109", "110"), ())
     assert spec.ulimits == {"memlock": -1, "stack": 67108864} and spec.shm_size == "16g"
     assert spec.environment["NCCL_P2P_DISABLE"] == "1"
@@ -52,13 +60,13 @@ def test_amd(tmp_path: Path) -> None:
     ],
 )
 def test_nvidia(tmp_path: Path, chosen: Accelerator, request_: DeviceRequest) -> None:
-    spec = notebook_spec.container_spec(settings(tmp_path), chosen)
+    spec = spec_of(settings(tmp_path), chosen)
     assert spec.device_requests == (request_,) and spec.devices == spec.group_add == ()
     assert spec.image == "trackbed/jupyter-mlflow:cuda"
 
 
 def test_no_gpu(tmp_path: Path) -> None:
-    spec = notebook_spec.container_spec(settings(tmp_path), Accelerator())
+    spec = spec_of(settings(tmp_path), Accelerator())
     assert not (spec.devices or spec.group_add or spec.device_requests or spec.ulimits)
     assert spec.image == "trackbed/jupyter-mlflow:cpu"
     assert "FOOD11_DATA_DIR" not in spec.environment
@@ -73,7 +81,7 @@ def test_data_set_environment_volumes_and_culler(tmp_path: Path) -> None:
         JUPYTER_IMAGE="ours/lab:3",
     )
     data = Mount("volume", "food11", "/mnt", read_only=True, options="nocopy")
-    spec = notebook_spec.container_spec(told, Accelerator(), data)
+    spec = spec_of(told, Accelerator(), data=data)
     assert spec.mounts[2:] == (data, Mount("volume", "more", "/more"), Mount("bind", "/srv/x", "/x", read_only=True))
     assert spec.environment["FOOD11_DATA_DIR"] == "/mnt/Food-11" and spec.environment["A"] == "x y"
     assert spec.command[-3:] == (
@@ -102,37 +110,46 @@ def test_data_set_environment_volumes_and_culler(tmp_path: Path) -> None:
         ("rocm", {"VARIANT": "rocm", "TORCH": "torch-rocm7.2.in", "TORCH_INDEX": f"{INDEX}/rocm7.2"}),
     ],
 )
-def test_build_arguments_follow_from_the_tag(tmp_path: Path, tag: str, arguments: dict[str, str]) -> None:
-    assert images.arguments(f"trackbed/jupyter-mlflow:{tag}", settings(tmp_path)) == {
+def test_build_arguments_of_an_image_of_ours_that_was_named(
+    tmp_path: Path, tag: str, arguments: dict[str, str]
+) -> None:
+    told = settings(tmp_path, JUPYTER_IMAGE=f"trackbed/jupyter-mlflow:{tag}")
+    named = notebook_image.choose(told, Accelerator())
+    assert images.arguments(named.name, told, named) == {
         "BASE_IMAGE": references.image("python").reference,
         **arguments,
     }
 
 
-def test_build_arguments_follow_from_the_settings(tmp_path: Path) -> None:
-    name = "trackbed/jupyter-mlflow:rocm"
-    assert images.arguments(name, settings(tmp_path, TORCH="none"))["TORCH"] == ""
+def test_build_arguments_follow_from_the_gpu_and_the_settings(tmp_path: Path) -> None:
+    def arguments(name: str = "", **told: str) -> dict[str, str]:
+        found = settings(tmp_path, **told)
+        amd = notebook_image.choose(found, AMD)
+        return images.arguments(name or amd.name, found, amd)
+
+    assert arguments()["VARIANT"] == "rocm" and arguments()["TORCH"] == "torch-rocm7.2.in"
+    assert arguments(TORCH="none")["TORCH"] == ""
     mirror = "https://wheels.example/rocm"
-    assert images.arguments(name, settings(tmp_path, TORCH_INDEX=mirror))["TORCH_INDEX"] == mirror
-    assert images.arguments("trackbed/mlflow:3.17.2", settings(tmp_path)) == {"BASE_IMAGE": "python:3.13-slim-trixie"}
-    mirrored = images.arguments("trackbed/gateway:2.11.7", settings(tmp_path, REGISTRY_MIRROR="mirror.example/hub"))
+    assert arguments(TORCH_INDEX=mirror)["TORCH_INDEX"] == mirror
+    assert arguments("trackbed/mlflow:3.17.2") == {"BASE_IMAGE": "python:3.13-slim-trixie"}
+    mirrored = arguments("trackbed/gateway:2.11.7", REGISTRY_MIRROR="mirror.example/hub")
     assert mirrored == {"BUILD_IMAGE": "mirror.example/hub/library/golang:1.26-trixie"}
 
 
 def test_the_notebook_of_a_rootless_engine_stays_root(tmp_path: Path) -> None:
-    spec = notebook_spec.container_spec(replace(settings(tmp_path), notebook_uid=0), Accelerator())
+    spec = spec_of(settings(tmp_path), Accelerator(), uid=0)
     assert spec.user == "0:0" and spec.cap_drop == ("ALL",), "root there is the user, without capabilities"
     assert "--ServerApp.allow_root=True" in spec.command and spec.environment["NB_UID"] == "0"
-    plain = notebook_spec.container_spec(replace(settings(tmp_path), notebook_uid=1234), Accelerator())
+    plain = spec_of(settings(tmp_path), Accelerator(), uid=1234)
     assert plain.user == "1234:100" and "NB_UID" not in plain.environment
     assert "--ServerApp.allow_root=True" not in plain.command
 
 
 def test_a_disk_that_is_too_small_is_said_before_the_download() -> None:
-    rocm = "trackbed/jupyter-mlflow:rocm"
-    assert "may need 24 GiB, 10.0 GiB are free" in images.warn_about_disk([rocm], 10 << 30)
-    assert images.warn_about_disk([rocm], 100 << 30) == images.warn_about_disk([], 0) == ""
-    assert images.warn_about_disk(["postgres:18"], 0) == ""
+    rocm = NotebookImage("trackbed/jupyter-mlflow:rocm", "rocm")
+    assert "may need 24 GiB, 10.0 GiB are free" in images.warn_about_disk([rocm.name], rocm, 10 << 30)
+    assert images.warn_about_disk([rocm.name], rocm, 100 << 30) == images.warn_about_disk([], rocm, 0) == ""
+    assert images.warn_about_disk(["postgres:18"], rocm, 0) == ""
 
 
 @pytest.mark.parametrize("registry", ["https://ghcr.io/x", "ghcr.io/X Y", "", "ghcr.io/x:1"])

@@ -9,12 +9,12 @@ import pytest
 
 from helpers import doctor, ports
 from helpers.engines.base import PartStatus, Port, State
-from helpers.engines.host import Here
+from helpers.engines.host import LocalHost
 from helpers.findings import Level
 from helpers.settings import Settings
 
 
-class Busy(Here):
+class Busy(LocalHost):
     """A machine on which these ports are taken."""
 
     def __init__(self, *taken: int) -> None:
@@ -41,26 +41,26 @@ def planned(told: Settings) -> list[tuple[str, Port]]:
 def test_the_next_free_ones_of_a_second_user(tmp_path: Path) -> None:
     told = settings(tmp_path)
     mlflow, jupyter = told.mlflow_port, told.jupyter_port
-    moved, line = ports.free_instead(told, planned(told), (), Busy(mlflow, mlflow + 1, jupyter))
-    assert (moved.mlflow_port, moved.jupyter_port) == (mlflow + 2, jupyter + 1)
-    assert dict(moved.told) == {"MLFLOW_PORT": str(mlflow + 2), "JUPYTER_PORT": str(jupyter + 1)}, "and remembered"
+    chosen, line = ports.free_instead(told, planned(told), (), Busy(mlflow, mlflow + 1, jupyter))
+    assert chosen == {"MLFLOW_PORT": str(mlflow + 2), "JUPYTER_PORT": str(jupyter + 1)}
+    again = told.again(chosen)
+    assert (again.mlflow_port, again.jupyter_port) == (mlflow + 2, jupyter + 1)
     assert "\n" not in line
     assert f"{mlflow + 2} for MLFLOW_PORT ({mlflow} is taken by python (process 7))" in line
-    assert ports.free_instead(told, planned(told), (), Busy()) == (told, "")
+    assert ports.free_instead(told, planned(told), (), Busy()) == ({}, "")
 
 
 def test_what_was_chosen_and_what_is_ours_stays(tmp_path: Path) -> None:
     told = settings(tmp_path, TRACKBED_MLFLOW_PORT="8123")
     running = PartStatus("jupyter", State.READY, ports=(Port("http", 8888, told.jupyter_port, "127.0.0.1"),))
-    moved, line = ports.free_instead(told, planned(told), (running,), Busy(8123, told.jupyter_port))
-    assert moved == told and line == ""
+    assert ports.free_instead(told, planned(told), (running,), Busy(8123, told.jupyter_port)) == ({}, "")
 
 
 def test_two_services_do_not_get_the_same(tmp_path: Path) -> None:
     told = settings(tmp_path)
     close = [("mlflow", Port("http", 1, 8000, "")), ("jupyter", Port("http", 1, 8001, ""))]
-    moved, _ = ports.free_instead(told, close, (), Busy(8000, 8001))
-    assert (moved.mlflow_port, moved.jupyter_port) == (8002, 8003)
+    chosen, _ = ports.free_instead(told, close, (), Busy(8000, 8001))
+    assert chosen == {"MLFLOW_PORT": "8002", "JUPYTER_PORT": "8003"}
 
 
 def test_ports_below_1024(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

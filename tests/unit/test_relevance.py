@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -71,7 +71,34 @@ CASES: list[tuple[str, dict[str, str], bool, set[str]]] = [
 ]
 
 
-def settings(tmp_path: Path, engine: str, flags: dict[str, str | None], environ: dict[str, str]) -> Settings:
+@dataclass
+class Chosen:
+    """An engine, as far as it matters here."""
+
+    settings: Settings
+    name: str
+    gpu: bool | None = True  # None: nobody asks
+
+    @property
+    def runs_containers(self) -> bool:
+        return self.name == "docker"
+
+    can_be_public = runs_containers
+
+    @property
+    def object_store(self) -> str:
+        chosen = self.settings.object_store
+        return chosen if chosen != "auto" else "versitygw" if self.runs_containers else "folder"
+
+    @property
+    def accelerator(self) -> Accelerator:
+        assert self.gpu is not None, "the GPU does not matter"
+        return Accelerator("amd" if self.gpu else "none")
+
+
+def chosen(
+    tmp_path: Path, engine: str, flags: dict[str, str | None], environ: dict[str, str], gpu: bool | None = True
+) -> relevance.Chosen:
     given = {f"TRACKBED_{name.upper()}": value for name, value in environ.items()}
     found = Settings.load(
         flags,
@@ -79,7 +106,7 @@ def settings(tmp_path: Path, engine: str, flags: dict[str, str | None], environ:
         tmp_path / "clone" / ".env",
         {},
     )
-    return found.with_engine(engine, "versitygw" if engine == "docker" else "folder")
+    return cast(relevance.Chosen, Chosen(found, engine, gpu))
 
 
 @pytest.mark.parametrize(("engine", "others", "gpu", "refused"), CASES)
@@ -89,16 +116,16 @@ def test_every_flag_on_every_engine(
 ) -> None:
     name = BY_OPTION[option].name
     environ = {key: value for key, value in others.items() if key != name.lower()}
-    given = settings(tmp_path, engine, {name.lower(): VALUES[option]}, environ)
+    given = chosen(tmp_path, engine, {name.lower(): VALUES[option]}, environ, gpu)
     if option not in refused:
-        relevance.refuse_flags(given, lambda: gpu)
+        relevance.check(given)
         return
     with pytest.raises(SettingError) as caught:
-        relevance.refuse_flags(given, lambda: gpu)
+        relevance.check(given)
     assert caught.value.message.startswith(f"{option}={VALUES[option]} has no effect ") and caught.value.hint
     # the same from .env or the environment is for the other engine: allowed, and named by doctor
-    elsewhere = settings(tmp_path, engine, {}, environ | {name.lower(): VALUES[option]})
-    relevance.refuse_flags(elsewhere, lambda: gpu)
+    elsewhere = chosen(tmp_path, engine, {}, environ | {name.lower(): VALUES[option]}, gpu)
+    relevance.check(elsewhere)
     assert any(name in line for lines in relevance.idle(elsewhere, gpu).values() for line in lines)
 
 
@@ -114,27 +141,23 @@ def test_every_condition_is_known_and_every_flag_says_what_instead() -> None:
 
 
 def test_what_forgets_a_setting_is_always_taken(tmp_path: Path) -> None:
-    relevance.refuse_flags(settings(tmp_path, "embedded", {"s3_port": "", "domain": "", "jupyter_volumes": ""}, {}))
+    relevance.check(chosen(tmp_path, "embedded", {"s3_port": "", "domain": "", "jupyter_volumes": ""}, {}))
 
 
 def test_a_folder_is_a_data_set_everywhere(tmp_path: Path) -> None:
-    relevance.refuse_flags(settings(tmp_path, "embedded", {"data_volume": str(tmp_path)}, {}))
+    relevance.check(chosen(tmp_path, "embedded", {"data_volume": str(tmp_path)}, {}))
 
 
 def test_all_devices_may_be_named_without_a_gpu(tmp_path: Path) -> None:
-    relevance.refuse_flags(settings(tmp_path, "embedded", {"devices": "all"}, {}), lambda: False)
+    relevance.check(chosen(tmp_path, "embedded", {"devices": "all"}, {}, gpu=False))
 
 
 def test_nothing_is_asked_of_the_machine_without_need(tmp_path: Path) -> None:
-    def asked() -> bool:
-        raise AssertionError("the GPU does not matter")
-
-    relevance.refuse_flags(settings(tmp_path, "embedded", {"mlflow_port": "8100"}, {}), asked)
+    relevance.check(chosen(tmp_path, "embedded", {"mlflow_port": "8100"}, {}, gpu=None))
 
 
 def test_doctor_names_what_has_no_effect(tmp_path: Path) -> None:
-    given = settings(tmp_path, "embedded", {}, {"s3_port": "9100", "mlflow_port": "8100"})
-    engine = type("Fake", (), {"settings": replace(given), "accelerator": Accelerator()})()
+    engine = chosen(tmp_path, "embedded", {}, {"s3_port": "9100", "mlflow_port": "8100"}, gpu=False)
     found = doctor._check_settings(cast(Engine, cast(Any, engine)))
     assert [(str(f.level), f.detail) for f in found] == [
         ("ok", "no effect on the embedded engine: S3_PORT (TRACKBED_S3_PORT)")
@@ -143,9 +166,9 @@ def test_doctor_names_what_has_no_effect(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("engine", ["docker", "embedded"])
 def test_where_models_may_be_means_nothing_without_jobs(tmp_path: Path, engine: str) -> None:
-    alone = settings(tmp_path, engine, {}, {"mlflow_jobs_models": "any"})
+    alone = chosen(tmp_path, engine, {}, {"mlflow_jobs_models": "any"})
     assert relevance.idle(alone) == {"without MLFLOW_JOBS=on": ["MLFLOW_JOBS_MODELS (TRACKBED_MLFLOW_JOBS_MODELS)"]}
-    assert relevance.idle(settings(tmp_path, engine, {}, {"mlflow_jobs_models": "any", "mlflow_jobs": "on"})) == {}
+    assert relevance.idle(chosen(tmp_path, engine, {}, {"mlflow_jobs_models": "any", "mlflow_jobs": "on"})) == {}
 
 
 @pytest.mark.parametrize(
@@ -159,8 +182,8 @@ def test_where_models_may_be_means_nothing_without_jobs(tmp_path: Path, engine: 
     ],
 )
 def test_one_line_says_whether_jobs_are_on(tmp_path: Path, given: dict[str, str], words: str) -> None:
-    assert words in mlflow_jobs.summary(settings(tmp_path, "docker", {}, given))
-    assert mlflow_jobs.summary(settings(tmp_path, "docker", {}, REMOTE)) == ""
+    assert words in mlflow_jobs.summary(chosen(tmp_path, "docker", {}, given).settings)
+    assert mlflow_jobs.summary(chosen(tmp_path, "docker", {}, REMOTE).settings) == ""
 
 
 def test_a_hint_names_flags_that_exist() -> None:

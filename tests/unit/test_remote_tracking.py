@@ -17,7 +17,7 @@ from helpers.errors import SettingError, TrackbedError
 from helpers.probes import tracking_server
 from helpers.project import credentials
 from helpers.settings import Settings
-from tests.unit.fakes import module_at, system
+from tests.unit.fakes import deployed, module_at, system
 
 ROOT = Path(__file__).resolve().parents[2]
 URI = "https://mlflow.example.org"
@@ -91,19 +91,19 @@ def test_files_of_the_notebook(tmp_path: Path) -> None:
     ca = tmp_path / "ca.pem"
     ca.write_text("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n")
     found = settings(tmp_path, tracking_username="ada", tracking_ca=str(ca))
-    files = {f.path: f for f in compose_model.secret_files(found, "minio")}
+    files = {f.path: f for f in compose_model.secret_files(deployed(found, "minio"))}
     assert files["tracking-username"].template == "ada" and files["tracking-token"].template == ""
     assert files["tracking-password"].names == ("TRACKING_PASSWORD",) and files["tracking-password"].mode == 0o400
     assert files["tracking-ca.pem"].template == ca.read_text()
     assert (
         {f.volume for f in files.values()}
         == {"trackbed_secrets-jupyter"}
-        == {v.name for v in compose_model.volumes(found, "minio")}
+        == {v.name for v in compose_model.volumes(deployed(found, "minio"))}
     )
     environment = remote_tracking.environment(found, "/run/secrets")
     assert environment["MLFLOW_TRACKING_SERVER_CERT_PATH"] == "/run/secrets/tracking-ca.pem"
     assert "ada" not in environment.values()
-    bare = {f.path: f.template for f in compose_model.secret_files(settings(tmp_path), "minio")}
+    bare = {f.path: f.template for f in compose_model.secret_files(deployed(settings(tmp_path), "minio"))}
     assert bare["tracking-username"] == bare["tracking-password"] == ""
     assert bare["tracking-token"] == "{TRACKING_TOKEN}"
 

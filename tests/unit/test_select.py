@@ -87,8 +87,8 @@ def test_refusal(
 
 
 def test_the_object_store_follows_the_engine(tmp_path: Path) -> None:
-    assert select.make(system(tmp_path), "docker").settings.object_store == "versitygw"
-    assert select.make(system(tmp_path), "embedded").settings.object_store == "folder"
+    assert select.make(system(tmp_path), "docker").object_store == "versitygw"
+    assert select.make(system(tmp_path), "embedded").object_store == "folder"
 
 
 @pytest.mark.parametrize(
@@ -108,4 +108,4 @@ def test_a_project_keeps_the_store_that_holds_its_data(
     made = system(tmp_path)
     made.state.engine = engine
     made.state.live.update(live)
-    assert select.make(made, "docker").settings.object_store == store
+    assert select.make(made, "docker").object_store == store

@@ -22,7 +22,7 @@ from helpers.engines.base import Engine, ExecResult
 from helpers.engines.docker import id_mapping, mapped_workspace
 from helpers.engines.docker.client import DockerApi
 from helpers.engines.docker.container import NotebookContainer
-from helpers.engines.docker.deployment import Deployment
+from helpers.engines.docker.deployment import DockerDeployment
 from helpers.engines.docker.id_mapping import IdMapping
 from helpers.engines.docker.workspace import Workspace
 from helpers.engines.host import LOCAL
@@ -59,7 +59,7 @@ def engine(folder: Path, uid: int = OTHER, answer: ExecResult | None = None) -> 
             exec=run,
             workspace_inside=str(folder),
             workspace_fix=lambda: "the fix",
-            settings=SimpleNamespace(workspace=folder),
+            deployment=SimpleNamespace(workspace=folder),
         ),
     )
 
@@ -129,11 +129,11 @@ def test_a_workspace_that_is_not_there_yet_will_be_the_callers(tmp_path: Path, m
     settings = system(tmp_path).settings
     monkeypatch.delenv("SUDO_UID", raising=False)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert workspace_folder.owner(settings) == workspace_folder.UID
+    assert workspace_folder.owner(settings.workspace) == workspace_folder.UID
     monkeypatch.setenv("SUDO_UID", "1001")
-    assert workspace_folder.owner(settings) == 1001
+    assert workspace_folder.owner(settings.workspace) == 1001
     monkeypatch.setattr(os, "geteuid", lambda: 1002)
-    assert workspace_folder.owner(settings) == 1002
+    assert workspace_folder.owner(settings.workspace) == 1002
 
 
 @as_root
@@ -396,10 +396,10 @@ def test_a_folder_that_the_engines_root_may_not_enter(tmp_path: Path, said: str,
     api = DockerApi()
     api._client = SimpleNamespace(api=SimpleNamespace(create_container_from_config=create))
     deployment = SimpleNamespace(
-        settings=system(tmp_path).settings, host=LOCAL, api=api, ids=SimpleNamespace(kind=""), system=None
+        workspace=system(tmp_path).settings.workspace, owner=1000, host=LOCAL, api=api, ids=SimpleNamespace(kind="")
     )
     notebook_container = SimpleNamespace(devices=SimpleNamespace(accelerator=SimpleNamespace(groups=())))
-    found = Workspace(cast(Deployment, deployment), cast(NotebookContainer, notebook_container))
+    found = Workspace(cast(DockerDeployment, deployment), cast(NotebookContainer, notebook_container))
     problem, fix = found.problem()
     assert (said in problem, "root_squash" in fix) == (closed, closed)
     assert asked[0]["HostConfig"]["Mounts"][0]["Source"] == str(tmp_path), "what is there of a folder to be made"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from helpers.engines import select
-from helpers.engines.docker import images, notebook_spec
+from helpers.engines.docker import images, notebook_image
 from helpers.errors import EngineUnavailable, SettingError
 from helpers.gpu import accelerator, node_types
 from helpers.project.project import Project
@@ -34,14 +34,14 @@ def build(
     word = system.settings.gpu
     # a named kind is built anywhere: the machine that builds need not be the one with the GPU
     chosen = engine.accelerator if word == node_types.AUTO else accelerator.named(word)
-    settings = replace(system.settings, jupyter_image=notebook_spec.image(system.settings, chosen))
+    settings, notebook = system.settings, notebook_image.choose(system.settings, chosen)
     if "jupyter" in names and word == node_types.AUTO:
         notice(f"GPU: {chosen} ({chosen.reason})")
-    wanted = [images.name_of(name, settings) for name in names]
-    missing = [name for name in wanted if images.is_stale(engine.api, name, settings)]
-    if warning := images.warn_about_disk(missing, engine.host_facts().disk_free):
+    wanted = [images.name_of(name, settings, notebook) for name in names]
+    missing = [name for name in wanted if images.is_stale(engine.api, name, settings, notebook)]
+    if warning := images.warn_about_disk(missing, notebook, engine.host_facts().disk_free):
         notice(f"warning: {warning}")
-    built = tuple(images.build(engine.api, name, settings, sink) for name in names)
+    built = tuple(images.build(engine.api, name, settings, notebook, sink) for name in names)
     if registry:
         built = tuple(replace(one, pushed=images.push(engine.api, one.name, registry, sink)) for one in built)
     return built

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from helpers import clone, commands
 from helpers.engines.docker import compose_model, variables
-from helpers.engines.docker.deployment import Collaborator, Deployment
+from helpers.engines.docker.deployment import Collaborator, DockerDeployment
 from helpers.errors import TrackbedError
 from helpers.services import (
     BUCKET,
@@ -46,7 +46,7 @@ class Snapshot:
 class ComposeProject(Collaborator):
     """The services as one Compose project."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: DockerDeployment) -> None:
         super().__init__(deployment)
         self._model: dict[str, Any] | None = None
 

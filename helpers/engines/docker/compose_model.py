@@ -10,6 +10,7 @@ from helpers import remote_tracking, services
 from helpers.engines import database_roles, jupyterlab, shared
 from helpers.project import server_secrets, workspace_folder
 from helpers.project.credentials import GATEWAY_KEY, MLFLOW_TOKEN, STORE_SYNC_TOKEN
+from helpers.project.deployment import Deployment
 from helpers.services import (
     BUCKET,
     GATEWAY,
@@ -24,7 +25,6 @@ from helpers.services import (
     SecretFile,
     Volume,
 )
-from helpers.settings import Settings
 
 UIDS = {POSTGRES: (999, 999), STORE: (10002, 10002), MLFLOW: (10001, 10001), GATEWAY: (10003, 10003)}
 PORT_NAMES = {9000: "s3", 9001: "console", 8000: "http", 8888: "http", 8080: "acme-http", 8443: "acme-https"}
@@ -111,20 +111,27 @@ def seconds(text: str | float) -> float:
     return sum(float(n) * units[u] for n, u in re.findall(r"([\d.]+)(ms|s|m|h)", text))
 
 
-def volumes(settings: Settings, object_store: str) -> tuple[Volume, ...]:
-    """Every volume of a system with the numeric owner of its part."""
-    project = settings.project
-    uid = workspace_folder.owner(settings)
-    if settings.tracking_uri:
-        return (Volume(f"{project}_secrets-jupyter", uid, workspace_folder.GID, secret=True),)
+def volumes(deployment: Deployment) -> tuple[Volume, ...]:
+    """Every volume of this profile with the numeric owner of its service."""
+    return (_notebook_volume(deployment),) if deployment.notebook_only else every_volume(deployment)
+
+
+def _notebook_volume(deployment: Deployment) -> Volume:
+    name = f"{deployment.settings.project}_secrets-jupyter"
+    return Volume(name, deployment.owner, workspace_folder.GID, secret=True)
+
+
+def every_volume(deployment: Deployment) -> tuple[Volume, ...]:
+    """Those of the full profile, also where only the notebook is wanted now."""
+    project, object_store = deployment.settings.project, deployment.object_store
     listed = [
         Volume(f"{project}_postgres", *UIDS[POSTGRES]),
         Volume(f"{project}_mlflow-tmp", *UIDS[MLFLOW]),
         Volume(f"{project}_secrets-postgres", *UIDS[POSTGRES], secret=True),
         Volume(f"{project}_secrets-mlflow", *UIDS[MLFLOW], secret=True),
-        Volume(f"{project}_secrets-jupyter", uid, workspace_folder.GID, secret=True),
+        _notebook_volume(deployment),
     ]
-    if settings.public:
+    if deployment.settings.public:
         listed += [
             Volume(f"{project}_gateway", *UIDS[GATEWAY]),
             Volume(f"{project}_secrets-gateway", *UIDS[GATEWAY], secret=True),
@@ -135,9 +142,10 @@ def volumes(settings: Settings, object_store: str) -> tuple[Volume, ...]:
     return tuple(listed)
 
 
-def secret_files(settings: Settings, object_store: str, asks: bool = False) -> tuple[SecretFile, ...]:
-    """The files in the secrets volumes, each for one part. ``asks``: MLflow asks for its token."""
-    project = settings.project
+def secret_files(deployment: Deployment) -> tuple[SecretFile, ...]:
+    """The files in the secrets volumes, each for one service."""
+    settings, object_store = deployment.settings, deployment.object_store
+    project, asks = settings.project, deployment.system.asks
 
     def secret(part: str, path: str, template: str, names: tuple[str, ...], uid: int, gid: int) -> SecretFile:
         return SecretFile(part, f"{project}_secrets-{part}", path, template, names, uid, gid)
@@ -147,11 +155,11 @@ def secret_files(settings: Settings, object_store: str, asks: bool = False) -> t
         "jupyter-token",
         "{JUPYTER_TOKEN}",
         ("JUPYTER_TOKEN",),  # read without strip
-        workspace_folder.owner(settings),
+        deployment.owner,
         workspace_folder.GID,
     )
     cookie = secret(JUPYTER, jupyterlab.COOKIE_FILE, jupyterlab.COOKIE, ("JUPYTER_TOKEN",), token.uid, token.gid)
-    if settings.tracking_uri:
+    if deployment.notebook_only:
         return (token, cookie, *remote_tracking.secret_files(settings, token.volume, token.uid, token.gid))
     listed = [
         secret(POSTGRES, "postgres-password", "{POSTGRES_PASSWORD}", ("POSTGRES_PASSWORD",), *UIDS[POSTGRES]),
@@ -165,7 +173,7 @@ def secret_files(settings: Settings, object_store: str, asks: bool = False) -> t
         cookie,
         *server_secrets.notebook_files(token.volume, token.uid, token.gid, asks),
     ]
-    if settings.public:
+    if deployment.is_public:
         key = ("gateway-key", f"{{{GATEWAY_KEY}}}\n", (GATEWAY_KEY,))
         listed += [
             secret(MLFLOW, *key, *UIDS[MLFLOW]),

@@ -9,27 +9,28 @@ from typing import IO, Any
 
 from helpers import commands, digests, egress
 from helpers.engines import jupyterlab, shared
-from helpers.engines.docker import notebook_spec
+from helpers.engines.docker import notebook_image, notebook_spec
 from helpers.engines.docker.client import LABEL, DockerApi
-from helpers.engines.docker.deployment import Collaborator, Deployment
+from helpers.engines.docker.deployment import Collaborator, DockerDeployment
 from helpers.engines.docker.devices import Devices
+from helpers.engines.docker.notebook_image import NotebookImage
 from helpers.errors import TrackbedError
 from helpers.project.project import notebook_memory
 from helpers.services import JUPYTER, ExecResult, Mount, PartSpec, Sink, State
-from helpers.settings import DEFAULT, Settings
+from helpers.settings import DEFAULT
 
 
 class NotebookContainer(Collaborator):
     """JupyterLab as a container of the engine's API."""
 
-    def __init__(self, deployment: Deployment, devices: Devices) -> None:
+    def __init__(self, deployment: DockerDeployment, devices: Devices) -> None:
         super().__init__(deployment)
         self.devices = devices
 
     @cached_property
-    def image_settings(self) -> Settings:
-        """The settings with the notebook's image for this machine's GPUs."""
-        return replace(self.settings, jupyter_image=notebook_spec.image(self.settings, self.devices.accelerator))
+    def image(self) -> NotebookImage:
+        """The notebook's image for this machine's GPUs."""
+        return notebook_image.choose(self.settings, self.devices.accelerator)
 
     @cached_property
     def spec(self) -> PartSpec:
@@ -38,13 +39,7 @@ class NotebookContainer(Collaborator):
         if self.deployment.certificates:
             told |= egress.trust(f"/run/secrets/{jupyterlab.CERTIFICATES}")
         spec = notebook_spec.container_spec(
-            self.settings,
-            self.devices.accelerator,
-            self._data_mount(),
-            self.system.asks,
-            self.system.state.instance,
-            told,
-            self.system.state.person,
+            self.deployment, self.devices.accelerator, self.image.name, self._data_mount(), told
         )
         return spec if spec.memory else replace(spec, memory=notebook_memory())
 
@@ -77,7 +72,7 @@ class NotebookContainer(Collaborator):
     def _is_empty(self, mount: Mount) -> bool:
         if mount.kind == "bind":
             return self.host.is_empty(mount.source)
-        return self.api.volume_is_empty(mount.source, self.image_settings.jupyter_image)
+        return self.api.volume_is_empty(mount.source, self.image.name)
 
     @property
     def labels(self) -> list[str]:

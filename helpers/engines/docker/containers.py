@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from helpers.engines.docker import compose_model
 from helpers.engines.docker.client import LABEL, Container
-from helpers.engines.docker.deployment import Collaborator, Deployment
+from helpers.engines.docker.deployment import Collaborator, DockerDeployment
 from helpers.engines.docker.volumes import Volumes
 from helpers.errors import TrackbedError
 from helpers.services import BUCKET, GATEWAY, PartStatus, Port, State
@@ -15,7 +15,7 @@ SERVICE = "com.docker.compose.service"
 class Containers(Collaborator):
     """Looking, and nothing else."""
 
-    def __init__(self, deployment: Deployment, volumes: Volumes) -> None:
+    def __init__(self, deployment: DockerDeployment, volumes: Volumes) -> None:
         super().__init__(deployment)
         self.volumes = volumes
 
@@ -48,7 +48,7 @@ class Containers(Collaborator):
     def statuses(self, detail: bool = False) -> tuple[PartStatus, ...]:
         """The state of every part, in the order of the plan."""
         found = self.by_part()
-        names = self.deployment.part_names
+        names = self.deployment.services
         if GATEWAY in found and GATEWAY not in names:
             names = (*names, GATEWAY)  # of a time when the system was public; a start removes it
         return tuple(self._status(name, found.get(name), detail) for name in names)

@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from helpers import digests, egress
 from helpers.engines.docker import client_config, compose_model, id_mapping, ssh_host
 from helpers.engines.docker.client import DockerApi
-from helpers.engines.host import Here, Host
-from helpers.project import surroundings, workspace_folder
+from helpers.engines.host import Host, LocalHost
+from helpers.project import deployment, surroundings, workspace_folder
 from helpers.project.project import Project
-from helpers.services import BUCKET, GATEWAY, JUPYTER, MLFLOW, POSTGRES, STORE, STORE_SYNC, Network, SecretFile, Volume
+from helpers.services import BUCKET, STORE, STORE_SYNC, Network, SecretFile, Volume
 from helpers.settings import Settings
 
 NETWORKS = ("backend", "frontend", "tracking", "console")  # of all Compose files
 
 
-class Deployment:
-    """What the modules of this engine share. Its settings and its machine are known once it has been asked for."""
+class DockerDeployment(deployment.Deployment):
+    """What the modules of this engine share. Its machine is known once it has been asked for."""
 
     def __init__(self, system: Project, api: DockerApi) -> None:
-        self.system = system
-        self.settings = system.settings
+        super().__init__(system, _object_store(system))
         self.api = api
-        self.host: Host = Here()
+        self.host: Host = LocalHost()
 
     def locate(self, environ: Mapping[str, str]) -> None:
-        """Find the machine, and the settings as they hold there. Raises EngineUnavailable."""
+        """Find the machine, and the notebook's folder there. Raises EngineUnavailable."""
         self.host = ssh_host.host(self.system.state, environ)
-        self.settings = self.host.place(self.settings)
+        self.find_workspace()
+
+    def find_workspace(self) -> None:
+        """Whose the notebook's folder is, on the machine that runs the containers."""
+        self.workspace, self.notebook_uid = self.host.workspace(self.settings)
 
     @cached_property
     def ids(self) -> id_mapping.IdMapping:
@@ -50,50 +52,40 @@ class Deployment:
 
     def take_inner_owner(self) -> None:
         """With user namespaces the number of the workspace's owner is another one in the container."""
-        settings = self.settings
         if not self.ids.kind:
             return
-        owner = settings.workspace.stat().st_uid if settings.workspace.is_dir() else self.ids.own
+        owner = self.workspace.stat().st_uid if self.workspace.is_dir() else self.ids.own
         uid = self.ids.inside(owner)
         if uid is None or (uid == 0 and not self.ids.rootless):
             uid = workspace_folder.UID
-        self.settings = replace(settings, notebook_uid=uid)
+        self.notebook_uid = uid
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Each of these is a container: the store's own beside it, and the bucket's, which ends when it is made."""
+        store = (STORE,) if self.object_store != "external" else ()
+        synced = (STORE_SYNC,) if self.object_store == "versitygw" else ()
+        first, *others = super().services
+        return (first,) if self.notebook_only else (first, *store, *synced, BUCKET, *others)
 
     @property
     def project(self) -> str:
         return self.settings.project
 
     @property
-    def alone(self) -> bool:
-        """Only the notebook, for a remote tracking server."""
-        return bool(self.settings.tracking_uri)
-
-    @property
-    def object_store(self) -> str:
-        return "versitygw" if self.settings.object_store == "auto" else self.settings.object_store
-
-    @property
     def console_is_public(self) -> bool:
         """VersityGW's console runs in the browser and talks to the S3 API: without that it is of no use."""
         return self.object_store == "minio" or (self.object_store == "versitygw" and self.settings.public_s3)
 
-    @property
-    def part_names(self) -> tuple[str, ...]:
-        if self.settings.tracking_uri:
-            return (JUPYTER,)
-        own_store = (STORE,) if self.object_store != "external" else ()
-        synced = (STORE_SYNC,) if self.object_store == "versitygw" else ()
-        return (POSTGRES, *own_store, *synced, BUCKET, MLFLOW, *((GATEWAY,) if self.settings.public else ()), JUPYTER)
-
     def volumes(self) -> tuple[Volume, ...]:
-        return compose_model.volumes(self.settings, self.object_store)
+        return compose_model.volumes(self)
 
     def secret_files(self) -> tuple[SecretFile, ...]:
-        return compose_model.secret_files(self.settings, self.object_store, self.system.asks)
+        return compose_model.secret_files(self)
 
     def secrets_digest(self) -> str:
         """Changes with the secrets of the notebook, and with the certificate that goes beside them."""
-        files = [s.template for s in self.secret_files()] if self.settings.tracking_uri else []
+        files = [s.template for s in self.secret_files()] if self.notebook_only else []
         return digests.digest(self.system.credentials_digest(), *files) if files else self.system.credentials_digest()
 
     def frontend(self) -> Network:
@@ -116,10 +108,19 @@ class Deployment:
         return egress.certificates(self.egress.bundles)
 
 
+def _object_store(system: Project) -> str:
+    """The object store that OBJECT_STORE means: for auto, where there are data, the one that holds them."""
+    if system.settings.object_store != "auto":
+        return system.settings.object_store
+    before = "minio" if system.state.engine == "docker" else "versitygw"  # MinIO was the default of earlier releases
+    kept = system.state.live.get("store", before)
+    return "versitygw" if kept == "folder" else kept  # a folder is the embedded engine's
+
+
 class Collaborator:
     """A module's class: one concern of a deployment."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: DockerDeployment) -> None:
         self.deployment = deployment
 
     @property

@@ -17,7 +17,7 @@ from helpers.engines.docker.client import DockerApi
 from helpers.engines.docker.compose import STREAM, ComposeProject
 from helpers.engines.docker.container import NotebookContainer
 from helpers.engines.docker.containers import Containers
-from helpers.engines.docker.deployment import Deployment
+from helpers.engines.docker.deployment import DockerDeployment
 from helpers.engines.docker.devices import Devices
 from helpers.engines.docker.network_guard import NetworkGuard
 from helpers.engines.docker.notebook_spec import HOME
@@ -55,15 +55,18 @@ class DockerEngine(base.Engine):
 
     name: ClassVar[str] = "docker"
     disk_needed: ClassVar[int] = 6 << 30
+    stores: ClassVar[tuple[str, ...]] = ("minio", "versitygw", "external")
+    runs_containers: ClassVar[bool] = True
     adopts: ClassVar[bool] = True
     returns_after_reboot: ClassVar[bool] = True
     can_be_public: ClassVar[bool] = True
     own_loopback: ClassVar[bool] = True
     by_hand: ClassVar[str] = "docker compose"
+    deployment: DockerDeployment
 
     def __init__(self, system: Project, api: DockerApi | None = None) -> None:
         self.system = system
-        self.deployment = Deployment(system, api or DockerApi())
+        self.deployment = DockerDeployment(system, api or DockerApi())
         self.devices = Devices(self.deployment)
         self.volumes = Volumes(self.deployment)
         self.containers = Containers(self.deployment, self.volumes)
@@ -85,10 +88,6 @@ class DockerEngine(base.Engine):
     @property
     def api(self) -> DockerApi:
         return self.deployment.api
-
-    @property
-    def object_store(self) -> str:
-        return self.deployment.object_store
 
     # what there is
 
@@ -144,17 +143,17 @@ class DockerEngine(base.Engine):
     def plan(self) -> Plan:
         here = self.deployment
         # with the notebook alone there are no services, so no Compose
-        services = () if here.alone else self.compose.services()
-        networks = (here.frontend(),) if here.alone else self.compose.networks()
+        services = () if here.notebook_only else self.compose.services()
+        networks = (here.frontend(),) if here.notebook_only else self.compose.networks()
         return Plan(
             self.name, here.project, (*services, self.notebook.spec), here.volumes(), networks, here.secret_files()
         )
 
     def script(self, plan: Plan) -> str:
-        return script.containers(plan, self.settings, self.host)
+        return script.containers(plan, self.settings, self.notebook.image, self.host)
 
     def variables_by_hand(self) -> Mapping[str, str]:
-        return {} if self.deployment.alone else self.compose.values()
+        return {} if self.deployment.notebook_only else self.compose.values()
 
     def _plan_anew(self) -> None:
         """What the plan was read from has changed: images have come, the workspace has its owner."""
@@ -164,7 +163,7 @@ class DockerEngine(base.Engine):
     def fingerprint(self) -> str:
         """A hash of all that the containers are made from: a different one means `up` has work to do."""
         spec = self.notebook.spec
-        if self.deployment.alone:
+        if self.deployment.notebook_only:
             return digests.digest(spec, self.deployment.secrets_digest())
         return digests.digest(
             self.compose.values(), *(clone.ROOT / f for f in self.compose.files), spec, self.system.credentials_digest()
@@ -177,7 +176,7 @@ class DockerEngine(base.Engine):
         current = {c.image: c.image_id for c in self.containers.by_part().values()}
         return (
             all((self.api.image(name) or {}).get("id") == image_id for name, image_id in current.items())
-            and images.stale(self.api, self.notebook.image_settings, self.object_store) == ()
+            and images.stale(self.api, self.settings, self.notebook.image, self.object_store) == ()
         )
 
     @property
@@ -258,13 +257,13 @@ class DockerEngine(base.Engine):
     # starting
 
     def prepare(self, sink: Sink) -> tuple[str, ...]:
-        made = images.ensure(self.api, self.notebook.image_settings, self.object_store, sink)
+        made = images.ensure(self.api, self.settings, self.notebook.image, self.object_store, sink)
         self._plan_anew()
         return made
 
     def disk_warning(self) -> str:
-        stale = images.stale(self.api, self.notebook.image_settings, self.object_store)
-        warning = images.warn_about_disk(stale, self.host_facts().disk_free)
+        stale = images.stale(self.api, self.settings, self.notebook.image, self.object_store)
+        warning = images.warn_about_disk(stale, self.notebook.image, self.host_facts().disk_free)
         return f"warning: {warning}" if warning else ""
 
     def adopt(self) -> bool:
@@ -275,7 +274,7 @@ class DockerEngine(base.Engine):
 
     def make_volumes(self) -> bool:
         return self.volumes.make(
-            self.notebook.image_settings.jupyter_image if self.deployment.alone else self.settings.mlflow_image
+            self.notebook.image.name if self.deployment.notebook_only else self.settings.mlflow_image
         )
 
     def start(self, sink: Sink) -> StartReport:
@@ -291,7 +290,7 @@ class DockerEngine(base.Engine):
         sink.step("volumes and secrets")
         ready = self.database.check(statuses, sink)
         kept = self.make_volumes()
-        if self.deployment.alone:
+        if self.deployment.notebook_only:
             sink.step("starting the notebook")
             self.api.create_network(self.deployment.frontend(), self.settings.project)
             self.notebook.start(sink)
@@ -317,7 +316,7 @@ class DockerEngine(base.Engine):
     def stop(self, sink: Sink, drain: int = 40) -> tuple[str, ...]:
         stopped = [s.name for s in self.parts() if s.state is not State.MISSING]
         self.notebook.stop(sink, drain)
-        if self.deployment.alone:
+        if self.deployment.notebook_only:
             self.api.remove_network(self.deployment.frontend().name)
             return tuple(stopped)
         stopping.stop(self.containers, self.compose, self.guard, drain, sink)
@@ -332,7 +331,7 @@ class DockerEngine(base.Engine):
     # what is looked at before a start
 
     def notebook_outdated(self) -> bool:
-        return images.is_stale(self.api, self.notebook.spec.image, self.notebook.image_settings)
+        return images.is_stale(self.api, self.notebook.spec.image, self.settings, self.notebook.image)
 
     @property
     def console_is_public(self) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from helpers import clone, commands, digests, egress, references
 from helpers.engines.docker import client_config
 from helpers.engines.docker.client import LABEL, DockerApi
-from helpers.engines.docker.notebook_spec import REPOSITORY
+from helpers.engines.docker.notebook_image import REPOSITORY, NotebookImage
 from helpers.errors import SettingError, TrackbedError
 from helpers.gpu import wheels
 from helpers.services import Sink
@@ -59,11 +59,11 @@ class Built:
     pushed: str = ""  # its name in a registry
 
 
-def name_of(part: str, settings: Settings) -> str:
+def name_of(part: str, settings: Settings, notebook: NotebookImage) -> str:
     """The image that `invoke build PART` makes."""
     own = {
         "mlflow": settings.mlflow_image,
-        "jupyter": settings.jupyter_image,
+        "jupyter": notebook.name,
         "versitygw": VERSITYGW,
         "gateway": settings.gateway_image,
     }[part]
@@ -74,11 +74,11 @@ def name_of(part: str, settings: Settings) -> str:
     return own
 
 
-def needed(settings: Settings, object_store: str) -> tuple[str, ...]:
+def needed(settings: Settings, notebook: NotebookImage, object_store: str) -> tuple[str, ...]:
     """The images of the parts, each once."""
     if settings.tracking_uri:
-        return (settings.jupyter_image,)
-    names = [settings.mlflow_image, settings.jupyter_image, wanted("postgres", settings)]
+        return (notebook.name,)
+    names = [settings.mlflow_image, notebook.name, wanted("postgres", settings)]
     if object_store in ("minio", "versitygw"):
         names.append(wanted(object_store, settings))
     if settings.public:
@@ -105,28 +105,26 @@ def _folder(name: str) -> Path:
     return clone.ROOT / "docker" / FOLDERS[name.rpartition(":")[0]]
 
 
-def _inputs(name: str, settings: Settings) -> str:
-    return digests.folder_digest(_folder(name), arguments(name, settings))
+def _inputs(name: str, settings: Settings, notebook: NotebookImage) -> str:
+    return digests.folder_digest(_folder(name), arguments(name, settings, notebook))
 
 
-def arguments(name: str, settings: Settings) -> dict[str, str]:
-    """The build arguments of one of our images: what it is built from; the notebook's follow from its tag."""
-    repository, _, tag = name.rpartition(":")
+def arguments(name: str, settings: Settings, notebook: NotebookImage) -> dict[str, str]:
+    """The build arguments of one of our images: what it is built from; the notebook's follow from the GPU."""
+    repository = name.rpartition(":")[0]
     bases = {
         argument: references.mirrored(references.image(key).reference, settings.registry_mirror)
         for argument, key in BASES[FOLDERS[repository]].items()
     }
     if repository != REPOSITORY:
         return bases
-    variant, _, index = tag.partition("-")
-    if variant not in SIZES:
-        variant = "cpu"
-    return {**bases, "VARIANT": variant, **wheels.build_arguments(variant, index, settings.torch, settings.torch_index)}
+    chosen = wheels.build_arguments(notebook.variant, notebook.build, settings.torch, settings.torch_index)
+    return {**bases, "VARIANT": notebook.variant, **chosen}
 
 
-def warn_about_disk(names: Iterable[str], disk_free: int) -> str:
+def warn_about_disk(names: Iterable[str], notebook: NotebookImage, disk_free: int) -> str:
     """A warning when what has to be built needs more than is free; "" when it fits. ``disk_free`` in bytes."""
-    needed = sum(SIZES.get(name.rpartition(":")[2].partition("-")[0], 2 << 30) for name in names if _is_own(name))
+    needed = sum(SIZES[notebook.variant] if name == notebook.name else 2 << 30 for name in names if _is_own(name))
     if not needed or needed < disk_free:
         return ""
     return (
@@ -135,46 +133,50 @@ def warn_about_disk(names: Iterable[str], disk_free: int) -> str:
     )
 
 
-def stale(api: DockerApi, settings: Settings, object_store: str) -> tuple[str, ...]:
+def stale(api: DockerApi, settings: Settings, notebook: NotebookImage, object_store: str) -> tuple[str, ...]:
     """Our images that are missing or whose inputs changed, and others that are missing."""
-    return tuple(name for name in needed(settings, object_store) if is_stale(api, name, settings))
+    return tuple(name for name in needed(settings, notebook, object_store) if is_stale(api, name, settings, notebook))
 
 
-def is_stale(api: DockerApi, name: str, settings: Settings) -> bool:
+def is_stale(api: DockerApi, name: str, settings: Settings, notebook: NotebookImage) -> bool:
     """Whether an image is missing, or is ours and its inputs changed since it was built."""
     image = api.image(local(api, name))
-    return image is None or (_is_own(name) and image["labels"].get(f"{LABEL}.inputs") != _inputs(name, settings))
+    if image is None:
+        return True
+    return _is_own(name) and image["labels"].get(f"{LABEL}.inputs") != _inputs(name, settings, notebook)
 
 
 def _is_own(name: str) -> bool:
     return name.rpartition(":")[0] in FOLDERS
 
 
-def ensure(api: DockerApi, settings: Settings, object_store: str, sink: Sink) -> tuple[str, ...]:
+def ensure(
+    api: DockerApi, settings: Settings, notebook: NotebookImage, object_store: str, sink: Sink
+) -> tuple[str, ...]:
     """Build or pull every image that is missing or outdated; gives their names."""
     # pulls first: a registry that refuses is known in a second, a build takes a minute
-    made = sorted(stale(api, settings, object_store), key=_is_own)
+    made = sorted(stale(api, settings, notebook, object_store), key=_is_own)
     for place, name in enumerate(made, 1):
         begun = time.monotonic()
         sink.step(f"{place} of {len(made)}: {'building' if _is_own(name) else 'pulling'} {name}")
         if _is_own(name):
-            _build(name, settings, sink)
+            _build(name, settings, notebook, sink)
         else:
-            _pull_or_build(api, name, settings, sink)
+            _pull_or_build(api, name, settings, notebook, sink)
         size = (api.image(local(api, name)) or {}).get("size", 0)
         sink.step(f"{place} of {len(made)}: {name} is here, {size / 2**20:.0f} MiB in {time.monotonic() - begun:.0f} s")
     return tuple(made)
 
 
-def build(api: DockerApi, part: str, settings: Settings, sink: Sink) -> Built:
+def build(api: DockerApi, part: str, settings: Settings, notebook: NotebookImage, sink: Sink) -> Built:
     """Build one of our images, or find that nothing changed since it was built."""
-    name = name_of(part, settings)
+    name = name_of(part, settings, notebook)
     image = api.image(name)
-    if image is not None and image["labels"].get(f"{LABEL}.inputs") == _inputs(name, settings):
+    if image is not None and image["labels"].get(f"{LABEL}.inputs") == _inputs(name, settings, notebook):
         return Built(name, False, 0.0, image["size"])
     sink.step(f"building {name}")
     begun = time.monotonic()
-    _build(name, settings, sink)
+    _build(name, settings, notebook, sink)
     image = api.image(name)
     return Built(name, True, time.monotonic() - begun, image["size"] if image else 0)
 
@@ -191,7 +193,7 @@ def _secret(name: str, text: str) -> Iterator[list[str]]:
         yield ["--secret", f"id={name},src={file.name}"]
 
 
-def _build(name: str, settings: Settings, sink: Sink) -> None:
+def _build(name: str, settings: Settings, notebook: NotebookImage, sink: Sink) -> None:
     if shutil.which("docker") is None:
         raise TrackbedError("the docker command is missing", "install docker-ce-cli and docker-buildx-plugin")
     argv = [
@@ -203,10 +205,10 @@ def _build(name: str, settings: Settings, sink: Sink) -> None:
         "--tag",
         name,
         "--label",
-        f"{LABEL}.inputs={_inputs(name, settings)}",
+        f"{LABEL}.inputs={_inputs(name, settings, notebook)}",
         "--provenance=false",
     ]
-    for key, value in arguments(name, settings).items():
+    for key, value in arguments(name, settings, notebook).items():
         argv += ["--build-arg", f"{key}={value}"]
     if settings.build_network != "default":
         argv += ["--network", settings.build_network]
@@ -221,7 +223,7 @@ def _build(name: str, settings: Settings, sink: Sink) -> None:
         if known := client_problem("\n".join(lines)):
             raise TrackbedError(f"building {name} failed: {known[0]}", known[1], tuple(lines[-4:]))
         wrong = [line for line in lines if "ERROR" in line or "error:" in line.lower()]
-        index = arguments(name, settings).get("TORCH_INDEX")
+        index = arguments(name, settings, notebook).get("TORCH_INDEX")
         if index is not None and any("/opt/trackbed/${TORCH}" in line for line in wrong):
             raise TrackbedError(
                 f"PyTorch could not be installed from {index or 'the package index'}: "
@@ -303,7 +305,7 @@ def push(api: DockerApi, name: str, registry: str, sink: Sink) -> str:
     return there
 
 
-def _pull_or_build(api: DockerApi, name: str, settings: Settings, sink: Sink) -> None:
+def _pull_or_build(api: DockerApi, name: str, settings: Settings, notebook: NotebookImage, sink: Sink) -> None:
     """Pull an image; VersityGW's is built from its Go module where that fails."""
     try:
         for line in api.pull(
@@ -317,8 +319,8 @@ def _pull_or_build(api: DockerApi, name: str, settings: Settings, sink: Sink) ->
                 raise TrackbedError(f"pulling {name} failed: {known[0]}", known[1]) from None
             raise TrackbedError(f"pulling {name} failed: {error.message}", _pull_hint(name)) from None
         sink.step(f"pulling {name} failed ({error.message}): building the same release from {MODULE} (minutes)")
-    if is_stale(api, VERSITYGW, settings):
-        _build(VERSITYGW, settings, sink)
+    if is_stale(api, VERSITYGW, settings, notebook):
+        _build(VERSITYGW, settings, notebook, sink)
     api.tag(VERSITYGW, references.without_digest(name))
 
 

@@ -8,20 +8,14 @@ from helpers import remote_tracking
 from helpers.engines import jupyterlab
 from helpers.gpu.accelerator import Accelerator
 from helpers.project import server_secrets
-from helpers.project.workspace_folder import group, owner
+from helpers.project.deployment import Deployment
+from helpers.project.workspace_folder import group
 from helpers.services import JUPYTER, TITLES, DeviceRequest, Health, Mount, PartSpec, Port
-from helpers.settings import Settings
 
-REPOSITORY = "trackbed/jupyter-mlflow"
 DATA = "/mnt"
 HOME = "/home/jovyan"
 STARTUP = "/opt/trackbed/startup"
 ALIVE = "import sys, urllib.request as u; sys.exit(u.urlopen('http://127.0.0.1:8888/api', timeout=4).status != 200)"
-
-
-def image(settings: Settings, accelerator: Accelerator) -> str:
-    """The user's image, or our own for this kind of GPU."""
-    return settings.jupyter_image or f"{REPOSITORY}:{accelerator.tag}"
 
 
 def requests(accelerator: Accelerator) -> tuple[DeviceRequest, ...]:
@@ -32,25 +26,25 @@ def requests(accelerator: Accelerator) -> tuple[DeviceRequest, ...]:
 
 
 def container_spec(
-    settings: Settings,
+    deployment: Deployment,
     accelerator: Accelerator,
+    image: str,
     data: Mount | None = None,
-    asks: bool = False,
-    instance: str = "",
     way_out: Mapping[str, str] | None = None,
-    person: str = "",
 ) -> PartSpec:
-    """The notebook as a container on the frontend network, with its GPUs and, read-only, its data set. ``asks``: MLflow
-    asks for its token; ``instance``: the system's id; ``way_out``: variables of proxies and certificates;
-    ``person``: whose runs they are."""
+    """The notebook as a container on the frontend network, with its GPUs and, read-only, its data set.
+
+    ``way_out``: variables of proxies and certificates.
+    """
+    settings, system = deployment.settings, deployment.system
     further = tuple(_further(words) for words in settings.jupyter_volumes)
-    uid = owner(settings)
+    uid = deployment.owner
     return PartSpec(
         name=JUPYTER,
         title=TITLES[JUPYTER],
         container=f"{settings.project}-jupyter",
         hostname=JUPYTER,
-        image=image(settings, accelerator),
+        image=image,
         command=(
             "start-notebook.py",
             f"--ServerApp.root_dir={HOME}/work",
@@ -65,24 +59,28 @@ def container_spec(
             **(way_out or {}),
             **accelerator.environment,
             **({"FOOD11_DATA_DIR": f"{DATA}/Food-11"} if data else {}),
-            **(remote_tracking.environment(settings, "/run/secrets") if settings.tracking_uri else {}),
-            **server_secrets.notebook_environment("/run/secrets", asks),
+            **(remote_tracking.environment(settings, "/run/secrets") if deployment.notebook_only else {}),
+            **server_secrets.notebook_environment("/run/secrets", system.asks),
             **jupyterlab.environment(
-                settings, settings.tracking_uri or "http://mlflow:8000", instance, STARTUP, person
+                settings,
+                settings.tracking_uri or "http://mlflow:8000",
+                system.state.instance,
+                STARTUP,
+                system.state.person,
             ),
             "JUPYTER_TOKEN_FILE": "/run/secrets/jupyter-token",
             "HOME": HOME,
             **({} if uid else {"NB_USER": "root", "NB_UID": "0", "NB_GID": "0"}),  # words of docker-stacks: stay root
         },
         # behind the gateway it publishes nothing, and MLflow is on a network of its own
-        ports=() if settings.public else (Port("http", 8888, settings.jupyter_port, settings.bind_address),),
+        ports=() if deployment.is_public else (Port("http", 8888, settings.jupyter_port, settings.bind_address),),
         mounts=(
-            Mount("bind", str(settings.workspace), f"{HOME}/work"),
+            Mount("bind", str(deployment.workspace), f"{HOME}/work"),
             Mount("volume", f"{settings.project}_secrets-jupyter", "/run/secrets", read_only=True),
             *((data,) if data else ()),
             *further,
         ),
-        networks=(f"{settings.project}_frontend", *((f"{settings.project}_tracking",) if settings.public else ())),
+        networks=(f"{settings.project}_frontend", *((f"{settings.project}_tracking",) if deployment.is_public else ())),
         user=f"{uid}:{group(uid)}",
         group_add=accelerator.groups,
         devices=accelerator.devices,

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from helpers.engines.docker.client import LABEL
 from helpers.engines.docker.containers import Containers
-from helpers.engines.docker.deployment import Deployment
+from helpers.engines.docker.deployment import DockerDeployment
 from helpers.errors import TrackbedError
 from helpers.spelling import shown
 
 
-def check(deployment: Deployment, containers: Containers) -> None:
+def check(deployment: DockerDeployment, containers: Containers) -> None:
     """Refuse to touch containers or volumes of this project's names that are not this system's."""
     _check_compose_projects(deployment, containers)
     _check_containers(deployment)
     _check_volumes(deployment)
 
 
-def _check_compose_projects(deployment: Deployment, containers: Containers) -> None:
+def _check_compose_projects(deployment: DockerDeployment, containers: Containers) -> None:
     project, others = deployment.project, containers.foreign()
     if others:
         names = ", ".join(c.name for c in others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
@@ -28,9 +28,9 @@ def _check_compose_projects(deployment: Deployment, containers: Containers) -> N
         )
 
 
-def _check_containers(deployment: Deployment) -> None:
+def _check_containers(deployment: DockerDeployment) -> None:
     project = deployment.project
-    wanted = {f"{project}-{name}-1" for name in deployment.part_names} | {f"{project}-jupyter"}
+    wanted = {f"{project}-{name}-1" for name in deployment.services} | {f"{project}-jupyter"}
     for container in deployment.api.containers():
         ours = (
             container.labels.get("com.docker.compose.project") == project
@@ -43,7 +43,7 @@ def _check_containers(deployment: Deployment) -> None:
             )
 
 
-def _check_volumes(deployment: Deployment) -> None:
+def _check_volumes(deployment: DockerDeployment) -> None:
     instance = deployment.system.state.instance
     for name, labels in deployment.api.volumes(v.name for v in deployment.volumes()).items():
         owner = labels.get(f"{LABEL}.instance")

@@ -9,7 +9,7 @@ from helpers import commands, database_settings
 from helpers.engines import database_roles, shared
 from helpers.engines.base import Engine
 from helpers.engines.docker import half_made
-from helpers.engines.docker.deployment import Collaborator, Deployment
+from helpers.engines.docker.deployment import Collaborator, DockerDeployment
 from helpers.errors import PartFailed, TrackbedError
 from helpers.services import POSTGRES, ExecResult, PartStatus, Sink, State
 
@@ -19,7 +19,7 @@ PASSWORD_FILE = "/run/secrets/postgres-password"
 class Database(Collaborator):
     """PostgreSQL as the engine's part."""
 
-    def __init__(self, deployment: Deployment, engine: Engine) -> None:
+    def __init__(self, deployment: DockerDeployment, engine: Engine) -> None:
         super().__init__(deployment)
         self.engine = engine
 

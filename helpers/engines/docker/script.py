@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from helpers.engines import jupyterlab, scripts
 from helpers.engines.docker import images
+from helpers.engines.docker.notebook_image import NotebookImage
 from helpers.engines.host import LOCAL, Host
 from helpers.services import DeviceRequest, Mount, PartSpec, Plan, SecretFile
 from helpers.settings import Settings
@@ -26,7 +27,7 @@ await() {
 }"""
 
 
-def containers(plan: Plan, settings: Settings, host: Host = LOCAL) -> str:
+def containers(plan: Plan, settings: Settings, notebook: NotebookImage, host: Host = LOCAL) -> str:
     """The whole script."""
     helper = plan.part("jupyter").image if settings.tracking_uri else settings.mlflow_image
     head = scripts.head(plan, "docker")
@@ -35,7 +36,7 @@ def containers(plan: Plan, settings: Settings, host: Host = LOCAL) -> str:
     blocks = [
         head,
         scripts.ports(plan.parts),
-        "\n".join(_images(plan, settings)),
+        "\n".join(_images(plan, settings, notebook)),
         "\n".join(
             [
                 "# networks: the backend has no way out, only the frontend publishes ports",
@@ -79,14 +80,14 @@ def containers(plan: Plan, settings: Settings, host: Host = LOCAL) -> str:
     return "\n\n".join(blocks)
 
 
-def _images(plan: Plan, settings: Settings) -> list[str]:
+def _images(plan: Plan, settings: Settings, notebook: NotebookImage) -> list[str]:
     lines = ["# our images are built when they are missing; the others are pulled by `docker create`"]
     for name in dict.fromkeys(part.image for part in plan.parts):
         folder = images.FOLDERS.get(name.rpartition(":")[0])
         if folder:
             told = "".join(
                 f" \\\n  --build-arg {shlex.quote(f'{key}={value}')}"
-                for key, value in images.arguments(name, settings).items()
+                for key, value in images.arguments(name, settings, notebook).items()
             )
             network = "" if settings.build_network == "default" else f" --network {settings.build_network}"
             lines.append(

@@ -6,13 +6,12 @@ import json
 import os
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from helpers import addresses, commands
 from helpers.engines.docker import ssh as nodes
-from helpers.engines.host import Here, Host
+from helpers.engines.host import Host, LocalHost
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.gpu import probe
 from helpers.gpu.detect import Machine
@@ -54,7 +53,7 @@ fi
 """
 
 
-class There(Here):
+class SSHHost(LocalHost):
     """A node over ssh. Its folders are the node's: nothing of it is looked for here."""
 
     remote: ClassVar[bool] = True
@@ -72,16 +71,16 @@ class There(Here):
         state = "/var/lib/trackbed" if self.node.uid == 0 else f"{self.node.home}/.local/state/trackbed"
         return Path(state, settings.project, "workspace")
 
-    def place(self, settings: Settings) -> Settings:
+    def workspace(self, settings: Settings) -> tuple[Path, int | None]:
         workspace = settings.workspace
         if settings.origin("WORKSPACE") == DEFAULT:
             workspace = self.default_workspace(settings)
         owner = self._ask(OWNER, str(workspace)).strip()
         uid = int(owner) if owner.isdigit() else self.node.uid
-        return replace(settings, workspace=workspace, notebook_uid=uid or workspace_folder.UID)
+        return workspace, uid or workspace_folder.UID
 
-    def make_workspace(self, settings: Settings) -> Settings:
-        workspace, owner = settings.workspace, f"{workspace_folder.UID}:{workspace_folder.GID}"
+    def make_workspace(self, workspace: Path) -> None:
+        owner = f"{workspace_folder.UID}:{workspace_folder.GID}"
         done = self.node.run(WORKSPACE, str(workspace), owner)
         if done.code == 3:
             raise TrackbedError(
@@ -94,7 +93,6 @@ class There(Here):
                 f"WORKSPACE {workspace} on {self.name} cannot be made: {words}",
                 "name a folder in WORKSPACE that this user may write to there",
             )
-        return self.place(settings)
 
     def reach(self, port: Port) -> Address:
         return Address("127.0.0.1", self.node.port(port.published, port.address or "127.0.0.1"))
@@ -161,7 +159,7 @@ def host(state: State, environ: Mapping[str, str] = os.environ) -> Host:
     A system stays where its data is: what the environment says must agree. Raises EngineUnavailable.
     """
     if node := nodes.reached(environ.get("DOCKER_HOST", "")):
-        return There(node)
+        return SSHHost(node)
     asked, words = nodes.endpoint(environ)
     if state.engine == "docker":
         explicit = bool(environ.get("DOCKER_HOST") or environ.get("DOCKER_CONTEXT"))
@@ -179,10 +177,10 @@ def host(state: State, environ: Mapping[str, str] = os.environ) -> Host:
                 "another system there",
             )
     if asked.startswith("ssh://"):
-        return There(nodes.reach(asked))
+        return SSHHost(nodes.reach(asked))
     if asked and not asked.startswith(("unix://", "npipe://")):
         raise EngineUnavailable(
             f"{words} is another machine, and not one over ssh: its ports and folders cannot be reached from here",
             "name it as ssh://USER@HOST, or run Trackbed on that machine",
         )
-    return Here()
+    return LocalHost()

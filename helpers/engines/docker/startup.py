@@ -56,7 +56,7 @@ class Startup(Collaborator):
 
         ``only``: the database, whose roles are to be settled before anything else is started.
         """
-        watch = Watch(self.engine, [only] if only else self.deployment.part_names)
+        watch = Watch(self.engine, [only] if only else self.deployment.services)
         notebook_started, settled = bool(only), False
         with shared.interruptible(), closing(self.compose.up(self.engine.parts, sink, only)) as snapshots:
             for now in snapshots:

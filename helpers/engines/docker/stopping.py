@@ -5,7 +5,7 @@ from __future__ import annotations
 from helpers.engines.docker.client import Container
 from helpers.engines.docker.compose import ComposeProject
 from helpers.engines.docker.containers import SERVICE, Containers
-from helpers.engines.docker.deployment import Deployment
+from helpers.engines.docker.deployment import DockerDeployment
 from helpers.engines.docker.network_guard import NetworkGuard
 from helpers.services import Sink, State
 
@@ -22,17 +22,19 @@ def stop(containers: Containers, compose: ComposeProject, guard: NetworkGuard, d
     deployment.api.remove_networks(deployment.project, deployment.network_names)
 
 
-def _stop_ours(deployment: Deployment, containers: Containers, others: list[Container], drain: int, sink: Sink) -> None:
+def _stop_ours(
+    deployment: DockerDeployment, containers: Containers, others: list[Container], drain: int, sink: Sink
+) -> None:
     """Without Compose, which would take down all that has the project's name."""
     names = ", ".join(c.name for c in others)
     sink.step(f"leaving the containers of another Compose project of this name: {names}")
-    order = {name: i for i, name in enumerate(deployment.part_names)}
+    order = {name: i for i, name in enumerate(deployment.services)}
     for container in sorted(containers.listed(), reverse=True, key=lambda c: order.get(c.labels.get(SERVICE, ""), -1)):
         deployment.api.stop(container.id, drain)
         deployment.api.remove(container.id)
 
 
-def _kill_rest(deployment: Deployment, containers: Containers, sink: Sink) -> None:
+def _kill_rest(deployment: DockerDeployment, containers: Containers, sink: Sink) -> None:
     """What did not stop in all the time it was given."""
     for container in containers.listed():
         if container.state is not State.EXITED:

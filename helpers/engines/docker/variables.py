@@ -8,13 +8,13 @@ import re
 from helpers import database_settings, egress, gateway, urls
 from helpers.engines import jupyterlab
 from helpers.engines.docker import client_config, images
-from helpers.engines.docker.deployment import Deployment
+from helpers.engines.docker.deployment import DockerDeployment
 from helpers.errors import TrackbedError
 from helpers.project import mlflow_jobs
 from helpers.settings import PREFIX, TABLE, Settings
 
 
-def files(deployment: Deployment) -> tuple[str, ...]:
+def files(deployment: DockerDeployment) -> tuple[str, ...]:
     """The Compose files, relative to the clone: the base and one overlay per choice."""
     settings, object_store = deployment.settings, deployment.object_store
     overlays = [object_store]
@@ -31,7 +31,7 @@ def files(deployment: Deployment) -> tuple[str, ...]:
     return ("docker/compose.yaml", *(f"docker/compose.{name}.yaml" for name in overlays))
 
 
-def _image(deployment: Deployment, key: str) -> str:
+def _image(deployment: DockerDeployment, key: str) -> str:
     """The image of postgres, minio or versitygw, by the name under which it is here, if it is."""
     reference = images.wanted(key, deployment.settings)
     try:
@@ -49,7 +49,7 @@ def _declared(settings: Settings) -> dict[str, str]:
     }
 
 
-def variables(deployment: Deployment) -> dict[str, str]:
+def variables(deployment: DockerDeployment) -> dict[str, str]:
     """What the Compose files interpolate; no secret among it. Also left in the clone for use by hand."""
     settings, live = deployment.settings, deployment.system.state.live
     own_store = deployment.object_store != "external"
@@ -82,7 +82,7 @@ def variables(deployment: Deployment) -> dict[str, str]:
     }
 
 
-def gateway_variables(deployment: Deployment) -> dict[str, str]:
+def gateway_variables(deployment: DockerDeployment) -> dict[str, str]:
     """The part of them for PUBLIC=true."""
     settings, name = deployment.settings, urls.public_name(deployment.settings)
     own_store = deployment.object_store != "external"

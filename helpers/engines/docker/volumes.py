@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -24,8 +23,7 @@ class Volumes(Collaborator):
     def names(self) -> tuple[str, ...]:
         """Every volume that a system of this name has, or had with other settings."""
         # also what is not part of the plan now: a notebook for a remote tracking server has one volume
-        with_server = replace(self.settings, tracking_uri="")
-        names = [v.name for v in compose_model.volumes(with_server, self.deployment.object_store)]
+        names = [v.name for v in compose_model.every_volume(self.deployment)]
         # stores used earlier are data of this project too
         names += [
             f"{self.settings.project}_{s}"
@@ -64,7 +62,7 @@ class Volumes(Collaborator):
         if self.settings.public:
             name, own = f"{self.settings.project}_secrets-gateway", self._gateway_files()
             files[name] = [e for e in files[name] if e.path not in {one.path for one in own}] + own
-        if not self.deployment.alone:
+        if not self.deployment.notebook_only:
             live = {key: self.system.state.live[key] for key in ("database", "prefix")}
             live["store"] = self.deployment.object_store
             files[f"{self.settings.project}_secrets-mlflow"].append(
@@ -78,7 +76,7 @@ class Volumes(Collaborator):
         """The site's certificates for the notebook. Not among the secrets: other ones do not start it anew."""
         if not self.deployment.certificates:
             return []
-        uid = workspace_folder.owner(self.settings)
+        uid = self.deployment.owner
         return [
             FileEntry(jupyterlab.CERTIFICATES, self.deployment.certificates.encode(), uid, workspace_folder.GID, 0o444)
         ]

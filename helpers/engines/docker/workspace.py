@@ -7,7 +7,7 @@ import shlex
 from helpers import safe_files
 from helpers.engines.docker import mapped_workspace
 from helpers.engines.docker.container import NotebookContainer
-from helpers.engines.docker.deployment import Collaborator, Deployment
+from helpers.engines.docker.deployment import Collaborator, DockerDeployment
 from helpers.project import workspace_folder
 from helpers.project.project import existing
 
@@ -20,13 +20,13 @@ CLOSED_FIX = (
 class Workspace(Collaborator):
     """Making it, and saying why the notebook could not write to it."""
 
-    def __init__(self, deployment: Deployment, container: NotebookContainer) -> None:
+    def __init__(self, deployment: DockerDeployment, container: NotebookContainer) -> None:
         super().__init__(deployment)
         self.notebook = container
 
     def problem(self) -> tuple[str, str]:
         """Why the notebook could not write there, and what helps; "" for both where nothing shows."""
-        place, uid = self.settings.workspace, workspace_folder.owner(self.settings)
+        place, uid = self.deployment.workspace, self.deployment.owner
         if self.host.remote:
             return "", ""
         if closed := self.deployment.api.closed(str(existing(place))):
@@ -34,24 +34,23 @@ class Workspace(Collaborator):
         if not place.is_dir():
             return "", ""
         if self.deployment.ids.kind:
-            return mapped_workspace.problem(place, self.deployment.ids, uid, self.notebook.image_settings.jupyter_image)
+            return mapped_workspace.problem(place, self.deployment.ids, uid, self.notebook.image.name)
         groups = tuple(map(int, self.notebook.devices.accelerator.groups))
         return workspace_folder.problem(place, uid, workspace_folder.GID, groups)
 
     def is_closed(self) -> bool:
         """Whether an earlier release left it to the person alone, where `make` lets the notebook's account in."""
         ids = self.deployment.ids
-        return bool(ids.kind) and not self.host.remote and mapped_workspace.is_closed(self.settings.workspace, ids)
+        return bool(ids.kind) and not self.host.remote and mapped_workspace.is_closed(self.deployment.workspace, ids)
 
     def fix(self) -> str:
         """What gives the notebook all of it."""
-        place = self.settings.workspace
-        uid = workspace_folder.owner(self.settings)
+        place, uid = self.deployment.workspace, self.deployment.owner
         if self.host.remote:
             line = f"chown -hR {uid}:{workspace_folder.GID} {shlex.quote(str(place))}"
             return f"there: {line}   (or name another in WORKSPACE)"
         if self.deployment.ids.kind:
-            return mapped_workspace.fix(place, self.deployment.ids, uid, self.notebook.image_settings.jupyter_image)
+            return mapped_workspace.fix(place, self.deployment.ids, uid, self.notebook.image.name)
         return (
             workspace_folder.other_folder(place)
             if safe_files.owner(place) == uid
@@ -59,9 +58,10 @@ class Workspace(Collaborator):
         )
 
     def make(self) -> None:
-        """Make the notebook's folder; the settings then name the owner that it has."""
+        """Make the notebook's folder; the notebook then runs as the owner that it has."""
         if self.deployment.ids.kind and not self.host.remote:
-            mapped_workspace.make(self.settings.workspace, self.deployment.ids)
+            mapped_workspace.make(self.deployment.workspace, self.deployment.ids)
             self.deployment.take_inner_owner()
         else:
-            self.deployment.settings = self.host.make_workspace(self.settings)
+            self.host.make_workspace(self.deployment.workspace)
+            self.deployment.find_workspace()

@@ -31,7 +31,7 @@ class EmbeddedChecks(Checks):
         ]
 
     def workspace(self, others: bool) -> list[Finding]:
-        workspace = self.engine.settings.workspace
+        workspace = self.engine.deployment.workspace
         try:
             mode = workspace.stat().st_mode & 0o777
         except OSError:

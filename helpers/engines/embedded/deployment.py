@@ -16,34 +16,19 @@ from helpers.engines.host import LOCAL
 from helpers.gpu import accelerator, wheels
 from helpers.gpu.accelerator import Accelerator
 from helpers.project import server_secrets, surroundings
+from helpers.project.deployment import Deployment
 from helpers.project.project import Project
-from helpers.services import JUPYTER, MLFLOW, POSTGRES, HostFacts, Port, SecretFile
+from helpers.services import JUPYTER, MLFLOW, HostFacts, Port, SecretFile
 from helpers.settings import Settings
 
 
-class Deployment:
+class EmbeddedDeployment(Deployment):
     """What the modules of this engine share. Looking at it changes nothing."""
 
     def __init__(self, system: Project) -> None:
-        self.system = system
-        self.settings: Settings = system.settings
+        super().__init__(system, "external" if system.settings.object_store == "external" else "folder")
         self.folder = self.settings.folder / "embedded"
-        self.layout = Layout(self.settings.project, self.folder, self.settings.workspace)
-
-    # which services
-
-    @property
-    def alone(self) -> bool:
-        """Only the notebook, for a tracking server elsewhere."""
-        return bool(self.settings.tracking_uri)
-
-    @property
-    def services(self) -> tuple[str, ...]:
-        return (JUPYTER,) if self.alone else (POSTGRES, MLFLOW, JUPYTER)
-
-    @property
-    def object_store(self) -> str:
-        return "external" if self.settings.object_store == "external" else "folder"
+        self.layout = Layout(self.settings.project, self.folder, self.workspace)
 
     def ports(self, service: str) -> tuple[Port, ...]:
         number = {MLFLOW: self.settings.mlflow_port, JUPYTER: self.settings.jupyter_port}.get(service)
@@ -91,7 +76,7 @@ class Deployment:
     # the machine
 
     def host_facts(self) -> HostFacts:
-        facts = self.system.local_facts(self.folder)
+        facts = local_facts(self.folder)
         limit, free = machine_failures.memory_limit()  # of a batch system's session: these processes stand below it
         if 0 < limit < facts.memory:
             facts = replace(facts, memory=limit, memory_available=min(free, facts.memory_available))
@@ -132,7 +117,7 @@ class Deployment:
             SecretFile(JUPYTER, folder, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",), 0, 0),
             SecretFile(JUPYTER, folder, jupyterlab.COOKIE_FILE, jupyterlab.COOKIE, ("JUPYTER_TOKEN",), 0, 0),
         ]
-        if self.alone:
+        if self.notebook_only:
             return (*listed, *remote_tracking.secret_files(self.settings, folder, 0, 0))
         listed += server_secrets.files(folder, 0, 0, asks)
         listed += server_secrets.notebook_files(folder, 0, 0, asks)
@@ -150,7 +135,7 @@ class Deployment:
 class Collaborator:
     """A module's class: one concern of a deployment."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: EmbeddedDeployment) -> None:
         self.deployment = deployment
 
     @property

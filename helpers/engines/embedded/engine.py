@@ -16,7 +16,7 @@ from helpers import ports, safe_files, services
 from helpers.engines import base, shared, streaming
 from helpers.engines.embedded import script
 from helpers.engines.embedded.checks import EmbeddedChecks
-from helpers.engines.embedded.deployment import Deployment
+from helpers.engines.embedded.deployment import EmbeddedDeployment
 from helpers.engines.embedded.environments import Environments
 from helpers.engines.embedded.inspection import Inspection
 from helpers.engines.embedded.postgres import Database
@@ -48,10 +48,11 @@ class EmbeddedEngine(base.Engine):
     """Parts as supervised processes of this machine."""
 
     name: ClassVar[str] = "embedded"
+    deployment: EmbeddedDeployment
 
     def __init__(self, system: Project) -> None:
         self.system = system
-        self.deployment = here = Deployment(system)
+        self.deployment = here = EmbeddedDeployment(system)
         self.layout = here.layout
         self.environments = Environments(here)
         self.specs = Specs(here, self.environments)
@@ -71,10 +72,6 @@ class EmbeddedEngine(base.Engine):
     @property
     def host(self) -> Host:
         return LOCAL
-
-    @property
-    def object_store(self) -> str:
-        return self.deployment.object_store
 
     # what there is
 
@@ -129,7 +126,7 @@ class EmbeddedEngine(base.Engine):
 
     @property
     def workspace_inside(self) -> str:
-        return str(self.settings.workspace)
+        return str(self.deployment.workspace)
 
     def workspace_problem(self) -> tuple[str, str]:
         return self.workspace.problem()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from helpers import addresses, database_settings, process_table
-from helpers.engines.embedded.deployment import Collaborator, Deployment
+from helpers.engines.embedded.deployment import Collaborator, EmbeddedDeployment
 from helpers.engines.embedded.processes import Processes
 from helpers.engines.embedded.service_commands import ServiceCommands
 from helpers.engines.embedded.specs import GPU_MARK
@@ -25,7 +25,7 @@ LOOKS = 3  # at the kernel's list of sockets: a row can be missed while others c
 
 
 class Inspection(Collaborator):
-    def __init__(self, deployment: Deployment, processes: Processes, commands: ServiceCommands) -> None:
+    def __init__(self, deployment: EmbeddedDeployment, processes: Processes, commands: ServiceCommands) -> None:
         super().__init__(deployment)
         self.processes, self.commands = processes, commands
 

@@ -10,7 +10,7 @@ from helpers import commands, database_failures, database_settings, process_tabl
 from helpers.engines import database_roles, shared
 from helpers.engines.embedded import stale_locks
 from helpers.engines.embedded.accounts import NOTHING
-from helpers.engines.embedded.deployment import Collaborator, Deployment
+from helpers.engines.embedded.deployment import Collaborator, EmbeddedDeployment
 from helpers.engines.embedded.environments import OWN, Environments
 from helpers.engines.embedded.postgres_wheels import MAJOR
 from helpers.engines.embedded.processes import Processes
@@ -25,7 +25,11 @@ LEFT_SECONDS = 10.0  # in which what a killed PostgreSQL leaves behind ends by i
 
 class Database(Collaborator):
     def __init__(
-        self, deployment: Deployment, environments: Environments, commands: ServiceCommands, processes: Processes
+        self,
+        deployment: EmbeddedDeployment,
+        environments: Environments,
+        commands: ServiceCommands,
+        processes: Processes,
     ) -> None:
         super().__init__(deployment)
         self.environments, self.commands, self.processes = environments, commands, processes

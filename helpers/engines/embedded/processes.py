@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from helpers import process_table
-from helpers.engines.embedded.deployment import Collaborator, Deployment
+from helpers.engines.embedded.deployment import Collaborator, EmbeddedDeployment
 from helpers.engines.embedded.supervisor import Supervisor
 from helpers.engines.embedded.supervisor_config import MARK
 from helpers.errors import TrackbedError
@@ -21,7 +21,7 @@ SERVICES = (POSTGRES, MLFLOW, JUPYTER)
 
 
 class Processes(Collaborator):
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: EmbeddedDeployment) -> None:
         super().__init__(deployment)
         layout = self.layout
         self.supervisor = Supervisor(self.folder, layout.run_folder, self.system.state.instance, layout.trusted)

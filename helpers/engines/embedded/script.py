@@ -8,7 +8,7 @@ from pathlib import Path
 
 from helpers import database_settings
 from helpers.engines import jupyterlab, scripts
-from helpers.engines.embedded.deployment import Deployment
+from helpers.engines.embedded.deployment import EmbeddedDeployment
 from helpers.engines.embedded.environments import Environments
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, PartSpec, Plan
 
@@ -21,7 +21,7 @@ ASK = (
 )
 
 
-def processes(plan: Plan, deployment: Deployment, environments: Environments) -> str:
+def processes(plan: Plan, deployment: EmbeddedDeployment, environments: Environments) -> str:
     """The embedded engine's processes by hand."""
     script = _Script(plan, deployment, environments)
     blocks = [
@@ -44,7 +44,7 @@ def processes(plan: Plan, deployment: Deployment, environments: Environments) ->
 class _Script:
     """The blocks of the script; paths below the state folder as $STATE, PostgreSQL's programs as $PG."""
 
-    def __init__(self, plan: Plan, deployment: Deployment, environments: Environments) -> None:
+    def __init__(self, plan: Plan, deployment: EmbeddedDeployment, environments: Environments) -> None:
         self.plan, self.deployment, self.environments = plan, deployment, environments
         self.state, self.tools = str(deployment.folder), f"{environments.programs}/"
         self.sockets = self.word(str(deployment.layout.sockets))
@@ -67,7 +67,7 @@ class _Script:
 
     def installation(self) -> str:
         folders = [f'"$STATE"/{name}' for name in FOLDERS]
-        folders += [self.sockets, self.word(str(self.deployment.settings.workspace))]
+        folders += [self.sockets, self.word(str(self.deployment.workspace))]
         notebook_spec = self.plan.part(JUPYTER)
         python, programs = notebook_spec.command[0], notebook_spec.environment["PATH"].split(":")[1]
         interpreter = str(Path(programs).with_name("bin") / "python")

@@ -12,7 +12,7 @@ from helpers import clone, database_settings, digests, remote_tracking, services
 from helpers.engines import jupyterlab
 from helpers.engines.embedded import launch
 from helpers.engines.embedded.accounts import ROLE_OF
-from helpers.engines.embedded.deployment import Collaborator, Deployment
+from helpers.engines.embedded.deployment import Collaborator, EmbeddedDeployment
 from helpers.engines.embedded.environments import OWN, Environments
 from helpers.engines.embedded.supervisor_config import Program
 from helpers.project import mlflow_jobs, server_secrets
@@ -30,7 +30,7 @@ START_SECONDS = {POSTGRES: 2, MLFLOW: 10, JUPYTER: 4}  # an end before that coun
 
 
 class Specs(Collaborator):
-    def __init__(self, deployment: Deployment, environments: Environments) -> None:
+    def __init__(self, deployment: EmbeddedDeployment, environments: Environments) -> None:
         super().__init__(deployment)
         self.environments = environments
 
@@ -148,7 +148,7 @@ class Specs(Collaborator):
                 f"--ServerApp.ip={settings.bind_address}",
                 f"--ServerApp.port={settings.jupyter_port}",
                 "--ServerApp.port_retries=0",
-                f"--ServerApp.root_dir={settings.workspace}",
+                f"--ServerApp.root_dir={self.deployment.workspace}",
                 f"--ServerApp.cookie_secret_file={self.deployment.secrets}/{jupyterlab.COOKIE_FILE}",
                 *jupyterlab.options(settings),
             ),
@@ -163,7 +163,7 @@ class Specs(Collaborator):
             ports=self.deployment.ports(JUPYTER),
             group_add=chosen.groups,
             devices=chosen.nodes,
-            working_dir=str(settings.workspace),
+            working_dir=str(self.deployment.workspace),
         )
 
     def _connections(self) -> dict[str, str]:
@@ -173,7 +173,7 @@ class Specs(Collaborator):
         tracking = settings.tracking_uri or f"http://{settings.bind_address}:{settings.mlflow_port}"
         return {
             **({"FOOD11_DATA_DIR": str(Path(data) / "Food-11")} if data else {}),
-            **(remote_tracking.environment(settings, secrets) if self.deployment.alone else {}),
+            **(remote_tracking.environment(settings, secrets) if self.deployment.notebook_only else {}),
             **server_secrets.notebook_environment(secrets, self.system.asks),
             "SHELL": shutil.which("bash", path=TOOLS) or "/bin/sh",
             **jupyterlab.environment(settings, tracking, state.instance, str(self.deployment.startup), state.person),

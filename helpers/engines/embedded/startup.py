@@ -9,7 +9,7 @@ import os
 from helpers import machine_failures, safe_files
 from helpers.engines import shared
 from helpers.engines.embedded.app_files import AppFiles
-from helpers.engines.embedded.deployment import Collaborator, Deployment
+from helpers.engines.embedded.deployment import Collaborator, EmbeddedDeployment
 from helpers.engines.embedded.environments import Environments
 from helpers.engines.embedded.inspection import Inspection
 from helpers.engines.embedded.postgres import Database
@@ -28,7 +28,7 @@ STOP_SECONDS = 40  # for running requests, before processes that need another gr
 class Startup(Collaborator):
     def __init__(
         self,
-        deployment: Deployment,
+        deployment: EmbeddedDeployment,
         environments: Environments,
         specs: Specs,
         processes: Processes,

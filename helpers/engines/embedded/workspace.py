@@ -14,7 +14,7 @@ from helpers.services import Sink
 class Workspace(Collaborator):
     def problem(self) -> tuple[str, str]:
         """Why the notebook could not write to it, and what to type; "" twice where nothing shows."""
-        workspace, account = self.settings.workspace, self.layout.accounts.find(NOTEBOOK)
+        workspace, account = self.deployment.workspace, self.layout.accounts.find(NOTEBOOK)
         if account is None or not workspace.is_dir():
             return "", ""
         if self.layout.as_root and self.layout.former_notebook not in (-1, account.pw_uid):
@@ -25,7 +25,7 @@ class Workspace(Collaborator):
 
     def fix(self) -> str:
         """What to type so that the notebook may write to all of it."""
-        workspace, account = self.settings.workspace, self.layout.accounts.find(NOTEBOOK)
+        workspace, account = self.deployment.workspace, self.layout.accounts.find(NOTEBOOK)
         if account is None or safe_files.owner(workspace) == account.pw_uid:
             return workspace_folder.other_folder(workspace)
         return workspace_folder.give_line(workspace, account.pw_uid, account.pw_gid)
@@ -35,7 +35,7 @@ class Workspace(Collaborator):
         if not self.layout.as_root:
             return
         self.layout.make(sink)
-        workspace, own = self.settings.workspace, self.layout.accounts.get(NOTEBOOK)
+        workspace, own = self.deployment.workspace, self.layout.accounts.get(NOTEBOOK)
         if (owner := safe_files.owner(workspace)) in (-1, 0, own.pw_uid):
             return
         given = workspace_folder.give_to(workspace, owner, own.pw_uid, own.pw_gid)
@@ -47,4 +47,4 @@ class Workspace(Collaborator):
     def make(self) -> None:
         """Make it where it is missing. Raises TrackbedError for one that the notebook could not write."""
         own = self.layout.accounts.get(NOTEBOOK)
-        workspace_folder.make(self.settings.workspace, own.pw_uid, own.pw_gid, callers=False, private=True)
+        workspace_folder.make(self.deployment.workspace, own.pw_uid, own.pw_gid, callers=False, private=True)

@@ -1,0 +1,47 @@
+"""What holds for a project on one engine, where settings say what was asked for. Made once by the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers.project import workspace_folder
+from helpers.project.project import Project
+from helpers.services import GATEWAY, JUPYTER, MLFLOW, POSTGRES
+from helpers.settings import Settings
+
+
+class Deployment:
+    """The services of this profile, the object store, the notebook's folder and whom the notebook runs as."""
+
+    def __init__(self, project: Project, object_store: str) -> None:
+        """``object_store``: minio, versitygw, external, or a folder."""
+        self.system = project
+        self.object_store = object_store
+        self.workspace: Path = project.settings.workspace  # on the machine that runs the services
+        self.notebook_uid: int | None = None  # None: whom the folder belongs to, here
+
+    @property
+    def settings(self) -> Settings:
+        return self.system.settings
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The names of the services in the order of their start: the notebook alone beside a remote tracking server."""
+        if self.notebook_only:
+            return (JUPYTER,)
+        return (POSTGRES, MLFLOW, *((GATEWAY,) if self.is_public else ()), JUPYTER)
+
+    @property
+    def notebook_only(self) -> bool:
+        """Whether MLflow's server is a remote one."""
+        return bool(self.settings.tracking_uri)
+
+    @property
+    def is_public(self) -> bool:
+        """Whether other machines reach the services, through the gateway."""
+        return self.settings.public and not self.notebook_only
+
+    @property
+    def owner(self) -> int:
+        """The uid that the notebook runs as."""
+        return workspace_folder.owner(self.workspace) if self.notebook_uid is None else self.notebook_uid
