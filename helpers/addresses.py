@@ -125,3 +125,14 @@ def uplink() -> tuple[str, int]:
             except (OSError, ValueError):
                 return fields[0], 0
     return "", 0
+
+
+PRIVILEGED = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
+
+
+def first_unprivileged(path: str = PRIVILEGED) -> int:
+    """The first port that accounts other than root may listen on."""
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):
+        return 1024

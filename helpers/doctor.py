@@ -16,8 +16,9 @@ from helpers.engines.host import LOCAL, Host
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
 from helpers.gpu import node_types
+from helpers.machine import existing
 from helpers.project import access, mlflow_jobs, workspace_folder
-from helpers.project.project import OPEN, Project, existing
+from helpers.project.project import OPEN, Project
 from helpers.services import JUPYTER, POSTGRES, PartStatus, Port, State
 from helpers.settings import BY_NAME, Settings, relevance
 

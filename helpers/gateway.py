@@ -88,15 +88,6 @@ def _is_local(name: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
-def hsts(settings: Settings) -> str:
-    """The gateway's line that tells browsers to use HTTPS only, "" where they do not know the certificate by itself.
-
-    With a CA of one's own a browser would lock its user out as soon as that CA changes; for addresses there is none.
-    """
-    known = settings.acme and not settings.acme_root and settings.domain
-    return "header Strict-Transport-Security max-age=15552000" if known else ""
-
-
 # the certificate
 
 

@@ -13,11 +13,12 @@ from helpers import (
     clone,
     doctor,
     durability,
+    encrypted_rows,
     gateway,
     kernels,
     ports,
     readiness,
-    remote_tracking,
+    remote_server,
     rotation,
     services,
     urls,
@@ -28,7 +29,7 @@ from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.errors import Interrupted, SettingError, TrackbedError
 from helpers.gpu import node_types, verify
-from helpers.project import access, credentials, failed_start, server_secrets, state, surroundings, users
+from helpers.project import access, credentials, failed_start, remote_tracking, state, surroundings, users
 from helpers.project.project import Project
 from helpers.services import JUPYTER, MLFLOW, STORE, DataItem, PartStatus, Sink, State
 from helpers.settings import BY_NAME, Settings, default_state_dir, generated, relevance
@@ -236,7 +237,7 @@ def _start(system: Project, engine: Engine, sink: Sink, notice: Notice) -> Overv
     if line := gateway.renewed(settings, trusted):
         notice(line)
     if MLFLOW in report.changed:
-        if line := server_secrets.lost(server_secrets.sealed(engine)):
+        if line := encrypted_rows.lost(encrypted_rows.sealed(engine)):
             notice(line)
         credentials.forget_former(settings)  # the server has encrypted anew what they opened
     proofs = watch.prove(system.credentials())
@@ -291,7 +292,7 @@ def _choose_ports(system: Project, engine: Engine, notice: Notice) -> dict[str, 
 
 
 def _names(engine: Engine) -> tuple[str, ...]:
-    server = (remote_tracking.NAME,) if engine.settings.tracking_uri else ()
+    server = (remote_server.NAME,) if engine.settings.tracking_uri else ()
     return (*(s.name for s in engine.parts()), *server)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from helpers import addresses
 from helpers.engines.host import Host
@@ -22,15 +21,6 @@ SETTINGS = {
     "gateway:acme-http": "HTTP_PORT",
     "gateway:acme-https": "HTTPS_PORT",
 }
-PRIVILEGED = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
-
-
-def first_unprivileged(path: str = PRIVILEGED) -> int:
-    """The first port that accounts other than root may listen on."""
-    try:
-        return int(Path(path).read_text())
-    except (OSError, ValueError):
-        return 1024
 
 
 def free_instead(

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from helpers import gateway, remote_tracking
+from helpers import gateway, remote_server
 from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, POSTGRES, Engine, Sink, State
 from helpers.engines.failures import stop_at_failed
 from helpers.errors import NotListening, NotReady
@@ -77,7 +77,7 @@ def probes(parts: Iterable[str], changed: bool) -> dict[str, tuple[Probe, ...]]:
     if JUPYTER in names:
         wanted[JUPYTER] = (
             notebook_answers,
-            *([remote_tracking.ServerAnswers()] if remote_tracking.NAME in names else []),
+            *([remote_server.ServerAnswers()] if remote_server.NAME in names else []),
         )
     return wanted
 

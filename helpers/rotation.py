@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from helpers import encrypted_rows
 from helpers.database_settings import USER
 from helpers.engines.base import JUPYTER, MLFLOW, Engine
 from helpers.errors import TrackbedError
 from helpers.http_request import SEARCH
-from helpers.project import server_secrets
 from helpers.project.credentials import (
     JUPYTER_TOKEN,
     MLFLOW_TOKEN,
@@ -143,7 +143,7 @@ class Watch:
         if not names:
             return {}
         try:
-            found = server_secrets.sealed(self.engine, {name: [new[name], self.old[name]] for name in names})
+            found = encrypted_rows.sealed(self.engine, {name: [new[name], self.old[name]] for name in names})
         except TrackbedError as error:
             return {name: Proof(name, False, error.message) for name in names}
         proofs = {}

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from helpers.gpu.detect import Machine
-
 POSTGRES = "postgres"
 STORE = "store"
 STORE_SYNC = "store-sync"  # VersityGW only: syncs what it stored
@@ -206,22 +204,6 @@ class Availability:
     present: bool
     reason: str = ""
     fix: str = ""
-
-
-@dataclass(frozen=True)
-class HostFacts:
-    """The machine that runs the parts (not always the one that runs the toolkit). Sizes in bytes."""
-
-    hostname: str
-    system: str
-    architecture: str
-    cpus: int
-    memory: int
-    memory_available: int
-    disk_free: int
-    disk_path: str
-    remote: bool = False
-    machine: Machine = field(default_factory=Machine)
 
 
 @dataclass(frozen=True)

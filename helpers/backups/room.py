@@ -11,7 +11,7 @@ from typing import Any
 
 from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
-from helpers.project.project import free_space
+from helpers.machine import free_space
 
 OBJECT = 4096  # bytes of a disk that the smallest object takes
 FREE = 512 * 2**20  # bytes that a restore leaves to what runs

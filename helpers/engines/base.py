@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import IO, TYPE_CHECKING, ClassVar, Protocol
 
 from helpers.engines.checks import Checks
+from helpers.engines.host import HostFacts
 from helpers.engines.streaming import Pipe
 from helpers.gpu.accelerator import Accelerator
 from helpers.project.deployment import Deployment
@@ -28,7 +29,6 @@ from helpers.services import (
     DeviceRequest,
     ExecResult,
     Health,
-    HostFacts,
     Mount,
     Network,
     PartSpec,

@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import socket
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from helpers import addresses
+import psutil
+
+from helpers import addresses, machine
+from helpers.gpu import detect, probe
 from helpers.gpu.detect import Machine
 from helpers.project import workspace_folder
-from helpers.services import Address, HostFacts, Port
+from helpers.services import Address, Port
 from helpers.settings import Settings
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """The machine that runs the parts (not always the one that runs the toolkit). Sizes in bytes."""
+
+    hostname: str
+    system: str
+    architecture: str
+    cpus: int
+    memory: int
+    memory_available: int
+    disk_free: int
+    disk_path: str
+    remote: bool = False
+    machine: Machine = field(default_factory=Machine)
+
+
+def local_facts(disk: Path) -> HostFacts:
+    """This machine, with the free space of the file system that holds ``disk``."""
+    memory = psutil.virtual_memory()
+    return HostFacts(
+        hostname=socket.gethostname(),
+        system=platform.platform(),
+        architecture=platform.machine(),
+        cpus=os.cpu_count() or 1,
+        memory=memory.total,
+        memory_available=memory.available,
+        disk_free=machine.free_space(disk),
+        disk_path=str(disk),
+        machine=detect.machine(probe.look()),
+    )
 
 
 class LocalHost:

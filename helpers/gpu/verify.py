@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 from helpers import commands
-from helpers.engines.base import JUPYTER, Engine, ExecResult, Sink
 from helpers.errors import TrackbedError
 from helpers.gpu import advice
+from helpers.gpu.accelerator import Accelerator
+from helpers.services import JUPYTER, ExecResult, Sink
 
 SCRIPT = Path(__file__).with_name("check_script.py")
+
+
+class Asked(Protocol):
+    """Of the settings."""
+
+    @property
+    def torch(self) -> str: ...
+
+
+class Engine(Protocol):
+    """What is asked of the engine that runs the notebook; engines stand above this package."""
+
+    @property
+    def settings(self) -> Asked: ...
+
+    @property
+    def accelerator(self) -> Accelerator: ...
+
+    def exec(
+        self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
+    ) -> ExecResult: ...
 
 
 def inside(

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-
-import psutil
 
 from helpers import digests
-from helpers.gpu import detect, probe
 from helpers.project.credentials import MLFLOW_TOKEN, Credentials, ensure
 from helpers.project.state import State
-from helpers.services import HostFacts
 from helpers.settings import Settings
 
 AUTO, OPEN, TOKEN = "auto", "open", "token"  # of LOCAL_ACCESS
@@ -61,42 +52,3 @@ class Project:
         searched for a single weak one."""
         found = self.credentials()
         return digests.digest("".join(found[name] for name in found.names), self.asks)
-
-    def local_facts(self, disk: Path) -> HostFacts:
-        """This machine, with the free space of the file system that holds ``disk``."""
-        memory = psutil.virtual_memory()
-        return HostFacts(
-            hostname=socket.gethostname(),
-            system=platform.platform(),
-            architecture=platform.machine(),
-            cpus=os.cpu_count() or 1,
-            memory=memory.total,
-            memory_available=memory.available,
-            disk_free=free_space(disk),
-            disk_path=str(disk),
-            machine=detect.machine(probe.look()),
-        )
-
-
-def existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that exists."""
-    while not path.exists():
-        path = path.parent
-    return path
-
-
-def free_space(path: Path) -> int:
-    """Bytes that are free where ``path`` is or will be. A folder that is closed can still be measured from above."""
-    while True:
-        try:
-            return shutil.disk_usage(path).free
-        except OSError:
-            if path == path.parent:
-                raise
-            path = path.parent
-
-
-def notebook_memory() -> str:
-    """All memory but 2 GiB for the services (at least half of it), as Docker writes it."""
-    total = psutil.virtual_memory().total >> 20
-    return f"{max(total - 2048, total // 2)}m"

@@ -1,16 +1,10 @@
-"""MLflow's own secrets: the keys that rows of its database are encrypted with, as files, and what they open."""
+"""MLflow's own secrets: the keys that rows of its database are encrypted with, as files."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import Any
-
-from helpers import remote_tracking
-from helpers.engines.base import JUPYTER, MLFLOW, Engine, SecretFile
-from helpers.errors import TrackbedError
+from helpers.project import remote_tracking
 from helpers.project.credentials import FORMER, KEK_PASSPHRASE, MLFLOW_TOKEN, WEBHOOK_KEY
-from helpers.spelling import shown
+from helpers.services import JUPYTER, MLFLOW, SecretFile
 
 FILES = {
     KEK_PASSPHRASE: "kek-passphrase",
@@ -46,37 +40,3 @@ def notebook_files(volume: str, uid: int, gid: int, token: bool) -> tuple[Secret
 def notebook_environment(secrets: str, token: bool) -> dict[str, str]:
     """What makes the notebook's MLflow read it; nothing where there is none: an image of your own needs no plugin."""
     return remote_tracking.login(secrets) if token else {}
-
-
-def sealed(engine: Engine, tried: Mapping[str, list[str]] | None = None) -> dict[str, Any]:
-    """What is encrypted, what of it nobody can decrypt, and how many rows each of the ``tried`` keys opens.
-
-    {"rows": {NAME: count}, "lost": {NAME: [names]}, "opened": {NAME: [count, ...]}} by the names of the keys.
-    Raises TrackbedError where the server does not tell.
-    """
-    done = engine.exec(MLFLOW, ("trackbed-mlflow", "sealed"), stdin=json.dumps(tried or {}).encode(), timeout=120)
-    try:
-        found = json.loads(done.stdout[done.stdout.index("{") :]) if done.code == 0 else None
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
-        raise TrackbedError(f"MLflow does not report what it has encrypted: {lines[-1]}", "`invoke logs mlflow`")
-    return found
-
-
-def lost(found: Mapping[str, Any]) -> str:
-    """One line about what cannot be decrypted and what to do; "" when everything can."""
-    words = {KEK_PASSPHRASE: "API keys in MLflow", WEBHOOK_KEY: "secrets of webhooks"}
-    gone = {name: names for name, names in found["lost"].items() if names}
-    if not gone:
-        return ""
-    what = "; ".join(
-        f"{words[name]}: {', '.join(shown(str(one), 60) for one in names[:20])}"
-        + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-        for name, names in gone.items()
-    )
-    return (
-        f"warning: cannot be decrypted with the keys of this system and is not used: {what}. Enter them again in "
-        f"MLflow, or put {' and '.join(gone)} of the system that they come from into .env, then `invoke up`"
-    )

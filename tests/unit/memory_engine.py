@@ -15,7 +15,7 @@ from typing import IO, Any, ClassVar
 from helpers import digests, services
 from helpers.engines import shared, streaming
 from helpers.engines.base import Engine
-from helpers.engines.host import Host, LocalHost
+from helpers.engines.host import Host, HostFacts, LocalHost
 from helpers.errors import TrackbedError
 from helpers.gpu.accelerator import Accelerator
 from helpers.project.deployment import Deployment
@@ -28,7 +28,6 @@ from helpers.services import (
     Availability,
     DataItem,
     ExecResult,
-    HostFacts,
     PartSpec,
     PartStatus,
     Plan,

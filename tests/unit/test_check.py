@@ -58,7 +58,8 @@ class FakeEngine:
 
     accelerator = Accelerator()
     workspace_inside = "/home/jovyan/work"
-    settings = SimpleNamespace(workspace=Path("/srv/work"))
+    settings = SimpleNamespace()
+    deployment = SimpleNamespace(workspace=Path("/srv/work"))
 
     def workspace_fix(self) -> str:
         return "chown -hR 1000:100 /srv/work"

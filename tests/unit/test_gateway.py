@@ -201,11 +201,11 @@ def test_browsers_are_bound_to_https_only_where_they_know_the_certificate(
     tmp_path: Path, flags: dict[str, str], there: bool
 ) -> None:
     settings = system(tmp_path, public="true", public_address="203.0.113.7", **flags).settings
-    assert bool(gateway.hsts(settings)) is there
+    assert bool(variables.hsts(settings)) is there
     root = tmp_path / "root.pem"
     root.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
     own = system(tmp_path, public="true", public_address="203.0.113.7", acme_root=str(root), **flags).settings
-    assert gateway.hsts(own) == ""
+    assert variables.hsts(own) == ""
 
 
 def test_another_root_is_told_once(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from helpers import doctor, ports
+from helpers import addresses, doctor, ports
 from helpers.engines.base import PartStatus, Port, State
 from helpers.engines.host import LocalHost
 from helpers.findings import Level
@@ -65,8 +65,8 @@ def test_two_services_do_not_get_the_same(tmp_path: Path) -> None:
 
 def test_ports_below_1024(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "start").write_text("80\n")
-    assert ports.first_unprivileged(str(tmp_path / "start")) == 80
-    assert ports.first_unprivileged(str(tmp_path / "none")) == 1024
+    assert addresses.first_unprivileged(str(tmp_path / "start")) == 80
+    assert addresses.first_unprivileged(str(tmp_path / "none")) == 1024
     told = settings(tmp_path, TRACKBED_MLFLOW_PORT="443")
     found = doctor.check_privileged(planned(told), 1024)
     assert [cast(str, f.level) for f in found] == [Level.ERROR]

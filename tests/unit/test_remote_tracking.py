@@ -10,12 +10,12 @@ from typing import Any, cast
 
 import pytest
 
-from helpers import readiness, remote_tracking
+from helpers import readiness, remote_server
 from helpers.engines.base import JUPYTER, MLFLOW, Engine, ExecResult
 from helpers.engines.docker import compose_model
 from helpers.errors import SettingError, TrackbedError
 from helpers.probes import tracking_server
-from helpers.project import credentials
+from helpers.project import credentials, remote_tracking
 from helpers.settings import Settings
 from tests.unit.fakes import deployed, module_at, system
 
@@ -230,7 +230,7 @@ class Notebook:
 
 def test_probe_ends_at_once_or_after_its_patience(tmp_path: Path) -> None:
     def ask(answer: dict[str, Any] | str, patience: float = 30) -> str:
-        return remote_tracking.ServerAnswers(patience)(cast(Engine, Notebook(answer, tmp_path)))
+        return remote_server.ServerAnswers(patience)(cast(Engine, Notebook(answer, tmp_path)))
 
     assert ask(tracking_server.answer("")) == ""
     assert ask(tracking_server.answer("refuses")) == "the tracking server refuses"
@@ -244,7 +244,7 @@ def test_probe_ends_at_once_or_after_its_patience(tmp_path: Path) -> None:
 
 def test_who_is_asked() -> None:
     assert len(readiness.probes((JUPYTER, MLFLOW), False)[JUPYTER]) == 1
-    assert len(readiness.probes((JUPYTER, remote_tracking.NAME), False)[JUPYTER]) == 2
+    assert len(readiness.probes((JUPYTER, remote_server.NAME), False)[JUPYTER]) == 2
 
 
 def test_the_plan_is_the_notebook_alone(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from helpers import remote_tracking, services
+from helpers import services
 from helpers.engines import database_roles, jupyterlab, shared
-from helpers.project import server_secrets, workspace_folder
+from helpers.project import remote_tracking, server_secrets, workspace_folder
 from helpers.project.credentials import GATEWAY_KEY, MLFLOW_TOKEN, STORE_SYNC_TOKEN
 from helpers.project.deployment import Deployment
 from helpers.services import (

@@ -15,7 +15,7 @@ from helpers.engines.docker.deployment import Collaborator, DockerDeployment
 from helpers.engines.docker.devices import Devices
 from helpers.engines.docker.notebook_image import NotebookImage
 from helpers.errors import TrackbedError
-from helpers.project.project import notebook_memory
+from helpers.machine import notebook_memory
 from helpers.services import JUPYTER, ExecResult, Mount, PartSpec, Sink, State
 from helpers.settings import DEFAULT
 

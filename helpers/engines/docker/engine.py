@@ -25,7 +25,7 @@ from helpers.engines.docker.postgres import Database
 from helpers.engines.docker.startup import Startup
 from helpers.engines.docker.volumes import Volumes
 from helpers.engines.docker.workspace import Workspace
-from helpers.engines.host import Host
+from helpers.engines.host import Host, HostFacts, local_facts
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.gpu.accelerator import Accelerator
 from helpers.project.project import Project
@@ -38,7 +38,6 @@ from helpers.services import (
     Availability,
     DataItem,
     ExecResult,
-    HostFacts,
     PartStatus,
     Plan,
     Sink,
@@ -114,7 +113,7 @@ class DockerEngine(base.Engine):
         root = str(info.get("DockerRootDir", "/"))
         if self.host.remote:
             return self.host.facts(info, self.devices.machine)
-        facts = self.system.local_facts(Path(root))
+        facts = local_facts(Path(root))
         return HostFacts(
             hostname=str(info.get("Name", facts.hostname)),
             system=str(info.get("OperatingSystem", "")),

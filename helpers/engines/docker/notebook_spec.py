@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from helpers import remote_tracking
 from helpers.engines import jupyterlab
 from helpers.gpu.accelerator import Accelerator
-from helpers.project import server_secrets
+from helpers.project import remote_tracking, server_secrets
 from helpers.project.deployment import Deployment
 from helpers.project.workspace_folder import group
 from helpers.services import JUPYTER, TITLES, DeviceRequest, Health, Mount, PartSpec, Port

@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 
 from helpers import addresses, commands
 from helpers.engines.docker import ssh as nodes
-from helpers.engines.host import Host, LocalHost
+from helpers.engines.host import Host, HostFacts, LocalHost
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.gpu import probe
 from helpers.gpu.detect import Machine
 from helpers.project import workspace_folder
 from helpers.project.state import State
-from helpers.services import Address, HostFacts, Port
+from helpers.services import Address, Port
 from helpers.settings import DEFAULT, Settings
 
 DISK = """\

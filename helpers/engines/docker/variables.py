@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from helpers import database_settings, egress, gateway, urls
+from helpers import database_settings, egress, urls
 from helpers.engines import jupyterlab
 from helpers.engines.docker import client_config, images
 from helpers.engines.docker.deployment import DockerDeployment
@@ -95,7 +95,16 @@ def gateway_variables(deployment: DockerDeployment) -> dict[str, str]:
         "TRACKBED_GATEWAY_CERTIFICATES": certificates,
         "TRACKBED_GATEWAY_ACME_ROOT": "trusted_roots /run/secrets/acme-root.pem" if settings.acme_root else "",
         "TRACKBED_GATEWAY_CONSOLE": "import public 9001 console" if deployment.console_is_public else "",
-        "TRACKBED_GATEWAY_HSTS": gateway.hsts(settings),
+        "TRACKBED_GATEWAY_HSTS": hsts(settings),
         "TRACKBED_GATEWAY_S3": "import public 9000 s3" if settings.public_s3 and own_store else "",
         "TRACKBED_JUPYTER_PORT": str(settings.jupyter_port),
     }
+
+
+def hsts(settings: Settings) -> str:
+    """The gateway's line that tells browsers to use HTTPS only, "" where they do not know the certificate by itself.
+
+    With a CA of one's own a browser would lock its user out as soon as that CA changes; for addresses there is none.
+    """
+    known = settings.acme and not settings.acme_root and settings.domain
+    return "header Strict-Transport-Security max-age=15552000" if known else ""

@@ -8,8 +8,8 @@ from helpers import safe_files
 from helpers.engines.docker import mapped_workspace
 from helpers.engines.docker.container import NotebookContainer
 from helpers.engines.docker.deployment import Collaborator, DockerDeployment
+from helpers.machine import existing
 from helpers.project import workspace_folder
-from helpers.project.project import existing
 
 CLOSED_FIX = (
     "name a folder on a disk of this machine in WORKSPACE: a file server with root_squash, or a FUSE mount without "

@@ -7,7 +7,7 @@ import shlex
 
 from helpers.engines.checks import Checks
 from helpers.findings import Finding, Level
-from helpers.project.project import existing
+from helpers.machine import existing
 
 
 class EmbeddedChecks(Checks):

@@ -7,18 +7,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from helpers import digests, egress, machine_failures, remote_tracking
+from helpers import digests, egress, machine_failures
 from helpers.engines import jupyterlab, shared
 from helpers.engines.embedded.accounts import ROLE_OF
 from helpers.engines.embedded.layout import Layout
 from helpers.engines.embedded.postgres_wheels import MAJOR
-from helpers.engines.host import LOCAL
+from helpers.engines.host import LOCAL, HostFacts, local_facts
 from helpers.gpu import accelerator, wheels
 from helpers.gpu.accelerator import Accelerator
-from helpers.project import server_secrets, surroundings
+from helpers.project import remote_tracking, server_secrets, surroundings
 from helpers.project.deployment import Deployment
 from helpers.project.project import Project
-from helpers.services import JUPYTER, MLFLOW, HostFacts, Port, SecretFile
+from helpers.services import JUPYTER, MLFLOW, Port, SecretFile
 from helpers.settings import Settings
 
 

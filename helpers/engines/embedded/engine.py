@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import IO, ClassVar
 
-from helpers import ports, safe_files, services
+from helpers import addresses, safe_files, services
 from helpers.engines import base, shared, streaming
 from helpers.engines.embedded import script
 from helpers.engines.embedded.checks import EmbeddedChecks
@@ -25,22 +25,11 @@ from helpers.engines.embedded.service_commands import ServiceCommands
 from helpers.engines.embedded.specs import Specs
 from helpers.engines.embedded.startup import Startup
 from helpers.engines.embedded.workspace import Workspace
-from helpers.engines.host import LOCAL, Host
+from helpers.engines.host import LOCAL, Host, HostFacts
 from helpers.errors import TrackbedError
 from helpers.gpu.accelerator import Accelerator
 from helpers.project.project import Project
-from helpers.services import (
-    MLFLOW,
-    Address,
-    Availability,
-    DataItem,
-    ExecResult,
-    HostFacts,
-    PartStatus,
-    Plan,
-    Sink,
-    StartReport,
-)
+from helpers.services import MLFLOW, Address, Availability, DataItem, ExecResult, PartStatus, Plan, Sink, StartReport
 from helpers.settings import Settings
 
 
@@ -214,7 +203,7 @@ class EmbeddedEngine(base.Engine):
         return MLFLOW, str(self.deployment.artifacts / services.CHECK_RESULT)
 
     def lowest_port(self) -> int:
-        return ports.first_unprivileged()  # no service is root
+        return addresses.first_unprivileged()  # no service is root
 
     @property
     def checks(self) -> EmbeddedChecks:

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from helpers import clone, database_settings, digests, remote_tracking, services, urls
+from helpers import clone, database_settings, digests, services, urls
 from helpers.engines import jupyterlab
 from helpers.engines.embedded import launch
 from helpers.engines.embedded.accounts import ROLE_OF
 from helpers.engines.embedded.deployment import Collaborator, EmbeddedDeployment
 from helpers.engines.embedded.environments import OWN, Environments
 from helpers.engines.embedded.supervisor_config import Program
-from helpers.project import mlflow_jobs, server_secrets
+from helpers.project import mlflow_jobs, remote_tracking, server_secrets
 from helpers.service_accounts import DATABASE, NOTEBOOK, SERVER
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, PartSpec, Plan
 

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import time
-from pathlib import Path
 from urllib.parse import urlsplit
 
-from helpers.engines.base import Engine
-from helpers.errors import SettingError, TrackbedError
+from helpers.errors import SettingError
 from helpers.services import JUPYTER, SecretFile
 from helpers.settings import Settings
 
-SCRIPT = Path(__file__).parent / "probes" / "tracking_server.py"
-NAME = "remote tracking server"  # among the parts to wait for
 PLUGIN = "trackbed"  # the name of docker/jupyter/startup/trackbed_login.py among MLflow's plugins
-PATIENCE = 30.0  # seconds for a server that may be just starting
 USERNAME_FILE, PASSWORD_FILE, TOKEN_FILE, CA_FILE = (
     "tracking-username",
     "tracking-password",
@@ -89,31 +82,3 @@ def check_address(settings: Settings, own_loopback: bool) -> None:
             f"notebook's container {host} is the container itself; name the machine by an address "
             "that others can reach."
         )
-
-
-class ServerAnswers:
-    """A probe, asked from inside the notebook: empty when the server answers with this login.
-
-    Raises TrackbedError at once for what waiting does not mend (401, TLS), for the rest after ``patience`` seconds.
-    """
-
-    def __init__(self, patience: float = PATIENCE) -> None:
-        self._deadline = time.monotonic() + patience
-
-    def __call__(self, engine: Engine) -> str:
-        done = engine.exec(JUPYTER, ("python", "-"), stdin=SCRIPT.read_bytes(), timeout=60)
-        answer = next((line for line in reversed(done.stdout.splitlines()) if line.startswith("{")), "")
-        try:
-            found = json.loads(answer)
-            problem, fix, final = str(found["problem"]), str(found["fix"]), bool(found["final"])
-        except (ValueError, KeyError, TypeError):
-            lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-            problem, fix, final = (lines or [f"exit code {done.code}"])[-1], "`invoke logs jupyter` may show why", False
-        if not problem:
-            return ""
-        if final or time.monotonic() > self._deadline:
-            raise TrackbedError(
-                f"JupyterLab is up, but from inside it {engine.settings.tracking_uri} {problem}",
-                f"{fix}   (`invoke up` tries again)",
-            )
-        return f"the tracking server {problem}"
