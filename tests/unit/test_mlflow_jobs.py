@@ -265,12 +265,9 @@ def test_a_job_calls_models_through_the_server_alone(model_utils: Any, provider:
         with pytest.raises(Refused, match="choose gateway:/ENDPOINT"):
             module._parse_model_uri(f"{provider}:/x")
     assert model_utils._get_provider_instance("gateway", "x") == "x"
-    for call in (
-        lambda: model_utils._get_provider_instance(provider, "x"),
-        lambda: model_utils._get_provider_instance(provider=provider, model="x"),
-    ):
+    for words, named in (((provider, "x"), {}), ((), {"provider": provider, "model": "x"})):
         with pytest.raises(Refused):
-            call()
+            model_utils._get_provider_instance(*words, **named)
 
 
 def test_rows_of_other_jobs_start_nothing() -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from helpers import backup_commands, lifecycle
-from helpers.backups import restore
+from helpers.backups import journal, restore
 from helpers.errors import TrackbedError
 from helpers.project.project import Project
 from helpers.project.state import State
@@ -26,7 +26,7 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setattr(restore, "copy", lambda *_: {"database": "new", "prefix": "new"})
     monkeypatch.setattr(restore, "abandon", lambda *_: None)
     monkeypatch.setattr(restore, "settings_of", lambda _: {"MLFLOW_WORKERS": "4", "TORCH": "none"})
-    monkeypatch.setattr(backup_commands.journal, "settle", lambda *_: None)
+    monkeypatch.setattr(journal, "settle", lambda *_: None)
     return made
 
 

@@ -172,5 +172,5 @@ def test_settings_of_a_backup_are_those_that_this_version_takes(
     found = restore.settings_of(salvage.all_of(tmp_path / "a.tar", lambda *_: None))
     assert found == {"TORCH": "none", "MLFLOW_WORKERS": "4"}
     wrong = SimpleNamespace(small={"settings.json": b'{"TORCH": "no such", "MLFLOW_WORKERS": "4"}'})
-    monkeypatch.setattr(restore.salvage, "small", lambda rest, name: rest.small[name])
+    monkeypatch.setattr(salvage, "small", lambda rest, name: rest.small[name])
     assert restore.settings_of(cast(Any, wrong)) == {"MLFLOW_WORKERS": "4"}
