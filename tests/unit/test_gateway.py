@@ -182,7 +182,12 @@ def test_behind_the_gateway_mlflow_asks_for_its_token_and_people_are_told_of_non
             assert credentials.Credentials(values).render(file.template, file.names)
     status = PartStatus("mlflow", State.READY)
     engine = SimpleNamespace(
-        name="docker", parts=lambda detail: (status,), access_token=lambda: "token", host=LOCAL, console_is_public=False
+        name="docker",
+        parts=lambda detail: (status,),
+        access_token=lambda: "token",
+        host=LOCAL,
+        console_is_public=False,
+        deployment=deployed(settings),
     )
     view = lifecycle.overview(engine, settings)  # type: ignore[arg-type]
     assert view.token == "" and lifecycle.mlflow_url(view) == f"https://203.0.113.7:8000/{urls.TRAINING_PAGE}"
