@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from helpers import addresses, machine_failures, ports
+from helpers import addresses, machine_failures
 from helpers.engines.embedded import stale_locks
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.engines.embedded.supervisor import Supervisor
@@ -47,6 +47,6 @@ def test_what_only_linux_tells(tmp_path: Path) -> None:
     (tmp_path / "supervisord.pid").write_text(str(os.getpid()))
     assert Supervisor(tmp_path, tmp_path, "x").has_groups({60001})
     assert stale_locks.workers(tmp_path) is None, "PostgreSQL itself has to tell"
-    assert addresses.uplink() == ("", 0) and ports.first_unprivileged() == 1024
+    assert addresses.uplink() == ("", 0) and addresses.first_unprivileged() == 1024
     assert machine_failures.memory_limit() == (0, 0) and not machine_failures.killed_for_memory()
     assert not probe.look()["nodes"] and not probe.look()["kfd"]
