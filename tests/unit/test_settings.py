@@ -202,7 +202,7 @@ def test_again_checks_as_the_first_time(place: Place) -> None:
     assert again.origin("MLFLOW_PORT") == "the last `invoke up`" and "MLFLOW_PORT" not in again.told
     other = again.again({}, project="other", s3_console_port="9997")
     assert (other.project, other.s3_console_port, other.jupyter_port) == ("other", 9997, 8123)
-    with pytest.raises(SettingError, match="two parts cannot share a port"):
+    with pytest.raises(SettingError, match="two services cannot share a port"):
         first.again({"MLFLOW_PORT": "8123"})
 
 
