@@ -11,5 +11,7 @@ JUPYTER_FOLDER = ROOT / "docker" / "jupyter"
 
 
 def server_files() -> tuple[Path, ...]:
-    """The tracking server's own files: its program, the package that it runs, and MLflow's empty schema."""
-    return (MLFLOW_FOLDER / "start.py", *sorted(SERVER_PACKAGE.rglob("*.py")), SERVER_PACKAGE / "schema.sql")
+    """The tracking server's own files: its program, the package that it runs, MLflow's empty schema, entry points."""
+    entry_points = sorted(MLFLOW_FOLDER.glob("trackbed_mlflow-*.dist-info/*"))
+    package = (*sorted(SERVER_PACKAGE.rglob("*.py")), SERVER_PACKAGE / "schema.sql")
+    return (MLFLOW_FOLDER / "start.py", *package, *entry_points)

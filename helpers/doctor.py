@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping
 
-from helpers import addresses, durability, pages, ports
+from helpers import addresses, durability, fast_path, pages, ports
 from helpers import workspace as workspace_files
 from helpers.engines import select
 from helpers.engines.base import Engine
@@ -19,7 +19,7 @@ from helpers.gpu import node_types
 from helpers.machine import existing
 from helpers.project import access, mlflow_jobs, workspace_folder
 from helpers.project.project import OPEN, Project
-from helpers.services import JUPYTER, POSTGRES, PartStatus, Port, State
+from helpers.services import JUPYTER, MLFLOW, POSTGRES, PartStatus, Port, State
 from helpers.settings import BY_NAME, Settings, relevance
 
 GIB = 1 << 30
@@ -301,6 +301,8 @@ def examine(system: Project) -> list[Finding]:
     found.append(_check_access(system, engine))
     if words := mlflow_jobs.summary(engine.settings):
         found.append(Finding(Level.OK, "jobs", words))
+    if any(status.name == MLFLOW and status.up for status in engine.parts()):
+        found.append(fast_path.check(engine))
     found += engine.checks.workspace(bool(access.others(access.own(system), engine.settings.folder)))
     found.append(_check_gpu(engine))
     found += _check_pages(system, engine)

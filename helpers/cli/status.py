@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from helpers import addresses, console, lifecycle, notebook, typed
+from helpers import addresses, console, fast_path, lifecycle, notebook, typed
 from helpers.cli import options
 from helpers.engines.base import State
 from helpers.errors import FAILED, SettingError, TrackbedError
 from helpers.lifecycle import Overview
 from helpers.project import mlflow_jobs
 from helpers.project.project import Project
+from helpers.services import MLFLOW
 from helpers.settings.flags import Given
 from helpers.spelling import did_you_mean, nearest
 
@@ -65,6 +66,8 @@ def status(given: Given, format: str, json: bool) -> int:
                 console.notice(f"\n{line}")
             if mlflow_jobs.enabled(engine.settings):
                 console.notice(f"\nMLflow's jobs are {mlflow_jobs.summary(engine.settings)}")
+            if any(row.status.name == MLFLOW and row.status.up for row in view.rows):
+                console.notice(f"\nMLflow's fast path: {fast_path.check(engine).detail}")
     return 0 if all(row.status.up for row in view.rows) else FAILED
 
 

@@ -142,6 +142,14 @@ class Declared:
         "Models that judges may call, with MLFLOW_JOBS=on: public https addresses only, or any (a local vLLM)",
         only=("server", "private", "jobs"),
     )
+    mlflow_fast_path: str = setting(
+        "auto",
+        one_of("auto", "off"),
+        "Trackbed's shorter way through MLflow for logging and searching: auto, or off to run MLflow as it is",
+        tasks=UP,
+        only=("server",),
+        compose=True,
+    )
     domain: str = setting(
         "",
         optional(kinds.DOMAIN, ""),

@@ -9,8 +9,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from trackbed_mlflow import abandoned_requests
-from trackbed_mlflow.fast_path import routing as quick
+from trackbed_mlflow import abandoned_requests, router
+from trackbed_mlflow.fast_path import json_requests
 
 WHOLE = {"type": "http.request", "body": b"{}", "more_body": False}
 LEFT = {"type": "http.disconnect"}
@@ -144,7 +144,7 @@ def test_a_request_that_waited_for_a_thread_is_not_run_for_nobody() -> None:
 
 def test_what_waits_for_its_turn_is_dropped_when_its_client_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(abandoned_requests, "WATCH_SECONDS", 0.01)
-    monkeypatch.setattr(quick, "LONG_SECONDS", 60)
+    monkeypatch.setattr(json_requests, "LONG_SECONDS", 60)
     runs: list[str] = []
 
     def wsgi(environ: dict[str, Any], start: Any) -> list[bytes]:
@@ -153,9 +153,9 @@ def test_what_waits_for_its_turn_is_dropped_when_its_client_goes(monkeypatch: py
         return [b"{}"]
 
     async def scene() -> None:
-        bridge = quick.Bridge(wsgi, lambda scope, body: {"path": scope["path"]})
-        app = quick.Quick(bridge, bridge, frozenset({"/gone", "/there"}))
-        turns = [await bridge.turns.take() for _ in range(quick.AT_ONCE)]
+        bridge = json_requests.WSGIBridge(wsgi, lambda scope, body: {"path": scope["path"]})
+        app = router.Router(bridge, bridge, bridge, frozenset({"/gone", "/there"}))
+        turns = [await bridge.limiter.take() for _ in range(json_requests.AT_ONCE)]
         sent: list[Any] = []
 
         async def send(message: Any) -> None:
@@ -172,6 +172,6 @@ def test_what_waits_for_its_turn_is_dropped_when_its_client_goes(monkeypatch: py
         for end in turns:
             end()
         await asyncio.gather(*tasks)
-        assert runs == ["/there"] and len(sent) == 2 and bridge.turns.free == quick.AT_ONCE
+        assert runs == ["/there"] and len(sent) == 2 and bridge.limiter.free == json_requests.AT_ONCE
 
     asyncio.run(scene())

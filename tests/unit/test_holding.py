@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from trackbed_mlflow import cli
+from trackbed_mlflow import serve
 
 from helpers.engines.base import State
 from helpers.engines.embedded.supervisor import Supervisor
@@ -160,10 +160,10 @@ def test_the_server_takes_a_listening_socket_for_its_standard_input_and_nothing_
         with socket.socket() as listening:
             listening.bind(("127.0.0.1", 0))
             os.dup2(listening.fileno(), 0)
-            assert cli.held_socket() is None  # it does not listen
+            assert serve.held_socket() is None  # it does not listen
             listening.listen(1)
             os.dup2(listening.fileno(), 0)
-            number = cli.held_socket()
+            number = serve.held_socket()
             assert number is not None and os.fstat(number).st_ino == os.fstat(listening.fileno()).st_ino
             assert os.fstat(0).st_rdev == os.stat(os.devnull).st_rdev and not os.get_inheritable(number)
             os.close(number)
@@ -171,9 +171,9 @@ def test_the_server_takes_a_listening_socket_for_its_standard_input_and_nothing_
             Path(path).touch()
             with open(path) as stream:
                 os.dup2(stream.fileno(), 0)
-            assert cli.held_socket() is None
+            assert serve.held_socket() is None
         os.close(0)
-        assert cli.held_socket() is None
+        assert serve.held_socket() is None
     finally:
         os.dup2(kept, 0)
         os.close(kept)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from trackbed_mlflow import cli, errors
+from trackbed_mlflow import configuration, errors, leftovers, serve
 
 from helpers.clone import SERVER_PACKAGE
 from tests.unit.fakes import ENTRY, trackbed_mlflow
@@ -24,7 +24,7 @@ from tests.unit.fakes import ENTRY, trackbed_mlflow
 
 def test_what_every_engine_needs_is_set_and_what_was_given_wins() -> None:
     environment = {"MLFLOW_DISABLE_TELEMETRY": "false"}
-    cli.prepare(environment)
+    configuration.prepare(environment)
     assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "false"
 
@@ -35,7 +35,7 @@ def test_what_every_engine_needs_is_set_and_what_was_given_wins() -> None:
 )
 def test_stray_variables_do_not_reach_the_server(name: str) -> None:
     environment = {name: "tcp://10.0.0.1:8000"}
-    cli.prepare(environment)
+    configuration.prepare(environment)
     assert name not in environment
 
 
@@ -46,13 +46,23 @@ def test_arguments_name_no_store() -> None:
         "TRACKBED_HOST": "127.0.0.1",
         "MLFLOW_BACKEND_STORE_URI": "postgresql+psycopg2://u:secret@h/d",
     }
-    assert cli.server_arguments(environment) == ["server", "--host", "127.0.0.1", "--port", "8123", "--workers", "2"]
+    assert configuration.server_arguments(environment) == [
+        "server",
+        "--app-name",
+        "trackbed",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "8123",
+        "--workers",
+        "2",
+    ]
 
 
 @pytest.mark.parametrize("value", ["0", "65536", "tcp://10.0.0.1:8000", "-1", "8e3", " "])
 def test_a_wrong_port_is_refused(value: str) -> None:
     with pytest.raises(errors.Stop, match="TRACKBED_PORT") as caught:
-        cli.server_arguments({"TRACKBED_PORT": value})
+        configuration.server_arguments({"TRACKBED_PORT": value})
     assert caught.value.code == errors.MISCONFIGURED
 
 
@@ -102,7 +112,7 @@ def test_what_the_server_does_not_import_is_not_in_the_image() -> None:
     """A package that is there in one engine and not in the other would make two servers of one."""
     text = ENTRY.with_name("Dockerfile").read_text()
     removed = text.split("for name in ")[1].split("; do rm")[0].replace("\\", " ").split()
-    assert set(cli.CLIENT_ONLY) <= set(removed)
+    assert set(serve.CLIENT_ONLY) <= set(removed)
 
 
 class Clock:
@@ -246,10 +256,10 @@ def test_leftovers_of_killed_uploads_go_and_the_rest_stays(tmp_path: Path) -> No
         age = 10.0 if name == "tmpnew" else 7200.0
         os.utime(tmp_path / name, (now - age, now - age))
     (tmp_path / "tmplink").symlink_to(tmp_path / "keep")
-    assert cli.clear_leftovers(tmp_path, now) == 1
+    assert leftovers.clear_files(tmp_path, now) == 1
     assert {entry.name for entry in tmp_path.iterdir()} == {"tmpnew", "keep", "tmplink"}
 
 
 def test_gunicorn_puts_nothing_into_the_home() -> None:
     """Its control socket would be there: of all systems of a user, and an error where the home is closed."""
-    assert cli.Workers("127.0.0.1", "8000", "2").options["control_socket_disable"] is True
+    assert serve.Workers("127.0.0.1", "8000", "2").options["control_socket_disable"] is True

@@ -35,6 +35,7 @@ VALUES = {
     "--s3-bucket": "mine",
     "--local-access": "token",
     "--certificates": "internal",
+    "--mlflow-fast-path": "off",
     "--mlflow-jobs": "on",
     "--domain": "lab.example.org",
     "--public-s3": "true",
@@ -56,6 +57,7 @@ SERVERS_OWN = {
     "--s3-bucket",
     "--local-access",
     "--mlflow-port",
+    "--mlflow-fast-path",
     "--mlflow-jobs",
 }
 PUBLIC = {"--domain", "--certificates", "--public-s3", "--http-port", "--https-port"}

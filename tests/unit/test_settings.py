@@ -258,6 +258,7 @@ NO_TERMINAL = {
     "TRACKBED_PORT",
     "TRACKBED_WORKERS",
     "TRACKBED_REGION",
+    "TRACKBED_FAST_PATH",
     "TRACKBED_JOBS",
     "TRACKBED_JOBS_MODELS",
 }
@@ -646,6 +647,11 @@ BAD_NAMES = [
         {},
         {"trackbed_gpu": "1"},
         "trackbed_gpu (from the environment): no such setting. Did you mean TRACKBED_GPU?",
+    ),
+    (
+        {},
+        {"TRACKBED_FAST_PATH": "off"},
+        "TRACKBED_FAST_PATH (from the environment): no such setting. Did you mean TRACKBED_MLFLOW_FAST_PATH?",
     ),
     (
         {},

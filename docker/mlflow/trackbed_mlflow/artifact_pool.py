@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from trackbed_mlflow import abandoned_requests
+from trackbed_mlflow.errors import say
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -29,6 +30,7 @@ RETRY_SECONDS = 5
 # end (MLflow fetches a file from the store before it sends its first byte)
 QUIET_SECONDS, QUIET_TRANSFER_SECONDS = 60.0, 600.0
 BLOCK = 1 << 20  # bytes of a body that cross between the loops at once
+FILE_BLOCK = 1 << 20  # bytes of a file in one piece of an answer
 
 # Which requests these are: a test walks MLflow's own code for all that reach the store.
 PATHS = re.compile(
@@ -51,7 +53,7 @@ def waits_for_store(path: str) -> bool:
     return bool(PATHS.match(path) or (os.environ.get("MLFLOW_TRACE_ARCHIVAL_CONFIG") and ARCHIVED.match(path)))
 
 
-class StorePool:
+class ArtifactPool:
     """``app`` for requests that wait for the store: in a loop of its own, with a limit and a time-out."""
 
     def __init__(self, app: App) -> None:
@@ -82,7 +84,7 @@ class StorePool:
 class _Crossing:
     """One request, between the server's loop and the store's."""
 
-    def __init__(self, pool: StorePool, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, pool: ArtifactPool, scope: Scope, receive: Receive, send: Send) -> None:
         self.pool, self.scope, self.receive, self.send = pool, scope, receive, send
         self.main = asyncio.get_running_loop()
         self.seen = self.main.time()  # when the last byte came or went
@@ -150,6 +152,20 @@ class _Crossing:
         self.seen = self.main.time()
         await self.send(message)
         self.seen = self.main.time()
+
+
+def larger_blocks() -> None:
+    """Artifacts from a folder leave in larger pieces.
+
+    Starlette's own are 64 KiB, and each goes its way through the threads and MLflow's middlewares.
+    """
+    from starlette.responses import FileResponse  # type: ignore[import-not-found]
+
+    own = getattr(FileResponse, "chunk_size", None)
+    if not isinstance(own, int):
+        say("files leave in Starlette's own pieces: it has no chunk_size")
+        return
+    FileResponse.chunk_size = max(own, FILE_BLOCK)
 
 
 def _forget(future: asyncio.Future[None]) -> None:

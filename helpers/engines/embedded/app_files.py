@@ -17,7 +17,11 @@ SCRIPTS = ("launch.py", "overlay.py")  # of this package
 class AppFiles(Collaborator):
     def put(self) -> None:
         # copies: the clone may lie where the services cannot look, and may go away while they run
-        for source, target in self._copies():
+        copies = self._copies()
+        for path in self.deployment.app.rglob("*.py"):
+            if path not in {target for _, target in copies}:  # an earlier version's
+                safe_files.remove(path)
+        for source, target in copies:
             for folder in reversed(target.relative_to(self.deployment.app).parents[:-1]):
                 safe_files.own_folder(self.deployment.app / folder, 0o755)
             _put(target, source.read_bytes(), 0o644)

@@ -78,7 +78,7 @@ class _Script:
                 "# folders, and one venv per lock",
                 f"mkdir -p {' '.join(folders)}",
                 f'chmod 700 "$STATE"/secrets {self.sockets}',
-                'cp -r docker/mlflow/start.py docker/mlflow/trackbed_mlflow "$STATE"/app/',
+                'cp -r docker/mlflow/start.py docker/mlflow/trackbed_mlflow* "$STATE"/app/',
                 'cp -r docker/jupyter/startup/. "$STATE"/app/startup/',
                 *(line for venv in self.environments.locks() for line in self._venv(*venv)),
                 f"ln -sfn bin {self.word(programs)}",

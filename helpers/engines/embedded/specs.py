@@ -113,6 +113,7 @@ class Specs(Collaborator):
             "TRACKBED_HOST": settings.bind_address,
             "TRACKBED_PORT": str(settings.mlflow_port),
             "TRACKBED_WORKERS": str(settings.mlflow_workers),
+            "TRACKBED_FAST_PATH": settings.mlflow_fast_path,
             server_secrets.FOLDER_VARIABLE: str(secrets),
             server_secrets.ACCESS_VARIABLE: str(secrets / server_secrets.ACCESS_FILE),
             # the secrets are read at the start only: other ones are another program

@@ -101,7 +101,7 @@ async def refuse(scope: Scope, send: Send, status: int, reason: str) -> None:
 
 
 def guarded(app: App, environment: Mapping[str, str] = os.environ) -> App:
-    """``app`` (MLflow with the shorter ways) behind all checks."""
+    """``app`` (MLflow behind the router) behind all checks."""
     own_origins = origins.Origins(environment.get(ORIGINS, "").split(","))
     judge = routes.Judge(routes.table(jobs.enabled(environment)))
     edge = Edge(presigned_urls.closed(app), own_origins, judge, environment.get(jobs.TOKEN, ""))

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from trackbed_mlflow.errors import say
-
 Convert = Callable[[Any], Any]
 Plan = dict[int, tuple[str, bool, Convert | None]]  # by field number: name, repeated, how one value is converted
 
@@ -102,10 +100,9 @@ def writer(own: Callable[..., str]) -> Callable[..., str]:
     return message_to_json
 
 
-def shorten(handlers: Any) -> None:
-    """Let MLflow's handlers write their answers in one walk, if its writer still takes what ours does."""
+def replace(handlers: Any) -> None:
+    """Let MLflow's handlers write their answers in one walk. AttributeError where its writer takes other words."""
     own = handlers.message_to_json
-    if set(getattr(own, "__kwdefaults__", None) or ()) == {"pretty", "convert_int64_to_number"}:
-        handlers.message_to_json = writer(own)
-    else:
-        say("answers are written in MLflow's own way: it takes other words")
+    if set(getattr(own, "__kwdefaults__", None) or ()) != {"pretty", "convert_int64_to_number"}:
+        raise AttributeError("message_to_json takes other words")
+    handlers.message_to_json = writer(own)

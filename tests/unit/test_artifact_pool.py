@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 import time
 from collections.abc import MutableMapping
+from types import ModuleType
 from typing import Any
 
 import pytest
-from trackbed_mlflow import artifact_pool
-from trackbed_mlflow.fast_path import routing as quick
+from trackbed_mlflow import artifact_pool, router
 
 GET = {"type": "http.request", "body": b"", "more_body": False}
 
@@ -105,7 +106,7 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 def test_bodies_and_answers_cross_between_the_loops_in_large_pieces() -> None:
     pieces = [{"type": "http.request", "body": b"x" * (64 << 10), "more_body": n < 63} for n in range(64)]
-    sent = asyncio.run(ask(artifact_pool.StorePool(echo), "/x", *pieces))
+    sent = asyncio.run(ask(artifact_pool.ArtifactPool(echo), "/x", *pieces))
     assert [message.get("body") for message in sent] == [None, b"4 4194304"]
 
 
@@ -119,7 +120,7 @@ def test_the_loop_of_the_others_goes_on_while_the_store_hangs() -> None:
         await echo(scope, lambda: _done(), send)
 
     async def scene() -> float:
-        pool = artifact_pool.StorePool(hung)
+        pool = artifact_pool.ArtifactPool(hung)
         waiting = asyncio.ensure_future(ask(pool, "/x"))
         await asyncio.sleep(0.1)
         began = time.monotonic()
@@ -148,7 +149,7 @@ def test_a_store_that_does_not_answer_is_told_in_mlflows_words(monkeypatch: pyte
         await echo(scope, lambda: _done(), send)
 
     async def scene() -> tuple[list[dict[str, Any]], int]:
-        pool = artifact_pool.StorePool(hung)
+        pool = artifact_pool.ArtifactPool(hung)
         sent = await ask(pool, "/api/2.0/mlflow/artifacts/list")
         released.set()
         await asyncio.sleep(0.2)  # what the thread says now is for nobody
@@ -170,7 +171,7 @@ def test_more_than_may_wait_are_refused_at_once(monkeypatch: pytest.MonkeyPatch)
         await echo(scope, lambda: _done(), send)
 
     async def scene() -> list[int]:
-        pool = artifact_pool.StorePool(hung)
+        pool = artifact_pool.ArtifactPool(hung)
         first = asyncio.ensure_future(ask(pool, "/x"))
         await asyncio.sleep(0.1)
         refused = await ask(pool, "/x")
@@ -194,7 +195,7 @@ def test_a_slow_client_is_not_one_that_waits_for_the_store(monkeypatch: pytest.M
         async def send(message: MutableMapping[str, Any]) -> None:
             sent.append(message)
 
-        await artifact_pool.StorePool(echo)({"type": "http", "path": "/x"}, receive, send)
+        await artifact_pool.ArtifactPool(echo)({"type": "http", "path": "/x"}, receive, send)
         return sent
 
     assert asyncio.run(scene())[0]["status"] == 200
@@ -216,6 +217,29 @@ def test_the_body_of_a_graphql_request_tells_its_way(body: bytes, way: str) -> N
 
         return app
 
-    app = quick.Quick(named("full"), named("short"), frozenset(), named("store"))
+    app = router.Router(named("full"), named("store"))
     sent = asyncio.run(ask(app, "/graphql", {"type": "http.request", "body": body, "more_body": False}))
     assert sent == [{"way": way, "body": body}]
+
+
+def responses(monkeypatch: pytest.MonkeyPatch, **attributes: Any) -> Any:
+    module: Any = ModuleType("starlette.responses")
+    module.FileResponse = type("FileResponse", (), attributes)
+    monkeypatch.setitem(sys.modules, "starlette", ModuleType("starlette"))
+    monkeypatch.setitem(sys.modules, "starlette.responses", module)
+    return module.FileResponse
+
+
+@pytest.mark.parametrize(("own", "expected"), [(64 << 10, 1 << 20), (4 << 20, 4 << 20)])
+def test_files_leave_in_larger_pieces(monkeypatch: pytest.MonkeyPatch, own: int, expected: int) -> None:
+    response = responses(monkeypatch, chunk_size=own)
+    artifact_pool.larger_blocks()
+    assert response.chunk_size == expected
+
+
+def test_another_starlette_keeps_its_pieces(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    response = responses(monkeypatch)
+    artifact_pool.larger_blocks()
+    assert not hasattr(response, "chunk_size") and "Starlette's own" in capsys.readouterr().err

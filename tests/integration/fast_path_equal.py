@@ -25,15 +25,15 @@ from mlflow.entities import (  # type: ignore[import-not-found,unused-ignore]
     ViewType,
 )
 from mlflow.protos import model_registry_pb2, service_pb2  # type: ignore[import-not-found,unused-ignore]
-from mlflow.store.db.utils import _get_managed_session_maker  # type: ignore[import-not-found,unused-ignore]
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # type: ignore[import-not-found,unused-ignore]
 from mlflow.utils.proto_json_utils import message_to_json  # type: ignore[import-not-found,unused-ignore]
-from sqlalchemy.orm import sessionmaker  # type: ignore[import-not-found,unused-ignore]
 
 URI, MODULES = sys.argv[1:]
 sys.path.insert(0, MODULES)
 
-from trackbed_mlflow.fast_path import json_answers, tracking_store  # noqa: E402
+from trackbed_mlflow import fast_path  # noqa: E402
+from trackbed_mlflow.fast_path import json_answers  # noqa: E402
+from trackbed_mlflow.fast_path import store as entry_point  # noqa: E402
 
 ROWS = {
     "metrics": "key, value, timestamp, step, is_nan",
@@ -299,10 +299,10 @@ def answers(dice: random.Random) -> None:
 
 
 def main() -> None:
-    own, ours = SqlAlchemyStore(URI, "file:///unused"), SqlAlchemyStore(URI, "file:///unused")
-    ours.engine = sqlalchemy.create_engine(URI, pool_pre_ping=True)  # MLflow gives stores of one address one engine
-    ours.ManagedSessionMaker = _get_managed_session_maker(sessionmaker(bind=ours.engine), ours.db_type)
-    tracking_store.shorten(ours)
+    own = SqlAlchemyStore(URI, "file:///unused")
+    SqlAlchemyStore._engine_map.clear()  # MLflow gives stores of one address one engine
+    ours = entry_point.create(URI, "file:///unused")
+    assert type(ours).__name__ == "FastTrackingStore" and not fast_path.fallbacks, fast_path.fallbacks
     pair, dice = Pair(own, ours), random.Random(7)
     logging(pair, dice)
     searching(pair)

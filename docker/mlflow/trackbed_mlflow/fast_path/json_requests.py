@@ -12,17 +12,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from trackbed_mlflow import abandoned_requests, artifact_pool
-from trackbed_mlflow.errors import say
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from trackbed_mlflow import abandoned_requests, artifact_pool, fast_path
+from trackbed_mlflow.router import App, Receive, Scope, Send
 
 # What the skipped middlewares do is nothing for these requests: one times calls of /gateway/, the other resolves a
 # workspace, which Flask's own hook does again.
@@ -31,10 +26,9 @@ THREADS = 15  # SQLAlchemy's default pool: 5 connections and 10 more; nobody wai
 # More requests at once share the same processor time and Python's lock: 32 clients got half the answers with 15. A
 # request that takes longer than usual makes room for others.
 AT_ONCE, LONG_SECONDS = 2, 0.1
-FILE_BLOCK = 1 << 20  # bytes of a file in one piece of an answer
 
 
-class Turns:
+class ConcurrencyLimiter:
     """At most AT_ONCE requests in work that began less than LONG_SECONDS ago; those that wait go in order."""
 
     def __init__(self) -> None:
@@ -76,14 +70,14 @@ class Turns:
         self.free += 1
 
 
-class Bridge:
+class WSGIBridge:
     """A WSGI application as an ASGI one for answers that are small and whole."""
 
     def __init__(self, wsgi: Callable[..., Iterable[bytes]], environ: Callable[[Scope, bytes], dict[str, Any]]) -> None:
         self.wsgi = wsgi
         self.environ = environ
         self.threads: ThreadPoolExecutor | None = None  # made by the worker: threads do not survive a fork
-        self.turns = Turns()
+        self.limiter = ConcurrencyLimiter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts, more = [], True
@@ -95,7 +89,7 @@ class Bridge:
             more = message.get("more_body", False)
         if self.threads is None:
             self.threads = ThreadPoolExecutor(THREADS, "request")
-        end = await self.turns.take()
+        end = await self.limiter.take()
         try:
             if (client := abandoned_requests.current.get()) is not None and client.gone:
                 return
@@ -126,49 +120,6 @@ class Bridge:
         return head[0], head[1], body
 
 
-class Quick:
-    """Requests of ``paths`` go to ``short``, those that wait for the object store to ``store``, others to ``full``."""
-
-    def __init__(self, full: App, short: App, paths: frozenset[str], store: App | None = None) -> None:
-        self.full = full
-        self.short = short
-        self.paths = paths
-        self.store = store or full
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.full(scope, receive, send)
-            return
-        client = abandoned_requests.Client(receive)
-        abandoned_requests.current.set(client)  # the server makes a task, and so a context, for each request
-        try:
-            path = scope["path"]
-            if path in self.paths and not scope.get("root_path"):
-                await self.short(scope, client.receive, send)
-            elif artifact_pool.waits_for_store(path):
-                await self.store(scope, client.receive, send)
-            elif path == artifact_pool.GRAPHQL:
-                await self.graphql(scope, client.receive, send)
-            else:
-                await self.full(scope, client.receive, send)
-        finally:
-            client.end()
-
-    async def graphql(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Its body tells whether it asks for artifacts."""
-        messages = [await receive()]
-        while messages[-1].get("more_body"):
-            messages.append(await receive())
-        body = b"".join(message.get("body", b"") for message in messages)
-        left = deque(messages)
-
-        async def again() -> MutableMapping[str, Any]:
-            return left.popleft() if left else await receive()
-
-        asks = artifact_pool.ARTIFACTS_IN_GRAPHQL.search(body) or scope.get("query_string")
-        await (self.store if asks else self.full)(scope, again, send)
-
-
 def paths(app: Any, flask: Any, mount: type, full: Any) -> frozenset[str]:
     """The fixed addresses of MLflow's JSON API that only Flask answers."""
     found = set()
@@ -183,9 +134,9 @@ def paths(app: Any, flask: Any, mount: type, full: Any) -> frozenset[str]:
     return frozenset(found)
 
 
-def shortened(app: Any, flask: Any) -> Any:
-    """MLflow's FastAPI application with the shorter way; itself where it is not built as we know it."""
-    try:
+def application(app: Any, flask: Any) -> tuple[App | None, frozenset[str]]:
+    """What answers the JSON requests of MLflow's FastAPI ``app``, and their addresses; None where it does not fit."""
+    with fast_path.part("JSON requests"):
         from starlette.middleware.base import BaseHTTPMiddleware  # type: ignore[import-not-found]
         from starlette.middleware.wsgi import build_environ  # type: ignore[import-not-found]
         from starlette.routing import Match, Mount  # type: ignore[import-not-found]
@@ -195,25 +146,8 @@ def shortened(app: Any, flask: Any) -> Any:
         names = {m.kwargs["dispatch"].__name__ for m in wrapping}
         if names != SKIPPED or len(wrapping) != len(SKIPPED) or getattr(app, "max_body_size", None) is not None:
             raise AttributeError(f"other middlewares: {', '.join(sorted(names))}")
-        flask.wsgi_app = abandoned_requests.wanted_only(flask.wsgi_app)
-        short: Any = Bridge(flask.wsgi_app, build_environ)
+        served: Any = WSGIBridge(flask.wsgi_app, build_environ)
         for middleware in reversed([m for m in middlewares if m not in wrapping]):
-            short = middleware.cls(short, *middleware.args, **middleware.kwargs)
-        quick = Quick(app, short, paths(app, flask, Mount, Match.FULL), artifact_pool.StorePool(app))
-    except (ImportError, AttributeError, KeyError, TypeError) as error:
-        say(f"MLflow's own way for all requests: {error!r}")
-        return app
-    return quick
-
-
-def larger_blocks() -> None:
-    """Artifacts from a folder leave in larger pieces.
-
-    Starlette's own are 64 KiB, and each goes its way through the threads and MLflow's middlewares.
-    """
-    try:
-        from starlette.responses import FileResponse  # type: ignore[import-not-found]
-
-        FileResponse.chunk_size = max(FileResponse.chunk_size, FILE_BLOCK)
-    except (ImportError, AttributeError, TypeError) as error:
-        say(f"files leave in Starlette's own pieces: {error!r}")
+            served = middleware.cls(served, *middleware.args, **middleware.kwargs)
+        return served, paths(app, flask, Mount, Match.FULL)
+    return None, frozenset()

@@ -1,4 +1,4 @@
-"""The shorter way through MLflow's server (trackbed_mlflow/fast_path/routing.py): what goes it, and what it answers."""
+"""The shorter way through MLflow's server (trackbed_mlflow/fast_path/json_requests.py): what goes it, and what it answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from trackbed_mlflow.fast_path import routing as quick
+from trackbed_mlflow import fast_path, router
+from trackbed_mlflow.fast_path import json_requests
 
 
 def call(app: Any, scope: dict[str, Any], *messages: dict[str, Any]) -> list[dict[str, Any]]:
@@ -44,7 +45,7 @@ def bridge(chunks: Chunks) -> Any:
         start("404 NOT FOUND", [("Content-Type", " application/json")])
         return chunks
 
-    return quick.Bridge(wsgi, lambda scope, body: {"path": scope["path"], "body": body})
+    return json_requests.WSGIBridge(wsgi, lambda scope, body: {"path": scope["path"], "body": body})
 
 
 def test_the_bridge_gives_a_whole_body_and_answers_in_one_piece() -> None:
@@ -72,6 +73,13 @@ def test_a_client_that_goes_away_while_sending_is_not_answered() -> None:
     assert sent == []
 
 
+@pytest.fixture(autouse=True)
+def fallbacks(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    found: dict[str, str] = {}
+    monkeypatch.setattr(fast_path, "fallbacks", found)
+    return found
+
+
 @pytest.mark.parametrize(
     ("scope", "taken"),
     [
@@ -90,7 +98,9 @@ def test_only_known_addresses_go_the_short_way(scope: dict[str, Any], taken: str
 
         return app
 
-    assert call(quick.Quick(named("full"), named("short"), frozenset({"/known"})), scope) == [{"way": taken}]
+    assert call(router.Router(named("full"), named("store"), named("short"), frozenset({"/known"})), scope) == [
+        {"way": taken}
+    ]
 
 
 class Mount:
@@ -122,32 +132,36 @@ def test_addresses_with_arguments_streams_and_what_others_answer_are_not_known()
         )
     )
     app = SimpleNamespace(routes=[Mount(), Route("/api/2.0/mlflow/theirs")])
-    assert quick.paths(app, flask, Mount, "full") == {"/api/2.0/mlflow/runs/search", "/ajax-api/2.0/mlflow/runs/search"}
+    assert json_requests.paths(app, flask, Mount, "full") == {
+        "/api/2.0/mlflow/runs/search",
+        "/ajax-api/2.0/mlflow/runs/search",
+    }
 
 
 def test_without_the_known_parts_everything_goes_mlflows_own_way(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fallbacks: dict[str, str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "starlette.middleware.base", None)
     app = SimpleNamespace(user_middleware=[])
-    assert quick.shortened(app, object()) is app
+    assert json_requests.application(app, object()) == (None, frozenset())
     assert "MLflow's own way" in capsys.readouterr().err
+    assert "starlette.middleware.base" in fallbacks["JSON requests"]
 
 
 def test_only_so_many_requests_are_in_work_at_once_and_the_others_go_in_order() -> None:
     async def scene() -> list[str]:
-        turns, seen = quick.Turns(), []
+        limiter, seen = json_requests.ConcurrencyLimiter(), []
 
         async def one(name: str) -> None:
-            end = await turns.take()
+            end = await limiter.take()
             seen.append(f"{name} begins")
             await asyncio.sleep(0.01)
             seen.append(f"{name} ends")
             end()
             end()  # a turn ends once
 
-        await asyncio.gather(*(one(str(number)) for number in range(quick.AT_ONCE + 2)))
-        assert turns.free == quick.AT_ONCE
+        await asyncio.gather(*(one(str(number)) for number in range(json_requests.AT_ONCE + 2)))
+        assert limiter.free == json_requests.AT_ONCE
         return seen
 
     seen = asyncio.run(scene())
@@ -157,59 +171,36 @@ def test_only_so_many_requests_are_in_work_at_once_and_the_others_go_in_order() 
 
 
 def test_a_long_request_makes_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quick, "LONG_SECONDS", 0.01)
+    monkeypatch.setattr(json_requests, "LONG_SECONDS", 0.01)
 
     async def scene() -> None:
-        turns = quick.Turns()
-        long = [await turns.take() for _ in range(quick.AT_ONCE)]
-        end = await asyncio.wait_for(turns.take(), 5)
+        limiter = json_requests.ConcurrencyLimiter()
+        long = [await limiter.take() for _ in range(json_requests.AT_ONCE)]
+        end = await asyncio.wait_for(limiter.take(), 5)
         end()
         for finished in long:
             finished()
-        assert turns.free == quick.AT_ONCE
+        assert limiter.free == json_requests.AT_ONCE
 
     asyncio.run(scene())
 
 
 def test_who_no_longer_waits_gives_the_turn_on() -> None:
     async def scene() -> None:
-        turns = quick.Turns()
-        working = [await turns.take() for _ in range(quick.AT_ONCE)]
-        left = asyncio.ensure_future(turns.take())
-        given = asyncio.ensure_future(turns.take())
-        last = asyncio.ensure_future(turns.take())
+        limiter = json_requests.ConcurrencyLimiter()
+        working = [await limiter.take() for _ in range(json_requests.AT_ONCE)]
+        left = asyncio.ensure_future(limiter.take())
+        given = asyncio.ensure_future(limiter.take())
+        last = asyncio.ensure_future(limiter.take())
         await asyncio.sleep(0)
         left.cancel()
         working[0]()
         given.cancel()  # it has the turn, and goes before it can take it
         (await asyncio.wait_for(last, 5))()
         working[1]()
-        assert turns.free == quick.AT_ONCE
+        assert limiter.free == json_requests.AT_ONCE
 
     asyncio.run(scene())
-
-
-def responses(monkeypatch: pytest.MonkeyPatch, **attributes: Any) -> Any:
-    module: Any = ModuleType("starlette.responses")
-    module.FileResponse = type("FileResponse", (), attributes)
-    monkeypatch.setitem(sys.modules, "starlette", ModuleType("starlette"))
-    monkeypatch.setitem(sys.modules, "starlette.responses", module)
-    return module.FileResponse
-
-
-@pytest.mark.parametrize(("own", "expected"), [(64 << 10, 1 << 20), (4 << 20, 4 << 20)])
-def test_files_leave_in_larger_pieces(monkeypatch: pytest.MonkeyPatch, own: int, expected: int) -> None:
-    response = responses(monkeypatch, chunk_size=own)
-    quick.larger_blocks()
-    assert response.chunk_size == expected
-
-
-def test_another_starlette_keeps_its_pieces(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    response = responses(monkeypatch)
-    quick.larger_blocks()
-    assert not hasattr(response, "chunk_size") and "Starlette's own" in capsys.readouterr().err
 
 
 def test_other_middlewares_than_known_are_told_and_kept(
@@ -235,5 +226,5 @@ def test_other_middlewares_than_known_are_told_and_kept(
     def unknown_middleware() -> None: ...
 
     app = SimpleNamespace(user_middleware=[SimpleNamespace(cls=Wrapping, kwargs={"dispatch": unknown_middleware})])
-    assert quick.shortened(app, object()) is app
+    assert json_requests.application(app, object()) == (None, frozenset())
     assert "MLflow's own way" in (told := capsys.readouterr().err) and "unknown_middleware" in told

@@ -1,0 +1,36 @@
+"""`health`: whether the server answers through to its database. Asked every half second while the server starts."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+
+from trackbed_mlflow.configuration import number
+from trackbed_mlflow.edge import access_token
+from trackbed_mlflow.errors import FAILED, Stop
+
+
+def ask(environment: Mapping[str, str]) -> str:
+    """Ask for an experiment: /health is 200 without a database. A bare socket keeps this at a few ms."""
+    port = number(environment, "TRACKBED_PORT", 8000, 1, 65535)
+    host = environment.get("TRACKBED_HOST") or "127.0.0.1"
+    token = access_token.read_token(environment)
+    login = f"Authorization: Bearer {token}\r\n" if token else ""
+    request = (
+        f"GET /api/2.0/mlflow/experiments/search?max_results=1 HTTP/1.1\r\nHost: localhost:{port}\r\n{login}"
+        "Connection: close\r\n\r\n"
+    )
+    try:
+        address = "127.0.0.1" if host == "0.0.0.0" else host
+        with socket.create_connection((address, port), timeout=8) as connection:
+            connection.sendall(request.encode())
+            answer = b""
+            while chunk := connection.recv(4096):
+                answer += chunk
+    except OSError as error:
+        raise Stop(FAILED, f"no answer on port {port}: {error}") from None
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status = head.split(b"\r\n")[0].decode("latin-1")
+    if status.split(" ")[1:2] != ["200"]:
+        raise Stop(FAILED, f"{status}: {body[:300].decode('utf-8', 'replace')}")
+    return status

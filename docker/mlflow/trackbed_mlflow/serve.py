@@ -1,0 +1,176 @@
+"""`serve`: waits for the database, guards its schema and runs `mlflow server` in this process."""
+
+from __future__ import annotations
+
+import gc
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+from trackbed_mlflow import PROGRAM, durability, encryption, fast_path, indexes, jobs, leftovers, memory_limit, schema
+from trackbed_mlflow.configuration import prepare, server_arguments
+from trackbed_mlflow.edge import access_token
+from trackbed_mlflow.errors import FAILED, Stop, required, say
+from trackbed_mlflow.write_journal import Journal
+
+GRACE_SECONDS = 25  # for running uploads when the server is stopped
+# MLflow requires them for its client's sake; the server only looks whether they are there. The image leaves them out.
+CLIENT_ONLY = ("pyarrow", "scipy", "sklearn", "skops", "joblib", "matplotlib", "PIL")
+
+
+def serve() -> NoReturn:
+    prepare(os.environ)
+    arguments = server_arguments(os.environ)
+    required(os.environ, "MLFLOW_ARTIFACTS_DESTINATION")
+    fast_path.enabled(os.environ)
+    access_token.read_token(os.environ)  # one that cannot be read ends the start here, with its reason
+    if folder := os.environ.get("TRACKBED_OWN_TMP"):
+        leftovers.clear_files(Path(folder), time.time())
+    if count := leftovers.end_processes(os.environ):
+        say(f"ended {count} processes of a server that was killed")
+    prepare_database()
+    encryption.load(os.environ)
+    encryption.reseal(os.environ)
+    serve_in_this_process(arguments)
+
+
+def prepare_database() -> None:
+    """The schema of this MLflow, or Stop: an empty database is filled, an older one is migrated where that is asked."""
+    found = schema.schema(os.environ)
+    if found["state"] == "empty" and (statements := schema.template(str(found["code"]))):
+        schema.fill(os.environ["MLFLOW_BACKEND_STORE_URI"], statements)
+    if schema.guard(found, os.environ.get("TRACKBED_MIGRATE") == "1"):
+        say(f"migrating the database from {found['database']} to {found['code']}")
+        done = subprocess.run([sys.executable, PROGRAM, "migrate"], check=False)
+        if done.returncode:
+            raise Stop(FAILED, f"the migration failed (exit code {done.returncode}); nothing was started")
+
+
+def serve_in_this_process(arguments: list[str]) -> NoReturn:
+    """`mlflow server ARGUMENTS` with MLflow's own checks, its last step replaced."""
+    gc.disable()  # until the workers are forked: what is imported is no garbage, looking for it takes a tenth
+    for name in CLIENT_ONLY:
+        sys.modules[name] = None  # type: ignore[assignment]  # not installed, as far as this process is concerned: 45 MB
+    # each search looks whether MLflow's own logins are there; without this it half-imports them each time
+    sys.modules["mlflow.server.auth"] = None  # type: ignore[assignment]
+    import mlflow.server  # type: ignore[import-not-found]
+
+    options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
+    mlflow.server._exec_cmd = Workers(options["--host"], options["--port"], options["--workers"])
+    run_mlflow(arguments)
+
+
+def run_mlflow(arguments: list[str]) -> NoReturn:
+    """`mlflow ARGUMENTS` in this process, so that SIGTERM ends it from the first moment even as process 1."""
+    schema.find_migrations()
+    sys.argv = ["mlflow", *arguments]
+    runpy.run_module("mlflow", run_name="__main__", alter_sys=True)
+    raise SystemExit(0)
+
+
+def held_socket() -> int | None:
+    """The listening socket that the supervisor holds for this server, which comes as standard input; None without."""
+    try:
+        number = os.dup(0)
+        with socket.socket(fileno=number) as found:
+            listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            found.detach()
+    except OSError:
+        return None  # no socket, or closed
+    if not listens:
+        return None
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return number
+
+
+def factory(name: str) -> Callable[[], object]:
+    """What an entry point's value (`module:function`) names."""
+    module, _, function = name.partition(":")
+    made: Callable[[], object] = getattr(import_module(module), function)
+    return made
+
+
+class Workers:
+    """Takes the place of the command that `mlflow server` would start: gunicorn in this same process.
+
+    MLflow is imported once (4 s of processor time) and shared by the workers, which are forked from here.
+    """
+
+    def __init__(self, host: str, port: str, count: str) -> None:
+        held = held_socket()
+        self.options: dict[str, Any] = {
+            "bind": f"{host}:{port}" if held is None else f"fd://{held}",
+            "workers": int(count),
+            "preload_app": True,
+            "keepalive": 75,
+            "control_socket_disable": True,  # its place is the home: may be closed, and all systems of a user share it
+            # without a limit a running upload would hold the server until it is killed
+            "graceful_timeout": GRACE_SECONDS,
+            "timeout": 120,
+            "errorlog": "-",
+            "loglevel": "warning",
+            "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,  # a heartbeat must not wait for a disk
+        }
+
+    def __call__(self, command: list[str], extra_env: Mapping[str, str], **_: object) -> NoReturn:
+        """``command``: MLflow's own line for uvicorn, which ends with the application that it found by its name."""
+        from gunicorn.app.base import BaseApplication  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        from mlflow.server import handlers
+
+        os.environ.update(extra_env)
+        settings = {**self.options, "worker_class": worker_class()}
+        if journal := durability.make_durable(os.environ):
+            settings["on_exit"] = lambda _: journal.end()
+            look_back(journal)
+        if engine := getattr(handlers._tracking_store, "engine", None):
+            indexes.make(engine)
+        memory_limit.limit(self.options["workers"])
+        create = factory(command[-1])
+
+        class Application(BaseApplication):  # type: ignore[misc]
+            def load_config(self) -> None:
+                for name, value in settings.items():
+                    self.cfg.set(name, value)
+
+            def load(self) -> object:
+                served = create()
+                gc.collect()
+                gc.freeze()  # what was imported stays shared memory
+                gc.enable()
+                return served
+
+        jobs.start(os.environ)
+        Application().run()
+        raise SystemExit(0)
+
+
+def worker_class() -> type:
+    from uvicorn_worker import UvicornWorker  # type: ignore[import-not-found]
+
+    options = {
+        "loop": "uvloop",  # without it each request on a kept connection waits 44 ms
+        "http": "httptools",
+        "server_header": False,
+        "timeout_graceful_shutdown": GRACE_SECONDS - 1,
+    }
+    return type("Worker", (UvicornWorker,), {"CONFIG_KWARGS": options})
+
+
+def look_back(journal: Journal) -> None:
+    """After an unclean stop, beside the server that starts."""
+    try:
+        unclean = journal.begin()
+    except OSError as error:
+        say(f"no journal of what is written: {error}")
+        return
+    if unclean:
+        subprocess.Popen([sys.executable, PROGRAM, "recheck"], stdin=subprocess.DEVNULL)

@@ -1,0 +1,44 @@
+"""Whether the MLflow server uses the fast path (MLFLOW_FAST_PATH), as it tells the toolkit."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from helpers.engines.base import Engine
+from helpers.errors import TrackbedError
+from helpers.findings import Finding, Level
+from helpers.services import MLFLOW
+from helpers.spelling import shown
+
+OFF = "off: MLflow runs as it is (MLFLOW_FAST_PATH=off)"
+
+
+def read(engine: Engine) -> dict[str, Any] | None:
+    """{"enabled": bool, "fallbacks": {PART: why}} of the server that runs; None where it does not tell."""
+    try:
+        done = engine.exec(MLFLOW, ("trackbed-mlflow", "fast-path"), timeout=30)
+        found = json.loads(done.stdout) if done.code == 0 else None
+    except (TrackbedError, ValueError):
+        return None
+    whole = isinstance(found, dict) and isinstance(found.get("fallbacks"), dict)
+    return found if whole else None
+
+
+def check(engine: Engine) -> Finding:
+    """One line for `doctor` and `status`: on, off, or which parts fell back to MLflow's own way and why."""
+    if (found := read(engine)) is None:
+        return Finding(
+            Level.WARNING, "fast path", "the MLflow server does not say whether it uses it", "start it: `invoke up`"
+        )
+    if not found.get("enabled"):
+        return Finding(Level.OK, "fast path", OFF)
+    if not found["fallbacks"]:
+        return Finding(Level.OK, "fast path", "on")
+    reasons = "; ".join(f"{shown(str(name), 40)}: {shown(str(why), 200)}" for name, why in found["fallbacks"].items())
+    return Finding(
+        Level.WARNING,
+        "fast path",
+        f"MLflow's own, slower way is used for {reasons}",
+        "use the MLflow that Trackbed locks: `invoke build`, then `invoke up`",
+    )

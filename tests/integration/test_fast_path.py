@@ -1,0 +1,68 @@
+"""The fast path (trackbed_mlflow/fast_path) changes nothing but the time: the same rows, answers and errors as MLflow's own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import Clone
+from tests.integration import seen
+
+EQUAL = Path(__file__).with_name("fast_path_equal.py").read_text()
+REQUESTS = Path(__file__).with_name("fast_path_requests.py").read_text()
+
+
+def modules(system: Clone) -> str:
+    return "/opt/trackbed" if system.engine == "docker" else str(system.folder / "docker" / "mlflow")
+
+
+def run(system: Clone, script: str, mode: str = "auto") -> Any:
+    """What a script prints in the server's Python, over an empty database."""
+    python = seen.mlflow_python(system)
+    if system.engine == "docker":
+        python = [*python[:3], "-e", f"TRACKBED_FAST_PATH={mode}", *python[3:]]
+    with seen.empty_database(system, f"fast_path_{mode}") as address:
+        printed = seen.output(
+            *python,
+            "-",
+            address,
+            modules(system),
+            stdin=script,
+            timeout=300,
+            env={**os.environ, "TRACKBED_FAST_PATH": mode},
+        )
+    return json.loads(printed.splitlines()[-1])
+
+
+def test_the_fast_path_writes_and_answers_what_mlflows_own_way_does(system: Clone) -> None:
+    found = run(system, EQUAL)
+    assert found["different"] == []
+    for kind, least in {
+        "log_metric": 5,
+        "log_batch": 50,
+        "refused": 16,
+        "deleted": 3,
+        "search": 30,
+        "get_run": 10,
+        "crowded": 2,
+        "after connections ended": 5,
+        "answers by ours": 1000,
+    }.items():
+        assert found["compared"][kind] >= least, kind
+
+
+def test_requests_are_answered_alike_with_it_on_and_off(system: Clone) -> None:
+    """Through the application as it is served, word for word."""
+    on, off = run(system, REQUESTS, "auto"), run(system, REQUESTS, "off")
+    assert on["state"] == {"enabled": True, "fallbacks": {}} and off["state"] == {"enabled": False, "fallbacks": {}}
+    assert [pair for pair in zip(on["answers"], off["answers"], strict=True) if pair[0] != pair[1]] == []
+    statuses = Counter(status for _, status, _ in on["answers"])
+    assert statuses[200] > 30 and statuses[400] > 3 and statuses[404] > 1
+
+
+def test_the_server_uses_all_of_it_and_says_so(system: Clone) -> None:
+    assert "MLflow's fast path: on" in system.invoke("status").stderr
+    assert "fast path" in system.invoke("doctor").stdout

@@ -1,0 +1,51 @@
+"""What `status` and `doctor` say of the fast path (helpers/fast_path.py), from what the server tells."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from helpers import fast_path
+from helpers.errors import TrackbedError
+from helpers.findings import Level
+from helpers.services import ExecResult
+
+
+def engine(stdout: str, code: int = 0) -> Any:
+    def run(part: str, argv: tuple[str, ...], timeout: float) -> ExecResult:
+        assert (part, argv) == ("mlflow", ("trackbed-mlflow", "fast-path")) and timeout <= 60
+        return ExecResult(code, stdout, "")
+
+    return SimpleNamespace(exec=run)
+
+
+@pytest.mark.parametrize(
+    ("stdout", "level", "words"),
+    [
+        ('{"enabled": true, "fallbacks": {}}', Level.OK, "on"),
+        ('{"enabled": false, "fallbacks": {}}', Level.OK, "off: MLflow runs as it is"),
+        (
+            '{"enabled": true, "fallbacks": {"tracking store": "ImportError: no _get_routing_session_maker"}}',
+            Level.WARNING,
+            "MLflow's own, slower way is used for tracking store: ImportError: no _get_routing_session_maker",
+        ),
+        ('{"enabled": true, "fallbacks": {"x": "\\u001b[2J"}}', Level.WARNING, "x: \\x1b[2J"),
+        ("[]", Level.WARNING, "does not say"),
+        ('{"fallbacks": []}', Level.WARNING, "does not say"),
+        ("usage: ...", Level.WARNING, "does not say"),
+    ],
+)
+def test_one_line_says_whether_it_is_used_and_why_not(stdout: str, level: Level, words: str) -> None:
+    found = fast_path.check(engine(stdout))
+    assert found.level is level and words in found.detail and "\x1b" not in found.detail
+    assert bool(found.fix) is (level is Level.WARNING)
+
+
+def test_a_server_of_an_earlier_version_is_no_error() -> None:
+    def refused(*_: object, **__: object) -> ExecResult:
+        raise TrackbedError("no answer", "")
+
+    assert fast_path.check(engine("", code=2)).level is Level.WARNING
+    assert "does not say" in fast_path.check(SimpleNamespace(exec=refused)).detail  # type: ignore[arg-type]
