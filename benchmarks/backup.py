@@ -33,9 +33,9 @@ from typing import IO, cast
 
 from benchmarks.bench import table
 from benchmarks.systems import HERE, Measure, run
-from helpers import lifecycle
-from helpers.backups import database, objects
+from helpers import lifecycle, status
 from helpers.clone import ROOT
+from helpers.data import artifacts, database
 from helpers.engines.base import POSTGRES, Engine
 from helpers.project.project import Project
 
@@ -86,7 +86,7 @@ class Filled:
     def opened(self) -> tuple[Project, Engine]:
         os.environ.update(self.env)
         system = lifecycle.load({})
-        return system, lifecycle.running(system)
+        return system, status.running(system)
 
     @property
     def live(self) -> dict[str, str]:
@@ -136,7 +136,7 @@ def fill(system: Filled, runs: int, mib: int) -> None:
         pipe.into.write(FILL.format(runs=runs).encode())
         pipe.finish(600)
     began = time.perf_counter()
-    objects.write(engine, live["prefix"], contents(runs, mib))
+    artifacts.write(engine, live["prefix"], contents(runs, mib))
     print(
         f"{system.name}: {runs} runs, {mib} MiB of objects stored in {time.perf_counter() - began:.0f} s",
         file=sys.stderr,
@@ -322,7 +322,7 @@ def measure(whole: Filled, tenth: Filled, folder: Path, rounds: int, only: list[
                     plain_restore(whole, plain, name)
                 _, engine = whole.opened()
                 database.drop(engine, name)
-                objects.drop(engine, name)
+                artifacts.drop(engine, name)
             small = folder / "tenth.tar"
             if kind == "backup":
                 small.unlink(missing_ok=True)

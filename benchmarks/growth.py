@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from benchmarks.bench import table
 from benchmarks.systems import Measure
-from helpers import lifecycle
+from helpers import lifecycle, status
 from helpers.database_settings import USER
 from helpers.engines.base import MLFLOW, POSTGRES, Engine
 from helpers.project.project import Project
@@ -228,7 +228,7 @@ def measure(ask: Callable[[], object], count: int = 21) -> list[float]:
 
 def grow(system: Project, runs: int) -> list[Measure]:
     """Rows whose "ours" is the time with ``runs`` runs and whose "baseline" the time with SMALL."""
-    engine, database = lifecycle.running(system), system.state.live["database"]
+    engine, database = status.running(system), system.state.live["database"]
     with engine.open(MLFLOW, "http") as address:
         asker = Asker(address.url, engine.access_token())
         experiment = str(asker.api("experiments/create", {"name": f"growth-{time.time_ns()}"})["experiment_id"])

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 import sys
 
-from helpers import database_settings, lifecycle
-from helpers.backups import database, journal, restore
+from helpers import database_settings, lifecycle, status
+from helpers.backups import unpack
+from helpers.data import database, journal
 from helpers.engines.base import MLFLOW, POSTGRES, Engine
 from helpers.errors import TrackbedError
 from helpers.project.project import Project
@@ -42,12 +43,12 @@ def text(engine: Engine, name: str) -> str:
 
 def make(system: Project) -> str:
     """What MLflow's own migrations make of an empty database beside the live one."""
-    engine = lifecycle.running(system)
+    engine = status.running(system)
     name = f"{journal.fresh()['database']}_template"
     database.create(engine, name)
     try:
-        beside = restore.beside(system, {**system.state.live, "database": name})
-        done = beside.one_shot(MLFLOW, (restore.PROGRAM, "migrate"), timeout=600)
+        beside = unpack.beside(system, {**system.state.live, "database": name})
+        done = beside.one_shot(MLFLOW, (unpack.PROGRAM, "migrate"), timeout=600)
         if done.code:
             raise TrackbedError(f"the migration failed: {done.stderr.strip()[-300:]}", "please report it")
         return text(engine, name)

@@ -5,7 +5,7 @@ A *part* of a system is PostgreSQL, the object store, MLflow, JupyterLab, or wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -241,6 +241,9 @@ class StartReport:
     """What ``start`` did: the parts it created, recreated or started. Empty when all was up."""
 
     changed: tuple[str, ...] = ()
+
+
+Notice = Callable[[str], None]  # takes a line for the user
 
 
 class Sink(Protocol):

@@ -1,1 +1,1 @@
-"""Backup, restore and what stands on them: archives, the database as a dump, the objects as a stream."""
+"""Backups: made, read back, restored; a move to the other engine and an upgrade stand on them."""

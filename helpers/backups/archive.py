@@ -26,6 +26,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, cast
 
+from helpers.data.checksum import SetSum
 from helpers.errors import TrackbedError
 
 FORMAT = 1
@@ -51,23 +52,6 @@ class Damaged(TrackbedError):
 
 class Newer(TrackbedError):
     """It is of a format that only a newer Trackbed knows."""
-
-
-class SetSum:
-    """A checksum of a set of lines, whatever their order: stores list their objects in different ones."""
-
-    def __init__(self) -> None:
-        self._sum = 0
-        self.count = 0
-
-    def add(self, sha256: str, size: int, name: str) -> None:
-        line = f"{sha256} {size} {name}".encode("utf-8", "surrogateescape")
-        self._sum = (self._sum + int.from_bytes(hashlib.sha256(line).digest())) % 2**256
-        self.count += 1
-
-    @property
-    def text(self) -> str:
-        return f"{self._sum:064x}"
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:

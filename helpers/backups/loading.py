@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from helpers import clone, database_settings
-from helpers.backups import database
-from helpers.backups.room import Watch
+from helpers.backups.disk_space import Watch
+from helpers.data import database
 from helpers.engines.base import POSTGRES, Engine
 from helpers.engines.streaming import Pipe
 from helpers.errors import TrackbedError

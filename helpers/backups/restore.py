@@ -1,240 +1,161 @@
-"""Restoring an archive beside what is there. Nothing that is live is touched before the copy is proven."""
+"""`invoke restore`: a backup made live, here or in a project beside this one."""
 
 from __future__ import annotations
 
-import io
-import itertools
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
-from helpers.backups import database, journal, loading, objects, room, salvage, verification
-from helpers.backups.backup import PORTABLE, Progress, need
+from helpers import aside, lifecycle, status, typed
+from helpers.backups import create, damage, disk_space, locations, salvage, switchover, unpack
 from helpers.backups.salvage import Rest
-from helpers.backups.sources import Source
+from helpers.data import artifacts, database
 from helpers.engines import select
-from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, Sink
+from helpers.engines.base import MLFLOW, Engine, Sink
 from helpers.errors import TrackbedError
+from helpers.project import credentials, users
 from helpers.project.project import Project
-from helpers.settings import Settings
-from helpers.spelling import shown
-
-PROGRAM = "trackbed-mlflow"
-Member = tuple[str, int, IO[bytes]]
+from helpers.project.state import write_private
+from helpers.services import Notice
+from helpers.settings import BY_NAME
 
 
-def beside(system: Project, live: dict[str, str]) -> Engine:
-    """The engine as it would be if ``live`` were live; its fresh commands see that database and those artifacts."""
-    return select.current(replace(system, state=replace(system.state, live=live)))
+@dataclass(frozen=True)
+class Restored:
+    """What a restore did: the manifest, the backup of what was there before (None: there was nothing), the people
+    whose logins it brought and whether logins of the backup were left out because there are others; the names of
+    what is damaged in the backup, and the file that lists them."""
+
+    manifest: dict[str, Any]
+    before: Path | None
+    users: tuple[str, ...] = ()
+    users_left: bool = False
+    left: tuple[str, ...] = ()
+    left_file: Path | None = None
+
+    @property
+    def left_lines(self) -> list[str]:
+        """What was damaged and left out: the first of it, and where all of it is named."""
+        if not self.left:
+            return []
+        named = [f"    {damage.words(name)}" for name in self.left[: damage.NAMED]]
+        return [
+            f"left out, because damaged in the backup: {len(self.left)} files",
+            *named,
+            f"all of them are named in {self.left_file}",
+        ]
 
 
-def known(engine: Engine, schema: str) -> str:
-    """What a schema revision is to the MLflow of this system: empty, current, older or newer."""
-    if not schema:
-        return "empty"
-    done = engine.one_shot(MLFLOW, (PROGRAM, "known", schema))
-    if done.code:
-        raise TrackbedError(f"MLflow does not report its schema: {done.stderr.strip()[-300:]}", "`invoke up`")
-    return done.stdout.strip()
-
-
-class _Counted:
-    """What is read of a stream is told to ``took``, which may raise."""
-
-    def __init__(self, stream: IO[bytes], took: Callable[[int], None]) -> None:
-        self._stream, self._took = stream, took
-
-    def read(self, count: int = -1) -> bytes:
-        content = self._stream.read(count)
-        self._took(len(content))
-        return content
-
-
-def _objects(
-    first: Member | None, rest: Iterator[Member], progress: Progress, whole: int, disk: room.Watch
-) -> Iterator[Member]:
-    count = size = 0
-    for name, length, content in itertools.chain([first] if first else [], rest):
-        if not name.startswith("objects/"):
-            continue
-        disk.object(length)
-        yield name.removeprefix("objects/"), length, cast("IO[bytes]", _Counted(content, disk.took))
-        disk.took(room.OBJECT)
-        count, size = count + 1, size + length
-        progress.say(size, count, whole)
-
-
-def _renamed(names: dict[str, str]) -> list[str]:
-    """What is to be said of artifacts that the store could not keep under their names."""
-    lines = [
-        f"warning: renamed, because this store keeps no file beside a folder of its name: "
-        f"{verification.words(old)} is now {name.rpartition('/artifacts/')[2]!r}"
-        for name, old in itertools.islice(sorted(names.items()), verification.NAMED)
-    ]
-    return [*lines, f"warning: and {len(names) - len(lines)} more artifacts"] if len(names) > len(lines) else lines
-
-
-def settings_of(rest: Rest) -> dict[str, str]:
-    """The settings in a backup that mean the same on another machine; none that this version would not take."""
-    try:
-        found = json.loads(salvage.small(rest, "settings.json") or b"{}")
-        chosen = {key: str(value) for key, value in found.items() if key in PORTABLE}
-    except (ValueError, AttributeError, RecursionError):
-        return {}
-    taken = {}
-    for key, value in chosen.items():
-        try:
-            Settings.load({}, {"HOME": "/"}, Path("/nonexistent/.env"), {key: value})
-            taken[key] = value
-        except TrackbedError:
-            continue
-    return taken
-
-
-def verify(source: Source, sink: Sink, skip_damaged: bool = False) -> Rest:
-    """Read every byte of a backup. Raises TrackbedError when anything is not as it should be.
-
-    ``skip_damaged``: only when more is damaged than artifacts, settings or logins, which are left out then.
-    """
-    sink.step(f"verifying {source}")
-    progress = Progress(sink, "verifying")
-    return salvage.rest_of(source, progress.say) if skip_damaged else salvage.all_of(source, progress.say)
-
-
-def _database(
+def restore(
     system: Project,
-    engine: Engine,
-    new: dict[str, str],
-    manifest: dict[str, Any],
-    chunks: Iterator[IO[bytes]],
-    disk: room.Watch,
-) -> list[str]:
-    """Fill the new database with the rows of the dump; gives what was left out of it, because it is not MLflow's."""
-    if (first := next(chunks, None)) is None:
-        return []
-    head = first.read(loading.TOC)
-    name, revision = new["database"], manifest["schema"]
-    if revision and (statements := loading.template(revision)):
-        loading.fill(engine, name, statements)
-    elif revision:
-        done = beside(system, new).one_shot(MLFLOW, (PROGRAM, "make", revision), timeout=600)
-        if done.code:
-            lines = tuple(done.stderr.strip().splitlines()[-5:])
-            raise TrackbedError(f"MLflow's schema {revision} could not be created", "please report it", lines)
-    tables = loading.schema(engine, name)
-    left = loading.foreign(engine, name, head)
-    loading.load(engine, name, tables, itertools.chain([io.BytesIO(head), first], chunks), disk)
-    database.check(engine, name, manifest["tables"], tables.read)
-    return left
+    text: str,
+    sink: Sink,
+    notice: Notice,
+    keep_before: bool = True,
+    into: str = "",
+    skip_damaged: bool = False,
+) -> tuple[Project, Restored]:
+    """Replace what is live by a backup; the old goes only when the new one is up. ``into``: in that project instead.
+    ``skip_damaged``: without the artifacts that are damaged in it.
 
-
-def copy(
-    system: Project, engine: Engine, source: Source, rest: Rest, sink: Sink, notice: Callable[[str], None]
-) -> dict[str, str]:
-    """Restore the verified backup into a database and prefix of their own, prove it, migrate it; gives the names.
-
-    The note of the change is on disk before anything is made. Raises TrackbedError; what is live stays as it is.
+    Gives the system that has it now. Raises TrackbedError, and then the system is as it was.
     """
-    need(engine, POSTGRES, STORE)
-    manifest = rest.manifest
-    room.check(engine, rest.objects, rest.object_bytes, room.dump_bytes(manifest), room.largest(manifest))
-    disk = room.Watch(engine)
-    verdict = known(engine, manifest["schema"])
-    if verdict == "newer":
-        raise TrackbedError(
-            f"{source} holds the schema {manifest['schema']} of a newer MLflow ({manifest['mlflow']})",
-            "update this clone (`git pull`, then `invoke up`), then restore",
-        )
-    new = journal.fresh()
-    journal.open_change(system.state, engine.name, new)
-    database.create(engine, new["database"])
-    members = rest.members()
-    first: list[Member] = []
-
-    def chunks() -> Iterator[IO[bytes]]:
-        for member in members:
-            if member[0].startswith("database/"):
-                yield member[2]
-            elif member[0].startswith("objects/") or member[0] == "SHA256SUMS":
-                first.append(member)  # its content is still to be read
-                return
-
-    if manifest["chunks"]:
-        sink.step("database")
-        for left in _database(system, engine, new, manifest, chunks(), disk):
-            notice(f"warning: left out, because it is not MLflow's: {left}")
-    sink.step("objects")
-    progress = Progress(sink, "objects")
-    renamed = objects.write(
-        engine, new["prefix"], _objects(first[0] if first else None, members, progress, rest.object_bytes, disk)
-    )
-    for line in _renamed(renamed):
-        notice(line)
-    sink.step("reading the objects back")
-    found, size = objects.sums(engine, new["prefix"], renamed)
-    if (found.text, found.count) != (rest.objects_sum, rest.objects):
-        raise TrackbedError(
-            f"the store gives back {found.count} objects ({size} bytes) that are not those of the "
-            f"archive ({rest.objects}, {rest.object_bytes} bytes)",
-            "nothing was changed; please report it",
-        )
-    if verdict == "older":
-        migrate(system, new, sink)
-    return new
+    source = locations.source(system.settings, text)
+    target = aside.project(system, into) if into else system
+    disk_space.check_manifest(
+        select.current(target), locations.manifest(source)
+    )  # reading what cannot fit may take days
+    rest = unpack.verify(source, sink, skip_damaged)
+    people = users.imported(salvage.small(rest, "users.json") or b"{}")
+    if into:
+        typed.work_on(target.settings.project)  # also where its start fails: what to type is for that one
+    lifecycle.up(target, sink, notice)
+    with lifecycle.changing(target, notice):
+        credentials.learn(target.settings, _secrets(rest))
+        target.reread_credentials()
+        before = _replace(target, source, rest, sink, notice, keep_before)
+    brought = _bring_in(target, people, notice)
+    left = bool(people) and not brought and users.load(target.settings) != people
+    return target, Restored(rest.manifest, before, brought, left, rest.left, _write_left(target, rest.left))
 
 
-# what a database makes the server do by itself; the states of jobs: mlflow/entities/_job_status.py
-WAITING = "SELECT count(*) FROM jobs WHERE status IN (0, 1, 6)"
-SCORING = "SELECT count(*) FROM online_scoring_configs WHERE sample_rate > 0"
-CALLING = (
-    "SELECT DISTINCT substr(url, 1, 200) FROM webhooks WHERE status = 'ACTIVE' AND deleted_timestamp IS NULL ORDER BY 1"
-)
-ASLEEP = (
-    "DELETE FROM job_locks; UPDATE jobs SET status = 5 WHERE status IN (0, 1, 6); "
-    "UPDATE online_scoring_configs SET sample_rate = 0;"
-)
+def _write_left(system: Project, names: tuple[str, ...]) -> Path | None:
+    """The whole list of what a restore left out, beside the archives."""
+    if not names:
+        return None
+    path = locations.kept(system.settings, "left-out-").with_suffix(".txt")
+    write_private(path, "".join(f"{damage.words(name)}\n" for name in names).encode("utf-8", "backslashreplace"))
+    return path
 
 
-def put_to_sleep(engine: Engine, name: str) -> list[str]:
-    """Nothing in the restored database ``name`` acts by itself: whoever wrote the backup would have this server send
-    people's later work somewhere. Gives what to tell.
-
-    Jobs that had not ended are cancelled, automatic scoring is off. Webhooks stay, and are told.
-    """
-    with database.session(engine, name) as opened:
-        unfinished, scored = (int(opened.ask(statement)[0]) for statement in (WAITING, SCORING))
-        webhooks = opened.ask(CALLING)
-    lines = []
-    if unfinished or scored:
-        loading.fill(engine, name, ASLEEP)
-    if unfinished:
-        lines.append(f"{unfinished} jobs of MLflow that had not ended were cancelled: start them again on its page")
-    if scored:
-        lines.append(f"automatic scoring is off for {scored} judges of the backup: turn it on again on MLflow's page")
-    if webhooks:
-        named = ", ".join(shown(address) for address in webhooks[: verification.NAMED])
-        lines.append(
-            f"the backup's webhooks send what happens to models to {named}: delete those that you do not know in MLflow"
-        )
-    return lines
-
-
-def migrate(system: Project, live: dict[str, str], sink: Sink) -> None:
-    """Bring a database that is not live up to this MLflow's schema."""
-    sink.step("migrating the copy to this MLflow's schema")
-    done = beside(system, live).one_shot(MLFLOW, (PROGRAM, "migrate"), timeout=24 * 3600)
-    if done.code:
-        lines = tuple(done.stderr.strip().splitlines()[-5:])
-        raise TrackbedError(
-            "the migration of the copy failed; the active data were not touched", "please report it", lines
-        )
-
-
-def abandon(system: Project, engine: Engine, sink: Sink) -> None:
-    """After a failed change: remove the copy, as far as that works now; the next `up` does the rest."""
+def _secrets(rest: Rest) -> dict[str, str]:
+    """The secrets in a backup: what its rows are encrypted with is needed once, to encrypt them anew."""
     try:
-        journal.settle(system.state, engine, sink)
-    except TrackbedError as error:
-        sink.step(f"what was begun is still there, `invoke up` removes it ({error.message})")
+        found = json.loads(salvage.small(rest, "secrets.json") or b"{}")
+    except (ValueError, RecursionError):
+        raise TrackbedError("the secrets in the backup are no secrets", "use another backup") from None
+    return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}
+
+
+def _replace(
+    system: Project, source: locations.Source, rest: Rest, sink: Sink, notice: Notice, keep_before: bool
+) -> Path | None:
+    """Make a verified backup live; gives the archive of what was there before."""
+    engine = status.running(system)
+    if system.aside and not _is_empty(system, engine):
+        raise TrackbedError(
+            f"project {system.settings.project} has data of its own; nothing was changed",
+            f"--project={system.settings.project} instead of --into replaces them; or choose another",
+        )
+    try:
+        new = unpack.copy(system, engine, source, rest, sink, notice)
+        for line in unpack.put_to_sleep(engine, new["database"]) if rest.manifest["schema"] else ():
+            notice(line)
+        before = _before(system, engine, sink) if keep_before else None
+        engine.halt(MLFLOW, sink)
+        switchover.switch_to(system, new, sink, notice)
+    except BaseException:
+        switchover.roll_back(system, engine, sink, notice)
+        raise
+    _take_settings(system, unpack.settings_of(rest), notice)
+    return before
+
+
+def _take_settings(system: Project, found: dict[str, str], notice: Notice) -> None:
+    """The settings of a backup that is live now, where there are none: one that did not come up leaves nothing."""
+    taken = {name: value for name, value in sorted(found.items()) if name not in system.state.remembered}
+    if not taken:
+        return
+    system.state.remembered = {**system.state.remembered, **taken}
+    system.state.save()
+    notice(
+        f"settings of the backup, from the next start on: {', '.join(f'{n}={v}' for n, v in taken.items())}; to "
+        f"forget them: {', '.join(BY_NAME[name].forgetting for name in taken)}"
+    )
+
+
+def _bring_in(system: Project, people: dict[str, users.Login], notice: Notice) -> tuple[str, ...]:
+    """The logins of a backup, where there is nobody yet."""
+    if not people or users.load(system.settings):
+        return ()
+    return tuple(
+        lifecycle.change_users(system, notice, lambda: " ".join(users.restore(system.settings, people))).split()
+    )
+
+
+def _is_empty(system: Project, engine: Engine) -> bool:
+    """Whether nothing was ever logged."""
+    held = database.contents(engine, system.state.live["database"])
+    return not held.runs and int(held.tables.get("experiments", ["0"])[0]) <= 1 and not artifacts.total(engine)[0]
+
+
+def _before(system: Project, engine: Engine, sink: Sink) -> Path | None:
+    """Stop the server, so that nothing is acknowledged any more, and back up what it holds."""
+    engine.halt(MLFLOW, sink)
+    if _is_empty(system, engine):
+        return None
+    sink.step("backing up the current data")
+    path = locations.kept(system.settings, "before-")
+    create.make(system, engine, path, sink)
+    return path

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from helpers.backups import sources, verification
-from helpers.backups.archive import LONGEST_HEADER, SMALL, Damaged, SetSum, Told, plain_member, read_manifest
-from helpers.backups.places import scratch
+from helpers.backups import damage, locations
+from helpers.backups.archive import LONGEST_HEADER, SMALL, Damaged, Told, plain_member, read_manifest
+from helpers.backups.locations import Source
 from helpers.backups.repository import DATABASE, Snapshot
-from helpers.backups.sources import Source
+from helpers.backups.storage import scratch
+from helpers.data.checksum import SetSum
 from helpers.errors import TrackbedError
 
 SUMS = "SHA256SUMS"
@@ -43,12 +44,12 @@ class _All(Rest):
     source: Source
 
     def members(self) -> Iterator[Member]:
-        return sources.members(self.source, self.manifest)
+        return locations.members(self.source, self.manifest)
 
 
 def all_of(source: Source, told: Told | None) -> Rest:
     """Every byte of a backup, read and checked. Raises TrackbedError when anything is not as it should be."""
-    manifest = sources.verify(source, told)
+    manifest = locations.verify(source, told)
     return _All(manifest, (), manifest["objects_sum"], manifest["objects"], manifest["object_bytes"], source)
 
 
@@ -81,7 +82,7 @@ class _OfRepository(Rest):
 
 def of_repository(snapshot: Snapshot, told: Told | None) -> Rest:
     """Raises TrackbedError where manifest, list or dump of the backup are damaged."""
-    found = verification.examine(snapshot.place, [snapshot.name], told, all_of_it=False)
+    found = damage.examine(snapshot.place, [snapshot.name], told, all_of_it=False)
     if snapshot.name in found.lost:
         raise TrackbedError(
             f"{snapshot}: {found.lost[snapshot.name]}",

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from helpers import backup_commands, console, hygiene, lifecycle, moves, upgrades
+from helpers import console, lifecycle, status
+from helpers import usage as disk_usage
+from helpers.backups import create
+from helpers.backups import upgrade as upgrades
+from helpers.backups.move import move as move_project
+from helpers.backups.restore import restore as restore_backup
+from helpers.backups.verify import verify as verify_backups
 from helpers.cli import options
 from helpers.cli.status import show_services
 from helpers.engines import select
@@ -18,10 +24,10 @@ MIB = 2**20
 def backup(given: Given, to: str, with_secrets: bool) -> int:
     system = options.load(given)
     with console.Progress() as progress:
-        place, manifest, health = backup_commands.backup(system, to, with_secrets, progress, progress.notice)
+        place, manifest, health = create.create(system, to, with_secrets, progress, progress.notice)
     console.value(place)
-    console.notice(backup_commands.words(manifest))
-    if line := backup_commands.stored(manifest):
+    console.notice(create.words(manifest))
+    if line := create.stored(manifest):
         console.notice(line)
     for line in health.lines:
         console.notice(line)
@@ -33,7 +39,7 @@ def backup(given: Given, to: str, with_secrets: bool) -> int:
 def verify(given: Given, place: str, repair: bool) -> int:
     system = options.load(given)
     with console.Progress() as progress:
-        found = backup_commands.verify(system, place, repair, progress, progress.notice)
+        found = verify_backups(system, place, repair, progress, progress.notice)
     for line in found.lines:
         console.value(line)
     console.notice(found.summary)
@@ -49,10 +55,8 @@ def restore(given: Given, source: str, into: str, no_backup: bool, skip_damaged:
     if not into and system.state.existed and not yes and not console.confirm(question):
         raise TrackbedError("nothing was restored", "answer y, or pass --yes where there is no terminal")
     with console.Progress() as progress:
-        target, done = backup_commands.restore_archive(
-            system, source, progress, progress.notice, not no_backup, into, skip_damaged
-        )
-    console.notice(f"restored: {backup_commands.words(done.manifest)}")
+        target, done = restore_backup(system, source, progress, progress.notice, not no_backup, into, skip_damaged)
+    console.notice(f"restored: {create.words(done.manifest)}")
     for line in done.left_lines:
         console.notice(line)
     if done.before:
@@ -62,7 +66,7 @@ def restore(given: Given, source: str, into: str, no_backup: bool, skip_damaged:
     if done.users_left:
         console.notice("the logins in the backup were left out: this system has its own")
     if into:
-        show_services(lifecycle.status(target))
+        show_services(status.read(target))
         console.notice(f"\nit is project {into}: --project={into} names it, as in `invoke down --project={into}`")
 
 
@@ -71,7 +75,7 @@ def move(given: Given, to: str) -> None:
     store = given.get("object_store")
     system = options.load(given | {"object_store": store and "auto"})  # the store is the other engine's
     with console.Progress() as progress:
-        archived, view = moves.move(system, to, store or "", progress, progress.notice)
+        archived, view = move_project(system, to, store or "", progress, progress.notice)
     show_services(view)
     console.notice(f"\nmoved; the archive it was carried in is kept: {archived}")
 
@@ -106,7 +110,7 @@ def go_back(given: Given) -> None:
 
 def usage(given: Given, format: str, json: bool) -> None:
     format = options.output_format(format, json, "table", "json")
-    found = hygiene.usage(options.load(given))
+    found = disk_usage.usage(options.load(given))
     if format == "json":
         console.as_json(asdict(found))
         return
@@ -136,12 +140,12 @@ def gc(given: Given, older_than: str, yes: bool) -> None:
     if not yes:
         return
     with console.Progress() as progress:
-        done = hygiene.collect(system, older_than, progress, progress.notice)
+        done = disk_usage.collect(system, older_than, progress, progress.notice)
     console.notice(f"removed: {done.words}")
 
 
 def _show_deleted(system: Project, older_than: str, yes: bool) -> None:
-    found = hygiene.deleted(lifecycle.running(system), older_than)
+    found = disk_usage.deleted(status.running(system), older_than)
     console.table(
         ("experiment id", "runs", "models", "objects", "MiB"),
         [

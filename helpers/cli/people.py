@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from helpers import console, gateway, lifecycle
+from helpers import console, gateway, lifecycle, status
 from helpers.cli import options
 from helpers.cli.status import show_services
 from helpers.project import users
@@ -43,14 +43,14 @@ def _change_user(given: Given, name: str, change: Callable[[Settings, str], str]
 
 def env(given: Given, name: str) -> None:
     system = options.load(given)
-    lifecycle.running(system)
+    status.running(system)
     console.value(gateway.client_lines(system.settings, name or None, system.asks))
 
 
 def show_credentials(given: Given, format: str, json: bool) -> None:
     format = options.output_format(format, json, "table", "json", "env")
     system = options.load(given)
-    lifecycle.running(system)
+    status.running(system)
     secrets = system.credentials()
     pairs = [(name, secrets[name]) for name in secrets.names if secrets[name]]
     if format == "json":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from helpers import boot, check, console, doctor, dryrun, gateway, kernels, lifecycle, summary, typed
+from helpers import boot, console, dry_run, gateway, kernels, lifecycle, status, typed
+from helpers.checks import check, doctor
 from helpers.cli import options
 from helpers.cli.status import show_services
 from helpers.errors import FAILED, SettingError, TrackbedError
@@ -59,7 +60,7 @@ def jupyter(given: Given, start: Start) -> None:
 def _up(system: Project, start: Start) -> None:
     start.refuse()
     if start.dry_run:
-        console.value(dryrun.script(system, start.name_prefix or ""))
+        console.value(dry_run.script(system, start.name_prefix or ""))
         return
     with console.Progress() as progress:
         consent = None if start.yes else kernels.Consent(progress.confirm, sys.stdin.isatty())
@@ -69,7 +70,7 @@ def _up(system: Project, start: Start) -> None:
         for line in gateway.notes(view.settings, len(users.load(view.settings))):
             console.notice(line)
     console.notice()
-    console.box(f"{view.settings.project} is ready", summary.rows(system, view))
+    console.box(f"{view.settings.project} is ready", status.rows(system, view))
 
 
 def down(given: Given, delete_data: bool, yes: bool) -> None:
@@ -79,7 +80,7 @@ def down(given: Given, delete_data: bool, yes: bool) -> None:
         for item in items:
             console.notice(f"  {item.name}: {item.what}")
         console.notice(f"  the secrets and settings of project {system.settings.project}")
-        console.notice(f"it keeps the workspace {lifecycle.workspace(system)}")
+        console.notice(f"it keeps the workspace {status.workspace(system)}")
         if not yes and not console.confirm("Delete them?"):
             raise TrackbedError(
                 "nothing was deleted, nothing was stopped", "answer y, or pass --yes where there is no terminal"
@@ -100,8 +101,8 @@ def down(given: Given, delete_data: bool, yes: bool) -> None:
 def prove(given: Given) -> int:
     """`invoke check`."""
     system = options.load(given)
-    engine = lifecycle.running(system)
-    if missing := lifecycle.not_running(lifecycle.overview(engine, engine.settings)):
+    engine = status.running(system)
+    if missing := status.not_running(status.overview(engine, engine.settings)):
         raise TrackbedError(f"{system.settings.project} {missing}; start it with: {typed.anywhere('up')}")
     with console.Progress() as progress:
         results = check.run_check(engine, progress)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from helpers import addresses, console, fast_path, lifecycle, notebook, typed
+from helpers import addresses, console, durability, fast_path, lifecycle, notebook, typed
+from helpers import status as inspection
 from helpers.cli import options
 from helpers.engines.base import State
 from helpers.errors import FAILED, SettingError, TrackbedError
-from helpers.lifecycle import Overview
 from helpers.project import mlflow_jobs
 from helpers.project.project import Project
 from helpers.services import MLFLOW
 from helpers.settings.flags import Given
 from helpers.spelling import did_you_mean, nearest
+from helpers.status import Overview
 
 
 def show_services(view: Overview, tunnel: bool = True) -> None:
@@ -48,21 +49,21 @@ def _show_tunnel(view: Overview) -> None:
 def status(given: Given, format: str, json: bool) -> int:
     format = options.output_format(format, json, "table", "json", "env")
     system = options.load(given)
-    view = lifecycle.status(system)
+    view = inspection.read(system)
     if format == "json":
         console.as_json(_as_data(system, view))
     elif format == "env":
-        console.as_env(lifecycle.environment(view))
+        console.as_env(inspection.environment(view))
     elif view.stopped:
-        console.value(f"{view.settings.project}: {lifecycle.condition(system, view)}")
+        console.value(f"{view.settings.project}: {inspection.condition(system, view)}")
         console.notice(
             f"to {'start it again with its data' if system.state.existed else 'make it'}: {typed.anywhere('up')}"
         )
     else:
         show_services(view)
         if view.rows and system.state.existed:
-            engine = lifecycle.running(system)
-            for line in (*filter(None, [lifecycle.low_disk(engine)]), *lifecycle.durable(engine)):
+            engine = inspection.running(system)
+            for line in (*filter(None, [lifecycle.low_disk(engine)]), *durability.lines(engine)):
                 console.notice(f"\n{line}")
             if mlflow_jobs.enabled(engine.settings):
                 console.notice(f"\nMLflow's jobs are {mlflow_jobs.summary(engine.settings)}")
@@ -75,7 +76,7 @@ def _as_data(system: Project, view: Overview) -> dict[str, object]:
     """What --json prints."""
     return {
         "project": view.settings.project,
-        "state": lifecycle.condition(system, view),
+        "state": inspection.condition(system, view),
         "engine": view.engine,
         "state_dir": str(view.settings.state_dir),
         "workspace": str(view.workspace),
@@ -99,7 +100,7 @@ def _as_data(system: Project, view: Overview) -> dict[str, object]:
 
 
 def logs(given: Given, service: str, follow: bool, tail: int, raw: bool) -> None:
-    engine = lifecycle.running(options.load(given))
+    engine = inspection.running(options.load(given))
     existing = [s.name for s in engine.parts()]
     if service and service not in existing:
         raise SettingError(
@@ -118,9 +119,9 @@ def logs(given: Given, service: str, follow: bool, tail: int, raw: bool) -> None
 
 def jupyter_url(given: Given) -> None:
     system = options.load(given)
-    engine = lifecycle.running(system)
+    engine = inspection.running(system)
     console.value(notebook.url(engine, engine.settings, system.credentials()["JUPYTER_TOKEN"]))
-    view = lifecycle.overview(engine, engine.settings)
+    view = inspection.overview(engine, engine.settings)
     if view.node:
         ports = [p.published for r in view.rows if r.status.name in ("jupyter", "mlflow") for p in r.status.ports]
         console.notice(
@@ -131,7 +132,7 @@ def jupyter_url(given: Given) -> None:
 
 def mlflow_url(given: Given) -> None:
     system = options.load(given)
-    engine = lifecycle.running(system)
-    if not (url := lifecycle.mlflow_url(lifecycle.overview(engine, engine.settings))):
+    engine = inspection.running(system)
+    if not (url := inspection.mlflow_url(inspection.overview(engine, engine.settings))):
         raise TrackbedError("MLflow has no address: it does not run here", "`invoke up` starts it")
     console.value(url)

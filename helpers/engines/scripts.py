@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from helpers import egress, urls
 from helpers.engines.host import LOCAL, Host
+from helpers.gpu.accelerator import Accelerator
 from helpers.project.credentials import FORMER, MLFLOW_TOKEN, WEBHOOK_KEY
 from helpers.services import PartSpec, Plan, Port, SecretFile
 from helpers.settings import Settings
@@ -24,6 +25,17 @@ def head(plan: Plan, engine: str) -> str:
         f"#!/usr/bin/env bash\n# What `invoke up --engine={engine}` does for project {plan.project}, as plain "
         "commands. Run it with bash, in the clone.\nset -euo pipefail"
     )
+
+
+def placeholders(gpu: Accelerator, commands: str) -> str:
+    """What only the machine with the GPU knows and the commands use; "" for a plan of this machine's own."""
+    if not gpu.foreign:
+        return ""
+    used = [f"{one.name}={one.lookup}  # {one.what}" for one in gpu.placeholders if one.word in commands]
+    lines = [f"# {gpu.reason}: for a machine with that GPU, which this one is not."]
+    if used:
+        lines.append("# PLACEHOLDERS: each line looks for its value there; or write it in by hand.")
+    return "\n".join([*lines, *used])
 
 
 def variable(part: PartSpec, port: Port) -> str:

@@ -11,8 +11,23 @@ from helpers.errors import TrackbedError
 from helpers.gpu import wheels
 from helpers.gpu.detect import Gpu, Machine, count
 from helpers.gpu.node_types import AMD, AUTO, BY_WORD, NONE, NVIDIA, OLD_WORDS, TITLES, NodeType, kind_of
+from helpers.shell_words import ShellText
 
 VARIANT = {AMD: "rocm", NVIDIA: "cuda", NONE: "cpu"}
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """A value that only the machine with the GPU knows: a shell variable, and the shell's words that look for it."""
+
+    name: str
+    lookup: str
+    what: str
+
+    @property
+    def word(self) -> str:
+        """As a command uses it."""
+        return ShellText(f'"${self.name}"')
 
 
 @dataclass(frozen=True)
@@ -21,7 +36,8 @@ class Accelerator:
 
     ``devices`` are paths of nodes or folders of them, ``opened`` the single nodes, ``groups`` numeric groups, ``cdi``
     device names, ``request`` the ids of a GPU device request (empty: none). ``torch`` names the build of PyTorch and
-    ``torch_reason`` why that one, ``tag`` the image's tag.
+    ``torch_reason`` why that one, ``tag`` the image's tag. ``foreign``: for another machine than this one, whose
+    ``placeholders`` are among the devices and groups; for printing only.
     """
 
     kind: str = NONE
@@ -37,6 +53,8 @@ class Accelerator:
     torch_reason: str = ""
     warning: str = ""
     fix: str = ""
+    foreign: bool = False
+    placeholders: tuple[Placeholder, ...] = ()
 
     @property
     def variant(self) -> str:
@@ -85,7 +103,7 @@ def choose(word: str, devices: str, there: Machine, embedded: bool = False, torc
     )
     if chosen.warning:
         raise TrackbedError(f"--gpu={word}: {chosen.warning}", chosen.fix)
-    if node and (other := _contradiction(node, chosen)):
+    if node and (other := contradiction(node, chosen.gpus)):
         raise TrackbedError(
             f"--gpu={word}: this is no {node.node_type}, the machine has {other}", f"--gpu={kind} takes what is there"
         )
@@ -241,12 +259,12 @@ def _pick(devices: str, gpus: tuple[Gpu, ...], title: str, blind: str) -> tuple[
     return tuple(by_index[one] for one in wanted)
 
 
-def _contradiction(node: NodeType, chosen: Accelerator) -> str:
+def contradiction(node: NodeType, gpus: tuple[Gpu, ...]) -> str:
     """The models that are there, when they are known and none is of this node type; else ""."""
-    known = [gpu for gpu in chosen.gpus if gpu.name not in ("unknown", "by CDI", "through WSL")]
+    known = [gpu for gpu in gpus if gpu.name not in ("unknown", "by CDI", "through WSL")]
     if not known or any(re.search(rf"\b({node.models})\b", gpu.name) for gpu in known):
         return ""
-    return count(known, TITLES[chosen.kind])
+    return count(known, TITLES[node.kind])
 
 
 def _no_nvidia(there: Machine) -> str:

@@ -19,6 +19,7 @@ class Project:
 
     settings: Settings
     state: State
+    dry_run: bool = False  # only the commands are wanted: the machine need not have the GPU
     aside: bool = False  # beside the clone's own system, which .env goes on naming
     replaced: Mapping[str, str] = field(default_factory=dict, repr=False)  # secrets until now, to prove that they end
     _credentials: Credentials | None = None
@@ -49,6 +50,8 @@ class Project:
 
     def credentials_digest(self) -> str:
         """Changes when a secret changes or MLflow begins to ask for its own; one hash over all of them, so it cannot be
-        searched for a single weak one."""
+        searched for a single weak one. "" for a dry run, which has none."""
+        if self.dry_run:
+            return ""
         found = self.credentials()
         return digests.digest("".join(found[name] for name in found.names), self.asks)

@@ -20,7 +20,7 @@ from helpers.errors import SettingError
 from helpers.settings import dotenv, generated, sources
 from helpers.settings.model import BY_NAME, TABLE, Declared, Setting
 from helpers.settings.parsers import LOOPBACK, Around
-from helpers.settings.sources import DEFAULT, FOREIGN, LAST_UP, Value, error, named, parse
+from helpers.settings.sources import CHOSEN, DEFAULT, FOREIGN, LAST_UP, Value, error, named, parse
 
 _LOCATING = ("PROJECT", "STATE_DIR")
 # Among what is remembered: the address that the cloud's metadata service named. No setting: nobody was told it.
@@ -37,12 +37,16 @@ def default_state_dir() -> Path:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What settings are found in, but for what is remembered: flags, variables, and .env as it was read."""
+    """What settings are found in, but for what is remembered: flags, variables, and .env as it was read.
+
+    ``chosen``: what a command decides by itself, over all of these.
+    """
 
     flags: Mapping[str, str | None]
     environ: Mapping[str, str]
     env_file: Path
     file: dotenv.EnvFile
+    chosen: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +110,12 @@ class Settings(Declared):
         """
         return cls._found(Inputs(dict(flags), dict(environ), env_file, dotenv.read(env_file)), remembered)
 
-    def again(self, remembered: Mapping[str, str], **flags: str) -> Settings:
-        """Found and checked again in the same places, with what is remembered now and with ``flags`` over earlier ones.
+    def again(self, remembered: Mapping[str, str], **chosen: str) -> Settings:
+        """Found and checked again in the same places, with what is remembered now and with ``chosen`` over all of it.
 
-        Raises SettingError.
+        Those are named as fields; "" is the default. Raises SettingError.
         """
-        return self._found(replace(self.inputs, flags={**self.inputs.flags, **flags}), remembered)
+        return self._found(replace(self.inputs, chosen={**self.inputs.chosen, **chosen}), remembered)
 
     @classmethod
     def _found(cls, inputs: Inputs, remembered: Mapping[str, str] | Callable[[Path], Mapping[str, str]]) -> Settings:
@@ -121,6 +125,7 @@ class Settings(Declared):
         around = Around(clone, environ.get("HOME") or os.path.expanduser("~"))
         warnings: list[str] = []
         layers = (
+            {name.upper(): Value(raw, CHOSEN) for name, raw in inputs.chosen.items()},
             sources.from_flags(flags),
             sources.from_environ(environ, left, warnings),
             sources.from_file(file, warnings),
@@ -143,10 +148,9 @@ class Settings(Declared):
             else:
                 values[name] = parse(setting, found, around)
                 origins[name] = found.origin
-            if name in layers[0] or name in layers[1]:
-                raw = layers[0].get(name) or layers[1][name]
-                if not setting.secret and setting.remembered:
-                    told[name] = str(values[name]) if raw.raw and name == "WORKSPACE" else raw.raw
+            raw = next((layer[name].raw for layer in layers[:3] if name in layer), None)
+            if raw is not None and not setting.secret and setting.remembered:
+                told[name] = str(values[name]) if raw and name == "WORKSPACE" else raw
 
         for name in _LOCATING:
             settle(BY_NAME[name], {})

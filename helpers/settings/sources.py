@@ -15,6 +15,7 @@ from helpers.spelling import did_you_mean, nearest, shown
 
 PREFIX = "TRACKBED_"
 LAST_UP = "the last `invoke up`"
+CHOSEN = "this command"
 DEFAULT = "default"
 
 # Read by tests, the rig, the images and the services; never settings.

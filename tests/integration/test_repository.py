@@ -18,8 +18,8 @@ import pytest
 
 from helpers import references
 from helpers.backups import archive, repository
-from helpers.backups.places import Access, Bucket, Folder, Place
 from helpers.backups.repository import Snapshot
+from helpers.backups.storage import Access, Bucket, Folder, Place
 from helpers.errors import TrackbedError
 from tests.conftest import Clone, free_ports, require_docker
 from tests.integration import seen

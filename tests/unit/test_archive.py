@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from helpers.backups import archive, salvage
+from helpers.data.checksum import SetSum
 from helpers.errors import TrackbedError
 
 FACTS: dict[str, Any] = {"schema": "abc", "mlflow": "3", "tables": {"runs": ["1", "5"]}}
@@ -43,7 +44,7 @@ def sealed(path: Path, content: bytes, **facts: object) -> None:
         "chunks": 0,
         "objects": 0,
         "object_bytes": 0,
-        "objects_sum": archive.SetSum().text,
+        "objects_sum": SetSum().text,
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
         **FACTS,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import backup_commands, dryrun
+from helpers import aside
 from helpers.errors import SettingError
 from helpers.project.project import Project
 from tests.unit import fakes
@@ -22,15 +22,16 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     made.state.engine = "embedded"
     made.state.remembered = {"CULL_IDLE": "30m", "PUBLIC": "true", "MLFLOW_PORT": "8000"}
     made.state.save()
+    made.settings = made.settings.again(made.state.remembered)
     return made
 
 
 def ports(system: Project) -> list[int]:
-    return [getattr(system.settings, field) for field in dryrun.PORTS]
+    return [getattr(system.settings, field) for field in aside.PORTS]
 
 
 def test_a_new_project_beside_this_one(system: Project) -> None:
-    other = backup_commands.aside(system, "two")
+    other = aside.project(system, "two")
     assert other.aside and not other.state.existed and other.settings.project == "two"
     assert set(ports(other)).isdisjoint(ports(system)) and len(set(ports(other))) == 4
     assert other.settings.workspace == other.settings.folder / "workspace" != system.settings.workspace
@@ -41,11 +42,11 @@ def test_a_new_project_beside_this_one(system: Project) -> None:
 
 
 def test_one_that_is_there_keeps_its_ports(system: Project) -> None:
-    first = backup_commands.aside(system, "two")
+    first = aside.project(system, "two")
     first.state.remember({**first.settings.told, "MLFLOW_PORT": "8765"})
     first.state.engine = "embedded"
     first.state.save()
-    again = backup_commands.aside(system, "two")
+    again = aside.project(system, "two")
     assert again.settings.mlflow_port == 8765 and ports(again)[1:] == ports(first)[1:]
     assert again.state.instance == first.state.instance
 
@@ -55,10 +56,10 @@ def test_one_that_is_there_keeps_its_ports(system: Project) -> None:
 )
 def test_names_that_cannot_be(system: Project, name: str, expected: str) -> None:
     with pytest.raises(SettingError, match=expected):
-        backup_commands.aside(system, name)
+        aside.project(system, name)
 
 
 def test_a_bucket_is_not_shared(system: Project) -> None:
     system.settings = replace(system.settings, object_store="external")
     with pytest.raises(SettingError, match="one bucket"):
-        backup_commands.aside(system, "two")
+        aside.project(system, "two")

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from helpers import backup_commands
-from helpers.backups import salvage
+from helpers.backups import restore, salvage
 from helpers.errors import TrackbedError
 from helpers.project import users
 
@@ -27,4 +26,4 @@ def test_secrets_that_are_none(content: bytes, monkeypatch: pytest.MonkeyPatch) 
     rest: Any = SimpleNamespace()
     monkeypatch.setattr(salvage, "small", lambda rest, name: content)
     with pytest.raises(TrackbedError, match="no secrets"):
-        backup_commands._secrets(rest)
+        restore._secrets(rest)

@@ -10,7 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from helpers import check, pages
+from helpers import pages
+from helpers.checks import check
 from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Engine, ExecResult, PartSpec, Plan
 from helpers.errors import TrackbedError
 from helpers.gpu.accelerator import Accelerator

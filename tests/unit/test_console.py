@@ -108,7 +108,7 @@ def test_logs_are_clean_unless_asked_for_as_they_are(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import tasks
-    from helpers import lifecycle
+    from helpers import status
     from helpers.cli import options
 
     class Engine:
@@ -119,7 +119,7 @@ def test_logs_are_clean_unless_asked_for_as_they_are(
             return [CLEAR + "hello"]
 
     monkeypatch.setattr(options, "load", lambda flags: None)
-    monkeypatch.setattr(lifecycle, "running", lambda system: Engine())
+    monkeypatch.setattr(status, "running", lambda system: Engine())
     tasks.logs.body(None, service="jupyter")
     assert capsys.readouterr().out == "\\x1b[2J\\x1b[Hhello\n"
     tasks.logs.body(None, service="jupyter", raw=True)
@@ -261,16 +261,16 @@ def test_a_stopped_system_is_started_again_by_the_line_that_status_prints(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     import tasks
-    from helpers import lifecycle
+    from helpers import status
     from helpers.cli import options
 
     monkeypatch.setattr("sys.argv", ["invoke", "status", "--project=revcor", f"--state-dir={tmp_path}"])
-    view = lifecycle.Overview("embedded", system(tmp_path, project="revcor").settings, ())
+    view = status.Overview("embedded", system(tmp_path, project="revcor").settings, ())
     monkeypatch.setattr(options, "load", lambda flags: system(tmp_path, project="revcor"))
-    monkeypatch.setattr(lifecycle, "status", lambda system: view)
-    monkeypatch.setattr(lifecycle, "running", lambda system: view)
-    monkeypatch.setattr(lifecycle, "overview", lambda engine, settings: view)
-    monkeypatch.setattr(lifecycle, "not_running", lambda view: "is stopped")
+    monkeypatch.setattr(status, "read", lambda system: view)
+    monkeypatch.setattr(status, "running", lambda system: view)
+    monkeypatch.setattr(status, "overview", lambda engine, settings: view)
+    monkeypatch.setattr(status, "not_running", lambda view: "is stopped")
     tasks.status.body(None, project="revcor", state_dir=str(tmp_path))
     assert capsys.readouterr().err.endswith(f" up --project=revcor --state-dir={tmp_path}\n")
     with pytest.raises(Exit):

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from helpers import bounded, clone, process_table, service_accounts
-from helpers.backups import sources
+from helpers.backups import locations
 from helpers.engines.embedded import accounts, launch, overlay, venvs
 from helpers.engines.embedded.accounts import LONGEST, Accounts
 from helpers.engines.embedded.engine import EmbeddedEngine
@@ -119,8 +119,8 @@ def test_a_backup_of_roots_is_not_written_where_a_service_could_move_it(
     settings = system(tmp_path).settings
     for to in ("work/a.tar", "work/inner/", "work/inner/a.tar", "link/a.tar", "link"):
         with pytest.raises(TrackbedError, match="lead root's backup elsewhere"):
-            sources.target(settings, str(tmp_path / to))
-    assert sources.target(settings, str(tmp_path / "elsewhere" / "a.tar")) == tmp_path / "elsewhere" / "a.tar"
+            locations.target(settings, str(tmp_path / to))
+    assert locations.target(settings, str(tmp_path / "elsewhere" / "a.tar")) == tmp_path / "elsewhere" / "a.tar"
 
 
 def test_no_useradd(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers import clone, cloud_metadata, gateway, lifecycle, urls
+from helpers import clone, cloud_metadata, gateway, status, urls
 from helpers.engines.base import PartStatus, State
 from helpers.engines.docker import compose_model, variables
 from helpers.engines.docker.engine import DockerEngine
@@ -180,17 +180,18 @@ def test_behind_the_gateway_mlflow_asks_for_its_token_and_people_are_told_of_non
     for file in files.values():
         if not any(name.startswith(credentials.FORMER) for name in file.names):
             assert credentials.Credentials(values).render(file.template, file.names)
-    status = PartStatus("mlflow", State.READY)
+    ready = PartStatus("mlflow", State.READY)
     engine = SimpleNamespace(
         name="docker",
-        parts=lambda detail: (status,),
+        parts=lambda detail: (ready,),
         access_token=lambda: "token",
         host=LOCAL,
         console_is_public=False,
+        object_store="versitygw",
         deployment=deployed(settings),
     )
-    view = lifecycle.overview(engine, settings)  # type: ignore[arg-type]
-    assert view.token == "" and lifecycle.mlflow_url(view) == f"https://203.0.113.7:8000/{urls.TRAINING_PAGE}"
+    view = status.overview(engine, settings)  # type: ignore[arg-type]
+    assert view.token == "" and status.mlflow_url(view) == f"https://203.0.113.7:8000/{urls.TRAINING_PAGE}"
 
 
 @pytest.mark.parametrize(

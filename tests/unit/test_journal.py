@@ -10,8 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from helpers import lifecycle, upgrades
-from helpers.backups import backup, database, journal, objects
+from helpers import lifecycle, status
+from helpers.backups import create, upgrade
+from helpers.data import artifacts, database, journal
 from helpers.errors import TrackbedError
 from helpers.project.state import State
 
@@ -22,7 +23,7 @@ KEPT = {"database": "a", "prefix": "p", "schema": "s", "image": "", "archive": "
 def dropped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     monkeypatch.setattr(database, "drop", lambda engine, name: found.append(name))
-    monkeypatch.setattr(objects, "drop", lambda engine, prefix: found.append(prefix))
+    monkeypatch.setattr(artifacts, "drop", lambda engine, prefix: found.append(prefix))
     return found
 
 
@@ -70,8 +71,8 @@ def test_no_way_back_to_what_is_live(tmp_path: Path, monkeypatch: pytest.MonkeyP
     state = State(tmp_path, live={"database": "a", "prefix": "p"})
     system = SimpleNamespace(settings=SimpleNamespace(folder=tmp_path), state=state)
     monkeypatch.setattr(lifecycle, "changing", lambda *_: nullcontext())
-    monkeypatch.setattr(lifecycle, "running", lambda _: None)
-    monkeypatch.setattr(backup, "need", lambda *_: None)
+    monkeypatch.setattr(status, "running", lambda _: None)
+    monkeypatch.setattr(create, "need", lambda *_: None)
     with pytest.raises(TrackbedError, match="active one already"):
-        upgrades.back(cast(Any, system), cast(Any, None), print)
+        upgrade.back(cast(Any, system), cast(Any, None), print)
     assert dropped == [] and state.live["database"] == "a"

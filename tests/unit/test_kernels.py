@@ -12,7 +12,8 @@ from typing import Any, cast
 
 import pytest
 
-from helpers import doctor, durability, kernels, lifecycle
+from helpers import durability, kernels, start
+from helpers.checks import doctor
 from helpers.engines import select
 from helpers.engines.base import JUPYTER, Address, Engine, PartSpec, Plan, Sink
 from helpers.engines.host import LOCAL
@@ -176,12 +177,12 @@ def test_what_a_failed_start_was_told_is_not_remembered(
     monkeypatch.setattr(doctor, "preflight", lambda engine, settings: None)
     monkeypatch.setattr(durability, "promise", lambda engine: "")
     monkeypatch.setattr(kernels, "before_a_restart", lambda *_: None)
-    monkeypatch.setattr(lifecycle, "_choose_ports", lambda *_: {"JUPYTER_PORT": "8889"})
-    monkeypatch.setattr(lifecycle, "_leave_in_clone", lambda *_: None)
-    monkeypatch.setattr(lifecycle, "_start", fail)
+    monkeypatch.setattr(start, "_choose_ports", lambda *_: {"JUPYTER_PORT": "8889"})
+    monkeypatch.setattr(start, "leave_in_clone", lambda *_: None)
+    monkeypatch.setattr(start, "_start", fail)
     said: list[str] = []
     with pytest.raises(type(error)):
-        lifecycle.bring_up(one, Silent(), said.append)
+        start.bring_up(one, Silent(), said.append)
     state = State.load(one.settings.folder)
     assert state.engine == "embedded"
     if kept:

@@ -12,8 +12,9 @@ from typing import IO, Any, cast
 import pytest
 
 from helpers import clone
-from helpers.backups import database, loading, room
+from helpers.backups import disk_space, loading
 from helpers.backups.loading import Refused, Schema
+from helpers.data import database
 from helpers.engines import streaming
 from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
@@ -173,11 +174,11 @@ class Database:
 
 
 def loaded(on: Database, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(room, "free_space", on.left)
+    monkeypatch.setattr(disk_space, "free_space", on.left)
     monkeypatch.setattr(database, "disconnect", on.disconnect)
     engine, of = cast("Engine", on), schema()
     of.adds = ("ADD KEY",)
-    disk = room.Watch(engine)
+    disk = disk_space.Watch(engine)
     chunks: list[IO[bytes]] = [io.BytesIO(FRAME + RUNS + b"a\tb\n\\.\n")]
     loading.load(engine, "mlflow_new", of, iter(chunks), disk)
     return on.noted.read_text()
@@ -198,7 +199,7 @@ def test_no_index_is_begun_that_may_not_fit(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_disk_is_looked_at_while_indexes_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    on, began = Database(tmp_path, *[9 * GIB] * 6, room.FREE - 1, seconds=60), time.monotonic()
+    on, began = Database(tmp_path, *[9 * GIB] * 6, disk_space.FREE - 1, seconds=60), time.monotonic()
     with pytest.raises(TrackbedError, match="does not fit"):
         loaded(on, monkeypatch)
     assert on.ended == ["mlflow_new"] and time.monotonic() - began < 20

@@ -10,9 +10,10 @@ import pytest
 
 from helpers import addresses
 from helpers.engines.base import ExecResult, Port
+from helpers.engines.docker import client_config
 from helpers.engines.docker import ssh as node
 from helpers.engines.docker import ssh_host as remote
-from helpers.engines.docker.ssh import Target
+from helpers.engines.docker.ssh_target import Target, explain
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.gpu.detect import Machine
 from helpers.project.state import State
@@ -76,13 +77,13 @@ WORDS = [
 
 @pytest.mark.parametrize(("text", "message", "fix"), WORDS)
 def test_words_of_the_client_become_advice(text: str, message: str, fix: str) -> None:
-    found = node.explain(Target("node7", "ada"), text)
+    found = explain(Target("node7", "ada"), text)
     assert message in found.message and fix in found.hint
     assert "node7" in found.message + found.hint
 
 
 def test_a_changed_key_on_another_port_is_named_as_ssh_keeps_it() -> None:
-    found = node.explain(Target("node7", "ada", 2222), "REMOTE HOST IDENTIFICATION HAS CHANGED")
+    found = explain(Target("node7", "ada", 2222), "REMOTE HOST IDENTIFICATION HAS CHANGED")
     assert "ssh-keygen -R '[node7]:2222'" in found.hint
 
 
@@ -96,18 +97,18 @@ def context(home: Path, name: str, host: str, current: bool) -> None:
 
 def test_endpoint_of_the_command_line(tmp_path: Path) -> None:
     home = {"HOME": str(tmp_path)}
-    assert node.endpoint(home) == ("", "")
+    assert client_config.endpoint(home) == ("", "")
     context(tmp_path, "gpu", "ssh://cc@node7", current=False)
-    assert node.endpoint(home) == ("", "")
-    assert node.endpoint({**home, "DOCKER_CONTEXT": "gpu"})[0] == "ssh://cc@node7"
-    assert node.endpoint({**home, "DOCKER_CONTEXT": "gone"}) == ("", "")
-    assert node.endpoint({**home, "DOCKER_CONTEXT": "gpu", "DOCKER_HOST": "unix:///x"})[0] == "unix:///x"
+    assert client_config.endpoint(home) == ("", "")
+    assert client_config.endpoint({**home, "DOCKER_CONTEXT": "gpu"})[0] == "ssh://cc@node7"
+    assert client_config.endpoint({**home, "DOCKER_CONTEXT": "gone"}) == ("", "")
+    assert client_config.endpoint({**home, "DOCKER_CONTEXT": "gpu", "DOCKER_HOST": "unix:///x"})[0] == "unix:///x"
     (tmp_path / ".docker" / "config.json").write_text('{"currentContext": "gpu"}')
-    host, words = node.endpoint(home)
+    host, words = client_config.endpoint(home)
     assert host == "ssh://cc@node7" and "context gpu" in words
-    assert node.endpoint({**home, "DOCKER_CONTEXT": "default"}) == ("", "")
+    assert client_config.endpoint({**home, "DOCKER_CONTEXT": "default"}) == ("", "")
     (tmp_path / ".docker" / "config.json").write_text("[]")
-    assert node.endpoint(home) == ("", "")
+    assert client_config.endpoint(home) == ("", "")
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from typing import cast
 
 import pytest
 
-from helpers import addresses, doctor, ports
+from helpers import addresses, ports
+from helpers.checks import doctor
 from helpers.engines.base import PartStatus, Port, State
 from helpers.engines.host import LocalHost
 from helpers.findings import Level

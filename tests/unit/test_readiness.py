@@ -12,7 +12,8 @@ from typing import Any, cast
 
 import pytest
 
-from helpers import http_request, readiness
+from helpers import http_request
+from helpers.checks import readiness
 from helpers.engines import failures
 from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Address, Engine, PartStatus, State
 from helpers.errors import NotReady, PartFailed

@@ -10,7 +10,7 @@ import pytest
 from invoke.exceptions import Exit
 
 import tasks
-from helpers import doctor
+from helpers.checks import doctor
 from helpers.cli import options
 from helpers.engines.base import Engine
 from helpers.errors import SettingError

@@ -10,7 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from helpers import readiness, remote_server
+from helpers import remote_server
+from helpers.checks import readiness
 from helpers.engines.base import JUPYTER, MLFLOW, Engine, ExecResult
 from helpers.engines.docker import compose_model
 from helpers.errors import SettingError, TrackbedError

@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 
-from helpers import backup_commands, lifecycle, typed
-from helpers.backups import archive, places, repository, sources
-from helpers.backups.places import Folder
-from helpers.backups.repository import Entry, Snapshot, Writer
+from helpers import lifecycle, status, typed
+from helpers.backups import archive, locations, repository, restore, storage
+from helpers.backups.repository import Entry, Snapshot
+from helpers.backups.repository_writer import Writer
+from helpers.backups.storage import Folder
+from helpers.data.checksum import SetSum
 from helpers.errors import SettingError, TrackbedError
 from helpers.project import users
 from tests.unit import fakes
@@ -98,7 +100,7 @@ def test_members_that_are_not_read_are_skipped(snapshot: Snapshot) -> None:
 
 def test_the_sum_is_that_of_an_archive(snapshot: Snapshot) -> None:
     """What the store gives back after a restore is compared with it, whichever form the backup has."""
-    sums = archive.SetSum()
+    sums = SetSum()
     for name, content in OBJECTS.items():
         sums.add(hashlib.sha256(content).hexdigest(), len(content), name)
     assert snapshot.manifest()["objects_sum"] == sums.text
@@ -174,7 +176,7 @@ def test_a_backup_that_ended_early_is_none_and_harms_none(tmp_path: Path, snapsh
 def test_leftovers_of_killed_backups_go_and_what_is_being_written_stays(tmp_path: Path, snapshot: Snapshot) -> None:
     incoming = tmp_path / "repo" / "incoming"
     (incoming / "killed").write_bytes(b"x")
-    handle = places._incoming(incoming / "written now")
+    handle = storage._incoming(incoming / "written now")
     back_up(tmp_path / "repo", Reads(OBJECTS))
     assert [path.name for path in incoming.iterdir()] == ["written now"]
     os.close(handle)
@@ -326,12 +328,13 @@ def test_restoring_it_begins_nothing(
     def begun(*_: object) -> None:
         raise AssertionError("something was begun")
 
-    for name in ("up", "changing", "running"):
+    monkeypatch.setattr(status, "running", begun)
+    for name in ("up", "changing"):
         monkeypatch.setattr(lifecycle, name, begun)
     system = fakes.system(tmp_path)
     harm(piece(snapshot, b"hello"))
     with pytest.raises(TrackbedError, match="damaged|missing"):
-        backup_commands.restore_archive(system, str(snapshot), fakes.Silent(), begun)
+        restore.restore(system, str(snapshot), fakes.Silent(), begun)
     assert not system.settings.folder.exists()
 
 
@@ -348,7 +351,7 @@ def test_what_to_type_is_for_the_project_that_it_goes_into(
     monkeypatch.setattr(lifecycle, "up", fails)
     assert typed.anywhere("logs mlflow").endswith("logs mlflow --project=one")
     with pytest.raises(TrackbedError, match="did not start"):
-        backup_commands.restore_archive(fakes.system(tmp_path), str(snapshot), fakes.Silent(), fails, into="two")
+        restore.restore(fakes.system(tmp_path), str(snapshot), fakes.Silent(), fails, into="two")
     assert typed.anywhere("logs mlflow").endswith("logs mlflow --project=two")
 
 
@@ -458,7 +461,7 @@ def test_wrong_lines_are_refused(snapshot: Snapshot, line: bytes) -> None:
     text = b"".join(entry.line for entry in lines(snapshot))
     manifest = snapshot.manifest()
     good = json.dumps(GOOD).encode() + b"\n"
-    sums = archive.SetSum()
+    sums = SetSum()
     for entry in lines(snapshot):
         if entry.object:
             sums.add(entry.sha256, entry.size, entry.object)
@@ -519,15 +522,15 @@ def test_a_list_that_names_one_of_its_own_pieces_often_is_refused(snapshot: Snap
 
 def test_words_for_a_target(tmp_path: Path) -> None:
     system = fakes.system(tmp_path)
-    assert str(sources.target(system.settings, "")).startswith(str(system.settings.folder / "backups" / "trackbed-"))
-    assert sources.target(system.settings, str(tmp_path / "a.tar")) == tmp_path / "a.tar"
+    assert str(locations.target(system.settings, "")).startswith(str(system.settings.folder / "backups" / "trackbed-"))
+    assert locations.target(system.settings, str(tmp_path / "a.tar")) == tmp_path / "a.tar"
     for word in (str(tmp_path), f"{tmp_path}/new/"):
-        assert isinstance(sources.target(system.settings, word), Folder)
+        assert isinstance(locations.target(system.settings, word), Folder)
     with pytest.raises(TrackbedError, match="no such folder"):
-        sources.target(system.settings, f"{tmp_path}/missing/a.tar")
+        locations.target(system.settings, f"{tmp_path}/missing/a.tar")
     (tmp_path / "a.tar").touch()
     with pytest.raises(TrackbedError, match="already"):
-        sources.target(system.settings, f"{tmp_path}/a.tar")
+        locations.target(system.settings, f"{tmp_path}/a.tar")
 
 
 def test_words_for_a_source(tmp_path: Path) -> None:
@@ -535,33 +538,33 @@ def test_words_for_a_source(tmp_path: Path) -> None:
     first = back_up(tmp_path / "repo", Reads(OBJECTS), project="other")
     second = back_up(tmp_path / "repo", Reads(OBJECTS), project="other")
     for words in ("repo", "repo/"):
-        assert str(sources.source(settings, f"{tmp_path}/{words}")) == str(second)
+        assert str(locations.source(settings, f"{tmp_path}/{words}")) == str(second)
     for words in (str(first), f"{tmp_path}/repo/{first.name}"):
-        assert str(sources.source(settings, words)) == str(first)
+        assert str(locations.source(settings, words)) == str(first)
     for words in ("repo/trackbed-other-20200101T000000Z", "missing", "repo/pieces", "missing.tar"):
         with pytest.raises(TrackbedError, match="there is no backup"):
-            sources.source(settings, f"{tmp_path}/{words}")
+            locations.source(settings, f"{tmp_path}/{words}")
     back_up(tmp_path / "repo", Reads(OBJECTS), project="third")
     with pytest.raises(TrackbedError, match="several projects"):
-        sources.source(settings, f"{tmp_path}/repo")
+        locations.source(settings, f"{tmp_path}/repo")
     own = back_up(tmp_path / "repo", Reads(OBJECTS), project=settings.project)
-    assert str(sources.source(settings, f"{tmp_path}/repo")) == str(own)
+    assert str(locations.source(settings, f"{tmp_path}/repo")) == str(own)
     (tmp_path / "backups").mkdir()
     (tmp_path / "backups" / "a.tar").touch()
-    assert sources.source(settings, f"{tmp_path}/backups/a.tar") == tmp_path / "backups" / "a.tar"
+    assert locations.source(settings, f"{tmp_path}/backups/a.tar") == tmp_path / "backups" / "a.tar"
     shutil.rmtree(tmp_path / "repo")
 
 
 def test_a_bucket_needs_its_keys_and_never_shows_them(tmp_path: Path) -> None:
     settings = fakes.system(tmp_path).settings
     with pytest.raises(SettingError, match="BACKUP_S3_ACCESS_KEY is missing"):
-        sources.target(settings, "s3://bucket/x")
-    access = places.Access("http://h:1", "eu", "the-key", "the-secret")
+        locations.target(settings, "s3://bucket/x")
+    access = storage.Access("http://h:1", "eu", "the-key", "the-secret")
     assert "the-" not in repr(access)
     for url in ("s3://", "s3:/x", "s3://b/../c", "s3://b/a\nb"):
         with pytest.raises(TrackbedError, match="not the address of a bucket"):
-            places.Bucket(url, access)
-    assert str(places.Bucket("s3://bucket/a/b/", access)) == "s3://bucket/a/b"
+            storage.Bucket(url, access)
+    assert str(storage.Bucket("s3://bucket/a/b/", access)) == "s3://bucket/a/b"
 
 
 # who may log in
@@ -608,11 +611,11 @@ def test_the_small_parts_of_either_form(tmp_path: Path, snapshot: Snapshot) -> N
         writer.small("users.json", b"{1}")
         writer.database(io.BytesIO(DUMP))
         writer.finish(FACTS)
-    manifest = sources.verify(path)
-    assert sources.small(path, manifest, "users.json") == b"{1}"
-    assert sources.small(path, manifest, "settings.json") == b""
-    assert sources.small(snapshot, snapshot.manifest(), "settings.json") == b"{}"
-    assert sources.small(snapshot, snapshot.manifest(), "users.json") == b""
+    manifest = locations.verify(path)
+    assert locations.small(path, manifest, "users.json") == b"{1}"
+    assert locations.small(path, manifest, "settings.json") == b""
+    assert locations.small(snapshot, snapshot.manifest(), "settings.json") == b"{}"
+    assert locations.small(snapshot, snapshot.manifest(), "users.json") == b""
 
 
 def test_a_reading_that_is_given_up_waits_for_nobody(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:

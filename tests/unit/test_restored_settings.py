@@ -8,8 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from helpers import backup_commands, lifecycle
-from helpers.backups import journal, restore
+from helpers import start, status
+from helpers.backups import restore, unpack
+from helpers.data import journal
 from helpers.errors import TrackbedError
 from helpers.project.project import Project
 from helpers.project.state import State
@@ -22,17 +23,17 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     made.state.remembered = {"MLFLOW_WORKERS": "2"}
     made.state.save()
     engine = SimpleNamespace(halt=lambda *_: None)
-    monkeypatch.setattr(lifecycle, "running", lambda _: engine)
-    monkeypatch.setattr(restore, "copy", lambda *_: {"database": "new", "prefix": "new"})
-    monkeypatch.setattr(restore, "abandon", lambda *_: None)
-    monkeypatch.setattr(restore, "settings_of", lambda _: {"MLFLOW_WORKERS": "4", "TORCH": "none"})
+    monkeypatch.setattr(status, "running", lambda _: engine)
+    monkeypatch.setattr(unpack, "copy", lambda *_: {"database": "new", "prefix": "new"})
+    monkeypatch.setattr(unpack, "abandon", lambda *_: None)
+    monkeypatch.setattr(unpack, "settings_of", lambda _: {"MLFLOW_WORKERS": "4", "TORCH": "none"})
     monkeypatch.setattr(journal, "settle", lambda *_: None)
     return made
 
 
 def replaced(system: Project, said: list[str]) -> None:
     rest = cast(Any, SimpleNamespace(manifest={"schema": ""}))
-    backup_commands._replace(system, cast(Any, None), rest, fakes.Silent(), said.append, keep_before=False)
+    restore._replace(system, cast(Any, None), rest, fakes.Silent(), said.append, keep_before=False)
 
 
 def kept(system: Project) -> dict[str, str]:
@@ -41,7 +42,7 @@ def kept(system: Project) -> dict[str, str]:
 
 
 def test_they_are_taken_over_where_there_are_none_and_named(system: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "bring_up", lambda *_: (None, None))
+    monkeypatch.setattr(start, "bring_up", lambda *_: (None, None))
     said: list[str] = []
     replaced(system, said)
     assert kept(system) == {"MLFLOW_WORKERS": "2", "TORCH": "none"}
@@ -49,13 +50,13 @@ def test_they_are_taken_over_where_there_are_none_and_named(system: Project, mon
 
 
 def test_a_restore_that_failed_leaves_none(system: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(system: Project, *_: object) -> tuple[None, None]:
+    def fail(system: Project, *_: object) -> tuple[None, None]:
         system.state.save()
         if system.state.live["database"] == "new":
             raise TrackbedError("no")
         return None, None
 
-    monkeypatch.setattr(lifecycle, "bring_up", start)
+    monkeypatch.setattr(start, "bring_up", fail)
     said: list[str] = []
     with pytest.raises(TrackbedError, match="do not start"):
         replaced(system, said)

@@ -14,8 +14,9 @@ from typing import Any, cast
 
 import pytest
 
-from helpers.backups import archive, restore, salvage
+from helpers.backups import archive, salvage, unpack
 from helpers.backups.repository import Snapshot
+from helpers.data.checksum import SetSum
 from helpers.errors import TrackbedError
 from tests.unit.test_repository import DUMP, FACTS, HARM, Reads, back_up, contents, piece, small_pieces
 
@@ -62,7 +63,7 @@ def is_the_rest(rest: salvage.Rest, objects: dict[str, bytes]) -> None:
     left = {name.removeprefix("objects/") for name in rest.left}
     whole = found(rest)
     assert whole == {name: content for name, content in objects.items() if name not in left}
-    sums = archive.SetSum()
+    sums = SetSum()
     for name, content in whole.items():
         sums.add(hashlib.sha256(content).hexdigest(), len(content), name)
     assert (rest.objects_sum, rest.objects, rest.object_bytes) == (sums.text, len(whole), sum(map(len, whole.values())))
@@ -169,8 +170,8 @@ def test_settings_of_a_backup_are_those_that_this_version_takes(
         writer.small("settings.json", json.dumps(held).encode())
         writer.database(io.BytesIO(DUMP))
         writer.finish(FACTS)
-    found = restore.settings_of(salvage.all_of(tmp_path / "a.tar", lambda *_: None))
+    found = unpack.settings_of(salvage.all_of(tmp_path / "a.tar", lambda *_: None))
     assert found == {"TORCH": "none", "MLFLOW_WORKERS": "4"}
     wrong = SimpleNamespace(small={"settings.json": b'{"TORCH": "no such", "MLFLOW_WORKERS": "4"}'})
     monkeypatch.setattr(salvage, "small", lambda rest, name: rest.small[name])
-    assert restore.settings_of(cast(Any, wrong)) == {"MLFLOW_WORKERS": "4"}
+    assert unpack.settings_of(cast(Any, wrong)) == {"MLFLOW_WORKERS": "4"}

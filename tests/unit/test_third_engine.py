@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from helpers import check, doctor, dryrun, lifecycle
-from helpers.backups import backup
+from helpers import dry_run, lifecycle, start, status
+from helpers.backups import create
+from helpers.checks import check, doctor
 from helpers.engines import select
 from helpers.errors import TrackbedError
 from helpers.findings import Level
@@ -56,11 +58,11 @@ def test_up_twice_status_and_down(one: Project) -> None:
     assert Remembered.load(one.settings.folder).engine == "memory"
     again = lifecycle.up(one, Silent(), said.append)
     assert again.changed == () and [r.status.identity for r in again.rows] == [r.status.identity for r in seen.rows]
-    view = lifecycle.status(one)
-    assert lifecycle.condition(one, view) == "ready" and view.node == ""
-    assert lifecycle.mlflow_url(view).startswith(f"http://127.0.0.1:{one.settings.mlflow_port}/")
+    view = status.read(one)
+    assert status.condition(one, view) == "ready" and view.node == ""
+    assert status.mlflow_url(view).startswith(f"http://127.0.0.1:{one.settings.mlflow_port}/")
     assert lifecycle.down(one, Silent(), said.append) == tuple(reversed(PARTS))
-    assert lifecycle.condition(one, lifecycle.status(one)) == "stopped"
+    assert status.condition(one, status.read(one)) == "stopped"
     assert [item.name for item in lifecycle.data(one)] == ["rows"]
     lifecycle.delete_data(one, Silent(), said.append)
     assert lifecycle.data(one) == ()
@@ -72,7 +74,7 @@ def test_a_part_that_went_is_started_again(up: Project) -> None:
 
 
 def test_check(up: Project) -> None:
-    results = check.run_check(lifecycle.running(up), Silent())
+    results = check.run_check(status.running(up), Silent())
     assert check.verdict(results) == f"all {len(results)} checks passed", results
 
 
@@ -86,13 +88,15 @@ def test_doctor(up: Project) -> None:
 
 def test_dry_run(one: Project) -> None:
     one.state.save()
-    assert dryrun.script(one) == "".join(f"start {name}\n" for name in PARTS)
-    assert MemoryEngine.running == {}
+    before = sorted(one.settings.folder.rglob("*")), replace(one.state)
+    assert dry_run.script(one) == "".join(f"start {name}\n" for name in PARTS)
+    assert MemoryEngine.running == {} and (sorted(one.settings.folder.rglob("*")), one.state) == before
+    assert dry_run.script(one, "lab") == dry_run.script(one)
 
 
 def test_backup(up: Project, tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
-    manifest = backup.make(up, lifecycle.running(up), path, Silent())
+    manifest = create.make(up, status.running(up), path, Silent())
     assert (manifest["engine"], manifest["objects"], manifest["mlflow"]) == ("memory", 1, "3.17.2")
     with tarfile.open(path) as tar:
         assert any(name.endswith("1/a.txt") for name in tar.getnames())
@@ -112,9 +116,11 @@ def test_what_it_cannot_do_is_refused_by_its_name(one: Project, tmp_path: Path, 
         if asked == "public":
             made = system(tmp_path, public="true", public_address="203.0.113.7")
             made.state.engine = "memory"
-            lifecycle.bring_up(made, Silent(), lambda line: None)
+            with pytest.raises(TrackbedError, match=words):
+                dry_run.script(made)
+            start.bring_up(made, Silent(), lambda line: None)
         elif asked == "adopt":
-            lifecycle.bring_up(one, Silent(), lambda line: None, adopt=True)
+            start.bring_up(one, Silent(), lambda line: None, adopt=True)
         else:
             lifecycle.initialise(one, Silent(), lambda line: None)
 
@@ -138,5 +144,5 @@ def test_each_start_that_works_ends_what_a_failed_one_left(up: Project) -> None:
         if part:
             del MemoryEngine.running[part]
         with lifecycle.changing(up, lambda line: None):
-            lifecycle.bring_up(up, Silent(), lambda line: None)
+            start.bring_up(up, Silent(), lambda line: None)
         assert not note.exists()

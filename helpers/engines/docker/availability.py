@@ -8,7 +8,7 @@ import shutil
 import subprocess
 
 from helpers import commands
-from helpers.engines.docker import client_config, ssh
+from helpers.engines.docker import client_config
 from helpers.engines.docker.client import DEFAULT_SOCKET, DockerApi, socket_error
 from helpers.errors import EngineUnavailable
 from helpers.services import Availability
@@ -35,7 +35,7 @@ def look(api: DockerApi, public: bool) -> Availability:
 
 def _socket_path() -> tuple[str, str]:
     """The socket's path, and in words who names it ("" for the usual one)."""
-    host, words = ssh.endpoint(os.environ)  # rootless engines and Docker Desktop have no other socket
+    host, words = client_config.endpoint(os.environ)  # rootless engines and Docker Desktop have no other socket
     named = host.startswith("unix://")
     return (host.removeprefix("unix://"), words) if named else (DEFAULT_SOCKET, "")
 

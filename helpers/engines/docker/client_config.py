@@ -39,6 +39,20 @@ def context_file(environ: Mapping[str, str], name: str) -> Path:
     return folder(environ) / "contexts" / "meta" / hashlib.sha256(name.encode()).hexdigest() / "meta.json"
 
 
+def endpoint(environ: Mapping[str, str]) -> tuple[str, str]:
+    """The engine that the Docker command line would use, and who says so: ("", "") for this machine's default."""
+    if host := environ.get("DOCKER_HOST", ""):
+        return host, f"DOCKER_HOST={host}"
+    if not (name := context(environ)):
+        return "", ""
+    try:
+        meta = json.loads(context_file(environ, name).read_text())
+        host = str(meta["Endpoints"]["docker"].get("Host", ""))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return "", ""
+    return (host, f"the Docker context {name} ({host})") if host else ("", "")
+
+
 def missing_context(environ: Mapping[str, str]) -> str:
     """The chosen context where there is none of that name; "" when all is well."""
     name = context(environ)

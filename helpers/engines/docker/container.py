@@ -9,12 +9,14 @@ from typing import IO, Any
 
 from helpers import commands, digests, egress
 from helpers.engines import jupyterlab, shared
+from helpers.engines.docker import argv as docker_argv
 from helpers.engines.docker import notebook_image, notebook_spec
 from helpers.engines.docker.client import LABEL, DockerApi
 from helpers.engines.docker.deployment import Collaborator, DockerDeployment
 from helpers.engines.docker.devices import Devices
 from helpers.engines.docker.notebook_image import NotebookImage
 from helpers.errors import TrackbedError
+from helpers.gpu import placeholders
 from helpers.machine import notebook_memory
 from helpers.services import JUPYTER, ExecResult, Mount, PartSpec, Sink, State
 from helpers.settings import DEFAULT
@@ -41,7 +43,10 @@ class NotebookContainer(Collaborator):
         spec = notebook_spec.container_spec(
             self.deployment, self.devices.accelerator, self.image.name, self._data_mount(), told
         )
-        return spec if spec.memory else replace(spec, memory=notebook_memory())
+        if spec.memory:
+            return spec
+        foreign = self.devices.accelerator.foreign
+        return replace(spec, memory=placeholders.MEMORY.word if foreign else notebook_memory())
 
     def forget(self) -> None:
         """What the plan was read from has changed: images have come, the workspace has its owner."""
@@ -135,7 +140,7 @@ class NotebookContainer(Collaborator):
         spec = self.spec
         command = ["docker", "run", "--rm", "-i", "--user", spec.user, "--entrypoint", argv[0]]
         for mount in spec.mounts:
-            command += ["-v", f"{mount.source}:{mount.target}{':ro' if mount.read_only else ''}"]
+            command += docker_argv.mount(mount)
         for name, value in spec.environment.items():
             command += ["-e", f"{name}={value}"]
         return commands.run([*command, spec.image, *argv[1:]], stdin, timeout, limited=True)

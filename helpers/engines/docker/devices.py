@@ -11,7 +11,7 @@ from helpers import commands
 from helpers.engines.docker import cdi
 from helpers.engines.docker.deployment import Collaborator
 from helpers.errors import TrackbedError
-from helpers.gpu import accelerator, detect, node_types, probe, wheels
+from helpers.gpu import accelerator, detect, node_types, placeholders, probe, wheels
 from helpers.gpu.accelerator import Accelerator
 from helpers.gpu.detect import Machine
 
@@ -86,7 +86,8 @@ class Devices(Collaborator):
 
     @cached_property
     def accelerator(self) -> Accelerator:
-        return accelerator.choose(
+        choose = placeholders.choose if self.system.dry_run else accelerator.choose
+        return choose(
             self.settings.gpu,
             self.settings.devices,
             self.machine,

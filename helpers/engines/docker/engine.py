@@ -149,7 +149,7 @@ class DockerEngine(base.Engine):
         )
 
     def script(self, plan: Plan) -> str:
-        return script.containers(plan, self.settings, self.notebook.image, self.host)
+        return script.containers(plan, self.settings, self.notebook.image, self.host, self.accelerator)
 
     def variables_by_hand(self) -> Mapping[str, str]:
         return {} if self.deployment.notebook_only else self.compose.values()

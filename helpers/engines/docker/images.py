@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import clone, commands, digests, egress, references
-from helpers.engines.docker import client_config
+from helpers.engines.docker import argv, client_config
 from helpers.engines.docker.client import LABEL, DockerApi
 from helpers.engines.docker.notebook_image import REPOSITORY, NotebookImage
 from helpers.errors import SettingError, TrackbedError
@@ -124,7 +124,7 @@ def arguments(name: str, settings: Settings, notebook: NotebookImage) -> dict[st
 
 def warn_about_disk(names: Iterable[str], notebook: NotebookImage, disk_free: int) -> str:
     """A warning when what has to be built needs more than is free; "" when it fits. ``disk_free`` in bytes."""
-    needed = sum(SIZES[notebook.variant] if name == notebook.name else 2 << 30 for name in names if _is_own(name))
+    needed = sum(SIZES[notebook.variant] if name == notebook.name else 2 << 30 for name in names if is_own(name))
     if not needed or needed < disk_free:
         return ""
     return (
@@ -143,10 +143,10 @@ def is_stale(api: DockerApi, name: str, settings: Settings, notebook: NotebookIm
     image = api.image(local(api, name))
     if image is None:
         return True
-    return _is_own(name) and image["labels"].get(f"{LABEL}.inputs") != _inputs(name, settings, notebook)
+    return is_own(name) and image["labels"].get(f"{LABEL}.inputs") != _inputs(name, settings, notebook)
 
 
-def _is_own(name: str) -> bool:
+def is_own(name: str) -> bool:
     return name.rpartition(":")[0] in FOLDERS
 
 
@@ -155,11 +155,11 @@ def ensure(
 ) -> tuple[str, ...]:
     """Build or pull every image that is missing or outdated; gives their names."""
     # pulls first: a registry that refuses is known in a second, a build takes a minute
-    made = sorted(stale(api, settings, notebook, object_store), key=_is_own)
+    made = sorted(stale(api, settings, notebook, object_store), key=is_own)
     for place, name in enumerate(made, 1):
         begun = time.monotonic()
-        sink.step(f"{place} of {len(made)}: {'building' if _is_own(name) else 'pulling'} {name}")
-        if _is_own(name):
+        sink.step(f"{place} of {len(made)}: {'building' if is_own(name) else 'pulling'} {name}")
+        if is_own(name):
             _build(name, settings, notebook, sink)
         else:
             _pull_or_build(api, name, settings, notebook, sink)
@@ -193,32 +193,25 @@ def _secret(name: str, text: str) -> Iterator[list[str]]:
         yield ["--secret", f"id={name},src={file.name}"]
 
 
+def build_command(name: str, settings: Settings, notebook: NotebookImage, root: str = "") -> list[str]:
+    """The words that build one of our images; its folder is last, below ``root`` ("": the clone, as the cwd)."""
+    folder = str(Path(root, "docker", FOLDERS[name.rpartition(":")[0]]))
+    return argv.build(name, folder, arguments(name, settings, notebook), settings.build_network)
+
+
 def _build(name: str, settings: Settings, notebook: NotebookImage, sink: Sink) -> None:
     if shutil.which("docker") is None:
         raise TrackbedError("the docker command is missing", "install docker-ce-cli and docker-buildx-plugin")
-    argv = [
-        "docker",
-        "buildx",
-        "build",
-        "--progress=plain",
-        "--load",
-        "--tag",
-        name,
-        "--label",
-        f"{LABEL}.inputs={_inputs(name, settings, notebook)}",
-        "--provenance=false",
-    ]
-    for key, value in arguments(name, settings, notebook).items():
-        argv += ["--build-arg", f"{key}={value}"]
-    if settings.build_network != "default":
-        argv += ["--network", settings.build_network]
+    *command, folder = build_command(name, settings, notebook, str(clone.ROOT))
+    inputs = _inputs(name, settings, notebook)
+    command += ["--progress=plain", "--provenance=false", "--label", f"{LABEL}.inputs={inputs}"]
     trusted = egress.certificates(egress.of_machine(settings, {}).bundles)
     proxies = egress.of_machine(settings, client_config.proxies(os.environ)).environment(egress.inside(settings))
     for variable in proxies:
-        argv += ["--build-arg", variable]  # the value is taken from the environment, not from argv
+        command += ["--build-arg", variable]  # the value is taken from the environment, not from argv
     open_to_all(_folder(name))
     with _secret("ca", trusted) as secret:
-        code, lines = commands.follow([*argv, *secret, str(_folder(name))], sink.output, env={**os.environ, **proxies})
+        code, lines = commands.follow([*command, *secret, folder], sink.output, env={**os.environ, **proxies})
     if code:
         if known := client_problem("\n".join(lines)):
             raise TrackbedError(f"building {name} failed: {known[0]}", known[1], tuple(lines[-4:]))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
+from helpers import shell_words
 from helpers.engines import jupyterlab, scripts
-from helpers.engines.docker import images
+from helpers.engines.docker import argv, images
 from helpers.engines.docker.notebook_image import NotebookImage
 from helpers.engines.host import LOCAL, Host
-from helpers.services import DeviceRequest, Mount, PartSpec, Plan, SecretFile
+from helpers.gpu.accelerator import Accelerator
+from helpers.services import Mount, PartSpec, Plan, SecretFile
 from helpers.settings import Settings
 
 AWAIT = """\
@@ -27,8 +29,10 @@ await() {
 }"""
 
 
-def containers(plan: Plan, settings: Settings, notebook: NotebookImage, host: Host = LOCAL) -> str:
-    """The whole script."""
+def containers(
+    plan: Plan, settings: Settings, notebook: NotebookImage, host: Host = LOCAL, gpu: Accelerator | None = None
+) -> str:
+    """The whole script. ``gpu``: what the notebook is given, where it may be another machine's."""
     helper = plan.part("jupyter").image if settings.tracking_uri else settings.mlflow_image
     head = scripts.head(plan, "docker")
     if host.remote:
@@ -40,22 +44,10 @@ def containers(plan: Plan, settings: Settings, notebook: NotebookImage, host: Ho
         "\n".join(
             [
                 "# networks: the backend has no way out, only the frontend publishes ports",
-                *(_network(n.name, n.internal, n.mtu) for n in plan.networks),
+                *(f"{shell_words.line(argv.create_network(network))} >/dev/null" for network in plan.networks),
             ]
         ),
-        "\n".join(
-            [
-                "# volumes outlive the containers; each belongs to the numeric user of its part",
-                *(
-                    line
-                    for v in plan.volumes
-                    for line in (
-                        f"docker volume create {v.name} >/dev/null",
-                        _in_volume(helper, v.name, f"chown {v.uid}:{v.gid} /v && chmod {v.mode:04o} /v"),
-                    )
-                ),
-            ]
-        ),
+        "\n".join(_volumes(plan, helper)),
         "\n".join([scripts.SECRET, *scripts.values(plan.secrets, settings), *_secrets(plan.secrets, helper)]),
         AWAIT,
     ]
@@ -66,47 +58,49 @@ def containers(plan: Plan, settings: Settings, notebook: NotebookImage, host: Ho
         started.update(waits)
     blocks.append("\n".join([_await(p) for p in plan.parts if p.health and _await(p) not in started]))
     blocks.append(scripts.tail(plan, settings, host, _login(plan, settings) if settings.public else ()))
+    blocks.append(_clean_up(plan))
+    if gpu:
+        blocks.insert(1, scripts.placeholders(gpu, "\n".join(blocks)))
+    return "\n\n".join(filter(None, blocks))
+
+
+def _clean_up(plan: Plan) -> str:
     names = " ".join(p.container for p in reversed(plan.parts) if not p.one_shot)
-    blocks.append(
-        "\n".join(
-            [
-                "# clean up:",
-                f"# docker rm -f {names}",
-                f"# docker network rm {' '.join(n.name for n in plan.networks)}",
-                f"# docker volume rm {' '.join(v.name for v in plan.volumes)}",
-            ]
-        )
+    return "\n".join(
+        [
+            "# clean up:",
+            f"# docker rm -f {names}",
+            f"# docker network rm {' '.join(n.name for n in plan.networks)}",
+            f"# docker volume rm {' '.join(v.name for v in plan.volumes)}",
+        ]
     )
-    return "\n\n".join(blocks)
+
+
+def _volumes(plan: Plan, image: str) -> list[str]:
+    lines = ["# volumes outlive the containers; each belongs to the numeric user of its part"]
+    for volume in plan.volumes:
+        lines.append(f"docker volume create {volume.name} >/dev/null")
+        owned = f"chown {volume.uid}:{volume.gid} /v && chmod {volume.mode:04o} /v"
+        lines.append(_in_volume(image, volume.name, owned))
+    return lines
 
 
 def _images(plan: Plan, settings: Settings, notebook: NotebookImage) -> list[str]:
     lines = ["# our images are built when they are missing; the others are pulled by `docker create`"]
     for name in dict.fromkeys(part.image for part in plan.parts):
-        folder = images.FOLDERS.get(name.rpartition(":")[0])
-        if folder:
-            told = "".join(
-                f" \\\n  --build-arg {shlex.quote(f'{key}={value}')}"
-                for key, value in images.arguments(name, settings, notebook).items()
-            )
-            network = "" if settings.build_network == "default" else f" --network {settings.build_network}"
-            lines.append(
-                f"docker image inspect {name} >/dev/null 2>&1 || docker build{network} --tag {name}{told} "
-                f"docker/{folder}"
-            )
+        if images.is_own(name):
+            words = images.build_command(name, settings, notebook)
+            lines.append(f"docker image inspect {name} >/dev/null 2>&1 || {_folded(words, '--build-arg')}")
     return lines
 
 
-def _network(name: str, internal: bool, mtu: int) -> str:
-    flags = (["--internal"] if internal else []) + ([f"--opt com.docker.network.driver.mtu={mtu}"] if mtu else [])
-    return " ".join(["docker network create", *flags, name, ">/dev/null"])
+def _folded(words: list[str], flag: str) -> str:
+    """A command with a line of its own for each of that flag."""
+    return shell_words.line(words).replace(f" {flag} ", f" \\\n  {flag} ")
 
 
 def _in_volume(image: str, volume: str, command: str, stdin: bool = False) -> str:
-    return (
-        f"docker run --rm {'-i ' if stdin else ''}--user 0 --network none --entrypoint sh "
-        f"-v {volume}:/v:nocopy {image} -c {shlex.quote(command)}"
-    )
+    return shell_words.line(argv.in_volume(image, volume, command, stdin))
 
 
 def _secrets(files: Iterable[SecretFile], image: str) -> list[str]:
@@ -121,75 +115,27 @@ def _secrets(files: Iterable[SecretFile], image: str) -> list[str]:
     return lines
 
 
-def _mount(mount: Mount) -> str:
-    if mount.kind == "tmpfs":
-        return f"--tmpfs {shlex.quote(mount.target + (':' + mount.options if mount.options else ''))}"
-    flags = ",".join(filter(None, ("ro" if mount.read_only else "", mount.options)))
-    return f"-v {shlex.quote(f'{mount.source}:{mount.target}' + (':' + flags if flags else ''))}"
+def _folder(part: PartSpec, mount: Mount, host: Host) -> str:
+    """Make the folder of a bind mount where it is missing, on the machine of the engine."""
+    folder = shlex.quote(mount.source)
+    made = f'[ -d {folder} ] || {{ mkdir -p {folder}; [ "$(id -u)" != 0 ] || chown {part.user} {folder}; }}'
+    return f"ssh {host.tunnel} {shlex.quote(f'sh -c {shlex.quote(made)}')}" if host.remote else made
 
 
 def _run(part: PartSpec, host: Host) -> list[str]:
     """The commands that make and start one container."""
-    networks = sorted(part.networks, key=lambda name: not name.endswith("_frontend"))
-    flags = [
-        f"--name {part.container}",
-        f"--hostname {part.hostname}",
-        f"--network {networks[0]}",
-        f"--network-alias {part.name}",
-        f"--user {part.user}",
-    ]
-    flags += ["--read-only"] if part.read_only else []
-    flags += [f"--cap-drop {cap}" for cap in part.cap_drop]
-    flags += [f"--security-opt {option}" for option in part.security_opt]
-    flags += [f"--group-add {group}" for group in part.group_add]
-    flags += [f"--device {path}" for path in part.devices]
-    flags += [_request(request) for request in part.device_requests]
-    flags += [f"--ulimit {name}={limit}" for name, limit in part.ulimits.items()]
-    flags += [f"--restart {part.restart}"] if part.restart not in ("", "no") else []
-    flags += [f"--shm-size {part.shm_size}"] if part.shm_size else []
-    flags += [f"--memory {part.memory}"] if part.memory else []
-    flags += [f"--pids-limit {part.pids}"] if part.pids else []
-    flags += [f"--stop-signal {part.stop_signal}"] if part.stop_signal else []
-    flags += [f"--stop-timeout {part.stop_grace}"]
-    flags += [f"--workdir {part.working_dir}"] if part.working_dir else []
-    flags += [f'-p "{port.address}:${scripts.variable(part, port)}:{port.target}"' for port in part.ports]
-    flags += [_mount(mount) for mount in part.mounts]
-    flags += [
-        _environment_flag(name, value)
-        for name, value in part.environment.items()
-        if value != f"/run/secrets/{jupyterlab.CERTIFICATES}"
-    ]  # no secret, and not among their files
-    command = list(part.command)
-    if part.entrypoint:
-        flags.append(f"--entrypoint {shlex.quote(part.entrypoint[0])}")
-        command = [*part.entrypoint[1:], *command]
-    lines = []
-    for mount in part.mounts:
-        if mount.kind == "bind":
-            owner = part.user
-            folder = shlex.quote(mount.source)
-            made = f'[ -d {folder} ] || {{ mkdir -p {folder}; [ "$(id -u)" != 0 ] || chown {owner} {folder}; }}'
-            if host.remote:
-                made = f"ssh {host.tunnel} {shlex.quote(f'sh -c {shlex.quote(made)}')}"
-            lines.append(made)
-    words = [*flags, " ".join([part.image, shlex.join(command)]).strip()]
-    if len(networks) == 1 and not part.one_shot:
-        return [*lines, "docker run --detach " + " \\\n  ".join(words) + " >/dev/null"]
-    lines.append("docker create " + " \\\n  ".join(words) + " >/dev/null")
-    lines += [f"docker network connect --alias {part.name} {name} {part.container}" for name in networks[1:]]
+    lines = [_folder(part, mount, host) for mount in part.mounts if mount.kind == "bind"]
+    # the certificates of this site are no secret, and not among the files of secrets
+    environment = [(n, v) for n, v in part.environment.items() if v != f"/run/secrets/{jupyterlab.CERTIFICATES}"]
+    words = " \\\n  ".join(map(shell_words.line, argv.container(part, environment)))
+    others = sorted(part.networks, key=lambda name: not name.endswith("_frontend"))[1:]
+    if not others and not part.one_shot:
+        return [*lines, f"docker run --detach {words} >/dev/null"]
+    lines.append(f"docker create {words} >/dev/null")
+    lines += [f"docker network connect --alias {part.name} {name} {part.container}" for name in others]
     if part.one_shot:
-        lines += [f"docker start -a {part.container}", f"docker rm {part.container} >/dev/null"]
-    else:
-        lines.append(f"docker start {part.container} >/dev/null")
-    return lines
-
-
-def _request(request: DeviceRequest) -> str:
-    if request.driver == "cdi":
-        return " ".join(f"--device {name}" for name in request.ids)
-    if request.ids == ("all",):
-        return "--gpus all"
-    return f"--gpus '\"device={','.join(request.ids)}\"'"
+        return [*lines, f"docker start -a {part.container}", f"docker rm {part.container} >/dev/null"]
+    return [*lines, f"docker start {part.container} >/dev/null"]
 
 
 def _await(part: PartSpec) -> str:
@@ -218,8 +164,3 @@ def _login(plan: Plan, settings: Settings) -> list[str]:
         'echo "login at MLflow: user, $PASSWORD"',
         *root,
     ]
-
-
-def _environment_flag(name: str, value: str) -> str:
-    """A proxy's password stays in the shell: with the name alone Docker takes it from there."""
-    return f"-e {name}" if scripts.has_password(name, value) else f"-e {shlex.quote(f'{name}={value}')}"

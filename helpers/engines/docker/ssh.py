@@ -7,10 +7,8 @@ at, and commands. It lasts as long as this process: the far end reads our pipe, 
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import queue
-import re
 import shlex
 import shutil
 import socket
@@ -20,11 +18,10 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from helpers.engines.docker import client_config
+from helpers import commands
+from helpers.engines.docker.ssh_target import Target, explain
 from helpers.errors import EngineUnavailable
 from helpers.services import ExecResult
 
@@ -48,55 +45,6 @@ else echo "trackbed socket denied"; fi
 echo "trackbed end"
 exec cat >/dev/null
 """
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where ``ssh://[USER@]HOST[:PORT][/SOCKET]`` leads; the host may be an alias of the user's ssh configuration."""
-
-    host: str
-    user: str = ""
-    port: int = 0
-    socket: str = ""
-
-    @classmethod
-    def parse(cls, url: str) -> Target:
-        """Raises EngineUnavailable for what is no such address."""
-        try:
-            parts = urlsplit(url)
-            found = cls(parts.hostname or "", parts.username or "", parts.port or 0, parts.path.rstrip("/"))
-        except ValueError:
-            found = cls("")
-        # the host's case matters to aliases, which urlsplit lowers
-        written = re.search(re.escape(found.host), url, re.IGNORECASE)
-        found = cls(written[0] if written else "", found.user, found.port, found.socket)
-        if (
-            parts.scheme != "ssh"
-            or parts.password
-            or parts.query
-            or not re.fullmatch(r"[\w.:%][\w.:%-]*", found.host)
-            or not re.fullmatch(r"[\w.@\\+-]*", found.user)
-            or found.user.startswith("-")
-        ):
-            raise EngineUnavailable(
-                f"DOCKER_HOST={url} is not the address of a machine over ssh",
-                "write it as ssh://USER@HOST or ssh://USER@HOST:PORT",
-            )
-        return found
-
-    @property
-    def name(self) -> str:
-        return f"{self.user}@{self.host}" if self.user else self.host
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """What `ssh` takes to get there."""
-        return (*(("-p", str(self.port)) if self.port else ()), self.name)
-
-    @property
-    def typed(self) -> str:
-        """The same, for a line that a person copies."""
-        return shlex.join(self.words)
 
 
 class Node:
@@ -317,15 +265,8 @@ class Node:
         raise AssertionError
 
     def _run(self, argv: list[str], stdin: bytes | None, timeout: float) -> ExecResult:
-        try:
-            done = subprocess.run(
-                argv, input=stdin or b"", capture_output=True, timeout=timeout, check=False, start_new_session=True
-            )
-        except subprocess.TimeoutExpired:
-            return ExecResult(124, "", f"no answer after {timeout:.0f} s")
-        return ExecResult(
-            done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
-        )
+        # a session of its own: Ctrl-C is ours to handle
+        return commands.run(argv, stdin, timeout, start_new_session=True)
 
 
 def _pump(stream: object, lines: queue.Queue[str | None]) -> None:
@@ -340,57 +281,6 @@ def _collect(stream: object, lines: list[str]) -> None:
         for line in stream:  # type: ignore[attr-defined]
             if line.strip():
                 lines.append(line.strip())
-
-
-def explain(target: Target, text: str) -> EngineUnavailable:
-    """What the ssh client's own words mean, and what to do."""
-    name, typed = target.name, target.typed
-    if "IDENTIFICATION HAS CHANGED" in text:
-        known = target.host if target.port in (0, 22) else f"[{target.host}]:{target.port}"
-        return EngineUnavailable(
-            f"the host key of {name} is not the one that this computer remembers",
-            f"if it was reinstalled: ssh-keygen -R {shlex.quote(known)}, then ssh {typed} "
-            "true and compare the key; otherwise someone may sit between",
-        )
-    if "Host key verification failed" in text:
-        return EngineUnavailable(
-            f"the host key of {name} is not known here yet",
-            f"once: ssh {typed} true, compare the key it shows and answer yes",
-        )
-    if "Permission denied" in text or "Too many authentication failures" in text:
-        return EngineUnavailable(
-            f"{name} does not let this user in with a key (Trackbed never asks for a password)",
-            f"ssh-copy-id {typed}, or ssh-add the key that it knows",
-        )
-    if found := re.search(r"Could not resolve hostname (\S+?):", text):
-        return EngineUnavailable(f"there is no machine named {found[1]}", "look at DOCKER_HOST, or at ~/.ssh/config")
-    if found := re.search(
-        r"Connection refused|(?:Connection|Operation) timed out|No route to host"
-        r"|Network is unreachable|Connection closed|Connection reset|timed out during banner",
-        text,
-    ):
-        return EngineUnavailable(
-            f"{name} does not answer: {found[0]}", f"is it on, and does its firewall let ssh in? Try: ssh {typed} true"
-        )
-    lines = [line for line in text.splitlines() if line.strip()]
-    return EngineUnavailable(f"ssh to {name} failed: {lines[-1] if lines else 'no message'}", f"try: ssh {typed} true")
-
-
-# which machine
-
-
-def endpoint(environ: Mapping[str, str]) -> tuple[str, str]:
-    """The engine that the Docker command line would use, and who says so: ("", "") for this machine's default."""
-    if host := environ.get("DOCKER_HOST", ""):
-        return host, f"DOCKER_HOST={host}"
-    if not (context := client_config.context(environ)):
-        return "", ""
-    try:
-        meta = json.loads(client_config.context_file(environ, context).read_text())
-        host = str(meta["Endpoints"]["docker"].get("Host", ""))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return "", ""
-    return (host, f"the Docker context {context} ({host})") if host else ("", "")
 
 
 _open: dict[str, Node] = {}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from helpers import addresses, commands
+from helpers.engines.docker import client_config
 from helpers.engines.docker import ssh as nodes
 from helpers.engines.host import Host, HostFacts, LocalHost
 from helpers.errors import EngineUnavailable, TrackbedError
@@ -160,7 +161,7 @@ def host(state: State, environ: Mapping[str, str] = os.environ) -> Host:
     """
     if node := nodes.reached(environ.get("DOCKER_HOST", "")):
         return SSHHost(node)
-    asked, words = nodes.endpoint(environ)
+    asked, words = client_config.endpoint(environ)
     if state.engine == "docker":
         explicit = bool(environ.get("DOCKER_HOST") or environ.get("DOCKER_CONTEXT"))
         if state.node and not explicit:

@@ -13,7 +13,7 @@ from helpers.engines.embedded.accounts import ROLE_OF
 from helpers.engines.embedded.layout import Layout
 from helpers.engines.embedded.postgres_wheels import MAJOR
 from helpers.engines.host import LOCAL, HostFacts, local_facts
-from helpers.gpu import accelerator, wheels
+from helpers.gpu import accelerator, placeholders, wheels
 from helpers.gpu.accelerator import Accelerator
 from helpers.project import remote_tracking, server_secrets, surroundings
 from helpers.project.deployment import Deployment
@@ -85,7 +85,8 @@ class EmbeddedDeployment(Deployment):
     @cached_property
     def accelerator(self) -> Accelerator:
         settings = self.settings
-        return accelerator.choose(
+        choose = placeholders.choose if self.system.dry_run else accelerator.choose
+        return choose(
             settings.gpu,
             settings.devices,
             self.host_facts().machine,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from helpers import clone, commands
+from helpers import clone, commands, database_settings
 from helpers.engines.embedded import postgres_wheels, venvs
 from helpers.engines.embedded.deployment import Collaborator
 from helpers.errors import TrackbedError
@@ -76,16 +76,13 @@ class Environments(Collaborator):
             versions.update(venv.versions(SHOWN))
         return versions
 
-    def locks(self) -> tuple[tuple[str, str, tuple[tuple[str, ...], ...]], ...]:
-        """Each venv's folder, the lock it is made from, what `uv pip install` is told then; files in the clone."""
-        return tuple(
-            (
-                str(venv.folder),
-                str(venv.lock.relative_to(clone.ROOT)),
-                tuple(tuple(word.removeprefix(f"{clone.ROOT}/") for word in extra.argv()) for extra in venv.extras),
-            )
-            for venv in self.every()
-        )
+    def initdb(self, folder: Path) -> list[str]:
+        """What makes an empty database in a folder; the same locale on every engine, so that dumps move."""
+        return [
+            self.program("initdb"),
+            *("-D", str(folder), "-U", database_settings.ADMIN, "-A", "peer"),
+            *("--encoding=UTF8", "--locale=C.UTF-8", "--data-checksums"),
+        ]
 
     def make(self, sink: Sink) -> tuple[str, ...]:
         """Make those that are missing or from another lock; gives their names."""

@@ -92,10 +92,8 @@ class Database(Collaborator):
         if not safe_files.remove(fresh):
             raise TrackbedError(f"{fresh} could not be removed", "remove it as its owner")
         safe_files.give_folder(fresh, account.pw_uid, account.pw_gid, 0o700)
-        # the same locale on every engine, so that dumps move
-        choices = ("-A", "peer", "--encoding=UTF8", "--locale=C.UTF-8", "--data-checksums")
         done = commands.run(
-            [self.environments.program("initdb"), "-D", str(fresh), "-U", database_settings.ADMIN, *choices],
+            self.environments.initdb(fresh),
             None,
             120,
             env={"PATH": os.defpath, "LC_ALL": "C.UTF-8", "HOME": str(self.layout.accounts.home(DATABASE))},

@@ -6,7 +6,7 @@ import os
 import shlex
 from pathlib import Path
 
-from helpers import database_settings
+from helpers import clone, database_settings
 from helpers.engines import jupyterlab, scripts
 from helpers.engines.embedded.deployment import EmbeddedDeployment
 from helpers.engines.embedded.environments import Environments
@@ -26,6 +26,7 @@ def processes(plan: Plan, deployment: EmbeddedDeployment, environments: Environm
     script = _Script(plan, deployment, environments)
     blocks = [
         scripts.head(plan, "embedded"),
+        scripts.placeholders(deployment.accelerator, ""),
         script.not_root(),
         scripts.ports(plan.parts),
         script.installation(),
@@ -38,7 +39,7 @@ def processes(plan: Plan, deployment: EmbeddedDeployment, environments: Environm
             blocks.append(script.roles())
     blocks += [script.wait(name, path) for name, path in ((JUPYTER, "api"), (MLFLOW, "health")) if name in plan.names]
     blocks += [scripts.tail(plan, deployment.settings), script.cleaning_up()]
-    return "\n\n".join(blocks)
+    return "\n\n".join(filter(None, blocks))
 
 
 class _Script:
@@ -55,6 +56,10 @@ class _Script:
             return f'"$PG"/{text.removeprefix(self.tools)}'
         pieces = [shlex.quote(piece) if piece else "" for piece in text.split(self.state)]
         return '"$STATE"'.join(pieces) or "''"
+
+    def line(self, argv: list[str]) -> str:
+        """A command; files in the clone as seen from there."""
+        return " ".join(self.word(word.removeprefix(f"{clone.ROOT}/")) for word in argv)
 
     def program(self, name: str) -> str:
         return self.word(self.environments.program(name))
@@ -80,21 +85,13 @@ class _Script:
                 f'chmod 700 "$STATE"/secrets {self.sockets}',
                 'cp -r docker/mlflow/start.py docker/mlflow/trackbed_mlflow* "$STATE"/app/',
                 'cp -r docker/jupyter/startup/. "$STATE"/app/startup/',
-                *(line for venv in self.environments.locks() for line in self._venv(*venv)),
+                *(self.line(argv) for venv in self.environments.every() for argv in venv.commands("uv")),
                 f"ln -sfn bin {self.word(programs)}",
                 "# the notebook's own environment, over its venv",
                 f"{self.word(interpreter)} -I {OVERLAY} {self.word(str(Path(python).parent.parent))}",
                 f"PG=$(echo {tools})",
             ]
         )
-
-    def _venv(self, folder: str, lock: str, extras: tuple[tuple[str, ...], ...]) -> list[str]:
-        interpreter = self.word(f"{folder}/bin/python")
-        return [
-            f"uv venv --quiet --clear --seed {self.word(folder)}",
-            f"uv pip sync --quiet --require-hashes --python {interpreter} {lock}",
-            *(f"uv pip install --quiet --python {interpreter} {shlex.join(extra)}" for extra in extras),
-        ]
 
     def secrets(self) -> str:
         files = [
@@ -104,12 +101,10 @@ class _Script:
         return "\n".join([scripts.SECRET, *scripts.values(self.plan.secrets, self.deployment.settings), *files])
 
     def database(self) -> str:
-        folder = self.word(str(self.deployment.database_folder))
         return "\n".join(
             [
                 "# the database: only its own user gets in, over a socket in a private folder",
-                f"{self.program('initdb')} -D {folder} -U {database_settings.ADMIN} -A peer \\\n"
-                "  --encoding=UTF8 --locale=C.UTF-8 --data-checksums >/dev/null",
+                f"{self.line(self.environments.initdb(self.deployment.database_folder))} >/dev/null",
                 "echo 'local all all peer map=trackbed' >\"$STATE\"/app/pg_hba.conf",
                 f'printf "trackbed $(id -un) %s\\n" {database_settings.ADMIN} {database_settings.USER} \\\n'
                 '  >"$STATE"/app/pg_ident.conf',

@@ -109,6 +109,16 @@ class Venv:
                     return path
         return ""
 
+    def commands(self, uv: str, interpreter: str = "") -> list[list[str]]:
+        """What makes it: the venv, its lock, and what comes after the lock. ``interpreter``: "" for uv's choice."""
+        python = ["--python", str(self.python)]
+        chosen = ["--python", interpreter] if interpreter else []
+        return [
+            [uv, "venv", "--quiet", "--clear", "--seed", *chosen, str(self.folder)],
+            [uv, "pip", "sync", "--require-hashes", "--no-progress", *python, str(self.lock)],
+            *([uv, "pip", "install", "--no-progress", *python, *extra.argv()] for extra in self.extras),
+        ]
+
     def make(self, interpreter: str, sink: Sink) -> None:
         """Make it anew. Raises TrackbedError with uv's last words."""
         uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
@@ -122,14 +132,7 @@ class Venv:
             environment["UV_NO_CACHE"] = "1"  # a home that cannot be written, or is full
         elif os.geteuid() == 0 and not _own_cache(uv, environment):
             environment["UV_LINK_MODE"] = "copy"  # a link to another account's file is that account's to change
-        for argv in (
-            [uv, "venv", "--quiet", "--seed", "--python", interpreter, str(self.folder)],
-            [uv, "pip", "sync", "--require-hashes", "--no-progress", "--python", str(self.python), str(self.lock)],
-            *(
-                [uv, "pip", "install", "--no-progress", "--python", str(self.python), *extra.argv()]
-                for extra in self.extras
-            ),
-        ):
+        for argv in self.commands(uv, interpreter):
             code, lines = commands.follow(argv, sink.output, env=environment, cwd=self.root, umask=0o022)
             if code:
                 lines = [line.strip() for line in lines]

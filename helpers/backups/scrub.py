@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from helpers.backups.places import Missing, Place, Unreadable
+from helpers.backups.damage import inspected
 from helpers.backups.repository import _SHA, piece
-from helpers.backups.verification import inspected
+from helpers.backups.storage import Missing, Place, Unreadable
 from helpers.errors import TrackbedError
 
 FILE = "checked.json"

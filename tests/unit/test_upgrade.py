@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from helpers import upgrades
+from helpers.backups import upgrade
 from helpers.settings import Settings, generated
 
 
@@ -15,7 +15,7 @@ def test_the_way_back_names_what_an_earlier_version_would_not_find(tmp_path: Pat
 
     def line(*flags: str, **environ: str) -> str:
         told = {flag.partition("=")[0]: flag.partition("=")[2] for flag in flags}
-        return upgrades.flags_of_up(Settings.load(told, {"HOME": "/h", **environ}, env, {}))
+        return upgrade.flags_of_up(Settings.load(told, {"HOME": "/h", **environ}, env, {}))
 
     assert line() == line(TRACKBED_PROJECT="lab") == ""
     assert line("project=lab") == " --project=lab"

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from helpers import backup_commands, lifecycle
-from helpers.backups import archive, restore, room
+from helpers import lifecycle, status
+from helpers.backups import archive, disk_space, restore, unpack
 from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
@@ -45,23 +45,23 @@ def engine(*free: int, **options: Any) -> Engine:
 
 
 @pytest.mark.parametrize(
-    ("objects", "size", "dump"), [(1, 2 * GIB, 0), (1, 0, 2 * GIB), (10**9, 0, 0), (1, GIB - room.FREE, 0)]
+    ("objects", "size", "dump"), [(1, 2 * GIB, 0), (1, 0, 2 * GIB), (10**9, 0, 0), (1, GIB - disk_space.FREE, 0)]
 )
 def test_what_does_not_fit_is_refused_with_a_next_step(objects: int, size: int, dump: int) -> None:
     with pytest.raises(TrackbedError, match=r"GiB are free at /data.*nothing was restored") as caught:
-        room.check(engine(GIB), objects, size, dump)
+        disk_space.check(engine(GIB), objects, size, dump)
     assert "`invoke usage`" in (caught.value.hint or "")
 
 
 def test_what_fits_passes() -> None:
-    room.check(engine(GIB), 10, GIB // 4, GIB // 8)
-    room.check(engine(GIB, object_store="external"), 10**6, 2**50, 0)  # the objects go to somebody else's disk
-    room.check(engine(0, remote=True), 10, GIB, 0)  # a node that does not tell
+    disk_space.check(engine(GIB), 10, GIB // 4, GIB // 8)
+    disk_space.check(engine(GIB, object_store="external"), 10**6, 2**50, 0)  # the objects go to somebody else's disk
+    disk_space.check(engine(0, remote=True), 10, GIB, 0)  # a node that does not tell
 
 
-def watch(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> room.Watch:
-    monkeypatch.setattr(room, "free_space", lambda _: disk.host_facts().disk_free)
-    found = room.Watch(cast("Engine", disk))
+def watch(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> disk_space.Watch:
+    monkeypatch.setattr(disk_space, "free_space", lambda _: disk.host_facts().disk_free)
+    found = disk_space.Watch(cast("Engine", disk))
     disk.asked = 0
     return found
 
@@ -70,7 +70,7 @@ def watch(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> room.Watch:
 def test_the_disk_is_asked_again_while_a_backup_is_unpacked(
     monkeypatch: pytest.MonkeyPatch, remote: bool, every: int
 ) -> None:
-    disk = Disk([10 * GIB, 10 * GIB, GIB, room.FREE - 1], remote=remote)
+    disk = Disk([10 * GIB, 10 * GIB, GIB, disk_space.FREE - 1], remote=remote)
     found = watch(disk, monkeypatch)
     for _ in range(2 * every // 2**20):
         found.took(2**20)
@@ -84,30 +84,30 @@ def test_the_disk_is_asked_again_while_a_backup_is_unpacked(
 def test_a_large_object_is_begun_where_it_fits_until_it_is_stored(
     monkeypatch: pytest.MonkeyPatch, store: str, needed: int
 ) -> None:
-    watch(Disk([room.FREE + needed * GIB], store), monkeypatch).object(GIB)
+    watch(Disk([disk_space.FREE + needed * GIB], store), monkeypatch).object(GIB)
     with pytest.raises(TrackbedError, match="does not fit"):
-        watch(Disk([room.FREE + needed * GIB - 1], store), monkeypatch).object(GIB)
-    room.check(engine(room.FREE + 2 * GIB + room.OBJECT, object_store=store), 1, GIB, 0, GIB)
+        watch(Disk([disk_space.FREE + needed * GIB - 1], store), monkeypatch).object(GIB)
+    disk_space.check(engine(disk_space.FREE + 2 * GIB + disk_space.OBJECT, object_store=store), 1, GIB, 0, GIB)
     if store == "versitygw":
         with pytest.raises(TrackbedError, match="needs 2.0 GiB"):
-            room.check(engine(room.FREE + 2 * GIB, object_store=store), 1, GIB, 0, GIB)
+            disk_space.check(engine(disk_space.FREE + 2 * GIB, object_store=store), 1, GIB, 0, GIB)
 
 
 @pytest.mark.parametrize(("said", "found"), [(7, 7), (10**9, 100), (-1, 0), ("7", 0), (None, 0)])
 def test_the_largest_object_is_what_a_manifest_may_say(said: object, found: int) -> None:
-    assert room.largest({"object_bytes": 100, "largest_object": said}) == found
+    assert disk_space.largest({"object_bytes": 100, "largest_object": said}) == found
 
 
 def test_the_disk_is_looked_at_within_an_object(monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = Disk([10 * GIB, 10 * GIB, room.FREE - 1])
-    content = io.BytesIO(bytes(4 * room.EVERY))
-    member = ("objects/1/a", 4 * room.EVERY, content)
-    name, _, stream = next(restore._objects(member, iter(()), cast("Any", None), 0, watch(disk, monkeypatch)))
+    disk = Disk([10 * GIB, 10 * GIB, disk_space.FREE - 1])
+    content = io.BytesIO(bytes(4 * disk_space.EVERY))
+    member = ("objects/1/a", 4 * disk_space.EVERY, content)
+    name, _, stream = next(unpack._objects(iter((member,)), cast("Any", None), 0, watch(disk, monkeypatch)))
     assert name == "1/a" and disk.asked == 1  # before it is begun
     with pytest.raises(TrackbedError, match="does not fit"):
         while stream.read(2**20):
             pass
-    assert content.tell() == 2 * room.EVERY
+    assert content.tell() == 2 * disk_space.EVERY
 
 
 @pytest.mark.parametrize("facts", [{"object_bytes": 2**60}, {"objects": 2**50}, {"dump_bytes": 2**60}])
@@ -121,12 +121,13 @@ def test_nothing_is_read_or_begun_of_an_archive_that_cannot_fit(
         writer = archive.Writer(stream, {"made": "2026-01-01T00:00:00+00:00"})
         writer.object("1/a", 5, io.BytesIO(b"hello"))
         manifest = writer.finish({"schema": "abc", "mlflow": "3", "tables": {}})
-    assert room.largest(manifest) == 5
+    assert disk_space.largest(manifest) == 5
     content = (tmp_path / "a.tar").read_bytes()[: -archive.TRAILER]
     (tmp_path / "a.tar").write_bytes(content + archive.trailer({**manifest, **facts}))
     monkeypatch.setattr(select, "current", lambda _: engine(GIB))
-    monkeypatch.setattr(restore, "verify", begun)
-    for name in ("up", "changing", "running"):
+    monkeypatch.setattr(unpack, "verify", begun)
+    monkeypatch.setattr(status, "running", begun)
+    for name in ("up", "changing"):
         monkeypatch.setattr(lifecycle, name, begun)
     with pytest.raises(TrackbedError, match="nothing was restored"):
-        backup_commands.restore_archive(fakes.system(tmp_path), str(tmp_path / "a.tar"), fakes.Silent(), begun)
+        restore.restore(fakes.system(tmp_path), str(tmp_path / "a.tar"), fakes.Silent(), begun)

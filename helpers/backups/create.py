@@ -18,13 +18,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from helpers.backups import archive, database, objects, repository, rereading, verification
-from helpers.backups.places import Place
+from helpers import lifecycle, status
+from helpers.backups import (
+    archive,
+    damage,
+    locations,
+    repository,
+    repository_writer,
+    scrub,
+)
+from helpers.backups.repository import Snapshot
+from helpers.backups.storage import Place
+from helpers.data import artifacts, database
 from helpers.engines.base import POSTGRES, STORE, Engine, Sink, State
-from helpers.errors import TrackbedError
+from helpers.errors import SettingError, TrackbedError
 from helpers.project import users
 from helpers.project.project import Project
-from helpers.project.state import make_folder
+from helpers.services import Notice
 from helpers.settings import Settings
 
 # settings that mean the same elsewhere; none that ends kernels or lets a start fail: an archive may be anybody's
@@ -49,12 +59,6 @@ class Progress:
         """``size`` bytes and ``count`` objects are done, of ``whole`` bytes (0: nobody knows)."""
         speed = size / 2**20 / max(time.monotonic() - self._begun, 0.001)
         self._sink.amount(self._what, size, whole, f"{count} objects, {size / 2**20:.0f} MiB, {speed:.0f} MiB/s")
-
-
-def kept(settings: Settings, why: str = "") -> Path:
-    """A new archive's path in the state folder's backups; ``why`` begins its name."""
-    folder = make_folder(settings.folder / "backups", private=True)
-    return folder / f"{why}trackbed-{settings.project}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar"
 
 
 def _clean_up(settings: Settings) -> None:
@@ -92,9 +96,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 def need(engine: Engine, *parts: str) -> None:
     """The parts that are there have to run. Raises TrackbedError with the next step."""
-    for status in engine.parts():
-        if status.name in parts and status.state not in (State.READY, State.RUNNING):
-            raise TrackbedError(f"{status.name} is {status.state}, it has to run for this", "`invoke up` first")
+    for service in engine.parts():
+        if service.name in parts and service.state not in (State.READY, State.RUNNING):
+            raise TrackbedError(f"{service.name} is {service.state}, it has to run for this", "`invoke up` first")
 
 
 def make(system: Project, engine: Engine, path: Path, sink: Sink, with_secrets: bool = False) -> dict[str, Any]:
@@ -107,8 +111,8 @@ def make(system: Project, engine: Engine, path: Path, sink: Sink, with_secrets: 
         found, size = _rows(system, engine, writer, sink, with_secrets)
         sink.step("objects")
         progress = Progress(sink, "objects")
-        _, whole = objects.total(engine)
-        for key, length, content in objects.read_all(engine, sink):
+        _, whole = artifacts.total(engine)
+        for key, length, content in artifacts.read_all(engine, sink):
             writer.object(key, length, content)
             progress.say(writer.object_bytes, writer.objects, whole)
         return writer.finish(_facts(engine, found, size, begun, with_secrets))
@@ -124,7 +128,7 @@ class Added:
 
     name: str
     manifest: dict[str, Any]
-    reread: rereading.Reread
+    reread: scrub.Reread
     rewritten: int
     concerned: dict[str, list[str]]
     remarks: tuple[str, ...]
@@ -140,10 +144,10 @@ def add(
     """
     need(engine, POSTGRES, STORE)
     sink.step("reading a share of the earlier pieces again")
-    reread = rereading.again(place)
-    copied = {digest for digest in reread.wrong if verification.from_copy(place, digest)}
+    reread = scrub.again(place)
+    copied = {digest for digest in reread.wrong if damage.from_copy(place, digest)}
     try:
-        with repository.Writer(
+        with repository_writer.Writer(
             place,
             system.settings.project,
             _about(system, engine),
@@ -152,7 +156,7 @@ def add(
         ) as writer:
             name, manifest = _add(system, engine, writer, sink, with_secrets)
             left = writer.lost - writer.rewritten
-            rereading.remember(place, reread, left)
+            scrub.remember(place, reread, left)
             return Added(
                 name,
                 manifest,
@@ -172,9 +176,9 @@ def add(
 
 def _concerned(place: Place, wrong: set[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for name, entries in verification.concerned(place, repository.names(place), wrong).items():
+    for name, entries in damage.concerned(place, repository.names(place), wrong).items():
         try:
-            if named := [verification.words(entry.name) for entry in itertools.islice(entries, verification.NAMED)]:
+            if named := [damage.words(entry.name) for entry in itertools.islice(entries, damage.NAMED)]:
                 found[name] = named
         except TrackbedError as error:
             found[name] = [error.message]
@@ -182,15 +186,15 @@ def _concerned(place: Place, wrong: set[str]) -> dict[str, list[str]]:
 
 
 def _add(
-    system: Project, engine: Engine, writer: repository.Writer, sink: Sink, with_secrets: bool
+    system: Project, engine: Engine, writer: repository_writer.Writer, sink: Sink, with_secrets: bool
 ) -> tuple[str, dict[str, Any]]:
     begun = time.monotonic()
     found, size = _rows(system, engine, writer, sink, with_secrets)
     sink.step("objects")
     progress = Progress(sink, "objects")
-    wanted = writer.listed(objects.list_all(engine, sink))
+    wanted = writer.listed(artifacts.list_all(engine, sink))
     if writer.wanted:
-        for key, length, content in objects.read(engine, wanted):
+        for key, length, content in artifacts.read(engine, wanted):
             writer.object(key, length, content)
             progress.say(writer.read_bytes, writer.objects, writer.wanted_bytes)
     return writer.finish(_facts(engine, found, size, begun, with_secrets))
@@ -248,3 +252,71 @@ def _facts(engine: Engine, found: database.Contents, size: int, begun: float, wi
         "seconds": round(time.monotonic() - begun, 1),
         "versions": versions,
     }
+
+
+def words(manifest: dict[str, Any]) -> str:
+    """An archive in one line."""
+    rows = {name: int(count) for name, (count, _) in manifest["tables"].items()}
+    return (
+        f"{rows.get('runs', 0)} runs, {rows.get('metrics', 0)} metrics, {manifest['objects']} objects "
+        f"({manifest['object_bytes'] / 2**20:.1f} MiB), schema {manifest['schema'] or 'none'}, "
+        f"made {manifest['made']}"
+    )
+
+
+def stored(manifest: dict[str, Any]) -> str:
+    """What a backup into a repository had to do; "" for an archive."""
+    if "new_pieces" not in manifest:
+        return ""
+    read = manifest["objects"] - manifest["unchanged_objects"]
+    return (
+        f"{manifest['unchanged_objects']} objects unchanged since the last backup, {read} read; "
+        f"{manifest['new_bytes'] / 2**20:.1f} MiB in {manifest['new_pieces']} pieces were new"
+    )
+
+
+@dataclass(frozen=True)
+class Health:
+    """What a backup says of the repository it went into: lines, and whether earlier backups are damaged for good."""
+
+    lines: tuple[str, ...] = ()
+    damaged: bool = False
+
+
+def health(place: Place, added: Added) -> Health:
+    lines = [f"an earlier backup is damaged: {remark}" for remark in added.remarks]
+    if added.reread.count:
+        lines.append(
+            f"read again of earlier backups: {added.reread.count} pieces ({added.reread.size / 2**20:.1f} MiB)"
+            f", {len(added.reread.wrong) or 'none'} damaged"
+        )
+    if added.rewritten:
+        lines.append(f"{added.rewritten} damaged or missing pieces were stored again")
+    for name, files in added.concerned.items():
+        lines += [
+            f"{name} is damaged, and the running system does not have this any more:",
+            *(f"    {file}" for file in files),
+        ]
+    damaged = bool(added.concerned or added.remarks)
+    if damaged:
+        lines.append(
+            f"the new backup is whole; `invoke backup.verify {place}` lists all damage in the earlier ones. "
+            "Deleting a file below backups/ forgets that backup"
+        )
+    return Health(tuple(lines), damaged)
+
+
+def create(
+    system: Project, to: str, with_secrets: bool, sink: Sink, notice: Notice
+) -> tuple[str, dict[str, Any], Health]:
+    """Back up the running system into a file or a repository; gives where, as `restore` takes it, the manifest, and
+    what is to be said of the repository."""
+    if with_secrets and to.startswith("s3:"):
+        raise SettingError("--with-secrets: secrets are not put into a bucket in plain text; back them up into a file.")
+    goal = locations.target(system.settings, to)
+    with lifecycle.changing(system, notice):
+        engine = status.running(system)
+        if isinstance(goal, Path):
+            return str(goal), make(system, engine, goal, sink, with_secrets), Health()
+        added = add(system, engine, goal, sink, with_secrets)
+        return str(Snapshot(goal, added.name)), added.manifest, health(goal, added)

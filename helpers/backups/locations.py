@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from helpers import safe_files, service_accounts
 from helpers.backups import archive, repository
-from helpers.backups.backup import kept
-from helpers.backups.places import Access, Bucket, Folder, Place
 from helpers.backups.repository import Snapshot
+from helpers.backups.storage import Access, Bucket, Folder, Place
 from helpers.errors import SettingError, TrackbedError
+from helpers.project.state import make_folder
 from helpers.settings import Settings
 
 Source = Path | Snapshot
+
+
+def kept(settings: Settings, why: str = "") -> Path:
+    """A new archive's path in the state folder's backups; ``why`` begins its name."""
+    folder = make_folder(settings.folder / "backups", private=True)
+    return folder / f"{why}trackbed-{settings.project}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar"
 
 
 def target(settings: Settings, to: str) -> Path | Place:

@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from helpers.backups.archive import Told
-from helpers.backups.places import Missing, Place, Unreadable, scratch
 from helpers.backups.repository import (
     AHEAD,
     DATABASE,
@@ -26,6 +25,7 @@ from helpers.backups.repository import (
     lengths,
     piece,
 )
+from helpers.backups.storage import Missing, Place, Unreadable, scratch
 from helpers.errors import TrackbedError
 
 NAMED = 20  # artifacts of a backup that a report names; all of them are in the list that --skip-damaged writes

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from typing import IO
 
-from helpers.backups.archive import SetSum
+from helpers.data.checksum import SetSum
 from helpers.engines.base import MLFLOW, Engine, Sink
 from helpers.errors import TrackbedError
 

@@ -6,12 +6,12 @@ import json
 import re
 from dataclasses import dataclass
 
-from helpers import lifecycle
-from helpers.backups import database
+from helpers import lifecycle, status
+from helpers.data import database
 from helpers.engines.base import MLFLOW, Engine, Sink
 from helpers.errors import SettingError, TrackbedError
-from helpers.lifecycle import Notice
 from helpers.project.project import Project
+from helpers.services import Notice
 
 RUNS = (
     "SELECT e.experiment_id || ' ' || count(r.run_uuid) || ' ' || e.lifecycle_stage || ' ' || "
@@ -46,7 +46,7 @@ class Usage:
 
 def usage(system: Project) -> Usage:
     """What takes how much. Artifacts whose experiment is gone are listed as such."""
-    engine = lifecycle.running(system)
+    engine = status.running(system)
     done = engine.exec(MLFLOW, ("trackbed-mlflow", "usage"), timeout=3600)
     if done.code:
         raise TrackbedError(f"the sizes cannot be read: {done.stderr.strip()[-300:]}", "`invoke status`")
@@ -127,6 +127,6 @@ def collect(system: Project, age: str, sink: Sink, notice: Notice) -> Garbage:
     """Remove what was deleted longer ago than ``age``, with its artifacts; gives what that was."""
     seconds(age)
     with lifecycle.changing(system, notice):  # a backup in progress must not lose objects
-        engine = lifecycle.running(system)
+        engine = status.running(system)
         sink.step("removing what was deleted, with its artifacts")
         return _collector(engine, age)

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from helpers import backup_commands, lifecycle
-from helpers.backups import backup as backups
-from helpers.backups import database, journal, restore
+from helpers import lifecycle, start, status
+from helpers.backups import create, locations, switchover, unpack
+from helpers.data import database, journal
 from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, Sink
 from helpers.errors import TrackbedError
-from helpers.lifecycle import Notice
 from helpers.project.project import Project
+from helpers.services import Notice
 from helpers.settings import BY_NAME, LAST_UP, Settings
 
 
@@ -38,7 +38,7 @@ class Upgraded:
 
 
 def _schema(engine: Engine) -> dict[str, str | None]:
-    done = engine.one_shot(MLFLOW, (restore.PROGRAM, "schema"))
+    done = engine.one_shot(MLFLOW, (unpack.PROGRAM, "schema"))
     try:
         found = json.loads(done.stdout)
     except ValueError:
@@ -60,8 +60,8 @@ def upgrade(system: Project, sink: Sink, notice: Notice) -> Upgraded:
     Raises TrackbedError, and then the old database is the live one, untouched.
     """
     with lifecycle.changing(system, notice):
-        engine = lifecycle.running(system)
-        backups.need(engine, POSTGRES, STORE)
+        engine = status.running(system)
+        create.need(engine, POSTGRES, STORE)
         journal.settle(system.state, engine, sink)  # an interrupted upgrade begins anew: `up` refuses the old schema
         engine.prepare(sink)
         schema = _schema(engine)
@@ -73,7 +73,7 @@ def upgrade(system: Project, sink: Sink, notice: Notice) -> Upgraded:
                 "git pull, or `invoke upgrade --back`",
             )
         if schema["state"] != "older":
-            lifecycle.bring_up(system, sink, notice)
+            start.bring_up(system, sink, notice)
             return Upgraded(listed, None, False)
         images = {part.name: part.image for part in engine.parts()}
         old = {key: system.state.live[key] for key in ("database", "prefix")}
@@ -81,8 +81,8 @@ def upgrade(system: Project, sink: Sink, notice: Notice) -> Upgraded:
         engine.halt(MLFLOW, sink)  # nothing is acknowledged any more until the switch
         try:
             sink.step("backing up")
-            path = backups.kept(system.settings, "before-upgrade-")
-            backups.make(system, engine, path, sink)
+            path = locations.kept(system.settings, "before-upgrade-")
+            create.make(system, engine, path, sink)
             kept = {
                 **old,
                 "schema": schema["database"] or "",
@@ -94,9 +94,9 @@ def upgrade(system: Project, sink: Sink, notice: Notice) -> Upgraded:
             sink.step("copying the database")
             database.create(engine, new["database"], old["database"])
             _migrate(system, engine, new, old, sink)
-            backup_commands.flip(system, new, sink, notice)
+            switchover.switch_to(system, new, sink, notice)
         except BaseException:
-            restore.abandon(system, engine, sink)
+            unpack.abandon(system, engine, sink)
             engine.resume(MLFLOW, sink)  # the server of what is live: mostly the old one, with the old schema
             raise
         return Upgraded(listed, path, True)
@@ -105,9 +105,9 @@ def upgrade(system: Project, sink: Sink, notice: Notice) -> Upgraded:
 def _migrate(system: Project, engine: Engine, new: dict[str, str], old: dict[str, str], sink: Sink) -> None:
     """Migrate the copy, and prove that no run, metric, parameter or tag was lost on the way."""
     before = database.contents(engine, old["database"]).tables
-    restore.migrate(system, new, sink)
+    unpack.migrate(system, new, sink)
     sink.step("probing the copy")
-    found = _schema(restore.beside(system, new))
+    found = _schema(unpack.beside(system, new))
     if found["state"] != "current":
         raise TrackbedError(
             f"the migrated copy has the schema {found['database']}, not {found['code']}",
@@ -143,8 +143,8 @@ def back(system: Project, sink: Sink, notice: Notice) -> tuple[dict[str, Any], P
     Gives what was kept, an archive of what is left behind, and whether the old MLflow could be started here.
     """
     with lifecycle.changing(system, notice):
-        engine = lifecycle.running(system)
-        backups.need(engine, POSTGRES, STORE)
+        engine = status.running(system)
+        create.need(engine, POSTGRES, STORE)
         journal.settle(system.state, engine, sink)  # an upgrade interrupted at its end leaves its note
         try:
             kept = {key: str(value) for key, value in json.loads(_kept(system).read_bytes()).items()}
@@ -161,13 +161,13 @@ def back(system: Project, sink: Sink, notice: Notice) -> tuple[dict[str, Any], P
             )
         engine.halt(MLFLOW, sink)
         sink.step("backing up the current data")
-        path = backups.kept(system.settings, "before-back-")
-        backups.make(system, engine, path, sink)
+        path = locations.kept(system.settings, "before-back-")
+        create.make(system, engine, path, sink)
         left = {key: system.state.live[key] for key in ("database", "prefix")}
         journal.open_change(system.state, engine.name, left)  # names what goes once it is not live: killed, `up` does
         system.state.live = {**system.state.live, "database": kept["database"], "prefix": kept["prefix"]}
         system.state.applied = {"hash": "", "identities": {}}
-        runnable = restore.known(engine, kept["schema"]) == "current"
+        runnable = unpack.known(engine, kept["schema"]) == "current"
         if not runnable and kept["image"]:
             system.state.remembered["MLFLOW_IMAGE"] = kept["image"]
         system.state.save()

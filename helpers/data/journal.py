@@ -11,7 +11,7 @@ import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
-from helpers.backups import database, objects
+from helpers.data import artifacts, database
 from helpers.engines.base import Engine, Sink
 from helpers.errors import TrackbedError
 from helpers.project.state import State, write_private
@@ -73,5 +73,5 @@ def settle(state: State, engine: Engine, sink: Sink) -> None:
             database.drop(engine, copy["database"])
         if copy["prefix"] != state.live["prefix"]:
             sink.step(f"removing the artifacts below {copy['prefix']}, which are no longer active")
-            objects.drop(engine, copy["prefix"])
+            artifacts.drop(engine, copy["prefix"])
     close(state)

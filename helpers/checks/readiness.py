@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from helpers import gateway, remote_server
@@ -82,6 +82,16 @@ def probes(parts: Iterable[str], changed: bool) -> dict[str, tuple[Probe, ...]]:
     return wanted
 
 
+def _newly_ready(engine: Engine, wanted: Mapping[str, tuple[Probe, ...]], missing: dict[str, str]) -> Iterator[str]:
+    """Ask those that are missing; what is usable now is missing no more, of the rest the reason is kept."""
+    for part in tuple(missing):
+        if problem := next(filter(None, (check(engine) for check in wanted[part])), ""):
+            missing[part] = problem
+        else:
+            del missing[part]
+            yield part
+
+
 def wait(engine: Engine, parts: Iterable[str], timeout: float, sink: Sink, changed: bool = True) -> None:
     """Return when every part is usable, through to the database and the object store.
 
@@ -97,20 +107,10 @@ def wait(engine: Engine, parts: Iterable[str], timeout: float, sink: Sink, chang
     deadline = time.monotonic() + timeout
 
     def look() -> None:
-        for part, checks in wanted.items():
-            if part not in missing:
-                continue
-            problem = ""
-            for check in checks:
-                if problem := check(engine):
-                    break
-            if problem:
-                missing[part] = problem
-            else:
-                del missing[part]
-                sink.part(part, "ready")
-                if part == MLFLOW and POSTGRES in names:
-                    sink.part(POSTGRES, "ready")  # what was asked went through to it
+        for part in _newly_ready(engine, wanted, missing):
+            sink.part(part, "ready")
+            if part == MLFLOW and POSTGRES in names:
+                sink.part(POSTGRES, "ready")  # what was asked went through to it
         if changed and not missing:
             # an answer may come from a process that a killed part left behind, and `status` right after `up` says the
             # engine's word: its own health check may come a moment after ours

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
-from helpers.backups import journal
+from helpers.data import journal
 from helpers.engines import select
 from helpers.engines.base import Engine, Sink
 from helpers.errors import TrackbedError
@@ -33,8 +32,7 @@ def scratch(system: Project, engine: str, object_store: str) -> Project:
 
 def resettled(system: Project, engine: str, object_store: str) -> Settings:
     """The settings on the other side; what the next `up` remembers is the new store, not the word of this command."""
-    told = {**system.settings.told, "ENGINE": engine, "OBJECT_STORE": object_store}
-    return replace(system.settings, engine="auto", object_store=object_store, told=told)
+    return system.settings.again(system.state.remembered, engine=engine, object_store=object_store)
 
 
 def note(system: Project, to: str, object_store: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from helpers import lifecycle, notebook, summary
+from helpers import notebook, status
 from helpers.engines.base import MLFLOW, PartStatus, Port, State
 from helpers.errors import TrackbedError
 from tests.unit.fakes import system
@@ -20,14 +20,14 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     made = system(tmp_path)
     for name in ("SSH_CONNECTION", "SSH_TTY", "JOURNAL_STREAM"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(lifecycle, "running", lambda system: None)
-    monkeypatch.setattr(lifecycle, "workspace", lambda system: "/srv/work")
+    monkeypatch.setattr(status, "running", lambda system: None)
+    monkeypatch.setattr(status, "workspace", lambda system: "/srv/work")
     monkeypatch.setattr(notebook, "url", lambda engine, settings, token: LINK + token)
-    status = PartStatus(MLFLOW, State.READY, ports=(Port("http", 8000, 8000),))
-    view = lifecycle.Overview(
-        "embedded", made.settings, (lifecycle.Row(status, "MLflow", ("http://127.0.0.1:8000",)),), token=TOKEN
+    mlflow = PartStatus(MLFLOW, State.READY, ports=(Port("http", 8000, 8000),))
+    view = status.Overview(
+        "embedded", made.settings, (status.Row(mlflow, "MLflow", ("http://127.0.0.1:8000",)),), token=TOKEN
     )
-    return lambda: dict(summary.rows(made, view))
+    return lambda: dict(status.rows(made, view))
 
 
 def test_links_files_and_what_to_type(rows: Any) -> None:

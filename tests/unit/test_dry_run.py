@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from helpers import clone, cloud_metadata, dryrun
+from helpers import aside, clone, cloud_metadata, dry_run
 from helpers.engines import scripts
 from helpers.engines.base import Health, Mount, Network, PartSpec, Plan, Port, SecretFile, Volume
 from helpers.engines.docker import script
 from helpers.engines.docker.notebook_image import NotebookImage
 from helpers.engines.embedded.engine import EmbeddedEngine
-from helpers.errors import SettingError
+from helpers.errors import EngineUnavailable, SettingError
 from tests.unit.fakes import system
 
 SERVER = PartSpec(
@@ -123,10 +123,10 @@ def test_a_workspace_with_a_space_is_one_word(text: str) -> None:
 
 
 def test_another_prefix_takes_other_ports(tmp_path: Path) -> None:
-    settings = system(tmp_path).settings
-    other = dryrun.beside(settings, "lab")
-    old = {getattr(settings, name) for name in dryrun.PORTS}
-    new = {getattr(other, name) for name in dryrun.PORTS}
+    made = system(tmp_path)
+    settings, other = made.settings, aside.beside(made, "lab")
+    old = {getattr(settings, name) for name in aside.PORTS}
+    new = {getattr(other, name) for name in aside.PORTS}
     assert other.project == "lab"
     assert len(new) == 4 and not new & old
     assert other.workspace != settings.workspace
@@ -135,7 +135,7 @@ def test_another_prefix_takes_other_ports(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prefix", ["Lab", "-x", "a b", "x" * 41, "a/b"])
 def test_a_prefix_that_is_no_name(tmp_path: Path, prefix: str) -> None:
     with pytest.raises(SettingError, match="--name-prefix"):
-        dryrun.script(system(tmp_path), prefix)
+        dry_run.script(system(tmp_path), prefix)
 
 
 def test_keys_of_an_external_store_are_asked_for(tmp_path: Path) -> None:
@@ -183,7 +183,30 @@ def test_the_public_address_is_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
         cloud_metadata, "public_address", lambda: cloud_metadata.Found(why="no metadata service answers")
     )
     with pytest.raises(SettingError, match="needs the address"):
-        dryrun.script(system(tmp_path, public="true"))
+        dry_run.script(system(tmp_path, public="true"))
+
+
+def test_what_no_machine_could_be_is_refused_before_the_address_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud_metadata, "public_address", lambda: pytest.fail("asked"))
+    with pytest.raises(SettingError, match="PUBLIC=true needs the docker engine, this is embedded"):
+        dry_run.script(system(tmp_path, public="true", engine="embedded"))
+
+
+def test_no_secret_and_no_folder_is_made(tmp_path: Path) -> None:
+    made = system(tmp_path, engine="embedded", gpu="mi100")
+    assert "JUPYTER_TOKEN=$(secret)" in dry_run.script(made)
+    made.dry_run = True
+    assert made.credentials_digest() == "", "what Docker's plan asks for"
+    assert not made.settings.state_dir.exists()
+
+
+def test_an_engine_that_does_not_hold_the_data_is_refused(tmp_path: Path) -> None:
+    made = system(tmp_path, engine="embedded")
+    made.state.engine = "docker"
+    with pytest.raises(EngineUnavailable, match="kept by the docker engine"):
+        dry_run.script(made)
 
 
 @pytest.mark.parametrize("torch", ["auto", "cpu"])

@@ -17,7 +17,7 @@ from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Engine, ExecResult, 
 from helpers.errors import TrackbedError
 from helpers.gpu import advice, node_types, verify
 
-SCRIPT = Path(__file__).parent / "probes" / "notebook_check.py"
+SCRIPT = Path(__file__).with_name("notebook_check.py")
 USER = "mlflow"
 SKIPPED = "skipped: an earlier check failed"
 ROWS = ("run in PostgreSQL", "parameters in PostgreSQL", "metrics in PostgreSQL", "tag in PostgreSQL")

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from helpers import backup_commands, lifecycle
-from helpers.backups import backup as backups
-from helpers.backups import moving, objects, restore
+from helpers import lifecycle, start, status
+from helpers.backups import create, locations, switchover, unpack
+from helpers.data import artifacts, move_note
 from helpers.engines import select
 from helpers.engines.base import MLFLOW, Engine, Sink
 from helpers.errors import SettingError, TrackbedError
-from helpers.lifecycle import Notice, Overview
 from helpers.project.project import Project
+from helpers.services import Notice
 from helpers.settings import LAST_UP
+from helpers.status import Overview
 
 
 def move(system: Project, to: str, object_store: str, sink: Sink, notice: Notice) -> tuple[Path, Overview]:
@@ -22,7 +23,7 @@ def move(system: Project, to: str, object_store: str, sink: Sink, notice: Notice
     Raises TrackbedError, and then the old engine has everything as before.
     """
     asked = system.settings.engine
-    lifecycle.running(system)
+    status.running(system)
     if system.state.engine == to:
         raise TrackbedError(f"project {system.settings.project} is on the {to} engine already", "nothing to do")
     if asked not in ("auto", to) and system.settings.origin("ENGINE") != LAST_UP:
@@ -31,33 +32,33 @@ def move(system: Project, to: str, object_store: str, sink: Sink, notice: Notice
         )
     lifecycle.up(system, sink, notice)
     with lifecycle.changing(system, notice):
-        old = lifecycle.running(system)
+        old = status.running(system)
         store = object_store or ("external" if system.settings.object_store == "external" else "auto")
-        target = moving.scratch(system, to, store)
+        target = move_note.scratch(system, to, store)
         other = select.make(target, to)
         if not (there := other.availability()).usable:
             raise TrackbedError(f"the {to} engine cannot be used: {there.reason}", there.fix)
-        if held := moving.held(other):
+        if held := move_note.held(other):
             raise TrackbedError(
                 f"the {to} engine still has data of this project: {', '.join(held)}",
                 "back up what you need of it and remove it, or use another --project",
             )
-        moving.note(system, to, store)
+        move_note.note(system, to, store)
         try:
             archived = _carry(system, old, target, sink, notice)
         except BaseException:
-            moving.settle(system, sink)
-            lifecycle.bring_up(system, sink, notice)
+            move_note.settle(system, sink)
+            start.bring_up(system, sink, notice)
             raise
         # the one step: from here on the new engine is the system's
         system.state.engine, system.state.live = to, target.state.live
         system.state.applied = target.state.applied
         system.state.remembered = {**target.state.remembered, "OBJECT_STORE": store, "ENGINE": to}
         system.state.save()
-        moving.clear(old, sink)
-        moving.done(system)
-        fresh = replace(system, settings=moving.resettled(system, to, store))
-        view, _ = lifecycle.bring_up(fresh, sink, notice)
+        move_note.clear(old, sink)
+        move_note.done(system)
+        fresh = replace(system, settings=move_note.resettled(system, to, store))
+        view, _ = start.bring_up(fresh, sink, notice)
         return archived, view
 
 
@@ -65,18 +66,18 @@ def _carry(system: Project, old: Engine, target: Project, sink: Sink, notice: No
     """Archive the old side, with its server stopped, and bring it up whole on the new one."""
     sink.step(f"backing up the {old.name} engine")
     old.halt(MLFLOW, sink)  # nothing is acknowledged any more from here on
-    path = backups.kept(system.settings, "move-")
-    backups.make(system, old, path, sink)
-    whole = restore.verify(path, sink)
+    path = locations.kept(system.settings, "move-")
+    create.make(system, old, path, sink)
+    whole = unpack.verify(path, sink)
     # with the server stopped nothing comes or goes: what is missing now would be deleted with the source
-    if (held := objects.count(old)) != whole.objects:
+    if (held := artifacts.count(old)) != whole.objects:
         raise TrackbedError(
             f"the archive has {whole.objects} artifacts, the store has {held}; nothing was moved",
             "run the same command again; if it is the same, please report it",
         )
     old.stop(sink)  # the ports are needed on the other side
     select.make(target, target.state.engine).take_workspace(sink)
-    _, other = lifecycle.bring_up(target, sink, notice)
-    new = restore.copy(target, other, path, whole, sink, notice)
-    backup_commands.flip(target, new, sink, notice)
+    _, other = start.bring_up(target, sink, notice)
+    new = unpack.copy(target, other, path, whole, sink, notice)
+    switchover.switch_to(target, new, sink, notice)
     return path

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from helpers.backups import repository, rereading, verification
-from helpers.backups.places import Folder, Unreadable
-from helpers.backups.repository import Snapshot, Writer
+from helpers.backups import damage, repository, scrub
+from helpers.backups.repository import Snapshot
+from helpers.backups.repository_writer import Writer
+from helpers.backups.storage import Folder, Unreadable
 from tests.unit.test_repository import DUMP, FACTS, HARM, Reads, piece, sha
 
 RUN = "0" * 31 + "1"
@@ -39,12 +40,12 @@ def snapshot(tmp_path: Path) -> Snapshot:
     return back_up(tmp_path / "repo", Reads(OBJECTS))[0]
 
 
-def examine(snapshot: Snapshot) -> verification.Found:
-    return verification.examine(snapshot.place, repository.names(snapshot.place))
+def examine(snapshot: Snapshot) -> damage.Found:
+    return damage.examine(snapshot.place, repository.names(snapshot.place))
 
 
 def lines(snapshot: Snapshot) -> str:
-    return "\n".join(verification.report(snapshot.place, examine(snapshot)))
+    return "\n".join(damage.report(snapshot.place, examine(snapshot)))
 
 
 def flip(path: Path) -> None:
@@ -60,7 +61,7 @@ def swapped(path: Path) -> None:
 
 def test_a_whole_one_is_well(snapshot: Snapshot) -> None:
     found = examine(snapshot)
-    assert found.well and found.whole == [snapshot.name] and not verification.report(snapshot.place, found)
+    assert found.well and found.whole == [snapshot.name] and not damage.report(snapshot.place, found)
 
 
 @pytest.mark.timeout(30)
@@ -110,7 +111,7 @@ def test_manifest_and_list_are_mended_from_their_copies(snapshot: Snapshot, whic
     flip(path)
     found = examine(snapshot)
     assert list(found.harmed) == [str(path.relative_to(place))] and not found.lost and not found.concerned
-    assert verification.mend(snapshot.place, found) == [str(path.relative_to(place))]
+    assert damage.mend(snapshot.place, found) == [str(path.relative_to(place))]
     assert path.read_bytes() == content and examine(snapshot).well
 
 
@@ -118,7 +119,7 @@ def test_both_copies_damaged_is_the_end_of_that_backup(snapshot: Snapshot) -> No
     for top in ("backups", "copies"):
         flip(Path(str(snapshot.place), top, f"{snapshot.name}.json"))
     found = examine(snapshot)
-    assert list(found.lost) == [snapshot.name] and not verification.mend(snapshot.place, found)
+    assert list(found.lost) == [snapshot.name] and not damage.mend(snapshot.place, found)
 
 
 def test_older_backups_without_copies_are_well(snapshot: Snapshot) -> None:
@@ -150,7 +151,7 @@ def test_the_next_backup_finds_and_mends_it(tmp_path: Path, snapshot: Snapshot) 
     path = piece(snapshot, b"a" * 500)
     content = path.read_bytes()
     flip(path)
-    found = rereading.again(snapshot.place)
+    found = scrub.again(snapshot.place)
     assert list(found.wrong) == [sha(content)] and found.count == len(list((tmp_path / "repo/pieces").rglob("*/*")))
     _, writer = back_up(tmp_path / "repo", Reads(OBJECTS), set(found.wrong))
     assert writer.rewritten == writer.lost == {sha(content)}
@@ -161,14 +162,14 @@ def test_what_the_system_has_no_more_stays_known(tmp_path: Path, snapshot: Snaps
     flip(piece(snapshot, b"hello"))
     rest = Reads({"1/odd": b"other"})
     for _ in range(2):
-        found = rereading.again(snapshot.place)
+        found = scrub.again(snapshot.place)
         assert list(found.wrong) == [sha(b"hello")]
         _, writer = back_up(tmp_path / "repo", rest, set(found.wrong))
         left = writer.lost - writer.rewritten
         assert left == {sha(b"hello")}
-        rereading.remember(snapshot.place, found, left)
+        scrub.remember(snapshot.place, found, left)
     piece(snapshot, b"hello").write_bytes(b"hello")
-    assert not rereading.again(snapshot.place).wrong
+    assert not scrub.again(snapshot.place).wrong
 
 
 def test_a_missing_piece_is_stored_again(tmp_path: Path, snapshot: Snapshot) -> None:
@@ -189,9 +190,9 @@ def test_a_folder_in_a_pieces_place_goes_aside(tmp_path: Path, snapshot: Snapsho
 def test_a_list_comes_back_from_its_copy(snapshot: Snapshot) -> None:
     digest = snapshot.manifest()["list"][0]
     flip(Path(str(snapshot.place)) / repository.piece(digest))
-    assert list(rereading.again(snapshot.place).wrong) == [digest]
-    assert verification.from_copy(snapshot.place, digest) and examine(snapshot).well
-    assert not verification.from_copy(snapshot.place, sha(b"hello"))  # an object has no copy
+    assert list(scrub.again(snapshot.place).wrong) == [digest]
+    assert damage.from_copy(snapshot.place, digest) and examine(snapshot).well
+    assert not damage.from_copy(snapshot.place, sha(b"hello"))  # an object has no copy
 
 
 def test_an_earlier_backup_that_cannot_be_read_is_told(tmp_path: Path, snapshot: Snapshot) -> None:
@@ -204,22 +205,22 @@ def test_an_earlier_backup_that_cannot_be_read_is_told(tmp_path: Path, snapshot:
 
 
 def test_each_piece_has_its_turn(tmp_path: Path, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rereading, "LEAST", 1)
+    monkeypatch.setattr(scrub, "LEAST", 1)
     everything = [path.name for path in (tmp_path / "repo/pieces").rglob("*/*")]
     seen: list[str] = []
-    looked = verification.inspected
+    looked = damage.inspected
 
     def noted(place: Any, wanted: Any) -> Iterator[tuple[str, int, str]]:
         for path, size, wrong in looked(place, wanted):
             seen.append(path[-64:])
             yield path, size, wrong
 
-    monkeypatch.setattr(rereading, "inspected", noted)
+    monkeypatch.setattr(scrub, "inspected", noted)
     rounds = 0
     while len(seen) < len(everything):
-        found = rereading.again(snapshot.place)
+        found = scrub.again(snapshot.place)
         assert 0 < found.count <= len(everything)
-        rereading.remember(snapshot.place, found, set())
+        scrub.remember(snapshot.place, found, set())
         rounds += 1
     assert sorted(set(seen)) == sorted(everything) and rounds > 3
     assert seen[: len(everything)] == sorted(everything)
@@ -238,5 +239,5 @@ def test_each_piece_has_its_turn(tmp_path: Path, snapshot: Snapshot, monkeypatch
     ],
 )
 def test_a_round_begins_anew_where_its_place_is_lost(snapshot: Snapshot, text: bytes) -> None:
-    Path(str(snapshot.place), rereading.FILE).write_bytes(text)
-    assert rereading.again(snapshot.place).count > 10
+    Path(str(snapshot.place), scrub.FILE).write_bytes(text)
+    assert scrub.again(snapshot.place).count > 10

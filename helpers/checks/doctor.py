@@ -285,10 +285,13 @@ def examine(system: Project) -> list[Finding]:
         if not any(f.level is Level.ERROR for f in found):
             found.append(Finding(Level.ERROR, "engine", error.message, error.hint))
         return [*found, _check_permissions(settings)]
-    engine = choice.engine
-    found.append(
-        Finding(Level.OK, "engine", f"{engine.name}" + (" (holds this project's data)" if system.state.engine else ""))
-    )
+    return [*found, *_check_engine(system, choice.engine), *_check_address(settings, choice.engine)]
+
+
+def _check_engine(system: Project, engine: Engine) -> list[Finding]:
+    """What can be looked at once the engine is known."""
+    held = " (holds this project's data)" if system.state.engine else ""
+    found = [Finding(Level.OK, "engine", f"{engine.name}{held}")]
     found += engine.checks.client()
     found.append(check_disk(engine, fresh=not engine.data()))
     found.append(_check_memory(engine))
@@ -313,16 +316,12 @@ def examine(system: Project) -> list[Finding]:
     found.append(_check_permissions(engine.settings, engine))
     found += _check_settings(engine)
     found += engine.checks.neighbours()
-    found += engine.checks.limits()
+    return [*found, *engine.checks.limits()]
+
+
+def _check_address(settings: Settings, engine: Engine) -> list[Finding]:
+    """Where the services are reached."""
     if engine.host.remote:
-        found.append(Finding(Level.OK, "address", f"the services run on {engine.host.name}, reached over ssh"))
-        return found
-    address = addresses.machine_address(settings.public_address)
-    found.append(
-        Finding(
-            Level.OK,
-            "address",
-            f"this machine is {address}" + ("; reached over ssh" if addresses.is_remote_session() else ""),
-        )
-    )
-    return found
+        return [Finding(Level.OK, "address", f"the services run on {engine.host.name}, reached over ssh")]
+    over = "; reached over ssh" if addresses.is_remote_session() else ""
+    return [Finding(Level.OK, "address", f"this machine is {addresses.machine_address(settings.public_address)}{over}")]

@@ -1,0 +1,237 @@
+"""Writing one backup into a repository: only what the repository does not hold already."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import IO, Any
+
+from helpers.backups import repository
+from helpers.backups.archive import FORMAT, Newer, read_full
+from helpers.backups.repository import (
+    DATABASE,
+    KIND,
+    WORKERS,
+    Entry,
+    Snapshot,
+    copy,
+    lengths,
+    names,
+    piece,
+    rendered,
+    stamp,
+)
+from helpers.backups.storage import Place, scratch
+from helpers.data.checksum import SetSum
+from helpers.errors import TrackbedError
+
+AHEAD = 4 * repository.PIECE  # bytes of them
+
+
+class _Index:
+    """What the last backup had and what is to be read, in a file of this process's own: there may be millions."""
+
+    def __init__(self) -> None:
+        self._base = scratch()
+        self._base.execute("CREATE TABLE old (name TEXT PRIMARY KEY, line BLOB) WITHOUT ROWID")
+        self._base.execute("CREATE TABLE wanted (name TEXT PRIMARY KEY, mark TEXT) WITHOUT ROWID")
+        self._base.execute("CREATE TABLE fresh (piece TEXT PRIMARY KEY) WITHOUT ROWID")
+
+    def learn(self, entries: Iterable[Entry]) -> None:
+        # as JSON: SQLite takes no name that is not Unicode
+        self._base.executemany(
+            "INSERT OR REPLACE INTO old VALUES (?, ?)", ((json.dumps(e.object), e.line) for e in entries if e.object)
+        )
+
+    def forget(self) -> None:
+        self._base.execute("DELETE FROM old")
+
+    def old(self, name: str) -> Entry | None:
+        found = self._base.execute("SELECT line FROM old WHERE name = ?", (json.dumps(name),)).fetchone()
+        return Entry(*json.loads(found[0])) if found else None
+
+    def want(self, name: str, mark: str) -> None:
+        self._base.execute("INSERT OR REPLACE INTO wanted VALUES (?, ?)", (json.dumps(name), mark))
+
+    def wanted(self) -> Iterator[str]:
+        for (name,) in self._base.execute("SELECT name FROM wanted"):
+            yield json.loads(name)
+
+    def mark(self, name: str) -> str:
+        found = self._base.execute("SELECT mark FROM wanted WHERE name = ?", (json.dumps(name),)).fetchone()
+        return str(found[0]) if found else ""
+
+    def is_fresh(self, piece: str) -> bool:
+        """Whether nobody has asked for this piece yet."""
+        return self._base.execute("INSERT OR IGNORE INTO fresh VALUES (?)", (piece,)).rowcount == 1
+
+    def close(self) -> None:
+        self._base.close()
+
+
+class Writer:
+    """Writes one backup into ``place``; ``finish`` makes it one. What is there already is not written again.
+
+    ``origin`` names the store that the objects are in: marks mean something only within one. ``lost``: pieces whose
+    content is known to be wrong; they are written again where the content is read, and are in ``rewritten`` then.
+    """
+
+    def __init__(
+        self, place: Place, project: str, about: dict[str, Any], origin: str, lost: Iterable[str] = ()
+    ) -> None:
+        self.lost, self.rewritten = set(lost), set[str]()
+        self.remarks: list[str] = []
+        self._place, self._project, self._origin = place, project, origin
+        self.about = {"format": FORMAT, **about}
+        self._objects = SetSum()
+        self.object_bytes = self.largest = self.chunks = 0
+        self.unchanged = self.wanted = self.wanted_bytes = self.read_bytes = 0
+        self._stored = self._stored_bytes = 0
+        self._under_way: deque[tuple[int, Future[None]]] = deque()
+
+    def __enter__(self) -> Writer:
+        self._list = tempfile.TemporaryFile()  # lines only; closed in __exit__
+        self._index = _Index()
+        self._workers = ThreadPoolExecutor(WORKERS)
+        self._place.begin()
+        self._remember()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._workers.shutdown(wait=True, cancel_futures=True)
+        self._index.close()
+        self._list.close()
+
+    def _remember(self) -> None:
+        """Learn the newest backup of the same store; one that is damaged is none."""
+        for name in sorted(names(self._place, self._project), key=stamp, reverse=True):
+            snapshot = Snapshot(self._place, name)
+            try:
+                manifest = snapshot.manifest()
+                if manifest["origin"] == self._origin:
+                    self._index.learn(snapshot.entries(manifest))
+                    return
+            except TrackbedError as error:
+                if not isinstance(error, Newer):
+                    self.remarks.append(error.message)
+                self._index.forget()
+
+    def small(self, name: str, content: bytes) -> None:
+        self._line(self._store(name, len(content), io.BytesIO(content)))
+
+    def database(self, dump: IO[bytes]) -> int:
+        entry = self._store(DATABASE, None, dump)
+        self._line(entry)
+        self.chunks = len(entry.pieces)
+        return entry.size
+
+    def listed(self, found: Iterable[tuple[str, int, str]]) -> Iterator[str]:
+        """Of what the store lists (name, size, mark), the names that have to be read; the rest is taken over."""
+        for name, size, mark in found:
+            old = self._index.old(name) if mark else None
+            same = old is not None and (old.mark, old.size) == (mark, size)
+            gone = (
+                {p for p, n in zip(old.pieces, lengths(size), strict=True) if not self._holds(p, n)}
+                if old and same
+                else set()
+            )
+            self.lost |= gone
+            if old and same and not gone:
+                self._add(old)
+                self.unchanged += 1
+            else:
+                self._index.want(name, mark)
+                self.wanted, self.wanted_bytes = self.wanted + 1, self.wanted_bytes + size
+        return self._index.wanted()
+
+    def _holds(self, digest: str, size: int) -> bool:
+        return (digest not in self.lost or digest in self.rewritten) and self._place.holds(piece(digest), size)
+
+    def object(self, name: str, size: int, stream: IO[bytes]) -> None:
+        self._add(self._store(f"objects/{name}", size, stream, self._index.mark(name)))
+        self.read_bytes += size
+
+    @property
+    def objects(self) -> int:
+        return self._objects.count
+
+    def _add(self, entry: Entry) -> None:
+        self._line(entry)
+        self._objects.add(entry.sha256, entry.size, entry.object)
+        self.object_bytes += entry.size
+        self.largest = max(self.largest, entry.size)
+
+    def _line(self, entry: Entry) -> None:
+        self._list.write(entry.line)
+
+    def _store(self, name: str, size: int | None, stream: IO[bytes], mark: str = "") -> Entry:
+        """Store a stream piece by piece; ``size`` None: to its end."""
+        whole, total, pieces = hashlib.sha256(), 0, []
+        while size is None or total < size:
+            content = read_full(stream, repository.PIECE if size is None else min(repository.PIECE, size - total))
+            if not content:
+                if size is None:
+                    break
+                raise TrackbedError(f"{name} ended {size - total} bytes early", "run the same command again")
+            digest = hashlib.sha256(content).hexdigest()
+            whole.update(content)
+            total += len(content)
+            pieces.append(digest)
+            if self._index.is_fresh(digest) and not self._holds(digest, len(content)):
+                self._send(piece(digest), content)
+                self._stored, self._stored_bytes = self._stored + 1, self._stored_bytes + len(content)
+                self.rewritten |= {digest} & self.lost
+        return Entry(name, total, whole.hexdigest(), mark, pieces)
+
+    def _send(self, path: str, content: bytes) -> None:
+        while len(self._under_way) >= WORKERS or sum(n for n, _ in self._under_way) + len(content) > AHEAD:
+            self._under_way.popleft()[1].result()
+        self._under_way.append((len(content), self._workers.submit(self._place.write, path, content)))
+
+    def _arrived(self) -> None:
+        while self._under_way:
+            self._under_way.popleft()[1].result()
+        self._place.settle()
+
+    def finish(self, facts: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Name the backup, now that all it needs lasts; gives its name and manifest."""
+        size = self._list.tell()
+        self._list.seek(0)
+        listed = self._store("list", size, self._list)
+        self._list.seek(0)
+        for digest in listed.pieces:
+            self._send(copy(digest), self._list.read(repository.PIECE))
+        self._arrived()
+        manifest = {
+            **self.about,
+            **facts,
+            "kind": KIND,
+            "origin": self._origin,
+            "chunks": self.chunks,
+            "objects": self._objects.count,
+            "object_bytes": self.object_bytes,
+            "largest_object": self.largest,
+            "objects_sum": self._objects.text,
+            "list": listed.pieces,
+            "list_bytes": size,
+            "copies": 1,
+            "unchanged_objects": self.unchanged,
+            "new_pieces": self._stored,
+            "new_bytes": self._stored_bytes,
+        }
+        while (name := f"trackbed-{self._project}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}") in names(self._place):
+            time.sleep(0.1)  # names have whole seconds
+        for path in (f"copies/{name}.json", f"backups/{name}.json"):
+            self._place.write(path, rendered(manifest))
+        self._place.settle()
+        return name, manifest

@@ -1,0 +1,253 @@
+"""Restoring an archive beside what is there. Nothing that is live is touched before the copy is proven."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any, cast
+
+from helpers.backups import damage, disk_space, loading, salvage
+from helpers.backups.create import PORTABLE, Progress, need
+from helpers.backups.locations import Source
+from helpers.backups.salvage import Rest
+from helpers.data import artifacts, database, journal
+from helpers.engines import select
+from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, Sink
+from helpers.errors import TrackbedError
+from helpers.project.project import Project
+from helpers.settings import Settings
+from helpers.spelling import shown
+
+PROGRAM = "trackbed-mlflow"
+Member = tuple[str, int, IO[bytes]]
+
+
+def beside(system: Project, live: dict[str, str]) -> Engine:
+    """The engine as it would be if ``live`` were live; its fresh commands see that database and those artifacts."""
+    return select.current(replace(system, state=replace(system.state, live=live)))
+
+
+def known(engine: Engine, schema: str) -> str:
+    """What a schema revision is to the MLflow of this system: empty, current, older or newer."""
+    if not schema:
+        return "empty"
+    done = engine.one_shot(MLFLOW, (PROGRAM, "known", schema))
+    if done.code:
+        raise TrackbedError(f"MLflow does not report its schema: {done.stderr.strip()[-300:]}", "`invoke up`")
+    return done.stdout.strip()
+
+
+class _Counted:
+    """What is read of a stream is told to ``took``, which may raise."""
+
+    def __init__(self, stream: IO[bytes], took: Callable[[int], None]) -> None:
+        self._stream, self._took = stream, took
+
+    def read(self, count: int = -1) -> bytes:
+        content = self._stream.read(count)
+        self._took(len(content))
+        return content
+
+
+def _objects(members: Iterator[Member], progress: Progress, whole: int, disk: disk_space.Watch) -> Iterator[Member]:
+    count = size = 0
+    for name, length, content in members:
+        if not name.startswith("objects/"):
+            continue
+        disk.object(length)
+        yield name.removeprefix("objects/"), length, cast("IO[bytes]", _Counted(content, disk.took))
+        disk.took(disk_space.OBJECT)
+        count, size = count + 1, size + length
+        progress.say(size, count, whole)
+
+
+def _renamed(names: dict[str, str]) -> list[str]:
+    """What is to be said of artifacts that the store could not keep under their names."""
+    lines = [
+        f"warning: renamed, because this store keeps no file beside a folder of its name: "
+        f"{damage.words(old)} is now {name.rpartition('/artifacts/')[2]!r}"
+        for name, old in itertools.islice(sorted(names.items()), damage.NAMED)
+    ]
+    return [*lines, f"warning: and {len(names) - len(lines)} more artifacts"] if len(names) > len(lines) else lines
+
+
+def settings_of(rest: Rest) -> dict[str, str]:
+    """The settings in a backup that mean the same on another machine; none that this version would not take."""
+    try:
+        found = json.loads(salvage.small(rest, "settings.json") or b"{}")
+        chosen = {key: str(value) for key, value in found.items() if key in PORTABLE}
+    except (ValueError, AttributeError, RecursionError):
+        return {}
+    taken = {}
+    for key, value in chosen.items():
+        try:
+            Settings.load({}, {"HOME": "/"}, Path("/nonexistent/.env"), {key: value})
+            taken[key] = value
+        except TrackbedError:
+            continue
+    return taken
+
+
+def verify(source: Source, sink: Sink, skip_damaged: bool = False) -> Rest:
+    """Read every byte of a backup. Raises TrackbedError when anything is not as it should be.
+
+    ``skip_damaged``: only when more is damaged than artifacts, settings or logins, which are left out then.
+    """
+    sink.step(f"verifying {source}")
+    progress = Progress(sink, "verifying")
+    return salvage.rest_of(source, progress.say) if skip_damaged else salvage.all_of(source, progress.say)
+
+
+def _database(
+    system: Project,
+    engine: Engine,
+    new: dict[str, str],
+    manifest: dict[str, Any],
+    chunks: Iterator[IO[bytes]],
+    disk: disk_space.Watch,
+) -> list[str]:
+    """Fill the new database with the rows of the dump; gives what was left out of it, because it is not MLflow's."""
+    if (first := next(chunks, None)) is None:
+        return []
+    head = first.read(loading.TOC)
+    name, revision = new["database"], manifest["schema"]
+    if revision and (statements := loading.template(revision)):
+        loading.fill(engine, name, statements)
+    elif revision:
+        done = beside(system, new).one_shot(MLFLOW, (PROGRAM, "make", revision), timeout=600)
+        if done.code:
+            lines = tuple(done.stderr.strip().splitlines()[-5:])
+            raise TrackbedError(f"MLflow's schema {revision} could not be created", "please report it", lines)
+    tables = loading.schema(engine, name)
+    left = loading.foreign(engine, name, head)
+    loading.load(engine, name, tables, itertools.chain([io.BytesIO(head), first], chunks), disk)
+    database.check(engine, name, manifest["tables"], tables.read)
+    return left
+
+
+def copy(
+    system: Project, engine: Engine, source: Source, rest: Rest, sink: Sink, notice: Callable[[str], None]
+) -> dict[str, str]:
+    """Restore the verified backup into a database and prefix of their own, prove it, migrate it; gives the names.
+
+    The note of the change is on disk before anything is made. Raises TrackbedError; what is live stays as it is.
+    """
+    need(engine, POSTGRES, STORE)
+    manifest = rest.manifest
+    disk_space.check(
+        engine, rest.objects, rest.object_bytes, disk_space.dump_bytes(manifest), disk_space.largest(manifest)
+    )
+    disk = disk_space.Watch(engine)
+    verdict = known(engine, manifest["schema"])
+    if verdict == "newer":
+        raise TrackbedError(
+            f"{source} holds the schema {manifest['schema']} of a newer MLflow ({manifest['mlflow']})",
+            "update this clone (`git pull`, then `invoke up`), then restore",
+        )
+    new = journal.fresh()
+    journal.open_change(system.state, engine.name, new)
+    database.create(engine, new["database"])
+    members = rest.members()
+    first: list[Member] = []  # what comes after the dump: its content is still to be read
+
+    def chunks() -> Iterator[IO[bytes]]:
+        for member in members:
+            if member[0].startswith("database/"):
+                yield member[2]
+            elif member[0].startswith("objects/") or member[0] == "SHA256SUMS":
+                first.append(member)
+                return
+
+    if manifest["chunks"]:
+        sink.step("database")
+        for left in _database(system, engine, new, manifest, chunks(), disk):
+            notice(f"warning: left out, because it is not MLflow's: {left}")
+    sink.step("objects")
+    _copy_objects(engine, new["prefix"], itertools.chain(first, members), rest, disk, sink, notice)
+    if verdict == "older":
+        migrate(system, new, sink)
+    return new
+
+
+def _copy_objects(
+    engine: Engine,
+    prefix: str,
+    members: Iterator[Member],
+    rest: Rest,
+    disk: disk_space.Watch,
+    sink: Sink,
+    notice: Callable[[str], None],
+) -> None:
+    """The artifacts below a prefix of their own, read back. Raises TrackbedError where they are others."""
+    found = _objects(members, Progress(sink, "objects"), rest.object_bytes, disk)
+    renamed = artifacts.write(engine, prefix, found)
+    for line in _renamed(renamed):
+        notice(line)
+    sink.step("reading the objects back")
+    stored, size = artifacts.sums(engine, prefix, renamed)
+    if (stored.text, stored.count) != (rest.objects_sum, rest.objects):
+        raise TrackbedError(
+            f"the store gives back {stored.count} objects ({size} bytes) that are not those of the "
+            f"archive ({rest.objects}, {rest.object_bytes} bytes)",
+            "nothing was changed; please report it",
+        )
+
+
+# what a database makes the server do by itself; the states of jobs: mlflow/entities/_job_status.py
+CANCELED, UNFINISHED = 5, "(0, 1, 6)"
+WAITING = f"SELECT count(*) FROM jobs WHERE status IN {UNFINISHED}"  # noqa: S608 (constants)
+SCORING = "SELECT count(*) FROM online_scoring_configs WHERE sample_rate > 0"
+CALLING = (
+    "SELECT DISTINCT substr(url, 1, 200) FROM webhooks WHERE status = 'ACTIVE' AND deleted_timestamp IS NULL ORDER BY 1"
+)
+ASLEEP = (
+    f"DELETE FROM job_locks; UPDATE jobs SET status = {CANCELED} WHERE status IN {UNFINISHED}; "  # noqa: S608 (constants)
+    "UPDATE online_scoring_configs SET sample_rate = 0;"
+)
+
+
+def put_to_sleep(engine: Engine, name: str) -> list[str]:
+    """Nothing in the restored database ``name`` acts by itself: whoever wrote the backup would have this server send
+    people's later work somewhere. Gives what to tell.
+
+    Jobs that had not ended are cancelled, automatic scoring is off. Webhooks stay, and are told.
+    """
+    with database.session(engine, name) as opened:
+        unfinished, scored = (int(opened.ask(statement)[0]) for statement in (WAITING, SCORING))
+        webhooks = opened.ask(CALLING)
+    lines = []
+    if unfinished or scored:
+        loading.fill(engine, name, ASLEEP)
+    if unfinished:
+        lines.append(f"{unfinished} jobs of MLflow that had not ended were cancelled: start them again on its page")
+    if scored:
+        lines.append(f"automatic scoring is off for {scored} judges of the backup: turn it on again on MLflow's page")
+    if webhooks:
+        named = ", ".join(shown(address) for address in webhooks[: damage.NAMED])
+        lines.append(
+            f"the backup's webhooks send what happens to models to {named}: delete those that you do not know in MLflow"
+        )
+    return lines
+
+
+def migrate(system: Project, live: dict[str, str], sink: Sink) -> None:
+    """Bring a database that is not live up to this MLflow's schema."""
+    sink.step("migrating the copy to this MLflow's schema")
+    done = beside(system, live).one_shot(MLFLOW, (PROGRAM, "migrate"), timeout=24 * 3600)
+    if done.code:
+        lines = tuple(done.stderr.strip().splitlines()[-5:])
+        raise TrackbedError(
+            "the migration of the copy failed; the active data were not touched", "please report it", lines
+        )
+
+
+def abandon(system: Project, engine: Engine, sink: Sink) -> None:
+    """After a failed change: remove the copy, as far as that works now; the next `up` does the rest."""
+    try:
+        journal.settle(system.state, engine, sink)
+    except TrackbedError as error:
+        sink.step(f"what was begun is still there, `invoke up` removes it ({error.message})")

@@ -1,0 +1,1 @@
+"""The checks before, during and after a start."""

@@ -1,0 +1,90 @@
+"""The words of docker commands, as `up` runs them and `--dry-run` prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from helpers.engines import scripts
+from helpers.services import DeviceRequest, Mount, Network, PartSpec, Port
+from helpers.shell_words import ShellText
+
+
+def build(name: str, folder: str, arguments: Mapping[str, str], network: str) -> list[str]:
+    """Build an image from a folder. ``network``: for its RUN steps, "default" for the builder's own."""
+    words = ["docker", "buildx", "build", "--load", *([] if network == "default" else ["--network", network])]
+    words += ["--tag", name]
+    for key, value in arguments.items():
+        words += ["--build-arg", f"{key}={value}"]
+    return [*words, folder]
+
+
+def create_network(network: Network) -> list[str]:
+    internal = ["--internal"] if network.internal else []
+    mtu = ["--opt", f"com.docker.network.driver.mtu={network.mtu}"] if network.mtu else []
+    return ["docker", "network", "create", *internal, *mtu, network.name]
+
+
+def in_volume(image: str, volume: str, command: str, stdin: bool = False) -> list[str]:
+    """A shell command as root over a volume at /v, without a network."""
+    return [
+        *("docker", "run", "--rm", *(["-i"] if stdin else []), "--user", "0", "--network", "none"),
+        *("--entrypoint", "sh", "-v", f"{volume}:/v:nocopy", image, "-c", command),
+    ]
+
+
+def mount(found: Mount) -> list[str]:
+    if found.kind == "tmpfs":
+        return ["--tmpfs", found.target + (f":{found.options}" if found.options else "")]
+    flags = ",".join(filter(None, ("ro" if found.read_only else "", found.options)))
+    return ["-v", f"{found.source}:{found.target}" + (f":{flags}" if flags else "")]
+
+
+def variable(name: str, value: str) -> list[str]:
+    """A proxy's password stays in the caller's environment: with the name alone Docker takes it from there."""
+    return ["-e", name if scripts.has_password(name, value) else f"{name}={value}"]
+
+
+def devices(request: DeviceRequest) -> list[str]:
+    if request.driver == "cdi":
+        return [word for name in request.ids for word in ("--device", name)]
+    return ["--gpus", "all" if request.ids == ("all",) else f'"device={",".join(request.ids)}"']
+
+
+def publish(part: PartSpec, port: Port) -> list[str]:
+    """The port on the machine is a variable of the script."""
+    return ["-p", ShellText(f'"{port.address}:${scripts.variable(part, port)}:{port.target}"')]
+
+
+def container(part: PartSpec, environment: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """The flags of a service's container, each with its value; the image and its command last."""
+    networks = sorted(part.networks, key=lambda name: not name.endswith("_frontend"))
+    single = {
+        "--restart": part.restart if part.restart != "no" else "",
+        "--shm-size": part.shm_size,
+        "--memory": part.memory,
+        "--pids-limit": part.pids,
+        "--stop-signal": part.stop_signal,
+        "--stop-timeout": str(part.stop_grace),
+        "--workdir": part.working_dir,
+    }
+    command = [*part.entrypoint[1:], *part.command]
+    return [
+        ["--name", part.container],
+        ["--hostname", part.hostname],
+        ["--network", networks[0]],
+        ["--network-alias", part.name],
+        ["--user", part.user],
+        *([["--read-only"]] if part.read_only else []),
+        *(["--cap-drop", capability] for capability in part.cap_drop),
+        *(["--security-opt", option] for option in part.security_opt),
+        *(["--group-add", group] for group in part.group_add),
+        *(["--device", path] for path in part.devices),
+        *(devices(request) for request in part.device_requests),
+        *(["--ulimit", f"{name}={limit}"] for name, limit in part.ulimits.items()),
+        *([flag, value if isinstance(value, str) else str(value)] for flag, value in single.items() if value),
+        *(publish(part, port) for port in part.ports),
+        *(mount(found) for found in part.mounts),
+        *(variable(name, value) for name, value in environment),
+        *([["--entrypoint", part.entrypoint[0]]] if part.entrypoint else []),
+        [part.image, *command],
+    ]

@@ -1,0 +1,239 @@
+"""What every start does, for those who hold the project's lock: validate, prepare, start, wait, prove."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers import durability, encrypted_rows, gateway, kernels, ports, remote_server, rotation, status
+from helpers.checks import doctor, readiness
+from helpers.engines import select
+from helpers.engines.base import Engine
+from helpers.errors import Interrupted, SettingError, TrackbedError
+from helpers.gpu import node_types, verify
+from helpers.project import access, credentials, failed_start, remote_tracking, surroundings
+from helpers.project.project import Project
+from helpers.services import MLFLOW, Notice, Sink, State
+from helpers.settings import Settings, default_state_dir, generated, relevance
+
+
+def _claim(system: Project, engine: Engine) -> None:
+    """One clone at a time changes a running system: another one is told where it lives."""
+    other = system.state.clone
+    here = str(system.settings.clone)
+    if not other or other == here or not Path(other, "tasks.py").exists():
+        return
+    if any(s.state is not State.MISSING for s in engine.parts()):
+        raise TrackbedError(
+            f"project {system.settings.project} runs from another clone, {other}",
+            "work there, or `invoke down` first to move it here, or start a second system with "
+            "--project=NAME and other ports",
+        )
+
+
+def check_early(settings: Settings) -> None:
+    """Refuse what no machine could be, before anything is asked or made. Raises SettingError."""
+    if kind := select.kind(settings.engine):
+        gateway.check_settings(settings, kind)
+        settings.check_store(kind.name, kind.stores)
+
+
+def check(system: Project, engine: Engine, adopt: bool = False) -> None:
+    """Refuse settings that contradict each other, the engine or the project's data. Raises TrackbedError."""
+    settings = engine.settings
+    gateway.check_settings(settings, engine, engine.host.url)
+    relevance.check(engine)
+    if adopt and not engine.adopts:
+        raise SettingError(
+            f"--adopt has no effect on the {engine.name} engine: it takes over Docker's volumes.",
+            "leave it out; `invoke up --state-dir=FOLDER` names the folder that holds the data",
+        )
+    if settings.tracking_uri:
+        remote_tracking.check_address(settings, engine.own_loopback)
+        _check_no_server(engine)
+
+
+def _check_no_server(engine: Engine) -> None:
+    """A notebook for a remote tracking server is a project of its own: beside a server of ours it would hide that."""
+    settings = engine.settings
+    if any(item.what.startswith("database:") for item in engine.data()):
+        raise TrackbedError(
+            f"project {settings.project} has a tracking server and data of its own, and TRACKING_URI "
+            f"(from {settings.origin('TRACKING_URI')}) names another one",
+            "start the notebook as a second system: --project=NAME with another --jupyter-port; or "
+            "give this one up: `invoke down --delete-data`",
+        )
+
+
+def bring_up(
+    system: Project, sink: Sink, notice: Notice, adopt: bool = False, consent: kernels.Consent | None = None
+) -> tuple[status.Overview, Engine]:
+    """What `up` does, for those who hold the project's lock."""
+    with failed_start.noted(system.settings):
+        return _bring_up(system, sink, notice, adopt, consent)
+
+
+def _bring_up(
+    system: Project, sink: Sink, notice: Notice, adopt: bool, consent: kernels.Consent | None
+) -> tuple[status.Overview, Engine]:
+    gateway.settle_address(system, notice)
+    if system.state.existed:
+        system.credentials()  # before any engine reads them: only the first look sees what the user has changed
+    choice = select.choose(system)
+    engine = choice.engine
+    check(system, engine, adopt)
+    _claim(system, engine)
+    if line := surroundings.differ(system.state):
+        notice(line)
+    known = dict(system.state.access), system.state.person
+    system.state.person = system.state.person or access.person()
+    access_line = access.decide(system, engine.host.url)
+    if system.state.existed and engine.unchanged():
+        return _look(system, engine, sink, notice, known), engine
+    engine, chosen = _prepare(system, choice, sink, notice, adopt, consent)
+    for remark in (*engine.remarks(), *filter(None, [access_line, durability.promise(engine)])):
+        notice(remark)
+    return _start_or_forget(system, engine, chosen, sink, notice), engine
+
+
+def _look(
+    system: Project, engine: Engine, sink: Sink, notice: Notice, known: tuple[dict[str, str], str]
+) -> status.Overview:
+    """Nothing has changed: see that it answers. ``known``: the access and the person as they were remembered."""
+    settings = engine.settings
+    readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=False)
+    if not system.aside:  # another project's `up` may have been the last one in this clone
+        leave_in_clone(engine, settings, notice)
+    for line in engine.network_guard():
+        notice(line)
+    kept = {**system.state.remembered, **settings.told}
+    if system.state.remembered != kept or (system.state.access, system.state.person) != known:
+        system.state.remembered = {name: value for name, value in kept.items() if value}
+        system.state.save()
+    return status.overview(engine, settings)
+
+
+def _prepare(
+    system: Project, choice: select.Choice, sink: Sink, notice: Notice, adopt: bool, consent: kernels.Consent | None
+) -> tuple[Engine, dict[str, str]]:
+    """Ports, data to take over, checks, images or venvs; gives the engine as it will start, and the ports chosen."""
+    engine = choice.engine
+    if chosen := _choose_ports(system, engine, notice):
+        engine = select.choose(system).engine
+    if choice.notice:
+        notice(choice.notice)
+    begin_below_own_prefix(system, engine.settings)
+    if adopt and engine.adopt():
+        engine = select.choose(system).engine  # its store is the one that holds the data
+    engine.check_foreign()
+    doctor.preflight(engine, engine.settings)  # asks for the plan: a GPU word that contradicts the machine ends here
+    if warning := engine.disk_warning():
+        notice(warning)
+    kernels.before_a_restart(system, engine, notice, consent)
+    engine.prepare(sink)
+    return engine, chosen
+
+
+def _start_or_forget(
+    system: Project, engine: Engine, chosen: dict[str, str], sink: Sink, notice: Notice
+) -> status.Overview:
+    """Start, and remember what was asked for; forget it when the start fails."""
+    # from here on the choice of the engine is kept: what follows carries this instance's id and will hold data
+    system.state.engine, system.state.clone = engine.name, str(engine.settings.clone)
+    system.state.node = engine.host.url
+    system.state.live["store"] = engine.object_store
+    # the ports stay: what is up already has them
+    before, around = {**system.state.remembered, **chosen}, system.state.surroundings
+    system.state.remember({**chosen, **engine.settings.told})
+    system.state.applied = {**system.state.applied, "hash": "", "identities": {}}
+    system.state.surroundings = surroundings.kept(system.state)
+    system.state.save()
+    try:
+        return _start(system, engine, sink, notice)
+    except (TrackbedError, OSError) as error:
+        if not isinstance(error, Interrupted):  # after Ctrl-C the next `up` goes on with the same
+            system.state.surroundings = around
+            _forget(system, before, notice)
+        raise
+
+
+def _forget(system: Project, before: dict[str, str], notice: Notice) -> None:
+    """What a start that failed was told is not the next one's."""
+    told = sorted(
+        name for name in {**before, **system.state.remembered} if before.get(name) != system.state.remembered.get(name)
+    )
+    system.state.remembered = before
+    system.state.save()
+    if told:
+        notice(f"not remembered, because this start failed: {', '.join(told)}")
+
+
+def _start(system: Project, engine: Engine, sink: Sink, notice: Notice) -> status.Overview:
+    """The part of `up` that changes what runs."""
+    settings = engine.settings
+    if not system.aside:
+        leave_in_clone(engine, settings, notice)
+    guarded = engine.network_guard()
+    root = gateway.root_path(settings)
+    trusted = gateway.fingerprint(root) if settings.public and root.exists() else ""
+    watch = rotation.Watch(engine, system.replaced or system.credentials().replaced)
+    report = engine.start(sink)
+    for line in engine.network_guard() or guarded:
+        notice(line)
+    sink.step("waiting until everything is usable")
+    readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=bool(report.changed))
+    if line := gateway.renewed(settings, trusted):
+        notice(line)
+    if MLFLOW in report.changed:
+        if line := encrypted_rows.lost(encrypted_rows.sealed(engine)):
+            notice(line)
+        credentials.forget_former(settings)  # the server has encrypted anew what they opened
+    proofs = watch.prove(system.credentials())
+    if report.changed and engine.accelerator.kind != node_types.NONE:
+        verify.verify(engine, sink)
+    seen = status.overview(engine, settings, report.changed)
+    system.state.applied = {
+        "hash": engine.fingerprint(),
+        "identities": {row.status.name: row.status.identity for row in seen.rows},
+        "notebook": kernels.made_from(system, engine),
+    }
+    system.state.save()
+    for proof in proofs:
+        notice(f"{proof.name} was replaced: {proof.detail}")
+    rotation.require(proofs)
+    return seen
+
+
+def begin_below_own_prefix(system: Project, settings: Settings) -> None:
+    """The bucket of an external store may be other systems' too; what one of them restores or removes is its own."""
+    if not system.state.existed and settings.object_store == "external":
+        system.state.live["prefix"] = f"live-{system.state.instance[:12]}"
+
+
+def _choose_ports(system: Project, engine: Engine, notice: Notice) -> dict[str, str]:
+    """The next free ports where somebody else has the defaults; gives those settings. A gateway's stay: they are what
+    others were told."""
+    statuses = engine.parts()
+    if engine.settings.public or any(s.state is not State.MISSING for s in statuses):
+        return {}
+    planned = [(spec.name, port) for spec in engine.plan().parts for port in spec.ports]
+    chosen, line = ports.free_instead(system.settings, planned, statuses, engine.host)
+    if chosen:
+        notice(line)
+        system.settings = system.settings.again({**system.state.remembered, **chosen})
+    return chosen
+
+
+def _names(engine: Engine) -> tuple[str, ...]:
+    server = (remote_server.NAME,) if engine.settings.tracking_uri else ()
+    return (*(s.name for s in engine.parts()), *server)
+
+
+def leave_in_clone(engine: Engine, settings: Settings, notice: Notice) -> None:
+    """What a bare `docker compose` in the clone needs, and where the state is."""
+    left = dict(engine.variables_by_hand())
+    if not left and settings.project != "trackbed":
+        left["COMPOSE_PROJECT_NAME"] = settings.project
+    if settings.state_dir != default_state_dir():
+        left["TRACKBED_STATE_DIR"] = str(settings.state_dir)
+    for line in generated.write(settings.env_file, left):
+        notice(line)

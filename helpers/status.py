@@ -1,0 +1,171 @@
+"""What runs: the services with their state and URLs, and what `up` and `status` tell of them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from helpers import (
+    addresses,
+    notebook,
+    services,
+    typed,
+    urls,
+)
+from helpers.engines import select
+from helpers.engines.base import Engine
+from helpers.errors import TrackbedError
+from helpers.project.project import Project
+from helpers.services import JUPYTER, MLFLOW, STORE, PartStatus, State
+from helpers.settings import Settings
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the status table. ``memory`` in bytes, 0 unknown."""
+
+    status: PartStatus
+    title: str
+    urls: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What ``up`` and ``status`` tell about a system."""
+
+    engine: str
+    settings: Settings
+    rows: tuple[Row, ...]
+    changed: tuple[str, ...] = ()
+    node: str = ""  # another machine that runs the parts, as `ssh` takes it
+    token: str = field(default="", repr=False)  # what MLflow asks for
+    workspace: Path | None = None  # on the machine that runs the services
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing of it is there, as after `down`."""
+        return all(row.status.state is State.MISSING for row in self.rows)
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(p.published for row in self.rows for p in row.status.ports if p.published))
+
+
+def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), detail: bool = False) -> Overview:
+    """The state of every part with the URLs a browser can use."""
+    host = urls.local_host(settings)
+    rows = []
+    for status in engine.parts(detail):
+        links = tuple(
+            f"http://{host}:{p.published}" + ("/lab" if status.name == JUPYTER else "")
+            for p in sorted(status.ports, key=lambda p: p.target)
+            if p.published
+        )
+        if settings.public:
+            links = _public_urls(settings, engine, status)
+        title = services.TITLES[status.name]
+        if status.name == STORE:
+            title = {"minio": "MinIO (Silo)", "versitygw": "VersityGW"}.get(engine.object_store, title)
+        rows.append(Row(status, title, links))
+    token = "" if settings.public else engine.access_token()  # people have a login there, the gateway the token
+    return Overview(engine.name, settings, tuple(rows), changed, engine.host.tunnel, token, engine.deployment.workspace)
+
+
+def _public_urls(settings: Settings, engine: Engine, status: PartStatus) -> tuple[str, ...]:
+    """The addresses of a part behind the gateway; the gateway's own row has none."""
+    console = engine.console_is_public
+    if status.name not in (MLFLOW, JUPYTER, *((STORE,) if console else ())) or not status.up:
+        return ()
+    links = [urls.public_url(settings, status.name) + ("/lab" if status.name == JUPYTER else "")]
+    if status.name == STORE and settings.public_s3:
+        links.insert(0, f"https://{urls.public_name(settings)}:{settings.s3_port}")
+    return tuple(links)
+
+
+def mlflow_url(view: Overview) -> str:
+    """MLflow's page as a browser opens it, with the token where it asks for one; "" where it has no address."""
+    url = next((row.urls[0] for row in view.rows if row.status.name == MLFLOW and row.urls), "")
+    token = f"?token={view.token}" if view.token else ""
+    return f"{url}/{token}{urls.TRAINING_PAGE}" if url else ""
+
+
+def read(system: Project) -> Overview:
+    """What is there now, of a system that may be down."""
+    engine = select.current(system)
+    return overview(engine, engine.settings, detail=True)
+
+
+def condition(system: Project, view: Overview) -> str:
+    """The whole of it in a word: ready, stopped (as after `down`), incomplete, or not made yet."""
+    if view.stopped:
+        return "stopped" if system.state.existed else "not made yet"
+    return "ready" if all(row.status.up for row in view.rows) else "incomplete"
+
+
+def not_running(view: Overview) -> str:
+    """What is not there to be checked, as in "is stopped"; "" where everything runs, well or not."""
+    if view.stopped:
+        return "is stopped"
+    ended = [
+        f"{row.status.name} ({row.status.state})"
+        for row in view.rows
+        if row.status.state in (State.MISSING, State.EXITED)
+    ]
+    return f"runs without {', '.join(ended)}" if ended else ""
+
+
+def environment(view: Overview) -> list[tuple[str, object]]:
+    """Lines for a shell that wants to use the system."""
+    lines: list[tuple[str, object]] = [("TRACKBED_SYSTEM_ENGINE", view.engine)]
+    if view.settings.tracking_uri:
+        lines.append(("MLFLOW_TRACKING_URI", view.settings.tracking_uri))
+    for row in view.rows:
+        if row.status.name == MLFLOW and row.urls:
+            lines.append(("MLFLOW_TRACKING_URI", row.urls[0]))
+            if view.token:
+                lines.append(("MLFLOW_TRACKING_TOKEN", view.token))
+        if row.status.name == JUPYTER and row.urls:
+            lines.append(("JUPYTER_URL", row.urls[0]))
+        if row.status.name == STORE and row.urls:
+            lines.append(("MLFLOW_S3_ENDPOINT_URL", row.urls[0]))
+    return lines
+
+
+def running(system: Project) -> Engine:
+    """The engine of a system that was started, for commands that need one."""
+    if not system.state.existed or not system.state.engine:
+        raise TrackbedError(f"project {system.settings.project} does not exist yet", "`invoke up` creates it")
+    return select.current(system)
+
+
+def workspace(system: Project) -> str:
+    """The notebook's folder, and the machine it is on where that is another one."""
+    engine = select.current(system)
+    where = f" on {engine.host.name}" if engine.host.remote else ""
+    return f"{engine.deployment.workspace}{where}"
+
+
+def rows(system: Project, view: Overview) -> list[tuple[str, str]]:
+    """Labels and values of the box. The notebook's link carries its token, except into systemd's journal."""
+    engine = running(system)
+    token = system.credentials()["JUPYTER_TOKEN"]
+    found: list[tuple[str, str]] = []
+    kept_out = bool(os.environ.get("JOURNAL_STREAM"))  # at boot: others may read the journal
+    try:
+        link = notebook.url(engine, view.settings, token)
+        found.append(("Notebook", link.partition("?")[0] if kept_out else link))
+    except TrackbedError:
+        pass  # the table above says why it is not up
+    page = mlflow_url(view) or view.settings.tracking_uri
+    if page:
+        found.append(("MLflow", page.partition("?")[0] if kept_out else page))
+    found.append(("Your files", workspace(system)))
+    bound = view.settings.bind_address
+    if view.node and view.ports:
+        found.append(("Keep open", addresses.ssh_line(view.ports, target=view.node, bound=bound)))
+    elif addresses.is_remote_session() and view.ports and not view.settings.public:
+        found.append(("On your computer", addresses.ssh_line(view.ports, view.settings.public_address, bound=bound)))
+    project = view.settings.project if system.aside else ""
+    found += [("Next", typed.anywhere("check", project)), ("To stop", typed.anywhere("down", project))]
+    return found
