@@ -26,6 +26,11 @@ name, what = sys.argv[1:]
 uri = os.environ["MLFLOW_TRACKING_URI"]
 
 
+def own_metrics(found: dict[str, float]) -> dict[str, float]:
+    """Without those of the machine: the notebook logs them for runs that last longer than ten seconds."""
+    return {key: value for key, value in found.items() if not key.startswith("system/")}
+
+
 def rounded(value: Any) -> Any:
     """Numbers to seven digits, in whatever holds them: NaN and infinities are words."""
     if hasattr(value, "tolist"):  # NumPy's arrays and numbers
@@ -70,7 +75,7 @@ def read_back(run: str, *histories: Any) -> Any:
     return [
         found.info.status,
         found.data.params,
-        rounded(found.data.metrics),
+        rounded(own_metrics(found.data.metrics)),
         tags,
         tree(run),
         sorted(models),
@@ -384,7 +389,11 @@ def commands(experiment: str) -> Any:
         [str(path.relative_to(folder / "back")), path.read_text()] for path in (folder / "back").rglob("*.txt")
     )
     described = json.loads(typed("mlflow", "runs", "describe", "--run-id", run))
-    told["described"] = [described["info"]["status"], described["data"]["params"], described["data"]["metrics"]]
+    told["described"] = [
+        described["info"]["status"],
+        described["data"]["params"],
+        own_metrics(described["data"]["metrics"]),
+    ]
     typed("mlflow", "runs", "delete", "--run-id", run)
     told["deleted"] = run in typed("mlflow", "runs", "list", "--experiment-id", number)
     typed("mlflow", "runs", "restore", "--run-id", run)
@@ -406,7 +415,7 @@ def commands(experiment: str) -> Any:
     # set_experiment() has left the experiment in the environment
     typed("mlflow", "run", str(folder / "project"), "-P", "rate=4", "--env-manager", "local", "--run-name", "project")
     [found] = MlflowClient().search_runs([experiment], "attributes.run_name = 'project'")
-    told["project"] = [found.info.status, found.data.params, found.data.metrics]
+    told["project"] = [found.info.status, found.data.params, own_metrics(found.data.metrics)]
     return told
 
 

@@ -95,7 +95,8 @@ found = client.get_run(run)
 told["run"] = [
     found.info.status,
     found.data.params,
-    found.data.metrics,
+    # the notebook logs those of the machine for runs that last longer than ten seconds
+    {key: value for key, value in found.data.metrics.items() if not key.startswith("system/")},
     {key: value for key, value in found.data.tags.items() if not key.startswith("mlflow.")},
 ]
 told["history"] = [[one.step, one.value] for one in client.get_metric_history(run, "loss")]
