@@ -20,6 +20,7 @@ import os
 import platform
 import random
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -389,6 +390,7 @@ def main() -> None:
             system.invoke("down", "--delete-data", "--yes")
         shutil.rmtree(folder)
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the systems are taken down
     steps: dict[str, Callable[[], None]] = {"fill": filled, "measure": measured, "remove": removed}
     try:
         for name, step in steps.items():
