@@ -136,7 +136,7 @@ def test_old_secrets_open_nothing(asking: Clone) -> None:
 
     done = asking.invoke("credentials.rotate")
     assert done.returncode == 0, done.stderr
-    assert "kernels that run now end" in done.stderr
+    assert "running kernels end" in done.stderr
     new = secrets(asking)
     assert set(new) == set(old) and not set(new.values()) & set(old.values())
     used = set(new) if asking.engine == "docker" else {"JUPYTER_TOKEN", "MLFLOW_TOKEN", KEK, HOOK_KEY}
