@@ -219,7 +219,9 @@ def _choose_ports(system: Project, engine: Engine, notice: Notice) -> dict[str, 
     chosen, line = ports.free_instead(system.settings, planned, statuses, engine.host)
     if chosen:
         notice(line)
-        system.settings = system.settings.again({**system.state.remembered, **chosen})
+        # over all places: an empty value in one of them, which means the default, hides what is remembered
+        fields = {name.lower(): value for name, value in chosen.items()}
+        system.settings = system.settings.again(system.state.remembered, **fields)
     return chosen
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from helpers import addresses, ports
+from helpers import addresses, ports, start
 from helpers.checks import doctor
-from helpers.engines.base import PartStatus, Port, State
+from helpers.engines.base import PartSpec, PartStatus, Plan, Port, State
 from helpers.engines.host import LocalHost
 from helpers.findings import Level
+from helpers.project.project import Project
+from helpers.project.state import State as Remembered
 from helpers.settings import Settings
 
 
@@ -72,3 +75,60 @@ def test_ports_below_1024(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     found = doctor.check_privileged(planned(told), 1024)
     assert [cast(str, f.level) for f in found] == [Level.ERROR]
     assert "port 443 (MLFLOW_PORT) is below 1024" in found[0].detail and "--mlflow-port=" in found[0].fix
+
+
+def engine(settings: Settings, *taken: int) -> Any:
+    """One that runs nothing yet, where these ports are taken."""
+    published = {
+        "mlflow": {"http": settings.mlflow_port},
+        "jupyter": {"http": settings.jupyter_port},
+        "store": {"s3": settings.s3_port, "console": settings.s3_console_port},
+    }
+    parts = tuple(
+        PartSpec(part, part, (part,), ports=tuple(Port(name, port, port, "127.0.0.1") for name, port in named.items()))
+        for part, named in published.items()
+    )
+    plan = Plan("docker", settings.project, parts)
+    return SimpleNamespace(settings=settings, host=Busy(*taken), plan=lambda: plan, parts=lambda: ())
+
+
+def chosen_for(settings: Settings, *taken: int, aside: bool = False) -> tuple[Project, dict[str, str]]:
+    """The project after ports were chosen, and what it remembers."""
+    system = Project(settings, Remembered.load(settings.folder), aside=aside)
+    chosen = start._choose_ports(system, engine(settings, *taken), lambda line: None)
+    system.state.remember({**chosen, **system.settings.told})
+    return system, chosen
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_PORT", "JUPYTER_PORT", "S3_PORT", "S3_CONSOLE_PORT"])
+@pytest.mark.parametrize("place", ["flag", "variable", ".env"])
+def test_a_chosen_port_counts_where_an_empty_value_asks_for_the_default(tmp_path: Path, name: str, place: str) -> None:
+    env_file = tmp_path / "clone" / ".env"
+    env_file.parent.mkdir()
+    env_file.write_text(f"{name}=\n" if place == ".env" else "")
+    told = Settings.load(
+        {"state_dir": str(tmp_path / "state"), **({name.lower(): ""} if place == "flag" else {})},
+        {f"TRACKBED_{name}": ""} if place == "variable" else {},
+        env_file,
+        {},
+    )
+    held = getattr(told, name.lower())
+    system, chosen = chosen_for(told, held)
+    assert list(chosen) == [name] and int(chosen[name]) != held
+    assert getattr(system.settings, name.lower()) == int(chosen[name])
+    assert system.state.remembered[name] == chosen[name]
+
+
+def test_the_project_beside_the_clones_own_stays_that_project(tmp_path: Path) -> None:
+    beside = settings(tmp_path).again({}, project="two")
+    system, chosen = chosen_for(beside, beside.mlflow_port, aside=True)
+    assert chosen and system.settings.project == "two" and system.settings.folder.name == "two"
+    assert system.settings.mlflow_port == int(chosen["MLFLOW_PORT"])
+
+
+def test_a_move_keeps_its_engine_and_its_store(tmp_path: Path) -> None:
+    told = settings(tmp_path).again({"ENGINE": "embedded"}, engine="docker", object_store="versitygw")
+    system, chosen = chosen_for(told, 9000, 9001)
+    assert set(chosen) == {"S3_PORT", "S3_CONSOLE_PORT"}
+    assert (system.settings.engine, system.settings.object_store) == ("docker", "versitygw")
+    assert system.settings.s3_port == int(chosen["S3_PORT"])
