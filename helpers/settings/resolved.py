@@ -39,7 +39,8 @@ def default_state_dir() -> Path:
 class Inputs:
     """What settings are found in, but for what is remembered: flags, variables, and .env as it was read.
 
-    ``chosen``: what a command decides by itself, over all of these.
+    ``chosen``: what a command decides by itself, over all of these. ``first_folder``: the folder of the project that
+    was found before another one was chosen (a dry run under another name), whose keys of an external store count too.
     """
 
     flags: Mapping[str, str | None]
@@ -47,6 +48,7 @@ class Inputs:
     env_file: Path
     file: dotenv.EnvFile
     chosen: Mapping[str, str] = field(default_factory=dict)
+    first_folder: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,10 @@ class Settings(Declared):
 
         Those are named as fields; "" is the default. Raises SettingError.
         """
-        return self._found(replace(self.inputs, chosen={**self.inputs.chosen, **chosen}), remembered)
+        first = self.inputs.first_folder or self.folder
+        return self._found(
+            replace(self.inputs, chosen={**self.inputs.chosen, **chosen}, first_folder=first), remembered
+        )
 
     @classmethod
     def _found(cls, inputs: Inputs, remembered: Mapping[str, str] | Callable[[Path], Mapping[str, str]]) -> Settings:
@@ -269,8 +274,9 @@ def _check_store(settings: Settings) -> None:
     store = settings.object_store
     if store == "external":
         for name in ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"):
-            kept = settings.folder / "secrets" / f"EXTERNAL_{name}"
-            if not getattr(settings, name.lower()) and not os.path.lexists(kept):
+            folders = (settings.folder, settings.inputs.first_folder or settings.folder)
+            kept = any(os.path.lexists(folder / "secrets" / f"EXTERNAL_{name}") for folder in folders)
+            if not getattr(settings, name.lower()) and not kept:
                 raise SettingError(
                     f"{name} is missing: OBJECT_STORE=external "
                     f"({named(settings.origin('OBJECT_STORE'))}) needs it; "

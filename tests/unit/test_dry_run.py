@@ -17,6 +17,7 @@ from helpers.engines.docker import script
 from helpers.engines.docker.notebook_image import NotebookImage
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.errors import EngineUnavailable, SettingError
+from helpers.project.state import make_folder, write_private
 from tests.unit.fakes import system
 
 SERVER = PartSpec(
@@ -130,6 +131,19 @@ def test_another_prefix_takes_other_ports(tmp_path: Path) -> None:
     assert other.project == "lab"
     assert len(new) == 4 and not new & old
     assert other.workspace != settings.workspace
+
+
+def test_another_prefix_needs_no_other_keys_of_an_external_store(tmp_path: Path) -> None:
+    first = system(tmp_path)
+    for name in ("EXTERNAL_S3_ACCESS_KEY", "EXTERNAL_S3_SECRET_KEY"):
+        write_private(make_folder(first.settings.folder / "secrets") / name, b"kept")
+    first.state.remembered = {"OBJECT_STORE": "external", "S3_ENDPOINT": "https://s3.example.org"}
+    first.state.save()
+    made = system(tmp_path)
+    other = aside.beside(made, "lab")
+    assert (other.project, other.object_store, other.s3_access_key) == ("lab", "external", "")
+    with pytest.raises(SettingError, match="S3_ACCESS_KEY is missing"):
+        system(tmp_path, project="lab", object_store="external", s3_endpoint="https://s3.example.org")
 
 
 @pytest.mark.parametrize("prefix", ["Lab", "-x", "a b", "x" * 41, "a/b"])
