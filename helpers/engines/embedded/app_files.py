@@ -17,11 +17,9 @@ SCRIPTS = ("launch.py", "overlay.py")  # of this package
 class AppFiles(Collaborator):
     def put(self) -> None:
         # copies: the clone may lie where the services cannot look, and may go away while they run
-        copies = self._copies()
-        for path in self.deployment.app.rglob("*.py"):
-            if path not in {target for _, target in copies}:  # an earlier version's
-                safe_files.remove(path)
-        for source, target in copies:
+        for source, target in self._copies():
+            if target.suffix == ".py":
+                safe_files.remove(target.with_suffix("") / "__init__.py")  # an earlier version's package would hide it
             for folder in reversed(target.relative_to(self.deployment.app).parents[:-1]):
                 safe_files.own_folder(self.deployment.app / folder, 0o755)
             _put(target, source.read_bytes(), 0o644)
@@ -32,6 +30,13 @@ class AppFiles(Collaborator):
             account = self.layout.accounts.get(ROLE_OF[secret.part])
             content = credentials.render(secret.template, secret.names).encode()
             _put(Path(secret.volume) / secret.path, content, 0o400, account.pw_uid, account.pw_gid)
+
+    def remove_others(self) -> None:
+        """Remove the modules of an earlier version, whose server imported them for its jobs as long as it ran."""
+        targets = {target for _, target in self._copies()}
+        for path in self.deployment.app.rglob("*.py"):
+            if path not in targets:
+                safe_files.remove(path)
 
     def _copies(self) -> list[tuple[Path, Path]]:
         """Each file and where it goes."""

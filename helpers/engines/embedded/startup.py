@@ -70,6 +70,7 @@ class Startup(Collaborator):
         with shared.interruptible():
             self._run_programs(sink)
         self.environments.remove_others()
+        self.files.remove_others()
         after = self.inspection.statuses(False)
         report = shared.report(before, after)
         for status in after:
