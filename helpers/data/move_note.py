@@ -67,5 +67,7 @@ def settle(system: Project, sink: Sink) -> None:
         raise TrackbedError(f"{_path(system)} is damaged", f"remove it: rm {_path(system)}") from None
     for side in sides - {system.state.engine}:
         sink.step(f"a move was interrupted; removing its copy on the {side} engine")
-        clear(select.make(scratch(system, side, store), side), sink)
+        # the store that was asked for is the other side's; what is removed here is found by its labels or its folder
+        has = side in select.ENGINES and store in select.ENGINES[side].stores
+        clear(select.make(scratch(system, side, store if has else "auto"), side), sink)
     done(system)

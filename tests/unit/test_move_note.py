@@ -1,0 +1,43 @@
+"""A move that was interrupted: the next command removes the copy on the side that is not the project's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers.data import move_note
+from helpers.engines.base import Engine, Sink
+from tests.unit.fakes import Silent, system
+
+
+@pytest.mark.parametrize("switched", [False, True])
+@pytest.mark.parametrize(
+    ("old", "new", "store"),
+    [
+        ("docker", "embedded", "folder"),
+        ("docker", "embedded", "auto"),
+        ("embedded", "docker", "minio"),
+        ("embedded", "docker", "versitygw"),
+        ("embedded", "docker", "auto"),
+    ],
+)
+def test_a_store_of_the_other_engine_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, store: str, switched: bool
+) -> None:
+    cleared: list[str] = []
+
+    def clear(engine: Engine, sink: Sink) -> None:
+        cleared.append(engine.name)
+
+    monkeypatch.setattr(move_note, "clear", clear)
+    made = system(tmp_path)
+    made.state.engine = old
+    made.state.save()
+    move_note.note(made, new, store)
+    if switched:
+        made.state.engine, made.state.remembered = new, {"ENGINE": new, "OBJECT_STORE": store}
+    made.state.save()
+    move_note.settle(system(tmp_path), Silent())
+    assert cleared == [old if switched else new]
+    assert not list(made.settings.folder.glob("mov*"))
