@@ -26,10 +26,13 @@ def read(engine: Engine) -> dict[str, Any] | None:
 
 
 def check(engine: Engine) -> Finding:
-    """One line for `doctor` and `status`: on, off, or which parts fell back to MLflow's own way and why."""
+    """One line for `doctor`: on, off, or which parts fell back to MLflow's own way and why."""
     if (found := read(engine)) is None:
         return Finding(
-            Level.WARNING, "fast path", "the MLflow server does not say whether it uses it", "start it: `invoke up`"
+            Level.WARNING,
+            "fast path",
+            "the MLflow server does not say whether it uses it",
+            "start it again: `invoke up`",
         )
     if not found.get("enabled"):
         return Finding(Level.OK, "fast path", OFF)
@@ -42,3 +45,9 @@ def check(engine: Engine) -> Finding:
         f"MLflow's own, slower way is used for {reasons}",
         "use the MLflow that Trackbed locks: `invoke build`, then `invoke up`",
     )
+
+
+def summary(engine: Engine) -> str:
+    """The same for `status`: with what to type where it is not as it should be."""
+    found = check(engine)
+    return "; ".join(filter(None, [found.detail, found.fix]))

@@ -61,6 +61,7 @@ FLAG_HABITS: Mapping[str, str] = {
     **dict.fromkeys(("--verbose", "--debug", "-vv"), "TRACKBED_VERBOSE=1 before the command shows every line"),
     **dict.fromkeys(("--quiet", "-q", "--silent"), "put 2>/dev/null after the command"),
     **dict.fromkeys(("--gpus",), "it is called --gpu"),
+    **dict.fromkeys(("--part",), "it is called --service: `invoke logs --service=mlflow`"),
 }
 
 

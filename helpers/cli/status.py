@@ -68,7 +68,7 @@ def status(given: Given, format: str, json: bool) -> int:
             if mlflow_jobs.enabled(engine.settings):
                 console.notice(f"\nMLflow's jobs are {mlflow_jobs.summary(engine.settings)}")
             if any(row.status.name == MLFLOW and row.status.up for row in view.rows):
-                console.notice(f"\nMLflow's fast path: {fast_path.check(engine).detail}")
+                console.notice(f"\nMLflow's fast path: {fast_path.summary(engine)}")
     return 0 if all(row.status.up for row in view.rows) else FAILED
 
 

@@ -83,6 +83,8 @@ def read(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | None:
         ("down yes", "yes is a flag"),
         ("up chekc", "Did you mean the task check?"),
         ("logs --folow mlflow", "logs has no flag --folow. Did you mean --follow?"),
+        ("logs --part=mlflow", "logs has no flag --part."),
+        ("logs --part=mlflow", "it is called --service"),
         ("logs mlflow jupyterr", "logs takes no further word"),
         ("up --public check", "write the flag's value too, as in --public=true check"),
         ("restore", "restore needs SOURCE: what `invoke backup` printed"),

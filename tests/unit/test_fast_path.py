@@ -47,5 +47,8 @@ def test_a_server_of_an_earlier_version_is_no_error() -> None:
     def refused(*_: object, **__: object) -> ExecResult:
         raise TrackbedError("no answer", "")
 
-    assert fast_path.check(engine("", code=2)).level is Level.WARNING
+    assert fast_path.summary(engine("", code=2)).endswith("; start it again: `invoke up`")
+    assert fast_path.summary(engine('{"enabled": true, "fallbacks": {}}')) == "on"
+    found = fast_path.check(engine("", code=2))
+    assert found.level is Level.WARNING and found.fix == "start it again: `invoke up`"
     assert "does not say" in fast_path.check(SimpleNamespace(exec=refused)).detail  # type: ignore[arg-type]
