@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -17,14 +18,22 @@ KILL_SECONDS = 5.0  # after which one that was killed waits for a disk or a devi
 
 
 def _processes(pids: Iterable[int]) -> Iterator[psutil.Process]:
+    """For all: `psutil.pids()`. What psutil.process_iter() keeps between calls hides one with a reused number."""
     for pid in pids:
         with suppress(*GONE):
             yield psutil.Process(pid)
 
 
+def _has_ended(process: psutil.Process) -> bool:
+    """Whether nothing of it runs. Linux calls one a zombie whose first thread has ended: others may run on."""
+    if process.status() != psutil.STATUS_ZOMBIE:
+        return False
+    return not psutil.LINUX or len(os.listdir(f"/proc/{process.pid}/task")) == 1
+
+
 def _runs(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return process.is_running() and not _has_ended(process)
     except GONE:
         return False
 
@@ -34,9 +43,22 @@ def alive(pid: int) -> bool:
     return any(map(_runs, _processes([pid])))
 
 
-def variable(pid: int, name: str) -> str:
-    """A variable of another process's environment; "" when it has none or may not be read."""
+def owner(pid: int) -> int:
+    """The uid that a process runs as, in the kernel's word. Raises one of GONE.
+
+    Linux: psutil searches a text that begins with the process's name, which it chooses itself.
+    """
+    return os.stat(f"/proc/{pid}").st_uid if psutil.LINUX else int(psutil.Process(pid).uids().effective)
+
+
+def variable(pid: int, name: str, uids: Collection[int] = ()) -> str:
+    """A variable of another process's environment; "" when it has none or may not be read.
+
+    ``uids``: only of these accounts; others write into their environment what they like.
+    """
     try:
+        if uids and owner(pid) not in uids:
+            return ""
         value: str = psutil.Process(pid).environ().get(name, "")
     except GONE:
         return ""
@@ -46,12 +68,12 @@ def variable(pid: int, name: str) -> str:
 def with_variable(name: str, value: str, uids: Collection[int] = ()) -> list[int]:
     """The processes with this in their environment, those without such a parent: their children are left to them.
 
-    ``uids``: only of these accounts; others write into their environment what they like.
+    ``uids``: as `variable` takes them.
     """
     parents = {}
-    for process in psutil.process_iter():
-        with suppress(*GONE), process.oneshot():
-            if (not uids or process.uids().effective in uids) and process.environ().get(name) == value:
+    for process in _processes(psutil.pids()):
+        with suppress(*GONE):
+            if (not uids or owner(process.pid) in uids) and process.environ().get(name) == value:
                 parents[process.pid] = process.ppid()
     running = {pid for pid in parents if alive(pid)}
     return sorted(pid for pid in running if parents[pid] not in running)
@@ -60,10 +82,10 @@ def with_variable(name: str, value: str, uids: Collection[int] = ()) -> list[int
 def owners() -> set[int]:
     """The uids of everybody who runs something."""
     uids = set()
-    for process in psutil.process_iter():
+    for process in _processes(psutil.pids()):
         with suppress(*GONE):
-            if process.status() != psutil.STATUS_ZOMBIE:
-                uids.add(process.uids().effective)
+            if not _has_ended(process):
+                uids.add(owner(process.pid))
     return uids
 
 
@@ -101,7 +123,7 @@ def listener(port: int) -> tuple[bool, int]:
         found = [(one, one.pid) for one in psutil.net_connections("tcp")]
     except GONE:  # macOS shows all of them to root alone
         found = []
-        for process in psutil.process_iter():
+        for process in _processes(psutil.pids()):
             with suppress(*GONE):
                 found += [(one, process.pid) for one in process.net_connections("tcp")]
     pids = [pid or 0 for one, pid in found if one.status == psutil.CONN_LISTEN and one.laddr.port == port]

@@ -8,7 +8,6 @@ import pty
 import pwd
 import subprocess
 import sys
-import time
 import venv
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from helpers import bounded, clone, process_table, service_accounts
+from helpers import bounded, clone, service_accounts
 from helpers.backups import locations
 from helpers.engines.embedded import accounts, launch, overlay, venvs
 from helpers.engines.embedded.accounts import LONGEST, Accounts
@@ -328,9 +327,6 @@ def test_no_command_of_an_account_has_anything_of_roots(tmp_path: Path, monkeypa
     nobody = pwd.getpwnam("nobody")
     monkeypatch.setattr(Accounts, "get", lambda *_: nobody)
     monkeypatch.setattr(Accounts, "find", lambda *_: nobody)
-    running = iter([{nobody.pw_uid}])
-    monkeypatch.setattr(process_table, "owners", lambda: next(running, set()))
-    monkeypatch.setattr(time, "sleep", lambda _: None)
     monkeypatch.setenv("SECRET_OF_ROOT", "hunter2")
     seen: list[dict[str, Any]] = []
 
@@ -347,9 +343,8 @@ def test_no_command_of_an_account_has_anything_of_roots(tmp_path: Path, monkeypa
     engine.environments.make_packages()
     engine.exec("postgres", ("psql",))
     engine.exec("jupyter", ("python", "-"), b"")
-    Accounts._end(nobody)
     venvs.interpreter(engine.deployment.identity("mlflow"))
-    assert len(seen) >= 7
+    assert len(seen) >= 6
     for options in seen:
         assert options["user"] == nobody.pw_uid and options["start_new_session"] is True
         assert "SECRET_OF_ROOT" not in options["env"]

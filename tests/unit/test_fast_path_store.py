@@ -85,6 +85,23 @@ def test_what_the_server_left_is_what_the_command_prints(monkeypatch: pytest.Mon
     assert trackbed_mlflow("fast-path", TRACKBED_OWN_TMP=str(tmp_path / "none")).returncode == 1
 
 
+def test_a_server_without_a_folder_of_its_own_leaves_and_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a shared folder the file, or a link in its place, may be anybody's."""
+    touched: list[Path] = []
+
+    def touch(path: Path, *_: object) -> str:
+        touched.append(path)
+        return "{}"
+
+    for name in ("write_text", "read_text", "replace"):
+        monkeypatch.setattr(Path, name, touch)
+    for environment in ({}, {"TRACKBED_OWN_TMP": ""}):
+        fast_path.write_state(environment)
+        with pytest.raises(errors.Stop, match="TRACKBED_OWN_TMP names no folder"):
+            fast_path.read_state(environment)
+    assert not touched
+
+
 class Connection:
     """Stands for a connection with a socket."""
 

@@ -13,8 +13,10 @@ import psutil
 import pytest
 
 from helpers import process_table, waiting
+from tests.unit import disguise
 
 VARIABLE = "TRACKBED_TEST_OF_PROCESSES"
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: how Linux shows processes")
 
 
 @pytest.fixture
@@ -54,6 +56,37 @@ def test_only_the_topmost_of_a_family(child: subprocess.Popen[bytes]) -> None:
     assert process_table.with_variable(VARIABLE, "a=b \xe4") == [child.pid]
     assert process_table.with_variable(VARIABLE, "a=b \xe4", {os.geteuid()}) == [child.pid]
     assert process_table.with_variable(VARIABLE, "a=b \xe4", {os.geteuid() + 1}) == []
+
+
+def test_a_variable_of_a_stranger_is_not_believed(child: subprocess.Popen[bytes]) -> None:
+    assert process_table.variable(child.pid, VARIABLE, {os.geteuid()}) == "a=b \xe4"
+    assert process_table.variable(child.pid, VARIABLE, {os.geteuid() + 1}) == ""
+
+
+@on_linux
+def test_a_name_that_looks_like_another_uid() -> None:
+    other = 0 if os.geteuid() else 1
+    with disguise.started(disguise.named(other), {VARIABLE: "forged"}) as process:
+        assert psutil.Process(process.pid).uids().effective == other, "nothing was forged"
+        assert process_table.owner(process.pid) == os.geteuid()
+        assert process_table.with_variable(VARIABLE, "forged", {os.geteuid()}) == [process.pid]
+        assert process_table.with_variable(VARIABLE, "forged", {other}) == []
+
+
+@on_linux
+def test_one_whose_first_thread_has_ended_runs_and_is_ended() -> None:
+    with disguise.started(disguise.HEADLESS) as process:
+        assert psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE, "nothing was hidden"
+        assert process_table.alive(process.pid)
+        process_table.end([process.pid], 0.2, {})
+        assert not process_table.alive(process.pid)
+
+
+def test_one_with_the_number_of_one_that_has_ended(child: subprocess.Popen[bytes]) -> None:
+    """psutil keeps what it listed before, and refuses it once its number is another's."""
+    kept = next(process for process in psutil.process_iter() if process.pid == child.pid)
+    vars(kept).update(_pid_reused=True)
+    assert process_table.with_variable(VARIABLE, "a=b \xe4") == [child.pid]
 
 
 def test_a_listener_where_only_root_sees_all(monkeypatch: pytest.MonkeyPatch) -> None:

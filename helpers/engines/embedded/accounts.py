@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,18 @@ NOTHING: dict[str, Any] = {
     "env": {"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
     "cwd": "/",
 }
+# Ends all that an account runs. It reaches what the account's own processes would, and they do not reach it: who may
+# signal it is told by its real uid, which is nobody's. Else the first of them to see it could stop it.
+KILLER = """
+import os, signal, sys
+uid, spare = map(int, sys.argv[1:])
+try:
+    os.setresuid(spare, uid, spare)
+except OSError:  # a user namespace without such a uid
+    os.setresuid(uid, uid, uid)
+os.kill(-1, signal.SIGKILL)
+"""
+SPARE = range(65533, 65519, -1)  # uids that Linux distributions leave unused
 END_SECONDS = 5.0  # within which killed processes are gone
 SECONDS = 60  # for useradd and userdel, which wait for each other's lock
 
@@ -144,21 +157,23 @@ class Accounts:
 
     @staticmethod
     def _end(account: pwd.struct_passwd) -> None:
-        """SIGKILL for every process of the account, sent by the account itself: it reaches no other's."""
-        who = become(account.pw_uid, account.pw_gid)
+        """SIGKILL for every process of the account and no other's, all at once. Bounded."""
 
         def none_left() -> bool:
-            if account.pw_uid not in process_table.owners():
-                return True
-            succeeds(["/bin/sh", "-c", "kill -KILL -1"], who)
-            return False
+            running = process_table.owners() | {account.pw_uid}
+            spare = next((uid for uid in SPARE if uid not in running), account.pw_uid)
+            commands.run((sys.executable, "-I", "-S", "-c", KILLER, str(account.pw_uid), str(spare)), None, SECONDS)
+            return account.pw_uid not in process_table.owners()
 
         waiting.until(none_left, END_SECONDS, 0.1)
 
 
 def succeeds(argv: Sequence[str], identity: Mapping[str, Any]) -> bool:
-    """Run a command as another account, which gets nothing of root's; whether it ended well."""
-    return subprocess.run(argv, **NOTHING, timeout=30, check=False, **identity).returncode == 0
+    """Run a command as another account, which gets nothing of root's; whether it ended well, and in time."""
+    try:
+        return subprocess.run(argv, **NOTHING, timeout=30, check=False, **identity).returncode == 0
+    except subprocess.TimeoutExpired:  # the account's other processes may have stopped it
+        return False
 
 
 def become(uid: int, gid: int, groups: Iterable[str] = ()) -> dict[str, Any]:

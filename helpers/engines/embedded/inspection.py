@@ -68,9 +68,9 @@ class Inspection(Collaborator):
 
     def _held(self, ports: tuple[Port, ...]) -> tuple[Port, ...]:
         """Those that the workers of a killed server still hold; its next start ends them."""
-        instance = self.system.state.instance
+        instance, uids = self.system.state.instance, self.layout.uids()
         holders = ((port, addresses.holder(port.published).pid) for port in ports)
-        return tuple(port for port, pid in holders if pid and process_table.variable(pid, MARK) == instance)
+        return tuple(port for port, pid in holders if pid and process_table.variable(pid, MARK, uids) == instance)
 
     def _answers(self, service: str) -> bool:
         """The quick look that a health check would take."""

@@ -50,15 +50,18 @@ def part(name: str) -> Iterator[None]:
         say(f"MLflow's own way is used for the {name}: {fallbacks[name]}")
 
 
-def state_file(environment: Mapping[str, str]) -> Path:
-    return Path(environment.get("TRACKBED_OWN_TMP") or "/tmp", STATE)
+def state_file(environment: Mapping[str, str]) -> Path | None:
+    """None without a temporary folder of the server's own: in a shared one anybody may have made the file."""
+    folder = environment.get("TRACKBED_OWN_TMP")
+    return Path(folder, STATE) if folder else None
 
 
 def write_state(environment: Mapping[str, str]) -> None:
-    """Leave for ``read_state`` which parts this server uses."""
+    """Leave for ``read_state`` which parts this server uses; nothing where the server has no folder of its own."""
     found = {"enabled": enabled(environment), "fallbacks": fallbacks}
+    if (path := state_file(environment)) is None:
+        return
     try:
-        path = state_file(environment)
         new = path.with_suffix(f".{os.getpid()}")
         new.write_text(json.dumps(found), "utf-8")
         new.replace(path)
@@ -68,7 +71,10 @@ def write_state(environment: Mapping[str, str]) -> None:
 
 def read_state(environment: Mapping[str, str]) -> str:
     """`fast-path`: {"enabled": bool, "fallbacks": {PART: why}} as the running server left it."""
+    missing = "the server has not written whether the fast path is used"
+    if (path := state_file(environment)) is None:
+        raise Stop(FAILED, f"{missing}: TRACKBED_OWN_TMP names no folder")
     try:
-        return state_file(environment).read_text("utf-8")
+        return path.read_text("utf-8")
     except OSError as error:
-        raise Stop(FAILED, f"the server has not written whether the fast path is used: {error.strerror}") from None
+        raise Stop(FAILED, f"{missing}: {error.strerror}") from None
