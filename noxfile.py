@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,12 @@ def chosen(session: nox.Session) -> list[int]:
     return [0, 5] if session.posargs else [0]
 
 
+def suite(session: nox.Session, folder: str, *words: str, codes: Sequence[int] = (0,)) -> None:
+    """Run a folder of tests in the session's environment."""
+    install(session)
+    session.run("pytest", f"tests/{folder}", *words, results(session), *session.posargs, success_codes=codes)
+
+
 @nox.session(tags=FULL)
 def lint(session: nox.Session) -> None:
     """Style, arrows between modules, Dockerfiles, YAML, shell, and that locks and .env.example are true."""
@@ -95,8 +102,7 @@ def types(session: nox.Session) -> None:
 @nox.session(allow_parallel=True, tags=FULL)
 def unit(session: nox.Session) -> None:
     """Fast tests: no network, no engine."""
-    install(session)
-    session.run("pytest", "tests/unit", results(session), *session.posargs)
+    suite(session, "unit")
     if not {"-s", "--sessions", "--session", "-t", "--tags"} & set(sys.argv):
         session.warn(
             "NOT RUN: the tests against the real services. nox -t full runs them all, "
@@ -108,37 +114,26 @@ def unit(session: nox.Session) -> None:
 @nox.parametrize("share", [nox.param(share, id=share) for share in ("transfer", "docker", "embedded")])
 def integration(session: nox.Session, share: str) -> None:
     """The tasks a user types, against real services: embedded always, Docker when an engine answers."""
-    install(session)
-    session.run(
-        "pytest",
-        "tests/integration",
-        f"--share={share}",
-        results(session),
-        *session.posargs,
-        success_codes=chosen(session),
-    )
+    suite(session, "integration", f"--share={share}", codes=chosen(session))
 
 
 @nox.session(allow_parallel=True, tags=FULL)
 def faults(session: nox.Session) -> None:
     """Services, disks, commands fail while clients write. TRACKBED_FAULT_ROUNDS (1) of each; prints its seed."""
-    install(session)
-    session.run("pytest", "tests/faults", results(session), *session.posargs)
+    suite(session, "faults")
 
 
 @nox.session(default=False, tags=NIGHTLY)
 def many_faults(session: nox.Session) -> None:
     """The session faults with twenty rounds of each: hours."""
-    install(session)
-    session.env.setdefault("TRACKBED_FAULT_ROUNDS", "20")
-    session.run("pytest", "tests/faults", results(session), *session.posargs)
+    session.env["TRACKBED_FAULT_ROUNDS"] = os.environ.get("TRACKBED_FAULT_ROUNDS", "20")
+    suite(session, "faults")
 
 
 @nox.session(allow_parallel=True, tags=FULL)
 def security(session: nox.Session) -> None:
     """Attacks on a public system from a network namespace of its own: needs root and Docker, else skipped loudly."""
-    install(session)
-    session.run("pytest", "tests/security", results(session), *session.posargs)
+    suite(session, "security")
 
 
 @nox.session(allow_parallel=True, tags=FULL)
@@ -148,43 +143,31 @@ def browser(session: nox.Session) -> None:
         if os.environ.get("TRACKBED_REQUIRE_BROWSER") == "1":
             session.error("TRACKBED_REQUIRE_BROWSER=1, but no Chromium is installed (Debian: chromium)")
         session.skip("NOT TESTED: no Chromium on this machine (Debian: apt install chromium)")
-    install(session)
-    session.run("pytest", "tests/browser", results(session), *session.posargs)
+    suite(session, "browser")
 
 
 @nox.session(tags=FULL)
 def machine(session: nox.Session) -> None:
     """Integration tests that change what every system on this machine sees, GPUs and firewall rules: alone."""
-    install(session)
-    session.run(
-        "pytest",
-        "tests/integration",
-        "--share=machine",
-        results(session),
-        *session.posargs,
-        success_codes=chosen(session),
-    )
+    suite(session, "integration", "--share=machine", codes=chosen(session))
 
 
 @nox.session(default=False, tags=NIGHTLY)
 def clients(session: nox.Session) -> None:
     """Old MLflow clients, other libraries, thousands of files, 1.2 GB, on both engines: needs a package index."""
-    install(session)
-    session.run("pytest", "tests/clients", results(session), *session.posargs)
+    suite(session, "clients")
 
 
 @nox.session(default=False, tags=NIGHTLY)
 def namespaces(session: nox.Session) -> None:
     """A rootless engine and one with userns-remap, of the tests' own: needs root, Docker, rootlesskit, uidmap, 8 GB."""
-    install(session)
-    session.run("pytest", "tests/namespaces", results(session), *session.posargs)
+    suite(session, "namespaces")
 
 
 @nox.session(default=False, tags=NIGHTLY)
 def pytorch(session: nox.Session) -> None:
     """PyTorch's real build for NVIDIA (3 GB), in the image and embedded: needs Docker and a package index."""
-    install(session)
-    session.run("pytest", "tests/pytorch", results(session), *session.posargs)
+    suite(session, "pytorch")
 
 
 @nox.session(default=False, tags=NIGHTLY)

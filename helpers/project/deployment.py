@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from helpers.project import workspace_folder
 from helpers.project.project import Project
@@ -45,3 +46,21 @@ class Deployment:
     def owner(self) -> int:
         """The uid that the notebook runs as."""
         return workspace_folder.owner(self.workspace) if self.notebook_uid is None else self.notebook_uid
+
+
+Kind = TypeVar("Kind", bound=Deployment)
+
+
+class Collaborator(Generic[Kind]):
+    """A module's class on an engine: one concern of a deployment."""
+
+    def __init__(self, deployment: Kind) -> None:
+        self.deployment = deployment
+
+    @property
+    def system(self) -> Project:
+        return self.deployment.system
+
+    @property
+    def settings(self) -> Settings:
+        return self.deployment.settings

@@ -14,7 +14,6 @@ from helpers.engines.host import Host, LocalHost
 from helpers.project import deployment, surroundings, workspace_folder
 from helpers.project.project import Project
 from helpers.services import BUCKET, STORE, STORE_SYNC, Network, SecretFile, Volume
-from helpers.settings import Settings
 
 NETWORKS = ("backend", "frontend", "tracking", "console")  # of all Compose files
 
@@ -117,19 +116,8 @@ def _object_store(system: Project) -> str:
     return "versitygw" if kept == "folder" else kept  # a folder is the embedded engine's
 
 
-class Collaborator:
-    """A module's class: one concern of a deployment."""
-
-    def __init__(self, deployment: DockerDeployment) -> None:
-        self.deployment = deployment
-
-    @property
-    def system(self) -> Project:
-        return self.deployment.system
-
-    @property
-    def settings(self) -> Settings:
-        return self.deployment.settings
+class Collaborator(deployment.Collaborator[DockerDeployment]):
+    """One concern of a deployment on this engine."""
 
     @property
     def api(self) -> DockerApi:

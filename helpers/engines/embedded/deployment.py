@@ -15,14 +15,12 @@ from helpers.engines.embedded.postgres_wheels import MAJOR
 from helpers.engines.host import LOCAL, HostFacts, local_facts
 from helpers.gpu import accelerator, placeholders, wheels
 from helpers.gpu.accelerator import Accelerator
-from helpers.project import remote_tracking, server_secrets, surroundings
-from helpers.project.deployment import Deployment
+from helpers.project import deployment, remote_tracking, server_secrets, surroundings
 from helpers.project.project import Project
 from helpers.services import JUPYTER, MLFLOW, Port, SecretFile
-from helpers.settings import Settings
 
 
-class EmbeddedDeployment(Deployment):
+class EmbeddedDeployment(deployment.Deployment):
     """What the modules of this engine share. Looking at it changes nothing."""
 
     def __init__(self, system: Project) -> None:
@@ -133,19 +131,8 @@ class EmbeddedDeployment(Deployment):
         return digests.digest(self.system.credentials_digest(), *files)
 
 
-class Collaborator:
-    """A module's class: one concern of a deployment."""
-
-    def __init__(self, deployment: EmbeddedDeployment) -> None:
-        self.deployment = deployment
-
-    @property
-    def system(self) -> Project:
-        return self.deployment.system
-
-    @property
-    def settings(self) -> Settings:
-        return self.deployment.settings
+class Collaborator(deployment.Collaborator[EmbeddedDeployment]):
+    """One concern of a deployment on this engine."""
 
     @property
     def layout(self) -> Layout:
