@@ -71,7 +71,7 @@ def test_the_part_that_failed_tells_it() -> None:
     assert "the database's files are damaged" in error.message and "invoke restore" in error.hint
 
 
-def test_who_works_in_a_folder(tmp_path: Path) -> None:
+def test_who_works_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     proc, data, other = tmp_path / "proc", tmp_path / "data", tmp_path / "other"
     for folder in (data, other):
         folder.mkdir()
@@ -82,6 +82,17 @@ def test_who_works_in_a_folder(tmp_path: Path) -> None:
     (proc / "9").mkdir()  # of another account
     assert stale_locks.workers(data, proc) == [7, 12]
     assert stale_locks.workers(tmp_path / "gone", proc) is None
+    real = os.stat
+
+    def stat(path: Path, **words: bool) -> os.stat_result:
+        if Path(path).name == "cwd":
+            raise PermissionError
+        return real(path, **words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", stat)
+        hidden = stale_locks.workers(data, proc)
+    assert hidden is None, "a container's root may not look: the lock stays"
 
 
 @pytest.mark.parametrize(("text", "pid"), [("4711\n/data\n17\n", 4711), ("", 0), ("\0\0\0", 0), ("x\n", 0)])

@@ -5,6 +5,7 @@ cut that may be any other program, and then it refuses to start for good. Here t
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 FILE = "postmaster.pid"
@@ -13,7 +14,8 @@ FILE = "postmaster.pid"
 def workers(data: Path, proc: Path = Path("/proc")) -> list[int] | None:
     """The processes that work in a data folder, as every process of PostgreSQL does; None where one cannot tell.
 
-    One of another account cannot: PostgreSQL serves no folder of somebody else.
+    One of another account cannot: PostgreSQL serves no folder of somebody else. One of the folder's own account
+    that may not be looked at could: root in a container has no CAP_SYS_PTRACE, which that takes.
     """
     if not proc.is_dir():
         return None
@@ -21,14 +23,17 @@ def workers(data: Path, proc: Path = Path("/proc")) -> list[int] | None:
         wanted = os.stat(data)
     except OSError:
         return None
-    pids = []
+    pids, hidden = [], False
     for folder in proc.glob("[0-9]*"):
         try:
             if os.path.samestat(os.stat(folder / "cwd"), wanted):
                 pids.append(int(folder.name))
+        except PermissionError:
+            with suppress(OSError):
+                hidden |= os.stat(folder).st_uid == wanted.st_uid
         except OSError:
             continue
-    return sorted(pids)
+    return None if hidden and not pids else sorted(pids)
 
 
 def holder(text: str) -> int:
