@@ -231,6 +231,7 @@ def test_a_first_visit_shows_runs_and_nothing_in_front_of_them(
         context.close()
 
     page.goto(f"{mlflow_url}/{own}")
+    expect(page.get_by_text("the-run", exact=True).first).to_be_visible(timeout=SLOW)  # a click before it is lost
     page.get_by_text("GenAI", exact=True).first.click()  # a person's own choice stays
     page.wait_for_url(re.compile("workflowType=genai"), wait_until="commit")
     page.goto("about:blank")
