@@ -14,6 +14,8 @@ from tests.conftest import Clone
 from tests.integration import seen
 from tests.integration.test_backup import api
 
+pytestmark = pytest.mark.transfer
+
 OLD = "2.20.2"
 MAKE = """
 import sys
@@ -35,8 +37,6 @@ client.set_registered_model_alias("model", "best", version)
 """
 READ = """
 import sys, psycopg2
-
-pytestmark = pytest.mark.transfer
 host, name = sys.argv[1:]
 cursor = psycopg2.connect(host=host, user="mlflow", dbname=name).cursor()
 for table in ("alembic_version", "runs", "metrics", "params"):
