@@ -32,10 +32,10 @@ def run(
     return ExecResult(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
 
 
-def attempt(argv: Sequence[str], timeout: float, **options: Any) -> ExecResult:
+def attempt(argv: Sequence[str], timeout: float, stdin: IO[bytes] | bytes | None = None, **options: Any) -> ExecResult:
     """As ``run``, with the code NOT_BEGUN and the reason where the command cannot be begun."""
     try:
-        return run(argv, None, timeout, **options)
+        return run(argv, stdin, timeout, **options)
     except OSError as error:
         return ExecResult(NOT_BEGUN, "", str(error))
 

@@ -105,9 +105,9 @@ def _look(
         leave_in_clone(engine, settings, notice)
     for line in engine.network_guard():
         notice(line)
-    kept = {**system.state.remembered, **settings.told}
-    if system.state.remembered != kept or (system.state.access, system.state.person) != known:
-        system.state.remembered = {name: value for name, value in kept.items() if value}
+    before = dict(system.state.remembered)
+    system.state.remember(settings.told)
+    if system.state.remembered != before or (system.state.access, system.state.person) != known:
         system.state.save()
     return status.overview(engine, settings)
 

@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from helpers import lifecycle, status
+from helpers import commands, lifecycle, status
 from helpers.data import database
 from helpers.engines.base import MLFLOW, Engine, Sink
 from helpers.errors import SettingError, TrackbedError
@@ -110,11 +110,11 @@ def _collector(engine: Engine, age: str, *options: str) -> Garbage:
         rows = tuple(Gone(name, *numbers) for name, numbers in sorted(found["rows"].items()))
         return Garbage(rows, found["experiments"], found["kept"])
     except (ValueError, TypeError, KeyError):
-        lines = (done.stdout + done.stderr).strip().splitlines()
+        said = (done.stdout + done.stderr).strip()
         raise TrackbedError(
-            f"what was deleted cannot be collected: {lines[-1] if lines else done.code}",
+            f"what was deleted cannot be collected: {commands.last_line(said, str(done.code))}",
             "`invoke logs mlflow`",
-            tuple(lines[-5:]),
+            tuple(said.splitlines()[-5:]),
         ) from None
 
 

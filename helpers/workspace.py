@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from helpers import commands
 from helpers.engines.base import JUPYTER, Engine
 from helpers.errors import TrackbedError
 from helpers.project import workspace_folder
@@ -58,7 +59,7 @@ def attempt(engine: Engine) -> Writing:
         )
         return Writing(closed=closed, fix=engine.workspace_fix() if closed else "")
     place = engine.deployment.workspace
-    last = shown(words.splitlines()[-1] if words else f"exit code {done.code}", 200)
+    last = shown(commands.last_line(words, f"exit code {done.code}"), 200)
     lower = words.lower()
     if done.code not in (8, 9):  # it could not be tried: the notebook is not there, or it is killed
         return Writing(f"could not test whether the notebook can save files: {last}", "`invoke logs jupyter`")

@@ -11,7 +11,6 @@ from helpers.project import mlflow_jobs
 from helpers.project.project import Project
 from helpers.services import MLFLOW
 from helpers.settings.flags import Given
-from helpers.spelling import did_you_mean, nearest
 from helpers.status import Overview
 
 
@@ -101,14 +100,12 @@ def _as_data(system: Project, view: Overview) -> dict[str, object]:
 
 def logs(given: Given, service: str, follow: bool, tail: int, raw: bool) -> None:
     engine = inspection.running(options.load(given))
-    existing = [s.name for s in engine.parts()]
-    if service and service not in existing:
-        raise SettingError(
-            f"part {service}: must be one of {', '.join(existing)}.{did_you_mean(nearest(service, existing))}"
-        )
+    statuses = engine.parts()
+    if service:
+        options.choose(service, *(s.name for s in statuses), option="part ")
     if follow and not service:
         raise SettingError("--follow needs a part: `invoke logs mlflow --follow`")
-    shown = [service] if service else [s.name for s in engine.parts() if s.state is not State.MISSING]
+    shown = [service] if service else [s.name for s in statuses if s.state is not State.MISSING]
     if not shown:
         console.notice("nothing is running; `invoke logs SERVICE` shows what is kept of a service")
     for name in shown:

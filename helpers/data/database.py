@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
-from helpers import database_settings
+from helpers import commands, database_settings
 from helpers.engines.base import POSTGRES, Engine
 from helpers.engines.streaming import Pipe
 from helpers.errors import TrackbedError
@@ -118,16 +118,16 @@ def dump(engine: Engine, database: str) -> Iterator[tuple[Contents, IO[bytes]]]:
 
 def _statement(engine: Engine, *statements: str) -> str:
     """As the superuser, and never in a database whose owner could have laid something there."""
-    commands = [word for statement in statements for word in ("-c", statement)]
-    done = engine.exec(POSTGRES, (*AS_ADMIN, "-d", "postgres", *commands), timeout=600)
+    words = [word for statement in statements for word in ("-c", statement)]
+    done = engine.exec(POSTGRES, (*AS_ADMIN, "-d", "postgres", *words), timeout=600)
     if f'role "{database_settings.ADMIN}" does not exist' in done.stderr:
         raise TrackbedError(
             "the database has the roles of an earlier version",
             "`invoke up` brings it to this one; then run the same command again",
         )
     if done.code:
-        words = done.stderr.strip().splitlines()
-        raise TrackbedError(f"the database refuses: {words[-1] if words else done.code}", "`invoke logs postgres`")
+        said = commands.last_line(done.stderr, str(done.code))
+        raise TrackbedError(f"the database refuses: {said}", "`invoke logs postgres`")
     return done.stdout.strip()
 
 

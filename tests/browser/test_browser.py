@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import time
 import uuid
@@ -20,37 +19,21 @@ from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from tests.chromium import SLOW, launched, none_refused
 from tests.conftest import Clone
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Shot = Callable[[Page, str], None]
 
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-)
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SLOW = 60_000  # ms: a cold JupyterLab on a small machine
 DIRECT = build_opener(ProxyHandler({}))
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        if os.environ.get("TRACKBED_REQUIRE_BROWSER") == "1":
-            pytest.fail("TRACKBED_REQUIRE_BROWSER=1, but no Chromium is installed")
-        pytest.skip("NOT TESTED: no Chromium on this machine")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS), headless=True)
+    with launched() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -58,26 +41,9 @@ def page(browser: Browser) -> Iterator[Page]:
     """A page of a new profile; at the end no request may have been refused or have met a server error."""
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     context.set_default_timeout(SLOW)
-    refused: list[str] = []
-    context.on(
-        "response",
-        lambda answer: (
-            refused.append(f"{answer.status} {answer.request.method} {answer.url}")
-            if answer.status == 403 or answer.status >= 500
-            else None
-        ),
-    )
-    context.on(
-        "console",
-        lambda message: (
-            refused.append(message.text)
-            if message.type == "error" and re.search(r"\b403\b|CORS|Cross-origin", message.text)
-            else None
-        ),
-    )
-    yield context.new_page()
-    context.close()
-    assert not refused, refused
+    with none_refused(context):
+        yield context.new_page()
+        context.close()
 
 
 @pytest.fixture

@@ -5,28 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
+from tests.chromium import SLOW, launched, none_refused
 from tests.security.conftest import Target
 
 pytestmark = pytest.mark.docker
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-)
-SLOW = 60_000  # ms
 
 
 @pytest.fixture
@@ -35,39 +24,16 @@ def page(attack: Target) -> Iterator[Page]:
 
     The certificate is looked at by other tests: Chromium on Linux has a store of its own that is not ours to change.
     """
-    if CHROMIUM is None:
-        if os.environ.get("TRACKBED_REQUIRE_BROWSER") == "1":
-            pytest.fail("TRACKBED_REQUIRE_BROWSER=1, but no Chromium is installed")
-        pytest.skip("NOT TESTED: no Chromium on this machine")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS), headless=True)
+    with launched() as chromium:
         context = chromium.new_context(
             viewport={"width": 1400, "height": 900},
             ignore_https_errors=True,
             http_credentials={"username": attack.user, "password": attack.password},
         )
         context.set_default_timeout(SLOW)
-        refused: list[str] = []
-        context.on(
-            "response",
-            lambda answer: (
-                refused.append(f"{answer.status} {answer.request.method} {answer.url}")
-                if answer.status in (403, 421, 429) or answer.status >= 500
-                else None
-            ),
-        )
-        context.on(
-            "console",
-            lambda message: (
-                refused.append(message.text)
-                if message.type == "error" and re.search(r"\b403\b|CORS|Cross-origin", message.text)
-                else None
-            ),
-        )
-        yield context.new_page()
-        context.close()
-        chromium.close()
-    assert not refused, refused
+        with none_refused(context, (403, 421, 429)):
+            yield context.new_page()
+            context.close()
 
 
 def shot(page: Page, name: str) -> None:

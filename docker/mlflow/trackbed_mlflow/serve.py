@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import pkgutil
 import runpy
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from importlib import import_module
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -92,13 +92,6 @@ def held_socket() -> int | None:
     return number
 
 
-def factory(name: str) -> Callable[[], object]:
-    """What an entry point's value (`module:function`) names."""
-    module, _, function = name.partition(":")
-    made: Callable[[], object] = getattr(import_module(module), function)
-    return made
-
-
 class Workers:
     """Takes the place of the command that `mlflow server` would start: gunicorn in this same process.
 
@@ -134,7 +127,7 @@ class Workers:
         if engine := getattr(handlers._tracking_store, "engine", None):
             indexes.make(engine)
         memory_limit.limit(self.options["workers"])
-        create = factory(command[-1])
+        create = pkgutil.resolve_name(command[-1])  # module:function
 
         class Application(BaseApplication):  # type: ignore[misc]
             def load_config(self) -> None:

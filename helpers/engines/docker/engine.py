@@ -11,7 +11,7 @@ from typing import IO, ClassVar
 
 from helpers import clone, commands, digests, services
 from helpers.engines import base, shared, streaming
-from helpers.engines.docker import availability, images, ownership, script, stopping
+from helpers.engines.docker import availability, client, images, ownership, script, stopping
 from helpers.engines.docker.checks import DockerChecks
 from helpers.engines.docker.client import DockerApi
 from helpers.engines.docker.compose import STREAM, ComposeProject
@@ -115,11 +115,7 @@ class DockerEngine(base.Engine):
             return self.host.facts(info, self.devices.machine)
         facts = local_facts(Path(root))
         return HostFacts(
-            hostname=str(info.get("Name", facts.hostname)),
-            system=str(info.get("OperatingSystem", "")),
-            architecture=str(info.get("Architecture", "")),
-            cpus=int(info.get("NCPU", 0)),
-            memory=int(info.get("MemTotal", 0)),
+            **client.machine(info, facts.hostname),
             memory_available=facts.memory_available,
             disk_free=facts.disk_free,
             disk_path=root,

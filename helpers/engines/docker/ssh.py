@@ -205,9 +205,9 @@ class Node:
             CONNECT_SECONDS,
         )
         if done.code:
-            lines = (done.stderr or done.stdout).strip().splitlines()
+            said = commands.last_line(done.stderr or done.stdout, self.last_error)
             raise EngineUnavailable(
-                f"ssh to {self.target.name} cannot forward {way}: {lines[-1] if lines else self.last_error}",
+                f"ssh to {self.target.name} cannot forward {way}: {said}",
                 f"does `ssh {self.target.typed} true` work, and does its sshd allow forwarding?",
             )
 

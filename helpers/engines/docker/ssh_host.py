@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from helpers import addresses, commands
-from helpers.engines.docker import client_config
+from helpers.engines.docker import client, client_config
 from helpers.engines.docker import ssh as nodes
 from helpers.engines.host import Host, HostFacts, LocalHost
 from helpers.errors import EngineUnavailable, TrackbedError
@@ -134,11 +134,7 @@ class SSHHost(LocalHost):
         fields = lines[0].split() if lines else []
         memory = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines[1:] if len(line.split()) == 3}
         return HostFacts(
-            hostname=str(info.get("Name", self.name)),
-            system=str(info.get("OperatingSystem", "")),
-            architecture=str(info.get("Architecture", "")),
-            cpus=int(info.get("NCPU", 0)),
-            memory=int(info.get("MemTotal", 0)),
+            **client.machine(info, self.name),
             memory_available=memory.get("MemAvailable", 0),
             disk_free=int(fields[3]) * 1024 if len(fields) > 3 else 0,
             disk_path=f"{root} on {self.name}",

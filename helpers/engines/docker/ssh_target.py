@@ -7,6 +7,7 @@ import shlex
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from helpers import commands
 from helpers.errors import EngineUnavailable
 
 
@@ -89,5 +90,4 @@ def explain(target: Target, text: str) -> EngineUnavailable:
         return EngineUnavailable(
             f"{name} does not answer: {found[0]}", f"is it on, and does its firewall let ssh in? Try: ssh {typed} true"
         )
-    lines = [line for line in text.splitlines() if line.strip()]
-    return EngineUnavailable(f"ssh to {name} failed: {lines[-1] if lines else 'no message'}", f"try: ssh {typed} true")
+    return EngineUnavailable(f"ssh to {name} failed: {commands.last_line(text)}", f"try: ssh {typed} true")

@@ -24,10 +24,7 @@ class ServiceCommands(Collaborator):
         self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
     ) -> ExecResult:
         words, options = self.command(service, argv)
-        try:
-            return commands.run(words, stdin, timeout, limited=service == JUPYTER, **options)
-        except OSError as error:
-            return ExecResult(commands.NOT_BEGUN, "", str(error))
+        return commands.attempt(words, timeout, stdin, limited=service == JUPYTER, **options)
 
     def pipe(self, service: str, argv: tuple[str, ...]) -> AbstractContextManager[streaming.Pipe]:
         words, options = self.command(service, argv)

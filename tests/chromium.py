@@ -1,0 +1,61 @@
+"""Pages of a real browser, and what it was refused."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
+
+PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+)
+SLOW = 60_000  # ms: a cold JupyterLab on a small machine
+
+
+@contextmanager
+def launched() -> Iterator[Browser]:
+    """Headless Chromium; skipped loudly where there is none, or failed with TRACKBED_REQUIRE_BROWSER=1."""
+    if PROGRAM is None:
+        if os.environ.get("TRACKBED_REQUIRE_BROWSER") == "1":
+            pytest.fail("TRACKBED_REQUIRE_BROWSER=1, but no Chromium is installed")
+        pytest.skip("NOT TESTED: no Chromium on this machine")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=PROGRAM, args=list(ARGUMENTS), headless=True)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def none_refused(context: BrowserContext, statuses: Collection[int] = (403,)) -> Iterator[None]:
+    """At the end no request may have had one of these statuses or a server error, and no page an error of its origin."""
+    refused: list[str] = []
+    context.on(
+        "response",
+        lambda answer: (
+            refused.append(f"{answer.status} {answer.request.method} {answer.url}")
+            if answer.status in statuses or answer.status >= 500
+            else None
+        ),
+    )
+    context.on(
+        "console",
+        lambda message: (
+            refused.append(message.text)
+            if message.type == "error" and re.search(r"\b403\b|CORS|Cross-origin", message.text)
+            else None
+        ),
+    )
+    yield
+    assert not refused, refused
