@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from trackbed_mlflow import durability, errors, object_store, store_sync, write_journal
+from trackbed_mlflow import durability, errors, folder_objects, store_sync, write_journal
 
 
 class Disk:
@@ -247,7 +247,7 @@ def test_half_uploads_are_neither_listed_nor_kept(tmp_path: Path) -> None:
     for path in (old, young, tmp_path / "1" / "whole"):
         path.write_bytes(b"1")
     os.utime(old, (1, 1))
-    assert [name for name, _ in object_store.FolderObjects(tmp_path).names()] == ["1/whole"]
+    assert [name for name, _ in folder_objects.FolderObjects(tmp_path).names()] == ["1/whole"]
     assert durability.staged_leftovers(tmp_path, time.time() - 60) == 1
     assert not old.exists() and young.exists()
 

@@ -1,4 +1,4 @@
-"""All objects at once (trackbed_mlflow/transfer.py, object_store.py): streams that are whole, threads that end, marks."""
+"""All objects at once (trackbed_mlflow/transfer.py) and the two stores: streams that are whole, threads that end, marks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trackbed_mlflow import errors, name_conflicts, object_store, transfer
+from trackbed_mlflow import bounded_pool, errors, folder_objects, name_conflicts, object_store, s3_objects, transfer
 
 from tests.unit.fakes import ENTRY, trackbed_mlflow
 
@@ -55,7 +55,7 @@ def test_objects_that_are_fetched_ahead_come_out_in_order_and_whole(monkeypatch:
         found = [(member.name, stream.read()) for member in tar if (stream := tar.extractfile(member))]
     assert found[:-1] == [(f"o/{name}", content) for name, content in held.items()]
     assert found[-1] == ("end", b'{"objects": 202, "gone": 1}')
-    assert 1 < place.most <= object_store.THREADS
+    assert 1 < place.most <= bounded_pool.THREADS
 
 
 def test_an_object_that_ends_early_ends_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,11 +99,11 @@ class Bucket:
 
 
 def test_objects_are_stored_by_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_store, "s3_call", lambda call: call())
-    monkeypatch.setattr(object_store, "SMALL", 1000)
+    monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(s3_objects, "SMALL", 1000)
     client = Bucket()
     place, held = (
-        object_store.S3Objects(client, "b", "p"),
+        s3_objects.S3Objects(client, "b", "p"),
         {f"{n}": random.Random(n).randbytes(n * 400) for n in range(60)},
     )
     for name, content in held.items():
@@ -113,10 +113,10 @@ def test_objects_are_stored_by_several_threads(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_part_that_is_refused_ends_the_storing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_store, "s3_call", lambda call: call())
-    monkeypatch.setattr(object_store, "SMALL", 1000)
+    monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(s3_objects, "SMALL", 1000)
     client = Bucket(failing=3)
-    place = object_store.S3Objects(client, "b", "")
+    place = s3_objects.S3Objects(client, "b", "")
     with pytest.raises(errors.Stop, match="no"):
         place.put("x", 50_000, io.BytesIO(bytes(50_000)))
     assert client.stored == {"x": b""}  # below a prefix that is dropped then
@@ -156,11 +156,11 @@ class Replacing(Posix):
 
 
 def test_a_large_object_of_a_long_name_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_store, "s3_call", lambda call: call())
-    monkeypatch.setattr(object_store, "wait", lambda what, call: call())
-    monkeypatch.setattr(object_store, "SMALL", 1000)
+    monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(s3_objects, "wait", lambda what, call: call())
+    monkeypatch.setattr(s3_objects, "SMALL", 1000)
     client = Replacing()
-    place = object_store.S3Objects(client, "b", "p", files=True)
+    place = s3_objects.S3Objects(client, "b", "p", files=True)
     held = {f"1/{'ü' * n}": b"x" * 5000 for n in (100, 101, 113, 114, 127)}
     for name, content in held.items():
         place.put(name, len(content), io.BytesIO(content))
@@ -170,22 +170,22 @@ def test_a_large_object_of_a_long_name_is_stored(monkeypatch: pytest.MonkeyPatch
 
 def test_other_stores_replace_an_object_of_a_long_name_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     """With versions kept, each delete would leave one more mark."""
-    monkeypatch.setattr(object_store, "s3_call", lambda call: call())
-    monkeypatch.setattr(object_store, "SMALL", 1000)
+    monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(s3_objects, "SMALL", 1000)
     client = Bucket()  # knows no delete_object
-    object_store.S3Objects(client, "b", "p").put("x" * 250, 5000, io.BytesIO(b"x" * 5000))
+    s3_objects.S3Objects(client, "b", "p").put("x" * 250, 5000, io.BytesIO(b"x" * 5000))
     assert client.stored == {f"p/{'x' * 250}": b"x" * 5000}
 
 
 @pytest.mark.parametrize("size", [5, 5000])
 def test_what_a_store_would_list_by_another_name_is_named(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """It would be in no backup, and nobody would know."""
-    monkeypatch.setattr(object_store, "s3_call", lambda call: call())
-    monkeypatch.setattr(object_store, "SMALL", 1000)
+    monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(s3_objects, "SMALL", 1000)
     client = Posix()
     with pytest.raises(errors.Stop, match=r"1/a\\uffff' cannot be stored"):
-        object_store.S3Objects(client, "b", "p", files=True).put("1/a\uffff", size, io.BytesIO(bytes(size)))
-    place = object_store.S3Objects(client, "b", "p")
+        s3_objects.S3Objects(client, "b", "p", files=True).put("1/a\uffff", size, io.BytesIO(bytes(size)))
+    place = s3_objects.S3Objects(client, "b", "p")
     place.put("1/a\uffff", size, io.BytesIO(bytes(size)))
     place.finish()
     assert list(client.stored) == ["p/1/a\uffff"], "other stores list it"
@@ -193,7 +193,7 @@ def test_what_a_store_would_list_by_another_name_is_named(monkeypatch: pytest.Mo
     def missing(client: Any, bucket: str, key: str) -> Any:
         raise FileNotFoundError(key)
 
-    monkeypatch.setattr(object_store._S3Reader, "make", missing)
+    monkeypatch.setattr(s3_objects._S3Reader, "make", missing)
     monkeypatch.setattr(client, "list_objects_v2", lambda **_: {"Contents": [{"Key": "p/1/a\ufffd"}]})
     with pytest.raises(errors.Stop, match="where the object store lists"):
         place.open("1/a\ufffd")
@@ -216,10 +216,10 @@ def test_what_is_listed_by_another_name_is_read_and_removed(monkeypatch: pytest.
             return {}
 
     listed = ["1/\ufffda\ufffd", "1/b\ufffd", "1/\ufffdc\ufffd"]
-    monkeypatch.setattr(object_store, "s3_call", lambda call: call())
-    monkeypatch.setattr(object_store._S3Reader, "make", make)
+    monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(s3_objects._S3Reader, "make", make)
     monkeypatch.setattr("trackbed_mlflow.multipart_uploads.end_below", lambda client, bucket, prefix: 0)
-    place = object_store.S3Objects(Client(), "b", "p")
+    place = s3_objects.S3Objects(Client(), "b", "p")
     monkeypatch.setattr(place, "names", lambda: [(name, 1) for name in listed])
     found: list[Any] = [place.open(name) for name in listed]
     assert found == [1, 2, 3]
@@ -234,10 +234,10 @@ BOTH = {"1/r/artifacts/a": b"file", "1/r/artifacts/a/b/c": b"x" * 5000, "1/r/art
 def test_a_file_and_a_folder_of_one_name_are_both_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: list[str], kind: str
 ) -> None:
-    monkeypatch.setattr(object_store, "s3_call", lambda call: call())
-    monkeypatch.setattr(object_store, "SMALL", 1000)
+    monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(s3_objects, "SMALL", 1000)
     client = Posix()
-    place = object_store.FolderObjects(tmp_path) if kind == "folder" else object_store.S3Objects(client, "b", "p")
+    place = folder_objects.FolderObjects(tmp_path) if kind == "folder" else s3_objects.S3Objects(client, "b", "p")
     for name in order:
         place.put(name, len(BOTH[name]), io.BytesIO(BOTH[name]))
         if kind == "bucket":
@@ -268,12 +268,12 @@ TAKEN = [
 def test_an_object_that_is_renamed_never_meets_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: set[str], seed: int, kind: str
 ) -> None:
-    monkeypatch.setattr(object_store, "s3_call", lambda call: call())
-    monkeypatch.setattr(object_store, "SMALL", 1000)
+    monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
+    monkeypatch.setattr(s3_objects, "SMALL", 1000)
     client, order = Posix(), sorted(names)
     if seed:
         random.Random(seed).shuffle(order)
-    place = object_store.FolderObjects(tmp_path) if kind == "folder" else object_store.S3Objects(client, "b", "p")
+    place = folder_objects.FolderObjects(tmp_path) if kind == "folder" else s3_objects.S3Objects(client, "b", "p")
     stored = {name: random.Random(name).randbytes(5 if seed % 2 else 5000) for name in order}
     for name in order:
         place.put(name, len(stored[name]), io.BytesIO(stored[name]))
@@ -289,10 +289,10 @@ def test_a_store_that_takes_no_name_ends_the_storing(monkeypatch: pytest.MonkeyP
     def refuse(**_: object) -> None:
         raise errors.Stop(errors.FAILED, "no", name_conflicts.PARENT_IS_FILE)
 
-    monkeypatch.setattr(object_store, "s3_call", lambda call: call())
+    monkeypatch.setattr(s3_objects, "s3_call", lambda call: call())
     client = Posix()
     monkeypatch.setattr(client, "put_object", refuse)
-    place = object_store.S3Objects(client, "b", "p")
+    place = s3_objects.S3Objects(client, "b", "p")
     place.put("1/a", 1, io.BytesIO(b"x"))
     with pytest.raises(errors.Stop, match="by no name"):
         place.finish()
@@ -370,11 +370,11 @@ def test_a_file_that_was_just_written_has_no_mark(tmp_path: Path) -> None:
 def test_a_mark_changes_with_the_content_even_if_size_and_time_do_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(object_store, "SETTLED_SECONDS", 0)
+    monkeypatch.setattr(folder_objects, "SETTLED_SECONDS", 0)
     path = tmp_path / "a"
     path.write_bytes(b"hello")
     time.sleep(0.05)
-    place = object_store.FolderObjects(tmp_path)
+    place = folder_objects.FolderObjects(tmp_path)
     (first,), before = place.marked(), path.stat()
     assert first[:2] == ("a", 5) and first[2] and list(place.marked()) == [first]
     path.write_bytes(b"other")
@@ -399,7 +399,7 @@ def test_the_mark_of_an_object_is_etag_and_time(tag: str, known: bool) -> None:
         def list_objects_v2(self, **_: object) -> dict[str, Any]:
             return {"Contents": [{"Key": "live/a", "Size": 3, "ETag": tag, "LastModified": datetime.now(UTC)}]}
 
-    (found,) = object_store.S3Objects(Client(), "bucket", "live").marked()
+    (found,) = s3_objects.S3Objects(Client(), "bucket", "live").marked()
     assert found[:2] == ("a", 3) and bool(found[2]) == known
     assert not known or (tag.strip('"') in found[2] and found[2] != tag.strip('"'))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from trackbed_mlflow import durability, garbage_collection
 from trackbed_mlflow.errors import Stop
-from trackbed_mlflow.object_store import S3Objects
+from trackbed_mlflow.s3_objects import S3Objects
 
 RUN, MODEL, TRACE = "1" * 32, "m-" + "2" * 32, "tr-" + "3" * 32
 
@@ -96,8 +96,8 @@ def test_the_journal_of_the_stores_disk_is_told_what_went(tmp_path: Path, monkey
     """With the token, or an unclean stop would report as missing what was removed on purpose."""
 
     class Bucket(S3Objects):
-        def __init__(self, client: Any, bucket: str, prefix: str, lane: Any) -> None:
-            self.client, self.bucket, self.root, self.lane = client, bucket, prefix, lane
+        def __init__(self, client: Any, bucket: str, prefix: str, pool: Any) -> None:
+            self.client, self.bucket, self.root, self.pool = client, bucket, prefix, pool
 
         def drop(self) -> int:
             return 0

@@ -18,7 +18,9 @@ from urllib.parse import urlsplit
 
 from trackbed_mlflow import durability
 from trackbed_mlflow.errors import USAGE, Stop, required, say
-from trackbed_mlflow.object_store import FolderObjects, S3Objects, storage
+from trackbed_mlflow.folder_objects import FolderObjects
+from trackbed_mlflow.object_store import ObjectStore, storage
+from trackbed_mlflow.s3_objects import S3Objects
 from trackbed_mlflow.schema import find_migrations
 from trackbed_mlflow.write_journal import Journal
 
@@ -110,9 +112,9 @@ class Listing:
     tops: dict[str, Held] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, place: FolderObjects | S3Objects, now: float) -> Listing:
+    def of(cls, store: ObjectStore, now: float) -> Listing:
         found = cls()
-        for name, size, changed in place.listing():
+        for name, size, changed in store.listing():
             found.tops.setdefault(name.partition("/")[0], Held()).add(size, changed, now)
             if match := FOLDER.match(name):
                 found.folders.setdefault(match["path"], Held()).add(size, changed)
@@ -268,18 +270,18 @@ def _remove_links(connection: Any) -> None:
     connection.commit()
 
 
-def _remove_folders(environment: Mapping[str, str], place: FolderObjects | S3Objects, paths: Iterable[str]) -> None:
+def _remove_folders(environment: Mapping[str, str], store: ObjectStore, paths: Iterable[str]) -> None:
     address, token = environment.get("TRACKBED_STORE_SYNC"), durability.read_token(environment)
     for path in paths:
         try:
-            if isinstance(place, FolderObjects):
-                FolderObjects(place.folder / path).drop()
-                Journal(place.folder.parent).note(str(place.folder / path), False)
+            if isinstance(store, FolderObjects):
+                FolderObjects(store.folder / path).drop()
+                Journal(store.folder.parent).note(str(store.folder / path), False)
                 continue
-            inner = S3Objects(place.client, place.bucket, f"{place.root}{path}", place.lane)
+            inner = S3Objects(store.client, store.bucket, f"{store.root}{path}", store.pool)
             inner.drop()
             if address:
-                durability.ask(address, bucket=place.bucket, removed=f"{place.root}{path}", token=token)
+                durability.ask(address, bucket=store.bucket, removed=f"{store.root}{path}", token=token)
         except OSError as error:
             say(f"{path}: {error}")  # what stays is found again the next time
 
@@ -295,8 +297,8 @@ def _connection(environment: Mapping[str, str]) -> Any:
 def collect(environment: Mapping[str, str], age: str, show: bool) -> dict[str, Any]:
     """Remove what was deleted longer ago than ``age``; ``show``: only tell. Gives what a plan reports."""
     now = time.time()
-    before, place = now - seconds(age), storage(environment, "")
-    listing = Listing.of(place, now)
+    before, store = now - seconds(age), storage(environment, "")
+    listing = Listing.of(store, now)
     with _connection(environment) as connection:
         found = plan(connection, listing, before)
     if not show:
@@ -309,15 +311,15 @@ def collect(environment: Mapping[str, str], age: str, show: bool) -> dict[str, A
             _remove_rows(SqlAlchemyStore(environment["MLFLOW_BACKEND_STORE_URI"], "mlflow-artifacts:/"), found)
             with _connection(environment) as connection:
                 _remove_links(connection)
-        _remove_folders(environment, place, found.folders)
+        _remove_folders(environment, store, found.folders)
     return found.report()
 
 
 def usage(environment: Mapping[str, str]) -> dict[str, list[int]]:
     """Objects, bytes and bytes of the last 7 days per top folder, which is an experiment's id; and how many bytes of
     them are of what was deleted."""
-    now, place = time.time(), storage(environment, "")
-    listing = Listing.of(place, now)
+    now, store = time.time(), storage(environment, "")
+    listing = Listing.of(store, now)
     with _connection(environment) as connection:
         rows = plan(connection, listing, now).report()["rows"]
     return {

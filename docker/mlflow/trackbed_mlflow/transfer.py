@@ -16,7 +16,8 @@ from typing import BinaryIO, cast
 
 from trackbed_mlflow import artifact_locations, durability
 from trackbed_mlflow.errors import FAILED, USAGE, Stop, say
-from trackbed_mlflow.object_store import CHUNK, fetched, storage
+from trackbed_mlflow.folder_objects import CHUNK
+from trackbed_mlflow.object_store import fetched, storage
 
 BUFFER = 2**17  # bytes of a tar stream; tarfile copies a whole one for each header
 
@@ -42,8 +43,8 @@ def objects_out(
     environment: Mapping[str, str], prefix: str, target: BinaryIO, wanted: Iterator[str] | None = None
 ) -> str:
     """Write every object to a tar stream as `o/NAME`; the last member, `end`, tells that it is whole."""
-    place, count, gone = storage(environment, prefix), 0, 0
-    for name, size, stream in fetched(place, wanted or (name for name, _ in place.names())):
+    store, count, gone = storage(environment, prefix), 0, 0
+    for name, size, stream in fetched(store, wanted or (name for name, _ in store.names())):
         if stream is None:
             gone += 1  # deleted while we were listing: nothing points to it any more
             continue
@@ -75,7 +76,7 @@ def objects_in(environment: Mapping[str, str], prefix: str, source: BinaryIO) ->
 
     Prints as JSON the names that the store could not give, by those that it gave.
     """
-    place, count, ended = storage(environment, prefix), 0, False
+    store, count, ended = storage(environment, prefix), 0, False
     with tarfile.open(fileobj=source, mode="r|", bufsize=BUFFER) as tar:
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]
@@ -90,20 +91,20 @@ def objects_in(environment: Mapping[str, str], prefix: str, source: BinaryIO) ->
                 raise Stop(FAILED, f"VersityGW cannot keep an object of the name {name!r}")
             stream = tar.extractfile(member)
             assert stream is not None
-            place.put(name, member.size, cast("BinaryIO", stream))
+            store.put(name, member.size, cast("BinaryIO", stream))
             count += 1
     if not ended:
         raise Stop(FAILED, "the stream of objects ended early")
-    place.finish()
+    store.finish()
     durability.sync_all(environment)
-    print(json.dumps(place.renamed))
+    print(json.dumps(store.renamed))
     return f"{count} objects stored"
 
 
 def objects_sums(environment: Mapping[str, str], prefix: str) -> None:
     """Print `SHA-256 size name` for each object as the store gives it back; names as JSON strings."""
-    place = storage(environment, prefix)
-    for name, size, stream in fetched(place, (name for name, _ in place.names())):
+    store = storage(environment, prefix)
+    for name, size, stream in fetched(store, (name for name, _ in store.names())):
         if stream is None:
             raise Stop(FAILED, f"{name} was deleted meanwhile")
         sha = hashlib.sha256()

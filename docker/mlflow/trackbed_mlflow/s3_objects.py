@@ -1,0 +1,257 @@
+"""Objects in a bucket: stored by several threads, read on over broken connections."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, BinaryIO, TypeVar
+
+from trackbed_mlflow import multipart_uploads, name_conflicts
+from trackbed_mlflow.bounded_pool import BoundedPool
+from trackbed_mlflow.bucket import s3_call
+from trackbed_mlflow.errors import FAILED, NotYet, Stop, wait
+
+SMALL = 8 * 2**20  # bytes: stored by one request up to here, a larger object in parts of this size or more
+
+T = TypeVar("T")
+
+
+class S3Objects:
+    """Objects in a bucket below a prefix."""
+
+    remote = True
+
+    def __init__(
+        self, client: Any, bucket: str, prefix: str, pool: BoundedPool | None = None, files: bool = False
+    ) -> None:
+        """``files``: the store is VersityGW, a folder in truth."""
+        self.client, self.bucket, self.root, self.files = client, bucket, f"{prefix}/" if prefix else "", files
+        self.renamed: dict[str, str] = {}  # names that `put` could not give, by those that it gave
+        self.pool = pool or BoundedPool()  # holds THREADS times SMALL bytes at the most
+        self._names = name_conflicts.Names(self._holds, self._is_free)
+        self._conflicts: deque[tuple[str, bytes, str]] = deque()  # name, content, why not
+
+    def _pages(self) -> Iterator[list[dict[str, Any]]]:
+        token: dict[str, str] = {}
+        while True:
+            page = wait(
+                "the object store",
+                lambda more=token: s3_call(  # type: ignore[misc]
+                    lambda: self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.root, **more)
+                ),
+            )
+            if page is None:
+                raise Stop(FAILED, f"the bucket {self.bucket} does not exist")
+            yield page.get("Contents", [])
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def names(self) -> Iterator[tuple[str, int]]:
+        yield from ((name, size) for name, size, _ in self.listing())
+
+    def listing(self) -> Iterator[tuple[str, int, float]]:
+        """Name, size and time of the last change."""
+        for page in self._pages():
+            yield from (
+                (item["Key"].removeprefix(self.root), item["Size"], item["LastModified"].timestamp())
+                for item in page
+                if not item["Key"].endswith("/")
+            )
+
+    def marked(self) -> Iterator[tuple[str, int, str]]:
+        """Name, size and what changes with the content: ETag and time. "" where the ETag is no checksum."""
+        for page in self._pages():
+            for item in page:
+                tag = str(item.get("ETag", "")).strip('"')
+                sure = re.fullmatch(r"[0-9a-f]{32}(-[0-9]+)?", tag)
+                if not item["Key"].endswith("/"):
+                    yield (
+                        item["Key"].removeprefix(self.root),
+                        item["Size"],
+                        f"{tag} {item['LastModified'].isoformat()}" if sure else "",
+                    )
+
+    def open(self, name: str) -> tuple[int, BinaryIO]:
+        for key in name_conflicts.true_names(self.root + name):
+            with suppress(FileNotFoundError):
+                return _S3Reader.make(self.client, self.bucket, key)
+        if "\ufffd" in name and self._listed(name):
+            raise Stop(
+                FAILED,
+                f"{name!r} cannot be read: its name has U+FFFE or U+FFFF where the object store "
+                "lists U+FFFD. Delete that artifact in MLflow, or log it by another name",
+            )
+        raise FileNotFoundError(name)
+
+    def _listed(self, name: str) -> bool:
+        page = self._ask("list_objects_v2", Prefix=self.root + name.partition("\ufffd")[0])
+        return any(item["Key"] == self.root + name for item in page.get("Contents", ()))
+
+    def put(self, name: str, size: int, stream: BinaryIO) -> None:
+        """Read the object and store it; it is there, or an error is raised, at the latest after ``finish``."""
+        if self.files and name_conflicts.unlisted_by_xml(name):
+            raise Stop(
+                FAILED,
+                f"{name!r} cannot be stored: its name has U+FFFE or U+FFFF, which this object store "
+                "does not list. Log that artifact by another name where the backup is from",
+            )
+        self._solve()
+        if size <= SMALL:
+            given, content = self._names.of(name), stream.read()
+            self.pool.do(lambda: self._put_small(name, given, content))
+            return
+        self._finish_small()
+        # whether it may have that name: no part can be read twice
+        key = self.root + self._put_solved(name, self._names.of(name), b"")
+        if self.files and len(key.rpartition("/")[2].encode("utf-8", "surrogateescape")) > name_conflicts.LONGEST:
+            self._ask("delete_object", Key=key)  # VersityGW replaces none of so long a name
+        whole = {"Key": key, "UploadId": self._ask("create_multipart_upload", Key=key)["UploadId"]}
+        step, number = max(SMALL, -(-size // 9000)), 0  # 10,000 parts at the most
+        tags: list[str] = []
+        while body := stream.read(step):
+            number += 1
+            if len(self.pool.open) == self.pool.limit:
+                tags.append(self.pool.next())
+            self.pool.do(
+                lambda n=number, b=body: self._ask(  # type: ignore[misc]
+                    "upload_part", **whole, PartNumber=n, Body=b
+                )["ETag"]
+            )
+        tags += self.pool.finish()
+        self._ask(
+            "complete_multipart_upload",
+            **whole,
+            MultipartUpload={"Parts": [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]},
+        )
+
+    def _put_small(self, name: str, given: str, content: bytes) -> bool:
+        """False where the store keeps nothing by the given name; ``_solve`` gives it another then."""
+        try:
+            self._ask("put_object", Key=self.root + given, Body=content)
+        except Stop as stop:
+            if stop.reason not in (name_conflicts.PARENT_IS_FILE, name_conflicts.IS_FOLDER):
+                raise
+            self._conflicts.append((name, content, stop.reason))
+            return False
+        if given != name:
+            self.renamed[given] = name
+        return True
+
+    def _solve(self) -> None:
+        """Store what met something of its name, one after the other: nothing else is on the way then."""
+        if self._conflicts:
+            self._finish_small()
+
+    def _finish_small(self) -> None:
+        self.pool.finish()
+        while self._conflicts:
+            name, content, _ = self._conflicts.popleft()
+            # by the same name again at first: while others are on the way, VersityGW may give the wrong reason
+            self._put_solved(name, self._names.of(name), content)
+
+    def _put_solved(self, name: str, given: str, content: bytes) -> str:
+        """Gives the name that it got."""
+        for _ in range(name.count("/") + 3):  # each time at another of the folders above it
+            if self._put_small(name, given, content):
+                return given
+            *_, reason = self._conflicts.pop()
+            other = self._names.below_file if reason == name_conflicts.PARENT_IS_FILE else self._names.is_folder
+            given = other(name, given)
+        raise Stop(FAILED, f"the object store takes {name!r} by no name")
+
+    def _holds(self, name: str) -> bool:
+        key = self.root + name
+        page = self._ask("list_objects_v2", Prefix=key, MaxKeys=1)
+        return any(item["Key"] == key for item in page.get("Contents", ()))
+
+    def _is_free(self, name: str) -> bool:
+        """Neither an object nor a folder; what is on the way arrives first."""
+        self.pool.finish()
+        below = self._ask("list_objects_v2", Prefix=f"{self.root}{name}/", MaxKeys=1)
+        return not below.get("Contents") and not self._holds(name)
+
+    def _ask(self, call: str, **words: Any) -> Any:
+        answer = wait(
+            "the object store", lambda: s3_call(lambda: getattr(self.client, call)(Bucket=self.bucket, **words))
+        )
+        if answer is None:
+            raise Stop(FAILED, f"the bucket {self.bucket} does not exist")
+        return answer
+
+    def finish(self) -> None:
+        """S3 answers when an object is stored."""
+        self._finish_small()
+
+    def drop(self) -> int:
+        count = 0
+        for name, _ in self.names():
+            for key in name_conflicts.true_names(self.root + name):
+                self.pool.do(lambda key=key: self._ask("delete_object", Key=key))  # type: ignore[misc]
+            count += 1
+        self.pool.finish()
+        multipart_uploads.end_below(self.client, self.bucket, self.root)  # of objects that never became one
+        return count
+
+
+class _S3Reader:
+    """The content of one version of an object; a connection that breaks is taken up where it was."""
+
+    def __init__(self, client: Any, where: dict[str, str], first: Any) -> None:
+        self.client, self.where, self.at, self.size = client, where, 0, int(first["ContentLength"])
+        self.body = first["Body"]
+
+    @classmethod
+    def make(cls, client: Any, bucket: str, key: str) -> tuple[int, BinaryIO]:
+        where = {"Bucket": bucket, "Key": key}
+        first = wait("the object store", lambda: _present(lambda: client.get_object(**where)))
+        if first is None:
+            raise FileNotFoundError(key)
+        reader = cls(client, {**where, "IfMatch": first["ETag"]}, first)
+        return reader.size, reader  # type: ignore[return-value]
+
+    def read(self, count: int = -1) -> bytes:
+        wanted = self.size - self.at if count < 0 else min(count, self.size - self.at)
+        found = bytearray()
+        while len(found) < wanted:  # tarfile takes a short answer for the end
+            left = wanted - len(found)
+            found += wait("the object store", lambda n=left: self._read(n))  # type: ignore[misc]
+        return bytes(found)
+
+    def _read(self, wanted: int) -> bytes:
+        from botocore import exceptions
+
+        try:
+            if self.body is None:
+                answer = s3_call(lambda: self.client.get_object(**self.where, Range=f"bytes={self.at}-"))
+                self.body = answer["Body"] if answer else None
+            content = bytes(self.body.read(wanted))
+        except (
+            exceptions.HTTPClientError,
+            exceptions.ConnectionError,
+            exceptions.IncompleteReadError,
+            OSError,
+        ) as error:
+            self.body = None
+            raise NotYet(" ".join(str(error).split())) from None
+        if not content:
+            self.body = None
+            raise NotYet("the connection ended too early")
+        self.at += len(content)
+        return content
+
+    def close(self) -> None:
+        if self.body is not None:
+            self.body.close()
+
+
+def _present(call: Callable[[], T]) -> T | None:
+    """The result, None when the object is not there (any more)."""
+    try:
+        return s3_call(call)
+    except Stop as stop:
+        if stop.reason in ("NoSuchKey", "404"):
+            return None
+        raise
