@@ -8,6 +8,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MLFLOW_FOLDER = ROOT / "docker" / "mlflow"
 SERVER_PACKAGE = MLFLOW_FOLDER / "trackbed_mlflow"
 JUPYTER_FOLDER = ROOT / "docker" / "jupyter"
+NOTEBOOK_PACKAGE = JUPYTER_FOLDER / "trackbed_notebook"
+SHELL_FILES = JUPYTER_FOLDER / "startup"
 
 
 def server_files() -> tuple[Path, ...]:
@@ -15,3 +17,11 @@ def server_files() -> tuple[Path, ...]:
     entry_points = sorted(MLFLOW_FOLDER.glob("trackbed_mlflow-*.dist-info/*"))
     package = (*sorted(SERVER_PACKAGE.rglob("*.py")), SERVER_PACKAGE / "schema.sql")
     return (MLFLOW_FOLDER / "start.py", *package, *entry_points)
+
+
+def notebook_files() -> dict[str, Path]:
+    """The notebook's start-up files by their path in its folder for them: shells', MLflow's plugins, entry points."""
+    package = (*NOTEBOOK_PACKAGE.glob("*.py"), *JUPYTER_FOLDER.glob("trackbed_notebook-*.dist-info/*"))
+    files = {path.relative_to(JUPYTER_FOLDER).as_posix(): path for path in package}
+    files |= {path.name: path for path in SHELL_FILES.iterdir() if path.is_file()}
+    return dict(sorted(files.items()))

@@ -31,8 +31,8 @@ def store_network(settings: Settings, instance: str) -> str:
 
 
 def environment(settings: Settings, tracking_uri: str, instance: str, startup: str, person: str = "") -> dict[str, str]:
-    """What a notebook is told on every engine; ``instance``: the system's id, ``startup``: where the files of
-    docker/jupyter/startup are there, ``person``: whose runs they are."""
+    """What a notebook is told on every engine; ``instance``: the system's id, ``startup``: the folder with
+    `clone.notebook_files` there, ``person``: whose runs they are."""
     return {
         # MLflow's name for the user of a run; the account is a service's
         **({"LOGNAME": person, "USER": person} if person else {}),
@@ -47,7 +47,7 @@ def environment(settings: Settings, tracking_uri: str, instance: str, startup: s
         "TRACKBED_STORE_NETWORK": store_network(settings, instance),
         # in parts straight to the store, where the server offers it, is twice as quick; MLflow's own limit is 500 MB
         "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": str(STRAIGHT_FROM),
-        # ours turns them on where they can be measured: docker/jupyter/startup/trackbed_metrics.py
+        # ours turns them on where they can be measured: docker/jupyter/trackbed_notebook/system_metrics.py
         **({"MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true"} if settings.jupyter_image else {}),
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "600",  # a proxied artifact of several GB answers late
         "GIT_PYTHON_REFRESH": "quiet",

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -102,19 +103,14 @@ def main() -> int:
     import requests  # type: ignore[import-untyped,unused-ignore]
 
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
-    authorize = None
-    try:
-        from trackbed_login import Login, known  # type: ignore[import-not-found]
-
-        authorize, login = Login().get_auth(), known()
-    except ImportError:
-        login = False
+    plugins = entry_points(group="mlflow.request_auth_provider", name=os.environ.get("MLFLOW_TRACKING_AUTH", ""))
+    authorize = next((plugin.load()().get_auth() for plugin in plugins), None)
     certificate = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH")
     try:
         got = requests.get(
             uri + PATH, params={"max_results": 1}, auth=authorize, verify=certificate or True, timeout=(8, 15)
         )
-        found = of_status(got.status_code, got.text[:100_000], login)
+        found = of_status(got.status_code, got.text[:100_000], "Authorization" in got.request.headers)
     except (requests.exceptions.RequestException, OSError) as error:
         found = of_error(error, uri)
     print(json.dumps(found))

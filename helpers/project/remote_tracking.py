@@ -8,7 +8,7 @@ from helpers.errors import SettingError
 from helpers.services import JUPYTER, SecretFile
 from helpers.settings import Settings
 
-PLUGIN = "trackbed"  # the name of docker/jupyter/startup/trackbed_login.py among MLflow's plugins
+PLUGIN = "trackbed"  # the name of docker/jupyter/trackbed_notebook/login.py among MLflow's plugins
 USERNAME_FILE, PASSWORD_FILE, TOKEN_FILE, CA_FILE = (
     "tracking-username",
     "tracking-password",

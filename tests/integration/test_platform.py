@@ -195,7 +195,7 @@ def test_artifacts_come_back_as_they_were(system: Clone) -> None:
     found = Lab(system.value("jupyter-url")).run_cells([DOWNLOADS]).result
     assert found["equal"] == dict.fromkeys(("table.csv.gz", "all.tar.gz", "model.bin", "empty", "large.bin"), True)
     assert found["straight"] == (["large.bin"] if system.engine == "docker" else [])
-    assert found["by"] == "trackbed_artifacts", "this MLflow is not built as docker/jupyter/startup expects"
+    assert found["by"] == "trackbed_notebook.artifacts", "this MLflow is not built as the plugin expects"
 
 
 def test_links_in_the_notebook_open_in_the_browser(system: Clone, trained: Execution) -> None:

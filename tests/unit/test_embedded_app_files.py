@@ -9,6 +9,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from helpers import clone
 from helpers.engines.embedded.app_files import AppFiles
 from helpers.engines.embedded.startup import Startup
 from tests.unit.fakes import Silent, system
@@ -39,6 +40,22 @@ def test_modules_of_the_previous_version_go_last(files: AppFiles) -> None:
     put = sorted(package.rglob("*.py"))
     files.remove_others()
     assert sorted(package.rglob("*.py")) == [path for path in put if path != gone]
+
+
+def test_entry_points_of_the_previous_version_go_with_its_modules(files: AppFiles) -> None:
+    """MLflow would load what they name, and warn in every kernel that it is not there."""
+    stale = files.deployment.startup / "trackbed_links-1.0.dist-info" / "entry_points.txt"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("[mlflow.request_header_provider]\ntrackbed = trackbed_links:Links\n")
+    files.put()
+    assert stale.exists()
+    files.remove_others()
+    assert not stale.parent.exists()
+    assert set(clone.notebook_files()) == {
+        path.relative_to(files.deployment.startup).as_posix()
+        for path in files.deployment.startup.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_a_package_of_the_previous_version_does_not_hide_a_module(files: AppFiles) -> None:

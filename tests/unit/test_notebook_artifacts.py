@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import requests
 
+from helpers import clone
 from tests.unit.fakes import module_at
 
-STARTUP = Path(__file__).resolve().parents[2] / "docker" / "jupyter" / "startup"
 CONTENT = os.urandom(1_000_003)
 CHUNK = 300_000
 
@@ -144,7 +144,7 @@ def mlflow(monkeypatch: pytest.MonkeyPatch, **more: Any) -> None:
 @pytest.fixture
 def artifacts(monkeypatch: pytest.MonkeyPatch) -> Any:
     mlflow(monkeypatch)
-    return module_at(STARTUP / "trackbed_artifacts.py")
+    return module_at(clone.NOTEBOOK_PACKAGE / "artifacts.py")
 
 
 def download(artifacts: Any, store: Store, folder: Path, fresh: bool = True) -> Path:
@@ -238,7 +238,7 @@ class Moved:
 @pytest.mark.parametrize("own", [Renamed, Changed, Moved])
 def test_another_mlflow_keeps_its_own_way(own: type, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow(monkeypatch, MlflowArtifactsRepository=own)
-    assert module_at(STARTUP / "trackbed_artifacts.py").Repository is own
+    assert module_at(clone.NOTEBOOK_PACKAGE / "artifacts.py").Repository is own
 
 
 def test_a_missing_module_is_an_import_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,10 +246,10 @@ def test_a_missing_module_is_an_import_error(monkeypatch: pytest.MonkeyPatch) ->
     mlflow(monkeypatch)
     monkeypatch.delattr(sys.modules["mlflow.utils.request_utils"], "cloud_storage_http_request")
     with pytest.raises(ImportError):
-        module_at(STARTUP / "trackbed_artifacts.py")
+        module_at(clone.NOTEBOOK_PACKAGE / "artifacts.py")
 
 
 def test_mlflow_finds_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(STARTUP))
+    monkeypatch.syspath_prepend(str(clone.JUPYTER_FOLDER))
     found = importlib.metadata.entry_points(group="mlflow.artifact_repository", name="mlflow-artifacts")
-    assert "trackbed_artifacts:Repository" in {entry.value for entry in found}
+    assert "trackbed_notebook.artifacts:Repository" in {entry.value for entry in found}

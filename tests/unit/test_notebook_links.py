@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
+from helpers import clone
 from tests.unit.fakes import module_at
 
-STARTUP = Path(__file__).resolve().parents[2] / "docker" / "jupyter" / "startup"
 CLIENT = "mlflow.tracking._tracking_service.client"
 EVALUATION = "mlflow.genai.utils.display_utils"
 
@@ -22,7 +21,7 @@ def links(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("TRACKBED_SERVER_URI", "http://mlflow:8000")
     monkeypatch.setenv("TRACKBED_BROWSER_URL", "http://localhost:8000/")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
-    return module_at(STARTUP / "trackbed_links.py")
+    return module_at(clone.NOTEBOOK_PACKAGE / "ui_links.py")
 
 
 class RestStore:
@@ -65,7 +64,7 @@ def printed(
     uri: str = "http://mlflow:8000",
 ) -> str:
     monkeypatch.setitem(sys.modules, CLIENT, module)
-    provider = links.Links()
+    provider = links.UILinks()
     assert provider.in_context() is False and provider.request_headers() == {}
     provider.in_context()  # asked at every request
     module.TrackingServiceClient(store, uri)._log_url(run)
@@ -124,26 +123,26 @@ def test_without_an_address_mlflow_is_left_as_it_is(
 
 def test_another_mlflow_is_left_as_it_is(links: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, CLIENT, ModuleType(CLIENT))
-    assert links.Links().in_context() is False
+    assert links.UILinks().in_context() is False
 
 
 def test_evaluation_results(links: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = ModuleType(EVALUATION)
     module._resolve_evaluation_results_url = lambda store, run: f"{store}/#/experiments/7/evaluation-runs"
     monkeypatch.setitem(sys.modules, EVALUATION, module)
-    links.Links().in_context()
+    links.UILinks().in_context()
     assert module._resolve_evaluation_results_url("http://mlflow:8000", None).startswith("http://localhost:8000/#/")
     assert module._resolve_evaluation_results_url("http://other:1", None).startswith("http://other:1/#/")
 
 
 def test_mlflow_finds_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(STARTUP))
+    monkeypatch.syspath_prepend(str(clone.JUPYTER_FOLDER))
     found = importlib.metadata.entry_points(group="mlflow.request_header_provider")
-    assert "trackbed_links:Links" in {entry.value for entry in found}
+    assert "trackbed_notebook.ui_links:UILinks" in {entry.value for entry in found}
 
 
 def test_no_logged_model_will_ask_for_it() -> None:
     """MLflow infers a model's requirements from the files of installed packages: ours lists none."""
-    distribution = importlib.metadata.PathDistribution(STARTUP / "trackbed_links-1.0.dist-info")
+    distribution = importlib.metadata.PathDistribution(clone.JUPYTER_FOLDER / "trackbed_notebook-1.0.dist-info")
     assert not distribution.files
     assert distribution.read_text("top_level.txt") is None

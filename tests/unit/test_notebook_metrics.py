@@ -1,4 +1,4 @@
-"""Where the notebook's MLflow measures the machine by itself (docker/jupyter/startup/trackbed_metrics.py)."""
+"""Where the notebook's MLflow measures the machine by itself (docker/jupyter/trackbed_notebook/system_metrics.py)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from helpers import clone
 from helpers.engines import jupyterlab
 from tests.unit.fakes import module_at, system
 
-STARTUP = Path(__file__).resolve().parents[2] / "docker" / "jupyter" / "startup"
 NAME = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
 
 
@@ -24,7 +24,7 @@ def test_on_where_it_can_be_measured(monkeypatch: pytest.MonkeyPatch, psutil: bo
     mlflow = ModuleType("mlflow")
     mlflow.environment_variables = SimpleNamespace(**{NAME: switch})  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
-    made = module_at(STARTUP / "trackbed_metrics.py").Metrics()
+    made = module_at(clone.NOTEBOOK_PACKAGE / "system_metrics.py").SystemMetrics()
     assert switch.default is psutil
     assert not made.in_context() and made.tags() == {}
 
@@ -33,7 +33,7 @@ def test_an_mlflow_that_is_built_otherwise_is_left_alone(monkeypatch: pytest.Mon
     mlflow = ModuleType("mlflow")
     mlflow.environment_variables = SimpleNamespace()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
-    module_at(STARTUP / "trackbed_metrics.py")
+    module_at(clone.NOTEBOOK_PACKAGE / "system_metrics.py")
 
 
 def test_no_process_is_told_by_a_variable_that_it_inherits(tmp_path: Path) -> None:
@@ -45,5 +45,5 @@ def test_no_process_is_told_by_a_variable_that_it_inherits(tmp_path: Path) -> No
 
 
 def test_mlflow_finds_it() -> None:
-    text = (STARTUP / "trackbed_links-1.0.dist-info" / "entry_points.txt").read_text()
-    assert "[mlflow.run_context_provider]\ntrackbed_metrics = trackbed_metrics:Metrics\n" in text
+    text = (clone.JUPYTER_FOLDER / "trackbed_notebook-1.0.dist-info" / "entry_points.txt").read_text()
+    assert "[mlflow.run_context_provider]\ntrackbed_metrics = trackbed_notebook.system_metrics:SystemMetrics\n" in text

@@ -1,18 +1,16 @@
-"""How a run ends whose kernel ends first (docker/jupyter/startup/trackbed_runs.py), with stand-ins for IPython."""
+"""How a run ends whose kernel ends first (docker/jupyter/trackbed_notebook/run_status.py), with stand-ins for IPython."""
 
 from __future__ import annotations
 
 import atexit
 import sys
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
+from helpers import clone
 from tests.unit.fakes import module_at
-
-STARTUP = Path(__file__).resolve().parents[2] / "docker" / "jupyter" / "startup"
 
 
 class Fluent(ModuleType):
@@ -40,7 +38,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, cells: list[Any]) -> Any:
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     monkeypatch.setitem(sys.modules, "mlflow.tracking.fluent", Fluent())
     monkeypatch.setattr(atexit, "register", lambda call: None)
-    made = module_at(STARTUP / "trackbed_runs.py").Runs()
+    made = module_at(clone.NOTEBOOK_PACKAGE / "run_status.py").RunStatus()
     assert not made.in_context() and not made.in_context() and len(cells) == 1
     return made
 
@@ -75,7 +73,7 @@ def test_an_open_run_ends_as_its_script_did(
     monkeypatch.setitem(sys.modules, "mlflow.tracking.fluent", Fluent())
     monkeypatch.setattr(atexit, "register", lambda call: None)
     monkeypatch.setattr(sys, "excepthook", lambda *words: shown.append(words[1]))
-    made = module_at(STARTUP / "trackbed_runs.py").Runs()
+    made = module_at(clone.NOTEBOOK_PACKAGE / "run_status.py").RunStatus()
     assert not made.in_context()
     if error is not None:
         sys.excepthook(type(error), error, None)
@@ -89,9 +87,9 @@ def test_an_error_at_pythons_prompt_ends_nothing(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     monkeypatch.setattr(atexit, "register", lambda call: None)
     hook = sys.excepthook
-    assert not module_at(STARTUP / "trackbed_runs.py").Runs().in_context() and sys.excepthook is hook
+    assert not module_at(clone.NOTEBOOK_PACKAGE / "run_status.py").RunStatus().in_context() and sys.excepthook is hook
 
 
 def test_mlflow_finds_it() -> None:
-    text = (STARTUP / "trackbed_links-1.0.dist-info" / "entry_points.txt").read_text()
-    assert "trackbed_runs = trackbed_runs:Runs" in text.split("[mlflow.request_auth_provider]")[0]
+    text = (clone.JUPYTER_FOLDER / "trackbed_notebook-1.0.dist-info" / "entry_points.txt").read_text()
+    assert "trackbed_runs = trackbed_notebook.run_status:RunStatus" in text.split("[mlflow.request_auth_provider]")[0]

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from helpers import remote_server
+from helpers import clone, remote_server
 from helpers.checks import readiness
 from helpers.engines.base import JUPYTER, MLFLOW, Engine, ExecResult
 from helpers.engines.docker import compose_model
@@ -20,7 +20,6 @@ from helpers.project import credentials, remote_tracking
 from helpers.settings import Settings
 from tests.unit.fakes import deployed, module_at, system
 
-ROOT = Path(__file__).resolve().parents[2]
 URI = "https://mlflow.example.org"
 
 
@@ -133,7 +132,7 @@ def test_localhost_is_the_container_itself(tmp_path: Path) -> None:
 
 
 def plugin() -> Any:
-    return module_at(ROOT / "docker" / "jupyter" / "startup" / "trackbed_login.py")
+    return module_at(clone.NOTEBOOK_PACKAGE / "login.py")
 
 
 def test_login_goes_to_its_server_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,11 +144,11 @@ def test_login_goes_to_its_server_alone(tmp_path: Path, monkeypatch: pytest.Monk
         request = SimpleNamespace(url=url, headers=dict(sent))
         return str(login.Login().get_auth()(request).headers.get("Authorization", ""))
 
-    assert not login.known() and header(URI) == ""
+    assert header(URI) == ""
     (tmp_path / "tracking-username").write_text("ada")
     (tmp_path / "tracking-password").write_text("p:w")
     basic = "Basic " + base64.b64encode(b"ada:p:w").decode()
-    assert login.known() and login.Login().get_name() == remote_tracking.PLUGIN
+    assert login.Login().get_name() == remote_tracking.PLUGIN
     assert header(f"{URI}/api") == header("https://mlflow.example.org:443/x") == basic
     for other in (
         "http://mlflow.example.org/api",

@@ -13,8 +13,6 @@ from helpers.engines import jupyterlab
 from helpers.engines.embedded import overlay
 from helpers.settings import Settings
 
-STARTUP = clone.JUPYTER_FOLDER / "startup"
-
 
 def command(tmp_path: Path) -> list[str]:
     told = Settings.load({}, {"TRACKBED_STATE_DIR": str(tmp_path / "state")}, tmp_path / "clone" / ".env", {})
@@ -40,7 +38,7 @@ def typed(tmp_path: Path, line: str, **environment: str) -> str:
             env={
                 "PATH": os.defpath,
                 "HOME": str(tmp_path),
-                "TRACKBED_STARTUP": str(STARTUP),
+                "TRACKBED_STARTUP": str(clone.SHELL_FILES),
                 "TRACKBED_PROGRAMS": "/note book/bin:/locked/bin",
                 **environment,
             },
@@ -80,7 +78,11 @@ def test_another_shell_can_be_chosen_and_sh_is_not_one(tmp_path: Path) -> None:
 def test_a_login_shell_of_the_notebooks_account(tmp_path: Path) -> None:
     overlay.profile(str(tmp_path))
     (tmp_path / ".bashrc").write_text("MINE=yes\n")
-    environment = {"HOME": str(tmp_path), "TRACKBED_STARTUP": str(STARTUP), "TRACKBED_PROGRAMS": "/a/bin:/b/bin"}
+    environment = {
+        "HOME": str(tmp_path),
+        "TRACKBED_STARTUP": str(clone.SHELL_FILES),
+        "TRACKBED_PROGRAMS": "/a/bin:/b/bin",
+    }
     shown = subprocess.run(
         ["bash", "-lc", 'echo "$MINE $PATH"'], env=environment, capture_output=True, text=True, timeout=30, check=True
     ).stdout

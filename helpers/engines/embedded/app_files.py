@@ -32,20 +32,20 @@ class AppFiles(Collaborator):
             _put(Path(secret.volume) / secret.path, content, 0o400, account.pw_uid, account.pw_gid)
 
     def remove_others(self) -> None:
-        """Remove the modules of an earlier version, whose server imported them for its jobs as long as it ran."""
-        targets = {target for _, target in self._copies()}
-        for path in self.deployment.app.rglob("*.py"):
-            if path not in targets:
+        """Remove an earlier version's modules, which its server imported as long as it ran, and their entry points."""
+        app, targets = self.deployment.app, [target for _, target in self._copies()]
+        kept = {*targets, *(target.parent for target in targets)}
+        for path in (*app.rglob("*.py"), *app.rglob("*.dist-info")):
+            if path not in kept:
                 safe_files.remove(path)
 
     def _copies(self) -> list[tuple[Path, Path]]:
         """Each file and where it goes."""
-        app, here, startup = self.deployment.app, Path(__file__).parent, clone.JUPYTER_FOLDER / "startup"
-        for_notebook = [p for p in sorted(startup.rglob("*")) if p.is_file() and "__pycache__" not in p.parts]
+        app, here = self.deployment.app, Path(__file__).parent
         return [
             *((path, app / path.relative_to(clone.MLFLOW_FOLDER)) for path in clone.server_files()),
             *((here / name, app / name) for name in SCRIPTS),
-            *((path, self.deployment.startup / path.relative_to(startup)) for path in for_notebook),
+            *((path, self.deployment.startup / name) for name, path in clone.notebook_files().items()),
         ]
 
     def put_database_access(self) -> None:

@@ -236,5 +236,5 @@ class Specs(Collaborator):
             self.system.credentials_digest(),
             [file.template for file in self.deployment.secret_files()],
             *clone.server_files(),
-            digests.folder_digest(clone.JUPYTER_FOLDER / "startup"),
+            *(part for file in clone.notebook_files().items() for part in file),
         )

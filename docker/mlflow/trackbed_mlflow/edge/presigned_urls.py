@@ -2,7 +2,7 @@
 
 MLflow would send every client to the store by a name that only this system's own network knows, with a signature of
 the server's keys: clients elsewhere, a browser among them, wait for a host that is none. Who is on that network says
-which one it is; the notebook's MLflow does (docker/jupyter/startup/trackbed_network.py). Everybody else is answered as
+which one it is; the notebook's MLflow does (trackbed_notebook/store_network.py). Everybody else is answered as
 by a server whose artifacts are in a folder, and goes through MLflow: so does who comes through a proxy, whatever it
 says. The word is no secret: who says it wrongly gets addresses that lead nowhere, for what it may read anyway.
 Every spelling and twin is here and nowhere else.

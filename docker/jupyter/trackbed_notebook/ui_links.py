@@ -13,14 +13,18 @@ MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT is true in Trackbed's notebooks: where th
 a dead link is not printed either.
 """
 
+from __future__ import annotations
+
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import quote
 
 TRAINING = "?workflowType=machine_learning"
 
 
-def browser_address(address):
+def browser_address(address: str) -> str:
     """The address with the tracking server's host replaced by the one the browser can reach."""
     ours = os.environ.get("TRACKBED_SERVER_URI") or os.environ.get("MLFLOW_TRACKING_URI", "")
     ours = ours.rstrip("/")
@@ -30,7 +34,7 @@ def browser_address(address):
     return address
 
 
-def _query(module):
+def _query(module: Any) -> str:
     """What follows the address of a page: MLflow's page for training, which lists runs and not traces, and the
     workspace where this MLflow knows workspaces and one is chosen."""
     get = getattr(module, "get_request_workspace", None)
@@ -40,19 +44,20 @@ def _query(module):
     return f"{TRAINING}&workspace={quote(name, safe='')}"
 
 
-def _wrap_log_url(module):
+def _wrap_log_url(module: Any) -> None:
     """The two lines at the end of a run."""
     original = module.TrackingServiceClient._log_url
 
-    def log_url(self, run_id):
+    def log_url(self: Any, run_id: str) -> None:
         if not os.environ.get("TRACKBED_BROWSER_URL"):
-            return original(self, run_id)
+            original(self, run_id)
+            return
         try:
             if not isinstance(self.store, module.RestStore) or self.tracking_uri.startswith("databricks"):
-                return None
+                return
             run = self.store.get_run(run_id)
             if run.data.tags.get("mlflow.runType") == "genai_evaluate":
-                return None  # an evaluation shows its own link
+                return  # an evaluation shows its own link
             host = browser_address(self.store.get_host_creds().host.rstrip("/"))
             experiment = f"{host}/#/experiments/{run.info.experiment_id}"
             query = _query(module)
@@ -62,34 +67,33 @@ def _wrap_log_url(module):
             )
         except Exception:  # a link is a courtesy: it never fails a finished run
             pass
-        return None
 
     module.TrackingServiceClient._log_url = log_url
 
 
-def _wrap_evaluation(module):
+def _wrap_evaluation(module: Any) -> None:
     """The button and the line that ``mlflow.genai.evaluate`` shows."""
     original = module._resolve_evaluation_results_url
 
-    def resolve(*args, **kwargs):
+    def resolve(*args: Any, **kwargs: Any) -> str:
         return browser_address(original(*args, **kwargs))
 
     module._resolve_evaluation_results_url = resolve
 
 
-_WRAPS = {
+_WRAPS: dict[str, Callable[[Any], None]] = {
     "mlflow.tracking._tracking_service.client": _wrap_log_url,
     "mlflow.genai.utils.display_utils": _wrap_evaluation,
 }
 
 
-class Links:
+class UILinks:
     """A request header provider without headers."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._waiting = dict(_WRAPS)
 
-    def in_context(self):
+    def in_context(self) -> bool:
         for name in tuple(self._waiting):
             module = sys.modules.get(name)
             if module is not None:
@@ -100,5 +104,5 @@ class Links:
                     pass  # half imported, another thread was first, or another MLflow
         return False
 
-    def request_headers(self):
+    def request_headers(self) -> dict[str, str]:
         return {}

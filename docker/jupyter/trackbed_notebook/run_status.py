@@ -5,22 +5,26 @@ a training that was cut off would be said to be complete. A plugin of MLflow's r
 asked for one is the moment at which MLflow is complete.
 """
 
+from __future__ import annotations
+
 import atexit
 import sys
+from types import TracebackType
+from typing import Any
 
 
-def _status(error):
+def _status(error: BaseException) -> str:
     return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
 
 
-class Runs:
+class RunStatus:
     """Looks at how each cell, or the script, ends, from MLflow's first request on."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.status = ""
         self._watching = False
 
-    def in_context(self):
+    def in_context(self) -> bool:
         if not self._watching:
             self._watching = True
             try:
@@ -32,20 +36,20 @@ class Runs:
             atexit.register(self.end)  # behind MLflow's own, so before it
         return False
 
-    def request_headers(self):
+    def request_headers(self) -> dict[str, str]:
         return {}
 
-    def cell_ended(self, result):
+    def cell_ended(self, result: Any) -> None:
         """A cell that ends well clears what the one before it left: somebody goes on with the run."""
         error = getattr(result, "error_in_exec", None)
         self.status = "" if error is None else _status(error)
 
-    def script_ended(self, kind, error, trace):
+    def script_ended(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         """What Python does with an error that nothing caught: show it, then end."""
         self.status = _status(error)
         self._shown(kind, error, trace)
 
-    def end(self):
+    def end(self) -> None:
         fluent = sys.modules.get("mlflow.tracking.fluent")
         if self.status and fluent is not None:
             try:

@@ -9,22 +9,28 @@ this was written for, or lacks what is imported here, MLflow's own is used. What
 is MLflow's own as well.
 """
 
+from __future__ import annotations
+
 import errno
 import inspect
 import logging
 import os
 import time
+from collections.abc import Mapping
 from concurrent.futures import as_completed
+from typing import Any
 
-from mlflow.environment_variables import (
+from mlflow.environment_variables import (  # type: ignore[import-not-found]
     MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR,
     MLFLOW_HTTP_REQUEST_MAX_RETRIES,
     MLFLOW_S3_IGNORE_TLS,
 )
-from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
-from mlflow.utils.file_utils import ArtifactProgressBar
-from mlflow.utils.request_utils import cloud_storage_http_request
+from mlflow.exceptions import MlflowException  # type: ignore[import-not-found]
+from mlflow.store.artifact.mlflow_artifacts_repo import (  # type: ignore[import-not-found]
+    MlflowArtifactsRepository,
+)
+from mlflow.utils.file_utils import ArtifactProgressBar  # type: ignore[import-not-found]
+from mlflow.utils.request_utils import cloud_storage_http_request  # type: ignore[import-not-found]
 
 BLOCK = 1 << 18  # bytes; what one thread holds
 SILENT_SECONDS = 10  # MLflow's own limit for a store that sends nothing
@@ -35,7 +41,7 @@ NEEDED = ("_get_presigned_download_url", "chunk_thread_pool")
 _logger = logging.getLogger(__name__)
 
 
-def fetch(url, headers, path, first, last):
+def fetch(url: str, headers: Mapping[str, str], path: str, first: int, last: int) -> None:
     """Write bytes ``first`` to ``last`` of the object to the same place in the file.
 
     Raises OSError (requests' errors are some) or urllib3's HTTPError where not exactly these came.
@@ -60,10 +66,12 @@ def fetch(url, headers, path, first, last):
             raise OSError(f"bytes {first}-{last} were asked for, {abs(left)} too {'few' if left > 0 else 'many'} came")
 
 
-class Artifacts(MlflowArtifactsRepository):
+class Artifacts(MlflowArtifactsRepository):  # type: ignore[misc]
     """MLflow's repository with another way to write what the store sends."""
 
-    def _multipart_download(self, presigned_response, remote_file_path, local_path, file_size, chunk_size):
+    def _multipart_download(
+        self, presigned_response: Any, remote_file_path: str, local_path: str, file_size: int, chunk_size: int
+    ) -> None:
         """The file appears under its name when it is whole, or not at all."""
         part = os.path.join(os.path.dirname(local_path), f".{os.urandom(8).hex()}.part")
         try:
@@ -78,14 +86,15 @@ class Artifacts(MlflowArtifactsRepository):
                 os.unlink(part)
             raise
 
-    def _fetch_all(self, place, name, path, ranges, bar):
+    def _fetch_all(self, place: Any, name: str, path: str, ranges: list[tuple[int, int]], bar: Any) -> None:
         """All ranges; those that fail again with a fresh address, until MLflow's retries bring nothing any more."""
         retries = 0
         while ranges:
             futures = {
                 self.chunk_thread_pool.submit(fetch, place.url, place.headers, path, *one): one for one in ranges
             }
-            failed, error = [], None
+            failed: list[tuple[int, int]] = []
+            error: BaseException | None = None
             for future in as_completed(futures):
                 if (found := future.exception()) is None:
                     bar.update()
@@ -110,7 +119,7 @@ class Artifacts(MlflowArtifactsRepository):
             ranges = sorted(failed)
 
 
-def chosen(own, ours):
+def chosen(own: type[Any], ours: type[Any]) -> type[Any]:
     """``ours`` where MLflow's ``own`` class is built as expected, else ``own``."""
     method = getattr(own, "_multipart_download", None)
     if method and list(inspect.signature(method).parameters) == EXPECTED and all(hasattr(own, name) for name in NEEDED):

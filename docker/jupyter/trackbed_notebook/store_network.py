@@ -6,14 +6,16 @@ do not know. Another server takes it for nothing. TRACKBED_STORE_NETWORK is empt
 server.
 """
 
+from __future__ import annotations
+
 import os
 
 
-class Network:
+class StoreNetwork:
     """MLflow asks it before each request."""
 
-    def in_context(self):
+    def in_context(self) -> bool:
         return bool(os.environ.get("TRACKBED_STORE_NETWORK"))
 
-    def request_headers(self):
+    def request_headers(self) -> dict[str, str]:
         return {"X-Trackbed-Network": os.environ["TRACKBED_STORE_NETWORK"]}

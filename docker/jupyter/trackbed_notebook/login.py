@@ -5,27 +5,31 @@ gets the login of the files in TRACKBED_TRACKING_SECRETS; a request to any other
 ``mlflow.set_tracking_uri()``, does not, nor one that brings a login of its own (MLFLOW_TRACKING_USERNAME and so on).
 """
 
+from __future__ import annotations
+
 import base64
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 PORTS = {"http": 80, "https": 443}
 
 
-def _read(name):
+def _read(name: str) -> str:
     try:
         return Path(os.environ.get("TRACKBED_TRACKING_SECRETS", ""), name).read_text()
     except OSError:
         return ""
 
 
-def _origin(url):
+def _origin(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port or PORTS.get(parts.scheme)
 
 
-def _header():
+def _header() -> str:
     """What goes into the header, "" without a login."""
     if token := _read("tracking-token"):
         return f"Bearer {token}"
@@ -35,12 +39,7 @@ def _header():
     return ""
 
 
-def known():
-    """Whether there is a login at all."""
-    return bool(_header())
-
-
-def authorize(request):
+def authorize(request: Any) -> Any:
     """Add the login to a prepared request of the tracking server."""
     ours = os.environ.get("TRACKBED_SERVER_URI", "")
     header = _header()
@@ -52,8 +51,8 @@ def authorize(request):
 class Login:
     """MLflow asks for it by name and hands what it gives to requests."""
 
-    def get_name(self):
+    def get_name(self) -> str:
         return "trackbed"
 
-    def get_auth(self):
+    def get_auth(self) -> Callable[[Any], Any]:
         return authorize

@@ -6,26 +6,28 @@ as a plugin of its run contexts that adds nothing to a run, and changes MLflow's
 environment or by ``mlflow.disable_system_metrics_logging()``, has the last word.
 """
 
+from __future__ import annotations
+
 import importlib.util
 
-from mlflow import environment_variables
+from mlflow import environment_variables  # type: ignore[import-not-found]
 
 
-def measure():
+def measure() -> None:
     """On where nobody says otherwise."""
     switch = getattr(environment_variables, "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", None)
-    if importlib.util.find_spec("psutil") is not None and hasattr(switch, "default"):
+    if switch is not None and importlib.util.find_spec("psutil") is not None and hasattr(switch, "default"):
         switch.default = True
 
 
 measure()
 
 
-class Metrics:
+class SystemMetrics:
     """A run context without tags."""
 
-    def in_context(self):
+    def in_context(self) -> bool:
         return False
 
-    def tags(self):
+    def tags(self) -> dict[str, str]:
         return {}
