@@ -31,6 +31,10 @@ class SettingError(TrackbedError):
     code = BAD_SETTING
 
 
+class WrongProject(TrackbedError):
+    """What was asked for belongs to another project: nothing of this one is wrong, and none of it was looked at."""
+
+
 class EngineUnavailable(TrackbedError):
     """The chosen engine cannot be used on this machine as it is."""
 

@@ -8,7 +8,7 @@ from helpers import durability, encrypted_rows, gateway, kernels, ports, remote_
 from helpers.checks import doctor, readiness
 from helpers.engines import select
 from helpers.engines.base import Engine
-from helpers.errors import Interrupted, SettingError, TrackbedError
+from helpers.errors import Interrupted, SettingError, TrackbedError, WrongProject
 from helpers.gpu import node_types, verify
 from helpers.project import access, credentials, failed_start, remote_tracking, surroundings
 from helpers.project.project import Project
@@ -23,7 +23,7 @@ def _claim(system: Project, engine: Engine) -> None:
     if not other or other == here or not Path(other, "tasks.py").exists():
         return
     if any(s.state is not State.MISSING for s in engine.parts()):
-        raise TrackbedError(
+        raise WrongProject(
             f"project {system.settings.project} runs from another clone, {other}",
             "work there, or `invoke down` first to move it here, or start a second system with "
             "--project=NAME and other ports",
@@ -56,7 +56,7 @@ def _check_no_server(engine: Engine) -> None:
     """A notebook for a remote tracking server is a project of its own: beside a server of ours it would hide that."""
     settings = engine.settings
     if any(item.what.startswith("database:") for item in engine.data()):
-        raise TrackbedError(
+        raise WrongProject(
             f"project {settings.project} has a tracking server and data of its own, and TRACKING_URI "
             f"(from {settings.origin('TRACKING_URI')}) names another one",
             "start the notebook as a second system: --project=NAME with another --jupyter-port; or "

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from helpers.errors import Interrupted, TrackbedError
+from helpers.errors import Interrupted, TrackbedError, WrongProject
 from helpers.project import state
 from helpers.settings import Settings
 
@@ -19,7 +19,7 @@ def noted(settings: Settings) -> Iterator[None]:
     """Around a start: keeps its flags when it fails, forgets them when it works."""
     try:
         yield
-    except Interrupted:
+    except (Interrupted, WrongProject):  # that start says nothing of this project as it is
         raise
     except TrackbedError:
         told = {name: value for name, value in settings.told.items() if settings.origin(name).startswith("--")}

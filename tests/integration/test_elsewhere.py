@@ -220,6 +220,7 @@ def test_a_system_with_a_server_of_its_own_is_not_hidden(site: Site) -> None:
     seen.refused(done, 1, "has a tracking server and data of its own", "--project=NAME")
     assert seen.identities(site.server) == before
     assert "postgres" in site.server.parts(), "what was refused is not remembered"
+    assert "--tracking-uri" not in site.server.invoke("doctor").stderr, "nor looked at"
 
 
 def test_settings_that_cannot_be(site: Site, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers import clone, lifecycle
-from helpers.errors import Interrupted, TrackbedError
+from helpers.errors import Interrupted, TrackbedError, WrongProject
 from helpers.project import failed_start
 from helpers.settings import Settings
 
@@ -50,6 +50,8 @@ def test_flags_of_a_failed_start_count_until_one_works(flags: dict[str, str | No
     assert not file.exists(), "it works"
     start(flags, Interrupted, gpu="none")
     assert not file.exists(), "the next one goes on"
+    start(flags, WrongProject, tracking_uri="https://mlflow.example.org")
+    assert lifecycle.last_tried(flags)[1] == (), "that was asked of the wrong project"
 
 
 @pytest.mark.parametrize(
