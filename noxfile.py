@@ -111,7 +111,7 @@ def unit(session: nox.Session) -> None:
 
 
 @nox.session(allow_parallel=True, tags=FULL)
-@nox.parametrize("share", [nox.param(share, id=share) for share in ("transfer", "docker", "embedded")])
+@nox.parametrize("share", [nox.param(share, id=share) for share in ("embedded", "transfer", "docker")])
 def integration(session: nox.Session, share: str) -> None:
     """The tasks a user types, against real services: embedded always, Docker when an engine answers."""
     suite(session, "integration", f"--share={share}", codes=chosen(session))

@@ -184,8 +184,10 @@ def test_what_is_wrong_with_the_server_is_said(site: Site, address: str, tmp_pat
     set_env(clone, TRACKING_PASSWORD="wrong")
     fails(said="does not accept the login (401)")
     set_env(clone)
-    fails("--tracking-username=", said="wants a login (401)")
     fails("--tracking-ca=", said="an authority that is not known here")
+    if clone.engine == "embedded":  # the same program says the rest, see below
+        return
+    fails("--tracking-username=", said="wants a login (401)")
     fails(f"--tracking-ca={authority(tmp_path)}", said="another authority than TRACKING_CA")
     nobody = "--tracking-username="  # the password is this server's alone
     with gate(address, 1, certificate(site.ca, "mlflow.example.org")) as other:

@@ -102,7 +102,10 @@ def pieces(place: Place) -> set[str]:
     return {path.rpartition("/")[2] for path, _ in place.listed("pieces/")}
 
 
-@pytest.mark.parametrize("kind", ["folder", "bucket"])
+# each engine and each kind of place once: neither knows of the other
+@pytest.mark.parametrize(
+    ("engine", "kind"), [("embedded", "bucket"), ("docker", "folder")], indirect=["engine"], scope="session"
+)
 def test_a_second_backup_moves_only_what_is_new(
     pair: tuple[Clone, Clone], kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
