@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from helpers import gateway, remote_server
-from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, POSTGRES, Engine, Sink, State
+from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, POSTGRES, Engine, Sink
 from helpers.engines.failures import stop_at_failed
 from helpers.errors import NotListening, NotReady
 from helpers.http_request import SEARCH, Answer, ask
@@ -18,7 +18,11 @@ ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 
 
 class _NotYet(Exception):
-    """A probe's answer that may still change."""
+    """What is missing and why, by service; that may still change."""
+
+    def __init__(self, missing: Mapping[str, str]) -> None:
+        super().__init__()
+        self.missing = missing
 
 
 def _asked(engine: Engine, part: str, path: str, *rest: Any, **named: Any) -> Answer:
@@ -92,8 +96,22 @@ def _newly_ready(engine: Engine, wanted: Mapping[str, tuple[Probe, ...]], missin
             yield part
 
 
+def _not_up(engine: Engine, names: Collection[str], sink: Sink) -> dict[str, str]:
+    """The services that are not up in the engine's own word, each with its state; those that are, without a probe too,
+    are told as ready.
+
+    An answer may come from a process that a killed service left behind, and `status` right after `up` says the engine's
+    word: its own health check may come a moment after ours.
+    """
+    statuses = [status for status in engine.parts() if status.name in names]
+    for status in statuses:
+        if status.name == POSTGRES and status.up:  # what was asked went through to it
+            sink.part(POSTGRES, "ready")
+    return {status.name: str(status.state) for status in statuses if not status.up}
+
+
 def wait(engine: Engine, parts: Iterable[str], timeout: float, sink: Sink, changed: bool = True) -> None:
-    """Return when every part is usable, through to the database and the object store.
+    """Return when every service is usable, through to the database and the object store, and every one of them is up.
 
     Raises PartFailed at once when one has exited or is unhealthy for good, NotReady after ``timeout`` seconds,
     naming what was still missing.
@@ -109,19 +127,11 @@ def wait(engine: Engine, parts: Iterable[str], timeout: float, sink: Sink, chang
     def look() -> None:
         for part in _newly_ready(engine, wanted, missing):
             sink.part(part, "ready")
-            if part == MLFLOW and POSTGRES in names:
-                sink.part(POSTGRES, "ready")  # what was asked went through to it
-        if changed and not missing:
-            # an answer may come from a process that a killed part left behind, and `status` right after `up` says the
-            # engine's word: its own health check may come a moment after ours
-            missing.update(
-                (s.name, str(s.state))
-                for s in engine.parts()
-                if s.name in wanted and s.state in (State.EXITED, State.RESTARTING, State.STARTING)
-            )
-        if missing:
-            stop_at_failed(engine, wanted, seen)
-            raise _NotYet
+        down = {} if missing else _not_up(engine, names, sink)
+        missing.update((name, state) for name, state in down.items() if name in wanted)  # they are asked again
+        if missing or down:
+            stop_at_failed(engine, names, seen)
+            raise _NotYet(missing | down)
 
     retrying = tenacity.Retrying(
         wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=0.5, exp_base=1.4, jitter=0.1),
@@ -131,11 +141,12 @@ def wait(engine: Engine, parts: Iterable[str], timeout: float, sink: Sink, chang
     )
     try:
         retrying(look)
-    except _NotYet:
-        waited = "; ".join(f"{part} ({problem})" for part, problem in missing.items())
+    except _NotYet as error:
+        waited = "; ".join(f"{part} ({problem})" for part, problem in error.missing.items())
         raise NotReady(
             f"not ready after {timeout:.0f} s: {waited}",
-            f"`invoke logs {next(iter(missing))}` shows why; READY_TIMEOUT raises the limit, `invoke up` waits again",
+            f"`invoke logs {next(iter(error.missing))}` shows why; READY_TIMEOUT raises the limit, "
+            "`invoke up` waits again",
         ) from None
 
 

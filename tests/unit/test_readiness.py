@@ -15,7 +15,7 @@ import pytest
 from helpers import http_request
 from helpers.checks import readiness
 from helpers.engines import failures
-from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Address, Engine, PartStatus, State
+from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, STORE, Address, Engine, PartStatus, State
 from helpers.errors import NotReady, PartFailed
 
 Rule = Callable[[str, str], tuple[int, bytes]]
@@ -108,12 +108,12 @@ def wait(
     return sink
 
 
-READY = (PartStatus(MLFLOW, State.READY), PartStatus(JUPYTER, State.READY))
+READY = tuple(PartStatus(name, State.READY) for name in (MLFLOW, JUPYTER, POSTGRES))
 
 
 def test_ready_goes_through_to_database_and_store(server: Server) -> None:
     sink = wait(FakeEngine(server.port, *READY))
-    assert sink.seen == [(MLFLOW, "ready"), (POSTGRES, "ready"), (JUPYTER, "ready")]
+    assert sink.seen == [(MLFLOW, "ready"), (JUPYTER, "ready"), (POSTGRES, "ready")]
     paths = [line.split("?")[0].split("/__probe__")[0] for line in server.asked]
     assert "GET /api/2.0/mlflow/experiments/search" in paths
     assert [line.split()[0] for line in server.asked if "/__probe__/" in line] == ["PUT", "GET", "DELETE"]
@@ -136,11 +136,33 @@ def test_it_waits_for_the_word_of_the_engine_too(server: Server) -> None:
     class Late(FakeEngine):
         def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
             super().parts()
-            return (READY[0], PartStatus(JUPYTER, State.STARTING if self.looks < 4 else State.READY))
+            return (READY[0], PartStatus(JUPYTER, State.STARTING if self.looks < 4 else State.READY), READY[2])
 
     engine = Late(server.port)
     wait(engine)
     assert engine.parts() == READY and engine.looks > 4, "status right after it says ready"
+
+
+@pytest.mark.parametrize("changed", [True, False])
+@pytest.mark.parametrize("name", [POSTGRES, STORE])
+def test_nothing_is_ready_beside_a_service_that_has_exited(server: Server, name: str, changed: bool) -> None:
+    """Another process answers in its place, as one does that lost its supervisor."""
+    engine = FakeEngine(server.port, *READY[:2], PartStatus(name, State.EXITED, exit_code=1))
+    with pytest.raises(PartFailed, match=f"{name} is exited, exit code 1"):
+        wait(engine, changed=changed, parts=(MLFLOW, JUPYTER, name))
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.MISSING])
+def test_a_service_that_nothing_is_asked_of_is_waited_for(server: Server, state: State) -> None:
+    sink = FakeSink()
+    with pytest.raises(NotReady, match=rf"not ready after 0 s: postgres \({state}\)"):
+        readiness.wait(
+            cast(Engine, FakeEngine(server.port, *READY[:2], PartStatus(POSTGRES, state))),
+            (POSTGRES, MLFLOW, JUPYTER),
+            0.3,
+            sink,
+        )
+    assert (POSTGRES, "ready") not in sink.seen
 
 
 @pytest.mark.parametrize("state", [State.EXITED, State.UNHEALTHY])
