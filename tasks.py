@@ -10,13 +10,13 @@ import command_line
 from command_line import task
 from helpers.settings.flags import Given
 
-YES = {"yes": "Answer beforehand: do not ask before kernels that run are ended"}
-BOOT = {"on_boot": "Start after a reboot too, by a systemd unit (embedded); --on-boot=false removes it"}
+YES = {"yes": "Do not ask before running kernels end"}
+BOOT = {"on_boot": "Start at boot too, with a systemd unit (embedded only): true or false"}
 STARTING = {
     **YES,
-    "dry_run": "Print the equivalent plain commands, start nothing",
-    "name_prefix": "With --dry-run: another name and free ports, to run beside the real system",
-    "adopt": "Take over volumes whose state folder was lost",
+    "dry_run": "Print the plain commands that would do the same, and start nothing",
+    "name_prefix": "With --dry-run: another name and free ports, so that the script can run beside this project",
+    "adopt": "Take over existing volumes whose state folder was lost",
 }
 FORMAT = {"format": "Format of the output: table, json or env"}
 TABLE_OR_JSON = {"format": "Format of the output: table or json"}
@@ -34,7 +34,7 @@ def up(
     adopt: bool = False,
     yes: bool = False,
 ) -> None:
-    """Start everything. It is ready when the command returns; run it again to repair or change something."""
+    """Start everything, and return when it is ready. Run it again to repair or to change something."""
     from helpers.cli import running
 
     running.up(given, running.Start(dry_run, name_prefix, adopt, yes), on_boot)
@@ -49,7 +49,7 @@ def jupyter(
     adopt: bool = False,
     yes: bool = False,
 ) -> None:
-    """Start only a notebook, for a remote tracking server (--tracking-uri=https://...)."""
+    """Start only a notebook, for a remote tracking server. Name the server with --tracking-uri."""
     from helpers.cli import running
 
     running.jupyter(given, running.Start(dry_run, name_prefix, adopt, yes))
@@ -57,10 +57,10 @@ def jupyter(
 
 @task(
     aliases=["stop"],
-    help={"delete_data": "Delete the data too; names what goes and asks", "yes": "Answer beforehand: do not ask"},
+    help={"delete_data": "Delete the data too; shows what will be deleted and asks", "yes": "Do not ask"},
 )
 def down(context: Context, given: Given, delete_data: bool = False, yes: bool = False) -> None:
-    """Stop everything, the notebook first. Data stay unless --delete-data."""
+    """Stop everything, the notebook first. Your data stay unless you give --delete-data."""
     from helpers.cli import running
 
     running.down(given, delete_data, yes)
@@ -68,7 +68,7 @@ def down(context: Context, given: Given, delete_data: bool = False, yes: bool = 
 
 @task(aliases=["ps"], help={**FORMAT, **JSON})
 def status(context: Context, given: Given, format: str = "table", json: bool = False) -> int:
-    """Show what runs: state, URL, memory. The exit code is 1 where a service is not up."""
+    """Show each service with its state, URL and memory. The exit code is 1 when a service is not up."""
     from helpers.cli import status
 
     return status.status(given, format, json)
@@ -77,16 +77,16 @@ def status(context: Context, given: Given, format: str = "table", json: bool = F
 @task(
     word="service",
     help={
-        "service": "Service: postgres, store, bucket, mlflow, jupyter, ... (default: all)",
-        "follow": "Go on until Ctrl-C",
+        "service": "Service: postgres, store, mlflow, jupyter, gateway, ... (default: all)",
+        "follow": "Print new lines until Ctrl-C",
         "tail": "Number of lines of each service",
-        "raw": "Lines as they were written, with colours and control characters",
+        "raw": "Print lines unchanged, with their colours and control characters",
     },
 )
 def logs(
     context: Context, given: Given, service: str = "", follow: bool = False, tail: int = 200, raw: bool = False
 ) -> None:
-    """Show log lines of all services, or of one. What a terminal would obey in them is shown as escapes."""
+    """Print the log of all services, or of one. Control characters are escaped."""
     from helpers.cli import status
 
     status.logs(given, service, follow, tail, raw)
@@ -94,7 +94,7 @@ def logs(
 
 @task(aliases=["url", "open"])
 def jupyter_url(context: Context, given: Given) -> None:
-    """Print JupyterLab's address, to paste into a browser."""
+    """Print the link that opens JupyterLab in a browser."""
     from helpers.cli import status
 
     status.jupyter_url(given)
@@ -102,7 +102,7 @@ def jupyter_url(context: Context, given: Given) -> None:
 
 @task()
 def mlflow_url(context: Context, given: Given) -> None:
-    """Print MLflow's address, with the token where it asks for one."""
+    """Print the link that opens MLflow, with the token where it asks for one."""
     from helpers.cli import status
 
     status.mlflow_url(given)
@@ -110,7 +110,7 @@ def mlflow_url(context: Context, given: Given) -> None:
 
 @task()
 def check(context: Context, given: Given) -> int:
-    """Prove that it works, with a run logged from the notebook. It is read back, and its row and object looked for."""
+    """Log a test run from the notebook and look for it everywhere. Computes on the GPUs too."""
     from helpers.cli import running
 
     return running.prove(given)
@@ -118,7 +118,7 @@ def check(context: Context, given: Given) -> int:
 
 @task()
 def doctor(context: Context, given: Given) -> int:
-    """Find out what is wrong, before or after a start. Looks at engine, disk, memory, ports, network, permissions."""
+    """Find problems before or after a start, and how to fix them. Changes nothing."""
     from helpers.cli import running
 
     return running.examine(given)
@@ -126,7 +126,7 @@ def doctor(context: Context, given: Given) -> int:
 
 @task(name="list")
 def users_list(context: Context, given: Given) -> None:
-    """List the logins of the gateway."""
+    """List the logins of the gateway (public mode)."""
     from helpers.cli import people
 
     people.list_users(given)
@@ -134,7 +134,7 @@ def users_list(context: Context, given: Given) -> None:
 
 @task(name="add", positional=["name"], help=USER)
 def users_add(context: Context, given: Given, name: str) -> None:
-    """Make a login for the gateway. Its password is printed, the only time that it can be seen."""
+    """Create a login for the gateway and print its password. Nobody can see the password again."""
     from helpers.cli import people
 
     people.add_user(given, name)
@@ -142,7 +142,7 @@ def users_add(context: Context, given: Given, name: str) -> None:
 
 @task(name="passwd", positional=["name"], help=USER)
 def users_passwd(context: Context, given: Given, name: str) -> None:
-    """Give a login a new password, and print it."""
+    """Replace a login's password and print the new one."""
     from helpers.cli import people
 
     people.new_password(given, name)
@@ -150,7 +150,7 @@ def users_passwd(context: Context, given: Given, name: str) -> None:
 
 @task(name="remove", positional=["name"], help=USER)
 def users_remove(context: Context, given: Given, name: str) -> None:
-    """Remove a login. It opens nothing any more."""
+    """Remove a login. It stops working within a second."""
     from helpers.cli import people
 
     people.remove_user(given, name)
@@ -158,7 +158,7 @@ def users_remove(context: Context, given: Given, name: str) -> None:
 
 @task(word="name", help={"name": "Name of the login (default: the first)"})
 def env(context: Context, given: Given, name: str = "") -> None:
-    """Print lines for a shell on another machine, to log runs from there. The password has to be put in."""
+    """Print lines for a shell on another machine that logs runs here. Put the password in yourself."""
     from helpers.cli import people
 
     people.env(given, name)
@@ -174,7 +174,7 @@ def credentials_show(context: Context, given: Given, format: str = "table", json
 
 @task(name="rotate")
 def credentials_rotate(context: Context, given: Given) -> None:
-    """Replace every generated secret while it runs. The data stay."""
+    """Replace every generated secret of the running project. The data stay."""
     from helpers.cli import people
 
     people.rotate_credentials(given)
@@ -182,7 +182,7 @@ def credentials_rotate(context: Context, given: Given) -> None:
 
 @task(name="init")
 def credentials_init(context: Context, given: Given) -> None:
-    """Prepare for a bare `docker compose up`. Makes images, volumes, secrets and compose.yaml."""
+    """Prepare a bare `docker compose up`: images, volumes, secrets and compose.yaml."""
     from helpers.cli import people
 
     people.make_credentials(given)
@@ -191,13 +191,13 @@ def credentials_init(context: Context, given: Given) -> None:
 @task(
     name="create",
     help={
-        "to": "Place of the backup: a file; or FOLDER/ or s3://BUCKET/PREFIX, where later backups store only what is "
-        "new (default: a file in the state folder's backups)",
-        "with_secrets": "Put the generated secrets into it too (the file is 0600)",
+        "to": "Place of the backup: a file, FOLDER/ or s3://BUCKET/PREFIX; in the last two, later backups store only "
+        "what is new (default: a file in the state folder's backups)",
+        "with_secrets": "Put the generated secrets into the backup too, in plain text",
     },
 )
 def backup(context: Context, given: Given, to: str = "", with_secrets: bool = False) -> int:
-    """Back up database and artifacts while everything runs. They are consistent with each other."""
+    """Back up runs, models and artifacts while everything runs. The workspace is not part of it."""
     from helpers.cli import data
 
     return data.backup(given, to, with_secrets)
@@ -209,11 +209,11 @@ def backup(context: Context, given: Given, to: str = "", with_secrets: bool = Fa
     help={
         "place": "Place of backups: a file, a folder or s3://BUCKET/PREFIX, or one backup there (default: the files in "
         "the state folder's backups)",
-        "repair": "Store again what is damaged, from copies and from the running system",
+        "repair": "Store damaged pieces again, from copies and from the running project",
     },
 )
 def backup_verify(context: Context, given: Given, place: str = "", repair: bool = False) -> int:
-    """Check backups by reading them back. Names what is damaged or missing, and whose artifacts that are."""
+    """Read backups back and name what is damaged, by run and artifact. No service has to run."""
     from helpers.cli import data
 
     return data.verify(given, place, repair)
@@ -222,12 +222,11 @@ def backup_verify(context: Context, given: Given, place: str = "", repair: bool 
 @task(
     positional=["source"],
     help={
-        "source": "What `invoke backup` printed: a file, a backup in a folder or s3://...; the folder or "
-        "s3://BUCKET/PREFIX alone: its newest backup",
-        "into": "Name of a new or empty project to restore into, on free ports; the current one stays as it is",
-        "no_backup": "Do not back up what is there before it is replaced",
-        "skip_damaged": "Restore what is whole of a damaged backup, and name what was left out",
-        "yes": "Answer beforehand: do not ask",
+        "source": "What `invoke backup` printed; or a folder or s3://BUCKET/PREFIX, for its newest backup",
+        "into": "Name of a new or empty project to restore into, on free ports; this project stays unchanged",
+        "no_backup": "Do not back up the current data before they are replaced",
+        "skip_damaged": "Restore what is undamaged, and name what was left out",
+        "yes": "Do not ask",
     },
 )
 def restore(
@@ -239,23 +238,23 @@ def restore(
     skip_damaged: bool = False,
     yes: bool = False,
 ) -> None:
-    """Replace what is there by a backup, on any engine. The old state stays in use until the last step."""
+    """Restore a backup, which replaces the current data. Those stay in use until the last step."""
     from helpers.cli import data
 
     data.restore(given, source, into, no_backup, skip_damaged, yes)
 
 
-@task(help={"to": "Engine to go to: docker or embedded"})
+@task(help={"to": "Engine to move to: docker or embedded"})
 def move(context: Context, given: Given, to: str) -> None:
-    """Bring everything to the other engine. Backs up, restores there, switches, removes here."""
+    """Move all data to the other engine. The old engine's data go when the new one is up."""
     from helpers.cli import data
 
     data.move(given, to)
 
 
-@task(help={"back": "Return to the state that the last upgrade kept"})
+@task(help={"back": "Return to the database that the last upgrade kept"})
 def upgrade(context: Context, given: Given, back: bool = False) -> None:
-    """Upgrade to the versions of this clone. A copy of the database is migrated and proven; the old one is kept."""
+    """Upgrade the project to the versions of this clone. The old database is kept."""
     from helpers.cli import data
 
     (data.go_back if back else data.upgrade)(given)
@@ -263,7 +262,7 @@ def upgrade(context: Context, given: Given, back: bool = False) -> None:
 
 @task(help={**TABLE_OR_JSON, **JSON})
 def usage(context: Context, given: Given, format: str = "table", json: bool = False) -> None:
-    """Show what takes room on the disk, by experiment, and what is free."""
+    """Show disk usage by experiment, and the free disk space."""
     from helpers.cli import data
 
     data.usage(given, format, json)
@@ -271,12 +270,12 @@ def usage(context: Context, given: Given, format: str = "table", json: bool = Fa
 
 @task(
     help={
-        "older_than": "Least time since it was deleted, as in 30d or 12h",
-        "yes": "Remove it; without this it is only shown",
+        "older_than": "Minimum time since the deletion, as in 30d or 12h",
+        "yes": "Remove it; without this flag, gc only shows it",
     }
 )
 def gc(context: Context, given: Given, older_than: str = "30d", yes: bool = False) -> None:
-    """Free the disk of what was deleted in MLflow long ago. Shows first what would go."""
+    """Free disk space: remove for good what was deleted in MLflow. Without --yes it only shows that."""
     from helpers.cli import data
 
     data.gc(given, older_than, yes)
@@ -286,12 +285,12 @@ def gc(context: Context, given: Given, older_than: str = "30d", yes: bool = Fals
     word="image",
     help={
         "image": "Image: mlflow, jupyter, versitygw or gateway (default: mlflow and jupyter)",
-        "push": "Push them to --registry",
+        "push": "Push the images to --registry",
         "registry": "Registry to push to, as in ghcr.io/our-lab",
     },
 )
 def build(context: Context, given: Given, image: str = "", push: bool = False, registry: str = "") -> None:
-    """Build the images for this machine's GPU, or a named one. Does nothing where nothing changed."""
+    """Build the images, for this machine's GPU or a named one. Builds only what has changed."""
     from helpers.cli import toolkit
 
     toolkit.build(given, image, push, registry)
@@ -305,9 +304,9 @@ def version(context: Context, format: str = "table", json: bool = False) -> None
     toolkit.version(format, json)
 
 
-@task(help={"upgrade": "Take newer versions where requirements.in allows them, and today's digests of images"})
+@task(help={"upgrade": "Take newer versions where requirements.in allows them, and new digests of images"})
 def lock(context: Context, upgrade: bool = False) -> None:
-    """Refresh the hash-locked requirements. Those of the toolkit, the images and the embedded engine, with uv."""
+    """Refresh the locked requirements of the toolkit, the images and the embedded engine."""
     from helpers.cli import toolkit
 
     toolkit.lock(upgrade)

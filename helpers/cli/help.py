@@ -50,29 +50,29 @@ def named(tasks: Mapping[str, TaskHelp], name: str) -> TaskHelp | None:
 # what a person does first: what it is for, lines to type, what they do
 FIRST: Mapping[str, Mapping[str, str]] = {
     "Start": {
-        "up": "start MLflow, its database and store, and JupyterLab",
-        "jupyter-url": "print JupyterLab's address for your browser",
-        "check": "log a test run from the notebook and read it back",
+        "up": "start everything, or repair what is half-started",
+        "jupyter-url": "print the link that opens JupyterLab",
+        "check": "log a test run from the notebook, and look for it",
     },
     "Every day": {
-        "status": "show what runs, and its addresses",
+        "status": "show each service with its state and URL",
         "logs mlflow -f": "follow the log of one service",
         "down": "stop everything; your data stay",
     },
-    "Keep what you have": {
-        "backup --to=/mnt/backups/": "back up experiments and artifacts",
-        "restore FILE": "bring a backup back",
+    "Back up and restore": {
+        "backup --to=/mnt/backups/": "back up runs, models and artifacts",
+        "restore FILE": "restore a backup",
     },
-    "Let others in": {
-        "up --public": "open it to other machines, with TLS and logins",
-        "users.add ann": "make a login and print its password",
+    "Share it": {
+        "up --public": "open MLflow and JupyterLab to other machines, with TLS",
+        "users.add ann": "create a login and print its password",
     },
-    "When something is wrong": {"doctor": "find out what, and what helps"},
+    "When something is wrong": {"doctor": "find the problem, and how to fix it"},
 }
 # tasks in the order of a day
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Every day": ("up", "down", "status", "logs", "jupyter-url", "mlflow-url", "check"),
-    "When something is wrong": ("doctor", "usage", "gc"),
+    "Problems and disk space": ("doctor", "usage", "gc"),
     "Data": ("backup", "backup.verify", "restore", "move", "upgrade"),
     "People and passwords": (
         "users",
@@ -84,7 +84,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "credentials.init",
     ),
     "Other machines": ("env", "jupyter"),
-    "Trackbed itself": ("build", "lock", "version"),
+    "Trackbed": ("build", "lock", "version"),
 }
 # flags of a task in the order in which somebody would look for them; what is named nowhere comes first
 SECTIONS: Mapping[str, tuple[str, ...]] = {
@@ -92,6 +92,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Tracking server": (
         "mlflow-port",
         "local-access",
+        "mlflow-fast-path",
         "mlflow-jobs",
         "object-store",
         "s3-port",
@@ -111,8 +112,8 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "tracking-username",
         "tracking-ca",
     ),
-    "How it is done": ("engine", "ready-timeout", "on-boot", "adopt", "dry-run", "name-prefix"),
-    "Which system": ("project", "state-dir"),
+    "Engine and start": ("engine", "ready-timeout", "on-boot", "adopt", "dry-run", "name-prefix"),
+    "Project": ("project", "state-dir"),
 }
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "up": ("up", "up --gpu=none --mlflow-port=8001", "up --public --domain=lab.example.org", "up --dry-run"),
@@ -128,7 +129,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "backup": ("backup", "backup --to=/mnt/backups/", "backup --to=s3://bucket/prefix"),
     "backup.verify": ("backup.verify", "backup.verify /mnt/backups/ --repair"),
     "restore": ("restore FILE", "restore FILE --into=copy"),
-    "move": ("move --to=embedded", "move --to=docker --object-store=minio"),
+    "move": ("move embedded", "move docker --object-store=minio"),
     "upgrade": ("upgrade", "upgrade --back"),
     "build": ("build", "build jupyter --gpu=none"),
     "gc": ("gc", "gc --older-than=7d --yes"),
@@ -223,7 +224,7 @@ def listing(tasks: Mapping[str, TaskHelp], width: int, group: str = "") -> list[
 
 def overview(width: int) -> list[str]:
     """What `invoke` alone prints: what a person does first."""
-    lines = textwrap.wrap("Trackbed: MLflow with its database and store, and JupyterLab, in one command.", width)
+    lines = textwrap.wrap("Trackbed: MLflow, its database, an object store and JupyterLab, in one command.", width)
     for title, commands in FIRST.items():
         lines += ["", f"{title}:"]
         for typed, text in commands.items():

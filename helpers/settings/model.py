@@ -145,7 +145,7 @@ class Declared:
     mlflow_fast_path: str = setting(
         "auto",
         one_of("auto", "off"),
-        "Trackbed's shorter way through MLflow for logging and searching: auto, or off to run MLflow as it is",
+        "Fast path through MLflow for logging and searching: auto, or off for plain MLflow",
         tasks=UP,
         only=("server",),
         compose=True,
