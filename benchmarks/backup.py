@@ -7,7 +7,7 @@ Two systems are filled: a whole one, and one of a tenth of it for the proof that
 database by SQL, objects into the store by `trackbed-mlflow in`. The plain way: pg_dump -Fc through the same pipe and
 boto3 with 8 threads in a container beside the store (docker), or `cp -r` of the artifacts (embedded); pg_restore and
 the same back into names of its own. Both sides start after a `sync` and end with one: what is measured is on the disk.
-Peak memory is VmHWM of the task and of its command inside the part, looked at 10 times a second. Without a step: all
+Peak memory is VmHWM of the task and of its command inside the service, looked at 10 times a second. Without a step: all
 three. Needs root and an engine on this machine, to see its processes. Timings never decide a test.
 """
 
@@ -165,7 +165,7 @@ def _words(folder: Path) -> list[str]:
 
 
 class Peaks:
-    """The most memory, in MiB, of the task's process and of its commands inside the MLflow part."""
+    """The most memory, in MiB, of the task's process and of its commands inside the MLflow service."""
 
     def __init__(self) -> None:
         self.task = self.inside = 0.0
@@ -174,13 +174,13 @@ class Peaks:
 
     def look(self, task: int) -> None:
         if self._looks % SELDOM == 0:  # going through all processes takes a while
-            self._commands = [folder for folder in Path("/proc").glob("[0-9]*") if self._of_a_part(_words(folder))]
+            self._commands = [folder for folder in Path("/proc").glob("[0-9]*") if self._of_a_service(_words(folder))]
         self._looks += 1
         self.task = max(self.task, _peak(Path(f"/proc/{task}")))
         self.inside = max(self.inside, *map(_peak, self._commands), 0.0)
 
     @staticmethod
-    def _of_a_part(words: list[str]) -> bool:
+    def _of_a_service(words: list[str]) -> bool:
         """The command's own process, not the client that waits for it."""
         return any(
             word.endswith(("/start.py", "/trackbed-mlflow")) and following in INSIDE
@@ -295,7 +295,7 @@ def measure(whole: Filled, tenth: Filled, folder: Path, rounds: int, only: list[
     for kind in only:
         speed = Measure(f"{kind}, {what}", "-", "s", limit=float("inf"))
         task = Measure(f"{kind}: peak memory of the task, against a tenth of the data", "<= 1.1", "MiB", limit=1.1)
-        inside = Measure(f"{kind}: peak memory inside the part, against a tenth", "<= 1.1", "MiB", limit=1.1)
+        inside = Measure(f"{kind}: peak memory inside the service, against a tenth", "<= 1.1", "MiB", limit=1.1)
         for number in range(rounds):
             archive, plain = folder / "whole.tar", folder / "plain"
             words = (

@@ -202,8 +202,8 @@ class Bench:
     def builds(self) -> list[Measure]:
         nothing = Measure("image build, nothing changed, each", "<= 1 s", "s", 1)
         weight = Measure("size of the mlflow image, against the naive one", "<= 0.7", "MiB", 0.7)
-        for part in ("mlflow", "jupyter") * self.rounds:
-            nothing.ours.append(self.ours.invoke("build", part))
+        for service in ("mlflow", "jupyter") * self.rounds:
+            nothing.ours.append(self.ours.invoke("build", service))
         _ = self.baseline  # makes the naive images
         weight.ours.append(size(setting("MLFLOW_IMAGE")))
         weight.other.append(size(WEIGHED))

@@ -194,8 +194,8 @@ class Ours:
 
     def memory(self) -> float:
         """MiB of the services, without the notebook, because the baseline has none."""
-        parts = self.ask("status")["parts"]
-        return sum(part["memory"] for part in parts if str(part["part"]) != "jupyter") / 2**20
+        services = self.ask("status")["services"]
+        return sum(service["memory"] for service in services if str(service["service"]) != "jupyter") / 2**20
 
 
 class Baseline:

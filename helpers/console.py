@@ -97,7 +97,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
 
         drawn = Table(title=title or None, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
         for column in columns:
-            drawn.add_column(column, overflow="fold", no_wrap=column in ("URL", "part"))
+            drawn.add_column(column, overflow="fold", no_wrap=column in ("URL", "service"))
         for row in listed:
             drawn.add_row(*(Text(cell, style=_style(cell)) for cell in row))
         Console(file=sys.stdout, highlight=False, soft_wrap=False).print(drawn)
@@ -162,7 +162,7 @@ def _style(cell: str) -> str:
 
 
 def error(problem: TrackbedError) -> None:
-    """A message, the last lines of the part concerned, and what to type now."""
+    """A message, the last lines of the service concerned, and what to type now."""
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     mark = "\x1b[1;31merror:\x1b[0m" if colour else "error:"
     for line in problem.details:
@@ -195,11 +195,11 @@ def _bar(name: str, done: int, whole: int, note: str) -> Any:
 
 
 class Progress:
-    """A sink: a live line per part on a terminal, one plain line per change otherwise. A context manager."""
+    """A sink: a live line per service on a terminal, one plain line per change otherwise. A context manager."""
 
     def __init__(self, names: Sequence[str] = ()) -> None:
         self._begun = time.monotonic()
-        self._parts: dict[str, tuple[str, str, float]] = dict.fromkeys(names, ("waiting", "", 0.0))
+        self._services: dict[str, tuple[str, str, float]] = dict.fromkeys(names, ("waiting", "", 0.0))
         self._amounts: dict[str, tuple[int, int, str, float]] = {}
         self._step = ""
         self._tail = ""
@@ -233,14 +233,14 @@ class Progress:
         elapsed = time.monotonic() - self._begun
         rows = Table.grid(padding=(0, 2))
         with self._lock:
-            for name, (state, note, at) in self._parts.items():
+            for name, (state, note, at) in self._services.items():
                 rows.add_row(
                     name,
                     Text(state, style=_style(state)),
                     Text(note, style="dim"),
                     Text(f"{at:.0f} s" if at else "", style="dim"),
                 )
-            lines: list[Any] = [rows] if self._parts else []
+            lines: list[Any] = [rows] if self._services else []
             lines += [_bar(name, done, whole, note) for name, (done, whole, note, _) in self._amounts.items()]
             lines.append(Spinner("dots", text=Text(f"{self._step or 'working'}  {elapsed:.0f} s")))
             if self._tail:
@@ -273,13 +273,13 @@ class Progress:
         if self._live is None:
             notice(f"[{time.monotonic() - self._begun:5.1f} s] {text}")
 
-    def part(self, name: str, state: str, note: str = "") -> None:
+    def service(self, name: str, state: str, note: str = "") -> None:
         note = visible(note)
         with self._lock:
-            before = self._parts.get(name)
+            before = self._services.get(name)
             if before is not None and before[:2] == (state, note):
                 return
-            self._parts[name] = (state, note, time.monotonic() - self._begun)
+            self._services[name] = (state, note, time.monotonic() - self._begun)
         if self._live is None:
             notice(f"[{time.monotonic() - self._begun:5.1f} s] {name}: {state}{' (' + note + ')' if note else ''}")
 

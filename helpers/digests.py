@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -15,9 +16,14 @@ def digest(*items: object) -> str:
         if isinstance(item, Path):
             sha.update(item.read_bytes())
         else:
-            sha.update(json.dumps(item, sort_keys=True, default=str).encode())
+            sha.update(json.dumps(item, sort_keys=True, default=_fields_or_text).encode())
         sha.update(b"\0")
     return sha.hexdigest()[:16]
+
+
+def _fields_or_text(value: object) -> object:
+    """A data class by its fields alone: a new name for the class starts nothing again."""
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
 def folder_digest(folder: Path, extra: Mapping[str, str] | None = None) -> str:

@@ -46,11 +46,11 @@ def look_back(engine: Engine) -> LookBack | None:
     """The result of the last check; None when the last stop was clean, or when it is not known."""
     if engine.settings.tracking_uri:
         return None
-    part, path = engine.check_result
-    if not part:
+    service, path = engine.check_result
+    if not service:
         return None
     try:
-        done = engine.exec(part, ("cat", path), timeout=10)
+        done = engine.exec(service, ("cat", path), timeout=10)
         return parse(done.stdout) if done.code == 0 else None
     except TrackbedError:
         return None  # it is down

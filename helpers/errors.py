@@ -12,7 +12,7 @@ INTERRUPTED = 130
 class TrackbedError(Exception):
     """Something failed. ``message`` says what and why, ``hint`` what to type now.
 
-    ``details`` are lines to show below (the last log lines of the part concerned).
+    ``details`` are lines to show below (the last log lines of the service concerned).
     ``code`` is the process exit code: 1 failed, 2 a setting is wrong, 130 interrupted.
     """
 
@@ -39,16 +39,16 @@ class EngineUnavailable(TrackbedError):
     """The chosen engine cannot be used on this machine as it is."""
 
 
-class PartFailed(TrackbedError):
-    """A part exited or is unhealthy for good; ``part`` names it."""
+class ServiceFailed(TrackbedError):
+    """A service exited or is unhealthy for good; ``service`` names it."""
 
-    def __init__(self, part: str, message: str, hint: str = "", details: tuple[str, ...] = ()) -> None:
+    def __init__(self, service: str, message: str, hint: str = "", details: tuple[str, ...] = ()) -> None:
         super().__init__(message, hint, details)
-        self.part = part
+        self.service = service
 
 
 class NotListening(TrackbedError):
-    """Nothing of ours listens on a part's port: no secret may be sent there."""
+    """Nothing of ours listens on a service's port: no secret may be sent there."""
 
 
 class NotReady(TrackbedError):

@@ -90,7 +90,7 @@ class Consent:
 
 def made_from(system: Project, engine: Engine) -> str:
     """A hash of what the notebook is started from: another one starts it anew."""
-    return digests.digest(engine.plan().part(JUPYTER), system.credentials_digest())
+    return digests.digest(engine.plan().service(JUPYTER), system.credentials_digest())
 
 
 def before_a_restart(system: Project, engine: Engine, notice: Callable[[str], None], consent: Consent | None) -> None:

@@ -106,7 +106,7 @@ def rotate(system: Project, sink: Sink, notice: Notice) -> tuple[status.Overview
 
 
 def down(system: Project, sink: Sink, notice: Notice) -> tuple[str, ...]:
-    """Stop the parts, the notebook first; data stay. Gives what was stopped."""
+    """Stop the services, the notebook first; data stay. Gives what was stopped."""
     if not system.state.existed:
         return ()
     with changing(system, notice):

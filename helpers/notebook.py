@@ -11,7 +11,7 @@ from helpers.urls import local_host, public_url
 
 def url(engine: Engine, settings: Settings, token: str) -> str:
     """The one line to paste into a browser: the published port of the running notebook. TrackbedError if it is down."""
-    for status in engine.parts():
+    for status in engine.services():
         if status.name == JUPYTER:
             if status.state in (State.MISSING, State.EXITED) or not (status.ports or settings.public):
                 break

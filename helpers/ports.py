@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from helpers import addresses
 from helpers.engines.host import Host
-from helpers.services import PartStatus, Port
+from helpers.services import Port, ServiceStatus
 from helpers.settings import DEFAULT, Settings
 
 SETTINGS = {
@@ -24,19 +24,19 @@ SETTINGS = {
 
 
 def free_instead(
-    settings: Settings, planned: Iterable[tuple[str, Port]], statuses: Iterable[PartStatus], host: Host
+    settings: Settings, planned: Iterable[tuple[str, Port]], statuses: Iterable[ServiceStatus], host: Host
 ) -> tuple[dict[str, str], str]:
     """The next free port for each default that somebody else holds, by its setting's name, and one line about them.
 
     The user's own choices stay as they are, and so do the ports of what runs already.
     """
-    listed = [(part, port) for part, port in planned if port.published]
+    listed = [(service, port) for service, port in planned if port.published]
     ours = {p.published for status in statuses for p in status.ports}
     taken = {port.published for _, port in listed}
     chosen: dict[str, str] = {}
     words = []
-    for part, port in listed:
-        name = SETTINGS.get(f"{part}:{port.name}", "")
+    for service, port in listed:
+        name = SETTINGS.get(f"{service}:{port.name}", "")
         if (
             not name
             or settings.origin(name) != DEFAULT

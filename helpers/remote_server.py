@@ -11,7 +11,7 @@ from helpers.errors import TrackbedError
 from helpers.services import JUPYTER
 
 SCRIPT = Path(__file__).parent / "probes" / "tracking_server.py"
-NAME = "remote tracking server"  # among the parts to wait for
+NAME = "remote tracking server"  # among the services to wait for
 PATIENCE = 30.0  # seconds for a server that may be just starting
 
 

@@ -45,10 +45,10 @@ class Answer:
     cookies: str = ""
 
 
-def ask(engine: Engine, part: str, path: str, **headers: str) -> Answer:
-    """A request to a part, whose name it is asked by is one that it knows."""
+def ask(engine: Engine, service: str, path: str, **headers: str) -> Answer:
+    """A request to a service, by a host name that it knows."""
     try:
-        with engine.open(part, "http") as address:
+        with engine.open(service, "http") as address:
             link = http.client.HTTPConnection(address.host, address.port, timeout=15)
             try:
                 link.request("GET", path, headers={"Host": f"localhost:{address.port}", **headers})
@@ -63,7 +63,7 @@ def ask(engine: Engine, part: str, path: str, **headers: str) -> Answer:
 
 
 class Watch:
-    """Made before the parts are started with new secrets, asked afterwards. ``old``: the values until now, by name."""
+    """Made before the services start with new secrets, asked afterwards. ``old``: the values until now, by name."""
 
     def __init__(self, engine: Engine, old: Mapping[str, str]) -> None:
         self.engine = engine

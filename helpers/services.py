@@ -1,6 +1,6 @@
 """Services as plain data: what they are, how they are, what they are made from. Knows no engine.
 
-A *part* of a system is PostgreSQL, the object store, MLflow, JupyterLab, or what one of them needs beside it.
+A *service* of a project is PostgreSQL, the object store, MLflow, JupyterLab, or what one of them needs beside it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GATEWAY = "gateway"
 
 
 class State(StrEnum):
-    """The life of a part, in the engine-neutral words that ``status`` prints."""
+    """The life of a service, in the engine-neutral words that ``status`` prints."""
 
     MISSING = "missing"
     STARTING = "starting"
@@ -34,7 +34,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Port:
-    """A port of a part: ``target`` inside, ``published`` on the machine's ``address`` (0: not published)."""
+    """A port of a service: ``target`` inside, ``published`` on the machine's ``address`` (0: not published)."""
 
     name: str
     target: int
@@ -55,7 +55,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class Health:
-    """A health check: ``argv`` run inside the part, times in seconds."""
+    """A health check: ``argv`` run inside the service, times in seconds."""
 
     argv: tuple[str, ...]
     interval: float = 10.0
@@ -74,8 +74,8 @@ class DeviceRequest:
 
 
 @dataclass(frozen=True)
-class PartSpec:
-    """One part as data: everything its engine needs to start it. No secret values in here."""
+class ServiceSpec:
+    """One service as data: everything its engine needs to start it. No secret values in here."""
 
     name: str
     title: str
@@ -105,7 +105,7 @@ class PartSpec:
     init: bool = False
     stop_signal: str = ""
     stop_grace: int = 10
-    depends_on: Mapping[str, str] = field(default_factory=dict)  # part -> started | healthy | done
+    depends_on: Mapping[str, str] = field(default_factory=dict)  # service -> started | healthy | done
     labels: Mapping[str, str] = field(default_factory=dict)
     one_shot: bool = False
 
@@ -123,13 +123,13 @@ class Volume:
 
 @dataclass(frozen=True)
 class SecretFile:
-    """A file a part reads its secret from.
+    """A file a service reads its secret from.
 
     ``template`` is the file's text with ``{NAME}`` for each secret in ``names``; the values come from
     ``credentials`` at the last moment and are never part of a plan.
     """
 
-    part: str
+    service: str
     volume: str
     path: str
     template: str
@@ -154,26 +154,26 @@ class Plan:
 
     engine: str
     project: str
-    parts: tuple[PartSpec, ...]
+    services: tuple[ServiceSpec, ...]
     volumes: tuple[Volume, ...] = ()
     networks: tuple[Network, ...] = ()
     secrets: tuple[SecretFile, ...] = ()
 
-    def part(self, name: str) -> PartSpec:
+    def service(self, name: str) -> ServiceSpec:
         """The spec of that name; KeyError if this plan has none."""
-        for spec in self.parts:
+        for spec in self.services:
             if spec.name == name:
                 return spec
         raise KeyError(name)
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(spec.name for spec in self.parts)
+        return tuple(spec.name for spec in self.services)
 
 
 @dataclass(frozen=True)
-class PartStatus:
-    """What the engine sees of a part now. ``memory`` in bytes (0: unknown); ``since`` an ISO 8601 time."""
+class ServiceStatus:
+    """What the engine sees of a service now. ``memory`` in bytes (0: unknown); ``since`` an ISO 8601 time."""
 
     name: str
     state: State
@@ -184,7 +184,7 @@ class PartStatus:
     memory: int = 0
     since: str = ""
     restarts: int = 0
-    identity: str = ""  # container id or process id: changes when the part was recreated
+    identity: str = ""  # container id or process id: changes when the service was recreated
     accelerator: str = ""  # the GPUs it was started with, in words
 
     @property
@@ -208,7 +208,7 @@ class Availability:
 
 @dataclass(frozen=True)
 class ExecResult:
-    """The end of a command inside a part. ``stdout`` and ``stderr`` are decoded, undecodable bytes replaced."""
+    """The end of a command inside a service. ``stdout`` and ``stderr`` are decoded, undecodable bytes replaced."""
 
     code: int
     stdout: str
@@ -217,7 +217,7 @@ class ExecResult:
 
 @dataclass(frozen=True)
 class Address:
-    """Where this machine reaches a part's port."""
+    """Where this machine reaches a service's port."""
 
     host: str
     port: int
@@ -238,7 +238,7 @@ class DataItem:
 
 @dataclass(frozen=True)
 class StartReport:
-    """What ``start`` did: the parts it created, recreated or started. Empty when all was up."""
+    """What ``start`` did: the services it created, recreated or started. Empty when all was up."""
 
     changed: tuple[str, ...] = ()
 
@@ -250,10 +250,10 @@ class Sink(Protocol):
     """Receives progress; handed down, never called upward. Implemented by ``console`` and by tests."""
 
     def step(self, text: str) -> None:
-        """One line of what is being done now, for steps that are not about one part."""
+        """One line of what is being done now, for steps that are not about one service."""
 
-    def part(self, name: str, state: str, note: str = "") -> None:
-        """The state of a part changed."""
+    def service(self, name: str, state: str, note: str = "") -> None:
+        """The state of a service changed."""
 
     def amount(self, name: str, done: int, whole: int, note: str) -> None:
         """How many bytes of ``whole`` (0: not known) are done of a long copy; may be called for each of them."""

@@ -22,7 +22,7 @@ def _claim(system: Project, engine: Engine) -> None:
     here = str(system.settings.clone)
     if not other or other == here or not Path(other, "tasks.py").exists():
         return
-    if any(s.state is not State.MISSING for s in engine.parts()):
+    if any(s.state is not State.MISSING for s in engine.services()):
         raise WrongProject(
             f"project {system.settings.project} runs from another clone, {other}",
             "work there, or `invoke down` first to move it here, or start a second system with "
@@ -212,10 +212,10 @@ def begin_below_own_prefix(system: Project, settings: Settings) -> None:
 def _choose_ports(system: Project, engine: Engine, notice: Notice) -> dict[str, str]:
     """The next free ports where somebody else has the defaults; gives those settings. A gateway's stay: they are what
     others were told."""
-    statuses = engine.parts()
+    statuses = engine.services()
     if engine.settings.public or any(s.state is not State.MISSING for s in statuses):
         return {}
-    planned = [(spec.name, port) for spec in engine.plan().parts for port in spec.ports]
+    planned = [(spec.name, port) for spec in engine.plan().services for port in spec.ports]
     chosen, line = ports.free_instead(system.settings, planned, statuses, engine.host)
     if chosen:
         notice(line)
@@ -227,7 +227,7 @@ def _choose_ports(system: Project, engine: Engine, notice: Notice) -> dict[str, 
 
 def _names(engine: Engine) -> tuple[str, ...]:
     server = (remote_server.NAME,) if engine.settings.tracking_uri else ()
-    return (*(s.name for s in engine.parts()), *server)
+    return (*(s.name for s in engine.services()), *server)
 
 
 def leave_in_clone(engine: Engine, settings: Settings, notice: Notice) -> None:

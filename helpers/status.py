@@ -17,7 +17,7 @@ from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
 from helpers.project.project import Project
-from helpers.services import JUPYTER, MLFLOW, STORE, PartStatus, State
+from helpers.services import JUPYTER, MLFLOW, STORE, ServiceStatus, State
 from helpers.settings import Settings
 
 
@@ -25,7 +25,7 @@ from helpers.settings import Settings
 class Row:
     """A line of the status table. ``memory`` in bytes, 0 unknown."""
 
-    status: PartStatus
+    status: ServiceStatus
     title: str
     urls: tuple[str, ...]
 
@@ -38,7 +38,7 @@ class Overview:
     settings: Settings
     rows: tuple[Row, ...]
     changed: tuple[str, ...] = ()
-    node: str = ""  # another machine that runs the parts, as `ssh` takes it
+    node: str = ""  # another machine that runs the services, as `ssh` takes it
     token: str = field(default="", repr=False)  # what MLflow asks for
     workspace: Path | None = None  # on the machine that runs the services
 
@@ -53,10 +53,10 @@ class Overview:
 
 
 def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), detail: bool = False) -> Overview:
-    """The state of every part with the URLs a browser can use."""
+    """The state of every service with the URLs a browser can use."""
     host = urls.local_host(settings)
     rows = []
-    for status in engine.parts(detail):
+    for status in engine.services(detail):
         links = tuple(
             f"http://{host}:{p.published}" + ("/lab" if status.name == JUPYTER else "")
             for p in sorted(status.ports, key=lambda p: p.target)
@@ -72,8 +72,8 @@ def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), 
     return Overview(engine.name, settings, tuple(rows), changed, engine.host.tunnel, token, engine.deployment.workspace)
 
 
-def _public_urls(settings: Settings, engine: Engine, status: PartStatus) -> tuple[str, ...]:
-    """The addresses of a part behind the gateway; the gateway's own row has none."""
+def _public_urls(settings: Settings, engine: Engine, status: ServiceStatus) -> tuple[str, ...]:
+    """The addresses of a service behind the gateway; the gateway's own row has none."""
     console = engine.console_is_public
     if status.name not in (MLFLOW, JUPYTER, *((STORE,) if console else ())) or not status.up:
         return ()

@@ -20,14 +20,14 @@ def public_name(settings: Settings) -> str:
     return settings.domain or settings.public_address
 
 
-def public_url(settings: Settings, part: str) -> str:
-    """Where a part is reached through the gateway. Only with PUBLIC=true, and for parts that it publishes."""
+def public_url(settings: Settings, service: str) -> str:
+    """Where a service is reached through the gateway. Only with PUBLIC=true, and for services that it publishes."""
     port = {
         "mlflow": settings.mlflow_port,
         "jupyter": settings.jupyter_port,
         "store": settings.s3_console_port,
         "s3": settings.s3_port,
-    }[part]
+    }[service]
     return f"https://{public_name(settings)}:{port}"
 
 

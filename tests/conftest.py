@@ -167,9 +167,12 @@ class Clone:
             self.first_up, self.first_seconds = done, time.monotonic() - began
         return done
 
-    def parts(self) -> dict[str, dict[str, Any]]:
-        """`invoke status --format=json`, by part."""
-        return {part["part"]: part for part in json.loads(self.invoke("status", "--format=json").stdout)["parts"]}
+    def services(self) -> dict[str, dict[str, Any]]:
+        """`invoke status --format=json`, by service."""
+        return {
+            service["service"]: service
+            for service in json.loads(self.invoke("status", "--format=json").stdout)["services"]
+        }
 
     @property
     def project_folder(self) -> Path:
@@ -181,8 +184,8 @@ class Clone:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def url(self, part: str) -> str:
-        return f"http://127.0.0.1:{self.ports[part]}"
+    def url(self, service: str) -> str:
+        return f"http://127.0.0.1:{self.ports[service]}"
 
     @property
     def token(self) -> str:

@@ -94,10 +94,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def need(engine: Engine, *parts: str) -> None:
-    """The parts that are there have to run. Raises TrackbedError with the next step."""
-    for service in engine.parts():
-        if service.name in parts and service.state not in (State.READY, State.RUNNING):
+def need(engine: Engine, *services: str) -> None:
+    """The services that are there have to run. Raises TrackbedError with the next step."""
+    for service in engine.services():
+        if service.name in services and service.state not in (State.READY, State.RUNNING):
             raise TrackbedError(f"{service.name} is {service.state}, it has to run for this", "`invoke up` first")
 
 

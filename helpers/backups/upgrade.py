@@ -49,8 +49,8 @@ def _schema(engine: Engine) -> dict[str, str | None]:
 
 def changes(engine: Engine, schema: dict[str, str | None]) -> tuple[Change, ...]:
     """From and to of every image and of the schema."""
-    planned = {part.name: part.image for part in engine.plan().parts}
-    listed = [Change(f"image {s.name}", s.image, planned.get(s.name, "")) for s in engine.parts() if s.image]
+    planned = {service.name: service.image for service in engine.plan().services}
+    listed = [Change(f"image {s.name}", s.image, planned.get(s.name, "")) for s in engine.services() if s.image]
     return (*listed, Change("MLflow's schema", schema["database"] or "none", schema["code"] or "none"))
 
 
@@ -75,7 +75,7 @@ def upgrade(system: Project, sink: Sink, notice: Notice) -> Upgraded:
         if schema["state"] != "older":
             start.bring_up(system, sink, notice)
             return Upgraded(listed, None, False)
-        images = {part.name: part.image for part in engine.parts()}
+        images = {service.name: service.image for service in engine.services()}
         old = {key: system.state.live[key] for key in ("database", "prefix")}
         new = {"database": journal.fresh()["database"], "prefix": old["prefix"]}
         engine.halt(MLFLOW, sink)  # nothing is acknowledged any more until the switch

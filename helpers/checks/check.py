@@ -100,7 +100,7 @@ def _look(engine: Engine, sink: Sink, name: str) -> list[CheckResult]:
     complete = "artifact_path" in run
     plan = engine.plan()
     if MLFLOW not in plan.names:
-        uri = plan.part(JUPYTER).environment["MLFLOW_TRACKING_URI"]
+        uri = plan.service(JUPYTER).environment["MLFLOW_TRACKING_URI"]
         results.append(CheckResult(THEIRS, complete, f"not ours to look at: {uri} keeps them" if complete else SKIPPED))
     elif complete:
         sink.step("Looking for the run in PostgreSQL and for its artifact in the object store")
@@ -147,14 +147,14 @@ def _gpus(engine: Engine, sink: Sink, experiment: str) -> list[CheckResult]:
 
 def database(engine: Engine) -> str:
     """The database the tracking server is pointed to."""
-    uri = engine.plan().part(MLFLOW).environment.get("MLFLOW_BACKEND_STORE_URI", "")
+    uri = engine.plan().service(MLFLOW).environment.get("MLFLOW_BACKEND_STORE_URI", "")
     return unquote(urlsplit(uri).path.lstrip("/")) or "mlflow"
 
 
-def _exec(engine: Engine, part: str, argv: tuple[str, ...], stdin: bytes | None = None) -> ExecResult:
+def _exec(engine: Engine, service: str, argv: tuple[str, ...], stdin: bytes | None = None) -> ExecResult:
     """``engine.exec`` with an engine's refusal as a failed command: a check reports, it does not raise."""
     try:
-        return engine.exec(part, argv, stdin=stdin, timeout=180)
+        return engine.exec(service, argv, stdin=stdin, timeout=180)
     except TrackbedError as error:
         return ExecResult(1, "", error.message)
 

@@ -19,7 +19,7 @@ from helpers.gpu import node_types
 from helpers.machine import existing
 from helpers.project import access, mlflow_jobs, workspace_folder
 from helpers.project.project import OPEN, Project
-from helpers.services import JUPYTER, MLFLOW, POSTGRES, PartStatus, Port, State
+from helpers.services import JUPYTER, MLFLOW, POSTGRES, Port, ServiceStatus, State
 from helpers.settings import BY_NAME, Settings, relevance
 
 GIB = 1 << 30
@@ -34,18 +34,18 @@ def _size(count: int) -> str:
 def check_ports(
     settings: Settings,
     planned: Iterable[tuple[str, Port]],
-    statuses: Iterable[PartStatus],
+    statuses: Iterable[ServiceStatus],
     owners: Mapping[int, str] | None = None,
     host: Host | None = None,
 ) -> list[Finding]:
-    """Every port the parts publish: free, ours, or taken by whom. ``owners`` knows containers by port."""
+    """Every port the services publish: free, ours, or taken by whom. ``owners`` knows containers by port."""
     there = host or LOCAL
     ours = {p.published for s in statuses for p in s.ports}  # at any address: PUBLIC moves them
     found = []
-    for part, port in planned:
+    for service, port in planned:
         if not port.published or port.published in ours or there.is_free(port.address, port.published):
             continue
-        setting = ports.SETTINGS.get(f"{part}:{port.name}", "")
+        setting = ports.SETTINGS.get(f"{service}:{port.name}", "")
         who = (owners or {}).get(port.published) or there.holder(port.published)
         taken = {p.published for _, p in planned}
         free = addresses.next_free(port.address, port.published + 1, taken, there.is_free)
@@ -60,15 +60,15 @@ def check_ports(
     return found
 
 
-def _all_ports(engine: Engine, statuses: Iterable[PartStatus]) -> list[Finding]:
-    planned = [(spec.name, port) for spec in engine.plan().parts for port in spec.ports]
+def _all_ports(engine: Engine, statuses: Iterable[ServiceStatus]) -> list[Finding]:
+    planned = [(spec.name, port) for spec in engine.plan().services for port in spec.ports]
     found = check_ports(engine.settings, planned, statuses, engine.port_owners(), engine.host)
     return [*found, *check_privileged(planned, engine.lowest_port())]
 
 
 def check_privileged(planned: Iterable[tuple[str, Port]], lowest: int) -> list[Finding]:
-    """Ports below ``lowest``, that only root may listen on, which no part is."""
-    listed = [(port, ports.SETTINGS.get(f"{part}:{port.name}", "")) for part, port in planned]
+    """Ports below ``lowest``, that only root may listen on, which no service is."""
+    listed = [(port, ports.SETTINGS.get(f"{service}:{port.name}", "")) for service, port in planned]
     return [
         Finding(
             Level.ERROR,
@@ -83,7 +83,7 @@ def check_privileged(planned: Iterable[tuple[str, Port]], lowest: int) -> list[F
 
 
 def check_disk(engine: Engine, fresh: bool) -> Finding:
-    """Free space where the parts keep their data."""
+    """Free space where the services keep their data."""
     facts = engine.host_facts()
     text = f"{_size(facts.disk_free)} free at {facts.disk_path}"
     if fresh and facts.disk_free < engine.disk_needed:
@@ -100,7 +100,7 @@ def check_disk(engine: Engine, fresh: bool) -> Finding:
 
 def preflight(engine: Engine, settings: Settings) -> None:
     """What would make ``up`` fail half-way, found before it touches anything. Raises TrackbedError."""
-    statuses = engine.parts()
+    statuses = engine.services()
     findings = _all_ports(engine, statuses)
     fresh = not engine.data()
     findings.append(check_disk(engine, fresh))
@@ -178,7 +178,7 @@ def _check_gpu(engine: Engine) -> Finding:
 def _check_pages(system: Project, engine: Engine) -> list[Finding]:
     """Damaged pages of a database that runs; nothing for one that does not."""
     try:
-        if not any(s.name == POSTGRES and s.state is State.READY for s in engine.parts()):
+        if not any(s.name == POSTGRES and s.state is State.READY for s in engine.services()):
             return []
         seen = pages.look(engine, system.state.live["database"])
     except TrackbedError as error:
@@ -225,7 +225,7 @@ def _check_permissions(settings: Settings, engine: Engine | None = None) -> Find
     if engine and (forbidden := engine.checks.programs()):
         return forbidden[0]
     try:
-        if engine and any(s.name == JUPYTER and s.up for s in engine.parts()):
+        if engine and any(s.name == JUPYTER and s.up for s in engine.services()):
             found = workspace_files.attempt(engine)
             if found.problem:
                 return Finding(Level.ERROR, "permissions", found.problem, found.fix)
@@ -296,15 +296,15 @@ def _check_engine(system: Project, engine: Engine) -> list[Finding]:
     found.append(check_disk(engine, fresh=not engine.data()))
     found.append(_check_memory(engine))
     try:
-        planned = [(spec.name, port) for spec in engine.plan().parts for port in spec.ports]
-        wrong = _all_ports(engine, engine.parts())
+        planned = [(spec.name, port) for spec in engine.plan().services for port in spec.ports]
+        wrong = _all_ports(engine, engine.services())
         found += wrong or [Finding(Level.OK, "ports", ", ".join(str(p.published) for _, p in planned))]
     except TrackbedError as error:
         found.append(Finding(Level.ERROR, "ports", error.message, error.hint))
     found.append(_check_access(system, engine))
     if words := mlflow_jobs.summary(engine.settings):
         found.append(Finding(Level.OK, "jobs", words))
-    if any(status.name == MLFLOW and status.up for status in engine.parts()):
+    if any(status.name == MLFLOW and status.up for status in engine.services()):
         found.append(fast_path.check(engine))
     found += engine.checks.workspace(bool(access.others(access.own(system), engine.settings.folder)))
     found.append(_check_gpu(engine))

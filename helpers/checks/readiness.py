@@ -1,4 +1,4 @@
-"""Waiting: what to ask each part, how long, and when to give up at once. On tenacity, written once for all engines."""
+"""Waiting: what to ask each service, how long, and when to give up at once. Written once for all engines."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class _NotYet(Exception):
         self.missing = missing
 
 
-def _asked(engine: Engine, part: str, path: str, *rest: Any, **named: Any) -> Answer:
-    """``ask`` at a part; an answer of status 0 where what listens on its port is not the part."""
+def _asked(engine: Engine, service: str, path: str, *rest: Any, **named: Any) -> Answer:
+    """``ask`` at a service; an answer of status 0 where what listens on its port is not the service."""
     try:
-        with engine.open(part, "http") as address:
+        with engine.open(service, "http") as address:
             return ask(address.url + path, *rest, **named)
     except NotListening as error:
         return Answer(0, error.message)
@@ -70,10 +70,10 @@ def artifact_round_trip(engine: Engine) -> str:
 Probe = Callable[[Engine], str]
 
 
-def probes(parts: Iterable[str], changed: bool) -> dict[str, tuple[Probe, ...]]:
-    """What to ask, by part. When something was started, an artifact makes the whole way once."""
+def probes(services: Iterable[str], changed: bool) -> dict[str, tuple[Probe, ...]]:
+    """What to ask, by service. When something was started, an artifact makes the whole way once."""
     wanted: dict[str, tuple[Probe, ...]] = {}
-    names = set(parts)
+    names = set(services)
     if MLFLOW in names:
         wanted[MLFLOW] = (database_answers, store_answers) + ((artifact_round_trip,) if changed else ())
     if GATEWAY in names:
@@ -88,12 +88,12 @@ def probes(parts: Iterable[str], changed: bool) -> dict[str, tuple[Probe, ...]]:
 
 def _newly_ready(engine: Engine, wanted: Mapping[str, tuple[Probe, ...]], missing: dict[str, str]) -> Iterator[str]:
     """Ask those that are missing; what is usable now is missing no more, of the rest the reason is kept."""
-    for part in tuple(missing):
-        if problem := next(filter(None, (check(engine) for check in wanted[part])), ""):
-            missing[part] = problem
+    for service in tuple(missing):
+        if problem := next(filter(None, (check(engine) for check in wanted[service])), ""):
+            missing[service] = problem
         else:
-            del missing[part]
-            yield part
+            del missing[service]
+            yield service
 
 
 def _not_up(engine: Engine, names: Collection[str], sink: Sink) -> dict[str, str]:
@@ -103,30 +103,30 @@ def _not_up(engine: Engine, names: Collection[str], sink: Sink) -> dict[str, str
     An answer may come from a process that a killed service left behind, and `status` right after `up` says the engine's
     word: its own health check may come a moment after ours.
     """
-    statuses = [status for status in engine.parts() if status.name in names]
+    statuses = [status for status in engine.services() if status.name in names]
     for status in statuses:
         if status.name == POSTGRES and status.up:  # what was asked went through to it
-            sink.part(POSTGRES, "ready")
+            sink.service(POSTGRES, "ready")
     return {status.name: str(status.state) for status in statuses if not status.up}
 
 
-def wait(engine: Engine, parts: Iterable[str], timeout: float, sink: Sink, changed: bool = True) -> None:
+def wait(engine: Engine, services: Iterable[str], timeout: float, sink: Sink, changed: bool = True) -> None:
     """Return when every service is usable, through to the database and the object store, and every one of them is up.
 
-    Raises PartFailed at once when one has exited or is unhealthy for good, NotReady after ``timeout`` seconds,
+    Raises ServiceFailed at once when one has exited or is unhealthy for good, NotReady after ``timeout`` seconds,
     naming what was still missing.
     """
     import tenacity  # late: it costs 0.1 s
 
-    names = set(parts)
+    names = set(services)
     wanted = probes(names, changed)
     missing: dict[str, str] = dict.fromkeys(wanted, "no answer yet")
     seen: dict[str, int] = {}
     deadline = time.monotonic() + timeout
 
     def look() -> None:
-        for part in _newly_ready(engine, wanted, missing):
-            sink.part(part, "ready")
+        for service in _newly_ready(engine, wanted, missing):
+            sink.service(service, "ready")
         down = {} if missing else _not_up(engine, names, sink)
         missing.update((name, state) for name, state in down.items() if name in wanted)  # they are asked again
         if missing or down:
@@ -142,7 +142,7 @@ def wait(engine: Engine, parts: Iterable[str], timeout: float, sink: Sink, chang
     try:
         retrying(look)
     except _NotYet as error:
-        waited = "; ".join(f"{part} ({problem})" for part, problem in error.missing.items())
+        waited = "; ".join(f"{service} ({problem})" for service, problem in error.missing.items())
         raise NotReady(
             f"not ready after {timeout:.0f} s: {waited}",
             f"`invoke logs {next(iter(error.missing))}` shows why; READY_TIMEOUT raises the limit, "

@@ -21,7 +21,7 @@ def show_services(view: Overview, tunnel: bool = True) -> None:
         memory = f"{row.status.memory / 2**20:.0f} MiB" if row.status.memory else ""
         state = str(row.status.state) + (f" ({row.status.reason})" if row.status.reason else "")
         rows.append((row.status.name, row.title, state, "  ".join(row.urls), memory))
-    columns: tuple[str, ...] = ("part", "what", "state", "URL", "memory")
+    columns: tuple[str, ...] = ("service", "what", "state", "URL", "memory")
     if not any(row[4] for row in rows):
         columns, rows = columns[:4], [row[:4] for row in rows]
     console.table(columns, rows)
@@ -38,7 +38,7 @@ def show_services(view: Overview, tunnel: bool = True) -> None:
 def _show_tunnel(view: Overview) -> None:
     bound = view.settings.bind_address
     if view.node and view.ports:
-        console.notice("\nThe parts run on another machine. From this one, keep this open and use the same URLs:")
+        console.notice("\nThe services run on another machine. From this one, keep this open and use the same URLs:")
         console.notice("  " + addresses.ssh_line(view.ports, target=view.node, bound=bound))
     elif addresses.is_remote_session() and view.ports and not view.settings.public:
         console.notice("\nFrom your own computer, keep this open and use the same URLs there:")
@@ -81,9 +81,9 @@ def _as_data(system: Project, view: Overview) -> dict[str, object]:
         "workspace": str(view.workspace),
         "tracking_uri": view.settings.tracking_uri,
         "node": view.node,
-        "parts": [
+        "services": [
             {
-                "part": r.status.name,
+                "service": r.status.name,
                 "title": r.title,
                 "state": str(r.status.state),
                 "reason": r.status.reason,
@@ -100,11 +100,11 @@ def _as_data(system: Project, view: Overview) -> dict[str, object]:
 
 def logs(given: Given, service: str, follow: bool, tail: int, raw: bool) -> None:
     engine = inspection.running(options.load(given))
-    statuses = engine.parts()
+    statuses = engine.services()
     if service:
-        options.choose(service, *(s.name for s in statuses), option="part ")
+        options.choose(service, *(s.name for s in statuses), option="service ")
     if follow and not service:
-        raise SettingError("--follow needs a part: `invoke logs mlflow --follow`")
+        raise SettingError("--follow needs a service: `invoke logs mlflow --follow`")
     shown = [service] if service else [s.name for s in statuses if s.state is not State.MISSING]
     if not shown:
         console.notice("nothing is running; `invoke logs SERVICE` shows what is kept of a service")

@@ -1,6 +1,6 @@
 """The database: a consistent dump with the counts and checksums of that very snapshot, and restoring it beside the old.
 
-Only PostgreSQL's own programs, run inside the part, so that they are of the server's version.
+Only PostgreSQL's own programs, run inside the service, so that they are of the server's version.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Contents:
 
 
 class Session:
-    """A psql session in the part; one transaction lasts as long as it is open."""
+    """A psql session in the service; one transaction lasts as long as it is open."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe

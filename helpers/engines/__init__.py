@@ -1,1 +1,1 @@
-"""Where the parts run: one protocol (``base``), one module per engine."""
+"""Where the services run: one protocol (``base``), one module per engine."""

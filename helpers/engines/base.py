@@ -1,7 +1,7 @@
 """The engine protocol: what status, logs, check, dry-run, probes and backups stand on.
 
-An engine runs the parts of a system (``helpers.services``) somewhere. Everything above this module speaks of parts by
-name and never asks which engine it has: what differs is a member of the protocol, with what holds for most as default.
+An engine runs the services of a project (``helpers.services``). Everything above this module names services and never
+asks which engine it has: what differs is a member of the protocol, with what holds for most as default.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from helpers.services import (
     Health,
     Mount,
     Network,
-    PartSpec,
-    PartStatus,
     Plan,
     Port,
     SecretFile,
+    ServiceSpec,
+    ServiceStatus,
     Sink,
     StartReport,
     State,
@@ -65,11 +65,11 @@ __all__ = [
     "HostFacts",
     "Mount",
     "Network",
-    "PartSpec",
-    "PartStatus",
     "Plan",
     "Port",
     "SecretFile",
+    "ServiceSpec",
+    "ServiceStatus",
     "Sink",
     "StartReport",
     "State",
@@ -78,7 +78,7 @@ __all__ = [
 
 
 class Engine(Protocol):
-    """Where the parts run. Made from settings by ``select``; cheap to make, does nothing until asked."""
+    """Where the services run. Made from settings by ``select``; cheap to make, does nothing until asked."""
 
     name: ClassVar[str]
     disk_needed: ClassVar[int] = 3 << 30  # bytes for a first start: images or venvs, a database, a first artifact
@@ -94,11 +94,11 @@ class Engine(Protocol):
 
     @property
     def settings(self) -> Settings:
-        """As they hold on the machine that runs the parts."""
+        """As they hold on the machine that runs the services."""
 
     @property
     def host(self) -> Host:
-        """The machine that runs the parts, known once `availability` was asked for."""
+        """The machine that runs the services, known once `availability` was asked for."""
 
     @property
     def object_store(self) -> str:
@@ -116,22 +116,22 @@ class Engine(Protocol):
         """What the user should be told before a start: which GPUs and why, a data set that is empty."""
 
     def plan(self) -> Plan:
-        """The parts as data."""
+        """The services as data."""
 
     def prepare(self, sink: Sink) -> tuple[str, ...]:
-        """Make what parts are made from (images, venvs) where missing or outdated; gives what was made."""
+        """Make what services are made from (images, venvs) where missing or outdated; gives what was made."""
 
     def fingerprint(self) -> str:
-        """A hash of all that the parts are made from; another one means that ``start`` has work to do."""
+        """A hash of all that the services are made from; another one means that ``start`` has work to do."""
 
     def unchanged(self) -> bool:
-        """True when every part runs exactly as ``plan`` says, so that ``up`` has only to look."""
+        """True when every service runs exactly as ``plan`` says, so that ``up`` has only to look."""
 
     def start(self, sink: Sink) -> StartReport:
-        """Bring up every part that is not up as planned. Idempotent and bounded. Raises PartFailed."""
+        """Bring up every service that is not up as planned. Idempotent and bounded. Raises ServiceFailed."""
 
     def stop(self, sink: Sink, drain: int = 40) -> tuple[str, ...]:
-        """Stop the parts, notebook first, giving running requests ``drain`` seconds; keeps data. Gives their names."""
+        """Stop the services, notebook first, after ``drain`` seconds for running requests; keeps data. Gives names."""
 
     def data(self) -> tuple[DataItem, ...]:
         """What ``remove_data`` would delete."""
@@ -139,39 +139,39 @@ class Engine(Protocol):
     def remove_data(self, sink: Sink) -> None:
         """Delete all data of this project. Only after ``stop``."""
 
-    def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
-        """The state of every part, in the order of the plan; ``detail`` adds memory (slower)."""
+    def services(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
+        """The state of every service, in the order of the plan; ``detail`` adds memory (slower)."""
 
-    def logs(self, part: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
-        """Log lines of a part, oldest first; with ``follow`` until interrupted."""
+    def logs(self, service: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
+        """Log lines of a service, oldest first; with ``follow`` until interrupted."""
 
     def exec(
-        self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
+        self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
     ) -> ExecResult:
-        """Run a command in a running part, as its user and with its environment."""
+        """Run a command in a running service, as its user and with its environment."""
 
     def one_shot(
-        self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 600
+        self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 600
     ) -> ExecResult:
-        """Run a command in a fresh copy of a part (same image, environment, volumes); works when it is stopped."""
+        """Run a command in a fresh copy of a service (same image, environment, volumes); works when it is stopped."""
 
-    def pipe(self, part: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[Pipe]:
-        """A command in a part whose input and output stream; ``fresh``: in a copy of the part, also when it is down."""
+    def pipe(self, service: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[Pipe]:
+        """A command in a service whose input and output stream; ``fresh``: in a copy of it, also when it is down."""
 
     def unlisted(self) -> tuple[str, ...]:
         """The names of the live artifacts that the object store holds and does not list."""
 
-    def halt(self, part: str, sink: Sink) -> None:
-        """Stop one part, with the time to finish that it has; ``start`` brings it back. Nothing when it is down."""
+    def halt(self, service: str, sink: Sink) -> None:
+        """Stop one service, with the time to finish that it has; ``start`` brings it back. Nothing when it is down."""
 
-    def resume(self, part: str, sink: Sink) -> None:
-        """Start a part that ``halt`` stopped, exactly as it was."""
+    def resume(self, service: str, sink: Sink) -> None:
+        """Start a service that ``halt`` stopped, exactly as it was."""
 
-    def open(self, part: str, port: str) -> AbstractContextManager[Address]:
+    def open(self, service: str, port: str) -> AbstractContextManager[Address]:
         """An address of that port this machine can reach while the context lasts."""
 
     def host_facts(self) -> HostFacts:
-        """What the machine that runs the parts has."""
+        """What the machine that runs the services has."""
 
     @property
     def workspace_inside(self) -> str:
@@ -190,7 +190,7 @@ class Engine(Protocol):
         """What MLflow asks its clients for, "" where it asks for nothing."""
 
     def versions(self) -> Mapping[str, str]:
-        """Engine, part and schema versions by name."""
+        """Engine, service and schema versions by name."""
 
     # what differs between engines, with what holds for most of them
 
@@ -232,7 +232,7 @@ class Engine(Protocol):
 
     @property
     def check_result(self) -> tuple[str, str]:
-        """The part and the path of what the look at artifacts after an unclean stop found; "" where there is none."""
+        """The service and the path of the artifact check after an unclean stop; "" where there is none."""
         return "", ""
 
     def disk_warning(self) -> str:
@@ -244,7 +244,7 @@ class Engine(Protocol):
         return {}
 
     def lowest_port(self) -> int:
-        """Below this port no part may listen."""
+        """Below this port no service may listen."""
         return 0
 
     @property

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from helpers import database_settings
-from helpers.errors import PartFailed
+from helpers.errors import ServiceFailed
 from helpers.services import POSTGRES, ExecResult
 
 ADMIN, SERVER = database_settings.ADMIN, database_settings.USER
@@ -136,7 +136,7 @@ SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', datname) FROM pg_database
 
 
 def look(psql: Psql, live: str) -> Found:
-    """How the roles are now. Raises PartFailed when the database lets neither of them in."""
+    """How the roles are now. Raises ServiceFailed when the database lets neither of them in."""
     done = psql(ADMIN, MAINTENANCE, LOOK % live)
     if done.code:
         older = psql(SERVER, MAINTENANCE, LOOK % live)  # of a system that has only this one
@@ -188,16 +188,16 @@ def _run(psql: Psql, role: str, statements: str, database: str = MAINTENANCE) ->
     return done.stdout
 
 
-def _failed(done: ExecResult) -> PartFailed:
+def _failed(done: ExecResult) -> ServiceFailed:
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     said = next((line for line in lines if "ERROR:" in line or "FATAL:" in line), lines[-1] if lines else done.code)
     if f'role "{ADMIN}" already exists' in done.stderr:
-        return PartFailed(
+        return ServiceFailed(
             POSTGRES,
             f"the database has a role {ADMIN} of its own, and that is the superuser's name now",
             f"as {SERVER}, ALTER ROLE {ADMIN} RENAME TO another name; then type `invoke up`",
         )
-    return PartFailed(
+    return ServiceFailed(
         POSTGRES,
         f"the database's roles could not be set: {said}",
         "`invoke logs postgres` shows more; `invoke up` goes on from there",

@@ -1,4 +1,4 @@
-"""The machine that runs the parts: this one. What differs for another one is a subclass in its engine's folder."""
+"""The machine that runs the services: this one. What differs for another one is a subclass in its engine's folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from helpers.settings import Settings
 
 @dataclass(frozen=True)
 class HostFacts:
-    """The machine that runs the parts (not always the one that runs the toolkit). Sizes in bytes."""
+    """The machine that runs the services (not always the one that runs the toolkit). Sizes in bytes."""
 
     hostname: str
     system: str
@@ -73,7 +73,7 @@ class LocalHost:
         return Address(port.address, port.published)
 
     def is_free(self, address: str, port: int) -> bool:
-        """Whether a part could listen there."""
+        """Whether a service could listen there."""
         return addresses.is_free(address, port)
 
     def holder(self, port: int) -> str:

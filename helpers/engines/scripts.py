@@ -10,7 +10,7 @@ from helpers import egress, urls
 from helpers.engines.host import LOCAL, Host
 from helpers.gpu.accelerator import Accelerator
 from helpers.project.credentials import FORMER, MLFLOW_TOKEN, WEBHOOK_KEY
-from helpers.services import PartSpec, Plan, Port, SecretFile
+from helpers.services import Plan, Port, SecretFile, ServiceSpec
 from helpers.settings import Settings
 
 SECRET = """\
@@ -38,12 +38,12 @@ def placeholders(gpu: Accelerator, commands: str) -> str:
     return "\n".join([*lines, *used])
 
 
-def variable(part: PartSpec, port: Port) -> str:
+def variable(service: ServiceSpec, port: Port) -> str:
     """The shell variable of a published port."""
-    if part.name == "gateway" and port.name == "http":
+    if service.name == "gateway" and port.name == "http":
         return "MLFLOW_PORT"
     return {
-        "http": f"{part.name.upper()}_PORT",
+        "http": f"{service.name.upper()}_PORT",
         "s3": "S3_PORT",
         "console": "S3_CONSOLE_PORT",
         "jupyter": "JUPYTER_PORT",
@@ -52,12 +52,12 @@ def variable(part: PartSpec, port: Port) -> str:
     }[port.name]
 
 
-def ports(parts: Iterable[PartSpec]) -> str:
+def ports(services: Iterable[ServiceSpec]) -> str:
     """Every published port as a variable."""
     return "\n".join(
         [
-            "# where the parts will be reached on this machine",
-            *(f"{variable(part, port)}={port.published}" for part in parts for port in part.ports),
+            "# where the services will be reached on this machine",
+            *(f"{variable(service, port)}={port.published}" for service in services for port in service.ports),
         ]
     )
 
@@ -94,7 +94,7 @@ def printf(file: SecretFile) -> str:
 
 def tail(plan: Plan, settings: Settings, host: Host = LOCAL, login: Iterable[str] = ()) -> str:
     """The addresses at the end; ``login``: lines about who may log in."""
-    ports = [f"${variable(part, port)}" for part in plan.parts for port in part.ports]
+    ports = [f"${variable(service, port)}" for service in plan.services for port in service.ports]
     bound = settings.bind_address
     here = "" if bound == "127.0.0.1" else f"{bound}:"
     forwards = " ".join(f"-L {here}{port}:{bound}:{port}" for port in ports)

@@ -11,7 +11,7 @@ from helpers.engines.host import Host
 from helpers.errors import Interrupted, TrackbedError
 from helpers.gpu import node_types
 from helpers.gpu.accelerator import Accelerator
-from helpers.services import PartStatus, StartReport, State
+from helpers.services import ServiceStatus, StartReport, State
 
 AWS_CREDENTIALS = "[default]\naws_access_key_id = {S3_ACCESS_KEY}\naws_secret_access_key = {S3_SECRET_KEY}\n"
 
@@ -20,7 +20,7 @@ def unchanged(engine: Engine, applied: Mapping[str, Any]) -> bool:
     """Whether all that the last `up` wrote down of itself is so still: what it was made from, and who runs."""
     if applied.get("hash") != engine.fingerprint():
         return False
-    statuses = engine.parts()
+    statuses = engine.services()
     return all(s.state in (State.READY, State.DONE) for s in statuses) and {
         s.name: s.identity for s in statuses
     } == applied.get("identities")
@@ -48,14 +48,14 @@ def data_folder(name: str, host: Host) -> str:
     return name
 
 
-def report(before: Mapping[str, str], after: Iterable[PartStatus]) -> StartReport:
-    """What a start did: ``before`` has the identities of the parts that were up."""
+def report(before: Mapping[str, str], after: Iterable[ServiceStatus]) -> StartReport:
+    """What a start did: ``before`` has the identities of the services that were up."""
     return StartReport(tuple(s.name for s in after if before.get(s.name) != s.identity))
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C while parts are started. Raises Interrupted."""
+    """Ctrl-C while services are started. Raises Interrupted."""
     try:
         yield
     except KeyboardInterrupt:

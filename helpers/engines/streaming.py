@@ -1,4 +1,4 @@
-"""A command inside a part whose input and output stream through this process, in constant memory."""
+"""A command inside a service whose input and output stream through this process, in constant memory."""
 
 from __future__ import annotations
 

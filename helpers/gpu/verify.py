@@ -32,7 +32,7 @@ class Engine(Protocol):
     def accelerator(self) -> Accelerator: ...
 
     def exec(
-        self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
+        self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
     ) -> ExecResult: ...
 
 

@@ -19,7 +19,7 @@ NO_SHELLS = ("nologin", "false", "true", "sync", "shutdown", "halt", "git-shell"
 
 def decide(system: Project, node: str = "") -> str:
     """Decide what `auto` means, in ``system.state``; gives the line that says what it is and why. ``node``: another
-    machine that runs the parts.
+    machine that runs the services.
 
     Once it is a token it stays one: an account that went may have left programs behind.
     """

@@ -1,4 +1,4 @@
-"""The secrets of a project: made once, kept one a file, given out only to fill a part's file."""
+"""The secrets of a project: made once, kept one a file, given out only to fill a service's file."""
 
 from __future__ import annotations
 

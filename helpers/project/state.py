@@ -37,7 +37,7 @@ def _denied(path: Path, error: OSError) -> TrackbedError:
 def make_folder(path: Path, private: bool = False) -> Path:
     """Make ``path`` and what is missing above it: 0700, or 0755 as root unless ``private``.
 
-    As root the folder has to be passable: parts run as other users below it.
+    As root the folder has to be passable: services run as other users below it.
     """
     mode = 0o755 if os.geteuid() == 0 and not private else 0o700
     try:

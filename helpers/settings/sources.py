@@ -28,7 +28,7 @@ FOREIGN = re.compile(
     r"|(?i:(http|https|ftp|no|all)_proxy)"
     r"|SSL_CERT_FILE|SSL_CERT_DIR|(REQUESTS|CURL|AWS)_CA_BUNDLE|NODE_EXTRA_CA_CERTS|PIP_CERT|GIT_SSL_CAINFO"
 )
-# Names from other people's texts about the same parts, and those that the server has for them.
+# Names from other people's texts about the same services, and those that the server has for them.
 OTHER_NAMES = {
     "AWS_ACCESS_KEY_ID": "S3_ACCESS_KEY",
     "AWS_DEFAULT_REGION": "S3_REGION",

@@ -43,12 +43,12 @@ def variables(where: str, file: str) -> dict[str, str]:
 
 
 @contextmanager
-def wrapped(clone: Clone, part: str) -> Iterator[Path]:
-    """The part's program is a script that preloads the library; gives the file that sets its clock."""
+def wrapped(clone: Clone, service: str) -> Iterator[Path]:
+    """The service's program is a script that preloads the library; gives the file that sets its clock."""
     folder = clone.project_folder / "embedded"
     program = seen.programs(clone) / "postgres"
     real = program.with_name(program.name + ".real")
-    clock = folder / f"clock-{part}"
+    clock = folder / f"clock-{service}"
     words = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables(str(library()), str(clock)).items())
     program.rename(real)
     # under its own name, by which PostgreSQL finds its folders
@@ -62,11 +62,11 @@ def wrapped(clone: Clone, part: str) -> Iterator[Path]:
 
 
 @contextmanager
-def derived(clone: Clone, part: str, folder: Path) -> Iterator[None]:
-    """The part runs from an image that has the library."""
-    variable = f"TRACKBED_{part.upper()}_IMAGE"
-    base = seen.output("docker", "inspect", "-f", "{{.Config.Image}}", seen.container(clone, part))
-    name, before = f"trackbed-faults/{clone.project}-{part}:faketime", clone.environment.get(variable)
+def derived(clone: Clone, service: str, folder: Path) -> Iterator[None]:
+    """The service runs from an image that has the library."""
+    variable = f"TRACKBED_{service.upper()}_IMAGE"
+    base = seen.output("docker", "inspect", "-f", "{{.Config.Image}}", seen.container(clone, service))
+    name, before = f"trackbed-faults/{clone.project}-{service}:faketime", clone.environment.get(variable)
     (folder / "libfaketime.so").write_bytes(library().read_bytes())
     lines = [
         f"FROM {base}",
@@ -87,20 +87,27 @@ def derived(clone: Clone, part: str, folder: Path) -> Iterator[None]:
         seen.output("docker", "image", "rm", "-f", name)
 
 
-def started(clone: Clone, harness: Harness, part: str) -> None:
-    os.kill(seen.main_process(clone, part), signal.SIGKILL)
+def started(clone: Clone, harness: Harness, service: str) -> None:
+    os.kill(seen.main_process(clone, service), signal.SIGKILL)
     time.sleep(1)
     harness.recover(Tally())
 
 
-def jump(part: str, clock: Path | None) -> Fault:
+def jump(service: str, clock: Path | None) -> Fault:
     def set_clock(clone: Clone, text: str) -> None:
         if clock is not None:
             clock.write_text(text)
             clock.chmod(0o644)
         else:
             seen.output(
-                "docker", "exec", "-e", "LD_PRELOAD=", seen.container(clone, part), "sh", "-c", f"echo {text} >{INSIDE}"
+                "docker",
+                "exec",
+                "-e",
+                "LD_PRELOAD=",
+                seen.container(clone, service),
+                "sh",
+                "-c",
+                f"echo {text} >{INSIDE}",
             )
 
     def fault(clone: Clone, rng: random.Random) -> None:
@@ -116,18 +123,18 @@ def jump(part: str, clock: Path | None) -> Fault:
 
 def test_clock_jumps(harness: Harness, tmp_path: Path, tallies: dict[str, Tally]) -> None:
     library()
-    clone, part = harness.clone, "postgres"
-    tally = tallies.setdefault(f"{clone.engine}, clock of {part} jumps", Tally())
+    clone, service = harness.clone, "postgres"
+    tally = tallies.setdefault(f"{clone.engine}, clock of {service} jumps", Tally())
     if clone.engine == "docker":
-        with derived(clone, part, tmp_path):
+        with derived(clone, service, tmp_path):
             for _ in range(ROUNDS):
-                harness.round(jump(part, None), tally)
+                harness.round(jump(service, None), tally)
             harness.settle(tally)
         return
-    with wrapped(clone, part) as clock:
-        started(clone, harness, part)
-        assert "libfaketime" in Path(f"/proc/{seen.main_process(clone, part)}/maps").read_text()
+    with wrapped(clone, service) as clock:
+        started(clone, harness, service)
+        assert "libfaketime" in Path(f"/proc/{seen.main_process(clone, service)}/maps").read_text()
         for _ in range(ROUNDS):
-            harness.round(jump(part, clock), tally)
+            harness.round(jump(service, clock), tally)
         harness.settle(tally)
-    started(clone, harness, part)
+    started(clone, harness, service)

@@ -1,4 +1,4 @@
-"""Nothing acknowledged is lost, whatever happens to a part; the system is usable again by itself or by `invoke up`."""
+"""Nothing acknowledged is lost, whatever happens to a service; the system is usable again by itself or by `invoke up`."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from tests.faults.harness import Fault, Harness, Tally, family, lost, signal_all
 from tests.integration import seen
 
 
-def kill(part: str) -> Fault:
-    """`kill -9` of a part's main process."""
+def kill(service: str) -> Fault:
+    """`kill -9` of a service's main process."""
 
     def fault(clone: Clone, rng: random.Random) -> None:
-        os.kill(seen.main_process(clone, part), signal.SIGKILL)
+        os.kill(seen.main_process(clone, service), signal.SIGKILL)
 
     return fault
 
 
-def freeze(part: str) -> Fault:
+def freeze(service: str) -> Fault:
     """`docker pause`, or SIGSTOP of the process and its children, for 1 to 20 seconds, mostly few."""
 
     def fault(clone: Clone, rng: random.Random) -> None:
         seconds = 1 + 19 * rng.random() ** 3
         if clone.engine == "docker":
-            seen.output("docker", "pause", seen.container(clone, part))
+            seen.output("docker", "pause", seen.container(clone, service))
             time.sleep(seconds)
-            seen.output("docker", "unpause", seen.container(clone, part))
+            seen.output("docker", "unpause", seen.container(clone, service))
             return
-        stopped = family(seen.main_process(clone, part))
+        stopped = family(seen.main_process(clone, service))
         signal_all(stopped, signal.SIGSTOP)
         time.sleep(seconds)
         signal_all(stopped, signal.SIGCONT)
@@ -53,14 +53,14 @@ def slow_database(clone: Clone, rng: random.Random) -> None:
         time.sleep(0.02)
 
 
-def partition(part: str) -> Fault:
-    """The part is off the backend network for some seconds, and comes back with its name."""
+def partition(service: str) -> Fault:
+    """The service is off the backend network for some seconds, and comes back with its name."""
 
     def fault(clone: Clone, rng: random.Random) -> None:
-        network, container = f"{clone.project}_backend", seen.container(clone, part)
+        network, container = f"{clone.project}_backend", seen.container(clone, service)
         seen.output("docker", "network", "disconnect", network, container)
         time.sleep(1 + 14 * rng.random() ** 3)
-        seen.output("docker", "network", "connect", "--alias", part, network, container)
+        seen.output("docker", "network", "connect", "--alias", service, network, container)
 
     return fault
 
@@ -85,7 +85,7 @@ CASES = [
 @pytest.mark.parametrize(("engine", "name"), CASES, indirect=["engine"])
 def test_nothing_acknowledged_is_lost(harness: Harness, name: str, tallies: dict[str, Tally]) -> None:
     if "store-sync" in name and harness.clone.environment.get("TRACKBED_OBJECT_STORE") != "versitygw":
-        pytest.skip("NOT TESTED: only VersityGW has this part")
+        pytest.skip("NOT TESTED: only VersityGW has this service")
     tally = tallies.setdefault(f"{harness.clone.engine}, {name}", Tally())
     for _ in range(ROUNDS):
         harness.round(FAULTS[name][0], tally)

@@ -112,8 +112,8 @@ def command(pid: int) -> str:
         return ""
 
 
-def container(clone: Clone, part: str) -> str:
-    return f"{clone.project}-jupyter" if part == "jupyter" else f"{clone.project}-{part}-1"
+def container(clone: Clone, service: str) -> str:
+    return f"{clone.project}-jupyter" if service == "jupyter" else f"{clone.project}-{service}-1"
 
 
 def containers(clone: Clone) -> list[str]:
@@ -122,23 +122,23 @@ def containers(clone: Clone) -> list[str]:
     return sorted(n for n in names if n.startswith(f"{clone.project}-"))
 
 
-def main_process(clone: Clone, part: str) -> int:
-    """The process of this machine that is the part; 0 when it does not run."""
+def main_process(clone: Clone, service: str) -> int:
+    """The process of this machine that is the service; 0 when it does not run."""
     if clone.engine == "docker":
-        return int(output("docker", "inspect", "-f", "{{.State.Pid}}", container(clone, part)))
+        return int(output("docker", "inspect", "-f", "{{.State.Pid}}", container(clone, service)))
     words = {"postgres": "/postgres ", "mlflow": "mlflow", "jupyter": "jupyterlab"}
     there = processes(clone)
     top = supervisord(clone)
-    return next((pid for pid, parent in there.items() if parent == top and words[part] in command(pid)), 0)
+    return next((pid for pid, parent in there.items() if parent == top and words[service] in command(pid)), 0)
 
 
 def identities(clone: Clone) -> dict[str, str]:
-    """Changes when a part was recreated or started again."""
+    """Changes when a service was recreated or started again."""
     if clone.engine == "docker":
         return {
             name: output("docker", "inspect", "-f", "{{.Id}} {{.State.StartedAt}}", name) for name in containers(clone)
         }
-    return {part: str(main_process(clone, part)) for part in ("postgres", "mlflow", "jupyter")}
+    return {service: str(main_process(clone, service)) for service in ("postgres", "mlflow", "jupyter")}
 
 
 def nothing_runs(clone: Clone) -> bool:
@@ -194,7 +194,7 @@ def create_database(clone: Clone, name: str) -> None:
 
 
 def database_address(clone: Clone, name: str = "") -> str:
-    """A database's address (the live one's) as MLflow's part knows it."""
+    """A database's address (the live one's) as MLflow's service knows it."""
     name = name or live_database(clone)
     return (
         f"postgresql+psycopg2://mlflow@postgres:5432/{name}"
@@ -205,7 +205,7 @@ def database_address(clone: Clone, name: str = "") -> str:
 
 @contextmanager
 def empty_database(clone: Clone, name: str) -> Iterator[str]:
-    """A database beside the live one, gone afterwards; gives its address as MLflow's part knows it."""
+    """A database beside the live one, gone afterwards; gives its address as MLflow's service knows it."""
     psql(clone, f"DROP DATABASE IF EXISTS {name}", "postgres")
     create_database(clone, name)
     try:

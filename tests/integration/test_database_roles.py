@@ -11,7 +11,7 @@ import pytest
 
 from helpers.engines import database_roles
 from helpers.engines.base import ExecResult
-from helpers.errors import PartFailed
+from helpers.errors import ServiceFailed
 from tests.conftest import Clone
 from tests.integration import clusters, seen
 from tests.integration.clusters import Cluster
@@ -172,7 +172,7 @@ def test_killed_at_each_step_it_goes_on(cluster: Cluster, answered: bool) -> Non
 @NEWEST
 def test_a_role_of_the_superusers_name_is_told(cluster: Cluster) -> None:
     cluster.ask("CREATE ROLE postgres LOGIN", "mlflow", "mlflow")
-    with pytest.raises(PartFailed, match="has a role postgres of its own") as told:
+    with pytest.raises(ServiceFailed, match="has a role postgres of its own") as told:
         database_roles.settle(cluster.psql, "mlflow")
     assert "ALTER ROLE postgres RENAME TO" in told.value.hint
     cluster.ask("ALTER ROLE postgres RENAME TO somebody", "mlflow", "mlflow")

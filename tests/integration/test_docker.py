@@ -19,7 +19,7 @@ from tests.conftest import Clone, require_docker
 from tests.integration import seen
 
 pytestmark = pytest.mark.docker
-PARTS = ("postgres", "store", "mlflow", "jupyter")
+SERVICES = ("postgres", "store", "mlflow", "jupyter")
 
 
 def services(clone: Clone) -> list[str]:
@@ -40,17 +40,17 @@ def compose(clone: Clone, *words: str) -> str:
     return seen.output("docker", "compose", *words, cwd=clone.folder, env=bare, timeout=240)
 
 
-def details(clone: Clone, part: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(seen.output("docker", "inspect", seen.container(clone, part)))[0]
+def details(clone: Clone, service: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(seen.output("docker", "inspect", seen.container(clone, service)))[0]
     return found
 
 
-def inside(clone: Clone, part: str, *words: str) -> str:
-    return seen.output("docker", "exec", seen.container(clone, part), *words)
+def inside(clone: Clone, service: str, *words: str) -> str:
+    return seen.output("docker", "exec", seen.container(clone, service), *words)
 
 
 def in_volume(clone: Clone, name: str, *words: str) -> str:
-    """A command over a volume's files, in an image that is there: a part's own may have no tools."""
+    """A command over a volume's files, in an image that is there: a service's own may have no tools."""
     return seen.output(
         "docker",
         "run",
@@ -104,44 +104,44 @@ def test_compose_by_hand_down_and_up(system: Clone) -> None:
     compose(system, "up", "-d", "--wait")
     assert seen.has_run(system, kept)
     system.up()
-    assert {part["state"] for part in system.parts().values()} <= {"ready", "done"}
+    assert {service["state"] for service in system.services().values()} <= {"ready", "done"}
     done = system.invoke("check")
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_containers_have_no_more_rights_than_they_need(system: Clone, part: str) -> None:
-    found = details(system, part)
+@pytest.mark.parametrize("service", SERVICES)
+def test_containers_have_no_more_rights_than_they_need(system: Clone, service: str) -> None:
+    found = details(system, service)
     host, config = found["HostConfig"], found["Config"]
     assert config["User"] and config["User"].split(":")[0] not in ("0", "root")
-    assert int(inside(system, part, "id", "-u")) != 0
+    assert int(inside(system, service, "id", "-u")) != 0
     assert host["CapDrop"] == ["ALL"] and not host["CapAdd"] and not host["Privileged"]
     assert any(option.startswith("no-new-privileges") for option in host["SecurityOpt"])
-    assert host["ReadonlyRootfs"] is (part != "jupyter"), "people install packages in the notebook"
-    if part != "jupyter":
-        assert seen.run("docker", "exec", seen.container(system, part), "touch", "/usr/x").returncode
+    assert host["ReadonlyRootfs"] is (service != "jupyter"), "people install packages in the notebook"
+    if service != "jupyter":
+        assert seen.run("docker", "exec", seen.container(system, service), "touch", "/usr/x").returncode
     secret = next(mount for mount in found["Mounts"] if mount["Destination"] == "/run/secrets")
     assert not secret["RW"]
     listed = in_volume(
         system, secret["Name"], "find", "/v", "-type", "f", "!", "-name", "site-ca.pem", "-printf", "%m %U\n"
     ).splitlines()
     assert set(listed) == {f"400 {config['User'].split(':')[0]}"}
-    status = inside(system, part, "cat", "/proc/1/status")
+    status = inside(system, service, "cat", "/proc/1/status")
     assert re.search(r"CapEff:\s+0+\n", status) and re.search(r"NoNewPrivs:\s+1\n", status)
 
 
 @pytest.mark.parametrize(
-    ("part", "folder", "owner"),
+    ("service", "folder", "owner"),
     [
         ("postgres", "/var/lib/postgresql", "999"),
         ("store", "/data", "10002"),
         ("mlflow", "/tmp", "10001"),
     ],
 )
-def test_data_belong_to_the_user_of_their_part(system: Clone, part: str, folder: str, owner: str) -> None:
-    volume = next(m["Name"] for m in details(system, part)["Mounts"] if m["Destination"] == folder)
+def test_data_belong_to_the_user_of_their_service(system: Clone, service: str, folder: str, owner: str) -> None:
+    volume = next(m["Name"] for m in details(system, service)["Mounts"] if m["Destination"] == folder)
     assert in_volume(system, volume, "stat", "-c", "%u %a", "/v") == f"{owner} 700"
-    assert inside(system, part, "id", "-u") == owner
+    assert inside(system, service, "id", "-u") == owner
 
 
 def test_what_syncs_the_store_is_on_the_backend_only_and_asks_for_a_token(system: Clone) -> None:
@@ -190,7 +190,7 @@ def test_the_workspace_belongs_to_the_user_of_the_notebook(system: Clone) -> Non
 
 
 def test_the_database_is_on_a_network_without_a_way_out(system: Clone) -> None:
-    networks = {part: sorted(details(system, part)["NetworkSettings"]["Networks"]) for part in PARTS}
+    networks = {service: sorted(details(system, service)["NetworkSettings"]["Networks"]) for service in SERVICES}
     back, front = f"{system.project}_backend", f"{system.project}_frontend"
     assert networks == {"postgres": [back], "store": [back, front], "mlflow": [back, front], "jupyter": [front]}
     assert seen.output("docker", "network", "inspect", back, "-f", "{{.Internal}}") == "true"
@@ -262,7 +262,7 @@ def test_dead_engine_under_a_system(system: Clone) -> None:
     assert seen.identities(system) == before
 
 
-def test_parts_killed_and_removed_by_hand(system: Clone) -> None:
+def test_services_killed_and_removed_by_hand(system: Clone) -> None:
     system.up()
     kept = seen.new_run(system)
     before = seen.identities(system)

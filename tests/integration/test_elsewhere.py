@@ -73,7 +73,9 @@ def site(
 
 def test_only_the_notebook_runs(site: Site) -> None:
     told = json.loads(site.clone.value("status", "--format=json"))
-    assert [part["part"] for part in told["parts"]] == ["jupyter"] and told["parts"][0]["state"] == "ready"
+    assert [service["service"] for service in told["services"]] == ["jupyter"] and told["services"][0][
+        "state"
+    ] == "ready"
     assert told["tracking_uri"] == site.gate.url
     assert f"export MLFLOW_TRACKING_URI={site.gate.url}" in site.clone.value("status", "--format=env")
     url = site.clone.value("jupyter-url")
@@ -87,7 +89,7 @@ def test_only_the_notebook_runs(site: Site) -> None:
 
 def running(clone: Clone) -> object:
     """Changes when the notebook was made or started anew."""
-    return seen.identities(clone) if clone.engine == "docker" else clone.parts()["jupyter"]["since"].split(",")[0]
+    return seen.identities(clone) if clone.engine == "docker" else clone.services()["jupyter"]["since"].split(",")[0]
 
 
 def test_second_up_changes_nothing(site: Site) -> None:
@@ -177,7 +179,7 @@ def test_what_is_wrong_with_the_server_is_said(site: Site, address: str, tmp_pat
         seen.refused(done, 1, "from inside it", said)
         assert time.monotonic() - began < within
         # Docker's own health check may come some seconds after our answer
-        while (state := clone.parts()["jupyter"]["state"]) == "starting" and time.monotonic() - began < within + 60:
+        while (state := clone.services()["jupyter"]["state"]) == "starting" and time.monotonic() - began < within + 60:
             time.sleep(0.5)
         assert state == "ready", "the notebook stays"
 
@@ -221,7 +223,7 @@ def test_a_system_with_a_server_of_its_own_is_not_hidden(site: Site) -> None:
     done = site.server.invoke("jupyter", "--tracking-uri=https://mlflow.example.org")
     seen.refused(done, 1, "has a tracking server and data of its own", "--project=NAME")
     assert seen.identities(site.server) == before
-    assert "postgres" in site.server.parts(), "what was refused is not remembered"
+    assert "postgres" in site.server.services(), "what was refused is not remembered"
     assert "--tracking-uri" not in site.server.invoke("doctor").stderr, "nor looked at"
 
 

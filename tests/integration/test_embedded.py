@@ -139,4 +139,4 @@ def test_survives_the_shell_that_started_it(system: Clone) -> None:
     except ProcessLookupError:
         pass
     time.sleep(1)
-    assert {part["state"] for part in system.parts().values()} == {"ready"}
+    assert {service["state"] for service in system.services().values()} == {"ready"}

@@ -48,7 +48,7 @@ def place() -> Iterator[Path]:
 INPUT = {
     "port too large": (["up", "--mlflow-port=70000"], {}, "", ["MLFLOW_PORT", "70000", "1 to 65535"]),
     "port is a word": (["up"], {"TRACKBED_JUPYTER_PORT": "http"}, "", ["JUPYTER_PORT", "TRACKBED_JUPYTER_PORT"]),
-    "two parts on one port": (["up", "--mlflow-port=8100", "--jupyter-port=8100"], {}, "", ["must differ"]),
+    "two services on one port": (["up", "--mlflow-port=8100", "--jupyter-port=8100"], {}, "", ["must differ"]),
     "misspelt engine": (["up", "--engine=dokcer"], {}, "", ["ENGINE", "dokcer", "docker"]),
     "misspelt engine in doctor": (["doctor", "--engine=embeded"], {}, "", ["embedded"]),
     "bucket with capitals": (["up", "--s3-bucket=My_Bucket"], {}, "", ["S3_BUCKET", "my-bucket"]),
@@ -135,8 +135,8 @@ def test_state_folder_that_cannot_be_written(bare: Clone) -> None:
     assert not list(locked.iterdir())
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root's parts run as another user")
-def test_state_folder_that_the_parts_cannot_reach(clone_factory: Factory, place: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root's services run as another user")
+def test_state_folder_that_the_services_cannot_reach(clone_factory: Factory, place: Path) -> None:
     clone = clone_factory("embedded")
     clone.environment["TRACKBED_STATE_DIR"] = str(place / "closed" / "state")
     (place / "closed").mkdir(mode=0o700)
@@ -372,9 +372,9 @@ class TestForeignThings:
         finally:
             seen.output("docker", "volume", "rm", name)
 
-    @pytest.mark.parametrize("part", ["mlflow", "jupyter"])
-    def test_container(self, clone: Clone, part: str) -> None:
-        name = seen.container(clone, part)
+    @pytest.mark.parametrize("service", ["mlflow", "jupyter"])
+    def test_container(self, clone: Clone, service: str) -> None:
+        name = seen.container(clone, service)
         image = "trackbed/mlflow:3.17.2"
         if seen.run("docker", "image", "inspect", image).returncode:
             assert clone.invoke("build", "mlflow", timeout=900).returncode == 0
@@ -441,7 +441,9 @@ def victims(clone_factory: Factory) -> Callable[[str], Clone]:
 def victim(engine: str, victims: Callable[[str], Clone]) -> Clone:
     """The system, up."""
     clone = victims(engine)
-    if not all(seen.ask(f"{clone.url(part)}{path}")[0] == 200 for part, path in (("mlflow", "/"), ("jupyter", "/api"))):
+    if not all(
+        seen.ask(f"{clone.url(service)}{path}")[0] == 200 for service, path in (("mlflow", "/"), ("jupyter", "/api"))
+    ):
         clone.up()
     return clone
 
@@ -453,7 +455,10 @@ def test_ctrl_c_and_kill_in_the_middle_of_a_first_up(victim: Clone) -> None:
 
 def test_two_systems_side_by_side(victim: Clone, system: Clone) -> None:
     mine = seen.new_run(victim)
-    assert {part["state"] for clone in (victim, system) for part in clone.parts().values()} <= {"ready", "done"}
+    assert {service["state"] for clone in (victim, system) for service in clone.services().values()} <= {
+        "ready",
+        "done",
+    }
     assert seen.has_run(victim, mine)
     assert seen.ask(f"{system.url('mlflow')}/api/2.0/mlflow/runs/get?run_id={mine}")[0] == 404
 
@@ -470,17 +475,17 @@ def test_two_clones_of_one_project(victim: Clone, clone_factory: Factory) -> Non
     other.environment = own | {"TRACKBED_PROJECT": f"{victim.project}-2"}  # its end must not take the victim along
 
 
-@pytest.mark.parametrize("part", ["postgres", "mlflow", "jupyter"])
-def test_part_killed(victim: Clone, part: str) -> None:
+@pytest.mark.parametrize("service", ["postgres", "mlflow", "jupyter"])
+def test_service_killed(victim: Clone, service: str) -> None:
     kept = seen.new_run(victim)
-    before = seen.main_process(victim, part)
+    before = seen.main_process(victim, service)
     os.kill(before, 9)
     deadline = time.monotonic() + 60
     while not (
-        seen.main_process(victim, part) not in (0, before)
-        and all(p["state"] in ("ready", "done") for p in victim.parts().values())
+        seen.main_process(victim, service) not in (0, before)
+        and all(p["state"] in ("ready", "done") for p in victim.services().values())
     ):
-        assert time.monotonic() < deadline, victim.invoke("status").stdout + victim.value("logs", part)
+        assert time.monotonic() < deadline, victim.invoke("status").stdout + victim.value("logs", service)
         time.sleep(0.5)
     victim.up()
     assert seen.has_run(victim, kept)
@@ -580,7 +585,7 @@ def test_secrets_deleted_over_kept_data_and_two_ups_at_once(victim: Clone) -> No
     assert done.returncode == 0, done.stdout
 
 
-def test_part_that_cannot_start_stops_up_at_once(victim: Clone) -> None:
+def test_service_that_cannot_start_stops_up_at_once(victim: Clone) -> None:
     kept = seen.new_run(victim)
     revision = seen.psql(victim, "SELECT version_num FROM alembic_version")
     seen.psql(victim, "UPDATE alembic_version SET version_num = 'ffffffffffff'")

@@ -18,16 +18,16 @@ LIMIT = 90.0  # seconds, on a machine with other work
 
 
 @contextmanager
-def frozen(clone: Clone, part: str) -> Iterator[None]:
-    """The part's processes stand still."""
+def frozen(clone: Clone, service: str) -> Iterator[None]:
+    """The service's processes stand still."""
     if clone.engine == "docker":
-        seen.output("docker", "pause", seen.container(clone, part))
+        seen.output("docker", "pause", seen.container(clone, service))
         try:
             yield
         finally:
-            seen.run("docker", "unpause", seen.container(clone, part))
+            seen.run("docker", "unpause", seen.container(clone, service))
         return
-    pid = seen.supervisord(clone) if part == "supervisord" else seen.main_process(clone, part)
+    pid = seen.supervisord(clone) if service == "supervisord" else seen.main_process(clone, service)
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -36,21 +36,21 @@ def frozen(clone: Clone, part: str) -> Iterator[None]:
 
 
 def settled(clone: Clone) -> None:
-    """Wait until every part is well again, for the tests that come next."""
+    """Wait until every service is well again, for the tests that come next."""
     end = time.monotonic() + LIMIT
-    while not all(p["state"] in ("ready", "done") for p in clone.parts().values()) and time.monotonic() < end:
+    while not all(p["state"] in ("ready", "done") for p in clone.services().values()) and time.monotonic() < end:
         time.sleep(1)
 
 
-@pytest.mark.parametrize("part", ["postgres", "jupyter"])  # MLflow is several processes
-def test_looking_ends_and_names_the_part_that_stands_still(system: Clone, part: str) -> None:
-    with frozen(system, part):
+@pytest.mark.parametrize("service", ["postgres", "jupyter"])  # MLflow is several processes
+def test_looking_ends_and_names_the_service_that_stands_still(system: Clone, service: str) -> None:
+    with frozen(system, service):
         began = time.monotonic()
         done = system.invoke("status", "--format=json", timeout=LIMIT)
-        shown = {row["part"]: row for row in json.loads(done.stdout)["parts"]}
-        assert done.returncode == 1 and shown[part]["state"] in ("starting", "unhealthy")
-        assert shown[part]["reason"], "no word about why"
-        assert system.invoke("logs", part, "--tail=5", timeout=LIMIT).returncode == 0
+        shown = {row["service"]: row for row in json.loads(done.stdout)["services"]}
+        assert done.returncode == 1 and shown[service]["state"] in ("starting", "unhealthy")
+        assert shown[service]["reason"], "no word about why"
+        assert system.invoke("logs", service, "--tail=5", timeout=LIMIT).returncode == 0
         assert time.monotonic() - began < LIMIT
     settled(system)
 

@@ -135,7 +135,7 @@ def test_mi100_from_build_to_check(docker: Clone, amd_nodes: None) -> None:
 
     status = docker.invoke("status")
     assert re.search(r"notebook: GPU: AMD, 2 render nodes, trackbed/jupyter-mlflow:rocm, Up ", status.stderr)
-    assert docker.parts()["jupyter"]["gpu"] == "AMD, 2 render nodes"
+    assert docker.services()["jupyter"]["gpu"] == "AMD, 2 render nodes"
     before = seen.identities(docker)
     assert docker.invoke("up").returncode == 0 and seen.identities(docker) == before
 
@@ -564,7 +564,7 @@ def test_a_process_is_given_the_group(clone_factory: Callable[..., Clone], amd_n
         found = checks(clone)
         assert found["GPU can be opened"][0] == "passed", found
         assert str(GROUP) in found["GPU can be opened"][1]
-        assert clone.parts()["jupyter"]["gpu"] == "AMD, 2 render nodes"
+        assert clone.services()["jupyter"]["gpu"] == "AMD, 2 render nodes"
         before = seen.identities(clone)
         assert clone.invoke("up").returncode == 0 and seen.identities(clone) == before
         for path in (KFD, *RENDER):

@@ -13,7 +13,7 @@ from tests.integration import seen
 from tests.outside import Outside, outside
 
 pytestmark = [pytest.mark.docker, pytest.mark.machine]
-PARTS = ("mlflow", "jupyter", "store")
+SERVICES = ("mlflow", "jupyter", "store")
 INSIDE = {"mlflow": 8000, "jupyter": 8888, "store": 9000}
 
 
@@ -32,14 +32,14 @@ def neighbour(system: Clone) -> Iterator[Outside]:
         yield made
 
 
-def networks(clone: Clone, part: str) -> list[str]:
-    """The addresses of a part's container."""
+def networks(clone: Clone, service: str) -> list[str]:
+    """The addresses of a service's container."""
     return seen.output(
         "docker",
         "inspect",
         "-f",
         "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}",
-        seen.container(clone, part),
+        seen.container(clone, service),
     ).split()
 
 
@@ -48,7 +48,7 @@ def targets(clone: Clone) -> list[tuple[str, int]]:
     published = [("127.0.0.1", clone.ports[name]) for name in ("mlflow", "jupyter", "s3", "console")]
     return (
         published
-        + [(address, INSIDE[part]) for part in PARTS for address in networks(clone, part)]
+        + [(address, INSIDE[service]) for service in SERVICES for address in networks(clone, service)]
         + [(address, 5432) for address in networks(clone, "postgres")]
     )
 

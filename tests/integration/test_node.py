@@ -161,7 +161,7 @@ def test_doctor_looks_at_the_node(laptop: Laptop) -> None:
 
 def test_up_makes_everything_on_the_node(up: Laptop) -> None:
     clone = up.clone
-    assert {part["state"] for part in clone.parts().values()} <= {"ready", "done"}
+    assert {service["state"] for service in clone.services().values()} <= {"ready", "done"}
     assert len(seen.containers(clone)) == 6
     assert workspace(up).is_dir() and workspace(up).stat().st_uid == 1000
     assert not (clone.state / clone.project / "workspace").exists(), "a folder of the laptop was made"
@@ -303,7 +303,7 @@ def test_a_normal_user_on_the_node(laptop: Laptop) -> None:
     around = {
         "DOCKER_HOST": laptop.docker_host.replace("root@", f"{name}@"),
         "TRACKBED_PROJECT": project,
-        **{f"TRACKBED_{part}_PORT": str(port) for part, port in ports.items()},
+        **{f"TRACKBED_{service}_PORT": str(port) for service, port in ports.items()},
     }
     kept = (laptop.clone.folder / ".env").read_bytes() if (laptop.clone.folder / ".env").exists() else b""
     try:

@@ -38,7 +38,7 @@ print(json.dumps({"equal": {path.name: path.read_bytes() == content.get(path.nam
                   "straight": [name for name in content if repository._should_multipart_upload(Path(sent, name))],
                   "by": type(repository).__module__}))
 """
-PARTS = {
+SERVICES = {
     "embedded": ["postgres", "mlflow", "jupyter"],
     "docker": ["postgres", "store", "store-sync", "bucket", "mlflow", "jupyter"],
 }
@@ -59,11 +59,11 @@ def test_the_database_syncs_what_it_acknowledges(system: Clone) -> None:
 def test_up_ends_with_a_table(system: Clone) -> None:
     assert system.first_up is not None
     lines = system.first_up.stdout.splitlines()
-    assert re.split(r"\s{2,}", lines[0].strip())[:4] == ["part", "what", "state", "URL"]
+    assert re.split(r"\s{2,}", lines[0].strip())[:4] == ["service", "what", "state", "URL"]
     rows = {line.split()[0]: line for line in lines[1:] if line.strip() and not set(line) <= set("-─ ")}
-    assert list(rows) == PARTS[system.engine]
-    for part, row in rows.items():
-        assert re.search(r"\s(done|ready)\b" if part == "bucket" else r"\sready\b", row), row
+    assert list(rows) == SERVICES[system.engine]
+    for service, row in rows.items():
+        assert re.search(r"\s(done|ready)\b" if service == "bucket" else r"\sready\b", row), row
     assert f"http://127.0.0.1:{system.ports['mlflow']}" in rows["mlflow"]
     assert f"http://127.0.0.1:{system.ports['jupyter']}/lab" in rows["jupyter"]
     box = system.first_up.stderr[system.first_up.stderr.index(f"{system.project} is ready") :]
@@ -79,8 +79,8 @@ def test_up_ends_with_a_table(system: Clone) -> None:
 def test_ssh_line_for_someone_at_another_computer(system: Clone) -> None:
     done = system.invoke("status", SSH_CONNECTION="192.0.2.9 50000 192.0.2.7 22")
     line = next(line for line in (done.stdout + done.stderr).splitlines() if "ssh -N" in line)
-    for part in ("mlflow", "jupyter"):
-        assert f"-L {system.ports[part]}:127.0.0.1:{system.ports[part]}" in line
+    for service in ("mlflow", "jupyter"):
+        assert f"-L {system.ports[service]}:127.0.0.1:{system.ports[service]}" in line
     assert line.endswith("@192.0.2.7")
 
 
@@ -117,11 +117,11 @@ def test_another_shell_restarts_nothing_and_no_work_ends_without_a_word(system: 
 
 def test_status_in_every_format(system: Clone) -> None:
     table = system.value("status")
-    assert all(part in table for part in PARTS[system.engine]) and "MiB" in table
+    assert all(service in table for service in SERVICES[system.engine]) and "MiB" in table
     told = json.loads(system.value("status", "--format=json"))
     assert told["project"] == system.project and told["engine"] == system.engine
-    assert [part["part"] for part in told["parts"]] == PARTS[system.engine]
-    assert {part["state"] for part in told["parts"]} <= {"ready", "done"}
+    assert [service["service"] for service in told["services"]] == SERVICES[system.engine]
+    assert {service["state"] for service in told["services"]} <= {"ready", "done"}
     lines = system.value("status", "--format=env")
     shell = seen.output("sh", "-c", f"{lines}\necho $MLFLOW_TRACKING_URI $JUPYTER_URL")
     assert shell.startswith(f"http://127.0.0.1:{system.ports['mlflow']} http://127.0.0.1:{system.ports['jupyter']}")
@@ -162,11 +162,11 @@ def test_doctor_finds_nothing_wrong(system: Clone) -> None:
     assert "taken" not in done.stdout, "our own ports do not count"
 
 
-def test_logs_of_each_part(system: Clone) -> None:
+def test_logs_of_each_service(system: Clone) -> None:
     silent = {"store-sync"}  # while all is well
-    spoken = [part for part in PARTS[system.engine] if part not in silent]
-    for part in spoken:
-        assert system.value("logs", part), part
+    spoken = [service for service in SERVICES[system.engine] if service not in silent]
+    for service in spoken:
+        assert system.value("logs", service), service
     assert len(system.value("logs", "mlflow", "--tail=2").splitlines()) <= 2
     assert {line.split(" | ")[0] for line in system.value("logs").splitlines()} - silent == set(spoken)
 
@@ -312,7 +312,7 @@ def test_down_and_up_keep_the_run(system: Clone, trained: Execution) -> None:
     assert seen.nothing_runs(system)
     status = system.invoke("status", "--format=json")
     assert status.returncode == 1
-    assert {part["state"] for part in json.loads(status.stdout)["parts"]} == {"missing"}
+    assert {service["state"] for service in json.loads(status.stdout)["services"]} == {"missing"}
     again = system.invoke("down")
     assert again.returncode == 0 and "nothing was running" in again.stderr
     asked = system.invoke("jupyter-url")

@@ -302,7 +302,9 @@ def test_into_another_project(own: dict[str, Clone], tmp_path: Path) -> None:
         beside = replace(clone, project=name, environment={**apart, "TRACKBED_PROJECT": name})
         told = json.loads(beside.value("status", "--format=json"))
         ports = {
-            part["part"]: int(part["urls"][0].split(":")[2].split("/")[0]) for part in told["parts"] if part["urls"]
+            service["service"]: int(service["urls"][0].split(":")[2].split("/")[0])
+            for service in told["services"]
+            if service["urls"]
         }
         other = replace(beside, ports=ports)
         assert everything(other) == before

@@ -99,8 +99,8 @@ def test_another_account_gets_nothing_without_a_secret(asking: Clone) -> None:
     told = asking.invoke("status")
     assert token not in told.stdout + told.stderr
     if asking.engine == "docker":
-        for part in ("mlflow", "jupyter"):
-            assert token not in seen.output("docker", "inspect", seen.container(asking, part))
+        for service in ("mlflow", "jupyter"):
+            assert token not in seen.output("docker", "inspect", seen.container(asking, service))
     elif os.geteuid() == 0:
         drop = ("setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups")
         socket = seen.run(*drop, "ls", seen.sockets(asking))

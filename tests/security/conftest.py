@@ -23,8 +23,10 @@ class Target:
     password: str
     token: str
 
-    def door(self, part: str) -> Door:
-        return Door(self.outside.machine, self.clone.ports[part], str(self.clone.project_folder / "gateway-root.crt"))
+    def door(self, service: str) -> Door:
+        return Door(
+            self.outside.machine, self.clone.ports[service], str(self.clone.project_folder / "gateway-root.crt")
+        )
 
     @property
     def login(self) -> dict[str, str]:

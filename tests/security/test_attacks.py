@@ -139,10 +139,10 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize("part", ("mlflow", "console"))
+@pytest.mark.parametrize("service", ("mlflow", "console"))
 @pytest.mark.parametrize("pair", PAIRS)
-def test_guessed_passwords(attack: Target, part: str, pair: tuple[str, str]) -> None:
-    assert attack.door(part).ask(headers={"Authorization": basic(*pair)}).status in (401, 429)
+def test_guessed_passwords(attack: Target, service: str, pair: tuple[str, str]) -> None:
+    assert attack.door(service).ask(headers={"Authorization": basic(*pair)}).status in (401, 429)
 
 
 @pytest.mark.parametrize(
@@ -195,11 +195,11 @@ HOSTS = (
 )
 
 
-@pytest.mark.parametrize("part", ("mlflow", "jupyter", "console", "s3"))
+@pytest.mark.parametrize("service", ("mlflow", "jupyter", "console", "s3"))
 @pytest.mark.parametrize("host", HOSTS)
-def test_forged_hosts(attack: Target, part: str, host: str) -> None:
+def test_forged_hosts(attack: Target, service: str, host: str) -> None:
     """Also with the right login: nothing behind the gateway is asked under a foreign name (DNS rebinding)."""
-    answer = attack.door(part).ask("/", headers={"Host": host, **(attack.login if part != "jupyter" else {})})
+    answer = attack.door(service).ask("/", headers={"Host": host, **(attack.login if service != "jupyter" else {})})
     assert answer.status == 421
 
 

@@ -19,11 +19,11 @@ PORTS = {"mlflow": 8000, "jupyter": 8888, "store": 9000, "store-sync": 9002, "po
 EXPERIMENTS = "/api/2.0/mlflow/experiments/search?max_results=1"
 
 
-def addresses(target: Target, part: str) -> Iterator[tuple[str, int]]:
-    """Of a part's container, in each of its networks."""
-    found = json.loads(seen.output("docker", "inspect", seen.container(target.clone, part)))[0]
+def addresses(target: Target, service: str) -> Iterator[tuple[str, int]]:
+    """Of a service's container, in each of its networks."""
+    found = json.loads(seen.output("docker", "inspect", seen.container(target.clone, service)))[0]
     for network in found["NetworkSettings"]["Networks"].values():
-        yield network["IPAddress"], PORTS[part]
+        yield network["IPAddress"], PORTS[service]
 
 
 def status(address: tuple[str, int], path: str, **headers: str) -> int:
@@ -40,7 +40,7 @@ def mlflow_token(target: Target) -> str:
 
 
 @pytest.mark.parametrize(
-    ("part", "path", "refused"),
+    ("service", "path", "refused"),
     [
         ("mlflow", EXPERIMENTS, 401),
         ("mlflow", "/", 401),
@@ -50,9 +50,9 @@ def mlflow_token(target: Target) -> str:
     ],
 )
 def test_nothing_without_a_secret_at_the_containers_own_addresses(
-    target: Target, part: str, path: str, refused: int
+    target: Target, service: str, path: str, refused: int
 ) -> None:
-    for address in addresses(target, part):
+    for address in addresses(target, service):
         assert status(address, path) == refused
         assert status(address, path, Authorization=target.login["Authorization"]) in (refused, 400)
         assert status(address, path, **{"X-Trackbed-Login": "ann 00"}) == refused

@@ -36,8 +36,8 @@ def headers(port: int, name: str) -> dict[str, str]:
 
 
 def test_a_certificate_of_ones_own_ca_brings_none(attack: Target) -> None:
-    for part in ("mlflow", "jupyter"):
-        assert HEADER not in attack.door(part).ask("/", headers=attack.login).headers
+    for service in ("mlflow", "jupyter"):
+        assert HEADER not in attack.door(service).ask("/", headers=attack.login).headers
 
 
 def test_a_known_certificate_brings_it_for_its_own_name_alone(target: Target, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What honest people do through the gateway, from outside; and what the parts cannot do from inside."""
+"""What honest people do through the gateway, from outside; and what the services cannot do from inside."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.security.conftest import Target
 from tests.security.wire import basic
 
 pytestmark = pytest.mark.docker
-PARTS = ("postgres", "store", "mlflow", "gateway", "jupyter")
+SERVICES = ("postgres", "store", "mlflow", "gateway", "jupyter")
 BIG = 2 << 30
 
 
@@ -237,9 +237,9 @@ def test_mlflow_can_be_sent_nowhere(attack: Target) -> None:
         assert _from(attack, "mlflow", target) != "open", target
 
 
-def _from(attack: Target, part: str, target: tuple[str, int]) -> str:
+def _from(attack: Target, service: str, target: tuple[str, int]) -> str:
     code = f"import socket; socket.create_connection({target!r}, 2); print('open')"
-    return seen.run("docker", "exec", seen.container(attack.clone, part), "python", "-c", code).stdout.strip()
+    return seen.run("docker", "exec", seen.container(attack.clone, service), "python", "-c", code).stdout.strip()
 
 
 @pytest.mark.parametrize(
@@ -257,20 +257,20 @@ def test_what_a_notebook_reaches(attack: Target, name: str, port: int, expected:
     assert _from(attack, "jupyter", (name, port)) == expected
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_limits_and_rights_of_the_containers(attack: Target, part: str) -> None:
-    found = json.loads(seen.output("docker", "inspect", seen.container(attack.clone, part)))[0]
+@pytest.mark.parametrize("service", SERVICES)
+def test_limits_and_rights_of_the_containers(attack: Target, service: str) -> None:
+    found = json.loads(seen.output("docker", "inspect", seen.container(attack.clone, service)))[0]
     host, pid = found["HostConfig"], found["State"]["Pid"]
     assert host["Memory"] > 0 and host["PidsLimit"] > 0
     assert host["CapDrop"] == ["ALL"] and not host["CapAdd"] and not host["Privileged"]
     assert host["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "3"}
-    assert host["ReadonlyRootfs"] is (part != "jupyter")
+    assert host["ReadonlyRootfs"] is (service != "jupyter")
     status = Path(f"/proc/{pid}/status").read_text()  # what the kernel says, not what was asked for
     values = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert values["NoNewPrivs"] == "1" and int(values["CapEff"], 16) == 0 and int(values["CapBnd"], 16) == 0
     assert "0" not in values["Uid"].split()
     root = next(line.split() for line in Path(f"/proc/{pid}/mounts").read_text().splitlines() if line.split()[1] == "/")
-    assert ("ro" in root[3].split(",")) is (part != "jupyter")
+    assert ("ro" in root[3].split(",")) is (service != "jupyter")
 
 
 def test_no_secret_in_the_gateways_environment_or_arguments(attack: Target) -> None:

@@ -125,9 +125,9 @@ def test_websockets_of_jupyter_without_the_token(attack: Target, path: str) -> N
     assert answer.status in (403, 404)
 
 
-@pytest.mark.parametrize("part", PUBLISHED)
-def test_http_is_sent_to_https_and_tells_nothing(attack: Target, part: str) -> None:
-    door = attack.door(part)
+@pytest.mark.parametrize("service", PUBLISHED)
+def test_http_is_sent_to_https_and_tells_nothing(attack: Target, service: str) -> None:
+    door = attack.door(service)
     answer = door.plain(f"GET /x HTTP/1.1\r\nHost: {door.host}\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.0 308") and f"Location: https://{door.host}/x".encode() in answer
     assert answer.split(b"\r\n\r\n", 1)[1] == b"" and b"Caddy" not in answer
@@ -136,10 +136,10 @@ def test_http_is_sent_to_https_and_tells_nothing(attack: Target, part: str) -> N
     assert not door.plain(f"DELETE /x HTTP/1.1\r\nHost: {door.host}\r\n\r\n".encode()).startswith(b"HTTP/1.1 2")
 
 
-@pytest.mark.parametrize("part", PUBLISHED)
+@pytest.mark.parametrize("service", PUBLISHED)
 @pytest.mark.parametrize("version", (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1))
-def test_old_tls(attack: Target, part: str, version: ssl.TLSVersion) -> None:
-    door = attack.door(part)
+def test_old_tls(attack: Target, service: str, version: ssl.TLSVersion) -> None:
+    door = attack.door(service)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_ciphers("ALL:@SECLEVEL=0")
@@ -156,18 +156,18 @@ def test_no_certificate_for_a_foreign_name(attack: Target, name: str) -> None:
         context.wrap_socket(link, server_hostname=name)
 
 
-@pytest.mark.parametrize("part", PUBLISHED)
-def test_no_banner(attack: Target, part: str) -> None:
-    door = attack.door(part)
+@pytest.mark.parametrize("service", PUBLISHED)
+def test_no_banner(attack: Target, service: str) -> None:
+    door = attack.door(service)
     for path in ("/", "/nothing-here", "/lab"):
-        for headers in ({}, attack.login if part != "jupyter" else {}, {"Host": "evil.example"}):
+        for headers in ({}, attack.login if service != "jupyter" else {}, {"Host": "evil.example"}):
             found = door.ask(path, headers=headers)
             assert not {"server", "via", "x-powered-by", "x-amz-server"} & set(found.headers), (path, found.headers)
             assert found.headers.get("x-content-type-options") == "nosniff"
 
 
 def test_only_these_ports_are_open(attack: Target) -> None:
-    """Every port of this machine's address that a part uses, inside or outside, and every container's own address."""
+    """Every port of this machine's address that a service uses, inside or outside, and every container's own address."""
     numbers = {5432, 8000, 8888, 9000, 9001, 2019, 8080, 8443, 80, 443} - set(attack.clone.ports.values())
     assert not [
         n
@@ -175,16 +175,16 @@ def test_only_these_ports_are_open(attack: Target) -> None:
         if attack.outside.handshake(attack.outside.machine, n, 0.4) and n not in seen.listening()
     ]
     assert all(attack.outside.handshake(attack.outside.machine, n) for n in attack.clone.ports.values())
-    for part in ("postgres", "store", "mlflow", "jupyter", "gateway"):
+    for service in ("postgres", "store", "mlflow", "jupyter", "gateway"):
         addresses = seen.output(
             "docker",
             "inspect",
             "-f",
             "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}",
-            seen.container(attack.clone, part),
+            seen.container(attack.clone, service),
         ).split()
         assert not [
-            (part, a, n)
+            (service, a, n)
             for a in addresses
             for n in (5432, 8000, 8888, 9000, 9001, 2019)
             if attack.outside.handshake(a, n, 0.3)

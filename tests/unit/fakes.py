@@ -67,7 +67,7 @@ class Silent:
     def step(self, text: str) -> None:
         self.steps.append(text)
 
-    def part(self, name: str, state: str, note: str = "") -> None:
+    def service(self, name: str, state: str, note: str = "") -> None:
         self.states.append((name, state))
 
     def amount(self, name: str, done: int, whole: int, note: str) -> None: ...

@@ -1,4 +1,4 @@
-"""A third engine, whose parts exist in this process only: nothing above the engines may need to know it."""
+"""A third engine, whose services exist in this process only: nothing above the engines may need to know it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from helpers.services import (
     Availability,
     DataItem,
     ExecResult,
-    PartSpec,
-    PartStatus,
     Plan,
     Port,
+    ServiceSpec,
+    ServiceStatus,
     Sink,
     StartReport,
     State,
@@ -133,7 +133,7 @@ class MemoryEngine(Engine):
             self.name,
             self.settings.project,
             tuple(
-                PartSpec(
+                ServiceSpec(
                     name,
                     services.TITLES[name],
                     (name,),
@@ -145,36 +145,36 @@ class MemoryEngine(Engine):
         )
 
     def script(self, plan: Plan) -> str:
-        return "".join(f"start {part.name}\n" for part in plan.parts)
+        return "".join(f"start {service.name}\n" for service in plan.services)
 
     def prepare(self, sink: Sink) -> tuple[str, ...]:
         return ()
 
     def fingerprint(self) -> str:
-        return digests.digest([part.__dict__ for part in self.plan().parts], self.system.credentials_digest())
+        return digests.digest([service.__dict__ for service in self.plan().services], self.system.credentials_digest())
 
     def unchanged(self) -> bool:
         return shared.unchanged(self, self.system.state.applied)
 
     def start(self, sink: Sink) -> StartReport:
-        before = {s.name: s.identity for s in self.parts() if s.up}
+        before = {s.name: s.identity for s in self.services() if s.up}
         for name in self.plan().names:
             if name not in self.running:
                 MemoryEngine.started += 1
                 self.running[name] = self.started
-                sink.part(name, "starting")
+                sink.service(name, "starting")
         self.volumes.add("rows")
-        return shared.report(before, self.parts())
+        return shared.report(before, self.services())
 
     def stop(self, sink: Sink, drain: int = 40) -> tuple[str, ...]:
         stopped = tuple(reversed(self.running))
         self.running.clear()
         return stopped
 
-    def halt(self, part: str, sink: Sink) -> None:
-        self.running.pop(part, None)
+    def halt(self, service: str, sink: Sink) -> None:
+        self.running.pop(service, None)
 
-    def resume(self, part: str, sink: Sink) -> None:
+    def resume(self, service: str, sink: Sink) -> None:
         self.start(sink)
 
     def data(self) -> tuple[DataItem, ...]:
@@ -183,45 +183,45 @@ class MemoryEngine(Engine):
     def remove_data(self, sink: Sink) -> None:
         self.volumes.clear()
 
-    def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
+    def services(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
         return tuple(
-            PartStatus(part.name, State.READY, ports=part.ports, identity=str(self.running[part.name]))
-            if part.name in self.running
-            else PartStatus(part.name, State.MISSING)
-            for part in self.plan().parts
+            ServiceStatus(service.name, State.READY, ports=service.ports, identity=str(self.running[service.name]))
+            if service.name in self.running
+            else ServiceStatus(service.name, State.MISSING)
+            for service in self.plan().services
         )
 
-    def logs(self, part: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
-        yield f"{part} is in memory"
+    def logs(self, service: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
+        yield f"{service} is in memory"
 
     def exec(
-        self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
+        self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
     ) -> ExecResult:
-        if part not in self.running:
-            raise TrackbedError(f"{part} does not run", "`invoke up`")
-        return ExecResult(0, "".join(json.dumps(line) + "\n" for line in self._said(part, argv, stdin)), "")
+        if service not in self.running:
+            raise TrackbedError(f"{service} does not run", "`invoke up`")
+        return ExecResult(0, "".join(json.dumps(line) + "\n" for line in self._said(service, argv, stdin)), "")
 
-    def _said(self, part: str, argv: tuple[str, ...], stdin: object) -> list[Any]:
-        if part == JUPYTER and argv[0] == "python":
+    def _said(self, service: str, argv: tuple[str, ...], stdin: object) -> list[Any]:
+        if service == JUPYTER and argv[0] == "python":
             told = {"run_id": RUN, "experiment_id": "1", "artifact_path": PATH, "size": 4096, **ROW}
             return [{"check": f"check in {argv[-1]}", "ok": True, "detail": "", "seconds": 0.1}, told]
-        if part == MLFLOW:
+        if service == MLFLOW:
             known: dict[str, list[Any]] = {
                 "sealed": [{"rows": {}, "lost": {}, "opened": {}}],
                 "object": [[{"path": PATH, "size": 4096}]],
                 "sizes": [{"": [1, 5, ""]}],
             }
             return known.get(argv[1], [])
-        if part == POSTGRES and "-c" in argv:
+        if service == POSTGRES and "-c" in argv:
             return [{"run": "FINISHED", **ROW}]
-        return [{"checksums": True, "failures": 0, "size": 1}] if part == POSTGRES else []
+        return [{"checksums": True, "failures": 0, "size": 1}] if service == POSTGRES else []
 
     def one_shot(
-        self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 600
+        self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 600
     ) -> ExecResult:
-        return self.exec(part, argv, stdin, timeout)
+        return self.exec(service, argv, stdin, timeout)
 
-    def pipe(self, part: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
+    def pipe(self, service: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
         def says(content: bytes) -> list[str]:
             return [sys.executable, "-c", f"import sys; sys.stdout.buffer.write({content!r})"]
 
@@ -233,9 +233,9 @@ class MemoryEngine(Engine):
         return ()
 
     @contextmanager
-    def open(self, part: str, port: str) -> Iterator[Address]:
-        if part not in self.running:
-            raise TrackbedError(f"{part} does not run", "`invoke up`")
+    def open(self, service: str, port: str) -> Iterator[Address]:
+        if service not in self.running:
+            raise TrackbedError(f"{service} does not run", "`invoke up`")
         yield Address("127.0.0.1", self.web.port)
 
     def host_facts(self) -> HostFacts:

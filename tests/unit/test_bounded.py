@@ -116,6 +116,6 @@ def test_a_program_of_the_notebooks_cannot_fill_memory(
     done = commands.run([*ENDLESS], stdin, 20, limited=True)
     assert done.code == 1 and done.stdout == "" and "4 MiB" in done.stderr
     engine = EmbeddedEngine(system(tmp_path))
-    monkeypatch.setattr(engine.commands, "command", lambda part, argv: ([*argv], {}))
+    monkeypatch.setattr(engine.commands, "command", lambda service, argv: ([*argv], {}))
     assert engine.exec(JUPYTER, ENDLESS, stdin, 20) == done
     assert engine.exec(JUPYTER, ("cat",), stdin, 20).stdout == (stdin or b"").decode()

@@ -1,4 +1,4 @@
-"""The environment check against a fake engine: every answer a part can give."""
+"""The environment check against a fake engine: every answer a service can give."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from helpers import pages
 from helpers.checks import check
-from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Engine, ExecResult, PartSpec, Plan
+from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Engine, ExecResult, Plan, ServiceSpec
 from helpers.errors import TrackbedError
 from helpers.gpu.accelerator import Accelerator
 
@@ -47,7 +47,7 @@ class FakeSink:
     def step(self, text: str) -> None:
         self.steps.append(text)
 
-    def part(self, name: str, state: str, note: str = "") -> None: ...
+    def service(self, name: str, state: str, note: str = "") -> None: ...
 
     def amount(self, name: str, done: int, whole: int, note: str) -> None: ...
 
@@ -55,7 +55,7 @@ class FakeSink:
 
 
 class FakeEngine:
-    """Answers by part; keeps what it was asked."""
+    """Answers by service; keeps what it was asked."""
 
     accelerator = Accelerator()
     workspace_inside = "/home/jovyan/work"
@@ -79,13 +79,13 @@ class FakeEngine:
 
     def plan(self) -> Plan:
         uri = "postgresql+psycopg2://mlflow@postgres:5432/mlflow_2"
-        return Plan("fake", "trackbed", (PartSpec(MLFLOW, "MLflow", environment={"MLFLOW_BACKEND_STORE_URI": uri}),))
+        return Plan("fake", "trackbed", (ServiceSpec(MLFLOW, "MLflow", environment={"MLFLOW_BACKEND_STORE_URI": uri}),))
 
-    def exec(self, part: str, argv: tuple[str, ...], stdin: bytes | None = None, timeout: float = 120) -> ExecResult:
-        self.asked.append((part, argv, stdin))
+    def exec(self, service: str, argv: tuple[str, ...], stdin: bytes | None = None, timeout: float = 120) -> ExecResult:
+        self.asked.append((service, argv, stdin))
         in_notebook = "delete" if "--delete" in argv else "workspace" if argv[0] == "/bin/sh" else "notebook"
         in_database = "gone" if stdin else "postgres"
-        name = {POSTGRES: in_database, MLFLOW: "mlflow"}.get(part, in_notebook)
+        name = {POSTGRES: in_database, MLFLOW: "mlflow"}.get(service, in_notebook)
         answer = self.answers[name]
         if isinstance(answer, TrackbedError):
             raise answer

@@ -19,11 +19,11 @@ import yaml
 
 from helpers import clone
 from helpers.engines import streaming
-from helpers.engines.base import ExecResult, Health, Mount, PartStatus, Port, State
+from helpers.engines.base import ExecResult, Health, Mount, Port, ServiceStatus, State
 from helpers.engines.docker import availability, client_config, compose_model, images, iptables, startup
 from helpers.engines.docker.client import LABEL, Container, DockerApi, socket_error
 from helpers.engines.docker.engine import DockerEngine
-from helpers.errors import Interrupted, PartFailed, TrackbedError
+from helpers.errors import Interrupted, ServiceFailed, TrackbedError
 from helpers.findings import Level
 from tests.unit.fakes import Silent, deployed, system
 
@@ -76,41 +76,41 @@ MODEL: dict[str, Any] = {
 }
 
 
-# the model as parts
+# the services of the Compose model
 
 
-def test_a_service_as_a_part() -> None:
-    part = compose_model.service_spec("mlflow", MODEL, "lab")
-    assert (part.container, part.hostname, part.image, part.user) == (
+def test_a_compose_service_as_data() -> None:
+    service = compose_model.service_spec("mlflow", MODEL, "lab")
+    assert (service.container, service.hostname, service.image, service.user) == (
         "lab-mlflow-1",
         "mlflow",
         "trackbed/mlflow:1",
         "10001:10001",
     )
-    assert part.environment == {"HOST": "x", "EMPTY": ""}
-    assert part.ports == (Port("http", 8000, 8010, "127.0.0.1"),)
-    assert part.mounts == (
+    assert service.environment == {"HOST": "x", "EMPTY": ""}
+    assert service.ports == (Port("http", 8000, 8010, "127.0.0.1"),)
+    assert service.mounts == (
         Mount("volume", "lab_mlflow-tmp", "/tmp", options="nocopy"),
         Mount("volume", "lab_secrets-mlflow", "/run/secrets", read_only=True),
     )
-    assert part.networks == ("lab_backend", "lab_frontend")
-    assert part.depends_on == {"postgres": "healthy", "bucket": "done"}
-    assert (part.read_only, part.cap_drop, part.stop_grace, part.entrypoint) == (True, ("ALL",), 90, ())
-    assert part.health == Health(("trackbed-mlflow", "health"), 15, 10, 4, 120, 0.5)
-    assert not part.one_shot
+    assert service.networks == ("lab_backend", "lab_frontend")
+    assert service.depends_on == {"postgres": "healthy", "bucket": "done"}
+    assert (service.read_only, service.cap_drop, service.stop_grace, service.entrypoint) == (True, ("ALL",), 90, ())
+    assert service.health == Health(("trackbed-mlflow", "health"), 15, 10, 4, 120, 0.5)
+    assert not service.one_shot
 
 
 def test_a_shell_command_is_as_the_container_gets_it() -> None:
-    part = compose_model.service_spec("store", MODEL, "lab")
-    assert part.command == ("KEY=$(cat /k) exec serve",)
-    assert part.entrypoint == ("sh", "-c")
-    assert part.mounts == (Mount("tmpfs", "", "/tmp", options="mode=1777"), Mount("tmpfs", "", "/run"))
-    assert part.health and part.health.argv == ("sh", "-c", "wget -q x || exit 1")
+    service = compose_model.service_spec("store", MODEL, "lab")
+    assert service.command == ("KEY=$(cat /k) exec serve",)
+    assert service.entrypoint == ("sh", "-c")
+    assert service.mounts == (Mount("tmpfs", "", "/tmp", options="mode=1777"), Mount("tmpfs", "", "/run"))
+    assert service.health and service.health.argv == ("sh", "-c", "wget -q x || exit 1")
 
 
 def test_the_bucket_step_is_a_one_shot() -> None:
-    part = compose_model.service_spec("bucket", MODEL, "lab")
-    assert part.one_shot and part.health is None
+    service = compose_model.service_spec("bucket", MODEL, "lab")
+    assert service.one_shot and service.health is None
 
 
 @pytest.mark.parametrize(
@@ -415,6 +415,15 @@ def test_our_own_are_not_foreign(tmp_path: Path) -> None:
     ).check_foreign()
 
 
+@pytest.mark.parametrize("kind", ["part", "service"])  # "part": created by version 1.0
+def test_the_notebooks_container_is_known_by_the_labels_of_either_version(tmp_path: Path, kind: str) -> None:
+    notebook = container("trackbed-jupyter", (), **{f"{LABEL}.project": "trackbed", f"{LABEL}.{kind}": "jupyter"})
+    engine = engine_with(tmp_path, [notebook])
+    assert [s.name for s in engine.services() if s.up] == ["jupyter"]
+    assert engine.containers.find("jupyter") is notebook
+    assert engine.api.containers(engine.notebook.labels) == [notebook]
+
+
 def test_another_compose_project_of_the_same_name_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -427,7 +436,7 @@ def test_another_compose_project_of_the_same_name_is_left_alone(
         "containers trackbed-web-1, trackbed-mlflow-1 are not Trackbed's",
     ):
         engine.check_foreign()
-    assert [s.name for s in engine.parts() if s.state is not State.MISSING] == ["postgres"]
+    assert [s.name for s in engine.services() if s.state is not State.MISSING] == ["postgres"]
 
     removed: list[str] = []
     monkeypatch.setattr(engine.api, "stop", lambda name, seconds: None)
@@ -511,11 +520,16 @@ def test_only_our_own_volumes_are_deleted(tmp_path: Path) -> None:
     [
         (
             ["dependency failed to start: container trackbed-store-1 is unhealthy"],
-            [PartStatus("store", State.READY)],
-            PartFailed,
+            [ServiceStatus("store", State.READY)],
+            ServiceFailed,
             "store is ready",
         ),
-        (["whatever"], [PartStatus("postgres", State.EXITED, "exit code 1", 1)], PartFailed, "postgres is exited"),
+        (
+            ["whatever"],
+            [ServiceStatus("postgres", State.EXITED, "exit code 1", 1)],
+            ServiceFailed,
+            "postgres is exited",
+        ),
         (
             ["Bind for 127.0.0.1:8000 failed: port is already allocated"],
             [],
@@ -530,14 +544,14 @@ def test_only_our_own_volumes_are_deleted(tmp_path: Path) -> None:
 def test_why_compose_failed(
     tmp_path: Path,
     output: list[str],
-    statuses: list[PartStatus],
+    statuses: list[ServiceStatus],
     error: type[TrackbedError],
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = engine_with(tmp_path)
-    monkeypatch.setattr(engine, "parts", lambda detail=False: tuple(statuses))
-    monkeypatch.setattr(engine, "logs", lambda part, tail=200, follow=False: iter(()))
+    monkeypatch.setattr(engine, "services", lambda detail=False: tuple(statuses))
+    monkeypatch.setattr(engine, "logs", lambda service, tail=200, follow=False: iter(()))
     with pytest.raises(error) as caught:
         startup.explain(engine, output, ())
     assert message in caught.value.message
@@ -563,19 +577,19 @@ def test_what_compose_replaces_has_not_failed(
     monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
     engine = engine_with(tmp_path)
 
-    def look(state: State, identity: str) -> tuple[PartStatus, ...]:
-        return (PartStatus("postgres", State.READY, identity="p"), PartStatus("mlflow", state, identity=identity))
+    def look(state: State, identity: str) -> tuple[ServiceStatus, ...]:
+        return (ServiceStatus("postgres", State.READY, identity="p"), ServiceStatus("mlflow", state, identity=identity))
 
     looks = [look(State.READY, "old"), look(State.EXITED, ended)]
-    monkeypatch.setattr(engine, "parts", lambda: looks.pop(0) if len(looks) > 1 else looks[0])
+    monkeypatch.setattr(engine, "services", lambda: looks.pop(0) if len(looks) > 1 else looks[0])
     monkeypatch.setattr(engine.notebook, "start", lambda sink: None)
-    monkeypatch.setattr(engine, "logs", lambda part, tail=200, follow=False: iter(()))
+    monkeypatch.setattr(engine, "logs", lambda service, tail=200, follow=False: iter(()))
     monkeypatch.setattr(engine.compose, "environment", lambda: dict(os.environ))
     monkeypatch.setattr(engine.api, "network_exists", lambda name: False)
     monkeypatch.setattr(engine.guard, "put", lambda: ())
     monkeypatch.setattr(engine.database, "settle", lambda identity, sink: True)
     if fails:
-        with pytest.raises(PartFailed, match="mlflow"):
+        with pytest.raises(ServiceFailed, match="mlflow"):
             engine.startup.bring_up(Silent())
     else:
         engine.startup.bring_up(Silent())
@@ -592,19 +606,19 @@ def test_an_interrupt_ends_compose_and_says_how_to_go_on(
     monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
     engine = engine_with(tmp_path)
 
-    def interrupted(*_: object) -> tuple[PartStatus, ...]:
+    def interrupted(*_: object) -> tuple[ServiceStatus, ...]:
         if pid.exists() and pid.read_text():
             raise KeyboardInterrupt
-        return (PartStatus("postgres", State.READY, identity="p"),)
+        return (ServiceStatus("postgres", State.READY, identity="p"),)
 
-    def looked() -> tuple[PartStatus, ...]:
-        return (PartStatus("postgres", State.READY, identity="p"),)
+    def looked() -> tuple[ServiceStatus, ...]:
+        return (ServiceStatus("postgres", State.READY, identity="p"),)
 
     def settle(identity: str, sink: Silent) -> bool:
         interrupted()
         return False
 
-    monkeypatch.setattr(engine, "parts", interrupted if where == "while it looks" else looked)
+    monkeypatch.setattr(engine, "services", interrupted if where == "while it looks" else looked)
     monkeypatch.setattr(engine.compose, "environment", lambda: dict(os.environ))
     monkeypatch.setattr(engine.notebook, "networks_exist", lambda: False)
     monkeypatch.setattr(engine.database, "settle", settle)
@@ -645,9 +659,9 @@ def test_a_database_that_is_replaced_while_it_is_asked_has_not_refused(
 ) -> None:
     engine = engine_with(tmp_path)
     monkeypatch.setattr(engine, "exec", lambda *words, **options: ExecResult(1, "", said))
-    monkeypatch.setattr(engine, "parts", lambda: (PartStatus("postgres", now[1], identity=now[0]),))
+    monkeypatch.setattr(engine, "services", lambda: (ServiceStatus("postgres", now[1], identity=now[0]),))
     if asked_again:
         assert engine.database.settle("old", Silent()) is False
     else:
-        with pytest.raises(PartFailed, match="the database's roles could not be set: ERROR:  no room"):
+        with pytest.raises(ServiceFailed, match="the database's roles could not be set: ERROR:  no room"):
             engine.database.settle("old", Silent())

@@ -70,7 +70,7 @@ def test_every_way_to_print_is_clean(text: str, capsys: pytest.CaptureFixture[st
     console.as_json({"name": text})
     with console.Progress() as progress:
         progress.step(text)
-        progress.part("mlflow", "starting", text)
+        progress.service("mlflow", "starting", text)
         progress.notice(text)
         progress.output(text)
         progress.amount(text, 1, 2, text)
@@ -112,7 +112,7 @@ def test_logs_are_clean_unless_asked_for_as_they_are(
     from helpers.cli import options
 
     class Engine:
-        def parts(self) -> list[Any]:
+        def services(self) -> list[Any]:
             return [type("Status", (), {"name": "jupyter", "state": "ready"})]
 
         def logs(self, name: str, tail: int, follow: bool) -> list[str]:
@@ -157,7 +157,7 @@ def test_a_table_with_urls_becomes_lines_where_it_does_not_fit(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "50")
     row = ("store", "VersityGW", "ready", "http://127.0.0.1:9000  http://127.0.0.1:9001", "")
-    console.table(("part", "what", "state", "URL", "memory"), [row])
+    console.table(("service", "what", "state", "URL", "memory"), [row])
     assert capsys.readouterr().out.splitlines() == [
         "store",
         "  VersityGW",
@@ -166,7 +166,7 @@ def test_a_table_with_urls_becomes_lines_where_it_does_not_fit(
         "  http://127.0.0.1:9001",
     ]
     monkeypatch.setenv("COLUMNS", "120")
-    console.table(("part", "what", "state", "URL", "memory"), [row])
+    console.table(("service", "what", "state", "URL", "memory"), [row])
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from helpers import database_failures
 from helpers.engines import failures
-from helpers.engines.base import POSTGRES, PartStatus, State
+from helpers.engines.base import POSTGRES, ServiceStatus, State
 from helpers.engines.embedded import stale_locks
 
 TIME = "2026-11-25 21:33:37.284 UTC [25988] "
@@ -62,12 +62,12 @@ def test_the_last_words_lead_on(line: str, means: str, fix: str) -> None:
     assert re.split(r"(?:[A-Z]+:  |error: )", line)[1] in found[0], "PostgreSQL's own words are told"
 
 
-def test_the_part_that_failed_tells_it() -> None:
+def test_the_service_that_failed_tells_it() -> None:
     class Engine:
-        def logs(self, part: str, tail: int = 200, follow: bool = False) -> list[str]:
+        def logs(self, service: str, tail: int = 200, follow: bool = False) -> list[str]:
             return [TIME + "PANIC:  could not locate a valid checkpoint record"]
 
-    error = failures.failure(Engine(), PartStatus(POSTGRES, State.EXITED, exit_code=1))  # type: ignore[arg-type]
+    error = failures.failure(Engine(), ServiceStatus(POSTGRES, State.EXITED, exit_code=1))  # type: ignore[arg-type]
     assert "the database's files are damaged" in error.message and "invoke restore" in error.hint
 
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "tests" / "rig" / "README.md"]
 NAMED = [p.relative_to(ROOT).as_posix() for p in PAGES]
 TASKS = command_line.known(tasks.namespace).keys()
-# Names in capitals that are no settings: of the parts, of Docker, of this project's identity.
+# Names in capitals that are no settings: of the services, of Docker, of this project's identity.
 OTHERS = re.compile(
     r"MLFLOW_TRACKING_(URI|USERNAME|PASSWORD|TOKEN|SERVER_CERT_PATH)|JUPYTER_URL|PIP_(CERT|INDEX_URL)|REQUESTS_CA_BUNDLE|GIT_SSL_CAINFO|NODE_EXTRA_CA_CERTS|TEST_\w+|TRACKBED_\w*|PROJECT_\w+"
     r"|(CUDA|ROCR)_VISIBLE_DEVICES|NCCL_P2P_DISABLE|FOOD11_DATA_DIR|NAME|CHOWN_HOME|GRANT_SUDO|NOTEBOOK_ARGS|NB_\w+|UV_\w+|NOX_PARALLEL|MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"

@@ -12,7 +12,7 @@ import pytest
 
 from helpers import aside, clone, cloud_metadata, dry_run
 from helpers.engines import scripts
-from helpers.engines.base import Health, Mount, Network, PartSpec, Plan, Port, SecretFile, Volume
+from helpers.engines.base import Health, Mount, Network, Plan, Port, SecretFile, ServiceSpec, Volume
 from helpers.engines.docker import script
 from helpers.engines.docker.notebook_image import NotebookImage
 from helpers.engines.embedded.engine import EmbeddedEngine
@@ -20,7 +20,7 @@ from helpers.errors import EngineUnavailable, SettingError
 from helpers.project.state import make_folder, write_private
 from tests.unit.fakes import system
 
-SERVER = PartSpec(
+SERVER = ServiceSpec(
     name="mlflow",
     title="MLflow",
     container="lab-mlflow-1",
@@ -48,7 +48,7 @@ SERVER = PartSpec(
     health=Health(("trackbed-mlflow", "health")),
     stop_grace=40,
 )
-NOTEBOOK = PartSpec(
+NOTEBOOK = ServiceSpec(
     name="jupyter",
     title="JupyterLab",
     container="lab-jupyter",
@@ -159,7 +159,7 @@ def test_keys_of_an_external_store_are_asked_for(tmp_path: Path) -> None:
 
 
 def test_behind_a_gateway_the_links_are_its_own_and_there_is_a_login(tmp_path: Path) -> None:
-    gateway = PartSpec(
+    gateway = ServiceSpec(
         name="gateway",
         title="gateway",
         container="lab-gateway-1",
@@ -174,7 +174,7 @@ def test_behind_a_gateway_the_links_are_its_own_and_there_is_a_login(tmp_path: P
         SecretFile("gateway", "lab_g", "users", "end\n", (), 10003, 10003),
         SecretFile("gateway", "lab_g", "access-token", "{MLFLOW_TOKEN}", ("MLFLOW_TOKEN",), 10003, 10003),
     )
-    plan = replace(PLAN, parts=(replace(SERVER, ports=()), replace(NOTEBOOK, ports=()), gateway), secrets=files)
+    plan = replace(PLAN, services=(replace(SERVER, ports=()), replace(NOTEBOOK, ports=()), gateway), secrets=files)
     settings = system(tmp_path, public="true", public_address="lab.example.org").settings
     text = script.containers(plan, settings, NotebookImage("x:1"))
     assert 'echo "MLflow: https://lab.example.org:$MLFLOW_PORT"' in text.splitlines()

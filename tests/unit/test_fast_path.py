@@ -14,8 +14,8 @@ from helpers.services import ExecResult
 
 
 def engine(stdout: str, code: int = 0) -> Any:
-    def run(part: str, argv: tuple[str, ...], timeout: float) -> ExecResult:
-        assert (part, argv) == ("mlflow", ("trackbed-mlflow", "fast-path")) and timeout <= 60
+    def run(service: str, argv: tuple[str, ...], timeout: float) -> ExecResult:
+        assert (service, argv) == ("mlflow", ("trackbed-mlflow", "fast-path")) and timeout <= 60
         return ExecResult(code, stdout, "")
 
     return SimpleNamespace(exec=run)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from helpers import clone, cloud_metadata, gateway, status, urls
-from helpers.engines.base import PartStatus, State
+from helpers.engines.base import ServiceStatus, State
 from helpers.engines.docker import compose_model, variables
 from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.host import LOCAL
@@ -171,19 +171,19 @@ def test_the_gateways_key_follows_the_secrets_and_tells_none(tmp_path: Path) -> 
 
 def test_behind_the_gateway_mlflow_asks_for_its_token_and_people_are_told_of_none(tmp_path: Path) -> None:
     settings = system(tmp_path, public="true", public_address="203.0.113.7", project="lab").settings
-    files = {(file.part, file.path): file for file in compose_model.secret_files(deployed(settings))}
-    for part, path in (("mlflow", "access-token"), ("gateway", "access-token"), ("jupyter", "tracking-token")):
-        assert files[part, path].template == "{MLFLOW_TOKEN}"
-    assert {part for part, path in files if path == "gateway-key"} == {"mlflow", "gateway"}
-    assert {part for part, path in files if path == "store-sync-token"} == {"mlflow", "store"}
+    files = {(file.service, file.path): file for file in compose_model.secret_files(deployed(settings))}
+    for service, path in (("mlflow", "access-token"), ("gateway", "access-token"), ("jupyter", "tracking-token")):
+        assert files[service, path].template == "{MLFLOW_TOKEN}"
+    assert {service for service, path in files if path == "gateway-key"} == {"mlflow", "gateway"}
+    assert {service for service, path in files if path == "store-sync-token"} == {"mlflow", "store"}
     values = {name: name.lower() for name in credentials.NAMES}
     for file in files.values():
         if not any(name.startswith(credentials.FORMER) for name in file.names):
             assert credentials.Credentials(values).render(file.template, file.names)
-    ready = PartStatus("mlflow", State.READY)
+    ready = ServiceStatus("mlflow", State.READY)
     engine = SimpleNamespace(
         name="docker",
-        parts=lambda detail: (ready,),
+        services=lambda detail: (ready,),
         access_token=lambda: "token",
         host=LOCAL,
         console_is_public=False,

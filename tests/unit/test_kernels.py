@@ -15,7 +15,7 @@ import pytest
 from helpers import durability, kernels, start
 from helpers.checks import doctor
 from helpers.engines import select
-from helpers.engines.base import JUPYTER, Address, Engine, PartSpec, Plan, Sink
+from helpers.engines.base import JUPYTER, Address, Engine, Plan, ServiceSpec, Sink
 from helpers.engines.host import LOCAL
 from helpers.errors import Interrupted, TrackbedError
 from helpers.http_request import Answer
@@ -41,7 +41,7 @@ class FakeEngine(Engine):
     settings: Any = None
 
     def __init__(self, command: str = "jupyter") -> None:
-        self.spec = PartSpec(JUPYTER, "JupyterLab", (command,))
+        self.spec = ServiceSpec(JUPYTER, "JupyterLab", (command,))
 
     def plan(self) -> Plan:
         return Plan("embedded", "trackbed", (self.spec,))
@@ -53,7 +53,7 @@ class FakeEngine(Engine):
         return ()
 
     @contextmanager
-    def open(self, part: str, port: str) -> Iterator[Address]:
+    def open(self, service: str, port: str) -> Iterator[Address]:
         yield Address("127.0.0.1", 8888)
 
 

@@ -13,7 +13,7 @@ from helpers.engines.docker.notebook_image import NotebookImage
 from helpers.engines.embedded.venvs import Extra, Venv
 from helpers.errors import SettingError
 from helpers.gpu.accelerator import Accelerator
-from helpers.services import PartSpec
+from helpers.services import ServiceSpec
 from helpers.settings import Settings
 from tests.unit.fakes import deployed
 
@@ -33,7 +33,7 @@ def settings(tmp_path: Path, **environ: str) -> Settings:
     return Settings.load({}, {"TRACKBED_STATE_DIR": str(tmp_path / "state"), **told}, tmp_path / "clone" / ".env", {})
 
 
-def spec_of(told: Settings, accelerator: Accelerator, data: Mount | None = None, uid: int | None = None) -> PartSpec:
+def spec_of(told: Settings, accelerator: Accelerator, data: Mount | None = None, uid: int | None = None) -> ServiceSpec:
     here = deployed(told)
     here.notebook_uid = uid
     return notebook_spec.container_spec(here, accelerator, notebook_image.choose(told, accelerator).name, data)

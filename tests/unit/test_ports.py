@@ -10,7 +10,7 @@ import pytest
 
 from helpers import addresses, ports, start
 from helpers.checks import doctor
-from helpers.engines.base import PartSpec, PartStatus, Plan, Port, State
+from helpers.engines.base import Plan, Port, ServiceSpec, ServiceStatus, State
 from helpers.engines.host import LocalHost
 from helpers.findings import Level
 from helpers.project.project import Project
@@ -56,7 +56,7 @@ def test_the_next_free_ones_of_a_second_user(tmp_path: Path) -> None:
 
 def test_what_was_chosen_and_what_is_ours_stays(tmp_path: Path) -> None:
     told = settings(tmp_path, TRACKBED_MLFLOW_PORT="8123")
-    running = PartStatus("jupyter", State.READY, ports=(Port("http", 8888, told.jupyter_port, "127.0.0.1"),))
+    running = ServiceStatus("jupyter", State.READY, ports=(Port("http", 8888, told.jupyter_port, "127.0.0.1"),))
     assert ports.free_instead(told, planned(told), (running,), Busy(8123, told.jupyter_port)) == ({}, "")
 
 
@@ -84,12 +84,17 @@ def engine(settings: Settings, *taken: int) -> Any:
         "jupyter": {"http": settings.jupyter_port},
         "store": {"s3": settings.s3_port, "console": settings.s3_console_port},
     }
-    parts = tuple(
-        PartSpec(part, part, (part,), ports=tuple(Port(name, port, port, "127.0.0.1") for name, port in named.items()))
-        for part, named in published.items()
+    services = tuple(
+        ServiceSpec(
+            service,
+            service,
+            (service,),
+            ports=tuple(Port(name, port, port, "127.0.0.1") for name, port in named.items()),
+        )
+        for service, named in published.items()
     )
-    plan = Plan("docker", settings.project, parts)
-    return SimpleNamespace(settings=settings, host=Busy(*taken), plan=lambda: plan, parts=lambda: ())
+    plan = Plan("docker", settings.project, services)
+    return SimpleNamespace(settings=settings, host=Busy(*taken), plan=lambda: plan, services=lambda: ())
 
 
 def chosen_for(settings: Settings, *taken: int, aside: bool = False) -> tuple[Project, dict[str, str]]:

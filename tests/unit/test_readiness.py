@@ -15,8 +15,8 @@ import pytest
 from helpers import http_request
 from helpers.checks import readiness
 from helpers.engines import failures
-from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, STORE, Address, Engine, PartStatus, State
-from helpers.errors import NotReady, PartFailed
+from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, STORE, Address, Engine, ServiceStatus, State
+from helpers.errors import NotReady, ServiceFailed
 
 Rule = Callable[[str, str], tuple[int, bytes]]
 
@@ -69,21 +69,21 @@ class FakeEngine:
 
     name = "fake"
 
-    def __init__(self, port: int, *statuses: PartStatus) -> None:
+    def __init__(self, port: int, *statuses: ServiceStatus) -> None:
         self.port = port
         self.statuses = statuses
         self.looks = 0
 
     @contextmanager
-    def open(self, part: str, port: str) -> Iterator[Address]:
+    def open(self, service: str, port: str) -> Iterator[Address]:
         yield Address("127.0.0.1", self.port)
 
-    def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
+    def services(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
         self.looks += 1
         return self.statuses
 
-    def logs(self, part: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
-        yield from (f"{part} line {n}\n" for n in (1, 2))
+    def logs(self, service: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
+        yield from (f"{service} line {n}\n" for n in (1, 2))
 
 
 class FakeSink:
@@ -92,7 +92,7 @@ class FakeSink:
 
     def step(self, text: str) -> None: ...
 
-    def part(self, name: str, state: str, note: str = "") -> None:
+    def service(self, name: str, state: str, note: str = "") -> None:
         self.seen.append((name, state))
 
     def amount(self, name: str, done: int, whole: int, note: str) -> None: ...
@@ -101,14 +101,17 @@ class FakeSink:
 
 
 def wait(
-    engine: FakeEngine, timeout: float = 20, changed: bool = True, parts: tuple[str, ...] = (POSTGRES, MLFLOW, JUPYTER)
+    engine: FakeEngine,
+    timeout: float = 20,
+    changed: bool = True,
+    services: tuple[str, ...] = (POSTGRES, MLFLOW, JUPYTER),
 ) -> FakeSink:
     sink = FakeSink()
-    readiness.wait(cast(Engine, engine), parts, timeout, sink, changed)
+    readiness.wait(cast(Engine, engine), services, timeout, sink, changed)
     return sink
 
 
-READY = tuple(PartStatus(name, State.READY) for name in (MLFLOW, JUPYTER, POSTGRES))
+READY = tuple(ServiceStatus(name, State.READY) for name in (MLFLOW, JUPYTER, POSTGRES))
 
 
 def test_ready_goes_through_to_database_and_store(server: Server) -> None:
@@ -134,22 +137,22 @@ def test_it_waits_until_the_answer_changes(server: Server) -> None:
 
 def test_it_waits_for_the_word_of_the_engine_too(server: Server) -> None:
     class Late(FakeEngine):
-        def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
-            super().parts()
-            return (READY[0], PartStatus(JUPYTER, State.STARTING if self.looks < 4 else State.READY), READY[2])
+        def services(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
+            super().services()
+            return (READY[0], ServiceStatus(JUPYTER, State.STARTING if self.looks < 4 else State.READY), READY[2])
 
     engine = Late(server.port)
     wait(engine)
-    assert engine.parts() == READY and engine.looks > 4, "status right after it says ready"
+    assert engine.services() == READY and engine.looks > 4, "status right after it says ready"
 
 
 @pytest.mark.parametrize("changed", [True, False])
 @pytest.mark.parametrize("name", [POSTGRES, STORE])
 def test_nothing_is_ready_beside_a_service_that_has_exited(server: Server, name: str, changed: bool) -> None:
     """Another process answers in its place, as one does that lost its supervisor."""
-    engine = FakeEngine(server.port, *READY[:2], PartStatus(name, State.EXITED, exit_code=1))
-    with pytest.raises(PartFailed, match=f"{name} is exited, exit code 1"):
-        wait(engine, changed=changed, parts=(MLFLOW, JUPYTER, name))
+    engine = FakeEngine(server.port, *READY[:2], ServiceStatus(name, State.EXITED, exit_code=1))
+    with pytest.raises(ServiceFailed, match=f"{name} is exited, exit code 1"):
+        wait(engine, changed=changed, services=(MLFLOW, JUPYTER, name))
 
 
 @pytest.mark.parametrize("state", [State.STARTING, State.MISSING])
@@ -157,7 +160,7 @@ def test_a_service_that_nothing_is_asked_of_is_waited_for(server: Server, state:
     sink = FakeSink()
     with pytest.raises(NotReady, match=rf"not ready after 0 s: postgres \({state}\)"):
         readiness.wait(
-            cast(Engine, FakeEngine(server.port, *READY[:2], PartStatus(POSTGRES, state))),
+            cast(Engine, FakeEngine(server.port, *READY[:2], ServiceStatus(POSTGRES, state))),
             (POSTGRES, MLFLOW, JUPYTER),
             0.3,
             sink,
@@ -166,22 +169,22 @@ def test_a_service_that_nothing_is_asked_of_is_waited_for(server: Server, state:
 
 
 @pytest.mark.parametrize("state", [State.EXITED, State.UNHEALTHY])
-def test_a_failed_part_ends_the_wait_at_once(server: Server, state: State) -> None:
+def test_a_failed_service_ends_the_wait_at_once(server: Server, state: State) -> None:
     server.rule = lambda method, path: (500, b"")
     begun = time.monotonic()
-    with pytest.raises(PartFailed) as caught:
-        wait(FakeEngine(server.port, PartStatus(MLFLOW, state, "killed: out of memory", 137)), timeout=60)
+    with pytest.raises(ServiceFailed) as caught:
+        wait(FakeEngine(server.port, ServiceStatus(MLFLOW, state, "killed: out of memory", 137)), timeout=60)
     assert time.monotonic() - begun < 5
-    assert caught.value.part == MLFLOW
+    assert caught.value.service == MLFLOW
     assert caught.value.message == f"mlflow is {state}, exit code 137: killed: out of memory"
     assert caught.value.details == ("mlflow line 1", "mlflow line 2")
     assert "invoke logs mlflow" in caught.value.hint
 
 
-def test_a_part_that_keeps_restarting_is_a_failed_one(server: Server) -> None:
+def test_a_service_that_keeps_restarting_is_a_failed_one(server: Server) -> None:
     server.rule = lambda method, path: (500, b"")
-    with pytest.raises(PartFailed, match="mlflow is restarting"):
-        wait(FakeEngine(server.port, PartStatus(MLFLOW, State.RESTARTING, exit_code=1)), timeout=60)
+    with pytest.raises(ServiceFailed, match="mlflow is restarting"):
+        wait(FakeEngine(server.port, ServiceStatus(MLFLOW, State.RESTARTING, exit_code=1)), timeout=60)
 
 
 def test_restarts_while_one_waits_are_a_failure_though_it_is_only_seen_starting(
@@ -190,32 +193,32 @@ def test_restarts_while_one_waits_are_a_failure_though_it_is_only_seen_starting(
     monkeypatch.setattr(failures, "DOWN_SECONDS", 0.3)
 
     class Crashing(FakeEngine):
-        def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
-            super().parts()
-            return (PartStatus(MLFLOW, State.STARTING, restarts=4 + self.looks // 2),)  # those before do not count
+        def services(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
+            super().services()
+            return (ServiceStatus(MLFLOW, State.STARTING, restarts=4 + self.looks // 2),)  # those before do not count
 
     server.rule = lambda method, path: (500, b"")
     engine = Crashing(server.port)
-    with pytest.raises(PartFailed, match="mlflow is restarting$"):
+    with pytest.raises(ServiceFailed, match="mlflow is restarting$"):
         wait(engine, timeout=60)
     assert engine.looks >= 4
 
 
-def test_the_exit_code_of_a_restarting_part_is_waited_for_until_it_is_down(server: Server) -> None:
+def test_the_exit_code_of_a_restarting_service_is_waited_for_until_it_is_down(server: Server) -> None:
     class Crashing(FakeEngine):
-        def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
-            super().parts()
+        def services(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
+            super().services()
             if self.looks < 7:
-                return (PartStatus(MLFLOW, State.STARTING, restarts=self.looks // 2),)
-            return (PartStatus(MLFLOW, State.RESTARTING, "exit code 78", 78, restarts=3),)
+                return (ServiceStatus(MLFLOW, State.STARTING, restarts=self.looks // 2),)
+            return (ServiceStatus(MLFLOW, State.RESTARTING, "exit code 78", 78, restarts=3),)
 
     server.rule = lambda method, path: (500, b"")
-    with pytest.raises(PartFailed, match="mlflow is restarting, exit code 78$"):
+    with pytest.raises(ServiceFailed, match="mlflow is restarting, exit code 78$"):
         wait(Crashing(server.port), timeout=60)
 
 
 def test_an_exit_code_is_not_said_twice(server: Server) -> None:
-    problem = failures.failure(cast(Engine, FakeEngine(0)), PartStatus(MLFLOW, State.EXITED, "exit code 1", 1))
+    problem = failures.failure(cast(Engine, FakeEngine(0)), ServiceStatus(MLFLOW, State.EXITED, "exit code 1", 1))
     assert problem.message == "mlflow is exited, exit code 1"
 
 
@@ -223,15 +226,15 @@ def test_a_known_cause_comes_without_the_services_traceback(monkeypatch: pytest.
     engine = FakeEngine(0)
     lines = ["INFO starts", "Traceback (most recent call last):", "EOFError: marshal data too short"]
     monkeypatch.setattr(engine, "logs", lambda *_, **__: iter(lines))
-    problem = failures.failure(cast(Engine, engine), PartStatus(MLFLOW, State.EXITED, exit_code=1))
+    problem = failures.failure(cast(Engine, engine), ServiceStatus(MLFLOW, State.EXITED, exit_code=1))
     assert "byte code is damaged" in problem.message and problem.details == tuple(lines[-1:])
     lines[-1] = "ValueError: of its own"
-    problem = failures.failure(cast(Engine, engine), PartStatus(MLFLOW, State.EXITED, exit_code=1))
+    problem = failures.failure(cast(Engine, engine), ServiceStatus(MLFLOW, State.EXITED, exit_code=1))
     assert problem.details == tuple(lines)
 
 
-def test_a_failed_part_that_nobody_waits_for_does_not_count(server: Server) -> None:
-    wait(FakeEngine(server.port, PartStatus(MLFLOW, State.EXITED), *READY[1:]), parts=(JUPYTER,))
+def test_a_failed_service_that_nobody_waits_for_does_not_count(server: Server) -> None:
+    wait(FakeEngine(server.port, ServiceStatus(MLFLOW, State.EXITED), *READY[1:]), services=(JUPYTER,))
 
 
 CASES: list[tuple[Rule, str]] = [
@@ -269,7 +272,7 @@ def test_a_timeout_names_what_is_missing(server: Server, rule: Rule, missing: st
     assert f"invoke logs {missing.split()[0]}" in caught.value.hint
 
 
-def test_a_timeout_names_every_part_that_is_missing(server: Server) -> None:
+def test_a_timeout_names_every_service_that_is_missing(server: Server) -> None:
     server.rule = lambda method, path: (503, b"no")
     with pytest.raises(NotReady) as caught:
         wait(FakeEngine(server.port, *READY), timeout=0.2)
@@ -312,7 +315,7 @@ def test_what_is_no_http_is_an_answer_too(answer: bytes) -> None:
 
 def test_interrupts_are_passed_on(server: Server) -> None:
     class Impatient(FakeEngine):
-        def parts(self, detail: bool = False) -> Any:
+        def services(self, detail: bool = False) -> Any:
             raise KeyboardInterrupt
 
     server.rule = lambda method, path: (500, b"")

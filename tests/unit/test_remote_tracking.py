@@ -223,8 +223,8 @@ class Notebook:
         self.answer = answer if isinstance(answer, str) else json.dumps(answer) + "\n"
         self.settings = settings(folder)
 
-    def exec(self, part: str, argv: tuple[str, ...], stdin: bytes | None = None, timeout: float = 0) -> ExecResult:
-        assert part == JUPYTER and argv == ("python", "-") and stdin
+    def exec(self, service: str, argv: tuple[str, ...], stdin: bytes | None = None, timeout: float = 0) -> ExecResult:
+        assert service == JUPYTER and argv == ("python", "-") and stdin
         return ExecResult(0, self.answer, "")
 
 
@@ -252,5 +252,5 @@ def test_the_plan_is_the_notebook_alone(tmp_path: Path) -> None:
 
     engine = EmbeddedEngine(system(tmp_path, tracking_uri=URI, gpu="none", engine="embedded"))
     plan = engine.plan()
-    assert plan.names == (JUPYTER,) and plan.part(JUPYTER).environment["MLFLOW_TRACKING_URI"] == URI
-    assert plan.part(JUPYTER).environment["TRACKBED_BROWSER_URL"] == URI
+    assert plan.names == (JUPYTER,) and plan.service(JUPYTER).environment["MLFLOW_TRACKING_URI"] == URI
+    assert plan.service(JUPYTER).environment["TRACKBED_BROWSER_URL"] == URI

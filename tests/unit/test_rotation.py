@@ -31,7 +31,7 @@ OLD = {name: f"old-{name}" for name in NEW.names}
 
 
 class Server:
-    """An engine whose parts take the secrets in ``accepted``."""
+    """An engine whose services take the secrets in ``accepted``."""
 
     def __init__(self, *accepted: str, rows: int = 2, used: tuple[str, ...] = NEW.names) -> None:
         self.accepted, self.rows, self.used = accepted, rows, used
@@ -39,7 +39,7 @@ class Server:
     def plan(self) -> Plan:
         return Plan("x", "x", (), secrets=(SecretFile("x", "x", "x", "", self.used, 0, 0),))
 
-    def exec(self, part: str, argv: tuple[str, ...], stdin: bytes = b"", timeout: float = 0) -> ExecResult:
+    def exec(self, service: str, argv: tuple[str, ...], stdin: bytes = b"", timeout: float = 0) -> ExecResult:
         asked = json.loads(stdin)
         if argv[1] == "opens":
             found: Any = {
@@ -65,7 +65,7 @@ def jupyter(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The tokens and cookies that JupyterLab takes."""
     accepted = [f"token new-{JUPYTER_TOKEN}", f"token old-{JUPYTER_TOKEN}"]
 
-    def ask(engine: object, part: str, path: str, **headers: str) -> rotation.Answer:
+    def ask(engine: object, service: str, path: str, **headers: str) -> rotation.Answer:
         return rotation.Answer(200 if set(headers.values()) & set(accepted) else 403, "user=old")
 
     monkeypatch.setattr(rotation, "ask", ask)
@@ -125,10 +125,10 @@ def test_a_server_that_does_not_tell_proves_nothing(jupyter: list[str], monkeypa
     assert [name for name, proof in found.items() if proof.ok] == [JUPYTER_TOKEN]
 
 
-def test_a_part_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     class Down:
         @contextmanager
-        def open(self, part: str, port: str) -> Any:
+        def open(self, service: str, port: str) -> Any:
             raise TrackbedError("no")
             yield
 

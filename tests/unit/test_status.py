@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from helpers import notebook, status
-from helpers.engines.base import MLFLOW, PartStatus, Port, State
+from helpers.engines.base import MLFLOW, Port, ServiceStatus, State
 from helpers.errors import TrackbedError
 from tests.unit.fakes import system
 
@@ -23,7 +23,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(status, "running", lambda system: None)
     monkeypatch.setattr(status, "workspace", lambda system: "/srv/work")
     monkeypatch.setattr(notebook, "url", lambda engine, settings, token: LINK + token)
-    mlflow = PartStatus(MLFLOW, State.READY, ports=(Port("http", 8000, 8000),))
+    mlflow = ServiceStatus(MLFLOW, State.READY, ports=(Port("http", 8000, 8000),))
     view = status.Overview(
         "embedded", made.settings, (status.Row(mlflow, "MLflow", ("http://127.0.0.1:8000",)),), token=TOKEN
     )

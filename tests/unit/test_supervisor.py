@@ -282,6 +282,6 @@ def test_a_port_that_a_killed_servers_worker_holds_is_ours(
         engine.system.state.instance = first.state.instance
         died = Process(State.RESTARTING, 0, 78, "", 0, "")
         monkeypatch.setattr(Supervisor, "states", lambda _: {MLFLOW: died})
-        held = {part.name: [p.published for p in part.ports] for part in engine.parts()}
+        held = {service.name: [p.published for p in service.ports] for service in engine.services()}
         worker.stdin.close()
     assert held[MLFLOW] == ([int(port)] if ours else [])

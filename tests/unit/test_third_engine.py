@@ -23,7 +23,7 @@ from helpers.settings import generated
 from tests.unit.fakes import Silent, system
 from tests.unit.memory_engine import MemoryEngine, Web
 
-PARTS = (POSTGRES, MLFLOW, JUPYTER)
+SERVICES = (POSTGRES, MLFLOW, JUPYTER)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_up_twice_status_and_down(one: Project) -> None:
     sink = Silent()
     said: list[str] = []
     seen = lifecycle.up(one, sink, said.append)
-    assert seen.engine == "memory" and seen.changed == PARTS
+    assert seen.engine == "memory" and seen.changed == SERVICES
     assert [row.status.state for row in seen.rows] == [State.READY] * 3
     assert Remembered.load(one.settings.folder).engine == "memory"
     again = lifecycle.up(one, Silent(), said.append)
@@ -61,14 +61,14 @@ def test_up_twice_status_and_down(one: Project) -> None:
     view = status.read(one)
     assert status.condition(one, view) == "ready" and view.node == ""
     assert status.mlflow_url(view).startswith(f"http://127.0.0.1:{one.settings.mlflow_port}/")
-    assert lifecycle.down(one, Silent(), said.append) == tuple(reversed(PARTS))
+    assert lifecycle.down(one, Silent(), said.append) == tuple(reversed(SERVICES))
     assert status.condition(one, status.read(one)) == "stopped"
     assert [item.name for item in lifecycle.data(one)] == ["rows"]
     lifecycle.delete_data(one, Silent(), said.append)
     assert lifecycle.data(one) == ()
 
 
-def test_a_part_that_went_is_started_again(up: Project) -> None:
+def test_a_service_that_went_is_started_again(up: Project) -> None:
     del MemoryEngine.running[MLFLOW]
     assert lifecycle.up(up, Silent(), lambda line: None).changed == (MLFLOW,)
 
@@ -89,7 +89,7 @@ def test_doctor(up: Project) -> None:
 def test_dry_run(one: Project) -> None:
     one.state.save()
     before = sorted(one.settings.folder.rglob("*")), replace(one.state)
-    assert dry_run.script(one) == "".join(f"start {name}\n" for name in PARTS)
+    assert dry_run.script(one) == "".join(f"start {name}\n" for name in SERVICES)
     assert MemoryEngine.running == {} and (sorted(one.settings.folder.rglob("*")), one.state) == before
     assert dry_run.script(one, "lab") == dry_run.script(one)
 
@@ -139,10 +139,10 @@ def test_the_clone_is_about_the_last_up_also_where_that_changed_nothing(up: Proj
 def test_each_start_that_works_ends_what_a_failed_one_left(up: Project) -> None:
     """`restore`, `upgrade` and `move` bring up as well."""
     note = up.settings.folder / failed_start.FILE
-    for part in (None, MLFLOW):
+    for service in (None, MLFLOW):
         note.write_text('{"GPU": "none"}')
-        if part:
-            del MemoryEngine.running[part]
+        if service:
+            del MemoryEngine.running[service]
         with lifecycle.changing(up, lambda line: None):
             start.bring_up(up, Silent(), lambda line: None)
         assert not note.exists()

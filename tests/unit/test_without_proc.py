@@ -37,7 +37,7 @@ def test_looking_at_the_embedded_engine(tmp_path: Path) -> None:
     engine = EmbeddedEngine(system(tmp_path, engine="embedded", gpu="none"))
     facts = engine.host_facts()
     assert facts.memory > facts.memory_available > 0 and facts.cpus
-    assert engine.parts() and engine.plan().names and not engine.workspace_problem()[0]
+    assert engine.services() and engine.plan().names and not engine.workspace_problem()[0]
     with engine.open(MLFLOW, "http") as address:  # whose socket it is does not show
         assert address.port == engine.settings.mlflow_port
     assert not engine.processes.pid(POSTGRES) and engine.lowest_port() == 1024

@@ -46,7 +46,7 @@ def place() -> Iterator[Path]:
 def engine(folder: Path, uid: int = OTHER, answer: ExecResult | None = None) -> Engine:
     """One whose notebook is a process of this machine, or that answers what it is told."""
 
-    def run(part: str, argv: tuple[str, ...], timeout: float = 0) -> ExecResult:
+    def run(service: str, argv: tuple[str, ...], timeout: float = 0) -> ExecResult:
         if answer is not None:
             return answer
         who = {"user": uid, "group": uid, "extra_groups": []} if os.geteuid() == 0 else {}

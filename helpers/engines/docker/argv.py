@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from helpers.engines import scripts
-from helpers.services import DeviceRequest, Mount, Network, PartSpec, Port
+from helpers.services import DeviceRequest, Mount, Network, Port, ServiceSpec
 from helpers.shell_words import ShellText
 
 
@@ -50,41 +50,41 @@ def devices(request: DeviceRequest) -> list[str]:
     return ["--gpus", "all" if request.ids == ("all",) else f'"device={",".join(request.ids)}"']
 
 
-def publish(part: PartSpec, port: Port) -> list[str]:
+def publish(service: ServiceSpec, port: Port) -> list[str]:
     """The port on the machine is a variable of the script."""
-    return ["-p", ShellText(f'"{port.address}:${scripts.variable(part, port)}:{port.target}"')]
+    return ["-p", ShellText(f'"{port.address}:${scripts.variable(service, port)}:{port.target}"')]
 
 
-def container(part: PartSpec, environment: Iterable[tuple[str, str]]) -> list[list[str]]:
+def container(service: ServiceSpec, environment: Iterable[tuple[str, str]]) -> list[list[str]]:
     """The flags of a service's container, each with its value; the image and its command last."""
-    networks = sorted(part.networks, key=lambda name: not name.endswith("_frontend"))
+    networks = sorted(service.networks, key=lambda name: not name.endswith("_frontend"))
     single = {
-        "--restart": part.restart if part.restart != "no" else "",
-        "--shm-size": part.shm_size,
-        "--memory": part.memory,
-        "--pids-limit": part.pids,
-        "--stop-signal": part.stop_signal,
-        "--stop-timeout": str(part.stop_grace),
-        "--workdir": part.working_dir,
+        "--restart": service.restart if service.restart != "no" else "",
+        "--shm-size": service.shm_size,
+        "--memory": service.memory,
+        "--pids-limit": service.pids,
+        "--stop-signal": service.stop_signal,
+        "--stop-timeout": str(service.stop_grace),
+        "--workdir": service.working_dir,
     }
-    command = [*part.entrypoint[1:], *part.command]
+    command = [*service.entrypoint[1:], *service.command]
     return [
-        ["--name", part.container],
-        ["--hostname", part.hostname],
+        ["--name", service.container],
+        ["--hostname", service.hostname],
         ["--network", networks[0]],
-        ["--network-alias", part.name],
-        ["--user", part.user],
-        *([["--read-only"]] if part.read_only else []),
-        *(["--cap-drop", capability] for capability in part.cap_drop),
-        *(["--security-opt", option] for option in part.security_opt),
-        *(["--group-add", group] for group in part.group_add),
-        *(["--device", path] for path in part.devices),
-        *(devices(request) for request in part.device_requests),
-        *(["--ulimit", f"{name}={limit}"] for name, limit in part.ulimits.items()),
+        ["--network-alias", service.name],
+        ["--user", service.user],
+        *([["--read-only"]] if service.read_only else []),
+        *(["--cap-drop", capability] for capability in service.cap_drop),
+        *(["--security-opt", option] for option in service.security_opt),
+        *(["--group-add", group] for group in service.group_add),
+        *(["--device", path] for path in service.devices),
+        *(devices(request) for request in service.device_requests),
+        *(["--ulimit", f"{name}={limit}"] for name, limit in service.ulimits.items()),
         *([flag, value if isinstance(value, str) else str(value)] for flag, value in single.items() if value),
-        *(publish(part, port) for port in part.ports),
-        *(mount(found) for found in part.mounts),
+        *(publish(service, port) for port in service.ports),
+        *(mount(found) for found in service.mounts),
         *(variable(name, value) for name, value in environment),
-        *([["--entrypoint", part.entrypoint[0]]] if part.entrypoint else []),
-        [part.image, *command],
+        *([["--entrypoint", service.entrypoint[0]]] if service.entrypoint else []),
+        [service.image, *command],
     ]

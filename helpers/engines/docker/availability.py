@@ -65,7 +65,7 @@ def _engine(api: DockerApi, public: bool) -> Availability:
         version = api.version()
     except EngineUnavailable as error:
         return _refused(error.message, "sudo systemctl start docker")
-    if any("podman" in str(part.get("Name", "")).lower() for part in version.get("Components") or ()):
+    if any("podman" in str(component.get("Name", "")).lower() for component in version.get("Components") or ()):
         return _refused(
             f"the engine at {_socket_path()[0]} is Podman, which this release does not support",
             "install docker-ce (`invoke doctor` prints the lines)",

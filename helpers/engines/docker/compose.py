@@ -24,8 +24,8 @@ from helpers.services import (
     STORE_SYNC,
     ExecResult,
     Network,
-    PartSpec,
-    PartStatus,
+    ServiceSpec,
+    ServiceStatus,
     Sink,
 )
 
@@ -36,9 +36,9 @@ ORDER = (POSTGRES, STORE, STORE_SYNC, BUCKET, MLFLOW, GATEWAY)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The parts while `up` works. ``code``: its exit code once it has ended; ``output``: what it said until now."""
+    """The services while `up` works. ``code``: its exit code once it has ended; ``output``: what it said until now."""
 
-    statuses: Mapping[str, PartStatus]
+    statuses: Mapping[str, ServiceStatus]
     code: int | None
     output: list[str]
 
@@ -86,7 +86,7 @@ class ComposeProject(Collaborator):
         """What the model was read from has changed."""
         self._model = None
 
-    def services(self) -> tuple[PartSpec, ...]:
+    def services(self) -> tuple[ServiceSpec, ...]:
         """In the order in which they start."""
         model = self.model()
         return tuple(
@@ -121,7 +121,7 @@ class ComposeProject(Collaborator):
         )
 
     @staticmethod
-    def fresh(part: str, argv: tuple[str, ...]) -> list[str]:
+    def fresh(service: str, argv: tuple[str, ...]) -> list[str]:
         """The words that run a command in a fresh copy of a service."""
         return [
             "docker",
@@ -133,14 +133,14 @@ class ComposeProject(Collaborator):
             "--quiet-pull",
             "--entrypoint",
             argv[0],
-            part,
+            service,
             *argv[1:],
         ]
 
     def one_shot(
-        self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None, timeout: float, overlay: str = ""
+        self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None, timeout: float, overlay: str = ""
     ) -> ExecResult:
-        return commands.run(self.fresh(part, argv), stdin, timeout, env=self.environment(overlay), cwd=clone.ROOT)
+        return commands.run(self.fresh(service, argv), stdin, timeout, env=self.environment(overlay), cwd=clone.ROOT)
 
     def unlisted(self) -> tuple[str, ...]:
         """The names of what MinIO holds and does not list, from a walk through its volume."""
@@ -155,8 +155,8 @@ class ComposeProject(Collaborator):
             )
         return tuple(str(json.loads(line)) for line in done.stdout.splitlines())
 
-    def up(self, look: Callable[[], Iterable[PartStatus]], sink: Sink, only: str = "") -> Generator[Snapshot]:
-        """`docker compose up -d`, with the parts as ``look`` sees them four times a second and once after its end.
+    def up(self, look: Callable[[], Iterable[ServiceStatus]], sink: Sink, only: str = "") -> Generator[Snapshot]:
+        """`docker compose up -d`, with the services as ``look`` sees them four times a second and once after its end.
 
         ``only``: nothing but that service, until it is healthy. Closing the generator ends the command.
         """

@@ -1,4 +1,4 @@
-"""The Compose files as data: services as parts, the volumes and the secret files that go with them. Pure functions."""
+"""The Compose files as data: each service, the volumes and the secret files that go with them. Pure functions."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from helpers.services import (
     STORE,
     Health,
     Mount,
-    PartSpec,
     Port,
     SecretFile,
+    ServiceSpec,
     Volume,
 )
 
@@ -31,13 +31,13 @@ PORT_NAMES = {9000: "s3", 9001: "console", 8000: "http", 8888: "http", 8080: "ac
 HEALTHY = {"service_started": "started", "service_healthy": "healthy", "service_completed_successfully": "done"}
 
 
-def port_name(part: str, target: int) -> str:
+def port_name(service: str, target: int) -> str:
     """What a port of a container is called; "" for one that means nothing to us."""
-    return JUPYTER if (part, target) == (GATEWAY, 8888) else PORT_NAMES.get(target, "")
+    return JUPYTER if (service, target) == (GATEWAY, 8888) else PORT_NAMES.get(target, "")
 
 
-def service_spec(name: str, model: Mapping[str, Any], project: str) -> PartSpec:
-    """A service of the resolved Compose model as a part."""
+def service_spec(name: str, model: Mapping[str, Any], project: str) -> ServiceSpec:
+    """A service of the resolved Compose model as data."""
     service = model["services"][name]
     volumes = model["volumes"]
     mounts = [
@@ -56,7 +56,7 @@ def service_spec(name: str, model: Mapping[str, Any], project: str) -> PartSpec:
         mounts.append(Mount("tmpfs", "", target, options=options))
     limit = int(service.get("mem_limit") or 0)
     networks = model["networks"]
-    return PartSpec(
+    return ServiceSpec(
         name=name,
         title=services.TITLES[name],
         container=f"{project}-{name}-1",
@@ -147,8 +147,8 @@ def secret_files(deployment: Deployment) -> tuple[SecretFile, ...]:
     settings, object_store = deployment.settings, deployment.object_store
     project, asks = settings.project, deployment.system.asks
 
-    def secret(part: str, path: str, template: str, names: tuple[str, ...], uid: int, gid: int) -> SecretFile:
-        return SecretFile(part, f"{project}_secrets-{part}", path, template, names, uid, gid)
+    def secret(service: str, path: str, template: str, names: tuple[str, ...], uid: int, gid: int) -> SecretFile:
+        return SecretFile(service, f"{project}_secrets-{service}", path, template, names, uid, gid)
 
     token = secret(
         JUPYTER,

@@ -18,7 +18,7 @@ from helpers.engines.docker.notebook_image import NotebookImage
 from helpers.errors import TrackbedError
 from helpers.gpu import placeholders
 from helpers.machine import notebook_memory
-from helpers.services import JUPYTER, ExecResult, Mount, PartSpec, Sink, State
+from helpers.services import JUPYTER, ExecResult, Mount, ServiceSpec, Sink, State
 from helpers.settings import DEFAULT
 
 
@@ -35,8 +35,8 @@ class NotebookContainer(Collaborator):
         return notebook_image.choose(self.settings, self.devices.accelerator)
 
     @cached_property
-    def spec(self) -> PartSpec:
-        """The part as data."""
+    def spec(self) -> ServiceSpec:
+        """The service as data."""
         told = self.deployment.egress.reachable_from_containers().environment(egress.inside(self.settings))
         if self.deployment.certificates:
             told |= egress.trust(f"/run/secrets/{jupyterlab.CERTIFICATES}")
@@ -81,8 +81,8 @@ class NotebookContainer(Collaborator):
 
     @property
     def labels(self) -> list[str]:
-        """Those that find it."""
-        return [f"{LABEL}.project={self.settings.project}", f"{LABEL}.part={JUPYTER}"]
+        """Those that find it: of all containers only the notebook's has the project's own label."""
+        return [f"{LABEL}.project={self.settings.project}"]
 
     def networks_exist(self) -> bool:
         return all(map(self.api.network_exists, self.spec.networks))
@@ -98,12 +98,12 @@ class NotebookContainer(Collaborator):
                     return
                 if self._begin(container.id, spec, sink):
                     return
-            sink.part(JUPYTER, "recreating")
+            sink.service(JUPYTER, "recreating")
             self.api.stop(container.id, spec.stop_grace)
             self.api.remove(container.id)
         labels = {
             f"{LABEL}.project": self.settings.project,
-            f"{LABEL}.part": JUPYTER,
+            f"{LABEL}.service": JUPYTER,
             f"{LABEL}.instance": self.system.state.instance,
             f"{LABEL}.config": wanted,
             f"{LABEL}.gpu": str(self.devices.accelerator),
@@ -115,7 +115,7 @@ class NotebookContainer(Collaborator):
             lower = replace(spec, ulimits={})
             self.api.start(self.api.create(spec.container, create_arguments(self.api, lower, labels), networks))
 
-    def _begin(self, container: str, spec: PartSpec, sink: Sink) -> bool:
+    def _begin(self, container: str, spec: ServiceSpec, sink: Sink) -> bool:
         """Start it; False when this engine may not raise the limits that it asks for (a GPU works with lower ones)."""
         try:
             self.api.start(container)
@@ -130,10 +130,10 @@ class NotebookContainer(Collaborator):
     def stop(self, sink: Sink, drain: int) -> None:
         """Before the services: Compose cannot remove a network that it is attached to."""
         for container in self.api.containers(self.labels):
-            sink.part(JUPYTER, "stopping")
+            sink.service(JUPYTER, "stopping")
             self.api.stop(container.id, min(drain, 10))
             self.api.remove(container.id)
-            sink.part(JUPYTER, "stopped")
+            sink.service(JUPYTER, "stopped")
 
     def one_shot(self, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None, timeout: float) -> ExecResult:
         """A command in a fresh copy, without its network's names and without its GPU."""
@@ -146,8 +146,8 @@ class NotebookContainer(Collaborator):
         return commands.run([*command, spec.image, *argv[1:]], stdin, timeout, limited=True)
 
 
-def create_arguments(api: DockerApi, spec: PartSpec, labels: Mapping[str, str]) -> dict[str, Any]:
-    """A part's spec as the arguments of the engine API."""
+def create_arguments(api: DockerApi, spec: ServiceSpec, labels: Mapping[str, str]) -> dict[str, Any]:
+    """A service's spec as the arguments of the engine API."""
     second = 1_000_000_000
     host = api.host_config(
         binds=[f"{m.source}:{m.target}{':ro' if m.read_only else ''}" for m in spec.mounts if m.kind != "tmpfs"],

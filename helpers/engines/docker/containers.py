@@ -7,7 +7,7 @@ from helpers.engines.docker.client import LABEL, Container
 from helpers.engines.docker.deployment import Collaborator, DockerDeployment
 from helpers.engines.docker.volumes import Volumes
 from helpers.errors import TrackbedError
-from helpers.services import BUCKET, GATEWAY, PartStatus, Port, State
+from helpers.services import BUCKET, GATEWAY, JUPYTER, Port, ServiceStatus, State
 
 SERVICE = "com.docker.compose.service"
 
@@ -34,28 +34,28 @@ class Containers(Collaborator):
         listed = self.api.containers([f"com.docker.compose.project={self.settings.project}"])
         return [c for c in listed if not self._has_own_volumes(c)]
 
-    def by_part(self) -> dict[str, Container]:
-        """Ours, each by the name of its part."""
-        return {c.labels.get(SERVICE) or c.labels.get(f"{LABEL}.part", ""): c for c in self.listed()}
+    def by_service(self) -> dict[str, Container]:
+        """Ours, each by the name of its service."""
+        return {_service(container): container for container in self.listed()}
 
-    def find(self, part: str) -> Container:
-        """That of a part. Raises TrackbedError where it has none."""
+    def find(self, service: str) -> Container:
+        """That of a service. Raises TrackbedError where it has none."""
         for container in self.listed():
-            if part in (container.labels.get(SERVICE), container.labels.get(f"{LABEL}.part")):
+            if service == _service(container):
                 return container
-        raise TrackbedError(f"{part} has no container", "`invoke up` creates it")
+        raise TrackbedError(f"{service} has no container", "`invoke up` creates it")
 
-    def statuses(self, detail: bool = False) -> tuple[PartStatus, ...]:
-        """The state of every part, in the order of the plan."""
-        found = self.by_part()
+    def statuses(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
+        """The state of every service, in the order of the plan."""
+        found = self.by_service()
         names = self.deployment.services
         if GATEWAY in found and GATEWAY not in names:
             names = (*names, GATEWAY)  # of a time when the system was public; a start removes it
         return tuple(self._status(name, found.get(name), detail) for name in names)
 
-    def _status(self, name: str, container: Container | None, detail: bool) -> PartStatus:
+    def _status(self, name: str, container: Container | None, detail: bool) -> ServiceStatus:
         if container is None:
-            return PartStatus(name, State.MISSING)
+            return ServiceStatus(name, State.MISSING)
         state = container.state
         if name == BUCKET and state is State.EXITED and container.exit_code == 0:
             state = State.DONE
@@ -68,7 +68,7 @@ class Containers(Collaborator):
         ports = tuple(
             Port(compose_model.port_name(name, p.target), p.target, p.published, p.address) for p in container.ports
         )
-        return PartStatus(
+        return ServiceStatus(
             name,
             state,
             reason,
@@ -91,3 +91,8 @@ class Containers(Collaborator):
             if project not in (c.labels.get("com.docker.compose.project"), c.labels.get(f"{LABEL}.project"))
             for p in c.ports
         }
+
+
+def _service(container: Container) -> str:
+    """Its name. What Compose did not create is the notebook, whatever else its labels say: they were others before."""
+    return container.labels.get(SERVICE) or JUPYTER

@@ -38,8 +38,8 @@ from helpers.services import (
     Availability,
     DataItem,
     ExecResult,
-    PartStatus,
     Plan,
+    ServiceStatus,
     Sink,
     StartReport,
     State,
@@ -50,7 +50,7 @@ INSIDE = {MLFLOW: 8000, JUPYTER: 8888}  # the ports in the containers
 
 
 class DockerEngine(base.Engine):
-    """Parts as containers on a Docker engine: this machine's, or another one's over ssh."""
+    """Services as containers on a Docker engine: this machine's, or another one's over ssh."""
 
     name: ClassVar[str] = "docker"
     disk_needed: ClassVar[int] = 6 << 30
@@ -104,8 +104,8 @@ class DockerEngine(base.Engine):
 
     def versions(self) -> Mapping[str, str]:
         found = {"docker": str(self.api.version()["Version"]), "compose": availability.compose_version() or ""}
-        for part in self.plan().parts:
-            found[f"image {part.name}"] = part.image
+        for service in self.plan().services:
+            found[f"image {service.name}"] = service.image
         return found
 
     def host_facts(self) -> HostFacts:
@@ -168,7 +168,7 @@ class DockerEngine(base.Engine):
         if not shared.unchanged(self, self.system.state.applied) or self.workspace.is_closed():
             return False
         # a rebuilt or re-pulled image under the same name is a change
-        current = {c.image: c.image_id for c in self.containers.by_part().values()}
+        current = {c.image: c.image_id for c in self.containers.by_service().values()}
         return (
             all((self.api.image(name) or {}).get("id") == image_id for name, image_id in current.items())
             and images.stale(self.api, self.settings, self.notebook.image, self.object_store) == ()
@@ -189,65 +189,70 @@ class DockerEngine(base.Engine):
 
     # looking
 
-    def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
+    def services(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
         return self.containers.statuses(detail)
 
-    def logs(self, part: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
+    def logs(self, service: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
         # not the command line: it would outlive this process when that is killed, and hold a connection open
-        yield from self.api.logs(self.containers.find(part).id, tail, follow)
+        yield from self.api.logs(self.containers.find(service).id, tail, follow)
 
     @contextmanager
-    def open(self, part: str, port: str) -> Iterator[Address]:
-        ports = next((s.ports for s in self.parts() if s.name == part), ())
+    def open(self, service: str, port: str) -> Iterator[Address]:
+        ports = next((s.ports for s in self.services() if s.name == service), ())
         if not any(p.name == port for p in ports):
-            if self.settings.public and part in INSIDE:
+            if self.settings.public and service in INSIDE:
                 # published by the gateway alone, behind its logins: this machine goes to the container itself
-                yield Address(self.api.address(self.containers.find(part).id), INSIDE[part])
+                yield Address(self.api.address(self.containers.find(service).id), INSIDE[service])
                 return
             # not up yet: where it will be
-            ports = (self.notebook.spec if part == JUPYTER else self.plan().part(part)).ports
+            ports = (self.notebook.spec if service == JUPYTER else self.plan().service(service)).ports
         for candidate in ports:
             if candidate.name == port:
                 yield self.host.reach(candidate)
                 return
-        raise TrackbedError(f"{part} publishes no port {port}")
+        raise TrackbedError(f"{service} publishes no port {port}")
 
     # running commands
 
     def exec(
-        self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
+        self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
     ) -> ExecResult:
         return commands.run(
-            ["docker", "exec", "-i", self.containers.find(part).id, *argv], stdin, timeout, limited=part == JUPYTER
+            ["docker", "exec", "-i", self.containers.find(service).id, *argv],
+            stdin,
+            timeout,
+            limited=service == JUPYTER,
         )
 
     def one_shot(
-        self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 600
+        self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 600
     ) -> ExecResult:
-        if part == JUPYTER:
+        if service == JUPYTER:
             return self.notebook.one_shot(argv, stdin, timeout)
-        return self.compose.one_shot(part, argv, stdin, timeout)
+        return self.compose.one_shot(service, argv, stdin, timeout)
 
-    def pipe(self, part: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
+    def pipe(self, service: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
         command = (
-            self.compose.fresh(part, argv) if fresh else ["docker", "exec", "-i", self.containers.find(part).id, *argv]
+            self.compose.fresh(service, argv)
+            if fresh
+            else ["docker", "exec", "-i", self.containers.find(service).id, *argv]
         )
         return streaming.piped(argv[0], command, self.compose.environment(STREAM if fresh else ""), clone.ROOT)
 
     def unlisted(self) -> tuple[str, ...]:
         return self.compose.unlisted()
 
-    def halt(self, part: str, sink: Sink) -> None:
-        for status in self.parts():
-            if status.name == part and status.state not in (State.MISSING, State.EXITED):
+    def halt(self, service: str, sink: Sink) -> None:
+        for status in self.services():
+            if status.name == service and status.state not in (State.MISSING, State.EXITED):
                 self.api.stop(status.identity, 40)
-                sink.part(part, "stopped")
+                sink.service(service, "stopped")
 
-    def resume(self, part: str, sink: Sink) -> None:
-        for status in self.parts():
-            if status.name == part and status.state is State.EXITED:
+    def resume(self, service: str, sink: Sink) -> None:
+        for status in self.services():
+            if status.name == service and status.state is State.EXITED:
                 self.api.start(status.identity)
-                sink.part(part, "starting")
+                sink.service(service, "starting")
 
     # starting
 
@@ -273,12 +278,12 @@ class DockerEngine(base.Engine):
         )
 
     def start(self, sink: Sink) -> StartReport:
-        statuses = self.parts()
+        statuses = self.services()
         before = {s.name: s.identity for s in statuses if s.up}
         self.check_foreign()
         for status in statuses:
             if status.state in (State.RESTARTING, State.UNHEALTHY):
-                sink.part(status.name, "stopping", f"it was {status.state}")
+                sink.service(status.name, "stopping", f"it was {status.state}")
                 self.api.stop(status.identity, 30)  # not to sit out the engine's pause before its next try
         self.workspace.make()  # its owner is who reads the notebook's secrets
         self._plan_anew()
@@ -298,7 +303,7 @@ class DockerEngine(base.Engine):
                 self.halt(MLFLOW, sink)
                 self.startup.bring_up(sink, only=POSTGRES)
             self.startup.bring_up(sink)
-        return shared.report(before, self.parts())
+        return shared.report(before, self.services())
 
     def network_guard(self) -> tuple[str, ...]:
         return self.guard.put()
@@ -309,7 +314,7 @@ class DockerEngine(base.Engine):
     # stopping
 
     def stop(self, sink: Sink, drain: int = 40) -> tuple[str, ...]:
-        stopped = [s.name for s in self.parts() if s.state is not State.MISSING]
+        stopped = [s.name for s in self.services() if s.state is not State.MISSING]
         self.notebook.stop(sink, drain)
         if self.deployment.notebook_only:
             self.api.remove_network(self.deployment.frontend().name)

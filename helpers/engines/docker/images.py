@@ -59,23 +59,24 @@ class Built:
     pushed: str = ""  # its name in a registry
 
 
-def name_of(part: str, settings: Settings, notebook: NotebookImage) -> str:
-    """The image that `invoke build PART` makes."""
+def name_of(service: str, settings: Settings, notebook: NotebookImage) -> str:
+    """The image that `invoke build SERVICE` makes."""
     own = {
         "mlflow": settings.mlflow_image,
         "jupyter": notebook.name,
         "versitygw": VERSITYGW,
         "gateway": settings.gateway_image,
-    }[part]
+    }[service]
     if not own.startswith(OWN):
         raise TrackbedError(
-            f"{part.upper()}_IMAGE is {own}, which is not built here", f"remove {part.upper()}_IMAGE to build our own"
+            f"{service.upper()}_IMAGE is {own}, which is not built here",
+            f"remove {service.upper()}_IMAGE to build our own",
         )
     return own
 
 
 def needed(settings: Settings, notebook: NotebookImage, object_store: str) -> tuple[str, ...]:
-    """The images of the parts, each once."""
+    """The images of the services, each once."""
     if settings.tracking_uri:
         return (notebook.name,)
     names = [settings.mlflow_image, notebook.name, wanted("postgres", settings)]
@@ -168,9 +169,9 @@ def ensure(
     return tuple(made)
 
 
-def build(api: DockerApi, part: str, settings: Settings, notebook: NotebookImage, sink: Sink) -> Built:
+def build(api: DockerApi, service: str, settings: Settings, notebook: NotebookImage, sink: Sink) -> Built:
     """Build one of our images, or find that nothing changed since it was built."""
-    name = name_of(part, settings, notebook)
+    name = name_of(service, settings, notebook)
     image = api.image(name)
     if image is not None and image["labels"].get(f"{LABEL}.inputs") == _inputs(name, settings, notebook):
         return Built(name, False, 0.0, image["size"])

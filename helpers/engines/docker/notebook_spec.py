@@ -9,7 +9,7 @@ from helpers.gpu.accelerator import Accelerator
 from helpers.project import remote_tracking, server_secrets
 from helpers.project.deployment import Deployment
 from helpers.project.workspace_folder import group
-from helpers.services import JUPYTER, TITLES, DeviceRequest, Health, Mount, PartSpec, Port
+from helpers.services import JUPYTER, TITLES, DeviceRequest, Health, Mount, Port, ServiceSpec
 
 DATA = "/mnt"
 HOME = "/home/jovyan"
@@ -30,7 +30,7 @@ def container_spec(
     image: str,
     data: Mount | None = None,
     way_out: Mapping[str, str] | None = None,
-) -> PartSpec:
+) -> ServiceSpec:
     """The notebook as a container on the frontend network, with its GPUs and, read-only, its data set.
 
     ``way_out``: variables of proxies and certificates.
@@ -38,7 +38,7 @@ def container_spec(
     settings, system = deployment.settings, deployment.system
     further = tuple(_further(words) for words in settings.jupyter_volumes)
     uid = deployment.owner
-    return PartSpec(
+    return ServiceSpec(
         name=JUPYTER,
         title=TITLES[JUPYTER],
         container=f"{settings.project}-jupyter",

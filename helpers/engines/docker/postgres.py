@@ -10,20 +10,20 @@ from helpers.engines import database_roles, shared
 from helpers.engines.base import Engine
 from helpers.engines.docker import half_made
 from helpers.engines.docker.deployment import Collaborator, DockerDeployment
-from helpers.errors import PartFailed, TrackbedError
-from helpers.services import POSTGRES, ExecResult, PartStatus, Sink, State
+from helpers.errors import ServiceFailed, TrackbedError
+from helpers.services import POSTGRES, ExecResult, ServiceStatus, Sink, State
 
 PASSWORD_FILE = "/run/secrets/postgres-password"
 
 
 class Database(Collaborator):
-    """PostgreSQL as the engine's part."""
+    """PostgreSQL in its container."""
 
     def __init__(self, deployment: DockerDeployment, engine: Engine) -> None:
         super().__init__(deployment)
         self.engine = engine
 
-    def check(self, statuses: Iterable[PartStatus], sink: Sink) -> bool:
+    def check(self, statuses: Iterable[ServiceStatus], sink: Sink) -> bool:
         """Whether the cluster has been good once; False also where there is none.
 
         Refuses one of another PostgreSQL major: the image would make an empty one beside it. A first start that was
@@ -40,7 +40,7 @@ class Database(Collaborator):
                 f"set POSTGRES_IMAGE to a {found.versions[0]}.x image and `invoke backup`; then `invoke down "
                 "--delete-data`, POSTGRES_IMAGE as it is now, and `invoke restore FILE`",
             )
-        now = next((s for s in statuses if s.name == POSTGRES), PartStatus(POSTGRES, State.MISSING))
+        now = next((s for s in statuses if s.name == POSTGRES), ServiceStatus(POSTGRES, State.MISSING))
         if found.unfinished and not now.up:
             if now.state is not State.MISSING:
                 self.api.stop(now.identity, 30)
@@ -108,7 +108,7 @@ class Database(Collaborator):
                 r"closed the connection|before or while processing the request|connection to server",
                 error.message,
             )
-            same = any(s.identity == identity and s.up for s in self.engine.parts() if s.name == POSTGRES)
+            same = any(s.identity == identity and s.up for s in self.engine.services() if s.name == POSTGRES)
             if identity and (ends or not same):
                 return False
             raise
@@ -131,7 +131,7 @@ class Database(Collaborator):
             return
         done = self._psql(database_settings.ADMIN, database_roles.MAINTENANCE, database_roles.settings(PASSWORD_FILE))
         if done.code:
-            raise PartFailed(
+            raise ServiceFailed(
                 POSTGRES,
                 "the existing database does not accept the password, and Trackbed could not change it: "
                 + commands.last_line(done.stderr),

@@ -11,7 +11,7 @@ from helpers.engines.docker import argv, images
 from helpers.engines.docker.notebook_image import NotebookImage
 from helpers.engines.host import LOCAL, Host
 from helpers.gpu.accelerator import Accelerator
-from helpers.services import Mount, PartSpec, Plan, SecretFile
+from helpers.services import Mount, Plan, SecretFile, ServiceSpec
 from helpers.settings import Settings
 
 AWAIT = """\
@@ -33,13 +33,13 @@ def containers(
     plan: Plan, settings: Settings, notebook: NotebookImage, host: Host = LOCAL, gpu: Accelerator | None = None
 ) -> str:
     """The whole script. ``gpu``: what the notebook is given, where it may be another machine's."""
-    helper = plan.part("jupyter").image if settings.tracking_uri else settings.mlflow_image
+    helper = plan.service("jupyter").image if settings.tracking_uri else settings.mlflow_image
     head = scripts.head(plan, "docker")
     if host.remote:
         head += f"\n# the engine of {host.name}, for every docker command below\nexport DOCKER_HOST={host.url}"
     blocks = [
         head,
-        scripts.ports(plan.parts),
+        scripts.ports(plan.services),
         "\n".join(_images(plan, settings, notebook)),
         "\n".join(
             [
@@ -52,11 +52,11 @@ def containers(
         AWAIT,
     ]
     started: set[str] = set()
-    for part in plan.parts:
-        waits = [_await(plan.part(name)) for name, condition in part.depends_on.items() if condition == "healthy"]
-        blocks.append("\n".join([f"# {part.title}", *(w for w in waits if w not in started), *_run(part, host)]))
+    for service in plan.services:
+        waits = [_await(plan.service(name)) for name, condition in service.depends_on.items() if condition == "healthy"]
+        blocks.append("\n".join([f"# {service.title}", *(w for w in waits if w not in started), *_run(service, host)]))
         started.update(waits)
-    blocks.append("\n".join([_await(p) for p in plan.parts if p.health and _await(p) not in started]))
+    blocks.append("\n".join([_await(p) for p in plan.services if p.health and _await(p) not in started]))
     blocks.append(scripts.tail(plan, settings, host, _login(plan, settings) if settings.public else ()))
     blocks.append(_clean_up(plan))
     if gpu:
@@ -65,7 +65,7 @@ def containers(
 
 
 def _clean_up(plan: Plan) -> str:
-    names = " ".join(p.container for p in reversed(plan.parts) if not p.one_shot)
+    names = " ".join(p.container for p in reversed(plan.services) if not p.one_shot)
     return "\n".join(
         [
             "# clean up:",
@@ -77,7 +77,7 @@ def _clean_up(plan: Plan) -> str:
 
 
 def _volumes(plan: Plan, image: str) -> list[str]:
-    lines = ["# volumes outlive the containers; each belongs to the numeric user of its part"]
+    lines = ["# volumes outlive the containers; each belongs to the numeric user of its service"]
     for volume in plan.volumes:
         lines.append(f"docker volume create {volume.name} >/dev/null")
         owned = f"chown {volume.uid}:{volume.gid} /v && chmod {volume.mode:04o} /v"
@@ -87,7 +87,7 @@ def _volumes(plan: Plan, image: str) -> list[str]:
 
 def _images(plan: Plan, settings: Settings, notebook: NotebookImage) -> list[str]:
     lines = ["# our images are built when they are missing; the others are pulled by `docker create`"]
-    for name in dict.fromkeys(part.image for part in plan.parts):
+    for name in dict.fromkeys(service.image for service in plan.services):
         if images.is_own(name):
             words = images.build_command(name, settings, notebook)
             lines.append(f"docker image inspect {name} >/dev/null 2>&1 || {_folded(words, '--build-arg')}")
@@ -115,43 +115,43 @@ def _secrets(files: Iterable[SecretFile], image: str) -> list[str]:
     return lines
 
 
-def _folder(part: PartSpec, mount: Mount, host: Host) -> str:
+def _folder(service: ServiceSpec, mount: Mount, host: Host) -> str:
     """Make the folder of a bind mount where it is missing, on the machine of the engine."""
     folder = shlex.quote(mount.source)
-    made = f'[ -d {folder} ] || {{ mkdir -p {folder}; [ "$(id -u)" != 0 ] || chown {part.user} {folder}; }}'
+    made = f'[ -d {folder} ] || {{ mkdir -p {folder}; [ "$(id -u)" != 0 ] || chown {service.user} {folder}; }}'
     return f"ssh {host.tunnel} {shlex.quote(f'sh -c {shlex.quote(made)}')}" if host.remote else made
 
 
-def _run(part: PartSpec, host: Host) -> list[str]:
+def _run(service: ServiceSpec, host: Host) -> list[str]:
     """The commands that make and start one container."""
-    lines = [_folder(part, mount, host) for mount in part.mounts if mount.kind == "bind"]
+    lines = [_folder(service, mount, host) for mount in service.mounts if mount.kind == "bind"]
     # the certificates of this site are no secret, and not among the files of secrets
-    environment = [(n, v) for n, v in part.environment.items() if v != f"/run/secrets/{jupyterlab.CERTIFICATES}"]
-    words = " \\\n  ".join(map(shell_words.line, argv.container(part, environment)))
-    others = sorted(part.networks, key=lambda name: not name.endswith("_frontend"))[1:]
-    if not others and not part.one_shot:
+    environment = [(n, v) for n, v in service.environment.items() if v != f"/run/secrets/{jupyterlab.CERTIFICATES}"]
+    words = " \\\n  ".join(map(shell_words.line, argv.container(service, environment)))
+    others = sorted(service.networks, key=lambda name: not name.endswith("_frontend"))[1:]
+    if not others and not service.one_shot:
         return [*lines, f"docker run --detach {words} >/dev/null"]
     lines.append(f"docker create {words} >/dev/null")
-    lines += [f"docker network connect --alias {part.name} {name} {part.container}" for name in others]
-    if part.one_shot:
-        return [*lines, f"docker start -a {part.container}", f"docker rm {part.container} >/dev/null"]
-    return [*lines, f"docker start {part.container} >/dev/null"]
+    lines += [f"docker network connect --alias {service.name} {name} {service.container}" for name in others]
+    if service.one_shot:
+        return [*lines, f"docker start -a {service.container}", f"docker rm {service.container} >/dev/null"]
+    return [*lines, f"docker start {service.container} >/dev/null"]
 
 
-def _await(part: PartSpec) -> str:
-    return f"await {part.container} {shlex.join(part.health.argv)}" if part.health else ""
+def _await(service: ServiceSpec) -> str:
+    return f"await {service.container} {shlex.join(service.health.argv)}" if service.health else ""
 
 
 def _login(plan: Plan, settings: Settings) -> list[str]:
     """A login of the gateway, as helpers/project/users.py writes it, and whom a client has to trust."""
-    part = plan.part("gateway")
-    volume = next(mount.source for mount in part.mounts if mount.target == "/run/secrets")
-    users = next(file for file in plan.secrets if file.part == part.name and file.path == "users")
+    service = plan.service("gateway")
+    volume = next(mount.source for mount in service.mounts if mount.target == "/run/secrets")
+    users = next(file for file in plan.secrets if file.service == service.name and file.path == "users")
     command = f"cat >/v/users && chown {users.uid}:{users.gid} /v/users && chmod {users.mode:04o} /v/users"
     root = (
         []
         if settings.acme
-        else [f'echo "the root of its certificates: docker exec {part.container} /usr/bin/gateway root"']
+        else [f'echo "the root of its certificates: docker exec {service.container} /usr/bin/gateway root"']
     )
     return [
         "# one login",

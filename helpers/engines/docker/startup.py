@@ -17,7 +17,7 @@ from helpers.engines.docker.network_guard import NetworkGuard
 from helpers.engines.docker.postgres import Database
 from helpers.engines.failures import failure, stop_at_failed
 from helpers.errors import TrackbedError
-from helpers.services import BUCKET, GATEWAY, POSTGRES, PartStatus, Sink, State
+from helpers.services import BUCKET, GATEWAY, POSTGRES, ServiceStatus, Sink, State
 
 
 class Startup(Collaborator):
@@ -58,11 +58,11 @@ class Startup(Collaborator):
         """
         watch = Watch(self.engine, [only] if only else self.deployment.services)
         notebook_started, settled = bool(only), False
-        with shared.interruptible(), closing(self.compose.up(self.engine.parts, sink, only)) as snapshots:
+        with shared.interruptible(), closing(self.compose.up(self.engine.services, sink, only)) as snapshots:
             for now in snapshots:
                 for status in now.statuses.values():
                     if status.state is not State.MISSING:
-                        sink.part(status.name, str(status.state), status.reason[:80])
+                        sink.service(status.name, str(status.state), status.reason[:80])
                 # alone: Compose waits for a container that it may just be replacing
                 database = now.statuses[POSTGRES]
                 if not settled and database.state is State.READY and (now.code == 0 or not only):
@@ -80,19 +80,19 @@ class Startup(Collaborator):
 
 
 class Watch:
-    """One `up` of the named parts: what had failed before it does not count until it was begun again."""
+    """One `up` of the named services: what had failed before it does not count until it was begun again."""
 
     def __init__(self, engine: Engine, watched: Iterable[str]) -> None:
         self.engine = engine
         self.watched = set(watched) - {BUCKET}
         self.deadline = time.monotonic() + engine.settings.ready_timeout
-        first = engine.parts()
+        first = engine.services()
         self.stale = {s.name for s in first if s.failed}  # of an earlier attempt, until they were seen alive
         self.before = {s.name: s.identity for s in first if s.up}
         self.seen: dict[str, int] = {}
 
-    def look(self, statuses: Mapping[str, PartStatus]) -> None:
-        """Raises PartFailed for a part that will not come up, TrackbedError after the time that there is."""
+    def look(self, statuses: Mapping[str, ServiceStatus]) -> None:
+        """Raises ServiceFailed for a service that will not come up, TrackbedError after the time that there is."""
         self.stale -= {name for name in self.stale if not statuses[name].failed}
         # Compose stops what it replaces: an end that says nothing about the one that comes
         replaced = {
@@ -108,19 +108,19 @@ class Watch:
 
 
 def explain(engine: Engine, output: list[str], stale: Collection[str]) -> None:
-    """Raise the reason why `compose up` failed: the part that failed, else Compose's own last words.
+    """Raise the reason why `compose up` failed: the service that failed, else Compose's own last words.
 
     ``stale``: those that had failed before and were not begun again; they come after Compose's own words.
     """
-    for status in engine.parts():
+    for status in engine.services():
         if status.failed and status.name not in stale:
             raise failure(engine, status)
     text = " ".join(output[-3:])
-    # a part that is restarting may look alive at the moment of asking: Compose's own word counts
-    for status in engine.parts():
+    # a service that is restarting may look alive at the moment of asking: Compose's own word counts
+    for status in engine.services():
         if re.search(rf"container {engine.settings.project}-{status.name}-1 (is unhealthy|exited)", text):
             raise failure(engine, status)
-    for status in engine.parts():
+    for status in engine.services():
         if status.failed:
             raise failure(engine, status)
     if found := re.search(r"Bind for \S*?:(\d+) failed|address already in use", text):

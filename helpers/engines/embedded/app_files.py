@@ -27,7 +27,7 @@ class AppFiles(Collaborator):
             _put(self.deployment.app / jupyterlab.CERTIFICATES, self.deployment.certificates.encode(), 0o644)
         credentials = self.system.credentials()
         for secret in self.deployment.secret_files():
-            account = self.layout.accounts.get(ROLE_OF[secret.part])
+            account = self.layout.accounts.get(ROLE_OF[secret.service])
             content = credentials.render(secret.template, secret.names).encode()
             _put(Path(secret.volume) / secret.path, content, 0o400, account.pw_uid, account.pw_gid)
 

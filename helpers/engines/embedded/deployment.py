@@ -127,7 +127,7 @@ class EmbeddedDeployment(deployment.Deployment):
 
     def notebook_digest(self) -> str:
         """Changes with the secrets, and with the certificate that goes beside them."""
-        files = [s.template for s in self.secret_files() if s.part == JUPYTER]
+        files = [s.template for s in self.secret_files() if s.service == JUPYTER]
         return digests.digest(self.system.credentials_digest(), *files)
 
 

@@ -29,12 +29,12 @@ from helpers.engines.host import LOCAL, Host, HostFacts
 from helpers.errors import TrackbedError
 from helpers.gpu.accelerator import Accelerator
 from helpers.project.project import Project
-from helpers.services import MLFLOW, Address, Availability, DataItem, ExecResult, PartStatus, Plan, Sink, StartReport
+from helpers.services import MLFLOW, Address, Availability, DataItem, ExecResult, Plan, ServiceStatus, Sink, StartReport
 from helpers.settings import Settings
 
 
 class EmbeddedEngine(base.Engine):
-    """Parts as supervised processes of this machine."""
+    """Services as supervised processes of this machine."""
 
     name: ClassVar[str] = "embedded"
     deployment: EmbeddedDeployment
@@ -128,30 +128,30 @@ class EmbeddedEngine(base.Engine):
 
     # looking
 
-    def parts(self, detail: bool = False) -> tuple[PartStatus, ...]:
+    def services(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
         return self.inspection.statuses(detail)
 
-    def logs(self, part: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
-        return self.processes.logs(part, tail, follow)
+    def logs(self, service: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
+        return self.processes.logs(service, tail, follow)
 
-    def open(self, part: str, port: str) -> AbstractContextManager[Address]:
-        return self.inspection.open(part, port)
+    def open(self, service: str, port: str) -> AbstractContextManager[Address]:
+        return self.inspection.open(service, port)
 
     # running commands
 
     def exec(
-        self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
+        self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
     ) -> ExecResult:
-        return self.commands.run(part, argv, stdin, timeout)
+        return self.commands.run(service, argv, stdin, timeout)
 
     def one_shot(
-        self, part: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 600
+        self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 600
     ) -> ExecResult:
-        # a part is a process here: a fresh one with its environment needs nothing that runs
-        return self.commands.run(part, argv, stdin, timeout)
+        # a service is a process here: a fresh one with its environment needs nothing that runs
+        return self.commands.run(service, argv, stdin, timeout)
 
-    def pipe(self, part: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
-        return self.commands.pipe(part, argv)
+    def pipe(self, service: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
+        return self.commands.pipe(service, argv)
 
     def unlisted(self) -> tuple[str, ...]:
         return ()  # a folder lists all
@@ -164,11 +164,11 @@ class EmbeddedEngine(base.Engine):
     def start(self, sink: Sink) -> StartReport:
         return self.startup.start(sink)
 
-    def halt(self, part: str, sink: Sink) -> None:
-        self.processes.halt(part, sink)
+    def halt(self, service: str, sink: Sink) -> None:
+        self.processes.halt(service, sink)
 
-    def resume(self, part: str, sink: Sink) -> None:
-        self.processes.resume(part, sink)
+    def resume(self, service: str, sink: Sink) -> None:
+        self.processes.resume(service, sink)
 
     def stop(self, sink: Sink, drain: int = 40) -> tuple[str, ...]:
         return self.processes.stop(sink, drain)

@@ -17,7 +17,7 @@ from helpers.engines.embedded.supervisor import Process
 from helpers.engines.embedded.supervisor_config import MARK
 from helpers.errors import NotListening, TrackbedError
 from helpers.http_request import SEARCH, ask
-from helpers.services import JUPYTER, MLFLOW, POSTGRES, Address, PartStatus, Port, State
+from helpers.services import JUPYTER, MLFLOW, POSTGRES, Address, Port, ServiceStatus, State
 from helpers.spelling import shown
 
 ANSWER_SECONDS = 5.0  # in which a service that is well answers
@@ -29,12 +29,12 @@ class Inspection(Collaborator):
         super().__init__(deployment)
         self.processes, self.commands = processes, commands
 
-    def statuses(self, detail: bool) -> tuple[PartStatus, ...]:
+    def statuses(self, detail: bool) -> tuple[ServiceStatus, ...]:
         running = self.processes.supervisor.states()
         if not running and self.processes.orphans():  # they still hold their ports, which are ours then
             reason = self._why_lost()
             return tuple(
-                PartStatus(name, State.UNHEALTHY, reason, ports=self.deployment.ports(name))
+                ServiceStatus(name, State.UNHEALTHY, reason, ports=self.deployment.ports(name))
                 for name in self.deployment.services
             )
         # not from the plan: looking and stopping go on when a GPU has gone
@@ -46,14 +46,14 @@ class Inspection(Collaborator):
         verb = "does not answer" if self.processes.supervisor.hung else "is gone"
         return f"its supervisor {verb}; `invoke up` repairs it"
 
-    def _status(self, name: str, process: Process | None, detail: bool) -> PartStatus:
+    def _status(self, name: str, process: Process | None, detail: bool) -> ServiceStatus:
         if process is None:
-            return PartStatus(name, State.MISSING)
+            return ServiceStatus(name, State.MISSING)
         state, pid, ports = process.state, process.pid, self.deployment.ports(name)
         if state in (State.RUNNING, State.STARTING):
             state = State.READY if self._answers(name) else State.STARTING
         silent = "it does not answer" if detail and state is State.STARTING else ""
-        return PartStatus(
+        return ServiceStatus(
             name,
             state,
             process.reason or silent,

@@ -15,7 +15,7 @@ from helpers.engines.embedded.environments import OWN, Environments
 from helpers.engines.embedded.postgres_wheels import MAJOR
 from helpers.engines.embedded.processes import Processes
 from helpers.engines.embedded.service_commands import ServiceCommands
-from helpers.errors import PartFailed, TrackbedError
+from helpers.errors import ServiceFailed, TrackbedError
 from helpers.project.state import sync_folder
 from helpers.service_accounts import DATABASE
 from helpers.services import MLFLOW, POSTGRES, ExecResult, Sink, State
@@ -103,7 +103,7 @@ class Database(Collaborator):
         if done.code:
             known = database_failures.explain(done.stderr.splitlines())
             reason, fix = known or (commands.last_line(done.stderr), "see `invoke doctor`")
-            raise PartFailed(POSTGRES, f"the database could not be created: {reason}", fix)
+            raise ServiceFailed(POSTGRES, f"the database could not be created: {reason}", fix)
         fresh.rename(self.data_folder)  # initdb has synced what it made
         sync_folder(self.data_folder.parent)
 
@@ -129,7 +129,7 @@ class Database(Collaborator):
         self.commands.run(POSTGRES, ("rm", "-f", str(lock), str(self.layout.sockets / ".s.PGSQL.5432.lock")))
 
     def settle(self, sink: Sink) -> None:
-        """Once PostgreSQL answers: both roles and the live database are there. Bounded; raises PartFailed."""
+        """Once PostgreSQL answers: both roles and the live database are there. Bounded; raises ServiceFailed."""
         self._wait()
 
         def statements(role: str, database: str, text: str) -> ExecResult:
@@ -143,7 +143,7 @@ class Database(Collaborator):
             self.commands.run(POSTGRES, ("touch", str(self.data_folder / database_roles.READY)))
 
     def _wait(self) -> None:
-        """PostgreSQL takes connections. Bounded; raises PartFailed when it has ended."""
+        """PostgreSQL takes connections. Bounded; raises ServiceFailed when it has ended."""
         ready = ("pg_isready", "-t", "3", "-U", database_settings.ADMIN, "-d", database_roles.MAINTENANCE)
         answer = ExecResult(1, "", "")
 
@@ -162,4 +162,4 @@ class Database(Collaborator):
             f"PostgreSQL does not answer: {commands.last_line(answer.stdout)}",
             "`invoke logs postgres` shows more",
         )
-        raise PartFailed(POSTGRES, reason, fix, lines)
+        raise ServiceFailed(POSTGRES, reason, fix, lines)

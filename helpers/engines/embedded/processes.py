@@ -52,12 +52,12 @@ class Processes(Collaborator):
 
     def halt(self, service: str, sink: Sink) -> None:
         if self.supervisor.running() and self.supervisor.stop(service):
-            sink.part(service, "stopped")
+            sink.service(service, "stopped")
 
     def resume(self, service: str, sink: Sink) -> None:
         if self.supervisor.running():
             self.supervisor.start(service)
-            sink.part(service, "starting")
+            sink.service(service, "starting")
 
     def end_notebook(self) -> None:
         """End what the notebook's account runs, what it started aside of the supervisor too."""
@@ -69,10 +69,10 @@ class Processes(Collaborator):
         if self.supervisor.running():
             with contextlib.suppress(OSError):  # it stopped answering on the way: what is left is ended below
                 for name in order:
-                    sink.part(name, "stopping")
+                    sink.service(name, "stopping")
                     if self.supervisor.stop(name):
                         stopped.append(name)
-                    sink.part(name, "stopped")
+                    sink.service(name, "stopped")
                 self.supervisor.shutdown()
         self.end_notebook()
         if self.end_orphans(sink, drain):

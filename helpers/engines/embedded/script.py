@@ -10,7 +10,7 @@ from helpers import clone, database_settings
 from helpers.engines import jupyterlab, scripts
 from helpers.engines.embedded.deployment import EmbeddedDeployment
 from helpers.engines.embedded.environments import Environments
-from helpers.services import JUPYTER, MLFLOW, POSTGRES, PartSpec, Plan
+from helpers.services import JUPYTER, MLFLOW, POSTGRES, Plan, ServiceSpec
 
 FOLDERS = ("app/startup", "tmp", "secrets", "artifacts", "logs", "jupyter")
 OVERLAY = "helpers/engines/embedded/overlay.py"  # in the clone
@@ -28,14 +28,14 @@ def processes(plan: Plan, deployment: EmbeddedDeployment, environments: Environm
         scripts.head(plan, "embedded"),
         scripts.placeholders(deployment.accelerator, ""),
         script.not_root(),
-        scripts.ports(plan.parts),
+        scripts.ports(plan.services),
         script.installation(),
         script.secrets(),
         script.database() if POSTGRES in plan.names else "",
     ]
-    for part in plan.parts:
-        blocks.append(script.process(part))
-        if part.name == POSTGRES:
+    for service in plan.services:
+        blocks.append(script.process(service))
+        if service.name == POSTGRES:
             blocks.append(script.roles())
     blocks += [script.wait(name, path) for name, path in ((JUPYTER, "api"), (MLFLOW, "health")) if name in plan.names]
     blocks += [scripts.tail(plan, deployment.settings), script.cleaning_up()]
@@ -73,7 +73,7 @@ class _Script:
     def installation(self) -> str:
         folders = [f'"$STATE"/{name}' for name in FOLDERS]
         folders += [self.sockets, self.word(str(self.deployment.workspace))]
-        notebook_spec = self.plan.part(JUPYTER)
+        notebook_spec = self.plan.service(JUPYTER)
         python, programs = notebook_spec.command[0], notebook_spec.environment["PATH"].split(":")[1]
         interpreter = str(Path(programs).with_name("bin") / "python")
         # the venv's Python version shows in its paths: the shell finds it
@@ -121,17 +121,17 @@ class _Script:
             f"  -c 'CREATE DATABASE {live} OWNER {database_settings.USER}'"
         )
 
-    def process(self, part: PartSpec) -> str:
+    def process(self, service: ServiceSpec) -> str:
         """One process in the background, its environment without what the shell has anyway."""
-        assignments = [self._assignment(name, value) for name, value in part.environment.items()]
+        assignments = [self._assignment(name, value) for name, value in service.environment.items()]
         return "\n".join(
             [
-                f"# {part.title}",
-                f"(cd {self.word(part.working_dir)} && exec env \\",
+                f"# {service.title}",
+                f"(cd {self.word(service.working_dir)} && exec env \\",
                 *(f"  {assignment} \\" for assignment in assignments if assignment),
-                f"  {' '.join(map(self.word, part.command))} \\",
-                f'  >"$STATE"/logs/{part.name}.log 2>&1 </dev/null) &',
-                f"{part.name.upper()}_PID=$!",
+                f"  {' '.join(map(self.word, service.command))} \\",
+                f'  >"$STATE"/logs/{service.name}.log 2>&1 </dev/null) &',
+                f"{service.name.upper()}_PID=$!",
             ]
         )
 
@@ -146,7 +146,7 @@ class _Script:
 
     def wait(self, service: str, path: str) -> str:
         """Until it answers."""
-        python = self.word(self.plan.part(service).command[0])
+        python = self.word(self.plan.service(service).command[0])
         url = f'"http://{self.deployment.settings.bind_address}:${service.upper()}_PORT/{path}"'
         token = '"${MLFLOW_TOKEN-}"' if service == MLFLOW else ""
         return (

@@ -17,7 +17,7 @@ from helpers.engines.embedded.environments import OWN, Environments
 from helpers.engines.embedded.supervisor_config import Program
 from helpers.project import mlflow_jobs, remote_tracking, server_secrets
 from helpers.service_accounts import DATABASE, NOTEBOOK, SERVER
-from helpers.services import JUPYTER, MLFLOW, POSTGRES, PartSpec, Plan
+from helpers.services import JUPYTER, MLFLOW, POSTGRES, Plan, ServiceSpec
 
 SECRETS_MARK = "TRACKBED_SECRETS"
 GPU_MARK = "TRACKBED_NOTEBOOK_GPU"  # what the running notebook was started with
@@ -39,7 +39,7 @@ class Specs(Collaborator):
         services = tuple(self.spec(name) for name in here.services)
         return Plan(engine, self.settings.project, services, secrets=here.secret_files())
 
-    def spec(self, service: str) -> PartSpec:
+    def spec(self, service: str) -> ServiceSpec:
         return {POSTGRES: self._postgres, MLFLOW: self._mlflow, JUPYTER: self._jupyter}[service]()
 
     def _common(self, role: str) -> dict[str, str]:
@@ -47,10 +47,10 @@ class Specs(Collaborator):
 
     # PostgreSQL
 
-    def _postgres(self) -> PartSpec:
+    def _postgres(self) -> ServiceSpec:
         jobs = mlflow_jobs.enabled(self.settings)
         files = [f"{name}_file={self.deployment.app}/pg_{name}.conf" for name in ("hba", "ident")]
-        return PartSpec(
+        return ServiceSpec(
             POSTGRES,
             services.TITLES[POSTGRES],
             environment=self._common(DATABASE),
@@ -69,8 +69,8 @@ class Specs(Collaborator):
 
     # MLflow
 
-    def _mlflow(self) -> PartSpec:
-        return PartSpec(
+    def _mlflow(self) -> ServiceSpec:
+        return ServiceSpec(
             MLFLOW,
             services.TITLES[MLFLOW],
             environment=self._common(SERVER) | self._stores() | self._server() | self._choices(),
@@ -137,9 +137,9 @@ class Specs(Collaborator):
 
     # JupyterLab
 
-    def _jupyter(self) -> PartSpec:
+    def _jupyter(self) -> ServiceSpec:
         settings, chosen, packages = self.settings, self.deployment.accelerator, self.environments.packages
-        return PartSpec(
+        return ServiceSpec(
             JUPYTER,
             services.TITLES[JUPYTER],
             stop_grace=10,
@@ -207,7 +207,7 @@ class Specs(Collaborator):
     def programs(self) -> tuple[Program, ...]:
         return tuple(self._program(self.spec(name)) for name in self.deployment.services)
 
-    def _program(self, spec: PartSpec) -> Program:
+    def _program(self, spec: ServiceSpec) -> Program:
         name = spec.name
         return Program(
             name,
@@ -220,7 +220,7 @@ class Specs(Collaborator):
             listens=next(((port.address, port.published) for port in spec.ports if name == MLFLOW), None),
         )
 
-    def _launched(self, spec: PartSpec) -> tuple[tuple[str, ...], Mapping[str, str], str]:
+    def _launched(self, spec: ServiceSpec) -> tuple[tuple[str, ...], Mapping[str, str], str]:
         """Command, environment and folder for the supervisor: as root the service's account is taken on first."""
         if not self.layout.as_root:
             return spec.command, spec.environment, spec.working_dir

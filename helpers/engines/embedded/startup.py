@@ -74,7 +74,7 @@ class Startup(Collaborator):
         after = self.inspection.statuses(False)
         report = shared.report(before, after)
         for status in after:
-            sink.part(status.name, "starting" if status.name in report.changed else "ready")
+            sink.service(status.name, "starting" if status.name in report.changed else "ready")
         return report
 
     def _run_programs(self, sink: Sink) -> None:
