@@ -14,7 +14,7 @@ from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
 from helpers.project import credentials, failed_start, state, users
 from helpers.project.project import Project
-from helpers.services import DataItem, Notice, Sink
+from helpers.services import DataItem, Notice, ProgressReporter
 from helpers.settings import BY_NAME, Settings
 
 ALMOST_FULL = 2 << 30  # bytes
@@ -47,7 +47,11 @@ def changing(system: Project, notice: Notice) -> Iterator[None]:
 
 
 def up(
-    system: Project, sink: Sink, notice: Notice, adopt: bool = False, consent: kernels.Consent | None = None
+    system: Project,
+    progress: ProgressReporter,
+    notice: Notice,
+    adopt: bool = False,
+    consent: kernels.Consent | None = None,
 ) -> status.Overview:
     """Bring everything up and return when it is usable; a no-op that only looks when nothing changed.
 
@@ -55,9 +59,9 @@ def up(
     """
     start.check_early(system.settings)
     with changing(system, notice):
-        move_note.settle(system, sink)
-        seen, engine = start.bring_up(system, sink, notice, adopt, consent)
-        journal.settle(system.state, engine, sink)
+        move_note.recover(system, progress)
+        seen, engine = start.bring_up(system, progress, notice, adopt, consent)
+        journal.recover(system.state, engine, progress)
         for line in workspace_files.require(engine):
             notice(line)
         if warning := low_disk(engine):
@@ -65,7 +69,7 @@ def up(
         return seen
 
 
-def initialise(system: Project, sink: Sink, notice: Notice) -> Engine:
+def initialise(system: Project, progress: ProgressReporter, notice: Notice) -> Engine:
     """Everything but the start, for those who use Compose by hand: images, volumes, secrets, compose.yaml."""
     with changing(system, notice):
         engine = select.choose(system).engine
@@ -85,13 +89,13 @@ def initialise(system: Project, sink: Sink, notice: Notice) -> Engine:
         system.state.node = engine.host.url
         system.state.remember(system.settings.told)
         system.state.save()
-        engine.prepare(sink)
+        engine.prepare(progress)
         engine.make_volumes()
         start.leave_in_clone(engine, engine.settings, notice)
         return engine
 
 
-def rotate(system: Project, sink: Sink, notice: Notice) -> tuple[status.Overview, tuple[str, ...]]:
+def rotate(system: Project, progress: ProgressReporter, notice: Notice) -> tuple[status.Overview, tuple[str, ...]]:
     """New secrets on a running system, all data kept. Gives what runs, and the names of those that the user gave.
 
     Each is tried, and its old value too. Raises TrackbedError when an old one still opens. Interrupted, the next ``up``
@@ -102,16 +106,16 @@ def rotate(system: Project, sink: Sink, notice: Notice) -> tuple[status.Overview
         notice("JupyterLab restarts: running kernels end")
         replaced, kept = credentials.renew(system.settings)
         fresh = Project(system.settings, system.state, replaced=replaced)  # reads them again
-        return start.bring_up(fresh, sink, notice)[0], kept
+        return start.bring_up(fresh, progress, notice)[0], kept
 
 
-def down(system: Project, sink: Sink, notice: Notice) -> tuple[str, ...]:
+def down(system: Project, progress: ProgressReporter, notice: Notice) -> tuple[str, ...]:
     """Stop the services, the notebook first; data stay. Gives what was stopped."""
     if not system.state.existed:
         return ()
     with changing(system, notice):
         engine = select.current(system)
-        stopped = engine.stop(sink)
+        stopped = engine.stop(progress)
         system.state.clone = ""
         system.state.applied = {"hash": "", "identities": {}}
         system.state.surroundings = None
@@ -135,10 +139,10 @@ def data(system: Project) -> tuple[DataItem, ...]:
     return select.current(system).data() if system.state.existed else ()
 
 
-def delete_data(system: Project, sink: Sink, notice: Notice) -> None:
+def delete_data(system: Project, progress: ProgressReporter, notice: Notice) -> None:
     """Delete the data of a stopped system, its secrets and its memory. The workspace stays: it is the user's."""
     with changing(system, notice):
-        select.current(system).remove_data(sink)
+        select.current(system).remove_data(progress)
         boot.remove(system.settings)
         credentials.forget(system.settings)
         users.forget(system.settings)

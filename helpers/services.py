@@ -246,7 +246,7 @@ class StartReport:
 Notice = Callable[[str], None]  # takes a line for the user
 
 
-class Sink(Protocol):
+class ProgressReporter(Protocol):
     """Receives progress; handed down, never called upward. Implemented by ``console`` and by tests."""
 
     def step(self, text: str) -> None:

@@ -12,7 +12,7 @@ from helpers.errors import Interrupted, SettingError, TrackbedError, WrongProjec
 from helpers.gpu import node_types, verify
 from helpers.project import access, credentials, failed_start, remote_tracking, surroundings
 from helpers.project.project import Project
-from helpers.services import MLFLOW, Notice, Sink, State
+from helpers.services import MLFLOW, Notice, ProgressReporter, State
 from helpers.settings import Settings, default_state_dir, generated, relevance
 
 
@@ -65,15 +65,19 @@ def _check_no_server(engine: Engine) -> None:
 
 
 def bring_up(
-    system: Project, sink: Sink, notice: Notice, adopt: bool = False, consent: kernels.Consent | None = None
+    system: Project,
+    progress: ProgressReporter,
+    notice: Notice,
+    adopt: bool = False,
+    consent: kernels.Consent | None = None,
 ) -> tuple[status.Overview, Engine]:
     """What `up` does, for those who hold the project's lock."""
     with failed_start.noted(system.settings):
-        return _bring_up(system, sink, notice, adopt, consent)
+        return _bring_up(system, progress, notice, adopt, consent)
 
 
 def _bring_up(
-    system: Project, sink: Sink, notice: Notice, adopt: bool, consent: kernels.Consent | None
+    system: Project, progress: ProgressReporter, notice: Notice, adopt: bool, consent: kernels.Consent | None
 ) -> tuple[status.Overview, Engine]:
     gateway.settle_address(system, notice)
     if system.state.existed:
@@ -88,19 +92,19 @@ def _bring_up(
     system.state.person = system.state.person or access.person()
     access_line = access.decide(system, engine.host.url)
     if system.state.existed and engine.unchanged():
-        return _look(system, engine, sink, notice, known), engine
-    engine, chosen = _prepare(system, choice, sink, notice, adopt, consent)
+        return _look(system, engine, progress, notice, known), engine
+    engine, chosen = _prepare(system, choice, progress, notice, adopt, consent)
     for remark in (*engine.remarks(), *filter(None, [access_line, durability.promise(engine)])):
         notice(remark)
-    return _start_or_forget(system, engine, chosen, sink, notice), engine
+    return _start_or_forget(system, engine, chosen, progress, notice), engine
 
 
 def _look(
-    system: Project, engine: Engine, sink: Sink, notice: Notice, known: tuple[dict[str, str], str]
+    system: Project, engine: Engine, progress: ProgressReporter, notice: Notice, known: tuple[dict[str, str], str]
 ) -> status.Overview:
     """Nothing has changed: see that it answers. ``known``: the access and the person as they were remembered."""
     settings = engine.settings
-    readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=False)
+    readiness.wait(engine, _names(engine), settings.ready_timeout, progress, changed=False)
     if not system.aside:  # another project's `up` may have been the last one in this clone
         leave_in_clone(engine, settings, notice)
     for line in engine.network_guard():
@@ -113,7 +117,12 @@ def _look(
 
 
 def _prepare(
-    system: Project, choice: select.Choice, sink: Sink, notice: Notice, adopt: bool, consent: kernels.Consent | None
+    system: Project,
+    choice: select.Choice,
+    progress: ProgressReporter,
+    notice: Notice,
+    adopt: bool,
+    consent: kernels.Consent | None,
 ) -> tuple[Engine, dict[str, str]]:
     """Ports, data to take over, checks, images or venvs; gives the engine as it will start, and the ports chosen."""
     engine = choice.engine
@@ -129,12 +138,12 @@ def _prepare(
     if warning := engine.disk_warning():
         notice(warning)
     kernels.before_a_restart(system, engine, notice, consent)
-    engine.prepare(sink)
+    engine.prepare(progress)
     return engine, chosen
 
 
 def _start_or_forget(
-    system: Project, engine: Engine, chosen: dict[str, str], sink: Sink, notice: Notice
+    system: Project, engine: Engine, chosen: dict[str, str], progress: ProgressReporter, notice: Notice
 ) -> status.Overview:
     """Start, and remember what was asked for; forget it when the start fails."""
     # from here on the choice of the engine is kept: what follows carries this instance's id and will hold data
@@ -148,7 +157,7 @@ def _start_or_forget(
     system.state.surroundings = surroundings.kept(system.state)
     system.state.save()
     try:
-        return _start(system, engine, sink, notice)
+        return _start(system, engine, progress, notice)
     except (TrackbedError, OSError) as error:
         if not isinstance(error, Interrupted):  # after Ctrl-C the next `up` goes on with the same
             system.state.surroundings = around
@@ -167,7 +176,7 @@ def _forget(system: Project, before: dict[str, str], notice: Notice) -> None:
         notice(f"not remembered, because this start failed: {', '.join(told)}")
 
 
-def _start(system: Project, engine: Engine, sink: Sink, notice: Notice) -> status.Overview:
+def _start(system: Project, engine: Engine, progress: ProgressReporter, notice: Notice) -> status.Overview:
     """The part of `up` that changes what runs."""
     settings = engine.settings
     if not system.aside:
@@ -176,11 +185,11 @@ def _start(system: Project, engine: Engine, sink: Sink, notice: Notice) -> statu
     root = gateway.root_path(settings)
     trusted = gateway.fingerprint(root) if settings.public and root.exists() else ""
     watch = rotation.Watch(engine, system.replaced or system.credentials().replaced)
-    report = engine.start(sink)
+    report = engine.start(progress)
     for line in engine.network_guard() or guarded:
         notice(line)
-    sink.step("waiting until everything is usable")
-    readiness.wait(engine, _names(engine), settings.ready_timeout, sink, changed=bool(report.changed))
+    progress.step("waiting until everything is usable")
+    readiness.wait(engine, _names(engine), settings.ready_timeout, progress, changed=bool(report.changed))
     if line := gateway.renewed(settings, trusted):
         notice(line)
     if MLFLOW in report.changed:
@@ -189,7 +198,7 @@ def _start(system: Project, engine: Engine, sink: Sink, notice: Notice) -> statu
         credentials.forget_former(settings)  # the server has encrypted anew what they opened
     proofs = watch.prove(system.credentials())
     if report.changed and engine.accelerator.kind != node_types.NONE:
-        verify.verify(engine, sink)
+        verify.verify(engine, progress)
     seen = status.overview(engine, settings, report.changed)
     system.state.applied = {
         "hash": engine.fingerprint(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from helpers import commands, lifecycle, status
 from helpers.data import database
-from helpers.engines.base import MLFLOW, Engine, Sink
+from helpers.engines.base import MLFLOW, Engine, ProgressReporter
 from helpers.errors import SettingError, TrackbedError
 from helpers.project.project import Project
 from helpers.services import Notice
@@ -123,10 +123,10 @@ def deleted(engine: Engine, age: str) -> Garbage:
     return _collector(engine, age, "--show")
 
 
-def collect(system: Project, age: str, sink: Sink, notice: Notice) -> Garbage:
+def collect(system: Project, age: str, progress: ProgressReporter, notice: Notice) -> Garbage:
     """Remove what was deleted longer ago than ``age``, with its artifacts; gives what that was."""
     seconds(age)
     with lifecycle.changing(system, notice):  # a backup in progress must not lose objects
         engine = status.running(system)
-        sink.step("removing what was deleted, with its artifacts")
+        progress.step("removing what was deleted, with its artifacts")
         return _collector(engine, age)

@@ -36,7 +36,7 @@ TRAILER = 512 + MANIFEST + 1024  # header, padded content, end of the tar
 LONGEST_HEADER = 65536
 _NUMBER = re.compile(r"-?[0-9]{1,60}")
 SMALL = ("trackbed.json", "settings.json", "users.json", "secrets.json")
-Told = Callable[[int, int, int], None]  # bytes done, objects done, bytes in all
+ProgressCallback = Callable[[int, int, int], None]  # bytes done, objects done, bytes in all
 HINT = "nothing was changed; use another backup, or copy this one again from where it came"
 
 
@@ -326,7 +326,7 @@ def members(path: Path, manifest: dict[str, Any], check: bool = True) -> Iterato
             raise Damaged(path, "is damaged: its content differs from its manifest", rest=True)
 
 
-def verify(path: Path, told: Told | None = None) -> dict[str, Any]:
+def verify(path: Path, on_progress: ProgressCallback | None = None) -> dict[str, Any]:
     """Read all of an archive; gives its manifest. Raises TrackbedError when anything is not as it should be."""
     manifest = read_manifest(path)
     sums, chunks, size, passed = SetSum(), 0, 0, 0
@@ -337,8 +337,8 @@ def verify(path: Path, told: Told | None = None) -> dict[str, Any]:
         while data := content.read(2**20):
             sha.update(data)
             passed += len(data)
-            if told:
-                told(passed, sums.count, manifest["bytes"])
+            if on_progress:
+                on_progress(passed, sums.count, manifest["bytes"])
         top, _, rest = name.partition("/")
         if top == "database" and rest == f"{chunks:06d}":
             chunks += 1

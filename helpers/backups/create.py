@@ -28,9 +28,9 @@ from helpers.backups import (
     scrub,
 )
 from helpers.backups.repository import Snapshot
-from helpers.backups.storage import Place
+from helpers.backups.storage import BlobStore
 from helpers.data import artifacts, database
-from helpers.engines.base import POSTGRES, STORE, Engine, Sink, State
+from helpers.engines.base import POSTGRES, STORE, Engine, ProgressReporter, State
 from helpers.errors import SettingError, TrackbedError
 from helpers.project import users
 from helpers.project.project import Project
@@ -49,16 +49,16 @@ class Writer(Protocol):
     def database(self, dump: IO[bytes]) -> int: ...
 
 
-class Progress:
+class Meter:
     """Tells how far it is."""
 
-    def __init__(self, sink: Sink, what: str) -> None:
-        self._sink, self._what, self._begun = sink, what, time.monotonic()
+    def __init__(self, progress: ProgressReporter, what: str) -> None:
+        self._progress, self._what, self._begun = progress, what, time.monotonic()
 
-    def say(self, size: int, count: int, whole: int = 0) -> None:
+    def report(self, size: int, count: int, whole: int = 0) -> None:
         """``size`` bytes and ``count`` objects are done, of ``whole`` bytes (0: nobody knows)."""
         speed = size / 2**20 / max(time.monotonic() - self._begun, 0.001)
-        self._sink.amount(self._what, size, whole, f"{count} objects, {size / 2**20:.0f} MiB, {speed:.0f} MiB/s")
+        self._progress.amount(self._what, size, whole, f"{count} objects, {size / 2**20:.0f} MiB, {speed:.0f} MiB/s")
 
 
 def _clean_up(settings: Settings) -> None:
@@ -101,20 +101,22 @@ def need(engine: Engine, *services: str) -> None:
             raise TrackbedError(f"{service.name} is {service.state}, it has to run for this", "`invoke up` first")
 
 
-def make(system: Project, engine: Engine, path: Path, sink: Sink, with_secrets: bool = False) -> dict[str, Any]:
+def make(
+    system: Project, engine: Engine, path: Path, progress: ProgressReporter, with_secrets: bool = False
+) -> dict[str, Any]:
     """Write an archive of what is live to ``path``; gives its manifest. The project's lock is the caller's to hold."""
     need(engine, POSTGRES, STORE)
     _clean_up(system.settings)
     begun, about = time.monotonic(), _about(system, engine)
     with replacing(path) as stream:
         writer = archive.Writer(stream, about)
-        found, size = _rows(system, engine, writer, sink, with_secrets)
-        sink.step("objects")
-        progress = Progress(sink, "objects")
+        found, size = _rows(system, engine, writer, progress, with_secrets)
+        progress.step("objects")
+        meter = Meter(progress, "objects")
         _, whole = artifacts.total(engine)
-        for key, length, content in artifacts.read_all(engine, sink):
+        for key, length, content in artifacts.read_all(engine, progress):
             writer.object(key, length, content)
-            progress.say(writer.object_bytes, writer.objects, whole)
+            meter.report(writer.object_bytes, writer.objects, whole)
         return writer.finish(_facts(engine, found, size, begun, with_secrets))
 
 
@@ -135,7 +137,12 @@ class Added:
 
 
 def add(
-    system: Project, engine: Engine, place: Place, sink: Sink, with_secrets: bool = False, lost: Iterable[str] = ()
+    system: Project,
+    engine: Engine,
+    store: BlobStore,
+    progress: ProgressReporter,
+    with_secrets: bool = False,
+    lost: Iterable[str] = (),
 ) -> Added:
     """The same as one more backup of a repository, which reads and stores only what is new.
 
@@ -143,26 +150,26 @@ def add(
     and the system still has it.
     """
     need(engine, POSTGRES, STORE)
-    sink.step("reading a share of the earlier pieces again")
-    reread = scrub.again(place)
-    copied = {digest for digest in reread.wrong if damage.from_copy(place, digest)}
+    progress.step("reading a share of the earlier pieces again")
+    reread = scrub.again(store)
+    copied = {digest for digest in reread.wrong if damage.from_copy(store, digest)}
     try:
         with repository_writer.Writer(
-            place,
+            store,
             system.settings.project,
             _about(system, engine),
             _origin(system, engine),
             {*reread.wrong, *lost} - copied,
         ) as writer:
-            name, manifest = _add(system, engine, writer, sink, with_secrets)
+            name, manifest = _add(system, engine, writer, progress, with_secrets)
             left = writer.lost - writer.rewritten
-            scrub.remember(place, reread, left)
+            scrub.remember(store, reread, left)
             return Added(
                 name,
                 manifest,
                 reread,
                 len(writer.rewritten) + len(copied),
-                _concerned(place, left) if left else {},
+                _concerned(store, left) if left else {},
                 tuple(writer.remarks),
             )
     except (sqlite3.Error, OSError) as error:
@@ -174,9 +181,9 @@ def add(
         ) from None
 
 
-def _concerned(place: Place, wrong: set[str]) -> dict[str, list[str]]:
+def _concerned(store: BlobStore, wrong: set[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for name, entries in damage.concerned(place, repository.names(place), wrong).items():
+    for name, entries in damage.concerned(store, repository.names(store), wrong).items():
         try:
             if named := [damage.words(entry.name) for entry in itertools.islice(entries, damage.NAMED)]:
                 found[name] = named
@@ -186,17 +193,17 @@ def _concerned(place: Place, wrong: set[str]) -> dict[str, list[str]]:
 
 
 def _add(
-    system: Project, engine: Engine, writer: repository_writer.Writer, sink: Sink, with_secrets: bool
+    system: Project, engine: Engine, writer: repository_writer.Writer, progress: ProgressReporter, with_secrets: bool
 ) -> tuple[str, dict[str, Any]]:
     begun = time.monotonic()
-    found, size = _rows(system, engine, writer, sink, with_secrets)
-    sink.step("objects")
-    progress = Progress(sink, "objects")
-    wanted = writer.listed(artifacts.list_all(engine, sink))
+    found, size = _rows(system, engine, writer, progress, with_secrets)
+    progress.step("objects")
+    meter = Meter(progress, "objects")
+    wanted = writer.listed(artifacts.list_all(engine, progress))
     if writer.wanted:
         for key, length, content in artifacts.read(engine, wanted):
             writer.object(key, length, content)
-            progress.say(writer.read_bytes, writer.objects, writer.wanted_bytes)
+            meter.report(writer.read_bytes, writer.objects, writer.wanted_bytes)
     return writer.finish(_facts(engine, found, size, begun, with_secrets))
 
 
@@ -224,7 +231,7 @@ def _origin(system: Project, engine: Engine) -> str:
 
 
 def _rows(
-    system: Project, engine: Engine, writer: Writer, sink: Sink, with_secrets: bool
+    system: Project, engine: Engine, writer: Writer, progress: ProgressReporter, with_secrets: bool
 ) -> tuple[database.Contents, int]:
     """Everything but the objects; gives what the dump holds and its size in bytes."""
     kept = {key: value for key, value in system.state.remembered.items() if key in PORTABLE}
@@ -235,7 +242,7 @@ def _rows(
         secrets = system.credentials()
         writer.small("secrets.json", json.dumps({key: secrets[key] for key in secrets.names}).encode())
     # the database first: every artifact that a row of this moment points to was stored before it
-    sink.step("database")
+    progress.step("database")
     with database.dump(engine, system.state.live["database"]) as (found, dump):
         size = writer.database(dump)
     return found, size
@@ -283,7 +290,7 @@ class Health:
     damaged: bool = False
 
 
-def health(place: Place, added: Added) -> Health:
+def health(store: BlobStore, added: Added) -> Health:
     lines = [f"an earlier backup is damaged: {remark}" for remark in added.remarks]
     if added.reread.count:
         lines.append(
@@ -300,14 +307,14 @@ def health(place: Place, added: Added) -> Health:
     damaged = bool(added.concerned or added.remarks)
     if damaged:
         lines.append(
-            f"the new backup is whole; `invoke backup.verify {place}` lists all damage in the earlier ones. "
+            f"the new backup is whole; `invoke backup.verify {store}` lists all damage in the earlier ones. "
             "Deleting a file below backups/ forgets that backup"
         )
     return Health(tuple(lines), damaged)
 
 
 def create(
-    system: Project, to: str, with_secrets: bool, sink: Sink, notice: Notice
+    system: Project, to: str, with_secrets: bool, progress: ProgressReporter, notice: Notice
 ) -> tuple[str, dict[str, Any], Health]:
     """Back up the running system into a file or a repository; gives where, as `restore` takes it, the manifest, and
     what is to be said of the repository."""
@@ -317,6 +324,6 @@ def create(
     with lifecycle.changing(system, notice):
         engine = status.running(system)
         if isinstance(goal, Path):
-            return str(goal), make(system, engine, goal, sink, with_secrets), Health()
-        added = add(system, engine, goal, sink, with_secrets)
+            return str(goal), make(system, engine, goal, progress, with_secrets), Health()
+        added = add(system, engine, goal, progress, with_secrets)
         return str(Snapshot(goal, added.name)), added.manifest, health(goal, added)

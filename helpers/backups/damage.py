@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from helpers.backups.archive import Told
+from helpers.backups.archive import ProgressCallback
 from helpers.backups.repository import (
     AHEAD,
     DATABASE,
@@ -25,7 +25,7 @@ from helpers.backups.repository import (
     lengths,
     piece,
 )
-from helpers.backups.storage import Missing, Place, Unreadable, scratch
+from helpers.backups.storage import BlobStore, Missing, Unreadable, scratch
 from helpers.errors import TrackbedError
 
 NAMED = 20  # artifacts of a backup that a report names; all of them are in the list that --skip-damaged writes
@@ -46,12 +46,12 @@ def words(name: str) -> str:
     return repr(path) if name != DATABASE else "the database's dump"
 
 
-def inspected(place: Place, wanted: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int, str]]:
+def inspected(store: BlobStore, wanted: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int, str]]:
     """Path, size in bytes and what is wrong ("" nothing) of each blob that is named by its SHA-256, in order."""
 
     def look(path: str, size: int) -> str:
         try:
-            fetch(place, path, path.rpartition("/")[2], size)
+            fetch(store, path, path.rpartition("/")[2], size)
         except Harmed as error:
             return str(error)
         return ""
@@ -100,16 +100,18 @@ class Found:
         return [name for name in self.names if name not in self.lost and name not in self.concerned]
 
 
-def concerned(place: Place, names: Iterable[str], wrong: set[str]) -> dict[str, Iterator[Entry]]:
+def concerned(store: BlobStore, names: Iterable[str], wrong: set[str]) -> dict[str, Iterator[Entry]]:
     """Of each backup the entries that need one of these pieces."""
 
     def entries(snapshot: Snapshot) -> Iterator[Entry]:
         return (e for e in snapshot.entries(snapshot.manifest()) if not wrong.isdisjoint(e.pieces))
 
-    return {name: entries(Snapshot(place, name)) for name in names}
+    return {name: entries(Snapshot(store, name)) for name in names}
 
 
-def examine(place: Place, names: Sequence[str], told: Told | None = None, all_of_it: bool = True) -> Found:
+def examine(
+    store: BlobStore, names: Sequence[str], on_progress: ProgressCallback | None = None, all_of_it: bool = True
+) -> Found:
     """Read every byte that these backups need, each once. ``all_of_it``: look for files too that none of them needs.
 
     Raises TrackbedError where the place does not answer.
@@ -117,7 +119,7 @@ def examine(place: Place, names: Sequence[str], told: Told | None = None, all_of
     found, base = Found(tuple(names)), scratch()
     base.execute("CREATE TABLE blob (path TEXT PRIMARY KEY, size INTEGER) WITHOUT ROWID")
     for name in names:
-        snapshot = Snapshot(place, name)
+        snapshot = Snapshot(store, name)
         try:
             manifest = snapshot.manifest()
             doubled = bool(manifest.get("copies"))
@@ -133,16 +135,16 @@ def examine(place: Place, names: Sequence[str], told: Told | None = None, all_of
         except TrackbedError as error:
             found.lost[name] = error.message
     whole = base.execute("SELECT coalesce(sum(size), 0) FROM blob").fetchone()[0]
-    for path, size, wrong in inspected(place, base.execute("SELECT path, size FROM blob ORDER BY path")):
+    for path, size, wrong in inspected(store, base.execute("SELECT path, size FROM blob ORDER BY path")):
         found.blobs, found.size = found.blobs + 1, found.size + size
         if wrong:
             found.harmed[path] = wrong
-        if told:
-            told(found.size, found.blobs, whole)
+        if on_progress:
+            on_progress(found.size, found.blobs, whole)
     if found.pieces:
-        _name_what_is_concerned(place, found)
+        _name_what_is_concerned(store, found)
     if all_of_it:
-        _look_for_others(place, base, found)
+        _look_for_others(store, base, found)
     base.close()
     return found
 
@@ -155,9 +157,9 @@ def _look_at_manifests(snapshot: Snapshot, doubled: bool, found: Found) -> None:
             found.harmed[f"{top}/{snapshot.name}.json"] = "is missing or damaged: " + error.message.rpartition(": ")[2]
 
 
-def _name_what_is_concerned(place: Place, found: Found) -> None:
+def _name_what_is_concerned(store: BlobStore, found: Found) -> None:
     names = [name for name in found.names if name not in found.lost]
-    for name, entries in concerned(place, names, found.pieces).items():
+    for name, entries in concerned(store, names, found.pieces).items():
         count, first = 0, list[str]()
         for entry in entries:
             count += 1
@@ -169,9 +171,9 @@ def _name_what_is_concerned(place: Place, found: Found) -> None:
             found.concerned[name] = count, first
 
 
-def _look_for_others(place: Place, base: sqlite3.Connection, found: Found) -> None:
+def _look_for_others(store: BlobStore, base: sqlite3.Connection, found: Found) -> None:
     unused = size = 0
-    for path, length in place.listed(""):
+    for path, length in store.listed(""):
         if not _KNOWN.fullmatch(path):
             if len(found.strange) < NAMED:
                 found.strange.append(path)
@@ -180,42 +182,42 @@ def _look_for_others(place: Place, base: sqlite3.Connection, found: Found) -> No
     found.unused = unused, size
 
 
-def mend(place: Place, found: Found) -> list[str]:
+def repair(store: BlobStore, found: Found) -> list[str]:
     """Write manifests and lists anew from their whole copies. Gives the paths, which are no longer harmed."""
     done = []
     for path in sorted(found.harmed):
         top, _, last = path.partition("/")
         if path.endswith(".json"):
             other = f"{'copies' if top == 'backups' else 'backups'}/{last}"
-            content = place.read(other, MANIFEST) if other not in found.harmed else b""
+            content = store.read(other, MANIFEST) if other not in found.harmed else b""
         else:
             digest = path.rpartition("/")[2]
-            content = _whole(place, copy(digest) if top == "pieces" else piece(digest), digest)
+            content = _whole(store, copy(digest) if top == "pieces" else piece(digest), digest)
         if content:
-            place.write(path, content)
+            store.write(path, content)
             done.append(path)
     for path in done:
         del found.harmed[path]
-    place.settle()
+    store.sync()
     return done
 
 
-def from_copy(place: Place, digest: str) -> bool:
+def from_copy(store: BlobStore, digest: str) -> bool:
     """Write a piece of a list anew from its copy, where that is whole; whether it is."""
-    if content := _whole(place, copy(digest), digest):
-        place.write(piece(digest), content)
+    if content := _whole(store, copy(digest), digest):
+        store.write(piece(digest), content)
     return bool(content)
 
 
-def _whole(place: Place, path: str, digest: str) -> bytes:
+def _whole(store: BlobStore, path: str, digest: str) -> bytes:
     try:
-        content = place.read(path, PIECE)
+        content = store.read(path, PIECE)
     except (Missing, Unreadable):
         return b""
     return content if hashlib.sha256(content).hexdigest() == digest else b""
 
 
-def report(place: Place, found: Found) -> list[str]:
+def report(store: BlobStore, found: Found) -> list[str]:
     """The damage in lines, by backup, run and artifact."""
     lines = []
     for name in found.names:
@@ -224,13 +226,13 @@ def report(place: Place, found: Found) -> list[str]:
             lines.append(f"{name}: cannot be restored: {found.lost[name]}")
         elif count:
             lines.append(
-                f"{name}: {count} files are damaged; `invoke restore {Snapshot(place, name)} --skip-damaged` "
+                f"{name}: {count} files are damaged; `invoke restore {Snapshot(store, name)} --skip-damaged` "
                 "restores the rest:"
             )
         lines += [f"    {line}" for line in first]
         if count > len(first):
             lines.append(f"    and {count - len(first)} more")
-    lines += [f"{place}/{path} {wrong}" for path, wrong in sorted(found.harmed.items())[: 10 * NAMED]]
+    lines += [f"{store}/{path} {wrong}" for path, wrong in sorted(found.harmed.items())[: 10 * NAMED]]
     lines += [f"{path}: an unknown file; Trackbed did not write it and does not read it" for path in found.strange]
     if found.unused[0]:
         lines.append(

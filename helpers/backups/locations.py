@@ -10,7 +10,7 @@ from typing import IO, Any
 from helpers import safe_files, service_accounts
 from helpers.backups import archive, repository
 from helpers.backups.repository import Snapshot
-from helpers.backups.storage import Access, Bucket, Folder, Place
+from helpers.backups.storage import Access, BlobStore, Bucket, Folder
 from helpers.errors import SettingError, TrackbedError
 from helpers.project.state import make_folder
 from helpers.settings import Settings
@@ -24,7 +24,7 @@ def kept(settings: Settings, why: str = "") -> Path:
     return folder / f"{why}trackbed-{settings.project}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar"
 
 
-def target(settings: Settings, to: str) -> Path | Place:
+def target(settings: Settings, to: str) -> Path | BlobStore:
     """A file to write, or the repository that ``to`` names. "": a file in the state folder's backups."""
     if to.startswith("s3:"):
         return _bucket(settings, to)
@@ -52,7 +52,7 @@ def source(settings: Settings, text: str) -> Source:
         path = Path(text).expanduser().absolute()
         if path.is_file() and path.suffix != ".json":
             return path
-        found = _snapshot(str(path), lambda place: Folder(Path(place)), settings.project)
+        found = _snapshot(str(path), lambda path: Folder(Path(path)), settings.project)
         if found is None and path.is_file():
             return path
     if found is None:
@@ -60,15 +60,15 @@ def source(settings: Settings, text: str) -> Source:
     return found
 
 
-def every(settings: Settings, text: str) -> list[Path] | tuple[Place, list[str]]:
+def every(settings: Settings, text: str) -> list[Path] | tuple[BlobStore, list[str]]:
     """The backups that ``text`` names, all of a place where it names no single one: files, or those of a repository.
 
     "": the files in the state folder's backups.
     """
     path = Path(text).expanduser().absolute() if text else settings.folder / "backups"
-    place: Place = _bucket(settings, text.rstrip("/")) if text.startswith("s3:") else Folder(path)
-    if names := repository.names(place):
-        return place, names
+    store: BlobStore = _bucket(settings, text.rstrip("/")) if text.startswith("s3:") else Folder(path)
+    if names := repository.names(store):
+        return store, names
     if not text.startswith("s3:") and path.is_dir() and (files := sorted(path.glob("*.tar"))):
         return files
     if not text:
@@ -76,30 +76,30 @@ def every(settings: Settings, text: str) -> list[Path] | tuple[Place, list[str]]
             f"{path}: there is no backup", "`invoke backup` makes one; or name a place: `invoke backup.verify FOLDER`"
         )
     found = source(settings, text)
-    return [found] if isinstance(found, Path) else (found.place, [found.name])
+    return [found] if isinstance(found, Path) else (found.store, [found.name])
 
 
 def _snapshot(text: str, make: Any, project: str) -> Snapshot | None:
     above, _, last = text.rpartition("/")
     chosen = last.removesuffix(".json")
     if repository.is_name(chosen):
-        place = make(above.removesuffix("/backups"))
-        return Snapshot(place, chosen) if chosen in repository.names(place) else None
-    place = make(text)
-    return newest(place, project)
+        store = make(above.removesuffix("/backups"))
+        return Snapshot(store, chosen) if chosen in repository.names(store) else None
+    store = make(text)
+    return newest(store, project)
 
 
-def newest(place: Place, project: str) -> Snapshot | None:
+def newest(store: BlobStore, project: str) -> Snapshot | None:
     """The newest backup of the project; of the only one that is there where there is none of this. None: no backup."""
-    found = repository.names(place, project) or repository.names(place)
+    found = repository.names(store, project) or repository.names(store)
     if not found:
         return None
     if len({repository.project(name) for name in found}) > 1:
         raise TrackbedError(
-            f"{place} has backups of several projects, none of {project}",
-            f"name one, as in {Snapshot(place, found[-1])}",
+            f"{store} has backups of several projects, none of {project}",
+            f"name one, as in {Snapshot(store, found[-1])}",
         )
-    return Snapshot(place, max(found, key=repository.stamp))
+    return Snapshot(store, max(found, key=repository.stamp))
 
 
 def _bucket(settings: Settings, url: str) -> Bucket:
@@ -127,9 +127,9 @@ def manifest(found: Source) -> dict[str, Any]:
     return archive.read_manifest(found) if isinstance(found, Path) else found.manifest()
 
 
-def verify(found: Source, told: archive.Told | None = None) -> dict[str, Any]:
+def verify(found: Source, on_progress: archive.ProgressCallback | None = None) -> dict[str, Any]:
     """Read every byte of a backup; gives its manifest. Raises TrackbedError when anything is not as it should be."""
-    return archive.verify(found, told) if isinstance(found, Path) else found.verify(told)
+    return archive.verify(found, on_progress) if isinstance(found, Path) else found.verify(on_progress)
 
 
 def members(found: Source, manifest: dict[str, Any]) -> Iterator[tuple[str, int, IO[bytes]]]:

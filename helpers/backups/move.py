@@ -9,7 +9,7 @@ from helpers import lifecycle, start, status
 from helpers.backups import create, locations, switchover, unpack
 from helpers.data import artifacts, move_note
 from helpers.engines import select
-from helpers.engines.base import MLFLOW, Engine, Sink
+from helpers.engines.base import MLFLOW, Engine, ProgressReporter
 from helpers.errors import SettingError, TrackbedError
 from helpers.project.project import Project
 from helpers.services import Notice
@@ -17,7 +17,9 @@ from helpers.settings import LAST_UP
 from helpers.status import Overview
 
 
-def move(system: Project, to: str, object_store: str, sink: Sink, notice: Notice) -> tuple[Path, Overview]:
+def move(
+    system: Project, to: str, object_store: str, progress: ProgressReporter, notice: Notice
+) -> tuple[Path, Overview]:
     """Bring the project to the engine ``to``; gives the archive it was carried in, and what runs now.
 
     Raises TrackbedError, and then the old engine has everything as before.
@@ -30,7 +32,7 @@ def move(system: Project, to: str, object_store: str, sink: Sink, notice: Notice
         raise SettingError(
             f"ENGINE={asked} (from {system.settings.origin('ENGINE')}) would contradict --to={to}: remove it first"
         )
-    lifecycle.up(system, sink, notice)
+    lifecycle.up(system, progress, notice)
     with lifecycle.changing(system, notice):
         old = status.running(system)
         store = object_store or ("external" if system.settings.object_store == "external" else "auto")
@@ -45,39 +47,39 @@ def move(system: Project, to: str, object_store: str, sink: Sink, notice: Notice
             )
         move_note.note(system, to, store)
         try:
-            archived = _carry(system, old, target, sink, notice)
+            archived = _carry(system, old, target, progress, notice)
         except BaseException:
-            move_note.settle(system, sink)
-            start.bring_up(system, sink, notice)
+            move_note.recover(system, progress)
+            start.bring_up(system, progress, notice)
             raise
         # the one step: from here on the new engine is the system's
         system.state.engine, system.state.live = to, target.state.live
         system.state.applied = target.state.applied
         system.state.remembered = {**target.state.remembered, "OBJECT_STORE": store, "ENGINE": to}
         system.state.save()
-        move_note.clear(old, sink)
+        move_note.clear(old, progress)
         move_note.done(system)
-        fresh = replace(system, settings=move_note.resettled(system, to, store))
-        view, _ = start.bring_up(fresh, sink, notice)
+        fresh = replace(system, settings=move_note.settings_on(system, to, store))
+        view, _ = start.bring_up(fresh, progress, notice)
         return archived, view
 
 
-def _carry(system: Project, old: Engine, target: Project, sink: Sink, notice: Notice) -> Path:
+def _carry(system: Project, old: Engine, target: Project, progress: ProgressReporter, notice: Notice) -> Path:
     """Archive the old side, with its server stopped, and bring it up whole on the new one."""
-    sink.step(f"backing up the {old.name} engine")
-    old.halt(MLFLOW, sink)  # nothing is acknowledged any more from here on
+    progress.step(f"backing up the {old.name} engine")
+    old.halt(MLFLOW, progress)  # nothing is acknowledged any more from here on
     path = locations.kept(system.settings, "move-")
-    create.make(system, old, path, sink)
-    whole = unpack.verify(path, sink)
+    create.make(system, old, path, progress)
+    whole = unpack.verify(path, progress)
     # with the server stopped nothing comes or goes: what is missing now would be deleted with the source
     if (held := artifacts.count(old)) != whole.objects:
         raise TrackbedError(
             f"the archive has {whole.objects} artifacts, the store has {held}; nothing was moved",
             "run the same command again; if it is the same, please report it",
         )
-    old.stop(sink)  # the ports are needed on the other side
-    select.make(target, target.state.engine).take_workspace(sink)
-    _, other = start.bring_up(target, sink, notice)
-    new = unpack.copy(target, other, path, whole, sink, notice)
-    switchover.switch_to(target, new, sink, notice)
+    old.stop(progress)  # the ports are needed on the other side
+    select.make(target, target.state.engine).take_workspace(progress)
+    _, other = start.bring_up(target, progress, notice)
+    new = unpack.copy(target, other, path, whole, progress, notice)
+    switchover.switch_to(target, new, progress, notice)
     return path

@@ -1,4 +1,4 @@
-"""A backup repository: many backups in one place, which share what is equal. docs/backup.md tells its format.
+"""A backup repository: many backups that share what is equal. docs/backup.md tells its format.
 
     pieces/AB/ABCD...   up to PIECE bytes each, named by their SHA-256
     backups/NAME.json   one backup: what the manifest of an archive says, and the pieces of its list
@@ -21,8 +21,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
-from helpers.backups.archive import SMALL, Damaged, Told, check_facts, check_format
-from helpers.backups.storage import Missing, Place, Unreadable
+from helpers.backups.archive import SMALL, Damaged, ProgressCallback, check_facts, check_format
+from helpers.backups.storage import BlobStore, Missing, Unreadable
 from helpers.data.checksum import SetSum
 from helpers.errors import TrackbedError
 
@@ -91,9 +91,9 @@ def stamp(name: str) -> str:
     return name.rpartition("-")[2]
 
 
-def names(place: Place, of: str = "") -> list[str]:
-    """The backups in a place, of one project or all."""
-    found = [name.removesuffix(".json") for name in place.names("backups") if name.endswith(".json")]
+def names(store: BlobStore, of: str = "") -> list[str]:
+    """The backups in a store, of one project or all."""
+    found = [name.removesuffix(".json") for name in store.names("backups") if name.endswith(".json")]
     return [name for name in found if is_name(name) and of in ("", project(name))]
 
 
@@ -101,11 +101,11 @@ def names(place: Place, of: str = "") -> list[str]:
 class Snapshot:
     """One backup of a repository, to read."""
 
-    place: Place
+    store: BlobStore
     name: str
 
     def __str__(self) -> str:
-        return f"{self.place}/backups/{self.name}.json"
+        return f"{self.store}/backups/{self.name}.json"
 
     def manifest(self) -> dict[str, Any]:
         """The manifest or the copy of it, checked. Raises Damaged, or TrackbedError for a newer format."""
@@ -120,7 +120,7 @@ class Snapshot:
     def manifest_at(self, path: str) -> dict[str, Any]:
         """What one of its two files says."""
         try:
-            text = self.place.read(path, MANIFEST)
+            text = self.store.read(path, MANIFEST)
         except Missing:
             raise TrackbedError(f"{self}: there is no such backup", "name one that exists") from None
         try:
@@ -205,12 +205,12 @@ class Snapshot:
 
     def _fetch(self, digest: str, size: int) -> bytes:
         try:
-            return fetch(self.place, piece(digest), digest, size)
+            return fetch(self.store, piece(digest), digest, size)
         except Harmed as error:
             raise TrackbedError(
-                f"{self}: its piece {self.place}/{piece(digest)} {error}",
+                f"{self}: its piece {self.store}/{piece(digest)} {error}",
                 f"nothing was changed. `invoke restore {self} --skip-damaged` restores the rest; "
-                f"`invoke backup.verify {self.place}` lists all damage, with --repair it stores again "
+                f"`invoke backup.verify {self.store}` lists all damage, with --repair it stores again "
                 "what the running system still has; or use another backup",
             ) from None
 
@@ -220,7 +220,7 @@ class Snapshot:
             return self._fetch(digest, size)
         except TrackbedError as error:
             try:
-                return fetch(self.place, copy(digest), digest, size)
+                return fetch(self.store, copy(digest), digest, size)
             except Harmed:
                 raise error from None
 
@@ -261,7 +261,7 @@ class Snapshot:
         if more:
             raise Damaged(str(self), f"its list has more than its manifest says, from {entry.name!r} on")
 
-    def verify(self, told: Told | None = None) -> dict[str, Any]:
+    def verify(self, on_progress: ProgressCallback | None = None) -> dict[str, Any]:
         """Read every byte of it; gives its manifest. Raises TrackbedError when anything is not as it should be."""
         manifest = self.manifest()
         whole = manifest["object_bytes"] + manifest["dump_bytes"]
@@ -274,8 +274,8 @@ class Snapshot:
             for content in itertools.islice(blobs, len(entry.pieces)):
                 sha.update(content)
                 passed += len(content)
-                if told:
-                    told(passed, sums.count, whole)
+                if on_progress:
+                    on_progress(passed, sums.count, whole)
             if sha.hexdigest() != entry.sha256:
                 raise Damaged(str(self), f"{entry.name} differs from its list")
             if entry.object:
@@ -301,10 +301,10 @@ class Harmed(Exception):
     """The blob is not what its name says; the text continues "the piece ..."."""
 
 
-def fetch(place: Place, path: str, digest: str, size: int) -> bytes:
+def fetch(store: BlobStore, path: str, digest: str, size: int) -> bytes:
     """A blob whose content is known. Raises Harmed; TrackbedError where the place does not answer."""
     try:
-        content = place.read(path, size)
+        content = store.read(path, size)
     except Missing:
         raise Harmed("is missing, or no plain file") from None
     except Unreadable as error:

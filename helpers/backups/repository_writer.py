@@ -29,7 +29,7 @@ from helpers.backups.repository import (
     rendered,
     stamp,
 )
-from helpers.backups.storage import Place, scratch
+from helpers.backups.storage import BlobStore, scratch
 from helpers.data.checksum import SetSum
 from helpers.errors import TrackbedError
 
@@ -78,18 +78,18 @@ class _Index:
 
 
 class Writer:
-    """Writes one backup into ``place``; ``finish`` makes it one. What is there already is not written again.
+    """Writes one backup into ``store``; ``finish`` makes it one. What is there already is not written again.
 
     ``origin`` names the store that the objects are in: marks mean something only within one. ``lost``: pieces whose
     content is known to be wrong; they are written again where the content is read, and are in ``rewritten`` then.
     """
 
     def __init__(
-        self, place: Place, project: str, about: dict[str, Any], origin: str, lost: Iterable[str] = ()
+        self, store: BlobStore, project: str, about: dict[str, Any], origin: str, lost: Iterable[str] = ()
     ) -> None:
         self.lost, self.rewritten = set(lost), set[str]()
         self.remarks: list[str] = []
-        self._place, self._project, self._origin = place, project, origin
+        self._blobs, self._project, self._origin = store, project, origin
         self.about = {"format": FORMAT, **about}
         self._objects = SetSum()
         self.object_bytes = self.largest = self.chunks = 0
@@ -101,7 +101,7 @@ class Writer:
         self._list = tempfile.TemporaryFile()  # lines only; closed in __exit__
         self._index = _Index()
         self._workers = ThreadPoolExecutor(WORKERS)
-        self._place.begin()
+        self._blobs.begin()
         self._remember()
         return self
 
@@ -114,8 +114,8 @@ class Writer:
 
     def _remember(self) -> None:
         """Learn the newest backup of the same store; one that is damaged is none."""
-        for name in sorted(names(self._place, self._project), key=stamp, reverse=True):
-            snapshot = Snapshot(self._place, name)
+        for name in sorted(names(self._blobs, self._project), key=stamp, reverse=True):
+            snapshot = Snapshot(self._blobs, name)
             try:
                 manifest = snapshot.manifest()
                 if manifest["origin"] == self._origin:
@@ -155,7 +155,7 @@ class Writer:
         return self._index.wanted()
 
     def _holds(self, digest: str, size: int) -> bool:
-        return (digest not in self.lost or digest in self.rewritten) and self._place.holds(piece(digest), size)
+        return (digest not in self.lost or digest in self.rewritten) and self._blobs.holds(piece(digest), size)
 
     def object(self, name: str, size: int, stream: IO[bytes]) -> None:
         self._add(self._store(f"objects/{name}", size, stream, self._index.mark(name)))
@@ -196,12 +196,12 @@ class Writer:
     def _send(self, path: str, content: bytes) -> None:
         while len(self._under_way) >= WORKERS or sum(n for n, _ in self._under_way) + len(content) > AHEAD:
             self._under_way.popleft()[1].result()
-        self._under_way.append((len(content), self._workers.submit(self._place.write, path, content)))
+        self._under_way.append((len(content), self._workers.submit(self._blobs.write, path, content)))
 
     def _arrived(self) -> None:
         while self._under_way:
             self._under_way.popleft()[1].result()
-        self._place.settle()
+        self._blobs.sync()
 
     def finish(self, facts: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """Name the backup, now that all it needs lasts; gives its name and manifest."""
@@ -229,9 +229,9 @@ class Writer:
             "new_pieces": self._stored,
             "new_bytes": self._stored_bytes,
         }
-        while (name := f"trackbed-{self._project}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}") in names(self._place):
+        while (name := f"trackbed-{self._project}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}") in names(self._blobs):
             time.sleep(0.1)  # names have whole seconds
         for path in (f"copies/{name}.json", f"backups/{name}.json"):
-            self._place.write(path, rendered(manifest))
-        self._place.settle()
+            self._blobs.write(path, rendered(manifest))
+        self._blobs.sync()
         return name, manifest

@@ -12,7 +12,7 @@ from helpers.backups import create, damage, disk_space, locations, salvage, swit
 from helpers.backups.salvage import Rest
 from helpers.data import artifacts, database
 from helpers.engines import select
-from helpers.engines.base import MLFLOW, Engine, Sink
+from helpers.engines.base import MLFLOW, Engine, ProgressReporter
 from helpers.errors import TrackbedError
 from helpers.project import credentials, users
 from helpers.project.project import Project
@@ -50,7 +50,7 @@ class Restored:
 def restore(
     system: Project,
     text: str,
-    sink: Sink,
+    progress: ProgressReporter,
     notice: Notice,
     keep_before: bool = True,
     into: str = "",
@@ -66,15 +66,15 @@ def restore(
     disk_space.check_manifest(
         select.current(target), locations.manifest(source)
     )  # reading what cannot fit may take days
-    rest = unpack.verify(source, sink, skip_damaged)
+    rest = unpack.verify(source, progress, skip_damaged)
     people = users.imported(salvage.small(rest, "users.json") or b"{}")
     if into:
         typed.work_on(target.settings.project)  # also where its start fails: what to type is for that one
-    lifecycle.up(target, sink, notice)
+    lifecycle.up(target, progress, notice)
     with lifecycle.changing(target, notice):
         credentials.learn(target.settings, _secrets(rest))
         target.reread_credentials()
-        before = _replace(target, source, rest, sink, notice, keep_before)
+        before = _replace(target, source, rest, progress, notice, keep_before)
     brought = _bring_in(target, people, notice)
     left = bool(people) and not brought and users.load(target.settings) != people
     return target, Restored(rest.manifest, before, brought, left, rest.left, _write_left(target, rest.left))
@@ -99,7 +99,7 @@ def _secrets(rest: Rest) -> dict[str, str]:
 
 
 def _replace(
-    system: Project, source: locations.Source, rest: Rest, sink: Sink, notice: Notice, keep_before: bool
+    system: Project, source: locations.Source, rest: Rest, progress: ProgressReporter, notice: Notice, keep_before: bool
 ) -> Path | None:
     """Make a verified backup live; gives the archive of what was there before."""
     engine = status.running(system)
@@ -109,14 +109,14 @@ def _replace(
             f"--project={system.settings.project} instead of --into replaces them; or choose another",
         )
     try:
-        new = unpack.copy(system, engine, source, rest, sink, notice)
+        new = unpack.copy(system, engine, source, rest, progress, notice)
         for line in unpack.put_to_sleep(engine, new["database"]) if rest.manifest["schema"] else ():
             notice(line)
-        before = _before(system, engine, sink) if keep_before else None
-        engine.halt(MLFLOW, sink)
-        switchover.switch_to(system, new, sink, notice)
+        before = _before(system, engine, progress) if keep_before else None
+        engine.halt(MLFLOW, progress)
+        switchover.switch_to(system, new, progress, notice)
     except BaseException:
-        switchover.roll_back(system, engine, sink, notice)
+        switchover.roll_back(system, engine, progress, notice)
         raise
     _take_settings(system, unpack.settings_of(rest), notice)
     return before
@@ -150,12 +150,12 @@ def _is_empty(system: Project, engine: Engine) -> bool:
     return not held.runs and int(held.tables.get("experiments", ["0"])[0]) <= 1 and not artifacts.total(engine)[0]
 
 
-def _before(system: Project, engine: Engine, sink: Sink) -> Path | None:
+def _before(system: Project, engine: Engine, progress: ProgressReporter) -> Path | None:
     """Stop the server, so that nothing is acknowledged any more, and back up what it holds."""
-    engine.halt(MLFLOW, sink)
+    engine.halt(MLFLOW, progress)
     if _is_empty(system, engine):
         return None
-    sink.step("backing up the current data")
+    progress.step("backing up the current data")
     path = locations.kept(system.settings, "before-")
-    create.make(system, engine, path, sink)
+    create.make(system, engine, path, progress)
     return path

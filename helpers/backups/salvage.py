@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from helpers.backups import damage, locations
-from helpers.backups.archive import LONGEST_HEADER, SMALL, Damaged, Told, plain_member, read_manifest
+from helpers.backups.archive import LONGEST_HEADER, SMALL, Damaged, ProgressCallback, plain_member, read_manifest
 from helpers.backups.locations import Source
 from helpers.backups.repository import DATABASE, Snapshot
 from helpers.backups.storage import scratch
@@ -47,18 +47,18 @@ class _All(Rest):
         return locations.members(self.source, self.manifest)
 
 
-def all_of(source: Source, told: Told | None) -> Rest:
+def all_of(source: Source, on_progress: ProgressCallback | None) -> Rest:
     """Every byte of a backup, read and checked. Raises TrackbedError when anything is not as it should be."""
-    manifest = locations.verify(source, told)
+    manifest = locations.verify(source, on_progress)
     return _All(manifest, (), manifest["objects_sum"], manifest["objects"], manifest["object_bytes"], source)
 
 
-def rest_of(source: Source, told: Told | None) -> Rest:
+def rest_of(source: Source, on_progress: ProgressCallback | None) -> Rest:
     """The same, without what is damaged. Raises TrackbedError where too much is damaged to restore the rest."""
     try:
-        return all_of(source, told)
+        return all_of(source, on_progress)
     except TrackbedError:
-        return of_archive(source, told) if isinstance(source, Path) else of_repository(source, told)
+        return of_archive(source, on_progress) if isinstance(source, Path) else of_repository(source, on_progress)
 
 
 def small(rest: Rest, wanted: str) -> bytes:
@@ -80,13 +80,13 @@ class _OfRepository(Rest):
         return self.snapshot.members(self.manifest, self.wrong)
 
 
-def of_repository(snapshot: Snapshot, told: Told | None) -> Rest:
+def of_repository(snapshot: Snapshot, on_progress: ProgressCallback | None) -> Rest:
     """Raises TrackbedError where manifest, list or dump of the backup are damaged."""
-    found = damage.examine(snapshot.place, [snapshot.name], told, all_of_it=False)
+    found = damage.examine(snapshot.store, [snapshot.name], on_progress, all_of_it=False)
     if snapshot.name in found.lost:
         raise TrackbedError(
             f"{snapshot}: {found.lost[snapshot.name]}",
-            f"nothing was changed; `invoke backup.verify {snapshot.place}` tells which are whole",
+            f"nothing was changed; `invoke backup.verify {snapshot.store}` tells which are whole",
         )
     manifest, wrong, left = snapshot.manifest(), found.pieces, list[str]()
     sums, size = SetSum(), 0
@@ -134,12 +134,12 @@ class _OfArchive(Rest):
                 yield name.decode("utf-8", "surrogateescape"), size, cast("IO[bytes]", _Section(stream, size))
 
 
-def of_archive(path: Path, told: Told | None) -> Rest:
+def of_archive(path: Path, on_progress: ProgressCallback | None) -> Rest:
     """Raises TrackbedError where the manifest, the list of checksums or the dump of the file are damaged."""
     manifest, base = read_manifest(path), scratch()
     base.execute("CREATE TABLE found (name BLOB, at INTEGER, size INTEGER, sha TEXT)")
     base.execute("CREATE TABLE wanted (name BLOB PRIMARY KEY, sha TEXT) WITHOUT ROWID")
-    for name, at, size, sha in _found(path, manifest["bytes"], told):
+    for name, at, size, sha in _found(path, manifest["bytes"], on_progress):
         base.execute("INSERT INTO found VALUES (?, ?, ?, ?)", (name.encode("utf-8", "surrogateescape"), at, size, sha))
     listed = base.execute("SELECT at, size FROM found WHERE name = ? ORDER BY at DESC", (SUMS.encode(),)).fetchone()
     if listed is None:
@@ -167,8 +167,8 @@ def of_archive(path: Path, told: Told | None) -> Rest:
     return _OfArchive(manifest, tuple(left), sums.text, sums.count, total, path, base)
 
 
-def _found(path: Path, end: int, told: Told | None) -> Iterator[tuple[str, int, int, str]]:
-    """Name, place, size and SHA-256 of everything that looks like one of our members."""
+def _found(path: Path, end: int, on_progress: ProgressCallback | None) -> Iterator[tuple[str, int, int, str]]:
+    """Name, offset, size and SHA-256 of everything that looks like one of our members."""
     with (
         path.open("rb") as stream,
         tarfile.open(
@@ -199,8 +199,8 @@ def _found(path: Path, end: int, told: Told | None) -> Iterator[tuple[str, int, 
             while data := content.read(2**20):
                 sha.update(data)
             count += 1
-            if told:
-                told(member.offset_data + member.size, count, end)
+            if on_progress:
+                on_progress(member.offset_data + member.size, count, end)
             yield member.name, member.offset_data, member.size, sha.hexdigest()
 
 

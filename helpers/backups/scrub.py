@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from helpers.backups.damage import inspected
 from helpers.backups.repository import _SHA, piece
-from helpers.backups.storage import Missing, Place, Unreadable
+from helpers.backups.storage import BlobStore, Missing, Unreadable
 from helpers.errors import TrackbedError
 
 FILE = "checked.json"
@@ -34,9 +34,9 @@ class Reread:
     after: str = ""
 
 
-def _state(place: Place) -> tuple[str, list[str]]:
+def _state(store: BlobStore) -> tuple[str, list[str]]:
     try:
-        found = json.loads(place.read(FILE, 2**20))
+        found = json.loads(store.read(FILE, 2**20))
         after, wrong = found["after"], found["wrong"]
         if isinstance(after, str) and isinstance(wrong, list) and all(_SHA.fullmatch(digest) for digest in wrong):
             return after, wrong
@@ -45,14 +45,14 @@ def _state(place: Place) -> tuple[str, list[str]]:
     return "", []
 
 
-def _round(place: Place, after: str) -> Iterator[tuple[str, int]]:
+def _round(store: BlobStore, after: str) -> Iterator[tuple[str, int]]:
     """Every piece once, beginning behind ``after``."""
     begin = piece(after) if _SHA.fullmatch(after) else ""
-    for path, size in place.listed("pieces", begin):
+    for path, size in store.listed("pieces", begin):
         if _SHA.fullmatch(path.rpartition("/")[2]):
             yield path, size
     if begin:
-        for path, size in place.listed("pieces"):
+        for path, size in store.listed("pieces"):
             if path > begin:
                 return
             if _SHA.fullmatch(path.rpartition("/")[2]):
@@ -64,14 +64,14 @@ def _share(after: str, digest: str) -> float:
     return ((int(digest[:8], 16) - int(after[:8] or "0", 16)) % 2**32) / 2**32
 
 
-def again(place: Place) -> Reread:
+def again(store: BlobStore) -> Reread:
     """Read the next share, and what was wrong the last time."""
-    after, known = _state(place)
+    after, known = _state(store)
     found, begun = Reread(after=after), time.monotonic()
 
     def chosen() -> Iterator[tuple[str, int]]:
         read = 0
-        for path, size in _round(place, after):
+        for path, size in _round(store, after):
             if (read >= LEAST and _share(after, path.rpartition("/")[2]) >= SHARE) or (
                 read and time.monotonic() > begun + SECONDS
             ):
@@ -79,29 +79,29 @@ def again(place: Place) -> Reread:
             read += size
             yield path, size
 
-    sizes = {digest: size for digest in known for path, size in _sized(place, digest)}
-    for path, _, wrong in inspected(place, ((piece(digest), sizes.get(digest, 0)) for digest in known)):
+    sizes = {digest: size for digest in known for path, size in _sized(store, digest)}
+    for path, _, wrong in inspected(store, ((piece(digest), sizes.get(digest, 0)) for digest in known)):
         if wrong:
             found.wrong[path.rpartition("/")[2]] = wrong
-    for path, size, wrong in inspected(place, chosen()):
+    for path, size, wrong in inspected(store, chosen()):
         found.count, found.size, found.after = found.count + 1, found.size + size, path.rpartition("/")[2]
         if wrong:
             found.wrong[found.after] = wrong
     return found
 
 
-def _sized(place: Place, digest: str) -> Iterator[tuple[str, int]]:
+def _sized(store: BlobStore, digest: str) -> Iterator[tuple[str, int]]:
     """The piece with its size, where it is there."""
-    for path, size in place.listed(f"pieces/{digest[:2]}"):
+    for path, size in store.listed(f"pieces/{digest[:2]}"):
         if path == piece(digest):
             yield path, size
 
 
-def remember(place: Place, found: Reread, wrong: set[str]) -> None:
+def remember(store: BlobStore, found: Reread, wrong: set[str]) -> None:
     """Where the round goes on, and what is still wrong. Without it the next backup reads the same again."""
     try:
         text = json.dumps({"after": found.after, "wrong": sorted(wrong)[:REMEMBERED]}).encode()
-        place.write(FILE, text)
-        place.settle()
+        store.write(FILE, text)
+        store.sync()
     except TrackbedError:
         pass

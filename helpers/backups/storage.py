@@ -1,4 +1,4 @@
-"""Where a backup repository lies: a folder, or a bucket. Small named blobs, written whole or not at all."""
+"""Where a backup repository is stored: a folder, or a bucket. Small named blobs, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Unreadable(TrackbedError):
     """The blob is there, but the disk or its permissions do not let it be read."""
 
 
-class Place(Protocol):
+class BlobStore(Protocol):
     """Blobs by path. Safe to use from several threads, except ``begin`` and ``holds``."""
 
     def begin(self) -> None:
@@ -53,7 +53,7 @@ class Place(Protocol):
         """A blob; one of more than ``most`` bytes is cut behind the first of these. Raises Missing, TrackbedError."""
 
     def write(self, path: str, content: bytes) -> None:
-        """Store a blob; it is there whole or not at all, and lasts once ``settle`` has returned."""
+        """Store a blob; it is there whole or not at all, and lasts once ``sync`` has returned."""
 
     def holds(self, path: str, size: int) -> bool:
         """Whether a lasting blob of that size is there, without reading it. After ``begin``."""
@@ -64,7 +64,7 @@ class Place(Protocol):
     def listed(self, below: str, after: str = "") -> Iterator[tuple[str, int]]:
         """Path and size of every blob below a path, in the order of their paths; those behind ``after``."""
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """Return when everything written lasts."""
 
 
@@ -176,7 +176,7 @@ class Folder:
         except OSError as error:
             raise TrackbedError(f"{self.path / below}: {error.strerror}", "is this a backup's folder?") from None
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         try:
             for folder in (*sorted(self._changed), self.path, self.path.parent):
                 handle = os.open(folder, os.O_RDONLY)
@@ -360,5 +360,5 @@ class Bucket:
     def names(self, below: str) -> list[str]:
         return sorted(path.removeprefix(f"{below}/") for path, _ in self.listed(f"{below}/"))
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """S3 answers when an object is stored."""

@@ -5,32 +5,32 @@ from __future__ import annotations
 from helpers import start
 from helpers.backups import unpack
 from helpers.data import journal
-from helpers.engines.base import Engine, Sink
+from helpers.engines.base import Engine, ProgressReporter
 from helpers.errors import TrackbedError
 from helpers.project.project import Project
 from helpers.services import Notice
 
 
-def switch_to(system: Project, new: dict[str, str], sink: Sink, notice: Notice) -> None:
+def switch_to(system: Project, new: dict[str, str], progress: ProgressReporter, notice: Notice) -> None:
     """Make ``new`` live in one step and start with it; back to the old one when that does not come up."""
     old = dict(system.state.live)
     system.state.live = {**old, **new}
     system.state.save()
     try:
-        _, engine = start.bring_up(system, sink, notice)
+        _, engine = start.bring_up(system, progress, notice)
     except TrackbedError as error:
         system.state.live = old
         system.state.save()
         raise TrackbedError(
             f"the new data do not start: {error.message}", "the old one is active again", error.details
         ) from None
-    journal.settle(system.state, engine, sink)
+    journal.recover(system.state, engine, progress)
 
 
-def roll_back(system: Project, engine: Engine, sink: Sink, notice: Notice) -> None:
+def roll_back(system: Project, engine: Engine, progress: ProgressReporter, notice: Notice) -> None:
     """After a failure: what is live runs again, and the copy goes."""
     try:
-        start.bring_up(system, sink, notice)
-        unpack.abandon(system, engine, sink)
+        start.bring_up(system, progress, notice)
+        unpack.abandon(system, engine, progress)
     except TrackbedError as error:
         notice(f"warning: {error.message}; `invoke up` repairs it")

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from helpers.backups import damage, disk_space, loading, salvage
-from helpers.backups.create import PORTABLE, Progress, need
+from helpers.backups.create import PORTABLE, Meter, need
 from helpers.backups.locations import Source
 from helpers.backups.salvage import Rest
 from helpers.data import artifacts, database, journal
 from helpers.engines import select
-from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, Sink
+from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, ProgressReporter
 from helpers.errors import TrackbedError
 from helpers.project.project import Project
 from helpers.settings import Settings
@@ -53,7 +53,7 @@ class _Counted:
         return content
 
 
-def _objects(members: Iterator[Member], progress: Progress, whole: int, disk: disk_space.Watch) -> Iterator[Member]:
+def _objects(members: Iterator[Member], meter: Meter, whole: int, disk: disk_space.Watch) -> Iterator[Member]:
     count = size = 0
     for name, length, content in members:
         if not name.startswith("objects/"):
@@ -62,7 +62,7 @@ def _objects(members: Iterator[Member], progress: Progress, whole: int, disk: di
         yield name.removeprefix("objects/"), length, cast("IO[bytes]", _Counted(content, disk.took))
         disk.took(disk_space.OBJECT)
         count, size = count + 1, size + length
-        progress.say(size, count, whole)
+        meter.report(size, count, whole)
 
 
 def _renamed(names: dict[str, str]) -> list[str]:
@@ -92,14 +92,14 @@ def settings_of(rest: Rest) -> dict[str, str]:
     return taken
 
 
-def verify(source: Source, sink: Sink, skip_damaged: bool = False) -> Rest:
+def verify(source: Source, progress: ProgressReporter, skip_damaged: bool = False) -> Rest:
     """Read every byte of a backup. Raises TrackbedError when anything is not as it should be.
 
     ``skip_damaged``: only when more is damaged than artifacts, settings or logins, which are left out then.
     """
-    sink.step(f"verifying {source}")
-    progress = Progress(sink, "verifying")
-    return salvage.rest_of(source, progress.say) if skip_damaged else salvage.all_of(source, progress.say)
+    progress.step(f"verifying {source}")
+    meter = Meter(progress, "verifying")
+    return salvage.rest_of(source, meter.report) if skip_damaged else salvage.all_of(source, meter.report)
 
 
 def _database(
@@ -130,7 +130,12 @@ def _database(
 
 
 def copy(
-    system: Project, engine: Engine, source: Source, rest: Rest, sink: Sink, notice: Callable[[str], None]
+    system: Project,
+    engine: Engine,
+    source: Source,
+    rest: Rest,
+    progress: ProgressReporter,
+    notice: Callable[[str], None],
 ) -> dict[str, str]:
     """Restore the verified backup into a database and prefix of their own, prove it, migrate it; gives the names.
 
@@ -163,13 +168,13 @@ def copy(
                 return
 
     if manifest["chunks"]:
-        sink.step("database")
+        progress.step("database")
         for left in _database(system, engine, new, manifest, chunks(), disk):
             notice(f"warning: left out, because it is not MLflow's: {left}")
-    sink.step("objects")
-    _copy_objects(engine, new["prefix"], itertools.chain(first, members), rest, disk, sink, notice)
+    progress.step("objects")
+    _copy_objects(engine, new["prefix"], itertools.chain(first, members), rest, disk, progress, notice)
     if verdict == "older":
-        migrate(system, new, sink)
+        migrate(system, new, progress)
     return new
 
 
@@ -179,15 +184,15 @@ def _copy_objects(
     members: Iterator[Member],
     rest: Rest,
     disk: disk_space.Watch,
-    sink: Sink,
+    progress: ProgressReporter,
     notice: Callable[[str], None],
 ) -> None:
     """The artifacts below a prefix of their own, read back. Raises TrackbedError where they are others."""
-    found = _objects(members, Progress(sink, "objects"), rest.object_bytes, disk)
+    found = _objects(members, Meter(progress, "objects"), rest.object_bytes, disk)
     renamed = artifacts.write(engine, prefix, found)
     for line in _renamed(renamed):
         notice(line)
-    sink.step("reading the objects back")
+    progress.step("reading the objects back")
     stored, size = artifacts.sums(engine, prefix, renamed)
     if (stored.text, stored.count) != (rest.objects_sum, rest.objects):
         raise TrackbedError(
@@ -234,9 +239,9 @@ def put_to_sleep(engine: Engine, name: str) -> list[str]:
     return lines
 
 
-def migrate(system: Project, live: dict[str, str], sink: Sink) -> None:
+def migrate(system: Project, live: dict[str, str], progress: ProgressReporter) -> None:
     """Bring a database that is not live up to this MLflow's schema."""
-    sink.step("migrating the copy to this MLflow's schema")
+    progress.step("migrating the copy to this MLflow's schema")
     done = beside(system, live).one_shot(MLFLOW, (PROGRAM, "migrate"), timeout=24 * 3600)
     if done.code:
         lines = tuple(done.stderr.strip().splitlines()[-5:])
@@ -245,9 +250,9 @@ def migrate(system: Project, live: dict[str, str], sink: Sink) -> None:
         )
 
 
-def abandon(system: Project, engine: Engine, sink: Sink) -> None:
+def abandon(system: Project, engine: Engine, progress: ProgressReporter) -> None:
     """After a failed change: remove the copy, as far as that works now; the next `up` does the rest."""
     try:
-        journal.settle(system.state, engine, sink)
+        journal.recover(system.state, engine, progress)
     except TrackbedError as error:
-        sink.step(f"what was begun is still there, `invoke up` removes it ({error.message})")
+        progress.step(f"what was begun is still there, `invoke up` removes it ({error.message})")

@@ -12,7 +12,7 @@ from typing import Any
 from helpers import lifecycle, start, status
 from helpers.backups import create, locations, switchover, unpack
 from helpers.data import database, journal
-from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, Sink
+from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, ProgressReporter
 from helpers.errors import TrackbedError
 from helpers.project.project import Project
 from helpers.services import Notice
@@ -54,7 +54,7 @@ def changes(engine: Engine, schema: dict[str, str | None]) -> tuple[Change, ...]
     return (*listed, Change("MLflow's schema", schema["database"] or "none", schema["code"] or "none"))
 
 
-def upgrade(system: Project, sink: Sink, notice: Notice) -> Upgraded:
+def upgrade(system: Project, progress: ProgressReporter, notice: Notice) -> Upgraded:
     """Migrate a copy of the database to this clone's MLflow, prove it and switch to it.
 
     Raises TrackbedError, and then the old database is the live one, untouched.
@@ -62,8 +62,9 @@ def upgrade(system: Project, sink: Sink, notice: Notice) -> Upgraded:
     with lifecycle.changing(system, notice):
         engine = status.running(system)
         create.need(engine, POSTGRES, STORE)
-        journal.settle(system.state, engine, sink)  # an interrupted upgrade begins anew: `up` refuses the old schema
-        engine.prepare(sink)
+        # an interrupted upgrade begins again: `up` refuses the old schema
+        journal.recover(system.state, engine, progress)
+        engine.prepare(progress)
         schema = _schema(engine)
         listed = changes(engine, schema)
         if schema["state"] == "newer":
@@ -73,16 +74,16 @@ def upgrade(system: Project, sink: Sink, notice: Notice) -> Upgraded:
                 "git pull, or `invoke upgrade --back`",
             )
         if schema["state"] != "older":
-            start.bring_up(system, sink, notice)
+            start.bring_up(system, progress, notice)
             return Upgraded(listed, None, False)
         images = {service.name: service.image for service in engine.services()}
         old = {key: system.state.live[key] for key in ("database", "prefix")}
         new = {"database": journal.fresh()["database"], "prefix": old["prefix"]}
-        engine.halt(MLFLOW, sink)  # nothing is acknowledged any more until the switch
+        engine.halt(MLFLOW, progress)  # nothing is acknowledged any more until the switch
         try:
-            sink.step("backing up")
+            progress.step("backing up")
             path = locations.kept(system.settings, "before-upgrade-")
-            create.make(system, engine, path, sink)
+            create.make(system, engine, path, progress)
             kept = {
                 **old,
                 "schema": schema["database"] or "",
@@ -91,22 +92,24 @@ def upgrade(system: Project, sink: Sink, notice: Notice) -> Upgraded:
                 "at": datetime.now(UTC).isoformat(timespec="seconds"),
             }
             journal.open_change(system.state, engine.name, new, kept)
-            sink.step("copying the database")
+            progress.step("copying the database")
             database.create(engine, new["database"], old["database"])
-            _migrate(system, engine, new, old, sink)
-            switchover.switch_to(system, new, sink, notice)
+            _migrate(system, engine, new, old, progress)
+            switchover.switch_to(system, new, progress, notice)
         except BaseException:
-            unpack.abandon(system, engine, sink)
-            engine.resume(MLFLOW, sink)  # the server of what is live: mostly the old one, with the old schema
+            unpack.abandon(system, engine, progress)
+            engine.resume(MLFLOW, progress)  # the server of what is live: mostly the old one, with the old schema
             raise
         return Upgraded(listed, path, True)
 
 
-def _migrate(system: Project, engine: Engine, new: dict[str, str], old: dict[str, str], sink: Sink) -> None:
+def _migrate(
+    system: Project, engine: Engine, new: dict[str, str], old: dict[str, str], progress: ProgressReporter
+) -> None:
     """Migrate the copy, and prove that no run, metric, parameter or tag was lost on the way."""
     before = database.contents(engine, old["database"]).tables
-    unpack.migrate(system, new, sink)
-    sink.step("probing the copy")
+    unpack.migrate(system, new, progress)
+    progress.step("probing the copy")
     found = _schema(unpack.beside(system, new))
     if found["state"] != "current":
         raise TrackbedError(
@@ -137,7 +140,7 @@ def _kept(system: Project) -> Path:
     return system.settings.folder / journal.KEPT
 
 
-def back(system: Project, sink: Sink, notice: Notice) -> tuple[dict[str, Any], Path, bool]:
+def back(system: Project, progress: ProgressReporter, notice: Notice) -> tuple[dict[str, Any], Path, bool]:
     """Return to the database kept by the last upgrade.
 
     Gives what was kept, an archive of what is left behind, and whether the old MLflow could be started here.
@@ -145,7 +148,7 @@ def back(system: Project, sink: Sink, notice: Notice) -> tuple[dict[str, Any], P
     with lifecycle.changing(system, notice):
         engine = status.running(system)
         create.need(engine, POSTGRES, STORE)
-        journal.settle(system.state, engine, sink)  # an upgrade interrupted at its end leaves its note
+        journal.recover(system.state, engine, progress)  # an upgrade interrupted at its end leaves its note
         try:
             kept = {key: str(value) for key, value in json.loads(_kept(system).read_bytes()).items()}
         except (OSError, ValueError, AttributeError):
@@ -159,10 +162,10 @@ def back(system: Project, sink: Sink, notice: Notice) -> tuple[dict[str, Any], P
                 f"the earlier database {kept['database']} is gone",
                 f"`invoke restore {kept['archive']}`, with the MLflow of that time",
             )
-        engine.halt(MLFLOW, sink)
-        sink.step("backing up the current data")
+        engine.halt(MLFLOW, progress)
+        progress.step("backing up the current data")
         path = locations.kept(system.settings, "before-back-")
-        create.make(system, engine, path, sink)
+        create.make(system, engine, path, progress)
         left = {key: system.state.live[key] for key in ("database", "prefix")}
         journal.open_change(system.state, engine.name, left)  # names what goes once it is not live: killed, `up` does
         system.state.live = {**system.state.live, "database": kept["database"], "prefix": kept["prefix"]}
@@ -172,5 +175,5 @@ def back(system: Project, sink: Sink, notice: Notice) -> tuple[dict[str, Any], P
             system.state.remembered["MLFLOW_IMAGE"] = kept["image"]
         system.state.save()
         _kept(system).unlink(missing_ok=True)
-        journal.settle(system.state, engine, sink)
+        journal.recover(system.state, engine, progress)
         return kept, path, runnable or bool(kept["image"])

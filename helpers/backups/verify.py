@@ -8,7 +8,7 @@ from pathlib import Path
 from helpers import lifecycle, status
 from helpers.backups import create, damage, locations, repository
 from helpers.backups.repository import Snapshot
-from helpers.engines.base import Sink
+from helpers.engines.base import ProgressReporter
 from helpers.errors import SettingError, TrackbedError
 from helpers.project.project import Project
 from helpers.services import Notice
@@ -25,33 +25,33 @@ class Verified:
     repairable: bool
 
 
-def verify(system: Project, text: str, repair: bool, sink: Sink, notice: Notice) -> Verified:
+def verify(system: Project, text: str, repair: bool, progress: ProgressReporter, notice: Notice) -> Verified:
     """Read everything back of the backups that ``text`` names: a file, all of a folder or bucket, or one of them.
 
     ``repair``: manifests and lists from their copies; pieces from the running system, of which a new backup is made.
     """
-    progress = create.Progress(sink, "verifying")
+    meter = create.Meter(progress, "verifying")
     chosen = locations.every(system.settings, text)
     if isinstance(chosen, list):
         if repair:
             raise SettingError(
                 "--repair is for a repository: a single file cannot be repaired; `invoke backup` makes a new one."
             )
-        return _verified_files(chosen, progress)
-    place, names = chosen
+        return _verified_files(chosen, meter)
+    store, names = chosen
     if repair:
-        locations.target(system.settings, f"{place}/")  # refuses where root must not write
-    found = damage.examine(place, names, progress.say, set(names) == set(repository.names(place)))
+        locations.target(system.settings, f"{store}/")  # refuses where root must not write
+    found = damage.examine(store, names, meter.report, set(names) == set(repository.names(store)))
     if found.well or not repair:
-        return Verified(tuple(damage.report(place, found)), found.well, _summary(found), f"{place}", True)
-    lines = [f"repaired from its copy: {path}" for path in damage.mend(place, found)]
+        return Verified(tuple(damage.report(store, found)), found.well, _summary(found), f"{store}", True)
+    lines = [f"repaired from its copy: {path}" for path in damage.repair(store, found)]
     if found.pieces:
         with lifecycle.changing(system, notice):
-            added = create.add(system, status.running(system), place, sink, lost=found.pieces)
-        lines += [f"made for it: {Snapshot(place, added.name)}", *create.health(place, added).lines]
+            added = create.add(system, status.running(system), store, progress, lost=found.pieces)
+        lines += [f"made for it: {Snapshot(store, added.name)}", *create.health(store, added).lines]
         names = [*names, added.name]
-    found = damage.examine(place, names, progress.say)
-    return Verified((*lines, *damage.report(place, found)), found.well, _summary(found), f"{place}", False)
+    found = damage.examine(store, names, meter.report)
+    return Verified((*lines, *damage.report(store, found)), found.well, _summary(found), f"{store}", False)
 
 
 def _summary(found: damage.Found) -> str:
@@ -62,11 +62,11 @@ def _summary(found: damage.Found) -> str:
     )
 
 
-def _verified_files(paths: list[Path], progress: create.Progress) -> Verified:
+def _verified_files(paths: list[Path], meter: create.Meter) -> Verified:
     lines, size = [], 0
     for path in paths:
         try:
-            size += int(locations.verify(path, progress.say)["bytes"])
+            size += int(locations.verify(path, meter.report)["bytes"])
         except TrackbedError as error:
             lines.append(
                 f"{error.message}; `invoke restore {path} --skip-damaged` restores what is whole of it, if "

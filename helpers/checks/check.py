@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from helpers import pages, workspace
-from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Engine, ExecResult, Sink
+from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Engine, ExecResult, ProgressReporter
 from helpers.errors import TrackbedError
 from helpers.gpu import advice, node_types, verify
 
@@ -79,23 +79,23 @@ class CheckResult:
     seconds: float = 0.0
 
 
-def run_check(engine: Engine, sink: Sink) -> list[CheckResult]:
+def run_check(engine: Engine, progress: ProgressReporter) -> list[CheckResult]:
     """Log a run from inside the notebook, then look for its rows and its object.
 
     It is logged to an experiment of its own, which is gone for good afterwards, whatever failed.
     """
     name = f"{PREFIX}-{secrets.token_hex(6)}"
     try:
-        results = _look(engine, sink, name)
+        results = _look(engine, progress, name)
     except BaseException:
         _tidy(engine, name)
         raise
-    sink.step("Deleting what was logged")
+    progress.step("Deleting what was logged")
     return [*results, _tidy(engine, name)]
 
 
-def _look(engine: Engine, sink: Sink, name: str) -> list[CheckResult]:
-    sink.step("Logging a run from inside the notebook")
+def _look(engine: Engine, progress: ProgressReporter, name: str) -> list[CheckResult]:
+    progress.step("Logging a run from inside the notebook")
     results, run = _in_notebook(engine, name)
     complete = "artifact_path" in run
     plan = engine.plan()
@@ -103,7 +103,7 @@ def _look(engine: Engine, sink: Sink, name: str) -> list[CheckResult]:
         uri = plan.service(JUPYTER).environment["MLFLOW_TRACKING_URI"]
         results.append(CheckResult(THEIRS, complete, f"not ours to look at: {uri} keeps them" if complete else SKIPPED))
     elif complete:
-        sink.step("Looking for the run in PostgreSQL and for its artifact in the object store")
+        progress.step("Looking for the run in PostgreSQL and for its artifact in the object store")
         results += _rows(engine, run)
         results.append(_object(engine, run))
     else:
@@ -111,7 +111,7 @@ def _look(engine: Engine, sink: Sink, name: str) -> list[CheckResult]:
     results.append(_workspace(engine))
     if MLFLOW in plan.names:
         results.append(_pages(engine))
-    return results + _gpus(engine, sink, name)
+    return results + _gpus(engine, progress, name)
 
 
 def verdict(results: Sequence[CheckResult]) -> str:
@@ -125,11 +125,11 @@ def verdict(results: Sequence[CheckResult]) -> str:
     return f"all {len(results)} checks passed"
 
 
-def _gpus(engine: Engine, sink: Sink, experiment: str) -> list[CheckResult]:
+def _gpus(engine: Engine, progress: ProgressReporter, experiment: str) -> list[CheckResult]:
     """The GPUs from inside the notebook; nothing for a notebook without one."""
     if engine.accelerator.kind == node_types.NONE:
         return []
-    sink.step("Computing on the GPU inside the notebook")
+    progress.step("Computing on the GPU inside the notebook")
     try:
         lines, done = verify.inside(engine, quick=False, experiment=experiment)
     except TrackbedError as error:

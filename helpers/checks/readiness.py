@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from helpers import gateway, remote_server
-from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, POSTGRES, Engine, Sink
+from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, POSTGRES, Engine, ProgressReporter
 from helpers.engines.failures import stop_at_failed
 from helpers.errors import NotListening, NotReady
 from helpers.http_request import SEARCH, Answer, ask
@@ -96,7 +96,7 @@ def _newly_ready(engine: Engine, wanted: Mapping[str, tuple[Probe, ...]], missin
             yield service
 
 
-def _not_up(engine: Engine, names: Collection[str], sink: Sink) -> dict[str, str]:
+def _not_up(engine: Engine, names: Collection[str], progress: ProgressReporter) -> dict[str, str]:
     """The services that are not up in the engine's own word, each with its state; those that are, without a probe too,
     are told as ready.
 
@@ -106,11 +106,13 @@ def _not_up(engine: Engine, names: Collection[str], sink: Sink) -> dict[str, str
     statuses = [status for status in engine.services() if status.name in names]
     for status in statuses:
         if status.name == POSTGRES and status.up:  # what was asked went through to it
-            sink.service(POSTGRES, "ready")
+            progress.service(POSTGRES, "ready")
     return {status.name: str(status.state) for status in statuses if not status.up}
 
 
-def wait(engine: Engine, services: Iterable[str], timeout: float, sink: Sink, changed: bool = True) -> None:
+def wait(
+    engine: Engine, services: Iterable[str], timeout: float, progress: ProgressReporter, changed: bool = True
+) -> None:
     """Return when every service is usable, through to the database and the object store, and every one of them is up.
 
     Raises ServiceFailed at once when one has exited or is unhealthy for good, NotReady after ``timeout`` seconds,
@@ -126,8 +128,8 @@ def wait(engine: Engine, services: Iterable[str], timeout: float, sink: Sink, ch
 
     def look() -> None:
         for service in _newly_ready(engine, wanted, missing):
-            sink.service(service, "ready")
-        down = {} if missing else _not_up(engine, names, sink)
+            progress.service(service, "ready")
+        down = {} if missing else _not_up(engine, names, progress)
         missing.update((name, state) for name, state in down.items() if name in wanted)  # they are asked again
         if missing or down:
             stop_at_failed(engine, names, seen)

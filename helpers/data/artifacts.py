@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO
 
 from helpers.data.checksum import SetSum
-from helpers.engines.base import MLFLOW, Engine, Sink
+from helpers.engines.base import MLFLOW, Engine, ProgressReporter
 from helpers.errors import TrackbedError
 
 PROGRAM = "trackbed-mlflow"
@@ -45,23 +45,23 @@ def total(engine: Engine) -> tuple[int, int]:
     return sum(count for count, _ in found), sum(size for _, size in found)
 
 
-def read_all(engine: Engine, sink: Sink) -> Iterator[tuple[str, int, IO[bytes]]]:
+def read_all(engine: Engine, progress: ProgressReporter) -> Iterator[tuple[str, int, IO[bytes]]]:
     """`read` of every object, also of those that the store holds and does not list."""
     yield from read(engine)
-    if hidden := _hidden(engine, sink):
+    if hidden := _hidden(engine, progress):
         yield from read(engine, iter(hidden))
 
 
-def list_all(engine: Engine, sink: Sink) -> Iterator[tuple[str, int, str]]:
+def list_all(engine: Engine, progress: ProgressReporter) -> Iterator[tuple[str, int, str]]:
     """`listing` of every object in the same way; the size of those that are not listed is said to be 0."""
     yield from listing(engine)
-    yield from ((name, 0, "") for name in _hidden(engine, sink))
+    yield from ((name, 0, "") for name in _hidden(engine, progress))
 
 
-def _hidden(engine: Engine, sink: Sink) -> tuple[str, ...]:
+def _hidden(engine: Engine, progress: ProgressReporter) -> tuple[str, ...]:
     hidden = engine.unlisted()
     if hidden:
-        sink.step(f"{len(hidden)} artifacts that the store does not list, because each lies below another artifact")
+        progress.step(f"{len(hidden)} artifacts that the store does not list, because each lies below another artifact")
     return hidden
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from helpers.data import artifacts, database
-from helpers.engines.base import Engine, Sink
+from helpers.engines.base import Engine, ProgressReporter
 from helpers.errors import TrackbedError
 from helpers.project.state import State, write_private
 
@@ -58,8 +58,8 @@ def close(state: State) -> None:
     _path(state).unlink(missing_ok=True)
 
 
-def settle(state: State, engine: Engine, sink: Sink) -> None:
-    """Remove what an ended or interrupted change left: the copy that is not live. The live one has to be up."""
+def recover(state: State, engine: Engine, progress: ProgressReporter) -> None:
+    """Remove what an ended or interrupted change left: the copy that is not active. The active one has to be up."""
     found = read(state)
     if found is None:
         return
@@ -69,9 +69,9 @@ def settle(state: State, engine: Engine, sink: Sink) -> None:
         stays.add(found["kept"]["database"])
     for copy in {note["database"]: note for note in (found["old"], found["new"])}.values():
         if copy["database"] not in stays:
-            sink.step(f"removing the database {copy['database']}, which is no longer active")
+            progress.step(f"removing the database {copy['database']}, which is no longer active")
             database.drop(engine, copy["database"])
         if copy["prefix"] != state.live["prefix"]:
-            sink.step(f"removing the artifacts below {copy['prefix']}, which are no longer active")
+            progress.step(f"removing the artifacts below {copy['prefix']}, which are no longer active")
             artifacts.drop(engine, copy["prefix"])
     close(state)

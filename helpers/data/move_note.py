@@ -8,7 +8,7 @@ from pathlib import Path
 
 from helpers.data import journal
 from helpers.engines import select
-from helpers.engines.base import Engine, Sink
+from helpers.engines.base import Engine, ProgressReporter
 from helpers.errors import TrackbedError
 from helpers.project.project import Project
 from helpers.project.state import State, make_folder, write_private
@@ -27,10 +27,10 @@ def scratch(system: Project, engine: str, object_store: str) -> Project:
     folder = make_folder(system.settings.folder / FOLDER, private=True)
     state = State(folder, instance=system.state.instance, engine=engine, remembered=dict(system.state.remembered))
     state.live["prefix"] = journal.fresh()["prefix"]  # both sides may have the same bucket
-    return Project(resettled(system, engine, object_store), state)
+    return Project(settings_on(system, engine, object_store), state)
 
 
-def resettled(system: Project, engine: str, object_store: str) -> Settings:
+def settings_on(system: Project, engine: str, object_store: str) -> Settings:
     """The settings on the other side; what the next `up` remembers is the new store, not the word of this command."""
     return system.settings.again(system.state.remembered, engine=engine, object_store=object_store)
 
@@ -50,13 +50,13 @@ def held(engine: Engine) -> tuple[str, ...]:
     return tuple(item.name for item in engine.data() if not item.name.endswith("/venvs"))
 
 
-def clear(engine: Engine, sink: Sink) -> None:
+def clear(engine: Engine, progress: ProgressReporter) -> None:
     """Stop what runs there, and remove its data."""
-    engine.stop(sink)
-    engine.remove_data(sink)
+    engine.stop(progress)
+    engine.remove_data(progress)
 
 
-def settle(system: Project, sink: Sink) -> None:
+def recover(system: Project, progress: ProgressReporter) -> None:
     """End what an interrupted move left: the side that is not live is stopped and its copy removed."""
     try:
         found = json.loads(_path(system).read_bytes())
@@ -66,8 +66,8 @@ def settle(system: Project, sink: Sink) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         raise TrackbedError(f"{_path(system)} is damaged", f"remove it: rm {_path(system)}") from None
     for side in sides - {system.state.engine}:
-        sink.step(f"a move was interrupted; removing its copy on the {side} engine")
+        progress.step(f"a move was interrupted; removing its copy on the {side} engine")
         # the store that was asked for is the other side's; what is removed here is found by its labels or its folder
         has = side in select.ENGINES and store in select.ENGINES[side].stores
-        clear(select.make(scratch(system, side, store if has else "auto"), side), sink)
+        clear(select.make(scratch(system, side, store if has else "auto"), side), progress)
     done(system)

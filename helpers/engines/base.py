@@ -33,10 +33,10 @@ from helpers.services import (
     Network,
     Plan,
     Port,
+    ProgressReporter,
     SecretFile,
     ServiceSpec,
     ServiceStatus,
-    Sink,
     StartReport,
     State,
     Volume,
@@ -67,10 +67,10 @@ __all__ = [
     "Network",
     "Plan",
     "Port",
+    "ProgressReporter",
     "SecretFile",
     "ServiceSpec",
     "ServiceStatus",
-    "Sink",
     "StartReport",
     "State",
     "Volume",
@@ -118,7 +118,7 @@ class Engine(Protocol):
     def plan(self) -> Plan:
         """The services as data."""
 
-    def prepare(self, sink: Sink) -> tuple[str, ...]:
+    def prepare(self, progress: ProgressReporter) -> tuple[str, ...]:
         """Make what services are made from (images, venvs) where missing or outdated; gives what was made."""
 
     def fingerprint(self) -> str:
@@ -127,16 +127,16 @@ class Engine(Protocol):
     def unchanged(self) -> bool:
         """True when every service runs exactly as ``plan`` says, so that ``up`` has only to look."""
 
-    def start(self, sink: Sink) -> StartReport:
+    def start(self, progress: ProgressReporter) -> StartReport:
         """Bring up every service that is not up as planned. Idempotent and bounded. Raises ServiceFailed."""
 
-    def stop(self, sink: Sink, drain: int = 40) -> tuple[str, ...]:
+    def stop(self, progress: ProgressReporter, drain: int = 40) -> tuple[str, ...]:
         """Stop the services, notebook first, after ``drain`` seconds for running requests; keeps data. Gives names."""
 
     def data(self) -> tuple[DataItem, ...]:
         """What ``remove_data`` would delete."""
 
-    def remove_data(self, sink: Sink) -> None:
+    def remove_data(self, progress: ProgressReporter) -> None:
         """Delete all data of this project. Only after ``stop``."""
 
     def services(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
@@ -161,10 +161,10 @@ class Engine(Protocol):
     def unlisted(self) -> tuple[str, ...]:
         """The names of the live artifacts that the object store holds and does not list."""
 
-    def halt(self, service: str, sink: Sink) -> None:
+    def halt(self, service: str, progress: ProgressReporter) -> None:
         """Stop one service, with the time to finish that it has; ``start`` brings it back. Nothing when it is down."""
 
-    def resume(self, service: str, sink: Sink) -> None:
+    def resume(self, service: str, progress: ProgressReporter) -> None:
         """Start a service that ``halt`` stopped, exactly as it was."""
 
     def open(self, service: str, port: str) -> AbstractContextManager[Address]:
@@ -183,7 +183,7 @@ class Engine(Protocol):
     def workspace_fix(self) -> str:
         """What to type so that the notebook may write to all of its workspace."""
 
-    def take_workspace(self, sink: Sink) -> None:
+    def take_workspace(self, progress: ProgressReporter) -> None:
         """Make a workspace that was another engine's the own notebook's, before the first start."""
 
     def access_token(self) -> str:

@@ -147,7 +147,7 @@ def look(psql: Psql, live: str) -> Found:
     return Found(first, *(word == "t" for word in rest))
 
 
-def settle(psql: Psql, live: str, password_file: str = "", stop_server: Callable[[], None] = lambda: None) -> str:
+def ensure(psql: Psql, live: str, password_file: str = "", stop_server: Callable[[], None] = lambda: None) -> str:
     """Make both roles and the live database what they should be; gives a line to tell, or "" when they were.
 
     ``stop_server`` is called before the role that the running server is connected as is replaced.

@@ -10,7 +10,7 @@ from helpers import commands
 from helpers.errors import TrackbedError
 from helpers.gpu import advice
 from helpers.gpu.accelerator import Accelerator
-from helpers.services import JUPYTER, ExecResult, Sink
+from helpers.services import JUPYTER, ExecResult, ProgressReporter
 
 SCRIPT = Path(__file__).with_name("check_script.py")
 
@@ -64,9 +64,9 @@ def inside(
     return lines, done
 
 
-def verify(engine: Engine, sink: Sink) -> None:
+def verify(engine: Engine, progress: ProgressReporter) -> None:
     """Raise TrackbedError when the notebook cannot open the GPU it was started with: no silent fall back to the CPU."""
-    sink.step("opening the GPU inside the notebook")
+    progress.step("opening the GPU inside the notebook")
     lines, done = inside(engine, quick=True, timeout=60)
     if lines and lines[0]["ok"]:
         return

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from helpers.gpu import node_types
 from helpers.settings import parsers
-from helpers.settings.parsers import Around, Wrong
+from helpers.settings.parsers import InvalidValue, ParseContext
 from helpers.spelling import nearest
 
 T = TypeVar("T", covariant=True)
@@ -22,21 +22,21 @@ class Kind(Generic[T]):
     """``allowed`` completes "must be ..."; ``word`` is what help shows behind the flag, as in PORT or auto|token."""
 
     allowed: str
-    parse: Callable[[str, Around], T]
+    parse: Callable[[str, ParseContext], T]
     word: str = "WORD"
 
 
 def optional(kind: Kind[Value], empty: Empty) -> Kind[Value | Empty]:
     """The same, with ``empty`` where nothing is given."""
-    return Kind(kind.allowed, lambda text, around: kind.parse(text, around) if text else empty, kind.word)
+    return Kind(kind.allowed, lambda text, context: kind.parse(text, context) if text else empty, kind.word)
 
 
 def one_of(*words: str) -> Kind[str]:
     """One of a few words."""
 
-    def parse(text: str, around: Around) -> str:
+    def parse(text: str, context: ParseContext) -> str:
         if text not in words:
-            raise Wrong(nearest(text, words))
+            raise InvalidValue(nearest(text, words))
         return text
 
     return Kind(f"one of {', '.join(words)}", parse, "|".join(words))
@@ -45,9 +45,9 @@ def one_of(*words: str) -> Kind[str]:
 def integer(low: int, high: int, what: str = "a number", word: str = "NUMBER") -> Kind[int]:
     """A whole number from ``low`` to ``high``."""
 
-    def parse(text: str, around: Around) -> int:
+    def parse(text: str, context: ParseContext) -> int:
         if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
-            raise Wrong
+            raise InvalidValue
         return int(text)
 
     return Kind(f"{what} from {low} to {high}", parse, word)
@@ -57,9 +57,9 @@ def matching(pattern: str, allowed: str, word: str = "WORD") -> Kind[str]:
     """Text that a pattern fits as a whole."""
     compiled = re.compile(pattern)
 
-    def parse(text: str, around: Around) -> str:
+    def parse(text: str, context: ParseContext) -> str:
         if not compiled.fullmatch(text):
-            raise Wrong
+            raise InvalidValue
         return text
 
     return Kind(allowed, parse, word)

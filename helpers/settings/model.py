@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from helpers import references
 from helpers.settings import kinds
 from helpers.settings.kinds import Kind, one_of, optional
-from helpers.settings.parsers import Around
+from helpers.settings.parsers import ParseContext
 
 T = TypeVar("T")
 UNSETTLED: Any = None  # a folder whose default depends on other settings
@@ -70,9 +70,9 @@ class Setting:
         """The command that makes ``up`` forget what it was told."""
         return f"`invoke up {self.option}=`" if self.flag else f"`TRACKBED_{self.name}= invoke up`"
 
-    def parse(self, text: str, around: Around) -> Any:
-        """The value; raises parsers.Wrong."""
-        return self.kind.parse(text, around)
+    def parse(self, text: str, context: ParseContext) -> Any:
+        """The value; raises parsers.InvalidValue."""
+        return self.kind.parse(text, context)
 
 
 def setting(default: str, kind: Kind[T], help: str, **more: Any) -> T:

@@ -1,4 +1,4 @@
-"""Text -> value, for each kind of value: raises Wrong for what is not allowed."""
+"""Text -> value, for each kind of value: raises InvalidValue for what is not allowed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from helpers.gpu import node_types
 from helpers.spelling import nearest
 
 
-class Wrong(ValueError):
+class InvalidValue(ValueError):
     """A parser's verdict: ``rule`` replaces "must be <allowed>", ``suggestion`` is the nearest right word."""
 
     def __init__(self, suggestion: str = "", rule: str = "") -> None:
@@ -24,7 +24,7 @@ class Wrong(ValueError):
 
 
 @dataclass(frozen=True)
-class Around:
+class ParseContext:
     """What a parser may look at besides the value."""
 
     clone: Path
@@ -34,20 +34,20 @@ class Around:
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
-def project(value: str, around: Around) -> str:
+def project(value: str, context: ParseContext) -> str:
     if _PROJECT.fullmatch(value):
         return value
     guess = re.sub(r"[^a-z0-9_-]+", "-", value.lower()).strip("-_")[:40]
-    raise Wrong(guess if _PROJECT.fullmatch(guess) else "")
+    raise InvalidValue(guess if _PROJECT.fullmatch(guess) else "")
 
 
-def bind_address(value: str, around: Around) -> str:
+def bind_address(value: str, context: ParseContext) -> str:
     try:
         return str(ipaddress.IPv4Address(value))
     except ValueError:
         pass
     guess = "127.0.0.1" if value in ("localhost", "::1", "[::1]", "127.0.0", "127.1") else ""
-    raise Wrong(guess, LOOPBACK)
+    raise InvalidValue(guess, LOOPBACK)
 
 
 LOOPBACK = (
@@ -56,7 +56,7 @@ LOOPBACK = (
 )
 
 
-def public_address(value: str, around: Around) -> str:
+def public_address(value: str, context: ParseContext) -> str:
     try:
         return str(ipaddress.ip_address(value))
     except ValueError:
@@ -71,110 +71,110 @@ def public_address(value: str, around: Around) -> str:
     stripped = re.sub(r":[0-9]+$", "", stripped.strip("[]") if stripped.endswith("]") else stripped)
     if stripped and stripped != host:
         try:
-            guess = public_address(stripped, around)
-        except Wrong:
+            guess = public_address(stripped, context)
+        except InvalidValue:
             guess = ""
-    raise Wrong(guess)
+    raise InvalidValue(guess)
 
 
-def bucket(value: str, around: Around) -> str:
+def bucket(value: str, context: ParseContext) -> str:
     if not 3 <= len(value) <= 63:
-        raise Wrong(rule="must be 3 to 63 characters long.")
+        raise InvalidValue(rule="must be 3 to 63 characters long.")
     if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])", value):
         guess = re.sub(r"[^a-z0-9.-]+", "-", value.lower()).strip("-.")
         try:
-            guess = bucket(guess, around)
-        except Wrong:
+            guess = bucket(guess, context)
+        except InvalidValue:
             guess = ""
-        raise Wrong(guess)
+        raise InvalidValue(guess)
     if re.search(r"\.\.|\.-|-\.", value):
-        raise Wrong(rule="must not hold '..', '.-' or '-.' (S3 forbids it).")
+        raise InvalidValue(rule="must not hold '..', '.-' or '-.' (S3 forbids it).")
     if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", value):
-        raise Wrong(rule="must not look like an IP address (S3 forbids it).")
+        raise InvalidValue(rule="must not look like an IP address (S3 forbids it).")
     for start in ("xn--", "sthree-", "amzn-s3-demo-"):
         if value.startswith(start):
-            raise Wrong(rule=f"must not begin with {start} (S3 forbids it).")
+            raise InvalidValue(rule=f"must not begin with {start} (S3 forbids it).")
     for end in ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3"):
         if value.endswith(end):
-            raise Wrong(rule=f"must not end with {end} (S3 forbids it).")
+            raise InvalidValue(rule=f"must not end with {end} (S3 forbids it).")
     if value == "minio":
-        raise Wrong(rule="must not be minio (MinIO keeps that name for itself).")
+        raise InvalidValue(rule="must not be minio (MinIO keeps that name for itself).")
     return value
 
 
-def endpoint(value: str, around: Around) -> str:
+def endpoint(value: str, context: ParseContext) -> str:
     try:
         url = urlsplit(value)
         port = url.port
     except ValueError:
-        raise Wrong from None
+        raise InvalidValue from None
     if not url.scheme or (url.scheme not in ("http", "https") and "://" not in value):
-        raise Wrong(f"https://{value}" if re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?/?", value) else "")
+        raise InvalidValue(f"https://{value}" if re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?/?", value) else "")
     if url.username is not None or url.password is not None:
-        raise Wrong(rule="must not hold a user or password; they are S3_ACCESS_KEY and S3_SECRET_KEY.")
+        raise InvalidValue(rule="must not hold a user or password; they are S3_ACCESS_KEY and S3_SECRET_KEY.")
     host = url.hostname or ""
     bare = host if ":" not in host else f"[{host}]"
     clean = f"{url.scheme}://{bare}" + (f":{port}" if port else "")
     named = re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", host)
     if url.scheme not in ("http", "https") or not named or port == 0:
-        raise Wrong
+        raise InvalidValue
     if url.path not in ("", "/") or url.query or url.fragment:
-        raise Wrong(clean)
+        raise InvalidValue(clean)
     return clean
 
 
-def tracking_uri(value: str, around: Around) -> str:
+def tracking_uri(value: str, context: ParseContext) -> str:
     try:
         url = urlsplit(value)
         _ = url.port
     except ValueError:
-        raise Wrong from None
+        raise InvalidValue from None
     if "://" not in value:
-        raise Wrong(f"https://{value}" if re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[\w./-]*)?", value) else "")
+        raise InvalidValue(f"https://{value}" if re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[\w./-]*)?", value) else "")
     if url.username is not None or url.password is not None:
-        raise Wrong(rule="must not hold a user or password; they are TRACKING_USERNAME and TRACKING_PASSWORD.")
+        raise InvalidValue(rule="must not hold a user or password; they are TRACKING_USERNAME and TRACKING_PASSWORD.")
     if (
         url.scheme not in ("http", "https")
         or url.query
         or not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", url.hostname or "")
         or not re.fullmatch(r"[\w.~/-]*", url.path)
     ):
-        raise Wrong
+        raise InvalidValue
     return f"{url.scheme}://{url.netloc}{url.path}".rstrip("/")  # what a browser shows after # is not part of it
 
 
-def file(value: str, around: Around) -> Path:
-    expanded = around.home + value[1:] if value.startswith("~/") else value
+def file(value: str, context: ParseContext) -> Path:
+    expanded = context.home + value[1:] if value.startswith("~/") else value
     if not expanded.startswith("/"):
-        raise Wrong("" if expanded.startswith("~") else os.path.normpath(around.clone / expanded))
+        raise InvalidValue("" if expanded.startswith("~") else os.path.normpath(context.clone / expanded))
     return Path(os.path.normpath(expanded))
 
 
-def gpu(value: str, around: Around) -> str:
+def gpu(value: str, context: ParseContext) -> str:
     word = value.lower()
     if word in node_types.WORDS or word in node_types.BY_WORD:
         return word
     if word in ("intel", "xpu", "max1550"):
-        raise Wrong(rule="is not supported, AMD and NVIDIA GPUs are; use none.")
+        raise InvalidValue(rule="is not supported, AMD and NVIDIA GPUs are; use none.")
     others = {"cuda": "nvidia", "rocm": "amd", "all": "auto", "cpu": "none", "off": "none", "a100": "nvidia"}
-    raise Wrong(others.get(word) or nearest(word, (*node_types.WORDS, *node_types.BY_WORD)))
+    raise InvalidValue(others.get(word) or nearest(word, (*node_types.WORDS, *node_types.BY_WORD)))
 
 
-def devices(value: str, around: Around) -> str:
+def devices(value: str, context: ParseContext) -> str:
     if value == "all":
         return value
     words = [word.strip() for word in value.split(",")]
     if not all(re.fullmatch(r"[0-9]{1,2}", word) for word in words) or len(set(map(int, words))) != len(words):
-        raise Wrong
+        raise InvalidValue
     return ",".join(str(int(word)) for word in words)
 
 
-def duration(value: str, around: Around) -> int:
+def duration(value: str, context: ParseContext) -> int:
     found = re.fullmatch(r"([0-9]{1,6})([smh])", value)
     if value == "off":
         return 0
     if not found:
-        raise Wrong(f"{value}m" if value.isdigit() else "")
+        raise InvalidValue(f"{value}m" if value.isdigit() else "")
     return int(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
@@ -182,50 +182,50 @@ def _words(value: str) -> list[str]:
     try:
         return shlex.split(value)
     except ValueError:
-        raise Wrong(rule="has a quote that does not end.") from None
+        raise InvalidValue(rule="has a quote that does not end.") from None
 
 
-def variables(value: str, around: Around) -> dict[str, str]:
+def variables(value: str, context: ParseContext) -> dict[str, str]:
     found = {}
     for word in _words(value):
         name, equals, rest = word.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or re.search(r"[\x00-\x1f]", rest):
-            raise Wrong
+            raise InvalidValue
         if name in ("HOME", "JUPYTER_TOKEN", "JUPYTER_TOKEN_FILE", "PATH"):
-            raise Wrong(rule=f"must not set {name}, which Trackbed sets itself.")
+            raise InvalidValue(rule=f"must not set {name}, which Trackbed sets itself.")
         found[name] = rest
     return found
 
 
-def volumes(value: str, around: Around) -> tuple[str, ...]:
+def volumes(value: str, context: ParseContext) -> tuple[str, ...]:
     found = []
     for word in _words(value):
         source, _, target = word.partition(":")
         path, _, mode = target.partition(":")
         if source.startswith("~/"):
-            source = around.home + source[1:]
+            source = context.home + source[1:]
         named = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]+", source)
         if not (named or source.startswith("/")) or not re.fullmatch(r"/[^:,]+", path) or mode not in ("", "ro", "rw"):
-            raise Wrong
+            raise InvalidValue
         for own in ("/run/secrets", "/home/jovyan/work", "/opt/trackbed"):
             if f"{path.rstrip('/')}/".startswith(f"{own}/") or path.rstrip("/") == str(Path(own).parent):
-                raise Wrong(rule=f"must not cover {own}, which Trackbed needs.")
+                raise InvalidValue(rule=f"must not cover {own}, which Trackbed needs.")
         found.append(f"{source}:{path}" + (":ro" if mode == "ro" else ""))
     return tuple(found)
 
 
-def data_volume(value: str, around: Around) -> str:
+def data_volume(value: str, context: ParseContext) -> str:
     if value.startswith(("/", "~")):
-        return str(folder(value, around))
+        return str(folder(value, context))
     if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_.-]+)?", value):
-        raise Wrong
+        raise InvalidValue
     return value
 
 
-def index(value: str, around: Around) -> str:
+def index(value: str, context: ParseContext) -> str:
     url = urlsplit(value)
     if url.scheme not in ("http", "https") or not url.hostname or url.password is not None or url.query:
-        raise Wrong
+        raise InvalidValue
     return value.rstrip("/")
 
 
@@ -252,26 +252,26 @@ _SYSTEM = frozenset(
 )
 
 
-def folder(value: str, around: Around) -> Path:
+def folder(value: str, context: ParseContext) -> Path:
     expanded = value
     if value == "~" or value.startswith("~/"):
-        expanded = around.home + value[1:]
+        expanded = context.home + value[1:]
     if not expanded.startswith("/"):
-        guess = "" if expanded.startswith("~") else os.path.normpath(around.clone / expanded)
-        raise Wrong(guess)
+        guess = "" if expanded.startswith("~") else os.path.normpath(context.clone / expanded)
+        raise InvalidValue(guess)
     if re.search(r"[\x00-\x1f\x7f'\"\\$`:,]", expanded):
-        raise Wrong(
+        raise InvalidValue(
             rule="must not hold quotes, backslashes, control characters or any of $ ` : , "
             "(Docker and Compose cannot take them)."
         )
     path = Path(os.path.normpath(expanded))
     if str(path) in _SYSTEM or str(path).startswith(("/proc/", "/sys/", "/dev/")):
-        raise Wrong(rule="must be a folder of its own, not one of the system.")
+        raise InvalidValue(rule="must be a folder of its own, not one of the system.")
     try:
         if path.exists() and not path.is_dir():
-            raise Wrong(rule="must be a folder; there is a file of that name.")
+            raise InvalidValue(rule="must be a folder; there is a file of that name.")
     except PermissionError:
-        raise Wrong(
+        raise InvalidValue(
             rule="must be a folder that this account may enter; "
             "a file server with root_squash, or a FUSE mount without allow_other, keeps root out too."
         ) from None
@@ -285,50 +285,50 @@ _IMAGE = re.compile(
 )
 
 
-def registry(value: str, around: Around) -> str:
+def registry(value: str, context: ParseContext) -> str:
     if not re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*", value):
-        raise Wrong()
+        raise InvalidValue()
     return value
 
 
-def image(value: str, around: Around) -> str:
+def image(value: str, context: ParseContext) -> str:
     found = _IMAGE.fullmatch(value)
     if found is None or len(value) > 255:
-        raise Wrong(value.lower() if _IMAGE.fullmatch(value.lower()) and ":" not in value else "")
+        raise InvalidValue(value.lower() if _IMAGE.fullmatch(value.lower()) and ":" not in value else "")
     if not found["tag"] and not found["digest"]:
-        raise Wrong(rule="must name a tag or a digest, as in NAME:1.2 (else it changes under you).")
+        raise InvalidValue(rule="must name a tag or a digest, as in NAME:1.2 (else it changes under you).")
     return value
 
 
-def size(value: str, around: Around) -> str:
+def size(value: str, context: ParseContext) -> str:
     found = re.fullmatch(r"([0-9]{1,12})([kmg]?)b?", value.lower())
     if not found:
-        raise Wrong
+        raise InvalidValue
     size = int(found[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}[found[2]]
     if not 1 << 26 <= size <= 1 << 42:
-        raise Wrong
+        raise InvalidValue
     return found[1] + found[2]
 
 
-def switch(value: str, around: Around) -> bool:
+def switch(value: str, context: ParseContext) -> bool:
     words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
     if value.lower() not in words:
-        raise Wrong(nearest(value.lower(), ("true", "false")))
+        raise InvalidValue(nearest(value.lower(), ("true", "false")))
     return words[value.lower()]
 
 
-def domain(value: str, around: Around) -> str:
-    host = public_address(value, around)
+def domain(value: str, context: ParseContext) -> str:
+    host = public_address(value, context)
     try:
         ipaddress.ip_address(host)
     except ValueError:
         if "." in host:
             return host
-        raise Wrong from None
-    raise Wrong(rule="must be a name; an address is PUBLIC_ADDRESS.")
+        raise InvalidValue from None
+    raise InvalidValue(rule="must be a name; an address is PUBLIC_ADDRESS.")
 
 
-def directory(value: str, around: Around) -> str:
+def directory(value: str, context: ParseContext) -> str:
     url = urlsplit(value)
     if (
         url.scheme != "https"
@@ -337,15 +337,15 @@ def directory(value: str, around: Around) -> str:
         or url.query
         or url.fragment
     ):
-        raise Wrong
+        raise InvalidValue
     return value
 
 
-def pem(value: str, around: Around) -> str:
+def pem(value: str, context: ParseContext) -> str:
     path = Path(value)
     if not path.is_absolute() or not path.is_file():
-        raise Wrong
+        raise InvalidValue
     text = path.read_text(encoding="ascii", errors="replace")
     if "-----BEGIN CERTIFICATE-----" not in text or "PRIVATE KEY" in text:
-        raise Wrong(rule="must be a file with PEM certificates and no private key.")
+        raise InvalidValue(rule="must be a file with PEM certificates and no private key.")
     return value

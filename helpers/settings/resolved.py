@@ -19,7 +19,7 @@ import platformdirs
 from helpers.errors import SettingError
 from helpers.settings import dotenv, generated, sources
 from helpers.settings.model import BY_NAME, TABLE, Declared, Setting
-from helpers.settings.parsers import LOOPBACK, Around
+from helpers.settings.parsers import LOOPBACK, ParseContext
 from helpers.settings.sources import CHOSEN, DEFAULT, FOREIGN, LAST_UP, Value, error, named, parse
 
 _LOCATING = ("PROJECT", "STATE_DIR")
@@ -127,7 +127,7 @@ class Settings(Declared):
         flags, environ, file = inputs.flags, inputs.environ, inputs.file
         left = generated.read(file)
         clone = Path(os.path.abspath(inputs.env_file)).parent
-        around = Around(clone, environ.get("HOME") or os.path.expanduser("~"))
+        context = ParseContext(clone, environ.get("HOME") or os.path.expanduser("~"))
         warnings: list[str] = []
         layers = (
             {name.upper(): Value(raw, CHOSEN) for name, raw in inputs.chosen.items()},
@@ -141,7 +141,7 @@ class Settings(Declared):
         values: dict[str, Any] = {}
         origins: dict[str, str] = {}
 
-        def settle(setting: Setting, last: Mapping[str, str]) -> None:
+        def resolve(setting: Setting, last: Mapping[str, str]) -> None:
             name = setting.name
             found = next((layer[name] for layer in layers if name in layer), None)
             if found is None and name in last and not setting.secret:
@@ -149,26 +149,26 @@ class Settings(Declared):
             if found is None and name in sourced and not setting.secret:
                 found = Value(sourced[name], LAST_UP)
             if found is None or not found.raw:
-                values[name] = setting.parse(setting.default, around)
+                values[name] = setting.parse(setting.default, context)
             else:
-                values[name] = parse(setting, found, around)
+                values[name] = parse(setting, found, context)
                 origins[name] = found.origin
             raw = next((layer[name].raw for layer in layers[:3] if name in layer), None)
             if raw is not None and not setting.secret and setting.remembered:
                 told[name] = str(values[name]) if raw and name == "WORKSPACE" else raw
 
         for name in _LOCATING:
-            settle(BY_NAME[name], {})
+            resolve(BY_NAME[name], {})
         state_dir: Path = values["STATE_DIR"] or default_state_dir()
         values["STATE_DIR"] = state_dir
-        _check_state_dir(state_dir, clone, around, origins.get("STATE_DIR", DEFAULT))
+        _check_state_dir(state_dir, clone, context, origins.get("STATE_DIR", DEFAULT))
         folder = state_dir / values["PROJECT"]
         last = remembered(folder) if callable(remembered) else remembered
         for setting in TABLE:
             if setting.name not in _LOCATING:
-                settle(setting, last)
+                resolve(setting, last)
         if values["PUBLIC"] and not values["DOMAIN"] and not values["PUBLIC_ADDRESS"] and last.get(FOUND_ADDRESS):
-            values["PUBLIC_ADDRESS"] = parse(BY_NAME["PUBLIC_ADDRESS"], Value(last[FOUND_ADDRESS], LAST_UP), around)
+            values["PUBLIC_ADDRESS"] = parse(BY_NAME["PUBLIC_ADDRESS"], Value(last[FOUND_ADDRESS], LAST_UP), context)
         if values["WORKSPACE"] is None:
             values["WORKSPACE"] = folder / "workspace"
         settings = cls(
@@ -192,8 +192,8 @@ def _within(path: Path, parent: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(parent))
 
 
-def _check_state_dir(state_dir: Path, clone: Path, around: Around, origin: str) -> None:
-    parse(BY_NAME["STATE_DIR"], Value(str(state_dir), origin), around)  # the default can be odd, too
+def _check_state_dir(state_dir: Path, clone: Path, context: ParseContext, origin: str) -> None:
+    parse(BY_NAME["STATE_DIR"], Value(str(state_dir), origin), context)  # the default can be odd, too
     if _within(state_dir, clone):
         raise error(
             "STATE_DIR",

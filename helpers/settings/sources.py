@@ -10,7 +10,7 @@ from typing import Any
 from helpers.errors import SettingError
 from helpers.settings.dotenv import Entry, EnvFile
 from helpers.settings.model import BY_NAME, BY_OPTION, Setting
-from helpers.settings.parsers import Around, Wrong
+from helpers.settings.parsers import InvalidValue, ParseContext
 from helpers.spelling import did_you_mean, nearest, shown
 
 PREFIX = "TRACKBED_"
@@ -58,10 +58,10 @@ class Value:
     origin: str
 
 
-def parse(setting: Setting, value: Value, around: Around) -> Any:
+def parse(setting: Setting, value: Value, context: ParseContext) -> Any:
     try:
-        return setting.parse(value.raw, around)
-    except Wrong as wrong:
+        return setting.parse(value.raw, context)
+    except InvalidValue as wrong:
         rule = wrong.rule or f"must be {setting.allowed}."
         raise error(setting.name, value.raw, value.origin, rule, wrong.suggestion) from None
 

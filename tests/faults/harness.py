@@ -187,7 +187,7 @@ class Harness:
         tally.worst = max(tally.worst, time.monotonic() - began)
         tally.repaired += helped
 
-    def settle(self, tally: Tally) -> None:
+    def verify(self, tally: Tally) -> None:
         """End a class: the writers rest, and what they were told is looked for."""
         self.writers.pause()
         writes = self.writers.fresh()

@@ -129,12 +129,12 @@ def test_clock_jumps(harness: Harness, tmp_path: Path, tallies: dict[str, Tally]
         with derived(clone, service, tmp_path):
             for _ in range(ROUNDS):
                 harness.round(jump(service, None), tally)
-            harness.settle(tally)
+            harness.verify(tally)
         return
     with wrapped(clone, service) as clock:
         started(clone, harness, service)
         assert "libfaketime" in Path(f"/proc/{seen.main_process(clone, service)}/maps").read_text()
         for _ in range(ROUNDS):
             harness.round(jump(service, clock), tally)
-        harness.settle(tally)
+        harness.verify(tally)
     started(clone, harness, service)

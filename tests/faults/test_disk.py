@@ -104,6 +104,6 @@ def test_disk_full(
     tally = tallies.setdefault(f"{harness.clone.engine}, disk full: {name}", Tally())
     for _ in range(ROUNDS):
         harness.round(full(disks[name], name != "postgres", name == "state folder"), tally)
-    harness.settle(tally)
+    harness.verify(tally)
     done = harness.clone.invoke("check")
     assert done.returncode == 0, done.stdout

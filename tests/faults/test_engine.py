@@ -67,6 +67,6 @@ def test_engine(
     tally = tallies.setdefault(f"docker, {name}", Tally())
     for _ in range(ROUNDS):
         below.round(restart(second, number), tally)
-    below.settle(tally)
+    below.verify(tally)
     done = below.clone.invoke("up")
     assert done.returncode == 0, done.stderr

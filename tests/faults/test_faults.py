@@ -89,7 +89,7 @@ def test_nothing_acknowledged_is_lost(harness: Harness, name: str, tallies: dict
     tally = tallies.setdefault(f"{harness.clone.engine}, {name}", Tally())
     for _ in range(ROUNDS):
         harness.round(FAULTS[name][0], tally)
-    harness.settle(tally)
+    harness.verify(tally)
 
 
 def test_everything_of_the_session_is_still_there(harness: Harness) -> None:

@@ -124,7 +124,7 @@ def test_power_cut(powered: tuple[Harness, Disk], rng: random.Random, tallies: d
 
     for _ in range(ROUNDS):
         harness.round(power_cut(disk, last), tally)
-    harness.settle(tally)
+    harness.verify(tally)
     wrong = [path for path, content in stored.items() if get(harness.clone, path) != content]
     tally.acknowledged += len(stored)
     tally.lost += wrong

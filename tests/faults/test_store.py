@@ -87,4 +87,4 @@ def test_store_in_trouble(
     tally = tallies.setdefault(f"{external.clone.engine}, {name}", Tally())
     for _ in range(ROUNDS):
         external.round(fault_of(proxy, mode), tally)
-    external.settle(tally)
+    external.verify(tally)

@@ -131,14 +131,14 @@ def all_is_handed_over(cluster: Cluster) -> None:
 @pytest.mark.parametrize("older", ["18.6", "18.4", "16"], indirect=True)
 def test_an_older_cluster_is_handed_over(cluster: Cluster) -> None:
     stopped: list[bool] = []
-    told = database_roles.settle(cluster.psql, "mlflow", stop_server=lambda: stopped.append(True))
+    told = database_roles.ensure(cluster.psql, "mlflow", stop_server=lambda: stopped.append(True))
     assert told == (
         "the server's database role mlflow is no longer a superuser: 3 databases handed over to it, the "
         "superuser is called postgres"
     )
     assert stopped
     all_is_handed_over(cluster)
-    assert database_roles.settle(cluster.psql, "mlflow") == ""
+    assert database_roles.ensure(cluster.psql, "mlflow") == ""
 
 
 @NEWEST
@@ -160,12 +160,12 @@ def test_killed_at_each_step_it_goes_on(cluster: Cluster, answered: bool) -> Non
             return done
 
         try:
-            database_roles.settle(dies, "mlflow")
+            database_roles.ensure(dies, "mlflow")
         except Dies:
             continue
         break
     assert 3 < step < 39
-    assert database_roles.settle(cluster.psql, "mlflow") == ""
+    assert database_roles.ensure(cluster.psql, "mlflow") == ""
     all_is_handed_over(cluster)
 
 
@@ -173,10 +173,10 @@ def test_killed_at_each_step_it_goes_on(cluster: Cluster, answered: bool) -> Non
 def test_a_role_of_the_superusers_name_is_told(cluster: Cluster) -> None:
     cluster.ask("CREATE ROLE postgres LOGIN", "mlflow", "mlflow")
     with pytest.raises(ServiceFailed, match="has a role postgres of its own") as told:
-        database_roles.settle(cluster.psql, "mlflow")
+        database_roles.ensure(cluster.psql, "mlflow")
     assert "ALTER ROLE postgres RENAME TO" in told.value.hint
     cluster.ask("ALTER ROLE postgres RENAME TO somebody", "mlflow", "mlflow")
-    assert database_roles.settle(cluster.psql, "mlflow")
+    assert database_roles.ensure(cluster.psql, "mlflow")
 
 
 @NEWEST
@@ -184,7 +184,7 @@ def test_a_password_reaches_no_log(cluster: Cluster, tmp_path: Path) -> None:
     secret = cluster.folder / "password"
     secret.write_text("a'strange password")
     secret.chmod(0o644)
-    database_roles.settle(cluster.psql, "mlflow", str(secret))
+    database_roles.ensure(cluster.psql, "mlflow", str(secret))
     assert cluster.ask("SELECT rolpassword LIKE 'SCRAM%' FROM pg_authid WHERE rolname = 'mlflow'") == "t"
     failing = database_roles.settings(str(secret)).replace("ALTER ROLE mlflow PASSWORD", "ALTER ROLE nobody PASSWORD")
     assert cluster.psql("postgres", "postgres", failing).code

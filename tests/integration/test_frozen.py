@@ -35,7 +35,7 @@ def frozen(clone: Clone, service: str) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def settled(clone: Clone) -> None:
+def wait_until_ready(clone: Clone) -> None:
     """Wait until every service is well again, for the tests that come next."""
     end = time.monotonic() + LIMIT
     while not all(p["state"] in ("ready", "done") for p in clone.services().values()) and time.monotonic() < end:
@@ -52,7 +52,7 @@ def test_looking_ends_and_names_the_service_that_stands_still(system: Clone, ser
         assert shown[service]["reason"], "no word about why"
         assert system.invoke("logs", service, "--tail=5", timeout=LIMIT).returncode == 0
         assert time.monotonic() - began < LIMIT
-    settled(system)
+    wait_until_ready(system)
 
 
 @pytest.mark.embedded

@@ -19,7 +19,7 @@ import pytest
 from helpers import references
 from helpers.backups import archive, repository
 from helpers.backups.repository import Snapshot
-from helpers.backups.storage import Access, Bucket, Folder, Place
+from helpers.backups.storage import Access, BlobStore, Bucket, Folder
 from helpers.errors import TrackbedError
 from tests.conftest import Clone, free_ports, require_docker
 from tests.integration import seen
@@ -27,7 +27,7 @@ from tests.integration.test_backup import api, everything, experiment, log_run
 
 pytestmark = pytest.mark.transfer
 
-SETTLED = 2.5  # seconds after which a file on disk counts as settled
+AT_REST = 2.5  # seconds after which a file on disk counts as written
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def back_up(clone: Clone, to: str, **environment: str) -> tuple[str, int, int, i
     return done.stdout.strip(), int(found[1]), int(found[2]), int(found[3])
 
 
-def pieces(place: Place) -> set[str]:
+def pieces(place: BlobStore) -> set[str]:
     if isinstance(place, Folder):
         return {path.name for path in (place.path / "pieces").rglob("*") if path.is_file()}
     assert isinstance(place, Bucket)
@@ -122,13 +122,13 @@ def test_a_second_backup_moves_only_what_is_new(
     for number in range(5):
         log_run(source, chosen, f"run {number}", rng.randbytes(number * 1000))
     log_run(source, chosen, "big", rng.randbytes(20_000_000))
-    time.sleep(SETTLED)
+    time.sleep(AT_REST)
     first, unchanged, whole, _ = back_up(source, to, **environment)
     assert unchanged == 0 and whole >= 6
     had, then = pieces(place), everything(source)
     log_run(source, chosen, "one more", rng.randbytes(9_000_000))
     log_run(source, chosen, "and one", rng.randbytes(100))
-    time.sleep(SETTLED)
+    time.sleep(AT_REST)
     second, unchanged, read, new = back_up(source, to, **environment)
     assert (unchanged, read) == (whole, 2)
     dump = Snapshot(place, second.rpartition("/")[2].removesuffix(".json")).manifest()["chunks"]
@@ -201,12 +201,12 @@ def test_a_backup_that_would_fill_the_disk(
     assert (clone.project_folder / "state.json").read_bytes() == state and everything(clone) == before
 
 
-def forge(place: Place, name: str, manifest: dict[str, Any]) -> None:
+def forge(place: BlobStore, name: str, manifest: dict[str, Any]) -> None:
     for top in ("backups", "copies"):
         place.write(f"{top}/{name}.json", repository.rendered(manifest))
 
 
-def flip(place: Place, digest: str) -> None:
+def flip(place: BlobStore, digest: str) -> None:
     """One byte of a piece is another one, as a disk may do that."""
     path = repository.piece(digest)
     content = bytearray(place.read(path, repository.PIECE))

@@ -1,4 +1,4 @@
-"""A system in a temporary folder, a sink that only remembers, modules that belong to no package, the server's entry."""
+"""A system in a temporary folder, a progress reporter that only remembers, modules that belong to no package, the server's entry."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def trackbed_mlflow(*arguments: str, **environment: str) -> subprocess.Completed
 
 
 class Silent:
-    """A sink that keeps what it was told."""
+    """A progress reporter that keeps what was reported."""
 
     def __init__(self) -> None:
         self.steps: list[str] = []

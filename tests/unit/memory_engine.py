@@ -30,9 +30,9 @@ from helpers.services import (
     ExecResult,
     Plan,
     Port,
+    ProgressReporter,
     ServiceSpec,
     ServiceStatus,
-    Sink,
     StartReport,
     State,
 )
@@ -147,7 +147,7 @@ class MemoryEngine(Engine):
     def script(self, plan: Plan) -> str:
         return "".join(f"start {service.name}\n" for service in plan.services)
 
-    def prepare(self, sink: Sink) -> tuple[str, ...]:
+    def prepare(self, progress: ProgressReporter) -> tuple[str, ...]:
         return ()
 
     def fingerprint(self) -> str:
@@ -156,31 +156,31 @@ class MemoryEngine(Engine):
     def unchanged(self) -> bool:
         return shared.unchanged(self, self.system.state.applied)
 
-    def start(self, sink: Sink) -> StartReport:
+    def start(self, progress: ProgressReporter) -> StartReport:
         before = {s.name: s.identity for s in self.services() if s.up}
         for name in self.plan().names:
             if name not in self.running:
                 MemoryEngine.started += 1
                 self.running[name] = self.started
-                sink.service(name, "starting")
+                progress.service(name, "starting")
         self.volumes.add("rows")
         return shared.report(before, self.services())
 
-    def stop(self, sink: Sink, drain: int = 40) -> tuple[str, ...]:
+    def stop(self, progress: ProgressReporter, drain: int = 40) -> tuple[str, ...]:
         stopped = tuple(reversed(self.running))
         self.running.clear()
         return stopped
 
-    def halt(self, service: str, sink: Sink) -> None:
+    def halt(self, service: str, progress: ProgressReporter) -> None:
         self.running.pop(service, None)
 
-    def resume(self, service: str, sink: Sink) -> None:
-        self.start(sink)
+    def resume(self, service: str, progress: ProgressReporter) -> None:
+        self.start(progress)
 
     def data(self) -> tuple[DataItem, ...]:
         return tuple(DataItem(name, "database: everything") for name in sorted(self.volumes))
 
-    def remove_data(self, sink: Sink) -> None:
+    def remove_data(self, progress: ProgressReporter) -> None:
         self.volumes.clear()
 
     def services(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
@@ -251,7 +251,7 @@ class MemoryEngine(Engine):
     def workspace_fix(self) -> str:
         return ""
 
-    def take_workspace(self, sink: Sink) -> None: ...
+    def take_workspace(self, progress: ProgressReporter) -> None: ...
 
     def versions(self) -> Mapping[str, str]:
         return {"mlflow": "3.17.2"}

@@ -40,7 +40,7 @@ def out(*objects: object, code: int = 0, noise: str = "") -> ExecResult:
     return ExecResult(code, noise + "".join(json.dumps(o) + "\n" for o in objects), "")
 
 
-class FakeSink:
+class FakeProgress:
     def __init__(self) -> None:
         self.steps: list[str] = []
 
@@ -93,7 +93,7 @@ class FakeEngine:
 
 
 def run(engine: FakeEngine) -> dict[str, check.CheckResult]:
-    results = check.run_check(cast(Engine, engine), FakeSink())
+    results = check.run_check(cast(Engine, engine), FakeProgress())
     names = [result.name for result in results]
     assert len(set(names)) == len(names)
     return {result.name: result for result in results}

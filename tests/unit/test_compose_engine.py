@@ -582,12 +582,12 @@ def test_what_compose_replaces_has_not_failed(
 
     looks = [look(State.READY, "old"), look(State.EXITED, ended)]
     monkeypatch.setattr(engine, "services", lambda: looks.pop(0) if len(looks) > 1 else looks[0])
-    monkeypatch.setattr(engine.notebook, "start", lambda sink: None)
+    monkeypatch.setattr(engine.notebook, "start", lambda progress: None)
     monkeypatch.setattr(engine, "logs", lambda service, tail=200, follow=False: iter(()))
     monkeypatch.setattr(engine.compose, "environment", lambda: dict(os.environ))
     monkeypatch.setattr(engine.api, "network_exists", lambda name: False)
     monkeypatch.setattr(engine.guard, "put", lambda: ())
-    monkeypatch.setattr(engine.database, "settle", lambda identity, sink: True)
+    monkeypatch.setattr(engine.database, "ensure_roles", lambda identity, progress: True)
     if fails:
         with pytest.raises(ServiceFailed, match="mlflow"):
             engine.startup.bring_up(Silent())
@@ -614,14 +614,14 @@ def test_an_interrupt_ends_compose_and_says_how_to_go_on(
     def looked() -> tuple[ServiceStatus, ...]:
         return (ServiceStatus("postgres", State.READY, identity="p"),)
 
-    def settle(identity: str, sink: Silent) -> bool:
+    def ensure_roles(identity: str, progress: Silent) -> bool:
         interrupted()
         return False
 
     monkeypatch.setattr(engine, "services", interrupted if where == "while it looks" else looked)
     monkeypatch.setattr(engine.compose, "environment", lambda: dict(os.environ))
     monkeypatch.setattr(engine.notebook, "networks_exist", lambda: False)
-    monkeypatch.setattr(engine.database, "settle", settle)
+    monkeypatch.setattr(engine.database, "ensure_roles", ensure_roles)
     with pytest.raises(Interrupted, match="interrupted while starting"):
         engine.startup.bring_up(Silent())
     with pytest.raises(ProcessLookupError):
@@ -661,7 +661,7 @@ def test_a_database_that_is_replaced_while_it_is_asked_has_not_refused(
     monkeypatch.setattr(engine, "exec", lambda *words, **options: ExecResult(1, "", said))
     monkeypatch.setattr(engine, "services", lambda: (ServiceStatus("postgres", now[1], identity=now[0]),))
     if asked_again:
-        assert engine.database.settle("old", Silent()) is False
+        assert engine.database.ensure_roles("old", Silent()) is False
     else:
         with pytest.raises(ServiceFailed, match="the database's roles could not be set: ERROR:  no room"):
-            engine.database.settle("old", Silent())
+            engine.database.ensure_roles("old", Silent())

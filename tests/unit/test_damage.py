@@ -41,11 +41,11 @@ def snapshot(tmp_path: Path) -> Snapshot:
 
 
 def examine(snapshot: Snapshot) -> damage.Found:
-    return damage.examine(snapshot.place, repository.names(snapshot.place))
+    return damage.examine(snapshot.store, repository.names(snapshot.store))
 
 
 def lines(snapshot: Snapshot) -> str:
-    return "\n".join(damage.report(snapshot.place, examine(snapshot)))
+    return "\n".join(damage.report(snapshot.store, examine(snapshot)))
 
 
 def flip(path: Path) -> None:
@@ -61,7 +61,7 @@ def swapped(path: Path) -> None:
 
 def test_a_whole_one_is_well(snapshot: Snapshot) -> None:
     found = examine(snapshot)
-    assert found.well and found.whole == [snapshot.name] and not damage.report(snapshot.place, found)
+    assert found.well and found.whole == [snapshot.name] and not damage.report(snapshot.store, found)
 
 
 @pytest.mark.timeout(30)
@@ -100,7 +100,7 @@ def test_a_damaged_dump_loses_that_backup_alone(tmp_path: Path, snapshot: Snapsh
 
 @pytest.mark.parametrize("which", ["list", "list copy", "manifest", "manifest copy"])
 def test_manifest_and_list_are_mended_from_their_copies(snapshot: Snapshot, which: str) -> None:
-    place, digest = Path(str(snapshot.place)), snapshot.manifest()["list"][0]
+    place, digest = Path(str(snapshot.store)), snapshot.manifest()["list"][0]
     path = {
         "list": place / repository.piece(digest),
         "list copy": place / "copies" / digest,
@@ -111,27 +111,27 @@ def test_manifest_and_list_are_mended_from_their_copies(snapshot: Snapshot, whic
     flip(path)
     found = examine(snapshot)
     assert list(found.harmed) == [str(path.relative_to(place))] and not found.lost and not found.concerned
-    assert damage.mend(snapshot.place, found) == [str(path.relative_to(place))]
+    assert damage.repair(snapshot.store, found) == [str(path.relative_to(place))]
     assert path.read_bytes() == content and examine(snapshot).well
 
 
 def test_both_copies_damaged_is_the_end_of_that_backup(snapshot: Snapshot) -> None:
     for top in ("backups", "copies"):
-        flip(Path(str(snapshot.place), top, f"{snapshot.name}.json"))
+        flip(Path(str(snapshot.store), top, f"{snapshot.name}.json"))
     found = examine(snapshot)
-    assert list(found.lost) == [snapshot.name] and not damage.mend(snapshot.place, found)
+    assert list(found.lost) == [snapshot.name] and not damage.repair(snapshot.store, found)
 
 
 def test_older_backups_without_copies_are_well(snapshot: Snapshot) -> None:
     manifest = snapshot.manifest()
     del manifest["copies"]
     Path(str(snapshot)).write_bytes(repository.rendered(manifest))
-    shutil.rmtree(Path(str(snapshot.place), "copies"))
+    shutil.rmtree(Path(str(snapshot.store), "copies"))
     assert examine(snapshot).well
 
 
 def test_other_files_are_named_and_no_damage(snapshot: Snapshot) -> None:
-    place = Path(str(snapshot.place))
+    place = Path(str(snapshot.store))
     (place / "pieces" / "ab").mkdir(exist_ok=True)
     (place / "pieces" / "ab" / "mine.txt").write_text("x")
     (place / "notes").write_text("x")
@@ -151,7 +151,7 @@ def test_the_next_backup_finds_and_mends_it(tmp_path: Path, snapshot: Snapshot) 
     path = piece(snapshot, b"a" * 500)
     content = path.read_bytes()
     flip(path)
-    found = scrub.again(snapshot.place)
+    found = scrub.again(snapshot.store)
     assert list(found.wrong) == [sha(content)] and found.count == len(list((tmp_path / "repo/pieces").rglob("*/*")))
     _, writer = back_up(tmp_path / "repo", Reads(OBJECTS), set(found.wrong))
     assert writer.rewritten == writer.lost == {sha(content)}
@@ -162,14 +162,14 @@ def test_what_the_system_has_no_more_stays_known(tmp_path: Path, snapshot: Snaps
     flip(piece(snapshot, b"hello"))
     rest = Reads({"1/odd": b"other"})
     for _ in range(2):
-        found = scrub.again(snapshot.place)
+        found = scrub.again(snapshot.store)
         assert list(found.wrong) == [sha(b"hello")]
         _, writer = back_up(tmp_path / "repo", rest, set(found.wrong))
         left = writer.lost - writer.rewritten
         assert left == {sha(b"hello")}
-        scrub.remember(snapshot.place, found, left)
+        scrub.remember(snapshot.store, found, left)
     piece(snapshot, b"hello").write_bytes(b"hello")
-    assert not scrub.again(snapshot.place).wrong
+    assert not scrub.again(snapshot.store).wrong
 
 
 def test_a_missing_piece_is_stored_again(tmp_path: Path, snapshot: Snapshot) -> None:
@@ -189,15 +189,15 @@ def test_a_folder_in_a_pieces_place_goes_aside(tmp_path: Path, snapshot: Snapsho
 
 def test_a_list_comes_back_from_its_copy(snapshot: Snapshot) -> None:
     digest = snapshot.manifest()["list"][0]
-    flip(Path(str(snapshot.place)) / repository.piece(digest))
-    assert list(scrub.again(snapshot.place).wrong) == [digest]
-    assert damage.from_copy(snapshot.place, digest) and examine(snapshot).well
-    assert not damage.from_copy(snapshot.place, sha(b"hello"))  # an object has no copy
+    flip(Path(str(snapshot.store)) / repository.piece(digest))
+    assert list(scrub.again(snapshot.store).wrong) == [digest]
+    assert damage.from_copy(snapshot.store, digest) and examine(snapshot).well
+    assert not damage.from_copy(snapshot.store, sha(b"hello"))  # an object has no copy
 
 
 def test_an_earlier_backup_that_cannot_be_read_is_told(tmp_path: Path, snapshot: Snapshot) -> None:
     for top in ("backups", "copies"):
-        flip(Path(str(snapshot.place), top, f"{snapshot.name}.json"))
+        flip(Path(str(snapshot.store), top, f"{snapshot.name}.json"))
     _, writer = back_up(tmp_path / "repo", Reads(OBJECTS))
     assert [snapshot.name in remark for remark in writer.remarks] == [True]
     _, writer = back_up(tmp_path / "repo", Reads(OBJECTS))
@@ -218,9 +218,9 @@ def test_each_piece_has_its_turn(tmp_path: Path, snapshot: Snapshot, monkeypatch
     monkeypatch.setattr(scrub, "inspected", noted)
     rounds = 0
     while len(seen) < len(everything):
-        found = scrub.again(snapshot.place)
+        found = scrub.again(snapshot.store)
         assert 0 < found.count <= len(everything)
-        scrub.remember(snapshot.place, found, set())
+        scrub.remember(snapshot.store, found, set())
         rounds += 1
     assert sorted(set(seen)) == sorted(everything) and rounds > 3
     assert seen[: len(everything)] == sorted(everything)
@@ -239,5 +239,5 @@ def test_each_piece_has_its_turn(tmp_path: Path, snapshot: Snapshot, monkeypatch
     ],
 )
 def test_a_round_begins_anew_where_its_place_is_lost(snapshot: Snapshot, text: bytes) -> None:
-    Path(str(snapshot.place), scrub.FILE).write_bytes(text)
-    assert scrub.again(snapshot.place).count > 10
+    Path(str(snapshot.store), scrub.FILE).write_bytes(text)
+    assert scrub.again(snapshot.store).count > 10

@@ -27,41 +27,41 @@ def dropped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def settled(tmp_path: Path, live: str, new: dict[str, str], kept: dict[str, str] | None = None) -> State:
+def recovered(tmp_path: Path, live: str, new: dict[str, str], kept: dict[str, str] | None = None) -> State:
     state = State(tmp_path, live={"database": "a", "prefix": "p"})
     journal.open_change(state, "embedded", new, kept)
     state.live = {"database": live, "prefix": new["prefix"] if live == new["database"] else "p"}
-    journal.settle(state, cast(Any, None), cast(Any, SimpleNamespace(step=lambda text: None)))
+    journal.recover(state, cast(Any, None), cast(Any, SimpleNamespace(step=lambda text: None)))
     assert journal.read(state) is None
     return state
 
 
 def test_a_restore_interrupted_before_and_after_its_step(tmp_path: Path, dropped: list[str]) -> None:
-    settled(tmp_path, "a", {"database": "b", "prefix": "q"})
+    recovered(tmp_path, "a", {"database": "b", "prefix": "q"})
     assert dropped == ["b", "q"]
     dropped.clear()
-    settled(tmp_path, "b", {"database": "b", "prefix": "q"})
+    recovered(tmp_path, "b", {"database": "b", "prefix": "q"})
     assert dropped == ["a", "p"]
 
 
 def test_an_upgrade_interrupted_before_its_step_has_nothing_to_go_back_to(tmp_path: Path, dropped: list[str]) -> None:
-    state = settled(tmp_path, "a", {"database": "b", "prefix": "p"}, KEPT)
+    state = recovered(tmp_path, "a", {"database": "b", "prefix": "p"}, KEPT)
     assert dropped == ["b"] and not (state.folder / journal.KEPT).exists()
 
 
 def test_an_upgrade_interrupted_after_its_step_keeps_the_old_database(tmp_path: Path, dropped: list[str]) -> None:
-    state = settled(tmp_path, "b", {"database": "b", "prefix": "p"}, KEPT)
+    state = recovered(tmp_path, "b", {"database": "b", "prefix": "p"}, KEPT)
     assert dropped == [] and json.loads((state.folder / journal.KEPT).read_bytes()) == KEPT
 
 
 def test_a_way_back_names_what_is_left_only(tmp_path: Path, dropped: list[str]) -> None:
     same = {"database": "a", "prefix": "p"}
-    settled(tmp_path, "a", same)
+    recovered(tmp_path, "a", same)
     assert dropped == []
     state = State(tmp_path, live=same)
     journal.open_change(state, "embedded", same)
     state.live = {"database": "kept", "prefix": "p"}
-    journal.settle(state, cast(Any, None), cast(Any, SimpleNamespace(step=lambda text: None)))
+    journal.recover(state, cast(Any, None), cast(Any, SimpleNamespace(step=lambda text: None)))
     assert dropped == ["a"]
 
 

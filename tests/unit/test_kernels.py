@@ -15,7 +15,7 @@ import pytest
 from helpers import durability, kernels, start
 from helpers.checks import doctor
 from helpers.engines import select
-from helpers.engines.base import JUPYTER, Address, Engine, Plan, ServiceSpec, Sink
+from helpers.engines.base import JUPYTER, Address, Engine, Plan, ProgressReporter, ServiceSpec
 from helpers.engines.host import LOCAL
 from helpers.errors import Interrupted, TrackbedError
 from helpers.http_request import Answer
@@ -46,7 +46,7 @@ class FakeEngine(Engine):
     def plan(self) -> Plan:
         return Plan("embedded", "trackbed", (self.spec,))
 
-    def prepare(self, sink: Sink) -> tuple[str, ...]:
+    def prepare(self, progress: ProgressReporter) -> tuple[str, ...]:
         return ()
 
     def remarks(self) -> tuple[str, ...]:

@@ -324,7 +324,7 @@ import sys, threading, time
 sys.path.insert(0, sys.argv[1])
 from trackbed_mlflow import cli, transfer
 
-class Place:
+class BlobStore:
     remote = True
     def names(self):
         return iter([("1/a", 1), ("1/b", 1)])
@@ -332,7 +332,7 @@ class Place:
         print("asked", file=sys.stderr, flush=True)
         time.sleep(60)
 
-transfer.storage = lambda environment, prefix: Place()
+transfer.storage = lambda environment, prefix: BlobStore()
 sys.exit(cli.main(["out"]))
 """
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from helpers.data import move_note
-from helpers.engines.base import Engine, Sink
+from helpers.engines.base import Engine, ProgressReporter
 from tests.unit.fakes import Silent, system
 
 
@@ -27,7 +27,7 @@ def test_a_store_of_the_other_engine_is_no_obstacle(
 ) -> None:
     cleared: list[str] = []
 
-    def clear(engine: Engine, sink: Sink) -> None:
+    def clear(engine: Engine, progress: ProgressReporter) -> None:
         cleared.append(engine.name)
 
     monkeypatch.setattr(move_note, "clear", clear)
@@ -38,6 +38,6 @@ def test_a_store_of_the_other_engine_is_no_obstacle(
     if switched:
         made.state.engine, made.state.remembered = new, {"ENGINE": new, "OBJECT_STORE": store}
     made.state.save()
-    move_note.settle(system(tmp_path), Silent())
+    move_note.recover(system(tmp_path), Silent())
     assert cleared == [old if switched else new]
     assert not list(made.settings.folder.glob("mov*"))

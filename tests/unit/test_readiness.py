@@ -86,7 +86,7 @@ class FakeEngine:
         yield from (f"{service} line {n}\n" for n in (1, 2))
 
 
-class FakeSink:
+class FakeProgress:
     def __init__(self) -> None:
         self.seen: list[tuple[str, str]] = []
 
@@ -105,18 +105,18 @@ def wait(
     timeout: float = 20,
     changed: bool = True,
     services: tuple[str, ...] = (POSTGRES, MLFLOW, JUPYTER),
-) -> FakeSink:
-    sink = FakeSink()
-    readiness.wait(cast(Engine, engine), services, timeout, sink, changed)
-    return sink
+) -> FakeProgress:
+    progress = FakeProgress()
+    readiness.wait(cast(Engine, engine), services, timeout, progress, changed)
+    return progress
 
 
 READY = tuple(ServiceStatus(name, State.READY) for name in (MLFLOW, JUPYTER, POSTGRES))
 
 
 def test_ready_goes_through_to_database_and_store(server: Server) -> None:
-    sink = wait(FakeEngine(server.port, *READY))
-    assert sink.seen == [(MLFLOW, "ready"), (JUPYTER, "ready"), (POSTGRES, "ready")]
+    progress = wait(FakeEngine(server.port, *READY))
+    assert progress.seen == [(MLFLOW, "ready"), (JUPYTER, "ready"), (POSTGRES, "ready")]
     paths = [line.split("?")[0].split("/__probe__")[0] for line in server.asked]
     assert "GET /api/2.0/mlflow/experiments/search" in paths
     assert [line.split()[0] for line in server.asked if "/__probe__/" in line] == ["PUT", "GET", "DELETE"]
@@ -157,15 +157,15 @@ def test_nothing_is_ready_beside_a_service_that_has_exited(server: Server, name:
 
 @pytest.mark.parametrize("state", [State.STARTING, State.MISSING])
 def test_a_service_that_nothing_is_asked_of_is_waited_for(server: Server, state: State) -> None:
-    sink = FakeSink()
+    progress = FakeProgress()
     with pytest.raises(NotReady, match=rf"not ready after 0 s: postgres \({state}\)"):
         readiness.wait(
             cast(Engine, FakeEngine(server.port, *READY[:2], ServiceStatus(POSTGRES, state))),
             (POSTGRES, MLFLOW, JUPYTER),
             0.3,
-            sink,
+            progress,
         )
-    assert (POSTGRES, "ready") not in sink.seen
+    assert (POSTGRES, "ready") not in progress.seen
 
 
 @pytest.mark.parametrize("state", [State.EXITED, State.UNHEALTHY])

@@ -73,7 +73,7 @@ def contents(snapshot: Snapshot) -> dict[str, bytes]:
 
 
 def stored_pieces(snapshot: Snapshot) -> set[str]:
-    return {path.name for path in Path(str(snapshot.place), "pieces").rglob("*") if path.is_file()}
+    return {path.name for path in Path(str(snapshot.store), "pieces").rglob("*") if path.is_file()}
 
 
 def sha(content: bytes) -> str:
@@ -163,12 +163,12 @@ def test_an_unreadable_last_backup_means_reading_everything(tmp_path: Path, snap
 
 def test_a_backup_that_ended_early_is_none_and_harms_none(tmp_path: Path, snapshot: Snapshot) -> None:
     before = contents(snapshot)
-    with pytest.raises(TrackbedError, match="ended 95 bytes early"), Writer(snapshot.place, "p", {}, "here") as writer:
+    with pytest.raises(TrackbedError, match="ended 95 bytes early"), Writer(snapshot.store, "p", {}, "here") as writer:
         writer.database(io.BytesIO(DUMP))
         list(writer.listed([("1/cut", 100, "")]))
         writer.object("1/cut", 100, io.BytesIO(b"hello"))
     (tmp_path / "repo" / "incoming" / "0123").write_bytes(b"of a killed backup")
-    assert repository.names(snapshot.place) == [snapshot.name]
+    assert repository.names(snapshot.store) == [snapshot.name]
     assert contents(snapshot) == before
     assert contents(back_up(tmp_path / "repo", Reads(OBJECTS))) == before
 
@@ -194,7 +194,7 @@ def test_everything_is_private(tmp_path: Path, snapshot: Snapshot) -> None:
 
 def piece(snapshot: Snapshot, content: bytes) -> Path:
     digest = hashlib.sha256(content).hexdigest()
-    return Path(str(snapshot.place)) / "pieces" / digest[:2] / digest
+    return Path(str(snapshot.store)) / "pieces" / digest[:2] / digest
 
 
 def store(snapshot: Snapshot, content: bytes) -> str:
@@ -216,7 +216,7 @@ def crafted(snapshot: Snapshot, text: bytes | None = None, **facts: object) -> N
 
 def alone(snapshot: Snapshot) -> None:
     """As older versions left it: manifest and list are there once."""
-    shutil.rmtree(Path(str(snapshot.place), "copies"), ignore_errors=True)
+    shutil.rmtree(Path(str(snapshot.store), "copies"), ignore_errors=True)
 
 
 def lines(snapshot: Snapshot) -> list[Entry]:
@@ -232,7 +232,7 @@ def test_the_crafting_itself_is_accepted(snapshot: Snapshot) -> None:
 def test_a_flipped_byte_in_any_piece_is_refused(snapshot: Snapshot, part: int) -> None:
     alone(snapshot)
     chosen = random.Random(part)
-    files = sorted(path for path in Path(str(snapshot.place), "pieces").rglob("*") if path.is_file())
+    files = sorted(path for path in Path(str(snapshot.store), "pieces").rglob("*") if path.is_file())
     path = files[part % len(files)]
     content = bytearray(path.read_bytes())
     content[chosen.randrange(len(content))] ^= 1 << chosen.randrange(8)
@@ -298,7 +298,7 @@ def test_harm_to_any_file_is_refused(snapshot: Snapshot, which: str, harm: Calla
         {
             "object": piece(snapshot, b"hello"),
             "dump": piece(snapshot, DUMP[:1000]),
-            "list": Path(str(snapshot.place), "pieces", listed[:2], listed),
+            "list": Path(str(snapshot.store), "pieces", listed[:2], listed),
             "manifest": Path(str(snapshot)),
         }[which]
     )
@@ -312,7 +312,7 @@ def test_harm_to_any_file_is_refused(snapshot: Snapshot, which: str, harm: Calla
 def test_manifest_and_list_are_there_twice(snapshot: Snapshot, which: str, harm: Callable[[Path], None]) -> None:
     before = contents(snapshot)
     listed = snapshot.manifest()["list"][0]
-    path = Path(str(snapshot.place), "pieces", listed[:2], listed) if which == "list" else Path(str(snapshot))
+    path = Path(str(snapshot.store), "pieces", listed[:2], listed) if which == "list" else Path(str(snapshot))
     if which == "manifest" and harm is Path.unlink:
         return  # whoever removes a manifest wants to forget that backup
     harm(path)
@@ -621,7 +621,7 @@ def test_the_small_parts_of_either_form(tmp_path: Path, snapshot: Snapshot) -> N
 def test_a_reading_that_is_given_up_waits_for_nobody(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     """The garbage collector may close it in a thread that holds a lock which the end of another thread needs."""
     wanted = sorted(
-        (name, (Path(str(snapshot.place)) / repository.piece(name)).stat().st_size) for name in stored_pieces(snapshot)
+        (name, (Path(str(snapshot.store)) / repository.piece(name)).stat().st_size) for name in stored_pieces(snapshot)
     )
     fetch, slow = Snapshot._fetch, threading.Event()
     monkeypatch.setattr(
@@ -668,5 +668,5 @@ def test_a_repository_that_is_a_link_and_lacks_its_empty_folders(tmp_path: Path)
     place = Folder(tmp_path / "repo")
     place.write("copies/abc", b"x")  # as a repair does
     place.write("checked.json", b"{}")
-    place.settle()
+    place.sync()
     assert place.read("copies/abc", 9) == b"x" and not list((tmp_path / "disk/incoming").iterdir())

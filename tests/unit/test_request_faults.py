@@ -147,7 +147,7 @@ NUL = ValueError("A string literal cannot contain NUL (0x00) characters.")
 def test_an_error_around_a_fault_is_the_senders(
     mlflow_error: Any, cause: Exception | None, code: str, said: str
 ) -> None:
-    faults.settled(mlflow_error)
+    faults.blame_senders(mlflow_error)
     for first in ("serialize_as_json", "get_http_status_code"):  # handlers ask in either order
         error = mlflow_error("failed")
         error.__cause__ = cause

@@ -27,7 +27,7 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setattr(unpack, "copy", lambda *_: {"database": "new", "prefix": "new"})
     monkeypatch.setattr(unpack, "abandon", lambda *_: None)
     monkeypatch.setattr(unpack, "settings_of", lambda _: {"MLFLOW_WORKERS": "4", "TORCH": "none"})
-    monkeypatch.setattr(journal, "settle", lambda *_: None)
+    monkeypatch.setattr(journal, "recover", lambda *_: None)
     return made
 
 

@@ -151,7 +151,7 @@ def test_a_harmed_dump_of_a_repository_is_refused_and_the_others_pointed_to(snap
     piece(snapshot, DUMP[:1000]).unlink()
     with pytest.raises(TrackbedError, match="database dump is damaged") as refused:
         salvage.rest_of(snapshot, None)
-    assert f"`invoke backup.verify {snapshot.place}`" in refused.value.hint
+    assert f"`invoke backup.verify {snapshot.store}`" in refused.value.hint
 
 
 def test_a_whole_repository_lacks_nothing(snapshot: Snapshot) -> None:

@@ -50,9 +50,9 @@ def up(one: Project) -> Project:
 
 def test_up_twice_status_and_down(one: Project) -> None:
     one.state.save()
-    sink = Silent()
+    progress = Silent()
     said: list[str] = []
-    seen = lifecycle.up(one, sink, said.append)
+    seen = lifecycle.up(one, progress, said.append)
     assert seen.engine == "memory" and seen.changed == SERVICES
     assert [row.status.state for row in seen.rows] == [State.READY] * 3
     assert Remembered.load(one.settings.folder).engine == "memory"

@@ -63,7 +63,7 @@ class Folders:
     def __init__(self) -> None:
         self._known: set[tuple[str, int, int]] = set()
 
-    def settle(self, path: str) -> None:
+    def sync(self, path: str) -> None:
         """Sync the entry of ``path``, and those of the folders above up to the file system's root."""
         folder = os.path.dirname(os.path.abspath(path))
         sync_path(folder)
@@ -96,7 +96,7 @@ def sync_tree(folder: str, folders: Folders) -> Iterator[str]:
                 sync_path(path)
                 yield path
         sync_path(top)
-    folders.settle(folder)
+    folders.sync(folder)
 
 
 def read_token(environment: Mapping[str, str]) -> str:
@@ -172,7 +172,7 @@ def _local(journal: Journal) -> None:
             finalize_temp_path(temp_file_path)
         sync_path(temp_file_path)  # before it has its name: a name never leads to half a file
         os.replace(temp_file_path, destination_file_path)
-        folders.settle(destination_file_path)
+        folders.sync(destination_file_path)
         journal.wrote(destination_file_path)
 
     @functools.wraps(plain["log_artifacts"])

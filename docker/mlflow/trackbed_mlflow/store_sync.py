@@ -101,7 +101,7 @@ class StoreSync:
         if path not in found:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         for entry in (path, *(str(meta / "etag") for meta in listed)):
-            self.folders.settle(entry)
+            self.folders.sync(entry)
         self._buckets.add(bucket)
         self.journal.wrote(path)
 

@@ -10,12 +10,16 @@ from helpers.engines.docker import images, notebook_image
 from helpers.errors import EngineUnavailable, SettingError
 from helpers.gpu import accelerator, node_types
 from helpers.project.project import Project
-from helpers.services import Sink
+from helpers.services import ProgressReporter
 from helpers.spelling import did_you_mean, nearest
 
 
 def build(
-    system: Project, names: tuple[str, ...], sink: Sink, notice: Callable[[str], None], registry: str = ""
+    system: Project,
+    names: tuple[str, ...],
+    progress: ProgressReporter,
+    notice: Callable[[str], None],
+    registry: str = "",
 ) -> tuple[images.Built, ...]:
     """Build images for this machine's GPU or the one that was named, and push them where ``registry`` says.
 
@@ -41,7 +45,7 @@ def build(
     missing = [name for name in wanted if images.is_stale(engine.api, name, settings, notebook)]
     if warning := images.warn_about_disk(missing, notebook, engine.host_facts().disk_free):
         notice(f"warning: {warning}")
-    built = tuple(images.build(engine.api, name, settings, notebook, sink) for name in names)
+    built = tuple(images.build(engine.api, name, settings, notebook, progress) for name in names)
     if registry:
-        built = tuple(replace(one, pushed=images.push(engine.api, one.name, registry, sink)) for one in built)
+        built = tuple(replace(one, pushed=images.push(engine.api, one.name, registry, progress)) for one in built)
     return built

@@ -24,9 +24,9 @@ from helpers.services import (
     STORE_SYNC,
     ExecResult,
     Network,
+    ProgressReporter,
     ServiceSpec,
     ServiceStatus,
-    Sink,
 )
 
 MINIO_WALK = "docker/compose.minio-walk.yaml"  # for one container that sees MinIO's volume
@@ -155,7 +155,9 @@ class ComposeProject(Collaborator):
             )
         return tuple(str(json.loads(line)) for line in done.stdout.splitlines())
 
-    def up(self, look: Callable[[], Iterable[ServiceStatus]], sink: Sink, only: str = "") -> Generator[Snapshot]:
+    def up(
+        self, look: Callable[[], Iterable[ServiceStatus]], progress: ProgressReporter, only: str = ""
+    ) -> Generator[Snapshot]:
         """`docker compose up -d`, with the services as ``look`` sees them four times a second and once after its end.
 
         ``only``: nothing but that service, until it is healthy. Closing the generator ends the command.
@@ -173,7 +175,7 @@ class ComposeProject(Collaborator):
             start_new_session=True,
         ) as process:
             output: list[str] = []
-            reader = threading.Thread(target=_drain, args=(process, output, sink), daemon=True)
+            reader = threading.Thread(target=_drain, args=(process, output, progress), daemon=True)
             reader.start()
             try:
                 while (code := process.poll()) is None:
@@ -200,12 +202,12 @@ class ComposeProject(Collaborator):
             )
 
 
-def _drain(process: subprocess.Popen[str], lines: list[str], sink: Sink) -> None:
+def _drain(process: subprocess.Popen[str], lines: list[str], progress: ProgressReporter) -> None:
     assert process.stderr is not None
     try:
         for line in process.stderr:
             lines.append(line.strip())
-            sink.output(line)
+            progress.output(line)
     except ValueError:  # closed under us: the command was ended
         return
 

@@ -18,7 +18,7 @@ from helpers.engines.docker.notebook_image import NotebookImage
 from helpers.errors import TrackbedError
 from helpers.gpu import placeholders
 from helpers.machine import notebook_memory
-from helpers.services import JUPYTER, ExecResult, Mount, ServiceSpec, Sink, State
+from helpers.services import JUPYTER, ExecResult, Mount, ProgressReporter, ServiceSpec, State
 from helpers.settings import DEFAULT
 
 
@@ -87,7 +87,7 @@ class NotebookContainer(Collaborator):
     def networks_exist(self) -> bool:
         return all(map(self.api.network_exists, self.spec.networks))
 
-    def start(self, sink: Sink) -> None:
+    def start(self, progress: ProgressReporter) -> None:
         """It runs as planned: nothing when it does already, else a container that stopped, else a new one."""
         spec = self.spec
         image = self.api.image(spec.image)
@@ -96,9 +96,9 @@ class NotebookContainer(Collaborator):
             if container.labels.get(f"{LABEL}.config") == wanted:
                 if container.state not in (State.EXITED, State.STARTING) and (container.ports or not spec.ports):
                     return
-                if self._begin(container.id, spec, sink):
+                if self._begin(container.id, spec, progress):
                     return
-            sink.service(JUPYTER, "recreating")
+            progress.service(JUPYTER, "recreating")
             self.api.stop(container.id, spec.stop_grace)
             self.api.remove(container.id)
         labels = {
@@ -110,12 +110,12 @@ class NotebookContainer(Collaborator):
         }
         networks = {network: [JUPYTER] for network in spec.networks}
         made = self.api.create(spec.container, create_arguments(self.api, spec, labels), networks)
-        if not self._begin(made, spec, sink):
+        if not self._begin(made, spec, progress):
             self.api.remove(made)
             lower = replace(spec, ulimits={})
             self.api.start(self.api.create(spec.container, create_arguments(self.api, lower, labels), networks))
 
-    def _begin(self, container: str, spec: ServiceSpec, sink: Sink) -> bool:
+    def _begin(self, container: str, spec: ServiceSpec, progress: ProgressReporter) -> bool:
         """Start it; False when this engine may not raise the limits that it asks for (a GPU works with lower ones)."""
         try:
             self.api.start(container)
@@ -123,17 +123,17 @@ class NotebookContainer(Collaborator):
             if not spec.ulimits or "setting rlimit" not in error.message:
                 raise
             # without root, or in a container itself
-            sink.step(f"this engine may not raise {' and '.join(spec.ulimits)}: the notebook goes without")
+            progress.step(f"this engine may not raise {' and '.join(spec.ulimits)}: the notebook goes without")
             return False
         return True
 
-    def stop(self, sink: Sink, drain: int) -> None:
+    def stop(self, progress: ProgressReporter, drain: int) -> None:
         """Before the services: Compose cannot remove a network that it is attached to."""
         for container in self.api.containers(self.labels):
-            sink.service(JUPYTER, "stopping")
+            progress.service(JUPYTER, "stopping")
             self.api.stop(container.id, min(drain, 10))
             self.api.remove(container.id)
-            sink.service(JUPYTER, "stopped")
+            progress.service(JUPYTER, "stopped")
 
     def one_shot(self, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None, timeout: float) -> ExecResult:
         """A command in a fresh copy, without its network's names and without its GPU."""

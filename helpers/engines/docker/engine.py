@@ -39,8 +39,8 @@ from helpers.services import (
     DataItem,
     ExecResult,
     Plan,
+    ProgressReporter,
     ServiceStatus,
-    Sink,
     StartReport,
     State,
 )
@@ -184,7 +184,7 @@ class DockerEngine(base.Engine):
     def workspace_fix(self) -> str:
         return self.workspace.fix()
 
-    def take_workspace(self, sink: Sink) -> None:
+    def take_workspace(self, progress: ProgressReporter) -> None:
         """Nothing: the notebook runs as the workspace's owner."""
 
     # looking
@@ -242,22 +242,22 @@ class DockerEngine(base.Engine):
     def unlisted(self) -> tuple[str, ...]:
         return self.compose.unlisted()
 
-    def halt(self, service: str, sink: Sink) -> None:
+    def halt(self, service: str, progress: ProgressReporter) -> None:
         for status in self.services():
             if status.name == service and status.state not in (State.MISSING, State.EXITED):
                 self.api.stop(status.identity, 40)
-                sink.service(service, "stopped")
+                progress.service(service, "stopped")
 
-    def resume(self, service: str, sink: Sink) -> None:
+    def resume(self, service: str, progress: ProgressReporter) -> None:
         for status in self.services():
             if status.name == service and status.state is State.EXITED:
                 self.api.start(status.identity)
-                sink.service(service, "starting")
+                progress.service(service, "starting")
 
     # starting
 
-    def prepare(self, sink: Sink) -> tuple[str, ...]:
-        made = images.ensure(self.api, self.settings, self.notebook.image, self.object_store, sink)
+    def prepare(self, progress: ProgressReporter) -> tuple[str, ...]:
+        made = images.ensure(self.api, self.settings, self.notebook.image, self.object_store, progress)
         self._plan_anew()
         return made
 
@@ -277,32 +277,32 @@ class DockerEngine(base.Engine):
             self.notebook.image.name if self.deployment.notebook_only else self.settings.mlflow_image
         )
 
-    def start(self, sink: Sink) -> StartReport:
+    def start(self, progress: ProgressReporter) -> StartReport:
         statuses = self.services()
         before = {s.name: s.identity for s in statuses if s.up}
         self.check_foreign()
         for status in statuses:
             if status.state in (State.RESTARTING, State.UNHEALTHY):
-                sink.service(status.name, "stopping", f"it was {status.state}")
+                progress.service(status.name, "stopping", f"it was {status.state}")
                 self.api.stop(status.identity, 30)  # not to sit out the engine's pause before its next try
         self.workspace.make()  # its owner is who reads the notebook's secrets
         self._plan_anew()
-        sink.step("volumes and secrets")
-        ready = self.database.check(statuses, sink)
+        progress.step("volumes and secrets")
+        ready = self.database.check(statuses, progress)
         kept = self.make_volumes()
         if self.deployment.notebook_only:
-            sink.step("starting the notebook")
+            progress.step("starting the notebook")
             self.api.create_network(self.deployment.frontend(), self.settings.project)
-            self.notebook.start(sink)
+            self.notebook.start(progress)
         else:
-            sink.step("starting the services")
+            progress.step("starting the services")
             self.guard.put()  # before the first port is open; again when the networks are there
             self.startup.free_ports()
             if kept and not ready:
                 # nobody may be connected while the server's role is replaced
-                self.halt(MLFLOW, sink)
-                self.startup.bring_up(sink, only=POSTGRES)
-            self.startup.bring_up(sink)
+                self.halt(MLFLOW, progress)
+                self.startup.bring_up(progress, only=POSTGRES)
+            self.startup.bring_up(progress)
         return shared.report(before, self.services())
 
     def network_guard(self) -> tuple[str, ...]:
@@ -313,20 +313,20 @@ class DockerEngine(base.Engine):
 
     # stopping
 
-    def stop(self, sink: Sink, drain: int = 40) -> tuple[str, ...]:
+    def stop(self, progress: ProgressReporter, drain: int = 40) -> tuple[str, ...]:
         stopped = [s.name for s in self.services() if s.state is not State.MISSING]
-        self.notebook.stop(sink, drain)
+        self.notebook.stop(progress, drain)
         if self.deployment.notebook_only:
             self.api.remove_network(self.deployment.frontend().name)
             return tuple(stopped)
-        stopping.stop(self.containers, self.compose, self.guard, drain, sink)
+        stopping.stop(self.containers, self.compose, self.guard, drain, progress)
         return tuple(reversed(stopped))
 
     def data(self) -> tuple[DataItem, ...]:
         return self.volumes.data()
 
-    def remove_data(self, sink: Sink) -> None:
-        self.volumes.remove(sink)
+    def remove_data(self, progress: ProgressReporter) -> None:
+        self.volumes.remove(progress)
 
     # what is looked at before a start
 

@@ -19,7 +19,7 @@ from helpers.engines.docker.client import LABEL, DockerApi
 from helpers.engines.docker.notebook_image import REPOSITORY, NotebookImage
 from helpers.errors import SettingError, TrackbedError
 from helpers.gpu import wheels
-from helpers.services import Sink
+from helpers.services import ProgressReporter
 from helpers.settings import Settings
 
 OWN = "trackbed/"
@@ -152,32 +152,36 @@ def is_own(name: str) -> bool:
 
 
 def ensure(
-    api: DockerApi, settings: Settings, notebook: NotebookImage, object_store: str, sink: Sink
+    api: DockerApi, settings: Settings, notebook: NotebookImage, object_store: str, progress: ProgressReporter
 ) -> tuple[str, ...]:
     """Build or pull every image that is missing or outdated; gives their names."""
     # pulls first: a registry that refuses is known in a second, a build takes a minute
     made = sorted(stale(api, settings, notebook, object_store), key=is_own)
     for place, name in enumerate(made, 1):
         begun = time.monotonic()
-        sink.step(f"{place} of {len(made)}: {'building' if is_own(name) else 'pulling'} {name}")
+        progress.step(f"{place} of {len(made)}: {'building' if is_own(name) else 'pulling'} {name}")
         if is_own(name):
-            _build(name, settings, notebook, sink)
+            _build(name, settings, notebook, progress)
         else:
-            _pull_or_build(api, name, settings, notebook, sink)
+            _pull_or_build(api, name, settings, notebook, progress)
         size = (api.image(local(api, name)) or {}).get("size", 0)
-        sink.step(f"{place} of {len(made)}: {name} is here, {size / 2**20:.0f} MiB in {time.monotonic() - begun:.0f} s")
+        progress.step(
+            f"{place} of {len(made)}: {name} is here, {size / 2**20:.0f} MiB in {time.monotonic() - begun:.0f} s"
+        )
     return tuple(made)
 
 
-def build(api: DockerApi, service: str, settings: Settings, notebook: NotebookImage, sink: Sink) -> Built:
+def build(
+    api: DockerApi, service: str, settings: Settings, notebook: NotebookImage, progress: ProgressReporter
+) -> Built:
     """Build one of our images, or find that nothing changed since it was built."""
     name = name_of(service, settings, notebook)
     image = api.image(name)
     if image is not None and image["labels"].get(f"{LABEL}.inputs") == _inputs(name, settings, notebook):
         return Built(name, False, 0.0, image["size"])
-    sink.step(f"building {name}")
+    progress.step(f"building {name}")
     begun = time.monotonic()
-    _build(name, settings, notebook, sink)
+    _build(name, settings, notebook, progress)
     image = api.image(name)
     return Built(name, True, time.monotonic() - begun, image["size"] if image else 0)
 
@@ -200,7 +204,7 @@ def build_command(name: str, settings: Settings, notebook: NotebookImage, root: 
     return argv.build(name, folder, arguments(name, settings, notebook), settings.build_network)
 
 
-def _build(name: str, settings: Settings, notebook: NotebookImage, sink: Sink) -> None:
+def _build(name: str, settings: Settings, notebook: NotebookImage, progress: ProgressReporter) -> None:
     if shutil.which("docker") is None:
         raise TrackbedError("the docker command is missing", "install docker-ce-cli and docker-buildx-plugin")
     *command, folder = build_command(name, settings, notebook, str(clone.ROOT))
@@ -212,7 +216,7 @@ def _build(name: str, settings: Settings, notebook: NotebookImage, sink: Sink) -
         command += ["--build-arg", variable]  # the value is taken from the environment, not from argv
     open_to_all(_folder(name))
     with _secret("ca", trusted) as secret:
-        code, lines = commands.follow([*command, *secret, folder], sink.output, env={**os.environ, **proxies})
+        code, lines = commands.follow([*command, *secret, folder], progress.output, env={**os.environ, **proxies})
     if code:
         if known := client_problem("\n".join(lines)):
             raise TrackbedError(f"building {name} failed: {known[0]}", known[1], tuple(lines[-4:]))
@@ -282,15 +286,15 @@ def unreachable(lines: Iterable[str]) -> str:
     return "it does not answer" + (f" ({next(filter(None, cause.groups())).strip()})" if cause else "")
 
 
-def push(api: DockerApi, name: str, registry: str, sink: Sink) -> str:
+def push(api: DockerApi, name: str, registry: str, progress: ProgressReporter) -> str:
     """Tag one of our images for a registry and push it; gives its name there. TrackbedError in the registry's words."""
     if not re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*", registry):
         raise SettingError(f"--registry={registry}: must be HOST[:PORT][/PATH], without https://.")
     there = f"{registry}/{name.removeprefix(OWN)}"
-    sink.step(f"pushing {there}")
+    progress.step(f"pushing {there}")
     try:
         for line in api.push(name, there):
-            sink.output(line)
+            progress.output(line)
     except TrackbedError as error:
         raise TrackbedError(
             f"pushing {there} failed: {error.message}",
@@ -299,22 +303,25 @@ def push(api: DockerApi, name: str, registry: str, sink: Sink) -> str:
     return there
 
 
-def _pull_or_build(api: DockerApi, name: str, settings: Settings, notebook: NotebookImage, sink: Sink) -> None:
+def _pull_or_build(
+    api: DockerApi, name: str, settings: Settings, notebook: NotebookImage, progress: ProgressReporter
+) -> None:
     """Pull an image; VersityGW's is built from its Go module where that fails."""
     try:
         for line in api.pull(
-            name, lambda done, whole: sink.amount(name, done, whole, f"{done / 2**20:.0f} of {whole / 2**20:.0f} MiB")
+            name,
+            lambda done, whole: progress.amount(name, done, whole, f"{done / 2**20:.0f} of {whole / 2**20:.0f} MiB"),
         ):
-            sink.output(line)
+            progress.output(line)
         return
     except TrackbedError as error:
         if name != wanted("versitygw", settings) or settings.versitygw_image != DEFAULT_VERSITYGW:
             if known := client_problem(error.message):
                 raise TrackbedError(f"pulling {name} failed: {known[0]}", known[1]) from None
             raise TrackbedError(f"pulling {name} failed: {error.message}", _pull_hint(name)) from None
-        sink.step(f"pulling {name} failed ({error.message}): building the same release from {MODULE} (minutes)")
+        progress.step(f"pulling {name} failed ({error.message}): building the same release from {MODULE} (minutes)")
     if is_stale(api, VERSITYGW, settings, notebook):
-        _build(VERSITYGW, settings, notebook, sink)
+        _build(VERSITYGW, settings, notebook, progress)
     api.tag(VERSITYGW, references.without_digest(name))
 
 

@@ -11,7 +11,7 @@ from helpers.engines.base import Engine
 from helpers.engines.docker import half_made
 from helpers.engines.docker.deployment import Collaborator, DockerDeployment
 from helpers.errors import ServiceFailed, TrackbedError
-from helpers.services import POSTGRES, ExecResult, ServiceStatus, Sink, State
+from helpers.services import POSTGRES, ExecResult, ProgressReporter, ServiceStatus, State
 
 PASSWORD_FILE = "/run/secrets/postgres-password"
 
@@ -23,7 +23,7 @@ class Database(Collaborator):
         super().__init__(deployment)
         self.engine = engine
 
-    def check(self, statuses: Iterable[ServiceStatus], sink: Sink) -> bool:
+    def check(self, statuses: Iterable[ServiceStatus], progress: ProgressReporter) -> bool:
         """Whether the cluster has been good once; False also where there is none.
 
         Refuses one of another PostgreSQL major: the image would make an empty one beside it. A first start that was
@@ -45,7 +45,7 @@ class Database(Collaborator):
             if now.state is not State.MISSING:
                 self.api.stop(now.identity, 30)
             if self._look_into(volume).unfinished:
-                sink.step(
+                progress.step(
                     "the first start of the database was interrupted before anything was in it: creating it again"
                 )
                 self._in_volume(volume, half_made.REMOVE)
@@ -92,16 +92,16 @@ class Database(Collaborator):
     def _psql(self, role: str, name: str, statements: str) -> ExecResult:
         return self.engine.exec(POSTGRES, shared.psql(role, name), statements.encode(), 600)
 
-    def settle(self, identity: str, sink: Sink) -> bool:
+    def ensure_roles(self, identity: str, progress: ProgressReporter) -> bool:
         """Both roles and the live database are there, and the server's role has today's password.
 
         False: the container ``identity`` was replaced meanwhile, the next one is still to be asked. "": there is none.
         """
         live = self.system.state.live["database"]
         try:
-            if made := database_roles.settle(self._psql, live, PASSWORD_FILE):
-                sink.step(made)
-            self._match_password(live, sink)
+            if made := database_roles.ensure(self._psql, live, PASSWORD_FILE):
+                progress.step(made)
+            self._match_password(live, progress)
         except TrackbedError as error:
             ends = re.search(
                 r"is not running|No such container|shutting down|terminating connection|"
@@ -118,7 +118,7 @@ class Database(Collaborator):
         )
         return True
 
-    def _match_password(self, live: str, sink: Sink) -> None:
+    def _match_password(self, live: str, progress: ProgressReporter) -> None:
         """POSTGRES_PASSWORD_FILE counts at the first start only: make the existing database accept today's password.
 
         The password stays inside the container: psql itself reads it from the secrets volume.
@@ -137,4 +137,4 @@ class Database(Collaborator):
                 + commands.last_line(done.stderr),
                 "put the old one into .env as POSTGRES_PASSWORD",
             )
-        sink.step("the existing database has the current password now")
+        progress.step("the existing database has the current password now")

@@ -17,7 +17,7 @@ from helpers.engines.docker.network_guard import NetworkGuard
 from helpers.engines.docker.postgres import Database
 from helpers.engines.failures import failure, stop_at_failed
 from helpers.errors import TrackbedError
-from helpers.services import BUCKET, GATEWAY, POSTGRES, ServiceStatus, Sink, State
+from helpers.services import BUCKET, GATEWAY, POSTGRES, ProgressReporter, ServiceStatus, State
 
 
 class Startup(Collaborator):
@@ -51,32 +51,32 @@ class Startup(Collaborator):
                 self.api.stop(container.id, 10)
                 self.api.remove(container.id)
 
-    def bring_up(self, sink: Sink, only: str = "") -> None:
+    def bring_up(self, progress: ProgressReporter, only: str = "") -> None:
         """Compose starts the services, and meanwhile the notebook starts as soon as its network is there.
 
-        ``only``: the database, whose roles are to be settled before anything else is started.
+        ``only``: the database, whose roles have to be right before anything else starts.
         """
         watch = Watch(self.engine, [only] if only else self.deployment.services)
-        notebook_started, settled = bool(only), False
-        with shared.interruptible(), closing(self.compose.up(self.engine.services, sink, only)) as snapshots:
+        notebook_started, roles_ready = bool(only), False
+        with shared.interruptible(), closing(self.compose.up(self.engine.services, progress, only)) as snapshots:
             for now in snapshots:
                 for status in now.statuses.values():
                     if status.state is not State.MISSING:
-                        sink.service(status.name, str(status.state), status.reason[:80])
+                        progress.service(status.name, str(status.state), status.reason[:80])
                 # alone: Compose waits for a container that it may just be replacing
                 database = now.statuses[POSTGRES]
-                if not settled and database.state is State.READY and (now.code == 0 or not only):
-                    settled = self.database.settle(database.identity, sink)
+                if not roles_ready and database.state is State.READY and (now.code == 0 or not only):
+                    roles_ready = self.database.ensure_roles(database.identity, progress)
                 if not notebook_started and (now.code == 0 or self.notebook.networks_exist()):
                     self.guard.put()
-                    self.notebook.start(sink)
+                    self.notebook.start(progress)
                     notebook_started = True
                 if now.code is None:
                     watch.look(now.statuses)
         if now.code:
             explain(self.engine, now.output, watch.stale)
-        if not settled:
-            self.database.settle("", sink)
+        if not roles_ready:
+            self.database.ensure_roles("", progress)
 
 
 class Watch:

@@ -12,7 +12,7 @@ from helpers.engines.docker.client import LABEL, FileEntry
 from helpers.engines.docker.deployment import Collaborator
 from helpers.errors import TrackbedError
 from helpers.project import users, workspace_folder
-from helpers.services import GATEWAY, MLFLOW, DataItem, Sink
+from helpers.services import GATEWAY, MLFLOW, DataItem, ProgressReporter
 
 LIVE = "live.json"  # the pointer of the state file, kept with the data as well
 
@@ -141,11 +141,11 @@ class Volumes(Collaborator):
         prefix = len(self.settings.project) + 1
         return tuple(DataItem(f"volume {n}", what.get(n[prefix:], "generated secrets")) for n in sorted(mine))
 
-    def remove(self, sink: Sink) -> None:
+    def remove(self, progress: ProgressReporter) -> None:
         for item in self.data():
-            sink.step(f"removing {item.name}")
+            progress.step(f"removing {item.name}")
             with streaming.ticking(
-                lambda seconds, name=item.name: sink.step(  # type: ignore[misc]
+                lambda seconds, name=item.name: progress.step(  # type: ignore[misc]
                     f"removing {name}, for {seconds:.0f} s"
                 )
             ):

@@ -29,7 +29,17 @@ from helpers.engines.host import LOCAL, Host, HostFacts
 from helpers.errors import TrackbedError
 from helpers.gpu.accelerator import Accelerator
 from helpers.project.project import Project
-from helpers.services import MLFLOW, Address, Availability, DataItem, ExecResult, Plan, ServiceStatus, Sink, StartReport
+from helpers.services import (
+    MLFLOW,
+    Address,
+    Availability,
+    DataItem,
+    ExecResult,
+    Plan,
+    ProgressReporter,
+    ServiceStatus,
+    StartReport,
+)
 from helpers.settings import Settings
 
 
@@ -123,8 +133,8 @@ class EmbeddedEngine(base.Engine):
     def workspace_fix(self) -> str:
         return self.workspace.fix()
 
-    def take_workspace(self, sink: Sink) -> None:
-        self.workspace.take(sink)
+    def take_workspace(self, progress: ProgressReporter) -> None:
+        self.workspace.take(progress)
 
     # looking
 
@@ -158,20 +168,20 @@ class EmbeddedEngine(base.Engine):
 
     # starting and stopping
 
-    def prepare(self, sink: Sink) -> tuple[str, ...]:
-        return self.startup.prepare(sink)
+    def prepare(self, progress: ProgressReporter) -> tuple[str, ...]:
+        return self.startup.prepare(progress)
 
-    def start(self, sink: Sink) -> StartReport:
-        return self.startup.start(sink)
+    def start(self, progress: ProgressReporter) -> StartReport:
+        return self.startup.start(progress)
 
-    def halt(self, service: str, sink: Sink) -> None:
-        self.processes.halt(service, sink)
+    def halt(self, service: str, progress: ProgressReporter) -> None:
+        self.processes.halt(service, progress)
 
-    def resume(self, service: str, sink: Sink) -> None:
-        self.processes.resume(service, sink)
+    def resume(self, service: str, progress: ProgressReporter) -> None:
+        self.processes.resume(service, progress)
 
-    def stop(self, sink: Sink, drain: int = 40) -> tuple[str, ...]:
-        return self.processes.stop(sink, drain)
+    def stop(self, progress: ProgressReporter, drain: int = 40) -> tuple[str, ...]:
+        return self.processes.stop(progress, drain)
 
     # data
 
@@ -187,12 +197,12 @@ class EmbeddedEngine(base.Engine):
             DataItem(str(folder / name), text) for name, text in what.items() if not safe_files.is_empty(folder / name)
         )
 
-    def remove_data(self, sink: Sink) -> None:
+    def remove_data(self, progress: ProgressReporter) -> None:
         if self.processes.supervisor.running():
             raise TrackbedError("the system is still running", "`invoke down` first")
-        sink.step(f"removing {self.deployment.folder}")
+        progress.step(f"removing {self.deployment.folder}")
         for line in self.layout.remove():
-            sink.step(line)
+            progress.step(line)
 
     # what is looked at before a start
 

@@ -10,7 +10,7 @@ from helpers.engines.embedded.deployment import Collaborator
 from helpers.errors import TrackbedError
 from helpers.gpu import node_types, wheels
 from helpers.service_accounts import NOTEBOOK
-from helpers.services import JUPYTER, MLFLOW, Sink
+from helpers.services import JUPYTER, MLFLOW, ProgressReporter
 
 OWN = "embedded"  # the venv of supervisor and PostgreSQL
 SHOWN = ("mlflow", "jupyterlab", "supervisor", *postgres_wheels.WHEELS)  # by `versions`
@@ -84,16 +84,16 @@ class Environments(Collaborator):
             *("--encoding=UTF8", "--locale=C.UTF-8", "--data-checksums"),
         ]
 
-    def make(self, sink: Sink) -> tuple[str, ...]:
+    def make(self, progress: ProgressReporter) -> tuple[str, ...]:
         """Make those that are missing or from another lock; gives their names."""
         interpreter = venvs.interpreter(self.deployment.identity(MLFLOW))
         for venv in self.every():
             if venv.close_lock():
-                sink.step(f"the lock file of {venv.name} was open to every account of this machine: closed")
+                progress.step(f"the lock file of {venv.name} was open to every account of this machine: closed")
         missing = [(venv, problem) for venv in self.every() if (problem := venv.problem())]
         for number, (venv, problem) in enumerate(missing, 1):
-            sink.step(f"{number} of {len(missing)}: installing {venv.name} ({problem})")
-            venv.make(interpreter, sink)
+            progress.step(f"{number} of {len(missing)}: installing {venv.name} ({problem})")
+            venv.make(interpreter, progress)
         return tuple(venv.name for venv, _ in missing)
 
     def make_packages(self) -> None:

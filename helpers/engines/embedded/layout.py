@@ -14,7 +14,7 @@ from helpers.engines.embedded.accounts import Accounts
 from helpers.errors import TrackbedError
 from helpers.project import workspace_folder
 from helpers.service_accounts import DATABASE, NOTEBOOK, ROLES, SERVER
-from helpers.services import Sink
+from helpers.services import ProgressReporter
 
 SOCKET_LIMIT = 107  # bytes of a Unix socket's path
 LONGEST_SOCKET = "/postgres/.s.PGSQL.5432"
@@ -89,7 +89,7 @@ class Layout:
         """What subprocess is told to become the account of a service."""
         return self.accounts.identity(accounts.ROLE_OF[service], groups)
 
-    def make(self, sink: Sink) -> None:
+    def make(self, progress: ProgressReporter) -> None:
         """Make what is missing and put right what is not as it has to be. Raises TrackbedError.
 
         An earlier version's files are taken over: parents and programs become root's, data the roles'.
@@ -127,7 +127,7 @@ class Layout:
             ) from None
         if earlier or given.changed:
             left = f"; {given.left} links, or files with several names, keep their owner" if given.left else ""
-            sink.step(
+            progress.step(
                 "each service has an account of its own now: "
                 f"{', '.join(made[role].pw_name for role in ROLES)} ({given.changed} files and folders){left}"
             )

@@ -18,7 +18,7 @@ from helpers.engines.embedded.service_commands import ServiceCommands
 from helpers.errors import ServiceFailed, TrackbedError
 from helpers.project.state import sync_folder
 from helpers.service_accounts import DATABASE
-from helpers.services import MLFLOW, POSTGRES, ExecResult, Sink, State
+from helpers.services import MLFLOW, POSTGRES, ExecResult, ProgressReporter, State
 
 LEFT_SECONDS = 10.0  # in which what a killed PostgreSQL leaves behind ends by itself
 
@@ -43,14 +43,14 @@ class Database(Collaborator):
         """Whether its roles were made once, so that a server may be connected while PostgreSQL starts."""
         return os.path.lexists(self.data_folder / database_roles.READY)
 
-    def prepare(self, sink: Sink) -> None:
+    def prepare(self, progress: ProgressReporter) -> None:
         """Before PostgreSQL starts: a database of its major, and no lock of one that is gone. Raises TrackbedError."""
         if not self.version(self.data_folder):
             self._check_major()
-            sink.step("creating the database")
+            progress.step("creating the database")
             self._make()
         elif self.environments.venv(OWN).others():
-            sink.step(f"{self._server_version()} goes on with the existing database")
+            progress.step(f"{self._server_version()} goes on with the existing database")
 
     def version(self, folder: Path) -> str:
         """The PostgreSQL major of a database's folder, "" without one; read by the database's own account."""
@@ -107,7 +107,7 @@ class Database(Collaborator):
         fresh.rename(self.data_folder)  # initdb has synced what it made
         sync_folder(self.data_folder.parent)
 
-    def unlock(self, sink: Sink) -> None:
+    def unlock(self, progress: ProgressReporter) -> None:
         """Take away the lock of a PostgreSQL that is gone. One that is there is never touched: TrackbedError."""
         lock = self.data_folder / stale_locks.FILE
         if self.processes.pid(POSTGRES) or not os.path.lexists(lock):
@@ -122,13 +122,13 @@ class Database(Collaborator):
             return  # PostgreSQL itself has to tell
         pid = stale_locks.holder(self.commands.run(POSTGRES, ("cat", str(lock))).stdout)
         if not pid or process_table.alive(pid):
-            sink.step(
+            progress.step(
                 "removing the lock of a PostgreSQL that is gone"
                 + (f"; process {pid} is another program now" if pid else "")
             )
         self.commands.run(POSTGRES, ("rm", "-f", str(lock), str(self.layout.sockets / ".s.PGSQL.5432.lock")))
 
-    def settle(self, sink: Sink) -> None:
+    def ensure_roles(self, progress: ProgressReporter) -> None:
         """Once PostgreSQL answers: both roles and the live database are there. Bounded; raises ServiceFailed."""
         self._wait()
 
@@ -136,9 +136,9 @@ class Database(Collaborator):
             return self.commands.psql(role, database, text, timeout=600)
 
         live = self.system.state.live["database"]
-        if made := database_roles.settle(statements, live, stop_server=lambda: self.processes.halt(MLFLOW, sink)):
-            sink.step(made)
-            self.processes.resume(MLFLOW, sink)
+        if made := database_roles.ensure(statements, live, stop_server=lambda: self.processes.halt(MLFLOW, progress)):
+            progress.step(made)
+            self.processes.resume(MLFLOW, progress)
         if not self.is_settled:
             self.commands.run(POSTGRES, ("touch", str(self.data_folder / database_roles.READY)))
 

@@ -15,7 +15,7 @@ from helpers.engines.embedded.supervisor import Supervisor
 from helpers.engines.embedded.supervisor_config import MARK
 from helpers.errors import TrackbedError
 from helpers.service_accounts import NOTEBOOK
-from helpers.services import JUPYTER, MLFLOW, POSTGRES, Sink
+from helpers.services import JUPYTER, MLFLOW, POSTGRES, ProgressReporter
 
 SERVICES = (POSTGRES, MLFLOW, JUPYTER)
 
@@ -50,32 +50,32 @@ class Processes(Collaborator):
                 raise TrackbedError(f"there is no service {service}", f"one of {', '.join(SERVICES)}") from None
             return
 
-    def halt(self, service: str, sink: Sink) -> None:
+    def halt(self, service: str, progress: ProgressReporter) -> None:
         if self.supervisor.running() and self.supervisor.stop(service):
-            sink.service(service, "stopped")
+            progress.service(service, "stopped")
 
-    def resume(self, service: str, sink: Sink) -> None:
+    def resume(self, service: str, progress: ProgressReporter) -> None:
         if self.supervisor.running():
             self.supervisor.start(service)
-            sink.service(service, "starting")
+            progress.service(service, "starting")
 
     def end_notebook(self) -> None:
         """End what the notebook's account runs, what it started aside of the supervisor too."""
         self.layout.accounts.end(NOTEBOOK)
 
-    def stop(self, sink: Sink, drain: int) -> tuple[str, ...]:
+    def stop(self, progress: ProgressReporter, drain: int) -> tuple[str, ...]:
         """Stop every service; gives their names, in the order in which they went."""
         order, stopped = tuple(reversed(self.deployment.services)), []  # the notebook first, the database last
         if self.supervisor.running():
             with contextlib.suppress(OSError):  # it stopped answering on the way: what is left is ended below
                 for name in order:
-                    sink.service(name, "stopping")
+                    progress.service(name, "stopping")
                     if self.supervisor.stop(name):
                         stopped.append(name)
-                    sink.service(name, "stopped")
+                    progress.service(name, "stopped")
                 self.supervisor.shutdown()
         self.end_notebook()
-        if self.end_orphans(sink, drain):
+        if self.end_orphans(progress, drain):
             return tuple(stopped) or order
         return tuple(stopped)
 
@@ -86,12 +86,12 @@ class Processes(Collaborator):
         return process_table.with_variable(MARK, self.system.state.instance, self.layout.uids())
 
     def end_orphans(
-        self, sink: Sink, seconds: float, words: str = "stopping processes that lost their supervisor"
+        self, progress: ProgressReporter, seconds: float, words: str = "stopping processes that lost their supervisor"
     ) -> bool:
         """End processes without a supervisor of ours; what they leave behind too. Tells whether there were any."""
         if not (left := self.orphans()):
             return False
-        sink.step(words)
+        progress.step(words)
         for _ in range(3):
             process_table.end(left, seconds, {"postgres": signal.SIGINT})  # its fast shutdown
             if not (left := self.orphans()):

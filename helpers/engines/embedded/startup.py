@@ -20,7 +20,7 @@ from helpers.engines.embedded.workspace import Workspace
 from helpers.errors import TrackbedError
 from helpers.project.credentials import JUPYTER_TOKEN
 from helpers.service_accounts import SERVER
-from helpers.services import JUPYTER, MLFLOW, POSTGRES, Sink, StartReport
+from helpers.services import JUPYTER, MLFLOW, POSTGRES, ProgressReporter, StartReport
 
 STOP_SECONDS = 40  # for running requests, before processes that need another group
 
@@ -41,52 +41,52 @@ class Startup(Collaborator):
         self.commands, self.inspection, self.database = commands, inspection, database
         self.files, self.workspace = AppFiles(deployment), Workspace(deployment)
 
-    def prepare(self, sink: Sink) -> tuple[str, ...]:
+    def prepare(self, progress: ProgressReporter) -> tuple[str, ...]:
         """Make the folders and the environments; gives the names of those that were made."""
         if self.layout.earlier:
-            self.processes.end_orphans(sink, 60, "stopping what an earlier version started")
-        self.layout.make(sink)
-        return self.environments.make(sink)
+            self.processes.end_orphans(progress, 60, "stopping what an earlier version started")
+        self.layout.make(progress)
+        return self.environments.make(progress)
 
-    def start(self, sink: Sink) -> StartReport:
+    def start(self, progress: ProgressReporter) -> StartReport:
         before = {status.name: status.identity for status in self.inspection.statuses(False) if status.up}
-        self.layout.make(sink)
+        self.layout.make(progress)
         self._check_nodes()
-        self._renew_groups(sink)
-        self._mend_byte_code(sink)
+        self._renew_groups(progress)
+        self._mend_byte_code(progress)
         self.workspace.make()
         if not self.processes.supervisor.running():
-            self.processes.end_orphans(sink, 30)
+            self.processes.end_orphans(progress, 30)
         if JUPYTER_TOKEN in self.system.replaced:  # what the notebook started aside would read the new one
-            self.processes.halt(JUPYTER, sink)
+            self.processes.halt(JUPYTER, progress)
             self.processes.end_notebook()
         self.files.put()
         self.environments.make_packages()
         if POSTGRES in self.deployment.services:
-            self.database.prepare(sink)
+            self.database.prepare(progress)
             self.files.put_database_access()
-            self.database.unlock(sink)
-        sink.step("starting the processes")
+            self.database.unlock(progress)
+        progress.step("starting the processes")
         with shared.interruptible():
-            self._run_programs(sink)
+            self._run_programs(progress)
         self.environments.remove_others()
         self.files.remove_others()
         after = self.inspection.statuses(False)
         report = shared.report(before, after)
         for status in after:
-            sink.service(status.name, "starting" if status.name in report.changed else "ready")
+            progress.service(status.name, "starting" if status.name in report.changed else "ready")
         return report
 
-    def _run_programs(self, sink: Sink) -> None:
+    def _run_programs(self, progress: ProgressReporter) -> None:
         supervisor, supervisord = self.processes.supervisor, self.environments.supervisord
         has_database = POSTGRES in self.deployment.services
         if has_database and not self.database.is_settled:
             # the server must not be connected while its role is replaced
             supervisor.apply([p for p in self.specs.programs() if p.name != MLFLOW], supervisord)
-            self.database.settle(sink)
+            self.database.ensure_roles(progress)
         supervisor.apply(self.specs.programs(), supervisord)
         if has_database:
-            self.database.settle(sink)
+            self.database.ensure_roles(progress)
             self._ensure_bucket()
 
     def _check_nodes(self) -> None:
@@ -103,16 +103,16 @@ class Startup(Collaborator):
                     f"sudo usermod -aG {group} $USER, then log in again; or use --gpu=none",
                 )
 
-    def _renew_groups(self, sink: Sink) -> None:
+    def _renew_groups(self, progress: ProgressReporter) -> None:
         """A supervisor from before this user's login into the GPU's group hands on the groups of then."""
         if self.layout.as_root:
             return
         groups = {int(group) for group in self.deployment.accelerator.groups} & set(os.getgroups())
         if not self.processes.supervisor.has_groups(groups):
-            sink.step("restarting the processes, which need the GPU's group")
-            self.processes.stop(sink, STOP_SECONDS)
+            progress.step("restarting the processes, which need the GPU's group")
+            self.processes.stop(progress, STOP_SECONDS)
 
-    def _mend_byte_code(self, sink: Sink) -> None:
+    def _mend_byte_code(self, progress: ProgressReporter) -> None:
         """Remove the byte code of a service that could not read it: a full disk cuts off what is written."""
         for service, folder in ((MLFLOW, self.folder / "pycache"), (JUPYTER, self.folder / "jupyter" / "pycache")):
             up = [status.name for status in self.inspection.statuses(False) if status.up]
@@ -120,7 +120,7 @@ class Startup(Collaborator):
                 continue
             damaged = any(map(machine_failures.BYTE_CODE.search, self.processes.logs(service, 40)))
             if damaged and safe_files.remove(folder):
-                sink.step(f"removing damaged byte code of {service}")
+                progress.step(f"removing damaged byte code of {service}")
                 if service == MLFLOW:
                     account = self.layout.accounts.get(SERVER)
                     safe_files.give_folder(folder, account.pw_uid, account.pw_gid, 0o700)

@@ -15,7 +15,7 @@ from typing import Any
 
 from helpers import commands, digests, safe_files
 from helpers.errors import EngineUnavailable, TrackbedError
-from helpers.services import Sink
+from helpers.services import ProgressReporter
 from helpers.uv_settings import uv_settings
 
 MINIMUM = (3, 11)
@@ -119,7 +119,7 @@ class Venv:
             *([uv, "pip", "install", "--no-progress", *python, *extra.argv()] for extra in self.extras),
         ]
 
-    def make(self, interpreter: str, sink: Sink) -> None:
+    def make(self, interpreter: str, progress: ProgressReporter) -> None:
         """Make it anew. Raises TrackbedError with uv's last words."""
         uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
         if uv is None:
@@ -133,7 +133,7 @@ class Venv:
         elif os.geteuid() == 0 and not _own_cache(uv, environment):
             environment["UV_LINK_MODE"] = "copy"  # a link to another account's file is that account's to change
         for argv in self.commands(uv, interpreter):
-            code, lines = commands.follow(argv, sink.output, env=environment, cwd=self.root, umask=0o022)
+            code, lines = commands.follow(argv, progress.output, env=environment, cwd=self.root, umask=0o022)
             if code:
                 lines = [line.strip() for line in lines]
                 reason, said = _reason(lines), tuple(line for line in lines if line)[-8:]

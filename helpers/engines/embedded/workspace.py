@@ -8,7 +8,7 @@ from helpers import safe_files
 from helpers.engines.embedded.deployment import Collaborator
 from helpers.project import workspace_folder
 from helpers.service_accounts import NOTEBOOK
-from helpers.services import Sink
+from helpers.services import ProgressReporter
 
 
 class Workspace(Collaborator):
@@ -30,16 +30,16 @@ class Workspace(Collaborator):
             return workspace_folder.other_folder(workspace)
         return workspace_folder.give_line(workspace, account.pw_uid, account.pw_gid)
 
-    def take(self, sink: Sink) -> None:
+    def take(self, progress: ProgressReporter) -> None:
         """Give one that another engine's notebook wrote to the notebook's account."""
         if not self.layout.as_root:
             return
-        self.layout.make(sink)
+        self.layout.make(progress)
         workspace, own = self.deployment.workspace, self.layout.accounts.get(NOTEBOOK)
         if (owner := safe_files.owner(workspace)) in (-1, 0, own.pw_uid):
             return
         given = workspace_folder.give_to(workspace, owner, own.pw_uid, own.pw_gid)
-        sink.step(
+        progress.step(
             f"the workspace belongs to the notebook's account {own.pw_name} now, it was uid {owner}'s "
             f"({given.changed} files and folders)"
         )

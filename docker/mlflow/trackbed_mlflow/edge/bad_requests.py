@@ -151,7 +151,7 @@ def parsed(body: str | bytes) -> Any:
 # errors
 
 
-def settle(error: Any) -> None:
+def blame_sender(error: Any) -> None:
     """MLflow's INTERNAL_ERROR around a fault becomes the sender's."""
     if error.error_code == "INTERNAL_ERROR" and (
         isinstance(error.__cause__, FAULTS) or (error.__cause__ and unfit(error.__cause__))
@@ -159,13 +159,13 @@ def settle(error: Any) -> None:
         error.__dict__.update(vars(invalid(reason(error.__cause__))))
 
 
-def settled(exception: Any) -> None:
+def blame_senders(exception: Any) -> None:
     """Let the class of MLflow's errors look at the cause before it becomes an answer."""
 
     def first(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
         def looked(self: Any) -> Any:
-            settle(self)
+            blame_sender(self)
             return method(self)
 
         return looked
@@ -233,7 +233,7 @@ def guard(handlers: Any, flask: Any, app: Any, bucket: bool) -> None:
         from botocore.exceptions import ClientError
 
         kinds += [Boto3Error, ClientError]
-    settled(MlflowException)
+    blame_senders(MlflowException)
     app.add_exception_handler(HTTPException, asgi_refused)
     handlers._get_request_json = reader(handlers._get_request_json, request)
     flask.register_error_handler(MlflowException, known)
