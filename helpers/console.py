@@ -195,7 +195,7 @@ def _bar(name: str, done: int, whole: int, note: str) -> Any:
 
 
 class Progress:
-    """A ``ProgressReporter``: a live line per service on a terminal, else a plain line per change. A context manager."""
+    """A ``ProgressReporter``: a live line per service on a terminal, else a line per change. A context manager."""
 
     def __init__(self, names: Sequence[str] = ()) -> None:
         self._begun = time.monotonic()

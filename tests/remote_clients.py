@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import ROOT, free_ports
-from tests.integration import seen
+from tests.integration import inspection
 
 SCRIPT = ROOT / "tests" / "integration" / "client_session.py"
 LOCK = ROOT / "docker" / "mlflow" / "requirements.txt"
@@ -34,7 +34,7 @@ def make_python(folder: Path, *packages: str, version: str = "", timeout: float 
         ["uv", "venv", "--quiet", *(["--python", version] if version else []), str(folder)],
         ["uv", "pip", wanted[0], "--quiet", "--python", str(python), *wanted[1:]],
     ):
-        done = seen.run(*argv, timeout=timeout)
+        done = inspection.run(*argv, timeout=timeout)
         assert done.returncode == 0, done.stderr
     return python
 
@@ -66,7 +66,7 @@ def told(
 ) -> dict[str, Any]:
     """What a client reads back of what it logged there (client_session.py)."""
     folder.mkdir(parents=True, exist_ok=True)
-    done = seen.run(
+    done = inspection.run(
         str(python),
         str(SCRIPT),
         name,
@@ -91,7 +91,7 @@ def program(argv: list[str], folder: Path, ready: str, seconds: float = 120, **o
         )
     try:
         deadline = time.monotonic() + seconds
-        while seen.ask(ready, timeout=5)[0] != 200:
+        while inspection.ask(ready, timeout=5)[0] != 200:
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
             time.sleep(0.2)
         yield

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.conftest import Clone
-from tests.integration import seen
+from tests.integration import inspection
 
 NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 
@@ -27,7 +27,7 @@ def network_namespace() -> Iterator[None]:
     try:
         if libc.unshare(NEW_NETWORK):
             raise OSError(ctypes.get_errno(), "unshare")
-        seen.output("ip", "link", "set", "lo", "up")
+        inspection.output("ip", "link", "set", "lo", "up")
         yield
     finally:
         assert libc.setns(before, NEW_NETWORK) == 0
@@ -73,19 +73,21 @@ class Engine:
                 start_new_session=True,
             )
         deadline = time.monotonic() + 90
-        while seen.run("docker", "-H", self.host, "info").returncode:
+        while inspection.run("docker", "-H", self.host, "info").returncode:
             assert time.monotonic() < deadline and self.process.poll() is None, self.log()
             time.sleep(0.2)
 
     def load_images_of(self, clone: Clone) -> None:
         """Bring the images of a system that is up on the first engine, also where their names have moved on since."""
         told = "{{.Config.Image}} {{.Image}}"
-        images = dict(seen.output("docker", "inspect", "-f", told, name).split() for name in seen.containers(clone))
+        images = dict(
+            inspection.output("docker", "inspect", "-f", told, name).split() for name in inspection.containers(clone)
+        )
         saved = self.folder / "images.tar"
-        seen.output("docker", "save", "-o", str(saved), *sorted(set(images.values())), timeout=300)
-        seen.output("docker", "-H", self.host, "load", "-q", "-i", str(saved), timeout=300)
+        inspection.output("docker", "save", "-o", str(saved), *sorted(set(images.values())), timeout=300)
+        inspection.output("docker", "-H", self.host, "load", "-q", "-i", str(saved), timeout=300)
         for name, image in images.items():
-            seen.output("docker", "-H", self.host, "tag", image, name)
+            inspection.output("docker", "-H", self.host, "tag", image, name)
         saved.unlink()
 
     def log(self) -> str:
@@ -101,7 +103,7 @@ class Engine:
             self.end()
         with suppress(OSError, ValueError):  # a containerd that a killed engine left
             os.kill(int((self.folder / "exec" / "containerd" / "containerd.pid").read_text()), signal.SIGTERM)
-        seen.run("umount", "-R", f"{self.folder}/data")
+        inspection.run("umount", "-R", f"{self.folder}/data")
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -315,7 +315,7 @@ def _check_engine(system: Project, engine: Engine) -> list[Finding]:
     found += _check_artifacts(engine)
     found.append(_check_permissions(engine.settings, engine))
     found += _check_settings(engine)
-    found += engine.checks.neighbours()
+    found += engine.checks.network()
     return [*found, *engine.checks.limits()]
 
 

@@ -52,6 +52,6 @@ class Checks:
         """Limits that the engine cannot keep."""
         return []
 
-    def neighbours(self) -> list[Finding]:
+    def network(self) -> list[Finding]:
         """Whether others on the network reach what only this machine should."""
         return []

@@ -18,7 +18,7 @@ import pytest
 
 from tests import remote_clients
 from tests.conftest import ROOT, Clone
-from tests.integration import seen
+from tests.integration import inspection
 from tests.integration.workload import Lab
 
 SCRIPT = Path(__file__).with_name("client_libraries.py")
@@ -119,7 +119,7 @@ def java(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if missing:
         pytest.skip(f"NOT TESTED: no {' and no '.join(missing)} on this machine (Debian: default-jdk-headless, maven)")
     folder = tmp_path_factory.mktemp("java")
-    seen.output(
+    inspection.output(
         "mvn",
         "--batch-mode",
         "--quiet",
@@ -135,7 +135,7 @@ def java(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def logged(python: Path, uri: str, folder: Path, what: str) -> Any:
     """What a library logs to a server by itself, as its client reads it back."""
-    done = seen.run(
+    done = inspection.run(
         str(python),
         str(SCRIPT),
         own_name(),
@@ -240,7 +240,7 @@ def test_what_libraries_with_torch_log(system: Clone, torch: Path, expected: Pla
 def test_the_java_client(system: Clone, java: Path, current: Path, plain: str, tmp_path: Path) -> None:
     """It sends and gets files with the `mlflow` that is on PATH."""
     found = [
-        seen.output(
+        inspection.output(
             "java",
             "-cp",
             f"{java}/*",

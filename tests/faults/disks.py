@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration import seen
+from tests.integration import inspection
 
 SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2  # EXT4_IOC_SHUTDOWN: what is not on the device now never gets there
 
@@ -27,21 +27,23 @@ class Disk:
     def __init__(self, folder: Path, size: str, image: Path) -> None:
         self.folder, self.image = folder, image
         self.bound: list[tuple[Path, Path]] = []
-        seen.output("truncate", "-s", size, str(image))
-        seen.output("mkfs.ext4", "-q", "-m", "0", str(image))
+        inspection.output("truncate", "-s", size, str(image))
+        inspection.output("mkfs.ext4", "-q", "-m", "0", str(image))
         self._mount()
 
     def _mount(self) -> None:
-        seen.output("mount", "-o", "loop", str(self.image), str(self.folder))
+        inspection.output("mount", "-o", "loop", str(self.image), str(self.folder))
         for inside, target in self.bound:
-            seen.output("mount", "--bind", str(inside), str(target))
+            inspection.output("mount", "--bind", str(inside), str(target))
 
     def bind(self, target: Path) -> None:
         """Move a folder onto this disk; it is seen where it was."""
         inside = self.folder / f"{len(self.bound)}"
-        seen.output("cp", "-a", str(target), str(inside))
-        seen.output("sync", "-f", str(inside))  # what was there before the test is on the device, as on a real one
-        seen.output("mount", "--bind", str(inside), str(target))
+        inspection.output("cp", "-a", str(target), str(inside))
+        inspection.output(
+            "sync", "-f", str(inside)
+        )  # what was there before the test is on the device, as on a real one
+        inspection.output("mount", "--bind", str(inside), str(target))
         self.bound.append((inside, target))
 
     def fill(self) -> None:
@@ -74,24 +76,24 @@ class Disk:
             self._unmount(target)
         self._unmount(self.folder)
         self._released()
-        done = seen.run("e2fsck", "-fy", str(self.image))
+        done = inspection.run("e2fsck", "-fy", str(self.image))
         assert done.returncode in (0, 1), done.stdout
         self._mount()
 
     def _unmount(self, folder: Path) -> None:
         deadline = time.monotonic() + 30
-        while (done := seen.run("umount", str(folder))).returncode:
-            assert time.monotonic() < deadline, done.stderr + seen.run("fuser", "-vm", str(folder)).stderr
+        while (done := inspection.run("umount", str(folder))).returncode:
+            assert time.monotonic() < deadline, done.stderr + inspection.run("fuser", "-vm", str(folder)).stderr
             time.sleep(0.2)
 
     def _released(self) -> None:
         """Nobody has it mounted any more, in no other mount namespace either: the next mount is a new one."""
         deadline = time.monotonic() + 30
-        while devices := seen.output("losetup", "--associated", str(self.image)):
+        while devices := inspection.output("losetup", "--associated", str(self.image)):
             assert time.monotonic() < deadline, f"still mounted in another namespace: {devices}"
             time.sleep(0.2)
 
     def close(self) -> None:
         for folder in (*(target for _, target in reversed(self.bound)), self.folder):
-            seen.run("umount", "-l", str(folder))
+            inspection.run("umount", "-l", str(folder))
         self.image.unlink()

@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import Clone, require_docker
 from tests.faults.conftest import ROUNDS, Harnesses
 from tests.faults.harness import Harness, Tally, Write, lost
-from tests.integration import seen
+from tests.integration import inspection
 from tests.integration.test_upgrade import old_venv, use_database
 
 MAKE = """
@@ -79,17 +79,17 @@ def repaired(clone: Clone, tally: Tally, *words: str) -> None:
 
 
 def databases(clone: Clone) -> list[str]:
-    return seen.psql(clone, "SELECT datname FROM pg_database WHERE datname LIKE 'mlflow%'").split()
+    return inspection.psql(clone, "SELECT datname FROM pg_database WHERE datname LIKE 'mlflow%'").split()
 
 
 def load(clone: Clone, name: str, dump: str) -> None:
     """Plain SQL into a database of the system's server."""
     if clone.engine == "docker":
-        seen.output(
+        inspection.output(
             "docker",
             "exec",
             "-i",
-            seen.container(clone, "postgres"),
+            inspection.container(clone, "postgres"),
             "psql",
             "-q",
             "-U",
@@ -101,9 +101,9 @@ def load(clone: Clone, name: str, dump: str) -> None:
             stdin=dump,
         )
         return
-    tool = seen.programs(clone) / "psql"
-    sockets = seen.command(seen.main_process(clone, "postgres")).split("-k ")[1].split()[0]
-    seen.output(str(tool), "-q", "-h", sockets, "-U", "mlflow", "-d", name, "-v", "ON_ERROR_STOP=1", stdin=dump)
+    tool = inspection.programs(clone) / "psql"
+    sockets = inspection.command(inspection.main_process(clone, "postgres")).split("-k ")[1].split()[0]
+    inspection.output(str(tool), "-q", "-h", sockets, "-U", "mlflow", "-d", name, "-v", "ON_ERROR_STOP=1", stdin=dump)
 
 
 def written(harness: Harness, tally: Tally) -> list[Write]:
@@ -167,11 +167,11 @@ def old(tmp_path_factory: pytest.TempPathFactory, own: Get) -> tuple[str, list[W
     """A database that an old MLflow made, in plain SQL, and what it acknowledged."""
     clone, name = own("embedded").clone, "mlflow_made"
     python = old_venv(tmp_path_factory.mktemp("old") / "venv")
-    seen.create_database(clone, name)
-    sockets = seen.command(seen.main_process(clone, "postgres")).split("-k ")[1].split()[0]
-    told = seen.output(python, "-c", MAKE, f"postgresql+psycopg2://mlflow@/{name}?host={sockets}", timeout=300)
-    tool = seen.programs(clone) / "pg_dump"
-    dump = seen.output(str(tool), "-h", sockets, "-U", "mlflow", "-O", "--inserts", name)
+    inspection.create_database(clone, name)
+    sockets = inspection.command(inspection.main_process(clone, "postgres")).split("-k ")[1].split()[0]
+    told = inspection.output(python, "-c", MAKE, f"postgresql+psycopg2://mlflow@/{name}?host={sockets}", timeout=300)
+    tool = inspection.programs(clone) / "pg_dump"
+    dump = inspection.output(str(tool), "-h", sockets, "-U", "mlflow", "-O", "--inserts", name)
     return dump, [json.loads(line) for line in told.splitlines() if line.startswith("{")]
 
 
@@ -181,7 +181,7 @@ def test_upgrade_interrupted(changed: Harness, old: tuple[str, list[Write]], tal
     tally = tallies.setdefault(f"{clone.engine}, upgrade interrupted", Tally())
     for number in range(ROUNDS):
         name = f"mlflow_old{number}"
-        seen.create_database(clone, name)
+        inspection.create_database(clone, name)
         load(clone, name, dump)
         use_database(clone, name)
         before = set(databases(clone))
@@ -189,11 +189,11 @@ def test_upgrade_interrupted(changed: Harness, old: tuple[str, list[Write]], tal
         began = time.monotonic()
         done = clone.invoke("up")
         if done.returncode:
-            seen.refused(done, 1, "invoke upgrade")
+            inspection.refused(done, 1, "invoke upgrade")
             began = time.monotonic()
             repaired(clone, tally, "upgrade")
         tally.worst = max(tally.worst, time.monotonic() - began)
-        live = seen.psql(clone, "SELECT current_database()")
+        live = inspection.psql(clone, "SELECT current_database()")
         assert set(databases(clone)) - before == {live}, "a copy was left behind, or the earlier database is gone"
         assert json.loads((clone.project_folder / "kept.json").read_text())["database"] == name
         missing = lost(changed.url, writes)
@@ -221,7 +221,7 @@ def test_move_interrupted(own: Get, rng: random.Random, tallies: dict[str, Tally
         repaired(clone, tally, "up")
         clone.engine = str(json.loads(clone.value("status", "--format=json"))["engine"])
         assert (clone.project_folder / "embedded").exists() is (clone.engine == "embedded")
-        assert bool(seen.containers(clone)) is (clone.engine == "docker")
+        assert bool(inspection.containers(clone)) is (clone.engine == "docker")
         missing = lost(harness.url, writes)
         tally.lost += missing
         assert not missing

@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import Clone
 from tests.faults.conftest import ROUNDS
 from tests.faults.harness import Fault, Harness, Tally
-from tests.integration import seen
+from tests.integration import inspection
 
 JUMPS = ("+1h", "-1h", "+400d", "-400d", "+20", "-20")
 INSIDE = "/tmp/faketime"
@@ -46,7 +46,7 @@ def variables(where: str, file: str) -> dict[str, str]:
 def wrapped(clone: Clone, service: str) -> Iterator[Path]:
     """The service's program is a script that preloads the library; gives the file that sets its clock."""
     folder = clone.project_folder / "embedded"
-    program = seen.programs(clone) / "postgres"
+    program = inspection.programs(clone) / "postgres"
     real = program.with_name(program.name + ".real")
     clock = folder / f"clock-{service}"
     words = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables(str(library()), str(clock)).items())
@@ -65,7 +65,7 @@ def wrapped(clone: Clone, service: str) -> Iterator[Path]:
 def derived(clone: Clone, service: str, folder: Path) -> Iterator[None]:
     """The service runs from an image that has the library."""
     variable = f"TRACKBED_{service.upper()}_IMAGE"
-    base = seen.output("docker", "inspect", "-f", "{{.Config.Image}}", seen.container(clone, service))
+    base = inspection.output("docker", "inspect", "-f", "{{.Config.Image}}", inspection.container(clone, service))
     name, before = f"trackbed-faults/{clone.project}-{service}:faketime", clone.environment.get(variable)
     (folder / "libfaketime.so").write_bytes(library().read_bytes())
     lines = [
@@ -74,7 +74,7 @@ def derived(clone: Clone, service: str, folder: Path) -> Iterator[None]:
         *(f"ENV {key}={value}" for key, value in variables("/libfaketime.so", INSIDE).items()),
     ]
     (folder / "Dockerfile").write_text("\n".join(lines) + "\n")
-    seen.output("docker", "build", "-q", "-t", name, str(folder), timeout=300)
+    inspection.output("docker", "build", "-q", "-t", name, str(folder), timeout=300)
     clone.environment[variable] = name
     try:
         clone.up()
@@ -84,11 +84,11 @@ def derived(clone: Clone, service: str, folder: Path) -> Iterator[None]:
         clone.up()
         if before is None:
             del clone.environment[variable]
-        seen.output("docker", "image", "rm", "-f", name)
+        inspection.output("docker", "image", "rm", "-f", name)
 
 
 def started(clone: Clone, harness: Harness, service: str) -> None:
-    os.kill(seen.main_process(clone, service), signal.SIGKILL)
+    os.kill(inspection.main_process(clone, service), signal.SIGKILL)
     time.sleep(1)
     harness.recover(Tally())
 
@@ -99,12 +99,12 @@ def jump(service: str, clock: Path | None) -> Fault:
             clock.write_text(text)
             clock.chmod(0o644)
         else:
-            seen.output(
+            inspection.output(
                 "docker",
                 "exec",
                 "-e",
                 "LD_PRELOAD=",
-                seen.container(clone, service),
+                inspection.container(clone, service),
                 "sh",
                 "-c",
                 f"echo {text} >{INSIDE}",
@@ -113,7 +113,7 @@ def jump(service: str, clock: Path | None) -> Fault:
     def fault(clone: Clone, rng: random.Random) -> None:
         set_clock(clone, rng.choice(JUMPS))
         time.sleep(rng.uniform(3, 6))
-        told = float(seen.psql(clone, "SELECT extract(epoch FROM clock_timestamp())"))
+        told = float(inspection.psql(clone, "SELECT extract(epoch FROM clock_timestamp())"))
         assert abs(told - time.time()) > 10, "the clock did not jump"
         set_clock(clone, "+0")
         time.sleep(1.2)  # until it is read again
@@ -133,7 +133,7 @@ def test_clock_jumps(harness: Harness, tmp_path: Path, tallies: dict[str, Tally]
         return
     with wrapped(clone, service) as clock:
         started(clone, harness, service)
-        assert "libfaketime" in Path(f"/proc/{seen.main_process(clone, service)}/maps").read_text()
+        assert "libfaketime" in Path(f"/proc/{inspection.main_process(clone, service)}/maps").read_text()
         for _ in range(ROUNDS):
             harness.round(jump(service, clock), tally)
         harness.verify(tally)

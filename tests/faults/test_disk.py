@@ -17,7 +17,7 @@ from tests.conftest import Clone
 from tests.faults.conftest import ROUNDS, Harnesses
 from tests.faults.disks import Disk, require_loop_devices
 from tests.faults.harness import Fault, Harness, Tally
-from tests.integration import seen
+from tests.integration import inspection
 
 SIZE = {"embedded": "6G", "docker": "400M"}  # the embedded engine's holds its venvs too
 
@@ -54,12 +54,12 @@ def small(
         store = clone.environment.get("TRACKBED_OBJECT_STORE", "versitygw")
         for name, volume in (("postgres", "postgres"), ("store", store)):
             folder = Path(
-                seen.output("docker", "volume", "inspect", f"{clone.project}_{volume}", "-f", "{{.Mountpoint}}")
+                inspection.output("docker", "volume", "inspect", f"{clone.project}_{volume}", "-f", "{{.Mountpoint}}")
             )
             kept = folder.with_name("kept")
-            seen.output("cp", "-a", str(folder), str(kept))
+            inspection.output("cp", "-a", str(folder), str(kept))
             disks[name] = loops(folder)
-            seen.output("cp", "-a", f"{kept}/.", str(folder))
+            inspection.output("cp", "-a", f"{kept}/.", str(folder))
             shutil.rmtree(kept)
         clone.up()
     yield harnesses(clone), disks

@@ -13,14 +13,14 @@ import requests
 from tests.conftest import Clone
 from tests.faults.conftest import ROUNDS
 from tests.faults.harness import Fault, Harness, Tally, family, lost, signal_all
-from tests.integration import seen
+from tests.integration import inspection
 
 
 def kill(service: str) -> Fault:
     """`kill -9` of a service's main process."""
 
     def fault(clone: Clone, rng: random.Random) -> None:
-        os.kill(seen.main_process(clone, service), signal.SIGKILL)
+        os.kill(inspection.main_process(clone, service), signal.SIGKILL)
 
     return fault
 
@@ -31,11 +31,11 @@ def freeze(service: str) -> Fault:
     def fault(clone: Clone, rng: random.Random) -> None:
         seconds = 1 + 19 * rng.random() ** 3
         if clone.engine == "docker":
-            seen.output("docker", "pause", seen.container(clone, service))
+            inspection.output("docker", "pause", inspection.container(clone, service))
             time.sleep(seconds)
-            seen.output("docker", "unpause", seen.container(clone, service))
+            inspection.output("docker", "unpause", inspection.container(clone, service))
             return
-        stopped = family(seen.main_process(clone, service))
+        stopped = family(inspection.main_process(clone, service))
         signal_all(stopped, signal.SIGSTOP)
         time.sleep(seconds)
         signal_all(stopped, signal.SIGCONT)
@@ -46,7 +46,7 @@ def freeze(service: str) -> Fault:
 def slow_database(clone: Clone, rng: random.Random) -> None:
     """PostgreSQL that runs a tenth of the time, for 6 seconds: SIGSTOP pulses."""
     for _ in range(30):
-        pids = family(seen.main_process(clone, "postgres"))
+        pids = family(inspection.main_process(clone, "postgres"))
         signal_all(pids, signal.SIGSTOP)
         time.sleep(0.18)
         signal_all(pids, signal.SIGCONT)
@@ -57,10 +57,10 @@ def partition(service: str) -> Fault:
     """The service is off the backend network for some seconds, and comes back with its name."""
 
     def fault(clone: Clone, rng: random.Random) -> None:
-        network, container = f"{clone.project}_backend", seen.container(clone, service)
-        seen.output("docker", "network", "disconnect", network, container)
+        network, container = f"{clone.project}_backend", inspection.container(clone, service)
+        inspection.output("docker", "network", "disconnect", network, container)
         time.sleep(1 + 14 * rng.random() ** 3)
-        seen.output("docker", "network", "connect", "--alias", service, network, container)
+        inspection.output("docker", "network", "connect", "--alias", service, network, container)
 
     return fault
 
@@ -109,15 +109,15 @@ def test_the_harness_notices_a_loss(harness: Harness, kind: str) -> None:
     if kind == "run":
         expected = [write for write in writes if write["run"] == run]
         for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
-            seen.psql(harness.clone, f"DELETE FROM {table} WHERE run_uuid = '{run}'")
+            inspection.psql(harness.clone, f"DELETE FROM {table} WHERE run_uuid = '{run}'")
     elif kind == "artifact":
         expected = [chosen]
-        uri = seen.mlflow(harness.clone, f"runs/get?run_id={run}")["run"]["info"]["artifact_uri"]
+        uri = inspection.mlflow(harness.clone, f"runs/get?run_id={run}")["run"]["info"]["artifact_uri"]
         path = f"{uri.removeprefix('mlflow-artifacts:/')}/{chosen['path']}"
         requests.put(f"{harness.url}/api/2.0/mlflow-artifacts/artifacts/{path}", data=b"other", timeout=30)
     else:
         expected = [chosen]
         where = f"step = {chosen['step']}" if kind == "metric" else f"key = '{chosen['key']}'"
-        seen.psql(harness.clone, f"DELETE FROM {kind}s WHERE run_uuid = '{run}' AND {where}")
+        inspection.psql(harness.clone, f"DELETE FROM {kind}s WHERE run_uuid = '{run}' AND {where}")
     found = lost(harness.url, writes)
     assert len(found) == len(expected) and all(any(str(w) in line for line in found) for w in expected), found

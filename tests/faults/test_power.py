@@ -18,7 +18,7 @@ from tests.conftest import Clone
 from tests.faults.conftest import ROUNDS, Harnesses
 from tests.faults.disks import Disk, require_loop_devices
 from tests.faults.harness import Fault, Harness, Tally, signal_all
-from tests.integration import seen
+from tests.integration import inspection
 
 SIZE = {"embedded": "6G", "docker": "1G"}  # the embedded engine's holds its venvs too
 
@@ -40,7 +40,9 @@ def powered(
         disk = Disk(tmp_path_factory.mktemp("disk"), SIZE[engine], image)
         for name in ("postgres", clone.environment.get("TRACKBED_OBJECT_STORE", "minio")):
             disk.bind(
-                Path(seen.output("docker", "volume", "inspect", f"{clone.project}_{name}", "-f", "{{.Mountpoint}}"))
+                Path(
+                    inspection.output("docker", "volume", "inspect", f"{clone.project}_{name}", "-f", "{{.Mountpoint}}")
+                )
             )
     try:
         clone.up()
@@ -54,11 +56,13 @@ def powered(
 def end_all(clone: Clone) -> None:
     """As a machine without power ends it: every process of the system at once."""
     if clone.engine == "docker":
-        if containers := seen.containers(clone):
-            seen.run("docker", "kill", *containers)
-            seen.run("docker", "stop", "--time", "0", *containers)  # the engine itself was off: it restarts nothing
+        if containers := inspection.containers(clone):
+            inspection.run("docker", "kill", *containers)
+            inspection.run(
+                "docker", "stop", "--time", "0", *containers
+            )  # the engine itself was off: it restarts nothing
         return
-    marked = f"{seen.MARK}={clone_instance(clone)}".encode()
+    marked = f"{inspection.MARK}={clone_instance(clone)}".encode()
     for _ in range(3):  # one may have been starting another
         found = []
         for folder in Path("/proc").glob("[0-9]*"):

@@ -13,7 +13,7 @@ from tests.conftest import Clone, free_ports, require_docker
 from tests.faults.conftest import ROUNDS, Harnesses
 from tests.faults.harness import Fault, Harness, Tally
 from tests.faults.proxy import Proxy
-from tests.integration import seen
+from tests.integration import inspection
 
 IMAGE = "ghcr.io/versity/versitygw:v1.8.0"
 KEYS = ("faults", uuid.uuid4().hex)
@@ -23,10 +23,10 @@ KEYS = ("faults", uuid.uuid4().hex)
 def proxy() -> Iterator[Proxy]:
     """A VersityGW that knows nothing of Trackbed, behind a proxy that containers reach too."""
     require_docker()
-    gateway = seen.output("docker", "network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}")
+    gateway = inspection.output("docker", "network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}")
     port = free_ports(1)[0]
     name = f"tb-faults-store-{port}"
-    seen.output(
+    inspection.output(
         "docker",
         "run",
         "-d",
@@ -49,7 +49,7 @@ def proxy() -> Iterator[Proxy]:
         yield made
     finally:
         made.close()
-        seen.output("docker", "rm", "-f", "-v", name)
+        inspection.output("docker", "rm", "-f", "-v", name)
 
 
 @pytest.fixture(scope="module")

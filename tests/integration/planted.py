@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.conftest import Clone
-from tests.integration import seen
+from tests.integration import inspection
 
 SECRET = "only root may read this line"
 # appends nothing but its own uid, wherever it is run
@@ -160,7 +160,7 @@ def become(account: str) -> dict[str, object]:
 
 def run_as(clone: Clone, account: str, program: str, *arguments: str) -> str:
     """The output of a Python program run as an account."""
-    return seen.output(seen.mlflow_python(clone)[0], "-I", "-c", program, *arguments, **become(account))
+    return inspection.output(inspection.mlflow_python(clone)[0], "-I", "-c", program, *arguments, **become(account))
 
 
 def plant(clone: Clone, account: str, found: Canary) -> int:

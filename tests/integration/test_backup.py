@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from tests.conftest import Clone, require_docker
-from tests.integration import seen
+from tests.integration import inspection
 
 pytestmark = pytest.mark.transfer
 
@@ -146,13 +146,13 @@ def test_a_state_folder_lost_after_a_restore(own: dict[str, Clone], tmp_path: Pa
     clone = own["docker"]
     archived = clone.value("backup", f"--to={tmp_path / 'lost.tar'}")
     assert clone.invoke("restore", archived, "--yes", timeout=600).returncode == 0
-    kept = seen.new_run(clone)
+    kept = inspection.new_run(clone)
     assert json.loads((clone.project_folder / "state.json").read_text())["live"]["database"] != "mlflow"
     assert clone.invoke("down").returncode == 0
     shutil.rmtree(clone.project_folder)
     adopted = clone.invoke("up", "--adopt", timeout=600)
     assert adopted.returncode == 0, adopted.stderr
-    assert seen.has_run(clone, kept)
+    assert inspection.has_run(clone, kept)
 
 
 def test_gc_shows_first_and_removes_runs_with_their_artifacts(system: Clone) -> None:
@@ -184,7 +184,7 @@ def test_move_there_and_back(clone_factory: Callable[..., Clone]) -> None:
     before = everything(clone)
     for to, options in (("docker", (f"--object-store={store}",)), ("embedded", ())):
         if to == "embedded" and os.geteuid() == 0:  # as Docker's first start makes it: not the embedded account's
-            seen.output("chown", "-hR", "1000:100", str(clone.project_folder / "workspace"))
+            inspection.output("chown", "-hR", "1000:100", str(clone.project_folder / "workspace"))
         done = clone.invoke("move", f"--to={to}", *options)
         assert done.returncode == 0, done.stderr
         assert json.loads(clone.value("status", "--format=json"))["engine"] == to

@@ -16,7 +16,7 @@ import pytest
 
 from tests import remote_clients
 from tests.conftest import Clone, free_ports, require_docker
-from tests.integration import seen
+from tests.integration import inspection
 from tests.integration.workload import Lab
 
 
@@ -62,7 +62,7 @@ def test_switches_that_ask_for_the_store_itself_do_no_harm(docker: Clone, python
         "path = mlflow.artifacts.download_artifacts(f'runs:/{run.info.run_id}/large.bin', dst_path='back')\n"
         "print(open(path, 'rb').read() == open('large.bin', 'rb').read())\n"
     )
-    done = seen.run(
+    done = inspection.run(
         str(python),
         "-c",
         code,
@@ -88,12 +88,14 @@ def test_the_notebook_gets_the_same_straight_from_the_store(docker: Clone, plain
 def test_the_commands_that_people_type_outside(system: Clone, python: Path, name: str, tmp_path: Path) -> None:
     """`mlflow artifacts download` and `mlflow models serve`: both hung while the store's addresses were offered."""
     ours = remote_clients.environment(python, system.url("mlflow"), tmp_path)
-    experiment = seen.mlflow(system, f"experiments/get-by-name?experiment_name={name}")["experiment"]["experiment_id"]
+    experiment = inspection.mlflow(system, f"experiments/get-by-name?experiment_name={name}")["experiment"][
+        "experiment_id"
+    ]
     runs = {
         run["info"]["run_name"]: run["info"]["run_id"]
-        for run in seen.mlflow(system, "runs/search", {"experiment_ids": [experiment]})["runs"]
+        for run in inspection.mlflow(system, "runs/search", {"experiment_ids": [experiment]})["runs"]
     }
-    seen.output(
+    inspection.output(
         str(python),
         "-m",
         "mlflow",
@@ -124,7 +126,7 @@ def test_the_commands_that_people_type_outside(system: Clone, python: Path, name
         str(port),
     ]
     with remote_clients.program(argv, tmp_path / "serving", f"http://127.0.0.1:{port}/ping", env=ours):
-        status, text = seen.ask(f"http://127.0.0.1:{port}/invocations", {"inputs": [[10.0], [20.0]]})
+        status, text = inspection.ask(f"http://127.0.0.1:{port}/invocations", {"inputs": [[10.0], [20.0]]})
     assert status == 200 and [round(one, 6) for one in json.loads(text)["predictions"]] == [20, 40]
 
 
@@ -132,14 +134,14 @@ def test_the_commands_that_people_type_outside(system: Clone, python: Path, name
 def logged(engine: str, systems: Any) -> Iterator[tuple[Clone, str, str, str]]:
     """A run with `a.txt` and `d/b.txt`, a logged model and a trace: the system, the run, the model, the trace."""
     system = systems(engine)
-    run = seen.mlflow(system, "runs/create", {"experiment_id": "0", "start_time": 1})["run"]["info"]
+    run = inspection.mlflow(system, "runs/create", {"experiment_id": "0", "start_time": 1})["run"]["info"]
     for path in ("a.txt", "d/b.txt"):
         target = f"{system.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts/0/{run['run_id']}/artifacts/{path}"
-        seen.DIRECT.open(Request(target, data=b"hello", method="PUT"), timeout=30).close()
-    model = seen.mlflow(system, "logged-models", {"experiment_id": "0", "name": "m"})["model"]["info"]["model_id"]
+        inspection.DIRECT.open(Request(target, data=b"hello", method="PUT"), timeout=30).close()
+    model = inspection.mlflow(system, "logged-models", {"experiment_id": "0", "name": "m"})["model"]["info"]["model_id"]
     trace = f"tr-{uuid.uuid4().hex}"
     place = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "0"}}
-    status, text = seen.ask(
+    status, text = inspection.ask(
         f"{system.url('mlflow')}/api/3.0/mlflow/traces",
         {
             "trace": {
@@ -155,7 +157,7 @@ def logged(engine: str, systems: Any) -> Iterator[tuple[Clone, str, str, str]]:
     )
     assert status == 200, text
     yield system, run["run_id"], model, trace
-    seen.mlflow(system, "runs/delete", {"run_id": run["run_id"]})
+    inspection.mlflow(system, "runs/delete", {"run_id": run["run_id"]})
 
 
 def test_what_is_not_there_is_a_404_at_once_on_every_route(logged: tuple[Clone, str, str, str]) -> None:
@@ -163,9 +165,9 @@ def test_what_is_not_there_is_a_404_at_once_on_every_route(logged: tuple[Clone, 
     system, run, model, trace = logged
     base, below = system.url("mlflow"), f"0/{run}/artifacts"
     name = f"m{uuid.uuid4().hex}"
-    seen.mlflow(system, "registered-models/create", {"name": name})
-    seen.mlflow(system, "model-versions/create", {"name": name, "source": f"runs:/{run}/d", "run_id": run})
-    assert seen.ask(f"{base}/model-versions/get-artifact?name={name}&version=1&path=b.txt")[1] == "hello"
+    inspection.mlflow(system, "registered-models/create", {"name": name})
+    inspection.mlflow(system, "model-versions/create", {"name": name, "source": f"runs:/{run}/d", "run_id": run})
+    assert inspection.ask(f"{base}/model-versions/get-artifact?name={name}&version=1&path=b.txt")[1] == "hello"
     for path in ("none.txt", "x/y/none.txt", "a.txt/x"):
         word = quote(path, safe="")
         for url in (
@@ -174,29 +176,33 @@ def test_what_is_not_there_is_a_404_at_once_on_every_route(logged: tuple[Clone, 
             f"get-artifact?run_id={run}&path={word}",
             f"ajax-api/2.0/mlflow/logged-models/{model}/artifacts/files?artifact_file_path={word}",
         ):
-            status, text = seen.ask(f"{base}/{url}", timeout=5)
+            status, text = inspection.ask(f"{base}/{url}", timeout=5)
             assert status == 404 and json.loads(text)["error_code"] == "RESOURCE_DOES_NOT_EXIST", (url, text)
-        status, text = seen.ask(f"{base}/model-versions/get-artifact?name={name}&version=1&path={word}", timeout=5)
+        status, text = inspection.ask(
+            f"{base}/model-versions/get-artifact?name={name}&version=1&path={word}", timeout=5
+        )
         assert status == 404 and json.loads(text)["error_code"] == "RESOURCE_DOES_NOT_EXIST", (path, text)
         for url in (
             f"api/2.0/mlflow-artifacts/artifacts?path={below}/{word}",
             f"api/2.0/mlflow/artifacts/list?run_id={run}&path={word}",
             f"api/2.0/mlflow/logged-models/{model}/artifacts/directories?artifact_directory_path={word}",
         ):
-            status, text = seen.ask(f"{base}/{url}", timeout=5)
+            status, text = inspection.ask(f"{base}/{url}", timeout=5)
             assert status == 200 and not json.loads(text).get("files"), (url, text)
     for api in ("2.0", "3.0"):
-        assert seen.ask(f"{base}/ajax-api/{api}/mlflow/get-trace-artifact?request_id={trace}", timeout=5)[0] == 404
+        assert (
+            inspection.ask(f"{base}/ajax-api/{api}/mlflow/get-trace-artifact?request_id={trace}", timeout=5)[0] == 404
+        )
     attachment = f"ajax-api/3.0/mlflow/get-trace-artifact?request_id={trace}&path={uuid.uuid4()}"
-    assert seen.ask(f"{base}/{attachment}", timeout=5)[0] == 404
-    status, text = seen.ask(f"{base}/api/2.0/mlflow-artifacts/artifacts/{below}/d", timeout=5)
+    assert inspection.ask(f"{base}/{attachment}", timeout=5)[0] == 404
+    status, text = inspection.ask(f"{base}/api/2.0/mlflow-artifacts/artifacts/{below}/d", timeout=5)
     assert status == 400 and "directory" in text, "a folder is no file, and the connection stays whole"
 
 
 def test_nobody_outside_is_told_an_address_of_the_store(logged: tuple[Clone, str, str, str]) -> None:
     system, run, _, _ = logged
     for api in ("api", "ajax-api"):
-        told = json.loads(seen.ask(f"{system.url('mlflow')}/{api}/3.0/mlflow/server-info")[1])
+        told = json.loads(inspection.ask(f"{system.url('mlflow')}/{api}/3.0/mlflow/server-info")[1])
         assert not told["multipart_uploads_enabled"] and not told["multipart_downloads_enabled"]
         base = f"{system.url('mlflow')}/{api}/2.0/mlflow-artifacts"
         for path, body in (
@@ -205,5 +211,5 @@ def test_nobody_outside_is_told_an_address_of_the_store(logged: tuple[Clone, str
             (f"mpu/complete/0/{run}/artifacts", {"path": "x", "upload_id": "1", "parts": []}),
             (f"mpu/abort/0/{run}/artifacts", {"path": "x", "upload_id": "1"}),
         ):
-            status, text = seen.ask(f"{base}/{path}", body)
+            status, text = inspection.ask(f"{base}/{path}", body)
             assert status == 501 and "is not supported" in text and "http" not in text, (path, text)

@@ -13,7 +13,7 @@ from helpers.engines import database_roles
 from helpers.engines.base import ExecResult
 from helpers.errors import ServiceFailed
 from tests.conftest import Clone
-from tests.integration import clusters, seen
+from tests.integration import clusters, inspection
 from tests.integration.clusters import Cluster
 
 # one of each kind of object that has an owner, in a database that the first role made
@@ -75,7 +75,7 @@ def older(request: pytest.FixtureRequest, wheel: Path, systems: Callable[[str], 
 
     What 18.4 made goes on with today's server.
     """
-    ours = seen.programs(systems("embedded"))
+    ours = inspection.programs(systems("embedded"))
     maker = ours if request.param == "18.6" else clusters.earlier_programs(wheel, request.param)
     with clusters.cluster(maker) as made:
         made.make("mlflow")
@@ -194,17 +194,17 @@ def test_a_password_reaches_no_log(cluster: Cluster, tmp_path: Path) -> None:
 def test_the_server_of_a_system_is_no_superuser(system: Clone) -> None:
     """And owns what it works with; the superuser has no password that somebody could come in with."""
     told = "SELECT rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls FROM pg_roles WHERE "
-    assert seen.psql(system, told + "rolname = current_user") == "f"
+    assert inspection.psql(system, told + "rolname = current_user") == "f"
     assert (
-        seen.psql(system, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tableowner <> 'mlflow'")
+        inspection.psql(system, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tableowner <> 'mlflow'")
         == "0"
     )
     assert (
-        seen.psql(system, "SELECT count(*) FROM pg_authid WHERE rolsuper AND rolpassword IS NOT NULL", "postgres")
+        inspection.psql(system, "SELECT count(*) FROM pg_authid WHERE rolsuper AND rolpassword IS NOT NULL", "postgres")
         == "0"
     )
     assert (
-        seen.psql(
+        inspection.psql(
             system,
             "SELECT count(*) FROM pg_database WHERE has_database_privilege('public', oid, 'CONNECT') "
             "AND datname <> 'template0'",

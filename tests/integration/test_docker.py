@@ -16,7 +16,7 @@ from urllib.request import Request
 import pytest
 
 from tests.conftest import Clone, require_docker
-from tests.integration import seen
+from tests.integration import inspection
 
 pytestmark = pytest.mark.docker
 SERVICES = ("postgres", "store", "mlflow", "jupyter")
@@ -37,21 +37,21 @@ def system(systems: Callable[[str], Clone]) -> Clone:
 def compose(clone: Clone, *words: str) -> str:
     """A bare `docker compose` in the clone, in a shell that knows nothing of Trackbed."""
     bare = {k: v for k, v in os.environ.items() if not k.startswith(("TRACKBED_", "COMPOSE_"))}
-    return seen.output("docker", "compose", *words, cwd=clone.folder, env=bare, timeout=240)
+    return inspection.output("docker", "compose", *words, cwd=clone.folder, env=bare, timeout=240)
 
 
 def details(clone: Clone, service: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(seen.output("docker", "inspect", seen.container(clone, service)))[0]
+    found: dict[str, Any] = json.loads(inspection.output("docker", "inspect", inspection.container(clone, service)))[0]
     return found
 
 
 def inside(clone: Clone, service: str, *words: str) -> str:
-    return seen.output("docker", "exec", seen.container(clone, service), *words)
+    return inspection.output("docker", "exec", inspection.container(clone, service), *words)
 
 
 def in_volume(clone: Clone, name: str, *words: str) -> str:
     """A command over a volume's files, in an image that is there: a service's own may have no tools."""
-    return seen.output(
+    return inspection.output(
         "docker",
         "run",
         "--rm",
@@ -75,14 +75,14 @@ def test_compose_by_hand_sees_the_same_system(system: Clone) -> None:
     done = system.invoke("up")
     assert done.returncode == 0 and ".env is yours alone" in done.stderr, done.stderr
     assert users.read_text() == "# mine\n"
-    before = seen.identities(system)
+    before = inspection.identities(system)
     listed = compose(system, "ps", "-a", "--format", "{{.Service}} {{.Health}}").splitlines()
     assert sorted(line.split()[0] for line in listed) == sorted(["bucket", *services(system)])
     assert "mlflow healthy" in listed
     assert "trackbed" in compose(system, "logs", "--tail=5", "bucket")
     compose(system, "up", "-d")
-    after = seen.identities(system)
-    bucket = seen.container(system, "bucket")  # Compose runs a one-shot again each time
+    after = inspection.identities(system)
+    bucket = inspection.container(system, "bucket")  # Compose runs a one-shot again each time
     assert {k: v for k, v in after.items() if k != bucket} == {k: v for k, v in before.items() if k != bucket}
 
 
@@ -98,11 +98,11 @@ def test_second_up_takes_about_as_long_as_compose_itself(system: Clone) -> None:
 
 def test_compose_by_hand_down_and_up(system: Clone) -> None:
     system.up()
-    kept = seen.new_run(system)
+    kept = inspection.new_run(system)
     compose(system, "down")
-    assert seen.ask(system.url("mlflow"))[0] == 0
+    assert inspection.ask(system.url("mlflow"))[0] == 0
     compose(system, "up", "-d", "--wait")
-    assert seen.has_run(system, kept)
+    assert inspection.has_run(system, kept)
     system.up()
     assert {service["state"] for service in system.services().values()} <= {"ready", "done"}
     done = system.invoke("check")
@@ -119,7 +119,7 @@ def test_containers_have_no_more_rights_than_they_need(system: Clone, service: s
     assert any(option.startswith("no-new-privileges") for option in host["SecurityOpt"])
     assert host["ReadonlyRootfs"] is (service != "jupyter"), "people install packages in the notebook"
     if service != "jupyter":
-        assert seen.run("docker", "exec", seen.container(system, service), "touch", "/usr/x").returncode
+        assert inspection.run("docker", "exec", inspection.container(system, service), "touch", "/usr/x").returncode
     secret = next(mount for mount in found["Mounts"] if mount["Destination"] == "/run/secrets")
     assert not secret["RW"]
     listed = in_volume(
@@ -155,21 +155,23 @@ def test_what_syncs_the_store_is_on_the_backend_only_and_asks_for_a_token(system
     status = inside(system, "store-sync", "cat", "/proc/1/status")
     assert re.search(r"CapEff:\s+0+\n", status) and re.search(r"NoNewPrivs:\s+1\n", status)
     reach = "import socket; socket.create_connection(('store-sync', 9002), 3)"
-    assert seen.run("docker", "exec", seen.container(system, "jupyter"), "python", "-c", reach).returncode
-    assert seen.run("docker", "exec", seen.container(system, "mlflow"), "python", "-c", reach).returncode == 0
+    assert inspection.run("docker", "exec", inspection.container(system, "jupyter"), "python", "-c", reach).returncode
+    assert (
+        inspection.run("docker", "exec", inspection.container(system, "mlflow"), "python", "-c", reach).returncode == 0
+    )
 
 
 def test_an_upload_that_is_not_on_the_disk_is_not_acknowledged(system: Clone) -> None:
     if "store-sync" not in services(system):
         pytest.skip("NOT TESTED: only VersityGW has it")
     url = f"{system.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts/durable/{uuid.uuid4().hex}"
-    container = seen.container(system, "store-sync")
-    seen.output("docker", "stop", "-t", "5", container)
+    container = inspection.container(system, "store-sync")
+    inspection.output("docker", "stop", "-t", "5", container)
     try:
         status, text = put(url, b"1")
         assert status == 503 and "try again" in text and "Traceback" not in text, text
     finally:
-        seen.output("docker", "start", container)
+        inspection.output("docker", "start", container)
     deadline = time.monotonic() + 30
     while put(url, b"1")[0] != 200:
         assert time.monotonic() < deadline
@@ -178,7 +180,7 @@ def test_an_upload_that_is_not_on_the_disk_is_not_acknowledged(system: Clone) ->
 
 def put(url: str, content: bytes) -> tuple[int, str]:
     try:
-        with seen.DIRECT.open(Request(url, data=content, method="PUT"), timeout=60) as answer:
+        with inspection.DIRECT.open(Request(url, data=content, method="PUT"), timeout=60) as answer:
             return answer.status, ""
     except HTTPError as error:
         return error.code, error.read().decode()
@@ -193,12 +195,12 @@ def test_the_database_is_on_a_network_without_a_way_out(system: Clone) -> None:
     networks = {service: sorted(details(system, service)["NetworkSettings"]["Networks"]) for service in SERVICES}
     back, front = f"{system.project}_backend", f"{system.project}_frontend"
     assert networks == {"postgres": [back], "store": [back, front], "mlflow": [back, front], "jupyter": [front]}
-    assert seen.output("docker", "network", "inspect", back, "-f", "{{.Internal}}") == "true"
+    assert inspection.output("docker", "network", "inspect", back, "-f", "{{.Internal}}") == "true"
     reach = "import socket; socket.create_connection(('postgres', 5432), 3)"
-    assert seen.run("docker", "exec", seen.container(system, "jupyter"), "python", "-c", reach).returncode
+    assert inspection.run("docker", "exec", inspection.container(system, "jupyter"), "python", "-c", reach).returncode
     address = details(system, "postgres")["NetworkSettings"]["Networks"][back]["IPAddress"]
-    assert seen.run(
-        "docker", "exec", seen.container(system, "jupyter"), "python", "-c", reach.replace("postgres", address)
+    assert inspection.run(
+        "docker", "exec", inspection.container(system, "jupyter"), "python", "-c", reach.replace("postgres", address)
     ).returncode
 
 
@@ -207,17 +209,17 @@ def test_prepared_by_credentials_init_and_started_by_compose(clone_factory: Call
     clone = clone_factory("docker")
     done = clone.invoke("credentials.init", timeout=900)
     assert done.returncode == 0 and "docker compose up -d" in done.stderr, done.stderr
-    assert not seen.containers(clone) and not done.stdout
+    assert not inspection.containers(clone) and not done.stdout
     assert (clone.folder / ".trackbed.env").stat().st_mode & 0o077 == 0 and not (clone.folder / ".env").exists()
     compose(clone, "up", "-d", "--wait")
-    kept = seen.new_run(clone)
-    assert seen.has_run(clone, kept)
+    kept = inspection.new_run(clone)
+    assert inspection.has_run(clone, kept)
     clone.up()  # the toolkit goes on with what was started by hand
-    assert seen.has_run(clone, kept)
+    assert inspection.has_run(clone, kept)
     assert clone.invoke("down", "--delete-data", "--yes").returncode == 0
-    names = seen.output("docker", "volume", "ls", "--format", "{{.Name}}").split()
+    names = inspection.output("docker", "volume", "ls", "--format", "{{.Name}}").split()
     assert not [name for name in names if name.startswith(f"{clone.project}_")]
-    assert seen.nothing_runs(clone) and not (clone.project_folder / "state.json").exists()
+    assert inspection.nothing_runs(clone) and not (clone.project_folder / "state.json").exists()
 
 
 def test_pasted_dry_run_makes_a_working_system_beside_the_real_one(system: Clone) -> None:
@@ -225,29 +227,29 @@ def test_pasted_dry_run_makes_a_working_system_beside_the_real_one(system: Clone
     script = system.value("up", "--dry-run", f"--name-prefix={prefix}") + "\n"
     port = re.search(r"^MLFLOW_PORT=(\d+)$", script, re.MULTILINE)
     assert port and int(port[1]) not in system.ports.values()
-    before = seen.identities(system)
+    before = inspection.identities(system)
     clean = "\n".join(
         line.removeprefix("# ") for line in script.split("# clean up:\n")[1].splitlines() if line.startswith("# docker")
     )
     try:
-        made = seen.run("bash", "-e", stdin=script, cwd=system.folder, timeout=300)
+        made = inspection.run("bash", "-e", stdin=script, cwd=system.folder, timeout=300)
         assert made.returncode == 0, made.stdout + made.stderr
         beside = Clone(system.folder, system.state, "docker", prefix, {"mlflow": int(port[1])})
-        assert seen.has_run(beside, seen.new_run(beside))
+        assert inspection.has_run(beside, inspection.new_run(beside))
         url = f"http://127.0.0.1:{port[1]}/api/2.0/mlflow-artifacts/artifacts?path=nothing"
-        assert seen.ask(url)[0] == 200, "the store answers"
+        assert inspection.ask(url)[0] == 200, "the store answers"
         lab = re.search(r"http://\S+/lab\?token=\S+", made.stdout)
-        assert lab and seen.ask(lab[0])[0] == 200
-        assert seen.identities(system) == before
+        assert lab and inspection.ask(lab[0])[0] == 200
+        assert inspection.identities(system) == before
     finally:
-        cleaned = seen.run("bash", "-e", stdin=clean, timeout=120)
+        cleaned = inspection.run("bash", "-e", stdin=clean, timeout=120)
     assert cleaned.returncode == 0, cleaned.stderr
     for kind in ("ps -a --format {{.Names}}", "volume ls --format {{.Name}}", "network ls --format {{.Name}}"):
-        assert prefix not in seen.output("docker", *kind.split())
+        assert prefix not in inspection.output("docker", *kind.split())
 
 
 def test_dead_engine_under_a_system(system: Clone) -> None:
-    before = seen.identities(system)
+    before = inspection.identities(system)
     for words in (
         ["up"],
         ["down"],
@@ -258,35 +260,37 @@ def test_dead_engine_under_a_system(system: Clone) -> None:
         ["down", "--delete-data", "--yes"],
     ):
         done = system.invoke(*words, DOCKER_HOST="unix:///nonexistent/docker.sock")
-        seen.refused(done, 1, "docker engine cannot be used", "unix:///nonexistent/docker.sock")
-    assert seen.identities(system) == before
+        inspection.refused(done, 1, "docker engine cannot be used", "unix:///nonexistent/docker.sock")
+    assert inspection.identities(system) == before
 
 
 def test_services_killed_and_removed_by_hand(system: Clone) -> None:
     system.up()
-    kept = seen.new_run(system)
-    before = seen.identities(system)
-    seen.output("docker", "kill", seen.container(system, "postgres"))
-    seen.output("docker", "rm", "-f", seen.container(system, "mlflow"), seen.container(system, "jupyter"))
+    kept = inspection.new_run(system)
+    before = inspection.identities(system)
+    inspection.output("docker", "kill", inspection.container(system, "postgres"))
+    inspection.output(
+        "docker", "rm", "-f", inspection.container(system, "mlflow"), inspection.container(system, "jupyter")
+    )
     status = system.invoke("status")
     assert status.returncode == 1 and "missing" in status.stdout and "exited" in status.stdout
     system.up()
-    after = seen.identities(system)
-    store = seen.container(system, "store")
+    after = inspection.identities(system)
+    store = inspection.container(system, "store")
     assert after[store] == before[store], "what was well was touched"
-    assert seen.has_run(system, kept)
+    assert inspection.has_run(system, kept)
 
 
 def test_state_folder_lost_over_kept_volumes(system: Clone) -> None:
     system.up()
-    kept = seen.new_run(system)
+    kept = inspection.new_run(system)
     assert system.invoke("down").returncode == 0
     shutil.rmtree(system.project_folder)
     done = system.invoke("up")
-    seen.refused(done, 1, "belongs to another Trackbed system", "--adopt")
+    inspection.refused(done, 1, "belongs to another Trackbed system", "--adopt")
     assert system.invoke("doctor").returncode == 1
     adopted = system.invoke("up", "--adopt")
     assert adopted.returncode == 0, adopted.stderr
-    assert seen.has_run(system, kept)
+    assert inspection.has_run(system, kept)
     done = system.invoke("check")
     assert done.returncode == 0, done.stdout

@@ -17,7 +17,7 @@ import pytest
 from trackbed_mlflow.edge import routes
 
 from tests.conftest import Clone
-from tests.integration import seen
+from tests.integration import inspection
 
 WALK = Path(__file__).with_name("route_walk.py").read_text()
 SPELLINGS = Path(__file__).with_name("route_spellings.py").read_text()
@@ -58,7 +58,7 @@ def lives(clone: Clone) -> None:
 
 
 def experiment(clone: Clone) -> str:
-    made = seen.mlflow(clone, "experiments/create", {"name": f"edge-{uuid.uuid4().hex[:8]}"})
+    made = inspection.mlflow(clone, "experiments/create", {"name": f"edge-{uuid.uuid4().hex[:8]}"})
     return str(made["experiment_id"])
 
 
@@ -68,8 +68,10 @@ def experiment(clone: Clone) -> str:
 def test_every_route_of_this_mlflow_was_judged(system: Clone) -> None:
     """A new MLflow with another route: look what it does, then add it to docker/mlflow/trackbed_mlflow/edge/routes.py."""
     folder = "/tmp" if system.engine == "docker" else "/"
-    python = seen.mlflow_python(system)
-    printed = seen.output(*python, "-W", "ignore", "-", stdin=f"import os; os.chdir({folder!r})\n{WALK}", timeout=120)
+    python = inspection.mlflow_python(system)
+    printed = inspection.output(
+        *python, "-W", "ignore", "-", stdin=f"import os; os.chdir({folder!r})\n{WALK}", timeout=120
+    )
     walked = {tuple(pair) for pair in json.loads(printed.splitlines()[-1])}
     judged = {pair for group in routes.TABLE for pair in group.routes()}
     assert not sorted(walked - judged), "nobody has judged these"
@@ -81,8 +83,8 @@ def test_no_spelling_that_mlflows_routers_read_gets_past_the_table(system: Clone
     folder, modules = (
         ("/tmp", "/opt/trackbed") if system.engine == "docker" else ("/", str(system.folder / "docker" / "mlflow"))
     )
-    printed = seen.output(
-        *seen.mlflow_python(system),
+    printed = inspection.output(
+        *inspection.mlflow_python(system),
         "-W",
         "ignore",
         "-",
@@ -215,7 +217,7 @@ def test_pages_of_other_origins_neither_change_nor_read(system: Clone, origin: s
         status, text, answered = ask(system, path, method, body, Origin=origin, **headers)
         assert status == 403, (method, path, text)
         assert not any(header.startswith("access-control") for header in answered)
-    assert name not in str(seen.mlflow(system, "experiments/search?max_results=100"))
+    assert name not in str(inspection.mlflow(system, "experiments/search?max_results=100"))
 
 
 def test_own_pages_do_also_through_a_tunnel(system: Clone) -> None:
@@ -253,9 +255,9 @@ FOREIGN = (
 
 @pytest.mark.parametrize("uri", FOREIGN)
 def test_no_client_names_a_location_elsewhere(system: Clone, uri: str) -> None:
-    run = seen.new_run(system)
+    run = inspection.new_run(system)
     name = f"edge-{uuid.uuid4().hex[:8]}"
-    seen.mlflow(system, "registered-models/create", {"name": name})
+    inspection.mlflow(system, "registered-models/create", {"name": name})
     for prefix in routes.TWINS:
         base = f"{prefix}2.0/mlflow"
         refusal(system, f"{base}/experiments/create", "POST", {"name": name, "artifact_location": uri}, 400)
@@ -288,11 +290,13 @@ def test_no_client_names_a_location_elsewhere(system: Clone, uri: str) -> None:
 def test_a_location_elsewhere_that_is_there_already_is_not_opened(system: Clone, uri: str) -> None:
     """As in data of an older version, or in somebody's archive."""
     number, name = experiment(system), f"edge-{uuid.uuid4().hex[:8]}"
-    run = seen.mlflow(system, "runs/create", {"experiment_id": number})["run"]["info"]["run_id"]
-    model = seen.mlflow(system, "logged-models", {"experiment_id": number, "name": "m"})["model"]["info"]["model_id"]
-    seen.mlflow(system, "registered-models/create", {"name": name})
-    own = seen.mlflow(system, f"runs/get?run_id={run}")["run"]["info"]["artifact_uri"]
-    seen.mlflow(system, "model-versions/create", {"name": name, "source": own + "/model", "run_id": run})
+    run = inspection.mlflow(system, "runs/create", {"experiment_id": number})["run"]["info"]["run_id"]
+    model = inspection.mlflow(system, "logged-models", {"experiment_id": number, "name": "m"})["model"]["info"][
+        "model_id"
+    ]
+    inspection.mlflow(system, "registered-models/create", {"name": name})
+    own = inspection.mlflow(system, f"runs/get?run_id={run}")["run"]["info"]["artifact_uri"]
+    inspection.mlflow(system, "model-versions/create", {"name": name, "source": own + "/model", "run_id": run})
     for table, column, key, value in (
         ("experiments", "artifact_location", "experiment_id", number),
         ("runs", "artifact_uri", "run_uuid", run),
@@ -300,7 +304,7 @@ def test_a_location_elsewhere_that_is_there_already_is_not_opened(system: Clone,
         ("model_versions", "source", "name", name),
         ("model_versions", "storage_location", "name", name),
     ):
-        seen.psql(system, f"UPDATE {table} SET {column} = '{uri}' WHERE {key} = '{value}'")
+        inspection.psql(system, f"UPDATE {table} SET {column} = '{uri}' WHERE {key} = '{value}'")
     for method, path in (
         ("GET", f"/get-artifact?run_id={run}&path=passwd"),
         ("GET", f"/get-artifact?run_id={run}&path=hostname"),
@@ -346,7 +350,7 @@ def chunked(clone: Clone, path: str, method: str, body: bytes, **headers: str) -
 
 
 def test_a_body_counts_however_it_is_sent(system: Clone) -> None:
-    number, run = experiment(system), seen.new_run(system)
+    number, run = experiment(system), inspection.new_run(system)
     span = {
         "traceId": uuid.uuid4().hex,
         "spanId": "0102030405060708",
@@ -376,7 +380,7 @@ def test_a_body_counts_however_it_is_sent(system: Clone) -> None:
             sent = json.dumps(body).replace("@", name).encode()
             answers.append(send(system, path.replace("@", name), method, sent, **headers)[:1])
             assert answers[0] == answers[-1], (path, answers)
-    found = {tag["key"] for tag in seen.mlflow(system, f"runs/get?run_id={run}")["run"]["data"]["tags"]}
+    found = {tag["key"] for tag in inspection.mlflow(system, f"runs/get?run_id={run}")["run"]["data"]["tags"]}
     assert len([key for key in found if len(key) == 32]) == 2
 
 
@@ -413,7 +417,7 @@ def test_a_body_that_is_no_json_object_is_refused_at_once(system: Clone, path: s
 
 
 def test_deep_and_odd_text_is_refused_wherever_mlflow_reads_it(system: Clone) -> None:
-    run = seen.new_run(system)
+    run = inspection.new_run(system)
     for path, body in (
         ("runs/search", {"experiment_ids": ["0"], "filter": "(" * 3000}),
         ("runs/log-batch", {"run_id": run, "tags": [{"key": "a", "value": "\ud800"}]}),
@@ -441,7 +445,7 @@ def test_deep_and_odd_text_is_refused_wherever_mlflow_reads_it(system: Clone) ->
     assert "NUL" in refusal(
         system, "/api/2.0/mlflow/runs/set-tag", "POST", {"run_id": run, "key": "a", "value": "one\0two"}, 400
     )
-    assert not seen.mlflow(system, f"runs/get?run_id={run}")["run"]["data"].get("metrics")
+    assert not inspection.mlflow(system, f"runs/get?run_id={run}")["run"]["data"].get("metrics")
 
 
 @pytest.mark.parametrize(
@@ -452,7 +456,7 @@ def test_deep_and_odd_text_is_refused_wherever_mlflow_reads_it(system: Clone) ->
     ],
 )
 def test_a_file_where_a_folder_is_needed_is_refused_at_once(system: Clone, way: str) -> None:
-    run, method = seen.new_run(system), "POST" if "upload" in way else "PUT"
+    run, method = inspection.new_run(system), "POST" if "upload" in way else "PUT"
     folder = f"edge-{uuid.uuid4().hex}"
 
     def upload(name: str) -> tuple[int, bytes]:
@@ -494,10 +498,10 @@ def test_the_pages_own_queries_pass(system: Clone) -> None:
     """As they are in the bundle of the installed MLflow."""
     folder = "/tmp" if system.engine == "docker" else "/"
     script = f"import os; os.chdir({folder!r})\n{QUERIES}"
-    printed = seen.output(*seen.mlflow_python(system), "-W", "ignore", "-", stdin=script, timeout=120)
+    printed = inspection.output(*inspection.mlflow_python(system), "-W", "ignore", "-", stdin=script, timeout=120)
     queries = json.loads(printed.splitlines()[-1])
     assert len(queries) >= 4, "the bundle spells its queries in another way"
-    run = seen.new_run(system)
+    run = inspection.new_run(system)
     asked = {
         "GetRun": {"runId": run},
         "SearchRuns": {"experimentIds": ["0"], "maxResults": 1000},
@@ -589,7 +593,7 @@ BODIES = (b"[" * 10_000_000, b'{"a":[' + b"{}," * 10_000_000 + b"{}]}", b" " * (
 
 def test_large_bodies_at_once_leave_the_server_alive(system: Clone) -> None:
     """Each takes up to a gigabyte; what does not fit is an error of its own request."""
-    pid = seen.main_process(system, "mlflow")
+    pid = inspection.main_process(system, "mlflow")
 
     def send(number: int) -> int:
         path = ("/api/2.0/mlflow/runs/search", "/ajax-api/2.0/mlflow/experiments/search-datasets")[number % 2]
@@ -601,4 +605,4 @@ def test_large_bodies_at_once_leave_the_server_alive(system: Clone) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(send, range(8))) <= {200, 400, 413, 500}
     lives(system)
-    assert seen.main_process(system, "mlflow") == pid
+    assert inspection.main_process(system, "mlflow") == pid

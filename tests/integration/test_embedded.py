@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Clone
-from tests.integration import seen
+from tests.integration import inspection
 
 pytestmark = pytest.mark.embedded
 
@@ -34,15 +34,15 @@ def venv(clone: Clone, name: str) -> Path:
 
 
 def test_only_the_supervisor_runs_as_root(system: Clone) -> None:
-    top = seen.supervisord(system)
-    owners = {pid: Path(f"/proc/{pid}").stat().st_uid for pid in seen.processes(system)}
+    top = inspection.supervisord(system)
+    owners = {pid: Path(f"/proc/{pid}").stat().st_uid for pid in inspection.processes(system)}
     if os.geteuid() != 0:
         assert set(owners.values()) == {os.geteuid()}
         return
     assert owners.pop(top) == 0
     assert set(owners.values()) == {pwd.getpwnam(name).pw_uid for name in accounts(system)}
     for name, ending in (("postgres", "db"), ("mlflow", "mlflow"), ("jupyter", "nb")):
-        pid = seen.main_process(system, name)
+        pid = inspection.main_process(system, name)
         fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         account = pwd.getpwnam(f"trackbed-{system.project}-{ending}")
         assert {int(word) for word in fields["Uid"].split()} == {account.pw_uid}, name
@@ -54,60 +54,62 @@ def test_only_the_supervisor_runs_as_root(system: Clone) -> None:
 
 
 def test_the_database_has_no_port_and_a_private_socket(system: Clone) -> None:
-    postgres = seen.main_process(system, "postgres")
-    folder = Path(seen.command(postgres).split("-k ")[1].split()[0])
+    postgres = inspection.main_process(system, "postgres")
+    folder = Path(inspection.command(postgres).split("-k ")[1].split()[0])
     assert folder.stat().st_mode & 0o077 == (0o010 if os.geteuid() == 0 else 0)  # the server's group, to pass only
     assert any(folder.glob(".s.PGSQL.*"))
-    assert "listen_addresses= " in seen.command(postgres)
+    assert "listen_addresses= " in inspection.command(postgres)
 
 
 def test_nobody_gets_mlflows_port_while_it_is_killed_and_comes_back(system: Clone) -> None:
-    port, killed = system.ports["mlflow"], seen.main_process(system, "mlflow")
+    port, killed = system.ports["mlflow"], inspection.main_process(system, "mlflow")
     os.kill(killed, 9)
     deadline = time.monotonic() + 60
-    while not seen.ask(f"{system.url('mlflow')}/version", timeout=1)[0] == 200:
+    while not inspection.ask(f"{system.url('mlflow')}/version", timeout=1)[0] == 200:
         assert time.monotonic() < deadline
         for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
             with socket.socket() as attempt, pytest.raises(OSError, match="in use"):
                 attempt.setsockopt(socket.SOL_SOCKET, option, 1)
                 attempt.bind(("127.0.0.1", port))
                 attempt.listen(1)
-    assert seen.main_process(system, "mlflow") != killed
+    assert inspection.main_process(system, "mlflow") != killed
     system.up()
 
 
 def test_supervisor_killed_then_up(system: Clone) -> None:
-    kept = seen.new_run(system)
-    before = seen.processes(system)
-    os.kill(seen.supervisord(system), 9)
+    kept = inspection.new_run(system)
+    before = inspection.processes(system)
+    os.kill(inspection.supervisord(system), 9)
     status = system.invoke("status")
     assert status.returncode == 1 and "Traceback" not in status.stderr
     system.up()
-    assert seen.has_run(system, kept)
-    assert not set(before) & set(seen.processes(system)), "orphans were left"
+    assert inspection.has_run(system, kept)
+    assert not set(before) & set(inspection.processes(system)), "orphans were left"
 
 
 def test_supervisor_killed_then_down(system: Clone) -> None:
     system.up()
-    kept = seen.new_run(system)
-    os.kill(seen.supervisord(system), 9)
+    kept = inspection.new_run(system)
+    os.kill(inspection.supervisord(system), 9)
     done = system.invoke("down")
     assert done.returncode == 0, done.stderr
-    assert not seen.processes(system)
+    assert not inspection.processes(system)
     system.up()
-    assert seen.has_run(system, kept)
+    assert inspection.has_run(system, kept)
 
 
 def test_changed_lock_is_applied_while_the_database_stays_up(system: Clone) -> None:
     system.up()
-    old, postgres = venv(system, "jupyter"), seen.main_process(system, "postgres")
+    old, postgres = venv(system, "jupyter"), inspection.main_process(system, "postgres")
     lock = system.folder / "docker" / "jupyter" / "requirements.txt"
     lock.write_text(lock.read_text() + "# changed\n")
     done = system.up()
     assert "installing jupyter (its lock changed)" in done.stderr
     assert venv(system, "jupyter") != old
-    assert seen.main_process(system, "postgres") == postgres
-    assert str(venv(system, "jupyter")) in Path(f"/proc/{seen.main_process(system, 'jupyter')}/environ").read_text()
+    assert inspection.main_process(system, "postgres") == postgres
+    assert (
+        str(venv(system, "jupyter")) in Path(f"/proc/{inspection.main_process(system, 'jupyter')}/environ").read_text()
+    )
 
 
 def test_broken_venvs_are_repaired(system: Clone) -> None:
@@ -125,8 +127,8 @@ def test_broken_venvs_are_repaired(system: Clone) -> None:
 def test_port_taken_while_it_was_down(system: Clone) -> None:
     assert system.invoke("down").returncode == 0
     with socket.create_server(("127.0.0.1", system.ports["jupyter"])):
-        seen.refused(system.invoke("up"), 1, f"port {system.ports['jupyter']}", f"process {os.getpid()}")
-        assert not seen.processes(system)
+        inspection.refused(system.invoke("up"), 1, f"port {system.ports['jupyter']}", f"process {os.getpid()}")
+        assert not inspection.processes(system)
     system.up()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import Clone
-from tests.integration import seen
+from tests.integration import inspection
 
 EQUAL = Path(__file__).with_name("fast_path_equal.py").read_text()
 REQUESTS = Path(__file__).with_name("fast_path_requests.py").read_text()
@@ -21,11 +21,11 @@ def modules(system: Clone) -> str:
 
 def run(system: Clone, script: str, mode: str = "auto") -> Any:
     """What a script prints in the server's Python, over an empty database."""
-    python = seen.mlflow_python(system)
+    python = inspection.mlflow_python(system)
     if system.engine == "docker":
         python = [*python[:3], "-e", f"TRACKBED_FAST_PATH={mode}", *python[3:]]
-    with seen.empty_database(system, f"fast_path_{mode}") as address:
-        printed = seen.output(
+    with inspection.empty_database(system, f"fast_path_{mode}") as address:
+        printed = inspection.output(
             *python,
             "-",
             address,

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import USER, Clone, require_docker
-from tests.integration import seen
+from tests.integration import inspection
 
 Factory = Callable[..., Clone]
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: mounting a small disk takes root")
@@ -32,7 +32,7 @@ def bare(clone_factory: Factory) -> Iterator[Clone]:
     """A clone that was never started, of a normal user; nothing may come of any test with it."""
     clone = clone_factory("embedded", user=True)
     yield clone
-    assert not clone.project_folder.exists() or seen.nothing_runs(clone)
+    assert not clone.project_folder.exists() or inspection.nothing_runs(clone)
 
 
 @pytest.fixture
@@ -84,13 +84,13 @@ def test_bad_input(bare: Clone, case: str) -> None:
         done = bare.invoke(*(word.format(clone=bare.folder) for word in words), around=environment)
     finally:
         env_file.unlink(missing_ok=True)
-    seen.refused(done, 2, *expected)
+    inspection.refused(done, 2, *expected)
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not done.stdout and not bare.state.exists()
 
 
 def test_embedded_refuses_to_be_public(bare: Clone) -> None:
-    seen.refused(
+    inspection.refused(
         bare.invoke("up", "--public", "--public-address=203.0.113.7"),
         2,
         "needs the docker engine",
@@ -105,7 +105,7 @@ def test_env_file_of_someone_else(bare: Clone) -> None:
     env_file.write_text("GPU=none\n")
     env_file.chmod(0)
     try:
-        seen.refused(bare.invoke("status"), 2, ".env", "ermission denied")
+        inspection.refused(bare.invoke("status"), 2, ".env", "ermission denied")
     finally:
         env_file.unlink()
 
@@ -114,7 +114,7 @@ def test_env_file_of_someone_else(bare: Clone) -> None:
     "words", [["jupyter-url"], ["check"], ["logs"], ["logs", "mlflow"], ["credentials"]], ids=" ".join
 )
 def test_nothing_there_yet(bare: Clone, words: list[str]) -> None:
-    seen.refused(bare.invoke(*words), 1, f"project {bare.project} does not exist yet", "invoke up")
+    inspection.refused(bare.invoke(*words), 1, f"project {bare.project} does not exist yet", "invoke up")
 
 
 def test_down_where_nothing_is(bare: Clone) -> None:
@@ -130,7 +130,7 @@ def test_state_folder_that_cannot_be_written(bare: Clone) -> None:
     locked = bare.folder.parent / "locked"
     locked.mkdir(mode=0o555)
     done = bare.invoke("up", f"--state-dir={locked}/state")
-    seen.refused(done, 1, str(locked), "ermission denied", "--state-dir")
+    inspection.refused(done, 1, str(locked), "ermission denied", "--state-dir")
     assert "permissions" in bare.invoke("doctor", f"--state-dir={locked}/state").stdout
     assert not list(locked.iterdir())
 
@@ -140,7 +140,9 @@ def test_state_folder_that_the_services_cannot_reach(clone_factory: Factory, pla
     clone = clone_factory("embedded")
     clone.environment["TRACKBED_STATE_DIR"] = str(place / "closed" / "state")
     (place / "closed").mkdir(mode=0o700)
-    seen.refused(clone.invoke("up"), 1, str(place / "closed"), "closed to the user trackbed", "chmod o+x", "STATE_DIR")
+    inspection.refused(
+        clone.invoke("up"), 1, str(place / "closed"), "closed to the user trackbed", "chmod o+x", "STATE_DIR"
+    )
 
 
 def test_state_that_is_damaged(bare: Clone) -> None:
@@ -150,26 +152,26 @@ def test_state_that_is_damaged(bare: Clone) -> None:
     if os.geteuid() == 0:
         shutil.chown(folder, USER)
     for word in ("up", "status", "down"):
-        seen.refused(bare.invoke(word, f"--state-dir={folder.parent}"), 1, "state.json", "half-written", "mv ")
+        inspection.refused(bare.invoke(word, f"--state-dir={folder.parent}"), 1, "state.json", "half-written", "mv ")
     (folder / "state.json").write_text('{"format": 99}')
-    seen.refused(bare.invoke("up", f"--state-dir={folder.parent}"), 1, "newer Trackbed")
+    inspection.refused(bare.invoke("up", f"--state-dir={folder.parent}"), 1, "newer Trackbed")
 
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
     folder.mkdir()
-    seen.output("mount", "-t", "tmpfs", "-o", f"size={size},mode=0777", "tmpfs", str(folder))
+    inspection.output("mount", "-t", "tmpfs", "-o", f"size={size},mode=0777", "tmpfs", str(folder))
     try:
         yield folder
     finally:
-        seen.output("umount", str(folder))
+        inspection.output("umount", str(folder))
 
 
 @ROOT_ONLY
 def test_disk_too_small_for_a_first_start(bare: Clone) -> None:
     with small_disk(bare.folder.parent / "small", "64m") as disk:
         done = bare.invoke("up", f"--state-dir={disk}/state")
-        seen.refused(done, 1, "free at", "first start needs", "STATE_DIR")
+        inspection.refused(done, 1, "free at", "first start needs", "STATE_DIR")
         assert not (disk / "state" / bare.project / "state.json").exists()
         looked = bare.invoke("doctor", f"--state-dir={disk}/state")
         assert looked.returncode == 1 and re.search(r"disk\s+error", looked.stdout)
@@ -196,7 +198,7 @@ def test_disk_full_to_the_last_byte(bare: Clone) -> None:
             (disk / "filler").write_bytes(bytes(1 << 20))
         except OSError:
             pass
-        seen.refused(bare.invoke("up", f"--state-dir={disk}"), 1, str(disk))
+        inspection.refused(bare.invoke("up", f"--state-dir={disk}"), 1, str(disk))
         assert json.loads((folder / "state.json").read_text()) == state, "lost"
 
 
@@ -225,11 +227,11 @@ def test_dead_engine(bare: Clone, place: Path, case: str) -> None:
     host = docker_hosts(place)[case]
     began = time.monotonic()
     done = bare.invoke("up", "--engine=docker", DOCKER_HOST=host)
-    seen.refused(done, 1, "docker engine cannot be used", host.removeprefix("ssh://"), "--engine=embedded")
+    inspection.refused(done, 1, "docker engine cannot be used", host.removeprefix("ssh://"), "--engine=embedded")
     assert not (bare.project_folder / "state.json").exists()
     looked = bare.invoke("doctor", "--engine=docker", DOCKER_HOST=host)
     assert looked.returncode == 1 and re.search(r"docker\s+error", looked.stdout), looked.stdout + looked.stderr
-    seen.refused(bare.invoke("build", DOCKER_HOST=host), 1)
+    inspection.refused(bare.invoke("build", DOCKER_HOST=host), 1)
     assert time.monotonic() - began < 60
 
 
@@ -239,7 +241,7 @@ def test_engine_that_one_may_not_talk_to(bare: Clone, place: Path) -> None:
         one.listen()
         (place / "docker.sock").chmod(0)
         done = bare.invoke("up", "--engine=auto", DOCKER_HOST=f"unix://{place}/docker.sock")
-    seen.refused(done, 1, "permission denied", "usermod -aG docker")
+    inspection.refused(done, 1, "permission denied", "usermod -aG docker")
 
 
 @contextmanager
@@ -275,7 +277,9 @@ def fake_engine(folder: Path, api: str, version: str) -> Iterator[str]:
 
 def test_engine_too_old(bare: Clone, place: Path) -> None:
     with fake_engine(place, "1.41", "20.10.24") as host:
-        seen.refused(bare.invoke("up", "--engine=docker", DOCKER_HOST=host), 1, "20.10.24 is too old", "25 or newer")
+        inspection.refused(
+            bare.invoke("up", "--engine=docker", DOCKER_HOST=host), 1, "20.10.24 is too old", "25 or newer"
+        )
 
 
 @pytest.mark.parametrize(
@@ -296,7 +300,7 @@ def test_docker_command_that_is_not_enough(bare: Clone, place: Path, script: str
         pytest.skip("NOT TESTED: docker lies beside the tests' Python")
     with fake_engine(place, "1.48", "28.0.0") as host:
         done = bare.invoke("up", "--engine=docker", DOCKER_HOST=host, PATH=path)
-    seen.refused(done, 1, expected, "install")
+    inspection.refused(done, 1, expected, "install")
 
 
 # --- ports and names that are taken
@@ -325,7 +329,7 @@ def test_port_taken(engine: str, clone_factory: Factory, place: Path) -> None:
     with squatter(place, clone.ports["mlflow"], clone.ports["jupyter"]) as pid:
         done = clone.invoke("up")
         looked = clone.invoke("doctor")
-    seen.refused(
+    inspection.refused(
         done, 1, "squatter.py", f"process {pid}", f"port {clone.ports['mlflow']}", f"port {clone.ports['jupyter']}"
     )
     for option in ("--mlflow-port=", "--jupyter-port="):
@@ -334,7 +338,7 @@ def test_port_taken(engine: str, clone_factory: Factory, place: Path) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", int(found[1])))
     assert looked.returncode == 1 and "squatter.py" in looked.stdout
-    assert seen.nothing_runs(clone) and not (clone.project_folder / "state.json").exists()
+    assert inspection.nothing_runs(clone) and not (clone.project_folder / "state.json").exists()
 
 
 @pytest.mark.docker
@@ -347,18 +351,18 @@ class TestForeignThings:
         return clone_factory("docker")
 
     def refused(self, clone: Clone, *words: str) -> None:
-        seen.refused(clone.invoke("up"), 1, *words, "--project=NAME")
+        inspection.refused(clone.invoke("up"), 1, *words, "--project=NAME")
         assert clone.invoke("doctor").returncode == 1
         assert not (clone.project_folder / "state.json").exists()
 
     def test_volume(self, clone: Clone) -> None:
         name = f"{clone.project}_postgres"
-        seen.output("docker", "volume", "create", name)
+        inspection.output("docker", "volume", "create", name)
         try:
             self.refused(clone, name, "not Trackbed's", f"docker volume rm {name}")
-            assert not seen.output("docker", "volume", "inspect", name, "-f", "{{.Labels}}").strip("map[]")
+            assert not inspection.output("docker", "volume", "inspect", name, "-f", "{{.Labels}}").strip("map[]")
         finally:
-            seen.output("docker", "volume", "rm", name)
+            inspection.output("docker", "volume", "rm", name)
 
     def test_volume_of_another_system(self, clone: Clone) -> None:
         name = (
@@ -366,29 +370,31 @@ class TestForeignThings:
             if clone.environment.get("TRACKBED_OBJECT_STORE") == "versitygw"
             else f"{clone.project}_minio"
         )
-        seen.output("docker", "volume", "create", "--label", "dev.trackbed.instance=feedc0de", name)
+        inspection.output("docker", "volume", "create", "--label", "dev.trackbed.instance=feedc0de", name)
         try:
             self.refused(clone, name, "feedc0de", "--adopt")
         finally:
-            seen.output("docker", "volume", "rm", name)
+            inspection.output("docker", "volume", "rm", name)
 
     @pytest.mark.parametrize("service", ["mlflow", "jupyter"])
     def test_container(self, clone: Clone, service: str) -> None:
-        name = seen.container(clone, service)
+        name = inspection.container(clone, service)
         image = "trackbed/mlflow:3.17.2"
-        if seen.run("docker", "image", "inspect", image).returncode:
+        if inspection.run("docker", "image", "inspect", image).returncode:
             assert clone.invoke("build", "mlflow", timeout=900).returncode == 0
-        seen.output("docker", "create", "--name", name, image)
+        inspection.output("docker", "create", "--name", name, image)
         try:
             self.refused(clone, name, "not Trackbed's", f"docker rm -f {name}")
-            assert seen.containers(clone) == [name]
+            assert inspection.containers(clone) == [name]
         finally:
-            seen.output("docker", "rm", name)
+            inspection.output("docker", "rm", name)
 
     def test_port_taken_by_a_container(self, clone: Clone, systems: Callable[[str], Clone]) -> None:
         other = systems("docker")
         done = clone.invoke("up", f"--mlflow-port={other.ports['mlflow']}")
-        seen.refused(done, 1, f"port {other.ports['mlflow']}", f"container {seen.container(other, 'mlflow')}")
+        inspection.refused(
+            done, 1, f"port {other.ports['mlflow']}", f"container {inspection.container(other, 'mlflow')}"
+        )
 
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -400,8 +406,8 @@ class TestForeignThings:
     def test_image_that_cannot_be_pulled(self, clone: Clone, name: str, value: str) -> None:
         store = "minio" if name == "MINIO_IMAGE" else "versitygw"
         done = clone.invoke("up", around={f"TRACKBED_{name}": value, "TRACKBED_OBJECT_STORE": store})
-        seen.refused(done, 1, value, *(["leave MINIO_IMAGE out"] if store == "minio" else ["REGISTRY_MIRROR"]))
-        assert not seen.containers(clone)
+        inspection.refused(done, 1, value, *(["leave MINIO_IMAGE out"] if store == "minio" else ["REGISTRY_MIRROR"]))
+        assert not inspection.containers(clone)
         assert clone.invoke("down", "--delete-data", "--yes").returncode == 0
 
 
@@ -442,7 +448,8 @@ def victim(engine: str, victims: Callable[[str], Clone]) -> Clone:
     """The system, up."""
     clone = victims(engine)
     if not all(
-        seen.ask(f"{clone.url(service)}{path}")[0] == 200 for service, path in (("mlflow", "/"), ("jupyter", "/api"))
+        inspection.ask(f"{clone.url(service)}{path}")[0] == 200
+        for service, path in (("mlflow", "/"), ("jupyter", "/api"))
     ):
         clone.up()
     return clone
@@ -454,13 +461,13 @@ def test_ctrl_c_and_kill_in_the_middle_of_a_first_up(victim: Clone) -> None:
 
 
 def test_two_systems_side_by_side(victim: Clone, system: Clone) -> None:
-    mine = seen.new_run(victim)
+    mine = inspection.new_run(victim)
     assert {service["state"] for clone in (victim, system) for service in clone.services().values()} <= {
         "ready",
         "done",
     }
-    assert seen.has_run(victim, mine)
-    assert seen.ask(f"{system.url('mlflow')}/api/2.0/mlflow/runs/get?run_id={mine}")[0] == 404
+    assert inspection.has_run(victim, mine)
+    assert inspection.ask(f"{system.url('mlflow')}/api/2.0/mlflow/runs/get?run_id={mine}")[0] == 404
 
 
 def test_two_clones_of_one_project(victim: Clone, clone_factory: Factory) -> None:
@@ -468,27 +475,27 @@ def test_two_clones_of_one_project(victim: Clone, clone_factory: Factory) -> Non
     own = other.environment
     other.environment = {k: v for k, v in own.items() if not k.endswith("_PORT")}
     other.environment["TRACKBED_STATE_DIR"] = str(victim.state)
-    before = seen.identities(victim)
-    seen.refused(other.invoke("up"), 1, str(victim.folder), "--project=NAME")
+    before = inspection.identities(victim)
+    inspection.refused(other.invoke("up"), 1, str(victim.folder), "--project=NAME")
     assert other.invoke("status").returncode == 0, "looking is allowed"
-    assert seen.identities(victim) == before
+    assert inspection.identities(victim) == before
     other.environment = own | {"TRACKBED_PROJECT": f"{victim.project}-2"}  # its end must not take the victim along
 
 
 @pytest.mark.parametrize("service", ["postgres", "mlflow", "jupyter"])
 def test_service_killed(victim: Clone, service: str) -> None:
-    kept = seen.new_run(victim)
-    before = seen.main_process(victim, service)
+    kept = inspection.new_run(victim)
+    before = inspection.main_process(victim, service)
     os.kill(before, 9)
     deadline = time.monotonic() + 60
     while not (
-        seen.main_process(victim, service) not in (0, before)
+        inspection.main_process(victim, service) not in (0, before)
         and all(p["state"] in ("ready", "done") for p in victim.services().values())
     ):
         assert time.monotonic() < deadline, victim.invoke("status").stdout + victim.value("logs", service)
         time.sleep(0.5)
     victim.up()
-    assert seen.has_run(victim, kept)
+    assert inspection.has_run(victim, kept)
 
 
 def upload(clone: Clone, path: str, pieces: Iterator[bytes], size: int) -> int:
@@ -537,7 +544,7 @@ def test_down_lets_a_running_upload_end_and_waits_for_none_that_never_does(victi
         victim.up()
     assert found["ends"] == 200, "a running upload was cut off"
     assert found["never-ends"] != 200
-    with seen.DIRECT.open(f"{victim.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts/drain/ends") as answer:
+    with inspection.DIRECT.open(f"{victim.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts/drain/ends") as answer:
         assert answer.read() == content
 
 
@@ -554,12 +561,14 @@ def test_an_upload_that_is_killed_leaves_no_half_artifact(victim: Clone) -> None
     threading.Thread(target=upload, args=(victim, half, piecewise(), 3_000_000), daemon=True).start()
     assert begun.wait(30)
     time.sleep(0.5)
-    os.kill(seen.main_process(victim, "mlflow"), 9)
+    os.kill(inspection.main_process(victim, "mlflow"), 9)
     time.sleep(1)
     victim.up()
     base = f"{victim.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts"
-    assert seen.ask(f"{base}/{half}")[0] in (404, 500) and seen.ask(f"{base}/{whole}") == (200, "whole")
-    assert [file["path"] for file in json.loads(seen.ask(f"{base}?path=killed")[1])["files"]] == [whole.split("/")[1]]
+    assert inspection.ask(f"{base}/{half}")[0] in (404, 500) and inspection.ask(f"{base}/{whole}") == (200, "whole")
+    assert [file["path"] for file in json.loads(inspection.ask(f"{base}?path=killed")[1])["files"]] == [
+        whole.split("/")[1]
+    ]
     if victim.engine == "embedded":
         deadline = time.monotonic() + 30
         while list((victim.project_folder / "embedded" / "artifacts").rglob(".artifact.uploading.*")):
@@ -571,7 +580,7 @@ def test_an_upload_that_is_killed_leaves_no_half_artifact(victim: Clone) -> None
 
 
 def test_secrets_deleted_over_kept_data_and_two_ups_at_once(victim: Clone) -> None:
-    kept = seen.new_run(victim)
+    kept = inspection.new_run(victim)
     token = victim.token
     assert victim.invoke("down").returncode == 0
     shutil.rmtree(victim.project_folder / "secrets")
@@ -580,38 +589,38 @@ def test_secrets_deleted_over_kept_data_and_two_ups_at_once(victim: Clone) -> No
     waited = [two.output for two in (one, other) if "waiting for" in two.output]
     assert len(waited) == 1 and re.search(r"waiting for `.* up` \(process \d+, since", waited[0]), waited
     assert "Traceback" not in one.output + other.output
-    assert seen.has_run(victim, kept) and victim.token != token
+    assert inspection.has_run(victim, kept) and victim.token != token
     done = victim.invoke("check")
     assert done.returncode == 0, done.stdout
 
 
 def test_service_that_cannot_start_stops_up_at_once(victim: Clone) -> None:
-    kept = seen.new_run(victim)
-    revision = seen.psql(victim, "SELECT version_num FROM alembic_version")
-    seen.psql(victim, "UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    kept = inspection.new_run(victim)
+    revision = inspection.psql(victim, "SELECT version_num FROM alembic_version")
+    inspection.psql(victim, "UPDATE alembic_version SET version_num = 'ffffffffffff'")
     try:
-        os.kill(seen.main_process(victim, "mlflow"), 9)
+        os.kill(inspection.main_process(victim, "mlflow"), 9)
         began = time.monotonic()
         done = victim.invoke("up", "--ready-timeout=170")
         assert time.monotonic() - began < 140, "it waited for what cannot come"
-        seen.refused(done, 1, "mlflow", "exit code 78", "newer", "ffffffffffff", "invoke logs mlflow")
+        inspection.refused(done, 1, "mlflow", "exit code 78", "newer", "ffffffffffff", "invoke logs mlflow")
         status = victim.invoke("status")
         assert status.returncode == 1 and "Traceback" not in status.stderr
-        seen.refused(victim.invoke("check"), 1)
+        inspection.refused(victim.invoke("check"), 1)
     finally:
-        seen.psql(victim, f"UPDATE alembic_version SET version_num = '{revision}'")
+        inspection.psql(victim, f"UPDATE alembic_version SET version_num = '{revision}'")
     victim.up()
-    assert seen.has_run(victim, kept)
+    assert inspection.has_run(victim, kept)
 
 
 def test_other_engine_over_kept_data(victim: Clone) -> None:
     other = {"docker": "embedded", "embedded": "docker"}[victim.engine]
     done = victim.invoke("up", TRACKBED_ENGINE=other, TRACKBED_OBJECT_STORE="auto")
-    seen.refused(done, 1, f"kept by the {victim.engine} engine", "--project=NAME")
+    inspection.refused(done, 1, f"kept by the {victim.engine} engine", "--project=NAME")
 
 
 def test_data_are_not_deleted_without_a_yes(victim: Clone) -> None:
-    before = seen.identities(victim)
+    before = inspection.identities(victim)
     done = victim.invoke("down", "--delete-data")
-    seen.refused(done, 1, "this deletes", "database", "nothing was deleted", "--yes")
-    assert seen.identities(victim) == before
+    inspection.refused(done, 1, "this deletes", "database", "nothing was deleted", "--yes")
+    assert inspection.identities(victim) == before

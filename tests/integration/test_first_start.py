@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Clone, require_docker
-from tests.integration import seen
+from tests.integration import inspection
 
 IN_VOLUME, IMAGE = "/v/18/docker", "postgres:18.4-trixie"
 
@@ -20,7 +20,7 @@ IN_VOLUME, IMAGE = "/v/18/docker", "postgres:18.4-trixie"
 def as_database(clone: Clone, script: str) -> str:
     """A script beside the data of a system that is down, as the account that owns them; $DATA is their folder."""
     if clone.engine == "docker":
-        return seen.output(
+        return inspection.output(
             "docker",
             "run",
             "--rm",
@@ -39,7 +39,7 @@ def as_database(clone: Clone, script: str) -> str:
     data = clone.project_folder / "embedded" / "postgres-18"
     owner = data.stat()
     options = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if os.geteuid() == 0 else {}
-    return seen.output("sh", "-c", script, env={"PATH": os.defpath, "DATA": str(data)}, cwd="/", **options)
+    return inspection.output("sh", "-c", script, env={"PATH": os.defpath, "DATA": str(data)}, cwd="/", **options)
 
 
 def test_a_first_start_killed_inside_initdb(clone_factory: Callable[..., Clone]) -> None:
@@ -50,13 +50,13 @@ def test_a_first_start_killed_inside_initdb(clone_factory: Callable[..., Clone])
     first = clone.start("up")
     where = ""
     while time.monotonic() < begun + 300:
-        where = where or seen.run("docker", "volume", "inspect", "-f", "{{.Mountpoint}}", name).stdout.strip()
+        where = where or inspection.run("docker", "volume", "inspect", "-f", "{{.Mountpoint}}", name).stdout.strip()
         if (
             where
-            and seen.run(
+            and inspection.run(
                 "docker",
                 "exec",
-                seen.container(clone, "postgres"),
+                inspection.container(clone, "postgres"),
                 "test",
                 "-s",
                 "/var/lib/postgresql/18/docker/PG_VERSION",
@@ -65,22 +65,22 @@ def test_a_first_start_killed_inside_initdb(clone_factory: Callable[..., Clone])
         ):
             break
         time.sleep(0.02)
-    seen.run("docker", "kill", seen.container(clone, "postgres"))
+    inspection.run("docker", "kill", inspection.container(clone, "postgres"))
     first.end(300)
     clone.up()
-    kept = seen.new_run(clone)
+    kept = inspection.new_run(clone)
 
     # marked as good: whatever is missing from it now, it is never made anew
     assert clone.invoke("down").returncode == 0
     as_database(clone, 'mv "$DATA/base" "$DATA/lost"; mv "$DATA/pg_wal" "$DATA/lost_wal"; mkdir "$DATA/base"')
     done = clone.invoke("up", timeout=300)
-    seen.refused(done, 1, "the database's files are damaged", "invoke restore FILE --into=NAME")
+    inspection.refused(done, 1, "the database's files are damaged", "invoke restore FILE --into=NAME")
     as_database(
         clone,
         'rm -r "$DATA/base"; mv "$DATA/lost" "$DATA/base"; rm -rf "$DATA/pg_wal"; mv "$DATA/lost_wal" "$DATA/pg_wal"',
     )
     clone.up()
-    assert seen.has_run(clone, kept)
+    assert inspection.has_run(clone, kept)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def embedded(clone_factory: Callable[..., Clone]) -> Clone:
 
 @pytest.mark.embedded
 def test_a_lock_whose_number_is_another_programs_now(embedded: Clone) -> None:
-    kept = seen.new_run(embedded)
+    kept = inspection.new_run(embedded)
     assert embedded.invoke("down").returncode == 0
     other = subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
@@ -103,14 +103,14 @@ def test_a_lock_whose_number_is_another_programs_now(embedded: Clone) -> None:
     finally:
         other.kill()
         other.wait()
-    assert seen.has_run(embedded, kept)
+    assert inspection.has_run(embedded, kept)
 
 
 @pytest.mark.embedded
 def test_a_postgresql_that_somebody_started_on_our_data_is_left_alone(embedded: Clone) -> None:
-    main = seen.main_process(embedded, "postgres")
+    main = inspection.main_process(embedded, "postgres")
     tool = Path(os.readlink(f"/proc/{main}/exe")).with_name("pg_ctl")
-    sockets = seen.sockets(embedded)
+    sockets = inspection.sockets(embedded)
     assert embedded.invoke("down").returncode == 0
     as_database(
         embedded,
@@ -118,7 +118,7 @@ def test_a_postgresql_that_somebody_started_on_our_data_is_left_alone(embedded: 
     )
     pid = int(as_database(embedded, 'head -n 1 "$DATA/postmaster.pid"'))
     try:
-        seen.refused(embedded.invoke("up"), 1, f"another PostgreSQL (process {pid}) works on", f"kill -INT {pid}")
+        inspection.refused(embedded.invoke("up"), 1, f"another PostgreSQL (process {pid}) works on", f"kill -INT {pid}")
         os.kill(pid, 0)
     finally:
         os.kill(pid, signal.SIGINT)
@@ -129,8 +129,8 @@ def test_a_postgresql_that_somebody_started_on_our_data_is_left_alone(embedded: 
 
 @pytest.mark.embedded
 def test_a_damaged_page_is_named(embedded: Clone) -> None:
-    seen.new_run(embedded)
-    path = seen.psql(embedded, "SELECT pg_relation_filepath('params')")
+    inspection.new_run(embedded)
+    path = inspection.psql(embedded, "SELECT pg_relation_filepath('params')")
     assert embedded.invoke("down").returncode == 0
     as_database(
         embedded,

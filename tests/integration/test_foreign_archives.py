@@ -13,7 +13,7 @@ import pytest
 
 from helpers.backups import archive
 from tests.conftest import Clone, require_docker
-from tests.integration import seen
+from tests.integration import inspection
 from tests.integration.test_backup import api, everything, experiment, get, log_run
 from tests.integration.test_upgrade import use_database
 
@@ -80,18 +80,23 @@ def mark() -> Iterator[Path]:
 
 def ran(clone: Clone, mark: Path) -> bool:
     if clone.engine == "docker":
-        return seen.run("docker", "exec", seen.container(clone, "postgres"), "test", "-e", str(mark)).returncode == 0
+        return (
+            inspection.run(
+                "docker", "exec", inspection.container(clone, "postgres"), "test", "-e", str(mark)
+            ).returncode
+            == 0
+        )
     return mark.exists()
 
 
 def test_what_is_not_mlflows_is_left_out_and_never_runs(clone: Clone, mark: Path, tmp_path: Path) -> None:
     run = log_run(clone, experiment(clone), "honest", b"content")
-    seen.psql(clone, ACTING + PLANTED.format(live=seen.live_database(clone), mark=mark))
+    inspection.psql(clone, ACTING + PLANTED.format(live=inspection.live_database(clone), mark=mark))
     try:
         clone.value("backup", f"--to={tmp_path}/a.tar")
         wanted = everything(clone)
     finally:
-        seen.psql(clone, ACTED + GONE)
+        inspection.psql(clone, ACTED + GONE)
     root = run["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")
     # of a store that keeps both
     forged(tmp_path / "a.tar", tmp_path / "b.tar", more={f"{root}/a": b"file", f"{root}/a/b": b"below"})
@@ -116,17 +121,17 @@ def test_what_is_not_mlflows_is_left_out_and_never_runs(clone: Clone, mark: Path
         "CAST - CAST (public.runs AS text)",
     ):
         assert f"left out, because it is not MLflow's: {left}\n" in done.stderr, done.stderr
-    assert seen.psql(clone, "SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace") == "1"
-    assert seen.psql(clone, "SELECT string_agg(id || status, ' ' ORDER BY id) FROM jobs") == "ended2 planted5"
-    assert seen.psql(clone, "SELECT sample_rate FROM online_scoring_configs") == "0"
-    assert seen.psql(clone, "SELECT count(*) FROM job_locks") == "0"
+    assert inspection.psql(clone, "SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace") == "1"
+    assert inspection.psql(clone, "SELECT string_agg(id || status, ' ' ORDER BY id) FROM jobs") == "ended2 planted5"
+    assert inspection.psql(clone, "SELECT sample_rate FROM online_scoring_configs") == "0"
+    assert inspection.psql(clone, "SELECT count(*) FROM job_locks") == "0"
     for told in (
         "1 jobs of MLflow that had not ended were cancelled",
         "automatic scoring is off for 1 judges",
         "webhooks send what happens to models to https://attacker.example/hook:",
     ):
         assert told in done.stderr
-    seen.psql(clone, ACTED)
+    inspection.psql(clone, ACTED)
     log_run(clone, experiment(clone), "goes on", b"more")
     assert not ran(clone, mark)
 
@@ -151,7 +156,7 @@ def test_a_dump_that_pg_dump_did_not_write(clone: Clone, mark: Path, tmp_path: P
     )
     before, state = everything(clone), (clone.project_folder / "state.json").read_bytes()
     done = clone.invoke("restore", f"{tmp_path}/b.tar", "--yes", "--no-backup")
-    seen.refused(done, 1, "database dump holds a statement", "use another backup")
+    inspection.refused(done, 1, "database dump holds a statement", "use another backup")
     assert not ran(clone, mark) and everything(clone) == before
     assert (clone.project_folder / "state.json").read_bytes() == state
 
@@ -185,18 +190,18 @@ OLD = "0584bdc529eb"  # MLflow 2.20
 def test_an_archive_of_an_older_mlflow(own: dict[str, Clone], tmp_path: Path) -> None:
     """Its tables are made as that MLflow had them, filled, and then migrated."""
     clone = own["embedded"]
-    before, live = everything(clone), seen.live_database(clone)
-    with seen.empty_database(clone, "mlflow_older") as address:
+    before, live = everything(clone), inspection.live_database(clone)
+    with inspection.empty_database(clone, "mlflow_older") as address:
         entry = clone.project_folder / "embedded" / "app" / "start.py"
-        seen.output(
-            *seen.mlflow_python(clone),
+        inspection.output(
+            *inspection.mlflow_python(clone),
             str(entry),
             "make",
             OLD,
             timeout=300,
             env={"PATH": os.environ["PATH"], "MLFLOW_BACKEND_STORE_URI": address},
         )
-        seen.psql(clone, OLD_ROWS, "mlflow_older")
+        inspection.psql(clone, OLD_ROWS, "mlflow_older")
         use_database(clone, "mlflow_older")
         try:
             clone.value("backup", f"--to={tmp_path}/old.tar")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.conftest import Clone
-from tests.integration import seen
+from tests.integration import inspection
 
 LIMIT = 90.0  # seconds, on a machine with other work
 
@@ -21,13 +21,13 @@ LIMIT = 90.0  # seconds, on a machine with other work
 def frozen(clone: Clone, service: str) -> Iterator[None]:
     """The service's processes stand still."""
     if clone.engine == "docker":
-        seen.output("docker", "pause", seen.container(clone, service))
+        inspection.output("docker", "pause", inspection.container(clone, service))
         try:
             yield
         finally:
-            seen.run("docker", "unpause", seen.container(clone, service))
+            inspection.run("docker", "unpause", inspection.container(clone, service))
         return
-    pid = seen.supervisord(clone) if service == "supervisord" else seen.main_process(clone, service)
+    pid = inspection.supervisord(clone) if service == "supervisord" else inspection.main_process(clone, service)
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -59,11 +59,11 @@ def test_looking_ends_and_names_the_service_that_stands_still(system: Clone, ser
 def test_a_frozen_supervisor_is_named_and_down_ends_it(clone_factory: Callable[..., Clone]) -> None:
     clone = clone_factory("embedded")
     clone.up()
-    os.kill(seen.supervisord(clone), signal.SIGSTOP)
+    os.kill(inspection.supervisord(clone), signal.SIGSTOP)
     done = clone.invoke("status", timeout=LIMIT)
     assert done.returncode == 1 and "does not answer" in done.stdout
-    os.kill(seen.main_process(clone, "postgres") or seen.supervisord(clone), signal.SIGSTOP)
+    os.kill(inspection.main_process(clone, "postgres") or inspection.supervisord(clone), signal.SIGSTOP)
     began = time.monotonic()
     down = clone.invoke("down", timeout=240)
     assert down.returncode == 0, down.stderr
-    assert time.monotonic() - began < 200 and not seen.processes(clone)
+    assert time.monotonic() - began < 200 and not inspection.processes(clone)

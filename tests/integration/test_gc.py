@@ -10,7 +10,7 @@ from typing import Any
 import requests
 
 from tests.conftest import Clone
-from tests.integration import seen
+from tests.integration import inspection
 from tests.integration.test_backup import api, experiment
 
 SIZE = 1000  # bytes of each artifact here
@@ -140,7 +140,7 @@ def test_models_and_traces_of_what_was_deleted(system: Clone) -> None:
         ("inputs", "SELECT FROM runs WHERE run_uuid = destination_id OR destination_type <> 'RUN'"),
         ("input_tags", "SELECT FROM inputs WHERE inputs.input_uuid = input_tags.input_uuid"),
     ):
-        assert seen.psql(system, f"SELECT count(*) FROM {table} WHERE NOT EXISTS ({of})").strip() == "0", table
+        assert inspection.psql(system, f"SELECT count(*) FROM {table} WHERE NOT EXISTS ({of})").strip() == "0", table
     assert api(system, f"runs/get?run_id={kept}")["run"]["inputs"]["dataset_inputs"][0]["tags"]
     found = api(system, "model-versions/get", name=version["name"], version=version["version"])["model_version"]
     assert found["status"] == "READY"

@@ -28,7 +28,7 @@ from helpers.clone import JUPYTER_FOLDER
 from helpers.engines.docker.client import DockerApi
 from helpers.errors import TrackbedError
 from tests.conftest import Clone, as_user, require_docker
-from tests.integration import seen
+from tests.integration import inspection
 
 pytestmark = pytest.mark.machine
 GROUP = 61234
@@ -75,7 +75,9 @@ def docker(clone_factory: Callable[..., Clone]) -> Iterator[Clone]:
 
 def config(clone: Clone) -> dict[str, Any]:
     """What the engine was told of the notebook."""
-    found: dict[str, Any] = json.loads(seen.output("docker", "inspect", seen.container(clone, "jupyter")))[0]
+    found: dict[str, Any] = json.loads(inspection.output("docker", "inspect", inspection.container(clone, "jupyter")))[
+        0
+    ]
     return found
 
 
@@ -94,7 +96,7 @@ def checks(clone: Clone) -> dict[str, tuple[str, str]]:
 def opens(image: str, *flags: str) -> subprocess.CompletedProcess[str]:
     """Whether a container with these flags, as uid 1000, can open /dev/kfd."""
     program = "import os; os.close(os.open('/dev/kfd', os.O_RDWR)); print('open')"
-    return seen.run(
+    return inspection.run(
         "docker",
         "run",
         "--rm",
@@ -136,8 +138,8 @@ def test_mi100_from_build_to_check(docker: Clone, amd_nodes: None) -> None:
     status = docker.invoke("status")
     assert re.search(r"notebook: GPU: AMD, 2 render nodes, trackbed/jupyter-mlflow:rocm, Up ", status.stderr)
     assert docker.services()["jupyter"]["gpu"] == "AMD, 2 render nodes"
-    before = seen.identities(docker)
-    assert docker.invoke("up").returncode == 0 and seen.identities(docker) == before
+    before = inspection.identities(docker)
+    assert docker.invoke("up").returncode == 0 and inspection.identities(docker) == before
 
 
 def test_device_and_group_are_both_needed(docker: Clone, amd_nodes: None) -> None:
@@ -151,10 +153,10 @@ def test_device_and_group_are_both_needed(docker: Clone, amd_nodes: None) -> Non
 
 def test_a_notebook_that_lost_its_gpu_is_said_to(docker: Clone, amd_nodes: None) -> None:
     assert docker.invoke("up", "--gpu=mi100", timeout=600).returncode == 0
-    seen.output("docker", "exec", "--user", "0", seen.container(docker, "jupyter"), "chmod", "600", KFD)
+    inspection.output("docker", "exec", "--user", "0", inspection.container(docker, "jupyter"), "chmod", "600", KFD)
     result, detail = checks(docker)["GPU can be opened"]
     assert result == "failed" and "its mode lets no group in" in detail
-    seen.output("docker", "exec", "--user", "0", seen.container(docker, "jupyter"), "chmod", "660", KFD)
+    inspection.output("docker", "exec", "--user", "0", inspection.container(docker, "jupyter"), "chmod", "660", KFD)
 
 
 def test_the_lab_text_for_mi100(docker: Clone, amd_nodes: None) -> None:
@@ -183,10 +185,10 @@ def test_words_that_contradict_the_machine(docker: Clone, amd_nodes: None) -> No
         ("liqid", ("there is no NVIDIA GPU here", "2 AMD render nodes", "--gpu=amd")),
         ("k80", ("no current driver or PyTorch supports the K80",)),
     ):
-        seen.refused(docker.invoke("up", f"--gpu={word}"), 1, *words)
+        inspection.refused(docker.invoke("up", f"--gpu={word}"), 1, *words)
     for path in (KFD, *RENDER):
         Path(path).unlink()
-    seen.refused(docker.invoke("up", "--gpu=mi100"), 1, "there is no /dev/kfd here", "modprobe amdgpu")
+    inspection.refused(docker.invoke("up", "--gpu=mi100"), 1, "there is no /dev/kfd here", "modprobe amdgpu")
     doctor = docker.invoke("doctor")
     assert doctor.returncode in (0, 1) and "gpu" in doctor.stdout
     assert docker.invoke("status").returncode in (0, 1), "looking goes on when the GPU is gone"
@@ -218,7 +220,7 @@ def test_shared_node_by_topology_not_by_order(docker: Clone, amd_nodes: None, tm
         assert done.returncode == 0, done.stderr
         assert "GPU: 1 x AMD gfx908 (MI100) (--gpu=mi100)" in done.stderr
         assert [d["PathOnHost"] for d in config(docker)["HostConfig"]["Devices"]] == [KFD, RENDER[1]]
-        seen.refused(docker.invoke("up", "--gpu=mi100", "--devices=2"), 1, "there is no AMD GPU 2")
+        inspection.refused(docker.invoke("up", "--gpu=mi100", "--devices=2"), 1, "there is no AMD GPU 2")
         chosen = docker.invoke("up", "--gpu=auto", "--devices=all", timeout=600)
         assert "GPU: 2 x AMD gfx908 (MI100) (auto: 2 x AMD gfx908 (MI100))" in chosen.stderr
     finally:
@@ -230,7 +232,7 @@ def test_another_model_and_a_laptop(docker: Clone, amd_nodes: None, tmp_path: Pa
     try:
         (tmp_path / "a").mkdir()
         docker.command = with_topology(docker, tmp_path / "a", (90402, 128))
-        seen.refused(docker.invoke("up", "--gpu=mi100"), 1, "this is no gpu_mi100", "gfx942 (MI300 series)")
+        inspection.refused(docker.invoke("up", "--gpu=mi100"), 1, "this is no gpu_mi100", "gfx942 (MI300 series)")
         (tmp_path / "b").mkdir()
         docker.command = original
         docker.command = with_topology(docker, tmp_path / "b", (110003, 128))
@@ -247,7 +249,7 @@ def test_another_model_and_a_laptop(docker: Clone, amd_nodes: None, tmp_path: Pa
 def cdi() -> Iterator[Callable[..., None]]:
     """Writes CDI specifications where the engine looks for them."""
     require_docker()
-    folders = json.loads(seen.output("docker", "info", "--format", "{{json .CDISpecDirs}}")) or []
+    folders = json.loads(inspection.output("docker", "info", "--format", "{{json .CDISpecDirs}}")) or []
     if not folders or not os.access(folders[0], os.W_OK):
         if os.environ.get("TRACKBED_REQUIRE_DOCKER") == "1":
             pytest.fail("this engine reads no CDI specifications from a folder that the tests may write to")
@@ -290,7 +292,7 @@ def test_liqid_from_build_to_check(docker: Clone, cdi: Callable[..., None]) -> N
     assert {result for result, _ in found.values()} <= {"passed", "not tested"}
     script = docker.value("up", "--dry-run", "--gpu=liqid", "--devices=0")
     assert "  --device nvidia.com/gpu=0 " in script and "jupyter-mlflow:cuda" in script
-    seen.refused(docker.invoke("up", "--gpu=liqid", "--devices=7"), 1, "there is no NVIDIA GPU 7; there is 0")
+    inspection.refused(docker.invoke("up", "--gpu=liqid", "--devices=7"), 1, "there is no NVIDIA GPU 7; there is 0")
 
 
 def test_nvml_that_lost_its_device(docker: Clone, cdi: Callable[..., None], tmp_path: Path) -> None:
@@ -301,7 +303,7 @@ def test_nvml_that_lost_its_device(docker: Clone, cdi: Callable[..., None], tmp_
     cdi(mounts=[{"hostPath": str(program), "containerPath": "/usr/local/bin/nvidia-smi", "options": ["ro", "bind"]}])
     assert docker.invoke("down").returncode == 0
     done = docker.invoke("up", "--gpu=liqid", timeout=600)
-    seen.refused(
+    inspection.refused(
         done,
         1,
         "the container has lost its GPU",
@@ -385,10 +387,10 @@ def bare_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         )
     try:
         deadline = time.monotonic() + 60
-        while seen.run("docker", "--host", host, "info").returncode:
+        while inspection.run("docker", "--host", host, "info").returncode:
             assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
             time.sleep(0.3)
-        empty = seen.run("docker", "--host", host, "import", "-", "empty:1", stdin="\0" * 1024)
+        empty = inspection.run("docker", "--host", host, "import", "-", "empty:1", stdin="\0" * 1024)
         assert empty.returncode == 0, empty.stderr
         yield request.param, host
     finally:
@@ -458,10 +460,14 @@ def test_messages_of_an_engine_become_advice(
 def test_data_volume_environment_and_volumes(docker: Clone) -> None:
     require_docker()
     name = f"{docker.project}-food"
-    seen.refused(docker.invoke("up", "--gpu=none", f"--data-volume={name}"), 1, "there is no volume of that name", name)
-    seen.refused(docker.invoke("up", "--gpu=none", "--data-volume=/nonexistent/data"), 1, "there is no such folder")
-    assert name not in seen.output("docker", "volume", "ls", "--format", "{{.Name}}").split()
-    seen.output("docker", "volume", "create", name)
+    inspection.refused(
+        docker.invoke("up", "--gpu=none", f"--data-volume={name}"), 1, "there is no volume of that name", name
+    )
+    inspection.refused(
+        docker.invoke("up", "--gpu=none", "--data-volume=/nonexistent/data"), 1, "there is no such folder"
+    )
+    assert name not in inspection.output("docker", "volume", "ls", "--format", "{{.Name}}").split()
+    inspection.output("docker", "volume", "create", name)
     try:
         done = docker.invoke(
             "up",
@@ -477,8 +483,8 @@ def test_data_volume_environment_and_volumes(docker: Clone) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert f"warning: the data set {name} is empty" in done.stderr
-        jupyter = seen.container(docker, "jupyter")
-        seen.output(
+        jupyter = inspection.container(docker, "jupyter")
+        inspection.output(
             "docker",
             "run",
             "--rm",
@@ -492,7 +498,7 @@ def test_data_volume_environment_and_volumes(docker: Clone) -> None:
             "-c",
             "mkdir -p /v/Food-11/training && echo x >/v/Food-11/readme",
         )
-        shell = partial(seen.run, "docker", "exec", jupyter, "sh", "-c")
+        shell = partial(inspection.run, "docker", "exec", jupyter, "sh", "-c")
         assert (
             shell('cat "$FOOD11_DATA_DIR/readme"; echo "$GREETING $N"; ls /zones/UTC').stdout
             == "x\ngood morning 1\n/zones/UTC\n"
@@ -507,7 +513,7 @@ def test_data_volume_environment_and_volumes(docker: Clone) -> None:
         assert shell('echo "$GREETING"; ls /mnt /zones').stdout == "\n/mnt:\n"
     finally:
         docker.invoke("down")
-        seen.output("docker", "volume", "rm", name)
+        inspection.output("docker", "volume", "rm", name)
 
 
 def test_images_are_pushed_for_a_team(docker: Clone, tmp_path: Path) -> None:
@@ -530,20 +536,20 @@ def test_images_are_pushed_for_a_team(docker: Clone, tmp_path: Path) -> None:
     registry = f"127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 30
-        while seen.ask(f"http://{registry}/v2/")[0] != 200:
+        while inspection.ask(f"http://{registry}/v2/")[0] != 200:
             assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.2)
         done = docker.invoke("build", "mlflow", "--push", f"--registry={registry}/lab", timeout=600)
         assert done.returncode == 0, done.stderr
         assert f"MLFLOW_IMAGE={registry}/lab/mlflow:3.17.2" in done.stderr
-        status, text = seen.ask(f"http://{registry}/v2/lab/mlflow/tags/list")
+        status, text = inspection.ask(f"http://{registry}/v2/lab/mlflow/tags/list")
         assert status == 200 and json.loads(text)["tags"] == ["3.17.2"]
     finally:
         process.terminate()
         process.wait(30)
-        seen.run("docker", "image", "rm", f"{registry}/lab/mlflow:3.17.2")
-    seen.refused(docker.invoke("build", "mlflow", "--push", f"--registry={registry}/lab"), 1, "docker login")
-    seen.refused(docker.invoke("build", "mlflow", "--push"), 2, "--registry")
+        inspection.run("docker", "image", "rm", f"{registry}/lab/mlflow:3.17.2")
+    inspection.refused(docker.invoke("build", "mlflow", "--push", f"--registry={registry}/lab"), 1, "docker login")
+    inspection.refused(docker.invoke("build", "mlflow", "--push"), 2, "--registry")
 
 
 # without Docker
@@ -565,12 +571,12 @@ def test_a_process_is_given_the_group(clone_factory: Callable[..., Clone], amd_n
         assert found["GPU can be opened"][0] == "passed", found
         assert str(GROUP) in found["GPU can be opened"][1]
         assert clone.services()["jupyter"]["gpu"] == "AMD, 2 render nodes"
-        before = seen.identities(clone)
-        assert clone.invoke("up").returncode == 0 and seen.identities(clone) == before
+        before = inspection.identities(clone)
+        assert clone.invoke("up").returncode == 0 and inspection.identities(clone) == before
         for path in (KFD, *RENDER):
             Path(path).unlink()
         assert clone.invoke("status").returncode == 0
-        seen.refused(clone.invoke("up"), 1, "there is no /dev/kfd here")
+        inspection.refused(clone.invoke("up"), 1, "there is no /dev/kfd here")
     finally:
         assert clone.invoke("down", "--delete-data", "--yes").returncode == 0
 
@@ -581,7 +587,7 @@ def test_a_user_without_the_group_is_told(clone_factory: Callable[..., Clone], a
     tmp_path.chmod(0o755)
     as_user(clone, clone.folder.parent)
     done = clone.invoke("up", "--gpu=mi100", timeout=600)
-    seen.refused(done, 1, f"may not open {KFD}", f"group {GROUP}", "usermod -aG")
+    inspection.refused(done, 1, f"may not open {KFD}", f"group {GROUP}", "usermod -aG")
 
 
 @pytest.fixture
@@ -612,7 +618,7 @@ def test_pytorch_comes_from_the_index_of_the_vendor(
     clone = clone_factory("embedded")
     clone.environment |= {"TRACKBED_TORCH": "auto", "TRACKBED_TORCH_INDEX": "http://127.0.0.1:9/simple"}
     try:
-        seen.refused(
+        inspection.refused(
             clone.invoke("up", "--gpu=amd", timeout=600),
             1,
             "PyTorch could not be installed from http://127.0.0.1:9/simple",
@@ -620,7 +626,7 @@ def test_pytorch_comes_from_the_index_of_the_vendor(
         )
         done = clone.invoke("up", "--gpu=amd", timeout=600, TRACKBED_TORCH_INDEX=index)
         assert done.returncode == 0, done.stderr
-        told = seen.output(
+        told = inspection.output(
             venv_python(clone),
             "-c",
             "import torch, torchvision, importlib.metadata as m; "
@@ -637,10 +643,10 @@ def test_pytorch_in_the_image_comes_from_the_index(docker: Clone, index: str) ->
     refused = docker.invoke(
         *words, timeout=600, TRACKBED_TORCH_INDEX="http://127.0.0.1:9/simple", TRACKBED_BUILD_NETWORK="host"
     )
-    seen.refused(refused, 1, "PyTorch could not be installed from http://127.0.0.1:9/simple", "TORCH=none")
+    inspection.refused(refused, 1, "PyTorch could not be installed from http://127.0.0.1:9/simple", "TORCH=none")
     done = docker.invoke(*words, timeout=600, TRACKBED_TORCH_INDEX=index, TRACKBED_BUILD_NETWORK="host")
     assert done.returncode == 0, done.stderr
-    told = seen.output(
+    told = inspection.output(
         "docker",
         "run",
         "--rm",
@@ -679,10 +685,10 @@ def test_idle_kernels_are_ended(clone_factory: Callable[..., Clone]) -> None:
         done = clone.invoke("up", "--cull-idle=4s", timeout=600)
         assert done.returncode == 0, done.stderr
         kernels = f"{clone.url('jupyter')}/api/kernels?token={clone.token}"
-        status, text = seen.ask(kernels, {"name": "python3"})
+        status, text = inspection.ask(kernels, {"name": "python3"})
         assert status == 201, text
         deadline = time.monotonic() + 60
-        while json.loads(seen.ask(kernels)[1]):
+        while json.loads(inspection.ask(kernels)[1]):
             assert time.monotonic() < deadline, "the idle kernel is still there"
             time.sleep(1)
     finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Clone
-from tests.integration import seen
+from tests.integration import inspection
 
 SCRIPT = Path(__file__).with_name("judge_job.py")
 asked: list[tuple[str, str]] = []
@@ -64,7 +64,7 @@ def model() -> Iterator[str]:
 
 def job_processes(clone: Clone) -> dict[int, str]:
     words = ("start.py jobs", "_executor_runner", "huey_consumer")
-    return {pid: name for pid in seen.processes(clone) for name in words if name in seen.command(pid)}
+    return {pid: name for pid in inspection.processes(clone) for name in words if name in inspection.command(pid)}
 
 
 def until(clone: Clone, condition: Callable[[dict[int, str]], bool]) -> dict[int, str]:
@@ -81,9 +81,9 @@ def test_a_judge_and_an_evaluation_run_on_the_server(clone_factory: Callable[...
     done = clone.invoke("up", "--mlflow-jobs=on", timeout=900)
     assert done.returncode == 0, done.stderr
     told = dict(word.split("=", 1) for word in shlex.split(clone.value("status", "--format=env")) if "=" in word)
-    python = seen.mlflow_python(clone)[0]
+    python = inspection.mlflow_python(clone)[0]
     result = json.loads(
-        seen.output(
+        inspection.output(
             python, str(SCRIPT), model, timeout=400, env={**os.environ, **told, "MLFLOW_DISABLE_TELEMETRY": "true"}
         ).splitlines()[-1]
     )
@@ -95,11 +95,11 @@ def test_a_judge_and_an_evaluation_run_on_the_server(clone_factory: Callable[...
     assert result["direct"][0] == 404 and "switched off in Trackbed" in result["direct"][1]
 
     running = until(clone, lambda found: len(found) == 3)
-    server = seen.main_process(clone, "mlflow")
+    server = inspection.main_process(clone, "mlflow")
     keys = {"MLFLOW_CRYPTO_KEK_PASSPHRASE", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"}
     for pid in running:
         assert os.stat(f"/proc/{pid}").st_uid == os.stat(f"/proc/{server}").st_uid
-        assert not keys & seen.environment(pid).keys()
+        assert not keys & inspection.environment(pid).keys()
     os.kill(server, signal.SIGKILL)  # nobody is told; the next server has jobs of its own
     until(clone, lambda found: len(found) == 3 and not found.keys() & running.keys())
     done = clone.invoke("down")

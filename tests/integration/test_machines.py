@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import Clone, require_docker
-from tests.integration import seen
+from tests.integration import inspection
 
 TASKS = (
     ("status",),
@@ -55,7 +55,7 @@ def test_a_user_with_umask_077_a_closed_home_and_odd_paths(clone_factory: Callab
         os.truncate(path, path.stat().st_size * 2 // 3)
     first = clone.invoke("up")
     if first.returncode:
-        seen.refused(first, 1, "its byte code is damaged", "`invoke up` removes it")
+        inspection.refused(first, 1, "its byte code is damaged", "`invoke up` removes it")
     clone.up()
 
 
@@ -78,7 +78,7 @@ def test_a_state_folder_where_programs_may_not_run(clone_factory: Callable[..., 
 def test_somebody_elses_compose_project_of_the_same_name(clone_factory: Callable[..., Clone]) -> None:
     require_docker()
     clone = clone_factory("docker")
-    image = seen.output("docker", "images", "--quiet", "--filter", "dangling=false").split()[0]
+    image = inspection.output("docker", "images", "--quiet", "--filter", "dangling=false").split()[0]
     labels = {
         "project": clone.project,
         "service": "postgres",
@@ -86,7 +86,7 @@ def test_somebody_elses_compose_project_of_the_same_name(clone_factory: Callable
         "project.working_dir": "/home/ada/lab",
     }
     words = [word for name, value in labels.items() for word in ("--label", f"com.docker.compose.{name}={value}")]
-    theirs = seen.output(
+    theirs = inspection.output(
         "docker", "run", "--detach", "--network", "none", "--entrypoint", "sleep", *words, image, "600"
     ).strip()
     try:
@@ -95,6 +95,6 @@ def test_somebody_elses_compose_project_of_the_same_name(clone_factory: Callable
             told = f"another Compose project is called {clone.project}" in done.stdout + done.stderr
             assert task == "down" or (done.returncode == 1 and told)
         assert clone.invoke("down", "--delete-data", "--yes").returncode == 0
-        assert seen.output("docker", "inspect", "--format", "{{.State.Running}}", theirs).strip() == "true"
+        assert inspection.output("docker", "inspect", "--format", "{{.State.Running}}", theirs).strip() == "true"
     finally:
-        seen.output("docker", "rm", "--force", theirs)
+        inspection.output("docker", "rm", "--force", theirs)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Clone, require_docker
-from tests.integration import seen
+from tests.integration import inspection
 from tests.integration.test_backup import everything, experiment, log_run
 
 pytestmark = [pytest.mark.docker, pytest.mark.transfer]
@@ -20,7 +20,7 @@ def test_from_an_older_major_to_ours(clone_factory: Callable[..., Clone], tmp_pa
     clone = clone_factory("docker")
     clone.environment["TRACKBED_POSTGRES_IMAGE"] = OLDER
     clone.up()
-    served = seen.output("docker", "exec", seen.container(clone, "postgres"), "postgres", "--version")
+    served = inspection.output("docker", "exec", inspection.container(clone, "postgres"), "postgres", "--version")
     assert served.startswith("postgres (PostgreSQL) 16.")
     log_run(clone, experiment(clone), "old", b"x" * 1000)
     before = everything(clone)
@@ -33,12 +33,14 @@ def test_from_an_older_major_to_ours(clone_factory: Callable[..., Clone], tmp_pa
     assert clone.invoke("backup", f"--to={archive}").returncode == 0
     assert clone.invoke("down").returncode == 0
     clone.environment["TRACKBED_POSTGRES_IMAGE"] = OURS
-    seen.refused(clone.invoke("up"), 1, "made by PostgreSQL 16", "is not migrated silently", "invoke restore FILE")
+    inspection.refused(
+        clone.invoke("up"), 1, "made by PostgreSQL 16", "is not migrated silently", "invoke restore FILE"
+    )
 
     assert clone.invoke("down", "--delete-data", "--yes").returncode == 0
     clone.up()
     done = clone.invoke("restore", str(archive), "--yes")
     assert done.returncode == 0, done.stderr
     assert everything(clone) == before
-    served = seen.output("docker", "exec", seen.container(clone, "postgres"), "postgres", "--version")
+    served = inspection.output("docker", "exec", inspection.container(clone, "postgres"), "postgres", "--version")
     assert served.startswith("postgres (PostgreSQL) 18.")

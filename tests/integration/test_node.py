@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Clone, free_ports, require_docker
-from tests.integration import elsewhere, seen, test_gpu
-from tests.integration.elsewhere import Laptop, know
+from tests.integration import inspection, remote_laptop, test_gpu
+from tests.integration.remote_laptop import Laptop, know
 
 pytestmark = pytest.mark.docker
 READ = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=10).status)"
@@ -34,7 +34,7 @@ def laptop() -> Iterator[Laptop]:
     folder = Path(tempfile.mkdtemp(prefix="trackbed-test-"))
     folder.chmod(0o755)
     try:
-        with elsewhere.laptop(folder) as made:
+        with remote_laptop.laptop(folder) as made:
             yield made
             made.clone.invoke("down", "--delete-data", "--yes")
             shutil.rmtree(workspace(made).parent, ignore_errors=True)
@@ -67,7 +67,7 @@ def on_laptop(laptop: Laptop, *argv: str, **environment: str) -> subprocess.Comp
 
 def connections(laptop: Laptop) -> list[str]:
     """The ssh clients of the laptop's commands that still run."""
-    found = seen.output("ps", "-eww", "-o", "args").splitlines()
+    found = inspection.output("ps", "-eww", "-o", "args").splitlines()
     return [line for line in found if line.startswith("ssh ") and f"-p {laptop.port}" in line]
 
 
@@ -111,7 +111,7 @@ def test_a_host_key_that_changed(laptop: Laptop) -> None:
     other = (laptop.home / ".ssh" / "id_ed25519.pub").read_text().split()[:2]
     known.write_text(f"[{laptop.node}]:{laptop.port} {' '.join(other)}\n")
     try:
-        seen.refused(laptop.clone.invoke("up"), 1, "not the one that this computer remembers", "ssh-keygen -R")
+        inspection.refused(laptop.clone.invoke("up"), 1, "not the one that this computer remembers", "ssh-keygen -R")
     finally:
         know(laptop)
 
@@ -124,26 +124,26 @@ def test_a_node_that_is_not_there(laptop: Laptop) -> None:
         (f"tcp://{laptop.node}:2375", "not one over ssh"),
     ):
         began = time.monotonic()
-        seen.refused(clone.invoke("up", DOCKER_HOST=host), 1, said, "docker engine cannot be used")
+        inspection.refused(clone.invoke("up", DOCKER_HOST=host), 1, said, "docker engine cannot be used")
         assert time.monotonic() - began < 20
     # a machine that drops packets: an address of the laptop's own network that nobody has
     nobody = f"{laptop.node.rsplit('.', 1)[0]}.{int(laptop.node.rsplit('.', 1)[1]) + 2}"
     began = time.monotonic()
-    seen.refused(clone.invoke("up", DOCKER_HOST=f"ssh://{user}@{nobody}"), 1, nobody)
+    inspection.refused(clone.invoke("up", DOCKER_HOST=f"ssh://{user}@{nobody}"), 1, nobody)
     assert time.monotonic() - began < 30
 
 
 def test_a_node_without_docker_and_a_user_without_the_group(laptop: Laptop) -> None:
     missing = laptop.clone.invoke("up", DOCKER_HOST=f"{laptop.docker_host}/nowhere/docker.sock")
-    seen.refused(missing, 1, "Docker", f"root@{laptop.node}")  # none is installed, or it does not run
+    inspection.refused(missing, 1, "Docker", f"root@{laptop.node}")  # none is installed, or it does not run
     assert "there is no Docker on" in missing.stderr or "Docker does not run on" in missing.stderr
     name = f"tb{uuid.uuid4().hex[:6]}"
-    seen.output("useradd", "--no-create-home", "--shell", "/bin/sh", "--password", "*", name)
+    inspection.output("useradd", "--no-create-home", "--shell", "/bin/sh", "--password", "*", name)
     try:
         denied = laptop.clone.invoke("up", DOCKER_HOST=laptop.docker_host.replace("root@", f"{name}@"))
-        seen.refused(denied, 1, "permission denied at /", f"{name}@{laptop.node}", "usermod -aG docker")
+        inspection.refused(denied, 1, "permission denied at /", f"{name}@{laptop.node}", "usermod -aG docker")
     finally:
-        seen.output("userdel", name)
+        inspection.output("userdel", name)
 
 
 def test_doctor_looks_at_the_node(laptop: Laptop) -> None:
@@ -153,7 +153,9 @@ def test_doctor_looks_at_the_node(laptop: Laptop) -> None:
         port = taken.getsockname()[1]
         done = laptop.clone.invoke("doctor", TRACKBED_MLFLOW_PORT=str(port))
         assert done.returncode == 1 and f"port {port} (MLFLOW_PORT) is taken" in done.stdout, done.stdout + done.stderr
-        seen.refused(laptop.clone.invoke("up", TRACKBED_MLFLOW_PORT=str(port)), 1, f"port {port}", "--mlflow-port=")
+        inspection.refused(
+            laptop.clone.invoke("up", TRACKBED_MLFLOW_PORT=str(port)), 1, f"port {port}", "--mlflow-port="
+        )
     done = laptop.clone.invoke("doctor")
     assert done.returncode == 0, done.stdout
     assert f"root@{laptop.node}" in done.stdout and str(workspace(laptop)) in done.stdout
@@ -162,7 +164,7 @@ def test_doctor_looks_at_the_node(laptop: Laptop) -> None:
 def test_up_makes_everything_on_the_node(up: Laptop) -> None:
     clone = up.clone
     assert {service["state"] for service in clone.services().values()} <= {"ready", "done"}
-    assert len(seen.containers(clone)) == 6
+    assert len(inspection.containers(clone)) == 6
     assert workspace(up).is_dir() and workspace(up).stat().st_uid == 1000
     assert not (clone.state / clone.project / "workspace").exists(), "a folder of the laptop was made"
     assert clone.first_up is not None
@@ -172,12 +174,12 @@ def test_up_makes_everything_on_the_node(up: Laptop) -> None:
 
 
 def test_second_up_needs_no_docker_host_and_changes_nothing(up: Laptop) -> None:
-    before = seen.identities(up.clone)
+    before = inspection.identities(up.clone)
     began = time.monotonic()
     done = up.clone.invoke("up", DOCKER_HOST="")
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - began < 15
-    assert seen.identities(up.clone) == before
+    assert inspection.identities(up.clone) == before
 
 
 def test_check_status_and_logs_from_the_laptop(up: Laptop) -> None:
@@ -223,10 +225,10 @@ def test_compose_by_hand_with_the_same_docker_host(up: Laptop) -> None:
 
 
 def test_a_system_stays_on_its_node(up: Laptop) -> None:
-    before = seen.identities(up.clone)
+    before = inspection.identities(up.clone)
     for host in ("unix:///var/run/docker.sock", f"ssh://other@{up.node}"):
-        seen.refused(up.clone.invoke("up", DOCKER_HOST=host), 1, f"runs on {up.docker_host}", "unset DOCKER_HOST")
-    assert seen.identities(up.clone) == before
+        inspection.refused(up.clone.invoke("up", DOCKER_HOST=host), 1, f"runs on {up.docker_host}", "unset DOCKER_HOST")
+    assert inspection.identities(up.clone) == before
 
 
 def test_dry_run_is_for_the_node(up: Laptop) -> None:
@@ -235,7 +237,7 @@ def test_dry_run_is_for_the_node(up: Laptop) -> None:
     assert f"ssh -p {up.port} root@{up.node} 'sh -c" in script
     port = re.search(r"^MLFLOW_PORT=(\d+)$", script, re.MULTILINE)
     assert port and int(port[1]) != up.clone.ports["mlflow"]
-    assert seen.run("bash", "-n", stdin=script).returncode == 0
+    assert inspection.run("bash", "-n", stdin=script).returncode == 0
 
 
 def test_a_context_instead_of_the_variable(up: Laptop) -> None:
@@ -260,7 +262,7 @@ def test_connection_lost_in_the_middle(up: Laptop) -> None:
     assert up.clone.invoke("down").returncode == 0
     running = up.clone.start("up")
     running.until("starting the services")
-    for line in seen.output("ps", "-eww", "-o", "pid,args").splitlines():
+    for line in inspection.output("ps", "-eww", "-o", "pid,args").splitlines():
         if re.match(rf"\s*\d+ ssh -M .* -p {up.port} ", line):
             os.kill(int(line.split()[0]), signal.SIGKILL)
     assert running.end(60) == 1
@@ -271,19 +273,19 @@ def test_connection_lost_in_the_middle(up: Laptop) -> None:
 
 def test_down_keeps_the_data_and_up_goes_on(up: Laptop) -> None:
     clone: Clone = up.clone
-    kept = seen.new_run(clone)
+    kept = inspection.new_run(clone)
     done = clone.invoke("down")
     assert done.returncode == 0, done.stderr
-    assert not seen.containers(clone)
+    assert not inspection.containers(clone)
     clone.up()
-    assert seen.has_run(clone, kept)
+    assert inspection.has_run(clone, kept)
 
 
 def test_a_normal_user_on_the_node(laptop: Laptop) -> None:
     """Another system, as a user who may use Docker there: the workspace is that user's, the notebook runs as them."""
     name, home = f"tb{uuid.uuid4().hex[:6]}", Path(tempfile.mkdtemp(prefix="trackbed-home-"))
     group = str(Path("/var/run/docker.sock").stat().st_gid)
-    seen.output(
+    inspection.output(
         "useradd",
         "--no-create-home",
         "--home-dir",
@@ -311,15 +313,15 @@ def test_a_normal_user_on_the_node(laptop: Laptop) -> None:
         assert done.returncode == 0, done.stderr
         folder = home / ".local" / "state" / "trackbed" / project / "workspace"
         assert folder.stat().st_uid == uid
-        assert seen.output("docker", "exec", f"{project}-jupyter", "id", "-u") == str(uid)
-        seen.output("docker", "exec", f"{project}-jupyter", "touch", "/home/jovyan/work/mine")
+        assert inspection.output("docker", "exec", f"{project}-jupyter", "id", "-u") == str(uid)
+        inspection.output("docker", "exec", f"{project}-jupyter", "touch", "/home/jovyan/work/mine")
         assert (folder / "mine").stat().st_uid == uid
         refused = laptop.clone.invoke("up", "--workspace=/var/lib/nobody/may", around=around)
-        seen.refused(refused, 1, "/var/lib/nobody/may", "Permission denied")
+        inspection.refused(refused, 1, "/var/lib/nobody/may", "Permission denied")
     finally:
         laptop.clone.invoke("down", "--delete-data", "--yes", around=around)
         (laptop.clone.folder / ".env").write_bytes(kept)
-        seen.output("userdel", name)
+        inspection.output("userdel", name)
         shutil.rmtree(home)
 
 
@@ -338,9 +340,9 @@ def test_the_gpus_are_those_of_the_node(up: Laptop) -> None:
         assert host["GroupAdd"] == [str(test_gpu.GROUP)]
         result, detail = test_gpu.checks(up.clone)["GPU can be opened"]
         assert result == "passed" and f",{test_gpu.GROUP}" in detail
-        seen.refused(up.clone.invoke("up", "--gpu=liqid"), 1, "there is no NVIDIA GPU here", "2 AMD render nodes")
+        inspection.refused(up.clone.invoke("up", "--gpu=liqid"), 1, "there is no NVIDIA GPU here", "2 AMD render nodes")
     finally:
         for path in made:
             Path(path).unlink()
-    seen.refused(up.clone.invoke("up"), 1, "there is no /dev/kfd here")
+    inspection.refused(up.clone.invoke("up"), 1, "there is no /dev/kfd here")
     assert up.clone.invoke("up", "--gpu=none", timeout=300).returncode == 0

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.project import access
 from tests.conftest import Clone
-from tests.integration import seen
+from tests.integration import inspection
 from tests.integration.workload import Lab
 
 # what needs an account's name: getpwuid, ssh (git's way to a server), a home and caches that can be written, packages
@@ -32,7 +32,9 @@ print(json.dumps([subprocess.check_output("whoami", text=True).strip(), own.pw_n
 
 @pytest.fixture(scope="module")
 def image(systems: Callable[[str], Clone]) -> str:
-    return seen.output("docker", "inspect", "--format", "{{.Image}}", seen.container(systems("docker"), "jupyter"))
+    return inspection.output(
+        "docker", "inspect", "--format", "{{.Image}}", inspection.container(systems("docker"), "jupyter")
+    )
 
 
 @pytest.mark.docker
@@ -48,7 +50,7 @@ def image(systems: Callable[[str], Clone]) -> str:
 )
 def test_any_user_has_a_name_a_home_and_a_compiler(image: str, user: str, name: str) -> None:
     own = [] if user == "0:0" else ["--cap-drop=ALL", "--security-opt=no-new-privileges:true"]
-    shown = seen.run(
+    shown = inspection.run(
         "docker", "run", "--rm", "-i", f"--user={user}", *own, "-e", "LOGNAME=ann", image, "bash", "-s", stdin=LOOK
     )
     assert shown.returncode == 0, shown.stderr
@@ -59,19 +61,21 @@ def test_any_user_has_a_name_a_home_and_a_compiler(image: str, user: str, name: 
 @pytest.mark.docker
 def test_a_name_that_is_taken_or_odd_is_not_given_again(image: str) -> None:
     for name in ("root", "jovyan", "a:b", "x\ny", ""):
-        shown = seen.output("docker", "run", "--rm", "--user=12345:100", "-e", f"LOGNAME={name}", image, "whoami")
+        shown = inspection.output("docker", "run", "--rm", "--user=12345:100", "-e", f"LOGNAME={name}", image, "whoami")
         assert shown == "user12345"
 
 
 @pytest.mark.docker
 def test_hooks_of_an_image_made_from_ours(image: str) -> None:
     hook = "echo 'export FROM_HOOK=yes' >/usr/local/bin/before-notebook.d/1.sh; exec start.sh printenv FROM_HOOK"
-    assert seen.output("docker", "run", "--rm", image, "bash", "-c", hook) == "yes"
+    assert inspection.output("docker", "run", "--rm", image, "bash", "-c", hook) == "yes"
 
 
 def test_runs_are_by_who_began_the_project(system: Clone) -> None:
     lab = Lab(system.value("jupyter-url"))
     cell = "import mlflow\nwith mlflow.start_run() as run: pass\nprint(run.info.run_id)"
     run = lab.run_cells([cell]).stdout.split()[-1]
-    tags = {tag["key"]: tag["value"] for tag in seen.mlflow(system, f"runs/get?run_id={run}")["run"]["data"]["tags"]}
+    tags = {
+        tag["key"]: tag["value"] for tag in inspection.mlflow(system, f"runs/get?run_id={run}")["run"]["data"]["tags"]
+    }
     assert tags["mlflow.user"] == access.person()

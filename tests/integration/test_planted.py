@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Clone
-from tests.integration import planted, seen
+from tests.integration import inspection, planted
 from tests.integration.planted import SECRET, Canary
 
 pytestmark = [
@@ -83,7 +83,7 @@ def tried(clone: Clone, canary: Canary, *words: str, **environment: str) -> subp
 
 
 def test_the_sockets_of_a_long_state_folder_are_private(victim: Clone) -> None:
-    sockets = Path(seen.sockets(victim))
+    sockets = Path(inspection.sockets(victim))
     assert sockets.parent.parent == Path("/run/trackbed")
     assert (sockets.parent.owner(), sockets.parent.stat().st_mode & 0o777) == ("root", 0o711)
     assert sockets.stat().st_mode & 0o777 == 0o710
@@ -94,7 +94,9 @@ def test_a_notebook_reads_nothing_of_the_others(victim: Clone, systems: Callable
     name = f"trackbed-{victim.project}-nb"
     for clone in (victim, systems("embedded")):
         others = [
-            str(pid) for pid in seen.processes(clone) if Path(f"/proc/{pid}").stat().st_uid != pwd.getpwnam(name).pw_uid
+            str(pid)
+            for pid in inspection.processes(clone)
+            if Path(f"/proc/{pid}").stat().st_uid != pwd.getpwnam(name).pw_uid
         ]
         told = planted.run_as(victim, name, READ, str(clone.project_folder), *others).splitlines()
         open_to_all = re.compile(rf"{re.escape(str(clone.project_folder))}/embedded/(venvs|app)/")
@@ -149,10 +151,10 @@ def earlier(system: Clone) -> Iterator[Clone]:
     assert system.invoke("down").returncode == 0
     old, embedded = pwd.getpwnam("trackbed"), system.project_folder / "embedded"
     for name in ("run", "logs", "secrets", "tmp"):
-        seen.output("rm", "-rf", str(embedded / name))
+        inspection.output("rm", "-rf", str(embedded / name))
         (embedded / name).mkdir(mode=0o700)
-    seen.output("mv", str(embedded / "home" / "notebook"), str(embedded / "home-now"))
-    seen.output("rm", "-rf", str(embedded / "home"))
+    inspection.output("mv", str(embedded / "home" / "notebook"), str(embedded / "home-now"))
+    inspection.output("rm", "-rf", str(embedded / "home"))
     (embedded / "home-now").rename(embedded / "home")
     for path in (
         embedded,
@@ -160,7 +162,7 @@ def earlier(system: Clone) -> Iterator[Clone]:
         *embedded.glob("venvs/jupyter-*"),
         system.project_folder / "workspace",
     ):
-        seen.output("chown", "-hR" if path != embedded else "-h", f"{old.pw_uid}:{old.pw_gid}", str(path))
+        inspection.output("chown", "-hR" if path != embedded else "-h", f"{old.pw_uid}:{old.pw_gid}", str(path))
     yield system
     assert system.invoke("up").returncode == 0
 
@@ -194,9 +196,9 @@ def test_an_earlier_versions_system_is_taken_over(earlier: Clone) -> None:
     ):
         path.unlink(missing_ok=True)
         path.symlink_to(target)
-    seen.output("rm", "-rf", str(embedded / "tmp"))
+    inspection.output("rm", "-rf", str(embedded / "tmp"))
     (embedded / "tmp").symlink_to(top / "folder")
-    seen.refused(tried(earlier, canary, "logs", "jupyter"), 1, "earlier version", "invoke up")
+    inspection.refused(tried(earlier, canary, "logs", "jupyter"), 1, "earlier version", "invoke up")
     assert tried(earlier, canary, "status").returncode == 1
     done = tried(earlier, canary, "up")
     assert done.returncode == 0, done.stderr

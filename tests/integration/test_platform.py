@@ -13,7 +13,7 @@ from urllib.request import Request
 import pytest
 
 from tests.conftest import Clone
-from tests.integration import seen
+from tests.integration import inspection
 from tests.integration.workload import Execution, Lab
 
 NOTEBOOK = Path(__file__).with_name("digits.ipynb")
@@ -53,7 +53,7 @@ def trained(system: Clone) -> Execution:
 def test_the_database_syncs_what_it_acknowledges(system: Clone) -> None:
     names = ("fsync", "synchronous_commit", "full_page_writes", "data_checksums")
     for name in names:
-        assert seen.psql(system, f"SHOW {name}") == "on", name
+        assert inspection.psql(system, f"SHOW {name}") == "on", name
 
 
 def test_up_ends_with_a_table(system: Clone) -> None:
@@ -68,10 +68,10 @@ def test_up_ends_with_a_table(system: Clone) -> None:
     assert f"http://127.0.0.1:{system.ports['jupyter']}/lab" in rows["jupyter"]
     box = system.first_up.stderr[system.first_up.stderr.index(f"{system.project} is ready") :]
     link = re.search(r"http://\S+/lab\?token=\S+", box)
-    assert link and seen.ask(link[0])[0] == 200, box
+    assert link and inspection.ask(link[0])[0] == 200, box
     assert f"http://127.0.0.1:{system.ports['mlflow']}/" in box and str(system.project_folder / "workspace") in box
     line = re.search(r"cd .* check", box)
-    assert line and "passed" in seen.output("sh", "-c", line[0], cwd="/", env=system.environment)
+    assert line and "passed" in inspection.output("sh", "-c", line[0], cwd="/", env=system.environment)
     assert "Traceback" not in system.first_up.stderr
     assert "ssh -N" not in system.first_up.stdout + system.first_up.stderr
 
@@ -86,30 +86,30 @@ def test_ssh_line_for_someone_at_another_computer(system: Clone) -> None:
 
 def test_second_up_recreates_nothing_and_is_quick(system: Clone) -> None:
     system.up()
-    before = seen.identities(system)
+    before = inspection.identities(system)
     began = time.monotonic()
     system.up()
     assert time.monotonic() - began < system.first_seconds / 2
-    assert seen.identities(system) == before
+    assert inspection.identities(system) == before
 
 
 def test_another_shell_restarts_nothing_and_no_work_ends_without_a_word(system: Clone) -> None:
     asked = {"Authorization": f"token {system.token}", "Content-Type": "application/json"}
     request = Request(f"{system.url('jupyter')}/api/terminals", b"{}", asked)
-    with seen.DIRECT.open(request, timeout=30) as answer:
+    with inspection.DIRECT.open(request, timeout=30) as answer:
         terminal = f"terminal {json.load(answer)['name']} (busy)"
-    before = seen.identities(system)
+    before = inspection.identities(system)
     done = system.invoke("up", TZ="Asia/Tokyo", HTTPS_PROXY="http://127.0.0.1:9", REQUESTS_CA_BUNDLE="")
     assert done.returncode == 0, done.stderr
-    seen.refused(system.invoke("up", "--env", "A=b"), 1, terminal, "nothing was changed", "--yes")
-    assert seen.identities(system) == before
+    inspection.refused(system.invoke("up", "--env", "A=b"), 1, terminal, "nothing was changed", "--yes")
+    assert inspection.identities(system) == before
     assert "JUPYTER_ENV" not in (system.project_folder / "state.json").read_text()
     meaningless = {"embedded": "--s3-port=9123", "docker": "--domain=lab.example.org"}[system.engine]
-    seen.refused(system.invoke("up", meaningless), 2, f"{meaningless} has no effect")
+    inspection.refused(system.invoke("up", meaningless), 2, f"{meaningless} has no effect")
     ended = system.invoke("up", "--cull-idle=12h", "--yes")
     assert ended.returncode == 0 and f"which ends: {terminal}" in ended.stderr, ended.stderr
     variables = system.value("status", "--format=env")
-    told = seen.run(
+    told = inspection.run(
         "sh", "-c", f'{variables}\n"$0" -m invoke status', sys.executable, cwd=system.folder, env=system.environment
     )
     assert told.returncode == 0 and "warning" not in told.stderr, told.stderr
@@ -123,7 +123,7 @@ def test_status_in_every_format(system: Clone) -> None:
     assert [service["service"] for service in told["services"]] == SERVICES[system.engine]
     assert {service["state"] for service in told["services"]} <= {"ready", "done"}
     lines = system.value("status", "--format=env")
-    shell = seen.output("sh", "-c", f"{lines}\necho $MLFLOW_TRACKING_URI $JUPYTER_URL")
+    shell = inspection.output("sh", "-c", f"{lines}\necho $MLFLOW_TRACKING_URI $JUPYTER_URL")
     assert shell.startswith(f"http://127.0.0.1:{system.ports['mlflow']} http://127.0.0.1:{system.ports['jupyter']}")
 
 
@@ -131,8 +131,8 @@ def test_the_notebook_address_stands_alone_on_stdout(system: Clone) -> None:
     done = system.invoke("jupyter-url")
     assert done.returncode == 0
     assert re.fullmatch(rf"http://127\.0\.0\.1:{system.ports['jupyter']}/lab\?token=\S{{16,}}\n", done.stdout)
-    assert seen.ask(done.stdout.strip())[0] == 200
-    assert seen.ask(f"{system.url('jupyter')}/api/contents")[0] == 403, "JupyterLab answers without the token"
+    assert inspection.ask(done.stdout.strip())[0] == 200
+    assert inspection.ask(f"{system.url('jupyter')}/api/contents")[0] == 403, "JupyterLab answers without the token"
 
 
 def test_credentials_in_every_format(system: Clone) -> None:
@@ -140,7 +140,7 @@ def test_credentials_in_every_format(system: Clone) -> None:
     assert {"POSTGRES_PASSWORD", "JUPYTER_TOKEN"} <= set(told) and all(told.values())
     lines = system.value("credentials", "--format=env")
     for name, value in told.items():
-        assert seen.output("sh", "-c", f'{lines}\nprintf %s "${name}"') == value
+        assert inspection.output("sh", "-c", f'{lines}\nprintf %s "${name}"') == value
     assert told["JUPYTER_TOKEN"] == system.token
 
 
@@ -151,7 +151,7 @@ def test_check_passes_line_by_line(system: Clone) -> None:
     for line in ("run in PostgreSQL", "metrics in PostgreSQL", "object in the store"):
         assert re.search(rf"{line}\s+passed", done.stdout), done.stdout
     assert done.stderr.endswith(f"all {len(done.stdout.splitlines()) - 1} checks passed\n")
-    left = seen.ask(f"{system.url('mlflow')}/api/2.0/mlflow/experiments/search?max_results=99&view_type=ALL")[1]
+    left = inspection.ask(f"{system.url('mlflow')}/api/2.0/mlflow/experiments/search?max_results=99&view_type=ALL")[1]
     assert "trackbed-check" not in str(left), "it stays among the user's"
 
 
@@ -175,7 +175,7 @@ def test_logs_follow_until_ctrl_c(system: Clone) -> None:
     follower = system.start("logs", "jupyter", "--follow", "--tail=1")
     try:
         follower.until(r"\n", 30)
-        seen.ask(f"{system.url('jupyter')}/no-such-page-here")
+        inspection.ask(f"{system.url('jupyter')}/no-such-page-here")
         follower.until("no-such-page-here", 30)
     finally:
         code = follower.interrupt()
@@ -183,10 +183,10 @@ def test_logs_follow_until_ctrl_c(system: Clone) -> None:
 
 
 def test_notebook_trains_and_its_run_is_there(system: Clone, trained: Execution) -> None:
-    found = seen.mlflow(system, f"runs/get?run_id={trained.result['run_id']}")["run"]
+    found = inspection.mlflow(system, f"runs/get?run_id={trained.result['run_id']}")["run"]
     assert found["info"]["status"] == "FINISHED"
     assert {m["key"] for m in found["data"]["metrics"]} >= {"train_loss", "test_loss", "accuracy"}
-    artifacts = seen.mlflow(system, f"artifacts/list?run_id={trained.result['run_id']}")["files"]
+    artifacts = inspection.mlflow(system, f"artifacts/list?run_id={trained.result['run_id']}")["files"]
     assert "confusion_matrix.png" in {file["path"] for file in artifacts}
     assert trained.result["accuracy"] > 0.95
 
@@ -202,11 +202,11 @@ def test_links_in_the_notebook_open_in_the_browser(system: Clone, trained: Execu
     links = re.findall(r"https?://\S+", trained.stdout)
     assert links, trained.stdout
     assert all(link.startswith(f"http://127.0.0.1:{system.ports['mlflow']}/") for link in links), links
-    assert seen.ask(links[0])[0] == 200
+    assert inspection.ask(links[0])[0] == 200
 
 
 def test_everything_listens_on_loopback_only(system: Clone) -> None:
-    there = seen.listening()
+    there = inspection.listening()
     published = {system.ports[name] for name in ("mlflow", "jupyter")}
     if system.engine == "docker":
         published |= {system.ports["s3"], system.ports["console"]}
@@ -217,7 +217,9 @@ def test_everything_listens_on_loopback_only(system: Clone) -> None:
 def test_a_page_of_another_name_is_refused(system: Clone) -> None:
     """A web page elsewhere whose name resolves to 127.0.0.1 must not reach the API."""
     assert (
-        seen.ask(f"{system.url('mlflow')}/api/2.0/mlflow/experiments/search?max_results=1", host="evil.example")[0]
+        inspection.ask(f"{system.url('mlflow')}/api/2.0/mlflow/experiments/search?max_results=1", host="evil.example")[
+            0
+        ]
         == 403
     )
 
@@ -267,9 +269,9 @@ def test_no_secret_is_seen_anywhere(system: Clone) -> None:
     texts = [done.stdout + done.stderr for done in (*told, *failed)]
     if system.engine == "docker":
         texts += [
-            seen.output("docker", "inspect", *seen.containers(system)),
+            inspection.output("docker", "inspect", *inspection.containers(system)),
             (system.folder / ".trackbed.env").read_text(),
-            seen.output("docker", "volume", "inspect", f"{system.project}_postgres"),
+            inspection.output("docker", "volume", "inspect", f"{system.project}_postgres"),
         ]
     else:
         texts += [(system.project_folder / "embedded" / "supervisord.conf").read_text()]
@@ -293,36 +295,38 @@ ORDER BY clause_1, runs.start_time DESC, runs.run_uuid LIMIT 101"""
 
 
 def test_our_indexes_are_there_and_serve_what_the_pages_ask(system: Clone) -> None:
-    assert seen.psql(system, INDEXES).split() == ["trackbed_runs_newest", "trackbed_runs_newest_listed"]
+    assert inspection.psql(system, INDEXES).split() == ["trackbed_runs_newest", "trackbed_runs_newest_listed"]
     # an almost empty table is read whole: the question is whether the index can serve the order
-    assert "trackbed_runs_newest_listed" in seen.psql(system, f"SET enable_seqscan = off; {NEWEST}")
+    assert "trackbed_runs_newest_listed" in inspection.psql(system, f"SET enable_seqscan = off; {NEWEST}")
 
 
 def test_json_requests_take_the_short_way_and_keep_the_checks(system: Clone) -> None:
     url = f"{system.url('mlflow')}/api/2.0/mlflow/experiments/search"
-    assert seen.ask(url, {"max_results": 1}, host="evil.example")[0] == 403
-    assert seen.ask(url, {"max_results": "many"})[0] == 400
+    assert inspection.ask(url, {"max_results": 1}, host="evil.example")[0] == 403
+    assert inspection.ask(url, {"max_results": "many"})[0] == 400
     assert "MLflow's own way" not in system.invoke("logs", "mlflow", "--tail=1000").stdout
 
 
 def test_down_and_up_keep_the_run(system: Clone, trained: Execution) -> None:
-    kept = seen.new_run(system)
+    kept = inspection.new_run(system)
     done = system.invoke("down")
     assert done.returncode == 0 and "data are kept" in done.stderr, done.stderr
-    assert seen.nothing_runs(system)
+    assert inspection.nothing_runs(system)
     status = system.invoke("status", "--format=json")
     assert status.returncode == 1
     assert {service["state"] for service in json.loads(status.stdout)["services"]} == {"missing"}
     again = system.invoke("down")
     assert again.returncode == 0 and "nothing was running" in again.stderr
     asked = system.invoke("jupyter-url")
-    seen.refused(asked, 1, "invoke up")
+    inspection.refused(asked, 1, "invoke up")
     told = system.invoke("status")
     assert told.returncode == 1 and told.stdout == f"{system.project}: stopped\n" and "invoke up" in told.stderr
     checked = system.invoke("check")
     assert (checked.returncode, checked.stdout) == (1, "") and len(checked.stderr.splitlines()) == 1, checked.stderr
     system.up()
-    assert seen.has_run(system, kept)
-    assert seen.mlflow(system, f"runs/get?run_id={trained.result['run_id']}")["run"]["info"]["status"] == "FINISHED"
+    assert inspection.has_run(system, kept)
+    assert (
+        inspection.mlflow(system, f"runs/get?run_id={trained.result['run_id']}")["run"]["info"]["status"] == "FINISHED"
+    )
     image = f"get-artifact?path=confusion_matrix.png&run_uuid={trained.result['run_id']}"
-    assert seen.ask(f"{system.url('mlflow')}/{image}")[0] == 200
+    assert inspection.ask(f"{system.url('mlflow')}/{image}")[0] == 200

@@ -22,7 +22,7 @@ from helpers.backups.repository import Snapshot
 from helpers.backups.storage import Access, BlobStore, Bucket, Folder
 from helpers.errors import TrackbedError
 from tests.conftest import Clone, free_ports, require_docker
-from tests.integration import seen
+from tests.integration import inspection
 from tests.integration.test_backup import api, everything, experiment, log_run
 
 pytestmark = pytest.mark.transfer
@@ -39,7 +39,7 @@ def vault() -> Iterator[Access]:
 
     key, secret, (port,) = "backup" + secrets.token_hex(4), secrets.token_hex(16), free_ports(1)
     name = f"tb-vault-{secrets.token_hex(4)}"
-    seen.output(
+    inspection.output(
         "docker",
         "run",
         "-d",
@@ -70,10 +70,10 @@ def vault() -> Iterator[Access]:
             aws_secret_access_key=secret,
         )
         # the engine accepts connections before the store does
-        seen.answering(lambda: client.create_bucket(Bucket="vault"), HTTPClientError)
+        inspection.answering(lambda: client.create_bucket(Bucket="vault"), HTTPClientError)
         yield access
     finally:
-        seen.output("docker", "rm", "-f", name)
+        inspection.output("docker", "rm", "-f", name)
 
 
 def keys(access: Access) -> dict[str, str]:
@@ -197,7 +197,7 @@ def test_a_backup_that_would_fill_the_disk(
     before, state = everything(clone), (clone.project_folder / "state.json").read_bytes()
     for text, expected in cases.items():
         done = clone.invoke("restore", text, "--yes", timeout=60)
-        seen.refused(done, 1, expected, "invoke usage" if "needs" in expected else "use another backup")
+        inspection.refused(done, 1, expected, "invoke usage" if "needs" in expected else "use another backup")
     assert (clone.project_folder / "state.json").read_bytes() == state and everything(clone) == before
 
 
@@ -231,7 +231,7 @@ def test_one_flipped_byte(own: dict[str, Clone], kind: str, tmp_path: Path, requ
     assert found.returncode == 1 and f"run {run}: 'ä file.bin'" in found.stdout and digest in found.stdout, found.stdout
     assert "--repair" in found.stderr and "Traceback" not in found.stderr
     refused = clone.invoke("restore", to, "--yes")
-    seen.refused(refused, 1, "is damaged", f"`invoke restore {first} --skip-damaged`")
+    inspection.refused(refused, 1, "is damaged", f"`invoke restore {first} --skip-damaged`")
 
     done = clone.invoke("backup", f"--to={to}/")
     assert done.returncode == 0 and "1 damaged or missing pieces were stored again" in done.stderr, done.stderr
@@ -290,12 +290,16 @@ def test_into_another_project(own: dict[str, Clone], tmp_path: Path) -> None:
     assert clone.invoke("users.add", "ada").returncode == 0
     logins = (clone.project_folder / "users").read_text()
     back_up(clone, f"{tmp_path}/repo/")
-    before, parts, dotenv = everything(clone), seen.identities(clone), (clone.folder / ".trackbed.env").read_text()
+    before, parts, dotenv = (
+        everything(clone),
+        inspection.identities(clone),
+        (clone.folder / ".trackbed.env").read_text(),
+    )
     try:
         done = clone.invoke("restore", f"{tmp_path}/repo", f"--into={name}")
         assert done.returncode == 0, done.stderr
         assert "ada" in done.stderr
-        assert everything(clone) == before and seen.identities(clone) == parts
+        assert everything(clone) == before and inspection.identities(clone) == parts
         assert (clone.folder / ".trackbed.env").read_text() == dotenv
         # without this project's ports in the environment: they would be taken for the other's
         apart = {key: value for key, value in clone.environment.items() if not key.endswith("_PORT")}

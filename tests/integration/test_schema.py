@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import Clone
-from tests.integration import seen
+from tests.integration import inspection
 
 OWN_WAY = (
     "import sys, sqlalchemy; from mlflow.store.db.utils import _safe_initialize_tables as make; "
@@ -21,13 +21,13 @@ MADE = "-- revision "
 def databases(system: Clone) -> Iterator[tuple[str, str]]:
     """A database made by MLflow alone, and one from the prepared schema."""
     own, prepared = "schema_own_way", "schema_prepared"
-    with seen.empty_database(system, own) as address, seen.empty_database(system, prepared):
-        seen.output(*seen.mlflow_python(system), "-c", OWN_WAY, address, timeout=300)
+    with inspection.empty_database(system, own) as address, inspection.empty_database(system, prepared):
+        inspection.output(*inspection.mlflow_python(system), "-c", OWN_WAY, address, timeout=300)
         yield own, prepared
 
 
 def dumped(system: Clone, name: str, *more: str) -> list[str]:
-    text = seen.postgres(system, "pg_dump", "--no-owner", *more, "-d", name)
+    text = inspection.postgres(system, "pg_dump", "--no-owner", *more, "-d", name)
     # the tool's own key of each dump is random
     return [line for line in text.splitlines() if not re.match(r"\\(un)?restrict ", line)]
 
@@ -35,9 +35,9 @@ def dumped(system: Clone, name: str, *more: str) -> list[str]:
 def test_it_is_what_mlflows_migrations_make(system: Clone, databases: tuple[str, str]) -> None:
     own, prepared = databases
     statements = (system.folder / "docker" / "mlflow" / "trackbed_mlflow" / "schema.sql").read_text()
-    revision = seen.psql(system, "SELECT version_num FROM alembic_version", own)
+    revision = inspection.psql(system, "SELECT version_num FROM alembic_version", own)
     assert statements.startswith(f"{MADE}{revision}\n"), "MLflow has changed: python -m helpers.schema_template"
-    seen.psql(system, statements, prepared)
+    inspection.psql(system, statements, prepared)
     for part in ("--schema-only", "--data-only"):
         wanted = dumped(system, own, part, "--inserts")
         assert dumped(system, prepared, part, "--inserts") == wanted
@@ -46,7 +46,7 @@ def test_it_is_what_mlflows_migrations_make(system: Clone, databases: tuple[str,
 
 def test_a_first_start_used_it(system: Clone) -> None:
     """Its tables are of one transaction: MLflow's way would commit each migration for itself."""
-    made = seen.psql(
+    made = inspection.psql(
         system,
         "SELECT count(DISTINCT xmin::text) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace",
     )

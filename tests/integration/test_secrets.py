@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Clone
-from tests.integration import seen
+from tests.integration import inspection
 
 STRANGER = 54321  # a uid that nothing here knows
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
@@ -47,7 +47,7 @@ def ask(url: str, body: object = None, method: str = "", **headers: str) -> tupl
     argv += ["-X", method] if method else []
     if body is not None:
         argv += ["-H", "Content-Type: application/json", "-d", json.dumps(body)]
-    head, _, text = seen.output(*argv, cwd="/").replace("\r\n", "\n").partition("\n\n")
+    head, _, text = inspection.output(*argv, cwd="/").replace("\r\n", "\n").partition("\n\n")
     first, *lines = head.splitlines()
     fields = [(name.lower(), value) for name, _, value in (line.partition(": ") for line in lines)]
     cookies = "; ".join(value.partition(";")[0] for name, value in fields if name == "set-cookie")
@@ -62,12 +62,16 @@ def sealed(clone: Clone, **tried: str) -> dict[str, Any]:
     """What the server says of its encrypted rows, and how many each of the tried keys opens."""
     asked = json.dumps({name: [key] for name, key in tried.items()})
     if clone.engine == "docker":
-        argv = ("docker", "exec", "-i", seen.container(clone, "mlflow"), "trackbed-mlflow", "sealed")
-        return dict(json.loads(seen.output(*argv, stdin=asked)))
-    server = seen.main_process(clone, "mlflow")
-    entry = next(word for word in seen.command(server).split() if word.endswith("start.py"))
+        argv = ("docker", "exec", "-i", inspection.container(clone, "mlflow"), "trackbed-mlflow", "sealed")
+        return dict(json.loads(inspection.output(*argv, stdin=asked)))
+    server = inspection.main_process(clone, "mlflow")
+    entry = next(word for word in inspection.command(server).split() if word.endswith("start.py"))
     return dict(
-        json.loads(seen.output(*seen.mlflow_python(clone), entry, "sealed", stdin=asked, env=seen.environment(server)))
+        json.loads(
+            inspection.output(
+                *inspection.mlflow_python(clone), entry, "sealed", stdin=asked, env=inspection.environment(server)
+            )
+        )
     )
 
 
@@ -100,11 +104,11 @@ def test_another_account_gets_nothing_without_a_secret(asking: Clone) -> None:
     assert token not in told.stdout + told.stderr
     if asking.engine == "docker":
         for service in ("mlflow", "jupyter"):
-            assert token not in seen.output("docker", "inspect", seen.container(asking, service))
+            assert token not in inspection.output("docker", "inspect", inspection.container(asking, service))
     elif os.geteuid() == 0:
         drop = ("setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups")
-        socket = seen.run(*drop, "ls", seen.sockets(asking))
-        files = seen.run(*drop, "cat", str(asking.project_folder / "embedded" / "secrets" / "access-token"))
+        socket = inspection.run(*drop, "ls", inspection.sockets(asking))
+        files = inspection.run(*drop, "cat", str(asking.project_folder / "embedded" / "secrets" / "access-token"))
         assert socket.returncode and files.returncode
 
 
@@ -130,7 +134,9 @@ def test_old_secrets_open_nothing(asking: Clone) -> None:
             **login,
         )
         assert made[0] == 200, made
-    seen.output(*seen.mlflow_python(asking), "-c", AS_BEFORE, seen.database_address(asking), stdin=old[KEK])
+    inspection.output(
+        *inspection.mlflow_python(asking), "-c", AS_BEFORE, inspection.database_address(asking), stdin=old[KEK]
+    )
     cookie = ask(f"{jupyter}/lab?token={old['JUPYTER_TOKEN']}")[1]["cookies"]
     assert ask(jupyter + KERNELS, Cookie=cookie)[0] == 200
 

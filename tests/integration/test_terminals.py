@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from tests.conftest import Clone
-from tests.integration import seen
+from tests.integration import inspection
 from tests.integration.terminals import Terminal
 from tests.integration.workload import Lab
 
@@ -61,7 +61,7 @@ def test_what_pip_installs_in_a_terminal_is_there_in_kernels(lab: Lab) -> None:
 
 
 def test_mlflows_command_finds_its_server_from_a_terminal(system: Clone, lab: Lab) -> None:
-    run = seen.new_run(system)
+    run = inspection.new_run(system)
     with Terminal(lab, timeout=120) as terminal:
         assert terminal.type("python -c 'import mlflow; print(mlflow.get_tracking_uri())'").startswith("http")
         assert run in terminal.type("COLUMNS=250 mlflow runs list --experiment-id 0 2>/dev/null")

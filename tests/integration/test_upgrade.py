@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Clone
-from tests.integration import seen
+from tests.integration import inspection
 from tests.integration.test_backup import api
 
 pytestmark = pytest.mark.transfer
@@ -84,7 +84,7 @@ def use_database(clone: Clone, name: str) -> None:
 def test_old_database_forth_and_back(clone_factory: Callable[..., Clone], old_python: str) -> None:
     clone = clone_factory("embedded")
     clone.up()
-    host = seen.sockets(clone)
+    host = inspection.sockets(clone)
 
     def old(script: str) -> str:
         done = subprocess.run(
@@ -98,7 +98,7 @@ def test_old_database_forth_and_back(clone_factory: Callable[..., Clone], old_py
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    seen.create_database(clone, "mlflow_old")
+    inspection.create_database(clone, "mlflow_old")
     old(MAKE)
     made = old(READ)
     use_database(clone, "mlflow_old")

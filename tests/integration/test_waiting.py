@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Clone
-from tests.integration import seen
+from tests.integration import inspection
 
 SCRIPT = Path(__file__).with_name("waiting.py").read_text()
 CLIENTS = 10  # of the script
@@ -17,7 +17,7 @@ CLIENTS = 10  # of the script
 
 @pytest.fixture
 def database(system: Clone) -> Iterator[str]:
-    with seen.empty_database(system, "waiting") as address:
+    with inspection.empty_database(system, "waiting") as address:
         yield address
 
 
@@ -25,7 +25,9 @@ def database(system: Clone) -> Iterator[str]:
 def test_a_hung_store_and_abandoned_requests_keep_nobody_waiting(system: Clone, database: str) -> None:
     modules = str(system.folder / "docker" / "mlflow")
     found = json.loads(
-        seen.output(*seen.mlflow_python(system), "-", database, modules, stdin=SCRIPT, timeout=300).splitlines()[-1]
+        inspection.output(
+            *inspection.mlflow_python(system), "-", database, modules, stdin=SCRIPT, timeout=300
+        ).splitlines()[-1]
     )
     assert found["unknown"] == []
     # queued behind the store each of them took more than 20 s; a busy machine takes its time

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Clone, require_docker
-from tests.integration import seen
+from tests.integration import inspection
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives folders to other accounts")
 
@@ -46,14 +46,14 @@ def test_a_workspace_of_whom_it_may_be(clone_factory: Callable[..., Clone]) -> N
     clone = clone_factory("docker")
     clone.environment |= {"SUDO_UID": "1001", "SUDO_GID": "1001", "SUDO_USER": "someone"}
     clone.up()
-    assert seen.output("docker", "exec", f"{clone.project}-jupyter", "id", "-u").strip() == "1001"
+    assert inspection.output("docker", "exec", f"{clone.project}-jupyter", "id", "-u").strip() == "1001"
     assert save(clone, "first.ipynb") == 201
     assert "file saved in the workspace" in clone.value("check")
 
     # somebody took it away under the running notebook
     own = clone.project_folder / "workspace"
     os.chown(own, 0, 0)
-    seen.refused(clone.invoke("check"), 1)
+    inspection.refused(clone.invoke("check"), 1)
     told = clone.invoke("doctor")
     assert f"cannot save files in {own}" in told.stdout and "permissions: chown -hR 1000:100 " in told.stderr
     os.chown(own, 1001, 1001)
@@ -62,7 +62,7 @@ def test_a_workspace_of_whom_it_may_be(clone_factory: Callable[..., Clone]) -> N
     course = clone.folder.parent / "my course"
     (course / "week 1").mkdir(parents=True)
     refused = clone.invoke("up", f"--workspace={course}")
-    seen.refused(refused, 1, "belongs to root", f"chown -hR 1000:100 '{course}'")
+    inspection.refused(refused, 1, "belongs to root", f"chown -hR 1000:100 '{course}'")
     line = refused.stderr.rpartition("-> ")[2].partition("   (or")[0]
     subprocess.run(["sh", "-c", line], check=True, timeout=60)
     done = clone.invoke("up", f"--workspace={course}")
@@ -77,7 +77,7 @@ def test_a_workspace_of_whom_it_may_be(clone_factory: Callable[..., Clone]) -> N
     fixed.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,uid=1000,gid=100,size=1m", "tmpfs", str(fixed)], check=True)
     try:
-        seen.refused(clone.invoke("up", f"--workspace={fixed}"), 1, "mounted read-only", "mount it writable")
+        inspection.refused(clone.invoke("up", f"--workspace={fixed}"), 1, "mounted read-only", "mount it writable")
         told = clone.invoke("doctor")
         assert "mounted read-only" in told.stdout and "--workspace" in told.stderr, "it looks at what up was told"
     finally:
@@ -93,7 +93,7 @@ def test_a_workspace_that_the_notebooks_account_may_not_write_to(
     folder.mkdir()
     os.chown(folder, 1234, 1234)
     refused = clone.invoke("up", f"--workspace={folder}")
-    seen.refused(refused, 1, f"cannot save files in {folder}", "chown -hR ")
+    inspection.refused(refused, 1, f"cannot save files in {folder}", "chown -hR ")
     line = refused.stderr.rpartition("-> ")[2].partition("   (or")[0]
     subprocess.run(["sh", "-c", line], check=True, timeout=60)
     done = clone.invoke("up", f"--workspace={folder}")

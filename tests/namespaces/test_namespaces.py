@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Clone, as_user, make_clone, require_docker
-from tests.integration import seen
+from tests.integration import inspection
 from tests.integration.test_workspace import save
 from tests.second_engine import Engine, Rootless, network_namespace
 
@@ -27,16 +27,16 @@ def account() -> Iterator[str]:
     require_docker()
     if missing := [name for name in PROGRAMS if shutil.which(name) is None] or (["root"] if os.geteuid() else []):
         pytest.skip(f"NOT TESTED: an engine with user namespaces needs {', '.join(missing)}")
-    existed = seen.run("id", REMAPPED).returncode == 0
-    seen.run("userdel", "-r", ACCOUNT)  # of a run that was killed
-    seen.output("useradd", "--create-home", "--shell", "/bin/bash", ACCOUNT)
+    existed = inspection.run("id", REMAPPED).returncode == 0
+    inspection.run("userdel", "-r", ACCOUNT)  # of a run that was killed
+    inspection.output("useradd", "--create-home", "--shell", "/bin/bash", ACCOUNT)
     tun, mode = Path("/dev/net/tun"), os.stat("/dev/net/tun").st_mode & 0o777
     tun.chmod(0o666)  # as udev leaves it on every machine
     yield ACCOUNT
     tun.chmod(mode)
-    seen.run("userdel", "-r", ACCOUNT)
+    inspection.run("userdel", "-r", ACCOUNT)
     if not existed:
-        seen.run("userdel", REMAPPED)
+        inspection.run("userdel", REMAPPED)
 
 
 @pytest.fixture(scope="module", params=["rootless", "userns-remap"])
@@ -76,7 +76,9 @@ def clone(engine: Engine, account: str) -> Iterator[Clone]:
 
 def typed(account: str, script: str) -> str:
     """A line in the person's own shell on the machine."""
-    return seen.output("setpriv", f"--reuid={account}", f"--regid={account}", "--init-groups", "--", "sh", "-c", script)
+    return inspection.output(
+        "setpriv", f"--reuid={account}", f"--regid={account}", "--init-groups", "--", "sh", "-c", script
+    )
 
 
 def test_a_persons_first_hour(clone: Clone, account: str) -> None:
@@ -110,14 +112,14 @@ def test_a_workspace_that_cannot_be_written(clone: Clone, account: str) -> None:
     fixed.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(fixed)], check=True, timeout=60)
     try:
-        seen.refused(clone.invoke("up", f"--workspace={fixed}"), 1, "mounted read-only", "mount it writable")
+        inspection.refused(clone.invoke("up", f"--workspace={fixed}"), 1, "mounted read-only", "mount it writable")
     finally:
         subprocess.run(["umount", str(fixed)], check=True, timeout=60)
     foreign = clone.folder.parent / "foreign"
     foreign.mkdir()
     os.chown(foreign, 4321, 4321)
     refused = clone.invoke("up", f"--workspace={foreign}")
-    seen.refused(refused, 1, "belongs to uid 4321", "chown -hR ")
+    inspection.refused(refused, 1, "belongs to uid 4321", "chown -hR ")
     line = refused.stderr.rpartition("-> ")[2].partition("   (or")[0].removeprefix("sudo ")
     subprocess.run(["sh", "-c", line], check=True, timeout=60)
     done = clone.invoke("up", f"--workspace={foreign}")

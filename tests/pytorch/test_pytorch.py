@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.conftest import ROOT, Clone, require_docker
-from tests.integration import seen
+from tests.integration import inspection
 from tests.integration.workload import Lab
 
 IMAGE = "trackbed/jupyter-mlflow:cuda-cuda13"
@@ -70,16 +70,18 @@ def image(docker: Clone) -> str:
 
 @pytest.mark.timeout(3600)
 def test_the_image_for_nvidia_has_pytorch_for_cuda_13(image: str) -> None:
-    found = json.loads(seen.output("docker", "run", "--rm", "--entrypoint", "python", image, "-c", VERSIONS))
+    found = json.loads(inspection.output("docker", "run", "--rm", "--entrypoint", "python", image, "-c", VERSIONS))
     assert found == {"cuda": "13.0", "gpu": False, "torchvision": "0.28.0+cu130", "lightning": "2.6.6", "product": 8.0}
-    told = seen.output("docker", "run", "--rm", "--entrypoint", "python", image, "-m", "pip", "check")
+    told = inspection.output("docker", "run", "--rm", "--entrypoint", "python", image, "-m", "pip", "check")
     assert "No broken requirements" in told
 
 
 def test_the_check_says_that_there_is_no_driver(image: str) -> None:
     words = json.dumps({"kind": "nvidia", "nodes": ["/dev/null"], "torch": True, "experiment": "x"})
     script = (ROOT / "helpers" / "gpu" / "check_script.py").read_text()
-    done = seen.run("docker", "run", "--rm", "--interactive", "--entrypoint", "python", image, "-", words, stdin=script)
+    done = inspection.run(
+        "docker", "run", "--rm", "--interactive", "--entrypoint", "python", image, "-", words, stdin=script
+    )
     opened, computes, metrics = map(json.loads, done.stdout.splitlines())
     assert opened["ok"] and computes["ok"] is False and computes["detail"].startswith(NO_DRIVER)
     assert metrics["detail"] == "skipped: an earlier check failed"
@@ -96,7 +98,7 @@ def test_lightning_logs_itself_and_its_model_comes_back(docker: Clone, image: st
 def container(clone: Clone, image: str) -> Iterator[Callable[..., str]]:
     """A machine whose /dev/nvidia0 opens and computes nothing, with the clone in it; gives what a line prints there."""
     name = f"{clone.project}-machine"
-    seen.output(
+    inspection.output(
         "docker",
         "run",
         "--detach",
@@ -128,13 +130,13 @@ def container(clone: Clone, image: str) -> Iterator[Callable[..., str]]:
     try:
 
         def shell(line: str, code: int = 0) -> str:
-            done = seen.run("docker", "exec", name, "sh", "-c", f"umask 022; {line}", timeout=1800)
+            done = inspection.run("docker", "exec", name, "sh", "-c", f"umask 022; {line}", timeout=1800)
             assert done.returncode == code, done.stdout + done.stderr
             return done.stdout + done.stderr
 
         yield shell
     finally:
-        seen.run("docker", "rm", "--force", "--volumes", name)
+        inspection.run("docker", "rm", "--force", "--volumes", name)
 
 
 @pytest.mark.timeout(3600)

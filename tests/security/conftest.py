@@ -1,4 +1,4 @@
-"""One public system, and a neighbour in a network namespace of its own who attacks it."""
+"""One public system, and another host in a network namespace of its own who attacks it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.conftest import Clone, require_docker
-from tests.outside import Outside, outside
+from tests.netns import OtherHost, other_host
 from tests.security.wire import Door, basic
 
 
@@ -18,14 +18,14 @@ class Target:
     """A public system as an attacker sees it, with one honest user."""
 
     clone: Clone
-    outside: Outside
+    other_host: OtherHost
     user: str
     password: str
     token: str
 
     def door(self, service: str) -> Door:
         return Door(
-            self.outside.machine, self.clone.ports[service], str(self.clone.project_folder / "gateway-root.crt")
+            self.other_host.machine, self.clone.ports[service], str(self.clone.project_folder / "gateway-root.crt")
         )
 
     @property
@@ -34,24 +34,24 @@ class Target:
 
 
 @pytest.fixture(scope="session")
-def neighbour() -> Iterator[Outside]:
-    with outside() as made:
+def host() -> Iterator[OtherHost]:
+    with other_host() as made:
         yield made
 
 
 @pytest.fixture(scope="session")
-def target(neighbour: Outside, lasting_clones: Callable[..., Clone]) -> Target:
+def target(host: OtherHost, lasting_clones: Callable[..., Clone]) -> Target:
     """Everything that can be opened is open: also the S3 API and the store's console."""
     require_docker()
     clone = lasting_clones("docker")
-    clone.environment["TRACKBED_BIND_ADDRESS"] = neighbour.machine
-    done = clone.invoke("up", "--public", f"--public-address={neighbour.machine}", "--public-s3=true", timeout=1500)
+    clone.environment["TRACKBED_BIND_ADDRESS"] = host.machine
+    done = clone.invoke("up", "--public", f"--public-address={host.machine}", "--public-s3=true", timeout=1500)
     assert done.returncode == 0, done.stderr
     password = clone.value("users.add", "ann")
     token = re.search(r"token=(\S+)", clone.value("jupyter-url"))
     assert re.fullmatch(r"[0-9a-f]{32}", password) and token
-    made = Target(clone, neighbour, "ann", password, token[1])
-    with neighbour.entered():
+    made = Target(clone, host, "ann", password, token[1])
+    with host.entered():
         for _ in range(50):
             if made.door("mlflow").ask(headers=made.login).status == 200:
                 break
@@ -60,6 +60,6 @@ def target(neighbour: Outside, lasting_clones: Callable[..., Clone]) -> Target:
 
 @pytest.fixture
 def attack(target: Target) -> Iterator[Target]:
-    """The same, from outside: every socket that the test opens is the neighbour's."""
-    with target.outside.entered():
+    """The same, from outside: every socket that the test opens is the other host's."""
+    with target.other_host.entered():
         yield target

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration import seen
+from tests.integration import inspection
 from tests.security.conftest import Target
 from tests.security.wire import basic
 
@@ -21,7 +21,7 @@ EXPERIMENTS = "/api/2.0/mlflow/experiments/search?max_results=1"
 
 def addresses(target: Target, service: str) -> Iterator[tuple[str, int]]:
     """Of a service's container, in each of its networks."""
-    found = json.loads(seen.output("docker", "inspect", seen.container(target.clone, service)))[0]
+    found = json.loads(inspection.output("docker", "inspect", inspection.container(target.clone, service)))[0]
     for network in found["NetworkSettings"]["Networks"].values():
         yield network["IPAddress"], PORTS[service]
 
@@ -98,10 +98,12 @@ def test_the_gateway_adds_the_token_and_no_answer_shows_it(attack: Target) -> No
 def test_with_another_token_than_mlflow_clients_are_told_to_try_again(target: Target) -> None:
     """As for seconds while it is replaced: nobody's browser asks for a password, no client takes it for its own."""
     volume = f"{target.clone.project}_secrets-gateway"
-    image = seen.output("docker", "inspect", "-f", "{{.Image}}", seen.container(target.clone, "mlflow")).strip()
+    image = inspection.output(
+        "docker", "inspect", "-f", "{{.Image}}", inspection.container(target.clone, "mlflow")
+    ).strip()
 
     def put(token: str) -> None:
-        seen.output(
+        inspection.output(
             "docker",
             "run",
             "--rm",
@@ -122,19 +124,21 @@ def test_with_another_token_than_mlflow_clients_are_told_to_try_again(target: Ta
 
     def answers(wanted: int) -> None:
         def tried() -> None:
-            with target.outside.entered():
+            with target.other_host.entered():
                 answer = target.door("mlflow").ask(EXPERIMENTS, headers=target.login)
             assert answer.status == wanted, answer.status
             assert "www-authenticate" not in answer.headers
             assert wanted == 200 or re.fullmatch(r"\d+", answer.headers["retry-after"])
 
-        seen.answering(tried, AssertionError, 15)
+        inspection.answering(tried, AssertionError, 15)
 
     token = mlflow_token(target)
     put("another-token")
     try:
         answers(503)
-        asked = seen.run("docker", "exec", seen.container(target.clone, "gateway"), "/usr/bin/gateway", "health")
+        asked = inspection.run(
+            "docker", "exec", inspection.container(target.clone, "gateway"), "/usr/bin/gateway", "health"
+        )
         assert asked.returncode and "does not know the gateway's token" in asked.stderr
     finally:
         put(token)

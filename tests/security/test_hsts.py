@@ -11,7 +11,7 @@ import pytest
 
 from helpers.engines.docker import variables
 from tests.conftest import free_ports
-from tests.integration import seen
+from tests.integration import inspection
 from tests.security.conftest import Target
 from tests.unit.fakes import system
 
@@ -44,7 +44,9 @@ def test_a_known_certificate_brings_it_for_its_own_name_alone(target: Target, tm
     """The gateway with the line of a DOMAIN and a public CA; its certificate is of its own CA."""
     settings = system(tmp_path, public="true", domain=NAME).settings
     assert settings.acme and (line := variables.hsts(settings))
-    image = seen.output("docker", "inspect", "-f", "{{.Config.Image}}", seen.container(target.clone, "gateway"))
+    image = inspection.output(
+        "docker", "inspect", "-f", "{{.Config.Image}}", inspection.container(target.clone, "gateway")
+    )
     (port,) = free_ports(1)
     told = {
         "NAME": NAME,
@@ -57,7 +59,7 @@ def test_a_known_certificate_brings_it_for_its_own_name_alone(target: Target, tm
         "ACME_ROOT": "",
     }
     words = [word for key, value in told.items() for word in ("-e", f"GATEWAY_{key}={value}")]
-    made = seen.output(
+    made = inspection.output(
         "docker",
         "run",
         "--detach",
@@ -72,8 +74,8 @@ def test_a_known_certificate_brings_it_for_its_own_name_alone(target: Target, tm
         image,
     )
     try:
-        seen.answering(lambda: headers(port, NAME), (OSError, http.client.HTTPException))  # type: ignore[arg-type]
+        inspection.answering(lambda: headers(port, NAME), (OSError, http.client.HTTPException))  # type: ignore[arg-type]
         assert headers(port, NAME)[HEADER] == "max-age=15552000"
         assert HEADER not in headers(port, "localhost")
     finally:
-        seen.run("docker", "rm", "-f", made)
+        inspection.run("docker", "rm", "-f", made)

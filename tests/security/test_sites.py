@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration import seen
+from tests.integration import inspection
 from tests.security.conftest import Target
 from tests.security.wire import Door
 
@@ -101,11 +101,11 @@ def openssl(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 )
 def test_the_gateways_ca_signs_for_its_own_names_only(attack: Target, tmp_path: Path, name: str, good: bool) -> None:
     """Whoever takes the CA's key can be this machine to its clients, not their bank."""
-    container = seen.container(attack.clone, "gateway")
+    container = inspection.container(attack.clone, "gateway")
     for file in ("root.crt", "root.key"):
-        seen.output("docker", "cp", f"{container}:/data/authority/{file}", str(tmp_path / file))
+        inspection.output("docker", "cp", f"{container}:/data/authority/{file}", str(tmp_path / file))
     assert (tmp_path / "root.crt").read_text() == (attack.clone.project_folder / "gateway-root.crt").read_text()
-    san = f"subjectAltName={name.format(address=attack.outside.machine)}"
+    san = f"subjectAltName={name.format(address=attack.other_host.machine)}"
     done = openssl(
         "req",
         "-newkey",

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.integration import seen
+from tests.integration import inspection
 from tests.security.conftest import Target
 from tests.security.wire import basic
 
@@ -31,7 +31,7 @@ TOKEN = "/run/secrets/tracking-token"  # of MLflow, in the notebook
 def log(target: Target) -> list[str]:
     """The access log's lines, as `invoke logs gateway` takes them from the engine."""
     time.sleep(0.3)  # a line is written when its request has ended
-    text = seen.run("docker", "logs", seen.container(target.clone, "gateway")).stdout
+    text = inspection.run("docker", "logs", inspection.container(target.clone, "gateway")).stdout
     return [line for line in text.splitlines() if not line.startswith("{")]
 
 
@@ -50,7 +50,7 @@ def test_200_wrong_passwords_are_200_lines_that_fail2ban_finds(attack: Target, t
     assert len(lines) == 200
     found = [LINE.fullmatch(line) for line in lines]
     assert all(
-        m and m["address"] == attack.outside.address and m["login"] == "wrong" and m["path"] == "/version"
+        m and m["address"] == attack.other_host.address and m["login"] == "wrong" and m["path"] == "/version"
         for m in found
     ), lines[:3]
     parser = configparser.ConfigParser()
@@ -59,7 +59,7 @@ def test_200_wrong_passwords_are_200_lines_that_fail2ban_finds(attack: Target, t
         re.compile(p.replace("<HOST>", r"(?P<host>[0-9a-f.:]+)").replace(r"^\s*", r"^\S+ "))
         for p in parser["Definition"]["failregex"].split("\n")
     ]
-    assert all(any((m := p.match(line)) and m["host"] == attack.outside.address for p in patterns) for line in lines)
+    assert all(any((m := p.match(line)) and m["host"] == attack.other_host.address for p in patterns) for line in lines)
     assert not [x for x in log(attack) if "login=right" in x and any(p.match(x) for p in patterns)]
     if program := shutil.which("fail2ban-regex"):
         (tmp_path / "log").write_text("\n".join(lines) + "\n")
@@ -92,7 +92,7 @@ def test_every_answer_has_its_line(attack: Target) -> None:
         path = f"{path or '/'}{mark}-{secrets.token_hex(3)}"
         door.ask(path, method, headers)
         line = [line for line in log(attack) if path in line]
-        assert len(line) == 1 and f" {attack.outside.address} {expected} " in line[0], (path, line)
+        assert len(line) == 1 and f" {attack.other_host.address} {expected} " in line[0], (path, line)
     mlflow.json(f"{API}/experiments/delete", {"experiment_id": json.loads(made.body)["experiment_id"]}, attack.login)
     assert "200 login=right user=ann" in log(attack)[-1] and f"{API}/experiments/delete" in log(attack)[-1]
 
@@ -128,8 +128,8 @@ def test_no_secret_is_in_the_log_and_nobody_forges_a_line(attack: Target) -> Non
 def test_the_log_is_a_file_too(attack: Target, tmp_path: Path) -> None:
     attack.door("mlflow").ask(f"/{(mark := secrets.token_hex(6))}")
     time.sleep(0.3)
-    container = seen.container(attack.clone, "gateway")
-    seen.output("docker", "cp", f"{container}:/data/log/access.log", str(tmp_path / "log"))
+    container = inspection.container(attack.clone, "gateway")
+    inspection.output("docker", "cp", f"{container}:/data/log/access.log", str(tmp_path / "log"))
     assert [line for line in (tmp_path / "log").read_text().splitlines() if mark in line and LINE.fullmatch(line)]
     assert (tmp_path / "log").stat().st_mode & 0o077 == 0
 
@@ -220,7 +220,7 @@ for value in ("ann", "ann 00", "ann {"0" * 64}"):
     print(ask("runs/create", new, **{{"X-Trackbed-Login": value}}))
 print(ask("runs/set-tag", {{"run_id": "{run}", "key": "mlflow.user", "value": "jovyan"}}))
 """
-    done = seen.run("docker", "exec", seen.container(attack.clone, "jupyter"), "python", "-c", code)
+    done = inspection.run("docker", "exec", inspection.container(attack.clone, "jupyter"), "python", "-c", code)
     assert done.stdout.split() == ["jovyan", "403", "403", "403", "403"], done.stdout + done.stderr
 
 
@@ -263,7 +263,7 @@ request = urllib.request.Request("http://mlflow:8000/api/3.0/mlflow/traces", {js
                                    "Authorization": "Bearer " + open("{TOKEN}").read()}})
 print(urllib.request.urlopen(request, timeout=20).read().decode())
 """
-    done = seen.run("docker", "exec", seen.container(attack.clone, "jupyter"), "python", "-c", code)
+    done = inspection.run("docker", "exec", inspection.container(attack.clone, "jupyter"), "python", "-c", code)
     info = json.loads(done.stdout)["trace"]["trace_info"]
     assert info["trace_metadata"]["mlflow.user"] == info["tags"]["mlflow.user"] == "ann", done.stdout + done.stderr
     assert [each["source"] for each in info["assessments"] if each["assessment_id"] == verdict] == [
@@ -306,7 +306,9 @@ from mlflow.utils.rest_utils import http_request
 creds = get_default_host_creds("http://mlflow:8000")
 print(http_request(creds, "{path}/assessments", "POST", json=json.loads({json.dumps(made)!r})).text)
 """
-    done = seen.run("docker", "exec", seen.container(attack.clone, "jupyter"), "python", "-W", "ignore", "-c", code)
+    done = inspection.run(
+        "docker", "exec", inspection.container(attack.clone, "jupyter"), "python", "-W", "ignore", "-c", code
+    )
     bobs = json.loads(done.stdout)["assessment"]["assessment_id"]
     body = json.dumps({"assessment": {"feedback": {"value": False}}, "update_mask": "feedback"}).encode()
     changed = door.ask(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration import seen
+from tests.integration import inspection
 from tests.security.conftest import Target
 from tests.security.wire import basic
 
@@ -99,7 +99,7 @@ def test_rotated_credentials(rotated: tuple[Target, dict[str, str], str]) -> Non
     target, old, run = rotated
     new = json.loads(target.clone.value("credentials", "--format=json"))
     assert set(new) == set(old) and not set(new.values()) & set(old.values())
-    with target.outside.entered():
+    with target.other_host.entered():
         jupyter, mlflow = target.door("jupyter"), target.door("mlflow")
         for token, status in ((old["JUPYTER_TOKEN"], 403), (new["JUPYTER_TOKEN"], 200)):
             assert jupyter.ask("/api/contents", headers={"Authorization": f"token {token}"}).status == status
@@ -109,7 +109,7 @@ def test_rotated_credentials(rotated: tuple[Target, dict[str, str], str]) -> Non
         assert mlflow.ask(path, "PUT", target.login, b"after").status == 200
     login = ("sh", "-c", 'PGPASSWORD="$0" psql -X -h "$(hostname -i)" -U mlflow -d mlflow -Atc "SELECT 1"')
     for password, code in ((old["POSTGRES_PASSWORD"], 2), (new["POSTGRES_PASSWORD"], 0)):
-        done = seen.run("docker", "exec", seen.container(target.clone, "postgres"), *login, password)
+        done = inspection.run("docker", "exec", inspection.container(target.clone, "postgres"), *login, password)
         assert done.returncode == code, done.stderr
     assert target.clone.invoke("check").returncode == 0
 
@@ -118,7 +118,7 @@ def test_rotated_credentials(rotated: tuple[Target, dict[str, str], str]) -> Non
 def rotated(target: Target) -> tuple[Target, dict[str, str], str]:
     """The system after `invoke credentials.rotate`, its former secrets, and a run of before."""
     old = json.loads(target.clone.value("credentials", "--format=json"))
-    with target.outside.entered():
+    with target.other_host.entered():
         door = target.door("mlflow")
         made = door.json("/api/2.0/mlflow/runs/create", {"experiment_id": "0"}, target.login)
         assert (
@@ -146,7 +146,7 @@ def _until(attack: Target, name: str, password: str, status: int) -> None:
 
 def _resident(target: Target) -> int:
     """Peak memory of the gateway's process, in bytes."""
-    pid = seen.output("docker", "inspect", "-f", "{{.State.Pid}}", seen.container(target.clone, "gateway"))
+    pid = inspection.output("docker", "inspect", "-f", "{{.State.Pid}}", inspection.container(target.clone, "gateway"))
     line = next(x for x in Path(f"/proc/{pid}/status").read_text().splitlines() if x.startswith("VmHWM"))
     return int(line.split()[1]) << 10
 
@@ -230,8 +230,8 @@ def test_mlflow_can_be_sent_nowhere(attack: Target) -> None:
         assert b"passwd" not in found.body and b"ami-id" not in found.body
     for target in (
         ("169.254.169.254", 80),
-        (attack.outside.machine, 22),
-        (attack.outside.address, 80),
+        (attack.other_host.machine, 22),
+        (attack.other_host.address, 80),
         ("1.1.1.1", 443),
     ):
         assert _from(attack, "mlflow", target) != "open", target
@@ -239,7 +239,9 @@ def test_mlflow_can_be_sent_nowhere(attack: Target) -> None:
 
 def _from(attack: Target, service: str, target: tuple[str, int]) -> str:
     code = f"import socket; socket.create_connection({target!r}, 2); print('open')"
-    return seen.run("docker", "exec", seen.container(attack.clone, service), "python", "-c", code).stdout.strip()
+    return inspection.run(
+        "docker", "exec", inspection.container(attack.clone, service), "python", "-c", code
+    ).stdout.strip()
 
 
 @pytest.mark.parametrize(
@@ -259,7 +261,7 @@ def test_what_a_notebook_reaches(attack: Target, name: str, port: int, expected:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_limits_and_rights_of_the_containers(attack: Target, service: str) -> None:
-    found = json.loads(seen.output("docker", "inspect", seen.container(attack.clone, service)))[0]
+    found = json.loads(inspection.output("docker", "inspect", inspection.container(attack.clone, service)))[0]
     host, pid = found["HostConfig"], found["State"]["Pid"]
     assert host["Memory"] > 0 and host["PidsLimit"] > 0
     assert host["CapDrop"] == ["ALL"] and not host["CapAdd"] and not host["Privileged"]
@@ -274,10 +276,10 @@ def test_limits_and_rights_of_the_containers(attack: Target, service: str) -> No
 
 
 def test_no_secret_in_the_gateways_environment_or_arguments(attack: Target) -> None:
-    text = seen.output("docker", "inspect", seen.container(attack.clone, "gateway"))
-    pid = seen.output("docker", "inspect", "-f", "{{.State.Pid}}", seen.container(attack.clone, "gateway"))
+    text = inspection.output("docker", "inspect", inspection.container(attack.clone, "gateway"))
+    pid = inspection.output("docker", "inspect", "-f", "{{.State.Pid}}", inspection.container(attack.clone, "gateway"))
     text += Path(f"/proc/{pid}/cmdline").read_text() + Path(f"/proc/{pid}/environ").read_text()
-    text += seen.run("docker", "logs", seen.container(attack.clone, "gateway")).stderr
+    text += inspection.run("docker", "logs", inspection.container(attack.clone, "gateway")).stderr
     assert attack.password not in text and attack.token not in text
     users = attack.clone.project_folder / "users"
     assert users.stat().st_mode & 0o077 == 0 and attack.password not in users.read_text()

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.integration import seen
+from tests.integration import inspection
 from tests.security.conftest import Target
 from tests.security.wire import basic
 
@@ -172,22 +172,22 @@ def test_only_these_ports_are_open(attack: Target) -> None:
     assert not [
         n
         for n in sorted(numbers)
-        if attack.outside.handshake(attack.outside.machine, n, 0.4) and n not in seen.listening()
+        if attack.other_host.handshake(attack.other_host.machine, n, 0.4) and n not in inspection.listening()
     ]
-    assert all(attack.outside.handshake(attack.outside.machine, n) for n in attack.clone.ports.values())
+    assert all(attack.other_host.handshake(attack.other_host.machine, n) for n in attack.clone.ports.values())
     for service in ("postgres", "store", "mlflow", "jupyter", "gateway"):
-        addresses = seen.output(
+        addresses = inspection.output(
             "docker",
             "inspect",
             "-f",
             "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}",
-            seen.container(attack.clone, service),
+            inspection.container(attack.clone, service),
         ).split()
         assert not [
             (service, a, n)
             for a in addresses
             for n in (5432, 8000, 8888, 9000, 9001, 2019)
-            if attack.outside.handshake(a, n, 0.3)
+            if attack.other_host.handshake(a, n, 0.3)
         ]
 
 
@@ -199,7 +199,7 @@ def test_wrong_passwords_do_not_starve_right_ones(attack: Target) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         begun = time.monotonic()
-        with attack.outside.entered():
+        with attack.other_host.entered():
             futures = [pool.submit(_outside, attack, guess, n) for n in range(WRONG)]
         slowest = 0.0
         while not all(f.done() for f in futures):
@@ -213,7 +213,7 @@ def test_wrong_passwords_do_not_starve_right_ones(attack: Target) -> None:
 
 
 def _outside(attack: Target, call: Callable[[int], int], number: int) -> int:
-    with attack.outside.entered():  # a thread of its own starts in the machine's own namespace
+    with attack.other_host.entered():  # a thread of its own starts in the machine's own namespace
         return call(number)
 
 

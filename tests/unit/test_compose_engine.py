@@ -298,7 +298,9 @@ def test_a_rootless_engine(surroundings: Callable[..., DockerEngine]) -> None:
     )
     assert engine.availability().usable and engine.deployment.ids.own == os.geteuid()
     assert engine.deployment.notebook_uid == 0, "who will make the workspace is root in its containers"
-    assert engine.guard.rules() == () and not engine.guard.lets_neighbours_in, "its bridges are in another namespace"
+    assert engine.guard.rules() == () and not engine.guard.reachable_from_network, (
+        "its bridges are in another namespace"
+    )
     assert [(f.check, f.level) for f in engine.checks.limits()] == [("limits", Level.WARNING)]
 
 

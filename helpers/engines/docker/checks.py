@@ -100,11 +100,11 @@ class DockerChecks(Checks):
             )
         return found
 
-    def neighbours(self) -> list[Finding]:
+    def network(self) -> list[Finding]:
         """Whether machines on the same network can reach ports published on 127.0.0.1, and the rules against it."""
-        version = self.guard.lets_neighbours_in
+        version = self.guard.reachable_from_network
         if not version:
-            return [Finding(Level.OK, "neighbours", "this engine keeps ports published on 127.0.0.1 to this machine")]
+            return [Finding(Level.OK, "network", "this engine keeps ports published on 127.0.0.1 to this machine")]
         text = f"Docker {version}: before 28, machines on the same network can reach ports published on 127.0.0.1"
         rules = self.guard.rules()
         typed = "; ".join(iptables.lines(rules))
@@ -112,7 +112,7 @@ class DockerChecks(Checks):
             return [
                 Finding(
                     Level.WARNING,
-                    "neighbours",
+                    "network",
                     f"{text}, unless drop rules are set (only root can tell)",
                     f"upgrade to Docker 28 or newer, or type: {typed}",
                 )
@@ -121,12 +121,12 @@ class DockerChecks(Checks):
             return [
                 Finding(
                     Level.WARNING,
-                    "neighbours",
+                    "network",
                     f"{text}; {len(missing)} drop rules are not set",
                     f"`invoke up` sets them while the system is up; by hand: {typed}",
                 )
             ]
-        return [Finding(Level.OK, "neighbours", f"{text}; {len(rules)} drop rules are set against it")]
+        return [Finding(Level.OK, "network", f"{text}; {len(rules)} drop rules are set against it")]
 
     def limits(self) -> list[Finding]:
         """That memory is neither limited nor counted, which a rootless engine says of itself."""

@@ -1,7 +1,8 @@
 """What machines on the same network can reach behind Docker's back, and the drop rules against it.
 
-Before Docker 28 a port published on 127.0.0.1 takes packets from a neighbour: addressed to 127.0.0.1 (the engine
-rewrites them before the kernel would refuse them), or to the container's own address with this machine as the way.
+Before Docker 28 a port published on 127.0.0.1 takes packets from other hosts on the network. They are addressed to
+127.0.0.1 (the engine rewrites them before the kernel would refuse them), or to the container's own address with this
+machine as the way.
 The rules stand in the raw table, before any rewriting, and carry the project's name as a comment.
 They are gone after a reboot; `up` sets them again.
 """
@@ -31,7 +32,7 @@ class Bridge:
 
 
 def let_in(version: str) -> bool:
-    """Whether an engine of this version lets neighbours in. A version that cannot be read is taken for a new one."""
+    """Whether an engine of this version lets other hosts in. A version that cannot be read is taken for a new one."""
     major = version.split(".")[0]
     return major.isdigit() and int(major) < CURED_IN
 

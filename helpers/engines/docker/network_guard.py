@@ -13,8 +13,8 @@ class NetworkGuard(Collaborator):
     """The rules that one system needs on this machine."""
 
     @cached_property
-    def lets_neighbours_in(self) -> str:
-        """The engine's version where that is one that lets neighbours in, else ""."""
+    def reachable_from_network(self) -> str:
+        """The engine's version where that is one that lets other hosts in, else ""."""
         version = str(self.api.version()["Version"])
         # a rootless engine's ports are a program's of this machine, its bridges are in a network namespace
         return version if iptables.let_in(version) and not self.deployment.ids.rootless else ""
@@ -28,7 +28,7 @@ class NetworkGuard(Collaborator):
         # only then may somebody outside have the server or the notebook send requests
         reaching = self.settings.public or mlflow_jobs.enabled(self.settings)
         metadata = iptables.metadata_rules(project, bridges) if reaching else ()
-        if not self.lets_neighbours_in:
+        if not self.reachable_from_network:
             return metadata
         return (*iptables.loopback_rules(project), *iptables.address_rules(project, bridges), *metadata)
 
@@ -38,8 +38,8 @@ class NetworkGuard(Collaborator):
         if not rules:
             return ()
         why = (
-            f"Docker {self.lets_neighbours_in} lets machines on the same network reach ports published on 127.0.0.1"
-            if self.lets_neighbours_in
+            f"Docker {self.reachable_from_network} lets machines on the same network reach ports published on 127.0.0.1"
+            if self.reachable_from_network
             else "containers can ask the cloud's metadata service for its credentials"
         )
         problem = "only root can set them"

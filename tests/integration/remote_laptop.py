@@ -1,4 +1,4 @@
-"""A laptop that is truly elsewhere, and the machine it reaches: an sshd, a network namespace, a file system of its own.
+"""A laptop and the node that it reaches over ssh: an sshd, a network namespace, a file system of its own.
 
 The laptop sees the clone, its Python, an ssh client and Docker's client programs, over a network on which only the
 node's sshd answers. No socket, folder or port of the node is there. Needs root and Linux.

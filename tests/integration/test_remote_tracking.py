@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Clone, docker_answers
-from tests.integration import seen
-from tests.integration.gate import Gate, authority, basic, certificate, gate
+from tests.integration import inspection
+from tests.integration.tls_proxy import TlsProxy, authority, basic, certificate, tls_proxy
 
 USER, PASSWORD = "ada", "pa$s'w:ord\"%"
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="NOT TESTED: no openssl to make certificates")
@@ -33,7 +33,7 @@ class Site:
 
     clone: Clone
     server: Clone
-    gate: Gate
+    proxy: TlsProxy
     ca: Path
 
 
@@ -48,7 +48,7 @@ def server(systems: Callable[[str], Clone]) -> Clone:
 def address(engine: str) -> str:
     """An address of this machine that the notebook reaches."""
     if engine == "docker":
-        return seen.output("docker", "network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}")
+        return inspection.output("docker", "network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}")
     return "127.0.0.1"
 
 
@@ -62,7 +62,7 @@ def site(
 ) -> Iterator[Site]:
     ca = authority(tmp_path_factory.mktemp("ca"))
     clone = clone_factory(engine)
-    with gate(address, server.ports["mlflow"], certificate(ca, address), basic(USER, PASSWORD)) as made:
+    with tls_proxy(address, server.ports["mlflow"], certificate(ca, address), basic(USER, PASSWORD)) as made:
         set_env(clone, TRACKING_PASSWORD=PASSWORD)
         done = clone.invoke(
             "jupyter", f"--tracking-uri={made.url}/", f"--tracking-username={USER}", f"--tracking-ca={ca}", timeout=900
@@ -76,20 +76,22 @@ def test_only_the_notebook_runs(site: Site) -> None:
     assert [service["service"] for service in told["services"]] == ["jupyter"] and told["services"][0][
         "state"
     ] == "ready"
-    assert told["tracking_uri"] == site.gate.url
-    assert f"export MLFLOW_TRACKING_URI={site.gate.url}" in site.clone.value("status", "--format=env")
+    assert told["tracking_uri"] == site.proxy.url
+    assert f"export MLFLOW_TRACKING_URI={site.proxy.url}" in site.clone.value("status", "--format=env")
     url = site.clone.value("jupyter-url")
-    assert seen.ask(url.replace("localhost", "127.0.0.1"))[0] == 200
+    assert inspection.ask(url.replace("localhost", "127.0.0.1"))[0] == 200
     if site.clone.engine == "docker":
-        assert seen.containers(site.clone) == [f"{site.clone.project}-jupyter"]
-        volumes = seen.output("docker", "volume", "ls", "--format", "{{.Name}}").split()
+        assert inspection.containers(site.clone) == [f"{site.clone.project}-jupyter"]
+        volumes = inspection.output("docker", "volume", "ls", "--format", "{{.Name}}").split()
         mine = f"{site.clone.project}_"
         assert [v for v in volumes if v.startswith(mine)] == [f"{mine}secrets-jupyter"]
 
 
 def running(clone: Clone) -> object:
     """Changes when the notebook was made or started anew."""
-    return seen.identities(clone) if clone.engine == "docker" else clone.services()["jupyter"]["since"].split(",")[0]
+    return (
+        inspection.identities(clone) if clone.engine == "docker" else clone.services()["jupyter"]["since"].split(",")[0]
+    )
 
 
 def test_second_up_changes_nothing(site: Site) -> None:
@@ -98,21 +100,23 @@ def test_second_up_changes_nothing(site: Site) -> None:
     for task in ("jupyter", "up"):
         done = site.clone.invoke(task)
         assert done.returncode == 0, done.stderr
-        assert site.gate.url in done.stderr and "starting" not in done.stderr
+        assert site.proxy.url in done.stderr and "starting" not in done.stderr
     assert time.monotonic() - began < 15
     after = running(site.clone)
     assert after == before
 
 
 def test_check_logs_to_the_server_elsewhere(site: Site) -> None:
-    site.gate.seen.clear()
+    site.proxy.requests.clear()
     done = site.clone.invoke("check")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "not ours to look at" in done.stdout and site.gate.url in done.stdout
-    assert {status for method, _, status in site.gate.seen if method} <= {200, 404}, "404: no experiment yet"
-    assert [s for method, path, s in site.gate.seen if method == "PUT" and "/mlflow-artifacts/" in path] == [200]
-    assert not [path for _, path, _ in site.gate.seen if "presigned" in path], "the store has a name only over there"
-    runs = seen.psql(site.server, "SELECT count(*) FROM tags WHERE key = 'trackbed.check'")
+    assert "not ours to look at" in done.stdout and site.proxy.url in done.stdout
+    assert {status for method, _, status in site.proxy.requests if method} <= {200, 404}, "404: no experiment yet"
+    assert [s for method, path, s in site.proxy.requests if method == "PUT" and "/mlflow-artifacts/" in path] == [200]
+    assert not [path for _, path, _ in site.proxy.requests if "presigned" in path], (
+        "the store has a name only over there"
+    )
+    runs = inspection.psql(site.server, "SELECT count(*) FROM tags WHERE key = 'trackbed.check'")
     assert int(runs) >= 1
 
 
@@ -120,15 +124,15 @@ def test_the_login_is_only_in_its_file(site: Site) -> None:
     clone = site.clone
     if clone.engine == "docker":
         name = f"{clone.project}-jupyter"
-        assert "pa$s" not in seen.output("docker", "inspect", name)
-        assert PASSWORD not in seen.output("docker", "exec", name, "cat", "/proc/1/environ", "/proc/1/cmdline")
-        assert PASSWORD not in seen.output("docker", "logs", name)
-        listed = seen.output("docker", "exec", name, "stat", "-c", "%a %U", "/run/secrets/tracking-password")
+        assert "pa$s" not in inspection.output("docker", "inspect", name)
+        assert PASSWORD not in inspection.output("docker", "exec", name, "cat", "/proc/1/environ", "/proc/1/cmdline")
+        assert PASSWORD not in inspection.output("docker", "logs", name)
+        listed = inspection.output("docker", "exec", name, "stat", "-c", "%a %U", "/run/secrets/tracking-password")
         assert listed == "400 jovyan"
     else:
-        pid = next(pid for pid in seen.processes(clone) if "jupyterlab" in seen.command(pid))
+        pid = next(pid for pid in inspection.processes(clone) if "jupyterlab" in inspection.command(pid))
         assert PASSWORD.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
-        assert PASSWORD not in seen.command(pid)
+        assert PASSWORD not in inspection.command(pid)
         path = clone.project_folder / "embedded" / "secrets" / "tracking-password"
         assert path.stat().st_mode & 0o777 == 0o400 and path.read_text() == PASSWORD
     for words in (("status",), ("logs", "jupyter"), ("jupyter", "--dry-run")):
@@ -143,28 +147,28 @@ def test_the_login_goes_to_its_server_alone(site: Site, address: str) -> None:
         "import mlflow, sys; mlflow.set_tracking_uri(sys.argv[1]); "
         "mlflow.MlflowClient().search_experiments(max_results=1)"
     )
-    with gate(address, site.server.ports["mlflow"], None, "never") as other:
+    with tls_proxy(address, site.server.ports["mlflow"], None, "never") as other:
         url = f"http://{address}:{other.port}"
         if site.clone.engine == "docker":
-            done = seen.run("docker", "exec", f"{site.clone.project}-jupyter", "python", "-c", ask, url)
+            done = inspection.run("docker", "exec", f"{site.clone.project}-jupyter", "python", "-c", ask, url)
         else:
-            process = seen.main_process(site.clone, "jupyter")
+            process = inspection.main_process(site.clone, "jupyter")
             entries = Path(f"/proc/{process}/environ").read_bytes().decode().split("\0")
             environment = dict(entry.split("=", 1) for entry in entries if "=" in entry)
-            done = seen.run(seen.command(process).split()[0], "-c", ask, url, env=environment)
+            done = inspection.run(inspection.command(process).split()[0], "-c", ask, url, env=environment)
         assert done.returncode and "401" in done.stderr
     assert other.headers and not any(other.headers), "an Authorization header was sent"
 
 
 @pytest.fixture
 def put_right(site: Site) -> Iterator[None]:
-    """However a test left it, the notebook logs to the gate again."""
-    login = site.gate.login
+    """However a test left it, the notebook logs to the proxy again."""
+    login = site.proxy.login
     yield
-    site.gate.login = login
+    site.proxy.login = login
     set_env(site.clone, TRACKING_PASSWORD=PASSWORD)
     done = site.clone.invoke(
-        "jupyter", f"--tracking-uri={site.gate.url}", f"--tracking-username={USER}", f"--tracking-ca={site.ca}"
+        "jupyter", f"--tracking-uri={site.proxy.url}", f"--tracking-username={USER}", f"--tracking-ca={site.ca}"
     )
     assert done.returncode == 0, done.stderr
 
@@ -176,7 +180,7 @@ def test_what_is_wrong_with_the_server_is_said(site: Site, address: str, tmp_pat
     def fails(*words: str, said: str, within: float = 30) -> None:
         began = time.monotonic()
         done = clone.invoke("jupyter", *words)
-        seen.refused(done, 1, "from inside it", said)
+        inspection.refused(done, 1, "from inside it", said)
         assert time.monotonic() - began < within
         # Docker's own health check may come some seconds after our answer
         while (state := clone.services()["jupyter"]["state"]) == "starting" and time.monotonic() - began < within + 60:
@@ -192,9 +196,9 @@ def test_what_is_wrong_with_the_server_is_said(site: Site, address: str, tmp_pat
     fails("--tracking-username=", said="wants a login (401)")
     fails(f"--tracking-ca={authority(tmp_path)}", said="another authority than TRACKING_CA")
     nobody = "--tracking-username="  # the password is this server's alone
-    with gate(address, 1, certificate(site.ca, "mlflow.example.org")) as other:
+    with tls_proxy(address, 1, certificate(site.ca, "mlflow.example.org")) as other:
         fails(f"--tracking-uri={other.url}", nobody, said="certificate for another name")
-    with gate(address, site.server.ports["mlflow"], None) as plain:
+    with tls_proxy(address, site.server.ports["mlflow"], None) as plain:
         fails(f"--tracking-uri=https://{address}:{plain.port}", nobody, said="does not speak TLS")
         fails(f"--tracking-uri=http://{address}:{plain.port}/nothing", nobody, said="no MLflow at this address (404)")
     fails(f"--tracking-uri=http://{address}:{plain.port}", nobody, said="refuses the connection", within=60)
@@ -203,14 +207,14 @@ def test_what_is_wrong_with_the_server_is_said(site: Site, address: str, tmp_pat
 
 @pytest.mark.usefixtures("put_right")
 def test_a_token_instead_of_user_and_password(site: Site) -> None:
-    site.gate.login = "Bearer tok.en/1+2="
+    site.proxy.login = "Bearer tok.en/1+2="
     set_env(site.clone, TRACKING_TOKEN="tok.en/1+2=")
     done = site.clone.invoke("jupyter", "--tracking-username=")
     assert done.returncode == 0, done.stderr
     assert site.clone.invoke("check").returncode == 0
     set_env(site.clone)  # kept: later commands need it, too
     assert site.clone.invoke("jupyter").returncode == 0
-    seen.refused(
+    inspection.refused(
         site.clone.invoke("jupyter", f"--tracking-username={USER}", TRACKBED_TRACKING_TOKEN="x"),
         2,
         "TRACKING_TOKEN",
@@ -219,10 +223,10 @@ def test_a_token_instead_of_user_and_password(site: Site) -> None:
 
 
 def test_a_system_with_a_server_of_its_own_is_not_hidden(site: Site) -> None:
-    before = seen.identities(site.server)
+    before = inspection.identities(site.server)
     done = site.server.invoke("jupyter", "--tracking-uri=https://mlflow.example.org")
-    seen.refused(done, 1, "has a tracking server and data of its own", "--project=NAME")
-    assert seen.identities(site.server) == before
+    inspection.refused(done, 1, "has a tracking server and data of its own", "--project=NAME")
+    assert inspection.identities(site.server) == before
     assert "postgres" in site.server.services(), "what was refused is not remembered"
     assert "--tracking-uri" not in site.server.invoke("doctor").stderr, "nor looked at"
 
@@ -231,22 +235,22 @@ def test_settings_that_cannot_be(site: Site, tmp_path: Path) -> None:
     key = tmp_path / "key.pem"
     key.write_text("-----BEGIN PRIVATE KEY-----\n")
     bare = {"TRACKBED_PROJECT": "rem-none"}
-    seen.refused(site.clone.invoke("jupyter", around=bare), 2, "TRACKING_URI is missing", "invoke up")
+    inspection.refused(site.clone.invoke("jupyter", around=bare), 2, "TRACKING_URI is missing", "invoke up")
     for words, said in (
         (["--tracking-uri=mlflow.example.org"], "https://mlflow.example.org"),
         (["--tracking-uri=https://ada:pw@mlflow.example.org"], "TRACKING_USERNAME"),
         (["--tracking-uri=https://m.example.org", f"--tracking-ca={key}"], "PEM form"),
         (["--tracking-uri=https://m.example.org", "--tracking-ca=/nowhere.pem"], "No such file"),
     ):
-        seen.refused(site.clone.invoke("jupyter", *words, around=bare), 2, said)
+        inspection.refused(site.clone.invoke("jupyter", *words, around=bare), 2, said)
 
 
 def test_down_and_up_again(site: Site) -> None:
     done = site.clone.invoke("down")
     assert done.returncode == 0 and "jupyter" in done.stderr, done.stderr
-    assert seen.nothing_runs(site.clone)
+    assert inspection.nothing_runs(site.clone)
     if site.clone.engine == "docker":
-        assert site.clone.project not in seen.output("docker", "network", "ls", "--format", "{{.Name}}")
+        assert site.clone.project not in inspection.output("docker", "network", "ls", "--format", "{{.Name}}")
     done = site.clone.invoke("up")
     assert done.returncode == 0, done.stderr
     assert site.clone.invoke("check").returncode == 0

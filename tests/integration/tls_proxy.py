@@ -97,14 +97,14 @@ def basic(user: str, password: str) -> str:
 
 
 @dataclass
-class Gate:
+class TlsProxy:
     """What it listens on, whom it lets in (the value of the header; "": everybody), what it was asked."""
 
     address: str
     port: int = 0
     upstream: int = 0
     login: str = ""
-    seen: list[tuple[str, str, int]] = field(default_factory=list)  # method, path, status
+    requests: list[tuple[str, str, int]] = field(default_factory=list)  # method, path, status
     headers: list[str] = field(default_factory=list)  # the Authorization of each request
 
     @property
@@ -113,9 +113,9 @@ class Gate:
 
 
 @contextmanager
-def gate(address: str, upstream: int, pair: tuple[Path, Path] | None, login: str = "") -> Iterator[Gate]:
+def tls_proxy(address: str, upstream: int, pair: tuple[Path, Path] | None, login: str = "") -> Iterator[TlsProxy]:
     """A reverse proxy on ``address`` to 127.0.0.1:``upstream``; without a certificate it speaks plain HTTP."""
-    made = Gate(address, 0, upstream, login)
+    made = TlsProxy(address, 0, upstream, login)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -139,7 +139,7 @@ def gate(address: str, upstream: int, pair: tuple[Path, Path] | None, login: str
                     status, headers, answer = 502, [], b"nobody behind"
                 finally:
                     connection.close()
-            made.seen.append((self.command, self.path, status))
+            made.requests.append((self.command, self.path, status))
             self.send_response(status)
             for name, value in headers:
                 self.send_header(name, value)
@@ -151,7 +151,7 @@ def gate(address: str, upstream: int, pair: tuple[Path, Path] | None, login: str
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, request: object, client_address: object) -> None:
-            made.seen.append(("", "", 0))  # a client that does not trust the certificate hangs up
+            made.requests.append(("", "", 0))  # a client that does not trust the certificate hangs up
 
     server = Server((address, 0), Handler)
     server.daemon_threads = True

@@ -1,4 +1,4 @@
-"""Ports published on 127.0.0.1, tried from a neighbour's network namespace: no socket table shows the hole."""
+"""Ports published on 127.0.0.1, tried from another host's network namespace: no socket table shows the hole."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from helpers.engines.docker import iptables
 from tests.conftest import Clone, require_docker
-from tests.integration import seen
-from tests.outside import Outside, outside
+from tests.integration import inspection
+from tests.netns import OtherHost, other_host
 
 pytestmark = [pytest.mark.docker, pytest.mark.machine]
 SERVICES = ("mlflow", "jupyter", "store")
@@ -26,25 +26,25 @@ def system(systems: Callable[[str], Clone]) -> Clone:
 
 
 @pytest.fixture(scope="module")
-def neighbour(system: Clone) -> Iterator[Outside]:
-    with outside() as made:
+def host(system: Clone) -> Iterator[OtherHost]:
+    with other_host() as made:
         made.claim_loopback()
         yield made
 
 
 def networks(clone: Clone, service: str) -> list[str]:
     """The addresses of a service's container."""
-    return seen.output(
+    return inspection.output(
         "docker",
         "inspect",
         "-f",
         "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}",
-        seen.container(clone, service),
+        inspection.container(clone, service),
     ).split()
 
 
 def targets(clone: Clone) -> list[tuple[str, int]]:
-    """Every way a neighbour could try: the published port on 127.0.0.1, and each container's own address."""
+    """Every way another host could try: the published port on 127.0.0.1, and each container's own address."""
     published = [("127.0.0.1", clone.ports[name]) for name in ("mlflow", "jupyter", "s3", "console")]
     return (
         published
@@ -55,7 +55,9 @@ def targets(clone: Clone) -> list[tuple[str, int]]:
 
 def rules() -> list[str]:
     return [
-        line for line in seen.output("iptables", "-t", "raw", "-S", "PREROUTING").splitlines() if "trackbed:" in line
+        line
+        for line in inspection.output("iptables", "-t", "raw", "-S", "PREROUTING").splitlines()
+        if "trackbed:" in line
     ]
 
 
@@ -64,23 +66,23 @@ def own_rules(clone: Clone) -> list[str]:
 
 
 def lets_in() -> bool:
-    return iptables.let_in(seen.output("docker", "version", "-f", "{{.Server.Version}}"))
+    return iptables.let_in(inspection.output("docker", "version", "-f", "{{.Server.Version}}"))
 
 
-def test_no_port_answers_a_neighbour(system: Clone, neighbour: Outside) -> None:
-    assert not neighbour.handshake(neighbour.machine, 1)
-    assert not [target for target in targets(system) if neighbour.handshake(*target)]
+def test_no_port_answers_another_host(system: Clone, host: OtherHost) -> None:
+    assert not host.handshake(host.machine, 1)
+    assert not [target for target in targets(system) if host.handshake(*target)]
 
 
-def test_without_the_rules_this_engine_lets_a_neighbour_in(system: Clone, neighbour: Outside) -> None:
+def test_without_the_rules_this_engine_lets_another_host_in(system: Clone, host: OtherHost) -> None:
     """That the test above can fail: and doctor says so, and `up` mends it although nothing else changed."""
     if not lets_in():
-        pytest.skip("this engine keeps neighbours out by itself")
+        pytest.skip("this engine keeps other hosts out by itself")
     kept = rules()
     for line in kept:  # another system's rule for 127.0.0.0/8 would hide the hole
         _raw("-D", line)
     try:
-        open_to = [target for target in targets(system) if neighbour.handshake(*target)]
+        open_to = [target for target in targets(system) if host.handshake(*target)]
         assert ("127.0.0.1", system.ports["mlflow"]) in open_to
         assert any(address != "127.0.0.1" and port == 8888 for address, port in open_to)
         told = system.invoke("doctor")
@@ -88,7 +90,7 @@ def test_without_the_rules_this_engine_lets_a_neighbour_in(system: Clone, neighb
         assert "iptables -t raw -I PREROUTING" in told.stderr
         done = system.up()
         assert "drop rules were set" in done.stderr
-        assert not [target for target in targets(system) if neighbour.handshake(*target)]
+        assert not [target for target in targets(system) if host.handshake(*target)]
         assert "drop rules are set against it" in system.invoke("doctor").stdout
     finally:
         for line in kept:
@@ -101,9 +103,9 @@ def _raw(action: str, line: str) -> None:
     subprocess.run(["iptables", "-w", "10", "-t", "raw", action, *words[1:]], check=True, stdin=subprocess.DEVNULL)
 
 
-def test_up_twice_keeps_one_set_of_rules_and_down_removes_them(system: Clone, neighbour: Outside) -> None:
+def test_up_twice_keeps_one_set_of_rules_and_down_removes_them(system: Clone, host: OtherHost) -> None:
     if not lets_in():
-        pytest.skip("this engine keeps neighbours out by itself")
+        pytest.skip("this engine keeps other hosts out by itself")
     before = sorted(own_rules(system))
     assert len(before) == len(set(before)) == 3  # 127.0.0.0/8 and two networks
     system.up()
@@ -112,9 +114,9 @@ def test_up_twice_keeps_one_set_of_rules_and_down_removes_them(system: Clone, ne
     assert own_rules(system) == []
     system.up()
     assert len(own_rules(system)) == 3
-    assert not [target for target in targets(system) if neighbour.handshake(*target)]
+    assert not [target for target in targets(system) if host.handshake(*target)]
 
 
 def test_this_machine_itself_still_gets_in(system: Clone) -> None:
-    assert seen.ask(system.url("mlflow") + "/health")[0] == 200
-    assert seen.ask(system.url("jupyter") + "/api")[0] == 200
+    assert inspection.ask(system.url("mlflow") + "/health")[0] == 200
+    assert inspection.ask(system.url("jupyter") + "/api")[0] == 200

@@ -37,10 +37,10 @@ def ip(*words: str) -> str:
     return done.stdout
 
 
-class Outside:
-    """A neighbour: its own addresses, routes and sockets, joined to this machine by a pair of veth interfaces.
+class OtherHost:
+    """Another host: its own addresses, routes and sockets, joined to this machine by a pair of veth interfaces.
 
-    ``machine`` is this machine as seen from there, ``address`` the neighbour's own.
+    ``machine`` is this machine as seen from there, ``address`` the other host's own.
     """
 
     def __init__(self) -> None:
@@ -118,10 +118,10 @@ def _setns(descriptor: int) -> None:
 
 
 @contextmanager
-def outside() -> Iterator[Outside]:
-    """A neighbour for the time of a test; skips loudly where there can be none."""
+def other_host() -> Iterator[OtherHost]:
+    """Another host for the time of a test; skips loudly where there can be none."""
     require_namespaces()
-    made = Outside()
+    made = OtherHost()
     try:
         yield made
     finally:
