@@ -78,12 +78,12 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "."})
     session.run("yamllint", "--strict", "docker", ".yamllint.yaml")
-    session.run("hadolint", *found("docker/*/Dockerfile", "tests/rig/images/*/Dockerfile"))
+    session.run("hadolint", *found("docker/*/Dockerfile", "tests/environment/images/*/Dockerfile"))
     session.run(
         "shellcheck",
         *found(
-            "tests/rig/*.sh",
-            "tests/rig/images/*/*.sh",
+            "tests/environment/*.sh",
+            "tests/environment/images/*/*.sh",
             "docker/*/startup/*.sh",
             "docker/*/startup/*.bashrc",
             "docker/*/image/*.sh",

@@ -336,13 +336,13 @@ def test_liqid_by_device_request_where_there_is_no_cdi(docker: Clone) -> None:
 
 
 def newest_daemon() -> str:
-    """Docker 29's daemon, which the rig builds in the background."""
+    """Docker 29's daemon, which tests/environment builds in the background."""
     folder = Path(os.environ.get("TRACKBED_RIG_HOME", "/var/tmp/trackbed-rig"))
     deadline = time.monotonic() + 900
     while (folder / "newest-engine.log").exists() and not list(folder.glob("newest/dockerd-*")):
         building = (folder / "go29").exists() and time.monotonic() < deadline
         assert building, (
-            "the rig could not build Docker 29's daemon: " + (folder / "newest-engine.log").read_text()[-500:]
+            "tests/environment could not build Docker 29's daemon: " + (folder / "newest-engine.log").read_text()[-500:]
         )
         time.sleep(2)
     return str(next(iter(folder.glob("newest/dockerd-*")), ""))

@@ -1,4 +1,4 @@
-"""Certificates from a real ACME server: Caddy's own, as a program on this machine (tests/rig builds it); its challenges
+"""Certificates from a real ACME server: Caddy's own, as a program on this machine (tests/environment builds it); its challenges
 come back over ports 80 and 443 of the address that the gateway is bound to."""
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ https://{address}:14000 {{
 
 
 def program() -> str:
-    """Caddy of the rig, which may still be building it, or this machine's own; "" for none."""
+    """Caddy of tests/environment, which may still be building it, or this machine's own; "" for none."""
     folder = Path(os.environ.get("TRACKBED_RIG_HOME", "/var/tmp/trackbed-rig"))
     end = time.monotonic() + 900
     while (folder / "authority.log").exists() and not list(folder.glob("authority/caddy-*")):

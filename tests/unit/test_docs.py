@@ -17,7 +17,11 @@ from helpers.engines.base import Engine
 from helpers.settings import BY_NAME, FOREIGN, PREFIX, RESERVED
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "tests" / "rig" / "README.md"]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "tests" / "environment" / "README.md",
+]
 NAMED = [p.relative_to(ROOT).as_posix() for p in PAGES]
 TASKS = command_line.known(tasks.namespace).keys()
 # Names in capitals that are no settings: of the services, of Docker, of this project's identity.

@@ -7,7 +7,7 @@ root=$home/root
 plugins=/usr/libexec/docker/cli-plugins
 export DOCKER_BUILDKIT=1 PATH="$root/usr/bin:$root/usr/sbin:/usr/sbin:/sbin:$PATH"
 
-say() { echo "rig: $*" >&2; }
+say() { echo "environment: $*" >&2; }
 complete() { docker compose version && docker buildx version; } >/dev/null 2>&1
 answers() { timeout 20 docker info; } >/dev/null 2>&1
 
@@ -31,7 +31,7 @@ unpack() {
   cp "$root$plugins"/* "$plugins/"
 }
 
-# GPUs without a GPU: CDI specifications are read from a folder of the rig, and a hook stands in for NVIDIA's.
+# GPUs without a GPU: CDI specifications are read from a folder of this environment, and a hook stands in for NVIDIA's.
 configure() {
   mkdir -p "$home/cdi"
   printf '{"mtu": 1400, "features": {"cdi": true}, "cdi-spec-dirs": ["%s/cdi"]}\n' "$home" >"$home/daemon.json"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Stand-ins that carry the names of the images the product uses by default. Needs the engine of engine.sh.
-# An image is built anew when its inputs changed (a label has their hash); one that is not ours is left alone.
+# An image is rebuilt when its inputs changed (a label has their hash); one that is not ours is left alone.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 home=${TRACKBED_RIG_HOME:-/var/tmp/trackbed-rig}
@@ -15,7 +15,7 @@ authority_version=v2.11.7  # Caddy, as an ACME server
 newest_version=v2.0.0-beta.24  # moby's module; Docker 29
 ca=/etc/ssl/certs/ca-certificates.crt
 
-say() { echo "rig: $*" >&2; }
+say() { echo "environment: $*" >&2; }
 digest() { sha256sum | cut -c1-16; }
 there() { docker image inspect "$1" >/dev/null 2>&1; }
 made_from() { docker image inspect --format "{{index .Config.Labels \"$label\"}}" "$1" 2>/dev/null || true; }
@@ -27,7 +27,7 @@ quietly() {  # LOG COMMAND...: its output only when it fails
 }
 
 current() {  # IMAGE INPUTS: nothing to do
-  if foreign "$1"; then say "$1 is already here and not from the rig: kept"; return 0; fi
+  if foreign "$1"; then say "$1 is already here and was not built here: kept"; return 0; fi
   [ "$(made_from "$1")" = "$2" ]
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A real Docker engine and stand-in images on a machine without a container registry (Debian 12, root).
-# Idempotent. Notices go to stderr; stdout has the lines to eval:  eval "$(tests/rig/up.sh)"
+# Idempotent. Notices go to stderr; stdout has the lines to eval:  eval "$(tests/environment/up.sh)"
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 export TRACKBED_RIG_HOME=${TRACKBED_RIG_HOME:-/var/tmp/trackbed-rig}
