@@ -69,10 +69,10 @@ def _word(text: str) -> str:
     return f'"{quoted}"' if quoted != text or not text.isascii() or any(c in text for c in " '\t;") else text
 
 
-def install(system: Project) -> list[str]:
+def install(project: Project) -> list[str]:
     """Write and enable the unit; gives what to tell. Raises TrackbedError where there is no systemd."""
-    settings = system.settings
-    kind = select.kind(system.state.engine)
+    settings = project.settings
+    kind = select.kind(project.state.engine)
     if kind and kind.returns_after_reboot:
         return [
             "Docker restarts the containers after a reboot, when systemd starts Docker (sudo systemctl enable docker)"

@@ -13,32 +13,32 @@ from helpers.project import access
 from helpers.project.project import Project
 
 
-def script(system: Project, name_prefix: str = "") -> str:
+def script(project: Project, name_prefix: str = "") -> str:
     """A bash script that does by hand what ``up`` would do. With a prefix: other names and free ports.
 
     Refuses what ``up`` refuses, but for a GPU that this machine does not have: the script is for one that has it.
     Raises SettingError for a prefix that is no project name, EngineUnavailable as ``up`` would.
     """
-    start.check_early(system.settings)
-    gateway.settle_address(system, lambda _: None)  # of PUBLIC: the script's gateway has to have a name, too
-    settings = system.settings
+    start.check_early(project.settings)
+    gateway.settle_address(project, lambda _: None)  # of PUBLIC: the script's gateway has to have a name, too
+    settings = project.settings
     if name_prefix:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", name_prefix):
             raise SettingError(
                 f"--name-prefix={name_prefix}: must be 1 to 40 of a-z, 0-9, _ and -, the first a letter or digit."
             )
-        settings = aside.beside(system, name_prefix)
+        settings = aside.beside(project, name_prefix)
     # a script begins with nothing: a name that a restore gave to the live database is not known there
-    state = replace(system.state, live={"database": "mlflow", "prefix": "live"})
-    planned = replace(system, settings=settings, state=state, dry_run=True)
+    state = replace(project.state, live={"database": "mlflow", "prefix": "live"})
+    planned = replace(project, settings=settings, state=state, dry_run=True)
     engine = _engine(planned)
     start.check(planned, engine)
     access.decide(planned, engine.host.url)
     return engine.script(engine.plan())
 
 
-def _engine(system: Project) -> Engine:
+def _engine(project: Project) -> Engine:
     """The engine as ``up`` would choose it. A node has to be asked; here the plan can be made while it is down."""
-    if system.state.engine and not system.state.node and system.settings.engine in ("auto", system.state.engine):
-        return select.make(system, system.state.engine)
-    return select.choose(system).engine
+    if project.state.engine and not project.state.node and project.settings.engine in ("auto", project.state.engine):
+        return select.make(project, project.state.engine)
+    return select.choose(project).engine

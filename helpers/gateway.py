@@ -23,18 +23,18 @@ from helpers.spelling import did_you_mean, nearest, shown
 ROOT_FILE = "gateway-root.crt"
 
 
-def settle_address(system: Project, notice: Callable[[str], None]) -> None:
+def settle_address(project: Project, notice: Callable[[str], None]) -> None:
     """Find out what others call this machine: the setting, else the cloud's metadata service. Raises SettingError.
 
     The address that was found is remembered for later commands.
     """
-    settings = system.settings
+    settings = project.settings
     told = settings.domain or settings.origin("PUBLIC_ADDRESS") != DEFAULT
     if not settings.public or told:
-        system.state.remembered.pop(FOUND_ADDRESS, None)
+        project.state.remembered.pop(FOUND_ADDRESS, None)
         return
     found = cloud_metadata.public_address()
-    before = system.state.remembered.get(FOUND_ADDRESS, "")
+    before = project.state.remembered.get(FOUND_ADDRESS, "")
     if found.address:
         if found.address != before:
             notice(f"public address: {found.address} (from the metadata service: {found.cloud})")
@@ -46,8 +46,8 @@ def settle_address(system: Project, notice: Callable[[str], None]) -> None:
             "`invoke up --public --public-address=203.0.113.7` (or --domain=lab.example.org)",
         )
     address = found.address or before
-    system.state.remembered[FOUND_ADDRESS] = address
-    system.settings = settings.again(system.state.remembered)
+    project.state.remembered[FOUND_ADDRESS] = address
+    project.settings = settings.again(project.state.remembered)
 
 
 def check_settings(settings: Settings, engine: Engine | type[Engine], node: str = "") -> None:

@@ -88,19 +88,19 @@ class Consent:
     terminal: bool
 
 
-def made_from(system: Project, engine: Engine) -> str:
+def made_from(project: Project, engine: Engine) -> str:
     """A hash of what the notebook is started from: another one starts it anew."""
-    return digests.digest(engine.plan().service(JUPYTER), system.credentials_digest())
+    return digests.digest(engine.plan().service(JUPYTER), project.credentials_digest())
 
 
-def before_a_restart(system: Project, engine: Engine, notice: Callable[[str], None], consent: Consent | None) -> None:
+def before_a_restart(project: Project, engine: Engine, notice: Callable[[str], None], consent: Consent | None) -> None:
     """Name what would end with a notebook that is about to be started anew, and ask. None: say it and go on.
 
     Raises TrackbedError where the answer is no, or nobody is there to answer and something computes.
     """
-    if not engine.notebook_outdated() and system.state.applied.get("notebook") == made_from(system, engine):
+    if not engine.notebook_outdated() and project.state.applied.get("notebook") == made_from(project, engine):
         return
-    if not (works := running(engine, system.credentials()[JUPYTER_TOKEN])):
+    if not (works := running(engine, project.credentials()[JUPYTER_TOKEN])):
         return
     text = f"JupyterLab has to restart, which ends: {names(works)}"
     if consent and consent.terminal:

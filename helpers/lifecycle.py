@@ -28,26 +28,26 @@ def load(flags: Mapping[str, str | None]) -> Project:
 
 def last_tried(flags: Mapping[str, str | None]) -> tuple[Project, tuple[str, ...]]:
     """The system as the last start was told to make it, and the flags that count because it failed."""
-    system = load(flags)
-    given = {*system.settings.told, *(name.upper() for name, value in flags.items() if value is not None)}
-    more = {name: value for name, value in failed_start.told(system.settings.folder).items() if name not in given}
+    project = load(flags)
+    given = {*project.settings.told, *(name.upper() for name, value in flags.items() if value is not None)}
+    more = {name: value for name, value in failed_start.told(project.settings.folder).items() if name not in given}
     if more:
         with suppress(TrackbedError):  # this version may take them no more
             return load({**flags, **more}), tuple(sorted(BY_NAME[name].option for name in more))  # values may be secret
-    return system, ()
+    return project, ()
 
 
 @contextmanager
-def changing(system: Project, notice: Notice) -> Iterator[None]:
+def changing(project: Project, notice: Notice) -> Iterator[None]:
     """Hold the project's lock and see its state as the last holder left it."""
-    with state.lock(system.settings.folder / state.LOCK, on_wait=notice):
-        fresh = state.State.load(system.settings.folder)
-        system.state = fresh
+    with state.lock(project.settings.folder / state.LOCK, on_wait=notice):
+        fresh = state.State.load(project.settings.folder)
+        project.state = fresh
         yield
 
 
 def up(
-    system: Project,
+    project: Project,
     progress: ProgressReporter,
     notice: Notice,
     adopt: bool = False,
@@ -57,11 +57,11 @@ def up(
 
     ``consent``: asked before kernels that run are ended; None: that is only said.
     """
-    start.check_early(system.settings)
-    with changing(system, notice):
-        move_note.recover(system, progress)
-        seen, engine = start.bring_up(system, progress, notice, adopt, consent)
-        journal.recover(system.state, engine, progress)
+    start.check_early(project.settings)
+    with changing(project, notice):
+        move_note.recover(project, progress)
+        seen, engine = start.bring_up(project, progress, notice, adopt, consent)
+        journal.recover(project.state, engine, progress)
         for line in workspace_files.require(engine):
             notice(line)
         if warning := low_disk(engine):
@@ -69,10 +69,10 @@ def up(
         return seen
 
 
-def initialise(system: Project, progress: ProgressReporter, notice: Notice) -> Engine:
+def initialise(project: Project, progress: ProgressReporter, notice: Notice) -> Engine:
     """Everything but the start, for those who use Compose by hand: images, volumes, secrets, compose.yaml."""
-    with changing(system, notice):
-        engine = select.choose(system).engine
+    with changing(project, notice):
+        engine = select.choose(project).engine
         if not engine.by_hand:
             raise TrackbedError(
                 f"credentials.init prepares a system for `docker compose`; this one is {engine.name}",
@@ -84,80 +84,80 @@ def initialise(system: Project, progress: ProgressReporter, notice: Notice) -> E
                 "`invoke up` starts the notebook",
             )
         engine.check_foreign()
-        start.begin_below_own_prefix(system, engine.settings)
-        system.state.engine, system.state.clone = engine.name, str(system.settings.clone)
-        system.state.node = engine.host.url
-        system.state.remember(system.settings.told)
-        system.state.save()
+        start.begin_below_own_prefix(project, engine.settings)
+        project.state.engine, project.state.clone = engine.name, str(project.settings.clone)
+        project.state.node = engine.host.url
+        project.state.remember(project.settings.told)
+        project.state.save()
         engine.prepare(progress)
         engine.make_volumes()
         start.leave_in_clone(engine, engine.settings, notice)
         return engine
 
 
-def rotate(system: Project, progress: ProgressReporter, notice: Notice) -> tuple[status.Overview, tuple[str, ...]]:
+def rotate(project: Project, progress: ProgressReporter, notice: Notice) -> tuple[status.Overview, tuple[str, ...]]:
     """New secrets on a running system, all data kept. Gives what runs, and the names of those that the user gave.
 
     Each is tried, and its old value too. Raises TrackbedError when an old one still opens. Interrupted, the next ``up``
     takes the new ones over.
     """
-    with changing(system, notice):
-        status.running(system)
+    with changing(project, notice):
+        status.running(project)
         notice("JupyterLab restarts: running kernels end")
-        replaced, kept = credentials.renew(system.settings)
-        fresh = Project(system.settings, system.state, replaced=replaced)  # reads them again
+        replaced, kept = credentials.renew(project.settings)
+        fresh = Project(project.settings, project.state, replaced=replaced)  # reads them again
         return start.bring_up(fresh, progress, notice)[0], kept
 
 
-def down(system: Project, progress: ProgressReporter, notice: Notice) -> tuple[str, ...]:
+def down(project: Project, progress: ProgressReporter, notice: Notice) -> tuple[str, ...]:
     """Stop the services, the notebook first; data stay. Gives what was stopped."""
-    if not system.state.existed:
+    if not project.state.existed:
         return ()
-    with changing(system, notice):
-        engine = select.current(system)
+    with changing(project, notice):
+        engine = select.current(project)
         stopped = engine.stop(progress)
-        system.state.clone = ""
-        system.state.applied = {"hash": "", "identities": {}}
-        system.state.surroundings = None
-        system.state.save()
+        project.state.clone = ""
+        project.state.applied = {"hash": "", "identities": {}}
+        project.state.surroundings = None
+        project.state.save()
         return stopped
 
 
-def busy(system: Project) -> str:
+def busy(project: Project) -> str:
     """What computes in JupyterLab now, by name; "" where nothing does."""
-    if not system.state.existed or not system.state.engine:
+    if not project.state.existed or not project.state.engine:
         return ""
     try:
-        works = kernels.running(select.current(system), system.credentials()["JUPYTER_TOKEN"])
+        works = kernels.running(select.current(project), project.credentials()["JUPYTER_TOKEN"])
     except TrackbedError:
         return ""  # it has to be stopped all the same
     return kernels.names(work for work in works if work.busy)
 
 
-def data(system: Project) -> tuple[DataItem, ...]:
+def data(project: Project) -> tuple[DataItem, ...]:
     """What ``delete_data`` would delete."""
-    return select.current(system).data() if system.state.existed else ()
+    return select.current(project).data() if project.state.existed else ()
 
 
-def delete_data(system: Project, progress: ProgressReporter, notice: Notice) -> None:
+def delete_data(project: Project, progress: ProgressReporter, notice: Notice) -> None:
     """Delete the data of a stopped system, its secrets and its memory. The workspace stays: it is the user's."""
-    with changing(system, notice):
-        select.current(system).remove_data(progress)
-        boot.remove(system.settings)
-        credentials.forget(system.settings)
-        users.forget(system.settings)
-        gateway.root_path(system.settings).unlink(missing_ok=True)
-        move_note.done(system)
+    with changing(project, notice):
+        select.current(project).remove_data(progress)
+        boot.remove(project.settings)
+        credentials.forget(project.settings)
+        users.forget(project.settings)
+        gateway.root_path(project.settings).unlink(missing_ok=True)
+        move_note.done(project)
         for name in (journal.FILE, journal.KEPT, failed_start.FILE, state.FILE):
-            (system.settings.folder / name).unlink(missing_ok=True)
+            (project.settings.folder / name).unlink(missing_ok=True)
 
 
-def change_users(system: Project, notice: Notice, change: Callable[[], str]) -> str:
+def change_users(project: Project, notice: Notice, change: Callable[[], str]) -> str:
     """Change the users and hand them to a gateway that runs; effective within a second. Gives what ``change`` gives."""
-    with changing(system, notice):
+    with changing(project, notice):
         made = change()
-        if system.state.engine and system.settings.public:
-            select.current(system).put_users()
+        if project.state.engine and project.settings.public:
+            select.current(project).put_users()
         return made
 
 

@@ -41,13 +41,13 @@ def text(engine: Engine, name: str) -> str:
     return "\n".join([f"-- revision {revision}", *lines]) + "\n"
 
 
-def make(system: Project) -> str:
+def make(project: Project) -> str:
     """What MLflow's own migrations make of an empty database beside the live one."""
-    engine = status.running(system)
+    engine = status.running(project)
     name = f"{journal.fresh()['database']}_template"
     database.create(engine, name)
     try:
-        beside = unpack.beside(system, {**system.state.live, "database": name})
+        beside = unpack.beside(project, {**project.state.live, "database": name})
         done = beside.one_shot(MLFLOW, (unpack.PROGRAM, "migrate"), timeout=600)
         if done.code:
             raise TrackbedError(f"the migration failed: {done.stderr.strip()[-300:]}", "please report it")

@@ -16,15 +16,15 @@ from helpers.services import MLFLOW, Notice, ProgressReporter, State
 from helpers.settings import Settings, default_state_dir, generated, relevance
 
 
-def _claim(system: Project, engine: Engine) -> None:
+def _claim(project: Project, engine: Engine) -> None:
     """One clone at a time changes a running system: another one is told where it lives."""
-    other = system.state.clone
-    here = str(system.settings.clone)
+    other = project.state.clone
+    here = str(project.settings.clone)
     if not other or other == here or not Path(other, "tasks.py").exists():
         return
     if any(s.state is not State.MISSING for s in engine.services()):
         raise WrongProject(
-            f"project {system.settings.project} runs from another clone, {other}",
+            f"project {project.settings.project} runs from another clone, {other}",
             "work there, or `invoke down` first to move it here, or start a second system with "
             "--project=NAME and other ports",
         )
@@ -37,7 +37,7 @@ def check_early(settings: Settings) -> None:
         settings.check_store(kind.name, kind.stores)
 
 
-def check(system: Project, engine: Engine, adopt: bool = False) -> None:
+def check(project: Project, engine: Engine, adopt: bool = False) -> None:
     """Refuse settings that contradict each other, the engine or the project's data. Raises TrackbedError."""
     settings = engine.settings
     gateway.check_settings(settings, engine, engine.host.url)
@@ -65,59 +65,59 @@ def _check_no_server(engine: Engine) -> None:
 
 
 def bring_up(
-    system: Project,
+    project: Project,
     progress: ProgressReporter,
     notice: Notice,
     adopt: bool = False,
     consent: kernels.Consent | None = None,
 ) -> tuple[status.Overview, Engine]:
     """What `up` does, for those who hold the project's lock."""
-    with failed_start.noted(system.settings):
-        return _bring_up(system, progress, notice, adopt, consent)
+    with failed_start.noted(project.settings):
+        return _bring_up(project, progress, notice, adopt, consent)
 
 
 def _bring_up(
-    system: Project, progress: ProgressReporter, notice: Notice, adopt: bool, consent: kernels.Consent | None
+    project: Project, progress: ProgressReporter, notice: Notice, adopt: bool, consent: kernels.Consent | None
 ) -> tuple[status.Overview, Engine]:
-    gateway.settle_address(system, notice)
-    if system.state.existed:
-        system.credentials()  # before any engine reads them: only the first look sees what the user has changed
-    choice = select.choose(system)
+    gateway.settle_address(project, notice)
+    if project.state.existed:
+        project.credentials()  # before any engine reads them: only the first look sees what the user has changed
+    choice = select.choose(project)
     engine = choice.engine
-    check(system, engine, adopt)
-    _claim(system, engine)
-    if line := surroundings.differ(system.state):
+    check(project, engine, adopt)
+    _claim(project, engine)
+    if line := surroundings.differ(project.state):
         notice(line)
-    known = dict(system.state.access), system.state.person
-    system.state.person = system.state.person or access.person()
-    access_line = access.decide(system, engine.host.url)
-    if system.state.existed and engine.unchanged():
-        return _look(system, engine, progress, notice, known), engine
-    engine, chosen = _prepare(system, choice, progress, notice, adopt, consent)
+    known = dict(project.state.access), project.state.person
+    project.state.person = project.state.person or access.person()
+    access_line = access.decide(project, engine.host.url)
+    if project.state.existed and engine.unchanged():
+        return _look(project, engine, progress, notice, known), engine
+    engine, chosen = _prepare(project, choice, progress, notice, adopt, consent)
     for remark in (*engine.remarks(), *filter(None, [access_line, durability.promise(engine)])):
         notice(remark)
-    return _start_or_forget(system, engine, chosen, progress, notice), engine
+    return _start_or_forget(project, engine, chosen, progress, notice), engine
 
 
 def _look(
-    system: Project, engine: Engine, progress: ProgressReporter, notice: Notice, known: tuple[dict[str, str], str]
+    project: Project, engine: Engine, progress: ProgressReporter, notice: Notice, known: tuple[dict[str, str], str]
 ) -> status.Overview:
     """Nothing has changed: see that it answers. ``known``: the access and the person as they were remembered."""
     settings = engine.settings
     readiness.wait(engine, _names(engine), settings.ready_timeout, progress, changed=False)
-    if not system.aside:  # another project's `up` may have been the last one in this clone
+    if not project.aside:  # another project's `up` may have been the last one in this clone
         leave_in_clone(engine, settings, notice)
     for line in engine.network_guard():
         notice(line)
-    before = dict(system.state.remembered)
-    system.state.remember(settings.told)
-    if system.state.remembered != before or (system.state.access, system.state.person) != known:
-        system.state.save()
+    before = dict(project.state.remembered)
+    project.state.remember(settings.told)
+    if project.state.remembered != before or (project.state.access, project.state.person) != known:
+        project.state.save()
     return status.overview(engine, settings)
 
 
 def _prepare(
-    system: Project,
+    project: Project,
     choice: select.Choice,
     progress: ProgressReporter,
     notice: Notice,
@@ -126,65 +126,67 @@ def _prepare(
 ) -> tuple[Engine, dict[str, str]]:
     """Ports, data to take over, checks, images or venvs; gives the engine as it will start, and the ports chosen."""
     engine = choice.engine
-    if chosen := _choose_ports(system, engine, notice):
-        engine = select.choose(system).engine
+    if chosen := _choose_ports(project, engine, notice):
+        engine = select.choose(project).engine
     if choice.notice:
         notice(choice.notice)
-    begin_below_own_prefix(system, engine.settings)
+    begin_below_own_prefix(project, engine.settings)
     if adopt and engine.adopt():
-        engine = select.choose(system).engine  # its store is the one that holds the data
+        engine = select.choose(project).engine  # its store is the one that holds the data
     engine.check_foreign()
     doctor.preflight(engine, engine.settings)  # asks for the plan: a GPU word that contradicts the machine ends here
     if warning := engine.disk_warning():
         notice(warning)
-    kernels.before_a_restart(system, engine, notice, consent)
+    kernels.before_a_restart(project, engine, notice, consent)
     engine.prepare(progress)
     return engine, chosen
 
 
 def _start_or_forget(
-    system: Project, engine: Engine, chosen: dict[str, str], progress: ProgressReporter, notice: Notice
+    project: Project, engine: Engine, chosen: dict[str, str], progress: ProgressReporter, notice: Notice
 ) -> status.Overview:
     """Start, and remember what was asked for; forget it when the start fails."""
     # from here on the choice of the engine is kept: what follows carries this instance's id and will hold data
-    system.state.engine, system.state.clone = engine.name, str(engine.settings.clone)
-    system.state.node = engine.host.url
-    system.state.live["store"] = engine.object_store
+    project.state.engine, project.state.clone = engine.name, str(engine.settings.clone)
+    project.state.node = engine.host.url
+    project.state.live["store"] = engine.object_store
     # the ports stay: what is up already has them
-    before, around = {**system.state.remembered, **chosen}, system.state.surroundings
-    system.state.remember({**chosen, **engine.settings.told})
-    system.state.applied = {**system.state.applied, "hash": "", "identities": {}}
-    system.state.surroundings = surroundings.kept(system.state)
-    system.state.save()
+    before, around = {**project.state.remembered, **chosen}, project.state.surroundings
+    project.state.remember({**chosen, **engine.settings.told})
+    project.state.applied = {**project.state.applied, "hash": "", "identities": {}}
+    project.state.surroundings = surroundings.kept(project.state)
+    project.state.save()
     try:
-        return _start(system, engine, progress, notice)
+        return _start(project, engine, progress, notice)
     except (TrackbedError, OSError) as error:
         if not isinstance(error, Interrupted):  # after Ctrl-C the next `up` goes on with the same
-            system.state.surroundings = around
-            _forget(system, before, notice)
+            project.state.surroundings = around
+            _forget(project, before, notice)
         raise
 
 
-def _forget(system: Project, before: dict[str, str], notice: Notice) -> None:
+def _forget(project: Project, before: dict[str, str], notice: Notice) -> None:
     """What a start that failed was told is not the next one's."""
     told = sorted(
-        name for name in {**before, **system.state.remembered} if before.get(name) != system.state.remembered.get(name)
+        name
+        for name in {**before, **project.state.remembered}
+        if before.get(name) != project.state.remembered.get(name)
     )
-    system.state.remembered = before
-    system.state.save()
+    project.state.remembered = before
+    project.state.save()
     if told:
         notice(f"not remembered, because this start failed: {', '.join(told)}")
 
 
-def _start(system: Project, engine: Engine, progress: ProgressReporter, notice: Notice) -> status.Overview:
+def _start(project: Project, engine: Engine, progress: ProgressReporter, notice: Notice) -> status.Overview:
     """The part of `up` that changes what runs."""
     settings = engine.settings
-    if not system.aside:
+    if not project.aside:
         leave_in_clone(engine, settings, notice)
     guarded = engine.network_guard()
     root = gateway.root_path(settings)
     trusted = gateway.fingerprint(root) if settings.public and root.exists() else ""
-    watch = rotation.Watch(engine, system.replaced or system.credentials().replaced)
+    watch = rotation.Watch(engine, project.replaced or project.credentials().replaced)
     report = engine.start(progress)
     for line in engine.network_guard() or guarded:
         notice(line)
@@ -196,41 +198,41 @@ def _start(system: Project, engine: Engine, progress: ProgressReporter, notice: 
         if line := encrypted_rows.lost(encrypted_rows.sealed(engine)):
             notice(line)
         credentials.forget_former(settings)  # the server has encrypted anew what they opened
-    proofs = watch.prove(system.credentials())
+    proofs = watch.prove(project.credentials())
     if report.changed and engine.accelerator.kind != node_types.NONE:
         verify.verify(engine, progress)
     seen = status.overview(engine, settings, report.changed)
-    system.state.applied = {
+    project.state.applied = {
         "hash": engine.fingerprint(),
         "identities": {row.status.name: row.status.identity for row in seen.rows},
-        "notebook": kernels.made_from(system, engine),
+        "notebook": kernels.made_from(project, engine),
     }
-    system.state.save()
+    project.state.save()
     for proof in proofs:
         notice(f"{proof.name} was replaced: {proof.detail}")
     rotation.require(proofs)
     return seen
 
 
-def begin_below_own_prefix(system: Project, settings: Settings) -> None:
+def begin_below_own_prefix(project: Project, settings: Settings) -> None:
     """The bucket of an external store may be other systems' too; what one of them restores or removes is its own."""
-    if not system.state.existed and settings.object_store == "external":
-        system.state.live["prefix"] = f"live-{system.state.instance[:12]}"
+    if not project.state.existed and settings.object_store == "external":
+        project.state.live["prefix"] = f"live-{project.state.instance[:12]}"
 
 
-def _choose_ports(system: Project, engine: Engine, notice: Notice) -> dict[str, str]:
+def _choose_ports(project: Project, engine: Engine, notice: Notice) -> dict[str, str]:
     """The next free ports where somebody else has the defaults; gives those settings. A gateway's stay: they are what
     others were told."""
     statuses = engine.services()
     if engine.settings.public or any(s.state is not State.MISSING for s in statuses):
         return {}
     planned = [(spec.name, port) for spec in engine.plan().services for port in spec.ports]
-    chosen, line = ports.free_instead(system.settings, planned, statuses, engine.host)
+    chosen, line = ports.free_instead(project.settings, planned, statuses, engine.host)
     if chosen:
         notice(line)
         # over all places: an empty value in one of them, which means the default, hides what is remembered
         fields = {name.lower(): value for name, value in chosen.items()}
-        system.settings = system.settings.again(system.state.remembered, **fields)
+        project.settings = project.settings.again(project.state.remembered, **fields)
     return chosen
 
 

@@ -90,16 +90,16 @@ def mlflow_url(view: Overview) -> str:
     return f"{url}/{token}{urls.TRAINING_PAGE}" if url else ""
 
 
-def read(system: Project) -> Overview:
+def read(project: Project) -> Overview:
     """What is there now, of a system that may be down."""
-    engine = select.current(system)
+    engine = select.current(project)
     return overview(engine, engine.settings, detail=True)
 
 
-def condition(system: Project, view: Overview) -> str:
+def condition(project: Project, view: Overview) -> str:
     """The whole of it in a word: ready, stopped (as after `down`), incomplete, or not made yet."""
     if view.stopped:
-        return "stopped" if system.state.existed else "not made yet"
+        return "stopped" if project.state.existed else "not made yet"
     return "ready" if all(row.status.up for row in view.rows) else "incomplete"
 
 
@@ -132,24 +132,24 @@ def environment(view: Overview) -> list[tuple[str, object]]:
     return lines
 
 
-def running(system: Project) -> Engine:
+def running(project: Project) -> Engine:
     """The engine of a system that was started, for commands that need one."""
-    if not system.state.existed or not system.state.engine:
-        raise TrackbedError(f"project {system.settings.project} does not exist yet", "`invoke up` creates it")
-    return select.current(system)
+    if not project.state.existed or not project.state.engine:
+        raise TrackbedError(f"project {project.settings.project} does not exist yet", "`invoke up` creates it")
+    return select.current(project)
 
 
-def workspace(system: Project) -> str:
+def workspace(project: Project) -> str:
     """The notebook's folder, and the machine it is on where that is another one."""
-    engine = select.current(system)
+    engine = select.current(project)
     where = f" on {engine.host.name}" if engine.host.remote else ""
     return f"{engine.deployment.workspace}{where}"
 
 
-def rows(system: Project, view: Overview) -> list[tuple[str, str]]:
+def rows(project: Project, view: Overview) -> list[tuple[str, str]]:
     """Labels and values of the box. The notebook's link carries its token, except into systemd's journal."""
-    engine = running(system)
-    token = system.credentials()["JUPYTER_TOKEN"]
+    engine = running(project)
+    token = project.credentials()["JUPYTER_TOKEN"]
     found: list[tuple[str, str]] = []
     kept_out = bool(os.environ.get("JOURNAL_STREAM"))  # at boot: others may read the journal
     try:
@@ -160,12 +160,12 @@ def rows(system: Project, view: Overview) -> list[tuple[str, str]]:
     page = mlflow_url(view) or view.settings.tracking_uri
     if page:
         found.append(("MLflow", page.partition("?")[0] if kept_out else page))
-    found.append(("Your files", workspace(system)))
+    found.append(("Your files", workspace(project)))
     bound = view.settings.bind_address
     if view.node and view.ports:
         found.append(("Keep open", addresses.ssh_line(view.ports, target=view.node, bound=bound)))
     elif addresses.is_remote_session() and view.ports and not view.settings.public:
         found.append(("On your computer", addresses.ssh_line(view.ports, view.settings.public_address, bound=bound)))
-    project = view.settings.project if system.aside else ""
-    found += [("Next", typed.anywhere("check", project)), ("To stop", typed.anywhere("down", project))]
+    beside = view.settings.project if project.aside else ""
+    found += [("Next", typed.anywhere("check", beside)), ("To stop", typed.anywhere("down", beside))]
     return found

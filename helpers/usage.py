@@ -44,14 +44,14 @@ class Usage:
     free: int
 
 
-def usage(system: Project) -> Usage:
+def usage(project: Project) -> Usage:
     """What takes how much. Artifacts whose experiment is gone are listed as such."""
-    engine = status.running(system)
+    engine = status.running(project)
     done = engine.exec(MLFLOW, ("trackbed-mlflow", "usage"), timeout=3600)
     if done.code:
         raise TrackbedError(f"the sizes cannot be read: {done.stderr.strip()[-300:]}", "`invoke status`")
     sizes: dict[str, list[int]] = json.loads(done.stdout)
-    with database.session(engine, system.state.live["database"]) as opened:
+    with database.session(engine, project.state.live["database"]) as opened:
         lines = [line.split(" ", 3) for line in opened.ask(RUNS)]
         total = int(opened.ask("SELECT pg_database_size(current_database())")[0])
     listed = []
@@ -123,10 +123,10 @@ def deleted(engine: Engine, age: str) -> Garbage:
     return _collector(engine, age, "--show")
 
 
-def collect(system: Project, age: str, progress: ProgressReporter, notice: Notice) -> Garbage:
+def collect(project: Project, age: str, progress: ProgressReporter, notice: Notice) -> Garbage:
     """Remove what was deleted longer ago than ``age``, with its artifacts; gives what that was."""
     seconds(age)
-    with lifecycle.changing(system, notice):  # a backup in progress must not lose objects
-        engine = status.running(system)
+    with lifecycle.changing(project, notice):  # a backup in progress must not lose objects
+        engine = status.running(project)
         progress.step("removing what was deleted, with its artifacts")
         return _collector(engine, age)

@@ -102,15 +102,15 @@ def need(engine: Engine, *services: str) -> None:
 
 
 def make(
-    system: Project, engine: Engine, path: Path, progress: ProgressReporter, with_secrets: bool = False
+    project: Project, engine: Engine, path: Path, progress: ProgressReporter, with_secrets: bool = False
 ) -> dict[str, Any]:
     """Write an archive of what is live to ``path``; gives its manifest. The project's lock is the caller's to hold."""
     need(engine, POSTGRES, STORE)
-    _clean_up(system.settings)
-    begun, about = time.monotonic(), _about(system, engine)
+    _clean_up(project.settings)
+    begun, about = time.monotonic(), _about(project, engine)
     with replacing(path) as stream:
         writer = archive.Writer(stream, about)
-        found, size = _rows(system, engine, writer, progress, with_secrets)
+        found, size = _rows(project, engine, writer, progress, with_secrets)
         progress.step("objects")
         meter = Meter(progress, "objects")
         _, whole = artifacts.total(engine)
@@ -137,7 +137,7 @@ class Added:
 
 
 def add(
-    system: Project,
+    project: Project,
     engine: Engine,
     store: BlobStore,
     progress: ProgressReporter,
@@ -156,12 +156,12 @@ def add(
     try:
         with repository_writer.Writer(
             store,
-            system.settings.project,
-            _about(system, engine),
-            _origin(system, engine),
+            project.settings.project,
+            _about(project, engine),
+            _origin(project, engine),
             {*reread.wrong, *lost} - copied,
         ) as writer:
-            name, manifest = _add(system, engine, writer, progress, with_secrets)
+            name, manifest = _add(project, engine, writer, progress, with_secrets)
             left = writer.lost - writer.rewritten
             scrub.remember(store, reread, left)
             return Added(
@@ -193,10 +193,10 @@ def _concerned(store: BlobStore, wrong: set[str]) -> dict[str, list[str]]:
 
 
 def _add(
-    system: Project, engine: Engine, writer: repository_writer.Writer, progress: ProgressReporter, with_secrets: bool
+    project: Project, engine: Engine, writer: repository_writer.Writer, progress: ProgressReporter, with_secrets: bool
 ) -> tuple[str, dict[str, Any]]:
     begun = time.monotonic()
-    found, size = _rows(system, engine, writer, progress, with_secrets)
+    found, size = _rows(project, engine, writer, progress, with_secrets)
     progress.step("objects")
     meter = Meter(progress, "objects")
     wanted = writer.listed(artifacts.list_all(engine, progress))
@@ -207,43 +207,43 @@ def _add(
     return writer.finish(_facts(engine, found, size, begun, with_secrets))
 
 
-def _about(system: Project, engine: Engine) -> dict[str, Any]:
+def _about(project: Project, engine: Engine) -> dict[str, Any]:
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "project": system.settings.project,
+        "project": project.settings.project,
         "engine": engine.name,
         "machine": platform.machine(),
     }
 
 
-def _origin(system: Project, engine: Engine) -> str:
+def _origin(project: Project, engine: Engine) -> str:
     """Names the store that the objects are in, and the prefix."""
     settings = engine.settings
     words = (
-        system.state.instance,
+        project.state.instance,
         engine.name,
         engine.object_store,
         settings.s3_endpoint,
         settings.s3_bucket,
-        system.state.live["prefix"],
+        project.state.live["prefix"],
     )
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
 def _rows(
-    system: Project, engine: Engine, writer: Writer, progress: ProgressReporter, with_secrets: bool
+    project: Project, engine: Engine, writer: Writer, progress: ProgressReporter, with_secrets: bool
 ) -> tuple[database.Contents, int]:
     """Everything but the objects; gives what the dump holds and its size in bytes."""
-    kept = {key: value for key, value in system.state.remembered.items() if key in PORTABLE}
+    kept = {key: value for key, value in project.state.remembered.items() if key in PORTABLE}
     writer.small("settings.json", json.dumps(kept, sort_keys=True).encode())
-    if logins := users.load(system.settings):
+    if logins := users.load(project.settings):
         writer.small("users.json", users.exported(logins))
     if with_secrets:
-        secrets = system.credentials()
+        secrets = project.credentials()
         writer.small("secrets.json", json.dumps({key: secrets[key] for key in secrets.names}).encode())
     # the database first: every artifact that a row of this moment points to was stored before it
     progress.step("database")
-    with database.dump(engine, system.state.live["database"]) as (found, dump):
+    with database.dump(engine, project.state.live["database"]) as (found, dump):
         size = writer.database(dump)
     return found, size
 
@@ -314,16 +314,16 @@ def health(store: BlobStore, added: Added) -> Health:
 
 
 def create(
-    system: Project, to: str, with_secrets: bool, progress: ProgressReporter, notice: Notice
+    project: Project, to: str, with_secrets: bool, progress: ProgressReporter, notice: Notice
 ) -> tuple[str, dict[str, Any], Health]:
     """Back up the running system into a file or a repository; gives where, as `restore` takes it, the manifest, and
     what is to be said of the repository."""
     if with_secrets and to.startswith("s3:"):
         raise SettingError("--with-secrets: secrets are not put into a bucket in plain text; back them up into a file.")
-    goal = locations.target(system.settings, to)
-    with lifecycle.changing(system, notice):
-        engine = status.running(system)
+    goal = locations.target(project.settings, to)
+    with lifecycle.changing(project, notice):
+        engine = status.running(project)
         if isinstance(goal, Path):
-            return str(goal), make(system, engine, goal, progress, with_secrets), Health()
-        added = add(system, engine, goal, progress, with_secrets)
+            return str(goal), make(project, engine, goal, progress, with_secrets), Health()
+        added = add(project, engine, goal, progress, with_secrets)
         return str(Snapshot(goal, added.name)), added.manifest, health(goal, added)

@@ -18,25 +18,25 @@ from helpers.status import Overview
 
 
 def move(
-    system: Project, to: str, object_store: str, progress: ProgressReporter, notice: Notice
+    project: Project, to: str, object_store: str, progress: ProgressReporter, notice: Notice
 ) -> tuple[Path, Overview]:
     """Bring the project to the engine ``to``; gives the archive it was carried in, and what runs now.
 
     Raises TrackbedError, and then the old engine has everything as before.
     """
-    asked = system.settings.engine
-    status.running(system)
-    if system.state.engine == to:
-        raise TrackbedError(f"project {system.settings.project} is on the {to} engine already", "nothing to do")
-    if asked not in ("auto", to) and system.settings.origin("ENGINE") != LAST_UP:
+    asked = project.settings.engine
+    status.running(project)
+    if project.state.engine == to:
+        raise TrackbedError(f"project {project.settings.project} is on the {to} engine already", "nothing to do")
+    if asked not in ("auto", to) and project.settings.origin("ENGINE") != LAST_UP:
         raise SettingError(
-            f"ENGINE={asked} (from {system.settings.origin('ENGINE')}) would contradict --to={to}: remove it first"
+            f"ENGINE={asked} (from {project.settings.origin('ENGINE')}) would contradict --to={to}: remove it first"
         )
-    lifecycle.up(system, progress, notice)
-    with lifecycle.changing(system, notice):
-        old = status.running(system)
-        store = object_store or ("external" if system.settings.object_store == "external" else "auto")
-        target = move_note.scratch(system, to, store)
+    lifecycle.up(project, progress, notice)
+    with lifecycle.changing(project, notice):
+        old = status.running(project)
+        store = object_store or ("external" if project.settings.object_store == "external" else "auto")
+        target = move_note.scratch(project, to, store)
         other = select.make(target, to)
         if not (there := other.availability()).usable:
             raise TrackbedError(f"the {to} engine cannot be used: {there.reason}", there.fix)
@@ -45,31 +45,31 @@ def move(
                 f"the {to} engine still has data of this project: {', '.join(held)}",
                 "back up what you need of it and remove it, or use another --project",
             )
-        move_note.note(system, to, store)
+        move_note.note(project, to, store)
         try:
-            archived = _carry(system, old, target, progress, notice)
+            archived = _carry(project, old, target, progress, notice)
         except BaseException:
-            move_note.recover(system, progress)
-            start.bring_up(system, progress, notice)
+            move_note.recover(project, progress)
+            start.bring_up(project, progress, notice)
             raise
         # the one step: from here on the new engine is the system's
-        system.state.engine, system.state.live = to, target.state.live
-        system.state.applied = target.state.applied
-        system.state.remembered = {**target.state.remembered, "OBJECT_STORE": store, "ENGINE": to}
-        system.state.save()
+        project.state.engine, project.state.live = to, target.state.live
+        project.state.applied = target.state.applied
+        project.state.remembered = {**target.state.remembered, "OBJECT_STORE": store, "ENGINE": to}
+        project.state.save()
         move_note.clear(old, progress)
-        move_note.done(system)
-        fresh = replace(system, settings=move_note.settings_on(system, to, store))
+        move_note.done(project)
+        fresh = replace(project, settings=move_note.settings_on(project, to, store))
         view, _ = start.bring_up(fresh, progress, notice)
         return archived, view
 
 
-def _carry(system: Project, old: Engine, target: Project, progress: ProgressReporter, notice: Notice) -> Path:
+def _carry(project: Project, old: Engine, target: Project, progress: ProgressReporter, notice: Notice) -> Path:
     """Archive the old side, with its server stopped, and bring it up whole on the new one."""
     progress.step(f"backing up the {old.name} engine")
     old.halt(MLFLOW, progress)  # nothing is acknowledged any more from here on
-    path = locations.kept(system.settings, "move-")
-    create.make(system, old, path, progress)
+    path = locations.kept(project.settings, "move-")
+    create.make(project, old, path, progress)
     whole = unpack.verify(path, progress)
     # with the server stopped nothing comes or goes: what is missing now would be deleted with the source
     if (held := artifacts.count(old)) != whole.objects:

@@ -48,7 +48,7 @@ class Restored:
 
 
 def restore(
-    system: Project,
+    project: Project,
     text: str,
     progress: ProgressReporter,
     notice: Notice,
@@ -61,8 +61,8 @@ def restore(
 
     Gives the system that has it now. Raises TrackbedError, and then the system is as it was.
     """
-    source = locations.source(system.settings, text)
-    target = aside.project(system, into) if into else system
+    source = locations.source(project.settings, text)
+    target = aside.project(project, into) if into else project
     disk_space.check_manifest(
         select.current(target), locations.manifest(source)
     )  # reading what cannot fit may take days
@@ -80,11 +80,11 @@ def restore(
     return target, Restored(rest.manifest, before, brought, left, rest.left, _write_left(target, rest.left))
 
 
-def _write_left(system: Project, names: tuple[str, ...]) -> Path | None:
+def _write_left(project: Project, names: tuple[str, ...]) -> Path | None:
     """The whole list of what a restore left out, beside the archives."""
     if not names:
         return None
-    path = locations.kept(system.settings, "left-out-").with_suffix(".txt")
+    path = locations.kept(project.settings, "left-out-").with_suffix(".txt")
     write_private(path, "".join(f"{damage.words(name)}\n" for name in names).encode("utf-8", "backslashreplace"))
     return path
 
@@ -99,63 +99,68 @@ def _secrets(rest: Rest) -> dict[str, str]:
 
 
 def _replace(
-    system: Project, source: locations.Source, rest: Rest, progress: ProgressReporter, notice: Notice, keep_before: bool
+    project: Project,
+    source: locations.Source,
+    rest: Rest,
+    progress: ProgressReporter,
+    notice: Notice,
+    keep_before: bool,
 ) -> Path | None:
     """Make a verified backup live; gives the archive of what was there before."""
-    engine = status.running(system)
-    if system.aside and not _is_empty(system, engine):
+    engine = status.running(project)
+    if project.aside and not _is_empty(project, engine):
         raise TrackbedError(
-            f"project {system.settings.project} has data of its own; nothing was changed",
-            f"--project={system.settings.project} instead of --into replaces them; or choose another",
+            f"project {project.settings.project} has data of its own; nothing was changed",
+            f"--project={project.settings.project} instead of --into replaces them; or choose another",
         )
     try:
-        new = unpack.copy(system, engine, source, rest, progress, notice)
+        new = unpack.copy(project, engine, source, rest, progress, notice)
         for line in unpack.put_to_sleep(engine, new["database"]) if rest.manifest["schema"] else ():
             notice(line)
-        before = _before(system, engine, progress) if keep_before else None
+        before = _before(project, engine, progress) if keep_before else None
         engine.halt(MLFLOW, progress)
-        switchover.switch_to(system, new, progress, notice)
+        switchover.switch_to(project, new, progress, notice)
     except BaseException:
-        switchover.roll_back(system, engine, progress, notice)
+        switchover.roll_back(project, engine, progress, notice)
         raise
-    _take_settings(system, unpack.settings_of(rest), notice)
+    _take_settings(project, unpack.settings_of(rest), notice)
     return before
 
 
-def _take_settings(system: Project, found: dict[str, str], notice: Notice) -> None:
+def _take_settings(project: Project, found: dict[str, str], notice: Notice) -> None:
     """The settings of a backup that is live now, where there are none: one that did not come up leaves nothing."""
-    taken = {name: value for name, value in sorted(found.items()) if name not in system.state.remembered}
+    taken = {name: value for name, value in sorted(found.items()) if name not in project.state.remembered}
     if not taken:
         return
-    system.state.remembered = {**system.state.remembered, **taken}
-    system.state.save()
+    project.state.remembered = {**project.state.remembered, **taken}
+    project.state.save()
     notice(
         f"settings of the backup, from the next start on: {', '.join(f'{n}={v}' for n, v in taken.items())}; to "
         f"forget them: {', '.join(BY_NAME[name].forgetting for name in taken)}"
     )
 
 
-def _bring_in(system: Project, people: dict[str, users.Login], notice: Notice) -> tuple[str, ...]:
+def _bring_in(project: Project, people: dict[str, users.Login], notice: Notice) -> tuple[str, ...]:
     """The logins of a backup, where there is nobody yet."""
-    if not people or users.load(system.settings):
+    if not people or users.load(project.settings):
         return ()
     return tuple(
-        lifecycle.change_users(system, notice, lambda: " ".join(users.restore(system.settings, people))).split()
+        lifecycle.change_users(project, notice, lambda: " ".join(users.restore(project.settings, people))).split()
     )
 
 
-def _is_empty(system: Project, engine: Engine) -> bool:
+def _is_empty(project: Project, engine: Engine) -> bool:
     """Whether nothing was ever logged."""
-    held = database.contents(engine, system.state.live["database"])
+    held = database.contents(engine, project.state.live["database"])
     return not held.runs and int(held.tables.get("experiments", ["0"])[0]) <= 1 and not artifacts.total(engine)[0]
 
 
-def _before(system: Project, engine: Engine, progress: ProgressReporter) -> Path | None:
+def _before(project: Project, engine: Engine, progress: ProgressReporter) -> Path | None:
     """Stop the server, so that nothing is acknowledged any more, and back up what it holds."""
     engine.halt(MLFLOW, progress)
-    if _is_empty(system, engine):
+    if _is_empty(project, engine):
         return None
     progress.step("backing up the current data")
-    path = locations.kept(system.settings, "before-")
-    create.make(system, engine, path, progress)
+    path = locations.kept(project.settings, "before-")
+    create.make(project, engine, path, progress)
     return path

@@ -11,26 +11,26 @@ from helpers.project.project import Project
 from helpers.services import Notice
 
 
-def switch_to(system: Project, new: dict[str, str], progress: ProgressReporter, notice: Notice) -> None:
+def switch_to(project: Project, new: dict[str, str], progress: ProgressReporter, notice: Notice) -> None:
     """Make ``new`` live in one step and start with it; back to the old one when that does not come up."""
-    old = dict(system.state.live)
-    system.state.live = {**old, **new}
-    system.state.save()
+    old = dict(project.state.live)
+    project.state.live = {**old, **new}
+    project.state.save()
     try:
-        _, engine = start.bring_up(system, progress, notice)
+        _, engine = start.bring_up(project, progress, notice)
     except TrackbedError as error:
-        system.state.live = old
-        system.state.save()
+        project.state.live = old
+        project.state.save()
         raise TrackbedError(
             f"the new data do not start: {error.message}", "the old one is active again", error.details
         ) from None
-    journal.recover(system.state, engine, progress)
+    journal.recover(project.state, engine, progress)
 
 
-def roll_back(system: Project, engine: Engine, progress: ProgressReporter, notice: Notice) -> None:
+def roll_back(project: Project, engine: Engine, progress: ProgressReporter, notice: Notice) -> None:
     """After a failure: what is live runs again, and the copy goes."""
     try:
-        start.bring_up(system, progress, notice)
-        unpack.abandon(system, engine, progress)
+        start.bring_up(project, progress, notice)
+        unpack.abandon(project, engine, progress)
     except TrackbedError as error:
         notice(f"warning: {error.message}; `invoke up` repairs it")

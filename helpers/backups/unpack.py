@@ -26,9 +26,9 @@ PROGRAM = "trackbed-mlflow"
 Member = tuple[str, int, IO[bytes]]
 
 
-def beside(system: Project, live: dict[str, str]) -> Engine:
+def beside(project: Project, live: dict[str, str]) -> Engine:
     """The engine as it would be if ``live`` were live; its fresh commands see that database and those artifacts."""
-    return select.current(replace(system, state=replace(system.state, live=live)))
+    return select.current(replace(project, state=replace(project.state, live=live)))
 
 
 def known(engine: Engine, schema: str) -> str:
@@ -103,7 +103,7 @@ def verify(source: Source, progress: ProgressReporter, skip_damaged: bool = Fals
 
 
 def _database(
-    system: Project,
+    project: Project,
     engine: Engine,
     new: dict[str, str],
     manifest: dict[str, Any],
@@ -118,7 +118,7 @@ def _database(
     if revision and (statements := loading.template(revision)):
         loading.fill(engine, name, statements)
     elif revision:
-        done = beside(system, new).one_shot(MLFLOW, (PROGRAM, "make", revision), timeout=600)
+        done = beside(project, new).one_shot(MLFLOW, (PROGRAM, "make", revision), timeout=600)
         if done.code:
             lines = tuple(done.stderr.strip().splitlines()[-5:])
             raise TrackbedError(f"MLflow's schema {revision} could not be created", "please report it", lines)
@@ -130,7 +130,7 @@ def _database(
 
 
 def copy(
-    system: Project,
+    project: Project,
     engine: Engine,
     source: Source,
     rest: Rest,
@@ -154,7 +154,7 @@ def copy(
             "update this clone (`git pull`, then `invoke up`), then restore",
         )
     new = journal.fresh()
-    journal.open_change(system.state, engine.name, new)
+    journal.open_change(project.state, engine.name, new)
     database.create(engine, new["database"])
     members = rest.members()
     first: list[Member] = []  # what comes after the dump: its content is still to be read
@@ -169,12 +169,12 @@ def copy(
 
     if manifest["chunks"]:
         progress.step("database")
-        for left in _database(system, engine, new, manifest, chunks(), disk):
+        for left in _database(project, engine, new, manifest, chunks(), disk):
             notice(f"warning: left out, because it is not MLflow's: {left}")
     progress.step("objects")
     _copy_objects(engine, new["prefix"], itertools.chain(first, members), rest, disk, progress, notice)
     if verdict == "older":
-        migrate(system, new, progress)
+        migrate(project, new, progress)
     return new
 
 
@@ -239,10 +239,10 @@ def put_to_sleep(engine: Engine, name: str) -> list[str]:
     return lines
 
 
-def migrate(system: Project, live: dict[str, str], progress: ProgressReporter) -> None:
+def migrate(project: Project, live: dict[str, str], progress: ProgressReporter) -> None:
     """Bring a database that is not live up to this MLflow's schema."""
     progress.step("migrating the copy to this MLflow's schema")
-    done = beside(system, live).one_shot(MLFLOW, (PROGRAM, "migrate"), timeout=24 * 3600)
+    done = beside(project, live).one_shot(MLFLOW, (PROGRAM, "migrate"), timeout=24 * 3600)
     if done.code:
         lines = tuple(done.stderr.strip().splitlines()[-5:])
         raise TrackbedError(
@@ -250,9 +250,9 @@ def migrate(system: Project, live: dict[str, str], progress: ProgressReporter) -
         )
 
 
-def abandon(system: Project, engine: Engine, progress: ProgressReporter) -> None:
+def abandon(project: Project, engine: Engine, progress: ProgressReporter) -> None:
     """After a failed change: remove the copy, as far as that works now; the next `up` does the rest."""
     try:
-        journal.recover(system.state, engine, progress)
+        journal.recover(project.state, engine, progress)
     except TrackbedError as error:
         progress.step(f"what was begun is still there, `invoke up` removes it ({error.message})")

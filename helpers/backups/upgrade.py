@@ -54,16 +54,16 @@ def changes(engine: Engine, schema: dict[str, str | None]) -> tuple[Change, ...]
     return (*listed, Change("MLflow's schema", schema["database"] or "none", schema["code"] or "none"))
 
 
-def upgrade(system: Project, progress: ProgressReporter, notice: Notice) -> Upgraded:
+def upgrade(project: Project, progress: ProgressReporter, notice: Notice) -> Upgraded:
     """Migrate a copy of the database to this clone's MLflow, prove it and switch to it.
 
     Raises TrackbedError, and then the old database is the live one, untouched.
     """
-    with lifecycle.changing(system, notice):
-        engine = status.running(system)
+    with lifecycle.changing(project, notice):
+        engine = status.running(project)
         create.need(engine, POSTGRES, STORE)
         # an interrupted upgrade begins again: `up` refuses the old schema
-        journal.recover(system.state, engine, progress)
+        journal.recover(project.state, engine, progress)
         engine.prepare(progress)
         schema = _schema(engine)
         listed = changes(engine, schema)
@@ -74,16 +74,16 @@ def upgrade(system: Project, progress: ProgressReporter, notice: Notice) -> Upgr
                 "git pull, or `invoke upgrade --back`",
             )
         if schema["state"] != "older":
-            start.bring_up(system, progress, notice)
+            start.bring_up(project, progress, notice)
             return Upgraded(listed, None, False)
         images = {service.name: service.image for service in engine.services()}
-        old = {key: system.state.live[key] for key in ("database", "prefix")}
+        old = {key: project.state.live[key] for key in ("database", "prefix")}
         new = {"database": journal.fresh()["database"], "prefix": old["prefix"]}
         engine.halt(MLFLOW, progress)  # nothing is acknowledged any more until the switch
         try:
             progress.step("backing up")
-            path = locations.kept(system.settings, "before-upgrade-")
-            create.make(system, engine, path, progress)
+            path = locations.kept(project.settings, "before-upgrade-")
+            create.make(project, engine, path, progress)
             kept = {
                 **old,
                 "schema": schema["database"] or "",
@@ -91,26 +91,26 @@ def upgrade(system: Project, progress: ProgressReporter, notice: Notice) -> Upgr
                 "archive": str(path),
                 "at": datetime.now(UTC).isoformat(timespec="seconds"),
             }
-            journal.open_change(system.state, engine.name, new, kept)
+            journal.open_change(project.state, engine.name, new, kept)
             progress.step("copying the database")
             database.create(engine, new["database"], old["database"])
-            _migrate(system, engine, new, old, progress)
-            switchover.switch_to(system, new, progress, notice)
+            _migrate(project, engine, new, old, progress)
+            switchover.switch_to(project, new, progress, notice)
         except BaseException:
-            unpack.abandon(system, engine, progress)
+            unpack.abandon(project, engine, progress)
             engine.resume(MLFLOW, progress)  # the server of what is live: mostly the old one, with the old schema
             raise
         return Upgraded(listed, path, True)
 
 
 def _migrate(
-    system: Project, engine: Engine, new: dict[str, str], old: dict[str, str], progress: ProgressReporter
+    project: Project, engine: Engine, new: dict[str, str], old: dict[str, str], progress: ProgressReporter
 ) -> None:
     """Migrate the copy, and prove that no run, metric, parameter or tag was lost on the way."""
     before = database.contents(engine, old["database"]).tables
-    unpack.migrate(system, new, progress)
+    unpack.migrate(project, new, progress)
     progress.step("probing the copy")
-    found = _schema(unpack.beside(system, new))
+    found = _schema(unpack.beside(project, new))
     if found["state"] != "current":
         raise TrackbedError(
             f"the migrated copy has the schema {found['database']}, not {found['code']}",
@@ -136,26 +136,26 @@ def flags_of_up(settings: Settings) -> str:
     return "".join(f" {flag}" for flag in told)
 
 
-def _kept(system: Project) -> Path:
-    return system.settings.folder / journal.KEPT
+def _kept(project: Project) -> Path:
+    return project.settings.folder / journal.KEPT
 
 
-def back(system: Project, progress: ProgressReporter, notice: Notice) -> tuple[dict[str, Any], Path, bool]:
+def back(project: Project, progress: ProgressReporter, notice: Notice) -> tuple[dict[str, Any], Path, bool]:
     """Return to the database kept by the last upgrade.
 
     Gives what was kept, an archive of what is left behind, and whether the old MLflow could be started here.
     """
-    with lifecycle.changing(system, notice):
-        engine = status.running(system)
+    with lifecycle.changing(project, notice):
+        engine = status.running(project)
         create.need(engine, POSTGRES, STORE)
-        journal.recover(system.state, engine, progress)  # an upgrade interrupted at its end leaves its note
+        journal.recover(project.state, engine, progress)  # an upgrade interrupted at its end leaves its note
         try:
-            kept = {key: str(value) for key, value in json.loads(_kept(system).read_bytes()).items()}
+            kept = {key: str(value) for key, value in json.loads(_kept(project).read_bytes()).items()}
         except (OSError, ValueError, AttributeError):
             raise TrackbedError(
                 "there is no upgrade to go back from", "`invoke restore` brings back an archive"
             ) from None
-        if kept["database"] == system.state.live["database"]:
+        if kept["database"] == project.state.live["database"]:
             raise TrackbedError(f"the earlier database {kept['database']} is the active one already", "`invoke up`")
         if kept["database"] not in database.databases(engine):
             raise TrackbedError(
@@ -164,16 +164,16 @@ def back(system: Project, progress: ProgressReporter, notice: Notice) -> tuple[d
             )
         engine.halt(MLFLOW, progress)
         progress.step("backing up the current data")
-        path = locations.kept(system.settings, "before-back-")
-        create.make(system, engine, path, progress)
-        left = {key: system.state.live[key] for key in ("database", "prefix")}
-        journal.open_change(system.state, engine.name, left)  # names what goes once it is not live: killed, `up` does
-        system.state.live = {**system.state.live, "database": kept["database"], "prefix": kept["prefix"]}
-        system.state.applied = {"hash": "", "identities": {}}
+        path = locations.kept(project.settings, "before-back-")
+        create.make(project, engine, path, progress)
+        left = {key: project.state.live[key] for key in ("database", "prefix")}
+        journal.open_change(project.state, engine.name, left)  # names what goes once it is not live: killed, `up` does
+        project.state.live = {**project.state.live, "database": kept["database"], "prefix": kept["prefix"]}
+        project.state.applied = {"hash": "", "identities": {}}
         runnable = unpack.known(engine, kept["schema"]) == "current"
         if not runnable and kept["image"]:
-            system.state.remembered["MLFLOW_IMAGE"] = kept["image"]
-        system.state.save()
-        _kept(system).unlink(missing_ok=True)
-        journal.recover(system.state, engine, progress)
+            project.state.remembered["MLFLOW_IMAGE"] = kept["image"]
+        project.state.save()
+        _kept(project).unlink(missing_ok=True)
+        journal.recover(project.state, engine, progress)
         return kept, path, runnable or bool(kept["image"])

@@ -25,13 +25,13 @@ class Verified:
     repairable: bool
 
 
-def verify(system: Project, text: str, repair: bool, progress: ProgressReporter, notice: Notice) -> Verified:
+def verify(project: Project, text: str, repair: bool, progress: ProgressReporter, notice: Notice) -> Verified:
     """Read everything back of the backups that ``text`` names: a file, all of a folder or bucket, or one of them.
 
     ``repair``: manifests and lists from their copies; pieces from the running system, of which a new backup is made.
     """
     meter = create.Meter(progress, "verifying")
-    chosen = locations.every(system.settings, text)
+    chosen = locations.every(project.settings, text)
     if isinstance(chosen, list):
         if repair:
             raise SettingError(
@@ -40,14 +40,14 @@ def verify(system: Project, text: str, repair: bool, progress: ProgressReporter,
         return _verified_files(chosen, meter)
     store, names = chosen
     if repair:
-        locations.target(system.settings, f"{store}/")  # refuses where root must not write
+        locations.target(project.settings, f"{store}/")  # refuses where root must not write
     found = damage.examine(store, names, meter.report, set(names) == set(repository.names(store)))
     if found.well or not repair:
         return Verified(tuple(damage.report(store, found)), found.well, _summary(found), f"{store}", True)
     lines = [f"repaired from its copy: {path}" for path in damage.repair(store, found)]
     if found.pieces:
-        with lifecycle.changing(system, notice):
-            added = create.add(system, status.running(system), store, progress, lost=found.pieces)
+        with lifecycle.changing(project, notice):
+            added = create.add(project, status.running(project), store, progress, lost=found.pieces)
         lines += [f"made for it: {Snapshot(store, added.name)}", *create.health(store, added).lines]
         names = [*names, added.name]
     found = damage.examine(store, names, meter.report)

@@ -175,12 +175,12 @@ def _check_gpu(engine: Engine) -> Finding:
     return Finding(Level.OK, "gpu", text + (f"; PyTorch for {chosen.torch_reason}" if chosen.torch_reason else ""))
 
 
-def _check_pages(system: Project, engine: Engine) -> list[Finding]:
+def _check_pages(project: Project, engine: Engine) -> list[Finding]:
     """Damaged pages of a database that runs; nothing for one that does not."""
     try:
         if not any(s.name == POSTGRES and s.state is State.READY for s in engine.services()):
             return []
-        seen = pages.look(engine, system.state.live["database"])
+        seen = pages.look(engine, project.state.live["database"])
     except TrackbedError as error:
         return [Finding(Level.ERROR, "database", error.message, error.hint)]
     if seen.good:
@@ -240,10 +240,10 @@ def _check_permissions(settings: Settings, engine: Engine | None = None) -> Find
     return Finding(Level.OK, "permissions", f"the notebook writes to {workspace}{where} as uid {owner}")
 
 
-def _check_access(system: Project, engine: Engine) -> Finding:
+def _check_access(project: Project, engine: Engine) -> Finding:
     """Whether other accounts of the machine can use MLflow."""
     settings = engine.settings
-    there = access.others(access.own(system), settings.folder)
+    there = access.others(access.own(project), settings.folder)
     if settings.public or settings.tracking_uri:
         return Finding(Level.OK, "local access", "MLflow is behind a login")
     more = "s" if len(there) > 1 else ""
@@ -252,9 +252,9 @@ def _check_access(system: Project, engine: Engine) -> Finding:
         if there
         else "no other person has an account on this machine"
     )
-    if system.asks:
+    if project.asks:
         return Finding(Level.OK, "local access", f"MLflow asks for its token; {words}")
-    if there and system.state.engine:
+    if there and project.state.engine:
         more = " --local-access=token" if settings.local_access == OPEN else ""
         return Finding(
             Level.WARNING, "local access", f"MLflow is open to {words}", f"`invoke up{more}`: then it asks for a token"
@@ -274,23 +274,23 @@ def _check_settings(engine: Engine) -> list[Finding]:
     ]
 
 
-def examine(system: Project) -> list[Finding]:
+def examine(project: Project) -> list[Finding]:
     """Everything, for `invoke doctor`; nothing is changed. Never raises for what it finds."""
-    settings = system.settings
+    settings = project.settings
     found = _check_platform()
-    found += select.considered(system)
+    found += select.considered(project)
     try:
-        choice = select.choose(system)
+        choice = select.choose(project)
     except TrackbedError as error:
         if not any(f.level is Level.ERROR for f in found):
             found.append(Finding(Level.ERROR, "engine", error.message, error.hint))
         return [*found, _check_permissions(settings)]
-    return [*found, *_check_engine(system, choice.engine), *_check_address(settings, choice.engine)]
+    return [*found, *_check_engine(project, choice.engine), *_check_address(settings, choice.engine)]
 
 
-def _check_engine(system: Project, engine: Engine) -> list[Finding]:
+def _check_engine(project: Project, engine: Engine) -> list[Finding]:
     """What can be looked at once the engine is known."""
-    held = " (holds this project's data)" if system.state.engine else ""
+    held = " (holds this project's data)" if project.state.engine else ""
     found = [Finding(Level.OK, "engine", f"{engine.name}{held}")]
     found += engine.checks.client()
     found.append(check_disk(engine, fresh=not engine.data()))
@@ -301,14 +301,14 @@ def _check_engine(system: Project, engine: Engine) -> list[Finding]:
         found += wrong or [Finding(Level.OK, "ports", ", ".join(str(p.published) for _, p in planned))]
     except TrackbedError as error:
         found.append(Finding(Level.ERROR, "ports", error.message, error.hint))
-    found.append(_check_access(system, engine))
+    found.append(_check_access(project, engine))
     if words := mlflow_jobs.summary(engine.settings):
         found.append(Finding(Level.OK, "jobs", words))
     if any(status.name == MLFLOW and status.up for status in engine.services()):
         found.append(fast_path.check(engine))
-    found += engine.checks.workspace(bool(access.others(access.own(system), engine.settings.folder)))
+    found += engine.checks.workspace(bool(access.others(access.own(project), engine.settings.folder)))
     found.append(_check_gpu(engine))
-    found += _check_pages(system, engine)
+    found += _check_pages(project, engine)
     found.append(engine.checks.uplink())
     found.append(engine.checks.way_out())
     found += engine.checks.leftovers() or [Finding(Level.OK, "leftovers", "none")]

@@ -22,9 +22,9 @@ MIB = 2**20
 
 
 def backup(given: Given, to: str, with_secrets: bool) -> int:
-    system = options.load(given)
+    project = options.load(given)
     with console.Progress() as progress:
-        place, manifest, health = create.create(system, to, with_secrets, progress, progress.notice)
+        place, manifest, health = create.create(project, to, with_secrets, progress, progress.notice)
     console.value(place)
     console.notice(create.words(manifest))
     if line := create.stored(manifest):
@@ -37,9 +37,9 @@ def backup(given: Given, to: str, with_secrets: bool) -> int:
 
 
 def verify(given: Given, place: str, repair: bool) -> int:
-    system = options.load(given)
+    project = options.load(given)
     with console.Progress() as progress:
-        found = verify_backups(system, place, repair, progress, progress.notice)
+        found = verify_backups(project, place, repair, progress, progress.notice)
     for line in found.lines:
         console.value(line)
     console.notice(found.summary)
@@ -50,12 +50,12 @@ def verify(given: Given, place: str, repair: bool) -> int:
 
 def restore(given: Given, source: str, into: str, no_backup: bool, skip_damaged: bool, yes: bool) -> None:
     options.refuse(bool(into and no_backup), "--no-backup", "with --into, which replaces nothing")
-    system = options.load(given)
-    question = f"Replace the experiments and artifacts of project {system.settings.project} by {source}?"
-    if not into and system.state.existed and not yes and not console.confirm(question):
+    project = options.load(given)
+    question = f"Replace the experiments and artifacts of project {project.settings.project} by {source}?"
+    if not into and project.state.existed and not yes and not console.confirm(question):
         raise TrackbedError("nothing was restored", "answer y, or pass --yes where there is no terminal")
     with console.Progress() as progress:
-        target, done = restore_backup(system, source, progress, progress.notice, not no_backup, into, skip_damaged)
+        target, done = restore_backup(project, source, progress, progress.notice, not no_backup, into, skip_damaged)
     console.notice(f"restored: {create.words(done.manifest)}")
     for line in done.left_lines:
         console.notice(line)
@@ -73,17 +73,17 @@ def restore(given: Given, source: str, into: str, no_backup: bool, skip_damaged:
 def move(given: Given, to: str) -> None:
     options.choose(to, *select.ENGINES, option="--to=")
     store = given.get("object_store")
-    system = options.load(given | {"object_store": store and "auto"})  # the store is the other engine's
+    project = options.load(given | {"object_store": store and "auto"})  # the store is the other engine's
     with console.Progress() as progress:
-        archived, view = move_project(system, to, store or "", progress, progress.notice)
+        archived, view = move_project(project, to, store or "", progress, progress.notice)
     show_services(view)
     console.notice(f"\nmoved; the archive it was carried in is kept: {archived}")
 
 
 def upgrade(given: Given) -> None:
-    system = options.load(given)
+    project = options.load(given)
     with console.Progress() as progress:
-        done = upgrades.upgrade(system, progress, progress.notice)
+        done = upgrades.upgrade(project, progress, progress.notice)
     console.table(("what", "from", "to"), [(c.what, c.old, c.new) for c in done.changes])
     if done.archive:
         console.notice(f"backup made before: {done.archive}")
@@ -94,9 +94,9 @@ def upgrade(given: Given) -> None:
 
 def go_back(given: Given) -> None:
     """`invoke upgrade --back`."""
-    system = options.load(given)
+    project = options.load(given)
     with console.Progress() as progress:
-        kept, archived, runnable = upgrades.back(system, progress, progress.notice)
+        kept, archived, runnable = upgrades.back(project, progress, progress.notice)
         if runnable:
             lifecycle.up(options.load(given), progress, progress.notice)
     console.notice(f"back on the database {kept['database']} (schema {kept['schema']}) of {kept['at']}")
@@ -104,7 +104,7 @@ def go_back(given: Given) -> None:
     if not runnable:
         console.notice(
             "it needs the MLflow of that time: git checkout the version you had, then "
-            f"`invoke up{upgrades.flags_of_up(system.settings)}`"
+            f"`invoke up{upgrades.flags_of_up(project.settings)}`"
         )
 
 
@@ -135,17 +135,17 @@ def usage(given: Given, format: str, json: bool) -> None:
 
 
 def gc(given: Given, older_than: str, yes: bool) -> None:
-    system = options.load(given)
-    _show_deleted(system, older_than, yes)
+    project = options.load(given)
+    _show_deleted(project, older_than, yes)
     if not yes:
         return
     with console.Progress() as progress:
-        done = disk_usage.collect(system, older_than, progress, progress.notice)
+        done = disk_usage.collect(project, older_than, progress, progress.notice)
     console.notice(f"removed: {done.words}")
 
 
-def _show_deleted(system: Project, older_than: str, yes: bool) -> None:
-    found = disk_usage.deleted(status.running(system), older_than)
+def _show_deleted(project: Project, older_than: str, yes: bool) -> None:
+    found = disk_usage.deleted(status.running(project), older_than)
     console.table(
         ("experiment id", "runs", "models", "objects", "MiB"),
         [

@@ -14,10 +14,10 @@ def load(given: Given) -> Project:
     return warned(lifecycle.load(given))
 
 
-def warned(system: Project) -> Project:
-    for warning in system.settings.warnings:
+def warned(project: Project) -> Project:
+    for warning in project.settings.warnings:
         console.notice(f"warning: {warning}")
-    return system
+    return project
 
 
 def choose(value: str, *allowed: str, option: str = "--format=") -> str:

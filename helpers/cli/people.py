@@ -30,28 +30,28 @@ def remove_user(given: Given, name: str) -> None:
 
 
 def _change_user(given: Given, name: str, change: Callable[[Settings, str], str]) -> None:
-    system = options.load(given)
-    password = lifecycle.change_users(system, console.notice, lambda: change(system.settings, name))
+    project = options.load(given)
+    password = lifecycle.change_users(project, console.notice, lambda: change(project.settings, name))
     if password:
         console.notice(f"the password of {name}, shown this once:")
         console.value(password)
     else:
         console.notice(f"{name} may not log in any more")
-    if not system.settings.public:
+    if not project.settings.public:
         console.notice("logins count with PUBLIC=true only: `invoke up --public`")
 
 
 def env(given: Given, name: str) -> None:
-    system = options.load(given)
-    status.running(system)
-    console.value(gateway.client_lines(system.settings, name or None, system.asks))
+    project = options.load(given)
+    status.running(project)
+    console.value(gateway.client_lines(project.settings, name or None, project.asks))
 
 
 def show_credentials(given: Given, format: str, json: bool) -> None:
     format = options.output_format(format, json, "table", "json", "env")
-    system = options.load(given)
-    status.running(system)
-    secrets = system.credentials()
+    project = options.load(given)
+    status.running(project)
+    secrets = project.credentials()
     pairs = [(name, secrets[name]) for name in secrets.names if secrets[name]]
     if format == "json":
         console.as_json(dict(pairs))
@@ -62,9 +62,9 @@ def show_credentials(given: Given, format: str, json: bool) -> None:
 
 
 def rotate_credentials(given: Given) -> None:
-    system = options.load(given)
+    project = options.load(given)
     with console.Progress() as progress:
-        view, kept = lifecycle.rotate(system, progress, progress.notice)
+        view, kept = lifecycle.rotate(project, progress, progress.notice)
     show_services(view)
     if kept:
         console.notice(
@@ -73,7 +73,7 @@ def rotate_credentials(given: Given) -> None:
 
 
 def make_credentials(given: Given) -> None:
-    system = options.load(given)
+    project = options.load(given)
     with console.Progress() as progress:
-        lifecycle.initialise(system, progress, console.notice)
+        lifecycle.initialise(project, progress, console.notice)
     console.notice("ready for `docker compose up -d`")

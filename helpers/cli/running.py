@@ -40,70 +40,70 @@ class Start:
 def up(given: Given, start: Start, on_boot: str | bool | None) -> None:
     chosen = None if on_boot is None else options.choose(str(on_boot).lower(), "true", "false", option="--on-boot=")
     options.refuse(chosen is not None and start.dry_run, "--on-boot", "with --dry-run, which changes nothing")
-    system = options.load(given)
-    _up(system, start)
+    project = options.load(given)
+    _up(project, start)
     if chosen is not None:
-        for line in boot.install(system) if chosen == "true" else boot.remove(system.settings):
+        for line in boot.install(project) if chosen == "true" else boot.remove(project.settings):
             console.notice(line)
 
 
 def jupyter(given: Given, start: Start) -> None:
-    system = options.load(given)
-    if not system.settings.tracking_uri:
+    project = options.load(given)
+    if not project.settings.tracking_uri:
         raise SettingError(
             "TRACKING_URI is missing: `invoke jupyter` starts only the notebook, for a remote "
             "tracking server (--tracking-uri=https://HOST); `invoke up` starts everything."
         )
-    _up(system, start)
+    _up(project, start)
 
 
-def _up(system: Project, start: Start) -> None:
+def _up(project: Project, start: Start) -> None:
     start.refuse()
     if start.dry_run:
-        console.value(dry_run.script(system, start.name_prefix or ""))
+        console.value(dry_run.script(project, start.name_prefix or ""))
         return
     with console.Progress() as progress:
         consent = None if start.yes else kernels.Consent(progress.confirm, sys.stdin.isatty())
-        view = lifecycle.up(system, progress, progress.notice, start.adopt, consent)
+        view = lifecycle.up(project, progress, progress.notice, start.adopt, consent)
     show_services(view, tunnel=False)
     if view.settings.public:
         for line in gateway.notes(view.settings, len(users.load(view.settings))):
             console.notice(line)
     console.notice()
-    console.box(f"{view.settings.project} is ready", status.rows(system, view))
+    console.box(f"{view.settings.project} is ready", status.rows(project, view))
 
 
 def down(given: Given, delete_data: bool, yes: bool) -> None:
-    system = options.load(given)
-    if delete_data and (items := lifecycle.data(system)):
+    project = options.load(given)
+    if delete_data and (items := lifecycle.data(project)):
         console.notice("this deletes, for good:")
         for item in items:
             console.notice(f"  {item.name}: {item.what}")
-        console.notice(f"  the secrets and settings of project {system.settings.project}")
-        console.notice(f"it keeps the workspace {status.workspace(system)}")
+        console.notice(f"  the secrets and settings of project {project.settings.project}")
+        console.notice(f"it keeps the workspace {status.workspace(project)}")
         if not yes and not console.confirm("Delete them?"):
             raise TrackbedError(
                 "nothing was deleted, nothing was stopped", "answer y, or pass --yes where there is no terminal"
             )
-    if busy := lifecycle.busy(system):
+    if busy := lifecycle.busy(project):
         console.notice(f"this ends what computes in JupyterLab: {busy}")
         if not (yes or delete_data) and sys.stdin.isatty() and not console.confirm("Stop it?"):
             raise TrackbedError("nothing was stopped", "wait for them, or `invoke down --yes`")
     with console.Progress() as progress:
-        stopped = lifecycle.down(system, progress, console.notice)
-        if delete_data and system.state.existed:
-            lifecycle.delete_data(system, progress, console.notice)
+        stopped = lifecycle.down(project, progress, console.notice)
+        if delete_data and project.state.existed:
+            lifecycle.delete_data(project, progress, console.notice)
     console.notice(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
-    if not delete_data and system.state.existed:
+    if not delete_data and project.state.existed:
         console.notice("data are kept; `invoke up` goes on with them")
 
 
 def prove(given: Given) -> int:
     """`invoke check`."""
-    system = options.load(given)
-    engine = status.running(system)
+    project = options.load(given)
+    engine = status.running(project)
     if missing := status.not_running(status.overview(engine, engine.settings)):
-        raise TrackbedError(f"{system.settings.project} {missing}; start it with: {typed.anywhere('up')}")
+        raise TrackbedError(f"{project.settings.project} {missing}; start it with: {typed.anywhere('up')}")
     with console.Progress() as progress:
         results = check.run_check(engine, progress)
     words = {True: "passed", False: "failed", None: "not tested"}
@@ -114,8 +114,8 @@ def prove(given: Given) -> int:
 
 def examine(given: Given) -> int:
     """`invoke doctor`."""
-    system, tried = lifecycle.last_tried(given)
-    findings = doctor.examine(options.warned(system))
+    project, tried = lifecycle.last_tried(given)
+    findings = doctor.examine(options.warned(project))
     if tried:
         console.notice(f"with what the last `invoke up` was told, which failed: {', '.join(tried)}")
     console.table(("check", "result", "detail"), [(f.check, str(f.level), f.detail) for f in findings])

@@ -47,21 +47,21 @@ def _show_tunnel(view: Overview) -> None:
 
 def status(given: Given, format: str, json: bool) -> int:
     format = options.output_format(format, json, "table", "json", "env")
-    system = options.load(given)
-    view = inspection.read(system)
+    project = options.load(given)
+    view = inspection.read(project)
     if format == "json":
-        console.as_json(_as_data(system, view))
+        console.as_json(_as_data(project, view))
     elif format == "env":
         console.as_env(inspection.environment(view))
     elif view.stopped:
-        console.value(f"{view.settings.project}: {inspection.condition(system, view)}")
+        console.value(f"{view.settings.project}: {inspection.condition(project, view)}")
         console.notice(
-            f"to {'start it again with its data' if system.state.existed else 'make it'}: {typed.anywhere('up')}"
+            f"to {'start it again with its data' if project.state.existed else 'make it'}: {typed.anywhere('up')}"
         )
     else:
         show_services(view)
-        if view.rows and system.state.existed:
-            engine = inspection.running(system)
+        if view.rows and project.state.existed:
+            engine = inspection.running(project)
             for line in (*filter(None, [lifecycle.low_disk(engine)]), *durability.lines(engine)):
                 console.notice(f"\n{line}")
             if mlflow_jobs.enabled(engine.settings):
@@ -71,11 +71,11 @@ def status(given: Given, format: str, json: bool) -> int:
     return 0 if all(row.status.up for row in view.rows) else FAILED
 
 
-def _as_data(system: Project, view: Overview) -> dict[str, object]:
+def _as_data(project: Project, view: Overview) -> dict[str, object]:
     """What --json prints."""
     return {
         "project": view.settings.project,
-        "state": inspection.condition(system, view),
+        "state": inspection.condition(project, view),
         "engine": view.engine,
         "state_dir": str(view.settings.state_dir),
         "workspace": str(view.workspace),
@@ -115,9 +115,9 @@ def logs(given: Given, service: str, follow: bool, tail: int, raw: bool) -> None
 
 
 def jupyter_url(given: Given) -> None:
-    system = options.load(given)
-    engine = inspection.running(system)
-    console.value(notebook.url(engine, engine.settings, system.credentials()["JUPYTER_TOKEN"]))
+    project = options.load(given)
+    engine = inspection.running(project)
+    console.value(notebook.url(engine, engine.settings, project.credentials()["JUPYTER_TOKEN"]))
     view = inspection.overview(engine, engine.settings)
     if view.node:
         ports = [p.published for r in view.rows if r.status.name in ("jupyter", "mlflow") for p in r.status.ports]
@@ -128,8 +128,8 @@ def jupyter_url(given: Given) -> None:
 
 
 def mlflow_url(given: Given) -> None:
-    system = options.load(given)
-    engine = inspection.running(system)
+    project = options.load(given)
+    engine = inspection.running(project)
     if not (url := inspection.mlflow_url(inspection.overview(engine, engine.settings))):
         raise TrackbedError("MLflow has no address: it does not run here", "`invoke up` starts it")
     console.value(url)

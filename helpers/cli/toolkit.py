@@ -21,10 +21,10 @@ SETTINGS = {
 def build(given: Given, image: str, push: bool, registry: str) -> None:
     if push != bool(registry):
         raise SettingError("--push and --registry=HOST/PATH go together")
-    system = options.load(given)
+    project = options.load(given)
     with console.Progress() as progress:
         images = (image,) if image else ("mlflow", "jupyter")
-        built = building.build(system, images, progress, progress.notice, registry)
+        built = building.build(project, images, progress, progress.notice, registry)
     for one in built:
         size = f"{one.size / 2**20:.0f} MiB"
         console.notice(

@@ -18,31 +18,31 @@ FILE = "move.json"
 FOLDER = "moving"
 
 
-def _path(system: Project) -> Path:
-    return system.settings.folder / FILE
+def _path(project: Project) -> Path:
+    return project.settings.folder / FILE
 
 
-def scratch(system: Project, engine: str, object_store: str) -> Project:
+def scratch(project: Project, engine: str, object_store: str) -> Project:
     """This system on the other engine, empty, with a state of its own."""
-    folder = make_folder(system.settings.folder / FOLDER, private=True)
-    state = State(folder, instance=system.state.instance, engine=engine, remembered=dict(system.state.remembered))
+    folder = make_folder(project.settings.folder / FOLDER, private=True)
+    state = State(folder, instance=project.state.instance, engine=engine, remembered=dict(project.state.remembered))
     state.live["prefix"] = journal.fresh()["prefix"]  # both sides may have the same bucket
-    return Project(settings_on(system, engine, object_store), state)
+    return Project(settings_on(project, engine, object_store), state)
 
 
-def settings_on(system: Project, engine: str, object_store: str) -> Settings:
+def settings_on(project: Project, engine: str, object_store: str) -> Settings:
     """The settings on the other side; what the next `up` remembers is the new store, not the word of this command."""
-    return system.settings.again(system.state.remembered, engine=engine, object_store=object_store)
+    return project.settings.again(project.state.remembered, engine=engine, object_store=object_store)
 
 
-def note(system: Project, to: str, object_store: str) -> None:
-    write_private(_path(system), json.dumps({"from": system.state.engine, "to": to, "store": object_store}).encode())
+def note(project: Project, to: str, object_store: str) -> None:
+    write_private(_path(project), json.dumps({"from": project.state.engine, "to": to, "store": object_store}).encode())
 
 
-def done(system: Project) -> None:
+def done(project: Project) -> None:
     """The move has ended: forget what it needed."""
-    shutil.rmtree(system.settings.folder / FOLDER, ignore_errors=True)
-    _path(system).unlink(missing_ok=True)
+    shutil.rmtree(project.settings.folder / FOLDER, ignore_errors=True)
+    _path(project).unlink(missing_ok=True)
 
 
 def held(engine: Engine) -> tuple[str, ...]:
@@ -56,18 +56,18 @@ def clear(engine: Engine, progress: ProgressReporter) -> None:
     engine.remove_data(progress)
 
 
-def recover(system: Project, progress: ProgressReporter) -> None:
+def recover(project: Project, progress: ProgressReporter) -> None:
     """End what an interrupted move left: the side that is not live is stopped and its copy removed."""
     try:
-        found = json.loads(_path(system).read_bytes())
+        found = json.loads(_path(project).read_bytes())
         sides, store = {str(found["from"]), str(found["to"])}, str(found["store"])
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError):
-        raise TrackbedError(f"{_path(system)} is damaged", f"remove it: rm {_path(system)}") from None
-    for side in sides - {system.state.engine}:
+        raise TrackbedError(f"{_path(project)} is damaged", f"remove it: rm {_path(project)}") from None
+    for side in sides - {project.state.engine}:
         progress.step(f"a move was interrupted; removing its copy on the {side} engine")
         # the store that was asked for is the other side's; what is removed here is found by its labels or its folder
         has = side in select.ENGINES and store in select.ENGINES[side].stores
-        clear(select.make(scratch(system, side, store if has else "auto"), side), progress)
-    done(system)
+        clear(select.make(scratch(project, side, store if has else "auto"), side), progress)
+    done(project)

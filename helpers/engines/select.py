@@ -27,16 +27,16 @@ class Choice:
     notice: str = ""
 
 
-def make(system: Project, name: str) -> Engine:
+def make(project: Project, name: str) -> Engine:
     """The engine of that name. Nothing is asked of it yet. Raises SettingError for a store that it does not have."""
     made = ENGINES[name]
-    system.settings.check_store(name, made.stores)
-    return made(system)
+    project.settings.check_store(name, made.stores)
+    return made(project)
 
 
-def docker(system: Project) -> DockerEngine:
+def docker(project: Project) -> DockerEngine:
     """Docker's, for what nothing else does: building images."""
-    return DockerEngine(system)
+    return DockerEngine(project)
 
 
 def kind(name: str) -> type[Engine] | None:
@@ -44,55 +44,55 @@ def kind(name: str) -> type[Engine] | None:
     return ENGINES.get(name)
 
 
-def considered(system: Project) -> list[Finding]:
+def considered(project: Project) -> list[Finding]:
     """What is found of an engine that may be there or not, which is Docker's, where it is one to be asked."""
-    asked, kept = system.settings.engine, system.state.engine
+    asked, kept = project.settings.engine, project.state.engine
     if (
         asked not in ("auto", DockerEngine.name)
         or kept not in ("", DockerEngine.name)
-        or system.settings.object_store == "folder"
+        or project.settings.object_store == "folder"
     ):
         return []
     return [
         checks.there(
-            docker(system).availability(), DockerEngine.name in (asked, kept), f"--engine=embedded, which has {LACKS}"
+            docker(project).availability(), DockerEngine.name in (asked, kept), f"--engine=embedded, which has {LACKS}"
         )
     ]
 
 
-def choose(system: Project) -> Choice:
+def choose(project: Project) -> Choice:
     """The engine to use. Raises EngineUnavailable with the fix and the alternative.
 
     Data decides before anything else: where a system has some, its engine stays until the data is moved or removed.
     """
-    asked, kept = system.settings.engine, system.state.engine
+    asked, kept = project.settings.engine, project.state.engine
     if kept and asked not in ("auto", kept):
         raise EngineUnavailable(
             f"this project's data is kept by the {kept} engine, ENGINE={asked} (from "
-            f"{system.settings.origin('ENGINE')}) would start with nothing",
+            f"{project.settings.origin('ENGINE')}) would start with nothing",
             f"leave ENGINE out to go on with {kept}; --project=NAME starts another system beside it; "
             "`invoke down --delete-data` gives this one up",
         )
     if kept or asked != "auto":
-        engine = make(system, kept or asked)
+        engine = make(project, kept or asked)
         return Choice(_usable(engine, engine.availability(), kept))
-    docker = make(system, "docker")
+    docker = make(project, "docker")
     there = docker.availability()
     if there.usable:
         return Choice(docker, f"engine: docker ({there.reason})")
     if there.present:
         return Choice(_usable(docker, there))
-    embedded = make(system, "embedded")
+    embedded = make(project, "embedded")
     _usable(embedded, embedded.availability())
     return Choice(embedded, f"engine: embedded, because {there.reason}; compared with docker: {LACKS}")
 
 
-def current(system: Project) -> Engine:
+def current(project: Project) -> Engine:
     """The engine that holds this project's system, for commands that only look. Raises EngineUnavailable."""
-    if system.state.engine:
-        engine = make(system, system.state.engine)
+    if project.state.engine:
+        engine = make(project, project.state.engine)
         return _usable(engine, engine.availability(), engine.name)
-    return choose(system).engine
+    return choose(project).engine
 
 
 def _usable(engine: Engine, found: Availability, kept: str = "") -> Engine:

@@ -17,13 +17,13 @@ NOBODY = 65534
 NO_SHELLS = ("nologin", "false", "true", "sync", "shutdown", "halt", "git-shell")
 
 
-def decide(system: Project, node: str = "") -> str:
+def decide(project: Project, node: str = "") -> str:
     """Decide what `auto` means, in ``system.state``; gives the line that says what it is and why. ``node``: another
     machine that runs the services.
 
     Once it is a token it stays one: an account that went may have left programs behind.
     """
-    settings, state = system.settings, system.state
+    settings, state = project.settings, project.state
     if settings.tracking_uri:
         return ""
     if settings.public:
@@ -36,7 +36,7 @@ def decide(system: Project, node: str = "") -> str:
         asks = "asks for a token" if settings.local_access == TOKEN else "asks for nothing"
         return f"local access: MLflow {asks} (LOCAL_ACCESS from {settings.origin('LOCAL_ACCESS')})"
     before = state.access.get("mode", "")
-    reason = _reason(settings, own(system), node)
+    reason = _reason(settings, own(project), node)
     chosen = TOKEN if reason or before == TOKEN else OPEN
     owner = state.access.get("uid") or os.environ.get("SUDO_UID") or str(_uid())
     state.access = {"mode": chosen, "uid": owner}
@@ -61,9 +61,9 @@ def _reason(settings: Settings, mine: set[int], node: str) -> str:
     return f"{', '.join(shown(name, 40) for name in names[:3])}{more} {verb} on this machine"
 
 
-def own(system: Project) -> set[int]:
+def own(project: Project) -> set[int]:
     """The accounts of who runs this: also behind sudo, and who began it (at boot nobody's sudo tells)."""
-    told = (os.environ.get("SUDO_UID", ""), system.state.access.get("uid", ""))
+    told = (os.environ.get("SUDO_UID", ""), project.state.access.get("uid", ""))
     return {_uid(), *(int(text) for text in told if text.isdecimal())}
 
 

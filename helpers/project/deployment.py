@@ -16,14 +16,14 @@ class Deployment:
 
     def __init__(self, project: Project, object_store: str) -> None:
         """``object_store``: minio, versitygw, external, or a folder."""
-        self.system = project
+        self.project = project
         self.object_store = object_store
         self.workspace: Path = project.settings.workspace  # on the machine that runs the services
         self.notebook_uid: int | None = None  # None: whom the folder belongs to, here
 
     @property
     def settings(self) -> Settings:
-        return self.system.settings
+        return self.project.settings
 
     @property
     def services(self) -> tuple[str, ...]:
@@ -58,8 +58,8 @@ class Collaborator(Generic[Kind]):
         self.deployment = deployment
 
     @property
-    def system(self) -> Project:
-        return self.deployment.system
+    def project(self) -> Project:
+        return self.deployment.project
 
     @property
     def settings(self) -> Settings:

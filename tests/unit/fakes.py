@@ -18,7 +18,7 @@ from helpers.settings import BY_NAME, Settings
 ENTRY = clone.MLFLOW_FOLDER / "start.py"
 
 
-def system(folder: Path, **given: str) -> Project:
+def project(folder: Path, **given: str) -> Project:
     """A Project whose state and workspace lie in ``folder``: settings as flags, those without one as variables."""
     flags = {name: value for name, value in given.items() if name.upper() not in BY_NAME or BY_NAME[name.upper()].flag}
     variables = {f"TRACKBED_{name.upper()}": value for name, value in given.items() if name not in flags}

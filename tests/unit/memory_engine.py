@@ -101,13 +101,13 @@ class MemoryEngine(Engine):
     volumes: ClassVar[set[str]] = set()
     started: ClassVar[int] = 0
 
-    def __init__(self, system: Project) -> None:
-        self.system = system
-        self.deployment = Deployment(system, "folder")
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.deployment = Deployment(project, "folder")
 
     @property
     def settings(self) -> Settings:
-        return self.system.settings
+        return self.project.settings
 
     @property
     def host(self) -> Host:
@@ -124,10 +124,10 @@ class MemoryEngine(Engine):
         return shared.remarks(self.accelerator, "")
 
     def access_token(self) -> str:
-        return self.system.access_token()
+        return self.project.access_token()
 
     def plan(self) -> Plan:
-        uri = f"postgresql+psycopg2://mlflow@/{self.system.state.live['database']}"
+        uri = f"postgresql+psycopg2://mlflow@/{self.project.state.live['database']}"
         ports = {MLFLOW: self.settings.mlflow_port, JUPYTER: self.settings.jupyter_port}
         return Plan(
             self.name,
@@ -151,10 +151,10 @@ class MemoryEngine(Engine):
         return ()
 
     def fingerprint(self) -> str:
-        return digests.digest([service.__dict__ for service in self.plan().services], self.system.credentials_digest())
+        return digests.digest([service.__dict__ for service in self.plan().services], self.project.credentials_digest())
 
     def unchanged(self) -> bool:
-        return shared.unchanged(self, self.system.state.applied)
+        return shared.unchanged(self, self.project.state.applied)
 
     def start(self, progress: ProgressReporter) -> StartReport:
         before = {s.name: s.identity for s in self.services() if s.up}

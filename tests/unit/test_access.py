@@ -38,12 +38,12 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> list[pwd.struct_passwd]:
     return listed
 
 
-def system(tmp: Path, **flags: str) -> Project:
-    return fakes.system(tmp, **flags)
+def project(tmp: Path, **flags: str) -> Project:
+    return fakes.project(tmp, **flags)
 
 
 def test_alone_it_is_open(machine: list[pwd.struct_passwd], tmp_path: Path) -> None:
-    mine = system(tmp_path)
+    mine = project(tmp_path)
     assert access.decide(mine) == "local access: open, no other person has an account on this machine"
     assert not mine.asks and mine.access_token() == "" and mine.state.access == {"mode": "open", "uid": str(ANN)}
 
@@ -62,14 +62,14 @@ def test_another_account_makes_it_ask(
     machine: list[pwd.struct_passwd], tmp_path: Path, other: pwd.struct_passwd
 ) -> None:
     machine.append(other)
-    mine = system(tmp_path)
+    mine = project(tmp_path)
     said = access.decide(mine)
     assert mine.asks and len(mine.access_token()) == 43
     assert other.pw_name in said and "asks for a token" in said and mine.access_token() not in said
 
 
 def test_services_of_this_project_are_no_others(machine: list[pwd.struct_passwd], tmp_path: Path) -> None:
-    mine = system(tmp_path)
+    mine = project(tmp_path)
     home = mine.settings.folder / "embedded" / "home" / "server"
     machine.append(account("trackbed-trackbed-mlflow", 400, "/usr/sbin/nologin", home))
     access.decide(mine)
@@ -89,20 +89,20 @@ def test_who_is_behind_sudo_is_who_runs_it_also_at_boot(
     machine: list[pwd.struct_passwd], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(access, "_uid", lambda: 0)
-    mine = system(tmp_path)
+    mine = project(tmp_path)
     monkeypatch.setenv("SUDO_UID", str(ANN))
     access.decide(mine)
     assert not mine.asks
     monkeypatch.delenv("SUDO_UID")
     access.decide(mine)
     assert not mine.asks
-    other = system(tmp_path / "other")
+    other = project(tmp_path / "other")
     access.decide(other)  # root of the machine where ann has an account
     assert other.asks
 
 
 def test_an_account_that_appears_makes_it_ask_and_is_told(machine: list[pwd.struct_passwd], tmp_path: Path) -> None:
-    mine = system(tmp_path)
+    mine = project(tmp_path)
     access.decide(mine)
     digest = mine.credentials_digest()
     machine.append(account("bob", BOB))
@@ -115,30 +115,30 @@ def test_an_account_that_appears_makes_it_ask_and_is_told(machine: list[pwd.stru
 @pytest.mark.parametrize(("chosen", "asks"), [("open", False), ("token", True)])
 def test_who_chose_is_obeyed(machine: list[pwd.struct_passwd], tmp_path: Path, chosen: str, asks: bool) -> None:
     machine.append(account("bob", BOB))
-    mine = system(tmp_path, local_access=chosen)
+    mine = project(tmp_path, local_access=chosen)
     assert "--local-access" in access.decide(mine) and mine.asks is asks
     assert mine.state.access == {}
 
 
 def test_behind_the_gateway_or_elsewhere_nothing_is_asked(machine: list[pwd.struct_passwd], tmp_path: Path) -> None:
     machine.append(account("bob", BOB))
-    public = system(tmp_path, public="true", local_access="token")
+    public = project(tmp_path, public="true", local_access="token")
     assert "gateway" in access.decide(public) and public.asks  # the gateway adds it
-    alone = system(tmp_path, tracking_uri="https://mlflow.example.org")
+    alone = project(tmp_path, tracking_uri="https://mlflow.example.org")
     assert access.decide(alone) == "" and not alone.asks
 
 
 def test_on_another_machine_nobody_can_look(machine: list[pwd.struct_passwd], tmp_path: Path) -> None:
-    mine = system(tmp_path)
+    mine = project(tmp_path)
     assert "node7" in access.decide(mine, "ssh://node7") and mine.asks
 
 
 def test_it_is_remembered(machine: list[pwd.struct_passwd], tmp_path: Path) -> None:
     machine.append(account("bob", BOB))
-    mine = system(tmp_path)
+    mine = project(tmp_path)
     access.decide(mine)
     mine.state.save()
-    assert system(tmp_path).asks
+    assert project(tmp_path).asks
 
 
 def test_who_runs_it_also_behind_sudo(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,10 @@ from tests.unit import fakes
 
 
 @pytest.fixture
-def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     for name in [name for name in os.environ if name.startswith("TRACKBED_")]:
         monkeypatch.delenv(name)
-    made = fakes.system(tmp_path, ready_timeout="99", engine="embedded")
+    made = fakes.project(tmp_path, ready_timeout="99", engine="embedded")
     made.state.engine = "embedded"
     made.state.remembered = {"CULL_IDLE": "30m", "PUBLIC": "true", "MLFLOW_PORT": "8000"}
     made.state.save()
@@ -26,27 +26,27 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return made
 
 
-def ports(system: Project) -> list[int]:
-    return [getattr(system.settings, field) for field in aside.PORTS]
+def ports(project: Project) -> list[int]:
+    return [getattr(project.settings, field) for field in aside.PORTS]
 
 
-def test_a_new_project_beside_this_one(system: Project) -> None:
-    other = aside.project(system, "two")
+def test_a_new_project_beside_this_one(project: Project) -> None:
+    other = aside.project(project, "two")
     assert other.aside and not other.state.existed and other.settings.project == "two"
-    assert set(ports(other)).isdisjoint(ports(system)) and len(set(ports(other))) == 4
-    assert other.settings.workspace == other.settings.folder / "workspace" != system.settings.workspace
+    assert set(ports(other)).isdisjoint(ports(project)) and len(set(ports(other))) == 4
+    assert other.settings.workspace == other.settings.folder / "workspace" != project.settings.workspace
     assert other.settings.ready_timeout == 99 and other.settings.engine == "embedded" and not other.settings.public
     other.state.remember(other.settings.told)
     assert other.state.remembered["MLFLOW_PORT"] == str(other.settings.mlflow_port)
     assert other.state.remembered["CULL_IDLE"] == "30m" and "PUBLIC" not in other.state.remembered
 
 
-def test_one_that_is_there_keeps_its_ports(system: Project) -> None:
-    first = aside.project(system, "two")
+def test_one_that_is_there_keeps_its_ports(project: Project) -> None:
+    first = aside.project(project, "two")
     first.state.remember({**first.settings.told, "MLFLOW_PORT": "8765"})
     first.state.engine = "embedded"
     first.state.save()
-    again = aside.project(system, "two")
+    again = aside.project(project, "two")
     assert again.settings.mlflow_port == 8765 and ports(again)[1:] == ports(first)[1:]
     assert again.state.instance == first.state.instance
 
@@ -54,12 +54,12 @@ def test_one_that_is_there_keeps_its_ports(system: Project) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"), [("trackbed", "this project itself"), ("no such Name", "PROJECT"), ("../x", "PROJECT")]
 )
-def test_names_that_cannot_be(system: Project, name: str, expected: str) -> None:
+def test_names_that_cannot_be(project: Project, name: str, expected: str) -> None:
     with pytest.raises(SettingError, match=expected):
-        aside.project(system, name)
+        aside.project(project, name)
 
 
-def test_a_bucket_is_not_shared(system: Project) -> None:
-    system.settings = replace(system.settings, object_store="external")
+def test_a_bucket_is_not_shared(project: Project) -> None:
+    project.settings = replace(project.settings, object_store="external")
     with pytest.raises(SettingError, match="one bucket"):
-        aside.project(system, "two")
+        aside.project(project, "two")

@@ -11,11 +11,11 @@ import pytest
 
 from helpers import boot
 from helpers.errors import TrackbedError
-from tests.unit.fakes import system
+from tests.unit.fakes import project
 
 
 def test_the_units_text(tmp_path: Path) -> None:
-    settings = system(tmp_path, engine="embedded", project="lab").settings
+    settings = project(tmp_path, engine="embedded", project="lab").settings
     text = boot.unit(settings, "/venv/bin/python", "/usr/bin:/bin", as_root=True)
     where = f"--project=lab --state-dir={tmp_path}/state"
     assert f"ExecStart=/venv/bin/python -m invoke up {where}\n" in text
@@ -45,7 +45,7 @@ def verified(unit: Path) -> str:
 def test_systemd_takes_the_unit(tmp_path: Path, folder: str) -> None:
     place = tmp_path / folder
     (place / "clone").mkdir(parents=True)
-    settings = system(place, engine="embedded").settings
+    settings = project(place, engine="embedded").settings
     python = place / "python"
     python.symlink_to(sys.executable)
     unit = tmp_path / boot.name(settings)
@@ -63,7 +63,7 @@ def test_systemd_refuses_another_text(tmp_path: Path) -> None:
 
 def test_without_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boot, "RUNNING", tmp_path / "nothing")
-    there = system(tmp_path, engine="embedded")
+    there = project(tmp_path, engine="embedded")
     there.state.engine = "embedded"
     with pytest.raises(TrackbedError, match="systemd did not start") as caught:
         boot.install(there)

@@ -18,7 +18,7 @@ from helpers.engines.docker.client import DockerApi, connection
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.engines.embedded.supervisor import Supervisor
 from helpers.errors import EngineUnavailable
-from tests.unit.fakes import system
+from tests.unit.fakes import project
 
 
 def test_a_result_an_error_and_a_limit() -> None:
@@ -115,7 +115,7 @@ def test_a_program_of_the_notebooks_cannot_fill_memory(
     """Every program may be one that the notebook put first on its PATH."""
     done = commands.run([*ENDLESS], stdin, 20, limited=True)
     assert done.code == 1 and done.stdout == "" and "4 MiB" in done.stderr
-    engine = EmbeddedEngine(system(tmp_path))
+    engine = EmbeddedEngine(project(tmp_path))
     monkeypatch.setattr(engine.commands, "command", lambda service, argv: ([*argv], {}))
     assert engine.exec(JUPYTER, ENDLESS, stdin, 20) == done
     assert engine.exec(JUPYTER, ("cat",), stdin, 20).stdout == (stdin or b"").decode()

@@ -25,7 +25,7 @@ from helpers.engines.docker.client import LABEL, Container, DockerApi, socket_er
 from helpers.engines.docker.engine import DockerEngine
 from helpers.errors import Interrupted, ServiceFailed, TrackbedError
 from helpers.findings import Level
-from tests.unit.fakes import Silent, deployed, system
+from tests.unit.fakes import Silent, deployed, project
 
 VERSION = {"Version": "28.1.0", "ApiVersion": "1.49", "Components": [{"Name": "Engine"}]}
 MODEL: dict[str, Any] = {
@@ -132,7 +132,7 @@ def test_durations(text: str | float, expected: float) -> None:
 
 @pytest.mark.parametrize("store", ["minio", "versitygw", "external"])
 def test_every_secret_file_has_its_volume_and_owner(tmp_path: Path, store: str) -> None:
-    here = deployed(system(tmp_path, project="lab").settings, store)
+    here = deployed(project(tmp_path, project="lab").settings, store)
     volumes = {v.name: v for v in compose_model.volumes(here)}
     files = compose_model.secret_files(here)
     assert {f.volume for f in files} == {name for name, v in volumes.items() if v.secret}
@@ -211,7 +211,7 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
             script.write_text(f"#!/bin/sh\n{f'echo {plugin}' if plugin else 'exit 1'}\n")
             script.chmod(0o755)
         monkeypatch.setenv("PATH", str(bin_folder))
-        return DockerEngine(system(tmp_path))
+        return DockerEngine(project(tmp_path))
 
     yield make
     for one in opened:
@@ -403,8 +403,8 @@ class FakeApi(DockerApi):
 def engine_with(
     tmp_path: Path, containers: list[Container] | None = None, volumes: Mapping[str, Mapping[str, str]] | None = None
 ) -> DockerEngine:
-    engine = DockerEngine(system(tmp_path), FakeApi(containers or [], volumes or {}))
-    engine.system.state.instance = "mine" * 8
+    engine = DockerEngine(project(tmp_path), FakeApi(containers or [], volumes or {}))
+    engine.project.state.instance = "mine" * 8
     return engine
 
 
@@ -563,7 +563,7 @@ def test_why_compose_failed(
 def test_no_secret_in_what_compose_is_told(tmp_path: Path) -> None:
     engine = engine_with(tmp_path)
     told = json.dumps(engine.compose.values())
-    credentials = engine.system.credentials()
+    credentials = engine.project.credentials()
     assert not [name for name in credentials.names if credentials[name] in told]
     assert not any("PASSWORD" in name or "SECRET_KEY" in name or "TOKEN" in name for name in engine.compose.values())
 

@@ -21,7 +21,7 @@ from rich.cells import cell_len
 import command_line
 from helpers import console
 from helpers.errors import TrackbedError
-from tests.unit.fakes import system
+from tests.unit.fakes import project
 from tests.unit.texts import messages
 
 CLEAR, TITLE, OVERRIDE, C1 = "\x1b[2J\x1b[H", "\x1b]0;owned\x07", "a\u202egnp.exe", "\x9b31m"
@@ -119,7 +119,7 @@ def test_logs_are_clean_unless_asked_for_as_they_are(
             return [CLEAR + "hello"]
 
     monkeypatch.setattr(options, "load", lambda flags: None)
-    monkeypatch.setattr(status, "running", lambda system: Engine())
+    monkeypatch.setattr(status, "running", lambda project: Engine())
     tasks.logs.body(None, service="jupyter")
     assert capsys.readouterr().out == "\\x1b[2J\\x1b[Hhello\n"
     tasks.logs.body(None, service="jupyter", raw=True)
@@ -265,10 +265,10 @@ def test_a_stopped_system_is_started_again_by_the_line_that_status_prints(
     from helpers.cli import options
 
     monkeypatch.setattr("sys.argv", ["invoke", "status", "--project=revcor", f"--state-dir={tmp_path}"])
-    view = status.Overview("embedded", system(tmp_path, project="revcor").settings, ())
-    monkeypatch.setattr(options, "load", lambda flags: system(tmp_path, project="revcor"))
-    monkeypatch.setattr(status, "read", lambda system: view)
-    monkeypatch.setattr(status, "running", lambda system: view)
+    view = status.Overview("embedded", project(tmp_path, project="revcor").settings, ())
+    monkeypatch.setattr(options, "load", lambda flags: project(tmp_path, project="revcor"))
+    monkeypatch.setattr(status, "read", lambda project: view)
+    monkeypatch.setattr(status, "running", lambda project: view)
     monkeypatch.setattr(status, "overview", lambda engine, settings: view)
     monkeypatch.setattr(status, "not_running", lambda view: "is stopped")
     tasks.status.body(None, project="revcor", state_dir=str(tmp_path))

@@ -12,7 +12,7 @@ from helpers import clone, database_settings
 from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.project import mlflow_jobs
-from tests.unit.fakes import system
+from tests.unit.fakes import project
 
 
 def allowed(host: str, patterns: list[str]) -> bool:
@@ -66,10 +66,10 @@ def test_both_engines_count_the_connections_of_jobs(tmp_path: Path) -> None:
     said = {jobs: str(database_settings.max_connections(2, jobs)) for jobs in (False, True)}
     assert said[True] != said[False]
     for given, jobs in (({}, False), ({"mlflow_jobs": "on"}, True)):
-        one = system(tmp_path, **given)
+        one = project(tmp_path, **given)
         assert DockerEngine(one).compose.values()["TRACKBED_MAX_CONNECTIONS"] == said[jobs]
         assert f"max_connections={said[jobs]}" in EmbeddedEngine(one).specs.spec("postgres").command
-    public = system(tmp_path, engine="docker", public="true", mlflow_jobs="on").settings
+    public = project(tmp_path, engine="docker", public="true", mlflow_jobs="on").settings
     assert not mlflow_jobs.enabled(public)
 
 

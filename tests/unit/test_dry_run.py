@@ -18,7 +18,7 @@ from helpers.engines.docker.notebook_image import NotebookImage
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.errors import EngineUnavailable, SettingError
 from helpers.project.state import make_folder, write_private
-from tests.unit.fakes import system
+from tests.unit.fakes import project
 
 SERVER = ServiceSpec(
     name="mlflow",
@@ -75,7 +75,7 @@ PLAN = Plan(
 
 @pytest.fixture
 def text(tmp_path: Path) -> str:
-    return script.containers(PLAN, system(tmp_path).settings, NotebookImage("x:1"))
+    return script.containers(PLAN, project(tmp_path).settings, NotebookImage("x:1"))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_workspace_with_a_space_is_one_word(text: str) -> None:
 
 
 def test_another_prefix_takes_other_ports(tmp_path: Path) -> None:
-    made = system(tmp_path)
+    made = project(tmp_path)
     settings, other = made.settings, aside.beside(made, "lab")
     old = {getattr(settings, name) for name in aside.PORTS}
     new = {getattr(other, name) for name in aside.PORTS}
@@ -134,26 +134,26 @@ def test_another_prefix_takes_other_ports(tmp_path: Path) -> None:
 
 
 def test_another_prefix_needs_no_other_keys_of_an_external_store(tmp_path: Path) -> None:
-    first = system(tmp_path)
+    first = project(tmp_path)
     for name in ("EXTERNAL_S3_ACCESS_KEY", "EXTERNAL_S3_SECRET_KEY"):
         write_private(make_folder(first.settings.folder / "secrets") / name, b"kept")
     first.state.remembered = {"OBJECT_STORE": "external", "S3_ENDPOINT": "https://s3.example.org"}
     first.state.save()
-    made = system(tmp_path)
+    made = project(tmp_path)
     other = aside.beside(made, "lab")
     assert (other.project, other.object_store, other.s3_access_key) == ("lab", "external", "")
     with pytest.raises(SettingError, match="S3_ACCESS_KEY is missing"):
-        system(tmp_path, project="lab", object_store="external", s3_endpoint="https://s3.example.org")
+        project(tmp_path, project="lab", object_store="external", s3_endpoint="https://s3.example.org")
 
 
 @pytest.mark.parametrize("prefix", ["Lab", "-x", "a b", "x" * 41, "a/b"])
 def test_a_prefix_that_is_no_name(tmp_path: Path, prefix: str) -> None:
     with pytest.raises(SettingError, match="--name-prefix"):
-        dry_run.script(system(tmp_path), prefix)
+        dry_run.script(project(tmp_path), prefix)
 
 
 def test_keys_of_an_external_store_are_asked_for(tmp_path: Path) -> None:
-    settings = replace(system(tmp_path).settings, object_store="external")
+    settings = replace(project(tmp_path).settings, object_store="external")
     lines = scripts.values((SecretFile("mlflow", "v", "f", "{S3_SECRET_KEY}", ("S3_SECRET_KEY",), 1, 1),), settings)
     assert lines == [': "${S3_SECRET_KEY:?export the key of your object store first}"']
 
@@ -175,7 +175,7 @@ def test_behind_a_gateway_the_links_are_its_own_and_there_is_a_login(tmp_path: P
         SecretFile("gateway", "lab_g", "access-token", "{MLFLOW_TOKEN}", ("MLFLOW_TOKEN",), 10003, 10003),
     )
     plan = replace(PLAN, services=(replace(SERVER, ports=()), replace(NOTEBOOK, ports=()), gateway), secrets=files)
-    settings = system(tmp_path, public="true", public_address="lab.example.org").settings
+    settings = project(tmp_path, public="true", public_address="lab.example.org").settings
     text = script.containers(plan, settings, NotebookImage("x:1"))
     assert 'echo "MLflow: https://lab.example.org:$MLFLOW_PORT"' in text.splitlines()
     assert 'echo "JupyterLab: https://lab.example.org:$JUPYTER_PORT/lab?token=$JUPYTER_TOKEN"' in text.splitlines()
@@ -197,7 +197,7 @@ def test_the_public_address_is_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
         cloud_metadata, "public_address", lambda: cloud_metadata.Found(why="no metadata service answers")
     )
     with pytest.raises(SettingError, match="needs the address"):
-        dry_run.script(system(tmp_path, public="true"))
+        dry_run.script(project(tmp_path, public="true"))
 
 
 def test_what_no_machine_could_be_is_refused_before_the_address_is_asked_for(
@@ -205,11 +205,11 @@ def test_what_no_machine_could_be_is_refused_before_the_address_is_asked_for(
 ) -> None:
     monkeypatch.setattr(cloud_metadata, "public_address", lambda: pytest.fail("asked"))
     with pytest.raises(SettingError, match="PUBLIC=true needs the docker engine, this is embedded"):
-        dry_run.script(system(tmp_path, public="true", engine="embedded"))
+        dry_run.script(project(tmp_path, public="true", engine="embedded"))
 
 
 def test_no_secret_and_no_folder_is_made(tmp_path: Path) -> None:
-    made = system(tmp_path, engine="embedded", gpu="mi100")
+    made = project(tmp_path, engine="embedded", gpu="mi100")
     assert "JUPYTER_TOKEN=$(secret)" in dry_run.script(made)
     made.dry_run = True
     assert made.credentials_digest() == "", "what Docker's plan asks for"
@@ -217,7 +217,7 @@ def test_no_secret_and_no_folder_is_made(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_does_not_hold_the_data_is_refused(tmp_path: Path) -> None:
-    made = system(tmp_path, engine="embedded")
+    made = project(tmp_path, engine="embedded")
     made.state.engine = "docker"
     with pytest.raises(EngineUnavailable, match="kept by the docker engine"):
         dry_run.script(made)
@@ -225,7 +225,7 @@ def test_an_engine_that_does_not_hold_the_data_is_refused(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("torch", ["auto", "cpu"])
 def test_the_embedded_engines_commands_install_what_it_does(tmp_path: Path, torch: str) -> None:
-    engine = EmbeddedEngine(system(tmp_path, gpu="none", torch=torch, engine="embedded"))
+    engine = EmbeddedEngine(project(tmp_path, gpu="none", torch=torch, engine="embedded"))
     said = engine.script(engine.plan())
     installed = [
         shlex.split(line.partition("/bin/python ")[2])

@@ -15,7 +15,7 @@ from helpers.engines.docker import client_config, notebook_spec
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.gpu.accelerator import Accelerator
 from helpers.settings import Settings
-from tests.unit.fakes import deployed, system
+from tests.unit.fakes import deployed, project
 
 PROXY, OTHER = "http://proxy.example:3128", "http://other.example:3128"
 
@@ -144,10 +144,10 @@ def test_services_without_docker_read_a_copy(tmp_path: Path, monkeypatch: pytest
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_CERT", str(own))
     monkeypatch.setenv("http_proxy", PROXY)
-    engine = EmbeddedEngine(system(tmp_path))
+    engine = EmbeddedEngine(project(tmp_path))
     told = engine.deployment.way_out()
     copy = str(engine.deployment.app / jupyterlab.CERTIFICATES)
     assert {told[name] for name in egress.TRUST} == {copy}
     assert told["http_proxy"] == PROXY and "127.0.0.1" in told["no_proxy"].split(",")
     own.unlink()
-    assert egress.TRUST[1] not in EmbeddedEngine(system(tmp_path)).deployment.way_out()
+    assert egress.TRUST[1] not in EmbeddedEngine(project(tmp_path)).deployment.way_out()

@@ -23,7 +23,7 @@ from helpers.engines.embedded.accounts import LONGEST, Accounts
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.service_accounts import ROLES
-from tests.unit.fakes import system
+from tests.unit.fakes import project
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root becomes other accounts")
 
@@ -115,7 +115,7 @@ def test_a_backup_of_roots_is_not_written_where_a_service_could_move_it(
     os.chown(tmp_path / "work", 60001, 60001)
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     os.chown(tmp_path / "link", 60001, 60001, follow_symlinks=False)
-    settings = system(tmp_path).settings
+    settings = project(tmp_path).settings
     for to in ("work/a.tar", "work/inner/", "work/inner/a.tar", "link/a.tar", "link"):
         with pytest.raises(TrackbedError, match="lead root's backup elsewhere"):
             locations.target(settings, str(tmp_path / to))
@@ -187,7 +187,7 @@ def test_a_program_becomes_its_account_before_it_starts(tmp_path: Path) -> None:
 
 @as_root
 def test_each_program_is_launched_as_its_account(tmp_path: Path) -> None:
-    engine = EmbeddedEngine(system(tmp_path, engine="embedded", project="named"))
+    engine = EmbeddedEngine(project(tmp_path, engine="embedded", project="named"))
     found = {program.name: program for program in engine.specs.programs()}
     for name, account in (("postgres", "db"), ("mlflow", "mlflow"), ("jupyter", "nb")):
         words = found[name].command
@@ -272,7 +272,7 @@ def test_a_venv_of_another_account_is_not_run(tmp_path: Path) -> None:
 @as_root
 def test_an_earlier_versions_files_are_not_read(tmp_path: Path) -> None:
     """One account owned everything: the supervisor's socket and the logs there may be anybody's."""
-    engine = EmbeddedEngine(system(tmp_path, engine="embedded"))
+    engine = EmbeddedEngine(project(tmp_path, engine="embedded"))
     (engine.deployment.folder / "run").mkdir(parents=True)
     (engine.deployment.folder / "logs").mkdir()
     os.chown(engine.deployment.folder, 60001, 60001)
@@ -286,7 +286,7 @@ def test_an_earlier_versions_files_are_not_read(tmp_path: Path) -> None:
 @as_root
 @pytest.mark.parametrize("kind", ["everybody", "link"])
 def test_a_state_folder_that_others_can_change_is_refused(tmp_path: Path, kind: str) -> None:
-    engine = EmbeddedEngine(system(tmp_path, engine="embedded"))
+    engine = EmbeddedEngine(project(tmp_path, engine="embedded"))
     tmp_path.chmod(0o755)
     engine.deployment.folder.parent.mkdir(parents=True)
     if kind == "everybody":
@@ -301,7 +301,7 @@ def test_a_state_folder_that_others_can_change_is_refused(tmp_path: Path, kind: 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="another place for sockets")
 def test_sockets_of_a_long_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    long = EmbeddedEngine(system(tmp_path / ("long" * 20), engine="embedded"))
+    long = EmbeddedEngine(project(tmp_path / ("long" * 20), engine="embedded"))
     parent = Path("/run/trackbed") if os.geteuid() == 0 else Path("/tmp")
     assert long.layout.run_folder.parent == parent
     assert len(str(long.layout.sockets / ".s.PGSQL.5432")) < 107
@@ -311,10 +311,10 @@ def test_sockets_of_a_long_state_folder(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_sockets_of_an_odd_state_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     odd = Path("/b/100% %41+&#?=c")  # short: else the sockets are elsewhere
-    engine = EmbeddedEngine(system(odd, engine="embedded"))
+    engine = EmbeddedEngine(project(odd, engine="embedded"))
     assert engine.layout.sockets.is_relative_to(odd)
-    monkeypatch.setattr(engine.system.state, "live", {"database": "d", "prefix": "p"})
-    monkeypatch.setattr(engine.system, "credentials_digest", str)  # nothing is made in a folder that is not ours
+    monkeypatch.setattr(engine.project.state, "live", {"database": "d", "prefix": "p"})
+    monkeypatch.setattr(engine.project, "credentials_digest", str)  # nothing is made in a folder that is not ours
     told = urlsplit(engine.specs.spec("mlflow").environment["MLFLOW_BACKEND_STORE_URI"])
     assert parse_qsl(told.query) == [("host", str(engine.layout.sockets))] and not told.fragment
 
@@ -324,7 +324,7 @@ def test_no_command_of_an_account_has_anything_of_roots(tmp_path: Path, monkeypa
     """Other processes of the account may trace it: root's environment and terminal would be theirs, and by TIOCSTI, or
     what is typed, root's shell too.
     """
-    engine = EmbeddedEngine(system(tmp_path))
+    engine = EmbeddedEngine(project(tmp_path))
     nobody = pwd.getpwnam("nobody")
     monkeypatch.setattr(Accounts, "get", lambda *_: nobody)
     monkeypatch.setattr(Accounts, "find", lambda *_: nobody)
@@ -376,5 +376,5 @@ def test_other_code_of_the_server_is_another_program(tmp_path: Path, monkeypatch
     marks = set()
     for text in ("one", "two", "one"):
         code.write_text(text)
-        marks.add(EmbeddedEngine(system(tmp_path)).specs.spec("mlflow").environment["TRACKBED_CODE"])
+        marks.add(EmbeddedEngine(project(tmp_path)).specs.spec("mlflow").environment["TRACKBED_CODE"])
     assert len(marks) == 2

@@ -12,20 +12,20 @@ import pytest
 from helpers import clone
 from helpers.engines.embedded.app_files import AppFiles
 from helpers.engines.embedded.startup import Startup
-from tests.unit.fakes import Silent, system
+from tests.unit.fakes import Silent, project
 
 PACKAGE = "trackbed_mlflow"
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> AppFiles:
-    made = system(tmp_path)
+    made = project(tmp_path)
     made.credentials()
     folder = made.settings.folder / "embedded"
     app = folder / "app"
     app.mkdir(parents=True)
     deployment: Any = SimpleNamespace(
-        system=made, app=app, startup=app / "startup", certificates="", secret_files=lambda: (), layout=None
+        project=made, app=app, startup=app / "startup", certificates="", secret_files=lambda: (), layout=None
     )
     return AppFiles(deployment)
 

@@ -37,11 +37,11 @@ def test_flags_of_a_failed_start_count_until_one_works(flags: dict[str, str | No
     start(flags, TrackbedError, workspace="/srv/lab", gpu="none", mlflow_port="23457")
     file = tmp_path / "p" / failed_start.FILE
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    system, tried = lifecycle.last_tried(flags)
-    assert str(system.settings.workspace) == "/srv/lab" and system.settings.gpu == "none"
-    assert system.settings.mlflow_port == 23456 and tried == ("--gpu", "--workspace"), "what is named now wins"
-    system, tried = lifecycle.last_tried({**flags, "workspace": "/srv/other"})
-    assert str(system.settings.workspace) == "/srv/other" and tried == ("--gpu",)
+    project, tried = lifecycle.last_tried(flags)
+    assert str(project.settings.workspace) == "/srv/lab" and project.settings.gpu == "none"
+    assert project.settings.mlflow_port == 23456 and tried == ("--gpu", "--workspace"), "what is named now wins"
+    project, tried = lifecycle.last_tried({**flags, "workspace": "/srv/other"})
+    assert str(project.settings.workspace) == "/srv/other" and tried == ("--gpu",)
     assert lifecycle.load(flags).settings.gpu == "auto", "it is not remembered"
     start(flags, TrackbedError)
     assert not file.exists() and lifecycle.last_tried(flags)[1] == (), "the last one was told nothing"
@@ -68,8 +68,8 @@ def test_flags_of_a_failed_start_count_until_one_works(flags: dict[str, str | No
 )
 def test_a_note_that_cannot_be_used_is_passed_over(flags: dict[str, str | None], tmp_path: Path, content: str) -> None:
     (tmp_path / "p" / failed_start.FILE).write_text(content)
-    system, tried = lifecycle.last_tried(flags)
-    assert tried == () and system.settings.workspace == tmp_path / "p" / "workspace"
+    project, tried = lifecycle.last_tried(flags)
+    assert tried == () and project.settings.workspace == tmp_path / "p" / "workspace"
 
 
 def test_a_folder_that_takes_no_note_hides_nothing(flags: dict[str, str | None], tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from helpers.engines.select import ENGINES
 from helpers.errors import SettingError, TrackbedError
 from helpers.project import credentials, users
 from helpers.settings import FOUND_ADDRESS
-from tests.unit.fakes import deployed, system
+from tests.unit.fakes import deployed, project
 
 
 def test_a_password_is_shown_once_and_kept_as_a_hash(tmp_path: Path) -> None:
-    settings = system(tmp_path).settings
+    settings = project(tmp_path).settings
     password = users.add(settings, "ann")
     text = users.path(settings).read_text()
     name, salt, digest = text.splitlines()[0].split(":")
@@ -38,11 +38,11 @@ def test_a_password_is_shown_once_and_kept_as_a_hash(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "a b", "a:b", "../x", "-x", "a" * 65, "ä", "a\nb", ".x"])
 def test_odd_names(tmp_path: Path, name: str) -> None:
     with pytest.raises(SettingError):
-        users.add(system(tmp_path).settings, name)
+        users.add(project(tmp_path).settings, name)
 
 
 def test_user_mistakes(tmp_path: Path) -> None:
-    settings = system(tmp_path).settings
+    settings = project(tmp_path).settings
     users.add(settings, "annabel")
     for change in (users.passwd, users.remove):
         with pytest.raises(SettingError, match="Did you mean annabel"):
@@ -55,7 +55,7 @@ def test_user_mistakes(tmp_path: Path) -> None:
 
 
 def test_public_names_hosts_and_origins_are_one_list(tmp_path: Path) -> None:
-    settings = system(tmp_path, public="true", public_address="203.0.113.7", mlflow_port="8001").settings
+    settings = project(tmp_path, public="true", public_address="203.0.113.7", mlflow_port="8001").settings
     assert urls.browser_url(settings) == "https://203.0.113.7:8001"
     assert "203.0.113.7:*" in urls.allowed_hosts(settings).split(",")
     origins = urls.cors_origins(settings).split(",")
@@ -63,7 +63,7 @@ def test_public_names_hosts_and_origins_are_one_list(tmp_path: Path) -> None:
 
 
 def test_the_address_is_asked_for_remembered_and_never_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = system(tmp_path, public="true")
+    made = project(tmp_path, public="true")
     said: list[str] = []
     monkeypatch.setattr(
         cloud_metadata, "public_address", lambda: cloud_metadata.Found(why="no metadata service answers")
@@ -74,12 +74,12 @@ def test_the_address_is_asked_for_remembered_and_never_empty(tmp_path: Path, mon
     gateway.settle_address(made, said.append)
     assert made.settings.public_address == "203.0.113.7" and "203.0.113.7" in said[0]
     made.state.save()
-    again = system(tmp_path, public="true")
+    again = project(tmp_path, public="true")
     assert again.settings.public_address == "203.0.113.7"
     monkeypatch.setattr(cloud_metadata, "public_address", lambda: cloud_metadata.Found(why="silent"))
     gateway.settle_address(again, said.append)  # the service is silent today
     assert again.settings.public_address == "203.0.113.7" and said[-1].startswith("warning: silent")
-    told = system(tmp_path, public="true", public_address="lab.example.org")
+    told = project(tmp_path, public="true", public_address="lab.example.org")
     gateway.settle_address(told, said.append)
     assert told.settings.public_address == "lab.example.org" and FOUND_ADDRESS not in told.state.remembered
 
@@ -93,7 +93,7 @@ def test_the_address_is_asked_for_remembered_and_never_empty(tmp_path: Path, mon
 )
 def test_what_cannot_be_public(tmp_path: Path, flags: dict[str, str], engine: str, node: str, words: str) -> None:
     with pytest.raises(SettingError, match=words) as caught:
-        gateway.check_settings(system(tmp_path, **flags).settings, ENGINES[engine], node)
+        gateway.check_settings(project(tmp_path, **flags).settings, ENGINES[engine], node)
     assert caught.value.hint
 
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_public(tmp_path: Path, flags: dict[str, str], engine: st
 )
 def test_wrong_settings(tmp_path: Path, flags: dict[str, str], words: str) -> None:
     with pytest.raises(SettingError, match=words):
-        system(tmp_path, **flags)
+        project(tmp_path, **flags)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_wrong_settings(tmp_path: Path, flags: dict[str, str], words: str) -> No
     ],
 )
 def test_overlays(tmp_path: Path, flags: dict[str, str], overlays: list[str]) -> None:
-    made = system(tmp_path, **{"public_address": "203.0.113.7", **flags})
+    made = project(tmp_path, **{"public_address": "203.0.113.7", **flags})
     files = DockerEngine(made).compose.files
     assert [f.removeprefix("docker/compose.").removesuffix(".yaml") for f in files[1:]] == overlays
     assert all((clone.ROOT / f).exists() for f in files)
@@ -146,7 +146,7 @@ def test_overlays(tmp_path: Path, flags: dict[str, str], overlays: list[str]) ->
     ],
 )
 def test_what_the_gateway_is_told(tmp_path: Path, flags: dict[str, str], certificates: str, bound: str) -> None:
-    made = system(tmp_path, public="true", public_address="203.0.113.7", **flags)
+    made = project(tmp_path, public="true", public_address="203.0.113.7", **flags)
     told = variables.gateway_variables(DockerEngine(made).deployment)
     assert told["TRACKBED_GATEWAY_CERTIFICATES"] == certificates
     assert told["TRACKBED_GATEWAY_ADDRESS"] == bound
@@ -170,7 +170,7 @@ def test_the_gateways_key_follows_the_secrets_and_tells_none(tmp_path: Path) -> 
 
 
 def test_behind_the_gateway_mlflow_asks_for_its_token_and_people_are_told_of_none(tmp_path: Path) -> None:
-    settings = system(tmp_path, public="true", public_address="203.0.113.7", project="lab").settings
+    settings = project(tmp_path, public="true", public_address="203.0.113.7", project="lab").settings
     files = {(file.service, file.path): file for file in compose_model.secret_files(deployed(settings))}
     for service, path in (("mlflow", "access-token"), ("gateway", "access-token"), ("jupyter", "tracking-token")):
         assert files[service, path].template == "{MLFLOW_TOKEN}"
@@ -206,16 +206,16 @@ def test_behind_the_gateway_mlflow_asks_for_its_token_and_people_are_told_of_non
 def test_browsers_are_bound_to_https_only_where_they_know_the_certificate(
     tmp_path: Path, flags: dict[str, str], there: bool
 ) -> None:
-    settings = system(tmp_path, public="true", public_address="203.0.113.7", **flags).settings
+    settings = project(tmp_path, public="true", public_address="203.0.113.7", **flags).settings
     assert bool(variables.hsts(settings)) is there
     root = tmp_path / "root.pem"
     root.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
-    own = system(tmp_path, public="true", public_address="203.0.113.7", acme_root=str(root), **flags).settings
+    own = project(tmp_path, public="true", public_address="203.0.113.7", acme_root=str(root), **flags).settings
     assert variables.hsts(own) == ""
 
 
 def test_another_root_is_told_once(tmp_path: Path) -> None:
-    settings = system(tmp_path, public="true", public_address="203.0.113.7").settings
+    settings = project(tmp_path, public="true", public_address="203.0.113.7").settings
     root = gateway.root_path(settings)
     root.parent.mkdir(parents=True, exist_ok=True)
     assert gateway.renewed(settings, "AA:BB") == ""  # not there yet
@@ -225,14 +225,14 @@ def test_another_root_is_told_once(tmp_path: Path) -> None:
 
 
 def test_client_lines_hold_no_password(tmp_path: Path) -> None:
-    settings = system(tmp_path, public="true", public_address="203.0.113.7").settings
+    settings = project(tmp_path, public="true", public_address="203.0.113.7").settings
     password = users.add(settings, "ann")
     gateway.root_path(settings).write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
     lines = gateway.client_lines(settings, None)
     assert "MLFLOW_TRACKING_USERNAME=ann" in lines and "BEGIN CERTIFICATE" in lines and password not in lines
     with pytest.raises(SettingError, match="no such user"):
         gateway.client_lines(settings, "zed")
-    assert "ssh -N" in gateway.client_lines(system(tmp_path).settings, None)
+    assert "ssh -N" in gateway.client_lines(project(tmp_path).settings, None)
 
 
 @pytest.mark.parametrize(
@@ -248,18 +248,18 @@ def test_client_lines_hold_no_password(tmp_path: Path) -> None:
     ],
 )
 def test_what_every_machine_calls_itself_is_no_public_address(tmp_path: Path, flags: dict[str, str]) -> None:
-    settings = system(tmp_path, public="true", **flags).settings
+    settings = project(tmp_path, public="true", **flags).settings
     with pytest.raises(SettingError, match="every machine calls itself that") as caught:
         gateway.check_settings(settings, DockerEngine)
     assert "--public-address=" in caught.value.hint
-    gateway.check_settings(system(tmp_path, public="true", public_address="lab7").settings, DockerEngine)
+    gateway.check_settings(project(tmp_path, public="true", public_address="lab7").settings, DockerEngine)
 
 
 def test_another_loopback_address_is_a_name_of_mlflow_and_at_both_ends_of_the_tunnel(tmp_path: Path) -> None:
-    settings = system(tmp_path, bind_address="127.0.0.2").settings
+    settings = project(tmp_path, bind_address="127.0.0.2").settings
     assert {"127.0.0.2", "127.0.0.2:*", "127.0.0.1"} <= set(urls.allowed_hosts(settings).split(","))
     assert f"http://127.0.0.2:{settings.mlflow_port}" in urls.cors_origins(settings).split(",")
     lines = gateway.client_lines(settings, None)
     port = settings.mlflow_port
     assert f"-L 127.0.0.2:{port}:127.0.0.2:{port}" in lines and f"URI=http://127.0.0.2:{port}" in lines
-    assert f"-L {port}:127.0.0.1:{port}" in gateway.client_lines(system(tmp_path).settings, None)
+    assert f"-L {port}:127.0.0.1:{port}" in gateway.client_lines(project(tmp_path).settings, None)

@@ -13,7 +13,7 @@ from helpers.errors import TrackbedError
 from helpers.gpu import accelerator, placeholders
 from helpers.gpu.detect import Machine
 from helpers.gpu.placeholders import MEMORY, RENDER_GROUP
-from tests.unit.fakes import system
+from tests.unit.fakes import project
 from tests.unit.test_gpu_accelerator import AMD2, CDI, LAPTOP, NVIDIA2, SERVER
 
 
@@ -87,7 +87,7 @@ def test_a_placeholder_finds_its_value(tmp_path: Path) -> None:
 
 def test_the_embedded_engines_script_says_whose_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EmbeddedEngine, "host_facts", lambda _: type("Facts", (), {"machine": SERVER, "memory": 1}))
-    made = system(tmp_path, gpu="mi100", engine="embedded")
+    made = project(tmp_path, gpu="mi100", engine="embedded")
     with pytest.raises(TrackbedError, match="no /dev/kfd"):
         EmbeddedEngine(made).plan()
     made.dry_run = True

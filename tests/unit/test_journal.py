@@ -69,10 +69,10 @@ def test_no_way_back_to_what_is_live(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """A note of an upgrade that never took its step names the live database, which `--back` would remove as left."""
     (tmp_path / journal.KEPT).write_text(json.dumps(KEPT))
     state = State(tmp_path, live={"database": "a", "prefix": "p"})
-    system = SimpleNamespace(settings=SimpleNamespace(folder=tmp_path), state=state)
+    project = SimpleNamespace(settings=SimpleNamespace(folder=tmp_path), state=state)
     monkeypatch.setattr(lifecycle, "changing", lambda *_: nullcontext())
     monkeypatch.setattr(status, "running", lambda _: None)
     monkeypatch.setattr(create, "need", lambda *_: None)
     with pytest.raises(TrackbedError, match="active one already"):
-        upgrade.back(cast(Any, system), cast(Any, None), print)
+        upgrade.back(cast(Any, project), cast(Any, None), print)
     assert dropped == [] and state.live["database"] == "a"

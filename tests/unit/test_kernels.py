@@ -21,7 +21,7 @@ from helpers.errors import Interrupted, TrackbedError
 from helpers.http_request import Answer
 from helpers.project import surroundings
 from helpers.project.state import State
-from tests.unit.fakes import Silent, deployed, system
+from tests.unit.fakes import Silent, deployed, project
 
 # the suite takes minutes between this line and the tests, and a terminal is idle after one
 NOW, LONG_AGO = ((datetime.now(UTC) + timedelta(hours=hours)).isoformat() for hours in (3, -3))
@@ -103,7 +103,7 @@ def test_a_name_does_nothing_to_the_terminal_and_many_are_few(monkeypatch: pytes
 def before(
     tmp_path: Path, consent: kernels.Consent | None, engine: FakeEngine | None = None, noted: str = "other"
 ) -> list[str]:
-    one, made = system(tmp_path), engine or fake()
+    one, made = project(tmp_path), engine or fake()
     one.state.applied["notebook"] = noted or kernels.made_from(one, cast(Engine, made))
     said: list[str] = []
     kernels.before_a_restart(one, cast(Engine, made), said.append, consent)
@@ -165,7 +165,7 @@ def test_an_earlier_version_kept_no_surroundings(tmp_path: Path) -> None:
 def test_what_a_failed_start_was_told_is_not_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kept: bool
 ) -> None:
-    one = system(tmp_path, engine="embedded", cull_idle="2h", mlflow_port="8100", jupyter_port="8889")
+    one = project(tmp_path, engine="embedded", cull_idle="2h", mlflow_port="8100", jupyter_port="8889")
     one.state.remembered = {"MLFLOW_PORT": "8000"}
 
     def fail(*_: object) -> None:
@@ -173,7 +173,7 @@ def test_what_a_failed_start_was_told_is_not_remembered(
 
     engine = fake()
     engine.settings, engine.deployment = one.settings, deployed(one.settings, "folder")
-    monkeypatch.setattr(select, "choose", lambda system: SimpleNamespace(engine=engine, notice=""))
+    monkeypatch.setattr(select, "choose", lambda project: SimpleNamespace(engine=engine, notice=""))
     monkeypatch.setattr(doctor, "preflight", lambda engine, settings: None)
     monkeypatch.setattr(durability, "promise", lambda engine: "")
     monkeypatch.setattr(kernels, "before_a_restart", lambda *_: None)

@@ -8,7 +8,7 @@ import pytest
 
 from helpers.data import move_note
 from helpers.engines.base import Engine, ProgressReporter
-from tests.unit.fakes import Silent, system
+from tests.unit.fakes import Silent, project
 
 
 @pytest.mark.parametrize("switched", [False, True])
@@ -31,13 +31,13 @@ def test_a_store_of_the_other_engine_is_no_obstacle(
         cleared.append(engine.name)
 
     monkeypatch.setattr(move_note, "clear", clear)
-    made = system(tmp_path)
+    made = project(tmp_path)
     made.state.engine = old
     made.state.save()
     move_note.note(made, new, store)
     if switched:
         made.state.engine, made.state.remembered = new, {"ENGINE": new, "OBJECT_STORE": store}
     made.state.save()
-    move_note.recover(system(tmp_path), Silent())
+    move_note.recover(project(tmp_path), Silent())
     assert cleared == [old if switched else new]
     assert not list(made.settings.folder.glob("mov*"))

@@ -99,10 +99,10 @@ def engine(settings: Settings, *taken: int) -> Any:
 
 def chosen_for(settings: Settings, *taken: int, aside: bool = False) -> tuple[Project, dict[str, str]]:
     """The project after ports were chosen, and what it remembers."""
-    system = Project(settings, Remembered.load(settings.folder), aside=aside)
-    chosen = start._choose_ports(system, engine(settings, *taken), lambda line: None)
-    system.state.remember({**chosen, **system.settings.told})
-    return system, chosen
+    project = Project(settings, Remembered.load(settings.folder), aside=aside)
+    chosen = start._choose_ports(project, engine(settings, *taken), lambda line: None)
+    project.state.remember({**chosen, **project.settings.told})
+    return project, chosen
 
 
 @pytest.mark.parametrize("name", ["MLFLOW_PORT", "JUPYTER_PORT", "S3_PORT", "S3_CONSOLE_PORT"])
@@ -118,22 +118,22 @@ def test_a_chosen_port_counts_where_an_empty_value_asks_for_the_default(tmp_path
         {},
     )
     held = getattr(told, name.lower())
-    system, chosen = chosen_for(told, held)
+    project, chosen = chosen_for(told, held)
     assert list(chosen) == [name] and int(chosen[name]) != held
-    assert getattr(system.settings, name.lower()) == int(chosen[name])
-    assert system.state.remembered[name] == chosen[name]
+    assert getattr(project.settings, name.lower()) == int(chosen[name])
+    assert project.state.remembered[name] == chosen[name]
 
 
 def test_the_project_beside_the_clones_own_stays_that_project(tmp_path: Path) -> None:
     beside = settings(tmp_path).again({}, project="two")
-    system, chosen = chosen_for(beside, beside.mlflow_port, aside=True)
-    assert chosen and system.settings.project == "two" and system.settings.folder.name == "two"
-    assert system.settings.mlflow_port == int(chosen["MLFLOW_PORT"])
+    project, chosen = chosen_for(beside, beside.mlflow_port, aside=True)
+    assert chosen and project.settings.project == "two" and project.settings.folder.name == "two"
+    assert project.settings.mlflow_port == int(chosen["MLFLOW_PORT"])
 
 
 def test_a_move_keeps_its_engine_and_its_store(tmp_path: Path) -> None:
     told = settings(tmp_path).again({"ENGINE": "embedded"}, engine="docker", object_store="versitygw")
-    system, chosen = chosen_for(told, 9000, 9001)
+    project, chosen = chosen_for(told, 9000, 9001)
     assert set(chosen) == {"S3_PORT", "S3_CONSOLE_PORT"}
-    assert (system.settings.engine, system.settings.object_store) == ("docker", "versitygw")
-    assert system.settings.s3_port == int(chosen["S3_PORT"])
+    assert (project.settings.engine, project.settings.object_store) == ("docker", "versitygw")
+    assert project.settings.s3_port == int(chosen["S3_PORT"])

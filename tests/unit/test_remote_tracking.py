@@ -18,7 +18,7 @@ from helpers.errors import SettingError, TrackbedError
 from helpers.probes import tracking_server
 from helpers.project import credentials, remote_tracking
 from helpers.settings import Settings
-from tests.unit.fakes import deployed, module_at, system
+from tests.unit.fakes import deployed, module_at, project
 
 URI = "https://mlflow.example.org"
 
@@ -250,7 +250,7 @@ def test_who_is_asked() -> None:
 def test_the_plan_is_the_notebook_alone(tmp_path: Path) -> None:
     from helpers.engines.embedded.engine import EmbeddedEngine
 
-    engine = EmbeddedEngine(system(tmp_path, tracking_uri=URI, gpu="none", engine="embedded"))
+    engine = EmbeddedEngine(project(tmp_path, tracking_uri=URI, gpu="none", engine="embedded"))
     plan = engine.plan()
     assert plan.names == (JUPYTER,) and plan.service(JUPYTER).environment["MLFLOW_TRACKING_URI"] == URI
     assert plan.service(JUPYTER).environment["TRACKBED_BROWSER_URL"] == URI

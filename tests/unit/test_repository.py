@@ -331,11 +331,11 @@ def test_restoring_it_begins_nothing(
     monkeypatch.setattr(status, "running", begun)
     for name in ("up", "changing"):
         monkeypatch.setattr(lifecycle, name, begun)
-    system = fakes.system(tmp_path)
+    project = fakes.project(tmp_path)
     harm(piece(snapshot, b"hello"))
     with pytest.raises(TrackbedError, match="damaged|missing"):
-        restore.restore(system, str(snapshot), fakes.Silent(), begun)
-    assert not system.settings.folder.exists()
+        restore.restore(project, str(snapshot), fakes.Silent(), begun)
+    assert not project.settings.folder.exists()
 
 
 def test_what_to_type_is_for_the_project_that_it_goes_into(
@@ -351,7 +351,7 @@ def test_what_to_type_is_for_the_project_that_it_goes_into(
     monkeypatch.setattr(lifecycle, "up", fails)
     assert typed.anywhere("logs mlflow").endswith("logs mlflow --project=one")
     with pytest.raises(TrackbedError, match="did not start"):
-        restore.restore(fakes.system(tmp_path), str(snapshot), fakes.Silent(), fails, into="two")
+        restore.restore(fakes.project(tmp_path), str(snapshot), fakes.Silent(), fails, into="two")
     assert typed.anywhere("logs mlflow").endswith("logs mlflow --project=two")
 
 
@@ -521,20 +521,22 @@ def test_a_list_that_names_one_of_its_own_pieces_often_is_refused(snapshot: Snap
 
 
 def test_words_for_a_target(tmp_path: Path) -> None:
-    system = fakes.system(tmp_path)
-    assert str(locations.target(system.settings, "")).startswith(str(system.settings.folder / "backups" / "trackbed-"))
-    assert locations.target(system.settings, str(tmp_path / "a.tar")) == tmp_path / "a.tar"
+    project = fakes.project(tmp_path)
+    assert str(locations.target(project.settings, "")).startswith(
+        str(project.settings.folder / "backups" / "trackbed-")
+    )
+    assert locations.target(project.settings, str(tmp_path / "a.tar")) == tmp_path / "a.tar"
     for word in (str(tmp_path), f"{tmp_path}/new/"):
-        assert isinstance(locations.target(system.settings, word), Folder)
+        assert isinstance(locations.target(project.settings, word), Folder)
     with pytest.raises(TrackbedError, match="no such folder"):
-        locations.target(system.settings, f"{tmp_path}/missing/a.tar")
+        locations.target(project.settings, f"{tmp_path}/missing/a.tar")
     (tmp_path / "a.tar").touch()
     with pytest.raises(TrackbedError, match="already"):
-        locations.target(system.settings, f"{tmp_path}/a.tar")
+        locations.target(project.settings, f"{tmp_path}/a.tar")
 
 
 def test_words_for_a_source(tmp_path: Path) -> None:
-    settings = fakes.system(tmp_path).settings
+    settings = fakes.project(tmp_path).settings
     first = back_up(tmp_path / "repo", Reads(OBJECTS), project="other")
     second = back_up(tmp_path / "repo", Reads(OBJECTS), project="other")
     for words in ("repo", "repo/"):
@@ -556,7 +558,7 @@ def test_words_for_a_source(tmp_path: Path) -> None:
 
 
 def test_a_bucket_needs_its_keys_and_never_shows_them(tmp_path: Path) -> None:
-    settings = fakes.system(tmp_path).settings
+    settings = fakes.project(tmp_path).settings
     with pytest.raises(SettingError, match="BACKUP_S3_ACCESS_KEY is missing"):
         locations.target(settings, "s3://bucket/x")
     access = storage.Access("http://h:1", "eu", "the-key", "the-secret")
@@ -571,7 +573,7 @@ def test_a_bucket_needs_its_keys_and_never_shows_them(tmp_path: Path) -> None:
 
 
 def test_logins_come_back_where_there_is_nobody(tmp_path: Path) -> None:
-    old, new = fakes.system(tmp_path / "old").settings, fakes.system(tmp_path / "new").settings
+    old, new = fakes.project(tmp_path / "old").settings, fakes.project(tmp_path / "new").settings
     users.add(old, "ann")
     exported = users.exported(users.load(old))
     assert users.restore(new, users.imported(exported)) == ("ann",)

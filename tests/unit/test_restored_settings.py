@@ -18,8 +18,8 @@ from tests.unit import fakes
 
 
 @pytest.fixture
-def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    made = fakes.system(tmp_path)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    made = fakes.project(tmp_path)
     made.state.remembered = {"MLFLOW_WORKERS": "2"}
     made.state.save()
     engine = SimpleNamespace(halt=lambda *_: None)
@@ -31,34 +31,34 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return made
 
 
-def replaced(system: Project, said: list[str]) -> None:
+def replaced(project: Project, said: list[str]) -> None:
     rest = cast(Any, SimpleNamespace(manifest={"schema": ""}))
-    restore._replace(system, cast(Any, None), rest, fakes.Silent(), said.append, keep_before=False)
+    restore._replace(project, cast(Any, None), rest, fakes.Silent(), said.append, keep_before=False)
 
 
-def kept(system: Project) -> dict[str, str]:
-    assert State.load(system.settings.folder).remembered == system.state.remembered
-    return system.state.remembered
+def kept(project: Project) -> dict[str, str]:
+    assert State.load(project.settings.folder).remembered == project.state.remembered
+    return project.state.remembered
 
 
-def test_they_are_taken_over_where_there_are_none_and_named(system: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_are_taken_over_where_there_are_none_and_named(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start, "bring_up", lambda *_: (None, None))
     said: list[str] = []
-    replaced(system, said)
-    assert kept(system) == {"MLFLOW_WORKERS": "2", "TORCH": "none"}
+    replaced(project, said)
+    assert kept(project) == {"MLFLOW_WORKERS": "2", "TORCH": "none"}
     assert said == ["settings of the backup, from the next start on: TORCH=none; to forget them: `invoke up --torch=`"]
 
 
-def test_a_restore_that_failed_leaves_none(system: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(system: Project, *_: object) -> tuple[None, None]:
-        system.state.save()
-        if system.state.live["database"] == "new":
+def test_a_restore_that_failed_leaves_none(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(project: Project, *_: object) -> tuple[None, None]:
+        project.state.save()
+        if project.state.live["database"] == "new":
             raise TrackbedError("no")
         return None, None
 
     monkeypatch.setattr(start, "bring_up", fail)
     said: list[str] = []
     with pytest.raises(TrackbedError, match="do not start"):
-        replaced(system, said)
-    assert kept(system) == {"MLFLOW_WORKERS": "2"} and said == []
-    assert system.state.live["database"] == "mlflow"
+        replaced(project, said)
+    assert kept(project) == {"MLFLOW_WORKERS": "2"} and said == []
+    assert project.state.live["database"] == "mlflow"

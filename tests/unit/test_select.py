@@ -12,7 +12,7 @@ from helpers.engines.base import Availability
 from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.errors import EngineUnavailable
-from tests.unit.fakes import system
+from tests.unit.fakes import project
 
 YES = Availability(True, True, "Docker 28")
 NONE = Availability(False, False, "no Docker engine answers at /var/run/docker.sock", "see `invoke doctor`")
@@ -50,7 +50,7 @@ def test_choice(
     said: str,
 ) -> None:
     docker(found)
-    one = system(tmp_path, engine=asked)
+    one = project(tmp_path, engine=asked)
     one.state.engine = kept
     choice = select.choose(one)
     assert choice.engine.name == chosen
@@ -77,7 +77,7 @@ def test_refusal(
     hint: str,
 ) -> None:
     docker(found)
-    one = system(tmp_path, engine=asked)
+    one = project(tmp_path, engine=asked)
     one.state.engine = kept
     with pytest.raises(EngineUnavailable) as caught:
         select.choose(one)
@@ -87,8 +87,8 @@ def test_refusal(
 
 
 def test_the_object_store_follows_the_engine(tmp_path: Path) -> None:
-    assert select.make(system(tmp_path), "docker").object_store == "versitygw"
-    assert select.make(system(tmp_path), "embedded").object_store == "folder"
+    assert select.make(project(tmp_path), "docker").object_store == "versitygw"
+    assert select.make(project(tmp_path), "embedded").object_store == "folder"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_the_object_store_follows_the_engine(tmp_path: Path) -> None:
 def test_a_project_keeps_the_store_that_holds_its_data(
     tmp_path: Path, engine: str, live: dict[str, str], store: str
 ) -> None:
-    made = system(tmp_path)
+    made = project(tmp_path)
     made.state.engine = engine
     made.state.live.update(live)
     assert select.make(made, "docker").object_store == store

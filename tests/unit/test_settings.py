@@ -20,7 +20,7 @@ from helpers.errors import BAD_SETTING, SettingError
 from helpers.project.project import Project
 from helpers.project.state import State
 from helpers.settings import BY_NAME, RESERVED, TABLE, Settings, example, generated, reference, resolved
-from tests.unit.fakes import system
+from tests.unit.fakes import project
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "hunter2hunter2hunter2"
@@ -236,7 +236,7 @@ def test_a_shell_that_sourced_env_tells_nothing(place: Place) -> None:
 def test_a_shell_that_sourced_it_before_jobs_were_switched_is_not_warned(
     place: Place, tmp_path: Path, before: str, now: str
 ) -> None:
-    left = {mode: DockerEngine(system(tmp_path, mlflow_jobs=mode)).compose.values() for mode in (before, now)}
+    left = {mode: DockerEngine(project(tmp_path, mlflow_jobs=mode)).compose.values() for mode in (before, now)}
     (place.clone / generated.VALUES).write_text("".join(f"{name}={value}\n" for name, value in left[now].items()))
     found = place.load(environ=left[before])
     assert found.warnings == () and found.told.get("MLFLOW_JOBS") is None

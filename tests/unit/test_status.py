@@ -10,18 +10,18 @@ import pytest
 from helpers import notebook, status
 from helpers.engines.base import MLFLOW, Port, ServiceStatus, State
 from helpers.errors import TrackbedError
-from tests.unit.fakes import system
+from tests.unit.fakes import project
 
 LINK, TOKEN = "http://127.0.0.1:8888/lab?token=", "mlflows-own-token"
 
 
 @pytest.fixture
 def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    made = system(tmp_path)
+    made = project(tmp_path)
     for name in ("SSH_CONNECTION", "SSH_TTY", "JOURNAL_STREAM"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(status, "running", lambda system: None)
-    monkeypatch.setattr(status, "workspace", lambda system: "/srv/work")
+    monkeypatch.setattr(status, "running", lambda project: None)
+    monkeypatch.setattr(status, "workspace", lambda project: "/srv/work")
     monkeypatch.setattr(notebook, "url", lambda engine, settings, token: LINK + token)
     mlflow = ServiceStatus(MLFLOW, State.READY, ports=(Port("http", 8000, 8000),))
     view = status.Overview(

@@ -23,7 +23,7 @@ from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.engines.embedded.supervisor import STATES, Process, Supervisor
 from helpers.engines.embedded.supervisor_config import MARK, Program
 from helpers.errors import TrackbedError
-from tests.unit.fakes import system
+from tests.unit.fakes import project
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -271,15 +271,15 @@ def test_a_port_that_a_killed_servers_worker_holds_is_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: bool
 ) -> None:
     code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
-    first = system(tmp_path, engine="embedded")
+    first = project(tmp_path, engine="embedded")
     environment = {**os.environ, MARK: first.state.instance if ours else "another"}
     with subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as worker:
         assert worker.stdout is not None and worker.stdin is not None
         port = worker.stdout.readline().strip()
-        engine = EmbeddedEngine(system(tmp_path, engine="embedded", mlflow_port=port))
-        engine.system.state.instance = first.state.instance
+        engine = EmbeddedEngine(project(tmp_path, engine="embedded", mlflow_port=port))
+        engine.project.state.instance = first.state.instance
         died = Process(State.RESTARTING, 0, 78, "", 0, "")
         monkeypatch.setattr(Supervisor, "states", lambda _: {MLFLOW: died})
         held = {service.name: [p.published for p in service.ports] for service in engine.services()}

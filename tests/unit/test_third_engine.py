@@ -20,7 +20,7 @@ from helpers.project.project import Project
 from helpers.project.state import State as Remembered
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, State
 from helpers.settings import generated
-from tests.unit.fakes import Silent, system
+from tests.unit.fakes import Silent, project
 from tests.unit.memory_engine import MemoryEngine, Web
 
 SERVICES = (POSTGRES, MLFLOW, JUPYTER)
@@ -34,7 +34,7 @@ def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     monkeypatch.setattr(MemoryEngine, "running", {})
     monkeypatch.setattr(MemoryEngine, "volumes", set())
     (tmp_path / "clone").mkdir()
-    made = system(tmp_path)
+    made = project(tmp_path)
     made.state.engine = MemoryEngine.name
     made.settings.workspace.mkdir(parents=True)
     yield made
@@ -114,7 +114,7 @@ def test_what_it_cannot_do_is_refused_by_its_name(one: Project, tmp_path: Path, 
     one.state.save()
     with pytest.raises(TrackbedError, match=words):
         if asked == "public":
-            made = system(tmp_path, public="true", public_address="203.0.113.7")
+            made = project(tmp_path, public="true", public_address="203.0.113.7")
             made.state.engine = "memory"
             with pytest.raises(TrackbedError, match=words):
                 dry_run.script(made)

@@ -12,7 +12,7 @@ import yaml
 from helpers import clone, urls
 from helpers.engines import jupyterlab
 from helpers.engines.docker import images
-from tests.unit.fakes import system
+from tests.unit.fakes import project
 
 
 def allowed(host: str, patterns: list[str]) -> bool:
@@ -40,12 +40,12 @@ def allowed(host: str, patterns: list[str]) -> bool:
     ],
 )
 def test_hosts(tmp_path: Path, host: str, expected: bool) -> None:
-    settings = system(tmp_path, public_address="gpu7.example.org").settings
+    settings = project(tmp_path, public_address="gpu7.example.org").settings
     assert allowed(host, urls.allowed_hosts(settings).split(",")) is expected
 
 
 def test_origins_name_hosts_and_have_no_star(tmp_path: Path) -> None:
-    origins = urls.cors_origins(system(tmp_path, public_address="gpu7.example.org").settings).split(",")
+    origins = urls.cors_origins(project(tmp_path, public_address="gpu7.example.org").settings).split(",")
     assert "http://gpu7.example.org:8000" in origins
     assert not any("*" in origin for origin in origins)
 
@@ -66,12 +66,12 @@ def test_a_failed_pull_says_why(image: str, words: tuple[str, ...]) -> None:
 
 def test_links_name_the_address_that_is_listened_on(tmp_path: Path) -> None:
     """Another account may listen on ::1, which `localhost` can mean as well."""
-    assert urls.browser_url(system(tmp_path).settings) == "http://127.0.0.1:8000"
-    assert urls.browser_url(system(tmp_path, bind_address="127.0.0.2").settings) == "http://127.0.0.2:8000"
+    assert urls.browser_url(project(tmp_path).settings) == "http://127.0.0.1:8000"
+    assert urls.browser_url(project(tmp_path, bind_address="127.0.0.2").settings) == "http://127.0.0.2:8000"
 
 
 def test_the_notebook_says_that_it_reaches_the_store_where_it_does(tmp_path: Path) -> None:
-    private = system(tmp_path)
+    private = project(tmp_path)
     told = jupyterlab.environment(private.settings, "http://mlflow:8000", private.state.instance, "")
     network = told["TRACKBED_STORE_NETWORK"]
     assert network and network == jupyterlab.store_network(private.settings, private.state.instance)
@@ -83,8 +83,8 @@ def test_the_notebook_says_that_it_reaches_the_store_where_it_does(tmp_path: Pat
 
 
 def test_the_stores_console_asks_where_the_browser_reaches_it(tmp_path: Path) -> None:
-    assert urls.s3_browser_url(system(tmp_path).settings) == "http://127.0.0.1:9000"
-    public = system(tmp_path, public="true", public_address="192.0.2.7", s3_port="9100").settings
+    assert urls.s3_browser_url(project(tmp_path).settings) == "http://127.0.0.1:9000"
+    public = project(tmp_path, public="true", public_address="192.0.2.7", s3_port="9100").settings
     assert urls.s3_browser_url(public) == "https://192.0.2.7:9100"
     store = yaml.safe_load((clone.ROOT / "docker" / "compose.versitygw.yaml").read_text())["services"]["store"]
     assert {store["environment"][f"VGW_WEBUI_{name}GATEWAYS"] for name in ("", "ADMIN_")} == {

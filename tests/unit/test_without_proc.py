@@ -15,7 +15,7 @@ from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.engines.embedded.supervisor import Supervisor
 from helpers.gpu import probe
 from helpers.services import MLFLOW, POSTGRES
-from tests.unit.fakes import system
+from tests.unit.fakes import project
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_looking_at_the_embedded_engine(tmp_path: Path) -> None:
-    engine = EmbeddedEngine(system(tmp_path, engine="embedded", gpu="none"))
+    engine = EmbeddedEngine(project(tmp_path, engine="embedded", gpu="none"))
     facts = engine.host_facts()
     assert facts.memory > facts.memory_available > 0 and facts.cpus
     assert engine.services() and engine.plan().names and not engine.workspace_problem()[0]

@@ -28,7 +28,7 @@ from helpers.engines.docker.workspace import Workspace
 from helpers.engines.host import LOCAL
 from helpers.errors import TrackbedError
 from helpers.project import workspace_folder
-from tests.unit.fakes import system
+from tests.unit.fakes import project
 
 OTHER = 1234
 
@@ -126,7 +126,7 @@ def test_what_the_notebook_prints_is_no_terminals(place: Path) -> None:
 
 
 def test_a_workspace_that_is_not_there_yet_will_be_the_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = system(tmp_path).settings
+    settings = project(tmp_path).settings
     monkeypatch.delenv("SUDO_UID", raising=False)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert workspace_folder.owner(settings.workspace) == workspace_folder.UID
@@ -396,7 +396,7 @@ def test_a_folder_that_the_engines_root_may_not_enter(tmp_path: Path, said: str,
     api = DockerApi()
     api._client = SimpleNamespace(api=SimpleNamespace(create_container_from_config=create))
     deployment = SimpleNamespace(
-        workspace=system(tmp_path).settings.workspace, owner=1000, host=LOCAL, api=api, ids=SimpleNamespace(kind="")
+        workspace=project(tmp_path).settings.workspace, owner=1000, host=LOCAL, api=api, ids=SimpleNamespace(kind="")
     )
     notebook_container = SimpleNamespace(devices=SimpleNamespace(accelerator=SimpleNamespace(groups=())))
     found = Workspace(cast(DockerDeployment, deployment), cast(NotebookContainer, notebook_container))

@@ -15,7 +15,7 @@ from helpers.spelling import did_you_mean, nearest
 
 
 def build(
-    system: Project,
+    project: Project,
     names: tuple[str, ...],
     progress: ProgressReporter,
     notice: Callable[[str], None],
@@ -31,14 +31,14 @@ def build(
                 f"image {name}: must be one of {', '.join(images.BUILDABLE)}."
                 f"{did_you_mean(nearest(name, images.BUILDABLE))}"
             )
-    engine = select.docker(system)
+    engine = select.docker(project)
     found = engine.availability()
     if not found.usable:
         raise EngineUnavailable(f"images are built by Docker: {found.reason}", found.fix)
-    word = system.settings.gpu
+    word = project.settings.gpu
     # a named kind is built anywhere: the machine that builds need not be the one with the GPU
     chosen = engine.accelerator if word == node_types.AUTO else accelerator.named(word)
-    settings, notebook = system.settings, notebook_image.choose(system.settings, chosen)
+    settings, notebook = project.settings, notebook_image.choose(project.settings, chosen)
     if "jupyter" in names and word == node_types.AUTO:
         notice(f"GPU: {chosen} ({chosen.reason})")
     wanted = [images.name_of(name, settings, notebook) for name in names]

@@ -74,7 +74,7 @@ class DockerChecks(Checks):
 
     def leftovers(self) -> list[Finding]:
         """Data of this project that the embedded engine made, and what is here of this name that is not ours."""
-        found, kept = [], self.deployment.system.state.engine
+        found, kept = [], self.deployment.project.state.engine
         embedded = self.deployment.settings.folder / "embedded"
         if embedded.exists() and kept != "embedded":
             found.append(
@@ -117,7 +117,7 @@ class DockerChecks(Checks):
                     f"upgrade to Docker 28 or newer, or type: {typed}",
                 )
             ]
-        if missing := set(rules) - set(iptables.existing(self.deployment.project)):
+        if missing := set(rules) - set(iptables.existing(self.deployment.settings.project)):
             return [
                 Finding(
                     Level.WARNING,

@@ -145,7 +145,7 @@ def every_volume(deployment: Deployment) -> tuple[Volume, ...]:
 def secret_files(deployment: Deployment) -> tuple[SecretFile, ...]:
     """The files in the secrets volumes, each for one service."""
     settings, object_store = deployment.settings, deployment.object_store
-    project, asks = settings.project, deployment.system.asks
+    project, asks = settings.project, deployment.project.asks
 
     def secret(service: str, path: str, template: str, names: tuple[str, ...], uid: int, gid: int) -> SecretFile:
         return SecretFile(service, f"{project}_secrets-{service}", path, template, names, uid, gid)

@@ -104,7 +104,7 @@ class NotebookContainer(Collaborator):
         labels = {
             f"{LABEL}.project": self.settings.project,
             f"{LABEL}.service": JUPYTER,
-            f"{LABEL}.instance": self.system.state.instance,
+            f"{LABEL}.instance": self.project.state.instance,
             f"{LABEL}.config": wanted,
             f"{LABEL}.gpu": str(self.devices.accelerator),
         }

@@ -21,14 +21,14 @@ NETWORKS = ("backend", "frontend", "tracking", "console")  # of all Compose file
 class DockerDeployment(deployment.Deployment):
     """What the modules of this engine share. Its machine is known once it has been asked for."""
 
-    def __init__(self, system: Project, api: DockerApi) -> None:
-        super().__init__(system, _object_store(system))
+    def __init__(self, project: Project, api: DockerApi) -> None:
+        super().__init__(project, _object_store(project))
         self.api = api
         self.host: Host = LocalHost()
 
     def locate(self, environ: Mapping[str, str]) -> None:
         """Find the machine, and the notebook's folder there. Raises EngineUnavailable."""
-        self.host = ssh_host.host(self.system.state, environ)
+        self.host = ssh_host.host(self.project.state, environ)
         self.find_workspace()
 
     def find_workspace(self) -> None:
@@ -68,10 +68,6 @@ class DockerDeployment(deployment.Deployment):
         return (first,) if self.notebook_only else (first, *store, *synced, BUCKET, *others)
 
     @property
-    def project(self) -> str:
-        return self.settings.project
-
-    @property
     def console_is_public(self) -> bool:
         """VersityGW's console runs in the browser and talks to the S3 API: without that it is of no use."""
         return self.object_store == "minio" or (self.object_store == "versitygw" and self.settings.public_s3)
@@ -85,7 +81,7 @@ class DockerDeployment(deployment.Deployment):
     def secrets_digest(self) -> str:
         """Changes with the secrets of the notebook, and with the certificate that goes beside them."""
         files = [s.template for s in self.secret_files()] if self.notebook_only else []
-        return digests.digest(self.system.credentials_digest(), *files) if files else self.system.credentials_digest()
+        return digests.digest(self.project.credentials_digest(), *files) if files else self.project.credentials_digest()
 
     def frontend(self) -> Network:
         """The only network of a notebook without services."""
@@ -100,19 +96,19 @@ class DockerDeployment(deployment.Deployment):
         """The proxies and certificates of this machine's site; those of a node over ssh are not known here."""
         if self.host.remote:
             return egress.Egress()
-        return egress.find(self.settings, surroundings.kept(self.system.state), client_config.proxies(os.environ))
+        return egress.find(self.settings, surroundings.kept(self.project.state), client_config.proxies(os.environ))
 
     @cached_property
     def certificates(self) -> str:
         return egress.certificates(self.egress.bundles)
 
 
-def _object_store(system: Project) -> str:
+def _object_store(project: Project) -> str:
     """The object store that OBJECT_STORE means: for auto, where there are data, the one that holds them."""
-    if system.settings.object_store != "auto":
-        return system.settings.object_store
-    before = "minio" if system.state.engine == "docker" else "versitygw"  # MinIO was the default of earlier releases
-    kept = system.state.live.get("store", before)
+    if project.settings.object_store != "auto":
+        return project.settings.object_store
+    before = "minio" if project.state.engine == "docker" else "versitygw"  # MinIO was the default of earlier releases
+    kept = project.state.live.get("store", before)
     return "versitygw" if kept == "folder" else kept  # a folder is the embedded engine's
 
 

@@ -86,7 +86,7 @@ class Devices(Collaborator):
 
     @cached_property
     def accelerator(self) -> Accelerator:
-        choose = placeholders.choose if self.system.dry_run else accelerator.choose
+        choose = placeholders.choose if self.project.dry_run else accelerator.choose
         return choose(
             self.settings.gpu,
             self.settings.devices,

@@ -63,9 +63,9 @@ class DockerEngine(base.Engine):
     by_hand: ClassVar[str] = "docker compose"
     deployment: DockerDeployment
 
-    def __init__(self, system: Project, api: DockerApi | None = None) -> None:
-        self.system = system
-        self.deployment = DockerDeployment(system, api or DockerApi())
+    def __init__(self, project: Project, api: DockerApi | None = None) -> None:
+        self.project = project
+        self.deployment = DockerDeployment(project, api or DockerApi())
         self.devices = Devices(self.deployment)
         self.volumes = Volumes(self.deployment)
         self.containers = Containers(self.deployment, self.volumes)
@@ -131,7 +131,7 @@ class DockerEngine(base.Engine):
         return (*lines, *(f"warning: {found.detail}" for found in self.checks.limits()))
 
     def access_token(self) -> str:
-        return self.system.access_token()
+        return self.project.access_token()
 
     # the plan
 
@@ -141,7 +141,12 @@ class DockerEngine(base.Engine):
         services = () if here.notebook_only else self.compose.services()
         networks = (here.frontend(),) if here.notebook_only else self.compose.networks()
         return Plan(
-            self.name, here.project, (*services, self.notebook.spec), here.volumes(), networks, here.secret_files()
+            self.name,
+            here.settings.project,
+            (*services, self.notebook.spec),
+            here.volumes(),
+            networks,
+            here.secret_files(),
         )
 
     def script(self, plan: Plan) -> str:
@@ -161,11 +166,14 @@ class DockerEngine(base.Engine):
         if self.deployment.notebook_only:
             return digests.digest(spec, self.deployment.secrets_digest())
         return digests.digest(
-            self.compose.values(), *(clone.ROOT / f for f in self.compose.files), spec, self.system.credentials_digest()
+            self.compose.values(),
+            *(clone.ROOT / f for f in self.compose.files),
+            spec,
+            self.project.credentials_digest(),
         )
 
     def unchanged(self) -> bool:
-        if not shared.unchanged(self, self.system.state.applied) or self.workspace.is_closed():
+        if not shared.unchanged(self, self.project.state.applied) or self.workspace.is_closed():
             return False
         # a rebuilt or re-pulled image under the same name is a change
         current = {c.image: c.image_id for c in self.containers.by_service().values()}

@@ -35,7 +35,7 @@ def container_spec(
 
     ``way_out``: variables of proxies and certificates.
     """
-    settings, system = deployment.settings, deployment.system
+    settings, project = deployment.settings, deployment.project
     further = tuple(_further(words) for words in settings.jupyter_volumes)
     uid = deployment.owner
     return ServiceSpec(
@@ -59,13 +59,13 @@ def container_spec(
             **accelerator.environment,
             **({"FOOD11_DATA_DIR": f"{DATA}/Food-11"} if data else {}),
             **(remote_tracking.environment(settings, "/run/secrets") if deployment.notebook_only else {}),
-            **server_secrets.notebook_environment("/run/secrets", system.asks),
+            **server_secrets.notebook_environment("/run/secrets", project.asks),
             **jupyterlab.environment(
                 settings,
                 settings.tracking_uri or "http://mlflow:8000",
-                system.state.instance,
+                project.state.instance,
                 STARTUP,
-                system.state.person,
+                project.state.person,
             ),
             "JUPYTER_TOKEN_FILE": "/run/secrets/jupyter-token",
             "HOME": HOME,

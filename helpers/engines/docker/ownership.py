@@ -17,7 +17,7 @@ def check(deployment: DockerDeployment, containers: Containers) -> None:
 
 
 def _check_compose_projects(deployment: DockerDeployment, containers: Containers) -> None:
-    project, others = deployment.project, containers.foreign()
+    project, others = deployment.settings.project, containers.foreign()
     if others:
         names = ", ".join(c.name for c in others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
         where = shown(others[0].labels.get("com.docker.compose.project.working_dir", ""), 200)
@@ -29,7 +29,7 @@ def _check_compose_projects(deployment: DockerDeployment, containers: Containers
 
 
 def _check_containers(deployment: DockerDeployment) -> None:
-    project = deployment.project
+    project = deployment.settings.project
     wanted = {f"{project}-{name}-1" for name in deployment.services} | {f"{project}-jupyter"}
     for container in deployment.api.containers():
         ours = (
@@ -44,7 +44,7 @@ def _check_containers(deployment: DockerDeployment) -> None:
 
 
 def _check_volumes(deployment: DockerDeployment) -> None:
-    instance = deployment.system.state.instance
+    instance = deployment.project.state.instance
     for name, labels in deployment.api.volumes(v.name for v in deployment.volumes()).items():
         owner = labels.get(f"{LABEL}.instance")
         if owner == instance:

@@ -97,7 +97,7 @@ class Database(Collaborator):
 
         False: the container ``identity`` was replaced meanwhile, the next one is still to be asked. "": there is none.
         """
-        live = self.system.state.live["database"]
+        live = self.project.state.live["database"]
         try:
             if made := database_roles.ensure(self._psql, live, PASSWORD_FILE):
                 progress.step(made)

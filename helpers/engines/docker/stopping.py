@@ -21,7 +21,7 @@ def stop(
         progress.step("stopping the services")
         compose.down(drain, lambda: _kill_rest(deployment, containers, progress))
     guard.remove()
-    deployment.api.remove_networks(deployment.project, deployment.network_names)
+    deployment.api.remove_networks(deployment.settings.project, deployment.network_names)
 
 
 def _stop_ours(

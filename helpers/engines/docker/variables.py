@@ -51,7 +51,7 @@ def _declared(settings: Settings) -> dict[str, str]:
 
 def variables(deployment: DockerDeployment) -> dict[str, str]:
     """What the Compose files interpolate; no secret among it. Also left in the clone for use by hand."""
-    settings, live = deployment.settings, deployment.system.state.live
+    settings, live = deployment.settings, deployment.project.state.live
     own_store = deployment.object_store != "external"
     _, mtu = deployment.host.uplink()
     return {
@@ -68,10 +68,10 @@ def variables(deployment: DockerDeployment) -> dict[str, str]:
         ),
         "TRACKBED_ALLOWED_HOSTS": urls.allowed_hosts(settings),
         "TRACKBED_CORS_ORIGINS": urls.cors_origins(settings),
-        "TRACKBED_STORE_NETWORK": jupyterlab.store_network(settings, deployment.system.state.instance),
+        "TRACKBED_STORE_NETWORK": jupyterlab.store_network(settings, deployment.project.state.instance),
         "TRACKBED_DATABASE": live["database"],
         "TRACKBED_ARTIFACT_PREFIX": live["prefix"],
-        "TRACKBED_SECRETS": deployment.system.credentials_digest(),
+        "TRACKBED_SECRETS": deployment.project.credentials_digest(),
         # Compose hands the proxies of Docker's config.json to every container: they must not stand between ours
         "TRACKBED_NO_PROXY": egress.exceptions(client_config.proxies(os.environ).get(egress.EXCEPT, "")),
         "TRACKBED_MTU": str(min(mtu or 1500, 1500)),

@@ -43,7 +43,7 @@ class Volumes(Collaborator):
         True when the database's volume was there.
         """
         existing = self.api.volumes(v.name for v in self.deployment.volumes())
-        labels = {f"{LABEL}.instance": self.system.state.instance, f"{LABEL}.project": self.settings.project}
+        labels = {f"{LABEL}.instance": self.project.state.instance, f"{LABEL}.project": self.settings.project}
         roots: dict[str, tuple[int, int, int]] = {}
         files: dict[str, list[FileEntry]] = {}
         for volume in self.deployment.volumes():
@@ -52,7 +52,7 @@ class Volumes(Collaborator):
             elif not volume.secret:
                 continue
             roots[volume.name] = (volume.uid, volume.gid, volume.mode)
-        credentials = self.system.credentials()
+        credentials = self.project.credentials()
         for secret in self.deployment.secret_files():
             content = credentials.render(secret.template, secret.names).encode()
             files.setdefault(secret.volume, []).append(
@@ -63,7 +63,7 @@ class Volumes(Collaborator):
             name, own = f"{self.settings.project}_secrets-gateway", self._gateway_files()
             files[name] = [e for e in files[name] if e.path not in {one.path for one in own}] + own
         if not self.deployment.notebook_only:
-            live = {key: self.system.state.live[key] for key in ("database", "prefix")}
+            live = {key: self.project.state.live[key] for key in ("database", "prefix")}
             live["store"] = self.deployment.object_store
             files[f"{self.settings.project}_secrets-mlflow"].append(
                 FileEntry(LIVE, json.dumps(live).encode(), *compose_model.UIDS[MLFLOW], 0o400)
@@ -103,8 +103,8 @@ class Volumes(Collaborator):
     def adopt(self) -> bool:
         """Make the state's what the volumes remember of a state folder that was lost; False where nothing is clear."""
         if owner := self.owner():
-            self.system.state.instance = owner
-            self.system.state.live.update(self.recall())
+            self.project.state.instance = owner
+            self.project.state.live.update(self.recall())
         return bool(owner)
 
     def owner(self) -> str | None:
@@ -137,7 +137,7 @@ class Volumes(Collaborator):
             "mlflow-tmp": "upload buffers",
         }
         found = self.api.volumes(self.names())
-        mine = [n for n, labels in found.items() if labels.get(f"{LABEL}.instance") == self.system.state.instance]
+        mine = [n for n, labels in found.items() if labels.get(f"{LABEL}.instance") == self.project.state.instance]
         prefix = len(self.settings.project) + 1
         return tuple(DataItem(f"volume {n}", what.get(n[prefix:], "generated secrets")) for n in sorted(mine))
 

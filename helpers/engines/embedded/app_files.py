@@ -25,7 +25,7 @@ class AppFiles(Collaborator):
             _put(target, source.read_bytes(), 0o644)
         if self.deployment.certificates:
             _put(self.deployment.app / jupyterlab.CERTIFICATES, self.deployment.certificates.encode(), 0o644)
-        credentials = self.system.credentials()
+        credentials = self.project.credentials()
         for secret in self.deployment.secret_files():
             account = self.layout.accounts.get(ROLE_OF[secret.service])
             content = credentials.render(secret.template, secret.names).encode()

@@ -23,8 +23,8 @@ from helpers.services import JUPYTER, MLFLOW, Port, SecretFile
 class EmbeddedDeployment(deployment.Deployment):
     """What the modules of this engine share. Looking at it changes nothing."""
 
-    def __init__(self, system: Project) -> None:
-        super().__init__(system, "external" if system.settings.object_store == "external" else "folder")
+    def __init__(self, project: Project) -> None:
+        super().__init__(project, "external" if project.settings.object_store == "external" else "folder")
         self.folder = self.settings.folder / "embedded"
         self.layout = Layout(self.settings.project, self.folder, self.workspace)
 
@@ -83,7 +83,7 @@ class EmbeddedDeployment(deployment.Deployment):
     @cached_property
     def accelerator(self) -> Accelerator:
         settings = self.settings
-        choose = placeholders.choose if self.system.dry_run else accelerator.choose
+        choose = placeholders.choose if self.project.dry_run else accelerator.choose
         return choose(
             settings.gpu,
             settings.devices,
@@ -96,12 +96,12 @@ class EmbeddedDeployment(deployment.Deployment):
 
     def way_out(self) -> dict[str, str]:
         """What is taken from the shell that started the system, and from the machine: proxies, certificates, TZ."""
-        variables = {**surroundings.kept(self.system.state), **self._egress.environment(egress.inside(self.settings))}
+        variables = {**surroundings.kept(self.project.state), **self._egress.environment(egress.inside(self.settings))}
         return variables | (egress.trust(str(self.app / jupyterlab.CERTIFICATES)) if self.certificates else {})
 
     @property
     def _egress(self) -> egress.Egress:
-        return egress.find(self.settings, surroundings.kept(self.system.state), {})
+        return egress.find(self.settings, surroundings.kept(self.project.state), {})
 
     @cached_property
     def certificates(self) -> str:
@@ -111,7 +111,7 @@ class EmbeddedDeployment(deployment.Deployment):
     # secrets
 
     def secret_files(self) -> tuple[SecretFile, ...]:
-        folder, asks = str(self.secrets), self.system.asks
+        folder, asks = str(self.secrets), self.project.asks
         listed = [
             SecretFile(JUPYTER, folder, "jupyter-token", "{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",), 0, 0),
             SecretFile(JUPYTER, folder, jupyterlab.COOKIE_FILE, jupyterlab.COOKIE, ("JUPYTER_TOKEN",), 0, 0),
@@ -128,7 +128,7 @@ class EmbeddedDeployment(deployment.Deployment):
     def notebook_digest(self) -> str:
         """Changes with the secrets, and with the certificate that goes beside them."""
         files = [s.template for s in self.secret_files() if s.service == JUPYTER]
-        return digests.digest(self.system.credentials_digest(), *files)
+        return digests.digest(self.project.credentials_digest(), *files)
 
 
 class Collaborator(deployment.Collaborator[EmbeddedDeployment]):

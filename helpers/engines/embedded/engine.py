@@ -49,9 +49,9 @@ class EmbeddedEngine(base.Engine):
     name: ClassVar[str] = "embedded"
     deployment: EmbeddedDeployment
 
-    def __init__(self, system: Project) -> None:
-        self.system = system
-        self.deployment = here = EmbeddedDeployment(system)
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.deployment = here = EmbeddedDeployment(project)
         self.layout = here.layout
         self.environments = Environments(here)
         self.specs = Specs(here, self.environments)
@@ -107,7 +107,7 @@ class EmbeddedEngine(base.Engine):
         return lines
 
     def access_token(self) -> str:
-        return self.system.access_token()
+        return self.project.access_token()
 
     # the plan
 
@@ -121,7 +121,7 @@ class EmbeddedEngine(base.Engine):
         return self.specs.digest()
 
     def unchanged(self) -> bool:
-        return shared.unchanged(self, self.system.state.applied)
+        return shared.unchanged(self, self.project.state.applied)
 
     @property
     def workspace_inside(self) -> str:

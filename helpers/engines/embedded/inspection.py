@@ -68,17 +68,17 @@ class Inspection(Collaborator):
 
     def _held(self, ports: tuple[Port, ...]) -> tuple[Port, ...]:
         """Those that the workers of a killed server still hold; its next start ends them."""
-        instance, uids = self.system.state.instance, self.layout.uids()
+        instance, uids = self.project.state.instance, self.layout.uids()
         holders = ((port, addresses.holder(port.published).pid) for port in ports)
         return tuple(port for port, pid in holders if pid and process_table.variable(pid, MARK, uids) == instance)
 
     def _answers(self, service: str) -> bool:
         """The quick look that a health check would take."""
         if service == POSTGRES:
-            live = self.system.state.live["database"]
+            live = self.project.state.live["database"]
             return self.commands.psql(database_settings.USER, live, "SELECT 1", ANSWER_SECONDS).code == 0
         path = SEARCH if service == MLFLOW else "/api"  # /health is 200 without a database
-        token = self.system.access_token() if service == MLFLOW else ""
+        token = self.project.access_token() if service == MLFLOW else ""
         try:
             with self.open(service, "http") as address:
                 return ask(address.url + path, timeout=3, token=token).ok

@@ -135,7 +135,7 @@ class Database(Collaborator):
         def statements(role: str, database: str, text: str) -> ExecResult:
             return self.commands.psql(role, database, text, timeout=600)
 
-        live = self.system.state.live["database"]
+        live = self.project.state.live["database"]
         if made := database_roles.ensure(statements, live, stop_server=lambda: self.processes.halt(MLFLOW, progress)):
             progress.step(made)
             self.processes.resume(MLFLOW, progress)

@@ -24,7 +24,7 @@ class Processes(Collaborator):
     def __init__(self, deployment: EmbeddedDeployment) -> None:
         super().__init__(deployment)
         layout = self.layout
-        self.supervisor = Supervisor(self.folder, layout.run_folder, self.system.state.instance, layout.trusted)
+        self.supervisor = Supervisor(self.folder, layout.run_folder, self.project.state.instance, layout.trusted)
 
     def pid(self, service: str) -> int:
         """0 while it is down."""
@@ -83,7 +83,7 @@ class Processes(Collaborator):
 
     def orphans(self) -> list[int]:
         """The process numbers of what was started for this system and has no supervisor above it."""
-        return process_table.with_variable(MARK, self.system.state.instance, self.layout.uids())
+        return process_table.with_variable(MARK, self.project.state.instance, self.layout.uids())
 
     def end_orphans(
         self, progress: ProgressReporter, seconds: float, words: str = "stopping processes that lost their supervisor"

@@ -113,7 +113,7 @@ class _Script:
 
     def roles(self) -> str:
         psql = f"{self.program('psql')} -X -q -h {self.sockets} -U {database_settings.ADMIN} -d postgres"
-        live = self.deployment.system.state.live["database"]
+        live = self.deployment.project.state.live["database"]
         return (
             f"for _ in $(seq 60); do {psql} -c 'SELECT 1' >/dev/null 2>&1 && break; sleep 1; done\n"
             "# the server's role is no superuser: it owns its database\n"

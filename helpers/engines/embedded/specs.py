@@ -83,7 +83,7 @@ class Specs(Collaborator):
 
     def _stores(self) -> dict[str, str]:
         """Where its database and its artifacts are."""
-        settings, live = self.settings, self.system.state.live
+        settings, live = self.settings, self.project.state.live
         external = self.deployment.object_store == "external"
         bucket, folder = f"s3://{settings.s3_bucket}/{live['prefix']}", self.deployment.artifacts / live["prefix"]
         size, overflow = database_settings.pool(settings.mlflow_workers)
@@ -109,7 +109,7 @@ class Specs(Collaborator):
         return {
             "MLFLOW_SERVER_ALLOWED_HOSTS": urls.allowed_hosts(settings),
             "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": urls.cors_origins(settings),
-            "TRACKBED_STORE_NETWORK": jupyterlab.store_network(settings, self.system.state.instance),
+            "TRACKBED_STORE_NETWORK": jupyterlab.store_network(settings, self.project.state.instance),
             "TRACKBED_HOST": settings.bind_address,
             "TRACKBED_PORT": str(settings.mlflow_port),
             "TRACKBED_WORKERS": str(settings.mlflow_workers),
@@ -117,7 +117,7 @@ class Specs(Collaborator):
             server_secrets.FOLDER_VARIABLE: str(secrets),
             server_secrets.ACCESS_VARIABLE: str(secrets / server_secrets.ACCESS_FILE),
             # the secrets are read at the start only: other ones are another program
-            SECRETS_MARK: self.system.credentials_digest(),
+            SECRETS_MARK: self.project.credentials_digest(),
             "TRACKBED_CODE": digests.digest(*clone.server_files()),  # and so is other code, after an update
             "TRACKBED_MEMORY_LIMIT": settings.memory_limit,  # no container does it here
             "TMPDIR": temporary,  # uploads are buffered there whole
@@ -169,13 +169,13 @@ class Specs(Collaborator):
 
     def _connections(self) -> dict[str, str]:
         """The data set, the tracking server and how the notebook logs in there."""
-        settings, state, secrets = self.settings, self.system.state, str(self.deployment.secrets)
+        settings, state, secrets = self.settings, self.project.state, str(self.deployment.secrets)
         data = self.deployment.data_set()
         tracking = settings.tracking_uri or f"http://{settings.bind_address}:{settings.mlflow_port}"
         return {
             **({"FOOD11_DATA_DIR": str(Path(data) / "Food-11")} if data else {}),
             **(remote_tracking.environment(settings, secrets) if self.deployment.notebook_only else {}),
-            **server_secrets.notebook_environment(secrets, self.system.asks),
+            **server_secrets.notebook_environment(secrets, self.project.asks),
             "SHELL": shutil.which("bash", path=TOOLS) or "/bin/sh",
             **jupyterlab.environment(settings, tracking, state.instance, str(self.deployment.startup), state.person),
             "JUPYTER_TOKEN_FILE": f"{secrets}/jupyter-token",
@@ -233,7 +233,7 @@ class Specs(Collaborator):
         """Changes with anything that the services are made from."""
         return digests.digest(
             [program.__dict__ for program in self.programs()],
-            self.system.credentials_digest(),
+            self.project.credentials_digest(),
             [file.template for file in self.deployment.secret_files()],
             *clone.server_files(),
             *(part for file in clone.notebook_files().items() for part in file),

@@ -57,7 +57,7 @@ class Startup(Collaborator):
         self.workspace.make()
         if not self.processes.supervisor.running():
             self.processes.end_orphans(progress, 30)
-        if JUPYTER_TOKEN in self.system.replaced:  # what the notebook started aside would read the new one
+        if JUPYTER_TOKEN in self.project.replaced:  # what the notebook started aside would read the new one
             self.processes.halt(JUPYTER, progress)
             self.processes.end_notebook()
         self.files.put()
