@@ -326,7 +326,7 @@ def lasting_clones() -> Iterator[Callable[..., Clone]]:
 
 
 @pytest.fixture(scope="session")
-def systems(lasting_clones: Callable[..., Clone]) -> Callable[[str], Clone]:
+def deployments(lasting_clones: Callable[..., Clone]) -> Callable[[str], Clone]:
     """One system per engine that is up, made when it is first asked for."""
     made: dict[str, Clone] = {}
 
@@ -341,12 +341,12 @@ def systems(lasting_clones: Callable[..., Clone]) -> Callable[[str], Clone]:
 
 
 @pytest.fixture(scope="session")
-def system(engine: str, systems: Callable[[str], Clone]) -> Clone:
+def deployment(engine: str, deployments: Callable[[str], Clone]) -> Clone:
     """A system that is up, shared by the tests of a session that leave it up."""
-    return systems(engine)
+    return deployments(engine)
 
 
 @pytest.fixture
-def invoke_run(system: Clone) -> Run:
+def invoke_run(deployment: Clone) -> Run:
     """Run a task of the shared system."""
-    return system.invoke
+    return deployment.invoke

@@ -113,26 +113,26 @@ def test_a_link_printed_in_a_notebook_opens_the_run(page: Page, shot: Shot, jupy
 
 
 @pytest.mark.parametrize("engine", ["docker"], indirect=True, scope="session")  # the embedded engine has no store
-def test_the_stores_console_shows_the_bucket(browser: Browser, shot: Shot, system: Clone) -> None:
+def test_the_stores_console_shows_the_bucket(browser: Browser, shot: Shot, deployment: Clone) -> None:
     """With the keys that `invoke credentials` prints, through published ports alone, as at the end of a tunnel.
 
     (Not the fixture's page: the console asks for a list of users, which its own server answers with a 501.)
     """
-    keys = dict(line.split()[:2] for line in system.value("credentials").splitlines())
+    keys = dict(line.split()[:2] for line in deployment.value("credentials").splitlines())
     asked: set[str] = set()
     page = browser.new_context().new_page()
     page.set_default_timeout(SLOW)
     page.on("request", lambda request: asked.add("/".join(request.url.split("/")[:3])))
-    page.goto(f"{system.url('console')}/")
+    page.goto(f"{deployment.url('console')}/")
     page.locator("#access-key").fill(keys["S3_ACCESS_KEY"])
     page.locator("#secret-key").fill(keys["S3_SECRET_KEY"])
     page.get_by_role("button", name="Sign In").click()
     page.wait_for_url(re.compile("dashboard"))
-    page.goto(f"{system.url('console')}/explorer.html")
+    page.goto(f"{deployment.url('console')}/explorer.html")
     expect(page.get_by_text("mlflow-artifacts").first).to_be_visible()
     shot(page, "console")
     page.context.close()
-    assert asked == {system.url("console"), system.url("s3")}
+    assert asked == {deployment.url("console"), deployment.url("s3")}
 
 
 def test_mlflow_writes_through_its_own_pages(page: Page, shot: Shot, mlflow_url: str) -> None:

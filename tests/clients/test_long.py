@@ -161,36 +161,38 @@ def expected(plain: str, tmp_path_factory: pytest.TempPathFactory) -> Plain:
     return ask
 
 
-def in_the_notebook(system: Clone, script: Path, *words: str, python: str = "") -> dict[str, Any]:
+def in_the_notebook(deployment: Clone, script: Path, *words: str, python: str = "") -> dict[str, Any]:
     cell = IN_THE_NOTEBOOK.format(script=script.read_text(), words=words, python=repr(python))
-    return Lab(system.value("jupyter-url")).run_cells([cell], timeout=PATIENCE).result
+    return Lab(deployment.value("jupyter-url")).run_cells([cell], timeout=PATIENCE).result
 
 
 @pytest.fixture(scope="session")
-def notebook(system: Clone, constraints: Path) -> Clone:
+def notebook(deployment: Clone, constraints: Path) -> Clone:
     """The system, when `pip install` in its notebook has brought the libraries."""
     cell = (
-        f"import subprocess, sys\nopen('/tmp/constraints-{system.project}.txt', 'w').write("
+        f"import subprocess, sys\nopen('/tmp/constraints-{deployment.project}.txt', 'w').write("
         f"{constraints.read_text()!r})\ndone = subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', "
-        f"'--constraint', '/tmp/constraints-{system.project}.txt', *{LIBRARIES!r}], capture_output=True, "
+        f"'--constraint', '/tmp/constraints-{deployment.project}.txt', *{LIBRARIES!r}], capture_output=True, "
         "text=True)\nassert done.returncode == 0, done.stderr[-2000:]\n"
     )
-    Lab(system.value("jupyter-url")).run_cells([cell], timeout=PATIENCE)
-    return system
+    Lab(deployment.value("jupyter-url")).run_cells([cell], timeout=PATIENCE)
+    return deployment
 
 
 @pytest.mark.parametrize("version", OLD)
 def test_old_clients_read_back_what_a_plain_server_gives(
-    system: Clone, old: Callable[[str], Path], plain: str, tmp_path: Path, version: str
+    deployment: Clone, old: Callable[[str], Path], plain: str, tmp_path: Path, version: str
 ) -> None:
     ours, theirs = (
         remote_clients.told(old(version), uri, tmp_path / own_name(), own_name(), timeout=PATIENCE)
-        for uri in (system.url("mlflow"), plain)
+        for uri in (deployment.url("mlflow"), plain)
     )
     assert ours == theirs
 
 
-def test_an_older_client_in_the_notebook(system: Clone, tmp_path: Path, old: Callable[[str], Path], plain: str) -> None:
+def test_an_older_client_in_the_notebook(
+    deployment: Clone, tmp_path: Path, old: Callable[[str], Path], plain: str
+) -> None:
     """A virtual environment of one's own, with what an older project asks for, which is not psutil; the notebook's
     variables stay."""
     cell = (
@@ -201,28 +203,30 @@ def test_an_older_client_in_the_notebook(system: Clone, tmp_path: Path, old: Cal
         "    assert done.returncode == 0, done.stderr[-2000:]\n"
         "print(json.dumps({'python': os.path.join(folder, 'bin', 'python')}))\n"
     )
-    python = Lab(system.value("jupyter-url")).run_cells([cell], timeout=PATIENCE).result["python"]
-    found = in_the_notebook(system, remote_clients.SCRIPT, own_name(), "20", str(remote_clients.LARGE), python=python)
+    python = Lab(deployment.value("jupyter-url")).run_cells([cell], timeout=PATIENCE).result["python"]
+    found = in_the_notebook(
+        deployment, remote_clients.SCRIPT, own_name(), "20", str(remote_clients.LARGE), python=python
+    )
     assert found == remote_clients.told(old("2.22"), plain, tmp_path, own_name(), timeout=PATIENCE)
 
 
-def test_thousands_of_files_and_a_large_one(system: Clone, current: Path, tmp_path: Path) -> None:
-    found = remote_clients.told(current, system.url("mlflow"), tmp_path, own_name(), 2000, LARGE, timeout=3000)
+def test_thousands_of_files_and_a_large_one(deployment: Clone, current: Path, tmp_path: Path) -> None:
+    found = remote_clients.told(current, deployment.url("mlflow"), tmp_path, own_name(), 2000, LARGE, timeout=3000)
     assert found["large"] and found["tree"] and found["listed"]["large.bin"] == LARGE
     assert len([path for path in found["listed"] if path.startswith("tree/")]) == 2000
 
 
-def test_the_notebook_sends_and_gets_thousands_of_files_and_a_large_one(system: Clone) -> None:
-    found = in_the_notebook(system, remote_clients.SCRIPT, own_name(), "2000", str(LARGE))
+def test_the_notebook_sends_and_gets_thousands_of_files_and_a_large_one(deployment: Clone) -> None:
+    found = in_the_notebook(deployment, remote_clients.SCRIPT, own_name(), "2000", str(LARGE))
     assert found["large"] and found["tree"] and found["listed"]["large.bin"] == LARGE
     assert len([path for path in found["listed"] if path.startswith("tree/")]) == 2000
 
 
 @pytest.mark.parametrize("what", LIGHT)
 def test_what_libraries_and_commands_log_outside(
-    system: Clone, libraries: Path, expected: Plain, tmp_path: Path, what: str
+    deployment: Clone, libraries: Path, expected: Plain, tmp_path: Path, what: str
 ) -> None:
-    assert logged(libraries, system.url("mlflow"), tmp_path, what) == expected(what, libraries)
+    assert logged(libraries, deployment.url("mlflow"), tmp_path, what) == expected(what, libraries)
 
 
 @pytest.mark.parametrize("what", LIGHT)
@@ -233,11 +237,13 @@ def test_what_libraries_and_commands_log_in_the_notebook(
 
 
 @pytest.mark.parametrize("what", WITH_TORCH)
-def test_what_libraries_with_torch_log(system: Clone, torch: Path, expected: Plain, tmp_path: Path, what: str) -> None:
-    assert logged(torch, system.url("mlflow"), tmp_path, what) == expected(what, torch)
+def test_what_libraries_with_torch_log(
+    deployment: Clone, torch: Path, expected: Plain, tmp_path: Path, what: str
+) -> None:
+    assert logged(torch, deployment.url("mlflow"), tmp_path, what) == expected(what, torch)
 
 
-def test_the_java_client(system: Clone, java: Path, current: Path, plain: str, tmp_path: Path) -> None:
+def test_the_java_client(deployment: Clone, java: Path, current: Path, plain: str, tmp_path: Path) -> None:
     """It sends and gets files with the `mlflow` that is on PATH."""
     found = [
         inspection.output(
@@ -251,6 +257,6 @@ def test_the_java_client(system: Clone, java: Path, current: Path, plain: str, t
             cwd=tmp_path,
             env=remote_clients.environment(current, uri, tmp_path),
         )
-        for uri in (plain, system.url("mlflow"))
+        for uri in (plain, deployment.url("mlflow"))
     ]
     assert found[1] == found[0] and "back hello" in found[0]

@@ -102,8 +102,8 @@ def harnesses(client_python: str, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture
-def harness(system: Clone, harnesses: Harnesses, rng: random.Random) -> Harness:
+def harness(deployment: Clone, harnesses: Harnesses, rng: random.Random) -> Harness:
     """The shared system's."""
-    found = harnesses(system)
+    found = harnesses(deployment)
     found.rng = rng
     return found

@@ -19,12 +19,12 @@ from tests.second_engine import Engine, network_namespace
 
 
 @pytest.fixture(scope="module")
-def second(clone_factory: Callable[..., Clone], systems: Callable[[str], Clone]) -> Iterator[Engine]:
+def second(clone_factory: Callable[..., Clone], deployments: Callable[[str], Clone]) -> Iterator[Engine]:
     """Running, with the images of the first."""
     require_docker()
     if os.geteuid() or shutil.which("dockerd") is None:
         pytest.skip("NOT TESTED: a Docker engine of the test's own needs root and dockerd")
-    first = systems("docker")  # its images are there
+    first = deployments("docker")  # its images are there
     engine = Engine(Path(tempfile.mkdtemp(prefix="tb-engine-", dir="/var/tmp")))
     with network_namespace():
         try:

@@ -155,20 +155,20 @@ def test_a_state_folder_lost_after_a_restore(own: dict[str, Clone], tmp_path: Pa
     assert inspection.has_run(clone, kept)
 
 
-def test_gc_shows_first_and_removes_runs_with_their_artifacts(system: Clone) -> None:
-    chosen = experiment(system)
-    kept, gone = (log_run(system, chosen, name, b"content") for name in ("kept", "gone"))
-    api(system, "runs/delete", "POST", run_id=gone["info"]["run_id"])
+def test_gc_shows_first_and_removes_runs_with_their_artifacts(deployment: Clone) -> None:
+    chosen = experiment(deployment)
+    kept, gone = (log_run(deployment, chosen, name, b"content") for name in ("kept", "gone"))
+    api(deployment, "runs/delete", "POST", run_id=gone["info"]["run_id"])
     time.sleep(1.1)
-    assert system.invoke("gc", "--older-than=nonsense").returncode == 2
-    rows = [line.split() for line in system.value("gc", "--older-than=1s").splitlines()]
+    assert deployment.invoke("gc", "--older-than=nonsense").returncode == 2
+    rows = [line.split() for line in deployment.value("gc", "--older-than=1s").splitlines()]
     assert [chosen, "1", "0", "1", "0.0"] in rows, rows
-    used = {e["identity"]: e for e in json.loads(system.value("usage", "--format=json"))["experiments"]}
+    used = {e["identity"]: e for e in json.loads(deployment.value("usage", "--format=json"))["experiments"]}
     assert used[chosen]["objects"] == 2 and used[chosen]["size"] == 14 and used[chosen]["runs"] == 2
-    system.value("gc", "--older-than=1s", "--yes")
-    used = {e["identity"]: e for e in json.loads(system.value("usage", "--format=json"))["experiments"]}
+    deployment.value("gc", "--older-than=1s", "--yes")
+    used = {e["identity"]: e for e in json.loads(deployment.value("usage", "--format=json"))["experiments"]}
     assert used[chosen]["objects"] == 1 and used[chosen]["runs"] == 1
-    assert get(system, kept, "ä file.bin") == b"content"
+    assert get(deployment, kept, "ä file.bin") == b"content"
 
 
 def test_move_there_and_back(clone_factory: Callable[..., Clone]) -> None:

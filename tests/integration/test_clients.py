@@ -26,9 +26,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def docker(systems: Callable[[str], Clone]) -> Clone:
+def docker(deployments: Callable[[str], Clone]) -> Clone:
     require_docker()
-    return systems("docker")
+    return deployments("docker")
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,9 @@ def name() -> str:
 
 
 def test_a_client_outside_needs_the_address_alone(
-    system: Clone, python: Path, plain: dict[str, Any], name: str, tmp_path: Path
+    deployment: Clone, python: Path, plain: dict[str, Any], name: str, tmp_path: Path
 ) -> None:
-    assert remote_clients.told(python, system.url("mlflow"), tmp_path, name, **remote_clients.SMALLER) == plain
+    assert remote_clients.told(python, deployment.url("mlflow"), tmp_path, name, **remote_clients.SMALLER) == plain
 
 
 @pytest.mark.docker
@@ -85,15 +85,15 @@ def test_the_notebook_gets_the_same_straight_from_the_store(docker: Clone, plain
 
 
 @pytest.mark.parametrize("engine", ["docker"], indirect=True)  # beside the test that leaves what it reads
-def test_the_commands_that_people_type_outside(system: Clone, python: Path, name: str, tmp_path: Path) -> None:
+def test_the_commands_that_people_type_outside(deployment: Clone, python: Path, name: str, tmp_path: Path) -> None:
     """`mlflow artifacts download` and `mlflow models serve`: both hung while the store's addresses were offered."""
-    ours = remote_clients.environment(python, system.url("mlflow"), tmp_path)
-    experiment = inspection.mlflow(system, f"experiments/get-by-name?experiment_name={name}")["experiment"][
+    ours = remote_clients.environment(python, deployment.url("mlflow"), tmp_path)
+    experiment = inspection.mlflow(deployment, f"experiments/get-by-name?experiment_name={name}")["experiment"][
         "experiment_id"
     ]
     runs = {
         run["info"]["run_name"]: run["info"]["run_id"]
-        for run in inspection.mlflow(system, "runs/search", {"experiment_ids": [experiment]})["runs"]
+        for run in inspection.mlflow(deployment, "runs/search", {"experiment_ids": [experiment]})["runs"]
     }
     inspection.output(
         str(python),
@@ -131,18 +131,20 @@ def test_the_commands_that_people_type_outside(system: Clone, python: Path, name
 
 
 @pytest.fixture(scope="module")
-def logged(engine: str, systems: Any) -> Iterator[tuple[Clone, str, str, str]]:
+def logged(engine: str, deployments: Any) -> Iterator[tuple[Clone, str, str, str]]:
     """A run with `a.txt` and `d/b.txt`, a logged model and a trace: the system, the run, the model, the trace."""
-    system = systems(engine)
-    run = inspection.mlflow(system, "runs/create", {"experiment_id": "0", "start_time": 1})["run"]["info"]
+    deployment = deployments(engine)
+    run = inspection.mlflow(deployment, "runs/create", {"experiment_id": "0", "start_time": 1})["run"]["info"]
     for path in ("a.txt", "d/b.txt"):
-        target = f"{system.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts/0/{run['run_id']}/artifacts/{path}"
+        target = f"{deployment.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts/0/{run['run_id']}/artifacts/{path}"
         inspection.DIRECT.open(Request(target, data=b"hello", method="PUT"), timeout=30).close()
-    model = inspection.mlflow(system, "logged-models", {"experiment_id": "0", "name": "m"})["model"]["info"]["model_id"]
+    model = inspection.mlflow(deployment, "logged-models", {"experiment_id": "0", "name": "m"})["model"]["info"][
+        "model_id"
+    ]
     trace = f"tr-{uuid.uuid4().hex}"
     place = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "0"}}
     status, text = inspection.ask(
-        f"{system.url('mlflow')}/api/3.0/mlflow/traces",
+        f"{deployment.url('mlflow')}/api/3.0/mlflow/traces",
         {
             "trace": {
                 "trace_info": {
@@ -156,17 +158,17 @@ def logged(engine: str, systems: Any) -> Iterator[tuple[Clone, str, str, str]]:
         },
     )
     assert status == 200, text
-    yield system, run["run_id"], model, trace
-    inspection.mlflow(system, "runs/delete", {"run_id": run["run_id"]})
+    yield deployment, run["run_id"], model, trace
+    inspection.mlflow(deployment, "runs/delete", {"run_id": run["run_id"]})
 
 
 def test_what_is_not_there_is_a_404_at_once_on_every_route(logged: tuple[Clone, str, str, str]) -> None:
     """MLflow's clients ask seven times more, four minutes long, where a server says 500."""
-    system, run, model, trace = logged
-    base, below = system.url("mlflow"), f"0/{run}/artifacts"
+    deployment, run, model, trace = logged
+    base, below = deployment.url("mlflow"), f"0/{run}/artifacts"
     name = f"m{uuid.uuid4().hex}"
-    inspection.mlflow(system, "registered-models/create", {"name": name})
-    inspection.mlflow(system, "model-versions/create", {"name": name, "source": f"runs:/{run}/d", "run_id": run})
+    inspection.mlflow(deployment, "registered-models/create", {"name": name})
+    inspection.mlflow(deployment, "model-versions/create", {"name": name, "source": f"runs:/{run}/d", "run_id": run})
     assert inspection.ask(f"{base}/model-versions/get-artifact?name={name}&version=1&path=b.txt")[1] == "hello"
     for path in ("none.txt", "x/y/none.txt", "a.txt/x"):
         word = quote(path, safe="")
@@ -200,11 +202,11 @@ def test_what_is_not_there_is_a_404_at_once_on_every_route(logged: tuple[Clone, 
 
 
 def test_nobody_outside_is_told_an_address_of_the_store(logged: tuple[Clone, str, str, str]) -> None:
-    system, run, _, _ = logged
+    deployment, run, _, _ = logged
     for api in ("api", "ajax-api"):
-        told = json.loads(inspection.ask(f"{system.url('mlflow')}/{api}/3.0/mlflow/server-info")[1])
+        told = json.loads(inspection.ask(f"{deployment.url('mlflow')}/{api}/3.0/mlflow/server-info")[1])
         assert not told["multipart_uploads_enabled"] and not told["multipart_downloads_enabled"]
-        base = f"{system.url('mlflow')}/{api}/2.0/mlflow-artifacts"
+        base = f"{deployment.url('mlflow')}/{api}/2.0/mlflow-artifacts"
         for path, body in (
             (f"presigned/0/{run}/artifacts/a.txt", None),
             (f"mpu/create/0/{run}/artifacts", {"path": "x", "num_parts": 1}),

@@ -70,12 +70,12 @@ def wheel() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def older(request: pytest.FixtureRequest, wheel: Path, systems: Callable[[str], Clone]) -> Iterator[Cluster]:
+def older(request: pytest.FixtureRequest, wheel: Path, deployments: Callable[[str], Clone]) -> Iterator[Cluster]:
     """A cluster as an earlier version made it, stopped: its superuser is the server's role.
 
     What 18.4 made goes on with today's server.
     """
-    ours = inspection.programs(systems("embedded"))
+    ours = inspection.programs(deployments("embedded"))
     maker = ours if request.param == "18.6" else clusters.earlier_programs(wheel, request.param)
     with clusters.cluster(maker) as made:
         made.make("mlflow")
@@ -191,21 +191,25 @@ def test_a_password_reaches_no_log(cluster: Cluster, tmp_path: Path) -> None:
     assert "strange" not in (cluster.folder / "log").read_text()
 
 
-def test_the_server_of_a_system_is_no_superuser(system: Clone) -> None:
+def test_the_server_of_a_system_is_no_superuser(deployment: Clone) -> None:
     """And owns what it works with; the superuser has no password that somebody could come in with."""
     told = "SELECT rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls FROM pg_roles WHERE "
-    assert inspection.psql(system, told + "rolname = current_user") == "f"
+    assert inspection.psql(deployment, told + "rolname = current_user") == "f"
     assert (
-        inspection.psql(system, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tableowner <> 'mlflow'")
-        == "0"
-    )
-    assert (
-        inspection.psql(system, "SELECT count(*) FROM pg_authid WHERE rolsuper AND rolpassword IS NOT NULL", "postgres")
+        inspection.psql(
+            deployment, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tableowner <> 'mlflow'"
+        )
         == "0"
     )
     assert (
         inspection.psql(
-            system,
+            deployment, "SELECT count(*) FROM pg_authid WHERE rolsuper AND rolpassword IS NOT NULL", "postgres"
+        )
+        == "0"
+    )
+    assert (
+        inspection.psql(
+            deployment,
             "SELECT count(*) FROM pg_database WHERE has_database_privilege('public', oid, 'CONNECT') "
             "AND datname <> 'template0'",
             "postgres",

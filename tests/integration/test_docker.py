@@ -29,9 +29,9 @@ def services(clone: Clone) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def system(systems: Callable[[str], Clone]) -> Clone:
+def deployment(deployments: Callable[[str], Clone]) -> Clone:
     require_docker()
-    return systems("docker")
+    return deployments("docker")
 
 
 def compose(clone: Clone, *words: str) -> str:
@@ -68,65 +68,65 @@ def in_volume(clone: Clone, name: str, *words: str) -> str:
     )
 
 
-def test_compose_by_hand_sees_the_same_system(system: Clone) -> None:
-    users = system.folder / ".env"
+def test_compose_by_hand_sees_the_same_system(deployment: Clone) -> None:
+    users = deployment.folder / ".env"
     assert not users.exists(), "it is the user's to make"
     users.write_text("# mine\n# >>> written by Trackbed\nCOMPOSE_PROJECT_NAME=former\n# <<< written by Trackbed\n")
-    done = system.invoke("up")
+    done = deployment.invoke("up")
     assert done.returncode == 0 and ".env is yours alone" in done.stderr, done.stderr
     assert users.read_text() == "# mine\n"
-    before = inspection.identities(system)
-    listed = compose(system, "ps", "-a", "--format", "{{.Service}} {{.Health}}").splitlines()
-    assert sorted(line.split()[0] for line in listed) == sorted(["bucket", *services(system)])
+    before = inspection.identities(deployment)
+    listed = compose(deployment, "ps", "-a", "--format", "{{.Service}} {{.Health}}").splitlines()
+    assert sorted(line.split()[0] for line in listed) == sorted(["bucket", *services(deployment)])
     assert "mlflow healthy" in listed
-    assert "trackbed" in compose(system, "logs", "--tail=5", "bucket")
-    compose(system, "up", "-d")
-    after = inspection.identities(system)
-    bucket = inspection.container(system, "bucket")  # Compose runs a one-shot again each time
+    assert "trackbed" in compose(deployment, "logs", "--tail=5", "bucket")
+    compose(deployment, "up", "-d")
+    after = inspection.identities(deployment)
+    bucket = inspection.container(deployment, "bucket")  # Compose runs a one-shot again each time
     assert {k: v for k, v in after.items() if k != bucket} == {k: v for k, v in before.items() if k != bucket}
 
 
-def test_second_up_takes_about_as_long_as_compose_itself(system: Clone) -> None:
-    system.up()
+def test_second_up_takes_about_as_long_as_compose_itself(deployment: Clone) -> None:
+    deployment.up()
     took = {}
-    for name, command in (("compose", lambda: compose(system, "up", "-d", "--wait")), ("invoke", system.up)):
+    for name, command in (("compose", lambda: compose(deployment, "up", "-d", "--wait")), ("invoke", deployment.up)):
         began = time.monotonic()
         command()
         took[name] = time.monotonic() - began
     assert took["invoke"] < 2 * took["compose"] + 1, took
 
 
-def test_compose_by_hand_down_and_up(system: Clone) -> None:
-    system.up()
-    kept = inspection.new_run(system)
-    compose(system, "down")
-    assert inspection.ask(system.url("mlflow"))[0] == 0
-    compose(system, "up", "-d", "--wait")
-    assert inspection.has_run(system, kept)
-    system.up()
-    assert {service["state"] for service in system.services().values()} <= {"ready", "done"}
-    done = system.invoke("check")
+def test_compose_by_hand_down_and_up(deployment: Clone) -> None:
+    deployment.up()
+    kept = inspection.new_run(deployment)
+    compose(deployment, "down")
+    assert inspection.ask(deployment.url("mlflow"))[0] == 0
+    compose(deployment, "up", "-d", "--wait")
+    assert inspection.has_run(deployment, kept)
+    deployment.up()
+    assert {service["state"] for service in deployment.services().values()} <= {"ready", "done"}
+    done = deployment.invoke("check")
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_containers_have_no_more_rights_than_they_need(system: Clone, service: str) -> None:
-    found = details(system, service)
+def test_containers_have_no_more_rights_than_they_need(deployment: Clone, service: str) -> None:
+    found = details(deployment, service)
     host, config = found["HostConfig"], found["Config"]
     assert config["User"] and config["User"].split(":")[0] not in ("0", "root")
-    assert int(inside(system, service, "id", "-u")) != 0
+    assert int(inside(deployment, service, "id", "-u")) != 0
     assert host["CapDrop"] == ["ALL"] and not host["CapAdd"] and not host["Privileged"]
     assert any(option.startswith("no-new-privileges") for option in host["SecurityOpt"])
     assert host["ReadonlyRootfs"] is (service != "jupyter"), "people install packages in the notebook"
     if service != "jupyter":
-        assert inspection.run("docker", "exec", inspection.container(system, service), "touch", "/usr/x").returncode
+        assert inspection.run("docker", "exec", inspection.container(deployment, service), "touch", "/usr/x").returncode
     secret = next(mount for mount in found["Mounts"] if mount["Destination"] == "/run/secrets")
     assert not secret["RW"]
     listed = in_volume(
-        system, secret["Name"], "find", "/v", "-type", "f", "!", "-name", "site-ca.pem", "-printf", "%m %U\n"
+        deployment, secret["Name"], "find", "/v", "-type", "f", "!", "-name", "site-ca.pem", "-printf", "%m %U\n"
     ).splitlines()
     assert set(listed) == {f"400 {config['User'].split(':')[0]}"}
-    status = inside(system, service, "cat", "/proc/1/status")
+    status = inside(deployment, service, "cat", "/proc/1/status")
     assert re.search(r"CapEff:\s+0+\n", status) and re.search(r"NoNewPrivs:\s+1\n", status)
 
 
@@ -138,34 +138,37 @@ def test_containers_have_no_more_rights_than_they_need(system: Clone, service: s
         ("mlflow", "/tmp", "10001"),
     ],
 )
-def test_data_belong_to_the_user_of_their_service(system: Clone, service: str, folder: str, owner: str) -> None:
-    volume = next(m["Name"] for m in details(system, service)["Mounts"] if m["Destination"] == folder)
-    assert in_volume(system, volume, "stat", "-c", "%u %a", "/v") == f"{owner} 700"
-    assert inside(system, service, "id", "-u") == owner
+def test_data_belong_to_the_user_of_their_service(deployment: Clone, service: str, folder: str, owner: str) -> None:
+    volume = next(m["Name"] for m in details(deployment, service)["Mounts"] if m["Destination"] == folder)
+    assert in_volume(deployment, volume, "stat", "-c", "%u %a", "/v") == f"{owner} 700"
+    assert inside(deployment, service, "id", "-u") == owner
 
 
-def test_what_syncs_the_store_is_on_the_backend_only_and_asks_for_a_token(system: Clone) -> None:
-    if "store-sync" not in services(system):
+def test_what_syncs_the_store_is_on_the_backend_only_and_asks_for_a_token(deployment: Clone) -> None:
+    if "store-sync" not in services(deployment):
         pytest.skip("NOT TESTED: only VersityGW has it")
-    found = details(system, "store-sync")
-    assert list(found["NetworkSettings"]["Networks"]) == [f"{system.project}_backend"]
+    found = details(deployment, "store-sync")
+    assert list(found["NetworkSettings"]["Networks"]) == [f"{deployment.project}_backend"]
     assert not found["HostConfig"]["PortBindings"]
     assert {mount["Destination"]: mount["RW"] for mount in found["Mounts"]} == {"/store": True, "/run/secrets": False}
-    assert inside(system, "store-sync", "id", "-u") == "10002"
-    status = inside(system, "store-sync", "cat", "/proc/1/status")
+    assert inside(deployment, "store-sync", "id", "-u") == "10002"
+    status = inside(deployment, "store-sync", "cat", "/proc/1/status")
     assert re.search(r"CapEff:\s+0+\n", status) and re.search(r"NoNewPrivs:\s+1\n", status)
     reach = "import socket; socket.create_connection(('store-sync', 9002), 3)"
-    assert inspection.run("docker", "exec", inspection.container(system, "jupyter"), "python", "-c", reach).returncode
+    assert inspection.run(
+        "docker", "exec", inspection.container(deployment, "jupyter"), "python", "-c", reach
+    ).returncode
     assert (
-        inspection.run("docker", "exec", inspection.container(system, "mlflow"), "python", "-c", reach).returncode == 0
+        inspection.run("docker", "exec", inspection.container(deployment, "mlflow"), "python", "-c", reach).returncode
+        == 0
     )
 
 
-def test_an_upload_that_is_not_on_the_disk_is_not_acknowledged(system: Clone) -> None:
-    if "store-sync" not in services(system):
+def test_an_upload_that_is_not_on_the_disk_is_not_acknowledged(deployment: Clone) -> None:
+    if "store-sync" not in services(deployment):
         pytest.skip("NOT TESTED: only VersityGW has it")
-    url = f"{system.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts/durable/{uuid.uuid4().hex}"
-    container = inspection.container(system, "store-sync")
+    url = f"{deployment.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts/durable/{uuid.uuid4().hex}"
+    container = inspection.container(deployment, "store-sync")
     inspection.output("docker", "stop", "-t", "5", container)
     try:
         status, text = put(url, b"1")
@@ -186,21 +189,28 @@ def put(url: str, content: bytes) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-def test_the_workspace_belongs_to_the_user_of_the_notebook(system: Clone) -> None:
-    owner = str((system.project_folder / "workspace").stat().st_uid)
-    assert inside(system, "jupyter", "id", "-u") == owner != "0"
+def test_the_workspace_belongs_to_the_user_of_the_notebook(deployment: Clone) -> None:
+    owner = str((deployment.project_folder / "workspace").stat().st_uid)
+    assert inside(deployment, "jupyter", "id", "-u") == owner != "0"
 
 
-def test_the_database_is_on_a_network_without_a_way_out(system: Clone) -> None:
-    networks = {service: sorted(details(system, service)["NetworkSettings"]["Networks"]) for service in SERVICES}
-    back, front = f"{system.project}_backend", f"{system.project}_frontend"
+def test_the_database_is_on_a_network_without_a_way_out(deployment: Clone) -> None:
+    networks = {service: sorted(details(deployment, service)["NetworkSettings"]["Networks"]) for service in SERVICES}
+    back, front = f"{deployment.project}_backend", f"{deployment.project}_frontend"
     assert networks == {"postgres": [back], "store": [back, front], "mlflow": [back, front], "jupyter": [front]}
     assert inspection.output("docker", "network", "inspect", back, "-f", "{{.Internal}}") == "true"
     reach = "import socket; socket.create_connection(('postgres', 5432), 3)"
-    assert inspection.run("docker", "exec", inspection.container(system, "jupyter"), "python", "-c", reach).returncode
-    address = details(system, "postgres")["NetworkSettings"]["Networks"][back]["IPAddress"]
     assert inspection.run(
-        "docker", "exec", inspection.container(system, "jupyter"), "python", "-c", reach.replace("postgres", address)
+        "docker", "exec", inspection.container(deployment, "jupyter"), "python", "-c", reach
+    ).returncode
+    address = details(deployment, "postgres")["NetworkSettings"]["Networks"][back]["IPAddress"]
+    assert inspection.run(
+        "docker",
+        "exec",
+        inspection.container(deployment, "jupyter"),
+        "python",
+        "-c",
+        reach.replace("postgres", address),
     ).returncode
 
 
@@ -222,25 +232,25 @@ def test_prepared_by_credentials_init_and_started_by_compose(clone_factory: Call
     assert inspection.nothing_runs(clone) and not (clone.project_folder / "state.json").exists()
 
 
-def test_pasted_dry_run_makes_a_working_system_beside_the_real_one(system: Clone) -> None:
-    prefix = f"lab-{system.project}"
-    script = system.value("up", "--dry-run", f"--name-prefix={prefix}") + "\n"
+def test_pasted_dry_run_makes_a_working_system_beside_the_real_one(deployment: Clone) -> None:
+    prefix = f"lab-{deployment.project}"
+    script = deployment.value("up", "--dry-run", f"--name-prefix={prefix}") + "\n"
     port = re.search(r"^MLFLOW_PORT=(\d+)$", script, re.MULTILINE)
-    assert port and int(port[1]) not in system.ports.values()
-    before = inspection.identities(system)
+    assert port and int(port[1]) not in deployment.ports.values()
+    before = inspection.identities(deployment)
     clean = "\n".join(
         line.removeprefix("# ") for line in script.split("# clean up:\n")[1].splitlines() if line.startswith("# docker")
     )
     try:
-        made = inspection.run("bash", "-e", stdin=script, cwd=system.folder, timeout=300)
+        made = inspection.run("bash", "-e", stdin=script, cwd=deployment.folder, timeout=300)
         assert made.returncode == 0, made.stdout + made.stderr
-        beside = Clone(system.folder, system.state, "docker", prefix, {"mlflow": int(port[1])})
+        beside = Clone(deployment.folder, deployment.state, "docker", prefix, {"mlflow": int(port[1])})
         assert inspection.has_run(beside, inspection.new_run(beside))
         url = f"http://127.0.0.1:{port[1]}/api/2.0/mlflow-artifacts/artifacts?path=nothing"
         assert inspection.ask(url)[0] == 200, "the store answers"
         lab = re.search(r"http://\S+/lab\?token=\S+", made.stdout)
         assert lab and inspection.ask(lab[0])[0] == 200
-        assert inspection.identities(system) == before
+        assert inspection.identities(deployment) == before
     finally:
         cleaned = inspection.run("bash", "-e", stdin=clean, timeout=120)
     assert cleaned.returncode == 0, cleaned.stderr
@@ -248,8 +258,8 @@ def test_pasted_dry_run_makes_a_working_system_beside_the_real_one(system: Clone
         assert prefix not in inspection.output("docker", *kind.split())
 
 
-def test_dead_engine_under_a_system(system: Clone) -> None:
-    before = inspection.identities(system)
+def test_dead_engine_under_a_system(deployment: Clone) -> None:
+    before = inspection.identities(deployment)
     for words in (
         ["up"],
         ["down"],
@@ -259,38 +269,38 @@ def test_dead_engine_under_a_system(system: Clone) -> None:
         ["jupyter-url"],
         ["down", "--delete-data", "--yes"],
     ):
-        done = system.invoke(*words, DOCKER_HOST="unix:///nonexistent/docker.sock")
+        done = deployment.invoke(*words, DOCKER_HOST="unix:///nonexistent/docker.sock")
         inspection.refused(done, 1, "docker engine cannot be used", "unix:///nonexistent/docker.sock")
-    assert inspection.identities(system) == before
+    assert inspection.identities(deployment) == before
 
 
-def test_services_killed_and_removed_by_hand(system: Clone) -> None:
-    system.up()
-    kept = inspection.new_run(system)
-    before = inspection.identities(system)
-    inspection.output("docker", "kill", inspection.container(system, "postgres"))
+def test_services_killed_and_removed_by_hand(deployment: Clone) -> None:
+    deployment.up()
+    kept = inspection.new_run(deployment)
+    before = inspection.identities(deployment)
+    inspection.output("docker", "kill", inspection.container(deployment, "postgres"))
     inspection.output(
-        "docker", "rm", "-f", inspection.container(system, "mlflow"), inspection.container(system, "jupyter")
+        "docker", "rm", "-f", inspection.container(deployment, "mlflow"), inspection.container(deployment, "jupyter")
     )
-    status = system.invoke("status")
+    status = deployment.invoke("status")
     assert status.returncode == 1 and "missing" in status.stdout and "exited" in status.stdout
-    system.up()
-    after = inspection.identities(system)
-    store = inspection.container(system, "store")
+    deployment.up()
+    after = inspection.identities(deployment)
+    store = inspection.container(deployment, "store")
     assert after[store] == before[store], "what was well was touched"
-    assert inspection.has_run(system, kept)
+    assert inspection.has_run(deployment, kept)
 
 
-def test_state_folder_lost_over_kept_volumes(system: Clone) -> None:
-    system.up()
-    kept = inspection.new_run(system)
-    assert system.invoke("down").returncode == 0
-    shutil.rmtree(system.project_folder)
-    done = system.invoke("up")
+def test_state_folder_lost_over_kept_volumes(deployment: Clone) -> None:
+    deployment.up()
+    kept = inspection.new_run(deployment)
+    assert deployment.invoke("down").returncode == 0
+    shutil.rmtree(deployment.project_folder)
+    done = deployment.invoke("up")
     inspection.refused(done, 1, "belongs to another Trackbed system", "--adopt")
-    assert system.invoke("doctor").returncode == 1
-    adopted = system.invoke("up", "--adopt")
+    assert deployment.invoke("doctor").returncode == 1
+    adopted = deployment.invoke("up", "--adopt")
     assert adopted.returncode == 0, adopted.stderr
-    assert inspection.has_run(system, kept)
-    done = system.invoke("check")
+    assert inspection.has_run(deployment, kept)
+    done = deployment.invoke("check")
     assert done.returncode == 0, done.stdout

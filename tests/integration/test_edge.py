@@ -65,10 +65,10 @@ def experiment(clone: Clone) -> str:
 # addresses
 
 
-def test_every_route_of_this_mlflow_was_judged(system: Clone) -> None:
+def test_every_route_of_this_mlflow_was_judged(deployment: Clone) -> None:
     """A new MLflow with another route: look what it does, then add it to docker/mlflow/trackbed_mlflow/edge/routes.py."""
-    folder = "/tmp" if system.engine == "docker" else "/"
-    python = inspection.mlflow_python(system)
+    folder = "/tmp" if deployment.engine == "docker" else "/"
+    python = inspection.mlflow_python(deployment)
     printed = inspection.output(
         *python, "-W", "ignore", "-", stdin=f"import os; os.chdir({folder!r})\n{WALK}", timeout=120
     )
@@ -79,12 +79,14 @@ def test_every_route_of_this_mlflow_was_judged(system: Clone) -> None:
     assert len(walked) > 400
 
 
-def test_no_spelling_that_mlflows_routers_read_gets_past_the_table(system: Clone) -> None:
+def test_no_spelling_that_mlflows_routers_read_gets_past_the_table(deployment: Clone) -> None:
     folder, modules = (
-        ("/tmp", "/opt/trackbed") if system.engine == "docker" else ("/", str(system.folder / "docker" / "mlflow"))
+        ("/tmp", "/opt/trackbed")
+        if deployment.engine == "docker"
+        else ("/", str(deployment.folder / "docker" / "mlflow"))
     )
     printed = inspection.output(
-        *inspection.mlflow_python(system),
+        *inspection.mlflow_python(deployment),
         "-W",
         "ignore",
         "-",
@@ -96,7 +98,7 @@ def test_no_spelling_that_mlflows_routers_read_gets_past_the_table(system: Clone
     assert found["through"] == [] and found["off"] > 60 and found["tried"] > 50_000, found
 
 
-def test_the_assistant_runs_nothing_for_anybody(system: Clone) -> None:
+def test_the_assistant_runs_nothing_for_anybody(deployment: Clone) -> None:
     settings = {
         "providers": {
             "ollama": {
@@ -116,7 +118,7 @@ def test_the_assistant_runs_nothing_for_anybody(system: Clone) -> None:
         ("POST", "/skills/install", {}),
         ("GET", "/providers/ollama/models", None),
     ):
-        assert "assistant is switched off" in refusal(system, ASSISTANT + path, method, body)
+        assert "assistant is switched off" in refusal(deployment, ASSISTANT + path, method, body)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_the_assistant_runs_nothing_for_anybody(system: Clone) -> None:
         "{}#x",
     ],
 )
-def test_no_spelling_leads_to_what_is_off(system: Clone, spelling: str) -> None:
+def test_no_spelling_leads_to_what_is_off(deployment: Clone, spelling: str) -> None:
     once, quoted, upper = (
         f"{ASSISTANT}/config",
         "/ajax-api%2f3.0/mlflow%2Fassistant/con%66ig",
@@ -150,13 +152,13 @@ def test_no_spelling_leads_to_what_is_off(system: Clone, spelling: str) -> None:
     )
     for path in (once, quoted, upper, once.replace("/mlflow", "//mlflow"), once.replace("/assistant", "/%61ssistant")):
         for method in ("GET", "PUT", "HEAD", "put", "BREW"):
-            status, body, _ = ask(system, spelling.format(path), method, {} if method == "PUT" else None)
+            status, body, _ = ask(deployment, spelling.format(path), method, {} if method == "PUT" else None)
             assert status in (400, 404, 405) and b"providers" not in body, (method, path, status, body[:200])
 
 
-def test_there_are_no_websockets(system: Clone) -> None:
+def test_there_are_no_websockets(deployment: Clone) -> None:
     for path in ("/", f"{ASSISTANT}/message", "/gateway/x"):
-        with socket.create_connection(("127.0.0.1", system.ports["mlflow"]), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", deployment.ports["mlflow"]), timeout=20) as connection:
             connection.sendall(
                 f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
                 "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
@@ -165,8 +167,8 @@ def test_there_are_no_websockets(system: Clone) -> None:
             assert b" 101 " not in connection.recv(4096)
 
 
-def test_judges_and_jobs_say_that_they_are_off(system: Clone) -> None:
-    number, pages, api = experiment(system), "/ajax-api/3.0/mlflow", "/api/3.0/mlflow"
+def test_judges_and_jobs_say_that_they_are_off(deployment: Clone) -> None:
+    number, pages, api = experiment(deployment), "/ajax-api/3.0/mlflow", "/api/3.0/mlflow"
     for method, path, body in (
         ("POST", f"{pages}/scorer/invoke", {"experiment_id": number, "serialized_scorer": "{}"}),
         ("POST", f"{pages}/genai/evaluate/invoke", {"experiment_id": number}),
@@ -175,7 +177,7 @@ def test_judges_and_jobs_say_that_they_are_off(system: Clone) -> None:
         ("PUT", f"{pages}/scorers/online-config", {"experiment_id": number, "name": "x", "sample_rate": 1.0}),
         ("PUT", f"{api}/scorers/online-config", {"experiment_id": number, "name": "x", "sample_rate": 1.0}),
     ):
-        said = refusal(system, path, method, body)
+        said = refusal(deployment, path, method, body)
         assert "switched off in Trackbed" in said and "in your clone of Trackbed: invoke up --mlflow-jobs=on" in said
     words: dict[str, dict[str, object]] = {
         f"{pages}/issues/invoke": {"experiment_id": number},
@@ -183,9 +185,9 @@ def test_judges_and_jobs_say_that_they_are_off(system: Clone) -> None:
         "/ajax-api/3.0/jobs/": {"job_name": "x", "params": {}},
     }
     for path, body in words.items():
-        assert "jobs of any other kind are switched off in Trackbed" in refusal(system, path, "POST", body)
+        assert "jobs of any other kind are switched off in Trackbed" in refusal(deployment, path, "POST", body)
     for path in ("/gateway/x/mlflow/invocations", "/gateway/proxy/x/a", "/ajax-api/2.0/mlflow/gateway-proxy"):
-        assert "switched off in Trackbed" in refusal(system, path, "POST", {"gateway_path": "x"})
+        assert "switched off in Trackbed" in refusal(deployment, path, "POST", {"gateway_path": "x"})
 
 
 # origins
@@ -202,7 +204,7 @@ def test_judges_and_jobs_say_that_they_are_off(system: Clone) -> None:
         "http://localhost",
     ],
 )
-def test_pages_of_other_origins_neither_change_nor_read(system: Clone, origin: str) -> None:
+def test_pages_of_other_origins_neither_change_nor_read(deployment: Clone, origin: str) -> None:
     name = f"edge-{uuid.uuid4().hex[:8]}"
     asked = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "content-type"}
     for method, path, body, headers in (
@@ -214,20 +216,20 @@ def test_pages_of_other_origins_neither_change_nor_read(system: Clone, origin: s
         ("PUT", "/api/2.0/mlflow-artifacts/artifacts/x", b"x", {}),
         ("OPTIONS", f"{ASSISTANT}/config", None, asked),
     ):
-        status, text, answered = ask(system, path, method, body, Origin=origin, **headers)
+        status, text, answered = ask(deployment, path, method, body, Origin=origin, **headers)
         assert status == 403, (method, path, text)
         assert not any(header.startswith("access-control") for header in answered)
-    assert name not in str(inspection.mlflow(system, "experiments/search?max_results=100"))
+    assert name not in str(inspection.mlflow(deployment, "experiments/search?max_results=100"))
 
 
-def test_own_pages_do_also_through_a_tunnel(system: Clone) -> None:
-    port = system.ports["mlflow"]
+def test_own_pages_do_also_through_a_tunnel(deployment: Clone) -> None:
+    port = deployment.ports["mlflow"]
     for origin, host in (
         (f"http://localhost:{port}", f"127.0.0.1:{port}"),
         ("http://localhost:9000", "localhost:9000"),
     ):
         status, text, _ = ask(
-            system,
+            deployment,
             "/api/2.0/mlflow/experiments/create",
             "POST",
             {"name": f"edge-{uuid.uuid4().hex[:8]}"},
@@ -235,7 +237,7 @@ def test_own_pages_do_also_through_a_tunnel(system: Clone) -> None:
             Host=host,
         )
         assert status == 200, text
-    assert ask(system, SEARCH, Origin="http://evil.example", Host="evil.example")[0] == 403
+    assert ask(deployment, SEARCH, Origin="http://evil.example", Host="evil.example")[0] == 403
 
 
 # locations
@@ -254,15 +256,15 @@ FOREIGN = (
 
 
 @pytest.mark.parametrize("uri", FOREIGN)
-def test_no_client_names_a_location_elsewhere(system: Clone, uri: str) -> None:
-    run = inspection.new_run(system)
+def test_no_client_names_a_location_elsewhere(deployment: Clone, uri: str) -> None:
+    run = inspection.new_run(deployment)
     name = f"edge-{uuid.uuid4().hex[:8]}"
-    inspection.mlflow(system, "registered-models/create", {"name": name})
+    inspection.mlflow(deployment, "registered-models/create", {"name": name})
     for prefix in routes.TWINS:
         base = f"{prefix}2.0/mlflow"
-        refusal(system, f"{base}/experiments/create", "POST", {"name": name, "artifact_location": uri}, 400)
+        refusal(deployment, f"{base}/experiments/create", "POST", {"name": name, "artifact_location": uri}, 400)
         for more in ({}, {"run_id": run}, {"tags": [{"key": "mlflow.prompt.is_prompt", "value": "true"}]}):
-            refusal(system, f"{base}/model-versions/create", "POST", {"name": name, "source": uri, **more}, 400)
+            refusal(deployment, f"{base}/model-versions/create", "POST", {"name": name, "source": uri, **more}, 400)
     trace = {
         "trace": {
             "trace_info": {
@@ -274,7 +276,7 @@ def test_no_client_names_a_location_elsewhere(system: Clone, uri: str) -> None:
             }
         }
     }
-    refusal(system, "/api/3.0/mlflow/traces", "POST", trace, 400)
+    refusal(deployment, "/api/3.0/mlflow/traces", "POST", trace, 400)
 
 
 @pytest.mark.parametrize(
@@ -287,16 +289,16 @@ def test_no_client_names_a_location_elsewhere(system: Clone, uri: str) -> None:
         "mlflow-artifacts:/%2e%2e/%2e%2e/etc",
     ],
 )
-def test_a_location_elsewhere_that_is_there_already_is_not_opened(system: Clone, uri: str) -> None:
+def test_a_location_elsewhere_that_is_there_already_is_not_opened(deployment: Clone, uri: str) -> None:
     """As in data of an older version, or in somebody's archive."""
-    number, name = experiment(system), f"edge-{uuid.uuid4().hex[:8]}"
-    run = inspection.mlflow(system, "runs/create", {"experiment_id": number})["run"]["info"]["run_id"]
-    model = inspection.mlflow(system, "logged-models", {"experiment_id": number, "name": "m"})["model"]["info"][
+    number, name = experiment(deployment), f"edge-{uuid.uuid4().hex[:8]}"
+    run = inspection.mlflow(deployment, "runs/create", {"experiment_id": number})["run"]["info"]["run_id"]
+    model = inspection.mlflow(deployment, "logged-models", {"experiment_id": number, "name": "m"})["model"]["info"][
         "model_id"
     ]
-    inspection.mlflow(system, "registered-models/create", {"name": name})
-    own = inspection.mlflow(system, f"runs/get?run_id={run}")["run"]["info"]["artifact_uri"]
-    inspection.mlflow(system, "model-versions/create", {"name": name, "source": own + "/model", "run_id": run})
+    inspection.mlflow(deployment, "registered-models/create", {"name": name})
+    own = inspection.mlflow(deployment, f"runs/get?run_id={run}")["run"]["info"]["artifact_uri"]
+    inspection.mlflow(deployment, "model-versions/create", {"name": name, "source": own + "/model", "run_id": run})
     for table, column, key, value in (
         ("experiments", "artifact_location", "experiment_id", number),
         ("runs", "artifact_uri", "run_uuid", run),
@@ -304,7 +306,7 @@ def test_a_location_elsewhere_that_is_there_already_is_not_opened(system: Clone,
         ("model_versions", "source", "name", name),
         ("model_versions", "storage_location", "name", name),
     ):
-        inspection.psql(system, f"UPDATE {table} SET {column} = '{uri}' WHERE {key} = '{value}'")
+        inspection.psql(deployment, f"UPDATE {table} SET {column} = '{uri}' WHERE {key} = '{value}'")
     for method, path in (
         ("GET", f"/get-artifact?run_id={run}&path=passwd"),
         ("GET", f"/get-artifact?run_id={run}&path=hostname"),
@@ -316,17 +318,17 @@ def test_a_location_elsewhere_that_is_there_already_is_not_opened(system: Clone,
     ):
         if uri.startswith("mlflow-artifacts:") and method == "POST":
             continue  # goes to the run's own folder
-        status, body, _ = ask(system, path, method, b"x" if method == "POST" else None)
+        status, body, _ = ask(deployment, path, method, b"x" if method == "POST" else None)
         assert status == 400 and b"own space" in body and b"root:" not in body, (path, status, body[:300])
     query = {
         "query": "query Q($d: MlflowListArtifactsInput!) { mlflowListArtifacts(input: $d) { files { path } } }",
         "variables": {"d": {"runId": run}},
     }
-    assert b"passwd" not in ask(system, "/graphql", "POST", query)[1]
+    assert b"passwd" not in ask(deployment, "/graphql", "POST", query)[1]
 
 
 @pytest.mark.parametrize("size", [1000, 200_000, 5_000_000, 60_000_000])
-def test_who_sends_all_before_reading_gets_the_reason(system: Clone, size: int) -> None:
+def test_who_sends_all_before_reading_gets_the_reason(deployment: Clone, size: int) -> None:
     """A connection that ends with the answer is not reset while the client still sends."""
     for path, method, status, headers in (
         ("/api/2.0/mlflow/nothing", "POST", 404, {}),
@@ -335,7 +337,7 @@ def test_who_sends_all_before_reading_gets_the_reason(system: Clone, size: int) 
         ("/v1/traces", "POST", 422, {}),
         ("/api/2.0/mlflow/runs/search", "POST", 400, {}),
     ):
-        found, text, _ = ask(system, path, method, bytes(size), Connection="close", **headers)
+        found, text, _ = ask(deployment, path, method, bytes(size), Connection="close", **headers)
         large = size > 32 << 20 and status in (400, 422) and method == "POST"
         assert found == (413 if large else status) and text, (path, found, text)
 
@@ -349,8 +351,8 @@ def chunked(clone: Clone, path: str, method: str, body: bytes, **headers: str) -
     return ask(clone, path, method, b"".join([*parts, b"0\r\n\r\n"]), Transfer_Encoding="chunked", **headers)
 
 
-def test_a_body_counts_however_it_is_sent(system: Clone) -> None:
-    number, run = experiment(system), inspection.new_run(system)
+def test_a_body_counts_however_it_is_sent(deployment: Clone) -> None:
+    number, run = experiment(deployment), inspection.new_run(deployment)
     span = {
         "traceId": uuid.uuid4().hex,
         "spanId": "0102030405060708",
@@ -378,9 +380,9 @@ def test_a_body_counts_however_it_is_sent(system: Clone) -> None:
         for send in (ask, chunked):
             name = uuid.uuid4().hex
             sent = json.dumps(body).replace("@", name).encode()
-            answers.append(send(system, path.replace("@", name), method, sent, **headers)[:1])
+            answers.append(send(deployment, path.replace("@", name), method, sent, **headers)[:1])
             assert answers[0] == answers[-1], (path, answers)
-    found = {tag["key"] for tag in inspection.mlflow(system, f"runs/get?run_id={run}")["run"]["data"]["tags"]}
+    found = {tag["key"] for tag in inspection.mlflow(deployment, f"runs/get?run_id={run}")["run"]["data"]["tags"]}
     assert len([key for key in found if len(key) == 32]) == 2
 
 
@@ -410,14 +412,14 @@ UNREADABLE = (
         "/api/2.0/mlflow-artifacts/mpu/create/x",
     ],
 )
-def test_a_body_that_is_no_json_object_is_refused_at_once(system: Clone, path: str) -> None:
+def test_a_body_that_is_no_json_object_is_refused_at_once(deployment: Clone, path: str) -> None:
     straight = "presigned" in path or "/mpu/" in path  # 501 whatever is sent: only the notebook reaches the store
     for body in UNREADABLE:
-        refusal(system, path, "POST", body, 501 if straight else 400)
+        refusal(deployment, path, "POST", body, 501 if straight else 400)
 
 
-def test_deep_and_odd_text_is_refused_wherever_mlflow_reads_it(system: Clone) -> None:
-    run = inspection.new_run(system)
+def test_deep_and_odd_text_is_refused_wherever_mlflow_reads_it(deployment: Clone) -> None:
+    run = inspection.new_run(deployment)
     for path, body in (
         ("runs/search", {"experiment_ids": ["0"], "filter": "(" * 3000}),
         ("runs/log-batch", {"run_id": run, "tags": [{"key": "a", "value": "\ud800"}]}),
@@ -433,19 +435,19 @@ def test_deep_and_odd_text_is_refused_wherever_mlflow_reads_it(system: Clone) ->
         ("traces", {"experiment_id": "0", "timestamp_ms": 1, "request_metadata": [{"key": "a", "value": "\0"}]}),
         ("logged-models", {"experiment_id": "0", "name": "a", "params": [{"key": "a", "value": "\0"}]}),
     ):
-        refusal(system, f"/api/2.0/mlflow/{path}", "POST", body, 400)
+        refusal(deployment, f"/api/2.0/mlflow/{path}", "POST", body, 400)
     for path in (
         f"/api/2.0/mlflow/runs/get?run_id={run}%00",
         f"/get-artifact?run_id={run}&path=a%00b",
         "/api/2.0/mlflow-artifacts/artifacts?path=a%00",
         "/api/2.0/mlflow/metrics/get-history?run_id=%00",
     ):
-        assert "NUL" in refusal(system, path, status=400)
-    assert "NUL" in refusal(system, "/api/2.0/mlflow-artifacts/artifacts/edge/a%00b", "PUT", b"x", 400)
+        assert "NUL" in refusal(deployment, path, status=400)
+    assert "NUL" in refusal(deployment, "/api/2.0/mlflow-artifacts/artifacts/edge/a%00b", "PUT", b"x", 400)
     assert "NUL" in refusal(
-        system, "/api/2.0/mlflow/runs/set-tag", "POST", {"run_id": run, "key": "a", "value": "one\0two"}, 400
+        deployment, "/api/2.0/mlflow/runs/set-tag", "POST", {"run_id": run, "key": "a", "value": "one\0two"}, 400
     )
-    assert not inspection.mlflow(system, f"runs/get?run_id={run}")["run"]["data"].get("metrics")
+    assert not inspection.mlflow(deployment, f"runs/get?run_id={run}")["run"]["data"].get("metrics")
 
 
 @pytest.mark.parametrize(
@@ -455,12 +457,12 @@ def test_deep_and_odd_text_is_refused_wherever_mlflow_reads_it(system: Clone) ->
         "/ajax-api/2.0/mlflow/upload-artifact?run_uuid={run}&path={name}",
     ],
 )
-def test_a_file_where_a_folder_is_needed_is_refused_at_once(system: Clone, way: str) -> None:
-    run, method = inspection.new_run(system), "POST" if "upload" in way else "PUT"
+def test_a_file_where_a_folder_is_needed_is_refused_at_once(deployment: Clone, way: str) -> None:
+    run, method = inspection.new_run(deployment), "POST" if "upload" in way else "PUT"
     folder = f"edge-{uuid.uuid4().hex}"
 
     def upload(name: str) -> tuple[int, bytes]:
-        return ask(system, way.format(folder=folder, run=run, name=name), method, b"x")[:2]
+        return ask(deployment, way.format(folder=folder, run=run, name=name), method, b"x")[:2]
 
     for first, second in (("report", "report/page1.txt"), ("plots/a.png", "plots"), ("a/b/c", "a/b"), ("d", "d/e/f/g")):
         assert upload(first)[0] == 200
@@ -469,16 +471,16 @@ def test_a_file_where_a_folder_is_needed_is_refused_at_once(system: Clone, way: 
         assert upload(first)[0] == 200
     status, text = upload("x" * 300)
     assert status == 400 and b"too long" in text, (status, text)
-    if system.engine == "docker":  # VersityGW would list it by another name, and no backup would have it
+    if deployment.engine == "docker":  # VersityGW would list it by another name, and no backup would have it
         status, text = upload("a%EF%BF%BF")
         assert status == 400 and b"cannot be the name" in text, (status, text)
     assert upload(longest := quote("é" * 127))[0] == 200
     status, text = upload(longest)
     # VersityGW has no room for the name that it needs meanwhile
-    assert status == 200 if system.engine == "embedded" else b"Delete it first" in text, (status, text)
+    assert status == 200 if deployment.engine == "embedded" else b"Delete it first" in text, (status, text)
     if "upload" not in way:
-        assert ask(system, way.format(folder=folder, run=run, name=longest))[:2] == (200, b"x")
-        refusal(system, way.format(folder=folder, run=run, name="x" * 300), status=404)
+        assert ask(deployment, way.format(folder=folder, run=run, name=longest))[:2] == (200, b"x")
+        refusal(deployment, way.format(folder=folder, run=run, name="x" * 300), status=404)
 
 
 # GraphQL
@@ -494,14 +496,14 @@ print(json.dumps(sorted(found)))
 """
 
 
-def test_the_pages_own_queries_pass(system: Clone) -> None:
+def test_the_pages_own_queries_pass(deployment: Clone) -> None:
     """As they are in the bundle of the installed MLflow."""
-    folder = "/tmp" if system.engine == "docker" else "/"
+    folder = "/tmp" if deployment.engine == "docker" else "/"
     script = f"import os; os.chdir({folder!r})\n{QUERIES}"
-    printed = inspection.output(*inspection.mlflow_python(system), "-W", "ignore", "-", stdin=script, timeout=120)
+    printed = inspection.output(*inspection.mlflow_python(deployment), "-W", "ignore", "-", stdin=script, timeout=120)
     queries = json.loads(printed.splitlines()[-1])
     assert len(queries) >= 4, "the bundle spells its queries in another way"
-    run = inspection.new_run(system)
+    run = inspection.new_run(deployment)
     asked = {
         "GetRun": {"runId": run},
         "SearchRuns": {"experimentIds": ["0"], "maxResults": 1000},
@@ -512,7 +514,7 @@ def test_the_pages_own_queries_pass(system: Clone) -> None:
         name = query.split()[1].partition("(")[0]
         data = asked[name]
         status, text, _ = ask(
-            system,
+            deployment,
             "/graphql",
             "POST",
             {"query": query, "operationName": name, "variables": {"data": data, "input": data}},
@@ -520,7 +522,7 @@ def test_the_pages_own_queries_pass(system: Clone) -> None:
         assert status == 200 and json.loads(text)["errors"] is None, (name, text[:300])
 
 
-def test_a_query_costs_little_or_is_refused(system: Clone) -> None:
+def test_a_query_costs_little_or_is_refused(deployment: Clone) -> None:
     aliases = "query A { __typename } fragment F on Query {" + "a:__typename " * 100_000 + "}"
     for query in (
         aliases,
@@ -532,10 +534,10 @@ def test_a_query_costs_little_or_is_refused(system: Clone) -> None:
         None,
     ):
         began = time.monotonic()
-        assert "GraphQL" in refusal(system, "/graphql", "POST", {"query": query}, 413 if query is aliases else 400)
+        assert "GraphQL" in refusal(deployment, "/graphql", "POST", {"query": query}, 413 if query is aliases else 400)
         assert time.monotonic() - began < 5
-    assert "GraphQL" in refusal(system, "/graphql", status=400)
-    lives(system)
+    assert "GraphQL" in refusal(deployment, "/graphql", status=400)
+    lives(deployment)
 
 
 # sizes
@@ -545,11 +547,11 @@ def bomb(megabytes: int) -> bytes:
     return gzip.compress(bytes(megabytes << 20), 9)
 
 
-def test_a_small_packed_body_does_not_take_the_memory(system: Clone) -> None:
+def test_a_small_packed_body_does_not_take_the_memory(deployment: Clone) -> None:
     packed = bomb(500)
     for member in (packed, packed[: 1 << 16] * 1, bomb(40) * 3):
         status, body, _ = ask(
-            system,
+            deployment,
             "/v1/traces",
             "POST",
             member,
@@ -558,10 +560,10 @@ def test_a_small_packed_body_does_not_take_the_memory(system: Clone) -> None:
             x_mlflow_experiment_id="0",
         )
         assert status in (400, 413), body
-        lives(system)
+        lives(deployment)
 
 
-def test_a_million_spans_do_not_hold_a_worker(system: Clone) -> None:
+def test_a_million_spans_do_not_hold_a_worker(deployment: Clone) -> None:
     spans = b"\x12\x1c\x0a\x10" + b"t" * 16 + b"\x12\x08" + b"s" * 8
     scope = spans * 500_000
     resource = b"\x12" + varint(len(scope)) + scope
@@ -570,7 +572,7 @@ def test_a_million_spans_do_not_hold_a_worker(system: Clone) -> None:
         began = time.monotonic()
         assert (
             ask(
-                system,
+                deployment,
                 "/v1/traces",
                 "POST",
                 sent,
@@ -581,7 +583,7 @@ def test_a_million_spans_do_not_hold_a_worker(system: Clone) -> None:
             == 413
         )
         assert time.monotonic() - began < 20
-    lives(system)
+    lives(deployment)
 
 
 def varint(number: int) -> bytes:
@@ -591,18 +593,18 @@ def varint(number: int) -> bytes:
 BODIES = (b"[" * 10_000_000, b'{"a":[' + b"{}," * 10_000_000 + b"{}]}", b" " * (100 << 20))
 
 
-def test_large_bodies_at_once_leave_the_server_alive(system: Clone) -> None:
+def test_large_bodies_at_once_leave_the_server_alive(deployment: Clone) -> None:
     """Each takes up to a gigabyte; what does not fit is an error of its own request."""
-    pid = inspection.main_process(system, "mlflow")
+    pid = inspection.main_process(deployment, "mlflow")
 
     def send(number: int) -> int:
         path = ("/api/2.0/mlflow/runs/search", "/ajax-api/2.0/mlflow/experiments/search-datasets")[number % 2]
         try:
-            return ask(system, path, "POST", BODIES[1 if number < 6 else number % 3])[0]
+            return ask(deployment, path, "POST", BODIES[1 if number < 6 else number % 3])[0]
         except (ConnectionError, http.client.HTTPException):
             return 500  # a worker that ended, or one that did not read on
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(send, range(8))) <= {200, 400, 413, 500}
-    lives(system)
-    assert inspection.main_process(system, "mlflow") == pid
+    lives(deployment)
+    assert inspection.main_process(deployment, "mlflow") == pid

@@ -15,21 +15,21 @@ EQUAL = Path(__file__).with_name("fast_path_equal.py").read_text()
 REQUESTS = Path(__file__).with_name("fast_path_requests.py").read_text()
 
 
-def modules(system: Clone) -> str:
-    return "/opt/trackbed" if system.engine == "docker" else str(system.folder / "docker" / "mlflow")
+def modules(deployment: Clone) -> str:
+    return "/opt/trackbed" if deployment.engine == "docker" else str(deployment.folder / "docker" / "mlflow")
 
 
-def run(system: Clone, script: str, mode: str = "auto") -> Any:
+def run(deployment: Clone, script: str, mode: str = "auto") -> Any:
     """What a script prints in the server's Python, over an empty database."""
-    python = inspection.mlflow_python(system)
-    if system.engine == "docker":
+    python = inspection.mlflow_python(deployment)
+    if deployment.engine == "docker":
         python = [*python[:3], "-e", f"TRACKBED_FAST_PATH={mode}", *python[3:]]
-    with inspection.empty_database(system, f"fast_path_{mode}") as address:
+    with inspection.empty_database(deployment, f"fast_path_{mode}") as address:
         printed = inspection.output(
             *python,
             "-",
             address,
-            modules(system),
+            modules(deployment),
             stdin=script,
             timeout=300,
             env={**os.environ, "TRACKBED_FAST_PATH": mode},
@@ -37,8 +37,8 @@ def run(system: Clone, script: str, mode: str = "auto") -> Any:
     return json.loads(printed.splitlines()[-1])
 
 
-def test_the_fast_path_writes_and_answers_what_mlflows_own_way_does(system: Clone) -> None:
-    found = run(system, EQUAL)
+def test_the_fast_path_writes_and_answers_what_mlflows_own_way_does(deployment: Clone) -> None:
+    found = run(deployment, EQUAL)
     assert found["different"] == []
     for kind, least in {
         "log_metric": 5,
@@ -54,15 +54,15 @@ def test_the_fast_path_writes_and_answers_what_mlflows_own_way_does(system: Clon
         assert found["compared"][kind] >= least, kind
 
 
-def test_requests_are_answered_alike_with_it_on_and_off(system: Clone) -> None:
+def test_requests_are_answered_alike_with_it_on_and_off(deployment: Clone) -> None:
     """Through the application as it is served, word for word."""
-    on, off = run(system, REQUESTS, "auto"), run(system, REQUESTS, "off")
+    on, off = run(deployment, REQUESTS, "auto"), run(deployment, REQUESTS, "off")
     assert on["state"] == {"enabled": True, "fallbacks": {}} and off["state"] == {"enabled": False, "fallbacks": {}}
     assert [pair for pair in zip(on["answers"], off["answers"], strict=True) if pair[0] != pair[1]] == []
     statuses = Counter(status for _, status, _ in on["answers"])
     assert statuses[200] > 30 and statuses[400] > 3 and statuses[404] > 1
 
 
-def test_the_server_uses_all_of_it_and_says_so(system: Clone) -> None:
-    assert "MLflow's fast path: on" in system.invoke("status").stderr
-    assert "fast path" in system.invoke("doctor").stdout
+def test_the_server_uses_all_of_it_and_says_so(deployment: Clone) -> None:
+    assert "MLflow's fast path: on" in deployment.invoke("status").stderr
+    assert "fast path" in deployment.invoke("doctor").stdout

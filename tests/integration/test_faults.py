@@ -389,8 +389,8 @@ class TestForeignThings:
         finally:
             inspection.output("docker", "rm", name)
 
-    def test_port_taken_by_a_container(self, clone: Clone, systems: Callable[[str], Clone]) -> None:
-        other = systems("docker")
+    def test_port_taken_by_a_container(self, clone: Clone, deployments: Callable[[str], Clone]) -> None:
+        other = deployments("docker")
         done = clone.invoke("up", f"--mlflow-port={other.ports['mlflow']}")
         inspection.refused(
             done, 1, f"port {other.ports['mlflow']}", f"container {inspection.container(other, 'mlflow')}"
@@ -460,14 +460,14 @@ def test_ctrl_c_and_kill_in_the_middle_of_a_first_up(victim: Clone) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_two_systems_side_by_side(victim: Clone, system: Clone) -> None:
+def test_two_systems_side_by_side(victim: Clone, deployment: Clone) -> None:
     mine = inspection.new_run(victim)
-    assert {service["state"] for clone in (victim, system) for service in clone.services().values()} <= {
+    assert {service["state"] for clone in (victim, deployment) for service in clone.services().values()} <= {
         "ready",
         "done",
     }
     assert inspection.has_run(victim, mine)
-    assert inspection.ask(f"{system.url('mlflow')}/api/2.0/mlflow/runs/get?run_id={mine}")[0] == 404
+    assert inspection.ask(f"{deployment.url('mlflow')}/api/2.0/mlflow/runs/get?run_id={mine}")[0] == 404
 
 
 def test_two_clones_of_one_project(victim: Clone, clone_factory: Factory) -> None:

@@ -43,16 +43,16 @@ def wait_until_ready(clone: Clone) -> None:
 
 
 @pytest.mark.parametrize("service", ["postgres", "jupyter"])  # MLflow is several processes
-def test_looking_ends_and_names_the_service_that_stands_still(system: Clone, service: str) -> None:
-    with frozen(system, service):
+def test_looking_ends_and_names_the_service_that_stands_still(deployment: Clone, service: str) -> None:
+    with frozen(deployment, service):
         began = time.monotonic()
-        done = system.invoke("status", "--format=json", timeout=LIMIT)
+        done = deployment.invoke("status", "--format=json", timeout=LIMIT)
         shown = {row["service"]: row for row in json.loads(done.stdout)["services"]}
         assert done.returncode == 1 and shown[service]["state"] in ("starting", "unhealthy")
         assert shown[service]["reason"], "no word about why"
-        assert system.invoke("logs", service, "--tail=5", timeout=LIMIT).returncode == 0
+        assert deployment.invoke("logs", service, "--tail=5", timeout=LIMIT).returncode == 0
         assert time.monotonic() - began < LIMIT
-    wait_until_ready(system)
+    wait_until_ready(deployment)
 
 
 @pytest.mark.embedded

@@ -72,8 +72,8 @@ def used(clone: Clone) -> dict[str, dict[str, Any]]:
     return {use["identity"]: use for use in json.loads(clone.value("usage", "--format=json"))["experiments"]}
 
 
-def test_models_and_traces_of_what_was_deleted(system: Clone) -> None:
-    living, doomed, registered = (Maker(system, experiment(system)) for _ in range(3))
+def test_models_and_traces_of_what_was_deleted(deployment: Clone) -> None:
+    living, doomed, registered = (Maker(deployment, experiment(deployment)) for _ in range(3))
     gone, stays = [], []
     # runs of an experiment that stays
     kept, path = living.run()
@@ -91,14 +91,14 @@ def test_models_and_traces_of_what_was_deleted(system: Clone) -> None:
     evaluated, path = living.run()
     model, weights = living.model(evaluated)
     requests.post(
-        f"{system.url('mlflow')}/api/2.0/mlflow/runs/log-inputs",
+        f"{deployment.url('mlflow')}/api/2.0/mlflow/runs/log-inputs",
         timeout=60,
         json={"run_id": kept, "models": [{"model_id": model}]},
     ).raise_for_status()
     gone, stays = [*gone, path], [*stays, weights]
     trace, path = living.trace()
     requests.post(
-        f"{system.url('mlflow')}/api/3.0/mlflow/traces/delete-traces",
+        f"{deployment.url('mlflow')}/api/3.0/mlflow/traces/delete-traces",
         timeout=60,
         json={"experiment_id": living.experiment, "request_ids": [trace]},
     ).raise_for_status()
@@ -114,34 +114,36 @@ def test_models_and_traces_of_what_was_deleted(system: Clone) -> None:
     data = {"name": "d", "digest": "1", "source_type": "local", "source": "{}"}
     for one in (kept, doomed.run()[0]):
         api(
-            system,
+            deployment,
             "runs/log-inputs",
             "POST",
             run_id=one,
             datasets=[{"tags": [{"key": "k", "value": "v"}], "dataset": data}],
         )
     for made in (doomed, registered):
-        api(system, "experiments/delete", "POST", experiment_id=made.experiment)
+        api(deployment, "experiments/delete", "POST", experiment_id=made.experiment)
     time.sleep(1.1)
 
-    before = used(system)
+    before = used(deployment)
     assert before[doomed.experiment]["deleted"] == before[doomed.experiment]["size"] == 5 * SIZE
     assert before[living.experiment]["deleted"] == 5 * SIZE
-    shown = system.invoke("gc", "--older-than=1s")
-    assert "deleted runs and models stay" in shown.stderr and all(held(system, path) for path in (*gone, *stays))
+    shown = deployment.invoke("gc", "--older-than=1s")
+    assert "deleted runs and models stay" in shown.stderr and all(held(deployment, path) for path in (*gone, *stays))
     rows = {line.split()[0]: line.split()[1:4] for line in shown.stdout.splitlines()[1:]}
     assert rows[living.experiment] == ["3", "1", "5"] and rows[doomed.experiment] == ["2", "1", "5"], shown.stdout
-    done = system.invoke("gc", "--older-than=1s", "--yes")
+    done = deployment.invoke("gc", "--older-than=1s", "--yes")
     assert done.returncode == 0 and "removed: " in done.stderr and "Traceback" not in done.stderr, done.stderr
-    assert [path for path in gone if held(system, path)] == []
-    assert [path for path in stays if not held(system, path)] == []
-    assert doomed.experiment not in used(system) and used(system)[living.experiment]["deleted"] == 0
+    assert [path for path in gone if held(deployment, path)] == []
+    assert [path for path in stays if not held(deployment, path)] == []
+    assert doomed.experiment not in used(deployment) and used(deployment)[living.experiment]["deleted"] == 0
     for table, of in (
         ("inputs", "SELECT FROM runs WHERE run_uuid = destination_id OR destination_type <> 'RUN'"),
         ("input_tags", "SELECT FROM inputs WHERE inputs.input_uuid = input_tags.input_uuid"),
     ):
-        assert inspection.psql(system, f"SELECT count(*) FROM {table} WHERE NOT EXISTS ({of})").strip() == "0", table
-    assert api(system, f"runs/get?run_id={kept}")["run"]["inputs"]["dataset_inputs"][0]["tags"]
-    found = api(system, "model-versions/get", name=version["name"], version=version["version"])["model_version"]
+        assert inspection.psql(deployment, f"SELECT count(*) FROM {table} WHERE NOT EXISTS ({of})").strip() == "0", (
+            table
+        )
+    assert api(deployment, f"runs/get?run_id={kept}")["run"]["inputs"]["dataset_inputs"][0]["tags"]
+    found = api(deployment, "model-versions/get", name=version["name"], version=version["version"])["model_version"]
     assert found["status"] == "READY"
-    assert "nothing was deleted longer ago" in system.invoke("gc", "--older-than=1s").stderr
+    assert "nothing was deleted longer ago" in deployment.invoke("gc", "--older-than=1s").stderr

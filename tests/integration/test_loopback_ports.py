@@ -18,15 +18,15 @@ INSIDE = {"mlflow": 8000, "jupyter": 8888, "store": 9000}
 
 
 @pytest.fixture(scope="module")
-def system(systems: Callable[[str], Clone]) -> Clone:
+def deployment(deployments: Callable[[str], Clone]) -> Clone:
     require_docker()
-    made = systems("docker")
+    made = deployments("docker")
     made.up()
     return made
 
 
 @pytest.fixture(scope="module")
-def host(system: Clone) -> Iterator[OtherHost]:
+def host(deployment: Clone) -> Iterator[OtherHost]:
     with other_host() as made:
         made.claim_loopback()
         yield made
@@ -69,12 +69,12 @@ def lets_in() -> bool:
     return iptables.let_in(inspection.output("docker", "version", "-f", "{{.Server.Version}}"))
 
 
-def test_no_port_answers_another_host(system: Clone, host: OtherHost) -> None:
+def test_no_port_answers_another_host(deployment: Clone, host: OtherHost) -> None:
     assert not host.handshake(host.machine, 1)
-    assert not [target for target in targets(system) if host.handshake(*target)]
+    assert not [target for target in targets(deployment) if host.handshake(*target)]
 
 
-def test_without_the_rules_this_engine_lets_another_host_in(system: Clone, host: OtherHost) -> None:
+def test_without_the_rules_this_engine_lets_another_host_in(deployment: Clone, host: OtherHost) -> None:
     """That the test above can fail: and doctor says so, and `up` mends it although nothing else changed."""
     if not lets_in():
         pytest.skip("this engine keeps other hosts out by itself")
@@ -82,16 +82,16 @@ def test_without_the_rules_this_engine_lets_another_host_in(system: Clone, host:
     for line in kept:  # another system's rule for 127.0.0.0/8 would hide the hole
         _raw("-D", line)
     try:
-        open_to = [target for target in targets(system) if host.handshake(*target)]
-        assert ("127.0.0.1", system.ports["mlflow"]) in open_to
+        open_to = [target for target in targets(deployment) if host.handshake(*target)]
+        assert ("127.0.0.1", deployment.ports["mlflow"]) in open_to
         assert any(address != "127.0.0.1" and port == 8888 for address, port in open_to)
-        told = system.invoke("doctor")
+        told = deployment.invoke("doctor")
         assert "machines on the same network can reach ports published on 127.0.0.1" in told.stdout
         assert "iptables -t raw -I PREROUTING" in told.stderr
-        done = system.up()
+        done = deployment.up()
         assert "drop rules were set" in done.stderr
-        assert not [target for target in targets(system) if host.handshake(*target)]
-        assert "drop rules are set against it" in system.invoke("doctor").stdout
+        assert not [target for target in targets(deployment) if host.handshake(*target)]
+        assert "drop rules are set against it" in deployment.invoke("doctor").stdout
     finally:
         for line in kept:
             if line not in rules():
@@ -103,20 +103,20 @@ def _raw(action: str, line: str) -> None:
     subprocess.run(["iptables", "-w", "10", "-t", "raw", action, *words[1:]], check=True, stdin=subprocess.DEVNULL)
 
 
-def test_up_twice_keeps_one_set_of_rules_and_down_removes_them(system: Clone, host: OtherHost) -> None:
+def test_up_twice_keeps_one_set_of_rules_and_down_removes_them(deployment: Clone, host: OtherHost) -> None:
     if not lets_in():
         pytest.skip("this engine keeps other hosts out by itself")
-    before = sorted(own_rules(system))
+    before = sorted(own_rules(deployment))
     assert len(before) == len(set(before)) == 3  # 127.0.0.0/8 and two networks
-    system.up()
-    assert sorted(own_rules(system)) == before
-    assert system.invoke("down").returncode == 0
-    assert own_rules(system) == []
-    system.up()
-    assert len(own_rules(system)) == 3
-    assert not [target for target in targets(system) if host.handshake(*target)]
+    deployment.up()
+    assert sorted(own_rules(deployment)) == before
+    assert deployment.invoke("down").returncode == 0
+    assert own_rules(deployment) == []
+    deployment.up()
+    assert len(own_rules(deployment)) == 3
+    assert not [target for target in targets(deployment) if host.handshake(*target)]
 
 
-def test_this_machine_itself_still_gets_in(system: Clone) -> None:
-    assert inspection.ask(system.url("mlflow") + "/health")[0] == 200
-    assert inspection.ask(system.url("jupyter") + "/api")[0] == 200
+def test_this_machine_itself_still_gets_in(deployment: Clone) -> None:
+    assert inspection.ask(deployment.url("mlflow") + "/health")[0] == 200
+    assert inspection.ask(deployment.url("jupyter") + "/api")[0] == 200

@@ -31,9 +31,9 @@ print(json.dumps([subprocess.check_output("whoami", text=True).strip(), own.pw_n
 
 
 @pytest.fixture(scope="module")
-def image(systems: Callable[[str], Clone]) -> str:
+def image(deployments: Callable[[str], Clone]) -> str:
     return inspection.output(
-        "docker", "inspect", "--format", "{{.Image}}", inspection.container(systems("docker"), "jupyter")
+        "docker", "inspect", "--format", "{{.Image}}", inspection.container(deployments("docker"), "jupyter")
     )
 
 
@@ -71,11 +71,12 @@ def test_hooks_of_an_image_made_from_ours(image: str) -> None:
     assert inspection.output("docker", "run", "--rm", image, "bash", "-c", hook) == "yes"
 
 
-def test_runs_are_by_who_began_the_project(system: Clone) -> None:
-    lab = Lab(system.value("jupyter-url"))
+def test_runs_are_by_who_began_the_project(deployment: Clone) -> None:
+    lab = Lab(deployment.value("jupyter-url"))
     cell = "import mlflow\nwith mlflow.start_run() as run: pass\nprint(run.info.run_id)"
     run = lab.run_cells([cell]).stdout.split()[-1]
     tags = {
-        tag["key"]: tag["value"] for tag in inspection.mlflow(system, f"runs/get?run_id={run}")["run"]["data"]["tags"]
+        tag["key"]: tag["value"]
+        for tag in inspection.mlflow(deployment, f"runs/get?run_id={run}")["run"]["data"]["tags"]
     }
     assert tags["mlflow.user"] == access.person()

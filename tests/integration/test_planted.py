@@ -89,10 +89,10 @@ def test_the_sockets_of_a_long_state_folder_are_private(victim: Clone) -> None:
     assert sockets.stat().st_mode & 0o777 == 0o710
 
 
-def test_a_notebook_reads_nothing_of_the_others(victim: Clone, systems: Callable[[str], Clone]) -> None:
+def test_a_notebook_reads_nothing_of_the_others(victim: Clone, deployments: Callable[[str], Clone]) -> None:
     """Neither its own system's database, artifacts and secrets nor anything of another project's."""
     name = f"trackbed-{victim.project}-nb"
-    for clone in (victim, systems("embedded")):
+    for clone in (victim, deployments("embedded")):
         others = [
             str(pid)
             for pid in inspection.processes(clone)
@@ -140,7 +140,7 @@ def test_no_link_is_followed(victim: Clone, canary: Canary) -> None:
 
 
 @pytest.fixture
-def earlier(system: Clone) -> Iterator[Clone]:
+def earlier(deployment: Clone) -> Iterator[Clone]:
     """The system as an earlier version left it, stopped: one account owns everything, the parents too."""
     subprocess.run(
         ["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", "trackbed"],
@@ -148,8 +148,8 @@ def earlier(system: Clone) -> Iterator[Clone]:
         timeout=60,
         check=False,
     )
-    assert system.invoke("down").returncode == 0
-    old, embedded = pwd.getpwnam("trackbed"), system.project_folder / "embedded"
+    assert deployment.invoke("down").returncode == 0
+    old, embedded = pwd.getpwnam("trackbed"), deployment.project_folder / "embedded"
     for name in ("run", "logs", "secrets", "tmp"):
         inspection.output("rm", "-rf", str(embedded / name))
         (embedded / name).mkdir(mode=0o700)
@@ -160,16 +160,16 @@ def earlier(system: Clone) -> Iterator[Clone]:
         embedded,
         *(p for p in embedded.iterdir() if p.name != "venvs"),
         *embedded.glob("venvs/jupyter-*"),
-        system.project_folder / "workspace",
+        deployment.project_folder / "workspace",
     ):
         inspection.output("chown", "-hR" if path != embedded else "-h", f"{old.pw_uid}:{old.pw_gid}", str(path))
-    yield system
-    assert system.invoke("up").returncode == 0
+    yield deployment
+    assert deployment.invoke("up").returncode == 0
 
 
 @pytest.fixture(scope="module")
-def system(systems: Callable[[str], Clone]) -> Clone:
-    return systems("embedded")
+def deployment(deployments: Callable[[str], Clone]) -> Clone:
+    return deployments("embedded")
 
 
 def test_an_earlier_versions_system_is_taken_over(earlier: Clone) -> None:

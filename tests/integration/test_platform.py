@@ -45,187 +45,198 @@ SERVICES = {
 
 
 @pytest.fixture(scope="session")
-def trained(system: Clone) -> Execution:
+def trained(deployment: Clone) -> Execution:
     """The digits notebook, run once in the running JupyterLab."""
-    return Lab(system.value("jupyter-url")).run_notebook(NOTEBOOK)
+    return Lab(deployment.value("jupyter-url")).run_notebook(NOTEBOOK)
 
 
-def test_the_database_syncs_what_it_acknowledges(system: Clone) -> None:
+def test_the_database_syncs_what_it_acknowledges(deployment: Clone) -> None:
     names = ("fsync", "synchronous_commit", "full_page_writes", "data_checksums")
     for name in names:
-        assert inspection.psql(system, f"SHOW {name}") == "on", name
+        assert inspection.psql(deployment, f"SHOW {name}") == "on", name
 
 
-def test_up_ends_with_a_table(system: Clone) -> None:
-    assert system.first_up is not None
-    lines = system.first_up.stdout.splitlines()
+def test_up_ends_with_a_table(deployment: Clone) -> None:
+    assert deployment.first_up is not None
+    lines = deployment.first_up.stdout.splitlines()
     assert re.split(r"\s{2,}", lines[0].strip())[:4] == ["service", "what", "state", "URL"]
     rows = {line.split()[0]: line for line in lines[1:] if line.strip() and not set(line) <= set("-─ ")}
-    assert list(rows) == SERVICES[system.engine]
+    assert list(rows) == SERVICES[deployment.engine]
     for service, row in rows.items():
         assert re.search(r"\s(done|ready)\b" if service == "bucket" else r"\sready\b", row), row
-    assert f"http://127.0.0.1:{system.ports['mlflow']}" in rows["mlflow"]
-    assert f"http://127.0.0.1:{system.ports['jupyter']}/lab" in rows["jupyter"]
-    box = system.first_up.stderr[system.first_up.stderr.index(f"{system.project} is ready") :]
+    assert f"http://127.0.0.1:{deployment.ports['mlflow']}" in rows["mlflow"]
+    assert f"http://127.0.0.1:{deployment.ports['jupyter']}/lab" in rows["jupyter"]
+    box = deployment.first_up.stderr[deployment.first_up.stderr.index(f"{deployment.project} is ready") :]
     link = re.search(r"http://\S+/lab\?token=\S+", box)
     assert link and inspection.ask(link[0])[0] == 200, box
-    assert f"http://127.0.0.1:{system.ports['mlflow']}/" in box and str(system.project_folder / "workspace") in box
+    assert (
+        f"http://127.0.0.1:{deployment.ports['mlflow']}/" in box and str(deployment.project_folder / "workspace") in box
+    )
     line = re.search(r"cd .* check", box)
-    assert line and "passed" in inspection.output("sh", "-c", line[0], cwd="/", env=system.environment)
-    assert "Traceback" not in system.first_up.stderr
-    assert "ssh -N" not in system.first_up.stdout + system.first_up.stderr
+    assert line and "passed" in inspection.output("sh", "-c", line[0], cwd="/", env=deployment.environment)
+    assert "Traceback" not in deployment.first_up.stderr
+    assert "ssh -N" not in deployment.first_up.stdout + deployment.first_up.stderr
 
 
-def test_ssh_line_for_someone_at_another_computer(system: Clone) -> None:
-    done = system.invoke("status", SSH_CONNECTION="192.0.2.9 50000 192.0.2.7 22")
+def test_ssh_line_for_someone_at_another_computer(deployment: Clone) -> None:
+    done = deployment.invoke("status", SSH_CONNECTION="192.0.2.9 50000 192.0.2.7 22")
     line = next(line for line in (done.stdout + done.stderr).splitlines() if "ssh -N" in line)
     for service in ("mlflow", "jupyter"):
-        assert f"-L {system.ports[service]}:127.0.0.1:{system.ports[service]}" in line
+        assert f"-L {deployment.ports[service]}:127.0.0.1:{deployment.ports[service]}" in line
     assert line.endswith("@192.0.2.7")
 
 
-def test_second_up_recreates_nothing_and_is_quick(system: Clone) -> None:
-    system.up()
-    before = inspection.identities(system)
+def test_second_up_recreates_nothing_and_is_quick(deployment: Clone) -> None:
+    deployment.up()
+    before = inspection.identities(deployment)
     began = time.monotonic()
-    system.up()
-    assert time.monotonic() - began < system.first_seconds / 2
-    assert inspection.identities(system) == before
+    deployment.up()
+    assert time.monotonic() - began < deployment.first_seconds / 2
+    assert inspection.identities(deployment) == before
 
 
-def test_another_shell_restarts_nothing_and_no_work_ends_without_a_word(system: Clone) -> None:
-    asked = {"Authorization": f"token {system.token}", "Content-Type": "application/json"}
-    request = Request(f"{system.url('jupyter')}/api/terminals", b"{}", asked)
+def test_another_shell_restarts_nothing_and_no_work_ends_without_a_word(deployment: Clone) -> None:
+    asked = {"Authorization": f"token {deployment.token}", "Content-Type": "application/json"}
+    request = Request(f"{deployment.url('jupyter')}/api/terminals", b"{}", asked)
     with inspection.DIRECT.open(request, timeout=30) as answer:
         terminal = f"terminal {json.load(answer)['name']} (busy)"
-    before = inspection.identities(system)
-    done = system.invoke("up", TZ="Asia/Tokyo", HTTPS_PROXY="http://127.0.0.1:9", REQUESTS_CA_BUNDLE="")
+    before = inspection.identities(deployment)
+    done = deployment.invoke("up", TZ="Asia/Tokyo", HTTPS_PROXY="http://127.0.0.1:9", REQUESTS_CA_BUNDLE="")
     assert done.returncode == 0, done.stderr
-    inspection.refused(system.invoke("up", "--env", "A=b"), 1, terminal, "nothing was changed", "--yes")
-    assert inspection.identities(system) == before
-    assert "JUPYTER_ENV" not in (system.project_folder / "state.json").read_text()
-    meaningless = {"embedded": "--s3-port=9123", "docker": "--domain=lab.example.org"}[system.engine]
-    inspection.refused(system.invoke("up", meaningless), 2, f"{meaningless} has no effect")
-    ended = system.invoke("up", "--cull-idle=12h", "--yes")
+    inspection.refused(deployment.invoke("up", "--env", "A=b"), 1, terminal, "nothing was changed", "--yes")
+    assert inspection.identities(deployment) == before
+    assert "JUPYTER_ENV" not in (deployment.project_folder / "state.json").read_text()
+    meaningless = {"embedded": "--s3-port=9123", "docker": "--domain=lab.example.org"}[deployment.engine]
+    inspection.refused(deployment.invoke("up", meaningless), 2, f"{meaningless} has no effect")
+    ended = deployment.invoke("up", "--cull-idle=12h", "--yes")
     assert ended.returncode == 0 and f"which ends: {terminal}" in ended.stderr, ended.stderr
-    variables = system.value("status", "--format=env")
+    variables = deployment.value("status", "--format=env")
     told = inspection.run(
-        "sh", "-c", f'{variables}\n"$0" -m invoke status', sys.executable, cwd=system.folder, env=system.environment
+        "sh",
+        "-c",
+        f'{variables}\n"$0" -m invoke status',
+        sys.executable,
+        cwd=deployment.folder,
+        env=deployment.environment,
     )
     assert told.returncode == 0 and "warning" not in told.stderr, told.stderr
 
 
-def test_status_in_every_format(system: Clone) -> None:
-    table = system.value("status")
-    assert all(service in table for service in SERVICES[system.engine]) and "MiB" in table
-    told = json.loads(system.value("status", "--format=json"))
-    assert told["project"] == system.project and told["engine"] == system.engine
-    assert [service["service"] for service in told["services"]] == SERVICES[system.engine]
+def test_status_in_every_format(deployment: Clone) -> None:
+    table = deployment.value("status")
+    assert all(service in table for service in SERVICES[deployment.engine]) and "MiB" in table
+    told = json.loads(deployment.value("status", "--format=json"))
+    assert told["project"] == deployment.project and told["engine"] == deployment.engine
+    assert [service["service"] for service in told["services"]] == SERVICES[deployment.engine]
     assert {service["state"] for service in told["services"]} <= {"ready", "done"}
-    lines = system.value("status", "--format=env")
+    lines = deployment.value("status", "--format=env")
     shell = inspection.output("sh", "-c", f"{lines}\necho $MLFLOW_TRACKING_URI $JUPYTER_URL")
-    assert shell.startswith(f"http://127.0.0.1:{system.ports['mlflow']} http://127.0.0.1:{system.ports['jupyter']}")
+    assert shell.startswith(
+        f"http://127.0.0.1:{deployment.ports['mlflow']} http://127.0.0.1:{deployment.ports['jupyter']}"
+    )
 
 
-def test_the_notebook_address_stands_alone_on_stdout(system: Clone) -> None:
-    done = system.invoke("jupyter-url")
+def test_the_notebook_address_stands_alone_on_stdout(deployment: Clone) -> None:
+    done = deployment.invoke("jupyter-url")
     assert done.returncode == 0
-    assert re.fullmatch(rf"http://127\.0\.0\.1:{system.ports['jupyter']}/lab\?token=\S{{16,}}\n", done.stdout)
+    assert re.fullmatch(rf"http://127\.0\.0\.1:{deployment.ports['jupyter']}/lab\?token=\S{{16,}}\n", done.stdout)
     assert inspection.ask(done.stdout.strip())[0] == 200
-    assert inspection.ask(f"{system.url('jupyter')}/api/contents")[0] == 403, "JupyterLab answers without the token"
+    assert inspection.ask(f"{deployment.url('jupyter')}/api/contents")[0] == 403, "JupyterLab answers without the token"
 
 
-def test_credentials_in_every_format(system: Clone) -> None:
-    told = json.loads(system.value("credentials", "--format=json"))
+def test_credentials_in_every_format(deployment: Clone) -> None:
+    told = json.loads(deployment.value("credentials", "--format=json"))
     assert {"POSTGRES_PASSWORD", "JUPYTER_TOKEN"} <= set(told) and all(told.values())
-    lines = system.value("credentials", "--format=env")
+    lines = deployment.value("credentials", "--format=env")
     for name, value in told.items():
         assert inspection.output("sh", "-c", f'{lines}\nprintf %s "${name}"') == value
-    assert told["JUPYTER_TOKEN"] == system.token
+    assert told["JUPYTER_TOKEN"] == deployment.token
 
 
-def test_check_passes_line_by_line(system: Clone) -> None:
-    done = system.invoke("check")
+def test_check_passes_line_by_line(deployment: Clone) -> None:
+    done = deployment.invoke("check")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "failed" not in done.stdout
     for line in ("run in PostgreSQL", "metrics in PostgreSQL", "object in the store"):
         assert re.search(rf"{line}\s+passed", done.stdout), done.stdout
     assert done.stderr.endswith(f"all {len(done.stdout.splitlines()) - 1} checks passed\n")
-    left = inspection.ask(f"{system.url('mlflow')}/api/2.0/mlflow/experiments/search?max_results=99&view_type=ALL")[1]
+    left = inspection.ask(f"{deployment.url('mlflow')}/api/2.0/mlflow/experiments/search?max_results=99&view_type=ALL")[
+        1
+    ]
     assert "trackbed-check" not in str(left), "it stays among the user's"
 
 
-def test_doctor_finds_nothing_wrong(system: Clone) -> None:
-    done = system.invoke("doctor")
+def test_doctor_finds_nothing_wrong(deployment: Clone) -> None:
+    done = deployment.invoke("doctor")
     assert done.returncode == 0, done.stdout + done.stderr
     assert not re.search(r"\serror\s", done.stdout), done.stdout
     assert "taken" not in done.stdout, "our own ports do not count"
 
 
-def test_logs_of_each_service(system: Clone) -> None:
+def test_logs_of_each_service(deployment: Clone) -> None:
     silent = {"store-sync"}  # while all is well
-    spoken = [service for service in SERVICES[system.engine] if service not in silent]
+    spoken = [service for service in SERVICES[deployment.engine] if service not in silent]
     for service in spoken:
-        assert system.value("logs", service), service
-    assert len(system.value("logs", "mlflow", "--tail=2").splitlines()) <= 2
-    assert {line.split(" | ")[0] for line in system.value("logs").splitlines()} - silent == set(spoken)
+        assert deployment.value("logs", service), service
+    assert len(deployment.value("logs", "mlflow", "--tail=2").splitlines()) <= 2
+    assert {line.split(" | ")[0] for line in deployment.value("logs").splitlines()} - silent == set(spoken)
 
 
-def test_logs_follow_until_ctrl_c(system: Clone) -> None:
-    follower = system.start("logs", "jupyter", "--follow", "--tail=1")
+def test_logs_follow_until_ctrl_c(deployment: Clone) -> None:
+    follower = deployment.start("logs", "jupyter", "--follow", "--tail=1")
     try:
         follower.until(r"\n", 30)
-        inspection.ask(f"{system.url('jupyter')}/no-such-page-here")
+        inspection.ask(f"{deployment.url('jupyter')}/no-such-page-here")
         follower.until("no-such-page-here", 30)
     finally:
         code = follower.interrupt()
     assert code in (0, 130) and "Traceback" not in follower.output
 
 
-def test_notebook_trains_and_its_run_is_there(system: Clone, trained: Execution) -> None:
-    found = inspection.mlflow(system, f"runs/get?run_id={trained.result['run_id']}")["run"]
+def test_notebook_trains_and_its_run_is_there(deployment: Clone, trained: Execution) -> None:
+    found = inspection.mlflow(deployment, f"runs/get?run_id={trained.result['run_id']}")["run"]
     assert found["info"]["status"] == "FINISHED"
     assert {m["key"] for m in found["data"]["metrics"]} >= {"train_loss", "test_loss", "accuracy"}
-    artifacts = inspection.mlflow(system, f"artifacts/list?run_id={trained.result['run_id']}")["files"]
+    artifacts = inspection.mlflow(deployment, f"artifacts/list?run_id={trained.result['run_id']}")["files"]
     assert "confusion_matrix.png" in {file["path"] for file in artifacts}
     assert trained.result["accuracy"] > 0.95
 
 
-def test_artifacts_come_back_as_they_were(system: Clone) -> None:
-    found = Lab(system.value("jupyter-url")).run_cells([DOWNLOADS]).result
+def test_artifacts_come_back_as_they_were(deployment: Clone) -> None:
+    found = Lab(deployment.value("jupyter-url")).run_cells([DOWNLOADS]).result
     assert found["equal"] == dict.fromkeys(("table.csv.gz", "all.tar.gz", "model.bin", "empty", "large.bin"), True)
-    assert found["straight"] == (["large.bin"] if system.engine == "docker" else [])
+    assert found["straight"] == (["large.bin"] if deployment.engine == "docker" else [])
     assert found["by"] == "trackbed_notebook.artifacts", "this MLflow is not built as the plugin expects"
 
 
-def test_links_in_the_notebook_open_in_the_browser(system: Clone, trained: Execution) -> None:
+def test_links_in_the_notebook_open_in_the_browser(deployment: Clone, trained: Execution) -> None:
     links = re.findall(r"https?://\S+", trained.stdout)
     assert links, trained.stdout
-    assert all(link.startswith(f"http://127.0.0.1:{system.ports['mlflow']}/") for link in links), links
+    assert all(link.startswith(f"http://127.0.0.1:{deployment.ports['mlflow']}/") for link in links), links
     assert inspection.ask(links[0])[0] == 200
 
 
-def test_everything_listens_on_loopback_only(system: Clone) -> None:
+def test_everything_listens_on_loopback_only(deployment: Clone) -> None:
     there = inspection.listening()
-    published = {system.ports[name] for name in ("mlflow", "jupyter")}
-    if system.engine == "docker":
-        published |= {system.ports["s3"], system.ports["console"]}
+    published = {deployment.ports[name] for name in ("mlflow", "jupyter")}
+    if deployment.engine == "docker":
+        published |= {deployment.ports["s3"], deployment.ports["console"]}
     for port in published:
         assert there.get(port) == {"127.0.0.1"}, f"port {port}: {there.get(port)}"
 
 
-def test_a_page_of_another_name_is_refused(system: Clone) -> None:
+def test_a_page_of_another_name_is_refused(deployment: Clone) -> None:
     """A web page elsewhere whose name resolves to 127.0.0.1 must not reach the API."""
     assert (
-        inspection.ask(f"{system.url('mlflow')}/api/2.0/mlflow/experiments/search?max_results=1", host="evil.example")[
-            0
-        ]
+        inspection.ask(
+            f"{deployment.url('mlflow')}/api/2.0/mlflow/experiments/search?max_results=1", host="evil.example"
+        )[0]
         == 403
     )
 
 
-def test_no_secret_is_seen_anywhere(system: Clone) -> None:
-    secrets = json.loads(system.value("credentials", "--format=json"))
+def test_no_secret_is_seen_anywhere(deployment: Clone) -> None:
+    secrets = json.loads(deployment.value("credentials", "--format=json"))
     values = [value.encode() for name, value in secrets.items()]
     leaks: set[str] = set()
     stop = threading.Event()
@@ -244,18 +255,18 @@ def test_no_secret_is_seen_anywhere(system: Clone) -> None:
     watcher.start()
     try:
         told = [
-            system.invoke("up"),
-            system.invoke("check"),
-            system.invoke("status", "--format=json"),
-            system.invoke("status"),
-            system.invoke("doctor"),
-            system.invoke("logs", "--tail=10000"),
-            system.invoke("up", "--dry-run"),
-            system.invoke("status", "--format=env"),
-            system.invoke("--debug", "status"),
+            deployment.invoke("up"),
+            deployment.invoke("check"),
+            deployment.invoke("status", "--format=json"),
+            deployment.invoke("status"),
+            deployment.invoke("doctor"),
+            deployment.invoke("logs", "--tail=10000"),
+            deployment.invoke("up", "--dry-run"),
+            deployment.invoke("status", "--format=env"),
+            deployment.invoke("--debug", "status"),
         ]
         failed = [
-            system.invoke(*words, TRACKBED_TRACEBACK="1")
+            deployment.invoke(*words, TRACKBED_TRACEBACK="1")
             for words in (("logs", "nobody"), ("up", "--mlflow-port=70000"), ("restore", "nothing.trackbed"))
         ]
     finally:
@@ -267,23 +278,23 @@ def test_no_secret_is_seen_anywhere(system: Clone) -> None:
     for done in failed:
         assert done.returncode != 0 and "Traceback" in done.stderr
     texts = [done.stdout + done.stderr for done in (*told, *failed)]
-    if system.engine == "docker":
+    if deployment.engine == "docker":
         texts += [
-            inspection.output("docker", "inspect", *inspection.containers(system)),
-            (system.folder / ".trackbed.env").read_text(),
-            inspection.output("docker", "volume", "inspect", f"{system.project}_postgres"),
+            inspection.output("docker", "inspect", *inspection.containers(deployment)),
+            (deployment.folder / ".trackbed.env").read_text(),
+            inspection.output("docker", "volume", "inspect", f"{deployment.project}_postgres"),
         ]
     else:
-        texts += [(system.project_folder / "embedded" / "supervisord.conf").read_text()]
-    texts.append((system.project_folder / "state.json").read_text())
+        texts += [(deployment.project_folder / "embedded" / "supervisord.conf").read_text()]
+    texts.append((deployment.project_folder / "state.json").read_text())
     texts[0] = texts[0].replace(f"/lab?token={secrets['JUPYTER_TOKEN']}", "/lab")  # up's last words: to be opened
     for text in texts:
         found = [name for name, value in secrets.items() if value in text]
         assert not found, f"{found} in: {text[:300]}"
 
 
-def test_secret_files_are_the_owners_alone(system: Clone) -> None:
-    folder = system.project_folder / "secrets"
+def test_secret_files_are_the_owners_alone(deployment: Clone) -> None:
+    folder = deployment.project_folder / "secrets"
     assert folder.stat().st_mode & 0o077 == 0
     assert all(path.stat().st_mode & 0o077 == 0 for path in folder.iterdir())
 
@@ -294,39 +305,40 @@ WHERE runs.experiment_id IN (0) AND runs.lifecycle_stage IN ('active')
 ORDER BY clause_1, runs.start_time DESC, runs.run_uuid LIMIT 101"""
 
 
-def test_our_indexes_are_there_and_serve_what_the_pages_ask(system: Clone) -> None:
-    assert inspection.psql(system, INDEXES).split() == ["trackbed_runs_newest", "trackbed_runs_newest_listed"]
+def test_our_indexes_are_there_and_serve_what_the_pages_ask(deployment: Clone) -> None:
+    assert inspection.psql(deployment, INDEXES).split() == ["trackbed_runs_newest", "trackbed_runs_newest_listed"]
     # an almost empty table is read whole: the question is whether the index can serve the order
-    assert "trackbed_runs_newest_listed" in inspection.psql(system, f"SET enable_seqscan = off; {NEWEST}")
+    assert "trackbed_runs_newest_listed" in inspection.psql(deployment, f"SET enable_seqscan = off; {NEWEST}")
 
 
-def test_json_requests_take_the_short_way_and_keep_the_checks(system: Clone) -> None:
-    url = f"{system.url('mlflow')}/api/2.0/mlflow/experiments/search"
+def test_json_requests_take_the_short_way_and_keep_the_checks(deployment: Clone) -> None:
+    url = f"{deployment.url('mlflow')}/api/2.0/mlflow/experiments/search"
     assert inspection.ask(url, {"max_results": 1}, host="evil.example")[0] == 403
     assert inspection.ask(url, {"max_results": "many"})[0] == 400
-    assert "MLflow's own way" not in system.invoke("logs", "mlflow", "--tail=1000").stdout
+    assert "MLflow's own way" not in deployment.invoke("logs", "mlflow", "--tail=1000").stdout
 
 
-def test_down_and_up_keep_the_run(system: Clone, trained: Execution) -> None:
-    kept = inspection.new_run(system)
-    done = system.invoke("down")
+def test_down_and_up_keep_the_run(deployment: Clone, trained: Execution) -> None:
+    kept = inspection.new_run(deployment)
+    done = deployment.invoke("down")
     assert done.returncode == 0 and "data are kept" in done.stderr, done.stderr
-    assert inspection.nothing_runs(system)
-    status = system.invoke("status", "--format=json")
+    assert inspection.nothing_runs(deployment)
+    status = deployment.invoke("status", "--format=json")
     assert status.returncode == 1
     assert {service["state"] for service in json.loads(status.stdout)["services"]} == {"missing"}
-    again = system.invoke("down")
+    again = deployment.invoke("down")
     assert again.returncode == 0 and "nothing was running" in again.stderr
-    asked = system.invoke("jupyter-url")
+    asked = deployment.invoke("jupyter-url")
     inspection.refused(asked, 1, "invoke up")
-    told = system.invoke("status")
-    assert told.returncode == 1 and told.stdout == f"{system.project}: stopped\n" and "invoke up" in told.stderr
-    checked = system.invoke("check")
+    told = deployment.invoke("status")
+    assert told.returncode == 1 and told.stdout == f"{deployment.project}: stopped\n" and "invoke up" in told.stderr
+    checked = deployment.invoke("check")
     assert (checked.returncode, checked.stdout) == (1, "") and len(checked.stderr.splitlines()) == 1, checked.stderr
-    system.up()
-    assert inspection.has_run(system, kept)
+    deployment.up()
+    assert inspection.has_run(deployment, kept)
     assert (
-        inspection.mlflow(system, f"runs/get?run_id={trained.result['run_id']}")["run"]["info"]["status"] == "FINISHED"
+        inspection.mlflow(deployment, f"runs/get?run_id={trained.result['run_id']}")["run"]["info"]["status"]
+        == "FINISHED"
     )
     image = f"get-artifact?path=confusion_matrix.png&run_uuid={trained.result['run_id']}"
-    assert inspection.ask(f"{system.url('mlflow')}/{image}")[0] == 200
+    assert inspection.ask(f"{deployment.url('mlflow')}/{image}")[0] == 200

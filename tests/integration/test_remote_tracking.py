@@ -38,8 +38,8 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def server(systems: Callable[[str], Clone]) -> Clone:
-    made = systems("docker" if docker_answers() else "embedded")
+def server(deployments: Callable[[str], Clone]) -> Clone:
+    made = deployments("docker" if docker_answers() else "embedded")
     made.up()
     return made
 

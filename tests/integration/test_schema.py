@@ -18,36 +18,36 @@ MADE = "-- revision "
 
 
 @pytest.fixture
-def databases(system: Clone) -> Iterator[tuple[str, str]]:
+def databases(deployment: Clone) -> Iterator[tuple[str, str]]:
     """A database made by MLflow alone, and one from the prepared schema."""
     own, prepared = "schema_own_way", "schema_prepared"
-    with inspection.empty_database(system, own) as address, inspection.empty_database(system, prepared):
-        inspection.output(*inspection.mlflow_python(system), "-c", OWN_WAY, address, timeout=300)
+    with inspection.empty_database(deployment, own) as address, inspection.empty_database(deployment, prepared):
+        inspection.output(*inspection.mlflow_python(deployment), "-c", OWN_WAY, address, timeout=300)
         yield own, prepared
 
 
-def dumped(system: Clone, name: str, *more: str) -> list[str]:
-    text = inspection.postgres(system, "pg_dump", "--no-owner", *more, "-d", name)
+def dumped(deployment: Clone, name: str, *more: str) -> list[str]:
+    text = inspection.postgres(deployment, "pg_dump", "--no-owner", *more, "-d", name)
     # the tool's own key of each dump is random
     return [line for line in text.splitlines() if not re.match(r"\\(un)?restrict ", line)]
 
 
-def test_it_is_what_mlflows_migrations_make(system: Clone, databases: tuple[str, str]) -> None:
+def test_it_is_what_mlflows_migrations_make(deployment: Clone, databases: tuple[str, str]) -> None:
     own, prepared = databases
-    statements = (system.folder / "docker" / "mlflow" / "trackbed_mlflow" / "schema.sql").read_text()
-    revision = inspection.psql(system, "SELECT version_num FROM alembic_version", own)
+    statements = (deployment.folder / "docker" / "mlflow" / "trackbed_mlflow" / "schema.sql").read_text()
+    revision = inspection.psql(deployment, "SELECT version_num FROM alembic_version", own)
     assert statements.startswith(f"{MADE}{revision}\n"), "MLflow has changed: python -m helpers.schema_template"
-    inspection.psql(system, statements, prepared)
+    inspection.psql(deployment, statements, prepared)
     for part in ("--schema-only", "--data-only"):
-        wanted = dumped(system, own, part, "--inserts")
-        assert dumped(system, prepared, part, "--inserts") == wanted
+        wanted = dumped(deployment, own, part, "--inserts")
+        assert dumped(deployment, prepared, part, "--inserts") == wanted
         assert len(wanted) > 10
 
 
-def test_a_first_start_used_it(system: Clone) -> None:
+def test_a_first_start_used_it(deployment: Clone) -> None:
     """Its tables are of one transaction: MLflow's way would commit each migration for itself."""
     made = inspection.psql(
-        system,
+        deployment,
         "SELECT count(DISTINCT xmin::text) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace",
     )
     assert made == "1"

@@ -20,11 +20,11 @@ def folders(words: str) -> set[str]:
 
 
 @pytest.fixture
-def lab(system: Clone) -> Lab:
-    return Lab(system.value("jupyter-url"))
+def lab(deployment: Clone) -> Lab:
+    return Lab(deployment.value("jupyter-url"))
 
 
-def test_terminal_is_bash_with_the_notebooks_programs_first(system: Clone, lab: Lab) -> None:
+def test_terminal_is_bash_with_the_notebooks_programs_first(deployment: Clone, lab: Lab) -> None:
     kernel = lab.run_cells(["import sys, shutil; print(sys.prefix); print(shutil.which('mlflow'))"]).stdout.split()
     with Terminal(lab) as terminal:
         assert terminal.type("echo $BASH_VERSION") and "bash" in terminal.type("echo $SHELL")
@@ -60,8 +60,8 @@ def test_what_pip_installs_in_a_terminal_is_there_in_kernels(lab: Lab) -> None:
             terminal.type("pip uninstall -qy tb-tiny; rm tb_tiny-1.0-py3-none-any.whl")
 
 
-def test_mlflows_command_finds_its_server_from_a_terminal(system: Clone, lab: Lab) -> None:
-    run = inspection.new_run(system)
+def test_mlflows_command_finds_its_server_from_a_terminal(deployment: Clone, lab: Lab) -> None:
+    run = inspection.new_run(deployment)
     with Terminal(lab, timeout=120) as terminal:
         assert terminal.type("python -c 'import mlflow; print(mlflow.get_tracking_uri())'").startswith("http")
         assert run in terminal.type("COLUMNS=250 mlflow runs list --experiment-id 0 2>/dev/null")

@@ -16,17 +16,17 @@ CLIENTS = 10  # of the script
 
 
 @pytest.fixture
-def database(system: Clone) -> Iterator[str]:
-    with inspection.empty_database(system, "waiting") as address:
+def database(deployment: Clone) -> Iterator[str]:
+    with inspection.empty_database(deployment, "waiting") as address:
         yield address
 
 
 @pytest.mark.parametrize("engine", ["embedded"], indirect=True, scope="session")  # the same server on every engine
-def test_a_hung_store_and_abandoned_requests_keep_nobody_waiting(system: Clone, database: str) -> None:
-    modules = str(system.folder / "docker" / "mlflow")
+def test_a_hung_store_and_abandoned_requests_keep_nobody_waiting(deployment: Clone, database: str) -> None:
+    modules = str(deployment.folder / "docker" / "mlflow")
     found = json.loads(
         inspection.output(
-            *inspection.mlflow_python(system), "-", database, modules, stdin=SCRIPT, timeout=300
+            *inspection.mlflow_python(deployment), "-", database, modules, stdin=SCRIPT, timeout=300
         ).splitlines()[-1]
     )
     assert found["unknown"] == []

@@ -40,8 +40,8 @@ def account() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module", params=["rootless", "userns-remap"])
-def engine(request: pytest.FixtureRequest, account: str, systems: Callable[[str], Clone]) -> Iterator[Engine]:
-    first = systems("docker")  # its images are there
+def engine(request: pytest.FixtureRequest, account: str, deployments: Callable[[str], Clone]) -> Iterator[Engine]:
+    first = deployments("docker")  # its images are there
     folder = Path(tempfile.mkdtemp(prefix="tb-engine-", dir="/var/tmp"))
     folder.chmod(0o755)
     made = Rootless(folder, account) if request.param == "rootless" else Engine(folder, "--userns-remap=default")
