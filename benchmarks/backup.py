@@ -91,7 +91,7 @@ class Filled:
 
     @property
     def live(self) -> dict[str, str]:
-        return self.opened()[0].state.live
+        return self.opened()[0].state.active
 
 
 BLOCK = random.Random(1).randbytes(2**20)

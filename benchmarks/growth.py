@@ -228,7 +228,7 @@ def measure(ask: Callable[[], object], count: int = 21) -> list[float]:
 
 def grow(project: Project, runs: int) -> list[Measure]:
     """Rows whose "ours" is the time with ``runs`` runs and whose "baseline" the time with SMALL."""
-    engine, database = status.running(project), project.state.live["database"]
+    engine, database = status.running(project), project.state.active["database"]
     with engine.open(MLFLOW, "http") as address:
         asker = Asker(address.url, engine.access_token())
         experiment = str(asker.api("experiments/create", {"name": f"growth-{time.time_ns()}"})["experiment_id"])

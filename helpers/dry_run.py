@@ -28,8 +28,8 @@ def script(project: Project, name_prefix: str = "") -> str:
                 f"--name-prefix={name_prefix}: must be 1 to 40 of a-z, 0-9, _ and -, the first a letter or digit."
             )
         settings = aside.beside(project, name_prefix)
-    # a script begins with nothing: a name that a restore gave to the live database is not known there
-    state = replace(project.state, live={"database": "mlflow", "prefix": "live"})
+    # a script begins with nothing: a name that a restore gave to the active database is not known there
+    state = replace(project.state, active={"database": "mlflow", "prefix": "live"})
     planned = replace(project, settings=settings, state=state, dry_run=True)
     engine = _engine(planned)
     start.check(planned, engine)

@@ -79,7 +79,7 @@ class Pages:
 
 
 def look(engine: Engine, database: str) -> Pages:
-    """Read the live database. Raises TrackbedError where it does not answer."""
+    """Read the active database. Raises TrackbedError where it does not answer."""
     script = LOOK.format(seconds=SECONDS, most=MOST)
     done = engine.exec(
         POSTGRES,

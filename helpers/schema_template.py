@@ -42,12 +42,12 @@ def text(engine: Engine, name: str) -> str:
 
 
 def make(project: Project) -> str:
-    """What MLflow's own migrations make of an empty database beside the live one."""
+    """What MLflow's own migrations make of an empty database beside the active one."""
     engine = status.running(project)
     name = f"{journal.fresh()['database']}_template"
     database.create(engine, name)
     try:
-        beside = unpack.beside(project, {**project.state.live, "database": name})
+        beside = unpack.beside(project, {**project.state.active, "database": name})
         done = beside.one_shot(MLFLOW, (unpack.PROGRAM, "migrate"), timeout=600)
         if done.code:
             raise TrackbedError(f"the migration failed: {done.stderr.strip()[-300:]}", "please report it")

@@ -149,7 +149,7 @@ def _start_or_forget(
     # from here on the choice of the engine is kept: what follows carries this instance's id and will hold data
     project.state.engine, project.state.clone = engine.name, str(engine.settings.clone)
     project.state.node = engine.host.url
-    project.state.live["store"] = engine.object_store
+    project.state.active["store"] = engine.object_store
     # the ports stay: what is up already has them
     before, around = {**project.state.remembered, **chosen}, project.state.surroundings
     project.state.remember({**chosen, **engine.settings.told})
@@ -217,7 +217,7 @@ def _start(project: Project, engine: Engine, progress: ProgressReporter, notice:
 def begin_below_own_prefix(project: Project, settings: Settings) -> None:
     """The bucket of an external store may be other systems' too; what one of them restores or removes is its own."""
     if not project.state.existed and settings.object_store == "external":
-        project.state.live["prefix"] = f"live-{project.state.instance[:12]}"
+        project.state.active["prefix"] = f"live-{project.state.instance[:12]}"
 
 
 def _choose_ports(project: Project, engine: Engine, notice: Notice) -> dict[str, str]:

@@ -51,7 +51,7 @@ def usage(project: Project) -> Usage:
     if done.code:
         raise TrackbedError(f"the sizes cannot be read: {done.stderr.strip()[-300:]}", "`invoke status`")
     sizes: dict[str, list[int]] = json.loads(done.stdout)
-    with database.session(engine, project.state.live["database"]) as opened:
+    with database.session(engine, project.state.active["database"]) as opened:
         lines = [line.split(" ", 3) for line in opened.ask(RUNS)]
         total = int(opened.ask("SELECT pg_database_size(current_database())")[0])
     listed = []

@@ -104,7 +104,7 @@ def need(engine: Engine, *services: str) -> None:
 def make(
     project: Project, engine: Engine, path: Path, progress: ProgressReporter, with_secrets: bool = False
 ) -> dict[str, Any]:
-    """Write an archive of what is live to ``path``; gives its manifest. The project's lock is the caller's to hold."""
+    """Write an archive of what is active to ``path``; gives its manifest. The caller holds the project's lock."""
     need(engine, POSTGRES, STORE)
     _clean_up(project.settings)
     begun, about = time.monotonic(), _about(project, engine)
@@ -225,7 +225,7 @@ def _origin(project: Project, engine: Engine) -> str:
         engine.object_store,
         settings.s3_endpoint,
         settings.s3_bucket,
-        project.state.live["prefix"],
+        project.state.active["prefix"],
     )
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
@@ -243,7 +243,7 @@ def _rows(
         writer.small("secrets.json", json.dumps({key: secrets[key] for key in secrets.names}).encode())
     # the database first: every artifact that a row of this moment points to was stored before it
     progress.step("database")
-    with database.dump(engine, project.state.live["database"]) as (found, dump):
+    with database.dump(engine, project.state.active["database"]) as (found, dump):
         size = writer.database(dump)
     return found, size
 

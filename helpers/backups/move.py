@@ -53,7 +53,7 @@ def move(
             start.bring_up(project, progress, notice)
             raise
         # the one step: from here on the new engine is the system's
-        project.state.engine, project.state.live = to, target.state.live
+        project.state.engine, project.state.active = to, target.state.active
         project.state.applied = target.state.applied
         project.state.remembered = {**target.state.remembered, "OBJECT_STORE": store, "ENGINE": to}
         project.state.save()

@@ -1,4 +1,4 @@
-"""`invoke restore`: a backup made live, here or in a project beside this one."""
+"""`invoke restore`: a backup made active, here or in a project beside this one."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def restore(
     into: str = "",
     skip_damaged: bool = False,
 ) -> tuple[Project, Restored]:
-    """Replace what is live by a backup; the old goes only when the new one is up. ``into``: in that project instead.
+    """Replace what is active by a backup; the old goes only when the new one is up. ``into``: in that project instead.
     ``skip_damaged``: without the artifacts that are damaged in it.
 
     Gives the system that has it now. Raises TrackbedError, and then the system is as it was.
@@ -106,7 +106,7 @@ def _replace(
     notice: Notice,
     keep_before: bool,
 ) -> Path | None:
-    """Make a verified backup live; gives the archive of what was there before."""
+    """Make a verified backup active; gives the archive of what was there before."""
     engine = status.running(project)
     if project.aside and not _is_empty(project, engine):
         raise TrackbedError(
@@ -128,7 +128,7 @@ def _replace(
 
 
 def _take_settings(project: Project, found: dict[str, str], notice: Notice) -> None:
-    """The settings of a backup that is live now, where there are none: one that did not come up leaves nothing."""
+    """The settings of a backup that is active now, where there are none: one that did not come up leaves nothing."""
     taken = {name: value for name, value in sorted(found.items()) if name not in project.state.remembered}
     if not taken:
         return
@@ -151,7 +151,7 @@ def _bring_in(project: Project, people: dict[str, users.Login], notice: Notice) 
 
 def _is_empty(project: Project, engine: Engine) -> bool:
     """Whether nothing was ever logged."""
-    held = database.contents(engine, project.state.live["database"])
+    held = database.contents(engine, project.state.active["database"])
     return not held.runs and int(held.tables.get("experiments", ["0"])[0]) <= 1 and not artifacts.total(engine)[0]
 
 

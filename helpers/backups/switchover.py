@@ -1,4 +1,4 @@
-"""Making a proven copy the live one, and the way back where it does not come up."""
+"""Making a proven copy the active one, and the way back where it does not come up."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from helpers.services import Notice
 
 
 def switch_to(project: Project, new: dict[str, str], progress: ProgressReporter, notice: Notice) -> None:
-    """Make ``new`` live in one step and start with it; back to the old one when that does not come up."""
-    old = dict(project.state.live)
-    project.state.live = {**old, **new}
+    """Make ``new`` active in one step and start with it; back to the old one when that does not come up."""
+    old = dict(project.state.active)
+    project.state.active = {**old, **new}
     project.state.save()
     try:
         _, engine = start.bring_up(project, progress, notice)
     except TrackbedError as error:
-        project.state.live = old
+        project.state.active = old
         project.state.save()
         raise TrackbedError(
             f"the new data do not start: {error.message}", "the old one is active again", error.details
@@ -28,7 +28,7 @@ def switch_to(project: Project, new: dict[str, str], progress: ProgressReporter,
 
 
 def roll_back(project: Project, engine: Engine, progress: ProgressReporter, notice: Notice) -> None:
-    """After a failure: what is live runs again, and the copy goes."""
+    """After a failure: what is active runs again, and the copy goes."""
     try:
         start.bring_up(project, progress, notice)
         unpack.abandon(project, engine, progress)

@@ -1,4 +1,4 @@
-"""Restoring an archive beside what is there. Nothing that is live is touched before the copy is proven."""
+"""Restoring an archive beside what is there. Nothing that is active is touched before the copy is proven."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ PROGRAM = "trackbed-mlflow"
 Member = tuple[str, int, IO[bytes]]
 
 
-def beside(project: Project, live: dict[str, str]) -> Engine:
-    """The engine as it would be if ``live`` were live; its fresh commands see that database and those artifacts."""
-    return select.current(replace(project, state=replace(project.state, live=live)))
+def beside(project: Project, active: dict[str, str]) -> Engine:
+    """The engine with these ``active`` data: its fresh commands see that database and those artifacts."""
+    return select.current(replace(project, state=replace(project.state, active=active)))
 
 
 def known(engine: Engine, schema: str) -> str:
@@ -139,7 +139,7 @@ def copy(
 ) -> dict[str, str]:
     """Restore the verified backup into a database and prefix of their own, prove it, migrate it; gives the names.
 
-    The note of the change is on disk before anything is made. Raises TrackbedError; what is live stays as it is.
+    The note of the change is on disk before anything is made. Raises TrackbedError; what is active stays as it is.
     """
     need(engine, POSTGRES, STORE)
     manifest = rest.manifest
@@ -239,10 +239,10 @@ def put_to_sleep(engine: Engine, name: str) -> list[str]:
     return lines
 
 
-def migrate(project: Project, live: dict[str, str], progress: ProgressReporter) -> None:
-    """Bring a database that is not live up to this MLflow's schema."""
+def migrate(project: Project, active: dict[str, str], progress: ProgressReporter) -> None:
+    """Bring a database that is not active up to this MLflow's schema."""
     progress.step("migrating the copy to this MLflow's schema")
-    done = beside(project, live).one_shot(MLFLOW, (PROGRAM, "migrate"), timeout=24 * 3600)
+    done = beside(project, active).one_shot(MLFLOW, (PROGRAM, "migrate"), timeout=24 * 3600)
     if done.code:
         lines = tuple(done.stderr.strip().splitlines()[-5:])
         raise TrackbedError(

@@ -57,7 +57,7 @@ def changes(engine: Engine, schema: dict[str, str | None]) -> tuple[Change, ...]
 def upgrade(project: Project, progress: ProgressReporter, notice: Notice) -> Upgraded:
     """Migrate a copy of the database to this clone's MLflow, prove it and switch to it.
 
-    Raises TrackbedError, and then the old database is the live one, untouched.
+    Raises TrackbedError, and then the old database is the active one, untouched.
     """
     with lifecycle.changing(project, notice):
         engine = status.running(project)
@@ -77,7 +77,7 @@ def upgrade(project: Project, progress: ProgressReporter, notice: Notice) -> Upg
             start.bring_up(project, progress, notice)
             return Upgraded(listed, None, False)
         images = {service.name: service.image for service in engine.services()}
-        old = {key: project.state.live[key] for key in ("database", "prefix")}
+        old = {key: project.state.active[key] for key in ("database", "prefix")}
         new = {"database": journal.fresh()["database"], "prefix": old["prefix"]}
         engine.halt(MLFLOW, progress)  # nothing is acknowledged any more until the switch
         try:
@@ -98,7 +98,7 @@ def upgrade(project: Project, progress: ProgressReporter, notice: Notice) -> Upg
             switchover.switch_to(project, new, progress, notice)
         except BaseException:
             unpack.abandon(project, engine, progress)
-            engine.resume(MLFLOW, progress)  # the server of what is live: mostly the old one, with the old schema
+            engine.resume(MLFLOW, progress)  # the server of what is active: mostly the old one, with the old schema
             raise
         return Upgraded(listed, path, True)
 
@@ -155,7 +155,7 @@ def back(project: Project, progress: ProgressReporter, notice: Notice) -> tuple[
             raise TrackbedError(
                 "there is no upgrade to go back from", "`invoke restore` brings back an archive"
             ) from None
-        if kept["database"] == project.state.live["database"]:
+        if kept["database"] == project.state.active["database"]:
             raise TrackbedError(f"the earlier database {kept['database']} is the active one already", "`invoke up`")
         if kept["database"] not in database.databases(engine):
             raise TrackbedError(
@@ -166,9 +166,11 @@ def back(project: Project, progress: ProgressReporter, notice: Notice) -> tuple[
         progress.step("backing up the current data")
         path = locations.kept(project.settings, "before-back-")
         create.make(project, engine, path, progress)
-        left = {key: project.state.live[key] for key in ("database", "prefix")}
-        journal.open_change(project.state, engine.name, left)  # names what goes once it is not live: killed, `up` does
-        project.state.live = {**project.state.live, "database": kept["database"], "prefix": kept["prefix"]}
+        left = {key: project.state.active[key] for key in ("database", "prefix")}
+        journal.open_change(
+            project.state, engine.name, left
+        )  # names what goes once it is not active: killed, `up` does
+        project.state.active = {**project.state.active, "database": kept["database"], "prefix": kept["prefix"]}
         project.state.applied = {"hash": "", "identities": {}}
         runnable = unpack.known(engine, kept["schema"]) == "current"
         if not runnable and kept["image"]:

@@ -180,7 +180,7 @@ def _check_pages(project: Project, engine: Engine) -> list[Finding]:
     try:
         if not any(s.name == POSTGRES and s.state is State.READY for s in engine.services()):
             return []
-        seen = pages.look(engine, project.state.live["database"])
+        seen = pages.look(engine, project.state.active["database"])
     except TrackbedError as error:
         return [Finding(Level.ERROR, "database", error.message, error.hint)]
     if seen.good:

@@ -1,1 +1,1 @@
-"""The data of a project: its database, its artifacts, and which copy of them is live."""
+"""The data of a project: its database, its artifacts, and which copy of them is active."""

@@ -1,4 +1,4 @@
-"""A change of what is live, in two copies: the old stays until the new is proven; a note on disk tells of both.
+"""A change of what is active, in two copies: the old stays until the new is proven; a note on disk tells of both.
 
 The pointer (``live`` in the state file) is replaced in one step. Whatever ends a command in between, the next `up`
 finds the note and removes the copy that the pointer does not name.
@@ -31,11 +31,11 @@ def _path(state: State) -> Path:
 
 
 def open_change(state: State, engine: str, new: dict[str, str], kept: dict[str, str] | None = None) -> None:
-    """Note that ``new`` is about to be made beside what is live.
+    """Note that ``new`` is about to be made beside what is active.
 
-    ``kept``: the old one stays when ``new`` is live, to go back to; this is what `upgrade --back` reads then.
+    ``kept``: the old one stays when ``new`` is active, to go back to; this is what `upgrade --back` reads then.
     """
-    old = {key: state.live[key] for key in ("database", "prefix")}
+    old = {key: state.active[key] for key in ("database", "prefix")}
     note = {"engine": engine, "old": old, "new": new, **({"kept": kept} if kept else {})}
     write_private(_path(state), json.dumps(note).encode())
 
@@ -63,15 +63,15 @@ def recover(state: State, engine: Engine, progress: ProgressReporter) -> None:
     found = read(state)
     if found is None:
         return
-    stays = {state.live["database"]}
-    if "kept" in found and state.live["database"] == found["new"]["database"]:
+    stays = {state.active["database"]}
+    if "kept" in found and state.active["database"] == found["new"]["database"]:
         write_private(state.folder / KEPT, json.dumps(found["kept"]).encode())
         stays.add(found["kept"]["database"])
     for copy in {note["database"]: note for note in (found["old"], found["new"])}.values():
         if copy["database"] not in stays:
             progress.step(f"removing the database {copy['database']}, which is no longer active")
             database.drop(engine, copy["database"])
-        if copy["prefix"] != state.live["prefix"]:
+        if copy["prefix"] != state.active["prefix"]:
             progress.step(f"removing the artifacts below {copy['prefix']}, which are no longer active")
             artifacts.drop(engine, copy["prefix"])
     close(state)

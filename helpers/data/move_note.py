@@ -26,7 +26,7 @@ def scratch(project: Project, engine: str, object_store: str) -> Project:
     """This system on the other engine, empty, with a state of its own."""
     folder = make_folder(project.settings.folder / FOLDER, private=True)
     state = State(folder, instance=project.state.instance, engine=engine, remembered=dict(project.state.remembered))
-    state.live["prefix"] = journal.fresh()["prefix"]  # both sides may have the same bucket
+    state.active["prefix"] = journal.fresh()["prefix"]  # both sides may have the same bucket
     return Project(settings_on(project, engine, object_store), state)
 
 
@@ -57,7 +57,7 @@ def clear(engine: Engine, progress: ProgressReporter) -> None:
 
 
 def recover(project: Project, progress: ProgressReporter) -> None:
-    """End what an interrupted move left: the side that is not live is stopped and its copy removed."""
+    """End what an interrupted move left: the side that is not active is stopped and its copy removed."""
     try:
         found = json.loads(_path(project).read_bytes())
         sides, store = {str(found["from"]), str(found["to"])}, str(found["store"])

@@ -159,7 +159,7 @@ class Engine(Protocol):
         """A command in a service whose input and output stream; ``fresh``: in a copy of it, also when it is down."""
 
     def unlisted(self) -> tuple[str, ...]:
-        """The names of the live artifacts that the object store holds and does not list."""
+        """The names of the active artifacts that the object store holds and does not list."""
 
     def halt(self, service: str, progress: ProgressReporter) -> None:
         """Stop one service, with the time to finish that it has; ``start`` brings it back. Nothing when it is down."""

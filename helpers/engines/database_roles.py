@@ -106,12 +106,12 @@ SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usesysid = 1
 @dataclass(frozen=True)
 class Found:
     """Name of the role that initdb made, whether a hand-over is under way, whether all roles are as they should be,
-    and whether the live database is there."""
+    and whether the active database is there."""
 
     first: str
     unfinished: bool
     good: bool
-    live: bool
+    active: bool
 
 
 def settings(password_file: str = "") -> str:
@@ -135,11 +135,11 @@ SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', datname) FROM pg_database
     )
 
 
-def look(psql: Psql, live: str) -> Found:
+def look(psql: Psql, active: str) -> Found:
     """How the roles are now. Raises ServiceFailed when the database lets neither of them in."""
-    done = psql(ADMIN, MAINTENANCE, LOOK % live)
+    done = psql(ADMIN, MAINTENANCE, LOOK % active)
     if done.code:
-        older = psql(SERVER, MAINTENANCE, LOOK % live)  # of a system that has only this one
+        older = psql(SERVER, MAINTENANCE, LOOK % active)  # of a system that has only this one
         if older.code:
             raise _failed(done)
         done = older
@@ -147,12 +147,12 @@ def look(psql: Psql, live: str) -> Found:
     return Found(first, *(word == "t" for word in rest))
 
 
-def ensure(psql: Psql, live: str, password_file: str = "", stop_server: Callable[[], None] = lambda: None) -> str:
-    """Make both roles and the live database what they should be; gives a line to tell, or "" when they were.
+def ensure(psql: Psql, active: str, password_file: str = "", stop_server: Callable[[], None] = lambda: None) -> str:
+    """Make both roles and the active database what they should be; gives a line to tell, or "" when they were.
 
     ``stop_server`` is called before the role that the running server is connected as is replaced.
     """
-    found = look(psql, live)
+    found = look(psql, active)
     made = ""
     if found.first == SERVER:
         stop_server()
@@ -176,8 +176,8 @@ def ensure(psql: Psql, live: str, password_file: str = "", stop_server: Callable
         )
     elif not found.good:
         _run(psql, ADMIN, settings(password_file))
-    if not found.live:
-        _run(psql, ADMIN, f'CREATE DATABASE "{live}" OWNER {SERVER};\nREVOKE ALL ON DATABASE "{live}" FROM PUBLIC;')
+    if not found.active:
+        _run(psql, ADMIN, f'CREATE DATABASE "{active}" OWNER {SERVER};\nREVOKE ALL ON DATABASE "{active}" FROM PUBLIC;')
     return made
 
 

@@ -87,7 +87,7 @@ class State:
     node: str = ""  # ssh://... of the machine that runs it; "": this one
     clone: str = ""
     remembered: dict[str, str] = field(default_factory=dict)
-    live: dict[str, str] = field(default_factory=lambda: {"database": "mlflow", "prefix": "live"})
+    active: dict[str, str] = field(default_factory=lambda: {"database": "mlflow", "prefix": "live"})
     person: str = ""  # whose runs the notebook's are: who began the project
     access: dict[str, str] = field(default_factory=dict)  # what LOCAL_ACCESS=auto was decided to be, and for whom
     surroundings: dict[str, str] | None = None  # of the shell that started what runs (surroundings.py)
@@ -116,7 +116,7 @@ class State:
             "node": self.node,
             "clone": self.clone,
             "remembered": self.remembered,
-            "live": self.live,
+            "live": self.active,  # its key since the first version
             "person": self.person,
             "access": self.access,
             **({} if self.surroundings is None else {"surroundings": self.surroundings}),
@@ -162,7 +162,7 @@ def _checked(path: Path, data: bytes) -> dict[str, Any]:
     def text(value: object) -> bool:
         return isinstance(value, str)
 
-    def live(value: object) -> bool:
+    def active(value: object) -> bool:
         return isinstance(value, dict) and texts(value) and {"database", "prefix"} <= value.keys()
 
     known: dict[str, Any] = {}
@@ -171,13 +171,13 @@ def _checked(path: Path, data: bytes) -> dict[str, Any]:
         "engine": text,
         "clone": text,
         "remembered": texts,
-        "live": live,
+        "live": active,
         "applied": applied,
     }
     for name, fits in kinds.items():
         if name not in content or not fits(content[name]):
             raise bad(f"is not a state file of Trackbed ({name} is missing or wrong)")
-        known[name] = content[name]
+        known["active" if name == "live" else name] = content[name]
     if not text(content.get("node", "")):
         raise bad("is not a state file of Trackbed (node is wrong)")
     known["node"] = content.get("node", "")

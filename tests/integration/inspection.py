@@ -147,7 +147,7 @@ def nothing_runs(clone: Clone) -> bool:
     return not (clone.project_folder / "state.json").exists() or not processes(clone)
 
 
-def live_database(clone: Clone) -> str:
+def active_database(clone: Clone) -> str:
     return str(json.loads((clone.project_folder / "state.json").read_text())["live"]["database"])
 
 
@@ -180,7 +180,7 @@ def psql(clone: Clone, statement: str, database: str = "") -> str:
         "-t",
         "-q",
         "-d",
-        database or live_database(clone),
+        database or active_database(clone),
         "-v",
         "ON_ERROR_STOP=1",
         "-c",
@@ -194,8 +194,8 @@ def create_database(clone: Clone, name: str) -> None:
 
 
 def database_address(clone: Clone, name: str = "") -> str:
-    """A database's address (the live one's) as MLflow's service knows it."""
-    name = name or live_database(clone)
+    """A database's address (the active one's) as MLflow's service knows it."""
+    name = name or active_database(clone)
     return (
         f"postgresql+psycopg2://mlflow@postgres:5432/{name}"
         if clone.engine == "docker"
@@ -205,7 +205,7 @@ def database_address(clone: Clone, name: str = "") -> str:
 
 @contextmanager
 def empty_database(clone: Clone, name: str) -> Iterator[str]:
-    """A database beside the live one, gone afterwards; gives its address as MLflow's service knows it."""
+    """A database beside the active one, gone afterwards; gives its address as MLflow's service knows it."""
     psql(clone, f"DROP DATABASE IF EXISTS {name}", "postgres")
     create_database(clone, name)
     try:

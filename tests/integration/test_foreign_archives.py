@@ -91,7 +91,7 @@ def ran(clone: Clone, mark: Path) -> bool:
 
 def test_what_is_not_mlflows_is_left_out_and_never_runs(clone: Clone, mark: Path, tmp_path: Path) -> None:
     run = log_run(clone, experiment(clone), "honest", b"content")
-    inspection.psql(clone, ACTING + PLANTED.format(live=inspection.live_database(clone), mark=mark))
+    inspection.psql(clone, ACTING + PLANTED.format(live=inspection.active_database(clone), mark=mark))
     try:
         clone.value("backup", f"--to={tmp_path}/a.tar")
         wanted = everything(clone)
@@ -190,7 +190,7 @@ OLD = "0584bdc529eb"  # MLflow 2.20
 def test_an_archive_of_an_older_mlflow(own: dict[str, Clone], tmp_path: Path) -> None:
     """Its tables are made as that MLflow had them, filled, and then migrated."""
     clone = own["embedded"]
-    before, live = everything(clone), inspection.live_database(clone)
+    before, active = everything(clone), inspection.active_database(clone)
     with inspection.empty_database(clone, "mlflow_older") as address:
         entry = clone.project_folder / "embedded" / "app" / "start.py"
         inspection.output(
@@ -206,7 +206,7 @@ def test_an_archive_of_an_older_mlflow(own: dict[str, Clone], tmp_path: Path) ->
         try:
             clone.value("backup", f"--to={tmp_path}/old.tar")
         finally:
-            use_database(clone, live)
+            use_database(clone, active)
     clone.value("backup", f"--to={tmp_path}/new.tar")
     done = clone.invoke("restore", f"{tmp_path}/old.tar", "--yes", "--no-backup")
     assert done.returncode == 0 and "migrating the copy" in done.stderr and "left out" not in done.stderr, done.stderr

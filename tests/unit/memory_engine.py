@@ -127,7 +127,7 @@ class MemoryEngine(Engine):
         return self.project.access_token()
 
     def plan(self) -> Plan:
-        uri = f"postgresql+psycopg2://mlflow@/{self.project.state.live['database']}"
+        uri = f"postgresql+psycopg2://mlflow@/{self.project.state.active['database']}"
         ports = {MLFLOW: self.settings.mlflow_port, JUPYTER: self.settings.jupyter_port}
         return Plan(
             self.name,

@@ -313,7 +313,7 @@ def test_sockets_of_an_odd_state_folder(monkeypatch: pytest.MonkeyPatch) -> None
     odd = Path("/b/100% %41+&#?=c")  # short: else the sockets are elsewhere
     engine = EmbeddedEngine(project(odd, engine="embedded"))
     assert engine.layout.sockets.is_relative_to(odd)
-    monkeypatch.setattr(engine.project.state, "live", {"database": "d", "prefix": "p"})
+    monkeypatch.setattr(engine.project.state, "active", {"database": "d", "prefix": "p"})
     monkeypatch.setattr(engine.project, "credentials_digest", str)  # nothing is made in a folder that is not ours
     told = urlsplit(engine.specs.spec("mlflow").environment["MLFLOW_BACKEND_STORE_URI"])
     assert parse_qsl(told.query) == [("host", str(engine.layout.sockets))] and not told.fragment

@@ -1,4 +1,4 @@
-"""What an interrupted change leaves, and what settling it removes: never what is live, never what is kept."""
+"""What an interrupted change leaves, and what settling it removes: never what is active, never what is kept."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def dropped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def recovered(tmp_path: Path, live: str, new: dict[str, str], kept: dict[str, str] | None = None) -> State:
-    state = State(tmp_path, live={"database": "a", "prefix": "p"})
+def recovered(tmp_path: Path, active: str, new: dict[str, str], kept: dict[str, str] | None = None) -> State:
+    state = State(tmp_path, active={"database": "a", "prefix": "p"})
     journal.open_change(state, "embedded", new, kept)
-    state.live = {"database": live, "prefix": new["prefix"] if live == new["database"] else "p"}
+    state.active = {"database": active, "prefix": new["prefix"] if active == new["database"] else "p"}
     journal.recover(state, cast(Any, None), cast(Any, SimpleNamespace(step=lambda text: None)))
     assert journal.read(state) is None
     return state
@@ -58,21 +58,21 @@ def test_a_way_back_names_what_is_left_only(tmp_path: Path, dropped: list[str]) 
     same = {"database": "a", "prefix": "p"}
     recovered(tmp_path, "a", same)
     assert dropped == []
-    state = State(tmp_path, live=same)
+    state = State(tmp_path, active=same)
     journal.open_change(state, "embedded", same)
-    state.live = {"database": "kept", "prefix": "p"}
+    state.active = {"database": "kept", "prefix": "p"}
     journal.recover(state, cast(Any, None), cast(Any, SimpleNamespace(step=lambda text: None)))
     assert dropped == ["a"]
 
 
 def test_no_way_back_to_what_is_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropped: list[str]) -> None:
-    """A note of an upgrade that never took its step names the live database, which `--back` would remove as left."""
+    """A note of an upgrade that never took its step names the active database, which `--back` would remove as left."""
     (tmp_path / journal.KEPT).write_text(json.dumps(KEPT))
-    state = State(tmp_path, live={"database": "a", "prefix": "p"})
+    state = State(tmp_path, active={"database": "a", "prefix": "p"})
     project = SimpleNamespace(settings=SimpleNamespace(folder=tmp_path), state=state)
     monkeypatch.setattr(lifecycle, "changing", lambda *_: nullcontext())
     monkeypatch.setattr(status, "running", lambda _: None)
     monkeypatch.setattr(create, "need", lambda *_: None)
     with pytest.raises(TrackbedError, match="active one already"):
         upgrade.back(cast(Any, project), cast(Any, None), print)
-    assert dropped == [] and state.live["database"] == "a"
+    assert dropped == [] and state.active["database"] == "a"

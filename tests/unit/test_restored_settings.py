@@ -52,7 +52,7 @@ def test_they_are_taken_over_where_there_are_none_and_named(project: Project, mo
 def test_a_restore_that_failed_leaves_none(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(project: Project, *_: object) -> tuple[None, None]:
         project.state.save()
-        if project.state.live["database"] == "new":
+        if project.state.active["database"] == "new":
             raise TrackbedError("no")
         return None, None
 
@@ -61,4 +61,4 @@ def test_a_restore_that_failed_leaves_none(project: Project, monkeypatch: pytest
     with pytest.raises(TrackbedError, match="do not start"):
         replaced(project, said)
     assert kept(project) == {"MLFLOW_WORKERS": "2"} and said == []
-    assert project.state.live["database"] == "mlflow"
+    assert project.state.active["database"] == "mlflow"

@@ -107,5 +107,5 @@ def test_a_project_keeps_the_store_that_holds_its_data(
 ) -> None:
     made = project(tmp_path)
     made.state.engine = engine
-    made.state.live.update(live)
+    made.state.active.update(live)
     assert select.make(made, "docker").object_store == store

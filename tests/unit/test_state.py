@@ -27,7 +27,7 @@ def test_new_saved_and_loaded(tmp_path: Path) -> None:
     folder = tmp_path / "state" / "trackbed"
     fresh = State.load(folder)
     assert not fresh.existed and not folder.exists() and len(fresh.instance) == 32
-    assert (fresh.engine, fresh.live, fresh.applied) == (
+    assert (fresh.engine, fresh.active, fresh.applied) == (
         "",
         {"database": "mlflow", "prefix": "live"},
         {"hash": "", "identities": {}},

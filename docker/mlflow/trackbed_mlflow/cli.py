@@ -8,7 +8,7 @@ object PATH  print the stored objects below that artifact path as JSON: [{"path"
 known REV    print what that schema revision is to this MLflow: current, older or newer
 make REV     make the empty tables of that revision, in an empty database
 list         print one JSON line [name, size, mark] for each object; an equal mark: the object is unchanged
-out [PREFIX] all objects as a tar stream on stdout; PREFIX: another one than the live one
+out [PREFIX] all objects as a tar stream on stdout; PREFIX: another one than the active one
 pick         the same of the objects only whose names stdin has, one JSON string a line
 in PREFIX    store the objects of such a stream from stdin below PREFIX; print as JSON what had to be renamed
 sums PREFIX  print `SHA-256 size path` of every object below PREFIX, read back from the store

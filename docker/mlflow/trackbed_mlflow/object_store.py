@@ -20,7 +20,7 @@ ObjectStore = FolderObjects | S3Objects
 
 
 def at_prefix(environment: Mapping[str, str], prefix: str) -> str:
-    """The artifacts' destination with its last segment, the prefix that is live, replaced ("" keeps it)."""
+    """The artifacts' destination with its last segment, the prefix that is active, replaced ("" keeps it)."""
     destination = required(environment, "MLFLOW_ARTIFACTS_DESTINATION").rstrip("/")
     if not prefix:
         return destination

@@ -146,7 +146,7 @@ class ComposeProject(Collaborator):
         """The names of what MinIO holds and does not list, from a walk through its volume."""
         if self.deployment.object_store != "minio":
             return ()  # VersityGW cannot hold such; nobody but its owner sees an external store's disk
-        folder = f"/store/{self.settings.s3_bucket}/{self.project.state.live['prefix']}"
+        folder = f"/store/{self.settings.s3_bucket}/{self.project.state.active['prefix']}"
         done = self.one_shot(MLFLOW, ("trackbed-mlflow", "unlisted", folder), None, 3600, MINIO_WALK)
         if done.code:
             lines = tuple(done.stderr.strip().splitlines()[-3:])

@@ -108,7 +108,7 @@ def _object_store(project: Project) -> str:
     if project.settings.object_store != "auto":
         return project.settings.object_store
     before = "minio" if project.state.engine == "docker" else "versitygw"  # MinIO was the default of earlier releases
-    kept = project.state.live.get("store", before)
+    kept = project.state.active.get("store", before)
     return "versitygw" if kept == "folder" else kept  # a folder is the embedded engine's
 
 

@@ -93,15 +93,15 @@ class Database(Collaborator):
         return self.engine.exec(POSTGRES, shared.psql(role, name), statements.encode(), 600)
 
     def ensure_roles(self, identity: str, progress: ProgressReporter) -> bool:
-        """Both roles and the live database are there, and the server's role has today's password.
+        """Both roles and the active database are there, and the server's role has today's password.
 
         False: the container ``identity`` was replaced meanwhile, the next one is still to be asked. "": there is none.
         """
-        live = self.project.state.live["database"]
+        active = self.project.state.active["database"]
         try:
-            if made := database_roles.ensure(self._psql, live, PASSWORD_FILE):
+            if made := database_roles.ensure(self._psql, active, PASSWORD_FILE):
                 progress.step(made)
-            self._match_password(live, progress)
+            self._match_password(active, progress)
         except TrackbedError as error:
             ends = re.search(
                 r"is not running|No such container|shutting down|terminating connection|"
@@ -118,7 +118,7 @@ class Database(Collaborator):
         )
         return True
 
-    def _match_password(self, live: str, progress: ProgressReporter) -> None:
+    def _match_password(self, active: str, progress: ProgressReporter) -> None:
         """POSTGRES_PASSWORD_FILE counts at the first start only: make the existing database accept today's password.
 
         The password stays inside the container: psql itself reads it from the secrets volume.
@@ -127,7 +127,7 @@ class Database(Collaborator):
             f'PGPASSWORD="$(cat {PASSWORD_FILE})" psql -X -q -h "$(hostname -i)" -U {database_settings.USER} '
             f'-d "$0" -c "SELECT 1" >/dev/null 2>&1'
         )
-        if self.engine.exec(POSTGRES, ("sh", "-c", login, live)).code == 0:
+        if self.engine.exec(POSTGRES, ("sh", "-c", login, active)).code == 0:
             return
         done = self._psql(database_settings.ADMIN, database_roles.MAINTENANCE, database_roles.settings(PASSWORD_FILE))
         if done.code:

@@ -51,7 +51,7 @@ def _declared(settings: Settings) -> dict[str, str]:
 
 def variables(deployment: DockerDeployment) -> dict[str, str]:
     """What the Compose files interpolate; no secret among it. Also left in the clone for use by hand."""
-    settings, live = deployment.settings, deployment.project.state.live
+    settings, active = deployment.settings, deployment.project.state.active
     own_store = deployment.object_store != "external"
     _, mtu = deployment.host.uplink()
     return {
@@ -69,8 +69,8 @@ def variables(deployment: DockerDeployment) -> dict[str, str]:
         "TRACKBED_ALLOWED_HOSTS": urls.allowed_hosts(settings),
         "TRACKBED_CORS_ORIGINS": urls.cors_origins(settings),
         "TRACKBED_STORE_NETWORK": jupyterlab.store_network(settings, deployment.project.state.instance),
-        "TRACKBED_DATABASE": live["database"],
-        "TRACKBED_ARTIFACT_PREFIX": live["prefix"],
+        "TRACKBED_DATABASE": active["database"],
+        "TRACKBED_ARTIFACT_PREFIX": active["prefix"],
         "TRACKBED_SECRETS": deployment.project.credentials_digest(),
         # Compose hands the proxies of Docker's config.json to every container: they must not stand between ours
         "TRACKBED_NO_PROXY": egress.exceptions(client_config.proxies(os.environ).get(egress.EXCEPT, "")),

@@ -14,7 +14,7 @@ from helpers.errors import TrackbedError
 from helpers.project import users, workspace_folder
 from helpers.services import GATEWAY, MLFLOW, DataItem, ProgressReporter
 
-LIVE = "live.json"  # the pointer of the state file, kept with the data as well
+ACTIVE = "live.json"  # the pointer of the state file, kept with the data as well
 
 
 class Volumes(Collaborator):
@@ -63,10 +63,10 @@ class Volumes(Collaborator):
             name, own = f"{self.settings.project}_secrets-gateway", self._gateway_files()
             files[name] = [e for e in files[name] if e.path not in {one.path for one in own}] + own
         if not self.deployment.notebook_only:
-            live = {key: self.project.state.live[key] for key in ("database", "prefix")}
-            live["store"] = self.deployment.object_store
+            active = {key: self.project.state.active[key] for key in ("database", "prefix")}
+            active["store"] = self.deployment.object_store
             files[f"{self.settings.project}_secrets-mlflow"].append(
-                FileEntry(LIVE, json.dumps(live).encode(), *compose_model.UIDS[MLFLOW], 0o400)
+                FileEntry(ACTIVE, json.dumps(active).encode(), *compose_model.UIDS[MLFLOW], 0o400)
             )
         self.__dict__.pop("own", None)
         self.api.fill(image, roots, files)
@@ -104,7 +104,7 @@ class Volumes(Collaborator):
         """Make the state's what the volumes remember of a state folder that was lost; False where nothing is clear."""
         if owner := self.owner():
             self.project.state.instance = owner
-            self.project.state.live.update(self.recall())
+            self.project.state.active.update(self.read_active_pointer())
         return bool(owner)
 
     def owner(self) -> str | None:
@@ -116,15 +116,15 @@ class Volumes(Collaborator):
         owners.discard(None)
         return owners.pop() if len(owners) == 1 else None
 
-    def recall(self) -> dict[str, str]:
-        """The live database, prefix and store, as the volumes remember them for a lost state folder; {} if not."""
+    def read_active_pointer(self) -> dict[str, str]:
+        """The active database, prefix and store, as the volumes remember them for a lost state folder; {} if not."""
         volume, image = f"{self.settings.project}_secrets-mlflow", self.settings.mlflow_image
         if not self.api.volumes([volume]) or self.api.image(image) is None:
             return {"store": "minio"} if self.api.volumes([f"{self.settings.project}_minio"]) else {}
         try:
-            found = json.loads(self.api.read_file(image, volume, LIVE))
-            live = {key: str(found[key]) for key in ("database", "prefix")}
-            return live | {"store": str(found.get("store", "minio"))}  # MinIO was the default of earlier releases
+            found = json.loads(self.api.read_file(image, volume, ACTIVE))
+            active = {key: str(found[key]) for key in ("database", "prefix")}
+            return active | {"store": str(found.get("store", "minio"))}  # MinIO was the default of earlier releases
         except (ValueError, KeyError, TypeError):
             return {}
 

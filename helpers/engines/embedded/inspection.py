@@ -75,8 +75,8 @@ class Inspection(Collaborator):
     def _answers(self, service: str) -> bool:
         """The quick look that a health check would take."""
         if service == POSTGRES:
-            live = self.project.state.live["database"]
-            return self.commands.psql(database_settings.USER, live, "SELECT 1", ANSWER_SECONDS).code == 0
+            active = self.project.state.active["database"]
+            return self.commands.psql(database_settings.USER, active, "SELECT 1", ANSWER_SECONDS).code == 0
         path = SEARCH if service == MLFLOW else "/api"  # /health is 200 without a database
         token = self.project.access_token() if service == MLFLOW else ""
         try:

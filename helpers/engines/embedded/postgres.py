@@ -129,14 +129,14 @@ class Database(Collaborator):
         self.commands.run(POSTGRES, ("rm", "-f", str(lock), str(self.layout.sockets / ".s.PGSQL.5432.lock")))
 
     def ensure_roles(self, progress: ProgressReporter) -> None:
-        """Once PostgreSQL answers: both roles and the live database are there. Bounded; raises ServiceFailed."""
+        """Once PostgreSQL answers: both roles and the active database are there. Bounded; raises ServiceFailed."""
         self._wait()
 
         def statements(role: str, database: str, text: str) -> ExecResult:
             return self.commands.psql(role, database, text, timeout=600)
 
-        live = self.project.state.live["database"]
-        if made := database_roles.ensure(statements, live, stop_server=lambda: self.processes.halt(MLFLOW, progress)):
+        active = self.project.state.active["database"]
+        if made := database_roles.ensure(statements, active, stop_server=lambda: self.processes.halt(MLFLOW, progress)):
             progress.step(made)
             self.processes.resume(MLFLOW, progress)
         if not self.is_settled:

@@ -113,12 +113,12 @@ class _Script:
 
     def roles(self) -> str:
         psql = f"{self.program('psql')} -X -q -h {self.sockets} -U {database_settings.ADMIN} -d postgres"
-        live = self.deployment.project.state.live["database"]
+        active = self.deployment.project.state.active["database"]
         return (
             f"for _ in $(seq 60); do {psql} -c 'SELECT 1' >/dev/null 2>&1 && break; sleep 1; done\n"
             "# the server's role is no superuser: it owns its database\n"
             f"{psql} -c 'CREATE ROLE {database_settings.USER} LOGIN' \\\n"
-            f"  -c 'CREATE DATABASE {live} OWNER {database_settings.USER}'"
+            f"  -c 'CREATE DATABASE {active} OWNER {database_settings.USER}'"
         )
 
     def process(self, service: ServiceSpec) -> str:

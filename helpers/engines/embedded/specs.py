@@ -83,13 +83,13 @@ class Specs(Collaborator):
 
     def _stores(self) -> dict[str, str]:
         """Where its database and its artifacts are."""
-        settings, live = self.settings, self.project.state.live
+        settings, active = self.settings, self.project.state.active
         external = self.deployment.object_store == "external"
-        bucket, folder = f"s3://{settings.s3_bucket}/{live['prefix']}", self.deployment.artifacts / live["prefix"]
+        bucket, folder = f"s3://{settings.s3_bucket}/{active['prefix']}", self.deployment.artifacts / active["prefix"]
         size, overflow = database_settings.pool(settings.mlflow_workers)
         variables = {
             # no password: the socket's folder is private, and PostgreSQL asks the kernel who is there (peer)
-            "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg2://{database_settings.USER}@/{live['database']}"
+            "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg2://{database_settings.USER}@/{active['database']}"
             f"?host={quote(str(self.layout.sockets))}",
             "MLFLOW_ARTIFACTS_DESTINATION": bucket if external else folder.as_uri(),
             "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(size),
