@@ -39,12 +39,12 @@ class LookBack:
 
 def promise(engine: Engine) -> str:
     """What the store does not promise; "" where an acknowledged artifact is on the disk."""
-    return "" if engine.settings.tracking_uri else PROMISES.get(engine.object_store, "")
+    return "" if engine.deployment.notebook_only else PROMISES.get(engine.object_store, "")
 
 
 def look_back(engine: Engine) -> LookBack | None:
     """The result of the last check; None when the last stop was clean, or when it is not known."""
-    if engine.settings.tracking_uri:
+    if engine.deployment.notebook_only:
         return None
     service, path = engine.check_result
     if not service:

@@ -30,7 +30,7 @@ def settle_address(project: Project, notice: Callable[[str], None]) -> None:
     """
     settings = project.settings
     told = settings.domain or settings.origin("PUBLIC_ADDRESS") != DEFAULT
-    if not settings.public or told:
+    if not project.is_public or told:
         project.state.remembered.pop(FOUND_ADDRESS, None)
         return
     found = cloud_metadata.public_address()
@@ -183,12 +183,13 @@ def notes(settings: Settings, logins: int) -> list[str]:
     return lines
 
 
-def client_lines(settings: Settings, name: str | None, asks: bool = False) -> str:
+def client_lines(project: Project, name: str | None) -> str:
     """What to type on another machine so that MLflow's own clients log to this one. No secret is in it.
 
-    ``asks``: without PUBLIC, MLflow asks for its token. Raises SettingError for a name that has no login.
+    Raises SettingError for a name that has no login.
     """
-    if not settings.public:
+    settings = project.settings
+    if not project.is_public:
         from helpers import addresses
 
         bound = settings.bind_address
@@ -199,7 +200,7 @@ def client_lines(settings: Settings, name: str | None, asks: bool = False) -> st
             + (
                 "\nread -rsp 'MLFLOW_TOKEN, as `invoke credentials` shows it: ' MLFLOW_TRACKING_TOKEN && "
                 "export MLFLOW_TRACKING_TOKEN && echo"
-                if asks
+                if project.asks
                 else ""
             )
         )

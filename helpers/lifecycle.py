@@ -78,7 +78,7 @@ def initialise(project: Project, progress: ProgressReporter, notice: Notice) -> 
                 f"credentials.init prepares a system for `docker compose`; this one is {engine.name}",
                 "`invoke up` makes what it needs by itself",
             )
-        if engine.settings.tracking_uri:
+        if engine.deployment.notebook_only:
             raise TrackbedError(
                 "credentials.init prepares services for `docker compose`; with TRACKING_URI there are none",
                 "`invoke up` starts the notebook",
@@ -156,7 +156,7 @@ def change_users(project: Project, notice: Notice, change: Callable[[], str]) ->
     """Change the users and hand them to a gateway that runs; effective within a second. Gives what ``change`` gives."""
     with changing(project, notice):
         made = change()
-        if project.state.engine and project.settings.public:
+        if project.state.engine and project.is_public:
             select.current(project).put_users()
         return made
 

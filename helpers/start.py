@@ -47,7 +47,7 @@ def check(project: Project, engine: Engine, adopt: bool = False) -> None:
             f"--adopt has no effect on the {engine.name} engine: it takes over Docker's volumes.",
             "leave it out; `invoke up --state-dir=FOLDER` names the folder that holds the data",
         )
-    if settings.tracking_uri:
+    if engine.deployment.notebook_only:
         remote_tracking.check_address(settings, engine.own_loopback)
         _check_no_server(engine)
 
@@ -113,7 +113,7 @@ def _look(
     project.state.remember(settings.told)
     if project.state.remembered != before or (project.state.access, project.state.person) != known:
         project.state.save()
-    return status.overview(engine, settings)
+    return status.overview(engine)
 
 
 def _prepare(
@@ -185,7 +185,7 @@ def _start(project: Project, engine: Engine, progress: ProgressReporter, notice:
         leave_in_clone(engine, settings, notice)
     guarded = engine.network_guard()
     root = gateway.root_path(settings)
-    trusted = gateway.fingerprint(root) if settings.public and root.exists() else ""
+    trusted = gateway.fingerprint(root) if engine.deployment.is_public and root.exists() else ""
     watch = rotation.Watch(engine, project.replaced or project.credentials().replaced)
     report = engine.start(progress)
     for line in engine.network_guard() or guarded:
@@ -201,7 +201,7 @@ def _start(project: Project, engine: Engine, progress: ProgressReporter, notice:
     proofs = watch.prove(project.credentials())
     if report.changed and engine.accelerator.kind != node_types.NONE:
         verify.verify(engine, progress)
-    seen = status.overview(engine, settings, report.changed)
+    seen = status.overview(engine, report.changed)
     project.state.applied = {
         "hash": engine.fingerprint(),
         "identities": {row.status.name: row.status.identity for row in seen.rows},
@@ -224,7 +224,7 @@ def _choose_ports(project: Project, engine: Engine, notice: Notice) -> dict[str,
     """The next free ports where somebody else has the defaults; gives those settings. A gateway's stay: they are what
     others were told."""
     statuses = engine.services()
-    if engine.settings.public or any(s.state is not State.MISSING for s in statuses):
+    if engine.deployment.is_public or any(s.state is not State.MISSING for s in statuses):
         return {}
     planned = [(spec.name, port) for spec in engine.plan().services for port in spec.ports]
     chosen, line = ports.free_instead(project.settings, planned, statuses, engine.host)
@@ -237,7 +237,7 @@ def _choose_ports(project: Project, engine: Engine, notice: Notice) -> dict[str,
 
 
 def _names(engine: Engine) -> tuple[str, ...]:
-    server = (remote_server.NAME,) if engine.settings.tracking_uri else ()
+    server = (remote_server.NAME,) if engine.deployment.notebook_only else ()
     return (*(s.name for s in engine.services()), *server)
 
 

@@ -40,6 +40,7 @@ class Overview:
     changed: tuple[str, ...] = ()
     node: str = ""  # another machine that runs the services, as `ssh` takes it
     token: str = field(default="", repr=False)  # what MLflow asks for
+    is_public: bool = False  # behind the gateway
     workspace: Path | None = None  # on the machine that runs the services
 
     @property
@@ -52,8 +53,9 @@ class Overview:
         return tuple(dict.fromkeys(p.published for row in self.rows for p in row.status.ports if p.published))
 
 
-def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), detail: bool = False) -> Overview:
+def overview(engine: Engine, changed: tuple[str, ...] = (), detail: bool = False) -> Overview:
     """The state of every service with the URLs a browser can use."""
+    settings, is_public = engine.settings, engine.deployment.is_public
     host = urls.local_host(settings)
     rows = []
     for status in engine.services(detail):
@@ -62,14 +64,15 @@ def overview(engine: Engine, settings: Settings, changed: tuple[str, ...] = (), 
             for p in sorted(status.ports, key=lambda p: p.target)
             if p.published
         )
-        if settings.public:
+        if is_public:
             links = _public_urls(settings, engine, status)
         title = services.TITLES[status.name]
         if status.name == STORE:
             title = {"minio": "MinIO (Silo)", "versitygw": "VersityGW"}.get(engine.object_store, title)
         rows.append(Row(status, title, links))
-    token = "" if settings.public else engine.access_token()  # people have a login there, the gateway the token
-    return Overview(engine.name, settings, tuple(rows), changed, engine.host.tunnel, token, engine.deployment.workspace)
+    token = "" if is_public else engine.access_token()  # people have a login there, the gateway the token
+    node, workspace = engine.host.tunnel, engine.deployment.workspace
+    return Overview(engine.name, settings, tuple(rows), changed, node, token, is_public, workspace)
 
 
 def _public_urls(settings: Settings, engine: Engine, status: ServiceStatus) -> tuple[str, ...]:
@@ -93,7 +96,7 @@ def mlflow_url(view: Overview) -> str:
 def read(project: Project) -> Overview:
     """What is there now, of a system that may be down."""
     engine = select.current(project)
-    return overview(engine, engine.settings, detail=True)
+    return overview(engine, detail=True)
 
 
 def condition(project: Project, view: Overview) -> str:
@@ -153,7 +156,7 @@ def rows(project: Project, view: Overview) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     kept_out = bool(os.environ.get("JOURNAL_STREAM"))  # at boot: others may read the journal
     try:
-        link = notebook.url(engine, view.settings, token)
+        link = notebook.url(engine, token)
         found.append(("Notebook", link.partition("?")[0] if kept_out else link))
     except TrackbedError:
         pass  # the table above says why it is not up
@@ -164,7 +167,7 @@ def rows(project: Project, view: Overview) -> list[tuple[str, str]]:
     bound = view.settings.bind_address
     if view.node and view.ports:
         found.append(("Keep open", addresses.ssh_line(view.ports, target=view.node, bound=bound)))
-    elif addresses.is_remote_session() and view.ports and not view.settings.public:
+    elif addresses.is_remote_session() and view.ports and not view.is_public:
         found.append(("On your computer", addresses.ssh_line(view.ports, view.settings.public_address, bound=bound)))
     beside = view.settings.project if project.aside else ""
     found += [("Next", typed.anywhere("check", beside)), ("To stop", typed.anywhere("down", beside))]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from helpers.project.deployment import Deployment
 from helpers.settings import Settings
 
 TRAINING_PAGE = "#/experiments?workflowType=machine_learning"  # else MLflow opens among what is for language models
 
 
-def public_names(settings: Settings) -> tuple[str, ...]:
+def public_names(deployment: Deployment) -> tuple[str, ...]:
     """Every host name a browser or client may use for the tracking server."""
+    settings = deployment.settings
     names = ["localhost", "127.0.0.1", "[::1]", "mlflow"]
-    bound = "" if settings.public else settings.bind_address  # one loopback address for each person, say
+    bound = "" if deployment.is_public else settings.bind_address  # one loopback address for each person, say
     names += [name for name in (settings.domain, settings.public_address, bound) if name and name not in names]
     return tuple(names)
 
@@ -31,22 +33,22 @@ def public_url(settings: Settings, service: str) -> str:
     return f"https://{public_name(settings)}:{port}"
 
 
-def allowed_hosts(settings: Settings) -> str:
+def allowed_hosts(deployment: Deployment) -> str:
     """MLFLOW_SERVER_ALLOWED_HOSTS: each name alone (ports 80, 443) and with any port (a tunnel may end anywhere)."""
     entries = []
-    for name in public_names(settings):
+    for name in public_names(deployment):
         # patterns are fnmatch's, where a bare [ opens a character class
         entries += [name, name.replace("[", "[[]") + ":*"]
     return ",".join(entries)
 
 
-def cors_origins(settings: Settings) -> str:
+def cors_origins(deployment: Deployment) -> str:
     """MLFLOW_SERVER_CORS_ALLOWED_ORIGINS: the UI's own origins, from the same list as the hosts.
 
     No ``scheme://*`` and no lone ``*``: each entry names a host. localhost is always allowed by MLflow itself.
     """
-    scheme = "https" if settings.public else "http"
-    return ",".join(f"{scheme}://{name}:{settings.mlflow_port}" for name in public_names(settings))
+    scheme, port = "https" if deployment.is_public else "http", deployment.settings.mlflow_port
+    return ",".join(f"{scheme}://{name}:{port}" for name in public_names(deployment))
 
 
 def local_host(settings: Settings) -> str:
@@ -57,15 +59,17 @@ def local_host(settings: Settings) -> str:
     return settings.bind_address
 
 
-def browser_url(settings: Settings) -> str:
+def browser_url(deployment: Deployment) -> str:
     """MLflow as the user's browser reaches it: directly on this machine, or through the printed ``ssh -L`` line."""
-    if settings.tracking_uri:
+    settings = deployment.settings
+    if deployment.notebook_only:
         return settings.tracking_uri
-    if settings.public:
+    if deployment.is_public:
         return public_url(settings, "mlflow")
     return f"http://{local_host(settings)}:{settings.mlflow_port}"
 
 
-def s3_browser_url(settings: Settings) -> str:
+def s3_browser_url(deployment: Deployment) -> str:
     """The S3 API as the user's browser reaches it: the store's console asks it from there, not from the server."""
-    return public_url(settings, "s3") if settings.public else f"http://{local_host(settings)}:{settings.s3_port}"
+    settings = deployment.settings
+    return public_url(settings, "s3") if deployment.is_public else f"http://{local_host(settings)}:{settings.s3_port}"

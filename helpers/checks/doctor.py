@@ -244,7 +244,7 @@ def _check_access(project: Project, engine: Engine) -> Finding:
     """Whether other accounts of the machine can use MLflow."""
     settings = engine.settings
     there = access.others(access.own(project), settings.folder)
-    if settings.public or settings.tracking_uri:
+    if engine.deployment.is_public or engine.deployment.notebook_only:
         return Finding(Level.OK, "local access", "MLflow is behind a login")
     more = "s" if len(there) > 1 else ""
     words = (
@@ -302,7 +302,7 @@ def _check_engine(project: Project, engine: Engine) -> list[Finding]:
     except TrackbedError as error:
         found.append(Finding(Level.ERROR, "ports", error.message, error.hint))
     found.append(_check_access(project, engine))
-    if words := mlflow_jobs.summary(engine.settings):
+    if words := mlflow_jobs.summary(engine.deployment):
         found.append(Finding(Level.OK, "jobs", words))
     if any(status.name == MLFLOW and status.up for status in engine.services()):
         found.append(fast_path.check(engine))

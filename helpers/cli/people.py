@@ -37,14 +37,14 @@ def _change_user(given: Given, name: str, change: Callable[[Settings, str], str]
         console.value(password)
     else:
         console.notice(f"{name} may not log in any more")
-    if not project.settings.public:
+    if not project.is_public:
         console.notice("logins count with PUBLIC=true only: `invoke up --public`")
 
 
 def env(given: Given, name: str) -> None:
     project = options.load(given)
     status.running(project)
-    console.value(gateway.client_lines(project.settings, name or None, project.asks))
+    console.value(gateway.client_lines(project, name or None))
 
 
 def show_credentials(given: Given, format: str, json: bool) -> None:

@@ -49,7 +49,7 @@ def up(given: Given, start: Start, on_boot: str | bool | None) -> None:
 
 def jupyter(given: Given, start: Start) -> None:
     project = options.load(given)
-    if not project.settings.tracking_uri:
+    if not project.notebook_only:
         raise SettingError(
             "TRACKING_URI is missing: `invoke jupyter` starts only the notebook, for a remote "
             "tracking server (--tracking-uri=https://HOST); `invoke up` starts everything."
@@ -66,7 +66,7 @@ def _up(project: Project, start: Start) -> None:
         consent = None if start.yes else kernels.Consent(progress.confirm, sys.stdin.isatty())
         view = lifecycle.up(project, progress, progress.notice, start.adopt, consent)
     show_services(view, tunnel=False)
-    if view.settings.public:
+    if view.is_public:
         for line in gateway.notes(view.settings, len(users.load(view.settings))):
             console.notice(line)
     console.notice()
@@ -102,7 +102,7 @@ def prove(given: Given) -> int:
     """`invoke check`."""
     project = options.load(given)
     engine = status.running(project)
-    if missing := status.not_running(status.overview(engine, engine.settings)):
+    if missing := status.not_running(status.overview(engine)):
         raise TrackbedError(f"{project.settings.project} {missing}; start it with: {typed.anywhere('up')}")
     with console.Progress() as progress:
         results = check.run_check(engine, progress)

@@ -40,7 +40,7 @@ def _show_tunnel(view: Overview) -> None:
     if view.node and view.ports:
         console.notice("\nThe services run on another machine. From this one, keep this open and use the same URLs:")
         console.notice("  " + addresses.ssh_line(view.ports, target=view.node, bound=bound))
-    elif addresses.is_remote_session() and view.ports and not view.settings.public:
+    elif addresses.is_remote_session() and view.ports and not view.is_public:
         console.notice("\nFrom your own computer, keep this open and use the same URLs there:")
         console.notice("  " + addresses.ssh_line(view.ports, view.settings.public_address, bound=bound))
 
@@ -64,8 +64,8 @@ def status(given: Given, format: str, json: bool) -> int:
             engine = inspection.running(project)
             for line in (*filter(None, [lifecycle.low_disk(engine)]), *durability.lines(engine)):
                 console.notice(f"\n{line}")
-            if mlflow_jobs.enabled(engine.settings):
-                console.notice(f"\nMLflow's jobs are {mlflow_jobs.summary(engine.settings)}")
+            if mlflow_jobs.enabled(engine.deployment):
+                console.notice(f"\nMLflow's jobs are {mlflow_jobs.summary(engine.deployment)}")
             if any(row.status.name == MLFLOW and row.status.up for row in view.rows):
                 console.notice(f"\nMLflow's fast path: {fast_path.summary(engine)}")
     return 0 if all(row.status.up for row in view.rows) else FAILED
@@ -117,8 +117,8 @@ def logs(given: Given, service: str, follow: bool, tail: int, raw: bool) -> None
 def jupyter_url(given: Given) -> None:
     project = options.load(given)
     engine = inspection.running(project)
-    console.value(notebook.url(engine, engine.settings, project.credentials()["JUPYTER_TOKEN"]))
-    view = inspection.overview(engine, engine.settings)
+    console.value(notebook.url(engine, project.credentials()["JUPYTER_TOKEN"]))
+    view = inspection.overview(engine)
     if view.node:
         ports = [p.published for r in view.rows if r.status.name in ("jupyter", "mlflow") for p in r.status.ports]
         console.notice(
@@ -130,6 +130,6 @@ def jupyter_url(given: Given) -> None:
 def mlflow_url(given: Given) -> None:
     project = options.load(given)
     engine = inspection.running(project)
-    if not (url := inspection.mlflow_url(inspection.overview(engine, engine.settings))):
+    if not (url := inspection.mlflow_url(inspection.overview(engine))):
         raise TrackbedError("MLflow has no address: it does not run here", "`invoke up` starts it")
     console.value(url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from helpers.digests import digest
+from helpers.project.deployment import Deployment
 from helpers.settings import Settings
 from helpers.urls import browser_url
 
@@ -22,17 +23,21 @@ TERMINAL = "; ".join(
 )
 
 
-def store_network(settings: Settings, instance: str) -> str:
+def store_network(deployment: Deployment) -> str:
     """What a client says that reaches the object store, "" where none does: a name that no other system's server takes.
 
     Behind the gateway the notebook is not on the store's network; a remote tracking server has a store of its own.
     """
-    return "" if settings.public or settings.tracking_uri else digest("store network", instance)
+    if deployment.is_public or deployment.notebook_only:
+        return ""
+    return digest("store network", deployment.project.state.instance)
 
 
-def environment(settings: Settings, tracking_uri: str, instance: str, startup: str, person: str = "") -> dict[str, str]:
-    """What a notebook is told on every engine; ``instance``: the system's id, ``startup``: the folder with
-    `clone.notebook_files` there, ``person``: whose runs they are."""
+def environment(deployment: Deployment, own_server: str, startup: str) -> dict[str, str]:
+    """What a notebook is told on every engine; ``own_server``: where this project's tracking server is for it, if there
+    is one; ``startup``: the folder with `clone.notebook_files` there."""
+    settings, person = deployment.settings, deployment.project.state.person  # whose runs they are
+    tracking_uri = settings.tracking_uri if deployment.notebook_only else own_server
     return {
         # MLflow's name for the user of a run; the account is a service's
         **({"LOGNAME": person, "USER": person} if person else {}),
@@ -40,11 +45,11 @@ def environment(settings: Settings, tracking_uri: str, instance: str, startup: s
         "MLFLOW_TRACKING_URI": tracking_uri,
         # MLflow would print links to the tracking URI, a name that no browser knows; a start-up hook prints ours
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "TRACKBED_BROWSER_URL": browser_url(settings),
+        "TRACKBED_BROWSER_URL": browser_url(deployment),
         "TRACKBED_SERVER_URI": tracking_uri,  # MLflow changes its own; links to other servers are left alone
-        "MLFLOW_NOTEBOOK_TRACE_RENDERER_BASE_URL": browser_url(settings),  # traces are shown in a frame of the browser
+        "MLFLOW_NOTEBOOK_TRACE_RENDERER_BASE_URL": browser_url(deployment),  # a frame of the browser shows traces
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "TRACKBED_STORE_NETWORK": store_network(settings, instance),
+        "TRACKBED_STORE_NETWORK": store_network(deployment),
         # in parts straight to the store, where the server offers it, is twice as quick; MLflow's own limit is 500 MB
         "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": str(STRAIGHT_FROM),
         # ours turns them on where they can be measured: docker/jupyter/trackbed_notebook/system_metrics.py

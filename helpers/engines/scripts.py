@@ -10,8 +10,8 @@ from helpers import egress, urls
 from helpers.engines.host import LOCAL, Host
 from helpers.gpu.accelerator import Accelerator
 from helpers.project.credentials import FORMER, MLFLOW_TOKEN, WEBHOOK_KEY
+from helpers.project.deployment import Deployment
 from helpers.services import Plan, Port, SecretFile, ServiceSpec
-from helpers.settings import Settings
 
 SECRET = """\
 # a random secret; it stays in this shell and in the files it is written to
@@ -62,9 +62,9 @@ def ports(services: Iterable[ServiceSpec]) -> str:
     )
 
 
-def values(files: Iterable[SecretFile], settings: Settings) -> list[str]:
+def values(files: Iterable[SecretFile], deployment: Deployment) -> list[str]:
     """One shell variable a secret: a fresh one, or the user's own for a store that is not ours."""
-    if settings.tracking_uri:
+    if deployment.notebook_only:
         return [
             "JUPYTER_TOKEN=$(secret)",
             *(
@@ -74,7 +74,7 @@ def values(files: Iterable[SecretFile], settings: Settings) -> list[str]:
                 if name != "JUPYTER_TOKEN"
             ),
         ]
-    given = settings.object_store == "external"
+    given = deployment.object_store == "external"
     return [
         f': "${{{name}:?export the key of your object store first}}"'
         if given and name.startswith("S3_")
@@ -92,15 +92,15 @@ def printf(file: SecretFile) -> str:
     return " ".join(["printf", shlex.quote(text), *(f'"${name}"' for name in order)])
 
 
-def tail(plan: Plan, settings: Settings, host: Host = LOCAL, login: Iterable[str] = ()) -> str:
+def tail(plan: Plan, deployment: Deployment, host: Host = LOCAL, login: Iterable[str] = ()) -> str:
     """The addresses at the end; ``login``: lines about who may log in."""
     ports = [f"${variable(service, port)}" for service in plan.services for port in service.ports]
-    bound = settings.bind_address
+    bound = deployment.settings.bind_address
     here = "" if bound == "127.0.0.1" else f"{bound}:"
     forwards = " ".join(f"-L {here}{port}:{bound}:{port}" for port in ports)
     tunnel = [f'echo "keep open here: ssh -N {forwards} {host.tunnel}"'] if host.remote else []
-    asks = any(MLFLOW_TOKEN in file.names for file in plan.secrets) and not settings.public
-    at = f"https://{urls.public_name(settings)}" if settings.public else f"http://{bound}"
+    asks = any(MLFLOW_TOKEN in file.names for file in plan.secrets) and not deployment.is_public
+    at = f"https://{urls.public_name(deployment.settings)}" if deployment.is_public else f"http://{bound}"
     mlflow = (
         [f'echo "MLflow: {at}:$MLFLOW_PORT{"/?token=$MLFLOW_TOKEN" if asks else ""}"'] if "mlflow" in plan.names else []
     )

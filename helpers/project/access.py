@@ -18,15 +18,15 @@ NO_SHELLS = ("nologin", "false", "true", "sync", "shutdown", "halt", "git-shell"
 
 
 def decide(project: Project, node: str = "") -> str:
-    """Decide what `auto` means, in ``system.state``; gives the line that says what it is and why. ``node``: another
+    """Decide what `auto` means, in ``project.state``; gives the line that says what it is and why. ``node``: another
     machine that runs the services.
 
     Once it is a token it stays one: an account that went may have left programs behind.
     """
     settings, state = project.settings, project.state
-    if settings.tracking_uri:
+    if project.notebook_only:
         return ""
-    if settings.public:
+    if project.is_public:
         return (
             "local access: the gateway asks for a login; LOCAL_ACCESS counts without PUBLIC only"
             if settings.local_access != AUTO

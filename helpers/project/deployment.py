@@ -34,13 +34,13 @@ class Deployment:
 
     @property
     def notebook_only(self) -> bool:
-        """Whether MLflow's server is a remote one."""
-        return bool(self.settings.tracking_uri)
+        """Whether MLflow's server is a remote one, so that the notebook is the only service."""
+        return self.project.notebook_only
 
     @property
     def is_public(self) -> bool:
         """Whether other machines reach the services, through the gateway."""
-        return self.settings.public and not self.notebook_only
+        return self.project.is_public
 
     @property
     def owner(self) -> int:

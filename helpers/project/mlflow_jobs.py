@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from helpers.settings import Settings
+from helpers.project.deployment import Deployment
+from helpers.services import MLFLOW
 
 
-def enabled(settings: Settings) -> bool:
+def enabled(deployment: Deployment) -> bool:
     """Whether MLflow's jobs run beside its server; behind the gateway it has no way out to a model."""
-    return settings.mlflow_jobs == "on" and not settings.public and not settings.tracking_uri
+    return MLFLOW in deployment.services and deployment.settings.mlflow_jobs == "on" and not deployment.is_public
 
 
-def summary(settings: Settings) -> str:
+def summary(deployment: Deployment) -> str:
     """Whether they run, and what that means; "" where there is no server of ours."""
-    if settings.tracking_uri:
+    if MLFLOW not in deployment.services:
         return ""
-    if not enabled(settings):
+    if not enabled(deployment):
         return "off: " + (
             "with PUBLIC=true the server has no way out to models"
-            if settings.public
+            if deployment.is_public
             else "`invoke up --mlflow-jobs=on` offers judges, evaluations and automatic scoring on the server"
         )
-    where = "any address" if settings.mlflow_jobs_models == "any" else "public https addresses"
+    where = "any address" if deployment.settings.mlflow_jobs_models == "any" else "public https addresses"
     return f"on: judges, evaluations and automatic scoring on the server, with models at {where}"

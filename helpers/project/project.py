@@ -34,13 +34,23 @@ class Project:
         self._credentials = None
 
     @property
+    def notebook_only(self) -> bool:
+        """Whether MLflow's server is a remote one, so that the notebook is the only service."""
+        return bool(self.settings.tracking_uri)
+
+    @property
+    def is_public(self) -> bool:
+        """Whether other machines reach the services, through the gateway."""
+        return self.settings.public and not self.notebook_only
+
+    @property
     def asks(self) -> bool:
         """Whether MLflow asks for its token here. What LOCAL_ACCESS=auto means was decided by `up`."""
-        settings = self.settings
-        if settings.tracking_uri:
+        if self.notebook_only:
             return False  # there is no server of ours
-        if settings.public:
+        if self.is_public:
             return True  # the gateway adds it behind its logins: nobody comes past them to the container's own address
+        settings = self.settings
         chosen = settings.local_access if settings.local_access != AUTO else self.state.access.get("mode", OPEN)
         return chosen == TOKEN
 

@@ -16,6 +16,16 @@ from helpers.settings.resolved import Settings
 from helpers.settings.sources import DEFAULT, LAST_UP
 
 
+class Profile(Protocol):
+    """What is asked of a deployment."""
+
+    @property
+    def is_public(self) -> bool: ...
+
+    @property
+    def notebook_only(self) -> bool: ...
+
+
 class Chosen(Protocol):
     """What is asked of an engine."""
 
@@ -25,6 +35,9 @@ class Chosen(Protocol):
 
     @property
     def settings(self) -> Settings: ...
+
+    @property
+    def deployment(self) -> Profile: ...
 
     @property
     def object_store(self) -> str: ...
@@ -47,11 +60,11 @@ CONDITIONS: Mapping[str, Condition] = {
         lambda e: e.runs_containers or e.settings.data_volume.startswith("/"),
         "on the {engine} engine, which has no Docker volumes",
     ),
-    "public": Condition(lambda e: e.settings.public, "without --public (PUBLIC=true)"),
-    "private": Condition(lambda e: not e.settings.public, "with PUBLIC=true"),
-    "server": Condition(lambda e: not e.settings.tracking_uri, "where only the notebook is started (TRACKING_URI)"),
+    "public": Condition(lambda e: e.deployment.is_public, "without --public (PUBLIC=true)"),
+    "private": Condition(lambda e: not e.deployment.is_public, "with PUBLIC=true"),
+    "server": Condition(lambda e: not e.deployment.notebook_only, "where only the notebook is started (TRACKING_URI)"),
     "jobs": Condition(lambda e: e.settings.mlflow_jobs == "on", "without MLFLOW_JOBS=on"),
-    "remote": Condition(lambda e: bool(e.settings.tracking_uri), "without TRACKING_URI"),
+    "remote": Condition(lambda e: e.deployment.notebook_only, "without TRACKING_URI"),
     "own-store": Condition(lambda e: e.object_store != "external", "with OBJECT_STORE=external"),
     "s3": Condition(
         lambda e: e.object_store != "folder",

@@ -269,7 +269,7 @@ def test_a_stopped_system_is_started_again_by_the_line_that_status_prints(
     monkeypatch.setattr(options, "load", lambda flags: project(tmp_path, project="revcor"))
     monkeypatch.setattr(status, "read", lambda project: view)
     monkeypatch.setattr(status, "running", lambda project: view)
-    monkeypatch.setattr(status, "overview", lambda engine, settings: view)
+    monkeypatch.setattr(status, "overview", lambda engine: view)
     monkeypatch.setattr(status, "not_running", lambda view: "is stopped")
     tasks.status.body(None, project="revcor", state_dir=str(tmp_path))
     assert capsys.readouterr().err.endswith(f" up --project=revcor --state-dir={tmp_path}\n")

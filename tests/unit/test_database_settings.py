@@ -12,7 +12,7 @@ from helpers import clone, database_settings
 from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.project import mlflow_jobs
-from tests.unit.fakes import project
+from tests.unit.fakes import deployed, project
 
 
 def allowed(host: str, patterns: list[str]) -> bool:
@@ -70,7 +70,7 @@ def test_both_engines_count_the_connections_of_jobs(tmp_path: Path) -> None:
         assert DockerEngine(one).compose.values()["TRACKBED_MAX_CONNECTIONS"] == said[jobs]
         assert f"max_connections={said[jobs]}" in EmbeddedEngine(one).specs.spec("postgres").command
     public = project(tmp_path, engine="docker", public="true", mlflow_jobs="on").settings
-    assert not mlflow_jobs.enabled(public)
+    assert not mlflow_jobs.enabled(deployed(public))
 
 
 def test_few_workers_have_mlflows_own_pools() -> None:

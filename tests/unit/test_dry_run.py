@@ -7,6 +7,7 @@ import shlex
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -14,11 +15,14 @@ from helpers import aside, clone, cloud_metadata, dry_run
 from helpers.engines import scripts
 from helpers.engines.base import Health, Mount, Network, Plan, Port, SecretFile, ServiceSpec, Volume
 from helpers.engines.docker import script
+from helpers.engines.docker.client import DockerApi
+from helpers.engines.docker.deployment import DockerDeployment
 from helpers.engines.docker.notebook_image import NotebookImage
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.errors import EngineUnavailable, SettingError
+from helpers.project.project import Project
 from helpers.project.state import make_folder, write_private
-from tests.unit.fakes import project
+from tests.unit.fakes import deployed, project
 
 SERVER = ServiceSpec(
     name="mlflow",
@@ -73,9 +77,13 @@ PLAN = Plan(
 )
 
 
+def on_docker(project: Project) -> DockerDeployment:
+    return DockerDeployment(project, cast(DockerApi, None))
+
+
 @pytest.fixture
 def text(tmp_path: Path) -> str:
-    return script.containers(PLAN, project(tmp_path).settings, NotebookImage("x:1"))
+    return script.containers(PLAN, on_docker(project(tmp_path)), NotebookImage("x:1"))
 
 
 @pytest.mark.parametrize(
@@ -153,8 +161,8 @@ def test_a_prefix_that_is_no_name(tmp_path: Path, prefix: str) -> None:
 
 
 def test_keys_of_an_external_store_are_asked_for(tmp_path: Path) -> None:
-    settings = replace(project(tmp_path).settings, object_store="external")
-    lines = scripts.values((SecretFile("mlflow", "v", "f", "{S3_SECRET_KEY}", ("S3_SECRET_KEY",), 1, 1),), settings)
+    external = deployed(project(tmp_path).settings, "external")
+    lines = scripts.values((SecretFile("mlflow", "v", "f", "{S3_SECRET_KEY}", ("S3_SECRET_KEY",), 1, 1),), external)
     assert lines == [': "${S3_SECRET_KEY:?export the key of your object store first}"']
 
 
@@ -175,8 +183,8 @@ def test_behind_a_gateway_the_links_are_its_own_and_there_is_a_login(tmp_path: P
         SecretFile("gateway", "lab_g", "access-token", "{MLFLOW_TOKEN}", ("MLFLOW_TOKEN",), 10003, 10003),
     )
     plan = replace(PLAN, services=(replace(SERVER, ports=()), replace(NOTEBOOK, ports=()), gateway), secrets=files)
-    settings = project(tmp_path, public="true", public_address="lab.example.org").settings
-    text = script.containers(plan, settings, NotebookImage("x:1"))
+    public = on_docker(project(tmp_path, public="true", public_address="lab.example.org"))
+    text = script.containers(plan, public, NotebookImage("x:1"))
     assert 'echo "MLflow: https://lab.example.org:$MLFLOW_PORT"' in text.splitlines()
     assert 'echo "JupyterLab: https://lab.example.org:$JUPYTER_PORT/lab?token=$JUPYTER_TOKEN"' in text.splitlines()
     assert "http://127.0.0.1" not in text

@@ -56,9 +56,9 @@ def test_user_mistakes(tmp_path: Path) -> None:
 
 def test_public_names_hosts_and_origins_are_one_list(tmp_path: Path) -> None:
     settings = project(tmp_path, public="true", public_address="203.0.113.7", mlflow_port="8001").settings
-    assert urls.browser_url(settings) == "https://203.0.113.7:8001"
-    assert "203.0.113.7:*" in urls.allowed_hosts(settings).split(",")
-    origins = urls.cors_origins(settings).split(",")
+    assert urls.browser_url(deployed(settings)) == "https://203.0.113.7:8001"
+    assert "203.0.113.7:*" in urls.allowed_hosts(deployed(settings)).split(",")
+    origins = urls.cors_origins(deployed(settings)).split(",")
     assert "https://203.0.113.7:8001" in origins and all(o.startswith("https://") for o in origins)
 
 
@@ -188,9 +188,10 @@ def test_behind_the_gateway_mlflow_asks_for_its_token_and_people_are_told_of_non
         host=LOCAL,
         console_is_public=False,
         object_store="versitygw",
+        settings=settings,
         deployment=deployed(settings),
     )
-    view = status.overview(engine, settings)  # type: ignore[arg-type]
+    view = status.overview(engine)  # type: ignore[arg-type]
     assert view.token == "" and status.mlflow_url(view) == f"https://203.0.113.7:8000/{urls.TRAINING_PAGE}"
 
 
@@ -225,14 +226,15 @@ def test_another_root_is_told_once(tmp_path: Path) -> None:
 
 
 def test_client_lines_hold_no_password(tmp_path: Path) -> None:
-    settings = project(tmp_path, public="true", public_address="203.0.113.7").settings
+    made = project(tmp_path, public="true", public_address="203.0.113.7")
+    settings = made.settings
     password = users.add(settings, "ann")
     gateway.root_path(settings).write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
-    lines = gateway.client_lines(settings, None)
+    lines = gateway.client_lines(made, None)
     assert "MLFLOW_TRACKING_USERNAME=ann" in lines and "BEGIN CERTIFICATE" in lines and password not in lines
     with pytest.raises(SettingError, match="no such user"):
-        gateway.client_lines(settings, "zed")
-    assert "ssh -N" in gateway.client_lines(project(tmp_path).settings, None)
+        gateway.client_lines(made, "zed")
+    assert "ssh -N" in gateway.client_lines(project(tmp_path), None)
 
 
 @pytest.mark.parametrize(
@@ -256,10 +258,11 @@ def test_what_every_machine_calls_itself_is_no_public_address(tmp_path: Path, fl
 
 
 def test_another_loopback_address_is_a_name_of_mlflow_and_at_both_ends_of_the_tunnel(tmp_path: Path) -> None:
-    settings = project(tmp_path, bind_address="127.0.0.2").settings
-    assert {"127.0.0.2", "127.0.0.2:*", "127.0.0.1"} <= set(urls.allowed_hosts(settings).split(","))
-    assert f"http://127.0.0.2:{settings.mlflow_port}" in urls.cors_origins(settings).split(",")
-    lines = gateway.client_lines(settings, None)
+    made = project(tmp_path, bind_address="127.0.0.2")
+    settings = made.settings
+    assert {"127.0.0.2", "127.0.0.2:*", "127.0.0.1"} <= set(urls.allowed_hosts(deployed(settings)).split(","))
+    assert f"http://127.0.0.2:{settings.mlflow_port}" in urls.cors_origins(deployed(settings)).split(",")
+    lines = gateway.client_lines(made, None)
     port = settings.mlflow_port
     assert f"-L 127.0.0.2:{port}:127.0.0.2:{port}" in lines and f"URI=http://127.0.0.2:{port}" in lines
-    assert f"-L {port}:127.0.0.1:{port}" in gateway.client_lines(project(tmp_path).settings, None)
+    assert f"-L {port}:127.0.0.1:{port}" in gateway.client_lines(project(tmp_path), None)

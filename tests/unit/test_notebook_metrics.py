@@ -11,7 +11,7 @@ import pytest
 
 from helpers import clone
 from helpers.engines import jupyterlab
-from tests.unit.fakes import module_at, project
+from tests.unit.fakes import deployed, module_at, project
 
 NAME = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
 
@@ -40,8 +40,8 @@ def test_no_process_is_told_by_a_variable_that_it_inherits(tmp_path: Path) -> No
     """An image of the user's own is told as ever: it may lack the plugin."""
     for image, said in (("", None), ("theirs:1", "true")):
         given = {"jupyter_image": image} if image else {}
-        settings = project(tmp_path, **given).settings
-        assert jupyterlab.environment(settings, "http://mlflow:8000", "id", "/startup").get(NAME) == said
+        deployment = deployed(project(tmp_path, **given).settings)
+        assert jupyterlab.environment(deployment, "http://mlflow:8000", "/startup").get(NAME) == said
 
 
 def test_mlflow_finds_it() -> None:

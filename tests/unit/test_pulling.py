@@ -40,7 +40,9 @@ def test_every_image_says_which_of_how_many_its_size_and_its_time(monkeypatch: p
     monkeypatch.setattr(images, "_pull_or_build", lambda *_: None)
     monkeypatch.setattr(images, "local", lambda api, name: name)
     api, progress = SimpleNamespace(image=lambda name: {"size": 300 << 20}), Silent()
-    made = images.ensure(cast(DockerApi, cast(Any, api)), cast(Any, None), NotebookImage("x:1"), "versitygw", progress)
+    made = images.ensure(
+        cast(DockerApi, cast(Any, api)), cast(Any, SimpleNamespace(settings=None)), NotebookImage("x:1"), progress
+    )
     assert made == ("postgres:18.6", "versitygw:1", "trackbed/mlflow:1"), "pulls come first"
     assert progress.steps[0] == "1 of 3: pulling postgres:18.6"
     assert re.fullmatch(r"1 of 3: postgres:18\.6 is here, 300 MiB in \d+ s", progress.steps[1])

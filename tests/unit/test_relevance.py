@@ -16,8 +16,10 @@ from helpers.engines.base import Engine
 from helpers.errors import SettingError
 from helpers.gpu.accelerator import Accelerator
 from helpers.project import mlflow_jobs
+from helpers.project.deployment import Deployment
 from helpers.settings import TABLE, Settings, flags, relevance
 from helpers.settings.model import BY_OPTION
+from tests.unit.fakes import deployed
 
 REMOTE = {"tracking_uri": "https://mlflow.example.org"}
 # a value of each flag that is no default
@@ -86,6 +88,10 @@ class Chosen:
         return self.name == "docker"
 
     can_be_public = runs_containers
+
+    @property
+    def deployment(self) -> Deployment:
+        return deployed(self.settings)
 
     @property
     def object_store(self) -> str:
@@ -184,8 +190,8 @@ def test_where_models_may_be_means_nothing_without_jobs(tmp_path: Path, engine: 
     ],
 )
 def test_one_line_says_whether_jobs_are_on(tmp_path: Path, given: dict[str, str], words: str) -> None:
-    assert words in mlflow_jobs.summary(chosen(tmp_path, "docker", {}, given).settings)
-    assert mlflow_jobs.summary(chosen(tmp_path, "docker", {}, REMOTE).settings) == ""
+    assert words in mlflow_jobs.summary(deployed(chosen(tmp_path, "docker", {}, given).settings))
+    assert mlflow_jobs.summary(deployed(chosen(tmp_path, "docker", {}, REMOTE).settings)) == ""
 
 
 def test_a_hint_names_flags_that_exist() -> None:

@@ -20,7 +20,7 @@ from helpers.errors import BAD_SETTING, SettingError
 from helpers.project.project import Project
 from helpers.project.state import State
 from helpers.settings import BY_NAME, RESERVED, TABLE, Settings, example, generated, reference, resolved
-from tests.unit.fakes import project
+from tests.unit.fakes import deployed, project
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "hunter2hunter2hunter2"
@@ -286,7 +286,7 @@ def given_to_services() -> set[str]:
 
 
 def test_a_terminal_of_our_own_notebook_is_not_warned_about_its_variables(place: Place) -> None:
-    told = jupyterlab.environment(place.load(), "http://mlflow:8000", "id", "/startup")
+    told = jupyterlab.environment(deployed(place.load()), "http://mlflow:8000", "/startup")
     assert not NO_TERMINAL & set(told)
     ours = given_to_services() | {name for name in told if name.startswith("TRACKBED_")}
     assert {

@@ -22,7 +22,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(status, "running", lambda project: None)
     monkeypatch.setattr(status, "workspace", lambda project: "/srv/work")
-    monkeypatch.setattr(notebook, "url", lambda engine, settings, token: LINK + token)
+    monkeypatch.setattr(notebook, "url", lambda engine, token: LINK + token)
     mlflow = ServiceStatus(MLFLOW, State.READY, ports=(Port("http", 8000, 8000),))
     view = status.Overview(
         "embedded", made.settings, (status.Row(mlflow, "MLflow", ("http://127.0.0.1:8000",)),), token=TOKEN

@@ -12,7 +12,8 @@ import yaml
 from helpers import clone, urls
 from helpers.engines import jupyterlab
 from helpers.engines.docker import images
-from tests.unit.fakes import project
+from helpers.project.deployment import Deployment
+from tests.unit.fakes import deployed, project
 
 
 def allowed(host: str, patterns: list[str]) -> bool:
@@ -41,11 +42,11 @@ def allowed(host: str, patterns: list[str]) -> bool:
 )
 def test_hosts(tmp_path: Path, host: str, expected: bool) -> None:
     settings = project(tmp_path, public_address="gpu7.example.org").settings
-    assert allowed(host, urls.allowed_hosts(settings).split(",")) is expected
+    assert allowed(host, urls.allowed_hosts(deployed(settings)).split(",")) is expected
 
 
 def test_origins_name_hosts_and_have_no_star(tmp_path: Path) -> None:
-    origins = urls.cors_origins(project(tmp_path, public_address="gpu7.example.org").settings).split(",")
+    origins = urls.cors_origins(deployed(project(tmp_path, public_address="gpu7.example.org").settings)).split(",")
     assert "http://gpu7.example.org:8000" in origins
     assert not any("*" in origin for origin in origins)
 
@@ -66,26 +67,25 @@ def test_a_failed_pull_says_why(image: str, words: tuple[str, ...]) -> None:
 
 def test_links_name_the_address_that_is_listened_on(tmp_path: Path) -> None:
     """Another account may listen on ::1, which `localhost` can mean as well."""
-    assert urls.browser_url(project(tmp_path).settings) == "http://127.0.0.1:8000"
-    assert urls.browser_url(project(tmp_path, bind_address="127.0.0.2").settings) == "http://127.0.0.2:8000"
+    assert urls.browser_url(deployed(project(tmp_path).settings)) == "http://127.0.0.1:8000"
+    assert urls.browser_url(deployed(project(tmp_path, bind_address="127.0.0.2").settings)) == "http://127.0.0.2:8000"
 
 
 def test_the_notebook_says_that_it_reaches_the_store_where_it_does(tmp_path: Path) -> None:
-    private = project(tmp_path)
-    told = jupyterlab.environment(private.settings, "http://mlflow:8000", private.state.instance, "")
+    private = Deployment(project(tmp_path), "versitygw")
+    told = jupyterlab.environment(private, "http://mlflow:8000", "")
     network = told["TRACKBED_STORE_NETWORK"]
-    assert network and network == jupyterlab.store_network(private.settings, private.state.instance)
-    assert network != jupyterlab.store_network(private.settings, "another system"), (
-        "it has another store of the same name"
-    )
+    assert network and network == jupyterlab.store_network(private)
+    private.project.state.instance = "another system"
+    assert network != jupyterlab.store_network(private), "it has another store of the same name"
     for words in ({"public": True}, {"tracking_uri": "https://mlflow.example.org"}):
-        assert not jupyterlab.store_network(replace(private.settings, **words), private.state.instance)
+        assert not jupyterlab.store_network(deployed(replace(private.settings, **words)))
 
 
 def test_the_stores_console_asks_where_the_browser_reaches_it(tmp_path: Path) -> None:
-    assert urls.s3_browser_url(project(tmp_path).settings) == "http://127.0.0.1:9000"
+    assert urls.s3_browser_url(deployed(project(tmp_path).settings)) == "http://127.0.0.1:9000"
     public = project(tmp_path, public="true", public_address="192.0.2.7", s3_port="9100").settings
-    assert urls.s3_browser_url(public) == "https://192.0.2.7:9100"
+    assert urls.s3_browser_url(deployed(public)) == "https://192.0.2.7:9100"
     store = yaml.safe_load((clone.ROOT / "docker" / "compose.versitygw.yaml").read_text())["services"]["store"]
     assert {store["environment"][f"VGW_WEBUI_{name}GATEWAYS"] for name in ("", "ADMIN_")} == {
         "${TRACKBED_S3_BROWSER_URL:-}"

@@ -131,7 +131,7 @@ def every_volume(deployment: Deployment) -> tuple[Volume, ...]:
         Volume(f"{project}_secrets-mlflow", *UIDS[MLFLOW], secret=True),
         _notebook_volume(deployment),
     ]
-    if deployment.settings.public:
+    if deployment.is_public:
         listed += [
             Volume(f"{project}_gateway", *UIDS[GATEWAY]),
             Volume(f"{project}_secrets-gateway", *UIDS[GATEWAY], secret=True),

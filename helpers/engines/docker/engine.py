@@ -95,7 +95,7 @@ class DockerEngine(base.Engine):
             self.deployment.locate(os.environ)
         except EngineUnavailable as error:
             return Availability(False, True, error.message, error.hint)
-        found = availability.look(self.api, self.settings.public)
+        found = availability.look(self.api, self.deployment.is_public)
         if self.host.remote:
             return replace(found, reason=f"{found.reason}, on {self.host.name}")
         if found.usable:
@@ -150,7 +150,7 @@ class DockerEngine(base.Engine):
         )
 
     def script(self, plan: Plan) -> str:
-        return script.containers(plan, self.settings, self.notebook.image, self.host, self.accelerator)
+        return script.containers(plan, self.deployment, self.notebook.image, self.accelerator)
 
     def variables_by_hand(self) -> Mapping[str, str]:
         return {} if self.deployment.notebook_only else self.compose.values()
@@ -179,7 +179,7 @@ class DockerEngine(base.Engine):
         current = {c.image: c.image_id for c in self.containers.by_service().values()}
         return (
             all((self.api.image(name) or {}).get("id") == image_id for name, image_id in current.items())
-            and images.stale(self.api, self.settings, self.notebook.image, self.object_store) == ()
+            and images.stale(self.api, self.deployment, self.notebook.image) == ()
         )
 
     @property
@@ -208,7 +208,7 @@ class DockerEngine(base.Engine):
     def open(self, service: str, port: str) -> Iterator[Address]:
         ports = next((s.ports for s in self.services() if s.name == service), ())
         if not any(p.name == port for p in ports):
-            if self.settings.public and service in INSIDE:
+            if self.deployment.is_public and service in INSIDE:
                 # published by the gateway alone, behind its logins: this machine goes to the container itself
                 yield Address(self.api.address(self.containers.find(service).id), INSIDE[service])
                 return
@@ -265,12 +265,12 @@ class DockerEngine(base.Engine):
     # starting
 
     def prepare(self, progress: ProgressReporter) -> tuple[str, ...]:
-        made = images.ensure(self.api, self.settings, self.notebook.image, self.object_store, progress)
+        made = images.ensure(self.api, self.deployment, self.notebook.image, progress)
         self._plan_anew()
         return made
 
     def disk_warning(self) -> str:
-        stale = images.stale(self.api, self.settings, self.notebook.image, self.object_store)
+        stale = images.stale(self.api, self.deployment, self.notebook.image)
         warning = images.warn_about_disk(stale, self.notebook.image, self.host_facts().disk_free)
         return f"warning: {warning}" if warning else ""
 

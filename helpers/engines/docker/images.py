@@ -19,7 +19,8 @@ from helpers.engines.docker.client import LABEL, DockerApi
 from helpers.engines.docker.notebook_image import REPOSITORY, NotebookImage
 from helpers.errors import SettingError, TrackbedError
 from helpers.gpu import wheels
-from helpers.services import ProgressReporter
+from helpers.project.deployment import Deployment
+from helpers.services import GATEWAY, JUPYTER, MLFLOW, POSTGRES, STORE, ProgressReporter
 from helpers.settings import Settings
 
 OWN = "trackbed/"
@@ -75,16 +76,17 @@ def name_of(service: str, settings: Settings, notebook: NotebookImage) -> str:
     return own
 
 
-def needed(settings: Settings, notebook: NotebookImage, object_store: str) -> tuple[str, ...]:
+def needed(deployment: Deployment, notebook: NotebookImage) -> tuple[str, ...]:
     """The images of the services, each once."""
-    if settings.tracking_uri:
-        return (notebook.name,)
-    names = [settings.mlflow_image, notebook.name, wanted("postgres", settings)]
-    if object_store in ("minio", "versitygw"):
-        names.append(wanted(object_store, settings))
-    if settings.public:
-        names.append(settings.gateway_image)
-    return tuple(names)
+    settings, store = deployment.settings, deployment.object_store
+    images = {
+        MLFLOW: settings.mlflow_image,
+        JUPYTER: notebook.name,
+        POSTGRES: wanted("postgres", settings),
+        **({STORE: wanted(store, settings)} if store in ("minio", "versitygw") else {}),
+        GATEWAY: settings.gateway_image,
+    }
+    return tuple(image for service, image in images.items() if service in deployment.services)
 
 
 def wanted(key: str, settings: Settings) -> str:
@@ -134,9 +136,9 @@ def warn_about_disk(names: Iterable[str], notebook: NotebookImage, disk_free: in
     )
 
 
-def stale(api: DockerApi, settings: Settings, notebook: NotebookImage, object_store: str) -> tuple[str, ...]:
+def stale(api: DockerApi, deployment: Deployment, notebook: NotebookImage) -> tuple[str, ...]:
     """Our images that are missing or whose inputs changed, and others that are missing."""
-    return tuple(name for name in needed(settings, notebook, object_store) if is_stale(api, name, settings, notebook))
+    return tuple(name for name in needed(deployment, notebook) if is_stale(api, name, deployment.settings, notebook))
 
 
 def is_stale(api: DockerApi, name: str, settings: Settings, notebook: NotebookImage) -> bool:
@@ -152,11 +154,11 @@ def is_own(name: str) -> bool:
 
 
 def ensure(
-    api: DockerApi, settings: Settings, notebook: NotebookImage, object_store: str, progress: ProgressReporter
+    api: DockerApi, deployment: Deployment, notebook: NotebookImage, progress: ProgressReporter
 ) -> tuple[str, ...]:
     """Build or pull every image that is missing or outdated; gives their names."""
     # pulls first: a registry that refuses is known in a second, a build takes a minute
-    made = sorted(stale(api, settings, notebook, object_store), key=is_own)
+    made, settings = sorted(stale(api, deployment, notebook), key=is_own), deployment.settings
     for place, name in enumerate(made, 1):
         begun = time.monotonic()
         progress.step(f"{place} of {len(made)}: {'building' if is_own(name) else 'pulling'} {name}")

@@ -21,12 +21,12 @@ class NetworkGuard(Collaborator):
 
     def rules(self) -> tuple[iptables.Rule, ...]:
         """The drop rules that belong to this system, for the networks that are there."""
-        if self.host.remote or self.settings.tracking_uri or self.deployment.ids.rootless:
+        if self.host.remote or self.deployment.notebook_only or self.deployment.ids.rootless:
             return ()  # the tables of another machine, or of an engine's namespace, are not ours to change
         project = self.settings.project
         bridges = [iptables.Bridge(*found) for found in self.api.bridges(project)]
         # only then may somebody outside have the server or the notebook send requests
-        reaching = self.settings.public or mlflow_jobs.enabled(self.settings)
+        reaching = self.deployment.is_public or mlflow_jobs.enabled(self.deployment)
         metadata = iptables.metadata_rules(project, bridges) if reaching else ()
         if not self.reachable_from_network:
             return metadata

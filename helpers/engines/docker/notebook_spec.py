@@ -60,13 +60,7 @@ def container_spec(
             **({"FOOD11_DATA_DIR": f"{DATA}/Food-11"} if data else {}),
             **(remote_tracking.environment(settings, "/run/secrets") if deployment.notebook_only else {}),
             **server_secrets.notebook_environment("/run/secrets", project.asks),
-            **jupyterlab.environment(
-                settings,
-                settings.tracking_uri or "http://mlflow:8000",
-                project.state.instance,
-                STARTUP,
-                project.state.person,
-            ),
+            **jupyterlab.environment(deployment, "http://mlflow:8000", STARTUP),
             "JUPYTER_TOKEN_FILE": "/run/secrets/jupyter-token",
             "HOME": HOME,
             **({} if uid else {"NB_USER": "root", "NB_UID": "0", "NB_GID": "0"}),  # words of docker-stacks: stay root

@@ -30,7 +30,7 @@ class Database(Collaborator):
         killed before it held anything is taken away, so that the image makes it anew.
         """
         volume = f"{self.settings.project}_postgres"
-        if self.settings.tracking_uri or not self.api.volumes([volume]):
+        if self.deployment.notebook_only or not self.api.volumes([volume]):
             return False
         found = self._look_into(volume)
         if found.major and found.versions and found.major not in found.versions:

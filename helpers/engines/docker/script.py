@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from helpers import shell_words
 from helpers.engines import jupyterlab, scripts
 from helpers.engines.docker import argv, images
+from helpers.engines.docker.deployment import DockerDeployment
 from helpers.engines.docker.notebook_image import NotebookImage
-from helpers.engines.host import LOCAL, Host
+from helpers.engines.host import Host
 from helpers.gpu.accelerator import Accelerator
 from helpers.services import Mount, Plan, SecretFile, ServiceSpec
 from helpers.settings import Settings
@@ -30,10 +31,11 @@ await() {
 
 
 def containers(
-    plan: Plan, settings: Settings, notebook: NotebookImage, host: Host = LOCAL, gpu: Accelerator | None = None
+    plan: Plan, deployment: DockerDeployment, notebook: NotebookImage, gpu: Accelerator | None = None
 ) -> str:
     """The whole script. ``gpu``: what the notebook is given, where it may be another machine's."""
-    helper = plan.service("jupyter").image if settings.tracking_uri else settings.mlflow_image
+    settings, host = deployment.settings, deployment.host
+    helper = plan.service("jupyter").image if deployment.notebook_only else settings.mlflow_image
     head = scripts.head(plan, "docker")
     if host.remote:
         head += f"\n# the engine of {host.name}, for every docker command below\nexport DOCKER_HOST={host.url}"
@@ -48,7 +50,7 @@ def containers(
             ]
         ),
         "\n".join(_volumes(plan, helper)),
-        "\n".join([scripts.SECRET, *scripts.values(plan.secrets, settings), *_secrets(plan.secrets, helper)]),
+        "\n".join([scripts.SECRET, *scripts.values(plan.secrets, deployment), *_secrets(plan.secrets, helper)]),
         AWAIT,
     ]
     started: set[str] = set()
@@ -57,7 +59,7 @@ def containers(
         blocks.append("\n".join([f"# {service.title}", *(w for w in waits if w not in started), *_run(service, host)]))
         started.update(waits)
     blocks.append("\n".join([_await(p) for p in plan.services if p.health and _await(p) not in started]))
-    blocks.append(scripts.tail(plan, settings, host, _login(plan, settings) if settings.public else ()))
+    blocks.append(scripts.tail(plan, deployment, host, _login(plan, settings) if deployment.is_public else ()))
     blocks.append(_clean_up(plan))
     if gpu:
         blocks.insert(1, scripts.placeholders(gpu, "\n".join(blocks)))

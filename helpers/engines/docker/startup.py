@@ -43,11 +43,11 @@ class Startup(Collaborator):
         project = self.settings.project
         holder = (
             self.notebook.labels
-            if self.settings.public
+            if self.deployment.is_public
             else [f"com.docker.compose.project={project}", f"{SERVICE}={GATEWAY}"]
         )
         for container in self.api.containers(holder):
-            if container.ports or not self.settings.public:
+            if container.ports or not self.deployment.is_public:
                 self.api.stop(container.id, 10)
                 self.api.remove(container.id)
 

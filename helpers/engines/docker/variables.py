@@ -18,7 +18,7 @@ def files(deployment: DockerDeployment) -> tuple[str, ...]:
     """The Compose files, relative to the clone: the base and one overlay per choice."""
     settings, object_store = deployment.settings, deployment.object_store
     overlays = [object_store]
-    if settings.public:
+    if deployment.is_public:
         own_store = object_store != "external"
         chosen = {
             "public": True,
@@ -40,12 +40,12 @@ def _image(deployment: DockerDeployment, key: str) -> str:
         return reference  # no engine answers: a plan is printed all the same
 
 
-def _declared(settings: Settings) -> dict[str, str]:
+def _declared(deployment: DockerDeployment) -> dict[str, str]:
     """What settings alone decide, as their declarations say; the gateway's with PUBLIC=true only."""
     return {
-        f"{PREFIX}{row.name}": str(getattr(settings, row.field))
+        f"{PREFIX}{row.name}": str(getattr(deployment.settings, row.field))
         for row in TABLE
-        if row.compose and (settings.public or "public" not in row.only)
+        if row.compose and (deployment.is_public or "public" not in row.only)
     }
 
 
@@ -55,20 +55,20 @@ def variables(deployment: DockerDeployment) -> dict[str, str]:
     own_store = deployment.object_store != "external"
     _, mtu = deployment.host.uplink()
     return {
-        **_declared(settings),
+        **_declared(deployment),
         "TRACKBED_S3_ENDPOINT": "http://store:9000" if own_store else settings.s3_endpoint,
-        "TRACKBED_S3_BROWSER_URL": urls.s3_browser_url(settings) if own_store else "",
+        "TRACKBED_S3_BROWSER_URL": urls.s3_browser_url(deployment) if own_store else "",
         "TRACKBED_POSTGRES_IMAGE": _image(deployment, "postgres"),
         "TRACKBED_MINIO_IMAGE": _image(deployment, "minio"),
         "TRACKBED_VERSITYGW_IMAGE": _image(deployment, "versitygw"),
         "TRACKBED_POOL_SIZE": str(database_settings.pool(settings.mlflow_workers)[0]),
         "TRACKBED_POOL_OVERFLOW": str(database_settings.pool(settings.mlflow_workers)[1]),
         "TRACKBED_MAX_CONNECTIONS": str(
-            database_settings.max_connections(settings.mlflow_workers, mlflow_jobs.enabled(settings))
+            database_settings.max_connections(settings.mlflow_workers, mlflow_jobs.enabled(deployment))
         ),
-        "TRACKBED_ALLOWED_HOSTS": urls.allowed_hosts(settings),
-        "TRACKBED_CORS_ORIGINS": urls.cors_origins(settings),
-        "TRACKBED_STORE_NETWORK": jupyterlab.store_network(settings, deployment.project.state.instance),
+        "TRACKBED_ALLOWED_HOSTS": urls.allowed_hosts(deployment),
+        "TRACKBED_CORS_ORIGINS": urls.cors_origins(deployment),
+        "TRACKBED_STORE_NETWORK": jupyterlab.store_network(deployment),
         "TRACKBED_DATABASE": active["database"],
         "TRACKBED_ARTIFACT_PREFIX": active["prefix"],
         "TRACKBED_SECRETS": deployment.project.credentials_digest(),
@@ -76,9 +76,9 @@ def variables(deployment: DockerDeployment) -> dict[str, str]:
         "TRACKBED_NO_PROXY": egress.exceptions(client_config.proxies(os.environ).get(egress.EXCEPT, "")),
         "TRACKBED_MTU": str(min(mtu or 1500, 1500)),
         # not by the names in the service, which nobody's shell is to get: a user may take them for the settings
-        "TRACKBED_SERVER_JOBS": "on" if mlflow_jobs.enabled(settings) else "off",
+        "TRACKBED_SERVER_JOBS": "on" if mlflow_jobs.enabled(deployment) else "off",
         "TRACKBED_SERVER_JOBS_MODELS": settings.mlflow_jobs_models,
-        **(gateway_variables(deployment) if settings.public else {}),
+        **(gateway_variables(deployment) if deployment.is_public else {}),
     }
 
 

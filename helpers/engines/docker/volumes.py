@@ -59,7 +59,7 @@ class Volumes(Collaborator):
                 FileEntry(secret.path, content, secret.uid, secret.gid, secret.mode)
             )
         files.setdefault(f"{self.settings.project}_secrets-jupyter", []).extend(self._certificate_files())
-        if self.settings.public:
+        if self.deployment.is_public:
             name, own = f"{self.settings.project}_secrets-gateway", self._gateway_files()
             files[name] = [e for e in files[name] if e.path not in {one.path for one in own}] + own
         if not self.deployment.notebook_only:
@@ -95,7 +95,7 @@ class Volumes(Collaborator):
     def put_users(self) -> None:
         """Hand the users to the gateway, which looks at their file all the time. Nothing where there is no gateway."""
         name = f"{self.settings.project}_secrets-gateway"
-        if self.settings.public and self.api.volumes([name]):
+        if self.deployment.is_public and self.api.volumes([name]):
             self.api.fill(
                 self.settings.mlflow_image, {name: (*compose_model.UIDS[GATEWAY], 0o700)}, {name: self._gateway_files()}
             )

@@ -38,7 +38,7 @@ def processes(plan: Plan, deployment: EmbeddedDeployment, environments: Environm
         if service.name == POSTGRES:
             blocks.append(script.roles())
     blocks += [script.wait(name, path) for name, path in ((JUPYTER, "api"), (MLFLOW, "health")) if name in plan.names]
-    blocks += [scripts.tail(plan, deployment.settings), script.cleaning_up()]
+    blocks += [scripts.tail(plan, deployment), script.cleaning_up()]
     return "\n\n".join(filter(None, blocks))
 
 
@@ -98,7 +98,7 @@ class _Script:
             f"(umask 077; {scripts.printf(file)} >{self.word(f'{file.volume}/{file.path}')})"
             for file in self.plan.secrets
         ]
-        return "\n".join([scripts.SECRET, *scripts.values(self.plan.secrets, self.deployment.settings), *files])
+        return "\n".join([scripts.SECRET, *scripts.values(self.plan.secrets, self.deployment), *files])
 
     def database(self) -> str:
         return "\n".join(

@@ -48,7 +48,7 @@ class Specs(Collaborator):
     # PostgreSQL
 
     def _postgres(self) -> ServiceSpec:
-        jobs = mlflow_jobs.enabled(self.settings)
+        jobs = mlflow_jobs.enabled(self.deployment)
         files = [f"{name}_file={self.deployment.app}/pg_{name}.conf" for name in ("hba", "ident")]
         return ServiceSpec(
             POSTGRES,
@@ -107,9 +107,9 @@ class Specs(Collaborator):
         """Where it listens, for whom, and what is its own."""
         settings, secrets, temporary = self.settings, self.deployment.secrets, str(self.folder / "tmp")
         return {
-            "MLFLOW_SERVER_ALLOWED_HOSTS": urls.allowed_hosts(settings),
-            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": urls.cors_origins(settings),
-            "TRACKBED_STORE_NETWORK": jupyterlab.store_network(settings, self.project.state.instance),
+            "MLFLOW_SERVER_ALLOWED_HOSTS": urls.allowed_hosts(self.deployment),
+            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": urls.cors_origins(self.deployment),
+            "TRACKBED_STORE_NETWORK": jupyterlab.store_network(self.deployment),
             "TRACKBED_HOST": settings.bind_address,
             "TRACKBED_PORT": str(settings.mlflow_port),
             "TRACKBED_WORKERS": str(settings.mlflow_workers),
@@ -131,7 +131,7 @@ class Specs(Collaborator):
         variables = {}
         if migrate := os.environ.get("TRACKBED_MIGRATE"):
             variables["TRACKBED_MIGRATE"] = migrate  # an older schema is migrated only when asked
-        if mlflow_jobs.enabled(self.settings):
+        if mlflow_jobs.enabled(self.deployment):
             variables |= {"TRACKBED_JOBS": "on", "TRACKBED_JOBS_MODELS": self.settings.mlflow_jobs_models}
         return variables
 
@@ -169,15 +169,15 @@ class Specs(Collaborator):
 
     def _connections(self) -> dict[str, str]:
         """The data set, the tracking server and how the notebook logs in there."""
-        settings, state, secrets = self.settings, self.project.state, str(self.deployment.secrets)
+        settings, secrets = self.settings, str(self.deployment.secrets)
         data = self.deployment.data_set()
-        tracking = settings.tracking_uri or f"http://{settings.bind_address}:{settings.mlflow_port}"
+        server = f"http://{settings.bind_address}:{settings.mlflow_port}"
         return {
             **({"FOOD11_DATA_DIR": str(Path(data) / "Food-11")} if data else {}),
             **(remote_tracking.environment(settings, secrets) if self.deployment.notebook_only else {}),
             **server_secrets.notebook_environment(secrets, self.project.asks),
             "SHELL": shutil.which("bash", path=TOOLS) or "/bin/sh",
-            **jupyterlab.environment(settings, tracking, state.instance, str(self.deployment.startup), state.person),
+            **jupyterlab.environment(self.deployment, server, str(self.deployment.startup)),
             "JUPYTER_TOKEN_FILE": f"{secrets}/jupyter-token",
         }
 
