@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from helpers import boot, clone, gateway, kernels, start, status
+from helpers import clone, gateway, kernels, start, status
 from helpers import workspace as workspace_files
 from helpers.data import journal, move_note
 from helpers.engines import select
@@ -67,6 +67,13 @@ def up(
         if warning := low_disk(engine):
             notice(warning)
         return seen
+
+
+def start_at_boot(project: Project, wanted: bool) -> tuple[str, ...]:
+    """See that a project that was started comes back with the machine, or no more. Gives what to tell."""
+    if not wanted:
+        return select.stay_off_at_boot(project.settings)
+    return select.make(project, project.state.engine).start_at_boot()
 
 
 def initialise(project: Project, progress: ProgressReporter, notice: Notice) -> Engine:
@@ -143,7 +150,7 @@ def delete_data(project: Project, progress: ProgressReporter, notice: Notice) ->
     """Delete the data of a stopped system, its secrets and its memory. The workspace stays: it is the user's."""
     with changing(project, notice):
         select.current(project).remove_data(progress)
-        boot.remove(project.settings)
+        select.stay_off_at_boot(project.settings)
         credentials.forget(project.settings)
         users.forget(project.settings)
         gateway.root_path(project.settings).unlink(missing_ok=True)

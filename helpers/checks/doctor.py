@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Iterable, Mapping
 
@@ -91,7 +90,7 @@ def check_disk(engine: Engine, fresh: bool) -> Finding:
             Level.ERROR,
             "disk",
             f"{text}; a first start needs {_size(engine.disk_needed)}",
-            "free some, or set STATE_DIR (embedded) or Docker's data-root to a larger disk",
+            f"free some, or {engine.larger_disk}",
         )
     if facts.disk_free < DISK_LEAST:
         return Finding(Level.ERROR, "disk", text, "free some disk: PostgreSQL stops when it is full")
@@ -130,17 +129,6 @@ def _check_platform() -> list[Finding]:
         found.append(
             Finding(
                 Level.OK, "platform", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-            )
-        )
-    if shutil.which("podman") and os.path.realpath(shutil.which("docker") or "") == os.path.realpath(
-        shutil.which("podman") or "-"
-    ):
-        found.append(
-            Finding(
-                Level.ERROR,
-                "platform",
-                "docker is Podman here, which is not supported yet",
-                "install docker-ce, or use --engine=embedded",
             )
         )
     return found
@@ -278,7 +266,7 @@ def examine(project: Project) -> list[Finding]:
     """Everything, for `invoke doctor`; nothing is changed. Never raises for what it finds."""
     settings = project.settings
     found = _check_platform()
-    found += select.considered(project)
+    found += select.presence(project)
     try:
         choice = select.choose(project)
     except TrackbedError as error:
@@ -311,7 +299,8 @@ def _check_engine(project: Project, engine: Engine) -> list[Finding]:
     found += _check_pages(project, engine)
     found.append(engine.checks.uplink())
     found.append(engine.checks.way_out())
-    found += engine.checks.leftovers() or [Finding(Level.OK, "leftovers", "none")]
+    leftovers = [*select.left_behind(project, engine), *engine.checks.leftovers()]
+    found += leftovers or [Finding(Level.OK, "leftovers", "none")]
     found += _check_artifacts(engine)
     found.append(_check_permissions(engine.settings, engine))
     found += _check_settings(engine)

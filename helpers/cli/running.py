@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from helpers import boot, console, dry_run, gateway, kernels, lifecycle, status, typed
+from helpers import console, dry_run, gateway, kernels, lifecycle, status, typed
 from helpers.checks import check, doctor
 from helpers.cli import options
 from helpers.cli.status import show_services
@@ -43,7 +43,7 @@ def up(given: Given, start: Start, on_boot: str | bool | None) -> None:
     project = options.load(given)
     _up(project, start)
     if chosen is not None:
-        for line in boot.install(project) if chosen == "true" else boot.remove(project.settings):
+        for line in lifecycle.start_at_boot(project, chosen == "true"):
             console.notice(line)
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, ClassVar, Protocol
 
 from helpers.engines.checks import Checks
 from helpers.engines.host import HostFacts
 from helpers.engines.streaming import Pipe
+from helpers.errors import TrackbedError
 from helpers.gpu.accelerator import Accelerator
 from helpers.project.deployment import Deployment
 from helpers.services import (
@@ -85,10 +87,12 @@ class Engine(Protocol):
     stores: ClassVar[tuple[str, ...]] = ("folder", "external")  # what OBJECT_STORE may name
     runs_containers: ClassVar[bool] = False  # services run from images, with volumes and limits of their own
     adopts: ClassVar[bool] = False  # whether data that lost its state folder can be taken over
-    returns_after_reboot: ClassVar[bool] = False  # by itself, without a unit of ours
     can_be_public: ClassVar[bool] = False  # the notebook is kept away from what a login protects
     own_loopback: ClassVar[bool] = False  # the notebook's localhost is not the machine's
     by_hand: ClassVar[str] = ""  # the tool that can start what `credentials.init` prepares
+    alternative: ClassVar[str] = ""  # why to take it where another one cannot be used, as in "to run without Docker"
+    lacks: ClassVar[str] = ""  # what others have and it does not, told where it is taken because they are not there
+    larger_disk: ClassVar[str] = "set STATE_DIR to a folder on a larger disk"
     deployment: Deployment
     """What holds for this project here: its services, the object store, the notebook's folder."""
 
@@ -216,6 +220,20 @@ class Engine(Protocol):
     def network_guard(self) -> tuple[str, ...]:
         """Keep others on the network away, where the engine does not. Gives what to tell: what was set, or to type."""
         return ()
+
+    def start_at_boot(self) -> tuple[str, ...]:
+        """See that the services start with the machine. Gives what to tell. Raises TrackbedError where nothing can."""
+        raise TrackbedError(f"the {self.name} engine starts nothing at boot", "`invoke up` starts it after a reboot")
+
+    @classmethod
+    def stay_off_at_boot(cls, settings: Settings) -> tuple[str, ...]:
+        """Take away what `start_at_boot` left on this machine. Gives what to tell."""
+        return ()
+
+    @classmethod
+    def left_behind(cls, settings: Settings) -> Path | None:
+        """The folder of this engine's data in the project's state folder, where there is one."""
+        return None
 
     def put_users(self) -> None:
         """Hand the users to a gateway that runs."""

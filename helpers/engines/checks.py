@@ -17,6 +17,13 @@ class Checks:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
+    def presence(self, needed: bool, instead: str) -> list[Finding]:
+        """Whether the engine is on this machine at all, where it may be missing.
+
+        ``needed``: no other engine will do. ``instead``: what to type for another one.
+        """
+        return []
+
     def client(self) -> list[Finding]:
         """What is missing of the programs that talk to the engine."""
         return []

@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from helpers.engines.base import Engine
-from helpers.engines.docker import checks
 from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.errors import EngineUnavailable
-from helpers.findings import Finding
+from helpers.findings import Finding, Level
 from helpers.project.project import Project
 from helpers.services import Availability
+from helpers.settings import Settings
 
+AUTO = "auto"
+# in the order in which they are tried
 ENGINES: dict[str, type[DockerEngine] | type[EmbeddedEngine]] = {"docker": DockerEngine, "embedded": EmbeddedEngine}
-LACKS = (
-    "no S3 store (artifacts are files in the state folder), no network of its own for each service, no restart at boot"
-)
 
 
 @dataclass(frozen=True)
@@ -34,30 +33,44 @@ def make(project: Project, name: str) -> Engine:
     return made(project)
 
 
-def docker(project: Project) -> DockerEngine:
-    """Docker's, for what nothing else does: building images."""
-    return DockerEngine(project)
-
-
 def kind(name: str) -> type[Engine] | None:
     """What is true of all engines of that name; None for "auto"."""
     return ENGINES.get(name)
 
 
-def considered(project: Project) -> list[Finding]:
-    """What is found of an engine that may be there or not, which is Docker's, where it is one to be asked."""
+def presence(project: Project) -> list[Finding]:
+    """What is found of the engines that could be this project's, and may be on this machine or not."""
     asked, kept = project.settings.engine, project.state.engine
-    if (
-        asked not in ("auto", DockerEngine.name)
-        or kept not in ("", DockerEngine.name)
-        or project.settings.object_store == "folder"
-    ):
-        return []
+    found: list[Finding] = []
+    for name, kind in ENGINES.items():
+        if asked in (AUTO, name) and kept in ("", name) and project.settings.object_store in (AUTO, *kind.stores):
+            instead = " or ".join(f"--engine={other.name}, which has {other.lacks}" for other in _others(name))
+            found += make(project, name).checks.presence(name in (asked, kept), instead)
+    return found
+
+
+def left_behind(project: Project, engine: Engine) -> list[Finding]:
+    """Data of this project that other engines made in its state folder."""
+    folders = {
+        name: kind.left_behind(project.settings)
+        for name, kind in ENGINES.items()
+        if name not in (engine.name, project.state.engine)
+    }
     return [
-        checks.there(
-            docker(project).availability(), DockerEngine.name in (asked, kept), f"--engine=embedded, which has {LACKS}"
+        Finding(
+            Level.WARNING,
+            "leftovers",
+            f"{folder} holds data of the {name} engine",
+            f"--engine={name} shows it; remove the folder when it is not wanted",
         )
+        for name, folder in folders.items()
+        if folder
     ]
+
+
+def stay_off_at_boot(settings: Settings) -> tuple[str, ...]:
+    """Take away what starts the project with the machine, whichever engine put it there. Gives what to tell."""
+    return tuple(line for kind in ENGINES.values() for line in kind.stay_off_at_boot(settings))
 
 
 def choose(project: Project) -> Choice:
@@ -66,25 +79,27 @@ def choose(project: Project) -> Choice:
     Data decides before anything else: where a system has some, its engine stays until the data is moved or removed.
     """
     asked, kept = project.settings.engine, project.state.engine
-    if kept and asked not in ("auto", kept):
+    if kept and asked not in (AUTO, kept):
         raise EngineUnavailable(
             f"this project's data is kept by the {kept} engine, ENGINE={asked} (from "
             f"{project.settings.origin('ENGINE')}) would start with nothing",
             f"leave ENGINE out to go on with {kept}; --project=NAME starts another system beside it; "
             "`invoke down --delete-data` gives this one up",
         )
-    if kept or asked != "auto":
+    if kept or asked != AUTO:
         engine = make(project, kept or asked)
         return Choice(_usable(engine, engine.availability(), kept))
-    docker = make(project, "docker")
-    there = docker.availability()
-    if there.usable:
-        return Choice(docker, f"engine: docker ({there.reason})")
-    if there.present:
-        return Choice(_usable(docker, there))
-    embedded = make(project, "embedded")
-    _usable(embedded, embedded.availability())
-    return Choice(embedded, f"engine: embedded, because {there.reason}; compared with docker: {LACKS}")
+    absent: dict[str, str] = {}
+    for name in ENGINES:
+        engine = make(project, name)
+        found = engine.availability()
+        if found.present:
+            break
+        absent[name] = found.reason
+    _usable(engine, found)
+    why = f", because {'; '.join(absent.values())}" if absent else f" ({found.reason})"
+    lacks = f"; compared with {' and '.join(absent)}: {engine.lacks}" if absent and engine.lacks else ""
+    return Choice(engine, f"engine: {engine.name}{why}{lacks}")
 
 
 def current(project: Project) -> Engine:
@@ -99,5 +114,11 @@ def _usable(engine: Engine, found: Availability, kept: str = "") -> Engine:
     """``kept``: the engine that holds this project's data, which no other one would start with."""
     if found.usable:
         return engine
-    other = "" if kept or engine.name == "embedded" else "; or `--engine=embedded` to run without Docker"
-    raise EngineUnavailable(f"the {engine.name} engine cannot be used: {found.reason}", f"{found.fix}{other}")
+    others = () if kept else _others(engine.name)
+    hint = "; or ".join([found.fix, *(f"`--engine={other.name}` {other.alternative}" for other in others)])
+    raise EngineUnavailable(f"the {engine.name} engine cannot be used: {found.reason}", hint)
+
+
+def _others(name: str) -> tuple[type[Engine], ...]:
+    """The engines to offer where that one is not on this machine."""
+    return tuple(other for other in ENGINES.values() if other.alternative and other.name != name)

@@ -13,12 +13,14 @@ from helpers import dry_run, lifecycle, start, status
 from helpers.backups import create
 from helpers.checks import check, doctor
 from helpers.engines import select
-from helpers.errors import TrackbedError
+from helpers.engines.docker.engine import DockerEngine
+from helpers.engines.embedded.engine import EmbeddedEngine
+from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.findings import Level
 from helpers.project import failed_start
 from helpers.project.project import Project
 from helpers.project.state import State as Remembered
-from helpers.services import JUPYTER, MLFLOW, POSTGRES, State
+from helpers.services import JUPYTER, MLFLOW, POSTGRES, Availability, State
 from helpers.settings import generated
 from tests.unit.fakes import Silent, project
 from tests.unit.memory_engine import MemoryEngine, Web
@@ -84,6 +86,32 @@ def test_doctor(up: Project) -> None:
     assert {"ports", "leftovers", "network", "way out", "database", "permissions"} <= set(found)
     assert found["jobs"].detail.startswith("off: `invoke up --mlflow-jobs=on` ")
     assert not [f for name, f in found.items() if f.level is Level.ERROR and name not in ("platform", "docker")]
+
+
+def test_it_is_taken_where_the_others_are_not_there(one: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    one.state.engine = ""
+    for kind in (DockerEngine, EmbeddedEngine):
+        monkeypatch.setattr(kind, "availability", lambda self: Availability(False, False, f"no {self.name} here", "x"))
+    choice = select.choose(one)
+    assert choice.engine.name == "memory"
+    assert choice.notice == "engine: memory, because no docker here; no embedded here"
+    monkeypatch.setattr(MemoryEngine, "availability", lambda self: Availability(False, False, "no memory", "buy some"))
+    with pytest.raises(EngineUnavailable, match="memory engine cannot be used: no memory") as caught:
+        select.choose(one)
+    assert caught.value.hint == "buy some; or `--engine=embedded` to run without Docker"
+
+
+def test_at_boot(up: Project) -> None:
+    with pytest.raises(TrackbedError, match="the memory engine starts nothing at boot"):
+        lifecycle.start_at_boot(up, True)
+    assert lifecycle.start_at_boot(up, False) == ()
+
+
+def test_doctor_names_what_another_engine_left(up: Project) -> None:
+    folder = up.settings.folder / "embedded"
+    folder.mkdir()
+    found = [finding for finding in doctor.examine(up) if finding.check == "leftovers"]
+    assert [finding.detail for finding in found] == [f"{folder} holds data of the embedded engine"]
 
 
 def test_dry_run(one: Project) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from helpers.engines import select
 from helpers.engines.docker import images, notebook_image
+from helpers.engines.docker.engine import DockerEngine
 from helpers.errors import EngineUnavailable, SettingError
 from helpers.gpu import accelerator, node_types
 from helpers.project.project import Project
@@ -31,7 +31,7 @@ def build(
                 f"image {name}: must be one of {', '.join(images.BUILDABLE)}."
                 f"{did_you_mean(nearest(name, images.BUILDABLE))}"
             )
-    engine = select.docker(project)
+    engine = DockerEngine(project)
     found = engine.availability()
     if not found.usable:
         raise EngineUnavailable(f"images are built by Docker: {found.reason}", found.fix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from helpers.engines.base import Engine
@@ -12,7 +13,6 @@ from helpers.engines.docker.network_guard import NetworkGuard
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
 from helpers.gpu import advice
-from helpers.services import Availability
 
 
 class DockerChecks(Checks):
@@ -22,6 +22,28 @@ class DockerChecks(Checks):
         super().__init__(engine)
         self.guard = guard
         self.deployment = guard.deployment
+
+    def presence(self, needed: bool, instead: str) -> list[Finding]:
+        podman = shutil.which("podman")
+        if podman and os.path.realpath(shutil.which("docker") or "") == os.path.realpath(podman):
+            return [
+                Finding(
+                    Level.ERROR,
+                    "docker",
+                    "docker is Podman here, which is not supported yet",
+                    f"install docker-ce; without it: {instead}",
+                )
+            ]
+        found = self.engine.availability()
+        if found.usable:
+            return [Finding(Level.OK, "docker", found.reason)]
+        level = Level.ERROR if found.present or needed else Level.WARNING
+        try:
+            release = Path("/etc/os-release").read_text()
+        except OSError:
+            release = ""
+        fix = found.fix if found.present else install_lines(release)
+        return [Finding(level, "docker", found.reason, f"{fix}; without it: {instead}")]
 
     def client(self) -> list[Finding]:
         """What it lacks for building and pulling images."""
@@ -73,23 +95,13 @@ class DockerChecks(Checks):
         return Finding(Level.OK, "way out", str(way))
 
     def leftovers(self) -> list[Finding]:
-        """Data of this project that the embedded engine made, and what is here of this name that is not ours."""
-        found, kept = [], self.deployment.project.state.engine
-        embedded = self.deployment.settings.folder / "embedded"
-        if embedded.exists() and kept != "embedded":
-            found.append(
-                Finding(
-                    Level.WARNING,
-                    "leftovers",
-                    f"{embedded} holds data of the embedded engine",
-                    "--engine=embedded shows it; remove the folder when it is not wanted",
-                )
-            )
+        """Data that nothing remembers, and what is here of this name that is not ours."""
+        found = []
         try:
             self.engine.check_foreign()
         except TrackbedError as error:
             found.append(Finding(Level.ERROR, "leftovers", error.message, error.hint))
-        if not kept and self.engine.data():
+        if not self.deployment.project.state.engine and self.engine.data():
             found.append(
                 Finding(
                     Level.WARNING,
@@ -140,19 +152,6 @@ class DockerChecks(Checks):
                 "rootless Docker does with cgroup v2 and systemd",
             )
         ]
-
-
-def there(found: Availability, kept: bool, without: str) -> Finding:
-    """Whether there is an engine. ``kept``: nothing else will do; ``without``: what there is without one."""
-    if found.usable:
-        return Finding(Level.OK, "docker", found.reason)
-    level = Level.ERROR if found.present or kept else Level.WARNING
-    try:
-        release = Path("/etc/os-release").read_text()
-    except OSError:
-        release = ""
-    fix = found.fix if found.present else install_lines(release)
-    return Finding(level, "docker", found.reason, f"{fix}; without it: {without}")
 
 
 def install_lines(release: str) -> str:

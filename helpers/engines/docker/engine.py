@@ -57,10 +57,10 @@ class DockerEngine(base.Engine):
     stores: ClassVar[tuple[str, ...]] = ("minio", "versitygw", "external")
     runs_containers: ClassVar[bool] = True
     adopts: ClassVar[bool] = True
-    returns_after_reboot: ClassVar[bool] = True
     can_be_public: ClassVar[bool] = True
     own_loopback: ClassVar[bool] = True
     by_hand: ClassVar[str] = "docker compose"
+    larger_disk: ClassVar[str] = "move Docker's data-root to a larger disk"
     deployment: DockerDeployment
 
     def __init__(self, project: Project, api: DockerApi | None = None) -> None:
@@ -315,6 +315,11 @@ class DockerEngine(base.Engine):
 
     def network_guard(self) -> tuple[str, ...]:
         return self.guard.put()
+
+    def start_at_boot(self) -> tuple[str, ...]:
+        return (
+            "Docker restarts the containers after a reboot, when systemd starts Docker (sudo systemctl enable docker)",
+        )
 
     def put_users(self) -> None:
         self.volumes.put_users()

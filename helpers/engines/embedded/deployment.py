@@ -18,6 +18,12 @@ from helpers.gpu.accelerator import Accelerator
 from helpers.project import deployment, remote_tracking, server_secrets, surroundings
 from helpers.project.project import Project
 from helpers.services import JUPYTER, MLFLOW, Port, SecretFile
+from helpers.settings import Settings
+
+
+def data_folder(settings: Settings) -> Path:
+    """Where everything of a project on this engine is."""
+    return settings.folder / "embedded"
 
 
 class EmbeddedDeployment(deployment.Deployment):
@@ -25,7 +31,7 @@ class EmbeddedDeployment(deployment.Deployment):
 
     def __init__(self, project: Project) -> None:
         super().__init__(project, "external" if project.settings.object_store == "external" else "folder")
-        self.folder = self.settings.folder / "embedded"
+        self.folder = data_folder(self.settings)
         self.layout = Layout(self.settings.project, self.folder, self.workspace)
 
     def ports(self, service: str) -> tuple[Port, ...]:

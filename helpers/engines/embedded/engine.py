@@ -10,13 +10,14 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import IO, ClassVar
 
 from helpers import addresses, safe_files, services
 from helpers.engines import base, shared, streaming
-from helpers.engines.embedded import script
+from helpers.engines.embedded import script, systemd
 from helpers.engines.embedded.checks import EmbeddedChecks
-from helpers.engines.embedded.deployment import EmbeddedDeployment
+from helpers.engines.embedded.deployment import EmbeddedDeployment, data_folder
 from helpers.engines.embedded.environments import Environments
 from helpers.engines.embedded.inspection import Inspection
 from helpers.engines.embedded.postgres import Database
@@ -47,6 +48,11 @@ class EmbeddedEngine(base.Engine):
     """Services as supervised processes of this machine."""
 
     name: ClassVar[str] = "embedded"
+    alternative: ClassVar[str] = "to run without Docker"
+    lacks: ClassVar[str] = (
+        "no S3 store (artifacts are files in the state folder), no network of its own for each service, "
+        "no restart at boot"
+    )
     deployment: EmbeddedDeployment
 
     def __init__(self, project: Project) -> None:
@@ -203,6 +209,20 @@ class EmbeddedEngine(base.Engine):
         progress.step(f"removing {self.deployment.folder}")
         for line in self.layout.remove():
             progress.step(line)
+
+    @classmethod
+    def left_behind(cls, settings: Settings) -> Path | None:
+        folder = data_folder(settings)
+        return folder if folder.exists() else None
+
+    # at boot
+
+    def start_at_boot(self) -> tuple[str, ...]:
+        return systemd.install(self.settings)
+
+    @classmethod
+    def stay_off_at_boot(cls, settings: Settings) -> tuple[str, ...]:
+        return systemd.remove(settings)
 
     # what is looked at before a start
 

@@ -9,20 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from helpers import boot
+from helpers import lifecycle
+from helpers.engines.embedded import systemd
 from helpers.errors import TrackbedError
 from tests.unit.fakes import project
 
 
 def test_the_units_text(tmp_path: Path) -> None:
     settings = project(tmp_path, engine="embedded", project="lab").settings
-    text = boot.unit(settings, "/venv/bin/python", "/usr/bin:/bin", as_root=True)
+    text = systemd.unit(settings, "/venv/bin/python", "/usr/bin:/bin", as_root=True)
     where = f"--project=lab --state-dir={tmp_path}/state"
     assert f"ExecStart=/venv/bin/python -m invoke up {where}\n" in text
     assert f"ExecStop=/venv/bin/python -m invoke down {where}\n" in text
     assert f"WorkingDirectory={tmp_path}/clone\n" in text
     assert "WantedBy=multi-user.target" in text
-    assert "WantedBy=default.target" in boot.unit(settings, "/venv/bin/python", "/bin", as_root=False)
+    assert "WantedBy=default.target" in systemd.unit(settings, "/venv/bin/python", "/bin", as_root=False)
 
 
 def verified(unit: Path) -> str:
@@ -48,8 +49,8 @@ def test_systemd_takes_the_unit(tmp_path: Path, folder: str) -> None:
     settings = project(place, engine="embedded").settings
     python = place / "python"
     python.symlink_to(sys.executable)
-    unit = tmp_path / boot.name(settings)
-    unit.write_text(boot.unit(settings, str(python), f"{place}:/usr/bin", as_root=True))
+    unit = tmp_path / systemd.name(settings)
+    unit.write_text(systemd.unit(settings, str(python), f"{place}:/usr/bin", as_root=True))
     said = [line for line in verified(unit).splitlines() if unit.name in line]
     assert not said, said
 
@@ -62,12 +63,23 @@ def test_systemd_refuses_another_text(tmp_path: Path) -> None:
 
 
 def test_without_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(boot, "RUNNING", tmp_path / "nothing")
-    there = project(tmp_path, engine="embedded")
-    there.state.engine = "embedded"
+    monkeypatch.setattr(systemd, "RUNNING", tmp_path / "nothing")
+    one = project(tmp_path, engine="embedded")
+    one.state.engine = "embedded"
     with pytest.raises(TrackbedError, match="systemd did not start") as caught:
-        boot.install(there)
+        lifecycle.start_at_boot(one, True)
     assert "-m invoke up --project=trackbed" in caught.value.hint
-    there.state.engine = "docker"
-    assert "restarts the containers" in boot.install(there)[0]
-    assert boot.remove(there.settings) == []
+    one.state.engine = "docker"
+    assert "restarts the containers" in lifecycle.start_at_boot(one, True)[0]
+    assert lifecycle.start_at_boot(one, False) == ()
+
+
+def test_a_unit_of_the_other_engine_goes_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `invoke move --to=docker`."""
+    unit = tmp_path / "trackbed-trackbed.service"
+    unit.write_text("")
+    monkeypatch.setattr(systemd, "RUNNING", tmp_path / "nothing")
+    monkeypatch.setattr(systemd, "path", lambda settings: unit)
+    one = project(tmp_path)
+    one.state.engine = "docker"
+    assert "was removed" in lifecycle.start_at_boot(one, False)[0] and not unit.exists()

@@ -1,6 +1,6 @@
-"""`invoke up --on-boot`: a systemd unit that brings the embedded engine back after a reboot.
+"""`invoke up --on-boot`: a systemd unit that brings the services back after a reboot.
 
-Docker's own restart policy does that for containers. As root it is a unit of the system, else one of the user.
+As root it is a unit of the system, else one of the user.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import sys
 from pathlib import Path
 
 from helpers import commands
-from helpers.engines import select
 from helpers.errors import TrackbedError
-from helpers.project.project import Project
 from helpers.settings import Settings
 
 RUNNING = Path("/run/systemd/system")  # there when systemd is this machine's init
@@ -69,14 +67,8 @@ def _word(text: str) -> str:
     return f'"{quoted}"' if quoted != text or not text.isascii() or any(c in text for c in " '\t;") else text
 
 
-def install(project: Project) -> list[str]:
+def install(settings: Settings) -> tuple[str, ...]:
     """Write and enable the unit; gives what to tell. Raises TrackbedError where there is no systemd."""
-    settings = project.settings
-    kind = select.kind(project.state.engine)
-    if kind and kind.returns_after_reboot:
-        return [
-            "Docker restarts the containers after a reboot, when systemd starts Docker (sudo systemctl enable docker)"
-        ]
     if not RUNNING.exists() or shutil.which("systemctl") is None:
         raise TrackbedError(
             "systemd did not start this machine, so it would never run a unit",
@@ -92,21 +84,19 @@ def install(project: Project) -> list[str]:
         raise TrackbedError(f"{target}: {error.strerror}", "fix that, then run the same command again") from None
     _systemctl("daemon-reload")
     _systemctl("enable", target.name)
-    told = [f"{target} starts everything at boot; `invoke up --on-boot=false` removes it"]
-    if os.geteuid() != 0:
-        told.append("to come up before you log in: loginctl enable-linger")
-    return told
+    lines = (f"{target} starts everything at boot; `invoke up --on-boot=false` removes it",)
+    return lines if os.geteuid() == 0 else (*lines, "to come up before you log in: loginctl enable-linger")
 
 
-def remove(settings: Settings) -> list[str]:
+def remove(settings: Settings) -> tuple[str, ...]:
     """Disable and delete the unit; nothing where there is none. Gives what to tell."""
     target = path(settings)
     if not target.exists():
-        return []
+        return ()
     if RUNNING.exists() and shutil.which("systemctl"):
         _systemctl("disable", target.name)
     target.unlink(missing_ok=True)
-    return [f"{target} was removed: nothing starts at boot"]
+    return (f"{target} was removed: nothing starts at boot",)
 
 
 def _systemctl(*words: str) -> None:
