@@ -16,6 +16,7 @@ from helpers.findings import Level
 from helpers.project.project import Project
 from helpers.project.state import State as Remembered
 from helpers.settings import Settings
+from tests.unit.fakes import deployed
 
 
 class Busy(LocalHost):
@@ -94,7 +95,13 @@ def engine(settings: Settings, *taken: int) -> Any:
         for service, named in published.items()
     )
     plan = Plan("docker", settings.project, services)
-    return SimpleNamespace(settings=settings, host=Busy(*taken), plan=lambda: plan, services=lambda: ())
+    return SimpleNamespace(
+        settings=settings,
+        deployment=deployed(settings),
+        host=Busy(*taken),
+        plan=lambda: plan,
+        services=lambda: (),
+    )
 
 
 def chosen_for(settings: Settings, *taken: int, aside: bool = False) -> tuple[Project, dict[str, str]]:
