@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import tempfile
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import IO, Any
 
+from helpers import waiting
 from helpers.backups import repository
 from helpers.backups.archive import FORMAT, Newer, read_full
 from helpers.backups.repository import (
@@ -33,6 +33,7 @@ from helpers.backups.storage import BlobStore, scratch
 from helpers.data.checksum import SetSum
 from helpers.errors import TrackbedError
 
+NAME_SECONDS = 10.0  # for a name that no other copy has
 AHEAD = 4 * repository.PIECE  # bytes of them
 
 
@@ -229,9 +230,22 @@ class Writer:
             "new_pieces": self._stored,
             "new_bytes": self._stored_bytes,
         }
-        while (name := f"trackbed-{self._project}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}") in names(self._blobs):
-            time.sleep(0.1)  # names have whole seconds
+        name = self._free_name()
         for path in (f"copies/{name}.json", f"backups/{name}.json"):
             self._blobs.write(path, rendered(manifest))
         self._blobs.sync()
         return name, manifest
+
+    def _free_name(self) -> str:
+        """The copy's name, which has whole seconds: another copy may have this one. Raises TrackbedError."""
+
+        def free() -> str:
+            name = f"trackbed-{self._project}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+            return "" if name in names(self._blobs) else name
+
+        if name := waiting.until(free, NAME_SECONDS, 0.1):
+            return name
+        raise TrackbedError(
+            "the repository has a copy for each of the last seconds: is this machine's clock right?",
+            "set the clock, then run the same command again",
+        )

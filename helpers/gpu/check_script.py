@@ -134,7 +134,7 @@ def metrics(kind: str, has_torch: bool, experiment: str) -> str:
     mlflow.set_experiment(experiment)
     mlflow.set_system_metrics_sampling_interval(1)
     with mlflow.start_run(run_name="check-gpu", log_system_metrics=True) as run:
-        time.sleep(4)
+        time.sleep(4)  # no wait: a measurement a second, and some of them
     client = MlflowClient()
     keys = sorted(key for key in client.get_run(run.info.run_id).data.metrics if key.startswith("system/gpu"))
     client.delete_run(run.info.run_id)

@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from helpers import files
+from helpers import files, waiting
 from helpers.errors import TrackbedError
 
 FORMAT = 1
@@ -240,22 +239,23 @@ def lock(
 
 
 def _acquire(handle: int, path: Path, wait_seconds: float, on_wait: Callable[[str], None] | None) -> None:
-    deadline = time.monotonic() + wait_seconds
     said = ""
-    while True:
+
+    def acquired() -> bool:
+        nonlocal said
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise _denied(path, error) from None
-        holder = _holder(path)
-        if time.monotonic() >= deadline:
-            raise TrackbedError(
-                f"{holder} is still at work on this project (waited {wait_seconds:.0f} s)",
-                "Wait for it, or stop it with Ctrl-C where it runs.",
-            )
-        if on_wait is not None and holder != said:
-            on_wait(f"waiting for {holder}")
-            said = holder
-        time.sleep(min(0.2, max(0.01, deadline - time.monotonic())))
+            if on_wait is not None and (holder := _holder(path)) != said:
+                on_wait(f"waiting for {holder}")
+                said = holder
+            return False
+        return True
+
+    if not acquired() and not waiting.until(acquired, wait_seconds, 0.2):
+        raise TrackbedError(
+            f"{_holder(path)} is still at work on this project (waited {wait_seconds:.0f} s)",
+            "wait for it, or stop it with Ctrl-C where it runs",
+        )

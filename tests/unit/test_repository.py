@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from helpers import lifecycle, status, typed
-from helpers.backups import archive, locations, repository, restore, storage
+from helpers.backups import archive, locations, repository, repository_writer, restore, storage
 from helpers.backups.repository import Entry, Snapshot
 from helpers.backups.repository_writer import Writer
 from helpers.backups.storage import Folder
@@ -672,3 +672,18 @@ def test_a_repository_that_is_a_link_and_lacks_its_empty_folders(tmp_path: Path)
     place.write("checked.json", b"{}")
     place.sync()
     assert place.read("copies/abc", 9) == b"x" and not list((tmp_path / "disk/incoming").iterdir())
+
+
+def test_a_copy_for_which_no_name_is_free_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a clock that was set back for a while."""
+
+    class Every:
+        def __contains__(self, name: str) -> bool:
+            return True
+
+    monkeypatch.setattr(repository_writer, "names", lambda blobs: Every())
+    monkeypatch.setattr(repository_writer, "NAME_SECONDS", 0.2)
+    writer: Any = object.__new__(Writer)
+    writer._blobs, writer._project = None, "lab"
+    with pytest.raises(TrackbedError, match="clock"):
+        writer._free_name()

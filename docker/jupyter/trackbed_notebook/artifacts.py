@@ -111,6 +111,7 @@ class Artifacts(MlflowArtifactsRepository):  # type: ignore[misc]
             if retries > MLFLOW_HTTP_REQUEST_MAX_RETRIES.get():
                 raise MlflowException(f"{len(failed)} ranges of {name} could not be downloaded: {error}") from error
             _logger.info("Downloading %d ranges of %s again: %s", len(failed), name, error)
+            # no wait: MLflow's own pause before a retry, which are counted
             time.sleep(MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR.get() * 2 ** (retries - 1))
             try:
                 place = self._get_presigned_download_url(name)

@@ -52,7 +52,7 @@ def wait(
             if not said:
                 say(f"waiting for {what} ({reason})")
                 said = True
-        sleep(pause)
+        sleep(pause)  # bounded above; the image has no library for it
         pause = min(pause * 1.5, 2.0)
 
 

@@ -70,7 +70,7 @@ class FolderObjects:
                 after = os.fstat(stream.fileno())
             if len(content) == before.st_size and before.st_mtime_ns == after.st_mtime_ns:
                 return len(content), io.BytesIO(content)
-            time.sleep(0.1)
+            time.sleep(0.1)  # at most 50 times; the image has no library for it
         raise Stop(NO_ANSWER, f"{name} is being written to all the time")
 
     def put(self, name: str, size: int, stream: BinaryIO) -> None:

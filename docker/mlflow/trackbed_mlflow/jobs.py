@@ -173,7 +173,7 @@ def _watched(environment: Mapping[str, str]) -> None:
             subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment).wait()
         except OSError as error:
             say(f"what keeps MLflow's job runner running was not started: {error}")
-        time.sleep(ANEW)
+        time.sleep(ANEW)  # no wait: a pause before each new start, as long as the server lives
         say("what keeps MLflow's job runner running had ended: it is started again")
 
 
@@ -238,7 +238,7 @@ def run(environment: Mapping[str, str]) -> NoReturn:
             code = _ended(runner, server)
             pause = PAUSE if time.monotonic() - began > LONGEST_PAUSE else min(pause * 2, LONGEST_PAUSE)
             say(f"MLflow's job runner ended ({code}); it starts again in {pause:.0f} s")
-            time.sleep(pause)
+            time.sleep(pause)  # no wait: a pause before each new start, as long as the server lives
             _look(server)
     finally:  # SIGTERM comes as SystemExit
         if runner is not None and runner.poll() is None:

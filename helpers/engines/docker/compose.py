@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
@@ -31,6 +30,7 @@ from helpers.services import (
 
 MINIO_WALK = "docker/compose.minio-walk.yaml"  # for one container that sees MinIO's volume
 STREAM = "docker/compose.stream.yaml"  # for one container whose output is data
+LOOK_SECONDS = 0.25  # between two looks at what starts
 ORDER = (POSTGRES, STORE, STORE_SYNC, BUCKET, MLFLOW, GATEWAY)
 
 
@@ -178,9 +178,8 @@ class ComposeProject(Collaborator):
             reader = threading.Thread(target=_drain, args=(process, output, progress), daemon=True)
             reader.start()
             try:
-                while (code := process.poll()) is None:
+                while (code := _code(process, LOOK_SECONDS)) is None:  # whoever takes them gives up in the end
                     yield Snapshot({s.name: s for s in look()}, None, output)
-                    time.sleep(0.25)
             except BaseException:
                 _end(process)
                 raise
@@ -210,6 +209,14 @@ def _drain(process: subprocess.Popen[str], lines: list[str], progress: ProgressR
             progress.output(line)
     except ValueError:  # closed under us: the command was ended
         return
+
+
+def _code(process: subprocess.Popen[str], seconds: float) -> int | None:
+    """Its exit code, None while it runs, after ``seconds`` of waiting for its end."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _end(process: subprocess.Popen[str]) -> None:

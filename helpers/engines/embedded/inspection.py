@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from helpers import addresses, database_settings, process_table
+from helpers import addresses, database_settings, process_table, waiting
 from helpers.engines.embedded.deployment import Collaborator, EmbeddedDeployment
 from helpers.engines.embedded.processes import Processes
 from helpers.engines.embedded.service_commands import ServiceCommands
@@ -21,7 +20,7 @@ from helpers.services import JUPYTER, MLFLOW, POSTGRES, Address, Port, ServiceSt
 from helpers.spelling import shown
 
 ANSWER_SECONDS = 5.0  # in which a service that is well answers
-LOOKS = 3  # at the kernel's list of sockets: a row can be missed while others come and go
+LOOK_SECONDS = 0.06  # at the kernel's list of sockets: a row can be missed while others come and go
 
 
 class Inspection(Collaborator):
@@ -101,19 +100,15 @@ class Inspection(Collaborator):
         """
         # the supervisor opens MLflow's socket, and holds it while MLflow is down
         trusted = {self.deployment.uid(service), os.geteuid()}
-        for _ in range(LOOKS):
-            try:
-                tables = "".join(
-                    Path("/proc/net", name).read_text()
-                    for name in ("tcp", "tcp6")
-                    if name == "tcp" or os.path.exists("/proc/net/tcp6")
-                )
-            except OSError:
-                return  # not Linux
-            if found := addresses.listeners(tables, port.address, port.published):
-                break
-            time.sleep(0.02)
-        else:
+
+        def listening() -> frozenset[int]:
+            return addresses.listeners(_sockets(), port.address, port.published)
+
+        try:
+            found = listening() or waiting.until(listening, LOOK_SECONDS, 0.02)
+        except OSError:
+            return  # not Linux
+        if not found:
             raise NotListening(f"nothing listens on port {port.published}")
         if strangers := found - trusted:
             uid = min(strangers)
@@ -121,3 +116,9 @@ class Inspection(Collaborator):
                 f"port {port.published} is held by a program of uid {uid}, not by {service}",
                 "end that program, then type `invoke up`",
             )
+
+
+def _sockets() -> str:
+    """The kernel's list of TCP sockets. Raises OSError where there is none."""
+    tables = [Path("/proc/net/tcp"), Path("/proc/net/tcp6")]
+    return "".join(path.read_text() for path in tables if path == tables[0] or path.exists())

@@ -41,7 +41,7 @@ class Processes(Collaborator):
                     if line := stream.readline():
                         yield line.rstrip("\n")
                         continue
-                    time.sleep(0.3)
+                    time.sleep(0.3)  # no wait: whoever follows stops it
                     if path.stat().st_ino != os.fstat(stream.fileno()).st_ino:  # rotated
                         yield from self.logs(service, 1000, follow=True)
                         return
