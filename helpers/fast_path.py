@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from helpers.engines.base import Engine
@@ -21,13 +22,22 @@ def read(engine: Engine) -> dict[str, Any] | None:
         found = json.loads(done.stdout) if done.code == 0 else None
     except (TrackbedError, ValueError):
         return None
-    whole = isinstance(found, dict) and isinstance(found.get("fallbacks"), dict)
-    return found if whole else None
+    return found if _is_whole(found) else None
 
 
-def check(engine: Engine) -> Finding:
+def _is_whole(found: object) -> bool:
+    return isinstance(found, dict) and isinstance(found.get("fallbacks"), dict)
+
+
+def noted(applied: Mapping[str, Any], identity: str) -> dict[str, Any] | None:
+    """What the server of that identity said when `up` started it: it is so as long as that one runs."""
+    found = applied.get("fast_path")
+    return found if _is_whole(found) and applied["identities"].get(MLFLOW) == identity else None
+
+
+def check(found: dict[str, Any] | None) -> Finding:
     """One line for `doctor`: on, off, or which parts fell back to MLflow's own way and why."""
-    if (found := read(engine)) is None:
+    if found is None:
         return Finding(
             Level.WARNING,
             "fast path",
@@ -47,7 +57,7 @@ def check(engine: Engine) -> Finding:
     )
 
 
-def summary(engine: Engine) -> str:
+def summary(found: dict[str, Any] | None) -> str:
     """The same for `status`: with what to type where it is not as it should be."""
-    found = check(engine)
-    return "; ".join(filter(None, [found.detail, found.fix]))
+    finding = check(found)
+    return "; ".join(filter(None, [finding.detail, finding.fix]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from helpers import durability, encrypted_rows, gateway, kernels, ports, remote_server, rotation, status
+from helpers import durability, encrypted_rows, fast_path, gateway, kernels, ports, remote_server, rotation, status
 from helpers.checks import doctor, readiness
 from helpers.engines import select
 from helpers.engines.base import Engine
@@ -206,6 +206,8 @@ def _start(project: Project, engine: Engine, progress: ProgressReporter, notice:
         "hash": engine.fingerprint(),
         "identities": {row.status.name: row.status.identity for row in seen.rows},
         "notebook": kernels.made_from(project, engine),
+        "workspace": str(engine.deployment.workspace),
+        "fast_path": fast_path.read(engine) if MLFLOW in engine.deployment.services else None,
     }
     project.state.save()
     for proof in proofs:

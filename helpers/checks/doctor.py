@@ -195,7 +195,9 @@ def _check_artifacts(engine: Engine) -> list[Finding]:
     return found
 
 
-def _check_permissions(settings: Settings, engine: Engine | None = None) -> Finding:
+def _check_permissions(project: Project, engine: Engine | None = None) -> Finding:
+    """``engine``: None where none can be used. The running notebook can tell of its own folder alone."""
+    settings = engine.settings if engine else project.settings
     workspace = engine.deployment.workspace if engine else settings.workspace
     folders = [(settings.folder, "STATE_DIR"), (workspace, "WORKSPACE")]
     host = engine.host if engine else LOCAL
@@ -213,7 +215,8 @@ def _check_permissions(settings: Settings, engine: Engine | None = None) -> Find
     if engine and (forbidden := engine.checks.programs()):
         return forbidden[0]
     try:
-        if engine and any(s.name == JUPYTER and s.up for s in engine.services()):
+        mounted = project.state.applied.get("workspace", str(workspace)) == str(workspace)
+        if engine and mounted and any(s.name == JUPYTER and s.up for s in engine.services()):
             found = workspace_files.attempt(engine)
             if found.problem:
                 return Finding(Level.ERROR, "permissions", found.problem, found.fix)
@@ -272,7 +275,7 @@ def examine(project: Project) -> list[Finding]:
     except TrackbedError as error:
         if not any(f.level is Level.ERROR for f in found):
             found.append(Finding(Level.ERROR, "engine", error.message, error.hint))
-        return [*found, _check_permissions(settings)]
+        return [*found, _check_permissions(project)]
     return [*found, *_check_engine(project, choice.engine), *_check_address(settings, choice.engine)]
 
 
@@ -293,7 +296,7 @@ def _check_engine(project: Project, engine: Engine) -> list[Finding]:
     if words := mlflow_jobs.summary(engine.deployment):
         found.append(Finding(Level.OK, "jobs", words))
     if any(status.name == MLFLOW and status.up for status in engine.services()):
-        found.append(fast_path.check(engine))
+        found.append(fast_path.check(fast_path.read(engine)))
     found += engine.checks.workspace(bool(access.others(access.own(project), engine.settings.folder)))
     found.append(_check_gpu(engine))
     found += _check_pages(project, engine)
@@ -302,7 +305,7 @@ def _check_engine(project: Project, engine: Engine) -> list[Finding]:
     leftovers = [*select.left_behind(project, engine), *engine.checks.leftovers()]
     found += leftovers or [Finding(Level.OK, "leftovers", "none")]
     found += _check_artifacts(engine)
-    found.append(_check_permissions(engine.settings, engine))
+    found.append(_check_permissions(project, engine))
     found += _check_settings(engine)
     found += engine.checks.network()
     return [*found, *engine.checks.limits()]

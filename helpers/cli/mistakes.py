@@ -60,9 +60,9 @@ FLAG_HABITS: Mapping[str, str] = {
     **dict.fromkeys(("--build", "--rebuild"), "`invoke build` builds images; `invoke up` does it where it has to"),
     **dict.fromkeys(("--verbose", "--debug", "-vv"), "TRACKBED_VERBOSE=1 before the command shows every line"),
     **dict.fromkeys(("--quiet", "-q", "--silent"), "put 2>/dev/null after the command"),
-    **dict.fromkeys(("--gpus",), "it is called --gpu"),
-    **dict.fromkeys(("--part",), "it is called --service: `invoke logs --service=mlflow`"),
 }
+# other names of our flags
+FLAG_NAMES: Mapping[str, str] = {"--gpus": "--gpu", "--part": "--service"}
 
 
 def _close(word: str, words: Iterable[str]) -> str:
@@ -157,6 +157,8 @@ def unknown_flag(
         return SettingError(head, meant)
     own = [f"--{flag.name}" for flag in task.flags if not flag.word] if task else list(core)
     folded = "--" + bare.lower().lstrip("-").replace("_", "-")
+    if task and (ours := FLAG_NAMES.get(folded)):
+        return SettingError(head, _called(ours, task, tasks))
     name = folded[2:].replace("-", "_").upper()
     if folded in own:
         return SettingError(f"{head} Did you mean {folded}?", _helps(task))
@@ -177,13 +179,23 @@ def unknown_flag(
     return SettingError(head, _helps(task))
 
 
+def _called(option: str, task: TaskHelp, tasks: Mapping[str, TaskHelp]) -> str:
+    """What to type for a flag that goes by another name, on this task or on one that has it."""
+    having = {one.name: flag for one in tasks.values() for flag in one.flags if f"--{flag.name}" == option}
+    name = task.name if task.name in having else _everyday(having)[0]
+    where = "" if name == task.name else f" and belongs to {name}"
+    return f"it is called {option}{where}: `invoke {name} {option}={value_name(having[name])}`"
+
+
 def _having(option: str, tasks: Mapping[str, TaskHelp]) -> list[str]:
     """The tasks that have a flag, what is typed every day first."""
-    order = [name for names in GROUPS.values() for name in names]
-    return sorted(
-        (one.name for one in tasks.values() if one.flag(option)),
-        key=lambda name: (order.index(name) if name in order else len(order), name),
-    )
+    return _everyday(one.name for one in tasks.values() if one.flag(option))
+
+
+def _everyday(names: Iterable[str]) -> list[str]:
+    """Tasks in the order in which they are listed, what is typed every day first."""
+    order = [name for listed in GROUPS.values() for name in listed]
+    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def _helps(task: TaskHelp | None) -> str:

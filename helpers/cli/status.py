@@ -5,6 +5,7 @@ from __future__ import annotations
 from helpers import addresses, console, durability, fast_path, lifecycle, notebook, typed
 from helpers import status as inspection
 from helpers.cli import options
+from helpers.engines import select
 from helpers.engines.base import State
 from helpers.errors import FAILED, SettingError, TrackbedError
 from helpers.project import mlflow_jobs
@@ -48,7 +49,8 @@ def _show_tunnel(view: Overview) -> None:
 def status(given: Given, format: str, json: bool) -> int:
     format = options.output_format(format, json, "table", "json", "env")
     project = options.load(given)
-    view = inspection.read(project)
+    engine = select.current(project)
+    view = inspection.overview(engine, detail=True)
     if format == "json":
         console.as_json(_as_data(project, view))
     elif format == "env":
@@ -61,13 +63,13 @@ def status(given: Given, format: str, json: bool) -> int:
     else:
         show_services(view)
         if view.rows and project.state.existed:
-            engine = inspection.running(project)
             for line in (*filter(None, [lifecycle.low_disk(engine)]), *durability.lines(engine)):
                 console.notice(f"\n{line}")
             if mlflow_jobs.enabled(engine.deployment):
                 console.notice(f"\nMLflow's jobs are {mlflow_jobs.summary(engine.deployment)}")
-            if any(row.status.name == MLFLOW and row.status.up for row in view.rows):
-                console.notice(f"\nMLflow's fast path: {fast_path.summary(engine)}")
+            if server := next((row.status for row in view.rows if row.status.name == MLFLOW and row.status.up), None):
+                told = fast_path.noted(project.state.applied, server.identity) or fast_path.read(engine)
+                console.notice(f"\nMLflow's fast path: {fast_path.summary(told)}")
     return 0 if all(row.status.up for row in view.rows) else FAILED
 
 

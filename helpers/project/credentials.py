@@ -182,7 +182,7 @@ def ensure(settings: Settings) -> Credentials:
         elif path.name.startswith(_EXTERNAL):
             raise TrackbedError(
                 f"{name} of the external object store is missing",
-                f"Put {name}=... into {settings.env_file} (chmod 600 it).",
+                f"put {name}=... into {settings.env_file} (chmod 600 it)",
             )
         elif name == TRACKING_TOKEN:
             values[name] = ""  # a server without a login
@@ -190,7 +190,7 @@ def ensure(settings: Settings) -> Credentials:
             who = f"{settings.tracking_username} at {settings.tracking_uri}"
             raise TrackbedError(
                 f"TRACKING_PASSWORD of {who} is missing",
-                f"Put TRACKING_PASSWORD=... into {settings.env_file} (chmod 600 it).",
+                f"put TRACKING_PASSWORD=... into {settings.env_file} (chmod 600 it)",
             )
         else:
             values[name] = _make(path, _MAKERS[name](), repaired)
@@ -264,7 +264,9 @@ def forget(settings: Settings) -> None:
             folder.rmdir()
         (settings.folder / ISSUED).unlink(missing_ok=True)
     except OSError as error:
-        raise TrackbedError(f"{error.filename}: {error.strerror}", "Delete it by hand, then run this again.") from None
+        raise TrackbedError(
+            f"{error.filename}: {error.strerror}", "delete it by hand, then run the same command again"
+        ) from None
 
 
 def _given(settings: Settings, name: str) -> str:
@@ -288,7 +290,7 @@ def _issued(settings: Settings) -> set[str]:
         return set()
     except OSError as error:
         raise TrackbedError(
-            f"{settings.folder / ISSUED}: {error.strerror}", "Run as the user who made it, or make it yours with chown."
+            f"{settings.folder / ISSUED}: {error.strerror}", "run as the user who made it, or make it yours with chown"
         ) from None
 
 
@@ -296,12 +298,12 @@ def _close_folder(folder: Path, repaired: list[Path]) -> None:
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode):
         raise TrackbedError(
-            f"{folder} is not a folder of Trackbed's (a link or a file)", f"Move it away: mv {folder} {folder}.old"
+            f"{folder} is not a folder of Trackbed's (a link or a file)", f"move it away: mv {folder} {folder}.old"
         )
     if os.geteuid() not in (0, found.st_uid):
         raise TrackbedError(
             f"{folder} belongs to another user (uid {found.st_uid})",
-            "Run as that user, or choose a folder of your own with --state-dir.",
+            "run as that user, or choose a folder of your own with --state-dir",
         )
     if found.st_mode & 0o077:
         folder.chmod(0o700)
@@ -321,19 +323,19 @@ def _read(path: Path, repaired: list[Path], lines: bool = False) -> str:
         if error.errno == errno.ELOOP:
             raise TrackbedError(
                 f"{path} is a link; a secret has to be a file of its own",
-                f"Replace it: cp --remove-destination $(readlink -f {path}) {path}",
+                f"replace it: cp --remove-destination $(readlink -f {path}) {path}",
             ) from None
         raise TrackbedError(
-            f"{path}: {error.strerror}", "Run as the user who made it, or make it yours with chown."
+            f"{path}: {error.strerror}", "run as the user who made it, or make it yours with chown"
         ) from None
     try:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
-            raise TrackbedError(f"{path} is not a file", f"Move it away: mv {path} {path}.old")
+            raise TrackbedError(f"{path} is not a file", f"move it away: mv {path} {path}.old")
         if os.geteuid() not in (0, found.st_uid):
             raise TrackbedError(
                 f"{path} belongs to another user (uid {found.st_uid})",
-                "Run as that user, or choose a folder of your own with --state-dir.",
+                "run as that user, or choose a folder of your own with --state-dir",
             )
         if found.st_mode & 0o077:
             os.fchmod(handle, 0o600)
@@ -347,7 +349,7 @@ def _read(path: Path, repaired: list[Path], lines: bool = False) -> str:
     if value and not good.fullmatch(value):
         raise TrackbedError(
             f"{path} does not hold a secret (3 to 128 plain characters); it is damaged",
-            f"Restore it, or move it away to get a new one: mv {path} {path}.broken",
+            f"restore it, or move it away to get a new one: mv {path} {path}.broken",
         )
     return value
 
@@ -371,6 +373,6 @@ def _make(path: Path, value: str, repaired: list[Path]) -> str:
         os.replace(temporary, path)
         return value
     except OSError as error:
-        raise TrackbedError(f"{path}: {error.strerror}", "Fix that, then run the same command again.") from None
+        raise TrackbedError(f"{path}: {error.strerror}", "fix that, then run the same command again") from None
     finally:
         temporary.unlink(missing_ok=True)

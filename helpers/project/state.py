@@ -27,10 +27,9 @@ def _denied(path: Path, error: OSError) -> TrackbedError:
     if isinstance(error, PermissionError):
         return TrackbedError(
             f"{path}: permission denied",
-            "Was it made with sudo, or by another user? Run as that user, "
-            "or choose a folder of your own with --state-dir.",
+            "run as the user who made it (with sudo, perhaps), or choose a folder of your own with --state-dir",
         )
-    return TrackbedError(f"{path}: {error.strerror or error}", "Fix that, then run the same command again.")
+    return TrackbedError(f"{path}: {error.strerror or error}", "fix that, then run the same command again")
 
 
 def make_folder(path: Path, private: bool = False) -> Path:
@@ -48,7 +47,7 @@ def make_folder(path: Path, private: bool = False) -> Path:
         except FileExistsError:
             if not path.is_dir():
                 raise TrackbedError(
-                    f"{path} is a file, must be a folder", f"Move it away: mv {path} {path}.old"
+                    f"{path} is a file, must be a folder", f"move it away: mv {path} {path}.old"
                 ) from None
     except OSError as error:
         raise _denied(path, error) from None
@@ -139,8 +138,8 @@ def _checked(path: Path, data: bytes) -> dict[str, Any]:
     def bad(why: str) -> TrackbedError:
         return TrackbedError(
             f"{path} {why}",
-            f"Move it away and run the same command again: mv {path} {path}.broken "
-            "(databases and artifacts stay where they are).",
+            f"move it away and run the same command again: mv {path} {path}.broken "
+            "(databases and artifacts stay where they are)",
         )
 
     try:
@@ -150,7 +149,7 @@ def _checked(path: Path, data: bytes) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise bad("is not a state file of Trackbed")
     if content["format"] > FORMAT:
-        raise TrackbedError(f"{path} was written by a newer Trackbed", "Update this clone: git pull")
+        raise TrackbedError(f"{path} was written by a newer Trackbed", "update this clone: git pull")
 
     def texts(value: object) -> bool:
         return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())

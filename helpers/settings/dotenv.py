@@ -237,5 +237,5 @@ def _put(target: Path, content: bytes, owner: os.stat_result, mode: int) -> None
 def _unwritable(path: Path, error: OSError) -> TrackbedError:
     return TrackbedError(
         f"{path} cannot be written ({error.strerror or error})",
-        f"Make the folder yours: sudo chown $USER {path.parent} {path}",
+        f"make the folder yours: sudo chown $USER {path.parent} {path}",
     )

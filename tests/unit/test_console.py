@@ -263,13 +263,14 @@ def test_a_stopped_system_is_started_again_by_the_line_that_status_prints(
     import tasks
     from helpers import status
     from helpers.cli import options
+    from helpers.engines import select
 
     monkeypatch.setattr("sys.argv", ["invoke", "status", "--project=revcor", f"--state-dir={tmp_path}"])
     view = status.Overview("embedded", project(tmp_path, project="revcor").settings, ())
     monkeypatch.setattr(options, "load", lambda flags: project(tmp_path, project="revcor"))
-    monkeypatch.setattr(status, "read", lambda project: view)
+    monkeypatch.setattr(select, "current", lambda project: None)
     monkeypatch.setattr(status, "running", lambda project: view)
-    monkeypatch.setattr(status, "overview", lambda engine: view)
+    monkeypatch.setattr(status, "overview", lambda engine, detail=False: view)
     monkeypatch.setattr(status, "not_running", lambda view: "is stopped")
     tasks.status.body(None, project="revcor", state_dir=str(tmp_path))
     assert capsys.readouterr().err.endswith(f" up --project=revcor --state-dir={tmp_path}\n")

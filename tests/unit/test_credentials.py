@@ -161,7 +161,7 @@ def test_a_damaged_secret_is_said_and_kept(tmp_path: Path, content: bytes) -> No
         with pytest.raises(TrackbedError) as caught:
             call(settings(tmp_path))
         assert caught.value.message == f"{path} does not hold a secret (3 to 128 plain characters); it is damaged"
-        assert caught.value.hint == f"Restore it, or move it away to get a new one: mv {path} {path}.broken"
+        assert caught.value.hint == f"restore it, or move it away to get a new one: mv {path} {path}.broken"
     assert path.read_bytes() == content
 
 

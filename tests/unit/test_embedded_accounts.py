@@ -21,8 +21,9 @@ from helpers.backups import locations
 from helpers.engines.embedded import accounts, launch, overlay, venvs
 from helpers.engines.embedded.accounts import LONGEST, Accounts
 from helpers.engines.embedded.engine import EmbeddedEngine
+from helpers.engines.embedded.layout import Layout
 from helpers.errors import EngineUnavailable, TrackbedError
-from helpers.service_accounts import ROLES
+from helpers.service_accounts import NOTEBOOK, ROLES
 from tests.unit.fakes import project
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root becomes other accounts")
@@ -126,6 +127,26 @@ def test_no_useradd(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts, "_tool", lambda name: None)
     with pytest.raises(EngineUnavailable, match="no useradd"):
         Accounts("one", Path("/a")).make("server")
+
+
+@as_root
+@pytest.mark.parametrize("files", [False, True])
+def test_an_empty_workspace_goes_with_its_account(machine: Machine, tmp_path: Path, files: bool) -> None:
+    """Files in it would be the next account's that gets the number."""
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    one = Layout("lab", tmp_path / "state", workspace)
+    account = one.accounts.make(NOTEBOOK)
+    os.chown(workspace, account.pw_uid, account.pw_gid)
+    if files:
+        (workspace / "mine.ipynb").touch()
+    stayed = one.remove()
+    assert workspace.exists() is files and (account.pw_name in machine.homes) is files
+    assert stayed == (
+        (f"the account {account.pw_name} stays, {workspace} is its folder (userdel {account.pw_name} removes it)",)
+        if files
+        else ()
+    )
 
 
 @as_root

@@ -38,7 +38,7 @@ def engine(stdout: str, code: int = 0) -> Any:
     ],
 )
 def test_one_line_says_whether_it_is_used_and_why_not(stdout: str, level: Level, words: str) -> None:
-    found = fast_path.check(engine(stdout))
+    found = fast_path.check(fast_path.read(engine(stdout)))
     assert found.level is level and words in found.detail and "\x1b" not in found.detail
     assert bool(found.fix) is (level is Level.WARNING)
 
@@ -47,8 +47,19 @@ def test_a_server_of_an_earlier_version_is_no_error() -> None:
     def refused(*_: object, **__: object) -> ExecResult:
         raise TrackbedError("no answer", "")
 
-    assert fast_path.summary(engine("", code=2)).endswith("; start it again: `invoke up`")
-    assert fast_path.summary(engine('{"enabled": true, "fallbacks": {}}')) == "on"
-    found = fast_path.check(engine("", code=2))
+    assert fast_path.summary(fast_path.read(engine("", code=2))).endswith("; start it again: `invoke up`")
+    assert fast_path.summary(fast_path.read(engine('{"enabled": true, "fallbacks": {}}'))) == "on"
+    found = fast_path.check(fast_path.read(engine("", code=2)))
     assert found.level is Level.WARNING and found.fix == "start it again: `invoke up`"
-    assert "does not say" in fast_path.check(SimpleNamespace(exec=refused)).detail  # type: ignore[arg-type]
+    assert "does not say" in fast_path.check(fast_path.read(SimpleNamespace(exec=refused))).detail  # type: ignore[arg-type]
+
+
+def test_what_up_noted_counts_as_long_as_that_server_runs() -> None:
+    on = {"enabled": True, "fallbacks": {}}
+    applied = {"hash": "", "identities": {"mlflow": "7"}, "fast_path": on}
+    assert fast_path.noted(applied, "7") == on
+    assert fast_path.noted(applied, "8") is None
+    others: tuple[Any, ...] = (None, [], {"fallbacks": 1})
+    for other in others:
+        assert fast_path.noted({**applied, "fast_path": other}, "7") is None
+    assert fast_path.noted({"hash": "", "identities": {}}, "7") is None

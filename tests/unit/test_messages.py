@@ -37,6 +37,7 @@ OTHERS = re.compile(
 )
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 MISTAKES = "helpers/cli/mistakes.py"
+ERRORS = {"TrackbedError", "SettingError", "EngineUnavailable", "NotListening", "Interrupted"}
 PIECES = "script.py"  # command lines of other programs, flag by flag
 
 
@@ -163,6 +164,23 @@ def test_a_noun_and_its_verb_are_one_word_everywhere() -> None:
             found += 1
             assert pages.named(KNOWN, name), f"{place}: {name}"
     assert found > 10
+
+
+def hints() -> Iterator[tuple[str, str]]:
+    """How each next step of an error begins and ends, as far as it is written there."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ERRORS and len(node.args) > 1:
+                yield from ((f"{path.relative_to(ROOT)}:{node.lineno}", text) for _, text in messages(node.args[1]))
+
+
+def test_a_hint_goes_on_the_errors_line() -> None:
+    """Behind an arrow: no sentence of its own."""
+    seen = list(hints())
+    assert len(seen) > 100
+    names = ("Docker", "MinIO", "PostgreSQL", "Python", "JupyterLab")
+    assert [(place, text) for place, text in seen if re.match("[A-Z][a-z]", text) and not text.startswith(names)] == []
+    assert [(place, text) for place, text in seen if re.search(r"\w\.$", text)] == []
 
 
 def test_a_flag_is_never_put_together_from_a_settings_name() -> None:

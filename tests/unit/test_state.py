@@ -99,7 +99,7 @@ def test_broken_state_is_an_error_with_a_next_step(tmp_path: Path, content: byte
     with pytest.raises(TrackbedError) as caught:
         State.load(tmp_path)
     assert caught.value.message == f"{path} {why}"
-    assert caught.value.hint.startswith(f"Move it away and run the same command again: mv {path} {path}.broken")
+    assert caught.value.hint.startswith(f"move it away and run the same command again: mv {path} {path}.broken")
     assert path.read_bytes() == content
 
 

@@ -6,13 +6,17 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from helpers import dry_run, lifecycle, start, status
 from helpers.backups import create
 from helpers.checks import check, doctor
+from helpers.cli import options
+from helpers.cli import status as status_task
 from helpers.engines import select
+from helpers.engines.base import Engine
 from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.errors import EngineUnavailable, TrackbedError
@@ -86,6 +90,40 @@ def test_doctor(up: Project) -> None:
     assert {"ports", "leftovers", "network", "way out", "database", "permissions"} <= set(found)
     assert found["jobs"].detail.startswith("off: `invoke up --mlflow-jobs=on` ")
     assert not [f for name, f in found.items() if f.level is Level.ERROR and name not in ("platform", "docker")]
+
+
+def test_status_makes_one_engine_and_asks_the_server_nothing(
+    up: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[str] = []
+    asked: list[tuple[str, ...]] = []
+    make, run = select.make, MemoryEngine.exec
+
+    def counted(project: Project, name: str) -> Engine:
+        made.append(name)
+        return make(project, name)
+
+    monkeypatch.setattr(select, "make", counted)
+
+    def noted(engine: MemoryEngine, service: str, argv: tuple[str, ...], *rest: Any, **more: Any) -> Any:
+        asked.append(argv)
+        return run(engine, service, argv, *rest, **more)
+
+    up.state.applied["fast_path"] = {"enabled": True, "fallbacks": {}}
+    monkeypatch.setattr(MemoryEngine, "exec", noted)
+    monkeypatch.setattr(options, "load", lambda given: up)
+    assert status_task.status({}, "table", False) == 0
+    assert made == ["memory"] and asked == []
+    assert "MLflow's fast path: on" in capsys.readouterr().err
+
+
+def test_doctor_is_asked_about_another_workspace(up: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The running notebook can tell of the folder that it has, and of no other."""
+    monkeypatch.setattr(MemoryEngine, "workspace_problem", lambda self: ("cannot be written", "chown it"))
+    assert all(finding.detail != "cannot be written" for finding in doctor.examine(up))
+    other = replace(up, settings=replace(up.settings, workspace=tmp_path))
+    found = next(finding for finding in doctor.examine(other) if finding.check == "permissions")
+    assert (found.level, found.detail) == (Level.ERROR, "cannot be written")
 
 
 def test_it_is_taken_where_the_others_are_not_there(one: Project, monkeypatch: pytest.MonkeyPatch) -> None:
