@@ -11,7 +11,7 @@ from helpers.errors import TrackbedError
 from helpers.gpu import wheels
 from helpers.gpu.detect import Gpu, Machine, count
 from helpers.gpu.node_types import AMD, AUTO, BY_WORD, NONE, NVIDIA, OLD_WORDS, TITLES, NodeType, kind_of
-from helpers.shell_words import ShellText
+from helpers.shell_words import ShellText, as_root
 
 VARIANT = {AMD: "rocm", NVIDIA: "cuda", NONE: "cpu"}
 
@@ -151,7 +151,8 @@ def _amd(devices: str, there: Machine, embedded: bool, reason: str, torch: str) 
             f"{_of(reason)}: there is no {missing} here, the machine has {there}",
             "--gpu=nvidia takes what is there"
             if there.nvidia_there
-            else "load the driver (`sudo modprobe amdgpu`; Ubuntu has it in linux-modules-extra), or use --gpu=none",
+            else f"load the driver (`{as_root('modprobe amdgpu')}`; Ubuntu has it in linux-modules-extra), "
+            "or use --gpu=none",
         )
     present = tuple(gpu for gpu in there.amd if gpu.node in there.groups)
     gpus = tuple(gpu for gpu in present if not gpu.integrated) or present
@@ -218,7 +219,7 @@ def _nvidia(devices: str, there: Machine, embedded: bool, reason: str, torch: st
             raise TrackbedError(
                 f"{_of(reason)}: the engine knows no {missing[0]}, only "
                 f"{', '.join(n for n in there.cdi if n.startswith('nvidia.com/gpu='))}",
-                "sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
+                as_root("nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"),
             )
         return made(cdi=names)
     return made(request=ids)

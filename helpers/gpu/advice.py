@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from helpers.shell_words import as_root
+
 # What an engine or a driver says, what that means, and what to type.
 ADVICE: tuple[tuple[str, str, str], ...] = (
     (
@@ -21,7 +23,7 @@ ADVICE: tuple[tuple[str, str, str], ...] = (
     (
         r"unresolvable CDI devices|CDI device injection failed",
         "Docker finds no (or no readable) description of the NVIDIA devices",
-        "sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
+        "`sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`",
     ),
     (
         r"error gathering device information while adding custom device",
@@ -61,5 +63,5 @@ def advice(message: str) -> tuple[str, str] | None:
     """What a known message of an engine or a driver means, and the fix; None for any other."""
     for pattern, means, fix in ADVICE:
         if re.search(pattern, message):
-            return means, fix
+            return means, re.sub("`sudo ([^`]*)`", lambda found: f"`{as_root(found[1])}`", fix)
     return None

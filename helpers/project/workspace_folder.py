@@ -10,6 +10,7 @@ from pathlib import Path
 
 from helpers import safe_files
 from helpers.errors import TrackbedError
+from helpers.shell_words import as_root
 
 UID = 1000  # jovyan
 GID = 100  # users
@@ -60,10 +61,7 @@ def problem(workspace: Path, uid: int, gid: int = GID, groups: Collection[int] =
 
 def give_line(workspace: Path, uid: int, gid: int) -> str:
     """The line that gives a workspace and all that is in it to an account."""
-    return (
-        f"{'' if os.geteuid() == 0 else 'sudo '}chown -hR {uid}:{gid} {shlex.quote(str(workspace))}"
-        "   (or name another folder in WORKSPACE)"
-    )
+    return f"{as_root(f'chown -hR {uid}:{gid} {shlex.quote(str(workspace))}')}   (or name another folder in WORKSPACE)"
 
 
 def other_folder(workspace: Path) -> str:
@@ -73,7 +71,8 @@ def other_folder(workspace: Path) -> str:
     except OSError:
         enforcing = False
     if enforcing:
-        return f"sudo chcon -Rt container_file_t {shlex.quote(str(workspace))}   (or name another folder in WORKSPACE)"
+        label = as_root(f"chcon -Rt container_file_t {shlex.quote(str(workspace))}")
+        return f"{label}   (or name another folder in WORKSPACE)"
     return (
         "name a folder on a disk of this machine in WORKSPACE; this one may be a file server's, which does not let "
         "the notebook's account in"

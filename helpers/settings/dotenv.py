@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from dotenv.parser import Binding, parse_stream
 
 from helpers import files
 from helpers.errors import SettingError, TrackbedError
+from helpers.shell_words import account, as_root
 
 END = "# <<< written by Trackbed"
 BEGIN_SIGN = "# >>> written by Trackbed"
@@ -44,7 +46,7 @@ class EnvFile:
 
 def _unreadable(path: Path, error: OSError) -> SettingError:
     if isinstance(error, PermissionError):
-        return SettingError(f"{path.name}: permission denied; make it yours: sudo chown $USER {path}")
+        return SettingError(f"{path.name}: permission denied; make it yours: {_chown(path)}")
     return SettingError(f"{path.name}: cannot be read ({error.strerror or error})")
 
 
@@ -237,5 +239,9 @@ def _put(target: Path, content: bytes, owner: os.stat_result, mode: int) -> None
 def _unwritable(path: Path, error: OSError) -> TrackbedError:
     return TrackbedError(
         f"{path} cannot be written ({error.strerror or error})",
-        f"make the folder yours: sudo chown $USER {path.parent} {path}",
+        f"make the folder yours: {_chown(path.parent, path)}",
     )
+
+
+def _chown(*paths: Path) -> str:
+    return as_root(shlex.join(["chown", account(), *map(str, paths)]))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from helpers.errors import SettingError, TrackbedError
 from helpers.settings.dotenv import END, drop_block, read
+from helpers.shell_words import account, as_root
 
 BEGIN = "# >>> written by Trackbed for docker compose; changes in here are lost"
 
@@ -117,7 +118,7 @@ def test_permission_denied(env: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_bytes", denied)  # root may read everything, so chmod would not do
     with pytest.raises(SettingError) as caught:
         read(env)
-    assert caught.value.message == f".env: permission denied; make it yours: sudo chown $USER {env}"
+    assert caught.value.message == f".env: permission denied; make it yours: {as_root(f'chown {account()} {env}')}"
 
 
 BLOCK = f"{BEGIN}\nCOMPOSE_FILE=docker/compose.yaml:docker/minio.yaml\nTRACKBED_WORKSPACE='/my runs'\n{END}\n"

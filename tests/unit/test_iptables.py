@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,17 @@ def test_a_failure_is_told(table: Table) -> None:
     assert iptables.put("lab", wanted()) == "iptables: Permission denied"
 
 
-def test_lines_can_be_typed() -> None:
-    for line in iptables.lines(wanted()):
-        assert shlex.split(line)[:6] == ["sudo", "iptables", "-t", "raw", "-I", "PREROUTING"]
+@pytest.mark.parametrize(("uid", "sudo", "before"), [(0, "/usr/bin/sudo", []), (1000, "/usr/bin/sudo", ["sudo"])])
+def test_lines_can_be_typed(monkeypatch: pytest.MonkeyPatch, uid: int, sudo: str, before: list[str]) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setattr(shutil, "which", lambda name: sudo)
+    for line, rule in zip(iptables.lines(wanted()), wanted(), strict=True):
+        assert shlex.split(line) == [*before, "iptables", "-t", "raw", "-I", "PREROUTING", *rule]
+
+
+def test_lines_can_be_typed_where_there_is_no_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    for line, rule in zip(iptables.lines(wanted()), wanted(), strict=True):
+        su, flag, command = shlex.split(line)
+        assert (su, flag) == ("su", "-c") and shlex.split(command)[-len(rule) :] == list(rule)

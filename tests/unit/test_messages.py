@@ -183,6 +183,13 @@ def test_a_hint_goes_on_the_errors_line() -> None:
     assert [(place, text) for place, text in seen if re.search(r"\w\.$", text)] == []
 
 
+def test_a_command_for_root_is_for_who_reads_it() -> None:
+    """With sudo where that is needed and there: `shell_words.as_root`. Another machine's shell is not known here."""
+    places = [place for place, text in said() if re.search(r"\bsudo [a-z]", text) and place.startswith("helpers/")]
+    apart = ("helpers/shell_words.py", "helpers/gpu/advice.py", "helpers/engines/docker/ssh.py")
+    assert [place for place in places if not place.startswith(apart)] == []
+
+
 def test_a_flag_is_never_put_together_from_a_settings_name() -> None:
     """`Setting.given` knows whether there is one."""
     for place, text in said():

@@ -12,6 +12,7 @@ from helpers.engines.docker import client_config
 from helpers.engines.docker.client import DEFAULT_SOCKET, DockerApi, socket_error
 from helpers.errors import EngineUnavailable
 from helpers.services import Availability
+from helpers.shell_words import account, as_root
 
 MINIMUM_API = (1, 44)  # Docker 25: health checks with start_interval
 MINIMUM_COMPOSE = (2, 21)  # `ps --format json` and start_interval as we use them
@@ -48,7 +49,8 @@ def _socket() -> Availability | None:
         return None
     if isinstance(problem, PermissionError):
         return _refused(
-            f"permission denied at {path}", "sudo usermod -aG docker $USER, then log in again (or use sudo)"
+            f"permission denied at {path}",
+            f"{as_root(f'usermod -aG docker {account()}')}, then log in again (or run this as root)",
         )
     if words:
         return _refused(
@@ -64,7 +66,7 @@ def _engine(api: DockerApi, public: bool) -> Availability:
     try:
         version = api.version()
     except EngineUnavailable as error:
-        return _refused(error.message, "sudo systemctl start docker")
+        return _refused(error.message, as_root("systemctl start docker"))
     if any("podman" in str(component.get("Name", "")).lower() for component in version.get("Components") or ()):
         return _refused(
             f"the engine at {_socket_path()[0]} is Podman, which this release does not support",

@@ -13,6 +13,7 @@ from helpers.engines.docker.network_guard import NetworkGuard
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
 from helpers.gpu import advice
+from helpers.shell_words import account, as_root
 
 
 class DockerChecks(Checks):
@@ -159,17 +160,17 @@ def install_lines(release: str) -> str:
     fields = dict(line.split("=", 1) for line in release.splitlines() if "=" in line)
     distribution = fields.get("ID", "").strip('"')
     like = fields.get("ID_LIKE", "").strip('"').split()
+    start = "systemctl enable --now docker"
     if distribution in ("debian", "ubuntu") or "debian" in like:
-        return "curl -fsSL https://get.docker.com | sudo sh && sudo usermod -aG docker $USER, then log in again"
-    if distribution in ("fedora", "rhel", "centos", "rocky", "almalinux") or {"rhel", "fedora"} & set(like):
-        return (
-            "sudo dnf config-manager addrepo --from-repofile=https://download.docker.com/linux/fedora/"
-            "docker-ce.repo && sudo dnf install docker-ce docker-compose-plugin && "
-            "sudo systemctl enable --now docker && sudo usermod -aG docker $USER, then log in again"
-        )
-    if distribution == "arch" or "arch" in like:
-        return (
-            "sudo pacman -S docker docker-compose docker-buildx && sudo systemctl enable --now docker && "
-            "sudo usermod -aG docker $USER, then log in again"
-        )
-    return "https://docs.docker.com/engine/install/"
+        commands = ["curl -fsSL https://get.docker.com | sh"]
+    elif distribution in ("fedora", "rhel", "centos", "rocky", "almalinux") or {"rhel", "fedora"} & set(like):
+        repository = "https://download.docker.com/linux/fedora/docker-ce.repo"
+        install = "dnf install docker-ce docker-compose-plugin"
+        commands = [f"dnf config-manager addrepo --from-repofile={repository}", install, start]
+    elif distribution == "arch" or "arch" in like:
+        commands = ["pacman -S docker docker-compose docker-buildx", start]
+    else:
+        return "https://docs.docker.com/engine/install/"
+    if os.geteuid() == 0:
+        return " && ".join(commands)
+    return f"{' && '.join(map(as_root, [*commands, f'usermod -aG docker {account()}']))}, then log in again"

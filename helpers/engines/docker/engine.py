@@ -45,6 +45,7 @@ from helpers.services import (
     State,
 )
 from helpers.settings import Settings
+from helpers.shell_words import as_root
 
 INSIDE = {MLFLOW: 8000, JUPYTER: 8888}  # the ports in the containers
 
@@ -318,7 +319,8 @@ class DockerEngine(base.Engine):
 
     def start_at_boot(self) -> tuple[str, ...]:
         return (
-            "Docker restarts the containers after a reboot, when systemd starts Docker (sudo systemctl enable docker)",
+            "Docker restarts the containers after a reboot, when systemd starts Docker "
+            f"({as_root('systemctl enable docker')})",
         )
 
     def put_users(self) -> None:

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from helpers.shell_words import as_root
+
 CURED_IN = 28
 METADATA = "169.254.169.254"  # a cloud's metadata service: on most clouds it gives out the machine's credentials
 INTERFACES = Path("/sys/class/net")
@@ -64,7 +66,7 @@ def _end(project: str) -> Rule:
 
 def lines(rules: Iterable[Rule]) -> tuple[str, ...]:
     """The commands that set the rules, for someone who is not root here."""
-    return tuple("sudo iptables -t raw -I PREROUTING " + shlex.join(rule) for rule in rules)
+    return tuple(as_root(shlex.join(("iptables", "-t", "raw", "-I", "PREROUTING", *rule))) for rule in rules)
 
 
 def may_change() -> bool:

@@ -21,6 +21,7 @@ from helpers.errors import TrackbedError
 from helpers.project.credentials import JUPYTER_TOKEN
 from helpers.service_accounts import SERVER
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, ProgressReporter, StartReport
+from helpers.shell_words import account, as_root
 
 STOP_SECONDS = 40  # for running requests, before processes that need another group
 
@@ -100,7 +101,7 @@ class Startup(Collaborator):
                     group = grp.getgrgid(int(group)).gr_name
                 raise TrackbedError(
                     f"this user may not open {path}, it belongs to the group {group}",
-                    f"sudo usermod -aG {group} $USER, then log in again; or use --gpu=none",
+                    f"{as_root(f'usermod -aG {group} {account()}')}, then log in again; or use --gpu=none",
                 )
 
     def _renew_groups(self, progress: ProgressReporter) -> None:

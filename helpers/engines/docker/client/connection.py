@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from helpers.errors import EngineUnavailable
+from helpers.shell_words import as_root
 
 LABEL = "dev.trackbed"
 DEFAULT_SOCKET = "/var/run/docker.sock"
@@ -78,7 +79,7 @@ def told(send: Callable[..., Any]) -> Callable[..., Any]:
             return send(request, **options)
         except Timeout:
             raise EngineUnavailable(
-                "Docker took a request and does not answer", "sudo systemctl restart docker"
+                "Docker took a request and does not answer", as_root("systemctl restart docker")
             ) from None
         except ConnectionError as error:
             raise EngineUnavailable(f"the connection to Docker broke: {words(error)}", "see `invoke doctor`") from None
