@@ -111,20 +111,22 @@ def exceptions(listed: str) -> str:
     return ",".join(dict.fromkeys((*INSIDE, *(word.strip() for word in listed.split(",") if word.strip()))))
 
 
+def files(bundles: Iterable[str]) -> tuple[str, ...]:
+    """The bundles that can be read, and the public authorities where they have only the site's own; () for none."""
+    texts = {bundle: text for bundle in bundles if (text := _certificates(bundle))}
+    if not texts or max(map(len, texts.values())) >= COMPLETE:
+        return tuple(texts)
+    try:
+        import certifi
+    except ImportError:
+        return ()  # without the public ones nothing else would be reached
+    return (*texts, certifi.where())
+
+
 def certificates(bundles: Iterable[str]) -> str:
-    """The text of all bundles, with the public authorities where they have only the site's own; "" for none.
-
-    One that cannot be read is left out.
-    """
-    texts = [text for bundle in bundles if (text := _certificates(bundle))]
-    if texts and max(map(len, texts)) < COMPLETE:
-        try:
-            import certifi
-
-            texts.append(Path(certifi.where()).read_text())
-        except (OSError, ImportError):
-            return ""  # without the public ones nothing else would be reached
-    return "".join(f"{text}\n" for text in texts)
+    """The text of `files`; "" for none."""
+    texts = [_certificates(path) for path in files(bundles)]
+    return "".join(f"{text}\n" for text in texts) if all(texts) else ""
 
 
 def _certificates(path: str) -> str:

@@ -112,3 +112,8 @@ def tail(plan: Plan, deployment: Deployment, host: Host = LOCAL, login: Iterable
 def has_password(name: str, value: str) -> bool:
     """Whether a variable is a proxy with a login in it."""
     return name.upper() in egress.PROXIES and "@" in value
+
+
+def export(name: str, value: str) -> str:
+    """A variable for the programs that the script runs; a proxy's password is the caller's to export."""
+    return f': "${{{name}:?export it first}}"' if has_password(name, value) else f"export {name}={shlex.quote(value)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 import subprocess
 from dataclasses import replace
@@ -11,10 +12,10 @@ from typing import cast
 
 import pytest
 
-from helpers import aside, clone, cloud_metadata, dry_run
+from helpers import aside, clone, cloud_metadata, dry_run, egress
 from helpers.engines import scripts
 from helpers.engines.base import Health, Mount, Network, Plan, Port, SecretFile, ServiceSpec, Volume
-from helpers.engines.docker import script
+from helpers.engines.docker import images, script
 from helpers.engines.docker.client import DockerApi
 from helpers.engines.docker.deployment import DockerDeployment
 from helpers.engines.docker.notebook_image import NotebookImage
@@ -164,6 +165,42 @@ def test_keys_of_an_external_store_are_asked_for(tmp_path: Path) -> None:
     external = deployed(project(tmp_path).settings, "external")
     lines = scripts.values((SecretFile("mlflow", "v", "f", "{S3_SECRET_KEY}", ("S3_SECRET_KEY",), 1, 1),), external)
     assert lines == [': "${S3_SECRET_KEY:?export the key of your object store first}"']
+
+
+@pytest.mark.parametrize("password", ["", "ann:secret@"])
+def test_a_build_goes_out_as_ups_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, password: str) -> None:
+    """Through the site's proxy, and trusting its certificates: the script builds what `up` would."""
+    own = tmp_path / "site ca.pem"
+    own.write_text("-----BEGIN CERTIFICATE-----\nc2l0ZQ==\n-----END CERTIFICATE-----\n")
+    proxy = f"http://{password}proxy.example.org:3128"
+    for name in (*egress.PROXIES, *egress.TRUST, egress.EXCEPT):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    monkeypatch.setenv("PIP_CERT", str(own))
+    name = "trackbed/jupyter-mlflow:cpu"
+    plan = replace(PLAN, services=(SERVER, replace(NOTEBOOK, image=name)))
+    deployment = on_docker(project(tmp_path))
+    text = script.containers(plan, deployment, NotebookImage(name))
+    line = next(
+        line for line in text.replace("\\\n", "").splitlines() if line.startswith(f"docker image inspect {name}")
+    )
+    words = shlex.split(line.partition("|| ")[2])
+    assert words[words.index("HTTPS_PROXY") - 1] == "--build-arg" and "id=ca,src=$CA" in words
+    exported = re.findall("^(export HTTPS_PROXY=.*|: .*HTTPS_PROXY.*)$", text, re.MULTILINE)
+    assert exported == ([': "${HTTPS_PROXY:?export it first}"'] if password else [f"export HTTPS_PROXY={proxy}"])
+    assert "secret@" not in text
+    bundle = subprocess.run(
+        ["bash", "-c", re.findall("^(CA=.*)$", text, re.MULTILINE)[0] + '\ncat "$CA"; rm "$CA"'],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "c2l0ZQ==" in bundle and len(bundle) > egress.COMPLETE, "the public authorities as well"
+    assert words[:-1] == [
+        word.replace("/nowhere", "$CA")
+        for word in images.build_command(name, deployment.settings, NotebookImage(name), bundle="/nowhere")[:-1]
+    ]
 
 
 def test_behind_a_gateway_the_links_are_its_own_and_there_is_a_login(tmp_path: Path) -> None:

@@ -9,12 +9,21 @@ from helpers.services import DeviceRequest, Mount, Network, Port, ServiceSpec
 from helpers.shell_words import ShellText
 
 
-def build(name: str, folder: str, arguments: Mapping[str, str], network: str) -> list[str]:
-    """Build an image from a folder. ``network``: for its RUN steps, "default" for the builder's own."""
+def build(
+    name: str, folder: str, arguments: Mapping[str, str], network: str, proxies: Iterable[str] = (), bundle: str = ""
+) -> list[str]:
+    """Build an image from a folder. ``network``: for its RUN steps, "default" for the builder's own.
+
+    ``proxies``: variables, whose values Docker takes from its caller's environment. ``bundle``: a file of certificates.
+    """
     words = ["docker", "buildx", "build", "--load", *([] if network == "default" else ["--network", network])]
     words += ["--tag", name]
     for key, value in arguments.items():
         words += ["--build-arg", f"{key}={value}"]
+    for variable in proxies:
+        words += ["--build-arg", variable]
+    if bundle:
+        words += ["--secret", type(bundle)(f"id=ca,src={bundle}")]  # what a shell expands goes on being that
     return [*words, folder]
 
 

@@ -189,36 +189,45 @@ def build(
 
 
 @contextmanager
-def _secret(name: str, text: str) -> Iterator[list[str]]:
-    """The words that give a build a secret file of this text; none for no text."""
+def _file(text: str) -> Iterator[str]:
+    """The name of a file with this text; "" for no text."""
     if not text:
-        yield []
+        yield ""
         return
     with tempfile.NamedTemporaryFile("w", prefix="trackbed-") as file:
         file.write(text)
         file.flush()
-        yield ["--secret", f"id={name},src={file.name}"]
+        yield file.name
 
 
-def build_command(name: str, settings: Settings, notebook: NotebookImage, root: str = "") -> list[str]:
-    """The words that build one of our images; its folder is last, below ``root`` ("": the clone, as the cwd)."""
+def proxies(settings: Settings) -> dict[str, str]:
+    """The site's proxies, for the builds."""
+    return egress.of_machine(settings, client_config.proxies(os.environ)).environment(egress.inside(settings))
+
+
+def build_command(
+    name: str, settings: Settings, notebook: NotebookImage, root: str = "", bundle: str = ""
+) -> list[str]:
+    """The words that build one of our images; its folder is last, below ``root`` ("": the clone, as the cwd).
+
+    ``bundle``: the file of the site's certificates. The values of `proxies` are taken from the environment.
+    """
     folder = str(Path(root, "docker", FOLDERS[name.rpartition(":")[0]]))
-    return argv.build(name, folder, arguments(name, settings, notebook), settings.build_network)
+    chosen = arguments(name, settings, notebook)
+    return argv.build(name, folder, chosen, settings.build_network, proxies(settings), bundle)
 
 
 def _build(name: str, settings: Settings, notebook: NotebookImage, progress: ProgressReporter) -> None:
     if shutil.which("docker") is None:
         raise TrackbedError("the docker command is missing", "install docker-ce-cli and docker-buildx-plugin")
-    *command, folder = build_command(name, settings, notebook, str(clone.ROOT))
     inputs = _inputs(name, settings, notebook)
-    command += ["--progress=plain", "--provenance=false", "--label", f"{LABEL}.inputs={inputs}"]
-    trusted = egress.certificates(egress.of_machine(settings, {}).bundles)
-    proxies = egress.of_machine(settings, client_config.proxies(os.environ)).environment(egress.inside(settings))
-    for variable in proxies:
-        command += ["--build-arg", variable]  # the value is taken from the environment, not from argv
+    own = ["--progress=plain", "--provenance=false", "--label", f"{LABEL}.inputs={inputs}"]
     open_to_all(_folder(name))
-    with _secret("ca", trusted) as secret:
-        code, lines = commands.follow([*command, *secret, folder], progress.output, env={**os.environ, **proxies})
+    with _file(egress.certificates(egress.of_machine(settings, {}).bundles)) as bundle:
+        *command, folder = build_command(name, settings, notebook, str(clone.ROOT), bundle)
+        code, lines = commands.follow(
+            [*command, *own, folder], progress.output, env={**os.environ, **proxies(settings)}
+        )
     if code:
         if known := client_problem("\n".join(lines)):
             raise TrackbedError(f"building {name} failed: {known[0]}", known[1], tuple(lines[-4:]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
-from helpers import shell_words
+from helpers import egress, shell_words
 from helpers.engines import jupyterlab, scripts
 from helpers.engines.docker import argv, images
 from helpers.engines.docker.deployment import DockerDeployment
@@ -14,6 +14,7 @@ from helpers.engines.host import Host
 from helpers.gpu.accelerator import Accelerator
 from helpers.services import Mount, Plan, SecretFile, ServiceSpec
 from helpers.settings import Settings
+from helpers.shell_words import ShellText
 
 AWAIT = """\
 # wait until a command inside a container ends well; stop when the container has ended
@@ -89,10 +90,15 @@ def _volumes(plan: Plan, image: str) -> list[str]:
 
 def _images(plan: Plan, settings: Settings, notebook: NotebookImage) -> list[str]:
     lines = ["# our images are built when they are missing; the others are pulled by `docker create`"]
-    for name in dict.fromkeys(service.image for service in plan.services):
-        if images.is_own(name):
-            words = images.build_command(name, settings, notebook)
-            lines.append(f"docker image inspect {name} >/dev/null 2>&1 || {_folded(words, '--build-arg')}")
+    names = [name for name in dict.fromkeys(service.image for service in plan.services) if images.is_own(name)]
+    bundles = egress.files(egress.of_machine(settings, {}).bundles) if names else ()
+    if names:
+        lines += [scripts.export(name, value) for name, value in images.proxies(settings).items()]
+    if bundles:
+        lines.append(f'CA=$(mktemp) && cat {shlex.join(bundles)} >"$CA"  # the site\'s certificates')
+    for name in names:
+        words = images.build_command(name, settings, notebook, bundle=ShellText('"$CA"') if bundles else "")
+        lines.append(f"docker image inspect {name} >/dev/null 2>&1 || {_folded(words, '--build-arg')}")
     return lines
 
 
