@@ -8,7 +8,7 @@ from invoke.context import Context
 
 import command_line
 from command_line import task
-from helpers.settings.flags import Given
+from helpers.settings.flags import Flags
 
 YES = {"yes": "Do not ask before running kernels end"}
 BOOT = {"on_boot": "Start at boot too, with a systemd unit (embedded only): true or false"}
@@ -27,7 +27,7 @@ USER = {"name": "Name of the login"}
 @task(aliases=["start"], optional=[*BOOT], help={**BOOT, **STARTING})
 def up(
     context: Context,
-    given: Given,
+    given: Flags,
     on_boot: str | bool | None = None,
     dry_run: bool = False,
     name_prefix: str | None = None,
@@ -43,7 +43,7 @@ def up(
 @task(help=STARTING)
 def jupyter(
     context: Context,
-    given: Given,
+    given: Flags,
     dry_run: bool = False,
     name_prefix: str | None = None,
     adopt: bool = False,
@@ -59,7 +59,7 @@ def jupyter(
     aliases=["stop"],
     help={"delete_data": "Delete the data too; shows what will be deleted and asks", "yes": "Do not ask"},
 )
-def down(context: Context, given: Given, delete_data: bool = False, yes: bool = False) -> None:
+def down(context: Context, given: Flags, delete_data: bool = False, yes: bool = False) -> None:
     """Stop everything, the notebook first. Your data stay unless you give --delete-data."""
     from helpers.cli import running
 
@@ -67,7 +67,7 @@ def down(context: Context, given: Given, delete_data: bool = False, yes: bool = 
 
 
 @task(aliases=["ps"], help={**FORMAT, **JSON})
-def status(context: Context, given: Given, format: str = "table", json: bool = False) -> int:
+def status(context: Context, given: Flags, format: str = "table", json: bool = False) -> int:
     """Show each service with its state, URL and memory. The exit code is 1 when a service is not up."""
     from helpers.cli import status
 
@@ -84,7 +84,7 @@ def status(context: Context, given: Given, format: str = "table", json: bool = F
     },
 )
 def logs(
-    context: Context, given: Given, service: str = "", follow: bool = False, tail: int = 200, raw: bool = False
+    context: Context, given: Flags, service: str = "", follow: bool = False, tail: int = 200, raw: bool = False
 ) -> None:
     """Print the log of all services, or of one. Control characters are escaped."""
     from helpers.cli import status
@@ -93,7 +93,7 @@ def logs(
 
 
 @task(aliases=["url", "open"])
-def jupyter_url(context: Context, given: Given) -> None:
+def jupyter_url(context: Context, given: Flags) -> None:
     """Print the link that opens JupyterLab in a browser."""
     from helpers.cli import status
 
@@ -101,7 +101,7 @@ def jupyter_url(context: Context, given: Given) -> None:
 
 
 @task()
-def mlflow_url(context: Context, given: Given) -> None:
+def mlflow_url(context: Context, given: Flags) -> None:
     """Print the link that opens MLflow, with the token where it asks for one."""
     from helpers.cli import status
 
@@ -109,7 +109,7 @@ def mlflow_url(context: Context, given: Given) -> None:
 
 
 @task()
-def check(context: Context, given: Given) -> int:
+def check(context: Context, given: Flags) -> int:
     """Log a test run from the notebook and look for it everywhere. Computes on the GPUs too."""
     from helpers.cli import running
 
@@ -117,7 +117,7 @@ def check(context: Context, given: Given) -> int:
 
 
 @task()
-def doctor(context: Context, given: Given) -> int:
+def doctor(context: Context, given: Flags) -> int:
     """Find problems before or after a start, and how to fix them. Changes nothing."""
     from helpers.cli import running
 
@@ -125,7 +125,7 @@ def doctor(context: Context, given: Given) -> int:
 
 
 @task(name="list")
-def users_list(context: Context, given: Given) -> None:
+def users_list(context: Context, given: Flags) -> None:
     """List the logins of the gateway (public mode)."""
     from helpers.cli import people
 
@@ -133,7 +133,7 @@ def users_list(context: Context, given: Given) -> None:
 
 
 @task(name="add", positional=["name"], help=USER)
-def users_add(context: Context, given: Given, name: str) -> None:
+def users_add(context: Context, given: Flags, name: str) -> None:
     """Create a login for the gateway and print its password. Nobody can see the password again."""
     from helpers.cli import people
 
@@ -141,7 +141,7 @@ def users_add(context: Context, given: Given, name: str) -> None:
 
 
 @task(name="passwd", positional=["name"], help=USER)
-def users_passwd(context: Context, given: Given, name: str) -> None:
+def users_passwd(context: Context, given: Flags, name: str) -> None:
     """Replace a login's password and print the new one."""
     from helpers.cli import people
 
@@ -149,7 +149,7 @@ def users_passwd(context: Context, given: Given, name: str) -> None:
 
 
 @task(name="remove", positional=["name"], help=USER)
-def users_remove(context: Context, given: Given, name: str) -> None:
+def users_remove(context: Context, given: Flags, name: str) -> None:
     """Remove a login. It stops working within a second."""
     from helpers.cli import people
 
@@ -157,7 +157,7 @@ def users_remove(context: Context, given: Given, name: str) -> None:
 
 
 @task(word="name", help={"name": "Name of the login (default: the first)"})
-def env(context: Context, given: Given, name: str = "") -> None:
+def env(context: Context, given: Flags, name: str = "") -> None:
     """Print lines for a shell on another machine that logs runs here. Put the password in yourself."""
     from helpers.cli import people
 
@@ -165,7 +165,7 @@ def env(context: Context, given: Given, name: str = "") -> None:
 
 
 @task(name="show", help={**FORMAT, **JSON})
-def credentials_show(context: Context, given: Given, format: str = "table", json: bool = False) -> None:
+def credentials_show(context: Context, given: Flags, format: str = "table", json: bool = False) -> None:
     """Show the generated secrets."""
     from helpers.cli import people
 
@@ -173,7 +173,7 @@ def credentials_show(context: Context, given: Given, format: str = "table", json
 
 
 @task(name="rotate")
-def credentials_rotate(context: Context, given: Given) -> None:
+def credentials_rotate(context: Context, given: Flags) -> None:
     """Replace every generated secret of the running project. The data stay."""
     from helpers.cli import people
 
@@ -181,7 +181,7 @@ def credentials_rotate(context: Context, given: Given) -> None:
 
 
 @task(name="init")
-def credentials_init(context: Context, given: Given) -> None:
+def credentials_init(context: Context, given: Flags) -> None:
     """Prepare a bare `docker compose up`: images, volumes, secrets and compose.yaml."""
     from helpers.cli import people
 
@@ -196,7 +196,7 @@ def credentials_init(context: Context, given: Given) -> None:
         "with_secrets": "Put the generated secrets into the backup too, in plain text",
     },
 )
-def backup(context: Context, given: Given, to: str = "", with_secrets: bool = False) -> int:
+def backup(context: Context, given: Flags, to: str = "", with_secrets: bool = False) -> int:
     """Back up runs, models and artifacts while everything runs. The workspace is not part of it."""
     from helpers.cli import data
 
@@ -212,7 +212,7 @@ def backup(context: Context, given: Given, to: str = "", with_secrets: bool = Fa
         "repair": "Store damaged pieces again, from copies and from the running project",
     },
 )
-def backup_verify(context: Context, given: Given, place: str = "", repair: bool = False) -> int:
+def backup_verify(context: Context, given: Flags, place: str = "", repair: bool = False) -> int:
     """Read backups back and name what is damaged, by run and artifact. No service has to run."""
     from helpers.cli import data
 
@@ -231,7 +231,7 @@ def backup_verify(context: Context, given: Given, place: str = "", repair: bool 
 )
 def restore(
     context: Context,
-    given: Given,
+    given: Flags,
     source: str,
     into: str = "",
     no_backup: bool = False,
@@ -245,7 +245,7 @@ def restore(
 
 
 @task(help={"to": "Engine to move to: docker or embedded"})
-def move(context: Context, given: Given, to: str) -> None:
+def move(context: Context, given: Flags, to: str) -> None:
     """Move all data to the other engine. The old engine's data go when the new one is up."""
     from helpers.cli import data
 
@@ -253,7 +253,7 @@ def move(context: Context, given: Given, to: str) -> None:
 
 
 @task(help={"back": "Return to the database that the last upgrade kept"})
-def upgrade(context: Context, given: Given, back: bool = False) -> None:
+def upgrade(context: Context, given: Flags, back: bool = False) -> None:
     """Upgrade the project to the versions of this clone. The old database is kept."""
     from helpers.cli import data
 
@@ -261,7 +261,7 @@ def upgrade(context: Context, given: Given, back: bool = False) -> None:
 
 
 @task(help={**TABLE_OR_JSON, **JSON})
-def usage(context: Context, given: Given, format: str = "table", json: bool = False) -> None:
+def usage(context: Context, given: Flags, format: str = "table", json: bool = False) -> None:
     """Show disk usage by experiment, and the free disk space."""
     from helpers.cli import data
 
@@ -274,7 +274,7 @@ def usage(context: Context, given: Given, format: str = "table", json: bool = Fa
         "yes": "Remove it; without this flag, gc only shows it",
     }
 )
-def gc(context: Context, given: Given, older_than: str = "30d", yes: bool = False) -> None:
+def gc(context: Context, given: Flags, older_than: str = "30d", yes: bool = False) -> None:
     """Free disk space: remove for good what was deleted in MLflow. Without --yes it only shows that."""
     from helpers.cli import data
 
@@ -289,7 +289,7 @@ def gc(context: Context, given: Given, older_than: str = "30d", yes: bool = Fals
         "registry": "Registry to push to, as in ghcr.io/our-lab",
     },
 )
-def build(context: Context, given: Given, image: str = "", push: bool = False, registry: str = "") -> None:
+def build(context: Context, given: Flags, image: str = "", push: bool = False, registry: str = "") -> None:
     """Build the images, for this machine's GPU or a named one. Builds only what has changed."""
     from helpers.cli import toolkit
 

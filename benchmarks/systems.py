@@ -40,7 +40,7 @@ def service_image(key: str) -> str:
     """The image of postgres or versitygw by the name that this machine has, which `invoke up` uses too: one that was
     built here, or loaded, has no digest of a registry."""
     return images.local(
-        DockerApi(), images.wanted(key, Settings.load({}, os.environ, HERE / "no.env", state.remembered))
+        DockerApi(), images.reference(key, Settings.load({}, os.environ, HERE / "no.env", state.remembered))
     )
 
 

@@ -24,7 +24,7 @@ def _is_free(project: Project) -> Callable[[str, int], bool]:
 def beside(project: Project, name: str) -> Settings:
     """The same settings under another name, on ports that are free now. Raises SettingError."""
     ports = _free_ports(project)
-    return project.settings.again(project.state.remembered, project=name, workspace="", **ports)
+    return project.settings.reload(project.state.remembered, project=name, workspace="", **ports)
 
 
 def _free_ports(project: Project) -> dict[str, str]:
@@ -71,4 +71,4 @@ def project(project: Project, name: str) -> Project:
         "public": "",
         "workspace": "",
     }
-    return Project(project.settings.again(state.remembered, **found), state, aside=True)
+    return Project(project.settings.reload(state.remembered, **found), state, aside=True)

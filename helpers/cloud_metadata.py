@@ -21,7 +21,7 @@ GOOGLE = "/computeMetadata/v1/instance/network-interfaces/0/access-configs/0/ext
 
 
 @dataclass(frozen=True)
-class Found:
+class PublicAddress:
     """An address and whose service told it; ``address`` "" when none did, then ``why`` says what was tried."""
 
     address: str = ""
@@ -33,7 +33,7 @@ class _Silent(OSError):
     """Nobody answers there: no use in asking for the other clouds."""
 
 
-def public_address(service: tuple[str, int] = SERVICE) -> Found:
+def public_address(service: tuple[str, int] = SERVICE) -> PublicAddress:
     """The public IPv4 address that a metadata service names. Bounded: about 1 s where there is no service."""
     heard = []
     try:
@@ -51,11 +51,11 @@ def public_address(service: tuple[str, int] = SERVICE) -> Found:
         for cloud, method, path, headers in asks:
             status, text = _ask(service, method, path, headers)
             if status == 200 and (address := _address(text)):
-                return Found(address, cloud)
+                return PublicAddress(address, cloud)
             heard.append(f"{cloud}: {_said(status, text)}")
     except OSError:
-        return Found(why=f"no metadata service answers at {service[0]}")
-    return Found(why=f"the metadata service names no public address ({'; '.join(heard)})")
+        return PublicAddress(why=f"no metadata service answers at {service[0]}")
+    return PublicAddress(why=f"the metadata service names no public address ({'; '.join(heard)})")
 
 
 def _token(service: tuple[str, int]) -> str:

@@ -27,14 +27,14 @@ class LookBack:
     names: tuple[str, ...]
 
     @property
-    def well(self) -> bool:
+    def ok(self) -> bool:
         return not self.missing and not self.damaged
 
     def __str__(self) -> str:
         text = f"after an unclean stop {self.checked} artifacts were checked"
         if self.by_size:
             text += f" ({self.by_size} of them by size only)"
-        return f"{text}: " + ("all are whole" if self.well else f"{self.missing} missing, {self.damaged} damaged")
+        return f"{text}: " + ("all are whole" if self.ok else f"{self.missing} missing, {self.damaged} damaged")
 
 
 def promise(engine: Engine) -> str:
@@ -72,7 +72,7 @@ def lines(engine: Engine) -> list[str]:
     found, text = look_back(engine), promise(engine)
     return [
         *(
-            [f"{'' if found.well else 'warning: '}{found}" + ("" if found.well else "; `invoke doctor` names them")]
+            [f"{'' if found.ok else 'warning: '}{found}" + ("" if found.ok else "; `invoke doctor` names them")]
             if found
             else []
         ),

@@ -60,7 +60,7 @@ class Egress:
         return Egress(kept, self.exceptions, self.origin, self.bundles, self.bundle_origin)
 
     @property
-    def lost(self) -> tuple[str, ...]:
+    def unreachable_proxies(self) -> tuple[str, ...]:
         """The proxies that containers cannot reach, without their passwords."""
         return tuple(dict.fromkeys(masked(value) for value in self.proxies.values() if _is_loopback(value)))
 

@@ -29,7 +29,7 @@ def sealed(engine: Engine, tried: Mapping[str, list[str]] | None = None) -> dict
     return found
 
 
-def lost(found: Mapping[str, Any]) -> str:
+def undecryptable(found: Mapping[str, Any]) -> str:
     """One line about what cannot be decrypted and what to do; "" when everything can."""
     words = {KEK_PASSPHRASE: "API keys in MLflow", WEBHOOK_KEY: "secrets of webhooks"}
     gone = {name: names for name, names in found["lost"].items() if names}

@@ -47,7 +47,7 @@ def settle_address(project: Project, notice: Callable[[str], None]) -> None:
         )
     address = found.address or before
     project.state.remembered[FOUND_ADDRESS] = address
-    project.settings = settings.again(project.state.remembered)
+    project.settings = settings.reload(project.state.remembered)
 
 
 def check_settings(settings: Settings, engine: Engine | type[Engine], node: str = "") -> None:

@@ -29,8 +29,12 @@ def load(flags: Mapping[str, str | None]) -> Project:
 def last_tried(flags: Mapping[str, str | None]) -> tuple[Project, tuple[str, ...]]:
     """The system as the last start was told to make it, and the flags that count because it failed."""
     project = load(flags)
-    given = {*project.settings.told, *(name.upper() for name, value in flags.items() if value is not None)}
-    more = {name: value for name, value in failed_start.told(project.settings.folder).items() if name not in given}
+    given = {*project.settings.explicit, *(name.upper() for name, value in flags.items() if value is not None)}
+    more = {
+        name: value
+        for name, value in failed_start.remembered_flags(project.settings.folder).items()
+        if name not in given
+    }
     if more:
         with suppress(TrackbedError):  # this version may take them no more
             return load({**flags, **more}), tuple(sorted(BY_NAME[name].option for name in more))  # values may be secret
@@ -94,7 +98,7 @@ def initialise(project: Project, progress: ProgressReporter, notice: Notice) -> 
         start.begin_below_own_prefix(project, engine.settings)
         project.state.engine, project.state.clone = engine.name, str(project.settings.clone)
         project.state.node = engine.host.url
-        project.state.remember(project.settings.told)
+        project.state.remember(project.settings.explicit)
         project.state.save()
         engine.prepare(progress)
         engine.make_volumes()
@@ -154,7 +158,7 @@ def delete_data(project: Project, progress: ProgressReporter, notice: Notice) ->
         credentials.forget(project.settings)
         users.forget(project.settings)
         gateway.root_path(project.settings).unlink(missing_ok=True)
-        move_note.done(project)
+        move_note.finish(project)
         for name in (journal.FILE, journal.KEPT, failed_start.FILE, state.FILE):
             (project.settings.folder / name).unlink(missing_ok=True)
 

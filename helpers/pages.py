@@ -15,7 +15,7 @@ from helpers.errors import TrackbedError
 
 MOST = 2 << 30  # bytes; a larger database is not read whole, only the counters are looked at
 SECONDS = 90
-ANEW = "`invoke backup`, then `invoke restore FILE` writes every table and index again"
+REBUILD = "`invoke backup`, then `invoke restore FILE` writes every table and index again"
 FIX = (
     "save what can be read (`invoke backup`), and look at the disk (`dmesg | tail`); "
     "`invoke restore FILE --into=NAME` brings a backup from before as a second system"
@@ -56,15 +56,15 @@ class Pages:
 
     checksums: bool
     failures: int
-    whole: bool
+    complete: bool
     damaged: tuple[str, ...]
 
     @property
     def fix(self) -> str:
-        return "" if self.good else FIX if self.damaged else ANEW
+        return "" if self.ok else FIX if self.damaged else REBUILD
 
     @property
-    def good(self) -> bool:
+    def ok(self) -> bool:
         return not self.failures and not self.damaged
 
     def __str__(self) -> str:
@@ -72,9 +72,9 @@ class Pages:
             return "; ".join(self.damaged)
         if self.failures:
             return f"{self.failures} pages did not match their checksum when they were read" + (
-                "; every table can be read now, an index may be damaged" if self.whole else ""
+                "; every table can be read now, an index may be damaged" if self.complete else ""
             )
-        read = "every table was read" if self.whole else "too large to be read whole; no damaged page was met so far"
+        read = "every table was read" if self.complete else "too large to be read whole; no damaged page was met so far"
         return read if self.checksums else f"{read}; this database was made without checksums"
 
 

@@ -25,7 +25,7 @@ LOOK = getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK) | os.O_NOFOLLOW | os.O
 
 
 @dataclass
-class Given:
+class Handover:
     """How many entries got their new owner, and how many were left: links, files with several names, others' files."""
 
     changed: int = 0
@@ -90,13 +90,13 @@ def own_folder(path: Path, mode: int) -> None:
     )
 
 
-def give_folder(path: Path, uid: int, gid: int, mode: int) -> Given:
+def give_folder(path: Path, uid: int, gid: int, mode: int) -> Handover:
     """A folder at ``path`` for another account; what an earlier account of it owned below it is given on.
 
     ``path`` lies in a folder that only root can change. Raises TrackbedError for a link, a file, and for a folder of
     root that has entries: those may be anybody's.
     """
-    given = Given()
+    given = Handover()
     with suppress(FileExistsError):
         os.mkdir(path, 0o700)
     try:
@@ -120,9 +120,9 @@ def give_folder(path: Path, uid: int, gid: int, mode: int) -> Given:
     return given
 
 
-def give_tree(folder: int, old: int, uid: int, gid: int) -> Given:
+def give_tree(folder: int, old: int, uid: int, gid: int) -> Handover:
     """Give on what ``old`` owns at and below a folder; ``folder`` may be a descriptor of ``LOOK``."""
-    given = Given()
+    given = Handover()
     with opened(".", folder) as handle:
         if os.fstat(handle).st_uid == old:
             _give_entries(handle, old, uid, gid, given, 0)
@@ -131,7 +131,7 @@ def give_tree(folder: int, old: int, uid: int, gid: int) -> Given:
     return given
 
 
-def _give_entries(folder: int, old: int, uid: int, gid: int, given: Given, depth: int) -> None:
+def _give_entries(folder: int, old: int, uid: int, gid: int, given: Handover, depth: int) -> None:
     for name in os.listdir(folder):
         try:
             handle = os.open(name, LOOK, dir_fd=folder)

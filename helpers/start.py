@@ -110,7 +110,7 @@ def _look(
     for line in engine.network_guard():
         notice(line)
     before = dict(project.state.remembered)
-    project.state.remember(settings.told)
+    project.state.remember(settings.explicit)
     if project.state.remembered != before or (project.state.access, project.state.person) != known:
         project.state.save()
     return status.overview(engine)
@@ -152,9 +152,9 @@ def _start_or_forget(
     project.state.active["store"] = engine.object_store
     # the ports stay: what is up already has them
     before, around = {**project.state.remembered, **chosen}, project.state.surroundings
-    project.state.remember({**chosen, **engine.settings.told})
+    project.state.remember({**chosen, **engine.settings.explicit})
     project.state.applied = {**project.state.applied, "hash": "", "identities": {}}
-    project.state.surroundings = surroundings.kept(project.state)
+    project.state.surroundings = surroundings.applied(project.state)
     project.state.save()
     try:
         return _start(project, engine, progress, notice)
@@ -195,7 +195,7 @@ def _start(project: Project, engine: Engine, progress: ProgressReporter, notice:
     if line := gateway.renewed(settings, trusted):
         notice(line)
     if MLFLOW in report.changed:
-        if line := encrypted_rows.lost(encrypted_rows.sealed(engine)):
+        if line := encrypted_rows.undecryptable(encrypted_rows.sealed(engine)):
             notice(line)
         credentials.forget_former(settings)  # the server has encrypted anew what they opened
     proofs = watch.prove(project.credentials())
@@ -234,7 +234,7 @@ def _choose_ports(project: Project, engine: Engine, notice: Notice) -> dict[str,
         notice(line)
         # over all places: an empty value in one of them, which means the default, hides what is remembered
         fields = {name.lower(): value for name, value in chosen.items()}
-        project.settings = project.settings.again(project.state.remembered, **fields)
+        project.settings = project.settings.reload(project.state.remembered, **fields)
     return chosen
 
 

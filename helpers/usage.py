@@ -74,7 +74,7 @@ def seconds(age: str) -> int:
 
 
 @dataclass(frozen=True)
-class Gone:
+class DeletedExperiment:
     """What was deleted of an experiment (or of one that is gone), and what that takes in bytes."""
 
     identity: str
@@ -89,9 +89,9 @@ class Garbage:
     """What was deleted longer ago than some time: by experiment, with how many of these go as a whole; and how many
     deleted runs and models stay, because a registered model version or another run needs them."""
 
-    rows: tuple[Gone, ...]
+    rows: tuple[DeletedExperiment, ...]
     experiments: int
-    kept: int
+    protected: int
 
     @property
     def words(self) -> str:
@@ -107,7 +107,7 @@ def _collector(engine: Engine, age: str, *options: str) -> Garbage:
     done = engine.exec(MLFLOW, ("trackbed-mlflow", "gc", f"{seconds(age)}s", *options), timeout=24 * 3600)
     try:
         found = json.loads(done.stdout)
-        rows = tuple(Gone(name, *numbers) for name, numbers in sorted(found["rows"].items()))
+        rows = tuple(DeletedExperiment(name, *numbers) for name, numbers in sorted(found["rows"].items()))
         return Garbage(rows, found["experiments"], found["kept"])
     except (ValueError, TypeError, KeyError):
         said = (done.stdout + done.stderr).strip()

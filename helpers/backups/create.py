@@ -130,7 +130,7 @@ class Added:
 
     name: str
     manifest: dict[str, Any]
-    reread: scrub.Reread
+    reread: scrub.ScrubResult
     rewritten: int
     concerned: dict[str, list[str]]
     remarks: tuple[str, ...]
@@ -151,8 +151,8 @@ def add(
     """
     need(engine, POSTGRES, STORE)
     progress.step("reading a share of the earlier pieces again")
-    reread = scrub.again(store)
-    copied = {digest for digest in reread.wrong if damage.from_copy(store, digest)}
+    reread = scrub.read_share(store)
+    copied = {digest for digest in reread.wrong if damage.restore_from_copy(store, digest)}
     try:
         with repository_writer.Writer(
             store,
@@ -163,13 +163,13 @@ def add(
         ) as writer:
             name, manifest = _add(project, engine, writer, progress, with_secrets)
             left = writer.lost - writer.rewritten
-            scrub.remember(store, reread, left)
+            scrub.save_position(store, reread, left)
             return Added(
                 name,
                 manifest,
                 reread,
                 len(writer.rewritten) + len(copied),
-                _concerned(store, left) if left else {},
+                _affected(store, left) if left else {},
                 tuple(writer.remarks),
             )
     except (sqlite3.Error, OSError) as error:
@@ -181,9 +181,9 @@ def add(
         ) from None
 
 
-def _concerned(store: BlobStore, wrong: set[str]) -> dict[str, list[str]]:
+def _affected(store: BlobStore, wrong: set[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for name, entries in damage.concerned(store, repository.names(store), wrong).items():
+    for name, entries in damage.affected(store, repository.names(store), wrong).items():
         try:
             if named := [damage.words(entry.name) for entry in itertools.islice(entries, damage.NAMED)]:
                 found[name] = named

@@ -46,7 +46,7 @@ def words(name: str) -> str:
     return repr(path) if name != DATABASE else "the database's dump"
 
 
-def inspected(store: BlobStore, wanted: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int, str]]:
+def read_back(store: BlobStore, wanted: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int, str]]:
     """Path, size in bytes and what is wrong ("" nothing) of each blob that is named by its SHA-256, in order."""
 
     def look(path: str, size: int) -> str:
@@ -72,35 +72,35 @@ def inspected(store: BlobStore, wanted: Iterable[tuple[str, int]]) -> Iterator[t
 
 
 @dataclass
-class Found:
-    """What a verification found. ``lost``: why a backup cannot be restored at all; ``concerned``: how many artifacts
-    of each backup are damaged, and the first of them; ``harmed``: what is wrong with each blob, by path."""
+class DamageReport:
+    """What a verification found. ``unrestorable``: why a backup cannot be restored at all; ``affected``: how many
+    artifacts of each backup are damaged, and the first of them; ``damaged``: what is wrong with each blob, by path."""
 
     names: tuple[str, ...]
     blobs: int = 0
     size: int = 0
-    harmed: dict[str, str] = field(default_factory=dict)
-    lost: dict[str, str] = field(default_factory=dict)
-    concerned: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
-    strange: list[str] = field(default_factory=list)
+    damaged: dict[str, str] = field(default_factory=dict)
+    unrestorable: dict[str, str] = field(default_factory=dict)
+    affected: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
     unused: tuple[int, int] = (0, 0)
 
     @property
-    def well(self) -> bool:
-        return not self.harmed and not self.lost
+    def ok(self) -> bool:
+        return not self.damaged and not self.unrestorable
 
     @property
     def pieces(self) -> set[str]:
         """The pieces whose content is wrong."""
-        return {path.rpartition("/")[2] for path in self.harmed if path.startswith("pieces/")}
+        return {path.rpartition("/")[2] for path in self.damaged if path.startswith("pieces/")}
 
     @property
-    def whole(self) -> list[str]:
+    def restorable(self) -> list[str]:
         """The backups that can be restored without leaving anything out."""
-        return [name for name in self.names if name not in self.lost and name not in self.concerned]
+        return [name for name in self.names if name not in self.unrestorable and name not in self.affected]
 
 
-def concerned(store: BlobStore, names: Iterable[str], wrong: set[str]) -> dict[str, Iterator[Entry]]:
+def affected(store: BlobStore, names: Iterable[str], wrong: set[str]) -> dict[str, Iterator[Entry]]:
     """Of each backup the entries that need one of these pieces."""
 
     def entries(snapshot: Snapshot) -> Iterator[Entry]:
@@ -111,12 +111,12 @@ def concerned(store: BlobStore, names: Iterable[str], wrong: set[str]) -> dict[s
 
 def examine(
     store: BlobStore, names: Sequence[str], on_progress: ProgressCallback | None = None, all_of_it: bool = True
-) -> Found:
+) -> DamageReport:
     """Read every byte that these backups need, each once. ``all_of_it``: look for files too that none of them needs.
 
     Raises TrackbedError where the place does not answer.
     """
-    found, base = Found(tuple(names)), scratch()
+    found, base = DamageReport(tuple(names)), scratch()
     base.execute("CREATE TABLE blob (path TEXT PRIMARY KEY, size INTEGER) WITHOUT ROWID")
     for name in names:
         snapshot = Snapshot(store, name)
@@ -131,85 +131,85 @@ def examine(
                     "INSERT OR IGNORE INTO blob VALUES (?, ?)",
                     ((piece(p), n) for p, n in zip(entry.pieces, lengths(entry.size), strict=True)),
                 )
-            _look_at_manifests(snapshot, doubled, found)
+            _check_manifests(snapshot, doubled, found)
         except TrackbedError as error:
-            found.lost[name] = error.message
+            found.unrestorable[name] = error.message
     whole = base.execute("SELECT coalesce(sum(size), 0) FROM blob").fetchone()[0]
-    for path, size, wrong in inspected(store, base.execute("SELECT path, size FROM blob ORDER BY path")):
+    for path, size, wrong in read_back(store, base.execute("SELECT path, size FROM blob ORDER BY path")):
         found.blobs, found.size = found.blobs + 1, found.size + size
         if wrong:
-            found.harmed[path] = wrong
+            found.damaged[path] = wrong
         if on_progress:
             on_progress(found.size, found.blobs, whole)
     if found.pieces:
-        _name_what_is_concerned(store, found)
+        _name_affected(store, found)
     if all_of_it:
-        _look_for_others(store, base, found)
+        _find_unknown(store, base, found)
     base.close()
     return found
 
 
-def _look_at_manifests(snapshot: Snapshot, doubled: bool, found: Found) -> None:
+def _check_manifests(snapshot: Snapshot, doubled: bool, found: DamageReport) -> None:
     for top in ("backups", "copies") if doubled else ("backups",):
         try:
             snapshot.manifest_at(f"{top}/{snapshot.name}.json")
         except TrackbedError as error:
-            found.harmed[f"{top}/{snapshot.name}.json"] = "is missing or damaged: " + error.message.rpartition(": ")[2]
+            found.damaged[f"{top}/{snapshot.name}.json"] = "is missing or damaged: " + error.message.rpartition(": ")[2]
 
 
-def _name_what_is_concerned(store: BlobStore, found: Found) -> None:
-    names = [name for name in found.names if name not in found.lost]
-    for name, entries in concerned(store, names, found.pieces).items():
+def _name_affected(store: BlobStore, found: DamageReport) -> None:
+    names = [name for name in found.names if name not in found.unrestorable]
+    for name, entries in affected(store, names, found.pieces).items():
         count, first = 0, list[str]()
         for entry in entries:
             count += 1
             if entry.name == DATABASE:
-                found.lost[name] = "its database dump is damaged, without which nothing can be restored"
+                found.unrestorable[name] = "its database dump is damaged, without which nothing can be restored"
             if len(first) < NAMED:
                 first.append(words(entry.name))
         if count:
-            found.concerned[name] = count, first
+            found.affected[name] = count, first
 
 
-def _look_for_others(store: BlobStore, base: sqlite3.Connection, found: Found) -> None:
+def _find_unknown(store: BlobStore, base: sqlite3.Connection, found: DamageReport) -> None:
     unused = size = 0
     for path, length in store.listed(""):
         if not _KNOWN.fullmatch(path):
-            if len(found.strange) < NAMED:
-                found.strange.append(path)
+            if len(found.unknown) < NAMED:
+                found.unknown.append(path)
         elif path.startswith("pieces/") and not base.execute("SELECT 1 FROM blob WHERE path = ?", (path,)).fetchone():
             unused, size = unused + 1, size + length
     found.unused = unused, size
 
 
-def repair(store: BlobStore, found: Found) -> list[str]:
-    """Write manifests and lists anew from their whole copies. Gives the paths, which are no longer harmed."""
+def repair(store: BlobStore, found: DamageReport) -> list[str]:
+    """Write manifests and lists anew from their whole copies. Gives the paths, which are no longer damaged."""
     done = []
-    for path in sorted(found.harmed):
+    for path in sorted(found.damaged):
         top, _, last = path.partition("/")
         if path.endswith(".json"):
             other = f"{'copies' if top == 'backups' else 'backups'}/{last}"
-            content = store.read(other, MANIFEST) if other not in found.harmed else b""
+            content = store.read(other, MANIFEST) if other not in found.damaged else b""
         else:
             digest = path.rpartition("/")[2]
-            content = _whole(store, copy(digest) if top == "pieces" else piece(digest), digest)
+            content = _read_verified(store, copy(digest) if top == "pieces" else piece(digest), digest)
         if content:
             store.write(path, content)
             done.append(path)
     for path in done:
-        del found.harmed[path]
+        del found.damaged[path]
     store.sync()
     return done
 
 
-def from_copy(store: BlobStore, digest: str) -> bool:
+def restore_from_copy(store: BlobStore, digest: str) -> bool:
     """Write a piece of a list anew from its copy, where that is whole; whether it is."""
-    if content := _whole(store, copy(digest), digest):
+    if content := _read_verified(store, copy(digest), digest):
         store.write(piece(digest), content)
     return bool(content)
 
 
-def _whole(store: BlobStore, path: str, digest: str) -> bytes:
+def _read_verified(store: BlobStore, path: str, digest: str) -> bytes:
     try:
         content = store.read(path, PIECE)
     except (Missing, Unreadable):
@@ -217,13 +217,13 @@ def _whole(store: BlobStore, path: str, digest: str) -> bytes:
     return content if hashlib.sha256(content).hexdigest() == digest else b""
 
 
-def report(store: BlobStore, found: Found) -> list[str]:
+def report(store: BlobStore, found: DamageReport) -> list[str]:
     """The damage in lines, by backup, run and artifact."""
     lines = []
     for name in found.names:
-        count, first = found.concerned.get(name, (0, []))
-        if name in found.lost:
-            lines.append(f"{name}: cannot be restored: {found.lost[name]}")
+        count, first = found.affected.get(name, (0, []))
+        if name in found.unrestorable:
+            lines.append(f"{name}: cannot be restored: {found.unrestorable[name]}")
         elif count:
             lines.append(
                 f"{name}: {count} files are damaged; `invoke restore {Snapshot(store, name)} --skip-damaged` "
@@ -232,8 +232,8 @@ def report(store: BlobStore, found: Found) -> list[str]:
         lines += [f"    {line}" for line in first]
         if count > len(first):
             lines.append(f"    and {count - len(first)} more")
-    lines += [f"{store}/{path} {wrong}" for path, wrong in sorted(found.harmed.items())[: 10 * NAMED]]
-    lines += [f"{path}: an unknown file; Trackbed did not write it and does not read it" for path in found.strange]
+    lines += [f"{store}/{path} {wrong}" for path, wrong in sorted(found.damaged.items())[: 10 * NAMED]]
+    lines += [f"{path}: an unknown file; Trackbed did not write it and does not read it" for path in found.unknown]
     if found.unused[0]:
         lines.append(
             f"{found.unused[0]} pieces ({found.unused[1] / 2**20:.1f} MiB) belong to no backup: one that was "

@@ -18,7 +18,7 @@ from helpers.settings import Settings
 Source = Path | Snapshot
 
 
-def kept(settings: Settings, why: str = "") -> Path:
+def archive_path(settings: Settings, why: str = "") -> Path:
     """A new archive's path in the state folder's backups; ``why`` begins its name."""
     folder = make_folder(settings.folder / "backups", private=True)
     return folder / f"{why}trackbed-{settings.project}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar"
@@ -29,7 +29,7 @@ def target(settings: Settings, to: str) -> Path | BlobStore:
     if to.startswith("s3:"):
         return _bucket(settings, to)
     if not to:
-        return kept(settings)
+        return archive_path(settings)
     path = Path(to).expanduser().absolute()
     if theirs := safe_files.of_account(path, service_accounts.services()):
         raise TrackbedError(
@@ -60,7 +60,7 @@ def source(settings: Settings, text: str) -> Source:
     return found
 
 
-def every(settings: Settings, text: str) -> list[Path] | tuple[BlobStore, list[str]]:
+def matching(settings: Settings, text: str) -> list[Path] | tuple[BlobStore, list[str]]:
     """The backups that ``text`` names, all of a place where it names no single one: files, or those of a repository.
 
     "": the files in the state folder's backups.

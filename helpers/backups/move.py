@@ -40,12 +40,12 @@ def move(
         other = select.make(target, to)
         if not (there := other.availability()).usable:
             raise TrackbedError(f"the {to} engine cannot be used: {there.reason}", there.fix)
-        if held := move_note.held(other):
+        if held := move_note.data_names(other):
             raise TrackbedError(
                 f"the {to} engine still has data of this project: {', '.join(held)}",
                 "back up what you need of it and remove it, or use another --project",
             )
-        move_note.note(project, to, store)
+        move_note.begin(project, to, store)
         try:
             archived = _carry(project, old, target, progress, notice)
         except BaseException:
@@ -58,7 +58,7 @@ def move(
         project.state.remembered = {**target.state.remembered, "OBJECT_STORE": store, "ENGINE": to}
         project.state.save()
         move_note.clear(old, progress)
-        move_note.done(project)
+        move_note.finish(project)
         fresh = replace(project, settings=move_note.settings_on(project, to, store))
         view, _ = start.bring_up(fresh, progress, notice)
         return archived, view
@@ -68,7 +68,7 @@ def _carry(project: Project, old: Engine, target: Project, progress: ProgressRep
     """Archive the old side, with its server stopped, and bring it up whole on the new one."""
     progress.step(f"backing up the {old.name} engine")
     old.halt(MLFLOW, progress)  # nothing is acknowledged any more from here on
-    path = locations.kept(project.settings, "move-")
+    path = locations.archive_path(project.settings, "move-")
     create.make(project, old, path, progress)
     whole = unpack.verify(path, progress)
     # with the server stopped nothing comes or goes: what is missing now would be deleted with the source

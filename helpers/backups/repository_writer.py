@@ -59,10 +59,10 @@ class _Index:
         found = self._base.execute("SELECT line FROM old WHERE name = ?", (json.dumps(name),)).fetchone()
         return Entry(*json.loads(found[0])) if found else None
 
-    def want(self, name: str, mark: str) -> None:
+    def add_pending(self, name: str, mark: str) -> None:
         self._base.execute("INSERT OR REPLACE INTO wanted VALUES (?, ?)", (json.dumps(name), mark))
 
-    def wanted(self) -> Iterator[str]:
+    def pending(self) -> Iterator[str]:
         for (name,) in self._base.execute("SELECT name FROM wanted"):
             yield json.loads(name)
 
@@ -151,9 +151,9 @@ class Writer:
                 self._add(old)
                 self.unchanged += 1
             else:
-                self._index.want(name, mark)
+                self._index.add_pending(name, mark)
                 self.wanted, self.wanted_bytes = self.wanted + 1, self.wanted_bytes + size
-        return self._index.wanted()
+        return self._index.pending()
 
     def _holds(self, digest: str, size: int) -> bool:
         return (digest not in self.lost or digest in self.rewritten) and self._blobs.holds(piece(digest), size)

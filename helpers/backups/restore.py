@@ -9,7 +9,7 @@ from typing import Any
 
 from helpers import aside, lifecycle, status, typed
 from helpers.backups import create, damage, disk_space, locations, salvage, switchover, unpack
-from helpers.backups.salvage import Rest
+from helpers.backups.salvage import Restorable
 from helpers.data import artifacts, database
 from helpers.engines import select
 from helpers.engines.base import MLFLOW, Engine, ProgressReporter
@@ -84,12 +84,12 @@ def _write_left(project: Project, names: tuple[str, ...]) -> Path | None:
     """The whole list of what a restore left out, beside the archives."""
     if not names:
         return None
-    path = locations.kept(project.settings, "left-out-").with_suffix(".txt")
+    path = locations.archive_path(project.settings, "left-out-").with_suffix(".txt")
     write_private(path, "".join(f"{damage.words(name)}\n" for name in names).encode("utf-8", "backslashreplace"))
     return path
 
 
-def _secrets(rest: Rest) -> dict[str, str]:
+def _secrets(rest: Restorable) -> dict[str, str]:
     """The secrets in a backup: what its rows are encrypted with is needed once, to encrypt them anew."""
     try:
         found = json.loads(salvage.small(rest, "secrets.json") or b"{}")
@@ -101,7 +101,7 @@ def _secrets(rest: Rest) -> dict[str, str]:
 def _replace(
     project: Project,
     source: locations.Source,
-    rest: Rest,
+    rest: Restorable,
     progress: ProgressReporter,
     notice: Notice,
     keep_before: bool,
@@ -161,6 +161,6 @@ def _before(project: Project, engine: Engine, progress: ProgressReporter) -> Pat
     if _is_empty(project, engine):
         return None
     progress.step("backing up the current data")
-    path = locations.kept(project.settings, "before-")
+    path = locations.archive_path(project.settings, "before-")
     create.make(project, engine, path, progress)
     return path

@@ -24,7 +24,7 @@ Member = tuple[str, int, IO[bytes]]
 
 
 @dataclass
-class Rest:
+class Restorable:
     """What is whole of a backup: checksum (a SetSum's), count and bytes of its objects; ``left``: the names of what is
     not."""
 
@@ -40,28 +40,28 @@ class Rest:
 
 
 @dataclass
-class _All(Rest):
+class _All(Restorable):
     source: Source
 
     def members(self) -> Iterator[Member]:
         return locations.members(self.source, self.manifest)
 
 
-def all_of(source: Source, on_progress: ProgressCallback | None) -> Rest:
+def complete(source: Source, on_progress: ProgressCallback | None) -> Restorable:
     """Every byte of a backup, read and checked. Raises TrackbedError when anything is not as it should be."""
     manifest = locations.verify(source, on_progress)
     return _All(manifest, (), manifest["objects_sum"], manifest["objects"], manifest["object_bytes"], source)
 
 
-def rest_of(source: Source, on_progress: ProgressCallback | None) -> Rest:
+def undamaged(source: Source, on_progress: ProgressCallback | None) -> Restorable:
     """The same, without what is damaged. Raises TrackbedError where too much is damaged to restore the rest."""
     try:
-        return all_of(source, on_progress)
+        return complete(source, on_progress)
     except TrackbedError:
         return of_archive(source, on_progress) if isinstance(source, Path) else of_repository(source, on_progress)
 
 
-def small(rest: Rest, wanted: str) -> bytes:
+def small(rest: Restorable, wanted: str) -> bytes:
     """The content of a small member; b"" where there is none, or none that is whole."""
     for name, size, content in rest.members():
         if name == wanted and size <= LARGEST:
@@ -72,7 +72,7 @@ def small(rest: Rest, wanted: str) -> bytes:
 
 
 @dataclass
-class _OfRepository(Rest):
+class _FromRepository(Restorable):
     snapshot: Snapshot
     wrong: set[str]
 
@@ -80,12 +80,12 @@ class _OfRepository(Rest):
         return self.snapshot.members(self.manifest, self.wrong)
 
 
-def of_repository(snapshot: Snapshot, on_progress: ProgressCallback | None) -> Rest:
+def of_repository(snapshot: Snapshot, on_progress: ProgressCallback | None) -> Restorable:
     """Raises TrackbedError where manifest, list or dump of the backup are damaged."""
     found = damage.examine(snapshot.store, [snapshot.name], on_progress, all_of_it=False)
-    if snapshot.name in found.lost:
+    if snapshot.name in found.unrestorable:
         raise TrackbedError(
-            f"{snapshot}: {found.lost[snapshot.name]}",
+            f"{snapshot}: {found.unrestorable[snapshot.name]}",
             f"nothing was changed; `invoke backup.verify {snapshot.store}` tells which are whole",
         )
     manifest, wrong, left = snapshot.manifest(), found.pieces, list[str]()
@@ -96,7 +96,7 @@ def of_repository(snapshot: Snapshot, on_progress: ProgressCallback | None) -> R
         elif entry.object:
             sums.add(entry.sha256, entry.size, entry.object)
             size += entry.size
-    return _OfRepository(manifest, tuple(left), sums.text, sums.count, size, snapshot, wrong)
+    return _FromRepository(manifest, tuple(left), sums.text, sums.count, size, snapshot, wrong)
 
 
 class _Lenient(tarfile.TarInfo):
@@ -123,7 +123,7 @@ class _Section:
 
 
 @dataclass
-class _OfArchive(Rest):
+class _OfArchive(Restorable):
     path: Path
     base: sqlite3.Connection
 
@@ -134,12 +134,12 @@ class _OfArchive(Rest):
                 yield name.decode("utf-8", "surrogateescape"), size, cast("IO[bytes]", _Section(stream, size))
 
 
-def of_archive(path: Path, on_progress: ProgressCallback | None) -> Rest:
+def of_archive(path: Path, on_progress: ProgressCallback | None) -> Restorable:
     """Raises TrackbedError where the manifest, the list of checksums or the dump of the file are damaged."""
     manifest, base = read_manifest(path), scratch()
     base.execute("CREATE TABLE found (name BLOB, at INTEGER, size INTEGER, sha TEXT)")
     base.execute("CREATE TABLE wanted (name BLOB PRIMARY KEY, sha TEXT) WITHOUT ROWID")
-    for name, at, size, sha in _found(path, manifest["bytes"], on_progress):
+    for name, at, size, sha in _find_members(path, manifest["bytes"], on_progress):
         base.execute("INSERT INTO found VALUES (?, ?, ?, ?)", (name.encode("utf-8", "surrogateescape"), at, size, sha))
     listed = base.execute("SELECT at, size FROM found WHERE name = ? ORDER BY at DESC", (SUMS.encode(),)).fetchone()
     if listed is None:
@@ -167,7 +167,7 @@ def of_archive(path: Path, on_progress: ProgressCallback | None) -> Rest:
     return _OfArchive(manifest, tuple(left), sums.text, sums.count, total, path, base)
 
 
-def _found(path: Path, end: int, on_progress: ProgressCallback | None) -> Iterator[tuple[str, int, int, str]]:
+def _find_members(path: Path, end: int, on_progress: ProgressCallback | None) -> Iterator[tuple[str, int, int, str]]:
     """Name, offset, size and SHA-256 of everything that looks like one of our members."""
     with (
         path.open("rb") as stream,

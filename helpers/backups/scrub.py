@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from helpers.backups.damage import inspected
+from helpers.backups.damage import read_back
 from helpers.backups.repository import _SHA, piece
 from helpers.backups.storage import BlobStore, Missing, Unreadable
 from helpers.errors import TrackbedError
@@ -25,13 +25,13 @@ REMEMBERED = 10_000  # damaged pieces
 
 
 @dataclass
-class Reread:
+class ScrubResult:
     """What was read again: pieces, their bytes, and of each that is wrong what it is."""
 
     count: int = 0
     size: int = 0
     wrong: dict[str, str] = field(default_factory=dict)
-    after: str = ""
+    position: str = ""
 
 
 def _state(store: BlobStore) -> tuple[str, list[str]]:
@@ -64,10 +64,10 @@ def _share(after: str, digest: str) -> float:
     return ((int(digest[:8], 16) - int(after[:8] or "0", 16)) % 2**32) / 2**32
 
 
-def again(store: BlobStore) -> Reread:
+def read_share(store: BlobStore) -> ScrubResult:
     """Read the next share, and what was wrong the last time."""
     after, known = _state(store)
-    found, begun = Reread(after=after), time.monotonic()
+    found, begun = ScrubResult(position=after), time.monotonic()
 
     def chosen() -> Iterator[tuple[str, int]]:
         read = 0
@@ -80,13 +80,13 @@ def again(store: BlobStore) -> Reread:
             yield path, size
 
     sizes = {digest: size for digest in known for path, size in _sized(store, digest)}
-    for path, _, wrong in inspected(store, ((piece(digest), sizes.get(digest, 0)) for digest in known)):
+    for path, _, wrong in read_back(store, ((piece(digest), sizes.get(digest, 0)) for digest in known)):
         if wrong:
             found.wrong[path.rpartition("/")[2]] = wrong
-    for path, size, wrong in inspected(store, chosen()):
-        found.count, found.size, found.after = found.count + 1, found.size + size, path.rpartition("/")[2]
+    for path, size, wrong in read_back(store, chosen()):
+        found.count, found.size, found.position = found.count + 1, found.size + size, path.rpartition("/")[2]
         if wrong:
-            found.wrong[found.after] = wrong
+            found.wrong[found.position] = wrong
     return found
 
 
@@ -97,10 +97,10 @@ def _sized(store: BlobStore, digest: str) -> Iterator[tuple[str, int]]:
             yield path, size
 
 
-def remember(store: BlobStore, found: Reread, wrong: set[str]) -> None:
+def save_position(store: BlobStore, found: ScrubResult, wrong: set[str]) -> None:
     """Where the round goes on, and what is still wrong. Without it the next backup reads the same again."""
     try:
-        text = json.dumps({"after": found.after, "wrong": sorted(wrong)[:REMEMBERED]}).encode()
+        text = json.dumps({"after": found.position, "wrong": sorted(wrong)[:REMEMBERED]}).encode()
         store.write(FILE, text)
         store.sync()
     except TrackbedError:

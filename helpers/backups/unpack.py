@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 from helpers.backups import damage, disk_space, loading, salvage
 from helpers.backups.create import PORTABLE, Meter, need
 from helpers.backups.locations import Source
-from helpers.backups.salvage import Rest
+from helpers.backups.salvage import Restorable
 from helpers.data import artifacts, database, journal
 from helpers.engines import select
 from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, ProgressReporter
@@ -75,7 +75,7 @@ def _renamed(names: dict[str, str]) -> list[str]:
     return [*lines, f"warning: and {len(names) - len(lines)} more artifacts"] if len(names) > len(lines) else lines
 
 
-def settings_of(rest: Rest) -> dict[str, str]:
+def settings_of(rest: Restorable) -> dict[str, str]:
     """The settings in a backup that mean the same on another machine; none that this version would not take."""
     try:
         found = json.loads(salvage.small(rest, "settings.json") or b"{}")
@@ -92,14 +92,14 @@ def settings_of(rest: Rest) -> dict[str, str]:
     return taken
 
 
-def verify(source: Source, progress: ProgressReporter, skip_damaged: bool = False) -> Rest:
+def verify(source: Source, progress: ProgressReporter, skip_damaged: bool = False) -> Restorable:
     """Read every byte of a backup. Raises TrackbedError when anything is not as it should be.
 
     ``skip_damaged``: only when more is damaged than artifacts, settings or logins, which are left out then.
     """
     progress.step(f"verifying {source}")
     meter = Meter(progress, "verifying")
-    return salvage.rest_of(source, meter.report) if skip_damaged else salvage.all_of(source, meter.report)
+    return salvage.undamaged(source, meter.report) if skip_damaged else salvage.complete(source, meter.report)
 
 
 def _database(
@@ -133,7 +133,7 @@ def copy(
     project: Project,
     engine: Engine,
     source: Source,
-    rest: Rest,
+    rest: Restorable,
     progress: ProgressReporter,
     notice: Callable[[str], None],
 ) -> dict[str, str]:
@@ -182,7 +182,7 @@ def _copy_objects(
     engine: Engine,
     prefix: str,
     members: Iterator[Member],
-    rest: Rest,
+    rest: Restorable,
     disk: disk_space.Watch,
     progress: ProgressReporter,
     notice: Callable[[str], None],

@@ -82,7 +82,7 @@ def upgrade(project: Project, progress: ProgressReporter, notice: Notice) -> Upg
         engine.halt(MLFLOW, progress)  # nothing is acknowledged any more until the switch
         try:
             progress.step("backing up")
-            path = locations.kept(project.settings, "before-upgrade-")
+            path = locations.archive_path(project.settings, "before-upgrade-")
             create.make(project, engine, path, progress)
             kept = {
                 **old,
@@ -136,7 +136,7 @@ def flags_of_up(settings: Settings) -> str:
     return "".join(f" {flag}" for flag in told)
 
 
-def _kept(project: Project) -> Path:
+def _previous_file(project: Project) -> Path:
     return project.settings.folder / journal.KEPT
 
 
@@ -150,7 +150,7 @@ def back(project: Project, progress: ProgressReporter, notice: Notice) -> tuple[
         create.need(engine, POSTGRES, STORE)
         journal.recover(project.state, engine, progress)  # an upgrade interrupted at its end leaves its note
         try:
-            kept = {key: str(value) for key, value in json.loads(_kept(project).read_bytes()).items()}
+            kept = {key: str(value) for key, value in json.loads(_previous_file(project).read_bytes()).items()}
         except (OSError, ValueError, AttributeError):
             raise TrackbedError(
                 "there is no upgrade to go back from", "`invoke restore` brings back an archive"
@@ -164,7 +164,7 @@ def back(project: Project, progress: ProgressReporter, notice: Notice) -> tuple[
             )
         engine.halt(MLFLOW, progress)
         progress.step("backing up the current data")
-        path = locations.kept(project.settings, "before-back-")
+        path = locations.archive_path(project.settings, "before-back-")
         create.make(project, engine, path, progress)
         left = {key: project.state.active[key] for key in ("database", "prefix")}
         journal.open_change(
@@ -176,6 +176,6 @@ def back(project: Project, progress: ProgressReporter, notice: Notice) -> tuple[
         if not runnable and kept["image"]:
             project.state.remembered["MLFLOW_IMAGE"] = kept["image"]
         project.state.save()
-        _kept(project).unlink(missing_ok=True)
+        _previous_file(project).unlink(missing_ok=True)
         journal.recover(project.state, engine, progress)
         return kept, path, runnable or bool(kept["image"])

@@ -19,9 +19,9 @@ class Verified:
     """What a verification found, in lines; ``repairable``: --repair was not tried yet."""
 
     lines: tuple[str, ...]
-    well: bool
+    ok: bool
     summary: str
-    place: str
+    location: str
     repairable: bool
 
 
@@ -31,7 +31,7 @@ def verify(project: Project, text: str, repair: bool, progress: ProgressReporter
     ``repair``: manifests and lists from their copies; pieces from the running system, of which a new backup is made.
     """
     meter = create.Meter(progress, "verifying")
-    chosen = locations.every(project.settings, text)
+    chosen = locations.matching(project.settings, text)
     if isinstance(chosen, list):
         if repair:
             raise SettingError(
@@ -42,8 +42,8 @@ def verify(project: Project, text: str, repair: bool, progress: ProgressReporter
     if repair:
         locations.target(project.settings, f"{store}/")  # refuses where root must not write
     found = damage.examine(store, names, meter.report, set(names) == set(repository.names(store)))
-    if found.well or not repair:
-        return Verified(tuple(damage.report(store, found)), found.well, _summary(found), f"{store}", True)
+    if found.ok or not repair:
+        return Verified(tuple(damage.report(store, found)), found.ok, _summary(found), f"{store}", True)
     lines = [f"repaired from its copy: {path}" for path in damage.repair(store, found)]
     if found.pieces:
         with lifecycle.changing(project, notice):
@@ -51,14 +51,14 @@ def verify(project: Project, text: str, repair: bool, progress: ProgressReporter
         lines += [f"made for it: {Snapshot(store, added.name)}", *create.health(store, added).lines]
         names = [*names, added.name]
     found = damage.examine(store, names, meter.report)
-    return Verified((*lines, *damage.report(store, found)), found.well, _summary(found), f"{store}", False)
+    return Verified((*lines, *damage.report(store, found)), found.ok, _summary(found), f"{store}", False)
 
 
-def _summary(found: damage.Found) -> str:
+def _summary(found: damage.DamageReport) -> str:
     return f"{len(found.names)} backups, {found.blobs} pieces, {found.size / 2**20:.1f} MiB read: " + (
         "all whole"
-        if found.well
-        else f"{len(found.harmed)} files damaged or missing; whole: {', '.join(found.whole) or 'no backup'}"
+        if found.ok
+        else f"{len(found.damaged)} files damaged or missing; whole: {', '.join(found.restorable) or 'no backup'}"
     )
 
 

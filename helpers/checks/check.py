@@ -293,8 +293,8 @@ def _pages(engine: Engine) -> CheckResult:
         found = pages.look(engine, database(engine))
     except TrackbedError as error:
         return CheckResult(PAGES, None, error.message, time.monotonic() - began)
-    detail = str(found) if found.good else f"{found}. {found.fix}"
-    return CheckResult(PAGES, found.good, detail, time.monotonic() - began)
+    detail = str(found) if found.ok else f"{found}. {found.fix}"
+    return CheckResult(PAGES, found.ok, detail, time.monotonic() - began)
 
 
 def _tidy(engine: Engine, name: str) -> CheckResult:

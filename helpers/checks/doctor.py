@@ -168,18 +168,20 @@ def _check_pages(project: Project, engine: Engine) -> list[Finding]:
     try:
         if not any(s.name == POSTGRES and s.state is State.READY for s in engine.services()):
             return []
-        seen = pages.look(engine, project.state.active["database"])
+        pages_found = pages.look(engine, project.state.active["database"])
     except TrackbedError as error:
         return [Finding(Level.ERROR, "database", error.message, error.hint)]
-    if seen.good:
-        return [Finding(Level.OK, "database", str(seen))]
-    return [Finding(Level.ERROR if seen.damaged else Level.WARNING, "database", str(seen), seen.fix)]
+    if pages_found.ok:
+        return [Finding(Level.OK, "database", str(pages_found))]
+    return [
+        Finding(Level.ERROR if pages_found.damaged else Level.WARNING, "database", str(pages_found), pages_found.fix)
+    ]
 
 
 def _check_artifacts(engine: Engine) -> list[Finding]:
     """What the store promises, and what a look after an unclean stop found."""
     found = []
-    if (looked := durability.look_back(engine)) and looked.well:
+    if (looked := durability.look_back(engine)) and looked.ok:
         found.append(Finding(Level.OK, "artifacts", str(looked)))
     elif looked:
         found.append(
@@ -234,7 +236,7 @@ def _check_permissions(project: Project, engine: Engine | None = None) -> Findin
 def _check_access(project: Project, engine: Engine) -> Finding:
     """Whether other accounts of the machine can use MLflow."""
     settings = engine.settings
-    there = access.others(access.own(project), settings.folder)
+    there = access.other_accounts(access.own_accounts(project), settings.folder)
     if engine.deployment.is_public or engine.deployment.notebook_only:
         return Finding(Level.OK, "local access", "MLflow is behind a login")
     more = "s" if len(there) > 1 else ""
@@ -297,7 +299,7 @@ def _check_engine(project: Project, engine: Engine) -> list[Finding]:
         found.append(Finding(Level.OK, "jobs", words))
     if any(status.name == MLFLOW and status.up for status in engine.services()):
         found.append(fast_path.check(fast_path.read(engine)))
-    found += engine.checks.workspace(bool(access.others(access.own(project), engine.settings.folder)))
+    found += engine.checks.workspace(bool(access.other_accounts(access.own_accounts(project), engine.settings.folder)))
     found.append(_check_gpu(engine))
     found += _check_pages(project, engine)
     found.append(engine.checks.uplink())

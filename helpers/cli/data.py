@@ -16,12 +16,12 @@ from helpers.cli.status import show_services
 from helpers.engines import select
 from helpers.errors import FAILED, TrackbedError
 from helpers.project.project import Project
-from helpers.settings.flags import Given
+from helpers.settings.flags import Flags
 
 MIB = 2**20
 
 
-def backup(given: Given, to: str, with_secrets: bool) -> int:
+def backup(given: Flags, to: str, with_secrets: bool) -> int:
     project = options.load(given)
     with console.Progress() as progress:
         place, manifest, health = create.create(project, to, with_secrets, progress, progress.notice)
@@ -36,19 +36,19 @@ def backup(given: Given, to: str, with_secrets: bool) -> int:
     return FAILED if health.damaged else 0
 
 
-def verify(given: Given, place: str, repair: bool) -> int:
+def verify(given: Flags, place: str, repair: bool) -> int:
     project = options.load(given)
     with console.Progress() as progress:
         found = verify_backups(project, place, repair, progress, progress.notice)
     for line in found.lines:
         console.value(line)
     console.notice(found.summary)
-    if not found.well and found.repairable:
-        console.notice(f"`invoke backup.verify {found.place} --repair` stores what the running system still has")
-    return 0 if found.well else FAILED
+    if not found.ok and found.repairable:
+        console.notice(f"`invoke backup.verify {found.location} --repair` stores what the running system still has")
+    return 0 if found.ok else FAILED
 
 
-def restore(given: Given, source: str, into: str, no_backup: bool, skip_damaged: bool, yes: bool) -> None:
+def restore(given: Flags, source: str, into: str, no_backup: bool, skip_damaged: bool, yes: bool) -> None:
     options.refuse(bool(into and no_backup), "--no-backup", "with --into, which replaces nothing")
     project = options.load(given)
     question = f"Replace the experiments and artifacts of project {project.settings.project} by {source}?"
@@ -70,7 +70,7 @@ def restore(given: Given, source: str, into: str, no_backup: bool, skip_damaged:
         console.notice(f"\nit is project {into}: --project={into} names it, as in `invoke down --project={into}`")
 
 
-def move(given: Given, to: str) -> None:
+def move(given: Flags, to: str) -> None:
     options.choose(to, *select.ENGINES, option="--to=")
     store = given.get("object_store")
     project = options.load(given | {"object_store": store and "auto"})  # the store is the other engine's
@@ -80,7 +80,7 @@ def move(given: Given, to: str) -> None:
     console.notice(f"\nmoved; the archive it was carried in is kept: {archived}")
 
 
-def upgrade(given: Given) -> None:
+def upgrade(given: Flags) -> None:
     project = options.load(given)
     with console.Progress() as progress:
         done = upgrades.upgrade(project, progress, progress.notice)
@@ -92,7 +92,7 @@ def upgrade(given: Given) -> None:
         console.notice("the database's schema is current: nothing to migrate")
 
 
-def go_back(given: Given) -> None:
+def go_back(given: Flags) -> None:
     """`invoke upgrade --back`."""
     project = options.load(given)
     with console.Progress() as progress:
@@ -108,7 +108,7 @@ def go_back(given: Given) -> None:
         )
 
 
-def usage(given: Given, format: str, json: bool) -> None:
+def usage(given: Flags, format: str, json: bool) -> None:
     format = options.output_format(format, json, "table", "json")
     found = disk_usage.usage(options.load(given))
     if format == "json":
@@ -134,7 +134,7 @@ def usage(given: Given, format: str, json: bool) -> None:
     console.notice(f"database {found.database / MIB:.0f} MiB; {found.free / 2**30:.1f} GiB free on the disk")
 
 
-def gc(given: Given, older_than: str, yes: bool) -> None:
+def gc(given: Flags, older_than: str, yes: bool) -> None:
     project = options.load(given)
     _show_deleted(project, older_than, yes)
     if not yes:
@@ -153,9 +153,9 @@ def _show_deleted(project: Project, older_than: str, yes: bool) -> None:
             for gone in found.rows
         ],
     )
-    if found.kept:
+    if found.protected:
         console.notice(
-            f"{found.kept} deleted runs and models stay: a registered model version or another run needs them"
+            f"{found.protected} deleted runs and models stay: a registered model version or another run needs them"
         )
     if not found.rows:
         console.notice(f"nothing was deleted longer ago than {older_than}")

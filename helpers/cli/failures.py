@@ -54,4 +54,4 @@ def _explained(error: Exception) -> TrackbedError:
 def _lost() -> TrackbedError | None:
     """The error for a node whose connection has ended, if that is why something failed."""
     nodes = sys.modules.get("helpers.engines.docker.ssh")
-    return nodes.lost() if nodes else None
+    return nodes.lost_connection() if nodes else None

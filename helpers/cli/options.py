@@ -5,11 +5,11 @@ from __future__ import annotations
 from helpers import console, lifecycle
 from helpers.errors import SettingError
 from helpers.project.project import Project
-from helpers.settings.flags import Given
+from helpers.settings.flags import Flags
 from helpers.spelling import did_you_mean, nearest
 
 
-def load(given: Given) -> Project:
+def load(given: Flags) -> Project:
     """The project that the flags, the environment and .env describe; says what was ignored in them."""
     return warned(lifecycle.load(given))
 

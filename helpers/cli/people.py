@@ -8,28 +8,28 @@ from helpers import console, gateway, lifecycle, status
 from helpers.cli import options
 from helpers.cli.status import show_services
 from helpers.project import users
-from helpers.settings.flags import Given
+from helpers.settings.flags import Flags
 from helpers.settings.resolved import Settings
 
 
-def list_users(given: Given) -> None:
+def list_users(given: Flags) -> None:
     for name in sorted(users.load(options.load(given).settings)):
         console.value(name)
 
 
-def add_user(given: Given, name: str) -> None:
+def add_user(given: Flags, name: str) -> None:
     _change_user(given, name, users.add)
 
 
-def new_password(given: Given, name: str) -> None:
+def new_password(given: Flags, name: str) -> None:
     _change_user(given, name, users.passwd)
 
 
-def remove_user(given: Given, name: str) -> None:
+def remove_user(given: Flags, name: str) -> None:
     _change_user(given, name, users.remove)
 
 
-def _change_user(given: Given, name: str, change: Callable[[Settings, str], str]) -> None:
+def _change_user(given: Flags, name: str, change: Callable[[Settings, str], str]) -> None:
     project = options.load(given)
     password = lifecycle.change_users(project, console.notice, lambda: change(project.settings, name))
     if password:
@@ -41,13 +41,13 @@ def _change_user(given: Given, name: str, change: Callable[[Settings, str], str]
         console.notice("logins count with PUBLIC=true only: `invoke up --public`")
 
 
-def env(given: Given, name: str) -> None:
+def env(given: Flags, name: str) -> None:
     project = options.load(given)
     status.running(project)
     console.value(gateway.client_lines(project, name or None))
 
 
-def show_credentials(given: Given, format: str, json: bool) -> None:
+def show_credentials(given: Flags, format: str, json: bool) -> None:
     format = options.output_format(format, json, "table", "json", "env")
     project = options.load(given)
     status.running(project)
@@ -61,7 +61,7 @@ def show_credentials(given: Given, format: str, json: bool) -> None:
         console.table(("secret", "value"), pairs)
 
 
-def rotate_credentials(given: Given) -> None:
+def rotate_credentials(given: Flags) -> None:
     project = options.load(given)
     with console.Progress() as progress:
         view, kept = lifecycle.rotate(project, progress, progress.notice)
@@ -72,7 +72,7 @@ def rotate_credentials(given: Given) -> None:
         )
 
 
-def make_credentials(given: Given) -> None:
+def make_credentials(given: Flags) -> None:
     project = options.load(given)
     with console.Progress() as progress:
         lifecycle.initialise(project, progress, console.notice)

@@ -13,7 +13,7 @@ from helpers.errors import FAILED, SettingError, TrackbedError
 from helpers.findings import Level
 from helpers.project import users
 from helpers.project.project import Project
-from helpers.settings.flags import Given
+from helpers.settings.flags import Flags
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Start:
         options.refuse(self.yes and self.dry_run, "--yes", "with --dry-run, which ends nothing")
 
 
-def up(given: Given, start: Start, on_boot: str | bool | None) -> None:
+def up(given: Flags, start: Start, on_boot: str | bool | None) -> None:
     chosen = None if on_boot is None else options.choose(str(on_boot).lower(), "true", "false", option="--on-boot=")
     options.refuse(chosen is not None and start.dry_run, "--on-boot", "with --dry-run, which changes nothing")
     project = options.load(given)
@@ -47,7 +47,7 @@ def up(given: Given, start: Start, on_boot: str | bool | None) -> None:
             console.notice(line)
 
 
-def jupyter(given: Given, start: Start) -> None:
+def jupyter(given: Flags, start: Start) -> None:
     project = options.load(given)
     if not project.notebook_only:
         raise SettingError(
@@ -73,7 +73,7 @@ def _up(project: Project, start: Start) -> None:
     console.box(f"{view.settings.project} is ready", status.rows(project, view))
 
 
-def down(given: Given, delete_data: bool, yes: bool) -> None:
+def down(given: Flags, delete_data: bool, yes: bool) -> None:
     project = options.load(given)
     if delete_data and (items := lifecycle.data(project)):
         console.notice("this deletes, for good:")
@@ -98,7 +98,7 @@ def down(given: Given, delete_data: bool, yes: bool) -> None:
         console.notice("data are kept; `invoke up` goes on with them")
 
 
-def prove(given: Given) -> int:
+def prove(given: Flags) -> int:
     """`invoke check`."""
     project = options.load(given)
     engine = status.running(project)
@@ -112,7 +112,7 @@ def prove(given: Given) -> int:
     return FAILED if any(r.ok is False for r in results) else 0
 
 
-def examine(given: Given) -> int:
+def examine(given: Flags) -> int:
     """`invoke doctor`."""
     project, tried = lifecycle.last_tried(given)
     findings = doctor.examine(options.warned(project))

@@ -11,7 +11,7 @@ from helpers.errors import FAILED, SettingError, TrackbedError
 from helpers.project import mlflow_jobs
 from helpers.project.project import Project
 from helpers.services import MLFLOW
-from helpers.settings.flags import Given
+from helpers.settings.flags import Flags
 from helpers.status import Overview
 
 
@@ -46,7 +46,7 @@ def _show_tunnel(view: Overview) -> None:
         console.notice("  " + addresses.ssh_line(view.ports, view.settings.public_address, bound=bound))
 
 
-def status(given: Given, format: str, json: bool) -> int:
+def status(given: Flags, format: str, json: bool) -> int:
     format = options.output_format(format, json, "table", "json", "env")
     project = options.load(given)
     engine = select.current(project)
@@ -100,7 +100,7 @@ def _as_data(project: Project, view: Overview) -> dict[str, object]:
     }
 
 
-def logs(given: Given, service: str, follow: bool, tail: int, raw: bool) -> None:
+def logs(given: Flags, service: str, follow: bool, tail: int, raw: bool) -> None:
     engine = inspection.running(options.load(given))
     statuses = engine.services()
     if service:
@@ -116,7 +116,7 @@ def logs(given: Given, service: str, follow: bool, tail: int, raw: bool) -> None
             console.value(text if service else f"{name} | {text}", raw)
 
 
-def jupyter_url(given: Given) -> None:
+def jupyter_url(given: Flags) -> None:
     project = options.load(given)
     engine = inspection.running(project)
     console.value(notebook.url(engine, project.credentials()["JUPYTER_TOKEN"]))
@@ -129,7 +129,7 @@ def jupyter_url(given: Given) -> None:
         )
 
 
-def mlflow_url(given: Given) -> None:
+def mlflow_url(given: Flags) -> None:
     project = options.load(given)
     engine = inspection.running(project)
     if not (url := inspection.mlflow_url(inspection.overview(engine))):

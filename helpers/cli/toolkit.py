@@ -6,7 +6,7 @@ from helpers import console, locks, registry
 from helpers.cli import options
 from helpers.engines.docker import building
 from helpers.errors import SettingError
-from helpers.settings.flags import Given
+from helpers.settings.flags import Flags
 from helpers.version import versions
 
 # the setting that names an image of ours elsewhere
@@ -18,7 +18,7 @@ SETTINGS = {
 }
 
 
-def build(given: Given, image: str, push: bool, registry: str) -> None:
+def build(given: Flags, image: str, push: bool, registry: str) -> None:
     if push != bool(registry):
         raise SettingError("--push and --registry=HOST/PATH go together")
     project = options.load(given)

@@ -32,20 +32,20 @@ def scratch(project: Project, engine: str, object_store: str) -> Project:
 
 def settings_on(project: Project, engine: str, object_store: str) -> Settings:
     """The settings on the other side; what the next `up` remembers is the new store, not the word of this command."""
-    return project.settings.again(project.state.remembered, engine=engine, object_store=object_store)
+    return project.settings.reload(project.state.remembered, engine=engine, object_store=object_store)
 
 
-def note(project: Project, to: str, object_store: str) -> None:
+def begin(project: Project, to: str, object_store: str) -> None:
     write_private(_path(project), json.dumps({"from": project.state.engine, "to": to, "store": object_store}).encode())
 
 
-def done(project: Project) -> None:
+def finish(project: Project) -> None:
     """The move has ended: forget what it needed."""
     shutil.rmtree(project.settings.folder / FOLDER, ignore_errors=True)
     _path(project).unlink(missing_ok=True)
 
 
-def held(engine: Engine) -> tuple[str, ...]:
+def data_names(engine: Engine) -> tuple[str, ...]:
     """The data that this engine has of the project."""
     return tuple(item.name for item in engine.data() if not item.name.endswith("/venvs"))
 
@@ -70,4 +70,4 @@ def recover(project: Project, progress: ProgressReporter) -> None:
         # the store that was asked for is the other side's; what is removed here is found by its labels or its folder
         has = side in select.ENGINES and store in select.ENGINES[side].stores
         clear(select.make(scratch(project, side, store if has else "auto"), side), progress)
-    done(project)
+    finish(project)

@@ -104,13 +104,13 @@ SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usesysid = 1
 
 
 @dataclass(frozen=True)
-class Found:
+class RoleState:
     """Name of the role that initdb made, whether a hand-over is under way, whether all roles are as they should be,
     and whether the active database is there."""
 
     first: str
     unfinished: bool
-    good: bool
+    complete: bool
     active: bool
 
 
@@ -135,7 +135,7 @@ SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', datname) FROM pg_database
     )
 
 
-def look(psql: Psql, active: str) -> Found:
+def look(psql: Psql, active: str) -> RoleState:
     """How the roles are now. Raises ServiceFailed when the database lets neither of them in."""
     done = psql(ADMIN, MAINTENANCE, LOOK % active)
     if done.code:
@@ -144,7 +144,7 @@ def look(psql: Psql, active: str) -> Found:
             raise _failed(done)
         done = older
     first, *rest = done.stdout.split()
-    return Found(first, *(word == "t" for word in rest))
+    return RoleState(first, *(word == "t" for word in rest))
 
 
 def ensure(psql: Psql, active: str, password_file: str = "", stop_server: Callable[[], None] = lambda: None) -> str:
@@ -174,7 +174,7 @@ def ensure(psql: Psql, active: str, password_file: str = "", stop_server: Callab
             f"the server's database role {SERVER} is no longer a superuser: {len(names)} "
             f"database{'s' * (len(names) != 1)} handed over to it, the superuser is called {ADMIN}"
         )
-    elif not found.good:
+    elif not found.complete:
         _run(psql, ADMIN, settings(password_file))
     if not found.active:
         _run(psql, ADMIN, f'CREATE DATABASE "{active}" OWNER {SERVER};\nREVOKE ALL ON DATABASE "{active}" FROM PUBLIC;')

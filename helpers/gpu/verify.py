@@ -15,7 +15,7 @@ from helpers.services import JUPYTER, ExecResult, ProgressReporter
 SCRIPT = Path(__file__).with_name("check_script.py")
 
 
-class Asked(Protocol):
+class TorchSetting(Protocol):
     """Of the settings."""
 
     @property
@@ -26,7 +26,7 @@ class Engine(Protocol):
     """What is asked of the engine that runs the notebook; engines stand above this package."""
 
     @property
-    def settings(self) -> Asked: ...
+    def settings(self) -> TorchSetting: ...
 
     @property
     def accelerator(self) -> Accelerator: ...

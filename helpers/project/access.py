@@ -36,7 +36,7 @@ def decide(project: Project, node: str = "") -> str:
         asks = "asks for a token" if settings.local_access == TOKEN else "asks for nothing"
         return f"local access: MLflow {asks} (LOCAL_ACCESS from {settings.origin('LOCAL_ACCESS')})"
     before = state.access.get("mode", "")
-    reason = _reason(settings, own(project), node)
+    reason = _reason(settings, own_accounts(project), node)
     chosen = TOKEN if reason or before == TOKEN else OPEN
     owner = state.access.get("uid") or os.environ.get("SUDO_UID") or str(_uid())
     state.access = {"mode": chosen, "uid": owner}
@@ -53,7 +53,7 @@ def decide(project: Project, node: str = "") -> str:
 def _reason(settings: Settings, mine: set[int], node: str) -> str:
     if node:
         return f"others may have accounts on {node}"
-    names = sorted(others(mine, settings.folder))
+    names = sorted(other_accounts(mine, settings.folder))
     if not names:
         return ""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -61,7 +61,7 @@ def _reason(settings: Settings, mine: set[int], node: str) -> str:
     return f"{', '.join(shown(name, 40) for name in names[:3])}{more} {verb} on this machine"
 
 
-def own(project: Project) -> set[int]:
+def own_accounts(project: Project) -> set[int]:
     """The accounts of who runs this: also behind sudo, and who began it (at boot nobody's sudo tells)."""
     told = (os.environ.get("SUDO_UID", ""), project.state.access.get("uid", ""))
     return {_uid(), *(int(text) for text in told if text.isdecimal())}
@@ -81,7 +81,7 @@ def _uid() -> int:
     return os.getuid()
 
 
-def others(mine: Iterable[int], folder: Path) -> set[str]:
+def other_accounts(mine: Iterable[int], folder: Path) -> set[str]:
     """The accounts with which other people, or the services of another system, can run programs here.
 
     ``folder`` is this project's, where the accounts of its own services are at home.

@@ -130,7 +130,7 @@ class Credentials:
         return text
 
 
-def wanted(settings: Settings) -> tuple[str, ...]:
+def required(settings: Settings) -> tuple[str, ...]:
     """The names of the secrets that a system of these settings has."""
     if not settings.tracking_uri:
         return NAMES
@@ -144,7 +144,7 @@ def load(settings: Settings) -> Credentials:
     values: dict[str, str] = {}
     if os.path.lexists(folder):
         _close_folder(folder, repaired)
-    for name in wanted(settings):
+    for name in required(settings):
         value = _given(settings, name) or _read(folder / _file(settings, name), repaired)
         if value:
             values[name] = value
@@ -163,7 +163,7 @@ def ensure(settings: Settings) -> Credentials:
     generated: list[str] = []
     changed: list[str] = []
     replaced: dict[str, str] = {}
-    for name in wanted(settings):
+    for name in required(settings):
         path = folder / _file(settings, name)
         kept = _read(path, repaired)
         given = _given(settings, name)
@@ -195,7 +195,7 @@ def ensure(settings: Settings) -> Credentials:
         else:
             values[name] = _make(path, _MAKERS[name](), repaired)
             generated.append(path.name)
-    now = issued | {_file(settings, name) for name in wanted(settings)}
+    now = issued | {_file(settings, name) for name in required(settings)}
     if now != issued:
         write_private(settings.folder / ISSUED, "".join(f"{name}\n" for name in sorted(now)).encode())
     former = {FORMER + name: _former(folder, name, repaired) for name in SEALING if name in values}

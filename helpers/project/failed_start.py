@@ -22,7 +22,7 @@ def noted(settings: Settings) -> Iterator[None]:
     except (Interrupted, WrongProject):  # that start says nothing of this project as it is
         raise
     except TrackbedError:
-        told = {name: value for name, value in settings.told.items() if settings.origin(name).startswith("--")}
+        told = {name: value for name, value in settings.explicit.items() if settings.origin(name).startswith("--")}
         with suppress(OSError, TrackbedError):  # the failure itself is what has to be told
             forget(settings.folder)
             if told:
@@ -35,7 +35,7 @@ def forget(folder: Path) -> None:
     (folder / FILE).unlink(missing_ok=True)
 
 
-def told(folder: Path) -> Mapping[str, str]:
+def remembered_flags(folder: Path) -> Mapping[str, str]:
     """Settings by name, as the flags gave them; {} where the last start worked, or was told nothing."""
     try:
         found = json.loads((folder / FILE).read_bytes())

@@ -38,7 +38,7 @@ def current(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {name: environ[name] for name in NAMES if environ.get(name)}
 
 
-def kept(state: State) -> dict[str, str]:
+def applied(state: State) -> dict[str, str]:
     """Those that the running system was started with, this shell's where nothing runs."""
     return current() if state.surroundings is None else state.surroundings
 

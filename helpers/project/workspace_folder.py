@@ -124,13 +124,13 @@ def make(workspace: Path, uid: int = UID, gid: int = GID, callers: bool = True, 
         ) from None
 
 
-def give_to(workspace: Path, old: int, uid: int, gid: int) -> safe_files.Given:
+def give_to(workspace: Path, old: int, uid: int, gid: int) -> safe_files.Handover:
     """Give the workspace of the account ``old`` and what that owns below it to another one; nothing where it has none.
 
     For root. No link is followed; files with several names keep their owner.
     """
     if safe_files.owner(workspace) != old:
-        return safe_files.Given()
+        return safe_files.Handover()
     handle, _ = safe_files.make_way(workspace, set())
     try:
         return safe_files.give_tree(handle, old, uid, gid)

@@ -8,7 +8,7 @@ from inspect import Parameter
 
 from helpers.settings.model import EVERY, TABLE, Setting
 
-Given = dict[str, str | None]  # by the flag's name as in mlflow_port; None: not given
+Flags = dict[str, str | None]  # by the flag's name as in mlflow_port; None: not given
 
 
 def taken(task: str) -> dict[str, Setting]:
@@ -42,9 +42,9 @@ def text(row: Setting) -> str:
     return f"{row.help} ({said})" if said else row.help
 
 
-def given(values: Mapping[str, object]) -> Given:
+def given(values: Mapping[str, object]) -> Flags:
     """What was typed, as the text of settings: words of a list quoted, a flag alone as "true"."""
-    found: Given = {}
+    found: Flags = {}
     for name, value in values.items():
         if isinstance(value, list):
             found[name] = " ".join(shlex.quote(str(word)) for word in value if word) if value else None

@@ -92,13 +92,13 @@ def check(engine: Chosen) -> None:
         origin = settings.origin(setting.name)
         if not origin.startswith("--"):
             continue
-        may_matter = "gpu" not in setting.only or settings.told.get(setting.name) == setting.default
+        may_matter = "gpu" not in setting.only or settings.explicit.get(setting.name) == setting.default
         if why := without_effect(setting, engine, may_matter or engine.accelerator.kind != node_types.NONE):
             raise SettingError(f"{_given(setting, settings)} has no effect {why}.", _instead(setting, engine))
 
 
 def _given(setting: Setting, settings: Settings) -> str:
-    raw = settings.told.get(setting.name, "")
+    raw = settings.explicit.get(setting.name, "")
     return f"{setting.option}={raw}" if raw and not setting.secret else setting.option
 
 

@@ -56,7 +56,7 @@ class Settings(Declared):
     """All settings, valid. Secrets are "" where ``credentials`` is to make them; they are never shown."""
 
     clone: Path
-    told: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    explicit: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     passthrough: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     warnings: tuple[str, ...] = field(default=(), repr=False, compare=False)
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
@@ -110,20 +110,20 @@ class Settings(Declared):
         ``flags`` are named like settings in any spelling (mlflow_port, mlflow-port); None is not given.
         ``remembered`` is what earlier ``up`` were told, or gives it for the project's folder.
         """
-        return cls._found(Inputs(dict(flags), dict(environ), env_file, dotenv.read(env_file)), remembered)
+        return cls._resolve(Inputs(dict(flags), dict(environ), env_file, dotenv.read(env_file)), remembered)
 
-    def again(self, remembered: Mapping[str, str], **chosen: str) -> Settings:
-        """Found and checked again in the same places, with what is remembered now and with ``chosen`` over all of it.
+    def reload(self, remembered: Mapping[str, str], **chosen: str) -> Settings:
+        """Resolved and checked again from the same places, with what is remembered now and ``chosen`` over all.
 
         Those are named as fields; "" is the default. Raises SettingError.
         """
         first = self.inputs.first_folder or self.folder
-        return self._found(
+        return self._resolve(
             replace(self.inputs, chosen={**self.inputs.chosen, **chosen}, first_folder=first), remembered
         )
 
     @classmethod
-    def _found(cls, inputs: Inputs, remembered: Mapping[str, str] | Callable[[Path], Mapping[str, str]]) -> Settings:
+    def _resolve(cls, inputs: Inputs, remembered: Mapping[str, str] | Callable[[Path], Mapping[str, str]]) -> Settings:
         flags, environ, file = inputs.flags, inputs.environ, inputs.file
         left = generated.read(file)
         clone = Path(os.path.abspath(inputs.env_file)).parent
@@ -137,7 +137,7 @@ class Settings(Declared):
             sources.from_left(left),
         )
         sourced = sources.sourced(environ, left)
-        told: dict[str, str] = {}
+        explicit: dict[str, str] = {}
         values: dict[str, Any] = {}
         origins: dict[str, str] = {}
 
@@ -155,7 +155,7 @@ class Settings(Declared):
                 origins[name] = found.origin
             raw = next((layer[name].raw for layer in layers[:3] if name in layer), None)
             if raw is not None and not setting.secret and setting.remembered:
-                told[name] = str(values[name]) if raw and name == "WORKSPACE" else raw
+                explicit[name] = str(values[name]) if raw and name == "WORKSPACE" else raw
 
         for name in _LOCATING:
             resolve(BY_NAME[name], {})
@@ -174,7 +174,7 @@ class Settings(Declared):
         settings = cls(
             **{BY_NAME[name].field: value for name, value in values.items()},
             clone=clone,
-            told=told,
+            explicit=explicit,
             passthrough={
                 e.name: e.value
                 for e in file.entries

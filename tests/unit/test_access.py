@@ -82,7 +82,7 @@ def test_who_a_directory_service_does_not_list(
     known = {5000: account("dora", 5000), 5001: account("mail", 5001, "/usr/sbin/nologin")}
     monkeypatch.setattr(access, "_present", lambda: iter((0, ANN, 5000, 5001, 5002)))  # 5002 has gone
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: known[uid])
-    assert access.others({0, ANN}, Path("/x")) == {"dora"}
+    assert access.other_accounts({0, ANN}, Path("/x")) == {"dora"}
 
 
 def test_who_is_behind_sudo_is_who_runs_it_also_at_boot(

@@ -22,7 +22,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     made.state.engine = "embedded"
     made.state.remembered = {"CULL_IDLE": "30m", "PUBLIC": "true", "MLFLOW_PORT": "8000"}
     made.state.save()
-    made.settings = made.settings.again(made.state.remembered)
+    made.settings = made.settings.reload(made.state.remembered)
     return made
 
 
@@ -36,14 +36,14 @@ def test_a_new_project_beside_this_one(project: Project) -> None:
     assert set(ports(other)).isdisjoint(ports(project)) and len(set(ports(other))) == 4
     assert other.settings.workspace == other.settings.folder / "workspace" != project.settings.workspace
     assert other.settings.ready_timeout == 99 and other.settings.engine == "embedded" and not other.settings.public
-    other.state.remember(other.settings.told)
+    other.state.remember(other.settings.explicit)
     assert other.state.remembered["MLFLOW_PORT"] == str(other.settings.mlflow_port)
     assert other.state.remembered["CULL_IDLE"] == "30m" and "PUBLIC" not in other.state.remembered
 
 
 def test_one_that_is_there_keeps_its_ports(project: Project) -> None:
     first = aside.project(project, "two")
-    first.state.remember({**first.settings.told, "MLFLOW_PORT": "8765"})
+    first.state.remember({**first.settings.explicit, "MLFLOW_PORT": "8765"})
     first.state.engine = "embedded"
     first.state.save()
     again = aside.project(project, "two")

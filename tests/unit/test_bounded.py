@@ -54,7 +54,7 @@ def test_an_engine_that_freezes_later_is_told_as_well(silent: Path) -> None:
     import docker
 
     client = docker.APIClient(base_url=f"unix://{silent}", version="1.44", timeout=1)
-    setattr(client, "send", connection.told(client.send))  # noqa: B010
+    setattr(client, "send", connection.with_clear_errors(client.send))  # noqa: B010
     with pytest.raises(EngineUnavailable, match="does not answer"):
         client.containers()
 

@@ -289,14 +289,14 @@ def test_the_workspaces_owner_in_a_user_namespace(surroundings: Callable[..., Do
         {}, "v2.30.0", info={"SecurityOptions": ["name=userns"], "DockerRootDir": "/var/lib/docker/100000.100000"}
     )
     assert engine.availability().usable and engine.deployment.notebook_uid == 1000
-    assert engine.deployment.ids.outside(engine.deployment.notebook_uid) == 101000
+    assert engine.deployment.ids.to_host(engine.deployment.notebook_uid) == 101000
 
 
 def test_a_rootless_engine(surroundings: Callable[..., DockerEngine]) -> None:
     engine = surroundings(
         {"Version": "26.1.5"}, "v2.30.0", info={"SecurityOptions": ["name=rootless"], "MemoryLimit": False}
     )
-    assert engine.availability().usable and engine.deployment.ids.own == os.geteuid()
+    assert engine.availability().usable and engine.deployment.ids.root_uid == os.geteuid()
     assert engine.deployment.notebook_uid == 0, "who will make the workspace is root in its containers"
     assert engine.guard.rules() == () and not engine.guard.reachable_from_network, (
         "its bridges are in another namespace"

@@ -40,7 +40,7 @@ def snapshot(tmp_path: Path) -> Snapshot:
     return back_up(tmp_path / "repo", Reads(OBJECTS))[0]
 
 
-def examine(snapshot: Snapshot) -> damage.Found:
+def examine(snapshot: Snapshot) -> damage.DamageReport:
     return damage.examine(snapshot.store, repository.names(snapshot.store))
 
 
@@ -61,7 +61,7 @@ def swapped(path: Path) -> None:
 
 def test_a_whole_one_is_well(snapshot: Snapshot) -> None:
     found = examine(snapshot)
-    assert found.well and found.whole == [snapshot.name] and not damage.report(snapshot.store, found)
+    assert found.ok and found.restorable == [snapshot.name] and not damage.report(snapshot.store, found)
 
 
 @pytest.mark.timeout(30)
@@ -70,7 +70,7 @@ def test_harm_is_named_by_run_and_artifact(tmp_path: Path, snapshot: Snapshot, h
     later, _ = back_up(tmp_path / "repo", Reads({"1/odd": b"other"}), dump=b"PGDMP2")
     harm(piece(snapshot, b"a" * 500))
     found = examine(snapshot)
-    assert not found.well and not found.lost and found.whole == [later.name]
+    assert not found.ok and not found.unrestorable and found.restorable == [later.name]
     text = lines(snapshot)
     assert f"{snapshot.name}: 1 files are damaged; `invoke restore {snapshot} --skip-damaged`" in text
     assert f"experiment 1, run {RUN}: 'model/a.bin'" in text and later.name not in text
@@ -94,7 +94,7 @@ def test_a_damaged_dump_loses_that_backup_alone(tmp_path: Path, snapshot: Snapsh
     later, _ = back_up(tmp_path / "repo", Reads(OBJECTS), dump=b"PGDMP2")
     flip(piece(snapshot, DUMP[:1000]))
     found = examine(snapshot)
-    assert list(found.lost) == [snapshot.name] and found.whole == [later.name]
+    assert list(found.unrestorable) == [snapshot.name] and found.restorable == [later.name]
     assert "cannot be restored: its database dump is damaged" in lines(snapshot)
 
 
@@ -110,16 +110,16 @@ def test_manifest_and_list_are_mended_from_their_copies(snapshot: Snapshot, whic
     content = path.read_bytes()
     flip(path)
     found = examine(snapshot)
-    assert list(found.harmed) == [str(path.relative_to(place))] and not found.lost and not found.concerned
+    assert list(found.damaged) == [str(path.relative_to(place))] and not found.unrestorable and not found.affected
     assert damage.repair(snapshot.store, found) == [str(path.relative_to(place))]
-    assert path.read_bytes() == content and examine(snapshot).well
+    assert path.read_bytes() == content and examine(snapshot).ok
 
 
 def test_both_copies_damaged_is_the_end_of_that_backup(snapshot: Snapshot) -> None:
     for top in ("backups", "copies"):
         flip(Path(str(snapshot.store), top, f"{snapshot.name}.json"))
     found = examine(snapshot)
-    assert list(found.lost) == [snapshot.name] and not damage.repair(snapshot.store, found)
+    assert list(found.unrestorable) == [snapshot.name] and not damage.repair(snapshot.store, found)
 
 
 def test_older_backups_without_copies_are_well(snapshot: Snapshot) -> None:
@@ -127,7 +127,7 @@ def test_older_backups_without_copies_are_well(snapshot: Snapshot) -> None:
     del manifest["copies"]
     Path(str(snapshot)).write_bytes(repository.rendered(manifest))
     shutil.rmtree(Path(str(snapshot.store), "copies"))
-    assert examine(snapshot).well
+    assert examine(snapshot).ok
 
 
 def test_other_files_are_named_and_no_damage(snapshot: Snapshot) -> None:
@@ -138,7 +138,7 @@ def test_other_files_are_named_and_no_damage(snapshot: Snapshot) -> None:
     unused = piece(snapshot, b"nobody's")
     unused.parent.mkdir(exist_ok=True)
     unused.write_bytes(b"nobody's")
-    assert examine(snapshot).well
+    assert examine(snapshot).ok
     text = lines(snapshot)
     assert "pieces/ab/mine.txt: an unknown file" in text and "notes: an unknown file" in text
     assert "1 pieces (0.0 MiB) belong to no backup" in text
@@ -151,31 +151,31 @@ def test_the_next_backup_finds_and_mends_it(tmp_path: Path, snapshot: Snapshot) 
     path = piece(snapshot, b"a" * 500)
     content = path.read_bytes()
     flip(path)
-    found = scrub.again(snapshot.store)
+    found = scrub.read_share(snapshot.store)
     assert list(found.wrong) == [sha(content)] and found.count == len(list((tmp_path / "repo/pieces").rglob("*/*")))
     _, writer = back_up(tmp_path / "repo", Reads(OBJECTS), set(found.wrong))
     assert writer.rewritten == writer.lost == {sha(content)}
-    assert path.read_bytes() == content and examine(snapshot).well
+    assert path.read_bytes() == content and examine(snapshot).ok
 
 
 def test_what_the_system_has_no_more_stays_known(tmp_path: Path, snapshot: Snapshot) -> None:
     flip(piece(snapshot, b"hello"))
     rest = Reads({"1/odd": b"other"})
     for _ in range(2):
-        found = scrub.again(snapshot.store)
+        found = scrub.read_share(snapshot.store)
         assert list(found.wrong) == [sha(b"hello")]
         _, writer = back_up(tmp_path / "repo", rest, set(found.wrong))
         left = writer.lost - writer.rewritten
         assert left == {sha(b"hello")}
-        scrub.remember(snapshot.store, found, left)
+        scrub.save_position(snapshot.store, found, left)
     piece(snapshot, b"hello").write_bytes(b"hello")
-    assert not scrub.again(snapshot.store).wrong
+    assert not scrub.read_share(snapshot.store).wrong
 
 
 def test_a_missing_piece_is_stored_again(tmp_path: Path, snapshot: Snapshot) -> None:
     piece(snapshot, b"hello").unlink()
     _, writer = back_up(tmp_path / "repo", Reads(OBJECTS))
-    assert writer.rewritten == {sha(b"hello")} and examine(snapshot).well
+    assert writer.rewritten == {sha(b"hello")} and examine(snapshot).ok
 
 
 def test_a_folder_in_a_pieces_place_goes_aside(tmp_path: Path, snapshot: Snapshot) -> None:
@@ -184,15 +184,15 @@ def test_a_folder_in_a_pieces_place_goes_aside(tmp_path: Path, snapshot: Snapsho
     path.mkdir()
     (path / "mine").touch()
     back_up(tmp_path / "repo", Reads(OBJECTS))
-    assert examine(snapshot).well
+    assert examine(snapshot).ok
 
 
 def test_a_list_comes_back_from_its_copy(snapshot: Snapshot) -> None:
     digest = snapshot.manifest()["list"][0]
     flip(Path(str(snapshot.store)) / repository.piece(digest))
-    assert list(scrub.again(snapshot.store).wrong) == [digest]
-    assert damage.from_copy(snapshot.store, digest) and examine(snapshot).well
-    assert not damage.from_copy(snapshot.store, sha(b"hello"))  # an object has no copy
+    assert list(scrub.read_share(snapshot.store).wrong) == [digest]
+    assert damage.restore_from_copy(snapshot.store, digest) and examine(snapshot).ok
+    assert not damage.restore_from_copy(snapshot.store, sha(b"hello"))  # an object has no copy
 
 
 def test_an_earlier_backup_that_cannot_be_read_is_told(tmp_path: Path, snapshot: Snapshot) -> None:
@@ -208,19 +208,19 @@ def test_each_piece_has_its_turn(tmp_path: Path, snapshot: Snapshot, monkeypatch
     monkeypatch.setattr(scrub, "LEAST", 1)
     everything = [path.name for path in (tmp_path / "repo/pieces").rglob("*/*")]
     seen: list[str] = []
-    looked = damage.inspected
+    looked = damage.read_back
 
     def noted(place: Any, wanted: Any) -> Iterator[tuple[str, int, str]]:
         for path, size, wrong in looked(place, wanted):
             seen.append(path[-64:])
             yield path, size, wrong
 
-    monkeypatch.setattr(scrub, "inspected", noted)
+    monkeypatch.setattr(scrub, "read_back", noted)
     rounds = 0
     while len(seen) < len(everything):
-        found = scrub.again(snapshot.store)
+        found = scrub.read_share(snapshot.store)
         assert 0 < found.count <= len(everything)
-        scrub.remember(snapshot.store, found, set())
+        scrub.save_position(snapshot.store, found, set())
         rounds += 1
     assert sorted(set(seen)) == sorted(everything) and rounds > 3
     assert seen[: len(everything)] == sorted(everything)
@@ -240,4 +240,4 @@ def test_each_piece_has_its_turn(tmp_path: Path, snapshot: Snapshot, monkeypatch
 )
 def test_a_round_begins_anew_where_its_place_is_lost(snapshot: Snapshot, text: bytes) -> None:
     Path(str(snapshot.store), scrub.FILE).write_bytes(text)
-    assert scrub.again(snapshot.store).count > 10
+    assert scrub.read_share(snapshot.store).count > 10

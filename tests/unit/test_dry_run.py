@@ -239,7 +239,7 @@ def test_behind_a_gateway_the_links_are_its_own_and_there_is_a_login(tmp_path: P
 
 def test_the_public_address_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        cloud_metadata, "public_address", lambda: cloud_metadata.Found(why="no metadata service answers")
+        cloud_metadata, "public_address", lambda: cloud_metadata.PublicAddress(why="no metadata service answers")
     )
     with pytest.raises(SettingError, match="needs the address"):
         dry_run.script(project(tmp_path, public="true"))

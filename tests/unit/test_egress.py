@@ -82,7 +82,7 @@ def test_what_is_inside_never_goes_through_them(tmp_path: Path) -> None:
 def test_a_proxy_of_the_loopback_is_none_for_containers(tmp_path: Path) -> None:
     found = find(tmp_path, http_proxy="http://ada:hunter2@127.0.0.1:3128", https_proxy=PROXY)
     assert dict(found.reachable_from_containers().proxies) == {"HTTPS_PROXY": PROXY}
-    assert found.lost == ("http://***@127.0.0.1:3128",)
+    assert found.unreachable_proxies == ("http://***@127.0.0.1:3128",)
     assert "hunter2" not in str(found) and "from the environment" in str(found)
 
 

@@ -66,17 +66,17 @@ def test_the_address_is_asked_for_remembered_and_never_empty(tmp_path: Path, mon
     made = project(tmp_path, public="true")
     said: list[str] = []
     monkeypatch.setattr(
-        cloud_metadata, "public_address", lambda: cloud_metadata.Found(why="no metadata service answers")
+        cloud_metadata, "public_address", lambda: cloud_metadata.PublicAddress(why="no metadata service answers")
     )
     with pytest.raises(SettingError, match="needs the address"):
         gateway.settle_address(made, said.append)
-    monkeypatch.setattr(cloud_metadata, "public_address", lambda: cloud_metadata.Found("203.0.113.7", "AWS"))
+    monkeypatch.setattr(cloud_metadata, "public_address", lambda: cloud_metadata.PublicAddress("203.0.113.7", "AWS"))
     gateway.settle_address(made, said.append)
     assert made.settings.public_address == "203.0.113.7" and "203.0.113.7" in said[0]
     made.state.save()
     again = project(tmp_path, public="true")
     assert again.settings.public_address == "203.0.113.7"
-    monkeypatch.setattr(cloud_metadata, "public_address", lambda: cloud_metadata.Found(why="silent"))
+    monkeypatch.setattr(cloud_metadata, "public_address", lambda: cloud_metadata.PublicAddress(why="silent"))
     gateway.settle_address(again, said.append)  # the service is silent today
     assert again.settings.public_address == "203.0.113.7" and said[-1].startswith("warning: silent")
     told = project(tmp_path, public="true", public_address="lab.example.org")

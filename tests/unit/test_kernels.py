@@ -140,17 +140,17 @@ def test_another_shell_changes_nothing_of_what_runs(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("TZ", "Europe/Berlin")
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
     state = State(tmp_path, engine="embedded")
-    started = state.surroundings = surroundings.kept(state)
+    started = state.surroundings = surroundings.applied(state)
     assert started["TZ"] == "Europe/Berlin" and surroundings.differ(state) == ""
     state.save()
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     monkeypatch.delenv("HTTPS_PROXY")
     again = State.load(tmp_path)
-    assert surroundings.kept(again) == started
+    assert surroundings.applied(again) == started
     line = surroundings.differ(again)
     assert line.startswith("HTTPS_PROXY, TZ: ") and "`invoke down`, then `invoke up`" in line and "3128" not in line
     again.surroundings = None  # as after `down`
-    assert surroundings.kept(again)["TZ"] == "Asia/Tokyo" and surroundings.differ(again) == ""
+    assert surroundings.applied(again)["TZ"] == "Asia/Tokyo" and surroundings.differ(again) == ""
 
 
 def test_an_earlier_version_kept_no_surroundings(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_store_of_the_other_engine_is_no_obstacle(
     made = project(tmp_path)
     made.state.engine = old
     made.state.save()
-    move_note.note(made, new, store)
+    move_note.begin(made, new, store)
     if switched:
         made.state.engine, made.state.remembered = new, {"ENGINE": new, "OBJECT_STORE": store}
     made.state.save()

@@ -48,7 +48,7 @@ def test_the_next_free_ones_of_a_second_user(tmp_path: Path) -> None:
     mlflow, jupyter = told.mlflow_port, told.jupyter_port
     chosen, line = ports.free_instead(told, planned(told), (), Busy(mlflow, mlflow + 1, jupyter))
     assert chosen == {"MLFLOW_PORT": str(mlflow + 2), "JUPYTER_PORT": str(jupyter + 1)}
-    again = told.again(chosen)
+    again = told.reload(chosen)
     assert (again.mlflow_port, again.jupyter_port) == (mlflow + 2, jupyter + 1)
     assert "\n" not in line
     assert f"{mlflow + 2} for MLFLOW_PORT ({mlflow} is taken by python (process 7))" in line
@@ -108,7 +108,7 @@ def chosen_for(settings: Settings, *taken: int, aside: bool = False) -> tuple[Pr
     """The project after ports were chosen, and what it remembers."""
     project = Project(settings, Remembered.load(settings.folder), aside=aside)
     chosen = start._choose_ports(project, engine(settings, *taken), lambda line: None)
-    project.state.remember({**chosen, **project.settings.told})
+    project.state.remember({**chosen, **project.settings.explicit})
     return project, chosen
 
 
@@ -132,14 +132,14 @@ def test_a_chosen_port_counts_where_an_empty_value_asks_for_the_default(tmp_path
 
 
 def test_the_project_beside_the_clones_own_stays_that_project(tmp_path: Path) -> None:
-    beside = settings(tmp_path).again({}, project="two")
+    beside = settings(tmp_path).reload({}, project="two")
     project, chosen = chosen_for(beside, beside.mlflow_port, aside=True)
     assert chosen and project.settings.project == "two" and project.settings.folder.name == "two"
     assert project.settings.mlflow_port == int(chosen["MLFLOW_PORT"])
 
 
 def test_a_move_keeps_its_engine_and_its_store(tmp_path: Path) -> None:
-    told = settings(tmp_path).again({"ENGINE": "embedded"}, engine="docker", object_store="versitygw")
+    told = settings(tmp_path).reload({"ENGINE": "embedded"}, engine="docker", object_store="versitygw")
     project, chosen = chosen_for(told, 9000, 9001)
     assert set(chosen) == {"S3_PORT", "S3_CONSOLE_PORT"}
     assert (project.settings.engine, project.settings.object_store) == ("docker", "versitygw")

@@ -54,7 +54,7 @@ def test_a_tree_changes_hands_and_nothing_that_it_points_to(place: Path) -> None
     assert owner(data / "others") == OTHER and owner(data / "two") == OLD
     assert owner(key) == owner(place / "root") == 0 and stat.S_IMODE(key.stat().st_mode) == 0o600
     assert given.changed == 3 and given.left >= 4
-    assert safe_files.give_folder(data, NEW, NEW, 0o700) == safe_files.Given()
+    assert safe_files.give_folder(data, NEW, NEW, 0o700) == safe_files.Handover()
 
 
 @as_root
@@ -216,7 +216,7 @@ def test_a_workspace_of_roots_is_refused(place: Path, monkeypatch: pytest.Monkey
     assert caught.value.hint.startswith("chown -hR ")
     with pytest.raises(TrackbedError, match="is not a folder"):
         workspace_folder.make(place / "root" / "key", NEW, NEW)
-    assert workspace_folder.give_to(place / "root", OLD, NEW, NEW) == safe_files.Given()
+    assert workspace_folder.give_to(place / "root", OLD, NEW, NEW) == safe_files.Handover()
     (place / "link").symlink_to(place / "root")
     os.chown(place / "link", OLD, OLD, follow_symlinks=False)
     with pytest.raises(OSError):

@@ -50,7 +50,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "a.tar"
 
 
-def found(rest: salvage.Rest) -> dict[str, bytes]:
+def found(rest: salvage.Restorable) -> dict[str, bytes]:
     return {
         name.removeprefix("objects/"): content.read()
         for name, _, content in rest.members()
@@ -58,7 +58,7 @@ def found(rest: salvage.Rest) -> dict[str, bytes]:
     }
 
 
-def is_the_rest(rest: salvage.Rest, objects: dict[str, bytes]) -> None:
+def is_the_rest(rest: salvage.Restorable, objects: dict[str, bytes]) -> None:
     """Everything but what is named, unchanged; and the sum with which a restore compares is that of it."""
     left = {name.removeprefix("objects/") for name in rest.left}
     whole = found(rest)
@@ -71,7 +71,7 @@ def is_the_rest(rest: salvage.Rest, objects: dict[str, bytes]) -> None:
 
 
 def test_a_whole_archive_lacks_nothing(path: Path) -> None:
-    for rest in (salvage.rest_of(path, None), salvage.of_archive(path, None)):
+    for rest in (salvage.undamaged(path, None), salvage.of_archive(path, None)):
         assert not rest.left and found(rest) == OBJECTS
         assert salvage.small(rest, "settings.json") == b'{"TORCH": "none"}' and salvage.small(rest, "users.json") == b""
 
@@ -84,9 +84,9 @@ def test_flipped_bytes_of_an_archive(path: Path, part: int) -> None:
     content[part * step + chosen.randrange(step)] ^= 1 << chosen.randrange(8)
     path.write_bytes(content)
     with pytest.raises(TrackbedError):
-        salvage.all_of(path, None)
+        salvage.complete(path, None)
     try:
-        rest = salvage.rest_of(path, None)
+        rest = salvage.undamaged(path, None)
     except TrackbedError as error:
         assert any(word in error.message for word in ("manifest", "database dump", "list of checksums", "archive"))
         return
@@ -103,11 +103,11 @@ def test_each_object_of_an_archive_may_be_lost(path: Path, name: str, what: str)
     content = bytearray(path.read_bytes())
     content[at] ^= 1
     path.write_bytes(content)
-    rest = salvage.rest_of(path, None)
+    rest = salvage.undamaged(path, None)
     assert rest.left == (f"objects/{name}",)
     is_the_rest(rest, OBJECTS)
     with pytest.raises(TrackbedError) as refused:
-        salvage.all_of(path, None)
+        salvage.complete(path, None)
     assert f"`invoke restore {path} --skip-damaged`" in refused.value.hint
 
 
@@ -115,12 +115,12 @@ def test_each_object_of_an_archive_may_be_lost(path: Path, name: str, what: str)
 def test_an_archive_without_its_end_is_refused(path: Path, count: int) -> None:
     path.write_bytes(path.read_bytes()[:-count])
     with pytest.raises(TrackbedError, match="end is missing|manifest"):
-        salvage.rest_of(path, None)
+        salvage.undamaged(path, None)
 
 
 def test_settings_may_be_lost(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"none"', b'"nnne"'))
-    rest = salvage.rest_of(path, None)
+    rest = salvage.undamaged(path, None)
     assert rest.left == ("settings.json",) and salvage.small(rest, "settings.json") == b""
     is_the_rest(rest, OBJECTS)
 
@@ -139,23 +139,23 @@ def snapshot(tmp_path: Path) -> Snapshot:
 @pytest.mark.parametrize("harm", HARM, ids=lambda harm: harm.__name__)
 def test_a_harmed_object_of_a_repository(snapshot: Snapshot, harm: Callable[[Path], None]) -> None:
     harm(piece(snapshot, b"hello"))
-    rest = salvage.rest_of(snapshot, None)
+    rest = salvage.undamaged(snapshot, None)
     assert rest.left == ("objects/1/r/a",)
     is_the_rest(rest, STORED)
     with pytest.raises(TrackbedError) as refused:
-        salvage.all_of(snapshot, None)
+        salvage.complete(snapshot, None)
     assert f"`invoke restore {snapshot} --skip-damaged`" in refused.value.hint
 
 
 def test_a_harmed_dump_of_a_repository_is_refused_and_the_others_pointed_to(snapshot: Snapshot) -> None:
     piece(snapshot, DUMP[:1000]).unlink()
     with pytest.raises(TrackbedError, match="database dump is damaged") as refused:
-        salvage.rest_of(snapshot, None)
+        salvage.undamaged(snapshot, None)
     assert f"`invoke backup.verify {snapshot.store}`" in refused.value.hint
 
 
 def test_a_whole_repository_lacks_nothing(snapshot: Snapshot) -> None:
-    rest = salvage.rest_of(snapshot, None)
+    rest = salvage.undamaged(snapshot, None)
     assert not rest.left and len(contents(snapshot)) > 5
     is_the_rest(rest, STORED)
 
@@ -170,7 +170,7 @@ def test_settings_of_a_backup_are_those_that_this_version_takes(
         writer.small("settings.json", json.dumps(held).encode())
         writer.database(io.BytesIO(DUMP))
         writer.finish(FACTS)
-    found = unpack.settings_of(salvage.all_of(tmp_path / "a.tar", lambda *_: None))
+    found = unpack.settings_of(salvage.complete(tmp_path / "a.tar", lambda *_: None))
     assert found == {"TORCH": "none", "MLFLOW_WORKERS": "4"}
     wrong = SimpleNamespace(small={"settings.json": b'{"TORCH": "no such", "MLFLOW_WORKERS": "4"}'})
     monkeypatch.setattr(salvage, "small", lambda rest, name: rest.small[name])

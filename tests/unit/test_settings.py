@@ -69,7 +69,7 @@ def test_defaults(place: Place) -> None:
     assert found.folder == place.state / "trackbed"
     assert found.workspace == place.state / "trackbed" / "workspace"
     assert found.origin("MLFLOW_PORT") == "default"
-    assert found.told == {} and found.warnings == () and found.env_file == place.env
+    assert found.explicit == {} and found.warnings == () and found.env_file == place.env
 
 
 def test_table_and_fields_agree() -> None:
@@ -170,7 +170,7 @@ def test_told_is_what_up_has_to_remember(place: Place, tmp_path: Path) -> None:
             "TRACKBED_STATE_DIR": str(tmp_path / "s"),
         },
     )
-    assert found.told == {"MLFLOW_PORT": "8100", "WORKSPACE": "/home/ada/runs", "S3_PORT": "9100", "GPU": ""}
+    assert found.explicit == {"MLFLOW_PORT": "8100", "WORKSPACE": "/home/ada/runs", "S3_PORT": "9100", "GPU": ""}
     assert found.folder == tmp_path / "s" / "two"
 
 
@@ -197,13 +197,13 @@ def test_again_checks_as_the_first_time(place: Place) -> None:
     """What is found out while `up` runs, a free port say, is a value like any other: nothing replaces it unchecked."""
     first = place.load("JUPYTER_PORT=8123\nS3_PORT=9999\n", flags={"s3_console_port": "9998"})
     place.env.write_text("")  # read once
-    again = first.again({"MLFLOW_PORT": "8500"})
+    again = first.reload({"MLFLOW_PORT": "8500"})
     assert (again.mlflow_port, again.jupyter_port, again.s3_port, again.s3_console_port) == (8500, 8123, 9999, 9998)
-    assert again.origin("MLFLOW_PORT") == "the last `invoke up`" and "MLFLOW_PORT" not in again.told
-    other = again.again({}, project="other", s3_console_port="9997")
+    assert again.origin("MLFLOW_PORT") == "the last `invoke up`" and "MLFLOW_PORT" not in again.explicit
+    other = again.reload({}, project="other", s3_console_port="9997")
     assert (other.project, other.s3_console_port, other.jupyter_port) == ("other", 9997, 8123)
     with pytest.raises(SettingError, match="two services cannot share a port"):
-        first.again({"MLFLOW_PORT": "8123"})
+        first.reload({"MLFLOW_PORT": "8123"})
 
 
 def test_a_wrong_remembered_value_says_how_to_forget_it(place: Place) -> None:
@@ -228,7 +228,7 @@ def test_how_a_value_is_given() -> None:
 def test_a_shell_that_sourced_env_tells_nothing(place: Place) -> None:
     block = "# >>> written by Trackbed\nTRACKBED_MLFLOW_HOSTS=a\nTRACKBED_GPU=none\n# <<< written by Trackbed\n"
     found = place.load(block, environ={"TRACKBED_MLFLOW_HOSTS": "a", "TRACKBED_GPU": "none"})
-    assert found.told == {}
+    assert found.explicit == {}
     assert (found.gpu, found.origin("GPU")) == ("none", "the last `invoke up`")
 
 
@@ -239,7 +239,7 @@ def test_a_shell_that_sourced_it_before_jobs_were_switched_is_not_warned(
     left = {mode: DockerEngine(project(tmp_path, mlflow_jobs=mode)).compose.values() for mode in (before, now)}
     (place.clone / generated.VALUES).write_text("".join(f"{name}={value}\n" for name, value in left[now].items()))
     found = place.load(environ=left[before])
-    assert found.warnings == () and found.told.get("MLFLOW_JOBS") is None
+    assert found.warnings == () and found.explicit.get("MLFLOW_JOBS") is None
 
 
 def test_unprefixed_environment_is_not_ours(place: Place) -> None:
@@ -716,7 +716,7 @@ def test_secrets_are_never_shown(place: Place) -> None:
         f"HTTPS_PROXY=http://me:{SECRET}@p\n"
     )
     assert found.jupyter_token == SECRET
-    for text in (repr(found), str(found), f"{found}", repr(found.told), repr(found.origins)):
+    for text in (repr(found), str(found), f"{found}", repr(found.explicit), repr(found.origins)):
         assert SECRET not in text
 
 
@@ -758,7 +758,10 @@ def test_notebook_settings(place: Place, name: str, raw: str, value: object) -> 
 def test_flags_named_like_those_of_docker(place: Place) -> None:
     found = place.load(flags={"env": "A=1", "volume": "data:/x"})
     assert (found.jupyter_env, found.jupyter_volumes) == ({"A": "1"}, ("data:/x",))
-    assert found.origin("JUPYTER_ENV") == "--env" and found.told == {"JUPYTER_ENV": "A=1", "JUPYTER_VOLUMES": "data:/x"}
+    assert found.origin("JUPYTER_ENV") == "--env" and found.explicit == {
+        "JUPYTER_ENV": "A=1",
+        "JUPYTER_VOLUMES": "data:/x",
+    }
     with pytest.raises(SettingError, match=r"JUPYTER_ENV=A \(from --env\): must be NAME=VALUE"):
         place.load(flags={"env": "A"})
 
@@ -771,4 +774,4 @@ def test_where_backups_go_is_not_remembered(tmp_path: Path) -> None:
         "TRACKBED_CULL_IDLE": "30m",
     }
     found = Settings.load({}, {"HOME": str(tmp_path), **given}, tmp_path / ".env", remembered={})
-    assert found.backup_s3_access_key == "abc" and found.told == {"CULL_IDLE": "30m"}
+    assert found.backup_s3_access_key == "abc" and found.explicit == {"CULL_IDLE": "30m"}

@@ -66,7 +66,7 @@ def test_another_lock_is_another_folder(venv: Venv) -> None:
     venv.lock.write_text("thing==1.1\n")
     assert venv.folder != before
     assert venv.problem() == "its lock changed"
-    venv.remove_others()
+    venv.remove_outdated()
     assert not before.exists()
 
 

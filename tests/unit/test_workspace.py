@@ -158,32 +158,32 @@ def test_what_a_mode_shows(place: Path) -> None:
 
 def test_accounts_of_an_engine_without_user_namespaces() -> None:
     plain = id_mapping.read({"SecurityOptions": ["name=seccomp,profile=builtin"]})
-    assert plain == IdMapping() and plain.inside(1234) == plain.outside(1234) == 1234
+    assert plain == IdMapping() and plain.to_container(1234) == plain.to_host(1234) == 1234
 
 
 def test_accounts_of_a_remapped_engine() -> None:
     info = {"SecurityOptions": ["name=seccomp", "name=userns"], "DockerRootDir": "/var/lib/docker/100000.100000"}
     found = id_mapping.read(info)
-    assert (found.kind, found.outside(1000), found.inside(101000)) == ("userns-remap", 101000, 1000)
-    assert found.inside(1000) is None and found.inside(0) is None
+    assert (found.kind, found.to_host(1000), found.to_container(101000)) == ("userns-remap", 101000, 1000)
+    assert found.to_container(1000) is None and found.to_container(0) is None
     unknown = id_mapping.read({"SecurityOptions": ["name=userns"], "DockerRootDir": "/var/lib/docker"})
-    assert unknown.outside(1000) is None and unknown.inside(101000) is None
+    assert unknown.to_host(1000) is None and unknown.to_container(101000) is None
 
 
 def test_accounts_of_a_rootless_engine(tmp_path: Path) -> None:
     own, listed = os.geteuid(), tmp_path / "subuid"
     listed.write_text(f"somebody:100000:65536\n{own}:165536:65536\n")
     found = id_mapping.read({"SecurityOptions": ["name=rootless"]}, str(listed))
-    assert (found.inside(own), found.outside(0)) == (0, own)
-    assert (found.inside(166535), found.outside(1000)) == (1000, 166535)
-    assert id_mapping.read({"SecurityOptions": ["name=rootless"]}, str(tmp_path / "none")).outside(1000) is None
+    assert (found.to_container(own), found.to_host(0)) == (0, own)
+    assert (found.to_container(166535), found.to_host(1000)) == (1000, 166535)
+    assert id_mapping.read({"SecurityOptions": ["name=rootless"]}, str(tmp_path / "none")).to_host(1000) is None
 
 
 @as_root
 def test_root_asks_another_users_rootless_engine(tmp_path: Path) -> None:
     os.chown(tmp_path, OTHER, OTHER)
     found = id_mapping.read({"SecurityOptions": ["name=rootless"], "DockerRootDir": str(tmp_path)})
-    assert found.own == OTHER and found.inside(OTHER) == 0
+    assert found.root_uid == OTHER and found.to_container(OTHER) == 0
 
 
 REMAPPED = IdMapping("userns-remap", 100000)
@@ -351,7 +351,7 @@ def test_without_access_lists_the_remapped_account_gets_the_folder(
 def test_a_rootless_engines_workspace_is_its_users(tmp_path: Path) -> None:
     ids = IdMapping("rootless", 165536, 1, os.geteuid() or OTHER)
     mapped_workspace.make(tmp_path / "work", ids)
-    assert (tmp_path / "work").stat().st_uid == ids.own
+    assert (tmp_path / "work").stat().st_uid == ids.root_uid
     assert mapped_workspace.problem(tmp_path / "work", ids, 0, "image") == ("", "")
 
 

@@ -86,11 +86,11 @@ class DockerChecks(Checks):
     def way_out(self) -> Finding:
         """Proxies and certificates of the site, and those that containers cannot reach."""
         way = self.deployment.egress
-        if way.lost:
+        if way.unreachable_proxies:
             return Finding(
                 Level.WARNING,
                 "way out",
-                f"{way}; containers do not reach {', '.join(way.lost)}, on this machine's loopback",
+                f"{way}; containers do not reach {', '.join(way.unreachable_proxies)}, on this machine's loopback",
                 "let the proxy listen on an address that containers reach, and name that one",
             )
         return Finding(Level.OK, "way out", str(way))

@@ -27,7 +27,7 @@ class Containers(Collaborator):
         return [c for c in services if self._has_own_volumes(c)] + notebooks
 
     def _has_own_volumes(self, container: Container) -> bool:
-        return not self.volumes.own.isdisjoint(container.volumes)
+        return not self.volumes.owned.isdisjoint(container.volumes)
 
     def foreign(self) -> list[Container]:
         """Containers of somebody else's Compose project that has this name."""

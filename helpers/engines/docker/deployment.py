@@ -53,8 +53,8 @@ class DockerDeployment(deployment.Deployment):
         """With user namespaces the number of the workspace's owner is another one in the container."""
         if not self.ids.kind:
             return
-        owner = self.workspace.stat().st_uid if self.workspace.is_dir() else self.ids.own
-        uid = self.ids.inside(owner)
+        owner = self.workspace.stat().st_uid if self.workspace.is_dir() else self.ids.root_uid
+        uid = self.ids.to_container(owner)
         if uid is None or (uid == 0 and not self.ids.rootless):
             uid = workspace_folder.UID
         self.notebook_uid = uid
@@ -96,7 +96,7 @@ class DockerDeployment(deployment.Deployment):
         """The proxies and certificates of this machine's site; those of a node over ssh are not known here."""
         if self.host.remote:
             return egress.Egress()
-        return egress.find(self.settings, surroundings.kept(self.project.state), client_config.proxies(os.environ))
+        return egress.find(self.settings, surroundings.applied(self.project.state), client_config.proxies(os.environ))
 
     @cached_property
     def certificates(self) -> str:

@@ -17,33 +17,33 @@ LENGTH = 65536  # ids that an account is usually given
 
 @dataclass(frozen=True)
 class IdMapping:
-    """``base``: the machine's id of the container's id ``first``. ``own``: who the container's root is (rootless)."""
+    """``base``: the machine's id of the container's id ``first``. ``root_uid``: the container's root (rootless)."""
 
     kind: str = ""  # "", rootless or userns-remap
     base: int = 0
     first: int = 0
-    own: int = -1
+    root_uid: int = -1
 
     @property
     def rootless(self) -> bool:
         """Whether the engine runs as a normal user, who is root in its containers."""
         return self.kind == "rootless"
 
-    def inside(self, uid: int) -> int | None:
+    def to_container(self, uid: int) -> int | None:
         """What an account of the machine is in a container; None when it has no number there."""
         if not self.kind:
             return uid
-        if self.rootless and uid == self.own:
+        if self.rootless and uid == self.root_uid:
             return 0
         found = uid - self.base + self.first
         return found if self.base and self.first <= found < LENGTH else None
 
-    def outside(self, uid: int) -> int | None:
+    def to_host(self, uid: int) -> int | None:
         """What a container's id is on the machine; None when that is not known."""
         if not self.kind:
             return uid
         if self.rootless and uid == 0:
-            return self.own
+            return self.root_uid
         return self.base + uid - self.first if self.base else None
 
 

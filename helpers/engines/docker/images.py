@@ -82,14 +82,14 @@ def needed(deployment: Deployment, notebook: NotebookImage) -> tuple[str, ...]:
     images = {
         MLFLOW: settings.mlflow_image,
         JUPYTER: notebook.name,
-        POSTGRES: wanted("postgres", settings),
-        **({STORE: wanted(store, settings)} if store in ("minio", "versitygw") else {}),
+        POSTGRES: reference("postgres", settings),
+        **({STORE: reference(store, settings)} if store in ("minio", "versitygw") else {}),
         GATEWAY: settings.gateway_image,
     }
     return tuple(image for service, image in images.items() if service in deployment.services)
 
 
-def wanted(key: str, settings: Settings) -> str:
+def reference(key: str, settings: Settings) -> str:
     """The reference of a service's image: postgres, minio or versitygw, from the mirror where there is one."""
     chosen: str = getattr(settings, f"{key}_image")
     return references.mirrored(chosen, settings.registry_mirror if chosen == references.image(key).reference else "")
@@ -326,7 +326,7 @@ def _pull_or_build(
             progress.output(line)
         return
     except TrackbedError as error:
-        if name != wanted("versitygw", settings) or settings.versitygw_image != DEFAULT_VERSITYGW:
+        if name != reference("versitygw", settings) or settings.versitygw_image != DEFAULT_VERSITYGW:
             if known := client_problem(error.message):
                 raise TrackbedError(f"pulling {name} failed: {known[0]}", known[1]) from None
             raise TrackbedError(f"pulling {name} failed: {error.message}", _pull_hint(name)) from None

@@ -29,7 +29,7 @@ MOST = 200_000  # entries of a workspace that are let in at a start: up to 15 s,
 
 def person(ids: IdMapping) -> int:
     """Whose folder it should be: the caller's, behind sudo whoever called that; with rootless the engine's own user."""
-    return ids.own if ids.rootless else os.geteuid() or int(os.environ.get("SUDO_UID", 0))
+    return ids.root_uid if ids.rootless else os.geteuid() or int(os.environ.get("SUDO_UID", 0))
 
 
 def make(place: Path, ids: IdMapping) -> None:
@@ -39,9 +39,9 @@ def make(place: Path, ids: IdMapping) -> None:
     account in; root without sudo, or a file system without such lists, gives it to that account.
     """
     if ids.rootless:
-        workspace_folder.make(place, ids.own, group(ids.own), callers=False)
+        workspace_folder.make(place, ids.root_uid, group(ids.root_uid), callers=False)
         return
-    uid, gid = ids.outside(workspace_folder.UID), ids.outside(workspace_folder.GID)
+    uid, gid = ids.to_host(workspace_folder.UID), ids.to_host(workspace_folder.GID)
     if uid is None or gid is None:
         workspace_folder.make(place)
         return
@@ -67,7 +67,7 @@ def make(place: Path, ids: IdMapping) -> None:
 
 def is_closed(place: Path, ids: IdMapping) -> bool:
     """Whether the workspace is the person's and the notebook's account has no way in, which `make` gives it."""
-    uid, gid = ids.outside(workspace_folder.UID), ids.outside(workspace_folder.GID)
+    uid, gid = ids.to_host(workspace_folder.UID), ids.to_host(workspace_folder.GID)
     try:
         owner = place.stat().st_uid
     except OSError:
@@ -97,7 +97,7 @@ def takes_lists(place: Path) -> bool:
 
 def problem(place: Path, ids: IdMapping, uid: int, image: str) -> tuple[str, str]:
     """Why the notebook, of uid ``uid`` inside, could not write to a workspace that is there, and what to type."""
-    outside, other = ids.outside(uid), ids.outside(workspace_folder.group(uid))
+    outside, other = ids.to_host(uid), ids.to_host(workspace_folder.group(uid))
     if outside is None or other is None:
         return "", ""
     found, line = workspace_folder.problem(place, outside, other)
@@ -115,10 +115,10 @@ def problem(place: Path, ids: IdMapping, uid: int, image: str) -> tuple[str, str
 
 def fix(place: Path, ids: IdMapping, uid: int, image: str) -> str:
     """What to type where the notebook, of uid ``uid`` inside, cannot write to a workspace."""
-    owner, outside, other = safe_files.owner(place), ids.outside(uid), ids.outside(workspace_folder.group(uid))
+    owner, outside, other = safe_files.owner(place), ids.to_host(uid), ids.to_host(workspace_folder.group(uid))
     if outside is None or other is None or owner == outside:
         return workspace_folder.other_folder(place)
-    if ids.rootless and ids.inside(owner) is not None:  # such numbers only the engine's root can change
+    if ids.rootless and ids.to_container(owner) is not None:  # such numbers only the engine's root can change
         inside = f"{uid}:{workspace_folder.group(uid)}"
         return (
             f"docker run --rm --user 0 --entrypoint chown -v {shlex.quote(f'{place}:/w')} {image} -hR {inside} /w"

@@ -307,7 +307,7 @@ def reached(host: str) -> Node | None:
     return next((node for node in _open.values() if node.docker_host == host), None)
 
 
-def lost() -> EngineUnavailable | None:
+def lost_connection() -> EngineUnavailable | None:
     """The error for a connection that has ended under us; None while all of them stand."""
     for node in _open.values():
         if not node.alive:

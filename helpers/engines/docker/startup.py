@@ -88,17 +88,17 @@ class Watch:
         self.deadline = time.monotonic() + engine.settings.ready_timeout
         first = engine.services()
         self.stale = {s.name for s in first if s.failed}  # of an earlier attempt, until they were seen alive
-        self.before = {s.name: s.identity for s in first if s.up}
-        self.seen: dict[str, int] = {}
+        self.identities = {s.name: s.identity for s in first if s.up}
+        self.failures: dict[str, int] = {}
 
     def look(self, statuses: Mapping[str, ServiceStatus]) -> None:
         """Raises ServiceFailed for a service that will not come up, TrackbedError after the time that there is."""
         self.stale -= {name for name in self.stale if not statuses[name].failed}
         # Compose stops what it replaces: an end that says nothing about the one that comes
         replaced = {
-            name for name, s in statuses.items() if s.state is State.EXITED and s.identity == self.before.get(name)
+            name for name, s in statuses.items() if s.state is State.EXITED and s.identity == self.identities.get(name)
         }
-        stop_at_failed(self.engine, self.watched - self.stale - replaced, self.seen, statuses.values())
+        stop_at_failed(self.engine, self.watched - self.stale - replaced, self.failures, statuses.values())
         if time.monotonic() > self.deadline:
             missing = [f"{s.name} ({s.state})" for s in statuses.values() if not s.up]
             raise TrackbedError(

@@ -33,7 +33,7 @@ def files(deployment: DockerDeployment) -> tuple[str, ...]:
 
 def _image(deployment: DockerDeployment, key: str) -> str:
     """The image of postgres, minio or versitygw, by the name under which it is here, if it is."""
-    reference = images.wanted(key, deployment.settings)
+    reference = images.reference(key, deployment.settings)
     try:
         return images.local(deployment.api, reference)
     except TrackbedError:

@@ -32,7 +32,7 @@ class Volumes(Collaborator):
         return tuple(dict.fromkeys(names))
 
     @cached_property
-    def own(self) -> frozenset[str]:
+    def owned(self) -> frozenset[str]:
         """The volumes of any Trackbed system with this project's name."""
         found = self.api.volumes(self.names())
         return frozenset(name for name, labels in found.items() if labels.get(f"{LABEL}.instance"))

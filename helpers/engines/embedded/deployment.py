@@ -102,12 +102,15 @@ class EmbeddedDeployment(deployment.Deployment):
 
     def way_out(self) -> dict[str, str]:
         """What is taken from the shell that started the system, and from the machine: proxies, certificates, TZ."""
-        variables = {**surroundings.kept(self.project.state), **self._egress.environment(egress.inside(self.settings))}
+        variables = {
+            **surroundings.applied(self.project.state),
+            **self._egress.environment(egress.inside(self.settings)),
+        }
         return variables | (egress.trust(str(self.app / jupyterlab.CERTIFICATES)) if self.certificates else {})
 
     @property
     def _egress(self) -> egress.Egress:
-        return egress.find(self.settings, surroundings.kept(self.project.state), {})
+        return egress.find(self.settings, surroundings.applied(self.project.state), {})
 
     @cached_property
     def certificates(self) -> str:

@@ -30,7 +30,7 @@ class Environments(Collaborator):
                 lock = clone.JUPYTER_FOLDER / "requirements.txt"
                 return venvs.Venv(root, name, lock, upgraded=not self.layout.as_root, extras=self.torch())
 
-    def every(self) -> tuple[venvs.Venv, ...]:
+    def required(self) -> tuple[venvs.Venv, ...]:
         """Those that this system needs."""
         return tuple(
             self.venv(name) for name in (OWN, MLFLOW, JUPYTER) if name != MLFLOW or MLFLOW in self.deployment.services
@@ -72,7 +72,7 @@ class Environments(Collaborator):
 
     def versions(self) -> dict[str, str]:
         versions: dict[str, str] = {}
-        for venv in self.every():
+        for venv in self.required():
             versions.update(venv.versions(SHOWN))
         return versions
 
@@ -87,10 +87,10 @@ class Environments(Collaborator):
     def make(self, progress: ProgressReporter) -> tuple[str, ...]:
         """Make those that are missing or from another lock; gives their names."""
         interpreter = venvs.interpreter(self.deployment.identity(MLFLOW))
-        for venv in self.every():
+        for venv in self.required():
             if venv.close_lock():
                 progress.step(f"the lock file of {venv.name} was open to every account of this machine: closed")
-        missing = [(venv, problem) for venv in self.every() if (problem := venv.problem())]
+        missing = [(venv, problem) for venv in self.required() if (problem := venv.problem())]
         for number, (venv, problem) in enumerate(missing, 1):
             progress.step(f"{number} of {len(missing)}: installing {venv.name} ({problem})")
             venv.make(interpreter, progress)
@@ -112,7 +112,7 @@ class Environments(Collaborator):
             )
         venv.scripts(self.packages / "bin" / "python")
 
-    def remove_others(self) -> None:
+    def remove_outdated(self) -> None:
         """Remove the venvs of earlier locks; only after what ran from them was replaced."""
-        for venv in self.every():
-            venv.remove_others()
+        for venv in self.required():
+            venv.remove_outdated()

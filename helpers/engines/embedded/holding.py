@@ -14,7 +14,7 @@ from typing import Any
 from supervisor import process, supervisord
 
 
-class Held:
+class HeldSocket:
     """Takes the place of supervisor's SocketManager: opened once, closed with its group."""
 
     def __init__(self, socket_config: Any, logger: Any = None) -> None:
@@ -89,5 +89,5 @@ class Group(process.FastCGIProcessGroup):  # type: ignore[misc,unused-ignore]
 
 
 if __name__ == "__main__":
-    process.SocketManager, process.FastCGIProcessGroup = Held, Group
+    process.SocketManager, process.FastCGIProcessGroup = HeldSocket, Group
     supervisord.main()

@@ -105,7 +105,7 @@ class Layout:
             earlier = self.earlier
             self._take_folder()
             self._make_own()
-            given = safe_files.Given()
+            given = safe_files.Handover()
             server, database, own = made[SERVER], made[DATABASE], made[NOTEBOOK]
             safe_files.give_folder(self.sockets, database.pw_uid, server.pw_gid, 0o710)
             if (was := self.former_notebook) not in (-1, own.pw_uid):
@@ -244,6 +244,6 @@ class Layout:
         )
 
 
-def _add(total: safe_files.Given, further: safe_files.Given) -> None:
+def _add(total: safe_files.Handover, further: safe_files.Handover) -> None:
     total.changed += further.changed
     total.left += further.left

@@ -49,7 +49,7 @@ class Database(Collaborator):
             self._check_major()
             progress.step("creating the database")
             self._make()
-        elif self.environments.venv(OWN).others():
+        elif self.environments.venv(OWN).outdated():
             progress.step(f"{self._server_version()} goes on with the existing database")
 
     def version(self, folder: Path) -> str:

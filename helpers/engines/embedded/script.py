@@ -85,7 +85,7 @@ class _Script:
                 f'chmod 700 "$STATE"/secrets {self.sockets}',
                 'cp -r docker/mlflow/start.py docker/mlflow/trackbed_mlflow* "$STATE"/app/',
                 'cp -r docker/jupyter/startup/* docker/jupyter/trackbed_notebook* "$STATE"/app/startup/',
-                *(self.line(argv) for venv in self.environments.every() for argv in venv.commands("uv")),
+                *(self.line(argv) for venv in self.environments.required() for argv in venv.commands("uv")),
                 f"ln -sfn bin {self.word(programs)}",
                 "# the notebook's own environment, over its venv",
                 f"{self.word(interpreter)} -I {OVERLAY} {self.word(str(Path(python).parent.parent))}",

@@ -70,7 +70,7 @@ class Startup(Collaborator):
         progress.step("starting the processes")
         with shared.interruptible():
             self._run_programs(progress)
-        self.environments.remove_others()
+        self.environments.remove_outdated()
         self.files.remove_others()
         after = self.inspection.statuses(False)
         report = shared.report(before, after)

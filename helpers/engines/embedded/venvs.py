@@ -80,7 +80,7 @@ class Venv:
     def problem(self) -> str:
         """Why it has to be made: "" when every file that its packages list is there."""
         if not self.folder.exists():
-            return "the first time" if not self.others() else "its lock changed"
+            return "the first time" if not self.outdated() else "its lock changed"
         if not safe_files.is_folder(self.folder, os.geteuid()):
             return "another account could change it"  # nothing in it is run before it is made anew
         if not self._marker.exists() or not self._marker.stat().st_size:
@@ -164,13 +164,13 @@ class Venv:
             return False
         return True
 
-    def others(self) -> list[Path]:
-        """Those of other locks, which are there until `remove_others`."""
+    def outdated(self) -> list[Path]:
+        """Those of other locks, which are there until `remove_outdated`."""
         return [p for p in self.root.glob(f"{self.name}-*") if p != self.folder]
 
-    def remove_others(self) -> None:
+    def remove_outdated(self) -> None:
         """Remove the venvs of earlier locks; only after what ran from them was replaced."""
-        for path in self.others():
+        for path in self.outdated():
             safe_files.remove(path)
 
     def scripts(self, python: Path) -> Path:

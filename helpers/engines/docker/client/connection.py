@@ -52,7 +52,7 @@ class Connection:
                 client = docker.from_env(timeout=ANSWER_SECONDS)  # its first question is the engine's version
                 client.ping()
                 client.api.timeout = self._timeout
-                setattr(client.api, "send", told(client.api.send))  # noqa: B010 - a session of requests
+                setattr(client.api, "send", with_clear_errors(client.api.send))  # noqa: B010 - a session of requests
                 self._client = client
             except (errors().DockerException, OSError) as error:
                 raise EngineUnavailable(f"Docker does not answer: {words(error)}", "see `invoke doctor`") from None
@@ -69,7 +69,7 @@ class Connection:
         return dict(self.client.info())
 
 
-def told(send: Callable[..., Any]) -> Callable[..., Any]:
+def with_clear_errors(send: Callable[..., Any]) -> Callable[..., Any]:
     """A session's ``send`` whose time-outs and broken connections are told as what they are."""
 
     def sent(request: Any, **options: Any) -> Any:
