@@ -132,7 +132,7 @@ def many_faults(session: nox.Session) -> None:
 
 @nox.session(allow_parallel=True, tags=FULL)
 def security(session: nox.Session) -> None:
-    """Attacks on a public system from a network namespace of its own: needs root and Docker, else skipped loudly."""
+    """Attacks on a public project from a network namespace of its own: needs root and Docker, else skipped loudly."""
     suite(session, "security")
 
 
@@ -148,7 +148,7 @@ def browser(session: nox.Session) -> None:
 
 @nox.session(tags=FULL)
 def machine(session: nox.Session) -> None:
-    """Integration tests that change what every system on this machine sees, GPUs and firewall rules: alone."""
+    """Integration tests that change what every project on this machine sees, GPUs and firewall rules: alone."""
     suite(session, "integration", "--share=machine", codes=chosen(session))
 
 

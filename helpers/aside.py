@@ -30,7 +30,7 @@ def beside(project: Project, name: str) -> Settings:
 def _free_ports(project: Project) -> dict[str, str]:
     """Ports that are free where the containers would be, none of them this project's, by the fields of settings."""
     settings, free = project.settings, _is_free(project)
-    own = [getattr(settings, field) for field in PORTS]  # the real system's, also when it is down
+    own = [getattr(settings, field) for field in PORTS]  # the real project's, also when it is down
     taken: list[int] = []
     for field in PORTS:
         taken.append(addresses.next_free(settings.bind_address, getattr(settings, field) + 1, [*own, *taken], free))

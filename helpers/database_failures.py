@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 BACKUP = (
-    "nothing was changed. A backup brings everything back: `invoke restore FILE --into=NAME` as a second system "
+    "nothing was changed. A backup brings everything back: `invoke restore FILE --into=NAME` as a second project "
     "beside this one; in its place: `invoke down --delete-data`, `invoke up`, `invoke restore FILE`"
 )
 DAMAGED = "the database's files are damaged"
@@ -52,7 +52,7 @@ KNOWN = (
     ),
     (
         r"lock file .* already exists|Is another (postmaster|postgres)|pre-existing shared memory block",
-        "another PostgreSQL works on this system's data, or seems to",
+        "another PostgreSQL works on this project's data, or seems to",
         "stop it (`ps aux | grep postgres` shows it), then type `invoke up`",
     ),
 )

@@ -101,7 +101,7 @@ def find(
 
 
 def inside(settings: Settings) -> tuple[str, ...]:
-    """The names and addresses of a system's own services."""
+    """The names and addresses of a project's own services."""
     own = (settings.bind_address, settings.domain, settings.public_address)
     return (*INSIDE, *(name for name in own if name and name not in ("0.0.0.0", "::", "auto")))
 

@@ -41,6 +41,6 @@ def undecryptable(found: Mapping[str, Any]) -> str:
         for name, names in gone.items()
     )
     return (
-        f"warning: cannot be decrypted with the keys of this system and is not used: {what}. Enter them again in "
-        f"MLflow, or put {' and '.join(gone)} of the system that they come from into .env, then `invoke up`"
+        f"warning: cannot be decrypted with the keys of this project and is not used: {what}. Enter them again in "
+        f"MLflow, or put {' and '.join(gone)} of the project that they come from into .env, then `invoke up`"
     )

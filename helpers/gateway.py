@@ -195,7 +195,7 @@ def client_lines(project: Project, name: str | None) -> str:
         bound = settings.bind_address
         tunnel = addresses.ssh_line((settings.mlflow_port,), settings.public_address, bound=bound)
         return (
-            f"# this system is not public: keep the tunnel open while you work\n{tunnel} &\n"
+            f"# this project is not public: keep the tunnel open while you work\n{tunnel} &\n"
             f"export MLFLOW_TRACKING_URI=http://{bound}:{settings.mlflow_port}"
             + (
                 "\nread -rsp 'MLFLOW_TOKEN, as `invoke credentials` shows it: ' MLFLOW_TRACKING_TOKEN && "

@@ -21,13 +21,13 @@ ALMOST_FULL = 2 << 30  # bytes
 
 
 def load(flags: Mapping[str, str | None]) -> Project:
-    """The system that flags, environment, .env and its own memory describe. Starts nothing."""
+    """The project that flags, environment, .env and its own memory describe. Starts nothing."""
     settings = Settings.load(flags, os.environ, clone.ROOT / ".env", state.remembered)
     return Project(settings, state.State.load(settings.folder))
 
 
 def last_tried(flags: Mapping[str, str | None]) -> tuple[Project, tuple[str, ...]]:
-    """The system as the last start was told to make it, and the flags that count because it failed."""
+    """The project as the last start was told to make it, and the flags that count because it failed."""
     project = load(flags)
     given = {*project.settings.explicit, *(name.upper() for name, value in flags.items() if value is not None)}
     more = {
@@ -86,7 +86,7 @@ def initialise(project: Project, progress: ProgressReporter, notice: Notice) -> 
         engine = select.choose(project).engine
         if not engine.by_hand:
             raise TrackbedError(
-                f"credentials.init prepares a system for `docker compose`; this one is {engine.name}",
+                f"credentials.init prepares a project for `docker compose`; this one is {engine.name}",
                 "`invoke up` makes what it needs by itself",
             )
         if engine.deployment.notebook_only:
@@ -107,7 +107,7 @@ def initialise(project: Project, progress: ProgressReporter, notice: Notice) -> 
 
 
 def rotate(project: Project, progress: ProgressReporter, notice: Notice) -> tuple[status.Overview, tuple[str, ...]]:
-    """New secrets on a running system, all data kept. Gives what runs, and the names of those that the user gave.
+    """New secrets on a running project, all data kept. Gives what runs, and the names of those that the user gave.
 
     Each is tried, and its old value too. Raises TrackbedError when an old one still opens. Interrupted, the next ``up``
     takes the new ones over.
@@ -151,7 +151,7 @@ def data(project: Project) -> tuple[DataItem, ...]:
 
 
 def delete_data(project: Project, progress: ProgressReporter, notice: Notice) -> None:
-    """Delete the data of a stopped system, its secrets and its memory. The workspace stays: it is the user's."""
+    """Delete the data of a stopped project, its secrets and its memory. The workspace stays: it is the user's."""
     with changing(project, notice):
         select.current(project).remove_data(progress)
         select.stay_off_at_boot(project.settings)

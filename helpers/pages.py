@@ -18,7 +18,7 @@ SECONDS = 90
 REBUILD = "`invoke backup`, then `invoke restore FILE` writes every table and index again"
 FIX = (
     "save what can be read (`invoke backup`), and look at the disk (`dmesg | tail`); "
-    "`invoke restore FILE --into=NAME` brings a backup from before as a second system"
+    "`invoke restore FILE --into=NAME` brings a backup from before as a second project"
 )
 # each row whole, so that what is stored beside the table is read too; no index, which could answer without the table
 LOOK = """

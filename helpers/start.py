@@ -17,7 +17,7 @@ from helpers.settings import Settings, default_state_dir, generated, relevance
 
 
 def _claim(project: Project, engine: Engine) -> None:
-    """One clone at a time changes a running system: another one is told where it lives."""
+    """One clone at a time changes a running project: another one is told where it lives."""
     other = project.state.clone
     here = str(project.settings.clone)
     if not other or other == here or not Path(other, "tasks.py").exists():
@@ -25,7 +25,7 @@ def _claim(project: Project, engine: Engine) -> None:
     if any(s.state is not State.MISSING for s in engine.services()):
         raise WrongProject(
             f"project {project.settings.project} runs from another clone, {other}",
-            "work there, or `invoke down` first to move it here, or start a second system with "
+            "work there, or `invoke down` first to move it here, or start a second project with "
             "--project=NAME and other ports",
         )
 
@@ -59,7 +59,7 @@ def _check_no_server(engine: Engine) -> None:
         raise WrongProject(
             f"project {settings.project} has a tracking server and data of its own, and TRACKING_URI "
             f"(from {settings.origin('TRACKING_URI')}) names another one",
-            "start the notebook as a second system: --project=NAME with another --jupyter-port; or "
+            "start the notebook as a second project: --project=NAME with another --jupyter-port; or "
             "give this one up: `invoke down --delete-data`",
         )
 
@@ -217,7 +217,7 @@ def _start(project: Project, engine: Engine, progress: ProgressReporter, notice:
 
 
 def begin_below_own_prefix(project: Project, settings: Settings) -> None:
-    """The bucket of an external store may be other systems' too; what one of them restores or removes is its own."""
+    """The bucket of an external store may be other projects' too; what one of them restores or removes is its own."""
     if not project.state.existed and settings.object_store == "external":
         project.state.active["prefix"] = f"live-{project.state.instance[:12]}"
 

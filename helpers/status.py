@@ -32,7 +32,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Overview:
-    """What ``up`` and ``status`` tell about a system."""
+    """What ``up`` and ``status`` tell about a project."""
 
     engine: str
     settings: Settings
@@ -94,7 +94,7 @@ def mlflow_url(view: Overview) -> str:
 
 
 def read(project: Project) -> Overview:
-    """What is there now, of a system that may be down."""
+    """What is there now, of a project that may be down."""
     engine = select.current(project)
     return overview(engine, detail=True)
 
@@ -119,7 +119,7 @@ def not_running(view: Overview) -> str:
 
 
 def environment(view: Overview) -> list[tuple[str, object]]:
-    """Lines for a shell that wants to use the system."""
+    """Lines for a shell that wants to use the project."""
     lines: list[tuple[str, object]] = [("TRACKBED_SYSTEM_ENGINE", view.engine)]
     if view.settings.tracking_uri:
         lines.append(("MLFLOW_TRACKING_URI", view.settings.tracking_uri))
@@ -136,7 +136,7 @@ def environment(view: Overview) -> list[tuple[str, object]]:
 
 
 def running(project: Project) -> Engine:
-    """The engine of a system that was started, for commands that need one."""
+    """The engine of a project that was started, for commands that need one."""
     if not project.state.existed or not project.state.engine:
         raise TrackbedError(f"project {project.settings.project} does not exist yet", "`invoke up` creates it")
     return select.current(project)

@@ -1,4 +1,4 @@
-"""How a task of this clone is typed so that it works from any folder, whatever PATH says, and for the same system."""
+"""How a task of this clone is typed so that it works from any folder, whatever PATH says, and for the same project."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from helpers import clone
 
-NAMED = {"--project": "TRACKBED_PROJECT", "--state-dir": "TRACKBED_STATE_DIR"}  # what names a system
+NAMED = {"--project": "TRACKBED_PROJECT", "--state-dir": "TRACKBED_STATE_DIR"}  # what names a project
 COMMAND = re.compile(r"`([A-Z_0-9]+=\S* )?" + "invoke " + "([^`]*)")  # with a variable before it
 WITHOUT = ("-", "lock", "version")  # what does not take these flags
 _beside = ""
@@ -33,7 +33,7 @@ def program() -> str:
 
 def as_typed(text: str) -> str:
     """A text whose every `invoke TASK` can be typed where the reader is: not everybody has it on PATH, or is in the
-    clone's folder, and the system may be named. As it stands where another program than Invoke runs it."""
+    clone's folder, and the project may be named. As it stands where another program than Invoke runs it."""
     if "invoke " not in text or Path(sys.argv[0]).name not in ("invoke", "inv"):
         return text
     try:
@@ -74,7 +74,7 @@ def _runner() -> str:
 
 
 def _named(words: str, project: str = "") -> str:
-    """Flags that name this task's system, where flags or the environment do: another shell has neither of them. Without
+    """Flags that name this task's project, where flags or the environment do: another shell has neither of them. Without
     those that ``words`` have."""
     if words.startswith(WITHOUT):
         return ""

@@ -1,4 +1,4 @@
-"""What every suite shares: the tasks as a user types them, and a system of its own per engine."""
+"""What every suite shares: the tasks as a user types them, and a project of its own per engine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def share_of(item: pytest.Item) -> str:
-    """``machine``: changes what all systems here see, so nothing may run beside it; ``transfer``; else by engine."""
+    """``machine``: changes what all projects here see, so nothing may run beside it; ``transfer``; else by engine."""
     for share in ("machine", "transfer"):
         if item.get_closest_marker(share):
             return share
@@ -327,7 +327,7 @@ def lasting_clones() -> Iterator[Callable[..., Clone]]:
 
 @pytest.fixture(scope="session")
 def deployments(lasting_clones: Callable[..., Clone]) -> Callable[[str], Clone]:
-    """One system per engine that is up, made when it is first asked for."""
+    """One project per engine that is up, made when it is first asked for."""
     made: dict[str, Clone] = {}
 
     def get(engine: str) -> Clone:
@@ -342,11 +342,11 @@ def deployments(lasting_clones: Callable[..., Clone]) -> Callable[[str], Clone]:
 
 @pytest.fixture(scope="session")
 def deployment(engine: str, deployments: Callable[[str], Clone]) -> Clone:
-    """A system that is up, shared by the tests of a session that leave it up."""
+    """A project that is up, shared by the tests of a session that leave it up."""
     return deployments(engine)
 
 
 @pytest.fixture
 def invoke_run(deployment: Clone) -> Run:
-    """Run a task of the shared system."""
+    """Run a task of the shared project."""
     return deployment.invoke

@@ -1,4 +1,4 @@
-"""Real MLflow clients outside the system: their Python, what they do, and a plain server beside ours."""
+"""Real MLflow clients outside the project: their Python, what they do, and a plain server beside ours."""
 
 from __future__ import annotations
 

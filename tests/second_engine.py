@@ -78,7 +78,7 @@ class Engine:
             time.sleep(0.2)
 
     def load_images_of(self, clone: Clone) -> None:
-        """Bring the images of a system that is up on the first engine, also where their names have moved on since."""
+        """Bring the images of a project that is up on the first engine, also where their names have moved on since."""
         told = "{{.Config.Image}} {{.Image}}"
         images = dict(
             inspection.output("docker", "inspect", "-f", told, name).split() for name in inspection.containers(clone)

@@ -1,4 +1,4 @@
-"""`invoke backup`: one consistent archive while the system runs. docs/backup.md argues why it is consistent."""
+"""`invoke backup`: one consistent archive while the project runs. docs/backup.md argues why it is consistent."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def add(
     """The same as one more backup of a repository, which reads and stores only what is new.
 
     A share of what is there is read again first; that, and the pieces in ``lost``, is stored anew where it is damaged
-    and the system still has it.
+    and the project still has it.
     """
     need(engine, POSTGRES, STORE)
     progress.step("reading a share of the earlier pieces again")
@@ -301,7 +301,7 @@ def health(store: BlobStore, added: Added) -> Health:
         lines.append(f"{added.rewritten} damaged or missing pieces were stored again")
     for name, files in added.concerned.items():
         lines += [
-            f"{name} is damaged, and the running system does not have this any more:",
+            f"{name} is damaged, and the running project does not have this any more:",
             *(f"    {file}" for file in files),
         ]
     damaged = bool(added.concerned or added.remarks)
@@ -316,7 +316,7 @@ def health(store: BlobStore, added: Added) -> Health:
 def create(
     project: Project, to: str, with_secrets: bool, progress: ProgressReporter, notice: Notice
 ) -> tuple[str, dict[str, Any], Health]:
-    """Back up the running system into a file or a repository; gives where, as `restore` takes it, the manifest, and
+    """Back up the running project into a file or a repository; gives where, as `restore` takes it, the manifest, and
     what is to be said of the repository."""
     if with_secrets and to.startswith("s3:"):
         raise SettingError("--with-secrets: secrets are not put into a bucket in plain text; back them up into a file.")

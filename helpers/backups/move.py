@@ -52,7 +52,7 @@ def move(
             move_note.recover(project, progress)
             start.bring_up(project, progress, notice)
             raise
-        # the one step: from here on the new engine is the system's
+        # the one step: from here on the new engine is the project's
         project.state.engine, project.state.active = to, target.state.active
         project.state.applied = target.state.applied
         project.state.remembered = {**target.state.remembered, "OBJECT_STORE": store, "ENGINE": to}

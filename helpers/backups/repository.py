@@ -211,7 +211,7 @@ class Snapshot:
                 f"{self}: its piece {self.store}/{piece(digest)} {error}",
                 f"nothing was changed. `invoke restore {self} --skip-damaged` restores the rest; "
                 f"`invoke backup.verify {self.store}` lists all damage, with --repair it stores again "
-                "what the running system still has; or use another backup",
+                "what the running project still has; or use another backup",
             ) from None
 
     def _listed(self, digest: str, size: int) -> bytes:

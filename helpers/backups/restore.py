@@ -59,7 +59,7 @@ def restore(
     """Replace what is active by a backup; the old goes only when the new one is up. ``into``: in that project instead.
     ``skip_damaged``: without the artifacts that are damaged in it.
 
-    Gives the system that has it now. Raises TrackbedError, and then the system is as it was.
+    Gives the project that has it now. Raises TrackbedError, and then the project is as it was.
     """
     source = locations.source(project.settings, text)
     target = aside.project(project, into) if into else project

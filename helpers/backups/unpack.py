@@ -32,7 +32,7 @@ def beside(project: Project, active: dict[str, str]) -> Engine:
 
 
 def known(engine: Engine, schema: str) -> str:
-    """What a schema revision is to the MLflow of this system: empty, current, older or newer."""
+    """What a schema revision is to the MLflow of this project: empty, current, older or newer."""
     if not schema:
         return "empty"
     done = engine.one_shot(MLFLOW, (PROGRAM, "known", schema))

@@ -28,7 +28,7 @@ class Verified:
 def verify(project: Project, text: str, repair: bool, progress: ProgressReporter, notice: Notice) -> Verified:
     """Read everything back of the backups that ``text`` names: a file, all of a folder or bucket, or one of them.
 
-    ``repair``: manifests and lists from their copies; pieces from the running system, of which a new backup is made.
+    ``repair``: manifests and lists from their copies; pieces from the running project, of which a new backup is made.
     """
     meter = create.Meter(progress, "verifying")
     chosen = locations.matching(project.settings, text)

@@ -139,7 +139,7 @@ def _check_memory(engine: Engine) -> Finding:
     text = f"{_size(facts.memory_available)} of {_size(facts.memory)} available"
     if facts.memory and facts.memory_available < MEMORY_NEEDED:
         return Finding(
-            Level.WARNING, "memory", text, f"the system wants {_size(MEMORY_NEEDED)}; MLFLOW_WORKERS=1 needs less"
+            Level.WARNING, "memory", text, f"the services want {_size(MEMORY_NEEDED)}; MLFLOW_WORKERS=1 needs less"
         )
     return Finding(Level.OK, "memory", text)
 

@@ -32,7 +32,7 @@ def backup(given: Flags, to: str, with_secrets: bool) -> int:
     for line in health.lines:
         console.notice(line)
     if with_secrets:
-        console.notice("it holds the secrets of this system in plain text; only you can read it (0600): keep it so")
+        console.notice("it holds the secrets of this project in plain text; only you can read it (0600): keep it so")
     return FAILED if health.damaged else 0
 
 
@@ -44,7 +44,7 @@ def verify(given: Flags, place: str, repair: bool) -> int:
         console.value(line)
     console.notice(found.summary)
     if not found.ok and found.repairable:
-        console.notice(f"`invoke backup.verify {found.location} --repair` stores what the running system still has")
+        console.notice(f"`invoke backup.verify {found.location} --repair` stores what the running project still has")
     return 0 if found.ok else FAILED
 
 
@@ -64,7 +64,7 @@ def restore(given: Flags, source: str, into: str, no_backup: bool, skip_damaged:
     if done.users:
         console.notice(f"these may log in at the gateway, with the passwords they had: {', '.join(done.users)}")
     if done.users_left:
-        console.notice("the logins in the backup were left out: this system has its own")
+        console.notice("the logins in the backup were left out: this project has its own")
     if into:
         show_services(status.read(target))
         console.notice(f"\nit is project {into}: --project={into} names it, as in `invoke down --project={into}`")

@@ -31,7 +31,7 @@ class Start:
             bool(self.name_prefix and not self.dry_run),
             "--name-prefix",
             "without --dry-run",
-            f"to run a second system: --project={self.name_prefix} with ports of its own",
+            f"to run a second project: --project={self.name_prefix} with ports of its own",
         )
         options.refuse(self.adopt and self.dry_run, "--adopt", "with --dry-run, which starts nothing")
         options.refuse(self.yes and self.dry_run, "--yes", "with --dry-run, which ends nothing")

@@ -1,4 +1,4 @@
-"""The objects of a system, whatever holds them: streamed by the MLflow service, which has the keys."""
+"""The objects of a project, whatever holds them: streamed by the MLflow service, which has the keys."""
 
 from __future__ import annotations
 

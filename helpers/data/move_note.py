@@ -23,7 +23,7 @@ def _path(project: Project) -> Path:
 
 
 def scratch(project: Project, engine: str, object_store: str) -> Project:
-    """This system on the other engine, empty, with a state of its own."""
+    """This project on the other engine, empty, with a state of its own."""
     folder = make_folder(project.settings.folder / FOLDER, private=True)
     state = State(folder, instance=project.state.instance, engine=engine, remembered=dict(project.state.remembered))
     state.active["prefix"] = journal.fresh()["prefix"]  # both sides may have the same bucket

@@ -206,7 +206,7 @@ class Engine(Protocol):
         return False
 
     def check_foreign(self) -> None:
-        """Refuse to touch what has this system's names and is another's. Raises TrackbedError."""
+        """Refuse to touch what has this project's names and is another's. Raises TrackbedError."""
         return
 
     def make_volumes(self) -> bool:

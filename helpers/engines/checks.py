@@ -44,7 +44,7 @@ class Checks:
         """The way to other machines."""
         interface, mtu = self.engine.host.uplink()
         if not interface:
-            return Finding(Level.OK, "network", "no default route: only this machine can reach the system")
+            return Finding(Level.OK, "network", "no default route: only this machine can reach the services")
         return Finding(Level.OK, "network", f"uplink {interface}, MTU {mtu or 'unknown'}")
 
     def way_out(self) -> Finding:

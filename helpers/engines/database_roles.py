@@ -1,6 +1,6 @@
 """The two roles of the database: the superuser, and the role of the tracking server, which owns its databases.
 
-Pure SQL, run by either engine's `psql` beside the data. Systems made before there were two roles are brought over:
+Pure SQL, run by either engine's `psql` beside the data. Projects made before there were two roles are brought over:
 their server's role is the one that initdb made, which PostgreSQL lets nobody demote. It is renamed to the superuser's
 name by a temporary one, a new role takes the old name, and every object is handed to it. The temporary role exists
 until that is done, so that a run that was interrupted at any moment is seen and goes on.
@@ -139,7 +139,7 @@ def look(psql: Psql, active: str) -> RoleState:
     """How the roles are now. Raises ServiceFailed when the database lets neither of them in."""
     done = psql(ADMIN, MAINTENANCE, LOOK % active)
     if done.code:
-        older = psql(SERVER, MAINTENANCE, LOOK % active)  # of a system that has only this one
+        older = psql(SERVER, MAINTENANCE, LOOK % active)  # of a project that has only this one
         if older.code:
             raise _failed(done)
         done = older

@@ -24,7 +24,7 @@ TERMINAL = "; ".join(
 
 
 def store_network(deployment: Deployment) -> str:
-    """What a client says that reaches the object store, "" where none does: a name that no other system's server takes.
+    """What a client says that reaches the object store, "" where none does: a name that no other project's server takes.
 
     Behind the gateway the notebook is not on the store's network; a remote tracking server has a store of its own.
     """

@@ -79,7 +79,7 @@ def values(files: Iterable[SecretFile], deployment: Deployment) -> list[str]:
         f': "${{{name}:?export the key of your object store first}}"'
         if given and name.startswith("S3_")
         else f"{name}="
-        if name.startswith(FORMER)  # a new system has none
+        if name.startswith(FORMER)  # a new project has none
         else f"{name}=$({'fernet_key' if name == WEBHOOK_KEY else 'secret'})"
         for name in dict.fromkeys(name for file in files for name in file.names)
     ]

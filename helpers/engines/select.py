@@ -76,14 +76,14 @@ def stay_off_at_boot(settings: Settings) -> tuple[str, ...]:
 def choose(project: Project) -> Choice:
     """The engine to use. Raises EngineUnavailable with the fix and the alternative.
 
-    Data decides before anything else: where a system has some, its engine stays until the data is moved or removed.
+    Data decides before anything else: where a project has some, its engine stays until the data is moved or removed.
     """
     asked, kept = project.settings.engine, project.state.engine
     if kept and asked not in (AUTO, kept):
         raise EngineUnavailable(
             f"this project's data is kept by the {kept} engine, ENGINE={asked} (from "
             f"{project.settings.origin('ENGINE')}) would start with nothing",
-            f"leave ENGINE out to go on with {kept}; --project=NAME starts another system beside it; "
+            f"leave ENGINE out to go on with {kept}; --project=NAME starts another project beside it; "
             "`invoke down --delete-data` gives this one up",
         )
     if kept or asked != AUTO:
@@ -103,7 +103,7 @@ def choose(project: Project) -> Choice:
 
 
 def current(project: Project) -> Engine:
-    """The engine that holds this project's system, for commands that only look. Raises EngineUnavailable."""
+    """The engine that holds this project, for commands that only look. Raises EngineUnavailable."""
     if project.state.engine:
         engine = make(project, project.state.engine)
         return _usable(engine, engine.availability(), engine.name)

@@ -82,7 +82,7 @@ def _uid() -> int:
 
 
 def other_accounts(mine: Iterable[int], folder: Path) -> set[str]:
-    """The accounts with which other people, or the services of another system, can run programs here.
+    """The accounts with which other people, or the services of another project, can run programs here.
 
     ``folder`` is this project's, where the accounts of its own services are at home.
     """

@@ -131,7 +131,7 @@ class Credentials:
 
 
 def required(settings: Settings) -> tuple[str, ...]:
-    """The names of the secrets that a system of these settings has."""
+    """The names of the secrets that a project of these settings has."""
     if not settings.tracking_uri:
         return NAMES
     return (JUPYTER_TOKEN, TRACKING_PASSWORD if settings.tracking_username else TRACKING_TOKEN)
@@ -229,7 +229,7 @@ def renew(settings: Settings) -> tuple[dict[str, str], tuple[str, ...]]:
 
 
 def learn(settings: Settings, values: Mapping[str, object]) -> None:
-    """Keep earlier values of SEALING, of this system or of one whose data come here; other names are passed over."""
+    """Keep earlier values of SEALING, of this project or of one whose data come here; other names are passed over."""
     folder = settings.folder / FOLDER
     for name in SEALING:
         value = str(values.get(name) or "")

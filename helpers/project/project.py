@@ -20,7 +20,7 @@ class Project:
     settings: Settings
     state: State
     dry_run: bool = False  # only the commands are wanted: the machine need not have the GPU
-    aside: bool = False  # beside the clone's own system, which .env goes on naming
+    aside: bool = False  # beside the clone's own project, which .env goes on naming
     replaced: Mapping[str, str] = field(default_factory=dict, repr=False)  # secrets until now, to prove that they end
     _credentials: Credentials | None = None
 

@@ -1,6 +1,6 @@
 """What processes take from the shell of the first `up`: proxies, CA bundles, the time zone.
 
-Another shell has others. They would be another program and start everything anew, so a system that runs keeps what it
+Another shell has others. They would be another program and start everything anew, so a project that runs keeps what it
 was started with until `down`.
 """
 
@@ -39,7 +39,7 @@ def current(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def applied(state: State) -> dict[str, str]:
-    """Those that the running system was started with, this shell's where nothing runs."""
+    """Those that the running project was started with, this shell's where nothing runs."""
     return current() if state.surroundings is None else state.surroundings
 
 

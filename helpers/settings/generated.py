@@ -1,6 +1,6 @@
-"""What ``up`` leaves in the clone, git-ignored: where its system is, and what a bare ``docker compose`` needs.
+"""What ``up`` leaves in the clone, git-ignored: where its project is, and what a bare ``docker compose`` needs.
 
-``.trackbed.env`` has the values, ``compose.yaml`` includes the system's Compose files with them. Earlier versions kept
+``.trackbed.env`` has the values, ``compose.yaml`` includes the project's Compose files with them. Earlier versions kept
 both in a block at the end of the user's ``.env``; ``write`` takes it out.
 """
 
@@ -52,7 +52,7 @@ def write(env_file: Path, values: Mapping[str, str]) -> tuple[str, ...]:
     if not _ours(compose):
         if files and changed:
             told.append(
-                f"{COMPOSE} in this clone is yours and stays; for the system's services: "
+                f"{COMPOSE} in this clone is yours and stays; for the project's services: "
                 f"`docker compose --env-file {VALUES} ps`"
             )
     else:

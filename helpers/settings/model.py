@@ -18,7 +18,7 @@ from helpers.settings.parsers import ParseContext
 T = TypeVar("T")
 UNSETTLED: Any = None  # a folder whose default depends on other settings
 # Tasks that have a setting's flag.
-EVERY = ("*",)  # each task that is about a system
+EVERY = ("*",)  # each task that is about a project
 UP = ("up",)
 NOTEBOOK = ("up", "jupyter")
 

@@ -157,7 +157,7 @@ def from_file(file: EnvFile, warnings: list[str]) -> dict[str, Value]:
         elif entry.name in ("COMPOSE_FILE", "COMPOSE_PROJECT_NAME"):
             warnings.append(
                 f"{entry.name} (from {origin}): a bare `docker compose` takes it in place of what "
-                "`invoke up` writes for this system."
+                "`invoke up` writes for this project."
             )
         elif FOREIGN.fullmatch(entry.name):
             continue

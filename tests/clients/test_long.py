@@ -168,7 +168,7 @@ def in_the_notebook(deployment: Clone, script: Path, *words: str, python: str = 
 
 @pytest.fixture(scope="session")
 def notebook(deployment: Clone, constraints: Path) -> Clone:
-    """The system, when `pip install` in its notebook has brought the libraries."""
+    """The project, when `pip install` in its notebook has brought the libraries."""
     cell = (
         f"import subprocess, sys\nopen('/tmp/constraints-{deployment.project}.txt', 'w').write("
         f"{constraints.read_text()!r})\ndone = subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', "

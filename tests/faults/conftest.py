@@ -1,4 +1,4 @@
-"""Rounds, seed and report of the fault session; its systems with their writers."""
+"""Rounds, seed and report of the fault session; its projects with their writers."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def client_python(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def harnesses(client_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harnesses]:
-    """The harness of a system, made when it is first asked for."""
+    """The harness of a project, made when it is first asked for."""
     made: dict[str, Harness] = {}
 
     def get(clone: Clone) -> Harness:
@@ -103,7 +103,7 @@ def harnesses(client_python: str, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture
 def harness(deployment: Clone, harnesses: Harnesses, rng: random.Random) -> Harness:
-    """The shared system's."""
+    """The shared project's."""
     found = harnesses(deployment)
     found.rng = rng
     return found

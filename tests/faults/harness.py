@@ -20,7 +20,7 @@ from urllib3 import Retry
 from tests.conftest import Clone
 
 WRITERS = 2
-BY_ITSELF = 90.0  # seconds a system has to come back without help
+BY_ITSELF = 90.0  # seconds a project has to come back without help
 Write = dict[str, Any]
 Fault = Callable[[Clone, random.Random], None]
 
@@ -38,7 +38,7 @@ class Tally:
 
 
 class Writers:
-    """Writers of one system, started once and paused between the rounds; their journals."""
+    """Writers of one project, started once and paused between the rounds; their journals."""
 
     def __init__(self, url: str, python: str, folder: Path, seed: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def usable(url: str) -> bool:
 
 @dataclass
 class Harness:
-    """One system with its writers, and everything that has to be in it."""
+    """One project with its writers, and everything that has to be in it."""
 
     clone: Clone
     writers: Writers

@@ -83,7 +83,7 @@ def databases(clone: Clone) -> list[str]:
 
 
 def load(clone: Clone, name: str, dump: str) -> None:
-    """Plain SQL into a database of the system's server."""
+    """Plain SQL into a database of the project's server."""
     if clone.engine == "docker":
         inspection.output(
             "docker",
@@ -122,7 +122,7 @@ Get = Callable[[str], Harness]
 
 @pytest.fixture(scope="module")
 def own(clone_factory: Callable[..., Clone], harnesses: Harnesses) -> Get:
-    """Systems of these tests' own: after a restore what was logged before it is gone, as it should be."""
+    """Projects of these tests' own: after a restore what was logged before it is gone, as it should be."""
     made: dict[str, Harness] = {}
 
     def get(engine: str) -> Harness:

@@ -40,7 +40,7 @@ def loops(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cal
 def small(
     engine: str, loops: Callable[[Path], Disk], clone_factory: Callable[..., Clone], harnesses: Harnesses
 ) -> Iterator[tuple[Harness, dict[str, Disk]]]:
-    """A system with its data on small disks: the whole state folder, or each data volume."""
+    """A project with its data on small disks: the whole state folder, or each data volume."""
     clone = clone_factory(engine)
     disks: dict[str, Disk] = {}
     if engine == "embedded":

@@ -1,4 +1,4 @@
-"""A Docker engine that is restarted, or killed, below a running system. It is an engine of the test's own."""
+"""A Docker engine that is restarted, or killed, below a running project. It is an engine of the test's own."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def second(clone_factory: Callable[..., Clone], deployments: Callable[[str], Clo
 
 @pytest.fixture(scope="module")
 def below(second: Engine, tmp_path_factory: pytest.TempPathFactory, harnesses: Harnesses) -> Iterator[Harness]:
-    """A system on that engine; docker commands of these tests go there too."""
+    """A project on that engine; docker commands of these tests go there too."""
     folder = Path(tempfile.mkdtemp(prefix="trackbed-test-"))
     folder.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:

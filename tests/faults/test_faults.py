@@ -1,4 +1,4 @@
-"""Nothing acknowledged is lost, whatever happens to a service; the system is usable again by itself or by `invoke up`."""
+"""Nothing acknowledged is lost, whatever happens to a service; the project is usable again by itself or by `invoke up`."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ SIZE = {"embedded": "6G", "docker": "1G"}  # the embedded engine's holds its ven
 def powered(
     engine: str, tmp_path_factory: pytest.TempPathFactory, clone_factory: Callable[..., Clone], harnesses: Harnesses
 ) -> Iterator[tuple[Harness, Disk]]:
-    """A system with its data on a disk of their own: the whole state folder, or the volumes of database and store."""
+    """A project with its data on a disk of their own: the whole state folder, or the volumes of database and store."""
     require_loop_devices("a power cut")
     clone, image = clone_factory(engine), tmp_path_factory.mktemp("power") / "image"
     if engine == "embedded":
@@ -54,7 +54,7 @@ def powered(
 
 
 def end_all(clone: Clone) -> None:
-    """As a machine without power ends it: every process of the system at once."""
+    """As a machine without power ends it: every process of the project at once."""
     if clone.engine == "docker":
         if containers := inspection.containers(clone):
             inspection.run("docker", "kill", *containers)

@@ -1,4 +1,4 @@
-"""Systems for the tests that restore: a restore gives the database another name."""
+"""Projects for the tests that restore: a restore gives the database another name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.conftest import Clone, docker_answers, require_docker
 
 @pytest.fixture(scope="session")
 def own(lasting_clones: Callable[..., Clone]) -> dict[str, Clone]:
-    """A system on each engine that is here, for the tests that restore alone."""
+    """A project on each engine that is here, for the tests that restore alone."""
     made = {name: lasting_clones(name) for name in ("embedded", *(["docker"] if docker_answers() else []))}
     for clone in made.values():
         clone.up()
@@ -20,7 +20,7 @@ def own(lasting_clones: Callable[..., Clone]) -> dict[str, Clone]:
 
 @pytest.fixture(scope="session")
 def pair(own: dict[str, Clone], engine: str) -> tuple[Clone, Clone]:
-    """The system to back up, and the one of the other engine to restore into (the same, where there is one only)."""
+    """The project to back up, and the one of the other engine to restore into (the same, where there is one only)."""
     if engine == "docker":
         require_docker()
     other = {"docker": "embedded", "embedded": "docker"}[engine]

@@ -1,4 +1,4 @@
-"""What a system looks like from outside: its processes and containers, its ports, its database."""
+"""What a project looks like from outside: its processes and containers, its ports, its database."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def instance(clone: Clone) -> str:
 
 
 def processes(clone: Clone) -> dict[int, int]:
-    """Every process that belongs to an embedded system, with its parent."""
+    """Every process that belongs to an embedded project, with its parent."""
     wanted = f"{MARK}={instance(clone)}".encode()
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
@@ -117,7 +117,7 @@ def container(clone: Clone, service: str) -> str:
 
 
 def containers(clone: Clone) -> list[str]:
-    """Every container of a system, running or not."""
+    """Every container of a project, running or not."""
     names = output("docker", "ps", "-a", "--format", "{{.Names}}").split()
     return sorted(n for n in names if n.startswith(f"{clone.project}-"))
 

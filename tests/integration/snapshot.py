@@ -1,4 +1,4 @@
-"""Every answer of a tracking server's API as plain data: two systems hold the same when their snapshots are equal."""
+"""Every answer of a tracking server's API as plain data: two projects hold the same when their snapshots are equal."""
 
 from __future__ import annotations
 

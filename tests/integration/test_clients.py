@@ -1,4 +1,4 @@
-"""MLflow's own client against ours and against a plain server: outside the system with nothing but an address, and in
+"""MLflow's own client against ours and against a plain server: outside the project with nothing but an address, and in
 the notebook. What is read back is the same."""
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def test_the_commands_that_people_type_outside(deployment: Clone, python: Path, 
 
 @pytest.fixture(scope="module")
 def logged(engine: str, deployments: Any) -> Iterator[tuple[Clone, str, str, str]]:
-    """A run with `a.txt` and `d/b.txt`, a logged model and a trace: the system, the run, the model, the trace."""
+    """A run with `a.txt` and `d/b.txt`, a logged model and a trace: the project, the run, the model, the trace."""
     deployment = deployments(engine)
     run = inspection.mlflow(deployment, "runs/create", {"experiment_id": "0", "start_time": 1})["run"]["info"]
     for path in ("a.txt", "d/b.txt"):

@@ -1,4 +1,4 @@
-"""The server's role is no superuser, on new systems and on those made before there were two roles."""
+"""The server's role is no superuser, on new projects and on those made before there were two roles."""
 
 from __future__ import annotations
 

@@ -297,7 +297,7 @@ def test_state_folder_lost_over_kept_volumes(deployment: Clone) -> None:
     assert deployment.invoke("down").returncode == 0
     shutil.rmtree(deployment.project_folder)
     done = deployment.invoke("up")
-    inspection.refused(done, 1, "belongs to another Trackbed system", "--adopt")
+    inspection.refused(done, 1, "belongs to another Trackbed project", "--adopt")
     assert deployment.invoke("doctor").returncode == 1
     adopted = deployment.invoke("up", "--adopt")
     assert adopted.returncode == 0, adopted.stderr

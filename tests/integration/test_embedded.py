@@ -23,7 +23,7 @@ def deployment(deployments: Callable[[str], Clone]) -> Clone:
 
 
 def accounts(clone: Clone) -> list[str]:
-    """The accounts of a system of root's."""
+    """The accounts of a project of root's."""
     return [f"trackbed-{clone.project}-{ending}" for ending in ("db", "mlflow", "nb")]
 
 

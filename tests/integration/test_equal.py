@@ -1,6 +1,6 @@
 """Whatever was logged, every answer of the API is the same after a restore on the other engine.
 
-Hypothesis makes up the experiments. TRACKBED_EQUAL_EXAMPLES (8) of them go into one system, since each round is a
+Hypothesis makes up the experiments. TRACKBED_EQUAL_EXAMPLES (8) of them go into one project, since each round is a
 backup, the end of everything and a restore, twice; TRACKBED_EQUAL_SEED repeats the printed ones; TRACKBED_EQUAL_MIB
 (256; 1024 before a release) is the size of the big artifact.
 """

@@ -411,7 +411,7 @@ class TestForeignThings:
         assert clone.invoke("down", "--delete-data", "--yes").returncode == 0
 
 
-# --- a system that things happen to
+# --- a project that things happen to
 
 MIDDLE = {
     "embedded": ("installing mlflow", "installing jupyter", "starting the processes"),
@@ -421,7 +421,7 @@ MIDDLE = {
 
 @pytest.fixture(scope="module")
 def victims(clone_factory: Factory) -> Callable[[str], Clone]:
-    """One more system per engine, whose first start is cut off; the embedded one belongs to a normal user."""
+    """One more project per engine, whose first start is cut off; the embedded one belongs to a normal user."""
     made: dict[str, Clone] = {}
 
     def get(engine: str) -> Clone:
@@ -445,7 +445,7 @@ def victims(clone_factory: Factory) -> Callable[[str], Clone]:
 
 @pytest.fixture
 def victim(engine: str, victims: Callable[[str], Clone]) -> Clone:
-    """The system, up."""
+    """The project, up."""
     clone = victims(engine)
     if not all(
         inspection.ask(f"{clone.url(service)}{path}")[0] == 200

@@ -18,7 +18,7 @@ IN_VOLUME, IMAGE = "/v/18/docker", "postgres:18.4-trixie"
 
 
 def as_database(clone: Clone, script: str) -> str:
-    """A script beside the data of a system that is down, as the account that owns them; $DATA is their folder."""
+    """A script beside the data of a project that is down, as the account that owns them; $DATA is their folder."""
     if clone.engine == "docker":
         return inspection.output(
             "docker",

@@ -65,7 +65,7 @@ def amd_nodes() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def docker(clone_factory: Callable[..., Clone]) -> Iterator[Clone]:
-    """A system on the docker engine that is started with other GPUs by each test."""
+    """A project on the docker engine that is started with other GPUs by each test."""
     require_docker()
     clone = clone_factory("docker")
     clone.environment["TRACKBED_TORCH"] = "none"  # PyTorch would rightly find no GPU behind a made node

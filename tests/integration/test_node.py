@@ -29,7 +29,7 @@ READ = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=10
 
 @pytest.fixture(scope="module")
 def laptop() -> Iterator[Laptop]:
-    """The laptop, without a system on the node yet."""
+    """The laptop, without a project on the node yet."""
     require_docker()
     folder = Path(tempfile.mkdtemp(prefix="trackbed-test-"))
     folder.chmod(0o755)
@@ -282,7 +282,7 @@ def test_down_keeps_the_data_and_up_goes_on(up: Laptop) -> None:
 
 
 def test_a_normal_user_on_the_node(laptop: Laptop) -> None:
-    """Another system, as a user who may use Docker there: the workspace is that user's, the notebook runs as them."""
+    """Another project, as a user who may use Docker there: the workspace is that user's, the notebook runs as them."""
     name, home = f"tb{uuid.uuid4().hex[:6]}", Path(tempfile.mkdtemp(prefix="trackbed-home-"))
     group = str(Path("/var/run/docker.sock").stat().st_gid)
     inspection.output(

@@ -1,5 +1,5 @@
-"""Root's embedded system with an attacker in its notebook and its server: nothing of theirs is run, read or followed
-by root, whatever they put where. And an earlier version's system, where one account owned everything, is taken over."""
+"""Root's embedded project with an attacker in its notebook and its server: nothing of theirs is run, read or followed
+by root, whatever they put where. And an earlier version's project, where one account owned everything, is taken over."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ print("\\n".join(read))
 
 @pytest.fixture(scope="module")
 def victim(clone_factory: Callable[..., Clone]) -> Clone:
-    """A system whose state folder has so long a name that its sockets lie elsewhere."""
+    """A project whose state folder has so long a name that its sockets lie elsewhere."""
     clone = clone_factory("embedded")
     clone.state = clone.state.parent / ("long" * 20)
     clone.environment |= {"TRACKBED_STATE_DIR": str(clone.state), "TRACKBED_READY_TIMEOUT": "60"}
@@ -90,7 +90,7 @@ def test_the_sockets_of_a_long_state_folder_are_private(victim: Clone) -> None:
 
 
 def test_a_notebook_reads_nothing_of_the_others(victim: Clone, deployments: Callable[[str], Clone]) -> None:
-    """Neither its own system's database, artifacts and secrets nor anything of another project's."""
+    """Neither its own project's database, artifacts and secrets nor anything of another project's."""
     name = f"trackbed-{victim.project}-nb"
     for clone in (victim, deployments("embedded")):
         others = [
@@ -141,7 +141,7 @@ def test_no_link_is_followed(victim: Clone, canary: Canary) -> None:
 
 @pytest.fixture
 def earlier(deployment: Clone) -> Iterator[Clone]:
-    """The system as an earlier version left it, stopped: one account owns everything, the parents too."""
+    """The project as an earlier version left it, stopped: one account owns everything, the parents too."""
     subprocess.run(
         ["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", "trackbed"],
         capture_output=True,

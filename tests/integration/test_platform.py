@@ -1,4 +1,4 @@
-"""A system that is up, as its user sees it: the same on every engine."""
+"""A project that is up, as its user sees it: the same on every engine."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def set_env(clone: Clone, **values: str) -> None:
 
 @dataclass
 class Site:
-    """A notebook-only system, and the remote tracking server with what guards it."""
+    """A notebook-only project, and the remote tracking server with what guards it."""
 
     clone: Clone
     server: Clone

@@ -32,7 +32,7 @@ AT_REST = 2.5  # seconds after which a file on disk counts as written
 
 @pytest.fixture(scope="module")
 def vault() -> Iterator[Access]:
-    """A real S3 store with an empty bucket `vault`, which belongs to no system."""
+    """A real S3 store with an empty bucket `vault`, which belongs to no project."""
     require_docker()
     import boto3
     from botocore.exceptions import HTTPClientError
@@ -158,7 +158,7 @@ def test_a_damaged_repository_changes_nothing(pair: tuple[Clone, Clone], tmp_pat
 def place_of(
     own: dict[str, Clone], kind: str, tmp_path: Path, request: pytest.FixtureRequest, name: str
 ) -> tuple[Clone, str, Folder | Bucket]:
-    """The embedded system, and an empty repository in a folder or, as ``name``, in a bucket that it has the keys of."""
+    """The embedded project, and an empty repository in a folder or, as ``name``, in a bucket that it has the keys of."""
     clone = own["embedded"]
     if kind != "bucket":
         return clone, f"{tmp_path}/repo/", Folder(tmp_path / "repo")
@@ -249,7 +249,7 @@ def test_one_flipped_byte(own: dict[str, Clone], kind: str, tmp_path: Path, requ
     assert told.returncode == 1 and "does not have this any more" in told.stderr and run in told.stderr, told.stderr
     assert clone.invoke("backup.verify", told.stdout.strip()).returncode == 0  # the new one is whole
     api(clone, "runs/delete", "POST", run_id=run)
-    clone.value("gc", "--older-than=0s", "--yes")  # the tests of this system read every artifact
+    clone.value("gc", "--older-than=0s", "--yes")  # the tests of this project read every artifact
 
 
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
@@ -343,7 +343,7 @@ def test_a_store_that_does_not_answer_ends_in_words(own: dict[str, Clone]) -> No
 
 
 def test_two_systems_with_one_bucket(clone_factory: Callable[..., Clone], vault: Access, tmp_path: Path) -> None:
-    """A restore replaces the artifacts of its own system alone."""
+    """A restore replaces the artifacts of its own project alone."""
     made = [clone_factory("embedded") for _ in range(2)]
     for clone in made:
         clone.environment |= {

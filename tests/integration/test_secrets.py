@@ -77,7 +77,7 @@ def sealed(clone: Clone, **tried: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def asking(engine: str, clone_factory: Callable[..., Clone]) -> Clone:
-    """A system whose MLflow asks for its token."""
+    """A project whose MLflow asks for its token."""
     clone = clone_factory(engine)
     clone.environment["TRACKBED_LOCAL_ACCESS"] = "token"
     clone.up()

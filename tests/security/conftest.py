@@ -1,4 +1,4 @@
-"""One public system, and another host in a network namespace of its own who attacks it."""
+"""One public project, and another host in a network namespace of its own who attacks it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.security.wire import Door, basic
 
 @dataclass
 class Target:
-    """A public system as an attacker sees it, with one honest user."""
+    """A public project as an attacker sees it, with one honest user."""
 
     clone: Clone
     other_host: OtherHost

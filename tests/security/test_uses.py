@@ -116,7 +116,7 @@ def test_rotated_credentials(rotated: tuple[Target, dict[str, str], str]) -> Non
 
 @pytest.fixture
 def rotated(target: Target) -> tuple[Target, dict[str, str], str]:
-    """The system after `invoke credentials.rotate`, its former secrets, and a run of before."""
+    """The project after `invoke credentials.rotate`, its former secrets, and a run of before."""
     old = json.loads(target.clone.value("credentials", "--format=json"))
     with target.other_host.entered():
         door = target.door("mlflow")

@@ -1,4 +1,4 @@
-"""A system in a temporary folder, a progress reporter that only remembers, modules that belong to no package, the server's entry."""
+"""A project in a temporary folder, a silent progress reporter, modules that belong to no package, the server's entry."""
 
 from __future__ import annotations
 

@@ -465,7 +465,7 @@ def test_another_compose_project_of_the_same_name_is_left_alone(
         (
             [],
             {"trackbed_versitygw": {f"{LABEL}.instance": "theirs" * 6}},
-            "belongs to another Trackbed system (instance theirsth",
+            "belongs to another Trackbed project (instance theirsth",
             "--adopt",
         ),
     ],

@@ -1,4 +1,4 @@
-"""The accounts of root's embedded system: their names, becoming one, and the notebook's own environment."""
+"""The accounts of root's embedded project: their names, becoming one, and the notebook's own environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that runs as an account of root's embedded system ends, also what hides or defends itself."""
+"""Everything that runs as an account of root's embedded project ends, also what hides or defends itself."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_a_compose_file_of_the_users_own_stays(env: Path, tmp_path: Path, theirs
         compose.write_text(theirs)
     (line,) = generated.write(env, VALUES)
     assert line == (
-        "compose.yaml in this clone is yours and stays; for the system's services: "
+        "compose.yaml in this clone is yours and stays; for the project's services: "
         "`docker compose --env-file .trackbed.env ps`"
     )
     assert compose.is_symlink() if theirs is None else compose.read_text() == theirs

@@ -1,4 +1,4 @@
-"""The growth benchmark asks a system as its own clients do."""
+"""The growth benchmark asks a project as its own clients do."""
 
 from __future__ import annotations
 

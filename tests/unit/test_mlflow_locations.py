@@ -89,7 +89,7 @@ def registry() -> Any:
 @pytest.mark.parametrize("uri", FOREIGN)
 def test_no_foreign_location_is_opened(registry: Any, uri: str) -> None:
     artifact_locations.guard_opening(registry, {artifact_locations.DESTINATION: "file:///srv/live"})
-    with pytest.raises(Refused, match="not in this system's own space"):
+    with pytest.raises(Refused, match="not in this project's own space"):
         registry().get_artifact_repository(uri)
 
 

@@ -261,5 +261,5 @@ def test_leftovers_of_killed_uploads_go_and_the_rest_stays(tmp_path: Path) -> No
 
 
 def test_gunicorn_puts_nothing_into_the_home() -> None:
-    """Its control socket would be there: of all systems of a user, and an error where the home is closed."""
+    """Its control socket would be there: of all projects of a user, and an error where the home is closed."""
     assert serve.Workers("127.0.0.1", "8000", "2").options["control_socket_disable"] is True

@@ -139,7 +139,7 @@ def test_every_flag_on_every_engine(
 
 def test_every_flag_of_up_is_walked_over() -> None:
     options = {row.option for row in flags.taken("up").values()}
-    # what names the system, and a file or folder each, which mean the same on both engines
+    # what names the project, and a file or folder each, which mean the same on both engines
     assert options - {"--project", "--state-dir", "--public", "--workspace", "--tracking-ca"} == VALUES.keys()
 
 

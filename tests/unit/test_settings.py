@@ -328,7 +328,7 @@ def test_foreign_names_pass_and_strange_ones_warn(place: Place) -> None:
 def test_an_own_compose_file_is_said_to_lose(place: Place) -> None:
     assert place.load("COMPOSE_FILE=mine.yaml\n").warnings == (
         "COMPOSE_FILE (from .env line 1): a bare `docker compose` takes it in place of what `invoke up` writes for "
-        "this system.",
+        "this project.",
     )
 
 

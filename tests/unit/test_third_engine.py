@@ -34,7 +34,7 @@ SERVICES = (POSTGRES, MLFLOW, JUPYTER)
 
 @pytest.fixture
 def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    """A system that was told to be on the third engine, and has nothing yet."""
+    """A project that was told to be on the third engine, and has nothing yet."""
     monkeypatch.setitem(select.ENGINES, MemoryEngine.name, MemoryEngine)
     monkeypatch.setattr(MemoryEngine, "web", Web(), raising=False)
     monkeypatch.setattr(MemoryEngine, "running", {})

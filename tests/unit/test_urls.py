@@ -76,7 +76,7 @@ def test_the_notebook_says_that_it_reaches_the_store_where_it_does(tmp_path: Pat
     told = jupyterlab.environment(private, "http://mlflow:8000", "")
     network = told["TRACKBED_STORE_NETWORK"]
     assert network and network == jupyterlab.store_network(private)
-    private.project.state.instance = "another system"
+    private.project.state.instance = "another project"
     assert network != jupyterlab.store_network(private), "it has another store of the same name"
     for words in ({"public": True}, {"tracking_uri": "https://mlflow.example.org"}):
         assert not jupyterlab.store_network(deployed(replace(private.settings, **words)))

@@ -1,4 +1,4 @@
-"""Where artifacts may lie: in this system's own space, whatever experiments, models and traces say.
+"""Where artifacts may lie: in this project's own space, whatever experiments, models and traces say.
 
 The server holds the keys of the store and may read files of its user, so a location that a client names would give the
 client what they open. Names are checked where MLflow's stores write them, and again where something is opened: rows may
@@ -36,7 +36,7 @@ def plain(path: str) -> bool:
 
 
 def own(uri: str) -> bool:
-    """A location in this system's space, as clients name it; never on another host's server."""
+    """A location in this project's space, as clients name it; never on another host's server."""
     return uri.startswith(OWN) and not uri.startswith(OWN + "/") and plain(uri[len(OWN) :])
 
 
@@ -55,7 +55,7 @@ def below(uri: str, destination: str) -> bool:
 def refusal(what: str, uri: str) -> str:
     shown = uri if len(uri) <= 200 else uri[:200] + "..."
     return (
-        f"{what} {shown!r} is not in this system's own space: Trackbed keeps artifacts below {OWN} alone. Leave "
+        f"{what} {shown!r} is not in this project's own space: Trackbed keeps artifacts below {OWN} alone. Leave "
         "the location out, and copy what lies elsewhere with mlflow.log_artifacts()"
     )
 
@@ -68,7 +68,7 @@ def _raise(message: str) -> None:
 
 
 def guard_opening(registry: Any, environment: Mapping[str, str] = os.environ) -> None:
-    """MLflow opens artifacts of this system alone, wherever a location comes from."""
+    """MLflow opens artifacts of this project alone, wherever a location comes from."""
     opened = registry.get_artifact_repository
     destination = environment[DESTINATION]
 
@@ -83,7 +83,7 @@ def guard_opening(registry: Any, environment: Mapping[str, str] = os.environ) ->
 
 
 def guard_paths(handlers: Any) -> None:
-    """The path below the destination that a location of this system's space stands for."""
+    """The path below the destination that a location of this project's space stands for."""
     found = handlers._get_proxied_run_artifact_destination_path
 
     @functools.wraps(found)
@@ -116,7 +116,7 @@ def guard_runs(handlers: Any, environment: Mapping[str, str] = os.environ) -> No
 
 
 def guard_experiments(store: Any) -> None:
-    """A tracking store's class: experiments and traces name this system's space alone."""
+    """A tracking store's class: experiments and traces name this project's space alone."""
     created, started, tagged = store.create_experiment, store.start_trace, store.set_trace_tag
     started_v2, ended_v2 = store.deprecated_start_trace_v2, store.deprecated_end_trace_v2
 
@@ -175,7 +175,7 @@ def _check_tag(key: str, value: str | None) -> None:
 
 
 def guard_models(store: Any, placeholders: frozenset[str]) -> None:
-    """A registry store's class: versions come from this system's space, its runs and its models."""
+    """A registry store's class: versions come from this project's space, its runs and its models."""
     created = store.create_model_version
 
     @functools.wraps(created)

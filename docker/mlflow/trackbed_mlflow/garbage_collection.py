@@ -80,7 +80,7 @@ def seconds(age: str) -> int:
 
 
 def path_of(uri: str | None) -> str:
-    """The path of a location in this system's own space, "" for another."""
+    """The path of a location in this project's own space, "" for another."""
     parts = urlsplit(uri or "")
     return parts.path.strip("/") if parts.scheme == "mlflow-artifacts" and not parts.netloc else ""
 

@@ -34,7 +34,7 @@ def clear_files(folder: Path, now: float) -> int:
 def end_processes(environment: Mapping[str, str], proc: str = "/proc") -> int:
     """End what a killed server left behind: its workers live on and hold its port. Gives the count.
 
-    They are of the same system, run this Python, and the leader of their process group is gone.
+    They are of the same project, run this Python, and the leader of their process group is gone.
     A container needs none of this: there all processes end with the first.
     """
     name = "TRACKBED_INSTANCE_OF_PROCESS"

@@ -16,7 +16,7 @@ STALE = timedelta(hours=24)  # since they were begun; the longest upload is over
 
 
 def end_stale(environment: Mapping[str, str], age: timedelta = STALE, client: Any = None) -> int:
-    """End those below this system's own prefix that were begun longer ago than ``age``; gives the count.
+    """End those below this project's own prefix that were begun longer ago than ``age``; gives the count.
 
     A store that does not answer, or does not know them, is left alone: nothing depends on it.
     """

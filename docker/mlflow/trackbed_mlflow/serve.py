@@ -105,7 +105,7 @@ class Workers:
             "workers": int(count),
             "preload_app": True,
             "keepalive": 75,
-            "control_socket_disable": True,  # its place is the home: may be closed, and all systems of a user share it
+            "control_socket_disable": True,  # its place is the home: may be closed, and all projects of a user share it
             # without a limit a running upload would hold the server until it is killed
             "graceful_timeout": GRACE_SECONDS,
             "timeout": 120,

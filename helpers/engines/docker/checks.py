@@ -136,7 +136,7 @@ class DockerChecks(Checks):
                     Level.WARNING,
                     "network",
                     f"{text}; {len(missing)} drop rules are not set",
-                    f"`invoke up` sets them while the system is up; by hand: {typed}",
+                    f"`invoke up` sets them while the project is up; by hand: {typed}",
                 )
             ]
         return [Finding(Level.OK, "network", f"{text}; {len(rules)} drop rules are set against it")]

@@ -1,4 +1,4 @@
-"""The containers of a system as they are now, and those of others that have its name."""
+"""The containers of a project as they are now, and those of others that have its name."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Containers(Collaborator):
         found = self.by_service()
         names = self.deployment.services
         if GATEWAY in found and GATEWAY not in names:
-            names = (*names, GATEWAY)  # of a time when the system was public; a start removes it
+            names = (*names, GATEWAY)  # of a time when the project was public; a start removes it
         return tuple(self._status(name, found.get(name), detail) for name in names)
 
     def _status(self, name: str, container: Container | None, detail: bool) -> ServiceStatus:

@@ -1,4 +1,4 @@
-"""One system on one Docker engine: its settings as they hold on that engine's machine, the client, the names."""
+"""One project on one Docker engine: its settings as they hold on that engine's machine, the client, the names."""
 
 from __future__ import annotations
 

@@ -341,6 +341,6 @@ def _pull_hint(name: str) -> str:
     if re.search(r"(^|/)minio/minio(:|@|$)", name):
         return (
             "MinIO's own images are gone from their registries. The maintained fork opens the same volume: leave "
-            "MINIO_IMAGE out. Or OBJECT_STORE=versitygw for a new system"
+            "MINIO_IMAGE out. Or OBJECT_STORE=versitygw for a new project"
         )
     return f"is this machine online, and may it reach that registry? In .env, {mirror}"

@@ -10,7 +10,7 @@ from helpers.project import mlflow_jobs
 
 
 class NetworkGuard(Collaborator):
-    """The rules that one system needs on this machine."""
+    """The rules that one project needs on this machine."""
 
     @cached_property
     def reachable_from_network(self) -> str:
@@ -20,7 +20,7 @@ class NetworkGuard(Collaborator):
         return version if iptables.let_in(version) and not self.deployment.ids.rootless else ""
 
     def rules(self) -> tuple[iptables.Rule, ...]:
-        """The drop rules that belong to this system, for the networks that are there."""
+        """The drop rules that belong to this project, for the networks that are there."""
         if self.host.remote or self.deployment.notebook_only or self.deployment.ids.rootless:
             return ()  # the tables of another machine, or of an engine's namespace, are not ours to change
         project = self.settings.project

@@ -1,4 +1,4 @@
-"""Refusing to touch what has a system's names and is not that system's."""
+"""Refusing to touch what has a project's name and belongs to another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from helpers.spelling import shown
 
 
 def check(deployment: DockerDeployment, containers: Containers) -> None:
-    """Refuse to touch containers or volumes of this project's names that are not this system's."""
+    """Refuse to touch containers or volumes that have this project's name and belong to another."""
     _check_compose_projects(deployment, containers)
     _check_containers(deployment)
     _check_volumes(deployment)
@@ -55,7 +55,7 @@ def _check_volumes(deployment: DockerDeployment) -> None:
                 f"`docker volume rm {name}` if it may go, or choose another name with --project=NAME",
             )
         raise TrackbedError(
-            f"volume {name} belongs to another Trackbed system (instance {owner[:8]}, this one is {instance[:8]})",
+            f"volume {name} belongs to another Trackbed project (instance {owner[:8]}, this one is {instance[:8]})",
             "if it is yours and its state folder was lost: `invoke up --adopt`; "
             "otherwise choose another name with --project=NAME",
         )

@@ -153,7 +153,7 @@ class SSHHost(LocalHost):
 def host(state: State, environ: Mapping[str, str] = os.environ) -> Host:
     """The machine that this project's containers are on, or that its first `up` shall use; connected.
 
-    A system stays where its data is: what the environment says must agree. Raises EngineUnavailable.
+    A project stays where its data is: what the environment says must agree. Raises EngineUnavailable.
     """
     if node := nodes.reached(environ.get("DOCKER_HOST", "")):
         return SSHHost(node)
@@ -165,13 +165,13 @@ def host(state: State, environ: Mapping[str, str] = os.environ) -> Host:
         if state.node and asked != state.node:
             raise EngineUnavailable(
                 f"this project runs on {state.node}, and {words or 'DOCKER_CONTEXT'} is another engine",
-                "unset DOCKER_HOST and DOCKER_CONTEXT to go on there; --project=NAME starts another system",
+                "unset DOCKER_HOST and DOCKER_CONTEXT to go on there; --project=NAME starts another project",
             )
         if not state.node and asked.startswith("ssh://"):
             raise EngineUnavailable(
                 f"this project's data is on this machine's engine, and {words} is another one",
                 "unset DOCKER_HOST (or choose the Docker context `default`) to go on here; --project=NAME starts "
-                "another system there",
+                "another project there",
             )
     if asked.startswith("ssh://"):
         return SSHHost(nodes.reach(asked))

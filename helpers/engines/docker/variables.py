@@ -1,4 +1,4 @@
-"""What the Compose files of a system are, and what is filled into them. No secret among it."""
+"""What the Compose files of a project are, and what is filled into them. No secret among it."""
 
 from __future__ import annotations
 

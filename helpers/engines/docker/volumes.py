@@ -1,4 +1,4 @@
-"""The volumes of a system: whose they are, what is put into them, and what is deleted with the data."""
+"""The volumes of a project: whose they are, what is put into them, and what is deleted with the data."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ACTIVE = "live.json"  # the pointer of the state file, kept with the data as wel
 
 
 class Volumes(Collaborator):
-    """Those of one system, by their labels."""
+    """Those of one project, by their labels."""
 
     def names(self) -> tuple[str, ...]:
-        """Every volume that a system of this name has, or had with other settings."""
+        """Every volume that a project of this name has, or had with other settings."""
         # also what is not part of the plan now: a notebook for a remote tracking server has one volume
         names = [v.name for v in compose_model.every_volume(self.deployment)]
         # stores used earlier are data of this project too
@@ -33,7 +33,7 @@ class Volumes(Collaborator):
 
     @cached_property
     def owned(self) -> frozenset[str]:
-        """The volumes of any Trackbed system with this project's name."""
+        """The volumes of any Trackbed project of this name."""
         found = self.api.volumes(self.names())
         return frozenset(name for name, labels in found.items() if labels.get(f"{LABEL}.instance"))
 

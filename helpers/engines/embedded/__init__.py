@@ -1,1 +1,1 @@
-"""The embedded engine: the services of a system as supervised processes of this machine."""
+"""The embedded engine: the services of a project as supervised processes of this machine."""

@@ -47,7 +47,7 @@ SECONDS = 60  # for useradd and userdel, which wait for each other's lock
 
 @dataclass(frozen=True)
 class Accounts:
-    """The accounts of the system whose files are below ``folder``. ``folder`` tells two systems of one name apart."""
+    """The accounts of the project whose files are below ``folder``. ``folder`` tells two projects of one name apart."""
 
     project: str
     folder: Path

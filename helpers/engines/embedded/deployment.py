@@ -1,4 +1,4 @@
-"""One system on this machine: its folders and accounts, its GPU, its way out; what is known only at run time."""
+"""One project on this machine: its folders and accounts, its GPU, its way out; what is known only at run time."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class EmbeddedDeployment(deployment.Deployment):
     # the way out
 
     def way_out(self) -> dict[str, str]:
-        """What is taken from the shell that started the system, and from the machine: proxies, certificates, TZ."""
+        """What is taken from the shell that started the project, and from the machine: proxies, certificates, TZ."""
         variables = {
             **surroundings.applied(self.project.state),
             **self._egress.environment(egress.inside(self.settings)),

@@ -205,7 +205,7 @@ class EmbeddedEngine(base.Engine):
 
     def remove_data(self, progress: ProgressReporter) -> None:
         if self.processes.supervisor.running():
-            raise TrackbedError("the system is still running", "`invoke down` first")
+            raise TrackbedError("the project is still running", "`invoke down` first")
         progress.step(f"removing {self.deployment.folder}")
         for line in self.layout.remove():
             progress.step(line)

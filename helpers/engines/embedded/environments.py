@@ -1,4 +1,4 @@
-"""The virtual environments of a system, and what lies in them: PostgreSQL's programs, the notebook's own packages."""
+"""The virtual environments of a project, and what lies in them: PostgreSQL's programs, the notebook's own packages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Environments(Collaborator):
                 return venvs.Venv(root, name, lock, upgraded=not self.layout.as_root, extras=self.torch())
 
     def required(self) -> tuple[venvs.Venv, ...]:
-        """Those that this system needs."""
+        """Those that this project needs."""
         return tuple(
             self.venv(name) for name in (OWN, MLFLOW, JUPYTER) if name != MLFLOW or MLFLOW in self.deployment.services
         )

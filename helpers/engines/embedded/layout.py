@@ -33,7 +33,7 @@ PASSING = ("tmp", "pycache")  # nothing in there lasts, and byte code of another
 
 
 class Layout:
-    """The folders of one system. Looking changes nothing; ``make`` does."""
+    """The folders of one project. Looking changes nothing; ``make`` does."""
 
     def __init__(self, project: str, folder: Path, workspace: Path) -> None:
         self.folder, self.workspace = folder, workspace
@@ -61,7 +61,7 @@ class Layout:
 
     @property
     def earlier(self) -> bool:
-        """Whether the files are as an earlier version left them: root's system, owned by one account for everything."""
+        """Whether the files are as an earlier version left them: root's project, owned by one account for everything."""
         return self.as_root and os.path.lexists(self.folder) and not safe_files.is_folder(self.folder, 0)
 
     def trusted(self) -> bool:
@@ -78,7 +78,7 @@ class Layout:
             )
 
     def uids(self) -> set[int]:
-        """Who this system's processes run as: this account, and those of the roles that are there."""
+        """Who this project's processes run as: this account, and those of the roles that are there."""
         accounts_made = [self.accounts.find(role) for role in ROLES]
         return {
             os.geteuid(),

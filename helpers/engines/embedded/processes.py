@@ -82,7 +82,7 @@ class Processes(Collaborator):
     # without a supervisor
 
     def orphans(self) -> list[int]:
-        """The process numbers of what was started for this system and has no supervisor above it."""
+        """The process numbers of what was started for this project and has no supervisor above it."""
         return process_table.with_variable(MARK, self.project.state.instance, self.layout.uids())
 
     def end_orphans(

@@ -127,7 +127,7 @@ class Specs(Collaborator):
         }
 
     def _choices(self) -> dict[str, str]:
-        """What only some systems have."""
+        """What only some projects have."""
         variables = {}
         if migrate := os.environ.get("TRACKBED_MIGRATE"):
             variables["TRACKBED_MIGRATE"] = migrate  # an older schema is migrated only when asked

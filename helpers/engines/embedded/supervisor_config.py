@@ -10,7 +10,7 @@ from pathlib import Path
 
 from helpers.errors import TrackbedError
 
-MARK = "TRACKBED_INSTANCE_OF_PROCESS"  # a variable of everything that runs for a system
+MARK = "TRACKBED_INSTANCE_OF_PROCESS"  # a variable of everything that runs for a project
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Paths:
 
 
 def render(programs: Iterable[Program], paths: Paths, instance: str) -> str:
-    """The file's text; every program is marked with the system's ``instance``."""
+    """The file's text; every program is marked with the project's ``instance``."""
     logs, socket, pid_file = (_escaped(str(path)) for path in (paths.logs, paths.socket, paths.pid_file))
     blocks = [
         f"[unix_http_server]\nfile={socket}\nchmod=0700\n",

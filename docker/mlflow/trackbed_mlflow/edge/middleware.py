@@ -18,7 +18,7 @@ ORIGINS = "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"
 
 
 class Edge:
-    """Refuses what this system does not offer; passes on the rest as it came."""
+    """Refuses what this project does not offer; passes on the rest as it came."""
 
     def __init__(self, app: App, origins: origins.Origins, routes: routes.Judge, job_token: str = "") -> None:
         self.app = app

@@ -22,7 +22,7 @@ def _parts(origin: str) -> tuple[str, str, int] | None:
 
 
 class Origins:
-    """This system's own origins: the listed ones, and the address that the browser itself asked for.
+    """This project's own origins: the listed ones, and the address that the browser itself asked for.
 
     The second is what a tunnel with another local port needs, and it is sound: MLflow refuses foreign Host headers.
     A listed origin counts at its own port alone: at the other end of a tunnel the same port may be another program.

@@ -1,6 +1,6 @@
 """The ways to the object store itself, open to the notebook alone.
 
-MLflow would send every client to the store by a name that only this system's own network knows, with a signature of
+MLflow would send every client to the store by a name that only this project's own network knows, with a signature of
 the server's keys: clients elsewhere, a browser among them, wait for a host that is none. Who is on that network says
 which one it is; the notebook's MLflow does (trackbed_notebook/store_network.py). Everybody else is answered as
 by a server whose artifacts are in a folder, and goes through MLflow: so does who comes through a proxy, whatever it

@@ -131,7 +131,7 @@ TABLE = (
     Group(
         "/*/2.0/mlflow-artifacts/",
         OFFERED,
-        "this system's own artifacts, below its own prefix",
+        "this project's own artifacts, below its own prefix",
         GET="artifacts artifacts/{path} presigned/{path}",
         PUT="artifacts/{path}",
         DELETE="artifacts/{path}",
@@ -252,7 +252,7 @@ TABLE = (
         DELETE="/{}",
     ),
     Group(A3 + "demo/", OFFERED, "MLflow's own examples; nothing of the caller's", POST="generate delete"),
-    # kept, and never used by this server: keys of models, encrypted with this system's own passphrase
+    # kept, and never used by this server: keys of models, encrypted with this project's own passphrase
     Group(
         M3 + "gateway/",
         OFFERED,
