@@ -221,7 +221,7 @@ def audit(session: nox.Session) -> None:
         for package in json.loads(str(text))["dependencies"] if text else packages:
             silent += [lock] if "skip_reason" in package else []
             known += [
-                f"{lock}: {package['name']} {package['version']}: {found['id']}, mended in "
+                f"{lock}: {package['name']} {package['version']}: {found['id']}, fixed in "
                 f"{', '.join(found['fix_versions']) or 'no release yet'}"
                 for found in package.get("vulns", ())
             ]

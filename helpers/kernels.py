@@ -89,12 +89,12 @@ class Consent:
 
 
 def made_from(project: Project, engine: Engine) -> str:
-    """A hash of what the notebook is started from: another one starts it anew."""
+    """A hash of what the notebook is started from: another one starts it again."""
     return digests.digest(engine.plan().service(JUPYTER), project.credentials_digest())
 
 
 def before_a_restart(project: Project, engine: Engine, notice: Callable[[str], None], consent: Consent | None) -> None:
-    """Name what would end with a notebook that is about to be started anew, and ask. None: say it and go on.
+    """Name what would end with a notebook that is about to be started again, and ask. None: say it and go on.
 
     Raises TrackbedError where the answer is no, or nobody is there to answer and something computes.
     """

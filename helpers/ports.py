@@ -1,4 +1,4 @@
-"""Which ports a project publishes: its settings', and where a default is taken at the first start, the next free one."""
+"""Which ports a project publishes: its settings', and where a default is taken at the first start, the next free."""
 
 from __future__ import annotations
 

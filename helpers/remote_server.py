@@ -18,7 +18,7 @@ PATIENCE = 30.0  # seconds for a server that may be just starting
 class ServerAnswers:
     """A probe, asked from inside the notebook: empty when the server answers with this login.
 
-    Raises TrackbedError at once for what waiting does not mend (401, TLS), for the rest after ``patience`` seconds.
+    Raises TrackbedError at once for what waiting does not fix (401, TLS), for the rest after ``patience`` seconds.
     """
 
     def __init__(self, patience: float = PATIENCE) -> None:

@@ -2,7 +2,7 @@
 
     python -m helpers.schema_template >docker/mlflow/trackbed_mlflow/schema.sql
 
-makes it anew with a project that runs, after the pinned MLflow has changed. A template of another revision is not used.
+makes it again with a running project, after the pinned MLflow has changed. A template of another revision is not used.
 """
 
 from __future__ import annotations

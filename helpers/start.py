@@ -197,7 +197,7 @@ def _start(project: Project, engine: Engine, progress: ProgressReporter, notice:
     if MLFLOW in report.changed:
         if line := encrypted_rows.undecryptable(encrypted_rows.sealed(engine)):
             notice(line)
-        credentials.forget_former(settings)  # the server has encrypted anew what they opened
+        credentials.forget_former(settings)  # the server has encrypted what they opened with the new keys
     proofs = watch.prove(project.credentials())
     if report.changed and engine.accelerator.kind != node_types.NONE:
         verify.verify(engine, progress)

@@ -74,8 +74,8 @@ def _runner() -> str:
 
 
 def _named(words: str, project: str = "") -> str:
-    """Flags that name this task's project, where flags or the environment do: another shell has neither of them. Without
-    those that ``words`` have."""
+    """Flags that name this task's project, where flags or the environment do: another shell has neither.
+    Without those that ``words`` have."""
     if words.startswith(WITHOUT):
         return ""
     given = {option: _flag(option, os.environ.get(variable, "")).strip() for option, variable in NAMED.items()}

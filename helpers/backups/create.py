@@ -146,7 +146,7 @@ def add(
 ) -> Added:
     """The same as one more backup of a repository, which reads and stores only what is new.
 
-    A share of what is there is read again first; that, and the pieces in ``lost``, is stored anew where it is damaged
+    A share of what is there is read again first; that, and the pieces in ``lost``, is stored again where it is damaged
     and the project still has it.
     """
     need(engine, POSTGRES, STORE)

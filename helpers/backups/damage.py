@@ -183,7 +183,7 @@ def _find_unknown(store: BlobStore, base: sqlite3.Connection, found: DamageRepor
 
 
 def repair(store: BlobStore, found: DamageReport) -> list[str]:
-    """Write manifests and lists anew from their whole copies. Gives the paths, which are no longer damaged."""
+    """Rewrite manifests and lists from their intact copies. Gives the paths, which are no longer damaged."""
     done = []
     for path in sorted(found.damaged):
         top, _, last = path.partition("/")
@@ -203,7 +203,7 @@ def repair(store: BlobStore, found: DamageReport) -> list[str]:
 
 
 def restore_from_copy(store: BlobStore, digest: str) -> bool:
-    """Write a piece of a list anew from its copy, where that is whole; whether it is."""
+    """Rewrite a piece of a list from its copy; whether that is intact."""
     if content := _read_verified(store, copy(digest), digest):
         store.write(piece(digest), content)
     return bool(content)

@@ -90,7 +90,7 @@ def _write_left(project: Project, names: tuple[str, ...]) -> Path | None:
 
 
 def _secrets(rest: Restorable) -> dict[str, str]:
-    """The secrets in a backup: what its rows are encrypted with is needed once, to encrypt them anew."""
+    """The secrets in a backup: what its rows are encrypted with is needed once, to encrypt them again."""
     try:
         found = json.loads(salvage.small(rest, "secrets.json") or b"{}")
     except (ValueError, RecursionError):

@@ -41,7 +41,7 @@ def _state(store: BlobStore) -> tuple[str, list[str]]:
         if isinstance(after, str) and isinstance(wrong, list) and all(_SHA.fullmatch(digest) for digest in wrong):
             return after, wrong
     except (Missing, Unreadable, ValueError, KeyError, TypeError, RecursionError):
-        pass  # a round begins anew
+        pass  # a round starts over
     return "", []
 
 

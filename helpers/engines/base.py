@@ -240,7 +240,7 @@ class Engine(Protocol):
         return
 
     def notebook_outdated(self) -> bool:
-        """Whether what the notebook is made from has to be made anew, so that it is started anew as well."""
+        """Whether what the notebook is made from has to be made again, so that it restarts as well."""
         return False
 
     @property

@@ -24,7 +24,7 @@ TERMINAL = "; ".join(
 
 
 def store_network(deployment: Deployment) -> str:
-    """What a client says that reaches the object store, "" where none does: a name that no other project's server takes.
+    """What a client that reaches the object store says of itself, "" where none does: known to this project alone.
 
     Behind the gateway the notebook is not on the store's network; a remote tracking server has a store of its own.
     """

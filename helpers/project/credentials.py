@@ -36,7 +36,7 @@ DERIVED: Mapping[str, tuple[bytes, tuple[str, ...]]] = {
     GATEWAY_KEY: (b"the gateway's key", (POSTGRES_PASSWORD, S3_SECRET_KEY, KEK_PASSPHRASE)),
     STORE_SYNC_TOKEN: (b"the token of the store's sync", (POSTGRES_PASSWORD, S3_SECRET_KEY, KEK_PASSPHRASE)),
 }
-FORMER = "FORMER_"  # beside one of these: earlier values, one a line, until the rows are encrypted anew
+FORMER = "FORMER_"  # beside one of these: earlier values, one a line, until the rows are encrypted again
 
 FOLDER = "secrets"
 ISSUED = "secrets-issued"  # names only: tells a lost secret from one that never was

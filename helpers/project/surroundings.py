@@ -1,6 +1,6 @@
 """What processes take from the shell of the first `up`: proxies, CA bundles, the time zone.
 
-Another shell has others. They would be another program and start everything anew, so a project that runs keeps what it
+Another shell has others. They would be another program and restart everything, so a project that runs keeps what it
 was started with until `down`.
 """
 

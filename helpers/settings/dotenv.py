@@ -209,7 +209,7 @@ def replace(path: Path, text: str | None) -> bool:
         if path.is_file() and not path.is_symlink() and path.read_bytes() == text.encode():
             return False
     except OSError:
-        pass  # it is made anew
+        pass  # it is made again
     if path.is_dir() and not path.is_symlink():
         raise TrackbedError(f"{path} is a folder, must be a file", "move it away")
     _put(path, text.encode(), path.parent.stat(), 0o600)

@@ -70,7 +70,7 @@ def test_a_first_start_killed_inside_initdb(clone_factory: Callable[..., Clone])
     clone.up()
     kept = inspection.new_run(clone)
 
-    # marked as good: whatever is missing from it now, it is never made anew
+    # marked as good: whatever is missing from it now, it is never made again
     assert clone.invoke("down").returncode == 0
     as_database(clone, 'mv "$DATA/base" "$DATA/lost"; mv "$DATA/pg_wal" "$DATA/lost_wal"; mkdir "$DATA/base"')
     done = clone.invoke("up", timeout=300)

@@ -505,7 +505,7 @@ def test_data_volume_environment_and_volumes(docker: Clone) -> None:
         )
         assert "Read-only file system" in shell("touch /mnt/x").stderr
         assert "Read-only file system" in shell("touch /zones/x").stderr
-        again = docker.invoke("up")  # remembered, and nothing is made anew
+        again = docker.invoke("up")  # remembered, and nothing is made again
         assert again.returncode == 0 and "empty" not in again.stderr
         assert shell('echo "$GREETING"').stdout == "good morning\n"
         forgotten = docker.invoke("up", "--env=", "--volume=", "--data-volume=", timeout=600)

@@ -75,7 +75,7 @@ def test_no_port_answers_another_host(deployment: Clone, host: OtherHost) -> Non
 
 
 def test_without_the_rules_this_engine_lets_another_host_in(deployment: Clone, host: OtherHost) -> None:
-    """That the test above can fail: and doctor says so, and `up` mends it although nothing else changed."""
+    """That the test above can fail: and doctor says so, and `up` repairs it although nothing else changed."""
     if not lets_in():
         pytest.skip("this engine keeps other hosts out by itself")
     kept = rules()

@@ -88,7 +88,7 @@ def test_only_the_notebook_runs(site: Site) -> None:
 
 
 def running(clone: Clone) -> object:
-    """Changes when the notebook was made or started anew."""
+    """Changes when the notebook was made or started again."""
     return (
         inspection.identities(clone) if clone.engine == "docker" else clone.services()["jupyter"]["since"].split(",")[0]
     )

@@ -216,7 +216,7 @@ def flip(place: BlobStore, digest: str) -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
 def test_one_flipped_byte(own: dict[str, Clone], kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """The next backup mends it; where nobody has the content any more, all the rest comes back and it is named."""
+    """The next backup repairs it; where nobody has the content any more, all the rest comes back and it is named."""
     clone, to, place = place_of(own, kind, tmp_path, request, "flip")
     to = to.rstrip("/")
     chosen, rng = experiment(clone), random.Random(kind)
@@ -237,8 +237,8 @@ def test_one_flipped_byte(own: dict[str, Clone], kind: str, tmp_path: Path, requ
     assert done.returncode == 0 and "1 damaged or missing pieces were stored again" in done.stderr, done.stderr
     assert clone.invoke("backup.verify", to).returncode == 0
     flip(place, digest)
-    mended = clone.invoke("backup.verify", to, "--repair")
-    assert mended.returncode == 0 and "stored again" in mended.stdout, mended.stdout + mended.stderr
+    repaired = clone.invoke("backup.verify", to, "--repair")
+    assert repaired.returncode == 0 and "stored again" in repaired.stdout, repaired.stdout + repaired.stderr
 
     flip(place, digest)
     done = clone.invoke("restore", to, "--skip-damaged", "--yes", "--no-backup")

@@ -55,7 +55,7 @@ def test_the_line_works_from_any_folder_and_a_second_time(clone: Path, tmp_path:
     second = run(clone, "--version", cwd=clone)
     assert second.returncode == 0 and second.stderr == ""
 
-    (clone / ".venv" / ".requirements").unlink()  # interrupted, or made by hand: gone on with, not made anew
+    (clone / ".venv" / ".requirements").unlink()  # interrupted, or made by hand: gone on with, not made again
     (clone / ".venv" / "kept").touch()
     again = run(clone, "--version")
     assert again.returncode == 0 and "making" not in again.stderr and (clone / ".venv" / "kept").exists()

@@ -1,4 +1,4 @@
-"""Raw requests over TLS, so that a test says every byte: no library mends a path, a header or a request line."""
+"""Raw requests over TLS, so that a test says every byte: no library repairs a path, a header or a request line."""
 
 from __future__ import annotations
 

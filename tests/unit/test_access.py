@@ -107,7 +107,7 @@ def test_an_account_that_appears_makes_it_ask_and_is_told(machine: list[pwd.stru
     digest = mine.credentials_digest()
     machine.append(account("bob", BOB))
     assert "now asks for a token, because bob has an account" in access.decide(mine)
-    assert mine.asks and mine.credentials_digest() != digest  # whatever holds the old answer is started anew
+    assert mine.asks and mine.credentials_digest() != digest  # whatever holds the old answer is started again
     machine.pop()
     assert "as decided before" in access.decide(mine) and mine.asks
 

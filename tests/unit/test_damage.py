@@ -1,4 +1,4 @@
-"""Damage in a repository is found, named by backup, run and artifact, and mended where the content is still there."""
+"""Damage in a repository is found, named by backup, run and artifact, and repaired where the content is still there."""
 
 from __future__ import annotations
 

@@ -391,7 +391,7 @@ def test_an_account_opens_no_terminal_of_roots() -> None:
 
 
 def test_other_code_of_the_server_is_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an update of the clone `up` starts MLflow anew, as Docker does with another image."""
+    """After an update of the clone `up` starts MLflow again, as Docker does with another image."""
     code = tmp_path / "start.py"
     monkeypatch.setattr(clone, "server_files", lambda: (code,))
     marks = set()

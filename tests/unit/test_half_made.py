@@ -1,4 +1,4 @@
-"""A data folder is made anew only when initdb alone has ever written to it, and never when it has been good."""
+"""A data folder is made again only when initdb alone has ever written to it, and never when it has been good."""
 
 from __future__ import annotations
 

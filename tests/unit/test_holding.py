@@ -137,7 +137,7 @@ def test_another_port_and_another_program_on_the_same_one(supervisor: Supervisor
     first, second = free_ports(2)
     supervisor.apply((server(supervisor, first),), SUPERVISORD)
     until(lambda: asked(first).startswith(b"ours"))
-    supervisor.apply((server(supervisor, first, 0.01),), SUPERVISORD)  # the same socket, made anew
+    supervisor.apply((server(supervisor, first, 0.01),), SUPERVISORD)  # the same socket, made again
     until(lambda: asked(first).startswith(b"ours"))
     supervisor.apply((server(supervisor, second),), SUPERVISORD)
     until(lambda: asked(second).startswith(b"ours"))

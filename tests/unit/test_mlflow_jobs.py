@@ -168,7 +168,7 @@ def test_a_second_word_to_stop_does_not_cut_the_first_short() -> None:
 def test_what_watches_the_runner_is_started_again(tmp_path: Path) -> None:
     """However it ended: killed when memory is short, say. Its runner ends when it finds that out."""
     (tmp_path / "first").touch()
-    _, server = _server(tmp_path, "jobs.ANEW = 0.1")
+    _, server = _server(tmp_path, "jobs.RESTART_DELAY = 0.1")
     with server() as process:
         try:
             first, _, watcher = _lines(tmp_path / "started", 1)[0].split(" ")

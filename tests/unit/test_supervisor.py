@@ -161,7 +161,7 @@ def short_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_real_supervisor(short_folder: Path) -> None:
-    """Started, told of a change, stopped; only what changed is started anew."""
+    """Started, told of a change, stopped; only what changed is started again."""
     supervisor = Supervisor(short_folder, short_folder, f"test-{os.getpid()}")
     supervisord = Path(sys.executable).with_name("supervisord")
     sleeper = (sys.executable, "-c", "import time; time.sleep(600)")

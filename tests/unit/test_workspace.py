@@ -324,7 +324,7 @@ def test_a_file_system_without_access_lists_is_said_before_the_start(
     monkeypatch.setattr(os, "getxattr", without)
     found, line = mapped_workspace.problem(sudo, REMAPPED, workspace_folder.UID, "image")
     assert f"belongs to uid {OTHER}" in found and line.startswith(f"sudo chown -hR 101000:100100 '{sudo}'")
-    assert not mapped_workspace.is_closed(sudo, REMAPPED), "or each `up` would start anew"
+    assert not mapped_workspace.is_closed(sudo, REMAPPED), "or each `up` would start again"
 
 
 @as_root

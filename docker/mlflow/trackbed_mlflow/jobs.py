@@ -59,7 +59,9 @@ BOUNDS = {  # of what runs at once: MLflow's own are ten of each kind, of 250 MB
 FOLDER = "jobs-"  # of the scheduler's queue, in the server's temporary folder
 PAUSE, LONGEST_PAUSE, STOP_SECONDS = 1.0, 60.0, 5.0
 LOOK = 2.0  # seconds between two looks whether the server is there
-ANEW = 30.0  # until what watches the runner is started again: longer than a server takes to stop, which ends it too
+RESTART_DELAY = (
+    30.0  # until what watches the runner is started again: longer than a server takes to stop, which ends it too
+)
 
 
 def enabled(environment: Mapping[str, str]) -> bool:
@@ -173,7 +175,7 @@ def _watched(environment: Mapping[str, str]) -> None:
             subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment).wait()
         except OSError as error:
             say(f"what keeps MLflow's job runner running was not started: {error}")
-        time.sleep(ANEW)  # no wait: a pause before each new start, as long as the server lives
+        time.sleep(RESTART_DELAY)  # no wait: a pause before each new start, as long as the server lives
         say("what keeps MLflow's job runner running had ended: it is started again")
 
 

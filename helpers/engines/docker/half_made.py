@@ -1,7 +1,7 @@
 """A first start of PostgreSQL in a container that was killed before its data folder was finished.
 
 The image's entry script takes a folder with a PG_VERSION for a database, also one that initdb did not finish. Such a
-folder is made anew when two things hold: it has no mark of a good start (``database_roles.READY``), and there is no
+folder is made again when two things hold: it has no mark of a good start (``database_roles.READY``), and there is no
 file in it that initdb does not make. What is given a number from 16384 on came later: a database, a table. So nothing
 that anybody ever stored can be in it, and clusters of versions that set no mark are safe.
 """

@@ -27,7 +27,7 @@ class Database(Collaborator):
         """Whether the cluster has been good once; False also where there is none.
 
         Refuses one of another PostgreSQL major: the image would make an empty one beside it. A first start that was
-        killed before it held anything is taken away, so that the image makes it anew.
+        killed before it held anything is taken away, so that the image makes it again.
         """
         volume = f"{self.settings.project}_postgres"
         if self.deployment.notebook_only or not self.api.volumes([volume]):

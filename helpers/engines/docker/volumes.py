@@ -73,7 +73,7 @@ class Volumes(Collaborator):
         return f"{self.settings.project}_postgres" in existing
 
     def _certificate_files(self) -> list[FileEntry]:
-        """The site's certificates for the notebook. Not among the secrets: other ones do not start it anew."""
+        """The site's certificates for the notebook. Not among the secrets: other ones do not start it again."""
         if not self.deployment.certificates:
             return []
         uid = self.deployment.owner

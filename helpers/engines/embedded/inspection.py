@@ -61,7 +61,7 @@ class Inspection(Collaborator):
             memory=process_table.memory(pid) if detail and pid else 0,
             since=process.since,
             identity=f"{pid}@{process.started}",
-            # the notebook may have written it anew
+            # the notebook may have rewritten it
             accelerator=shown(process_table.variable(pid, GPU_MARK)) if name == JUPYTER and pid else "",
         )
 

@@ -23,7 +23,7 @@ def main(name: str, groups: str, folder: str, *command: str) -> None:
         sys.exit(f"{name} is root")
     for stream in (1, 2):
         if stat.S_ISFIFO(os.fstat(stream).st_mode):
-            os.fchown(stream, account.pw_uid, account.pw_gid)  # a program may open /dev/stdout anew
+            os.fchown(stream, account.pw_uid, account.pw_gid)  # a program may reopen /dev/stdout
     os.setgroups([int(word) for word in groups.split(",") if word])
     os.setgid(account.pw_gid)
     os.setuid(account.pw_uid)

@@ -61,7 +61,7 @@ class Layout:
 
     @property
     def earlier(self) -> bool:
-        """Whether the files are as an earlier version left them: root's project, owned by one account for everything."""
+        """Whether the files are as an earlier version left them: root's project, all owned by one account."""
         return self.as_root and os.path.lexists(self.folder) and not safe_files.is_folder(self.folder, 0)
 
     def trusted(self) -> bool:

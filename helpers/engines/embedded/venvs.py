@@ -82,7 +82,7 @@ class Venv:
         if not self.folder.exists():
             return "the first time" if not self.outdated() else "its lock changed"
         if not safe_files.is_folder(self.folder, os.geteuid()):
-            return "another account could change it"  # nothing in it is run before it is made anew
+            return "another account could change it"  # nothing in it is run before it is made again
         if not self._marker.exists() or not self._marker.stat().st_size:
             return "it was half-made"
         done = commands.attempt([str(self.python), "-I", "-c", ""], 60)
@@ -120,7 +120,7 @@ class Venv:
         ]
 
     def make(self, interpreter: str, progress: ProgressReporter) -> None:
-        """Make it anew. Raises TrackbedError with uv's last words."""
+        """Make it again. Raises TrackbedError with uv's last words."""
         uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
         if uv is None:
             raise EngineUnavailable(
