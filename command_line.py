@@ -82,7 +82,7 @@ def task(
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         texts = {flag: flags.text(row) for flag, row in settings.items()}
         texts |= {one.name: _with_default((help or {}).get(one.name, ""), one.default) for one in own}
-        made = tasks.task(
+        created = tasks.task(
             klass=Task,
             auto_shortflags=False,
             help=texts,
@@ -90,8 +90,8 @@ def task(
             optional=[*(flag for flag, row in settings.items() if row.switch), *optional],
             **options,
         )(reported(run))
-        made.word = word
-        return made
+        created.word = word
+        return created
 
     return decorate
 
@@ -117,7 +117,7 @@ def reported(body: Callable[..., int | None]) -> Callable[..., None]:
 
 def known(collection: Collection) -> dict[str, TaskHelp]:
     """The tasks by name; the first of a group under the group's."""
-    found = {}
+    result = {}
     for context in collection.to_contexts():
         full = context.name or ""
         group, task = full.rpartition(".")[0], collection[full]
@@ -136,8 +136,8 @@ def known(collection: Collection) -> dict[str, TaskHelp]:
         )
         doc = " ".join((task.__doc__ or "").split())
         aliases = tuple(n for n in context.aliases if n != name and "." not in n)
-        found[name] = TaskHelp(name, doc, arguments, aliases, full)
-    return found
+        result[name] = TaskHelp(name, doc, arguments, aliases, full)
+    return result
 
 
 def _started() -> bool:
@@ -236,22 +236,22 @@ def _refused(
     context = getattr(error, "context", None)
     task = pages.named(tasks, context.name or "") if context is not None else None
     core = [option for option in first.flags if option.startswith("--")]
-    if found := re.fullmatch(r"No idea what '?\"?(.*?)\"?'? is!", text):
-        token = found[1]
+    if match := re.fullmatch(r"No idea what '?\"?(.*?)\"?'? is!", text):
+        token = match[1]
         if token.startswith("-"):
             return mistakes.unknown_flag(token, task, words, tasks, core)
         return mistakes.stray_word(token, task, words, tasks) if task else mistakes.unknown_task(token, words, tasks)
-    if (found := re.search(r"'(.*)' is ambiguous when given after", text)) and task is None:
-        return mistakes.followed(found[1])
-    if found := re.search(r"Flag <Argument: ([\w-]+)[^>]*> needed value", text):
-        name = found[1].replace("_", "-")
+    if (match := re.search(r"'(.*)' is ambiguous when given after", text)) and task is None:
+        return mistakes.followed(match[1])
+    if match := re.search(r"Flag <Argument: ([\w-]+)[^>]*> needed value", text):
+        name = match[1].replace("_", "-")
         flag = (task.flag(f"--{name}") if task else None) or Flag(name, "")
         return mistakes.missing_value(flag, task)
-    if found := re.search(r"did not receive required positional arguments: (.*)", text):
-        names = [name.replace("_", "-") for name in re.findall(r"'(\w+)'", found[1])]
+    if match := re.search(r"did not receive required positional arguments: (.*)", text):
+        names = [name.replace("_", "-") for name in re.findall(r"'(\w+)'", match[1])]
         return mistakes.missing_words(names, task) if task else None
-    if isinstance(error, ValueError) and (found := re.search(r"invalid literal for int\(\).*: '(.*)'", text)):
-        return mistakes.no_number(Flag("tail", ""), found[1])
+    if isinstance(error, ValueError) and (match := re.search(r"invalid literal for int\(\).*: '(.*)'", text)):
+        return mistakes.no_number(Flag("tail", ""), match[1])
     return None
 
 

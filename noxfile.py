@@ -36,14 +36,14 @@ from helpers.uv_settings import uv_settings  # noqa: E402
 def install(session: nox.Session) -> None:
     """The toolkit and the tools, from the locks; also with -R where the environment was made from earlier ones."""
     session.env.update(uv_settings(os.environ))
-    wanted = ["--require-hashes", *(word for lock in LOCKS for word in ("-r", lock))]
-    session.install(*wanted, silent=True)
+    expected = ["--require-hashes", *(word for lock in LOCKS for word in ("-r", lock))]
+    session.install(*expected, silent=True)
     made_from = Path(session.virtualenv.location, "locks.sha256")
     digest = hashlib.sha256(b"".join((ROOT / lock).read_bytes() for lock in LOCKS)).hexdigest()
     if made_from.is_file() and made_from.read_text() == digest:
         return
     python = str(Path(session.bin, "python"))
-    session.run("uv", "pip", "install", "--quiet", "--python", python, *wanted, silent=True)  # -R skips `install`
+    session.run("uv", "pip", "install", "--quiet", "--python", python, *expected, silent=True)  # -R skips `install`
     made_from.write_text(digest)
 
 

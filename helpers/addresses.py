@@ -63,7 +63,7 @@ def holder(port: int) -> Holder:
 
 def listening(tables: str) -> frozenset[tuple[str, int]]:
     """The address and port of every listening socket in the text of /proc/net/tcp and tcp6."""
-    found = set()
+    result = set()
     for row in tables.splitlines():
         fields = row.split()
         if len(fields) < 4 or fields[3] != "0A" or ":" not in fields[1]:
@@ -71,8 +71,8 @@ def listening(tables: str) -> frozenset[tuple[str, int]]:
         raw, port = fields[1].rsplit(":", 1)
         words = [bytes.fromhex(raw[i : i + 8])[::-1] for i in range(0, len(raw), 8)]  # 32-bit words, low byte first
         address = ipaddress.ip_address(b"".join(words))
-        found.add((str(getattr(address, "ipv4_mapped", None) or address), int(port, 16)))
-    return frozenset(found)
+        result.add((str(getattr(address, "ipv4_mapped", None) or address), int(port, 16)))
+    return frozenset(result)
 
 
 def listeners(tables: str, address: str, port: int) -> frozenset[int]:

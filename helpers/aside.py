@@ -62,7 +62,7 @@ def project(project: Project, name: str) -> Project:
         for setting, value in project.state.remembered.items()
         if project.settings.origin(setting) == LAST_UP and setting not in state.remembered
     }
-    found = {
+    result = {
         **inherited,
         **{field: state.remembered.get(field.upper(), port) for field, port in _free_ports(project).items()},
         "project": name,
@@ -71,4 +71,4 @@ def project(project: Project, name: str) -> Project:
         "public": "",
         "workspace": "",
     }
-    return Project(project.settings.reload(state.remembered, **found), state, aside=True)
+    return Project(project.settings.reload(state.remembered, **result), state, aside=True)

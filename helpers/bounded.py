@@ -15,12 +15,12 @@ MOST = 4 << 20  # bytes that a program of the notebook's may tell
 
 def within(seconds: float, call: Callable[[], T]) -> T:
     """The call's result; raises what it raises, and TimeoutError after ``seconds``. The call itself may go on then."""
-    found: list[T] = []
+    result: list[T] = []
     failed: list[BaseException] = []
 
     def run() -> None:
         try:
-            found.append(call())
+            result.append(call())
         except BaseException as error:
             failed.append(error)
 
@@ -29,9 +29,9 @@ def within(seconds: float, call: Callable[[], T]) -> T:
     thread.join(seconds)
     if failed:
         raise failed[0]
-    if not found:
+    if not result:
         raise TimeoutError(f"no whole answer within {seconds:.0f} s")
-    return found[0]
+    return result[0]
 
 
 class TooMuch(Exception):

@@ -59,9 +59,9 @@ def look_back(engine: Engine) -> LookBack | None:
 def parse(text: str) -> LookBack | None:
     """A result as the server wrote it; None for anything else."""
     try:
-        found = json.loads(text)
-        checked, by_size, missing, damaged = (int(found[key]) for key in ("checked", "by_size", "missing", "damaged"))
-        names = tuple(ascii(str(name))[1:-1] for name in found["names"])  # no control characters on a terminal
+        data = json.loads(text)
+        checked, by_size, missing, damaged = (int(data[key]) for key in ("checked", "by_size", "missing", "damaged"))
+        names = tuple(ascii(str(name))[1:-1] for name in data["names"])  # no control characters on a terminal
     except (ValueError, KeyError, TypeError):
         return None
     return LookBack(checked, by_size, missing, damaged, names)
@@ -69,11 +69,11 @@ def parse(text: str) -> LookBack | None:
 
 def lines(engine: Engine) -> list[str]:
     """For `invoke status`."""
-    found, text = look_back(engine), promise(engine)
+    result, text = look_back(engine), promise(engine)
     return [
         *(
-            [f"{'' if found.ok else 'warning: '}{found}" + ("" if found.ok else "; `invoke doctor` names them")]
-            if found
+            [f"{'' if result.ok else 'warning: '}{result}" + ("" if result.ok else "; `invoke doctor` names them")]
+            if result
             else []
         ),
         *([text] if text else []),

@@ -51,8 +51,8 @@ class Egress:
         """The proxies as programs read them, in both spellings; {} without one."""
         if not self.proxies:
             return {}
-        told = {**self.proxies, EXCEPT: ",".join(dict.fromkeys((*inside, *self.exceptions)))}
-        return told | {name.lower(): value for name, value in told.items()}
+        given = {**self.proxies, EXCEPT: ",".join(dict.fromkeys((*inside, *self.exceptions)))}
+        return given | {name.lower(): value for name, value in given.items()}
 
     def reachable_from_containers(self) -> Egress:
         """Without proxies that listen on this machine's loopback alone: in a container that is another machine."""
@@ -92,9 +92,9 @@ def find(
     origin = ""
     exceptions: list[str] = []
     for name, values in sources:
-        found = {key: value for key in PROXIES if (value := values.get(key) or values.get(key.lower(), ""))}
-        if found and not proxies:
-            proxies, origin = found, name
+        result = {key: value for key in PROXIES if (value := values.get(key) or values.get(key.lower(), ""))}
+        if result and not proxies:
+            proxies, origin = result, name
         listed = values.get(EXCEPT) or values.get(EXCEPT.lower(), "")
         exceptions += [word.strip() for word in listed.split(",") if word.strip()]
     return Egress(proxies, tuple(dict.fromkeys(exceptions)), origin, *bundles(environ, settings.passthrough))
@@ -137,7 +137,7 @@ def _certificates(path: str) -> str:
             text = stream.read(LARGEST) if stat.S_ISREG(os.fstat(number).st_mode) else b""
     except OSError:
         return ""
-    return "\n".join(found[0] for found in CERTIFICATE.finditer(text.decode("ascii", "replace")))
+    return "\n".join(item[0] for item in CERTIFICATE.finditer(text.decode("ascii", "replace")))
 
 
 def trust(path: str) -> dict[str, str]:
@@ -164,8 +164,8 @@ def bundles(environ: Mapping[str, str], passthrough: Mapping[str, str]) -> tuple
             own = any(path.is_file() for path in Path(folder).rglob("*"))
         except OSError:
             continue
-        if own and (found := next((path for path in SYSTEM if Path(path).is_file()), "")):
-            return (found,), folder
+        if own and (result := next((path for path in SYSTEM if Path(path).is_file()), "")):
+            return (result,), folder
     return (), ""
 
 
@@ -176,7 +176,7 @@ def _assignments(path: str) -> dict[str, str]:
     except OSError:
         return {}
     pairs = (re.fullmatch(r"\s*(?:export\s+)?(\w+)\s*=\s*(.*?)\s*", line) for line in lines)
-    return {found[1]: found[2].strip("'\"") for found in pairs if found}
+    return {item[1]: item[2].strip("'\"") for item in pairs if item}
 
 
 def _is_loopback(address: str) -> bool:

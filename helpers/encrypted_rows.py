@@ -20,13 +20,13 @@ def sealed(engine: Engine, tried: Mapping[str, list[str]] | None = None) -> dict
     """
     done = engine.exec(MLFLOW, ("trackbed-mlflow", "sealed"), stdin=json.dumps(tried or {}).encode(), timeout=120)
     try:
-        found = json.loads(done.stdout[done.stdout.index("{") :]) if done.code == 0 else None
+        result = json.loads(done.stdout[done.stdout.index("{") :]) if done.code == 0 else None
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        result = None
+    if not isinstance(result, dict):
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
         raise TrackbedError(f"MLflow does not report what it has encrypted: {lines[-1]}", "`invoke logs mlflow`")
-    return found
+    return result
 
 
 def undecryptable(found: Mapping[str, Any]) -> str:

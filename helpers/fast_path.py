@@ -19,10 +19,10 @@ def read(engine: Engine) -> dict[str, Any] | None:
     """{"enabled": bool, "fallbacks": {PART: why}} of the server that runs; None where it does not tell."""
     try:
         done = engine.exec(MLFLOW, ("trackbed-mlflow", "fast-path"), timeout=30)
-        found = json.loads(done.stdout) if done.code == 0 else None
+        result = json.loads(done.stdout) if done.code == 0 else None
     except (TrackbedError, ValueError):
         return None
-    return found if _is_whole(found) else None
+    return result if _is_whole(result) else None
 
 
 def _is_whole(found: object) -> bool:
@@ -31,8 +31,8 @@ def _is_whole(found: object) -> bool:
 
 def noted(applied: Mapping[str, Any], identity: str) -> dict[str, Any] | None:
     """What the server of that identity said when `up` started it: it is so as long as that one runs."""
-    found = applied.get("fast_path")
-    return found if _is_whole(found) and applied["identities"].get(MLFLOW) == identity else None
+    result = applied.get("fast_path")
+    return result if _is_whole(result) and applied["identities"].get(MLFLOW) == identity else None
 
 
 def check(found: dict[str, Any] | None) -> Finding:

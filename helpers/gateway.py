@@ -29,23 +29,23 @@ def settle_address(project: Project, notice: Callable[[str], None]) -> None:
     The address that was found is remembered for later commands.
     """
     settings = project.settings
-    told = settings.domain or settings.origin("PUBLIC_ADDRESS") != DEFAULT
-    if not project.is_public or told:
+    given = settings.domain or settings.origin("PUBLIC_ADDRESS") != DEFAULT
+    if not project.is_public or given:
         project.state.remembered.pop(FOUND_ADDRESS, None)
         return
-    found = cloud_metadata.public_address()
+    result = cloud_metadata.public_address()
     before = project.state.remembered.get(FOUND_ADDRESS, "")
-    if found.address:
-        if found.address != before:
-            notice(f"public address: {found.address} (from the metadata service: {found.cloud})")
+    if result.address:
+        if result.address != before:
+            notice(f"public address: {result.address} (from the metadata service: {result.cloud})")
     elif before:
-        notice(f"warning: {found.why}; keeping {before}, its previous answer")
+        notice(f"warning: {result.why}; keeping {before}, its previous answer")
     else:
         raise SettingError(
-            f"PUBLIC=true needs the address that others reach this machine at: {found.why}.",
+            f"PUBLIC=true needs the address that others reach this machine at: {result.why}.",
             "`invoke up --public --public-address=203.0.113.7` (or --domain=lab.example.org)",
         )
-    address = found.address or before
+    address = result.address or before
     project.state.remembered[FOUND_ADDRESS] = address
     project.settings = settings.reload(project.state.remembered)
 

@@ -43,18 +43,18 @@ def running(engine: Engine, token: str) -> tuple[Work, ...]:
     except (OSError, TrackbedError):
         return ()
     sessions, kernels, terminals = answers
-    found: dict[str, Work] = {}
+    result: dict[str, Work] = {}
     for session in sessions:
         if isinstance(kernel := session.get("kernel"), dict):
             name = str(session.get("path") or session.get("name") or "a kernel").partition("-jvsc-")[0]
-            found[str(kernel.get("id"))] = Work(shown(name), kernel.get("execution_state") == "busy")
+            result[str(kernel.get("id"))] = Work(shown(name), kernel.get("execution_state") == "busy")
     for kernel in kernels:
-        found.setdefault(
+        result.setdefault(
             str(kernel.get("id")),
             Work(f"a kernel {shown(str(kernel.get('name')))}", kernel.get("execution_state") == "busy"),
         )
     used = [Work(f"terminal {shown(str(t.get('name')))}", _recent(str(t.get("last_activity")))) for t in terminals]
-    return (*found.values(), *used)
+    return (*result.values(), *used)
 
 
 def _listed(text: str) -> list[dict[str, Any]]:

@@ -166,10 +166,10 @@ def delete_data(project: Project, progress: ProgressReporter, notice: Notice) ->
 def change_users(project: Project, notice: Notice, change: Callable[[], str]) -> str:
     """Change the users and hand them to a gateway that runs; effective within a second. Gives what ``change`` gives."""
     with changing(project, notice):
-        made = change()
+        created = change()
         if project.state.engine and project.is_public:
             select.current(project).put_users()
-        return made
+        return created
 
 
 def low_disk(engine: Engine) -> str:

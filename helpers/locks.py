@@ -47,7 +47,7 @@ def refresh_torch(
 
     Gives each lock and why it could not be made ("").
     """
-    found = []
+    result = []
     for build in builds:
         lock = folder / f"torch-{build}-requirements.txt"
         # complete and in one step: an image takes the lock as soon as it is there
@@ -60,8 +60,8 @@ def refresh_torch(
             fresh.unlink(missing_ok=True)
         else:
             fresh.replace(lock)
-        found.append((lock.name, problem))
-    return found
+        result.append((lock.name, problem))
+    return result
 
 
 def _compile(path: Path, lock: Path, options: list[str]) -> str:

@@ -127,8 +127,8 @@ def killed_for_memory(root: Path = CGROUP, own: Path = Path("/proc/self/cgroup")
         text = (root / path.lstrip("/") / "memory.events").read_text()
     except (OSError, StopIteration, IndexError):
         return 0
-    found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
-    return int(found[1]) if found else 0
+    match = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
+    return int(match[1]) if match else 0
 
 
 def _number(path: Path) -> int:
@@ -144,5 +144,5 @@ def _cache(folder: Path) -> int:
         text = (folder / "memory.stat").read_text()
     except OSError:
         return 0
-    found = re.search(r"^(?:total_)?inactive_file (\d+)$", text, re.MULTILINE)
-    return int(found[1]) if found else 0
+    match = re.search(r"^(?:total_)?inactive_file (\d+)$", text, re.MULTILINE)
+    return int(match[1]) if match else 0

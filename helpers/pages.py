@@ -98,5 +98,5 @@ def look(engine: Engine, database: str) -> Pages:
 
 
 def _block(said: str) -> str:
-    found = re.search(r"in block (\d+) of relation \"?([^\s\"]+)", said)
-    return f"block {found[1]} of {found[2]} does not match its checksum" if found else said
+    match = re.search(r"in block (\d+) of relation \"?([^\s\"]+)", said)
+    return f"block {match[1]} of {match[2]} does not match its checksum" if match else said

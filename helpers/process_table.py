@@ -118,15 +118,15 @@ def end(pids: Iterable[int], seconds: float, signals: Mapping[str, signal.Signal
 
 def listener(port: int) -> tuple[bool, int]:
     """Whether a process of this machine listens on a TCP port, and its number; 0 when this user may not see it."""
-    found: list[tuple[Any, int | None]]
+    result: list[tuple[Any, int | None]]
     try:
-        found = [(one, one.pid) for one in psutil.net_connections("tcp")]
+        result = [(one, one.pid) for one in psutil.net_connections("tcp")]
     except GONE:  # macOS shows all of them to root alone
-        found = []
+        result = []
         for process in _processes(psutil.pids()):
             with suppress(*GONE):
-                found += [(one, process.pid) for one in process.net_connections("tcp")]
-    pids = [pid or 0 for one, pid in found if one.status == psutil.CONN_LISTEN and one.laddr.port == port]
+                result += [(one, process.pid) for one in process.net_connections("tcp")]
+    pids = [pid or 0 for one, pid in result if one.status == psutil.CONN_LISTEN and one.laddr.port == port]
     return bool(pids), max(pids, default=0)
 
 

@@ -48,8 +48,8 @@ def token(challenge: str) -> str:
     """The bearer token that a registry's challenge asks for."""
     words = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
     body, _ = ask(f"{words['realm']}?service={words.get('service', '')}&scope={words.get('scope', '')}", {})
-    found = json.loads(body)
-    return str(found.get("token") or found["access_token"])
+    data = json.loads(body)
+    return str(data.get("token") or data["access_token"])
 
 
 def digest(name: str, reference: str) -> str:
@@ -57,28 +57,28 @@ def digest(name: str, reference: str) -> str:
     host, repository, _ = place(name)
     url, headers = f"https://{host}/v2/{repository}/manifests/{reference}", {"Accept": TYPES}
     try:
-        _, told = ask(url, headers, "HEAD")
+        _, given = ask(url, headers, "HEAD")
     except urllib.error.HTTPError as error:
         if error.code != 401:
             raise
         headers["Authorization"] = f"Bearer {token(error.headers['WWW-Authenticate'])}"
-        _, told = ask(url, headers, "HEAD")
-    return told.get("docker-content-digest", "")
+        _, given = ask(url, headers, "HEAD")
+    return given.get("docker-content-digest", "")
 
 
 def refresh_digests(file: Path = references.FILE) -> list[tuple[str, str]]:
     """Write the digest that each image's tag has now into the file. Gives each image's key and its problem ("")."""
-    found = []
+    result = []
     text = file.read_text(encoding="utf-8")
     for key, image in references.images().items():
         try:
             now = digest(image.name, place(image.name)[2])
             text = text.replace(image.digest, now) if image.digest and now else text
-            found.append((key, ""))
+            result.append((key, ""))
         except (OSError, KeyError, ValueError) as error:
-            found.append((key, str(error)))
+            result.append((key, str(error)))
     file.write_text(text, encoding="utf-8")
-    return found
+    return result
 
 
 def main() -> int:
@@ -86,8 +86,8 @@ def main() -> int:
     missing = 0
     for key, image in references.images().items():
         try:
-            there = digest(image.name, image.digest or place(image.name)[2])
-            sys.stdout.write(f"ok       {key}: {image.name} {there}\n")
+            existing = digest(image.name, image.digest or place(image.name)[2])
+            sys.stdout.write(f"ok       {key}: {image.name} {existing}\n")
         except (OSError, KeyError, ValueError) as error:
             missing += 1
             sys.stdout.write(f"MISSING  {key}: {image.reference}: {error}\n")

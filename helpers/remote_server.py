@@ -28,8 +28,8 @@ class ServerAnswers:
         done = engine.exec(JUPYTER, ("python", "-"), stdin=SCRIPT.read_bytes(), timeout=60)
         answer = next((line for line in reversed(done.stdout.splitlines()) if line.startswith("{")), "")
         try:
-            found = json.loads(answer)
-            problem, fix, final = str(found["problem"]), str(found["fix"]), bool(found["final"])
+            data = json.loads(answer)
+            problem, fix, final = str(data["problem"]), str(data["fix"]), bool(data["final"])
         except (ValueError, KeyError, TypeError):
             lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
             problem, fix, final = (lines or [f"exit code {done.code}"])[-1], "`invoke logs jupyter` may show why", False

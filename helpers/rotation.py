@@ -130,10 +130,10 @@ class Watch:
             (access, old_access), (secret, old_secret) = both(S3_ACCESS_KEY), both(S3_SECRET_KEY)
             mixed = {(old_access, old_secret), (old_access, secret), (access, old_secret)} - {(access, secret)}
             asked["store"] = [[access, secret], *map(list, sorted(mixed))]
-        found = self._server("opens", asked)
+        result = self._server("opens", asked)
         proofs = {}
         for name in names:
-            first, *rest = found.get("database" if name == POSTGRES_PASSWORD else "store") or ["no answer"]
+            first, *rest = result.get("database" if name == POSTGRES_PASSWORD else "store") or ["no answer"]
             unknown = [str(word) for word in (first, *rest) if not isinstance(word, bool)]
             proofs[name] = _judged(name, first is True, ["the old one"] if True in rest else [], unknown)
         return proofs
@@ -143,13 +143,13 @@ class Watch:
         if not names:
             return {}
         try:
-            found = encrypted_rows.sealed(self.engine, {name: [new[name], self.old[name]] for name in names})
+            result = encrypted_rows.sealed(self.engine, {name: [new[name], self.old[name]] for name in names})
         except TrackbedError as error:
             return {name: Proof(name, False, error.message) for name in names}
         proofs = {}
         for name in names:
-            opened, former = found["opened"][name]
-            rows, lost = int(found["rows"][name]), len(found["lost"][name])
+            opened, former = result["opened"][name]
+            rows, lost = int(result["rows"][name]), len(result["lost"][name])
             note = f"; {lost} of {rows} rows were lost before" if lost else "" if rows else "; nothing is encrypted yet"
             proofs[name] = _judged(name, opened >= rows - lost, ["the old one"] if former else [], [], note)
         return proofs
@@ -157,8 +157,8 @@ class Watch:
     def _server(self, command: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         done = self.engine.exec(MLFLOW, ("trackbed-mlflow", command), stdin=json.dumps(asked).encode(), timeout=120)
         try:
-            found = json.loads(done.stdout[done.stdout.index("{") :])
-            return found if isinstance(found, dict) else {}
+            data = json.loads(done.stdout[done.stdout.index("{") :])
+            return data if isinstance(data, dict) else {}
         except ValueError:
             return {}
 

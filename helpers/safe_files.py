@@ -45,10 +45,10 @@ def opened(name: str | Path, folder: int | None = None) -> Iterator[int]:
 def is_folder(path: Path, uid: int) -> bool:
     """Whether ``path`` is a folder of that account itself, no link, that nobody else may write to."""
     try:
-        found = os.lstat(path)
+        info = os.lstat(path)
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == uid and not found.st_mode & 0o022
+    return stat.S_ISDIR(info.st_mode) and info.st_uid == uid and not info.st_mode & 0o022
 
 
 def owner(path: Path) -> int:
@@ -77,9 +77,9 @@ def own_folder(path: Path, mode: int) -> None:
         with suppress(FileExistsError):
             os.mkdir(path, 0o700)
         with opened(path) as handle:
-            found = os.fstat(handle)
-            if found.st_uid == os.geteuid():
-                if stat.S_IMODE(found.st_mode) != mode:
+            info = os.fstat(handle)
+            if info.st_uid == os.geteuid():
+                if stat.S_IMODE(info.st_mode) != mode:
                     os.fchmod(handle, mode)
                 return
     except NotADirectoryError:  # also what a link gives
@@ -101,14 +101,14 @@ def give_folder(path: Path, uid: int, gid: int, mode: int) -> Handover:
         os.mkdir(path, 0o700)
     try:
         with opened(path) as handle:
-            found = os.fstat(handle)
-            if found.st_uid not in (uid, 0):
-                _give_entries(handle, found.st_uid, uid, gid, given, 0)
-            elif found.st_uid != uid and not is_empty(path):
+            info = os.fstat(handle)
+            if info.st_uid not in (uid, 0):
+                _give_entries(handle, info.st_uid, uid, gid, given, 0)
+            elif info.st_uid != uid and not is_empty(path):
                 raise TrackbedError(
                     f"{path} belongs to root, and its service could not write to it", f"chown -hR {uid}:{gid} {path}"
                 )
-            if (found.st_uid, found.st_gid) != (uid, gid):
+            if (info.st_uid, info.st_gid) != (uid, gid):
                 os.fchown(handle, uid, gid)  # last: an interrupted walk is taken up again
             if stat.S_IMODE(os.fstat(handle).st_mode) != mode:
                 os.fchmod(handle, mode)
@@ -139,19 +139,19 @@ def _give_entries(folder: int, old: int, uid: int, gid: int, given: Handover, de
             given.left += 1
             continue
         try:
-            found = os.fstat(handle)
-            if stat.S_ISDIR(found.st_mode) and found.st_uid in (old, uid) and depth < DEEPEST:
+            info = os.fstat(handle)
+            if stat.S_ISDIR(info.st_mode) and info.st_uid in (old, uid) and depth < DEEPEST:
                 with opened(name, folder) as inner:
-                    if os.path.samestat(os.fstat(inner), found):
+                    if os.path.samestat(os.fstat(inner), info):
                         _give_entries(inner, old, uid, gid, given, depth + 1)
                         os.fchown(inner, uid, gid)
                         given.changed += 1
                         continue
-            elif stat.S_ISREG(found.st_mode) and found.st_uid == old and found.st_nlink == 1:
+            elif stat.S_ISREG(info.st_mode) and info.st_uid == old and info.st_nlink == 1:
                 chown(handle, uid, gid)
                 given.changed += 1
                 continue
-            given.left += found.st_uid != uid and not stat.S_ISLNK(found.st_mode)
+            given.left += info.st_uid != uid and not stat.S_ISLNK(info.st_mode)
         except OSError:
             given.left += 1
         finally:
@@ -168,9 +168,9 @@ def below(folder: int, uid: int, depth: int = 0) -> Generator[tuple[int, os.stat
             with suppress(OSError):
                 handle = os.open(name, LOOK, dir_fd=inner)
                 try:
-                    found = os.fstat(handle)
-                    yield handle, found
-                    if stat.S_ISDIR(found.st_mode) and found.st_uid == uid and depth < DEEPEST:
+                    info = os.fstat(handle)
+                    yield handle, info
+                    if stat.S_ISDIR(info.st_mode) and info.st_uid == uid and depth < DEEPEST:
                         yield from below(handle, uid, depth + 1)
                 finally:
                     os.close(handle)
@@ -210,13 +210,13 @@ def is_file(path: Path, content: bytes, mode: int, uid: int) -> bool:
     except OSError:
         return False
     with os.fdopen(handle, "rb") as stream:
-        found = os.fstat(handle)
+        info = os.fstat(handle)
         return (
-            stat.S_ISREG(found.st_mode)
-            and found.st_uid == uid
-            and found.st_nlink == 1
-            and stat.S_IMODE(found.st_mode) == mode
-            and found.st_size == len(content)
+            stat.S_ISREG(info.st_mode)
+            and info.st_uid == uid
+            and info.st_nlink == 1
+            and stat.S_IMODE(info.st_mode) == mode
+            and info.st_size == len(content)
             and stream.read(len(content) + 1) == content
         )
 
@@ -240,12 +240,12 @@ def changeable(path: Path, accounts: set[int]) -> tuple[Path, str] | None:
     """The folder at or above ``path`` that one of ``accounts`` or everybody can change, and who that is; else None."""
     for folder in (path, *path.parents):
         try:
-            found = os.stat(folder)
+            info = os.stat(folder)
         except OSError:
             continue  # not there yet
-        if found.st_uid in accounts and found.st_uid != 0:
-            return folder, f"uid {found.st_uid}"
-        if found.st_mode & 0o002 and not found.st_mode & stat.S_ISVTX:
+        if info.st_uid in accounts and info.st_uid != 0:
+            return folder, f"uid {info.st_uid}"
+        if info.st_mode & 0o002 and not info.st_mode & stat.S_ISVTX:
             return folder, "everybody"
     return None
 
@@ -262,23 +262,23 @@ def make_way(path: Path, trusted: set[int]) -> tuple[int, bool]:
     Links are followed where root or one of ``trusted`` made them; behind one that is not root's nothing is made.
     Raises OSError.
     """
-    handle, made, links, theirs = os.open("/", LOOK | os.O_DIRECTORY), False, 0, False
+    handle, created, links, theirs = os.open("/", LOOK | os.O_DIRECTORY), False, 0, False
     names = list(reversed(path.parts[1:]))
     try:
         while names:
             name = names.pop()
             try:
-                found = os.stat(name, dir_fd=handle, follow_symlinks=False)
+                info = os.stat(name, dir_fd=handle, follow_symlinks=False)
             except FileNotFoundError:
                 if theirs:
                     raise
                 os.mkdir(name, 0o755, dir_fd=handle)
-                made = True
-                found = os.stat(name, dir_fd=handle, follow_symlinks=False)
-            if stat.S_ISLNK(found.st_mode):
-                links, theirs = links + 1, theirs or found.st_uid != 0
-                if found.st_uid not in {0, *trusted} or links > MOST_LINKS:
-                    raise PermissionError(errno.EPERM, f"{name} in it is a link of uid {found.st_uid}", str(path))
+                created = True
+                info = os.stat(name, dir_fd=handle, follow_symlinks=False)
+            if stat.S_ISLNK(info.st_mode):
+                links, theirs = links + 1, theirs or info.st_uid != 0
+                if info.st_uid not in {0, *trusted} or links > MOST_LINKS:
+                    raise PermissionError(errno.EPERM, f"{name} in it is a link of uid {info.st_uid}", str(path))
                 target = Path(os.readlink(name, dir_fd=handle))
                 names += reversed(target.parts[1:] if target.is_absolute() else target.parts)
                 if target.is_absolute():
@@ -288,7 +288,7 @@ def make_way(path: Path, trusted: set[int]) -> tuple[int, bool]:
             inner = os.open(name, LOOK | os.O_DIRECTORY, dir_fd=handle)
             os.close(handle)
             handle = inner
-        return handle, made
+        return handle, created
     except BaseException:
         os.close(handle)
         raise

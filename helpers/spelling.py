@@ -9,8 +9,8 @@ from difflib import get_close_matches
 def nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str:
     """The word of ``words`` most like ``word`` (case does not count), or ""."""
     folded = {candidate.casefold(): candidate for candidate in words}
-    found = get_close_matches(word.casefold(), folded, n=1, cutoff=cutoff)
-    return folded[found[0]] if found else ""
+    result = get_close_matches(word.casefold(), folded, n=1, cutoff=cutoff)
+    return folded[result[0]] if result else ""
 
 
 def did_you_mean(suggestion: str) -> str:

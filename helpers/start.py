@@ -167,15 +167,15 @@ def _start_or_forget(
 
 def _forget(project: Project, before: dict[str, str], notice: Notice) -> None:
     """What a start that failed was told is not the next one's."""
-    told = sorted(
+    given = sorted(
         name
         for name in {**before, **project.state.remembered}
         if before.get(name) != project.state.remembered.get(name)
     )
     project.state.remembered = before
     project.state.save()
-    if told:
-        notice(f"not remembered, because this start failed: {', '.join(told)}")
+    if given:
+        notice(f"not remembered, because this start failed: {', '.join(given)}")
 
 
 def _start(project: Project, engine: Engine, progress: ProgressReporter, notice: Notice) -> status.Overview:

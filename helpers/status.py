@@ -153,22 +153,22 @@ def rows(project: Project, view: Overview) -> list[tuple[str, str]]:
     """Labels and values of the box. The notebook's link carries its token, except into systemd's journal."""
     engine = running(project)
     token = project.credentials()["JUPYTER_TOKEN"]
-    found: list[tuple[str, str]] = []
+    result: list[tuple[str, str]] = []
     kept_out = bool(os.environ.get("JOURNAL_STREAM"))  # at boot: others may read the journal
     try:
         link = notebook.url(engine, token)
-        found.append(("Notebook", link.partition("?")[0] if kept_out else link))
+        result.append(("Notebook", link.partition("?")[0] if kept_out else link))
     except TrackbedError:
         pass  # the table above says why it is not up
     page = mlflow_url(view) or view.settings.tracking_uri
     if page:
-        found.append(("MLflow", page.partition("?")[0] if kept_out else page))
-    found.append(("Your files", workspace(project)))
+        result.append(("MLflow", page.partition("?")[0] if kept_out else page))
+    result.append(("Your files", workspace(project)))
     bound = view.settings.bind_address
     if view.node and view.ports:
-        found.append(("Keep open", addresses.ssh_line(view.ports, target=view.node, bound=bound)))
+        result.append(("Keep open", addresses.ssh_line(view.ports, target=view.node, bound=bound)))
     elif addresses.is_remote_session() and view.ports and not view.is_public:
-        found.append(("On your computer", addresses.ssh_line(view.ports, view.settings.public_address, bound=bound)))
+        result.append(("On your computer", addresses.ssh_line(view.ports, view.settings.public_address, bound=bound)))
     beside = view.settings.project if project.aside else ""
-    found += [("Next", typed.anywhere("check", beside)), ("To stop", typed.anywhere("down", beside))]
-    return found
+    result += [("Next", typed.anywhere("check", beside)), ("To stop", typed.anywhere("down", beside))]
+    return result

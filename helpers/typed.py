@@ -27,8 +27,8 @@ def program() -> str:
     """The `invoke` that runs now, as an absolute path; the one beside this Python where it was started as a module."""
     beside = Path(sys.executable).with_name("invoke")
     started = shutil.which(sys.argv[0]) if Path(sys.argv[0]).name in ("invoke", "inv") else None
-    found = started or (str(beside) if beside.is_file() else shutil.which("invoke"))
-    return os.path.abspath(found) if found else ""
+    result = started or (str(beside) if beside.is_file() else shutil.which("invoke"))
+    return os.path.abspath(result) if result else ""
 
 
 def as_typed(text: str) -> str:
@@ -46,10 +46,10 @@ def as_typed(text: str) -> str:
     elif shutil.which("invoke") is None:
         start = f"{shlex.quote(os.path.relpath(program(), here))} "
 
-    def typed(found: re.Match[str]) -> str:
-        variables = found[1] or ""
+    def typed(result: re.Match[str]) -> str:
+        variables = result[1] or ""
         runner = start.replace("sudo ", f"sudo {variables}", 1) if start.startswith("sudo ") else variables + start
-        return f"`{folder}{runner}{found[2]}{_named(found[2])}"
+        return f"`{folder}{runner}{result[2]}{_named(result[2])}"
 
     return COMMAND.sub(typed, text)
 

@@ -106,9 +106,9 @@ class Garbage:
 def _collector(engine: Engine, age: str, *options: str) -> Garbage:
     done = engine.exec(MLFLOW, ("trackbed-mlflow", "gc", f"{seconds(age)}s", *options), timeout=24 * 3600)
     try:
-        found = json.loads(done.stdout)
-        rows = tuple(DeletedExperiment(name, *numbers) for name, numbers in sorted(found["rows"].items()))
-        return Garbage(rows, found["experiments"], found["kept"])
+        data = json.loads(done.stdout)
+        rows = tuple(DeletedExperiment(name, *numbers) for name, numbers in sorted(data["rows"].items()))
+        return Garbage(rows, data["experiments"], data["kept"])
     except (ValueError, TypeError, KeyError):
         said = (done.stdout + done.stderr).strip()
         raise TrackbedError(

@@ -22,17 +22,17 @@ def uv_settings(environ: Mapping[str, str]) -> dict[str, str]:
         "find-links": "UV_FIND_LINKS",
         "cert": "SSL_CERT_FILE",
     }
-    told = {}
+    given = {}
     for line in _pip_configuration():
         key, _, value = line.partition("=")
         option = key.rsplit(".", 1)[-1].strip()
         if option in names and ("global." in key or ":env:" in key):
-            told[names[option]] = value.strip().strip("'\"")
-    if not any(environ.get(name) or told.get(name) for name in TRUST) and any(
+            given[names[option]] = value.strip().strip("'\"")
+    if not any(environ.get(name) or given.get(name) for name in TRUST) and any(
         Path(path).is_file() for path in egress.SYSTEM
     ):
-        told["UV_SYSTEM_CERTS"] = "1"
-    return {name: value for name, value in told.items() if not environ.get(name)}
+        given["UV_SYSTEM_CERTS"] = "1"
+    return {name: value for name, value in given.items() if not environ.get(name)}
 
 
 def _pip_configuration() -> list[str]:

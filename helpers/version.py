@@ -18,8 +18,8 @@ def commit(folder: Path = ROOT) -> str:
 
 def _locked(package: str) -> str:
     lock = (ROOT / "docker" / "mlflow" / "requirements.txt").read_text(encoding="utf-8")
-    found = re.search(rf"^{re.escape(package)}==(\S+)", lock, re.MULTILINE)
-    return found[1] if found else ""
+    match = re.search(rf"^{re.escape(package)}==(\S+)", lock, re.MULTILINE)
+    return match[1] if match else ""
 
 
 def versions() -> dict[str, str]:

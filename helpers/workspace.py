@@ -76,7 +76,7 @@ def attempt(engine: Engine) -> Writing:
 
 def require(engine: Engine) -> Iterable[str]:
     """What to tell of the workspace. Raises TrackbedError when nothing can be saved in it."""
-    found = attempt(engine)
-    if found.problem:
-        raise TrackbedError(found.problem, found.fix)
-    return (f"warning: {found.warning}; if it should: {found.fix}",) if found.warning else ()
+    result = attempt(engine)
+    if result.problem:
+        raise TrackbedError(result.problem, result.fix)
+    return (f"warning: {result.warning}; if it should: {result.fix}",) if result.warning else ()

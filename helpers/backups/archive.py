@@ -196,10 +196,10 @@ class Writer:
 
 def read_full(stream: IO[bytes], count: int) -> bytes:
     """So many bytes; fewer only at the end."""
-    found = bytearray()
-    while len(found) < count and (data := stream.read(count - len(found))):
-        found += data
-    return bytes(found)
+    result = bytearray()
+    while len(result) < count and (data := stream.read(count - len(result))):
+        result += data
+    return bytes(result)
 
 
 class _Strict(tarfile.TarInfo):
@@ -210,10 +210,10 @@ class _Strict(tarfile.TarInfo):
         if (extended and self.size > LONGEST_HEADER) or not (extended or self.type == tarfile.REGTYPE):
             raise tarfile.ReadError(f"a member of type {self.type!r} and {self.size} bytes does not belong here")
         try:
-            found: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
+            result: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
         except RecursionError:  # tarfile calls itself for each header that belongs to the next one
             raise tarfile.ReadError("too many headers of one member") from None
-        return plain_member(found)
+        return plain_member(result)
 
 
 def plain_member(found: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -110,14 +110,14 @@ def make(
     begun, about = time.monotonic(), _about(project, engine)
     with replacing(path) as stream:
         writer = archive.Writer(stream, about)
-        found, size = _rows(project, engine, writer, progress, with_secrets)
+        result, size = _rows(project, engine, writer, progress, with_secrets)
         progress.step("objects")
         meter = Meter(progress, "objects")
         _, whole = artifacts.total(engine)
         for key, length, content in artifacts.read_all(engine, progress):
             writer.object(key, length, content)
             meter.report(writer.object_bytes, writer.objects, whole)
-        return writer.finish(_facts(engine, found, size, begun, with_secrets))
+        return writer.finish(_facts(engine, result, size, begun, with_secrets))
 
 
 @dataclass(frozen=True)
@@ -182,29 +182,29 @@ def add(
 
 
 def _affected(store: BlobStore, wrong: set[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     for name, entries in damage.affected(store, repository.names(store), wrong).items():
         try:
             if named := [damage.words(entry.name) for entry in itertools.islice(entries, damage.NAMED)]:
-                found[name] = named
+                result[name] = named
         except TrackbedError as error:
-            found[name] = [error.message]
-    return found
+            result[name] = [error.message]
+    return result
 
 
 def _add(
     project: Project, engine: Engine, writer: repository_writer.Writer, progress: ProgressReporter, with_secrets: bool
 ) -> tuple[str, dict[str, Any]]:
     begun = time.monotonic()
-    found, size = _rows(project, engine, writer, progress, with_secrets)
+    result, size = _rows(project, engine, writer, progress, with_secrets)
     progress.step("objects")
     meter = Meter(progress, "objects")
-    wanted = writer.listed(artifacts.list_all(engine, progress))
+    expected = writer.listed(artifacts.list_all(engine, progress))
     if writer.wanted:
-        for key, length, content in artifacts.read(engine, wanted):
+        for key, length, content in artifacts.read(engine, expected):
             writer.object(key, length, content)
             meter.report(writer.read_bytes, writer.objects, writer.wanted_bytes)
-    return writer.finish(_facts(engine, found, size, begun, with_secrets))
+    return writer.finish(_facts(engine, result, size, begun, with_secrets))
 
 
 def _about(project: Project, engine: Engine) -> dict[str, Any]:
@@ -243,9 +243,9 @@ def _rows(
         writer.small("secrets.json", json.dumps({key: secrets[key] for key in secrets.names}).encode())
     # the database first: every artifact that a row of this moment points to was stored before it
     progress.step("database")
-    with database.dump(engine, project.state.active["database"]) as (found, dump):
+    with database.dump(engine, project.state.active["database"]) as (result, dump):
         size = writer.database(dump)
-    return found, size
+    return result, size
 
 
 def _facts(engine: Engine, found: database.Contents, size: int, begun: float, with_secrets: bool) -> dict[str, Any]:

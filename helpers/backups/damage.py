@@ -40,9 +40,9 @@ def words(name: str) -> str:
     """An entry of a backup as a person knows it: the run and the artifact."""
     path = name.removeprefix("objects/")
     for inner in (path, path.replace("/models/", "/", 1), path.replace("/traces/", "/", 1)):
-        if found := _RUN.fullmatch(inner):
-            kind = {"m": "model", "t": "trace"}.get(found[2][0], "run")
-            return f"experiment {found[1]}, {kind} {found[2]}: {found[3]!r}"
+        if match := _RUN.fullmatch(inner):
+            kind = {"m": "model", "t": "trace"}.get(match[2][0], "run")
+            return f"experiment {match[1]}, {kind} {match[2]}: {match[3]!r}"
     return repr(path) if name != DATABASE else "the database's dump"
 
 
@@ -116,7 +116,7 @@ def examine(
 
     Raises TrackbedError where the place does not answer.
     """
-    found, base = DamageReport(tuple(names)), scratch()
+    result, base = DamageReport(tuple(names)), scratch()
     base.execute("CREATE TABLE blob (path TEXT PRIMARY KEY, size INTEGER) WITHOUT ROWID")
     for name in names:
         snapshot = Snapshot(store, name)
@@ -131,22 +131,22 @@ def examine(
                     "INSERT OR IGNORE INTO blob VALUES (?, ?)",
                     ((piece(p), n) for p, n in zip(entry.pieces, lengths(entry.size), strict=True)),
                 )
-            _check_manifests(snapshot, doubled, found)
+            _check_manifests(snapshot, doubled, result)
         except TrackbedError as error:
-            found.unrestorable[name] = error.message
+            result.unrestorable[name] = error.message
     whole = base.execute("SELECT coalesce(sum(size), 0) FROM blob").fetchone()[0]
     for path, size, wrong in read_back(store, base.execute("SELECT path, size FROM blob ORDER BY path")):
-        found.blobs, found.size = found.blobs + 1, found.size + size
+        result.blobs, result.size = result.blobs + 1, result.size + size
         if wrong:
-            found.damaged[path] = wrong
+            result.damaged[path] = wrong
         if on_progress:
-            on_progress(found.size, found.blobs, whole)
-    if found.pieces:
-        _name_affected(store, found)
+            on_progress(result.size, result.blobs, whole)
+    if result.pieces:
+        _name_affected(store, result)
     if all_of_it:
-        _find_unknown(store, base, found)
+        _find_unknown(store, base, result)
     base.close()
-    return found
+    return result
 
 
 def _check_manifests(snapshot: Snapshot, doubled: bool, found: DamageReport) -> None:

@@ -35,14 +35,14 @@ def _full(text: str, where: str) -> TrackbedError:
 
 def dump_bytes(manifest: dict[str, Any]) -> int:
     """Of the dump as it is compressed; 0 where the manifest does not tell."""
-    found = manifest.get("dump_bytes")
-    return found if isinstance(found, int) and found > 0 else 0
+    result = manifest.get("dump_bytes")
+    return result if isinstance(result, int) and result > 0 else 0
 
 
 def largest(manifest: dict[str, Any]) -> int:
     """Bytes of the largest object; 0 where the manifest does not tell."""
-    found = manifest.get("largest_object")
-    return min(found, manifest["object_bytes"]) if isinstance(found, int) and found > 0 else 0
+    result = manifest.get("largest_object")
+    return min(result, manifest["object_bytes"]) if isinstance(result, int) and result > 0 else 0
 
 
 def _while_stored(engine: Engine, size: int) -> int:

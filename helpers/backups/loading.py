@@ -127,8 +127,8 @@ def contents(engine: Engine, dump: bytes) -> set[str]:
     done = engine.exec(POSTGRES, ("pg_restore", "-l"), dump[:TOC])
     if done.code:
         raise Refused(f"cannot be read: {done.stderr.strip()[-300:]}")
-    found = (re.match(r"\d+; \d+ \d+ (.+) \S*$", line) for line in done.stdout.splitlines())
-    return {match[1] for match in found if match}
+    result = (re.match(r"\d+; \d+ \d+ (.+) \S*$", line) for line in done.stdout.splitlines())
+    return {match[1] for match in result if match}
 
 
 def foreign(engine: Engine, name: str, dump: bytes) -> list[str]:
@@ -136,8 +136,8 @@ def foreign(engine: Engine, name: str, dump: bytes) -> list[str]:
     with engine.pipe(POSTGRES, ("pg_dump", "-Fc", "-U", database_settings.USER, "-d", name)) as pipe:
         own = contents(engine, pipe.out.read())
         pipe.finish()
-    found = contents(engine, dump) - own
-    return sorted(entry for entry in found if not OURS.match(entry) and not EVERY_DATABASE.match(entry))
+    result = contents(engine, dump) - own
+    return sorted(entry for entry in result if not OURS.match(entry) and not EVERY_DATABASE.match(entry))
 
 
 class _Lines:

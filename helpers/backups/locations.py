@@ -47,17 +47,17 @@ def target(settings: Settings, to: str) -> Path | BlobStore:
 def source(settings: Settings, text: str) -> Source:
     """The backup that ``text`` names: a file; a repository (its newest backup); REPOSITORY/NAME."""
     if text.startswith("s3:"):
-        found = _snapshot(text.rstrip("/"), lambda url: _bucket(settings, url), settings.project)
+        result = _snapshot(text.rstrip("/"), lambda url: _bucket(settings, url), settings.project)
     else:
         path = Path(text).expanduser().absolute()
         if path.is_file() and path.suffix != ".json":
             return path
-        found = _snapshot(str(path), lambda path: Folder(Path(path)), settings.project)
-        if found is None and path.is_file():
+        result = _snapshot(str(path), lambda path: Folder(Path(path)), settings.project)
+        if result is None and path.is_file():
             return path
-    if found is None:
+    if result is None:
         raise TrackbedError(f"{text}: there is no backup", "name the file of one, a folder with backups, or s3://...")
-    return found
+    return result
 
 
 def matching(settings: Settings, text: str) -> list[Path] | tuple[BlobStore, list[str]]:
@@ -75,8 +75,8 @@ def matching(settings: Settings, text: str) -> list[Path] | tuple[BlobStore, lis
         raise TrackbedError(
             f"{path}: there is no backup", "`invoke backup` makes one; or name a place: `invoke backup.verify FOLDER`"
         )
-    found = source(settings, text)
-    return [found] if isinstance(found, Path) else (found.store, [found.name])
+    result = source(settings, text)
+    return [result] if isinstance(result, Path) else (result.store, [result.name])
 
 
 def _snapshot(text: str, make: Any, project: str) -> Snapshot | None:
@@ -91,15 +91,15 @@ def _snapshot(text: str, make: Any, project: str) -> Snapshot | None:
 
 def newest(store: BlobStore, project: str) -> Snapshot | None:
     """The newest backup of the project; of the only one that is there where there is none of this. None: no backup."""
-    found = repository.names(store, project) or repository.names(store)
-    if not found:
+    result = repository.names(store, project) or repository.names(store)
+    if not result:
         return None
-    if len({repository.project(name) for name in found}) > 1:
+    if len({repository.project(name) for name in result}) > 1:
         raise TrackbedError(
             f"{store} has backups of several projects, none of {project}",
-            f"name one, as in {Snapshot(store, found[-1])}",
+            f"name one, as in {Snapshot(store, result[-1])}",
         )
-    return Snapshot(store, max(found, key=repository.stamp))
+    return Snapshot(store, max(result, key=repository.stamp))
 
 
 def _bucket(settings: Settings, url: str) -> Bucket:

@@ -38,8 +38,8 @@ def move(
         store = object_store or ("external" if project.settings.object_store == "external" else "auto")
         target = move_note.scratch(project, to, store)
         other = select.make(target, to)
-        if not (there := other.availability()).usable:
-            raise TrackbedError(f"the {to} engine cannot be used: {there.reason}", there.fix)
+        if not (existing := other.availability()).usable:
+            raise TrackbedError(f"the {to} engine cannot be used: {existing.reason}", existing.fix)
         if held := move_note.data_names(other):
             raise TrackbedError(
                 f"the {to} engine still has data of this project: {', '.join(held)}",

@@ -93,8 +93,8 @@ def stamp(name: str) -> str:
 
 def names(store: BlobStore, of: str = "") -> list[str]:
     """The backups in a store, of one project or all."""
-    found = [name.removesuffix(".json") for name in store.names("backups") if name.endswith(".json")]
-    return [name for name in found if is_name(name) and of in ("", project(name))]
+    result = [name.removesuffix(".json") for name in store.names("backups") if name.endswith(".json")]
+    return [name for name in result if is_name(name) and of in ("", project(name))]
 
 
 @dataclass(frozen=True)
@@ -327,16 +327,16 @@ class _Joined:
         self._blobs, self._left, self._rest = blobs, count, memoryview(b"")
 
     def read(self, count: int = -1) -> bytes:
-        found = bytearray()
-        while count < 0 or len(found) < count:
+        result = bytearray()
+        while count < 0 or len(result) < count:
             if not self._rest:
                 if not self._left:
                     break
                 self._rest, self._left = memoryview(next(self._blobs)), self._left - 1
-            part = self._rest if count < 0 else self._rest[: count - len(found)]
+            part = self._rest if count < 0 else self._rest[: count - len(result)]
             self._rest = self._rest[len(part) :]
-            found += part
-        return bytes(found)
+            result += part
+        return bytes(result)
 
     def skip(self) -> None:
         while self._left:

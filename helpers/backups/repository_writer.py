@@ -56,8 +56,8 @@ class _Index:
         self._base.execute("DELETE FROM old")
 
     def old(self, name: str) -> Entry | None:
-        found = self._base.execute("SELECT line FROM old WHERE name = ?", (json.dumps(name),)).fetchone()
-        return Entry(*json.loads(found[0])) if found else None
+        row = self._base.execute("SELECT line FROM old WHERE name = ?", (json.dumps(name),)).fetchone()
+        return Entry(*json.loads(row[0])) if row else None
 
     def add_pending(self, name: str, mark: str) -> None:
         self._base.execute("INSERT OR REPLACE INTO wanted VALUES (?, ?)", (json.dumps(name), mark))
@@ -67,8 +67,8 @@ class _Index:
             yield json.loads(name)
 
     def mark(self, name: str) -> str:
-        found = self._base.execute("SELECT mark FROM wanted WHERE name = ?", (json.dumps(name),)).fetchone()
-        return str(found[0]) if found else ""
+        row = self._base.execute("SELECT mark FROM wanted WHERE name = ?", (json.dumps(name),)).fetchone()
+        return str(row[0]) if row else ""
 
     def is_fresh(self, piece: str) -> bool:
         """Whether nobody has asked for this piece yet."""

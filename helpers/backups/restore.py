@@ -92,10 +92,10 @@ def _write_left(project: Project, names: tuple[str, ...]) -> Path | None:
 def _secrets(rest: Restorable) -> dict[str, str]:
     """The secrets in a backup: what its rows are encrypted with is needed once, to encrypt them again."""
     try:
-        found = json.loads(salvage.small(rest, "secrets.json") or b"{}")
+        data = json.loads(salvage.small(rest, "secrets.json") or b"{}")
     except (ValueError, RecursionError):
         raise TrackbedError("the secrets in the backup are no secrets", "use another backup") from None
-    return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}
+    return {str(name): str(value) for name, value in data.items()} if isinstance(data, dict) else {}
 
 
 def _replace(

@@ -82,13 +82,13 @@ class _FromRepository(Restorable):
 
 def of_repository(snapshot: Snapshot, on_progress: ProgressCallback | None) -> Restorable:
     """Raises TrackbedError where manifest, list or dump of the backup are damaged."""
-    found = damage.examine(snapshot.store, [snapshot.name], on_progress, all_of_it=False)
-    if snapshot.name in found.unrestorable:
+    result = damage.examine(snapshot.store, [snapshot.name], on_progress, all_of_it=False)
+    if snapshot.name in result.unrestorable:
         raise TrackbedError(
-            f"{snapshot}: {found.unrestorable[snapshot.name]}",
+            f"{snapshot}: {result.unrestorable[snapshot.name]}",
             f"nothing was changed; `invoke backup.verify {snapshot.store}` tells which are whole",
         )
-    manifest, wrong, left = snapshot.manifest(), found.pieces, list[str]()
+    manifest, wrong, left = snapshot.manifest(), result.pieces, list[str]()
     sums, size = SetSum(), 0
     for entry in snapshot.entries(manifest):
         if not wrong.isdisjoint(entry.pieces):
@@ -106,8 +106,8 @@ class _Lenient(tarfile.TarInfo):
         extended = self.type == tarfile.XHDTYPE
         if (extended and self.size > LONGEST_HEADER) or not (extended or self.type == tarfile.REGTYPE):
             raise tarfile.InvalidHeaderError("not ours")  # type: ignore[attr-defined]
-        found: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
-        return plain_member(found)
+        result: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
+        return plain_member(result)
 
 
 class _Section:

@@ -36,8 +36,8 @@ class ScrubResult:
 
 def _state(store: BlobStore) -> tuple[str, list[str]]:
     try:
-        found = json.loads(store.read(FILE, 2**20))
-        after, wrong = found["after"], found["wrong"]
+        data = json.loads(store.read(FILE, 2**20))
+        after, wrong = data["after"], data["wrong"]
         if isinstance(after, str) and isinstance(wrong, list) and all(_SHA.fullmatch(digest) for digest in wrong):
             return after, wrong
     except (Missing, Unreadable, ValueError, KeyError, TypeError, RecursionError):
@@ -67,7 +67,7 @@ def _share(after: str, digest: str) -> float:
 def read_share(store: BlobStore) -> ScrubResult:
     """Read the next share, and what was wrong the last time."""
     after, known = _state(store)
-    found, begun = ScrubResult(position=after), time.monotonic()
+    result, begun = ScrubResult(position=after), time.monotonic()
 
     def chosen() -> Iterator[tuple[str, int]]:
         read = 0
@@ -82,12 +82,12 @@ def read_share(store: BlobStore) -> ScrubResult:
     sizes = {digest: size for digest in known for path, size in _sized(store, digest)}
     for path, _, wrong in read_back(store, ((piece(digest), sizes.get(digest, 0)) for digest in known)):
         if wrong:
-            found.wrong[path.rpartition("/")[2]] = wrong
+            result.wrong[path.rpartition("/")[2]] = wrong
     for path, size, wrong in read_back(store, chosen()):
-        found.count, found.size, found.position = found.count + 1, found.size + size, path.rpartition("/")[2]
+        result.count, result.size, result.position = result.count + 1, result.size + size, path.rpartition("/")[2]
         if wrong:
-            found.wrong[found.position] = wrong
-    return found
+            result.wrong[result.position] = wrong
+    return result
 
 
 def _sized(store: BlobStore, digest: str) -> Iterator[tuple[str, int]]:

@@ -30,9 +30,9 @@ T = TypeVar("T")
 
 def scratch() -> sqlite3.Connection:
     """A database in a file that nobody else sees and that goes with it: for what may be too much for the memory."""
-    made = sqlite3.connect("", check_same_thread=False)  # one after the other
-    made.execute("PRAGMA journal_mode = OFF")
-    return made
+    created = sqlite3.connect("", check_same_thread=False)  # one after the other
+    created.execute("PRAGMA journal_mode = OFF")
+    return created
 
 
 class Missing(Exception):
@@ -149,10 +149,10 @@ class Folder:
 
     def holds(self, path: str, size: int) -> bool:
         try:
-            found = (self.path / path).lstat()
+            info = (self.path / path).lstat()
         except OSError:
             return False
-        return stat.S_ISREG(found.st_mode) and found.st_size == size
+        return stat.S_ISREG(info.st_mode) and info.st_size == size
 
     def names(self, below: str) -> list[str]:
         try:
@@ -164,7 +164,7 @@ class Folder:
 
     def listed(self, below: str, after: str = "") -> Iterator[tuple[str, int]]:
         try:
-            for entry in sorted(os.scandir(self.path / below), key=lambda found: found.name):
+            for entry in sorted(os.scandir(self.path / below), key=lambda result: result.name):
                 path = f"{below.rstrip('/')}/{entry.name}".lstrip("/")
                 if entry.is_dir(follow_symlinks=False):
                     if f"{path}0" > after:  # "0" comes behind "/"
@@ -248,10 +248,10 @@ class Bucket:
     """Blobs as objects of an S3 bucket, below a prefix."""
 
     def __init__(self, url: str, access: Access) -> None:
-        found = URL.fullmatch(url)
-        if found is None or ".." in (found["prefix"] or "").split("/"):
+        match = URL.fullmatch(url)
+        if match is None or ".." in (match["prefix"] or "").split("/"):
             raise TrackbedError(f"{url}: is not the address of a bucket", "as in s3://BUCKET or s3://BUCKET/PREFIX")
-        self.bucket, prefix = found["bucket"], (found["prefix"] or "").strip("/")
+        self.bucket, prefix = match["bucket"], (match["prefix"] or "").strip("/")
         self.root = f"{prefix}/" if prefix else ""
         self._access = access
         self._made: Any = None
@@ -354,8 +354,8 @@ class Bucket:
 
     def holds(self, path: str, size: int) -> bool:
         assert self._known is not None
-        found = self._known.execute("SELECT size FROM blob WHERE path = ?", (path,)).fetchone()
-        return bool(found == (size,))
+        row = self._known.execute("SELECT size FROM blob WHERE path = ?", (path,)).fetchone()
+        return bool(row == (size,))
 
     def names(self, below: str) -> list[str]:
         return sorted(path.removeprefix(f"{below}/") for path, _ in self.listed(f"{below}/"))

@@ -78,8 +78,8 @@ def _renamed(names: dict[str, str]) -> list[str]:
 def settings_of(rest: Restorable) -> dict[str, str]:
     """The settings in a backup that mean the same on another machine; none that this version would not take."""
     try:
-        found = json.loads(salvage.small(rest, "settings.json") or b"{}")
-        chosen = {key: str(value) for key, value in found.items() if key in PORTABLE}
+        data = json.loads(salvage.small(rest, "settings.json") or b"{}")
+        chosen = {key: str(value) for key, value in data.items() if key in PORTABLE}
     except (ValueError, AttributeError, RecursionError):
         return {}
     taken = {}
@@ -188,8 +188,8 @@ def _copy_objects(
     notice: Callable[[str], None],
 ) -> None:
     """The artifacts below a prefix of their own, read back. Raises TrackbedError where they are others."""
-    found = _objects(members, Meter(progress, "objects"), rest.object_bytes, disk)
-    renamed = artifacts.write(engine, prefix, found)
+    result = _objects(members, Meter(progress, "objects"), rest.object_bytes, disk)
+    renamed = artifacts.write(engine, prefix, result)
     for line in _renamed(renamed):
         notice(line)
     progress.step("reading the objects back")

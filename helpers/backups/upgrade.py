@@ -40,11 +40,11 @@ class Upgraded:
 def _schema(engine: Engine) -> dict[str, str | None]:
     done = engine.one_shot(MLFLOW, (unpack.PROGRAM, "schema"))
     try:
-        found = json.loads(done.stdout)
+        data = json.loads(done.stdout)
     except ValueError:
         lines = tuple(done.stderr.strip().splitlines()[-3:])
         raise TrackbedError("MLflow does not report its schema", "`invoke logs postgres` may show why", lines) from None
-    return {key: found[key] for key in ("database", "code", "state")}
+    return {key: data[key] for key in ("database", "code", "state")}
 
 
 def changes(engine: Engine, schema: dict[str, str | None]) -> tuple[Change, ...]:
@@ -110,10 +110,10 @@ def _migrate(
     before = database.contents(engine, old["database"]).tables
     unpack.migrate(project, new, progress)
     progress.step("probing the copy")
-    found = _schema(unpack.beside(project, new))
-    if found["state"] != "current":
+    result = _schema(unpack.beside(project, new))
+    if result["state"] != "current":
         raise TrackbedError(
-            f"the migrated copy has the schema {found['database']}, not {found['code']}",
+            f"the migrated copy has the schema {result['database']}, not {result['code']}",
             "the active data were not touched; please report it",
         )
     after = database.contents(engine, new["database"]).tables
@@ -128,12 +128,12 @@ def _migrate(
 def flags_of_up(settings: Settings) -> str:
     """What follows `invoke up` for an earlier version, which does not read what this one left in the clone."""
     places = (("PROJECT", settings.project), ("STATE_DIR", str(settings.state_dir)))
-    told = [
+    notes = [
         f"{BY_NAME[name].option}={shlex.quote(value)}"
         for name, value in places
         if settings.origin(name) == LAST_UP or settings.origin(name).startswith("--")
     ]
-    return "".join(f" {flag}" for flag in told)
+    return "".join(f" {flag}" for flag in notes)
 
 
 def _previous_file(project: Project) -> Path:

@@ -41,17 +41,17 @@ def verify(project: Project, text: str, repair: bool, progress: ProgressReporter
     store, names = chosen
     if repair:
         locations.target(project.settings, f"{store}/")  # refuses where root must not write
-    found = damage.examine(store, names, meter.report, set(names) == set(repository.names(store)))
-    if found.ok or not repair:
-        return Verified(tuple(damage.report(store, found)), found.ok, _summary(found), f"{store}", True)
-    lines = [f"repaired from its copy: {path}" for path in damage.repair(store, found)]
-    if found.pieces:
+    result = damage.examine(store, names, meter.report, set(names) == set(repository.names(store)))
+    if result.ok or not repair:
+        return Verified(tuple(damage.report(store, result)), result.ok, _summary(result), f"{store}", True)
+    lines = [f"repaired from its copy: {path}" for path in damage.repair(store, result)]
+    if result.pieces:
         with lifecycle.changing(project, notice):
-            added = create.add(project, status.running(project), store, progress, lost=found.pieces)
+            added = create.add(project, status.running(project), store, progress, lost=result.pieces)
         lines += [f"made for it: {Snapshot(store, added.name)}", *create.health(store, added).lines]
         names = [*names, added.name]
-    found = damage.examine(store, names, meter.report)
-    return Verified((*lines, *damage.report(store, found)), found.ok, _summary(found), f"{store}", False)
+    result = damage.examine(store, names, meter.report)
+    return Verified((*lines, *damage.report(store, result)), result.ok, _summary(result), f"{store}", False)
 
 
 def _summary(found: damage.DamageReport) -> str:

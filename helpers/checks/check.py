@@ -166,7 +166,7 @@ def _last_line(result: ExecResult) -> str:
 
 def _json_lines(text: str) -> list[dict[str, Any]]:
     """The JSON objects among the lines; whatever a start-up file of the notebook prints is passed over."""
-    found = []
+    result = []
     for line in text.splitlines():
         if line.startswith("{"):
             try:
@@ -174,8 +174,8 @@ def _json_lines(text: str) -> list[dict[str, Any]]:
             except ValueError:
                 continue
             if isinstance(value, dict):
-                found.append(value)
-    return found
+                result.append(value)
+    return result
 
 
 def _in_notebook(engine: Engine, name: str) -> tuple[list[CheckResult], Mapping[str, Any]]:
@@ -227,13 +227,13 @@ def _rows(engine: Engine, run: Mapping[str, Any]) -> list[CheckResult]:
         ),
     )
     seconds = time.monotonic() - began
-    found = _json_lines(done.stdout)
-    if done.code != 0 or not found:
+    result = _json_lines(done.stdout)
+    if done.code != 0 or not result:
         return [
             CheckResult(ROWS[0], False, _last_line(done), seconds),
             *(CheckResult(row, False, SKIPPED) for row in ROWS[1:]),
         ]
-    row = found[0]
+    row = result[0]
     where = f"database {name}"
     state, params = row.get("run"), row.get("params") or {}
     metrics, tags = row.get("metrics") or {}, row.get("tags") or {}
@@ -279,22 +279,22 @@ def _workspace(engine: Engine) -> CheckResult:
     """Whether notebooks can be saved. Folders in it that are closed may be meant to be: told, no failure."""
     began = time.monotonic()
     try:
-        found = workspace.attempt(engine)
+        result = workspace.attempt(engine)
     except TrackbedError as error:
         return CheckResult(SAVED, False, error.message, time.monotonic() - began)
-    detail = f"{found.problem}. {found.fix}" if found.problem else found.warning or str(engine.deployment.workspace)
-    return CheckResult(SAVED, not found.problem, detail, time.monotonic() - began)
+    detail = f"{result.problem}. {result.fix}" if result.problem else result.warning or str(engine.deployment.workspace)
+    return CheckResult(SAVED, not result.problem, detail, time.monotonic() - began)
 
 
 def _pages(engine: Engine) -> CheckResult:
     """Also when logging failed: a damaged page may be the reason."""
     began = time.monotonic()
     try:
-        found = pages.look(engine, database(engine))
+        result = pages.look(engine, database(engine))
     except TrackbedError as error:
         return CheckResult(PAGES, None, error.message, time.monotonic() - began)
-    detail = str(found) if found.ok else f"{found}. {found.fix}"
-    return CheckResult(PAGES, found.ok, detail, time.monotonic() - began)
+    detail = str(result) if result.ok else f"{result}. {result.fix}"
+    return CheckResult(PAGES, result.ok, detail, time.monotonic() - began)
 
 
 def _tidy(engine: Engine, name: str) -> CheckResult:

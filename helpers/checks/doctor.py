@@ -40,7 +40,7 @@ def check_ports(
     """Every port the services publish: free, ours, or taken by whom. ``owners`` knows containers by port."""
     there = host or LOCAL
     ours = {p.published for s in statuses for p in s.ports}  # at any address: PUBLIC moves them
-    found = []
+    result = []
     for service, port in planned:
         if not port.published or port.published in ours or there.is_free(port.address, port.published):
             continue
@@ -48,7 +48,7 @@ def check_ports(
         who = (owners or {}).get(port.published) or there.holder(port.published)
         taken = {p.published for _, p in planned}
         free = addresses.next_free(port.address, port.published + 1, taken, there.is_free)
-        found.append(
+        result.append(
             Finding(
                 Level.ERROR,
                 "ports",
@@ -56,13 +56,13 @@ def check_ports(
                 f"stop it, or choose another: {BY_NAME[setting].given(str(free))}",
             )
         )
-    return found
+    return result
 
 
 def _all_ports(engine: Engine, statuses: Iterable[ServiceStatus]) -> list[Finding]:
     planned = [(spec.name, port) for spec in engine.plan().services for port in spec.ports]
-    found = check_ports(engine.settings, planned, statuses, engine.port_owners(), engine.host)
-    return [*found, *check_privileged(planned, engine.lowest_port())]
+    result = check_ports(engine.settings, planned, statuses, engine.port_owners(), engine.host)
+    return [*result, *check_privileged(planned, engine.lowest_port())]
 
 
 def check_privileged(planned: Iterable[tuple[str, Port]], lowest: int) -> list[Finding]:
@@ -113,11 +113,11 @@ def preflight(engine: Engine, settings: Settings) -> None:
 
 
 def _check_platform() -> list[Finding]:
-    found = []
+    result = []
     if sys.platform.startswith("win"):
-        found.append(Finding(Level.ERROR, "platform", "Windows", "use WSL2"))
+        result.append(Finding(Level.ERROR, "platform", "Windows", "use WSL2"))
     elif platform.machine() not in ("x86_64", "AMD64"):
-        found.append(
+        result.append(
             Finding(
                 Level.WARNING,
                 "platform",
@@ -126,12 +126,12 @@ def _check_platform() -> list[Finding]:
             )
         )
     else:
-        found.append(
+        result.append(
             Finding(
                 Level.OK, "platform", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
             )
         )
-    return found
+    return result
 
 
 def _check_memory(engine: Engine) -> Finding:
@@ -180,11 +180,11 @@ def _check_pages(project: Project, engine: Engine) -> list[Finding]:
 
 def _check_artifacts(engine: Engine) -> list[Finding]:
     """What the store promises, and what a look after an unclean stop found."""
-    found = []
+    result = []
     if (looked := durability.look_back(engine)) and looked.ok:
-        found.append(Finding(Level.OK, "artifacts", str(looked)))
+        result.append(Finding(Level.OK, "artifacts", str(looked)))
     elif looked:
-        found.append(
+        result.append(
             Finding(
                 Level.WARNING,
                 "artifacts",
@@ -193,8 +193,8 @@ def _check_artifacts(engine: Engine) -> list[Finding]:
             )
         )
     if text := durability.promise(engine):
-        found.append(Finding(Level.OK, "artifacts", text))
-    return found
+        result.append(Finding(Level.OK, "artifacts", text))
+    return result
 
 
 def _check_permissions(project: Project, engine: Engine | None = None) -> Finding:
@@ -219,11 +219,11 @@ def _check_permissions(project: Project, engine: Engine | None = None) -> Findin
     try:
         mounted = project.state.applied.get("workspace", str(workspace)) == str(workspace)
         if engine and mounted and any(s.name == JUPYTER and s.up for s in engine.services()):
-            found = workspace_files.attempt(engine)
-            if found.problem:
-                return Finding(Level.ERROR, "permissions", found.problem, found.fix)
-            if found.warning:
-                return Finding(Level.WARNING, "permissions", found.warning, f"if it should: {found.fix}")
+            result = workspace_files.attempt(engine)
+            if result.problem:
+                return Finding(Level.ERROR, "permissions", result.problem, result.fix)
+            if result.warning:
+                return Finding(Level.WARNING, "permissions", result.warning, f"if it should: {result.fix}")
         elif engine and (problem := engine.workspace_problem())[0]:
             return Finding(Level.ERROR, "permissions", *problem)
     except TrackbedError as error:
@@ -270,47 +270,47 @@ def _check_settings(engine: Engine) -> list[Finding]:
 def examine(project: Project) -> list[Finding]:
     """Everything, for `invoke doctor`; nothing is changed. Never raises for what it finds."""
     settings = project.settings
-    found = _check_platform()
-    found += select.presence(project)
+    result = _check_platform()
+    result += select.presence(project)
     try:
         choice = select.choose(project)
     except TrackbedError as error:
-        if not any(f.level is Level.ERROR for f in found):
-            found.append(Finding(Level.ERROR, "engine", error.message, error.hint))
-        return [*found, _check_permissions(project)]
-    return [*found, *_check_engine(project, choice.engine), *_check_address(settings, choice.engine)]
+        if not any(f.level is Level.ERROR for f in result):
+            result.append(Finding(Level.ERROR, "engine", error.message, error.hint))
+        return [*result, _check_permissions(project)]
+    return [*result, *_check_engine(project, choice.engine), *_check_address(settings, choice.engine)]
 
 
 def _check_engine(project: Project, engine: Engine) -> list[Finding]:
     """What can be looked at once the engine is known."""
     held = " (holds this project's data)" if project.state.engine else ""
-    found = [Finding(Level.OK, "engine", f"{engine.name}{held}")]
-    found += engine.checks.client()
-    found.append(check_disk(engine, fresh=not engine.data()))
-    found.append(_check_memory(engine))
+    result = [Finding(Level.OK, "engine", f"{engine.name}{held}")]
+    result += engine.checks.client()
+    result.append(check_disk(engine, fresh=not engine.data()))
+    result.append(_check_memory(engine))
     try:
         planned = [(spec.name, port) for spec in engine.plan().services for port in spec.ports]
         wrong = _all_ports(engine, engine.services())
-        found += wrong or [Finding(Level.OK, "ports", ", ".join(str(p.published) for _, p in planned))]
+        result += wrong or [Finding(Level.OK, "ports", ", ".join(str(p.published) for _, p in planned))]
     except TrackbedError as error:
-        found.append(Finding(Level.ERROR, "ports", error.message, error.hint))
-    found.append(_check_access(project, engine))
+        result.append(Finding(Level.ERROR, "ports", error.message, error.hint))
+    result.append(_check_access(project, engine))
     if words := mlflow_jobs.summary(engine.deployment):
-        found.append(Finding(Level.OK, "jobs", words))
+        result.append(Finding(Level.OK, "jobs", words))
     if any(status.name == MLFLOW and status.up for status in engine.services()):
-        found.append(fast_path.check(fast_path.read(engine)))
-    found += engine.checks.workspace(bool(access.other_accounts(access.own_accounts(project), engine.settings.folder)))
-    found.append(_check_gpu(engine))
-    found += _check_pages(project, engine)
-    found.append(engine.checks.uplink())
-    found.append(engine.checks.way_out())
+        result.append(fast_path.check(fast_path.read(engine)))
+    result += engine.checks.workspace(bool(access.other_accounts(access.own_accounts(project), engine.settings.folder)))
+    result.append(_check_gpu(engine))
+    result += _check_pages(project, engine)
+    result.append(engine.checks.uplink())
+    result.append(engine.checks.way_out())
     leftovers = [*select.left_behind(project, engine), *engine.checks.leftovers()]
-    found += leftovers or [Finding(Level.OK, "leftovers", "none")]
-    found += _check_artifacts(engine)
-    found.append(_check_permissions(project, engine))
-    found += _check_settings(engine)
-    found += engine.checks.network()
-    return [*found, *engine.checks.limits()]
+    result += leftovers or [Finding(Level.OK, "leftovers", "none")]
+    result += _check_artifacts(engine)
+    result.append(_check_permissions(project, engine))
+    result += _check_settings(engine)
+    result += engine.checks.network()
+    return [*result, *engine.checks.limits()]
 
 
 def _check_address(settings: Settings, engine: Engine) -> list[Finding]:

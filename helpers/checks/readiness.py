@@ -72,18 +72,18 @@ Probe = Callable[[Engine], str]
 
 def probes(services: Iterable[str], changed: bool) -> dict[str, tuple[Probe, ...]]:
     """What to ask, by service. When something was started, an artifact makes the whole way once."""
-    wanted: dict[str, tuple[Probe, ...]] = {}
+    expected: dict[str, tuple[Probe, ...]] = {}
     names = set(services)
     if MLFLOW in names:
-        wanted[MLFLOW] = (database_answers, store_answers) + ((artifact_round_trip,) if changed else ())
+        expected[MLFLOW] = (database_answers, store_answers) + ((artifact_round_trip,) if changed else ())
     if GATEWAY in names:
-        wanted[GATEWAY] = (gateway.answers,)
+        expected[GATEWAY] = (gateway.answers,)
     if JUPYTER in names:
-        wanted[JUPYTER] = (
+        expected[JUPYTER] = (
             notebook_answers,
             *([remote_server.ServerAnswers()] if remote_server.NAME in names else []),
         )
-    return wanted
+    return expected
 
 
 def _newly_ready(engine: Engine, wanted: Mapping[str, tuple[Probe, ...]], missing: dict[str, str]) -> Iterator[str]:
@@ -121,16 +121,16 @@ def wait(
     import tenacity  # late: it costs 0.1 s
 
     names = set(services)
-    wanted = probes(names, changed)
-    missing: dict[str, str] = dict.fromkeys(wanted, "no answer yet")
+    expected = probes(names, changed)
+    missing: dict[str, str] = dict.fromkeys(expected, "no answer yet")
     seen: dict[str, int] = {}
     deadline = time.monotonic() + timeout
 
     def look() -> None:
-        for service in _newly_ready(engine, wanted, missing):
+        for service in _newly_ready(engine, expected, missing):
             progress.service(service, "ready")
         down = {} if missing else _not_up(engine, names, progress)
-        missing.update((name, state) for name, state in down.items() if name in wanted)  # they are asked again
+        missing.update((name, state) for name, state in down.items() if name in expected)  # they are asked again
         if missing or down:
             stop_at_failed(engine, names, seen)
             raise _NotYet(missing | down)

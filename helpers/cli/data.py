@@ -39,13 +39,13 @@ def backup(given: Flags, to: str, with_secrets: bool) -> int:
 def verify(given: Flags, place: str, repair: bool) -> int:
     project = options.load(given)
     with console.Progress() as progress:
-        found = verify_backups(project, place, repair, progress, progress.notice)
-    for line in found.lines:
+        result = verify_backups(project, place, repair, progress, progress.notice)
+    for line in result.lines:
         console.value(line)
-    console.notice(found.summary)
-    if not found.ok and found.repairable:
-        console.notice(f"`invoke backup.verify {found.location} --repair` stores what the running project still has")
-    return 0 if found.ok else FAILED
+    console.notice(result.summary)
+    if not result.ok and result.repairable:
+        console.notice(f"`invoke backup.verify {result.location} --repair` stores what the running project still has")
+    return 0 if result.ok else FAILED
 
 
 def restore(given: Flags, source: str, into: str, no_backup: bool, skip_damaged: bool, yes: bool) -> None:
@@ -110,9 +110,9 @@ def go_back(given: Flags) -> None:
 
 def usage(given: Flags, format: str, json: bool) -> None:
     format = options.output_format(format, json, "table", "json")
-    found = disk_usage.usage(options.load(given))
+    result = disk_usage.usage(options.load(given))
     if format == "json":
-        console.as_json(asdict(found))
+        console.as_json(asdict(result))
         return
     console.table(
         ("experiment", "id", "runs", "objects", "MiB", "MiB per day", "MiB deleted"),
@@ -126,12 +126,12 @@ def usage(given: Flags, format: str, json: bool) -> None:
                 f"{use.growth / MIB:.1f}",
                 f"{use.deleted / MIB:.1f}",
             )
-            for use in found.experiments
+            for use in result.experiments
         ],
     )
-    if any(use.deleted for use in found.experiments):
+    if any(use.deleted for use in result.experiments):
         console.notice("`invoke gc` shows what was deleted more than 30 days ago, `invoke gc --yes` removes it")
-    console.notice(f"database {found.database / MIB:.0f} MiB; {found.free / 2**30:.1f} GiB free on the disk")
+    console.notice(f"database {result.database / MIB:.0f} MiB; {result.free / 2**30:.1f} GiB free on the disk")
 
 
 def gc(given: Flags, older_than: str, yes: bool) -> None:
@@ -145,19 +145,19 @@ def gc(given: Flags, older_than: str, yes: bool) -> None:
 
 
 def _show_deleted(project: Project, older_than: str, yes: bool) -> None:
-    found = disk_usage.deleted(status.running(project), older_than)
+    result = disk_usage.deleted(status.running(project), older_than)
     console.table(
         ("experiment id", "runs", "models", "objects", "MiB"),
         [
             (gone.identity, str(gone.runs), str(gone.models), str(gone.objects), f"{gone.size / MIB:.1f}")
-            for gone in found.rows
+            for gone in result.rows
         ],
     )
-    if found.protected:
+    if result.protected:
         console.notice(
-            f"{found.protected} deleted runs and models stay: a registered model version or another run needs them"
+            f"{result.protected} deleted runs and models stay: a registered model version or another run needs them"
         )
-    if not found.rows:
+    if not result.rows:
         console.notice(f"nothing was deleted longer ago than {older_than}")
     elif not yes:
-        console.notice(f"nothing was removed; `invoke gc --older-than={older_than} --yes` removes {found.words}")
+        console.notice(f"nothing was removed; `invoke gc --older-than={older_than} --yes` removes {result.words}")

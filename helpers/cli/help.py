@@ -150,8 +150,8 @@ def value_name(flag: Flag) -> str:
     """The name of a flag's value: PORT, or its words as in auto|docker|embedded."""
     if flag.option in BY_OPTION:
         return BY_OPTION[flag.option].kind.word
-    if found := re.search(r": (\w+(?:, \w+)*) or (\w+)(?: \(default|$)", flag.help):
-        return "|".join([*found[1].split(", "), found[2]])
+    if match := re.search(r": (\w+(?:, \w+)*) or (\w+)(?: \(default|$)", flag.help):
+        return "|".join([*match[1].split(", "), match[2]])
     return VALUE_NAMES.get(flag.name) or (flag.name.upper() if flag.word else "WORD")
 
 

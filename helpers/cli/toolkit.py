@@ -36,14 +36,14 @@ def build(given: Flags, image: str, push: bool, registry: str) -> None:
 
 
 def version(format: str, json: bool) -> None:
-    found = versions()
+    result = versions()
     if options.output_format(format, json, "table", "json") == "json":
-        console.as_json(found)
+        console.as_json(result)
         return
-    commit = f" ({found['commit']})" if found["commit"] else ""
+    commit = f" ({result['commit']})" if result["commit"] else ""
     console.value(
-        f"Trackbed {found['trackbed']}{commit}: MLflow {found['mlflow']}, "
-        f"PostgreSQL {found['postgres']}, VersityGW {found['versitygw']}"
+        f"Trackbed {result['trackbed']}{commit}: MLflow {result['mlflow']}, "
+        f"PostgreSQL {result['postgres']}, VersityGW {result['versitygw']}"
     )
 
 

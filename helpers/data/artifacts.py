@@ -36,13 +36,13 @@ def total(engine: Engine) -> tuple[int, int]:
     """Count and bytes of all objects, without reading them."""
     done = engine.one_shot(MLFLOW, (PROGRAM, "sizes"), timeout=600)
     try:
-        found = [(int(count), int(size)) for count, size, _ in json.loads(done.stdout).values()]
+        result = [(int(count), int(size)) for count, size, _ in json.loads(done.stdout).values()]
     except (ValueError, TypeError, AttributeError):
         lines = tuple(done.stderr.strip().splitlines()[-3:])
         raise TrackbedError(
             "the object store does not list its objects", "`invoke up`, then run the same command again", lines
         ) from None
-    return sum(count for count, _ in found), sum(size for _, size in found)
+    return sum(count for count, _ in result), sum(size for _, size in result)
 
 
 def read_all(engine: Engine, progress: ProgressReporter) -> Iterator[tuple[str, int, IO[bytes]]]:
@@ -136,15 +136,15 @@ def sums(engine: Engine, prefix: str = "", renamed: Mapping[str, str] | None = N
 
     ``renamed``: the names that some had before, by those that they have.
     """
-    found, total = SetSum(), 0
+    result, total = SetSum(), 0
     with engine.pipe(MLFLOW, (PROGRAM, "sums", *((prefix,) if prefix else ())), fresh=True) as pipe:
         for line in pipe.out:
             digest, size, name = line.decode().split(" ", 2)
             name = json.loads(name)
-            found.add(digest, int(size), (renamed or {}).get(name, name))
+            result.add(digest, int(size), (renamed or {}).get(name, name))
             total += int(size)
         pipe.finish()
-    return found, total
+    return result, total
 
 
 def drop(engine: Engine, prefix: str) -> None:

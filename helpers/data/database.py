@@ -99,7 +99,7 @@ def dump(engine: Engine, database: str) -> Iterator[tuple[Contents, IO[bytes]]]:
     """The contents at one moment, and pg_dump's stream of the same moment."""
     with session(engine, database) as opened:
         snapshot = opened.ask("SELECT pg_export_snapshot()")[0]
-        found = opened.contents()
+        result = opened.contents()
         command = (
             "pg_dump",
             "-Fc",
@@ -112,7 +112,7 @@ def dump(engine: Engine, database: str) -> Iterator[tuple[Contents, IO[bytes]]]:
             database,
         )
         with engine.pipe(POSTGRES, command) as pipe:
-            yield found, pipe.out
+            yield result, pipe.out
             pipe.finish(LONG)
 
 
@@ -167,10 +167,10 @@ def drop(engine: Engine, name: str) -> None:
 
 def check(engine: Engine, name: str, wanted: dict[str, list[str]], columns: Mapping[str, Sequence[str]]) -> None:
     """Every table has the rows it should have, by count and checksum; ``columns``: their order in the dump."""
-    found = contents(engine, name, columns).tables
-    for table in sorted(found):
-        if found[table] != wanted.get(table):
+    result = contents(engine, name, columns).tables
+    for table in sorted(result):
+        if result[table] != wanted.get(table):
             raise TrackbedError(
-                f"table {table} has (rows, checksum) {found[table]}, not {wanted.get(table)}",
+                f"table {table} has (rows, checksum) {result[table]}, not {wanted.get(table)}",
                 "nothing was changed; please report it",
             )

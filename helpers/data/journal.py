@@ -43,10 +43,10 @@ def open_change(state: State, engine: str, new: dict[str, str], kept: dict[str, 
 def read(state: State) -> dict[str, dict[str, str]] | None:
     """What the note says, by "old", "new" and perhaps "kept"; None without one."""
     try:
-        found = json.loads(_path(state).read_bytes())
-        note = {which: {key: str(found[which][key]) for key in ("database", "prefix")} for which in ("old", "new")}
-        if "kept" in found:
-            note["kept"] = {key: str(value) for key, value in found["kept"].items()}
+        data = json.loads(_path(state).read_bytes())
+        note = {which: {key: str(data[which][key]) for key in ("database", "prefix")} for which in ("old", "new")}
+        if "kept" in data:
+            note["kept"] = {key: str(value) for key, value in data["kept"].items()}
         return note
     except FileNotFoundError:
         return None
@@ -60,14 +60,14 @@ def close(state: State) -> None:
 
 def recover(state: State, engine: Engine, progress: ProgressReporter) -> None:
     """Remove what an ended or interrupted change left: the copy that is not active. The active one has to be up."""
-    found = read(state)
-    if found is None:
+    result = read(state)
+    if result is None:
         return
     stays = {state.active["database"]}
-    if "kept" in found and state.active["database"] == found["new"]["database"]:
-        write_private(state.folder / KEPT, json.dumps(found["kept"]).encode())
-        stays.add(found["kept"]["database"])
-    for copy in {note["database"]: note for note in (found["old"], found["new"])}.values():
+    if "kept" in result and state.active["database"] == result["new"]["database"]:
+        write_private(state.folder / KEPT, json.dumps(result["kept"]).encode())
+        stays.add(result["kept"]["database"])
+    for copy in {note["database"]: note for note in (result["old"], result["new"])}.values():
         if copy["database"] not in stays:
             progress.step(f"removing the database {copy['database']}, which is no longer active")
             database.drop(engine, copy["database"])

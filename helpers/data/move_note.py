@@ -59,8 +59,8 @@ def clear(engine: Engine, progress: ProgressReporter) -> None:
 def recover(project: Project, progress: ProgressReporter) -> None:
     """End what an interrupted move left: the side that is not active is stopped and its copy removed."""
     try:
-        found = json.loads(_path(project).read_bytes())
-        sides, store = {str(found["from"]), str(found["to"])}, str(found["store"])
+        data = json.loads(_path(project).read_bytes())
+        sides, store = {str(data["from"]), str(data["to"])}, str(data["store"])
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError):

@@ -152,13 +152,13 @@ def ensure(psql: Psql, active: str, password_file: str = "", stop_server: Callab
 
     ``stop_server`` is called before the role that the running server is connected as is replaced.
     """
-    found = look(psql, active)
-    made = ""
-    if found.first == SERVER:
+    result = look(psql, active)
+    created = ""
+    if result.first == SERVER:
         stop_server()
         _run(psql, SERVER, f"DROP ROLE IF EXISTS {TEMPORARY};\nCREATE ROLE {TEMPORARY} SUPERUSER LOGIN;")
         _run(psql, TEMPORARY, RENAME)
-    if found.first == SERVER or found.unfinished:
+    if result.first == SERVER or result.unfinished:
         stop_server()
         _run(psql, ADMIN, settings(password_file))
         names = _run(
@@ -170,15 +170,15 @@ def ensure(psql: Psql, active: str, password_file: str = "", stop_server: Callab
         for name in names:
             _run(psql, ADMIN, HAND_OVER, name)
         _run(psql, ADMIN, f"DROP ROLE {TEMPORARY};")
-        made = (
+        created = (
             f"the server's database role {SERVER} is no longer a superuser: {len(names)} "
             f"database{'s' * (len(names) != 1)} handed over to it, the superuser is called {ADMIN}"
         )
-    elif not found.complete:
+    elif not result.complete:
         _run(psql, ADMIN, settings(password_file))
-    if not found.active:
+    if not result.active:
         _run(psql, ADMIN, f'CREATE DATABASE "{active}" OWNER {SERVER};\nREVOKE ALL ON DATABASE "{active}" FROM PUBLIC;')
-    return made
+    return created
 
 
 def _run(psql: Psql, role: str, statements: str, database: str = MAINTENANCE) -> str:

@@ -52,9 +52,9 @@ def stop_at_failed(
     One crash may be the service's own way to wait for another; a second look that still finds it down is the end.
     ``seen`` counts those looks and restarts, and belongs to the caller, as do ``statuses`` where it has just looked.
     """
-    wanted = set(names)
+    expected = set(names)
     for status in engine.services() if statuses is None else statuses:
-        if status.name not in wanted:
+        if status.name not in expected:
             continue
         if status.state in (State.EXITED, State.UNHEALTHY):
             raise failure(engine, status)

@@ -28,9 +28,9 @@ class Choice:
 
 def make(project: Project, name: str) -> Engine:
     """The engine of that name. Nothing is asked of it yet. Raises SettingError for a store that it does not have."""
-    made = ENGINES[name]
-    project.settings.check_store(name, made.stores)
-    return made(project)
+    created = ENGINES[name]
+    project.settings.check_store(name, created.stores)
+    return created(project)
 
 
 def kind(name: str) -> type[Engine] | None:
@@ -41,12 +41,12 @@ def kind(name: str) -> type[Engine] | None:
 def presence(project: Project) -> list[Finding]:
     """What is found of the engines that could be this project's, and may be on this machine or not."""
     asked, kept = project.settings.engine, project.state.engine
-    found: list[Finding] = []
+    result: list[Finding] = []
     for name, kind in ENGINES.items():
         if asked in (AUTO, name) and kept in ("", name) and project.settings.object_store in (AUTO, *kind.stores):
             instead = " or ".join(f"--engine={other.name}, which has {other.lacks}" for other in _others(name))
-            found += make(project, name).checks.presence(name in (asked, kept), instead)
-    return found
+            result += make(project, name).checks.presence(name in (asked, kept), instead)
+    return result
 
 
 def left_behind(project: Project, engine: Engine) -> list[Finding]:
@@ -92,12 +92,12 @@ def choose(project: Project) -> Choice:
     absent: dict[str, str] = {}
     for name in ENGINES:
         engine = make(project, name)
-        found = engine.availability()
-        if found.present:
+        result = engine.availability()
+        if result.present:
             break
-        absent[name] = found.reason
-    _usable(engine, found)
-    why = f", because {'; '.join(absent.values())}" if absent else f" ({found.reason})"
+        absent[name] = result.reason
+    _usable(engine, result)
+    why = f", because {'; '.join(absent.values())}" if absent else f" ({result.reason})"
     lacks = f"; compared with {' and '.join(absent)}: {engine.lacks}" if absent and engine.lacks else ""
     return Choice(engine, f"engine: {engine.name}{why}{lacks}")
 

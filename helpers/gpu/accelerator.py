@@ -204,14 +204,14 @@ def _nvidia(devices: str, there: Machine, embedded: bool, reason: str, torch: st
             fix=wheel.fix,
             environment=_hidden() if embedded else {},
         )
-    made = partial(Accelerator, NVIDIA, reason, picked, torch=wheel.build, torch_reason=wheel.reason)
+    created = partial(Accelerator, NVIDIA, reason, picked, torch=wheel.build, torch_reason=wheel.reason)
     if embedded:
         shown = ",".join(str(gpu.index) for gpu in picked)
         # the order of nvidia-smi and of the nodes; CUDA's own puts the fastest first
         environment = {} if everything else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": shown}
         nodes = tuple(gpu.node for gpu in picked)
         groups = tuple(dict.fromkeys(str(there.groups[n]) for n in nodes if there.groups.get(n)))
-        return made(devices=nodes, opened=nodes, groups=groups, environment=environment)
+        return created(devices=nodes, opened=nodes, groups=groups, environment=environment)
     ids = ("all",) if everything else tuple(str(gpu.index) for gpu in picked)
     if there.nvidia_cdi:
         names = tuple(f"nvidia.com/gpu={one}" for one in ids)
@@ -221,20 +221,20 @@ def _nvidia(devices: str, there: Machine, embedded: bool, reason: str, torch: st
                 f"{', '.join(n for n in there.cdi if n.startswith('nvidia.com/gpu='))}",
                 as_root("nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"),
             )
-        return made(cdi=names)
-    return made(request=ids)
+        return created(cdi=names)
+    return created(request=ids)
 
 
 def _wheel(picked: tuple[Gpu, ...], driver: str, torch: str, old: bool) -> wheels.Choice:
     """The build of PyTorch for these GPUs, where the user left that to us."""
     if torch == wheels.CPU:
         return wheels.Choice(wheels.CPU, "TORCH=cpu")
-    found = wheels.for_nvidia(tuple(gpu.name for gpu in picked), driver)
-    if torch in (wheels.NONE, wheels.GIVEN) and found.problem:
+    result = wheels.for_nvidia(tuple(gpu.name for gpu in picked), driver)
+    if torch in (wheels.NONE, wheels.GIVEN) and result.problem:
         return wheels.Choice(wheels.CUDA12, "")
-    if old and not found.problem and found.build == wheels.CUDA13:
+    if old and not result.problem and result.build == wheels.CUDA13:
         return wheels.Choice(wheels.CUDA12, "CUDA 12.6, for this node's GPUs")
-    return found
+    return result
 
 
 def _of(reason: str) -> str:
@@ -251,13 +251,13 @@ def _pick(devices: str, gpus: tuple[Gpu, ...], title: str, blind: str) -> tuple[
             f"--devices={devices}: which node is which {title} GPU cannot be told, {blind}",
             "--devices=all takes every one",
         )
-    wanted = [int(one) for one in devices.split(",")]
-    if missing := [one for one in wanted if one not in by_index]:
+    expected = [int(one) for one in devices.split(",")]
+    if missing := [one for one in expected if one not in by_index]:
         raise TrackbedError(
             f"--devices={devices}: there is no {title} GPU {missing[0]}; "
             f"there {'is' if len(gpus) == 1 else 'are'} " + ", ".join(f"{gpu.index} ({gpu.name})" for gpu in gpus)
         )
-    return tuple(by_index[one] for one in wanted)
+    return tuple(by_index[one] for one in expected)
 
 
 def contradiction(node: NodeType, gpus: tuple[Gpu, ...]) -> str:

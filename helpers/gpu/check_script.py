@@ -32,14 +32,14 @@ def who() -> str:
 
 def can_open(kind: str, nodes: list[str]) -> str:
     """Open every node for reading and writing; raises RuntimeError with what stands in the way."""
-    wanted = nodes or (sorted(glob.glob("/dev/nvidia[0-9]*")) if kind == "nvidia" else [])
-    if kind == "nvidia" and not wanted and os.path.exists("/dev/dxg"):
-        wanted = ["/dev/dxg"]
-    if not wanted:
+    expected = nodes or (sorted(glob.glob("/dev/nvidia[0-9]*")) if kind == "nvidia" else [])
+    if kind == "nvidia" and not expected and os.path.exists("/dev/dxg"):
+        expected = ["/dev/dxg"]
+    if not expected:
         raise RuntimeError(
             f"no {'/dev/nvidia0' if kind == 'nvidia' else '/dev/kfd'} in the notebook: the engine gave it no GPU"
         )
-    for node in wanted:
+    for node in expected:
         try:
             os.close(os.open(node, os.O_RDWR | os.O_CLOEXEC))
         except FileNotFoundError:
@@ -58,7 +58,7 @@ def can_open(kind: str, nodes: list[str]) -> str:
             raise RuntimeError(f"{node}: {error.strerror}") from None
     if kind == "nvidia":
         ask_driver()
-    return f"{', '.join(wanted)} {who()}"
+    return f"{', '.join(expected)} {who()}"
 
 
 def ask_driver() -> None:
@@ -94,7 +94,7 @@ def compute(kind: str, wanted: bool) -> str:
         except Exception as error:  # its own words say whether the driver is too old
             reason = " ".join(str(error).split())[:300] or reason
         raise RuntimeError(f"{title}: {reason}")
-    told = []
+    notes = []
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)
         left = torch.ones((SIDE, SIDE), device=device)
@@ -106,8 +106,8 @@ def compute(kind: str, wanted: bool) -> str:
         seconds = time.monotonic() - began
         if float(result[0, 0]) != SIDE:
             raise RuntimeError(f"GPU {index} computed {float(result[0, 0])} instead of {SIDE}")
-        told.append(f"{torch.cuda.get_device_name(index)}: {SIDE} x {SIDE} product in {seconds * 1000:.2f} ms")
-    return f"{title}; " + "; ".join(told)
+        notes.append(f"{torch.cuda.get_device_name(index)}: {SIDE} x {SIDE} product in {seconds * 1000:.2f} ms")
+    return f"{title}; " + "; ".join(notes)
 
 
 def metrics(kind: str, has_torch: bool, experiment: str) -> str:

@@ -82,20 +82,20 @@ class Machine:
 
     def __str__(self) -> str:
         """In words: what is there instead of what was asked for."""
-        found = [count(gpus, title) for gpus, title in ((self.amd, "AMD"), (self.nvidia, "NVIDIA")) if gpus]
+        result = [count(gpus, title) for gpus, title in ((self.amd, "AMD"), (self.nvidia, "NVIDIA")) if gpus]
         if self.kfd and not self.amd and self.render_nodes:
-            found.append(f"{len(self.render_nodes)} AMD render node{_s(self.render_nodes)}")
+            result.append(f"{len(self.render_nodes)} AMD render node{_s(self.render_nodes)}")
         if self.nvidia_cdi and not self.nvidia:
-            found.append("NVIDIA devices by CDI")
+            result.append("NVIDIA devices by CDI")
         bare = [
             v
             for v in dict.fromkeys(self.display)
-            if (v not in ("AMD", "NVIDIA") and not found)
+            if (v not in ("AMD", "NVIDIA") and not result)
             or (v == "AMD" and not self.kfd)
             or (v == "NVIDIA" and not self.nvidia_there)
         ]
-        found += [f"{vendor} graphics without a driver for computing" for vendor in bare]
-        return ", ".join(found) or "no GPU"
+        result += [f"{vendor} graphics without a driver for computing" for vendor in bare]
+        return ", ".join(result) or "no GPU"
 
 
 def machine(found: Mapping[str, Any], cdi: tuple[str, ...] = ()) -> Machine:

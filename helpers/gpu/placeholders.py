@@ -28,8 +28,8 @@ def choose(word: str, devices: str, here: Machine, embedded: bool = False, torch
     if word in (NONE, AUTO) or _is_here(word, here, embedded):
         return accelerator.choose(word, devices, here, embedded, torch)
     build = accelerator.named(word).torch if torch != wheels.CPU else wheels.CPU
-    made = _amd if kind_of(word) == AMD else _nvidia
-    return made(word, () if devices == "all" else tuple(devices.split(",")), embedded, build)
+    created = _amd if kind_of(word) == AMD else _nvidia
+    return created(word, () if devices == "all" else tuple(devices.split(",")), embedded, build)
 
 
 def _is_here(word: str, here: Machine, embedded: bool) -> bool:

@@ -33,7 +33,7 @@ def look(root: Path = Path("/")) -> dict[str, Any]:
 
 def nodes(root: Path) -> list[dict[str, Any]]:
     """Device nodes with their numeric owner, group and permission bits."""
-    found = []
+    result = []
     for pattern in NODES:
         for path in sorted(root.glob(pattern), key=lambda p: [int(n) for n in re.findall(r"\d+", p.name)]):
             try:
@@ -41,7 +41,7 @@ def nodes(root: Path) -> list[dict[str, Any]]:
             except OSError:
                 continue
             if stat.S_ISCHR(details.st_mode):
-                found.append(
+                result.append(
                     {
                         "path": "/" + str(path.relative_to(root)),
                         "uid": details.st_uid,
@@ -49,19 +49,19 @@ def nodes(root: Path) -> list[dict[str, Any]]:
                         "mode": stat.S_IMODE(details.st_mode),
                     }
                 )
-    return found
+    return result
 
 
 def kfd(root: Path) -> list[dict[str, Any]]:
     """AMD GPUs in the order of the kernel's topology, which is the order that ROCm counts them in."""
-    found = []
+    result = []
     folders = (root / "sys/class/kfd/kfd/topology/nodes").glob("[0-9]*")
     for folder in sorted(folders, key=lambda p: int(p.name)):
         facts = dict(line.split(None, 1) for line in _text(folder / "properties").splitlines() if " " in line)
         if int(facts.get("simd_count", 0)) == 0:
             continue  # a CPU
         version = int(facts.get("gfx_target_version", 0))
-        found.append(
+        result.append(
             {
                 "node": int(folder.name),
                 "gfx": f"gfx{version // 10000}{version // 100 % 100:x}{version % 100:x}" if version else "",
@@ -70,7 +70,7 @@ def kfd(root: Path) -> list[dict[str, Any]]:
                 "with_cpu": int(facts.get("cpu_cores_count", 0)) > 0,
             }
         )
-    return found
+    return result
 
 
 def nvidia(root: Path) -> dict[str, Any]:
@@ -87,18 +87,18 @@ def nvidia(root: Path) -> dict[str, Any]:
 
 def display(root: Path) -> list[dict[str, str]]:
     """Graphics and accelerator devices on the PCI bus: vendor and device as four hexadecimal digits."""
-    found = []
+    result = []
     for folder in sorted((root / "sys/bus/pci/devices").glob("*")):
         kind = _text(folder / "class").removeprefix("0x")
         if kind.startswith(DISPLAY):
-            found.append(
+            result.append(
                 {
                     "slot": folder.name,
                     "vendor": _text(folder / "vendor").removeprefix("0x"),
                     "device": _text(folder / "device").removeprefix("0x"),
                 }
             )
-    return found
+    return result
 
 
 def _text(path: Path) -> str:

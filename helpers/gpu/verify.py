@@ -44,23 +44,23 @@ def inside(
     ``experiment``: where the full check logs its run.
     """
     chosen = engine.accelerator
-    told = {
+    given = {
         "kind": chosen.kind,
         "nodes": list(chosen.opened),
         "quick": quick,
         "torch": engine.settings.torch == "auto",
         "experiment": experiment,
     }
-    done = engine.exec(JUPYTER, ("python", "-", json.dumps(told)), stdin=SCRIPT.read_bytes(), timeout=timeout)
+    done = engine.exec(JUPYTER, ("python", "-", json.dumps(given)), stdin=SCRIPT.read_bytes(), timeout=timeout)
     lines = []
     for line in done.stdout.splitlines():
         if line.startswith("{"):
             try:
-                found = json.loads(line)
+                data = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(found, dict) and "check" in found:
-                lines.append(found)
+            if isinstance(data, dict) and "check" in data:
+                lines.append(data)
     return lines, done
 
 

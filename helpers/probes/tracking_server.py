@@ -110,10 +110,10 @@ def main() -> int:
         got = requests.get(
             uri + PATH, params={"max_results": 1}, auth=authorize, verify=certificate or True, timeout=(8, 15)
         )
-        found = of_status(got.status_code, got.text[:100_000], "Authorization" in got.request.headers)
+        result = of_status(got.status_code, got.text[:100_000], "Authorization" in got.request.headers)
     except (requests.exceptions.RequestException, OSError) as error:
-        found = of_error(error, uri)
-    print(json.dumps(found))
+        result = of_error(error, uri)
+    print(json.dumps(result))
     return 0
 
 

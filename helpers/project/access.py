@@ -63,8 +63,8 @@ def _reason(settings: Settings, mine: set[int], node: str) -> str:
 
 def own_accounts(project: Project) -> set[int]:
     """The accounts of who runs this: also behind sudo, and who began it (at boot nobody's sudo tells)."""
-    told = (os.environ.get("SUDO_UID", ""), project.state.access.get("uid", ""))
-    return {_uid(), *(int(text) for text in told if text.isdecimal())}
+    given = (os.environ.get("SUDO_UID", ""), project.state.access.get("uid", ""))
+    return {_uid(), *(int(text) for text in given if text.isdecimal())}
 
 
 def person() -> str:
@@ -86,12 +86,12 @@ def other_accounts(mine: Iterable[int], folder: Path) -> set[str]:
 
     ``folder`` is this project's, where the accounts of its own services are at home.
     """
-    own, found, low = set(mine), set(), _lowest_uid()
+    own, result, low = set(mine), set(), _lowest_uid()
     for entry in _entries():
         person = entry.pw_uid >= low and entry.pw_uid != NOBODY and _can_log_in(entry)
         if (person or _of_another_system(entry, folder)) and entry.pw_uid not in own:
-            found.add(entry.pw_name)
-    return found
+            result.add(entry.pw_name)
+    return result
 
 
 def _entries() -> Iterator[pwd.struct_passwd]:
@@ -133,7 +133,7 @@ def _lowest_uid() -> int:
     if sys.platform == "darwin":
         return 501
     try:
-        found = re.search(r"^\s*UID_MIN\s+(\d+)", Path("/etc/login.defs").read_text(errors="replace"), re.MULTILINE)
+        match = re.search(r"^\s*UID_MIN\s+(\d+)", Path("/etc/login.defs").read_text(errors="replace"), re.MULTILINE)
     except OSError:
-        found = None
-    return int(found[1]) if found else 1000
+        match = None
+    return int(match[1]) if match else 1000

@@ -48,9 +48,9 @@ _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 def _token() -> str:
     while True:
-        made = secrets.token_urlsafe(32)
-        if made[0] not in "-_":  # a leading dash looks like an option to many tools
-            return made
+        created = secrets.token_urlsafe(32)
+        if created[0] not in "-_":  # a leading dash looks like an option to many tools
+            return created
 
 
 def _access_key() -> str:
@@ -106,16 +106,16 @@ class Credentials:
 
     def render(self, template: str, names: Iterable[str]) -> str:
         """``template`` with ``{NAME}`` replaced for each of ``names``; every other brace stays as it is."""
-        wanted = tuple(names)
+        expected = tuple(names)
         known = {**self.former, **self.values}
-        known |= {name: self.derived(name) for name in wanted if name in DERIVED}
-        for name in wanted:
+        known |= {name: self.derived(name) for name in expected if name in DERIVED}
+        for name in expected:
             if name not in known:
                 raise TrackbedError(f"the secret {name} is missing", "make it: `invoke credentials.init`")
-        if not wanted:
+        if not expected:
             return template
-        pattern = "|".join(re.escape(name) for name in wanted)
-        return re.sub(rf"\{{({pattern})\}}", lambda found: known[found[1]], template)
+        pattern = "|".join(re.escape(name) for name in expected)
+        return re.sub(rf"\{{({pattern})\}}", lambda result: known[result[1]], template)
 
     def derived(self, name: str) -> str:
         """One of DERIVED: an HMAC, from which the secrets that it is made from cannot be told."""
@@ -295,17 +295,17 @@ def _issued(settings: Settings) -> set[str]:
 
 
 def _close_folder(folder: Path, repaired: list[Path]) -> None:
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode):
+    info = folder.lstat()
+    if not stat.S_ISDIR(info.st_mode):
         raise TrackbedError(
             f"{folder} is not a folder of Trackbed's (a link or a file)", f"move it away: mv {folder} {folder}.old"
         )
-    if os.geteuid() not in (0, found.st_uid):
+    if os.geteuid() not in (0, info.st_uid):
         raise TrackbedError(
-            f"{folder} belongs to another user (uid {found.st_uid})",
+            f"{folder} belongs to another user (uid {info.st_uid})",
             "run as that user, or choose a folder of your own with --state-dir",
         )
-    if found.st_mode & 0o077:
+    if info.st_mode & 0o077:
         folder.chmod(0o700)
         repaired.append(folder)
 
@@ -329,15 +329,15 @@ def _read(path: Path, repaired: list[Path], lines: bool = False) -> str:
             f"{path}: {error.strerror}", "run as the user who made it, or make it yours with chown"
         ) from None
     try:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
+        info = os.fstat(handle)
+        if not stat.S_ISREG(info.st_mode):
             raise TrackbedError(f"{path} is not a file", f"move it away: mv {path} {path}.old")
-        if os.geteuid() not in (0, found.st_uid):
+        if os.geteuid() not in (0, info.st_uid):
             raise TrackbedError(
-                f"{path} belongs to another user (uid {found.st_uid})",
+                f"{path} belongs to another user (uid {info.st_uid})",
                 "run as that user, or choose a folder of your own with --state-dir",
             )
-        if found.st_mode & 0o077:
+        if info.st_mode & 0o077:
             os.fchmod(handle, 0o600)
             repaired.append(path)
         value = os.read(handle, 65536 if lines else 4096).decode("ascii", "replace").strip()

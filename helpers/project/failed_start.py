@@ -22,11 +22,11 @@ def noted(settings: Settings) -> Iterator[None]:
     except (Interrupted, WrongProject):  # that start says nothing of this project as it is
         raise
     except TrackbedError:
-        told = {name: value for name, value in settings.explicit.items() if settings.origin(name).startswith("--")}
+        given = {name: value for name, value in settings.explicit.items() if settings.origin(name).startswith("--")}
         with suppress(OSError, TrackbedError):  # the failure itself is what has to be told
             forget(settings.folder)
-            if told:
-                state.write_private(settings.folder / FILE, json.dumps(told).encode())
+            if given:
+                state.write_private(settings.folder / FILE, json.dumps(given).encode())
         raise
     forget(settings.folder)
 
@@ -38,8 +38,8 @@ def forget(folder: Path) -> None:
 def remembered_flags(folder: Path) -> Mapping[str, str]:
     """Settings by name, as the flags gave them; {} where the last start worked, or was told nothing."""
     try:
-        found = json.loads((folder / FILE).read_bytes())
+        data = json.loads((folder / FILE).read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    usable = isinstance(found, dict) and all(isinstance(value, str) for value in found.values())
-    return found if usable else {}
+    usable = isinstance(data, dict) and all(isinstance(value, str) for value in data.values())
+    return data if usable else {}

@@ -63,5 +63,5 @@ class Project:
         searched for a single weak one. "" for a dry run, which has none."""
         if self.dry_run:
             return ""
-        found = self.credentials()
-        return digests.digest("".join(found[name] for name in found.names), self.asks)
+        result = self.credentials()
+        return digests.digest("".join(result[name] for name in result.names), self.asks)

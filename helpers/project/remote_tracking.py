@@ -21,14 +21,14 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 
 def environment(settings: Settings, secrets: str) -> dict[str, str]:
     """The notebook's environment: where its secret files are, never what is in them."""
-    found = {
+    result = {
         **login(secrets),
         # left alone, the client is handed addresses of the object store, which often has a name only over there
         **PROXIED,
     }
     if settings.tracking_ca:
-        found["MLFLOW_TRACKING_SERVER_CERT_PATH"] = f"{secrets}/{CA_FILE}"
-    return found
+        result["MLFLOW_TRACKING_SERVER_CERT_PATH"] = f"{secrets}/{CA_FILE}"
+    return result
 
 
 def login(secrets: str) -> dict[str, str]:
@@ -43,18 +43,18 @@ def secret_files(settings: Settings, volume: str, uid: int, gid: int) -> tuple[S
         return SecretFile(JUPYTER, volume, path, template, names, uid, gid)
 
     if settings.tracking_username:
-        found = [
+        result = [
             file(USERNAME_FILE, settings.tracking_username),
             file(PASSWORD_FILE, "{TRACKING_PASSWORD}", "TRACKING_PASSWORD"),
             file(TOKEN_FILE, ""),
         ]
     else:  # an empty file takes the place of what an earlier `up` was given
-        found = [
+        result = [
             file(USERNAME_FILE, ""),
             file(PASSWORD_FILE, ""),
             file(TOKEN_FILE, "{TRACKING_TOKEN}", "TRACKING_TOKEN"),
         ]
-    return (*found, file(CA_FILE, authority(settings)))
+    return (*result, file(CA_FILE, authority(settings)))
 
 
 def authority(settings: Settings) -> str:

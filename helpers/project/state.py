@@ -185,10 +185,10 @@ def _checked(path: Path, data: bytes) -> dict[str, Any]:
     if not texts(content.get("access", {})):
         raise bad("is not a state file of Trackbed (access is wrong)")
     known["access"] = content.get("access", {})
-    found = content.get("surroundings")
-    if found is not None and not texts(found):
+    result = content.get("surroundings")
+    if result is not None and not texts(result):
         raise bad("is not a state file of Trackbed (surroundings is wrong)")
-    known["surroundings"] = found
+    known["surroundings"] = result
     return known
 
 

@@ -45,7 +45,7 @@ def load(settings: Settings) -> dict[str, Login]:
         return {}
     except OSError as error:
         raise TrackbedError(f"{path(settings)}: {error.strerror}", "run as the user who made it") from None
-    found = {}
+    result = {}
     for line in lines:
         if line != END:
             match = _LINE.fullmatch(line)
@@ -54,8 +54,8 @@ def load(settings: Settings) -> dict[str, Login]:
                     f"{path(settings)} is damaged",
                     f"mv {path(settings)} {path(settings)}.broken, then add everybody again",
                 )
-            found[match["name"]] = Login(match["salt"], match["hash"])
-    return found
+            result[match["name"]] = Login(match["salt"], match["hash"])
+    return result
 
 
 def render(logins: Mapping[str, Login]) -> str:
@@ -71,13 +71,13 @@ def exported(logins: Mapping[str, Login]) -> bytes:
 def imported(content: bytes) -> dict[str, Login]:
     """What ``exported`` wrote. Raises TrackbedError for anything else."""
     try:
-        found = {str(name): Login(*map(str, words)) for name, words in json.loads(content).items()}
+        result = {str(name): Login(*map(str, words)) for name, words in json.loads(content).items()}
     except (ValueError, TypeError, AttributeError, RecursionError):
-        found = {"": Login("", "")}
-    for name, login in found.items():
+        result = {"": Login("", "")}
+    for name, login in result.items():
         if not _NAME.fullmatch(name) or not _LINE.fullmatch(f"{name}:{login.salt}:{login.hash}"):
             raise TrackbedError("the users in the backup are no users", "use another backup")
-    return found
+    return result
 
 
 def restore(settings: Settings, logins: Mapping[str, Login]) -> tuple[str, ...]:

@@ -19,10 +19,10 @@ GID = 100  # users
 def owner(workspace: Path) -> int:
     """The uid the notebook runs as: the workspace's owner, who will make it, or jovyan where that would be root."""
     try:
-        found = workspace.stat().st_uid
+        result = workspace.stat().st_uid
     except OSError:
-        found = os.geteuid() or int(os.environ.get("SUDO_UID", 0))
-    return found or UID
+        result = os.geteuid() or int(os.environ.get("SUDO_UID", 0))
+    return result or UID
 
 
 def group(uid: int) -> int:
@@ -37,7 +37,7 @@ def problem(workspace: Path, uid: int, gid: int = GID, groups: Collection[int] =
     container's engine refuses is seen by trying.
     """
     try:
-        found = workspace.stat()
+        info = workspace.stat()
         if os.statvfs(workspace).f_flag & os.ST_RDONLY:
             return f"WORKSPACE {workspace} is on a file system that is mounted read-only", read_only_fix(workspace)
         if sys.platform == "linux" and any(
@@ -46,13 +46,13 @@ def problem(workspace: Path, uid: int, gid: int = GID, groups: Collection[int] =
             return "", ""  # the mode does not tell
     except OSError:
         return "", ""
-    shift = 6 if found.st_uid == uid else 3 if found.st_gid in (gid, *groups) else 0
-    if (found.st_mode >> shift) & 0o3 == 0o3:
+    shift = 6 if info.st_uid == uid else 3 if info.st_gid in (gid, *groups) else 0
+    if (info.st_mode >> shift) & 0o3 == 0o3:
         return "", ""
     quoted = shlex.quote(str(workspace))
-    if found.st_uid == uid:
+    if info.st_uid == uid:
         return f"WORKSPACE {workspace} cannot be written by its owner", f"chmod u+rwx {quoted}"
-    who = "root" if found.st_uid == 0 else f"uid {found.st_uid}"
+    who = "root" if info.st_uid == 0 else f"uid {info.st_uid}"
     return (
         f"WORKSPACE {workspace} belongs to {who}, so the notebook's user cannot write to it",
         give_line(workspace, uid, gid),
@@ -99,19 +99,19 @@ def make(workspace: Path, uid: int = UID, gid: int = GID, callers: bool = True, 
             workspace.mkdir(parents=True, mode=0o700 if private else 0o755, exist_ok=True)
             return
         caller = int(os.environ.get("SUDO_UID", 0))
-        handle, made = safe_files.make_way(workspace, {caller})
+        handle, created = safe_files.make_way(workspace, {caller})
         try:
             details = os.fstat(handle)
-            if made and private:
+            if created and private:
                 safe_files.chmod(handle, 0o750)
                 gid = int(os.environ.get("SUDO_GID", gid))
-            if made and callers and caller:
+            if created and callers and caller:
                 safe_files.chown(handle, caller, int(os.environ.get("SUDO_GID", gid)))
-            elif made:
+            elif created:
                 safe_files.chown(handle, uid, gid)
         finally:
             os.close(handle)
-        if not made and details.st_uid == 0 and not details.st_mode & 0o002:
+        if not created and details.st_uid == 0 and not details.st_mode & 0o002:
             raise TrackbedError(
                 f"WORKSPACE {workspace} belongs to root, so the notebook's user cannot write to it",
                 give_line(workspace, uid, gid),

@@ -40,6 +40,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(name)
-    found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = found
-    return found
+    result = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = result
+    return result

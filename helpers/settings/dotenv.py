@@ -53,14 +53,14 @@ def _unreadable(path: Path, error: OSError) -> SettingError:
 def _bytes(path: Path) -> tuple[bytes, os.stat_result] | None:
     """The content and stat of a regular file, None if there is none."""
     try:
-        found = path.stat()
-        if stat.S_ISDIR(found.st_mode):
+        info = path.stat()
+        if stat.S_ISDIR(info.st_mode):
             raise SettingError(f"{path.name}: is a folder, must be a file; move it away")
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(info.st_mode):
             raise SettingError(f"{path.name}: is not a regular file")  # reading a pipe would hang
-        if found.st_size > _MAX_BYTES:
+        if info.st_size > _MAX_BYTES:
             raise SettingError(f"{path.name}: is larger than 1 MiB; it holds settings, one NAME=value a line")
-        return path.read_bytes(), found
+        return path.read_bytes(), info
     except FileNotFoundError:
         if path.is_symlink():
             raise SettingError(f"{path.name}: is a link to nothing ({os.readlink(path)})") from None
@@ -91,7 +91,7 @@ def _text(path: Path, data: bytes) -> str:
 
 def _blocks(path: Path, lines: list[str]) -> list[range]:
     """The line numbers (from 1) of each managed block, markers included."""
-    found: list[range] = []
+    result: list[range] = []
     start = 0
     for number, line in enumerate(lines, 1):
         if line.startswith(BEGIN_SIGN):
@@ -101,13 +101,13 @@ def _blocks(path: Path, lines: list[str]) -> list[range]:
         elif line.startswith(END):
             if not start:
                 raise SettingError(f"{path.name} line {number}: ends a block that has no begin; delete it")
-            found.append(range(start, number + 1))
+            result.append(range(start, number + 1))
             start = 0
     if start:
         raise SettingError(
             f"{path.name} line {start}: begins a block of Trackbed that has no last line; add the line: {END}"
         )
-    return found
+    return result
 
 
 def _line_of(binding: Binding) -> int:

@@ -44,10 +44,10 @@ def text(row: Setting) -> str:
 
 def given(values: Mapping[str, object]) -> Flags:
     """What was typed, as the text of settings: words of a list quoted, a flag alone as "true"."""
-    found: Flags = {}
+    result: Flags = {}
     for name, value in values.items():
         if isinstance(value, list):
-            found[name] = " ".join(shlex.quote(str(word)) for word in value if word) if value else None
+            result[name] = " ".join(shlex.quote(str(word)) for word in value if word) if value else None
         else:
-            found[name] = str(value).lower() if isinstance(value, bool) else None if value is None else str(value)
-    return found
+            result[name] = str(value).lower() if isinstance(value, bool) else None if value is None else str(value)
+    return result

@@ -28,7 +28,7 @@ def read(env: dotenv.EnvFile) -> Mapping[str, str]:
         return env.managed
     path = env.path.with_name(VALUES)
     try:
-        found = dotenv.read(path)
+        result = dotenv.read(path)
     except SettingError as error:
         if "permission denied" in error.message:
             raise
@@ -36,7 +36,7 @@ def read(env: dotenv.EnvFile) -> Mapping[str, str]:
             error.message,
             f"delete {path}; `invoke up` writes it again (with --project and --state-dir where you chose them)",
         ) from None
-    return {entry.name: entry.value for entry in found.entries}
+    return {entry.name: entry.value for entry in result.entries}
 
 
 def write(env_file: Path, values: Mapping[str, str]) -> tuple[str, ...]:
@@ -44,22 +44,22 @@ def write(env_file: Path, values: Mapping[str, str]) -> tuple[str, ...]:
 
     With no values both are removed. Each appears whole or not at all, 0600; what is as it should be is not touched.
     """
-    told = []
+    notes = []
     path, compose = env_file.with_name(VALUES), env_file.with_name(COMPOSE)
     body = [SIGN, *(f"{name}={dotenv.quoted(name, value)}" for name, value in values.items())]
     changed = dotenv.replace(path, "\n".join(body) + "\n" if values else None)
     files = values.get("COMPOSE_FILE", "")
     if not _ours(compose):
         if files and changed:
-            told.append(
+            notes.append(
                 f"{COMPOSE} in this clone is yours and stays; for the project's services: "
                 f"`docker compose --env-file {VALUES} ps`"
             )
     else:
         dotenv.replace(compose, _including(files, values["COMPOSE_PROJECT_NAME"]) if files else None)
     if dotenv.drop_block(env_file):
-        told.append(f"the lines that Trackbed kept at the end of .env are in {VALUES} now; .env is yours alone")
-    return tuple(told)
+        notes.append(f"the lines that Trackbed kept at the end of .env are in {VALUES} now; .env is yours alone")
+    return tuple(notes)
 
 
 def _ours(path: Path) -> bool:

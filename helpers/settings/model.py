@@ -78,8 +78,8 @@ class Setting:
 def setting(default: str, kind: Kind[T], help: str, **more: Any) -> T:
     """Declare a field of ``Declared``; the parser's type is the field's."""
     row = Setting(default, kind, help, **more)
-    found: Any = field(repr=not row.secret, metadata={"setting": row})
-    return found  # type: ignore[no-any-return]
+    result: Any = field(repr=not row.secret, metadata={"setting": row})
+    return result  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)  # what is derived from it has them

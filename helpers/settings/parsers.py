@@ -170,12 +170,12 @@ def devices(value: str, context: ParseContext) -> str:
 
 
 def duration(value: str, context: ParseContext) -> int:
-    found = re.fullmatch(r"([0-9]{1,6})([smh])", value)
+    match = re.fullmatch(r"([0-9]{1,6})([smh])", value)
     if value == "off":
         return 0
-    if not found:
+    if not match:
         raise InvalidValue(f"{value}m" if value.isdigit() else "")
-    return int(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+    return int(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def _words(value: str) -> list[str]:
@@ -186,19 +186,19 @@ def _words(value: str) -> list[str]:
 
 
 def variables(value: str, context: ParseContext) -> dict[str, str]:
-    found = {}
+    result = {}
     for word in _words(value):
         name, equals, rest = word.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or re.search(r"[\x00-\x1f]", rest):
             raise InvalidValue
         if name in ("HOME", "JUPYTER_TOKEN", "JUPYTER_TOKEN_FILE", "PATH"):
             raise InvalidValue(rule=f"must not set {name}, which Trackbed sets itself.")
-        found[name] = rest
-    return found
+        result[name] = rest
+    return result
 
 
 def volumes(value: str, context: ParseContext) -> tuple[str, ...]:
-    found = []
+    result = []
     for word in _words(value):
         source, _, target = word.partition(":")
         path, _, mode = target.partition(":")
@@ -210,8 +210,8 @@ def volumes(value: str, context: ParseContext) -> tuple[str, ...]:
         for own in ("/run/secrets", "/home/jovyan/work", "/opt/trackbed"):
             if f"{path.rstrip('/')}/".startswith(f"{own}/") or path.rstrip("/") == str(Path(own).parent):
                 raise InvalidValue(rule=f"must not cover {own}, which Trackbed needs.")
-        found.append(f"{source}:{path}" + (":ro" if mode == "ro" else ""))
-    return tuple(found)
+        result.append(f"{source}:{path}" + (":ro" if mode == "ro" else ""))
+    return tuple(result)
 
 
 def data_volume(value: str, context: ParseContext) -> str:
@@ -292,22 +292,22 @@ def registry(value: str, context: ParseContext) -> str:
 
 
 def image(value: str, context: ParseContext) -> str:
-    found = _IMAGE.fullmatch(value)
-    if found is None or len(value) > 255:
+    match = _IMAGE.fullmatch(value)
+    if match is None or len(value) > 255:
         raise InvalidValue(value.lower() if _IMAGE.fullmatch(value.lower()) and ":" not in value else "")
-    if not found["tag"] and not found["digest"]:
+    if not match["tag"] and not match["digest"]:
         raise InvalidValue(rule="must name a tag or a digest, as in NAME:1.2 (else it changes under you).")
     return value
 
 
 def size(value: str, context: ParseContext) -> str:
-    found = re.fullmatch(r"([0-9]{1,12})([kmg]?)b?", value.lower())
-    if not found:
+    match = re.fullmatch(r"([0-9]{1,12})([kmg]?)b?", value.lower())
+    if not match:
         raise InvalidValue
-    size = int(found[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}[found[2]]
+    size = int(match[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}[match[2]]
     if not 1 << 26 <= size <= 1 << 42:
         raise InvalidValue
-    return found[1] + found[2]
+    return match[1] + match[2]
 
 
 def switch(value: str, context: ParseContext) -> bool:

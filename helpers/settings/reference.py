@@ -53,7 +53,7 @@ def table() -> str:
 
 def page(text: str) -> str:
     """The settings page with its table as it has to be."""
-    found = re.search(f"{BEGIN}\n.*?{END}\n", text, re.DOTALL)
-    if found is None:
+    match = re.search(f"{BEGIN}\n.*?{END}\n", text, re.DOTALL)
+    if match is None:
         raise ValueError(f"the page has no place between {BEGIN} and {END}")
-    return f"{text[: found.start()]}{BEGIN}\n{table()}\n{END}\n{text[found.end() :]}"
+    return f"{text[: match.start()]}{BEGIN}\n{table()}\n{END}\n{text[match.end() :]}"

@@ -110,10 +110,10 @@ def _instead(setting: Setting, engine: Chosen) -> str:
 
 def idle(engine: Chosen, gpu: bool = True) -> dict[str, list[str]]:
     """Settings from .env, the environment or an earlier `up` that do nothing here: reason -> names with origins."""
-    found: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     for name, origin in engine.settings.origins.items():
         if origin == DEFAULT or origin.startswith("--") or name not in BY_NAME:
             continue
         if why := without_effect(BY_NAME[name], engine, gpu):
-            found.setdefault(why, []).append(name if origin == LAST_UP else f"{name} ({origin})")
-    return found
+            result.setdefault(why, []).append(name if origin == LAST_UP else f"{name} ({origin})")
+    return result

@@ -143,16 +143,16 @@ class Settings(Declared):
 
         def resolve(setting: Setting, last: Mapping[str, str]) -> None:
             name = setting.name
-            found = next((layer[name] for layer in layers if name in layer), None)
-            if found is None and name in last and not setting.secret:
-                found = Value(last[name], LAST_UP)
-            if found is None and name in sourced and not setting.secret:
-                found = Value(sourced[name], LAST_UP)
-            if found is None or not found.raw:
+            result = next((layer[name] for layer in layers if name in layer), None)
+            if result is None and name in last and not setting.secret:
+                result = Value(last[name], LAST_UP)
+            if result is None and name in sourced and not setting.secret:
+                result = Value(sourced[name], LAST_UP)
+            if result is None or not result.raw:
                 values[name] = setting.parse(setting.default, context)
             else:
-                values[name] = parse(setting, found, context)
-                origins[name] = found.origin
+                values[name] = parse(setting, result, context)
+                origins[name] = result.origin
             raw = next((layer[name].raw for layer in layers[:3] if name in layer), None)
             if raw is not None and not setting.secret and setting.remembered:
                 explicit[name] = str(values[name]) if raw and name == "WORKSPACE" else raw

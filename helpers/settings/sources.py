@@ -88,7 +88,7 @@ def meant(name: str, cutoff: float = 0.75) -> str:
 
 
 def from_flags(flags: Mapping[str, str | None]) -> dict[str, Value]:
-    found: dict[str, Value] = {}
+    result: dict[str, Value] = {}
     for flag, raw in flags.items():
         if raw is None:
             continue
@@ -109,12 +109,12 @@ def from_flags(flags: Mapping[str, str | None]) -> dict[str, Value]:
             raise SettingError(
                 f"{option}: is no flag.", f"{name}=... goes into .env, or {PREFIX}{name}=... before the command"
             )
-        found[name] = Value(raw.strip(), option)
-    return found
+        result[name] = Value(raw.strip(), option)
+    return result
 
 
 def from_environ(environ: Mapping[str, str], left: Mapping[str, str], warnings: list[str]) -> dict[str, Value]:
-    found: dict[str, Value] = {}
+    result: dict[str, Value] = {}
     for variable, raw in sorted(environ.items()):
         if not variable.upper().startswith(PREFIX) or RESERVED.fullmatch(variable):
             continue
@@ -122,7 +122,7 @@ def from_environ(environ: Mapping[str, str], left: Mapping[str, str], warnings: 
             continue  # a shell that sourced what `up` left: not something the user told us
         name = variable.removeprefix(PREFIX)
         if name in BY_NAME:
-            found[name] = Value(raw.strip(), variable)
+            result[name] = Value(raw.strip(), variable)
             continue
         guess = meant(variable)
         if guess:
@@ -130,7 +130,7 @@ def from_environ(environ: Mapping[str, str], left: Mapping[str, str], warnings: 
                 f"{shown(variable)} (from the environment): no such setting.{did_you_mean(PREFIX + guess)}"
             )
         warnings.append(f"{shown(variable)} (from the environment) is not a setting; ignored.")
-    return found
+    return result
 
 
 def sourced(environ: Mapping[str, str], left: Mapping[str, str]) -> dict[str, str]:
@@ -143,11 +143,11 @@ def sourced(environ: Mapping[str, str], left: Mapping[str, str]) -> dict[str, st
 
 
 def from_file(file: EnvFile, warnings: list[str]) -> dict[str, Value]:
-    found: dict[str, Value] = {}
+    result: dict[str, Value] = {}
     for entry in file.entries:
         origin = f"{file.path.name} line {entry.line}"
         if entry.name in BY_NAME:
-            found[entry.name] = Value(entry.value.strip(), origin)
+            result[entry.name] = Value(entry.value.strip(), origin)
             if entry.value and BY_NAME[entry.name].secret and file.mode is not None and file.mode & 0o077:
                 raise SettingError(
                     f"{entry.name} (from {origin}): others may read this file "
@@ -168,7 +168,7 @@ def from_file(file: EnvFile, warnings: list[str]) -> dict[str, Value]:
             if guess:
                 raise SettingError(f"{entry.name} (from {origin}): no such setting.{did_you_mean(guess)}")
             warnings.append(f"{shown(entry.name)} (from {origin}) is not a setting; ignored.")
-    return found
+    return result
 
 
 def _prefixed(entry: Entry, origin: str) -> SettingError:

@@ -92,7 +92,7 @@ def container(service: ServiceSpec, environment: Iterable[tuple[str, str]]) -> l
         *(["--ulimit", f"{name}={limit}"] for name, limit in service.ulimits.items()),
         *([flag, value if isinstance(value, str) else str(value)] for flag, value in single.items() if value),
         *(publish(service, port) for port in service.ports),
-        *(mount(found) for found in service.mounts),
+        *(mount(item) for item in service.mounts),
         *(variable(name, value) for name, value in environment),
         *([["--entrypoint", service.entrypoint[0]]] if service.entrypoint else []),
         [service.image, *command],

@@ -32,17 +32,17 @@ def build(
                 f"{did_you_mean(nearest(name, images.BUILDABLE))}"
             )
     engine = DockerEngine(project)
-    found = engine.availability()
-    if not found.usable:
-        raise EngineUnavailable(f"images are built by Docker: {found.reason}", found.fix)
+    result = engine.availability()
+    if not result.usable:
+        raise EngineUnavailable(f"images are built by Docker: {result.reason}", result.fix)
     word = project.settings.gpu
     # a named kind is built anywhere: the machine that builds need not be the one with the GPU
     chosen = engine.accelerator if word == node_types.AUTO else accelerator.named(word)
     settings, notebook = project.settings, notebook_image.choose(project.settings, chosen)
     if "jupyter" in names and word == node_types.AUTO:
         notice(f"GPU: {chosen} ({chosen.reason})")
-    wanted = [images.name_of(name, settings, notebook) for name in names]
-    missing = [name for name in wanted if images.is_stale(engine.api, name, settings, notebook)]
+    expected = [images.name_of(name, settings, notebook) for name in names]
+    missing = [name for name in expected if images.is_stale(engine.api, name, settings, notebook)]
     if warning := images.warn_about_disk(missing, notebook, engine.host_facts().disk_free):
         notice(f"warning: {warning}")
     built = tuple(images.build(engine.api, name, settings, notebook, progress) for name in names)

@@ -24,14 +24,14 @@ def names(folders: Iterable[str]) -> tuple[str, ...]:
 
 def names_in(texts: Iterable[str]) -> tuple[str, ...]:
     """The same, from the texts of the specifications."""
-    found = []
+    result = []
     for text in texts:
         kind = re.search(r'"?kind"?\s*:\s*"?([A-Za-z0-9./_-]+)', text)
         devices = re.split(r'"?devices"?\s*:', text, maxsplit=1)
         if kind and len(devices) == 2:
             body = re.sub(r'"?(deviceNodes|hooks|mounts)"?\s*:', "", devices[1])
-            found += [
+            result += [
                 f"{kind[1]}={name}"
                 for name in re.findall(r'(?:^\s*-?\s*|[{,]\s*)"?name"?\s*:\s*"?([A-Za-z0-9_.:-]+)', body, re.MULTILINE)
             ]
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(result))

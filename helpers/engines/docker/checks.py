@@ -35,27 +35,27 @@ class DockerChecks(Checks):
                     f"install docker-ce; without it: {instead}",
                 )
             ]
-        found = self.engine.availability()
-        if found.usable:
-            return [Finding(Level.OK, "docker", found.reason)]
-        level = Level.ERROR if found.present or needed else Level.WARNING
+        result = self.engine.availability()
+        if result.usable:
+            return [Finding(Level.OK, "docker", result.reason)]
+        level = Level.ERROR if result.present or needed else Level.WARNING
         try:
             release = Path("/etc/os-release").read_text()
         except OSError:
             release = ""
-        fix = found.fix if found.present else install_lines(release)
-        return [Finding(level, "docker", found.reason, f"{fix}; without it: {instead}")]
+        fix = result.fix if result.present else install_lines(release)
+        return [Finding(level, "docker", result.reason, f"{fix}; without it: {instead}")]
 
     def client(self) -> list[Finding]:
         """What it lacks for building and pulling images."""
-        found = []
+        result = []
         if not availability.has_buildx():
-            found.append(Finding(Level.ERROR, "buildx", *images.BUILDX))
-        found += [
+            result.append(Finding(Level.ERROR, "buildx", *images.BUILDX))
+        result += [
             Finding(Level.WARNING, "credentials", *images.credential_problem(program))
             for program in client_config.missing_helpers(os.environ)
         ]
-        return found
+        return result
 
     def gpu(self) -> list[Finding]:
         """NVIDIA's runtime or its CDI devices, without which the engine cannot hand a GPU over."""
@@ -97,13 +97,13 @@ class DockerChecks(Checks):
 
     def leftovers(self) -> list[Finding]:
         """Data that nothing remembers, and what is here of this name that is not ours."""
-        found = []
+        result = []
         try:
             self.engine.check_foreign()
         except TrackbedError as error:
-            found.append(Finding(Level.ERROR, "leftovers", error.message, error.hint))
+            result.append(Finding(Level.ERROR, "leftovers", error.message, error.hint))
         if not self.deployment.project.state.engine and self.engine.data():
-            found.append(
+            result.append(
                 Finding(
                     Level.WARNING,
                     "leftovers",
@@ -111,7 +111,7 @@ class DockerChecks(Checks):
                     "`invoke up --adopt` takes them over",
                 )
             )
-        return found
+        return result
 
     def network(self) -> list[Finding]:
         """Whether machines on the same network can reach ports published on 127.0.0.1, and the rules against it."""

@@ -20,10 +20,10 @@ def folder(environ: Mapping[str, str]) -> Path:
 def read(environ: Mapping[str, str]) -> dict[str, Any]:
     """The client's configuration; {} where there is none, or one that cannot be read."""
     try:
-        found = json.loads((folder(environ) / "config.json").read_text())
+        data = json.loads((folder(environ) / "config.json").read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return data if isinstance(data, dict) else {}
 
 
 def context(environ: Mapping[str, str]) -> str:
@@ -61,9 +61,9 @@ def missing_context(environ: Mapping[str, str]) -> str:
 
 def missing_helpers(environ: Mapping[str, str]) -> tuple[str, ...]:
     """The programs for registries' passwords that the configuration names and that are not installed."""
-    found = read(environ)
-    named = found.get("credHelpers")
-    helpers = [found.get("credsStore"), *(named.values() if isinstance(named, dict) else ())]
+    result = read(environ)
+    named = result.get("credHelpers")
+    helpers = [result.get("credsStore"), *(named.values() if isinstance(named, dict) else ())]
     programs = dict.fromkeys(f"docker-credential-{name}" for name in helpers if name and isinstance(name, str))
     return tuple(name for name in programs if shutil.which(name, path=environ.get("PATH")) is None)
 

@@ -37,11 +37,11 @@ class NotebookContainer(Collaborator):
     @cached_property
     def spec(self) -> ServiceSpec:
         """The service as data."""
-        told = self.deployment.egress.reachable_from_containers().environment(egress.inside(self.settings))
+        given = self.deployment.egress.reachable_from_containers().environment(egress.inside(self.settings))
         if self.deployment.certificates:
-            told |= egress.trust(f"/run/secrets/{jupyterlab.CERTIFICATES}")
+            given |= egress.trust(f"/run/secrets/{jupyterlab.CERTIFICATES}")
         spec = notebook_spec.container_spec(
-            self.deployment, self.devices.accelerator, self.image.name, self._data_mount(), told
+            self.deployment, self.devices.accelerator, self.image.name, self._data_mount(), given
         )
         if spec.memory:
             return spec
@@ -91,9 +91,9 @@ class NotebookContainer(Collaborator):
         """It runs as planned: nothing when it does already, else a container that stopped, else a new one."""
         spec = self.spec
         image = self.api.image(spec.image)
-        wanted = digests.digest(spec, image["id"] if image else "", self.deployment.secrets_digest())
+        expected = digests.digest(spec, image["id"] if image else "", self.deployment.secrets_digest())
         for container in self.api.containers(self.labels):
-            if container.labels.get(f"{LABEL}.config") == wanted:
+            if container.labels.get(f"{LABEL}.config") == expected:
                 if container.state not in (State.EXITED, State.STARTING) and (container.ports or not spec.ports):
                     return
                 if self._begin(container.id, spec, progress):
@@ -105,13 +105,13 @@ class NotebookContainer(Collaborator):
             f"{LABEL}.project": self.settings.project,
             f"{LABEL}.service": JUPYTER,
             f"{LABEL}.instance": self.project.state.instance,
-            f"{LABEL}.config": wanted,
+            f"{LABEL}.config": expected,
             f"{LABEL}.gpu": str(self.devices.accelerator),
         }
         networks = {network: [JUPYTER] for network in spec.networks}
-        made = self.api.create(spec.container, create_arguments(self.api, spec, labels), networks)
-        if not self._begin(made, spec, progress):
-            self.api.remove(made)
+        created = self.api.create(spec.container, create_arguments(self.api, spec, labels), networks)
+        if not self._begin(created, spec, progress):
+            self.api.remove(created)
             lower = replace(spec, ulimits={})
             self.api.start(self.api.create(spec.container, create_arguments(self.api, lower, labels), networks))
 

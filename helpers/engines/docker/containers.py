@@ -47,11 +47,11 @@ class Containers(Collaborator):
 
     def statuses(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
         """The state of every service, in the order of the plan."""
-        found = self.by_service()
+        result = self.by_service()
         names = self.deployment.services
-        if GATEWAY in found and GATEWAY not in names:
+        if GATEWAY in result and GATEWAY not in names:
             names = (*names, GATEWAY)  # of a time when the project was public; a start removes it
-        return tuple(self._status(name, found.get(name), detail) for name in names)
+        return tuple(self._status(name, result.get(name), detail) for name in names)
 
     def _status(self, name: str, container: Container | None, detail: bool) -> ServiceStatus:
         if container is None:

@@ -28,8 +28,8 @@ class Devices(Collaborator):
             return detect.machine(probe.look(), self._cdi(any(Path("/dev").glob("nvidia*"))))
         if self.settings.gpu == node_types.NONE:
             return Machine()
-        found = self.host.look() or self._look_in_container()
-        return detect.machine(found, self._cdi(any("nvidia" in node["path"] for node in found["nodes"])))
+        result = self.host.look() or self._look_in_container()
+        return detect.machine(result, self._cdi(any("nvidia" in node["path"] for node in result["nodes"])))
 
     def _look_in_container(self) -> dict[str, Any]:
         """For a node without a Python of its own: our image's, over the node's trees."""

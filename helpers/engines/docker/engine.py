@@ -96,18 +96,18 @@ class DockerEngine(base.Engine):
             self.deployment.locate(os.environ)
         except EngineUnavailable as error:
             return Availability(False, True, error.message, error.hint)
-        found = availability.look(self.api, self.deployment.is_public)
+        result = availability.look(self.api, self.deployment.is_public)
         if self.host.remote:
-            return replace(found, reason=f"{found.reason}, on {self.host.name}")
-        if found.usable:
+            return replace(result, reason=f"{result.reason}, on {self.host.name}")
+        if result.usable:
             self.deployment.take_inner_owner()
-        return found
+        return result
 
     def versions(self) -> Mapping[str, str]:
-        found = {"docker": str(self.api.version()["Version"]), "compose": availability.compose_version() or ""}
+        result = {"docker": str(self.api.version()["Version"]), "compose": availability.compose_version() or ""}
         for service in self.plan().services:
-            found[f"image {service.name}"] = service.image
-        return found
+            result[f"image {service.name}"] = service.image
+        return result
 
     def host_facts(self) -> HostFacts:
         info = self.api.info()
@@ -129,7 +129,7 @@ class DockerEngine(base.Engine):
 
     def remarks(self) -> tuple[str, ...]:
         lines = shared.remarks(self.accelerator, self.notebook.empty_data())
-        return (*lines, *(f"warning: {found.detail}" for found in self.checks.limits()))
+        return (*lines, *(f"warning: {item.detail}" for item in self.checks.limits()))
 
     def access_token(self) -> str:
         return self.project.access_token()
@@ -266,9 +266,9 @@ class DockerEngine(base.Engine):
     # starting
 
     def prepare(self, progress: ProgressReporter) -> tuple[str, ...]:
-        made = images.ensure(self.api, self.deployment, self.notebook.image, progress)
+        created = images.ensure(self.api, self.deployment, self.notebook.image, progress)
         self._plan_anew()
-        return made
+        return created
 
     def disk_warning(self) -> str:
         stale = images.stale(self.api, self.deployment, self.notebook.image)

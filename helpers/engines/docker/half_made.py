@@ -45,15 +45,15 @@ class Folder:
 def read(text: str) -> Folder:
     """The lines of LOOK."""
     lines = [line.split(" ", 1) for line in text.splitlines()]
-    told: dict[str, list[str]] = {}
+    given: dict[str, list[str]] = {}
     for word, *rest in lines:
-        told.setdefault(word, []).append(rest[0] if rest else "")
-    ready = "ready" in told
+        given.setdefault(word, []).append(rest[0] if rest else "")
+    ready = "ready" in given
     return Folder(
-        "".join(told.get("major", [])[:1]),
-        tuple(told.get("version", [])),
+        "".join(given.get("major", [])[:1]),
+        tuple(given.get("version", [])),
         ready,
-        not ready and LISTED in told and unused(told.get("file", [])),
+        not ready and LISTED in given and unused(given.get("file", [])),
     )
 
 

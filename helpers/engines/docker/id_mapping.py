@@ -35,8 +35,8 @@ class IdMapping:
             return uid
         if self.rootless and uid == self.root_uid:
             return 0
-        found = uid - self.base + self.first
-        return found if self.base and self.first <= found < LENGTH else None
+        result = uid - self.base + self.first
+        return result if self.base and self.first <= result < LENGTH else None
 
     def to_host(self, uid: int) -> int | None:
         """What a container's id is on the machine; None when that is not known."""
@@ -57,8 +57,8 @@ def read(info: Mapping[str, Any], subuid: str = "/etc/subuid") -> IdMapping:
         return IdMapping("rootless", _subordinate(own, subuid), 1, own)
     if "name=userns" in options:
         # data of a remapped engine lie in a folder that is called by its first ids
-        found = re.search(r"/(\d+)\.\d+/?$", str(info.get("DockerRootDir", "")))
-        return IdMapping("userns-remap", int(found[1]) if found else 0)
+        match = re.search(r"/(\d+)\.\d+/?$", str(info.get("DockerRootDir", "")))
+        return IdMapping("userns-remap", int(match[1]) if match else 0)
     return IdMapping()
 
 

@@ -158,19 +158,19 @@ def ensure(
 ) -> tuple[str, ...]:
     """Build or pull every image that is missing or outdated; gives their names."""
     # pulls first: a registry that refuses is known in a second, a build takes a minute
-    made, settings = sorted(stale(api, deployment, notebook), key=is_own), deployment.settings
-    for place, name in enumerate(made, 1):
+    created, settings = sorted(stale(api, deployment, notebook), key=is_own), deployment.settings
+    for place, name in enumerate(created, 1):
         begun = time.monotonic()
-        progress.step(f"{place} of {len(made)}: {'building' if is_own(name) else 'pulling'} {name}")
+        progress.step(f"{place} of {len(created)}: {'building' if is_own(name) else 'pulling'} {name}")
         if is_own(name):
             _build(name, settings, notebook, progress)
         else:
             _pull_or_build(api, name, settings, notebook, progress)
         size = (api.image(local(api, name)) or {}).get("size", 0)
         progress.step(
-            f"{place} of {len(made)}: {name} is here, {size / 2**20:.0f} MiB in {time.monotonic() - begun:.0f} s"
+            f"{place} of {len(created)}: {name} is here, {size / 2**20:.0f} MiB in {time.monotonic() - begun:.0f} s"
         )
-    return tuple(made)
+    return tuple(created)
 
 
 def build(
@@ -255,17 +255,17 @@ def open_to_all(folder: Path) -> None:
     for path in (folder, *folder.rglob("*")):
         with suppress(OSError):  # somebody else's clone: then the build tells
             mode = path.lstat().st_mode
-            wanted = mode | (0o555 if stat.S_ISDIR(mode) or mode & 0o100 else 0o444)
-            if wanted != mode and not stat.S_ISLNK(mode):
-                path.chmod(stat.S_IMODE(wanted))
+            expected = mode | (0o555 if stat.S_ISDIR(mode) or mode & 0o100 else 0o444)
+            if expected != mode and not stat.S_ISLNK(mode):
+                path.chmod(stat.S_IMODE(expected))
 
 
 def client_problem(text: str) -> tuple[str, str] | None:
     """What is missing on the side of Docker's client, and the fix; None for words that tell of something else."""
     if re.search(r"'buildx' is not a docker command|unknown command: docker buildx|unknown flag: --progress", text):
         return BUILDX
-    if found := re.search(r"docker-credential-[\w-]+", text):
-        return credential_problem(found[0])
+    if match := re.search(r"docker-credential-[\w-]+", text):
+        return credential_problem(match[0])
     return None
 
 
@@ -301,17 +301,17 @@ def push(api: DockerApi, name: str, registry: str, progress: ProgressReporter) -
     """Tag one of our images for a registry and push it; gives its name there. TrackbedError in the registry's words."""
     if not re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*", registry):
         raise SettingError(f"--registry={registry}: must be HOST[:PORT][/PATH], without https://.")
-    there = f"{registry}/{name.removeprefix(OWN)}"
-    progress.step(f"pushing {there}")
+    existing = f"{registry}/{name.removeprefix(OWN)}"
+    progress.step(f"pushing {existing}")
     try:
-        for line in api.push(name, there):
+        for line in api.push(name, existing):
             progress.output(line)
     except TrackbedError as error:
         raise TrackbedError(
-            f"pushing {there} failed: {error.message}",
+            f"pushing {existing} failed: {error.message}",
             f"`docker login {registry.partition('/')[0]}`, and may you write there?",
         ) from None
-    return there
+    return existing
 
 
 def _pull_or_build(

@@ -76,12 +76,12 @@ def may_change() -> bool:
 
 def existing(project: str) -> tuple[Rule, ...]:
     """The project's rules that are there. Only where ``may_change``; empty when iptables fails."""
-    found = []
+    result = []
     for line in _iptables("-S", "PREROUTING")[1].splitlines():
         words = shlex.split(line)
         if words[:2] == ["-A", "PREROUTING"] and f"trackbed:{project}" in words:
-            found.append(tuple(words[2:]))
-    return tuple(found)
+            result.append(tuple(words[2:]))
+    return tuple(result)
 
 
 def remove_stale() -> None:

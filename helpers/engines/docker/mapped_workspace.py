@@ -45,16 +45,16 @@ def make(place: Path, ids: IdMapping) -> None:
     if uid is None or gid is None:
         workspace_folder.make(place)
         return
-    made, whose = not place.is_dir(), person(ids)
+    created, whose = not place.is_dir(), person(ids)
     workspace_folder.make(place, uid, gid, callers=bool(whose))
-    if not whose or not (made or is_closed(place, ids)):
+    if not whose or not (created or is_closed(place, ids)):
         return
     try:
         handle, _ = safe_files.make_way(place, {whose})
         try:
             if os.fstat(handle).st_uid != whose:
                 return  # another folder than the one that was looked at: the first save tells
-            if not share(handle, {uid, whose}) and made and os.geteuid() == 0:
+            if not share(handle, {uid, whose}) and created and os.geteuid() == 0:
                 safe_files.chown(handle, uid, gid)
         finally:
             os.close(handle)
@@ -100,9 +100,9 @@ def problem(place: Path, ids: IdMapping, uid: int, image: str) -> tuple[str, str
     outside, other = ids.to_host(uid), ids.to_host(workspace_folder.group(uid))
     if outside is None or other is None:
         return "", ""
-    found, line = workspace_folder.problem(place, outside, other)
+    result, line = workspace_folder.problem(place, outside, other)
     if line != workspace_folder.give_line(place, outside, other):
-        return found, line
+        return result, line
     if is_closed(place, ids):
         return "", ""  # a start lets it in
     if not ids.rootless and holds_home(place, ids):
@@ -110,7 +110,7 @@ def problem(place: Path, ids: IdMapping, uid: int, image: str) -> tuple[str, str
             f"WORKSPACE {place} holds your home, whose keys would be opened to the notebook's account",
             "name a folder in it in WORKSPACE",
         )
-    return found, fix(place, ids, uid, image)
+    return result, fix(place, ids, uid, image)
 
 
 def fix(place: Path, ids: IdMapping, uid: int, image: str) -> str:
@@ -148,10 +148,10 @@ def share(folder: int, accounts: Collection[int]) -> bool:
     try:
         _set(folder, DEFAULT, accounts)  # first: what is made meanwhile has it
         with closing(safe_files.below(folder, whose)) as entries:
-            for entry, found in islice(entries, MOST):
-                if found.st_uid == whose:
+            for entry, result in islice(entries, MOST):
+                if result.st_uid == whose:
                     with suppress(OSError):  # gone, immutable, or on another file system
-                        _let_in(entry, found, accounts)
+                        _let_in(entry, result, accounts)
         _set(folder, ACCESS, accounts)  # last: `is_closed` sees it, and an interrupted walk is taken up again
     except OSError as error:
         if error.errno in NO_LISTS:

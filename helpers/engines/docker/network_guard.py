@@ -24,7 +24,7 @@ class NetworkGuard(Collaborator):
         if self.host.remote or self.deployment.notebook_only or self.deployment.ids.rootless:
             return ()  # the tables of another machine, or of an engine's namespace, are not ours to change
         project = self.settings.project
-        bridges = [iptables.Bridge(*found) for found in self.api.bridges(project)]
+        bridges = [iptables.Bridge(*item) for item in self.api.bridges(project)]
         # only then may somebody outside have the server or the notebook send requests
         reaching = self.deployment.is_public or mlflow_jobs.enabled(self.deployment)
         metadata = iptables.metadata_rules(project, bridges) if reaching else ()

@@ -30,13 +30,13 @@ def _check_compose_projects(deployment: DockerDeployment, containers: Containers
 
 def _check_containers(deployment: DockerDeployment) -> None:
     project = deployment.settings.project
-    wanted = {f"{project}-{name}-1" for name in deployment.services} | {f"{project}-jupyter"}
+    expected = {f"{project}-{name}-1" for name in deployment.services} | {f"{project}-jupyter"}
     for container in deployment.api.containers():
         ours = (
             container.labels.get("com.docker.compose.project") == project
             or container.labels.get(f"{LABEL}.project") == project
         )
-        if container.name in wanted and not ours:
+        if container.name in expected and not ours:
             raise TrackbedError(
                 f"a container named {container.name} exists and is not Trackbed's (image {container.image})",
                 f"`docker rm -f {container.name}` if it may go, or choose another name with --project=NAME",

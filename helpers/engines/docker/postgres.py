@@ -32,16 +32,16 @@ class Database(Collaborator):
         volume = f"{self.settings.project}_postgres"
         if self.deployment.notebook_only or not self.api.volumes([volume]):
             return False
-        found = self._look_into(volume)
-        if found.major and found.versions and found.major not in found.versions:
+        result = self._look_into(volume)
+        if result.major and result.versions and result.major not in result.versions:
             raise shared.other_major(
-                found.versions[0],
-                f"POSTGRES_IMAGE={self.settings.postgres_image} is PostgreSQL {found.major}",
-                f"set POSTGRES_IMAGE to a {found.versions[0]}.x image and `invoke backup`; then `invoke down "
+                result.versions[0],
+                f"POSTGRES_IMAGE={self.settings.postgres_image} is PostgreSQL {result.major}",
+                f"set POSTGRES_IMAGE to a {result.versions[0]}.x image and `invoke backup`; then `invoke down "
                 "--delete-data`, POSTGRES_IMAGE as it is now, and `invoke restore FILE`",
             )
         now = next((s for s in statuses if s.name == POSTGRES), ServiceStatus(POSTGRES, State.MISSING))
-        if found.unfinished and not now.up:
+        if result.unfinished and not now.up:
             if now.state is not State.MISSING:
                 self.api.stop(now.identity, 30)
             if self._look_into(volume).unfinished:
@@ -49,7 +49,7 @@ class Database(Collaborator):
                     "the first start of the database was interrupted before anything was in it: creating it again"
                 )
                 self._in_volume(volume, half_made.REMOVE)
-        return found.ready
+        return result.ready
 
     def _look_into(self, volume: str) -> half_made.Folder:
         return half_made.read(self._in_volume(f"{volume}:/v:ro", half_made.LOOK))
@@ -99,8 +99,8 @@ class Database(Collaborator):
         """
         active = self.project.state.active["database"]
         try:
-            if made := database_roles.ensure(self._psql, active, PASSWORD_FILE):
-                progress.step(made)
+            if created := database_roles.ensure(self._psql, active, PASSWORD_FILE):
+                progress.step(created)
             self._match_password(active, progress)
         except TrackbedError as error:
             ends = re.search(

@@ -126,8 +126,8 @@ def _secrets(files: Iterable[SecretFile], image: str) -> list[str]:
 def _folder(service: ServiceSpec, mount: Mount, host: Host) -> str:
     """Make the folder of a bind mount where it is missing, on the machine of the engine."""
     folder = shlex.quote(mount.source)
-    made = f'[ -d {folder} ] || {{ mkdir -p {folder}; [ "$(id -u)" != 0 ] || chown {service.user} {folder}; }}'
-    return f"ssh {host.tunnel} {shlex.quote(f'sh -c {shlex.quote(made)}')}" if host.remote else made
+    created = f'[ -d {folder} ] || {{ mkdir -p {folder}; [ "$(id -u)" != 0 ] || chown {service.user} {folder}; }}'
+    return f"ssh {host.tunnel} {shlex.quote(f'sh -c {shlex.quote(created)}')}" if host.remote else created
 
 
 def _run(service: ServiceSpec, host: Host) -> list[str]:

@@ -101,8 +101,8 @@ class Node:
             start_new_session=True,
         )
         try:
-            found = self._look()
-            self._take_socket(found)
+            result = self._look()
+            self._take_socket(result)
         except BaseException:
             self.close()
             raise
@@ -138,7 +138,7 @@ class Node:
             process.stdin.write(LOOK.replace("@SOCKET@", shlex.quote(f"unix://{path}") if path else ""))
             process.stdin.flush()
         deadline = time.monotonic() + ANSWER_SECONDS
-        found: dict[str, str] = {}
+        result: dict[str, str] = {}
         while True:
             try:
                 line = lines.get(timeout=max(0.01, deadline - time.monotonic()))
@@ -152,14 +152,14 @@ class Node:
                 raise explain(self.target, "\n".join(self._errors))
             if line.startswith("trackbed "):  # login scripts may print what they like
                 _, name, value = [*line.split(" ", 2), ""][:3]
-                found[name] = value.strip()
+                result[name] = value.strip()
                 if name == "end":
-                    return found
+                    return result
 
     def _take_socket(self, found: Mapping[str, str]) -> None:
         self.uid, self.home = int(found.get("uid", "-1") or -1), found.get("home", "")
         name, engine = self.target.name, found.get("engine", "")
-        there = f"ssh {self.target.typed}"
+        existing = f"ssh {self.target.typed}"
         if not engine.startswith("unix://"):
             raise EngineUnavailable(
                 f"the engine of {name} listens on {engine}, not on a Unix socket",
@@ -170,17 +170,17 @@ class Node:
             if not found.get("command"):
                 raise EngineUnavailable(
                     f"there is no Docker on {name}",
-                    f"install it there: {there} 'curl -fsSL https://get.docker.com | sudo sh && "
+                    f"install it there: {existing} 'curl -fsSL https://get.docker.com | sudo sh && "
                     "sudo usermod -aG docker $USER'",
                 )
             raise EngineUnavailable(
                 f"Docker does not run on {name}: there is no {path}",
-                f"start it there: {there} sudo systemctl start docker",
+                f"start it there: {existing} sudo systemctl start docker",
             )
         if found.get("socket") != "ok":
             raise EngineUnavailable(
                 f"permission denied at {path} on {name}",
-                f"{there} 'sudo usermod -aG docker $USER'; the next connection has it",
+                f"{existing} 'sudo usermod -aG docker $USER'; the next connection has it",
             )
         self._forward(f"{self._folder / LOCAL_SOCKET}:{path}")
 

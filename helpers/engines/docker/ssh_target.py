@@ -25,25 +25,25 @@ class Target:
         """Raises EngineUnavailable for what is no such address."""
         try:
             parts = urlsplit(url)
-            found = cls(parts.hostname or "", parts.username or "", parts.port or 0, parts.path.rstrip("/"))
+            result = cls(parts.hostname or "", parts.username or "", parts.port or 0, parts.path.rstrip("/"))
         except ValueError:
-            found = cls("")
+            result = cls("")
         # the host's case matters to aliases, which urlsplit lowers
-        written = re.search(re.escape(found.host), url, re.IGNORECASE)
-        found = cls(written[0] if written else "", found.user, found.port, found.socket)
+        written = re.search(re.escape(result.host), url, re.IGNORECASE)
+        result = cls(written[0] if written else "", result.user, result.port, result.socket)
         if (
             parts.scheme != "ssh"
             or parts.password
             or parts.query
-            or not re.fullmatch(r"[\w.:%][\w.:%-]*", found.host)
-            or not re.fullmatch(r"[\w.@\\+-]*", found.user)
-            or found.user.startswith("-")
+            or not re.fullmatch(r"[\w.:%][\w.:%-]*", result.host)
+            or not re.fullmatch(r"[\w.@\\+-]*", result.user)
+            or result.user.startswith("-")
         ):
             raise EngineUnavailable(
                 f"DOCKER_HOST={url} is not the address of a machine over ssh",
                 "write it as ssh://USER@HOST or ssh://USER@HOST:PORT",
             )
-        return found
+        return result
 
     @property
     def name(self) -> str:
@@ -80,14 +80,14 @@ def explain(target: Target, text: str) -> EngineUnavailable:
             f"{name} does not let this user in with a key (Trackbed never asks for a password)",
             f"ssh-copy-id {typed}, or ssh-add the key that it knows",
         )
-    if found := re.search(r"Could not resolve hostname (\S+?):", text):
-        return EngineUnavailable(f"there is no machine named {found[1]}", "look at DOCKER_HOST, or at ~/.ssh/config")
-    if found := re.search(
+    if match := re.search(r"Could not resolve hostname (\S+?):", text):
+        return EngineUnavailable(f"there is no machine named {match[1]}", "look at DOCKER_HOST, or at ~/.ssh/config")
+    if match := re.search(
         r"Connection refused|(?:Connection|Operation) timed out|No route to host"
         r"|Network is unreachable|Connection closed|Connection reset|timed out during banner",
         text,
     ):
         return EngineUnavailable(
-            f"{name} does not answer: {found[0]}", f"is it on, and does its firewall let ssh in? Try: ssh {typed} true"
+            f"{name} does not answer: {match[0]}", f"is it on, and does its firewall let ssh in? Try: ssh {typed} true"
         )
     return EngineUnavailable(f"ssh to {name} failed: {commands.last_line(text)}", f"try: ssh {typed} true")

@@ -123,8 +123,8 @@ def explain(engine: Engine, output: list[str], stale: Collection[str]) -> None:
     for status in engine.services():
         if status.failed:
             raise failure(engine, status)
-    if found := re.search(r"Bind for \S*?:(\d+) failed|address already in use", text):
-        raise TrackbedError(f"a port is taken: {found.group(0)}", "`invoke doctor` says by whom")
+    if match := re.search(r"Bind for \S*?:(\d+) failed|address already in use", text):
+        raise TrackbedError(f"a port is taken: {match.group(0)}", "`invoke doctor` says by whom")
     if "incorrect label" in text:
         raise TrackbedError(
             f"a network of this name was made by something else: {output[-1]}",

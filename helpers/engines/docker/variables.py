@@ -27,7 +27,7 @@ def files(deployment: DockerDeployment) -> tuple[str, ...]:
             "public-s3": settings.public_s3 and own_store,
             "public-acme": settings.acme,
         }
-        overlays += [name for name, wanted in chosen.items() if wanted]
+        overlays += [name for name, expected in chosen.items() if expected]
     return ("docker/compose.yaml", *(f"docker/compose.{name}.yaml" for name in overlays))
 
 

@@ -34,8 +34,8 @@ class Volumes(Collaborator):
     @cached_property
     def owned(self) -> frozenset[str]:
         """The volumes of any Trackbed project of this name."""
-        found = self.api.volumes(self.names())
-        return frozenset(name for name, labels in found.items() if labels.get(f"{LABEL}.instance"))
+        result = self.api.volumes(self.names())
+        return frozenset(name for name, labels in result.items() if labels.get(f"{LABEL}.instance"))
 
     def make(self, image: str) -> bool:
         """Create missing volumes, set owners, write the secret files, through a container of ``image`` never started.
@@ -122,9 +122,9 @@ class Volumes(Collaborator):
         if not self.api.volumes([volume]) or self.api.image(image) is None:
             return {"store": "minio"} if self.api.volumes([f"{self.settings.project}_minio"]) else {}
         try:
-            found = json.loads(self.api.read_file(image, volume, ACTIVE))
-            active = {key: str(found[key]) for key in ("database", "prefix")}
-            return active | {"store": str(found.get("store", "minio"))}  # MinIO was the default of earlier releases
+            data = json.loads(self.api.read_file(image, volume, ACTIVE))
+            active = {key: str(data[key]) for key in ("database", "prefix")}
+            return active | {"store": str(data.get("store", "minio"))}  # MinIO was the default of earlier releases
         except (ValueError, KeyError, TypeError):
             return {}
 
@@ -136,8 +136,8 @@ class Volumes(Collaborator):
             "versitygw": "artifacts (VersityGW)",
             "mlflow-tmp": "upload buffers",
         }
-        found = self.api.volumes(self.names())
-        mine = [n for n, labels in found.items() if labels.get(f"{LABEL}.instance") == self.project.state.instance]
+        result = self.api.volumes(self.names())
+        mine = [n for n, labels in result.items() if labels.get(f"{LABEL}.instance") == self.project.state.instance]
         prefix = len(self.settings.project) + 1
         return tuple(DataItem(f"volume {n}", what.get(n[prefix:], "generated secrets")) for n in sorted(mine))
 

@@ -36,14 +36,14 @@ class HeldSocket:
         return self.socket
 
     def _open(self) -> socket.socket:
-        made: socket.socket = self.socket_config.create_and_bind()
+        created: socket.socket = self.socket_config.create_and_bind()
         try:
-            made.listen(socket.SOMAXCONN)
-            made.setblocking(False)
+            created.listen(socket.SOMAXCONN)
+            created.setblocking(False)
         except OSError:
-            made.close()
+            created.close()
             raise
-        return made
+        return created
 
     def close(self) -> None:
         if self.socket is not None:
@@ -77,11 +77,11 @@ class HangUp:
 
 class Group(process.FastCGIProcessGroup):  # type: ignore[misc,unused-ignore]
     def get_dispatchers(self) -> dict[int, Any]:
-        found: dict[int, Any] = super().get_dispatchers()
+        result: dict[int, Any] = super().get_dispatchers()
         held = self.socket_manager.socket
         if held is not None and not any(one.pid for one in self.processes.values()):
-            found[held.fileno()] = HangUp(held)
-        return found
+            result[held.fileno()] = HangUp(held)
+        return result
 
     def before_remove(self) -> None:
         super().before_remove()

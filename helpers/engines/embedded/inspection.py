@@ -105,12 +105,12 @@ class Inspection(Collaborator):
             return addresses.listeners(_sockets(), port.address, port.published)
 
         try:
-            found = listening() or waiting.until(listening, LOOK_SECONDS, 0.02)
+            result = listening() or waiting.until(listening, LOOK_SECONDS, 0.02)
         except OSError:
             return  # not Linux
-        if not found:
+        if not result:
             raise NotListening(f"nothing listens on port {port.published}")
-        if strangers := found - trusted:
+        if strangers := result - trusted:
             uid = min(strangers)
             raise NotListening(
                 f"port {port.published} is held by a program of uid {uid}, not by {service}",

@@ -101,20 +101,20 @@ class Layout:
                 return
             self._check_way()
             self._check_parents()
-            made = {role: self.accounts.make(role) for role in ROLES}
+            created = {role: self.accounts.make(role) for role in ROLES}
             earlier = self.earlier
             self._take_folder()
             self._make_own()
             given = safe_files.Handover()
-            server, database, own = made[SERVER], made[DATABASE], made[NOTEBOOK]
+            server, database, own = created[SERVER], created[DATABASE], created[NOTEBOOK]
             safe_files.give_folder(self.sockets, database.pw_uid, server.pw_gid, 0o710)
             if (was := self.former_notebook) not in (-1, own.pw_uid):
                 _add(given, workspace_folder.give_to(self.workspace, was, own.pw_uid, own.pw_gid))
             for role in ROLES:
-                account = made[role]
+                account = created[role]
                 _add(given, safe_files.give_folder(self.accounts.home(role), account.pw_uid, account.pw_gid, 0o700))
             for name, role in GIVEN.items():
-                path, account = self.folder / name, made[role]
+                path, account = self.folder / name, created[role]
                 if name in PASSING and safe_files.owner(path) != account.pw_uid:
                     self._remove(path)
                 _add(given, safe_files.give_folder(path, account.pw_uid, account.pw_gid, 0o700))
@@ -130,7 +130,7 @@ class Layout:
             left = f"; {given.left} links, or files with several names, keep their owner" if given.left else ""
             progress.step(
                 "each service has an account of its own now: "
-                f"{', '.join(made[role].pw_name for role in ROLES)} ({given.changed} files and folders){left}"
+                f"{', '.join(created[role].pw_name for role in ROLES)} ({given.changed} files and folders){left}"
             )
 
     @property

@@ -136,8 +136,10 @@ class Database(Collaborator):
             return self.commands.psql(role, database, text, timeout=600)
 
         active = self.project.state.active["database"]
-        if made := database_roles.ensure(statements, active, stop_server=lambda: self.processes.halt(MLFLOW, progress)):
-            progress.step(made)
+        if created := database_roles.ensure(
+            statements, active, stop_server=lambda: self.processes.halt(MLFLOW, progress)
+        ):
+            progress.step(created)
             self.processes.resume(MLFLOW, progress)
         if not self.is_settled:
             self.commands.run(POSTGRES, ("touch", str(self.data_folder / database_roles.READY)))

@@ -20,17 +20,17 @@ def workers(data: Path, proc: Path = Path("/proc")) -> list[int] | None:
     if not proc.is_dir():
         return None
     try:
-        wanted = os.stat(data)
+        expected = os.stat(data)
     except OSError:
         return None
     pids, hidden = [], False
     for folder in proc.glob("[0-9]*"):
         try:
-            if os.path.samestat(os.stat(folder / "cwd"), wanted):
+            if os.path.samestat(os.stat(folder / "cwd"), expected):
                 pids.append(int(folder.name))
         except PermissionError:
             with suppress(OSError):
-                hidden |= os.stat(folder).st_uid == wanted.st_uid
+                hidden |= os.stat(folder).st_uid == expected.st_uid
         except OSError:
             continue
     return None if hidden and not pids else sorted(pids)

@@ -70,8 +70,8 @@ class Venv:
     @property
     def site(self) -> Path:
         """site-packages; a guess by this interpreter's version until the venv is made."""
-        found = sorted((self.folder / "lib").glob("python3*/site-packages"))
-        return found[0] if found else self.folder / "lib" / "python3" / "site-packages"
+        result = sorted((self.folder / "lib").glob("python3*/site-packages"))
+        return result[0] if result else self.folder / "lib" / "python3" / "site-packages"
 
     @property
     def _marker(self) -> Path:
@@ -176,23 +176,23 @@ class Venv:
     def scripts(self, python: Path) -> Path:
         """A folder with the packages' programs, made to run with another ``python`` that sees these packages too."""
         folder = self.folder / "scripts"
-        made = folder / ".python"
-        if not safe_files.is_file(made, os.fsencode(python), 0o644, os.geteuid()) or not all(
+        created = folder / ".python"
+        if not safe_files.is_file(created, os.fsencode(python), 0o644, os.geteuid()) or not all(
             path.stat().st_size for path in folder.iterdir()
         ):  # emptied by a power cut
             safe_files.own_folder(folder, 0o755)
             for path in sorted((self.folder / "bin").iterdir()):
                 if path.is_file() and (content := rewritten(path.read_bytes(), self.folder / "bin", python)):
                     safe_files.write(folder / path.name, content, 0o755)
-            safe_files.write(made, os.fsencode(python), 0o644)  # last: half of them are made again
+            safe_files.write(created, os.fsencode(python), 0o644)  # last: half of them are made again
         return folder
 
     def versions(self, names: tuple[str, ...]) -> dict[str, str]:
-        found = {}
+        result = {}
         for name in names:
             for path in self.site.glob(f"{name.replace('-', '_')}-*.dist-info"):
-                found[name] = path.name.removesuffix(".dist-info").rpartition("-")[2]
-        return found
+                result[name] = path.name.removesuffix(".dist-info").rpartition("-")[2]
+        return result
 
 
 def rewritten(content: bytes, folder: Path, python: Path) -> bytes:

@@ -52,8 +52,8 @@ def _state(summary: Mapping[str, Any]) -> tuple[State, int | None]:
 
 
 def _exit_code(words: str) -> int | None:
-    found = re.search(r"\((\d+)\)", words)
-    return int(found.group(1)) if found else None
+    match = re.search(r"\((\d+)\)", words)
+    return int(match.group(1)) if match else None
 
 
 class Containers(Connection):
@@ -61,7 +61,7 @@ class Containers(Connection):
 
     def containers(self, labels: Iterable[str] = ()) -> list[Container]:
         """All containers (stopped ones too) that carry every one of the labels."""
-        found = []
+        result = []
         for summary in self.client.api.containers(all=True, filters={"label": list(labels)}):
             state, code = _state(summary)
             ports = {
@@ -69,7 +69,7 @@ class Containers(Connection):
                 for p in summary.get("Ports", [])
                 if p.get("Type") == "tcp"
             }
-            found.append(
+            result.append(
                 Container(
                     id=summary["Id"],
                     name=summary["Names"][0].lstrip("/") if summary["Names"] else "",
@@ -83,7 +83,7 @@ class Containers(Connection):
                     ports=tuple(sorted((p for p in ports if p.published), key=lambda p: p.target)),
                 )
             )
-        return found
+        return result
 
     def reason(self, container: str) -> str:
         """Why a container is not well, in the engine's own words."""
@@ -119,8 +119,8 @@ class Containers(Connection):
 
         rest = b""
         try:
-            found = self.client.api.logs(container, stream=follow, follow=follow, tail=tail)
-            for chunk in found if follow else [found]:  # the SDK takes the time-out away from what streams
+            result = self.client.api.logs(container, stream=follow, follow=follow, tail=tail)
+            for chunk in result if follow else [result]:  # the SDK takes the time-out away from what streams
                 *lines, rest = (rest + chunk).split(b"\n")
                 yield from (line.decode("utf-8", "replace").rstrip("\r") for line in lines)
         except errors().APIError as error:
@@ -143,10 +143,10 @@ class Containers(Connection):
     def address(self, container: str) -> str:
         """An IPv4 address of a running container that this machine reaches."""
         networks = self.client.api.inspect_container(container)["NetworkSettings"]["Networks"]
-        found = [str(n["IPAddress"]) for n in networks.values() if n.get("IPAddress")]
-        if not found:
+        result = [str(n["IPAddress"]) for n in networks.values() if n.get("IPAddress")]
+        if not result:
             raise TrackbedError(f"container {container[:12]} has no address", "`invoke up` starts it")
-        return found[0]
+        return result[0]
 
     def create(self, name: str, config: dict[str, Any], networks: Mapping[str, list[str]]) -> str:
         """Create a container from engine-API arguments; ``networks`` maps a network to the aliases there."""

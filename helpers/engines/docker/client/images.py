@@ -15,13 +15,13 @@ class Images(Connection):
     def image(self, name: str) -> dict[str, Any] | None:
         """Id, labels and size of a local image; None when it is not there."""
         try:
-            found = self.client.api.inspect_image(name)
+            result = self.client.api.inspect_image(name)
         except errors().ImageNotFound:
             return None
         return {
-            "id": found["Id"],
-            "labels": (found.get("Config") or {}).get("Labels") or {},
-            "size": int(found.get("Size", 0)),
+            "id": result["Id"],
+            "labels": (result.get("Config") or {}).get("Labels") or {},
+            "size": int(result.get("Size", 0)),
         }
 
     def pull(self, name: str, amount: Callable[[int, int], None] | None = None) -> Iterator[str]:

@@ -28,13 +28,13 @@ class Networks(Connection):
 
     def bridges(self, project: str) -> list[tuple[str, tuple[str, ...]]]:
         """Interface and IPv4 subnets of each network of a Compose project."""
-        found = []
+        result = []
         for network in self.client.api.networks(filters={"label": f"com.docker.compose.project={project}"}):
             options = network.get("Options") or {}
             interface = options.get("com.docker.network.bridge.name") or f"br-{network['Id'][:12]}"
             subnets = [str(c.get("Subnet", "")) for c in (network.get("IPAM") or {}).get("Config") or []]
-            found.append((interface, tuple(s for s in subnets if s and ":" not in s)))
-        return found
+            result.append((interface, tuple(s for s in subnets if s and ":" not in s)))
+        return result
 
     def create_network(self, network: Network, project: str) -> None:
         """Make a network as Compose would, which takes it for its own when services are added later."""

@@ -32,9 +32,9 @@ class Volumes(Connection):
 
     def volumes(self, names: Iterable[str]) -> dict[str, Mapping[str, str]]:
         """The labels of those of the named volumes that exist."""
-        wanted = set(names)
+        expected = set(names)
         listed = self.client.api.volumes().get("Volumes") or []
-        return {v["Name"]: v.get("Labels") or {} for v in listed if v["Name"] in wanted}
+        return {v["Name"]: v.get("Labels") or {} for v in listed if v["Name"] in expected}
 
     def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
         self.client.api.create_volume(name, labels=dict(labels))
@@ -117,13 +117,13 @@ class Volumes(Connection):
             try:
                 stream, _ = self.client.api.get_archive(container, f"/v/{path}")
                 with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
-                    found = tar.extractfile(path)
-                    return found.read() if found else b""
+                    result = tar.extractfile(path)
+                    return result.read() if result else b""
             except errors().NotFound:
                 return b""
 
     def disk_usage(self, volumes: Iterable[str]) -> dict[str, int]:
         """Bytes of each named volume (slow: the engine walks them)."""
-        wanted = set(volumes)
+        expected = set(volumes)
         listed = self.client.df().get("Volumes") or []
-        return {v["Name"]: int((v.get("UsageData") or {}).get("Size", -1)) for v in listed if v["Name"] in wanted}
+        return {v["Name"]: int((v.get("UsageData") or {}).get("Size", -1)) for v in listed if v["Name"] in expected}
