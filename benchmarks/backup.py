@@ -105,9 +105,9 @@ class Some:
 
     def read(self, count: int = -1) -> bytes:
         count = min(self.left, count if count >= 0 else self.left, len(BLOCK) - self.at)
-        found = BLOCK[self.at : self.at + count]
+        result = BLOCK[self.at : self.at + count]
         self.left, self.at = self.left - count, (self.at + count) % len(BLOCK)
-        return found
+        return result
 
 
 def contents(runs: int, mib: int) -> Iterator[tuple[str, int, IO[bytes]]]:
@@ -118,8 +118,8 @@ def contents(runs: int, mib: int) -> Iterator[tuple[str, int, IO[bytes]]]:
     for size, of_ten_thousand in SIZES:
         for _ in range(of_ten_thousand * runs // 10_000):
             number += 1
-            found = hashlib.md5(str(number).encode(), usedforsecurity=False).hexdigest()
-            path = f"bench{number % 10 + 1}/{found}/artifacts/model {size}.bin"
+            result = hashlib.md5(str(number).encode(), usedforsecurity=False).hexdigest()
+            path = f"bench{number % 10 + 1}/{result}/artifacts/model {size}.bin"
             yield path, size, cast("IO[bytes]", Some(size, number))
             left -= size
     while left > 0:
@@ -199,7 +199,7 @@ def on_disk(samples: list[float]) -> Iterator[None]:
 
 def watched(system: Filled, *words: str) -> Peaks:
     """`invoke WORDS`, with the peaks of its memory."""
-    found = Peaks()
+    result = Peaks()
     process = subprocess.Popen(
         [sys.executable, "-m", "invoke", *words],
         cwd=ROOT,
@@ -210,11 +210,11 @@ def watched(system: Filled, *words: str) -> Peaks:
         text=True,
     )
     while process.poll() is None:
-        found.look(process.pid)
+        result.look(process.pid)
         time.sleep(TURN)
     if process.returncode:
         raise SystemExit(f"invoke {' '.join(words)}: {process.stderr.read() if process.stderr else ''}")
-    return found
+    return result
 
 
 # the plain way
@@ -229,10 +229,10 @@ def mirror(system: Filled, prefix: str, folder: Path, way: str) -> None:
         run("cp", "-rT", str(source), str(target))
         run("chown", "-R", f"--reference={live.parent}", str(target))
         return
-    found = json.loads(run(sys.executable, "-m", "invoke", "credentials", "--format=json", env=system.env))
+    data = json.loads(run(sys.executable, "-m", "invoke", "credentials", "--format=json", env=system.env))
     keys = {
-        "AWS_ACCESS_KEY_ID": found["S3_ACCESS_KEY"],
-        "AWS_SECRET_ACCESS_KEY": found["S3_SECRET_KEY"],
+        "AWS_ACCESS_KEY_ID": data["S3_ACCESS_KEY"],
+        "AWS_SECRET_ACCESS_KEY": data["S3_SECRET_KEY"],
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
         "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
     }
@@ -291,7 +291,7 @@ def plain_restore(system: Filled, folder: Path, name: str) -> None:
 
 
 def measure(whole: Filled, tenth: Filled, folder: Path, rounds: int, only: list[str], what: str) -> list[Measure]:
-    found = []
+    result = []
     for kind in only:
         speed = Measure(f"{kind}, {what}", "-", "s", limit=float("inf"))
         task = Measure(f"{kind}: peak memory of the task, against a tenth of the data", "<= 1.1", "MiB", limit=1.1)
@@ -340,8 +340,8 @@ def measure(whole: Filled, tenth: Filled, folder: Path, rounds: int, only: list[
                 file=sys.stderr,
                 flush=True,
             )
-        found += [speed, task, inside]
-    return found
+        result += [speed, task, inside]
+    return result
 
 
 def main() -> None:
@@ -354,34 +354,34 @@ def main() -> None:
     parser.add_argument("--only", default="backup,restore")
     parser.add_argument("--folder", default="")
     parser.add_argument("--json", default=str(ROOT / ".nox" / "bench-backup.json"))
-    told = parser.parse_args()
-    if told.step and not told.folder:
+    reported = parser.parse_args()
+    if reported.step and not reported.folder:
         parser.error("a single step needs --folder=DIR, the same for all")
-    folder = Path(told.folder or tempfile.mkdtemp(prefix="trackbed-bench-"))
+    folder = Path(reported.folder or tempfile.mkdtemp(prefix="trackbed-bench-"))
     folder.mkdir(exist_ok=True)
     folder.chmod(0o755)
-    base = 27200 if told.engine == "docker" else 27220
+    base = 27200 if reported.engine == "docker" else 27220
     whole, tenth = (
-        Filled(told.engine, folder, f"{told.engine}-{name}", port)
+        Filled(reported.engine, folder, f"{reported.engine}-{name}", port)
         for name, port in (("whole", base), ("tenth", base + 10))
     )
-    found: list[Measure] = []
+    result: list[Measure] = []
 
     def filled() -> None:
-        fill(tenth, told.runs // 10, told.mib // 10)
-        fill(whole, told.runs, told.mib)
+        fill(tenth, reported.runs // 10, reported.mib // 10)
+        fill(whole, reported.runs, reported.mib)
 
     def measured() -> None:
         for system in (whole, tenth):
             system.invoke("up")  # of this very clone
-        found.extend(
+        result.extend(
             measure(
                 whole,
                 tenth,
                 folder,
-                told.rounds,
-                told.only.split(","),
-                f"{told.runs} runs, {told.mib} MiB, {told.engine}",
+                reported.rounds,
+                reported.only.split(","),
+                f"{reported.runs} runs, {reported.mib} MiB, {reported.engine}",
             )
         )
 
@@ -394,27 +394,27 @@ def main() -> None:
     steps: dict[str, Callable[[], None]] = {"fill": filled, "measure": measured, "remove": removed}
     try:
         for name, step in steps.items():
-            if told.step in (None, name) and name != "remove":
+            if reported.step in (None, name) and name != "remove":
                 step()
     finally:
-        if told.step in (None, "remove"):
+        if reported.step in (None, "remove"):
             removed()
-    if not found:
+    if not result:
         return
     machine = {
         "cpus": os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "docker": run("docker", "version", "--format", "{{.Server.Version}}").strip()
-        if told.engine == "docker"
+        if reported.engine == "docker"
         else "",
         "date": time.strftime("%Y-%m-%d"),
-        "rounds": told.rounds,
-        "rate": f"{told.mib / statistics.median(found[0].ours):.0f} MiB/s",
+        "rounds": reported.rounds,
+        "rate": f"{reported.mib / statistics.median(result[0].ours):.0f} MiB/s",
     }
-    Path(told.json).parent.mkdir(exist_ok=True)
-    Path(told.json).write_text(json.dumps({"machine": machine, "measures": [asdict(m) for m in found]}, indent=1))
-    print(f"{machine}\n\n{table(found)}")
+    Path(reported.json).parent.mkdir(exist_ok=True)
+    Path(reported.json).write_text(json.dumps({"machine": machine, "measures": [asdict(m) for m in result]}, indent=1))
+    print(f"{machine}\n\n{table(result)}")
 
 
 if __name__ == "__main__":

@@ -155,9 +155,9 @@ class Bench:
                 for system, side in sides:
                     getattr(one, side).append(client("latency", system.url, "200")["p50"] * 1000)
                     for kind, measure in many.items():
-                        found = client("load", system.url, "8" if self.full else "4", kind)
-                        getattr(measure, side).append(found["per_second"])
-                        busiest = max(busiest, found["client_cpus"])
+                        result = client("load", system.url, "8" if self.full else "4", kind)
+                        getattr(measure, side).append(result["per_second"])
+                        busiest = max(busiest, result["client_cpus"])
                 say(f"log_metric p50 {one.ours[-1]:.1f} / {one.other[-1]:.1f} / {one.embedded[-1]:.1f} ms")
         for measure in many.values():
             measure.note = f"the clients used {busiest:.2f} processors at the most"
@@ -169,10 +169,10 @@ class Bench:
         down = Measure(f"{mib} MiB artifact down, against boto3", ">= 0.8", "MiB/s", 0.8, "large")
         ours, embedded = self.ours, self.embedded
         with running(ours, embedded):
-            found = ours.ask("credentials")
+            result = ours.ask("credentials")
             keys = {
-                "AWS_ACCESS_KEY_ID": str(found["S3_ACCESS_KEY"]),
-                "AWS_SECRET_ACCESS_KEY": str(found["S3_SECRET_KEY"]),
+                "AWS_ACCESS_KEY_ID": str(result["S3_ACCESS_KEY"]),
+                "AWS_SECRET_ACCESS_KEY": str(result["S3_SECRET_KEY"]),
                 "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
                 "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
             }
@@ -228,11 +228,11 @@ class Bench:
             before = dict(os.environ)
             os.environ.update(self.ours.env)
             try:
-                found: list[Measure] = module.grow(lifecycle.load({}), module.LARGE)
+                result: list[Measure] = module.grow(lifecycle.load({}), module.LARGE)
             finally:
                 os.environ.clear()
                 os.environ.update(before)
-        return found
+        return result
 
 
 def another_release(lock: Path, name: str) -> str:
@@ -316,13 +316,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="1, with --full 5")
     parser.add_argument("--only", help=f"some of {','.join((*QUICK, 'growth'))}")
     parser.add_argument("--json", type=Path, default=ROOT / ".nox" / "bench.json")
-    told = parser.parse_args()
-    rounds = told.rounds or (5 if told.full else 1)
-    wanted = told.only.split(",") if told.only else [*QUICK, *(["growth"] if told.full else [])]
+    reported = parser.parse_args()
+    rounds = reported.rounds or (5 if reported.full else 1)
+    expected = reported.only.split(",") if reported.only else [*QUICK, *(["growth"] if reported.full else [])]
     folder = Path(tempfile.mkdtemp(prefix="trackbed-bench-", dir="/var/tmp"))
     folder.chmod(0o755)
     os.environ.setdefault("TRACKBED_OBJECT_STORE", "versitygw")  # the baseline's store
-    bench = Bench(folder, rounds, told.full)
+    bench = Bench(folder, rounds, reported.full)
     steps: dict[str, Callable[[], list[Measure]]] = {
         "starts": bench.starts,
         "embedded": bench.embedded_starts,
@@ -332,12 +332,12 @@ def main() -> None:
         "builds": bench.builds,
         "growth": bench.growth,
     }
-    if unknown := set(wanted) - set(steps):
+    if unknown := set(expected) - set(steps):
         parser.error(f"--only={','.join(unknown)}: one of {', '.join(steps)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the systems are taken down
-    rows = earlier(told.json) if told.only else {}
+    rows = earlier(reported.json) if reported.only else {}
     try:
-        for name in wanted:
+        for name in expected:
             began = time.monotonic()
             say(f"measuring: {name}")
             date = time.strftime("%Y-%m-%d")
@@ -345,8 +345,8 @@ def main() -> None:
                 row.date = date
                 rows[row.name] = row
             say(f"{name}: {time.monotonic() - began:.0f} s")
-            told.json.parent.mkdir(exist_ok=True)
-            told.json.write_text(
+            reported.json.parent.mkdir(exist_ok=True)
+            reported.json.write_text(
                 json.dumps({"machine": machine(), "measures": [asdict(m) for m in rows.values()]}, indent=1)
             )
     finally:

@@ -132,9 +132,9 @@ def artifact(url: str, mib: int) -> dict[str, float]:
         up = time.perf_counter() - began
         path.unlink()
         began = time.perf_counter()
-        found = Path(client.download_artifacts(run, "artifact.bin", folder))
+        result = Path(client.download_artifacts(run, "artifact.bin", folder))
         down = time.perf_counter() - began
-        if found.stat().st_size != mib << 20:
+        if result.stat().st_size != mib << 20:
             raise SystemExit("the artifact came back with another size")
     return {"up": mib / up, "down": mib / down}
 

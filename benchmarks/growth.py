@@ -77,8 +77,8 @@ class Asker:
         return self.ask("POST", f"/api/2.0/mlflow/{path}", body)
 
     def search(self, experiment: str, **words: Any) -> list[dict[str, Any]]:
-        found = self.api("runs/search", {"experiment_ids": [experiment], "max_results": 25, **words})
-        return list(found.get("runs", []))
+        result = self.api("runs/search", {"experiment_ids": [experiment], "max_results": 25, **words})
+        return list(result.get("runs", []))
 
 
 def sql(engine: Engine, database: str, text: str, **variables: object) -> list[str]:
@@ -135,14 +135,14 @@ def sample(asker: Asker, experiment: str, i: int) -> str:
 
 def shape(engine: Engine, database: str, run: str) -> dict[str, list[str]]:
     """Every row of a run as JSON, without its id and the values of its metrics."""
-    found = {}
+    result = {}
     for name in TABLES:
         hidden = "- 'value'" if "metrics" in name else ""
-        found[name] = sorted(
+        result[name] = sorted(
             line.replace(run, "ID")
             for line in sql(engine, database, f"SELECT to_jsonb(t) {hidden} FROM {name} t WHERE run_uuid = '{run}'")
         )
-    return found
+    return result
 
 
 def verify(engine: Engine, database: str, asker: Asker, experiment: str) -> None:
@@ -177,8 +177,8 @@ def questions(asker: Asker, experiment: str, run: str) -> dict[str, Callable[[],
 
     def page(count: int, **words: Any) -> Callable[[], object]:
         def ask() -> None:
-            if len(found := asker.search(experiment, **words)) != count:
-                raise SystemExit(f"{words}: {len(found)} runs instead of {count}")
+            if len(match := asker.search(experiment, **words)) != count:
+                raise SystemExit(f"{words}: {len(match)} runs instead of {count}")
 
         return ask
 
@@ -234,19 +234,19 @@ def grow(project: Project, runs: int) -> list[Measure]:
         experiment = str(asker.api("experiments/create", {"name": f"growth-{time.time_ns()}"})["experiment_id"])
         if int(sql(engine, database, "SELECT count(*) FROM runs")[0]) > SMALL:
             raise SystemExit("this system has runs already: growth is measured from an empty one")
-        told = {"experiment": experiment, "began": BEGAN}
-        sql(engine, database, FILL, first=1, last=SMALL, **told)
+        reported = {"experiment": experiment, "began": BEGAN}
+        sql(engine, database, FILL, first=1, last=SMALL, **reported)
         verify(engine, database, asker, experiment)
         asked = questions(asker, experiment, long_run(asker, experiment))
-        found = [Measure(f"{name}, {SMALL} to {runs} runs", f"<= {LIMIT:.0f} x", "ms", limit=LIMIT) for name in asked]
+        result = [Measure(f"{name}, {SMALL} to {runs} runs", f"<= {LIMIT:.0f} x", "ms", limit=LIMIT) for name in asked]
         for samples, last in (("other", SMALL), ("ours", runs)):
             if last > SMALL:
-                sql(engine, database, FILL, first=SMALL + 1, last=last, **told)
+                sql(engine, database, FILL, first=SMALL + 1, last=last, **reported)
             sql(engine, database, TIDY)
             asker.connection.close()  # the server has ended it, the fill lasts longer than its patience
-            for row, ask in zip(found, asked.values(), strict=True):
+            for row, ask in zip(result, asked.values(), strict=True):
                 getattr(row, samples).extend(measure(ask))
-    return found
+    return result
 
 
 def spread(found: list[Measure]) -> str:
@@ -257,10 +257,10 @@ def spread(found: list[Measure]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=LARGE)
-    found = grow(lifecycle.load({}), parser.parse_args().runs)
-    for row in found:
+    result = grow(lifecycle.load({}), parser.parse_args().runs)
+    for row in result:
         print(f"{row.name}: {statistics.median(row.other):.1f} -> {statistics.median(row.ours):.1f} ms")
-    print(spread(found))
+    print(spread(result))
 
 
 if __name__ == "__main__":

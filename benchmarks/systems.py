@@ -125,9 +125,9 @@ def log_run(url: str) -> None:
     end = time.monotonic() + READY_SECONDS
     while True:
         try:
-            made = post("runs/create", {"experiment_id": "0", "start_time": 1})["run"]["info"]["run_id"]
-            post("runs/log-metric", {"run_id": made, "key": "loss", "value": 0.5, "timestamp": 1, "step": 1})
-            post("runs/update", {"run_id": made, "status": "FINISHED", "end_time": 2})
+            created = post("runs/create", {"experiment_id": "0", "start_time": 1})["run"]["info"]["run_id"]
+            post("runs/log-metric", {"run_id": created, "key": "loss", "value": 0.5, "timestamp": 1, "step": 1})
+            post("runs/update", {"run_id": created, "status": "FINISHED", "end_time": 2})
             return
         except OSError:  # nothing listens yet, it answers 5xx, or it ends the connection
             if time.monotonic() > end:
@@ -282,10 +282,10 @@ def baseline_images() -> None:
 
 def wheels(folder: Path) -> Path:
     """The mirror of the baseline's drivers: as near as one can be, so that no network is measured."""
-    found, bundle = folder / "wheels", ca_bundle()
-    if not found.exists():
+    result, bundle = folder / "wheels", ca_bundle()
+    if not result.exists():
         baseline_images()
-        found.mkdir()
+        result.mkdir()
         run(
             "docker",
             "run",
@@ -293,15 +293,15 @@ def wheels(folder: Path) -> Path:
             "--network",
             "host",
             "-v",
-            f"{found}:/wheels",
+            f"{result}:/wheels",
             *(["-v", f"{bundle}:/ca:ro", "-e", "PIP_CERT=/ca"] if bundle else []),
             WEIGHED,
             "sh",
             "-c",
             "pip download -q -d /wheels psycopg2-binary boto3",
         )
-        found.chmod(0o755)
-    return found
+        result.chmod(0o755)
+    return result
 
 
 def client(*words: str, network: str = "host", env: dict[str, str] | None = None, image: str = "") -> dict[str, float]:

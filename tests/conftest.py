@@ -48,9 +48,9 @@ def share_of(item: pytest.Item) -> str:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The shares are disjoint, and together they are all tests."""
-    if wanted := config.getoption("--share"):
-        out = [item for item in items if share_of(item) != wanted]
-        items[:] = [item for item in items if share_of(item) == wanted]
+    if expected := config.getoption("--share"):
+        out = [item for item in items if share_of(item) != expected]
+        items[:] = [item for item in items if share_of(item) == expected]
         config.hook.pytest_deselected(items=out)
 
 
@@ -189,9 +189,9 @@ class Clone:
 
     @property
     def token(self) -> str:
-        found = re.search(r"token=(\S+)", self.value("jupyter-url"))
-        assert found
-        return found.group(1)
+        match = re.search(r"token=(\S+)", self.value("jupyter-url"))
+        assert match
+        return match.group(1)
 
 
 def make_clone(folder: Path, engine: str, project: str = "") -> Clone:
@@ -290,7 +290,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 @contextmanager
 def clones() -> Iterator[Callable[..., Clone]]:
     """Makes clones that are taken down with their data at the end. ``user``: run by a normal user."""
-    made: list[Clone] = []
+    created: list[Clone] = []
 
     def make(engine: str, user: bool = False, **options: str) -> Clone:
         # not below pytest's own folder, which every other pytest on the machine closes for other users
@@ -299,11 +299,11 @@ def clones() -> Iterator[Callable[..., Clone]]:
         clone = make_clone(folder, engine, **options)
         if user:
             as_user(clone, folder)
-        made.append(clone)
+        created.append(clone)
         return clone
 
     yield make
-    for clone in made:
+    for clone in created:
         shutil.rmtree(clone.project_folder / "workspace", ignore_errors=True)  # its owner's account stays with it
         clone.invoke("down", "--delete-data", "--yes")
         shutil.rmtree(clone.folder.parent, ignore_errors=True)
@@ -328,14 +328,14 @@ def lasting_clones() -> Iterator[Callable[..., Clone]]:
 @pytest.fixture(scope="session")
 def deployments(lasting_clones: Callable[..., Clone]) -> Callable[[str], Clone]:
     """One project per engine that is up, made when it is first asked for."""
-    made: dict[str, Clone] = {}
+    created: dict[str, Clone] = {}
 
     def get(engine: str) -> Clone:
-        if engine not in made:
+        if engine not in created:
             clone = lasting_clones(engine)
             clone.up()
-            made[engine] = clone
-        return made[engine]
+            created[engine] = clone
+        return created[engine]
 
     return get
 

@@ -104,8 +104,8 @@ class OtherHost:
     @contextmanager
     def entered(self) -> Iterator[None]:
         """This thread's new sockets, and processes it starts, are outside; earlier sockets stay where they were."""
-        with open("/proc/thread-self/ns/net") as home, open(f"/run/netns/{self.name}") as there:
-            _setns(there.fileno())
+        with open("/proc/thread-self/ns/net") as home, open(f"/run/netns/{self.name}") as existing:
+            _setns(existing.fileno())
             try:
                 yield
             finally:
@@ -121,8 +121,8 @@ def _setns(descriptor: int) -> None:
 def other_host() -> Iterator[OtherHost]:
     """Another host for the time of a test; skips loudly where there can be none."""
     require_namespaces()
-    made = OtherHost()
+    created = OtherHost()
     try:
-        yield made
+        yield created
     finally:
-        made.close()
+        created.close()

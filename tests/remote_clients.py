@@ -29,10 +29,10 @@ SMALLER: dict[str, Any] = {
 def make_python(folder: Path, *packages: str, version: str = "", timeout: float = 600) -> Path:
     """A virtual environment with these packages; with what the server has, where none are named."""
     python = folder / "bin" / "python"
-    wanted = ["install", *packages] if packages else ["sync", "--require-hashes", str(LOCK)]
+    expected = ["install", *packages] if packages else ["sync", "--require-hashes", str(LOCK)]
     for argv in (
         ["uv", "venv", "--quiet", *(["--python", version] if version else []), str(folder)],
-        ["uv", "pip", wanted[0], "--quiet", "--python", str(python), *wanted[1:]],
+        ["uv", "pip", expected[0], "--quiet", "--python", str(python), *expected[1:]],
     ):
         done = inspection.run(*argv, timeout=timeout)
         assert done.returncode == 0, done.stderr

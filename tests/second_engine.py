@@ -79,9 +79,10 @@ class Engine:
 
     def load_images_of(self, clone: Clone) -> None:
         """Bring the images of a project that is up on the first engine, also where their names have moved on since."""
-        told = "{{.Config.Image}} {{.Image}}"
+        reported = "{{.Config.Image}} {{.Image}}"
         images = dict(
-            inspection.output("docker", "inspect", "-f", told, name).split() for name in inspection.containers(clone)
+            inspection.output("docker", "inspect", "-f", reported, name).split()
+            for name in inspection.containers(clone)
         )
         saved = self.folder / "images.tar"
         inspection.output("docker", "save", "-o", str(saved), *sorted(set(images.values())), timeout=300)

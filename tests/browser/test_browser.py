@@ -218,8 +218,10 @@ def experiment(mlflow_url: str) -> tuple[str, str, list[str]]:
     runs = []
     for run in ("one", "two"):
         now = int(time.time() * 1000)
-        made = post(f"{api}/runs/create", {"experiment_id": number, "run_name": run, "start_time": now})["run"]["info"]
-        runs.append(made["run_id"])
+        created = post(f"{api}/runs/create", {"experiment_id": number, "run_name": run, "start_time": now})["run"][
+            "info"
+        ]
+        runs.append(created["run_id"])
         post(f"{api}/runs/log-metric", {"run_id": runs[-1], "key": "loss", "value": 0.5, "timestamp": now})
         post(f"{api}/runs/update", {"run_id": runs[-1], "status": "FINISHED"})
     artifacts = f"{mlflow_url}/api/2.0/mlflow-artifacts/artifacts/{number}/{runs[0]}/artifacts"
@@ -263,8 +265,8 @@ def test_compare_delete_restore_and_register(
     shot(page, "mlflow-compare")
 
     def kept() -> list[str]:
-        found = post(f"{mlflow_url}/api/2.0/mlflow/runs/search", {"experiment_ids": [number]}).get("runs", [])
-        return sorted(run["info"]["run_id"] for run in found)
+        result = post(f"{mlflow_url}/api/2.0/mlflow/runs/search", {"experiment_ids": [number]}).get("runs", [])
+        return sorted(run["info"]["run_id"] for run in result)
 
     choose_all(every)
     page.get_by_test_id("runs-delete-button").click()

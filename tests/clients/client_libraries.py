@@ -46,18 +46,18 @@ def rounded(value: Any) -> Any:
 
 def tree(run: str, path: Any = None) -> Any:
     """Every artifact below a path."""
-    found: list[str] = []
+    result: list[str] = []
     for one in MlflowClient().list_artifacts(run, path):
-        found += tree(run, one.path) if one.is_dir else [one.path]
-    return sorted(found)
+        result += tree(run, one.path) if one.is_dir else [one.path]
+    return sorted(result)
 
 
 def read_back(run: str, *histories: Any) -> Any:
     """All of a run but what differs from run to run, the models that were logged in it, and the steps of a metric."""
     client = MlflowClient()
-    found = client.get_run(run)
-    tags = {key: value for key, value in found.data.tags.items() if not key.startswith("mlflow.")}
-    logged = [one for one in client.search_logged_models([found.info.experiment_id]) if one.source_run_id == run]
+    result = client.get_run(run)
+    tags = {key: value for key, value in result.data.tags.items() if not key.startswith("mlflow.")}
+    logged = [one for one in client.search_logged_models([result.info.experiment_id]) if one.source_run_id == run]
     models = [
         [
             one.name,
@@ -70,12 +70,13 @@ def read_back(run: str, *histories: Any) -> Any:
     ]
     steps = {key: [[one.step, rounded(one.value)] for one in client.get_metric_history(run, key)] for key in histories}
     inputs = [
-        [one.dataset.source_type, sorted(json.loads(one.dataset.schema or "{}"))] for one in found.inputs.dataset_inputs
+        [one.dataset.source_type, sorted(json.loads(one.dataset.schema or "{}"))]
+        for one in result.inputs.dataset_inputs
     ]
     return [
-        found.info.status,
-        found.data.params,
-        rounded(own_metrics(found.data.metrics)),
+        result.info.status,
+        result.data.params,
+        rounded(own_metrics(result.data.metrics)),
         tags,
         tree(run),
         sorted(models),
@@ -85,8 +86,8 @@ def read_back(run: str, *histories: Any) -> Any:
 
 
 def only_run(experiment: str) -> Any:
-    [found] = MlflowClient().search_runs([experiment])
-    return found.info.run_id
+    [result] = MlflowClient().search_runs([experiment])
+    return result.info.run_id
 
 
 def opentelemetry(experiment: str) -> Any:
@@ -135,11 +136,11 @@ def sklearn(experiment: str) -> Any:
     LogisticRegression(C=0.5).fit(data, labels)
     run = only_run(experiment)
     model = mlflow.sklearn.load_model(f"runs:/{run}/model")
-    told = [read_back(run), model.predict(data).tolist()]
+    notes = [read_back(run), model.predict(data).tolist()]
     with mlflow.start_run(run_name="search") as parent:  # a child run for each choice
         GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0, 10.0]}, cv=2).fit(data, labels)
     children = MlflowClient().search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-    return [*told, read_back(parent.info.run_id), sorted([run.info.status, run.data.params["C"]] for run in children)]
+    return [*notes, read_back(parent.info.run_id), sorted([run.info.status, run.data.params["C"]] for run in children)]
 
 
 def xgboost(experiment: str) -> Any:
@@ -274,9 +275,9 @@ def transformers(experiment: str) -> Any:
         eval_dataset=rows[:4],
     ).train()
     mlflow.end_run()
-    told = read_back(only_run(experiment), "loss", "eval_loss")
-    told[2] = sorted(told[2])  # seconds and samples a second among them
-    return told
+    reported = read_back(only_run(experiment), "loss", "eval_loss")
+    reported[2] = sorted(reported[2])  # seconds and samples a second among them
+    return reported
 
 
 def evaluate(experiment: str) -> Any:
@@ -290,10 +291,10 @@ def evaluate(experiment: str) -> Any:
         model = mlflow.sklearn.log_model(
             LogisticRegression().fit(data, labels), name="model", pip_requirements=["scikit-learn"]
         )
-        found = mlflow.models.evaluate(
+        result = mlflow.models.evaluate(
             model.model_uri, table, targets="label", model_type="classifier", evaluator_config={"log_explainer": False}
         )
-    return [read_back(active.info.run_id), rounded(found.metrics), sorted(found.artifacts)]
+    return [read_back(active.info.run_id), rounded(result.metrics), sorted(result.artifacts)]
 
 
 def genai(experiment: str) -> Any:
@@ -317,7 +318,7 @@ def genai(experiment: str) -> Any:
         {"inputs": {"question": word}, "expectations": {"answer": "É" if word == "é" else "none"}}
         for word in ("é", "b", "c")
     ]
-    found = mlflow.genai.evaluate(data=rows, predict_fn=answer, scorers=[same, length])
+    result = mlflow.genai.evaluate(data=rows, predict_fn=answer, scorers=[same, length])
     traces = MlflowClient().search_traces(experiment_ids=[experiment])
     mlflow.log_feedback(
         trace_id=traces[0].info.trace_id,
@@ -329,7 +330,7 @@ def genai(experiment: str) -> Any:
     liked = [one.value for one in mlflow.get_trace(traces[0].info.trace_id).info.assessments if one.name == "liked"]
     prompt = mlflow.genai.register_prompt(name=f"{name}-prompt", template="Say {{word}}: é")
     return [
-        rounded(found.metrics),
+        rounded(result.metrics),
         liked,
         prompt.version,
         mlflow.genai.load_prompt(f"{name}-prompt", 1).template,
@@ -354,12 +355,12 @@ def typed(*words: str, **options: Any) -> Any:
 def commands(experiment: str) -> Any:
     """`mlflow`, as it is typed in a shell."""
     folder = Path(tempfile.mkdtemp())
-    told = {}
-    made = typed("mlflow", "experiments", "create", "--experiment-name", f"{name}-typed")
-    number = made.split()[-1]
-    told["created"] = made.replace(number, "N").replace(name, "E")
+    reported = {}
+    created = typed("mlflow", "experiments", "create", "--experiment-name", f"{name}-typed")
+    number = created.split()[-1]
+    reported["created"] = created.replace(number, "N").replace(name, "E")
     typed("mlflow", "experiments", "rename", "--experiment-id", number, "--new-name", f"{name}-renamed")
-    told["refused"] = subprocess.run(
+    reported["refused"] = subprocess.run(
         ["mlflow", "experiments", "create", "--experiment-name", name], capture_output=True, timeout=100
     ).returncode
     with mlflow.start_run(experiment_id=number, run_name="typed") as active:
@@ -381,29 +382,29 @@ def commands(experiment: str) -> Any:
         "--artifact-path",
         "some",
     )
-    told["listed"] = [
+    reported["listed"] = [
         [one["path"], one["is_dir"]] for one in json.loads(typed("mlflow", "artifacts", "list", "--run-id", run))
     ]
     typed("mlflow", "artifacts", "download", "--run-id", run, "--dst-path", str(folder / "back"))
-    told["back"] = sorted(
+    reported["back"] = sorted(
         [str(path.relative_to(folder / "back")), path.read_text()] for path in (folder / "back").rglob("*.txt")
     )
     described = json.loads(typed("mlflow", "runs", "describe", "--run-id", run))
-    told["described"] = [
+    reported["described"] = [
         described["info"]["status"],
         described["data"]["params"],
         own_metrics(described["data"]["metrics"]),
     ]
     typed("mlflow", "runs", "delete", "--run-id", run)
-    told["deleted"] = run in typed("mlflow", "runs", "list", "--experiment-id", number)
+    reported["deleted"] = run in typed("mlflow", "runs", "list", "--experiment-id", number)
     typed("mlflow", "runs", "restore", "--run-id", run)
-    told["restored"] = run in typed("mlflow", "runs", "list", "--experiment-id", number)
+    reported["restored"] = run in typed("mlflow", "runs", "list", "--experiment-id", number)
     typed("mlflow", "experiments", "csv", "--experiment-id", number, "--filename", str(folder / "runs.csv"))
-    told["csv"] = sorted((folder / "runs.csv").read_text().splitlines()[0].split(","))
+    reported["csv"] = sorted((folder / "runs.csv").read_text().splitlines()[0].split(","))
     typed("mlflow", "experiments", "delete", "--experiment-id", number)
-    told["gone"] = f"{name}-renamed" in typed("mlflow", "experiments", "search")
+    reported["gone"] = f"{name}-renamed" in typed("mlflow", "experiments", "search")
     typed("mlflow", "experiments", "restore", "--experiment-id", number)
-    told["again"] = f"{name}-renamed" in typed("mlflow", "experiments", "search")
+    reported["again"] = f"{name}-renamed" in typed("mlflow", "experiments", "search")
     (folder / "project").mkdir()
     (folder / "project" / "MLproject").write_text(
         "name: tiny\nentry_points:\n  main:\n    parameters: {rate: {type: float, default: 1}}\n"
@@ -414,9 +415,9 @@ def commands(experiment: str) -> Any:
     )
     # set_experiment() has left the experiment in the environment
     typed("mlflow", "run", str(folder / "project"), "-P", "rate=4", "--env-manager", "local", "--run-name", "project")
-    [found] = MlflowClient().search_runs([experiment], "attributes.run_name = 'project'")
-    told["project"] = [found.info.status, found.data.params, own_metrics(found.data.metrics)]
-    return told
+    [result] = MlflowClient().search_runs([experiment], "attributes.run_name = 'project'")
+    reported["project"] = [result.info.status, result.data.params, own_metrics(result.data.metrics)]
+    return reported
 
 
 def serve(experiment: str) -> Any:
@@ -449,7 +450,7 @@ def serve(experiment: str) -> Any:
         "--output-path",
         str(folder / "predicted.json"),
     )
-    told = [rounded(json.loads((folder / "predicted.json").read_text()))]
+    notes = [rounded(json.loads((folder / "predicted.json").read_text()))]
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
@@ -479,12 +480,12 @@ def serve(experiment: str) -> Any:
                     ),
                     timeout=60,
                 ) as answer:
-                    told.append(rounded(json.load(answer)))
+                    notes.append(rounded(json.load(answer)))
             except HTTPError as error:
-                told.append(error.code)
+                notes.append(error.code)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-    return told
+    return notes
 
 
 if __name__ == "__main__":

@@ -204,22 +204,22 @@ def test_an_older_client_in_the_notebook(
         "print(json.dumps({'python': os.path.join(folder, 'bin', 'python')}))\n"
     )
     python = Lab(deployment.value("jupyter-url")).run_cells([cell], timeout=PATIENCE).result["python"]
-    found = in_the_notebook(
+    result = in_the_notebook(
         deployment, remote_clients.SCRIPT, own_name(), "20", str(remote_clients.LARGE), python=python
     )
-    assert found == remote_clients.told(old("2.22"), plain, tmp_path, own_name(), timeout=PATIENCE)
+    assert result == remote_clients.told(old("2.22"), plain, tmp_path, own_name(), timeout=PATIENCE)
 
 
 def test_thousands_of_files_and_a_large_one(deployment: Clone, current: Path, tmp_path: Path) -> None:
-    found = remote_clients.told(current, deployment.url("mlflow"), tmp_path, own_name(), 2000, LARGE, timeout=3000)
-    assert found["large"] and found["tree"] and found["listed"]["large.bin"] == LARGE
-    assert len([path for path in found["listed"] if path.startswith("tree/")]) == 2000
+    result = remote_clients.told(current, deployment.url("mlflow"), tmp_path, own_name(), 2000, LARGE, timeout=3000)
+    assert result["large"] and result["tree"] and result["listed"]["large.bin"] == LARGE
+    assert len([path for path in result["listed"] if path.startswith("tree/")]) == 2000
 
 
 def test_the_notebook_sends_and_gets_thousands_of_files_and_a_large_one(deployment: Clone) -> None:
-    found = in_the_notebook(deployment, remote_clients.SCRIPT, own_name(), "2000", str(LARGE))
-    assert found["large"] and found["tree"] and found["listed"]["large.bin"] == LARGE
-    assert len([path for path in found["listed"] if path.startswith("tree/")]) == 2000
+    result = in_the_notebook(deployment, remote_clients.SCRIPT, own_name(), "2000", str(LARGE))
+    assert result["large"] and result["tree"] and result["listed"]["large.bin"] == LARGE
+    assert len([path for path in result["listed"] if path.startswith("tree/")]) == 2000
 
 
 @pytest.mark.parametrize("what", LIGHT)
@@ -245,7 +245,7 @@ def test_what_libraries_with_torch_log(
 
 def test_the_java_client(deployment: Clone, java: Path, current: Path, plain: str, tmp_path: Path) -> None:
     """It sends and gets files with the `mlflow` that is on PATH."""
-    found = [
+    result = [
         inspection.output(
             "java",
             "-cp",
@@ -259,4 +259,4 @@ def test_the_java_client(deployment: Clone, java: Path, current: Path, plain: st
         )
         for uri in (plain, deployment.url("mlflow"))
     ]
-    assert found[1] == found[0] and "back hello" in found[0]
+    assert result[1] == result[0] and "back hello" in result[0]

@@ -50,9 +50,9 @@ def row(name: str, tally: Tally) -> str:
 @pytest.fixture(scope="session")
 def tallies() -> Iterator[dict[str, Tally]]:
     """Printed at the end, and appended to the file that TRACKBED_FAULT_REPORT names."""
-    found: dict[str, Tally] = {}
-    yield found
-    lines = "\n".join([f"seed {SEED}", *(row(name, tally) for name, tally in found.items())]) + "\n"
+    result: dict[str, Tally] = {}
+    yield result
+    lines = "\n".join([f"seed {SEED}", *(row(name, tally) for name, tally in result.items())]) + "\n"
     sys.stderr.write("\nengine, fault, rounds, acknowledged, lost, refused, usable again after, by a task\n" + lines)
     if report := os.environ.get("TRACKBED_FAULT_REPORT"):
         with Path(report).open("a") as stream:
@@ -86,24 +86,24 @@ def client_python(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def harnesses(client_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harnesses]:
     """The harness of a project, made when it is first asked for."""
-    made: dict[str, Harness] = {}
+    created: dict[str, Harness] = {}
 
     def get(clone: Clone) -> Harness:
-        if clone.project not in made:
+        if clone.project not in created:
             folder = tmp_path_factory.mktemp("journals")
-            made[clone.project] = Harness(
+            created[clone.project] = Harness(
                 clone, Writers(clone.url("mlflow"), client_python, folder, SEED % 2**31), random.Random(SEED)
             )
-        return made[clone.project]
+        return created[clone.project]
 
     yield get
-    for harness in made.values():
+    for harness in created.values():
         harness.writers.close()
 
 
 @pytest.fixture
 def harness(deployment: Clone, harnesses: Harnesses, rng: random.Random) -> Harness:
     """The shared project's."""
-    found = harnesses(deployment)
-    found.rng = rng
-    return found
+    result = harnesses(deployment)
+    result.rng = rng
+    return result

@@ -88,14 +88,14 @@ class Writers:
         """What was acknowledged since the last call; the writers are paused."""
         every = [json.loads(line) for journal in self.journals for line in journal.read_text().splitlines()]
         every.sort(key=lambda write: write["at"])
-        found, self._seen = every[self._seen :], len(every)
-        return found
+        result, self._seen = every[self._seen :], len(every)
+        return result
 
     def refusals(self) -> list[str]:
         """The writes that got an error or no answer since the last call."""
         every = self._refused.read_text().splitlines()
-        found, self._told = every[self._told :], len(every)
-        return found
+        result, self._told = every[self._told :], len(every)
+        return result
 
     def close(self) -> None:
         for process in self._running:
@@ -117,18 +117,18 @@ def lost(url: str, writes: list[Write]) -> list[str]:
     by_run: dict[str, list[Write]] = {}
     for write in writes:
         by_run.setdefault(write["run"], []).append(write)
-    for run, wanted in by_run.items():
+    for run, expected in by_run.items():
         answer = web.get(f"{base}/mlflow/runs/get", params={"run_id": run}, timeout=60)
         if answer.status_code == 404:
-            missing += [f"{write['kind']} {write}" for write in wanted]
+            missing += [f"{write['kind']} {write}" for write in expected]
             continue
         answer.raise_for_status()
-        found = answer.json()["run"]
-        root = found["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")
-        params = {p["key"]: p["value"] for p in found["data"].get("params", [])}
+        result = answer.json()["run"]
+        root = result["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")
+        params = {p["key"]: p["value"] for p in result["data"].get("params", [])}
         history = web.get(f"{base}/mlflow/metrics/get-history", params={"run_id": run, "metric_key": "m"}, timeout=60)
         rows = {(int(m.get("step", 0)), m["value"]) for m in history.json().get("metrics", [])}
-        for write in wanted:
+        for write in expected:
             if write["kind"] == "metric" and (write["step"], write["value"]) not in rows:
                 missing.append(f"metric {write}")
             elif write["kind"] == "param" and params.get(write["key"]) != write["value"]:
@@ -202,14 +202,14 @@ class Harness:
 
 def family(pid: int) -> list[int]:
     """A process and all that came from it."""
-    found = [pid]
+    result = [pid]
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             for child in task.read_text().split():
-                found += family(int(child))
+                result += family(int(child))
         except OSError:
             continue
-    return found
+    return result
 
 
 def signal_all(pids: list[int], number: int) -> None:

@@ -123,23 +123,23 @@ Get = Callable[[str], Harness]
 @pytest.fixture(scope="module")
 def own(clone_factory: Callable[..., Clone], harnesses: Harnesses) -> Get:
     """Projects of these tests' own: after a restore what was logged before it is gone, as it should be."""
-    made: dict[str, Harness] = {}
+    created: dict[str, Harness] = {}
 
     def get(engine: str) -> Harness:
-        if engine not in made:
+        if engine not in created:
             clone = clone_factory(engine)
             clone.up()
-            made[engine] = harnesses(clone)
-        return made[engine]
+            created[engine] = harnesses(clone)
+        return created[engine]
 
     return get
 
 
 @pytest.fixture
 def changed(engine: str, own: Get, rng: random.Random) -> Harness:
-    found = own(engine)
-    found.rng = rng
-    return found
+    result = own(engine)
+    result.rng = rng
+    return result
 
 
 def test_restore_interrupted(changed: Harness, tallies: dict[str, Tally], tmp_path: Path) -> None:
@@ -169,10 +169,12 @@ def old(tmp_path_factory: pytest.TempPathFactory, own: Get) -> tuple[str, list[W
     python = old_venv(tmp_path_factory.mktemp("old") / "venv")
     inspection.create_database(clone, name)
     sockets = inspection.command(inspection.main_process(clone, "postgres")).split("-k ")[1].split()[0]
-    told = inspection.output(python, "-c", MAKE, f"postgresql+psycopg2://mlflow@/{name}?host={sockets}", timeout=300)
+    reported = inspection.output(
+        python, "-c", MAKE, f"postgresql+psycopg2://mlflow@/{name}?host={sockets}", timeout=300
+    )
     tool = inspection.programs(clone) / "pg_dump"
     dump = inspection.output(str(tool), "-h", sockets, "-U", "mlflow", "-O", "--inserts", name)
-    return dump, [json.loads(line) for line in told.splitlines() if line.startswith("{")]
+    return dump, [json.loads(line) for line in reported.splitlines() if line.startswith("{")]
 
 
 def test_upgrade_interrupted(changed: Harness, old: tuple[str, list[Write]], tallies: dict[str, Tally]) -> None:

@@ -24,9 +24,9 @@ INSIDE = "/tmp/faketime"
 
 
 def library() -> Path:
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-    if found:
-        return found[0]
+    result = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if result:
+        return result[0]
     if os.environ.get("TRACKBED_REQUIRE_FAKETIME") == "1":
         pytest.fail("TRACKBED_REQUIRE_FAKETIME=1, but there is no libfaketime")
     pytest.skip("NOT TESTED: no libfaketime on this machine (Debian: apt install libfaketime)")
@@ -113,8 +113,8 @@ def jump(service: str, clock: Path | None) -> Fault:
     def fault(clone: Clone, rng: random.Random) -> None:
         set_clock(clone, rng.choice(JUMPS))
         time.sleep(rng.uniform(3, 6))
-        told = float(inspection.psql(clone, "SELECT extract(epoch FROM clock_timestamp())"))
-        assert abs(told - time.time()) > 10, "the clock did not jump"
+        reported = float(inspection.psql(clone, "SELECT extract(epoch FROM clock_timestamp())"))
+        assert abs(reported - time.time()) > 10, "the clock did not jump"
         set_clock(clone, "+0")
         time.sleep(1.2)  # until it is read again
 

@@ -25,14 +25,14 @@ SIZE = {"embedded": "6G", "docker": "400M"}  # the embedded engine's holds its v
 @pytest.fixture(scope="module")
 def loops(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Disk]]:
     require_loop_devices("a full disk")
-    made: list[Disk] = []
+    created: list[Disk] = []
 
     def mounted(folder: Path) -> Disk:
-        made.append(Disk(folder, SIZE[engine], tmp_path_factory.mktemp("disk") / "image"))
-        return made[-1]
+        created.append(Disk(folder, SIZE[engine], tmp_path_factory.mktemp("disk") / "image"))
+        return created[-1]
 
     yield mounted
-    for disk in made:
+    for disk in created:
         disk.close()
 
 

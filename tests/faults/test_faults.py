@@ -119,5 +119,5 @@ def test_the_harness_notices_a_loss(harness: Harness, kind: str) -> None:
         expected = [chosen]
         where = f"step = {chosen['step']}" if kind == "metric" else f"key = '{chosen['key']}'"
         inspection.psql(harness.clone, f"DELETE FROM {kind}s WHERE run_uuid = '{run}' AND {where}")
-    found = lost(harness.url, writes)
-    assert len(found) == len(expected) and all(any(str(w) in line for line in found) for w in expected), found
+    result = lost(harness.url, writes)
+    assert len(result) == len(expected) and all(any(str(w) in line for line in result) for w in expected), result

@@ -64,14 +64,14 @@ def end_all(clone: Clone) -> None:
         return
     marked = f"{inspection.MARK}={clone_instance(clone)}".encode()
     for _ in range(3):  # one may have been starting another
-        found = []
+        result = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 if marked in (folder / "environ").read_bytes().split(b"\0"):
-                    found.append(int(folder.name))
+                    result.append(int(folder.name))
             except OSError:
                 continue
-        signal_all(found, signal.SIGKILL)
+        signal_all(result, signal.SIGKILL)
         time.sleep(0.2)
 
 

@@ -44,11 +44,11 @@ def proxy() -> Iterator[Proxy]:
         "-c",
         "mkdir -p /tmp/objects /tmp/sidecar && exec versitygw --port :9000 posix --sidecar /tmp/sidecar /tmp/objects",
     )
-    made = Proxy(gateway, ("127.0.0.1", port), random.Random(1))
+    created = Proxy(gateway, ("127.0.0.1", port), random.Random(1))
     try:
-        yield made
+        yield created
     finally:
-        made.close()
+        created.close()
         inspection.output("docker", "rm", "-f", "-v", name)
 
 

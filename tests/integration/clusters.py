@@ -136,9 +136,9 @@ class Cluster:
 def cluster(where: Path) -> Iterator[Cluster]:
     """A new cluster's folder, gone afterwards with its server."""
     folder = Path(tempfile.mkdtemp(prefix="tb-pg-"))  # short: the socket's path is limited
-    made = Cluster(where, folder)
+    created = Cluster(where, folder)
     try:
-        yield made
+        yield created
     finally:
-        made.stop()
+        created.stop()
         shutil.rmtree(folder, ignore_errors=True)

@@ -12,10 +12,10 @@ from tests.conftest import Clone, docker_answers, require_docker
 @pytest.fixture(scope="session")
 def own(lasting_clones: Callable[..., Clone]) -> dict[str, Clone]:
     """A project on each engine that is here, for the tests that restore alone."""
-    made = {name: lasting_clones(name) for name in ("embedded", *(["docker"] if docker_answers() else []))}
-    for clone in made.values():
+    created = {name: lasting_clones(name) for name in ("embedded", *(["docker"] if docker_answers() else []))}
+    for clone in created.values():
         clone.up()
-    return made
+    return created
 
 
 @pytest.fixture(scope="session")

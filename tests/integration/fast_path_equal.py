@@ -96,27 +96,27 @@ class Pair:
         self.runs: list[tuple[str, str]] = []
 
     def run(self, name: str) -> tuple[str, str]:
-        made = tuple(
+        created = tuple(
             store.create_run(experiment, "me", len(self.runs), [RunTag("t", str(len(self.runs) % 3))], name).info.run_id
             for store, experiment in zip(self.stores, self.experiments, strict=True)
         )
-        self.runs.append((made[0], made[1]))
+        self.runs.append((created[0], created[1]))
         return self.runs[-1]
 
     def both(self, kind: str, run: tuple[str, str], call: Any) -> None:
-        found = [
+        result = [
             str(answer(lambda store=store, one=one: call(store, one))).replace(one, "RUN")
             for store, one in zip(self.stores, run, strict=True)
         ]
-        same(kind, *found)
+        same(kind, *result)
         same(f"rows after {kind}", *(rows(store, one) for store, one in zip(self.stores, run, strict=True)))
 
     def entities(self, found: Any) -> list[object]:
         """Runs without what must differ, their parts in order: neither way promises one."""
-        told: list[object] = []
+        notes: list[object] = []
         for run in found:
             data = run.data
-            told.append(
+            notes.append(
                 (
                     run.info.run_name,
                     run.info.status,
@@ -128,24 +128,24 @@ class Pair:
                     str([dict(one.dataset) for one in run.inputs.dataset_inputs]),
                 )
             )
-        return told
+        return notes
 
     def pages(self, store: Any, experiment: str, words: dict[str, Any]) -> list[object]:
-        told: list[object] = []
+        notes: list[object] = []
         token = None
         while True:
             page = store.search_runs([experiment], page_token=token, **words)
-            told += [len(page), *self.entities(page)]
+            notes += [len(page), *self.entities(page)]
             token = page.token
             if not token:
-                return told
+                return notes
 
     def search(self, words: dict[str, Any]) -> None:
         words = {"filter_string": "", "run_view_type": ViewType.ALL, "max_results": 7, **words}
-        found = []
+        result = []
         for store, experiment in zip(self.stores, self.experiments, strict=True):
-            found.append(answer(lambda store=store, experiment=experiment: self.pages(store, experiment, words)))
-        same("search", *found)
+            result.append(answer(lambda store=store, experiment=experiment: self.pages(store, experiment, words)))
+        same("search", *result)
 
 
 def logging(pair: Pair, dice: random.Random) -> None:
@@ -221,9 +221,9 @@ def crowded(ours: Any, experiment: str) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(64)))
-    found = rows(ours, run)
-    same("crowded", 64 * len(names), len(found["metrics"]))
-    same("crowded", [(name, 63.0, 0, 63, False) for name in sorted(names)], found["latest_metrics"])
+    result = rows(ours, run)
+    same("crowded", 64 * len(names), len(result["metrics"]))
+    same("crowded", [(name, 63.0, 0, 63, False) for name in sorted(names)], result["latest_metrics"])
 
 
 def ended(own: Any, ours: Any, run: str) -> None:

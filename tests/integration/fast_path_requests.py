@@ -93,8 +93,8 @@ async def requests(app: Any) -> None:
     experiment = (await post("experiments/create", name="compared"))["experiment_id"]
     runs = []
     for number in range(4):
-        made = await post("runs/create", experiment_id=experiment, start_time=number, run_name=f"r{number}")
-        runs.append(made["run"]["info"]["run_id"])
+        created = await post("runs/create", experiment_id=experiment, start_time=number, run_name=f"r{number}")
+        runs.append(created["run"]["info"]["run_id"])
     for step, value in enumerate((0.5, -0.0, 1e300, "NaN", "Infinity", "-Infinity", 3, "x", None)):
         for run in runs[:2]:
             await post("runs/log-metric", run_id=run, key="loss", value=value, timestamp=step, step=step % 3)

@@ -65,14 +65,14 @@ def mlflow(clone: Clone, path: str, body: object = None) -> dict[str, Any]:
 
 def new_run(clone: Clone) -> str:
     """A finished run with one parameter, logged from this machine."""
-    made = mlflow(clone, "runs/create", {"experiment_id": "0", "run_name": "kept", "start_time": 1})["run"]["info"]
-    mlflow(clone, "runs/log-parameter", {"run_id": made["run_id"], "key": "kept", "value": "yes"})
-    return str(made["run_id"])
+    created = mlflow(clone, "runs/create", {"experiment_id": "0", "run_name": "kept", "start_time": 1})["run"]["info"]
+    mlflow(clone, "runs/log-parameter", {"run_id": created["run_id"], "key": "kept", "value": "yes"})
+    return str(created["run_id"])
 
 
 def has_run(clone: Clone, run_id: str) -> bool:
-    found = mlflow(clone, f"runs/get?run_id={run_id}")["run"]
-    return bool(found["data"]["params"] == [{"key": "kept", "value": "yes"}])
+    result = mlflow(clone, f"runs/get?run_id={run_id}")["run"]
+    return bool(result["data"]["params"] == [{"key": "kept", "value": "yes"}])
 
 
 def instance(clone: Clone) -> str:
@@ -81,22 +81,22 @@ def instance(clone: Clone) -> str:
 
 def processes(clone: Clone) -> dict[int, int]:
     """Every process that belongs to an embedded project, with its parent."""
-    wanted = f"{MARK}={instance(clone)}".encode()
-    found = {}
+    expected = f"{MARK}={instance(clone)}".encode()
+    result = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+            if expected in (folder / "environ").read_bytes().split(b"\0"):
                 state, parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:2]
                 if state != "Z":
-                    found[int(folder.name)] = int(parent)
+                    result[int(folder.name)] = int(parent)
         except (OSError, ValueError):
             continue
-    return found
+    return result
 
 
 def supervisord(clone: Clone) -> int:
-    there = processes(clone)
-    return next(pid for pid, parent in there.items() if parent not in there and "supervisord" in command(pid))
+    existing = processes(clone)
+    return next(pid for pid, parent in existing.items() if parent not in existing and "supervisord" in command(pid))
 
 
 def environment(pid: int) -> dict[str, str]:
@@ -127,9 +127,9 @@ def main_process(clone: Clone, service: str) -> int:
     if clone.engine == "docker":
         return int(output("docker", "inspect", "-f", "{{.State.Pid}}", container(clone, service)))
     words = {"postgres": "/postgres ", "mlflow": "mlflow", "jupyter": "jupyterlab"}
-    there = processes(clone)
+    existing = processes(clone)
     top = supervisord(clone)
-    return next((pid for pid, parent in there.items() if parent == top and words[service] in command(pid)), 0)
+    return next((pid for pid, parent in existing.items() if parent == top and words[service] in command(pid)), 0)
 
 
 def identities(clone: Clone) -> dict[str, str]:
@@ -223,7 +223,7 @@ def mlflow_python(clone: Clone) -> list[str]:
 
 def listening() -> dict[int, set[str]]:
     """Every listening TCP port of this machine with the addresses it listens on."""
-    found: dict[int, set[str]] = {}
+    result: dict[int, set[str]] = {}
     for table in ("tcp", "tcp6"):
         path = Path("/proc/net", table)
         for row in path.read_text().splitlines()[1:] if path.exists() else ():
@@ -233,8 +233,8 @@ def listening() -> dict[int, set[str]]:
                 text = (
                     ".".join(str(int(address[i : i + 2], 16)) for i in (6, 4, 2, 0)) if len(address) == 8 else address
                 )
-                found.setdefault(int(port, 16), set()).add(text)
-    return found
+                result.setdefault(int(port, 16), set()).add(text)
+    return result
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:

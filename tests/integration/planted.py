@@ -118,17 +118,17 @@ class Canary:
 
 def look(top: Path) -> dict[str, tuple[int, ...]]:
     """Owner, mode, size and number of names of everything below."""
-    found: dict[str, tuple[int, ...]] = {}
+    result: dict[str, tuple[int, ...]] = {}
     for path in (top, *sorted(top.rglob("*"))):
         details = path.lstat()
-        found[str(path)] = (
+        result[str(path)] = (
             details.st_uid,
             details.st_gid,
             stat.S_IMODE(details.st_mode),
             details.st_nlink,
             details.st_size * (not path.is_dir()),
         )
-    return found
+    return result
 
 
 def canary(place: Path) -> Canary:

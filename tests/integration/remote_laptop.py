@@ -42,14 +42,14 @@ exec chroot "$root" /bin/sh -c 'PATH=$1; cd "$2"; shift 2; exec "$@"' sh "$wante
 
 def require() -> str:
     """Skip loudly where no such laptop can be made; gives the path of sshd."""
-    found = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    result = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     missing = [name for name in PROGRAMS if shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin") is None]
-    if os.geteuid() != 0 or not found or missing:
+    if os.geteuid() != 0 or not result or missing:
         needs = f"a node over ssh needs root, sshd (Debian: openssh-server) and {' '.join(PROGRAMS)}"
         if os.environ.get("TRACKBED_REQUIRE_DOCKER") == "1":
             pytest.fail(needs)
         pytest.skip(f"NOT TESTED: {needs}")
-    return found
+    return result
 
 
 @dataclass
@@ -123,8 +123,8 @@ def laptop(folder: Path) -> Iterator[Laptop]:
     (root / "etc" / "hosts").write_text("127.0.0.1 localhost\n")
     clone = make_clone(folder, "docker")
     port = free_ports(1)[0]
-    made = Laptop(root, name, node, port, clone)
-    key = made.home / ".ssh" / "id_ed25519"
+    created = Laptop(root, name, node, port, clone)
+    key = created.home / ".ssh" / "id_ed25519"
     config = folder / "sshd"
     config.mkdir()
     for path in (key, config / "host"):
@@ -135,7 +135,7 @@ def laptop(folder: Path) -> Iterator[Laptop]:
         "StrictModes no\nUsePAM no\nPasswordAuthentication no\nPidFile none\nPermitRootLogin yes\n"
         "MaxStartups 100\n"
     )
-    know(made)
+    know(created)
     _run("ip", "netns", "add", name)
     server = None
     try:
@@ -157,11 +157,11 @@ def laptop(folder: Path) -> Iterator[Laptop]:
             **kept,
             "HOME": "/home/ada",
             "PATH": "/opt/bin:/usr/bin:/bin",
-            "DOCKER_HOST": made.docker_host,
+            "DOCKER_HOST": created.docker_host,
         }
-        clone.command = tuple(made.command(sys.executable, "-m", "invoke", folder=str(clone.folder)))
-        _answers(made)
-        yield made
+        clone.command = tuple(created.command(sys.executable, "-m", "invoke", folder=str(clone.folder)))
+        _answers(created)
+        yield created
     finally:
         if server is not None:
             server.terminate()

@@ -58,8 +58,8 @@ class Server:
 
     def files(self, folder: str = "") -> Iterator[tuple[str, int]]:
         """Path and size of every artifact of all experiments."""
-        found = self.call("GET", "api/2.0/mlflow-artifacts/artifacts", params={"path": folder} if folder else {})
-        for item in found.json().get("files", []):
+        result = self.call("GET", "api/2.0/mlflow-artifacts/artifacts", params={"path": folder} if folder else {})
+        for item in result.json().get("files", []):
             path = f"{folder}/{item['path']}" if folder else item["path"]
             if item.get("is_dir"):
                 yield from self.files(path)
@@ -153,11 +153,11 @@ def _answers(server: Server) -> Iterator[tuple[str, Any]]:
 
 def take(url: str) -> dict[str, Any]:
     """What each question is answered with."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for question, answer in _answers(Server(url)):
-        assert question not in found, f"twice: {question}"
-        found[question] = plain(answer)
-    return found
+        assert question not in result, f"twice: {question}"
+        result[question] = plain(answer)
+    return result
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

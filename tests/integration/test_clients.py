@@ -80,8 +80,8 @@ def test_the_notebook_gets_the_same_straight_from_the_store(docker: Clone, plain
         f"import os, sys; os.environ.update({remote_clients.SMALLER!r})\n"
         f"sys.argv = ['', 'notebook-{uuid.uuid4().hex[:6]}', '20', '{remote_clients.LARGE}']"
     )
-    found = Lab(docker.value("jupyter-url")).run_cells([first, script]).result
-    assert found == plain
+    result = Lab(docker.value("jupyter-url")).run_cells([first, script]).result
+    assert result == plain
 
 
 @pytest.mark.parametrize("engine", ["docker"], indirect=True)  # beside the test that leaves what it reads
@@ -204,8 +204,8 @@ def test_what_is_not_there_is_a_404_at_once_on_every_route(logged: tuple[Clone, 
 def test_nobody_outside_is_told_an_address_of_the_store(logged: tuple[Clone, str, str, str]) -> None:
     deployment, run, _, _ = logged
     for api in ("api", "ajax-api"):
-        told = json.loads(inspection.ask(f"{deployment.url('mlflow')}/{api}/3.0/mlflow/server-info")[1])
-        assert not told["multipart_uploads_enabled"] and not told["multipart_downloads_enabled"]
+        reported = json.loads(inspection.ask(f"{deployment.url('mlflow')}/{api}/3.0/mlflow/server-info")[1])
+        assert not reported["multipart_uploads_enabled"] and not reported["multipart_downloads_enabled"]
         base = f"{deployment.url('mlflow')}/{api}/2.0/mlflow-artifacts"
         for path, body in (
             (f"presigned/0/{run}/artifacts/a.txt", None),

@@ -77,17 +77,17 @@ def older(request: pytest.FixtureRequest, wheel: Path, deployments: Callable[[st
     """
     ours = inspection.programs(deployments("embedded"))
     maker = ours if request.param == "18.6" else clusters.earlier_programs(wheel, request.param)
-    with clusters.cluster(maker) as made:
-        made.make("mlflow")
-        made.start()
+    with clusters.cluster(maker) as created:
+        created.make("mlflow")
+        created.start()
         for name in NAMES:
-            made.ask(f"CREATE DATABASE {name};", role="mlflow")
-            made.ask(EVERYTHING, name, "mlflow")
-        made.stop("fast")
-        made.data.rename(made.folder / "older")
+            created.ask(f"CREATE DATABASE {name};", role="mlflow")
+            created.ask(EVERYTHING, name, "mlflow")
+        created.stop("fast")
+        created.data.rename(created.folder / "older")
         if request.param == "18.4":
-            made.programs = ours
-        yield made
+            created.programs = ours
+        yield created
 
 
 @pytest.fixture
@@ -131,8 +131,8 @@ def all_is_handed_over(cluster: Cluster) -> None:
 @pytest.mark.parametrize("older", ["18.6", "18.4", "16"], indirect=True)
 def test_an_older_cluster_is_handed_over(cluster: Cluster) -> None:
     stopped: list[bool] = []
-    told = database_roles.ensure(cluster.psql, "mlflow", stop_server=lambda: stopped.append(True))
-    assert told == (
+    reported = database_roles.ensure(cluster.psql, "mlflow", stop_server=lambda: stopped.append(True))
+    assert reported == (
         "the server's database role mlflow is no longer a superuser: 3 databases handed over to it, the "
         "superuser is called postgres"
     )
@@ -172,9 +172,9 @@ def test_killed_at_each_step_it_goes_on(cluster: Cluster, answered: bool) -> Non
 @NEWEST
 def test_a_role_of_the_superusers_name_is_told(cluster: Cluster) -> None:
     cluster.ask("CREATE ROLE postgres LOGIN", "mlflow", "mlflow")
-    with pytest.raises(ServiceFailed, match="has a role postgres of its own") as told:
+    with pytest.raises(ServiceFailed, match="has a role postgres of its own") as reported:
         database_roles.ensure(cluster.psql, "mlflow")
-    assert "ALTER ROLE postgres RENAME TO" in told.value.hint
+    assert "ALTER ROLE postgres RENAME TO" in reported.value.hint
     cluster.ask("ALTER ROLE postgres RENAME TO somebody", "mlflow", "mlflow")
     assert database_roles.ensure(cluster.psql, "mlflow")
 
@@ -193,8 +193,8 @@ def test_a_password_reaches_no_log(cluster: Cluster, tmp_path: Path) -> None:
 
 def test_the_server_of_a_system_is_no_superuser(deployment: Clone) -> None:
     """And owns what it works with; the superuser has no password that somebody could come in with."""
-    told = "SELECT rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls FROM pg_roles WHERE "
-    assert inspection.psql(deployment, told + "rolname = current_user") == "f"
+    reported = "SELECT rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls FROM pg_roles WHERE "
+    assert inspection.psql(deployment, reported + "rolname = current_user") == "f"
     assert (
         inspection.psql(
             deployment, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tableowner <> 'mlflow'"

@@ -41,8 +41,8 @@ def compose(clone: Clone, *words: str) -> str:
 
 
 def details(clone: Clone, service: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(inspection.output("docker", "inspect", inspection.container(clone, service)))[0]
-    return found
+    result: dict[str, Any] = json.loads(inspection.output("docker", "inspect", inspection.container(clone, service)))[0]
+    return result
 
 
 def inside(clone: Clone, service: str, *words: str) -> str:
@@ -111,8 +111,8 @@ def test_compose_by_hand_down_and_up(deployment: Clone) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_containers_have_no_more_rights_than_they_need(deployment: Clone, service: str) -> None:
-    found = details(deployment, service)
-    host, config = found["HostConfig"], found["Config"]
+    result = details(deployment, service)
+    host, config = result["HostConfig"], result["Config"]
     assert config["User"] and config["User"].split(":")[0] not in ("0", "root")
     assert int(inside(deployment, service, "id", "-u")) != 0
     assert host["CapDrop"] == ["ALL"] and not host["CapAdd"] and not host["Privileged"]
@@ -120,7 +120,7 @@ def test_containers_have_no_more_rights_than_they_need(deployment: Clone, servic
     assert host["ReadonlyRootfs"] is (service != "jupyter"), "people install packages in the notebook"
     if service != "jupyter":
         assert inspection.run("docker", "exec", inspection.container(deployment, service), "touch", "/usr/x").returncode
-    secret = next(mount for mount in found["Mounts"] if mount["Destination"] == "/run/secrets")
+    secret = next(mount for mount in result["Mounts"] if mount["Destination"] == "/run/secrets")
     assert not secret["RW"]
     listed = in_volume(
         deployment, secret["Name"], "find", "/v", "-type", "f", "!", "-name", "site-ca.pem", "-printf", "%m %U\n"
@@ -147,10 +147,10 @@ def test_data_belong_to_the_user_of_their_service(deployment: Clone, service: st
 def test_what_syncs_the_store_is_on_the_backend_only_and_asks_for_a_token(deployment: Clone) -> None:
     if "store-sync" not in services(deployment):
         pytest.skip("NOT TESTED: only VersityGW has it")
-    found = details(deployment, "store-sync")
-    assert list(found["NetworkSettings"]["Networks"]) == [f"{deployment.project}_backend"]
-    assert not found["HostConfig"]["PortBindings"]
-    assert {mount["Destination"]: mount["RW"] for mount in found["Mounts"]} == {"/store": True, "/run/secrets": False}
+    result = details(deployment, "store-sync")
+    assert list(result["NetworkSettings"]["Networks"]) == [f"{deployment.project}_backend"]
+    assert not result["HostConfig"]["PortBindings"]
+    assert {mount["Destination"]: mount["RW"] for mount in result["Mounts"]} == {"/store": True, "/run/secrets": False}
     assert inside(deployment, "store-sync", "id", "-u") == "10002"
     status = inside(deployment, "store-sync", "cat", "/proc/1/status")
     assert re.search(r"CapEff:\s+0+\n", status) and re.search(r"NoNewPrivs:\s+1\n", status)
@@ -242,13 +242,13 @@ def test_pasted_dry_run_makes_a_working_system_beside_the_real_one(deployment: C
         line.removeprefix("# ") for line in script.split("# clean up:\n")[1].splitlines() if line.startswith("# docker")
     )
     try:
-        made = inspection.run("bash", "-e", stdin=script, cwd=deployment.folder, timeout=300)
-        assert made.returncode == 0, made.stdout + made.stderr
+        created = inspection.run("bash", "-e", stdin=script, cwd=deployment.folder, timeout=300)
+        assert created.returncode == 0, created.stdout + created.stderr
         beside = Clone(deployment.folder, deployment.state, "docker", prefix, {"mlflow": int(port[1])})
         assert inspection.has_run(beside, inspection.new_run(beside))
         url = f"http://127.0.0.1:{port[1]}/api/2.0/mlflow-artifacts/artifacts?path=nothing"
         assert inspection.ask(url)[0] == 200, "the store answers"
-        lab = re.search(r"http://\S+/lab\?token=\S+", made.stdout)
+        lab = re.search(r"http://\S+/lab\?token=\S+", created.stdout)
         assert lab and inspection.ask(lab[0])[0] == 200
         assert inspection.identities(deployment) == before
     finally:

@@ -48,8 +48,8 @@ def ask(clone: Clone, path: str, method: str = "GET", body: Any = None, **header
 
 def refusal(clone: Clone, path: str, method: str = "GET", body: Any = None, status: int = 404, **headers: str) -> str:
     """The message of a request that is refused."""
-    found, text, _ = ask(clone, path, method, body, **headers)
-    assert found == status, (method, path, text[:300])
+    result, text, _ = ask(clone, path, method, body, **headers)
+    assert result == status, (method, path, text[:300])
     return str(json.loads(text)["message"])
 
 
@@ -58,8 +58,8 @@ def lives(clone: Clone) -> None:
 
 
 def experiment(clone: Clone) -> str:
-    made = inspection.mlflow(clone, "experiments/create", {"name": f"edge-{uuid.uuid4().hex[:8]}"})
-    return str(made["experiment_id"])
+    created = inspection.mlflow(clone, "experiments/create", {"name": f"edge-{uuid.uuid4().hex[:8]}"})
+    return str(created["experiment_id"])
 
 
 # addresses
@@ -94,8 +94,8 @@ def test_no_spelling_that_mlflows_routers_read_gets_past_the_table(deployment: C
         timeout=240,
         stdin=f"import os; os.chdir({folder!r})\n{SPELLINGS}",
     )
-    found = json.loads(printed.splitlines()[-1])
-    assert found["through"] == [] and found["off"] > 60 and found["tried"] > 50_000, found
+    data = json.loads(printed.splitlines()[-1])
+    assert data["through"] == [] and data["off"] > 60 and data["tried"] > 50_000, data
 
 
 def test_the_assistant_runs_nothing_for_anybody(deployment: Clone) -> None:
@@ -337,9 +337,9 @@ def test_who_sends_all_before_reading_gets_the_reason(deployment: Clone, size: i
         ("/v1/traces", "POST", 422, {}),
         ("/api/2.0/mlflow/runs/search", "POST", 400, {}),
     ):
-        found, text, _ = ask(deployment, path, method, bytes(size), Connection="close", **headers)
+        result, text, _ = ask(deployment, path, method, bytes(size), Connection="close", **headers)
         large = size > 32 << 20 and status in (400, 422) and method == "POST"
-        assert found == (413 if large else status) and text, (path, found, text)
+        assert result == (413 if large else status) and text, (path, result, text)
 
 
 # what MLflow cannot read
@@ -382,8 +382,8 @@ def test_a_body_counts_however_it_is_sent(deployment: Clone) -> None:
             sent = json.dumps(body).replace("@", name).encode()
             answers.append(send(deployment, path.replace("@", name), method, sent, **headers)[:1])
             assert answers[0] == answers[-1], (path, answers)
-    found = {tag["key"] for tag in inspection.mlflow(deployment, f"runs/get?run_id={run}")["run"]["data"]["tags"]}
-    assert len([key for key in found if len(key) == 32]) == 2
+    result = {tag["key"] for tag in inspection.mlflow(deployment, f"runs/get?run_id={run}")["run"]["data"]["tags"]}
+    assert len([key for key in result if len(key) == 32]) == 2
 
 
 UNREADABLE = (

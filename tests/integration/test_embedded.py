@@ -28,9 +28,9 @@ def accounts(clone: Clone) -> list[str]:
 
 
 def venv(clone: Clone, name: str) -> Path:
-    found = list((clone.project_folder / "embedded" / "venvs").glob(f"{name}-*"))
-    assert len(found) == 1, found
-    return found[0]
+    result = list((clone.project_folder / "embedded" / "venvs").glob(f"{name}-*"))
+    assert len(result) == 1, result
+    return result[0]
 
 
 def test_only_the_supervisor_runs_as_root(deployment: Clone) -> None:

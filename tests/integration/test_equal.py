@@ -137,7 +137,7 @@ experiments = st.builds(
 
 def made_up(count: int, seed: int) -> list[Experiment]:
     """Experiments as Hypothesis makes them up, the same ones for the same seed."""
-    found: list[Experiment] = []
+    result: list[Experiment] = []
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
@@ -149,10 +149,10 @@ def made_up(count: int, seed: int) -> list[Experiment]:
     )
     @hypothesis.given(experiments)
     def collect(experiment: Experiment) -> None:
-        found.append(experiment)
+        result.append(experiment)
 
     collect()
-    return found
+    return result
 
 
 def pairs(found: dict[str, str]) -> list[dict[str, str]]:
@@ -194,9 +194,9 @@ class Filler:
             self.model(model, earlier)
         for trace in found.traces:
             self.trace(identity, trace)
-        for run, made in zip(found.runs, earlier, strict=True):  # a parent is deleted after its children were logged
+        for run, created in zip(found.runs, earlier, strict=True):  # a parent is deleted after its children were logged
             if run.deleted:
-                self.server.post("runs/delete", run_id=made["info"]["run_id"])
+                self.server.post("runs/delete", run_id=created["info"]["run_id"])
         if found.deleted:
             self.server.post("experiments/delete", experiment_id=identity)
         return identity
@@ -205,12 +205,12 @@ class Filler:
         post = self.server.post
         parent = earlier[-run.parent :][0]["info"]["run_id"] if run.parent and earlier else ""
         nested = {"mlflow.parentRunId": parent} if parent else {}
-        made = dict(
+        created = dict(
             post(
                 "runs/create", experiment_id=experiment, run_name=run.name, start_time=1, tags=pairs(run.tags | nested)
             )["run"]
         )
-        identity = made["info"]["run_id"]
+        identity = created["info"]["run_id"]
         post(
             "runs/log-batch",
             run_id=identity,
@@ -230,7 +230,7 @@ class Filler:
         )
         for (*folders, name), size in run.files:
             path = "/".join([f"d{folder}" for folder in folders] + [self.unique(name)])
-            self.put(made["info"]["artifact_uri"], path, size)
+            self.put(created["info"]["artifact_uri"], path, size)
         if run.dataset is not None:
             post(
                 "runs/log-inputs",
@@ -268,7 +268,7 @@ class Filler:
             post("runs/outputs", run_id=identity, models=[{"model_id": model["model_id"], "step": 3}])
         if run.status != "RUNNING":
             post("runs/update", run_id=identity, status=run.status, end_time=2)
-        return made
+        return created
 
     def model(self, model: Model, earlier: list[dict[str, Any]]) -> None:
         post, name = self.server.post, self.unique(model.name).rstrip("/")
@@ -326,18 +326,18 @@ class Filler:
     def large(self) -> None:
         """What Hypothesis would not make: a long history and a big artifact."""
         post = self.server.post
-        made = post("runs/create", experiment_id="0", run_name="large", start_time=1)["run"]["info"]
+        created = post("runs/create", experiment_id="0", run_name="large", start_time=1)["run"]["info"]
         for first in range(0, HISTORY, 1000):
             post(
                 "runs/log-batch",
-                run_id=made["run_id"],
+                run_id=created["run_id"],
                 metrics=[
                     {"key": "long", "value": self.chosen.gauss(), "timestamp": step // 3, "step": step}
                     for step in range(first, first + 1000)
                 ],
             )
-        self.put(made["artifact_uri"], "big.bin", BIG)
-        self.put(made["artifact_uri"], "empty.bin", 0)
+        self.put(created["artifact_uri"], "big.bin", BIG)
+        self.put(created["artifact_uri"], "empty.bin", 0)
 
 
 def moved(clone: Clone, archive: Path, to: str) -> None:
@@ -361,14 +361,14 @@ def test_every_answer_is_equal_after_a_restore_on_the_other_engine(
     require_docker()
     seed = int(os.environ.get("TRACKBED_EQUAL_SEED") or random.randrange(2**32))
     sys.stderr.write(f"TRACKBED_EQUAL_SEED={seed} TRACKBED_EQUAL_EXAMPLES={EXAMPLES}\n")
-    found = made_up(2 * EXAMPLES, seed)
+    result = made_up(2 * EXAMPLES, seed)
     clone, began = clone_factory("embedded"), time.monotonic()
 
     def told(what: str) -> None:
         sys.stderr.write(f"[{time.monotonic() - began:5.1f} s] {what}\n")
 
     clone.up()
-    for number, (to, part) in enumerate((("docker", found[::2]), ("embedded", found[1::2]))):
+    for number, (to, part) in enumerate((("docker", result[::2]), ("embedded", result[1::2]))):
         told("filling")
         filler = Filler(clone.url("mlflow"), seed + number)
         filler.count = number * 10**6  # names stay unique

@@ -38,8 +38,8 @@ def run(deployment: Clone, script: str, mode: str = "auto") -> Any:
 
 
 def test_the_fast_path_writes_and_answers_what_mlflows_own_way_does(deployment: Clone) -> None:
-    found = run(deployment, EQUAL)
-    assert found["different"] == []
+    result = run(deployment, EQUAL)
+    assert result["different"] == []
     for kind, least in {
         "log_metric": 5,
         "log_batch": 50,
@@ -51,7 +51,7 @@ def test_the_fast_path_writes_and_answers_what_mlflows_own_way_does(deployment: 
         "after connections ended": 5,
         "answers by ours": 1000,
     }.items():
-        assert found["compared"][kind] >= least, kind
+        assert result["compared"][kind] >= least, kind
 
 
 def test_requests_are_answered_alike_with_it_on_and_off(deployment: Clone) -> None:

@@ -333,10 +333,10 @@ def test_port_taken(engine: str, clone_factory: Factory, place: Path) -> None:
         done, 1, "squatter.py", f"process {pid}", f"port {clone.ports['mlflow']}", f"port {clone.ports['jupyter']}"
     )
     for option in ("--mlflow-port=", "--jupyter-port="):
-        found = re.search(rf"{option}(\d+)", done.stderr)
-        assert found and int(found[1]) not in clone.ports.values(), done.stderr
+        match = re.search(rf"{option}(\d+)", done.stderr)
+        assert match and int(match[1]) not in clone.ports.values(), done.stderr
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", int(found[1])))
+            probe.bind(("127.0.0.1", int(match[1])))
     assert looked.returncode == 1 and "squatter.py" in looked.stdout
     assert inspection.nothing_runs(clone) and not (clone.project_folder / "state.json").exists()
 
@@ -422,12 +422,12 @@ MIDDLE = {
 @pytest.fixture(scope="module")
 def victims(clone_factory: Factory) -> Callable[[str], Clone]:
     """One more project per engine, whose first start is cut off; the embedded one belongs to a normal user."""
-    made: dict[str, Clone] = {}
+    created: dict[str, Clone] = {}
 
     def get(engine: str) -> Clone:
-        if engine in made:
-            return made[engine]
-        clone = made[engine] = clone_factory(engine, user=engine == "embedded")
+        if engine in created:
+            return created[engine]
+        clone = created[engine] = clone_factory(engine, user=engine == "embedded")
         first, second, third = MIDDLE[engine]
         interrupted = clone.start("up")
         interrupted.until(first)
@@ -514,7 +514,7 @@ def upload(clone: Clone, path: str, pieces: Iterator[bytes], size: int) -> int:
 
 def test_down_lets_a_running_upload_end_and_waits_for_none_that_never_does(victim: Clone) -> None:
     begun, stopping = threading.Event(), threading.Event()
-    content, found = os.urandom(3_000_000), {}
+    content, result = os.urandom(3_000_000), {}
 
     def piecewise(parts: int, pause: float) -> Iterator[bytes]:
         step = len(content) // parts
@@ -526,7 +526,7 @@ def test_down_lets_a_running_upload_end_and_waits_for_none_that_never_does(victi
             time.sleep(pause)
 
     def send(name: str, parts: int, pause: float) -> None:
-        found[name] = upload(victim, f"drain/{name}", piecewise(parts, pause), len(content))
+        result[name] = upload(victim, f"drain/{name}", piecewise(parts, pause), len(content))
 
     for name, parts, pause in (("ends", 6, 1.0), ("never-ends", 3000, 1.0)):
         begun.clear()
@@ -542,8 +542,8 @@ def test_down_lets_a_running_upload_end_and_waits_for_none_that_never_does(victi
         assert time.monotonic() - began < 75, "it waited beyond its limit"
         sender.join(30)
         victim.up()
-    assert found["ends"] == 200, "a running upload was cut off"
-    assert found["never-ends"] != 200
+    assert result["ends"] == 200, "a running upload was cut off"
+    assert result["never-ends"] != 200
     with inspection.DIRECT.open(f"{victim.url('mlflow')}/api/2.0/mlflow-artifacts/artifacts/drain/ends") as answer:
         assert answer.read() == content
 

@@ -146,5 +146,5 @@ def test_a_damaged_page_is_named(embedded: Clone) -> None:
     assert embedded.invoke("down").returncode == 0
     as_database(embedded, f'mv "$DATA/{path}.kept" "$DATA/{path}"')
     embedded.up()
-    told = embedded.invoke("doctor").stdout
-    assert "is damaged" not in told and "every table can be read now" in told, "it is not forgotten either"
+    reported = embedded.invoke("doctor").stdout
+    assert "is damaged" not in reported and "every table can be read now" in reported, "it is not forgotten either"

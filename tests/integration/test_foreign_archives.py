@@ -94,7 +94,7 @@ def test_what_is_not_mlflows_is_left_out_and_never_runs(clone: Clone, mark: Path
     inspection.psql(clone, ACTING + PLANTED.format(live=inspection.active_database(clone), mark=mark))
     try:
         clone.value("backup", f"--to={tmp_path}/a.tar")
-        wanted = everything(clone)
+        expected = everything(clone)
     finally:
         inspection.psql(clone, ACTED + GONE)
     root = run["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")
@@ -102,7 +102,7 @@ def test_what_is_not_mlflows_is_left_out_and_never_runs(clone: Clone, mark: Path
     forged(tmp_path / "a.tar", tmp_path / "b.tar", more={f"{root}/a": b"file", f"{root}/a/b": b"below"})
     done = clone.invoke("restore", f"{tmp_path}/b.tar", "--yes", "--no-backup")
     assert done.returncode == 0, done.stderr
-    assert everything(clone) == wanted and not ran(clone, mark)
+    assert everything(clone) == expected and not ran(clone, mark)
     renamed = re.search(r"renamed, because this store .*'a(?:/b)?' is now '(a \(f.*)'", done.stderr)
     assert renamed, done.stderr
     names = {
@@ -125,12 +125,12 @@ def test_what_is_not_mlflows_is_left_out_and_never_runs(clone: Clone, mark: Path
     assert inspection.psql(clone, "SELECT string_agg(id || status, ' ' ORDER BY id) FROM jobs") == "ended2 planted5"
     assert inspection.psql(clone, "SELECT sample_rate FROM online_scoring_configs") == "0"
     assert inspection.psql(clone, "SELECT count(*) FROM job_locks") == "0"
-    for told in (
+    for reported in (
         "1 jobs of MLflow that had not ended were cancelled",
         "automatic scoring is off for 1 judges",
         "webhooks send what happens to models to https://attacker.example/hook:",
     ):
-        assert told in done.stderr
+        assert reported in done.stderr
     inspection.psql(clone, ACTED)
     log_run(clone, experiment(clone), "goes on", b"more")
     assert not ran(clone, mark)

@@ -41,8 +41,8 @@ class Maker:
         return run["run_id"], self._put(f"{self.experiment}/{run['run_id']}/artifacts/model/weights")
 
     def model(self, run: str) -> tuple[str, str]:
-        made = api(self.clone, "logged-models", "POST", experiment_id=self.experiment, name="m", source_run_id=run)
-        model = made["model"]["info"]["model_id"]
+        created = api(self.clone, "logged-models", "POST", experiment_id=self.experiment, name="m", source_run_id=run)
+        model = created["model"]["info"]["model_id"]
         return model, self._put(f"{self.experiment}/models/{model}/artifacts/weights")
 
     def trace(self) -> tuple[str, str]:
@@ -120,8 +120,8 @@ def test_models_and_traces_of_what_was_deleted(deployment: Clone) -> None:
             run_id=one,
             datasets=[{"tags": [{"key": "k", "value": "v"}], "dataset": data}],
         )
-    for made in (doomed, registered):
-        api(deployment, "experiments/delete", "POST", experiment_id=made.experiment)
+    for created in (doomed, registered):
+        api(deployment, "experiments/delete", "POST", experiment_id=created.experiment)
     time.sleep(1.1)
 
     before = used(deployment)
@@ -144,6 +144,6 @@ def test_models_and_traces_of_what_was_deleted(deployment: Clone) -> None:
             table
         )
     assert api(deployment, f"runs/get?run_id={kept}")["run"]["inputs"]["dataset_inputs"][0]["tags"]
-    found = api(deployment, "model-versions/get", name=version["name"], version=version["version"])["model_version"]
-    assert found["status"] == "READY"
+    result = api(deployment, "model-versions/get", name=version["name"], version=version["version"])["model_version"]
+    assert result["status"] == "READY"
     assert "nothing was deleted longer ago" in deployment.invoke("gc", "--older-than=1s").stderr

@@ -52,14 +52,14 @@ def make_node(path: str, device: int = FUSE, mode: int = 0o660) -> None:
 
 @pytest.fixture
 def amd_nodes() -> Iterator[None]:
-    made = []
+    created = []
     try:
         for path in (KFD, *RENDER):
             make_node(path)
-            made.append(path)
+            created.append(path)
         yield
     finally:
-        for path in made:
+        for path in created:
             Path(path).unlink(missing_ok=True)
 
 
@@ -75,10 +75,10 @@ def docker(clone_factory: Callable[..., Clone]) -> Iterator[Clone]:
 
 def config(clone: Clone) -> dict[str, Any]:
     """What the engine was told of the notebook."""
-    found: dict[str, Any] = json.loads(inspection.output("docker", "inspect", inspection.container(clone, "jupyter")))[
+    result: dict[str, Any] = json.loads(inspection.output("docker", "inspect", inspection.container(clone, "jupyter")))[
         0
     ]
-    return found
+    return result
 
 
 def checks(clone: Clone) -> dict[str, tuple[str, str]]:
@@ -437,21 +437,21 @@ def test_messages_of_an_engine_become_advice(
     if "devices" in options and os.path.exists(KFD):
         pytest.skip(f"NOT TESTED: this machine has a {KFD}")
     api = DockerApi()
-    made = api.create(
+    created = api.create(
         "advice",
         {"image": "empty:1", "command": ["true"], "host_config": api.host_config(network_mode="none", **options)},
         {},
     )
     try:
         with pytest.raises(TrackbedError) as caught:
-            api.start(made)
+            api.start(created)
         assert means in caught.value.message
         assert f"Docker says: {words if isinstance(words, str) else words[kind]}" in caught.value.message.replace(
             "CDI device injection failed: ", ""
         )
         assert fix in caught.value.hint
     finally:
-        api.remove(made)
+        api.remove(created)
 
 
 # the lab's run command
@@ -567,9 +567,9 @@ def test_a_process_is_given_the_group(clone_factory: Callable[..., Clone], amd_n
         assert "GPU can be opened" not in checks(clone)
         done = clone.invoke("up", "--gpu=mi100", timeout=600)
         assert done.returncode == 0, done.stderr
-        found = checks(clone)
-        assert found["GPU can be opened"][0] == "passed", found
-        assert str(GROUP) in found["GPU can be opened"][1]
+        result = checks(clone)
+        assert result["GPU can be opened"][0] == "passed", result
+        assert str(GROUP) in result["GPU can be opened"][1]
         assert clone.services()["jupyter"]["gpu"] == "AMD, 2 render nodes"
         before = inspection.identities(clone)
         assert clone.invoke("up").returncode == 0 and inspection.identities(clone) == before
@@ -626,13 +626,13 @@ def test_pytorch_comes_from_the_index_of_the_vendor(
         )
         done = clone.invoke("up", "--gpu=amd", timeout=600, TRACKBED_TORCH_INDEX=index)
         assert done.returncode == 0, done.stderr
-        told = inspection.output(
+        reported = inspection.output(
             venv_python(clone),
             "-c",
             "import torch, torchvision, importlib.metadata as m; "
             "print(torch.__version__, torchvision.__version__, m.version('pyrsmi'))",
         )
-        assert told == "2.13.0 0.28.0 0.2.0"
+        assert reported == "2.13.0 0.28.0 0.2.0"
     finally:
         clone.invoke("down", "--delete-data", "--yes")
 
@@ -646,7 +646,7 @@ def test_pytorch_in_the_image_comes_from_the_index(docker: Clone, index: str) ->
     inspection.refused(refused, 1, "PyTorch could not be installed from http://127.0.0.1:9/simple", "TORCH=none")
     done = docker.invoke(*words, timeout=600, TRACKBED_TORCH_INDEX=index, TRACKBED_BUILD_NETWORK="host")
     assert done.returncode == 0, done.stderr
-    told = inspection.output(
+    reported = inspection.output(
         "docker",
         "run",
         "--rm",
@@ -657,7 +657,7 @@ def test_pytorch_in_the_image_comes_from_the_index(docker: Clone, index: str) ->
         "import torch, torchvision, pyrsmi, importlib.metadata as m; "
         "print(torch.__version__, torchvision.__version__, m.version('pyrsmi'))",
     )
-    assert told == "2.13.0 0.28.0 0.2.0"
+    assert reported == "2.13.0 0.28.0 0.2.0"
 
 
 def test_pytorch_is_locked_where_its_index_answers(index: str, tmp_path: Path) -> None:
@@ -669,8 +669,8 @@ def test_pytorch_is_locked_where_its_index_answers(index: str, tmp_path: Path) -
     builds = ("cpu", "cu126", "rocm7.2")
     for build in builds:
         shutil.copy(JUPYTER_FOLDER / f"torch-{build}.in", folder)
-    told = dict(locks.refresh_torch(base, folder, builds))
-    assert [name for name, problem in told.items() if problem] == ["torch-cpu-requirements.txt"]
+    reported = dict(locks.refresh_torch(base, folder, builds))
+    assert [name for name, problem in reported.items() if problem] == ["torch-cpu-requirements.txt"]
     assert sorted(p.name for p in folder.glob("*.txt")) == [
         "torch-cu126-requirements.txt",
         "torch-rocm7.2-requirements.txt",

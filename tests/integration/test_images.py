@@ -20,14 +20,14 @@ ASIDE = "trackbed-test/store-kept-aside:1"
 @contextmanager
 def store_image_gone() -> Iterator[None]:
     """The engine has no image by the names of VersityGW, as on a machine that has never seen one."""
-    there = inspection.run("docker", "image", "inspect", STORE.name).returncode == 0
-    if there:
+    existing = inspection.run("docker", "image", "inspect", STORE.name).returncode == 0
+    if existing:
         inspection.output("docker", "tag", STORE.name, ASIDE)
     inspection.run("docker", "image", "rm", STORE.name, STORE.reference, images.VERSITYGW)
     try:
         yield
     finally:
-        if there:
+        if existing:
             inspection.output("docker", "tag", ASIDE, STORE.name)
             inspection.output("docker", "image", "rm", ASIDE)
 

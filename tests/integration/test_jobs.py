@@ -69,10 +69,10 @@ def job_processes(clone: Clone) -> dict[int, str]:
 
 def until(clone: Clone, condition: Callable[[dict[int, str]], bool]) -> dict[int, str]:
     end = time.monotonic() + 60
-    while not condition(found := job_processes(clone)):
-        assert time.monotonic() < end, found
+    while not condition(result := job_processes(clone)):
+        assert time.monotonic() < end, result
         time.sleep(0.2)
-    return found
+    return result
 
 
 def test_a_judge_and_an_evaluation_run_on_the_server(clone_factory: Callable[..., Clone], model: str) -> None:
@@ -80,11 +80,11 @@ def test_a_judge_and_an_evaluation_run_on_the_server(clone_factory: Callable[...
     clone.environment |= {"TRACKBED_LOCAL_ACCESS": "token", "TRACKBED_MLFLOW_JOBS_MODELS": "any"}
     done = clone.invoke("up", "--mlflow-jobs=on", timeout=900)
     assert done.returncode == 0, done.stderr
-    told = dict(word.split("=", 1) for word in shlex.split(clone.value("status", "--format=env")) if "=" in word)
+    reported = dict(word.split("=", 1) for word in shlex.split(clone.value("status", "--format=env")) if "=" in word)
     python = inspection.mlflow_python(clone)[0]
     result = json.loads(
         inspection.output(
-            python, str(SCRIPT), model, timeout=400, env={**os.environ, **told, "MLFLOW_DISABLE_TELEMETRY": "true"}
+            python, str(SCRIPT), model, timeout=400, env={**os.environ, **reported, "MLFLOW_DISABLE_TELEMETRY": "true"}
         ).splitlines()[-1]
     )
     assert result["judge"]["status"] == "SUCCEEDED" and result["judged"] == [["good", True, None]]

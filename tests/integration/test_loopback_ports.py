@@ -20,16 +20,16 @@ INSIDE = {"mlflow": 8000, "jupyter": 8888, "store": 9000}
 @pytest.fixture(scope="module")
 def deployment(deployments: Callable[[str], Clone]) -> Clone:
     require_docker()
-    made = deployments("docker")
-    made.up()
-    return made
+    created = deployments("docker")
+    created.up()
+    return created
 
 
 @pytest.fixture(scope="module")
 def host(deployment: Clone) -> Iterator[OtherHost]:
-    with other_host() as made:
-        made.claim_loopback()
-        yield made
+    with other_host() as created:
+        created.claim_loopback()
+        yield created
 
 
 def networks(clone: Clone, service: str) -> list[str]:
@@ -85,9 +85,9 @@ def test_without_the_rules_this_engine_lets_another_host_in(deployment: Clone, h
         open_to = [target for target in targets(deployment) if host.handshake(*target)]
         assert ("127.0.0.1", deployment.ports["mlflow"]) in open_to
         assert any(address != "127.0.0.1" and port == 8888 for address, port in open_to)
-        told = deployment.invoke("doctor")
-        assert "machines on the same network can reach ports published on 127.0.0.1" in told.stdout
-        assert "iptables -t raw -I PREROUTING" in told.stderr
+        reported = deployment.invoke("doctor")
+        assert "machines on the same network can reach ports published on 127.0.0.1" in reported.stdout
+        assert "iptables -t raw -I PREROUTING" in reported.stderr
         done = deployment.up()
         assert "drop rules were set" in done.stderr
         assert not [target for target in targets(deployment) if host.handshake(*target)]

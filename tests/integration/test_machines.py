@@ -92,8 +92,8 @@ def test_somebody_elses_compose_project_of_the_same_name(clone_factory: Callable
     try:
         for task in ("up", "down", "doctor"):
             done = clone.invoke(task)
-            told = f"another Compose project is called {clone.project}" in done.stdout + done.stderr
-            assert task == "down" or (done.returncode == 1 and told)
+            reported = f"another Compose project is called {clone.project}" in done.stdout + done.stderr
+            assert task == "down" or (done.returncode == 1 and reported)
         assert clone.invoke("down", "--delete-data", "--yes").returncode == 0
         assert inspection.output("docker", "inspect", "--format", "{{.State.Running}}", theirs).strip() == "true"
     finally:

@@ -34,10 +34,10 @@ def laptop() -> Iterator[Laptop]:
     folder = Path(tempfile.mkdtemp(prefix="trackbed-test-"))
     folder.chmod(0o755)
     try:
-        with remote_laptop.laptop(folder) as made:
-            yield made
-            made.clone.invoke("down", "--delete-data", "--yes")
-            shutil.rmtree(workspace(made).parent, ignore_errors=True)
+        with remote_laptop.laptop(folder) as created:
+            yield created
+            created.clone.invoke("down", "--delete-data", "--yes")
+            shutil.rmtree(workspace(created).parent, ignore_errors=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -67,8 +67,8 @@ def on_laptop(laptop: Laptop, *argv: str, **environment: str) -> subprocess.Comp
 
 def connections(laptop: Laptop) -> list[str]:
     """The ssh clients of the laptop's commands that still run."""
-    found = inspection.output("ps", "-eww", "-o", "args").splitlines()
-    return [line for line in found if line.startswith("ssh ") and f"-p {laptop.port}" in line]
+    result = inspection.output("ps", "-eww", "-o", "args").splitlines()
+    return [line for line in result if line.startswith("ssh ") and f"-p {laptop.port}" in line]
 
 
 def test_the_laptop_is_elsewhere(laptop: Laptop) -> None:
@@ -77,8 +77,8 @@ def test_the_laptop_is_elsewhere(laptop: Laptop) -> None:
     port = socket.socket()
     port.bind(("0.0.0.0", 0))
     port.listen(1)
-    there = f"import socket; socket.create_connection(('127.0.0.1', {port.getsockname()[1]}), 3)"
-    assert "refused" in on_laptop(laptop, sys.executable, "-c", there).stderr
+    existing = f"import socket; socket.create_connection(('127.0.0.1', {port.getsockname()[1]}), 3)"
+    assert "refused" in on_laptop(laptop, sys.executable, "-c", existing).stderr
     done = on_laptop(laptop, "docker", "version", DOCKER_HOST="")
     assert done.returncode and "/var/run/docker.sock" in done.stderr
 
@@ -186,8 +186,8 @@ def test_check_status_and_logs_from_the_laptop(up: Laptop) -> None:
     done = up.clone.invoke("check", timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "object in the store" in done.stdout
-    told = json.loads(up.clone.value("status", "--format=json"))
-    assert told["node"] == f"-p {up.port} root@{up.node}" and told["workspace"] == str(workspace(up))
+    reported = json.loads(up.clone.value("status", "--format=json"))
+    assert reported["node"] == f"-p {up.port} root@{up.node}" and reported["workspace"] == str(workspace(up))
     assert "trackbed" in up.clone.value("logs", "bucket")
 
 
@@ -241,8 +241,8 @@ def test_dry_run_is_for_the_node(up: Laptop) -> None:
 
 
 def test_a_context_instead_of_the_variable(up: Laptop) -> None:
-    made = on_laptop(up, "docker", "context", "create", "node", "--docker", f"host={up.docker_host}", DOCKER_HOST="")
-    assert made.returncode == 0, made.stderr
+    created = on_laptop(up, "docker", "context", "create", "node", "--docker", f"host={up.docker_host}", DOCKER_HOST="")
+    assert created.returncode == 0, created.stderr
     done = up.clone.invoke("status", DOCKER_HOST="", DOCKER_CONTEXT="node")
     assert done.returncode == 0 and "ssh -N" in done.stderr, done.stderr
 
@@ -327,11 +327,11 @@ def test_a_normal_user_on_the_node(laptop: Laptop) -> None:
 
 @pytest.mark.machine
 def test_the_gpus_are_those_of_the_node(up: Laptop) -> None:
-    made = []
+    created = []
     try:
         for path in (test_gpu.KFD, *test_gpu.RENDER):
             test_gpu.make_node(path)
-            made.append(path)
+            created.append(path)
         assert on_laptop(up, "ls", "/dev/kfd").returncode == 2
         done = up.clone.invoke("up", "--gpu=mi100", timeout=900)
         assert done.returncode == 0, done.stderr
@@ -342,7 +342,7 @@ def test_the_gpus_are_those_of_the_node(up: Laptop) -> None:
         assert result == "passed" and f",{test_gpu.GROUP}" in detail
         inspection.refused(up.clone.invoke("up", "--gpu=liqid"), 1, "there is no NVIDIA GPU here", "2 AMD render nodes")
     finally:
-        for path in made:
+        for path in created:
             Path(path).unlink()
     inspection.refused(up.clone.invoke("up"), 1, "there is no /dev/kfd here")
     assert up.clone.invoke("up", "--gpu=none", timeout=300).returncode == 0

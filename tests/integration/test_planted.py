@@ -74,9 +74,9 @@ def canary(victim: Clone) -> Canary:
 def tried(clone: Clone, canary: Canary, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A task of root's: it ends, without a traceback, and has neither told nor touched what is root's."""
     done = clone.invoke(*words, timeout=200, around=environment)
-    told = done.stdout + done.stderr
-    assert "Traceback" not in told, f"{words}: {told}"
-    assert SECRET not in told, f"{words} printed a file of root's"
+    reported = done.stdout + done.stderr
+    assert "Traceback" not in reported, f"{words}: {reported}"
+    assert SECRET not in reported, f"{words} printed a file of root's"
     assert canary.now == canary.before, f"{words} changed what is root's"
     assert 0 not in canary.ran, f"{words} ran planted code as root"
     return done
@@ -98,12 +98,12 @@ def test_a_notebook_reads_nothing_of_the_others(victim: Clone, deployments: Call
             for pid in inspection.processes(clone)
             if Path(f"/proc/{pid}").stat().st_uid != pwd.getpwnam(name).pw_uid
         ]
-        told = planted.run_as(victim, name, READ, str(clone.project_folder), *others).splitlines()
+        reported = planted.run_as(victim, name, READ, str(clone.project_folder), *others).splitlines()
         open_to_all = re.compile(rf"{re.escape(str(clone.project_folder))}/embedded/(venvs|app)/")
         uid = pwd.getpwnam(name).pw_uid
         assert [
             path
-            for path in told
+            for path in reported
             if not open_to_all.match(path) and (path.isdecimal() or Path(path).lstat().st_uid != uid)
         ] == []
         for file in ("kek-passphrase", "webhook-key"):  # the server's

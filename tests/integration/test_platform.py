@@ -111,7 +111,7 @@ def test_another_shell_restarts_nothing_and_no_work_ends_without_a_word(deployme
     ended = deployment.invoke("up", "--cull-idle=12h", "--yes")
     assert ended.returncode == 0 and f"which ends: {terminal}" in ended.stderr, ended.stderr
     variables = deployment.value("status", "--format=env")
-    told = inspection.run(
+    reported = inspection.run(
         "sh",
         "-c",
         f'{variables}\n"$0" -m invoke status',
@@ -119,16 +119,16 @@ def test_another_shell_restarts_nothing_and_no_work_ends_without_a_word(deployme
         cwd=deployment.folder,
         env=deployment.environment,
     )
-    assert told.returncode == 0 and "warning" not in told.stderr, told.stderr
+    assert reported.returncode == 0 and "warning" not in reported.stderr, reported.stderr
 
 
 def test_status_in_every_format(deployment: Clone) -> None:
     table = deployment.value("status")
     assert all(service in table for service in SERVICES[deployment.engine]) and "MiB" in table
-    told = json.loads(deployment.value("status", "--format=json"))
-    assert told["project"] == deployment.project and told["engine"] == deployment.engine
-    assert [service["service"] for service in told["services"]] == SERVICES[deployment.engine]
-    assert {service["state"] for service in told["services"]} <= {"ready", "done"}
+    reported = json.loads(deployment.value("status", "--format=json"))
+    assert reported["project"] == deployment.project and reported["engine"] == deployment.engine
+    assert [service["service"] for service in reported["services"]] == SERVICES[deployment.engine]
+    assert {service["state"] for service in reported["services"]} <= {"ready", "done"}
     lines = deployment.value("status", "--format=env")
     shell = inspection.output("sh", "-c", f"{lines}\necho $MLFLOW_TRACKING_URI $JUPYTER_URL")
     assert shell.startswith(
@@ -145,12 +145,12 @@ def test_the_notebook_address_stands_alone_on_stdout(deployment: Clone) -> None:
 
 
 def test_credentials_in_every_format(deployment: Clone) -> None:
-    told = json.loads(deployment.value("credentials", "--format=json"))
-    assert {"POSTGRES_PASSWORD", "JUPYTER_TOKEN"} <= set(told) and all(told.values())
+    reported = json.loads(deployment.value("credentials", "--format=json"))
+    assert {"POSTGRES_PASSWORD", "JUPYTER_TOKEN"} <= set(reported) and all(reported.values())
     lines = deployment.value("credentials", "--format=env")
-    for name, value in told.items():
+    for name, value in reported.items():
         assert inspection.output("sh", "-c", f'{lines}\nprintf %s "${name}"') == value
-    assert told["JUPYTER_TOKEN"] == deployment.token
+    assert reported["JUPYTER_TOKEN"] == deployment.token
 
 
 def test_check_passes_line_by_line(deployment: Clone) -> None:
@@ -194,19 +194,19 @@ def test_logs_follow_until_ctrl_c(deployment: Clone) -> None:
 
 
 def test_notebook_trains_and_its_run_is_there(deployment: Clone, trained: Execution) -> None:
-    found = inspection.mlflow(deployment, f"runs/get?run_id={trained.result['run_id']}")["run"]
-    assert found["info"]["status"] == "FINISHED"
-    assert {m["key"] for m in found["data"]["metrics"]} >= {"train_loss", "test_loss", "accuracy"}
+    result = inspection.mlflow(deployment, f"runs/get?run_id={trained.result['run_id']}")["run"]
+    assert result["info"]["status"] == "FINISHED"
+    assert {m["key"] for m in result["data"]["metrics"]} >= {"train_loss", "test_loss", "accuracy"}
     artifacts = inspection.mlflow(deployment, f"artifacts/list?run_id={trained.result['run_id']}")["files"]
     assert "confusion_matrix.png" in {file["path"] for file in artifacts}
     assert trained.result["accuracy"] > 0.95
 
 
 def test_artifacts_come_back_as_they_were(deployment: Clone) -> None:
-    found = Lab(deployment.value("jupyter-url")).run_cells([DOWNLOADS]).result
-    assert found["equal"] == dict.fromkeys(("table.csv.gz", "all.tar.gz", "model.bin", "empty", "large.bin"), True)
-    assert found["straight"] == (["large.bin"] if deployment.engine == "docker" else [])
-    assert found["by"] == "trackbed_notebook.artifacts", "this MLflow is not built as the plugin expects"
+    result = Lab(deployment.value("jupyter-url")).run_cells([DOWNLOADS]).result
+    assert result["equal"] == dict.fromkeys(("table.csv.gz", "all.tar.gz", "model.bin", "empty", "large.bin"), True)
+    assert result["straight"] == (["large.bin"] if deployment.engine == "docker" else [])
+    assert result["by"] == "trackbed_notebook.artifacts", "this MLflow is not built as the plugin expects"
 
 
 def test_links_in_the_notebook_open_in_the_browser(deployment: Clone, trained: Execution) -> None:
@@ -217,12 +217,12 @@ def test_links_in_the_notebook_open_in_the_browser(deployment: Clone, trained: E
 
 
 def test_everything_listens_on_loopback_only(deployment: Clone) -> None:
-    there = inspection.listening()
+    existing = inspection.listening()
     published = {deployment.ports[name] for name in ("mlflow", "jupyter")}
     if deployment.engine == "docker":
         published |= {deployment.ports["s3"], deployment.ports["console"]}
     for port in published:
-        assert there.get(port) == {"127.0.0.1"}, f"port {port}: {there.get(port)}"
+        assert existing.get(port) == {"127.0.0.1"}, f"port {port}: {existing.get(port)}"
 
 
 def test_a_page_of_another_name_is_refused(deployment: Clone) -> None:
@@ -254,7 +254,7 @@ def test_no_secret_is_seen_anywhere(deployment: Clone) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        told = [
+        notes = [
             deployment.invoke("up"),
             deployment.invoke("check"),
             deployment.invoke("status", "--format=json"),
@@ -273,11 +273,11 @@ def test_no_secret_is_seen_anywhere(deployment: Clone) -> None:
         stop.set()
         watcher.join()
     assert not leaks, "in a process's arguments"
-    for done in told:
+    for done in notes:
         assert done.returncode == 0, done.stderr
     for done in failed:
         assert done.returncode != 0 and "Traceback" in done.stderr
-    texts = [done.stdout + done.stderr for done in (*told, *failed)]
+    texts = [done.stdout + done.stderr for done in (*notes, *failed)]
     if deployment.engine == "docker":
         texts += [
             inspection.output("docker", "inspect", *inspection.containers(deployment)),
@@ -289,8 +289,8 @@ def test_no_secret_is_seen_anywhere(deployment: Clone) -> None:
     texts.append((deployment.project_folder / "state.json").read_text())
     texts[0] = texts[0].replace(f"/lab?token={secrets['JUPYTER_TOKEN']}", "/lab")  # up's last words: to be opened
     for text in texts:
-        found = [name for name, value in secrets.items() if value in text]
-        assert not found, f"{found} in: {text[:300]}"
+        result = [name for name, value in secrets.items() if value in text]
+        assert not result, f"{result} in: {text[:300]}"
 
 
 def test_secret_files_are_the_owners_alone(deployment: Clone) -> None:
@@ -330,8 +330,12 @@ def test_down_and_up_keep_the_run(deployment: Clone, trained: Execution) -> None
     assert again.returncode == 0 and "nothing was running" in again.stderr
     asked = deployment.invoke("jupyter-url")
     inspection.refused(asked, 1, "invoke up")
-    told = deployment.invoke("status")
-    assert told.returncode == 1 and told.stdout == f"{deployment.project}: stopped\n" and "invoke up" in told.stderr
+    reported = deployment.invoke("status")
+    assert (
+        reported.returncode == 1
+        and reported.stdout == f"{deployment.project}: stopped\n"
+        and "invoke up" in reported.stderr
+    )
     checked = deployment.invoke("check")
     assert (checked.returncode, checked.stdout) == (1, "") and len(checked.stderr.splitlines()) == 1, checked.stderr
     deployment.up()

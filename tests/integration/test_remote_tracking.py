@@ -39,9 +39,9 @@ class Site:
 
 @pytest.fixture(scope="module")
 def server(deployments: Callable[[str], Clone]) -> Clone:
-    made = deployments("docker" if docker_answers() else "embedded")
-    made.up()
-    return made
+    created = deployments("docker" if docker_answers() else "embedded")
+    created.up()
+    return created
 
 
 @pytest.fixture(scope="module")
@@ -62,21 +62,25 @@ def site(
 ) -> Iterator[Site]:
     ca = authority(tmp_path_factory.mktemp("ca"))
     clone = clone_factory(engine)
-    with tls_proxy(address, server.ports["mlflow"], certificate(ca, address), basic(USER, PASSWORD)) as made:
+    with tls_proxy(address, server.ports["mlflow"], certificate(ca, address), basic(USER, PASSWORD)) as created:
         set_env(clone, TRACKING_PASSWORD=PASSWORD)
         done = clone.invoke(
-            "jupyter", f"--tracking-uri={made.url}/", f"--tracking-username={USER}", f"--tracking-ca={ca}", timeout=900
+            "jupyter",
+            f"--tracking-uri={created.url}/",
+            f"--tracking-username={USER}",
+            f"--tracking-ca={ca}",
+            timeout=900,
         )
         assert done.returncode == 0, done.stderr
-        yield Site(clone, server, made, ca)
+        yield Site(clone, server, created, ca)
 
 
 def test_only_the_notebook_runs(site: Site) -> None:
-    told = json.loads(site.clone.value("status", "--format=json"))
-    assert [service["service"] for service in told["services"]] == ["jupyter"] and told["services"][0][
+    reported = json.loads(site.clone.value("status", "--format=json"))
+    assert [service["service"] for service in reported["services"]] == ["jupyter"] and reported["services"][0][
         "state"
     ] == "ready"
-    assert told["tracking_uri"] == site.proxy.url
+    assert reported["tracking_uri"] == site.proxy.url
     assert f"export MLFLOW_TRACKING_URI={site.proxy.url}" in site.clone.value("status", "--format=env")
     url = site.clone.value("jupyter-url")
     assert inspection.ask(url.replace("localhost", "127.0.0.1"))[0] == 200

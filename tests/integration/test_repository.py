@@ -88,11 +88,11 @@ def back_up(clone: Clone, to: str, **environment: str) -> tuple[str, int, int, i
     """Where it is, and how many objects were unchanged and read, and pieces new, as the task tells."""
     done = clone.invoke("backup", f"--to={to}", around=environment)
     assert done.returncode == 0, done.stderr
-    found = re.search(r"(\d+) objects unchanged since the last backup, (\d+) read; .* in (\d+) pieces", done.stderr)
-    assert found and "Traceback" not in done.stderr
+    match = re.search(r"(\d+) objects unchanged since the last backup, (\d+) read; .* in (\d+) pieces", done.stderr)
+    assert match and "Traceback" not in done.stderr
     for secret in (v for k, v in environment.items() if k.endswith("SECRET_KEY")):
         assert secret not in done.stderr + done.stdout
-    return done.stdout.strip(), int(found[1]), int(found[2]), int(found[3])
+    return done.stdout.strip(), int(match[1]), int(match[2]), int(match[3])
 
 
 def pieces(place: BlobStore) -> set[str]:
@@ -134,10 +134,10 @@ def test_a_second_backup_moves_only_what_is_new(
     dump = Snapshot(place, second.rpartition("/")[2].removesuffix(".json")).manifest()["chunks"]
     assert len(pieces(place) - had) == new <= 2 + 1 + dump + 1  # 9 MB are two pieces; the dump, and the list
     assert back_up(source, to, **environment)[1:3] == (whole + 2, 0)
-    for text, wanted in ((first, then), (to, everything(source))):
+    for text, expected in ((first, then), (to, everything(source))):
         done = target.invoke("restore", text, "--yes", around=environment)
         assert done.returncode == 0, done.stderr
-        assert everything(target) == wanted
+        assert everything(target) == expected
 
 
 def test_a_damaged_repository_changes_nothing(pair: tuple[Clone, Clone], tmp_path: Path) -> None:
@@ -172,12 +172,12 @@ def test_a_backup_that_would_fill_the_disk(
 ) -> None:
     """It is refused before it is read, whether its manifest tells the truth or not, and nothing is left of it."""
     clone, to, place = place_of(own, kind, tmp_path, request, "full")
-    told = {"object_bytes": 2**60}
+    reported = {"object_bytes": 2**60}
     if kind == "archive":
         path = tmp_path / "a.tar"
         clone.value("backup", f"--to={path}")
         content = path.read_bytes()[: -archive.TRAILER]
-        path.write_bytes(content + archive.trailer({**archive.read_manifest(path), **told}))
+        path.write_bytes(content + archive.trailer({**archive.read_manifest(path), **reported}))
         cases = {str(path): "the backup needs"}
     else:
         honest, cases = back_up(clone, to)[0], {to: "the backup needs"}
@@ -192,7 +192,7 @@ def test_a_backup_that_would_fill_the_disk(
         digest = hashlib.sha256(listed).hexdigest()
         place.write(repository.piece(digest), listed)
         forge(place, snapshot.name, {**manifest, "list": [digest], "list_bytes": len(listed)})
-        forge(place, later := "trackbed-p-20991231T235959Z", {**manifest, **told})
+        forge(place, later := "trackbed-p-20991231T235959Z", {**manifest, **reported})
         cases = {honest: "more than its manifest says", f"{to.rstrip('/')}/backups/{later}.json": "the backup needs"}
     before, state = everything(clone), (clone.project_folder / "state.json").read_bytes()
     for text, expected in cases.items():
@@ -227,9 +227,11 @@ def test_one_flipped_byte(own: dict[str, Clone], kind: str, tmp_path: Path, requ
     first, *_ = back_up(clone, f"{to}/")
     assert clone.invoke("backup.verify", to).returncode == 0
     flip(place, digest)
-    found = clone.invoke("backup.verify", to)
-    assert found.returncode == 1 and f"run {run}: 'ä file.bin'" in found.stdout and digest in found.stdout, found.stdout
-    assert "--repair" in found.stderr and "Traceback" not in found.stderr
+    result = clone.invoke("backup.verify", to)
+    assert result.returncode == 1 and f"run {run}: 'ä file.bin'" in result.stdout and digest in result.stdout, (
+        result.stdout
+    )
+    assert "--repair" in result.stderr and "Traceback" not in result.stderr
     refused = clone.invoke("restore", to, "--yes")
     inspection.refused(refused, 1, "is damaged", f"`invoke restore {first} --skip-damaged`")
 
@@ -245,9 +247,11 @@ def test_one_flipped_byte(own: dict[str, Clone], kind: str, tmp_path: Path, requ
     assert done.returncode == 0 and f"run {run}: 'ä file.bin'" in done.stderr, done.stderr
     runs = {r["info"]["run_name"] for r in api(clone, "runs/search", "POST", experiment_ids=[chosen])["runs"]}
     assert runs == {"kept", "lost"}
-    told = clone.invoke("backup", f"--to={to}/")
-    assert told.returncode == 1 and "does not have this any more" in told.stderr and run in told.stderr, told.stderr
-    assert clone.invoke("backup.verify", told.stdout.strip()).returncode == 0  # the new one is whole
+    reported = clone.invoke("backup", f"--to={to}/")
+    assert reported.returncode == 1 and "does not have this any more" in reported.stderr and run in reported.stderr, (
+        reported.stderr
+    )
+    assert clone.invoke("backup.verify", reported.stdout.strip()).returncode == 0  # the new one is whole
     api(clone, "runs/delete", "POST", run_id=run)
     clone.value("gc", "--older-than=0s", "--yes")  # the tests of this project read every artifact
 
@@ -304,10 +308,10 @@ def test_into_another_project(own: dict[str, Clone], tmp_path: Path) -> None:
         # without this project's ports in the environment: they would be taken for the other's
         apart = {key: value for key, value in clone.environment.items() if not key.endswith("_PORT")}
         beside = replace(clone, project=name, environment={**apart, "TRACKBED_PROJECT": name})
-        told = json.loads(beside.value("status", "--format=json"))
+        reported = json.loads(beside.value("status", "--format=json"))
         ports = {
             service["service"]: int(service["urls"][0].split(":")[2].split("/")[0])
-            for service in told["services"]
+            for service in reported["services"]
             if service["urls"]
         }
         other = replace(beside, ports=ports)
@@ -344,8 +348,8 @@ def test_a_store_that_does_not_answer_ends_in_words(own: dict[str, Clone]) -> No
 
 def test_two_systems_with_one_bucket(clone_factory: Callable[..., Clone], vault: Access, tmp_path: Path) -> None:
     """A restore replaces the artifacts of its own project alone."""
-    made = [clone_factory("embedded") for _ in range(2)]
-    for clone in made:
+    created = [clone_factory("embedded") for _ in range(2)]
+    for clone in created:
         clone.environment |= {
             "TRACKBED_OBJECT_STORE": "external",
             "TRACKBED_S3_ENDPOINT": vault.endpoint,
@@ -355,11 +359,11 @@ def test_two_systems_with_one_bucket(clone_factory: Callable[..., Clone], vault:
         }
         clone.up()
         log_run(clone, experiment(clone), clone.project, clone.project.encode())
-    first, second = made
+    first, second = created
     before = everything(second)
     archive = f"{tmp_path}/a.tar"
     assert first.invoke("backup", f"--to={archive}").returncode == 0
-    wanted = everything(first)
+    expected = everything(first)
     done = first.invoke("restore", archive, "--yes")
     assert done.returncode == 0, done.stderr
-    assert everything(first) == wanted and everything(second) == before
+    assert everything(first) == expected and everything(second) == before

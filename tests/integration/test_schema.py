@@ -39,15 +39,15 @@ def test_it_is_what_mlflows_migrations_make(deployment: Clone, databases: tuple[
     assert statements.startswith(f"{MADE}{revision}\n"), "MLflow has changed: python -m helpers.schema_template"
     inspection.psql(deployment, statements, prepared)
     for part in ("--schema-only", "--data-only"):
-        wanted = dumped(deployment, own, part, "--inserts")
-        assert dumped(deployment, prepared, part, "--inserts") == wanted
-        assert len(wanted) > 10
+        expected = dumped(deployment, own, part, "--inserts")
+        assert dumped(deployment, prepared, part, "--inserts") == expected
+        assert len(expected) > 10
 
 
 def test_a_first_start_used_it(deployment: Clone) -> None:
     """Its tables are of one transaction: MLflow's way would commit each migration for itself."""
-    made = inspection.psql(
+    created = inspection.psql(
         deployment,
         "SELECT count(DISTINCT xmin::text) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace",
     )
-    assert made == "1"
+    assert created == "1"

@@ -100,8 +100,8 @@ def test_another_account_gets_nothing_without_a_secret(asking: Clone) -> None:
     assert f"export MLFLOW_TRACKING_TOKEN={token}" in asking.value("status", "--format=env")
     assert asking.invoke("check").returncode == 0
     assert asking.invoke("gc", "--older-than=1d", "--yes").returncode == 0
-    told = asking.invoke("status")
-    assert token not in told.stdout + told.stderr
+    reported = asking.invoke("status")
+    assert token not in reported.stdout + reported.stderr
     if asking.engine == "docker":
         for service in ("mlflow", "jupyter"):
             assert token not in inspection.output("docker", "inspect", inspection.container(asking, service))
@@ -116,14 +116,14 @@ def test_old_secrets_open_nothing(asking: Clone) -> None:
     mlflow, jupyter, old = asking.url("mlflow"), asking.url("jupyter"), secrets(asking)
     login = {"Authorization": f"Bearer {old['MLFLOW_TOKEN']}"}
     for name in ("of today", "of before"):
-        made = ask(
+        created = ask(
             f"{mlflow}/api/3.0/mlflow/gateway/secrets/create",
             {"secret_name": name, "secret_value": {"api_key": "of-nobody-and-nothing"}, "provider": "openai"},
             **login,
         )
-        assert made[0] == 200, made
+        assert created[0] == 200, created
     for name in ("kept", "lost"):
-        made = ask(
+        created = ask(
             mlflow + HOOKS,
             {
                 "name": name,
@@ -133,7 +133,7 @@ def test_old_secrets_open_nothing(asking: Clone) -> None:
             },
             **login,
         )
-        assert made[0] == 200, made
+        assert created[0] == 200, created
     inspection.output(
         *inspection.mlflow_python(asking), "-c", AS_BEFORE, inspection.database_address(asking), stdin=old[KEK]
     )
@@ -154,8 +154,8 @@ def test_old_secrets_open_nothing(asking: Clone) -> None:
     assert ask(jupyter + KERNELS, Authorization=f"token {old['JUPYTER_TOKEN']}")[0] == 403
     assert ask(jupyter + KERNELS, Authorization=f"token {new['JUPYTER_TOKEN']}")[0] == 200
     assert ask(mlflow + SEARCH, **login)[0] == 401
-    found = sealed(asking, **{KEK: old[KEK], HOOK_KEY: old[HOOK_KEY]})
-    assert found == {
+    result = sealed(asking, **{KEK: old[KEK], HOOK_KEY: old[HOOK_KEY]})
+    assert result == {
         "rows": {KEK: 2, HOOK_KEY: 2},
         "lost": {KEK: [], HOOK_KEY: ["lost"]},
         "opened": {KEK: [0], HOOK_KEY: [0]},

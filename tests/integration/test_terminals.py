@@ -29,13 +29,13 @@ def test_terminal_is_bash_with_the_notebooks_programs_first(deployment: Clone, l
     with Terminal(lab) as terminal:
         assert terminal.type("echo $BASH_VERSION") and "bash" in terminal.type("echo $SHELL")
         path = terminal.type("echo $PATH").split(":")
-        found = terminal.type(PROGRAMS).split()
-        assert len(found) == 5 and folders(" ".join(found)) <= set(path[:2]), (found, path)
+        result = terminal.type(PROGRAMS).split()
+        assert len(result) == 5 and folders(" ".join(result)) <= set(path[:2]), (result, path)
         assert terminal.type("python -c 'import sys; print(sys.prefix)'") == kernel[0]
         assert terminal.type("command -v mlflow") == kernel[1]
         # a login shell, as tmux starts one
-        assert terminal.type(f"bash -lc '{PROGRAMS}'").split() == found
-        assert terminal.type(f"bash -lic '{PROGRAMS}' 2>/dev/null").split() == found
+        assert terminal.type(f"bash -lc '{PROGRAMS}'").split() == result
+        assert terminal.type(f"bash -lic '{PROGRAMS}' 2>/dev/null").split() == result
 
 
 WHEEL = """
@@ -69,7 +69,7 @@ def test_mlflows_command_finds_its_server_from_a_terminal(deployment: Clone, lab
 
 def test_a_persons_own_shell_files_count_and_do_not_hide_the_notebooks_python(lab: Lab) -> None:
     with Terminal(lab) as terminal:
-        wanted = terminal.type("command -v python")
+        expected = terminal.type("command -v python")
         terminal.type(
             "cp ~/.bashrc ~/.bashrc.kept 2>/dev/null; "
             "echo 'export MINE=yes PATH=/usr/bin:/bin:/usr/sbin; alias ours=true' >~/.bashrc"
@@ -77,7 +77,7 @@ def test_a_persons_own_shell_files_count_and_do_not_hide_the_notebooks_python(la
     try:
         with Terminal(lab) as terminal:
             assert terminal.type("echo $MINE; alias ours").startswith("yes")
-            assert terminal.type("command -v python") == wanted
+            assert terminal.type("command -v python") == expected
             assert terminal.type("bash -ic 'echo $MINE' 2>/dev/null") == "yes"
     finally:
         with Terminal(lab) as terminal:

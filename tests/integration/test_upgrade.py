@@ -100,11 +100,11 @@ def test_old_database_forth_and_back(clone_factory: Callable[..., Clone], old_py
 
     inspection.create_database(clone, "mlflow_old")
     old(MAKE)
-    made = old(READ)
+    created = old(READ)
     use_database(clone, "mlflow_old")
     refused = clone.invoke("up")
     assert refused.returncode == 1 and "older MLflow" in refused.stderr and "invoke upgrade" in refused.stderr
-    assert old(READ) == made, "a refused start changed the old database"
+    assert old(READ) == created, "a refused start changed the old database"
     done = clone.invoke("upgrade")
     assert done.returncode == 0, done.stderr
     assert "MLflow's schema" in done.stdout
@@ -114,12 +114,12 @@ def test_old_database_forth_and_back(clone_factory: Callable[..., Clone], old_py
     assert api(clone, "registered-models/get", name="model")["registered_model"]["aliases"][0]["alias"] == "best"
     history = api(clone, "metrics/get-history", run_id=runs[0]["info"]["run_id"], metric_key="m")["metrics"]
     assert [m["value"] for m in history] == [step / 3 for step in range(5)]
-    assert old(READ) == made, "the upgrade changed the database that it keeps"
+    assert old(READ) == created, "the upgrade changed the database that it keeps"
     assert clone.invoke("upgrade").returncode == 0  # again: nothing to do
     done = clone.invoke("upgrade", "--back")
     assert done.returncode == 0, done.stderr
     assert json.loads((clone.project_folder / "state.json").read_bytes())["live"]["database"] == "mlflow_old"
-    assert old(READ) == made
+    assert old(READ) == created
     assert "Traceback" not in done.stderr
     assert len(list(Path(clone.project_folder / "backups").glob("before-*.tar"))) == 2
     assert clone.invoke("upgrade", "--back").returncode == 1  # only once

@@ -24,13 +24,13 @@ def database(deployment: Clone) -> Iterator[str]:
 @pytest.mark.parametrize("engine", ["embedded"], indirect=True, scope="session")  # the same server on every engine
 def test_a_hung_store_and_abandoned_requests_keep_nobody_waiting(deployment: Clone, database: str) -> None:
     modules = str(deployment.folder / "docker" / "mlflow")
-    found = json.loads(
+    data = json.loads(
         inspection.output(
             *inspection.mlflow_python(deployment), "-", database, modules, stdin=SCRIPT, timeout=300
         ).splitlines()[-1]
     )
-    assert found["unknown"] == []
+    assert data["unknown"] == []
     # queued behind the store each of them took more than 20 s; a busy machine takes its time
-    assert all(seconds < 5 for taken in found["hung"].values() for seconds in taken), found["hung"]
+    assert all(seconds < 5 for taken in data["hung"].values() for seconds in taken), data["hung"]
     # all attempts that had timed out were run too: three for each client
-    assert CLIENTS <= found["runs"] <= CLIENTS + 2
+    assert CLIENTS <= data["runs"] <= CLIENTS + 2

@@ -54,8 +54,8 @@ def test_a_workspace_of_whom_it_may_be(clone_factory: Callable[..., Clone]) -> N
     own = clone.project_folder / "workspace"
     os.chown(own, 0, 0)
     inspection.refused(clone.invoke("check"), 1)
-    told = clone.invoke("doctor")
-    assert f"cannot save files in {own}" in told.stdout and "permissions: chown -hR 1000:100 " in told.stderr
+    reported = clone.invoke("doctor")
+    assert f"cannot save files in {own}" in reported.stdout and "permissions: chown -hR 1000:100 " in reported.stderr
     os.chown(own, 1001, 1001)
 
     # course material that root cloned: the printed line makes all of it the notebook's
@@ -78,8 +78,10 @@ def test_a_workspace_of_whom_it_may_be(clone_factory: Callable[..., Clone]) -> N
     subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,uid=1000,gid=100,size=1m", "tmpfs", str(fixed)], check=True)
     try:
         inspection.refused(clone.invoke("up", f"--workspace={fixed}"), 1, "mounted read-only", "mount it writable")
-        told = clone.invoke("doctor")
-        assert "mounted read-only" in told.stdout and "--workspace" in told.stderr, "it looks at what up was told"
+        reported = clone.invoke("doctor")
+        assert "mounted read-only" in reported.stdout and "--workspace" in reported.stderr, (
+            "it looks at what up was told"
+        )
     finally:
         subprocess.run(["umount", str(fixed)], check=True)
 

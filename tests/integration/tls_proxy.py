@@ -49,7 +49,7 @@ def certificate(ca: Path, name: str) -> tuple[Path, Path]:
         kind = f"IP:{ipaddress.ip_address(name)}"
     except ValueError:
         kind = f"DNS:{name}"
-    key, request, made, extra = (folder / f"{name}.{end}" for end in ("key", "csr", "pem", "ext"))
+    key, request, created, extra = (folder / f"{name}.{end}" for end in ("key", "csr", "pem", "ext"))
     extra.write_text(f"subjectAltName={kind}\nauthorityKeyIdentifier=keyid\n")  # Python 3.13 wants it
     _openssl(
         "req",
@@ -80,9 +80,9 @@ def certificate(ca: Path, name: str) -> tuple[Path, Path]:
         "-extfile",
         str(extra),
         "-out",
-        str(made),
+        str(created),
     )
-    return made, key
+    return created, key
 
 
 def _openssl(*words: str) -> None:
@@ -115,7 +115,7 @@ class TlsProxy:
 @contextmanager
 def tls_proxy(address: str, upstream: int, pair: tuple[Path, Path] | None, login: str = "") -> Iterator[TlsProxy]:
     """A reverse proxy on ``address`` to 127.0.0.1:``upstream``; without a certificate it speaks plain HTTP."""
-    made = TlsProxy(address, 0, upstream, login)
+    created = TlsProxy(address, 0, upstream, login)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -125,11 +125,11 @@ def tls_proxy(address: str, upstream: int, pair: tuple[Path, Path] | None, login
 
         def _pass(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            made.headers.append(self.headers.get("Authorization") or "")
+            created.headers.append(self.headers.get("Authorization") or "")
             status, headers, answer = 401, [("WWW-Authenticate", "Basic")], b"who are you?"
-            if not made.login or self.headers.get("Authorization") == made.login:
+            if not created.login or self.headers.get("Authorization") == created.login:
                 kept = {k: v for k, v in self.headers.items() if k.lower() not in (*SKIPPED, "authorization")}
-                connection = http.client.HTTPConnection("127.0.0.1", made.upstream, timeout=60)
+                connection = http.client.HTTPConnection("127.0.0.1", created.upstream, timeout=60)
                 try:
                     connection.request(self.command, self.path, body, {**kept, "Host": "localhost"})
                     got = connection.getresponse()
@@ -139,7 +139,7 @@ def tls_proxy(address: str, upstream: int, pair: tuple[Path, Path] | None, login
                     status, headers, answer = 502, [], b"nobody behind"
                 finally:
                     connection.close()
-            made.requests.append((self.command, self.path, status))
+            created.requests.append((self.command, self.path, status))
             self.send_response(status)
             for name, value in headers:
                 self.send_header(name, value)
@@ -151,7 +151,7 @@ def tls_proxy(address: str, upstream: int, pair: tuple[Path, Path] | None, login
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, request: object, client_address: object) -> None:
-            made.requests.append(("", "", 0))  # a client that does not trust the certificate hangs up
+            created.requests.append(("", "", 0))  # a client that does not trust the certificate hangs up
 
     server = Server((address, 0), Handler)
     server.daemon_threads = True
@@ -159,11 +159,11 @@ def tls_proxy(address: str, upstream: int, pair: tuple[Path, Path] | None, login
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*map(str, pair))
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    made.port = int(server.server_address[1])
+    created.port = int(server.server_address[1])
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
     thread.start()
     try:
-        yield made
+        yield created
     finally:
         server.shutdown()
         server.server_close()

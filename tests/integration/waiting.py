@@ -41,11 +41,11 @@ def reaching_the_store(folder: Path) -> set[str]:
                 for node in ast.walk(function):
                     names |= {node.id} if isinstance(node, ast.Name) else set()
                     names |= {node.attr} if isinstance(node, ast.Attribute) else set()
-    found, before = set(REPOSITORY), 0
-    while len(found) > before:
-        before = len(found)
-        found |= {name for name, called in calls.items() if called & found}
-    return found
+    result, before = set(REPOSITORY), 0
+    while len(result) > before:
+        before = len(result)
+        result |= {name for name, called in calls.items() if called & result}
+    return result
 
 
 def unknown() -> list[str]:
@@ -103,8 +103,8 @@ def hung(port: int, lists: int) -> list[float]:
         threading.Thread(target=ask, args=(port, "GET", path), daemon=True).start()
     time.sleep(2)
     metric = {"run_id": run, "key": "a", "value": 1, "timestamp": 1}
-    found = [ask(port, "POST", "/api/2.0/mlflow/runs/log-metric", metric) for _ in range(10)]
-    assert all(status == 200 for status, *_ in found), found
+    result = [ask(port, "POST", "/api/2.0/mlflow/runs/log-metric", metric) for _ in range(10)]
+    assert all(status == 200 for status, *_ in result), result
     # what goes MLflow's own way is not kept waiting either
     status, seconds, _ = ask(
         port,
@@ -113,7 +113,7 @@ def hung(port: int, lists: int) -> list[float]:
         {"locations": [{"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "0"}}]},
     )
     assert status == 200
-    return [round(seconds, 3) for seconds in (*(taken for _, taken, _ in found), seconds)]
+    return [round(seconds, 3) for seconds in (*(taken for _, taken, _ in result), seconds)]
 
 
 def locked(port: int) -> int:
@@ -182,11 +182,11 @@ def main() -> None:
             assert ask(port, "GET", "/api/2.0/mlflow/experiments/search?max_results=1")[0] == 200, Path(
                 folder, "log"
             ).read_text()
-            found = {"runs": locked(port), "hung": {lists: hung(port, lists) for lists in (30, 120)}}
+            result = {"runs": locked(port), "hung": {lists: hung(port, lists) for lists in (30, 120)}}
         finally:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait(10)
-    print(json.dumps({**found, "unknown": unknown()}))
+    print(json.dumps({**result, "unknown": unknown()}))
 
 
 main()

@@ -44,33 +44,33 @@ def engine(request: pytest.FixtureRequest, account: str, deployments: Callable[[
     first = deployments("docker")  # its images are there
     folder = Path(tempfile.mkdtemp(prefix="tb-engine-", dir="/var/tmp"))
     folder.chmod(0o755)
-    made = Rootless(folder, account) if request.param == "rootless" else Engine(folder, "--userns-remap=default")
+    created = Rootless(folder, account) if request.param == "rootless" else Engine(folder, "--userns-remap=default")
     with network_namespace():  # a rootless engine has one anyway
         try:
-            made.start()
+            created.start()
             (folder / "docker.sock").chmod(0o666)  # whoever is in its group
-            made.load_images_of(first)
-            yield made
+            created.load_images_of(first)
+            yield created
         finally:
-            made.close()
+            created.close()
 
 
 @pytest.fixture(scope="module")
 def clone(engine: Engine, account: str) -> Iterator[Clone]:
     folder = Path(tempfile.mkdtemp(prefix="trackbed-test-"))
     folder.chmod(0o755)
-    made = make_clone(folder, "docker")
-    as_user(made, folder, account)
+    created = make_clone(folder, "docker")
+    as_user(created, folder, account)
     config = folder / "home" / ".docker"  # the engine by its context alone, as its own setup tool leaves it
-    made.environment["DOCKER_CONFIG"] = str(config)
+    created.environment["DOCKER_CONFIG"] = str(config)
     for argv in (
         ["docker", "context", "create", "own", "--docker", f"host={engine.host}"],
         ["docker", "context", "use", "own"],
     ):
-        subprocess.run(argv, env=made.environment, check=True, capture_output=True, timeout=60)
+        subprocess.run(argv, env=created.environment, check=True, capture_output=True, timeout=60)
     subprocess.run(["chown", "-R", f"{account}:", str(config)], check=True, timeout=60)
-    yield made
-    made.invoke("down", "--delete-data", "--yes")
+    yield created
+    created.invoke("down", "--delete-data", "--yes")
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -154,5 +154,9 @@ def test_a_workspace_that_root_may_not_enter(clone: Clone, engine: Engine, close
     clone.value("down")  # while it runs, doctor looks into the running notebook's own folder
     for task in ("up", "doctor"):
         done = clone.invoke(task, f"--workspace={closed_to_root}/lab")
-        told = " ".join((done.stdout + done.stderr).split())
-        assert done.returncode == 1 and "the Docker engine may not enter WORKSPACE" in told and "root_squash" in told
+        reported = " ".join((done.stdout + done.stderr).split())
+        assert (
+            done.returncode == 1
+            and "the Docker engine may not enter WORKSPACE" in reported
+            and "root_squash" in reported
+        )

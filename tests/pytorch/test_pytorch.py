@@ -70,10 +70,10 @@ def image(docker: Clone) -> str:
 
 @pytest.mark.timeout(3600)
 def test_the_image_for_nvidia_has_pytorch_for_cuda_13(image: str) -> None:
-    found = json.loads(inspection.output("docker", "run", "--rm", "--entrypoint", "python", image, "-c", VERSIONS))
-    assert found == {"cuda": "13.0", "gpu": False, "torchvision": "0.28.0+cu130", "lightning": "2.6.6", "product": 8.0}
-    told = inspection.output("docker", "run", "--rm", "--entrypoint", "python", image, "-m", "pip", "check")
-    assert "No broken requirements" in told
+    data = json.loads(inspection.output("docker", "run", "--rm", "--entrypoint", "python", image, "-c", VERSIONS))
+    assert data == {"cuda": "13.0", "gpu": False, "torchvision": "0.28.0+cu130", "lightning": "2.6.6", "product": 8.0}
+    reported = inspection.output("docker", "run", "--rm", "--entrypoint", "python", image, "-m", "pip", "check")
+    assert "No broken requirements" in reported
 
 
 def test_the_check_says_that_there_is_no_driver(image: str) -> None:
@@ -90,8 +90,8 @@ def test_the_check_says_that_there_is_no_driver(image: str) -> None:
 @pytest.mark.timeout(1200)
 def test_lightning_logs_itself_and_its_model_comes_back(docker: Clone, image: str) -> None:
     docker.up()
-    found = Lab(docker.value("jupyter-url")).run_cells([TRAIN], timeout=300).result
-    assert found == {"lr": "0.1", "loss": True, "model": "Line"}
+    result = Lab(docker.value("jupyter-url")).run_cells([TRAIN], timeout=300).result
+    assert result == {"lr": "0.1", "loss": True, "model": "Line"}
 
 
 @contextmanager
@@ -145,8 +145,8 @@ def test_embedded_installs_the_same(docker: Clone, image: str, clone_factory: Ca
     clone.environment |= {"TRACKBED_TORCH": "auto", "TRACKBED_STATE_DIR": "/var/lib/trackbed"}
     with container(clone, image) as shell:
         shell("sh setup.sh up --gpu=nvidia")
-        told = shell(".venv/bin/invoke check", code=1)
-        assert NO_DRIVER in " ".join(told.split())
+        reported = shell(".venv/bin/invoke check", code=1)
+        assert NO_DRIVER in " ".join(reported.split())
         python = f"/var/lib/trackbed/{clone.project}/embedded/venvs/jupyter-*/bin/python"
         assert json.loads(shell(f"{python} -c '{VERSIONS}'").splitlines()[-1])["cuda"] == "13.0"
         shell(".venv/bin/invoke down --delete-data --yes")

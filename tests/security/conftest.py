@@ -35,8 +35,8 @@ class Target:
 
 @pytest.fixture(scope="session")
 def host() -> Iterator[OtherHost]:
-    with other_host() as made:
-        yield made
+    with other_host() as created:
+        yield created
 
 
 @pytest.fixture(scope="session")
@@ -50,12 +50,12 @@ def target(host: OtherHost, lasting_clones: Callable[..., Clone]) -> Target:
     password = clone.value("users.add", "ann")
     token = re.search(r"token=(\S+)", clone.value("jupyter-url"))
     assert re.fullmatch(r"[0-9a-f]{32}", password) and token
-    made = Target(clone, host, "ann", password, token[1])
+    created = Target(clone, host, "ann", password, token[1])
     with host.entered():
         for _ in range(50):
-            if made.door("mlflow").ask(headers=made.login).status == 200:
+            if created.door("mlflow").ask(headers=created.login).status == 200:
                 break
-    return made
+    return created
 
 
 @pytest.fixture

@@ -88,8 +88,8 @@ def test_an_address_gets_a_certificate(
     with host.entered():
         assert door.ask().status == 401
         with door.connect() as link:
-            found = link.getpeercert()
-        assert found and ("IP Address", host.machine) in found["subjectAltName"]
+            result = link.getpeercert()
+        assert result and ("IP Address", host.machine) in result["subjectAltName"]
         redirected = Door(host.machine, 80, "").plain(b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert b"308" in redirected
         with pytest.raises(ssl.SSLCertVerificationError):

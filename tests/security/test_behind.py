@@ -21,8 +21,8 @@ EXPERIMENTS = "/api/2.0/mlflow/experiments/search?max_results=1"
 
 def addresses(target: Target, service: str) -> Iterator[tuple[str, int]]:
     """Of a service's container, in each of its networks."""
-    found = json.loads(inspection.output("docker", "inspect", inspection.container(target.clone, service)))[0]
-    for network in found["NetworkSettings"]["Networks"].values():
+    result = json.loads(inspection.output("docker", "inspect", inspection.container(target.clone, service)))[0]
+    for network in result["NetworkSettings"]["Networks"].values():
         yield network["IPAddress"], PORTS[service]
 
 
@@ -122,13 +122,13 @@ def test_with_another_token_than_mlflow_clients_are_told_to_try_again(target: Ta
             stdin=token,
         )
 
-    def answers(wanted: int) -> None:
+    def answers(expected: int) -> None:
         def tried() -> None:
             with target.other_host.entered():
                 answer = target.door("mlflow").ask(EXPERIMENTS, headers=target.login)
-            assert answer.status == wanted, answer.status
+            assert answer.status == expected, answer.status
             assert "www-authenticate" not in answer.headers
-            assert wanted == 200 or re.fullmatch(r"\d+", answer.headers["retry-after"])
+            assert expected == 200 or re.fullmatch(r"\d+", answer.headers["retry-after"])
 
         inspection.answering(tried, AssertionError, 15)
 

@@ -48,7 +48,7 @@ def test_a_known_certificate_brings_it_for_its_own_name_alone(target: Target, tm
         "docker", "inspect", "-f", "{{.Config.Image}}", inspection.container(target.clone, "gateway")
     )
     (port,) = free_ports(1)
-    told = {
+    reported = {
         "NAME": NAME,
         "CERTIFICATES": "internal",
         "HSTS": line,
@@ -58,8 +58,8 @@ def test_a_known_certificate_brings_it_for_its_own_name_alone(target: Target, tm
         "ACME": "https://ca.example.test",
         "ACME_ROOT": "",
     }
-    words = [word for key, value in told.items() for word in ("-e", f"GATEWAY_{key}={value}")]
-    made = inspection.output(
+    words = [word for key, value in reported.items() for word in ("-e", f"GATEWAY_{key}={value}")]
+    created = inspection.output(
         "docker",
         "run",
         "--detach",
@@ -78,4 +78,4 @@ def test_a_known_certificate_brings_it_for_its_own_name_alone(target: Target, tm
         assert headers(port, NAME)[HEADER] == "max-age=15552000"
         assert HEADER not in headers(port, "localhost")
     finally:
-        inspection.run("docker", "rm", "-f", made)
+        inspection.run("docker", "rm", "-f", created)

@@ -26,8 +26,8 @@ def cookies(door: Door, path: str) -> list[str]:
 
 def test_jupyterlabs_cookies(attack: Target) -> None:
     door = attack.door("jupyter")
-    found = cookies(door, f"/lab?token={attack.token}")
-    named = {text.split("=", 1)[0]: text for text in found}
+    result = cookies(door, f"/lab?token={attack.token}")
+    named = {text.split("=", 1)[0]: text for text in result}
     login = f"username-{door.host.replace('.', '-').replace(':', '-')}"
     assert login in named
     for name, text in named.items():

@@ -48,10 +48,10 @@ def test_200_wrong_passwords_are_200_lines_that_fail2ban_finds(attack: Target, t
     assert door.ask("/version", headers=attack.login).status == 200
     lines = [line for line in log(attack) if f"user={name}" in line]
     assert len(lines) == 200
-    found = [LINE.fullmatch(line) for line in lines]
+    result = [LINE.fullmatch(line) for line in lines]
     assert all(
         m and m["address"] == attack.other_host.address and m["login"] == "wrong" and m["path"] == "/version"
-        for m in found
+        for m in result
     ), lines[:3]
     parser = configparser.ConfigParser()
     parser.read_string(fail2ban())

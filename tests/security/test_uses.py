@@ -24,20 +24,20 @@ BIG = 2 << 30
 
 def test_a_run_is_logged_and_read_back(attack: Target) -> None:
     door = attack.door("mlflow")
-    made = door.json(
+    created = door.json(
         "/api/2.0/mlflow/runs/create", {"experiment_id": "0"}, {**attack.login, "Origin": f"https://{door.host}"}
     )
-    assert made.status == 200, made.text
-    run = json.loads(made.body)["run"]["info"]["run_id"]
+    assert created.status == 200, created.text
+    run = json.loads(created.body)["run"]["info"]["run_id"]
     assert door.ask(f"/api/2.0/mlflow/runs/get?run_id={run}", headers=attack.login).status == 200
 
 
 @pytest.mark.parametrize("api", ["api", "ajax-api"])
 def test_the_ways_to_the_store_itself_are_closed_and_not_offered(attack: Target, api: str) -> None:
     door = attack.door("mlflow")
-    told = door.ask(f"/{api}/3.0/mlflow/server-info", headers=attack.login)
-    assert told.status == 200, told.text
-    offered = {name for name, value in json.loads(told.body).items() if value}
+    reported = door.ask(f"/{api}/3.0/mlflow/server-info", headers=attack.login)
+    assert reported.status == 200, reported.text
+    offered = {name for name, value in json.loads(reported.body).items() if value}
     assert not [name for name in offered if name.startswith(("multipart", "presigned"))]
     own = {**attack.login, "Origin": f"https://{door.host}"}
     for path, method in (("presigned/0/x", "GET"), ("mpu/create/0/x", "POST"), ("mpu/complete/0/x", "POST")):
@@ -48,8 +48,8 @@ def test_jupyter_opens_with_its_token_and_runs_code(attack: Target) -> None:
     door = attack.door("jupyter")
     assert door.ask(f"/lab?token={attack.token}").status == 200
     assert door.ask("/api/kernels", headers={"Authorization": f"token {attack.token}"}).status == 200
-    made = door.ask("/api/kernels", "POST", {"Authorization": f"token {attack.token}"}, b"{}")
-    kernel = json.loads(made.body)["id"]
+    created = door.ask("/api/kernels", "POST", {"Authorization": f"token {attack.token}"}, b"{}")
+    kernel = json.loads(created.body)["id"]
     upgrade = door.ask(
         f"/api/kernels/{kernel}/channels",
         headers={
@@ -120,17 +120,17 @@ def rotated(target: Target) -> tuple[Target, dict[str, str], str]:
     old = json.loads(target.clone.value("credentials", "--format=json"))
     with target.other_host.entered():
         door = target.door("mlflow")
-        made = door.json("/api/2.0/mlflow/runs/create", {"experiment_id": "0"}, target.login)
+        created = door.json("/api/2.0/mlflow/runs/create", {"experiment_id": "0"}, target.login)
         assert (
             door.ask("/api/2.0/mlflow-artifacts/artifacts/rotated/x.txt", "PUT", target.login, b"before").status == 200
         )
     done = target.clone.invoke("credentials.rotate", timeout=600)
     assert done.returncode == 0, done.stderr
     assert not [v for v in old.values() if v in done.stdout + done.stderr]
-    found = re.search(r"token=(\S+)", target.clone.value("jupyter-url"))
-    assert found
-    target.token = found[1]
-    return target, old, json.loads(made.body)["run"]["info"]["run_id"]
+    match = re.search(r"token=(\S+)", target.clone.value("jupyter-url"))
+    assert match
+    target.token = match[1]
+    return target, old, json.loads(created.body)["run"]["info"]["run_id"]
 
 
 def _until(attack: Target, name: str, password: str, status: int) -> None:
@@ -180,8 +180,8 @@ def test_two_gigabytes_up_and_down_in_constant_memory(attack: Target) -> None:
 def test_the_certificate_is_for_the_public_name(attack: Target) -> None:
     door = attack.door("mlflow")
     with door.connect() as link:
-        found = link.getpeercert()
-    assert found and ("IP Address", door.address) in found["subjectAltName"]
+        result = link.getpeercert()
+    assert result and ("IP Address", door.address) in result["subjectAltName"]
     with pytest.raises(ssl.SSLCertVerificationError), socket.create_connection((door.address, door.port)) as link:
         ssl.create_default_context().wrap_socket(link, server_hostname=door.address)
 
@@ -214,20 +214,20 @@ def test_mlflow_can_be_sent_nowhere(attack: Target) -> None:
     """SSRF: an experiment whose artifacts lie at an address of the attacker's choice, and plain connections."""
     door = attack.door("mlflow")
     for number, place in enumerate(("http://169.254.169.254/latest/meta-data", "http://192.0.2.2:1/", "file:///etc")):
-        made = door.json(
+        created = door.json(
             "/api/2.0/mlflow/experiments/create",
             {"name": f"ssrf-{number}-{time.time()}", "artifact_location": place},
             attack.login,
         )
-        if made.status != 200:
+        if created.status != 200:
             continue
         run = door.json(
-            "/api/2.0/mlflow/runs/create", {"experiment_id": json.loads(made.body)["experiment_id"]}, attack.login
+            "/api/2.0/mlflow/runs/create", {"experiment_id": json.loads(created.body)["experiment_id"]}, attack.login
         )
         name = json.loads(run.body)["run"]["info"]["run_id"]
-        found = door.ask(f"/api/2.0/mlflow/artifacts/list?run_id={name}", headers=attack.login, timeout=60)
-        assert found.status != 200 or b'"path"' not in found.body, found.text
-        assert b"passwd" not in found.body and b"ami-id" not in found.body
+        result = door.ask(f"/api/2.0/mlflow/artifacts/list?run_id={name}", headers=attack.login, timeout=60)
+        assert result.status != 200 or b'"path"' not in result.body, result.text
+        assert b"passwd" not in result.body and b"ami-id" not in result.body
     for target in (
         ("169.254.169.254", 80),
         (attack.other_host.machine, 22),
@@ -261,8 +261,8 @@ def test_what_a_notebook_reaches(attack: Target, name: str, port: int, expected:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_limits_and_rights_of_the_containers(attack: Target, service: str) -> None:
-    found = json.loads(inspection.output("docker", "inspect", inspection.container(attack.clone, service)))[0]
-    host, pid = found["HostConfig"], found["State"]["Pid"]
+    result = json.loads(inspection.output("docker", "inspect", inspection.container(attack.clone, service)))[0]
+    host, pid = result["HostConfig"], result["State"]["Pid"]
     assert host["Memory"] > 0 and host["PidsLimit"] > 0
     assert host["CapDrop"] == ["ALL"] and not host["CapAdd"] and not host["Privileged"]
     assert host["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "3"}

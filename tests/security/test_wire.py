@@ -161,9 +161,9 @@ def test_no_banner(attack: Target, service: str) -> None:
     door = attack.door(service)
     for path in ("/", "/nothing-here", "/lab"):
         for headers in ({}, attack.login if service != "jupyter" else {}, {"Host": "evil.example"}):
-            found = door.ask(path, headers=headers)
-            assert not {"server", "via", "x-powered-by", "x-amz-server"} & set(found.headers), (path, found.headers)
-            assert found.headers.get("x-content-type-options") == "nosniff"
+            result = door.ask(path, headers=headers)
+            assert not {"server", "via", "x-powered-by", "x-amz-server"} & set(result.headers), (path, result.headers)
+            assert result.headers.get("x-content-type-options") == "nosniff"
 
 
 def test_only_these_ports_are_open(attack: Target) -> None:
@@ -259,7 +259,7 @@ def test_a_slow_body_without_a_login_is_cut_off(attack: Target) -> None:
     with door.connect() as link:
         link.sendall(f"POST / HTTP/1.1\r\nHost: {door.host}\r\nContent-Length: 100000\r\n\r\n".encode())
         link.settimeout(8)
-        found = b""
+        result = b""
         while chunk := link.recv(1000):
-            found += chunk
-    assert found.startswith(b"HTTP/1.1 401")
+            result += chunk
+    assert result.startswith(b"HTTP/1.1 401")

@@ -74,15 +74,15 @@ class Door:
 
     def plain(self, data: bytes, timeout: float = 10) -> bytes:
         """What comes back for bytes that are not TLS; b"" for nothing."""
-        found = b""
+        result = b""
         try:
             with socket.create_connection((self.address, self.port), timeout) as link:
                 link.sendall(data)
                 while chunk := link.recv(4096):
-                    found += chunk
+                    result += chunk
         except OSError:
             pass
-        return found
+        return result
 
     def json(self, path: str, body: Any, headers: dict[str, str]) -> Answer:
         return self.ask(path, "POST", {"Content-Type": "application/json", **headers}, json.dumps(body).encode())

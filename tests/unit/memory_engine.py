@@ -203,8 +203,8 @@ class MemoryEngine(Engine):
 
     def _said(self, service: str, argv: tuple[str, ...], stdin: object) -> list[Any]:
         if service == JUPYTER and argv[0] == "python":
-            told = {"run_id": RUN, "experiment_id": "1", "artifact_path": PATH, "size": 4096, **ROW}
-            return [{"check": f"check in {argv[-1]}", "ok": True, "detail": "", "seconds": 0.1}, told]
+            reported = {"run_id": RUN, "experiment_id": "1", "artifact_path": PATH, "size": 4096, **ROW}
+            return [{"check": f"check in {argv[-1]}", "ok": True, "detail": "", "seconds": 0.1}, reported]
         if service == MLFLOW:
             known: dict[str, list[Any]] = {
                 "sealed": [{"rows": {}, "lost": {}, "opened": {}}],

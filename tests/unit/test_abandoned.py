@@ -61,12 +61,12 @@ def test_a_quick_request_has_no_listener() -> None:
 @pytest.fixture
 def hooks(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the module gives SQLAlchemy to call."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     module: Any = ModuleType("sqlalchemy")
-    module.event = SimpleNamespace(listen=lambda engine, name, function: found.__setitem__(name, function))
+    module.event = SimpleNamespace(listen=lambda engine, name, function: result.__setitem__(name, function))
     monkeypatch.setitem(sys.modules, "sqlalchemy", module)
     abandoned_requests.in_database([SimpleNamespace(dialect=SimpleNamespace(driver="psycopg2"))])
-    return found
+    return result
 
 
 class Statement:
@@ -161,10 +161,10 @@ def test_what_waits_for_its_turn_is_dropped_when_its_client_goes(monkeypatch: py
         async def send(message: Any) -> None:
             sent.append(message)
 
-        gone, there = Connection(), Connection()
+        gone, existing = Connection(), Connection()
         tasks = [
             asyncio.ensure_future(app({"type": "http", "path": path}, connection.receive, send))
-            for path, connection in (("/gone", gone), ("/there", there))
+            for path, connection in (("/gone", gone), ("/there", existing))
         ]
         await asyncio.sleep(0.1)
         gone.leaves.set()

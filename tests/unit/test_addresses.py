@@ -83,11 +83,11 @@ def test_a_holder_is_named_without_its_arguments() -> None:
         text=True,
     ) as process:
         assert process.stdout and process.stdin
-        found = addresses.holder(int(process.stdout.readline()))
+        result = addresses.holder(int(process.stdout.readline()))
         process.stdin.close()
-    assert found.pid == process.pid
-    assert "hunter2" not in str(found)
-    assert str(found).startswith(Path(sys.executable).name)
+    assert result.pid == process.pid
+    assert "hunter2" not in str(result)
+    assert str(result).startswith(Path(sys.executable).name)
 
 
 @linux

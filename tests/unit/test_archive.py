@@ -64,9 +64,9 @@ def member(name: str, content: bytes = b"x", **fields: object) -> bytes:
 def test_round_trip(path: Path) -> None:
     manifest = archive.verify(path)
     assert manifest["objects"] == 3 and manifest["tables"] == FACTS["tables"]
-    found = {name: content.read() for name, _, content in archive.members(path, manifest)}
-    assert {n.removeprefix("objects/"): c for n, c in found.items() if n.startswith("objects/")} == OBJECTS
-    assert found["database/000000"].startswith(b"PGDMP")
+    result = {name: content.read() for name, _, content in archive.members(path, manifest)}
+    assert {n.removeprefix("objects/"): c for n, c in result.items() if n.startswith("objects/")} == OBJECTS
+    assert result["database/000000"].startswith(b"PGDMP")
 
 
 def test_any_tar_reads_it(path: Path) -> None:

@@ -18,12 +18,12 @@ from tests.unit import fakes
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     for name in [name for name in os.environ if name.startswith("TRACKBED_")]:
         monkeypatch.delenv(name)
-    made = fakes.project(tmp_path, ready_timeout="99", engine="embedded")
-    made.state.engine = "embedded"
-    made.state.remembered = {"CULL_IDLE": "30m", "PUBLIC": "true", "MLFLOW_PORT": "8000"}
-    made.state.save()
-    made.settings = made.settings.reload(made.state.remembered)
-    return made
+    created = fakes.project(tmp_path, ready_timeout="99", engine="embedded")
+    created.state.engine = "embedded"
+    created.state.remembered = {"CULL_IDLE": "30m", "PUBLIC": "true", "MLFLOW_PORT": "8000"}
+    created.state.save()
+    created.settings = created.settings.reload(created.state.remembered)
+    return created
 
 
 def ports(project: Project) -> list[int]:

@@ -219,8 +219,8 @@ def test_failures(answers: dict[str, Answer], failed: str, detail: str) -> None:
 
 
 def test_a_failure_in_the_notebook_skips_the_rest_but_tidies_up() -> None:
-    told = out(line("run logged"), line("artifact logged", ok=False), {"run_id": RUN}, code=1)
-    engine = FakeEngine(notebook=told)
+    reported = out(line("run logged"), line("artifact logged", ok=False), {"run_id": RUN}, code=1)
+    engine = FakeEngine(notebook=reported)
     results = run(engine)
     assert [asked[0] for asked in engine.asked] == [JUPYTER, JUPYTER, JUPYTER, POSTGRES]
     assert all(results[name].detail == check.SKIPPED for name in (*check.ROWS, check.OBJECT))

@@ -81,8 +81,8 @@ def azure(method: str, path: str, headers: dict[str, str]) -> Reply:
     ],
 )
 def test_clouds(serve: Callable[[Cloud], tuple[str, int]], cloud: Cloud, address: str, name: str) -> None:
-    found = cloud_metadata.public_address(serve(cloud))
-    assert found.address == address and found.cloud.startswith(name)
+    result = cloud_metadata.public_address(serve(cloud))
+    assert result.address == address and result.cloud.startswith(name)
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ def test_clouds(serve: Callable[[Cloud], tuple[str, int]], cloud: Cloud, address
     ],
 )
 def test_no_address(serve: Callable[[Cloud], tuple[str, int]], cloud: Cloud, words: str) -> None:
-    found = cloud_metadata.public_address(serve(cloud))
-    assert found.address == "" and words in found.why
+    result = cloud_metadata.public_address(serve(cloud))
+    assert result.address == "" and words in result.why
 
 
 def test_nobody_there() -> None:

@@ -98,9 +98,9 @@ def test_a_wrong_line_leads_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, said: str
 ) -> None:
     assert read(monkeypatch, *line.split()) == 2
-    told = capsys.readouterr()
-    assert told.out == "" and said in told.err and len(told.err.splitlines()) == 2, told.err
-    assert "Argument" not in told.err and "No idea" not in told.err
+    reported = capsys.readouterr()
+    assert reported.out == "" and said in reported.err and len(reported.err.splitlines()) == 2, reported.err
+    assert "Argument" not in reported.err and "No idea" not in reported.err
 
 
 @pytest.mark.parametrize(

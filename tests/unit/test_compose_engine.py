@@ -219,8 +219,8 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
 
 
 def test_a_usable_engine(surroundings: Callable[..., DockerEngine]) -> None:
-    found = surroundings({}, "v2.30.0").availability()
-    assert (found.usable, found.present, found.reason) == (True, True, "Docker 28.1.0, Compose 2.30.0")
+    result = surroundings({}, "v2.30.0").availability()
+    assert (result.usable, result.present, result.reason) == (True, True, "Docker 28.1.0, Compose 2.30.0")
 
 
 CASES: list[tuple[dict[str, Any], bool, str, str]] = [
@@ -242,11 +242,11 @@ CASES: list[tuple[dict[str, Any], bool, str, str]] = [
 def test_why_not(
     surroundings: Callable[..., DockerEngine], around: dict[str, Any], present: bool, reason: str, fix: str
 ) -> None:
-    found = surroundings(**around).availability()
-    assert not found.usable
-    assert found.present is present
-    assert reason in found.reason
-    assert fix in found.fix
+    result = surroundings(**around).availability()
+    assert not result.usable
+    assert result.present is present
+    assert reason in result.reason
+    assert fix in result.fix
 
 
 def choose_context(folder: Path, name: str, host: str = "") -> None:
@@ -269,19 +269,19 @@ def test_a_context_without_the_usual_socket(
     engine = surroundings({}, "v2.30.0")
     choose_context(tmp_path, "rootless", os.environ["DOCKER_HOST"])
     monkeypatch.delenv("DOCKER_HOST")
-    found = engine.availability()
-    assert (found.usable, found.reason) == (True, "Docker 28.1.0, Compose 2.30.0")
+    result = engine.availability()
+    assert (result.usable, result.reason) == (True, "Docker 28.1.0, Compose 2.30.0")
     monkeypatch.setenv("DOCKER_CONTEXT", "gone")
-    found = engine.availability()
-    assert (found.usable, found.present) == (False, True)
-    assert "no Docker context gone, which is chosen in DOCKER_CONTEXT" in found.reason and "context ls" in found.fix
+    result = engine.availability()
+    assert (result.usable, result.present) == (False, True)
+    assert "no Docker context gone, which is chosen in DOCKER_CONTEXT" in result.reason and "context ls" in result.fix
 
 
 def test_a_context_whose_engine_is_down(surroundings: Callable[..., DockerEngine], tmp_path: Path) -> None:
     choose_context(tmp_path, "rootless", f"unix://{tmp_path}/none.sock")
-    found = surroundings().availability()
-    assert (found.usable, found.present) == (False, True), "not quietly without Docker"
-    assert "the Docker context rootless" in found.reason and "docker context use default" in found.fix
+    result = surroundings().availability()
+    assert (result.usable, result.present) == (False, True), "not quietly without Docker"
+    assert "the Docker context rootless" in result.reason and "docker context use default" in result.fix
 
 
 def test_the_workspaces_owner_in_a_user_namespace(surroundings: Callable[..., DockerEngine]) -> None:
@@ -321,8 +321,8 @@ def test_a_rootless_engine(surroundings: Callable[..., DockerEngine]) -> None:
     ],
 )
 def test_what_docker_s_client_lacks(words: str, means: str) -> None:
-    found = images.client_problem(words)
-    assert (means in found[0]) if found else not means
+    result = images.client_problem(words)
+    assert (means in result[0]) if result else not means
 
 
 def test_credential_helpers_that_are_not_installed(tmp_path: Path) -> None:
@@ -336,9 +336,9 @@ def test_credential_helpers_that_are_not_installed(tmp_path: Path) -> None:
 
 def test_permission_denied(surroundings: Callable[..., DockerEngine], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(availability, "socket_error", lambda path: PermissionError(13, "Permission denied"))
-    found = surroundings().availability()
-    assert (found.usable, found.present) == (False, True)
-    assert "permission denied" in found.reason and "usermod -aG docker" in found.fix
+    result = surroundings().availability()
+    assert (result.usable, result.present) == (False, True)
+    assert "permission denied" in result.reason and "usermod -aG docker" in result.fix
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other words elsewhere")
@@ -390,8 +390,8 @@ class FakeApi(DockerApi):
         self.removed: list[str] = []
 
     def containers(self, labels: Any = ()) -> list[Container]:
-        wanted = dict(label.split("=", 1) for label in labels)
-        return [c for c in self.there if wanted.items() <= c.labels.items()]
+        expected = dict(label.split("=", 1) for label in labels)
+        return [c for c in self.there if expected.items() <= c.labels.items()]
 
     def volumes(self, names: Any) -> dict[str, Mapping[str, str]]:
         return {name: self.labels[name] for name in names if name in self.labels}
@@ -562,9 +562,9 @@ def test_why_compose_failed(
 
 def test_no_secret_in_what_compose_is_told(tmp_path: Path) -> None:
     engine = engine_with(tmp_path)
-    told = json.dumps(engine.compose.values())
+    reported = json.dumps(engine.compose.values())
     credentials = engine.project.credentials()
-    assert not [name for name in credentials.names if credentials[name] in told]
+    assert not [name for name in credentials.names if credentials[name] in reported]
     assert not any("PASSWORD" in name or "SECRET_KEY" in name or "TOKEN" in name for name in engine.compose.values())
 
 
@@ -631,11 +631,11 @@ def test_an_interrupt_ends_compose_and_says_how_to_go_on(
 
 
 def test_what_streams_is_not_logged_by_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: dict[str, Any] = {}
-    monkeypatch.setattr(streaming, "piped", lambda what, argv, env, cwd: told.update(argv=argv, env=env))
+    reported: dict[str, Any] = {}
+    monkeypatch.setattr(streaming, "piped", lambda what, argv, env, cwd: reported.update(argv=argv, env=env))
     engine_with(tmp_path).pipe("mlflow", ("trackbed-mlflow", "out"), fresh=True)
-    *files, last = told["env"]["COMPOSE_FILE"].split(":")
-    assert files[0] == "docker/compose.yaml" and told["argv"][:3] == ["docker", "compose", "run"]
+    *files, last = reported["env"]["COMPOSE_FILE"].split(":")
+    assert files[0] == "docker/compose.yaml" and reported["argv"][:3] == ["docker", "compose", "run"]
     overlay = yaml.safe_load((clone.ROOT / last).read_text())
     assert overlay == {"services": {"mlflow": {"logging": {"driver": "none"}}}}
 

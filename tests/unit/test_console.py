@@ -237,13 +237,13 @@ def test_a_line_to_type_is_for_the_same_system(
     monkeypatch.setenv("PATH", f"{invoke.parent}:/usr/bin:/bin")
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    wanted = shlex.split(flags)
+    expected = shlex.split(flags)
 
     def read(line: str) -> list[str]:
         done = subprocess.run(["sh", "-c", line], cwd=tmp_path, text=True, capture_output=True, check=True, timeout=30)
         return done.stdout.splitlines()
 
-    assert read(typed.anywhere("up")) == ["up", *wanted]
+    assert read(typed.anywhere("up")) == ["up", *expected]
     assert read(typed.anywhere("check", "other"))[:2] == ["check", "--project=other"]
     for folder in (tmp_path, Path("/")):
         monkeypatch.chdir(folder)
@@ -252,9 +252,9 @@ def test_a_line_to_type_is_for_the_same_system(
             "`TRACKBED_GPU= invoke up`"
         )
         one, two, three, four, five = (read(line) for line in re.findall("`([^`]+)`", said))
-        assert one == ["users.add", "ada", *wanted]
-        assert two == ["down", "--project=copy", *(flag for flag in wanted if "--project" not in flag)]
-        assert (three, four, five) == (["--list"], ["lock"], ["up", *wanted])
+        assert one == ["users.add", "ada", *expected]
+        assert two == ["down", "--project=copy", *(flag for flag in expected if "--project" not in flag)]
+        assert (three, four, five) == (["--list"], ["lock"], ["up", *expected])
 
 
 def test_a_stopped_system_is_started_again_by_the_line_that_status_prints(
@@ -294,13 +294,13 @@ def test_every_task_that_is_typed_for_a_named_system_takes_the_flags() -> None:
 def test_every_task_in_a_message_can_be_made_typeable() -> None:
     """`typed.as_typed` knows a task by the quotation mark before it; the help and its examples have none."""
     root = Path(__file__).resolve().parents[2]
-    found = []
+    result = []
     for path in (root / "tasks.py", root / "command_line.py", *root.glob("helpers/**/*.py")):
         for line, text in messages(ast.parse(path.read_text())):
             bare = re.sub(r"`(?:[\w{}]+= )?invoke [^`]*`|-m invoke |usage: invoke |\$\(invoke ", "", text)
             if re.search(r"\binvoke ", bare) and text not in ("`invoke ", "invoke ", "invoke {}"):  # not ours to type
-                found.append(f"{path.relative_to(root)}:{line}: {text}")
-    assert not found
+                result.append(f"{path.relative_to(root)}:{line}: {text}")
+    assert not result
 
 
 def test_a_line_to_type_is_not_broken_where_the_terminal_is_narrow() -> None:

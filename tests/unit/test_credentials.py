@@ -205,27 +205,27 @@ def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", never)
-    made = ensure(settings(tmp_path))
-    assert load(settings(tmp_path)).values == made.values
+    created = ensure(settings(tmp_path))
+    assert load(settings(tmp_path)).values == created.values
     assert sorted(p.name for p in secrets(tmp_path).iterdir()) == sorted(NAMES)
 
 
 def test_render_and_hide() -> None:
-    made = Credentials({"POSTGRES_PASSWORD": "{S3_SECRET_KEY}x", "S3_SECRET_KEY": "s3cret"})
-    assert made.render("*:*:{POSTGRES_PASSWORD} {other} {S3_SECRET_KEY} {}", ("POSTGRES_PASSWORD",)) == (
+    created = Credentials({"POSTGRES_PASSWORD": "{S3_SECRET_KEY}x", "S3_SECRET_KEY": "s3cret"})
+    assert created.render("*:*:{POSTGRES_PASSWORD} {other} {S3_SECRET_KEY} {}", ("POSTGRES_PASSWORD",)) == (
         "*:*:{S3_SECRET_KEY}x {other} {S3_SECRET_KEY} {}"
     )
-    assert made.render("{POSTGRES_PASSWORD}{S3_SECRET_KEY}", made.names) == "{S3_SECRET_KEY}xs3cret"
-    assert made.render("{A}", ()) == "{A}"
+    assert created.render("{POSTGRES_PASSWORD}{S3_SECRET_KEY}", created.names) == "{S3_SECRET_KEY}xs3cret"
+    assert created.render("{A}", ()) == "{A}"
     with pytest.raises(TrackbedError, match="the secret JUPYTER_TOKEN is missing"):
-        made.render("{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",))
-    assert made.hide("login with s3cret failed") == "login with *** failed"
+        created.render("{JUPYTER_TOKEN}", ("JUPYTER_TOKEN",))
+    assert created.hide("login with s3cret failed") == "login with *** failed"
 
 
 def test_values_are_never_shown(tmp_path: Path) -> None:
-    made = ensure(settings(tmp_path, f"POSTGRES_PASSWORD={OWN}\n"))
-    for value in made.values.values():
-        assert value not in repr(made) and value not in str(made)
+    created = ensure(settings(tmp_path, f"POSTGRES_PASSWORD={OWN}\n"))
+    for value in created.values.values():
+        assert value not in repr(created) and value not in str(created)
 
 
 def test_what_rows_were_encrypted_with_is_kept_until_they_are_encrypted_anew(tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ def swapped(path: Path) -> None:
 
 
 def test_a_whole_one_is_well(snapshot: Snapshot) -> None:
-    found = examine(snapshot)
-    assert found.ok and found.restorable == [snapshot.name] and not damage.report(snapshot.store, found)
+    result = examine(snapshot)
+    assert result.ok and result.restorable == [snapshot.name] and not damage.report(snapshot.store, result)
 
 
 @pytest.mark.timeout(30)
@@ -69,8 +69,8 @@ def test_a_whole_one_is_well(snapshot: Snapshot) -> None:
 def test_harm_is_named_by_run_and_artifact(tmp_path: Path, snapshot: Snapshot, harm: Callable[[Path], None]) -> None:
     later, _ = back_up(tmp_path / "repo", Reads({"1/odd": b"other"}), dump=b"PGDMP2")
     harm(piece(snapshot, b"a" * 500))
-    found = examine(snapshot)
-    assert not found.ok and not found.unrestorable and found.restorable == [later.name]
+    result = examine(snapshot)
+    assert not result.ok and not result.unrestorable and result.restorable == [later.name]
     text = lines(snapshot)
     assert f"{snapshot.name}: 1 files are damaged; `invoke restore {snapshot} --skip-damaged`" in text
     assert f"experiment 1, run {RUN}: 'model/a.bin'" in text and later.name not in text
@@ -93,8 +93,8 @@ def test_without_permission_it_is_said(snapshot: Snapshot, monkeypatch: pytest.M
 def test_a_damaged_dump_loses_that_backup_alone(tmp_path: Path, snapshot: Snapshot) -> None:
     later, _ = back_up(tmp_path / "repo", Reads(OBJECTS), dump=b"PGDMP2")
     flip(piece(snapshot, DUMP[:1000]))
-    found = examine(snapshot)
-    assert list(found.unrestorable) == [snapshot.name] and found.restorable == [later.name]
+    result = examine(snapshot)
+    assert list(result.unrestorable) == [snapshot.name] and result.restorable == [later.name]
     assert "cannot be restored: its database dump is damaged" in lines(snapshot)
 
 
@@ -109,17 +109,17 @@ def test_manifest_and_list_are_mended_from_their_copies(snapshot: Snapshot, whic
     }[which]
     content = path.read_bytes()
     flip(path)
-    found = examine(snapshot)
-    assert list(found.damaged) == [str(path.relative_to(place))] and not found.unrestorable and not found.affected
-    assert damage.repair(snapshot.store, found) == [str(path.relative_to(place))]
+    result = examine(snapshot)
+    assert list(result.damaged) == [str(path.relative_to(place))] and not result.unrestorable and not result.affected
+    assert damage.repair(snapshot.store, result) == [str(path.relative_to(place))]
     assert path.read_bytes() == content and examine(snapshot).ok
 
 
 def test_both_copies_damaged_is_the_end_of_that_backup(snapshot: Snapshot) -> None:
     for top in ("backups", "copies"):
         flip(Path(str(snapshot.store), top, f"{snapshot.name}.json"))
-    found = examine(snapshot)
-    assert list(found.unrestorable) == [snapshot.name] and not damage.repair(snapshot.store, found)
+    result = examine(snapshot)
+    assert list(result.unrestorable) == [snapshot.name] and not damage.repair(snapshot.store, result)
 
 
 def test_older_backups_without_copies_are_well(snapshot: Snapshot) -> None:
@@ -151,9 +151,9 @@ def test_the_next_backup_finds_and_mends_it(tmp_path: Path, snapshot: Snapshot) 
     path = piece(snapshot, b"a" * 500)
     content = path.read_bytes()
     flip(path)
-    found = scrub.read_share(snapshot.store)
-    assert list(found.wrong) == [sha(content)] and found.count == len(list((tmp_path / "repo/pieces").rglob("*/*")))
-    _, writer = back_up(tmp_path / "repo", Reads(OBJECTS), set(found.wrong))
+    result = scrub.read_share(snapshot.store)
+    assert list(result.wrong) == [sha(content)] and result.count == len(list((tmp_path / "repo/pieces").rglob("*/*")))
+    _, writer = back_up(tmp_path / "repo", Reads(OBJECTS), set(result.wrong))
     assert writer.rewritten == writer.lost == {sha(content)}
     assert path.read_bytes() == content and examine(snapshot).ok
 
@@ -162,12 +162,12 @@ def test_what_the_system_has_no_more_stays_known(tmp_path: Path, snapshot: Snaps
     flip(piece(snapshot, b"hello"))
     rest = Reads({"1/odd": b"other"})
     for _ in range(2):
-        found = scrub.read_share(snapshot.store)
-        assert list(found.wrong) == [sha(b"hello")]
-        _, writer = back_up(tmp_path / "repo", rest, set(found.wrong))
+        result = scrub.read_share(snapshot.store)
+        assert list(result.wrong) == [sha(b"hello")]
+        _, writer = back_up(tmp_path / "repo", rest, set(result.wrong))
         left = writer.lost - writer.rewritten
         assert left == {sha(b"hello")}
-        scrub.save_position(snapshot.store, found, left)
+        scrub.save_position(snapshot.store, result, left)
     piece(snapshot, b"hello").write_bytes(b"hello")
     assert not scrub.read_share(snapshot.store).wrong
 
@@ -210,17 +210,17 @@ def test_each_piece_has_its_turn(tmp_path: Path, snapshot: Snapshot, monkeypatch
     seen: list[str] = []
     looked = damage.read_back
 
-    def noted(place: Any, wanted: Any) -> Iterator[tuple[str, int, str]]:
-        for path, size, wrong in looked(place, wanted):
+    def noted(place: Any, expected: Any) -> Iterator[tuple[str, int, str]]:
+        for path, size, wrong in looked(place, expected):
             seen.append(path[-64:])
             yield path, size, wrong
 
     monkeypatch.setattr(scrub, "read_back", noted)
     rounds = 0
     while len(seen) < len(everything):
-        found = scrub.read_share(snapshot.store)
-        assert 0 < found.count <= len(everything)
-        scrub.save_position(snapshot.store, found, set())
+        result = scrub.read_share(snapshot.store)
+        assert 0 < result.count <= len(everything)
+        scrub.save_position(snapshot.store, result, set())
         rounds += 1
     assert sorted(set(seen)) == sorted(everything) and rounds > 3
     assert seen[: len(everything)] == sorted(everything)

@@ -54,12 +54,12 @@ OWNER, OTHER = "folder is not PostgreSQL's any more", "another PostgreSQL works 
     ],
 )
 def test_the_last_words_lead_on(line: str, means: str, fix: str) -> None:
-    found = database_failures.explain(["LOG:  starting", TIME + line, "LOG:  database system is shut down"])
+    result = database_failures.explain(["LOG:  starting", TIME + line, "LOG:  database system is shut down"])
     if not means:
-        assert found is None
+        assert result is None
         return
-    assert found and means in found[0] and fix in found[1]
-    assert re.split(r"(?:[A-Z]+:  |error: )", line)[1] in found[0], "PostgreSQL's own words are told"
+    assert result and means in result[0] and fix in result[1]
+    assert re.split(r"(?:[A-Z]+:  |error: )", line)[1] in result[0], "PostgreSQL's own words are told"
 
 
 def test_the_service_that_failed_tells_it() -> None:

@@ -70,9 +70,9 @@ def test_every_spelling_is_open_on_the_stores_network_alone(prefix: str, path: s
     """Elsewhere it is answered as by a server with a folder: MLflow's clients then send the file through it."""
     assert ask(f"{prefix}/{path}", INSIDE)[0] == 200
     for headers in OUTSIDE:
-        status, told, _ = ask(f"{prefix}/{path}", headers)
-        assert status == 501 and told["error_code"] == "NOT_IMPLEMENTED"
-        assert told["message"] == f"{WAYS[path]} is not supported for the current artifact repository"
+        status, reported, _ = ask(f"{prefix}/{path}", headers)
+        assert status == 501 and reported["error_code"] == "NOT_IMPLEMENTED"
+        assert reported["message"] == f"{WAYS[path]} is not supported for the current artifact repository"
     for headers in (INSIDE, [(b"x-trackbed-network", b"")], []):
         assert ask(f"{prefix}/{path}", headers, network="")[0] == 501, "nobody reaches this store"
 
@@ -98,9 +98,9 @@ def test_who_comes_through_a_proxy_is_elsewhere_whatever_it_says(header: bytes) 
 def test_the_server_offers_them_on_the_stores_network_alone(path: str) -> None:
     assert ask(path, INSIDE)[1] == INFO
     for headers in OUTSIDE:
-        status, told, sent = ask(path, headers)
-        assert status == 200 and told == {**dict.fromkeys(INFO, False), "store_type": "SqlStore"}
-        assert int(sent[b"content-length"]) == len(json.dumps(told, separators=(",", ":")))  # as MLflow writes it
+        status, reported, sent = ask(path, headers)
+        assert status == 200 and reported == {**dict.fromkeys(INFO, False), "store_type": "SqlStore"}
+        assert int(sent[b"content-length"]) == len(json.dumps(reported, separators=(",", ":")))  # as MLflow writes it
 
 
 def test_artifacts_themselves_pass() -> None:

@@ -61,9 +61,9 @@ def test_what_fits_passes() -> None:
 
 def watch(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> disk_space.Watch:
     monkeypatch.setattr(disk_space, "free_space", lambda _: disk.host_facts().disk_free)
-    found = disk_space.Watch(cast("Engine", disk))
+    result = disk_space.Watch(cast("Engine", disk))
     disk.asked = 0
-    return found
+    return result
 
 
 @pytest.mark.parametrize(("remote", "every"), [(False, 8 * 2**20), (True, 64 * 2**20)])
@@ -71,13 +71,13 @@ def test_the_disk_is_asked_again_while_a_backup_is_unpacked(
     monkeypatch: pytest.MonkeyPatch, remote: bool, every: int
 ) -> None:
     disk = Disk([10 * GIB, 10 * GIB, GIB, disk_space.FREE - 1], remote=remote)
-    found = watch(disk, monkeypatch)
+    result = watch(disk, monkeypatch)
     for _ in range(2 * every // 2**20):
-        found.took(2**20)
+        result.took(2**20)
     assert disk.asked == 2
-    found.took(every)
+    result.took(every)
     with pytest.raises(TrackbedError, match="does not fit"):
-        found.took(every)
+        result.took(every)
 
 
 @pytest.mark.parametrize(("store", "needed"), [("versitygw", 2), ("minio", 1), ("folder", 1), ("external", 0)])

@@ -33,7 +33,7 @@ OTHERS = re.compile(
 
 def commands(text: str) -> list[list[str]]:
     """Every `invoke ...` of a page: in code blocks a line's commands, in the text what stands between backticks."""
-    found = []
+    result = []
     blocks = re.findall(r"```[a-z]*\n(.*?)```", text, re.DOTALL)
     inline = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     for line in [line for block in blocks for line in block.splitlines()] + inline:
@@ -42,8 +42,8 @@ def commands(text: str) -> list[list[str]]:
             while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
                 words = words[1:]
             if words and words[0] in ("invoke", ".venv/bin/invoke") and words[1:] != ["..."]:
-                found.append(words[1:])
-    return found
+                result.append(words[1:])
+    return result
 
 
 COMMANDS = sorted(
@@ -118,10 +118,10 @@ def test_links_resolve(page: str) -> None:
         if target.startswith(("http://", "https://")):
             continue
         file, _, anchor = target.partition("#")
-        there = (path.parent / file).resolve() if file else path
-        assert there.exists(), f"{page}: {target}"
+        existing = (path.parent / file).resolve() if file else path
+        assert existing.exists(), f"{page}: {target}"
         if anchor:
-            headings = re.findall(r"^#+ (.+)$", there.read_text(), re.MULTILINE)
+            headings = re.findall(r"^#+ (.+)$", existing.read_text(), re.MULTILINE)
             assert anchor in {slug(h) for h in headings}, f"{page}: {target}"
 
 
@@ -180,9 +180,9 @@ def test_no_package_registry_is_named() -> None:
         if path == Path(__file__) or not path.is_file():
             continue
         text = path.read_bytes().decode("utf-8", "replace")
-        for found in registry.finditer(text):
-            line = text[text.rfind("\n", 0, found.start()) + 1 : text.find("\n", found.end())]
-            option = not found.group(0).startswith("http")  # whose address is told at run time
+        for item in registry.finditer(text):
+            line = text[text.rfind("\n", 0, item.start()) + 1 : text.find("\n", item.end())]
+            option = not item.group(0).startswith("http")  # whose address is told at run time
             assert option and (path.suffix in (".py", ".yaml") or path.name == "Dockerfile"), f"{path}: {line}"
 
 

@@ -29,8 +29,8 @@ def put(env: Path, content: bytes | str) -> Path:
 
 
 def test_missing_is_empty(env: Path) -> None:
-    found = read(env)
-    assert (found.entries, found.managed, found.mode) == ((), {}, None)
+    result = read(env)
+    assert (result.entries, result.managed, result.mode) == ((), {}, None)
 
 
 READS = [
@@ -125,9 +125,9 @@ BLOCK = f"{BEGIN}\nCOMPOSE_FILE=docker/compose.yaml:docker/minio.yaml\nTRACKBED_
 
 
 def test_a_block_is_read_and_a_file_that_held_nothing_else_goes(env: Path) -> None:
-    found = read(put(env, BLOCK))
-    assert found.entries == ()
-    assert found.managed == {"COMPOSE_FILE": "docker/compose.yaml:docker/minio.yaml", "TRACKBED_WORKSPACE": "/my runs"}
+    result = read(put(env, BLOCK))
+    assert result.entries == ()
+    assert result.managed == {"COMPOSE_FILE": "docker/compose.yaml:docker/minio.yaml", "TRACKBED_WORKSPACE": "/my runs"}
     assert drop_block(env) is True
     assert list(env.parent.iterdir()) == []
     assert drop_block(env) is False

@@ -133,8 +133,8 @@ def test_a_workspace_with_a_space_is_one_word(text: str) -> None:
 
 
 def test_another_prefix_takes_other_ports(tmp_path: Path) -> None:
-    made = project(tmp_path)
-    settings, other = made.settings, aside.beside(made, "lab")
+    created = project(tmp_path)
+    settings, other = created.settings, aside.beside(created, "lab")
     old = {getattr(settings, name) for name in aside.PORTS}
     new = {getattr(other, name) for name in aside.PORTS}
     assert other.project == "lab"
@@ -148,8 +148,8 @@ def test_another_prefix_needs_no_other_keys_of_an_external_store(tmp_path: Path)
         write_private(make_folder(first.settings.folder / "secrets") / name, b"kept")
     first.state.remembered = {"OBJECT_STORE": "external", "S3_ENDPOINT": "https://s3.example.org"}
     first.state.save()
-    made = project(tmp_path)
-    other = aside.beside(made, "lab")
+    created = project(tmp_path)
+    other = aside.beside(created, "lab")
     assert (other.project, other.object_store, other.s3_access_key) == ("lab", "external", "")
     with pytest.raises(SettingError, match="S3_ACCESS_KEY is missing"):
         project(tmp_path, project="lab", object_store="external", s3_endpoint="https://s3.example.org")
@@ -233,8 +233,8 @@ def test_behind_a_gateway_the_links_are_its_own_and_there_is_a_login(tmp_path: P
         timeout=30,
         check=True,
     )
-    password, salt, made = done.stdout.split()
-    assert hashlib.sha256(bytes.fromhex(salt) + password.encode()).hexdigest() == made
+    password, salt, created = done.stdout.split()
+    assert hashlib.sha256(bytes.fromhex(salt) + password.encode()).hexdigest() == created
 
 
 def test_the_public_address_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,18 +254,18 @@ def test_what_no_machine_could_be_is_refused_before_the_address_is_asked_for(
 
 
 def test_no_secret_and_no_folder_is_made(tmp_path: Path) -> None:
-    made = project(tmp_path, engine="embedded", gpu="mi100")
-    assert "JUPYTER_TOKEN=$(secret)" in dry_run.script(made)
-    made.dry_run = True
-    assert made.credentials_digest() == "", "what Docker's plan asks for"
-    assert not made.settings.state_dir.exists()
+    created = project(tmp_path, engine="embedded", gpu="mi100")
+    assert "JUPYTER_TOKEN=$(secret)" in dry_run.script(created)
+    created.dry_run = True
+    assert created.credentials_digest() == "", "what Docker's plan asks for"
+    assert not created.settings.state_dir.exists()
 
 
 def test_an_engine_that_does_not_hold_the_data_is_refused(tmp_path: Path) -> None:
-    made = project(tmp_path, engine="embedded")
-    made.state.engine = "docker"
+    created = project(tmp_path, engine="embedded")
+    created.state.engine = "docker"
     with pytest.raises(EngineUnavailable, match="kept by the docker engine"):
-        dry_run.script(made)
+        dry_run.script(created)
 
 
 @pytest.mark.parametrize("torch", ["auto", "cpu"])

@@ -12,15 +12,15 @@ FOUND = {"at": 1.0, "checked": 5, "by_size": 0, "missing": 0, "damaged": 0, "nam
 
 
 def test_a_look_back_where_all_is_well() -> None:
-    found = durability.parse(json.dumps(FOUND))
-    assert found and found.ok
-    assert str(found) == "after an unclean stop 5 artifacts were checked: all are whole"
+    result = durability.parse(json.dumps(FOUND))
+    assert result and result.ok
+    assert str(result) == "after an unclean stop 5 artifacts were checked: all are whole"
 
 
 def test_what_is_missing_or_damaged_is_counted_and_named() -> None:
-    found = durability.parse(json.dumps({**FOUND, "missing": 1, "damaged": 2, "by_size": 1, "names": ["a\x1b[2J"]}))
-    assert found and not found.ok and found.names == ("a\\x1b[2J",)
-    assert str(found).endswith("checked (1 of them by size only): 1 missing, 2 damaged")
+    result = durability.parse(json.dumps({**FOUND, "missing": 1, "damaged": 2, "by_size": 1, "names": ["a\x1b[2J"]}))
+    assert result and not result.ok and result.names == ("a\\x1b[2J",)
+    assert str(result).endswith("checked (1 of them by size only): 1 missing, 2 damaged")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"checked": 1}', "\0\0", json.dumps({**FOUND, "names": 3})])

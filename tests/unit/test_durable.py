@@ -38,9 +38,9 @@ class Disk:
         return os.path.relpath(path, self.root)
 
     def synced(self) -> list[str]:
-        found = [name for what, name in self.events if what == "sync"]
+        result = [name for what, name in self.events if what == "sync"]
         self.events.clear()
-        return found
+        return result
 
 
 @pytest.fixture
@@ -88,9 +88,9 @@ def lines(journal: write_journal.Journal, count: int) -> list[list[Any]]:
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         path = journal.folder / write_journal.JOURNAL
-        found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        if len(found) >= count:
-            return found
+        result = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        if len(result) >= count:
+            return result
         time.sleep(0.01)
     raise AssertionError(f"no {count} lines")
 
@@ -165,9 +165,9 @@ def test_s3_without_the_service_stays_as_it_is() -> None:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> write_journal.Journal:
-    made = write_journal.Journal(tmp_path)
-    assert not made.begin()
-    return made
+    created = write_journal.Journal(tmp_path)
+    assert not created.begin()
+    return created
 
 
 def write(journal: write_journal.Journal, name: str, content: bytes) -> Path:
@@ -198,15 +198,15 @@ def test_after_an_unclean_stop_what_is_missing_or_damaged_is_named(journal: writ
         stream.write(b'["main/kept", 12\0\0\0\0\n\0\0')  # the end that the cut left
     again = write_journal.Journal(journal.root)
     assert again.begin()
-    found = again.check()
-    assert {k: found[k] for k in ("checked", "missing", "damaged", "by_size")} == {
+    result = again.check()
+    assert {k: result[k] for k in ("checked", "missing", "damaged", "by_size")} == {
         "checked": 5,
         "missing": 1,
         "damaged": 2,
         "by_size": 0,
     }
-    assert found["names"] == ["main/empty", "main/gone", "main/zeros"]
-    assert again.result() == found
+    assert result["names"] == ["main/empty", "main/gone", "main/zeros"]
+    assert again.result() == result
     again.end()
     assert not write_journal.Journal(journal.root).begin() and again.result() == {}
 
@@ -227,10 +227,10 @@ def test_a_check_reads_no_more_than_its_budget(journal: write_journal.Journal) -
     write(journal, "old", b"1" * 100).write_bytes(bytes(100))
     write(journal, "short", b"1" * 100).write_bytes(b"1")
     write(journal, "new", b"1" * 100).write_bytes(bytes(100))
-    found = write_journal.compare(
+    result = write_journal.compare(
         journal.root, iter((journal.folder / write_journal.JOURNAL).read_bytes().splitlines()), 120
     )
-    assert found["names"] == ["new", "short"] and found["by_size"] == 2
+    assert result["names"] == ["new", "short"] and result["by_size"] == 2
 
 
 def test_the_journal_is_bounded(journal: write_journal.Journal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,9 +353,9 @@ def test_a_system_that_is_half_updated_goes_on_until_its_server_sends_the_token(
     service.journal.begin()  # an earlier version, which asked nobody
 
     def started() -> store_sync.StoreSync:
-        made = store_sync.StoreSync(service.root, TOKEN)
-        made.begin()
-        return made
+        created = store_sync.StoreSync(service.root, TOKEN)
+        created.begin()
+        return created
 
     asked = {"bucket": "bucket", "keys": ["main/1/a.bin"]}
     for _ in range(2):

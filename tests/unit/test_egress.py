@@ -51,19 +51,19 @@ def find(
     ],
 )
 def test_wherever_they_are_configured(tmp_path: Path, places: dict[str, str], origin: str, proxy: str) -> None:
-    found = find(tmp_path, **places)  # type: ignore[arg-type]
-    assert dict(found.proxies) == {"HTTPS_PROXY": proxy}
-    assert found.origin == (origin or str(tmp_path / "environment"))
+    result = find(tmp_path, **places)  # type: ignore[arg-type]
+    assert dict(result.proxies) == {"HTTPS_PROXY": proxy}
+    assert result.origin == (origin or str(tmp_path / "environment"))
 
 
 def test_what_is_inside_never_goes_through_them(tmp_path: Path) -> None:
-    found = find(
+    result = find(
         tmp_path, http_proxy=PROXY, no_proxy="10.0.0.0/8, intern.example", client={"NO_PROXY": "registry.example"}
     )
-    told = found.environment(egress.inside(settings(tmp_path, TRACKBED_BIND_ADDRESS="127.0.0.2")))
-    assert told["HTTP_PROXY"] == told["http_proxy"] == PROXY
-    assert told["NO_PROXY"] == told["no_proxy"]
-    listed = told["NO_PROXY"].split(",")
+    reported = result.environment(egress.inside(settings(tmp_path, TRACKBED_BIND_ADDRESS="127.0.0.2")))
+    assert reported["HTTP_PROXY"] == reported["http_proxy"] == PROXY
+    assert reported["NO_PROXY"] == reported["no_proxy"]
+    listed = reported["NO_PROXY"].split(",")
     assert {
         "localhost",
         "127.0.0.1",
@@ -80,10 +80,10 @@ def test_what_is_inside_never_goes_through_them(tmp_path: Path) -> None:
 
 
 def test_a_proxy_of_the_loopback_is_none_for_containers(tmp_path: Path) -> None:
-    found = find(tmp_path, http_proxy="http://ada:hunter2@127.0.0.1:3128", https_proxy=PROXY)
-    assert dict(found.reachable_from_containers().proxies) == {"HTTPS_PROXY": PROXY}
-    assert found.unreachable_proxies == ("http://***@127.0.0.1:3128",)
-    assert "hunter2" not in str(found) and "from the environment" in str(found)
+    result = find(tmp_path, http_proxy="http://ada:hunter2@127.0.0.1:3128", https_proxy=PROXY)
+    assert dict(result.reachable_from_containers().proxies) == {"HTTPS_PROXY": PROXY}
+    assert result.unreachable_proxies == ("http://***@127.0.0.1:3128",)
+    assert "hunter2" not in str(result) and "from the environment" in str(result)
 
 
 def pem(word: str) -> str:
@@ -93,23 +93,23 @@ def pem(word: str) -> str:
 def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tmp_path / "site.pem"
     own.write_text(pem("ours"))
-    found = find(tmp_path, PIP_CERT=str(own))
-    assert (found.bundles, found.bundle_origin) == ((str(own),), "PIP_CERT")
-    text = egress.certificates(found.bundles)
+    result = find(tmp_path, PIP_CERT=str(own))
+    assert (result.bundles, result.bundle_origin) == ((str(own),), "PIP_CERT")
+    text = egress.certificates(result.bundles)
     assert text.startswith(own.read_text()) and text.count("BEGIN CERTIFICATE") > 50, "the public ones too"
     assert find(tmp_path, dotenv=f"SSL_CERT_FILE={own}\n").bundles == (str(own),)
     assert find(tmp_path, PIP_CERT="/nowhere").bundles == ()
 
     store = tmp_path / "store.pem"
     store.write_text(pem("stores"))
-    found = find(tmp_path, PIP_CERT=str(own), AWS_CA_BUNDLE=str(store), CURL_CA_BUNDLE=str(own))
-    assert (found.bundles, found.bundle_origin) == ((str(own), str(store)), "PIP_CERT, AWS_CA_BUNDLE")
-    assert egress.certificates(found.bundles).startswith(own.read_text() + store.read_text()), "both are trusted"
+    result = find(tmp_path, PIP_CERT=str(own), AWS_CA_BUNDLE=str(store), CURL_CA_BUNDLE=str(own))
+    assert (result.bundles, result.bundle_origin) == ((str(own), str(store)), "PIP_CERT, AWS_CA_BUNDLE")
+    assert egress.certificates(result.bundles).startswith(own.read_text() + store.read_text()), "both are trusted"
     assert egress.certificates(["/nowhere"]) == ""
 
     secret = "-----BEGIN PRIVATE KEY-----\nhush\n-----END PRIVATE KEY-----\nroot:hush\n"
     own.write_text(secret + pem("ours") + secret)
-    assert "hush" not in (text := egress.certificates(found.bundles)) and pem("ours") in text, "certificates alone"
+    assert "hush" not in (text := egress.certificates(result.bundles)) and pem("ours") in text, "certificates alone"
     os.mkfifo(fifo := tmp_path / "fifo")
     assert egress.certificates([str(fifo)]) == ""
 
@@ -123,14 +123,14 @@ def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_notebook_is_told(tmp_path: Path) -> None:
-    told = Egress({"HTTPS_PROXY": PROXY}).environment() | egress.trust("/run/secrets/site-ca.pem")
-    spec = notebook_spec.container_spec(deployed(settings(tmp_path)), Accelerator(), "i:1", way_out=told)
+    reported = Egress({"HTTPS_PROXY": PROXY}).environment() | egress.trust("/run/secrets/site-ca.pem")
+    spec = notebook_spec.container_spec(deployed(settings(tmp_path)), Accelerator(), "i:1", way_out=reported)
     assert spec.environment["https_proxy"] == PROXY and spec.environment["PIP_CERT"] == "/run/secrets/site-ca.pem"
 
 
 def test_proxies_of_dockers_client(tmp_path: Path) -> None:
-    told = {"proxies": {"default": {"httpProxy": PROXY, "noProxy": "a.example"}, "tcp://x": {"httpProxy": OTHER}}}
-    (tmp_path / "config.json").write_text(json.dumps(told))
+    reported = {"proxies": {"default": {"httpProxy": PROXY, "noProxy": "a.example"}, "tcp://x": {"httpProxy": OTHER}}}
+    (tmp_path / "config.json").write_text(json.dumps(reported))
     assert client_config.proxies({"DOCKER_CONFIG": str(tmp_path)}) == {"HTTP_PROXY": PROXY, "NO_PROXY": "a.example"}
     (tmp_path / "config.json").write_text('{"proxies": []}')
     assert client_config.proxies({"DOCKER_CONFIG": str(tmp_path)}) == {}
@@ -145,9 +145,9 @@ def test_services_without_docker_read_a_copy(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("PIP_CERT", str(own))
     monkeypatch.setenv("http_proxy", PROXY)
     engine = EmbeddedEngine(project(tmp_path))
-    told = engine.deployment.way_out()
+    reported = engine.deployment.way_out()
     copy = str(engine.deployment.app / jupyterlab.CERTIFICATES)
-    assert {told[name] for name in egress.TRUST} == {copy}
-    assert told["http_proxy"] == PROXY and "127.0.0.1" in told["no_proxy"].split(",")
+    assert {reported[name] for name in egress.TRUST} == {copy}
+    assert reported["http_proxy"] == PROXY and "127.0.0.1" in reported["no_proxy"].split(",")
     own.unlink()
     assert egress.TRUST[1] not in EmbeddedEngine(project(tmp_path)).deployment.way_out()

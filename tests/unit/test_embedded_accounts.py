@@ -53,21 +53,21 @@ class Machine:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    made = Machine()
+    created = Machine()
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(pwd, "getpwnam", made.getpwnam)
-    monkeypatch.setattr(accounts, "_changed", made.changed)
+    monkeypatch.setattr(pwd, "getpwnam", created.getpwnam)
+    monkeypatch.setattr(accounts, "_changed", created.changed)
     monkeypatch.setattr(accounts, "_tool", lambda name: f"/usr/sbin/{name}")
     monkeypatch.setattr(Accounts, "_end", lambda *_: None)
-    return made
+    return created
 
 
 def test_one_account_a_role_and_project(machine: Machine) -> None:
     one, two = (Accounts(name, Path("/var/lib/trackbed", name, "embedded")) for name in ("one", "two"))
-    made = [place.make(role) for place in (one, two) for role in ROLES]
-    assert [entry.pw_name for entry in made[:3]] == ["trackbed-one-db", "trackbed-one-mlflow", "trackbed-one-nb"]
-    assert len({entry.pw_uid for entry in made}) == 6
-    assert [one.make(role) for role in ROLES] == made[:3]
+    created = [place.make(role) for place in (one, two) for role in ROLES]
+    assert [entry.pw_name for entry in created[:3]] == ["trackbed-one-db", "trackbed-one-mlflow", "trackbed-one-nb"]
+    assert len({entry.pw_uid for entry in created}) == 6
+    assert [one.make(role) for role in ROLES] == created[:3]
     assert one.remove() == () and len(machine.homes) == 3
     assert two.remove(keep=("notebook",)) == ("trackbed-two-nb",) and list(machine.homes) == ["trackbed-two-nb"]
 
@@ -152,7 +152,7 @@ def test_an_empty_workspace_goes_with_its_account(machine: Machine, tmp_path: Pa
 @as_root
 def test_a_program_becomes_its_account_before_it_starts(tmp_path: Path) -> None:
     """Its environment counts for it alone, its folder is entered by the account, its pipes are its own."""
-    told = {"LD_PRELOAD": "/nonexistent.so", "PYTHONPATH": str(tmp_path), "HOME": "/nonexistent"}
+    reported = {"LD_PRELOAD": "/nonexistent.so", "PYTHONPATH": str(tmp_path), "HOME": "/nonexistent"}
     script = tmp_path / "launch.py"
     script.write_bytes(Path(launch.__file__).read_bytes())
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit('run as root')")
@@ -177,7 +177,7 @@ def test_a_program_becomes_its_account_before_it_starts(tmp_path: Path) -> None:
             "-c",
             code,
         ],
-        env={launch.PREFIX + name: value for name, value in told.items()},
+        env={launch.PREFIX + name: value for name, value in reported.items()},
         capture_output=True,
         text=True,
         timeout=60,
@@ -209,13 +209,13 @@ def test_a_program_becomes_its_account_before_it_starts(tmp_path: Path) -> None:
 @as_root
 def test_each_program_is_launched_as_its_account(tmp_path: Path) -> None:
     engine = EmbeddedEngine(project(tmp_path, engine="embedded", project="named"))
-    found = {program.name: program for program in engine.specs.programs()}
+    result = {program.name: program for program in engine.specs.programs()}
     for name, account in (("postgres", "db"), ("mlflow", "mlflow"), ("jupyter", "nb")):
-        words = found[name].command
+        words = result[name].command
         assert words[1:3] == ("-I", "-S") and words[3].endswith("/app/launch.py")
         assert words[4] == f"trackbed-named-{account}"
-        assert found[name].folder == "/"
-        assert all(key.startswith(launch.PREFIX) for key in found[name].environment)
+        assert result[name].folder == "/"
+        assert all(key.startswith(launch.PREFIX) for key in result[name].environment)
 
 
 @pytest.fixture
@@ -239,7 +239,7 @@ def test_the_notebooks_own_packages_come_first(locked: Path, tmp_path: Path) -> 
     site = next((tmp_path / "own" / "lib").glob("python3*/site-packages"))
     (site / "thing.py").write_text("version = 'own'\n")
     own(locked, tmp_path / "own")  # again: what was installed stays
-    told = subprocess.run(
+    reported = subprocess.run(
         [
             python,
             "-c",
@@ -251,7 +251,7 @@ def test_the_notebooks_own_packages_come_first(locked: Path, tmp_path: Path) -> 
         timeout=60,
         check=True,
     ).stdout
-    assert json.loads(told) == ["own", "locked", str(tmp_path / "own"), str(site)]
+    assert json.loads(reported) == ["own", "locked", str(tmp_path / "own"), str(site)]
 
 
 def test_it_moves_to_another_lock_with_its_packages(locked: Path, tmp_path: Path) -> None:
@@ -280,13 +280,13 @@ def test_programs_run_with_another_python(locked: Path, tmp_path: Path) -> None:
 def test_a_venv_of_another_account_is_not_run(tmp_path: Path) -> None:
     lock = tmp_path / "requirements.txt"
     lock.write_text("thing==1.0\n")
-    found = venvs.Venv(tmp_path / "venvs", "jupyter", lock)
-    (found.folder / "bin").mkdir(parents=True)
-    found.python.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
-    found.python.chmod(0o755)
-    (found.folder / ".complete").write_text("")
-    os.chown(found.folder, 60001, 60001)
-    assert found.problem() == "another account could change it"
+    result = venvs.Venv(tmp_path / "venvs", "jupyter", lock)
+    (result.folder / "bin").mkdir(parents=True)
+    result.python.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    result.python.chmod(0o755)
+    (result.folder / ".complete").write_text("")
+    os.chown(result.folder, 60001, 60001)
+    assert result.problem() == "another account could change it"
     assert not (tmp_path / "ran").exists()
 
 
@@ -336,8 +336,8 @@ def test_sockets_of_an_odd_state_folder(monkeypatch: pytest.MonkeyPatch) -> None
     assert engine.layout.sockets.is_relative_to(odd)
     monkeypatch.setattr(engine.project.state, "active", {"database": "d", "prefix": "p"})
     monkeypatch.setattr(engine.project, "credentials_digest", str)  # nothing is made in a folder that is not ours
-    told = urlsplit(engine.specs.spec("mlflow").environment["MLFLOW_BACKEND_STORE_URI"])
-    assert parse_qsl(told.query) == [("host", str(engine.layout.sockets))] and not told.fragment
+    reported = urlsplit(engine.specs.spec("mlflow").environment["MLFLOW_BACKEND_STORE_URI"])
+    assert parse_qsl(reported.query) == [("host", str(engine.layout.sockets))] and not reported.fragment
 
 
 @as_root

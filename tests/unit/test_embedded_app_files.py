@@ -19,13 +19,13 @@ PACKAGE = "trackbed_mlflow"
 
 @pytest.fixture
 def files(tmp_path: Path) -> AppFiles:
-    made = project(tmp_path)
-    made.credentials()
-    folder = made.settings.folder / "embedded"
+    created = project(tmp_path)
+    created.credentials()
+    folder = created.settings.folder / "embedded"
     app = folder / "app"
     app.mkdir(parents=True)
     deployment: Any = SimpleNamespace(
-        project=made, app=app, startup=app / "startup", certificates="", secret_files=lambda: (), layout=None
+        project=created, app=app, startup=app / "startup", certificates="", secret_files=lambda: (), layout=None
     )
     return AppFiles(deployment)
 

@@ -22,8 +22,8 @@ def flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str | No
     return {"project": "p"}
 
 
-def start(flags: dict[str, str | None], *errors: type[TrackbedError], **told: str) -> Settings:
-    settings = lifecycle.load({**flags, **told}).settings
+def start(flags: dict[str, str | None], *errors: type[TrackbedError], **reported: str) -> Settings:
+    settings = lifecycle.load({**flags, **reported}).settings
     for error in errors:
         with pytest.raises(error), failed_start.noted(settings):
             raise error("no")

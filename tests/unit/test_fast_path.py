@@ -38,9 +38,9 @@ def engine(stdout: str, code: int = 0) -> Any:
     ],
 )
 def test_one_line_says_whether_it_is_used_and_why_not(stdout: str, level: Level, words: str) -> None:
-    found = fast_path.check(fast_path.read(engine(stdout)))
-    assert found.level is level and words in found.detail and "\x1b" not in found.detail
-    assert bool(found.fix) is (level is Level.WARNING)
+    result = fast_path.check(fast_path.read(engine(stdout)))
+    assert result.level is level and words in result.detail and "\x1b" not in result.detail
+    assert bool(result.fix) is (level is Level.WARNING)
 
 
 def test_a_server_of_an_earlier_version_is_no_error() -> None:
@@ -49,8 +49,8 @@ def test_a_server_of_an_earlier_version_is_no_error() -> None:
 
     assert fast_path.summary(fast_path.read(engine("", code=2))).endswith("; start it again: `invoke up`")
     assert fast_path.summary(fast_path.read(engine('{"enabled": true, "fallbacks": {}}'))) == "on"
-    found = fast_path.check(fast_path.read(engine("", code=2)))
-    assert found.level is Level.WARNING and found.fix == "start it again: `invoke up`"
+    result = fast_path.check(fast_path.read(engine("", code=2)))
+    assert result.level is Level.WARNING and result.fix == "start it again: `invoke up`"
     assert "does not say" in fast_path.check(fast_path.read(SimpleNamespace(exec=refused))).detail  # type: ignore[arg-type]
 
 

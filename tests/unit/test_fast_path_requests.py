@@ -75,9 +75,9 @@ def test_a_client_that_goes_away_while_sending_is_not_answered() -> None:
 
 @pytest.fixture(autouse=True)
 def fallbacks(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    found: dict[str, str] = {}
-    monkeypatch.setattr(fast_path, "fallbacks", found)
-    return found
+    result: dict[str, str] = {}
+    monkeypatch.setattr(fast_path, "fallbacks", result)
+    return result
 
 
 @pytest.mark.parametrize(
@@ -227,4 +227,4 @@ def test_other_middlewares_than_known_are_told_and_kept(
 
     app = SimpleNamespace(user_middleware=[SimpleNamespace(cls=Wrapping, kwargs={"dispatch": unknown_middleware})])
     assert json_requests.application(app, object()) == (None, frozenset())
-    assert "MLflow's own way" in (told := capsys.readouterr().err) and "unknown_middleware" in told
+    assert "MLflow's own way" in (reported := capsys.readouterr().err) and "unknown_middleware" in reported

@@ -71,9 +71,9 @@ def test_the_locked_mlflow_is_the_one_that_it_is_compared_with() -> None:
 
 def test_mlflow_finds_its_plugins() -> None:
     (folder,) = MLFLOW_FOLDER.glob("trackbed_mlflow-*.dist-info")
-    found = {(entry.group, entry.name): entry.load() for entry in PathDistribution(folder).entry_points}
-    assert set(found) == {("mlflow.app", "trackbed"), ("mlflow.tracking_store", "postgresql")}
-    assert found["mlflow.tracking_store", "postgresql"] is store.create
+    result = {(entry.group, entry.name): entry.load() for entry in PathDistribution(folder).entry_points}
+    assert set(result) == {("mlflow.app", "trackbed"), ("mlflow.tracking_store", "postgresql")}
+    assert result["mlflow.tracking_store", "postgresql"] is store.create
 
 
 def test_what_the_server_left_is_what_the_command_prints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

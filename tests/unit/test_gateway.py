@@ -63,25 +63,25 @@ def test_public_names_hosts_and_origins_are_one_list(tmp_path: Path) -> None:
 
 
 def test_the_address_is_asked_for_remembered_and_never_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = project(tmp_path, public="true")
+    created = project(tmp_path, public="true")
     said: list[str] = []
     monkeypatch.setattr(
         cloud_metadata, "public_address", lambda: cloud_metadata.PublicAddress(why="no metadata service answers")
     )
     with pytest.raises(SettingError, match="needs the address"):
-        gateway.settle_address(made, said.append)
+        gateway.settle_address(created, said.append)
     monkeypatch.setattr(cloud_metadata, "public_address", lambda: cloud_metadata.PublicAddress("203.0.113.7", "AWS"))
-    gateway.settle_address(made, said.append)
-    assert made.settings.public_address == "203.0.113.7" and "203.0.113.7" in said[0]
-    made.state.save()
+    gateway.settle_address(created, said.append)
+    assert created.settings.public_address == "203.0.113.7" and "203.0.113.7" in said[0]
+    created.state.save()
     again = project(tmp_path, public="true")
     assert again.settings.public_address == "203.0.113.7"
     monkeypatch.setattr(cloud_metadata, "public_address", lambda: cloud_metadata.PublicAddress(why="silent"))
     gateway.settle_address(again, said.append)  # the service is silent today
     assert again.settings.public_address == "203.0.113.7" and said[-1].startswith("warning: silent")
-    told = project(tmp_path, public="true", public_address="lab.example.org")
-    gateway.settle_address(told, said.append)
-    assert told.settings.public_address == "lab.example.org" and FOUND_ADDRESS not in told.state.remembered
+    reported = project(tmp_path, public="true", public_address="lab.example.org")
+    gateway.settle_address(reported, said.append)
+    assert reported.settings.public_address == "lab.example.org" and FOUND_ADDRESS not in reported.state.remembered
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ def test_wrong_settings(tmp_path: Path, flags: dict[str, str], words: str) -> No
     ],
 )
 def test_overlays(tmp_path: Path, flags: dict[str, str], overlays: list[str]) -> None:
-    made = project(tmp_path, **{"public_address": "203.0.113.7", **flags})
-    files = DockerEngine(made).compose.files
+    created = project(tmp_path, **{"public_address": "203.0.113.7", **flags})
+    files = DockerEngine(created).compose.files
     assert [f.removeprefix("docker/compose.").removesuffix(".yaml") for f in files[1:]] == overlays
     assert all((clone.ROOT / f).exists() for f in files)
 
@@ -146,10 +146,10 @@ def test_overlays(tmp_path: Path, flags: dict[str, str], overlays: list[str]) ->
     ],
 )
 def test_what_the_gateway_is_told(tmp_path: Path, flags: dict[str, str], certificates: str, bound: str) -> None:
-    made = project(tmp_path, public="true", public_address="203.0.113.7", **flags)
-    told = variables.gateway_variables(DockerEngine(made).deployment)
-    assert told["TRACKBED_GATEWAY_CERTIFICATES"] == certificates
-    assert told["TRACKBED_GATEWAY_ADDRESS"] == bound
+    created = project(tmp_path, public="true", public_address="203.0.113.7", **flags)
+    reported = variables.gateway_variables(DockerEngine(created).deployment)
+    assert reported["TRACKBED_GATEWAY_CERTIFICATES"] == certificates
+    assert reported["TRACKBED_GATEWAY_ADDRESS"] == bound
 
 
 def test_the_gateways_key_follows_the_secrets_and_tells_none(tmp_path: Path) -> None:
@@ -226,14 +226,14 @@ def test_another_root_is_told_once(tmp_path: Path) -> None:
 
 
 def test_client_lines_hold_no_password(tmp_path: Path) -> None:
-    made = project(tmp_path, public="true", public_address="203.0.113.7")
-    settings = made.settings
+    created = project(tmp_path, public="true", public_address="203.0.113.7")
+    settings = created.settings
     password = users.add(settings, "ann")
     gateway.root_path(settings).write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
-    lines = gateway.client_lines(made, None)
+    lines = gateway.client_lines(created, None)
     assert "MLFLOW_TRACKING_USERNAME=ann" in lines and "BEGIN CERTIFICATE" in lines and password not in lines
     with pytest.raises(SettingError, match="no such user"):
-        gateway.client_lines(made, "zed")
+        gateway.client_lines(created, "zed")
     assert "ssh -N" in gateway.client_lines(project(tmp_path), None)
 
 
@@ -258,11 +258,11 @@ def test_what_every_machine_calls_itself_is_no_public_address(tmp_path: Path, fl
 
 
 def test_another_loopback_address_is_a_name_of_mlflow_and_at_both_ends_of_the_tunnel(tmp_path: Path) -> None:
-    made = project(tmp_path, bind_address="127.0.0.2")
-    settings = made.settings
+    created = project(tmp_path, bind_address="127.0.0.2")
+    settings = created.settings
     assert {"127.0.0.2", "127.0.0.2:*", "127.0.0.1"} <= set(urls.allowed_hosts(deployed(settings)).split(","))
     assert f"http://127.0.0.2:{settings.mlflow_port}" in urls.cors_origins(deployed(settings)).split(",")
-    lines = gateway.client_lines(made, None)
+    lines = gateway.client_lines(created, None)
     port = settings.mlflow_port
     assert f"-L 127.0.0.2:{port}:127.0.0.2:{port}" in lines and f"URI=http://127.0.0.2:{port}" in lines
     assert f"-L {port}:127.0.0.1:{port}" in gateway.client_lines(project(tmp_path), None)

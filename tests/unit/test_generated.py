@@ -69,8 +69,10 @@ def test_the_block_of_an_earlier_version_is_heeded_then_moved(env: Path) -> None
     env.write_text(f"GPU=none\n{BLOCK}")
     env.chmod(0o640)
     assert left(env) == {"COMPOSE_PROJECT_NAME": "old"}
-    told = generated.write(env, VALUES)
-    assert told == ("the lines that Trackbed kept at the end of .env are in .trackbed.env now; .env is yours alone",)
+    reported = generated.write(env, VALUES)
+    assert reported == (
+        "the lines that Trackbed kept at the end of .env are in .trackbed.env now; .env is yours alone",
+    )
     assert env.read_text() == "GPU=none\n" and stat.S_IMODE(env.stat().st_mode) == 0o640
     assert left(env) == VALUES
     env.write_text(f"GPU=none\n{BLOCK}")  # an earlier version's `up`, after `invoke upgrade --back`: the later word
@@ -142,9 +144,9 @@ def test_a_folder_in_their_place_is_named(env: Path, tmp_path: Path) -> None:
 
 def test_the_project_and_its_state_are_found_again(env: Path, tmp_path: Path) -> None:
     generated.write(env, {"COMPOSE_PROJECT_NAME": "lab", "TRACKBED_STATE_DIR": str(tmp_path.parent / "elsewhere")})
-    found = Settings.load({}, {"HOME": "/h"}, env, {})
-    assert (found.project, found.state_dir) == ("lab", tmp_path.parent / "elsewhere")
-    assert found.origin("PROJECT") == "the last `invoke up`" and found.warnings == ()
+    result = Settings.load({}, {"HOME": "/h"}, env, {})
+    assert (result.project, result.state_dir) == ("lab", tmp_path.parent / "elsewhere")
+    assert result.origin("PROJECT") == "the last `invoke up`" and result.warnings == ()
 
 
 @pytest.mark.parametrize("value", ["it's", "back\\slash", "two\nlines", "bell\a"])

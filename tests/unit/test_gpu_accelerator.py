@@ -306,10 +306,10 @@ def test_an_mi100_node(tmp_path: Path) -> None:
             "proc/cmdline": "quiet iommu=pt",
         },
     )
-    there = detect.machine(probe.look(tmp_path))
-    assert there.amd == (Gpu(0, "gfx908", "/dev/dri/renderD129"), Gpu(1, "gfx908", "/dev/dri/renderD128"))
-    assert there.display == ("ASPEED", "AMD") and there.iommu_pt
-    assert list(there.groups) == ["/dev/kfd", "/dev/dri/renderD128", "/dev/dri/renderD129"]
+    existing = detect.machine(probe.look(tmp_path))
+    assert existing.amd == (Gpu(0, "gfx908", "/dev/dri/renderD129"), Gpu(1, "gfx908", "/dev/dri/renderD128"))
+    assert existing.display == ("ASPEED", "AMD") and existing.iommu_pt
+    assert list(existing.groups) == ["/dev/kfd", "/dev/dri/renderD128", "/dev/dri/renderD129"]
 
 
 @pytest.mark.parametrize(
@@ -325,9 +325,9 @@ def test_an_mi100_node(tmp_path: Path) -> None:
 def test_the_graphics_of_a_ryzen(tmp_path: Path, version: int, cores: int, name: str) -> None:
     node(tmp_path, "kfd", "dri/renderD128")
     write(tmp_path, topology(1, 8, version, 128, cores))
-    there = detect.machine(probe.look(tmp_path))
-    assert there.amd == (Gpu(0, name, "/dev/dri/renderD128", integrated=True),)
-    assert choose("auto", "all", there).kind == "none"
+    existing = detect.machine(probe.look(tmp_path))
+    assert existing.amd == (Gpu(0, name, "/dev/dri/renderD128", integrated=True),)
+    assert choose("auto", "all", existing).kind == "none"
 
 
 @pytest.mark.parametrize(
@@ -344,8 +344,8 @@ def test_the_graphics_of_a_ryzen(tmp_path: Path, version: int, cores: int, name:
 def test_gpus_for_training(tmp_path: Path, version: int, name: str) -> None:
     node(tmp_path, "kfd", "dri/renderD128")
     write(tmp_path, topology(1, 480, version, 128))
-    there = detect.machine(probe.look(tmp_path))
-    assert there.amd[0].name == name and choose("auto", "all", there).kind == "amd"
+    existing = detect.machine(probe.look(tmp_path))
+    assert existing.amd[0].name == name and choose("auto", "all", existing).kind == "amd"
 
 
 def test_an_nvidia_machine(tmp_path: Path) -> None:
@@ -359,9 +359,9 @@ def test_an_nvidia_machine(tmp_path: Path) -> None:
             f"{gpus}/0000:65:00.0/information": "Model: \t\t NVIDIA A30\nDevice Minor: \t 0",
         },
     )
-    there = detect.machine(probe.look(tmp_path))
-    assert there.nvidia_driver == "580.65.06"
-    assert [(gpu.name, gpu.node) for gpu in there.nvidia] == [
+    existing = detect.machine(probe.look(tmp_path))
+    assert existing.nvidia_driver == "580.65.06"
+    assert [(gpu.name, gpu.node) for gpu in existing.nvidia] == [
         ("A30", "/dev/nvidia0"),
         ("A100-PCIE-40GB", "/dev/nvidia1"),
         ("unknown", "/dev/nvidia10"),
@@ -438,8 +438,8 @@ def test_names_in_cdi_specifications(tmp_path: Path, name: str, text: str, names
     ],
 )
 def test_advice_for_what_engines_and_drivers_say(message: str, means: str, fix: str) -> None:
-    found: Any = advice(message)
-    assert found is not None and means in found[0] and fix in found[1]
+    result: Any = advice(message)
+    assert result is not None and means in result[0] and fix in result[1]
 
 
 def test_no_advice_for_the_unknown() -> None:

@@ -14,11 +14,10 @@ import pytest
 from helpers.gpu import check_script
 
 
-def lines(capsys: pytest.CaptureFixture[str], **told: Any) -> list[tuple[str, bool | None, str]]:
-    check_script.main({"kind": "amd", "nodes": ["/dev/null"], "quick": True, "torch": False, **told})
+def lines(capsys: pytest.CaptureFixture[str], **reported: Any) -> list[tuple[str, bool | None, str]]:
+    check_script.main({"kind": "amd", "nodes": ["/dev/null"], "quick": True, "torch": False, **reported})
     return [
-        (found["check"], found["ok"], found["detail"])
-        for found in map(json.loads, capsys.readouterr().out.splitlines())
+        (item["check"], item["ok"], item["detail"]) for item in map(json.loads, capsys.readouterr().out.splitlines())
     ]
 
 
@@ -64,9 +63,9 @@ def test_what_stands_in_the_way(
 
 
 def test_an_earlier_failure_skips_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
-    found = lines(capsys, nodes=["/nonexistent"], quick=False)
-    assert [ok for _, ok, _ in found] == [False, False, False]
-    assert found[1][2] == "skipped: an earlier check failed"
+    result = lines(capsys, nodes=["/nonexistent"], quick=False)
+    assert [ok for _, ok, _ in result] == [False, False, False]
+    assert result[1][2] == "skipped: an earlier check failed"
 
 
 class Torch(types.ModuleType):
@@ -94,9 +93,9 @@ class Torch(types.ModuleType):
 
 def test_a_product_on_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", Torch())
-    told = check_script.compute("amd", wanted=True)
-    assert told.startswith("PyTorch 2.13.0 for ROCm 7.2; MI100 number 0: 1024 x 1024 product in ")
-    assert "MI100 number 1: " in told
+    reported = check_script.compute("amd", wanted=True)
+    assert reported.startswith("PyTorch 2.13.0 for ROCm 7.2; MI100 number 0: 1024 x 1024 product in ")
+    assert "MI100 number 1: " in reported
 
 
 @pytest.mark.parametrize(

@@ -87,9 +87,9 @@ def test_a_placeholder_finds_its_value(tmp_path: Path) -> None:
 
 def test_the_embedded_engines_script_says_whose_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EmbeddedEngine, "host_facts", lambda _: type("Facts", (), {"machine": SERVER, "memory": 1}))
-    made = project(tmp_path, gpu="mi100", engine="embedded")
+    created = project(tmp_path, gpu="mi100", engine="embedded")
     with pytest.raises(TrackbedError, match="no /dev/kfd"):
-        EmbeddedEngine(made).plan()
-    made.dry_run = True
-    engine = EmbeddedEngine(made)
+        EmbeddedEngine(created).plan()
+    created.dry_run = True
+    engine = EmbeddedEngine(created)
     assert "# --gpu=mi100: for a machine with that GPU" in engine.script(engine.plan())

@@ -56,11 +56,11 @@ def test_what_cannot_work_is_refused_with_the_reason(
 
 
 def test_a_word_is_refused_and_auto_goes_on_without_a_gpu() -> None:
-    there = machine("A100-PCIE-40GB", "535.230.02")
+    existing = machine("A100-PCIE-40GB", "535.230.02")
     with pytest.raises(TrackbedError, match=r"--gpu=nvidia: NVIDIA's driver 535\.230\.02 is too old") as caught:
-        accelerator.choose("nvidia", "all", there)
+        accelerator.choose("nvidia", "all", existing)
     assert "TORCH=cpu" in caught.value.hint
-    chosen = accelerator.choose("auto", "all", there, embedded=True)
+    chosen = accelerator.choose("auto", "all", existing, embedded=True)
     assert (chosen.kind, chosen.torch) == ("none", "cpu") and "535.230.02" in chosen.warning
     assert chosen.environment["CUDA_VISIBLE_DEVICES"] == "-1"
 
@@ -75,8 +75,8 @@ def test_who_chose_pytorch_is_not_asked_for_a_driver(torch: str, build: str, tag
 
 
 def test_the_cpu_build_for_an_amd_gpu() -> None:
-    there = Machine({"/dev/kfd": 1, "/dev/dri/renderD128": 1}, amd=(Gpu(0, "gfx908", "/dev/dri/renderD128"),))
-    chosen = accelerator.choose("mi100", "all", there, torch="cpu")
+    existing = Machine({"/dev/kfd": 1, "/dev/dri/renderD128": 1}, amd=(Gpu(0, "gfx908", "/dev/dri/renderD128"),))
+    chosen = accelerator.choose("mi100", "all", existing, torch="cpu")
     assert (chosen.torch, chosen.tag) == ("cpu", "rocm-cpu")
 
 

@@ -39,10 +39,10 @@ def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]
         pytest.skip("the temporary folder's path is too long for a socket")
     (folder / "logs").mkdir()
     (folder / "server.py").write_text(SERVER)
-    made = Supervisor(folder, folder, f"held-{os.getpid()}")
-    yield made
-    if made.running():
-        made.shutdown()
+    created = Supervisor(folder, folder, f"held-{os.getpid()}")
+    yield created
+    if created.running():
+        created.shutdown()
 
 
 def server(supervisor: Supervisor, port: int, pause: float = 0.0) -> Program:

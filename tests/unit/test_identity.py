@@ -29,7 +29,7 @@ def server(tmp_path: Path) -> Any:
         seen.append((identity.login.get(), [name for name, _ in scope["headers"]]))
         await send({"type": "http.response.start", "status": 200})
 
-    made = identity.Identity(app, str(path))
+    created = identity.Identity(app, str(path))
 
     def ask(*values: bytes, name: bytes = identity.HEADER) -> tuple[int, str]:
         sent: list[Any] = []
@@ -39,12 +39,12 @@ def server(tmp_path: Path) -> Any:
 
         seen.clear()
         scope = {"type": "http", "method": "POST", "headers": [(b"host", b"x"), *((name, v) for v in values)]}
-        asyncio.run(made(scope, None, send))  # type: ignore[arg-type]
+        asyncio.run(created(scope, None, send))  # type: ignore[arg-type]
         assert not seen or identity.HEADER not in seen[0][1]
         assert identity.login.get() == ""
         return sent[0]["status"], seen[0][0] if seen else "nobody asked"
 
-    return SimpleNamespace(ask=ask, path=path, made=made)
+    return SimpleNamespace(ask=ask, path=path, made=created)
 
 
 def test_a_proven_name_is_known_and_no_header_is_nobody(server: Any) -> None:
@@ -162,18 +162,20 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         for key, value in members.items():
             setattr(module, key, value)
         monkeypatch.setitem(sys.modules, name, module)
-    made = Store()
-    assert identity.attributed(made) == 13
+    created = Store()
+    assert identity.attributed(created) == 13
     token = identity.login.set("ann")
-    yield made
+    yield created
     identity.login.reset(token)
 
 
 def test_a_run_of_anns_login_does_not_say_bob(store: Any) -> None:
     tags = [Tag("mlflow.user", "bob"), Tag("a", "b")]
-    told = ("ann", {"a": "b", "mlflow.user": "ann", "trackbed.client_user": "bob"})
-    assert store.create_run("0", "carol", 1, tags, "n") == told
-    assert store.create_run(experiment_id="0", user_id="bob", start_time=1, tags=[Tag("a", "b")], run_name="n") == told
+    reported = ("ann", {"a": "b", "mlflow.user": "ann", "trackbed.client_user": "bob"})
+    assert store.create_run("0", "carol", 1, tags, "n") == reported
+    assert (
+        store.create_run(experiment_id="0", user_id="bob", start_time=1, tags=[Tag("a", "b")], run_name="n") == reported
+    )
     assert store.create_run("0", "", 1, [], "n") == ("ann", {"mlflow.user": "ann"})
     assert store.create_run("0", "ann", 1, [Tag("mlflow.user", "ann")], "n") == ("ann", {"mlflow.user": "ann"})
     forged = [Tag("trackbed.client_user", "x"), Tag("mlflow.user", "bob"), Tag("mlflow.user", "eve")]
@@ -293,9 +295,9 @@ def test_who_changed_an_assessment_is_told(store: Any, made: str, who: str, meta
 def test_a_persons_assessment_is_changed_by_nobody_else(store: Any) -> None:
     reviews = Reviews()
     identity.attributed(reviews)
-    for made in ("HUMAN bob", "SOURCE_TYPE_UNSPECIFIED bob"):
+    for created in ("HUMAN bob", "SOURCE_TYPE_UNSPECIFIED bob"):
         with pytest.raises(Exception, match="is bob's, and you are ann"):
-            reviews.update_assessment("t", made, feedback=1)
+            reviews.update_assessment("t", created, feedback=1)
 
 
 class Traces:
@@ -332,7 +334,7 @@ def test_a_trace_that_opentelemetry_begins_is_the_logins(
     sqlalchemy.select = lambda _: condition
     dialect: Any = ModuleType("sqlalchemy.dialects.postgresql")
     dialect.insert = lambda _: SimpleNamespace(on_conflict_do_nothing=lambda: "insert")
-    for name, made in (
+    for name, created in (
         ("mlflow.store", ModuleType("mlflow.store")),
         ("mlflow.store.tracking", ModuleType("t")),
         (module.__name__, module),
@@ -340,7 +342,7 @@ def test_a_trace_that_opentelemetry_begins_is_the_logins(
         ("sqlalchemy.dialects", ModuleType("d")),
         (dialect.__name__, dialect),
     ):
-        monkeypatch.setitem(sys.modules, name, made)
+        monkeypatch.setitem(sys.modules, name, created)
     traces = Traces()
     identity.attributed(traces)
     token = identity.login.set(who)

@@ -72,10 +72,10 @@ def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Table:
     for name in ("lo", "eth0", "br-1", "br-2"):
         (tmp_path / name).touch()
     monkeypatch.setattr(iptables, "INTERFACES", tmp_path)
-    made = Table("-d 172.18.0.0/16 ! -i br-1 -m comment --comment trackbed:lab2 -j DROP", "-i eth0 -j ACCEPT")
-    monkeypatch.setattr(iptables, "_iptables", made)
+    created = Table("-d 172.18.0.0/16 ! -i br-1 -m comment --comment trackbed:lab2 -j DROP", "-i eth0 -j ACCEPT")
+    monkeypatch.setattr(iptables, "_iptables", created)
     monkeypatch.setattr(iptables, "may_change", lambda: True)
-    return made
+    return created
 
 
 def wanted() -> tuple[Rule, ...]:

@@ -21,10 +21,10 @@ KEPT = {"database": "a", "prefix": "p", "schema": "s", "image": "", "archive": "
 
 @pytest.fixture
 def dropped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    found: list[str] = []
-    monkeypatch.setattr(database, "drop", lambda engine, name: found.append(name))
-    monkeypatch.setattr(artifacts, "drop", lambda engine, prefix: found.append(prefix))
-    return found
+    result: list[str] = []
+    monkeypatch.setattr(database, "drop", lambda engine, name: result.append(name))
+    monkeypatch.setattr(artifacts, "drop", lambda engine, prefix: result.append(prefix))
+    return result
 
 
 def recovered(tmp_path: Path, active: str, new: dict[str, str], kept: dict[str, str] | None = None) -> State:

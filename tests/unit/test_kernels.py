@@ -64,14 +64,16 @@ def fake(command: str = "jupyter") -> FakeEngine:
 def answering(
     monkeypatch: pytest.MonkeyPatch, sessions: Any = SESSIONS, others: Any = KERNELS, terminals: Any = TERMINALS
 ) -> None:
-    told = {"sessions": sessions, "kernels": others, "terminals": terminals}
-    monkeypatch.setattr(kernels, "ask", lambda url, timeout, token: Answer(200, json.dumps(told[url.split("/")[-1]])))
+    reported = {"sessions": sessions, "kernels": others, "terminals": terminals}
+    monkeypatch.setattr(
+        kernels, "ask", lambda url, timeout, token: Answer(200, json.dumps(reported[url.split("/")[-1]]))
+    )
 
 
 def test_everything_that_runs_is_named_busy_first(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch)
-    found = kernels.running(cast(Engine, fake()), "t")
-    assert kernels.names(found) == (
+    result = kernels.running(cast(Engine, fake()), "t")
+    assert kernels.names(result) == (
         "train.ipynb (busy), terminal 1 (busy), notes.ipynb (idle), a kernel python3 (idle), terminal 2 (idle)"
     )
 
@@ -103,10 +105,10 @@ def test_a_name_does_nothing_to_the_terminal_and_many_are_few(monkeypatch: pytes
 def before(
     tmp_path: Path, consent: kernels.Consent | None, engine: FakeEngine | None = None, noted: str = "other"
 ) -> list[str]:
-    one, made = project(tmp_path), engine or fake()
-    one.state.applied["notebook"] = noted or kernels.made_from(one, cast(Engine, made))
+    one, created = project(tmp_path), engine or fake()
+    one.state.applied["notebook"] = noted or kernels.made_from(one, cast(Engine, created))
     said: list[str] = []
-    kernels.before_a_restart(one, cast(Engine, made), said.append, consent)
+    kernels.before_a_restart(one, cast(Engine, created), said.append, consent)
     return said
 
 

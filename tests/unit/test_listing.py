@@ -36,7 +36,7 @@ def imported() -> set[str]:
 
 
 def test_listing_imports_nothing_heavy() -> None:
-    found = imported()
-    assert "invoke.tasks" in found  # the report was understood
-    wrong = {name for name in found if name.split(".")[0] in (*HEAVY, "helpers")} - DECLARATIONS
+    result = imported()
+    assert "invoke.tasks" in result  # the report was understood
+    wrong = {name for name in result if name.split(".")[0] in (*HEAVY, "helpers")} - DECLARATIONS
     assert not wrong, sorted(wrong)

@@ -52,9 +52,9 @@ class Slow(io.BytesIO):
 
 def taken(text: bytes, of: Schema | None = None) -> bytes:
     of = of or schema()
-    found = b"".join(loading.rows(io.BytesIO(text), of))
-    assert b"".join(loading.rows(Slow(text), of)) == found
-    return found
+    result = b"".join(loading.rows(io.BytesIO(text), of))
+    assert b"".join(loading.rows(Slow(text), of)) == result
+    return result
 
 
 def test_rows_come_behind_statements_of_ours() -> None:

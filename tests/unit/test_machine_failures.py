@@ -31,17 +31,17 @@ from helpers import machine_failures
     ],
 )
 def test_an_error_of_the_system(number: int, means: str, fix: str) -> None:
-    found = machine_failures.known(OSError(number, os.strerror(number), "/srv/my data/x"))
-    assert found and means in found.message and fix in found.hint
+    result = machine_failures.known(OSError(number, os.strerror(number), "/srv/my data/x"))
+    assert result and means in result.message and fix in result.hint
     assert machine_failures.known(OSError(number, os.strerror(number))), "also without a file"
 
 
 def test_truncated_byte_code() -> None:
     with pytest.raises(EOFError) as caught:
         marshal.loads(marshal.dumps(compile("x = 1", "x", "exec"))[:-5])
-    found = machine_failures.known(caught.value)
-    assert found and "byte code of the toolkit is damaged" in found.message
-    assert f"find {machine_failures.CLONE} -name '*.pyc' -delete" in found.hint
+    result = machine_failures.known(caught.value)
+    assert result and "byte code of the toolkit is damaged" in result.message
+    assert f"find {machine_failures.CLONE} -name '*.pyc' -delete" in result.hint
     assert machine_failures.explain(["Traceback", f"EOFError: {caught.value}", ""])
 
 
@@ -61,8 +61,8 @@ def test_what_is_a_programmers_stays_one() -> None:
     ],
 )
 def test_a_services_last_lines(line: str, means: str) -> None:
-    found = machine_failures.explain(["INFO starts", line, "INFO ends"])
-    assert (means in found[0] and "up" in found[1] or "--state-dir" in found[1]) if found else not means
+    result = machine_failures.explain(["INFO starts", line, "INFO ends"])
+    assert (means in result[0] and "up" in result[1] or "--state-dir" in result[1]) if result else not means
 
 
 def group(folder: Path, limit: str, used: int, cache: int = 0) -> None:
@@ -104,9 +104,9 @@ def test_no_groups_at_all(tmp_path: Path) -> None:
 def test_an_environment_from_before_an_update() -> None:
     with pytest.raises(ModuleNotFoundError) as caught:
         importlib.import_module("package_of_a_later_version")
-    found = machine_failures.known(caught.value)
-    assert found and "package_of_a_later_version" in found.message
-    command = shlex.split(found.hint)
+    result = machine_failures.known(caught.value)
+    assert result and "package_of_a_later_version" in result.message
+    command = shlex.split(result.hint)
     assert command[0] == sys.executable and Path(command[-1]).is_file()
     with pytest.raises(ModuleNotFoundError) as caught:
         importlib.import_module("helpers.no_such_module")

@@ -54,7 +54,7 @@ def flags_of(place: str, text: str) -> list[str]:
         return []
     if re.fullmatch(FLAG.pattern + r"(=\S*)?", text) and place.startswith("helpers/") and "settings/model" not in place:
         return []  # a word of an argument list
-    return [found.group() for found in FLAG.finditer(text) if not OTHERS.search(text[: found.start()])]
+    return [item.group() for item in FLAG.finditer(text) if not OTHERS.search(text[: item.start()])]
 
 
 def test_every_flag_in_a_message_exists() -> None:
@@ -71,15 +71,15 @@ def _sought(place: str) -> bool:
 def _habits() -> set[str]:
     """The lines of FLAG_HABITS' keys."""
     tree = ast.parse((ROOT / MISTAKES).read_text())
-    found = next(
+    result = next(
         node.value
         for node in tree.body
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "FLAG_HABITS"
     )
-    assert isinstance(found, ast.Dict)
+    assert isinstance(result, ast.Dict)
     return {
         f"{MISTAKES}:{word.lineno}"
-        for value in found.values
+        for value in result.values
         if isinstance(value, ast.Call)
         for word in ast.walk(value.args[0])
         if isinstance(word, ast.Constant)
@@ -91,7 +91,7 @@ HABITS = _habits()
 
 def commands() -> list[tuple[str, str]]:
     """Every `invoke ...` of a message, and what `typed.anywhere` is given."""
-    found = [
+    result = [
         (place, command)
         for place, text in said()
         if not place.startswith("noxfile.py")
@@ -100,8 +100,8 @@ def commands() -> list[tuple[str, str]]:
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "anywhere":
-                found += [(f"{path.relative_to(ROOT)}:{node.lineno}", text) for _, text in messages(node)]
-    return found
+                result += [(f"{path.relative_to(ROOT)}:{node.lineno}", text) for _, text in messages(node)]
+    return result
 
 
 @pytest.mark.parametrize(("place", "command"), sorted(set(commands())))
@@ -125,10 +125,10 @@ def quoted() -> list[tuple[str, str]]:
         r"""(?:(?<=[`'])|^)(?:\$ |[A-Z_]+=\S* )*invoke ((?:--help )?[a-z][^`'#;&|>\n]*)""", re.MULTILINE
     )
     return [
-        (path.relative_to(ROOT).as_posix(), found)
+        (path.relative_to(ROOT).as_posix(), item)
         for path in WRITTEN
         if path.suffix != ".py" or path.is_relative_to(ROOT / "docker")
-        for found in command.findall(path.read_text())
+        for item in command.findall(path.read_text())
     ]
 
 
@@ -154,16 +154,16 @@ def test_a_noun_and_its_verb_are_one_word_everywhere() -> None:
         rf"(?:`|invoke )({'|'.join(t.full.replace('.', ' (?:--)?') for t in KNOWN.values() if '.' in t.full)})\b|credentials --init"
     )
     named = re.compile(rf"`(?:invoke )?((?:{'|'.join(nouns)})\.(?!py\b)[a-z]+)(?=[ `])")
-    found = 0
+    result = 0
     for path in WRITTEN:
         place, text = path.relative_to(ROOT).as_posix(), path.read_text()
         if place == MISTAKES:
             continue
         assert not before.search(text), f"{place}: {before.findall(text)}"
         for name in named.findall(text):
-            found += 1
+            result += 1
             assert pages.named(KNOWN, name), f"{place}: {name}"
-    assert found > 10
+    assert result > 10
 
 
 def hints() -> Iterator[tuple[str, str]]:

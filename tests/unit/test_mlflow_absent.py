@@ -62,9 +62,9 @@ def repository(monkeypatch: pytest.MonkeyPatch) -> Any:
         module = ModuleType(name)
         module.__dict__.update(more)
         monkeypatch.setitem(sys.modules, name, module)
-    made = type("Told", (S3,), {})
-    missing_artifacts.told(made)
-    return made
+    created = type("Told", (S3,), {})
+    missing_artifacts.told(created)
+    return created
 
 
 def s3(code: str) -> ClientError:
@@ -123,11 +123,11 @@ def test_what_is_there_comes_as_it_is(repository: Any) -> None:
 def test_a_file_is_fetched_without_a_list_of_what_lies_beside_it(
     repository: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = repository(None)
-    made.list_artifacts = None
+    created = repository(None)
+    created.list_artifacts = None
     # as boto3 does; a name of 255 bytes is a file's longest
     monkeypatch.setattr(
-        made,
+        created,
         "_download_file",
         lambda remote_file_path, local_path: (
             Path(f"{local_path}.6eF75c91").rename(local_path)
@@ -137,9 +137,9 @@ def test_a_file_is_fetched_without_a_list_of_what_lies_beside_it(
     )
     (tmp_path / "1").mkdir()
     for name in ("1/a.txt", f"1/{'é' * 127}"):
-        assert made.download_artifacts(name, str(tmp_path)) == f"{tmp_path}/{name}"
+        assert created.download_artifacts(name, str(tmp_path)) == f"{tmp_path}/{name}"
     assert sorted(path.name for path in (tmp_path / "1").iterdir()) == ["a.txt", "é" * 127]
-    assert made.download_artifacts("", "/tmp/x") == "all of ", "a whole tree goes MLflow's own way"
+    assert created.download_artifacts("", "/tmp/x") == "all of ", "a whole tree goes MLflow's own way"
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,9 @@ def test_objects_that_are_fetched_ahead_come_out_in_order_and_whole(monkeypatch:
     monkeypatch.setattr(transfer, "storage", lambda environment, prefix: place)
     assert transfer.objects_out({}, "", target) == "202 objects"
     with tarfile.open(fileobj=io.BytesIO(target.getvalue())) as tar:
-        found = [(member.name, stream.read()) for member in tar if (stream := tar.extractfile(member))]
-    assert found[:-1] == [(f"o/{name}", content) for name, content in held.items()]
-    assert found[-1] == ("end", b'{"objects": 202, "gone": 1}')
+        result = [(member.name, stream.read()) for member in tar if (stream := tar.extractfile(member))]
+    assert result[:-1] == [(f"o/{name}", content) for name, content in held.items()]
+    assert result[-1] == ("end", b'{"objects": 202, "gone": 1}')
     assert 1 < place.most <= bounded_pool.THREADS
 
 
@@ -92,8 +92,8 @@ class Bucket:
         return {"ETag": f"tag {PartNumber}"}
 
     def complete_multipart_upload(self, Key: str, MultipartUpload: Any, **_: str) -> dict[str, Any]:  # noqa: N803
-        told = MultipartUpload["Parts"]
-        assert told == [{"PartNumber": n, "ETag": f"tag {n}"} for n in range(1, len(self.parts) + 1)]
+        reported = MultipartUpload["Parts"]
+        assert reported == [{"PartNumber": n, "ETag": f"tag {n}"} for n in range(1, len(self.parts) + 1)]
         self.stored[Key] = b"".join(self.parts[n] for n in sorted(self.parts))
         return {}
 
@@ -221,8 +221,8 @@ def test_what_is_listed_by_another_name_is_read_and_removed(monkeypatch: pytest.
     monkeypatch.setattr("trackbed_mlflow.multipart_uploads.end_below", lambda client, bucket, prefix: 0)
     place = s3_objects.S3Objects(Client(), "b", "p")
     monkeypatch.setattr(place, "names", lambda: [(name, 1) for name in listed])
-    found: list[Any] = [place.open(name) for name in listed]
-    assert found == [1, 2, 3]
+    result: list[Any] = [place.open(name) for name in listed]
+    assert result == [1, 2, 3]
     assert place.drop() == 3 and stored.keys() <= removed
 
 
@@ -245,12 +245,12 @@ def test_a_file_and_a_folder_of_one_name_are_both_kept(
     held = {key.removeprefix("p/"): content for key, content in client.stored.items()}
     held |= {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert {place.renamed.get(name, name): content for name, content in held.items()} == BOTH
-    wanted = (
+    expected = (
         {"1/r/artifacts/a (folder)/b/c", "1/r/artifacts/a (folder)/d"}
         if order[0] == "1/r/artifacts/a"
         else {"1/r/artifacts/a (file)"}
     )
-    assert set(place.renamed) == wanted
+    assert set(place.renamed) == expected
 
 
 TAKEN = [
@@ -356,9 +356,9 @@ def test_a_stop_does_not_wait_for_a_store_that_hangs() -> None:
 def listed(folder: Path) -> dict[str, tuple[int, str]]:
     done = trackbed_mlflow("list", MLFLOW_ARTIFACTS_DESTINATION=str(folder))
     assert done.returncode == 0, done.stderr
-    *found, (nothing, count, _) = map(json.loads, done.stdout.splitlines())
-    assert nothing is None and count == len(found)
-    return {name: (size, mark) for name, size, mark in found}
+    *result, (nothing, count, _) = map(json.loads, done.stdout.splitlines())
+    assert nothing is None and count == len(result)
+    return {name: (size, mark) for name, size, mark in result}
 
 
 def test_a_file_that_was_just_written_has_no_mark(tmp_path: Path) -> None:
@@ -399,9 +399,9 @@ def test_the_mark_of_an_object_is_etag_and_time(tag: str, known: bool) -> None:
         def list_objects_v2(self, **_: object) -> dict[str, Any]:
             return {"Contents": [{"Key": "live/a", "Size": 3, "ETag": tag, "LastModified": datetime.now(UTC)}]}
 
-    (found,) = s3_objects.S3Objects(Client(), "bucket", "live").marked()
-    assert found[:2] == ("a", 3) and bool(found[2]) == known
-    assert not known or (tag.strip('"') in found[2] and found[2] != tag.strip('"'))
+    (result,) = s3_objects.S3Objects(Client(), "bucket", "live").marked()
+    assert result[:2] == ("a", 3) and bool(result[2]) == known
+    assert not known or (tag.strip('"') in result[2] and result[2] != tag.strip('"'))
 
 
 def test_only_what_is_asked_for_is_sent_and_what_is_gone_is_left_out(tmp_path: Path) -> None:

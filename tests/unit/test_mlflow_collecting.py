@@ -29,8 +29,8 @@ RUN, MODEL, TRACE = "1" * 32, "m-" + "2" * 32, "tr-" + "3" * 32
     ],
 )
 def test_the_folder_of_a_file(name: str, folder: str | None) -> None:
-    found = garbage_collection.FOLDER.match(name)
-    assert (found["path"] if found else None) == folder
+    match = garbage_collection.FOLDER.match(name)
+    assert (match["path"] if match else None) == folder
 
 
 @pytest.fixture(autouse=True)
@@ -102,11 +102,11 @@ def test_the_journal_of_the_stores_disk_is_told_what_went(tmp_path: Path, monkey
         def drop(self) -> int:
             return 0
 
-    told: list[dict[str, object]] = []
+    notes: list[dict[str, object]] = []
     token = tmp_path / "token"
     token.write_text("hush\n")
     monkeypatch.setattr(garbage_collection, "S3Objects", Bucket)
-    monkeypatch.setattr(durability, "ask", lambda address, **words: told.append({"at": address, **words}))
+    monkeypatch.setattr(durability, "ask", lambda address, **words: notes.append({"at": address, **words}))
     environment = {"TRACKBED_STORE_SYNC": "store-sync:1", durability.TOKEN_FILE: str(token)}
     garbage_collection._remove_folders(environment, Bucket(None, "b", "live/", None), [f"1/{RUN}"])
-    assert told == [{"at": "store-sync:1", "bucket": "b", "removed": f"live/1/{RUN}", "token": "hush"}]
+    assert notes == [{"at": "store-sync:1", "bucket": "b", "removed": f"live/1/{RUN}", "token": "hush"}]

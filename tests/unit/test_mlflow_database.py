@@ -127,6 +127,6 @@ def test_migrations_are_found_in_any_folder(name: str, tmp_path: Path, monkeypat
     if name == "plain":
         assert used is own  # MLflow's own way, wherever it works
         return
-    found = used(db_url="postgresql://u@/d?host=%2Fa%20b").file_config["alembic"]
-    assert found["script_location"] == str(folder)
-    assert found["sqlalchemy.url"] == "postgresql://u@/d?host=%2Fa%20b"
+    result = used(db_url="postgresql://u@/d?host=%2Fa%20b").file_config["alembic"]
+    assert result["script_location"] == str(folder)
+    assert result["sqlalchemy.url"] == "postgresql://u@/d?host=%2Fa%20b"

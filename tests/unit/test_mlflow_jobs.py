@@ -131,10 +131,10 @@ def test_jobs_get_no_keys() -> None:
     named = {name for name in parts if re.search("SECRET|TOKEN|CREDENTIALS|_KEY|PASSPHRASE", name)}
     assert {"TRACKBED_SECRETS_FOLDER", "AWS_SHARED_CREDENTIALS_FILE", access_token.FILE} <= named
     keys = dict.fromkeys({*jobs.WITHHELD, *named}, "secret") | {jobs.TOKEN: "of-this-start", "TRACKBED_PORT": "8001"}
-    found = jobs.job_environment(keys, 12)
-    assert "secret" not in found.values() and jobs.TOKEN not in found
-    assert found["MLFLOW_TRACKING_URI"] == found["MLFLOW_GATEWAY_URI"] == "http://127.0.0.1:8001"
-    assert found["MLFLOW_TRACKING_PASSWORD"] == "of-this-start" and found[jobs.SERVER] == "12"
+    result = jobs.job_environment(keys, 12)
+    assert "secret" not in result.values() and jobs.TOKEN not in result
+    assert result["MLFLOW_TRACKING_URI"] == result["MLFLOW_GATEWAY_URI"] == "http://127.0.0.1:8001"
+    assert result["MLFLOW_TRACKING_PASSWORD"] == "of-this-start" and result[jobs.SERVER] == "12"
 
 
 @pytest.mark.parametrize("system", ["Linux", "without prctl"])
@@ -248,13 +248,13 @@ class Refused(Exception):
 @pytest.fixture
 def model_utils(monkeypatch: pytest.MonkeyPatch) -> Any:
     """MLflow's module, and one that took a reference to it before."""
-    made: dict[str, Any] = {name: ModuleType(name) for name in ("mlflow.exceptions", "guarded", "took_before")}
-    made["mlflow.exceptions"].MlflowException = Refused
-    exec(GUARDED["metrics/genai/model_utils.py"], made["guarded"].__dict__)
-    made["took_before"]._parse_model_uri = made["guarded"]._parse_model_uri
-    for name, module in made.items():
+    created: dict[str, Any] = {name: ModuleType(name) for name in ("mlflow.exceptions", "guarded", "took_before")}
+    created["mlflow.exceptions"].MlflowException = Refused
+    exec(GUARDED["metrics/genai/model_utils.py"], created["guarded"].__dict__)
+    created["took_before"]._parse_model_uri = created["guarded"]._parse_model_uri
+    for name, module in created.items():
         monkeypatch.setitem(sys.modules, name, module)
-    return made["guarded"]
+    return created["guarded"]
 
 
 @pytest.mark.parametrize("provider", ["ollama", "vertex_ai", "bedrock", "openai", "databricks", "endpoints"])
@@ -271,11 +271,11 @@ def test_a_job_calls_models_through_the_server_alone(model_utils: Any, provider:
 
 
 def test_rows_of_other_jobs_start_nothing() -> None:
-    made = SimpleNamespace()
-    exec(JOBS, made.__dict__)
-    job_guards.offered_alone(made)
-    assert made._ALLOWED_JOB_NAME_LIST == ["invoke_scorer"]
-    assert made._SUPPORTED_JOB_FUNCTION_LIST == ["a.invoke_scorer_job"]
+    created = SimpleNamespace()
+    exec(JOBS, created.__dict__)
+    job_guards.offered_alone(created)
+    assert created._ALLOWED_JOB_NAME_LIST == ["invoke_scorer"]
+    assert created._SUPPORTED_JOB_FUNCTION_LIST == ["a.invoke_scorer_job"]
 
 
 def test_a_job_that_cannot_be_guarded_ends(tmp_path: Path) -> None:

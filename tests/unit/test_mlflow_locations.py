@@ -225,11 +225,11 @@ def test_names_that_would_break_lists_and_backups_are_refused(key: str) -> None:
     """One such object and no backup could be made, or none restored."""
     guarded = type("Guarded", (S3,), {})
     artifact_locations.guard_keys(guarded, {"TRACKBED_STORE_SYNC": "store-sync:9002"})
-    made, (folder, _, name) = guarded(), key.rpartition("/")
+    created, (folder, _, name) = guarded(), key.rpartition("/")
     for ask in (
-        lambda: made._upload_file(None, "f", "b", key),
-        lambda: made.create_presigned_upload_url(key),
-        *((lambda: made.create_multipart_upload(f"/tmp/{name}", 1, folder),) if name else ()),
+        lambda: created._upload_file(None, "f", "b", key),
+        lambda: created.create_presigned_upload_url(key),
+        *((lambda: created.create_multipart_upload(f"/tmp/{name}", 1, folder),) if name else ()),
     ):
         with pytest.raises(Refused, match="cannot be the name"):
             ask()
@@ -255,16 +255,18 @@ def test_a_name_too_long_to_be_replaced_is_refused_only_where_it_is_there() -> N
     other = type("Other", (S3,), {"there": vars(guarded)["there"]})
     artifact_locations.guard_keys(guarded, {"TRACKBED_STORE_SYNC": "store-sync:9002"})
     artifact_locations.guard_keys(other, {})
-    for made, name in ((guarded(), short), (guarded(), new), (other(), long)):
-        assert made._upload_file(made, "f", "b", f"live/0/{name}") and made.create_presigned_upload_url(f"0/{name}")
-        assert made.create_multipart_upload(f"/tmp/{name}", 1, "0")
-    made, words = guarded(), "more than 227 bytes. Delete it first"
+    for created, name in ((guarded(), short), (guarded(), new), (other(), long)):
+        assert created._upload_file(created, "f", "b", f"live/0/{name}") and created.create_presigned_upload_url(
+            f"0/{name}"
+        )
+        assert created.create_multipart_upload(f"/tmp/{name}", 1, "0")
+    created, words = guarded(), "more than 227 bytes. Delete it first"
     with pytest.raises(Refused, match=words):
-        made._upload_file(made, "f", "b", f"live/0/{long}")
+        created._upload_file(created, "f", "b", f"live/0/{long}")
     with pytest.raises(Refused, match=words):
-        made.create_multipart_upload(f"/tmp/{long}", 1, "0")
+        created.create_multipart_upload(f"/tmp/{long}", 1, "0")
     with pytest.raises(Refused, match=words):
-        made.create_presigned_upload_url(f"0/{long}")
+        created.create_presigned_upload_url(f"0/{long}")
 
 
 @pytest.mark.parametrize("uri", [uri for uri in FOREIGN if uri])
@@ -281,11 +283,11 @@ def test_no_foreign_location_is_written(store: Any, uri: str) -> None:
             with pytest.raises(Refused, match=key):
                 store.start_trace(info)
         for where in ("tags", "request_metadata"):
-            told: dict[str, Any] = {"tags": {}, "request_metadata": {}, where: {key: uri}}
+            reported: dict[str, Any] = {"tags": {}, "request_metadata": {}, where: {key: uri}}
             with pytest.raises(Refused, match=key):
-                store.deprecated_start_trace_v2(experiment_id="1", timestamp_ms=1, **told)
+                store.deprecated_start_trace_v2(experiment_id="1", timestamp_ms=1, **reported)
             with pytest.raises(Refused, match=key):
-                store.deprecated_end_trace_v2(request_id="tr-1", timestamp_ms=1, status="OK", **told)
+                store.deprecated_end_trace_v2(request_id="tr-1", timestamp_ms=1, status="OK", **reported)
 
 
 def test_own_locations_are_written(store: Any) -> None:
@@ -317,15 +319,15 @@ def test_a_stored_way_out_of_the_own_space_is_not_followed() -> None:
 
     handlers = SimpleNamespace(_get_proxied_run_artifact_destination_path=path)
     artifact_locations.guard_paths(handlers)
-    found = handlers._get_proxied_run_artifact_destination_path
-    assert found(proxied_artifact_root="mlflow-artifacts:/1", relative_path="x") == "mlflow-artifacts:/1|x"
+    result = handlers._get_proxied_run_artifact_destination_path
+    assert result(proxied_artifact_root="mlflow-artifacts:/1", relative_path="x") == "mlflow-artifacts:/1|x"
     for uri in (
         "mlflow-artifacts:/../x",
         "mlflow-artifacts:/%2e%2e/x",
         "http://h/api/2.0/mlflow-artifacts/artifacts/../x",
     ):
         with pytest.raises(Refused):
-            found(uri)
+            result(uri)
 
 
 @pytest.mark.parametrize(

@@ -76,10 +76,10 @@ def test_without_a_key_nothing_is_touched(tables: dict[str, Table]) -> None:
 def test_report(tables: dict[str, Table], tmp_path: Path) -> None:
     (tmp_path / "kek-passphrase").write_text("today")
     (tmp_path / "webhook-key").write_text("old")
-    found = encryption.report({encryption.FOLDER: str(tmp_path)}, {PASSPHRASE: ["today", "old"]})
-    assert found["rows"] == {PASSPHRASE: 4, WEBHOOK_KEY: 1}
-    assert found["lost"] == {PASSPHRASE: ["name of b", "name of c", "name of d"], WEBHOOK_KEY: []}
-    assert found["opened"] == {PASSPHRASE: [1, 1], WEBHOOK_KEY: []}
+    result = encryption.report({encryption.FOLDER: str(tmp_path)}, {PASSPHRASE: ["today", "old"]})
+    assert result["rows"] == {PASSPHRASE: 4, WEBHOOK_KEY: 1}
+    assert result["lost"] == {PASSPHRASE: ["name of b", "name of c", "name of d"], WEBHOOK_KEY: []}
+    assert result["opened"] == {PASSPHRASE: [1, 1], WEBHOOK_KEY: []}
 
 
 def test_a_deleted_webhook_that_nobody_can_decrypt_counts_nowhere(
@@ -91,8 +91,8 @@ def test_a_deleted_webhook_that_nobody_can_decrypt_counts_nowhere(
         "rows",
         lambda connection, kind: [Row("w", "kept", b"hook:1"), Row("x", "deleted", b"gone:2", told=False)],
     )
-    found = encryption.report({encryption.FOLDER: str(tmp_path)}, {WEBHOOK_KEY: ["hook", "old"]})
-    assert (found["rows"][WEBHOOK_KEY], found["lost"][WEBHOOK_KEY], found["opened"][WEBHOOK_KEY]) == (1, [], [1, 0])
+    result = encryption.report({encryption.FOLDER: str(tmp_path)}, {WEBHOOK_KEY: ["hook", "old"]})
+    assert (result["rows"][WEBHOOK_KEY], result["lost"][WEBHOOK_KEY], result["opened"][WEBHOOK_KEY]) == (1, [], [1, 0])
 
 
 def test_keys_are_read_from_files(tmp_path: Path) -> None:

@@ -84,13 +84,13 @@ def dotted(path: Path) -> str:
 
 def imported(text: str) -> set[str]:
     """The modules of the server's package that a text imports, as `edge.routes`."""
-    found = set()
+    result = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == SERVER_PACKAGE.name:
             whole = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
             names = [name.partition(".")[2] for name in whole]
-            found |= {name for name in names if (SERVER_PACKAGE / f"{name.replace('.', '/')}.py").is_file()}
-    return found
+            result |= {name for name in names if (SERVER_PACKAGE / f"{name.replace('.', '/')}.py").is_file()}
+    return result
 
 
 def test_the_entrys_modules_import_in_one_direction() -> None:

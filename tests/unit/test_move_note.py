@@ -31,13 +31,13 @@ def test_a_store_of_the_other_engine_is_no_obstacle(
         cleared.append(engine.name)
 
     monkeypatch.setattr(move_note, "clear", clear)
-    made = project(tmp_path)
-    made.state.engine = old
-    made.state.save()
-    move_note.begin(made, new, store)
+    created = project(tmp_path)
+    created.state.engine = old
+    created.state.save()
+    move_note.begin(created, new, store)
     if switched:
-        made.state.engine, made.state.remembered = new, {"ENGINE": new, "OBJECT_STORE": store}
-    made.state.save()
+        created.state.engine, created.state.remembered = new, {"ENGINE": new, "OBJECT_STORE": store}
+    created.state.save()
     move_note.recover(project(tmp_path), Silent())
     assert cleared == [old if switched else new]
-    assert not list(made.settings.folder.glob("mov*"))
+    assert not list(created.settings.folder.glob("mov*"))

@@ -31,8 +31,8 @@ from helpers.settings import Settings
     ],
 )
 def test_addresses_of_nodes(url: str, words: tuple[str, ...], socket: str) -> None:
-    found = Target.parse(url)
-    assert found.words == words and found.socket == socket
+    result = Target.parse(url)
+    assert result.words == words and result.socket == socket
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,14 @@ WORDS = [
 
 @pytest.mark.parametrize(("text", "message", "fix"), WORDS)
 def test_words_of_the_client_become_advice(text: str, message: str, fix: str) -> None:
-    found = explain(Target("node7", "ada"), text)
-    assert message in found.message and fix in found.hint
-    assert "node7" in found.message + found.hint
+    result = explain(Target("node7", "ada"), text)
+    assert message in result.message and fix in result.hint
+    assert "node7" in result.message + result.hint
 
 
 def test_a_changed_key_on_another_port_is_named_as_ssh_keeps_it() -> None:
-    found = explain(Target("node7", "ada", 2222), "REMOTE HOST IDENTIFICATION HAS CHANGED")
-    assert "ssh-keygen -R '[node7]:2222'" in found.hint
+    result = explain(Target("node7", "ada", 2222), "REMOTE HOST IDENTIFICATION HAS CHANGED")
+    assert "ssh-keygen -R '[node7]:2222'" in result.hint
 
 
 def context(home: Path, name: str, host: str, current: bool) -> None:
@@ -155,10 +155,10 @@ class Answering(node.Node):
 
 
 def there(uid: int = 1001, **answers: ExecResult) -> remote.SSHHost:
-    made = Answering("ssh://cc@node7:2222")
-    made.uid, made.home = uid, "/home/cc"
-    made.answers = {getattr(remote, name): value for name, value in answers.items()}
-    return remote.SSHHost(made)
+    created = Answering("ssh://cc@node7:2222")
+    created.uid, created.home = uid, "/home/cc"
+    created.answers = {getattr(remote, name): value for name, value in answers.items()}
+    return remote.SSHHost(created)
 
 
 def out(text: str) -> ExecResult:

@@ -29,8 +29,10 @@ INDEX = "https://download.pytorch.org/whl"
 
 
 def settings(tmp_path: Path, **environ: str) -> Settings:
-    told = {f"TRACKBED_{name}": value for name, value in environ.items()}
-    return Settings.load({}, {"TRACKBED_STATE_DIR": str(tmp_path / "state"), **told}, tmp_path / "clone" / ".env", {})
+    reported = {f"TRACKBED_{name}": value for name, value in environ.items()}
+    return Settings.load(
+        {}, {"TRACKBED_STATE_DIR": str(tmp_path / "state"), **reported}, tmp_path / "clone" / ".env", {}
+    )
 
 
 def spec_of(told: Settings, accelerator: Accelerator, data: Mount | None = None, uid: int | None = None) -> ServiceSpec:
@@ -73,7 +75,7 @@ def test_no_gpu(tmp_path: Path) -> None:
 
 
 def test_data_set_environment_volumes_and_culler(tmp_path: Path) -> None:
-    told = settings(
+    reported = settings(
         tmp_path,
         JUPYTER_ENV="A='x y'",
         JUPYTER_VOLUMES="more:/more /srv/x:/x:ro",
@@ -81,7 +83,7 @@ def test_data_set_environment_volumes_and_culler(tmp_path: Path) -> None:
         JUPYTER_IMAGE="ours/lab:3",
     )
     data = Mount("volume", "food11", "/mnt", read_only=True, options="nocopy")
-    spec = spec_of(told, Accelerator(), data=data)
+    spec = spec_of(reported, Accelerator(), data=data)
     assert spec.mounts[2:] == (data, Mount("volume", "more", "/more"), Mount("bind", "/srv/x", "/x", read_only=True))
     assert spec.environment["FOOD11_DATA_DIR"] == "/mnt/Food-11" and spec.environment["A"] == "x y"
     assert spec.command[-3:] == (
@@ -113,19 +115,19 @@ def test_data_set_environment_volumes_and_culler(tmp_path: Path) -> None:
 def test_build_arguments_of_an_image_of_ours_that_was_named(
     tmp_path: Path, tag: str, arguments: dict[str, str]
 ) -> None:
-    told = settings(tmp_path, JUPYTER_IMAGE=f"trackbed/jupyter-mlflow:{tag}")
-    named = notebook_image.choose(told, Accelerator())
-    assert images.arguments(named.name, told, named) == {
+    reported = settings(tmp_path, JUPYTER_IMAGE=f"trackbed/jupyter-mlflow:{tag}")
+    named = notebook_image.choose(reported, Accelerator())
+    assert images.arguments(named.name, reported, named) == {
         "BASE_IMAGE": references.image("python").reference,
         **arguments,
     }
 
 
 def test_build_arguments_follow_from_the_gpu_and_the_settings(tmp_path: Path) -> None:
-    def arguments(name: str = "", **told: str) -> dict[str, str]:
-        found = settings(tmp_path, **told)
-        amd = notebook_image.choose(found, AMD)
-        return images.arguments(name or amd.name, found, amd)
+    def arguments(name: str = "", **reported: str) -> dict[str, str]:
+        result = settings(tmp_path, **reported)
+        amd = notebook_image.choose(result, AMD)
+        return images.arguments(name or amd.name, result, amd)
 
     assert arguments()["VARIANT"] == "rocm" and arguments()["TORCH"] == "torch-rocm7.2.in"
     assert arguments(TORCH="none")["TORCH"] == ""

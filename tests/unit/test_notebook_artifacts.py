@@ -251,5 +251,5 @@ def test_a_missing_module_is_an_import_error(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_mlflow_finds_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(clone.JUPYTER_FOLDER))
-    found = importlib.metadata.entry_points(group="mlflow.artifact_repository", name="mlflow-artifacts")
-    assert "trackbed_notebook.artifacts:Repository" in {entry.value for entry in found}
+    result = importlib.metadata.entry_points(group="mlflow.artifact_repository", name="mlflow-artifacts")
+    assert "trackbed_notebook.artifacts:Repository" in {entry.value for entry in result}

@@ -137,8 +137,8 @@ def test_evaluation_results(links: Any, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_mlflow_finds_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(clone.JUPYTER_FOLDER))
-    found = importlib.metadata.entry_points(group="mlflow.request_header_provider")
-    assert "trackbed_notebook.ui_links:UILinks" in {entry.value for entry in found}
+    result = importlib.metadata.entry_points(group="mlflow.request_header_provider")
+    assert "trackbed_notebook.ui_links:UILinks" in {entry.value for entry in result}
 
 
 def test_no_logged_model_will_ask_for_it() -> None:

@@ -24,9 +24,9 @@ def test_on_where_it_can_be_measured(monkeypatch: pytest.MonkeyPatch, psutil: bo
     mlflow = ModuleType("mlflow")
     mlflow.environment_variables = SimpleNamespace(**{NAME: switch})  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
-    made = module_at(clone.NOTEBOOK_PACKAGE / "system_metrics.py").SystemMetrics()
+    created = module_at(clone.NOTEBOOK_PACKAGE / "system_metrics.py").SystemMetrics()
     assert switch.default is psutil
-    assert not made.in_context() and made.tags() == {}
+    assert not created.in_context() and created.tags() == {}
 
 
 def test_an_mlflow_that_is_built_otherwise_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

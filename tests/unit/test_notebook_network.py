@@ -11,9 +11,9 @@ from tests.unit.fakes import module_at
 
 def test_it_is_what_the_server_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACKBED_STORE_NETWORK", "00aa11")
-    made = module_at(clone.NOTEBOOK_PACKAGE / "store_network.py").StoreNetwork()
-    assert made.in_context()
-    headers = [(name.lower().encode(), value.encode()) for name, value in made.request_headers().items()]
+    created = module_at(clone.NOTEBOOK_PACKAGE / "store_network.py").StoreNetwork()
+    assert created.in_context()
+    headers = [(name.lower().encode(), value.encode()) for name, value in created.request_headers().items()]
     assert presigned_urls.reaches(headers, b"00aa11") and not presigned_urls.reaches(headers, b"22bb33")
 
 

@@ -38,9 +38,9 @@ def runs(monkeypatch: pytest.MonkeyPatch, cells: list[Any]) -> Any:
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     monkeypatch.setitem(sys.modules, "mlflow.tracking.fluent", Fluent())
     monkeypatch.setattr(atexit, "register", lambda call: None)
-    made = module_at(clone.NOTEBOOK_PACKAGE / "run_status.py").RunStatus()
-    assert not made.in_context() and not made.in_context() and len(cells) == 1
-    return made
+    created = module_at(clone.NOTEBOOK_PACKAGE / "run_status.py").RunStatus()
+    assert not created.in_context() and not created.in_context() and len(cells) == 1
+    return created
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,12 @@ def test_an_open_run_ends_as_its_script_did(
     monkeypatch.setitem(sys.modules, "mlflow.tracking.fluent", Fluent())
     monkeypatch.setattr(atexit, "register", lambda call: None)
     monkeypatch.setattr(sys, "excepthook", lambda *words: shown.append(words[1]))
-    made = module_at(clone.NOTEBOOK_PACKAGE / "run_status.py").RunStatus()
-    assert not made.in_context()
+    created = module_at(clone.NOTEBOOK_PACKAGE / "run_status.py").RunStatus()
+    assert not created.in_context()
     if error is not None:
         sys.excepthook(type(error), error, None)
         assert shown == [error]
-    made.end()
+    created.end()
     assert sys.modules["mlflow.tracking.fluent"].ended == ([("inner", status), ("outer", status)] if status else [])
 
 

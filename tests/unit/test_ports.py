@@ -44,27 +44,27 @@ def planned(told: Settings) -> list[tuple[str, Port]]:
 
 
 def test_the_next_free_ones_of_a_second_user(tmp_path: Path) -> None:
-    told = settings(tmp_path)
-    mlflow, jupyter = told.mlflow_port, told.jupyter_port
-    chosen, line = ports.free_instead(told, planned(told), (), Busy(mlflow, mlflow + 1, jupyter))
+    reported = settings(tmp_path)
+    mlflow, jupyter = reported.mlflow_port, reported.jupyter_port
+    chosen, line = ports.free_instead(reported, planned(reported), (), Busy(mlflow, mlflow + 1, jupyter))
     assert chosen == {"MLFLOW_PORT": str(mlflow + 2), "JUPYTER_PORT": str(jupyter + 1)}
-    again = told.reload(chosen)
+    again = reported.reload(chosen)
     assert (again.mlflow_port, again.jupyter_port) == (mlflow + 2, jupyter + 1)
     assert "\n" not in line
     assert f"{mlflow + 2} for MLFLOW_PORT ({mlflow} is taken by python (process 7))" in line
-    assert ports.free_instead(told, planned(told), (), Busy()) == ({}, "")
+    assert ports.free_instead(reported, planned(reported), (), Busy()) == ({}, "")
 
 
 def test_what_was_chosen_and_what_is_ours_stays(tmp_path: Path) -> None:
-    told = settings(tmp_path, TRACKBED_MLFLOW_PORT="8123")
-    running = ServiceStatus("jupyter", State.READY, ports=(Port("http", 8888, told.jupyter_port, "127.0.0.1"),))
-    assert ports.free_instead(told, planned(told), (running,), Busy(8123, told.jupyter_port)) == ({}, "")
+    reported = settings(tmp_path, TRACKBED_MLFLOW_PORT="8123")
+    running = ServiceStatus("jupyter", State.READY, ports=(Port("http", 8888, reported.jupyter_port, "127.0.0.1"),))
+    assert ports.free_instead(reported, planned(reported), (running,), Busy(8123, reported.jupyter_port)) == ({}, "")
 
 
 def test_two_services_do_not_get_the_same(tmp_path: Path) -> None:
-    told = settings(tmp_path)
+    reported = settings(tmp_path)
     close = [("mlflow", Port("http", 1, 8000, "")), ("jupyter", Port("http", 1, 8001, ""))]
-    chosen, _ = ports.free_instead(told, close, (), Busy(8000, 8001))
+    chosen, _ = ports.free_instead(reported, close, (), Busy(8000, 8001))
     assert chosen == {"MLFLOW_PORT": "8002", "JUPYTER_PORT": "8003"}
 
 
@@ -72,10 +72,10 @@ def test_ports_below_1024(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "start").write_text("80\n")
     assert addresses.first_unprivileged(str(tmp_path / "start")) == 80
     assert addresses.first_unprivileged(str(tmp_path / "none")) == 1024
-    told = settings(tmp_path, TRACKBED_MLFLOW_PORT="443")
-    found = doctor.check_privileged(planned(told), 1024)
-    assert [cast(str, f.level) for f in found] == [Level.ERROR]
-    assert "port 443 (MLFLOW_PORT) is below 1024" in found[0].detail and "--mlflow-port=" in found[0].fix
+    reported = settings(tmp_path, TRACKBED_MLFLOW_PORT="443")
+    result = doctor.check_privileged(planned(reported), 1024)
+    assert [cast(str, f.level) for f in result] == [Level.ERROR]
+    assert "port 443 (MLFLOW_PORT) is below 1024" in result[0].detail and "--mlflow-port=" in result[0].fix
 
 
 def engine(settings: Settings, *taken: int) -> Any:
@@ -118,14 +118,14 @@ def test_a_chosen_port_counts_where_an_empty_value_asks_for_the_default(tmp_path
     env_file = tmp_path / "clone" / ".env"
     env_file.parent.mkdir()
     env_file.write_text(f"{name}=\n" if place == ".env" else "")
-    told = Settings.load(
+    reported = Settings.load(
         {"state_dir": str(tmp_path / "state"), **({name.lower(): ""} if place == "flag" else {})},
         {f"TRACKBED_{name}": ""} if place == "variable" else {},
         env_file,
         {},
     )
-    held = getattr(told, name.lower())
-    project, chosen = chosen_for(told, held)
+    held = getattr(reported, name.lower())
+    project, chosen = chosen_for(reported, held)
     assert list(chosen) == [name] and int(chosen[name]) != held
     assert getattr(project.settings, name.lower()) == int(chosen[name])
     assert project.state.remembered[name] == chosen[name]
@@ -139,8 +139,8 @@ def test_the_project_beside_the_clones_own_stays_that_project(tmp_path: Path) ->
 
 
 def test_a_move_keeps_its_engine_and_its_store(tmp_path: Path) -> None:
-    told = settings(tmp_path).reload({"ENGINE": "embedded"}, engine="docker", object_store="versitygw")
-    project, chosen = chosen_for(told, 9000, 9001)
+    reported = settings(tmp_path).reload({"ENGINE": "embedded"}, engine="docker", object_store="versitygw")
+    project, chosen = chosen_for(reported, 9000, 9001)
     assert set(chosen) == {"S3_PORT", "S3_CONSOLE_PORT"}
     assert (project.settings.engine, project.settings.object_store) == ("docker", "versitygw")
     assert project.settings.s3_port == int(chosen["S3_PORT"])

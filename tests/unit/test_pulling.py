@@ -28,9 +28,9 @@ def test_bytes_of_all_layers_are_counted() -> None:
     api = DockerApi.__new__(DockerApi)
     pull = SimpleNamespace(pull=lambda repository, tag, stream, decode: iter(EVENTS))
     api._client = SimpleNamespace(api=pull)
-    told: list[tuple[int, int]] = []
-    assert len(list(api.pull("postgres:18.6", lambda done, whole: told.append((done, whole))))) == len(EVENTS)
-    assert told == [(10, 100), (15, 150), (95, 150), (105, 150), (105, 150), (105, 150)]
+    notes: list[tuple[int, int]] = []
+    assert len(list(api.pull("postgres:18.6", lambda done, whole: notes.append((done, whole))))) == len(EVENTS)
+    assert notes == [(10, 100), (15, 150), (95, 150), (105, 150), (105, 150), (105, 150)]
 
 
 def test_every_image_says_which_of_how_many_its_size_and_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,10 +40,10 @@ def test_every_image_says_which_of_how_many_its_size_and_its_time(monkeypatch: p
     monkeypatch.setattr(images, "_pull_or_build", lambda *_: None)
     monkeypatch.setattr(images, "local", lambda api, name: name)
     api, progress = SimpleNamespace(image=lambda name: {"size": 300 << 20}), Silent()
-    made = images.ensure(
+    created = images.ensure(
         cast(DockerApi, cast(Any, api)), cast(Any, SimpleNamespace(settings=None)), NotebookImage("x:1"), progress
     )
-    assert made == ("postgres:18.6", "versitygw:1", "trackbed/mlflow:1"), "pulls come first"
+    assert created == ("postgres:18.6", "versitygw:1", "trackbed/mlflow:1"), "pulls come first"
     assert progress.steps[0] == "1 of 3: pulling postgres:18.6"
     assert re.fullmatch(r"1 of 3: postgres:18\.6 is here, 300 MiB in \d+ s", progress.steps[1])
     assert progress.steps[4] == "3 of 3: building trackbed/mlflow:1"

@@ -57,10 +57,10 @@ class Server:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    made = Server()
-    yield made
-    made.http.shutdown()
-    made.http.server_close()
+    created = Server()
+    yield created
+    created.http.shutdown()
+    created.http.server_close()
 
 
 class FakeEngine:

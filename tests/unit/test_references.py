@@ -57,7 +57,7 @@ def test_digests_are_whole_and_the_day_is_one() -> None:
 
 
 def test_nothing_names_what_no_longer_exists() -> None:
-    found = [
+    result = [
         f"{path.relative_to(ROOT)}: {line.strip()}"
         for path in tracked()
         if path.suffix in (".py", ".md", ".yaml", ".toml", ".sh", ".in", ".txt", ".example", "")
@@ -65,7 +65,7 @@ def test_nothing_names_what_no_longer_exists() -> None:
         for line in path.read_text(errors="replace").splitlines()
         if GONE.search(line)
     ]
-    assert found == []
+    assert result == []
 
 
 @pytest.mark.parametrize(

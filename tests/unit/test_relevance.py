@@ -108,13 +108,13 @@ def chosen(
     tmp_path: Path, engine: str, flags: dict[str, str | None], environ: dict[str, str], gpu: bool | None = True
 ) -> relevance.Chosen:
     given = {f"TRACKBED_{name.upper()}": value for name, value in environ.items()}
-    found = Settings.load(
+    result = Settings.load(
         flags,
         {"HOME": "/nonexistent", "TRACKBED_STATE_DIR": str(tmp_path / "s"), **given},
         tmp_path / "clone" / ".env",
         {},
     )
-    return cast(relevance.Chosen, Chosen(found, engine, gpu))
+    return cast(relevance.Chosen, Chosen(result, engine, gpu))
 
 
 @pytest.mark.parametrize(("engine", "others", "gpu", "refused"), CASES)
@@ -166,8 +166,8 @@ def test_nothing_is_asked_of_the_machine_without_need(tmp_path: Path) -> None:
 
 def test_doctor_names_what_has_no_effect(tmp_path: Path) -> None:
     engine = chosen(tmp_path, "embedded", {}, {"s3_port": "9100", "mlflow_port": "8100"}, gpu=False)
-    found = doctor._check_settings(cast(Engine, cast(Any, engine)))
-    assert [(str(f.level), f.detail) for f in found] == [
+    result = doctor._check_settings(cast(Engine, cast(Any, engine)))
+    assert [(str(f.level), f.detail) for f in result] == [
         ("ok", "no effect on the embedded engine: S3_PORT (TRACKBED_S3_PORT)")
     ]
 

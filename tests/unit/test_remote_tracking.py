@@ -74,8 +74,8 @@ def test_warnings(tmp_path: Path) -> None:
 
 def test_secrets_are_bound_to_their_server(tmp_path: Path) -> None:
     first = settings(tmp_path, {"TRACKBED_TRACKING_PASSWORD": "pa$s w".replace(" ", "'")}, tracking_username="ada")
-    made = credentials.ensure(first)
-    assert made.names == ("JUPYTER_TOKEN", "TRACKING_PASSWORD") and made["TRACKING_PASSWORD"] == "pa$s'w"
+    created = credentials.ensure(first)
+    assert created.names == ("JUPYTER_TOKEN", "TRACKING_PASSWORD") and created["TRACKING_PASSWORD"] == "pa$s'w"
     again = settings(tmp_path, tracking_username="ada")
     assert credentials.ensure(again)["TRACKING_PASSWORD"] == "pa$s'w"
     other = settings(tmp_path, tracking_username="ada", tracking_uri="https://other.example.org")
@@ -90,17 +90,17 @@ def test_secrets_are_bound_to_their_server(tmp_path: Path) -> None:
 def test_files_of_the_notebook(tmp_path: Path) -> None:
     ca = tmp_path / "ca.pem"
     ca.write_text("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n")
-    found = settings(tmp_path, tracking_username="ada", tracking_ca=str(ca))
-    files = {f.path: f for f in compose_model.secret_files(deployed(found, "minio"))}
+    result = settings(tmp_path, tracking_username="ada", tracking_ca=str(ca))
+    files = {f.path: f for f in compose_model.secret_files(deployed(result, "minio"))}
     assert files["tracking-username"].template == "ada" and files["tracking-token"].template == ""
     assert files["tracking-password"].names == ("TRACKING_PASSWORD",) and files["tracking-password"].mode == 0o400
     assert files["tracking-ca.pem"].template == ca.read_text()
     assert (
         {f.volume for f in files.values()}
         == {"trackbed_secrets-jupyter"}
-        == {v.name for v in compose_model.volumes(deployed(found, "minio"))}
+        == {v.name for v in compose_model.volumes(deployed(result, "minio"))}
     )
-    environment = remote_tracking.environment(found, "/run/secrets")
+    environment = remote_tracking.environment(result, "/run/secrets")
     assert environment["MLFLOW_TRACKING_SERVER_CERT_PATH"] == "/run/secrets/tracking-ca.pem"
     assert "ada" not in environment.values()
     bare = {f.path: f.template for f in compose_model.secret_files(deployed(settings(tmp_path), "minio"))}
@@ -125,10 +125,10 @@ def test_a_file_that_is_no_certificate(tmp_path: Path, text: str | None, said: s
 
 
 def test_localhost_is_the_container_itself(tmp_path: Path) -> None:
-    found = settings(tmp_path, tracking_uri="http://localhost:8000")
+    result = settings(tmp_path, tracking_uri="http://localhost:8000")
     with pytest.raises(SettingError, match="the container itself"):
-        remote_tracking.check_address(found, own_loopback=True)
-    remote_tracking.check_address(found, own_loopback=False)
+        remote_tracking.check_address(result, own_loopback=True)
+    remote_tracking.check_address(result, own_loopback=False)
 
 
 def plugin() -> Any:
@@ -193,8 +193,8 @@ def test_login_goes_to_its_server_alone(tmp_path: Path, monkeypatch: pytest.Monk
 )
 def test_what_an_error_means(text: str, said: str, final: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_SERVER_CERT_PATH", raising=False)
-    found = tracking_server.of_error(OSError(text), URI)
-    assert said in found["problem"] and found["final"] is final and found["fix"]
+    result = tracking_server.of_error(OSError(text), URI)
+    assert said in result["problem"] and result["final"] is final and result["fix"]
 
 
 @pytest.mark.parametrize(
@@ -212,8 +212,8 @@ def test_what_an_error_means(text: str, said: str, final: bool, monkeypatch: pyt
     ],
 )
 def test_what_an_answer_means(status: int, body: str, login: bool, said: str, final: bool) -> None:
-    found = tracking_server.of_status(status, body, login)
-    assert said in found["problem"] and bool(found["problem"]) is bool(said) and found["final"] is final
+    result = tracking_server.of_status(status, body, login)
+    assert said in result["problem"] and bool(result["problem"]) is bool(said) and result["final"] is final
 
 
 class Notebook:

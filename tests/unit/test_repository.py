@@ -86,9 +86,9 @@ def snapshot(tmp_path: Path) -> Snapshot:
 
 
 def test_round_trip(snapshot: Snapshot) -> None:
-    found = contents(snapshot)
-    assert {name.removeprefix("objects/"): c for name, c in found.items() if name.startswith("objects/")} == OBJECTS
-    assert b"".join(c for name, c in found.items() if name.startswith("database/")) == DUMP
+    result = contents(snapshot)
+    assert {name.removeprefix("objects/"): c for name, c in result.items() if name.startswith("objects/")} == OBJECTS
+    assert b"".join(c for name, c in result.items() if name.startswith("database/")) == DUMP
     manifest = snapshot.manifest()
     assert manifest["objects"] == 5 and manifest["chunks"] == 11 and manifest["unchanged_objects"] == 0
 
@@ -622,17 +622,17 @@ def test_the_small_parts_of_either_form(tmp_path: Path, snapshot: Snapshot) -> N
 
 def test_a_reading_that_is_given_up_waits_for_nobody(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     """The garbage collector may close it in a thread that holds a lock which the end of another thread needs."""
-    wanted = sorted(
+    expected = sorted(
         (name, (Path(str(snapshot.store)) / repository.piece(name)).stat().st_size) for name in stored_pieces(snapshot)
     )
     fetch, slow = Snapshot._fetch, threading.Event()
     monkeypatch.setattr(
         Snapshot,
         "_fetch",
-        lambda self, digest, size: (digest == wanted[0][0] or slow.wait(30)) and fetch(self, digest, size),
+        lambda self, digest, size: (digest == expected[0][0] or slow.wait(30)) and fetch(self, digest, size),
     )
-    reading = snapshot._ahead(wanted)
-    assert sha(next(reading)) == wanted[0][0]
+    reading = snapshot._ahead(expected)
+    assert sha(next(reading)) == expected[0][0]
     closing = threading.Thread(target=reading.close)  # type: ignore[attr-defined]
     closing.start()
     closing.join(5)

@@ -191,8 +191,8 @@ def test_what_no_handler_caught_is_told_in_mlflows_form(capsys: pytest.CaptureFi
         (Exception("cannot contain NUL (0x00) characters"), "POST", "", 400),
         (upload("AccessDenied"), "PUT", "", 500),
     ):
-        found, text = faults.answer(error, method, "/a\n\x1b[2J", query)
-        assert found == status
+        result, text = faults.answer(error, method, "/a\n\x1b[2J", query)
+        assert result == status
         assert (
             json.loads(text)["error_code"]
             == {400: "INVALID_PARAMETER_VALUE", 404: "RESOURCE_DOES_NOT_EXIST", 500: "INTERNAL_ERROR"}[status]

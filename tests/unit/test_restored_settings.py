@@ -19,16 +19,16 @@ from tests.unit import fakes
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    made = fakes.project(tmp_path)
-    made.state.remembered = {"MLFLOW_WORKERS": "2"}
-    made.state.save()
+    created = fakes.project(tmp_path)
+    created.state.remembered = {"MLFLOW_WORKERS": "2"}
+    created.state.save()
     engine = SimpleNamespace(halt=lambda *_: None)
     monkeypatch.setattr(status, "running", lambda _: engine)
     monkeypatch.setattr(unpack, "copy", lambda *_: {"database": "new", "prefix": "new"})
     monkeypatch.setattr(unpack, "abandon", lambda *_: None)
     monkeypatch.setattr(unpack, "settings_of", lambda _: {"MLFLOW_WORKERS": "4", "TORCH": "none"})
     monkeypatch.setattr(journal, "recover", lambda *_: None)
-    return made
+    return created
 
 
 def replaced(project: Project, said: list[str]) -> None:

@@ -42,7 +42,7 @@ class Server:
     def exec(self, service: str, argv: tuple[str, ...], stdin: bytes = b"", timeout: float = 0) -> ExecResult:
         asked = json.loads(stdin)
         if argv[1] == "opens":
-            found: Any = {
+            result: Any = {
                 name: [
                     all(word in self.accepted for word in pair if word != "mlflow" and word != "postgres")
                     for pair in pairs
@@ -50,14 +50,14 @@ class Server:
                 for name, pairs in asked.items()
             }
         else:
-            found = {
+            result = {
                 "rows": dict.fromkeys(asked, self.rows),
                 "lost": {name: [] for name in asked},
                 "opened": {
                     name: [self.rows if key in self.accepted else 0 for key in keys] for name, keys in asked.items()
                 },
             }
-        return ExecResult(0, json.dumps(found), "")
+        return ExecResult(0, json.dumps(result), "")
 
 
 @pytest.fixture
@@ -75,54 +75,54 @@ def jupyter(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def proofs(server: Server, jupyter: list[str], *further: str) -> dict[str, rotation.Proof]:
     watch = rotation.Watch(cast(Engine, server), OLD)
     jupyter[1:] = further
-    found = watch.prove(NEW)
-    assert [proof.name for proof in found] == list(OLD)
-    return {proof.name: proof for proof in found}
+    result = watch.prove(NEW)
+    assert [proof.name for proof in result] == list(OLD)
+    return {proof.name: proof for proof in result}
 
 
 def test_every_secret_is_tried_both_ways(jupyter: list[str]) -> None:
-    found = proofs(Server(*NEW.values.values()), jupyter)
-    assert all(proof.ok and proof.detail == "the new one opens, the old one does not" for proof in found.values())
-    rotation.require(tuple(found.values()))
+    result = proofs(Server(*NEW.values.values()), jupyter)
+    assert all(proof.ok and proof.detail == "the new one opens, the old one does not" for proof in result.values())
+    rotation.require(tuple(result.values()))
 
 
 @pytest.mark.parametrize("name", NEW.names)
 def test_an_old_one_that_still_opens_is_an_error(name: str, jupyter: list[str]) -> None:
     server = Server(*NEW.values.values(), f"old-{name}")
-    found = proofs(server, jupyter, *([f"token old-{name}"] if name == JUPYTER_TOKEN else []))
-    assert not found[name].ok and found[name].detail == "the old one still opens"
+    result = proofs(server, jupyter, *([f"token old-{name}"] if name == JUPYTER_TOKEN else []))
+    assert not result[name].ok and result[name].detail == "the old one still opens"
     with pytest.raises(TrackbedError) as error:
-        rotation.require(tuple(found.values()))
+        rotation.require(tuple(result.values()))
     assert name in error.value.message and "invoke down" in error.value.hint
 
 
 def test_a_cookie_that_still_opens_is_an_error(jupyter: list[str]) -> None:
-    found = proofs(Server(*NEW.values.values()), jupyter, "user=old")
-    assert found[JUPYTER_TOKEN].detail == "a cookie of the old one still opens"
+    result = proofs(Server(*NEW.values.values()), jupyter, "user=old")
+    assert result[JUPYTER_TOKEN].detail == "a cookie of the old one still opens"
 
 
 @pytest.mark.parametrize("name", NEW.names)
 def test_a_new_one_that_does_not_open_is_an_error(name: str, jupyter: list[str]) -> None:
     jupyter[0] = "nothing"
-    found = proofs(
+    result = proofs(
         Server(*(f"new-{other}" for other in NEW.names if other != name)),
         jupyter,
         *([] if name == JUPYTER_TOKEN else [f"token new-{JUPYTER_TOKEN}"]),
     )
-    assert not found[name].ok and found[name].detail.startswith("the new one does not open")
+    assert not result[name].ok and result[name].detail.startswith("the new one does not open")
 
 
 def test_what_an_engine_does_not_use_is_said(jupyter: list[str]) -> None:
-    found = proofs(Server(*NEW.values.values(), used=(JUPYTER_TOKEN, KEK_PASSPHRASE, WEBHOOK_KEY), rows=0), jupyter)
-    assert found[POSTGRES_PASSWORD].detail == found[S3_SECRET_KEY].detail == "not used here"
-    assert found[KEK_PASSPHRASE].ok and "nothing is encrypted yet" in found[KEK_PASSPHRASE].detail
+    result = proofs(Server(*NEW.values.values(), used=(JUPYTER_TOKEN, KEK_PASSPHRASE, WEBHOOK_KEY), rows=0), jupyter)
+    assert result[POSTGRES_PASSWORD].detail == result[S3_SECRET_KEY].detail == "not used here"
+    assert result[KEK_PASSPHRASE].ok and "nothing is encrypted yet" in result[KEK_PASSPHRASE].detail
 
 
 def test_a_server_that_does_not_tell_proves_nothing(jupyter: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server()
     monkeypatch.setattr(server, "exec", lambda *_, **__: ExecResult(1, "", "trackbed: broken"))
-    found = proofs(server, jupyter)
-    assert [name for name, proof in found.items() if proof.ok] == [JUPYTER_TOKEN]
+    result = proofs(server, jupyter)
+    assert [name for name, proof in result.items() if proof.ok] == [JUPYTER_TOKEN]
 
 
 def test_a_service_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:

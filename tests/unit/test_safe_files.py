@@ -167,9 +167,9 @@ def test_a_workspace_is_made_and_given(place: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("SUDO_GID", "0")
     for name, gid in (("private", 0), ("accounts", NEW)):
         workspace_folder.make(place / name, NEW, NEW, callers=False, private=True)
-        found = (place / name).stat()
-        assert (found.st_uid, found.st_gid) == (NEW, gid)
-        assert found.st_mode & 0o777 == (0o750 if name == "private" else 0o755), "one that is there keeps its mode"
+        info = (place / name).stat()
+        assert (info.st_uid, info.st_gid) == (NEW, gid)
+        assert info.st_mode & 0o777 == (0o750 if name == "private" else 0o755), "one that is there keeps its mode"
 
 
 @as_root

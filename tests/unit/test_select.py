@@ -21,8 +21,8 @@ REFUSES = Availability(False, True, "permission denied at /var/run/docker.sock",
 
 @pytest.fixture
 def docker(monkeypatch: pytest.MonkeyPatch) -> Callable[[Availability], None]:
-    def set_to(found: Availability) -> None:
-        monkeypatch.setattr(DockerEngine, "availability", lambda self: found)
+    def set_to(result: Availability) -> None:
+        monkeypatch.setattr(DockerEngine, "availability", lambda self: result)
         monkeypatch.setattr(EmbeddedEngine, "availability", lambda self: Availability(True, True))
 
     return set_to
@@ -105,7 +105,7 @@ def test_the_object_store_follows_the_engine(tmp_path: Path) -> None:
 def test_a_project_keeps_the_store_that_holds_its_data(
     tmp_path: Path, engine: str, live: dict[str, str], store: str
 ) -> None:
-    made = project(tmp_path)
-    made.state.engine = engine
-    made.state.active.update(live)
-    assert select.make(made, "docker").object_store == store
+    created = project(tmp_path)
+    created.state.engine = engine
+    created.state.active.update(live)
+    assert select.make(created, "docker").object_store == store

@@ -51,25 +51,25 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    made = Place(tmp_path)
-    monkeypatch.setattr(resolved, "default_state_dir", lambda: made.state)
-    return made
+    created = Place(tmp_path)
+    monkeypatch.setattr(resolved, "default_state_dir", lambda: created.state)
+    return created
 
 
 def test_defaults(place: Place) -> None:
-    found = place.load()
-    assert (found.mlflow_port, found.jupyter_port, found.s3_port, found.s3_console_port) == (
+    result = place.load()
+    assert (result.mlflow_port, result.jupyter_port, result.s3_port, result.s3_console_port) == (
         8000,
         8888,
         9000,
         9001,
     )
-    assert (found.engine, found.project, found.s3_bucket) == ("auto", "trackbed", "mlflow-artifacts")
-    assert found.state_dir == place.state
-    assert found.folder == place.state / "trackbed"
-    assert found.workspace == place.state / "trackbed" / "workspace"
-    assert found.origin("MLFLOW_PORT") == "default"
-    assert found.explicit == {} and found.warnings == () and found.env_file == place.env
+    assert (result.engine, result.project, result.s3_bucket) == ("auto", "trackbed", "mlflow-artifacts")
+    assert result.state_dir == place.state
+    assert result.folder == place.state / "trackbed"
+    assert result.workspace == place.state / "trackbed" / "workspace"
+    assert result.origin("MLFLOW_PORT") == "default"
+    assert result.explicit == {} and result.warnings == () and result.env_file == place.env
 
 
 def test_table_and_fields_agree() -> None:
@@ -150,18 +150,18 @@ def test_precedence(
     value: int,
     origin: str,
 ) -> None:
-    found = place.load(
+    result = place.load(
         f"# mine\nMLFLOW_PORT={line}\n" if line is not None else "",
         flags,
         {} if variable is None else {"TRACKBED_MLFLOW_PORT": variable},
         {} if last is None else {"MLFLOW_PORT": last},
     )
-    assert found.mlflow_port == value
-    assert found.origin("MLFLOW_PORT") == origin == found.origin("mlflow-port")
+    assert result.mlflow_port == value
+    assert result.origin("MLFLOW_PORT") == origin == result.origin("mlflow-port")
 
 
 def test_told_is_what_up_has_to_remember(place: Place, tmp_path: Path) -> None:
-    found = place.load(
+    result = place.load(
         "JUPYTER_PORT=7777\n",
         {"mlflow_port": "8100", "workspace": "~/runs", "project": "two", "gpu": ""},
         {
@@ -170,8 +170,8 @@ def test_told_is_what_up_has_to_remember(place: Place, tmp_path: Path) -> None:
             "TRACKBED_STATE_DIR": str(tmp_path / "s"),
         },
     )
-    assert found.explicit == {"MLFLOW_PORT": "8100", "WORKSPACE": "/home/ada/runs", "S3_PORT": "9100", "GPU": ""}
-    assert found.folder == tmp_path / "s" / "two"
+    assert result.explicit == {"MLFLOW_PORT": "8100", "WORKSPACE": "/home/ada/runs", "S3_PORT": "9100", "GPU": ""}
+    assert result.folder == tmp_path / "s" / "two"
 
 
 def test_remembered_is_looked_up_in_the_folder_that_project_and_state_dir_name(place: Place, tmp_path: Path) -> None:
@@ -186,10 +186,10 @@ def test_remembered_is_looked_up_in_the_folder_that_project_and_state_dir_name(p
         asked.append(folder)
         return {"MLFLOW_PORT": "8123", "POSTGRES_PASSWORD": "from-an-old-file", "GONE_SETTING": "x"}
 
-    found = Settings.load({}, {}, place.env, remembered)
+    result = Settings.load({}, {}, place.env, remembered)
     assert asked == [tmp_path / "elsewhere" / "lab"]
-    assert (found.project, found.mlflow_port, found.postgres_password) == ("lab", 8123, "")
-    assert found.origin("PROJECT") == "the last `invoke up`"
+    assert (result.project, result.mlflow_port, result.postgres_password) == ("lab", 8123, "")
+    assert result.origin("PROJECT") == "the last `invoke up`"
     assert Settings.load({"project": "other"}, {}, place.env, {}).project == "other"
 
 
@@ -227,9 +227,9 @@ def test_how_a_value_is_given() -> None:
 
 def test_a_shell_that_sourced_env_tells_nothing(place: Place) -> None:
     block = "# >>> written by Trackbed\nTRACKBED_MLFLOW_HOSTS=a\nTRACKBED_GPU=none\n# <<< written by Trackbed\n"
-    found = place.load(block, environ={"TRACKBED_MLFLOW_HOSTS": "a", "TRACKBED_GPU": "none"})
-    assert found.explicit == {}
-    assert (found.gpu, found.origin("GPU")) == ("none", "the last `invoke up`")
+    result = place.load(block, environ={"TRACKBED_MLFLOW_HOSTS": "a", "TRACKBED_GPU": "none"})
+    assert result.explicit == {}
+    assert (result.gpu, result.origin("GPU")) == ("none", "the last `invoke up`")
 
 
 @pytest.mark.parametrize(("before", "now"), [("on", "on"), ("off", "on"), ("on", "off")])
@@ -238,13 +238,13 @@ def test_a_shell_that_sourced_it_before_jobs_were_switched_is_not_warned(
 ) -> None:
     left = {mode: DockerEngine(project(tmp_path, mlflow_jobs=mode)).compose.values() for mode in (before, now)}
     (place.clone / generated.VALUES).write_text("".join(f"{name}={value}\n" for name, value in left[now].items()))
-    found = place.load(environ=left[before])
-    assert found.warnings == () and found.explicit.get("MLFLOW_JOBS") is None
+    result = place.load(environ=left[before])
+    assert result.warnings == () and result.explicit.get("MLFLOW_JOBS") is None
 
 
 def test_unprefixed_environment_is_not_ours(place: Place) -> None:
-    found = place.load(environ={"GPU": "nonsense", "PROJECT": "ci", "ENGINE": "v8", "WORKSPACE": "/ci"})
-    assert (found.gpu, found.project, found.engine) == ("auto", "trackbed", "auto")
+    result = place.load(environ={"GPU": "nonsense", "PROJECT": "ci", "ENGINE": "v8", "WORKSPACE": "/ci"})
+    assert (result.gpu, result.project, result.engine) == ("auto", "trackbed", "auto")
 
 
 def test_reserved_names_are_ignored(place: Place) -> None:
@@ -267,28 +267,28 @@ NO_TERMINAL = {
 def given_to_services() -> set[str]:
     """Every TRACKBED_ variable that our code, Compose files and images put into a service."""
     name = re.compile(r"TRACKBED_[A-Z0-9_]*[A-Z0-9]")
-    found = set()
+    result = set()
     for path in (ROOT / "helpers").rglob("*.py"):
         # the engine's own are for Compose, and kept in .env
         if path.parent.name == "settings" or path.match("docker/variables.py"):
             continue
-        found |= {
+        result |= {
             node.value
             for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and name.fullmatch(node.value)
         }
     for path in (ROOT / "docker").rglob("*"):
         if path.suffix == ".yaml":
-            found |= set(re.findall(rf"({name.pattern}):", re.sub(r"\$\{[^}]*\}", "", path.read_text())))
+            result |= set(re.findall(rf"({name.pattern}):", re.sub(r"\$\{[^}]*\}", "", path.read_text())))
         elif path.name.endswith("Dockerfile"):
-            found |= set(re.findall(rf"^(?:ENV)? +({name.pattern})=", path.read_text(), re.MULTILINE))
-    return found
+            result |= set(re.findall(rf"^(?:ENV)? +({name.pattern})=", path.read_text(), re.MULTILINE))
+    return result
 
 
 def test_a_terminal_of_our_own_notebook_is_not_warned_about_its_variables(place: Place) -> None:
-    told = jupyterlab.environment(deployed(place.load()), "http://mlflow:8000", "/startup")
-    assert not NO_TERMINAL & set(told)
-    ours = given_to_services() | {name for name in told if name.startswith("TRACKBED_")}
+    reported = jupyterlab.environment(deployed(place.load()), "http://mlflow:8000", "/startup")
+    assert not NO_TERMINAL & set(reported)
+    ours = given_to_services() | {name for name in reported if name.startswith("TRACKBED_")}
     assert {
         "TRACKBED_PROGRAMS",
         "TRACKBED_STARTUP",
@@ -304,22 +304,22 @@ def test_a_terminal_of_our_own_notebook_is_not_warned_about_its_variables(place:
 
 
 def test_every_bundle_that_is_trusted_may_be_named_in_env(place: Place) -> None:
-    found = place.load("".join(f"{name}=/c\n" for name in egress.TRUST))
-    assert (set(found.passthrough), found.warnings) == (set(egress.TRUST), ())
+    result = place.load("".join(f"{name}=/c\n" for name in egress.TRUST))
+    assert (set(result.passthrough), result.warnings) == (set(egress.TRUST), ())
 
 
 def test_foreign_names_pass_and_strange_ones_warn(place: Place) -> None:
-    found = place.load(
+    result = place.load(
         "COMPOSE_PROGRESS=plain\nDOCKER_HOST=tcp://h:1\nhttps_proxy=http://p\nNO_COLOR=1\nSSL_CERT_FILE=/c\nZEBRA=1\n",
         environ={"TRACKBED_ZEBRA_CROSSING": "1"},
     )
-    assert found.passthrough == {
+    assert result.passthrough == {
         "DOCKER_HOST": "tcp://h:1",
         "https_proxy": "http://p",
         "NO_COLOR": "1",
         "SSL_CERT_FILE": "/c",
     }
-    assert found.warnings == (
+    assert result.warnings == (
         "TRACKBED_ZEBRA_CROSSING (from the environment) is not a setting; ignored.",
         "ZEBRA (from .env line 6) is not a setting; ignored.",
     )
@@ -354,13 +354,13 @@ def test_good_values(place: Place, name: str, raw: str, value: object) -> None:
 
 
 def test_external_store(place: Place) -> None:
-    found = place.load(
+    result = place.load(
         "OBJECT_STORE=external\nS3_ENDPOINT=https://s3.example.org:8443/\nS3_ACCESS_KEY=abc\nS3_SECRET_KEY=ab/cd+efgh\n"
     )
-    assert found.s3_endpoint == "https://s3.example.org:8443"
+    assert result.s3_endpoint == "https://s3.example.org:8443"
     for engine in ("docker", "embedded"):
-        select.make(Project(found, State(found.folder)), engine)
-        assert found.object_store == "external"
+        select.make(Project(result, State(result.folder)), engine)
+        assert result.object_store == "external"
 
 
 def test_external_key_that_an_earlier_up_kept_is_enough(place: Place) -> None:
@@ -376,8 +376,8 @@ def test_a_remembered_endpoint_does_not_forbid_another_store(place: Place) -> No
 
 def test_an_engine_has_its_own_stores(place: Place) -> None:
     def store(text: str, engine: str) -> str:
-        found = place.load(text)
-        return select.make(Project(found, State(found.folder)), engine).object_store
+        result = place.load(text)
+        return select.make(Project(result, State(result.folder)), engine).object_store
 
     assert store("", "docker") == "versitygw" and store("", "embedded") == "folder"
     assert store("OBJECT_STORE=minio\n", "docker") == "minio"
@@ -711,12 +711,12 @@ def test_an_open_env_with_a_secret_is_refused(place: Place, mode: int) -> None:
 
 
 def test_secrets_are_never_shown(place: Place) -> None:
-    found = place.load(
+    result = place.load(
         f"JUPYTER_TOKEN={SECRET}\nPOSTGRES_PASSWORD={SECRET}\nS3_SECRET_KEY={SECRET}\n"
         f"HTTPS_PROXY=http://me:{SECRET}@p\n"
     )
-    assert found.jupyter_token == SECRET
-    for text in (repr(found), str(found), f"{found}", repr(found.explicit), repr(found.origins)):
+    assert result.jupyter_token == SECRET
+    for text in (repr(result), str(result), f"{result}", repr(result.explicit), repr(result.origins)):
         assert SECRET not in text
 
 
@@ -756,9 +756,9 @@ def test_notebook_settings(place: Place, name: str, raw: str, value: object) -> 
 
 
 def test_flags_named_like_those_of_docker(place: Place) -> None:
-    found = place.load(flags={"env": "A=1", "volume": "data:/x"})
-    assert (found.jupyter_env, found.jupyter_volumes) == ({"A": "1"}, ("data:/x",))
-    assert found.origin("JUPYTER_ENV") == "--env" and found.explicit == {
+    result = place.load(flags={"env": "A=1", "volume": "data:/x"})
+    assert (result.jupyter_env, result.jupyter_volumes) == ({"A": "1"}, ("data:/x",))
+    assert result.origin("JUPYTER_ENV") == "--env" and result.explicit == {
         "JUPYTER_ENV": "A=1",
         "JUPYTER_VOLUMES": "data:/x",
     }
@@ -773,5 +773,5 @@ def test_where_backups_go_is_not_remembered(tmp_path: Path) -> None:
         "TRACKBED_BACKUP_S3_SECRET_KEY": "secret-key",
         "TRACKBED_CULL_IDLE": "30m",
     }
-    found = Settings.load({}, {"HOME": str(tmp_path), **given}, tmp_path / ".env", remembered={})
-    assert found.backup_s3_access_key == "abc" and found.explicit == {"CULL_IDLE": "30m"}
+    result = Settings.load({}, {"HOME": str(tmp_path), **given}, tmp_path / ".env", remembered={})
+    assert result.backup_s3_access_key == "abc" and result.explicit == {"CULL_IDLE": "30m"}

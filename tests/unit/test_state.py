@@ -136,15 +136,15 @@ def holder(path: Path) -> subprocess.Popen[str]:
         "import sys,time;from pathlib import Path;from helpers.project.state import lock\n"
         "with lock(Path(sys.argv[1]), command='invoke up'):\n print('held', flush=True); time.sleep(60)"
     )
-    made = subprocess.Popen(
+    created = subprocess.Popen(
         [sys.executable, "-c", code, str(path)],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    assert made.stdout is not None and made.stdout.readline() == "held\n"
-    return made
+    assert created.stdout is not None and created.stdout.readline() == "held\n"
+    return created
 
 
 def test_second_waits_then_says_who_and_a_killed_holder_frees(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ LINK, TOKEN = "http://127.0.0.1:8888/lab?token=", "mlflows-own-token"
 
 @pytest.fixture
 def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    made = project(tmp_path)
+    created = project(tmp_path)
     for name in ("SSH_CONNECTION", "SSH_TTY", "JOURNAL_STREAM"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(status, "running", lambda project: None)
@@ -25,18 +25,18 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(notebook, "url", lambda engine, token: LINK + token)
     mlflow = ServiceStatus(MLFLOW, State.READY, ports=(Port("http", 8000, 8000),))
     view = status.Overview(
-        "embedded", made.settings, (status.Row(mlflow, "MLflow", ("http://127.0.0.1:8000",)),), token=TOKEN
+        "embedded", created.settings, (status.Row(mlflow, "MLflow", ("http://127.0.0.1:8000",)),), token=TOKEN
     )
-    return lambda: dict(status.rows(made, view))
+    return lambda: dict(status.rows(created, view))
 
 
 def test_links_files_and_what_to_type(rows: Any) -> None:
-    found = rows()
-    assert list(found) == ["Notebook", "MLflow", "Your files", "Next", "To stop"]
-    assert found["Notebook"].startswith(LINK) and len(found["Notebook"]) > len(LINK) + 20
-    assert found["MLflow"] == f"http://127.0.0.1:8000/?token={TOKEN}#/experiments?workflowType=machine_learning"
-    assert found["Your files"] == "/srv/work"
-    assert found["Next"].endswith(" check") and found["To stop"].endswith(" down")
+    result = rows()
+    assert list(result) == ["Notebook", "MLflow", "Your files", "Next", "To stop"]
+    assert result["Notebook"].startswith(LINK) and len(result["Notebook"]) > len(LINK) + 20
+    assert result["MLflow"] == f"http://127.0.0.1:8000/?token={TOKEN}#/experiments?workflowType=machine_learning"
+    assert result["Your files"] == "/srv/work"
+    assert result["Next"].endswith(" check") and result["To stop"].endswith(" down")
 
 
 def test_no_token_goes_into_the_journal(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,23 +79,23 @@ AWKWARD = (
 
 @pytest.mark.parametrize("text", AWKWARD)
 def test_words_come_back_as_they_were(tmp_path: Path, text: str) -> None:
-    found = parsed(tmp_path, program(command=("/bin/echo", text, "end"), environment={"NAME": text, "LAST": "x"}))
-    assert shlex.split(found["mlflow"].command) == ["/bin/echo", text, "end"]
-    assert found["mlflow"].environment == {"NAME": text, "LAST": "x", MARK: "0123abc"}
+    result = parsed(tmp_path, program(command=("/bin/echo", text, "end"), environment={"NAME": text, "LAST": "x"}))
+    assert shlex.split(result["mlflow"].command) == ["/bin/echo", text, "end"]
+    assert result["mlflow"].environment == {"NAME": text, "LAST": "x", MARK: "0123abc"}
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126), max_size=40))
 def test_any_printable_text_comes_back(tmp_path: Path, text: str) -> None:
     """As a word of a command always; as an environment's value too, or it is refused."""
-    found = parsed(tmp_path, program(command=("/bin/echo", text)))
-    assert shlex.split(found["mlflow"].command) == ["/bin/echo", text]
+    result = parsed(tmp_path, program(command=("/bin/echo", text)))
+    assert shlex.split(result["mlflow"].command) == ["/bin/echo", text]
     try:
-        found = parsed(tmp_path, program(environment={"NAME": text}))
+        result = parsed(tmp_path, program(environment={"NAME": text}))
     except TrackbedError:
         assert "'" in text or '"' in text
         return
-    assert found["mlflow"].environment["NAME"] == text
+    assert result["mlflow"].environment["NAME"] == text
 
 
 @pytest.mark.parametrize("text", ["'both' \"kinds\" x", '"at the ends"', "at the end'", "two\nlines", "bell\a"])
@@ -110,18 +110,18 @@ def test_a_value_that_cannot_be_passed_on_is_refused(tmp_path: Path, text: str) 
 def test_odd_folders(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.mkdir()
-    found = parsed(folder, program(folder=str(folder)))
-    assert found["mlflow"].directory == str(folder)
-    assert found["mlflow"].stdout_logfile == str(folder / "logs" / "mlflow.log")
+    result = parsed(folder, program(folder=str(folder)))
+    assert result["mlflow"].directory == str(folder)
+    assert result["mlflow"].stdout_logfile == str(folder / "logs" / "mlflow.log")
 
 
 def test_how_a_program_is_kept_alive_and_stopped(tmp_path: Path) -> None:
-    found = parsed(
+    result = parsed(
         tmp_path,
         program(name="postgres", stop_signal="INT", stop_seconds=30, start_seconds=2, group=False),
         program(final_codes=(78,)),
     )
-    database, server = found["postgres"], found["mlflow"]
+    database, server = result["postgres"], result["mlflow"]
     assert (database.stopsignal, database.stopwaitsecs, database.startsecs) == (signal.SIGINT, 30, 2)
     assert (database.stopasgroup, database.killasgroup) == (False, True)
     assert database.autorestart is not server.autorestart

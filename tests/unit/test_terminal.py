@@ -15,8 +15,8 @@ from helpers.settings import Settings
 
 
 def command(tmp_path: Path) -> list[str]:
-    told = Settings.load({}, {"TRACKBED_STATE_DIR": str(tmp_path / "state")}, tmp_path / "clone" / ".env", {})
-    option = jupyterlab.options(told)[0]
+    reported = Settings.load({}, {"TRACKBED_STATE_DIR": str(tmp_path / "state")}, tmp_path / "clone" / ".env", {})
+    option = jupyterlab.options(reported)[0]
     words = ast.literal_eval(option.removeprefix("--ServerApp.terminado_settings="))["shell_command"]
     return [str(word) for word in words]
 

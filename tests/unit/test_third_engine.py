@@ -40,10 +40,10 @@ def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     monkeypatch.setattr(MemoryEngine, "running", {})
     monkeypatch.setattr(MemoryEngine, "volumes", set())
     (tmp_path / "clone").mkdir()
-    made = project(tmp_path)
-    made.state.engine = MemoryEngine.name
-    made.settings.workspace.mkdir(parents=True)
-    yield made
+    created = project(tmp_path)
+    created.state.engine = MemoryEngine.name
+    created.settings.workspace.mkdir(parents=True)
+    yield created
     MemoryEngine.web.close()
 
 
@@ -85,22 +85,22 @@ def test_check(up: Project) -> None:
 
 
 def test_doctor(up: Project) -> None:
-    found = {finding.check: finding for finding in doctor.examine(up)}
-    assert found["engine"].detail == "memory (holds this project's data)"
-    assert {"ports", "leftovers", "network", "way out", "database", "permissions"} <= set(found)
-    assert found["jobs"].detail.startswith("off: `invoke up --mlflow-jobs=on` ")
-    assert not [f for name, f in found.items() if f.level is Level.ERROR and name not in ("platform", "docker")]
+    result = {finding.check: finding for finding in doctor.examine(up)}
+    assert result["engine"].detail == "memory (holds this project's data)"
+    assert {"ports", "leftovers", "network", "way out", "database", "permissions"} <= set(result)
+    assert result["jobs"].detail.startswith("off: `invoke up --mlflow-jobs=on` ")
+    assert not [f for name, f in result.items() if f.level is Level.ERROR and name not in ("platform", "docker")]
 
 
 def test_status_makes_one_engine_and_asks_the_server_nothing(
     up: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made: list[str] = []
+    created: list[str] = []
     asked: list[tuple[str, ...]] = []
     make, run = select.make, MemoryEngine.exec
 
     def counted(project: Project, name: str) -> Engine:
-        made.append(name)
+        created.append(name)
         return make(project, name)
 
     monkeypatch.setattr(select, "make", counted)
@@ -113,7 +113,7 @@ def test_status_makes_one_engine_and_asks_the_server_nothing(
     monkeypatch.setattr(MemoryEngine, "exec", noted)
     monkeypatch.setattr(options, "load", lambda given: up)
     assert status_task.status({}, "table", False) == 0
-    assert made == ["memory"] and asked == []
+    assert created == ["memory"] and asked == []
     assert "MLflow's fast path: on" in capsys.readouterr().err
 
 
@@ -122,8 +122,8 @@ def test_doctor_is_asked_about_another_workspace(up: Project, tmp_path: Path, mo
     monkeypatch.setattr(MemoryEngine, "workspace_problem", lambda self: ("cannot be written", "chown it"))
     assert all(finding.detail != "cannot be written" for finding in doctor.examine(up))
     other = replace(up, settings=replace(up.settings, workspace=tmp_path))
-    found = next(finding for finding in doctor.examine(other) if finding.check == "permissions")
-    assert (found.level, found.detail) == (Level.ERROR, "cannot be written")
+    result = next(finding for finding in doctor.examine(other) if finding.check == "permissions")
+    assert (result.level, result.detail) == (Level.ERROR, "cannot be written")
 
 
 def test_it_is_taken_where_the_others_are_not_there(one: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,8 +148,8 @@ def test_at_boot(up: Project) -> None:
 def test_doctor_names_what_another_engine_left(up: Project) -> None:
     folder = up.settings.folder / "embedded"
     folder.mkdir()
-    found = [finding for finding in doctor.examine(up) if finding.check == "leftovers"]
-    assert [finding.detail for finding in found] == [f"{folder} holds data of the embedded engine"]
+    result = [finding for finding in doctor.examine(up) if finding.check == "leftovers"]
+    assert [finding.detail for finding in result] == [f"{folder} holds data of the embedded engine"]
 
 
 def test_dry_run(one: Project) -> None:
@@ -180,11 +180,11 @@ def test_what_it_cannot_do_is_refused_by_its_name(one: Project, tmp_path: Path, 
     one.state.save()
     with pytest.raises(TrackbedError, match=words):
         if asked == "public":
-            made = project(tmp_path, public="true", public_address="203.0.113.7")
-            made.state.engine = "memory"
+            created = project(tmp_path, public="true", public_address="203.0.113.7")
+            created.state.engine = "memory"
             with pytest.raises(TrackbedError, match=words):
-                dry_run.script(made)
-            start.bring_up(made, Silent(), lambda line: None)
+                dry_run.script(created)
+            start.bring_up(created, Silent(), lambda line: None)
         elif asked == "adopt":
             start.bring_up(one, Silent(), lambda line: None, adopt=True)
         else:

@@ -14,8 +14,8 @@ def test_the_way_back_names_what_an_earlier_version_would_not_find(tmp_path: Pat
     env.parent.mkdir()
 
     def line(*flags: str, **environ: str) -> str:
-        told = {flag.partition("=")[0]: flag.partition("=")[2] for flag in flags}
-        return upgrade.flags_of_up(Settings.load(told, {"HOME": "/h", **environ}, env, {}))
+        reported = {flag.partition("=")[0]: flag.partition("=")[2] for flag in flags}
+        return upgrade.flags_of_up(Settings.load(reported, {"HOME": "/h", **environ}, env, {}))
 
     assert line() == line(TRACKBED_PROJECT="lab") == ""
     assert line("project=lab") == " --project=lab"

@@ -16,8 +16,8 @@ OLD, NEW = datetime.now(UTC) - timedelta(hours=30), datetime.now(UTC) - timedelt
 class Store:
     """Pages of uploads; ``prefixes``: whether it looks at the prefix that it is asked for."""
 
-    def __init__(self, *found: tuple[str, datetime], prefixes: bool = True) -> None:
-        self.found, self.prefixes, self.ended = list(found), prefixes, list[str]()
+    def __init__(self, *result: tuple[str, datetime], prefixes: bool = True) -> None:
+        self.found, self.prefixes, self.ended = list(result), prefixes, list[str]()
 
     def list_multipart_uploads(self, Bucket: str, Prefix: str, KeyMarker: str = "", UploadIdMarker: str = "") -> Any:
         listed = [(key, at) for key, at in self.found if key.startswith(Prefix) or not self.prefixes]

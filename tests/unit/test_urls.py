@@ -73,8 +73,8 @@ def test_links_name_the_address_that_is_listened_on(tmp_path: Path) -> None:
 
 def test_the_notebook_says_that_it_reaches_the_store_where_it_does(tmp_path: Path) -> None:
     private = Deployment(project(tmp_path), "versitygw")
-    told = jupyterlab.environment(private, "http://mlflow:8000", "")
-    network = told["TRACKBED_STORE_NETWORK"]
+    reported = jupyterlab.environment(private, "http://mlflow:8000", "")
+    network = reported["TRACKBED_STORE_NETWORK"]
     assert network and network == jupyterlab.store_network(private)
     private.project.state.instance = "another project"
     assert network != jupyterlab.store_network(private), "it has another store of the same name"

@@ -20,16 +20,16 @@ def venv(tmp_path: Path) -> Venv:
     """A venv with one package, as `make` leaves it."""
     lock = tmp_path / "requirements.txt"
     lock.write_text("thing==1.0\n")
-    made = Venv(tmp_path / "venvs", "mlflow", lock)
-    site = made.folder / "lib" / "python3.11" / "site-packages"
+    created = Venv(tmp_path / "venvs", "mlflow", lock)
+    site = created.folder / "lib" / "python3.11" / "site-packages"
     (site / "thing").mkdir(parents=True)
     (site / "thing" / "__init__.py").write_text("")
     (site / "thing-1.0.dist-info").mkdir()
     (site / "thing-1.0.dist-info" / "RECORD").write_text("thing/__init__.py,,\nthing-1.0.dist-info/RECORD,,\n")
-    (made.folder / "bin").mkdir()
-    made.python.symlink_to(sys.executable)
-    made._finish()
-    return made
+    (created.folder / "bin").mkdir()
+    created.python.symlink_to(sys.executable)
+    created._finish()
+    return created
 
 
 def test_whole(venv: Venv) -> None:

@@ -20,11 +20,11 @@ def test_the_number_has_one_place_and_the_changelog_begins_with_it() -> None:
 
 
 def test_the_versions_are_those_that_the_files_pin() -> None:
-    found = version.versions()
-    assert found["trackbed"] == __version__
-    assert f"mlflow=={found['mlflow']} " in (ROOT / "docker/mlflow/requirements.txt").read_text()
-    assert f"postgres:{found['postgres']}-" in references.image("postgres").name
-    assert f":v{found['versitygw']}" in references.image("versitygw").name
+    result = version.versions()
+    assert result["trackbed"] == __version__
+    assert f"mlflow=={result['mlflow']} " in (ROOT / "docker/mlflow/requirements.txt").read_text()
+    assert f"postgres:{result['postgres']}-" in references.image("postgres").name
+    assert f":v{result['versitygw']}" in references.image("versitygw").name
 
 
 def test_the_commit_of_a_clone_and_of_a_folder_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

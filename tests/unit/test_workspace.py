@@ -82,8 +82,8 @@ def test_folders_in_it_that_are_closed_are_named(place: Path) -> None:
     os.chown(place / "own", OTHER, OTHER)
     (place / "own" / "deep").mkdir()
     (place / "link").symlink_to("/etc")
-    found = workspace.attempt(engine(place))
-    assert found.closed == ("course", "own/deep") and found.problem == ""
+    result = workspace.attempt(engine(place))
+    assert result.closed == ("course", "own/deep") and result.problem == ""
     assert list(workspace.require(engine(place))) == [
         "warning: the notebook cannot save in course, own/deep; if it should: the fix"
     ]
@@ -111,8 +111,8 @@ def test_a_folder_of_another_account_is_an_error(place: Path) -> None:
     ],
 )
 def test_the_reason_leads_to_the_fix(words: str, code: int, fix: str) -> None:
-    found = workspace.attempt(engine(Path("/srv/my work"), answer=ExecResult(code, words + "\n", "")))
-    assert words.rpartition(": ")[2] in found.problem and fix in found.fix
+    result = workspace.attempt(engine(Path("/srv/my work"), answer=ExecResult(code, words + "\n", "")))
+    assert words.rpartition(": ")[2] in result.problem and fix in result.fix
 
 
 def test_what_the_notebook_prints_is_no_terminals(place: Path) -> None:
@@ -147,10 +147,10 @@ def test_what_a_mode_shows(place: Path) -> None:
     os.chown(place, 0, 100)
     place.chmod(0o775)
     assert workspace_folder.problem(place, 1000) == ("", ""), "its group may"
-    found = place.stat()
-    group = found.st_gid
-    assert workspace_folder.problem(place, found.st_uid + 1, group + 1)[0]
-    assert workspace_folder.problem(place, found.st_uid + 1, group + 1, (7, group)) == ("", ""), "further groups too"
+    info = place.stat()
+    group = info.st_gid
+    assert workspace_folder.problem(place, info.st_uid + 1, group + 1)[0]
+    assert workspace_folder.problem(place, info.st_uid + 1, group + 1, (7, group)) == ("", ""), "further groups too"
 
 
 # user namespaces
@@ -163,9 +163,9 @@ def test_accounts_of_an_engine_without_user_namespaces() -> None:
 
 def test_accounts_of_a_remapped_engine() -> None:
     info = {"SecurityOptions": ["name=seccomp", "name=userns"], "DockerRootDir": "/var/lib/docker/100000.100000"}
-    found = id_mapping.read(info)
-    assert (found.kind, found.to_host(1000), found.to_container(101000)) == ("userns-remap", 101000, 1000)
-    assert found.to_container(1000) is None and found.to_container(0) is None
+    result = id_mapping.read(info)
+    assert (result.kind, result.to_host(1000), result.to_container(101000)) == ("userns-remap", 101000, 1000)
+    assert result.to_container(1000) is None and result.to_container(0) is None
     unknown = id_mapping.read({"SecurityOptions": ["name=userns"], "DockerRootDir": "/var/lib/docker"})
     assert unknown.to_host(1000) is None and unknown.to_container(101000) is None
 
@@ -173,17 +173,17 @@ def test_accounts_of_a_remapped_engine() -> None:
 def test_accounts_of_a_rootless_engine(tmp_path: Path) -> None:
     own, listed = os.geteuid(), tmp_path / "subuid"
     listed.write_text(f"somebody:100000:65536\n{own}:165536:65536\n")
-    found = id_mapping.read({"SecurityOptions": ["name=rootless"]}, str(listed))
-    assert (found.to_container(own), found.to_host(0)) == (0, own)
-    assert (found.to_container(166535), found.to_host(1000)) == (1000, 166535)
+    result = id_mapping.read({"SecurityOptions": ["name=rootless"]}, str(listed))
+    assert (result.to_container(own), result.to_host(0)) == (0, own)
+    assert (result.to_container(166535), result.to_host(1000)) == (1000, 166535)
     assert id_mapping.read({"SecurityOptions": ["name=rootless"]}, str(tmp_path / "none")).to_host(1000) is None
 
 
 @as_root
 def test_root_asks_another_users_rootless_engine(tmp_path: Path) -> None:
     os.chown(tmp_path, OTHER, OTHER)
-    found = id_mapping.read({"SecurityOptions": ["name=rootless"], "DockerRootDir": str(tmp_path)})
-    assert found.root_uid == OTHER and found.to_container(OTHER) == 0
+    result = id_mapping.read({"SecurityOptions": ["name=rootless"], "DockerRootDir": str(tmp_path)})
+    assert result.root_uid == OTHER and result.to_container(OTHER) == 0
 
 
 REMAPPED = IdMapping("userns-remap", 100000)
@@ -262,10 +262,10 @@ def test_a_list_that_was_there_gives_nobody_more(sudo: Path) -> None:
     mapped_workspace.make(sudo, REMAPPED)
     both = {(1, 7): {-1}, (2, 4): {4323}, (2, 7): {OTHER, 101000}, (4, 4): {-1}, (16, 7): {-1}, (32, 0): {-1}}
     for name in (mapped_workspace.ACCESS, mapped_workspace.DEFAULT):
-        found: dict[tuple[int, int], set[int]] = {}
+        result: dict[tuple[int, int], set[int]] = {}
         for tag, right, who in struct.iter_unpack("<HHi", os.getxattr(sudo / "course", name)[4:]):
-            found.setdefault((tag, right), set()).add(who)
-        assert found == both
+            result.setdefault((tag, right), set()).add(who)
+        assert result == both
 
 
 @as_root
@@ -322,8 +322,8 @@ def test_a_file_system_without_access_lists_is_said_before_the_start(
     assert mapped_workspace.problem(sudo, REMAPPED, workspace_folder.UID, "image") == ("", ""), "a start lets it in"
     assert mapped_workspace.fix(sudo, REMAPPED, workspace_folder.UID, "image").startswith("setfacl -R -m u:101000:rwX")
     monkeypatch.setattr(os, "getxattr", without)
-    found, line = mapped_workspace.problem(sudo, REMAPPED, workspace_folder.UID, "image")
-    assert f"belongs to uid {OTHER}" in found and line.startswith(f"sudo chown -hR 101000:100100 '{sudo}'")
+    result, line = mapped_workspace.problem(sudo, REMAPPED, workspace_folder.UID, "image")
+    assert f"belongs to uid {OTHER}" in result and line.startswith(f"sudo chown -hR 101000:100100 '{sudo}'")
     assert not mapped_workspace.is_closed(sudo, REMAPPED), "or each `up` would start again"
 
 
@@ -331,8 +331,8 @@ def test_a_file_system_without_access_lists_is_said_before_the_start(
 def test_a_remapped_engines_workspace_of_root_is_the_notebooks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SUDO_UID", raising=False)
     mapped_workspace.make(place / "work", REMAPPED)
-    found = (place / "work").stat()
-    assert (found.st_uid, found.st_gid) == (101000, 100100)
+    info = (place / "work").stat()
+    assert (info.st_uid, info.st_gid) == (101000, 100100)
     with pytest.raises(TrackbedError) as caught:  # course material that root cloned
         mapped_workspace.make(place, REMAPPED)
     assert "belongs to root" in caught.value.message and "chown -hR 101000:100100 " in caught.value.hint
@@ -371,8 +371,8 @@ def test_a_persons_home_is_not_opened(sudo: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: SimpleNamespace(pw_dir=homes[uid], pw_gid=uid))
     for place in (sudo, sudo / "course"):
         mapped_workspace.make(place, REMAPPED)
-        found, line = mapped_workspace.problem(place, REMAPPED, workspace_folder.UID, "image")
-        assert "holds your home" in found and "name a folder in it" in line
+        result, line = mapped_workspace.problem(place, REMAPPED, workspace_folder.UID, "image")
+        assert "holds your home" in result and "name a folder in it" in line
         assert os.listxattr(place) == []
     assert mapped_workspace.problem(sudo / "course" / "deep", REMAPPED, workspace_folder.UID, "image") == ("", "")
 
@@ -399,7 +399,7 @@ def test_a_folder_that_the_engines_root_may_not_enter(tmp_path: Path, said: str,
         workspace=project(tmp_path).settings.workspace, owner=1000, host=LOCAL, api=api, ids=SimpleNamespace(kind="")
     )
     notebook_container = SimpleNamespace(devices=SimpleNamespace(accelerator=SimpleNamespace(groups=())))
-    found = Workspace(cast(DockerDeployment, deployment), cast(NotebookContainer, notebook_container))
-    problem, fix = found.problem()
+    result = Workspace(cast(DockerDeployment, deployment), cast(NotebookContainer, notebook_container))
+    problem, fix = result.problem()
     assert (said in problem, "root_squash" in fix) == (closed, closed)
     assert asked[0]["HostConfig"]["Mounts"][0]["Source"] == str(tmp_path), "what is there of a folder to be made"
