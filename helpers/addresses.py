@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import process_table
-from helpers.spelling import shown
+from helpers.suggestions import shown
 
 PROC = Path("/proc")
 

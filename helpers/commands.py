@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from typing import IO, Any
 
-from helpers import bounded
+from helpers import deadline
 from helpers.services import ExecResult
 
 NOT_BEGUN = 127  # as a shell says it
@@ -22,10 +22,10 @@ def run(
     stream: dict[str, Any] = {"input": stdin or b""} if whole else {"stdin": stdin}
     try:
         if limited and whole:
-            done = bounded.run(argv, bounded.MOST, timeout, **stream, **options)
+            done = deadline.run(argv, deadline.MOST, timeout, **stream, **options)
         else:
             done = subprocess.run(argv, capture_output=True, timeout=timeout, check=False, **stream, **options)
-    except bounded.TooMuch as error:
+    except deadline.TooMuch as error:
         return ExecResult(1, "", str(error))
     except subprocess.TimeoutExpired:
         return ExecResult(124, "", f"no end after {timeout:.0f} s")

@@ -42,9 +42,9 @@ def visible(text: str, keep: str = "") -> str:
 def _lines(text: str) -> str:
     """Our own text, which may have lines, with words of others in it. Tasks that it names can be typed as it says."""
     if "`invoke " in text:
-        from helpers import typed  # what it needs is no light import
+        from helpers import invocations  # what it needs is no light import
 
-        text = typed.as_typed(text)
+        text = invocations.as_typed(text)
     return visible(text, "\n\t")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from helpers import aside, gateway, start
+from helpers import gateway, second_project, start
 from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.errors import SettingError
@@ -27,7 +27,7 @@ def script(project: Project, name_prefix: str = "") -> str:
             raise SettingError(
                 f"--name-prefix={name_prefix}: must be 1 to 40 of a-z, 0-9, _ and -, the first a letter or digit."
             )
-        settings = aside.beside(project, name_prefix)
+        settings = second_project.beside(project, name_prefix)
     # a script begins with nothing: a name that a restore gave to the active database is not known there
     state = replace(project.state, active={"database": "mlflow", "prefix": "live"})
     planned = replace(project, settings=settings, state=state, dry_run=True)

@@ -9,7 +9,7 @@ from typing import Any
 from helpers.engines.base import MLFLOW, Engine
 from helpers.errors import TrackbedError
 from helpers.project.credentials import KEK_PASSPHRASE, WEBHOOK_KEY
-from helpers.spelling import shown
+from helpers.suggestions import shown
 
 
 def sealed(engine: Engine, tried: Mapping[str, list[str]] | None = None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
 from helpers.services import MLFLOW
-from helpers.spelling import shown
+from helpers.suggestions import shown
 
 OFF = "off: MLflow runs as it is (MLFLOW_FAST_PATH=off)"
 

@@ -18,7 +18,7 @@ from helpers.errors import SettingError, TrackbedError
 from helpers.project import users
 from helpers.project.project import Project
 from helpers.settings import DEFAULT, FOUND_ADDRESS, Settings
-from helpers.spelling import did_you_mean, nearest, shown
+from helpers.suggestions import did_you_mean, nearest, shown
 
 ROOT_FILE = "gateway-root.crt"
 

@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 
-from helpers.bounded import within
+from helpers.deadline import within
 
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 

@@ -15,7 +15,7 @@ from helpers.http_request import ask
 from helpers.project.credentials import JUPYTER_TOKEN
 from helpers.project.project import Project
 from helpers.services import JUPYTER
-from helpers.spelling import shown
+from helpers.suggestions import shown
 
 RECENT = 120.0  # seconds since a terminal's last output in which it counts as busy
 MOST = 8  # names in one line

@@ -10,7 +10,7 @@ from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.errors import Interrupted, SettingError, TrackbedError, WrongProject
 from helpers.gpu import node_types, verify
-from helpers.project import access, credentials, failed_start, remote_tracking, surroundings
+from helpers.project import access, credentials, failed_start, remote_tracking, shell_environment
 from helpers.project.project import Project
 from helpers.services import MLFLOW, Notice, ProgressReporter, State
 from helpers.settings import Settings, default_state_dir, generated, relevance
@@ -86,7 +86,7 @@ def _bring_up(
     engine = choice.engine
     check(project, engine, adopt)
     _claim(project, engine)
-    if line := surroundings.differ(project.state):
+    if line := shell_environment.differ(project.state):
         notice(line)
     known = dict(project.state.access), project.state.person
     project.state.person = project.state.person or access.person()
@@ -154,7 +154,7 @@ def _start_or_forget(
     before, around = {**project.state.remembered, **chosen}, project.state.surroundings
     project.state.remember({**chosen, **engine.settings.explicit})
     project.state.applied = {**project.state.applied, "hash": "", "identities": {}}
-    project.state.surroundings = surroundings.applied(project.state)
+    project.state.surroundings = shell_environment.applied(project.state)
     project.state.save()
     try:
         return _start(project, engine, progress, notice)

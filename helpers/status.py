@@ -8,9 +8,9 @@ from pathlib import Path
 
 from helpers import (
     addresses,
+    invocations,
     notebook,
     services,
-    typed,
     urls,
 )
 from helpers.engines import select
@@ -170,5 +170,5 @@ def rows(project: Project, view: Overview) -> list[tuple[str, str]]:
     elif addresses.is_remote_session() and view.ports and not view.is_public:
         result.append(("On your computer", addresses.ssh_line(view.ports, view.settings.public_address, bound=bound)))
     beside = view.settings.project if project.aside else ""
-    result += [("Next", typed.anywhere("check", beside)), ("To stop", typed.anywhere("down", beside))]
+    result += [("Next", invocations.anywhere("check", beside)), ("To stop", invocations.anywhere("down", beside))]
     return result

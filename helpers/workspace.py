@@ -10,7 +10,7 @@ from helpers import commands
 from helpers.engines.base import JUPYTER, Engine
 from helpers.errors import TrackbedError
 from helpers.project import workspace_folder
-from helpers.spelling import shown
+from helpers.suggestions import shown
 
 # Its words are the notebook's: shown, and compared with what is known, never obeyed.
 SCRIPT = r"""

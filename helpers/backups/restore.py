@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers import aside, lifecycle, status, typed
+from helpers import invocations, lifecycle, second_project, status
 from helpers.backups import create, damage, disk_space, locations, salvage, switchover, unpack
 from helpers.backups.salvage import Restorable
 from helpers.data import artifacts, database
@@ -62,14 +62,14 @@ def restore(
     Gives the project that has it now. Raises TrackbedError, and then the project is as it was.
     """
     source = locations.source(project.settings, text)
-    target = aside.project(project, into) if into else project
+    target = second_project.project(project, into) if into else project
     disk_space.check_manifest(
         select.current(target), locations.manifest(source)
     )  # reading what cannot fit may take days
     rest = unpack.verify(source, progress, skip_damaged)
     people = users.imported(salvage.small(rest, "users.json") or b"{}")
     if into:
-        typed.work_on(target.settings.project)  # also where its start fails: what to type is for that one
+        invocations.work_on(target.settings.project)  # also where its start fails: what to type is for that one
     lifecycle.up(target, progress, notice)
     with lifecycle.changing(target, notice):
         credentials.learn(target.settings, _secrets(rest))

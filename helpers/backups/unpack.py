@@ -20,7 +20,7 @@ from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, ProgressReport
 from helpers.errors import TrackbedError
 from helpers.project.project import Project
 from helpers.settings import Settings
-from helpers.spelling import shown
+from helpers.suggestions import shown
 
 PROGRAM = "trackbed-mlflow"
 Member = tuple[str, int, IO[bytes]]

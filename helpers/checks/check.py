@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from helpers import pages, workspace
+from helpers import database_pages, workspace
 from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Engine, ExecResult, ProgressReporter
 from helpers.errors import TrackbedError
 from helpers.gpu import advice, node_types, verify
@@ -290,7 +290,7 @@ def _pages(engine: Engine) -> CheckResult:
     """Also when logging failed: a damaged page may be the reason."""
     began = time.monotonic()
     try:
-        result = pages.look(engine, database(engine))
+        result = database_pages.look(engine, database(engine))
     except TrackbedError as error:
         return CheckResult(PAGES, None, error.message, time.monotonic() - began)
     detail = str(result) if result.ok else f"{result}. {result.fix}"

@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Iterable, Mapping
 
-from helpers import addresses, durability, fast_path, pages, ports
+from helpers import addresses, database_pages, durability, fast_path, ports
 from helpers import workspace as workspace_files
 from helpers.engines import select
 from helpers.engines.base import Engine
@@ -168,7 +168,7 @@ def _check_pages(project: Project, engine: Engine) -> list[Finding]:
     try:
         if not any(s.name == POSTGRES and s.state is State.READY for s in engine.services()):
             return []
-        pages_found = pages.look(engine, project.state.active["database"])
+        pages_found = database_pages.look(engine, project.state.active["database"])
     except TrackbedError as error:
         return [Finding(Level.ERROR, "database", error.message, error.hint)]
     if pages_found.ok:

@@ -10,7 +10,7 @@ from helpers.cli.help import GROUPS, Flag, TaskHelp, named, value_name
 from helpers.errors import SettingError
 from helpers.settings.model import BY_NAME, BY_OPTION
 from helpers.settings.sources import OTHER_NAMES
-from helpers.spelling import nearest, shown
+from helpers.suggestions import nearest, shown
 
 NAMED = 3  # tasks in one message, at most
 # what people type out of habit, where no alias stands for it

@@ -6,7 +6,7 @@ from helpers import console, lifecycle
 from helpers.errors import SettingError
 from helpers.project.project import Project
 from helpers.settings.flags import Flags
-from helpers.spelling import did_you_mean, nearest
+from helpers.suggestions import did_you_mean, nearest
 
 
 def load(given: Flags) -> Project:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from helpers import console, dry_run, gateway, kernels, lifecycle, status, typed
+from helpers import console, dry_run, gateway, invocations, kernels, lifecycle, status
 from helpers.checks import check, doctor
 from helpers.cli import options
 from helpers.cli.status import show_services
@@ -103,7 +103,7 @@ def prove(given: Flags) -> int:
     project = options.load(given)
     engine = status.running(project)
     if missing := status.not_running(status.overview(engine)):
-        raise TrackbedError(f"{project.settings.project} {missing}; start it with: {typed.anywhere('up')}")
+        raise TrackbedError(f"{project.settings.project} {missing}; start it with: {invocations.anywhere('up')}")
     with console.Progress() as progress:
         results = check.run_check(engine, progress)
     words = {True: "passed", False: "failed", None: "not tested"}

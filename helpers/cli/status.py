@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helpers import addresses, console, durability, fast_path, lifecycle, notebook, typed
+from helpers import addresses, console, durability, fast_path, invocations, lifecycle, notebook
 from helpers import status as inspection
 from helpers.cli import options
 from helpers.engines import select
@@ -58,7 +58,7 @@ def status(given: Flags, format: str, json: bool) -> int:
     elif view.stopped:
         console.value(f"{view.settings.project}: {inspection.condition(project, view)}")
         console.notice(
-            f"to {'start it again with its data' if project.state.existed else 'make it'}: {typed.anywhere('up')}"
+            f"to {'start it again with its data' if project.state.existed else 'make it'}: {invocations.anywhere('up')}"
         )
     else:
         show_services(view)

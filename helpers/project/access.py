@@ -11,7 +11,7 @@ from pathlib import Path
 
 from helpers.project.project import AUTO, OPEN, TOKEN, Project
 from helpers.settings import Settings
-from helpers.spelling import shown
+from helpers.suggestions import shown
 
 NOBODY = 65534
 NO_SHELLS = ("nologin", "false", "true", "sync", "shutdown", "halt", "git-shell")

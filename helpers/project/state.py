@@ -88,7 +88,7 @@ class State:
     active: dict[str, str] = field(default_factory=lambda: {"database": "mlflow", "prefix": "live"})
     person: str = ""  # whose runs the notebook's are: who began the project
     access: dict[str, str] = field(default_factory=dict)  # what LOCAL_ACCESS=auto was decided to be, and for whom
-    surroundings: dict[str, str] | None = None  # of the shell that started what runs (surroundings.py)
+    surroundings: dict[str, str] | None = None  # of the shell that started what runs (shell_environment.py)
     applied: dict[str, Any] = field(default_factory=lambda: {"hash": "", "identities": {}})
     existed: bool = field(default=False, compare=False)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from helpers.errors import SettingError, TrackbedError
 from helpers.project.state import make_folder, write_private
 from helpers.settings import Settings
-from helpers.spelling import did_you_mean, nearest, shown
+from helpers.suggestions import did_you_mean, nearest, shown
 
 FILE = "users"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from helpers.gpu import node_types
 from helpers.settings import parsers
 from helpers.settings.parsers import InvalidValue, ParseContext
-from helpers.spelling import nearest
+from helpers.suggestions import nearest
 
 T = TypeVar("T", covariant=True)
 Value = TypeVar("Value")

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from helpers.gpu import node_types
-from helpers.spelling import nearest
+from helpers.suggestions import nearest
 
 
 class InvalidValue(ValueError):

@@ -11,7 +11,7 @@ from helpers.errors import SettingError
 from helpers.settings.dotenv import Entry, EnvFile
 from helpers.settings.model import BY_NAME, BY_OPTION, Setting
 from helpers.settings.parsers import InvalidValue, ParseContext
-from helpers.spelling import did_you_mean, nearest, shown
+from helpers.suggestions import did_you_mean, nearest, shown
 
 PREFIX = "TRACKBED_"
 LAST_UP = "the last `invoke up`"

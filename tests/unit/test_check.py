@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from helpers import pages
+from helpers import database_pages
 from helpers.checks import check
 from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Engine, ExecResult, Plan, ServiceSpec
 from helpers.errors import TrackbedError
@@ -101,26 +101,28 @@ def run(engine: FakeEngine) -> dict[str, check.CheckResult]:
 
 @pytest.fixture(autouse=True)
 def sound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "look", lambda engine, database: pages.Pages(True, 0, True, ()))
+    monkeypatch.setattr(database_pages, "look", lambda engine, database: database_pages.Pages(True, 0, True, ()))
 
 
 @pytest.mark.parametrize(
     ("found", "ok", "detail"),
     [
         (
-            pages.Pages(
+            database_pages.Pages(
                 True, 0, True, ("table metrics is damaged: block 3 of base/5/16400 does not match its checksum",)
             ),
             False,
             "table metrics is damaged: block 3 of base/5/16400",
         ),
-        (pages.Pages(True, 2, True, ()), False, "2 pages did not match their checksum"),
-        (pages.Pages(True, 0, False, ()), True, "too large to be read whole"),
-        (pages.Pages(False, 0, True, ()), True, "made without checksums"),
+        (database_pages.Pages(True, 2, True, ()), False, "2 pages did not match their checksum"),
+        (database_pages.Pages(True, 0, False, ()), True, "too large to be read whole"),
+        (database_pages.Pages(False, 0, True, ()), True, "made without checksums"),
     ],
 )
-def test_damaged_pages_are_named(monkeypatch: pytest.MonkeyPatch, found: pages.Pages, ok: bool, detail: str) -> None:
-    monkeypatch.setattr(pages, "look", lambda engine, database: found)
+def test_damaged_pages_are_named(
+    monkeypatch: pytest.MonkeyPatch, found: database_pages.Pages, ok: bool, detail: str
+) -> None:
+    monkeypatch.setattr(database_pages, "look", lambda engine, database: found)
     result = run(FakeEngine())[check.PAGES]
     assert result.ok is ok and detail in result.detail
     assert ok or "invoke restore FILE" in result.detail

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from helpers import bounded, commands
+from helpers import commands, deadline
 
 
 def test_a_command_that_cannot_be_begun_says_why() -> None:
@@ -29,5 +29,5 @@ def test_both_streams_and_the_code(limited: bool) -> None:
 
 
 def test_a_limited_one_cannot_fill_the_memory() -> None:
-    done = commands.attempt(["head", "-c", str(2 * bounded.MOST), "/dev/zero"], 60, limited=True)
+    done = commands.attempt(["head", "-c", str(2 * deadline.MOST), "/dev/zero"], 60, limited=True)
     assert done.code and not done.stdout

@@ -171,7 +171,7 @@ def test_a_table_with_urls_becomes_lines_where_it_does_not_fit(
 
 
 def test_a_line_to_type_works_in_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from helpers import clone, typed
+    from helpers import clone, invocations
 
     folder = tmp_path / "my clone"
     beside = folder / ".venv" / "bin" / "invoke"
@@ -181,7 +181,12 @@ def test_a_line_to_type_works_in_any_folder(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(clone, "ROOT", folder)
     monkeypatch.setattr("sys.argv", [str(beside), "up"])
     done = subprocess.run(
-        ["sh", "-c", typed.anywhere("check", "other")], cwd="/", env={}, text=True, capture_output=True, check=True
+        ["sh", "-c", invocations.anywhere("check", "other")],
+        cwd="/",
+        env={},
+        text=True,
+        capture_output=True,
+        check=True,
     )
     assert done.stdout == f"in {folder}: check --project=other\n"
 
@@ -226,7 +231,7 @@ def test_a_task_that_is_named_can_be_typed_where_one_is(
 def test_a_line_to_type_is_for_the_same_system(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, argv: list[str], environ: dict[str, str], flags: str
 ) -> None:
-    from helpers import clone, typed
+    from helpers import clone, invocations
 
     invoke = tmp_path / ".venv" / "bin" / "invoke"
     invoke.parent.mkdir(parents=True)
@@ -243,11 +248,11 @@ def test_a_line_to_type_is_for_the_same_system(
         done = subprocess.run(["sh", "-c", line], cwd=tmp_path, text=True, capture_output=True, check=True, timeout=30)
         return done.stdout.splitlines()
 
-    assert read(typed.anywhere("up")) == ["up", *expected]
-    assert read(typed.anywhere("check", "other"))[:2] == ["check", "--project=other"]
+    assert read(invocations.anywhere("up")) == ["up", *expected]
+    assert read(invocations.anywhere("check", "other"))[:2] == ["check", "--project=other"]
     for folder in (tmp_path, Path("/")):
         monkeypatch.chdir(folder)
-        said = typed.as_typed(
+        said = invocations.as_typed(
             "`invoke users.add ada`; `invoke down --project=copy`; `invoke --list`; `invoke lock`; "
             "`TRACKBED_GPU= invoke up`"
         )
@@ -281,14 +286,14 @@ def test_a_stopped_system_is_started_again_by_the_line_that_status_prints(
 
 def test_every_task_that_is_typed_for_a_named_system_takes_the_flags() -> None:
     import tasks
-    from helpers import typed
+    from helpers import invocations
 
     lacking = {
         name
         for name, task in command_line.known(tasks.namespace).items()
-        if not all(task.flag(option) for option in typed.NAMED)
+        if not all(task.flag(option) for option in invocations.NAMED)
     }
-    assert lacking == set(typed.WITHOUT) - {"-"}
+    assert lacking == set(invocations.WITHOUT) - {"-"}
 
 
 def test_every_task_in_a_message_can_be_made_typeable() -> None:

@@ -12,7 +12,7 @@ from typing import cast
 
 import pytest
 
-from helpers import aside, clone, cloud_metadata, dry_run, egress
+from helpers import clone, cloud_metadata, dry_run, egress, second_project
 from helpers.engines import scripts
 from helpers.engines.base import Health, Mount, Network, Plan, Port, SecretFile, ServiceSpec, Volume
 from helpers.engines.docker import images, script
@@ -134,9 +134,9 @@ def test_a_workspace_with_a_space_is_one_word(text: str) -> None:
 
 def test_another_prefix_takes_other_ports(tmp_path: Path) -> None:
     created = project(tmp_path)
-    settings, other = created.settings, aside.beside(created, "lab")
-    old = {getattr(settings, name) for name in aside.PORTS}
-    new = {getattr(other, name) for name in aside.PORTS}
+    settings, other = created.settings, second_project.beside(created, "lab")
+    old = {getattr(settings, name) for name in second_project.PORTS}
+    new = {getattr(other, name) for name in second_project.PORTS}
     assert other.project == "lab"
     assert len(new) == 4 and not new & old
     assert other.workspace != settings.workspace
@@ -149,7 +149,7 @@ def test_another_prefix_needs_no_other_keys_of_an_external_store(tmp_path: Path)
     first.state.remembered = {"OBJECT_STORE": "external", "S3_ENDPOINT": "https://s3.example.org"}
     first.state.save()
     created = project(tmp_path)
-    other = aside.beside(created, "lab")
+    other = second_project.beside(created, "lab")
     assert (other.project, other.object_store, other.s3_access_key) == ("lab", "external", "")
     with pytest.raises(SettingError, match="S3_ACCESS_KEY is missing"):
         project(tmp_path, project="lab", object_store="external", s3_endpoint="https://s3.example.org")

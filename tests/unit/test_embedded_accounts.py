@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from helpers import bounded, clone, service_accounts
+from helpers import clone, deadline, service_accounts
 from helpers.backups import locations
 from helpers.engines.embedded import accounts, launch, overlay, venvs
 from helpers.engines.embedded.accounts import LONGEST, Accounts
@@ -358,7 +358,7 @@ def test_no_command_of_an_account_has_anything_of_roots(tmp_path: Path, monkeypa
 
     assert engine.accelerator  # what looks at the machine runs as root, before
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(bounded, "run", lambda argv, *_, **options: run(argv, capture_output=True, **options))
+    monkeypatch.setattr(deadline, "run", lambda argv, *_, **options: run(argv, capture_output=True, **options))
     monkeypatch.setattr(venvs.Venv, "scripts", lambda *_: None)
     engine.layout._may_enter(tmp_path)
     engine.database.version(tmp_path)

@@ -19,7 +19,7 @@ from helpers.engines.base import JUPYTER, Address, Engine, Plan, ProgressReporte
 from helpers.engines.host import LOCAL
 from helpers.errors import Interrupted, TrackbedError
 from helpers.http_request import Answer
-from helpers.project import surroundings
+from helpers.project import shell_environment
 from helpers.project.state import State
 from tests.unit.fakes import Silent, deployed, project
 
@@ -142,17 +142,17 @@ def test_another_shell_changes_nothing_of_what_runs(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("TZ", "Europe/Berlin")
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
     state = State(tmp_path, engine="embedded")
-    started = state.surroundings = surroundings.applied(state)
-    assert started["TZ"] == "Europe/Berlin" and surroundings.differ(state) == ""
+    started = state.surroundings = shell_environment.applied(state)
+    assert started["TZ"] == "Europe/Berlin" and shell_environment.differ(state) == ""
     state.save()
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     monkeypatch.delenv("HTTPS_PROXY")
     again = State.load(tmp_path)
-    assert surroundings.applied(again) == started
-    line = surroundings.differ(again)
+    assert shell_environment.applied(again) == started
+    line = shell_environment.differ(again)
     assert line.startswith("HTTPS_PROXY, TZ: ") and "`invoke down`, then `invoke up`" in line and "3128" not in line
     again.surroundings = None  # as after `down`
-    assert surroundings.applied(again)["TZ"] == "Asia/Tokyo" and surroundings.differ(again) == ""
+    assert shell_environment.applied(again)["TZ"] == "Asia/Tokyo" and shell_environment.differ(again) == ""
 
 
 def test_an_earlier_version_kept_no_surroundings(tmp_path: Path) -> None:

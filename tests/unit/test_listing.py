@@ -17,7 +17,7 @@ DECLARATIONS = {
     "helpers.cli.help",
     "helpers.settings",
     *(f"helpers.settings.{name}" for name in ("flags", "model", "kinds", "parsers")),
-    *(f"helpers.{name}" for name in ("gpu", "gpu.node_types", "references", "errors", "spelling")),
+    *(f"helpers.{name}" for name in ("gpu", "gpu.node_types", "references", "errors", "suggestions")),
 }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from helpers import lifecycle, status, typed
+from helpers import invocations, lifecycle, status
 from helpers.backups import archive, locations, repository, repository_writer, restore, storage
 from helpers.backups.repository import Entry, Snapshot
 from helpers.backups.repository_writer import Writer
@@ -347,12 +347,12 @@ def test_what_to_type_is_for_the_project_that_it_goes_into(
     for name in [name for name in os.environ if name.startswith("TRACKBED_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr("sys.argv", ["/venv/bin/invoke", "restore", "--project=one"])
-    monkeypatch.setattr(typed, "_beside", "")
+    monkeypatch.setattr(invocations, "_beside", "")
     monkeypatch.setattr(lifecycle, "up", fails)
-    assert typed.anywhere("logs mlflow").endswith("logs mlflow --project=one")
+    assert invocations.anywhere("logs mlflow").endswith("logs mlflow --project=one")
     with pytest.raises(TrackbedError, match="did not start"):
         restore.restore(fakes.project(tmp_path), str(snapshot), fakes.Silent(), fails, into="two")
-    assert typed.anywhere("logs mlflow").endswith("logs mlflow --project=two")
+    assert invocations.anywhere("logs mlflow").endswith("logs mlflow --project=two")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from helpers.errors import EngineUnavailable, SettingError
 from helpers.gpu import accelerator, node_types
 from helpers.project.project import Project
 from helpers.services import ProgressReporter
-from helpers.spelling import did_you_mean, nearest
+from helpers.suggestions import did_you_mean, nearest
 
 
 def build(

@@ -11,7 +11,7 @@ from helpers import digests, egress
 from helpers.engines.docker import client_config, compose_model, id_mapping, ssh_host
 from helpers.engines.docker.client import DockerApi
 from helpers.engines.host import Host, LocalHost
-from helpers.project import deployment, surroundings, workspace_folder
+from helpers.project import deployment, shell_environment, workspace_folder
 from helpers.project.project import Project
 from helpers.services import BUCKET, STORE, STORE_SYNC, Network, SecretFile, Volume
 
@@ -96,7 +96,9 @@ class DockerDeployment(deployment.Deployment):
         """The proxies and certificates of this machine's site; those of a node over ssh are not known here."""
         if self.host.remote:
             return egress.Egress()
-        return egress.find(self.settings, surroundings.applied(self.project.state), client_config.proxies(os.environ))
+        return egress.find(
+            self.settings, shell_environment.applied(self.project.state), client_config.proxies(os.environ)
+        )
 
     @cached_property
     def certificates(self) -> str:

@@ -6,7 +6,7 @@ from helpers.engines.docker.client import LABEL
 from helpers.engines.docker.containers import Containers
 from helpers.engines.docker.deployment import DockerDeployment
 from helpers.errors import TrackbedError
-from helpers.spelling import shown
+from helpers.suggestions import shown
 
 
 def check(deployment: DockerDeployment, containers: Containers) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from helpers import commands, database_settings
 from helpers.engines import database_roles, shared
 from helpers.engines.base import Engine
-from helpers.engines.docker import half_made
+from helpers.engines.docker import unfinished_cluster
 from helpers.engines.docker.deployment import Collaborator, DockerDeployment
 from helpers.errors import ServiceFailed, TrackbedError
 from helpers.services import POSTGRES, ExecResult, ProgressReporter, ServiceStatus, State
@@ -48,11 +48,11 @@ class Database(Collaborator):
                 progress.step(
                     "the first start of the database was interrupted before anything was in it: creating it again"
                 )
-                self._in_volume(volume, half_made.REMOVE)
+                self._in_volume(volume, unfinished_cluster.REMOVE)
         return result.ready
 
-    def _look_into(self, volume: str) -> half_made.Folder:
-        return half_made.read(self._in_volume(f"{volume}:/v:ro", half_made.LOOK))
+    def _look_into(self, volume: str) -> unfinished_cluster.Folder:
+        return unfinished_cluster.read(self._in_volume(f"{volume}:/v:ro", unfinished_cluster.LOOK))
 
     def _in_volume(self, volume: str, script: str) -> str:
         """What a script prints in a container of the database's image and user that sees nothing but the volume."""

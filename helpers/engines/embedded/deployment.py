@@ -15,7 +15,7 @@ from helpers.engines.embedded.postgres_wheels import MAJOR
 from helpers.engines.host import LOCAL, HostFacts, local_facts
 from helpers.gpu import accelerator, placeholders, wheels
 from helpers.gpu.accelerator import Accelerator
-from helpers.project import deployment, remote_tracking, server_secrets, surroundings
+from helpers.project import deployment, remote_tracking, server_secrets, shell_environment
 from helpers.project.project import Project
 from helpers.services import JUPYTER, MLFLOW, Port, SecretFile
 from helpers.settings import Settings
@@ -103,14 +103,14 @@ class EmbeddedDeployment(deployment.Deployment):
     def way_out(self) -> dict[str, str]:
         """What is taken from the shell that started the project, and from the machine: proxies, certificates, TZ."""
         variables = {
-            **surroundings.applied(self.project.state),
+            **shell_environment.applied(self.project.state),
             **self._egress.environment(egress.inside(self.settings)),
         }
         return variables | (egress.trust(str(self.app / jupyterlab.CERTIFICATES)) if self.certificates else {})
 
     @property
     def _egress(self) -> egress.Egress:
-        return egress.find(self.settings, surroundings.applied(self.project.state), {})
+        return egress.find(self.settings, shell_environment.applied(self.project.state), {})
 
     @cached_property
     def certificates(self) -> str:

@@ -17,7 +17,7 @@ from helpers.engines.embedded.supervisor_config import MARK
 from helpers.errors import NotListening, TrackbedError
 from helpers.http_request import SEARCH, ask
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, Address, Port, ServiceStatus, State
-from helpers.spelling import shown
+from helpers.suggestions import shown
 
 ANSWER_SECONDS = 5.0  # in which a service that is well answers
 LOOK_SECONDS = 0.06  # at the kernel's list of sockets: a row can be missed while others come and go

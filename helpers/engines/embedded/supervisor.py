@@ -21,7 +21,7 @@ from helpers.engines.embedded.supervisor_config import MARK, Paths, Program
 from helpers.errors import TrackbedError
 from helpers.services import State
 
-HOLDING = Path(__file__).with_name("holding.py")
+HOLDING = Path(__file__).with_name("held_sockets.py")
 ANSWER_SECONDS = 20.0  # for what supervisord only has to look up
 START_SECONDS = 30.0
 STOP_SECONDS = 120.0  # longer than any program's stop_seconds, after which supervisord kills it

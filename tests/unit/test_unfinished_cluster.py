@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.engines.database_roles import READY
-from helpers.engines.docker import half_made
+from helpers.engines.docker import unfinished_cluster
 
 INITDB = ("1", "4", "5", "112", "1259_fsm", "13487", "PG_VERSION", "pg_filenode.map", "pg_internal.init")
 
@@ -28,11 +28,11 @@ INITDB = ("1", "4", "5", "112", "1259_fsm", "13487", "PG_VERSION", "pg_filenode.
     ],
 )
 def test_what_came_after_initdb_has_a_number_of_its_own(more: tuple[str, ...], expected: bool) -> None:
-    assert half_made.unused((*INITDB, *more)) is expected
+    assert unfinished_cluster.unused((*INITDB, *more)) is expected
 
 
-def look(folder: Path) -> half_made.Folder:
-    script = half_made.LOOK.replace("/v/", f"{folder}/")
+def look(folder: Path) -> unfinished_cluster.Folder:
+    script = unfinished_cluster.LOOK.replace("/v/", f"{folder}/")
     done = subprocess.run(
         ["sh", "-c", script],
         env={"PATH": os.environ["PATH"], "PG_MAJOR": "18"},
@@ -42,12 +42,12 @@ def look(folder: Path) -> half_made.Folder:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return half_made.read(done.stdout)
+    return unfinished_cluster.read(done.stdout)
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    folder = tmp_path / half_made.DATA
+    folder = tmp_path / unfinished_cluster.DATA
     (folder / "base" / "1").mkdir(parents=True)
     (folder / "pg_tblspc").mkdir()
     (folder / "base" / "1" / "1259").touch()
@@ -56,7 +56,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_killed_inside_initdb(data: Path, tmp_path: Path) -> None:
-    assert look(tmp_path) == half_made.Folder("18", ("18",), False, True)
+    assert look(tmp_path) == unfinished_cluster.Folder("18", ("18",), False, True)
 
 
 def test_marked_or_used_it_stays(data: Path, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_marked_or_used_it_stays(data: Path, tmp_path: Path) -> None:
     assert not look(tmp_path).unfinished
     (data / "pg_tblspc" / "16400").rmdir()
     (data / READY).touch()
-    assert look(tmp_path) == half_made.Folder("18", ("18",), True, False)
+    assert look(tmp_path) == unfinished_cluster.Folder("18", ("18",), True, False)
 
 
 def test_what_cannot_be_listed_stays(data: Path, tmp_path: Path) -> None:
@@ -79,11 +79,11 @@ def test_what_cannot_be_listed_stays(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_first_folders_only(tmp_path: Path) -> None:
-    (tmp_path / half_made.DATA / "pg_wal").mkdir(parents=True)
+    (tmp_path / unfinished_cluster.DATA / "pg_wal").mkdir(parents=True)
     assert look(tmp_path).unfinished
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    assert look(tmp_path) == half_made.Folder("18", (), False, False)
-    (tmp_path / half_made.DATA).mkdir(parents=True)
+    assert look(tmp_path) == unfinished_cluster.Folder("18", (), False, False)
+    (tmp_path / unfinished_cluster.DATA).mkdir(parents=True)
     assert not look(tmp_path).unfinished

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers import bounded, commands, http_request
-from helpers.bounded import within
+from helpers import commands, deadline, http_request
+from helpers.deadline import within
 from helpers.engines.base import JUPYTER
 from helpers.engines.docker.client import DockerApi, connection
 from helpers.engines.embedded.engine import EmbeddedEngine
@@ -89,23 +89,23 @@ def test_a_server_that_drips_does_not_hold_a_look_up() -> None:
 
 
 def test_a_program_that_writes_without_end() -> None:
-    with pytest.raises(bounded.TooMuch):
-        bounded.run(["yes"], 1 << 16, 30)
+    with pytest.raises(deadline.TooMuch):
+        deadline.run(["yes"], 1 << 16, 30)
 
 
 def test_a_program_that_leaves_one_behind_with_its_pipes() -> None:
     began = time.monotonic()
     with pytest.raises(subprocess.TimeoutExpired):
-        bounded.run(["sh", "-c", "sleep 5 & sleep 5"], 1 << 16, 0.3)
+        deadline.run(["sh", "-c", "sleep 5 & sleep 5"], 1 << 16, 0.3)
     assert time.monotonic() - began < 4
 
 
 def test_what_a_program_says() -> None:
-    done = bounded.run(["sh", "-c", "cat; echo no >&2; exit 3"], 1 << 16, 30, b"yes")
+    done = deadline.run(["sh", "-c", "cat; echo no >&2; exit 3"], 1 << 16, 30, b"yes")
     assert (done.returncode, done.stdout, done.stderr) == (3, b"yes", b"no\n")
 
 
-ENDLESS = ("head", "-c", str(2 * bounded.MOST), "/dev/zero")
+ENDLESS = ("head", "-c", str(2 * deadline.MOST), "/dev/zero")
 
 
 @pytest.mark.parametrize("stdin", [None, b"in"])

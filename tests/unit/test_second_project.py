@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import aside
+from helpers import second_project
 from helpers.errors import SettingError
 from helpers.project.project import Project
 from tests.unit import fakes
@@ -27,11 +27,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def ports(project: Project) -> list[int]:
-    return [getattr(project.settings, field) for field in aside.PORTS]
+    return [getattr(project.settings, field) for field in second_project.PORTS]
 
 
 def test_a_new_project_beside_this_one(project: Project) -> None:
-    other = aside.project(project, "two")
+    other = second_project.project(project, "two")
     assert other.aside and not other.state.existed and other.settings.project == "two"
     assert set(ports(other)).isdisjoint(ports(project)) and len(set(ports(other))) == 4
     assert other.settings.workspace == other.settings.folder / "workspace" != project.settings.workspace
@@ -42,11 +42,11 @@ def test_a_new_project_beside_this_one(project: Project) -> None:
 
 
 def test_one_that_is_there_keeps_its_ports(project: Project) -> None:
-    first = aside.project(project, "two")
+    first = second_project.project(project, "two")
     first.state.remember({**first.settings.explicit, "MLFLOW_PORT": "8765"})
     first.state.engine = "embedded"
     first.state.save()
-    again = aside.project(project, "two")
+    again = second_project.project(project, "two")
     assert again.settings.mlflow_port == 8765 and ports(again)[1:] == ports(first)[1:]
     assert again.state.instance == first.state.instance
 
@@ -56,10 +56,10 @@ def test_one_that_is_there_keeps_its_ports(project: Project) -> None:
 )
 def test_names_that_cannot_be(project: Project, name: str, expected: str) -> None:
     with pytest.raises(SettingError, match=expected):
-        aside.project(project, name)
+        second_project.project(project, name)
 
 
 def test_a_bucket_is_not_shared(project: Project) -> None:
     project.settings = replace(project.settings, object_store="external")
     with pytest.raises(SettingError, match="one bucket"):
-        aside.project(project, "two")
+        second_project.project(project, "two")

@@ -1,4 +1,4 @@
-"""The embedded supervisor holds the port of a program that is down (helpers/engines/embedded/holding.py)."""
+"""The embedded supervisor holds the port of a program that is down (helpers/engines/embedded/held_sockets.py)."""
 
 from __future__ import annotations
 
