@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import sys
-import time
 from importlib.metadata import PathDistribution
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -100,42 +98,3 @@ def test_a_server_without_a_folder_of_its_own_leaves_and_reads_nothing(monkeypat
         with pytest.raises(errors.Stop, match="TRACKBED_OWN_TMP names no folder"):
             fast_path.read_state(environment)
     assert not touched
-
-
-class Connection:
-    """Stands for a connection with a socket."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def fileno(self) -> int:
-        return self.number
-
-
-def test_a_connection_is_asked_when_it_was_idle_or_has_something_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    dialect: Any = ModuleType("sqlalchemy.dialects.postgresql.psycopg2")
-    dialect.EXECUTEMANY_VALUES_PLUS_BATCH = object()
-    monkeypatch.setitem(sys.modules, dialect.__name__, dialect)
-    for name in ("sqlalchemy", "sqlalchemy.dialects", "sqlalchemy.dialects.postgresql"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    from trackbed_mlflow.fast_path import connections
-
-    asked: list[object] = []
-
-    def ping(connection: object) -> bool:
-        asked.append(connection)
-        return True
-
-    engine = SimpleNamespace(dialect=SimpleNamespace(do_ping=ping))
-    connections.trust_recent(engine)
-    ours, theirs = socket.socketpair()
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    connection = Connection(ours.fileno())
-    assert engine.dialect.do_ping(connection) and len(asked) == 1  # never used before
-    assert engine.dialect.do_ping(connection) and len(asked) == 1
-    now[0] += connections.TRUSTED_SECONDS + 0.1
-    assert engine.dialect.do_ping(connection) and len(asked) == 2
-    theirs.close()
-    assert engine.dialect.do_ping(connection) and len(asked) == 3  # its end is to be read
-    ours.close()

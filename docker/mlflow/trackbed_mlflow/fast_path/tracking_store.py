@@ -23,8 +23,6 @@ from sqlalchemy.orm import sessionmaker
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.interfaces import UserDefinedOption
 
-from trackbed_mlflow.fast_path import connections
-
 PARTS = ("latest_metrics", "params", "tags")  # of a run, as MLflow loads them with it
 TOGETHER = 500  # runs whose parts are asked for at once
 COLUMNS = {"key", "value", "timestamp", "step", "is_nan", "run_uuid"}  # of LOG_METRICS' two tables
@@ -57,18 +55,16 @@ class Rows(UserDefinedOption):  # type: ignore[misc]
 
 
 class FastTrackingStore(SqlAlchemyStore):  # type: ignore[misc]
-    """Sessions that only read keep what they read, a run's metrics, parameters and tags are plain rows in them, and
-    the metrics of a request are one statement.
+    """In sessions that only read, a run's metrics, parameters and tags are plain rows; the metrics of a request are
+    one statement.
 
-    SQLAlchemy makes an object of each of them otherwise, watches it, and at the end forgets its attributes one by one:
-    five times the processor time for a page of runs. Made of MLflow's own parts for replicas.
+    SQLAlchemy makes an object of each of them otherwise, watches it, and at the end forgets its attributes one by one.
+    Made of MLflow's own parts for replicas.
     """
 
     def __init__(self, db_uri: str, default_artifact_root: str | None) -> None:
         super().__init__(db_uri, default_artifact_root)
-        connections.batch_updates(self.engine)
-        connections.trust_recent(self.engine)
-        reader = sessionmaker(bind=self.engine, expire_on_commit=False)
+        reader = sessionmaker(bind=self.engine)
         event.listen(reader, "do_orm_execute", load_rows)
         self.ManagedSessionMaker = _get_routing_session_maker(sessionmaker(bind=self.engine), reader, self.db_type)
 
