@@ -280,8 +280,8 @@ def table(found: list[Measure]) -> str:
         verdict = "" if m.limit == float("inf") else "reached" if m.reached else "missed"
         ratio = f"{m.ratio:.2f}" if m.other else "-"
         lines.append(
-            f"| {m.name} | {m.goal} | {m.told(m.ours)} | {m.told(m.other)} | {ratio} | {m.spread} | "
-            f"{m.told(m.embedded)} | {verdict} |"
+            f"| {m.name} | {m.goal} | {m.summary(m.ours)} | {m.summary(m.other)} | {ratio} | {m.spread} | "
+            f"{m.summary(m.embedded)} | {verdict} |"
         )
     notes = dict.fromkeys(m.note for m in found if m.note)
     return "\n".join([*lines, *(f"\n{note}" for note in notes)])

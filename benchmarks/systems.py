@@ -85,7 +85,7 @@ class Measure:
 
         return " / ".join(one(samples) if samples else "-" for samples in (self.ours, self.other, self.embedded))
 
-    def told(self, samples: list[float]) -> str:
+    def summary(self, samples: list[float]) -> str:
         return f"{statistics.median(samples):.4g} {self.unit}" if samples else "-"
 
 

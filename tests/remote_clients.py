@@ -54,7 +54,7 @@ def environment(python: Path, uri: str, folder: Path, **more: str) -> dict[str, 
     }
 
 
-def told(
+def logged(
     python: Path,
     uri: str,
     folder: Path,

@@ -309,7 +309,7 @@ def _check_engine(project: Project, engine: Engine) -> list[Finding]:
     result += _check_artifacts(engine)
     result.append(_check_permissions(project, engine))
     result += _check_settings(engine)
-    result += engine.checks.network()
+    result += engine.checks.exposure()
     return [*result, *engine.checks.limits()]
 
 

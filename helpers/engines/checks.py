@@ -59,6 +59,6 @@ class Checks:
         """Limits that the engine cannot keep."""
         return []
 
-    def network(self) -> list[Finding]:
+    def exposure(self) -> list[Finding]:
         """Whether others on the network reach what only this machine should."""
         return []

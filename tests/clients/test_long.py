@@ -184,7 +184,7 @@ def test_old_clients_read_back_what_a_plain_server_gives(
     deployment: Clone, old: Callable[[str], Path], plain: str, tmp_path: Path, version: str
 ) -> None:
     ours, theirs = (
-        remote_clients.told(old(version), uri, tmp_path / own_name(), own_name(), timeout=PATIENCE)
+        remote_clients.logged(old(version), uri, tmp_path / own_name(), own_name(), timeout=PATIENCE)
         for uri in (deployment.url("mlflow"), plain)
     )
     assert ours == theirs
@@ -207,11 +207,11 @@ def test_an_older_client_in_the_notebook(
     result = in_the_notebook(
         deployment, remote_clients.SCRIPT, own_name(), "20", str(remote_clients.LARGE), python=python
     )
-    assert result == remote_clients.told(old("2.22"), plain, tmp_path, own_name(), timeout=PATIENCE)
+    assert result == remote_clients.logged(old("2.22"), plain, tmp_path, own_name(), timeout=PATIENCE)
 
 
 def test_thousands_of_files_and_a_large_one(deployment: Clone, current: Path, tmp_path: Path) -> None:
-    result = remote_clients.told(current, deployment.url("mlflow"), tmp_path, own_name(), 2000, LARGE, timeout=3000)
+    result = remote_clients.logged(current, deployment.url("mlflow"), tmp_path, own_name(), 2000, LARGE, timeout=3000)
     assert result["large"] and result["tree"] and result["listed"]["large.bin"] == LARGE
     assert len([path for path in result["listed"] if path.startswith("tree/")]) == 2000
 

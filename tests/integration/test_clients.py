@@ -36,7 +36,7 @@ def plain(python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     """What a client reads back from a plain server."""
     folder = tmp_path_factory.mktemp("plain")
     with remote_clients.plain_server(python, folder) as uri:
-        return remote_clients.told(python, uri, folder, "clients", **remote_clients.SMALLER)
+        return remote_clients.logged(python, uri, folder, "clients", **remote_clients.SMALLER)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def name() -> str:
 def test_a_client_outside_needs_the_address_alone(
     deployment: Clone, python: Path, plain: dict[str, Any], name: str, tmp_path: Path
 ) -> None:
-    assert remote_clients.told(python, deployment.url("mlflow"), tmp_path, name, **remote_clients.SMALLER) == plain
+    assert remote_clients.logged(python, deployment.url("mlflow"), tmp_path, name, **remote_clients.SMALLER) == plain
 
 
 @pytest.mark.docker

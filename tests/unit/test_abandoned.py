@@ -96,7 +96,7 @@ def test_a_statement_that_waits_is_cancelled_when_its_client_has_gone(
         assert await asyncio.to_thread(statement.cancelled.wait, 5)
         hooks["handle_error"](None)
         assert client.connection is None
-        with pytest.raises(abandoned_requests.Gone):
+        with pytest.raises(abandoned_requests.ClientGone):
             hooks["before_cursor_execute"](None, statement, "SELECT", None, None, False)
         client.end()
 

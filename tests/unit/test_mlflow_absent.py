@@ -63,7 +63,7 @@ def repository(monkeypatch: pytest.MonkeyPatch) -> Any:
         module.__dict__.update(more)
         monkeypatch.setitem(sys.modules, name, module)
     created = type("Told", (S3,), {})
-    missing_artifacts.told(created)
+    missing_artifacts.translate_errors(created)
     return created
 
 

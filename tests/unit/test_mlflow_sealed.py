@@ -89,7 +89,7 @@ def test_a_deleted_webhook_that_nobody_can_decrypt_counts_nowhere(
     monkeypatch.setattr(
         encryption,
         "rows",
-        lambda connection, kind: [Row("w", "kept", b"hook:1"), Row("x", "deleted", b"gone:2", told=False)],
+        lambda connection, kind: [Row("w", "kept", b"hook:1"), Row("x", "deleted", b"gone:2", reported=False)],
     )
     result = encryption.report({encryption.FOLDER: str(tmp_path)}, {WEBHOOK_KEY: ["hook", "old"]})
     assert (result["rows"][WEBHOOK_KEY], result["lost"][WEBHOOK_KEY], result["opened"][WEBHOOK_KEY]) == (1, [], [1, 0])

@@ -24,7 +24,7 @@ LEFT_SECONDS = 1.0
 CANCELLERS = 2  # threads: each cancel is a connection to PostgreSQL
 
 
-class Gone(Exception):
+class ClientGone(Exception):
     """The client of this request has gone."""
 
 
@@ -149,7 +149,7 @@ def in_database(engines: Iterable[Any]) -> None:
         client = current.get()
         if client is not None:
             if client.gone and client.may_stop:
-                raise Gone
+                raise ClientGone
             with client.lock:
                 client.connection = cursor.connection
 

@@ -35,7 +35,7 @@ def plain(path: str) -> bool:
     return not {".", ".."} & set(decoded.split("/")) and not {"?", "#"} & set(path)
 
 
-def own(uri: str) -> bool:
+def is_own(uri: str) -> bool:
     """A location in this project's space, as clients name it; never on another host's server."""
     return uri.startswith(OWN) and not uri.startswith(OWN + "/") and plain(uri[len(OWN) :])
 
@@ -75,7 +75,7 @@ def guard_opening(registry: Any, environment: Mapping[str, str] = os.environ) ->
     @functools.wraps(opened)
     def get_artifact_repository(self: Any, artifact_uri: str, *rest: Any, **named: Any) -> Any:
         uri = str(artifact_uri)
-        if not (below(uri, destination) or own(uri) or referring(uri)):
+        if not (below(uri, destination) or is_own(uri) or referring(uri)):
             _raise(refusal("The location", uri))
         return opened(self, artifact_uri, *rest, **named)
 
@@ -107,7 +107,7 @@ def guard_runs(handlers: Any, environment: Mapping[str, str] = os.environ) -> No
             return opened(artifact_uri)
         run, _, path = artifact_uri.removeprefix(RUNS).partition("/")
         root = handlers._get_tracking_store().get_run(run).info.artifact_uri
-        if not own(root):
+        if not is_own(root):
             return opened(artifact_uri)
         place = "/".join(filter(None, (root.removeprefix(OWN).strip("/"), path.strip("/"))))
         return opened(f"{destination}/{quote(place) if destination.startswith('file:') else place}")
@@ -122,7 +122,7 @@ def guard_experiments(store: Any) -> None:
 
     @functools.wraps(created)
     def create_experiment(self: Any, name: str, artifact_location: str | None = None, *rest: Any, **named: Any) -> Any:
-        if artifact_location and not own(artifact_location):
+        if artifact_location and not is_own(artifact_location):
             _raise(refusal("The artifact location", artifact_location))
         return created(self, name, artifact_location, *rest, **named)
 
@@ -170,7 +170,7 @@ def _check_tags(*each: Mapping[str, str] | None) -> None:
 
 
 def _check_tag(key: str, value: str | None) -> None:
-    if value and not own(value):
+    if value and not is_own(value):
         _raise(refusal(f"The trace's tag {key}", value))
 
 
@@ -180,7 +180,7 @@ def guard_models(store: Any, placeholders: frozenset[str]) -> None:
 
     @functools.wraps(created)
     def create_model_version(self: Any, name: str, source: str, *rest: Any, **named: Any) -> Any:
-        if source not in placeholders and not own(source) and not referring(source):
+        if source not in placeholders and not is_own(source) and not referring(source):
             _raise(refusal("The model version's source", source))
         return created(self, name, source, *rest, **named)
 
@@ -194,7 +194,7 @@ def shadows(key: str) -> bool:
     return ("meta", "etag") in itertools.pairwise(words)
 
 
-def held(client: Any, bucket: str, key: str) -> bool:
+def object_exists(client: Any, bucket: str, key: str) -> bool:
     from botocore.exceptions import ClientError
 
     try:
@@ -223,7 +223,7 @@ def guard_keys(repository: Any, environment: Mapping[str, str] = os.environ) -> 
 
     def fresh(client: Any, bucket: str, key: str) -> None:
         name = key.rpartition("/")[2]
-        if files and len(name.encode("utf-8", "surrogateescape")) > REPLACED and held(client, bucket, key):
+        if files and len(name.encode("utf-8", "surrogateescape")) > REPLACED and object_exists(client, bucket, key):
             _raise(
                 f"{name[:60]!r}... is there already, and this store cannot replace an artifact whose name has more "
                 f"than {REPLACED} bytes. Delete it first, or choose a shorter name"
@@ -276,4 +276,4 @@ def guard_server(handlers: Any) -> None:
         from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository  # type: ignore[import-not-found]
 
         guard_keys(S3ArtifactRepository)
-        missing_artifacts.told(S3ArtifactRepository)
+        missing_artifacts.translate_errors(S3ArtifactRepository)

@@ -50,7 +50,7 @@ class Row:
     name: str
     value: bytes
     version: int = VERSION
-    told: bool = True
+    reported: bool = True
 
 
 @dataclass
@@ -170,7 +170,7 @@ def reseal(environment: Mapping[str, str]) -> dict[str, int]:
                     None,
                 )
                 if content is None:
-                    if row.told:
+                    if row.reported:
                         say(f"cannot be decrypted: {name} was another one when {row.name!r} was stored")
                     continue
                 value = kind.closed(content, secret)  # the one column is binary, the other text
@@ -207,7 +207,7 @@ def report(environment: Mapping[str, str], tried: Mapping[str, list[str]]) -> di
             listed = rows(connection, kind)
             secret = (words(environment, FILES[name]) or [""])[0]
             closed = [row for row in listed if kind.opened(row, secret) is None]
-            found["lost"][name] = [row.name for row in closed if row.told]
+            found["lost"][name] = [row.name for row in closed if row.reported]
             # a deleted webhook that nobody can decrypt is nothing that anybody misses
             found["rows"][name] = len(listed) - len(closed) + len(found["lost"][name])
             found["opened"][name] = [

@@ -91,7 +91,7 @@ def above(path: str) -> list[str]:
 
 
 @dataclass
-class Held:
+class Usage:
     """Files of one run, model or trace, or of one experiment: how many, bytes, time of the newest."""
 
     objects: int = 0
@@ -108,16 +108,16 @@ class Held:
 class Listing:
     """What the store holds, by the folder of each run, model and trace, and by top folder."""
 
-    folders: dict[str, Held] = field(default_factory=dict)
-    tops: dict[str, Held] = field(default_factory=dict)
+    folders: dict[str, Usage] = field(default_factory=dict)
+    tops: dict[str, Usage] = field(default_factory=dict)
 
     @classmethod
     def of(cls, store: ObjectStore, now: float) -> Listing:
         found = cls()
         for name, size, changed in store.listing():
-            found.tops.setdefault(name.partition("/")[0], Held()).add(size, changed, now)
+            found.tops.setdefault(name.partition("/")[0], Usage()).add(size, changed, now)
             if match := FOLDER.match(name):
-                found.folders.setdefault(match["path"], Held()).add(size, changed)
+                found.folders.setdefault(match["path"], Usage()).add(size, changed)
         return found
 
 
@@ -129,8 +129,8 @@ class Plan:
     experiments: set[str] = field(default_factory=set)
     runs: dict[str, str] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
-    folders: dict[str, Held] = field(default_factory=dict)
-    kept: int = 0
+    folders: dict[str, Usage] = field(default_factory=dict)
+    protected: int = 0
 
     def report(self) -> dict[str, Any]:
         rows: dict[str, list[int]] = {}
@@ -142,7 +142,7 @@ class Plan:
         for path, held in self.folders.items():
             row = rows.setdefault(path.partition("/")[0], [0, 0, 0, 0])
             row[2:] = row[2] + held.objects, row[3] + held.size
-        return {"rows": rows, "experiments": len(self.experiments), "kept": self.kept}
+        return {"rows": rows, "experiments": len(self.experiments), "kept": self.protected}
 
 
 class Needed:
@@ -200,7 +200,7 @@ def plan(connection: Any, listing: Listing, before: float) -> Plan:
         if old and run not in needed.ids and not needed.holds(path_of(uri)):
             found.runs[run] = experiment
         else:
-            found.kept += bool(old)
+            found.protected += bool(old)
             found.experiments.discard(experiment)  # it has a run that stays
     _choose_models(connection, found, needed, milliseconds)
     for identity, path in doomed.items():
@@ -223,7 +223,7 @@ def _choose_models(connection: Any, found: Plan, needed: Needed, before: int) ->
         if not (old or run in found.runs or experiment in doomed):
             continue
         if (model in used and not old) or model in needed.ids or needed.holds(path_of(uri)):
-            found.kept += 1
+            found.protected += 1
             found.experiments.discard(experiment)
         else:
             found.models[model] = experiment

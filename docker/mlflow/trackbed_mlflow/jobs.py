@@ -59,9 +59,7 @@ BOUNDS = {  # of what runs at once: MLflow's own are ten of each kind, of 250 MB
 FOLDER = "jobs-"  # of the scheduler's queue, in the server's temporary folder
 PAUSE, LONGEST_PAUSE, STOP_SECONDS = 1.0, 60.0, 5.0
 LOOK = 2.0  # seconds between two looks whether the server is there
-RESTART_DELAY = (
-    30.0  # until what watches the runner is started again: longer than a server takes to stop, which ends it too
-)
+RESTART_DELAY = 30.0  # until the runner's watcher starts again: longer than a server takes to stop, which ends it too
 
 
 def enabled(environment: Mapping[str, str]) -> bool:

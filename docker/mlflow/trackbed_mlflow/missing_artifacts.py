@@ -95,7 +95,7 @@ def downloading(folder: Callable[..., Any]) -> Callable[..., Any]:
     return download_artifacts
 
 
-def told(repository: Any) -> None:
+def translate_errors(repository: Any) -> None:
     """MLflow's S3 repository, a class."""
     repository.download_artifacts = downloading(repository.download_artifacts)
     repository._download_file = answering(repository._download_file)

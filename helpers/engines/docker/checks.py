@@ -113,11 +113,11 @@ class DockerChecks(Checks):
             )
         return result
 
-    def network(self) -> list[Finding]:
+    def exposure(self) -> list[Finding]:
         """Whether machines on the same network can reach ports published on 127.0.0.1, and the rules against it."""
         version = self.guard.reachable_from_network
         if not version:
-            return [Finding(Level.OK, "network", "this engine keeps ports published on 127.0.0.1 to this machine")]
+            return [Finding(Level.OK, "exposure", "this engine keeps ports published on 127.0.0.1 to this machine")]
         text = f"Docker {version}: before 28, machines on the same network can reach ports published on 127.0.0.1"
         rules = self.guard.rules()
         typed = "; ".join(iptables.lines(rules))
@@ -125,7 +125,7 @@ class DockerChecks(Checks):
             return [
                 Finding(
                     Level.WARNING,
-                    "network",
+                    "exposure",
                     f"{text}, unless drop rules are set (only root can tell)",
                     f"upgrade to Docker 28 or newer, or type: {typed}",
                 )
@@ -134,12 +134,12 @@ class DockerChecks(Checks):
             return [
                 Finding(
                     Level.WARNING,
-                    "network",
+                    "exposure",
                     f"{text}; {len(missing)} drop rules are not set",
                     f"`invoke up` sets them while the project is up; by hand: {typed}",
                 )
             ]
-        return [Finding(Level.OK, "network", f"{text}; {len(rules)} drop rules are set against it")]
+        return [Finding(Level.OK, "exposure", f"{text}; {len(rules)} drop rules are set against it")]
 
     def limits(self) -> list[Finding]:
         """That memory is neither limited nor counted, which a rootless engine says of itself."""

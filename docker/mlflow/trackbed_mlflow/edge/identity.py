@@ -324,7 +324,7 @@ def telling(method: Callable[..., Any], name_it: Callable[[dict[str, Any], str],
     signature = inspect.signature(method)
 
     @functools.wraps(method)
-    def told(*args: Any, **kwargs: Any) -> Any:
+    def named(*args: Any, **kwargs: Any) -> Any:
         if who := login.get():
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
@@ -332,7 +332,7 @@ def telling(method: Callable[..., Any], name_it: Callable[[dict[str, Any], str],
             args, kwargs = bound.args, bound.kwargs
         return method(*args, **kwargs)
 
-    return told
+    return named
 
 
 VERDICT = ("name", "value", "error", "rationale", "assessment_metadata", "aggregate_value", "is_numeric_value")
