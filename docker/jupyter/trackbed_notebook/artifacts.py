@@ -96,15 +96,15 @@ class Artifacts(MlflowArtifactsRepository):  # type: ignore[misc]
             failed: list[tuple[int, int]] = []
             error: BaseException | None = None
             for future in as_completed(futures):
-                if (found := future.exception()) is None:
+                if (result := future.exception()) is None:
                     bar.update()
                     continue
                 failed.append(futures[future])
-                error = found
-                if getattr(found, "errno", None) in FULL:
+                error = result
+                if getattr(result, "errno", None) in FULL:
                     for waiting in futures:
                         waiting.cancel()
-                    raise found
+                    raise result
             if not failed:
                 return
             retries = retries + 1 if len(failed) == len(ranges) else 1  # a long file outlives its address many times

@@ -84,13 +84,13 @@ def guard_opening(registry: Any, environment: Mapping[str, str] = os.environ) ->
 
 def guard_paths(handlers: Any) -> None:
     """The path below the destination that a location of this project's space stands for."""
-    found = handlers._get_proxied_run_artifact_destination_path
+    result = handlers._get_proxied_run_artifact_destination_path
 
-    @functools.wraps(found)
+    @functools.wraps(result)
     def destination_path(proxied_artifact_root: str, relative_path: str | None = None) -> Any:
         if not plain(urlsplit(proxied_artifact_root).path):
             _raise(refusal("The location", proxied_artifact_root))
-        return found(proxied_artifact_root, relative_path)
+        return result(proxied_artifact_root, relative_path)
 
     handlers._get_proxied_run_artifact_destination_path = destination_path
 

@@ -155,8 +155,8 @@ def objects_below(environment: Mapping[str, str], path: str) -> list[dict[str, s
             for item in page.get("Contents", ())
         ]
 
-    found = wait("the object store", lambda: s3_call(ask), seconds=10)
-    if found is None:
+    result = wait("the object store", lambda: s3_call(ask), seconds=10)
+    if result is None:
         raise Stop(FAILED, f"the bucket {bucket} does not exist")
     inside = f"{path}/" if path else ""
-    return [item for item in found if item["path"] == path or str(item["path"]).startswith(inside)]
+    return [item for item in result if item["path"] == path or str(item["path"]).startswith(inside)]

@@ -67,12 +67,12 @@ class Folders:
         """Sync the entry of ``path``, and those of the folders above up to the file system's root."""
         folder = os.path.dirname(os.path.abspath(path))
         sync_path(folder)
-        found = os.lstat(folder)
-        while (key := (folder, found.st_dev, found.st_ino)) not in self._known:
+        info = os.lstat(folder)
+        while (key := (folder, info.st_dev, info.st_ino)) not in self._known:
             above = os.path.dirname(folder)
             try:
                 upper = os.lstat(above)
-                if above == folder or upper.st_dev != found.st_dev:
+                if above == folder or upper.st_dev != info.st_dev:
                     break  # a mount point is no entry
                 sync_path(above)
             except PermissionError:
@@ -80,7 +80,7 @@ class Folders:
             if len(self._known) >= self.LIMIT:
                 self._known.clear()
             self._known.add(key)
-            folder, found = above, upper
+            folder, info = above, upper
 
     def forget(self) -> None:
         """Folders were removed: one that is made again may look like the old one."""

@@ -37,8 +37,8 @@ def words(environment: Mapping[str, str], name: str) -> list[str]:
 def load(environment: MutableMapping[str, str]) -> None:
     """Today's keys into the environment, where MLflow reads them. Not a process's first one, which /proc shows."""
     for name, file in FILES.items():
-        if found := words(environment, file):
-            environment[name] = found[0]
+        if result := words(environment, file):
+            environment[name] = result[0]
     environment.pop("MLFLOW_CRYPTO_KEK_VERSION", None)
 
 
@@ -109,7 +109,7 @@ def _webhook_closed(content: bytes, secret: str) -> bytes:
 
 def kinds(environment: Mapping[str, str]) -> dict[str, Kind]:
     passphrases = Passphrases()
-    found = {
+    result = {
         PASSPHRASE: Kind(
             "SELECT secret_id, secret_name, wrapped_dek, kek_version, true FROM secrets",
             f"UPDATE secrets SET wrapped_dek = :value, kek_version = {VERSION} WHERE secret_id = :key",
@@ -124,9 +124,9 @@ def kinds(environment: Mapping[str, str]) -> dict[str, Kind]:
             _webhook_closed,
         ),
     }
-    for name, kind in found.items():
+    for name, kind in result.items():
         kind.former = words(environment, f"former-{FILES[name]}s")
-    return found
+    return result
 
 
 @contextmanager
@@ -145,10 +145,16 @@ def connected(environment: Mapping[str, str]) -> Iterator[Any]:
 
 
 def rows(connection: Any, kind: Kind) -> list[Row]:
-    found = connection.execute(_text(kind.select)).all()
+    result = connection.execute(_text(kind.select)).all()
     return [
-        Row(str(key), str(name), value.encode() if isinstance(value, str) else bytes(value), int(version), bool(told))
-        for key, name, value, version, told in found
+        Row(
+            str(key),
+            str(name),
+            value.encode() if isinstance(value, str) else bytes(value),
+            int(version),
+            bool(reported),
+        )
+        for key, name, value, version, reported in result
     ]
 
 
@@ -163,9 +169,9 @@ def reseal(environment: Mapping[str, str]) -> dict[str, int]:
                     continue
                 content = next(
                     (
-                        found
+                        result
                         for one in (secret, *kind.former, *_public(name))
-                        if (found := kind.opened(row, one)) is not None
+                        if (result := kind.opened(row, one)) is not None
                     ),
                     None,
                 )
@@ -201,19 +207,19 @@ def _public(name: str) -> tuple[str, ...]:
 
 def report(environment: Mapping[str, str], tried: Mapping[str, list[str]]) -> dict[str, dict[str, Any]]:
     """How many rows there are by key, which of them today's does not open, how many each of ``tried`` opens."""
-    found: dict[str, dict[str, Any]] = {"rows": {}, "lost": {}, "opened": {}}
+    result: dict[str, dict[str, Any]] = {"rows": {}, "lost": {}, "opened": {}}
     with connected(environment) as connection:
         for name, kind in kinds(environment).items():
             listed = rows(connection, kind)
             secret = (words(environment, FILES[name]) or [""])[0]
             closed = [row for row in listed if kind.opened(row, secret) is None]
-            found["lost"][name] = [row.name for row in closed if row.reported]
+            result["lost"][name] = [row.name for row in closed if row.reported]
             # a deleted webhook that nobody can decrypt is nothing that anybody misses
-            found["rows"][name] = len(listed) - len(closed) + len(found["lost"][name])
-            found["opened"][name] = [
+            result["rows"][name] = len(listed) - len(closed) + len(result["lost"][name])
+            result["opened"][name] = [
                 sum(kind.opened(row, one) is not None for row in listed) for one in tried.get(name, ())
             ]
-    return found
+    return result
 
 
 def print_report(environment: Mapping[str, str], stdin: str) -> None:

@@ -39,10 +39,10 @@ class FolderObjects:
                     continue  # an upload that is under way, or was cut off
                 path = os.path.join(top, file)
                 try:
-                    found = os.stat(path)
+                    info = os.stat(path)
                 except FileNotFoundError:
                     continue  # deleted since
-                yield os.path.relpath(path, self.folder), found.st_size, found.st_mtime
+                yield os.path.relpath(path, self.folder), info.st_size, info.st_mtime
 
     def names(self) -> Iterator[tuple[str, int]]:
         yield from ((name, size) for name, size, _ in self.listing())
@@ -52,11 +52,11 @@ class FolderObjects:
         for name, _, _ in self.listing():
             now = time.time()
             try:
-                found = os.stat(self.folder / name)
+                info = os.stat(self.folder / name)
             except FileNotFoundError:
                 continue
-            sure = found.st_ctime < now - SETTLED_SECONDS
-            yield name, found.st_size, f"{found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}" if sure else ""
+            sure = info.st_ctime < now - SETTLED_SECONDS
+            yield name, info.st_size, f"{info.st_mtime_ns} {info.st_ctime_ns} {info.st_ino}" if sure else ""
 
     def open(self, name: str) -> tuple[int, BinaryIO]:
         """Size and content. A small file that is being rewritten is read again until it stays the same."""

@@ -113,12 +113,12 @@ class Listing:
 
     @classmethod
     def of(cls, store: ObjectStore, now: float) -> Listing:
-        found = cls()
+        result = cls()
         for name, size, changed in store.listing():
-            found.tops.setdefault(name.partition("/")[0], Usage()).add(size, changed, now)
+            result.tops.setdefault(name.partition("/")[0], Usage()).add(size, changed, now)
             if match := FOLDER.match(name):
-                found.folders.setdefault(match["path"], Usage()).add(size, changed)
-        return found
+                result.folders.setdefault(match["path"], Usage()).add(size, changed)
+        return result
 
 
 @dataclass
@@ -188,30 +188,30 @@ def _ask(connection: Any, statement: str, **words: Any) -> Iterator[Any]:
 def plan(connection: Any, listing: Listing, before: float) -> Plan:
     """What was deleted before that time (Unix seconds). The listing has to be older than the connection's look at the
     database: a row is there before its files, so that files without one are of something that is gone."""
-    found, needed, milliseconds = Plan(), Needed(connection), int(before * 1000)
+    result, needed, milliseconds = Plan(), Needed(connection), int(before * 1000)
     doomed: dict[str, str] = {}
     for identity, location, deleted in _ask(connection, EXPERIMENTS, before=milliseconds):
         if deleted:
             doomed[identity] = path_of(location)
         else:
             needed.location(path_of(location))
-    found.experiments.update(doomed)
+    result.experiments.update(doomed)
     for run, experiment, uri, old in _ask(connection, RUNS, before=milliseconds, experiments=list(doomed)):
         if old and run not in needed.ids and not needed.holds(path_of(uri)):
-            found.runs[run] = experiment
+            result.runs[run] = experiment
         else:
-            found.protected += bool(old)
-            found.experiments.discard(experiment)  # it has a run that stays
-    _choose_models(connection, found, needed, milliseconds)
+            result.protected += bool(old)
+            result.experiments.discard(experiment)  # it has a run that stays
+    _choose_models(connection, result, needed, milliseconds)
     for identity, path in doomed.items():
-        if identity not in found.experiments:
+        if identity not in result.experiments:
             needed.location(path)
-    _choose_folders(connection, listing, found, needed, before)
+    _choose_folders(connection, listing, result, needed, before)
     for identity, path in doomed.items():
-        if identity in found.experiments and path in listing.tops and not needed.holds(path):
-            found.folders = {inner: held for inner, held in found.folders.items() if inner.partition("/")[0] != path}
-            found.folders[path] = listing.tops[path]  # with what lies beside its runs and models
-    return found
+        if identity in result.experiments and path in listing.tops and not needed.holds(path):
+            result.folders = {inner: held for inner, held in result.folders.items() if inner.partition("/")[0] != path}
+            result.folders[path] = listing.tops[path]  # with what lies beside its runs and models
+    return result
 
 
 def _choose_models(connection: Any, found: Plan, needed: Needed, before: int) -> None:
@@ -300,19 +300,19 @@ def collect(environment: Mapping[str, str], age: str, show: bool) -> dict[str, A
     before, store = now - seconds(age), storage(environment, "")
     listing = Listing.of(store, now)
     with _connection(environment) as connection:
-        found = plan(connection, listing, before)
+        result = plan(connection, listing, before)
     if not show:
-        if found.models or found.runs or found.experiments:
+        if result.models or result.runs or result.experiments:
             from mlflow.store.tracking.sqlalchemy_store import (  # type: ignore[import-not-found]
                 SqlAlchemyStore,
             )
 
             find_migrations()
-            _remove_rows(SqlAlchemyStore(environment["MLFLOW_BACKEND_STORE_URI"], "mlflow-artifacts:/"), found)
+            _remove_rows(SqlAlchemyStore(environment["MLFLOW_BACKEND_STORE_URI"], "mlflow-artifacts:/"), result)
             with _connection(environment) as connection:
                 _remove_links(connection)
-        _remove_folders(environment, store, found.folders)
-    return found.report()
+        _remove_folders(environment, store, result.folders)
+    return result.report()
 
 
 def usage(environment: Mapping[str, str]) -> dict[str, list[int]]:

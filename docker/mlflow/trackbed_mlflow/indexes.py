@@ -34,40 +34,40 @@ def present(connection: Any) -> dict[str, bool]:
 
 
 def unwanted(connection: Any) -> bool:
-    found = connection.exec_driver_sql(f"SELECT current_setting('{SWITCH}', true)").scalar()
-    return bool(found == "off")
+    result = connection.exec_driver_sql(f"SELECT current_setting('{SWITCH}', true)").scalar()
+    return bool(result == "off")
 
 
 def ensure(engine: Any, concurrently: bool = False) -> list[str]:
     """Make what is missing; gives the names. ``concurrently`` lets others write meanwhile, and waits for them."""
     how = " CONCURRENTLY" if concurrently else ""
-    made = []
+    created = []
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if unwanted(connection) and not concurrently:
             return []
         connection.exec_driver_sql(f"SET lock_timeout = '{PATIENCE}'")
-        found = present(connection)
+        result = present(connection)
         for name, body in INDEXES.items():
-            if found.get(name):
+            if result.get(name):
                 continue
-            if name in found:
+            if name in result:
                 connection.exec_driver_sql(f"DROP INDEX{how} {name}")
             connection.exec_driver_sql(f"CREATE INDEX{how} {name} ON {body}")
-            made.append(name)
+            created.append(name)
         if concurrently:
             _remember(connection, f"RESET {SWITCH}")
         connection.exec_driver_sql("RESET lock_timeout")
-    return made
+    return created
 
 
 def remove(engine: Any) -> list[str]:
     """Drop them and remember that they are not wanted; gives the names."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         _remember(connection, f"SET {SWITCH} = 'off'")
-        found = [name for name in present(connection) if name in INDEXES]
-        for name in found:
+        result = [name for name in present(connection) if name in INDEXES]
+        for name in result:
             connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
-    return found
+    return result
 
 
 def make(engine: Any) -> None:
@@ -77,8 +77,8 @@ def make(engine: Any) -> None:
     if engine.dialect.name != "postgresql":
         return
     try:
-        if made := ensure(engine):
-            say(f"made the indexes {', '.join(made)}")
+        if created := ensure(engine):
+            say(f"made the indexes {', '.join(created)}")
     except SQLAlchemyError as error:
         say(f"searching stays slower, an index could not be made: {' '.join(str(error).split())[:300]}")
 

@@ -31,19 +31,19 @@ def through_gateway(model_utils: Any) -> None:
         own = getattr(model_utils, name)
 
         def checked(*words: Any, **named: Any) -> Any:
-            found = own(*words, **named)
-            if provider_of(found, words or tuple(named.values())) != GATEWAY:
+            result = own(*words, **named)
+            if provider_of(result, words or tuple(named.values())) != GATEWAY:
                 from mlflow.exceptions import MlflowException  # type: ignore[import-not-found]
 
                 raise MlflowException.invalid_parameter_value(ONLY_GATEWAY)
-            return found
+            return result
 
         for module in list(sys.modules.values()):
             if getattr(module, "__dict__", {}).get(name) is own:
                 setattr(module, name, checked)
 
-    guarded("_parse_model_uri", lambda found, words: str(found[0]))
-    guarded("_get_provider_instance", lambda found, words: str(words[0]))
+    guarded("_parse_model_uri", lambda result, words: str(result[0]))
+    guarded("_get_provider_instance", lambda result, words: str(words[0]))
 
 
 def offered_alone(jobs: Any) -> None:

@@ -126,9 +126,9 @@ def job_environment(environment: Mapping[str, str], server: int) -> dict[str, st
     host = environment.get("TRACKBED_HOST") or "0.0.0.0"
     port = environment.get("TRACKBED_PORT") or "8000"
     address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-    found = {name: value for name, value in environment.items() if name not in WITHHELD}
+    result = {name: value for name, value in environment.items() if name not in WITHHELD}
     return (
-        found
+        result
         | BOUNDS
         | {
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,

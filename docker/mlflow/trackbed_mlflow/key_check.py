@@ -55,15 +55,15 @@ def database(environment: Mapping[str, str], user: str, password: str) -> bool:
 def tried(environment: Mapping[str, str], asked: Mapping[str, list[list[str]]]) -> dict[str, list[bool | str]]:
     """For each pair of words whether it opens, or why that is not known."""
     ways = {"store": store, "database": database}
-    found: dict[str, list[bool | str]] = {}
+    result: dict[str, list[bool | str]] = {}
     for name, pairs in asked.items():
-        found[name] = []
+        result[name] = []
         for one, other in pairs:
             try:
-                found[name].append(ways[name](environment, one, other))
+                result[name].append(ways[name](environment, one, other))
             except Stop as stop:
-                found[name].append(str(stop))
-    return found
+                result[name].append(str(stop))
+    return result
 
 
 def print_tried(environment: Mapping[str, str], stdin: str) -> None:

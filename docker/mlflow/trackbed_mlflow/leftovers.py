@@ -40,12 +40,12 @@ def end_processes(environment: Mapping[str, str], proc: str = "/proc") -> int:
     name = "TRACKBED_INSTANCE_OF_PROCESS"
     if not environment.get(name):
         return 0
-    wanted, count = f"{name}={environment[name]}".encode(), 0
+    expected, count = f"{name}={environment[name]}".encode(), 0
     for folder in Path(proc).glob("[0-9]*"):
         try:
             group = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[2])
             if (
-                wanted in (folder / "environ").read_bytes().split(b"\0")
+                expected in (folder / "environ").read_bytes().split(b"\0")
                 and (folder / "cmdline").read_bytes().split(b"\0")[0] == os.fsencode(sys.executable)
                 and not Path(proc, str(group)).exists()
             ):

@@ -16,11 +16,11 @@ UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 def share(environment: Mapping[str, str], workers: int) -> int:
     """Bytes of one worker's data."""
-    found = re.fullmatch(r"(\d+)([bkmg]?)b?", (environment.get(LIMIT) or DEFAULT).lower())
-    if not found:
-        found = re.fullmatch(r"(\d+)([bkmg]?)b?", DEFAULT)
-        assert found
-    return max(int(found[1]) * UNITS[found[2]] // max(workers, 1), LEAST)
+    match = re.fullmatch(r"(\d+)([bkmg]?)b?", (environment.get(LIMIT) or DEFAULT).lower())
+    if not match:
+        match = re.fullmatch(r"(\d+)([bkmg]?)b?", DEFAULT)
+        assert match
+    return max(int(match[1]) * UNITS[match[2]] // max(workers, 1), LEAST)
 
 
 def limit(workers: int, environment: Mapping[str, str] = os.environ) -> None:
@@ -28,10 +28,10 @@ def limit(workers: int, environment: Mapping[str, str] = os.environ) -> None:
     import resource
 
     try:
-        wanted = share(environment, workers)
+        expected = share(environment, workers)
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         if hard != resource.RLIM_INFINITY:
-            wanted = min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+            expected = min(expected, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (expected, hard))
     except (OSError, ValueError) as error:
         say(f"the server's memory has no limit: {error}")

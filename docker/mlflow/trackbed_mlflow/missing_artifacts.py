@@ -41,10 +41,10 @@ def answering(method: Callable[..., Any], uploading: bool = False) -> Callable[.
         try:
             return method(self, *words, **named)
         except ClientError as error:
-            found = refusal(str(error.response.get("Error", {}).get("Code", "")), name, uploading)
-            if found is None:
+            result = refusal(str(error.response.get("Error", {}).get("Code", "")), name, uploading)
+            if result is None:
                 raise
-            raise _mlflow(*found) from None
+            raise _mlflow(*result) from None
         except ParamValidationError:
             if not uploading:
                 raise
@@ -57,8 +57,8 @@ def _mlflow(code: str, message: str) -> Exception:
     from mlflow.exceptions import MlflowException  # type: ignore[import-not-found]
     from mlflow.protos.databricks_pb2 import ErrorCode  # type: ignore[import-not-found]
 
-    made: Exception = MlflowException(message, error_code=ErrorCode.Value(code))
-    return made
+    created: Exception = MlflowException(message, error_code=ErrorCode.Value(code))
+    return created
 
 
 def downloading(folder: Callable[..., Any]) -> Callable[..., Any]:

@@ -65,10 +65,10 @@ def keep_nan(store: Any, value: Any = None) -> None:
 
     @functools.wraps(entity)
     def to_mlflow_entity(self: Any) -> Any:
-        found = entity(self)
-        if found.value is not None and math.isnan(found.value):
-            found._value = math.nan  # one object: MLflow compares a repeated metric with the one that is there
-        return found
+        result = entity(self)
+        if result.value is not None and math.isnan(result.value):
+            result._value = math.nan  # one object: MLflow compares a repeated metric with the one that is there
+        return result
 
     store._log_model_metrics, row.to_mlflow_entity = log, to_mlflow_entity
     for name, search in zip(SEARCHES, searches, strict=True):

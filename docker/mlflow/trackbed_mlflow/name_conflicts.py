@@ -80,10 +80,10 @@ class Names:
         for number in count(1):
             mark = f" ({kind})" if number == 1 else f" ({kind} {number})"
             short = last.encode("utf-8", "surrogateescape")[: LONGEST - len(mark)].decode("utf-8", "ignore")
-            found = f"{upper}{slash}{short}{mark}"
-            if found not in self._chosen and self._is_free(found):
-                self._chosen.add(found)
-                return found
+            result = f"{upper}{slash}{short}{mark}"
+            if result not in self._chosen and self._is_free(result):
+                self._chosen.add(result)
+                return result
         raise AssertionError("numbers do not end")
 
 

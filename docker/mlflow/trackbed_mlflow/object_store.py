@@ -53,10 +53,10 @@ def fetched(store: ObjectStore, names: Iterator[str]) -> Iterator[tuple[str, int
         for name in itertools.islice(names, AHEAD):
             pool.do(functools.partial(_fetch, store, name))
         while pool.open:
-            found = pool.next()
+            result = pool.next()
             for name in itertools.islice(names, 1):
                 pool.do(functools.partial(_fetch, store, name))
-            yield found
+            yield result
     finally:
         pool.threads.shutdown(wait=False, cancel_futures=True)
 

@@ -213,12 +213,12 @@ class _S3Reader:
         return reader.size, reader  # type: ignore[return-value]
 
     def read(self, count: int = -1) -> bytes:
-        wanted = self.size - self.at if count < 0 else min(count, self.size - self.at)
-        found = bytearray()
-        while len(found) < wanted:  # tarfile takes a short answer for the end
-            left = wanted - len(found)
-            found += wait("the object store", lambda n=left: self._read(n))  # type: ignore[misc]
-        return bytes(found)
+        expected = self.size - self.at if count < 0 else min(count, self.size - self.at)
+        result = bytearray()
+        while len(result) < expected:  # tarfile takes a short answer for the end
+            left = expected - len(result)
+            result += wait("the object store", lambda n=left: self._read(n))  # type: ignore[misc]
+        return bytes(result)
 
     def _read(self, wanted: int) -> bytes:
         from botocore import exceptions

@@ -114,10 +114,10 @@ def alembic_config(db_url: str, alembic_dir: str | None = None) -> Any:
     """MLflow's function of that work, without its file: that holds these two values only."""
     from alembic.config import Config  # type: ignore[import-not-found]
 
-    made = Config()
+    created = Config()
     for name, value in (("script_location", alembic_dir or str(versions().parent)), ("sqlalchemy.url", db_url)):
-        made.set_main_option(name, value.replace("%", "%%"))
-    return made
+        created.set_main_option(name, value.replace("%", "%%"))
+    return created
 
 
 def known(revision: str) -> str:

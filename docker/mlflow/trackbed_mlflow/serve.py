@@ -43,11 +43,11 @@ def serve() -> NoReturn:
 
 def prepare_database() -> None:
     """The schema of this MLflow, or Stop: an empty database is filled, an older one is migrated where that is asked."""
-    found = schema.schema(os.environ)
-    if found["state"] == "empty" and (statements := schema.template(str(found["code"]))):
+    result = schema.schema(os.environ)
+    if result["state"] == "empty" and (statements := schema.template(str(result["code"]))):
         schema.fill(os.environ["MLFLOW_BACKEND_STORE_URI"], statements)
-    if schema.guard(found, os.environ.get("TRACKBED_MIGRATE") == "1"):
-        say(f"migrating the database from {found['database']} to {found['code']}")
+    if schema.guard(result, os.environ.get("TRACKBED_MIGRATE") == "1"):
+        say(f"migrating the database from {result['database']} to {result['code']}")
         done = subprocess.run([sys.executable, PROGRAM, "migrate"], check=False)
         if done.returncode:
             raise Stop(FAILED, f"the migration failed (exit code {done.returncode}); nothing was started")
@@ -79,9 +79,9 @@ def held_socket() -> int | None:
     """The listening socket that the supervisor holds for this server, which comes as standard input; None without."""
     try:
         number = os.dup(0)
-        with socket.socket(fileno=number) as found:
-            listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            found.detach()
+        with socket.socket(fileno=number) as result:
+            listens = result.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            result.detach()
     except OSError:
         return None  # no socket, or closed
     if not listens:

@@ -97,8 +97,8 @@ class StoreSync:
             metas.append(self.root / SIDECAR / bucket / META)
         # a file with a passing name goes away while it is looked at
         listed = {meta: [entry.path for entry in os.scandir(meta)] for meta in metas if meta.is_dir()}
-        found = sync_files((path, *(file for files in listed.values() for file in files)))
-        if path not in found:
+        result = sync_files((path, *(file for files in listed.values() for file in files)))
+        if path not in result:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         for entry in (path, *(str(meta / "etag") for meta in listed)):
             self.folders.sync(entry)

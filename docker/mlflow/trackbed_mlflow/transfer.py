@@ -116,13 +116,13 @@ def objects_sums(environment: Mapping[str, str], prefix: str) -> None:
 
 def sizes(environment: Mapping[str, str], now: float) -> dict[str, list[int]]:
     """Objects, bytes and bytes of the last 7 days per top folder, which is an experiment's id."""
-    found: dict[str, list[int]] = {}
+    result: dict[str, list[int]] = {}
     for name, size, changed in storage(environment, "").listing():
-        entry = found.setdefault(name.split("/")[0], [0, 0, 0])
+        entry = result.setdefault(name.split("/")[0], [0, 0, 0])
         entry[0] += 1
         entry[1] += size
         entry[2] += size if changed > now - 7 * 86400 else 0
-    return found
+    return result
 
 
 def run(command: str, prefix: str) -> None:

@@ -56,13 +56,13 @@ def install(flask: Any) -> None:
         return
 
     def answer(content: bytes, kind: str, seconds: int) -> Any:
-        found = Response(content, content_type=kind)
-        found.set_etag(hashlib.sha256(content).hexdigest()[:32])
+        result = Response(content, content_type=kind)
+        result.set_etag(hashlib.sha256(content).hexdigest()[:32])
         if seconds:
-            found.cache_control.public, found.cache_control.max_age = True, seconds
+            result.cache_control.public, result.cache_control.max_age = True, seconds
         else:
-            found.cache_control.no_cache = True  # asks each time, and mostly hears 304
-        return found.make_conditional(request)
+            result.cache_control.no_cache = True  # asks each time, and mostly hears 304
+        return result.make_conditional(request)
 
     flask.view_functions[views[0]] = lambda: answer(page, "text/html; charset=utf-8", 0)
     flask.add_url_rule(

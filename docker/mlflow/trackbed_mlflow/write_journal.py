@@ -64,9 +64,9 @@ class Journal:
 
     def _work(self) -> None:
         while True:
-            path, there = self._queue.get()
+            path, existing = self._queue.get()
             try:
-                self.note(path, there)
+                self.note(path, existing)
             except OSError:
                 continue  # gone again, or a disk that is full: nothing is promised of the journal
 
@@ -130,25 +130,25 @@ class Journal:
 
     def check(self) -> dict[str, Any]:
         """Compare what the kept journals name with what is there, and keep the result."""
-        found: dict[str, Any] = {"at": time.time(), **compare(self.root, self._unchecked())}
+        result: dict[str, Any] = {"at": time.time(), **compare(self.root, self._unchecked())}
         temporary = self.folder / (RESULT + ".new")
-        temporary.write_text(json.dumps(found))
+        temporary.write_text(json.dumps(result))
         temporary.replace(self.folder / RESULT)
         (self.folder / UNCHECKED).unlink(missing_ok=True)
-        return found
+        return result
 
     def recheck(self) -> None:
         """`check`, at a low priority, and what it found as one line of the log."""
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # Linux: of this thread alone
         try:
-            found = self.check()
+            result = self.check()
         except OSError as error:
             say(f"what was written before the unclean stop could not be checked: {error}")
             return
         say(
-            f"after an unclean stop: {found['checked']} artifacts checked, {found['missing']} missing, "
-            f"{found['damaged']} damaged {' '.join(map(ascii, found['names']))}".strip()
+            f"after an unclean stop: {result['checked']} artifacts checked, {result['missing']} missing, "
+            f"{result['damaged']} damaged {' '.join(map(ascii, result['names']))}".strip()
         )
 
     def _unchecked(self) -> Iterator[bytes]:
@@ -161,10 +161,10 @@ class Journal:
     def result(self) -> dict[str, Any]:
         """The result of the last check, {} when there is none."""
         try:
-            found = json.loads((self.folder / RESULT).read_text())
+            data = json.loads((self.folder / RESULT).read_text())
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return data if isinstance(data, dict) else {}
 
 
 def compare(

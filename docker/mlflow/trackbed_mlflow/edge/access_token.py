@@ -101,15 +101,15 @@ class Access:
                         return jobs.may(method, path)
             elif name == b"cookie" and COOKIE.encode() in value:
                 # of any port: what counts is the value
-                if any(self.equal(found, self.cookie) for found in _cookies(value)):
+                if any(self.equal(item, self.cookie) for item in _cookies(value)):
                     return True
         return False
 
     def _linked(self, scope: Scope) -> bool:
         from urllib.parse import parse_qsl
 
-        found = [value for name, value in _query(scope, parse_qsl) if name == "token"]
-        return any(self.equal(value.encode(), self.token) for value in found)
+        result = [value for name, value in _query(scope, parse_qsl) if name == "token"]
+        return any(self.equal(value.encode(), self.token) for value in result)
 
     async def _enter(self, scope: Scope, send: Send) -> None:
         """Gives the cookie and leads to the same address without the token, which must not stay in the history."""

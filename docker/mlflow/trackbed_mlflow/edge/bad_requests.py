@@ -110,23 +110,23 @@ def reader(own: Callable[..., Any], default: Any) -> Callable[..., dict[str, Any
     @functools.wraps(own)
     def read(flask_request: Any = default) -> dict[str, Any]:
         try:
-            found = own(flask_request)
+            result = own(flask_request)
         except RecursionError:
             raise invalid(DEEP) from None
         data = flask_request.get_data()
         if b"\xed" in data or (b"\\" in data and (b"\\ud" in data or b"\\uD" in data)):  # JSON's and UTF-8's surrogates
-            text(found)
-        if type(found) is dict:
-            return found
-        if found is None and not data.strip():
+            text(result)
+        if type(result) is dict:
+            return result
+        if result is None and not data.strip():
             return {}
-        if found is None or isinstance(found, str):  # older clients send JSON in a JSON string
-            found = parsed(data if found is None else found)
-        if found is None:
+        if result is None or isinstance(result, str):  # older clients send JSON in a JSON string
+            result = parsed(data if result is None else result)
+        if result is None:
             return {}
-        if not isinstance(found, dict):
-            raise invalid(f"The request's body is no JSON object but {type(found).__name__}")
-        return found
+        if not isinstance(result, dict):
+            raise invalid(f"The request's body is no JSON object but {type(result).__name__}")
+        return result
 
     return read
 
@@ -217,8 +217,8 @@ def guard(handlers: Any, flask: Any, app: Any, bucket: bool) -> None:
         return Response(error.serialize_as_json(), error.get_http_status_code(), mimetype="application/json")
 
     def unread(error: Any) -> Any:
-        made: Any = invalid(str(error.description).rstrip("."))
-        return Response(made.serialize_as_json(), error.code, mimetype="application/json")
+        created: Any = invalid(str(error.description).rstrip("."))
+        return Response(created.serialize_as_json(), error.code, mimetype="application/json")
 
     async def asgi_fault(asked: Any, error: Exception) -> Any:
         status, body = answer(error, asked.method, asked.url.path, asked.url.query)

@@ -52,7 +52,7 @@ class Unpacker:
             data, first = self.head, self.head[0]
             zlibs = first & 15 == 8 and int.from_bytes(data[:2], "big") % 31 == 0
             self.unpacker = self._new(zlib.MAX_WBITS if zlibs else -zlib.MAX_WBITS)
-        found, size = [], 0
+        result, size = [], 0
         try:
             while data:
                 if self.unpacker.eof:
@@ -65,13 +65,13 @@ class Unpacker:
                     size += len(part)
                     if size > room:
                         raise Refused(TOO_LARGE)
-                    found.append(part)
+                    result.append(part)
                     data = self.unpacker.unconsumed_tail
                     more = not self.unpacker.eof and (bool(data) or len(part) == CHUNK)
                 data = self.unpacker.unused_data if self.unpacker.eof else b""
         except zlib.error:
             raise Refused(DAMAGED) from None
-        return b"".join(found)
+        return b"".join(result)
 
     def end(self) -> None:
         if self.unpacker is None or not self.unpacker.eof:

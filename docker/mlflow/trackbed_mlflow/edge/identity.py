@@ -106,8 +106,8 @@ class Identity:
 
     def right(self, value: bytes) -> bool:
         name, _, proof = value.partition(b" ")
-        made = hmac.new(self.key, PURPOSE + name, hashlib.sha256).hexdigest().encode()
-        return bool(name) and hmac.compare_digest(made, proof)
+        created = hmac.new(self.key, PURPOSE + name, hashlib.sha256).hexdigest().encode()
+        return bool(name) and hmac.compare_digest(created, proof)
 
 
 # what a store is told
@@ -383,8 +383,8 @@ def identified(app: App, stores: Iterable[Any], environment: Mapping[str, str]) 
     path = environment.get(FILE, "")
     if not path:
         return app
-    made = Identity(app, path)
+    created = Identity(app, path)
     for store in {id(store): store for store in stores}.values():
         attributed(store)
     rows()
-    return made
+    return created

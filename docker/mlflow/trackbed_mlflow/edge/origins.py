@@ -13,10 +13,10 @@ REFUSED = "Pages of other addresses may not use this MLflow server from a browse
 def _parts(origin: str) -> tuple[str, str, int] | None:
     """Scheme, host and port; None for what is no address, as in `Origin: null`."""
     try:
-        found = urlsplit(origin)
-        if found.scheme not in DEFAULT_PORTS or not found.hostname or found.username is not None:
+        result = urlsplit(origin)
+        if result.scheme not in DEFAULT_PORTS or not result.hostname or result.username is not None:
             return None
-        return found.scheme, found.hostname, found.port or DEFAULT_PORTS[found.scheme]
+        return result.scheme, result.hostname, result.port or DEFAULT_PORTS[result.scheme]
     except ValueError:
         return None
 

@@ -92,8 +92,8 @@ class _Unoffered:
             return
         body = b"".join(self.parts)
         try:
-            told = {name: False if OFFERS.match(name) else value for name, value in json.loads(body).items()}
-            body = json.dumps(told, separators=(",", ":")).encode()  # as Flask writes it: people look with grep
+            reported = {name: False if OFFERS.match(name) else value for name, value in json.loads(body).items()}
+            body = json.dumps(reported, separators=(",", ":")).encode()  # as Flask writes it: people look with grep
         except (ValueError, AttributeError):
             pass  # an error's page
         headers = [(name, value) for name, value in self.start["headers"] if name.lower() != b"content-length"]

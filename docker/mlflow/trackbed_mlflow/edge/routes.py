@@ -52,7 +52,7 @@ class Group(NamedTuple):
 
     def routes(self) -> list[tuple[str, str]]:
         """(method, path) of each; {} stands for one segment of a path, {path} for the rest of it."""
-        found = []
+        result = []
         for method in METHODS:
             rests = getattr(self, method)
             if rests is None:
@@ -60,8 +60,8 @@ class Group(NamedTuple):
             for rest in rests.split():
                 path = self.base + ("" if rest == "." else rest)
                 bases = [path.replace("/*/", twin, 1) for twin in TWINS] if path.startswith("/*/") else [path]
-                found += [(method, each) for each in bases]
-        return found
+                result += [(method, each) for each in bases]
+        return result
 
 
 M2, M3, A2, A3 = "/*/2.0/mlflow/", "/*/3.0/mlflow/", "/ajax-api/2.0/mlflow/", "/ajax-api/3.0/mlflow/"
@@ -326,13 +326,13 @@ class Judge:
 
     def methods(self, path: str) -> list[Methods]:
         """What is known of a path, the fixed address first."""
-        found = [self.exact[path]] if path in self.exact else []
+        result = [self.exact[path]] if path in self.exact else []
         parts = path.split("/", DEPTH + 1)
         for depth in range(min(len(parts), DEPTH + 1), 0, -1):
             for pattern, methods in self.patterns.get("/".join(parts[:depth]), ()):
                 if pattern.fullmatch(path):
-                    found.append(methods)
-        return found
+                    result.append(methods)
+        return result
 
     def refusal(self, path: str, method: str) -> tuple[int, str] | None:
         """Status and reason of a request that does not reach MLflow; None for one that does."""

@@ -45,8 +45,8 @@ STRING = re.compile(rb'"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z)', re.DOTALL)
 
 def json_objects(body: bytes, most: int) -> int:
     """How many there are; strings are only told apart where there may be more than ``most``, and in UTF-8 alone."""
-    found = body.count(b"{")
-    return STRING.sub(b"", body).count(b"{") if found > most and b"\0" not in body else found
+    result = body.count(b"{")
+    return STRING.sub(b"", body).count(b"{") if result > most and b"\0" not in body else result
 
 
 def varint(body: bytes, at: int) -> tuple[int, int]:

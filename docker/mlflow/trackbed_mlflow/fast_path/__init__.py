@@ -58,12 +58,12 @@ def state_file(environment: Mapping[str, str]) -> Path | None:
 
 def write_state(environment: Mapping[str, str]) -> None:
     """Leave for ``read_state`` which parts this server uses; nothing where the server has no folder of its own."""
-    found = {"enabled": enabled(environment), "fallbacks": fallbacks}
+    result = {"enabled": enabled(environment), "fallbacks": fallbacks}
     if (path := state_file(environment)) is None:
         return
     try:
         new = path.with_suffix(f".{os.getpid()}")
-        new.write_text(json.dumps(found), "utf-8")
+        new.write_text(json.dumps(result), "utf-8")
         new.replace(path)
     except OSError as error:
         say(f"cannot write whether the fast path is used: {error}")

@@ -30,17 +30,17 @@ def finite(value: float) -> float | str:
 
 def walk(plan: Plan, message: Any) -> dict[str, Any]:
     """The message as MLflow's own dict; Unknown for one that holds what its plan does not."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for field, value in message.ListFields():
         try:
             name, repeated, convert = plan[field.number]
             if repeated:
-                found[name] = list(value) if convert is None else [convert(item) for item in value]
+                result[name] = list(value) if convert is None else [convert(item) for item in value]
             else:
-                found[name] = value if convert is None else convert(value)
+                result[name] = value if convert is None else convert(value)
         except KeyError:  # an extension, or a number that its enum does not name
             raise Unknown(field.full_name) from None
-    return found
+    return result
 
 
 class Plans:
@@ -71,11 +71,11 @@ class Plans:
     def plan(self, descriptor: Any) -> Plan:
         """Unknown for a message that only MLflow converts."""
         if descriptor.full_name not in self.known:
-            made: Plan = {}
-            self.known[descriptor.full_name] = made  # a message may hold its own kind
+            created: Plan = {}
+            self.known[descriptor.full_name] = created  # a message may hold its own kind
             try:
                 for field in descriptor.fields:
-                    made[field.number] = (field.name, field.is_repeated, self.converter(field))
+                    created[field.number] = (field.name, field.is_repeated, self.converter(field))
             except Unknown:
                 self.known.clear()  # what was planned on top of this one is not known either
                 self.known[descriptor.full_name] = None
@@ -92,10 +92,10 @@ def writer(own: Callable[..., str]) -> Callable[..., str]:
         try:
             if not convert_int64_to_number:
                 raise Unknown
-            found = walk(plans.plan(message.DESCRIPTOR), message)
+            result = walk(plans.plan(message.DESCRIPTOR), message)
         except Unknown:
             return own(message, pretty=pretty, convert_int64_to_number=convert_int64_to_number)
-        return json.dumps(found, indent=2) if pretty else json.dumps(found, separators=(",", ":"))
+        return json.dumps(result, indent=2) if pretty else json.dumps(result, separators=(",", ":"))
 
     return message_to_json
 

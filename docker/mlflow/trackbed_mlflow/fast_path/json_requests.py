@@ -122,7 +122,7 @@ class WSGIBridge:
 
 def paths(app: Any, flask: Any, mount: type, full: Any) -> frozenset[str]:
     """The fixed addresses of MLflow's JSON API that only Flask answers."""
-    found = set()
+    result = set()
     for rule in flask.url_map.iter_rules():
         if rule.arguments or not rule.rule.startswith(("/api/2.0/mlflow/", "/ajax-api/2.0/mlflow/")):
             continue
@@ -130,8 +130,8 @@ def paths(app: Any, flask: Any, mount: type, full: Any) -> frozenset[str]:
             continue  # files, uploads and streams; and what waits for the object store
         scope = {"type": "http", "path": rule.rule, "method": "POST", "root_path": "", "headers": []}
         if not any(route.matches(dict(scope))[0] == full for route in app.routes if not isinstance(route, mount)):
-            found.add(rule.rule)
-    return frozenset(found)
+            result.add(rule.rule)
+    return frozenset(result)
 
 
 def application(app: Any, flask: Any) -> tuple[App | None, frozenset[str]]:

@@ -120,9 +120,9 @@ def check(db_uri: str) -> None:
 def load_rows(state: Any) -> Any:
     if not any(isinstance(option, Rows) for option in state.user_defined_options):
         return None
-    found = state.invoke_statement().freeze()
-    rows_loader()(state.session.connection(), {row[0].run_uuid: row[0] for row in found().all()})
-    return found()
+    result = state.invoke_statement().freeze()
+    rows_loader()(state.session.connection(), {row[0].run_uuid: row[0] for row in result().all()})
+    return result()
 
 
 @cache
