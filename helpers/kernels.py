@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from helpers import digests
 from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
 from helpers.http_request import ask
@@ -88,17 +87,12 @@ class Consent:
     terminal: bool
 
 
-def made_from(project: Project, engine: Engine) -> str:
-    """A hash of what the notebook is started from: another one starts it again."""
-    return digests.digest(engine.plan().service(JUPYTER), project.credentials_digest())
-
-
 def before_a_restart(project: Project, engine: Engine, notice: Callable[[str], None], consent: Consent | None) -> None:
     """Name what would end with a notebook that is about to be started again, and ask. None: say it and go on.
 
     Raises TrackbedError where the answer is no, or nobody is there to answer and something computes.
     """
-    if not engine.notebook_outdated() and project.state.applied.get("notebook") == made_from(project, engine):
+    if not engine.notebook_outdated():
         return
     if not (works := running(engine, project.credentials()[JUPYTER_TOKEN])):
         return

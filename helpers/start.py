@@ -205,7 +205,6 @@ def _start(project: Project, engine: Engine, progress: ProgressReporter, notice:
     project.state.applied = {
         "hash": engine.fingerprint(),
         "identities": {row.status.name: row.status.identity for row in seen.rows},
-        "notebook": kernels.made_from(project, engine),
         "workspace": str(engine.deployment.workspace),
         "fast_path": fast_path.read(engine) if MLFLOW in engine.deployment.services else None,
     }

@@ -240,7 +240,7 @@ class Engine(Protocol):
         return
 
     def notebook_outdated(self) -> bool:
-        """Whether what the notebook is made from has to be made again, so that it restarts as well."""
+        """Whether `start` would restart JupyterLab: what runs was started from something else than what is now."""
         return False
 
     @property

@@ -426,6 +426,32 @@ def test_the_notebooks_container_is_known_by_the_labels_of_either_version(tmp_pa
     assert engine.api.containers(engine.notebook.labels) == [notebook]
 
 
+def test_a_notebook_is_outdated_once_it_would_be_created_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Container] = []
+    engine = engine_with(tmp_path)
+    monkeypatch.setattr(engine.api, "containers", lambda labels=(): made)
+    monkeypatch.setattr(engine.api, "image", lambda name: {"id": "sha256:1", "labels": {}})
+    monkeypatch.setattr(engine.api, "network_exists", lambda name: True)
+    monkeypatch.setattr(engine.api, "start", lambda name: None)
+    monkeypatch.setattr(images, "is_stale", lambda *_: False)
+
+    def create(name: str, arguments: Any, networks: Any) -> str:
+        made.append(container(name, (), **arguments["labels"]))
+        return name
+
+    monkeypatch.setattr(engine.api, "create", create)
+    assert engine.notebook_outdated()
+    engine.notebook.start(Silent())
+    assert not engine.notebook_outdated()
+    monkeypatch.setattr(engine.api, "image", lambda name: {"id": "sha256:2", "labels": {}})
+    assert engine.notebook_outdated()
+    monkeypatch.setattr(engine.api, "image", lambda name: {"id": "sha256:1", "labels": {}})
+    monkeypatch.setattr(images, "is_stale", lambda *_: True)
+    assert engine.notebook_outdated()
+
+
 def test_another_compose_project_of_the_same_name_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

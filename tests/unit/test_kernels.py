@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,10 @@ import pytest
 from helpers import durability, kernels, start
 from helpers.checks import doctor
 from helpers.engines import select
-from helpers.engines.base import JUPYTER, Address, Engine, Plan, ProgressReporter, ServiceSpec
+from helpers.engines.base import JUPYTER, MLFLOW, Address, Engine, ProgressReporter
+from helpers.engines.embedded import supervisor_config
+from helpers.engines.embedded.engine import EmbeddedEngine
+from helpers.engines.embedded.supervisor_config import Program
 from helpers.engines.host import LOCAL
 from helpers.errors import Interrupted, TrackbedError
 from helpers.http_request import Answer
@@ -34,17 +38,17 @@ TERMINALS = [{"name": "1", "last_activity": NOW.replace("+00:00", "Z")}, {"name"
 
 
 class FakeEngine(Engine):
-    """A notebook that is started from ``command``."""
+    """A notebook; ``outdated``: `start` would restart it."""
 
     name = "embedded"
     host = LOCAL
     settings: Any = None
 
-    def __init__(self, command: str = "jupyter") -> None:
-        self.spec = ServiceSpec(JUPYTER, "JupyterLab", (command,))
+    def __init__(self, outdated: bool) -> None:
+        self.outdated = outdated
 
-    def plan(self) -> Plan:
-        return Plan("embedded", "trackbed", (self.spec,))
+    def notebook_outdated(self) -> bool:
+        return self.outdated
 
     def prepare(self, progress: ProgressReporter) -> tuple[str, ...]:
         return ()
@@ -57,8 +61,8 @@ class FakeEngine(Engine):
         yield Address("127.0.0.1", 8888)
 
 
-def fake(command: str = "jupyter") -> FakeEngine:
-    return FakeEngine(command)  # type: ignore[abstract]  # the members that are asked here, no more
+def fake(outdated: bool = True) -> FakeEngine:
+    return FakeEngine(outdated)  # type: ignore[abstract]  # the members that are asked here, no more
 
 
 def answering(
@@ -102,13 +106,9 @@ def test_a_name_does_nothing_to_the_terminal_and_many_are_few(monkeypatch: pytes
     assert "\x1b" not in line and line.endswith(" and 42 more") and len(line) < 700
 
 
-def before(
-    tmp_path: Path, consent: kernels.Consent | None, engine: FakeEngine | None = None, noted: str = "other"
-) -> list[str]:
-    one, created = project(tmp_path), engine or fake()
-    one.state.applied["notebook"] = noted or kernels.made_from(one, cast(Engine, created))
+def before(tmp_path: Path, consent: kernels.Consent | None, engine: Engine | None = None) -> list[str]:
     said: list[str] = []
-    kernels.before_a_restart(one, cast(Engine, created), said.append, consent)
+    kernels.before_a_restart(project(tmp_path), engine or cast(Engine, fake()), said.append, consent)
     return said
 
 
@@ -118,7 +118,30 @@ NOBODY = kernels.Consent(lambda question: False, False)
 
 def test_a_notebook_that_stays_as_it_is_asks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch)
-    assert before(tmp_path, NO, noted="") == []
+    assert before(tmp_path, NO, cast(Engine, fake(outdated=False))) == []
+
+
+def test_an_update_that_leaves_the_notebooks_program_alone_asks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever an earlier version noted of it: supervisord goes by its configuration."""
+    answering(monkeypatch)
+    engine = EmbeddedEngine(project(tmp_path))
+    engine.project.state.applied["notebook"] = "noted by an earlier version"
+    supervisor = engine.processes.supervisor
+    supervisor.configuration.parent.mkdir(parents=True)
+
+    def started(*programs: Program) -> None:
+        text = supervisor_config.render(programs, supervisor.paths, supervisor.instance)
+        supervisor.configuration.write_text(text)
+
+    now = engine.specs.program(JUPYTER)
+    monkeypatch.setattr(EmbeddedEngine, "open", lambda *_: nullcontext(Address("127.0.0.1", 8888)))
+    assert "train.ipynb (busy)" in before(tmp_path, YES, engine)[0], "nothing is known of what was started"
+    started(replace(engine.specs.program(MLFLOW), folder="/elsewhere"), now)
+    assert before(tmp_path, NOBODY, engine) == []
+    started(replace(now, environment={**now.environment, "TRACKBED_PERSON": "another"}))
+    assert "train.ipynb (busy)" in before(tmp_path, YES, engine)[0]
 
 
 def test_somebody_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,11 +87,22 @@ class NotebookContainer(Collaborator):
     def networks_exist(self) -> bool:
         return all(map(self.api.network_exists, self.spec.networks))
 
+    def _digest(self) -> str:
+        """Changes with anything that the container is created from."""
+        image = self.api.image(self.spec.image)
+        return digests.digest(self.spec, image["id"] if image else "", self.deployment.secrets_digest())
+
+    @property
+    def is_current(self) -> bool:
+        """Whether there is one that was created as planned now."""
+        expected = self._digest()
+        return any(
+            container.labels.get(f"{LABEL}.config") == expected for container in self.api.containers(self.labels)
+        )
+
     def start(self, progress: ProgressReporter) -> None:
         """It runs as planned: nothing when it does already, else a container that stopped, else a new one."""
-        spec = self.spec
-        image = self.api.image(spec.image)
-        expected = digests.digest(spec, image["id"] if image else "", self.deployment.secrets_digest())
+        spec, expected = self.spec, self._digest()
         for container in self.api.containers(self.labels):
             if container.labels.get(f"{LABEL}.config") == expected:
                 if container.state not in (State.EXITED, State.STARTING) and (container.ports or not spec.ports):

@@ -346,7 +346,8 @@ class DockerEngine(base.Engine):
     # what is looked at before a start
 
     def notebook_outdated(self) -> bool:
-        return images.is_stale(self.api, self.notebook.spec.image, self.settings, self.notebook.image)
+        image = self.notebook.spec.image
+        return images.is_stale(self.api, image, self.settings, self.notebook.image) or not self.notebook.is_current
 
     @property
     def console_is_public(self) -> bool:

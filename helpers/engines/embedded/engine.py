@@ -31,6 +31,7 @@ from helpers.errors import TrackbedError
 from helpers.gpu.accelerator import Accelerator
 from helpers.project.project import Project
 from helpers.services import (
+    JUPYTER,
     MLFLOW,
     Address,
     Availability,
@@ -225,6 +226,9 @@ class EmbeddedEngine(base.Engine):
         return systemd.remove(settings)
 
     # what is looked at before a start
+
+    def notebook_outdated(self) -> bool:
+        return not self.processes.supervisor.is_current(self.specs.program(JUPYTER))
 
     @property
     def check_result(self) -> tuple[str, str]:

@@ -205,10 +205,10 @@ class Specs(Collaborator):
     # for the supervisor
 
     def programs(self) -> tuple[Program, ...]:
-        return tuple(self._program(self.spec(name)) for name in self.deployment.services)
+        return tuple(map(self.program, self.deployment.services))
 
-    def _program(self, spec: ServiceSpec) -> Program:
-        name = spec.name
+    def program(self, name: str) -> Program:
+        spec = self.spec(name)
         return Program(
             name,
             *self._launched(spec),

@@ -138,6 +138,13 @@ class Supervisor:
                 return int(ended.group(1))
         return 1
 
+    def is_current(self, program: Program) -> bool:
+        """Whether the last `apply` had the program just so, which then goes on as it is."""
+        try:
+            return supervisor_config.has(self.configuration.read_bytes(), program, self.paths, self.instance)
+        except OSError:
+            return False
+
     def apply(self, programs: Iterable[Program], supervisord: Path) -> None:
         """Run exactly these programs: start supervisord or tell the running one what changed."""
         listed = tuple(programs)

@@ -54,6 +54,11 @@ def render(programs: Iterable[Program], paths: Paths, instance: str) -> str:
     return "\n".join([*blocks, *(_block(program, logs, instance) for program in programs)])
 
 
+def has(text: bytes, program: Program, paths: Paths, instance: str) -> bool:
+    """Whether the program is in such a file exactly as `render` would write it now."""
+    return _block(program, _escaped(str(paths.logs)), instance).encode() in text
+
+
 def _block(program: Program, logs: str, instance: str) -> str:
     variables = {**program.environment, MARK: instance}
     environment = ",".join(_assignment(name, value) for name, value in variables.items())
