@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 FAILED = 1
 BAD_SETTING = 2
@@ -59,6 +60,15 @@ class Interrupted(TrackbedError):
     """Ctrl-C or SIGTERM; what was started stays and the next ``up`` goes on from there."""
 
     code = INTERRUPTED
+
+
+# asked where something failed for a reason behind it, as a connection that was lost; by whoever may know one
+REASONS: list[Callable[[], TrackbedError | None]] = []
+
+
+def reason() -> TrackbedError | None:
+    """The error behind one that is to be told; None where that is all there is to tell."""
+    return next(filter(None, (ask() for ask in REASONS)), None)
 
 
 def traceback_wanted() -> bool:

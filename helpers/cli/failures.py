@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from helpers import console
-from helpers.errors import INTERRUPTED, EngineUnavailable, TrackbedError, traceback_wanted
+from helpers.errors import INTERRUPTED, EngineUnavailable, TrackbedError, reason, traceback_wanted
 
 
 def exit_code(call: Callable[[], int | None]) -> int:
@@ -41,17 +41,11 @@ def _timed_out(error: subprocess.TimeoutExpired) -> TrackbedError:
 def _explained(error: Exception) -> TrackbedError:
     if isinstance(error, TrackbedError):
         # an engine that does not answer may be one whose node was lost
-        return (_lost() if isinstance(error, EngineUnavailable) else None) or error
-    if lost := _lost():
+        return (reason() if isinstance(error, EngineUnavailable) else None) or error
+    if lost := reason():
         return lost
     from helpers import machine_failures
 
     return machine_failures.known(error) or TrackbedError(
         f"unexpected: {type(error).__name__}: {error}", "TRACKBED_TRACEBACK=1 shows where; please report it"
     )
-
-
-def _lost() -> TrackbedError | None:
-    """The error for a node whose connection has ended, if that is why something failed."""
-    nodes = sys.modules.get("helpers.engines.docker.ssh")
-    return nodes.lost_connection() if nodes else None

@@ -83,23 +83,24 @@ class Accelerator:
         return TITLES[self.kind] + (f", {rendering} render node{'' if rendering == 1 else 's'}" if rendering else "")
 
 
-def choose(word: str, devices: str, there: Machine, embedded: bool = False, torch: str = wheels.AUTO) -> Accelerator:
+def choose(word: str, devices: str, there: Machine, bare: bool = False, torch: str = wheels.AUTO) -> Accelerator:
     """What ``--gpu=word --devices=devices`` means on this machine; ``torch`` as ``wheels.word`` gives it.
 
-    Raises TrackbedError for a word that contradicts the machine, an unsupported type, an index that is not there.
+    ``bare``: the notebook is a process of the machine, with no container around it. Raises TrackbedError for a word
+    that contradicts the machine, an unsupported type, an index that is not there.
     """
     if word == NONE:
-        return Accelerator(environment=_hidden() if embedded else {})
+        return Accelerator(environment=_hidden() if bare else {})
     if word == AUTO:
-        return _auto(devices, there, embedded, torch)
+        return _auto(devices, there, bare, torch)
     node = BY_WORD.get(word)
     if node and node.unsupported:
         raise TrackbedError(f"--gpu={word}: {node.unsupported}")
     kind = node.kind if node else word
     chosen = (
-        _amd(devices, there, embedded, f"--gpu={word}", torch)
+        _amd(devices, there, bare, f"--gpu={word}", torch)
         if kind == AMD
-        else _nvidia(devices, there, embedded, f"--gpu={word}", torch, word in OLD_WORDS)
+        else _nvidia(devices, there, bare, f"--gpu={word}", torch, word in OLD_WORDS)
     )
     if chosen.warning:
         raise TrackbedError(f"--gpu={word}: {chosen.warning}", chosen.fix)
@@ -119,14 +120,14 @@ def named(word: str) -> Accelerator:
     return Accelerator(kind, f"--gpu={word}", torch=wheels.named(VARIANT[kind], word in OLD_WORDS))
 
 
-def _auto(devices: str, there: Machine, embedded: bool, torch: str) -> Accelerator:
+def _auto(devices: str, there: Machine, bare: bool, torch: str) -> Accelerator:
     discrete = [gpu for gpu in there.amd if not gpu.integrated]
     if there.nvidia_there and len(there.nvidia) >= len(discrete):
         also = f"; the machine also has {count(discrete, 'AMD')}, --gpu=amd takes those" if discrete else ""
-        return _nvidia(devices, there, embedded, f"auto: {there}{also}", torch)
+        return _nvidia(devices, there, bare, f"auto: {there}{also}", torch)
     if discrete and there.kfd:
         also = "; the machine also has NVIDIA GPUs, --gpu=nvidia takes those" if there.nvidia_there else ""
-        return _amd(devices, there, embedded, f"auto: {there}{also}", torch)
+        return _amd(devices, there, bare, f"auto: {there}{also}", torch)
     warning = ""
     reason = "auto: no GPU here"
     if there.amd:
@@ -141,10 +142,10 @@ def _auto(devices: str, there: Machine, embedded: bool, torch: str) -> Accelerat
         reason = "auto: AMD graphics without /dev/kfd (the amdgpu driver makes it for GPUs that can compute)"
     elif vendors := [v for v in dict.fromkeys(there.display) if v not in ("AMD", "NVIDIA")]:
         reason = f"auto: only {' and '.join(vendors)} graphics here"
-    return Accelerator(reason=reason, warning=warning, environment=_hidden() if embedded else {})
+    return Accelerator(reason=reason, warning=warning, environment=_hidden() if bare else {})
 
 
-def _amd(devices: str, there: Machine, embedded: bool, reason: str, torch: str) -> Accelerator:
+def _amd(devices: str, there: Machine, bare: bool, reason: str, torch: str) -> Accelerator:
     if not there.kfd or not there.render_nodes:
         missing = "/dev/dri/renderD*" if there.kfd else "/dev/kfd"
         raise TrackbedError(
@@ -164,7 +165,7 @@ def _amd(devices: str, there: Machine, embedded: bool, reason: str, torch: str) 
     environment: dict[str, str] = {}
     if max(len(picked), len(nodes) - 1) > 1 and not there.iommu_pt:
         environment["NCCL_P2P_DISABLE"] = "1"  # RCCL between GPUs can hang unless the kernel runs with iommu=pt
-    if embedded and len(picked) != len(there.amd):
+    if bare and len(picked) != len(there.amd):
         environment["ROCR_VISIBLE_DEVICES"] = ",".join(str(gpu.index) for gpu in picked)
     # numbers, not names: an image need not know a group called render, and its gid differs from host to host
     groups = tuple(dict.fromkeys(str(there.groups[path]) for path in nodes if there.groups[path]))
@@ -180,8 +181,8 @@ def _amd(devices: str, there: Machine, embedded: bool, reason: str, torch: str) 
     )
 
 
-def _nvidia(devices: str, there: Machine, embedded: bool, reason: str, torch: str, old: bool = False) -> Accelerator:
-    if not there.nvidia_there or (embedded and not there.nvidia):
+def _nvidia(devices: str, there: Machine, bare: bool, reason: str, torch: str, old: bool = False) -> Accelerator:
+    if not there.nvidia_there or (bare and not there.nvidia):
         raise TrackbedError(
             f"{_of(reason)}: {_no_nvidia(there)}",
             "--gpu=amd takes what is there"
@@ -202,10 +203,10 @@ def _nvidia(devices: str, there: Machine, embedded: bool, reason: str, torch: st
             reason=f"{reason}; {wheel.problem}",
             warning=wheel.problem,
             fix=wheel.fix,
-            environment=_hidden() if embedded else {},
+            environment=_hidden() if bare else {},
         )
     created = partial(Accelerator, NVIDIA, reason, picked, torch=wheel.build, torch_reason=wheel.reason)
-    if embedded:
+    if bare:
         shown = ",".join(str(gpu.index) for gpu in picked)
         # the order of nvidia-smi and of the nodes; CUDA's own puts the fastest first
         environment = {} if everything else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": shown}

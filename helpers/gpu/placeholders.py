@@ -20,31 +20,31 @@ MEMORY = Placeholder(
 )
 
 
-def choose(word: str, devices: str, here: Machine, embedded: bool = False, torch: str = wheels.AUTO) -> Accelerator:
+def choose(word: str, devices: str, here: Machine, bare: bool = False, torch: str = wheels.AUTO) -> Accelerator:
     """As ``accelerator.choose``; with placeholders where this machine has no such GPU.
 
     Raises TrackbedError for an unsupported type, and for an index that is not there where the GPUs are.
     """
-    if word in (NONE, AUTO) or _is_here(word, here, embedded):
-        return accelerator.choose(word, devices, here, embedded, torch)
+    if word in (NONE, AUTO) or _is_here(word, here, bare):
+        return accelerator.choose(word, devices, here, bare, torch)
     build = accelerator.named(word).torch if torch != wheels.CPU else wheels.CPU
     created = _amd if kind_of(word) == AMD else _nvidia
-    return created(word, () if devices == "all" else tuple(devices.split(",")), embedded, build)
+    return created(word, () if devices == "all" else tuple(devices.split(",")), bare, build)
 
 
-def _is_here(word: str, here: Machine, embedded: bool) -> bool:
+def _is_here(word: str, here: Machine, bare: bool) -> bool:
     """Whether this machine has GPUs that the word may mean; a model that is not known may be any."""
     if kind_of(word) == AMD:
         present, gpus = here.kfd and bool(here.render_nodes), here.amd
     else:
-        present, gpus = bool(here.nvidia) if embedded else here.nvidia_there, here.nvidia
+        present, gpus = bool(here.nvidia) if bare else here.nvidia_there, here.nvidia
     node = BY_WORD.get(word)
     return present and not (node and accelerator.contradiction(node, gpus))
 
 
-def _amd(word: str, indexes: tuple[str, ...], embedded: bool, build: str) -> Accelerator:
+def _amd(word: str, indexes: tuple[str, ...], bare: bool, build: str) -> Accelerator:
     environment = {} if len(indexes) == 1 else {"NCCL_P2P_DISABLE": "1"}
-    if embedded:
+    if bare:
         shown = {"ROCR_VISIBLE_DEVICES": ",".join(indexes)} if indexes else {}
         return Accelerator(AMD, f"--gpu={word}", environment={**environment, **shown}, torch=build, foreign=True)
     nodes = tuple(_render_node(index) for index in indexes)
@@ -67,9 +67,9 @@ def _render_node(index: str) -> Placeholder:
     return Placeholder(f"GPU_{index}", f"/dev/dri/renderD$({minor})", f"device node of GPU {index}")
 
 
-def _nvidia(word: str, indexes: tuple[str, ...], embedded: bool, build: str) -> Accelerator:
+def _nvidia(word: str, indexes: tuple[str, ...], bare: bool, build: str) -> Accelerator:
     kind = kind_of(word)
-    if embedded:
+    if bare:
         shown = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(indexes)} if indexes else {}
         return Accelerator(kind, f"--gpu={word}", environment=shown, torch=build, foreign=True)
     return Accelerator(

@@ -7,8 +7,10 @@ from typing import NoReturn
 
 import pytest
 
+from helpers import errors
 from helpers.cli import failures
-from helpers.errors import SettingError, TrackbedError
+from helpers.engines.docker import ssh
+from helpers.errors import EngineUnavailable, SettingError, TrackbedError
 
 
 @pytest.mark.parametrize(
@@ -30,6 +32,32 @@ def test_a_failure_has_its_code_and_a_next_step(
     assert failures.exit_code(fail) == code
     printed = capsys.readouterr()
     assert printed.out == "" and said in printed.err and "Traceback" not in printed.err
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (ValueError("what"), "the connection to node7 was lost"),
+        (EngineUnavailable("no answer"), "the connection to node7 was lost"),
+        (TrackbedError("the disk is full"), "the disk is full"),
+    ],
+)
+def test_a_reason_behind_a_failure_is_told_instead(
+    failure: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        errors, "REASONS", [lambda: None, lambda: EngineUnavailable("the connection to node7 was lost")]
+    )
+
+    def fail() -> NoReturn:
+        raise failure
+
+    assert failures.exit_code(fail) == 1
+    assert capsys.readouterr().err.startswith(f"error: {said}\n")
+
+
+def test_a_node_that_was_lost_is_a_reason() -> None:
+    assert ssh.lost_connection in errors.REASONS and errors.reason() is None
 
 
 def test_a_traceback_is_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:

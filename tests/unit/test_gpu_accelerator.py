@@ -222,13 +222,13 @@ def test_an_index_that_is_not_there(word: str, devices: str, there: Machine, mes
 def test_a_process_is_told_by_its_environment(
     word: str, devices: str, there: Machine, environment: dict[str, str]
 ) -> None:
-    chosen = choose(word, devices, there, embedded=True)
+    chosen = choose(word, devices, there, bare=True)
     assert chosen.environment == environment and chosen.cdi == chosen.request == ()
 
 
 def test_cdi_names_are_nothing_to_a_process() -> None:
     with pytest.raises(TrackbedError, match="no NVIDIA GPU here"):
-        choose("liqid", "all", ONLY_CDI, embedded=True)
+        choose("liqid", "all", ONLY_CDI, bare=True)
 
 
 def test_every_node_type_of_the_testbed_is_known() -> None:

@@ -52,9 +52,9 @@ def test_what_up_refuses_for_another_reason_is_refused(word: str, devices: str, 
 
 
 def test_without_containers_the_variables_say_all() -> None:
-    amd = placeholders.choose("mi100", "0,1", SERVER, embedded=True)
+    amd = placeholders.choose("mi100", "0,1", SERVER, bare=True)
     assert amd.environment == {"NCCL_P2P_DISABLE": "1", "ROCR_VISIBLE_DEVICES": "0,1"} and not amd.devices
-    nvidia = placeholders.choose("h100", "2", SERVER, embedded=True)
+    nvidia = placeholders.choose("h100", "2", SERVER, bare=True)
     assert nvidia.environment["CUDA_VISIBLE_DEVICES"] == "2" and not nvidia.placeholders
 
 

@@ -60,7 +60,7 @@ def test_a_word_is_refused_and_auto_goes_on_without_a_gpu() -> None:
     with pytest.raises(TrackbedError, match=r"--gpu=nvidia: NVIDIA's driver 535\.230\.02 is too old") as caught:
         accelerator.choose("nvidia", "all", existing)
     assert "TORCH=cpu" in caught.value.hint
-    chosen = accelerator.choose("auto", "all", existing, embedded=True)
+    chosen = accelerator.choose("auto", "all", existing, bare=True)
     assert (chosen.kind, chosen.torch) == ("none", "cpu") and "535.230.02" in chosen.warning
     assert chosen.environment["CUDA_VISIBLE_DEVICES"] == "-1"
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from helpers import commands
+from helpers import commands, errors
 from helpers.engines.docker.ssh_target import Target, explain
 from helpers.errors import EngineUnavailable
 from helpers.services import ExecResult
@@ -316,3 +316,6 @@ def lost_connection() -> EngineUnavailable | None:
                 "what was started there goes on; run the same command again",
             )
     return None
+
+
+errors.REASONS.append(lost_connection)

@@ -94,7 +94,7 @@ class EmbeddedDeployment(deployment.Deployment):
             settings.gpu,
             settings.devices,
             self.host_facts().machine,
-            embedded=True,
+            bare=True,
             torch=wheels.word(settings.torch, settings.torch_index),
         )
 
