@@ -6,12 +6,13 @@ import os
 import signal
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from helpers import waiting
+from helpers import impersonation, waiting
 
 GONE = (psutil.Error, OSError)  # it has ended meanwhile, or is not this user's to look at
 KILL_SECONDS = 5.0  # after which one that was killed waits for a disk or a device
@@ -51,6 +52,12 @@ def owner(pid: int) -> int:
     return os.stat(f"/proc/{pid}").st_uid if psutil.LINUX else int(psutil.Process(pid).uids().effective)
 
 
+def _environment(process: psutil.Process) -> dict[str, str]:
+    """Raises one of GONE, also for a process that keeps it from its own account."""
+    variables: dict[str, str] = impersonation.as_owner(process.pid, process.environ)
+    return variables
+
+
 def variable(pid: int, name: str, uids: Collection[int] = ()) -> str:
     """A variable of another process's environment; "" when it has none or may not be read.
 
@@ -59,7 +66,7 @@ def variable(pid: int, name: str, uids: Collection[int] = ()) -> str:
     try:
         if uids and owner(pid) not in uids:
             return ""
-        value: str = psutil.Process(pid).environ().get(name, "")
+        value = _environment(psutil.Process(pid)).get(name, "")
     except GONE:
         return ""
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
@@ -73,7 +80,7 @@ def with_variable(name: str, value: str, uids: Collection[int] = ()) -> list[int
     parents = {}
     for process in _processes(psutil.pids()):
         with suppress(*GONE):
-            if (not uids or owner(process.pid) in uids) and process.environ().get(name) == value:
+            if (not uids or owner(process.pid) in uids) and _environment(process).get(name) == value:
                 parents[process.pid] = process.ppid()
     running = {pid for pid in parents if alive(pid)}
     return sorted(pid for pid in running if parents[pid] not in running)
@@ -96,14 +103,21 @@ def memory(pid: int) -> int:
         process = psutil.Process(pid)
         for one in (process, *process.children(recursive=True)):
             with suppress(*GONE):
-                details = one.memory_full_info()
+                details = impersonation.as_owner(one.pid, one.memory_full_info)
                 total += int(getattr(details, "pss", 0) or getattr(details, "uss", 0))
     return total
 
 
-def end(pids: Iterable[int], seconds: float, signals: Mapping[str, signal.Signals]) -> None:
-    """End processes: by the signal for a program's name, else by SIGTERM; after ``seconds`` by SIGKILL. Bounded."""
-    left = list(_processes(pids))
+def end(pids: Iterable[int], seconds: float, signals: Mapping[str, signal.Signals], uids: Collection[int] = ()) -> None:
+    """End processes: by the signal for a program's name, else by SIGTERM; after ``seconds`` by SIGKILL. Bounded.
+
+    ``uids``: only of these accounts. A number may be another process's by now.
+    """
+    left = []
+    for process in _processes(pids):  # from here on psutil tells it from another one by its start time
+        with suppress(*GONE):
+            if not uids or owner(process.pid) in uids:
+                left.append(process)
     for process in left:
         with suppress(*GONE):
             process.send_signal(signals.get(process.name(), signal.SIGTERM))
@@ -116,17 +130,29 @@ def end(pids: Iterable[int], seconds: float, signals: Mapping[str, signal.Signal
     waiting.until(lambda: not any(map(_runs, left)), KILL_SECONDS)
 
 
+def _of_each_process() -> list[tuple[Any, int | None]]:
+    """The TCP sockets of each process that can be looked at."""
+    sockets: list[tuple[Any, int | None]] = []
+    for process in _processes(psutil.pids()):
+        with suppress(*GONE):
+            ask = partial(process.net_connections, "tcp")
+            sockets += [(one, process.pid) for one in impersonation.as_owner(process.pid, ask)]
+    return sockets
+
+
 def listener(port: int) -> tuple[bool, int]:
     """Whether a process of this machine listens on a TCP port, and its number; 0 when this user may not see it."""
-    result: list[tuple[Any, int | None]]
+
+    def listening(sockets: Iterable[tuple[Any, int | None]]) -> list[int]:
+        return [pid or 0 for one, pid in sockets if one.status == psutil.CONN_LISTEN and one.laddr.port == port]
+
     try:
-        result = [(one, one.pid) for one in psutil.net_connections("tcp")]
+        pids = listening((one, one.pid) for one in psutil.net_connections("tcp"))
+        hidden = bool(pids) and not any(pids)
     except GONE:  # macOS shows all of them to root alone
-        result = []
-        for process in _processes(psutil.pids()):
-            with suppress(*GONE):
-                result += [(one, process.pid) for one in process.net_connections("tcp")]
-    pids = [pid or 0 for one, pid in result if one.status == psutil.CONN_LISTEN and one.laddr.port == port]
+        pids, hidden = [], True
+    if hidden:
+        pids += listening(_of_each_process())
     return bool(pids), max(pids, default=0)
 
 

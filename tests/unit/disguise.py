@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -54,3 +55,13 @@ def started(
             yield process
         finally:
             process.kill()
+
+
+def as_in_a_container() -> None:
+    """For Popen's ``preexec_fn``: what root runs then may not look at other accounts' processes.
+
+    See PR_CAPBSET_DROP in prctl(2). Two more capabilities would show it the half of them.
+    """
+    libc, drop = ctypes.CDLL(None), 24
+    for capability in (19, 21, 38):  # CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON
+        libc.prctl(drop, capability, 0, 0, 0)

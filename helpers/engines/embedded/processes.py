@@ -93,7 +93,7 @@ class Processes(Collaborator):
             return False
         progress.step(words)
         for _ in range(3):
-            process_table.end(left, seconds, {"postgres": signal.SIGINT})  # its fast shutdown
+            process_table.end(left, seconds, {"postgres": signal.SIGINT}, self.layout.uids())  # its fast shutdown
             if not (left := self.orphans()):
                 return True
         raise TrackbedError(

@@ -8,14 +8,15 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from helpers import impersonation
+
 FILE = "postmaster.pid"
 
 
 def workers(data: Path, proc: Path = Path("/proc")) -> list[int] | None:
     """The processes that work in a data folder, as every process of PostgreSQL does; None where one cannot tell.
 
-    One of another account cannot: PostgreSQL serves no folder of somebody else. One of the folder's own account
-    that may not be looked at could: root in a container has no CAP_SYS_PTRACE, which that takes.
+    They are looked at as the folder's own account: PostgreSQL serves no folder of somebody else.
     """
     if not proc.is_dir():
         return None
@@ -23,6 +24,11 @@ def workers(data: Path, proc: Path = Path("/proc")) -> list[int] | None:
         expected = os.stat(data)
     except OSError:
         return None
+    return impersonation.as_account(expected.st_uid, expected.st_gid, lambda: _inside(expected, proc))
+
+
+def _inside(expected: os.stat_result, proc: Path) -> list[int] | None:
+    """Those with this folder for their own; None where one of its account does not tell, and no other one is there."""
     pids, hidden = [], False
     for folder in proc.glob("[0-9]*"):
         try:
