@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -76,15 +78,39 @@ def test_nobody_gets_mlflows_port_while_it_is_killed_and_comes_back(deployment: 
     deployment.up()
 
 
-def test_supervisor_killed_then_up(deployment: Clone) -> None:
+def in_a_container(clone: Clone) -> tuple[str, ...]:
+    """The clone's command with the rights that Docker leaves root in a container: other accounts' processes are hidden
+    from it.
+    """
+    if os.geteuid() != 0:
+        return clone.command
+    rights = "chown dac_override fowner fsetid kill setgid setuid setpcap net_bind_service net_raw sys_chroot mknod"
+    only = ",".join(["-all", *(f"+{right}" for right in rights.split())])
+    return ("setpriv", f"--bounding-set={only}", "--inh-caps=-all", *clone.command)
+
+
+@contextmanager
+def hidden_process(clone: Clone) -> Iterator[subprocess.Popen[bytes]]:
+    """One of the notebook's account that does not say to which project it belongs; a normal user's is nobody's."""
+    uid = pwd.getpwnam(accounts(clone)[-1]).pw_uid if os.geteuid() == 0 else None
+    with subprocess.Popen(["sleep", "600"], user=uid, env={}, cwd="/") as process:
+        yield process
+        process.kill()
+
+
+def test_supervisor_killed_then_up(deployment: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = inspection.new_run(deployment)
     before = inspection.processes(deployment)
     os.kill(inspection.supervisord(deployment), 9)
+    monkeypatch.setattr(deployment, "command", in_a_container(deployment))
     status = deployment.invoke("status")
-    assert status.returncode == 1 and "Traceback" not in status.stderr
-    deployment.up()
+    assert status.returncode == 1 and "its supervisor is gone" in status.stdout and "Traceback" not in status.stderr
+    with hidden_process(deployment) as hidden:
+        deployment.up()
+        assert (hidden.poll() is not None) == (os.geteuid() == 0), "the notebook's account goes on beside it"
     assert inspection.has_run(deployment, kept)
     assert not set(before) & set(inspection.processes(deployment)), "orphans were left"
+    assert all(service["memory"] for service in deployment.services().values()), "it cannot be looked at"
 
 
 def test_supervisor_killed_then_down(deployment: Clone) -> None:

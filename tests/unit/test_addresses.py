@@ -96,6 +96,7 @@ def test_a_port_that_nobody_holds_has_no_holder(listening: int) -> None:
 
 
 def test_a_holder_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "1").mkdir()  # it shows nothing of itself
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "tcp").write_text(
         "  sl  local_address rem_address   st tx rx tr when retrnsmt   uid  timeout inode\n"

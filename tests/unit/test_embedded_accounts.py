@@ -23,6 +23,7 @@ from helpers.engines.embedded.accounts import LONGEST, Accounts
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.engines.embedded.layout import Layout
 from helpers.errors import EngineUnavailable, TrackbedError
+from helpers.findings import Level
 from helpers.service_accounts import NOTEBOOK, ROLES
 from tests.unit.fakes import project
 
@@ -399,3 +400,40 @@ def test_other_code_of_the_server_is_another_program(tmp_path: Path, monkeypatch
         code.write_text(text)
         marks.add(EmbeddedEngine(project(tmp_path)).specs.spec("mlflow").environment["TRACKBED_CODE"])
     assert len(marks) == 2
+
+
+CONTAINER = 0xA80425FB  # what Docker leaves root in a container
+
+
+@pytest.mark.parametrize(
+    ("rights", "missing"),
+    [
+        (CONTAINER, []),
+        (0x1FFFFFFFFFF, []),
+        (CONTAINER & ~(1 << 7), ["SETUID"]),
+        (0, ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"]),
+    ],
+)
+def test_a_root_that_cannot_have_services_of_other_accounts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rights: int, missing: list[str]
+) -> None:
+    status = tmp_path / "status"
+    status.write_text(f"Name:\tpython\nCapPrm:\t0000000000000000\nCapEff:\t{rights:016x}\nCapBnd:\t0\n")
+    assert accounts.missing_capabilities(status) == missing
+    assert accounts.missing_capabilities(tmp_path / "nowhere") == [], "no Linux"
+    engine = EmbeddedEngine(project(tmp_path, engine="embedded"))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(accounts, "missing_capabilities", lambda: missing)
+    monkeypatch.setattr(accounts, "becoming_fails", lambda: "" if missing else "Invalid argument")
+    (found,) = engine.checks.programs()
+    assert found.level is Level.ERROR and found.fix.startswith("run as a normal user, or ")
+    for name in missing:
+        assert f"CAP_{name}" in found.detail and f"--cap-add={name}" in found.fix
+    if not missing:
+        assert "Invalid argument" in found.detail and "/etc/subuid" in found.fix
+        monkeypatch.setattr(accounts, "becoming_fails", str)
+        assert engine.checks.programs() == []
+
+
+def test_becoming_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert bool(accounts.becoming_fails()) == (os.geteuid() != 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,15 @@ except OSError:  # a user namespace without such a uid
     os.setresuid(uid, uid, uid)
 os.kill(-1, signal.SIGKILL)
 """
+NEEDED = {
+    "CHOWN": 0,
+    "DAC_OVERRIDE": 1,
+    "FOWNER": 3,
+    "KILL": 5,
+    "SETGID": 6,
+    "SETUID": 7,
+}  # as capabilities(7) has them
+NOBODY = 65534
 SPARE = range(65533, 65519, -1)  # uids that Linux distributions leave unused
 END_SECONDS = 5.0  # within which killed processes are gone
 SECONDS = 60  # for useradd and userdel, which wait for each other's lock
@@ -166,6 +176,25 @@ class Accounts:
             return account.pw_uid not in process_table.owners()
 
         waiting.until(none_left, END_SECONDS, 0.1)
+
+
+def missing_capabilities(status: Path = Path("/proc/self/status")) -> list[str]:
+    """The capabilities that root here lacks to run services as accounts of their own; a container may have fewer."""
+    try:
+        line = re.search(r"^CapEff:\s*([0-9a-f]+)$", status.read_text(), re.MULTILINE)
+    except OSError:
+        return []  # not Linux
+    have = int(line[1], 16) if line else -1
+    return [name for name, bit in NEEDED.items() if not have >> bit & 1]
+
+
+def becoming_fails() -> str:
+    """Why root here cannot become another account, "" where it can: a user namespace may have no other ids."""
+    try:
+        succeeds(["true"], become(NOBODY, NOBODY))
+    except (OSError, subprocess.SubprocessError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return ""
 
 
 def succeeds(argv: Sequence[str], identity: Mapping[str, Any]) -> bool:

@@ -28,7 +28,6 @@ OWN = {
     "home": (0o755, 0o700),
 }
 GIVEN = {"artifacts": SERVER, "tmp": SERVER, "pycache": SERVER, "jupyter": NOTEBOOK}
-NOBODY = 65534
 PASSING = ("tmp", "pycache")  # nothing in there lasts, and byte code of another account is not to be run
 
 
@@ -207,7 +206,7 @@ class Layout:
     def _may_enter(self, folder: Path) -> bool:
         """Whether the services can go through a folder; asked as one of them, mode bits do not tell of ACLs."""
         account = self.accounts.find(SERVER)
-        who = self.accounts.identity(SERVER) if account else accounts.become(NOBODY, NOBODY)
+        who = self.accounts.identity(SERVER) if account else accounts.become(accounts.NOBODY, accounts.NOBODY)
         return accounts.succeeds(["test", "-x", str(folder)], who)
 
     def _check_way(self) -> None:

@@ -58,6 +58,7 @@ class Startup(Collaborator):
         self.workspace.make()
         if not self.processes.supervisor.running():
             self.processes.end_orphans(progress, 30)
+            self.processes.end_notebook()  # what hides that it belongs here, and may hold its port
         if JUPYTER_TOKEN in self.project.replaced:  # what the notebook started aside would read the new one
             self.processes.halt(JUPYTER, progress)
             self.processes.end_notebook()
