@@ -12,19 +12,35 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from threading import Thread
 from typing import TypeVar
 
 T = TypeVar("T")
+SECONDS = 5.0  # in which /proc answers
 
 
 def as_account(uid: int, gid: int, look: Callable[[], T]) -> T:
-    """What ``look`` gives to an account. Only Linux's root can ask so: else, or without CAP_SETUID, it looks itself."""
+    """What ``look`` gives to an account. Only Linux's root can ask so: else, or without CAP_SETUID, it looks itself.
+
+    Raises TimeoutError after SECONDS: a process can have its environment in a file that never answers (FUSE).
+    """
     if sys.platform != "linux" or os.geteuid() != 0 or uid == 0:
         return look()
+    future: Future[T] = Future()
+
+    def switched() -> None:
+        libc = ctypes.CDLL(None)
+        libc.setfsgid(gid)  # not the libc's setegid and seteuid, which switch every thread
+        libc.setfsuid(uid)
+        try:
+            future.set_result(look())
+        except Exception as error:
+            future.set_exception(error)
+
     # a thread that ends with it: the ids are its own, and an interrupt cannot leave them to the rest of the program
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_switched, uid, gid, look).result()
+    Thread(target=switched, daemon=True).start()
+    return future.result(SECONDS)
 
 
 def as_owner(pid: int, look: Callable[[], T]) -> T:
@@ -33,10 +49,3 @@ def as_owner(pid: int, look: Callable[[], T]) -> T:
         return look()
     owner = os.stat(f"/proc/{pid}")
     return as_account(owner.st_uid, owner.st_gid, look)
-
-
-def _switched(uid: int, gid: int, look: Callable[[], T]) -> T:
-    libc = ctypes.CDLL(None)
-    libc.setfsgid(gid)  # not the libc's setegid and seteuid, which switch every thread
-    libc.setfsuid(uid)
-    return look()

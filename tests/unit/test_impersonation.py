@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,3 +99,12 @@ def test_an_error_of_the_look_comes_through() -> None:
         impersonation.as_account(os.geteuid() + 1, os.getegid(), lambda: 1 // 0)
     with pytest.raises(OSError):
         impersonation.as_owner(1 << 22, lambda: os.stat("/nowhere"))  # above any process number
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="NOT TESTED: only root becomes other accounts")
+def test_a_look_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(impersonation, "SECONDS", 0.1)
+    free = threading.Event()
+    with pytest.raises(TimeoutError):  # one of process_table.GONE
+        impersonation.as_account(60100, 60100, free.wait)
+    free.set()

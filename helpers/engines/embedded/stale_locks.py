@@ -22,9 +22,9 @@ def workers(data: Path, proc: Path = Path("/proc")) -> list[int] | None:
         return None
     try:
         expected = os.stat(data)
-    except OSError:
+        return impersonation.as_account(expected.st_uid, expected.st_gid, lambda: _inside(expected, proc))
+    except OSError:  # a time-out too
         return None
-    return impersonation.as_account(expected.st_uid, expected.st_gid, lambda: _inside(expected, proc))
 
 
 def _inside(expected: os.stat_result, proc: Path) -> list[int] | None:
