@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
+from helpers.engines.docker import availability
+
 # a loaded machine is no defect: the examples are bounded by their number
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
@@ -14,4 +16,12 @@ settings.load_profile("unhurried")
 def no_named_system(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the developer's shell names is not what a message has to name."""
     for name in ("TRACKBED_PROJECT", "TRACKBED_STATE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit test sees no Docker, whether this machine has one, has none, or closes it to this user."""
+    monkeypatch.setattr(availability, "DEFAULT_SOCKET", "/nonexistent/docker.sock")
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT"):
         monkeypatch.delenv(name, raising=False)
