@@ -134,8 +134,8 @@ def test_named_files_exist(page: str) -> None:
 
 def test_every_page_is_linked_from_the_readme() -> None:
     text = (ROOT / "README.md").read_text()
-    for path in (ROOT / "docs").glob("*.md"):
-        assert f"docs/{path.name}" in text, path.name
+    for path in (ROOT / "docs").rglob("*.md"):
+        assert f"]({path.relative_to(ROOT).as_posix()})" in text, path.name
 
 
 def test_the_module_tables_of_the_architecture_name_what_exists() -> None:
