@@ -56,7 +56,9 @@ def source(settings: Settings, text: str) -> Source:
         if result is None and path.is_file():
             return path
     if result is None:
-        raise TrackbedError(f"{text}: there is no backup", "name the file of one, a folder with backups, or s3://...")
+        raise TrackbedError(
+            f"no backup found: {text}", "name a backup's file, a folder with backups, or s3://BUCKET/PREFIX"
+        )
     return result
 
 
@@ -73,7 +75,7 @@ def matching(settings: Settings, text: str) -> list[Path] | tuple[BlobStore, lis
         return files
     if not text:
         raise TrackbedError(
-            f"{path}: there is no backup", "`invoke backup` makes one; or name a place: `invoke backup.verify FOLDER`"
+            f"no backup found: {path}", "`invoke backup` makes one; or name a place: `invoke backup.verify FOLDER`"
         )
     result = source(settings, text)
     return [result] if isinstance(result, Path) else (result.store, [result.name])

@@ -139,7 +139,7 @@ def _check_memory(engine: Engine) -> Finding:
     text = f"{_size(facts.memory_available)} of {_size(facts.memory)} available"
     if facts.memory and facts.memory_available < MEMORY_NEEDED:
         return Finding(
-            Level.WARNING, "memory", text, f"the services want {_size(MEMORY_NEEDED)}; MLFLOW_WORKERS=1 needs less"
+            Level.WARNING, "memory", text, f"the services need {_size(MEMORY_NEEDED)}; MLFLOW_WORKERS=1 needs less"
         )
     return Finding(Level.OK, "memory", text)
 
@@ -250,8 +250,11 @@ def _check_access(project: Project, engine: Engine) -> Finding:
     if there and project.state.engine:
         more = " --local-access=token" if settings.local_access == OPEN else ""
         return Finding(
-            Level.WARNING, "local access", f"MLflow is open to {words}", f"`invoke up{more}`: then it asks for a token"
+            Level.WARNING, "local access", f"MLflow is open to {words}", f"`invoke up{more}` makes it ask for a token"
         )
+    if there:
+        will = "MLflow will be open to" if settings.local_access == OPEN else "MLflow will ask for its token;"
+        words = f"{will} {words}"
     return Finding(Level.OK, "local access", words)
 
 

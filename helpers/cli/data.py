@@ -32,7 +32,9 @@ def backup(given: Flags, to: str, with_secrets: bool) -> int:
     for line in health.lines:
         console.notice(line)
     if with_secrets:
-        console.notice("it holds the secrets of this project in plain text; only you can read it (0600): keep it so")
+        console.notice(
+            "the backup holds this project's secrets in plain text; only you can read the file (0600): keep it so"
+        )
     return FAILED if health.damaged else 0
 
 
@@ -44,7 +46,9 @@ def verify(given: Flags, place: str, repair: bool) -> int:
         console.value(line)
     console.notice(result.summary)
     if not result.ok and result.repairable:
-        console.notice(f"`invoke backup.verify {result.location} --repair` stores what the running project still has")
+        console.notice(
+            f"`invoke backup.verify {result.location} --repair` stores again what the running project still has"
+        )
     return 0 if result.ok else FAILED
 
 
@@ -62,7 +66,7 @@ def restore(given: Flags, source: str, into: str, no_backup: bool, skip_damaged:
     if done.before:
         console.notice(f"what was there before: {done.before}")
     if done.users:
-        console.notice(f"these may log in at the gateway, with the passwords they had: {', '.join(done.users)}")
+        console.notice(f"logins that the backup brought, with their passwords: {', '.join(done.users)}")
     if done.users_left:
         console.notice("the logins in the backup were left out: this project has its own")
     if into:
@@ -77,7 +81,7 @@ def move(given: Flags, to: str) -> None:
     with console.Progress() as progress:
         archived, view = move_project(project, to, store or "", progress, progress.notice)
     show_services(view)
-    console.notice(f"\nmoved; the archive it was carried in is kept: {archived}")
+    console.notice(f"\nmoved; the archive that carried the data is kept: {archived}")
 
 
 def upgrade(given: Flags) -> None:

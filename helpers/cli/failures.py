@@ -15,7 +15,7 @@ def exit_code(call: Callable[[], int | None]) -> int:
     try:
         return call() or 0
     except KeyboardInterrupt:
-        console.notice("\ninterrupted; `invoke status` shows what is there")
+        console.notice("\ninterrupted; `invoke status` shows what runs")
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()

@@ -13,8 +13,11 @@ from helpers.settings.resolved import Settings
 
 
 def list_users(given: Flags) -> None:
-    for name in sorted(users.load(options.load(given).settings)):
+    names = sorted(users.load(options.load(given).settings))
+    for name in names:
         console.value(name)
+    if not names:
+        console.notice("no logins yet; `invoke users.add NAME` creates one")
 
 
 def add_user(given: Flags, name: str) -> None:
@@ -36,7 +39,7 @@ def _change_user(given: Flags, name: str, change: Callable[[Settings, str], str]
         console.notice(f"the password of {name}, shown this once:")
         console.value(password)
     else:
-        console.notice(f"{name} may not log in any more")
+        console.notice(f"{name} can no longer log in")
     if not project.is_public:
         console.notice("logins count with PUBLIC=true only: `invoke up --public`")
 

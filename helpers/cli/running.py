@@ -86,7 +86,7 @@ def down(given: Flags, delete_data: bool, yes: bool) -> None:
                 "nothing was deleted, nothing was stopped", "answer y, or pass --yes where there is no terminal"
             )
     if busy := lifecycle.busy(project):
-        console.notice(f"this ends what computes in JupyterLab: {busy}")
+        console.notice(f"JupyterLab is computing, and this ends it: {busy}")
         if not (yes or delete_data) and sys.stdin.isatty() and not console.confirm("Stop it?"):
             raise TrackbedError("nothing was stopped", "wait for them, or `invoke down --yes`")
     with console.Progress() as progress:
@@ -117,7 +117,7 @@ def examine(given: Flags) -> int:
     project, tried = lifecycle.last_tried(given)
     findings = doctor.examine(options.warned(project))
     if tried:
-        console.notice(f"with what the last `invoke up` was told, which failed: {', '.join(tried)}")
+        console.notice(f"checked with the settings of the last `invoke up`, which failed: {', '.join(tried)}")
     console.table(("check", "result", "detail"), [(f.check, str(f.level), f.detail) for f in findings])
     for finding in findings:
         if finding.fix and finding.level is not Level.OK:

@@ -32,7 +32,7 @@ def build(given: Flags, image: str, push: bool, registry: str) -> None:
         )
         if one.pushed:
             setting = SETTINGS[one.name.split("/")[1].partition(":")[0]]
-            console.notice(f"pushed; elsewhere, in .env: {setting}={one.pushed}")
+            console.notice(f"pushed; to use it on other machines, put this into .env: {setting}={one.pushed}")
 
 
 def version(format: str, json: bool) -> None:

@@ -49,7 +49,7 @@ class Checks:
 
     def way_out(self) -> Finding:
         """The way out of the site, as it is handed to builds and to the notebook."""
-        return Finding(Level.OK, "way out", str(egress.of_machine(self.engine.settings, {})))
+        return Finding(Level.OK, "proxy", str(egress.of_machine(self.engine.settings, {})))
 
     def leftovers(self) -> list[Finding]:
         """Data of this project that nothing remembers, or what has its names and is not ours."""

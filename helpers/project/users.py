@@ -126,7 +126,7 @@ def passwd(settings: Settings, name: str) -> str:
 
 
 def remove(settings: Settings, name: str) -> str:
-    """Somebody who may not log in any more; gives "", as there is no password to show."""
+    """Somebody who can no longer log in; gives "", as there is no password to show."""
     logins = _with(settings, name)
     del logins[name]
     _save(settings, logins)

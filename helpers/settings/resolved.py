@@ -93,7 +93,7 @@ class Settings(Declared):
                 "OBJECT_STORE",
                 store,
                 self.origin("OBJECT_STORE"),
-                f"the {engine} engine (ENGINE={self.engine}, {named(self.origin('ENGINE'))}) has none of that kind; "
+                f"the {engine} engine (ENGINE={self.engine}, {named(self.origin('ENGINE'))}) has no such store; "
                 f"must be one of {', '.join(('auto', *stores))}.",
             )
 

@@ -331,8 +331,8 @@ def test_what_cannot_be_is_refused_in_words(own: dict[str, Clone], tmp_path: Pat
     for words, expected in (
         (("backup", "--to=s3://vault/x"), "BACKUP_S3_ACCESS_KEY is missing"),
         (("backup", "--to=s3://vault/x", "--with-secrets"), "secrets are not put into a bucket"),
-        (("restore", f"{tmp_path}/missing", "--yes"), "there is no backup"),
-        (("restore", f"{tmp_path}", "--yes"), "there is no backup"),
+        (("restore", f"{tmp_path}/missing", "--yes"), "no backup found"),
+        (("restore", f"{tmp_path}", "--yes"), "no backup found"),
     ):
         done = clone.invoke(*words)
         assert done.returncode in (1, 2) and expected in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.checks import doctor
 from helpers.project import access
 from helpers.project.project import Project
 from tests.unit import fakes
@@ -118,6 +119,18 @@ def test_who_chose_is_obeyed(machine: list[pwd.struct_passwd], tmp_path: Path, c
     mine = project(tmp_path, local_access=chosen)
     assert "--local-access" in access.decide(mine) and mine.asks is asks
     assert mine.state.access == {}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [("auto", "MLflow will ask for its token; 1 other account"), ("open", "MLflow will be open to 1 other account")],
+)
+def test_doctor_says_before_the_first_start_what_others_will_get(
+    machine: list[pwd.struct_passwd], tmp_path: Path, chosen: str, says: str
+) -> None:
+    machine.append(account("bob", BOB))
+    found = {finding.check: finding.detail for finding in doctor.examine(project(tmp_path, local_access=chosen))}
+    assert found["local access"].startswith(says)
 
 
 def test_behind_the_gateway_or_elsewhere_nothing_is_asked(machine: list[pwd.struct_passwd], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import command_line
 import tasks
 from helpers.cli import help as pages
 from helpers.cli import mistakes
+from helpers.settings.model import BY_OPTION
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -190,6 +191,12 @@ def test_help_of_a_noun_s_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     printed = capsys.readouterr().out
     assert f"usage: invoke {name}" in printed or f"also: invoke {name}" in printed
     assert "See also:" in printed
+
+
+def test_every_setting_stands_in_a_section_of_the_help() -> None:
+    sorted_in = {name for names in pages.SECTIONS.values() for name in names}
+    flags = {flag.name for one in command_line.known(tasks.namespace).values() for flag in one.flags}
+    assert {option.removeprefix("--") for option in BY_OPTION} & flags <= sorted_in
 
 
 def test_a_word_that_may_be_left_out() -> None:

@@ -544,7 +544,7 @@ def test_words_for_a_source(tmp_path: Path) -> None:
     for words in (str(first), f"{tmp_path}/repo/{first.name}"):
         assert str(locations.source(settings, words)) == str(first)
     for words in ("repo/trackbed-other-20200101T000000Z", "missing", "repo/pieces", "missing.tar"):
-        with pytest.raises(TrackbedError, match="there is no backup"):
+        with pytest.raises(TrackbedError, match="no backup found"):
             locations.source(settings, f"{tmp_path}/{words}")
     back_up(tmp_path / "repo", Reads(OBJECTS), project="third")
     with pytest.raises(TrackbedError, match="several projects"):

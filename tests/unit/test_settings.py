@@ -384,7 +384,7 @@ def test_an_engine_has_its_own_stores(place: Place) -> None:
     with pytest.raises(SettingError) as caught:
         store("OBJECT_STORE=folder\n", "docker")
     assert caught.value.message == (
-        "OBJECT_STORE=folder (from .env line 1): the docker engine (ENGINE=auto, the default) has none of that kind; "
+        "OBJECT_STORE=folder (from .env line 1): the docker engine (ENGINE=auto, the default) has no such store; "
         "must be one of auto, minio, versitygw, external."
     )
     with pytest.raises(SettingError, match=r"ENGINE=embedded, from .env line 1.*must be one of auto, folder, external"):

@@ -87,7 +87,7 @@ def test_check(up: Project) -> None:
 def test_doctor(up: Project) -> None:
     result = {finding.check: finding for finding in doctor.examine(up)}
     assert result["engine"].detail == "memory (holds this project's data)"
-    assert {"ports", "leftovers", "network", "way out", "database", "permissions"} <= set(result)
+    assert {"ports", "leftovers", "network", "proxy", "database", "permissions"} <= set(result)
     assert result["jobs"].detail.startswith("off: `invoke up --mlflow-jobs=on` ")
     assert not [f for name, f in result.items() if f.level is Level.ERROR and name not in ("platform", "docker")]
 

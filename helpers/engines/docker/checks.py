@@ -89,11 +89,11 @@ class DockerChecks(Checks):
         if way.unreachable_proxies:
             return Finding(
                 Level.WARNING,
-                "way out",
+                "proxy",
                 f"{way}; containers do not reach {', '.join(way.unreachable_proxies)}, on this machine's loopback",
                 "let the proxy listen on an address that containers reach, and name that one",
             )
-        return Finding(Level.OK, "way out", str(way))
+        return Finding(Level.OK, "proxy", str(way))
 
     def leftovers(self) -> list[Finding]:
         """Data that nothing remembers, and what is here of this name that is not ours."""
