@@ -73,6 +73,13 @@ def _up(project: Project, start: Start) -> None:
     console.box(f"{view.settings.project} is ready", status.rows(project, view))
 
 
+def kept(project: Project) -> str:
+    """What `down --delete-data` does not delete."""
+    backups = project.settings.folder / "backups"
+    also = f" and the backups in {backups}" if backups.is_dir() and any(backups.iterdir()) else ""
+    return f"the workspace {status.workspace(project)}{also}"
+
+
 def down(given: Flags, delete_data: bool, yes: bool) -> None:
     project = options.load(given)
     if delete_data and (items := lifecycle.data(project)):
@@ -80,7 +87,7 @@ def down(given: Flags, delete_data: bool, yes: bool) -> None:
         for item in items:
             console.notice(f"  {item.name}: {item.what}")
         console.notice(f"  the secrets and settings of project {project.settings.project}")
-        console.notice(f"it keeps the workspace {status.workspace(project)}")
+        console.notice(f"it keeps {kept(project)}")
         if not yes and not console.confirm("Delete them?"):
             raise TrackbedError(
                 "nothing was deleted, nothing was stopped", "answer y, or pass --yes where there is no terminal"
