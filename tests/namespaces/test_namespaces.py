@@ -45,13 +45,18 @@ def engine(request: pytest.FixtureRequest, account: str, deployments: Callable[[
     folder = Path(tempfile.mkdtemp(prefix="tb-engine-", dir="/var/tmp"))
     folder.chmod(0o755)
     created = Rootless(folder, account) if request.param == "rootless" else Engine(folder, "--userns-remap=default")
+    later = folder / "later"  # what is mounted there later reaches a rootless engine, as everywhere below systemd
+    later.mkdir()
     with network_namespace():  # a rootless engine has one anyway
         try:
+            inspection.output("mount", "--bind", str(later), str(later))
+            inspection.output("mount", "--make-shared", str(later))
             created.start()
             (folder / "docker.sock").chmod(0o666)  # whoever is in its group
             created.load_images_of(first)
             yield created
         finally:
+            inspection.run("umount", "-R", str(later))
             created.close()
 
 
@@ -128,11 +133,11 @@ def test_a_workspace_that_cannot_be_written(clone: Clone, account: str) -> None:
 
 
 @pytest.fixture
-def closed_to_root(clone: Clone, account: str) -> Iterator[Path]:
+def closed_to_root(clone: Clone, engine: Engine, account: str) -> Iterator[Path]:
     """A folder of the person that root may not enter: a FUSE mount, as a file server with root_squash is."""
     if shutil.which("bindfs") is None:
         pytest.skip("NOT TESTED: a folder that root may not enter needs bindfs")
-    real, place = (clone.folder.parent / name for name in ("real", "closed"))
+    real, place = clone.folder.parent / "real", engine.folder / "later" / "closed"
     for folder in (real, place):
         folder.mkdir()
         shutil.chown(folder, account)
@@ -148,10 +153,14 @@ def closed_to_root(clone: Clone, account: str) -> Iterator[Path]:
         fuse.chmod(mode)
 
 
-def test_a_workspace_that_root_may_not_enter(clone: Clone, engine: Engine, closed_to_root: Path) -> None:
-    if isinstance(engine, Rootless):
-        pytest.skip("NOT TESTED: a rootless engine is the person, and has mounts of its own")
-    clone.value("down")  # while it runs, doctor looks into the running notebook's own folder
+def test_a_workspace_that_root_may_not_enter(clone: Clone, engine: Engine, account: str, closed_to_root: Path) -> None:
+    clone.value("down")
+    if isinstance(engine, Rootless):  # is the person, who may
+        clone.value("up", f"--workspace={closed_to_root}/lab")
+        assert save(clone, "fourth.ipynb") == 201
+        typed(account, f"rm {closed_to_root}/lab/fourth.ipynb")
+        clone.value("down")  # which lets go of the mount
+        return
     for task in ("up", "doctor"):
         done = clone.invoke(task, f"--workspace={closed_to_root}/lab")
         reported = " ".join((done.stdout + done.stderr).split())
