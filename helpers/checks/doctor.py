@@ -230,7 +230,8 @@ def _check_permissions(project: Project, engine: Engine | None = None) -> Findin
         return Finding(Level.ERROR, "permissions", error.message, error.hint)
     where = f" on {host.name}" if host.remote else ""
     owner = engine.deployment.owner if engine else workspace_folder.owner(workspace)
-    return Finding(Level.OK, "permissions", f"the notebook writes to {workspace}{where} as uid {owner}")
+    who = f"uid {owner}" if owner >= 0 else "an account of its own"
+    return Finding(Level.OK, "permissions", f"the notebook writes to {workspace}{where} as {who}")
 
 
 def _check_access(project: Project, engine: Engine) -> Finding:

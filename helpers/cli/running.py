@@ -77,7 +77,7 @@ def kept(project: Project) -> str:
     """What `down --delete-data` does not delete."""
     backups = project.settings.folder / "backups"
     also = f" and the backups in {backups}" if backups.is_dir() and any(backups.iterdir()) else ""
-    return f"the workspace {status.workspace(project)}{also}"
+    return f"the files in the workspace {status.workspace(project)}{also}"
 
 
 def down(given: Flags, delete_data: bool, yes: bool) -> None:

@@ -44,7 +44,7 @@ class Deployment:
 
     @property
     def owner(self) -> int:
-        """The uid that the notebook runs as."""
+        """The uid that the notebook runs as; -1 where its account has not been made."""
         return workspace_folder.owner(self.workspace) if self.notebook_uid is None else self.notebook_uid
 
 

@@ -124,6 +124,14 @@ def test_a_backup_of_roots_is_not_written_where_a_service_could_move_it(
     assert locations.target(settings, str(tmp_path / "elsewhere" / "a.tar")) == tmp_path / "elsewhere" / "a.tar"
 
 
+def test_the_notebook_is_its_accounts_and_not_the_workspaces_owner(machine: Machine, tmp_path: Path) -> None:
+    """`doctor` says as whom it writes; before the first start nobody knows the number."""
+    deployment = EmbeddedEngine(project(tmp_path)).deployment
+    assert deployment.owner == -1
+    account = deployment.layout.accounts.make(NOTEBOOK)
+    assert deployment.owner == account.pw_uid
+
+
 def test_no_useradd(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts, "_tool", lambda name: None)
     with pytest.raises(EngineUnavailable, match="no useradd"):

@@ -77,6 +77,10 @@ class EmbeddedDeployment(deployment.Deployment):
         account = self.layout.accounts.find(ROLE_OF[service])
         return account.pw_uid if account else -1
 
+    @property
+    def owner(self) -> int:
+        return self.uid(JUPYTER)
+
     # the machine
 
     def host_facts(self) -> HostFacts:
