@@ -216,14 +216,14 @@ class _Strict(tarfile.TarInfo):
         return plain_member(result)
 
 
-def plain_member(found: tarfile.TarInfo) -> tarfile.TarInfo:
+def plain_member(member: tarfile.TarInfo) -> tarfile.TarInfo:
     """What tarfile made of a header and those before it, which may say other sizes. Raises tarfile.ReadError.
 
     A file with holes has as many bytes as somebody writes into its header: a few KB would fill a disk.
     """
-    if found.sparse is not None or any(key.startswith("GNU.sparse.") for key in found.pax_headers) or found.size < 0:
-        raise tarfile.ReadError(f"a file with holes, or of {found.size} bytes, does not belong here")
-    return found
+    if member.sparse is not None or any(key.startswith("GNU.sparse.") for key in member.pax_headers) or member.size < 0:
+        raise tarfile.ReadError(f"a file with holes, or of {member.size} bytes, does not belong here")
+    return member
 
 
 class _Content:

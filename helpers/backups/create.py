@@ -200,10 +200,10 @@ def _add(
     progress.step("objects")
     meter = Meter(progress, "objects")
     expected = writer.listed(artifacts.list_all(engine, progress))
-    if writer.wanted:
+    if writer.pending:
         for key, length, content in artifacts.read(engine, expected):
             writer.object(key, length, content)
-            meter.report(writer.read_bytes, writer.objects, writer.wanted_bytes)
+            meter.report(writer.read_bytes, writer.objects, writer.pending_bytes)
     return writer.finish(_facts(engine, result, size, begun, with_secrets))
 
 
@@ -248,11 +248,11 @@ def _rows(
     return result, size
 
 
-def _facts(engine: Engine, found: database.Contents, size: int, begun: float, with_secrets: bool) -> dict[str, Any]:
+def _facts(engine: Engine, contents: database.Contents, size: int, begun: float, with_secrets: bool) -> dict[str, Any]:
     versions = dict(engine.versions())
     return {
-        "schema": found.schema,
-        "tables": found.tables,
+        "schema": contents.schema,
+        "tables": contents.tables,
         "dump_bytes": size,
         "with_secrets": with_secrets,
         "mlflow": versions.get("mlflow") or versions.get("image mlflow", ""),

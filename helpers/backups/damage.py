@@ -46,7 +46,7 @@ def words(name: str) -> str:
     return repr(path) if name != DATABASE else "the database's dump"
 
 
-def read_back(store: BlobStore, wanted: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int, str]]:
+def read_back(store: BlobStore, expected: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int, str]]:
     """Path, size in bytes and what is wrong ("" nothing) of each blob that is named by its SHA-256, in order."""
 
     def look(path: str, size: int) -> str:
@@ -58,7 +58,7 @@ def read_back(store: BlobStore, wanted: Iterable[tuple[str, int]]) -> Iterator[t
 
     workers, under_way, ahead = ThreadPoolExecutor(WORKERS), deque[tuple[str, int, Future[str]]](), 0
     try:
-        for path, size in wanted:
+        for path, size in expected:
             under_way.append((path, size, workers.submit(look, path, size)))
             ahead += size
             while len(under_way) > WORKERS or ahead > AHEAD:
@@ -149,47 +149,49 @@ def examine(
     return result
 
 
-def _check_manifests(snapshot: Snapshot, doubled: bool, found: DamageReport) -> None:
+def _check_manifests(snapshot: Snapshot, doubled: bool, result: DamageReport) -> None:
     for top in ("backups", "copies") if doubled else ("backups",):
         try:
             snapshot.manifest_at(f"{top}/{snapshot.name}.json")
         except TrackbedError as error:
-            found.damaged[f"{top}/{snapshot.name}.json"] = "is missing or damaged: " + error.message.rpartition(": ")[2]
+            result.damaged[f"{top}/{snapshot.name}.json"] = (
+                "is missing or damaged: " + error.message.rpartition(": ")[2]
+            )
 
 
-def _name_affected(store: BlobStore, found: DamageReport) -> None:
-    names = [name for name in found.names if name not in found.unrestorable]
-    for name, entries in affected(store, names, found.pieces).items():
+def _name_affected(store: BlobStore, result: DamageReport) -> None:
+    names = [name for name in result.names if name not in result.unrestorable]
+    for name, entries in affected(store, names, result.pieces).items():
         count, first = 0, list[str]()
         for entry in entries:
             count += 1
             if entry.name == DATABASE:
-                found.unrestorable[name] = "its database dump is damaged, without which nothing can be restored"
+                result.unrestorable[name] = "its database dump is damaged, without which nothing can be restored"
             if len(first) < NAMED:
                 first.append(words(entry.name))
         if count:
-            found.affected[name] = count, first
+            result.affected[name] = count, first
 
 
-def _find_unknown(store: BlobStore, base: sqlite3.Connection, found: DamageReport) -> None:
+def _find_unknown(store: BlobStore, base: sqlite3.Connection, result: DamageReport) -> None:
     unused = size = 0
     for path, length in store.listed(""):
         if not _KNOWN.fullmatch(path):
-            if len(found.unknown) < NAMED:
-                found.unknown.append(path)
+            if len(result.unknown) < NAMED:
+                result.unknown.append(path)
         elif path.startswith("pieces/") and not base.execute("SELECT 1 FROM blob WHERE path = ?", (path,)).fetchone():
             unused, size = unused + 1, size + length
-    found.unused = unused, size
+    result.unused = unused, size
 
 
-def repair(store: BlobStore, found: DamageReport) -> list[str]:
+def repair(store: BlobStore, result: DamageReport) -> list[str]:
     """Rewrite manifests and lists from their intact copies. Gives the paths, which are no longer damaged."""
     done = []
-    for path in sorted(found.damaged):
+    for path in sorted(result.damaged):
         top, _, last = path.partition("/")
         if path.endswith(".json"):
             other = f"{'copies' if top == 'backups' else 'backups'}/{last}"
-            content = store.read(other, MANIFEST) if other not in found.damaged else b""
+            content = store.read(other, MANIFEST) if other not in result.damaged else b""
         else:
             digest = path.rpartition("/")[2]
             content = _read_verified(store, copy(digest) if top == "pieces" else piece(digest), digest)
@@ -197,7 +199,7 @@ def repair(store: BlobStore, found: DamageReport) -> list[str]:
             store.write(path, content)
             done.append(path)
     for path in done:
-        del found.damaged[path]
+        del result.damaged[path]
     store.sync()
     return done
 
@@ -217,13 +219,13 @@ def _read_verified(store: BlobStore, path: str, digest: str) -> bytes:
     return content if hashlib.sha256(content).hexdigest() == digest else b""
 
 
-def report(store: BlobStore, found: DamageReport) -> list[str]:
+def report(store: BlobStore, result: DamageReport) -> list[str]:
     """The damage in lines, by backup, run and artifact."""
     lines = []
-    for name in found.names:
-        count, first = found.affected.get(name, (0, []))
-        if name in found.unrestorable:
-            lines.append(f"{name}: cannot be restored: {found.unrestorable[name]}")
+    for name in result.names:
+        count, first = result.affected.get(name, (0, []))
+        if name in result.unrestorable:
+            lines.append(f"{name}: cannot be restored: {result.unrestorable[name]}")
         elif count:
             lines.append(
                 f"{name}: {count} files are damaged; `invoke restore {Snapshot(store, name)} --skip-damaged` "
@@ -232,11 +234,11 @@ def report(store: BlobStore, found: DamageReport) -> list[str]:
         lines += [f"    {line}" for line in first]
         if count > len(first):
             lines.append(f"    and {count - len(first)} more")
-    lines += [f"{store}/{path} {wrong}" for path, wrong in sorted(found.damaged.items())[: 10 * NAMED]]
-    lines += [f"{path}: an unknown file; Trackbed did not write it and does not read it" for path in found.unknown]
-    if found.unused[0]:
+    lines += [f"{store}/{path} {wrong}" for path, wrong in sorted(result.damaged.items())[: 10 * NAMED]]
+    lines += [f"{path}: an unknown file; Trackbed did not write it and does not read it" for path in result.unknown]
+    if result.unused[0]:
         lines.append(
-            f"{found.unused[0]} pieces ({found.unused[1] / 2**20:.1f} MiB) belong to no backup: one that was "
+            f"{result.unused[0]} pieces ({result.unused[1] / 2**20:.1f} MiB) belong to no backup: one that was "
             "interrupted or removed left them, the next one takes what it can use"
         )
     return lines

@@ -124,27 +124,27 @@ def _bucket(settings: Settings, url: str) -> Bucket:
     )
 
 
-def manifest(found: Source) -> dict[str, Any]:
+def manifest(source: Source) -> dict[str, Any]:
     """What a backup says about itself, its content unread. Raises TrackbedError."""
-    return archive.read_manifest(found) if isinstance(found, Path) else found.manifest()
+    return archive.read_manifest(source) if isinstance(source, Path) else source.manifest()
 
 
-def verify(found: Source, on_progress: archive.ProgressCallback | None = None) -> dict[str, Any]:
+def verify(source: Source, on_progress: archive.ProgressCallback | None = None) -> dict[str, Any]:
     """Read every byte of a backup; gives its manifest. Raises TrackbedError when anything is not as it should be."""
-    return archive.verify(found, on_progress) if isinstance(found, Path) else found.verify(on_progress)
+    return archive.verify(source, on_progress) if isinstance(source, Path) else source.verify(on_progress)
 
 
-def members(found: Source, manifest: dict[str, Any]) -> Iterator[tuple[str, int, IO[bytes]]]:
+def members(source: Source, manifest: dict[str, Any]) -> Iterator[tuple[str, int, IO[bytes]]]:
     """Name, size and content of each member in order; the content has to be read before the next is asked for."""
-    return archive.members(found, manifest) if isinstance(found, Path) else found.members(manifest)
+    return archive.members(source, manifest) if isinstance(source, Path) else source.members(manifest)
 
 
-def small(found: Source, manifest: dict[str, Any], wanted: str) -> bytes:
+def small(source: Source, manifest: dict[str, Any], expected: str) -> bytes:
     """The content of a small member of a verified backup; b"" where there is none."""
-    if not isinstance(found, Path):
-        return found.small(manifest, wanted)
-    for member, _, content in archive.members(found, manifest, check=False):
-        if member == wanted:
+    if not isinstance(source, Path):
+        return source.small(manifest, expected)
+    for member, _, content in archive.members(source, manifest, check=False):
+        if member == expected:
             return content.read()
         if member not in archive.SMALL:
             break  # they come first

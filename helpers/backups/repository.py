@@ -184,13 +184,13 @@ class Snapshot:
         return Entry(name, size, digest, mark, pieces)
 
     def _ahead(
-        self, wanted: Iterable[tuple[str, int]], fetch: Callable[[str, int], bytes] | None = None
+        self, expected: Iterable[tuple[str, int]], fetch: Callable[[str, int], bytes] | None = None
     ) -> Iterator[bytes]:
         """The content of each piece (SHA-256, size) in order, some of them fetched before they are asked for."""
         workers, ahead = ThreadPoolExecutor(WORKERS), 0
         under_way: deque[tuple[int, Future[bytes]]] = deque()
         try:
-            for digest, size in wanted:
+            for digest, size in expected:
                 under_way.append((size, workers.submit(fetch or self._fetch, digest, size)))
                 ahead += size
                 while len(under_way) > WORKERS or ahead > AHEAD:
@@ -243,10 +243,10 @@ class Snapshot:
             yield entry.name, entry.size, cast("IO[bytes]", stream)
             stream.skip()
 
-    def small(self, manifest: dict[str, Any], wanted: str) -> bytes:
+    def small(self, manifest: dict[str, Any], expected: str) -> bytes:
         """The content of an entry that is no object; b"" where there is none."""
         for entry in self.entries(manifest):
-            if entry.name == wanted:
+            if entry.name == expected:
                 return b"".join(map(self._fetch, entry.pieces, lengths(entry.size)))
             if entry.name not in SMALL:
                 break  # they come first

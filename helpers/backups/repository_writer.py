@@ -94,7 +94,7 @@ class Writer:
         self.about = {"format": FORMAT, **about}
         self._objects = SetSum()
         self.object_bytes = self.largest = self.chunks = 0
-        self.unchanged = self.wanted = self.wanted_bytes = self.read_bytes = 0
+        self.unchanged = self.pending = self.pending_bytes = self.read_bytes = 0
         self._stored = self._stored_bytes = 0
         self._under_way: deque[tuple[int, Future[None]]] = deque()
 
@@ -152,7 +152,7 @@ class Writer:
                 self.unchanged += 1
             else:
                 self._index.add_pending(name, mark)
-                self.wanted, self.wanted_bytes = self.wanted + 1, self.wanted_bytes + size
+                self.pending, self.pending_bytes = self.pending + 1, self.pending_bytes + size
         return self._index.pending()
 
     def _holds(self, digest: str, size: int) -> bool:

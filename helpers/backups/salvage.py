@@ -61,10 +61,10 @@ def undamaged(source: Source, on_progress: ProgressCallback | None) -> Restorabl
         return of_archive(source, on_progress) if isinstance(source, Path) else of_repository(source, on_progress)
 
 
-def small(rest: Restorable, wanted: str) -> bytes:
+def small(rest: Restorable, expected: str) -> bytes:
     """The content of a small member; b"" where there is none, or none that is whole."""
     for name, size, content in rest.members():
-        if name == wanted and size <= LARGEST:
+        if name == expected and size <= LARGEST:
             return content.read()
         if name not in SMALL:
             break  # they come first

@@ -38,16 +38,16 @@ def check_ports(
     host: Host | None = None,
 ) -> list[Finding]:
     """Every port the services publish: free, ours, or taken by whom. ``owners`` knows containers by port."""
-    there = host or LOCAL
+    host = host or LOCAL
     ours = {p.published for s in statuses for p in s.ports}  # at any address: PUBLIC moves them
     result = []
     for service, port in planned:
-        if not port.published or port.published in ours or there.is_free(port.address, port.published):
+        if not port.published or port.published in ours or host.is_free(port.address, port.published):
             continue
         setting = ports.SETTINGS.get(f"{service}:{port.name}", "")
-        who = (owners or {}).get(port.published) or there.holder(port.published)
+        who = (owners or {}).get(port.published) or host.holder(port.published)
         taken = {p.published for _, p in planned}
-        free = addresses.next_free(port.address, port.published + 1, taken, there.is_free)
+        free = addresses.next_free(port.address, port.published + 1, taken, host.is_free)
         result.append(
             Finding(
                 Level.ERROR,
@@ -204,14 +204,14 @@ def _check_permissions(project: Project, engine: Engine | None = None) -> Findin
     folders = [(settings.folder, "STATE_DIR"), (workspace, "WORKSPACE")]
     host = engine.host if engine else LOCAL
     for path, name in folders[:1] if host.remote else folders:
-        there = existing(path)
-        if not os.access(there, os.W_OK | os.X_OK):
+        ancestor = existing(path)
+        if not os.access(ancestor, os.W_OK | os.X_OK):
             if engine and name == "WORKSPACE" and (problem := engine.workspace_problem())[0]:
                 return Finding(Level.ERROR, "permissions", *problem)  # it says why, as far as it knows
             return Finding(
                 Level.ERROR,
                 "permissions",
-                f"{there} is not writable ({name}={path})",
+                f"{ancestor} is not writable ({name}={path})",
                 f"chown it, or set {name} to a folder of yours",
             )
     if engine and (forbidden := engine.checks.programs()):
@@ -237,23 +237,23 @@ def _check_permissions(project: Project, engine: Engine | None = None) -> Findin
 def _check_access(project: Project, engine: Engine) -> Finding:
     """Whether other accounts of the machine can use MLflow."""
     settings = engine.settings
-    there = access.other_accounts(access.own_accounts(project), settings.folder)
+    accounts = access.other_accounts(access.own_accounts(project), settings.folder)
     if engine.deployment.is_public or engine.deployment.notebook_only:
         return Finding(Level.OK, "local access", "MLflow is behind a login")
-    more = "s" if len(there) > 1 else ""
+    more = "s" if len(accounts) > 1 else ""
     words = (
-        f"{len(there)} other account{more} on this machine"
-        if there
+        f"{len(accounts)} other account{more} on this machine"
+        if accounts
         else "no other person has an account on this machine"
     )
     if project.asks:
         return Finding(Level.OK, "local access", f"MLflow asks for its token; {words}")
-    if there and project.state.engine:
+    if accounts and project.state.engine:
         more = " --local-access=token" if settings.local_access == OPEN else ""
         return Finding(
             Level.WARNING, "local access", f"MLflow is open to {words}", f"`invoke up{more}` makes it ask for a token"
         )
-    if there:
+    if accounts:
         will = "MLflow will be open to" if settings.local_access == OPEN else "MLflow will ask for its token;"
         words = f"{will} {words}"
     return Finding(Level.OK, "local access", words)

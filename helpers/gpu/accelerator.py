@@ -83,7 +83,7 @@ class Accelerator:
         return TITLES[self.kind] + (f", {rendering} render node{'' if rendering == 1 else 's'}" if rendering else "")
 
 
-def choose(word: str, devices: str, there: Machine, bare: bool = False, torch: str = wheels.AUTO) -> Accelerator:
+def choose(word: str, devices: str, machine: Machine, bare: bool = False, torch: str = wheels.AUTO) -> Accelerator:
     """What ``--gpu=word --devices=devices`` means on this machine; ``torch`` as ``wheels.word`` gives it.
 
     ``bare``: the notebook is a process of the machine, with no container around it. Raises TrackbedError for a word
@@ -92,15 +92,15 @@ def choose(word: str, devices: str, there: Machine, bare: bool = False, torch: s
     if word == NONE:
         return Accelerator(environment=_hidden() if bare else {})
     if word == AUTO:
-        return _auto(devices, there, bare, torch)
+        return _auto(devices, machine, bare, torch)
     node = BY_WORD.get(word)
     if node and node.unsupported:
         raise TrackbedError(f"--gpu={word}: {node.unsupported}")
     kind = node.kind if node else word
     chosen = (
-        _amd(devices, there, bare, f"--gpu={word}", torch)
+        _amd(devices, machine, bare, f"--gpu={word}", torch)
         if kind == AMD
-        else _nvidia(devices, there, bare, f"--gpu={word}", torch, word in OLD_WORDS)
+        else _nvidia(devices, machine, bare, f"--gpu={word}", torch, word in OLD_WORDS)
     )
     if chosen.warning:
         raise TrackbedError(f"--gpu={word}: {chosen.warning}", chosen.fix)
@@ -120,55 +120,55 @@ def named(word: str) -> Accelerator:
     return Accelerator(kind, f"--gpu={word}", torch=wheels.named(VARIANT[kind], word in OLD_WORDS))
 
 
-def _auto(devices: str, there: Machine, bare: bool, torch: str) -> Accelerator:
-    discrete = [gpu for gpu in there.amd if not gpu.integrated]
-    if there.nvidia_there and len(there.nvidia) >= len(discrete):
+def _auto(devices: str, machine: Machine, bare: bool, torch: str) -> Accelerator:
+    discrete = [gpu for gpu in machine.amd if not gpu.integrated]
+    if machine.has_nvidia and len(machine.nvidia) >= len(discrete):
         also = f"; the machine also has {count(discrete, 'AMD')}, --gpu=amd takes those" if discrete else ""
-        return _nvidia(devices, there, bare, f"auto: {there}{also}", torch)
-    if discrete and there.kfd:
-        also = "; the machine also has NVIDIA GPUs, --gpu=nvidia takes those" if there.nvidia_there else ""
-        return _amd(devices, there, bare, f"auto: {there}{also}", torch)
+        return _nvidia(devices, machine, bare, f"auto: {machine}{also}", torch)
+    if discrete and machine.kfd:
+        also = "; the machine also has NVIDIA GPUs, --gpu=nvidia takes those" if machine.has_nvidia else ""
+        return _amd(devices, machine, bare, f"auto: {machine}{also}", torch)
     warning = ""
     reason = "auto: no GPU here"
-    if there.amd:
-        reason = f"auto: {count(there.amd, 'AMD')} is graphics inside the processor, --gpu=amd takes it all the same"
-    elif there.kfd and there.render_nodes:
+    if machine.amd:
+        reason = f"auto: {count(machine.amd, 'AMD')} is graphics inside the processor, --gpu=amd takes it all the same"
+    elif machine.kfd and machine.render_nodes:
         reason = "auto: the kernel tells nothing about the GPU at /dev/kfd, --gpu=amd takes it all the same"
         warning = reason.removeprefix("auto: ")
-    elif (there.nvidia_driver or "NVIDIA" in there.display) and not there.nvidia_there:
-        warning = _no_nvidia(there)
+    elif (machine.nvidia_driver or "NVIDIA" in machine.display) and not machine.has_nvidia:
+        warning = _no_nvidia(machine)
         reason = f"auto: {warning}"
-    elif "AMD" in there.display:
+    elif "AMD" in machine.display:
         reason = "auto: AMD graphics without /dev/kfd (the amdgpu driver makes it for GPUs that can compute)"
-    elif vendors := [v for v in dict.fromkeys(there.display) if v not in ("AMD", "NVIDIA")]:
+    elif vendors := [v for v in dict.fromkeys(machine.display) if v not in ("AMD", "NVIDIA")]:
         reason = f"auto: only {' and '.join(vendors)} graphics here"
     return Accelerator(reason=reason, warning=warning, environment=_hidden() if bare else {})
 
 
-def _amd(devices: str, there: Machine, bare: bool, reason: str, torch: str) -> Accelerator:
-    if not there.kfd or not there.render_nodes:
-        missing = "/dev/dri/renderD*" if there.kfd else "/dev/kfd"
+def _amd(devices: str, machine: Machine, bare: bool, reason: str, torch: str) -> Accelerator:
+    if not machine.kfd or not machine.render_nodes:
+        missing = "/dev/dri/renderD*" if machine.kfd else "/dev/kfd"
         raise TrackbedError(
-            f"{_of(reason)}: there is no {missing} here, the machine has {there}",
+            f"{_of(reason)}: there is no {missing} here, the machine has {machine}",
             "--gpu=nvidia takes what is there"
-            if there.nvidia_there
+            if machine.has_nvidia
             else f"load the driver (`{as_root('modprobe amdgpu')}`; Ubuntu has it in linux-modules-extra), "
             "or use --gpu=none",
         )
-    present = tuple(gpu for gpu in there.amd if gpu.node in there.groups)
+    present = tuple(gpu for gpu in machine.amd if gpu.node in machine.groups)
     gpus = tuple(gpu for gpu in present if not gpu.integrated) or present
     picked = _pick(devices, gpus, "AMD", "the kernel's topology (/sys/class/kfd) tells of none")
     nodes: tuple[str, ...] = ("/dev/kfd", *(gpu.node for gpu in picked))  # others belong to someone else, or a screen
     given = nodes
-    if devices == "all" and len(picked) in (0, len(there.render_nodes)):
-        nodes, given = ("/dev/kfd", *there.render_nodes), ("/dev/kfd", "/dev/dri")
+    if devices == "all" and len(picked) in (0, len(machine.render_nodes)):
+        nodes, given = ("/dev/kfd", *machine.render_nodes), ("/dev/kfd", "/dev/dri")
     environment: dict[str, str] = {}
-    if max(len(picked), len(nodes) - 1) > 1 and not there.iommu_pt:
+    if max(len(picked), len(nodes) - 1) > 1 and not machine.iommu_pt:
         environment["NCCL_P2P_DISABLE"] = "1"  # RCCL between GPUs can hang unless the kernel runs with iommu=pt
-    if bare and len(picked) != len(there.amd):
+    if bare and len(picked) != len(machine.amd):
         environment["ROCR_VISIBLE_DEVICES"] = ",".join(str(gpu.index) for gpu in picked)
     # numbers, not names: an image need not know a group called render, and its gid differs from host to host
-    groups = tuple(dict.fromkeys(str(there.groups[path]) for path in nodes if there.groups[path]))
+    groups = tuple(dict.fromkeys(str(machine.groups[path]) for path in nodes if machine.groups[path]))
     return Accelerator(
         AMD,
         reason,
@@ -181,23 +181,23 @@ def _amd(devices: str, there: Machine, bare: bool, reason: str, torch: str) -> A
     )
 
 
-def _nvidia(devices: str, there: Machine, bare: bool, reason: str, torch: str, old: bool = False) -> Accelerator:
-    if not there.nvidia_there or (bare and not there.nvidia):
+def _nvidia(devices: str, machine: Machine, bare: bool, reason: str, torch: str, old: bool = False) -> Accelerator:
+    if not machine.has_nvidia or (bare and not machine.nvidia):
         raise TrackbedError(
-            f"{_of(reason)}: {_no_nvidia(there)}",
+            f"{_of(reason)}: {_no_nvidia(machine)}",
             "--gpu=amd takes what is there"
-            if there.kfd and there.render_nodes
+            if machine.kfd and machine.render_nodes
             else "install NVIDIA's driver (`nvidia-smi` shows it at work), or use --gpu=none",
         )
-    listed = there.nvidia or tuple(
+    listed = machine.nvidia or tuple(
         Gpu(int(number), "by CDI", "")
         for number in sorted(
-            (n.rpartition("=")[2] for n in there.cdi if re.fullmatch(r"nvidia\.com/gpu=\d+", n)), key=int
+            (n.rpartition("=")[2] for n in machine.cdi if re.fullmatch(r"nvidia\.com/gpu=\d+", n)), key=int
         )
     )
     picked = _pick(devices, listed, "NVIDIA", "the engine lists nvidia.com/gpu=all alone")
     everything = devices == "all"
-    wheel = _wheel(picked, there.nvidia_driver, torch, old)
+    wheel = _wheel(picked, machine.nvidia_driver, torch, old)
     if wheel.problem:
         return Accelerator(
             reason=f"{reason}; {wheel.problem}",
@@ -211,15 +211,15 @@ def _nvidia(devices: str, there: Machine, bare: bool, reason: str, torch: str, o
         # the order of nvidia-smi and of the nodes; CUDA's own puts the fastest first
         environment = {} if everything else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": shown}
         nodes = tuple(gpu.node for gpu in picked)
-        groups = tuple(dict.fromkeys(str(there.groups[n]) for n in nodes if there.groups.get(n)))
+        groups = tuple(dict.fromkeys(str(machine.groups[n]) for n in nodes if machine.groups.get(n)))
         return created(devices=nodes, opened=nodes, groups=groups, environment=environment)
     ids = ("all",) if everything else tuple(str(gpu.index) for gpu in picked)
-    if there.nvidia_cdi:
+    if machine.nvidia_cdi:
         names = tuple(f"nvidia.com/gpu={one}" for one in ids)
-        if missing := [name for name in names if name not in there.cdi]:
+        if missing := [name for name in names if name not in machine.cdi]:
             raise TrackbedError(
                 f"{_of(reason)}: the engine knows no {missing[0]}, only "
-                f"{', '.join(n for n in there.cdi if n.startswith('nvidia.com/gpu='))}",
+                f"{', '.join(n for n in machine.cdi if n.startswith('nvidia.com/gpu='))}",
                 as_root("nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"),
             )
         return created(cdi=names)
@@ -269,15 +269,15 @@ def contradiction(node: NodeType, gpus: tuple[Gpu, ...]) -> str:
     return count(known, TITLES[node.kind])
 
 
-def _no_nvidia(there: Machine) -> str:
-    if there.nvidia_driver:
+def _no_nvidia(machine: Machine) -> str:
+    if machine.nvidia_driver:
         return (
-            f"NVIDIA's driver {there.nvidia_driver} is loaded, but there is no /dev/nvidia0 "
+            f"NVIDIA's driver {machine.nvidia_driver} is loaded, but there is no /dev/nvidia0 "
             "(`nvidia-modprobe -c 0` makes it)"
         )
-    if "NVIDIA" in there.display:
+    if "NVIDIA" in machine.display:
         return "an NVIDIA GPU is in this machine, but its driver is not loaded"
-    return f"there is no NVIDIA GPU here, the machine has {there}"
+    return f"there is no NVIDIA GPU here, the machine has {machine}"
 
 
 def _hidden() -> dict[str, str]:

@@ -143,15 +143,15 @@ def metrics(kind: str, has_torch: bool, experiment: str) -> str:
     return ", ".join(re.sub(r"^system/", "", key) for key in keys[:6])
 
 
-def main(told: dict[str, Any]) -> int:
-    kind, has_torch = told["kind"], bool(told["torch"])
-    steps: list[tuple[str, Callable[[], str]]] = [(OPEN, lambda: can_open(kind, told["nodes"]))]
-    if not told.get("quick"):
+def main(options: dict[str, Any]) -> int:
+    kind, has_torch = options["kind"], bool(options["torch"])
+    steps: list[tuple[str, Callable[[], str]]] = [(OPEN, lambda: can_open(kind, options["nodes"]))]
+    if not options.get("quick"):
         os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # stdout is the protocol
         os.environ["TRACKBED_BROWSER_URL"] = ""
         steps += [
             (COMPUTE, lambda: compute(kind, has_torch)),
-            (METRICS, lambda: metrics(kind, has_torch, told["experiment"])),
+            (METRICS, lambda: metrics(kind, has_torch, options["experiment"])),
         ]
     failed = False
     for name, step in steps:

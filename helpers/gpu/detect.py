@@ -77,7 +77,7 @@ class Machine:
         return any(name.startswith("nvidia.com/gpu=") for name in self.cdi)
 
     @property
-    def nvidia_there(self) -> bool:
+    def has_nvidia(self) -> bool:
         return bool(self.nvidia) or self.nvidia_cdi
 
     def __str__(self) -> str:
@@ -92,7 +92,7 @@ class Machine:
             for v in dict.fromkeys(self.display)
             if (v not in ("AMD", "NVIDIA") and not result)
             or (v == "AMD" and not self.kfd)
-            or (v == "NVIDIA" and not self.nvidia_there)
+            or (v == "NVIDIA" and not self.has_nvidia)
         ]
         result += [f"{vendor} graphics without a driver for computing" for vendor in bare]
         return ", ".join(result) or "no GPU"

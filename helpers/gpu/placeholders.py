@@ -37,7 +37,7 @@ def _is_here(word: str, here: Machine, bare: bool) -> bool:
     if kind_of(word) == AMD:
         present, gpus = here.kfd and bool(here.render_nodes), here.amd
     else:
-        present, gpus = bool(here.nvidia) if bare else here.nvidia_there, here.nvidia
+        present, gpus = bool(here.nvidia) if bare else here.has_nvidia, here.nvidia
     node = BY_WORD.get(word)
     return present and not (node and accelerator.contradiction(node, gpus))
 

@@ -123,9 +123,9 @@ class State:
         write_private(self.folder / FILE, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
         self.existed = True
 
-    def remember(self, told: Mapping[str, str]) -> None:
+    def remember(self, given: Mapping[str, str]) -> None:
         """Keep what this ``up`` was told; an empty value forgets an earlier one."""
-        for name, value in told.items():
+        for name, value in given.items():
             if value:
                 self.remembered[name] = value
             else:

@@ -101,12 +101,12 @@ def remove_stale() -> None:
 def put(project: str, wanted: Sequence[Rule]) -> str:
     """Make the project's rules exactly these: missing ones are added, others of its own removed. Gives what failed."""
     remove_stale()
-    there = existing(project)
+    current = existing(project)
     for rule in wanted:
-        if rule not in there and (problem := _iptables("-I", "PREROUTING", *rule)[0]):
+        if rule not in current and (problem := _iptables("-I", "PREROUTING", *rule)[0]):
             return problem
     kept: set[Rule] = set()
-    for rule in there:  # after the additions: no moment without
+    for rule in current:  # after the additions: no moment without
         if rule in wanted and rule not in kept:
             kept.add(rule)
         else:

@@ -52,9 +52,9 @@ class Images(Connection):
         repository, _, tag = other.rpartition(":")
         self.client.api.tag(name, repository, tag)
 
-    def push(self, name: str, there: str) -> Iterator[str]:
+    def push(self, name: str, target: str) -> Iterator[str]:
         """Tag a local image and push it under that name, giving a line per layer event."""
-        repository, _, tag = there.rpartition(":")
+        repository, _, tag = target.rpartition(":")
         try:
             self.client.api.tag(name, repository, tag)
             for event in self.client.api.push(repository, tag=tag, stream=True, decode=True):
