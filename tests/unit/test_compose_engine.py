@@ -434,6 +434,7 @@ def test_a_notebook_is_outdated_once_it_would_be_created_otherwise(
     monkeypatch.setattr(engine.api, "containers", lambda labels=(): made)
     monkeypatch.setattr(engine.api, "image", lambda name: {"id": "sha256:1", "labels": {}})
     monkeypatch.setattr(engine.api, "network_exists", lambda name: True)
+    monkeypatch.setattr(engine.api, "host_config", lambda **options: options)
     monkeypatch.setattr(engine.api, "start", lambda name: None)
     monkeypatch.setattr(images, "is_stale", lambda *_: False)
 
