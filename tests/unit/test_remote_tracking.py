@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import base64
+import http.server
 import json
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -254,3 +258,40 @@ def test_the_plan_is_the_notebook_alone(tmp_path: Path) -> None:
     plan = engine.plan()
     assert plan.names == (JUPYTER,) and plan.service(JUPYTER).environment["MLFLOW_TRACKING_URI"] == URI
     assert plan.service(JUPYTER).environment["TRACKBED_BROWSER_URL"] == URI
+
+
+@pytest.mark.parametrize(("token", "status"), [("t0k", 200), ("", 401)])
+def test_the_server_is_asked_with_the_login_that_mlflow_would_send(tmp_path: Path, token: str, status: int) -> None:
+    """The plugin is found by its entry point, so that the notebook's image may be of another version."""
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.headers.get("Authorization") == "Bearer t0k"
+            self.send_response(200 if known else 401)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *arguments: object) -> None: ...
+
+    if token:
+        (tmp_path / "tracking-token").write_text(token)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_address[1]}"
+        done = subprocess.run(
+            [sys.executable, str(clone.ROOT / "helpers" / "probes" / "tracking_server.py")],
+            env={
+                "PYTHONPATH": str(clone.JUPYTER_FOLDER),
+                "NO_PROXY": "*",
+                "MLFLOW_TRACKING_URI": uri,
+                "TRACKBED_SERVER_URI": uri,
+                "MLFLOW_TRACKING_AUTH": remote_tracking.PLUGIN,
+                "TRACKBED_TRACKING_SECRETS": str(tmp_path),
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        server.shutdown()
+    assert json.loads(done.stdout)["problem"] == ("" if status == 200 else "wants a login (401)")
