@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
+import ssl
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -171,7 +172,10 @@ def test_keys_of_an_external_store_are_asked_for(tmp_path: Path) -> None:
 def test_a_build_goes_out_as_ups_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, password: str) -> None:
     """Through the site's proxy, and trusting its certificates: the script builds what `up` would."""
     own = tmp_path / "site ca.pem"
-    own.write_text("-----BEGIN CERTIFICATE-----\nc2l0ZQ==\n-----END CERTIFICATE-----\n")
+    own.write_text(
+        "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"
+        "-----BEGIN CERTIFICATE-----\nc2l0ZQ==\n-----END CERTIFICATE-----"
+    )
     proxy = f"http://{password}proxy.example.org:3128"
     for name in (*egress.PROXIES, *egress.TRUST, egress.EXCEPT):
         monkeypatch.delenv(name, raising=False)
@@ -196,6 +200,11 @@ def test_a_build_goes_out_as_ups_does(tmp_path: Path, monkeypatch: pytest.Monkey
         text=True,
         check=True,
     ).stdout
+    assert text.count('rm -f "$CA"') == 1 and text.index('rm -f "$CA"') > text.index("docker image inspect")
+    assert "c2VjcmV0" not in bundle and "----------" not in bundle, "certificates alone, each on lines of its own"
+    assert ssl.create_default_context(
+        cadata=re.sub("(?s)-----BEGIN CERTIFICATE-----\nc2l0.*?-----END.*?-----", "", bundle)
+    )
     assert "c2l0ZQ==" in bundle and len(bundle) > egress.COMPLETE, "the public authorities as well"
     assert words[:-1] == [
         word.replace("/nowhere", "$CA")

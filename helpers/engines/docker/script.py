@@ -95,10 +95,13 @@ def _images(plan: Plan, settings: Settings, notebook: NotebookImage) -> list[str
     if names:
         lines += [scripts.export(name, value) for name, value in images.proxies(settings).items()]
     if bundles:
-        lines.append(f'CA=$(mktemp) && cat {shlex.join(bundles)} >"$CA"  # the site\'s certificates')
+        only = "/-----BEGIN CERTIFICATE-----/,/-----END CERTIFICATE-----/"  # no key that stands beside them
+        lines.append(f"CA=$(mktemp) && awk '{only}' {shlex.join(bundles)} >\"$CA\"  # the site's certificates")
     for name in names:
         words = images.build_command(name, settings, notebook, bundle=ShellText('"$CA"') if bundles else "")
         lines.append(f"docker image inspect {name} >/dev/null 2>&1 || {_folded(words, '--build-arg')}")
+    if bundles:
+        lines.append('rm -f "$CA"')
     return lines
 
 
