@@ -140,6 +140,8 @@ def test_an_update_that_leaves_the_notebooks_program_alone_asks_nothing(
     assert "train.ipynb (busy)" in before(tmp_path, YES, engine)[0], "nothing is known of what was started"
     started(replace(engine.specs.program(MLFLOW), folder="/elsewhere"), now)
     assert before(tmp_path, NOBODY, engine) == []
+    started(replace(now, environment=dict(sorted(now.environment.items(), reverse=True))))
+    assert before(tmp_path, NOBODY, engine) == [], "the first start has the shell's variables in the shell's order"
     started(replace(now, environment={**now.environment, "TRACKBED_PERSON": "another"}))
     assert "train.ipynb (busy)" in before(tmp_path, YES, engine)[0]
 

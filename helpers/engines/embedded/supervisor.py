@@ -141,8 +141,8 @@ class Supervisor:
     def is_current(self, program: Program) -> bool:
         """Whether the last `apply` had the program just so, which then goes on as it is."""
         try:
-            return supervisor_config.has(self.configuration.read_bytes(), program, self.paths, self.instance)
-        except OSError:
+            return supervisor_config.has(self.configuration.read_text(), program, self.paths, self.instance)
+        except (OSError, UnicodeDecodeError):
             return False
 
     def apply(self, programs: Iterable[Program], supervisord: Path) -> None:

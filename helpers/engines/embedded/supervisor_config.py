@@ -54,9 +54,19 @@ def render(programs: Iterable[Program], paths: Paths, instance: str) -> str:
     return "\n".join([*blocks, *(_block(program, logs, instance) for program in programs)])
 
 
-def has(text: bytes, program: Program, paths: Paths, instance: str) -> bool:
-    """Whether the program is in such a file exactly as `render` would write it now."""
-    return _block(program, _escaped(str(paths.logs)), instance).encode() in text
+def has(text: str, program: Program, paths: Paths, instance: str) -> bool:
+    """Whether such a file has the program as `render` would write it now."""
+    expected = _unordered(_block(program, _escaped(str(paths.logs)), instance))
+    return any(_unordered(f"[{section}") == expected for section in text.split("\n["))
+
+
+def _unordered(block: str) -> list[str]:
+    """Its lines, with the variables in any order: supervisord compares them as a table."""
+    head = "environment="
+    lines = block.splitlines()
+    return sorted(
+        word for line in lines for word in (line.removeprefix(head).split(",") if line.startswith(head) else [line])
+    )
 
 
 def _block(program: Program, logs: str, instance: str) -> str:
