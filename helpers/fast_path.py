@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from helpers.engines.base import Engine
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
-from helpers.services import MLFLOW
+from helpers.services import MLFLOW, ServiceStatus
 from helpers.suggestions import shown
 
 OFF = "off: MLflow runs as it is (MLFLOW_FAST_PATH=off)"
@@ -29,10 +29,19 @@ def _is_whole(found: object) -> bool:
     return isinstance(found, dict) and isinstance(found.get("fallbacks"), dict)
 
 
-def noted(applied: Mapping[str, Any], identity: str) -> dict[str, Any] | None:
-    """What the server of that identity said when `up` started it: it is so as long as that one runs."""
-    result = applied.get("fast_path")
-    return result if _is_whole(result) and applied["identities"].get(MLFLOW) == identity else None
+def note(engine: Engine, statuses: Iterable[ServiceStatus]) -> dict[str, Any] | None:
+    """For the project's state: what the server says, and which process it is."""
+    for server in statuses:
+        if server.name == MLFLOW:
+            process = engine.process(server)  # before it is asked: a later one may say something else
+            return {"process": process, **result} if (result := read(engine)) else None
+    return None
+
+
+def noted(engine: Engine, applied: Mapping[str, Any], server: ServiceStatus) -> dict[str, Any] | None:
+    """What the server said when `up` started it: it is so as long as that process runs."""
+    result: Any = applied.get("fast_path")
+    return result if _is_whole(result) and result.get("process") == engine.process(server) else None
 
 
 def check(found: dict[str, Any] | None) -> Finding:

@@ -206,7 +206,7 @@ def _start(project: Project, engine: Engine, progress: ProgressReporter, notice:
         "hash": engine.fingerprint(),
         "identities": {row.status.name: row.status.identity for row in seen.rows},
         "workspace": str(engine.deployment.workspace),
-        "fast_path": fast_path.read(engine) if MLFLOW in engine.deployment.services else None,
+        "fast_path": fast_path.note(engine, (row.status for row in seen.rows)),
     }
     project.state.save()
     for proof in proofs:

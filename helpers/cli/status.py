@@ -68,7 +68,7 @@ def status(given: Flags, format: str, json: bool) -> int:
             if mlflow_jobs.enabled(engine.deployment):
                 console.notice(f"\nMLflow's jobs are {mlflow_jobs.summary(engine.deployment)}")
             if server := next((row.status for row in view.rows if row.status.name == MLFLOW and row.status.up), None):
-                state = fast_path.noted(project.state.applied, server.identity) or fast_path.read(engine)
+                state = fast_path.noted(engine, project.state.applied, server) or fast_path.read(engine)
                 console.notice(f"\nMLflow's fast path: {fast_path.summary(state)}")
     return 0 if all(row.status.up for row in view.rows) else FAILED
 

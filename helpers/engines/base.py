@@ -261,6 +261,10 @@ class Engine(Protocol):
         """Who else has published a port, as the engine knows them."""
         return {}
 
+    def process(self, status: ServiceStatus) -> str:
+        """Another one once the service's process was started again, where its ``identity`` stays."""
+        return status.identity
+
     def lowest_port(self) -> int:
         """Below this port no service may listen."""
         return 0

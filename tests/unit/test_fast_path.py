@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from helpers import fast_path
 from helpers.errors import TrackbedError
 from helpers.findings import Level
-from helpers.services import ExecResult
+from helpers.services import ExecResult, ServiceStatus, State
 
 
 def engine(stdout: str, code: int = 0) -> Any:
@@ -56,10 +57,15 @@ def test_a_server_of_an_earlier_version_is_no_error() -> None:
 
 def test_what_up_noted_counts_as_long_as_that_server_runs() -> None:
     on = {"enabled": True, "fallbacks": {}}
-    applied = {"hash": "", "identities": {"mlflow": "7"}, "fast_path": on}
-    assert fast_path.noted(applied, "7") == on
-    assert fast_path.noted(applied, "8") is None
-    others: tuple[Any, ...] = (None, [], {"fallbacks": 1})
+    server, one = ServiceStatus("mlflow", State.READY, identity="7"), engine(json.dumps(on))
+    began = {"7": "10:00"}
+    one.process = lambda status: f"{status.identity}@{began[status.identity]}"
+    said = fast_path.note(one, [ServiceStatus("postgres", State.READY), server])
+    assert said and fast_path.summary(fast_path.noted(one, {"fast_path": said}, server)) == "on"
+    began["7"] = "10:01"  # the container is the same one, and its process another
+    assert fast_path.noted(one, {"fast_path": said}, server) is None
+    others: tuple[Any, ...] = (None, [], {"fallbacks": 1}, on)  # the last one is of an earlier version
     for other in others:
-        assert fast_path.noted({**applied, "fast_path": other}, "7") is None
-    assert fast_path.noted({"hash": "", "identities": {}}, "7") is None
+        assert fast_path.noted(one, {"fast_path": other}, server) is None
+    assert fast_path.noted(one, {}, server) is None
+    assert fast_path.note(engine("", code=2), []) is None

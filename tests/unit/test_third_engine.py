@@ -109,7 +109,8 @@ def test_status_makes_one_engine_and_asks_the_server_nothing(
         asked.append(argv)
         return run(engine, service, argv, *rest, **more)
 
-    up.state.applied["fast_path"] = {"enabled": True, "fallbacks": {}}
+    said = {"enabled": True, "fallbacks": {}, "process": str(MemoryEngine.running["mlflow"])}
+    up.state.applied["fast_path"] = said
     monkeypatch.setattr(MemoryEngine, "exec", noted)
     monkeypatch.setattr(options, "load", lambda given: up)
     assert status_task.status({}, "table", False) == 0

@@ -112,6 +112,13 @@ class Containers(Connection):
         except errors().NotFound:
             return 0  # replaced since it was listed
 
+    def started(self, container: str) -> str:
+        """When the engine started it last, in its own words; "" for one that has gone."""
+        try:
+            return str(self.client.api.inspect_container(container)["State"]["StartedAt"])
+        except errors().NotFound:
+            return ""
+
     def logs(self, container: str, tail: int, follow: bool) -> Iterator[str]:
         """Lines of stdout and stderr as they were written; with ``follow`` until the container ends."""
         from requests.exceptions import RequestException
