@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -449,8 +450,21 @@ def test_a_notebook_is_outdated_once_it_would_be_created_otherwise(
     monkeypatch.setattr(engine.api, "image", lambda name: {"id": "sha256:2", "labels": {}})
     assert engine.notebook_outdated()
     monkeypatch.setattr(engine.api, "image", lambda name: {"id": "sha256:1", "labels": {}})
+    for state in State:
+        made[:] = [replace(made[0], state=state)]
+        assert engine.notebook_outdated() == (state in (State.UNHEALTHY, State.RESTARTING)), "a start ends these"
     monkeypatch.setattr(images, "is_stale", lambda *_: True)
     assert engine.notebook_outdated()
+
+
+def test_a_container_that_was_started_again_has_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_with(tmp_path, [compose_container("trackbed-mlflow-1", "trackbed_data")])
+    times = iter(["10:00", "10:00", "10:01"])
+    monkeypatch.setattr(engine.api, "started", lambda name: f"{name} at {next(times)}")
+    server = ServiceStatus("mlflow", State.READY, identity="7")
+    assert engine.process(server) == engine.process(server) != engine.process(server)
 
 
 def test_another_compose_project_of_the_same_name_is_left_alone(

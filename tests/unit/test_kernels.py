@@ -136,6 +136,7 @@ def test_an_update_that_leaves_the_notebooks_program_alone_asks_nothing(
         supervisor.configuration.write_text(text)
 
     now = engine.specs.program(JUPYTER)
+    monkeypatch.setattr(supervisor, "running", lambda: True)
     monkeypatch.setattr(EmbeddedEngine, "open", lambda *_: nullcontext(Address("127.0.0.1", 8888)))
     assert "train.ipynb (busy)" in before(tmp_path, YES, engine)[0], "nothing is known of what was started"
     started(replace(engine.specs.program(MLFLOW), folder="/elsewhere"), now)

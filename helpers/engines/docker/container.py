@@ -21,6 +21,8 @@ from helpers.machine import notebook_memory
 from helpers.services import JUPYTER, ExecResult, Mount, ProgressReporter, ServiceSpec, State
 from helpers.settings import DEFAULT
 
+ENDED_FIRST = (State.RESTARTING, State.UNHEALTHY)  # a start stops such containers before it goes on
+
 
 class NotebookContainer(Collaborator):
     """JupyterLab as a container of the engine's API."""
@@ -94,10 +96,11 @@ class NotebookContainer(Collaborator):
 
     @property
     def is_current(self) -> bool:
-        """Whether there is one that was created as planned now."""
+        """Whether there is one that was created as planned now, and that a start lets go on."""
         expected = self._digest()
         return any(
-            container.labels.get(f"{LABEL}.config") == expected for container in self.api.containers(self.labels)
+            container.labels.get(f"{LABEL}.config") == expected and container.state not in ENDED_FIRST
+            for container in self.api.containers(self.labels)
         )
 
     def start(self, progress: ProgressReporter) -> None:

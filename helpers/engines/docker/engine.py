@@ -15,7 +15,7 @@ from helpers.engines.docker import availability, client, images, ownership, scri
 from helpers.engines.docker.checks import DockerChecks
 from helpers.engines.docker.client import DockerApi
 from helpers.engines.docker.compose import STREAM, ComposeProject
-from helpers.engines.docker.container import NotebookContainer
+from helpers.engines.docker.container import ENDED_FIRST, NotebookContainer
 from helpers.engines.docker.containers import Containers
 from helpers.engines.docker.deployment import DockerDeployment
 from helpers.engines.docker.devices import Devices
@@ -291,7 +291,7 @@ class DockerEngine(base.Engine):
         before = {s.name: s.identity for s in statuses if s.up}
         self.check_foreign()
         for status in statuses:
-            if status.state in (State.RESTARTING, State.UNHEALTHY):
+            if status.state in ENDED_FIRST:
                 progress.service(status.name, "stopping", f"it was {status.state}")
                 self.api.stop(status.identity, 30)  # not to sit out the engine's pause before its next try
         self.workspace.make()  # its owner is who reads the notebook's secrets
@@ -359,6 +359,9 @@ class DockerEngine(base.Engine):
 
     def port_owners(self) -> Mapping[int, str]:
         return self.containers.port_owners()
+
+    def process(self, status: ServiceStatus) -> str:
+        return f"{status.identity}@{self.api.started(status.identity)}"
 
     @property
     def checks(self) -> DockerChecks:

@@ -228,7 +228,8 @@ class EmbeddedEngine(base.Engine):
     # what is looked at before a start
 
     def notebook_outdated(self) -> bool:
-        return not self.processes.supervisor.is_current(self.specs.program(JUPYTER))
+        supervisor = self.processes.supervisor  # without it the notebook's processes are ended, where there are any
+        return not supervisor.running() or not supervisor.is_current(self.specs.program(JUPYTER))
 
     @property
     def check_result(self) -> tuple[str, str]:
