@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Thread
@@ -18,12 +19,14 @@ from typing import TypeVar
 
 T = TypeVar("T")
 SECONDS = 5.0  # in which /proc answers
+TOTAL_SECONDS = 10.0  # for all that is asked of one account
 
 
-def as_account(uid: int, gid: int, look: Callable[[], T]) -> T:
+def as_account(uid: int, gid: int, look: Callable[[], T], seconds: float = SECONDS) -> T:
     """What ``look`` gives to an account. Only Linux's root can ask so: else, or without CAP_SETUID, it looks itself.
 
-    Raises TimeoutError after SECONDS: a process can have its environment in a file that never answers (FUSE).
+    A process hides its environment by having it in a file that never answers (FUSE): Linux reads nothing there, at
+    once. Should a system wait for that file instead, TimeoutError is raised after so many seconds.
     """
     if sys.platform != "linux" or os.geteuid() != 0 or uid == 0:
         return look()
@@ -40,12 +43,27 @@ def as_account(uid: int, gid: int, look: Callable[[], T]) -> T:
 
     # a thread that ends with it: the ids are its own, and an interrupt cannot leave them to the rest of the program
     Thread(target=switched, daemon=True).start()
-    return future.result(SECONDS)
+    return future.result(seconds)
 
 
-def as_owner(pid: int, look: Callable[[], T]) -> T:
-    """What ``look`` gives to the account of a process. Raises OSError where the process has gone."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return look()
-    owner = os.stat(f"/proc/{pid}")
-    return as_account(owner.st_uid, owner.st_gid, look)
+class Look:
+    """One look at many processes, each as its owner. Bounded: an account whose processes take longer than TOTAL_SECONDS
+    is not asked any more. It has hidden no other account's by that.
+    """
+
+    def __init__(self) -> None:
+        self.left: dict[int, float] = {}
+
+    def as_owner(self, pid: int, look: Callable[[], T]) -> T:
+        """What ``look`` gives to the account of a process. Raises OSError: it has gone, or does not answer."""
+        if sys.platform != "linux" or os.geteuid() != 0:
+            return look()
+        owner = os.stat(f"/proc/{pid}")
+        left = self.left.setdefault(owner.st_uid, TOTAL_SECONDS)
+        if left <= 0:
+            raise TimeoutError(f"the processes of uid {owner.st_uid} do not answer")
+        began = time.monotonic()
+        try:
+            return as_account(owner.st_uid, owner.st_gid, look, min(SECONDS, left))
+        finally:
+            self.left[owner.st_uid] -= time.monotonic() - began

@@ -12,7 +12,8 @@ from typing import Any
 
 import psutil
 
-from helpers import impersonation, waiting
+from helpers import waiting
+from helpers.impersonation import Look
 
 GONE = (psutil.Error, OSError)  # it has ended meanwhile, or is not this user's to look at
 KILL_SECONDS = 5.0  # after which one that was killed waits for a disk or a device
@@ -52,9 +53,9 @@ def owner(pid: int) -> int:
     return os.stat(f"/proc/{pid}").st_uid if psutil.LINUX else int(psutil.Process(pid).uids().effective)
 
 
-def _environment(process: psutil.Process) -> dict[str, str]:
+def _environment(process: psutil.Process, look: Look) -> dict[str, str]:
     """Raises one of GONE, also for a process that keeps it from its own account."""
-    variables: dict[str, str] = impersonation.as_owner(process.pid, process.environ)
+    variables: dict[str, str] = look.as_owner(process.pid, process.environ)
     return variables
 
 
@@ -66,24 +67,24 @@ def variable(pid: int, name: str, uids: Collection[int] = ()) -> str:
     try:
         if uids and owner(pid) not in uids:
             return ""
-        value = _environment(psutil.Process(pid)).get(name, "")
+        value = _environment(psutil.Process(pid), Look()).get(name, "")
     except GONE:
         return ""
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def with_variable(name: str, value: str, uids: Collection[int] = ()) -> list[int]:
+def with_variable(name: str, value: str, uids: Collection[int] = (), below: bool = False) -> list[int]:
     """The processes with this in their environment, those without such a parent: their children are left to them.
 
-    ``uids``: as `variable` takes them.
+    ``uids``: as `variable` takes them. ``below``: these children too.
     """
-    parents = {}
+    parents, look = {}, Look()
     for process in _processes(psutil.pids()):
         with suppress(*GONE):
-            if (not uids or owner(process.pid) in uids) and _environment(process).get(name) == value:
+            if (not uids or owner(process.pid) in uids) and _environment(process, look).get(name) == value:
                 parents[process.pid] = process.ppid()
     running = {pid for pid in parents if alive(pid)}
-    return sorted(pid for pid in running if parents[pid] not in running)
+    return sorted(pid for pid in running if below or parents[pid] not in running)
 
 
 def owners() -> set[int]:
@@ -98,12 +99,12 @@ def owners() -> set[int]:
 
 def memory(pid: int) -> int:
     """Bytes of a process and all below it, shared ones in proportion where the system tells; 0 where it does not."""
-    total = 0
+    total, look = 0, Look()
     with suppress(*GONE):
         process = psutil.Process(pid)
         for one in (process, *process.children(recursive=True)):
             with suppress(*GONE):
-                details = impersonation.as_owner(one.pid, one.memory_full_info)
+                details = look.as_owner(one.pid, one.memory_full_info)
                 total += int(getattr(details, "pss", 0) or getattr(details, "uss", 0))
     return total
 
@@ -133,10 +134,11 @@ def end(pids: Iterable[int], seconds: float, signals: Mapping[str, signal.Signal
 def _of_each_process() -> list[tuple[Any, int | None]]:
     """The TCP sockets of each process that can be looked at."""
     sockets: list[tuple[Any, int | None]] = []
+    look = Look()
     for process in _processes(psutil.pids()):
         with suppress(*GONE):
             ask = partial(process.net_connections, "tcp")
-            sockets += [(one, process.pid) for one in impersonation.as_owner(process.pid, ask)]
+            sockets += [(one, process.pid) for one in look.as_owner(process.pid, ask)]
     return sockets
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def test_an_error_of_the_look_comes_through() -> None:
     with pytest.raises(ZeroDivisionError):
         impersonation.as_account(os.geteuid() + 1, os.getegid(), lambda: 1 // 0)
     with pytest.raises(OSError):
-        impersonation.as_owner(1 << 22, lambda: os.stat("/nowhere"))  # above any process number
+        impersonation.Look().as_owner(1 << 22, lambda: os.stat("/nowhere"))  # above any process number
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="NOT TESTED: only root becomes other accounts")
@@ -107,4 +108,20 @@ def test_a_look_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     free = threading.Event()
     with pytest.raises(TimeoutError):  # one of process_table.GONE
         impersonation.as_account(60100, 60100, free.wait)
+    free.set()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="NOT TESTED: only root becomes other accounts")
+def test_an_account_that_does_not_answer_is_not_waited_for_at_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(impersonation, "SECONDS", 0.1)
+    monkeypatch.setattr(impersonation, "TOTAL_SECONDS", 0.25)
+    free, uid, look = threading.Event(), 60104 + os.getpid() % 2500 * 2, impersonation.Look()
+    code = "import time; print(flush=True); time.sleep(60)"
+    with disguise.started(code, uid=uid) as one, disguise.started(code, uid=uid + 1) as another:
+        began = time.monotonic()
+        for _ in range(100):
+            with pytest.raises(TimeoutError):
+                look.as_owner(one.pid, free.wait)
+        assert time.monotonic() - began < 3
+        assert look.as_owner(another.pid, lambda: 7) == 7, "it is another account's"
     free.set()
