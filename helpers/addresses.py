@@ -81,6 +81,12 @@ def listeners(tables: str, address: str, port: int) -> frozenset[int]:
     return frozenset(int(row.split()[7]) for row in tables.splitlines() if listening(row) & places)
 
 
+def listening_uids(tables: str, port: int) -> frozenset[int]:
+    """The uids of the programs that listen on a port at any address, in the text of /proc/net/tcp and tcp6."""
+    rows = [row for row in tables.splitlines() if any(number == port for _, number in listening(row))]
+    return frozenset(int(row.split()[7]) for row in rows)
+
+
 def machine_address(public_address: str = "", environ: Mapping[str, str] = os.environ) -> str:
     """What others call this machine: the setting, else the address the SSH client came to, else the host name."""
     if public_address:

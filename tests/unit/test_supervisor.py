@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,13 +18,15 @@ from hypothesis import strategies as st
 from supervisor.options import ServerOptions
 
 from helpers import process_table
-from helpers.engines.base import MLFLOW, State
+from helpers.checks import doctor
+from helpers.engines.base import JUPYTER, MLFLOW, State
 from helpers.engines.embedded import supervisor_config
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.engines.embedded.supervisor import STATES, Process, Supervisor
 from helpers.engines.embedded.supervisor_config import MARK, Program
 from helpers.errors import TrackbedError
-from tests.unit.fakes import project
+from tests.unit import disguise
+from tests.unit.fakes import Silent, project
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -251,6 +254,61 @@ def test_orphans_are_found_and_ended() -> None:
     assert process_table.with_variable(MARK, instance) == []
 
 
+# starts one like itself, down to the depth that it is given; each in a session of its own and marked
+NESTED = """
+import subprocess, sys, time
+depth = int(sys.argv[1])
+if depth:
+    child = subprocess.Popen([sys.executable, "-c", sys.argv[2], str(depth - 1), sys.argv[2]], start_new_session=True)
+else:
+    print(flush=True)
+time.sleep(600)
+"""
+
+
+@linux
+def test_orphans_below_each_other_are_ended(tmp_path: Path) -> None:
+    processes = EmbeddedEngine(project(tmp_path, engine="embedded")).processes
+    instance = processes.project.state.instance
+    with subprocess.Popen(
+        [sys.executable, "-c", NESTED, "6", NESTED], env={**os.environ, MARK: instance}, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        everything = processes.orphans(below=True)
+        try:
+            assert processes.orphans() == [process.pid] and len(everything) == 7
+            assert processes.end_orphans(Silent(), 5)
+            assert not processes.orphans() and not processes.end_orphans(Silent(), 5)
+        finally:
+            process_table.end(everything, 0, {})
+
+
+def test_what_the_notebook_left_is_ended_before_other_orphans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could make itself too many for those to be ended."""
+    ended: list[str] = []
+    startup = EmbeddedEngine(project(tmp_path, engine="embedded")).startup
+    for name in ("end_notebook", "end_orphans"):
+        monkeypatch.setattr(startup.processes, name, lambda *_, name=name: ended.append(name))
+    for owner, name in ((startup.layout, "make"), (startup.workspace, "make"), (startup, "_mend_byte_code")):
+        monkeypatch.setattr(type(owner), name, lambda *_: None)
+    monkeypatch.setattr(startup.files, "put", lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        startup.start(Silent())
+    assert ended == ["end_notebook", "end_orphans"]
+
+
+def test_a_notebook_without_its_supervisor_is_outdated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`start` ends it."""
+    engine = EmbeddedEngine(project(tmp_path, engine="embedded"))
+    assert engine.notebook_outdated(), "none was started"
+    monkeypatch.setattr(engine.specs, "program", lambda service: program())
+    for current, running, expected in ((True, True, False), (True, False, True), (False, True, True)):
+        monkeypatch.setattr(Supervisor, "is_current", lambda *_, current=current: current)
+        monkeypatch.setattr(Supervisor, "running", lambda _, running=running: running)
+        assert engine.notebook_outdated() is expected
+
+
 @linux
 def test_ending_what_is_gone_already() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
@@ -285,3 +343,22 @@ def test_a_port_that_a_killed_servers_worker_holds_is_ours(
         held = {service.name: [p.published for p in service.ports] for service in engine.services()}
         worker.stdin.close()
     assert held[MLFLOW] == ([int(port)] if ours else [])
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="NOT TESTED: only root becomes other accounts")
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_port_that_the_notebooks_account_holds_without_a_mark_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    """A start without a supervisor ends all of that account, and goes on with the project's own ports."""
+    uid = 60102 + os.getpid() % 2500 * 2
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    code = f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); print(flush=True); time.sleep(60)"
+    engine = EmbeddedEngine(project(tmp_path, engine="embedded", jupyter_port=str(port)))
+    monkeypatch.setattr(type(engine.deployment), "uid", lambda _, service: uid if ours else uid + 1)
+    planned = [(JUPYTER, port) for port in engine.deployment.ports(JUPYTER)]
+    with disguise.started(code, uid=uid):
+        taken = doctor.check_ports(engine.settings, planned, engine.services())
+    assert bool(taken) is not ours
+    assert {service.state for service in engine.services()} == {State.MISSING}

@@ -30,7 +30,7 @@ class Inspection(Collaborator):
 
     def statuses(self, detail: bool) -> tuple[ServiceStatus, ...]:
         running = self.processes.supervisor.states()
-        if not running and self.processes.orphans():  # they still hold their ports, which are ours then
+        if not running and (self.processes.orphans() or self._notebook_listens()):  # the ports are ours then
             reason = self._why_lost()
             return tuple(
                 ServiceStatus(name, State.UNHEALTHY, reason, ports=self.deployment.ports(name))
@@ -38,6 +38,21 @@ class Inspection(Collaborator):
             )
         # not from the plan: looking and stopping go on when a GPU has gone
         return tuple(self._status(name, running.get(name), detail) for name in self.deployment.services)
+
+    def _notebook_listens(self) -> bool:
+        """Whether the account of root's notebook holds a port of ours. `start` ends all of it, also what is not marked.
+
+        The kernel's word: a process can keep its number and its environment from root in a container.
+        """
+        uid = self.deployment.uid(JUPYTER)
+        if not self.layout.as_root or uid <= 0:
+            return False
+        try:
+            tables = _sockets()
+        except OSError:
+            return False  # not Linux
+        ports = [port.published for service in self.deployment.services for port in self.deployment.ports(service)]
+        return any(uid in addresses.listening_uids(tables, port) for port in ports)
 
     def _why_lost(self) -> str:
         if self.layout.earlier:

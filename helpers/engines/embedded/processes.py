@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 
-from helpers import process_table
+from helpers import process_table, waiting
 from helpers.engines.embedded.deployment import Collaborator, EmbeddedDeployment
 from helpers.engines.embedded.supervisor import Supervisor
 from helpers.engines.embedded.supervisor_config import MARK
@@ -81,21 +81,36 @@ class Processes(Collaborator):
 
     # without a supervisor
 
-    def orphans(self) -> list[int]:
-        """The process numbers of what was started for this project and has no supervisor above it."""
-        return process_table.with_variable(MARK, self.project.state.instance, self.layout.uids())
+    def orphans(self, below: bool = False) -> list[int]:
+        """The process numbers of what was started for this project and has no supervisor above it.
+
+        ``below``: also of what these have started.
+        """
+        return process_table.with_variable(MARK, self.project.state.instance, self.layout.uids(), below)
 
     def end_orphans(
         self, progress: ProgressReporter, seconds: float, words: str = "stopping processes that lost their supervisor"
     ) -> bool:
-        """End processes without a supervisor of ours; what they leave behind too. Tells whether there were any."""
+        """End processes without a supervisor of ours; what they leave behind too. Tells whether there were any.
+
+        Those on top have ``seconds`` to end what is below them, and then all have ``seconds``, however deep they are.
+        """
         if not (left := self.orphans()):
             return False
         progress.step(words)
-        for _ in range(3):
-            process_table.end(left, seconds, {"postgres": signal.SIGINT}, self.layout.uids())  # its fast shutdown
-            if not (left := self.orphans()):
-                return True
+
+        def end(pids: list[int]) -> list[int]:
+            process_table.end(pids, seconds, {"postgres": signal.SIGINT}, self.layout.uids())  # its fast shutdown
+            return self.orphans(below=True)
+
+        def none_left() -> bool:
+            nonlocal left
+            left = end(left)  # also what they have started in the meantime
+            return not left
+
+        left = end(left)
+        if not left or waiting.until(none_left, seconds):
+            return True
         raise TrackbedError(
             f"{len(left)} processes cannot be ended (process {', '.join(map(str, left[:5]))})",
             "they wait for a disk or a device that does not answer; when it does again, or after a "

@@ -57,8 +57,8 @@ class Startup(Collaborator):
         self._mend_byte_code(progress)
         self.workspace.make()
         if not self.processes.supervisor.running():
+            self.processes.end_notebook()  # first: all at once, also what hides that it belongs here
             self.processes.end_orphans(progress, 30)
-            self.processes.end_notebook()  # what hides that it belongs here, and may hold its port
         if JUPYTER_TOKEN in self.project.replaced:  # what the notebook started aside would read the new one
             self.processes.halt(JUPYTER, progress)
             self.processes.end_notebook()
