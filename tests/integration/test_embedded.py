@@ -90,10 +90,16 @@ def in_a_container(clone: Clone) -> tuple[str, ...]:
 
 
 @contextmanager
-def hidden_process(clone: Clone) -> Iterator[subprocess.Popen[bytes]]:
-    """One of the notebook's account that does not say to which project it belongs; a normal user's is nobody's."""
+def hidden_process(clone: Clone, port: int = 0) -> Iterator[subprocess.Popen[bytes]]:
+    """One of the notebook's account that does not say to which project it belongs; a normal user's is nobody's.
+
+    It listens on the port.
+    """
     uid = pwd.getpwnam(accounts(clone)[-1]).pw_uid if os.geteuid() == 0 else None
-    with subprocess.Popen(["sleep", "600"], user=uid, env={}, cwd="/") as process:
+    code = f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); print(flush=True); time.sleep(600)"
+    words = ["/usr/bin/python3", "-I", "-S", "-c", code]
+    with subprocess.Popen(words, user=uid, env={}, cwd="/", stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"\n"
         yield process
         process.kill()
 
@@ -120,7 +126,8 @@ def test_supervisor_killed_then_down(deployment: Clone) -> None:
     done = deployment.invoke("down")
     assert done.returncode == 0, done.stderr
     assert not inspection.processes(deployment)
-    deployment.up()
+    with hidden_process(deployment, deployment.ports["jupyter"] if os.geteuid() == 0 else 0):
+        deployment.up()  # the notebook's port is held, by what the start ends
     assert inspection.has_run(deployment, kept)
 
 

@@ -229,7 +229,9 @@ class EmbeddedEngine(base.Engine):
 
     def notebook_outdated(self) -> bool:
         supervisor = self.processes.supervisor  # without it the notebook's processes are ended, where there are any
-        return not supervisor.running() or not supervisor.is_current(self.specs.program(JUPYTER))
+        if not supervisor.running() or self.startup.lacks_groups():
+            return True
+        return not supervisor.is_current(self.specs.program(JUPYTER))
 
     @property
     def check_result(self) -> tuple[str, str]:

@@ -105,12 +105,15 @@ class Startup(Collaborator):
                     f"{as_root(f'usermod -aG {group} {account()}')}, then log in again; or use --gpu=none",
                 )
 
-    def _renew_groups(self, progress: ProgressReporter) -> None:
-        """A supervisor from before this user's login into the GPU's group hands on the groups of then."""
+    def lacks_groups(self) -> bool:
+        """Whether the supervisor is from before this user's login into the GPU's group: it hands on those of then."""
         if self.layout.as_root:
-            return
+            return False
         groups = {int(group) for group in self.deployment.accelerator.groups} & set(os.getgroups())
-        if not self.processes.supervisor.has_groups(groups):
+        return not self.processes.supervisor.has_groups(groups)
+
+    def _renew_groups(self, progress: ProgressReporter) -> None:
+        if self.lacks_groups():
             progress.step("restarting the processes, which need the GPU's group")
             self.processes.stop(progress, STOP_SECONDS)
 
