@@ -1,4 +1,4 @@
-"""What a word of ``--gpu`` means on a machine: devices, groups, environment, a build of PyTorch. Pure functions."""
+"""What ``--gpu`` means on a machine: devices, groups, environment, a build of PyTorch. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from helpers.errors import TrackbedError
 from helpers.gpu import wheels
 from helpers.gpu.detect import Gpu, Machine, count
-from helpers.gpu.node_types import AMD, AUTO, BY_WORD, NONE, NVIDIA, OLD_WORDS, TITLES, NodeType, kind_of
+from helpers.gpu.node_types import AMD, AUTO, NONE, NVIDIA, TITLES, GpuChoice, NodeType
 from helpers.shell_words import ShellText, as_root
 
 VARIANT = {AMD: "rocm", NVIDIA: "cuda", NONE: "cpu"}
@@ -83,41 +83,37 @@ class Accelerator:
         return TITLES[self.kind] + (f", {rendering} render node{'' if rendering == 1 else 's'}" if rendering else "")
 
 
-def choose(word: str, devices: str, machine: Machine, bare: bool = False, torch: str = wheels.AUTO) -> Accelerator:
-    """What ``--gpu=word --devices=devices`` means on this machine; ``torch`` as ``wheels.word`` gives it.
+def choose(gpu: GpuChoice, devices: str, machine: Machine, bare: bool = False, torch: str = wheels.AUTO) -> Accelerator:
+    """What ``--gpu=gpu --devices=devices`` means on this machine; ``torch`` as ``wheels.word`` gives it.
 
     ``bare``: the notebook is a process of the machine, with no container around it. Raises TrackbedError for a word
     that contradicts the machine, an unsupported type, an index that is not there.
     """
-    if word == NONE:
+    if gpu.kind == NONE:
         return Accelerator(environment=_hidden() if bare else {})
-    if word == AUTO:
+    if gpu.kind == AUTO:
         return _auto(devices, machine, bare, torch)
-    node = BY_WORD.get(word)
-    if node and node.unsupported:
-        raise TrackbedError(f"--gpu={word}: {node.unsupported}")
-    kind = node.kind if node else word
+    given = named(gpu).reason
     chosen = (
-        _amd(devices, machine, bare, f"--gpu={word}", torch)
-        if kind == AMD
-        else _nvidia(devices, machine, bare, f"--gpu={word}", torch, word in OLD_WORDS)
+        _amd(devices, machine, bare, given, torch)
+        if gpu.kind == AMD
+        else _nvidia(devices, machine, bare, given, torch, gpu.old)
     )
     if chosen.warning:
-        raise TrackbedError(f"--gpu={word}: {chosen.warning}", chosen.fix)
-    if node and (other := contradiction(node, chosen.gpus)):
+        raise TrackbedError(f"{given}: {chosen.warning}", chosen.fix)
+    if gpu.node and (other := contradiction(gpu.node, chosen.gpus)):
         raise TrackbedError(
-            f"--gpu={word}: this is no {node.node_type}, the machine has {other}", f"--gpu={kind} takes what is there"
+            f"{given}: this is no {gpu.node.node_type}, the machine has {other}",
+            f"--gpu={gpu.kind} takes what is there",
         )
     return chosen
 
 
-def named(word: str) -> Accelerator:
-    """The kind that a word means, whatever this machine has: for building an image. TrackbedError if unsupported."""
-    node = BY_WORD.get(word)
-    if node and node.unsupported:
-        raise TrackbedError(f"--gpu={word}: {node.unsupported}")
-    kind = kind_of(word)
-    return Accelerator(kind, f"--gpu={word}", torch=wheels.named(VARIANT[kind], word in OLD_WORDS))
+def named(gpu: GpuChoice) -> Accelerator:
+    """What a value other than auto means on any machine, as for building an image. TrackbedError if unsupported."""
+    if gpu.unsupported:
+        raise TrackbedError(f"--gpu={gpu}: {gpu.unsupported}")
+    return Accelerator(gpu.kind, f"--gpu={gpu}", torch=wheels.named(VARIANT[gpu.kind], gpu.old))
 
 
 def _auto(devices: str, machine: Machine, bare: bool, torch: str) -> Accelerator:

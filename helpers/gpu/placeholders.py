@@ -1,14 +1,16 @@
-"""What a word of ``--gpu`` means on the machine that it names, seen from one without that GPU: for `--dry-run`.
+"""What ``--gpu`` means on the machine that it names, seen from one without that GPU: for `--dry-run`.
 
 What only that machine knows is a shell variable; its line looks there, and can be written over by hand.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from helpers.gpu import accelerator, wheels
 from helpers.gpu.accelerator import Accelerator, Placeholder
 from helpers.gpu.detect import Machine
-from helpers.gpu.node_types import AMD, AUTO, BY_WORD, NONE, kind_of
+from helpers.gpu.node_types import AMD, AUTO, NONE, GpuChoice
 
 RENDER_GROUP = Placeholder(
     "RENDER_GROUP", "$(stat -c %g /dev/dri/renderD* | head -n 1)", "number of the group that owns /dev/dri/renderD*"
@@ -20,44 +22,50 @@ MEMORY = Placeholder(
 )
 
 
-def choose(word: str, devices: str, here: Machine, bare: bool = False, torch: str = wheels.AUTO) -> Accelerator:
+def choose(gpu: GpuChoice, devices: str, here: Machine, bare: bool = False, torch: str = wheels.AUTO) -> Accelerator:
     """As ``accelerator.choose``; with placeholders where this machine has no such GPU.
 
     Raises TrackbedError for an unsupported type, and for an index that is not there where the GPUs are.
     """
-    if word in (NONE, AUTO) or _is_here(word, here, bare):
-        return accelerator.choose(word, devices, here, bare, torch)
-    build = accelerator.named(word).torch if torch != wheels.CPU else wheels.CPU
-    created = _amd if kind_of(word) == AMD else _nvidia
-    return created(word, () if devices == "all" else tuple(devices.split(",")), bare, build)
+    if gpu.kind in (NONE, AUTO) or _is_here(gpu, here, bare):
+        return accelerator.choose(gpu, devices, here, bare, torch)
+    there = replace(accelerator.named(gpu), foreign=True)
+    if torch == wheels.CPU:
+        there = replace(there, torch=wheels.CPU)
+    complete = _amd if gpu.kind == AMD else _nvidia
+    return complete(there, () if devices == "all" else tuple(devices.split(",")), bare)
 
 
-def _is_here(word: str, here: Machine, bare: bool) -> bool:
-    """Whether this machine has GPUs that the word may mean; a model that is not known may be any."""
-    if kind_of(word) == AMD:
+def _is_here(gpu: GpuChoice, here: Machine, bare: bool) -> bool:
+    """Whether this machine has GPUs that may be meant; a model that is not known may be any."""
+    if gpu.kind == AMD:
         present, gpus = here.kfd and bool(here.render_nodes), here.amd
     else:
         present, gpus = bool(here.nvidia) if bare else here.has_nvidia, here.nvidia
-    node = BY_WORD.get(word)
-    return present and not (node and accelerator.contradiction(node, gpus))
+    return present and not (gpu.node and accelerator.contradiction(gpu.node, gpus))
 
 
-def _amd(word: str, indexes: tuple[str, ...], bare: bool, build: str) -> Accelerator:
+def _amd(there: Accelerator, indexes: tuple[str, ...], bare: bool) -> Accelerator:
+    # how many GPUs that machine has, and whether its kernel runs with iommu=pt, is not known: always but for one
     environment = {} if len(indexes) == 1 else {"NCCL_P2P_DISABLE": "1"}
     if bare:
         shown = {"ROCR_VISIBLE_DEVICES": ",".join(indexes)} if indexes else {}
-        return Accelerator(AMD, f"--gpu={word}", environment={**environment, **shown}, torch=build, foreign=True)
+        return replace(there, environment={**environment, **shown})
     nodes = tuple(_render_node(index) for index in indexes)
-    return Accelerator(
-        AMD,
-        f"--gpu={word}",
+    return replace(
+        there,
         devices=("/dev/kfd", *(node.word for node in nodes)) if nodes else ("/dev/kfd", "/dev/dri"),
         groups=(RENDER_GROUP.word,),
         environment=environment,
-        torch=build,
-        foreign=True,
         placeholders=(RENDER_GROUP, *nodes, MEMORY),
     )
+
+
+def _nvidia(there: Accelerator, indexes: tuple[str, ...], bare: bool) -> Accelerator:
+    if bare:
+        shown = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(indexes)} if indexes else {}
+        return replace(there, environment=shown)
+    return replace(there, request=indexes or ("all",), placeholders=(MEMORY,))
 
 
 def _render_node(index: str) -> Placeholder:
@@ -65,13 +73,3 @@ def _render_node(index: str) -> Placeholder:
     files = "$(ls -vd /sys/class/kfd/kfd/topology/nodes/*/properties)"
     minor = f"cat {files} | sed -n 's/^drm_render_minor //p' | grep -v '^0$' | sed -n {int(index) + 1}p"
     return Placeholder(f"GPU_{index}", f"/dev/dri/renderD$({minor})", f"device node of GPU {index}")
-
-
-def _nvidia(word: str, indexes: tuple[str, ...], bare: bool, build: str) -> Accelerator:
-    kind = kind_of(word)
-    if bare:
-        shown = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(indexes)} if indexes else {}
-        return Accelerator(kind, f"--gpu={word}", environment=shown, torch=build, foreign=True)
-    return Accelerator(
-        kind, f"--gpu={word}", request=indexes or ("all",), torch=build, foreign=True, placeholders=(MEMORY,)
-    )

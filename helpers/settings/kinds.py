@@ -98,7 +98,7 @@ USERNAME = optional(
     matching(r"[!-9;-z|~]{1,128}", "1 to 128 printable characters without spaces, colons and braces", "USER"), ""
 )
 FERNET = optional(matching(r"[A-Za-z0-9_-]{43}=", "a Fernet key: 32 bytes in URL-safe base64 (44 characters)"), "")
-GPU = Kind("auto, none, amd, nvidia or a node type: " + ", ".join(node_types.WORDS[4:]), parsers.gpu)
+GPU = Kind("auto, none, amd, nvidia or a node type: " + ", ".join(node_types.SUPPORTED), parsers.gpu)
 DEVICES = Kind("all, or indexes of GPUs with commas, as in 0,1", parsers.devices, "INDEXES")
 DATA = Kind("a Docker volume's name or an absolute folder", parsers.data_volume, "VOLUME")
 VARIABLES = Kind("NAME=VALUE words, quoted as in a shell", parsers.variables, "NAME=VALUE")

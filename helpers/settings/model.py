@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from helpers import references
+from helpers.gpu.node_types import GpuChoice
 from helpers.settings import kinds
 from helpers.settings.kinds import Kind, one_of, optional
 from helpers.settings.parsers import ParseContext
@@ -324,7 +325,7 @@ class Declared:
         only=("remote",),
         instead="give --tracking-uri=https://HOST too",
     )
-    gpu: str = setting(
+    gpu: GpuChoice = setting(
         "auto",
         kinds.GPU,
         "GPUs of the notebook: auto (what the machine has), none, amd, nvidia, or a node type such as mi100 or liqid",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from helpers.gpu import node_types
+from helpers.gpu.node_types import CHOICES, GpuChoice
 from helpers.suggestions import nearest
 
 
@@ -150,14 +150,14 @@ def file(value: str, context: ParseContext) -> Path:
     return Path(os.path.normpath(expanded))
 
 
-def gpu(value: str, context: ParseContext) -> str:
+def gpu(value: str, context: ParseContext) -> GpuChoice:
     word = value.lower()
-    if word in node_types.WORDS or word in node_types.BY_WORD:
-        return word
+    if word in CHOICES:
+        return CHOICES[word]
     if word in ("intel", "xpu", "max1550"):
         raise InvalidValue(rule="is not supported, AMD and NVIDIA GPUs are; use none.")
     others = {"cuda": "nvidia", "rocm": "amd", "all": "auto", "cpu": "none", "off": "none", "a100": "nvidia"}
-    raise InvalidValue(others.get(word) or nearest(word, (*node_types.WORDS, *node_types.BY_WORD)))
+    raise InvalidValue(others.get(word) or nearest(word, CHOICES))
 
 
 def devices(value: str, context: ParseContext) -> str:

@@ -38,11 +38,11 @@ def test_flags_of_a_failed_start_count_until_one_works(flags: dict[str, str | No
     file = tmp_path / "p" / failed_start.FILE
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     project, tried = lifecycle.last_tried(flags)
-    assert str(project.settings.workspace) == "/srv/lab" and project.settings.gpu == "none"
+    assert str(project.settings.workspace) == "/srv/lab" and str(project.settings.gpu) == "none"
     assert project.settings.mlflow_port == 23456 and tried == ("--gpu", "--workspace"), "what is named now wins"
     project, tried = lifecycle.last_tried({**flags, "workspace": "/srv/other"})
     assert str(project.settings.workspace) == "/srv/other" and tried == ("--gpu",)
-    assert lifecycle.load(flags).settings.gpu == "auto", "it is not remembered"
+    assert str(lifecycle.load(flags).settings.gpu) == "auto", "it is not remembered"
     start(flags, TrackbedError)
     assert not file.exists() and lifecycle.last_tried(flags)[1] == (), "the last one was told nothing"
     start(flags, TrackbedError, gpu="none")

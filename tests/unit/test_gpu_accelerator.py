@@ -11,9 +11,10 @@ import pytest
 from helpers.engines.docker.cdi import names as cdi_names
 from helpers.errors import TrackbedError
 from helpers.gpu import accelerator, detect, node_types, probe
-from helpers.gpu.accelerator import Accelerator, choose
+from helpers.gpu.accelerator import Accelerator
 from helpers.gpu.advice import advice
 from helpers.gpu.detect import Gpu, Machine
+from helpers.gpu.node_types import CHOICES
 
 MI100 = tuple(Gpu(i, "gfx908", f"/dev/dri/renderD{128 + i}") for i in range(2))
 AMD2 = Machine(
@@ -51,6 +52,10 @@ MIXED = Machine({**AMD2.groups, "/dev/nvidia0": 0}, amd=MI100, nvidia=A100[:1], 
 KNOWN = "CUDA 13 (driver 580.65)"
 NO_DRIVER = Machine(display=("ASPEED", "NVIDIA"))
 SERVER = Machine(display=("ASPEED",))
+
+
+def choose(word: str, devices: str, machine: Machine, **more: Any) -> Accelerator:
+    return accelerator.choose(CHOICES[word], devices, machine, **more)
 
 
 def test_amd_is_given_its_nodes_and_their_numeric_groups() -> None:
@@ -249,18 +254,31 @@ def test_every_node_type_of_the_testbed_is_known() -> None:
         "gpu_pontevecchio",
     }
     for node in node_types.NODE_TYPES:
-        assert node_types.kind_of(node.word) == node_types.kind_of(node.node_type) == node.kind
+        named = [CHOICES[word] for word in (node.word, node.node_type, node.node_type.replace("_", "-"))]
+        assert all((choice.kind, choice.node) == (node.kind, node) for choice in named)
+
+
+def test_a_choice_is_the_word_that_was_given() -> None:
+    assert [word for word, choice in CHOICES.items() if str(choice) != word] == []
+    assert node_types.SUPPORTED[:2] == ("mi100", "liqid") and "k80" not in node_types.SUPPORTED
 
 
 def test_an_image_can_be_built_where_no_gpu_is() -> None:
-    assert [accelerator.named(word).tag for word in ("mi100", "liqid", "v100", "none")] == [
+    assert [accelerator.named(CHOICES[word]).tag for word in ("mi100", "liqid", "v100", "none")] == [
         "rocm",
         "cuda",
         "cuda-cu126",
         "cpu",
     ]
     with pytest.raises(TrackbedError, match="unsupported|supports"):
-        accelerator.named("k80")
+        accelerator.named(CHOICES["k80"])
+
+
+@pytest.mark.parametrize("word", ["v100", "gpu_v100", "gpu-v100", "p100-nvlink", "gpu_m40"])
+def test_old_gpus_get_their_pytorch_in_every_spelling(word: str) -> None:
+    assert accelerator.named(CHOICES[word]).torch == "cu126"
+    blind = Machine({"/dev/nvidia0": 0}, nvidia=(Gpu(0, "unknown", "/dev/nvidia0"),), nvidia_driver="580.1")
+    assert choose(word, "all", blind).torch == "cu126"
 
 
 # the machine, from trees like those of a kernel

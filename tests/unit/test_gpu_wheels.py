@@ -7,8 +7,9 @@ from fnmatch import fnmatch
 import pytest
 
 from helpers.errors import TrackbedError
-from helpers.gpu import accelerator, wheels
+from helpers.gpu import wheels
 from helpers.gpu.detect import Gpu, Machine
+from tests.unit.test_gpu_accelerator import choose
 
 
 def machine(model: str, driver: str) -> Machine:
@@ -58,9 +59,9 @@ def test_what_cannot_work_is_refused_with_the_reason(
 def test_a_word_is_refused_and_auto_goes_on_without_a_gpu() -> None:
     existing = machine("A100-PCIE-40GB", "535.230.02")
     with pytest.raises(TrackbedError, match=r"--gpu=nvidia: NVIDIA's driver 535\.230\.02 is too old") as caught:
-        accelerator.choose("nvidia", "all", existing)
+        choose("nvidia", "all", existing)
     assert "TORCH=cpu" in caught.value.hint
-    chosen = accelerator.choose("auto", "all", existing, bare=True)
+    chosen = choose("auto", "all", existing, bare=True)
     assert (chosen.kind, chosen.torch) == ("none", "cpu") and "535.230.02" in chosen.warning
     assert chosen.environment["CUDA_VISIBLE_DEVICES"] == "-1"
 
@@ -70,13 +71,13 @@ def test_a_word_is_refused_and_auto_goes_on_without_a_gpu() -> None:
     [("cpu", "cpu", "cuda-cpu"), ("none", "cu126", "cuda-cu126"), ("given", "cu126", "cuda-cu126")],
 )
 def test_who_chose_pytorch_is_not_asked_for_a_driver(torch: str, build: str, tag: str) -> None:
-    chosen = accelerator.choose("nvidia", "all", machine("A100-PCIE-40GB", "535.230.02"), torch=torch)
+    chosen = choose("nvidia", "all", machine("A100-PCIE-40GB", "535.230.02"), torch=torch)
     assert (chosen.kind, chosen.torch, chosen.tag) == ("nvidia", build, tag)
 
 
 def test_the_cpu_build_for_an_amd_gpu() -> None:
     existing = Machine({"/dev/kfd": 1, "/dev/dri/renderD128": 1}, amd=(Gpu(0, "gfx908", "/dev/dri/renderD128"),))
-    chosen = accelerator.choose("mi100", "all", existing, torch="cpu")
+    chosen = choose("mi100", "all", existing, torch="cpu")
     assert (chosen.torch, chosen.tag) == ("cpu", "rocm-cpu")
 
 

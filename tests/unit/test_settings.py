@@ -17,6 +17,7 @@ from helpers import egress
 from helpers.engines import jupyterlab, select
 from helpers.engines.docker.engine import DockerEngine
 from helpers.errors import BAD_SETTING, SettingError
+from helpers.gpu.node_types import CHOICES
 from helpers.project.project import Project
 from helpers.project.state import State
 from helpers.settings import BY_NAME, RESERVED, TABLE, Settings, example, generated, reference, resolved
@@ -229,7 +230,7 @@ def test_a_shell_that_sourced_env_tells_nothing(place: Place) -> None:
     block = "# >>> written by Trackbed\nTRACKBED_MLFLOW_HOSTS=a\nTRACKBED_GPU=none\n# <<< written by Trackbed\n"
     result = place.load(block, environ={"TRACKBED_MLFLOW_HOSTS": "a", "TRACKBED_GPU": "none"})
     assert result.explicit == {}
-    assert (result.gpu, result.origin("GPU")) == ("none", "the last `invoke up`")
+    assert (str(result.gpu), result.origin("GPU")) == ("none", "the last `invoke up`")
 
 
 @pytest.mark.parametrize(("before", "now"), [("on", "on"), ("off", "on"), ("on", "off")])
@@ -244,7 +245,7 @@ def test_a_shell_that_sourced_it_before_jobs_were_switched_is_not_warned(
 
 def test_unprefixed_environment_is_not_ours(place: Place) -> None:
     result = place.load(environ={"GPU": "nonsense", "PROJECT": "ci", "ENGINE": "v8", "WORKSPACE": "/ci"})
-    assert (result.gpu, result.project, result.engine) == ("auto", "trackbed", "auto")
+    assert (str(result.gpu), result.project, result.engine) == ("auto", "trackbed", "auto")
 
 
 def test_reserved_names_are_ignored(place: Place) -> None:
@@ -734,10 +735,10 @@ def test_any_value_is_taken_or_refused_in_one_line(name: str, value: str) -> Non
 @pytest.mark.parametrize(
     ("name", "raw", "value"),
     [
-        ("GPU", "MI100", "mi100"),
-        ("GPU", "gpu_mi100", "gpu_mi100"),
-        ("GPU", "a100-pcie", "a100-pcie"),
-        ("GPU", "k80", "k80"),  # known and unsupported: what to do is said where the machine is known
+        ("GPU", "MI100", CHOICES["mi100"]),
+        ("GPU", "gpu_mi100", CHOICES["gpu_mi100"]),
+        ("GPU", "a100-pcie", CHOICES["a100-pcie"]),
+        ("GPU", "k80", CHOICES["k80"]),  # known and unsupported: what to do is said where the machine is known
         ("DEVICES", "1, 0", "1,0"),
         ("DEVICES", "all", "all"),
         ("CULL_IDLE", "off", 0),

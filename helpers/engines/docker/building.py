@@ -35,11 +35,11 @@ def build(
     result = engine.availability()
     if not result.usable:
         raise EngineUnavailable(f"images are built by Docker: {result.reason}", result.fix)
-    word = project.settings.gpu
+    gpu = project.settings.gpu
     # a named kind is built anywhere: the machine that builds need not be the one with the GPU
-    chosen = engine.accelerator if word == node_types.AUTO else accelerator.named(word)
+    chosen = engine.accelerator if gpu.kind == node_types.AUTO else accelerator.named(gpu)
     settings, notebook = project.settings, notebook_image.choose(project.settings, chosen)
-    if "jupyter" in names and word == node_types.AUTO:
+    if "jupyter" in names and gpu.kind == node_types.AUTO:
         notice(f"GPU: {chosen} ({chosen.reason})")
     expected = [images.name_of(name, settings, notebook) for name in names]
     missing = [name for name in expected if images.is_stale(engine.api, name, settings, notebook)]

@@ -26,7 +26,7 @@ class Devices(Collaborator):
         """The machine that runs the containers, with the CDI devices that its engine knows."""
         if not self.host.remote:
             return detect.machine(probe.look(), self._cdi(any(Path("/dev").glob("nvidia*"))))
-        if self.settings.gpu == node_types.NONE:
+        if self.settings.gpu.kind == node_types.NONE:
             return Machine()
         result = self.host.look() or self._look_in_container()
         return detect.machine(result, self._cdi(any("nvidia" in node["path"] for node in result["nodes"])))
@@ -71,9 +71,8 @@ class Devices(Collaborator):
         return dict(json.loads(done.stdout))
 
     def _cdi(self, nvidia: bool) -> tuple[str, ...]:
-        word = self.settings.gpu
         likely = nvidia or any(self.host.is_folder(folder) for folder in CDI_FOLDERS)
-        if node_types.kind_of(word) not in ((node_types.NVIDIA, node_types.AUTO) if likely else (node_types.NVIDIA,)):
+        if self.settings.gpu.kind not in ((node_types.NVIDIA, node_types.AUTO) if likely else (node_types.NVIDIA,)):
             return ()  # not worth asking the engine
         info = self.api.info()
         listed = info.get("DiscoveredDevices")  # from Docker 28.2
