@@ -126,15 +126,14 @@ def _prepare(
 ) -> tuple[Engine, dict[str, str]]:
     """Ports, data to take over, checks, images or venvs; gives the engine as it will start, and the ports chosen."""
     engine = choice.engine
-    if chosen := _choose_ports(project, engine, notice):
-        engine = select.choose(project).engine
+    chosen = _choose_ports(project, engine, notice)
     if choice.notice:
         notice(choice.notice)
     begin_below_own_prefix(project, engine.settings)
     if adopt and engine.adopt():
         engine = select.choose(project).engine  # its store is the one that holds the data
     engine.check_foreign()
-    doctor.preflight(engine, engine.settings)  # asks for the plan: a GPU word that contradicts the machine ends here
+    doctor.preflight(engine, engine.settings)  # here at the latest the plan is made, which a wrong --gpu ends
     if warning := engine.disk_warning():
         notice(warning)
     kernels.before_a_restart(project, engine, notice, consent)
@@ -234,6 +233,7 @@ def _choose_ports(project: Project, engine: Engine, notice: Notice) -> dict[str,
         # over all places: an empty value in one of them, which means the default, hides what is remembered
         fields = {name.lower(): value for name, value in chosen.items()}
         project.settings = project.settings.reload(project.state.remembered, **fields)
+        engine.plan_anew()
     return chosen
 
 

@@ -122,6 +122,13 @@ class Engine(Protocol):
     def plan(self) -> Plan:
         """The services as data."""
 
+    def plan_anew(self) -> None:
+        """What the plan is read from has changed: ports were chosen, images have come, the workspace has its owner.
+
+        What was found of the machine is kept.
+        """
+        return
+
     def prepare(self, progress: ProgressReporter) -> tuple[str, ...]:
         """Make what services are made from (images, venvs) where missing or outdated; gives what was made."""
 

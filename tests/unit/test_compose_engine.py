@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from helpers import clone
+from helpers import clone, start
 from helpers.engines import streaming
 from helpers.engines.base import ExecResult, Health, Mount, Port, ServiceStatus, State
 from helpers.engines.docker import availability, client_config, compose_model, images, iptables, startup
@@ -26,7 +27,9 @@ from helpers.engines.docker.client import LABEL, Container, DockerApi, socket_er
 from helpers.engines.docker.engine import DockerEngine
 from helpers.errors import Interrupted, ServiceFailed, TrackbedError
 from helpers.findings import Level
+from helpers.gpu import probe
 from tests.unit.fakes import Silent, deployed, project
+from tests.unit.test_ports import Busy
 
 VERSION = {"Version": "28.1.0", "ApiVersion": "1.49", "Components": [{"Name": "Engine"}]}
 MODEL: dict[str, Any] = {
@@ -425,6 +428,31 @@ def test_the_notebooks_container_is_known_by_the_labels_of_either_version(tmp_pa
     assert [s.name for s in engine.services() if s.up] == ["jupyter"]
     assert engine.containers.find("jupyter") is notebook
     assert engine.api.containers(engine.notebook.labels) == [notebook]
+
+
+def test_ports_that_are_chosen_are_planned_and_the_machine_is_looked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_with(tmp_path)
+    engine.deployment.host = Busy(8000, 8888)
+    nothing, looks = probe.look(tmp_path), []
+
+    def look() -> Any:
+        looks.append(1)
+        return nothing
+
+    def model(*_: str, timeout: float) -> Any:
+        port = {"target": 8000, "published": str(engine.settings.mlflow_port), "host_ip": "127.0.0.1"}
+        services = {"mlflow": {**MODEL["services"]["mlflow"], "ports": [port]}}
+        return SimpleNamespace(returncode=0, stdout=json.dumps({**MODEL, "services": services}))
+
+    monkeypatch.setattr(probe, "look", look)
+    monkeypatch.setattr(engine.compose, "run", model)
+    monkeypatch.setattr(engine.api, "info", lambda: {"DiscoveredDevices": []})
+    chosen = start._choose_ports(engine.project, engine, lambda line: None)
+    planned = [port.published for service in engine.plan().services for port in service.ports]
+    assert planned == [int(chosen[name]) for name in ("MLFLOW_PORT", "JUPYTER_PORT")]
+    assert len(looks) == 1
 
 
 def test_a_notebook_is_outdated_once_it_would_be_created_otherwise(

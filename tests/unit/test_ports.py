@@ -101,6 +101,7 @@ def engine(settings: Settings, *taken: int) -> Any:
         host=Busy(*taken),
         plan=lambda: plan,
         services=lambda: (),
+        plan_anew=lambda: None,
     )
 
 

@@ -51,7 +51,7 @@ class NotebookContainer(Collaborator):
         return replace(spec, memory=placeholders.MEMORY.word if foreign else notebook_memory())
 
     def forget(self) -> None:
-        """What the plan was read from has changed: images have come, the workspace has its owner."""
+        """What the service was read from has changed."""
         self.__dict__.pop("spec", None)
 
     def _data_mount(self) -> Mount | None:

@@ -156,8 +156,7 @@ class DockerEngine(base.Engine):
     def variables_by_hand(self) -> Mapping[str, str]:
         return {} if self.deployment.notebook_only else self.compose.values()
 
-    def _plan_anew(self) -> None:
-        """What the plan was read from has changed: images have come, the workspace has its owner."""
+    def plan_anew(self) -> None:
         self.compose.forget()
         self.notebook.forget()
 
@@ -267,7 +266,7 @@ class DockerEngine(base.Engine):
 
     def prepare(self, progress: ProgressReporter) -> tuple[str, ...]:
         created = images.ensure(self.api, self.deployment, self.notebook.image, progress)
-        self._plan_anew()
+        self.plan_anew()
         return created
 
     def disk_warning(self) -> str:
@@ -295,7 +294,7 @@ class DockerEngine(base.Engine):
                 progress.service(status.name, "stopping", f"it was {status.state}")
                 self.api.stop(status.identity, 30)  # not to sit out the engine's pause before its next try
         self.workspace.make()  # its owner is who reads the notebook's secrets
-        self._plan_anew()
+        self.plan_anew()
         progress.step("volumes and secrets")
         ready = self.database.check(statuses, progress)
         kept = self.make_volumes()
