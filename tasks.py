@@ -1,6 +1,8 @@
 """Trackbed's tasks: flags -> settings -> one call -> print. `invoke --list` names them all."""
 
 # Nothing heavy may be imported here: it would slow down every `invoke --list`. What a task does is imported in it.
+# Behind a parameter `given` stand flags of settings (--gpu, --mlflow-port, ...): `task` of command_line.py makes them
+# from the rows of helpers/settings/model.py whose ``tasks`` name this task, and hands over what was typed.
 from __future__ import annotations
 
 from invoke.collection import Collection
@@ -113,7 +115,7 @@ def check(context: Context, given: Flags) -> int:
     """Log a test run from the notebook and look for it everywhere. Computes on the GPUs too."""
     from helpers.cli import running
 
-    return running.prove(given)
+    return running.check(given)
 
 
 @task()
@@ -121,7 +123,7 @@ def doctor(context: Context, given: Flags) -> int:
     """Find problems before or after a start, and how to fix them. Changes nothing."""
     from helpers.cli import running
 
-    return running.examine(given)
+    return running.doctor(given)
 
 
 @task(name="list")

@@ -6,7 +6,8 @@ import sys
 from dataclasses import dataclass
 
 from helpers import console, dry_run, gateway, invocations, kernels, lifecycle, status
-from helpers.checks import check, doctor
+from helpers.checks.check import run_check, verdict
+from helpers.checks.doctor import examine
 from helpers.cli import options
 from helpers.cli.status import show_services
 from helpers.errors import FAILED, SettingError, TrackbedError
@@ -105,24 +106,22 @@ def down(given: Flags, delete_data: bool, yes: bool) -> None:
         console.notice("data are kept; `invoke up` goes on with them")
 
 
-def prove(given: Flags) -> int:
-    """`invoke check`."""
+def check(given: Flags) -> int:
     project = options.load(given)
     engine = status.running(project)
     if missing := status.not_running(status.overview(engine)):
         raise TrackbedError(f"{project.settings.project} {missing}; start it with: {invocations.anywhere('up')}")
     with console.Progress() as progress:
-        results = check.run_check(engine, progress)
+        results = run_check(engine, progress)
     words = {True: "passed", False: "failed", None: "not tested"}
     console.table(("check", "result", "detail"), [(r.name, words[r.ok], r.detail) for r in results])
-    console.notice(f"\n{check.verdict(results)}")
+    console.notice(f"\n{verdict(results)}")
     return FAILED if any(r.ok is False for r in results) else 0
 
 
-def examine(given: Flags) -> int:
-    """`invoke doctor`."""
+def doctor(given: Flags) -> int:
     project, tried = lifecycle.last_tried(given)
-    findings = doctor.examine(options.warned(project))
+    findings = examine(options.warned(project))
     if tried:
         console.notice(f"checked with the settings of the last `invoke up`, which failed: {', '.join(tried)}")
     console.table(("check", "result", "detail"), [(f.check, str(f.level), f.detail) for f in findings])

@@ -70,7 +70,7 @@ CONDITIONS: Mapping[str, Condition] = {
         lambda e: e.object_store != "folder",
         "on the {engine} engine, where artifacts are files in the state folder",
     ),
-    "gpu": Condition(lambda e: True, "without a GPU"),  # only the engine can tell: ``refuse_flags``
+    "gpu": Condition(lambda e: True, "without a GPU"),  # only the engine can tell: ``without_effect`` is told
 }
 
 

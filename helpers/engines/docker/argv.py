@@ -53,7 +53,7 @@ def variable(name: str, value: str) -> list[str]:
     return ["-e", name if scripts.has_password(name, value) else f"{name}={value}"]
 
 
-def devices(request: DeviceRequest) -> list[str]:
+def device_request(request: DeviceRequest) -> list[str]:
     if request.driver == "cdi":
         return [word for name in request.ids for word in ("--device", name)]
     return ["--gpus", "all" if request.ids == ("all",) else f'"device={",".join(request.ids)}"']
@@ -88,7 +88,7 @@ def container(service: ServiceSpec, environment: Iterable[tuple[str, str]]) -> l
         *(["--security-opt", option] for option in service.security_opt),
         *(["--group-add", group] for group in service.group_add),
         *(["--device", path] for path in service.devices),
-        *(devices(request) for request in service.device_requests),
+        *(device_request(request) for request in service.device_requests),
         *(["--ulimit", f"{name}={limit}"] for name, limit in service.ulimits.items()),
         *([flag, value if isinstance(value, str) else str(value)] for flag, value in single.items() if value),
         *(publish(service, port) for port in service.ports),
