@@ -22,7 +22,7 @@ nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "unit"]
-FULL = ["full"]  # the tag of every session that CI runs, in the order in which they stand here
+FULL = ["full"]  # the tag of every session that .ci/run runs, in this order
 NIGHTLY = ["nightly"]  # of what takes hours, a package index or gigabytes
 
 LOCKS = ("requirements.txt", "requirements-dev.txt")

@@ -83,8 +83,8 @@ def choose(project: Project) -> Choice:
         raise EngineUnavailable(
             f"this project's data is kept by the {kept} engine, ENGINE={asked} (from "
             f"{project.settings.origin('ENGINE')}) would start with nothing",
-            f"leave ENGINE out to go on with {kept}; --project=NAME starts another project beside it; "
-            "`invoke down --delete-data` gives this one up",
+            f"leave ENGINE out; then `invoke up` goes on with {kept}, and `invoke move --to={asked}` takes the data "
+            "there; or start another project beside it with --project=NAME",
         )
     if kept or asked != AUTO:
         engine = make(project, kept or asked)

@@ -63,7 +63,7 @@ def test_choice(
         ("auto", "", REFUSES, "permission denied", "--engine=embedded"),
         ("docker", "", NONE, "no Docker engine answers", "--engine=embedded"),
         ("auto", "docker", NONE, "no Docker engine answers", "see `invoke doctor`"),
-        ("embedded", "docker", YES, "data is kept by the docker engine", "--delete-data"),
+        ("embedded", "docker", YES, "data is kept by the docker engine", "`invoke move --to=embedded`"),
         ("docker", "embedded", YES, "data is kept by the embedded engine", "--project=NAME"),
     ],
 )
