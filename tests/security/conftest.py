@@ -34,24 +34,24 @@ class Target:
 
 
 @pytest.fixture(scope="session")
-def host() -> Iterator[OtherHost]:
+def attacker() -> Iterator[OtherHost]:
     with other_host() as created:
         yield created
 
 
 @pytest.fixture(scope="session")
-def target(host: OtherHost, lasting_clones: Callable[..., Clone]) -> Target:
+def target(attacker: OtherHost, lasting_clones: Callable[..., Clone]) -> Target:
     """Everything that can be opened is open: also the S3 API and the store's console."""
     require_docker()
     clone = lasting_clones("docker")
-    clone.environment["TRACKBED_BIND_ADDRESS"] = host.machine
-    done = clone.invoke("up", "--public", f"--public-address={host.machine}", "--public-s3=true", timeout=1500)
+    clone.environment["TRACKBED_BIND_ADDRESS"] = attacker.machine
+    done = clone.invoke("up", "--public", f"--public-address={attacker.machine}", "--public-s3=true", timeout=1500)
     assert done.returncode == 0, done.stderr
     password = clone.value("users.add", "ann")
     token = re.search(r"token=(\S+)", clone.value("jupyter-url"))
     assert re.fullmatch(r"[0-9a-f]{32}", password) and token
-    created = Target(clone, host, "ann", password, token[1])
-    with host.entered():
+    created = Target(clone, attacker, "ann", password, token[1])
+    with attacker.entered():
         for _ in range(50):
             if created.door("mlflow").ask(headers=created.login).status == 200:
                 break

@@ -43,14 +43,14 @@ def program() -> str:
 
 
 @pytest.fixture(scope="module")
-def authority(host: OtherHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def authority(attacker: OtherHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The directory's URL and the CA's root certificate. The CA sits on this machine's end of the cable."""
     require_docker()
     caddy = program()
     if not caddy:
         pytest.skip("NOT TESTED: no program caddy on this machine")
     folder = tmp_path_factory.mktemp("acme")
-    (folder / "Caddyfile").write_text(CONFIG.format(folder=folder, address=host.machine))
+    (folder / "Caddyfile").write_text(CONFIG.format(folder=folder, address=attacker.machine))
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [caddy, "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"],
@@ -64,7 +64,7 @@ def authority(host: OtherHost, tmp_path_factory: pytest.TempPathFactory) -> Iter
             if root.exists():
                 break
             time.sleep(0.1)
-        yield f"https://{host.machine}:14000/acme/local/directory", root
+        yield f"https://{attacker.machine}:14000/acme/local/directory", root
     finally:
         process.terminate()
         process.wait(20)
@@ -72,26 +72,29 @@ def authority(host: OtherHost, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.mark.timeout(1800)
 def test_an_address_gets_a_certificate(
-    request: pytest.FixtureRequest, clone_factory: Callable[..., Clone], host: OtherHost, authority: tuple[str, Path]
+    request: pytest.FixtureRequest,
+    clone_factory: Callable[..., Clone],
+    attacker: OtherHost,
+    authority: tuple[str, Path],
 ) -> None:
     directory, root = authority
     clone = clone_factory("docker")
     request.addfinalizer(lambda: clone.invoke("down"))  # its ports 80 and 443 are not for the other tests
     clone.environment |= {
-        "TRACKBED_BIND_ADDRESS": host.machine,
+        "TRACKBED_BIND_ADDRESS": attacker.machine,
         "TRACKBED_ACME_CA": directory,
         "TRACKBED_ACME_ROOT": str(root),
     }
-    done = clone.invoke("up", "--public", f"--public-address={host.machine}", "--certificates=acme", timeout=1500)
+    done = clone.invoke("up", "--public", f"--public-address={attacker.machine}", "--certificates=acme", timeout=1500)
     assert done.returncode == 0, done.stderr + clone.invoke("logs", "gateway").stdout[-3000:]
-    door = Door(host.machine, clone.ports["mlflow"], str(root))
-    with host.entered():
+    door = Door(attacker.machine, clone.ports["mlflow"], str(root))
+    with attacker.entered():
         assert door.ask().status == 401
         with door.connect() as link:
             result = link.getpeercert()
-        assert result and ("IP Address", host.machine) in result["subjectAltName"]
-        redirected = Door(host.machine, 80, "").plain(b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert result and ("IP Address", attacker.machine) in result["subjectAltName"]
+        redirected = Door(attacker.machine, 80, "").plain(b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert b"308" in redirected
         with pytest.raises(ssl.SSLCertVerificationError):
-            Door(host.machine, door.port, "/etc/ssl/certs/ca-certificates.crt").connect()
+            Door(attacker.machine, door.port, "/etc/ssl/certs/ca-certificates.crt").connect()
     assert "export MLFLOW_TRACKING_URI=https://" in clone.value("env")
