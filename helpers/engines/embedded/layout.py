@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from helpers import clone, safe_files, service_accounts
@@ -223,14 +222,10 @@ class Layout:
     def remove(self) -> tuple[str, ...]:
         """Remove everything, and the accounts where nothing else is theirs; gives a line for each that stays.
 
-        An empty workspace of the notebook's account goes with that; what is in one stays, and so does its owner.
+        The workspace stays, also an empty one: after `move` it is the other engine's notebook that has it.
         """
-        self.accounts.end(NOTEBOOK)  # it could write there
-        own = self.accounts.find(NOTEBOOK)
-        if self.as_root and own and safe_files.owner(self.workspace) == own.pw_uid:
-            with suppress(OSError):  # it has files, or is a disk of its own
-                self.workspace.rmdir()
         owner = safe_files.owner(self.workspace)
+        own = self.accounts.find(NOTEBOOK)
         keep = (NOTEBOOK,) if self.as_root and own and owner == own.pw_uid else ()
         stayed = self.accounts.remove(keep)  # first: what still runs could write
         for path in (self.folder, self.run_folder):
