@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from helpers import references
 from tests.conftest import Clone, require_docker
 from tests.integration import inspection
 
-IN_VOLUME, IMAGE = "/v/18/docker", "postgres:18.4-trixie"
+IN_VOLUME, IMAGE = "/v/18/docker", references.image("postgres").reference
 
 
 def as_database(clone: Clone, script: str) -> str:

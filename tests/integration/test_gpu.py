@@ -414,13 +414,13 @@ def bare_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
             {"device_requests": [{"driver": "cdi", "device_ids": ["nvidia.com/gpu=all"]}]},
             "unresolvable CDI devices nvidia.com/gpu=all",
             "Docker finds no (or no readable) description of the NVIDIA devices",
-            "sudo nvidia-ctk cdi generate",
+            "nvidia-ctk cdi generate",
         ),
         (
             {"devices": ["/dev/kfd:/dev/kfd:rwm"]},
             'error gathering device information while adding custom device "/dev/kfd"',
             "a device node for the notebook does not exist",
-            "sudo modprobe amdgpu",
+            "modprobe amdgpu",
         ),
     ],
 )
