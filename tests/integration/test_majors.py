@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from helpers import references
 from tests.conftest import Clone, require_docker
 from tests.integration import inspection
 from tests.integration.test_backup import everything, experiment, log_run
 
 pytestmark = [pytest.mark.docker, pytest.mark.transfer]
-OLDER, OURS = "postgres:16-trixie", "postgres:18.6-trixie"
+OLDER, OURS = "postgres:16-trixie", references.image("postgres").reference
 
 
 def test_from_an_older_major_to_ours(clone_factory: Callable[..., Clone], tmp_path: Path) -> None:
