@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from helpers import egress
+from helpers import site_network
 from helpers.clone import ROOT
 from helpers.engines.docker import images
 from helpers.engines.docker.client import DockerApi
@@ -256,7 +256,7 @@ class Baseline:
 
 def ca_bundle() -> str:
     """The first bundle of the site's certificates, "" for none."""
-    return next(iter(egress.bundles(os.environ, {})[0]), "")
+    return next(iter(site_network.bundles(os.environ, {})[0]), "")
 
 
 def baseline_images() -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from helpers import commands, egress
+from helpers import commands, site_network
 
 TRUST = ("SSL_CERT_FILE", "SSL_CERT_DIR", "UV_SYSTEM_CERTS", "UV_NATIVE_TLS")
 
@@ -29,7 +29,7 @@ def uv_settings(environ: Mapping[str, str]) -> dict[str, str]:
         if option in names and ("global." in key or ":env:" in key):
             given[names[option]] = value.strip().strip("'\"")
     if not any(environ.get(name) or given.get(name) for name in TRUST) and any(
-        Path(path).is_file() for path in egress.SYSTEM
+        Path(path).is_file() for path in site_network.SYSTEM
     ):
         given["UV_SYSTEM_CERTS"] = "1"
     return {name: value for name, value in given.items() if not environ.get(name)}

@@ -307,7 +307,7 @@ def _check_engine(project: Project, engine: Engine) -> list[Finding]:
     result.append(_check_gpu(engine))
     result += _check_pages(project, engine)
     result.append(engine.checks.uplink())
-    result.append(engine.checks.way_out())
+    result.append(engine.checks.site_network())
     leftovers = [*select.left_behind(project, engine), *engine.checks.leftovers()]
     result += leftovers or [Finding(Level.OK, "leftovers", "none")]
     result += _check_artifacts(engine)

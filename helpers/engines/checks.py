@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from helpers import egress
+from helpers import site_network
 from helpers.findings import Finding, Level
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ class Checks:
             return Finding(Level.OK, "network", "no default route: only this machine can reach the services")
         return Finding(Level.OK, "network", f"uplink {interface}, MTU {mtu or 'unknown'}")
 
-    def way_out(self) -> Finding:
-        """The way out of the site, as it is handed to builds and to the notebook."""
-        return Finding(Level.OK, "proxy", str(egress.of_machine(self.engine.settings, {})))
+    def site_network(self) -> Finding:
+        """The site's proxies and certificates, as they are handed to builds and to the notebook."""
+        return Finding(Level.OK, "proxy", str(site_network.of_machine(self.engine.settings, {})))
 
     def leftovers(self) -> list[Finding]:
         """Data of this project that nothing remembers, or what has its names and is not ours."""

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Iterable
 
-from helpers import egress, urls
+from helpers import site_network, urls
 from helpers.engines.host import LOCAL, Host
 from helpers.gpu.accelerator import Accelerator
 from helpers.project.credentials import FORMER, MLFLOW_TOKEN, WEBHOOK_KEY
@@ -111,7 +111,7 @@ def tail(plan: Plan, deployment: Deployment, host: Host = LOCAL, login: Iterable
 
 def has_password(name: str, value: str) -> bool:
     """Whether a variable is a proxy with a login in it."""
-    return name.upper() in egress.PROXIES and "@" in value
+    return name.upper() in site_network.PROXIES and "@" in value
 
 
 def export(name: str, value: str) -> str:

@@ -48,13 +48,13 @@ class Deployment:
         return workspace_folder.owner(self.workspace) if self.notebook_uid is None else self.notebook_uid
 
 
-Kind = TypeVar("Kind", bound=Deployment)
+DeploymentT = TypeVar("DeploymentT", bound=Deployment)
 
 
-class Collaborator(Generic[Kind]):
-    """A module's class on an engine: one concern of a deployment."""
+class EngineComponent(Generic[DeploymentT]):
+    """A component of an engine: what it does about one concern (its volumes, its database) of one deployment."""
 
-    def __init__(self, deployment: Kind) -> None:
+    def __init__(self, deployment: DeploymentT) -> None:
         self.deployment = deployment
 
     @property

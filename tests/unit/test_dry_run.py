@@ -13,7 +13,7 @@ from typing import cast
 
 import pytest
 
-from helpers import clone, cloud_metadata, dry_run, egress, second_project
+from helpers import clone, cloud_metadata, dry_run, second_project, site_network
 from helpers.engines import scripts
 from helpers.engines.base import Health, Mount, Network, Plan, Port, SecretFile, ServiceSpec, Volume
 from helpers.engines.docker import images, script
@@ -177,7 +177,7 @@ def test_a_build_goes_out_as_ups_does(tmp_path: Path, monkeypatch: pytest.Monkey
         "-----BEGIN CERTIFICATE-----\nc2l0ZQ==\n-----END CERTIFICATE-----"
     )
     proxy = f"http://{password}proxy.example.org:3128"
-    for name in (*egress.PROXIES, *egress.TRUST, egress.EXCEPT):
+    for name in (*site_network.PROXIES, *site_network.TRUST, site_network.EXCEPT):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     monkeypatch.setenv("HTTPS_PROXY", proxy)
@@ -205,7 +205,7 @@ def test_a_build_goes_out_as_ups_does(tmp_path: Path, monkeypatch: pytest.Monkey
     assert ssl.create_default_context(
         cadata=re.sub("(?s)-----BEGIN CERTIFICATE-----\nc2l0.*?-----END.*?-----", "", bundle)
     )
-    assert "c2l0ZQ==" in bundle and len(bundle) > egress.COMPLETE, "the public authorities as well"
+    assert "c2l0ZQ==" in bundle and len(bundle) > site_network.COMPLETE, "the public authorities as well"
     assert words[:-1] == [
         word.replace("/nowhere", "$CA")
         for word in images.build_command(name, deployment.settings, NotebookImage(name), bundle="/nowhere")[:-1]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import egress
+from helpers import site_network
 from helpers.engines import jupyterlab, select
 from helpers.engines.docker.engine import DockerEngine
 from helpers.errors import BAD_SETTING, SettingError
@@ -305,8 +305,8 @@ def test_a_terminal_of_our_own_notebook_is_not_warned_about_its_variables(place:
 
 
 def test_every_bundle_that_is_trusted_may_be_named_in_env(place: Place) -> None:
-    result = place.load("".join(f"{name}=/c\n" for name in egress.TRUST))
-    assert (set(result.passthrough), result.warnings) == (set(egress.TRUST), ())
+    result = place.load("".join(f"{name}=/c\n" for name in site_network.TRUST))
+    assert (set(result.passthrough), result.warnings) == (set(site_network.TRUST), ())
 
 
 def test_foreign_names_pass_and_strange_ones_warn(place: Place) -> None:

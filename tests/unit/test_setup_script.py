@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import egress
+from helpers import site_network
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
@@ -138,7 +138,7 @@ esac
 def test_each_uv_is_told_by_its_own_name_to_trust_what_the_system_trusts(
     clone: Path, tools: Path, tmp_path: Path, options: str, told: str
 ) -> None:
-    if not any(Path(path).is_file() for path in egress.SYSTEM):
+    if not any(Path(path).is_file() for path in site_network.SYSTEM):
         pytest.skip("this system has no certificates")
     python = program(tmp_path / "brought" / "python3", PYTHON)
     program(

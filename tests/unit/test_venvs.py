@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import egress
+from helpers import site_network
 from helpers import uv_settings as uv
 from helpers.engines.embedded import venvs
 from helpers.engines.embedded.venvs import Venv
@@ -96,7 +96,7 @@ def test_pip_settings(
     monkeypatch: pytest.MonkeyPatch, configuration: list[str], environment: dict[str, str], told: dict[str, str]
 ) -> None:
     monkeypatch.setattr(uv, "_pip_configuration", lambda: configuration)
-    monkeypatch.setattr(egress, "SYSTEM", ())
+    monkeypatch.setattr(site_network, "SYSTEM", ())
     assert uv.uv_settings(environment) == told
 
 
@@ -104,7 +104,7 @@ def test_uv_trusts_what_the_system_trusts_unless_it_is_told_whom(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(uv, "_pip_configuration", list)
-    monkeypatch.setattr(egress, "SYSTEM", (str(tmp_path / "none"), str(tmp_path / "all.pem")))
+    monkeypatch.setattr(site_network, "SYSTEM", (str(tmp_path / "none"), str(tmp_path / "all.pem")))
     assert uv.uv_settings({}) == {}
     (tmp_path / "all.pem").touch()
     assert uv.uv_settings({}) == {"UV_SYSTEM_CERTS": "1"}

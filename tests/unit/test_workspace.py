@@ -21,9 +21,9 @@ from helpers import safe_files, workspace
 from helpers.engines.base import Engine, ExecResult
 from helpers.engines.docker import id_mapping, mapped_workspace
 from helpers.engines.docker.client import DockerApi
-from helpers.engines.docker.container import NotebookContainer
 from helpers.engines.docker.deployment import DockerDeployment
 from helpers.engines.docker.id_mapping import IdMapping
+from helpers.engines.docker.notebook_container import NotebookContainer
 from helpers.engines.docker.workspace import Workspace
 from helpers.engines.host import LOCAL
 from helpers.errors import TrackbedError

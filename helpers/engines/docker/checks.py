@@ -83,17 +83,17 @@ class DockerChecks(Checks):
             "(larger packets would hang TLS in containers)",
         )
 
-    def way_out(self) -> Finding:
+    def site_network(self) -> Finding:
         """Proxies and certificates of the site, and those that containers cannot reach."""
-        way = self.deployment.egress
-        if way.unreachable_proxies:
+        site = self.deployment.site_network
+        if site.unreachable_proxies:
             return Finding(
                 Level.WARNING,
                 "proxy",
-                f"{way}; containers do not reach {', '.join(way.unreachable_proxies)}, on this machine's loopback",
+                f"{site}; containers do not reach {', '.join(site.unreachable_proxies)}, on this machine's loopback",
                 "let the proxy listen on an address that containers reach, and name that one",
             )
-        return Finding(Level.OK, "proxy", str(way))
+        return Finding(Level.OK, "proxy", str(site))
 
     def leftovers(self) -> list[Finding]:
         """Data that nothing remembers, and what is here of this name that is not ours."""

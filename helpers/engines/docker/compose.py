@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from helpers import clone, commands
 from helpers.engines.docker import compose_model, variables
-from helpers.engines.docker.deployment import Collaborator, DockerDeployment
+from helpers.engines.docker.deployment import DockerComponent, DockerDeployment
 from helpers.errors import TrackbedError
 from helpers.services import (
     BUCKET,
@@ -43,7 +43,7 @@ class Snapshot:
     output: list[str]
 
 
-class ComposeProject(Collaborator):
+class ComposeProject(DockerComponent):
     """The services as one Compose project."""
 
     def __init__(self, deployment: DockerDeployment) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from helpers.engines.docker import compose_model
 from helpers.engines.docker.client import LABEL, Container
-from helpers.engines.docker.deployment import Collaborator, DockerDeployment
+from helpers.engines.docker.deployment import DockerComponent, DockerDeployment
 from helpers.engines.docker.volumes import Volumes
 from helpers.errors import TrackbedError
 from helpers.services import BUCKET, GATEWAY, JUPYTER, Port, ServiceStatus, State
@@ -12,7 +12,7 @@ from helpers.services import BUCKET, GATEWAY, JUPYTER, Port, ServiceStatus, Stat
 SERVICE = "com.docker.compose.service"
 
 
-class Containers(Collaborator):
+class Containers(DockerComponent):
     """Looking, and nothing else."""
 
     def __init__(self, deployment: DockerDeployment, volumes: Volumes) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from helpers import digests, egress
+from helpers import digests, site_network
 from helpers.engines.docker import client_config, compose_model, id_mapping, ssh_host
 from helpers.engines.docker.client import DockerApi
 from helpers.engines.host import Host, LocalHost
@@ -92,17 +92,17 @@ class DockerDeployment(deployment.Deployment):
         return tuple(f"{self.settings.project}_{name}" for name in NETWORKS)
 
     @cached_property
-    def egress(self) -> egress.Egress:
+    def site_network(self) -> site_network.SiteNetwork:
         """The proxies and certificates of this machine's site; those of a node over ssh are not known here."""
         if self.host.remote:
-            return egress.Egress()
-        return egress.find(
+            return site_network.SiteNetwork()
+        return site_network.find(
             self.settings, shell_environment.applied(self.project.state), client_config.proxies(os.environ)
         )
 
     @cached_property
     def certificates(self) -> str:
-        return egress.certificates(self.egress.bundles)
+        return site_network.certificates(self.site_network.bundles)
 
 
 def _object_store(project: Project) -> str:
@@ -114,7 +114,7 @@ def _object_store(project: Project) -> str:
     return "versitygw" if kept == "folder" else kept  # a folder is the embedded engine's
 
 
-class Collaborator(deployment.Collaborator[DockerDeployment]):
+class DockerComponent(deployment.EngineComponent[DockerDeployment]):
     """One concern of a deployment on this engine."""
 
     @property

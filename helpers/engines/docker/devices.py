@@ -9,7 +9,7 @@ from typing import Any
 
 from helpers import commands
 from helpers.engines.docker import cdi
-from helpers.engines.docker.deployment import Collaborator
+from helpers.engines.docker.deployment import DockerComponent
 from helpers.errors import TrackbedError
 from helpers.gpu import accelerator, detect, node_types, placeholders, probe, wheels
 from helpers.gpu.accelerator import Accelerator
@@ -18,7 +18,7 @@ from helpers.gpu.detect import Machine
 CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
 
 
-class Devices(Collaborator):
+class Devices(DockerComponent):
     """What ``--gpu`` means on this engine."""
 
     @cached_property

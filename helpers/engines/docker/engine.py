@@ -15,11 +15,11 @@ from helpers.engines.docker import availability, client, images, ownership, scri
 from helpers.engines.docker.checks import DockerChecks
 from helpers.engines.docker.client import DockerApi
 from helpers.engines.docker.compose import STREAM, ComposeProject
-from helpers.engines.docker.container import ENDED_FIRST, NotebookContainer
 from helpers.engines.docker.containers import Containers
 from helpers.engines.docker.deployment import DockerDeployment
 from helpers.engines.docker.devices import Devices
 from helpers.engines.docker.network_guard import NetworkGuard
+from helpers.engines.docker.notebook_container import ENDED_FIRST, NotebookContainer
 from helpers.engines.docker.notebook_spec import HOME
 from helpers.engines.docker.postgres import Database
 from helpers.engines.docker.startup import Startup

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers import clone, commands, digests, egress, references
+from helpers import clone, commands, digests, references, site_network
 from helpers.engines.docker import argv, client_config
 from helpers.engines.docker.client import LABEL, DockerApi
 from helpers.engines.docker.notebook_image import REPOSITORY, NotebookImage
@@ -202,7 +202,8 @@ def _file(text: str) -> Iterator[str]:
 
 def proxies(settings: Settings) -> dict[str, str]:
     """The site's proxies, for the builds."""
-    return egress.of_machine(settings, client_config.proxies(os.environ)).environment(egress.inside(settings))
+    site = site_network.of_machine(settings, client_config.proxies(os.environ))
+    return site.environment(site_network.inside(settings))
 
 
 def build_command(
@@ -223,7 +224,7 @@ def _build(name: str, settings: Settings, notebook: NotebookImage, progress: Pro
     inputs = _inputs(name, settings, notebook)
     own = ["--progress=plain", "--provenance=false", "--label", f"{LABEL}.inputs={inputs}"]
     open_to_all(_folder(name))
-    with _file(egress.certificates(egress.of_machine(settings, {}).bundles)) as bundle:
+    with _file(site_network.certificates(site_network.of_machine(settings, {}).bundles)) as bundle:
         *command, folder = build_command(name, settings, notebook, str(clone.ROOT), bundle)
         code, lines = commands.follow(
             [*command, *own, folder], progress.output, env={**os.environ, **proxies(settings)}

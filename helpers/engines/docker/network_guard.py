@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import cached_property
 
 from helpers.engines.docker import iptables
-from helpers.engines.docker.deployment import Collaborator
+from helpers.engines.docker.deployment import DockerComponent
 from helpers.project import mlflow_jobs
 
 
-class NetworkGuard(Collaborator):
+class NetworkGuard(DockerComponent):
     """The rules that one project needs on this machine."""
 
     @cached_property

@@ -29,11 +29,11 @@ def container_spec(
     accelerator: Accelerator,
     image: str,
     data: Mount | None = None,
-    way_out: Mapping[str, str] | None = None,
+    site: Mapping[str, str] | None = None,
 ) -> ServiceSpec:
     """The notebook as a container on the frontend network, with its GPUs and, read-only, its data set.
 
-    ``way_out``: variables of proxies and certificates.
+    ``site``: variables of the site's proxies and certificates.
     """
     settings, project = deployment.settings, deployment.project
     further = tuple(_further(words) for words in settings.jupyter_volumes)
@@ -55,7 +55,7 @@ def container_spec(
             *jupyterlab.options(settings),
         ),
         environment={
-            **(way_out or {}),
+            **(site or {}),
             **accelerator.environment,
             **({"FOOD11_DATA_DIR": f"{DATA}/Food-11"} if data else {}),
             **(remote_tracking.environment(settings, "/run/secrets") if deployment.notebook_only else {}),

@@ -9,14 +9,14 @@ from helpers import commands, database_settings
 from helpers.engines import database_roles, shared
 from helpers.engines.base import Engine
 from helpers.engines.docker import unfinished_cluster
-from helpers.engines.docker.deployment import Collaborator, DockerDeployment
+from helpers.engines.docker.deployment import DockerComponent, DockerDeployment
 from helpers.errors import ServiceFailed, TrackbedError
 from helpers.services import POSTGRES, ExecResult, ProgressReporter, ServiceStatus, State
 
 PASSWORD_FILE = "/run/secrets/postgres-password"
 
 
-class Database(Collaborator):
+class Database(DockerComponent):
     """PostgreSQL in its container."""
 
     def __init__(self, deployment: DockerDeployment, engine: Engine) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
-from helpers import egress, shell_words
+from helpers import shell_words, site_network
 from helpers.engines import jupyterlab, scripts
 from helpers.engines.docker import argv, images
 from helpers.engines.docker.deployment import DockerDeployment
@@ -91,7 +91,7 @@ def _volumes(plan: Plan, image: str) -> list[str]:
 def _images(plan: Plan, settings: Settings, notebook: NotebookImage) -> list[str]:
     lines = ["# our images are built when they are missing; the others are pulled by `docker create`"]
     names = [name for name in dict.fromkeys(service.image for service in plan.services) if images.is_own(name)]
-    bundles = egress.files(egress.of_machine(settings, {}).bundles) if names else ()
+    bundles = site_network.files(site_network.of_machine(settings, {}).bundles) if names else ()
     if names:
         lines += [scripts.export(name, value) for name, value in images.proxies(settings).items()]
     if bundles:

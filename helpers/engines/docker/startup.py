@@ -10,17 +10,17 @@ from contextlib import closing
 from helpers.engines import shared
 from helpers.engines.base import Engine
 from helpers.engines.docker.compose import ComposeProject
-from helpers.engines.docker.container import NotebookContainer
 from helpers.engines.docker.containers import SERVICE
-from helpers.engines.docker.deployment import Collaborator
+from helpers.engines.docker.deployment import DockerComponent
 from helpers.engines.docker.network_guard import NetworkGuard
+from helpers.engines.docker.notebook_container import NotebookContainer
 from helpers.engines.docker.postgres import Database
 from helpers.engines.failures import failure, stop_at_failed
 from helpers.errors import TrackbedError
 from helpers.services import BUCKET, GATEWAY, POSTGRES, ProgressReporter, ServiceStatus, State
 
 
-class Startup(Collaborator):
+class Startup(DockerComponent):
     """Compose starts the services, and what is ours reacts to what it sees."""
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from helpers import database_settings, egress, urls
+from helpers import database_settings, site_network, urls
 from helpers.engines import jupyterlab
 from helpers.engines.docker import client_config, images
 from helpers.engines.docker.deployment import DockerDeployment
@@ -73,7 +73,7 @@ def variables(deployment: DockerDeployment) -> dict[str, str]:
         "TRACKBED_ARTIFACT_PREFIX": active["prefix"],
         "TRACKBED_SECRETS": deployment.project.credentials_digest(),
         # Compose hands the proxies of Docker's config.json to every container: they must not stand between ours
-        "TRACKBED_NO_PROXY": egress.exceptions(client_config.proxies(os.environ).get(egress.EXCEPT, "")),
+        "TRACKBED_NO_PROXY": site_network.exceptions(client_config.proxies(os.environ).get(site_network.EXCEPT, "")),
         "TRACKBED_MTU": str(min(mtu or 1500, 1500)),
         # not by the names in the service, which nobody's shell is to get: a user may take them for the settings
         "TRACKBED_SERVER_JOBS": "on" if mlflow_jobs.enabled(deployment) else "off",

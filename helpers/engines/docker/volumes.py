@@ -9,7 +9,7 @@ from pathlib import Path
 from helpers.engines import jupyterlab, streaming
 from helpers.engines.docker import compose_model
 from helpers.engines.docker.client import LABEL, FileEntry
-from helpers.engines.docker.deployment import Collaborator
+from helpers.engines.docker.deployment import DockerComponent
 from helpers.errors import TrackbedError
 from helpers.project import users, workspace_folder
 from helpers.services import GATEWAY, MLFLOW, DataItem, ProgressReporter
@@ -17,7 +17,7 @@ from helpers.services import GATEWAY, MLFLOW, DataItem, ProgressReporter
 ACTIVE = "live.json"  # the pointer of the state file, kept with the data as well
 
 
-class Volumes(Collaborator):
+class Volumes(DockerComponent):
     """Those of one project, by their labels."""
 
     def names(self) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ import shlex
 
 from helpers import safe_files
 from helpers.engines.docker import mapped_workspace
-from helpers.engines.docker.container import NotebookContainer
-from helpers.engines.docker.deployment import Collaborator, DockerDeployment
+from helpers.engines.docker.deployment import DockerComponent, DockerDeployment
+from helpers.engines.docker.notebook_container import NotebookContainer
 from helpers.machine import existing
 from helpers.project import workspace_folder
 
@@ -17,7 +17,7 @@ CLOSED_FIX = (
 )
 
 
-class Workspace(Collaborator):
+class Workspace(DockerComponent):
     """Making it, and saying why the notebook could not write to it."""
 
     def __init__(self, deployment: DockerDeployment, container: NotebookContainer) -> None:

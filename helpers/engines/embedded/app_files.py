@@ -8,13 +8,13 @@ from pathlib import Path
 from helpers import clone, database_settings, safe_files
 from helpers.engines import database_roles, jupyterlab
 from helpers.engines.embedded.accounts import ROLE_OF
-from helpers.engines.embedded.deployment import Collaborator
+from helpers.engines.embedded.deployment import EmbeddedComponent
 from helpers.service_accounts import DATABASE, SERVER
 
 SCRIPTS = ("launch.py", "overlay.py")  # of this package
 
 
-class AppFiles(Collaborator):
+class AppFiles(EmbeddedComponent):
     def put(self) -> None:
         # copies: the clone may lie where the services cannot look, and may go away while they run
         for source, target in self._copies():

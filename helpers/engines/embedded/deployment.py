@@ -1,4 +1,4 @@
-"""One project on this machine: its folders and accounts, its GPU, its way out; what is known only at run time."""
+"""One project on this machine: its folders and accounts, its GPU, the site's network; what only run time knows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from helpers import digests, egress, machine_failures
+from helpers import digests, machine_failures, site_network
 from helpers.engines import jupyterlab, shared
 from helpers.engines.embedded.accounts import ROLE_OF
 from helpers.engines.embedded.layout import Layout
@@ -102,24 +102,24 @@ class EmbeddedDeployment(deployment.Deployment):
             torch=wheels.word(settings.torch, settings.torch_index),
         )
 
-    # the way out
+    # the shell and the site
 
-    def way_out(self) -> dict[str, str]:
+    def inherited_environment(self) -> dict[str, str]:
         """What is taken from the shell that started the project, and from the machine: proxies, certificates, TZ."""
         variables = {
             **shell_environment.applied(self.project.state),
-            **self._egress.environment(egress.inside(self.settings)),
+            **self._site_network.environment(site_network.inside(self.settings)),
         }
-        return variables | (egress.trust(str(self.app / jupyterlab.CERTIFICATES)) if self.certificates else {})
+        return variables | (site_network.trust(str(self.app / jupyterlab.CERTIFICATES)) if self.certificates else {})
 
     @property
-    def _egress(self) -> egress.Egress:
-        return egress.find(self.settings, shell_environment.applied(self.project.state), {})
+    def _site_network(self) -> site_network.SiteNetwork:
+        return site_network.find(self.settings, shell_environment.applied(self.project.state), {})
 
     @cached_property
     def certificates(self) -> str:
         """Their text: the services read a copy, the site's own file may be root's alone."""
-        return egress.certificates(self._egress.bundles)
+        return site_network.certificates(self._site_network.bundles)
 
     # secrets
 
@@ -144,7 +144,7 @@ class EmbeddedDeployment(deployment.Deployment):
         return digests.digest(self.project.credentials_digest(), *files)
 
 
-class Collaborator(deployment.Collaborator[EmbeddedDeployment]):
+class EmbeddedComponent(deployment.EngineComponent[EmbeddedDeployment]):
     """One concern of a deployment on this engine."""
 
     @property

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from helpers import clone, commands, database_settings
 from helpers.engines.embedded import postgres_wheels, venvs
-from helpers.engines.embedded.deployment import Collaborator
+from helpers.engines.embedded.deployment import EmbeddedComponent
 from helpers.errors import TrackbedError
 from helpers.gpu import node_types, wheels
 from helpers.service_accounts import NOTEBOOK
@@ -16,7 +16,7 @@ OWN = "embedded"  # the venv of supervisor and PostgreSQL
 SHOWN = ("mlflow", "jupyterlab", "supervisor", *postgres_wheels.WHEELS)  # by `versions`
 
 
-class Environments(Collaborator):
+class Environments(EmbeddedComponent):
     """One venv for supervisor and PostgreSQL, one for MLflow, one for JupyterLab; over that the notebook's own."""
 
     def venv(self, name: str) -> venvs.Venv:

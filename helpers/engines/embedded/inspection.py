@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from helpers import addresses, database_settings, process_table, waiting
-from helpers.engines.embedded.deployment import Collaborator, EmbeddedDeployment
+from helpers.engines.embedded.deployment import EmbeddedComponent, EmbeddedDeployment
 from helpers.engines.embedded.processes import Processes
 from helpers.engines.embedded.service_commands import ServiceCommands
 from helpers.engines.embedded.specs import GPU_MARK
@@ -23,7 +23,7 @@ ANSWER_SECONDS = 5.0  # in which a service that is well answers
 LOOK_SECONDS = 0.06  # at the kernel's list of sockets: a row can be missed while others come and go
 
 
-class Inspection(Collaborator):
+class Inspection(EmbeddedComponent):
     def __init__(self, deployment: EmbeddedDeployment, processes: Processes, commands: ServiceCommands) -> None:
         super().__init__(deployment)
         self.processes, self.commands = processes, commands

@@ -10,7 +10,7 @@ from helpers import commands, database_failures, database_settings, process_tabl
 from helpers.engines import database_roles, shared
 from helpers.engines.embedded import stale_locks
 from helpers.engines.embedded.accounts import NOTHING
-from helpers.engines.embedded.deployment import Collaborator, EmbeddedDeployment
+from helpers.engines.embedded.deployment import EmbeddedComponent, EmbeddedDeployment
 from helpers.engines.embedded.environments import OWN, Environments
 from helpers.engines.embedded.postgres_wheels import MAJOR
 from helpers.engines.embedded.processes import Processes
@@ -23,7 +23,7 @@ from helpers.services import MLFLOW, POSTGRES, ExecResult, ProgressReporter, Sta
 LEFT_SECONDS = 10.0  # in which what a killed PostgreSQL leaves behind ends by itself
 
 
-class Database(Collaborator):
+class Database(EmbeddedComponent):
     def __init__(
         self,
         deployment: EmbeddedDeployment,

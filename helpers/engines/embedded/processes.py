@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from helpers import process_table, waiting
-from helpers.engines.embedded.deployment import Collaborator, EmbeddedDeployment
+from helpers.engines.embedded.deployment import EmbeddedComponent, EmbeddedDeployment
 from helpers.engines.embedded.supervisor import Supervisor
 from helpers.engines.embedded.supervisor_config import MARK
 from helpers.errors import TrackbedError
@@ -20,7 +20,7 @@ from helpers.services import JUPYTER, MLFLOW, POSTGRES, ProgressReporter
 SERVICES = (POSTGRES, MLFLOW, JUPYTER)
 
 
-class Processes(Collaborator):
+class Processes(EmbeddedComponent):
     def __init__(self, deployment: EmbeddedDeployment) -> None:
         super().__init__(deployment)
         layout = self.layout

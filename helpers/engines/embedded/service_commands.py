@@ -9,13 +9,13 @@ from typing import IO, Any
 
 from helpers import commands
 from helpers.engines import shared, streaming
-from helpers.engines.embedded.deployment import Collaborator, EmbeddedDeployment
+from helpers.engines.embedded.deployment import EmbeddedComponent, EmbeddedDeployment
 from helpers.engines.embedded.environments import Environments
 from helpers.engines.embedded.specs import Specs
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, ExecResult
 
 
-class ServiceCommands(Collaborator):
+class ServiceCommands(EmbeddedComponent):
     def __init__(self, deployment: EmbeddedDeployment, environments: Environments, specs: Specs) -> None:
         super().__init__(deployment)
         self.environments, self.specs = environments, specs

@@ -12,7 +12,7 @@ from helpers import clone, database_settings, digests, services, urls
 from helpers.engines import jupyterlab
 from helpers.engines.embedded import launch
 from helpers.engines.embedded.accounts import ROLE_OF
-from helpers.engines.embedded.deployment import Collaborator, EmbeddedDeployment
+from helpers.engines.embedded.deployment import EmbeddedComponent, EmbeddedDeployment
 from helpers.engines.embedded.environments import OWN, Environments
 from helpers.engines.embedded.supervisor_config import Program
 from helpers.project import mlflow_jobs, remote_tracking, server_secrets
@@ -29,7 +29,7 @@ FINAL_CODES = {MLFLOW: (78,)}  # EX_CONFIG: it will not get better by being star
 START_SECONDS = {POSTGRES: 2, MLFLOW: 10, JUPYTER: 4}  # an end before that counts as a failed start
 
 
-class Specs(Collaborator):
+class Specs(EmbeddedComponent):
     def __init__(self, deployment: EmbeddedDeployment, environments: Environments) -> None:
         super().__init__(deployment)
         self.environments = environments
@@ -43,7 +43,11 @@ class Specs(Collaborator):
         return {POSTGRES: self._postgres, MLFLOW: self._mlflow, JUPYTER: self._jupyter}[service]()
 
     def _common(self, role: str) -> dict[str, str]:
-        return {"HOME": str(self.layout.accounts.home(role)), "LANG": "C.UTF-8", **self.deployment.way_out()}
+        return {
+            "HOME": str(self.layout.accounts.home(role)),
+            "LANG": "C.UTF-8",
+            **self.deployment.inherited_environment(),
+        }
 
     # PostgreSQL
 

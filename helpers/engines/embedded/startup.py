@@ -9,7 +9,7 @@ import os
 from helpers import machine_failures, safe_files
 from helpers.engines import shared
 from helpers.engines.embedded.app_files import AppFiles
-from helpers.engines.embedded.deployment import Collaborator, EmbeddedDeployment
+from helpers.engines.embedded.deployment import EmbeddedComponent, EmbeddedDeployment
 from helpers.engines.embedded.environments import Environments
 from helpers.engines.embedded.inspection import Inspection
 from helpers.engines.embedded.postgres import Database
@@ -26,7 +26,7 @@ from helpers.shell_words import account, as_root
 STOP_SECONDS = 40  # for running requests, before processes that need another group
 
 
-class Startup(Collaborator):
+class Startup(EmbeddedComponent):
     def __init__(
         self,
         deployment: EmbeddedDeployment,

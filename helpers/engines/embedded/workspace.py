@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 
 from helpers import safe_files
-from helpers.engines.embedded.deployment import Collaborator
+from helpers.engines.embedded.deployment import EmbeddedComponent
 from helpers.project import workspace_folder
 from helpers.service_accounts import NOTEBOOK
 from helpers.services import ProgressReporter
 
 
-class Workspace(Collaborator):
+class Workspace(EmbeddedComponent):
     def problem(self) -> tuple[str, str]:
         """Why the notebook could not write to it, and what to type; "" twice where nothing shows."""
         workspace, account = self.deployment.workspace, self.layout.accounts.find(NOTEBOOK)

@@ -1,4 +1,4 @@
-"""The way out of a site: its proxies and its certificates, wherever they are configured, and what stays inside."""
+"""The network of the site: its proxies and CA certificates, wherever they are configured, and what no proxy sees."""
 
 from __future__ import annotations
 
@@ -38,8 +38,11 @@ COMPLETE = 100_000  # bytes: a bundle of this size has the public authorities to
 
 
 @dataclass(frozen=True)
-class Egress:
-    """``proxies`` by upper-case name, without NO_PROXY; ``origin`` says where they stand. ``bundles``: files."""
+class SiteNetwork:
+    """What is between this machine and the internet.
+
+    ``proxies`` by upper-case name, without NO_PROXY; ``origin`` says where they stand. ``bundles``: files.
+    """
 
     proxies: Mapping[str, str] = field(default_factory=dict)
     exceptions: tuple[str, ...] = ()
@@ -54,10 +57,10 @@ class Egress:
         given = {**self.proxies, EXCEPT: ",".join(dict.fromkeys((*inside, *self.exceptions)))}
         return given | {name.lower(): value for name, value in given.items()}
 
-    def reachable_from_containers(self) -> Egress:
+    def reachable_from_containers(self) -> SiteNetwork:
         """Without proxies that listen on this machine's loopback alone: in a container that is another machine."""
         kept = {name: value for name, value in self.proxies.items() if not _is_loopback(value)}
-        return Egress(kept, self.exceptions, self.origin, self.bundles, self.bundle_origin)
+        return SiteNetwork(kept, self.exceptions, self.origin, self.bundles, self.bundle_origin)
 
     @property
     def unreachable_proxies(self) -> tuple[str, ...]:
@@ -80,7 +83,7 @@ class Egress:
 
 def find(
     settings: Settings, environ: Mapping[str, str], client: Mapping[str, str], system: str = "/etc/environment"
-) -> Egress:
+) -> SiteNetwork:
     """What is configured: the shell first, then .env, Docker's client (``client``), the system."""
     sources = (
         ("the environment", environ),
@@ -97,7 +100,7 @@ def find(
             proxies, origin = result, name
         listed = values.get(EXCEPT) or values.get(EXCEPT.lower(), "")
         exceptions += [word.strip() for word in listed.split(",") if word.strip()]
-    return Egress(proxies, tuple(dict.fromkeys(exceptions)), origin, *bundles(environ, settings.passthrough))
+    return SiteNetwork(proxies, tuple(dict.fromkeys(exceptions)), origin, *bundles(environ, settings.passthrough))
 
 
 def inside(settings: Settings) -> tuple[str, ...]:
@@ -184,6 +187,6 @@ def _is_loopback(address: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def of_machine(settings: Settings, client: Mapping[str, str]) -> Egress:
+def of_machine(settings: Settings, client: Mapping[str, str]) -> SiteNetwork:
     """As this process finds it."""
     return find(settings, os.environ, client)

@@ -7,12 +7,12 @@ from dataclasses import replace
 from functools import cached_property
 from typing import IO, Any
 
-from helpers import commands, digests, egress
+from helpers import commands, digests, site_network
 from helpers.engines import jupyterlab, shared
 from helpers.engines.docker import argv as docker_argv
 from helpers.engines.docker import notebook_image, notebook_spec
 from helpers.engines.docker.client import LABEL, DockerApi
-from helpers.engines.docker.deployment import Collaborator, DockerDeployment
+from helpers.engines.docker.deployment import DockerComponent, DockerDeployment
 from helpers.engines.docker.devices import Devices
 from helpers.engines.docker.notebook_image import NotebookImage
 from helpers.errors import TrackbedError
@@ -24,7 +24,7 @@ from helpers.settings import DEFAULT
 ENDED_FIRST = (State.RESTARTING, State.UNHEALTHY)  # a start stops such containers before it goes on
 
 
-class NotebookContainer(Collaborator):
+class NotebookContainer(DockerComponent):
     """JupyterLab as a container of the engine's API."""
 
     def __init__(self, deployment: DockerDeployment, devices: Devices) -> None:
@@ -39,9 +39,9 @@ class NotebookContainer(Collaborator):
     @cached_property
     def spec(self) -> ServiceSpec:
         """The service as data."""
-        given = self.deployment.egress.reachable_from_containers().environment(egress.inside(self.settings))
+        given = self.deployment.site_network.reachable_from_containers().environment(site_network.inside(self.settings))
         if self.deployment.certificates:
-            given |= egress.trust(f"/run/secrets/{jupyterlab.CERTIFICATES}")
+            given |= site_network.trust(f"/run/secrets/{jupyterlab.CERTIFICATES}")
         spec = notebook_spec.container_spec(
             self.deployment, self.devices.accelerator, self.image.name, self._data_mount(), given
         )

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from helpers import egress
-from helpers.egress import Egress
+from helpers import site_network
 from helpers.engines import jupyterlab
 from helpers.engines.docker import client_config, notebook_spec
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.gpu.accelerator import Accelerator
 from helpers.settings import Settings
+from helpers.site_network import SiteNetwork
 from tests.unit.fakes import deployed, project
 
 PROXY, OTHER = "http://proxy.example:3128", "http://other.example:3128"
@@ -30,14 +30,14 @@ def settings(folder: Path, dotenv: str = "", **environ: str) -> Settings:
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """No certificates of this machine's own site."""
-    monkeypatch.setattr(egress, "ANCHORS", ())
+    monkeypatch.setattr(site_network, "ANCHORS", ())
 
 
 def find(
     folder: Path, dotenv: str = "", system: str = "", client: dict[str, str] | None = None, **environ: str
-) -> Egress:
+) -> SiteNetwork:
     (folder / "environment").write_text(system)
-    return egress.find(settings(folder, dotenv), environ, client or {}, str(folder / "environment"))
+    return site_network.find(settings(folder, dotenv), environ, client or {}, str(folder / "environment"))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_what_is_inside_never_goes_through_them(tmp_path: Path) -> None:
     result = find(
         tmp_path, http_proxy=PROXY, no_proxy="10.0.0.0/8, intern.example", client={"NO_PROXY": "registry.example"}
     )
-    reported = result.environment(egress.inside(settings(tmp_path, TRACKBED_BIND_ADDRESS="127.0.0.2")))
+    reported = result.environment(site_network.inside(settings(tmp_path, TRACKBED_BIND_ADDRESS="127.0.0.2")))
     assert reported["HTTP_PROXY"] == reported["http_proxy"] == PROXY
     assert reported["NO_PROXY"] == reported["no_proxy"]
     listed = reported["NO_PROXY"].split(",")
@@ -76,7 +76,7 @@ def test_what_is_inside_never_goes_through_them(tmp_path: Path) -> None:
         "registry.example",
     } <= set(listed)
     assert find(tmp_path).environment() == {}, "no proxy, no variables"
-    assert egress.exceptions("a.example, store") == ",".join((*egress.INSIDE, "a.example"))
+    assert site_network.exceptions("a.example, store") == ",".join((*site_network.INSIDE, "a.example"))
 
 
 def test_a_proxy_of_the_loopback_is_none_for_containers(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own.write_text(pem("ours"))
     result = find(tmp_path, PIP_CERT=str(own))
     assert (result.bundles, result.bundle_origin) == ((str(own),), "PIP_CERT")
-    text = egress.certificates(result.bundles)
+    text = site_network.certificates(result.bundles)
     assert text.startswith(own.read_text()) and text.count("BEGIN CERTIFICATE") > 50, "the public ones too"
     assert find(tmp_path, dotenv=f"SSL_CERT_FILE={own}\n").bundles == (str(own),)
     assert find(tmp_path, PIP_CERT="/nowhere").bundles == ()
@@ -104,27 +104,29 @@ def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write_text(pem("stores"))
     result = find(tmp_path, PIP_CERT=str(own), AWS_CA_BUNDLE=str(store), CURL_CA_BUNDLE=str(own))
     assert (result.bundles, result.bundle_origin) == ((str(own), str(store)), "PIP_CERT, AWS_CA_BUNDLE")
-    assert egress.certificates(result.bundles).startswith(own.read_text() + store.read_text()), "both are trusted"
-    assert egress.certificates(["/nowhere"]) == ""
+    assert site_network.certificates(result.bundles).startswith(own.read_text() + store.read_text()), "both are trusted"
+    assert site_network.certificates(["/nowhere"]) == ""
 
     secret = "-----BEGIN PRIVATE KEY-----\nhush\n-----END PRIVATE KEY-----\nroot:hush\n"
     own.write_text(secret + pem("ours") + secret)
-    assert "hush" not in (text := egress.certificates(result.bundles)) and pem("ours") in text, "certificates alone"
+    assert "hush" not in (text := site_network.certificates(result.bundles)) and pem("ours") in text, (
+        "certificates alone"
+    )
     os.mkfifo(fifo := tmp_path / "fifo")
-    assert egress.certificates([str(fifo)]) == ""
+    assert site_network.certificates([str(fifo)]) == ""
 
     anchors = tmp_path / "anchors"
     anchors.mkdir()
-    monkeypatch.setattr(egress, "ANCHORS", (str(anchors),))
-    monkeypatch.setattr(egress, "SYSTEM", ("/nowhere", str(own)))
+    monkeypatch.setattr(site_network, "ANCHORS", (str(anchors),))
+    monkeypatch.setattr(site_network, "SYSTEM", ("/nowhere", str(own)))
     assert find(tmp_path).bundles == ()
     (anchors / "site.crt").touch()
     assert (find(tmp_path).bundles, find(tmp_path).bundle_origin) == ((str(own),), str(anchors))
 
 
 def test_the_notebook_is_told(tmp_path: Path) -> None:
-    reported = Egress({"HTTPS_PROXY": PROXY}).environment() | egress.trust("/run/secrets/site-ca.pem")
-    spec = notebook_spec.container_spec(deployed(settings(tmp_path)), Accelerator(), "i:1", way_out=reported)
+    reported = SiteNetwork({"HTTPS_PROXY": PROXY}).environment() | site_network.trust("/run/secrets/site-ca.pem")
+    spec = notebook_spec.container_spec(deployed(settings(tmp_path)), Accelerator(), "i:1", site=reported)
     assert spec.environment["https_proxy"] == PROXY and spec.environment["PIP_CERT"] == "/run/secrets/site-ca.pem"
 
 
@@ -140,14 +142,14 @@ def test_services_without_docker_read_a_copy(tmp_path: Path, monkeypatch: pytest
     """The site's own file may be in a folder that is closed to their accounts."""
     own = tmp_path / "site.pem"
     own.write_text(pem("ours"))
-    for name in (*egress.TRUST, "SSL_CERT_DIR"):
+    for name in (*site_network.TRUST, "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_CERT", str(own))
     monkeypatch.setenv("http_proxy", PROXY)
     engine = EmbeddedEngine(project(tmp_path))
-    reported = engine.deployment.way_out()
+    reported = engine.deployment.inherited_environment()
     copy = str(engine.deployment.app / jupyterlab.CERTIFICATES)
-    assert {reported[name] for name in egress.TRUST} == {copy}
+    assert {reported[name] for name in site_network.TRUST} == {copy}
     assert reported["http_proxy"] == PROXY and "127.0.0.1" in reported["no_proxy"].split(",")
     own.unlink()
-    assert egress.TRUST[1] not in EmbeddedEngine(project(tmp_path)).deployment.way_out()
+    assert site_network.TRUST[1] not in EmbeddedEngine(project(tmp_path)).deployment.inherited_environment()
