@@ -2,7 +2,7 @@
 
 # Nothing heavy may be imported here: it would slow down every `invoke --list`. What a task does is imported in it.
 # Behind a parameter `given` stand flags of settings (--gpu, --mlflow-port, ...): `task` of command_line.py makes them
-# from the rows of helpers/settings/model.py whose ``tasks`` name this task, and hands over what was typed.
+# from the declarations in helpers/settings/declared whose ``tasks`` name this task, and hands over what was typed.
 from __future__ import annotations
 
 from invoke.collection import Collection
@@ -17,8 +17,9 @@ BOOT = {"on_boot": "Start at boot too, with a systemd unit (embedded only): true
 STARTING = {
     **YES,
     "dry_run": "Print the plain commands that would do the same, and start nothing",
-    "name_prefix": "With --dry-run: another name and free ports, so that the script can run beside this project",
-    "adopt": "Take over existing volumes whose state folder was lost",
+    "name_prefix": "With --dry-run: prefix of the script's containers and volumes (default: the project's name), with "
+    "free ports, so that the script can run beside this project",
+    "adopt": "Take over volumes of this project's name whose state folder was lost; without this flag they are refused",
 }
 FORMAT = {"format": "Format of the output: table, json or env"}
 TABLE_OR_JSON = {"format": "Format of the output: table or json"}
@@ -182,14 +183,6 @@ def credentials_rotate(context: Context, given: Flags) -> None:
     people.rotate_credentials(given)
 
 
-@task(name="init")
-def credentials_init(context: Context, given: Flags) -> None:
-    """Prepare a bare `docker compose up`: images, volumes, secrets and compose.yaml."""
-    from helpers.cli import people
-
-    people.make_credentials(given)
-
-
 @task(
     name="create",
     help={
@@ -306,6 +299,14 @@ def version(context: Context, format: str = "table", json: bool = False) -> None
     toolkit.version(format, json)
 
 
+@task()
+def prepare(context: Context, given: Flags) -> None:
+    """Make the images, volumes and secrets that `docker compose up` needs, and start nothing. For Compose by hand."""
+    from helpers.cli import running
+
+    running.prepare(given)
+
+
 @task(help={"upgrade": "Take newer versions where requirements.in allows them, and new digests of images"})
 def lock(context: Context, upgrade: bool = False) -> None:
     """Refresh the locked requirements of the toolkit, the images and the embedded engine."""
@@ -316,12 +317,12 @@ def lock(context: Context, upgrade: bool = False) -> None:
 
 namespace = Collection(
     *(up, jupyter, down, status, logs, jupyter_url, mlflow_url, check, doctor),
-    *(env, restore, move, upgrade, usage, gc, build, version, lock),
+    *(env, restore, move, upgrade, usage, gc, build, prepare, version, lock),
 )
 # a noun that has verbs; alone it means its first
 for noun, verbs in {
     "users": (users_list, users_add, users_passwd, users_remove),
-    "credentials": (credentials_show, credentials_rotate, credentials_init),
+    "credentials": (credentials_show, credentials_rotate),
     "backup": (backup, backup_verify),
 }.items():
     group = Collection(noun)

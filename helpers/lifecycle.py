@@ -80,18 +80,18 @@ def start_at_boot(project: Project, wanted: bool) -> tuple[str, ...]:
     return select.make(project, project.state.engine).start_at_boot()
 
 
-def initialise(project: Project, progress: ProgressReporter, notice: Notice) -> Engine:
+def prepare(project: Project, progress: ProgressReporter, notice: Notice) -> Engine:
     """Everything but the start, for those who use Compose by hand: images, volumes, secrets, compose.yaml."""
     with changing(project, notice):
         engine = select.choose(project).engine
         if not engine.by_hand:
             raise TrackbedError(
-                f"credentials.init prepares a project for `docker compose`; this one is {engine.name}",
+                f"`invoke prepare` is for Compose by hand; this project is on the {engine.name} engine",
                 "`invoke up` makes what it needs by itself",
             )
         if engine.deployment.notebook_only:
             raise TrackbedError(
-                "credentials.init prepares services for `docker compose`; with TRACKING_URI there are none",
+                "`invoke prepare` makes what Compose starts; with TRACKING_URI that is nothing",
                 "`invoke up` starts the notebook",
             )
         engine.check_foreign()

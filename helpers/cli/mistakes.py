@@ -37,6 +37,8 @@ HABITS: Mapping[str, str] = {
     **dict.fromkeys(("user", "login", "logins", "adduser", "useradd"), "`invoke users.add NAME`"),
     **dict.fromkeys(("df", "du", "disk"), "`invoke usage`"),
 }
+# removed spellings, and what they are called now
+RENAMED: Mapping[str, str] = {"credentials.init": "prepare"}
 # verbs of habit, and what ours are called; the first that a noun has is meant
 VERBS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("create", "new", "make", "invite"), ("add", "create")),
@@ -77,6 +79,8 @@ def unknown_task(word: str, typed: Sequence[str], tasks: Mapping[str, TaskHelp])
     head = f"there is no task {shown(word)}."
     names = list(dict.fromkeys(name for task in tasks.values() for name in (task.name, *task.aliases, task.full)))
     folded = word.lower().replace("_", "-")
+    if new := RENAMED.get(folded):
+        return _now(new, typed, [new if one == word else one for one in typed])
     noun, *verbs = re.split(r"[.:/-]", folded)
     dotted = f"{_noun(noun, names)}.{'.'.join(verbs)}"
     if verbs and dotted.partition(".")[0] and folded not in names:
@@ -132,17 +136,19 @@ def _verb(dotted: str, names: Sequence[str]) -> str:
 
 def _renamed(task: TaskHelp, word: str, typed: Sequence[str], tasks: Mapping[str, TaskHelp]) -> SettingError | None:
     """The error for a verb that stood behind its noun before: `users add ann` is `users.add ann` now."""
-    verb = word.lstrip("-")
-    new = next((one for one in tasks.values() if f"{task.name}.{verb}" in (one.name, one.full)), None)
+    dotted = f"{task.name}.{word.lstrip('-')}"
+    new = RENAMED.get(dotted) or (dotted if any(dotted in (one.name, one.full) for one in tasks.values()) else "")
     start = next((place for place, one in enumerate(typed) if named(tasks, one) is task), None)
-    if new is None or start is None or word not in typed[start:]:
+    if not new or start is None or word not in typed[start:]:
         return None
     place = typed.index(word, start)
-    line = [*typed[:start], f"{task.name}.{verb}", *typed[start + 1 : place], *typed[place + 1 :]]
+    return _now(new, typed, [*typed[:start], new, *typed[start + 1 : place], *typed[place + 1 :]])
+
+
+def _now(task: str, typed: Sequence[str], line: Sequence[str]) -> SettingError:
+    """The error for a line that is typed in another way now."""
     before, after = (shown(shlex.join(words), 200) for words in (typed, line))
-    return SettingError(
-        f"`invoke {before}` is now `invoke {after}`.", f"`invoke --help {task.name}.{verb}` shows its flags"
-    )
+    return SettingError(f"`invoke {before}` is now `invoke {after}`.", f"`invoke --help {task}` shows its flags")
 
 
 def unknown_flag(

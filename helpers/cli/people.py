@@ -73,10 +73,3 @@ def rotate_credentials(given: Flags) -> None:
         console.notice(
             "not changed, because they were given (.env, environment or a remote tracking server): " + ", ".join(kept)
         )
-
-
-def make_credentials(given: Flags) -> None:
-    project = options.load(given)
-    with console.Progress() as progress:
-        lifecycle.initialise(project, progress, console.notice)
-    console.notice("ready for `docker compose up -d`")

@@ -1,4 +1,4 @@
-"""Start, stop, look before and prove after: up, jupyter, down, doctor, check."""
+"""Start, stop, look before and prove after: up, jupyter, prepare, down, doctor, check."""
 
 from __future__ import annotations
 
@@ -72,6 +72,13 @@ def _up(project: Project, start: Start) -> None:
             console.notice(line)
     console.notice()
     console.box(f"{view.settings.project} is ready", status.rows(project, view))
+
+
+def prepare(given: Flags) -> None:
+    project = options.load(given)
+    with console.Progress() as progress:
+        engine = lifecycle.prepare(project, progress, console.notice)
+    console.notice(f"ready for `{engine.by_hand} up -d`")
 
 
 def kept(project: Project) -> str:

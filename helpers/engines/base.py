@@ -89,7 +89,7 @@ class Engine(Protocol):
     adopts: ClassVar[bool] = False  # whether data that lost its state folder can be taken over
     can_be_public: ClassVar[bool] = False  # the notebook is kept away from what a login protects
     own_loopback: ClassVar[bool] = False  # the notebook's localhost is not the machine's
-    by_hand: ClassVar[str] = ""  # the tool that can start what `credentials.init` prepares
+    by_hand: ClassVar[str] = ""  # the tool that can start what `invoke prepare` has made
     alternative: ClassVar[str] = ""  # why to take it where another one cannot be used, as in "to run without Docker"
     lacks: ClassVar[str] = ""  # what others have and it does not, told where it is taken because they are not there
     larger_disk: ClassVar[str] = "set STATE_DIR to a folder on a larger disk"

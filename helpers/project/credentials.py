@@ -111,7 +111,7 @@ class Credentials:
         known |= {name: self.derived(name) for name in expected if name in DERIVED}
         for name in expected:
             if name not in known:
-                raise TrackbedError(f"the secret {name} is missing", "make it: `invoke credentials.init`")
+                raise TrackbedError(f"the secret {name} is missing", "make it: `invoke prepare`")
         if not expected:
             return template
         pattern = "|".join(re.escape(name) for name in expected)

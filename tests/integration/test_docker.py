@@ -214,10 +214,10 @@ def test_the_database_is_on_a_network_without_a_way_out(deployment: Clone) -> No
     ).returncode
 
 
-def test_prepared_by_credentials_init_and_started_by_compose(clone_factory: Callable[..., Clone]) -> None:
+def test_prepared_by_hand_and_started_by_compose(clone_factory: Callable[..., Clone]) -> None:
     require_docker()
     clone = clone_factory("docker")
-    done = clone.invoke("credentials.init", timeout=900)
+    done = clone.invoke("prepare", timeout=900)
     assert done.returncode == 0 and "docker compose up -d" in done.stderr, done.stderr
     assert not inspection.containers(clone) and not done.stdout
     assert (clone.folder / ".trackbed.env").stat().st_mode & 0o077 == 0 and not (clone.folder / ".env").exists()

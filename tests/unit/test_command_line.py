@@ -153,7 +153,8 @@ def test_what_is_right_goes_to_invoke(monkeypatch: pytest.MonkeyPatch, line: str
         ("users add ann --role=admin", "users.add ann --role=admin"),
         ("credentials rotate", "credentials.rotate"),
         ("credentials rotate --project=two", "credentials.rotate --project=two"),
-        ("credentials --init", "credentials.init"),
+        ("credentials --init", "prepare"),
+        ("credentials.init --project=two", "prepare --project=two"),
         ("status credentials rotate", "status credentials.rotate"),
         ("backup verify /mnt/b --repair", "backup.verify /mnt/b --repair"),
         ("backup create --to=/mnt/b/", "backup.create --to=/mnt/b/"),
@@ -193,10 +194,12 @@ def test_help_of_a_noun_s_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "See also:" in printed
 
 
-def test_every_setting_stands_in_a_section_of_the_help() -> None:
-    sorted_in = {name for names in pages.SECTIONS.values() for name in names}
-    flags = {flag.name for one in command_line.known(tasks.namespace).values() for flag in one.flags}
-    assert {option.removeprefix("--") for option in BY_OPTION} & flags <= sorted_in
+def test_flags_of_settings_stand_under_their_themes() -> None:
+    assert set(pages.STARTING) <= {flag.name for flag in KNOWN["up"].flags}
+    for one in KNOWN.values():
+        headings = [line.rstrip(":") for line in pages.task_help(one, KNOWN, 100) if line.rstrip(":") in pages.SECTIONS]
+        flags = [BY_OPTION[flag.option] for flag in one.flags if flag.option in BY_OPTION]
+        assert headings == [title for title in pages.SECTIONS if any(row.theme == title for row in flags)]
 
 
 def test_a_word_that_may_be_left_out() -> None:
@@ -242,8 +245,6 @@ def test_every_task_is_in_a_group_and_every_flag_has_help() -> None:
     assert {name for names in pages.GROUPS.values() for name in names} == KNOWN.keys()
     for task in KNOWN.values():
         assert all(flag.help for flag in task.flags), task.name
-    flags = {flag.name for task in KNOWN.values() for flag in task.flags}
-    assert {name for names in pages.SECTIONS.values() for name in names} <= flags
 
 
 def test_examples_and_advice_can_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:

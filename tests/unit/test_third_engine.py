@@ -189,7 +189,7 @@ def test_what_it_cannot_do_is_refused_by_its_name(one: Project, tmp_path: Path, 
         elif asked == "adopt":
             start.bring_up(one, Silent(), lambda line: None, adopt=True)
         else:
-            lifecycle.initialise(one, Silent(), lambda line: None)
+            lifecycle.prepare(one, Silent(), lambda line: None)
 
 
 def test_the_clone_is_about_the_last_up_also_where_that_changed_nothing(up: Project) -> None:
