@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from helpers.settings.model import BY_OPTION
+from helpers.settings.model import BY_OPTION, THEMES
 
 
 @dataclass(frozen=True)
@@ -81,40 +81,14 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "users.remove",
         "credentials",
         "credentials.rotate",
-        "credentials.init",
     ),
     "Other machines": ("env", "jupyter"),
-    "Trackbed": ("build", "lock", "version"),
+    "Trackbed": ("build", "prepare", "lock", "version"),
 }
-# flags of a task in the order in which somebody would look for them; what is named nowhere comes first
-SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "Notebook": ("gpu", "devices", "torch", "data-volume", "cull-idle", "env", "volume", "workspace", "jupyter-port"),
-    "Tracking server": (
-        "mlflow-port",
-        "local-access",
-        "mlflow-fast-path",
-        "mlflow-jobs",
-        "object-store",
-        "s3-port",
-        "s3-console-port",
-        "s3-bucket",
-    ),
-    "Other machines": (
-        "public",
-        "domain",
-        "certificates",
-        "http-port",
-        "https-port",
-        "public-s3",
-        "bind-address",
-        "public-address",
-        "tracking-uri",
-        "tracking-username",
-        "tracking-ca",
-    ),
-    "Engine and start": ("engine", "ready-timeout", "on-boot", "adopt", "dry-run", "name-prefix"),
-    "Project": ("project", "state-dir"),
-}
+# flags of settings stand under their themes, the project's last
+SECTIONS = (*THEMES[1:], THEMES[0])
+# flags that are no settings and stand with the engine's
+STARTING = ("on-boot", "adopt", "dry-run", "name-prefix")
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "up": ("up", "up --gpu=none --mlflow-port=8001", "up --public --domain=lab.example.org", "up --dry-run"),
     "down": ("down", "down --delete-data"),
@@ -192,13 +166,10 @@ def task_help(task: TaskHelp, tasks: Mapping[str, TaskHelp], width: int) -> list
 
 def _sections(task: TaskHelp) -> dict[str, list[Flag]]:
     """The task's flags in the sections of its help; "" is the first."""
-    places = {name: title for title, names in SECTIONS.items() for name in names}
     sections: dict[str, list[Flag]] = {"": [], **{title: [] for title in SECTIONS}}
     for flag in task.flags:
-        sections["" if flag.word else places.get(flag.name, "")].append(flag)
-    for title, flags in sections.items():
-        order = SECTIONS.get(title, ())
-        flags.sort(key=lambda flag: order.index(flag.name) if flag.name in order else 0)
+        row = None if flag.word else BY_OPTION.get(flag.option)
+        sections[row.theme if row else THEMES[0] if flag.name in STARTING else ""].append(flag)
     return sections
 
 

@@ -1,4 +1,4 @@
-"""Settings: declared in model.py, found in sources.py, joined and checked in resolved.py.
+"""Settings: declared in declared/, listed in model.py, found in sources.py, joined and checked in resolved.py.
 
 What is imported from here is loaded when it is asked for: the flags of `invoke --list` need the declarations alone.
 """
@@ -7,13 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from helpers.settings.model import BY_NAME, BY_OPTION, TABLE, Setting
+    from helpers.settings.declaration import Setting
+    from helpers.settings.model import BY_NAME, BY_OPTION, TABLE
     from helpers.settings.reference import example
     from helpers.settings.resolved import FOUND_ADDRESS, Settings, default_state_dir
     from helpers.settings.sources import DEFAULT, FOREIGN, LAST_UP, OTHER_NAMES, PREFIX, RESERVED
 
 _HOME = {
-    **dict.fromkeys(("BY_NAME", "BY_OPTION", "TABLE", "Setting"), "model"),
+    "Setting": "declaration",
+    **dict.fromkeys(("BY_NAME", "BY_OPTION", "TABLE"), "model"),
     "example": "reference",
     **dict.fromkeys(("FOUND_ADDRESS", "Settings", "default_state_dir"), "resolved"),
     **dict.fromkeys(("DEFAULT", "FOREIGN", "LAST_UP", "OTHER_NAMES", "PREFIX", "RESERVED"), "sources"),

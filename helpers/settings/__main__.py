@@ -1,4 +1,4 @@
-"""`python -m helpers.settings > .env.example`; with the settings page's name it puts the table into that page."""
+"""`python -m helpers.settings > .env.example`; with the settings page's name it puts the tables into that page."""
 
 import sys
 from pathlib import Path

@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Mapping
 from inspect import Parameter
 
-from helpers.settings.model import EVERY, TABLE, Setting
+from helpers.settings.declaration import EVERY, Setting
+from helpers.settings.model import TABLE
 
 Flags = dict[str, str | None]  # by the flag's name as in mlflow_port; None: not given
 

@@ -1,12 +1,13 @@
-"""What is written about settings, from their declarations: ``.env.example``, the table of docs/settings.md."""
+"""What is written about settings, from their declarations: ``.env.example``, the tables of docs/settings.md."""
 
 from __future__ import annotations
 
 import re
 
 from helpers import references
+from helpers.settings.declaration import EVERY, Setting
 from helpers.settings.flags import meaning
-from helpers.settings.model import EVERY, TABLE, Setting
+from helpers.settings.model import TABLE, THEMES
 
 BEGIN, END = "<!-- settings: made from their declarations -->", "<!-- end -->"
 # where a setting means something: words of `only`
@@ -29,9 +30,15 @@ def example() -> str:
         "# Flags (--mlflow-port=8001) and the environment (TRACKBED_MLFLOW_PORT=8001) win over .env.",
         "# Secrets make it a private file: chmod 600 .env",
     ]
-    for setting in TABLE:
-        lines += ["", f"# {meaning(setting)}", f"# ({setting.allowed})", f"#{setting.name}={setting.default}"]
+    for theme in THEMES:
+        lines += ["", f"# ---- {theme} ----"]
+        for setting in _of(theme):
+            lines += ["", f"# {meaning(setting)}", f"# ({setting.allowed})", f"#{setting.name}={setting.default}"]
     return "\n".join(lines) + "\n"
+
+
+def _of(theme: str) -> list[Setting]:
+    return [row for row in TABLE if row.theme == theme]
 
 
 def _flag(row: Setting) -> str:
@@ -41,19 +48,22 @@ def _flag(row: Setting) -> str:
     return f"`{row.option}`" + (f" (also: {', '.join(others)})" if others else "")
 
 
-def table() -> str:
-    """Every setting as a table of Markdown."""
-    lines = ["| setting | default | flag of `up` | meaning | only with |", "|---|---|---|---|---|"]
-    for row in TABLE:
-        default = "" if not row.default else f"`{references.without_digest(row.default)}`"
-        only = ", ".join(WHERE[word] for word in row.only if word in WHERE)
-        lines.append(f"| `{row.name}` | {default} | {_flag(row)} | {row.help} | {only} |")
+def tables() -> str:
+    """Every setting in a table of Markdown, one for each theme."""
+    lines: list[str] = []
+    for theme in THEMES:
+        lines += ["", f"### {theme}", ""]
+        lines += ["| setting | default | flag of `up` | meaning | only with |", "|---|---|---|---|---|"]
+        for row in _of(theme):
+            default = "" if not row.default else f"`{references.without_digest(row.default)}`"
+            only = ", ".join(WHERE[word] for word in row.only if word in WHERE)
+            lines.append(f"| `{row.name}` | {default} | {_flag(row)} | {row.help} | {only} |")
     return "\n".join(lines)
 
 
 def page(text: str) -> str:
-    """The settings page with its table as it has to be."""
+    """The settings page with its tables as they have to be."""
     match = re.search(f"{BEGIN}\n.*?{END}\n", text, re.DOTALL)
     if match is None:
         raise ValueError(f"the page has no place between {BEGIN} and {END}")
-    return f"{text[: match.start()]}{BEGIN}\n{table()}\n{END}\n{text[match.end() :]}"
+    return f"{text[: match.start()]}{BEGIN}\n{tables()}\n\n{END}\n{text[match.end() :]}"

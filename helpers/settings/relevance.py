@@ -11,7 +11,8 @@ from typing import ClassVar, Protocol
 
 from helpers.errors import SettingError
 from helpers.gpu import accelerator, node_types
-from helpers.settings.model import BY_NAME, TABLE, Setting
+from helpers.settings.declaration import Setting
+from helpers.settings.model import BY_NAME, TABLE
 from helpers.settings.resolved import Settings
 from helpers.settings.sources import DEFAULT, LAST_UP
 

@@ -18,7 +18,8 @@ import platformdirs
 
 from helpers.errors import SettingError
 from helpers.settings import dotenv, generated, sources
-from helpers.settings.model import BY_NAME, TABLE, Declared, Setting
+from helpers.settings.declaration import Setting
+from helpers.settings.model import BY_NAME, TABLE, Declared
 from helpers.settings.parsers import LOOPBACK, ParseContext
 from helpers.settings.sources import CHOSEN, DEFAULT, FOREIGN, LAST_UP, Value, error, named, parse
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from helpers.errors import SettingError
+from helpers.settings.declaration import Setting
 from helpers.settings.dotenv import Entry, EnvFile
-from helpers.settings.model import BY_NAME, BY_OPTION, Setting
+from helpers.settings.model import BY_NAME, BY_OPTION
 from helpers.settings.parsers import InvalidValue, ParseContext
 from helpers.suggestions import did_you_mean, nearest, shown
 

@@ -52,7 +52,11 @@ def flags_of(place: str, text: str) -> list[str]:
     """The flags that a text shows to a user."""
     if FLAG.match(text.lstrip(" \\\n")) and place.split(":")[0].endswith(PIECES):
         return []
-    if re.fullmatch(FLAG.pattern + r"(=\S*)?", text) and place.startswith("helpers/") and "settings/model" not in place:
+    if (
+        re.fullmatch(FLAG.pattern + r"(=\S*)?", text)
+        and place.startswith("helpers/")
+        and "settings/declared" not in place
+    ):
         return []  # a word of an argument list
     return [item.group() for item in FLAG.finditer(text) if not OTHERS.search(text[: item.start()])]
 
