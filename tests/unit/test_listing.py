@@ -16,7 +16,8 @@ DECLARATIONS = {
     "helpers.cli",
     "helpers.cli.help",
     "helpers.settings",
-    *(f"helpers.settings.{name}" for name in ("flags", "model", "kinds", "parsers")),
+    *(f"helpers.settings.{name}" for name in ("flags", "model", "declaration", "declared", "kinds", "parsers")),
+    *(f"helpers.settings.declared.{path.stem}" for path in (ROOT / "helpers" / "settings" / "declared").glob("*.py")),
     *(f"helpers.{name}" for name in ("gpu", "gpu.node_types", "references", "errors", "suggestions")),
 }
 

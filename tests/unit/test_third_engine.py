@@ -174,7 +174,7 @@ def test_backup(up: Project, tmp_path: Path) -> None:
     [
         ("adopt", "--adopt has no effect on the memory engine"),
         ("public", "PUBLIC=true needs the docker engine, this is memory"),
-        ("init", "this one is memory"),
+        ("init", "this project is on the memory engine"),
     ],
 )
 def test_what_it_cannot_do_is_refused_by_its_name(one: Project, tmp_path: Path, asked: str, words: str) -> None:
