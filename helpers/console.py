@@ -79,28 +79,19 @@ def as_env(data: Iterable[tuple[str, object]]) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
-    """A table on stdout; plain aligned columns where stdout is no terminal. URLs are never cut: where they do not fit,
-    each row is a few lines below its first cell."""
+    """A table on stdout; plain aligned columns where stdout is no terminal. URLs are never cut: where they do not fit
+    beside each other, they lie below each other, and where that does not fit, each row is a few lines below its first
+    cell."""
     listed = [tuple(visible(cell) for cell in row) for row in rows]
-    if "URL" in columns and (limit := width()) and any(_least(columns, row) > limit for row in listed):
-        for first, *rest in listed:
-            value(first)
-            for cell in filter(None, rest):
-                for line in cell.split("  "):
-                    value(f"  {line}")
-        return
+    drawn = listed
+    if "URL" in columns and (limit := width()) and _least(columns, listed) > limit:
+        place = columns.index("URL")
+        drawn = [(*row[:place], row[place].replace("  ", "\n"), *row[place + 1 :]) for row in listed]
+        if not sys.stdout.isatty() or _least(columns, drawn) > limit:
+            _print_rows(listed)
+            return
     if sys.stdout.isatty():
-        from rich.box import SIMPLE_HEAD
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        drawn = Table(title=title or None, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
-        for column in columns:
-            drawn.add_column(column, overflow="fold", no_wrap=column in ("URL", "service"))
-        for row in listed:
-            drawn.add_row(*(Text(cell, style=_style(cell)) for cell in row))
-        Console(file=sys.stdout, highlight=False, soft_wrap=False).print(drawn)
+        _draw_table(columns, drawn, title)
         return
     widths = [max(len(str(row[i])) for row in [tuple(columns), *listed]) for i in range(len(columns))]
     if title:
@@ -109,12 +100,36 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
         value("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _least(columns: Sequence[str], row: Sequence[str]) -> int:
-    """Columns that a row needs with its words folded, its URLs and first cell whole."""
+def _print_rows(rows: Iterable[Sequence[str]]) -> None:
+    for first, *rest in rows:
+        value(first)
+        for cell in filter(None, rest):
+            for line in cell.split("  "):
+                value(f"  {line}")
+
+
+def _draw_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(title=title or None, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for column in columns:
+        drawn.add_column(column, overflow="fold", no_wrap=column in ("URL", "service"))
+    for row in rows:
+        drawn.add_row(*(Text(cell, style=_style(cell)) for cell in row))
+    Console(file=sys.stdout, highlight=False, soft_wrap=False).print(drawn)
+
+
+def _least(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Columns that the table needs with its words folded, the lines of its URLs and its first cells whole."""
     kept = {0, columns.index("URL")}
-    return sum(
-        (len(cell) if place in kept else max(map(len, [*cell.split(), ""]))) + 2 for place, cell in enumerate(row)
-    )
+    longest = [
+        max(len(piece) for row in (columns, *rows) for piece in (row[i].split("\n") if i in kept else row[i].split()))
+        for i in range(len(columns))
+    ]
+    return sum(longest) + 3 * len(columns) - 1  # a gap of 3 columns, and one at each side
 
 
 def width() -> int:

@@ -170,6 +170,28 @@ def test_a_table_with_urls_becomes_lines_where_it_does_not_fit(
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+@pytest.mark.parametrize(("port", "columns", "store"), [(9000, 82, 1), (9000, 80, 1), (23803, 80, 2), (9000, 60, 2)])
+def test_a_table_of_a_terminal_breaks_no_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], port: int, columns: int, store: int
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    urls = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}"
+    rows = [
+        ("postgres", "PostgreSQL", "ready", ""),
+        ("store", "VersityGW", "ready", "  ".join(urls)),
+        ("store-sync", "object store's sync", "ready", ""),
+        ("jupyter", "JupyterLab", "ready", "http://127.0.0.1:8888/lab"),
+    ]
+    console.table(("service", "what", "state", "URL"), rows)
+    shown = console.COLOUR.sub("", capsys.readouterr().out)
+    lines = [line.rstrip() for line in shown.splitlines()]
+    assert max(map(len, lines)) <= columns
+    words = shown.split()
+    assert {"PostgreSQL", "VersityGW", "JupyterLab", *urls} <= set(words)
+    assert sum("http://127.0.0.1:9" in line or "http://127.0.0.1:2" in line for line in lines) == store
+
+
 def test_a_line_to_type_works_in_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from helpers import clone, invocations
 
