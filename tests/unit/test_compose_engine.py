@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socketserver
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from helpers.engines.docker.engine import DockerEngine
 from helpers.errors import Interrupted, ServiceFailed, TrackbedError
 from helpers.findings import Level
 from helpers.gpu import probe
+from helpers.project import access
 from tests.unit.fakes import Silent, deployed, project
 from tests.unit.test_ports import Busy
 
@@ -546,6 +548,25 @@ def test_what_is_foreign_is_refused(
         engine_with(tmp_path, containers, volumes).check_foreign()
     assert message in caught.value.message
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("person", "name"),
+    [
+        ("ada", "trackbed-ada"),
+        ("Ada B.", "trackbed-ada-b"),
+        ("x" * 90, f"trackbed-{'x' * 20}"),
+        ("", "trackbed-[0-9]+"),
+    ],
+)
+def test_another_persons_project_is_left_alone_before_a_lost_one_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, person: str, name: str
+) -> None:
+    monkeypatch.setattr(access, "person", lambda: person)
+    volumes = {"trackbed_postgres": {f"{LABEL}.instance": "theirs" * 6}}
+    with pytest.raises(TrackbedError) as caught:
+        engine_with(tmp_path, [], volumes).check_foreign()
+    assert re.search(rf"`invoke up --project={name}`.*`invoke up --adopt`", caught.value.hint)
 
 
 @pytest.mark.parametrize(

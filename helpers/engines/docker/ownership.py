@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
+
 from helpers.engines.docker.client import LABEL
 from helpers.engines.docker.containers import Containers
 from helpers.engines.docker.deployment import DockerDeployment
 from helpers.errors import TrackbedError
+from helpers.project import access
 from helpers.suggestions import shown
 
 
@@ -56,6 +60,12 @@ def _check_volumes(deployment: DockerDeployment) -> None:
             )
         raise TrackbedError(
             f"volume {name} belongs to another Trackbed project (instance {owner[:8]}, this one is {instance[:8]})",
-            "if it is yours and its state folder was lost: `invoke up --adopt`; "
-            "otherwise choose another name with --project=NAME",
+            f"if it is another person's: `invoke up --project={_own_name(deployment)}`; "
+            "if it is yours and its state folder was lost: `invoke up --adopt`",
         )
+
+
+def _own_name(deployment: DockerDeployment) -> str:
+    """A name for a project of who runs this, on an engine that several people share."""
+    person = re.sub(r"[^a-z0-9_-]+", "-", access.person().lower()).strip("-_") or str(os.getuid())
+    return f"{deployment.settings.project[: 39 - len(person[:20])]}-{person[:20]}"
