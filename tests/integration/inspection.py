@@ -17,6 +17,9 @@ from tests.conftest import Clone
 
 DIRECT = build_opener(ProxyHandler({}))
 MARK = "TRACKBED_INSTANCE_OF_PROCESS"
+# Seconds. What an honest step may take where other suites run beside this one, on two processors; it takes a few where
+# nothing else runs, so a test that waits for this long in vain has found something.
+PATIENCE = 300
 
 
 def run(*argv: str, stdin: str = "", timeout: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:

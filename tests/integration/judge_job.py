@@ -1,4 +1,4 @@
-"""A judge as a person runs it from MLflow's page: `judge_job.py MODEL_ADDRESS`; prints what became of it as JSON.
+"""A judge as a person runs it from MLflow's page: `judge_job.py MODEL_ADDRESS SECONDS`; prints what became of it as JSON.
 
 The tracking server and its token come from the environment, as `invoke status --format=env` prints them.
 """
@@ -17,6 +17,7 @@ import requests
 
 SERVER = os.environ["MLFLOW_TRACKING_URI"].rstrip("/")
 API, PAGE = f"{SERVER}/api/3.0/mlflow", f"{SERVER}/ajax-api/3.0/mlflow"
+PATIENCE = float(sys.argv[2])  # seconds that one job, or one answer, may take
 session = requests.Session()
 session.trust_env = False
 if "MLFLOW_TRACKING_TOKEN" in os.environ:
@@ -24,20 +25,20 @@ if "MLFLOW_TRACKING_TOKEN" in os.environ:
 
 
 def ask(method: str, url: str, body: Any = None) -> Any:
-    answer = session.request(method, url, json=body, timeout=60)
+    answer = session.request(method, url, json=body, timeout=PATIENCE)
     if answer.status_code != 200:
         raise SystemExit(f"{method} {url}: {answer.status_code} {answer.text[:500]}")
     return answer.json()
 
 
 def done(job: str) -> Any:
-    end = time.monotonic() + 120
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         found = ask("GET", f"{PAGE}/jobs/{job}")
         if found["status"] not in ("JobStatus.PENDING", "JobStatus.RUNNING", "PENDING", "RUNNING"):
             return found
         time.sleep(0.5)
-    raise SystemExit(f"the job did not end: {found}")
+    raise SystemExit(f"the job did not end within {PATIENCE:.0f} s: {found}")
 
 
 def assessments(trace: str) -> list[Any]:
@@ -132,7 +133,7 @@ result["past the gateway"] = json.dumps(done(started["jobs"][0]["job_id"]))
 # the model itself is called for the server's own jobs only
 direct = session.post(
     f"{SERVER}/gateway/mlflow/v1/chat/completions",
-    timeout=60,
+    timeout=PATIENCE,
     json={"model": f"endpoint-{name}", "messages": [{"role": "user", "content": "hello"}]},
 )
 result["direct"] = [direct.status_code, direct.text[:200]]
@@ -144,7 +145,7 @@ if "--automatic" in sys.argv:
         span.set_inputs({"question": "c"})
         span.set_outputs("c!")
     mlflow.flush_trace_async_logging()
-    end = time.monotonic() + 240
+    end = time.monotonic() + PATIENCE
     while not assessments(span.trace_id) and time.monotonic() < end:
         time.sleep(2)
     result["automatic"] = assessments(span.trace_id)

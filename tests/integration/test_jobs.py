@@ -67,14 +67,20 @@ def job_processes(clone: Clone) -> dict[int, str]:
     return {pid: name for pid in inspection.processes(clone) for name in words if name in inspection.command(pid)}
 
 
+def said(clone: Clone) -> str:
+    """The server's last words, the job runner's among them."""
+    return clone.invoke("logs", "mlflow", "--tail=60").stdout
+
+
 def until(clone: Clone, condition: Callable[[dict[int, str]], bool]) -> dict[int, str]:
-    end = time.monotonic() + 60
+    end = time.monotonic() + inspection.PATIENCE
     while not condition(result := job_processes(clone)):
-        assert time.monotonic() < end, result
+        assert time.monotonic() < end, f"{result}\n{said(clone)}"
         time.sleep(0.2)
     return result
 
 
+@pytest.mark.timeout(6 * inspection.PATIENCE)
 def test_a_judge_and_an_evaluation_run_on_the_server(clone_factory: Callable[..., Clone], model: str) -> None:
     clone = clone_factory("embedded")
     clone.environment |= {"TRACKBED_LOCAL_ACCESS": "token", "TRACKBED_MLFLOW_JOBS_MODELS": "any"}
@@ -82,14 +88,25 @@ def test_a_judge_and_an_evaluation_run_on_the_server(clone_factory: Callable[...
     assert done.returncode == 0, done.stderr
     reported = dict(word.split("=", 1) for word in shlex.split(clone.value("status", "--format=env")) if "=" in word)
     python = inspection.mlflow_python(clone)[0]
-    result = json.loads(
-        inspection.output(
-            python, str(SCRIPT), model, timeout=400, env={**os.environ, **reported, "MLFLOW_DISABLE_TELEMETRY": "true"}
-        ).splitlines()[-1]
+    done = inspection.run(
+        python,
+        str(SCRIPT),
+        model,
+        str(inspection.PATIENCE),
+        timeout=4 * inspection.PATIENCE,  # three jobs
+        env={**os.environ, **reported, "MLFLOW_DISABLE_TELEMETRY": "true"},
     )
-    assert result["judge"]["status"] == "SUCCEEDED" and result["judged"] == [["good", True, None]]
-    assert result["evaluation"]["status"] == "SUCCEEDED" and result["evaluated"] == [["good", True, None]]
-    assert result["run"] == ["FINISHED", {"good/mean": 1.0}]
+    assert done.returncode == 0, f"{done.stderr}\n{said(clone)}"
+    result = json.loads(done.stdout.splitlines()[-1])
+    answers = {name: result[name] for name in ("judged", "evaluated", "run")}
+    assert (result["judge"]["status"], result["evaluation"]["status"]) == ("SUCCEEDED", "SUCCEEDED"), (
+        f"{result}\n{said(clone)}"
+    )
+    assert answers == {
+        "judged": [["good", True, None]],
+        "evaluated": [["good", True, None]],
+        "run": ["FINISHED", {"good/mean": 1.0}],
+    }, f"{result}\n{said(clone)}"
     assert asked and set(asked) == {("/v1/chat/completions", "Bearer of-the-test")}
     assert "choose gateway:/ENDPOINT" in result["past the gateway"]
     assert result["direct"][0] == 404 and "switched off in Trackbed" in result["direct"][1]
@@ -103,4 +120,4 @@ def test_a_judge_and_an_evaluation_run_on_the_server(clone_factory: Callable[...
     os.kill(server, signal.SIGKILL)  # nobody is told; the next server has jobs of its own
     until(clone, lambda found: len(found) == 3 and not found.keys() & running.keys())
     done = clone.invoke("down")
-    assert done.returncode == 0 and not job_processes(clone), done.stderr
+    assert done.returncode == 0 and not job_processes(clone), f"{done.stderr}\n{job_processes(clone)}"

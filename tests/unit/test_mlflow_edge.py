@@ -456,6 +456,30 @@ def test_plain_bodies_are_bounded_by_what_they_say_and_by_what_comes(app: App, i
     assert answer.status == 413 and b"as artifacts" in answer.body
 
 
+@pytest.mark.parametrize("part", ["{},", "[],", "[{}],", "1.5,", '"a":1,', '"a,b",'])
+@pytest.mark.parametrize("path", [SEARCH, "/api/3.0/mlflow/datasets/d-1/records"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_json_of_very_many_values_is_refused(app: App, path: str, part: str, chunked: bool) -> None:
+    """32 MiB of them took a worker seconds and a gigabyte, and all its other requests waited."""
+    few = part.encode() * (body_limits.MOST_SIGNS // sum(map(part.count, "{[:,")))
+    for body, status in (([few[:-100], few[-100:]], 200), ([few, b"{},{}"], 413)):
+        length = {"transfer_encoding": "chunked"} if chunked else {"content_length": str(len(b"".join(body)))}
+        answer = asgi.ask(app, path, "POST", body=body, **length)
+        assert answer.status == status
+    assert b"Send less at once" in answer.body
+
+
+def test_traces_as_json_of_very_many_values_are_refused(app: App) -> None:
+    body = b"[]," * body_limits.MOST_SIGNS
+    answer = asgi.ask(app, TRACES, "POST", body=body, content_length=str(len(body)), content_type="application/json")
+    assert answer.status == 413
+
+
+def test_a_file_is_no_json(app: App) -> None:
+    body = b"," * (body_limits.MOST_SIGNS + 1)
+    assert asgi.ask(app, body_limits.FILE, "POST", body=body, content_length=str(len(body))).body == body
+
+
 def test_artifacts_are_as_long_as_they_are(app: App, small: int) -> None:
     for path in body_limits.STREAMED:
         answer = asgi.ask(

@@ -12,6 +12,10 @@ from trackbed_mlflow.edge.access_token import Receive, Scope
 LIMIT = 32 << 20  # bytes; MLflow's own largest request, a page's upload, has 10 MiB. JSON takes 25 times as much memory
 TRACES = "/v1/traces"  # the only address that unpacks what it gets
 STREAMED = ("/api/2.0/mlflow-artifacts/artifacts/", "/ajax-api/2.0/mlflow-artifacts/artifacts/")  # as long as they are
+FILE = "/ajax-api/2.0/mlflow/upload-artifact"  # its body is no JSON
+# What of JSON there may be: 32 MiB hold ten times as much, and while Python makes its values, seconds long and of a
+# gigabyte, no other request of the worker goes on. In text they count too: telling strings apart takes as long.
+SIGNS, MOST_SIGNS = (b"{", b"[", b":", b","), 2_000_000
 UNKNOWN_ENCODING = (415, "Content-Encoding may be gzip or deflate")
 TWO_KINDS = (400, "A request has one Content-Type")
 DAMAGED = (400, "The body is not what its Content-Encoding says")
@@ -20,6 +24,10 @@ CHUNK = 1 << 20
 
 LONG_QUERY = (413, f"A GraphQL request may have {graphql_limits.BODY >> 20} MiB")
 TOO_LARGE = (413, f"A request may have {LIMIT >> 20} MiB, also unpacked. Send less at once; files go as artifacts")
+TOO_DENSE = (
+    413,
+    f"A request may have {MOST_SIGNS:,} commas, colons and opening brackets. Send less at once; files go as artifacts",
+)
 TOO_MANY = (413, f"A request may have {span_limits.SPANS} spans. Send fewer at once")
 
 
@@ -99,7 +107,9 @@ def bounded(scope: Scope, receive: Receive) -> Receive | None:
             raise Refused(LONG_QUERY)
         return _counted(receive, _query) if chunked else None
     if scope["path"] != TRACES:
-        return _counted(receive, _whole) if chunked else None
+        if not chunked and length <= span_limits.SMALL:
+            return None
+        return _counted(receive, _whole, None if scope["path"] == FILE else _check_json)
     if len(kinds) > 1:  # MLflow reads one of them
         raise Refused(TWO_KINDS)
     encodings = [word for word in encodings if word not in ("", "identity")]
@@ -107,7 +117,7 @@ def bounded(scope: Scope, receive: Receive) -> Receive | None:
         return None
     is_json = bool(kinds) and kinds[0].split(b";")[0].strip() == b"application/json"  # as MLflow reads it
     if not encodings:
-        return _counted(receive, _whole, lambda body: _check(body, is_json))
+        return _counted(receive, _whole, lambda body: _check_spans(body, is_json))
     if len(encodings) > 1 or encodings[0] not in ("gzip", "deflate"):
         raise Refused(UNKNOWN_ENCODING)
     unpacker = Unpacker(encodings[0])
@@ -117,7 +127,7 @@ def bounded(scope: Scope, receive: Receive) -> Receive | None:
 
     def end(body: bytes) -> None:
         unpacker.end()
-        _check(body, is_json)
+        _check_spans(body, is_json)
 
     return _counted(receive, unpacker.feed, end)
 
@@ -134,7 +144,14 @@ def _query(data: bytes, room: int) -> bytes:
     return data
 
 
-def _check(body: bytes, is_json: bool) -> None:
+def _check_json(body: bytes) -> None:
+    if len(body) > span_limits.SMALL and sum(map(body.count, SIGNS)) > MOST_SIGNS:
+        raise Refused(TOO_DENSE)
+
+
+def _check_spans(body: bytes, is_json: bool) -> None:
+    if is_json:
+        _check_json(body)
     if span_limits.too_many(body, is_json):
         raise Refused(TOO_MANY)
 
