@@ -77,13 +77,14 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "."})
-    session.run("yamllint", "--strict", "docker", ".yamllint.yaml")
+    session.run("yamllint", "--strict", "docker", "tests/environment", ".yamllint.yaml")
     session.run("hadolint", *found("docker/*/Dockerfile", "tests/environment/images/*/Dockerfile"))
     session.run(
         "shellcheck",
         *found(
             "tests/environment/*.sh",
             "tests/environment/images/*/*.sh",
+            "tests/environment/kubernetes/*.sh",
             "docker/*/startup/*.sh",
             "docker/*/startup/*.bashrc",
             "docker/*/image/*.sh",
@@ -144,6 +145,12 @@ def browser(session: nox.Session) -> None:
             session.error("TRACKBED_REQUIRE_BROWSER=1, but no Chromium is installed (Debian: chromium)")
         session.skip("NOT TESTED: no Chromium on this machine (Debian: apt install chromium)")
     suite(session, "browser")
+
+
+@nox.session(allow_parallel=True, tags=FULL)
+def kubernetes(session: nox.Session) -> None:
+    """The tasks on a real cluster of two nodes, which it starts: needs root, Linux and Docker, else skipped loudly."""
+    suite(session, "kubernetes", codes=chosen(session))
 
 
 @nox.session(tags=FULL)

@@ -115,6 +115,16 @@ def command(pid: int) -> str:
         return ""
 
 
+def kubectl(clone: Clone, *words: str) -> str:
+    """The stdout of kubectl in the project's namespace, as whose KUBECONFIG the tests have."""
+    return output("kubectl", f"--namespace={clone.project}", *words)
+
+
+def workload(service: str) -> str:
+    """What runs a service of the kubernetes engine."""
+    return f"deployment/{service}" if service == "mlflow" else f"statefulset/{service}"
+
+
 def container(clone: Clone, service: str) -> str:
     return f"{clone.project}-jupyter" if service == "jupyter" else f"{clone.project}-{service}-1"
 
@@ -141,12 +151,20 @@ def identities(clone: Clone) -> dict[str, str]:
         return {
             name: output("docker", "inspect", "-f", "{{.Id}} {{.State.StartedAt}}", name) for name in containers(clone)
         }
+    if clone.engine == "kubernetes":
+        pods = json.loads(kubectl(clone, "get", "pods", "--output=json"))["items"]
+        return {
+            pod["metadata"]["uid"]: str([status["restartCount"] for status in pod["status"]["containerStatuses"]])
+            for pod in pods
+        }
     return {service: str(main_process(clone, service)) for service in ("postgres", "mlflow", "jupyter")}
 
 
 def nothing_runs(clone: Clone) -> bool:
     if clone.engine == "docker":
         return not containers(clone)
+    if clone.engine == "kubernetes":
+        return not kubectl(clone, "get", "pods", "--output=name")
     return not (clone.project_folder / "state.json").exists() or not processes(clone)
 
 
@@ -170,6 +188,8 @@ def postgres(clone: Clone, tool: str, *words: str, role: str = "mlflow") -> str:
     words = ("-U", role, *words)
     if clone.engine == "docker":
         return output("docker", "exec", container(clone, "postgres"), tool, *words)
+    if clone.engine == "kubernetes":
+        return kubectl(clone, "exec", workload("postgres"), "--", tool, *words)
     return output(str(programs(clone) / tool), "-h", sockets(clone), *words)
 
 
@@ -201,7 +221,7 @@ def database_address(clone: Clone, name: str = "") -> str:
     name = name or active_database(clone)
     return (
         f"postgresql+psycopg2://mlflow@postgres:5432/{name}"
-        if clone.engine == "docker"
+        if clone.engine != "embedded"
         else f"postgresql+psycopg2://mlflow@/{name}?host={sockets(clone)}"
     )
 
@@ -221,6 +241,8 @@ def mlflow_python(clone: Clone) -> list[str]:
     """The command of the tracking server's Python; it reads a program from stdin."""
     if clone.engine == "docker":
         return ["docker", "exec", "-i", container(clone, "mlflow"), "python"]
+    if clone.engine == "kubernetes":
+        return ["kubectl", f"--namespace={clone.project}", "exec", "-i", workload("mlflow"), "--", "python"]
     return [str(next((clone.project_folder / "embedded" / "venvs").glob("mlflow-*/bin/python")))]
 
 

@@ -41,7 +41,9 @@ print(json.dumps({"equal": {path.name: path.read_bytes() == content.get(path.nam
 SERVICES = {
     "embedded": ["postgres", "mlflow", "jupyter"],
     "docker": ["postgres", "store", "store-sync", "bucket", "mlflow", "jupyter"],
+    "kubernetes": ["postgres", "store", "store-sync", "schema", "bucket", "mlflow", "jupyter"],
 }
+ONE_SHOTS = ("schema", "bucket")
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +65,7 @@ def test_up_ends_with_a_table(deployment: Clone) -> None:
     rows = {line.split()[0]: line for line in lines[1:] if line.strip() and not set(line) <= set("-─ ")}
     assert list(rows) == SERVICES[deployment.engine]
     for service, row in rows.items():
-        assert re.search(r"\s(done|ready)\b" if service == "bucket" else r"\sready\b", row), row
+        assert re.search(r"\s(done|ready)\b" if service in ONE_SHOTS else r"\sready\b", row), row
     assert f"http://127.0.0.1:{deployment.ports['mlflow']}" in rows["mlflow"]
     assert f"http://127.0.0.1:{deployment.ports['jupyter']}/lab" in rows["jupyter"]
     box = deployment.first_up.stderr[deployment.first_up.stderr.index(f"{deployment.project} is ready") :]
