@@ -102,6 +102,19 @@ def make_bucket(client: Any, bucket: str, region: str) -> None:
             raise
 
 
+def holds(client: Any, bucket: str) -> bool:
+    """Whether the store has that bucket. Raises NotYet while it does not answer."""
+    return s3_call(lambda: client.list_objects_v2(Bucket=bucket, MaxKeys=1)) is not None
+
+
+def is_there(environment: Mapping[str, str]) -> bool:
+    """Whether the place of the artifacts is there. Raises NotYet while its store does not answer."""
+    destination = required(environment, "MLFLOW_ARTIFACTS_DESTINATION")
+    if not destination.startswith("s3://"):
+        return folder_of(destination).is_dir()
+    return holds(s3_client(environment), s3_address(destination)[0])
+
+
 def ensure_bucket(environment: Mapping[str, str]) -> str:
     """Make or check the place of the artifacts; says what it did."""
     destination = required(environment, "MLFLOW_ARTIFACTS_DESTINATION")
@@ -117,7 +130,7 @@ def ensure_bucket(environment: Mapping[str, str]) -> str:
     client = s3_client(environment)
 
     def look() -> bool:
-        return s3_call(lambda: client.list_objects_v2(Bucket=bucket, MaxKeys=1)) is not None
+        return holds(client, bucket)
 
     endpoint = environment.get("MLFLOW_S3_ENDPOINT_URL") or "AWS"
     what = f"the object store at {endpoint}"

@@ -2,6 +2,8 @@
 
 serve        wait for the database, guard its schema, run `mlflow server`
 migrate      bring an older schema up to this MLflow (back up first)
+prepare      make MLflow's tables in an empty database, migrate an older one if TRACKBED_MIGRATE=1, and end
+wait         wait until the database, its tables and the bucket are there; for servers beside one that makes them
 bucket       make sure the bucket (or artifact folder) is there; TRACKBED_S3_CREATE=check only looks
 schema       print {"database": revision or null, "code": revision, "state": empty|current|older|newer}
 object PATH  print the stored objects below that artifact path as JSON: [{"path": ..., "size": ...}, ...]
@@ -70,6 +72,20 @@ def migrate(words: Words) -> None:
 
     configuration.prepare(os.environ)
     serve.run_mlflow(["db", "upgrade", required(os.environ, "MLFLOW_BACKEND_STORE_URI")])
+
+
+def prepare(words: Words) -> None:
+    from trackbed_mlflow import configuration, preparation
+
+    configuration.prepare(os.environ)
+    say(preparation.make_tables())
+
+
+def await_both(words: Words) -> None:
+    from trackbed_mlflow import configuration, preparation
+
+    configuration.prepare(os.environ)
+    say(preparation.await_both(os.environ))
 
 
 def usage(words: Words) -> None:
@@ -208,6 +224,8 @@ class WrongUse(Exception):
 COMMANDS: Mapping[str, tuple[Callable[[Words], None], tuple[int, ...]]] = {
     "serve": (serve, (0,)),
     "migrate": (migrate, (0,)),
+    "prepare": (prepare, (0,)),
+    "wait": (await_both, (0,)),
     "bucket": (make_bucket, (0,)),
     "schema": (print_schema, (0,)),
     "object": (list_object, (1,)),

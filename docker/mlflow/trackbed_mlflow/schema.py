@@ -126,11 +126,16 @@ def known(revision: str) -> str:
     return schema_state(revision, True, code, revisions)
 
 
-def schema(environment: Mapping[str, str]) -> dict[str, str | None]:
-    uri = required(environment, "MLFLOW_BACKEND_STORE_URI")
+def look(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """The schema as it is now. Raises NotYet while the database does not answer."""
     code, revisions = migrations(versions())
-    database, populated = wait("the database", lambda: read_database(uri))
+    database, populated = read_database(required(environment, "MLFLOW_BACKEND_STORE_URI"))
     return {"database": database, "code": code, "state": schema_state(database, populated, code, revisions)}
+
+
+def schema(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """The schema as soon as the database answers."""
+    return wait("the database", lambda: look(environment))
 
 
 def guard(found: Mapping[str, str | None], migrate: bool) -> bool:
@@ -212,3 +217,13 @@ def make(uri: str, revision: str) -> None:
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
+
+
+def make_as_mlflow(uri: str) -> None:
+    """The tables of this MLflow as its own server makes them; goes on where that was cut off."""
+    import sqlalchemy
+    from mlflow.store.db import utils
+    from sqlalchemy.pool import NullPool
+
+    find_migrations()
+    utils._initialize_tables(sqlalchemy.create_engine(uri, poolclass=NullPool))

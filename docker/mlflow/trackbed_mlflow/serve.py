@@ -14,10 +14,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from trackbed_mlflow import PROGRAM, durability, encryption, fast_path, indexes, jobs, leftovers, memory_limit, schema
+from trackbed_mlflow import (
+    PROGRAM,
+    durability,
+    encryption,
+    fast_path,
+    indexes,
+    jobs,
+    leftovers,
+    memory_limit,
+    preparation,
+    schema,
+)
 from trackbed_mlflow.configuration import prepare, server_arguments
 from trackbed_mlflow.edge import access_token
-from trackbed_mlflow.errors import FAILED, Stop, required, say
+from trackbed_mlflow.errors import required, say
 from trackbed_mlflow.write_journal import Journal
 
 GRACE_SECONDS = 25  # for running uploads when the server is stopped
@@ -35,22 +46,10 @@ def serve() -> NoReturn:
         leftovers.clear_files(Path(folder), time.time())
     if count := leftovers.end_processes(os.environ):
         say(f"ended {count} processes of a server that was killed")
-    prepare_database()
+    preparation.prepare_database()
     encryption.load(os.environ)
     encryption.reseal(os.environ)
     serve_in_this_process(arguments)
-
-
-def prepare_database() -> None:
-    """The schema of this MLflow, or Stop: an empty database is filled, an older one is migrated where that is asked."""
-    result = schema.schema(os.environ)
-    if result["state"] == "empty" and (statements := schema.template(str(result["code"]))):
-        schema.fill(os.environ["MLFLOW_BACKEND_STORE_URI"], statements)
-    if schema.guard(result, os.environ.get("TRACKBED_MIGRATE") == "1"):
-        say(f"migrating the database from {result['database']} to {result['code']}")
-        done = subprocess.run([sys.executable, PROGRAM, "migrate"], check=False)
-        if done.returncode:
-            raise Stop(FAILED, f"the migration failed (exit code {done.returncode}); nothing was started")
 
 
 def serve_in_this_process(arguments: list[str]) -> NoReturn:

@@ -1,0 +1,51 @@
+"""What is there before a server serves: MLflow's tables and the bucket. Several servers of one database leave the making
+to one process (`prepare`, `bucket`) and wait for it (`wait`)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from trackbed_mlflow import PROGRAM, bucket, schema
+from trackbed_mlflow.errors import FAILED, NotYet, Stop, required, say, wait
+
+LONGEST = 600.0  # seconds; whoever runs `wait` starts it again
+
+
+def prepare_database() -> None:
+    """The schema of this MLflow, or Stop: an empty database is filled, an older one is migrated where that is asked."""
+    result = schema.schema(os.environ)
+    if result["state"] == "empty" and (statements := schema.template(str(result["code"]))):
+        schema.fill(os.environ["MLFLOW_BACKEND_STORE_URI"], statements)
+    if schema.guard(result, os.environ.get("TRACKBED_MIGRATE") == "1"):
+        say(f"migrating the database from {result['database']} to {result['code']}")
+        done = subprocess.run([sys.executable, PROGRAM, "migrate"], check=False)
+        if done.returncode:
+            raise Stop(FAILED, f"the migration failed (exit code {done.returncode}); nothing was started")
+
+
+def make_tables() -> str:
+    """`prepare`: MLflow's tables are there afterwards, by MLflow's own way where the prepared ones could not be used."""
+    prepare_database()
+    found = schema.schema(os.environ)
+    if found["state"] == "empty":
+        schema.make_as_mlflow(required(os.environ, "MLFLOW_BACKEND_STORE_URI"))
+    return f"the database has the schema {found['code']}"
+
+
+def await_both(environment: Mapping[str, str], seconds: float = LONGEST) -> str:
+    """`wait`: until a server can start. Changes nothing. Raises Stop for what waiting does not change."""
+
+    def look() -> None:
+        found = schema.look(environment)
+        if found["state"] == "newer":
+            schema.guard(found, False)
+        if found["state"] != "current":
+            raise NotYet(f"the database's schema is {found['database'] or 'empty'}, needed: {found['code']}")
+        if not bucket.is_there(environment):
+            raise NotYet("there is no bucket yet")
+
+    wait("the database with its tables and the bucket", look, seconds)
+    return "the database, its tables and the bucket are there"
