@@ -1,0 +1,92 @@
+"""Tables and bucket are made by one process and awaited by the others: `prepare` and `wait` of the server's program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from trackbed_mlflow import bucket, errors, preparation, schema
+
+ENVIRONMENT = {
+    "MLFLOW_BACKEND_STORE_URI": "postgresql+psycopg2://mlflow@postgres/mlflow",
+    "MLFLOW_ARTIFACTS_DESTINATION": "s3://mlflow-artifacts/live",
+}
+EMPTY = {"database": None, "code": "b2", "state": "empty"}
+CURRENT = {"database": "b2", "code": "b2", "state": "current"}
+OLDER = {"database": "a1", "code": "b2", "state": "older"}
+NEWER = {"database": "c3", "code": "b2", "state": "newer"}
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `wait` asks for comes at once."""
+    plain = errors.wait
+
+    def wait(what: str, ask: Callable[[], object], seconds: float = 1.0) -> object:
+        return plain(what, ask, seconds, sleep=lambda _: None)
+
+    monkeypatch.setattr(preparation, "wait", wait)
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, *listed: object) -> None:
+    """What the database says of its schema, one after the other; the last one from then on. An exception is raised."""
+    said = iter(listed)
+    last = listed[-1]
+
+    def look(environment: object) -> object:
+        result = next(said, last)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(schema, "look", look)
+
+
+def test_it_waits_for_the_database_the_tables_and_the_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, errors.NotYet("connection refused"), EMPTY, OLDER, CURRENT)
+    there = iter([False, True])
+    monkeypatch.setattr(bucket, "is_there", lambda environment: next(there))
+    assert preparation.await_both(ENVIRONMENT) == "the database, its tables and the bucket are there"
+    assert next(there, None) is None
+
+
+@pytest.mark.parametrize(
+    ("found", "bucket_is_there", "code", "words"),
+    [
+        (EMPTY, True, errors.NO_ANSWER, "schema is empty, needed: b2"),
+        (OLDER, True, errors.NO_ANSWER, "schema is a1, needed: b2"),
+        (NEWER, True, errors.MISCONFIGURED, "schema of a newer MLflow"),
+        (CURRENT, False, errors.NO_ANSWER, "no bucket yet"),
+        (errors.Stop(errors.REFUSED, "the database refuses"), True, errors.REFUSED, "refuses"),
+    ],
+)
+def test_its_end_says_what_is_missing(
+    found: object, bucket_is_there: bool, code: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers(monkeypatch, found)
+    monkeypatch.setattr(bucket, "is_there", lambda environment: bucket_is_there)
+    with pytest.raises(errors.Stop, match=words) as caught:
+        preparation.await_both(ENVIRONMENT, 0.2)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(("template", "by_mlflow"), [("CREATE TABLE t ();", []), (None, ["postgresql"])])
+def test_an_empty_database_gets_its_tables_once(
+    template: str | None, by_mlflow: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    made: list[str] = []
+    filled: list[str] = []
+    monkeypatch.setattr(schema, "template", lambda code: template)
+    monkeypatch.setattr(schema, "schema", lambda environment: CURRENT if filled or made else EMPTY)
+    monkeypatch.setattr(schema, "fill", lambda uri, statements: filled.append(statements))
+    monkeypatch.setattr(schema, "make_as_mlflow", lambda uri: made.append(uri.partition("+")[0]))
+    assert preparation.make_tables() == "the database has the schema b2"
+    assert (filled, made) == ([template] if template else [], by_mlflow)
+
+
+def test_a_folder_of_artifacts_is_looked_for(tmp_path: Path) -> None:
+    assert bucket.is_there({"MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path)})
+    assert not bucket.is_there({"MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path / "none")})
