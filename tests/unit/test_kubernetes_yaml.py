@@ -151,12 +151,12 @@ def test_every_service_leads_to_one_workload_and_to_ports_that_it_has() -> None:
         if kind != "Service":
             continue
         wanted = item["spec"]["selector"]
-        labels = {key: {"app.kubernetes.io/name": "trackbed", **t["metadata"]["labels"]} for key, t in TEMPLATES.items()}
+        labels = {
+            key: {"app.kubernetes.io/name": "trackbed", **t["metadata"]["labels"]} for key, t in TEMPLATES.items()
+        }
         chosen = [key for key, own in labels.items() if wanted.items() <= own.items()]
         assert len(chosen) == 1, f"{name}: {chosen}"
-        ports = {
-            port["name"] for one in TEMPLATES[chosen[0]]["spec"]["containers"] for port in one.get("ports", ())
-        }
+        ports = {port["name"] for one in TEMPLATES[chosen[0]]["spec"]["containers"] for port in one.get("ports", ())}
         assert {port["targetPort"] for port in item["spec"]["ports"]} <= ports
 
 
@@ -182,7 +182,9 @@ def test_the_notebook_is_no_client_of_the_database() -> None:
         "podSelector": {},
         "policyTypes": ["Ingress", "Egress"],
     }
-    backend = {name for (_, name), template in TEMPLATES.items() if "dev.trackbed.backend" in template["metadata"]["labels"]}
+    backend = {
+        name for (_, name), template in TEMPLATES.items() if "dev.trackbed.backend" in template["metadata"]["labels"]
+    }
     assert backend == {"mlflow", "schema", "bucket"}
     (rule,) = OBJECTS["NetworkPolicy", "postgres"]["spec"]["ingress"]
     assert rule["from"] == [{"podSelector": {"matchLabels": {"dev.trackbed.backend": "true"}}}]
