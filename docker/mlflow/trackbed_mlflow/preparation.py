@@ -1,5 +1,7 @@
-"""What is there before a server serves: MLflow's tables and the bucket. Several servers of one database leave the making
-to one process (`prepare`, `bucket`) and wait for it (`wait`)."""
+"""What is there before a server serves: MLflow's tables and the bucket.
+
+Several servers of one database leave the making to one process (`prepare`, `bucket`) and wait for it (`wait`).
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ def prepare_database() -> None:
 
 
 def make_tables() -> str:
-    """`prepare`: MLflow's tables are there afterwards, by MLflow's own way where the prepared ones could not be used."""
+    """MLflow's tables are there afterwards, made as MLflow does where the prepared ones could not be used."""
     prepare_database()
     found = schema.schema(os.environ)
     if found["state"] == "empty":
