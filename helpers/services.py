@@ -102,11 +102,9 @@ class ServiceSpec:
     memory: str = ""  # most of it, as in 512m; "" for no limit
     pids: int = 0
     restart: str = ""
-    init: bool = False
     stop_signal: str = ""
     stop_grace: int = 10
     depends_on: Mapping[str, str] = field(default_factory=dict)  # service -> started | healthy | done
-    labels: Mapping[str, str] = field(default_factory=dict)
     one_shot: bool = False
 
 
@@ -186,6 +184,7 @@ class ServiceStatus:
     restarts: int = 0
     identity: str = ""  # container id or process id: changes when the service was recreated
     accelerator: str = ""  # the GPUs it was started with, in words
+    image_id: str = ""  # of the image it was made from; another one may have its name by now
 
     @property
     def up(self) -> bool:

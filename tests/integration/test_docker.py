@@ -9,17 +9,26 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request
 
 import pytest
 
+from helpers import shell_words
+from helpers.engines.docker import container_options
+from helpers.engines.docker.client import DockerApi
+from helpers.services import Mount
 from tests.conftest import Clone, require_docker
 from tests.integration import inspection
+from tests.unit.test_container_options import FULL
 
 pytestmark = pytest.mark.docker
 SERVICES = ("postgres", "store", "mlflow", "jupyter")
+# what a script does not say (docs/docker.md), and of what terminal Docker's client ran in
+UNPRINTED = {"Healthcheck", "LogConfig", "ConsoleSize", "AttachStdout", "AttachStderr"}
 
 
 def services(clone: Clone) -> list[str]:
@@ -230,6 +239,43 @@ def test_prepared_by_hand_and_started_by_compose(clone_factory: Callable[..., Cl
     names = inspection.output("docker", "volume", "ls", "--format", "{{.Name}}").split()
     assert not [name for name in names if name.startswith(f"{clone.project}_")]
     assert inspection.nothing_runs(clone) and not (clone.project_folder / "state.json").exists()
+
+
+def test_the_printed_container_is_the_one_that_up_creates(deployment: Clone, tmp_path: Path) -> None:
+    """Docker is asked what it makes of both, for a service that has every property."""
+    network, volume = f"{deployment.project}_frontend", f"{deployment.project}-printed"
+    spec = replace(
+        FULL,
+        image=details(deployment, "mlflow")["Config"]["Image"],
+        container=f"{deployment.project}-printed",
+        networks=(network,),
+        devices=("/dev/null",),
+        mounts=(
+            Mount("volume", volume, "/mnt", read_only=True, options="nocopy"),
+            Mount("bind", str(tmp_path), "/work"),
+            Mount("tmpfs", "", "/tmp", options="size=1m"),
+        ),
+    )
+
+    def created() -> dict[str, Any]:
+        result = json.loads(inspection.output("docker", "inspect", spec.container))[0]
+        inspection.output("docker", "rm", "-v", spec.container)
+        return {
+            **{key: value for key, value in result["HostConfig"].items() if value and key not in UNPRINTED},
+            **{key: value for key, value in result["Config"].items() if value and key not in UNPRINTED},
+            "aliases": set(result["NetworkSettings"]["Networks"][network]["Aliases"]) - {result["Id"][:12]},
+        }
+
+    api = DockerApi()
+    config, host = container_options.config_and_host(spec)
+    try:
+        api.create(spec.container, {**config, "host_config": api.host_config(**host)}, {network: [spec.name]})
+        expected = created()
+        words = map(shell_words.line, container_options.argv(spec))
+        inspection.output("bash", "-c", f"JUPYTER_PORT={spec.ports[0].published}; docker create {' '.join(words)}")
+        assert created() == expected
+    finally:
+        inspection.output("docker", "volume", "rm", "-f", volume)
 
 
 def test_pasted_dry_run_makes_a_working_system_beside_the_real_one(deployment: Clone) -> None:

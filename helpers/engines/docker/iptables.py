@@ -12,11 +12,11 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from helpers import commands
 from helpers.shell_words import as_root
 
 CURED_IN = 28
@@ -98,16 +98,16 @@ def remove_stale() -> None:
             _iptables("-D", "PREROUTING", *words[2:])
 
 
-def put(project: str, wanted: Sequence[Rule]) -> str:
+def put(project: str, expected: Sequence[Rule]) -> str:
     """Make the project's rules exactly these: missing ones are added, others of its own removed. Gives what failed."""
     remove_stale()
     current = existing(project)
-    for rule in wanted:
+    for rule in expected:
         if rule not in current and (problem := _iptables("-I", "PREROUTING", *rule)[0]):
             return problem
     kept: set[Rule] = set()
     for rule in current:  # after the additions: no moment without
-        if rule in wanted and rule not in kept:
+        if rule in expected and rule not in kept:
             kept.add(rule)
         else:
             _iptables("-D", "PREROUTING", *rule)
@@ -122,15 +122,5 @@ def remove(project: str) -> None:
 
 def _iptables(*words: str) -> tuple[str, str]:
     """What went wrong ("" for nothing) and the output of an iptables command on the raw table."""
-    try:
-        done = subprocess.run(
-            ["iptables", "-w", "10", "-t", "raw", *words],
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=30,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"iptables: {error}", ""
-    return ("" if done.returncode == 0 else f"iptables: {' '.join(done.stderr.split()) or 'failed'}"), done.stdout
+    done = commands.attempt(["iptables", "-w", "10", "-t", "raw", *words], 30)
+    return ("" if done.code == 0 else f"iptables: {' '.join(done.stderr.split()) or 'failed'}"), done.stdout

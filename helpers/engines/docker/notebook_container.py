@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -9,9 +10,8 @@ from typing import IO, Any
 
 from helpers import commands, digests, site_network
 from helpers.engines import jupyterlab, shared
-from helpers.engines.docker import argv as docker_argv
-from helpers.engines.docker import notebook_image, notebook_spec
-from helpers.engines.docker.client import LABEL, DockerApi
+from helpers.engines.docker import container_options, notebook_image, notebook_spec
+from helpers.engines.docker.client import LABEL
 from helpers.engines.docker.deployment import DockerComponent, DockerDeployment
 from helpers.engines.docker.devices import Devices
 from helpers.engines.docker.notebook_image import NotebookImage
@@ -123,11 +123,15 @@ class NotebookContainer(DockerComponent):
             f"{LABEL}.gpu": str(self.devices.accelerator),
         }
         networks = {network: [JUPYTER] for network in spec.networks}
-        created = self.api.create(spec.container, create_arguments(self.api, spec, labels), networks)
+        created = self.api.create(spec.container, self._arguments(spec, labels), networks)
         if not self._begin(created, spec, progress):
             self.api.remove(created)
             lower = replace(spec, ulimits={})
-            self.api.start(self.api.create(spec.container, create_arguments(self.api, lower, labels), networks))
+            self.api.start(self.api.create(spec.container, self._arguments(lower, labels), networks))
+
+    def _arguments(self, spec: ServiceSpec, labels: Mapping[str, str]) -> dict[str, Any]:
+        config, host = container_options.config_and_host(spec)
+        return {**config, "labels": dict(labels), "host_config": self.api.host_config(**host)}
 
     def _begin(self, container: str, spec: ServiceSpec, progress: ProgressReporter) -> bool:
         """Start it; False when this engine may not raise the limits that it asks for (a GPU works with lower ones)."""
@@ -154,56 +158,13 @@ class NotebookContainer(DockerComponent):
         spec = self.spec
         command = ["docker", "run", "--rm", "-i", "--user", spec.user, "--entrypoint", argv[0]]
         for mount in spec.mounts:
-            command += docker_argv.mount(mount)
+            command += container_options.mount_words(mount)
         for name, value in spec.environment.items():
-            command += ["-e", f"{name}={value}"]
-        return commands.run([*command, spec.image, *argv[1:]], stdin, timeout, limited=True)
-
-
-def create_arguments(api: DockerApi, spec: ServiceSpec, labels: Mapping[str, str]) -> dict[str, Any]:
-    """A service's spec as the arguments of the engine API."""
-    second = 1_000_000_000
-    host = api.host_config(
-        binds=[f"{m.source}:{m.target}{':ro' if m.read_only else ''}" for m in spec.mounts if m.kind != "tmpfs"],
-        port_bindings={p.target: (p.address, p.published) for p in spec.ports},
-        shm_size=spec.shm_size or None,
-        cap_drop=list(spec.cap_drop),
-        security_opt=list(spec.security_opt),
-        group_add=list(spec.group_add),
-        devices=[f"{path}:{path}:rwm" for path in spec.devices],
-        device_requests=[
-            {"driver": r.driver, "device_ids": list(r.ids)}
-            if r.driver
-            else {"capabilities": [["gpu"]], **({"count": -1} if r.ids == ("all",) else {"device_ids": list(r.ids)})}
-            for r in spec.device_requests
-        ],
-        ulimits=[{"name": name, "soft": limit, "hard": limit} for name, limit in spec.ulimits.items()],
-        restart_policy={"Name": spec.restart},
-        read_only=spec.read_only,
-        mem_limit=spec.memory or None,
-        pids_limit=spec.pids or None,
-        network_mode=spec.networks[0],
-        log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
-    )
-    config: dict[str, Any] = {
-        "image": spec.image,
-        "command": list(spec.command),
-        "hostname": spec.hostname,
-        "user": spec.user,
-        "environment": dict(spec.environment),
-        "ports": [p.target for p in spec.ports],
-        "working_dir": spec.working_dir,
-        "labels": dict(labels),
-        "host_config": host,
-    }
-    if spec.health:
-        h = spec.health
-        config["healthcheck"] = {
-            "test": ["CMD", *h.argv],
-            "interval": int(h.interval * second),
-            "timeout": int(h.timeout * second),
-            "retries": h.retries,
-            "start_period": int(h.start_period * second),
-        }
-        config["start_interval"] = int(h.start_interval * second)
-    return config
+            command += container_options.variable(name, value)
+        return commands.run(
+            [*command, spec.image, *argv[1:]],
+            stdin,
+            timeout,
+            limited=True,
+            env={**os.environ, **container_options.passwords(spec)},
+        )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
+from dataclasses import replace
 
 from helpers import shell_words, site_network
 from helpers.engines import jupyterlab, scripts
-from helpers.engines.docker import argv, images
+from helpers.engines.docker import argv, container_options, images
 from helpers.engines.docker.deployment import DockerDeployment
 from helpers.engines.docker.notebook_image import NotebookImage
 from helpers.engines.host import Host
@@ -137,12 +138,13 @@ def _run(service: ServiceSpec, host: Host) -> list[str]:
     """The commands that make and start one container."""
     lines = [_folder(service, mount, host) for mount in service.mounts if mount.kind == "bind"]
     # the certificates of this site are no secret, and not among the files of secrets
-    environment = [(n, v) for n, v in service.environment.items() if v != f"/run/secrets/{jupyterlab.CERTIFICATES}"]
-    words = " \\\n  ".join(map(shell_words.line, argv.container(service, environment)))
-    others = sorted(service.networks, key=lambda name: not name.endswith("_frontend"))[1:]
+    environment = {n: v for n, v in service.environment.items() if v != f"/run/secrets/{jupyterlab.CERTIFICATES}"}
+    words = container_options.argv(replace(service, environment=environment))
+    flags = " \\\n  ".join(map(shell_words.line, words))
+    others = [name for name in service.networks if name != container_options.first_network(service)]
     if not others and not service.one_shot:
-        return [*lines, f"docker run --detach {words} >/dev/null"]
-    lines.append(f"docker create {words} >/dev/null")
+        return [*lines, f"docker run --detach {flags} >/dev/null"]
+    lines.append(f"docker create {flags} >/dev/null")
     lines += [f"docker network connect --alias {service.name} {name} {service.container}" for name in others]
     if service.one_shot:
         return [*lines, f"docker start -a {service.container}", f"docker rm {service.container} >/dev/null"]
