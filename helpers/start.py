@@ -12,7 +12,7 @@ from helpers.errors import Interrupted, SettingError, TrackbedError, WrongProjec
 from helpers.gpu import node_types, verify
 from helpers.project import access, credentials, failed_start, remote_tracking, shell_environment
 from helpers.project.project import Project
-from helpers.services import MLFLOW, Notice, ProgressReporter, State
+from helpers.services import MLFLOW, Notice, ProgressReporter, ServiceStatus, State
 from helpers.settings import Settings, default_state_dir, generated, relevance
 
 
@@ -91,8 +91,8 @@ def _bring_up(
     known = dict(project.state.access), project.state.person
     project.state.person = project.state.person or access.person()
     access_line = access.decide(project, engine.host.url)
-    if project.state.existed and engine.unchanged():
-        return _look(project, engine, progress, notice, known), engine
+    if project.state.existed and (statuses := engine.unchanged()):
+        return _look(project, engine, statuses, progress, notice, known), engine
     engine, chosen = _prepare(project, choice, progress, notice, adopt, consent)
     for remark in (*engine.remarks(), *filter(None, [access_line, durability.promise(engine)])):
         notice(remark)
@@ -100,11 +100,16 @@ def _bring_up(
 
 
 def _look(
-    project: Project, engine: Engine, progress: ProgressReporter, notice: Notice, known: tuple[dict[str, str], str]
+    project: Project,
+    engine: Engine,
+    statuses: tuple[ServiceStatus, ...],
+    progress: ProgressReporter,
+    notice: Notice,
+    known: tuple[dict[str, str], str],
 ) -> status.Overview:
     """Nothing has changed: see that it answers. ``known``: the access and the person as they were remembered."""
     settings = engine.settings
-    readiness.wait(engine, _names(engine), settings.ready_timeout, progress, changed=False)
+    seen = readiness.wait(engine, _names(engine), settings.ready_timeout, progress, changed=False, known=statuses)
     if not project.aside:  # another project's `up` may have been the last one in this clone
         leave_in_clone(engine, settings, notice)
     for line in engine.network_guard():
@@ -113,7 +118,7 @@ def _look(
     project.state.remember(settings.explicit)
     if project.state.remembered != before or (project.state.access, project.state.person) != known:
         project.state.save()
-    return status.overview(engine)
+    return status.overview(engine, statuses=seen)
 
 
 def _prepare(
@@ -239,7 +244,7 @@ def _choose_ports(project: Project, engine: Engine, notice: Notice) -> dict[str,
 
 def _names(engine: Engine) -> tuple[str, ...]:
     server = (remote_server.NAME,) if engine.deployment.notebook_only else ()
-    return (*(s.name for s in engine.services()), *server)
+    return (*engine.deployment.services, *server)
 
 
 def leave_in_clone(engine: Engine, settings: Settings, notice: Notice) -> None:

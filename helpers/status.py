@@ -53,12 +53,14 @@ class Overview:
         return tuple(dict.fromkeys(p.published for row in self.rows for p in row.status.ports if p.published))
 
 
-def overview(engine: Engine, changed: tuple[str, ...] = (), detail: bool = False) -> Overview:
-    """The state of every service with the URLs a browser can use."""
+def overview(
+    engine: Engine, changed: tuple[str, ...] = (), detail: bool = False, statuses: tuple[ServiceStatus, ...] = ()
+) -> Overview:
+    """The state of every service with the URLs a browser can use. ``statuses``: as the caller has just seen them."""
     settings, is_public = engine.settings, engine.deployment.is_public
     host = urls.local_host(settings)
     rows = []
-    for status in engine.services(detail):
+    for status in statuses or engine.services(detail):
         links = tuple(
             f"http://{host}:{p.published}" + ("/lab" if status.name == JUPYTER else "")
             for p in sorted(status.ports, key=lambda p: p.target)

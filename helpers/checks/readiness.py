@@ -13,6 +13,7 @@ from helpers.engines.base import GATEWAY, JUPYTER, MLFLOW, POSTGRES, Engine, Pro
 from helpers.engines.failures import stop_at_failed
 from helpers.errors import NotListening, NotReady
 from helpers.http_request import SEARCH, Answer, ask
+from helpers.services import ServiceStatus
 
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 
@@ -86,37 +87,43 @@ def probes(services: Iterable[str], changed: bool) -> dict[str, tuple[Probe, ...
     return expected
 
 
-def _newly_ready(engine: Engine, wanted: Mapping[str, tuple[Probe, ...]], missing: dict[str, str]) -> Iterator[str]:
+def _newly_ready(engine: Engine, expected: Mapping[str, tuple[Probe, ...]], missing: dict[str, str]) -> Iterator[str]:
     """Ask those that are missing; what is usable now is missing no more, of the rest the reason is kept."""
     for service in tuple(missing):
-        if problem := next(filter(None, (check(engine) for check in wanted[service])), ""):
+        if problem := next(filter(None, (check(engine) for check in expected[service])), ""):
             missing[service] = problem
         else:
             del missing[service]
             yield service
 
 
-def _not_up(engine: Engine, names: Collection[str], progress: ProgressReporter) -> dict[str, str]:
+def _not_up(statuses: Iterable[ServiceStatus], names: Collection[str], progress: ProgressReporter) -> dict[str, str]:
     """The services that are not up in the engine's own word, each with its state; those that are, without a probe too,
     are told as ready.
 
     An answer may come from a process that a killed service left behind, and `status` right after `up` says the engine's
     word: its own health check may come a moment after ours.
     """
-    statuses = [status for status in engine.services() if status.name in names]
-    for status in statuses:
+    watched = [status for status in statuses if status.name in names]
+    for status in watched:
         if status.name == POSTGRES and status.up:  # what was asked went through to it
             progress.service(POSTGRES, "ready")
-    return {status.name: str(status.state) for status in statuses if not status.up}
+    return {status.name: str(status.state) for status in watched if not status.up}
 
 
 def wait(
-    engine: Engine, services: Iterable[str], timeout: float, progress: ProgressReporter, changed: bool = True
-) -> None:
+    engine: Engine,
+    services: Iterable[str],
+    timeout: float,
+    progress: ProgressReporter,
+    changed: bool = True,
+    known: tuple[ServiceStatus, ...] = (),
+) -> tuple[ServiceStatus, ...]:
     """Return when every service is usable, through to the database and the object store, and every one of them is up.
 
-    Raises ServiceFailed at once when one has exited or is unhealthy for good, NotReady after ``timeout`` seconds,
-    naming what was still missing.
+    ``known``: the services as the caller has just seen them, so that the engine is not asked again where all is well.
+    Gives them as they were seen last. Raises ServiceFailed at once when one has exited or is unhealthy for good,
+    NotReady after ``timeout`` seconds, naming what was still missing.
     """
     import tenacity  # late: it costs 0.1 s
 
@@ -126,14 +133,17 @@ def wait(
     seen: dict[str, int] = {}
     deadline = time.monotonic() + timeout
 
-    def look() -> None:
+    def look() -> tuple[ServiceStatus, ...]:
+        nonlocal known
         for service in _newly_ready(engine, expected, missing):
             progress.service(service, "ready")
-        down = {} if missing else _not_up(engine, names, progress)
+        statuses, known = known or engine.services(), ()
+        down = {} if missing else _not_up(statuses, names, progress)
         missing.update((name, state) for name, state in down.items() if name in expected)  # they are asked again
         if missing or down:
-            stop_at_failed(engine, names, seen)
+            stop_at_failed(engine, names, seen, statuses)
             raise _NotYet(missing | down)
+        return statuses
 
     retrying = tenacity.Retrying(
         wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=0.5, exp_base=1.4, jitter=0.1),
@@ -142,7 +152,7 @@ def wait(
         reraise=True,
     )
     try:
-        retrying(look)
+        return retrying(look)
     except _NotYet as error:
         waited = "; ".join(f"{service} ({problem})" for service, problem in error.missing.items())
         raise NotReady(

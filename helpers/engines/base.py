@@ -135,8 +135,8 @@ class Engine(Protocol):
     def fingerprint(self) -> str:
         """A hash of all that the services are made from; another one means that ``start`` has work to do."""
 
-    def unchanged(self) -> bool:
-        """True when every service runs exactly as ``plan`` says, so that ``up`` has only to look."""
+    def unchanged(self) -> tuple[ServiceStatus, ...]:
+        """The services where each runs exactly as ``plan`` says, so that ``up`` has only to look; () where not."""
 
     def start(self, progress: ProgressReporter) -> StartReport:
         """Bring up every service that is not up as planned. Idempotent and bounded. Raises ServiceFailed."""

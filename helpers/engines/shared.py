@@ -16,14 +16,14 @@ from helpers.services import ServiceStatus, StartReport, State
 AWS_CREDENTIALS = "[default]\naws_access_key_id = {S3_ACCESS_KEY}\naws_secret_access_key = {S3_SECRET_KEY}\n"
 
 
-def unchanged(engine: Engine, applied: Mapping[str, Any]) -> bool:
-    """Whether all that the last `up` wrote down of itself is so still: what it was made from, and who runs."""
+def unchanged(engine: Engine, applied: Mapping[str, Any]) -> tuple[ServiceStatus, ...]:
+    """The services where all that the last `up` wrote down of itself is so still: what it was made from, and who runs;
+    () where it is not."""
     if applied.get("hash") != engine.fingerprint():
-        return False
+        return ()
     statuses = engine.services()
-    return all(s.state in (State.READY, State.DONE) for s in statuses) and {
-        s.name: s.identity for s in statuses
-    } == applied.get("identities")
+    well = all(s.state in (State.READY, State.DONE) for s in statuses)
+    return statuses if well and {s.name: s.identity for s in statuses} == applied.get("identities") else ()
 
 
 def remarks(chosen: Accelerator, empty_data: str) -> tuple[str, ...]:

@@ -153,7 +153,7 @@ class MemoryEngine(Engine):
     def fingerprint(self) -> str:
         return digests.digest([service.__dict__ for service in self.plan().services], self.project.credentials_digest())
 
-    def unchanged(self) -> bool:
+    def unchanged(self) -> tuple[ServiceStatus, ...]:
         return shared.unchanged(self, self.project.state.applied)
 
     def start(self, progress: ProgressReporter) -> StartReport:

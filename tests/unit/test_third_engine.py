@@ -24,7 +24,7 @@ from helpers.findings import Level
 from helpers.project import failed_start
 from helpers.project.project import Project
 from helpers.project.state import State as Remembered
-from helpers.services import JUPYTER, MLFLOW, POSTGRES, Availability, State
+from helpers.services import JUPYTER, MLFLOW, POSTGRES, Availability, ServiceStatus, State
 from helpers.settings import generated
 from tests.unit.fakes import Silent, project
 from tests.unit.memory_engine import MemoryEngine, Web
@@ -190,6 +190,19 @@ def test_what_it_cannot_do_is_refused_by_its_name(one: Project, tmp_path: Path, 
             start.bring_up(one, Silent(), lambda line: None, adopt=True)
         else:
             lifecycle.prepare(one, Silent(), lambda line: None)
+
+
+def test_an_up_without_a_change_looks_at_the_services_once(up: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[tuple[ServiceStatus, ...]] = []
+    services = MemoryEngine.services
+
+    def look(engine: MemoryEngine, detail: bool = False) -> tuple[ServiceStatus, ...]:
+        looks.append(services(engine, detail))
+        return looks[-1]
+
+    monkeypatch.setattr(MemoryEngine, "services", look)
+    view = lifecycle.up(up, Silent(), lambda line: None)
+    assert [tuple(row.status for row in view.rows)] == looks
 
 
 def test_the_clone_is_about_the_last_up_also_where_that_changed_nothing(up: Project) -> None:

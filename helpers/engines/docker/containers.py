@@ -80,6 +80,7 @@ class Containers(DockerComponent):
             restarts,
             container.id,
             container.labels.get(f"{LABEL}.gpu", ""),
+            container.image_id,
         )
 
     def port_owners(self) -> dict[int, str]:

@@ -9,19 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, ClassVar
 
-from helpers import clone, commands, digests, services
+from helpers import clone, digests, services
 from helpers.engines import base, shared, streaming
 from helpers.engines.docker import availability, client, images, ownership, script, stopping
 from helpers.engines.docker.checks import DockerChecks
 from helpers.engines.docker.client import DockerApi
-from helpers.engines.docker.compose import STREAM, ComposeProject
+from helpers.engines.docker.compose import ComposeProject
 from helpers.engines.docker.containers import Containers
 from helpers.engines.docker.deployment import DockerDeployment
 from helpers.engines.docker.devices import Devices
 from helpers.engines.docker.network_guard import NetworkGuard
-from helpers.engines.docker.notebook_container import ENDED_FIRST, NotebookContainer
+from helpers.engines.docker.notebook_container import NotebookContainer
 from helpers.engines.docker.notebook_spec import HOME
 from helpers.engines.docker.postgres import Database
+from helpers.engines.docker.service_commands import ServiceCommands
 from helpers.engines.docker.startup import Startup
 from helpers.engines.docker.volumes import Volumes
 from helpers.engines.docker.workspace import Workspace
@@ -32,7 +33,6 @@ from helpers.project.project import Project
 from helpers.services import (
     JUPYTER,
     MLFLOW,
-    POSTGRES,
     STORE_SYNC,
     Address,
     Availability,
@@ -75,7 +75,8 @@ class DockerEngine(base.Engine):
         self.compose = ComposeProject(self.deployment)
         self.database = Database(self.deployment, self)
         self.guard = NetworkGuard(self.deployment)
-        self.startup = Startup(self, self.notebook, self.compose, self.database, self.guard)
+        self.commands = ServiceCommands(self.containers, self.notebook, self.compose)
+        self.startup = Startup(self, self.notebook, self.workspace, self.compose, self.database, self.guard)
 
     @property
     def settings(self) -> Settings:
@@ -172,15 +173,14 @@ class DockerEngine(base.Engine):
             self.project.credentials_digest(),
         )
 
-    def unchanged(self) -> bool:
-        if not shared.unchanged(self, self.project.state.applied) or self.workspace.is_closed():
-            return False
+    def unchanged(self) -> tuple[ServiceStatus, ...]:
+        statuses = shared.unchanged(self, self.project.state.applied)
+        if not statuses or self.workspace.is_closed():
+            return ()
         # a rebuilt or re-pulled image under the same name is a change
-        current = {c.image: c.image_id for c in self.containers.by_service().values()}
-        return (
-            all((self.api.image(name) or {}).get("id") == image_id for name, image_id in current.items())
-            and images.stale(self.api, self.deployment, self.notebook.image) == ()
-        )
+        running = {status.image: status.image_id for status in statuses}
+        current = all((self.api.image(name) or {}).get("id") == image_id for name, image_id in running.items())
+        return statuses if current and not images.stale(self.api, self.deployment, self.notebook.image) else ()
 
     @property
     def workspace_inside(self) -> str:
@@ -225,42 +225,24 @@ class DockerEngine(base.Engine):
     def exec(
         self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
     ) -> ExecResult:
-        return commands.run(
-            ["docker", "exec", "-i", self.containers.find(service).id, *argv],
-            stdin,
-            timeout,
-            limited=service == JUPYTER,
-        )
+        return self.commands.run(service, argv, stdin, timeout)
 
     def one_shot(
         self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 600
     ) -> ExecResult:
-        if service == JUPYTER:
-            return self.notebook.one_shot(argv, stdin, timeout)
-        return self.compose.one_shot(service, argv, stdin, timeout)
+        return self.commands.one_shot(service, argv, stdin, timeout)
 
     def pipe(self, service: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
-        command = (
-            self.compose.fresh(service, argv)
-            if fresh
-            else ["docker", "exec", "-i", self.containers.find(service).id, *argv]
-        )
-        return streaming.piped(argv[0], command, self.compose.environment(STREAM if fresh else ""), clone.ROOT)
+        return self.commands.pipe(service, argv, fresh)
 
     def unlisted(self) -> tuple[str, ...]:
         return self.compose.unlisted()
 
     def halt(self, service: str, progress: ProgressReporter) -> None:
-        for status in self.services():
-            if status.name == service and status.state not in (State.MISSING, State.EXITED):
-                self.api.stop(status.identity, 40)
-                progress.service(service, "stopped")
+        self.commands.halt(service, progress)
 
     def resume(self, service: str, progress: ProgressReporter) -> None:
-        for status in self.services():
-            if status.name == service and status.state is State.EXITED:
-                self.api.start(status.identity)
-                progress.service(service, "starting")
+        self.commands.resume(service, progress)
 
     # starting
 
@@ -286,32 +268,7 @@ class DockerEngine(base.Engine):
         )
 
     def start(self, progress: ProgressReporter) -> StartReport:
-        statuses = self.services()
-        before = {s.name: s.identity for s in statuses if s.up}
-        self.check_foreign()
-        for status in statuses:
-            if status.state in ENDED_FIRST:
-                progress.service(status.name, "stopping", f"it was {status.state}")
-                self.api.stop(status.identity, 30)  # not to sit out the engine's pause before its next try
-        self.workspace.make()  # its owner is who reads the notebook's secrets
-        self.plan_anew()
-        progress.step("volumes and secrets")
-        ready = self.database.check(statuses, progress)
-        kept = self.make_volumes()
-        if self.deployment.notebook_only:
-            progress.step("starting the notebook")
-            self.api.create_network(self.deployment.frontend(), self.settings.project)
-            self.notebook.start(progress)
-        else:
-            progress.step("starting the services")
-            self.guard.put()  # before the first port is open; again when the networks are there
-            self.startup.free_ports()
-            if kept and not ready:
-                # nobody may be connected while the server's role is replaced
-                self.halt(MLFLOW, progress)
-                self.startup.bring_up(progress, only=POSTGRES)
-            self.startup.bring_up(progress)
-        return shared.report(before, self.services())
+        return self.startup.start(progress)
 
     def network_guard(self) -> tuple[str, ...]:
         return self.guard.put()

@@ -13,11 +13,12 @@ from helpers.engines.docker.compose import ComposeProject
 from helpers.engines.docker.containers import SERVICE
 from helpers.engines.docker.deployment import DockerComponent
 from helpers.engines.docker.network_guard import NetworkGuard
-from helpers.engines.docker.notebook_container import NotebookContainer
+from helpers.engines.docker.notebook_container import ENDED_FIRST, NotebookContainer
 from helpers.engines.docker.postgres import Database
+from helpers.engines.docker.workspace import Workspace
 from helpers.engines.failures import failure, stop_at_failed
 from helpers.errors import TrackbedError
-from helpers.services import BUCKET, GATEWAY, POSTGRES, ProgressReporter, ServiceStatus, State
+from helpers.services import BUCKET, GATEWAY, MLFLOW, POSTGRES, ProgressReporter, ServiceStatus, StartReport, State
 
 
 class Startup(DockerComponent):
@@ -27,6 +28,7 @@ class Startup(DockerComponent):
         self,
         engine: Engine,
         notebook: NotebookContainer,
+        workspace: Workspace,
         compose: ComposeProject,
         database: Database,
         guard: NetworkGuard,
@@ -34,9 +36,39 @@ class Startup(DockerComponent):
         super().__init__(compose.deployment)
         self.engine = engine
         self.notebook = notebook
+        self.workspace = workspace
         self.compose = compose
         self.database = database
         self.guard = guard
+
+    def start(self, progress: ProgressReporter) -> StartReport:
+        """Everything that is not up as planned. Raises ServiceFailed."""
+        statuses = self.engine.services()
+        before = {s.name: s.identity for s in statuses if s.up}
+        self.engine.check_foreign()
+        for status in statuses:
+            if status.state in ENDED_FIRST:
+                progress.service(status.name, "stopping", f"it was {status.state}")
+                self.api.stop(status.identity, 30)  # not to sit out the engine's pause before its next try
+        self.workspace.make()  # its owner is who reads the notebook's secrets
+        self.engine.plan_anew()
+        progress.step("volumes and secrets")
+        ready = self.database.check(statuses, progress)
+        existed = self.engine.make_volumes()
+        if self.deployment.notebook_only:
+            progress.step("starting the notebook")
+            self.api.create_network(self.deployment.frontend(), self.settings.project)
+            self.notebook.start(progress)
+        else:
+            progress.step("starting the services")
+            self.guard.put()  # before the first port is open; again when the networks are there
+            self.free_ports()
+            if existed and not ready:
+                # nobody may be connected while the server's role is replaced
+                self.engine.halt(MLFLOW, progress)
+                self.bring_up(progress, only=POSTGRES)
+            self.bring_up(progress)
+        return shared.report(before, self.engine.services())
 
     def free_ports(self) -> None:
         """Take away what holds the ports of the other way to publish them: before PUBLIC was changed."""

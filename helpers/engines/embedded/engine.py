@@ -127,7 +127,7 @@ class EmbeddedEngine(base.Engine):
     def fingerprint(self) -> str:
         return self.specs.digest()
 
-    def unchanged(self) -> bool:
+    def unchanged(self) -> tuple[ServiceStatus, ...]:
         return shared.unchanged(self, self.project.state.applied)
 
     @property

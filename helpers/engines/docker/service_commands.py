@@ -1,0 +1,54 @@
+"""Commands in the services' containers, or in fresh copies of them; stopping one service for a while."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import IO
+
+from helpers import clone, commands
+from helpers.engines import streaming
+from helpers.engines.docker.compose import STREAM, ComposeProject
+from helpers.engines.docker.containers import Containers
+from helpers.engines.docker.deployment import DockerComponent
+from helpers.engines.docker.notebook_container import NotebookContainer
+from helpers.services import JUPYTER, ExecResult, ProgressReporter, State
+
+DRAIN = 40  # seconds for requests that run
+
+
+class ServiceCommands(DockerComponent):
+    """What is run in a service from outside."""
+
+    def __init__(self, containers: Containers, notebook: NotebookContainer, compose: ComposeProject) -> None:
+        super().__init__(compose.deployment)
+        self.containers, self.notebook, self.compose = containers, notebook, compose
+
+    def _exec(self, service: str, argv: tuple[str, ...]) -> list[str]:
+        return ["docker", "exec", "-i", self.containers.find(service).id, *argv]
+
+    def run(self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None, timeout: float) -> ExecResult:
+        return commands.run(self._exec(service, argv), stdin, timeout, limited=service == JUPYTER)
+
+    def one_shot(
+        self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None, timeout: float
+    ) -> ExecResult:
+        """In a fresh copy."""
+        if service == JUPYTER:
+            return self.notebook.one_shot(argv, stdin, timeout)
+        return self.compose.one_shot(service, argv, stdin, timeout)
+
+    def pipe(self, service: str, argv: tuple[str, ...], fresh: bool) -> AbstractContextManager[streaming.Pipe]:
+        command = self.compose.fresh(service, argv) if fresh else self._exec(service, argv)
+        return streaming.piped(argv[0], command, self.compose.environment(STREAM if fresh else ""), clone.ROOT)
+
+    def halt(self, service: str, progress: ProgressReporter) -> None:
+        for status in self.containers.statuses():
+            if status.name == service and status.state not in (State.MISSING, State.EXITED):
+                self.api.stop(status.identity, DRAIN)
+                progress.service(service, "stopped")
+
+    def resume(self, service: str, progress: ProgressReporter) -> None:
+        for status in self.containers.statuses():
+            if status.name == service and status.state is State.EXITED:
+                self.api.start(status.identity)
+                progress.service(service, "starting")
