@@ -163,6 +163,9 @@ def read(collection: Collection) -> None:
     asked = given["help"].value
     if isinstance(asked, str):
         _print_help(asked, collection)
+    # as git and docker have it: a bare --help is answered by Invoke itself, before it reads the tasks
+    if words[:1] == ["help"] and len(words) <= 2:
+        _print_help(words[1], collection) if words[1:] else _print(pages.overview(_width()))
     try:
         parsed = parse(words, collection, first)
     except (ParseError, ValueError) as error:
@@ -187,9 +190,10 @@ def read(collection: Collection) -> None:
 def parse(words: Sequence[str], collection: Collection, first: ParserContext | None = None) -> ParseResult:
     """The line as Invoke will read it; raises its errors. Tasks learn whether their optional word was typed."""
     optional = {name: one for name in collection.task_names if isinstance(one := collection[name], Task) and one.word}
+    bare = sum(not word.startswith("-") for word in words)
     for one in optional.values():
-        one.word_typed = True
-    while True:
+        one.word_typed = bare > 1  # the first is a task
+    while True:  # once, but for `logs -n 50`, where a bare word was a flag's value, and for several tasks
         failure: ParseError | None = None
         contexts: Sequence[ParserContext]
         try:

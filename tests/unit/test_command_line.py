@@ -168,10 +168,11 @@ def test_a_removed_spelling_answers_with_the_new_one(
     assert printed.out == "" and f"error: `invoke {line}` is now `invoke {now}`.\n" in printed.err
 
 
+@pytest.mark.parametrize("line", ["", "help"])
 def test_invoke_alone_says_what_comes_first(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str
 ) -> None:
-    assert read(monkeypatch) == 0
+    assert read(monkeypatch, *line.split()) == 0
     printed = capsys.readouterr().out
     assert printed.index("invoke up ") < printed.index("invoke jupyter-url") < printed.index("invoke down")
     assert "`invoke --list`" in printed and len(printed.splitlines()) <= 30
@@ -186,9 +187,12 @@ def test_a_noun_is_listed_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert "users.add" in printed and "status" not in printed
 
 
+@pytest.mark.parametrize("how", ["--help", "help"])
 @pytest.mark.parametrize("name", ["users.add", "users", "users.list", "backup.create"])
-def test_help_of_a_noun_s_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    assert read(monkeypatch, "--help", name) == 0
+def test_help_of_a_noun_s_verb(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str, name: str
+) -> None:
+    assert read(monkeypatch, how, name) == 0
     printed = capsys.readouterr().out
     assert f"usage: invoke {name}" in printed or f"also: invoke {name}" in printed
     assert "See also:" in printed

@@ -141,8 +141,8 @@ def test_every_command_that_is_written_can_be_typed() -> None:
     assert {place.split("/")[0] for place, _ in commands} >= {"README.md", "docs", "docker", "setup.sh"}
     for place, command in commands:
         words = shlex.split(command.rstrip(". "))
-        if words[0] == "--help":
-            assert pages.named(KNOWN, words[1]) or words[1] == "TASK", f"{place}: {command}"
+        if words[0] in ("--help", "help"):
+            assert words[1:] in ([], ["TASK"]) or pages.named(KNOWN, words[1]), f"{place}: {command}"
             continue
         try:
             command_line.parse(words, tasks.namespace)
