@@ -20,7 +20,6 @@ from typing import Any
 from helpers.errors import TrackbedError
 
 EVERY = 3.0  # seconds between two words about one copy
-MARKS = {"ready": "ok", "running": "ok", "done": "ok"}
 # Unicode's categories: control characters (C0, DEL, C1), invisible formatting (right-to-left overrides, zero-width
 # characters, tags), halves of pairs, line and paragraph separators
 COMMANDS = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})

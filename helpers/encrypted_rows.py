@@ -29,10 +29,10 @@ def sealed(engine: Engine, tried: Mapping[str, list[str]] | None = None) -> dict
     return result
 
 
-def undecryptable(found: Mapping[str, Any]) -> str:
+def undecryptable(sealed: Mapping[str, Any]) -> str:
     """One line about what cannot be decrypted and what to do; "" when everything can."""
     words = {KEK_PASSPHRASE: "API keys in MLflow", WEBHOOK_KEY: "secrets of webhooks"}
-    gone = {name: names for name, names in found["lost"].items() if names}
+    gone = {name: names for name, names in sealed["lost"].items() if names}
     if not gone:
         return ""
     what = "; ".join(

@@ -25,8 +25,8 @@ def read(engine: Engine) -> dict[str, Any] | None:
     return result if _is_whole(result) else None
 
 
-def _is_whole(found: object) -> bool:
-    return isinstance(found, dict) and isinstance(found.get("fallbacks"), dict)
+def _is_whole(state: object) -> bool:
+    return isinstance(state, dict) and isinstance(state.get("fallbacks"), dict)
 
 
 def note(engine: Engine, statuses: Iterable[ServiceStatus]) -> dict[str, Any] | None:
@@ -44,20 +44,20 @@ def noted(engine: Engine, applied: Mapping[str, Any], server: ServiceStatus) -> 
     return result if _is_whole(result) and result.get("process") == engine.process(server) else None
 
 
-def check(found: dict[str, Any] | None) -> Finding:
+def check(state: dict[str, Any] | None) -> Finding:
     """One line for `doctor`: on, off, or which parts fell back to MLflow's own way and why."""
-    if found is None:
+    if state is None:
         return Finding(
             Level.WARNING,
             "fast path",
             "the MLflow server does not say whether it uses it",
             "start it again: `invoke up`",
         )
-    if not found.get("enabled"):
+    if not state.get("enabled"):
         return Finding(Level.OK, "fast path", OFF)
-    if not found["fallbacks"]:
+    if not state["fallbacks"]:
         return Finding(Level.OK, "fast path", "on")
-    reasons = "; ".join(f"{shown(str(name), 40)}: {shown(str(why), 200)}" for name, why in found["fallbacks"].items())
+    reasons = "; ".join(f"{shown(str(name), 40)}: {shown(str(why), 200)}" for name, why in state["fallbacks"].items())
     return Finding(
         Level.WARNING,
         "fast path",
@@ -66,7 +66,7 @@ def check(found: dict[str, Any] | None) -> Finding:
     )
 
 
-def summary(found: dict[str, Any] | None) -> str:
+def summary(state: dict[str, Any] | None) -> str:
     """The same for `status`: with what to type where it is not as it should be."""
-    finding = check(found)
+    finding = check(state)
     return "; ".join(filter(None, [finding.detail, finding.fix]))

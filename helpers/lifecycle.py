@@ -73,9 +73,9 @@ def up(
         return seen
 
 
-def start_at_boot(project: Project, wanted: bool) -> tuple[str, ...]:
+def start_at_boot(project: Project, enabled: bool) -> tuple[str, ...]:
     """See that a project that was started comes back with the machine, or no more. Gives what to tell."""
-    if not wanted:
+    if not enabled:
         return select.stay_off_at_boot(project.settings)
     return select.make(project, project.state.engine).start_at_boot()
 

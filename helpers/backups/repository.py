@@ -316,8 +316,8 @@ def fetch(store: BlobStore, path: str, digest: str, size: int) -> bytes:
     return content
 
 
-def _are_pieces(found: list[Any]) -> bool:
-    return all(isinstance(piece, str) and _SHA.fullmatch(piece) for piece in found)
+def _are_pieces(items: list[Any]) -> bool:
+    return all(isinstance(piece, str) and _SHA.fullmatch(piece) for piece in items)
 
 
 class _Joined:

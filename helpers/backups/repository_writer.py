@@ -136,9 +136,9 @@ class Writer:
         self.chunks = len(entry.pieces)
         return entry.size
 
-    def listed(self, found: Iterable[tuple[str, int, str]]) -> Iterator[str]:
+    def listed(self, objects: Iterable[tuple[str, int, str]]) -> Iterator[str]:
         """Of what the store lists (name, size, mark), the names that have to be read; the rest is taken over."""
-        for name, size, mark in found:
+        for name, size, mark in objects:
             old = self._index.old(name) if mark else None
             same = old is not None and (old.mark, old.size) == (mark, size)
             gone = (

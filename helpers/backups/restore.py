@@ -127,9 +127,9 @@ def _replace(
     return before
 
 
-def _take_settings(project: Project, found: dict[str, str], notice: Notice) -> None:
+def _take_settings(project: Project, archived: dict[str, str], notice: Notice) -> None:
     """The settings of a backup that is active now, where there are none: one that did not come up leaves nothing."""
-    taken = {name: value for name, value in sorted(found.items()) if name not in project.state.remembered}
+    taken = {name: value for name, value in sorted(archived.items()) if name not in project.state.remembered}
     if not taken:
         return
     project.state.remembered = {**project.state.remembered, **taken}

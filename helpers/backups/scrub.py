@@ -97,10 +97,10 @@ def _sized(store: BlobStore, digest: str) -> Iterator[tuple[str, int]]:
             yield path, size
 
 
-def save_position(store: BlobStore, found: ScrubResult, wrong: set[str]) -> None:
+def save_position(store: BlobStore, result: ScrubResult, wrong: set[str]) -> None:
     """Where the round goes on, and what is still wrong. Without it the next backup reads the same again."""
     try:
-        text = json.dumps({"after": found.position, "wrong": sorted(wrong)[:REMEMBERED]}).encode()
+        text = json.dumps({"after": result.position, "wrong": sorted(wrong)[:REMEMBERED]}).encode()
         store.write(FILE, text)
         store.sync()
     except TrackbedError:

@@ -54,11 +54,11 @@ def verify(project: Project, text: str, repair: bool, progress: ProgressReporter
     return Verified((*lines, *damage.report(store, result)), result.ok, _summary(result), f"{store}", False)
 
 
-def _summary(found: damage.DamageReport) -> str:
-    return f"{len(found.names)} backups, {found.blobs} pieces, {found.size / 2**20:.1f} MiB read: " + (
+def _summary(report: damage.DamageReport) -> str:
+    return f"{len(report.names)} backups, {report.blobs} pieces, {report.size / 2**20:.1f} MiB read: " + (
         "all whole"
-        if found.ok
-        else f"{len(found.damaged)} files damaged or missing; whole: {', '.join(found.restorable) or 'no backup'}"
+        if report.ok
+        else f"{len(report.damaged)} files damaged or missing; whole: {', '.join(report.restorable) or 'no backup'}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helpers import console, locks, registry
+from helpers import console, registry, requirements_lock
 from helpers.cli import options
 from helpers.engines.docker import building
 from helpers.errors import SettingError
@@ -48,7 +48,7 @@ def version(format: str, json: bool) -> None:
 
 
 def lock(upgrade: bool) -> None:
-    for path in locks.refresh(upgrade):
+    for path in requirements_lock.refresh(upgrade):
         console.notice(f"locked {path}")
     for key, problem in registry.refresh_digests() if upgrade else ():
         console.notice(
@@ -56,7 +56,7 @@ def lock(upgrade: bool) -> None:
             if problem
             else f"image {key}: digest refreshed"
         )
-    for name, problem in locks.refresh_torch():
+    for name, problem in requirements_lock.refresh_torch():
         console.notice(
             f"docker/jupyter/{name}: not locked, its index does not answer: {problem}"
             if problem

@@ -104,11 +104,11 @@ def read(engine: Engine, names: Iterator[str] | None = None) -> Iterator[tuple[s
         raise TrackbedError("reading the objects ended early", "run the same command again")
 
 
-def write(engine: Engine, prefix: str, found: Iterator[tuple[str, int, IO[bytes]]]) -> dict[str, str]:
+def write(engine: Engine, prefix: str, objects: Iterator[tuple[str, int, IO[bytes]]]) -> dict[str, str]:
     """Store objects below ``prefix``. Gives the names that the store could not give, by those that it gave."""
     with engine.pipe(MLFLOW, (PROGRAM, "in", prefix), fresh=True) as pipe:
         try:
-            for name, size, content in found:
+            for name, size, content in objects:
                 _send(pipe.into, name, size, content)
             end = b"{}"
             member = tarfile.TarInfo("end")

@@ -165,12 +165,12 @@ def drop(engine: Engine, name: str) -> None:
     _statement(engine, f'DROP DATABASE IF EXISTS "{_checked(name)}" WITH (FORCE)')
 
 
-def check(engine: Engine, name: str, wanted: dict[str, list[str]], columns: Mapping[str, Sequence[str]]) -> None:
+def check(engine: Engine, name: str, expected: dict[str, list[str]], columns: Mapping[str, Sequence[str]]) -> None:
     """Every table has the rows it should have, by count and checksum; ``columns``: their order in the dump."""
     result = contents(engine, name, columns).tables
     for table in sorted(result):
-        if result[table] != wanted.get(table):
+        if result[table] != expected.get(table):
             raise TrackbedError(
-                f"table {table} has (rows, checksum) {result[table]}, not {wanted.get(table)}",
+                f"table {table} has (rows, checksum) {result[table]}, not {expected.get(table)}",
                 "nothing was changed; please report it",
             )

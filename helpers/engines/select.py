@@ -110,13 +110,13 @@ def current(project: Project) -> Engine:
     return choose(project).engine
 
 
-def _usable(engine: Engine, found: Availability, kept: str = "") -> Engine:
+def _usable(engine: Engine, availability: Availability, kept: str = "") -> Engine:
     """``kept``: the engine that holds this project's data, which no other one would start with."""
-    if found.usable:
+    if availability.usable:
         return engine
     others = () if kept else _others(engine.name)
-    hint = "; or ".join([found.fix, *(f"`--engine={other.name}` {other.alternative}" for other in others)])
-    raise EngineUnavailable(f"the {engine.name} engine cannot be used: {found.reason}", hint)
+    hint = "; or ".join([availability.fix, *(f"`--engine={other.name}` {other.alternative}" for other in others)])
+    raise EngineUnavailable(f"the {engine.name} engine cannot be used: {availability.reason}", hint)
 
 
 def _others(name: str) -> tuple[type[Engine], ...]:

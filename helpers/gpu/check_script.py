@@ -73,15 +73,15 @@ def ask_driver() -> None:
         raise RuntimeError(" ".join((done.stdout + done.stderr).split())[:300] or "nvidia-smi fails")
 
 
-def compute(kind: str, wanted: bool) -> str:
+def compute(kind: str, required: bool) -> str:
     """One small matrix product on each GPU, with its time; raises RuntimeError when PyTorch finds none."""
     try:
         import torch  # type: ignore[import-not-found]
     except ImportError as error:
-        if wanted:
+        if required:
             raise RuntimeError(f"PyTorch cannot be imported: {error}") from None
         raise NotTested("this notebook has no PyTorch (TORCH=none); its device nodes were opened") from None
-    if not wanted and not (torch.version.cuda or getattr(torch.version, "hip", None)):
+    if not required and not (torch.version.cuda or getattr(torch.version, "hip", None)):
         raise NotTested("this notebook's PyTorch is for the CPU (TORCH=cpu); its device nodes were opened")
     built = "ROCm " + str(torch.version.hip) if getattr(torch.version, "hip", None) else f"CUDA {torch.version.cuda}"
     title = f"PyTorch {torch.__version__} for {built}"

@@ -98,22 +98,22 @@ class Machine:
         return ", ".join(result) or "no GPU"
 
 
-def machine(found: Mapping[str, Any], cdi: tuple[str, ...] = ()) -> Machine:
+def machine(facts: Mapping[str, Any], cdi: tuple[str, ...] = ()) -> Machine:
     """A ``Machine`` from what ``probe`` prints and the CDI names that its engine knows."""
-    groups = {str(node["path"]): int(node["gid"]) for node in found["nodes"]}
+    groups = {str(node["path"]): int(node["gid"]) for node in facts["nodes"]}
     amd = tuple(
         Gpu(i, gpu["gfx"] or "unknown", gpu["render"], gpu["with_cpu"] or gpu["gfx"] in INTEGRATED)
-        for i, gpu in enumerate(found["kfd"])
+        for i, gpu in enumerate(facts["kfd"])
     )
-    models = {f"/dev/nvidia{gpu['minor']}": str(gpu["model"]) for gpu in found["nvidia"]["gpus"]}
+    models = {f"/dev/nvidia{gpu['minor']}": str(gpu["model"]) for gpu in facts["nvidia"]["gpus"]}
     nodes = [path for path in groups if re.fullmatch(r"/dev/nvidia\d+", path)]
     nvidia = tuple(
         Gpu(i, models.get(path, "").removeprefix("NVIDIA ") or "unknown", path) for i, path in enumerate(nodes)
     )
-    if not nvidia and "/dev/dxg" in groups and found["nvidia"]["driver"]:
+    if not nvidia and "/dev/dxg" in groups and facts["nvidia"]["driver"]:
         nvidia = (Gpu(0, "through WSL", "/dev/dxg"),)
-    vendors = tuple(VENDORS.get(d["vendor"], d["vendor"]) for d in found["display"])
-    return Machine(groups, amd, nvidia, str(found["nvidia"]["driver"]), vendors, bool(found["iommu_pt"]), cdi)
+    vendors = tuple(VENDORS.get(d["vendor"], d["vendor"]) for d in facts["display"])
+    return Machine(groups, amd, nvidia, str(facts["nvidia"]["driver"]), vendors, bool(facts["iommu_pt"]), cdi)
 
 
 def _s(items: object) -> str:

@@ -29,11 +29,11 @@ def choose(gpu: GpuChoice, devices: str, here: Machine, bare: bool = False, torc
     """
     if gpu.kind in (NONE, AUTO) or _is_here(gpu, here, bare):
         return accelerator.choose(gpu, devices, here, bare, torch)
-    there = replace(accelerator.named(gpu), foreign=True)
+    chosen = replace(accelerator.named(gpu), foreign=True)
     if torch == wheels.CPU:
-        there = replace(there, torch=wheels.CPU)
+        chosen = replace(chosen, torch=wheels.CPU)
     complete = _amd if gpu.kind == AMD else _nvidia
-    return complete(there, () if devices == "all" else tuple(devices.split(",")), bare)
+    return complete(chosen, () if devices == "all" else tuple(devices.split(",")), bare)
 
 
 def _is_here(gpu: GpuChoice, here: Machine, bare: bool) -> bool:
@@ -45,15 +45,15 @@ def _is_here(gpu: GpuChoice, here: Machine, bare: bool) -> bool:
     return present and not (gpu.node and accelerator.contradiction(gpu.node, gpus))
 
 
-def _amd(there: Accelerator, indexes: tuple[str, ...], bare: bool) -> Accelerator:
+def _amd(chosen: Accelerator, indexes: tuple[str, ...], bare: bool) -> Accelerator:
     # how many GPUs that machine has, and whether its kernel runs with iommu=pt, is not known: always but for one
     environment = {} if len(indexes) == 1 else {"NCCL_P2P_DISABLE": "1"}
     if bare:
         shown = {"ROCR_VISIBLE_DEVICES": ",".join(indexes)} if indexes else {}
-        return replace(there, environment={**environment, **shown})
+        return replace(chosen, environment={**environment, **shown})
     nodes = tuple(_render_node(index) for index in indexes)
     return replace(
-        there,
+        chosen,
         devices=("/dev/kfd", *(node.word for node in nodes)) if nodes else ("/dev/kfd", "/dev/dri"),
         groups=(RENDER_GROUP.word,),
         environment=environment,
@@ -61,11 +61,11 @@ def _amd(there: Accelerator, indexes: tuple[str, ...], bare: bool) -> Accelerato
     )
 
 
-def _nvidia(there: Accelerator, indexes: tuple[str, ...], bare: bool) -> Accelerator:
+def _nvidia(chosen: Accelerator, indexes: tuple[str, ...], bare: bool) -> Accelerator:
     if bare:
         shown = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(indexes)} if indexes else {}
-        return replace(there, environment=shown)
-    return replace(there, request=indexes or ("all",), placeholders=(MEMORY,))
+        return replace(chosen, environment=shown)
+    return replace(chosen, request=indexes or ("all",), placeholders=(MEMORY,))
 
 
 def _render_node(index: str) -> Placeholder:

@@ -1,0 +1,1 @@
+"""Scripts that run in the notebook's environment, for what only that can answer."""

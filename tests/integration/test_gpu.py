@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from helpers import locks
+from helpers import requirements_lock
 from helpers.clone import JUPYTER_FOLDER
 from helpers.engines.docker.client import DockerApi
 from helpers.errors import TrackbedError
@@ -669,7 +669,7 @@ def test_pytorch_is_locked_where_its_index_answers(index: str, tmp_path: Path) -
     builds = ("cpu", "cu126", "rocm7.2")
     for build in builds:
         shutil.copy(JUPYTER_FOLDER / f"torch-{build}.in", folder)
-    reported = dict(locks.refresh_torch(base, folder, builds))
+    reported = dict(requirements_lock.refresh_torch(base, folder, builds))
     assert [name for name, problem in reported.items() if problem] == ["torch-cpu-requirements.txt"]
     assert sorted(p.name for p in folder.glob("*.txt")) == [
         "torch-cu126-requirements.txt",

@@ -93,7 +93,7 @@ class Torch(types.ModuleType):
 
 def test_a_product_on_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", Torch())
-    reported = check_script.compute("amd", wanted=True)
+    reported = check_script.compute("amd", required=True)
     assert reported.startswith("PyTorch 2.13.0 for ROCm 7.2; MI100 number 0: 1024 x 1024 product in ")
     assert "MI100 number 1: " in reported
 
@@ -117,13 +117,13 @@ def test_pytorch_that_finds_no_gpu(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", torch)
     with pytest.raises(RuntimeError, match=reason):
-        check_script.compute(kind, wanted=True)
+        check_script.compute(kind, required=True)
 
 
 def test_no_pytorch_because_nobody_wanted_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(check_script.NotTested, match="TORCH=none"):
-        check_script.compute("amd", wanted=False)
+        check_script.compute("amd", required=False)
 
 
 def test_nvidia_smi_is_asked_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -160,12 +160,12 @@ def share(folder: int, accounts: Collection[int]) -> bool:
     return True
 
 
-def _let_in(entry: int, found: os.stat_result, accounts: Collection[int]) -> None:
-    if stat.S_ISDIR(found.st_mode):
+def _let_in(entry: int, info: os.stat_result, accounts: Collection[int]) -> None:
+    if stat.S_ISDIR(info.st_mode):
         _set(entry, DEFAULT, accounts)
         _set(entry, ACCESS, accounts)
-    elif stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-        _set(entry, ACCESS, accounts, 6 | found.st_mode >> 6 & 1)
+    elif stat.S_ISREG(info.st_mode) and info.st_nlink == 1:
+        _set(entry, ACCESS, accounts, 6 | info.st_mode >> 6 & 1)
 
 
 def _set(entry: int, name: str, accounts: Collection[int], rights: int = 7) -> None:

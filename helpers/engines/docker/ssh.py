@@ -156,9 +156,9 @@ class Node:
                 if name == "end":
                     return result
 
-    def _take_socket(self, found: Mapping[str, str]) -> None:
-        self.uid, self.home = int(found.get("uid", "-1") or -1), found.get("home", "")
-        name, engine = self.target.name, found.get("engine", "")
+    def _take_socket(self, facts: Mapping[str, str]) -> None:
+        self.uid, self.home = int(facts.get("uid", "-1") or -1), facts.get("home", "")
+        name, engine = self.target.name, facts.get("engine", "")
         existing = f"ssh {self.target.typed}"
         if not engine.startswith("unix://"):
             raise EngineUnavailable(
@@ -166,8 +166,8 @@ class Node:
                 "unset DOCKER_HOST there, or choose a local context there",
             )
         path = engine.removeprefix("unix://")
-        if found.get("socket") == "missing":
-            if not found.get("command"):
+        if facts.get("socket") == "missing":
+            if not facts.get("command"):
                 raise EngineUnavailable(
                     f"there is no Docker on {name}",
                     f"install it there: {existing} 'curl -fsSL https://get.docker.com | sudo sh && "
@@ -177,7 +177,7 @@ class Node:
                 f"Docker does not run on {name}: there is no {path}",
                 f"start it there: {existing} sudo systemctl start docker",
             )
-        if found.get("socket") != "ok":
+        if facts.get("socket") != "ok":
             raise EngineUnavailable(
                 f"permission denied at {path} on {name}",
                 f"{existing} 'sudo usermod -aG docker $USER'; the next connection has it",

@@ -93,7 +93,7 @@ class Supervisor:
         except (OSError, xmlrpc.client.Error):
             return False
 
-    def has_groups(self, wanted: Iterable[int]) -> bool:
+    def has_groups(self, groups: Iterable[int]) -> bool:
         """Whether supervisord, if it runs, has these supplementary groups, which its programs inherit."""
         try:
             status = Path(f"/proc/{int(self.pid_file.read_text())}/status").read_text()
@@ -102,7 +102,7 @@ class Supervisor:
         line = re.search(r"^Groups:(.*)$", status, re.MULTILINE)
         own = re.search(r"^Gid:\s+(\d+)", status, re.MULTILINE)
         have = {int(word) for match in (line, own) if match for word in match[1].split()}
-        return set(wanted) <= have or not self.running()
+        return set(groups) <= have or not self.running()
 
     def states(self) -> dict[str, Process]:
         """Every program by name; empty when supervisord does not run, or does not answer (``hung`` is set then)."""
