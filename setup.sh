@@ -22,7 +22,30 @@ for path in (sys.executable, sys._base_executable):
 places = [os.path.join(os.path.realpath(os.path.dirname(place)), os.path.basename(place)) for place in places]
 sys.exit(any((place + os.sep).startswith(os.path.join(sys.argv[1], "")) for place in places))'
 
-say() { echo "setup: $*" >&2; }
+ticker=''
+# Says what begins. On a terminal its seconds stand below until something else is said: pip and apt are quiet for long.
+begin() {
+  say "$1"
+  [ -t 2 ] || return 0
+  (
+    seconds=0
+    while sleep 1 2>/dev/null && kill -0 $$ 2>/dev/null; do # it ends with this script, also after Ctrl-C
+      seconds=$((seconds + 1))
+      if [ "$seconds" -ge 3 ]; then printf '  %s s \r' "$seconds" >&2; fi
+    done
+  ) >/dev/null </dev/null &
+  ticker=$!
+}
+
+end() {
+  [ -n "$ticker" ] || return 0
+  kill "$ticker" 2>/dev/null || true
+  wait "$ticker" 2>/dev/null || true
+  ticker=''
+  printf '%10s\r' '' >&2
+}
+
+say() { end; echo "setup: $*" >&2; }
 fail() { say "$1"; echo "  -> $2" >&2; if [ $# -gt 2 ]; then echo "$3" >&2; fi; exit 1; }
 has() { command -v "$1" >/dev/null 2>&1; }
 is_root() { [ "$(id -u)" = 0 ]; }
@@ -72,7 +95,7 @@ quiet_apt() {
 # A package of the distribution, as root only: a user's system is changed by nobody but its owner.
 install_package() {
   { [ -n "$packages" ] && is_root && has apt-get; } || return 1
-  say "installing $packages"
+  begin "installing $packages"
   # shellcheck disable=SC2086 # several words
   quiet_apt install -y --no-install-recommends $packages
 }
@@ -81,7 +104,10 @@ install_package() {
 find_packages() {
   packages=''
   has apt-cache || return 0
-  if is_root; then quiet_apt update || true; fi
+  if is_root; then
+    begin "reading the distribution's list of packages"
+    quiet_apt update || true
+  fi
   for version in 3.13 3.12 3.11 3.14; do
     if apt-cache show "python$version-venv" >/dev/null 2>&1; then packages="python$version python$version-venv"; return 0; fi
   done
@@ -119,7 +145,7 @@ find_pip() {
   if [ -n "$pip_path" ] && works env PYTHONPATH="$pip_path" "$1" -m pip --version; then return 0; fi
   { [ -z "$pip_tried" ] && has apt-get && has dpkg-deb; } || return 1
   pip_tried=yes
-  say "fetching pip from the distribution's packages"
+  begin "fetching pip from the distribution's packages"
   rm -rf "$tools/apt"
   (umask 022; mkdir -p "$tools/apt/debs" "$tools/apt/lists/partial" "$tools/apt/cache/archives/partial")
   packages_pip="python3-pip-whl python-pip-whl"
@@ -155,7 +181,7 @@ find_uv() {
     elif find_pip "$old"; then :
     else continue
     fi
-    say "installing uv, which brings a Python"
+    begin "installing uv, which brings a Python"
     env ${pip_path:+"PYTHONPATH=$pip_path"} "$pip" -m pip install -q --disable-pip-version-check --require-hashes --no-deps \
       --target "$tools" -r "$tools/uv.txt" >&2 </dev/null || continue
     rm -rf "$tools/apt"
@@ -193,7 +219,7 @@ bring_python() {
     UV_PYTHON_INSTALL_DIR=/opt/trackbed/python
     export UV_PYTHON_INSTALL_DIR
   fi
-  say "installing a Python with uv${UV_PYTHON_INSTALL_MIRROR:+ from $UV_PYTHON_INSTALL_MIRROR}"
+  begin "installing a Python with uv${UV_PYTHON_INSTALL_MIRROR:+ from $UV_PYTHON_INSTALL_MIRROR}"
   for version in 3.13 '>=3.11,<3.15'; do # what the images have; else what a mirror has
     if [ "$version" != 3.13 ] && [ -z "${UV_PYTHON_INSTALL_MIRROR:-}" ]; then return 1; fi
     (umask 022; env ${trust:+"$trust"} "$uv" python install --no-bin "$version" >&2 </dev/null) || continue
@@ -252,7 +278,7 @@ choose_python() {
 
 make_venv() {
   choose_python
-  say "making .venv with $python"
+  begin "making .venv with $python"
   rm -rf "$venv"
   "$python" -m venv ${seed:+--without-pip} "$venv" >&2 </dev/null \
     || fail "$venv could not be made" "is this folder yours, and is there room on its disk? (ls -ld '$here'; df -h '$here')"
@@ -265,7 +291,7 @@ make_venv() {
 }
 
 install_requirements() {
-  say "installing the requirements"
+  begin "installing the requirements"
   rm -f "$venv/.requirements"
   find "$venv" -name '*.pyc' -delete # a full disk leaves truncated ones
   cache="${XDG_CACHE_HOME:-${HOME:-/}}" # pip's own warning about a home that is closed speaks of sudo
@@ -283,5 +309,6 @@ if ! ready; then
   if ! usable; then make_venv; fi
   install_requirements
 fi
+end
 if [ $# -gt 0 ]; then exec "$venv/bin/invoke" "$@"; fi
 say "ready; next: $venv/bin/invoke up"

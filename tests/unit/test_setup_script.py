@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import re
 import shutil
 import subprocess
@@ -66,6 +68,26 @@ def run(clone: Path, *places: object, **environment: str) -> subprocess.Complete
     )
 
 
+def on_a_terminal(clone: Path, *places: object) -> tuple[int, str]:
+    """Exit code and screen of ``setup.sh up``; its stdout is a pipe, as in ``| tee``, and at its end by then."""
+    screen, terminal = pty.openpty()
+    with subprocess.Popen(
+        ["/bin/sh", str(clone / "setup.sh"), "up"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        env={"PATH": ":".join(map(str, places)), "HOME": str(clone.parent)},
+    ) as process:
+        os.close(terminal)
+        process.communicate(timeout=60)
+    seen = b""
+    with contextlib.suppress(OSError):  # the terminal's last program has ended
+        while piece := os.read(screen, 4096):
+            seen += piece
+    os.close(screen)
+    return process.returncode, seen.decode()
+
+
 def without_pip(clone: Path) -> Path:
     """The .venv as `uv venv` makes it; gives its folder of programs."""
     subprocess.run([BASE, "-m", "venv", "--without-pip", str(clone / ".venv")], check=True, timeout=60)
@@ -103,6 +125,14 @@ def test_where_only_the_environment_is_on_the_path_the_python_that_it_came_from_
     )
     done = run(clone, clone / ".venv" / "bin", tools)
     assert f"setup: making .venv with {base}\n" in done.stderr and done.returncode == 0, done.stderr
+
+
+def test_a_step_that_takes_long_shows_its_seconds_on_a_terminal(clone: Path, tools: Path) -> None:
+    slow = PYTHON.replace('"-m pip install "*) ', '"-m pip install "*) sleep 3.5; ')
+    base = program(clone.parent / "base" / "python3", slow)
+    code, seen = on_a_terminal(clone, base.parent, tools)
+    assert code == 0 and "installing the requirements\r\n  3 s \r" in seen, seen
+    assert "making .venv" in seen and "1 s" not in seen  # a short one shows none
 
 
 OLD_UV = '#!/bin/sh\ncase "$*" in *--no-bin*|*--managed-python*) echo "unexpected argument" >&2; exit 2;; esac\n'
