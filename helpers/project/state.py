@@ -176,19 +176,17 @@ def _checked(path: Path, data: bytes) -> dict[str, Any]:
         if name not in content or not fits(content[name]):
             raise bad(f"is not a state file of Trackbed ({name} is missing or wrong)")
         known["active" if name == "live" else name] = content[name]
-    if not text(content.get("node", "")):
-        raise bad("is not a state file of Trackbed (node is wrong)")
-    known["node"] = content.get("node", "")
-    if not text(content.get("person", "")):
-        raise bad("is not a state file of Trackbed (person is wrong)")
-    known["person"] = content.get("person", "")
-    if not texts(content.get("access", {})):
-        raise bad("is not a state file of Trackbed (access is wrong)")
-    known["access"] = content.get("access", {})
-    result = content.get("surroundings")
-    if result is not None and not texts(result):
-        raise bad("is not a state file of Trackbed (surroundings is wrong)")
-    known["surroundings"] = result
+    # what earlier versions did not write
+    later: dict[str, tuple[object, Callable[[object], bool]]] = {
+        "node": ("", text),
+        "person": ("", text),
+        "access": ({}, texts),
+        "surroundings": (None, lambda value: value is None or texts(value)),
+    }
+    for name, (default, fits) in later.items():
+        known[name] = content.get(name, default)
+        if not fits(known[name]):
+            raise bad(f"is not a state file of Trackbed ({name} is wrong)")
     return known
 
 

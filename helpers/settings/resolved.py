@@ -18,7 +18,6 @@ import platformdirs
 
 from helpers.errors import SettingError
 from helpers.settings import dotenv, generated, sources
-from helpers.settings.declaration import Setting
 from helpers.settings.model import BY_NAME, TABLE, Declared
 from helpers.settings.parsers import LOOPBACK, ParseContext
 from helpers.settings.sources import CHOSEN, DEFAULT, FOREIGN, LAST_UP, Value, error, named, parse
@@ -130,36 +129,19 @@ class Settings(Declared):
         clone = Path(os.path.abspath(inputs.env_file)).parent
         context = ParseContext(clone, environ.get("HOME") or os.path.expanduser("~"))
         warnings: list[str] = []
-        layers = (
-            {name.upper(): Value(raw, CHOSEN) for name, raw in inputs.chosen.items()},
-            sources.from_flags(flags),
-            sources.from_environ(environ, left, warnings),
-            sources.from_file(file, warnings),
-            sources.from_left(left),
+        lookup = sources.Lookup(
+            context,
+            command=(
+                {name.upper(): Value(raw, CHOSEN) for name, raw in inputs.chosen.items()},
+                sources.from_flags(flags),
+                sources.from_environ(environ, left, warnings),
+            ),
+            files=(sources.from_file(file, warnings), sources.from_left(left)),
+            sourced=sources.sourced(environ, left),
         )
-        sourced = sources.sourced(environ, left)
-        explicit: dict[str, str] = {}
-        values: dict[str, Any] = {}
-        origins: dict[str, str] = {}
-
-        def resolve(setting: Setting, last: Mapping[str, str]) -> None:
-            name = setting.name
-            result = next((layer[name] for layer in layers if name in layer), None)
-            if result is None and name in last and not setting.secret:
-                result = Value(last[name], LAST_UP)
-            if result is None and name in sourced and not setting.secret:
-                result = Value(sourced[name], LAST_UP)
-            if result is None or not result.raw:
-                values[name] = setting.parse(setting.default, context)
-            else:
-                values[name] = parse(setting, result, context)
-                origins[name] = result.origin
-            raw = next((layer[name].raw for layer in layers[:3] if name in layer), None)
-            if raw is not None and not setting.secret and setting.remembered:
-                explicit[name] = str(values[name]) if raw and name == "WORKSPACE" else raw
-
+        values, origins = lookup.values, lookup.origins
         for name in _LOCATING:
-            resolve(BY_NAME[name], {})
+            lookup.resolve(BY_NAME[name], {})
         state_dir: Path = values["STATE_DIR"] or default_state_dir()
         values["STATE_DIR"] = state_dir
         _check_state_dir(state_dir, clone, context, origins.get("STATE_DIR", DEFAULT))
@@ -167,7 +149,7 @@ class Settings(Declared):
         last = remembered(folder) if callable(remembered) else remembered
         for setting in TABLE:
             if setting.name not in _LOCATING:
-                resolve(setting, last)
+                lookup.resolve(setting, last)
         if values["PUBLIC"] and not values["DOMAIN"] and not values["PUBLIC_ADDRESS"] and last.get(FOUND_ADDRESS):
             values["PUBLIC_ADDRESS"] = parse(BY_NAME["PUBLIC_ADDRESS"], Value(last[FOUND_ADDRESS], LAST_UP), context)
         if values["WORKSPACE"] is None:
@@ -175,7 +157,7 @@ class Settings(Declared):
         settings = cls(
             **{BY_NAME[name].field: value for name, value in values.items()},
             clone=clone,
-            explicit=explicit,
+            explicit=lookup.explicit,
             passthrough={
                 e.name: e.value
                 for e in file.entries

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from helpers.errors import SettingError
@@ -185,3 +185,33 @@ def from_left(left: Mapping[str, str]) -> dict[str, Value]:
     """Only what locates the state: everything else that ``up`` was told is in the state."""
     names = {"PROJECT": "COMPOSE_PROJECT_NAME", "STATE_DIR": PREFIX + "STATE_DIR"}
     return {name: Value(left[key], LAST_UP) for name, key in names.items() if left.get(key)}
+
+
+@dataclass
+class Lookup:
+    """Settings from the first place that has them: ``command`` (what counts for this one), then ``files``, what an
+    earlier `up` was given, and at last what a shell has ``sourced``. ``explicit`` is what this command was given."""
+
+    context: ParseContext
+    command: Sequence[Mapping[str, Value]]
+    files: Sequence[Mapping[str, Value]]
+    sourced: Mapping[str, str]
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    explicit: dict[str, str] = field(default_factory=dict)
+
+    def resolve(self, setting: Setting, last: Mapping[str, str]) -> None:
+        """Find its value and check it; ``last``: what an earlier `up` was given. Raises SettingError."""
+        name = setting.name
+        given = next((place[name] for place in self.command if name in place), None)
+        result = given or next((place[name] for place in self.files if name in place), None)
+        for remembered in () if setting.secret else (last, self.sourced):
+            if result is None and name in remembered:
+                result = Value(remembered[name], LAST_UP)
+        if result is None or not result.raw:
+            self.values[name] = setting.parse(setting.default, self.context)
+        else:
+            self.values[name] = parse(setting, result, self.context)
+            self.origins[name] = result.origin
+        if given is not None and not setting.secret and setting.remembered:
+            self.explicit[name] = str(self.values[name]) if given.raw and name == "WORKSPACE" else given.raw
