@@ -20,7 +20,7 @@ def script(project: Project, name_prefix: str = "") -> str:
     Raises SettingError for a prefix that is no project name, EngineUnavailable as ``up`` would.
     """
     start.check_early(project.settings)
-    gateway.settle_address(project, lambda _: None)  # of PUBLIC: the script's gateway has to have a name, too
+    gateway.resolve_address(project, lambda _: None)  # of PUBLIC: the script's gateway has to have a name, too
     settings = project.settings
     if name_prefix:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", name_prefix):

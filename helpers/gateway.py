@@ -23,7 +23,7 @@ from helpers.suggestions import did_you_mean, nearest, shown
 ROOT_FILE = "gateway-root.crt"
 
 
-def settle_address(project: Project, notice: Callable[[str], None]) -> None:
+def resolve_address(project: Project, notice: Callable[[str], None]) -> None:
     """Find out what others call this machine: the setting, else the cloud's metadata service. Raises SettingError.
 
     The address that was found is remembered for later commands.

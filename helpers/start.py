@@ -79,7 +79,7 @@ def bring_up(
 def _bring_up(
     project: Project, progress: ProgressReporter, notice: Notice, adopt: bool, consent: kernels.Consent | None
 ) -> tuple[status.Overview, Engine]:
-    gateway.settle_address(project, notice)
+    gateway.resolve_address(project, notice)
     if project.state.existed:
         project.credentials()  # before any engine reads them: only the first look sees what the user has changed
     choice = select.choose(project)

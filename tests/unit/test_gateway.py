@@ -69,18 +69,18 @@ def test_the_address_is_asked_for_remembered_and_never_empty(tmp_path: Path, mon
         cloud_metadata, "public_address", lambda: cloud_metadata.PublicAddress(why="no metadata service answers")
     )
     with pytest.raises(SettingError, match="needs the address"):
-        gateway.settle_address(created, said.append)
+        gateway.resolve_address(created, said.append)
     monkeypatch.setattr(cloud_metadata, "public_address", lambda: cloud_metadata.PublicAddress("203.0.113.7", "AWS"))
-    gateway.settle_address(created, said.append)
+    gateway.resolve_address(created, said.append)
     assert created.settings.public_address == "203.0.113.7" and "203.0.113.7" in said[0]
     created.state.save()
     again = project(tmp_path, public="true")
     assert again.settings.public_address == "203.0.113.7"
     monkeypatch.setattr(cloud_metadata, "public_address", lambda: cloud_metadata.PublicAddress(why="silent"))
-    gateway.settle_address(again, said.append)  # the service is silent today
+    gateway.resolve_address(again, said.append)  # the service is silent today
     assert again.settings.public_address == "203.0.113.7" and said[-1].startswith("warning: silent")
     reported = project(tmp_path, public="true", public_address="lab.example.org")
-    gateway.settle_address(reported, said.append)
+    gateway.resolve_address(reported, said.append)
     assert reported.settings.public_address == "lab.example.org" and FOUND_ADDRESS not in reported.state.remembered
 
 

@@ -39,7 +39,7 @@ class Database(EmbeddedComponent):
         return self.deployment.database_folder
 
     @property
-    def is_settled(self) -> bool:
+    def has_roles(self) -> bool:
         """Whether its roles were made once, so that a server may be connected while PostgreSQL starts."""
         return os.path.lexists(self.data_folder / database_roles.READY)
 
@@ -141,7 +141,7 @@ class Database(EmbeddedComponent):
         ):
             progress.step(created)
             self.processes.resume(MLFLOW, progress)
-        if not self.is_settled:
+        if not self.has_roles:
             self.commands.run(POSTGRES, ("touch", str(self.data_folder / database_roles.READY)))
 
     def _wait(self) -> None:

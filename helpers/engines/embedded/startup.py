@@ -82,7 +82,7 @@ class Startup(EmbeddedComponent):
     def _run_programs(self, progress: ProgressReporter) -> None:
         supervisor, supervisord = self.processes.supervisor, self.environments.supervisord
         has_database = POSTGRES in self.deployment.services
-        if has_database and not self.database.is_settled:
+        if has_database and not self.database.has_roles:
             # the server must not be connected while its role is replaced
             supervisor.apply([p for p in self.specs.programs() if p.name != MLFLOW], supervisord)
             self.database.ensure_roles(progress)
