@@ -1,0 +1,99 @@
+"""docker/kubernetes as a cluster takes it: the base, each component over it, and the overlay that is applied by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.integration import inspection
+from tests.kubernetes import cluster
+
+FOLDER = ROOT / "docker" / "kubernetes"
+COMPONENTS = sorted(path.name for path in (FOLDER / "components").iterdir())
+TOGETHER = (("gateway", "isolated", "autoscaling", "gpu-amd"), ("external-database", "external-store", "ingress"))
+# what the operator of CloudNativePG brings along, as far as the API server has to know it
+OPERATOR = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "clusters.postgresql.cnpg.io"},
+    "spec": {
+        "group": "postgresql.cnpg.io",
+        "scope": "Namespaced",
+        "names": {"kind": "Cluster", "plural": "clusters", "singular": "cluster"},
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }
+        ],
+    },
+}
+
+
+def rendered(folder: Path, namespace: str, resource: str, components: tuple[str, ...] = ()) -> str:
+    """The YAML of an overlay of ours that lays them into a namespace."""
+    folder.mkdir(parents=True)
+    content = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": namespace,
+        "resources": [os.path.relpath(FOLDER / resource, folder)],
+        "components": [os.path.relpath(FOLDER / "components" / name, folder) for name in components],
+    }
+    (folder / "kustomization.yaml").write_text(json.dumps(content))
+    return cluster.kubectl("kustomize", str(folder))
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Iterator[str]:
+    """With the labels of docker/kubernetes: the API server then warns of each pod that it would refuse."""
+    name = f"manifests-{time.time_ns()}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted"}
+    made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    cluster.kubectl("apply", "--server-side", "--filename=-", stdin=json.dumps(made))
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def operator() -> Iterator[None]:
+    cluster.kubectl("apply", "--server-side", "--filename=-", stdin=json.dumps(OPERATOR))
+    cluster.kubectl("wait", "--for=condition=Established", "crd/clusters.postgresql.cnpg.io", "--timeout=30s")
+    yield
+    cluster.kubectl("delete", "crd", "clusters.postgresql.cnpg.io", "--wait=false")
+
+
+@pytest.mark.parametrize(
+    ("resource", "components"),
+    [("overlays/example", ()), *(("base", (name,)) for name in COMPONENTS), *(("base", names) for names in TOGETHER)],
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
+)
+@pytest.mark.usefixtures("operator")
+def test_the_cluster_takes_it_without_a_warning(
+    resource: str, components: tuple[str, ...], namespace: str, tmp_path: Path
+) -> None:
+    text = rendered(tmp_path / "overlay", namespace, resource, components)
+    done = inspection.run("kubectl", "apply", "--dry-run=server", "--server-side", "--filename=-", stdin=text)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+
+
+def test_a_pod_that_asks_for_more_is_refused(namespace: str) -> None:
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "greedy", "namespace": namespace},
+        "spec": {"containers": [{"name": "main", "image": "trackbed-test/pause:1"}]},
+    }
+    done = inspection.run(
+        "kubectl", "apply", "--dry-run=server", "--server-side", "--filename=-", stdin=json.dumps(pod)
+    )
+    assert done.returncode != 0 and 'violates PodSecurity "restricted' in done.stderr
