@@ -179,20 +179,10 @@ def ensure(settings: Settings) -> Credentials:
             values[name] = given
         elif kept:
             values[name] = kept
-        elif path.name.startswith(_EXTERNAL):
-            raise TrackbedError(
-                f"{name} of the external object store is missing",
-                f"put {name}=... into {settings.env_file} (chmod 600 it)",
-            )
         elif name == TRACKING_TOKEN:
             values[name] = ""  # a server without a login
-        elif name == TRACKING_PASSWORD:
-            who = f"{settings.tracking_username} at {settings.tracking_uri}"
-            raise TrackbedError(
-                f"TRACKING_PASSWORD of {who} is missing",
-                f"put TRACKING_PASSWORD=... into {settings.env_file} (chmod 600 it)",
-            )
         else:
+            _refuse_foreign(settings, name, path)
             values[name] = _make(path, _MAKERS[name](), repaired)
             generated.append(path.name)
     now = issued | {_file(settings, name) for name in required(settings)}
@@ -208,6 +198,17 @@ def ensure(settings: Settings) -> Credentials:
         former,
         replaced,
     )
+
+
+def _refuse_foreign(settings: Settings, name: str, path: Path) -> None:
+    """Raise TrackbedError for a secret of somebody else's service, which cannot be made here."""
+    if path.name.startswith(_EXTERNAL):
+        whose = "the external object store"
+    elif name == TRACKING_PASSWORD:
+        whose = f"{settings.tracking_username} at {settings.tracking_uri}"
+    else:
+        return
+    raise TrackbedError(f"{name} of {whose} is missing", f"put {name}=... into {settings.env_file} (chmod 600 it)")
 
 
 def renew(settings: Settings) -> tuple[dict[str, str], tuple[str, ...]]:
