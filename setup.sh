@@ -219,11 +219,14 @@ bring_python() {
     UV_PYTHON_INSTALL_DIR=/opt/trackbed/python
     export UV_PYTHON_INSTALL_DIR
   fi
-  begin "installing a Python with uv${UV_PYTHON_INSTALL_MIRROR:+ from $UV_PYTHON_INSTALL_MIRROR}"
+  say "installing a Python with uv${UV_PYTHON_INSTALL_MIRROR:+ from $UV_PYTHON_INSTALL_MIRROR}" # uv draws its own progress
   for version in 3.13 '>=3.11,<3.15'; do # what the images have; else what a mirror has
     if [ "$version" != 3.13 ] && [ -z "${UV_PYTHON_INSTALL_MIRROR:-}" ]; then return 1; fi
     (umask 022; env ${trust:+"$trust"} "$uv" python install --no-bin "$version" >&2 </dev/null) || continue
-    python=$("$uv" python find --managed-python --no-project "$version" 2>/dev/null) || continue
+    python=$("$uv" python find --managed-python --no-project "$version" 2>/dev/null) || {
+      say "the Python that uv brought does not start: $("$uv" python find --managed-python --no-project "$version" 2>&1 </dev/null | tail -n 1)"
+      continue
+    }
     if works "$python" -c "$want"; then return 0; fi
     say "$python does not start: $("$python" -c '' 2>&1 </dev/null | tail -n 1)"
   done

@@ -189,6 +189,22 @@ esac
     assert (tmp_path / "noted").read_text() == "-\n"
 
 
+def test_a_python_that_uv_brought_and_that_does_not_start_is_named_with_the_reason(
+    clone: Path, tools: Path, tmp_path: Path
+) -> None:
+    program(
+        tmp_path / "bin" / "uv",
+        """#!/bin/sh
+case "$*" in
+  *" find --managed-python --no-project "*) echo "error: failed" >&2; echo "  libpython.so: not there" >&2; exit 2;;
+esac
+""",
+    )
+    done = run(clone, tmp_path / "bin", tools)
+    assert done.returncode == 1
+    assert "setup: the Python that uv brought does not start:   libpython.so: not there\n" in done.stderr, done.stderr
+
+
 # without ensurepip and pip, as Debian ships it; pip works with the wheel that apt fetches
 BARE = """#!/bin/sh
 case "$*" in
