@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +39,9 @@ OPERATOR = {
 }
 
 
-def rendered(folder: Path, namespace: str, resource: str, components: tuple[str, ...] = ()) -> str:
+def rendered(
+    folder: Path, namespace: str, resource: str, components: tuple[str, ...] = (), patches: tuple[str, ...] = ()
+) -> str:
     """The YAML of an overlay of ours that lays them into a namespace."""
     folder.mkdir(parents=True)
     content = {
@@ -47,6 +50,7 @@ def rendered(folder: Path, namespace: str, resource: str, components: tuple[str,
         "namespace": namespace,
         "resources": [os.path.relpath(FOLDER / resource, folder)],
         "components": [os.path.relpath(FOLDER / "components" / name, folder) for name in components],
+        "patches": [{"patch": patch} for patch in patches],
     }
     (folder / "kustomization.yaml").write_text(json.dumps(content))
     return cluster.kubectl("kustomize", str(folder))
@@ -84,6 +88,23 @@ def test_the_cluster_takes_it_without_a_warning(
     done = inspection.run("kubectl", "apply", "--dry-run=server", "--server-side", "--filename=-", stdin=text)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
+
+
+def test_a_patch_has_the_last_word_over_a_component(tmp_path: Path) -> None:
+    uri = "postgresql+psycopg2://mlflow@db.example.org:5432/mlflow"
+    patch = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "mlflow"},
+        "data": {"MLFLOW_BACKEND_STORE_URI": uri},
+    }
+    component = ("external-database",)
+    plain = rendered(tmp_path / "plain", "lab", "base", component)
+    patched = rendered(tmp_path / "patched", "lab", "base", component, (json.dumps(patch),))
+    assert f"MLFLOW_BACKEND_STORE_URI: {uri}\n" in patched
+    name = re.compile(r"name: (mlflow-[0-9a-z]{10})\n")
+    assert len(set(name.findall(plain))) == len(set(name.findall(patched))) == 1
+    assert set(name.findall(plain)) != set(name.findall(patched))
 
 
 def test_a_pod_that_asks_for_more_is_refused(namespace: str) -> None:
