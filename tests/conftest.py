@@ -24,6 +24,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# Seconds. What an honest step may take where other suites run beside this one, on two processors. It takes a few where
+# nothing else runs, so a test that waits for this long in vain has found something.
+PATIENCE = 300
 USER = "nobody"  # who is not root, on a machine where the tests are
 KEPT = ("TRACKBED_BUILD_NETWORK", "TRACKBED_TORCH", "TRACKBED_MLFLOW_IMAGE", "TRACKBED_JUPYTER_IMAGE")
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -97,14 +100,14 @@ class Running:
         for line in self.process.stdout:
             self.output += line
 
-    def until(self, text: str, timeout: float = 120) -> None:
+    def until(self, text: str, timeout: float = PATIENCE) -> None:
         """Wait until a line that holds the pattern was printed."""
         deadline = time.monotonic() + timeout
         while not re.search(text, self.output):
             assert self.process.poll() is None and time.monotonic() < deadline, f"no {text!r} in:\n{self.output}"
             time.sleep(0.02)
 
-    def end(self, timeout: float = 300) -> int:
+    def end(self, timeout: float = PATIENCE) -> int:
         """Wait for its end; gives the exit code."""
         try:
             code = self.process.wait(timeout)

@@ -8,18 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
 from helpers.engines.embedded import postgres_wheels
-from tests.conftest import Clone
+from tests.conftest import PATIENCE, Clone
 
+T = TypeVar("T")
 DIRECT = build_opener(ProxyHandler({}))
 MARK = "TRACKBED_INSTANCE_OF_PROCESS"
-# Seconds. What an honest step may take where other suites run beside this one, on two processors; it takes a few where
-# nothing else runs, so a test that waits for this long in vain has found something.
-PATIENCE = 300
 
 
 def run(*argv: str, stdin: str = "", timeout: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -33,7 +31,18 @@ def output(*argv: str, **options: Any) -> str:
     return done.stdout.strip()
 
 
-def answering(call: Callable[[], object], refusal: type[Exception], seconds: float = 30) -> None:
+def until(
+    condition: Callable[[], T], seen: Callable[[], object] = lambda: "", seconds: float = PATIENCE, pause: float = 0.2
+) -> T:
+    """Wait for what has to come; gives what ``condition`` then returned. ``seen``: what a failure shows."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {seen()}"
+        time.sleep(pause)
+    return result
+
+
+def answering(call: Callable[[], object], refusal: type[Exception], seconds: float = PATIENCE) -> None:
     """Call again until what was just started accepts it."""
     deadline = time.monotonic() + seconds
     while True:

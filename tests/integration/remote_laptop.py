@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Clone, free_ports, make_clone
+from tests.conftest import PATIENCE, Clone, free_ports, make_clone
 
 PROGRAMS = ("ip", "unshare", "chroot", "ssh", "ssh-keygen", "mount")
 # $1: the laptop's root; then pairs "read-only path" up to --, then the folder to be in and the command
@@ -178,7 +178,7 @@ def know(made: Laptop) -> None:
 
 
 def _answers(made: Laptop) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while True:
         words = ("ssh", "-o", "BatchMode=yes", "-p", str(made.port), f"root@{made.node}", "true")
         done = subprocess.run(

@@ -9,6 +9,7 @@ import uuid
 
 import websocket
 
+from tests.conftest import PATIENCE
 from tests.integration.workload import Lab, WorkloadError
 
 ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07|[=>])|\r")
@@ -17,7 +18,7 @@ ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07|[=>])|\r")
 class Terminal:
     """Ended with the ``with`` block."""
 
-    def __init__(self, lab: Lab, timeout: float = 60) -> None:
+    def __init__(self, lab: Lab, timeout: float = PATIENCE) -> None:
         self.lab, self.deadline = lab, time.monotonic() + timeout
 
     def __enter__(self) -> Terminal:
@@ -27,7 +28,7 @@ class Terminal:
             f"{scheme.replace('http', 'ws')}://{rest}/terminals/websocket/{self.name}",
             header=[f"Authorization: token {self.lab.token}"],
             origin=self.lab.origin,
-            timeout=30,
+            timeout=PATIENCE,
             http_no_proxy=["*"],
         )
         self.socket.send(json.dumps(["set_size", 50, 2000, 0, 0]))  # a narrow one's echo is broken into lines

@@ -21,7 +21,7 @@ from helpers import shell_words
 from helpers.engines.docker import container_options
 from helpers.engines.docker.client import DockerApi
 from helpers.services import Mount
-from tests.conftest import Clone, require_docker
+from tests.conftest import PATIENCE, Clone, require_docker
 from tests.integration import inspection
 from tests.unit.test_container_options import FULL
 
@@ -184,15 +184,12 @@ def test_an_upload_that_is_not_on_the_disk_is_not_acknowledged(deployment: Clone
         assert status == 503 and "try again" in text and "Traceback" not in text, text
     finally:
         inspection.output("docker", "start", container)
-    deadline = time.monotonic() + 30
-    while put(url, b"1")[0] != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
+    inspection.until(lambda: put(url, b"1")[0] == 200, lambda: put(url, b"1"))
 
 
 def put(url: str, content: bytes) -> tuple[int, str]:
     try:
-        with inspection.DIRECT.open(Request(url, data=content, method="PUT"), timeout=60) as answer:
+        with inspection.DIRECT.open(Request(url, data=content, method="PUT"), timeout=PATIENCE) as answer:
             return answer.status, ""
     except HTTPError as error:
         return error.code, error.read().decode()

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import pytest
 from trackbed_mlflow.edge import routes
 
-from tests.conftest import Clone
+from tests.conftest import PATIENCE, Clone
 from tests.integration import inspection
 
 WALK = Path(__file__).with_name("route_walk.py").read_text()
@@ -30,7 +30,7 @@ Answer = tuple[int, bytes, dict[str, str]]
 
 def ask(clone: Clone, path: str, method: str = "GET", body: Any = None, **headers: str) -> Answer:
     """One request, its path sent as it is: status, body and headers in lower case."""
-    connection = http.client.HTTPConnection("127.0.0.1", clone.ports["mlflow"], timeout=inspection.PATIENCE)
+    connection = http.client.HTTPConnection("127.0.0.1", clone.ports["mlflow"], timeout=PATIENCE)
     data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
     named = {"Content-Type": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}}
     if "Transfer-Encoding" not in named:

@@ -487,13 +487,13 @@ def test_service_killed(victim: Clone, service: str) -> None:
     kept = inspection.new_run(victim)
     before = inspection.main_process(victim, service)
     os.kill(before, 9)
-    deadline = time.monotonic() + 60
-    while not (
-        inspection.main_process(victim, service) not in (0, before)
-        and all(p["state"] in ("ready", "done") for p in victim.services().values())
-    ):
-        assert time.monotonic() < deadline, victim.invoke("status").stdout + victim.value("logs", service)
-        time.sleep(0.5)
+    inspection.until(
+        lambda: (
+            inspection.main_process(victim, service) not in (0, before)
+            and all(p["state"] in ("ready", "done") for p in victim.services().values())
+        ),
+        lambda: victim.invoke("status").stdout + victim.value("logs", service),
+    )
     victim.up()
     assert inspection.has_run(victim, kept)
 
@@ -570,12 +570,14 @@ def test_an_upload_that_is_killed_leaves_no_half_artifact(victim: Clone) -> None
         whole.split("/")[1]
     ]
     if victim.engine == "embedded":
-        deadline = time.monotonic() + 30
-        while list((victim.project_folder / "embedded" / "artifacts").rglob(".artifact.uploading.*")):
-            assert time.monotonic() < deadline, "what the killed upload left is still there"
-            time.sleep(0.2)
-        while "after an unclean stop" not in victim.invoke("status").stderr:
-            assert time.monotonic() < deadline
+        artifacts = victim.project_folder / "embedded" / "artifacts"
+        inspection.until(
+            lambda: not list(artifacts.rglob(".artifact.uploading.*")),
+            lambda: "what the killed upload left is still there",
+        )
+        inspection.until(
+            lambda: "after an unclean stop" in victim.invoke("status").stderr, lambda: victim.invoke("status").stderr
+        )
         assert "after an unclean stop" in victim.invoke("doctor").stdout
 
 

@@ -386,10 +386,11 @@ def bare_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
             stderr=subprocess.STDOUT,
         )
     try:
-        deadline = time.monotonic() + 60
-        while inspection.run("docker", "--host", host, "info").returncode:
-            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
-            time.sleep(0.3)
+        inspection.until(
+            lambda: process.poll() is not None or not inspection.run("docker", "--host", host, "info").returncode,
+            lambda: (folder / "log").read_text()[-2000:],
+        )
+        assert process.poll() is None, (folder / "log").read_text()[-2000:]
         empty = inspection.run("docker", "--host", host, "import", "-", "empty:1", stdin="\0" * 1024)
         assert empty.returncode == 0, empty.stderr
         yield request.param, host
@@ -535,10 +536,11 @@ def test_images_are_pushed_for_a_team(docker: Clone, tmp_path: Path) -> None:
         )
     registry = f"127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 30
-        while inspection.ask(f"http://{registry}/v2/")[0] != 200:
-            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
-            time.sleep(0.2)
+        inspection.until(
+            lambda: process.poll() is not None or inspection.ask(f"http://{registry}/v2/")[0] == 200,
+            lambda: (tmp_path / "log").read_text(),
+        )
+        assert process.poll() is None, (tmp_path / "log").read_text()
         done = docker.invoke("build", "mlflow", "--push", f"--registry={registry}/lab", timeout=600)
         assert done.returncode == 0, done.stderr
         assert f"MLFLOW_IMAGE={registry}/lab/mlflow:3.17.2" in done.stderr
@@ -687,9 +689,6 @@ def test_idle_kernels_are_ended(clone_factory: Callable[..., Clone]) -> None:
         kernels = f"{clone.url('jupyter')}/api/kernels?token={clone.token}"
         status, text = inspection.ask(kernels, {"name": "python3"})
         assert status == 201, text
-        deadline = time.monotonic() + 60
-        while json.loads(inspection.ask(kernels)[1]):
-            assert time.monotonic() < deadline, "the idle kernel is still there"
-            time.sleep(1)
+        inspection.until(lambda: inspection.ask(kernels) == (200, "[]"), lambda: inspection.ask(kernels), pause=1)
     finally:
         clone.invoke("down", "--delete-data", "--yes")

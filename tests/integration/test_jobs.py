@@ -7,14 +7,13 @@ import os
 import shlex
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Clone
+from tests.conftest import PATIENCE, Clone
 from tests.integration import inspection
 
 SCRIPT = Path(__file__).with_name("judge_job.py")
@@ -73,14 +72,14 @@ def said(clone: Clone) -> str:
 
 
 def until(clone: Clone, condition: Callable[[dict[int, str]], bool]) -> dict[int, str]:
-    end = time.monotonic() + inspection.PATIENCE
-    while not condition(result := job_processes(clone)):
-        assert time.monotonic() < end, f"{result}\n{said(clone)}"
-        time.sleep(0.2)
-    return result
+    def found() -> dict[int, str]:
+        result = job_processes(clone)
+        return result if condition(result) else {}
+
+    return inspection.until(found, lambda: f"{job_processes(clone)}\n{said(clone)}")
 
 
-@pytest.mark.timeout(6 * inspection.PATIENCE)
+@pytest.mark.timeout(6 * PATIENCE)
 def test_a_judge_and_an_evaluation_run_on_the_server(clone_factory: Callable[..., Clone], model: str) -> None:
     clone = clone_factory("embedded")
     clone.environment |= {"TRACKBED_LOCAL_ACCESS": "token", "TRACKBED_MLFLOW_JOBS_MODELS": "any"}
@@ -92,8 +91,8 @@ def test_a_judge_and_an_evaluation_run_on_the_server(clone_factory: Callable[...
         python,
         str(SCRIPT),
         model,
-        str(inspection.PATIENCE),
-        timeout=4 * inspection.PATIENCE,  # three jobs
+        str(PATIENCE),
+        timeout=4 * PATIENCE,  # three jobs
         env={**os.environ, **reported, "MLFLOW_DISABLE_TELEMETRY": "true"},
     )
     assert done.returncode == 0, f"{done.stderr}\n{said(clone)}"

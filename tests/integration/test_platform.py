@@ -187,9 +187,9 @@ def test_logs_of_each_service(deployment: Clone) -> None:
 def test_logs_follow_until_ctrl_c(deployment: Clone) -> None:
     follower = deployment.start("logs", "jupyter", "--follow", "--tail=1")
     try:
-        follower.until(r"\n", 30)
+        follower.until(r"\n")
         inspection.ask(f"{deployment.url('jupyter')}/no-such-page-here")
-        follower.until("no-such-page-here", 30)
+        follower.until("no-such-page-here")
     finally:
         code = follower.interrupt()
     assert code in (0, 130) and "Traceback" not in follower.output

@@ -19,6 +19,8 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import websocket
 
+from tests.conftest import PATIENCE
+
 DIRECT = build_opener(ProxyHandler({}))  # the notebook is never behind the machine's proxy
 
 
@@ -69,7 +71,7 @@ class Lab:
         self.base = f"{parts.scheme}://{parts.netloc}{path}"
         self.origin = f"{parts.scheme}://{parts.netloc}"
 
-    def request(self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: float = 30) -> Any:
+    def request(self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: float = PATIENCE) -> Any:
         """One call of the REST API; the decoded answer, or None when there is no body."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"token {self.token}", "Content-Type": "application/json", "Origin": self.origin}
@@ -97,7 +99,7 @@ class Lab:
         """Remove a file of the workspace."""
         self.request("DELETE", f"contents/{quote(path)}")
 
-    def run_notebook(self, notebook: Path | Mapping[str, Any], path: str = "", timeout: float = 180) -> Execution:
+    def run_notebook(self, notebook: Path | Mapping[str, Any], path: str = "", timeout: float = PATIENCE) -> Execution:
         """Upload a notebook, run its code cells in order in a kernel of its own, shut that down again."""
         content = json.loads(notebook.read_text("utf-8")) if isinstance(notebook, Path) else dict(notebook)
         cells = ["".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"]
@@ -108,8 +110,9 @@ class Lab:
         finally:
             self.delete(path)
 
-    def run_cells(self, cells: Sequence[str], path: str = "console", timeout: float = 180) -> Execution:
-        """Run code in a kernel session that belongs to ``path``."""
+    def run_cells(self, cells: Sequence[str], path: str = "", timeout: float = PATIENCE) -> Execution:
+        """Run code in a kernel session of its own; ``path``: of the notebook that it belongs to."""
+        path = path or f"console-{uuid.uuid4().hex[:8]}"  # of one path there is one session: two would share its kernel
         began = time.monotonic()
         session = self.request(
             "POST", "sessions", {"path": path, "name": path, "type": "notebook", "kernel": {"name": "python3"}}
@@ -142,7 +145,7 @@ class Kernel:
             f"{scheme}{lab.base[lab.base.index('://') :]}/api/kernels/{kernel}/channels?session_id={self.session}",
             header=[f"Authorization: token {lab.token}"],
             origin=lab.origin,
-            timeout=30,
+            timeout=PATIENCE,
             http_no_proxy=["*"],
         )
 

@@ -134,7 +134,7 @@ def rotated(target: Target) -> tuple[Target, dict[str, str], str]:
 
 
 def _until(attack: Target, name: str, password: str, status: int) -> None:
-    end = time.monotonic() + 5
+    end = time.monotonic() + 20
     answer = 0
     while time.monotonic() < end:
         answer = attack.door("mlflow").ask("/version", headers={"Authorization": basic(name, password)}).status
