@@ -21,7 +21,7 @@ from helpers import site_network
 from helpers.clone import ROOT
 from helpers.engines.docker import images
 from helpers.engines.docker.client import DockerApi
-from helpers.engines.docker.notebook_image import REPOSITORY
+from helpers.engines.notebook_image import REPOSITORY
 from helpers.project import state
 from helpers.settings import BY_NAME, Settings
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from helpers import database_settings
+from helpers import commands, database_settings
 from helpers.errors import ServiceFailed
 from helpers.services import POSTGRES, ExecResult
 
@@ -179,6 +179,29 @@ def ensure(psql: Psql, active: str, password_file: str = "", stop_server: Callab
     if not result.active:
         _run(psql, ADMIN, f'CREATE DATABASE "{active}" OWNER {SERVER};\nREVOKE ALL ON DATABASE "{active}" FROM PUBLIC;')
     return created
+
+
+def match_password(run: Callable[[tuple[str, ...]], ExecResult], psql: Psql, active: str, password_file: str) -> bool:
+    """POSTGRES_PASSWORD_FILE counts at the first start only: make the existing database accept today's password.
+
+    ``run``: a command in the database's container, where the password stays: psql itself reads it from the file. True
+    when it was another one.
+    """
+    login = (
+        f'PGPASSWORD="$(cat {password_file})" psql -X -q -h "$(hostname -i)" -U {SERVER} '
+        '-d "$0" -c "SELECT 1" >/dev/null 2>&1'
+    )
+    if run(("sh", "-c", login, active)).code == 0:
+        return False
+    done = psql(ADMIN, MAINTENANCE, settings(password_file))
+    if done.code:
+        raise ServiceFailed(
+            POSTGRES,
+            "the existing database does not accept the password, and Trackbed could not change it: "
+            + commands.last_line(done.stderr),
+            "put the old one into .env as POSTGRES_PASSWORD",
+        )
+    return True
 
 
 def _run(psql: Psql, role: str, statements: str, database: str = MAINTENANCE) -> str:

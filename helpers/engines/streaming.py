@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 import threading
@@ -19,9 +20,12 @@ END_SECONDS = 120.0
 class Pipe:
     """A running command. ``out`` is its stdout, ``into`` its stdin; ``finish`` waits for its good end."""
 
-    def __init__(self, what: str, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
+    def __init__(
+        self, what: str, process: subprocess.Popen[bytes], errors: IO[bytes], ignored: re.Pattern[str] | None = None
+    ) -> None:
+        """``ignored``: what a program in between adds to the command's own words."""
         assert process.stdin is not None and process.stdout is not None
-        self.what, self._process, self._errors = what, process, errors
+        self.what, self._process, self._errors, self._ignored = what, process, errors, ignored
         self.out: IO[bytes] = process.stdout
         self.into: IO[bytes] = process.stdin
 
@@ -51,7 +55,8 @@ class Pipe:
                 f"{self.what}: no end after {timeout:.0f} s", "`invoke logs SERVICE` may show why"
             ) from None
         self._errors.seek(0)
-        lines = [line.strip() for line in self._errors.read()[-20000:].decode("utf-8", "replace").splitlines()]
+        text = self._errors.read()[-20000:].decode("utf-8", "replace")
+        lines = [line.strip() for line in (self._ignored.sub("", text) if self._ignored else text).splitlines()]
         said = [line for line in lines if line]
         if code:
             raise TrackbedError(
@@ -80,9 +85,14 @@ def ticking(tell: Callable[[float], None], every: float = 10.0) -> Iterator[None
 
 @contextmanager
 def piped(
-    what: str, argv: list[str], env: Mapping[str, str] | None = None, cwd: Path | str | None = None, **options: Any
+    what: str,
+    argv: list[str],
+    env: Mapping[str, str] | None = None,
+    cwd: Path | str | None = None,
+    ignored: re.Pattern[str] | None = None,
+    **options: Any,
 ) -> Iterator[Pipe]:
-    """Run ``argv``; when the context ends early the command is ended."""
+    """Run ``argv``; when the context ends early the command is ended. ``ignored``: lines that are not its own."""
     with tempfile.TemporaryFile() as errors:
         try:
             # a session of its own: Ctrl-C reaches this process, which ends the command
@@ -97,7 +107,7 @@ def piped(
             )
         except OSError as error:
             raise TrackbedError(f"{what}: {error}", "`invoke up` installs what is missing") from None
-        pipe = Pipe(what, process, errors)
+        pipe = Pipe(what, process, errors, ignored)
         try:
             yield pipe
         finally:

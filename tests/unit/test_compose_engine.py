@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from helpers import clone, start
-from helpers.engines import streaming
+from helpers.engines import container_secrets, streaming
 from helpers.engines.base import ExecResult, Health, Mount, Port, ServiceStatus, State
 from helpers.engines.docker import availability, client_config, compose_model, images, iptables, startup
 from helpers.engines.docker.client import LABEL, Container, DockerApi, socket_error
@@ -140,7 +140,7 @@ def test_durations(text: str | float, expected: float) -> None:
 def test_every_secret_file_has_its_volume_and_owner(tmp_path: Path, store: str) -> None:
     here = deployed(project(tmp_path, project="lab").settings, store)
     volumes = {v.name: v for v in compose_model.volumes(here)}
-    files = compose_model.secret_files(here)
+    files = container_secrets.secret_files(here)
     assert {f.volume for f in files} == {name for name, v in volumes.items() if v.secret}
     for file in files:
         owner = volumes[file.volume]

@@ -16,7 +16,7 @@ from helpers.deadline import within
 from helpers.engines.base import JUPYTER
 from helpers.engines.docker.client import DockerApi, connection
 from helpers.engines.embedded.engine import EmbeddedEngine
-from helpers.engines.embedded.supervisor import Supervisor
+from helpers.engines.supervisor import Supervisor
 from helpers.errors import EngineUnavailable
 from tests.unit.fakes import project
 

@@ -19,8 +19,8 @@ from helpers.engines.base import Health, Mount, Network, Plan, Port, SecretFile,
 from helpers.engines.docker import images, script
 from helpers.engines.docker.client import DockerApi
 from helpers.engines.docker.deployment import DockerDeployment
-from helpers.engines.docker.notebook_image import NotebookImage
 from helpers.engines.embedded.engine import EmbeddedEngine
+from helpers.engines.notebook_image import NotebookImage
 from helpers.errors import EngineUnavailable, SettingError
 from helpers.project.project import Project
 from helpers.project.state import make_folder, write_private

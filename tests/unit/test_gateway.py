@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from helpers import clone, cloud_metadata, gateway, status, urls
+from helpers.engines import container_secrets
 from helpers.engines.base import ServiceStatus, State
-from helpers.engines.docker import compose_model, variables
+from helpers.engines.docker import variables
 from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.host import LOCAL
 from helpers.engines.select import ENGINES
@@ -171,7 +172,7 @@ def test_the_gateways_key_follows_the_secrets_and_tells_none(tmp_path: Path) -> 
 
 def test_behind_the_gateway_mlflow_asks_for_its_token_and_people_are_told_of_none(tmp_path: Path) -> None:
     settings = project(tmp_path, public="true", public_address="203.0.113.7", project="lab").settings
-    files = {(file.service, file.path): file for file in compose_model.secret_files(deployed(settings))}
+    files = {(file.service, file.path): file for file in container_secrets.secret_files(deployed(settings))}
     for service, path in (("mlflow", "access-token"), ("gateway", "access-token"), ("jupyter", "tracking-token")):
         assert files[service, path].template == "{MLFLOW_TOKEN}"
     assert {service for service, path in files if path == "gateway-key"} == {"mlflow", "gateway"}

@@ -1,4 +1,4 @@
-"""The embedded supervisor holds the port of a program that is down (helpers/engines/embedded/held_sockets.py)."""
+"""The embedded supervisor holds the port of a program that is down (helpers/engines/held_sockets.py)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from trackbed_mlflow import serve
 
 from helpers.engines.base import State
-from helpers.engines.embedded.supervisor import Supervisor
-from helpers.engines.embedded.supervisor_config import Program
+from helpers.engines.supervisor import Supervisor
+from helpers.engines.supervisor_config import Program
 from tests.conftest import free_ports
 
 SUPERVISORD = Path(sys.executable).with_name("supervisord")

@@ -15,12 +15,11 @@ import pytest
 
 from helpers import durability, kernels, start
 from helpers.checks import doctor
-from helpers.engines import select
+from helpers.engines import select, supervisor_config
 from helpers.engines.base import JUPYTER, MLFLOW, Address, Engine, ProgressReporter
-from helpers.engines.embedded import supervisor_config
 from helpers.engines.embedded.engine import EmbeddedEngine
-from helpers.engines.embedded.supervisor_config import Program
 from helpers.engines.host import LOCAL
+from helpers.engines.supervisor_config import Program
 from helpers.errors import Interrupted, TrackbedError
 from helpers.http_request import Answer
 from helpers.project import shell_environment

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from helpers import references
+from helpers.engines import notebook_image, notebook_spec
 from helpers.engines.base import DeviceRequest, Mount
-from helpers.engines.docker import images, notebook_image, notebook_spec
-from helpers.engines.docker.notebook_image import NotebookImage
+from helpers.engines.docker import images
 from helpers.engines.embedded.venvs import Extra, Venv
+from helpers.engines.notebook_image import NotebookImage
 from helpers.errors import SettingError
 from helpers.gpu.accelerator import Accelerator
 from helpers.services import ServiceSpec

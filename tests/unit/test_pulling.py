@@ -10,7 +10,7 @@ import pytest
 
 from helpers.engines.docker import images
 from helpers.engines.docker.client import DockerApi
-from helpers.engines.docker.notebook_image import NotebookImage
+from helpers.engines.notebook_image import NotebookImage
 from tests.unit.fakes import Silent
 
 EVENTS: list[dict[str, Any]] = [

@@ -16,6 +16,7 @@ import pytest
 
 from helpers import clone, remote_server
 from helpers.checks import readiness
+from helpers.engines import container_secrets
 from helpers.engines.base import JUPYTER, MLFLOW, Engine, ExecResult
 from helpers.engines.docker import compose_model
 from helpers.errors import SettingError, TrackbedError
@@ -95,7 +96,7 @@ def test_files_of_the_notebook(tmp_path: Path) -> None:
     ca = tmp_path / "ca.pem"
     ca.write_text("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n")
     result = settings(tmp_path, tracking_username="ada", tracking_ca=str(ca))
-    files = {f.path: f for f in compose_model.secret_files(deployed(result, "minio"))}
+    files = {f.path: f for f in container_secrets.secret_files(deployed(result, "minio"))}
     assert files["tracking-username"].template == "ada" and files["tracking-token"].template == ""
     assert files["tracking-password"].names == ("TRACKING_PASSWORD",) and files["tracking-password"].mode == 0o400
     assert files["tracking-ca.pem"].template == ca.read_text()
@@ -107,7 +108,7 @@ def test_files_of_the_notebook(tmp_path: Path) -> None:
     environment = remote_tracking.environment(result, "/run/secrets")
     assert environment["MLFLOW_TRACKING_SERVER_CERT_PATH"] == "/run/secrets/tracking-ca.pem"
     assert "ada" not in environment.values()
-    bare = {f.path: f.template for f in compose_model.secret_files(deployed(settings(tmp_path), "minio"))}
+    bare = {f.path: f.template for f in container_secrets.secret_files(deployed(settings(tmp_path), "minio"))}
     assert bare["tracking-username"] == bare["tracking-password"] == ""
     assert bare["tracking-token"] == "{TRACKING_TOKEN}"
 

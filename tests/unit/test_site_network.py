@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from helpers import site_network
-from helpers.engines import jupyterlab
-from helpers.engines.docker import client_config, notebook_spec
+from helpers.engines import jupyterlab, notebook_spec
+from helpers.engines.docker import client_config
 from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.gpu.accelerator import Accelerator
 from helpers.settings import Settings

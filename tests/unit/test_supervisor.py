@@ -19,11 +19,11 @@ from supervisor.options import ServerOptions
 
 from helpers import process_table
 from helpers.checks import doctor
+from helpers.engines import supervisor_config
 from helpers.engines.base import JUPYTER, MLFLOW, State
-from helpers.engines.embedded import supervisor_config
 from helpers.engines.embedded.engine import EmbeddedEngine
-from helpers.engines.embedded.supervisor import STATES, Process, Supervisor
-from helpers.engines.embedded.supervisor_config import MARK, Program
+from helpers.engines.supervisor import STATES, Process, Supervisor
+from helpers.engines.supervisor_config import MARK, Program
 from helpers.errors import TrackbedError
 from tests.unit import disguise
 from tests.unit.fakes import Silent, project

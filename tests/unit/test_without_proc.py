@@ -12,7 +12,7 @@ import pytest
 from helpers import addresses, machine_failures
 from helpers.engines.embedded import stale_locks
 from helpers.engines.embedded.engine import EmbeddedEngine
-from helpers.engines.embedded.supervisor import Supervisor
+from helpers.engines.supervisor import Supervisor
 from helpers.gpu import probe
 from helpers.services import MLFLOW, POSTGRES
 from tests.unit.fakes import project

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from helpers.engines.docker import images, notebook_image
+from helpers.engines import notebook_image
+from helpers.engines.docker import images
 from helpers.engines.docker.engine import DockerEngine
 from helpers.errors import EngineUnavailable, SettingError
 from helpers.gpu import accelerator, node_types

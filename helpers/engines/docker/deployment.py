@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from helpers import digests, site_network
+from helpers.engines import container_secrets
 from helpers.engines.docker import client_config, compose_model, id_mapping, ssh_host
 from helpers.engines.docker.client import DockerApi
 from helpers.engines.host import Host, LocalHost
@@ -76,7 +77,7 @@ class DockerDeployment(deployment.Deployment):
         return compose_model.volumes(self)
 
     def secret_files(self) -> tuple[SecretFile, ...]:
-        return compose_model.secret_files(self)
+        return container_secrets.secret_files(self)
 
     def secrets_digest(self) -> str:
         """Changes with the secrets of the notebook, and with the certificate that goes beside them."""

@@ -20,13 +20,13 @@ from helpers.engines.docker.deployment import DockerDeployment
 from helpers.engines.docker.devices import Devices
 from helpers.engines.docker.network_guard import NetworkGuard
 from helpers.engines.docker.notebook_container import NotebookContainer
-from helpers.engines.docker.notebook_spec import HOME
 from helpers.engines.docker.postgres import Database
 from helpers.engines.docker.service_commands import ServiceCommands
 from helpers.engines.docker.startup import Startup
 from helpers.engines.docker.volumes import Volumes
 from helpers.engines.docker.workspace import Workspace
 from helpers.engines.host import Host, HostFacts, local_facts
+from helpers.engines.notebook_spec import HOME
 from helpers.errors import EngineUnavailable, TrackbedError
 from helpers.gpu.accelerator import Accelerator
 from helpers.project.project import Project

@@ -16,7 +16,7 @@ from pathlib import Path
 from helpers import clone, commands, digests, references, site_network
 from helpers.engines.docker import argv, client_config
 from helpers.engines.docker.client import LABEL, DockerApi
-from helpers.engines.docker.notebook_image import REPOSITORY, NotebookImage
+from helpers.engines.notebook_image import REPOSITORY, NotebookImage
 from helpers.errors import SettingError, TrackbedError
 from helpers.gpu import wheels
 from helpers.project.deployment import Deployment
@@ -299,7 +299,8 @@ def unreachable(lines: Iterable[str]) -> str:
 
 
 def push(api: DockerApi, name: str, registry: str, progress: ProgressReporter) -> str:
-    """Tag one of our images for a registry and push it; gives its name there. TrackbedError in the registry's words."""
+    """Tag one of our images for a registry and push it; gives its name there, with the digest that the registry made of
+    it. TrackbedError in the registry's words."""
     if not re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*", registry):
         raise SettingError(f"--registry={registry}: must be HOST[:PORT][/PATH], without https://.")
     existing = f"{registry}/{name.removeprefix(OWN)}"
@@ -312,7 +313,10 @@ def push(api: DockerApi, name: str, registry: str, progress: ProgressReporter) -
             f"pushing {existing} failed: {error.message}",
             f"`docker login {registry.partition('/')[0]}`, and may you write there?",
         ) from None
-    return existing
+    digests = (api.image(existing) or {}).get("digests", ())
+    repository = existing.rpartition(":")[0]
+    digest = next((name.partition("@")[2] for name in digests if name.startswith(f"{repository}@")), "")
+    return f"{existing}@{digest}" if digest else existing
 
 
 def _pull_or_build(

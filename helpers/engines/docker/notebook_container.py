@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import IO, Any
 
 from helpers import commands, digests, site_network
-from helpers.engines import jupyterlab, shared
-from helpers.engines.docker import container_options, notebook_image, notebook_spec
+from helpers.engines import jupyterlab, notebook_image, notebook_spec, shared
+from helpers.engines.docker import container_options
 from helpers.engines.docker.client import LABEL
 from helpers.engines.docker.deployment import DockerComponent, DockerDeployment
 from helpers.engines.docker.devices import Devices
-from helpers.engines.docker.notebook_image import NotebookImage
+from helpers.engines.notebook_image import NotebookImage
 from helpers.errors import TrackbedError
 from helpers.gpu import placeholders
 from helpers.machine import notebook_memory

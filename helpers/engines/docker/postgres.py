@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from helpers import commands, database_settings
+from helpers import commands
 from helpers.engines import database_roles, shared
 from helpers.engines.base import Engine
 from helpers.engines.docker import unfinished_cluster
 from helpers.engines.docker.deployment import DockerComponent, DockerDeployment
-from helpers.errors import ServiceFailed, TrackbedError
+from helpers.errors import TrackbedError
 from helpers.services import POSTGRES, ExecResult, ProgressReporter, ServiceStatus, State
 
 PASSWORD_FILE = "/run/secrets/postgres-password"
@@ -89,6 +89,9 @@ class Database(DockerComponent):
             )
         return done.stdout
 
+    def _run(self, argv: tuple[str, ...]) -> ExecResult:
+        return self.engine.exec(POSTGRES, argv)
+
     def _psql(self, role: str, name: str, statements: str) -> ExecResult:
         return self.engine.exec(POSTGRES, shared.psql(role, name), statements.encode(), 600)
 
@@ -101,7 +104,8 @@ class Database(DockerComponent):
         try:
             if created := database_roles.ensure(self._psql, active, PASSWORD_FILE):
                 progress.step(created)
-            self._match_password(active, progress)
+            if database_roles.match_password(self._run, self._psql, active, PASSWORD_FILE):
+                progress.step("the existing database has the current password now")
         except TrackbedError as error:
             ends = re.search(
                 r"is not running|No such container|shutting down|terminating connection|"
@@ -117,24 +121,3 @@ class Database(DockerComponent):
             POSTGRES, ("sh", "-c", f'cd "$PGDATA" && {{ [ -e {ready} ] || {{ : >{ready} && sync {ready} .; }}; }}')
         )
         return True
-
-    def _match_password(self, active: str, progress: ProgressReporter) -> None:
-        """POSTGRES_PASSWORD_FILE counts at the first start only: make the existing database accept today's password.
-
-        The password stays inside the container: psql itself reads it from the secrets volume.
-        """
-        login = (
-            f'PGPASSWORD="$(cat {PASSWORD_FILE})" psql -X -q -h "$(hostname -i)" -U {database_settings.USER} '
-            f'-d "$0" -c "SELECT 1" >/dev/null 2>&1'
-        )
-        if self.engine.exec(POSTGRES, ("sh", "-c", login, active)).code == 0:
-            return
-        done = self._psql(database_settings.ADMIN, database_roles.MAINTENANCE, database_roles.settings(PASSWORD_FILE))
-        if done.code:
-            raise ServiceFailed(
-                POSTGRES,
-                "the existing database does not accept the password, and Trackbed could not change it: "
-                + commands.last_line(done.stderr),
-                "put the old one into .env as POSTGRES_PASSWORD",
-            )
-        progress.step("the existing database has the current password now")

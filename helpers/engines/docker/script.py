@@ -10,8 +10,8 @@ from helpers import shell_words, site_network
 from helpers.engines import jupyterlab, scripts
 from helpers.engines.docker import argv, container_options, images
 from helpers.engines.docker.deployment import DockerDeployment
-from helpers.engines.docker.notebook_image import NotebookImage
 from helpers.engines.host import Host
+from helpers.engines.notebook_image import NotebookImage
 from helpers.gpu.accelerator import Accelerator
 from helpers.services import Mount, Plan, SecretFile, ServiceSpec
 from helpers.settings import Settings

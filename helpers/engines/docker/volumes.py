@@ -6,7 +6,7 @@ import json
 from functools import cached_property
 from pathlib import Path
 
-from helpers.engines import jupyterlab, streaming
+from helpers.engines import container_secrets, jupyterlab, streaming
 from helpers.engines.docker import compose_model
 from helpers.engines.docker.client import LABEL, FileEntry
 from helpers.engines.docker.deployment import DockerComponent
@@ -66,7 +66,7 @@ class Volumes(DockerComponent):
             active = {key: self.project.state.active[key] for key in ("database", "prefix")}
             active["store"] = self.deployment.object_store
             files[f"{self.settings.project}_secrets-mlflow"].append(
-                FileEntry(ACTIVE, json.dumps(active).encode(), *compose_model.UIDS[MLFLOW], 0o400)
+                FileEntry(ACTIVE, json.dumps(active).encode(), *container_secrets.UIDS[MLFLOW], 0o400)
             )
         self.__dict__.pop("own", None)
         self.api.fill(image, roots, files)
@@ -82,7 +82,7 @@ class Volumes(DockerComponent):
         ]
 
     def _gateway_files(self) -> list[FileEntry]:
-        owner = compose_model.UIDS[GATEWAY]
+        owner = container_secrets.UIDS[GATEWAY]
         files = [FileEntry("users", users.render(users.load(self.settings)).encode(), *owner, 0o400)]
         if self.settings.acme_root:
             try:
@@ -97,7 +97,9 @@ class Volumes(DockerComponent):
         name = f"{self.settings.project}_secrets-gateway"
         if self.deployment.is_public and self.api.volumes([name]):
             self.api.fill(
-                self.settings.mlflow_image, {name: (*compose_model.UIDS[GATEWAY], 0o700)}, {name: self._gateway_files()}
+                self.settings.mlflow_image,
+                {name: (*container_secrets.UIDS[GATEWAY], 0o700)},
+                {name: self._gateway_files()},
             )
 
     def adopt(self) -> bool:

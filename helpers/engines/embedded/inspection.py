@@ -12,8 +12,8 @@ from helpers.engines.embedded.deployment import EmbeddedComponent, EmbeddedDeplo
 from helpers.engines.embedded.processes import Processes
 from helpers.engines.embedded.service_commands import ServiceCommands
 from helpers.engines.embedded.specs import GPU_MARK
-from helpers.engines.embedded.supervisor import Process
-from helpers.engines.embedded.supervisor_config import MARK
+from helpers.engines.supervisor import Process
+from helpers.engines.supervisor_config import MARK
 from helpers.errors import NotListening, TrackbedError
 from helpers.http_request import SEARCH, ask
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, Address, Port, ServiceStatus, State

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from helpers import process_table, waiting
 from helpers.engines.embedded.deployment import EmbeddedComponent, EmbeddedDeployment
-from helpers.engines.embedded.supervisor import Supervisor
-from helpers.engines.embedded.supervisor_config import MARK
+from helpers.engines.supervisor import Supervisor
+from helpers.engines.supervisor_config import MARK
 from helpers.errors import TrackbedError
 from helpers.service_accounts import NOTEBOOK
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, ProgressReporter

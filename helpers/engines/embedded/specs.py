@@ -14,7 +14,7 @@ from helpers.engines.embedded import launch
 from helpers.engines.embedded.accounts import ROLE_OF
 from helpers.engines.embedded.deployment import EmbeddedComponent, EmbeddedDeployment
 from helpers.engines.embedded.environments import OWN, Environments
-from helpers.engines.embedded.supervisor_config import Program
+from helpers.engines.supervisor_config import Program
 from helpers.project import mlflow_jobs, remote_tracking, server_secrets
 from helpers.service_accounts import DATABASE, NOTEBOOK, SERVER
 from helpers.services import JUPYTER, MLFLOW, POSTGRES, Plan, ServiceSpec

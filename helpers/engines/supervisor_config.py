@@ -107,7 +107,7 @@ def _assignment(name: str, value: str) -> str:
     quote = "'" if '"' in value else '"'
     if quote in value or value.strip("'\"") != value or not value.isprintable():
         raise TrackbedError(
-            f"{name} has quotes or control characters that the embedded engine cannot pass on",
+            f"{name} has quotes or control characters that supervisor cannot pass on",
             f"change or unset {name}",
         )
     return f"{name}={quote}{_escaped(value)}{quote}"

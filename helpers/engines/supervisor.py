@@ -1,4 +1,4 @@
-"""supervisor as the embedded engine uses it: its configuration, its XML-RPC, and what is left when it was killed."""
+"""A supervisord of a project: its configuration, its XML-RPC, and what is left when it was killed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers import process_table, safe_files, waiting
-from helpers.engines.embedded import supervisor_config
-from helpers.engines.embedded.supervisor_config import MARK, Paths, Program
+from helpers.engines import supervisor_config
+from helpers.engines.supervisor_config import MARK, Paths, Program
 from helpers.errors import TrackbedError
 from helpers.services import State
 
@@ -79,7 +79,7 @@ class Supervisor:
 
     def _rpc(self, seconds: float = ANSWER_SECONDS) -> Any:
         """Calls of supervisord, each of which ends after that time (OSError)."""
-        from supervisor.xmlrpc import SupervisorTransport  # late: only the embedded engine needs it
+        from supervisor.xmlrpc import SupervisorTransport  # late: not every engine needs it
 
         transport = SupervisorTransport("", "", f"unix://{self.socket}")
         transport._get_connection = partial(_Connection, self.socket, seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from helpers import references
 from helpers.gpu.accelerator import VARIANT, Accelerator
 from helpers.gpu.node_types import NONE
 from helpers.settings import Settings
@@ -24,7 +25,9 @@ def choose(settings: Settings, accelerator: Accelerator) -> NotebookImage:
     """The image for this accelerator, or the one that JUPYTER_IMAGE names."""
     if not settings.jupyter_image:
         return NotebookImage(f"{REPOSITORY}:{accelerator.tag}", accelerator.variant, accelerator.torch)
-    variant, _, build = settings.jupyter_image.rpartition(":")[2].partition("-")  # ours may be named, too
+    variant, _, build = (
+        references.without_digest(settings.jupyter_image).rpartition(":")[2].partition("-")
+    )  # ours may be named, too
     if variant not in VARIANT.values():
         return NotebookImage(settings.jupyter_image)
     return NotebookImage(settings.jupyter_image, variant, build)
