@@ -239,7 +239,7 @@ def restore(
     data.restore(given, source, into, no_backup, skip_damaged, yes)
 
 
-@task(help={"to": "Engine to move to: docker or embedded"})
+@task(help={"to": "Engine to move to: docker, embedded or kubernetes"})
 def move(context: Context, given: Flags, to: str) -> None:
     """Move all data to the other engine. The old engine's data go when the new one is up."""
     from helpers.cli import data

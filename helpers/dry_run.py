@@ -33,7 +33,7 @@ def script(project: Project, name_prefix: str = "") -> str:
     planned = replace(project, settings=settings, state=state, dry_run=True)
     engine = _engine(planned)
     start.check(planned, engine)
-    access.decide(planned, engine.host.url)
+    access.decide(planned, engine.neighbours)
     return engine.script(engine.plan())
 
 

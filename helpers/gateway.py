@@ -54,8 +54,7 @@ def check_settings(settings: Settings, engine: Engine | type[Engine], node: str 
     """Refuse what cannot be public. Raises SettingError."""
     if settings.public and not engine.can_be_public:
         raise SettingError(
-            f"PUBLIC=true needs the docker engine, this is {engine.name}: without containers the notebook could read "
-            "and change everything, past every login.",
+            f"PUBLIC=true needs the docker engine, this is {engine.name}: {engine.only_private}.",
             "install Docker (`invoke doctor` prints the lines); or stay private (--public=false) and reach it through "
             "the ssh line that `invoke up` prints",
         )

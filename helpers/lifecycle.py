@@ -175,7 +175,7 @@ def change_users(project: Project, notice: Notice, change: Callable[[], str]) ->
 def low_disk(engine: Engine) -> str:
     """A warning when the disk that holds the data is almost full; "" when it is not."""
     facts = engine.host_facts()
-    if facts.disk_free >= ALMOST_FULL:
+    if not facts.knows_disk or facts.disk_free >= ALMOST_FULL:
         return ""
     return (
         f"warning: only {facts.disk_free / 2**30:.1f} GiB are free at {facts.disk_path}; when it is full, logging "

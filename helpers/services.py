@@ -13,6 +13,7 @@ from typing import Protocol
 POSTGRES = "postgres"
 STORE = "store"
 STORE_SYNC = "store-sync"  # VersityGW only: syncs what it stored
+SCHEMA = "schema"  # Kubernetes only: MLflow's tables, before the first of several servers
 BUCKET = "bucket"
 MLFLOW = "mlflow"
 JUPYTER = "jupyter"
@@ -265,6 +266,7 @@ TITLES = {
     "postgres": "PostgreSQL",
     "store": "object store",
     "store-sync": "object store's sync",
+    "schema": "database schema",
     "bucket": "bucket",
     "mlflow": "MLflow",
     "jupyter": "JupyterLab",

@@ -90,7 +90,7 @@ def _bring_up(
         notice(line)
     known = dict(project.state.access), project.state.person
     project.state.person = project.state.person or access.person()
-    access_line = access.decide(project, engine.host.url)
+    access_line = access.decide(project, engine.neighbours)
     if project.state.existed and (statuses := engine.unchanged()):
         return _look(project, engine, statuses, progress, notice, known), engine
     engine, chosen = _prepare(project, choice, progress, notice, adopt, consent)

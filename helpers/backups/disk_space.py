@@ -23,7 +23,7 @@ SECONDS, SECONDS_REMOTE = 0.2, 2.0
 def _free(engine: Engine) -> tuple[int | None, str]:
     """Bytes free where the engine keeps its data, None where nobody can tell; and where that is."""
     facts = engine.host_facts()
-    return (None if facts.remote and not facts.disk_free else facts.disk_free), facts.disk_path
+    return (facts.disk_free if facts.knows_disk else None), facts.disk_path
 
 
 def _full(text: str, where: str) -> TrackbedError:

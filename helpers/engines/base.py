@@ -88,6 +88,9 @@ class Engine(Protocol):
     runs_containers: ClassVar[bool] = False  # services run from images, with volumes and limits of their own
     adopts: ClassVar[bool] = False  # whether data that lost its state folder can be taken over
     can_be_public: ClassVar[bool] = False  # the notebook is kept away from what a login protects
+    only_private: ClassVar[str] = "without containers the notebook could read and change everything, past every login"
+    in_cluster: ClassVar[bool] = False  # services run on nodes of which this machine need not be one
+    is_automatic: ClassVar[bool] = True  # taken where nobody names an engine
     own_loopback: ClassVar[bool] = False  # the notebook's localhost is not the machine's
     by_hand: ClassVar[str] = ""  # the tool that can start what `invoke prepare` has made
     alternative: ClassVar[str] = ""  # why to take it where another one cannot be used, as in "to run without Docker"
@@ -112,6 +115,11 @@ class Engine(Protocol):
     @property
     def accelerator(self) -> Accelerator:
         """What ``--gpu`` means here. Raises TrackbedError where the word contradicts the machine."""
+
+    @property
+    def neighbours(self) -> str:
+        """Who may reach the services' ports past this machine's accounts, in words; "" for nobody."""
+        return f"others may have accounts on {self.host.url}" if self.host.url else ""
 
     def availability(self) -> Availability:
         """Can it be used, and if not, why and how to fix it."""

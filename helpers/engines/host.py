@@ -35,6 +35,11 @@ class HostFacts:
     remote: bool = False
     machine: Machine = field(default_factory=Machine)
 
+    @property
+    def knows_disk(self) -> bool:
+        """Whether ``disk_free`` was found out, which nobody can for some machines."""
+        return bool(self.disk_free) or not self.remote
+
 
 def local_facts(disk: Path) -> HostFacts:
     """This machine, with the free space of the file system that holds ``disk``."""

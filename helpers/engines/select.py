@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from helpers.engines.base import Engine
 from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.embedded.engine import EmbeddedEngine
+from helpers.engines.kubernetes.engine import KubernetesEngine
 from helpers.errors import EngineUnavailable
 from helpers.findings import Finding, Level
 from helpers.project.project import Project
@@ -15,7 +16,11 @@ from helpers.settings import Settings
 
 AUTO = "auto"
 # in the order in which they are tried
-ENGINES: dict[str, type[DockerEngine] | type[EmbeddedEngine]] = {"docker": DockerEngine, "embedded": EmbeddedEngine}
+ENGINES: dict[str, type[DockerEngine] | type[EmbeddedEngine] | type[KubernetesEngine]] = {
+    "docker": DockerEngine,
+    "embedded": EmbeddedEngine,
+    "kubernetes": KubernetesEngine,
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,11 @@ def presence(project: Project) -> list[Finding]:
     asked, kept = project.settings.engine, project.state.engine
     result: list[Finding] = []
     for name, kind in ENGINES.items():
-        if asked in (AUTO, name) and kept in ("", name) and project.settings.object_store in (AUTO, *kind.stores):
+        if (
+            (asked == name or (asked == AUTO and (kind.is_automatic or kept == name)))
+            and kept in ("", name)
+            and project.settings.object_store in (AUTO, *kind.stores)
+        ):
             instead = " or ".join(f"--engine={other.name}, which has {other.lacks}" for other in _others(name))
             result += make(project, name).checks.presence(name in (asked, kept), instead)
     return result
@@ -90,7 +99,7 @@ def choose(project: Project) -> Choice:
         engine = make(project, kept or asked)
         return Choice(_usable(engine, engine.availability(), kept))
     absent: dict[str, str] = {}
-    for name in ENGINES:
+    for name in (name for name, kind in ENGINES.items() if kind.is_automatic):
         engine = make(project, name)
         result = engine.availability()
         if result.present:

@@ -17,9 +17,9 @@ NOBODY = 65534
 NO_SHELLS = ("nologin", "false", "true", "sync", "shutdown", "halt", "git-shell")
 
 
-def decide(project: Project, node: str = "") -> str:
-    """Decide what `auto` means, in ``project.state``; gives the line that says what it is and why. ``node``: another
-    machine that runs the services.
+def decide(project: Project, neighbours: str = "") -> str:
+    """Decide what `auto` means, in ``project.state``; gives the line that says what it is and why. ``neighbours``: who
+    may reach the services past this machine, in words.
 
     Once it is a token it stays one: an account that went may have left programs behind.
     """
@@ -36,7 +36,7 @@ def decide(project: Project, node: str = "") -> str:
         asks = "asks for a token" if settings.local_access == TOKEN else "asks for nothing"
         return f"local access: MLflow {asks} (LOCAL_ACCESS from {settings.origin('LOCAL_ACCESS')})"
     before = state.access.get("mode", "")
-    reason = _reason(settings, own_accounts(project), node)
+    reason = _reason(settings, own_accounts(project), neighbours)
     chosen = TOKEN if reason or before == TOKEN else OPEN
     owner = state.access.get("uid") or os.environ.get("SUDO_UID") or str(_uid())
     state.access = {"mode": chosen, "uid": owner}
@@ -50,9 +50,9 @@ def decide(project: Project, node: str = "") -> str:
     )
 
 
-def _reason(settings: Settings, mine: set[int], node: str) -> str:
-    if node:
-        return f"others may have accounts on {node}"
+def _reason(settings: Settings, mine: set[int], neighbours: str) -> str:
+    if neighbours:
+        return neighbours
     names = sorted(other_accounts(mine, settings.folder))
     if not names:
         return ""

@@ -105,5 +105,12 @@ VARIABLES = Kind("NAME=VALUE words, quoted as in a shell", parsers.variables, "N
 VOLUMES = Kind("SOURCE:/TARGET or SOURCE:/TARGET:ro words", parsers.volumes, "SOURCE:/TARGET")
 DURATION = Kind("off, or a time as in 90s, 30m or 12h", parsers.duration, "TIME")
 REGISTRY = Kind("HOST[:PORT][/PATH], without https://", parsers.registry, "HOST/PATH")
+CONTEXT = matching(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,252}", "the name of a context in the kubeconfig", "CONTEXT")
+NAMESPACE = matching(
+    r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
+    "1 to 63 of a-z, 0-9 and -, the first and last a letter or digit",
+    "NAMESPACE",
+)
+STORAGE_CLASS = matching(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", "the name of a storage class", "CLASS")
 IMAGE = Kind("an image name with a tag, as in registry/name:1.2", parsers.image, "IMAGE")
 SIZE = Kind("a size from 64m to 4096g, as in 512m or 16g", parsers.size, "SIZE")

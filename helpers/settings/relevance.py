@@ -32,6 +32,7 @@ class Chosen(Protocol):
 
     name: ClassVar[str]
     runs_containers: ClassVar[bool]
+    in_cluster: ClassVar[bool]
     can_be_public: ClassVar[bool]
 
     @property
@@ -57,6 +58,8 @@ class Condition:
 
 CONDITIONS: Mapping[str, Condition] = {
     "containers": Condition(lambda e: e.runs_containers, "on the {engine} engine"),
+    "cluster": Condition(lambda e: e.in_cluster, "on the {engine} engine, which is no cluster"),
+    "machine": Condition(lambda e: not e.in_cluster, "on the {engine} engine, whose nodes are not this machine"),
     "data": Condition(
         lambda e: e.runs_containers or e.settings.data_volume.startswith("/"),
         "on the {engine} engine, which has no Docker volumes",

@@ -143,7 +143,7 @@ def test_behind_the_gateway_or_elsewhere_nothing_is_asked(machine: list[pwd.stru
 
 def test_on_another_machine_nobody_can_look(machine: list[pwd.struct_passwd], tmp_path: Path) -> None:
     mine = project(tmp_path)
-    assert "node7" in access.decide(mine, "ssh://node7") and mine.asks
+    assert "node7" in access.decide(mine, "others may have accounts on ssh://node7") and mine.asks
 
 
 def test_it_is_remembered(machine: list[pwd.struct_passwd], tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ INVOKES = {"--list", "--help"}
 # what stands behind another program's name is that program's
 OTHERS = re.compile(
     r"\b(docker|nvidia-ctk|dnf|systemctl|pacman|cp|mount|uv|pip|bash|sed|openssl|ssh|git|apt-get|nox|"
-    r"ufw|firewall-cmd|psql|loginctl|unknown flag:)\b[^`]*$|-D \{\}[^`]*$"
+    r"ufw|firewall-cmd|psql|loginctl|kubectl|unknown flag:)\b[^`]*$|-D \{\}[^`]*$"
 )
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 MISTAKES = "helpers/cli/mistakes.py"

@@ -51,6 +51,10 @@ VALUES = {
     "--volume": "data:/data",
     "--tracking-uri": "https://mlflow.example.org",
     "--tracking-username": "me",
+    "--kube-context": "lab",
+    "--kube-namespace": "alice",
+    "--gpu-count": "2",
+    "--mlflow-replicas": "2",
 }
 SERVERS_OWN = {
     "--object-store",
@@ -63,15 +67,23 @@ SERVERS_OWN = {
     "--mlflow-jobs",
 }
 PUBLIC = {"--domain", "--certificates", "--public-s3", "--http-port", "--https-port"}
+CLUSTER = {"--kube-context", "--kube-namespace", "--gpu-count", "--mlflow-replicas"}
 EMBEDDED = {"--s3-port", "--s3-console-port", "--s3-bucket", "--data-volume", "--volume", "--devices"}
 # what is refused: engine, further settings, whether there is a GPU, flags
 CASES: list[tuple[str, dict[str, str], bool, set[str]]] = [
-    ("docker", {}, True, PUBLIC | {"--tracking-username"}),
-    ("docker", {}, False, PUBLIC | {"--tracking-username", "--devices"}),
-    ("docker", {"public": "true"}, True, {"--local-access", "--mlflow-jobs", "--tracking-username"}),
-    ("docker", REMOTE, True, SERVERS_OWN | PUBLIC),
-    ("embedded", {}, False, EMBEDDED | PUBLIC | {"--tracking-username"}),
-    ("embedded", REMOTE, True, (SERVERS_OWN | EMBEDDED | PUBLIC) - {"--devices"}),
+    ("docker", {}, True, PUBLIC | CLUSTER | {"--tracking-username"}),
+    ("docker", {}, False, PUBLIC | CLUSTER | {"--tracking-username", "--devices"}),
+    ("docker", {"public": "true"}, True, CLUSTER | {"--local-access", "--mlflow-jobs", "--tracking-username"}),
+    ("docker", REMOTE, True, SERVERS_OWN | PUBLIC | CLUSTER),
+    ("embedded", {}, False, EMBEDDED | PUBLIC | CLUSTER | {"--tracking-username"}),
+    ("embedded", REMOTE, True, (SERVERS_OWN | EMBEDDED | PUBLIC | CLUSTER) - {"--devices"}),
+    ("kubernetes", {}, True, PUBLIC | {"--devices", "--volume", "--tracking-username"}),
+    (
+        "kubernetes",
+        REMOTE,
+        False,
+        SERVERS_OWN | PUBLIC | {"--devices", "--gpu-count", "--volume", "--mlflow-replicas"},
+    ),
 ]
 
 
@@ -85,9 +97,15 @@ class Chosen:
 
     @property
     def runs_containers(self) -> bool:
-        return self.name == "docker"
+        return self.name in ("docker", "kubernetes")
 
-    can_be_public = runs_containers
+    @property
+    def in_cluster(self) -> bool:
+        return self.name == "kubernetes"
+
+    @property
+    def can_be_public(self) -> bool:
+        return self.name == "docker"
 
     @property
     def deployment(self) -> Deployment:

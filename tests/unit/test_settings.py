@@ -416,9 +416,9 @@ LONG = "x" * 80
 
 # name, value, what the line says after "NAME=value (from --flag): "
 BAD_VALUES = [
-    ("ENGINE", "dokcer", f"{WORDS} auto, docker, embedded. Did you mean docker?"),
-    ("ENGINE", "Docker", f"{WORDS} auto, docker, embedded. Did you mean docker?"),
-    ("ENGINE", "podman", f"{WORDS} auto, docker, embedded."),
+    ("ENGINE", "dokcer", f"{WORDS} auto, docker, embedded, kubernetes. Did you mean docker?"),
+    ("ENGINE", "Docker", f"{WORDS} auto, docker, embedded, kubernetes. Did you mean docker?"),
+    ("ENGINE", "podman", f"{WORDS} auto, docker, embedded, kubernetes."),
     ("PROJECT", "My Lab", f"{PROJECT} Did you mean my-lab?"),
     ("PROJECT", "../etc", f"{PROJECT} Did you mean etc?"),
     ("PROJECT", "x" * 41, f"{PROJECT} Did you mean {'x' * 40}?"),
@@ -615,8 +615,11 @@ BAD_FILES = [
         "S3_ENDPOINT=http://***@s3 (from .env line 1): must not hold a user or "
         "password; they are S3_ACCESS_KEY and S3_SECRET_KEY.",
     ),
-    ('ENGINE="a\\nb"\n', "ENGINE=a\\nb (from .env line 1): must be one of auto, docker, embedded."),
-    (f"ENGINE={LONG}\n", f"ENGINE={LONG[:57]}... (from .env line 1): must be one of auto, docker, embedded."),
+    ('ENGINE="a\\nb"\n', "ENGINE=a\\nb (from .env line 1): must be one of auto, docker, embedded, kubernetes."),
+    (
+        f"ENGINE={LONG}\n",
+        f"ENGINE={LONG[:57]}... (from .env line 1): must be one of auto, docker, embedded, kubernetes.",
+    ),
 ]
 
 

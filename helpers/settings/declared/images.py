@@ -68,5 +68,5 @@ class ImagesAndLimits:
         kinds.integer(256, 1000000),
         "Limit of processes and threads in each service",
         compose=True,
-        only=("containers",),
+        only=("containers", "machine"),
     )

@@ -27,7 +27,7 @@ class Notebook:
         kinds.DEVICES,
         "Indexes of the GPUs to use, as in 0,1, to share a machine between people; or all",
         tasks=NOTEBOOK,
-        only=("gpu",),
+        only=("machine", "gpu"),
         instead="leave it out, or see `invoke doctor` why there is none",
     )
     torch: str = setting(
@@ -70,7 +70,7 @@ class Notebook:
         tasks=NOTEBOOK,
         option="--volume",
         repeated=True,
-        only=("containers",),
+        only=("containers", "machine"),
         instead="this notebook sees the machine's folders as they are; for a data set: --data-volume=/FOLDER",
     )
     workspace: Path = setting(
@@ -78,6 +78,8 @@ class Notebook:
         optional(kinds.FOLDER, UNSETTLED),
         "Folder of this machine for the notebook's files (default: workspace in the state folder)",
         tasks=(*NOTEBOOK, "doctor"),
+        only=("machine",),
+        instead="in a cluster they are in a volume of their own",
     )
     jupyter_port: int = setting("8888", kinds.PORT, "Port of JupyterLab", tasks=NOTEBOOK)
     jupyter_token: str = setting("", kinds.TOKEN, "Token that opens JupyterLab; generated when empty", secret=True)

@@ -30,7 +30,7 @@ class ProjectAndEngine:
     )
     engine: str = setting(
         "auto",
-        one_of("auto", "docker", "embedded"),
+        one_of("auto", "docker", "embedded", "kubernetes"),
         "Engine that runs the services: auto takes the one that holds data, then Docker if it answers, then embedded",
         tasks=(*NOTEBOOK, "doctor"),
     )

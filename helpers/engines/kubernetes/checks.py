@@ -1,0 +1,166 @@
+"""What `invoke doctor` looks at in a cluster."""
+
+from __future__ import annotations
+
+from helpers.engines.base import Engine
+from helpers.engines.checks import Checks
+from helpers.engines.kubernetes import cluster, gpus, kubectl, objects
+from helpers.engines.kubernetes.deployment import KubernetesDeployment
+from helpers.engines.kubernetes.images import BRING, full
+from helpers.engines.kubernetes.rendering import Rendering
+from helpers.errors import TrackbedError
+from helpers.findings import Finding, Level
+from helpers.services import JUPYTER
+
+DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+METRICS = "v1beta1.metrics.k8s.io"
+# what a start needs in its namespace
+RIGHTS = (
+    "create statefulsets",
+    "create deployments",
+    "create jobs",
+    "create secrets",
+    "create pods/exec",
+    "create pods/portforward",
+)
+
+
+class KubernetesChecks(Checks):
+    """Of the cluster of the project's context."""
+
+    def __init__(self, engine: Engine, deployment: KubernetesDeployment, rendering: Rendering) -> None:
+        super().__init__(engine)
+        self.deployment, self.rendering, self.cluster = deployment, rendering, rendering.cluster
+
+    def presence(self, needed: bool, instead: str) -> list[Finding]:
+        if not needed:
+            return []
+        if kubectl.missing():
+            error = kubectl.no_kubectl()
+            return [Finding(Level.ERROR, "kubectl", error.message, error.hint)]
+        return []
+
+    def client(self) -> list[Finding]:
+        """Which cluster it is, what the user may do there, how volumes are made, whether it counts."""
+        deployment = self.deployment
+        context = deployment.target.context
+        nodes = self.cluster.nodes
+        ready = sum(node.ready for node in nodes)
+        many = f"{ready} of {len(nodes)} nodes take pods" if nodes else "its nodes may not be seen with this login"
+        level = Level.WARNING if nodes and not ready else Level.OK
+        fix = f"`kubectl get nodes --context {context}` shows why" if level is Level.WARNING else ""
+        return [
+            Finding(level, "cluster", f"context {context}, namespace {deployment.target.namespace}: {many}", fix),
+            self._rights(),
+            self._storage(),
+            self._metrics(),
+            *self._images(),
+        ]
+
+    def _rights(self) -> Finding:
+        target = self.deployment.target
+        lacking = [right for right in RIGHTS if not self.deployment.kubectl.can(*right.split())]
+        if not lacking:
+            return Finding(Level.OK, "rights", f"enough in namespace {target.namespace}")
+        return Finding(
+            Level.ERROR,
+            "rights",
+            f"this login may not {', '.join(lacking)} in namespace {target.namespace}",
+            f"`kubectl auth can-i {lacking[0]} -n {target.namespace} --context {target.context}` shows it; who runs "
+            "the cluster can give it",
+        )
+
+    def _storage(self) -> Finding:
+        chosen, listed = self.deployment.settings.storage_class, self.cluster.storage_classes()
+        context = self.deployment.target.context
+        if listed is None:
+            return Finding(
+                Level.OK, "storage", f"class {chosen or 'default'}; the classes may not be seen with this login"
+            )
+        names = [objects.name(one) for one in listed]
+        default = next((objects.name(one) for one in listed if objects.notes(one).get(DEFAULT_CLASS) == "true"), "")
+        show = f"`kubectl get storageclass --context {context}`"
+        if chosen and chosen not in names:
+            return Finding(
+                Level.ERROR, "storage", f"there is no storage class {chosen} (STORAGE_CLASS)", f"{show} lists them"
+            )
+        if not chosen and not default:
+            return Finding(
+                Level.ERROR,
+                "storage",
+                f"no storage class is the default; there {'are ' + ', '.join(names) if names else 'is none'}",
+                f"name one with STORAGE_CLASS; {show} lists them"
+                if names
+                else "install one, as your cluster's documentation says",
+            )
+        return Finding(Level.OK, "storage", f"volumes of class {chosen or default}")
+
+    def _metrics(self) -> Finding:
+        try:
+            found = self.deployment.kubectl.find("apiservice", METRICS)
+        except TrackbedError:
+            found = None
+        if found:
+            return Finding(Level.OK, "metrics", "the metrics server is there")
+        return Finding(Level.OK, "metrics", "no metrics server: memory is not shown, and nothing scales by load")
+
+    def _images(self) -> list[Finding]:
+        """Those of ours that no node has, which some registry has to have then."""
+        present = self.cluster.images
+        if not present:
+            return []
+        missing = [
+            reference
+            for reference in self.rendering.images.references().values()
+            if not {reference, full(reference)} & present
+            and not self.deployment.settings.image_registry
+            and reference.startswith("trackbed/")
+        ]
+        if not missing:
+            return [Finding(Level.OK, "images", "the nodes have them, or a registry does")]
+        return [
+            Finding(
+                Level.WARNING,
+                "images",
+                f"no node tells of {', '.join(missing)}, which no public registry has",
+                BRING,
+            )
+        ]
+
+    def gpu(self) -> list[Finding]:
+        """Whether the cluster has what the notebook asks for, and who holds it."""
+        chosen = self.rendering.gpus
+        if not chosen.resource or not self.cluster.nodes:
+            return []
+        total = self.cluster.total(chosen.resource)
+        if not total:
+            return [
+                Finding(
+                    Level.ERROR,
+                    "gpu",
+                    f"no node has any {chosen.resource}: its device plugin is not there, or finds no GPU",
+                    f"{gpus.PLUGINS[chosen.accelerator.kind]}; --gpu=none goes on without",
+                )
+            ]
+        pods = self.cluster.pods()
+        holders: dict[str, int] = {}
+        for per_node in cluster.held(pods or (), chosen.resource).values():
+            for who, number in per_node.items():
+                holders[who] = holders.get(who, 0) + number
+        said = "".join(f", {number} held by {who}" for who, number in sorted(holders.items()))
+        mine = holders.get(f"project {self.deployment.settings.project}", 0)
+        free = total - sum(holders.values()) + mine
+        text = f"{chosen} of {total} in the cluster{said}"
+        if free < chosen.count:
+            return [
+                Finding(Level.WARNING, "gpu", f"{text}: not enough are free", "wait, or ask for fewer: --gpu-count=1")
+            ]
+        return [Finding(Level.OK, "gpu", text)]
+
+    def limits(self) -> list[Finding]:
+        """What the cluster does not keep."""
+        if any(status.name == JUPYTER and status.up and not status.ports for status in self.engine.services()):
+            return [
+                Finding(Level.WARNING, "ways", "this machine has no way to the services", "`invoke up` opens it again")
+            ]
+        return []

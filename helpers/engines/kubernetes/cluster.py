@@ -1,0 +1,114 @@
+"""The cluster as far as its user may see it: nodes, what they have, who holds it. Nothing here is required."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from helpers.engines.kubernetes import objects
+from helpers.engines.kubernetes.deployment import KubernetesDeployment
+from helpers.engines.kubernetes.kubectl import Kubectl
+from helpers.engines.kubernetes.objects import Object
+from helpers.errors import EngineUnavailable, TrackbedError
+
+ENDED = ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that takes pods. Sizes in bytes, cores and devices by the name of the resource."""
+
+    name: str
+    ready: bool
+    allocatable: Mapping[str, float]
+    labels: Mapping[str, str]
+    images: tuple[str, ...]
+
+
+def node(thing: Object) -> Node:
+    status = thing.get("status") or {}
+    conditions = {one["type"]: one["status"] for one in status.get("conditions") or ()}
+    return Node(
+        objects.name(thing),
+        conditions.get("Ready") == "True" and not (thing.get("spec") or {}).get("unschedulable"),
+        {key: objects.number(str(value)) for key, value in (status.get("allocatable") or {}).items()},
+        objects.labels(thing),
+        tuple(name for image in status.get("images") or () for name in image.get("names") or ()),
+    )
+
+
+def held(pods: Iterable[Object], resource: str) -> dict[str, Counter[str]]:
+    """How much of a resource pods hold: node -> who -> number. Who is a project, else a namespace."""
+    result: dict[str, Counter[str]] = {}
+    for pod in pods:
+        where = (pod.get("spec") or {}).get("nodeName")
+        if not where or (pod.get("status") or {}).get("phase") in ENDED:
+            continue
+        if count := asked(pod, resource):
+            project = objects.labels(pod).get(objects.PROJECT)
+            who = f"project {project}" if project else f"namespace {pod['metadata'].get('namespace')}"
+            result.setdefault(where, Counter())[who] += int(count)
+    return result
+
+
+def asked(pod: Object, resource: str) -> float:
+    """How much of a resource the containers of a pod ask for together."""
+    total = 0.0
+    for container in (pod.get("spec") or {}).get("containers") or ():
+        resources = container.get("resources") or {}
+        amount = (resources.get("requests") or {}).get(resource) or (resources.get("limits") or {}).get(resource) or 0
+        total += objects.number(str(amount))
+    return total
+
+
+class Cluster:
+    """What can be seen of it. A user of one namespace may not see the nodes: then there are none to know of."""
+
+    def __init__(self, deployment: KubernetesDeployment) -> None:
+        self.deployment = deployment
+
+    @property
+    def kubectl(self) -> Kubectl:
+        return self.deployment.kubectl
+
+    def version(self) -> str:
+        """The API server's. Raises EngineUnavailable with what to do where it gives none."""
+        try:
+            said = self.kubectl.ask("ask for the version", "get", "--raw", "/version", timeout=10)
+            return str(json.loads(said)["gitVersion"])
+        except EngineUnavailable:
+            raise
+        except (TrackbedError, ValueError, KeyError) as error:
+            words = (error.message, error.hint) if isinstance(error, TrackbedError) else (str(error), "")
+            raise EngineUnavailable(*words) from None
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        try:
+            return tuple(node(thing) for thing in self.kubectl.listed("nodes"))
+        except TrackbedError:
+            return ()
+
+    @cached_property
+    def images(self) -> frozenset[str]:
+        """The names of images that some node tells of; kubelets list their largest 50."""
+        return frozenset(name for one in self.nodes for name in one.images)
+
+    def pods(self) -> Sequence[Object] | None:
+        """The pods of all namespaces; None where they may not be seen."""
+        try:
+            return self.kubectl.listed("pods", "--all-namespaces", "--field-selector=status.phase!=Succeeded")
+        except TrackbedError:
+            return None
+
+    def total(self, resource: str) -> int:
+        return int(sum(one.allocatable.get(resource, 0) for one in self.nodes if one.ready))
+
+    def storage_classes(self) -> Sequence[Object] | None:
+        try:
+            return self.kubectl.listed("storageclasses")
+        except TrackbedError:
+            return None

@@ -1,0 +1,75 @@
+"""One project in one cluster: its settings as they hold there, kubectl, the services, the secrets."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from helpers import digests
+from helpers.engines import container_secrets
+from helpers.engines.kubernetes import target
+from helpers.engines.kubernetes.kubectl import Kubectl
+from helpers.project import deployment, workspace_folder
+from helpers.project.project import Project
+from helpers.services import BUCKET, SCHEMA, STORE, STORE_SYNC, SecretFile
+
+WORK = Path("/home/jovyan/work")  # the workspace, a claim: as the notebook sees it
+
+
+class KubernetesDeployment(deployment.Deployment):
+    """What the modules of this engine share. The cluster is looked for when something is first asked of it."""
+
+    def __init__(self, project: Project) -> None:
+        super().__init__(project, _object_store(project))
+        self.workspace = WORK
+        self.notebook_uid = workspace_folder.UID
+
+    @cached_property
+    def target(self) -> target.Target:
+        """The context and the namespace. Raises EngineUnavailable."""
+        return target.choose(self.settings)
+
+    @cached_property
+    def kubectl(self) -> Kubectl:
+        return Kubectl(self.target.context, self.target.namespace)
+
+    @property
+    def folder(self) -> Path:
+        """What this engine keeps on this machine."""
+        return target.folder(self.settings)
+
+    @property
+    def where(self) -> str:
+        return f"namespace {self.target.namespace} of context {self.target.context}"
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """In the order of their start; the Jobs, which end, among them."""
+        store = (STORE,) if self.object_store != "external" else ()
+        synced = (STORE_SYNC,) if self.object_store == "versitygw" else ()
+        first, *others = super().services
+        return (first,) if self.notebook_only else (first, *store, *synced, SCHEMA, BUCKET, *others)
+
+    def secret_files(self) -> tuple[SecretFile, ...]:
+        return container_secrets.secret_files(self)
+
+    def secrets_digest(self) -> str:
+        """Changes with the secrets and with what is told to nobody but sits beside them."""
+        given = self.project.credentials_digest()
+        return digests.digest(given, *(file.template for file in self.secret_files())) if given else ""
+
+
+def _object_store(project: Project) -> str:
+    """The object store that OBJECT_STORE means here; a folder is another engine's."""
+    if project.settings.object_store != "auto":
+        return project.settings.object_store
+    kept = project.state.active.get("store", "versitygw")
+    return "versitygw" if kept in ("folder", "") else kept
+
+
+class KubernetesComponent(deployment.EngineComponent[KubernetesDeployment]):
+    """One concern of a deployment on this engine."""
+
+    @property
+    def kubectl(self) -> Kubectl:
+        return self.deployment.kubectl

@@ -1,0 +1,102 @@
+"""Looking at the services in the cluster: their state with the reason, and their logs."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+
+from helpers.engines.kubernetes import objects, pending, pods, specs
+from helpers.engines.kubernetes.cluster import Cluster
+from helpers.engines.kubernetes.deployment import KubernetesComponent, KubernetesDeployment
+from helpers.engines.kubernetes.forwards import Forwards
+from helpers.engines.kubernetes.kubectl import Object
+from helpers.errors import TrackbedError
+from helpers.services import ServiceStatus, State
+
+OURS = "--selector=app.kubernetes.io/name=trackbed"
+KINDS = "statefulsets.apps,deployments.apps,jobs.batch,pods"
+PART = {"store-sync": "store"}  # the component whose pods a service is a container of
+NOT_YET = ("PodInitializing", "ContainerCreating", "is waiting to start")
+
+
+class Inspection(KubernetesComponent):
+    def __init__(self, deployment: KubernetesDeployment, cluster: Cluster, forwards: Forwards) -> None:
+        super().__init__(deployment)
+        self.cluster, self.forwards = cluster, forwards
+
+    def things(self) -> list[Object]:
+        """The workloads and the pods of the project, as they are now."""
+        return self.kubectl.listed(KINDS, OURS)
+
+    def statuses(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
+        """The state of every service, in the order of the plan."""
+        things = self.things()
+        reachable = self.forwards.running()
+        return tuple(self._status(name, things, reachable) for name in self.deployment.services)
+
+    def _status(self, name: str, things: list[Object], reachable: frozenset[str]) -> ServiceStatus:
+        workload = objects.WORKLOADS[name]
+        own = pods_of(name, things)
+        result = pods.status(name, workload, objects.find(things, workload.kind, workload.name), own)
+        if result.state is State.STARTING:
+            why, fix = self.stuck(name, own)
+            result = replace(result, reason="; ".join(filter(None, (why, fix)))) if why else result
+        ports = specs.ports(name, self.settings) if name in reachable else ()
+        if result.up and name not in reachable and specs.ports(name, self.settings):
+            result = replace(result, reason="this machine has no way to it: `invoke up` opens it")
+        return replace(result, ports=ports)
+
+    def stuck(self, name: str, own: list[Object]) -> tuple[str, str]:
+        """Why a service that starts will not come up by waiting alone, and what to do; ("", "") where nothing shows."""
+        context = self.deployment.target.context
+        for pod in own:
+            if pending.message(pod):
+                return pending.explain(pod, self.cluster.nodes, self.cluster.pods(), context)
+        if own:
+            return "", ""
+        events = self.kubectl.listed("events", "--field-selector=reason=FailedCreate")
+        if why := pending.refused(events, objects.WORKLOADS[name].name):
+            show = f"`kubectl get events -n {self.deployment.target.namespace} --context {context}` shows more"
+            return f"the cluster refuses its pod: {why}", show
+        return "", ""
+
+    def logs(self, service: str, tail: int, follow: bool) -> Iterator[str]:
+        """The lines of every pod of a service, oldest first within each; with several pods each line names its own."""
+        if service not in self.deployment.services:
+            raise TrackbedError(f"there is no service {service}", f"one of {', '.join(self.deployment.services)}")
+        workload = objects.WORKLOADS[service]
+        words = ["logs", f"--tail={tail}", *(["--follow"] if follow else []), "--max-log-requests=32"]
+        words.append(f"--selector={objects.PART}={PART.get(service, service)}")
+        several = workload.kind == "Deployment" and self.settings.mlflow_replicas > 1
+        words += ["--prefix"] if several else []
+        if follow:
+            yield from _lines(self.kubectl.command(*words, f"--container={workload.container}"))
+            return
+        done = self.kubectl.run(*words, f"--container={workload.container}")
+        if done.code and any(word in done.stderr for word in NOT_YET):
+            done = self.kubectl.run(*words, "--all-containers")  # one that comes before it says why it waits
+        yield from (done.stdout or done.stderr).splitlines()
+
+
+def pods_of(service: str, things: list[Object]) -> list[Object]:
+    """The pods of a service among other objects."""
+    part = PART.get(service, service)
+    return [one for one in things if objects.kind(one) == "Pod" and objects.labels(one).get(objects.PART) == part]
+
+
+def _lines(command: list[str]) -> Iterator[str]:
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield from (line.rstrip("\n") for line in process.stdout)
+        finally:
+            process.terminate()

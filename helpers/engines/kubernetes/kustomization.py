@@ -1,0 +1,200 @@
+"""The kustomization of a project: what its settings make of docker/kubernetes. Plain data, no secret in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from helpers import database_settings, urls
+from helpers.engines import jupyterlab
+from helpers.engines.kubernetes import objects
+from helpers.engines.kubernetes.deployment import KubernetesDeployment
+from helpers.engines.kubernetes.gpus import Gpus
+from helpers.engines.kubernetes.images import Images
+from helpers.engines.notebook_spec import DATA
+from helpers.project import mlflow_jobs
+from helpers.services import BUCKET, JUPYTER, MLFLOW, POSTGRES, SCHEMA, STORE, ServiceSpec
+
+Data = dict[str, Any]
+BASE = "base"  # in docker/kubernetes
+# the image of each service, by the short name that the base has for it
+SHORT = {MLFLOW: "trackbed/mlflow", JUPYTER: "trackbed/jupyter-mlflow", POSTGRES: "postgres", "versitygw": "versitygw"}
+
+
+def kustomization(
+    deployment: KubernetesDeployment, images: Images, notebook: ServiceSpec, gpus: Gpus, data_claim: str
+) -> Data:
+    """``notebook``: JupyterLab as a container; ``data_claim``: the claim with the data set, "" for none."""
+    namespace = deployment.target.namespace
+    pairs = {objects.PROJECT: deployment.settings.project, objects.INSTANCE: deployment.project.state.instance}
+    patches = [_notebook_patch(deployment, notebook, gpus, data_claim)]
+    maps: dict[str, Mapping[str, str]] = {JUPYTER: notebook.environment}
+    if not deployment.notebook_only:
+        patches += _server_patches(deployment)
+        maps |= _environments(deployment)
+    return {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": namespace,
+        "resources": [BASE],
+        "components": [f"components/{name}" for name in _components(deployment)],
+        "labels": [{"pairs": pairs, "includeTemplates": True}],
+        "images": [_image(SHORT[key], reference) for key, reference in images.references().items()],
+        # emptied, then filled by a patch, which takes any value as it is
+        "configMapGenerator": [{"name": JUPYTER, "behavior": "replace", "literals": ["HOME=/home/jovyan"]}],
+        "patches": [
+            *(
+                {"target": {"kind": "ConfigMap", "name": name}, "patch": _text(_map(name, values))}
+                for name, values in maps.items()
+            ),
+            *({"patch": _text(patch)} for patch in patches),
+        ],
+    }
+
+
+def _components(deployment: KubernetesDeployment) -> list[str]:
+    if deployment.notebook_only:
+        return ["notebook-only"]
+    return {"minio": ["minio"], "external": ["external-store"]}.get(deployment.object_store, [])
+
+
+def _text(data: Data) -> str:
+    return json.dumps(data)
+
+
+def _map(name: str, values: Mapping[str, str]) -> Data:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": dict(values)}
+
+
+def _image(short: str, reference: str) -> Data:
+    """The entry that puts a reference (NAME[:TAG][@DIGEST]) in the place of a short name."""
+    name, _, digest = reference.partition("@")
+    head, colon, tag = name.rpartition(":")
+    if not colon or "/" in tag:
+        head, tag = name, ""
+    return {"name": short, "newName": head, **({"digest": digest} if digest else {"newTag": tag or "latest"})}
+
+
+def _environments(deployment: KubernetesDeployment) -> dict[str, Mapping[str, str]]:
+    """The variables of the services that depend on settings, by the name of their ConfigMap."""
+    settings, active = deployment.settings, deployment.project.state.active
+    own_store = deployment.object_store != "external"
+    workers, jobs = settings.mlflow_workers * settings.mlflow_replicas, mlflow_jobs.enabled(deployment)
+    kept, more = database_settings.pool(workers)
+    browser = urls.s3_browser_url(deployment)
+    result: dict[str, Mapping[str, str]] = {
+        "postgres": {"TRACKBED_MAX_CONNECTIONS": str(database_settings.max_connections(workers, jobs))},
+        "mlflow": {
+            "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg2://mlflow@postgres:5432/{active['database']}",
+            "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{settings.s3_bucket}/{active['prefix']}",
+            "MLFLOW_S3_ENDPOINT_URL": "http://store:9000" if own_store else settings.s3_endpoint,
+            "AWS_DEFAULT_REGION": settings.s3_region,
+        },
+        "mlflow-server": {
+            "MLFLOW_SERVER_ALLOWED_HOSTS": f"{urls.allowed_hosts(deployment)},{_names_in_cluster(deployment)}",
+            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": urls.cors_origins(deployment),
+            "TRACKBED_WORKERS": str(settings.mlflow_workers),
+            "TRACKBED_FAST_PATH": settings.mlflow_fast_path,
+            "TRACKBED_JOBS": "on" if jobs else "off",
+            "TRACKBED_JOBS_MODELS": settings.mlflow_jobs_models,
+            "TRACKBED_STORE_NETWORK": jupyterlab.store_network(deployment),
+            "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(kept),
+            "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(more),
+        },
+    }
+    if deployment.object_store == "versitygw":
+        result["store"] = {
+            "TRACKBED_REGION": settings.s3_region,
+            "VGW_WEBUI_GATEWAYS": browser,
+            "VGW_WEBUI_ADMIN_GATEWAYS": browser,
+        }
+    return result
+
+
+def _names_in_cluster(deployment: KubernetesDeployment) -> str:
+    """How pods of other namespaces call the server."""
+    names = [f"mlflow.{deployment.target.namespace}{rest}" for rest in ("", ".svc", ".svc.cluster.local")]
+    return ",".join(f"{name},{name}:*" for name in names)
+
+
+def _patch(kind: str, name: str, spec: Data, version: str = "apps/v1") -> Data:
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+def _template(deployment: KubernetesDeployment, pod: Data, **annotations: str) -> Data:
+    digest = {objects.SECRETS: deployment.secrets_digest()}
+    return {"metadata": {"annotations": {**digest, **annotations}}, "spec": pod}
+
+
+def _claim(deployment: KubernetesDeployment, name: str, size: str) -> Data:
+    chosen = deployment.settings.storage_class
+    return {
+        "metadata": {"name": name},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": objects.quantity(size)}},
+            **({"storageClassName": chosen} if chosen else {}),
+        },
+    }
+
+
+def _limited(name: str, memory: str) -> Data:
+    return {"name": name, "resources": {"limits": {"memory": objects.quantity(memory)}}}
+
+
+def _server_patches(deployment: KubernetesDeployment) -> list[Data]:
+    settings = deployment.settings
+    memory = settings.memory_limit
+    patches = [
+        _patch(
+            "StatefulSet",
+            POSTGRES,
+            {
+                "template": _template(deployment, {"containers": [_limited(POSTGRES, memory)]}),
+                "volumeClaimTemplates": [_claim(deployment, "data", settings.database_volume_size)],
+            },
+        ),
+        _patch(
+            "Deployment",
+            MLFLOW,
+            {
+                "replicas": settings.mlflow_replicas,
+                "template": _template(deployment, {"containers": [_limited(MLFLOW, memory)]}),
+            },
+        ),
+        *(_patch("Job", name, {"template": _template(deployment, {})}, "batch/v1") for name in (SCHEMA, BUCKET)),
+    ]
+    if deployment.object_store != "external":
+        template = _template(deployment, {"containers": [_limited(STORE, memory)]})
+        claims = [_claim(deployment, "data", settings.store_volume_size)]
+        patches.append(_patch("StatefulSet", STORE, {"template": template, "volumeClaimTemplates": claims}))
+    return patches
+
+
+def _notebook_patch(deployment: KubernetesDeployment, notebook: ServiceSpec, gpus: Gpus, data_claim: str) -> Data:
+    settings = deployment.settings
+    memory = {"memory": objects.quantity(settings.jupyter_memory)} if settings.jupyter_memory else {}
+    container: Data = {
+        "name": JUPYTER,
+        "args": list(notebook.command),
+        "resources": {"limits": {**memory, **gpus.limits}},
+    }
+    pod: Data = {
+        "containers": [container],
+        "volumes": [{"name": "shm", "emptyDir": {"sizeLimit": objects.quantity(settings.jupyter_shm_size)}}],
+        **gpus.placement,
+    }
+    if data_claim:
+        container["volumeMounts"] = [{"name": "data-set", "mountPath": DATA, "readOnly": True}]
+        pod["volumes"].append(
+            {"name": "data-set", "persistentVolumeClaim": {"claimName": data_claim, "readOnly": True}}
+        )
+    return _patch(
+        "StatefulSet",
+        JUPYTER,
+        {
+            "template": _template(deployment, pod, **{objects.GPU: str(gpus)}),
+            "volumeClaimTemplates": [_claim(deployment, "work", settings.workspace_volume_size)],
+        },
+    )

@@ -1,0 +1,91 @@
+"""Names, labels and sizes as the API has them, as in docker/kubernetes. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from helpers.services import BUCKET, JUPYTER, MLFLOW, POSTGRES, SCHEMA, STORE, STORE_SYNC
+
+INSTANCE = "dev.trackbed.instance"  # the project's id: label and annotation of the namespace
+ACTIVE = "dev.trackbed.active"  # annotation of the namespace: the active database, prefix and store
+MADE = "dev.trackbed.made"  # annotation of a namespace that Trackbed made, and may delete
+SECRETS = "dev.trackbed.secrets"  # annotation of a pod template: changed secrets are read by new pods
+TEMPLATE = "dev.trackbed.template"  # annotation of a workload: the hash of what it was made from
+GPU = "dev.trackbed.gpu"  # annotation of the notebook's template: the GPUs it was given, in words
+PART = "app.kubernetes.io/component"
+PROJECT = "app.kubernetes.io/instance"
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The object that runs a service, and the service's container in its pods."""
+
+    kind: str
+    name: str
+    container: str
+
+    @property
+    def reference(self) -> str:
+        return f"{self.kind.lower()}/{self.name}"
+
+
+WORKLOADS: Mapping[str, Workload] = {
+    POSTGRES: Workload("StatefulSet", "postgres", "postgres"),
+    STORE: Workload("StatefulSet", "store", "store"),
+    STORE_SYNC: Workload("StatefulSet", "store", "store-sync"),
+    SCHEMA: Workload("Job", "schema", "schema"),
+    BUCKET: Workload("Job", "bucket", "bucket"),
+    MLFLOW: Workload("Deployment", "mlflow", "mlflow"),
+    JUPYTER: Workload("StatefulSet", "jupyter", "jupyter"),
+}
+CONTROLLERS = ("StatefulSet", "Deployment", "Job")
+_BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def kind(thing: Object) -> str:
+    return str(thing["kind"])
+
+
+def name(thing: Object) -> str:
+    return str(thing["metadata"]["name"])
+
+
+def labels(thing: Object) -> Mapping[str, str]:
+    return thing["metadata"].get("labels") or {}
+
+
+def notes(thing: Object) -> Mapping[str, str]:
+    return thing["metadata"].get("annotations") or {}
+
+
+def find(things: Iterable[Object], of_kind: str, named: str) -> Object | None:
+    """The object of that kind and name; None where there is none."""
+    return next((one for one in things if kind(one) == of_kind and name(one) == named), None)
+
+
+def container(pod_spec: Object, named: str) -> Object | None:
+    """A container of a pod, also one that is an init container which stays."""
+    every = (*(pod_spec.get("containers") or ()), *(pod_spec.get("initContainers") or ()))
+    return next((one for one in every if one["name"] == named), None)
+
+
+def namespace(project: str) -> str:
+    """The project's name as a namespace, which knows no underscore and ends with none of its dashes."""
+    return project.replace("_", "-").strip("-")
+
+
+def quantity(size: str) -> str:
+    """A size of the settings (512m, 16g, or bytes) as the API writes it."""
+    return size if size.isdigit() else f"{size[:-1]}{size[-1].upper()}i"
+
+
+def number(text: str) -> float:
+    """A quantity of the API (2, 500m, 4Gi, 128974848) as a number: bytes, cores, devices."""
+    for unit, factor in _BINARY.items():
+        if text.endswith(unit):
+            return float(text[: -len(unit)]) * factor
+    return float(text[:-1]) / 1000 if text.endswith("m") else float(text or 0)

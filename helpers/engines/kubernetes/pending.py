@@ -1,0 +1,105 @@
+"""Why a pod has no node, or a workload no pod, in a sentence. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from helpers.engines.kubernetes import cluster, objects, refusals
+from helpers.engines.kubernetes.cluster import Node
+from helpers.engines.kubernetes.objects import Object
+
+INSUFFICIENT = re.compile(r"Insufficient ([a-zA-Z0-9./-]+[a-zA-Z0-9])")
+TAINT = re.compile(r"untolerated taint(?:\(s\)|s)? ?\{([^}]*)\}")
+
+
+def message(pod: Object) -> str:
+    """What the scheduler said of a pod that has no node; "" for one that has, or that it has not seen yet."""
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    found = next((one for one in conditions if one["type"] == "PodScheduled" and one["status"] == "False"), None)
+    return str(found.get("message", "")) if found else ""
+
+
+def explain(pod: Object, nodes: Sequence[Node], pods: Iterable[Object] | None, context: str) -> tuple[str, str]:
+    """Why a pod has no node, and what to do; ("", "") for one that has. ``pods``: of all namespaces, where seen."""
+    said = message(pod)
+    if not said:
+        return "", ""
+    wanted = INSUFFICIENT.findall(said)
+    special = [name for name in wanted if "/" in name] or wanted
+    if "unbound immediate PersistentVolumeClaims" in said or "unbound PersistentVolumeClaims" in said:
+        return (
+            "its volume was not made yet, or the cluster cannot make it",
+            f"`kubectl get storageclass --context {context}` shows whether there is a default; STORAGE_CLASS names one",
+        )
+    if special:
+        return _insufficient(pod, special[0], nodes, list(pods) if pods is not None else None, context)
+    if "volume node affinity conflict" in said:
+        return (
+            "its volume is on another node than those that may take it: that volume can attach to one node only",
+            "bring that node back, or use a storage class whose volumes every node reaches",
+        )
+    if found := TAINT.search(said):
+        return (
+            f"every node that fits is kept for others ({found[1].strip()})",
+            f"`kubectl describe nodes --context {context}` shows the taints",
+        )
+    if "didn't match Pod's node affinity/selector" in said:
+        return "no node has the labels that it asks for", f"`kubectl get nodes --show-labels --context {context}`"
+    return said.rstrip("."), f"`kubectl get nodes --context {context}` shows the nodes"
+
+
+def _insufficient(
+    pod: Object, resource: str, nodes: Sequence[Node], pods: list[Object] | None, context: str
+) -> tuple[str, str]:
+    count = cluster.asked(pod, resource)
+    amount = _amount(resource, count)
+    show = f"`kubectl describe nodes --context {context}` shows who holds what"
+    if not nodes:
+        return f"no node has {amount} free {resource}", show
+    total = sum(node.allocatable.get(resource, 0) for node in nodes if node.ready)
+    largest = max((node.allocatable.get(resource, 0) for node in nodes if node.ready), default=0)
+    if not total and "/" in resource:
+        return (
+            f"no node has any {resource}",
+            "the vendor's device plugin is not there, or finds no GPU; --gpu=none goes on without",
+        )
+    words = f"no node has {amount} free {resource}: {_amount(resource, total)} in all"
+    if largest < total:
+        words += f", {_amount(resource, largest)} on one node at most"
+    if pods is not None:
+        holders: dict[str, int] = {}
+        for per_node in cluster.held(pods, resource).values():
+            for who, number in per_node.items():
+                holders[who] = holders.get(who, 0) + number
+        if "/" in resource or resource == "cpu":
+            named = sorted(holders.items(), key=lambda item: -item[1])
+            words += "".join(f", {number} held by {who}" for who, number in named[:3])
+    fix = "wait until they are free, or ask for fewer: --gpu-count=1" if "/" in resource else show
+    return words, fix
+
+
+def _amount(resource: str, count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if resource == "memory" else f"{count:g}"
+
+
+def refused(events: Iterable[Object], workload: str) -> str:
+    """Why a workload gets no pod, as its controller tells; "" where nothing was refused."""
+    for event in sorted(events, key=_when, reverse=True):
+        concerned = str((event.get("involvedObject") or {}).get("name", ""))
+        if event.get("reason") != "FailedCreate" or not re.fullmatch(rf"{re.escape(workload)}(-[a-z0-9]+)?", concerned):
+            continue
+        said = str(event.get("message", ""))
+        if found := refusals.QUOTA.search(said):
+            return (
+                f"the quota {found['name']} allows {found['most']}, {found['used']} is used, "
+                f"{found['asked']} more was asked for"
+            )
+        if found := refusals.POD_SECURITY.search(said):
+            return f"the namespace's pod security {found['level']} refuses it: {found['why']}"
+        return said.partition("error: ")[2] or said
+    return ""
+
+
+def _when(event: Object) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or objects.notes(event))

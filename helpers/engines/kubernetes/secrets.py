@@ -1,0 +1,57 @@
+"""The services' files of secrets as Secret objects. Their values are in no plan, no argument and no file."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+
+from helpers.engines.kubernetes import objects
+from helpers.engines.kubernetes.deployment import KubernetesDeployment
+from helpers.engines.kubernetes.kubectl import Object
+from helpers.services import SecretFile
+
+
+def name(service: str) -> str:
+    return f"secrets-{service}"
+
+
+def rendered(deployment: KubernetesDeployment) -> list[Object]:
+    """One Secret for each service that reads files, with today's values."""
+    credentials = deployment.project.credentials()
+    files: dict[str, dict[str, str]] = {}
+    for file in deployment.secret_files():
+        value = credentials.render(file.template, file.names).encode()
+        files.setdefault(file.service, {})[file.path] = base64.b64encode(value).decode()
+    return [_secret(deployment, service, content) for service, content in files.items()]
+
+
+def _secret(deployment: KubernetesDeployment, service: str, content: dict[str, str]) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": name(service),
+            "namespace": deployment.target.namespace,
+            "labels": {
+                "app.kubernetes.io/name": "trackbed",
+                objects.PROJECT: deployment.settings.project,
+                objects.PART: service,
+            },
+        },
+        "type": "Opaque",
+        "data": content,
+    }
+
+
+def by_hand(files: Iterable[SecretFile]) -> str:
+    """Which Secrets somebody who applies the YAML by hand has to make, as comments."""
+    keys: dict[str, list[str]] = {}
+    for file in files:
+        keys.setdefault(file.service, []).append(file.path)
+    lines = [f"#   {name(service)}: {', '.join(paths)}" for service, paths in keys.items()]
+    return "\n".join(
+        [
+            "# Secrets are not in here. `invoke up` makes them; docs/kubernetes.md has the lines that do it by hand:",
+            *lines,
+        ]
+    )

@@ -1,0 +1,155 @@
+"""Bringing the services up in steps: the database and the store, the Jobs that prepare them, then what uses them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from helpers.engines import shared
+from helpers.engines.base import Engine
+from helpers.engines.failures import stop_at_failed
+from helpers.engines.kubernetes import images, objects, pods, secrets
+from helpers.engines.kubernetes.database import Database
+from helpers.engines.kubernetes.deployment import KubernetesComponent, KubernetesDeployment
+from helpers.engines.kubernetes.forwards import Forwards
+from helpers.engines.kubernetes.inspection import Inspection, pods_of
+from helpers.engines.kubernetes.kubectl import Object
+from helpers.engines.kubernetes.ownership import Namespace
+from helpers.engines.kubernetes.rendering import Rendering
+from helpers.errors import ServiceFailed, TrackbedError
+from helpers.services import BUCKET, JUPYTER, MLFLOW, POSTGRES, SCHEMA, STORE, STORE_SYNC, ProgressReporter, State
+
+LOOK_SECONDS = 0.5  # between two looks at what starts
+DELETE_SECONDS = 90.0
+PLACE_SECONDS, VOLUME_SECONDS = 5.0, 45.0  # in which a pod that has no place may still get one
+FIRST = (POSTGRES, STORE, STORE_SYNC)
+JOBS = (SCHEMA, BUCKET)
+KINDS = (
+    "configmaps,services,networkpolicies,poddisruptionbudgets,statefulsets,deployments,jobs"  # what is ours to prune
+)
+OURS = "--selector=app.kubernetes.io/name=trackbed"
+
+
+class Startup(KubernetesComponent):
+    def __init__(
+        self,
+        deployment: KubernetesDeployment,
+        engine: Engine,
+        namespace: Namespace,
+        rendering: Rendering,
+        inspection: Inspection,
+        database: Database,
+        forwards: Forwards,
+    ) -> None:
+        super().__init__(deployment)
+        self.engine, self.namespace, self.rendering = engine, namespace, rendering
+        self.inspection, self.database, self.forwards = inspection, database, forwards
+
+    def start(self, progress: ProgressReporter) -> None:
+        with shared.interruptible():
+            self._start(progress)
+
+    def _start(self, progress: ProgressReporter) -> None:
+        progress.step(f"preparing {self.deployment.where}")
+        self.namespace.make()
+        self.kubectl.apply(secrets.rendered(self.deployment), "the services' secrets")
+        self.kubectl.apply(self.rendering.others(), "what the services read")
+        self._end_failed(progress)
+        notebook = self.rendering.select(JUPYTER)
+        progress.step("starting the services")
+        if self.deployment.notebook_only:
+            self._bring_up(notebook, (JUPYTER,), progress)
+        else:
+            names = [name for name in FIRST if name in self.deployment.services]
+            # the notebook asks for nothing before somebody logs in; its node may have to fetch its image meanwhile
+            self._bring_up([*self.rendering.select(*names), *notebook], names, progress)
+            self.database.settle(progress)
+            self._renew_jobs()
+            self._await(JOBS, progress)
+            self._bring_up(self.rendering.select(MLFLOW), (MLFLOW, JUPYTER), progress)
+        self._prune(progress)
+        self.forwards.start(progress)
+
+    def _end_failed(self, progress: ProgressReporter) -> None:
+        """Pods that failed go: not to sit out the cluster's pause before its next try, and their failures are old."""
+        things, statuses = self.inspection.things(), self.inspection.statuses()
+        failed = [one for one in statuses if one.failed and objects.WORKLOADS[one.name].kind != "Job"]
+        names = {objects.name(pod): status.name for status in failed for pod in pods_of(status.name, things)}
+        for service in dict.fromkeys(names.values()):
+            progress.service(service, "stopping", "it had failed")
+        self.kubectl.delete("pods", list(names), wait=DELETE_SECONDS)
+
+    def _bring_up(self, things: list[Object], awaited: Iterable[str], progress: ProgressReporter) -> None:
+        self.kubectl.apply(things, ", ".join(map(objects.name, things)))
+        self._await(awaited, progress)
+
+    def _renew_jobs(self) -> None:
+        """A Job cannot be changed: one of another template is deleted, one that is as planned has done its work."""
+        before = {objects.name(one): one for one in self.kubectl.listed("jobs", OURS)}
+        old = [name for name in JOBS if not self.rendering.is_current(name, before.get(name)) or _failed(before[name])]
+        self.kubectl.delete("jobs", [name for name in old if name in before], wait=DELETE_SECONDS)
+        self.kubectl.apply(self.rendering.select(*old), "the Jobs that prepare the database and the store")
+
+    def _await(self, awaited: Iterable[str], progress: ProgressReporter) -> None:
+        """Return when these are up. Raises TrackbedError as soon as waiting is of no use, or after READY_TIMEOUT."""
+        names = tuple(awaited)
+        told: dict[str, tuple[State, str]] = {}
+        seen: dict[str, int] = {}
+        deadline = time.monotonic() + self.settings.ready_timeout
+        while True:
+            statuses = [one for one in self.inspection.statuses() if one.name in names]
+            for status in statuses:
+                # ready is what answers through to the database, which is asked once all is up
+                shown = State.STARTING if status.up and status.state is not State.DONE else status.state
+                now = shown, "" if status.up else status.reason[:80]
+                if told.get(status.name) != now:
+                    progress.service(status.name, *now)
+                    told[status.name] = now
+            if all(status.up for status in statuses):
+                return
+            self._stop_at_stuck(names)
+            stop_at_failed(self.engine, names, seen, statuses)
+            if time.monotonic() > deadline:
+                missing = [f"{s.name} ({s.state}{': ' + s.reason if s.reason else ''})" for s in statuses if not s.up]
+                raise TrackbedError(
+                    f"not up after {self.settings.ready_timeout} s in {self.deployment.where}: {', '.join(missing)}",
+                    "`invoke logs SERVICE` shows why; READY_TIMEOUT raises the limit",
+                )
+            time.sleep(LOOK_SECONDS)
+
+    def _stop_at_stuck(self, names: Iterable[str]) -> None:
+        """Raise ServiceFailed for a pod that no node takes, or whose image none can get."""
+        things = self.inspection.things()
+        for name in names:
+            own = pods_of(name, things)
+            why, fix = self.inspection.stuck(name, own)
+            if why and not _is_young(own, why):
+                raise ServiceFailed(name, f"{name} has no place in {self.deployment.where}: {why}", fix)
+            for pod in own:
+                seen = pods.view(pod, objects.WORKLOADS[name].container)
+                if seen.state is State.EXITED and "cannot get the image" in seen.reason:
+                    raise ServiceFailed(
+                        name,
+                        f"{name} in {self.deployment.where}: {seen.reason}",
+                        images.BRING,
+                    )
+
+    def _prune(self, progress: ProgressReporter) -> None:
+        """Delete what an earlier start made and this one does not have: old ConfigMaps, a store that was replaced."""
+        planned = {(objects.kind(one), objects.name(one)) for one in self.rendering.things}
+        for one in self.kubectl.listed(KINDS, OURS):
+            if (objects.kind(one), objects.name(one)) in planned or "ownerReferences" in one["metadata"]:
+                continue
+            progress.step(f"removing {objects.kind(one)} {objects.name(one)}, which is needed no more")
+            self.kubectl.delete(objects.kind(one).lower(), [objects.name(one)])
+
+
+def _failed(job: Object) -> bool:
+    conditions = (job.get("status") or {}).get("conditions") or ()
+    return any(one["type"] == "Failed" and one["status"] == "True" for one in conditions)
+
+
+def _is_young(own: list[Object], why: str) -> bool:
+    """The scheduler may not have seen yet what frees its place: a pod that ends, a volume that is being made."""
+    patience = VOLUME_SECONDS if "volume" in why else PLACE_SECONDS
+    return bool(own) and min(pods.age(str(pod["metadata"].get("creationTimestamp", ""))) for pod in own) < patience

@@ -1,0 +1,385 @@
+"""The kubernetes engine on a kubectl that answers as a real one did."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.engines import select
+from helpers.engines.kubernetes import images, objects, pending, pods, refusals, secrets
+from helpers.engines.kubernetes.cluster import node
+from helpers.engines.kubernetes.engine import KubernetesEngine
+from helpers.engines.kubernetes.kubectl import Kubectl
+from helpers.errors import EngineUnavailable, SettingError, TrackbedError
+from helpers.project.project import Project
+from helpers.services import BUCKET, JUPYTER, MLFLOW, POSTGRES, SCHEMA, STORE, STORE_SYNC, State
+from tests.unit.fake_kubectl import FakeKubectl
+from tests.unit.fakes import project
+
+FORBIDDEN = (
+    'Error from server (Forbidden): statefulsets.apps is forbidden: User "alice" cannot list resource "statefulsets" in '
+    'API group "apps" in the namespace "trackbed"\n'
+)
+NODES_FORBIDDEN = (
+    'Error from server (Forbidden): nodes is forbidden: User "alice" cannot list resource "nodes" in API group "" at the '
+    "cluster scope\n"
+)
+REFUSED = "The connection to the server 127.0.0.1:6443 was refused - did you specify the right host or port?\n"
+
+
+@pytest.fixture
+def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKubectl:
+    return FakeKubectl(tmp_path / "bin", monkeypatch)
+
+
+@pytest.fixture
+def one(tmp_path: Path, kubectl: FakeKubectl) -> Project:
+    return project(tmp_path, engine="kubernetes")
+
+
+@pytest.fixture
+def engine(one: Project) -> KubernetesEngine:
+    return KubernetesEngine(one)
+
+
+# where it is
+
+
+def test_it_is_taken_only_when_it_is_asked_for(tmp_path: Path, kubectl: FakeKubectl, one: Project) -> None:
+    assert select.choose(one).engine.name == "kubernetes"
+    assert not KubernetesEngine.is_automatic
+
+
+def test_the_current_context_counts_once(one: Project, kubectl: FakeKubectl) -> None:
+    first = KubernetesEngine(one)
+    assert first.availability().reason == "Kubernetes v1.36.1, context lab"
+    first.namespace.make()
+    kubectl.answer("config view", {"current-context": "other", "contexts": [{"name": "lab"}, {"name": "other"}]})
+    assert KubernetesEngine(one).deployment.target.context == "lab"
+
+
+def test_another_context_than_the_datas_is_refused(tmp_path: Path, one: Project, kubectl: FakeKubectl) -> None:
+    KubernetesEngine(one).namespace.make()
+    other = KubernetesEngine(project(tmp_path, engine="kubernetes", kube_context="other"))
+    with pytest.raises(SettingError, match=r"KUBE_CONTEXT=other \(from --kube-context\): .* context lab"):
+        other.deployment.target  # noqa: B018
+
+
+def test_a_context_that_is_not_there(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    given = KubernetesEngine(project(tmp_path, engine="kubernetes", kube_context="nope")).availability()
+    assert not given.usable and given.present and "no context nope" in given.reason and "lab, other" in given.fix
+
+
+def test_no_kubeconfig(tmp_path: Path, kubectl: FakeKubectl, engine: KubernetesEngine) -> None:
+    kubectl.answer("config view", {"contexts": None, "current-context": ""})
+    given = engine.availability()
+    assert not given.usable and "names no cluster" in given.reason and "KUBECONFIG" in given.fix
+
+
+def test_no_kubectl(engine: KubernetesEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    given = engine.availability()
+    assert (given.usable, given.present) == (False, False) and "no kubectl" in given.reason and "install" in given.fix
+    with pytest.raises(EngineUnavailable, match="no kubectl"):
+        Kubectl("lab", "trackbed").run("get", "pods")
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("said", "words", "hint"),
+    [
+        (
+            FORBIDDEN,
+            "alice has no right to list statefulsets.apps",
+            "kubectl auth can-i list statefulsets.apps -n trackbed --context lab",
+        ),
+        (NODES_FORBIDDEN, "alice has no right to list nodes", "kubectl auth can-i list nodes --context lab"),
+        (REFUSED, "the cluster of context lab does not answer", "kubectl cluster-info --context lab"),
+        ('error: context "lab" does not exist\n', "no context lab", "kubectl config get-contexts"),
+        ("error: You must be logged in to the server (Unauthorized)\n", "does not accept the login", "log in again"),
+        (
+            'pods "a" is forbidden: exceeded quota: students, requested: amd.com/gpu=3, used: amd.com/gpu=1, limited: '
+            "amd.com/gpu=2",
+            "the quota students of namespace trackbed allows amd.com/gpu=2",
+            "kubectl describe quota -n trackbed --context lab",
+        ),
+    ],
+)
+def test_what_kubectl_says_becomes_a_message_and_a_next_step(
+    kubectl: FakeKubectl, said: str, words: str, hint: str
+) -> None:
+    kubectl.answer("get pods", "", said, 1)
+    with pytest.raises(TrackbedError) as caught:
+        Kubectl("lab", "trackbed").listed("pods")
+    assert words in caught.value.message and "lab" in caught.value.message and hint in caught.value.hint
+
+
+def test_every_call_names_its_context_and_its_namespace(engine: KubernetesEngine, kubectl: FakeKubectl) -> None:
+    engine.services()
+    engine.data()
+    asked = [line for line, _ in kubectl.calls if not line.startswith("config view")]
+    assert asked and all("--context=lab --namespace=trackbed " in line for line in asked)
+
+
+def test_the_exit_code_of_a_command_is_its_own_and_kubectls_line_is_not(
+    engine: KubernetesEngine, kubectl: FakeKubectl
+) -> None:
+    kubectl.answer(" exec ", "out\n", "no such table\ncommand terminated with exit code 3\n", 3)
+    done = engine.exec(MLFLOW, ("trackbed-mlflow", "schema"))
+    assert (done.code, done.stdout, done.stderr) == (3, "out\n", "no such table\n")
+    with engine.pipe(POSTGRES, ("psql",)) as pipe, pytest.raises(TrackbedError, match="psql failed: no such table"):
+        pipe.finish()
+    assert refusals.without_end("command terminated with exit code 1\n") == ""
+
+
+# whose it is
+
+
+def namespace(**annotations: str) -> dict[str, Any]:
+    return {
+        "kind": "Namespace",
+        "metadata": {"name": "trackbed", "annotations": annotations},
+        "status": {"phase": "Active"},
+    }
+
+
+def test_a_namespace_of_somebody_else_is_refused(engine: KubernetesEngine, kubectl: FakeKubectl) -> None:
+    kubectl.answer("get namespace trackbed", namespace())
+    with pytest.raises(
+        TrackbedError, match=r"namespace trackbed of context lab exists and is not Trackbed's"
+    ) as caught:
+        engine.check_foreign()
+    assert "--adopt" in caught.value.hint
+    kubectl.answer("get namespace trackbed", namespace(**{objects.INSTANCE: "f" * 32}))
+    with pytest.raises(TrackbedError, match="belongs to another Trackbed project"):
+        engine.check_foreign()
+    kubectl.answer("get namespace trackbed", namespace(**{objects.INSTANCE: engine.project.state.instance}))
+    engine.check_foreign()
+
+
+def test_an_adopted_namespace_gives_back_its_data(engine: KubernetesEngine, kubectl: FakeKubectl) -> None:
+    active = json.dumps({"database": "mlflow_b", "prefix": "live-b", "store": "versitygw"})
+    kubectl.answer("get namespace trackbed", namespace(**{objects.INSTANCE: "f" * 32, objects.ACTIVE: active}))
+    assert engine.adopt()
+    assert engine.project.state.instance == "f" * 32 and engine.project.state.active["database"] == "mlflow_b"
+
+
+def test_a_namespace_that_was_given_is_not_deleted(engine: KubernetesEngine, kubectl: FakeKubectl) -> None:
+    mine = {objects.INSTANCE: engine.project.state.instance}
+    kubectl.answer("get namespace trackbed", namespace(**mine))
+    engine.namespace.remove()
+    assert not [line for line, _ in kubectl.calls if "delete namespace" in line]
+    kubectl.answer("get namespace trackbed", namespace(**mine, **{objects.MADE: "true"}))
+    engine.namespace.remove()
+    assert [line for line, _ in kubectl.calls if "delete namespace trackbed" in line]
+
+
+# secrets
+
+
+def test_secrets_go_through_stdin_alone(engine: KubernetesEngine, kubectl: FakeKubectl) -> None:
+    engine.deployment.kubectl.apply(secrets.rendered(engine.deployment), "secrets")
+    values = [value for value in engine.project.credentials().values.values() if value]
+    (call,) = [(line, stdin) for line, stdin in kubectl.calls if " apply " in line]
+    assert "--server-side" in call[0]  # so that no copy of them is kept in an annotation
+    assert not [line for line, _ in kubectl.calls for value in values if value in line]
+    items = {item["metadata"]["name"]: item for item in json.loads(call[1])["items"]}
+    assert set(items) == {"secrets-postgres", "secrets-store", "secrets-mlflow", "secrets-jupyter"}
+    token = base64.b64decode(items["secrets-jupyter"]["data"]["jupyter-token"]).decode()
+    assert token == engine.project.credentials()["JUPYTER_TOKEN"]
+
+
+# images and sizes
+
+
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    [
+        ((), "ghcr.io/versity/versitygw:v1@sha256:1"),
+        (("ghcr.io/versity/versitygw:v1",), "ghcr.io/versity/versitygw:v1"),
+        (
+            ("ghcr.io/versity/versitygw:v1", "ghcr.io/versity/versitygw:v1@sha256:1"),
+            "ghcr.io/versity/versitygw:v1@sha256:1",
+        ),
+        (("docker.io/library/postgres:18",), "ghcr.io/versity/versitygw:v1@sha256:1"),
+    ],
+)
+def test_an_image_that_was_loaded_has_no_digest(present: tuple[str, ...], expected: str) -> None:
+    assert images.local("ghcr.io/versity/versitygw:v1@sha256:1", present) == expected
+
+
+def test_names_and_sizes() -> None:
+    assert images.full("postgres:18") == "docker.io/library/postgres:18"
+    assert images.full("trackbed/mlflow:1") == "docker.io/trackbed/mlflow:1"
+    assert images.full("localhost:5000/a:1") == "localhost:5000/a:1"
+    assert (objects.quantity("512m"), objects.quantity("16g")) == ("512Mi", "16Gi")
+    assert [objects.number(text) for text in ("2", "500m", "4Gi", "1k")] == [2, 0.5, 2**32, 1000]
+    assert objects.namespace("my_lab-") == "my-lab"
+
+
+# states
+
+
+def pod(service: str, **status: Any) -> dict[str, Any]:
+    return {
+        "kind": "Pod",
+        "metadata": {
+            "name": f"{service}-0",
+            "labels": {objects.PART: service},
+            "creationTimestamp": "2026-11-26T16:00:00Z",
+        },
+        "spec": {"containers": [{"name": service}]},
+        "status": {"phase": "Running", **status},
+    }
+
+
+def container(service: str, **more: Any) -> dict[str, Any]:
+    return {"name": service, "image": "i:1", "restartCount": 0, "ready": False, **more}
+
+
+def workload(service: str, **status: Any) -> dict[str, Any]:
+    kind = objects.WORKLOADS[service].kind
+    return {
+        "kind": kind,
+        "metadata": {"name": service, "uid": "u", "generation": 2},
+        "spec": {"replicas": 1, "template": {"metadata": {}, "spec": {"containers": [{"name": service}]}}},
+        "status": {"observedGeneration": 2, "replicas": 1, "readyReplicas": 1, "updatedReplicas": 1, **status},
+    }
+
+
+def state(service: str, thing: dict[str, Any] | None, *found: dict[str, Any]) -> tuple[State, str, int | None]:
+    result = pods.status(service, objects.WORKLOADS[service], thing, found)
+    return result.state, result.reason, result.exit_code
+
+
+RUNNING = {"running": {"startedAt": "2026-11-26T16:00:01Z"}}
+CRASHED = {
+    "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}},
+    "lastState": {"terminated": {"exitCode": 78, "reason": "Error"}},
+    "restartCount": 2,
+}
+NO_IMAGE = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "i:1"'}}}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        ({"containerStatuses": [container(MLFLOW, ready=True, state=RUNNING)]}, (State.READY, "", None)),
+        ({"containerStatuses": [container(MLFLOW, **CRASHED)]}, (State.RESTARTING, "exit code 78", 78)),
+        (
+            {"containerStatuses": [container(MLFLOW, **NO_IMAGE)]},
+            (State.EXITED, 'its node cannot get the image i:1: Back-off pulling image "i:1"', None),
+        ),
+        (
+            {
+                "initContainerStatuses": [{"name": "wait", "ready": False, "state": RUNNING}],
+                "containerStatuses": [container(MLFLOW, state={"waiting": {"reason": "PodInitializing"}})],
+            },
+            (State.STARTING, "waits for the database, its tables and the bucket", None),
+        ),
+        (
+            {"containerStatuses": [container(MLFLOW, state={"terminated": {"exitCode": 137, "reason": "OOMKilled"}})]},
+            (State.RESTARTING, "killed: it needed more memory than its limit", 137),
+        ),
+    ],
+)
+def test_the_state_of_a_pod(statuses: dict[str, Any], expected: tuple[State, str, int | None]) -> None:
+    assert state(MLFLOW, workload(MLFLOW), pod(MLFLOW, **statuses)) == expected
+
+
+def test_a_workload_that_is_not_there_or_scaled_to_none() -> None:
+    assert state(MLFLOW, None) == (State.MISSING, "", None)
+    halted = workload(MLFLOW)
+    halted["spec"]["replicas"] = 0
+    assert state(MLFLOW, halted)[:2] == (State.EXITED, "stopped")
+
+
+def test_an_old_pod_that_still_answers_is_not_the_new_one() -> None:
+    ready = pod(MLFLOW, containerStatuses=[container(MLFLOW, ready=True, state=RUNNING)])
+    assert state(MLFLOW, workload(MLFLOW, observedGeneration=1), ready)[0] is State.STARTING
+    assert state(MLFLOW, workload(MLFLOW, updatedReplicas=0), ready)[:2] == (State.STARTING, "0 of 1 replaced")
+
+
+def test_a_job() -> None:
+    done, failed = workload(SCHEMA, succeeded=1), workload(SCHEMA)
+    assert state(SCHEMA, done)[0] is State.DONE
+    failed["status"] = {"conditions": [{"type": "Failed", "status": "True", "message": "Job has reached its limit"}]}
+    assert state(SCHEMA, failed)[:2] == (State.EXITED, "Job has reached its limit")
+
+
+def test_the_services_of_a_project(engine: KubernetesEngine) -> None:
+    assert engine.deployment.services == (POSTGRES, STORE, STORE_SYNC, SCHEMA, BUCKET, MLFLOW, JUPYTER)
+    assert [status.state for status in engine.services()] == [State.MISSING] * 7
+
+
+# a pod without a node
+
+
+def pending_pod(message: str, **limits: str) -> dict[str, Any]:
+    thing = pod(JUPYTER, phase="Pending", conditions=[{"type": "PodScheduled", "status": "False", "message": message}])
+    thing["spec"]["containers"][0]["resources"] = {"limits": limits}
+    return thing
+
+
+def held_by(project: str, count: str) -> dict[str, Any]:
+    thing = pod(JUPYTER)
+    thing["metadata"]["labels"][objects.PROJECT] = project
+    thing["spec"] |= {
+        "nodeName": "node1",
+        "containers": [{"name": "jupyter", "resources": {"limits": {"amd.com/gpu": count}}}],
+    }
+    return thing
+
+
+def gpu_node(name: str, **allocatable: str) -> Any:
+    return node(
+        {
+            "metadata": {"name": name, "labels": {}},
+            "status": {"allocatable": allocatable, "conditions": [{"type": "Ready", "status": "True"}]},
+        }
+    )
+
+
+def test_who_holds_the_gpus() -> None:
+    asking = pending_pod(
+        "0/2 nodes are available: 2 Insufficient amd.com/gpu. preemption: none", **{"amd.com/gpu": "3"}
+    )
+    nodes = [gpu_node("node1", **{"amd.com/gpu": "2"}), gpu_node("node2", cpu="2")]
+    words, fix = pending.explain(asking, nodes, [held_by("alice", "1"), asking], "lab")
+    assert words == "no node has 3 free amd.com/gpu: 2 in all, 1 held by project alice"
+    assert "--gpu-count=1" in fix
+    assert pending.explain(asking, nodes, None, "lab")[0] == "no node has 3 free amd.com/gpu: 2 in all"
+    assert pending.explain(asking, [], None, "lab")[0] == "no node has 3 free amd.com/gpu"
+    assert "device plugin" in pending.explain(asking, nodes[1:], [], "lab")[1]
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.", "its volume was not made yet"),
+        ("0/2 nodes are available: 1 node(s) had volume node affinity conflict.", "attach to one node only"),
+        ("0/1 nodes are available: 1 node(s) had untolerated taint {gpu: only}.", "kept for others (gpu: only)"),
+        ("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.", "no node has the labels"),
+        ("0/1 nodes are available: 1 Insufficient memory.", "no node has 4.0 GiB free memory: 2.0 GiB in all"),
+    ],
+)
+def test_other_reasons_for_no_node(message: str, words: str) -> None:
+    given, fix = pending.explain(pending_pod(message, memory="4Gi"), [gpu_node("a", memory="2Gi")], [], "lab")
+    assert words in given and "lab" in fix or "node" in fix
+
+
+def test_why_a_workload_gets_no_pod() -> None:
+    event = {
+        "reason": "FailedCreate",
+        "involvedObject": {"name": "mlflow-7d9"},
+        "message": 'Error creating: pods "mlflow-7d9-x" is forbidden: violates PodSecurity "restricted:latest": seccompProfile',
+        "lastTimestamp": "2026-11-26T16:00:00Z",
+    }
+    assert "pod security restricted:latest" in pending.refused([event], "mlflow")
+    assert pending.refused([event], "postgres") == ""
