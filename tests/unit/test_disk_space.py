@@ -14,6 +14,7 @@ from helpers import lifecycle, status
 from helpers.backups import archive, disk_space, restore, unpack
 from helpers.engines import select
 from helpers.engines.base import Engine
+from helpers.engines.host import HostFacts
 from helpers.errors import TrackbedError
 from tests.unit import fakes
 
@@ -33,11 +34,10 @@ class Disk:
     def __post_init__(self) -> None:
         self.settings = SimpleNamespace(object_store=self.object_store)
 
-    def host_facts(self) -> Any:
+    def host_facts(self) -> HostFacts:
         self.asked += 1
-        return SimpleNamespace(
-            disk_free=self.free[min(self.asked, len(self.free)) - 1], disk_path="/data", remote=self.remote
-        )
+        free = self.free[min(self.asked, len(self.free)) - 1]
+        return HostFacts("machine", "Linux", "x86_64", 1, GIB, GIB, free, "/data", self.remote)
 
 
 def engine(*free: int, **options: Any) -> Engine:

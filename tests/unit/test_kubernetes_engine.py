@@ -383,3 +383,38 @@ def test_why_a_workload_gets_no_pod() -> None:
     }
     assert "pod security restricted:latest" in pending.refused([event], "mlflow")
     assert pending.refused([event], "postgres") == ""
+
+
+def test_a_pod_of_an_earlier_template_that_never_came_up_is_replaced() -> None:
+    """The StatefulSet's controller waits for it to be ready before it makes another."""
+    thing = workload(JUPYTER, updateRevision="jupyter-2")
+    stuck = pending_pod("0/2 nodes are available: 2 Insufficient amd.com/gpu.", **{"amd.com/gpu": "3"})
+    stuck["metadata"]["labels"]["controller-revision-hash"] = "jupyter-1"
+    assert pods.is_left(stuck, thing)
+    stuck["metadata"]["labels"]["controller-revision-hash"] = "jupyter-2"
+    assert not pods.is_left(stuck, thing)
+    assert not pods.is_left(stuck, workload(JUPYTER, updateRevision="jupyter-3", observedGeneration=1))
+
+
+def test_a_node_type_chooses_the_nodes_that_say_so(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    labels = {
+        "node1": {"amd.com/gpu.product-name": "AMD_Instinct_MI100"},
+        "node2": {"nvidia.com/gpu.product": "Quadro-RTX-6000"},
+    }
+    items = [
+        {"metadata": {"name": name, "labels": given}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+        for name, given in labels.items()
+    ]
+    kubectl.items("get nodes", items)
+    mi100 = KubernetesEngine(project(tmp_path, engine="kubernetes", gpu="mi100", gpu_count="2")).rendering.gpus
+    assert (mi100.limits, mi100.models) == ({"amd.com/gpu": "2"}, ("AMD_Instinct_MI100",))
+    assert str(mi100) == "2 x amd.com/gpu (AMD_Instinct_MI100)"
+    rtx = KubernetesEngine(project(tmp_path, engine="kubernetes", gpu="rtx_6000")).rendering.gpus
+    assert rtx.label == "nvidia.com/gpu.product" and "tolerations" in rtx.placement
+    with pytest.raises(TrackbedError, match="no node of the cluster has such a GPU"):
+        KubernetesEngine(project(tmp_path, engine="kubernetes", gpu="h100")).rendering.gpus  # noqa: B018
+
+
+def test_the_gpu_that_nobody_names(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    given = KubernetesEngine(project(tmp_path, engine="kubernetes")).rendering.gpus
+    assert not given.resource and given.accelerator.reason == "auto: no node has a GPU"

@@ -9,8 +9,9 @@ from typing import Any
 
 from helpers.engines.kubernetes.cluster import Cluster, Node
 from helpers.errors import TrackbedError
-from helpers.gpu import accelerator, node_types, wheels
+from helpers.gpu import accelerator, detect, node_types, wheels
 from helpers.gpu.accelerator import Accelerator
+from helpers.gpu.node_types import NodeType
 from helpers.settings import Settings
 
 RESOURCES = {node_types.AMD: "amd.com/gpu", node_types.NVIDIA: "nvidia.com/gpu"}
@@ -74,21 +75,23 @@ def choose(settings: Settings, cluster: Cluster) -> Gpus:
     reason = "auto: the cluster has some" if gpu.kind == node_types.AUTO else accelerator.named(gpu).reason
     torch = wheels.word(settings.torch, settings.torch_index)
     build = wheels.CPU if torch == wheels.CPU else wheels.named(accelerator.VARIANT[kind], gpu.old)
-    label, models = _models(gpu.node.models, kind, cluster.nodes) if gpu.node else ("", ())
+    label, models = _models(gpu.node, cluster.nodes) if gpu.node else ("", ())
     return Gpus(Accelerator(kind, reason, torch=build), settings.gpu_count, label, models)
 
 
-def _models(pattern: str, kind: str, nodes: Iterable[Node]) -> tuple[str, tuple[str, ...]]:
-    """The label with which nodes tell their model, and its values that a word means; ("", ()) where none tells."""
+def _models(wanted: NodeType, nodes: Iterable[Node]) -> tuple[str, tuple[str, ...]]:
+    """The label with which nodes tell their model, and its values that a node type means; ("", ()) where none tells."""
     listed = tuple(nodes)
-    for label in MODELS[kind]:
+    # a label has no spaces, and AMD's names the product where the kernel names the architecture
+    names = "|".join((wanted.models.replace(" ", "[ _-]"), detect.SERIES.get(wanted.models, wanted.models)))
+    for label in MODELS[wanted.kind]:
         values = sorted({one.labels[label] for one in listed if label in one.labels})
-        chosen = tuple(value for value in values if re.search(rf"(?<![A-Za-z0-9])({pattern})(?![0-9])", value))
+        chosen = tuple(value for value in values if re.search(rf"(?<![A-Za-z0-9])({names})(?![0-9])", value))
         if chosen:
             return label, chosen
         if values:
             raise TrackbedError(
                 f"no node of the cluster has such a GPU: their label {label} says {', '.join(values)}",
-                f"--gpu={kind} takes any of them",
+                f"--gpu={wanted.kind} takes any of them",
             )
     return "", ()

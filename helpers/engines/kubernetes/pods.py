@@ -110,7 +110,9 @@ def _job(service: str, thing: Object, pods: list[Object], workload: Workload, id
     if seen.state is State.EXITED:
         return ServiceStatus(service, seen.state, seen.reason, seen.exit_code, image, identity=identity)
     # a Job tries again by itself until it says that it has failed; it is up once it has ended well
-    reason = f"it tries again: {seen.reason}" if seen.state is State.RESTARTING else seen.reason
+    reason = seen.reason
+    if seen.state is State.RESTARTING:
+        reason = f"it tries again: {seen.reason}" if seen.exit_code else ""
     return ServiceStatus(service, State.STARTING, reason, image=image, since=seen.since, identity=identity)
 
 
@@ -172,6 +174,16 @@ def _initialising(status: Mapping[str, Any]) -> str:
         if "running" in (one.get("state") or {}):
             return {"wait": "waits for the database, its tables and the bucket"}.get(one["name"], "")
     return ""
+
+
+def is_left(pod: Object, thing: Object) -> bool:
+    """Whether a StatefulSet's pod of an earlier template is not ready: its controller waits for that, for ever."""
+    status = thing.get("status") or {}
+    if int(status.get("observedGeneration", 0)) < int(thing["metadata"].get("generation", 0)):
+        return False
+    revision = objects.labels(pod).get("controller-revision-hash")
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or ())
+    return revision != status.get("updateRevision") and not ready and "deletionTimestamp" not in pod["metadata"]
 
 
 def age(text: str) -> float:

@@ -121,7 +121,11 @@ class Startup(KubernetesComponent):
         """Raise ServiceFailed for a pod that no node takes, or whose image none can get."""
         things = self.inspection.things()
         for name in names:
-            own = pods_of(name, things)
+            workload = objects.WORKLOADS[name]
+            own, thing = pods_of(name, things), objects.find(things, workload.kind, workload.name)
+            if left := [pod for pod in own if thing and workload.kind == "StatefulSet" and pods.is_left(pod, thing)]:
+                self.kubectl.delete("pods", [objects.name(pod) for pod in left])
+                continue
             why, fix = self.inspection.stuck(name, own)
             if why and not _is_young(own, why):
                 raise ServiceFailed(name, f"{name} has no place in {self.deployment.where}: {why}", fix)
