@@ -90,8 +90,8 @@ def look(engine: Engine, database: str) -> Pages:
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     slow = "statement timeout" in done.stderr
     if not lines or (done.code and not slow):
-        words = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.code}"]
-        raise TrackbedError(f"the database cannot be read: {words[0]}", "`invoke logs postgres`")
+        stderr = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.code}"]
+        raise TrackbedError(f"the database cannot be read: {stderr[0]}", "`invoke logs postgres`")
     first, *rest = lines
     damaged = tuple(f"table {line['table']} is damaged: {_block(str(line['said']))}" for line in rest)
     return Pages(bool(first["checksums"]), int(first["failures"]), int(first["size"]) <= MOST and not slow, damaged)

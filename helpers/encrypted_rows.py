@@ -31,12 +31,12 @@ def sealed(engine: Engine, tried: Mapping[str, list[str]] | None = None) -> dict
 
 def undecryptable(sealed: Mapping[str, Any]) -> str:
     """One line about what cannot be decrypted and what to do; "" when everything can."""
-    words = {KEK_PASSPHRASE: "API keys in MLflow", WEBHOOK_KEY: "secrets of webhooks"}
+    labels = {KEK_PASSPHRASE: "API keys in MLflow", WEBHOOK_KEY: "secrets of webhooks"}
     gone = {name: names for name, names in sealed["lost"].items() if names}
     if not gone:
         return ""
     what = "; ".join(
-        f"{words[name]}: {', '.join(shown(str(one), 60) for one in names[:20])}"
+        f"{labels[name]}: {', '.join(shown(str(one), 60) for one in names[:20])}"
         + (f" and {len(names) - 20} more" if len(names) > 20 else "")
         for name, names in gone.items()
     )

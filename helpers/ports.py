@@ -34,7 +34,7 @@ def free_instead(
     ours = {p.published for status in statuses for p in status.ports}
     taken = {port.published for _, port in listed}
     chosen: dict[str, str] = {}
-    words = []
+    replaced = []
     for service, port in listed:
         name = SETTINGS.get(f"{service}:{port.name}", "")
         if (
@@ -47,7 +47,7 @@ def free_instead(
         free = addresses.next_free(port.address, port.published + 1, taken, host.is_free)
         taken.add(free)
         chosen[name] = str(free)
-        words.append(f"{free} for {name} ({port.published} is taken by {host.holder(port.published)})")
+        replaced.append(f"{free} for {name} ({port.published} is taken by {host.holder(port.published)})")
     if not chosen:
         return {}, ""
-    return chosen, f"ports: {', '.join(words)}; kept from now on"
+    return chosen, f"ports: {', '.join(replaced)}; kept from now on"

@@ -162,7 +162,7 @@ def title(pid: int) -> str:
     """The program and, for an interpreter, its script. Never further arguments: they may hold secrets."""
     try:
         process = psutil.Process(pid)
-        words = process.cmdline()[:2]
-        return " ".join(Path(word).name for word in words if word and not word.startswith("-")) or str(process.name())
+        command = process.cmdline()[:2]
+        return " ".join(Path(word).name for word in command if word and not word.startswith("-")) or str(process.name())
     except GONE:
         return ""

@@ -46,8 +46,10 @@ def ask(url: str, headers: dict[str, str], method: str = "GET") -> tuple[bytes, 
 
 def token(challenge: str) -> str:
     """The bearer token that a registry's challenge asks for."""
-    words = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
-    body, _ = ask(f"{words['realm']}?service={words.get('service', '')}&scope={words.get('scope', '')}", {})
+    parameters = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+    body, _ = ask(
+        f"{parameters['realm']}?service={parameters.get('service', '')}&scope={parameters.get('scope', '')}", {}
+    )
     data = json.loads(body)
     return str(data.get("token") or data["access_token"])
 

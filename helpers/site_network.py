@@ -68,17 +68,17 @@ class SiteNetwork:
         return tuple(dict.fromkeys(masked(value) for value in self.proxies.values() if _is_loopback(value)))
 
     def __str__(self) -> str:
-        words = (
+        parts = (
             [f"proxy {', '.join(dict.fromkeys(map(masked, self.proxies.values())))} (from {self.origin})"]
             if self.proxies
             else ["no proxy"]
         )
-        words.append(
+        parts.append(
             f"certificates {', '.join(self.bundles)} (from {self.bundle_origin})"
             if self.bundles
             else "no certificates of the site"
         )
-        return ", ".join(words)
+        return ", ".join(parts)
 
 
 def find(

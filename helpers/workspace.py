@@ -50,7 +50,7 @@ class Writing:
 def attempt(engine: Engine) -> Writing:
     """Write a file into the workspace from inside the notebook, and remove it."""
     done = engine.exec(JUPYTER, ("/bin/sh", "-c", SCRIPT, "sh", engine.workspace_inside), timeout=60)
-    words = (done.stdout + done.stderr).strip()
+    output = (done.stdout + done.stderr).strip()
     if done.code == 0:
         closed = tuple(
             shown(line.removeprefix("closed ").rstrip("/"))
@@ -59,8 +59,8 @@ def attempt(engine: Engine) -> Writing:
         )
         return Writing(closed=closed, fix=engine.workspace_fix() if closed else "")
     place = engine.deployment.workspace
-    last = shown(commands.last_line(words, f"exit code {done.code}"), 200)
-    lower = words.lower()
+    last = shown(commands.last_line(output, f"exit code {done.code}"), 200)
+    lower = output.lower()
     if done.code not in (8, 9):  # it could not be tried: the notebook is not there, or it is killed
         return Writing(f"could not test whether the notebook can save files: {last}", "`invoke logs jupyter`")
     if READ_ONLY in lower:

@@ -310,8 +310,8 @@ def members(path: Path, manifest: dict[str, Any], check: bool = True) -> Iterato
             ) as tar:
                 for member in tar:
                     tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
-                    words = member.name.split("/")
-                    if not member.isreg() or not {"", ".", ".."}.isdisjoint(words) or "\0" in member.name:
+                    parts = member.name.split("/")
+                    if not member.isreg() or not {"", ".", ".."}.isdisjoint(parts) or "\0" in member.name:
                         raise Damaged(path, f"holds {member.name!r}, which is no plain file of an archive", rest=True)
                     content = tar.extractfile(member)
                     assert content is not None

@@ -219,7 +219,7 @@ def _about(project: Project, engine: Engine) -> dict[str, Any]:
 def _origin(project: Project, engine: Engine) -> str:
     """Names the store that the objects are in, and the prefix."""
     settings = engine.settings
-    words = (
+    identity = (
         project.state.instance,
         engine.name,
         engine.object_store,
@@ -227,7 +227,7 @@ def _origin(project: Project, engine: Engine) -> str:
         settings.s3_bucket,
         project.state.active["prefix"],
     )
-    return hashlib.sha256("\n".join(words).encode()).hexdigest()
+    return hashlib.sha256("\n".join(identity).encode()).hexdigest()
 
 
 def _rows(

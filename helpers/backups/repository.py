@@ -177,9 +177,9 @@ class Snapshot:
             fits = False
         if not fits:
             raise Damaged(str(self), f"its list is wrong: {line[:80]!r}")
-        words = name.split("/")
-        known = name in SMALL or name == DATABASE or (words[0] == "objects" and len(words) > 1)
-        if not known or not {"", ".", ".."}.isdisjoint(words) or "\0" in name:
+        parts = name.split("/")
+        known = name in SMALL or name == DATABASE or (parts[0] == "objects" and len(parts) > 1)
+        if not known or not {"", ".", ".."}.isdisjoint(parts) or "\0" in name:
             raise Damaged(str(self), f"its list holds {name!r}, which does not belong there")
         return Entry(name, size, digest, mark, pieces)
 

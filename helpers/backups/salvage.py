@@ -190,9 +190,9 @@ def _find_members(path: Path, end: int, on_progress: ProgressCallback | None) ->
             if member.offset_data + member.size > end:
                 tar.offset = member.offset_data
                 continue
-            words = member.name.split("/")
-            known = member.name in (*SMALL, SUMS) or (words[0] in ("objects", DATABASE) and len(words) > 1)
-            if not known or not {"", ".", ".."}.isdisjoint(words) or "\0" in member.name:
+            parts = member.name.split("/")
+            known = member.name in (*SMALL, SUMS) or (parts[0] in ("objects", DATABASE) and len(parts) > 1)
+            if not known or not {"", ".", ".."}.isdisjoint(parts) or "\0" in member.name:
                 continue
             stream.seek(member.offset_data)
             content, sha = _Section(stream, member.size), hashlib.sha256()

@@ -243,22 +243,22 @@ def _check_access(project: Project, engine: Engine) -> Finding:
     if engine.deployment.is_public or engine.deployment.notebook_only:
         return Finding(Level.OK, "local access", "MLflow is behind a login")
     more = "s" if len(accounts) > 1 else ""
-    words = (
+    detail = (
         f"{len(accounts)} other account{more} on this machine"
         if accounts
         else "no other person has an account on this machine"
     )
     if project.asks:
-        return Finding(Level.OK, "local access", f"MLflow asks for its token; {words}")
+        return Finding(Level.OK, "local access", f"MLflow asks for its token; {detail}")
     if accounts and project.state.engine:
         more = " --local-access=token" if settings.local_access == OPEN else ""
         return Finding(
-            Level.WARNING, "local access", f"MLflow is open to {words}", f"`invoke up{more}` makes it ask for a token"
+            Level.WARNING, "local access", f"MLflow is open to {detail}", f"`invoke up{more}` makes it ask for a token"
         )
     if accounts:
         will = "MLflow will be open to" if settings.local_access == OPEN else "MLflow will ask for its token;"
-        words = f"{will} {words}"
-    return Finding(Level.OK, "local access", words)
+        detail = f"{will} {detail}"
+    return Finding(Level.OK, "local access", detail)
 
 
 def _check_settings(engine: Engine) -> list[Finding]:
@@ -301,8 +301,8 @@ def _check_engine(project: Project, engine: Engine) -> list[Finding]:
     except TrackbedError as error:
         result.append(Finding(Level.ERROR, "ports", error.message, error.hint))
     result.append(_check_access(project, engine))
-    if words := mlflow_jobs.summary(engine.deployment):
-        result.append(Finding(Level.OK, "jobs", words))
+    if summary := mlflow_jobs.summary(engine.deployment):
+        result.append(Finding(Level.OK, "jobs", summary))
     if any(status.name == MLFLOW and status.up for status in engine.services()):
         result.append(fast_path.check(fast_path.read(engine)))
     result += engine.checks.workspace(bool(access.other_accounts(access.own_accounts(project), engine.settings.folder)))

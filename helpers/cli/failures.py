@@ -31,9 +31,9 @@ def exit_code(call: Callable[[], int | None]) -> int:
 
 
 def _timed_out(error: subprocess.TimeoutExpired) -> TrackbedError:
-    words = error.cmd if isinstance(error.cmd, str) else " ".join(map(str, error.cmd[:3]))
+    command = error.cmd if isinstance(error.cmd, str) else " ".join(map(str, error.cmd[:3]))
     return TrackbedError(
-        f"`{words}` did not end within {error.timeout:.0f} s and was stopped",
+        f"`{command}` did not end within {error.timeout:.0f} s and was stopped",
         "see `invoke doctor`; then run the same command again",
     )
 

@@ -120,8 +120,8 @@ def check(given: Flags) -> int:
         raise TrackbedError(f"{project.settings.project} {missing}; start it with: {invocations.anywhere('up')}")
     with console.Progress() as progress:
         results = run_check(engine, progress)
-    words = {True: "passed", False: "failed", None: "not tested"}
-    console.table(("check", "result", "detail"), [(r.name, words[r.ok], r.detail) for r in results])
+    labels = {True: "passed", False: "failed", None: "not tested"}
+    console.table(("check", "result", "detail"), [(r.name, labels[r.ok], r.detail) for r in results])
     console.notice(f"\n{verdict(results)}")
     return FAILED if any(r.ok is False for r in results) else 0
 

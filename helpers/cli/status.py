@@ -28,8 +28,8 @@ def show_services(view: Overview, tunnel: bool = True) -> None:
     console.table(columns, rows)
     for row in view.rows:
         if row.status.accelerator and row.status.up:
-            words = (f"GPU: {row.status.accelerator}", row.status.image, row.status.since)
-            console.notice(f"\nnotebook: {', '.join(word for word in words if word)}")
+            details = (f"GPU: {row.status.accelerator}", row.status.image, row.status.since)
+            console.notice(f"\nnotebook: {', '.join(word for word in details if word)}")
     if view.settings.tracking_uri:
         console.notice(f"\nthe notebook logs to {view.settings.tracking_uri}")
     if tunnel:

@@ -118,8 +118,8 @@ def dump(engine: Engine, database: str) -> Iterator[tuple[Contents, IO[bytes]]]:
 
 def _statement(engine: Engine, *statements: str) -> str:
     """As the superuser, and never in a database whose owner could have laid something there."""
-    words = [word for statement in statements for word in ("-c", statement)]
-    done = engine.exec(POSTGRES, (*AS_ADMIN, "-d", "postgres", *words), timeout=600)
+    options = [word for statement in statements for word in ("-c", statement)]
+    done = engine.exec(POSTGRES, (*AS_ADMIN, "-d", "postgres", *options), timeout=600)
     if f'role "{database_settings.ADMIN}" does not exist' in done.stderr:
         raise TrackbedError(
             "the database has the roles of an earlier version",

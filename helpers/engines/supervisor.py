@@ -182,8 +182,8 @@ class Supervisor:
             check=False,
         )
         if done.returncode or not waiting.until(self.running, START_SECONDS):
-            words = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no message"]
-            reason = next((line for line in words if line.startswith("Error")), words[-1])  # a usage line follows
+            lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no message"]
+            reason = next((line for line in lines if line.startswith("Error")), lines[-1])  # a usage line follows
             raise TrackbedError(f"supervisord did not start: {reason}", f"its log: {self.folder}/logs/supervisord.log")
 
     def stop(self, name: str) -> bool:

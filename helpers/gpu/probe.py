@@ -75,14 +75,14 @@ def kfd(root: Path) -> list[dict[str, Any]]:
 
 def nvidia(root: Path) -> dict[str, Any]:
     """Version of the loaded kernel driver ("" without one) and the models by minor number."""
-    words = re.search(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b", _text(root / "proc/driver/nvidia/version"))
+    version = re.search(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b", _text(root / "proc/driver/nvidia/version"))
     gpus: list[dict[str, Any]] = []
     for folder in sorted((root / "proc/driver/nvidia/gpus").glob("*")):
         text = _text(folder / "information")
         model = re.search(r"^Model:\s*(.+?)\s*$", text, re.MULTILINE)
         minor = re.search(r"^Device Minor:\s*(\d+)", text, re.MULTILINE)
         gpus.append({"minor": int(minor[1]) if minor else len(gpus), "model": model[1] if model else ""})
-    return {"driver": words[1] if words else "", "gpus": sorted(gpus, key=lambda g: int(g["minor"]))}
+    return {"driver": version[1] if version else "", "gpus": sorted(gpus, key=lambda g: int(g["minor"]))}
 
 
 def display(root: Path) -> list[dict[str, str]]:

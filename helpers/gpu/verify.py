@@ -70,13 +70,13 @@ def verify(engine: Engine, progress: ProgressReporter) -> None:
     lines, done = inside(engine, quick=True, timeout=60)
     if lines and lines[0]["ok"]:
         return
-    words = str(lines[0]["detail"]) if lines else commands.last_line(done.stderr, "no answer")
-    means, fix = advice.advice(words) or (
+    detail = str(lines[0]["detail"]) if lines else commands.last_line(done.stderr, "no answer")
+    means, fix = advice.advice(detail) or (
         "",
         "`invoke doctor` shows what the machine has; --gpu=none goes on without a GPU",
     )
     raise TrackbedError(
         f"the notebook cannot use its GPU ({engine.accelerator}): "
-        + (f"{means}. It says: {words}" if means else words),
+        + (f"{means}. It says: {detail}" if means else detail),
         fix,
     )

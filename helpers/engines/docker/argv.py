@@ -14,15 +14,15 @@ def build(
 
     ``proxies``: variables, whose values Docker takes from its caller's environment. ``bundle``: a file of certificates.
     """
-    words = ["docker", "buildx", "build", "--load", *([] if network == "default" else ["--network", network])]
-    words += ["--tag", name]
+    command = ["docker", "buildx", "build", "--load", *([] if network == "default" else ["--network", network])]
+    command += ["--tag", name]
     for key, value in arguments.items():
-        words += ["--build-arg", f"{key}={value}"]
+        command += ["--build-arg", f"{key}={value}"]
     for variable in proxies:
-        words += ["--build-arg", variable]
+        command += ["--build-arg", variable]
     if bundle:
-        words += ["--secret", type(bundle)(f"id=ca,src={bundle}")]  # what a shell expands goes on being that
-    return [*words, folder]
+        command += ["--secret", type(bundle)(f"id=ca,src={bundle}")]  # what a shell expands goes on being that
+    return [*command, folder]
 
 
 def create_network(network: Network) -> list[str]:

@@ -36,14 +36,14 @@ def look(api: DockerApi, public: bool) -> Availability:
 
 def _socket_path() -> tuple[str, str]:
     """The socket's path, and in words who names it ("" for the usual one)."""
-    host, words = client_config.endpoint(os.environ)  # rootless engines and Docker Desktop have no other socket
+    host, origin = client_config.endpoint(os.environ)  # rootless engines and Docker Desktop have no other socket
     named = host.startswith("unix://")
-    return (host.removeprefix("unix://"), words) if named else (DEFAULT_SOCKET, "")
+    return (host.removeprefix("unix://"), origin) if named else (DEFAULT_SOCKET, "")
 
 
 def _socket() -> Availability | None:
     """Why nothing answers at the engine's socket; None when something does."""
-    path, words = _socket_path()
+    path, origin = _socket_path()
     problem = socket_error(path)
     if problem is None:
         return None
@@ -52,11 +52,11 @@ def _socket() -> Availability | None:
             f"permission denied at {path}",
             f"{as_root(f'usermod -aG docker {account()}')}, then log in again (or run this as root)",
         )
-    if words:
+    if origin:
         return _refused(
-            f"{words} does not answer: {problem.strerror or problem}",
+            f"{origin} does not answer: {problem.strerror or problem}",
             "start that engine, or unset DOCKER_HOST"
-            if words.startswith("DOCKER_HOST")
+            if origin.startswith("DOCKER_HOST")
             else "start that engine, or `docker context use default`",
         )
     return _refused(f"no Docker engine answers at {path}", "see `invoke doctor`", present=False)

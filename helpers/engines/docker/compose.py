@@ -162,9 +162,9 @@ class ComposeProject(DockerComponent):
 
         ``only``: nothing but that service, until it is healthy. Closing the generator ends the command.
         """
-        words = ["--no-deps", "--wait", only] if only else []
+        options = ["--no-deps", "--wait", only] if only else []
         with subprocess.Popen(
-            ["docker", "compose", "--env-file", os.devnull, "up", "-d", "--no-build", "--pull", "never", *words],
+            ["docker", "compose", "--env-file", os.devnull, "up", "-d", "--no-build", "--pull", "never", *options],
             cwd=clone.ROOT,
             env=self.environment(),
             stdin=subprocess.DEVNULL,

@@ -16,12 +16,12 @@ LOG = {"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}}
 
 @dataclass(frozen=True)
 class Option:
-    """One property of a container: ``words``, each flag with its value, say what ``config`` and ``host`` do.
+    """One property of a container: ``flags``, each with its value, say what ``config`` and ``host`` do.
 
     ``config`` are arguments of the SDK for the container, ``host`` those for its HostConfig.
     """
 
-    words: Sequence[Sequence[str]] = ()
+    flags: Sequence[Sequence[str]] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     host: Mapping[str, Any] = field(default_factory=dict)
 
@@ -80,7 +80,7 @@ def argv(spec: ServiceSpec) -> list[list[str]]:
     return [
         ["--name", spec.container],
         ["--network-alias", spec.name],
-        *(list(words) for option in options(spec) for words in option.words),
+        *(list(flag) for option in options(spec) for flag in option.flags),
         [spec.image, *_command(spec)],
     ]
 
@@ -152,16 +152,16 @@ def publish(spec: ServiceSpec, port: Port) -> list[str]:
 
 
 def _device_requests(requests: Sequence[DeviceRequest]) -> Option:
-    words: list[list[str]] = []
+    flags: list[list[str]] = []
     arguments: list[dict[str, Any]] = []
     for request in requests:
         if request.driver == "cdi":
-            words += _flags("--device", request.ids)
+            flags += _flags("--device", request.ids)
             arguments.append({"driver": "cdi", "device_ids": list(request.ids)})
         elif request.ids == ("all",):
-            words.append(["--gpus", "all"])
+            flags.append(["--gpus", "all"])
             arguments.append({"capabilities": [["gpu"]], "count": -1})
         else:
-            words.append(["--gpus", f'"device={",".join(request.ids)}"'])
+            flags.append(["--gpus", f'"device={",".join(request.ids)}"'])
             arguments.append({"capabilities": [["gpu"]], "device_ids": list(request.ids)})
-    return Option(words, host={"device_requests": arguments})
+    return Option(flags, host={"device_requests": arguments})

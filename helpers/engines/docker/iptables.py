@@ -120,7 +120,7 @@ def remove(project: str) -> None:
         put(project, ())
 
 
-def _iptables(*words: str) -> tuple[str, str]:
+def _iptables(*args: str) -> tuple[str, str]:
     """What went wrong ("" for nothing) and the output of an iptables command on the raw table."""
-    done = commands.attempt(["iptables", "-w", "10", "-t", "raw", *words], 30)
+    done = commands.attempt(["iptables", "-w", "10", "-t", "raw", *args], 30)
     return ("" if done.code == 0 else f"iptables: {' '.join(done.stderr.split()) or 'failed'}"), done.stdout

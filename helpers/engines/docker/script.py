@@ -99,16 +99,16 @@ def _images(plan: Plan, settings: Settings, notebook: NotebookImage) -> list[str
         only = "/-----BEGIN CERTIFICATE-----/,/-----END CERTIFICATE-----/"  # no key that stands beside them
         lines.append(f"CA=$(mktemp) && awk '{only}' {shlex.join(bundles)} >\"$CA\"  # the site's certificates")
     for name in names:
-        words = images.build_command(name, settings, notebook, bundle=ShellText('"$CA"') if bundles else "")
-        lines.append(f"docker image inspect {name} >/dev/null 2>&1 || {_folded(words, '--build-arg')}")
+        command = images.build_command(name, settings, notebook, bundle=ShellText('"$CA"') if bundles else "")
+        lines.append(f"docker image inspect {name} >/dev/null 2>&1 || {_folded(command, '--build-arg')}")
     if bundles:
         lines.append('rm -f "$CA"')
     return lines
 
 
-def _folded(words: list[str], flag: str) -> str:
+def _folded(command: list[str], flag: str) -> str:
     """A command with a line of its own for each of that flag."""
-    return shell_words.line(words).replace(f" {flag} ", f" \\\n  {flag} ")
+    return shell_words.line(command).replace(f" {flag} ", f" \\\n  {flag} ")
 
 
 def _in_volume(image: str, volume: str, command: str, stdin: bool = False) -> str:
@@ -139,8 +139,8 @@ def _run(service: ServiceSpec, host: Host) -> list[str]:
     lines = [_folder(service, mount, host) for mount in service.mounts if mount.kind == "bind"]
     # the certificates of this site are no secret, and not among the files of secrets
     environment = {n: v for n, v in service.environment.items() if v != f"/run/secrets/{jupyterlab.CERTIFICATES}"}
-    words = container_options.argv(replace(service, environment=environment))
-    flags = " \\\n  ".join(map(shell_words.line, words))
+    options = container_options.argv(replace(service, environment=environment))
+    flags = " \\\n  ".join(map(shell_words.line, options))
     others = [name for name in service.networks if name != container_options.first_network(service)]
     if not others and not service.one_shot:
         return [*lines, f"docker run --detach {flags} >/dev/null"]

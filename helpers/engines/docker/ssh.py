@@ -230,18 +230,18 @@ class Node:
 
     # what goes through it
 
-    def run(self, script: str, *words: str, timeout: float = 30) -> ExecResult:
+    def run(self, script: str, *args: str, timeout: float = 30) -> ExecResult:
         """A POSIX shell script on the machine, its words as ``$1`` and on; never asks, never hangs."""
-        command = shlex.join(["sh", "-s", "--", *words])
+        command = shlex.join(["sh", "-s", "--", *args])
         return self._run(
             ["ssh", "-T", *self._options(), *self.target.words[:-1], "--", self.target.name, command],
             script.encode(),
             timeout,
         )
 
-    def python(self, script: bytes, *words: str, timeout: float = 60) -> ExecResult:
+    def python(self, script: bytes, *args: str, timeout: float = 60) -> ExecResult:
         """A script for the machine's own python3; exit code 127 where it has none."""
-        command = shlex.join(["python3", "-", *words])
+        command = shlex.join(["python3", "-", *args])
         return self._run(
             ["ssh", "-T", *self._options(), *self.target.words[:-1], "--", self.target.name, command], script, timeout
         )

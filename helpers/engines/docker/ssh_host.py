@@ -89,9 +89,9 @@ class SSHHost(LocalHost):
                 f"there: chown -hR {owner} {shlex.quote(str(workspace))}   (or name another in WORKSPACE)",
             )
         if done.code:
-            words = commands.last_line(done.stderr)
+            reason = commands.last_line(done.stderr)
             raise TrackbedError(
-                f"WORKSPACE {workspace} on {self.name} cannot be made: {words}",
+                f"WORKSPACE {workspace} on {self.name} cannot be made: {reason}",
                 "name a folder in WORKSPACE that this user may write to there",
             )
 
@@ -108,8 +108,8 @@ class SSHHost(LocalHost):
 
     def uplink(self) -> tuple[str, int]:
         if self._uplink is None:
-            words = self._ask(UPLINK).split()
-            self._uplink = (words[0], int(words[1])) if len(words) == 2 and words[1].isdigit() else ("", 0)
+            fields = self._ask(UPLINK).split()
+            self._uplink = (fields[0], int(fields[1])) if len(fields) == 2 and fields[1].isdigit() else ("", 0)
         return self._uplink
 
     def is_folder(self, path: str) -> bool:
@@ -142,8 +142,8 @@ class SSHHost(LocalHost):
             machine=machine,
         )
 
-    def _ask(self, script: str, *words: str) -> str:
-        done = self.node.run(script, *words)
+    def _ask(self, script: str, *args: str) -> str:
+        done = self.node.run(script, *args)
         if done.code:
             last = commands.last_line(done.stderr, f"exit code {done.code}")
             raise EngineUnavailable(f"{self.name} does not answer: {last}", f"try: ssh {self.tunnel} true")
@@ -157,19 +157,19 @@ def host(state: State, environ: Mapping[str, str] = os.environ) -> Host:
     """
     if node := nodes.reached(environ.get("DOCKER_HOST", "")):
         return SSHHost(node)
-    asked, words = client_config.endpoint(environ)
+    asked, origin = client_config.endpoint(environ)
     if state.engine == "docker":
         explicit = bool(environ.get("DOCKER_HOST") or environ.get("DOCKER_CONTEXT"))
         if state.node and not explicit:
-            asked, words = state.node, f"ssh {state.node}"
+            asked, origin = state.node, f"ssh {state.node}"
         if state.node and asked != state.node:
             raise EngineUnavailable(
-                f"this project runs on {state.node}, and {words or 'DOCKER_CONTEXT'} is another engine",
+                f"this project runs on {state.node}, and {origin or 'DOCKER_CONTEXT'} is another engine",
                 "unset DOCKER_HOST and DOCKER_CONTEXT to go on there; --project=NAME starts another project",
             )
         if not state.node and asked.startswith("ssh://"):
             raise EngineUnavailable(
-                f"this project's data is on this machine's engine, and {words} is another one",
+                f"this project's data is on this machine's engine, and {origin} is another one",
                 "unset DOCKER_HOST (or choose the Docker context `default`) to go on here; --project=NAME starts "
                 "another project there",
             )
@@ -177,7 +177,7 @@ def host(state: State, environ: Mapping[str, str] = os.environ) -> Host:
         return SSHHost(nodes.reach(asked))
     if asked and not asked.startswith(("unix://", "npipe://")):
         raise EngineUnavailable(
-            f"{words} is another machine, and not one over ssh: its ports and folders cannot be reached from here",
+            f"{origin} is another machine, and not one over ssh: its ports and folders cannot be reached from here",
             "name it as ssh://USER@HOST, or run Trackbed on that machine",
         )
     return LocalHost()

@@ -226,13 +226,13 @@ def _tool(name: str) -> str | None:
 
 def _changed(*argv: str) -> str:
     """Run useradd or userdel; while another one holds the lock of /etc/passwd, again. Gives its words, "" when done."""
-    words = ""
+    problem = ""
 
     def has_run() -> bool:
-        nonlocal words
+        nonlocal problem
         done = commands.run(argv, None, SECONDS)
-        words = " ".join(done.stderr.split()) if done.code else ""
-        return "lock" not in words
+        problem = " ".join(done.stderr.split()) if done.code else ""
+        return "lock" not in problem
 
     waiting.until(has_run, SECONDS, 0.2)
-    return words
+    return problem

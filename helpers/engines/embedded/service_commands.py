@@ -23,12 +23,12 @@ class ServiceCommands(EmbeddedComponent):
     def run(
         self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
     ) -> ExecResult:
-        words, options = self.command(service, argv)
-        return commands.attempt(words, timeout, stdin, limited=service == JUPYTER, **options)
+        command, options = self.command(service, argv)
+        return commands.attempt(command, timeout, stdin, limited=service == JUPYTER, **options)
 
     def pipe(self, service: str, argv: tuple[str, ...]) -> AbstractContextManager[streaming.Pipe]:
-        words, options = self.command(service, argv)
-        return streaming.piped(argv[0], words, **options)
+        command, options = self.command(service, argv)
+        return streaming.piped(argv[0], command, **options)
 
     def psql(self, role: str, database: str, statements: str, timeout: float = 20) -> ExecResult:
         return self.run(POSTGRES, shared.psql(role, database), statements.encode(), timeout)

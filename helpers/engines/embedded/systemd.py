@@ -99,12 +99,12 @@ def remove(settings: Settings) -> tuple[str, ...]:
     return (f"{target} was removed: nothing starts at boot",)
 
 
-def _systemctl(*words: str) -> None:
+def _systemctl(*args: str) -> None:
     """systemctl of this user, or of the system as root. Raises TrackbedError with its words."""
-    argv = ["systemctl", *([] if os.geteuid() == 0 else ["--user"]), *words]
+    argv = ["systemctl", *([] if os.geteuid() == 0 else ["--user"]), *args]
     done = commands.attempt(argv, 60)
     if done.code:
         raise TrackbedError(
-            f"systemctl {words[0]} failed: {' '.join(done.stderr.split())}",
+            f"systemctl {args[0]} failed: {' '.join(done.stderr.split())}",
             "the unit is written; type that command yourself",
         )

@@ -32,27 +32,27 @@ class Container:
 
 
 def _state(summary: Mapping[str, Any]) -> tuple[State, int | None]:
-    words = str(summary.get("Status", ""))
+    status = str(summary.get("Status", ""))
     match summary.get("State"):
         case "paused":
             return State.UNHEALTHY, None
         case "running":
-            if "(unhealthy)" in words:
+            if "(unhealthy)" in status:
                 return State.UNHEALTHY, None
-            if "health: starting" in words:
+            if "health: starting" in status:
                 return State.STARTING, None
-            return (State.READY if "(healthy)" in words else State.RUNNING), None
+            return (State.READY if "(healthy)" in status else State.RUNNING), None
         case "restarting":
-            return State.RESTARTING, _exit_code(words)
+            return State.RESTARTING, _exit_code(status)
         case "created":
             return State.STARTING, None
         case _:
-            code = _exit_code(words)
+            code = _exit_code(status)
             return State.EXITED, code
 
 
-def _exit_code(words: str) -> int | None:
-    match = re.search(r"\((\d+)\)", words)
+def _exit_code(status: str) -> int | None:
+    match = re.search(r"\((\d+)\)", status)
     return int(match.group(1)) if match else None
 
 
