@@ -32,7 +32,10 @@ def who() -> str:
 
 def can_open(kind: str, nodes: list[str]) -> str:
     """Open every node for reading and writing; raises RuntimeError with what stands in the way."""
-    expected = nodes or (sorted(glob.glob("/dev/nvidia[0-9]*")) if kind == "nvidia" else [])
+    pattern = "/dev/nvidia[0-9]*" if kind == "nvidia" else "/dev/kfd"
+    expected = nodes or sorted(glob.glob(pattern))
+    if kind == "amd" and expected and not nodes:  # chosen by a cluster's device plugin
+        expected += sorted(glob.glob("/dev/dri/renderD*"))
     if kind == "nvidia" and not expected and os.path.exists("/dev/dxg"):
         expected = ["/dev/dxg"]
     if not expected:

@@ -135,3 +135,12 @@ def test_nvidia_smi_is_asked_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_pa
         check_script.can_open("nvidia", ["/dev/null"])
     program.write_text("#!/bin/sh\nexit 0\n")
     assert check_script.can_open("nvidia", ["/dev/null"]).startswith("/dev/null as uid")
+
+
+def test_devices_that_a_device_plugin_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    created = {"/dev/kfd": ["/dev/null"], "/dev/dri/renderD*": ["/dev/zero"]}
+    monkeypatch.setattr("glob.glob", lambda pattern: created.get(pattern, []))
+    assert check_script.can_open("amd", []).startswith("/dev/null, /dev/zero as uid")
+    created.clear()
+    with pytest.raises(RuntimeError, match="no /dev/kfd in the notebook"):
+        check_script.can_open("amd", [])
