@@ -79,6 +79,7 @@ def test_gpus_are_counted(namespace: str) -> None:
     )
     apply(one, three)
     cluster.until("the pod with one GPU", partial(runs, namespace, "gpus-1"), 60)
+    assert "kfd" in cluster.kubectl("exec", "gpus-1", f"--namespace={namespace}", "--", "/busybox", "ls", "/dev")
     found = json.loads(cluster.kubectl("get", "pod", "gpus-3", f"--namespace={namespace}", "--output=json"))
     assert "Insufficient amd.com/gpu" in found["status"]["conditions"][0]["message"]
 
@@ -94,6 +95,9 @@ def test_up_again_changes_nothing_and_the_machine_keeps_its_rules() -> None:
     folder = images.HOME / "pids"
     before = {path.name: path.read_text() for path in folder.iterdir()}
     cluster.script("up.sh")
+    time.sleep(2)  # kube-proxy would end then, had its configuration been written
+    for path in folder.iterdir():
+        assert Path("/proc", path.read_text().strip()).exists(), path.name
     assert {path.name: path.read_text() for path in folder.iterdir()} == before
     rules = inspection.output("iptables-save")
     assert "KUBE" not in rules and "CNI-" not in rules

@@ -19,6 +19,11 @@ pods() { echo "10.244.${1#node}.0/24"; }
 socket() { echo "$home/$1/containerd/containerd.sock"; }
 on_node() { local node=$1; shift; ctr --address "$(socket "$node")" --namespace k8s.io "$@"; }
 
+write() {  # FILE: from stdin, and only where it changes: kube-proxy ends when its configuration is written
+  cat >"$1.new"
+  if cmp -s "$1.new" "$1"; then rm "$1.new"; else mv "$1.new" "$1"; fi
+}
+
 quietly() {  # LOG COMMAND...: its output only when it fails
   local log=$home/log/$1.log; shift
   "$@" >"$log" 2>&1 </dev/null || { say "failed: $*"; tail -n 20 "$log" >&2; return 1; }

@@ -6,7 +6,7 @@ node=$1
 dir=$home/$node
 mkdir -p "$dir"/{containerd,cni,kubelet,podlogs}
 
-cat >"$dir/containerd.toml" <<TOML
+write "$dir/containerd.toml" <<TOML
 version = 2
 root = "$dir/containerd/root"
 state = "$dir/containerd/state"
@@ -20,6 +20,7 @@ state = "$dir/containerd/state"
   restrict_oom_score_adj = true  # a machine without CAP_SYS_RESOURCE
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
+    base_runtime_spec = "$dir/containerd/base.json"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
       SystemdCgroup = false
       BinaryName = "$(command -v runc)"
@@ -28,7 +29,16 @@ state = "$dir/containerd/state"
     conf_dir = "$dir/cni"
 TOML
 
-cat >"$dir/cni/10-trackbed-test.conflist" <<JSON
+# Every container starts from this: containerd's own defaults, and the hook that stands in for a device plugin.
+ctr oci spec | python3 -c '
+import json, sys
+spec = json.load(sys.stdin)
+spec["process"].pop("rlimits", None)
+spec["hooks"] = {"prestart": [{"path": sys.argv[1], "args": sys.argv[1:], "env": ["PATH=/usr/bin:/bin"], "timeout": 20}]}
+json.dump(spec, sys.stdout)' "$(cd "$here/../hooks" && pwd)/device-plugin-hook" "$home/bin/kubectl" "$KUBECONFIG" |
+  write "$dir/containerd/base.json"
+
+write "$dir/cni/10-trackbed-test.conflist" <<JSON
 {"cniVersion": "1.0.0", "name": "trackbed-test-$node", "plugins": [
   {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true, "mtu": 1400,
    "ipam": {"type": "host-local", "dataDir": "$dir/addresses", "ranges": [[{"subnet": "$(pods "$node")"}]],
@@ -38,7 +48,7 @@ cat >"$dir/cni/10-trackbed-test.conflist" <<JSON
 JSON
 
 # The machine's disk is everybody's: a node that is short of it would be tainted, and lose the images that tests brought.
-cat >"$dir/kubelet.yaml" <<YAML
+write "$dir/kubelet.yaml" <<YAML
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: $home/pki/ca.crt}}
@@ -60,7 +70,7 @@ evictionHard: {memory.available: 100Mi, nodefs.available: 1Gi, imagefs.available
 nodeStatusUpdateFrequency: 5s
 YAML
 
-cat >"$dir/kube-proxy.yaml" <<YAML
+write "$dir/kube-proxy.yaml" <<YAML
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: iptables
