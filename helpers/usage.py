@@ -10,6 +10,7 @@ from helpers import commands, lifecycle, status
 from helpers.data import database
 from helpers.engines.base import MLFLOW, Engine, ProgressReporter
 from helpers.errors import SettingError, TrackbedError
+from helpers.plurals import counted
 from helpers.project.project import Project
 from helpers.services import Notice
 
@@ -99,7 +100,8 @@ class Garbage:
             sum(getattr(row, field) for row in self.rows) for field in ("runs", "models", "objects", "size")
         )
         return (
-            f"{self.experiments} experiments, {runs} runs, {models} models, {objects} objects ({size / 2**20:.1f} MiB)"
+            f"{counted(self.experiments, 'experiment')}, {counted(runs, 'run')}, {counted(models, 'model')}, "
+            f"{counted(objects, 'object')} ({size / 2**20:.1f} MiB)"
         )
 
 

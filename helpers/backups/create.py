@@ -32,6 +32,7 @@ from helpers.backups.storage import BlobStore
 from helpers.data import artifacts, database
 from helpers.engines.base import POSTGRES, STORE, Engine, ProgressReporter, State
 from helpers.errors import SettingError, TrackbedError
+from helpers.plurals import counted
 from helpers.project import users
 from helpers.project.project import Project
 from helpers.services import Notice
@@ -58,7 +59,9 @@ class Meter:
     def report(self, size: int, count: int, whole: int = 0) -> None:
         """``size`` bytes and ``count`` objects are done, of ``whole`` bytes (0: nobody knows)."""
         speed = size / 2**20 / max(time.monotonic() - self._begun, 0.001)
-        self._progress.amount(self._what, size, whole, f"{count} objects, {size / 2**20:.0f} MiB, {speed:.0f} MiB/s")
+        self._progress.amount(
+            self._what, size, whole, f"{counted(count, 'object')}, {size / 2**20:.0f} MiB, {speed:.0f} MiB/s"
+        )
 
 
 def _clean_up(settings: Settings) -> None:
@@ -265,7 +268,8 @@ def words(manifest: dict[str, Any]) -> str:
     """An archive in one line."""
     rows = {name: int(count) for name, (count, _) in manifest["tables"].items()}
     return (
-        f"{rows.get('runs', 0)} runs, {rows.get('metrics', 0)} metrics, {manifest['objects']} objects "
+        f"{counted(rows.get('runs', 0), 'run')}, {counted(rows.get('metrics', 0), 'metric')}, "
+        f"{counted(manifest['objects'], 'object')} "
         f"({manifest['object_bytes'] / 2**20:.1f} MiB), schema {manifest['schema'] or 'none'}, "
         f"made {manifest['made']}"
     )
@@ -277,8 +281,8 @@ def stored(manifest: dict[str, Any]) -> str:
         return ""
     read = manifest["objects"] - manifest["unchanged_objects"]
     return (
-        f"{manifest['unchanged_objects']} objects unchanged since the last backup, {read} read; "
-        f"{manifest['new_bytes'] / 2**20:.1f} MiB in {manifest['new_pieces']} pieces were new"
+        f"{counted(manifest['unchanged_objects'], 'object')} unchanged since the last backup, {read} read; "
+        f"{manifest['new_bytes'] / 2**20:.1f} MiB new, in {counted(manifest['new_pieces'], 'piece')}"
     )
 
 

@@ -14,6 +14,7 @@ from helpers.data import artifacts, database
 from helpers.engines import select
 from helpers.engines.base import MLFLOW, Engine, ProgressReporter
 from helpers.errors import TrackbedError
+from helpers.plurals import counted
 from helpers.project import credentials, users
 from helpers.project.project import Project
 from helpers.project.state import write_private
@@ -41,7 +42,7 @@ class Restored:
             return []
         named = [f"    {damage.words(name)}" for name in self.left[: damage.NAMED]]
         return [
-            f"left out, because damaged in the backup: {len(self.left)} files",
+            f"left out, because damaged in the backup: {counted(len(self.left), 'file')}",
             *named,
             f"all of them are named in {self.left_file}",
         ]

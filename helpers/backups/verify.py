@@ -10,6 +10,7 @@ from helpers.backups import create, damage, locations, repository
 from helpers.backups.repository import Snapshot
 from helpers.engines.base import ProgressReporter
 from helpers.errors import SettingError, TrackbedError
+from helpers.plurals import counted
 from helpers.project.project import Project
 from helpers.services import Notice
 
@@ -55,11 +56,12 @@ def verify(project: Project, text: str, repair: bool, progress: ProgressReporter
 
 
 def _summary(report: damage.DamageReport) -> str:
-    return f"{len(report.names)} backups, {report.blobs} pieces, {report.size / 2**20:.1f} MiB read: " + (
-        "all whole"
-        if report.ok
-        else f"{len(report.damaged)} files damaged or missing; whole: {', '.join(report.restorable) or 'no backup'}"
-    )
+    size = f"{report.size / 2**20:.1f} MiB"
+    read = f"{counted(len(report.names), 'backup')}, {counted(report.blobs, 'piece')}, {size} read"
+    if report.ok:
+        return f"{read}: all whole"
+    whole = ", ".join(report.restorable) or "no backup"
+    return f"{read}: {counted(len(report.damaged), 'file')} damaged or missing; whole: {whole}"
 
 
 def _verified_files(paths: list[Path], meter: create.Meter) -> Verified:

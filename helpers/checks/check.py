@@ -16,6 +16,7 @@ from helpers import database_pages, workspace
 from helpers.engines.base import JUPYTER, MLFLOW, POSTGRES, Engine, ExecResult, ProgressReporter
 from helpers.errors import TrackbedError
 from helpers.gpu import advice, node_types, verify
+from helpers.plurals import counted
 
 SCRIPT = Path(__file__).with_name("notebook_check.py")
 USER = "mlflow"
@@ -239,9 +240,9 @@ def _rows(engine: Engine, run: Mapping[str, Any]) -> list[CheckResult]:
     metrics, tags = row.get("metrics") or {}, row.get("tags") or {}
     return [
         _compare(ROWS[0], state, "FINISHED", f"{where}, run {run['run_id']}", seconds),
-        _compare(ROWS[1], params, run.get("params"), f"{where}, {len(params)} rows"),
-        _compare(ROWS[2], metrics, run.get("metrics"), f"{where}, {sum(metrics.values())} rows"),
-        _compare(ROWS[3], tags, run.get("tags"), f"{where}, {len(tags)} row{'s' * (len(tags) != 1)}"),
+        _compare(ROWS[1], params, run.get("params"), f"{where}, {counted(len(params), 'row')}"),
+        _compare(ROWS[2], metrics, run.get("metrics"), f"{where}, {counted(sum(metrics.values()), 'row')}"),
+        _compare(ROWS[3], tags, run.get("tags"), f"{where}, {counted(len(tags), 'row')}"),
     ]
 
 
