@@ -75,6 +75,13 @@ def test_no_gpu(tmp_path: Path) -> None:
     assert "FOOD11_DATA_DIR" not in spec.environment
 
 
+def test_jupyterlab_asks_nobody_about_news_and_offers_no_update(tmp_path: Path) -> None:
+    spec = spec_of(settings(tmp_path), Accelerator())
+    assert {"--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"} <= set(
+        spec.command
+    )
+
+
 def test_data_set_environment_volumes_and_culler(tmp_path: Path) -> None:
     reported = settings(
         tmp_path,
