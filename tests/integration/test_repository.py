@@ -88,7 +88,7 @@ def back_up(clone: Clone, to: str, **environment: str) -> tuple[str, int, int, i
     """Where it is, and how many objects were unchanged and read, and pieces new, as the task tells."""
     done = clone.invoke("backup", f"--to={to}", around=environment)
     assert done.returncode == 0, done.stderr
-    match = re.search(r"(\d+) objects unchanged since the last backup, (\d+) read; .* in (\d+) pieces", done.stderr)
+    match = re.search(r"(\d+) objects? unchanged since the last backup, (\d+) read; .* in (\d+) pieces?", done.stderr)
     assert match and "Traceback" not in done.stderr
     for secret in (v for k, v in environment.items() if k.endswith("SECRET_KEY")):
         assert secret not in done.stderr + done.stdout
