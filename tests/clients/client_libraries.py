@@ -27,7 +27,9 @@ uri = os.environ["MLFLOW_TRACKING_URI"]
 
 
 def own_metrics(found: dict[str, float]) -> dict[str, float]:
-    """Without those of the machine: the notebook logs them for runs that last longer than ten seconds."""
+    """Without those of the machine: the notebook logs them for runs that last longer than ten seconds, and MLflow's
+    client gives them to the model that is active, too.
+    """
     return {key: value for key, value in found.items() if not key.startswith("system/")}
 
 
@@ -63,7 +65,7 @@ def read_back(run: str, *histories: Any) -> Any:
             one.name,
             str(one.status),
             sorted(one.params or {}),
-            sorted(metric.key for metric in one.metrics or []),
+            sorted(own_metrics({metric.key: metric.value for metric in one.metrics or []})),
             sorted(file.path for file in client.list_logged_model_artifacts(one.model_id)),
         ]
         for one in logged
