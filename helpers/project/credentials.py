@@ -211,6 +211,14 @@ def _refuse_foreign(settings: Settings, name: str, path: Path) -> None:
     raise TrackbedError(f"{name} of {whose} is missing", f"put {name}=... into {settings.env_file} (chmod 600 it)")
 
 
+def unkept(settings: Settings) -> Credentials:
+    """The user's own secrets, and new ones for the rest, which nothing remembers."""
+    values = {
+        name: _given(settings, name) or (_MAKERS[name]() if name in _MAKERS else "") for name in required(settings)
+    }
+    return Credentials(values, former={FORMER + name: "" for name in SEALING})
+
+
 def renew(settings: Settings) -> tuple[dict[str, str], tuple[str, ...]]:
     """New values for the secrets that were generated; gives the old ones, and the names of those that only their giver
     can change.
