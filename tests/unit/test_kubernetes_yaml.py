@@ -19,8 +19,11 @@ from helpers import cloud_metadata, database_settings, references
 from helpers.clone import ROOT
 from helpers.engines import jupyterlab
 from helpers.engines.docker.compose_model import seconds
+from helpers.engines.kubernetes.deployment import KubernetesDeployment
+from helpers.engines.kubernetes.kustomization import SURGE, environments
 from helpers.settings import BY_NAME
-from tests.unit.fakes import deployed
+from tests.unit.fake_kubectl import FakeKubectl
+from tests.unit.fakes import deployed, project
 from tests.unit.test_notebook import settings
 
 DOCKER = ROOT / "docker"
@@ -348,6 +351,19 @@ def test_no_number_of_pods_opens_more_connections_than_postgresql_allows(compone
     pool = tuple(int(server[f"MLFLOW_SQLALCHEMYSTORE_{name}"]) for name in ("POOL_SIZE", "MAX_OVERFLOW"))
     assert pool == database_settings.pool(workers)
     assert _connections(maps) == database_settings.max_connections(workers)
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 8])
+def test_the_engine_leaves_room_for_the_pod_that_an_update_adds(
+    replicas: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeKubectl(tmp_path / "bin", monkeypatch)
+    assert OBJECTS["Deployment", "mlflow"]["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == SURGE
+    one = project(tmp_path, engine="kubernetes", mlflow_replicas=str(replicas), mlflow_workers="3")
+    maps = environments(KubernetesDeployment(one))
+    pool = sum(int(maps["mlflow-server"][f"MLFLOW_SQLALCHEMYSTORE_{name}"]) for name in ("POOL_SIZE", "MAX_OVERFLOW"))
+    opened = 3 * (replicas + 1) * len(database_settings.POOLS) * pool
+    assert opened + database_settings.RESERVED <= _connections(maps)
 
 
 def test_postgresql_is_set_as_on_every_engine() -> None:

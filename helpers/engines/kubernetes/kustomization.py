@@ -18,6 +18,7 @@ from helpers.services import BUCKET, JUPYTER, MLFLOW, POSTGRES, SCHEMA, STORE, S
 
 Data = dict[str, Any]
 BASE = "base"  # in docker/kubernetes
+SURGE = 1  # pods of MLflow more than its replicas, during an update: their pools are open as well
 # the image of each service, by the short name that the base has for it
 SHORT = {MLFLOW: "trackbed/mlflow", JUPYTER: "trackbed/jupyter-mlflow", POSTGRES: "postgres", "versitygw": "versitygw"}
 
@@ -32,7 +33,7 @@ def kustomization(
     maps: dict[str, Mapping[str, str]] = {JUPYTER: notebook.environment}
     if not deployment.notebook_only:
         patches += _server_patches(deployment)
-        maps |= _environments(deployment)
+        maps |= environments(deployment)
     return {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
@@ -76,11 +77,11 @@ def _image(short: str, reference: str) -> Data:
     return {"name": short, "newName": head, **({"digest": digest} if digest else {"newTag": tag or "latest"})}
 
 
-def _environments(deployment: KubernetesDeployment) -> dict[str, Mapping[str, str]]:
+def environments(deployment: KubernetesDeployment) -> dict[str, Mapping[str, str]]:
     """The variables of the services that depend on settings, by the name of their ConfigMap."""
     settings, active = deployment.settings, deployment.project.state.active
     own_store = deployment.object_store != "external"
-    workers, jobs = settings.mlflow_workers * settings.mlflow_replicas, mlflow_jobs.enabled(deployment)
+    workers, jobs = settings.mlflow_workers * (settings.mlflow_replicas + SURGE), mlflow_jobs.enabled(deployment)
     kept, more = database_settings.pool(workers)
     browser = urls.s3_browser_url(deployment)
     result: dict[str, Mapping[str, str]] = {
