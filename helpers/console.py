@@ -78,15 +78,14 @@ def as_env(data: Iterable[tuple[str, object]]) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
-    """A table on stdout; plain aligned columns where stdout is no terminal. URLs are never cut: where they do not fit
-    beside each other, they lie below each other, and where that does not fit, each row is a few lines below its first
-    cell."""
+    """A table on stdout; plain aligned columns where stdout is no terminal. URLs are never cut: where a row does not
+    fit, they lie below each other, and where that does not fit, each row is a few lines below its first cell."""
     listed = [tuple(visible(cell) for cell in row) for row in rows]
     drawn = listed
-    if "URL" in columns and (limit := width()) and _least(columns, listed) > limit:
+    if "URL" in columns and (limit := width()) and _needed(columns, listed) > limit:
         place = columns.index("URL")
         drawn = [(*row[:place], row[place].replace("  ", "\n"), *row[place + 1 :]) for row in listed]
-        if not sys.stdout.isatty() or _least(columns, drawn) > limit:
+        if not sys.stdout.isatty() or _needed(columns, drawn, folded=True) > limit:
             _print_rows(listed)
             return
     if sys.stdout.isatty():
@@ -121,9 +120,9 @@ def _draw_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     Console(file=sys.stdout, highlight=False, soft_wrap=False).print(drawn)
 
 
-def _least(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
-    """Columns that the table needs with its words folded, the lines of its URLs and its first cells whole."""
-    kept = {0, columns.index("URL")}
+def _needed(columns: Sequence[str], rows: Sequence[Sequence[str]], folded: bool = False) -> int:
+    """Columns that the table needs; ``folded``: with one word on a line, but for its URLs and its first cells."""
+    kept = {0, columns.index("URL")} if folded else range(len(columns))
     longest = [
         max(len(piece) for row in (columns, *rows) for piece in (row[i].split("\n") if i in kept else row[i].split()))
         for i in range(len(columns))
