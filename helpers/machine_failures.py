@@ -75,6 +75,13 @@ def known(error: BaseException) -> TrackbedError | None:
     return None
 
 
+def at(path: Path, error: OSError) -> TrackbedError:
+    """A failure at ``path`` as a message with its fix."""
+    named = OSError(error.errno, error.strerror, str(path)) if error.errno else error
+    again = "fix that, then run the same command again"
+    return known(named) or TrackbedError(f"{path}: {error.strerror or error}", again)
+
+
 def explain(lines: Iterable[str]) -> tuple[str, str] | None:
     """What a service's last lines tell of the machine, and the fix; None where they tell of something else."""
     for line in reversed(list(lines)):

@@ -53,7 +53,8 @@ def presence(project: Project) -> list[Finding]:
             and kept in ("", name)
             and project.settings.object_store in (AUTO, *kind.stores)
         ):
-            instead = " or ".join(f"--engine={other.name}, which has {other.lacks}" for other in _others(name))
+            others = () if kept else _others(name)  # no other one would start with this project's data
+            instead = " or ".join(f"--engine={other.name}, which has {other.lacks}" for other in others)
             result += make(project, name).checks.presence(name in (asked, kept), instead)
     return result
 

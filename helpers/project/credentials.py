@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from helpers import machine_failures
 from helpers.errors import TrackbedError
 from helpers.project.state import make_folder, write_private
 from helpers.settings import BY_NAME, Settings
@@ -382,6 +383,6 @@ def _make(path: Path, value: str, repaired: list[Path]) -> str:
         os.replace(temporary, path)
         return value
     except OSError as error:
-        raise TrackbedError(f"{path}: {error.strerror}", "fix that, then run the same command again") from None
+        raise machine_failures.at(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)

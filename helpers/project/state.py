@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from helpers import files, waiting
+from helpers import files, machine_failures, waiting
 from helpers.errors import TrackbedError
 
 FORMAT = 1
@@ -29,7 +29,7 @@ def _denied(path: Path, error: OSError) -> TrackbedError:
             f"{path}: permission denied",
             "run as the user who made it (with sudo, perhaps), or choose a folder of your own with --state-dir",
         )
-    return TrackbedError(f"{path}: {error.strerror or error}", "fix that, then run the same command again")
+    return machine_failures.at(path, error)
 
 
 def make_folder(path: Path, private: bool = False) -> Path:

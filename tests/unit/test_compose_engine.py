@@ -246,13 +246,31 @@ CASES: list[tuple[dict[str, Any], bool, str, str]] = [
 
 @pytest.mark.parametrize(("around", "present", "reason", "fix"), CASES, ids=[case[2] for case in CASES])
 def test_why_not(
-    surroundings: Callable[..., DockerEngine], around: dict[str, Any], present: bool, reason: str, fix: str
+    surroundings: Callable[..., DockerEngine],
+    monkeypatch: pytest.MonkeyPatch,
+    around: dict[str, Any],
+    present: bool,
+    reason: str,
+    fix: str,
 ) -> None:
+    monkeypatch.setattr(availability, "installed", lambda: False)
     result = surroundings(**around).availability()
     assert not result.usable
     assert result.present is present
     assert reason in result.reason
     assert fix in result.fix
+
+
+def test_an_engine_that_is_stopped_is_started_and_not_installed_again(
+    surroundings: Callable[..., DockerEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(availability, "installed", lambda: True)
+    engine = surroundings()
+    assert "systemctl start docker" in engine.availability().fix
+    for instead in ("--engine=other", ""):
+        (finding,) = engine.checks.presence(True, instead)
+        assert "systemctl start docker" in finding.fix and "get.docker.com" not in finding.fix
+        assert ("without it" in finding.fix) is bool(instead)
 
 
 def choose_context(folder: Path, name: str, host: str = "") -> None:

@@ -119,3 +119,16 @@ def test_a_program_of_the_notebooks_cannot_fill_memory(
     monkeypatch.setattr(engine.commands, "command", lambda service, argv: ([*argv], {}))
     assert engine.exec(JUPYTER, ENDLESS, stdin, 20) == done
     assert engine.exec(JUPYTER, ("cat",), stdin, 20).stdout == (stdin or b"").decode()
+
+
+def test_an_engine_that_went_away_is_told_by_what_the_system_says() -> None:
+    from requests.exceptions import ConnectionError
+    from urllib3.exceptions import ProtocolError
+
+    def send(request: object) -> None:
+        raise ConnectionError(ProtocolError("Connection aborted.", FileNotFoundError(2, "No such file or directory")))
+
+    with pytest.raises(EngineUnavailable) as caught:
+        connection.with_clear_errors(send)(None)
+    assert caught.value.message == "the connection to Docker broke: No such file or directory"
+    assert "systemctl start docker" in caught.value.hint

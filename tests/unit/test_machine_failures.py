@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers import machine_failures
+from helpers import files, machine_failures
+from helpers.errors import TrackbedError
+from helpers.project import credentials, state
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,23 @@ def test_an_error_of_the_system(number: int, means: str, fix: str) -> None:
     result = machine_failures.known(OSError(number, os.strerror(number), "/srv/my data/x"))
     assert result and means in result.message and fix in result.hint
     assert machine_failures.known(OSError(number, os.strerror(number))), "also without a file"
+
+
+def test_a_full_disk_is_named_wherever_a_file_of_the_project_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "token"
+    monkeypatch.setattr(files, "replace", full)
+    monkeypatch.setattr(os, "link", full)
+    monkeypatch.setattr(os, "replace", full)
+    for write in (lambda: state.write_private(path, b"x"), lambda: credentials._make(path, "x", [])):
+        with pytest.raises(TrackbedError) as caught:
+            write()
+        assert caught.value.message.startswith("the disk is full: ") and "df -h" in caught.value.hint
+    assert machine_failures.at(path, OSError("odd")).message == f"{path}: odd"
 
 
 def test_truncated_byte_code() -> None:

@@ -125,7 +125,7 @@ def test_full_disk_keeps_the_old_state(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(os, "fsync", full)
     first.engine = "docker"
-    with pytest.raises(TrackbedError, match="No space left on device"):
+    with pytest.raises(TrackbedError, match="the disk is full"):
         first.save()
     assert State.load(tmp_path).engine == "" and [p.name for p in tmp_path.iterdir()] == [FILE]
 

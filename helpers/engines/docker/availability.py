@@ -59,7 +59,13 @@ def _socket() -> Availability | None:
             if origin.startswith("DOCKER_HOST")
             else "start that engine, or `docker context use default`",
         )
-    return _refused(f"no Docker engine answers at {path}", "see `invoke doctor`", present=False)
+    fix = as_root("systemctl start docker") if installed() else "see `invoke doctor`"
+    return _refused(f"no Docker engine answers at {path}", fix, present=False)
+
+
+def installed() -> bool:
+    """Whether this machine has an engine, which may be stopped. Normal users have no sbin on PATH."""
+    return shutil.which("dockerd", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])) is not None
 
 
 def _engine(api: DockerApi, public: bool) -> Availability:

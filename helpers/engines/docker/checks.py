@@ -32,7 +32,7 @@ class DockerChecks(Checks):
                     Level.ERROR,
                     "docker",
                     "docker is Podman here, which is not supported yet",
-                    f"install docker-ce; without it: {instead}",
+                    f"install docker-ce; without it: {instead}" if instead else "install docker-ce",
                 )
             ]
         result = self.engine.availability()
@@ -43,8 +43,8 @@ class DockerChecks(Checks):
             release = Path("/etc/os-release").read_text()
         except OSError:
             release = ""
-        fix = result.fix if result.present else install_lines(release)
-        return [Finding(level, "docker", result.reason, f"{fix}; without it: {instead}")]
+        fix = result.fix if result.present or availability.installed() else install_lines(release)
+        return [Finding(level, "docker", result.reason, f"{fix}; without it: {instead}" if instead else fix)]
 
     def client(self) -> list[Finding]:
         """What it lacks for building and pulling images."""

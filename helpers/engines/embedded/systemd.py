@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from helpers import commands
+from helpers import commands, machine_failures
 from helpers.errors import TrackbedError
 from helpers.settings import Settings
 
@@ -81,7 +81,7 @@ def install(settings: Settings) -> tuple[str, ...]:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(unit(settings, sys.executable, os.environ.get("PATH", os.defpath), os.geteuid() == 0))
     except OSError as error:
-        raise TrackbedError(f"{target}: {error.strerror}", "fix that, then run the same command again") from None
+        raise machine_failures.at(target, error) from None
     _systemctl("daemon-reload")
     _systemctl("enable", target.name)
     lines = (f"{target} starts everything at boot; `invoke up --on-boot=false` removes it",)

@@ -82,9 +82,20 @@ def with_clear_errors(send: Callable[..., Any]) -> Callable[..., Any]:
                 "Docker took a request and does not answer", as_root("systemctl restart docker")
             ) from None
         except ConnectionError as error:
-            raise EngineUnavailable(f"the connection to Docker broke: {words(error)}", "see `invoke doctor`") from None
+            raise EngineUnavailable(
+                f"the connection to Docker broke: {_cause(error)}",
+                f"{as_root('systemctl start docker')} where it has stopped, then the same command again",
+            ) from None
 
     return sent
+
+
+def _cause(error: BaseException) -> str:
+    """What the operating system said, below the wrappings of requests and urllib3."""
+    inner: object = error
+    while isinstance(inner, BaseException) and inner.args and isinstance(inner.args[-1], BaseException):
+        inner = inner.args[-1]
+    return (inner.strerror if isinstance(inner, OSError) else "") or words(error)
 
 
 def words(error: BaseException) -> str:
