@@ -125,7 +125,9 @@ def _usable(engine: Engine, availability: Availability, kept: str = "") -> Engin
     if availability.usable:
         return engine
     others = () if kept else _others(engine.name)
-    hint = "; or ".join([availability.fix, *(f"`--engine={other.name}` {other.alternative}" for other in others)])
+    hint = "; or ".join(
+        [availability.fix, *(f"`invoke up --engine={other.name}` {other.alternative}" for other in others)]
+    )
     raise EngineUnavailable(f"the {engine.name} engine cannot be used: {availability.reason}", hint)
 
 

@@ -137,7 +137,7 @@ def test_it_is_taken_where_the_others_are_not_there(one: Project, monkeypatch: p
     monkeypatch.setattr(MemoryEngine, "availability", lambda self: Availability(False, False, "no memory", "buy some"))
     with pytest.raises(EngineUnavailable, match="memory engine cannot be used: no memory") as caught:
         select.choose(one)
-    assert caught.value.hint == "buy some; or `--engine=embedded` to run without Docker"
+    assert caught.value.hint == "buy some; or `invoke up --engine=embedded` to run without Docker"
 
 
 def test_at_boot(up: Project) -> None:
