@@ -282,13 +282,16 @@ def gc(context: Context, given: Flags, older_than: str = "30d", yes: bool = Fals
         "image": "Image: mlflow, jupyter, versitygw or gateway (default: mlflow and jupyter)",
         "push": "Push the images to --registry",
         "registry": "Registry to push to, as in ghcr.io/our-lab",
+        "load": "Load the images into the nodes of your cluster (kind, k3d or minikube)",
     },
 )
-def build(context: Context, given: Flags, image: str = "", push: bool = False, registry: str = "") -> None:
+def build(
+    context: Context, given: Flags, image: str = "", push: bool = False, registry: str = "", load: bool = False
+) -> None:
     """Build the images, for this machine's GPU or a named one. Builds only what has changed."""
     from helpers.cli import toolkit
 
-    toolkit.build(given, image, push, registry)
+    toolkit.build(given, image, push, registry, load)
 
 
 @task(help={**TABLE_OR_JSON, **JSON})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from helpers import console, registry, requirements_lock
 from helpers.cli import options
 from helpers.engines.docker import building
+from helpers.engines.kubernetes import loading
 from helpers.errors import SettingError
 from helpers.settings.flags import Flags
 from helpers.version import versions
@@ -18,13 +19,15 @@ SETTINGS = {
 }
 
 
-def build(given: Flags, image: str, push: bool, registry: str) -> None:
+def build(given: Flags, image: str, push: bool, registry: str, load: bool) -> None:
     if push != bool(registry):
         raise SettingError("--push and --registry=HOST/PATH go together")
     project = options.load(given)
     with console.Progress() as progress:
         images = (image,) if image else ("mlflow", "jupyter")
         built = building.build(project, images, progress, progress.notice, registry)
+        if load:
+            loading.load(project.settings, tuple(one.name for one in built), progress)
     for one in built:
         size = f"{one.size / 2**20:.0f} MiB"
         console.notice(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from helpers.engines import select
-from helpers.engines.kubernetes import images, objects, pending, pods, refusals, secrets
+from helpers.engines.kubernetes import images, loading, objects, pending, pods, refusals, secrets
 from helpers.engines.kubernetes.cluster import node
 from helpers.engines.kubernetes.engine import KubernetesEngine
 from helpers.engines.kubernetes.kubectl import Kubectl
@@ -18,7 +18,7 @@ from helpers.errors import EngineUnavailable, SettingError, TrackbedError
 from helpers.project.project import Project
 from helpers.services import BUCKET, JUPYTER, MLFLOW, POSTGRES, SCHEMA, STORE, STORE_SYNC, State
 from tests.unit.fake_kubectl import FakeKubectl
-from tests.unit.fakes import project
+from tests.unit.fakes import Silent, project
 
 FORBIDDEN = (
     'Error from server (Forbidden): statefulsets.apps is forbidden: User "alice" cannot list resource "statefulsets" in '
@@ -221,6 +221,52 @@ def test_names_and_sizes() -> None:
     assert (objects.quantity("512m"), objects.quantity("16g")) == ("512Mi", "16Gi")
     assert [objects.number(text) for text in ("2", "500m", "4Gi", "1k")] == [2, 0.5, 2**32, 1000]
     assert objects.namespace("my_lab-") == "my-lab"
+
+
+@pytest.mark.parametrize(
+    ("context", "expected"),
+    [
+        ("kind-lab", "kind load docker-image a:1 b:1 --name lab"),
+        ("k3d-lab", "k3d image import a:1 b:1 --cluster lab"),
+        ("minikube", "minikube image load a:1 b:1"),
+        ("lab", ""),
+        ("kind", ""),
+    ],
+)
+def test_how_images_are_loaded(context: str, expected: str) -> None:
+    assert " ".join(loading.command(context, ("a:1", "b:1"))) == expected
+
+
+def test_a_cluster_that_nothing_loads_into(one: Project, kubectl: FakeKubectl) -> None:
+    with pytest.raises(TrackbedError, match="neither kind, k3d nor minikube") as caught:
+        loading.load(one.settings, ("trackbed/mlflow:1",), Silent())
+    assert "docker save trackbed/mlflow:1 | ctr -n k8s.io images import -" in caught.value.hint
+
+
+# commands in pods of their own
+
+
+def made(service: str, **status: Any) -> dict[str, Any]:
+    return pod(service, containerStatuses=[container(service, **status)])
+
+
+def test_a_pod_that_its_node_could_not_begin_is_tried_once_more(
+    engine: KubernetesEngine, kubectl: FakeKubectl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thing = workload(MLFLOW)
+    thing["spec"]["template"]["metadata"]["labels"] = {}
+    monkeypatch.setattr(type(engine.rendering), "things", (thing,))
+    crashed = {"state": {"terminated": {"exitCode": 128, "reason": "StartError", "message": "runc create failed"}}}
+    kubectl.answer("get pod run-mlflow", made(MLFLOW, **crashed))
+    with pytest.raises(TrackbedError, match=r"pod run-mlflow-\w+ does not start: runc create failed"):
+        engine.one_shot(MLFLOW, ("true",))
+    applied = [json.loads(stdin)["items"][0] for line, stdin in kubectl.calls if " apply " in line]
+    assert len(applied) == 2 and applied[0]["spec"]["containers"][0]["command"][0] == "sleep"
+    deleted = [line for line, _ in kubectl.calls if " delete pod run-mlflow-" in line]
+    assert len(deleted) == 2
+    kubectl.answer("get pod run-mlflow", made(MLFLOW, ready=True, state=RUNNING))
+    kubectl.answer(" exec ", "done\n")
+    assert engine.one_shot(MLFLOW, ("true",)).stdout == "done\n"
 
 
 # states

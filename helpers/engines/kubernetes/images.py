@@ -15,7 +15,7 @@ from helpers.services import JUPYTER, MLFLOW, POSTGRES
 OWN = "trackbed/"  # what is built here, and has to be brought to the nodes
 BRING = (
     "bring it to the nodes: `invoke build --push --registry=HOST/PATH`, and IMAGE_REGISTRY=HOST/PATH in .env; without "
-    "a registry, as docs/kubernetes.md says for your kind of cluster"
+    "a registry: `invoke build --load`"
 )
 
 

@@ -17,6 +17,7 @@ from helpers.errors import TrackbedError
 from helpers.services import JUPYTER, ExecResult, State
 
 READY_SECONDS = 120.0  # until a pod of its own runs
+TRIES = 2  # at beginning one: such a pod is never begun again
 LONGEST = 24 * 3600  # seconds that such a pod may live, whatever becomes of this process
 WAITS = "wait"  # the init container that waits for what such a pod may be there to make
 
@@ -71,21 +72,26 @@ class PodCommands(KubernetesComponent):
     @contextmanager
     def _pod(self, service: str) -> Iterator[str]:
         """A pod that only waits, with all that the service has; gone with the context."""
-        pod = apart(service, self.rendering.things, f"run-{service}-{secrets.token_hex(4)}", self._node(service))
-        name = objects.name(pod)
-        try:
-            self.kubectl.apply([pod], f"pod {name}")
-            self._await(name, objects.WORKLOADS[service].container)
-            yield name
-        finally:
-            self.kubectl.delete("pod", [name], grace=0)
+        node = self._node(service)
+        for left in reversed(range(TRIES)):
+            pod = apart(service, self.rendering.things, f"run-{service}-{secrets.token_hex(4)}", node)
+            name = objects.name(pod)
+            try:
+                self.kubectl.apply([pod], f"pod {name}")
+                if self._begins(name, objects.WORKLOADS[service].container, final=not left):
+                    yield name
+                    return
+            finally:
+                self.kubectl.delete("pod", [name], grace=0)
 
     def _node(self, service: str) -> str:
         """Where the service runs now: its volume may attach to no other node."""
         listed = self.kubectl.listed("pods", f"--selector={objects.PART}={service}")
         return next((str(pod["spec"]["nodeName"]) for pod in listed if pod["spec"].get("nodeName")), "")
 
-    def _await(self, name: str, container: str) -> None:
+    def _begins(self, name: str, container: str, final: bool) -> bool:
+        """Whether it runs; False where its node could not begin it, which another pod may not meet. Raises
+        TrackbedError for what another one would meet too, and where this was the ``final`` try."""
         last = pods.View(State.STARTING)
 
         def look() -> bool:
@@ -94,13 +100,14 @@ class PodCommands(KubernetesComponent):
             if pod is None:
                 raise TrackbedError(f"pod {name} was deleted by somebody else", "run the same command again")
             last = pods.view(pod, container)
-            if last.state in (State.EXITED, State.RESTARTING):
+            if last.state is State.EXITED or (final and last.state is State.RESTARTING):
                 raise TrackbedError(f"pod {name} does not start: {last.reason}", "`invoke doctor` shows more")
-            return last.state is State.READY
+            return last.state in (State.READY, State.RESTARTING)
 
         if not waiting.until(look, READY_SECONDS, 0.2):
             why = f": {last.reason}" if last.reason else ""
             raise TrackbedError(f"pod {name} does not start within {READY_SECONDS:.0f} s{why}", "`invoke doctor`")
+        return last.state is State.READY
 
 
 def _words(where: str, container: str, argv: tuple[str, ...]) -> list[str]:

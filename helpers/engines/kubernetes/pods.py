@@ -13,7 +13,8 @@ from helpers.engines.kubernetes.objects import Object, Workload
 from helpers.services import ServiceStatus, State
 
 NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
-CANNOT_BEGIN = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+CANNOT_BEGIN = ("CreateContainerConfigError",)
+TRIES_AGAIN = ("CreateContainerError", "RunContainerError")  # its node may be busy, or have just begun itself
 SILENT_SECONDS = 30.0  # of a container that began long ago and is not ready: then it will not be by waiting
 
 
@@ -152,6 +153,8 @@ def _waiting(status: Mapping[str, Any]) -> View | None:
         return View(State.EXITED, f"its node cannot get the image {status.get('image', '')}: {message or reason}")
     if reason in CANNOT_BEGIN:
         return View(State.EXITED, f"it cannot begin: {message or reason}")
+    if reason in TRIES_AGAIN:
+        return View(State.STARTING, f"its node tries again to begin it: {message or reason}")
     if reason == "CrashLoopBackOff":
         last = (status.get("lastState") or {}).get("terminated") or {}
         return View(State.RESTARTING, _why(last), int(last.get("exitCode", 1)), int(status.get("restartCount", 0)))
