@@ -15,7 +15,7 @@ def load(settings: Settings, names: tuple[str, ...], progress: ProgressReporter)
     argv = command(context, names)
     if not argv:
         raise TrackbedError(
-            f"the cluster of context {context} is neither kind, k3d nor minikube: there is no command that loads images",
+            f"the cluster of context {context} is neither kind, k3d nor minikube: no command loads images there",
             f"as root on each of its nodes: `docker save {' '.join(names)} | ctr -n k8s.io images import -` (k3s: `k3s "
             "ctr images import -`); or push them: `invoke build --push --registry=HOST/PATH`",
         )
