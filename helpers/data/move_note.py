@@ -27,6 +27,7 @@ def scratch(project: Project, engine: str, object_store: str) -> Project:
     folder = make_folder(project.settings.folder / FOLDER, private=True)
     state = State(folder, instance=project.state.instance, engine=engine, remembered=dict(project.state.remembered))
     state.active["prefix"] = journal.fresh()["prefix"]  # both sides may have the same bucket
+    state.active["store"] = "folder"  # none yet: `auto` is what a new project gets there, not what an old one has
     return Project(settings_on(project, engine, object_store), state)
 
 

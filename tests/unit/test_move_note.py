@@ -8,6 +8,8 @@ import pytest
 
 from helpers.data import move_note
 from helpers.engines.base import Engine, ProgressReporter
+from helpers.engines.docker.engine import DockerEngine
+from helpers.engines.kubernetes.engine import KubernetesEngine
 from tests.unit.fakes import Silent, project
 
 
@@ -41,3 +43,10 @@ def test_a_store_of_the_other_engine_is_no_obstacle(
     move_note.recover(project(tmp_path), Silent())
     assert cleared == [old if switched else new]
     assert not list(created.settings.folder.glob("mov*"))
+
+
+def test_the_other_side_takes_the_store_of_a_new_project(tmp_path: Path) -> None:
+    """Not the one that Docker's projects of earlier releases have."""
+    for engine in (DockerEngine, KubernetesEngine):
+        target = move_note.scratch(project(tmp_path), engine.name, "auto")
+        assert engine(target).object_store == "versitygw"

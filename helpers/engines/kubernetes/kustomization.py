@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,6 +103,7 @@ def environments(deployment: KubernetesDeployment) -> dict[str, Mapping[str, str
             "TRACKBED_STORE_NETWORK": jupyterlab.store_network(deployment),
             "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(kept),
             "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(more),
+            "TRACKBED_MIGRATE": os.environ.get("TRACKBED_MIGRATE", ""),  # an older schema, once, when it is asked for
         },
     }
     if deployment.object_store == "versitygw":

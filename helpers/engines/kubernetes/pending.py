@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from helpers.engines.kubernetes import cluster, objects, refusals
 from helpers.engines.kubernetes.cluster import Node
 from helpers.engines.kubernetes.objects import Object
+from helpers.suggestions import shown
 
 INSUFFICIENT = re.compile(r"Insufficient ([a-zA-Z0-9./-]+[a-zA-Z0-9])")
 TAINT = re.compile(r"untolerated taint(?:\(s\)|s)? ?\{([^}]*)\}")
@@ -46,7 +47,7 @@ def explain(pod: Object, nodes: Sequence[Node], pods: Iterable[Object] | None, c
         )
     if "didn't match Pod's node affinity/selector" in said:
         return "no node has the labels that it asks for", f"`kubectl get nodes --show-labels --context {context}`"
-    return said.rstrip("."), f"`kubectl get nodes --context {context}` shows the nodes"
+    return shown(said.rstrip("."), 300), f"`kubectl get nodes --context {context}` shows the nodes"
 
 
 def _insufficient(
@@ -97,7 +98,7 @@ def refused(events: Iterable[Object], workload: str) -> str:
             )
         if found := refusals.POD_SECURITY.search(said):
             return f"the namespace's pod security {found['level']} refuses it: {found['why']}"
-        return said.partition("error: ")[2] or said
+        return shown(said.partition("error: ")[2] or said, 300)
     return ""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from helpers.engines.kubernetes import objects
 from helpers.engines.kubernetes.objects import Object, Workload
 from helpers.services import ServiceStatus, State
+from helpers.suggestions import shown
 
 NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 CANNOT_BEGIN = ("CreateContainerConfigError",)
@@ -149,12 +150,15 @@ def _waiting(status: Mapping[str, Any]) -> View | None:
     """Why a container does not begin, where that is more than waiting for its turn."""
     waiting = (status.get("state") or {}).get("waiting") or {}
     reason, message = str(waiting.get("reason", "")), str(waiting.get("message", ""))
+    said = shown(message or reason, 300)
     if reason in NO_IMAGE:
-        return View(State.EXITED, f"its node cannot get the image {status.get('image', '')}: {message or reason}")
+        return View(State.EXITED, f"its node cannot get the image {shown(str(status.get('image', '')))}: {said}")
     if reason in CANNOT_BEGIN:
-        return View(State.EXITED, f"it cannot begin: {message or reason}")
+        return View(State.EXITED, f"it cannot begin: {said}")
     if reason in TRIES_AGAIN:
-        return View(State.STARTING, f"its node tries again to begin it: {message or reason}")
+        return View(State.STARTING, f"its node tries again to begin it: {said}")
+    if reason == "ContainerCreating":
+        return View(State.STARTING, "its node fetches its image, or attaches its volumes")
     if reason == "CrashLoopBackOff":
         last = (status.get("lastState") or {}).get("terminated") or {}
         return View(State.RESTARTING, _why(last), int(last.get("exitCode", 1)), int(status.get("restartCount", 0)))
@@ -164,7 +168,8 @@ def _waiting(status: Mapping[str, Any]) -> View | None:
 def _why(terminated: Mapping[str, Any]) -> str:
     if terminated.get("reason") == "OOMKilled":
         return "killed: it needed more memory than its limit"
-    return str(terminated.get("message") or f"exit code {terminated.get('exitCode', 0)}")
+    # the container's own words, which the notebook's user chooses
+    return shown(str(terminated.get("message") or f"exit code {terminated.get('exitCode', 0)}"), 200)
 
 
 def _unscheduled(status: Mapping[str, Any]) -> str:
