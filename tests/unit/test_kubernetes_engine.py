@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from helpers.engines import select
-from helpers.engines.kubernetes import images, loading, objects, pending, pods, refusals, secrets
+from helpers.engines.kubernetes import images, loading, memory, objects, pending, pods, refusals, secrets
 from helpers.engines.kubernetes.cluster import node
 from helpers.engines.kubernetes.engine import KubernetesEngine
 from helpers.engines.kubernetes.kubectl import Kubectl
-from helpers.errors import EngineUnavailable, SettingError, TrackbedError
+from helpers.errors import EngineUnavailable, NotListening, SettingError, TrackbedError
+from helpers.findings import Level
+from helpers.project import access
 from helpers.project.project import Project
 from helpers.services import BUCKET, JUPYTER, MLFLOW, POSTGRES, SCHEMA, STORE, STORE_SYNC, State
 from tests.unit.fake_kubectl import FakeKubectl
@@ -464,3 +466,84 @@ def test_a_node_type_chooses_the_nodes_that_say_so(tmp_path: Path, kubectl: Fake
 def test_the_gpu_that_nobody_names(tmp_path: Path, kubectl: FakeKubectl) -> None:
     given = KubernetesEngine(project(tmp_path, engine="kubernetes")).rendering.gpus
     assert not given.resource and given.accelerator.reason == "auto: no node has a GPU"
+
+
+METRICS = {
+    "items": [{"metadata": {"name": "mlflow-0"}, "containers": [{"name": "mlflow", "usage": {"memory": "2Ki"}}]}]
+}
+SUMMARY = {
+    "pods": [
+        {
+            "podRef": {"name": "mlflow-0", "namespace": space},
+            "containers": [{"name": "mlflow", "memory": {"workingSetBytes": 3000}}],
+        }
+        for space in ("trackbed", "other")
+    ]
+}
+
+
+def test_memory_is_asked_of_the_metrics_server_else_of_the_nodes(kubectl: FakeKubectl) -> None:
+    ready = pod(MLFLOW, containerStatuses=[container(MLFLOW, ready=True, state=RUNNING)])
+    ready["spec"]["nodeName"] = "node1"
+    given = Kubectl("lab", "trackbed")
+    assert memory.look(given, [ready]) == {}  # neither answers
+    kubectl.answer("get --raw /api/v1/nodes/node1/proxy/stats/summary", SUMMARY)
+    assert memory.look(given, [ready]) == {("mlflow-0", "mlflow"): 3000}
+    kubectl.answer("get --raw /apis/metrics.k8s.io/v1beta1/namespaces/trackbed/pods", METRICS)
+    assert memory.look(given, [ready]) == {("mlflow-0", "mlflow"): 2048}
+
+
+# the ways to the services
+
+
+def test_a_way_for_each_service_with_ports(engine: KubernetesEngine) -> None:
+    programs = {program.name: program for program in engine.forwards.programs()}
+    assert set(programs) == {STORE, MLFLOW, JUPYTER}
+    words = " ".join(programs[STORE].command)
+    assert words.endswith(
+        "kubectl --context=lab --namespace=trackbed port-forward --address=127.0.0.1 service/store 9000:9000 9001:9001"
+    )
+    assert engine.forwards.running() == frozenset() and not engine.forwards.are_current()
+
+
+def test_a_look_takes_a_way_of_its_own_to_the_newest_pod_that_is_ready(
+    engine: KubernetesEngine, kubectl: FakeKubectl
+) -> None:
+    with pytest.raises(NotListening, match="mlflow has no pod that runs"), engine.open(MLFLOW, "http"):
+        pass
+    with pytest.raises(NotListening, match="postgres publishes no port http"), engine.open(POSTGRES, "http"):
+        pass
+    listed = []
+    for number, (ready, more) in enumerate(
+        (("True", {}), ("True", {}), ("False", {}), ("True", {"deletionTimestamp": "now"}))
+    ):
+        one = pod(MLFLOW, conditions=[{"type": "Ready", "status": ready}])
+        one["metadata"] |= {"name": f"mlflow-{number}", "creationTimestamp": f"2026-11-26T16:0{number}:00Z", **more}
+        listed.append(one)
+    kubectl.items("get pods", listed)
+    kubectl.answer("port-forward", "Forwarding from 127.0.0.1:40123 -> 8000\n")
+    with engine.open(MLFLOW, "http") as address:
+        assert (address.host, address.port) == ("127.0.0.1", 40123)
+    assert [line for line, _ in kubectl.calls if "port-forward --address=127.0.0.1 pod/mlflow-1 :8000" in line]
+    kubectl.answer("port-forward", "", "error: unable to forward", 1)
+    with pytest.raises(NotListening, match="no way to mlflow"), engine.open(MLFLOW, "http"):
+        pass
+
+
+# rights
+
+
+def test_doctor_names_the_right_that_is_missing(engine: KubernetesEngine, kubectl: FakeKubectl) -> None:
+    kubectl.answer("auth can-i", "yes\n")
+    kubectl.answer("auth can-i create secrets", "no\n", "", 1)
+    kubectl.items("get storageclasses", [{"metadata": {"name": "slow"}}])
+    found = {finding.check: finding for finding in engine.checks.client()}
+    assert found["rights"].level is Level.ERROR and "create secrets" in found["rights"].detail
+    assert "kubectl auth can-i create secrets -n trackbed --context lab" in found["rights"].fix
+    assert found["storage"].level is Level.ERROR and "STORAGE_CLASS" in found["storage"].fix
+    assert "its nodes may not be seen" in found["cluster"].detail
+
+
+def test_mlflow_asks_for_its_token_in_a_cluster(engine: KubernetesEngine) -> None:
+    """NetworkPolicies keep others out only where the network plugin enforces them."""
+    assert "pods of others" in access.decide(engine.project, engine.neighbours) and engine.project.asks

@@ -102,7 +102,7 @@ class KubernetesChecks(Checks):
             found = None
         if found:
             return Finding(Level.OK, "metrics", "the metrics server is there")
-        return Finding(Level.OK, "metrics", "no metrics server: memory is not shown, and nothing scales by load")
+        return Finding(Level.OK, "metrics", "no metrics server: nothing scales by load")
 
     def _images(self) -> list[Finding]:
         """Those of ours that no node has, which some registry has to have then."""

@@ -68,9 +68,12 @@ class Forwards(KubernetesComponent):
             self.supervisor.shutdown()
         self._end_orphans()
 
+    def orphans(self) -> list[int]:
+        """The processes that a supervisord that was killed has left, which hold the ports."""
+        return process_table.with_variable(MARK, self._mark)
+
     def _end_orphans(self) -> None:
-        """What a supervisord that was killed has left holds the ports."""
-        process_table.end(process_table.with_variable(MARK, self._mark), END_SECONDS, {})
+        process_table.end(self.orphans(), END_SECONDS, {})
 
     def running(self) -> frozenset[str]:
         """The services that have their way."""

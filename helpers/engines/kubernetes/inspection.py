@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 
-from helpers.engines.kubernetes import objects, pending, pods, specs
+from helpers.engines.kubernetes import memory, objects, pending, pods, specs
 from helpers.engines.kubernetes.cluster import Cluster
 from helpers.engines.kubernetes.deployment import KubernetesComponent, KubernetesDeployment
 from helpers.engines.kubernetes.forwards import Forwards
@@ -33,9 +33,14 @@ class Inspection(KubernetesComponent):
         """The state of every service, in the order of the plan."""
         things = self.things()
         reachable = self.forwards.running()
-        return tuple(self._status(name, things, reachable) for name in self.deployment.services)
+        used = memory.look(self.kubectl, (one for one in things if objects.kind(one) == "Pod")) if detail else {}
+        statuses = tuple(self._status(name, things, reachable, used) for name in self.deployment.services)
+        if reachable or not self.forwards.orphans():
+            return statuses
+        # what lost its supervisord holds the ports, which are ours all the same
+        return tuple(replace(one, ports=specs.ports(one.name, self.settings)) for one in statuses)
 
-    def _status(self, name: str, things: list[Object], reachable: frozenset[str]) -> ServiceStatus:
+    def _status(self, name: str, things: list[Object], reachable: frozenset[str], used: memory.Used) -> ServiceStatus:
         workload = objects.WORKLOADS[name]
         own = pods_of(name, things)
         result = pods.status(name, workload, objects.find(things, workload.kind, workload.name), own)
@@ -45,7 +50,8 @@ class Inspection(KubernetesComponent):
         ports = specs.ports(name, self.settings) if name in reachable else ()
         if result.up and name not in reachable and specs.ports(name, self.settings):
             result = replace(result, reason="this machine has no way to it: `invoke up` opens it")
-        return replace(result, ports=ports)
+        amount = sum(used.get((objects.name(pod), workload.container), 0) for pod in own)
+        return replace(result, ports=ports, memory=amount if result.up else 0)
 
     def stuck(self, name: str, own: list[Object]) -> tuple[str, str]:
         """Why a service that starts will not come up by waiting alone, and what to do; ("", "") where nothing shows."""
