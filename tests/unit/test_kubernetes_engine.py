@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from helpers.engines import select
-from helpers.engines.kubernetes import images, loading, memory, objects, pending, pods, refusals, secrets
+from helpers.engines.kubernetes import images, kustomization, loading, memory, objects, pending, pods, refusals, secrets
 from helpers.engines.kubernetes.cluster import node
 from helpers.engines.kubernetes.engine import KubernetesEngine
 from helpers.engines.kubernetes.kubectl import Kubectl
@@ -547,3 +547,57 @@ def test_doctor_names_the_right_that_is_missing(engine: KubernetesEngine, kubect
 def test_mlflow_asks_for_its_token_in_a_cluster(engine: KubernetesEngine) -> None:
     """NetworkPolicies keep others out only where the network plugin enforces them."""
     assert "pods of others" in access.decide(engine.project, engine.neighbours) and engine.project.asks
+
+
+# what settings make of docker/kubernetes
+
+
+def kustomized(engine: KubernetesEngine) -> dict[str, dict[str, Any]]:
+    """The patches by the name of what they are for; a ConfigMap's with its kind."""
+    here = engine.rendering
+    content = kustomization.kustomization(engine.deployment, here.images, here.notebook, here.gpus, "")
+    patches = [json.loads(patch["patch"]) for patch in content["patches"]]
+    return {
+        f"{'map ' if patch['kind'] == 'ConfigMap' else ''}{patch['metadata']['name']}": patch for patch in patches
+    } | {"all": content}
+
+
+def test_the_pools_of_all_pods_fit_into_the_database(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    given = kustomized(
+        KubernetesEngine(project(tmp_path, engine="kubernetes", mlflow_replicas="8", mlflow_workers="4"))
+    )
+    server, database = given["map mlflow-server"]["data"], given["map postgres"]["data"]
+    kept, more = (int(server[f"MLFLOW_SQLALCHEMYSTORE_{name}"]) for name in ("POOL_SIZE", "MAX_OVERFLOW"))
+    pods_during_an_update = 8 + 1
+    assert pods_during_an_update * 4 * 2 * (kept + more) < int(database["TRACKBED_MAX_CONNECTIONS"])
+    assert given["mlflow"]["spec"]["replicas"] == 8
+
+
+def test_values_go_to_their_objects(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    asked = {
+        "engine": "kubernetes",
+        "storage_class": "fast",
+        "database_volume_size": "40g",
+        "memory_limit": "2g",
+        "image_registry": "registry.example.org/lab",
+        "jupyter_env": "WORDS='a \"b\" $c'",
+    }
+    given = kustomized(KubernetesEngine(project(tmp_path, **asked)))
+    (claim,) = given["postgres"]["spec"]["volumeClaimTemplates"]
+    assert claim["spec"]["storageClassName"] == "fast" and claim["spec"]["resources"]["requests"]["storage"] == "40Gi"
+    (container,) = given["mlflow"]["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["memory"] == "2Gi"
+    assert given["map jupyter"]["data"]["WORDS"] == 'a "b" $c'
+    named = {one["name"]: one for one in given["all"]["images"]}
+    assert named["trackbed/mlflow"]["newName"] == "registry.example.org/lab/mlflow"
+    assert named["versitygw"]["newName"] == "ghcr.io/versity/versitygw" and named["versitygw"]["digest"].startswith(
+        "sha256:"
+    )
+    assert "mlflow.trackbed.svc.cluster.local:*" in given["map mlflow-server"]["data"]["MLFLOW_SERVER_ALLOWED_HOSTS"]
+
+
+def test_a_notebook_alone(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    asked = {"engine": "kubernetes", "tracking_uri": "https://mlflow.example.org"}
+    given = kustomized(KubernetesEngine(project(tmp_path, **asked)))
+    assert given["all"]["components"] == ["components/notebook-only"] and "postgres" not in given
+    assert given["map jupyter"]["data"]["MLFLOW_TRACKING_URI"] == "https://mlflow.example.org"
