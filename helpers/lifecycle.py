@@ -63,7 +63,7 @@ def up(
     """
     start.check_early(project.settings)
     with changing(project, notice):
-        move_note.recover(project, progress)
+        move_note.recover(project, progress, notice)
         seen, engine = start.bring_up(project, progress, notice, adopt, consent)
         journal.recover(project.state, engine, progress)
         for line in workspace_files.require(engine):
@@ -151,9 +151,10 @@ def data(project: Project) -> tuple[DataItem, ...]:
 
 
 def delete_data(project: Project, progress: ProgressReporter, notice: Notice) -> None:
-    """Delete the data of a stopped project, its secrets and its memory. The workspace stays: it is the user's."""
+    """Delete what ``data`` gives, the secrets and the memory of a stopped project. A folder as workspace stays."""
     with changing(project, notice):
-        select.current(project).remove_data(progress)
+        for line in select.current(project).remove_data(progress):
+            notice(line)
         select.stay_off_at_boot(project.settings)
         credentials.forget(project.settings)
         users.forget(project.settings)

@@ -234,6 +234,7 @@ class DataItem:
     name: str
     what: str
     size: int = -1  # bytes; -1 when the engine cannot tell cheaply
+    is_workspace: bool = False  # the user's own files, which no archive holds
 
 
 @dataclass(frozen=True)

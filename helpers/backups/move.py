@@ -34,6 +34,10 @@ def move(
         )
     lifecycle.up(project, progress, notice)
     with lifecycle.changing(project, notice):
+        if move_note.pending(project):
+            raise TrackbedError(
+                "the copy that an earlier move left is still there", "`invoke up` removes it, or says what keeps it"
+            )
         old = status.running(project)
         store = object_store or ("external" if project.settings.object_store == "external" else "auto")
         target = move_note.scratch(project, to, store)
@@ -49,7 +53,7 @@ def move(
         try:
             archived = _carry(project, old, target, progress, notice)
         except BaseException:
-            move_note.recover(project, progress)
+            move_note.recover(project, progress, notice)
             start.bring_up(project, progress, notice)
             raise
         # the one step: from here on the new engine is the project's
@@ -57,8 +61,8 @@ def move(
         project.state.applied = target.state.applied
         project.state.remembered = {**target.state.remembered, "OBJECT_STORE": store, "ENGINE": to}
         project.state.save()
-        move_note.clear(old, progress)
-        move_note.finish(project)
+        if move_note.clear(old, project, progress, notice):
+            move_note.finish(project)
         fresh = replace(project, settings=move_note.settings_on(project, to, store))
         view, _ = start.bring_up(fresh, progress, notice)
         return archived, view

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from helpers import console, dry_run, gateway, invocations, kernels, lifecycle, status
@@ -14,6 +15,7 @@ from helpers.errors import FAILED, SettingError, TrackbedError
 from helpers.findings import Level
 from helpers.project import users
 from helpers.project.project import Project
+from helpers.services import DataItem
 from helpers.settings.flags import Flags
 
 
@@ -81,11 +83,16 @@ def prepare(given: Flags) -> None:
     console.notice(f"ready for `{engine.by_hand} up -d`")
 
 
-def kept(project: Project) -> str:
-    """What `down --delete-data` does not delete."""
+def kept(project: Project, items: Iterable[DataItem]) -> str:
+    """What `down --delete-data`, which deletes ``items``, leaves; "" where that is nothing."""
     backups = project.settings.folder / "backups"
-    also = f" and the backups in {backups}" if backups.is_dir() and any(backups.iterdir()) else ""
-    return f"the files in the workspace {status.workspace(project)}{also}"
+    workspace = not any(item.is_workspace for item in items)
+    return " and ".join(
+        [
+            *([f"the files in the workspace {status.workspace(project)}"] if workspace else []),
+            *([f"the backups in {backups}"] if backups.is_dir() and any(backups.iterdir()) else []),
+        ]
+    )
 
 
 def down(given: Flags, delete_data: bool, yes: bool) -> None:
@@ -95,7 +102,8 @@ def down(given: Flags, delete_data: bool, yes: bool) -> None:
         for item in items:
             console.notice(f"  {item.name}: {item.what}")
         console.notice(f"  the secrets and settings of project {project.settings.project}")
-        console.notice(f"it keeps {kept(project)}")
+        if stays := kept(project, items):
+            console.notice(f"it keeps {stays}")
         if not yes and not console.confirm("Delete them?"):
             raise TrackbedError(
                 "nothing was deleted, nothing was stopped", "answer y, or pass --yes where there is no terminal"

@@ -9,9 +9,10 @@ from pathlib import Path
 from helpers.data import journal
 from helpers.engines import select
 from helpers.engines.base import Engine, ProgressReporter
-from helpers.errors import TrackbedError
+from helpers.errors import Interrupted, TrackbedError
 from helpers.project.project import Project
 from helpers.project.state import State, make_folder, write_private
+from helpers.services import Notice
 from helpers.settings import Settings
 
 FILE = "move.json"
@@ -47,18 +48,39 @@ def finish(project: Project) -> None:
 
 
 def data_names(engine: Engine) -> tuple[str, ...]:
-    """The data that this engine has of the project."""
-    return tuple(item.name for item in engine.data() if not item.name.endswith("/venvs"))
+    """The data that this engine has of the project, without what is the user's own or made again."""
+    return tuple(item.name for item in engine.data() if not (item.is_workspace or item.name.endswith("/venvs")))
 
 
-def clear(engine: Engine, progress: ProgressReporter) -> None:
-    """Stop what runs there, and remove its data."""
-    engine.stop(progress)
-    engine.remove_data(progress)
+def clear(engine: Engine, project: Project, progress: ProgressReporter, notice: Notice) -> bool:
+    """Stop what runs there, and remove its data; the notebook's files stay, which no move carries.
+
+    False where that is not possible now: it is told, and a later `up` tries again.
+    """
+    try:
+        engine.stop(progress)
+        stays = engine.remove_data(progress, keep_workspace=True)
+    except Interrupted:
+        raise
+    except (TrackbedError, OSError) as error:
+        notice(f"the copy on the {engine.name} engine is still there: {error}")
+        notice(f"the next `invoke up` tries again to remove it; `rm {_path(project)}` gives it up")
+        return False
+    for line in stays:
+        notice(line)
+    return True
 
 
-def recover(project: Project, progress: ProgressReporter) -> None:
-    """End what an interrupted move left: the side that is not active is stopped and its copy removed."""
+def pending(project: Project) -> bool:
+    """Whether a move has not ended yet."""
+    return _path(project).exists()
+
+
+def recover(project: Project, progress: ProgressReporter, notice: Notice) -> None:
+    """End what an interrupted move left: the side that is not active is stopped and its copy removed.
+
+    The active side needs nothing of the other: where that one does not answer, the note stays for the next `up`.
+    """
     try:
         data = json.loads(_path(project).read_bytes())
         sides, store = {str(data["from"]), str(data["to"])}, str(data["store"])
@@ -70,5 +92,7 @@ def recover(project: Project, progress: ProgressReporter) -> None:
         progress.step(f"a move was interrupted; removing its copy on the {side} engine")
         # the store that was asked for is the other side's; what is removed here is found by its labels or its folder
         has = side in select.ENGINES and store in select.ENGINES[side].stores
-        clear(select.make(scratch(project, side, store if has else "auto"), side), progress)
+        other = select.make(scratch(project, side, store if has else "auto"), side)
+        if not clear(other, project, progress, notice):
+            return
     finish(project)

@@ -155,8 +155,9 @@ class Engine(Protocol):
     def data(self) -> tuple[DataItem, ...]:
         """What ``remove_data`` would delete."""
 
-    def remove_data(self, progress: ProgressReporter) -> None:
-        """Delete all data of this project. Only after ``stop``."""
+    def remove_data(self, progress: ProgressReporter, keep_workspace: bool = False) -> tuple[str, ...]:
+        """Delete all data of this project, or all but the notebook's files. Only after ``stop``. Gives what stays, as
+        lines to tell."""
 
     def services(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
         """The state of every service, in the order of the plan; ``detail`` adds memory (slower)."""

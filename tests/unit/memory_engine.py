@@ -180,8 +180,9 @@ class MemoryEngine(Engine):
     def data(self) -> tuple[DataItem, ...]:
         return tuple(DataItem(name, "database: everything") for name in sorted(self.volumes))
 
-    def remove_data(self, progress: ProgressReporter) -> None:
+    def remove_data(self, progress: ProgressReporter, keep_workspace: bool = False) -> tuple[str, ...]:
         self.volumes.clear()
+        return ()
 
     def services(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
         return tuple(

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from helpers.data import move_note
-from helpers.engines.base import Engine, ProgressReporter
+from helpers.engines.base import Engine
 from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.kubernetes.engine import KubernetesEngine
+from helpers.errors import EngineUnavailable
 from tests.unit.fakes import Silent, project
 
 
@@ -29,8 +30,9 @@ def test_a_store_of_the_other_engine_is_no_obstacle(
 ) -> None:
     cleared: list[str] = []
 
-    def clear(engine: Engine, progress: ProgressReporter) -> None:
+    def clear(engine: Engine, *_: object) -> bool:
         cleared.append(engine.name)
+        return True
 
     monkeypatch.setattr(move_note, "clear", clear)
     created = project(tmp_path)
@@ -40,7 +42,7 @@ def test_a_store_of_the_other_engine_is_no_obstacle(
     if switched:
         created.state.engine, created.state.remembered = new, {"ENGINE": new, "OBJECT_STORE": store}
     created.state.save()
-    move_note.recover(project(tmp_path), Silent())
+    move_note.recover(project(tmp_path), Silent(), print)
     assert cleared == [old if switched else new]
     assert not list(created.settings.folder.glob("mov*"))
 
@@ -50,3 +52,33 @@ def test_the_other_side_takes_the_store_of_a_new_project(tmp_path: Path) -> None
     for engine in (DockerEngine, KubernetesEngine):
         target = move_note.scratch(project(tmp_path), engine.name, "auto")
         assert engine(target).object_store == "versitygw"
+
+
+def test_an_engine_that_does_not_answer_keeps_its_copy_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, every later `up` of the side that has the data failed with it."""
+    told: list[str] = []
+    answers = False
+
+    def stop(engine: Engine, *_: object) -> tuple[str, ...]:
+        if not answers:
+            raise EngineUnavailable("the cluster of context lab does not answer", "start it")
+        return ()
+
+    def remove_data(engine: Engine, progress: object, keep_workspace: bool = False) -> tuple[str, ...]:
+        assert keep_workspace  # no archive has the notebook's files
+        return ("they stay",)
+
+    monkeypatch.setattr(KubernetesEngine, "stop", stop)
+    monkeypatch.setattr(KubernetesEngine, "remove_data", remove_data)
+    created = project(tmp_path)
+    created.state.engine = "docker"
+    created.state.save()
+    move_note.begin(created, "kubernetes", "auto")
+    move_note.recover(created, Silent(), told.append)
+    assert move_note.pending(created)
+    assert "on the kubernetes engine is still there: the cluster of context lab does not answer" in told[0]
+    answers = True
+    move_note.recover(created, Silent(), told.append)
+    assert not move_note.pending(created) and told[-1] == "they stay"

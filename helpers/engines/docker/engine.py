@@ -296,8 +296,9 @@ class DockerEngine(base.Engine):
     def data(self) -> tuple[DataItem, ...]:
         return self.volumes.data()
 
-    def remove_data(self, progress: ProgressReporter) -> None:
+    def remove_data(self, progress: ProgressReporter, keep_workspace: bool = False) -> tuple[str, ...]:
         self.volumes.remove(progress)
+        return ()  # the workspace is a folder, which nothing deletes
 
     # what is looked at before a start
 

@@ -204,12 +204,13 @@ class EmbeddedEngine(base.Engine):
             DataItem(str(folder / name), text) for name, text in what.items() if not safe_files.is_empty(folder / name)
         )
 
-    def remove_data(self, progress: ProgressReporter) -> None:
+    def remove_data(self, progress: ProgressReporter, keep_workspace: bool = False) -> tuple[str, ...]:
         if self.processes.supervisor.running():
             raise TrackbedError("the project is still running", "`invoke down` first")
         progress.step(f"removing {self.deployment.folder}")
         for line in self.layout.remove():
             progress.step(line)
+        return ()  # the workspace is a folder, which nothing deletes
 
     @classmethod
     def left_behind(cls, settings: Settings) -> Path | None:

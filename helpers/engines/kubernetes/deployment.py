@@ -7,7 +7,7 @@ from pathlib import Path
 
 from helpers import digests
 from helpers.engines import container_secrets
-from helpers.engines.kubernetes import target
+from helpers.engines.kubernetes import objects, target
 from helpers.engines.kubernetes.kubectl import Kubectl
 from helpers.project import deployment, workspace_folder
 from helpers.project.project import Project
@@ -41,6 +41,11 @@ class KubernetesDeployment(deployment.Deployment):
     @property
     def where(self) -> str:
         return f"namespace {self.target.namespace} of context {self.target.context}"
+
+    @property
+    def selector(self) -> str:
+        """What this project made in its namespace, where others may have put something of theirs."""
+        return f"--selector={objects.INSTANCE}={self.project.state.instance}"
 
     @property
     def services(self) -> tuple[str, ...]:

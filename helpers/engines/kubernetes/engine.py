@@ -212,9 +212,9 @@ class KubernetesEngine(base.Engine):
     def data(self) -> tuple[DataItem, ...]:
         return self.claims.data()
 
-    def remove_data(self, progress: ProgressReporter) -> None:
-        self.claims.remove(progress)
-        self.namespace.remove()
+    def remove_data(self, progress: ProgressReporter, keep_workspace: bool = False) -> tuple[str, ...]:
+        kept = self.claims.remove(progress, keep_workspace)
+        return self.namespace.leave(kept) if kept else self.namespace.remove()
 
     # what is looked at before a start
 

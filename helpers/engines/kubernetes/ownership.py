@@ -10,7 +10,10 @@ from helpers.engines.kubernetes.kubectl import Object
 from helpers.engines.kubernetes.rendering import Rendering
 from helpers.errors import TrackbedError
 
-CLAIM_SECONDS = 120.0
+SECONDS = 120.0  # for the namespace to go
+SHOWN = 5  # names of what others have in it
+OTHERS = "persistentvolumeclaims,statefulsets,deployments,daemonsets,cronjobs,jobs,pods,secrets"
+CLUSTERS_OWN = ("kubernetes.io/service-account-token", "kubernetes.io/dockercfg")  # Secrets that nobody made
 
 
 class Namespace(KubernetesComponent):
@@ -93,19 +96,53 @@ class Namespace(KubernetesComponent):
         thing["metadata"] = {"name": thing["metadata"]["name"], "labels": {**given, **labels}, "annotations": notes}
         self.kubectl.apply([thing], f"namespace {self.deployment.target.namespace}")
 
-    def remove(self) -> None:
-        """Delete it with all that is in it, or only our mark where others made it."""
+    def remove(self) -> tuple[str, ...]:
+        """Delete it, or only our marks where others made it or have something in it. Gives what stays, to tell."""
         found = self.look()
         notes = objects.notes(found) if found else {}
+        told: tuple[str, ...] = ()
         if notes.get(objects.INSTANCE) == self.project.state.instance:
             name = self.deployment.target.namespace
-            if objects.MADE in notes:
-                self.kubectl.delete("namespace", [name], wait=CLAIM_SECONDS)
+            others = self._others() if objects.MADE in notes else []
+            if objects.MADE in notes and not others:
+                self.kubectl.delete("namespace", [name], wait=SECONDS)
             else:
-                marks = [f"{key}-" for key in (objects.INSTANCE, objects.ACTIVE)]
-                self.kubectl.ask(f"give back namespace {name}", "annotate", "namespace", name, *marks)
-                self.kubectl.ask(f"give back namespace {name}", "label", "namespace", name, marks[0])
+                self._unmark(objects.INSTANCE, objects.ACTIVE, objects.MADE)
+                self.kubectl.ask(f"give back namespace {name}", "label", "namespace", name, f"{objects.INSTANCE}-")
+            if others:
+                several = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+                told = (
+                    f"{self.deployment.where} stays: {', '.join(others[:SHOWN])}{several} in it is not Trackbed's "
+                    f"(`kubectl delete namespace {name} --context {self.deployment.target.context}` deletes all of it)",
+                )
         target.forget(self.settings)
+        return told
+
+    def leave(self, claim: str) -> tuple[str, ...]:
+        """Its data are elsewhere now, but for a claim with the user's files. Gives what stays, to tell."""
+        self._unmark(objects.ACTIVE)
+        target.forget(self.settings)
+        where = self.deployment.target
+        return (
+            f"the files of the notebook's workspace stay where they are, in volume claim {claim} in "
+            f"{self.deployment.where} (`kubectl delete persistentvolumeclaim {claim} --namespace {where.namespace} "
+            f"--context {where.context}` deletes them)",
+        )
+
+    def _unmark(self, *keys: str) -> None:
+        name = self.deployment.target.namespace
+        marks = [f"{key}-" for key in keys]
+        self.kubectl.ask(f"give back namespace {name}", "annotate", "namespace", name, *marks)
+
+    def _others(self) -> list[str]:
+        """What somebody put there beside the project's own, as KIND/NAME: deleting the namespace would delete it."""
+        return [
+            f"{objects.kind(one).lower()}/{objects.name(one)}"
+            for one in self.kubectl.listed(OTHERS)
+            if objects.labels(one).get(objects.INSTANCE) != self.project.state.instance
+            and "deletionTimestamp" not in one["metadata"]
+            and one.get("type") not in CLUSTERS_OWN
+        ]
 
 
 def _active(text: str) -> dict[str, str]:

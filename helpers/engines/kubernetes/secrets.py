@@ -35,6 +35,7 @@ def _secret(deployment: KubernetesDeployment, service: str, content: dict[str, s
             "labels": {
                 "app.kubernetes.io/name": "trackbed",
                 objects.PROJECT: deployment.settings.project,
+                objects.INSTANCE: deployment.project.state.instance,
                 objects.PART: service,
             },
         },

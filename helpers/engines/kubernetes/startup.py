@@ -27,7 +27,6 @@ JOBS = (SCHEMA, BUCKET)
 KINDS = (
     "configmaps,services,networkpolicies,poddisruptionbudgets,statefulsets,deployments,jobs"  # what is ours to prune
 )
-OURS = "--selector=app.kubernetes.io/name=trackbed"
 
 
 class Startup(KubernetesComponent):
@@ -85,7 +84,7 @@ class Startup(KubernetesComponent):
 
     def _renew_jobs(self) -> None:
         """A Job cannot be changed: one of another template is deleted, one that is as planned has done its work."""
-        before = {objects.name(one): one for one in self.kubectl.listed("jobs", OURS)}
+        before = {objects.name(one): one for one in self.kubectl.listed("jobs", self.deployment.selector)}
         old = [name for name in JOBS if not self.rendering.is_current(name, before.get(name)) or _failed(before[name])]
         self.kubectl.delete("jobs", [name for name in old if name in before], wait=DELETE_SECONDS)
         self.kubectl.apply(self.rendering.select(*old), "the Jobs that prepare the database and the store")
@@ -139,9 +138,10 @@ class Startup(KubernetesComponent):
                     )
 
     def _prune(self, progress: ProgressReporter) -> None:
-        """Delete what an earlier start made and this one does not have: old ConfigMaps, a store that was replaced."""
+        """Delete what an earlier start made and this one does not have: old ConfigMaps, a store that was replaced. What
+        its user put there with labels of Trackbed's is theirs."""
         planned = {(objects.kind(one), objects.name(one)) for one in self.rendering.things}
-        for one in self.kubectl.listed(KINDS, OURS):
+        for one in self.kubectl.listed(KINDS, self.deployment.selector):
             if (objects.kind(one), objects.name(one)) in planned or "ownerReferences" in one["metadata"]:
                 continue
             progress.step(f"removing {objects.kind(one)} {objects.name(one)}, which is needed no more")

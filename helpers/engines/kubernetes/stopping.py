@@ -13,7 +13,6 @@ from helpers.services import JUPYTER, MLFLOW, POSTGRES, STORE, ProgressReporter
 
 ORDER = ((JUPYTER,), (MLFLOW,), (STORE, POSTGRES))  # a server ends before what it writes to
 BESIDE = 60.0  # seconds for a pod to go, beside the time that it is given for its requests
-OURS = "--selector=app.kubernetes.io/name=trackbed"
 APPLIED = "jobs,services,networkpolicies,poddisruptionbudgets,configmaps"
 
 
@@ -33,7 +32,8 @@ class Stopping(KubernetesComponent):
                     self.kubectl.delete(workload.kind.lower(), [workload.name])
             for service in step:
                 self._await_end(service, drain, progress)
-        self.kubectl.ask("delete what the services read", "delete", APPLIED, OURS, "--wait=false")
+        read = ("delete", APPLIED, self.deployment.selector, "--wait=false")
+        self.kubectl.ask("delete what the services read", *read)
 
     def halt(self, service: str, progress: ProgressReporter) -> None:
         """Scale it to none; its objects stay."""
