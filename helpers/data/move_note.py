@@ -9,7 +9,7 @@ from pathlib import Path
 from helpers.data import journal
 from helpers.engines import select
 from helpers.engines.base import Engine, ProgressReporter
-from helpers.errors import Interrupted, TrackbedError
+from helpers.errors import Interrupted, TrackbedError, WrongProject
 from helpers.project.project import Project
 from helpers.project.state import State, make_folder, write_private
 from helpers.services import Notice
@@ -62,6 +62,8 @@ def clear(engine: Engine, project: Project, progress: ProgressReporter, notice: 
         stays = engine.remove_data(progress, keep_workspace=True)
     except Interrupted:
         raise
+    except WrongProject as error:
+        stays = (f"nothing was removed on the {engine.name} engine: {error}",)
     except (TrackbedError, OSError) as error:
         notice(f"the copy on the {engine.name} engine is still there: {error}")
         notice(f"the next `invoke up` tries again to remove it; `rm {_path(project)}` gives it up")

@@ -52,7 +52,11 @@ class FakeKubectl:
         self.answer(r"get \S+ -o json", {"items": []})
         self.answer(r"config view -o json", CONFIG)
         self.answer(r"get --raw /version", {"gitVersion": "v1.36.1"})
-        self.answer(r" (apply|delete|scale|annotate|label) ")
+        self.answer(r" (apply|create|delete|scale|annotate|label) ")
+        self.answer(
+            r"config view --minify --raw", {"server": "https://10.0.0.1:6443", "certificate-authority-data": "Q0E="}
+        )
+        self.answer("get namespace kube-system -o jsonpath=", "uid-of-the-lab")
 
     def answer(self, pattern: str, stdout: object = "", stderr: str = "", code: int = 0) -> None:
         text = stdout if isinstance(stdout, str) else json.dumps(stdout)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from helpers.cli import running
 from helpers.data import move_note
 from helpers.engines.kubernetes import objects
 from helpers.engines.kubernetes.engine import KubernetesEngine
+from helpers.errors import EngineUnavailable, TrackbedError, WrongProject
+from helpers.services import MLFLOW, POSTGRES
 from tests.unit.fake_kubectl import FakeKubectl
 from tests.unit.fakes import Silent, project
 
@@ -101,7 +105,115 @@ def test_only_what_this_project_made_is_pruned_or_deleted(engine: KubernetesEngi
     """Before, every `up` deleted the gateway and the ingress that its user had applied beside it."""
     mine = f"--selector={objects.INSTANCE}={engine.project.state.instance}"
     kubectl.answer("^kustomize ", "kind: Service\nmetadata: {name: mlflow}\n")
+    fill(kubectl, engine)
     engine.startup._prune(Silent())
     engine.stop(Silent())
     asked = [line for line, _ in kubectl.calls if "networkpolicies" in line]
     assert len(asked) == 2 and all(line.endswith(mine) or f"{mine} --wait=false" in line for line in asked)
+
+
+# whose it is
+
+
+@pytest.mark.parametrize("notes", [{}, {objects.INSTANCE: STRANGER}])
+def test_nothing_is_touched_in_a_namespace_of_others(
+    engine: KubernetesEngine, kubectl: FakeKubectl, notes: dict[str, str]
+) -> None:
+    """Before, only a start asked: `down --delete-data` deleted whatever was in a namespace of that name."""
+    kubectl.answer("get namespace trackbed ", {"metadata": {"name": "trackbed", "annotations": notes}})
+    kubectl.items("get persistentvolumeclaims", [claim("data-postgres-0", STRANGER)])
+    kubectl.items("get statefulsets", [thing("StatefulSet", "postgres", STRANGER)])
+    calls: list[Callable[[], object]] = [
+        lambda: engine.stop(Silent()),
+        lambda: engine.halt(MLFLOW, Silent()),
+        lambda: engine.resume(MLFLOW, Silent()),
+        lambda: engine.remove_data(Silent()),
+        lambda: engine.exec(POSTGRES, ("psql",)),
+        lambda: engine.one_shot(POSTGRES, ("psql",)),
+        lambda: engine.pipe(POSTGRES, ("psql",)),
+        engine.namespace.make,
+    ]
+    for call in calls:
+        with pytest.raises(WrongProject, match="namespace trackbed of context lab"):
+            call()
+    changing = (" delete ", " exec ", " scale ", " apply ", " create ", " annotate ", " label ")
+    assert not [line for line, _ in kubectl.calls if any(word in f"{line} " for word in changing)]
+
+
+def test_a_namespace_that_is_gone_has_nothing_to_stop_or_delete(engine: KubernetesEngine, kubectl: FakeKubectl) -> None:
+    engine.namespace.make()
+    engine = KubernetesEngine(engine.project)
+    assert engine.stop(Silent()) == () and engine.remove_data(Silent()) == ()
+    engine.halt(MLFLOW, Silent())
+    assert not [line for line, _ in kubectl.calls if " delete " in line or " scale " in line]
+    with pytest.raises(TrackbedError, match="namespace trackbed of context lab is not there"):
+        engine.exec(POSTGRES, ("psql",))
+    assert not list(engine.deployment.folder.iterdir())
+
+
+def test_a_start_does_not_begin_anew_where_data_were(
+    tmp_path: Path, engine: KubernetesEngine, kubectl: FakeKubectl
+) -> None:
+    """Before, it made an empty namespace and said nothing."""
+    engine.check_foreign()
+    engine.namespace.make()
+    later = KubernetesEngine(project(tmp_path, engine="kubernetes"))
+    with pytest.raises(TrackbedError, match="which has this project's data, is not there any more") as caught:
+        later.check_foreign()
+    assert "`invoke down --delete-data`" in caught.value.hint
+    later.remove_data(Silent())
+    KubernetesEngine(project(tmp_path, engine="kubernetes")).check_foreign()
+
+
+def test_two_starts_at_once_make_one_namespace(engine: KubernetesEngine, kubectl: FakeKubectl) -> None:
+    """Before, the second took the first one's by force."""
+    said = 'Error from server (AlreadyExists): error when creating "STDIN": namespaces "trackbed" already exists\n'
+    kubectl.answer(" create ", "", said, 1)
+    assert not engine.deployment.kubectl.create({}, "the namespace")
+    make, looks = engine.namespace.look, iter([None, made(STRANGER)])
+    engine.namespace.look = lambda: next(looks)  # type: ignore[method-assign]
+    with pytest.raises(WrongProject, match="belongs to another Trackbed project"):
+        engine.namespace.make()
+    assert make() is None and not [line for line, _ in kubectl.calls if " apply " in line]
+    assert not (engine.deployment.folder / "cluster.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("uid", "server", "same"),
+    [
+        ("uid-of-the-lab", "https://10.0.0.1:6443", True),
+        ("uid-of-the-lab", "https://10.0.0.2:6443", True),
+        ("uid-of-another", "https://10.0.0.1:6443", False),
+        ("", "https://10.0.0.1:6443", True),
+        ("", "https://10.0.0.2:6443", False),
+    ],
+)
+def test_a_context_that_leads_to_another_cluster(
+    tmp_path: Path, engine: KubernetesEngine, kubectl: FakeKubectl, uid: str, server: str, same: bool
+) -> None:
+    """``uid``: "" for a user who may not see kube-system. Before, the context's name was all that was looked at."""
+    engine.namespace.make()
+    cluster = {"server": server, "certificate-authority-data": "Q0E="}
+    kubectl.answer("config view --minify --raw", cluster)
+    kubectl.answer(
+        "get namespace kube-system ", uid, "" if uid else "Error from server (Forbidden): no", 0 if uid else 1
+    )
+    later = KubernetesEngine(project(tmp_path, engine="kubernetes"))
+    given = later.availability()
+    assert given.usable is same
+    if not same:
+        assert "context lab leads to another cluster" in given.reason and "cluster.json`" in given.fix
+        with pytest.raises(EngineUnavailable):
+            later.stop(Silent())
+
+
+def test_a_namespace_with_pods_of_others_is_not_adopted(engine: KubernetesEngine, kubectl: FakeKubectl) -> None:
+    """The NetworkPolicies would be theirs too. Before, only controllers were looked at."""
+    kubectl.answer("get namespace trackbed ", {"metadata": {"name": "trackbed", "resourceVersion": "7"}})
+    kubectl.items(r"get statefulsets,.*\bpods\b", [thing("Pod", "train", status={"phase": "Running"})])
+    with pytest.raises(TrackbedError, match="runs something else already"):
+        engine.adopt()
+    kubectl.items(r"get statefulsets,.*\bpods\b", [thing("Pod", "train", status={"phase": "Succeeded"})])
+    assert not engine.adopt()
+    (stdin,) = [stdin for line, stdin in kubectl.calls if " apply " in line]
+    assert json.loads(stdin)["items"][0]["metadata"]["resourceVersion"] == "7"

@@ -132,6 +132,7 @@ def test_every_call_names_its_context_and_its_namespace(engine: KubernetesEngine
 def test_the_exit_code_of_a_command_is_its_own_and_kubectls_line_is_not(
     engine: KubernetesEngine, kubectl: FakeKubectl
 ) -> None:
+    kubectl.answer("get namespace trackbed ", namespace(**{objects.INSTANCE: engine.project.state.instance}))
     kubectl.answer(" exec ", "out\n", "no such table\ncommand terminated with exit code 3\n", 3)
     done = engine.exec(MLFLOW, ("trackbed-mlflow", "schema"))
     assert (done.code, done.stdout, done.stderr) == (3, "out\n", "no such table\n")
@@ -259,6 +260,7 @@ def test_a_pod_that_its_node_could_not_begin_is_tried_once_more(
     thing["spec"]["template"]["metadata"]["labels"] = {}
     monkeypatch.setattr(type(engine.rendering), "things", (thing,))
     crashed = {"state": {"terminated": {"exitCode": 128, "reason": "StartError", "message": "runc create failed"}}}
+    kubectl.answer("get namespace trackbed ", namespace(**{objects.INSTANCE: engine.project.state.instance}))
     kubectl.answer("get pod run-mlflow", made(MLFLOW, **crashed))
     with pytest.raises(TrackbedError, match=r"pod run-mlflow-\w+ does not start: runc create failed"):
         engine.one_shot(MLFLOW, ("true",))

@@ -182,7 +182,7 @@ def test_nobody_reaches_where_clouds_hand_out_credentials() -> None:
 
 def test_the_notebook_is_no_client_of_the_database() -> None:
     assert OBJECTS["NetworkPolicy", "default-deny"]["spec"] == {
-        "podSelector": {},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "trackbed"}},
         "policyTypes": ["Ingress", "Egress"],
     }
     backend = {
@@ -191,6 +191,15 @@ def test_the_notebook_is_no_client_of_the_database() -> None:
     assert backend == {"mlflow", "schema", "bucket"}
     (rule,) = OBJECTS["NetworkPolicy", "postgres"]["spec"]["ingress"]
     assert rule["from"] == [{"podSelector": {"matchLabels": {"dev.trackbed.backend": "true"}}}]
+
+
+def test_policies_are_for_pods_of_trackbed_alone() -> None:
+    """Others may have some in a namespace that was given: one without a rule of its own would reach nothing more."""
+    for (kind, name), item in OBJECTS.items():
+        if kind == "NetworkPolicy":
+            labels = item["spec"]["podSelector"]["matchLabels"]
+            own = [key for key in labels if key.startswith("dev.trackbed.")]
+            assert labels.get("app.kubernetes.io/name") == "trackbed" or own, name
 
 
 # the same as with Docker

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from helpers.engines.kubernetes import objects
+from helpers.engines.kubernetes import identity, objects
 from helpers.engines.kubernetes.deployment import KubernetesDeployment
-from helpers.engines.kubernetes.kubectl import Kubectl
+from helpers.engines.kubernetes.identity import Identity
+from helpers.engines.kubernetes.kubectl import Kubectl, configuration
 from helpers.engines.kubernetes.objects import Object
+from helpers.engines.kubernetes.target import FILE
 from helpers.errors import EngineUnavailable, TrackbedError
 
 ENDED = ("Succeeded", "Failed")
@@ -84,6 +86,21 @@ class Cluster:
         except (TrackbedError, ValueError, KeyError) as error:
             words = (error.message, error.hint) if isinstance(error, TrackbedError) else (str(error), "")
             raise EngineUnavailable(*words) from None
+
+    @cached_property
+    def identity(self) -> Identity:
+        return identity.look(self.kubectl)
+
+    def require_same(self) -> None:
+        """Raise EngineUnavailable where the context leads to another cluster than the one that has the data."""
+        target = self.deployment.target
+        if target.cluster and target.cluster.contradicts(self.identity):
+            kept = self.deployment.folder / FILE
+            raise EngineUnavailable(
+                f"context {target.context} leads to another cluster than the one with this project's data",
+                f"give that name in the kubeconfig ({configuration()}) back to the project's cluster; if it is the "
+                f"same one at another address, or its data are gone for good: `rm {kept}`, then `invoke up`",
+            )
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:

@@ -66,7 +66,7 @@ class KubernetesEngine(base.Engine):
         self.commands = PodCommands(here, self.rendering)
         self.claims = Claims(here)
         self.namespace = Namespace(here, self.rendering)
-        self.stopping = Stopping(here, self.inspection, self.forwards)
+        self.stopping = Stopping(here, self.inspection)
         database = Database(here, self.commands)
         self.startup = Startup(here, self, self.namespace, self.rendering, self.inspection, database, self.forwards)
 
@@ -90,6 +90,7 @@ class KubernetesEngine(base.Engine):
             return Availability(False, False, error.message, error.hint)
         try:
             version = self.cluster.version()
+            self.cluster.require_same()
         except EngineUnavailable as error:
             return Availability(False, True, error.message, error.hint)
         return Availability(True, True, f"Kubernetes {version}, context {self.deployment.target.context}")
@@ -169,23 +170,28 @@ class KubernetesEngine(base.Engine):
     def exec(
         self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
     ) -> ExecResult:
+        self.namespace.require()
         return self.commands.run(service, argv, stdin, timeout)
 
     def one_shot(
         self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 600
     ) -> ExecResult:
+        self.namespace.require()
         return self.commands.run_apart(service, argv, stdin, timeout)
 
     def pipe(self, service: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
+        self.namespace.require()
         return self.commands.pipe(service, argv, fresh)
 
     def unlisted(self) -> tuple[str, ...]:
         return ()  # VersityGW lists all; nobody but its owner sees an external store's disk
 
     def halt(self, service: str, progress: ProgressReporter) -> None:
-        self.stopping.halt(service, progress)
+        if self.namespace.is_there():
+            self.stopping.halt(service, progress)
 
     def resume(self, service: str, progress: ProgressReporter) -> None:
+        self.namespace.require()
         replicas = self.settings.mlflow_replicas if service == MLFLOW else 1
         self.stopping.scale(service, replicas)
         progress.service(service, "starting")
@@ -205,6 +211,9 @@ class KubernetesEngine(base.Engine):
         return shared.report(before, self.services())
 
     def stop(self, progress: ProgressReporter, drain: int = 40) -> tuple[str, ...]:
+        self.forwards.stop()
+        if not self.namespace.is_there():
+            return ()
         stopped = [status.name for status in self.services() if status.state is not State.MISSING]
         self.stopping.stop(progress, drain)
         return tuple(reversed(stopped))
@@ -213,7 +222,7 @@ class KubernetesEngine(base.Engine):
         return self.claims.data()
 
     def remove_data(self, progress: ProgressReporter, keep_workspace: bool = False) -> tuple[str, ...]:
-        kept = self.claims.remove(progress, keep_workspace)
+        kept = self.claims.remove(progress, keep_workspace) if self.namespace.is_there() else ""
         return self.namespace.leave(kept) if kept else self.namespace.remove()
 
     # what is looked at before a start

@@ -8,10 +8,12 @@ from helpers.engines.kubernetes import objects, target
 from helpers.engines.kubernetes.deployment import KubernetesComponent, KubernetesDeployment
 from helpers.engines.kubernetes.kubectl import Object
 from helpers.engines.kubernetes.rendering import Rendering
-from helpers.errors import TrackbedError
+from helpers.errors import TrackbedError, WrongProject
 
 SECONDS = 120.0  # for the namespace to go
 SHOWN = 5  # names of what others have in it
+RUNNING = "statefulsets,deployments,daemonsets,cronjobs,pods"
+ENDED = ("Succeeded", "Failed")  # phases of pods
 OTHERS = "persistentvolumeclaims,statefulsets,deployments,daemonsets,cronjobs,jobs,pods,secrets"
 CLUSTERS_OWN = ("kubernetes.io/service-account-token", "kubernetes.io/dockercfg")  # Secrets that nobody made
 
@@ -20,30 +22,57 @@ class Namespace(KubernetesComponent):
     def __init__(self, deployment: KubernetesDeployment, rendering: Rendering) -> None:
         super().__init__(deployment)
         self.rendering = rendering
+        self._is_ours = False
 
     def look(self) -> Object | None:
         """As it is now; None where it was not made."""
         return self.kubectl.find("namespace", self.deployment.target.namespace)
 
     def check(self) -> None:
-        """Refuse one that Trackbed did not make, or another project's. Raises TrackbedError."""
+        """Refuse to start in one that Trackbed did not make, in another project's, and where the project's is gone.
+        Raises TrackbedError."""
+        self.rendering.cluster.require_same()
         found = self.look()
+        if found is None and self.deployment.target.cluster is not None:
+            raise TrackbedError(
+                f"{self.deployment.where}, which has this project's data, is not there any more",
+                "once it is restored, `invoke up` goes on with them; to begin anew without them: `invoke down "
+                "--delete-data`, then `invoke up`",
+            )
         if found is None:
             return
         if (found.get("status") or {}).get("phase") == "Terminating":
             raise TrackbedError(
                 f"{self.deployment.where} is being deleted", "type the same command again when it is gone"
             )
+        self._refuse_others(found)
+
+    def is_there(self) -> bool:
+        """Whether it is there, and then it is this project's: asked before anything in it is stopped, deleted or run.
+        Raises WrongProject, and EngineUnavailable for another cluster."""
+        if not self._is_ours:
+            self.rendering.cluster.require_same()
+            if found := self.look():
+                self._refuse_others(found)
+                self._is_ours = True
+        return self._is_ours
+
+    def require(self) -> None:
+        """Raise TrackbedError where it is not there, or not the project's."""
+        if not self.is_there():
+            raise TrackbedError(f"{self.deployment.where} is not there", "`invoke up` starts the services")
+
+    def _refuse_others(self, found: Object) -> None:
         owner = objects.notes(found).get(objects.INSTANCE)
         instance = self.project.state.instance
         if owner == instance:
             return
         if owner is None:
-            raise TrackbedError(
+            raise WrongProject(
                 f"{self.deployment.where} exists and is not Trackbed's",
                 "`invoke up --adopt` takes it, where it is meant for this; or choose another with KUBE_NAMESPACE",
             )
-        raise TrackbedError(
+        raise WrongProject(
             f"{self.deployment.where} belongs to another Trackbed project (instance {owner[:8]}, this one is "
             f"{instance[:8]})",
             "if it is yours and its state folder was lost: `invoke up --adopt`; otherwise choose another name with "
@@ -61,28 +90,35 @@ class Namespace(KubernetesComponent):
             self.project.state.active.update(_active(notes.get(objects.ACTIVE, "")))
             self.rendering.forget()
             return True
-        if self.kubectl.listed("statefulsets,deployments"):
+        if any((one.get("status") or {}).get("phase") not in ENDED for one in self.kubectl.listed(RUNNING)):
             raise TrackbedError(
                 f"{self.deployment.where} runs something else already",
                 "choose an empty one with KUBE_NAMESPACE, or another name with --project=NAME",
             )
-        self._apply(made=False)
+        self._apply(made=False, version=str(found["metadata"].get("resourceVersion", "")))
         return False
 
     def make(self) -> None:
-        """It is there, says whose it is, and keeps the pointer to the active data."""
-        target.keep(self.settings, self.deployment.target)
+        """It is there, says whose it is, and keeps the pointer to the active data. Raises WrongProject where somebody
+        else was faster."""
         found = self.look()
-        notes = objects.notes(found) if found else {}
-        if notes.get(objects.INSTANCE) == self.project.state.instance and notes.get(objects.ACTIVE) == self._pointer():
-            return
-        self._apply(made=found is None or objects.MADE in notes)
+        if found is None:
+            made = self.kubectl.create(self._wanted(made=True), "the namespace")
+            found = None if made else self.look()
+        if found:
+            self._refuse_others(found)
+            if objects.notes(found).get(objects.ACTIVE) != self._pointer():
+                self._apply(made=objects.MADE in objects.notes(found))
+        self._is_ours = True
+        if not self.deployment.target.cluster:
+            target.keep(self.settings, self.deployment.target, self.rendering.cluster.identity)
 
     def _pointer(self) -> str:
         active = {key: self.project.state.active[key] for key in ("database", "prefix")}
         return json.dumps({**active, "store": self.deployment.object_store}, sort_keys=True)
 
-    def _apply(self, made: bool) -> None:
+    def _wanted(self, made: bool, version: str = "") -> Object:
+        """``version``: which one of it this is to follow, where another's change in between has to be seen."""
         thing = dict(self.rendering.namespace)
         instance = self.project.state.instance
         notes = {
@@ -93,8 +129,12 @@ class Namespace(KubernetesComponent):
         labels = {objects.INSTANCE: instance, "app.kubernetes.io/name": "trackbed"}
         # what an administrator made enforces what they chose
         given = objects.labels(thing) if made else {}
-        thing["metadata"] = {"name": thing["metadata"]["name"], "labels": {**given, **labels}, "annotations": notes}
-        self.kubectl.apply([thing], f"namespace {self.deployment.target.namespace}")
+        only = {"resourceVersion": version} if version else {}
+        name = thing["metadata"]["name"]
+        return {**thing, "metadata": {"name": name, "labels": {**given, **labels}, "annotations": notes, **only}}
+
+    def _apply(self, made: bool, version: str = "") -> None:
+        self.kubectl.apply([self._wanted(made, version)], f"namespace {self.deployment.target.namespace}")
 
     def remove(self) -> tuple[str, ...]:
         """Delete it, or only our marks where others made it or have something in it. Gives what stays, to tell."""
@@ -115,19 +155,23 @@ class Namespace(KubernetesComponent):
                     f"{self.deployment.where} stays: {', '.join(others[:SHOWN])}{several} in it is not Trackbed's "
                     f"(`kubectl delete namespace {name} --context {self.deployment.target.context}` deletes all of it)",
                 )
-        target.forget(self.settings)
+        self._forget()
         return told
 
     def leave(self, claim: str) -> tuple[str, ...]:
         """Its data are elsewhere now, but for a claim with the user's files. Gives what stays, to tell."""
         self._unmark(objects.ACTIVE)
-        target.forget(self.settings)
+        self._forget()
         where = self.deployment.target
         return (
             f"the files of the notebook's workspace stay where they are, in volume claim {claim} in "
             f"{self.deployment.where} (`kubectl delete persistentvolumeclaim {claim} --namespace {where.namespace} "
             f"--context {where.context}` deletes them)",
         )
+
+    def _forget(self) -> None:
+        target.forget(self.settings)
+        self._is_ours = False
 
     def _unmark(self, *keys: str) -> None:
         name = self.deployment.target.namespace

@@ -5,7 +5,6 @@ from __future__ import annotations
 from helpers import waiting
 from helpers.engines.kubernetes import objects
 from helpers.engines.kubernetes.deployment import KubernetesComponent, KubernetesDeployment
-from helpers.engines.kubernetes.forwards import Forwards
 from helpers.engines.kubernetes.inspection import Inspection, pods_of
 from helpers.engines.kubernetes.kubectl import Object
 from helpers.errors import TrackbedError
@@ -17,12 +16,11 @@ APPLIED = "jobs,services,networkpolicies,poddisruptionbudgets,configmaps"
 
 
 class Stopping(KubernetesComponent):
-    def __init__(self, deployment: KubernetesDeployment, inspection: Inspection, forwards: Forwards) -> None:
+    def __init__(self, deployment: KubernetesDeployment, inspection: Inspection) -> None:
         super().__init__(deployment)
-        self.inspection, self.forwards = inspection, forwards
+        self.inspection = inspection
 
     def stop(self, progress: ProgressReporter, drain: int) -> None:
-        self.forwards.stop()
         for step in ORDER:
             things = self.inspection.things()
             for service in step:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.engines.kubernetes import kubectl, objects
+from helpers.engines.kubernetes.identity import Identity
 from helpers.errors import EngineUnavailable, SettingError, TrackbedError
 from helpers.project.state import make_folder, write_private
 from helpers.settings import Settings
@@ -21,6 +22,7 @@ class Target:
 
     context: str
     namespace: str
+    cluster: Identity | None = None  # of one that is kept: its namespace was made, or taken
 
 
 def folder(settings: Settings) -> Path:
@@ -60,9 +62,9 @@ def choose(settings: Settings) -> Target:
     return Target(context, asked.namespace or objects.namespace(settings.project))
 
 
-def keep(settings: Settings, target: Target) -> None:
-    """Remember it from the first change of the cluster on."""
-    content = {"context": target.context, "namespace": target.namespace}
+def keep(settings: Settings, target: Target, cluster: Identity) -> None:
+    """Remember it, once its namespace is the project's."""
+    content = {"context": target.context, "namespace": target.namespace, "cluster": cluster.as_data()}
     write_private(make_folder(folder(settings), private=True) / FILE, (json.dumps(content) + "\n").encode())
 
 
@@ -74,8 +76,8 @@ def forget(settings: Settings) -> None:
 def _read(path: Path) -> Target | None:
     try:
         data = json.loads(path.read_bytes())
-        return Target(str(data["context"]), str(data["namespace"]))
+        return Target(str(data["context"]), str(data["namespace"]), Identity.of(data.get("cluster") or {}))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise TrackbedError(f"{path} is damaged", f"remove it: rm {path}; then type `invoke up --adopt`") from None
