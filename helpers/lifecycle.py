@@ -125,6 +125,8 @@ def down(project: Project, progress: ProgressReporter, notice: Notice) -> tuple[
     if not project.state.existed:
         return ()
     with changing(project, notice):
+        if project.state.engine:
+            select.make(project, project.state.engine).close_ports()
         engine = select.current(project)
         stopped = engine.stop(progress)
         project.state.clone = ""

@@ -225,6 +225,10 @@ class Engine(Protocol):
         """Refuse to touch what has this project's names and is another's. Raises TrackbedError."""
         return
 
+    def close_ports(self) -> None:
+        """Close what this machine has open to services that are elsewhere; they are not asked, and may be gone."""
+        return
+
     def make_volumes(self) -> bool:
         """What holds data and secrets, for a start ``by_hand``. True when the database's was there."""
         return False

@@ -138,10 +138,11 @@ class Supervisor:
                 return int(ended.group(1))
         return 1
 
-    def is_current(self, program: Program) -> bool:
-        """Whether the last `apply` had the program just so, which then goes on as it is."""
+    def is_current(self, program: Program, variables: bool = True) -> bool:
+        """Whether the last `apply` had the program just so, which then goes on as it is. ``variables``: these too."""
         try:
-            return supervisor_config.has(self.configuration.read_text(), program, self.paths, self.instance)
+            text = self.configuration.read_text()
+            return supervisor_config.has(text, program, self.paths, self.instance, variables)
         except (OSError, UnicodeDecodeError):
             return False
 

@@ -54,19 +54,22 @@ def render(programs: Iterable[Program], paths: Paths, instance: str) -> str:
     return "\n".join([*blocks, *(_block(program, logs, instance) for program in programs)])
 
 
-def has(text: str, program: Program, paths: Paths, instance: str) -> bool:
-    """Whether such a file has the program as `render` would write it now."""
-    expected = _unordered(_block(program, _escaped(str(paths.logs)), instance))
-    return any(_unordered(f"[{section}") == expected for section in text.split("\n["))
+def has(text: str, program: Program, paths: Paths, instance: str, variables: bool = True) -> bool:
+    """Whether such a file has the program as `render` would write it now. ``variables``: these too."""
+    expected = _unordered(_block(program, _escaped(str(paths.logs)), instance), variables)
+    return any(_unordered(f"[{section}", variables) == expected for section in text.split("\n["))
 
 
-def _unordered(block: str) -> list[str]:
+def _unordered(block: str, variables: bool) -> list[str]:
     """Its lines, with the variables in any order: supervisord compares them as a table."""
-    head = "environment="
-    lines = block.splitlines()
-    return sorted(
-        word for line in lines for word in (line.removeprefix(head).split(",") if line.startswith(head) else [line])
-    )
+    result: list[str] = []
+    for line in block.splitlines():
+        given = line.removeprefix("environment=")
+        if given == line:
+            result.append(line)
+        elif variables:
+            result += given.split(",")
+    return sorted(result)
 
 
 def _block(program: Program, logs: str, instance: str) -> str:

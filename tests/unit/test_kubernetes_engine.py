@@ -500,11 +500,12 @@ def test_memory_is_asked_of_the_metrics_server_else_of_the_nodes(kubectl: FakeKu
 
 def test_a_way_for_each_service_with_ports(engine: KubernetesEngine) -> None:
     programs = {program.name: program for program in engine.forwards.programs()}
-    assert set(programs) == {STORE, MLFLOW, JUPYTER}
-    words = " ".join(programs[STORE].command)
+    assert set(programs) == {"store-s3", "store-console", "mlflow-http", "jupyter-http"}
+    words = " ".join(programs["store-console"].command)
     assert words.endswith(
-        "kubectl --context=lab --namespace=trackbed port-forward --address=127.0.0.1 service/store 9000:9000 9001:9001"
+        "kubectl --context=lab --namespace=trackbed port-forward --address=127.0.0.1 service/store :9001"
     )
+    assert programs["store-console"].listens == ("127.0.0.1", 9001)
     assert engine.forwards.running() == frozenset() and not engine.forwards.are_current()
 
 

@@ -3,12 +3,12 @@ root's; each service's account owns only what it alone writes, in folders that i
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from pathlib import Path
 
 from helpers import clone, safe_files, service_accounts
+from helpers.engines import socket_folder
 from helpers.engines.embedded import accounts
 from helpers.engines.embedded.accounts import Accounts
 from helpers.errors import TrackbedError
@@ -16,7 +16,6 @@ from helpers.project import workspace_folder
 from helpers.service_accounts import DATABASE, NOTEBOOK, ROLES, SERVER
 from helpers.services import ProgressReporter
 
-SOCKET_LIMIT = 107  # bytes of a Unix socket's path
 LONGEST_SOCKET = "/postgres/.s.PGSQL.5432"
 # mode as root, mode as a normal user
 OWN = {
@@ -37,17 +36,7 @@ class Layout:
         self.folder, self.workspace = folder, workspace
         self.accounts = Accounts(project, folder)
         self.as_root = self.accounts.separate
-        self.run_folder = self._run_folder()
-
-    def _run_folder(self) -> Path:
-        """Where the sockets are. Not XDG_RUNTIME_DIR: that goes away when the user logs out."""
-        own = self.folder / "run"
-        if len(os.fsencode(str(own))) <= SOCKET_LIMIT - len(LONGEST_SOCKET):
-            return own
-        short = hashlib.sha256(os.fsencode(str(own))).hexdigest()[:8]
-        if self.as_root:  # never below /tmp, where every account may put something first
-            return Path("/run" if os.path.isdir("/run") else "/var/run", "trackbed", short)
-        return Path(f"/tmp/trackbed-{os.geteuid()}-{short}")
+        self.run_folder = socket_folder.choose(folder / "run", LONGEST_SOCKET, self.as_root)
 
     @property
     def sockets(self) -> Path:

@@ -6,6 +6,7 @@ from helpers.engines.base import Engine
 from helpers.engines.checks import Checks
 from helpers.engines.kubernetes import cluster, gpus, kubectl, objects
 from helpers.engines.kubernetes.deployment import KubernetesDeployment
+from helpers.engines.kubernetes.forwards import Forwards
 from helpers.engines.kubernetes.images import BRING, full
 from helpers.engines.kubernetes.rendering import Rendering
 from helpers.errors import TrackbedError
@@ -28,8 +29,11 @@ RIGHTS = (
 class KubernetesChecks(Checks):
     """Of the cluster of the project's context."""
 
-    def __init__(self, engine: Engine, deployment: KubernetesDeployment, rendering: Rendering) -> None:
+    def __init__(
+        self, engine: Engine, deployment: KubernetesDeployment, rendering: Rendering, forwards: Forwards
+    ) -> None:
         super().__init__(engine)
+        self.forwards = forwards
         self.deployment, self.rendering, self.cluster = deployment, rendering, rendering.cluster
 
     def presence(self, needed: bool, instead: str) -> list[Finding]:
@@ -159,8 +163,10 @@ class KubernetesChecks(Checks):
 
     def limits(self) -> list[Finding]:
         """What the cluster does not keep."""
-        if any(status.name == JUPYTER and status.up and not status.ports for status in self.engine.services()):
-            return [
-                Finding(Level.WARNING, "ways", "this machine has no way to the services", "`invoke up` opens it again")
-            ]
+        if any(status.name == JUPYTER and status.up for status in self.engine.services()):
+            lacking = [name for name in self.forwards.names() if name not in self.forwards.running()]
+            why = next((f" ({said})" for name in lacking if (said := self.forwards.problem(name))), "")
+            if lacking:
+                words = f"this machine has no way to {', '.join(lacking)}{why}"
+                return [Finding(Level.WARNING, "ways", words, "`invoke up` opens it again")]
         return []

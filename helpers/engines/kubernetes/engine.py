@@ -165,6 +165,9 @@ class KubernetesEngine(base.Engine):
     def open(self, service: str, port: str) -> AbstractContextManager[Address]:
         return self.forwards.open(service, port)
 
+    def close_ports(self) -> None:
+        self.forwards.stop()
+
     # running commands
 
     def exec(
@@ -240,7 +243,7 @@ class KubernetesEngine(base.Engine):
 
     @property
     def checks(self) -> KubernetesChecks:
-        return KubernetesChecks(self, self.deployment, self.rendering)
+        return KubernetesChecks(self, self.deployment, self.rendering, self.forwards)
 
 
 _: type[base.Engine] = KubernetesEngine  # the protocol is filled completely: mypy proves it here

@@ -35,10 +35,14 @@ class Inspection(KubernetesComponent):
         reachable = self.forwards.running()
         used = memory.look(self.kubectl, (one for one in things if objects.kind(one) == "Pod")) if detail else {}
         statuses = tuple(self._status(name, things, reachable, used) for name in self.deployment.services)
-        if reachable or not self.forwards.orphans():
-            return statuses
-        # what lost its supervisord holds the ports, which are ours all the same
-        return tuple(replace(one, ports=specs.ports(one.name, self.settings)) for one in statuses)
+        held = self.forwards.held()
+        if (
+            not held and self.forwards.orphans()
+        ):  # what lost its supervisord holds the ports, which are ours all the same
+            held = frozenset(self.deployment.services)
+        return tuple(
+            replace(one, ports=specs.ports(one.name, self.settings) if one.name in held else ()) for one in statuses
+        )
 
     def _status(self, name: str, things: list[Object], reachable: frozenset[str], used: memory.Used) -> ServiceStatus:
         workload = objects.WORKLOADS[name]
@@ -47,11 +51,11 @@ class Inspection(KubernetesComponent):
         if result.state is State.STARTING:
             why, fix = self.stuck(name, own)
             result = replace(result, reason="; ".join(filter(None, (why, fix)))) if why else result
-        ports = specs.ports(name, self.settings) if name in reachable else ()
         if result.up and name not in reachable and specs.ports(name, self.settings):
-            result = replace(result, reason="this machine has no way to it: `invoke up` opens it")
+            why = f" ({said})" if (said := self.forwards.problem(name)) else ""
+            result = replace(result, reason=f"this machine has no way to it{why}: `invoke up` opens it")
         amount = sum(used.get((objects.name(pod), workload.container), 0) for pod in own)
-        return replace(result, ports=ports, memory=amount if result.up else 0)
+        return replace(result, memory=amount if result.up else 0)
 
     def stuck(self, name: str, own: list[Object]) -> tuple[str, str]:
         """Why a service that starts will not come up by waiting alone, and what to do; ("", "") where nothing shows."""
