@@ -103,6 +103,12 @@ def test_no_kubectl(engine: KubernetesEngine, monkeypatch: pytest.MonkeyPatch, t
         ),
         (NODES_FORBIDDEN, "alice has no right to list nodes", "kubectl auth can-i list nodes --context lab"),
         (REFUSED, "the cluster of context lab does not answer", "kubectl cluster-info --context lab"),
+        (
+            'error: Operation cannot be fulfilled on namespaces "a": the object has been modified; please apply\nSee '
+            "https://kubernetes.io/docs/reference/using-api/server-side-apply/#conflicts\n",
+            "somebody else changed it at the same time",
+            "type the same command again",
+        ),
         ('error: context "lab" does not exist\n', "no context lab", "kubectl config get-contexts"),
         ("error: You must be logged in to the server (Unauthorized)\n", "does not accept the login", "log in again"),
         (

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from helpers import lifecycle, start
+from helpers.backups import move
 from helpers.data import move_note
+from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.kubernetes.engine import KubernetesEngine
-from helpers.errors import EngineUnavailable
+from helpers.errors import EngineUnavailable, TrackbedError
+from helpers.services import Availability
 from tests.unit.fakes import Silent, project
 
 
@@ -82,3 +86,31 @@ def test_an_engine_that_does_not_answer_keeps_its_copy_and_stops_nothing(
     answers = True
     move_note.recover(created, Silent(), told.append)
     assert not move_note.pending(created) and told[-1] == "they stay"
+
+
+def test_a_move_that_fails_brings_up_the_old_side_also_where_the_new_one_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, the old side stayed down: what the new one said came first."""
+    gone = EngineUnavailable("the cluster of context lab does not answer", "start it")
+
+    def fail(*_: object, **__: object) -> None:
+        raise gone
+
+    up: list[str] = []
+    told: list[str] = []
+    created = project(tmp_path)
+    created.state.engine = "docker"
+    created.state.save()
+    monkeypatch.setattr(lifecycle, "up", lambda *_: None)
+    monkeypatch.setattr(select, "current", lambda _: DockerEngine(created))
+    monkeypatch.setattr(KubernetesEngine, "availability", lambda _: Availability(True, True))
+    monkeypatch.setattr(KubernetesEngine, "data", lambda _: ())
+    monkeypatch.setattr(KubernetesEngine, "stop", fail)
+    monkeypatch.setattr(move, "_carry", fail)
+    monkeypatch.setattr(start, "bring_up", lambda one, *_: up.append(one.state.engine))
+    with pytest.raises(EngineUnavailable):
+        move.move(created, "kubernetes", "", Silent(), told.append)
+    assert up == ["docker"] and move_note.pending(created) and "is still there" in told[0]
+    with pytest.raises(TrackbedError, match="the copy that an earlier move left is still there"):
+        move.move(created, "kubernetes", "", Silent(), told.append)

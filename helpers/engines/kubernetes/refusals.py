@@ -47,6 +47,10 @@ def refusal(said: str, context: str, namespace: str, doing: str) -> TrackbedErro
             f"{found['used']} is used, {found['asked']} more was asked for",
             f"`kubectl describe quota -n {namespace} --context {context}` shows it; ask for less, or for a larger one",
         )
+    if "the object has been modified" in said:
+        return TrackbedError(
+            f"cannot {doing} {where}: somebody else changed it at the same time", "type the same command again"
+        )
     if NO_LOGIN.search(said):
         return EngineUnavailable(
             f"the cluster of context {context} does not accept the login in the kubeconfig: {last}",
