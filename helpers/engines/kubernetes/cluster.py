@@ -89,7 +89,7 @@ class Cluster:
 
     @cached_property
     def identity(self) -> Identity:
-        return identity.look(self.kubectl)
+        return identity.look(self.kubectl, self.deployment.target.cluster)
 
     def require_same(self) -> None:
         """Raise EngineUnavailable where the context leads to another cluster than the one that has the data."""

@@ -163,6 +163,7 @@ class KubernetesEngine(base.Engine):
         return self.inspection.logs(service, tail, follow)
 
     def open(self, service: str, port: str) -> AbstractContextManager[Address]:
+        self.namespace.refuse_others()
         return self.forwards.open(service, port)
 
     def close_ports(self) -> None:
@@ -173,17 +174,17 @@ class KubernetesEngine(base.Engine):
     def exec(
         self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 120
     ) -> ExecResult:
-        self.namespace.require()
+        self.namespace.refuse_others()
         return self.commands.run(service, argv, stdin, timeout)
 
     def one_shot(
         self, service: str, argv: tuple[str, ...], stdin: IO[bytes] | bytes | None = None, timeout: float = 600
     ) -> ExecResult:
-        self.namespace.require()
+        self.namespace.refuse_others()
         return self.commands.run_apart(service, argv, stdin, timeout)
 
     def pipe(self, service: str, argv: tuple[str, ...], fresh: bool = False) -> AbstractContextManager[streaming.Pipe]:
-        self.namespace.require()
+        self.namespace.refuse_others()
         return self.commands.pipe(service, argv, fresh)
 
     def unlisted(self) -> tuple[str, ...]:
@@ -194,7 +195,7 @@ class KubernetesEngine(base.Engine):
             self.stopping.halt(service, progress)
 
     def resume(self, service: str, progress: ProgressReporter) -> None:
-        self.namespace.require()
+        self.namespace.refuse_others()
         replicas = self.settings.mlflow_replicas if service == MLFLOW else 1
         self.stopping.scale(service, replicas)
         progress.service(service, "starting")

@@ -40,11 +40,12 @@ class Identity:
         return asdict(self)
 
 
-def look(kubectl: Kubectl) -> Identity:
-    """Of the cluster that the context leads to now."""
+def look(kubectl: Kubectl, kept: Identity | None) -> Identity:
+    """Of the cluster that the context leads to now, as far as it decides whether that is the ``kept`` one; else all."""
     words = ("get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}", f"--request-timeout={SECONDS:.0f}s")
     asked = kubectl.run(*words, timeout=SECONDS + 5)
-    return Identity(asked.stdout.strip() if asked.code == 0 else "", _server(kubectl))
+    uid = asked.stdout.strip() if asked.code == 0 else ""
+    return Identity(uid, "" if uid and kept and kept.uid else _server(kubectl))
 
 
 def _server(kubectl: Kubectl) -> str:

@@ -45,7 +45,7 @@ class Namespace(KubernetesComponent):
             raise TrackbedError(
                 f"{self.deployment.where} is being deleted", "type the same command again when it is gone"
             )
-        self._refuse_others(found)
+        self._check_owner(found)
 
     def is_there(self) -> bool:
         """Whether it is there, and then it is this project's: asked before anything in it is stopped, deleted or run.
@@ -53,16 +53,15 @@ class Namespace(KubernetesComponent):
         if not self._is_ours:
             self.rendering.cluster.require_same()
             if found := self.look():
-                self._refuse_others(found)
+                self._check_owner(found)
                 self._is_ours = True
         return self._is_ours
 
-    def require(self) -> None:
-        """Raise TrackbedError where it is not there, or not the project's."""
-        if not self.is_there():
-            raise TrackbedError(f"{self.deployment.where} is not there", "`invoke up` starts the services")
+    def refuse_others(self) -> None:
+        """Raise WrongProject where it is there and another's."""
+        self.is_there()
 
-    def _refuse_others(self, found: Object) -> None:
+    def _check_owner(self, found: Object) -> None:
         owner = objects.notes(found).get(objects.INSTANCE)
         instance = self.project.state.instance
         if owner == instance:
@@ -106,7 +105,7 @@ class Namespace(KubernetesComponent):
             made = self.kubectl.create(self._wanted(made=True), "the namespace")
             found = None if made else self.look()
         if found:
-            self._refuse_others(found)
+            self._check_owner(found)
             if objects.notes(found).get(objects.ACTIVE) != self._pointer():
                 self._apply(made=objects.MADE in objects.notes(found))
         self._is_ours = True
