@@ -7,7 +7,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +29,7 @@ from helpers.suggestions import shown
 LOOP = Path(__file__).with_name("forward_loop.py")
 ATTENDED = Path(__file__).with_name("attended.py")
 END_SECONDS = 10.0
+TARGET = "FORWARD_TARGET"  # the pod that a forward leads to: another one, and supervisord starts it again
 OPEN_SECONDS = 20.0  # until a way is there
 FAILURES = 3  # one after the other, after which waiting alone does not help; a pod that is replaced takes some
 LONGEST_SOCKET = "/supervisor.sock.12345678"  # while it is made
@@ -90,7 +91,13 @@ class Forwards(KubernetesComponent):
         listed = ((name, port) for name in self.deployment.services for port in specs.ports(name, self.settings))
         return {f"{name}-{port.name}": (name, port) for name, port in listed}
 
-    def programs(self) -> list[Program]:
+    def _targets(self) -> dict[str, str]:
+        """The pod of each service that a way would lead to now. kubectl stays with the one it found, as that ends."""
+        pods = self.kubectl.listed("pods", "--selector=app.kubernetes.io/name=trackbed")
+        found = {one: newest([pod for pod in pods if objects.labels(pod).get(objects.PART) == one]) for one in self.names()}
+        return {service: str(pod["metadata"]["uid"]) for service, pod in found.items() if pod}
+
+    def programs(self, targets: Mapping[str, str] | None = None) -> list[Program]:
         """One for each port, whose socket supervisord holds."""
         environment = {
             name: value
@@ -104,7 +111,8 @@ class Forwards(KubernetesComponent):
             )
             command = (sys.executable, "-I", str(LOOP), str(self._report(name)), *kubectl)
             listens = (port.address, port.published)
-            result.append(Program(name, command, environment, "/", "TERM", 10, 0, listens=listens))
+            marked = {**environment, TARGET: (targets or {}).get(service, "")}
+            result.append(Program(name, command, marked, "/", "TERM", 10, 0, listens=listens))
         return result
 
     def start(self, progress: ProgressReporter) -> None:
@@ -117,7 +125,7 @@ class Forwards(KubernetesComponent):
         late = [name for name in known if running and not self._way(name).ready]
         for name in () if running else known:
             self._report(name).unlink(missing_ok=True)  # an earlier run's
-        self.supervisor.apply(self.programs(), Path(sys.executable).with_name("supervisord"))
+        self.supervisor.apply(self.programs(self._targets()), Path(sys.executable).with_name("supervisord"))
         for name in late:  # not to sit out the pause before its next try
             self.supervisor.stop(name)
             self._report(name).unlink(missing_ok=True)
