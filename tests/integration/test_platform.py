@@ -71,9 +71,8 @@ def test_up_ends_with_a_table(deployment: Clone) -> None:
     box = deployment.first_up.stderr[deployment.first_up.stderr.index(f"{deployment.project} is ready") :]
     link = re.search(r"http://\S+/lab\?token=\S+", box)
     assert link and inspection.ask(link[0])[0] == 200, box
-    assert (
-        f"http://127.0.0.1:{deployment.ports['mlflow']}/" in box and str(deployment.project_folder / "workspace") in box
-    )
+    files = "/home/jovyan/work" if deployment.engine == "kubernetes" else str(deployment.project_folder / "workspace")
+    assert f"http://127.0.0.1:{deployment.ports['mlflow']}/" in box and files in box
     line = re.search(r"cd .* check", box)
     assert line and "passed" in inspection.output("sh", "-c", line[0], cwd="/", env=deployment.environment)
     assert "Traceback" not in deployment.first_up.stderr
@@ -126,7 +125,10 @@ def test_another_shell_restarts_nothing_and_no_work_ends_without_a_word(deployme
 
 def test_status_in_every_format(deployment: Clone) -> None:
     table = deployment.value("status")
-    assert all(service in table for service in SERVICES[deployment.engine]) and "MiB" in table
+    assert all(service in table for service in SERVICES[deployment.engine])
+    assert (
+        "MiB" in table or deployment.engine == "kubernetes"
+    )  # there a metrics-server knows, and few clusters have one
     reported = json.loads(deployment.value("status", "--format=json"))
     assert reported["project"] == deployment.project and reported["engine"] == deployment.engine
     assert [service["service"] for service in reported["services"]] == SERVICES[deployment.engine]
@@ -207,7 +209,7 @@ def test_notebook_trains_and_its_run_is_there(deployment: Clone, trained: Execut
 def test_artifacts_come_back_as_they_were(deployment: Clone) -> None:
     result = Lab(deployment.value("jupyter-url")).run_cells([DOWNLOADS]).result
     assert result["equal"] == dict.fromkeys(("table.csv.gz", "all.tar.gz", "model.bin", "empty", "large.bin"), True)
-    assert result["straight"] == (["large.bin"] if deployment.engine == "docker" else [])
+    assert result["straight"] == ([] if deployment.engine == "embedded" else ["large.bin"])
     assert result["by"] == "trackbed_notebook.artifacts", "this MLflow is not built as the plugin expects"
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from tests.conftest import ROOT, Clone
@@ -112,13 +111,15 @@ def gpus(node: str, resource: str, count: int) -> Iterator[None]:
         script("gpus.sh", node, resource, before)
 
 
-def bring_images(clone: Clone, services: Sequence[str] = ()) -> list[str]:
-    """Build the images of a project and give them to both nodes, as a registry would; gives what was missing there."""
-    done = clone.invoke("build", timeout=900)
+def bring_images(clone: Clone) -> list[str]:
+    """Build a project's images and give them to both nodes; gives the names that were missing there."""
+    on_cluster = {"TRACKBED_ENGINE": "kubernetes"}
+    done = clone.invoke("build", timeout=900, around=on_cluster)
     assert done.returncode == 0, done.stderr
-    plan = clone.value("up", "--dry-run")
-    names = {line.split("image:")[1].strip().strip("'\"") for line in plan.splitlines() if " image: " in line}
-    return images.import_images(sorted(names))
+    done = clone.invoke("up", "--dry-run", around=on_cluster)
+    assert done.returncode == 0, done.stderr
+    named = (line.partition(" image: ")[2].strip("'\"") for line in done.stdout.splitlines())
+    return images.import_images(sorted(set(filter(None, named))))
 
 
 def start() -> bool:
@@ -132,8 +133,3 @@ def start() -> bool:
 
 def stop() -> None:
     script("down.sh")
-
-
-def volumes_left() -> list[Path]:
-    """Folders of volumes whose claims are gone."""
-    return sorted(Path("/tmp/hostpath_pv").glob("*"))

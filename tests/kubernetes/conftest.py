@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.conftest import require_docker
+from tests.conftest import Clone, clones, require_docker
 from tests.kubernetes import cluster
 
 
@@ -32,3 +32,29 @@ def real_cluster() -> Iterator[None]:
 def engine() -> str:
     """The same tests as on the other engines, on this one."""
     return "kubernetes"
+
+
+def _making(make: Callable[..., Clone]) -> Callable[..., Clone]:
+    """Clones whose images the nodes have, as a registry would give them."""
+
+    def created(engine: str, gpu: str = "none", **options: str) -> Clone:
+        clone = make(engine, **options)
+        clone.environment |= {"TRACKBED_GPU": gpu}
+        cluster.bring_images(clone)
+        return clone
+
+    return created
+
+
+@pytest.fixture(scope="module")
+def clone_factory() -> Iterator[Callable[..., Clone]]:
+    """As the other engines' tests have it."""
+    with clones() as make:
+        yield _making(make)
+
+
+@pytest.fixture(scope="session")
+def lasting_clones() -> Iterator[Callable[..., Clone]]:
+    """As the other engines' tests have it."""
+    with clones() as make:
+        yield _making(make)
