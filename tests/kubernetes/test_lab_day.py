@@ -1,4 +1,4 @@
-"""A lab day: build, up with a GPU word, check, a notebook's run, backup and restore, down."""
+"""A lab day: build, up with a GPU word, check, a notebook's run, backup, move from Docker and back, down."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.conftest import Clone
-from tests.integration.test_backup import everything, experiment, log_run
+from tests.integration.test_backup import everything, experiment, log_run, there_and_back
 from tests.integration.test_platform import NOTEBOOK
 from tests.integration.workload import Lab
 from tests.kubernetes import cluster
@@ -35,3 +35,9 @@ def test_a_lab_day(clone_factory: Callable[..., Clone], tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert cluster.objects("persistentvolumeclaims", clone.project) == []
     assert f"namespace/{clone.project}" not in cluster.kubectl("get", "namespaces", "--output=name").split()
+
+
+def test_move_from_docker_and_back(clone_factory: Callable[..., Clone]) -> None:
+    clone = clone_factory("docker")
+    clone.up()
+    there_and_back(clone, "kubernetes")
