@@ -150,7 +150,13 @@ def browser(session: nox.Session) -> None:
 @nox.session(allow_parallel=True, tags=FULL)
 def kubernetes(session: nox.Session) -> None:
     """The tasks on a real cluster of two nodes, which it starts: needs root, Linux and Docker, else skipped loudly."""
-    suite(session, "kubernetes", codes=chosen(session))
+    suite(session, "kubernetes", "--ignore=tests/kubernetes/test_faults.py", codes=chosen(session))
+
+
+@nox.session(default=False, tags=NIGHTLY)
+def kubernetes_faults(session: nox.Session) -> None:
+    """Pods, a node and the API server of that cluster fail while clients write: needs root, Linux, Docker and uv."""
+    suite(session, "kubernetes/test_faults.py")
 
 
 @nox.session(tags=FULL)

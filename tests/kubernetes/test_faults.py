@@ -1,0 +1,98 @@
+"""Nothing acknowledged is lost when pods, a node, or the API server fail while clients write.
+
+The writers reach MLflow's Service as a pod does, so what they see does not depend on a port-forward.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.conftest import Clone
+from tests.faults.conftest import Harnesses, client_python, harnesses, rng, tallies
+from tests.faults.harness import Fault, Harness, Tally, lost
+from tests.faults.proxy import Proxy
+from tests.kubernetes import cluster
+
+__all__ = ["client_python", "harnesses", "rng", "tallies"]
+pytestmark = pytest.mark.timeout(600)
+API_SERVER_DOWN = 60.0  # seconds
+
+
+@pytest.fixture(scope="module")
+def replicated(lasting_clones: Callable[..., Clone]) -> Iterator[Clone]:
+    """A project with two MLflow replicas, whose ``mlflow`` port is that of the Service itself."""
+    clone = lasting_clones("kubernetes")
+    clone.environment["TRACKBED_MLFLOW_REPLICAS"] = "2"
+    clone.up()
+    relay = Proxy("127.0.0.1", cluster.service_address(clone.project, "mlflow"), random.Random(1))
+    yield dataclasses.replace(clone, ports={**clone.ports, "mlflow": relay.port})
+    relay.close()
+
+
+@pytest.fixture
+def harness(replicated: Clone, harnesses: Harnesses, rng: random.Random) -> Harness:
+    result = harnesses(replicated)
+    result.rng = rng
+    return result
+
+
+def delete(service: str, *words: str) -> Fault:
+    """`kubectl delete pod` of one of a service's pods."""
+
+    def fault(clone: Clone, rng: random.Random) -> None:
+        chosen = rng.choice(cluster.pods(clone.project, service))
+        cluster.kubectl("delete", "pod", cluster.name(chosen), f"--namespace={clone.project}", "--wait=false", *words)
+
+    return fault
+
+
+def roll(clone: Clone, rng: random.Random) -> None:
+    """All replicas of the server replaced, one after the other."""
+    words = ("deployment/mlflow", f"--namespace={clone.project}")
+    cluster.kubectl("rollout", "restart", *words)
+    cluster.kubectl("rollout", "status", *words, "--timeout=180s", timeout=200)
+
+
+def without_api_server(clone: Clone, rng: random.Random) -> None:
+    with cluster.stopped("kube-apiserver"):
+        time.sleep(API_SERVER_DOWN)
+
+
+def unplug(clone: Clone, rng: random.Random) -> None:
+    """The node of one replica is cut off until the replica is replaced on the other node."""
+    away = next(pod for pod in cluster.pods(clone.project, "mlflow") if pod["spec"]["nodeName"] == "node2")
+
+    def replaced() -> bool:
+        found = cluster.pods(clone.project, "mlflow")
+        return len([pod for pod in found if cluster.ready(pod) and pod["spec"]["nodeName"] == "node1"]) == 2
+
+    with cluster.cut_off("node2"):
+        cluster.until(f"a replica in place of {cluster.name(away)}", replaced, 240)
+
+
+FAULTS: dict[str, Fault] = {
+    "mlflow's pod killed": delete("mlflow", "--grace-period=0", "--force"),
+    "mlflow's pod deleted": delete("mlflow"),
+    "postgres' pod killed": delete("postgres", "--grace-period=0", "--force"),
+    "postgres' pod deleted": delete("postgres"),
+    "store's pod killed": delete("store", "--grace-period=0", "--force"),
+    "rolling restart": roll,
+    "API server down for a minute": without_api_server,
+    "node cut off": unplug,
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_nothing_acknowledged_is_lost(harness: Harness, name: str, tallies: dict[str, Tally]) -> None:
+    tally = tallies.setdefault(f"kubernetes, {name}", Tally())
+    harness.round(FAULTS[name], tally)
+    harness.verify(tally)
+
+
+def test_everything_of_the_session_is_still_there(harness: Harness) -> None:
+    assert lost(harness.url, harness.kept) == []
