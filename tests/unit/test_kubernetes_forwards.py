@@ -131,6 +131,22 @@ def test_a_port_of_another_program_is_named(engine: KubernetesEngine) -> None:
         start(engine.forwards)
 
 
+def test_a_start_leads_to_the_pods_that_are_there_now(
+    engine: KubernetesEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kubectl stays with a pod that ends, and the next request would be cut."""
+    forwards, targets = engine.forwards, {JUPYTER: "first", MLFLOW: "same"}
+    monkeypatch.setattr(forwards, "_targets", lambda: targets)
+    ports = engine.settings.jupyter_port, engine.settings.mlflow_port
+    start(forwards)
+    before = [ask(port) for port in ports]
+    targets[JUPYTER] = "second"
+    assert forwards.are_current()  # what goes on by itself is no change
+    start(forwards)
+    after = [ask(port) for port in ports]
+    assert before[0] != after[0] and before[1] == after[1]
+
+
 def test_another_shell_is_no_reason_to_begin_anew(
     engine: KubernetesEngine, kubectl: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,7 +94,9 @@ class Forwards(KubernetesComponent):
     def _targets(self) -> dict[str, str]:
         """The pod of each service that a way would lead to now. kubectl stays with the one it found, as that ends."""
         pods = self.kubectl.listed("pods", "--selector=app.kubernetes.io/name=trackbed")
-        found = {one: newest([pod for pod in pods if objects.labels(pod).get(objects.PART) == one]) for one in self.names()}
+        found = {
+            one: newest([pod for pod in pods if objects.labels(pod).get(objects.PART) == one]) for one in self.names()
+        }
         return {service: str(pod["metadata"]["uid"]) for service, pod in found.items() if pod}
 
     def programs(self, targets: Mapping[str, str] | None = None) -> list[Program]:
@@ -120,15 +122,20 @@ class Forwards(KubernetesComponent):
         progress.step("opening the services' ports on this machine")
         self._make_folders()
         known, running = list(self._ports()), self.supervisor.running()
+        programs = self.programs(self._targets())
         if not running:
             self._end_orphans()
-        late = [name for name in known if running and not self._way(name).ready]
-        for name in () if running else known:
-            self._report(name).unlink(missing_ok=True)  # an earlier run's
-        self.supervisor.apply(self.programs(self._targets()), Path(sys.executable).with_name("supervisord"))
-        for name in late:  # not to sit out the pause before its next try
+        anew = [
+            one.name
+            for one in programs
+            if running and not (self._way(one.name).ready and self.supervisor.is_current(one))
+        ]
+        for name in anew:  # here, so that no report of theirs comes later; and not to sit out a pause before a next try
             self.supervisor.stop(name)
+        for name in anew if running else known:
             self._report(name).unlink(missing_ok=True)
+        self.supervisor.apply(programs, Path(sys.executable).with_name("supervisord"))
+        for name in anew:
             self.supervisor.start(name)
         self._await(known)
 
