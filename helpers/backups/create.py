@@ -298,11 +298,11 @@ def health(store: BlobStore, added: Added) -> Health:
     lines = [f"an earlier backup is damaged: {remark}" for remark in added.remarks]
     if added.reread.count:
         lines.append(
-            f"read again of earlier backups: {added.reread.count} pieces ({added.reread.size / 2**20:.1f} MiB)"
-            f", {len(added.reread.wrong) or 'none'} damaged"
+            f"read again of earlier backups: {counted(added.reread.count, 'piece')} "
+            f"({added.reread.size / 2**20:.1f} MiB), {len(added.reread.wrong) or 'none'} damaged"
         )
     if added.rewritten:
-        lines.append(f"{added.rewritten} damaged or missing pieces were stored again")
+        lines.append(f"stored again: {counted(added.rewritten, 'damaged or missing piece')}")
     for name, files in added.concerned.items():
         lines += [
             f"{name} is damaged, and the running project does not have this any more:",

@@ -27,6 +27,7 @@ from helpers.backups.repository import (
 )
 from helpers.backups.storage import BlobStore, Missing, Unreadable, scratch
 from helpers.errors import TrackbedError
+from helpers.plurals import counted
 
 NAMED = 20  # artifacts of a backup that a report names; all of them are in the list that --skip-damaged writes
 _KNOWN = re.compile(
@@ -228,7 +229,7 @@ def report(store: BlobStore, result: DamageReport) -> list[str]:
             lines.append(f"{name}: cannot be restored: {result.unrestorable[name]}")
         elif count:
             lines.append(
-                f"{name}: {count} files are damaged; `invoke restore {Snapshot(store, name)} --skip-damaged` "
+                f"{name}: {counted(count, 'file')} damaged; `invoke restore {Snapshot(store, name)} --skip-damaged` "
                 "restores the rest:"
             )
         lines += [f"    {line}" for line in first]
@@ -238,7 +239,7 @@ def report(store: BlobStore, result: DamageReport) -> list[str]:
     lines += [f"{path}: an unknown file; Trackbed did not write it and does not read it" for path in result.unknown]
     if result.unused[0]:
         lines.append(
-            f"{result.unused[0]} pieces ({result.unused[1] / 2**20:.1f} MiB) belong to no backup: one that was "
+            f"{counted(result.unused[0], 'piece')} of no backup ({result.unused[1] / 2**20:.1f} MiB): one that was "
             "interrupted or removed left them, the next one takes what it can use"
         )
     return lines

@@ -72,7 +72,7 @@ def test_harm_is_named_by_run_and_artifact(tmp_path: Path, snapshot: Snapshot, h
     result = examine(snapshot)
     assert not result.ok and not result.unrestorable and result.restorable == [later.name]
     text = lines(snapshot)
-    assert f"{snapshot.name}: 1 files are damaged; `invoke restore {snapshot} --skip-damaged`" in text
+    assert f"{snapshot.name}: 1 file damaged; `invoke restore {snapshot} --skip-damaged`" in text
     assert f"experiment 1, run {RUN}: 'model/a.bin'" in text and later.name not in text
     assert f"pieces/{sha(b'a' * 500)[:2]}/{sha(b'a' * 500)} is " in text
 
@@ -141,7 +141,7 @@ def test_other_files_are_named_and_no_damage(snapshot: Snapshot) -> None:
     assert examine(snapshot).ok
     text = lines(snapshot)
     assert "pieces/ab/mine.txt: an unknown file" in text and "notes: an unknown file" in text
-    assert "1 pieces (0.0 MiB) belong to no backup" in text
+    assert "1 piece of no backup (0.0 MiB)" in text
 
 
 # at each backup
