@@ -61,8 +61,8 @@ def environment(deployment: Deployment, own_server: str, startup: str) -> dict[s
 
 
 def options(settings: Settings) -> tuple[str, ...]:
-    """Options of JupyterLab on every engine: its terminals, no question about news of the Jupyter project, and the
-    culler, which also ends kernels of open tabs."""
+    """Options of JupyterLab on every engine: its terminals, no news or updates fetched, and the culler, which also ends
+    kernels of open tabs."""
     terminal = json.dumps({"shell_command": ["/bin/sh", "-c", TERMINAL]})
     options = (
         f"--ServerApp.terminado_settings={terminal}",

@@ -75,7 +75,7 @@ def test_no_gpu(tmp_path: Path) -> None:
     assert "FOOD11_DATA_DIR" not in spec.environment
 
 
-def test_jupyterlab_asks_nobody_about_news_and_offers_no_update(tmp_path: Path) -> None:
+def test_jupyterlab_fetches_no_news_and_offers_no_update(tmp_path: Path) -> None:
     spec = spec_of(settings(tmp_path), Accelerator())
     assert {"--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"} <= set(
         spec.command
