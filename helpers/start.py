@@ -44,7 +44,8 @@ def check(project: Project, engine: Engine, adopt: bool = False) -> None:
     relevance.check(engine)
     if adopt and not engine.adopts:
         raise SettingError(
-            f"--adopt has no effect on the {engine.name} engine: it takes over Docker's volumes.",
+            f"--adopt has no effect on the {engine.name} engine: it takes over Docker's volumes, or a namespace of "
+            "Kubernetes.",
             "leave it out; `invoke up --state-dir=FOLDER` names the folder that holds the data",
         )
     if engine.deployment.notebook_only:

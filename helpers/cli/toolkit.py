@@ -5,7 +5,7 @@ from __future__ import annotations
 from helpers import console, registry, requirements_lock
 from helpers.cli import options
 from helpers.engines.docker import building
-from helpers.engines.kubernetes import loading
+from helpers.engines.kubernetes import loading, pushed
 from helpers.errors import SettingError
 from helpers.settings.flags import Flags
 from helpers.version import versions
@@ -26,6 +26,8 @@ def build(given: Flags, image: str, push: bool, registry: str, load: bool) -> No
     with console.Progress() as progress:
         images = (image,) if image else ("mlflow", "jupyter")
         built = building.build(project, images, progress, progress.notice, registry)
+        if push:
+            pushed.keep(project.settings, (one.pushed for one in built))
         if load:
             loading.load(project.settings, tuple(one.name for one in built), progress)
     for one in built:

@@ -152,7 +152,7 @@ class KubernetesChecks(Checks):
             for who, number in per_node.items():
                 holders[who] = holders.get(who, 0) + number
         said = "".join(f", {number} held by {who}" for who, number in sorted(holders.items()))
-        mine = holders.get(f"project {self.deployment.settings.project}", 0)
+        mine = holders.get(f"project {objects.label(self.deployment.settings.project)}", 0)
         free = total - sum(holders.values()) + mine
         text = f"{chosen} of {total} in the cluster{said}"
         if free < chosen.count:

@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from helpers.engines.kubernetes import objects
 from helpers.engines.kubernetes.cluster import Cluster, Node
+from helpers.engines.kubernetes.objects import Object
 from helpers.errors import TrackbedError
 from helpers.gpu import accelerator, detect, node_types, wheels
 from helpers.gpu.accelerator import Accelerator
 from helpers.gpu.node_types import NodeType
+from helpers.services import JUPYTER
 from helpers.settings import Settings
 
 RESOURCES = {node_types.AMD: "amd.com/gpu", node_types.NVIDIA: "nvidia.com/gpu"}
@@ -20,6 +23,8 @@ MODELS = {
     node_types.AMD: ("amd.com/gpu.product-name", "amd.com/gpu.family"),
     node_types.NVIDIA: ("nvidia.com/gpu.product",),
 }
+# that own an AMD GPU's devices on the nodes: numbers differ by distribution; as in docker/kubernetes/components/gpu-amd
+DEVICE_GROUPS = (44, 105, 109, 110, 992, 993)
 PLUGINS = {
     node_types.AMD: "https://github.com/ROCm/k8s-device-plugin",
     node_types.NVIDIA: "https://github.com/NVIDIA/k8s-device-plugin",
@@ -49,6 +54,8 @@ class Gpus:
             return {}
         # nodes with GPUs are often kept for those who ask for one
         result: dict[str, Any] = {"tolerations": [{"key": self.resource, "operator": "Exists", "effect": "NoSchedule"}]}
+        if self.accelerator.kind == node_types.AMD:
+            result["securityContext"] = {"supplementalGroups": list(DEVICE_GROUPS)}
         if self.label:
             match = {"matchExpressions": [{"key": self.label, "operator": "In", "values": list(self.models)}]}
             needed = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [match]}}
@@ -61,17 +68,27 @@ class Gpus:
         return f"{self.count} x {self.resource}" + (f" ({', '.join(self.models)})" if self.models else "")
 
 
-def choose(settings: Settings, cluster: Cluster) -> Gpus:
-    """What the setting means in this cluster. Raises TrackbedError for a type that is not supported."""
+def given(stateful_set: Object | None) -> str:
+    """The kind of GPU that a notebook which is there was given; "" for none."""
+    pod = stateful_set["spec"]["template"]["spec"] if stateful_set else {}
+    limits = ((objects.container(pod, JUPYTER) or {}).get("resources") or {}).get("limits") or {}
+    return next((kind for kind, resource in RESOURCES.items() if resource in limits), "")
+
+
+def choose(settings: Settings, cluster: Cluster, kept: str = "") -> Gpus:
+    """What the setting means in this cluster. Raises TrackbedError for a type that is not supported.
+
+    ``kept``: the kind that the notebook has, which "auto" leaves it, though its nodes may be away for a moment.
+    """
     gpu = settings.gpu
     if gpu.kind == node_types.NONE:
         return Gpus()
     kind = gpu.kind
     if kind == node_types.AUTO:
         present = [vendor for vendor, resource in RESOURCES.items() if cluster.total(resource)]
-        if not present:
+        if not present and not kept:
             return Gpus(Accelerator(reason="auto: no node has a GPU"))
-        kind = max(present, key=lambda vendor: cluster.total(RESOURCES[vendor]))
+        kind = kept or max(present, key=lambda vendor: cluster.total(RESOURCES[vendor]))
     reason = "auto: the cluster has some" if gpu.kind == node_types.AUTO else accelerator.named(gpu).reason
     torch = wheels.word(settings.torch, settings.torch_index)
     build = wheels.CPU if torch == wheels.CPU else wheels.named(accelerator.VARIANT[kind], gpu.old)

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from helpers import references
 from helpers.engines import notebook_image
+from helpers.engines.kubernetes import pushed
 from helpers.engines.kubernetes.cluster import Cluster
 from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.gpu.accelerator import Accelerator
@@ -40,7 +41,9 @@ class Images:
 
     def _own(self, name: str) -> str:
         registry = self.deployment.settings.image_registry
-        return f"{registry}/{name.removeprefix(OWN)}" if registry and name.startswith(OWN) else name
+        if not registry or not name.startswith(OWN):
+            return name
+        return pushed.reference(self.deployment.settings, f"{registry}/{name.removeprefix(OWN)}")
 
     def _others(self, key: str) -> str:
         settings = self.deployment.settings

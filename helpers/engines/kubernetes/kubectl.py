@@ -36,7 +36,7 @@ def kustomize(folder: str) -> str:
     if done.code:
         raise TrackbedError(
             f"kubectl cannot read the kustomization in {folder}: {commands.last_line(done.stderr)}",
-            "git status shows whether docker/kubernetes was changed; kubectl 1.27 or newer is needed",
+            "git status shows whether docker/kubernetes was changed; kubectl 1.31 or newer is needed",
         )
     return done.stdout
 

@@ -14,11 +14,13 @@ from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.engines.kubernetes.gpus import Gpus
 from helpers.engines.kubernetes.images import Images
 from helpers.engines.notebook_spec import DATA
+from helpers.errors import SettingError
 from helpers.project import mlflow_jobs
 from helpers.services import BUCKET, JUPYTER, MLFLOW, POSTGRES, SCHEMA, STORE, ServiceSpec
 
 Data = dict[str, Any]
 BASE = "base"  # in docker/kubernetes
+MOST_REQUESTED = 2**30  # bytes of memory: no service of the base requests more
 SURGE = 1  # pods of MLflow more than its replicas, during an update: their pools are open as well
 # the image of each service, by the short name that the base has for it
 SHORT = {MLFLOW: "trackbed/mlflow", JUPYTER: "trackbed/jupyter-mlflow", POSTGRES: "postgres", "versitygw": "versitygw"}
@@ -29,7 +31,10 @@ def kustomization(
 ) -> Data:
     """``notebook``: JupyterLab as a container; ``data_claim``: the claim with the data set, "" for none."""
     namespace = deployment.target.namespace
-    pairs = {objects.PROJECT: deployment.settings.project, objects.INSTANCE: deployment.project.state.instance}
+    pairs = {
+        objects.PROJECT: objects.label(deployment.settings.project),
+        objects.INSTANCE: deployment.project.state.instance,
+    }
     patches = [_notebook_patch(deployment, notebook, gpus, data_claim)]
     maps: dict[str, Mapping[str, str]] = {JUPYTER: notebook.environment}
     if not deployment.notebook_only:
@@ -142,12 +147,24 @@ def _claim(deployment: KubernetesDeployment, name: str, size: str) -> Data:
     }
 
 
+def _memory(limit: str) -> Data:
+    """The limit, and a request that is not above it."""
+    size = objects.quantity(limit)
+    low = objects.number(size) < MOST_REQUESTED
+    return {"limits": {"memory": size}, **({"requests": {"memory": size}} if low else {})}
+
+
 def _limited(name: str, memory: str) -> Data:
-    return {"name": name, "resources": {"limits": {"memory": objects.quantity(memory)}}}
+    return {"name": name, "resources": _memory(memory)}
 
 
 def _server_patches(deployment: KubernetesDeployment) -> list[Data]:
     settings = deployment.settings
+    if settings.mlflow_replicas > 1 and mlflow_jobs.enabled(deployment):
+        raise SettingError(
+            f"MLFLOW_REPLICAS={settings.mlflow_replicas} and MLFLOW_JOBS=on: each server would run every job.",
+            "MLFLOW_REPLICAS=1, or MLFLOW_JOBS=off",
+        )
     memory = settings.memory_limit
     patches = [
         _patch(
@@ -163,6 +180,10 @@ def _server_patches(deployment: KubernetesDeployment) -> list[Data]:
             MLFLOW,
             {
                 "replicas": settings.mlflow_replicas,
+                # a server that starts takes the jobs that run for those of one that ended, and runs them again
+                **(
+                    {"strategy": {"type": "Recreate", "rollingUpdate": None}} if mlflow_jobs.enabled(deployment) else {}
+                ),
                 "template": _template(deployment, {"containers": [_limited(MLFLOW, memory)]}),
             },
         ),
@@ -177,11 +198,11 @@ def _server_patches(deployment: KubernetesDeployment) -> list[Data]:
 
 def _notebook_patch(deployment: KubernetesDeployment, notebook: ServiceSpec, gpus: Gpus, data_claim: str) -> Data:
     settings = deployment.settings
-    memory = {"memory": objects.quantity(settings.jupyter_memory)} if settings.jupyter_memory else {}
+    resources = _memory(settings.jupyter_memory) if settings.jupyter_memory else {}
     container: Data = {
         "name": JUPYTER,
         "args": list(notebook.command),
-        "resources": {"limits": {**memory, **gpus.limits}},
+        "resources": {**resources, "limits": {**resources.get("limits", {}), **gpus.limits}},
     }
     pod: Data = {
         "containers": [container],

@@ -43,7 +43,10 @@ WORKLOADS: Mapping[str, Workload] = {
     JUPYTER: Workload("StatefulSet", "jupyter", "jupyter"),
 }
 CONTROLLERS = ("StatefulSet", "Deployment", "Job")
-_BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNITS = {
+    **{f"{letter}i": 2.0 ** (10 * power) for power, letter in enumerate("KMGTPE", 1)},
+    **{"n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18},
+}
 
 
 def kind(thing: Object) -> str:
@@ -78,6 +81,16 @@ def namespace(project: str) -> str:
     return project.replace("_", "-").strip("-")
 
 
+def apart(service: str) -> str:
+    """The component of a pod that runs one command for a service."""
+    return f"run-{service}"
+
+
+def label(project: str) -> str:
+    """The project's name as the value of a label, which ends with none of its dashes."""
+    return project.strip("-_")
+
+
 def quantity(size: str) -> str:
     """A size of the settings (512m, 16g, or bytes) as the API writes it."""
     return size if size.isdigit() else f"{size[:-1]}{size[-1].upper()}i"
@@ -85,7 +98,7 @@ def quantity(size: str) -> str:
 
 def number(text: str) -> float:
     """A quantity of the API (2, 500m, 4Gi, 128974848) as a number: bytes, cores, devices."""
-    for unit, factor in _BINARY.items():
+    for unit, factor in _UNITS.items():
         if text.endswith(unit):
             return float(text[: -len(unit)]) * factor
-    return float(text[:-1]) / 1000 if text.endswith("m") else float(text or 0)
+    return float(text or 0)

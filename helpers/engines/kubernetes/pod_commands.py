@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 from helpers import waiting
@@ -78,11 +78,15 @@ class PodCommands(KubernetesComponent):
             name = objects.name(pod)
             try:
                 self.kubectl.apply([pod], f"pod {name}")
-                if self._begins(name, objects.WORKLOADS[service].container, final=not left):
+                if begun := self._begins(name, objects.WORKLOADS[service].container, final=not left):
                     yield name
-                    return
-            finally:
-                self.kubectl.delete("pod", [name], grace=0)
+            except BaseException:
+                with suppress(TrackbedError):  # what has happened is what has to be told
+                    self.kubectl.delete("pod", [name], grace=0)
+                raise
+            self.kubectl.delete("pod", [name], grace=0)
+            if begun:
+                return
 
     def _node(self, service: str) -> str:
         """Where the service runs now: its volume may attach to no other node."""
@@ -150,7 +154,7 @@ def apart(service: str, things: tuple[Object, ...], name: str, node: str = "") -
     ]
     if node and workload.kind == "StatefulSet":
         spec["nodeName"] = node
-    labels = {**template["metadata"]["labels"], objects.PART: f"run-{service}"}
+    labels = {**template["metadata"]["labels"], objects.PART: objects.apart(service)}
     return {
         "apiVersion": "v1",
         "kind": "Pod",

@@ -16,6 +16,7 @@ from helpers.suggestions import shown
 NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 CANNOT_BEGIN = ("CreateContainerConfigError",)
 TRIES_AGAIN = ("CreateContainerError", "RunContainerError")  # its node may be busy, or have just begun itself
+FINAL = 78  # exit code of ours (EX_CONFIG): the same would come of another try
 SILENT_SECONDS = 30.0  # of a container that began long ago and is not ready: then it will not be by waiting
 
 
@@ -109,8 +110,8 @@ def _job(service: str, thing: Object, pods: list[Object], workload: Workload, id
         return ServiceStatus(
             service, State.EXITED, str(failed.get("message", "")), seen.exit_code, image, identity=identity
         )
-    if seen.state is State.EXITED:
-        return ServiceStatus(service, seen.state, seen.reason, seen.exit_code, image, identity=identity)
+    if seen.state is State.EXITED or seen.exit_code == FINAL:
+        return ServiceStatus(service, State.EXITED, seen.reason, seen.exit_code, image, identity=identity)
     # a Job tries again by itself until it says that it has failed; it is up once it has ended well
     reason = seen.reason
     if seen.state is State.RESTARTING:

@@ -17,7 +17,8 @@ from helpers.engines.kubernetes.deployment import KubernetesComponent, Kubernete
 from helpers.engines.kubernetes.images import Images
 from helpers.engines.kubernetes.kubectl import Object
 from helpers.errors import TrackbedError
-from helpers.services import Mount, ServiceSpec
+from helpers.gpu import node_types
+from helpers.services import JUPYTER, Mount, ServiceSpec
 from helpers.settings import DEFAULT
 
 SOURCE = clone.ROOT / "docker" / "kubernetes"
@@ -32,7 +33,10 @@ class Rendering(KubernetesComponent):
 
     @cached_property
     def gpus(self) -> gpus.Gpus:
-        return gpus.choose(self.settings, self.cluster)
+        asked = self.settings.gpu.kind == node_types.AUTO and not self.project.dry_run
+        workload = objects.WORKLOADS[JUPYTER]
+        kept = gpus.given(self.kubectl.find(workload.kind, workload.name)) if asked else ""
+        return gpus.choose(self.settings, self.cluster, kept)
 
     @cached_property
     def images(self) -> Images:

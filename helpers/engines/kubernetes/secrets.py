@@ -34,7 +34,7 @@ def _secret(deployment: KubernetesDeployment, service: str, content: dict[str, s
             "namespace": deployment.target.namespace,
             "labels": {
                 "app.kubernetes.io/name": "trackbed",
-                objects.PROJECT: deployment.settings.project,
+                objects.PROJECT: objects.label(deployment.settings.project),
                 objects.INSTANCE: deployment.project.state.instance,
                 objects.PART: service,
             },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 
@@ -16,11 +17,13 @@ from helpers.engines.kubernetes.inspection import Inspection, pods_of
 from helpers.engines.kubernetes.kubectl import Object
 from helpers.engines.kubernetes.ownership import Namespace
 from helpers.engines.kubernetes.rendering import Rendering
-from helpers.errors import ServiceFailed, TrackbedError
+from helpers.engines.kubernetes.volumes import Volumes
+from helpers.errors import EngineUnavailable, ServiceFailed, TrackbedError
 from helpers.services import BUCKET, JUPYTER, MLFLOW, POSTGRES, SCHEMA, STORE, STORE_SYNC, ProgressReporter, State
 
 LOOK_SECONDS = 0.5  # between two looks at what starts
 DELETE_SECONDS = 90.0
+SILENCE_SECONDS = 30.0  # of the API server, after which the start is given up
 PLACE_SECONDS, VOLUME_SECONDS = 5.0, 45.0  # in which a pod that has no place may still get one
 FIRST = (POSTGRES, STORE, STORE_SYNC)
 JOBS = (SCHEMA, BUCKET)
@@ -41,6 +44,7 @@ class Startup(KubernetesComponent):
         forwards: Forwards,
     ) -> None:
         super().__init__(deployment)
+        self.volumes = Volumes(deployment)
         self.engine, self.namespace, self.rendering = engine, namespace, rendering
         self.inspection, self.database, self.forwards = inspection, database, forwards
 
@@ -54,6 +58,7 @@ class Startup(KubernetesComponent):
         self.kubectl.apply(secrets.rendered(self.deployment), "the services' secrets")
         self.kubectl.apply(self.rendering.others(), "what the services read")
         self._end_failed(progress)
+        self.volumes.settle(self.rendering.things, progress)
         notebook = self.rendering.select(JUPYTER)
         progress.step("starting the services")
         if self.deployment.notebook_only:
@@ -63,6 +68,8 @@ class Startup(KubernetesComponent):
             # the notebook asks for nothing before somebody logs in; its node may have to fetch its image meanwhile
             self._bring_up([*self.rendering.select(*names), *notebook], names, progress)
             self.database.settle(progress)
+            if os.environ.get("TRACKBED_MIGRATE") == "1":
+                self.engine.halt(MLFLOW, progress)  # nobody writes into tables that are changed
             self._renew_jobs()
             self._await(JOBS, progress)
             self._bring_up(self.rendering.select(MLFLOW), (MLFLOW, JUPYTER), progress)
@@ -95,26 +102,43 @@ class Startup(KubernetesComponent):
         told: dict[str, tuple[State, str]] = {}
         seen: dict[str, int] = {}
         deadline = time.monotonic() + self.settings.ready_timeout
+        answered, late = time.monotonic(), "no answer"
         while True:
-            statuses = [one for one in self.inspection.statuses() if one.name in names]
-            for status in statuses:
-                # ready is what answers through to the database, which is asked once all is up
-                shown = State.STARTING if status.up and status.state is not State.DONE else status.state
-                now = shown, "" if status.up else status.reason[:80]
-                if told.get(status.name) != now:
-                    progress.service(status.name, *now)
-                    told[status.name] = now
-            if all(status.up for status in statuses):
-                return
-            self._stop_at_stuck(names)
-            stop_at_failed(self.engine, names, seen, statuses)
+            try:
+                if not (late := self._late(names, told, seen, progress)):
+                    return
+                answered = time.monotonic()
+            except EngineUnavailable:  # an API server that is replaced, or busy, answers again
+                if time.monotonic() - answered > SILENCE_SECONDS:
+                    raise
             if time.monotonic() > deadline:
-                missing = [f"{s.name} ({s.state}{': ' + s.reason if s.reason else ''})" for s in statuses if not s.up]
                 raise TrackbedError(
-                    f"not up after {self.settings.ready_timeout} s in {self.deployment.where}: {', '.join(missing)}",
+                    f"not up after {self.settings.ready_timeout} s in {self.deployment.where}: {late}",
                     "`invoke logs SERVICE` shows why; READY_TIMEOUT raises the limit",
                 )
             time.sleep(LOOK_SECONDS)
+
+    def _late(
+        self,
+        names: tuple[str, ...],
+        told: dict[str, tuple[State, str]],
+        seen: dict[str, int],
+        progress: ProgressReporter,
+    ) -> str:
+        """One look: which services are not up, in words; what has changed is told. Raises ServiceFailed."""
+        statuses = [one for one in self.inspection.statuses() if one.name in names]
+        for status in statuses:
+            # ready is what answers through to the database, which is asked once all is up
+            shown = State.STARTING if status.up and status.state is not State.DONE else status.state
+            now = shown, "" if status.up else status.reason[:80]
+            if told.get(status.name) != now:
+                progress.service(status.name, *now)
+                told[status.name] = now
+        late = [f"{s.name} ({s.state}{': ' + s.reason if s.reason else ''})" for s in statuses if not s.up]
+        if late:
+            self._stop_at_stuck(names)
+            stop_at_failed(self.engine, names, seen, statuses)
+        return ", ".join(late)
 
     def _stop_at_stuck(self, names: Iterable[str]) -> None:
         """Raise ServiceFailed for a pod that no node takes, or whose image none can get."""

@@ -30,6 +30,9 @@ class Stopping(KubernetesComponent):
                     self.kubectl.delete(workload.kind.lower(), [workload.name])
             for service in step:
                 self._await_end(service, drain, progress)
+        commands = ",".join(map(objects.apart, objects.WORKLOADS))  # of callers that were killed
+        runs = f"{self.deployment.selector},{objects.PART} in ({commands})"
+        self.kubectl.ask("delete the pods of single commands", "delete", "pods", runs, "--wait=false")
         read = ("delete", APPLIED, self.deployment.selector, "--wait=false")
         self.kubectl.ask("delete what the services read", *read)
 

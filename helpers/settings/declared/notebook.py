@@ -86,7 +86,7 @@ class Notebook:
     jupyter_memory: str = setting(
         "",
         optional(kinds.SIZE, ""),
-        "Memory limit of the notebook; empty is all of the machine's but 2 GiB",
+        "Memory limit of the notebook; empty is all of the machine's but 2 GiB, in a cluster 8 GiB",
         only=("containers",),
     )
     jupyter_shm_size: str = setting(

@@ -1,0 +1,223 @@
+"""The kubernetes engine, when settings, images or the cluster change under what runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from helpers.clone import ROOT
+from helpers.engines.kubernetes import gpus, kustomization, objects, pods, pushed
+from helpers.engines.kubernetes.engine import KubernetesEngine
+from helpers.engines.kubernetes.volumes import Volumes
+from helpers.errors import SettingError, TrackbedError
+from helpers.services import JUPYTER, MLFLOW, SCHEMA, State
+from tests.unit.fake_kubectl import FakeKubectl
+from tests.unit.fakes import Silent, project
+
+BASE = ROOT / "docker" / "kubernetes" / "base"
+REFUSED = "The connection to the server 127.0.0.1:6443 was refused - did you specify the right host or port?\n"
+
+
+@pytest.fixture
+def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKubectl:
+    return FakeKubectl(tmp_path / "bin", monkeypatch)
+
+
+def engine(folder: Path, **given: str) -> KubernetesEngine:
+    return KubernetesEngine(project(folder, engine="kubernetes", **given))
+
+
+def commands(kubectl: FakeKubectl, word: str) -> list[str]:
+    return [line for line, _ in kubectl.calls if f" {word} " in line]
+
+
+# volumes
+
+
+def claim(name: str, size: str, of_class: str = "") -> dict[str, Any]:
+    spec: dict[str, Any] = {"resources": {"requests": {"storage": size}}}
+    return {"metadata": {"name": name}, "spec": {**spec, **({"storageClassName": of_class} if of_class else {})}}
+
+
+def stateful_set(size: str, of_class: str = "") -> dict[str, Any]:
+    return {
+        "kind": "StatefulSet",
+        "metadata": {"name": "postgres"},
+        "spec": {"volumeClaimTemplates": [claim("data", size, of_class)]},
+    }
+
+
+def settle(here: KubernetesEngine, planned: dict[str, Any]) -> None:
+    Volumes(here.deployment).settle([planned], Silent())
+
+
+def test_a_volume_grows_and_its_stateful_set_is_made_anew_around_its_pod(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    kubectl.items("get persistentvolumeclaims", [claim("data-postgres-0", "20Gi", "fast")])
+    kubectl.items("get statefulsets", [stateful_set("20Gi")])
+    kubectl.answer(" patch ")
+    here = engine(tmp_path)
+    settle(here, stateful_set("20480Mi"))
+    assert not commands(kubectl, "patch") and not commands(kubectl, "delete")
+    settle(here, stateful_set("40Gi"))
+    (patch,) = commands(kubectl, "patch")
+    assert "persistentvolumeclaim data-postgres-0" in patch and '"storage":"40Gi"' in patch
+    (deleted,) = commands(kubectl, "delete")
+    assert deleted.endswith("delete statefulset postgres --cascade=orphan")
+
+
+def test_what_no_volume_can_do_is_refused_before_anything_changes(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    kubectl.items("get persistentvolumeclaims", [claim("data-postgres-0", "20Gi", "fast")])
+    kubectl.items("get statefulsets", [stateful_set("20Gi")])
+    here = engine(tmp_path, storage_class="slow", database_volume_size="10g")
+    with pytest.raises(SettingError, match=r"STORAGE_CLASS=slow .* is of class fast, which cannot be changed"):
+        settle(here, stateful_set("20Gi", "slow"))
+    with pytest.raises(SettingError, match=r"DATABASE_VOLUME_SIZE .* is 10Gi: .* has 20Gi, and no volume shrinks"):
+        settle(here, stateful_set("10Gi"))
+    kubectl.answer(
+        " patch ",
+        "",
+        "persistentvolumeclaims is forbidden: only dynamically provisioned pvc can be resized and the "
+        "storageclass that provisions the pvc must support resize",
+        1,
+    )
+    with pytest.raises(TrackbedError, match="its storage class does not let volumes grow"):
+        settle(here, stateful_set("40Gi"))
+    assert not commands(kubectl, "delete")
+
+
+# images
+
+
+def test_the_digest_that_was_pushed_is_what_nodes_are_told(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    here = engine(tmp_path, image_registry="registry.example.org/lab")
+    name = here.rendering.images.references()[MLFLOW]
+    assert name.startswith("registry.example.org/lab/mlflow:") and "@" not in name
+    pushed.keep(here.settings, [f"{name}@sha256:1", "registry.example.org/lab/other:1"])
+    assert here.rendering.images.references()[MLFLOW] == f"{name}@sha256:1"
+    pushed.keep(here.settings, [f"{name}@sha256:2"])
+    assert here.rendering.images.references()[MLFLOW] == f"{name}@sha256:2"
+
+
+# MLflow's jobs
+
+
+def test_jobs_and_several_servers_are_refused(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    both = engine(tmp_path, mlflow_jobs="on", mlflow_replicas="2")
+    with pytest.raises(SettingError, match="MLFLOW_REPLICAS=2 and MLFLOW_JOBS=on: each server would run every job"):
+        kustomization._server_patches(both.deployment)
+
+
+@pytest.mark.parametrize(("jobs", "strategy"), [("on", {"type": "Recreate", "rollingUpdate": None}), ("off", None)])
+def test_a_server_with_jobs_ends_before_the_next_begins(
+    tmp_path: Path, kubectl: FakeKubectl, jobs: str, strategy: object
+) -> None:
+    patches = kustomization._server_patches(engine(tmp_path, mlflow_jobs=jobs).deployment)
+    (patch,) = [one for one in patches if one["metadata"]["name"] == MLFLOW]
+    assert patch["spec"].get("strategy") == strategy
+
+
+# memory, GPUs, names
+
+
+def test_no_service_requests_more_memory_than_its_limit(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    documents = [one for path in BASE.glob("*.yaml") for one in yaml.safe_load_all(path.read_text())]
+    templates = [one["spec"]["template"]["spec"] for one in documents if "template" in (one or {}).get("spec", {})]
+    requested = [
+        objects.number(one["resources"]["requests"]["memory"]) for spec in templates for one in spec["containers"]
+    ]
+    assert max(requested) <= kustomization.MOST_REQUESTED
+    patches = kustomization._server_patches(engine(tmp_path, memory_limit="512m").deployment)
+    for patch in patches:
+        for one in patch["spec"]["template"]["spec"].get("containers", ()):
+            assert one["resources"] == {"limits": {"memory": "512Mi"}, "requests": {"memory": "512Mi"}}
+    large = kustomization._limited(MLFLOW, "4g")
+    assert large["resources"] == {"limits": {"memory": "4Gi"}}
+
+
+def test_an_amd_notebook_is_in_the_groups_of_its_devices(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    (component,) = yaml.safe_load_all((BASE.parent / "components" / "gpu-amd" / "jupyter.yaml").read_text())
+    given = engine(tmp_path, gpu="amd").rendering.gpus
+    assert given.placement["securityContext"] == component["spec"]["template"]["spec"]["securityContext"]
+    assert "securityContext" not in engine(tmp_path, gpu="nvidia").rendering.gpus.placement
+
+
+def test_auto_leaves_a_notebook_its_gpu_while_the_node_is_away(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    limits = {"resources": {"limits": {"amd.com/gpu": "1"}}}
+    pod = {"containers": [{"name": JUPYTER, **limits}]}
+    assert gpus.given(None) == ""
+    kubectl.answer("get StatefulSet jupyter", {"spec": {"template": {"spec": pod}}})
+    assert engine(tmp_path).rendering.gpus.limits == {"amd.com/gpu": "1"}
+    assert engine(tmp_path, gpu="none").rendering.gpus.limits == {}
+
+
+def test_quantities_of_every_unit() -> None:
+    given = ("1Pi", "1P", "100n", "5u", "2Ei", "1E", "1e3", "")
+    assert [objects.number(text) for text in given] == pytest.approx([2**50, 1e15, 1e-7, 5e-6, 2**61, 1e18, 1000, 0])
+
+
+def test_a_projects_name_is_a_labels_value(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    assert [objects.label(name) for name in ("lab-", "my_lab", "a_")] == ["lab", "my_lab", "a"]
+
+
+# what starts, and what ends
+
+
+def test_a_job_that_would_fail_again_has_failed() -> None:
+    job = {
+        "kind": "Job",
+        "metadata": {"name": SCHEMA, "uid": "u"},
+        "spec": {"template": {"metadata": {}, "spec": {"containers": [{"name": SCHEMA}]}}},
+        "status": {},
+    }
+    ended = {"exitCode": 78, "reason": "Error"}
+    statuses = [{"name": SCHEMA, "restartCount": 0, "ready": False, "state": {"terminated": ended}}]
+    failed = {"metadata": {"name": "schema-1"}, "status": {"phase": "Running", "containerStatuses": statuses}}
+    result = pods.status(SCHEMA, objects.WORKLOADS[SCHEMA], job, [failed])
+    assert (result.state, result.exit_code) == (State.EXITED, 78)
+    ended["exitCode"] = 1
+    assert pods.status(SCHEMA, objects.WORKLOADS[SCHEMA], job, [failed]).state is State.STARTING
+
+
+def test_one_answer_that_does_not_come_is_not_the_end_of_a_start(
+    tmp_path: Path, kubectl: FakeKubectl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    startup = engine(tmp_path).startup
+    kubectl.answer("get statefulsets.apps", "", REFUSED, 1)
+    looks: list[str] = []
+
+    def late(*_: object) -> str:
+        looks.append("")
+        return "" if len(looks) > 1 else startup.inspection.statuses()[0].name  # the first raises
+
+    monkeypatch.setattr(startup, "_late", late)
+    startup._await((MLFLOW,), Silent())
+    assert len(looks) == 2
+
+
+def test_down_deletes_the_pods_of_commands_that_were_killed(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    here = engine(tmp_path)
+    here.stopping.stop(Silent(), 1)
+    (line,) = [line for line in commands(kubectl, "delete") if " pods " in line]
+    assert f"{here.project.state.instance},app.kubernetes.io/component in (run-postgres,run-store," in line
+
+
+def test_the_failure_of_a_command_is_told_although_its_pod_stays(
+    tmp_path: Path, kubectl: FakeKubectl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = engine(tmp_path)
+    pod = {"containers": [{"name": MLFLOW}]}
+    thing = {
+        "kind": "Deployment",
+        "metadata": {"name": MLFLOW},
+        "spec": {"template": {"metadata": {"labels": {}}, "spec": pod}},
+    }
+    monkeypatch.setitem(here.rendering.__dict__, "things", (thing,))
+    kubectl.answer(" delete ", "", REFUSED, 1)
+    kubectl.answer(" apply ", "", 'pods "a" is forbidden: violates PodSecurity "restricted:latest": no\n', 1)
+    with pytest.raises(TrackbedError, match="its pod security restricted:latest refuses"):
+        here.commands.run_apart(MLFLOW, ("true",), None, 10)
+    assert json.dumps(commands(kubectl, "delete")).count("run-mlflow") == 1
