@@ -166,6 +166,20 @@ def test_a_projects_name_is_a_labels_value(tmp_path: Path, kubectl: FakeKubectl)
 # what starts, and what ends
 
 
+@pytest.mark.parametrize(("asked", "first"), [("1", ["halt mlflow"]), ("", [])])
+def test_a_migration_finds_no_server_that_writes(
+    tmp_path: Path, kubectl: FakeKubectl, monkeypatch: pytest.MonkeyPatch, asked: str, first: list[str]
+) -> None:
+    here, done = engine(tmp_path), list[str]()
+    monkeypatch.setenv("TRACKBED_MIGRATE", asked)
+    monkeypatch.setattr(here, "halt", lambda service, progress: done.append(f"halt {service}"))
+    monkeypatch.setattr(here.startup, "_renew_jobs", lambda: done.append("jobs"))
+    monkeypatch.setattr(here.startup, "_await", lambda names, progress: done.append(f"await {', '.join(names)}"))
+    here.startup._prepare(Silent())
+    assert done == [*first, "jobs", "await schema, bucket"]
+    assert kustomization.environments(here.deployment)["mlflow-server"]["TRACKBED_MIGRATE"] == asked
+
+
 def test_a_job_that_would_fail_again_has_failed() -> None:
     job = {
         "kind": "Job",

@@ -55,10 +55,10 @@ class Startup(KubernetesComponent):
     def _start(self, progress: ProgressReporter) -> None:
         progress.step(f"preparing {self.deployment.where}")
         self.namespace.make()
+        self.volumes.settle(self.rendering.things, progress)
         self.kubectl.apply(secrets.rendered(self.deployment), "the services' secrets")
         self.kubectl.apply(self.rendering.others(), "what the services read")
         self._end_failed(progress)
-        self.volumes.settle(self.rendering.things, progress)
         notebook = self.rendering.select(JUPYTER)
         progress.step("starting the services")
         if self.deployment.notebook_only:
@@ -68,10 +68,7 @@ class Startup(KubernetesComponent):
             # the notebook asks for nothing before somebody logs in; its node may have to fetch its image meanwhile
             self._bring_up([*self.rendering.select(*names), *notebook], names, progress)
             self.database.settle(progress)
-            if os.environ.get("TRACKBED_MIGRATE") == "1":
-                self.engine.halt(MLFLOW, progress)  # nobody writes into tables that are changed
-            self._renew_jobs()
-            self._await(JOBS, progress)
+            self._prepare(progress)
             self._bring_up(self.rendering.select(MLFLOW), (MLFLOW, JUPYTER), progress)
         self._prune(progress)
         self.forwards.start(progress)
@@ -88,6 +85,13 @@ class Startup(KubernetesComponent):
     def _bring_up(self, things: list[Object], awaited: Iterable[str], progress: ProgressReporter) -> None:
         self.kubectl.apply(things, ", ".join(map(objects.name, things)))
         self._await(awaited, progress)
+
+    def _prepare(self, progress: ProgressReporter) -> None:
+        """MLflow's tables and the bucket are there."""
+        if os.environ.get("TRACKBED_MIGRATE") == "1":
+            self.engine.halt(MLFLOW, progress)  # nobody writes into tables that are changed
+        self._renew_jobs()
+        self._await(JOBS, progress)
 
     def _renew_jobs(self) -> None:
         """A Job cannot be changed: one of another template is deleted, one that is as planned has done its work."""
