@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from helpers.clone import ROOT
-from helpers.engines.kubernetes import gpus, kustomization, objects, pods, pushed
+from helpers.engines.kubernetes import gpus, kustomization, objects, pods, pushed, secrets
 from helpers.engines.kubernetes.engine import KubernetesEngine
 from helpers.engines.kubernetes.volumes import Volumes
 from helpers.errors import SettingError, TrackbedError
@@ -161,6 +162,42 @@ def test_quantities_of_every_unit() -> None:
 
 def test_a_projects_name_is_a_labels_value(tmp_path: Path, kubectl: FakeKubectl) -> None:
     assert [objects.label(name) for name in ("lab-", "my_lab", "a_")] == ["lab", "my_lab", "a"]
+
+
+# the notebook's variables
+
+
+def test_the_users_variables_are_in_a_secret_alone(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    here = engine(tmp_path, jupyter_env="HTTPS_PROXY=http://me:hush@proxy:3128 WORDS='a b'")
+    here.project.credentials()
+    listed = {one["metadata"]["name"]: one for one in secrets.rendered(here.deployment)}
+    data = {key: base64.b64decode(value).decode() for key, value in listed[secrets.ENVIRONMENT]["data"].items()}
+    assert data == {"HTTPS_PROXY": "http://me:hush@proxy:3128", "WORDS": "a b"}
+    made = kustomization.kustomization(
+        here.deployment, here.rendering.images, here.rendering.notebook, here.rendering.gpus, ""
+    )
+    assert "hush" not in json.dumps(made)
+    (notebook,) = [
+        one["spec"]["template"]["spec"]["containers"][0]
+        for one in (json.loads(patch["patch"]) for patch in made["patches"])
+        if (one["kind"], one["metadata"]["name"]) == ("StatefulSet", JUPYTER)
+    ]
+    assert {"secretRef": {"name": secrets.ENVIRONMENT, "optional": True}} in notebook["envFrom"]
+    assert "environment-jupyter: HTTPS_PROXY, WORDS" in secrets.by_hand((), here.settings.jupyter_env)
+
+
+def test_other_variables_replace_the_notebook_alone(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    def read(words: str) -> list[str]:
+        here = engine(tmp_path, jupyter_env=words)
+        here.project.credentials()
+        things = (
+            *kustomization._server_patches(here.deployment),
+            kustomization._notebook_patch(here.deployment, here.rendering.notebook, here.rendering.gpus, ""),
+        )
+        return [one["spec"]["template"]["metadata"]["annotations"][objects.SECRETS] for one in things]
+
+    first, second = read("A=1"), read("A=2")
+    assert first[:-1] == second[:-1] and first[-1] != second[-1]
 
 
 # what starts, and what ends

@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from helpers import database_settings, urls
+from helpers import database_settings, digests, urls
 from helpers.engines import jupyterlab
-from helpers.engines.kubernetes import objects
+from helpers.engines.kubernetes import objects, secrets
 from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.engines.kubernetes.gpus import Gpus
 from helpers.engines.kubernetes.images import Images
@@ -36,7 +36,8 @@ def kustomization(
         objects.INSTANCE: deployment.project.state.instance,
     }
     patches = [_notebook_patch(deployment, notebook, gpus, data_claim)]
-    maps: dict[str, Mapping[str, str]] = {JUPYTER: notebook.environment}
+    own = {key: value for key, value in notebook.environment.items() if key not in deployment.settings.jupyter_env}
+    maps: dict[str, Mapping[str, str]] = {JUPYTER: own}
     if not deployment.notebook_only:
         patches += _server_patches(deployment)
         maps |= environments(deployment)
@@ -197,11 +198,17 @@ def _server_patches(deployment: KubernetesDeployment) -> list[Data]:
 
 
 def _notebook_patch(deployment: KubernetesDeployment, notebook: ServiceSpec, gpus: Gpus, data_claim: str) -> Data:
-    settings = deployment.settings
+    settings, read = deployment.settings, deployment.secrets_digest()
+    if read and settings.jupyter_env:
+        read = digests.digest(read, settings.jupyter_env)
     resources = _memory(settings.jupyter_memory) if settings.jupyter_memory else {}
     container: Data = {
         "name": JUPYTER,
         "args": list(notebook.command),
+        "envFrom": [
+            {"configMapRef": {"name": JUPYTER}},
+            {"secretRef": {"name": secrets.ENVIRONMENT, "optional": True}},
+        ],
         "resources": {**resources, "limits": {**resources.get("limits", {}), **gpus.limits}},
     }
     pod: Data = {
@@ -218,7 +225,7 @@ def _notebook_patch(deployment: KubernetesDeployment, notebook: ServiceSpec, gpu
         "StatefulSet",
         JUPYTER,
         {
-            "template": _template(deployment, pod, **{objects.GPU: str(gpus)}),
+            "template": _template(deployment, pod, **{objects.GPU: str(gpus), objects.SECRETS: read}),
             "volumeClaimTemplates": [_claim(deployment, "work", settings.workspace_volume_size)],
         },
     )

@@ -129,9 +129,10 @@ def apart(service: str, things: tuple[Object, ...], name: str, node: str = "") -
     template = thing["spec"]["template"]
     given = template["spec"]
     container: dict[str, Any] = dict(objects.container(given, workload.container) or {})
-    for unwanted in ("args", "envFrom", "ports", "startupProbe", "readinessProbe", "livenessProbe", "lifecycle"):
+    for unwanted in ("args", "ports", "startupProbe", "readinessProbe", "livenessProbe", "lifecycle"):
         container.pop(unwanted, None)
     known = specs.environment(objects.container(given, workload.container) or {}, things)
+    container["envFrom"] = [one for one in container.get("envFrom") or () if "secretRef" in one]
     named = {one["name"] for one in container.get("env") or ()}
     container["env"] = [
         *(container.get("env") or ()),

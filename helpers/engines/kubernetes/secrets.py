@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from helpers.engines.kubernetes import objects
 from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.engines.kubernetes.kubectl import Object
-from helpers.services import SecretFile
+from helpers.services import JUPYTER, SecretFile
+
+ENVIRONMENT = "environment-jupyter"  # the user's variables of the notebook: tokens and proxies' passwords may be there
 
 
 def name(service: str) -> str:
@@ -22,15 +24,19 @@ def rendered(deployment: KubernetesDeployment) -> list[Object]:
     for file in deployment.secret_files():
         value = credentials.render(file.template, file.names).encode()
         files.setdefault(file.service, {})[file.path] = base64.b64encode(value).decode()
-    return [_secret(deployment, service, content) for service, content in files.items()]
+    given = {key: base64.b64encode(value.encode()).decode() for key, value in deployment.settings.jupyter_env.items()}
+    return [
+        *(_secret(deployment, name(service), service, content) for service, content in files.items()),
+        _secret(deployment, ENVIRONMENT, JUPYTER, given),
+    ]
 
 
-def _secret(deployment: KubernetesDeployment, service: str, content: dict[str, str]) -> Object:
+def _secret(deployment: KubernetesDeployment, called: str, service: str, content: dict[str, str]) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {
-            "name": name(service),
+            "name": called,
             "namespace": deployment.target.namespace,
             "labels": {
                 "app.kubernetes.io/name": "trackbed",
@@ -44,12 +50,13 @@ def _secret(deployment: KubernetesDeployment, service: str, content: dict[str, s
     }
 
 
-def by_hand(files: Iterable[SecretFile]) -> str:
-    """Which Secrets somebody who applies the YAML by hand has to make, as comments."""
+def by_hand(files: Iterable[SecretFile], variables: Iterable[str]) -> str:
+    """Which Secrets somebody who applies the YAML by hand has to make, as comments. ``variables``: of JUPYTER_ENV."""
     keys: dict[str, list[str]] = {}
     for file in files:
         keys.setdefault(file.service, []).append(file.path)
     lines = [f"#   {name(service)}: {', '.join(paths)}" for service, paths in keys.items()]
+    lines += [f"#   {ENVIRONMENT}: {', '.join(given)}"] if (given := tuple(variables)) else []
     return "\n".join(
         [
             "# Secrets are not in here. `invoke up` makes them; docs/kubernetes.md has the lines that do it by hand:",
