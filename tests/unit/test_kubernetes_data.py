@@ -216,3 +216,33 @@ def test_a_namespace_with_pods_of_others_is_not_adopted(engine: KubernetesEngine
     assert not engine.adopt()
     (stdin,) = [stdin for line, stdin in kubectl.calls if " apply " in line]
     assert json.loads(stdin)["items"][0]["metadata"]["resourceVersion"] == "7"
+
+
+def test_whoever_may_not_change_the_namespace_adopts_it_all_the_same(
+    engine: KubernetesEngine, kubectl: FakeKubectl
+) -> None:
+    """The role `admin` in a namespace does not reach the namespace itself: the marks are in a ConfigMap in it."""
+    mine = engine.project.state.instance
+    given = {"metadata": {"name": "trackbed", "annotations": {}}, "status": {"phase": "Active"}}
+    kubectl.answer("get namespace trackbed", given)
+    refused = (
+        'namespaces "trackbed" is forbidden: User "alice" cannot patch resource "namespaces" in API group "" in the'
+    )
+    kubectl.answer(" apply ", "", refused, 1)
+    kubectl.answer("auth can-i patch namespaces/trackbed", "yes")
+    with pytest.raises(TrackbedError, match="alice has no right to patch namespaces"):
+        engine.adopt()  # something else was wrong than this right
+    kubectl.answer("auth can-i patch namespaces/trackbed", "no", "", 1)
+    applied = engine.namespace._wanted(made=False)["metadata"]["annotations"]
+    with pytest.raises(TrackbedError):
+        engine.adopt()  # this kubectl refuses the ConfigMap too
+    kept = json.loads([stdin for line, stdin in kubectl.calls if " apply " in line][-1])["items"][0]
+    assert (kept["kind"], kept["metadata"]["name"], kept["data"]) == ("ConfigMap", objects.MARKS, applied)
+    assert objects.INSTANCE not in (kept["metadata"].get("labels") or {})  # `down` deletes what has it
+    kubectl.answer(f"get configmap {objects.MARKS}", kept)
+    kubectl.answer(" apply ")
+    assert engine.namespace.is_there()
+    engine.namespace.remove()
+    assert [line for line, _ in kubectl.calls if f"delete configmap {objects.MARKS} " in line]
+    assert not [line for line, _ in kubectl.calls if "annotate namespace" in line or "label namespace" in line]
+    assert mine == kept["data"][objects.INSTANCE]

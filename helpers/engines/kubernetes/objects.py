@@ -13,6 +13,7 @@ ACTIVE = "dev.trackbed.active"  # annotation of the namespace: the active databa
 MADE = "dev.trackbed.made"  # annotation of a namespace that Trackbed made, and may delete
 SECRETS = "dev.trackbed.secrets"  # annotation of a pod template: changed secrets are read by new pods
 TEMPLATE = "dev.trackbed.template"  # annotation of a workload: the hash of what it was made from
+MARKS = "trackbed-owner"  # the ConfigMap with the namespace's annotations where its user may not change the namespace
 GPU = "dev.trackbed.gpu"  # annotation of the notebook's template: the GPUs it was given, in words
 PART = "app.kubernetes.io/component"
 PROJECT = "app.kubernetes.io/instance"

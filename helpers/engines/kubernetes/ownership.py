@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from helpers.engines.kubernetes import objects, target
 from helpers.engines.kubernetes.deployment import KubernetesComponent, KubernetesDeployment
@@ -25,8 +26,13 @@ class Namespace(KubernetesComponent):
         self._is_ours = False
 
     def look(self) -> Object | None:
-        """As it is now; None where it was not made."""
-        return self.kubectl.find("namespace", self.deployment.target.namespace)
+        """As it is now, with our marks as its annotations, wherever they are; None where it was not made."""
+        found = self.kubectl.find("namespace", self.deployment.target.namespace)
+        if found is None or objects.INSTANCE in objects.notes(found):
+            return found
+        kept = self.kubectl.find("configmap", objects.MARKS)
+        notes = {**objects.notes(found), **((kept or {}).get("data") or {})}
+        return {**found, "metadata": {**found["metadata"], "annotations": notes}}
 
     def check(self) -> None:
         """Refuse to start in one that Trackbed did not make, in another project's, and where the project's is gone.
@@ -133,7 +139,23 @@ class Namespace(KubernetesComponent):
         return {**thing, "metadata": {"name": name, "labels": {**given, **labels}, "annotations": notes, **only}}
 
     def _apply(self, made: bool, version: str = "") -> None:
-        self.kubectl.apply([self._wanted(made, version)], f"namespace {self.deployment.target.namespace}")
+        wanted = self._wanted(made, version)
+        try:
+            self.kubectl.apply([wanted], f"namespace {objects.name(wanted)}")
+        except TrackbedError:
+            if made or self._may_change():
+                raise
+            self._keep_marks(objects.notes(wanted))
+
+    def _may_change(self) -> bool:
+        """Whether this login may change the namespace itself; the role `admin` in it may not."""
+        return self.kubectl.can("patch", f"namespaces/{self.deployment.target.namespace}")
+
+    def _keep_marks(self, marks: Mapping[str, str]) -> None:
+        """Keep them inside it, where its user may."""
+        metadata = {"name": objects.MARKS, "namespace": self.deployment.target.namespace}
+        thing = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(marks)}
+        self.kubectl.apply([thing], f"configmap {objects.MARKS}")
 
     def remove(self) -> tuple[str, ...]:
         """Delete it, or only our marks where others made it or have something in it. Gives what stays, to tell."""
@@ -147,7 +169,6 @@ class Namespace(KubernetesComponent):
                 self.kubectl.delete("namespace", [name], wait=SECONDS)
             else:
                 self._unmark(objects.INSTANCE, objects.ACTIVE, objects.MADE)
-                self.kubectl.ask(f"give back namespace {name}", "label", "namespace", name, f"{objects.INSTANCE}-")
             if others:
                 several = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
                 told = (
@@ -173,9 +194,17 @@ class Namespace(KubernetesComponent):
         self._is_ours = False
 
     def _unmark(self, *keys: str) -> None:
+        """Take marks away; the owner's is the last that goes."""
         name = self.deployment.target.namespace
+        if kept := self.kubectl.find("configmap", objects.MARKS):
+            self.kubectl.delete("configmap", [objects.MARKS] if objects.INSTANCE in keys else [])
+            if objects.INSTANCE not in keys:
+                self._keep_marks({key: value for key, value in (kept.get("data") or {}).items() if key not in keys})
+            return
         marks = [f"{key}-" for key in keys]
         self.kubectl.ask(f"give back namespace {name}", "annotate", "namespace", name, *marks)
+        if objects.INSTANCE in keys:
+            self.kubectl.ask(f"give back namespace {name}", "label", "namespace", name, f"{objects.INSTANCE}-")
 
     def _others(self) -> list[str]:
         """What somebody put there beside the project's own, as KIND/NAME: deleting the namespace would delete it."""
