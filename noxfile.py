@@ -150,6 +150,8 @@ def browser(session: nox.Session) -> None:
 @nox.session(allow_parallel=True, tags=FULL)
 def kubernetes(session: nox.Session) -> None:
     """The tasks on a real cluster of two nodes, which it starts: needs root, Linux and Docker, else skipped loudly."""
+    if os.environ.get("TRACKBED_REQUIRE_KUBERNETES") == "1":  # takes longer than a test may, where nobody built them
+        session.run(str(ROOT / "tests/environment/kubernetes/binaries.sh"), external=True)
     suite(session, "kubernetes", "--ignore=tests/kubernetes/test_faults.py", codes=chosen(session))
 
 

@@ -61,6 +61,7 @@ build $*"
   rm -rf "$home/build"
 }
 
+mkdir -p "$home"/{bin,log}
 if [ -n "$(missing)" ] && [ -f "$archive" ]; then
   say "unpacking Kubernetes $version"
   quietly binaries unpack
