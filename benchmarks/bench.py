@@ -41,10 +41,10 @@ from benchmarks.systems import (
 )
 from helpers import lifecycle
 from helpers.clone import ROOT
-from helpers.engines.jupyterlab import STRAIGHT_FROM
 from helpers.uv_settings import uv_settings
 
 IDLE_SECONDS = 5
+PATIENCE = ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE")
 CHANGED = "uvloop"  # the requirement of which another release is built
 
 
@@ -177,12 +177,10 @@ class Bench:
                 "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
             }
             network = f"{ours.project}_frontend"
-            patient = {
-                "MLFLOW_HTTP_REQUEST_TIMEOUT": "600",  # as the notebook is told
-                "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": str(STRAIGHT_FROM),
-            }
+            notebook = ours.notebook_environment()
+            patient = {name: notebook[name] for name in PATIENCE}  # no store beside a folder
             for _ in range(self.rounds):
-                mine = client("artifact", "http://mlflow:8000", str(mib), network=network, env=patient)
+                mine = client("artifact", "http://mlflow:8000", str(mib), network=network, env=notebook)
                 straight = client(
                     "boto",
                     "http://store:9000",

@@ -192,6 +192,12 @@ class Ours:
             shutil.rmtree(Path(self.env["TRACKBED_STATE_DIR"], self.project, "workspace"), ignore_errors=True)
         self.invoke("down", *(("--delete-data", "--yes") if data else ()))
 
+    def notebook_environment(self) -> dict[str, str]:
+        """What the notebook's container was told of MLflow and of the store, which decides the way of an artifact."""
+        listed = run("docker", "inspect", "--format", "{{json .Config.Env}}", f"{self.project}-jupyter")
+        told = dict(entry.split("=", 1) for entry in json.loads(listed))
+        return {name: value for name, value in told.items() if name.startswith(("MLFLOW_", "TRACKBED_"))}
+
     def memory(self) -> float:
         """MiB of the services, without the notebook, because the baseline has none."""
         services = self.ask("status")["services"]
