@@ -11,10 +11,10 @@ from helpers import workspace as workspace_files
 from helpers.data import journal, move_note
 from helpers.engines import select
 from helpers.engines.base import Engine
-from helpers.errors import TrackbedError
+from helpers.errors import TrackbedError, WrongProject
 from helpers.project import credentials, failed_start, state, users
 from helpers.project.project import Project
-from helpers.services import DataItem, Notice, ProgressReporter
+from helpers.services import DataItem, Notice, ProgressReporter, State
 from helpers.settings import BY_NAME, Settings
 
 ALMOST_FULL = 2 << 30  # bytes
@@ -121,8 +121,12 @@ def rotate(project: Project, progress: ProgressReporter, notice: Notice) -> tupl
 
 
 def down(project: Project, progress: ProgressReporter, notice: Notice) -> tuple[str, ...]:
-    """Stop the services, the notebook first; data stay. Gives what was stopped."""
+    """Stop the services, the notebook first; data stay. Gives what was stopped. Raises WrongProject for another's."""
     if not project.state.existed:
+        if line := others(project):
+            raise WrongProject(
+                f"nothing was stopped: {line}", "`invoke up` tells whose it is, and changes nothing of it"
+            )
         return ()
     with changing(project, notice):
         if project.state.engine:
@@ -134,6 +138,19 @@ def down(project: Project, progress: ProgressReporter, notice: Notice) -> tuple[
         project.state.surroundings = None
         project.state.save()
         return stopped
+
+
+def others(project: Project) -> str:
+    """What to tell where services of this project's name are there and its state folder is not."""
+    if project.state.existed:
+        return ""
+    try:
+        services = select.current(project).services()
+    except TrackbedError:
+        return ""  # without an engine there are none
+    if all(service.state is State.MISSING for service in services):
+        return ""
+    return f"project {project.settings.project} is another person's, or yours without its state folder"
 
 
 def busy(project: Project) -> str:

@@ -70,11 +70,8 @@ def status(given: Flags, format: str, json: bool) -> int:
             if server := next((row.status for row in view.rows if row.status.name == MLFLOW and row.status.up), None):
                 state = fast_path.noted(engine, project.state.applied, server) or fast_path.read(engine)
                 console.notice(f"\nMLflow's fast path: {fast_path.summary(state)}")
-        elif view.rows:
-            name = view.settings.project
-            console.notice(
-                f"\nproject {name} is another person's, or yours without its state folder; `invoke up` tells"
-            )
+        elif line := lifecycle.others(project):
+            console.notice(f"\n{line}; `invoke up` tells")
     return 0 if all(row.status.up for row in view.rows) else FAILED
 
 

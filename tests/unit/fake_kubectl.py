@@ -1,7 +1,4 @@
-"""A kubectl on PATH that answers as a real one did (1.36 on a cluster of two nodes), and notes what it was asked.
-
-The answers are in ``kubectl/``: what ``get -o json`` printed, cut to what is read.
-"""
+"""A kubectl on PATH that gives the answers it was told, in the form of the real one's, and notes what it was asked."""
 
 from __future__ import annotations
 
@@ -13,7 +10,6 @@ from typing import Any
 
 import pytest
 
-RECORDED = Path(__file__).with_name("kubectl")
 PROGRAM = """\
 #!{python}
 import json, re, sys
@@ -31,11 +27,6 @@ sys.stderr.write("error: unknown command: " + line)
 sys.exit(1)
 """
 CONFIG = {"current-context": "lab", "contexts": [{"name": "lab"}, {"name": "other"}]}
-
-
-def recorded(name: str) -> list[dict[str, Any]]:
-    """The items that `kubectl get` printed."""
-    return list(json.loads((RECORDED / f"{name}.json").read_text())["items"])
 
 
 class FakeKubectl:

@@ -19,7 +19,7 @@ from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.embedded.engine import EmbeddedEngine
-from helpers.errors import EngineUnavailable, TrackbedError
+from helpers.errors import EngineUnavailable, TrackbedError, WrongProject
 from helpers.findings import Level
 from helpers.project import failed_start
 from helpers.project.project import Project
@@ -77,6 +77,18 @@ def test_up_twice_status_and_down(one: Project) -> None:
 def test_a_service_that_went_is_started_again(up: Project) -> None:
     del MemoryEngine.running[MLFLOW]
     assert lifecycle.up(up, Silent(), lambda line: None).changed == (MLFLOW,)
+
+
+def test_services_whose_state_is_not_here_are_not_called_down(up: Project, tmp_path: Path) -> None:
+    """Another person's of the same name on the same engine, or one's own whose state folder is gone."""
+    stranger = project(tmp_path / "another home")
+    stranger.state.engine = MemoryEngine.name
+    assert not stranger.state.existed
+    with pytest.raises(WrongProject, match="nothing was stopped: project .* is another person's") as caught:
+        lifecycle.down(stranger, Silent(), lambda line: None)
+    assert "invoke up" in caught.value.hint and set(MemoryEngine.running) == set(SERVICES)
+    lifecycle.down(up, Silent(), lambda line: None)
+    assert lifecycle.down(stranger, Silent(), lambda line: None) == ()
 
 
 def test_check(up: Project) -> None:
