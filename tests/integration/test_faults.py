@@ -351,7 +351,7 @@ class TestForeignThings:
         return clone_factory("docker")
 
     def refused(self, clone: Clone, *words: str) -> None:
-        inspection.refused(clone.invoke("up"), 1, *words, "--project=NAME")
+        inspection.refused(clone.invoke("up"), 1, *words, "--project=")
         assert clone.invoke("doctor").returncode == 1
         assert not (clone.project_folder / "state.json").exists()
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from helpers import references
 from tests.conftest import ROOT, Clone
 from tests.environment.kubernetes import images
 from tests.integration import inspection
@@ -118,8 +119,20 @@ def bring_images(clone: Clone) -> list[str]:
     assert done.returncode == 0, done.stderr
     done = clone.invoke("up", "--dry-run", around=on_cluster)
     assert done.returncode == 0, done.stderr
-    named = (line.partition(" image: ")[2].strip("'\"") for line in done.stdout.splitlines())
-    return images.import_images(sorted(set(filter(None, named))))
+    lines = (line.partition(" image: ")[2].strip("'\"") for line in done.stdout.splitlines())
+    pinned = {f"{one.name.rpartition(':')[0]}@{one.digest}": one.name for one in references.images().values()}
+    names = {pinned.get(name, name) for name in filter(None, lines)}  # Docker's engine here has no digest of a registry
+    missing = images.import_images(sorted(names))
+    inspection.until(lambda: {images.full_name(name) for name in names} <= _listed(), _listed)
+    return missing
+
+
+def _listed() -> set[str]:
+    """The images that every node tells of, some seconds after it got them."""
+    nodes = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
+    return set.intersection(
+        *({name for image in node["status"].get("images", ()) for name in image["names"]} for node in nodes)
+    )
 
 
 def start() -> bool:
