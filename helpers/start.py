@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from helpers import durability, encrypted_rows, fast_path, gateway, kernels, ports, remote_server, rotation, status
 from helpers.checks import doctor, readiness
 from helpers.engines import select
 from helpers.engines.base import Engine
-from helpers.errors import Interrupted, SettingError, TrackbedError, WrongProject
+from helpers.errors import Interrupted, ServiceFailed, SettingError, TrackbedError, WrongProject
 from helpers.gpu import node_types, verify
 from helpers.project import access, credentials, failed_start, remote_tracking, shell_environment
 from helpers.project.project import Project
@@ -93,7 +94,9 @@ def _bring_up(
     project.state.person = project.state.person or access.person()
     access_line = access.decide(project, engine.neighbours)
     if project.state.existed and (statuses := engine.unchanged()):
-        return _look(project, engine, statuses, progress, notice, known), engine
+        # one that ended while it was looked at, as a command that was killed had told it to, is started
+        with suppress(ServiceFailed):
+            return _look(project, engine, statuses, progress, notice, known), engine
     engine, chosen = _prepare(project, choice, progress, notice, adopt, consent)
     for remark in (*engine.remarks(), *filter(None, [access_line, durability.promise(engine)])):
         notice(remark)

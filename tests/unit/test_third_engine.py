@@ -12,14 +12,14 @@ import pytest
 
 from helpers import dry_run, lifecycle, start, status
 from helpers.backups import create
-from helpers.checks import check, doctor
+from helpers.checks import check, doctor, readiness
 from helpers.cli import options
 from helpers.cli import status as status_task
 from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.engines.docker.engine import DockerEngine
 from helpers.engines.embedded.engine import EmbeddedEngine
-from helpers.errors import EngineUnavailable, TrackbedError, WrongProject
+from helpers.errors import EngineUnavailable, ServiceFailed, TrackbedError, WrongProject
 from helpers.findings import Level
 from helpers.project import failed_start
 from helpers.project.project import Project
@@ -77,6 +77,24 @@ def test_up_twice_status_and_down(one: Project) -> None:
 def test_a_service_that_went_is_started_again(up: Project) -> None:
     del MemoryEngine.running[MLFLOW]
     assert lifecycle.up(up, Silent(), lambda line: None).changed == (MLFLOW,)
+
+
+def test_a_service_that_goes_while_it_is_looked_at_is_started_again(
+    up: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed restore had just told the engine to stop it: it was up at the first look."""
+    wait, looked = readiness.wait, []
+
+    def first_sees_it_go(*arguments: Any, **named: Any) -> tuple[ServiceStatus, ...]:
+        looked.append(named["changed"])
+        if len(looked) == 1:
+            del MemoryEngine.running[MLFLOW]
+            raise ServiceFailed(MLFLOW, "mlflow is exited, exit code 0")
+        return wait(*arguments, **named)
+
+    monkeypatch.setattr(readiness, "wait", first_sees_it_go)
+    assert lifecycle.up(up, Silent(), lambda line: None).changed == (MLFLOW,)
+    assert looked == [False, True]
 
 
 def test_services_whose_state_is_not_here_are_not_called_down(up: Project, tmp_path: Path) -> None:
