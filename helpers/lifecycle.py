@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from helpers import clone, gateway, kernels, start, status
@@ -14,7 +14,7 @@ from helpers.engines.base import Engine
 from helpers.errors import TrackbedError, WrongProject
 from helpers.project import credentials, failed_start, state, users
 from helpers.project.project import Project
-from helpers.services import DataItem, Notice, ProgressReporter, State
+from helpers.services import DataItem, Notice, ProgressReporter, ServiceStatus, State
 from helpers.settings import BY_NAME, Settings
 
 ALMOST_FULL = 2 << 30  # bytes
@@ -123,7 +123,7 @@ def rotate(project: Project, progress: ProgressReporter, notice: Notice) -> tupl
 def down(project: Project, progress: ProgressReporter, notice: Notice) -> tuple[str, ...]:
     """Stop the services, the notebook first; data stay. Gives what was stopped. Raises WrongProject for another's."""
     if not project.state.existed:
-        if line := others(project):
+        if line := others(project, _services(project)):
             raise WrongProject(
                 f"nothing was stopped: {line}", "`invoke up` tells whose it is, and changes nothing of it"
             )
@@ -140,15 +140,17 @@ def down(project: Project, progress: ProgressReporter, notice: Notice) -> tuple[
         return stopped
 
 
-def others(project: Project) -> str:
-    """What to tell where services of this project's name are there and its state folder is not."""
-    if project.state.existed:
-        return ""
+def _services(project: Project) -> tuple[ServiceStatus, ...]:
+    """As they are now; () without an engine, which runs none."""
     try:
-        services = select.current(project).services()
+        return select.current(project).services()
     except TrackbedError:
-        return ""  # without an engine there are none
-    if all(service.state is State.MISSING for service in services):
+        return ()
+
+
+def others(project: Project, services: Iterable[ServiceStatus]) -> str:
+    """What to tell where ``services`` of this project's name are there and its state folder is not."""
+    if project.state.existed or all(service.state is State.MISSING for service in services):
         return ""
     return f"project {project.settings.project} is another person's, or yours without its state folder"
 

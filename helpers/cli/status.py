@@ -70,7 +70,7 @@ def status(given: Flags, format: str, json: bool) -> int:
             if server := next((row.status for row in view.rows if row.status.name == MLFLOW and row.status.up), None):
                 state = fast_path.noted(engine, project.state.applied, server) or fast_path.read(engine)
                 console.notice(f"\nMLflow's fast path: {fast_path.summary(state)}")
-        elif line := lifecycle.others(project):
+        elif line := lifecycle.others(project, (row.status for row in view.rows)):
             console.notice(f"\n{line}; `invoke up` tells")
     return 0 if all(row.status.up for row in view.rows) else FAILED
 

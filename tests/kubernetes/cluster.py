@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from helpers import references
+from helpers.engines.kubernetes.images import full
 from tests.conftest import ROOT, Clone
 from tests.environment.kubernetes import images
 from tests.integration import inspection
@@ -123,7 +124,7 @@ def bring_images(clone: Clone) -> list[str]:
     pinned = {f"{one.name.rpartition(':')[0]}@{one.digest}": one.name for one in references.images().values()}
     names = {pinned.get(name, name) for name in filter(None, lines)}  # Docker's engine here has no digest of a registry
     missing = images.import_images(sorted(names))
-    inspection.until(lambda: {images.full_name(name) for name in names} <= _listed(), _listed)
+    inspection.until(lambda: {full(name) for name in names} <= _listed(), _listed)
     return missing
 
 

@@ -13,7 +13,6 @@ WHAT = {
     "data-store-0": "artifacts",
     WORKSPACE: "the files in the notebook's workspace",
 }
-OURS = "--selector=app.kubernetes.io/name=trackbed"
 SECONDS = 120.0
 
 
@@ -41,6 +40,6 @@ class Claims(KubernetesComponent):
         for name in gone:
             progress.step(f"removing volume claim {name}")
         self.kubectl.delete("persistentvolumeclaims", gone, wait=SECONDS)
-        secrets = [objects.name(one) for one in self.kubectl.listed("secrets", OURS)]
+        secrets = [objects.name(one) for one in self.kubectl.listed("secrets", objects.OURS)]
         self.kubectl.delete("secrets", secrets)
         return kept

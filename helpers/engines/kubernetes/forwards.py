@@ -93,7 +93,7 @@ class Forwards(KubernetesComponent):
 
     def _targets(self) -> dict[str, str]:
         """The pod of each service that a way would lead to now. kubectl stays with the one it found, as that ends."""
-        pods = self.kubectl.listed("pods", "--selector=app.kubernetes.io/name=trackbed")
+        pods = self.kubectl.listed("pods", objects.OURS)
         found = {
             one: newest([pod for pod in pods if objects.labels(pod).get(objects.PART) == one]) for one in self.names()
         }

@@ -14,7 +14,6 @@ from helpers.engines.kubernetes.kubectl import Object
 from helpers.errors import TrackbedError
 from helpers.services import ServiceStatus, State
 
-OURS = "--selector=app.kubernetes.io/name=trackbed"
 KINDS = "statefulsets.apps,deployments.apps,jobs.batch,pods"
 PART = {"store-sync": "store"}  # the component whose pods a service is a container of
 NOT_YET = ("PodInitializing", "ContainerCreating", "is waiting to start")
@@ -27,7 +26,7 @@ class Inspection(KubernetesComponent):
 
     def things(self) -> list[Object]:
         """The workloads and the pods of the project, as they are now."""
-        return self.kubectl.listed(KINDS, OURS)
+        return self.kubectl.listed(KINDS, objects.OURS)
 
     def statuses(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
         """The state of every service, in the order of the plan."""

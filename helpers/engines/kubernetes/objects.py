@@ -17,6 +17,7 @@ MARKS = "trackbed-owner"  # the ConfigMap with the namespace's annotations where
 GPU = "dev.trackbed.gpu"  # annotation of the notebook's template: the GPUs it was given, in words
 PART = "app.kubernetes.io/component"
 PROJECT = "app.kubernetes.io/instance"
+OURS = "--selector=app.kubernetes.io/name=trackbed"  # of kubectl: what docker/kubernetes has, whichever project's
 
 Object = Mapping[str, Any]
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from helpers.engines.kubernetes.images import full
+
 HOME = Path(os.environ.get("TRACKBED_RIG_HOME", "/var/tmp/trackbed-rig")) / "kubernetes"
 LABEL = "dev.trackbed.test.docker-id"  # on a node's image: which of Docker's images it is
 BLOBS = Path("containerd/root/io.containerd.content.v1.content/blobs/sha256")  # of a node
@@ -58,14 +60,6 @@ def nodes() -> list[Node]:
     return [Node(socket.parent.parent) for socket in sorted(HOME.glob("node*/containerd/containerd.sock"))]
 
 
-def full_name(name: str) -> str:
-    """An image's name as a node has it."""
-    host, slash, _ = name.partition("/")
-    if slash and (set(host) & set(".:") or host == "localhost"):
-        return name
-    return f"docker.io/{name}" if slash else f"docker.io/library/{name}"
-
-
 def docker_ids(names: Sequence[str]) -> dict[str, str]:
     """Docker's ids by full name. Raises CalledProcessError where the engine lacks one."""
     ids = subprocess.run(
@@ -76,7 +70,7 @@ def docker_ids(names: Sequence[str]) -> dict[str, str]:
         timeout=60,
         check=True,
     ).stdout.split()
-    return {full_name(name): identity for name, identity in zip(names, ids, strict=True)}
+    return {full(name): identity for name, identity in zip(names, ids, strict=True)}
 
 
 def import_images(names: Sequence[str]) -> list[str]:
@@ -86,7 +80,7 @@ def import_images(names: Sequence[str]) -> list[str]:
         lacking = {node: expected.items() - node.images().items() for node in nodes()}
         missing = sorted({name for pairs in lacking.values() for name, _ in pairs})
         if missing:
-            chosen = [name for name in names if full_name(name) in missing]
+            chosen = [name for name in names if full(name) in missing]
             _stream(chosen, [node for node, pairs in lacking.items() if pairs])
             for node, pairs in lacking.items():
                 for name, identity in pairs:
