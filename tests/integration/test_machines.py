@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from helpers import references
 from tests.conftest import Clone, require_docker
 from tests.integration import inspection
 
@@ -78,7 +79,7 @@ def test_a_state_folder_where_programs_may_not_run(clone_factory: Callable[..., 
 def test_somebody_elses_compose_project_of_the_same_name(clone_factory: Callable[..., Clone]) -> None:
     require_docker()
     clone = clone_factory("docker")
-    image = inspection.output("docker", "images", "--quiet", "--filter", "dangling=false").split()[0]
+    image = references.image("postgres").reference  # it has a shell's tools
     labels = {
         "project": clone.project,
         "service": "postgres",
