@@ -22,6 +22,7 @@ from benchmarks.systems import Measure
 from helpers import lifecycle, status
 from helpers.database_settings import USER
 from helpers.engines.base import MLFLOW, POSTGRES, Engine
+from helpers.errors import TrackbedError
 from helpers.project.project import Project
 
 SMALL, LARGE, LIMIT = 1_000, 100_000, 2.0
@@ -257,7 +258,10 @@ def spread(found: list[Measure]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=LARGE)
-    result = grow(lifecycle.load({}), parser.parse_args().runs)
+    try:
+        result = grow(lifecycle.load({}), parser.parse_args().runs)
+    except TrackbedError as error:
+        raise SystemExit(f"error: {error}; {error.hint}") from None
     for row in result:
         print(f"{row.name}: {statistics.median(row.other):.1f} -> {statistics.median(row.ours):.1f} ms")
     print(spread(result))
