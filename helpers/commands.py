@@ -10,6 +10,7 @@ from helpers import deadline
 from helpers.services import ExecResult
 
 NOT_BEGUN = 127  # as a shell says it
+TIMED_OUT = 124  # as the program timeout says it
 
 
 def run(
@@ -28,7 +29,7 @@ def run(
     except deadline.TooMuch as error:
         return ExecResult(1, "", str(error))
     except subprocess.TimeoutExpired:
-        return ExecResult(124, "", f"no end after {timeout:.0f} s")
+        return ExecResult(TIMED_OUT, "", f"no end after {timeout:.0f} s")
     return ExecResult(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-from helpers import clone, start
+from helpers import clone, commands, start
 from helpers.engines import container_secrets, streaming
 from helpers.engines.base import ExecResult, Health, Mount, Port, ServiceStatus, State
 from helpers.engines.docker import availability, client_config, compose_model, images, iptables, startup
@@ -261,6 +261,16 @@ def test_why_not(
     assert fix in result.fix
 
 
+def test_a_plugin_that_gives_no_answer_is_not_missing(
+    surroundings: Callable[..., DockerEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = ExecResult(commands.TIMED_OUT, "", "no end after 30 s")
+    monkeypatch.setattr(commands, "run", lambda *_, **__: silent)
+    result = surroundings({}).availability()
+    assert (result.usable, result.reason) == (False, "docker compose version: no end after 30 s")
+    assert "free -h" in result.fix
+
+
 def test_an_engine_that_is_stopped_is_started_and_not_installed_again(
     surroundings: Callable[..., DockerEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -464,7 +474,7 @@ def test_ports_that_are_chosen_are_planned_and_the_machine_is_looked_at_once(
     def model(*_: str, timeout: float) -> Any:
         port = {"target": 8000, "published": str(engine.settings.mlflow_port), "host_ip": "127.0.0.1"}
         services = {"mlflow": {**MODEL["services"]["mlflow"], "ports": [port]}}
-        return SimpleNamespace(returncode=0, stdout=json.dumps({**MODEL, "services": services}))
+        return SimpleNamespace(code=0, stdout=json.dumps({**MODEL, "services": services}))
 
     monkeypatch.setattr(probe, "look", look)
     monkeypatch.setattr(engine.compose, "run", model)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 
 from helpers import commands
 from helpers.engines.docker import client_config
@@ -85,7 +84,10 @@ def _engine(api: DockerApi, public: bool) -> Availability:
         )
     if shutil.which("docker") is None:
         return _refused("the docker command is missing", "install docker-ce-cli")
-    compose = compose_version()
+    try:
+        compose = compose_version()
+    except EngineUnavailable as error:
+        return _refused(error.message, error.hint)
     if compose is None:
         return _refused(
             "the Compose plugin is missing", "install docker-compose-plugin (Debian's package: docker-compose)"
@@ -103,16 +105,11 @@ def _engine(api: DockerApi, public: bool) -> Availability:
 
 
 def compose_version() -> str | None:
-    """Of the client's plugin; None where there is none."""
-    done = subprocess.run(
-        ["docker", "compose", "version", "--short"],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=30,
-        check=False,
-    )
-    return done.stdout.strip().lstrip("v") if done.returncode == 0 else None
+    """Of the client's plugin; None where there is none. Raises EngineUnavailable where it gives no answer."""
+    done = commands.run(["docker", "compose", "version", "--short"], None, 30)
+    if done.code == commands.TIMED_OUT:
+        raise EngineUnavailable(f"docker compose version: {done.stderr}", "is the machine out of memory? See `free -h`")
+    return done.stdout.strip().lstrip("v") if done.code == 0 else None
 
 
 def has_buildx() -> bool:

@@ -74,7 +74,7 @@ class ComposeProject(DockerComponent):
         """The Compose files as Compose itself resolves them."""
         if self._model is None:
             done = self.run("config", "--format", "json", timeout=60)
-            if done.returncode:
+            if done.code:
                 raise TrackbedError(
                     f"docker compose cannot read its files: {commands.last_line(done.stderr)}",
                     "git status shows whether docker/compose*.yaml were changed",
@@ -107,18 +107,10 @@ class ComposeProject(DockerComponent):
 
     # running it
 
-    def run(self, *argv: str, timeout: float) -> subprocess.CompletedProcess[str]:
-        """A command of Compose that ends by itself. Raises subprocess.TimeoutExpired."""
-        return subprocess.run(
-            ["docker", "compose", "--env-file", os.devnull, *argv],
-            cwd=clone.ROOT,
-            env=self.environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+    def run(self, *argv: str, timeout: float) -> ExecResult:
+        """A command of Compose that ends by itself."""
+        words = ["docker", "compose", "--env-file", os.devnull, *argv]
+        return commands.run(words, None, timeout, cwd=clone.ROOT, env=self.environment())
 
     @staticmethod
     def fresh(service: str, argv: tuple[str, ...]) -> list[str]:
@@ -189,12 +181,11 @@ class ComposeProject(DockerComponent):
     def down(self, drain: int, kill: Callable[[], None]) -> None:
         """Stop and remove the containers; ``kill`` ends those that do not stop in all the time they were given."""
         seconds = drain * 3 + 60
-        try:
-            done = self.run("down", "--remove-orphans", timeout=seconds)
-        except subprocess.TimeoutExpired:
+        done = self.run("down", "--remove-orphans", timeout=seconds)
+        if done.code == commands.TIMED_OUT:
             kill()
             done = self.run("down", "--remove-orphans", "--timeout", "5", timeout=seconds)
-        if done.returncode:
+        if done.code:
             raise TrackbedError(
                 f"docker compose down failed: {commands.last_line(done.stderr)}",
                 "`invoke status` shows what is left; run `invoke down` again",
