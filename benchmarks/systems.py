@@ -195,8 +195,8 @@ class Ours:
     def notebook_environment(self) -> dict[str, str]:
         """What the notebook's container was told of MLflow and of the store, which decides the way of an artifact."""
         listed = run("docker", "inspect", "--format", "{{json .Config.Env}}", f"{self.project}-jupyter")
-        told = dict(entry.split("=", 1) for entry in json.loads(listed))
-        return {name: value for name, value in told.items() if name.startswith(("MLFLOW_", "TRACKBED_"))}
+        variables = dict(entry.split("=", 1) for entry in json.loads(listed))
+        return {name: value for name, value in variables.items() if name.startswith(("MLFLOW_", "TRACKBED_"))}
 
     def memory(self) -> float:
         """MiB of the services, without the notebook, because the baseline has none."""

@@ -31,21 +31,21 @@ def prepare_database() -> None:
 def make_tables() -> str:
     """MLflow's tables are there afterwards, made as MLflow does where the prepared ones could not be used."""
     prepare_database()
-    found = schema.schema(os.environ)
-    if found["state"] == "empty":
+    current = schema.schema(os.environ)
+    if current["state"] == "empty":
         schema.make_as_mlflow(required(os.environ, "MLFLOW_BACKEND_STORE_URI"))
-    return f"the database has the schema {found['code']}"
+    return f"the database has the schema {current['code']}"
 
 
 def await_both(environment: Mapping[str, str], seconds: float = LONGEST) -> str:
     """`wait`: until a server can start. Changes nothing. Raises Stop for what waiting does not change."""
 
     def look() -> None:
-        found = schema.look(environment)
-        if found["state"] == "newer":
-            schema.guard(found, False)
-        if found["state"] != "current":
-            raise NotYet(f"the database's schema is {found['database'] or 'empty'}, needed: {found['code']}")
+        current = schema.look(environment)
+        if current["state"] == "newer":
+            schema.guard(current, False)
+        if current["state"] != "current":
+            raise NotYet(f"the database's schema is {current['database'] or 'empty'}, needed: {current['code']}")
         if not bucket.is_there(environment):
             raise NotYet("there is no bucket yet")
 
