@@ -6,14 +6,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from helpers import console
+from helpers import at_end, console
 from helpers.errors import INTERRUPTED, EngineUnavailable, TrackbedError, reason, traceback_wanted
 
 
 def exit_code(call: Callable[[], int | None]) -> int:
     """Run it; its exit code, or that of its failure, which has been reported then."""
     try:
-        return call() or 0
+        with at_end.task():
+            return call() or 0
     except KeyboardInterrupt:
         console.notice("\ninterrupted; `invoke status` shows what runs")
         return INTERRUPTED

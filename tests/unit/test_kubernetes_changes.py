@@ -254,21 +254,3 @@ def test_down_deletes_the_pods_of_commands_that_were_killed(tmp_path: Path, kube
     here.stopping.stop(Silent(), 1)
     (line,) = [line for line in commands(kubectl, "delete") if " pods " in line]
     assert f"{here.project.state.instance},app.kubernetes.io/component in (run-postgres,run-store," in line
-
-
-def test_the_failure_of_a_command_is_told_although_its_pod_stays(
-    tmp_path: Path, kubectl: FakeKubectl, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here = engine(tmp_path)
-    pod = {"containers": [{"name": MLFLOW}]}
-    thing = {
-        "kind": "Deployment",
-        "metadata": {"name": MLFLOW},
-        "spec": {"template": {"metadata": {"labels": {}}, "spec": pod}},
-    }
-    monkeypatch.setitem(here.rendering.__dict__, "things", (thing,))
-    kubectl.answer(" delete ", "", REFUSED, 1)
-    kubectl.answer(" apply ", "", 'pods "a" is forbidden: violates PodSecurity "restricted:latest": no\n', 1)
-    with pytest.raises(TrackbedError, match="its pod security restricted:latest refuses"):
-        here.commands.run_apart(MLFLOW, ("true",), None, 10)
-    assert json.dumps(commands(kubectl, "delete")).count("run-mlflow") == 1

@@ -252,33 +252,6 @@ def test_a_cluster_that_nothing_loads_into(one: Project, kubectl: FakeKubectl) -
     assert "docker save trackbed/mlflow:1 | ctr -n k8s.io images import -" in caught.value.hint
 
 
-# commands in pods of their own
-
-
-def made(service: str, **status: Any) -> dict[str, Any]:
-    return pod(service, containerStatuses=[container(service, **status)])
-
-
-def test_a_pod_that_its_node_could_not_begin_is_tried_once_more(
-    engine: KubernetesEngine, kubectl: FakeKubectl, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    thing = workload(MLFLOW)
-    thing["spec"]["template"]["metadata"]["labels"] = {}
-    monkeypatch.setattr(type(engine.rendering), "things", (thing,))
-    crashed = {"state": {"terminated": {"exitCode": 128, "reason": "StartError", "message": "runc create failed"}}}
-    kubectl.answer("get namespace trackbed ", namespace(**{objects.INSTANCE: engine.project.state.instance}))
-    kubectl.answer("get pod run-mlflow", made(MLFLOW, **crashed))
-    with pytest.raises(TrackbedError, match=r"pod run-mlflow-\w+ does not start: runc create failed"):
-        engine.one_shot(MLFLOW, ("true",))
-    applied = [json.loads(stdin)["items"][0] for line, stdin in kubectl.calls if " apply " in line]
-    assert len(applied) == 2 and applied[0]["spec"]["containers"][0]["command"][0] == "sleep"
-    deleted = [line for line, _ in kubectl.calls if " delete pod run-mlflow-" in line]
-    assert len(deleted) == 2
-    kubectl.answer("get pod run-mlflow", made(MLFLOW, ready=True, state=RUNNING))
-    kubectl.answer(" exec ", "done\n")
-    assert engine.one_shot(MLFLOW, ("true",)).stdout == "done\n"
-
-
 # states
 
 
