@@ -54,7 +54,8 @@ def check_settings(settings: Settings, engine: Engine | type[Engine], node: str 
     """Refuse what cannot be public. Raises SettingError."""
     if settings.public and not engine.can_be_public:
         raise SettingError(
-            f"PUBLIC=true needs the docker engine, this is {engine.name}: {engine.only_private}.",
+            f"PUBLIC=true needs the docker engine, or kubernetes, and this is {engine.name}: without containers the "
+            "notebook could read and change everything, past every login.",
             "install Docker (`invoke doctor` prints the lines); or stay private (--public=false) and reach it through "
             "the ssh line that `invoke up` prints",
         )
@@ -64,6 +65,11 @@ def check_settings(settings: Settings, engine: Engine | type[Engine], node: str 
             "run Trackbed there, or leave PUBLIC out and use the ssh line",
         )
     name = urls.public_name(settings)
+    if settings.public and engine.in_cluster and not settings.domain and settings.origin("PUBLIC_ADDRESS") == DEFAULT:
+        raise SettingError(
+            "PUBLIC=true in a cluster needs the name or address at which others reach its nodes or its load balancer.",
+            "`invoke up --public --public-address=203.0.113.7` (or --domain=lab.example.org)",
+        )
     if settings.public and _is_local(name):
         where = "DOMAIN" if settings.domain else "PUBLIC_ADDRESS"
         raise SettingError(

@@ -79,7 +79,7 @@ def overview(
 
 def _public_urls(settings: Settings, engine: Engine, status: ServiceStatus) -> tuple[str, ...]:
     """The addresses of a service behind the gateway; the gateway's own row has none."""
-    console = engine.console_is_public
+    console = engine.deployment.console_is_public
     if status.name not in (MLFLOW, JUPYTER, *((STORE,) if console else ())) or not status.up:
         return ()
     links = [urls.public_url(settings, status.name) + ("/lab" if status.name == JUPYTER else "")]

@@ -24,7 +24,8 @@ def build(given: Flags, image: str, push: bool, registry: str, load: bool) -> No
         raise SettingError("--push and --registry=HOST/PATH go together")
     project = options.load(given)
     with console.Progress() as progress:
-        images = (image,) if image else ("mlflow", "jupyter")
+        behind = ("gateway",) if project.is_public else ()
+        images = (image,) if image else ("mlflow", "jupyter", *behind)
         built = building.build(project, images, progress, progress.notice, registry)
         if push:
             pushed.keep(project.settings, (one.pushed for one in built))

@@ -88,7 +88,6 @@ class Engine(Protocol):
     runs_containers: ClassVar[bool] = False  # services run from images, with volumes and limits of their own
     adopts: ClassVar[bool] = False  # whether data that lost its state folder can be taken over
     can_be_public: ClassVar[bool] = False  # the notebook is kept away from what a login protects
-    only_private: ClassVar[str] = "without containers the notebook could read and change everything, past every login"
     in_cluster: ClassVar[bool] = False  # services run on nodes of which this machine need not be one
     is_automatic: ClassVar[bool] = True  # taken where nobody names an engine
     own_loopback: ClassVar[bool] = False  # the notebook's localhost is not the machine's
@@ -261,11 +260,6 @@ class Engine(Protocol):
 
     def notebook_outdated(self) -> bool:
         """Whether `start` would restart JupyterLab: what runs was started from something else than what is now."""
-        return False
-
-    @property
-    def console_is_public(self) -> bool:
-        """Whether the gateway publishes the object store's console."""
         return False
 
     @property

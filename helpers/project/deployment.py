@@ -43,6 +43,19 @@ class Deployment:
         return self.project.is_public
 
     @property
+    def s3_is_public(self) -> bool:
+        """Whether the gateway publishes the S3 API of a store of ours."""
+        return self.is_public and self.settings.public_s3 and self.object_store != "external"
+
+    @property
+    def console_is_public(self) -> bool:
+        """Whether the gateway publishes the store's console. VersityGW's runs in the browser and talks to the S3 API:
+        without that it is of no use."""
+        return self.is_public and (
+            self.object_store == "minio" or (self.object_store == "versitygw" and self.s3_is_public)
+        )
+
+    @property
     def owner(self) -> int:
         """The uid that the notebook runs as; -1 where its account has not been made."""
         return workspace_folder.owner(self.workspace) if self.notebook_uid is None else self.notebook_uid

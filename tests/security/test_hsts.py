@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.engines.docker import variables
+from helpers.engines import gateway_spec
 from tests.conftest import free_ports
 from tests.integration import inspection
 from tests.security.conftest import Target
@@ -43,7 +43,7 @@ def test_a_certificate_of_ones_own_ca_brings_none(attack: Target) -> None:
 def test_a_known_certificate_brings_it_for_its_own_name_alone(target: Target, tmp_path: Path) -> None:
     """The gateway with the line of a DOMAIN and a public CA; its certificate is of its own CA."""
     settings = project(tmp_path, public="true", domain=NAME).settings
-    assert settings.acme and (line := variables.hsts(settings))
+    assert settings.acme and (line := gateway_spec.hsts(settings))
     image = inspection.output(
         "docker", "inspect", "-f", "{{.Config.Image}}", inspection.container(target.clone, "gateway")
     )

@@ -258,7 +258,7 @@ def test_what_no_machine_could_be_is_refused_before_the_address_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cloud_metadata, "public_address", lambda: pytest.fail("asked"))
-    with pytest.raises(SettingError, match="PUBLIC=true needs the docker engine, this is embedded"):
+    with pytest.raises(SettingError, match="PUBLIC=true needs the docker engine, or kubernetes, and this is embedded"):
         dry_run.script(project(tmp_path, public="true", engine="embedded"))
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from helpers import clone, cloud_metadata, gateway, status, urls
-from helpers.engines import container_secrets
+from helpers.engines import container_secrets, gateway_spec
 from helpers.engines.base import ServiceStatus, State
 from helpers.engines.docker import variables
 from helpers.engines.docker.engine import DockerEngine
@@ -209,11 +209,11 @@ def test_browsers_are_bound_to_https_only_where_they_know_the_certificate(
     tmp_path: Path, flags: dict[str, str], there: bool
 ) -> None:
     settings = project(tmp_path, public="true", public_address="203.0.113.7", **flags).settings
-    assert bool(variables.hsts(settings)) is there
+    assert bool(gateway_spec.hsts(settings)) is there
     root = tmp_path / "root.pem"
     root.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
     own = project(tmp_path, public="true", public_address="203.0.113.7", acme_root=str(root), **flags).settings
-    assert variables.hsts(own) == ""
+    assert gateway_spec.hsts(own) == ""
 
 
 def test_another_root_is_told_once(tmp_path: Path) -> None:

@@ -482,7 +482,7 @@ def test_a_way_for_each_service_with_ports(engine: KubernetesEngine) -> None:
     assert set(programs) == {"store-s3", "store-console", "mlflow-http", "jupyter-http"}
     words = " ".join(programs["store-console"].command)
     assert words.endswith(
-        "kubectl --context=lab --namespace=trackbed port-forward --address=127.0.0.1 service/store :9001"
+        "kubectl --context=lab --namespace=trackbed port-forward --address=127.0.0.1 service/store :console"
     )
     assert programs["store-console"].listens == ("127.0.0.1", 9001)
     assert engine.forwards.running() == frozenset() and not engine.forwards.are_current()

@@ -85,8 +85,8 @@ def ask(port: int, text: str = "hello") -> str:
 def test_each_port_leads_to_its_service_and_is_never_free(engine: KubernetesEngine, kubectl: Serving) -> None:
     forwards, settings = engine.forwards, engine.settings
     start(forwards)
-    assert ask(settings.mlflow_port).endswith(f"service/{MLFLOW}:8000 hello")
-    assert ask(settings.s3_console_port).endswith("service/store:9001 hello")
+    assert ask(settings.mlflow_port).endswith(f"service/{MLFLOW}:http hello")
+    assert ask(settings.s3_console_port).endswith("service/store:console hello")
     assert forwards.running() == {MLFLOW, JUPYTER, "store"} and forwards.are_current()
     # the pod goes, and kubectl with it: nobody else gets the port meanwhile, and who asks waits for the next pod
     pid = int(ask(settings.mlflow_port).split()[0])

@@ -55,6 +55,7 @@ VALUES = {
     "--kube-namespace": "alice",
     "--gpu-count": "2",
     "--mlflow-replicas": "2",
+    "--gateway-service": "nodeport",
 }
 SERVERS_OWN = {
     "--object-store",
@@ -66,8 +67,8 @@ SERVERS_OWN = {
     "--mlflow-fast-path",
     "--mlflow-jobs",
 }
-PUBLIC = {"--domain", "--certificates", "--public-s3", "--http-port", "--https-port"}
-CLUSTER = {"--kube-context", "--kube-namespace", "--gpu-count", "--mlflow-replicas"}
+PUBLIC = {"--domain", "--certificates", "--public-s3", "--http-port", "--https-port", "--gateway-service"}
+CLUSTER = {"--kube-context", "--kube-namespace", "--gpu-count", "--mlflow-replicas", "--gateway-service"}
 EMBEDDED = {"--s3-port", "--s3-console-port", "--s3-bucket", "--data-volume", "--volume", "--devices"}
 # what is refused: engine, further settings, whether there is a GPU, flags
 CASES: list[tuple[str, dict[str, str], bool, set[str]]] = [
@@ -105,7 +106,7 @@ class Chosen:
 
     @property
     def can_be_public(self) -> bool:
-        return self.name == "docker"
+        return self.runs_containers
 
     @property
     def deployment(self) -> Deployment:

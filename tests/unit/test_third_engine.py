@@ -203,7 +203,7 @@ def test_backup(up: Project, tmp_path: Path) -> None:
     ("asked", "words"),
     [
         ("adopt", "--adopt has no effect on the memory engine"),
-        ("public", "PUBLIC=true needs the docker engine, this is memory"),
+        ("public", "PUBLIC=true needs the docker engine, or kubernetes, and this is memory"),
         ("init", "this project is on the memory engine"),
     ],
 )

@@ -68,11 +68,6 @@ class DockerDeployment(deployment.Deployment):
         first, *others = super().services
         return (first,) if self.notebook_only else (first, *store, *synced, BUCKET, *others)
 
-    @property
-    def console_is_public(self) -> bool:
-        """VersityGW's console runs in the browser and talks to the S3 API: without that it is of no use."""
-        return self.object_store == "minio" or (self.object_store == "versitygw" and self.settings.public_s3)
-
     def volumes(self) -> tuple[Volume, ...]:
         return compose_model.volumes(self)
 

@@ -307,10 +307,6 @@ class DockerEngine(base.Engine):
         return images.is_stale(self.api, image, self.settings, self.notebook.image) or not self.notebook.is_current
 
     @property
-    def console_is_public(self) -> bool:
-        return self.deployment.console_is_public
-
-    @property
     def check_result(self) -> tuple[str, str]:
         return (STORE_SYNC, f"/store/{services.CHECK_RESULT}") if self.object_store == "versitygw" else ("", "")
 

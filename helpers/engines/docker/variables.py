@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 
 from helpers import database_settings, site_network, urls
-from helpers.engines import jupyterlab
+from helpers.engines import gateway_spec, jupyterlab
 from helpers.engines.docker import client_config, images
 from helpers.engines.docker.deployment import DockerDeployment
 from helpers.errors import TrackbedError
 from helpers.project import mlflow_jobs
-from helpers.settings import PREFIX, TABLE, Settings
+from helpers.settings import PREFIX, TABLE
 
 
 def files(deployment: DockerDeployment) -> tuple[str, ...]:
@@ -24,7 +23,7 @@ def files(deployment: DockerDeployment) -> tuple[str, ...]:
             "public": True,
             "public-store": own_store,
             "public-console": deployment.console_is_public,
-            "public-s3": settings.public_s3 and own_store,
+            "public-s3": deployment.s3_is_public,
             "public-acme": settings.acme,
         }
         overlays += [name for name, expected in chosen.items() if expected]
@@ -84,27 +83,8 @@ def variables(deployment: DockerDeployment) -> dict[str, str]:
 
 def gateway_variables(deployment: DockerDeployment) -> dict[str, str]:
     """The part of them for PUBLIC=true."""
-    settings, name = deployment.settings, urls.public_name(deployment.settings)
-    own_store = deployment.object_store != "external"
-    certificates = "internal"
-    if settings.acme:
-        certificates = "acme_address" if re.fullmatch(r"[0-9.]+", name) else "acme"
     return {
-        "TRACKBED_GATEWAY_ADDRESS": settings.gateway_address,
-        "TRACKBED_GATEWAY_NAME": name,
-        "TRACKBED_GATEWAY_CERTIFICATES": certificates,
-        "TRACKBED_GATEWAY_ACME_ROOT": "trusted_roots /run/secrets/acme-root.pem" if settings.acme_root else "",
-        "TRACKBED_GATEWAY_CONSOLE": "import public 9001 console" if deployment.console_is_public else "",
-        "TRACKBED_GATEWAY_HSTS": hsts(settings),
-        "TRACKBED_GATEWAY_S3": "import public 9000 s3" if settings.public_s3 and own_store else "",
-        "TRACKBED_JUPYTER_PORT": str(settings.jupyter_port),
+        **{f"{PREFIX}{name}": value for name, value in gateway_spec.environment(deployment).items()},
+        "TRACKBED_GATEWAY_ADDRESS": deployment.settings.gateway_address,
+        "TRACKBED_JUPYTER_PORT": str(deployment.settings.jupyter_port),
     }
-
-
-def hsts(settings: Settings) -> str:
-    """The gateway's line that tells browsers to use HTTPS only, "" where they do not know the certificate by itself.
-
-    With a CA of one's own a browser would lock its user out as soon as that CA changes; for addresses there is none.
-    """
-    known = settings.acme and not settings.acme_root and settings.domain
-    return "header Strict-Transport-Security max-age=15552000" if known else ""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
-from pathlib import Path
 
-from helpers.engines import container_secrets, jupyterlab, streaming
+from helpers.engines import container_secrets, gateway_spec, jupyterlab, streaming
 from helpers.engines.docker import compose_model
 from helpers.engines.docker.client import LABEL, FileEntry
 from helpers.engines.docker.deployment import DockerComponent
-from helpers.errors import TrackbedError
-from helpers.project import users, workspace_folder
+from helpers.project import workspace_folder
 from helpers.services import GATEWAY, MLFLOW, DataItem, ProgressReporter
 
 ACTIVE = "live.json"  # the pointer of the state file, kept with the data as well
@@ -83,14 +81,7 @@ class Volumes(DockerComponent):
 
     def _gateway_files(self) -> list[FileEntry]:
         owner = container_secrets.UIDS[GATEWAY]
-        files = [FileEntry("users", users.render(users.load(self.settings)).encode(), *owner, 0o400)]
-        if self.settings.acme_root:
-            try:
-                text = Path(self.settings.acme_root).read_bytes()
-            except OSError as error:
-                raise TrackbedError(f"ACME_ROOT {self.settings.acme_root}: {error.strerror}") from None
-            files.append(FileEntry("acme-root.pem", text, *owner, 0o400))
-        return files
+        return [FileEntry(path, text, *owner, 0o400) for path, text in gateway_spec.files(self.settings).items()]
 
     def put_users(self) -> None:
         """Hand the users to the gateway, which looks at their file all the time. Nothing where there is no gateway."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from helpers.engines.base import Engine
 from helpers.engines.checks import Checks
-from helpers.engines.kubernetes import cluster, gpus, kubectl, objects
+from helpers.engines.kubernetes import cluster, exposure, gpus, kubectl, objects
 from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.engines.kubernetes.forwards import Forwards
 from helpers.engines.kubernetes.images import BRING, full
 from helpers.engines.kubernetes.rendering import Rendering
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
-from helpers.services import JUPYTER
+from helpers.services import GATEWAY, JUPYTER
 
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 METRICS = "v1beta1.metrics.k8s.io"
@@ -160,6 +160,13 @@ class KubernetesChecks(Checks):
                 Finding(Level.WARNING, "gpu", f"{text}: not enough are free", "wait, or ask for fewer: --gpu-count=1")
             ]
         return [Finding(Level.OK, "gpu", text)]
+
+    def exposure(self) -> list[Finding]:
+        """The gateway's way out of the cluster."""
+        if not self.deployment.is_public:
+            return []
+        service = self.deployment.kubectl.find("service", GATEWAY)
+        return [exposure.finding(self.deployment.settings, service, self.deployment.where)]
 
     def limits(self) -> list[Finding]:
         """What the cluster does not keep."""

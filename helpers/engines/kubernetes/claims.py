@@ -11,6 +11,7 @@ WORKSPACE = "work-jupyter-0"
 WHAT = {
     "data-postgres-0": "database: experiments, runs, parameters, metrics, registered models",
     "data-store-0": "artifacts",
+    "gateway-gateway-0": "certificates of the gateway, and its own CA",
     WORKSPACE: "the files in the notebook's workspace",
 }
 SECONDS = 120.0

@@ -9,7 +9,7 @@ from typing import IO, ClassVar
 from helpers import services
 from helpers.engines import base, shared, streaming
 from helpers.engines.host import Host, HostFacts
-from helpers.engines.kubernetes import host, kubectl, script, specs
+from helpers.engines.kubernetes import exposure, host, kubectl, script, specs
 from helpers.engines.kubernetes.checks import KubernetesChecks
 from helpers.engines.kubernetes.claims import Claims
 from helpers.engines.kubernetes.cluster import Cluster
@@ -17,6 +17,7 @@ from helpers.engines.kubernetes.database import Database
 from helpers.engines.kubernetes.deployment import WORK, KubernetesDeployment
 from helpers.engines.kubernetes.forwards import Forwards
 from helpers.engines.kubernetes.inspection import Inspection
+from helpers.engines.kubernetes.logins import Logins
 from helpers.engines.kubernetes.objects import WORKLOADS
 from helpers.engines.kubernetes.ownership import Namespace
 from helpers.engines.kubernetes.pod_commands import PodCommands
@@ -53,7 +54,7 @@ class KubernetesEngine(base.Engine):
     is_automatic: ClassVar[bool] = False
     adopts: ClassVar[bool] = True
     own_loopback: ClassVar[bool] = True
-    only_private: ClassVar[str] = "a cluster has its own ways in, which docker/kubernetes/components has for it"
+    can_be_public: ClassVar[bool] = True
     deployment: KubernetesDeployment
 
     def __init__(self, project: Project) -> None:
@@ -65,6 +66,7 @@ class KubernetesEngine(base.Engine):
         self.inspection = Inspection(here, self.cluster, self.forwards)
         self.commands = PodCommands(here, self.rendering)
         self.claims = Claims(here)
+        self.logins = Logins(here)
         self.namespace = Namespace(here, self.rendering)
         self.stopping = Stopping(here, self.inspection)
         database = Database(here, self.commands)
@@ -112,6 +114,8 @@ class KubernetesEngine(base.Engine):
         lines = [f"cluster: {self.deployment.where}"]
         if chosen.resource:
             lines.append(f"GPU: {chosen} ({chosen.accelerator.reason})")
+        if self.deployment.is_public:
+            lines.append(exposure.remark(self.settings))
         return tuple(lines)
 
     def access_token(self) -> str:
@@ -121,7 +125,7 @@ class KubernetesEngine(base.Engine):
 
     def plan(self) -> Plan:
         things = self.rendering.things
-        listed = tuple(specs.service_spec(name, things, self.settings) for name in self.deployment.services)
+        listed = tuple(specs.service_spec(name, things, self.deployment) for name in self.deployment.services)
         return Plan(self.name, self.settings.project, listed, secrets=self.deployment.secret_files())
 
     def script(self, plan: Plan) -> str:
@@ -228,6 +232,10 @@ class KubernetesEngine(base.Engine):
     def remove_data(self, progress: ProgressReporter, keep_workspace: bool = False) -> tuple[str, ...]:
         kept = self.claims.remove(progress, keep_workspace) if self.namespace.is_there() else ""
         return self.namespace.leave(kept) if kept else self.namespace.remove()
+
+    def put_users(self) -> None:
+        if self.deployment.is_public and self.namespace.is_there():
+            self.logins.put()
 
     # what is looked at before a start
 

@@ -88,7 +88,7 @@ class Forwards(KubernetesComponent):
 
     def _ports(self) -> dict[str, tuple[str, Port]]:
         """Each with its service, by the name of its program."""
-        listed = ((name, port) for name in self.deployment.services for port in specs.ports(name, self.settings))
+        listed = ((name, port) for name in self.deployment.services for port in specs.ports(name, self.deployment))
         return {f"{name}-{port.name}": (name, port) for name, port in listed}
 
     def _targets(self) -> dict[str, str]:
@@ -108,9 +108,7 @@ class Forwards(KubernetesComponent):
         }
         result = []
         for name, (service, port) in self._ports().items():
-            kubectl = self.kubectl.command(
-                "port-forward", "--address=127.0.0.1", f"service/{service}", f":{port.target}"
-            )
+            kubectl = self.kubectl.command("port-forward", "--address=127.0.0.1", f"service/{service}", f":{port.name}")
             command = (sys.executable, "-I", str(LOOP), str(self._report(name)), *kubectl)
             listens = (port.address, port.published)
             marked = {**environment, TARGET: (targets or {}).get(service, "")}
@@ -222,7 +220,7 @@ class Forwards(KubernetesComponent):
     @contextmanager
     def open(self, service: str, port: str) -> Iterator[Address]:
         """A way of this process alone, to the newest pod that is ready. Raises NotListening."""
-        target = next((one.target for one in specs.ports(service, self.settings) if one.name == port), 0)
+        target = specs.target(service, port)
         if not target:
             raise NotListening(f"{service} publishes no port {port}")
         pod = newest(self.kubectl.listed("pods", f"--selector={objects.PART}={service}"))

@@ -11,7 +11,7 @@ from helpers.engines.kubernetes import pushed
 from helpers.engines.kubernetes.cluster import Cluster
 from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.gpu.accelerator import Accelerator
-from helpers.services import JUPYTER, MLFLOW, POSTGRES
+from helpers.services import GATEWAY, JUPYTER, MLFLOW, POSTGRES
 
 OWN = "trackbed/"  # what is built here, and has to be brought to the nodes
 BRING = (
@@ -37,6 +37,8 @@ class Images:
         if self.deployment.notebook_only:
             return result
         result |= {MLFLOW: self._own(settings.mlflow_image), POSTGRES: self._others("postgres")}
+        if self.deployment.is_public:
+            result[GATEWAY] = self._own(settings.gateway_image)
         return result if store == "external" else {**result, store: self._others(store)}
 
     def _own(self, name: str) -> str:

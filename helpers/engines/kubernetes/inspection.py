@@ -40,7 +40,7 @@ class Inspection(KubernetesComponent):
         ):  # what lost its supervisord holds the ports, which are ours all the same
             held = frozenset(self.deployment.services)
         return tuple(
-            replace(one, ports=specs.ports(one.name, self.settings) if one.name in held else ()) for one in statuses
+            replace(one, ports=specs.ports(one.name, self.deployment) if one.name in held else ()) for one in statuses
         )
 
     def _status(self, name: str, things: list[Object], reachable: frozenset[str], used: memory.Used) -> ServiceStatus:
@@ -50,7 +50,7 @@ class Inspection(KubernetesComponent):
         if result.state is State.STARTING:
             why, fix = self.stuck(name, own)
             result = replace(result, reason="; ".join(filter(None, (why, fix)))) if why else result
-        if result.up and name not in reachable and specs.ports(name, self.settings):
+        if result.up and name not in reachable and specs.ports(name, self.deployment):
             why = f" ({said})" if (said := self.forwards.problem(name)) else ""
             result = replace(result, reason=f"this machine has no way to it{why}: `invoke up` opens it")
         amount = sum(used.get((objects.name(pod), workload.container), 0) for pod in own)

@@ -8,22 +8,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from helpers import database_settings, digests, urls
-from helpers.engines import jupyterlab
-from helpers.engines.kubernetes import objects, secrets
+from helpers.engines import gateway_spec, jupyterlab
+from helpers.engines.kubernetes import exposure, objects, secrets
 from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.engines.kubernetes.gpus import Gpus
 from helpers.engines.kubernetes.images import Images
 from helpers.engines.notebook_spec import DATA
 from helpers.errors import SettingError
 from helpers.project import mlflow_jobs
-from helpers.services import BUCKET, JUPYTER, MLFLOW, POSTGRES, SCHEMA, STORE, ServiceSpec
+from helpers.services import BUCKET, GATEWAY, JUPYTER, MLFLOW, POSTGRES, SCHEMA, STORE, ServiceSpec
 
 Data = dict[str, Any]
 BASE = "base"  # in docker/kubernetes
+GATEWAY_VOLUME = "1g"  # certificates, and a log that is bounded
 MOST_REQUESTED = 2**30  # bytes of memory: no service of the base requests more
 SURGE = 1  # pods of MLflow more than its replicas, during an update: their pools are open as well
 # the image of each service, by the short name that the base has for it
-SHORT = {MLFLOW: "trackbed/mlflow", JUPYTER: "trackbed/jupyter-mlflow", POSTGRES: "postgres", "versitygw": "versitygw"}
+SHORT = {
+    MLFLOW: "trackbed/mlflow",
+    JUPYTER: "trackbed/jupyter-mlflow",
+    GATEWAY: "trackbed/gateway",
+    POSTGRES: "postgres",
+    "versitygw": "versitygw",
+}
 
 
 def kustomization(
@@ -38,15 +45,21 @@ def kustomization(
     patches = [_notebook_patch(deployment, notebook, gpus, data_claim)]
     own = {key: value for key, value in notebook.environment.items() if key not in deployment.settings.jupyter_env}
     maps: dict[str, Mapping[str, str]] = {JUPYTER: own}
+    targeted: list[Data] = []
     if not deployment.notebook_only:
         patches += _server_patches(deployment)
         maps |= environments(deployment)
+    if deployment.is_public:
+        exposure.check(deployment)
+        patches.append(_gateway_patch(deployment))
+        service = {"target": {"kind": "Service", "name": GATEWAY}, "patch": _text(exposure.service_patch(deployment))}
+        targeted.append(service)
     return {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "namespace": namespace,
         "resources": [BASE],
-        "components": [f"components/{name}" for name in _components(deployment)],
+        "components": [f"components/{name}" for name in components(deployment)],
         "labels": [{"pairs": pairs, "includeTemplates": True}],
         "images": [_image(SHORT[key], reference) for key, reference in images.references().items()],
         # emptied, then filled by a patch, which takes any value as it is
@@ -57,17 +70,23 @@ def kustomization(
                 for name, values in maps.items()
             ),
             *({"patch": _text(patch)} for patch in patches),
+            *targeted,
         ],
     }
 
 
-def _components(deployment: KubernetesDeployment) -> list[str]:
+def components(deployment: KubernetesDeployment) -> list[str]:
+    """The components of docker/kubernetes over its base, by name."""
     if deployment.notebook_only:
         return ["notebook-only"]
-    return {"minio": ["minio"], "external": ["external-store"]}.get(deployment.object_store, [])
+    store = {"minio": ["minio"], "external": ["external-store"]}.get(deployment.object_store, [])
+    if not deployment.is_public:
+        return store
+    # strangers may name addresses to the server: it is sent nowhere where what it needs is in its namespace
+    return [*store, "gateway", *(["isolated"] if deployment.object_store != "external" else [])]
 
 
-def _text(data: Data) -> str:
+def _text(data: Data | list[Data]) -> str:
     return json.dumps(data)
 
 
@@ -112,6 +131,13 @@ def environments(deployment: KubernetesDeployment) -> dict[str, Mapping[str, str
             "TRACKBED_MIGRATE": os.environ.get("TRACKBED_MIGRATE", ""),  # an older schema, once, when it is asked for
         },
     }
+    if deployment.is_public:
+        result[GATEWAY] = {
+            **gateway_spec.environment(deployment),
+            "GATEWAY_ACME": settings.acme_ca,
+            "GATEWAY_MLFLOW_PORT": str(settings.mlflow_port),
+            "GATEWAY_JUPYTER_PORT": str(settings.jupyter_port),
+        }
     if deployment.object_store == "versitygw":
         result["store"] = {
             "TRACKBED_REGION": settings.s3_region,
@@ -195,6 +221,15 @@ def _server_patches(deployment: KubernetesDeployment) -> list[Data]:
         claims = [_claim(deployment, "data", settings.store_volume_size)]
         patches.append(_patch("StatefulSet", STORE, {"template": template, "volumeClaimTemplates": claims}))
     return patches
+
+
+def _gateway_patch(deployment: KubernetesDeployment) -> Data:
+    read = deployment.secrets_digest()
+    if read and deployment.settings.acme_root:
+        read = digests.digest(read, gateway_spec.files(deployment.settings)[gateway_spec.ROOT_FILE])
+    template = _template(deployment, {}, **{objects.SECRETS: read})
+    claims = [_claim(deployment, GATEWAY, GATEWAY_VOLUME)]
+    return _patch("StatefulSet", GATEWAY, {"template": template, "volumeClaimTemplates": claims})
 
 
 def _notebook_patch(deployment: KubernetesDeployment, notebook: ServiceSpec, gpus: Gpus, data_claim: str) -> Data:

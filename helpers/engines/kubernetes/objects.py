@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from helpers.services import BUCKET, JUPYTER, MLFLOW, POSTGRES, SCHEMA, STORE, STORE_SYNC
+from helpers.services import BUCKET, GATEWAY, JUPYTER, MLFLOW, POSTGRES, SCHEMA, STORE, STORE_SYNC
 
 INSTANCE = "dev.trackbed.instance"  # the project's id: label and annotation of the namespace
 ACTIVE = "dev.trackbed.active"  # annotation of the namespace: the active database, prefix and store
@@ -42,6 +42,7 @@ WORKLOADS: Mapping[str, Workload] = {
     SCHEMA: Workload("Job", "schema", "schema"),
     BUCKET: Workload("Job", "bucket", "bucket"),
     MLFLOW: Workload("Deployment", "mlflow", "mlflow"),
+    GATEWAY: Workload("StatefulSet", "gateway", "gateway"),
     JUPYTER: Workload("StatefulSet", "jupyter", "jupyter"),
 }
 CONTROLLERS = ("StatefulSet", "Deployment", "Job")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable
 
+from helpers.engines import gateway_spec
 from helpers.engines.kubernetes import objects
 from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.engines.kubernetes.kubectl import Object
-from helpers.services import JUPYTER, SecretFile
+from helpers.services import GATEWAY, JUPYTER, SecretFile
 
 ENVIRONMENT = "environment-jupyter"  # the user's variables of the notebook: tokens and proxies' passwords may be there
 
@@ -24,6 +25,9 @@ def rendered(deployment: KubernetesDeployment) -> list[Object]:
     for file in deployment.secret_files():
         value = credentials.render(file.template, file.names).encode()
         files.setdefault(file.service, {})[file.path] = base64.b64encode(value).decode()
+    if deployment.is_public:
+        own = gateway_spec.files(deployment.settings)
+        files[GATEWAY] |= {path: base64.b64encode(text).decode() for path, text in own.items()}
     given = {key: base64.b64encode(value.encode()).decode() for key, value in deployment.settings.jupyter_env.items()}
     return [
         *(_secret(deployment, name(service), service, content) for service, content in files.items()),

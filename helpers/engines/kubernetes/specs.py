@@ -6,13 +6,21 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from helpers import services
-from helpers.engines.kubernetes import objects
+from helpers.engines.kubernetes import exposure, objects
 from helpers.engines.kubernetes.objects import Object
-from helpers.services import BUCKET, JUPYTER, MLFLOW, SCHEMA, STORE, Health, Mount, Port, ServiceSpec
-from helpers.settings import Settings
+from helpers.project.deployment import Deployment
+from helpers.services import BUCKET, GATEWAY, JUPYTER, MLFLOW, SCHEMA, STORE, Health, Mount, Port, ServiceSpec
+
+# the ports of the services' pods, by the names that Services have for them as well
+TARGETS: Mapping[str, Mapping[str, int]] = {
+    MLFLOW: {"http": 8000},
+    JUPYTER: {"http": 8888},
+    STORE: {"s3": 9000, "console": 9001},
+    GATEWAY: {"mlflow": 8000, "jupyter": 8888, "s3": 9000, "console": 9001},
+}
 
 
-def service_spec(name: str, things: Iterable[Object], settings: Settings) -> ServiceSpec:
+def service_spec(name: str, things: Iterable[Object], deployment: Deployment) -> ServiceSpec:
     """A service as data. Raises KeyError where no object runs it."""
     listed = tuple(things)
     workload = objects.WORKLOADS[name]
@@ -30,7 +38,7 @@ def service_spec(name: str, things: Iterable[Object], settings: Settings) -> Ser
         entrypoint=tuple(container.get("command") or ()),
         command=tuple(container.get("args") or ()),
         environment=environment(container, listed),
-        ports=ports(name, settings),
+        ports=ports(name, deployment),
         mounts=tuple(mounts(pod, container)),
         user=f"{security.get('runAsUser', '')}:{security.get('runAsGroup', '')}",
         working_dir=container.get("workingDir", ""),
@@ -43,14 +51,27 @@ def service_spec(name: str, things: Iterable[Object], settings: Settings) -> Ser
     )
 
 
-def ports(service: str, settings: Settings) -> tuple[Port, ...]:
-    """The ports of a service that this machine forwards."""
-    listed = {
-        MLFLOW: (("http", 8000, settings.mlflow_port),),
-        JUPYTER: (("http", 8888, settings.jupyter_port),),
-        STORE: (("s3", 9000, settings.s3_port), ("console", 9001, settings.s3_console_port)),
-    }.get(service, ())
-    return tuple(Port(name, target, published, settings.bind_address) for name, target, published in listed)
+def ports(service: str, deployment: Deployment) -> tuple[Port, ...]:
+    """The ports of a service that this machine forwards: behind a gateway only the gateway's."""
+    settings = deployment.settings
+    listed: dict[str, tuple[tuple[str, int], ...]]
+    if deployment.is_public:
+        listed = {GATEWAY: tuple(exposure.ports(deployment).items())}
+    else:
+        listed = {
+            MLFLOW: (("http", settings.mlflow_port),),
+            JUPYTER: (("http", settings.jupyter_port),),
+            STORE: (("s3", settings.s3_port), ("console", settings.s3_console_port)),
+        }
+    return tuple(
+        Port(name, target(service, name), published, settings.bind_address)
+        for name, published in listed.get(service, ())
+    )
+
+
+def target(service: str, port: str) -> int:
+    """The port of that name in a service's pods; 0 where it has none."""
+    return TARGETS.get(service, {}).get(port, 0)
 
 
 def environment(container: Object, things: Iterable[Object]) -> dict[str, str]:

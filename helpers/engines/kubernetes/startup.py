@@ -19,7 +19,18 @@ from helpers.engines.kubernetes.ownership import Namespace
 from helpers.engines.kubernetes.rendering import Rendering
 from helpers.engines.kubernetes.volumes import Volumes
 from helpers.errors import EngineUnavailable, ServiceFailed, TrackbedError
-from helpers.services import BUCKET, JUPYTER, MLFLOW, POSTGRES, SCHEMA, STORE, STORE_SYNC, ProgressReporter, State
+from helpers.services import (
+    BUCKET,
+    GATEWAY,
+    JUPYTER,
+    MLFLOW,
+    POSTGRES,
+    SCHEMA,
+    STORE,
+    STORE_SYNC,
+    ProgressReporter,
+    State,
+)
 
 LOOK_SECONDS = 0.5  # between two looks at what starts
 DELETE_SECONDS = 90.0
@@ -69,7 +80,8 @@ class Startup(KubernetesComponent):
             self._bring_up([*self.rendering.select(*names), *notebook], names, progress)
             self.database.settle(progress)
             self._prepare(progress)
-            self._bring_up(self.rendering.select(MLFLOW), (MLFLOW, JUPYTER), progress)
+            served = [name for name in (MLFLOW, GATEWAY) if name in self.deployment.services]
+            self._bring_up(self.rendering.select(*served), (*served, JUPYTER), progress)
         self._prune(progress)
         self.forwards.start(progress)
 

@@ -8,9 +8,9 @@ from helpers.engines.kubernetes.deployment import KubernetesComponent, Kubernete
 from helpers.engines.kubernetes.inspection import Inspection, pods_of
 from helpers.engines.kubernetes.kubectl import Object
 from helpers.errors import TrackbedError
-from helpers.services import JUPYTER, MLFLOW, POSTGRES, STORE, ProgressReporter
+from helpers.services import GATEWAY, JUPYTER, MLFLOW, POSTGRES, STORE, ProgressReporter
 
-ORDER = ((JUPYTER,), (MLFLOW,), (STORE, POSTGRES))  # a server ends before what it writes to
+ORDER = ((JUPYTER,), (GATEWAY,), (MLFLOW,), (STORE, POSTGRES))  # a server ends before what it writes to
 BESIDE = 60.0  # seconds for a pod to go, beside the time that it is given for its requests
 APPLIED = "jobs,services,networkpolicies,poddisruptionbudgets,configmaps"
 

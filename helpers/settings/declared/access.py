@@ -16,7 +16,7 @@ class Access:
     public: bool = setting(
         "false",
         kinds.SWITCH,
-        "Access from other machines, through a gateway with TLS and logins (Docker only); false ends it",
+        "Access from other machines, through a gateway with TLS and logins (not embedded); false ends it",
         tasks=UP,
         switch=True,
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from helpers.settings import kinds
 from helpers.settings.declaration import NOTEBOOK, UP, setting
-from helpers.settings.kinds import optional
+from helpers.settings.kinds import one_of, optional
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
@@ -50,6 +50,13 @@ class Cluster:
         tasks=UP,
         only=("server", "cluster"),
         instead="MLFLOW_WORKERS in .env is the number of its processes",
+    )
+    gateway_service: str = setting(
+        "loadbalancer",
+        one_of("loadbalancer", "nodeport"),
+        "Service of the gateway in a cluster: loadbalancer, or nodeport, which MLFLOW_PORT and JUPYTER_PORT then are",
+        tasks=UP,
+        only=("cluster", "public"),
     )
     storage_class: str = setting(
         "",

@@ -1,0 +1,21 @@
+"""Who may log in at the gateway: handed to a pod that runs, in its Secret."""
+
+from __future__ import annotations
+
+from helpers import digests
+from helpers.engines.kubernetes import objects, secrets
+from helpers.engines.kubernetes.deployment import KubernetesComponent
+from helpers.services import GATEWAY
+
+READ = "dev.trackbed.users"  # annotation of the pod: the hash of what it has been handed
+
+
+class Logins(KubernetesComponent):
+    def put(self) -> None:
+        """The gateway looks at the file all the time. Raises TrackbedError."""
+        secret = next(one for one in secrets.rendered(self.deployment) if objects.name(one) == secrets.name(GATEWAY))
+        self.kubectl.apply([secret], "the logins")
+        # a node that sees its pod change looks at the pod's Secrets at once, not within the next minutes
+        mark = f"{READ}={digests.digest(secret['data'])}"
+        pod = f"{objects.WORKLOADS[GATEWAY].name}-0"
+        self.kubectl.run("annotate", "pod", pod, mark, "--overwrite", "--request-timeout=20s")

@@ -1,0 +1,159 @@
+"""PUBLIC=true in a cluster: the gateway, its Service, its logins; on a kubectl that answers as a real one did."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import gateway
+from helpers.engines.kubernetes import exposure, kustomization, objects, secrets, specs
+from helpers.engines.kubernetes.engine import KubernetesEngine
+from helpers.engines.select import ENGINES
+from helpers.errors import SettingError
+from helpers.findings import Level
+from helpers.project import users
+from helpers.services import GATEWAY, JUPYTER, MLFLOW, POSTGRES, STORE
+from tests.unit.fake_kubectl import FakeKubectl
+from tests.unit.fakes import project
+
+NODES = {"gateway_service": "nodeport", "mlflow_port": "30800", "jupyter_port": "30888"}
+EXTERNAL = {
+    "object_store": "external",
+    "s3_endpoint": "https://s3.example.org",
+    "s3_access_key": "lab-key",
+    "s3_secret_key": "lab-secret",
+}
+
+
+@pytest.fixture
+def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKubectl:
+    return FakeKubectl(tmp_path / "bin", monkeypatch)
+
+
+def public(folder: Path, **given: str) -> KubernetesEngine:
+    flags = {"public": "true", "public_address": "lab.example.org", **given}
+    return KubernetesEngine(project(folder, engine="kubernetes", **flags))
+
+
+def service(engine: KubernetesEngine) -> dict[str, Any]:
+    return {one["path"].removeprefix("/spec/"): one["value"] for one in exposure.service_patch(engine.deployment)}
+
+
+@pytest.mark.parametrize("given", [{"public_address": ""}, {"public_address": "localhost"}])
+def test_it_needs_a_name_that_others_know(tmp_path: Path, given: dict[str, str]) -> None:
+    settings = public(tmp_path, **given).settings
+    with pytest.raises(SettingError) as caught:
+        gateway.check_settings(settings, ENGINES["kubernetes"])
+    assert "--public-address=" in caught.value.hint
+
+
+def test_an_address_that_a_cloud_named_is_another_machines(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    created = project(tmp_path, engine="kubernetes", public="true", public_address="")
+    found = created.settings.reload({"FOUND_ADDRESS": "203.0.113.7"})
+    assert found.public_address == "203.0.113.7"
+    with pytest.raises(SettingError, match="in a cluster needs the name or address"):
+        gateway.check_settings(found, ENGINES["kubernetes"])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"gateway_service": "nodeport"}, r"MLFLOW_PORT=8000 \(from default\) is no node port"),
+        (NODES | {"jupyter_port": "8888"}, r"JUPYTER_PORT=8888 \(from --jupyter-port\) is no node port"),
+        (NODES | {"public_s3": "true"}, "S3_PORT=9000"),
+        (NODES | {"certificates": "acme"}, "ports 80 and 443, which are no node ports"),
+        (NODES | {"domain": "lab.example.org"}, "ports 80 and 443, which are no node ports"),
+    ],
+)
+def test_what_a_node_port_cannot_be(tmp_path: Path, given: dict[str, str], words: str) -> None:
+    with pytest.raises(SettingError, match=words) as caught:
+        exposure.check(public(tmp_path, **given).deployment)
+    assert "invoke up --public" in caught.value.hint
+
+
+def test_the_service_of_each_kind(tmp_path: Path) -> None:
+    nodes = service(public(tmp_path / "a", **NODES))
+    assert nodes["type"] == "NodePort" and nodes["externalTrafficPolicy"] == "Cluster"
+    assert [(one["name"], one["port"], one["nodePort"]) for one in nodes["ports"]] == [
+        ("mlflow", 30800, 30800),
+        ("jupyter", 30888, 30888),
+    ]
+    balanced = service(public(tmp_path / "b", domain="lab.example.org", public_s3="true"))
+    assert balanced["type"] == "LoadBalancer" and balanced["externalTrafficPolicy"] == "Local"
+    listed = {one["name"]: one["port"] for one in balanced["ports"]}
+    assert listed == {"mlflow": 8000, "jupyter": 8888, "s3": 9000, "console": 9001, "acme-http": 80, "acme-https": 443}
+    assert not [one for one in balanced["ports"] if "nodePort" in one]
+
+
+def test_only_the_gateways_ports_are_on_this_machine(tmp_path: Path) -> None:
+    deployment = public(tmp_path, **NODES).deployment
+    assert GATEWAY in deployment.services
+    assert [(one.name, one.target, one.published) for one in specs.ports(GATEWAY, deployment)] == [
+        ("mlflow", 8000, 30800),
+        ("jupyter", 8888, 30888),
+    ]
+    for name in (MLFLOW, JUPYTER, STORE, POSTGRES):
+        assert specs.ports(name, deployment) == ()
+    assert (specs.target(MLFLOW, "http"), specs.target(STORE, "s3"), specs.target(POSTGRES, "http")) == (8000, 9000, 0)
+
+
+def test_the_gateway_is_told_what_it_is_told_on_docker(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    told = kustomization.environments(public(tmp_path, **NODES).deployment)[GATEWAY]
+    expected = {"GATEWAY_NAME": "lab.example.org", "GATEWAY_CERTIFICATES": "internal", "GATEWAY_MLFLOW_PORT": "30800"}
+    assert expected.items() <= told.items()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ["gateway", "isolated"]),
+        (EXTERNAL, ["external-store", "gateway"]),
+    ],
+)
+def test_the_server_has_no_way_out_where_it_needs_none(
+    tmp_path: Path, given: dict[str, str], expected: list[str]
+) -> None:
+    assert kustomization.components(public(tmp_path, **given).deployment) == expected
+
+
+def test_logins_are_handed_to_a_gateway_that_runs(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    engine = public(tmp_path, **NODES)
+    mine = {objects.INSTANCE: engine.project.state.instance}
+    kubectl.answer(
+        "get namespace trackbed ",
+        {"kind": "Namespace", "metadata": {"name": "trackbed", "annotations": mine}, "status": {"phase": "Active"}},
+    )
+    users.add(engine.settings, "ann")
+    engine.put_users()
+    (applied,) = [json.loads(stdin)["items"] for line, stdin in kubectl.calls if " apply " in line]
+    (one,) = applied
+    assert one["metadata"]["name"] == secrets.name(GATEWAY)
+    assert base64.b64decode(one["data"]["users"]).decode() == users.path(engine.settings).read_text()
+    assert set(one["data"]) == {"gateway-key", "access-token", "users"}
+    (noted,) = [line for line, _ in kubectl.calls if " annotate " in line]
+    assert " pod gateway-0 dev.trackbed.users=" in noted and "--overwrite" in noted
+
+
+def test_nobody_is_handed_logins_without_a_gateway(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    KubernetesEngine(project(tmp_path, engine="kubernetes")).put_users()
+    assert not [line for line, _ in kubectl.calls if " apply " in line or " annotate " in line]
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "level", "words"),
+    [
+        (NODES, {}, Level.OK, "every node's port 30800, as lab.example.org"),
+        ({}, {}, Level.WARNING, "no load balancer yet"),
+        ({}, {"loadBalancer": {"ingress": [{"ip": "203.0.113.9"}]}}, Level.OK, "load balancer is 203.0.113.9"),
+        ({}, {"loadBalancer": {"ingress": [{"hostname": "a.example.net"}]}}, Level.OK, "is a.example.net"),
+    ],
+)
+def test_doctor_tells_how_others_reach_it(
+    tmp_path: Path, given: dict[str, str], status: dict[str, Any], level: Level, words: str
+) -> None:
+    found = exposure.finding(public(tmp_path, **given).settings, {"status": status}, "namespace lab")
+    assert found.level is level and words in found.detail
