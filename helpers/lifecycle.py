@@ -129,8 +129,7 @@ def down(project: Project, progress: ProgressReporter, notice: Notice) -> tuple[
             )
         return ()
     with changing(project, notice):
-        if project.state.engine:
-            select.make(project, project.state.engine).close_ports()
+        close_ports(project)
         engine = select.current(project)
         stopped = engine.stop(progress)
         project.state.clone = ""
@@ -138,6 +137,12 @@ def down(project: Project, progress: ProgressReporter, notice: Notice) -> tuple[
         project.state.surroundings = None
         project.state.save()
         return stopped
+
+
+def close_ports(project: Project) -> None:
+    """Close what this machine has open to services that are elsewhere, which may be gone."""
+    if project.state.engine:
+        select.make(project, project.state.engine).close_ports()
 
 
 def _services(project: Project) -> tuple[ServiceStatus, ...]:
@@ -172,8 +177,17 @@ def data(project: Project) -> tuple[DataItem, ...]:
 
 
 def delete_data(project: Project, progress: ProgressReporter, notice: Notice) -> None:
-    """Delete what ``data`` gives, the secrets and the memory of a stopped project. A folder as workspace stays."""
+    """Delete what ``data`` gives, the secrets and the memory of a stopped project. A folder as workspace stays.
+
+    The copy that a move left on another engine goes too. Raises TrackbedError where that is not possible now.
+    """
     with changing(project, notice):
+        move_note.recover(project, progress, notice)
+        if move_note.pending(project):
+            raise TrackbedError(
+                "no data were deleted: the copy that a move left on another engine is still there",
+                "type the same command again when that engine answers",
+            )
         for line in select.current(project).remove_data(progress):
             notice(line)
         select.stay_off_at_boot(project.settings)

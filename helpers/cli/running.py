@@ -11,7 +11,7 @@ from helpers.checks.check import run_check, verdict
 from helpers.checks.doctor import examine
 from helpers.cli import options
 from helpers.cli.status import show_services
-from helpers.errors import FAILED, SettingError, TrackbedError
+from helpers.errors import FAILED, EngineUnavailable, SettingError, TrackbedError
 from helpers.findings import Level
 from helpers.project import users
 from helpers.project.project import Project
@@ -97,7 +97,12 @@ def kept(project: Project, items: Iterable[DataItem]) -> str:
 
 def down(given: Flags, delete_data: bool, yes: bool) -> None:
     project = options.load(given)
-    if delete_data and (items := lifecycle.data(project)):
+    try:
+        items = lifecycle.data(project) if delete_data else ()
+    except EngineUnavailable:
+        lifecycle.close_ports(project)
+        raise
+    if items:
         console.notice("this deletes, for good:")
         for item in items:
             console.notice(f"  {item.name}: {item.what}")

@@ -31,6 +31,7 @@ def build(given: Flags, image: str, push: bool, registry: str, load: bool) -> No
             pushed.keep(project.settings, (one.pushed for one in built))
         if load:
             loading.load(project.settings, tuple(one.name for one in built), progress)
+            pushed.keep_loaded(project.settings, {one.name: one.id for one in built})
     for one in built:
         size = f"{one.size / 2**20:.0f} MiB"
         console.notice(

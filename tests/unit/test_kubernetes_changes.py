@@ -103,6 +103,24 @@ def test_the_digest_that_was_pushed_is_what_nodes_are_told(tmp_path: Path, kubec
     assert here.rendering.images.references()[MLFLOW] == f"{name}@sha256:2"
 
 
+def test_an_image_that_is_loaded_again_under_its_name_starts_what_runs_it(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    """Before, the nodes had it and nothing ran it: the name is the same."""
+    here = engine(tmp_path)
+    assert kustomization._loaded_patches(here.deployment, here.rendering.images) == []
+    names = here.rendering.images.references()
+    pushed.keep_loaded(here.settings, {names[MLFLOW]: "sha256:1", "trackbed/other:1": "sha256:2"})
+    given = {
+        (one["kind"], one["metadata"]["name"]): one["spec"]["template"]["metadata"]["annotations"]
+        for one in kustomization._loaded_patches(here.deployment, here.rendering.images)
+    }
+    run_it = [("StatefulSet", "store"), ("Job", "schema"), ("Job", "bucket"), ("Deployment", "mlflow")]
+    assert given == dict.fromkeys(run_it, {objects.IMAGE: "sha256:1"})
+    pushed.keep_loaded(here.settings, {names[JUPYTER]: "sha256:3"})
+    assert len(kustomization._loaded_patches(here.deployment, here.rendering.images)) == 5
+    elsewhere = engine(tmp_path, image_registry="registry.example.org/lab")
+    assert kustomization._loaded_patches(elsewhere.deployment, elsewhere.rendering.images) == []
+
+
 # MLflow's jobs
 
 

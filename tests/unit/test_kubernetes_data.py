@@ -9,16 +9,20 @@ from typing import Any
 
 import pytest
 
-from helpers.cli import running
+from helpers import lifecycle
+from helpers.cli import options, running
 from helpers.data import move_note
 from helpers.engines.kubernetes import objects
 from helpers.engines.kubernetes.engine import KubernetesEngine
+from helpers.engines.kubernetes.forwards import Forwards
 from helpers.errors import EngineUnavailable, TrackbedError, WrongProject
+from helpers.project.project import Project
 from helpers.services import MLFLOW, POSTGRES
 from tests.unit.fake_kubectl import FakeKubectl
 from tests.unit.fakes import Silent, project
 
 STRANGER = "f" * 32
+REFUSED = "The connection to the server 127.0.0.1:6443 was refused - did you specify the right host or port?\n"
 
 
 @pytest.fixture
@@ -112,6 +116,63 @@ def test_only_what_this_project_made_is_pruned_or_deleted(engine: KubernetesEngi
     assert len(asked) == 2 and all(line.endswith(mine) or f"{mine} --wait=false" in line for line in asked)
 
 
+def test_secrets_that_somebody_made_by_hand_stay(engine: KubernetesEngine, kubectl: FakeKubectl) -> None:
+    """Before, every Secret with Trackbed's name was deleted, whoever had made it."""
+    mine = engine.project.state.instance
+    by_hand = thing("Secret", "secrets-store")
+    fill(kubectl, engine, by_hand)
+    kubectl.items("get secrets -o json", [by_hand])
+    kubectl.items(
+        f"get secrets -o json --selector={objects.INSTANCE}={mine}", [thing("Secret", "secrets-mlflow", mine)]
+    )
+    (line,) = engine.remove_data(Silent())
+    assert "secret/secrets-store in it is not Trackbed's" in line
+    assert [name for name in deleted(kubectl) if name.startswith("secrets/")] == ["secrets/secrets-mlflow"]
+
+
+def started(tmp_path: Path) -> Project:
+    created = project(tmp_path, engine="kubernetes")
+    created.state.engine = "kubernetes"
+    created.state.save()
+    return project(tmp_path, engine="kubernetes")
+
+
+def test_a_cluster_that_is_gone_keeps_no_port_open(
+    tmp_path: Path, kubectl: FakeKubectl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, only a `down` without --delete-data closed them."""
+    closed: list[str] = []
+    here = started(tmp_path)
+    kubectl.answer("get --raw /version", "", REFUSED, 1)
+    monkeypatch.setattr(Forwards, "stop", lambda self: closed.append("all"))
+    monkeypatch.setattr(options, "load", lambda given: here)
+    with pytest.raises(EngineUnavailable, match="the cluster of context lab does not answer"):
+        running.down({}, delete_data=True, yes=True)
+    assert closed == ["all"]
+
+
+def test_data_stay_as_long_as_a_move_has_left_a_copy(
+    tmp_path: Path, kubectl: FakeKubectl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, the note was forgotten, and with it the copy on the other engine."""
+    here, told, cleared = started(tmp_path), list[str](), list[bool]()
+    move_note.begin(here, "embedded", "auto")
+    monkeypatch.setattr(move_note, "clear", lambda *_: bool(cleared))
+    removed: list[str] = []
+
+    def remove_data(engine: KubernetesEngine, progress: object) -> tuple[str, ...]:
+        removed.append("all")
+        return ()
+
+    monkeypatch.setattr(KubernetesEngine, "remove_data", remove_data)
+    with pytest.raises(TrackbedError, match="no data were deleted: the copy that a move left on another engine"):
+        lifecycle.delete_data(here, Silent(), told.append)
+    assert move_note.pending(here) and not removed
+    cleared.append(True)
+    lifecycle.delete_data(here, Silent(), told.append)
+    assert not move_note.pending(here) and removed == ["all"]
+
+
 # whose it is
 
 
@@ -132,6 +193,7 @@ def test_nothing_is_touched_in_a_namespace_of_others(
         lambda: engine.one_shot(POSTGRES, ("psql",)),
         lambda: engine.pipe(POSTGRES, ("psql",)),
         lambda: engine.open(MLFLOW, "http"),
+        lambda: engine.logs(MLFLOW),
         engine.namespace.make,
     ]
     for call in calls:
@@ -139,6 +201,36 @@ def test_nothing_is_touched_in_a_namespace_of_others(
             call()
     changing = (" port-forward ", " delete ", " exec ", " scale ", " apply ", " create ", " annotate ", " label ")
     assert not [line for line, _ in kubectl.calls if any(word in f"{line} " for word in changing)]
+
+
+def test_the_status_shows_no_services_of_others(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    """Before, another project's services were shown as this one's."""
+    engine = KubernetesEngine(started(tmp_path))
+    theirs = thing("StatefulSet", "postgres", STRANGER, spec={"replicas": 0, "template": {"metadata": {}}})
+    kubectl.items("get statefulsets.apps,", [theirs])
+    with pytest.raises(WrongProject, match="namespace trackbed of context lab belongs to another Trackbed project"):
+        engine.services(detail=True)
+    mine = thing("StatefulSet", "postgres", engine.project.state.instance, spec=theirs["spec"])
+    kubectl.items("get statefulsets.apps,", [mine])
+    assert engine.services(detail=True)[0].name == POSTGRES
+
+
+def test_what_opens_the_ports_is_said_once(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    """Before, the status of each service said it."""
+    engine = KubernetesEngine(started(tmp_path))
+    ready = {"replicas": 1, "readyReplicas": 1, "updatedReplicas": 1}
+    running_since = {"running": {"startedAt": "2026-11-26T16:00:01Z"}}
+    things = []
+    for name, workload in objects.WORKLOADS.items():
+        spec = {"replicas": 1, "template": {"metadata": {}, "spec": {"containers": [{"name": name}]}}}
+        things.append(thing(workload.kind, workload.name, spec=spec, status=ready))
+        container = {"name": workload.container, "ready": True, "restartCount": 0, "state": running_since}
+        pod = thing("Pod", f"{workload.name}-0", status={"phase": "Running", "containerStatuses": [container]})
+        pod["metadata"]["labels"] = {objects.PART: workload.name}
+        things.append(pod)
+    kubectl.items("get statefulsets.apps,", things)
+    reasons = [one.reason for one in engine.services() if "no way to it" in one.reason]
+    assert len(reasons) > 1 and [reason for reason in reasons if "`invoke up` opens it" in reason] == reasons[:1]
 
 
 def test_a_namespace_that_is_gone_has_nothing_to_stop_or_delete(engine: KubernetesEngine, kubectl: FakeKubectl) -> None:

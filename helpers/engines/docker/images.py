@@ -54,6 +54,7 @@ class Built:
     """An image after ``build``: ``seconds`` 0 and ``fresh`` False when nothing had changed. ``size`` in bytes."""
 
     name: str
+    id: str
     fresh: bool
     seconds: float
     size: int
@@ -180,12 +181,12 @@ def build(
     name = name_of(service, settings, notebook)
     image = api.image(name)
     if image is not None and image["labels"].get(f"{LABEL}.inputs") == _inputs(name, settings, notebook):
-        return Built(name, False, 0.0, image["size"])
+        return Built(name, image["id"], False, 0.0, image["size"])
     progress.step(f"building {name}")
     begun = time.monotonic()
     _build(name, settings, notebook, progress)
-    image = api.image(name)
-    return Built(name, True, time.monotonic() - begun, image["size"] if image else 0)
+    image = api.image(name) or {"id": "", "size": 0}
+    return Built(name, image["id"], True, time.monotonic() - begun, image["size"])
 
 
 @contextmanager

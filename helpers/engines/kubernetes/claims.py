@@ -41,6 +41,6 @@ class Claims(KubernetesComponent):
         for name in gone:
             progress.step(f"removing volume claim {name}")
         self.kubectl.delete("persistentvolumeclaims", gone, wait=SECONDS)
-        secrets = [objects.name(one) for one in self.kubectl.listed("secrets", objects.OURS)]
+        secrets = [objects.name(one) for one in self.kubectl.listed("secrets", self.deployment.selector)]
         self.kubectl.delete("secrets", secrets)
         return kept

@@ -9,6 +9,7 @@ from helpers import digests
 from helpers.engines import container_secrets
 from helpers.engines.kubernetes import objects, target
 from helpers.engines.kubernetes.kubectl import Kubectl
+from helpers.errors import WrongProject
 from helpers.project import deployment, workspace_folder
 from helpers.project.project import Project
 from helpers.services import BUCKET, SCHEMA, STORE, STORE_SYNC, SecretFile
@@ -46,6 +47,15 @@ class KubernetesDeployment(deployment.Deployment):
     def selector(self) -> str:
         """What this project made in its namespace, where others may have put something of theirs."""
         return f"--selector={objects.INSTANCE}={self.project.state.instance}"
+
+    def belongs_to(self, owner: str) -> WrongProject:
+        """The error for a namespace with the mark of another project's instance."""
+        return WrongProject(
+            f"{self.where} belongs to another Trackbed project (instance {owner[:8]}, this one is "
+            f"{self.project.state.instance[:8]})",
+            "if it is yours and its state folder was lost: `invoke up --adopt`; otherwise choose another name with "
+            "--project=NAME",
+        )
 
     @property
     def services(self) -> tuple[str, ...]:

@@ -164,6 +164,7 @@ class KubernetesEngine(base.Engine):
         return self.inspection.statuses(detail)
 
     def logs(self, service: str, tail: int = 200, follow: bool = False) -> Iterator[str]:
+        self.namespace.refuse_others()
         return self.inspection.logs(service, tail, follow)
 
     def open(self, service: str, port: str) -> AbstractContextManager[Address]:

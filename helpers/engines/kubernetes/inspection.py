@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from helpers.engines.kubernetes import memory, objects, pending, pods, specs
@@ -16,6 +16,7 @@ from helpers.services import ServiceStatus, State
 
 KINDS = "statefulsets.apps,deployments.apps,jobs.batch,pods"
 PART = {"store-sync": "store"}  # the component whose pods a service is a container of
+NO_WAY = "this machine has no way to it"
 NOT_YET = ("PodInitializing", "ContainerCreating", "is waiting to start")
 
 
@@ -31,9 +32,14 @@ class Inspection(KubernetesComponent):
     def statuses(self, detail: bool = False) -> tuple[ServiceStatus, ...]:
         """The state of every service, in the order of the plan."""
         things = self.things()
+        if detail and self.project.state.existed:
+            self._refuse_others(things)
         reachable = self.forwards.running()
         used = memory.look(self.kubectl, (one for one in things if objects.kind(one) == "Pod")) if detail else {}
         statuses = tuple(self._status(name, things, reachable, used) for name in self.deployment.services)
+        if first := next((one for one in statuses if one.reason.startswith(NO_WAY)), None):  # it opens all of them
+            told = replace(first, reason=f"{first.reason}: `invoke up` opens it")
+            statuses = tuple(told if one is first else one for one in statuses)
         held = self.forwards.held()
         if (
             not held and self.forwards.orphans()
@@ -42,6 +48,12 @@ class Inspection(KubernetesComponent):
         return tuple(
             replace(one, ports=specs.ports(one.name, self.deployment) if one.name in held else ()) for one in statuses
         )
+
+    def _refuse_others(self, things: Iterable[Object]) -> None:
+        """Raise WrongProject where another project's services are in the place of this one's."""
+        owners = {objects.labels(one).get(objects.INSTANCE, "") for one in things} - {""}
+        if owners and self.project.state.instance not in owners:
+            raise self.deployment.belongs_to(min(owners))
 
     def _status(self, name: str, things: list[Object], reachable: frozenset[str], used: memory.Used) -> ServiceStatus:
         workload = objects.WORKLOADS[name]
@@ -52,7 +64,7 @@ class Inspection(KubernetesComponent):
             result = replace(result, reason="; ".join(filter(None, (why, fix)))) if why else result
         if result.up and name not in reachable and specs.ports(name, self.deployment):
             why = f" ({said})" if (said := self.forwards.problem(name)) else ""
-            result = replace(result, reason=f"this machine has no way to it{why}: `invoke up` opens it")
+            result = replace(result, reason=f"{NO_WAY}{why}")
         amount = sum(used.get((objects.name(pod), workload.container), 0) for pod in own)
         return replace(result, memory=amount if result.up else 0)
 

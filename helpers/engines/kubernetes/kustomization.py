@@ -9,14 +9,14 @@ from typing import Any
 
 from helpers import database_settings, digests, urls
 from helpers.engines import gateway_spec, jupyterlab
-from helpers.engines.kubernetes import exposure, objects, secrets
+from helpers.engines.kubernetes import exposure, objects, pushed, secrets
 from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.engines.kubernetes.gpus import Gpus
 from helpers.engines.kubernetes.images import Images
 from helpers.engines.notebook_spec import DATA
 from helpers.errors import SettingError
 from helpers.project import mlflow_jobs
-from helpers.services import BUCKET, GATEWAY, JUPYTER, MLFLOW, POSTGRES, SCHEMA, STORE, ServiceSpec
+from helpers.services import BUCKET, GATEWAY, JUPYTER, MLFLOW, POSTGRES, SCHEMA, STORE, STORE_SYNC, ServiceSpec
 
 Data = dict[str, Any]
 BASE = "base"  # in docker/kubernetes
@@ -31,6 +31,8 @@ SHORT = {
     POSTGRES: "postgres",
     "versitygw": "versitygw",
 }
+# what runs an image of ours, and whose
+RUN_OURS = {**dict.fromkeys((STORE_SYNC, SCHEMA, BUCKET, MLFLOW), MLFLOW), JUPYTER: JUPYTER, GATEWAY: GATEWAY}
 
 
 def kustomization(
@@ -42,7 +44,7 @@ def kustomization(
         objects.PROJECT: objects.label(deployment.settings.project),
         objects.INSTANCE: deployment.project.state.instance,
     }
-    patches = [_notebook_patch(deployment, notebook, gpus, data_claim)]
+    patches = [_notebook_patch(deployment, notebook, gpus, data_claim), *_loaded_patches(deployment, images)]
     own = {key: value for key, value in notebook.environment.items() if key not in deployment.settings.jupyter_env}
     maps: dict[str, Mapping[str, str]] = {JUPYTER: own}
     targeted: list[Data] = []
@@ -101,6 +103,19 @@ def _image(short: str, reference: str) -> Data:
     if not colon or "/" in tag:
         head, tag = name, ""
     return {"name": short, "newName": head, **({"digest": digest} if digest else {"newTag": tag or "latest"})}
+
+
+def _loaded_patches(deployment: KubernetesDeployment, images: Images) -> list[Data]:
+    """What runs an image that was loaded names its id: another one under the same name starts it again."""
+    given, patches = images.references(), []
+    for service in deployment.services:
+        loaded = pushed.loaded(deployment.settings, given[RUN_OURS[service]]) if service in RUN_OURS else ""
+        if loaded:
+            workload = objects.WORKLOADS[service]
+            version = "batch/v1" if workload.kind == "Job" else "apps/v1"
+            template = {"metadata": {"annotations": {objects.IMAGE: loaded}}}
+            patches.append(_patch(workload.kind, workload.name, {"template": template}, version))
+    return patches
 
 
 def environments(deployment: KubernetesDeployment) -> dict[str, Mapping[str, str]]:

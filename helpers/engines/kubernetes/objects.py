@@ -14,6 +14,7 @@ MADE = "dev.trackbed.made"  # annotation of a namespace that Trackbed made, and 
 SECRETS = "dev.trackbed.secrets"  # annotation of a pod template: changed secrets are read by new pods
 TEMPLATE = "dev.trackbed.template"  # annotation of a workload: the hash of what it was made from
 MARKS = "trackbed-owner"  # the ConfigMap with the namespace's annotations where its user may not change the namespace
+IMAGE = "dev.trackbed.image"  # annotation of a pod template: the image that was loaded into the nodes under its name
 GPU = "dev.trackbed.gpu"  # annotation of the notebook's template: the GPUs it was given, in words
 PART = "app.kubernetes.io/component"
 PROJECT = "app.kubernetes.io/instance"

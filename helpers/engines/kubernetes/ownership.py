@@ -69,20 +69,14 @@ class Namespace(KubernetesComponent):
 
     def _check_owner(self, found: Object) -> None:
         owner = objects.notes(found).get(objects.INSTANCE)
-        instance = self.project.state.instance
-        if owner == instance:
+        if owner == self.project.state.instance:
             return
         if owner is None:
             raise WrongProject(
                 f"{self.deployment.where} exists and is not Trackbed's",
                 "`invoke up --adopt` takes it, where it is meant for this; or choose another with KUBE_NAMESPACE",
             )
-        raise WrongProject(
-            f"{self.deployment.where} belongs to another Trackbed project (instance {owner[:8]}, this one is "
-            f"{instance[:8]})",
-            "if it is yours and its state folder was lost: `invoke up --adopt`; otherwise choose another name with "
-            "--project=NAME",
-        )
+        raise self.deployment.belongs_to(owner)
 
     def adopt(self) -> bool:
         """Take one that is there: with its owner's id and data where it has one, else as it was given to us."""
