@@ -215,6 +215,53 @@ def backup_verify(context: Context, given: Flags, place: str = "", repair: bool 
 
 
 @task(
+    name="list",
+    word="place",
+    help={
+        "place": "Place of backups: a folder or s3://BUCKET/PREFIX (default: the files in the state folder's backups)",
+        **TABLE_OR_JSON,
+        **JSON,
+    },
+)
+def backup_list(context: Context, given: Flags, place: str = "", format: str = "table", json: bool = False) -> None:
+    """List backups as `invoke restore` takes them, with what each holds. No service has to run."""
+    from helpers.cli import data
+
+    data.list_backups(given, place, format, json)
+
+
+@task(
+    name="prune",
+    word="place",
+    help={
+        "place": "Place of backups: a folder or s3://BUCKET/PREFIX (default: the files in the state folder's backups)",
+        "keep_last": "Number of newest backups to keep",
+        "keep_daily": "Number of days of which to keep the last backup",
+        "keep_weekly": "Number of weeks of which to keep the last backup",
+        "keep_monthly": "Number of months of which to keep the last backup",
+        "dry_run": "Print which backups would go and which would stay, and change nothing",
+        "now": "Free the disk at once, not a day later; only where no earlier version of Trackbed backs up there now",
+    },
+)
+def backup_prune(
+    context: Context,
+    given: Flags,
+    place: str = "",
+    keep_last: int = 0,
+    keep_daily: int = 0,
+    keep_weekly: int = 0,
+    keep_monthly: int = 0,
+    dry_run: bool = False,
+    now: bool = False,
+) -> None:
+    """Forget old backups of this project, and free what no backup needs. Other projects' backups stay."""
+    from helpers.backups.retention import Policy
+    from helpers.cli import data
+
+    data.prune(given, place, Policy(keep_last, keep_daily, keep_weekly, keep_monthly), dry_run, now)
+
+
+@task(
     positional=["source"],
     help={
         "source": "What `invoke backup` printed; or a folder or s3://BUCKET/PREFIX, for its newest backup",
@@ -326,7 +373,7 @@ namespace = Collection(
 for noun, verbs in {
     "users": (users_list, users_add, users_passwd, users_remove),
     "credentials": (credentials_show, credentials_rotate),
-    "backup": (backup, backup_verify),
+    "backup": (backup, backup_list, backup_verify, backup_prune),
 }.items():
     group = Collection(noun)
     for place, verb in enumerate(verbs):

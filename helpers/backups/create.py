@@ -160,7 +160,7 @@ def add(
         with repository_writer.Writer(
             store,
             project.settings.project,
-            _about(project, engine),
+            {**_about(project, engine), "project_id": _id(project)},
             _origin(project, engine),
             {*reread.wrong, *lost} - copied,
         ) as writer:
@@ -231,6 +231,11 @@ def _origin(project: Project, engine: Engine) -> str:
         project.state.active["prefix"],
     )
     return hashlib.sha256("\n".join(identity).encode()).hexdigest()
+
+
+def _id(project: Project) -> str:
+    """Names this project among others of its name, and tells nothing of it."""
+    return hashlib.sha256(f"backup {project.state.instance}".encode()).hexdigest()[:32]
 
 
 def _rows(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sqlite3
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from helpers.backups.archive import ProgressCallback
+from helpers.backups.needed import Needed
 from helpers.backups.repository import (
     AHEAD,
     DATABASE,
@@ -22,17 +22,16 @@ from helpers.backups.repository import (
     Snapshot,
     copy,
     fetch,
-    lengths,
     piece,
 )
-from helpers.backups.storage import BlobStore, Missing, Unreadable, scratch
+from helpers.backups.storage import BlobStore, Missing, Unreadable
 from helpers.errors import TrackbedError
 from helpers.plurals import counted
 
 NAMED = 20  # artifacts of a backup that a report names; all of them are in the list that --skip-damaged writes
 _KNOWN = re.compile(
     r"(pieces/[0-9a-f]{2}/[0-9a-f]{64}|copies/[0-9a-f]{64}|(backups|copies)/trackbed-[a-z0-9_-]+"
-    r"-[0-9]{8}T[0-9]{6}Z\.json|incoming/.+|checked\.json)"
+    r"-[0-9]{8}T[0-9]{6}Z\.json|incoming/.+|checked\.json|running/.+|trash/.+)"
 )
 _RUN = re.compile(r"([^/]+)/([0-9a-f]{32}|m-[0-9a-f]{32}|tr-[0-9a-f]{32})/artifacts/(.+)", re.DOTALL)
 
@@ -117,36 +116,26 @@ def examine(
 
     Raises TrackbedError where the place does not answer.
     """
-    result, base = DamageReport(tuple(names)), scratch()
-    base.execute("CREATE TABLE blob (path TEXT PRIMARY KEY, size INTEGER) WITHOUT ROWID")
-    for name in names:
-        snapshot = Snapshot(store, name)
-        try:
-            manifest = snapshot.manifest()
-            doubled = bool(manifest.get("copies"))
-            for digest, size in zip(manifest["list"], lengths(manifest["list_bytes"]), strict=True):
-                paths = (piece(digest), copy(digest)) if doubled else (piece(digest),)
-                base.executemany("INSERT OR IGNORE INTO blob VALUES (?, ?)", ((path, size) for path in paths))
-            for entry in snapshot.entries(manifest):
-                base.executemany(
-                    "INSERT OR IGNORE INTO blob VALUES (?, ?)",
-                    ((piece(p), n) for p, n in zip(entry.pieces, lengths(entry.size), strict=True)),
-                )
-            _check_manifests(snapshot, doubled, result)
-        except TrackbedError as error:
-            result.unrestorable[name] = error.message
-    whole = base.execute("SELECT coalesce(sum(size), 0) FROM blob").fetchone()[0]
-    for path, size, wrong in read_back(store, base.execute("SELECT path, size FROM blob ORDER BY path")):
-        result.blobs, result.size = result.blobs + 1, result.size + size
-        if wrong:
-            result.damaged[path] = wrong
-        if on_progress:
-            on_progress(result.size, result.blobs, whole)
-    if result.pieces:
-        _name_affected(store, result)
-    if all_of_it:
-        _find_unknown(store, base, result)
-    base.close()
+    result = DamageReport(tuple(names))
+    with Needed() as needed:
+        for name in names:
+            snapshot = Snapshot(store, name)
+            try:
+                manifest = needed.add(snapshot)
+                _check_manifests(snapshot, bool(manifest.get("copies")), result)
+            except TrackbedError as error:
+                result.unrestorable[name] = error.message
+        whole = needed.size
+        for path, size, wrong in read_back(store, needed):
+            result.blobs, result.size = result.blobs + 1, result.size + size
+            if wrong:
+                result.damaged[path] = wrong
+            if on_progress:
+                on_progress(result.size, result.blobs, whole)
+        if result.pieces:
+            _name_affected(store, result)
+        if all_of_it:
+            _find_unknown(store, needed, result)
     return result
 
 
@@ -174,13 +163,13 @@ def _name_affected(store: BlobStore, result: DamageReport) -> None:
             result.affected[name] = count, first
 
 
-def _find_unknown(store: BlobStore, base: sqlite3.Connection, result: DamageReport) -> None:
+def _find_unknown(store: BlobStore, needed: Needed, result: DamageReport) -> None:
     unused = size = 0
-    for path, length in store.listed(""):
+    for path, length, _ in store.listed(""):
         if not _KNOWN.fullmatch(path):
             if len(result.unknown) < NAMED:
                 result.unknown.append(path)
-        elif path.startswith("pieces/") and not base.execute("SELECT 1 FROM blob WHERE path = ?", (path,)).fetchone():
+        elif path.startswith("pieces/") and path not in needed:
             unused, size = unused + 1, size + length
     result.unused = unused, size
 
@@ -240,6 +229,6 @@ def report(store: BlobStore, result: DamageReport) -> list[str]:
     if result.unused[0]:
         lines.append(
             f"{counted(result.unused[0], 'piece')} of no backup ({result.unused[1] / 2**20:.1f} MiB): one that was "
-            "interrupted or removed left them, the next one takes what it can use"
+            "interrupted or removed left them; the next one takes what it can use, `invoke backup.prune` frees the rest"
         )
     return lines

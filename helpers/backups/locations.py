@@ -9,8 +9,9 @@ from typing import IO, Any
 
 from helpers import safe_files, service_accounts
 from helpers.backups import archive, repository
+from helpers.backups.bucket import Access, Bucket
 from helpers.backups.repository import Snapshot
-from helpers.backups.storage import Access, BlobStore, Bucket, Folder
+from helpers.backups.storage import BlobStore, Folder
 from helpers.errors import SettingError, TrackbedError
 from helpers.project.state import make_folder
 from helpers.settings import Settings

@@ -3,6 +3,8 @@
     pieces/AB/ABCD...   up to PIECE bytes each, named by their SHA-256
     backups/NAME.json   one backup: what the manifest of an archive says, and the pieces of its list
     copies/             the manifests and the pieces of the lists once more: one damaged byte there would cost all of it
+    running/            a flag of each backup that is being written (running.py)
+    trash/              what no backup needed when a prune looked, each with a suffix of its own (prune.py)
 
 The list is JSON lines, [name, size, SHA-256, mark, [pieces]], of what an archive has as members; the dump is one of
 them. Everything is named by its checksum from the manifest on, so that no byte is without a check.
@@ -44,6 +46,11 @@ def piece(digest: str) -> str:
 def copy(digest: str) -> str:
     """Where a second copy of a list's piece is."""
     return f"copies/{digest}"
+
+
+def trashed(path: str) -> str:
+    """How the names begin under which a prune put this blob aside."""
+    return f"trash/{path}."
 
 
 def lengths(size: int) -> list[int]:
@@ -304,7 +311,7 @@ class Harmed(Exception):
 def fetch(store: BlobStore, path: str, digest: str, size: int) -> bytes:
     """A blob whose content is known. Raises Harmed; TrackbedError where the place does not answer."""
     try:
-        content = store.read(path, size)
+        content = _read(store, path, size)
     except Missing:
         raise Harmed("is missing, or no plain file") from None
     except Unreadable as error:
@@ -314,6 +321,17 @@ def fetch(store: BlobStore, path: str, digest: str, size: int) -> bytes:
     if hashlib.sha256(content).hexdigest() != digest:
         raise Harmed("is damaged: its content differs")
     return content
+
+
+def _read(store: BlobStore, path: str, size: int) -> bytes:
+    """A blob, from the trash where a prune has just taken it and was killed before it saw that it is needed."""
+    try:
+        return store.read(path, size)
+    except Missing:
+        for blob in store.listed(trashed(path).rpartition("/")[0]):
+            if blob.path.startswith(trashed(path)):
+                return store.read(blob.path, size)
+        raise
 
 
 def _are_pieces(items: list[Any]) -> bool:

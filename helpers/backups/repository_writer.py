@@ -9,12 +9,13 @@ import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import IO, Any
 
 from helpers import waiting
-from helpers.backups import repository
+from helpers.backups import needed, repository, running
 from helpers.backups.archive import FORMAT, Newer, read_full
 from helpers.backups.repository import (
     DATABASE,
@@ -99,19 +100,22 @@ class Writer:
         self._under_way: deque[tuple[int, Future[None]]] = deque()
 
     def __enter__(self) -> Writer:
-        self._list = tempfile.TemporaryFile()  # lines only; closed in __exit__
-        self._index = _Index()
-        self._workers = ThreadPoolExecutor(WORKERS)
-        self._blobs.begin()
-        self._remember()
+        with ExitStack() as stack:
+            self._flag = stack.enter_context(running.Flag(self._blobs))  # before anything is looked for
+            self._list = stack.enter_context(tempfile.TemporaryFile())  # lines only
+            self._index = _Index()
+            stack.callback(self._index.close)
+            self._workers = ThreadPoolExecutor(WORKERS)
+            stack.callback(self._workers.shutdown, wait=True, cancel_futures=True)
+            self._blobs.begin()
+            self._remember()
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._workers.shutdown(wait=True, cancel_futures=True)
-        self._index.close()
-        self._list.close()
+        self._stack.close()
 
     def _remember(self) -> None:
         """Learn the newest backup of the same store; one that is damaged is none."""
@@ -230,10 +234,18 @@ class Writer:
             "new_pieces": self._stored,
             "new_bytes": self._stored_bytes,
         }
+        self._flag.check()
         name = self._free_name()
         for path in (f"copies/{name}.json", f"backups/{name}.json"):
             self._blobs.write(path, rendered(manifest))
         self._blobs.sync()
+        try:
+            self._flag.check()
+        except running.Expired:
+            self._blobs.remove(f"backups/{name}.json")
+            raise
+        # a prune that did not see this name knows it from now on
+        needed.recover(self._blobs, Snapshot(self._blobs, name))
         return name, manifest
 
     def _free_name(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
 from helpers.backups.damage import read_back
@@ -48,11 +48,11 @@ def _state(store: BlobStore) -> tuple[str, list[str]]:
 def _round(store: BlobStore, after: str) -> Iterator[tuple[str, int]]:
     """Every piece once, beginning behind ``after``."""
     begin = piece(after) if _SHA.fullmatch(after) else ""
-    for path, size in store.listed("pieces", begin):
+    for path, size, _ in store.listed("pieces", begin):
         if _SHA.fullmatch(path.rpartition("/")[2]):
             yield path, size
     if begin:
-        for path, size in store.listed("pieces"):
+        for path, size, _ in store.listed("pieces"):
             if path > begin:
                 return
             if _SHA.fullmatch(path.rpartition("/")[2]):
@@ -92,9 +92,16 @@ def read_share(store: BlobStore) -> ScrubResult:
 
 def _sized(store: BlobStore, digest: str) -> Iterator[tuple[str, int]]:
     """The piece with its size, where it is there."""
-    for path, size in store.listed(f"pieces/{digest[:2]}"):
+    for path, size, _ in store.listed(f"pieces/{digest[:2]}"):
         if path == piece(digest):
             yield path, size
+
+
+def forget(store: BlobStore, needed: Container[str]) -> None:
+    """Forget the damage of pieces that no backup needs any more."""
+    after, wrong = _state(store)
+    if left := [digest for digest in wrong if piece(digest) not in needed]:
+        save_position(store, ScrubResult(position=after), {*wrong} - {*left})
 
 
 def save_position(store: BlobStore, result: ScrubResult, wrong: set[str]) -> None:

@@ -1,20 +1,18 @@
-"""Where a backup repository is stored: a folder, or a bucket. Small named blobs, written whole or not at all."""
+"""Where a backup repository is stored: small named blobs, written whole or not at all. Here in a folder."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
-import re
 import secrets
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 from helpers import safe_files
 from helpers.errors import TrackbedError
@@ -22,10 +20,7 @@ from helpers.project.state import make_folder
 
 INCOMING = "incoming"  # a folder's blobs that have no name yet
 LEFTOVER = 3600.0  # seconds after which one of these is nobody's any more, where the disk knows no locks
-URL = re.compile(r"s3://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]{1,62})(?:/(?P<prefix>[^\x00-\x1f]*))?")
-ATTEMPTS = 4
 ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-T = TypeVar("T")
 
 
 def scratch() -> sqlite3.Connection:
@@ -41,6 +36,14 @@ class Missing(Exception):
 
 class Unreadable(TrackbedError):
     """The blob is there, but the disk or its permissions do not let it be read."""
+
+
+class Blob(NamedTuple):
+    """One of a listing: its size in bytes, and when it was written or moved there, in seconds by the store's clock."""
+
+    path: str
+    size: int
+    modified: float
 
 
 class BlobStore(Protocol):
@@ -61,8 +64,20 @@ class BlobStore(Protocol):
     def names(self, below: str) -> list[str]:
         """The names of the blobs directly below a path."""
 
-    def listed(self, below: str, after: str = "") -> Iterator[tuple[str, int]]:
-        """Path and size of every blob below a path, in the order of their paths; those behind ``after``."""
+    def listed(self, below: str, after: str = "") -> Iterator[Blob]:
+        """Every blob below a path, in the order of their paths; those behind ``after``."""
+
+    def modified(self, path: str) -> float:
+        """When a blob was written, in seconds by the store's clock. Raises Missing."""
+
+    def move(self, path: str, to: str) -> None:
+        """Give a blob another path, and this moment as its time; one that has that path is replaced. Raises Missing.
+
+        Killed half-way it is at one of the paths, or at both.
+        """
+
+    def remove(self, path: str) -> None:
+        """See that there is no such blob."""
 
     def sync(self) -> None:
         """Return when everything written lasts."""
@@ -162,7 +177,7 @@ class Folder:
         except OSError as error:
             raise TrackbedError(f"{self.path / below}: {error.strerror}", "is this a backup's folder?") from None
 
-    def listed(self, below: str, after: str = "") -> Iterator[tuple[str, int]]:
+    def listed(self, below: str, after: str = "") -> Iterator[Blob]:
         try:
             for entry in sorted(os.scandir(self.path / below), key=lambda result: result.name):
                 path = f"{below.rstrip('/')}/{entry.name}".lstrip("/")
@@ -170,11 +185,46 @@ class Folder:
                     if f"{path}0" > after:  # "0" comes behind "/"
                         yield from self.listed(path, after)
                 elif path > after:
-                    yield path, entry.stat(follow_symlinks=False).st_size
+                    with suppress(FileNotFoundError):  # moved since the folder was read
+                        info = entry.stat(follow_symlinks=False)
+                        yield Blob(path, info.st_size, info.st_mtime)
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             return  # what should be there is missed by whoever reads it
         except OSError as error:
             raise TrackbedError(f"{self.path / below}: {error.strerror}", "is this a backup's folder?") from None
+
+    def modified(self, path: str) -> float:
+        try:
+            info = (self.path / path).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise Missing(path) from None
+        except OSError as error:
+            raise Unreadable(f"{self.path / path}: {error.strerror}", "is this a backup's folder?") from None
+        if not stat.S_ISREG(info.st_mode):
+            raise Missing(path)
+        return info.st_mtime
+
+    def move(self, path: str, to: str) -> None:
+        above, _, name = path.rpartition("/")
+        target, _, new = to.rpartition("/")
+        try:
+            with self._made(above) as source, self._made(target) as folder:
+                os.utime(name, dir_fd=source, follow_symlinks=False)  # the file system's own clock
+                os.replace(name, new, src_dir_fd=source, dst_dir_fd=folder)
+        except FileNotFoundError:
+            raise Missing(path) from None
+        except OSError as error:
+            raise TrackbedError(f"{self.path / path}: {_why(error)}", "may this account change that folder?") from None
+        self._changed |= {(self.path / path).parent, (self.path / to).parent}
+
+    def remove(self, path: str) -> None:
+        above, _, name = path.rpartition("/")
+        try:
+            with self._made(above) as folder, suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
+        except OSError as error:
+            raise TrackbedError(f"{self.path / path}: {_why(error)}", "may this account change that folder?") from None
+        self._changed.add((self.path / path).parent)
 
     def sync(self) -> None:
         try:
@@ -229,136 +279,3 @@ def _is_left(entry: str | Path, folder: int | None = None) -> bool:
         return os.fstat(handle).st_mtime < time.time() - LEFTOVER
     finally:
         os.close(handle)
-
-
-@dataclass(frozen=True)
-class Access:
-    """How to reach an S3 store. ``endpoint`` "": AWS."""
-
-    endpoint: str
-    region: str
-    key: str
-    secret: str
-
-    def __repr__(self) -> str:
-        return f"Access({self.endpoint!r})"  # never the keys
-
-
-class Bucket:
-    """Blobs as objects of an S3 bucket, below a prefix."""
-
-    def __init__(self, url: str, access: Access) -> None:
-        match = URL.fullmatch(url)
-        if match is None or ".." in (match["prefix"] or "").split("/"):
-            raise TrackbedError(f"{url}: is not the address of a bucket", "as in s3://BUCKET or s3://BUCKET/PREFIX")
-        self.bucket, prefix = match["bucket"], (match["prefix"] or "").strip("/")
-        self.root = f"{prefix}/" if prefix else ""
-        self._access = access
-        self._made: Any = None
-        self._known: sqlite3.Connection | None = None
-
-    def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.root}".rstrip("/")
-
-    @property
-    def _client(self) -> Any:
-        if self._made is None:
-            import boto3  # half a second: only where it is needed
-            from botocore.config import Config
-
-            # other S3 servers refuse the checksums that AWS's own sends by default
-            config = Config(
-                connect_timeout=10,
-                read_timeout=60,
-                max_pool_connections=16,
-                retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            )
-            self._made = boto3.client(
-                "s3",
-                endpoint_url=self._access.endpoint or None,
-                region_name=self._access.region,
-                aws_access_key_id=self._access.key,
-                aws_secret_access_key=self._access.secret,
-                config=config,
-            )
-        return self._made
-
-    def _ask(self, call: Callable[[], T]) -> T:
-        """What the store answers. Raises Missing, or TrackbedError with what to do."""
-        from botocore import exceptions
-
-        try:
-            return call()
-        except exceptions.ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code", ""))
-            if code in ("NoSuchKey", "404"):
-                raise Missing from None
-            if code == "NoSuchBucket":
-                raise TrackbedError(
-                    f"{self}: there is no bucket {self.bucket}", "make it at that store, or name another"
-                ) from None
-            hint = (
-                "BACKUP_S3_ENDPOINT, _REGION, _ACCESS_KEY and _SECRET_KEY belong to that store?"
-                if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403")
-                else "run it again"
-            )
-            kind = Unreadable if code in ("AccessDenied", "403", "InvalidObjectState") else TrackbedError
-            raise kind(f"{self}: the store refuses: {error}", hint) from None
-        except (exceptions.BotoCoreError, OSError) as error:
-            raise TrackbedError(
-                f"{self}: {' '.join(str(error).split())}",
-                "does BACKUP_S3_ENDPOINT answer? Then run the same command again: it goes on with what is there",
-            ) from None
-
-    def begin(self) -> None:
-        # what is there, in a file of this process's own: asking for each blob would cost a request each
-        known = scratch()
-        known.execute("CREATE TABLE blob (path TEXT PRIMARY KEY, size INTEGER) WITHOUT ROWID")
-        known.executemany("INSERT INTO blob VALUES (?, ?)", self.listed("pieces/"))
-        self._known = known
-
-    def listed(self, below: str, after: str = "") -> Iterator[tuple[str, int]]:
-        more: dict[str, str] = {"StartAfter": self.root + after} if after else {}
-        while True:
-            page = self._ask(
-                lambda m=more: self._client.list_objects_v2(  # type: ignore[misc]
-                    Bucket=self.bucket, Prefix=self.root + below, **m
-                )
-            )
-            for item in page.get("Contents", ()):
-                yield item["Key"].removeprefix(self.root), item["Size"]
-            if not page.get("IsTruncated"):
-                return
-            more = {"ContinuationToken": page["NextContinuationToken"]}
-
-    def read(self, path: str, most: int) -> bytes:
-        from botocore import exceptions
-
-        def get() -> bytes:
-            for left in reversed(range(ATTEMPTS)):
-                answer = self._client.get_object(Bucket=self.bucket, Key=self.root + path)
-                body = answer["Body"]
-                try:  # only a read to the end notices one that came too early
-                    return bytes(body.read() if answer["ContentLength"] <= most else body.read(most + 1))
-                except (exceptions.HTTPClientError, exceptions.IncompleteReadError):
-                    if not left:  # boto3 repeats a request, but not an answer that ends in the middle
-                        raise
-            raise AssertionError
-
-        return self._ask(get)
-
-    def write(self, path: str, content: bytes) -> None:
-        self._ask(lambda: self._client.put_object(Bucket=self.bucket, Key=self.root + path, Body=content))
-
-    def holds(self, path: str, size: int) -> bool:
-        assert self._known is not None
-        row = self._known.execute("SELECT size FROM blob WHERE path = ?", (path,)).fetchone()
-        return bool(row == (size,))
-
-    def names(self, below: str) -> list[str]:
-        return sorted(path.removeprefix(f"{below}/") for path, _ in self.listed(f"{below}/"))
-
-    def sync(self) -> None:
-        """S3 answers when an object is stored."""

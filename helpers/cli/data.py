@@ -6,10 +6,11 @@ from dataclasses import asdict
 
 from helpers import console, lifecycle, status
 from helpers import usage as disk_usage
-from helpers.backups import create
+from helpers.backups import create, manage
 from helpers.backups import upgrade as upgrades
 from helpers.backups.move import move as move_project
 from helpers.backups.restore import restore as restore_backup
+from helpers.backups.retention import Policy
 from helpers.backups.verify import verify as verify_backups
 from helpers.cli import options
 from helpers.cli.status import show_services
@@ -50,6 +51,44 @@ def verify(given: Flags, place: str, repair: bool) -> int:
             f"`invoke backup.verify {result.location} --repair` stores again what the running project still has"
         )
     return 0 if result.ok else FAILED
+
+
+def list_backups(given: Flags, place: str, format: str, json: bool) -> None:
+    format = options.output_format(format, json, "table", "json")
+    rows = manage.listing(options.load(given), place)
+    if format == "json":
+        console.as_json([asdict(row) for row in rows])
+        return
+    console.table(
+        ("backup", "made", "project", "runs", "objects", "MiB", "MiB new"),
+        [
+            (row.backup, row.problem, "", "", "", "", "")
+            if row.problem
+            else (
+                row.backup,
+                row.made,
+                row.project,
+                str(row.runs),
+                str(row.objects),
+                f"{row.object_bytes / MIB:.1f}",
+                "" if row.new_bytes is None else f"{row.new_bytes / MIB:.1f}",
+            )
+            for row in rows
+        ],
+    )
+
+
+def prune(given: Flags, place: str, policy: Policy, dry_run: bool, now: bool) -> None:
+    options.refuse(now and dry_run, "--now", "with --dry-run, which deletes nothing")
+    project = options.load(given)
+    with console.Progress() as progress:
+        result = manage.pruned(project, place, policy, dry_run, now, progress)
+    going = "would go" if dry_run else "forgotten"
+    console.table(
+        ("backup", "state", "why"), [(name, "kept" if stays else going, why) for name, stays, why in result.rows]
+    )
+    for line in result.lines:
+        console.notice(line)
 
 
 def restore(given: Flags, source: str, into: str, no_backup: bool, skip_damaged: bool, yes: bool) -> None:

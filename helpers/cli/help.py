@@ -73,7 +73,7 @@ FIRST: Mapping[str, Mapping[str, str]] = {
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Every day": ("up", "down", "status", "logs", "jupyter-url", "mlflow-url", "check"),
     "Problems and disk space": ("doctor", "usage", "gc"),
-    "Data": ("backup", "backup.verify", "restore", "move", "upgrade"),
+    "Data": ("backup", "backup.list", "backup.verify", "backup.prune", "restore", "move", "upgrade"),
     "People and passwords": (
         "users",
         "users.add",
@@ -102,6 +102,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "credentials": ("credentials", "credentials --json", "credentials.rotate"),
     "backup": ("backup", "backup --to=/mnt/backups/", "backup --to=s3://bucket/prefix"),
     "backup.verify": ("backup.verify", "backup.verify /mnt/backups/ --repair"),
+    "backup.prune": (
+        "backup.prune /mnt/backups/ --keep-last=7 --keep-daily=14 --keep-weekly=8",
+        "backup.prune /mnt/backups/ --keep-last=7 --dry-run",
+    ),
     "restore": ("restore FILE", "restore FILE --into=copy"),
     "move": ("move embedded", "move docker --object-store=minio"),
     "upgrade": ("upgrade", "upgrade --back"),
@@ -113,6 +117,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
 VALUE_NAMES = {
     "into": "NAME",
     "name-prefix": "NAME",
+    "keep-last": "NUMBER",
+    "keep-daily": "NUMBER",
+    "keep-weekly": "NUMBER",
+    "keep-monthly": "NUMBER",
     "tail": "LINES",
     "to": "PLACE",
     "older-than": "TIME",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import random
 import re
@@ -17,13 +18,17 @@ from typing import Any
 import pytest
 
 from helpers import references
-from helpers.backups import archive, repository
+from helpers.backups import archive, prune, repository, running
+from helpers.backups.bucket import Access, Bucket
 from helpers.backups.repository import Snapshot
-from helpers.backups.storage import Access, BlobStore, Bucket, Folder
+from helpers.backups.repository_writer import Writer
+from helpers.backups.retention import Policy
+from helpers.backups.storage import BlobStore, Folder
 from helpers.errors import TrackbedError
 from tests.conftest import Clone, free_ports, require_docker
 from tests.integration import inspection
 from tests.integration.test_backup import api, everything, experiment, log_run
+from tests.unit.fakes import Silent
 
 pytestmark = pytest.mark.transfer
 
@@ -99,7 +104,7 @@ def pieces(place: BlobStore) -> set[str]:
     if isinstance(place, Folder):
         return {path.name for path in (place.path / "pieces").rglob("*") if path.is_file()}
     assert isinstance(place, Bucket)
-    return {path.rpartition("/")[2] for path, _ in place.listed("pieces/")}
+    return {path.rpartition("/")[2] for path, *_ in place.listed("pieces/")}
 
 
 # each engine and each kind of place once: neither knows of the other
@@ -367,3 +372,39 @@ def test_two_systems_with_one_bucket(clone_factory: Callable[..., Clone], vault:
     done = first.invoke("restore", archive, "--yes")
     assert done.returncode == 0, done.stderr
     assert everything(first) == expected and everything(second) == before
+
+
+def written_directly(place: BlobStore, objects: dict[str, bytes]) -> Snapshot:
+    """A backup of these objects, of no system."""
+    with Writer(place, "p", {"made": "2026-01-01T00:00:00+00:00"}, "here") as writer:
+        writer.small("settings.json", b"{}")
+        writer.database(io.BytesIO(b"PGDMP"))
+        for name in writer.listed((name, len(content), "") for name, content in objects.items()):
+            writer.object(name, len(objects[name]), io.BytesIO(objects[name]))
+        done, _ = writer.finish({"schema": "a", "mlflow": "3", "tables": {}, "dump_bytes": 5})
+    return Snapshot(place, done)
+
+
+def test_pruning_a_bucket(vault: Access) -> None:
+    """What the unit tests show of a folder, on a real store: times are the store's, and moving is a copy there."""
+    place = Bucket(f"s3://vault/prune-{secrets.token_hex(4)}", vault)
+    contents = [{"1/a b": b"same", "1/ä": b"%d" % number * 100} for number in range(3)]
+    written = [written_directly(place, objects) for objects in contents]
+    began = running.time_of(place)
+    with running.Flag(place) as flag:  # a backup that is being written: what it may have found stays
+        assert began - 60 < flag.began < began + 60
+        result = prune.prune(place, "p", Policy(last=1), Silent(), at_once=True)
+        assert (len(result.forgotten), result.busy, result.deleted.count, result.unused.count) == (2, 1, 0, 0)
+    result = prune.prune(place, "p", Policy(last=1), Silent())  # too young
+    assert (result.busy, result.deleted.count, result.unused.count) == (0, 0, 0)
+    result = prune.prune(place, "p", Policy(last=1), Silent(), at_once=True)
+    assert result.deleted.count == result.unused.count >= 2 * 4
+    assert repository.names(place) == [written[-1].name]
+    written[-1].verify()
+    assert not list(place.listed("trash/")) and not list(place.listed("running/"))
+    (digest,) = next(e.pieces for e in written[-1].entries(written[-1].manifest()) if e.name == "objects/1/a b")
+    place.move(repository.piece(digest), f"{repository.trashed(repository.piece(digest))}{'0' * 16}")
+    written[-1].verify()  # reading looks there
+    prune.prune(place, "p", Policy(last=1), Silent())
+    assert not list(place.listed("trash/"))
+    assert place.read(repository.piece(digest), 100) == b"same"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from helpers import invocations, lifecycle, status
-from helpers.backups import archive, locations, repository, repository_writer, restore, storage
+from helpers.backups import archive, bucket, locations, repository, repository_writer, restore, storage
 from helpers.backups.repository import Entry, Snapshot
 from helpers.backups.repository_writer import Writer
 from helpers.backups.storage import Folder
@@ -561,12 +561,12 @@ def test_a_bucket_needs_its_keys_and_never_shows_them(tmp_path: Path) -> None:
     settings = fakes.project(tmp_path).settings
     with pytest.raises(SettingError, match="BACKUP_S3_ACCESS_KEY is missing"):
         locations.target(settings, "s3://bucket/x")
-    access = storage.Access("http://h:1", "eu", "the-key", "the-secret")
+    access = bucket.Access("http://h:1", "eu", "the-key", "the-secret")
     assert "the-" not in repr(access)
     for url in ("s3://", "s3:/x", "s3://b/../c", "s3://b/a\nb"):
         with pytest.raises(TrackbedError, match="not the address of a bucket"):
-            storage.Bucket(url, access)
-    assert str(storage.Bucket("s3://bucket/a/b/", access)) == "s3://bucket/a/b"
+            bucket.Bucket(url, access)
+    assert str(bucket.Bucket("s3://bucket/a/b/", access)) == "s3://bucket/a/b"
 
 
 # who may log in

@@ -1,0 +1,163 @@
+"""A backup repository in a bucket of an S3 store."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from helpers.backups.storage import Blob, Missing, Unreadable, scratch
+from helpers.errors import TrackbedError
+
+URL = re.compile(r"s3://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]{1,62})(?:/(?P<prefix>[^\x00-\x1f]*))?")
+ATTEMPTS = 4
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to reach an S3 store. ``endpoint`` "": AWS."""
+
+    endpoint: str
+    region: str
+    key: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"Access({self.endpoint!r})"  # never the keys
+
+
+class Bucket:
+    """Blobs as objects of an S3 bucket, below a prefix."""
+
+    def __init__(self, url: str, access: Access) -> None:
+        match = URL.fullmatch(url)
+        if match is None or ".." in (match["prefix"] or "").split("/"):
+            raise TrackbedError(f"{url}: is not the address of a bucket", "as in s3://BUCKET or s3://BUCKET/PREFIX")
+        self.bucket, prefix = match["bucket"], (match["prefix"] or "").strip("/")
+        self.root = f"{prefix}/" if prefix else ""
+        self._access = access
+        self._made: Any = None
+        self._known: sqlite3.Connection | None = None
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.root}".rstrip("/")
+
+    @property
+    def _client(self) -> Any:
+        if self._made is None:
+            import boto3  # half a second: only where it is needed
+            from botocore.config import Config
+
+            # other S3 servers refuse the checksums that AWS's own sends by default
+            config = Config(
+                connect_timeout=10,
+                read_timeout=60,
+                max_pool_connections=16,
+                retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            )
+            self._made = boto3.client(
+                "s3",
+                endpoint_url=self._access.endpoint or None,
+                region_name=self._access.region,
+                aws_access_key_id=self._access.key,
+                aws_secret_access_key=self._access.secret,
+                config=config,
+            )
+        return self._made
+
+    def _ask(self, call: Callable[[], T]) -> T:
+        """What the store answers. Raises Missing, or TrackbedError with what to do."""
+        from botocore import exceptions
+
+        try:
+            return call()
+        except exceptions.ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            if code in ("NoSuchKey", "404"):
+                raise Missing from None
+            if code == "NoSuchBucket":
+                raise TrackbedError(
+                    f"{self}: there is no bucket {self.bucket}", "make it at that store, or name another"
+                ) from None
+            hint = (
+                "BACKUP_S3_ENDPOINT, _REGION, _ACCESS_KEY and _SECRET_KEY belong to that store?"
+                if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403")
+                else "run it again"
+            )
+            kind = Unreadable if code in ("AccessDenied", "403", "InvalidObjectState") else TrackbedError
+            raise kind(f"{self}: the store refuses: {error}", hint) from None
+        except (exceptions.BotoCoreError, OSError) as error:
+            raise TrackbedError(
+                f"{self}: {' '.join(str(error).split())}",
+                "does BACKUP_S3_ENDPOINT answer? Then run the same command again: it goes on with what is there",
+            ) from None
+
+    def begin(self) -> None:
+        # what is there, in a file of this process's own: asking for each blob would cost a request each
+        known = scratch()
+        known.execute("CREATE TABLE blob (path TEXT PRIMARY KEY, size INTEGER) WITHOUT ROWID")
+        known.executemany("INSERT INTO blob VALUES (?, ?)", (blob[:2] for blob in self.listed("pieces/")))
+        self._known = known
+
+    def listed(self, below: str, after: str = "") -> Iterator[Blob]:
+        more: dict[str, str] = {"StartAfter": self.root + after} if after else {}
+        while True:
+            page = self._ask(
+                lambda m=more: self._client.list_objects_v2(  # type: ignore[misc]
+                    Bucket=self.bucket, Prefix=self.root + below, **m
+                )
+            )
+            for item in page.get("Contents", ()):
+                yield Blob(item["Key"].removeprefix(self.root), item["Size"], item["LastModified"].timestamp())
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def read(self, path: str, most: int) -> bytes:
+        from botocore import exceptions
+
+        def get() -> bytes:
+            for left in reversed(range(ATTEMPTS)):
+                answer = self._client.get_object(Bucket=self.bucket, Key=self.root + path)
+                body = answer["Body"]
+                try:  # only a read to the end notices one that came too early
+                    return bytes(body.read() if answer["ContentLength"] <= most else body.read(most + 1))
+                except (exceptions.HTTPClientError, exceptions.IncompleteReadError):
+                    if not left:  # boto3 repeats a request, but not an answer that ends in the middle
+                        raise
+            raise AssertionError
+
+        return self._ask(get)
+
+    def write(self, path: str, content: bytes) -> None:
+        self._ask(lambda: self._client.put_object(Bucket=self.bucket, Key=self.root + path, Body=content))
+
+    def holds(self, path: str, size: int) -> bool:
+        assert self._known is not None
+        row = self._known.execute("SELECT size FROM blob WHERE path = ?", (path,)).fetchone()
+        return bool(row == (size,))
+
+    def names(self, below: str) -> list[str]:
+        return sorted(blob.path.removeprefix(f"{below}/") for blob in self.listed(f"{below}/"))
+
+    def modified(self, path: str) -> float:
+        answer = self._ask(lambda: self._client.head_object(Bucket=self.bucket, Key=self.root + path))
+        return float(answer["LastModified"].timestamp())
+
+    def move(self, path: str, to: str) -> None:
+        source = {"Bucket": self.bucket, "Key": self.root + path}
+        self._ask(lambda: self._client.copy_object(Bucket=self.bucket, Key=self.root + to, CopySource=source))
+        self.remove(path)
+
+    def remove(self, path: str) -> None:
+        with suppress(Missing):
+            self._ask(lambda: self._client.delete_object(Bucket=self.bucket, Key=self.root + path))
+
+    def sync(self) -> None:
+        """S3 answers when an object is stored."""

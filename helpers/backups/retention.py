@@ -1,0 +1,69 @@
+"""Which backups a policy keeps, with the words and the rules of `restic forget`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from helpers.backups.repository import stamp
+from helpers.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How many to keep: the last ones, and the last one of so many days, weeks and months that have one. In UTC."""
+
+    last: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+
+    def __post_init__(self) -> None:
+        for flag, count in self.flags.items():
+            if count < 0:
+                raise SettingError(f"{flag}={count}: must be a number from 0 on.")
+
+    @property
+    def flags(self) -> dict[str, int]:
+        return {
+            "--keep-last": self.last,
+            "--keep-daily": self.daily,
+            "--keep-weekly": self.weekly,
+            "--keep-monthly": self.monthly,
+        }
+
+    @property
+    def empty(self) -> bool:
+        return not any(self.flags.values())
+
+
+def made(name: str) -> datetime:
+    """The time in a backup's name."""
+    return datetime.strptime(stamp(name), "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+
+_PERIODS: dict[str, Callable[[datetime], object]] = {
+    "daily": lambda time: time.date(),
+    "weekly": lambda time: time.isocalendar()[:2],
+    "monthly": lambda time: (time.year, time.month),
+}
+
+
+def reasons(names: Sequence[str], policy: Policy) -> dict[str, list[str]]:
+    """Of each of these backups, which are of one project, why it stays; [] where nothing keeps it."""
+    newest_first = sorted(names, key=stamp, reverse=True)
+    result: dict[str, list[str]] = {name: [] for name in newest_first}
+    for name in newest_first[: policy.last]:
+        result[name].append("last")
+    for word, period in _PERIODS.items():
+        left, previous = getattr(policy, word), None
+        for name in newest_first:
+            if not left:
+                break
+            current = period(made(name))
+            oldest = name == newest_first[-1]  # stays until there are enough periods, else a short history shrinks
+            if current != previous or oldest:
+                result[name].append(word if current != previous else f"oldest, {word}")
+                previous, left = current, left - 1
+    return result
