@@ -71,7 +71,7 @@ def test_an_address_that_a_cloud_named_is_another_machines(tmp_path: Path, kubec
 )
 def test_what_a_node_port_cannot_be(tmp_path: Path, given: dict[str, str], words: str) -> None:
     with pytest.raises(SettingError, match=words) as caught:
-        exposure.check(public(tmp_path, **given).deployment)
+        exposure.patches(public(tmp_path, **given).deployment)
     assert "invoke up --public" in caught.value.hint
 
 
@@ -87,6 +87,16 @@ def test_the_service_of_each_kind(tmp_path: Path) -> None:
     listed = {one["name"]: one["port"] for one in balanced["ports"]}
     assert listed == {"mlflow": 8000, "jupyter": 8888, "s3": 9000, "console": 9001, "acme-http": 80, "acme-https": 443}
     assert not [one for one in balanced["ports"] if "nodePort" in one]
+
+
+def test_the_notebooks_of_other_namespaces_are_let_in_by_name(tmp_path: Path) -> None:
+    deployment = KubernetesEngine(project(tmp_path, engine="kubernetes", notebook_namespaces="alice,bob")).deployment
+    (rule,) = exposure.patches(deployment)["NetworkPolicy", MLFLOW]
+    (peer,) = rule["value"]["from"]
+    (which,) = peer["namespaceSelector"]["matchExpressions"]
+    assert (which["key"], which["values"]) == ("kubernetes.io/metadata.name", ["alice", "bob"])
+    assert peer["podSelector"]["matchLabels"][objects.PART] == JUPYTER and rule["value"]["ports"] == [{"port": 8000}]
+    assert exposure.patches(KubernetesEngine(project(tmp_path / "b", engine="kubernetes")).deployment) == {}
 
 
 def test_only_the_gateways_ports_are_on_this_machine(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ VALUES = {
     "--gpu-count": "2",
     "--mlflow-replicas": "2",
     "--gateway-service": "nodeport",
+    "--notebook-namespaces": "alice,bob",
 }
 SERVERS_OWN = {
     "--object-store",
@@ -68,7 +69,14 @@ SERVERS_OWN = {
     "--mlflow-jobs",
 }
 PUBLIC = {"--domain", "--certificates", "--public-s3", "--http-port", "--https-port", "--gateway-service"}
-CLUSTER = {"--kube-context", "--kube-namespace", "--gpu-count", "--mlflow-replicas", "--gateway-service"}
+CLUSTER = {
+    "--kube-context",
+    "--kube-namespace",
+    "--gpu-count",
+    "--mlflow-replicas",
+    "--gateway-service",
+    "--notebook-namespaces",
+}
 EMBEDDED = {"--s3-port", "--s3-console-port", "--s3-bucket", "--data-volume", "--volume", "--devices"}
 # what is refused: engine, further settings, whether there is a GPU, flags
 CASES: list[tuple[str, dict[str, str], bool, set[str]]] = [
@@ -83,7 +91,7 @@ CASES: list[tuple[str, dict[str, str], bool, set[str]]] = [
         "kubernetes",
         REMOTE,
         False,
-        SERVERS_OWN | PUBLIC | {"--devices", "--gpu-count", "--volume", "--mlflow-replicas"},
+        SERVERS_OWN | PUBLIC | {"--devices", "--gpu-count", "--volume", "--mlflow-replicas", "--notebook-namespaces"},
     ),
 ]
 

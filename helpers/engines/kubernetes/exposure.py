@@ -1,4 +1,5 @@
-"""How a cluster lets others on the network reach the gateway: its Service, as GATEWAY_SERVICE says. Pure functions."""
+"""Who reaches the services from outside their namespace: others on the network by the gateway's Service, as
+GATEWAY_SERVICE says, and the notebooks of NOTEBOOK_NAMESPACES. Pure functions."""
 
 from __future__ import annotations
 
@@ -6,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from helpers import urls
+from helpers.engines.kubernetes import objects
 from helpers.engines.kubernetes.objects import Object
 from helpers.errors import SettingError
 from helpers.findings import Finding, Level
 from helpers.project.deployment import Deployment
+from helpers.services import GATEWAY, JUPYTER, MLFLOW
 from helpers.settings import Settings
 
 NODE_PORT = "nodeport"
@@ -47,8 +50,27 @@ def check(deployment: Deployment) -> None:
             )
 
 
+def patches(deployment: Deployment) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """JSON patches of what lets others in, by kind and name of the object. Raises SettingError."""
+    result = {}
+    if deployment.is_public:
+        check(deployment)
+        result["Service", GATEWAY] = service_patch(deployment)
+    if (names := deployment.settings.notebook_namespaces) and not deployment.notebook_only:
+        rule = {"op": "add", "path": "/spec/ingress/-", "value": _notebooks_of(names.split(","))}
+        result["NetworkPolicy", MLFLOW] = [rule]
+    return result
+
+
+def _notebooks_of(namespaces: list[str]) -> dict[str, Any]:
+    """The rule for the notebooks of other projects. Their namespace's label is the API server's own."""
+    where = {"matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "In", "values": namespaces}]}
+    who = {"matchLabels": {"app.kubernetes.io/name": "trackbed", objects.PART: JUPYTER}}
+    return {"from": [{"namespaceSelector": where, "podSelector": who}], "ports": [{"port": 8000}]}
+
+
 def service_patch(deployment: Deployment) -> list[dict[str, Any]]:
-    """The Service's type and ports, as a JSON patch."""
+    """The Service's type and ports."""
     on_nodes = deployment.settings.gateway_service == NODE_PORT
     listed = dict(ports(deployment))
     if deployment.settings.acme:

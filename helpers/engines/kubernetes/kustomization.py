@@ -47,15 +47,11 @@ def kustomization(
     patches = [_notebook_patch(deployment, notebook, gpus, data_claim), *_loaded_patches(deployment, images)]
     own = {key: value for key, value in notebook.environment.items() if key not in deployment.settings.jupyter_env}
     maps: dict[str, Mapping[str, str]] = {JUPYTER: own}
-    targeted: list[Data] = []
     if not deployment.notebook_only:
         patches += _server_patches(deployment)
         maps |= environments(deployment)
     if deployment.is_public:
-        exposure.check(deployment)
         patches.append(_gateway_patch(deployment))
-        service = {"target": {"kind": "Service", "name": GATEWAY}, "patch": _text(exposure.service_patch(deployment))}
-        targeted.append(service)
     return {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
@@ -72,7 +68,10 @@ def kustomization(
                 for name, values in maps.items()
             ),
             *({"patch": _text(patch)} for patch in patches),
-            *targeted,
+            *(
+                {"target": {"kind": kind, "name": name}, "patch": _text(patch)}
+                for (kind, name), patch in exposure.patches(deployment).items()
+            ),
         ],
     }
 

@@ -58,6 +58,14 @@ class Cluster:
         tasks=UP,
         only=("cluster", "public"),
     )
+    notebook_namespaces: str = setting(
+        "",
+        optional(kinds.NAMESPACES, ""),
+        "Namespaces whose notebooks may log to this project's MLflow, where the cluster enforces NetworkPolicies",
+        tasks=UP,
+        only=("server", "cluster"),
+        instead="for a cluster: --engine=kubernetes",
+    )
     storage_class: str = setting(
         "",
         optional(kinds.STORAGE_CLASS, ""),
