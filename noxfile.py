@@ -152,7 +152,17 @@ def kubernetes(session: nox.Session) -> None:
     """The tasks on a real cluster of two nodes, which it starts: needs root, Linux and Docker, else skipped loudly."""
     if os.environ.get("TRACKBED_REQUIRE_KUBERNETES") == "1":  # takes longer than a test may, where nobody built them
         session.run(str(ROOT / "tests/environment/kubernetes/binaries.sh"), external=True)
-    suite(session, "kubernetes", "--ignore=tests/kubernetes/test_faults.py", codes=chosen(session))
+    others = ("test_faults.py", "test_network_policies.py")
+    suite(session, "kubernetes", *(f"--ignore=tests/kubernetes/{name}" for name in others), codes=chosen(session))
+
+
+@nox.session(default=False, tags=NIGHTLY)
+def kubernetes_policies(session: nox.Session) -> None:
+    """Who reaches whom where that cluster enforces NetworkPolicies: needs root, Linux, Docker and Go modules."""
+    if os.environ.get("TRACKBED_REQUIRE_KUBERNETES") == "1":
+        session.run(str(ROOT / "tests/environment/kubernetes/binaries.sh"), external=True)
+        session.run(str(ROOT / "tests/environment/kubernetes/binaries.sh"), "kube-router", external=True)
+    suite(session, "kubernetes/test_network_policies.py")
 
 
 @nox.session(default=False, tags=NIGHTLY)

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Kubernetes, CoreDNS and kwok in $home/bin: from an archive, else built from their Go modules (12 minutes on 2 cores).
+# kube-router (2 minutes) only where it is named.
 # TRACKBED_KUBERNETES_BINARIES is the folder of kubernetes.tar.xz. Usage: binaries.sh [PROGRAM...]
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 version=1.36.1
 coredns=v1.15.0
 kwok=v0.8.0
+router=v2.1.0
 golang=golang:1.26-trixie
 ca=/etc/ssl/certs/ca-certificates.crt
 archive=${TRACKBED_KUBERNETES_BINARIES:-$here/../../../../shared/rig/bin}/kubernetes.tar.xz
@@ -44,6 +46,8 @@ build() {  # runs in the golang image, whose /build is a folder of this machine
     case $program in
       coredns) GOBIN=/build/bin go install -trimpath -ldflags "-s -w" "github.com/coredns/coredns@$coredns" ;;
       kwok) GOBIN=/build/bin go install -trimpath -ldflags "-s -w" "sigs.k8s.io/kwok/cmd/kwok@$kwok" ;;
+      kube-router) GOBIN=/build/bin go install -trimpath -ldflags "-s -w" \
+        "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router@$router" ;;
       *) package=k8s.io/kubernetes/cmd/$program
          go build -mod=mod -trimpath -ldflags "$stamp" -o "/build/bin/$program" "$package" ;;
     esac
@@ -54,7 +58,7 @@ in_golang() {
   mkdir -p "$home/build"
   docker run --rm --network host --volume "$home/build:/build" --volume "$ca:/ca.crt:ro" --env SSL_CERT_FILE=/ca.crt \
     --env GOPATH=/build/path --env GOCACHE=/build/cache --env GOTOOLCHAIN=auto --env GOFLAGS=-modcacherw \
-    --env CGO_ENABLED=0 "$golang" bash -c "set -e; version=$version coredns=$coredns kwok=$kwok
+    --env CGO_ENABLED=0 "$golang" bash -c "set -e; version=$version coredns=$coredns kwok=$kwok router=$router
 $(declare -f build)
 build $*"
   mv -f "$home/build/bin"/* "$home/bin/"
@@ -70,7 +74,7 @@ mapfile -t wanted < <(missing)
 if [ ${#wanted[@]} -gt 0 ]; then
   docker image inspect "$golang" >/dev/null 2>&1 || "$here/../images.sh"
   say "building Kubernetes $version from source: ${wanted[*]}"
-  quietly binaries timeout 3600 bash -c "$(declare -p home version coredns kwok golang ca)
+  quietly binaries timeout 3600 bash -c "$(declare -p home version coredns kwok router golang ca)
 $(declare -f build in_golang)
 in_golang ${wanted[*]}"
 fi

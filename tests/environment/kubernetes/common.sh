@@ -7,6 +7,7 @@ home=$rig/kubernetes
 bridge=tb-kubernetes
 host_address=10.245.0.1
 services=10.96.0.0/16
+cluster=10.244.0.0/16  # the pods of all nodes
 group=trackbed-kubernetes  # the cgroup of everything that belongs to the cluster
 nodes=(node1 node2)
 export PATH="$home/bin:$home/root/usr/bin:$home/root/usr/sbin:/usr/sbin:/sbin:$PATH"

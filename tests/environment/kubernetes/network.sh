@@ -15,6 +15,11 @@ rules() {  # -C, -I or -D: Docker drops what it does not forward itself
   esac
 }
 
+# What leaves the cluster has the node's address. Pods know each other by their own: NetworkPolicies go by them.
+outgoing() { local name; name=$(namespace "$1"); shift
+  nsenter "--net=/run/netns/$name" iptables -w -t nat "$@" POSTROUTING -s "$cluster" ! -d "$cluster" "${mark[@]}" -j MASQUERADE
+}
+
 join() {  # NODE
   local name other; name=$(namespace "$1")
   if [ -e "/run/netns/$name" ]; then return; fi
@@ -40,7 +45,10 @@ case $1 in
     ip link set "$bridge" up
     sysctl -qw net.ipv4.ip_forward=1
     rules -C || rules -I
-    for node in "${nodes[@]}"; do join "$node"; done
+    for node in "${nodes[@]}"; do
+      join "$node"
+      outgoing "$node" -C 2>/dev/null || outgoing "$node" -A
+    done
     ip route replace "$services" via "$(address node1)" ;;  # tests ask services as a pod would
   down)
     if rules -C; then rules -D; fi

@@ -40,7 +40,7 @@ json.dump(spec, sys.stdout)' "$(cd "$here/../hooks" && pwd)/device-plugin-hook" 
 
 write "$dir/cni/10-trackbed-test.conflist" <<JSON
 {"cniVersion": "1.0.0", "name": "trackbed-test-$node", "plugins": [
-  {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true, "mtu": 1400,
+  {"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true, "mtu": 1400,
    "ipam": {"type": "host-local", "dataDir": "$dir/addresses", "ranges": [[{"subnet": "$(pods "$node")"}]],
             "routes": [{"dst": "0.0.0.0/0"}]}},
   {"type": "portmap", "capabilities": {"portMappings": true}},
@@ -74,7 +74,7 @@ write "$dir/kube-proxy.yaml" <<YAML
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: iptables
-clusterCIDR: 10.244.0.0/16
+clusterCIDR: $cluster
 clientConnection: {kubeconfig: $home/conf/kube-proxy.kubeconfig}
 hostnameOverride: $node
 conntrack: {maxPerCore: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
