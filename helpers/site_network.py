@@ -50,11 +50,16 @@ class SiteNetwork:
     bundles: tuple[str, ...] = ()
     bundle_origin: str = ""
 
-    def environment(self, inside: Iterable[str] = INSIDE) -> dict[str, str]:
-        """The proxies as programs read them, in both spellings; {} without one."""
-        if not self.proxies:
+    def environment(self, inside: Iterable[str] = INSIDE, named: Iterable[str] = ()) -> dict[str, str]:
+        """The proxies as programs read them, in both spellings; {} without one.
+
+        ``named``: variables that somebody else gives, in either spelling; a proxy among them is left out.
+        """
+        other = {name.upper() for name in named}
+        proxies = {name: value for name, value in self.proxies.items() if name not in other}
+        if not proxies:
             return {}
-        given = {**self.proxies, EXCEPT: ",".join(dict.fromkeys((*inside, *self.exceptions)))}
+        given = {**proxies, EXCEPT: ",".join(dict.fromkeys((*inside, *self.exceptions)))}
         return given | {name.lower(): value for name, value in given.items()}
 
     def reachable_from_containers(self) -> SiteNetwork:

@@ -11,6 +11,18 @@ if TYPE_CHECKING:
     from helpers.engines.base import Engine
 
 
+def site_in_containers(site: site_network.SiteNetwork) -> Finding:
+    """Proxies and certificates of the site, and those that containers cannot reach."""
+    if site.unreachable_proxies:
+        return Finding(
+            Level.WARNING,
+            "proxy",
+            f"{site}; containers do not reach {', '.join(site.unreachable_proxies)}, on this machine's loopback",
+            "let the proxy listen on an address that containers reach, and name that one",
+        )
+    return Finding(Level.OK, "proxy", str(site))
+
+
 class Checks:
     """Of an engine; nothing is changed by any of them."""
 

@@ -6,21 +6,32 @@ import base64
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
+from helpers import site_network
 from helpers.clone import ROOT
 from helpers.engines.kubernetes import gpus, kustomization, objects, pods, pushed, secrets
 from helpers.engines.kubernetes.engine import KubernetesEngine
 from helpers.engines.kubernetes.volumes import Volumes
 from helpers.errors import SettingError, TrackbedError
+from helpers.project import shell_environment
 from helpers.services import JUPYTER, MLFLOW, SCHEMA, State
 from tests.unit.fake_kubectl import FakeKubectl
 from tests.unit.fakes import Silent, project
 
 BASE = ROOT / "docker" / "kubernetes" / "base"
 REFUSED = "The connection to the server 127.0.0.1:6443 was refused - did you specify the right host or port?\n"
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proxy and no certificates of this machine's own site."""
+    for name in shell_environment.NAMES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(site_network, "ANCHORS", ())
 
 
 @pytest.fixture
@@ -201,7 +212,54 @@ def test_the_users_variables_are_in_a_secret_alone(tmp_path: Path, kubectl: Fake
         if (one["kind"], one["metadata"]["name"]) == ("StatefulSet", JUPYTER)
     ]
     assert {"secretRef": {"name": secrets.ENVIRONMENT, "optional": True}} in notebook["envFrom"]
-    assert "environment-jupyter: HTTPS_PROXY, WORDS" in secrets.by_hand((), here.settings.jupyter_env)
+    assert "environment-jupyter: HTTPS_PROXY, WORDS" in secrets.by_hand(here.deployment)
+
+
+def test_the_sites_proxies_and_certificates_reach_the_notebook(
+    tmp_path: Path, kubectl: FakeKubectl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy's password in the Secret alone; what is in the cluster is asked for without a proxy."""
+    bundle = tmp_path / "site.pem"
+    bundle.write_text("-----BEGIN CERTIFICATE-----\nours\n-----END CERTIFICATE-----\n")
+    site = {"HTTPS_PROXY": "http://ada:hush@proxy:3128", "ALL_PROXY": "http://127.0.0.1:1", "PIP_CERT": str(bundle)}
+    for name, value in site.items():
+        monkeypatch.setenv(name, value)
+    here = engine(tmp_path, kube_namespace="lab")
+    here.project.credentials()
+    listed = {one["metadata"]["name"]: one for one in secrets.rendered(here.deployment)}
+    data = {key: base64.b64decode(value).decode() for key, value in listed[secrets.ENVIRONMENT]["data"].items()}
+    assert data["HTTPS_PROXY"] == data["https_proxy"] == site["HTTPS_PROXY"]
+    assert {"mlflow", "store", ".lab", ".svc", ".cluster.local"} <= set(data["NO_PROXY"].split(","))
+    assert data.keys() == {"HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"}, (
+        "no pod reaches this machine's loopback"
+    )
+    pem = base64.b64decode(listed["secrets-jupyter"]["data"]["site-ca.pem"]).decode()
+    assert pem.startswith(bundle.read_text())
+    made = json.dumps(
+        kustomization.kustomization(
+            here.deployment, here.rendering.images, here.rendering.notebook, here.rendering.gpus, ""
+        )
+    )
+    assert "hush" not in made and "/run/secrets/site-ca.pem" in made
+    by_hand = secrets.by_hand(here.deployment)
+    assert "hush" not in by_hand and "site-ca.pem" in by_hand and "HTTPS_PROXY" in by_hand
+    assert "127.0.0.1:1" in here.checks.site_network().detail
+
+    for uri, inside in (("http://mlflow.other:8000", True), ("https://mlflow.example.org", False)):
+        remote = engine(tmp_path, tracking_uri=uri)
+        assert (urlsplit(uri).hostname in remote.deployment.proxies["NO_PROXY"].split(",")) == inside
+    own = engine(tmp_path, jupyter_env="https_proxy=http://mine:1")
+    assert own.deployment.private_environment == {"https_proxy": "http://mine:1"}
+
+
+def test_more_certificates_than_a_secret_takes_are_refused(
+    tmp_path: Path, kubectl: FakeKubectl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "site.pem"
+    bundle.write_text(f"-----BEGIN CERTIFICATE-----\n{'A' * 950_000}\n-----END CERTIFICATE-----\n")
+    monkeypatch.setenv("PIP_CERT", str(bundle))
+    with pytest.raises(TrackbedError, match=r"site.pem, are 95\d+ bytes, and a Secret takes 900000"):
+        engine(tmp_path).rendering.notebook  # noqa: B018
 
 
 def test_other_variables_replace_the_notebook_alone(tmp_path: Path, kubectl: FakeKubectl) -> None:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from helpers.engines.base import Engine
-from helpers.engines.checks import Checks
+from helpers.engines.checks import Checks, site_in_containers
 from helpers.engines.docker import availability, client_config, images, iptables
 from helpers.engines.docker.network_guard import NetworkGuard
 from helpers.errors import TrackbedError
@@ -85,15 +85,7 @@ class DockerChecks(Checks):
 
     def site_network(self) -> Finding:
         """Proxies and certificates of the site, and those that containers cannot reach."""
-        site = self.deployment.site_network
-        if site.unreachable_proxies:
-            return Finding(
-                Level.WARNING,
-                "proxy",
-                f"{site}; containers do not reach {', '.join(site.unreachable_proxies)}, on this machine's loopback",
-                "let the proxy listen on an address that containers reach, and name that one",
-            )
-        return Finding(Level.OK, "proxy", str(site))
+        return site_in_containers(self.deployment.site_network)
 
     def leftovers(self) -> list[Finding]:
         """Data that nothing remembers, and what is here of this name that is not ours."""

@@ -39,7 +39,9 @@ class NotebookContainer(DockerComponent):
     @cached_property
     def spec(self) -> ServiceSpec:
         """The service as data."""
-        given = self.deployment.site_network.reachable_from_containers().environment(site_network.inside(self.settings))
+        given = self.deployment.site_network.reachable_from_containers().environment(
+            site_network.inside(self.settings), self.settings.jupyter_env
+        )
         if self.deployment.certificates:
             given |= site_network.trust(f"/run/secrets/{jupyterlab.CERTIFICATES}")
         spec = notebook_spec.container_spec(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from helpers.engines.base import Engine
-from helpers.engines.checks import Checks
+from helpers.engines.checks import Checks, site_in_containers
 from helpers.engines.kubernetes import cluster, exposure, gpus, kubectl, objects
 from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.engines.kubernetes.forwards import Forwards
@@ -167,6 +167,10 @@ class KubernetesChecks(Checks):
             return []
         service = self.deployment.kubectl.find("service", GATEWAY)
         return [exposure.finding(self.deployment.settings, service, self.deployment.where)]
+
+    def site_network(self) -> Finding:
+        """Proxies and certificates of the site, and those that pods cannot reach."""
+        return site_in_containers(self.deployment.site_network)
 
     def limits(self) -> list[Finding]:
         """What the cluster does not keep."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from helpers import digests
+from helpers import digests, site_network
 from helpers.engines import container_secrets
 from helpers.engines.kubernetes import objects, target
 from helpers.engines.kubernetes.kubectl import Kubectl
-from helpers.errors import WrongProject
-from helpers.project import deployment, workspace_folder
+from helpers.errors import TrackbedError, WrongProject
+from helpers.project import deployment, shell_environment, workspace_folder
 from helpers.project.project import Project
 from helpers.services import BUCKET, SCHEMA, STORE, STORE_SYNC, SecretFile
 
 WORK = Path("/home/jovyan/work")  # the workspace, a claim: as the notebook sees it
+
+LARGEST_FILE = 900_000  # bytes of certificates; a Secret holds 1 MiB, with what else is in it
 
 
 class KubernetesDeployment(deployment.Deployment):
@@ -68,10 +71,46 @@ class KubernetesDeployment(deployment.Deployment):
     def secret_files(self) -> tuple[SecretFile, ...]:
         return container_secrets.secret_files(self)
 
+    @cached_property
+    def site_network(self) -> site_network.SiteNetwork:
+        """The proxies and certificates of this machine's site, which is the cluster's as well."""
+        return site_network.find(self.settings, shell_environment.applied(self.project.state), {})
+
+    @cached_property
+    def proxies(self) -> dict[str, str]:
+        """The variables of the site's proxies, for the notebook; those that the user gives it are left out."""
+        own = (f".{self.target.namespace}", ".svc", ".cluster.local", *_in_cluster(self.settings.tracking_uri))
+        reachable = self.site_network.reachable_from_containers()
+        return reachable.environment((*site_network.inside(self.settings), *own), self.settings.jupyter_env)
+
+    @cached_property
+    def certificates(self) -> str:
+        """Those of the site, for the notebook; "" for none. Raises TrackbedError for more than a Secret takes."""
+        text = site_network.certificates(self.site_network.bundles)
+        if len(text) > LARGEST_FILE:
+            raise TrackbedError(
+                f"the site's certificates, {', '.join(self.site_network.bundles)}, are {len(text)} bytes, and a Secret "
+                f"takes {LARGEST_FILE}",
+                f"name a file with the site's own alone, as in {site_network.TRUST[0]}=FILE",
+            )
+        return text
+
+    @property
+    def private_environment(self) -> dict[str, str]:
+        """The notebook's variables that may have passwords or tokens: a Secret has them, and nothing else does."""
+        return {**self.proxies, **self.settings.jupyter_env}
+
     def secrets_digest(self) -> str:
         """Changes with the secrets and with what is told to nobody but sits beside them."""
         given = self.project.credentials_digest()
         return digests.digest(given, *(file.template for file in self.secret_files())) if given else ""
+
+
+def _in_cluster(tracking_uri: str) -> tuple[str, ...]:
+    """The host of a tracking server that is a Service: SERVICE or SERVICE.NAMESPACE, without TLS."""
+    parts = urlsplit(tracking_uri)
+    host = parts.hostname or ""
+    return (host,) if parts.scheme == "http" and host and host.count(".") < 2 else ()
 
 
 def _object_store(project: Project) -> str:

@@ -45,7 +45,8 @@ def kustomization(
         objects.INSTANCE: deployment.project.state.instance,
     }
     patches = [_notebook_patch(deployment, notebook, gpus, data_claim), *_loaded_patches(deployment, images)]
-    own = {key: value for key, value in notebook.environment.items() if key not in deployment.settings.jupyter_env}
+    private = deployment.private_environment
+    own = {key: value for key, value in notebook.environment.items() if key not in private}
     maps: dict[str, Mapping[str, str]] = {JUPYTER: own}
     if not deployment.notebook_only:
         patches += _server_patches(deployment)
@@ -248,8 +249,8 @@ def _gateway_patch(deployment: KubernetesDeployment) -> Data:
 
 def _notebook_patch(deployment: KubernetesDeployment, notebook: ServiceSpec, gpus: Gpus, data_claim: str) -> Data:
     settings, read = deployment.settings, deployment.secrets_digest()
-    if read and settings.jupyter_env:
-        read = digests.digest(read, settings.jupyter_env)
+    if read and deployment.private_environment:
+        read = digests.digest(read, deployment.private_environment)
     resources = _memory(settings.jupyter_memory) if settings.jupyter_memory else {}
     container: Data = {
         "name": JUPYTER,

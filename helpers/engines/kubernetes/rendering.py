@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from helpers import clone, digests
-from helpers.engines import notebook_spec
+from helpers import clone, digests, site_network
+from helpers.engines import jupyterlab, notebook_spec
 from helpers.engines.kubernetes import gpus, kubectl, kustomization, objects
 from helpers.engines.kubernetes.cluster import Cluster
 from helpers.engines.kubernetes.deployment import KubernetesComponent, KubernetesDeployment
@@ -46,8 +46,11 @@ class Rendering(KubernetesComponent):
     def notebook(self) -> ServiceSpec:
         """JupyterLab as a container: its arguments and its variables."""
         mount = Mount("volume", self.data_claim, notebook_spec.DATA, read_only=True) if self.data_claim else None
+        site = self.deployment.proxies
+        if self.deployment.certificates:
+            site = site | site_network.trust(f"/run/secrets/{jupyterlab.CERTIFICATES}")
         return notebook_spec.container_spec(
-            self.deployment, self.gpus.accelerator, self.images.references()["jupyter"], mount
+            self.deployment, self.gpus.accelerator, self.images.references()["jupyter"], mount, site
         )
 
     @cached_property

@@ -13,4 +13,4 @@ def manifests(text: str, deployment: KubernetesDeployment) -> str:
         f"# What `invoke up --engine=kubernetes` applies for project {deployment.settings.project} in "
         f"{deployment.where}:\n#   kubectl apply --server-side --context {target.context} -f FILE"
     )
-    return f"{head}\n{secrets.by_hand(deployment.secret_files(), deployment.settings.jupyter_env)}\n{text}"
+    return f"{head}\n{secrets.by_hand(deployment)}\n{text}"

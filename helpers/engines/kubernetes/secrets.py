@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
 
-from helpers.engines import gateway_spec
+from helpers.engines import gateway_spec, jupyterlab
 from helpers.engines.kubernetes import objects
 from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.engines.kubernetes.kubectl import Object
-from helpers.services import GATEWAY, JUPYTER, SecretFile
+from helpers.services import GATEWAY, JUPYTER
 
-ENVIRONMENT = "environment-jupyter"  # the user's variables of the notebook: tokens and proxies' passwords may be there
+ENVIRONMENT = "environment-jupyter"  # the notebook's variables that may have tokens or proxies' passwords
 
 
 def name(service: str) -> str:
@@ -28,7 +27,11 @@ def rendered(deployment: KubernetesDeployment) -> list[Object]:
     if deployment.is_public:
         own = gateway_spec.files(deployment.settings)
         files[GATEWAY] |= {path: base64.b64encode(text).decode() for path, text in own.items()}
-    given = {key: base64.b64encode(value.encode()).decode() for key, value in deployment.settings.jupyter_env.items()}
+    if deployment.certificates:  # no secret, but beside the notebook's secrets on every engine
+        content = base64.b64encode(deployment.certificates.encode()).decode()
+        files.setdefault(JUPYTER, {})[jupyterlab.CERTIFICATES] = content
+    private = deployment.private_environment
+    given = {key: base64.b64encode(value.encode()).decode() for key, value in private.items()}
     return [
         *(_secret(deployment, name(service), service, content) for service, content in files.items()),
         _secret(deployment, ENVIRONMENT, JUPYTER, given),
@@ -54,13 +57,15 @@ def _secret(deployment: KubernetesDeployment, called: str, service: str, content
     }
 
 
-def by_hand(files: Iterable[SecretFile], variables: Iterable[str]) -> str:
-    """Which Secrets somebody who applies the YAML by hand has to make, as comments. ``variables``: of JUPYTER_ENV."""
+def by_hand(deployment: KubernetesDeployment) -> str:
+    """Which Secrets somebody who applies the YAML by hand has to make, as comments."""
     keys: dict[str, list[str]] = {}
-    for file in files:
+    for file in deployment.secret_files():
         keys.setdefault(file.service, []).append(file.path)
+    if deployment.certificates:
+        keys[JUPYTER].append(jupyterlab.CERTIFICATES)
     lines = [f"#   {name(service)}: {', '.join(paths)}" for service, paths in keys.items()]
-    lines += [f"#   {ENVIRONMENT}: {', '.join(given)}"] if (given := tuple(variables)) else []
+    lines += [f"#   {ENVIRONMENT}: {', '.join(given)}"] if (given := tuple(deployment.private_environment)) else []
     return "\n".join(
         [
             "# Secrets are not in here. `invoke up` makes them; docs/kubernetes.md has the lines that do it by hand:",
