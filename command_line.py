@@ -58,12 +58,16 @@ class Task(tasks.Task):  # type: ignore[type-arg]
 
 
 def task(
-    help: Mapping[str, str] | None = None, optional: Sequence[str] = (), word: str = "", **options: Any
+    help: Mapping[str, str] | None = None,
+    optional: Sequence[str] = (),
+    word: str = "",
+    repeated: Sequence[str] = (),
+    **options: Any,
 ) -> Callable[[Callable[..., int | None]], Any]:
     """Invoke's `@task` without automatic short flags. Errors are reported, a default stands in the help of its flag.
 
     A body with a parameter ``given`` has the flags of the settings that name it as their task, and gets their values.
-    It returns its exit code.
+    It returns its exit code. ``repeated``: flags of its own that may be given several times.
     """
 
     def decorate(body: Callable[..., int | None]) -> Any:
@@ -86,7 +90,7 @@ def task(
             klass=Task,
             auto_shortflags=False,
             help=texts,
-            iterable=[flag for flag, row in settings.items() if row.repeated],
+            iterable=[*(flag for flag, row in settings.items() if row.repeated), *repeated],
             optional=[*(flag for flag, row in settings.items() if row.switch), *optional],
             **options,
         )(reported(run))

@@ -184,6 +184,16 @@ def clients(session: nox.Session) -> None:
 
 
 @nox.session(default=False, tags=NIGHTLY)
+def imports(session: nox.Session) -> None:
+    """Sources made anew by MLflow 1.30 to 3.0 and today's, imported on both engines: needs a package index."""
+    install(session)
+    folder = session.create_tmp()
+    session.run("python", "-m", "tests.data.imports.make", folder)
+    session.env.update({"TRACKBED_IMPORTS": "all", "TRACKBED_IMPORT_SOURCES": folder})
+    suite(session, "integration/test_import.py")
+
+
+@nox.session(default=False, tags=NIGHTLY)
 def namespaces(session: nox.Session) -> None:
     """A rootless engine and one with userns-remap, of the tests' own: needs root, Docker, rootlesskit, uidmap, 8 GB."""
     suite(session, "namespaces")

@@ -286,6 +286,32 @@ def restore(
     data.restore(given, source, into, no_backup, skip_damaged, yes)
 
 
+@task(
+    name="import",
+    positional=["source"],
+    repeated=["artifacts"],
+    help={
+        "source": "Folder `mlruns` of another MLflow, or its SQLite file (a path, or sqlite:///PATH); it is only read",
+        "artifacts": "OLD=NEW: artifacts whose location begins with OLD are in the folder NEW; may be given several "
+        "times",
+        "dry_run": "Count what would come, with its size and about how long it takes; change nothing",
+        "skip_missing": "Import the rest where artifacts cannot be read, and list what is missing",
+    },
+)
+def import_(
+    context: Context,
+    given: Flags,
+    source: str,
+    artifacts: list[str] | None = None,
+    dry_run: bool = False,
+    skip_missing: bool = False,
+) -> None:
+    """Import experiments, models and artifacts of another MLflow into this project, which has to be empty."""
+    from helpers.cli import imports
+
+    imports.import_source(given, source, artifacts or [], dry_run, skip_missing)
+
+
 @task(help={"to": "Engine to move to: docker, embedded or kubernetes"})
 def move(context: Context, given: Flags, to: str) -> None:
     """Move all data to the other engine. The old engine's data go when the new one is up."""
@@ -367,7 +393,7 @@ def lock(context: Context, upgrade: bool = False) -> None:
 
 namespace = Collection(
     *(up, jupyter, down, status, logs, jupyter_url, mlflow_url, check, doctor),
-    *(env, restore, move, upgrade, usage, gc, build, prepare, version, lock),
+    *(env, restore, import_, move, upgrade, usage, gc, build, prepare, version, lock),
 )
 # a noun that has verbs; alone it means its first
 for noun, verbs in {

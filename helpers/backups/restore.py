@@ -109,7 +109,7 @@ def _replace(
 ) -> Path | None:
     """Make a verified backup active; gives the archive of what was there before."""
     engine = status.running(project)
-    if project.aside and not _is_empty(project, engine):
+    if project.aside and not is_empty(project, engine):
         raise TrackbedError(
             f"project {project.settings.project} has data of its own; nothing was changed",
             f"--project={project.settings.project} instead of --into replaces them; or choose another",
@@ -150,7 +150,7 @@ def _bring_in(project: Project, people: dict[str, users.Login], notice: Notice) 
     )
 
 
-def _is_empty(project: Project, engine: Engine) -> bool:
+def is_empty(project: Project, engine: Engine) -> bool:
     """Whether nothing was ever logged."""
     held = database.contents(engine, project.state.active["database"])
     return not held.runs and int(held.tables.get("experiments", ["0"])[0]) <= 1 and not artifacts.total(engine)[0]
@@ -159,7 +159,7 @@ def _is_empty(project: Project, engine: Engine) -> bool:
 def _before(project: Project, engine: Engine, progress: ProgressReporter) -> Path | None:
     """Stop the server, so that nothing is acknowledged any more, and back up what it holds."""
     engine.halt(MLFLOW, progress)
-    if _is_empty(project, engine):
+    if is_empty(project, engine):
         return None
     progress.step("backing up the current data")
     path = locations.archive_path(project.settings, "before-")

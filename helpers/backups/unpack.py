@@ -65,7 +65,7 @@ def _objects(members: Iterator[Member], meter: Meter, whole: int, disk: disk_spa
         meter.report(size, count, whole)
 
 
-def _renamed(names: dict[str, str]) -> list[str]:
+def renamed_lines(names: dict[str, str]) -> list[str]:
     """What is to be said of artifacts that the store could not keep under their names."""
     lines = [
         f"warning: renamed, because this store keeps no file beside a folder of its name: "
@@ -190,7 +190,7 @@ def _copy_objects(
     """The artifacts below a prefix of their own, read back. Raises TrackbedError where they are others."""
     result = _objects(members, Meter(progress, "objects"), rest.object_bytes, disk)
     renamed = artifacts.write(engine, prefix, result)
-    for line in _renamed(renamed):
+    for line in renamed_lines(renamed):
         notice(line)
     progress.step("reading the objects back")
     stored, size = artifacts.sums(engine, prefix, renamed)

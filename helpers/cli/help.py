@@ -73,7 +73,7 @@ FIRST: Mapping[str, Mapping[str, str]] = {
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Every day": ("up", "down", "status", "logs", "jupyter-url", "mlflow-url", "check"),
     "Problems and disk space": ("doctor", "usage", "gc"),
-    "Data": ("backup", "backup.list", "backup.verify", "backup.prune", "restore", "move", "upgrade"),
+    "Data": ("backup", "backup.list", "backup.verify", "backup.prune", "restore", "import", "move", "upgrade"),
     "People and passwords": (
         "users",
         "users.add",
@@ -107,6 +107,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "backup.prune /mnt/backups/ --keep-last=7 --dry-run",
     ),
     "restore": ("restore FILE", "restore FILE --into=copy"),
+    "import": ("import mlruns", "import mlflow.db --dry-run", "import mlflow.db --artifacts=/old/mlruns=/mnt/mlruns"),
     "move": ("move embedded", "move docker --object-store=minio"),
     "upgrade": ("upgrade", "upgrade --back"),
     "build": ("build", "build jupyter --gpu=none"),
@@ -115,6 +116,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
 }
 # of flags that are no settings
 VALUE_NAMES = {
+    "artifacts": "OLD=NEW",
     "into": "NAME",
     "name-prefix": "NAME",
     "keep-last": "NUMBER",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO
 
 from helpers.data.checksum import SetSum
 from helpers.engines.base import MLFLOW, Engine, ProgressReporter
+from helpers.engines.streaming import Pipe
 from helpers.errors import TrackbedError
 
 PROGRAM = "trackbed-mlflow"
@@ -107,19 +108,24 @@ def read(engine: Engine, names: Iterator[str] | None = None) -> Iterator[tuple[s
 def write(engine: Engine, prefix: str, objects: Iterator[tuple[str, int, IO[bytes]]]) -> dict[str, str]:
     """Store objects below ``prefix``. Gives the names that the store could not give, by those that it gave."""
     with engine.pipe(MLFLOW, (PROGRAM, "in", prefix), fresh=True) as pipe:
-        try:
-            for name, size, content in objects:
-                _send(pipe.into, name, size, content)
-            end = b"{}"
-            member = tarfile.TarInfo("end")
-            member.size = len(end)
-            pipe.into.write(member.tobuf(tarfile.PAX_FORMAT) + end.ljust(512, b"\0") + bytes(1024))
-        except BrokenPipeError:
-            pass  # finish tells why
-        pipe.close()
+        send(pipe, objects)
         said = pipe.out.read()
         pipe.finish(LONG)
     return {str(name): str(old) for name, old in json.loads(said).items()}
+
+
+def send(pipe: Pipe, objects: Iterable[tuple[str, int, IO[bytes]]]) -> None:
+    """Name, size and content of each object as the MLflow service's program reads them, and the mark of their end."""
+    try:
+        for name, size, content in objects:
+            _send(pipe.into, name, size, content)
+        end = b"{}"
+        member = tarfile.TarInfo("end")
+        member.size = len(end)
+        pipe.into.write(member.tobuf(tarfile.PAX_FORMAT) + end.ljust(512, b"\0") + bytes(1024))
+    except BrokenPipeError:
+        pass  # finish tells why
+    pipe.close()
 
 
 def _send(target: IO[bytes], name: str, size: int, content: IO[bytes]) -> None:

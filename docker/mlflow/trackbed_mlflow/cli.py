@@ -8,6 +8,8 @@ bucket       make sure the bucket (or artifact folder) is there; TRACKBED_S3_CRE
 schema       print {"database": revision or null, "code": revision, "state": empty|current|older|newer}
 object PATH  print the stored objects below that artifact path as JSON: [{"path": ..., "size": ...}, ...]
 known REV    print what that schema revision is to this MLflow: current, older or newer
+import KIND [--show]  read another MLflow's data from a tar stream (KIND: folder or sqlite) into the empty database,
+             or only count them; prints JSON lines: {"rows"}, {"location"} and at the end {"end"}
 make REV     make the empty tables of that revision, in an empty database
 list         print one JSON line [name, size, mark] for each object; an equal mark: the object is unchanged
 out [PREFIX] all objects as a tar stream on stdout; PREFIX: another one than the active one
@@ -198,6 +200,16 @@ def change_indexes(words: Words) -> None:
     say(indexes.change(os.environ, bool(words)))
 
 
+def import_source(words: Words) -> None:
+    from trackbed_mlflow import configuration
+    from trackbed_mlflow.imports import run, staging
+
+    if words[0] not in (staging.FOLDER, staging.SQLITE) or words[1:] not in ([], ["--show"]):
+        raise WrongUse
+    configuration.prepare(os.environ)
+    run.run(words[0], bool(words[1:]))
+
+
 def print_fast_path(words: Words) -> None:
     from trackbed_mlflow import fast_path
 
@@ -240,6 +252,7 @@ COMMANDS: Mapping[str, tuple[Callable[[Words], None], tuple[int, ...]]] = {
     "drop": (transfer("drop"), (1,)),
     "gc": (gc, (1, 2)),
     "usage": (usage, (0,)),
+    "import": (import_source, (1, 2)),
     "indexes": (change_indexes, (0, 1)),
     "sealed": (sealed, (0,)),
     "opens": (opens, (0,)),

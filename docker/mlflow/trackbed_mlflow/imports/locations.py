@@ -1,0 +1,170 @@
+"""Where artifacts lie in the source, and where they will lie: every location in the staging database is rewritten.
+
+Ids of experiments that PostgreSQL's column cannot hold get new ones first: a file store's have 18 digits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+LARGEST = 2**31 - 1  # PostgreSQL's integer
+OWN = "mlflow-artifacts:/"
+KEPT = ("models:/", "runs:/")  # lead to what has a location of its own
+ORIGINAL = "trackbed.source_experiment_id"  # tag of an experiment whose id is another one now
+PROMPT = ("dummy-source", "prompt-template")  # of prompts, which have no artifacts: mlflow/prompt/constants.py
+
+# kind, id, experiment's id, location in the source, path below the file store's own folder, has artifacts for sure
+FOUND = """
+CREATE TABLE trackbed_locations (kind TEXT, id TEXT, experiment INTEGER, uri TEXT, place TEXT, target TEXT,
+    inside TEXT, needed INTEGER);
+INSERT INTO trackbed_locations SELECT 'run', run_uuid, experiment_id, artifact_uri, plain(artifact_uri),
+    experiment_id || '/' || run_uuid || '/artifacts', old(experiment_id) || '/' || run_uuid || '/artifacts',
+    EXISTS (SELECT 1 FROM tags t WHERE t.run_uuid = runs.run_uuid AND
+        t.key IN ('mlflow.log-model.history', 'mlflow.loggedArtifacts'))
+    FROM runs;
+INSERT INTO trackbed_locations SELECT 'model', model_id, experiment_id, artifact_location, plain(artifact_location),
+    experiment_id || '/models/' || model_id || '/artifacts',
+    old(experiment_id) || '/models/' || model_id || '/artifacts', status = 2
+    FROM logged_models;
+INSERT INTO trackbed_locations SELECT 'trace', i.request_id, i.experiment_id, t.value, plain(t.value),
+    i.experiment_id || '/traces/' || i.request_id || '/artifacts',
+    old(i.experiment_id) || '/traces/' || i.request_id || '/artifacts', 0
+    FROM trace_tags t JOIN trace_info i USING (request_id) WHERE t.key = 'mlflow.artifactLocation';
+CREATE INDEX trackbed_places ON trackbed_locations (place);
+"""
+REWRITTEN = f"""
+UPDATE experiments SET artifact_location = '{OWN}' || experiment_id;
+UPDATE runs SET artifact_uri = '{OWN}' || experiment_id || '/' || run_uuid || '/artifacts';
+UPDATE logged_models SET artifact_location = '{OWN}' || experiment_id || '/models/' || model_id || '/artifacts';
+UPDATE trace_tags SET value = '{OWN}' || (SELECT target FROM trackbed_locations l WHERE l.kind = 'trace' AND
+    l.id = request_id) WHERE key = 'mlflow.artifactLocation';
+"""
+VERSIONS = "SELECT rowid, name, version, source, storage_location FROM model_versions"
+LISTED = """
+SELECT l.kind, l.id, CASE l.kind WHEN 'run' THEN r.name WHEN 'model' THEN m.name ELSE '' END, e.name, l.uri, l.place,
+    l.target, l.inside, l.needed FROM trackbed_locations l LEFT JOIN experiments e ON e.experiment_id = l.experiment
+    LEFT JOIN runs r ON l.kind = 'run' AND r.run_uuid = l.id
+    LEFT JOIN logged_models m ON l.kind = 'model' AND m.model_id = l.id ORDER BY l.experiment, l.kind, l.id
+"""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A folder of artifacts: whose it is, where it is in the source, and its path in this project's space.
+
+    ``place``: ``uri`` with a local one as a path; ``inside``: where a file store itself would keep it, below its
+    folder; ``needed``: there are artifacts for sure.
+    """
+
+    kind: str
+    id: str
+    name: str
+    experiment: str
+    uri: str
+    place: str
+    target: str
+    inside: str
+    needed: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plain(uri: str | None) -> str:
+    """A location in the one way in which it is compared: a local one as a path, without a slash at its end."""
+    text = uri or ""
+    if text.startswith("file:"):
+        text = unquote(urlsplit(text).path)
+    return text.rstrip("/")
+
+
+def rewrite(connection: sqlite3.Connection) -> list[str]:
+    """Give every row its new location; `locations` lists both. Gives what to tell, in lines."""
+    numbers = _numbers(connection)
+    back = {new: old for old, new in numbers.items()}
+    connection.create_function("plain", 1, plain, deterministic=True)
+    connection.create_function("old", 1, lambda number: back.get(number, number), deterministic=True)
+    _renumber(connection, numbers)
+    connection.executescript(FOUND)
+    _move_versions(connection)
+    connection.executescript(REWRITTEN)
+    connection.commit()
+    if not numbers:
+        return []
+    return [f"experiments with a new id, because PostgreSQL cannot hold theirs: {len(numbers)} (tag {ORIGINAL})"]
+
+
+def locations(connection: sqlite3.Connection) -> Iterator[Location]:
+    for row in connection.execute(LISTED):
+        kind, identity, name, experiment, uri, place, target, inside = (str(word or "") for word in row[:-1])
+        yield Location(kind, identity, name, experiment, uri, place, target, inside, bool(row[-1]))
+
+
+def _numbers(connection: sqlite3.Connection) -> dict[int, int]:
+    """New ids of experiments, by those that are too large."""
+    taken = [row[0] for row in connection.execute("SELECT experiment_id FROM experiments ORDER BY 1")]
+    following = max((one for one in taken if one <= LARGEST), default=0)
+    return {old: following + place for place, old in enumerate((one for one in taken if one > LARGEST), 1)}
+
+
+def _renumber(connection: sqlite3.Connection, numbers: dict[int, int]) -> None:
+    tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+    for table in tables:
+        if "experiment_id" in (row[1] for row in connection.execute(f'PRAGMA table_info("{table}")')):
+            connection.executemany(
+                f'UPDATE "{table}" SET experiment_id = ? WHERE experiment_id = ?',
+                [(new, old) for old, new in numbers.items()],
+            )
+    connection.executemany(
+        "UPDATE entity_associations SET destination_id = ? WHERE destination_type = 'experiment' AND "
+        "destination_id = ?",
+        [(str(new), str(old)) for old, new in numbers.items()],
+    )
+    connection.executemany(
+        "INSERT OR REPLACE INTO experiment_tags (key, value, experiment_id) VALUES (?, ?, ?)",
+        [(ORIGINAL, str(old), new) for old, new in numbers.items()],
+    )
+    _renumber_prompts(connection, numbers)
+
+
+def _renumber_prompts(connection: sqlite3.Connection, numbers: dict[int, int]) -> None:
+    """A prompt names its experiments in a tag, as in ",1,2,"."""
+    if not numbers:
+        return
+    tags = "SELECT rowid, value FROM registered_model_tags WHERE key = '_mlflow_experiment_ids'"
+    for row, value in connection.execute(tags).fetchall():
+        words = [str(numbers.get(int(word), word)) if word.isdecimal() else word for word in value.split(",")]
+        connection.execute("UPDATE registered_model_tags SET value = ? WHERE rowid = ?", (",".join(words), row))
+
+
+def _move_versions(connection: sqlite3.Connection) -> None:
+    """A version's files lie with its run or model, or in a place of their own, which it keeps."""
+    for row, name, version, *uris in connection.execute(VERSIONS).fetchall():
+        moved = [_moved(connection, name, version, uri) if uri else uri for uri in uris]
+        if moved != uris:
+            connection.execute(
+                "UPDATE model_versions SET source = ?, storage_location = ? WHERE rowid = ?", (*moved, row)
+            )
+
+
+def _moved(connection: sqlite3.Connection, name: str, version: int, uri: str) -> str:
+    if uri.startswith(KEPT) or uri in PROMPT:
+        return uri
+    place = plain(uri)
+    upper = place
+    while upper:
+        known = connection.execute("SELECT target FROM trackbed_locations WHERE place = ?", (upper,)).fetchone()
+        if known:
+            return f"{OWN}{known[0]}{place[len(upper) :]}"
+        upper = upper.rpartition("/")[0]
+    target = f"registry/{hashlib.sha256(name.encode()).hexdigest()[:32]}/{version}"
+    connection.execute(
+        "INSERT INTO trackbed_locations VALUES ('version', ?, NULL, ?, ?, ?, '', 1)",
+        (f"{name} {version}", uri, place, target),
+    )
+    return OWN + target

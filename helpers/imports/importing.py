@@ -1,0 +1,194 @@
+"""`invoke import`: a source into a database and a prefix of their own, proven, then switched to as a restore does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from helpers import lifecycle, status
+from helpers.backups import disk_space, locations, restore, switchover, unpack
+from helpers.backups.create import Meter, need
+from helpers.data import artifacts, database, journal
+from helpers.data.checksum import SetSum
+from helpers.engines.base import MLFLOW, POSTGRES, STORE, Engine, ProgressReporter
+from helpers.errors import TrackbedError
+from helpers.imports import places, sources
+from helpers.imports.places import Content, Location, Survey
+from helpers.imports.sources import Source
+from helpers.project.project import Project
+from helpers.project.state import write_private
+from helpers.services import Notice
+
+NAMED = 20  # of what is missing, how many lines are shown
+# measured on 2 cores (docs/import.md): rows and artifacts that an import writes and reads back in a second
+ROWS, BYTES, OBJECTS, BEGIN = 8_000, 60 * 2**20, 400, 40
+
+
+@dataclass(frozen=True)
+class Read:
+    """What the MLflow service read of a source: rows of each table, folders of artifacts, and what it says of them."""
+
+    counts: dict[str, int]
+    locations: list[Location]
+    remarks: list[str]
+    unread: list[str]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came, or would come. ``missing``: what could not be read, in lines; ``file``: where all of it is listed."""
+
+    counts: dict[str, int]
+    objects: int
+    size: int
+    remarks: list[str]
+    missing: list[str]
+    file: Path | None = None
+
+    @property
+    def seconds(self) -> int:
+        """How long the import takes, about."""
+        rows = sum(self.counts.values())
+        return round(BEGIN + rows / ROWS + self.size / BYTES + self.objects / OBJECTS)
+
+
+def look(project: Project, source: Source, mapped: list[str], progress: ProgressReporter, notice: Notice) -> Imported:
+    """What would come. Changes nothing."""
+    found = places.Places(source, mapped)
+    with lifecycle.changing(project, notice):
+        engine = status.running(project)
+        result = _read(engine, source, True, progress)
+        progress.step("looking at the artifacts")
+        survey = found.survey(result.locations)
+    return Imported(result.counts, survey.objects, survey.size, result.remarks, [*result.unread, *survey.missing])
+
+
+def run(
+    project: Project,
+    source: Source,
+    mapped: list[str],
+    skip_missing: bool,
+    progress: ProgressReporter,
+    notice: Notice,
+) -> Imported:
+    """Import a source into this project, which has to be empty. Raises TrackbedError, and then it is as it was."""
+    found = places.Places(source, mapped)
+    lifecycle.up(project, progress, notice)
+    with lifecycle.changing(project, notice):
+        engine = status.running(project)
+        need(engine, POSTGRES, STORE)
+        _check_empty(project, engine)
+        try:
+            new = journal.fresh()
+            journal.open_change(project.state, engine.name, new)
+            database.create(engine, new["database"])
+            result = _read(unpack.beside(project, new), source, False, progress)
+            progress.step("looking at the artifacts")
+            survey = found.survey(result.locations)
+            missing = [*result.unread, *survey.missing]
+            file = _write_missing(project, missing)
+            if missing and not skip_missing:
+                raise _refused(missing, file)
+            _carry(engine, new["prefix"], survey, progress, notice)
+            for line in unpack.put_to_sleep(engine, new["database"]):
+                notice(line)
+            engine.halt(MLFLOW, progress)  # nothing is logged any more until the switch
+            _check_empty(project, engine)
+            switchover.switch_to(project, new, progress, notice)
+        except BaseException:
+            switchover.roll_back(project, engine, progress, notice)
+            raise
+    return Imported(result.counts, survey.objects, survey.size, result.remarks, missing, file)
+
+
+def _check_empty(project: Project, engine: Engine) -> None:
+    if not restore.is_empty(project, engine):
+        raise TrackbedError(
+            f"project {project.settings.project} has data of its own, beside which nothing is imported yet",
+            "choose another project with --project=NAME; then `invoke up --project=NAME` shows it",
+        )
+
+
+def _refused(missing: list[str], file: Path | None) -> TrackbedError:
+    more = len(missing) - NAMED
+    return TrackbedError(
+        f"{len(missing)} parts of the source cannot be read; nothing was imported",
+        "--artifacts=OLD=NEW names a folder with artifacts that have moved; --skip-missing imports the rest; all that "
+        f"is missing is listed in {file}",
+        (*missing[:NAMED], *([f"and {more} more"] if more > 0 else ())),
+    )
+
+
+def _read(engine: Engine, source: Source, show: bool, progress: ProgressReporter) -> Read:
+    """Let the MLflow service of ``engine`` read the source; ``show``: and write nothing."""
+    progress.step(f"reading {source}")
+    meter, left, count, size = Meter(progress, "reading"), list[str](), 0, 0
+
+    def content() -> Iterator[tuple[str, int, IO[bytes]]]:
+        nonlocal count, size
+        for file in sources.files(source, left):
+            yield file.path, file.size, Content.of(file)
+            count, size = count + 1, size + file.size
+            meter.report(size, count)
+
+    found: list[Location] = []
+    end: dict[str, Any] | None = None
+    argv = (artifacts.PROGRAM, "import", source.kind, *(("--show",) if show else ()))
+    with engine.pipe(MLFLOW, argv, fresh=True) as pipe:
+        artifacts.send(pipe, content())
+        for text in pipe.out:
+            line = json.loads(text)
+            if "location" in line:
+                found.append(places.location(line["location"]))
+            elif "rows" in line:
+                whole = int(line["of"])
+                progress.amount("rows", int(line["rows"]), whole, f"{line['rows']} of {whole}")
+            else:
+                end = line["end"]
+        pipe.finish(artifacts.LONG)
+    if end is None:
+        raise TrackbedError("reading the source ended early", "run the same command again")
+    unread = [*end["unread"], *(f"{path} is no plain file, or cannot be opened" for path in left)]
+    return Read(end["counts"], found, end["remarks"], unread)
+
+
+def _carry(engine: Engine, prefix: str, survey: Survey, progress: ProgressReporter, notice: Notice) -> None:
+    """The artifacts below a prefix of their own, read back. Raises TrackbedError where they are others."""
+    disk_space.check(engine, survey.objects, survey.size, 0, survey.largest)
+    progress.step("objects")
+    disk, meter, sums, size = disk_space.Watch(engine), Meter(progress, "objects"), SetSum(), 0
+
+    def content() -> Iterator[tuple[str, int, IO[bytes]]]:
+        nonlocal size
+        for name, file in places.read(survey.folders):
+            disk.object(file.size)
+            read = Content(file)
+            yield name, file.size, read  # type: ignore[misc]  # all that is asked of it is read
+            disk.took(file.size + disk_space.OBJECT)
+            sums.add(read.sha256, file.size, name)
+            size += file.size
+            meter.report(size, sums.count, survey.size)
+
+    renamed = artifacts.write(engine, prefix, content())
+    for line in unpack.renamed_lines(renamed):
+        notice(line)
+    progress.step("reading the objects back")
+    stored, size = artifacts.sums(engine, prefix, renamed)
+    if (stored.text, stored.count) != (sums.text, sums.count):
+        raise TrackbedError(
+            f"the store gives back {stored.count} objects ({size} bytes) that are not those of the source "
+            f"({sums.count}, {survey.size} bytes)",
+            "nothing was changed; please report it",
+        )
+
+
+def _write_missing(project: Project, lines: list[str]) -> Path | None:
+    """All that could not be read, beside the archives."""
+    if not lines:
+        return None
+    path = locations.archive_path(project.settings, "not-imported-").with_suffix(".txt")
+    write_private(path, "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
+    return path

@@ -1,0 +1,193 @@
+"""Where on this machine the artifacts of a source are. Nothing is read outside of the folders that were named."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, cast
+from urllib.parse import unquote, urlsplit
+
+from helpers.errors import SettingError, TrackbedError
+from helpers.imports import sources
+from helpers.imports.sources import File, Source
+
+BESIDE = ("mlruns", "mlartifacts")  # what MLflow makes beside its database
+SERVED = "mlflow-artifacts:"
+WORDS = {"run": "run", "model": "logged model", "trace": "trace", "version": "model version"}
+
+
+@dataclass(frozen=True)
+class Location:
+    """A folder of artifacts as the MLflow service tells of it (trackbed_mlflow/imports/locations.py)."""
+
+    kind: str
+    id: str
+    name: str
+    experiment: str
+    uri: str
+    place: str
+    target: str
+    inside: str
+    needed: bool
+
+    def __str__(self) -> str:
+        name = f" {self.name}" if self.name else ""
+        where = f" of experiment {self.experiment}" if self.experiment else ""
+        return f"{WORDS[self.kind]} {self.id}{name}{where}"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder to read: ``path`` below a trusted ``root``; its files get names below ``target``."""
+
+    root: Path
+    path: str
+    target: str
+
+
+@dataclass
+class Survey:
+    """What there is to carry: folders, how many files and bytes; ``missing``: what cannot be read, in lines."""
+
+    folders: list[Folder] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    objects: int = 0
+    size: int = 0
+    largest: int = 0
+
+
+class Content:
+    """A file's content, exactly as long as it was when it was opened; knows its SHA-256 at the end."""
+
+    def __init__(self, file: File) -> None:
+        self._file, self._left, self._sha = file, file.size, hashlib.sha256()
+
+    def read(self, count: int = -1) -> bytes:
+        data = self._file.stream.read(self._left if count < 0 else min(count, self._left))
+        if self._left and not data:
+            raise TrackbedError(
+                f"{self._file.path} became shorter while it was read", "stop what writes to the source, then try again"
+            )
+        self._left -= len(data)
+        self._sha.update(data)
+        return data
+
+    @property
+    def sha256(self) -> str:
+        return self._sha.hexdigest()
+
+    @classmethod
+    def of(cls, file: File) -> IO[bytes]:
+        return cast("IO[bytes]", cls(file))
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """Artifacts whose location begins with ``old`` are in the folder ``new``."""
+
+    old: str
+    new: Path
+
+    @classmethod
+    def parse(cls, text: str) -> Mapping:
+        old, _, new = text.rpartition("=")
+        folder = Path(new).expanduser().absolute()
+        if not old or not new:
+            raise SettingError(
+                f"--artifacts={text}: OLD=NEW is expected, as in --artifacts=s3://bucket/mlflow=/mnt/copy."
+            )
+        if not folder.is_dir():
+            raise SettingError(f"--artifacts={text}: there is no folder {folder}.")
+        return cls((unquote(urlsplit(old).path) if old.startswith("file:") else old).rstrip("/"), folder)
+
+
+class Places:
+    """Finds locations of a source on this machine."""
+
+    def __init__(self, source: Source, mappings: Iterable[str]) -> None:
+        self._source = source
+        self._mappings = sorted(map(Mapping.parse, mappings), key=lambda one: len(one.old), reverse=True)
+
+    def survey(self, locations: Iterable[Location]) -> Survey:
+        """Look at all of them, without reading a file."""
+        result = Survey()
+        for location in locations:
+            chosen = self._candidates(location)
+            if not chosen:
+                result.missing.append(f"{location}: {location.uri or 'no location'} is outside of what was named")
+                continue
+            error = ""
+            for root, path in chosen:
+                try:
+                    self._count(Folder(root, path, location.target), location, result)
+                    error = ""
+                    break
+                except OSError as problem:
+                    absent = isinstance(problem, FileNotFoundError) and root.is_dir()
+                    if not absent or location.needed:
+                        error = f"{location}: {root / path}: {problem.strerror}"
+            if error:
+                result.missing.append(error)
+        return result
+
+    def _count(self, folder: Folder, location: Location, survey: Survey) -> None:
+        left: list[str] = []
+        with sources.opened(folder.root, folder.path) as handle:
+            survey.folders.append(folder)
+            for file in sources.walk(handle, left=left):
+                survey.objects += 1
+                survey.size += file.size
+                survey.largest = max(survey.largest, file.size)
+        survey.missing += [f"{location}: {path} is no plain file, or cannot be opened" for path in left]
+
+    def _candidates(self, location: Location) -> list[tuple[Path, str]]:
+        """A trusted folder, and the path below it; several where the first may be gone."""
+        place = location.place
+        for mapping in self._mappings:
+            if place == mapping.old or place.startswith(f"{mapping.old}/"):
+                return _safe(mapping.new, place[len(mapping.old) :])
+        root = self._source.root
+        if self._source.kind == sources.FOLDER and location.inside and place.endswith(f"/{location.inside}"):
+            return [*_safe(root, location.inside), *_safe(root, f"{sources.TRASH}/{location.inside}")]
+        return self._beside(place)
+
+    def _beside(self, place: str) -> list[tuple[Path, str]]:
+        root = self._source.root
+        if self._source.kind == sources.FOLDER:
+            root = root.parent
+        if place.startswith(SERVED):
+            served = root / "mlartifacts"
+            return _safe(served, urlsplit(place).path) if served.is_dir() else []
+        path = place.removeprefix("./")
+        if place.startswith("/"):
+            if not place.startswith(f"{root}/"):
+                return []
+            path = place.removeprefix(f"{root}/")
+        top, _, rest = path.partition("/")
+        if top in BESIDE or root / top == self._source.path:
+            return _safe(root / top, rest)
+        return []
+
+
+def _safe(root: Path, path: str) -> list[tuple[Path, str]]:
+    """A path that does not lead out of its folder; [] for another."""
+    words = [word for word in path.split("/") if word]
+    return [] if {".", ".."} & set(words) or "\0" in path else [(root, "/".join(words))]
+
+
+def read(folders: Iterable[Folder]) -> Iterator[tuple[str, File]]:
+    """The name and the file of every artifact."""
+    for folder in folders:
+        with sources.opened(folder.root, folder.path) as handle:
+            for file in sources.walk(handle):
+                yield f"{folder.target}/{file.path}", file
+
+
+def location(data: dict[str, Any]) -> Location:
+    """One line of the MLflow service's program. Raises TrackbedError for one that is none."""
+    try:
+        return Location(**data)
+    except TypeError:
+        raise TrackbedError("the MLflow service tells of artifacts in another way", "`invoke up` updates it") from None

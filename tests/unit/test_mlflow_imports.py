@@ -1,0 +1,148 @@
+"""Locations and ids of a source (trackbed_mlflow/imports): every one leads into this project's space afterwards."""
+
+from __future__ import annotations
+
+import io
+import sqlite3
+import tarfile
+from pathlib import Path
+
+import pytest
+from trackbed_mlflow import errors
+from trackbed_mlflow.imports import file_store, locations, rows, staging
+
+from tests.unit.fakes import trackbed_mlflow
+
+LARGE = 918525069036193794
+TABLES = """
+CREATE TABLE experiments (experiment_id INTEGER PRIMARY KEY, name TEXT, artifact_location TEXT);
+CREATE TABLE experiment_tags (key TEXT, value TEXT, experiment_id INTEGER, PRIMARY KEY (key, experiment_id));
+CREATE TABLE runs (run_uuid TEXT PRIMARY KEY, name TEXT, artifact_uri TEXT, experiment_id INTEGER
+    REFERENCES experiments (experiment_id));
+CREATE TABLE tags (key TEXT, value TEXT, run_uuid TEXT REFERENCES runs (run_uuid));
+CREATE TABLE logged_models (model_id TEXT PRIMARY KEY, name TEXT, artifact_location TEXT, experiment_id INTEGER,
+    status INTEGER);
+CREATE TABLE trace_info (request_id TEXT PRIMARY KEY, experiment_id INTEGER);
+CREATE TABLE trace_tags (key TEXT, value TEXT, request_id TEXT);
+CREATE TABLE model_versions (name TEXT, version INTEGER, source TEXT, storage_location TEXT);
+CREATE TABLE registered_model_tags (name TEXT, key TEXT, value TEXT);
+CREATE TABLE entity_associations (destination_type TEXT, destination_id TEXT);
+"""
+
+
+@pytest.fixture
+def database() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:")
+    connection.executescript(TABLES)
+    connection.executemany(
+        "INSERT INTO experiments VALUES (?, ?, ?)", [(0, "Default", "./mlruns/0"), (LARGE, "large", "s3://b/x")]
+    )
+    connection.executemany(
+        "INSERT INTO runs VALUES (?, ?, ?, ?)",
+        [("r1", "one", "./mlruns/0/r1/artifacts", 0), ("r2", "two", f"file:///m%20l/{LARGE}/r2/artifacts/", LARGE)],
+    )
+    connection.execute("INSERT INTO tags VALUES ('mlflow.log-model.history', '[]', 'r2')")
+    connection.execute(
+        "INSERT INTO logged_models VALUES ('m-1', 'model', 's3://b/x/models/m-1/artifacts', ?, 2)", (LARGE,)
+    )
+    connection.execute("INSERT INTO trace_info VALUES ('tr-1', ?)", (LARGE,))
+    connection.executemany(
+        "INSERT INTO trace_tags VALUES (?, ?, 'tr-1')",
+        [("mlflow.artifactLocation", "/t/tr-1/artifacts"), ("note", "/t")],
+    )
+    connection.executemany(
+        "INSERT INTO model_versions VALUES ('model', ?, ?, ?)",
+        [
+            (1, f"/m l/{LARGE}/r2/artifacts/model", None),
+            (2, "models:/m-1", "s3://b/x/models/m-1/artifacts"),
+            (3, "runs:/r1/model", None),
+            (4, "s3://elsewhere/model", None),
+            (5, "dummy-source", None),
+        ],
+    )
+    connection.execute("INSERT INTO registered_model_tags VALUES ('p', '_mlflow_experiment_ids', ?)", (f",0,{LARGE},",))
+    connection.execute("INSERT INTO entity_associations VALUES ('experiment', ?)", (str(LARGE),))
+    return connection
+
+
+def test_every_location_leads_into_this_project(database: sqlite3.Connection) -> None:
+    assert "cannot hold theirs: 1 " in locations.rewrite(database)[0]
+    asked = database.execute
+    assert asked("SELECT * FROM experiments").fetchall() == [
+        (0, "Default", "mlflow-artifacts:/0"),
+        (1, "large", "mlflow-artifacts:/1"),
+    ]
+    assert asked("SELECT artifact_uri FROM runs").fetchall() == [
+        ("mlflow-artifacts:/0/r1/artifacts",),
+        ("mlflow-artifacts:/1/r2/artifacts",),
+    ]
+    assert asked("SELECT artifact_location FROM logged_models").fetchone() == (
+        "mlflow-artifacts:/1/models/m-1/artifacts",
+    )
+    assert asked("SELECT value FROM trace_tags").fetchall() == [("mlflow-artifacts:/1/traces/tr-1/artifacts",), ("/t",)]
+    sources = [row[0] for row in asked("SELECT source FROM model_versions")]
+    assert sources[:3] == ["mlflow-artifacts:/1/r2/artifacts/model", "models:/m-1", "runs:/r1/model"]
+    assert sources[3].startswith("mlflow-artifacts:/registry/") and sources[3].endswith("/4")
+    assert sources[4] == "dummy-source"
+    stored = asked("SELECT storage_location FROM model_versions WHERE version = 2").fetchone()
+    assert stored == ("mlflow-artifacts:/1/models/m-1/artifacts",)
+    assert asked("SELECT value FROM registered_model_tags").fetchone() == (",0,1,",)
+    assert asked("SELECT destination_id FROM entity_associations").fetchone() == ("1",)
+    assert asked("SELECT * FROM experiment_tags").fetchall() == [(locations.ORIGINAL, str(LARGE), 1)]
+
+
+def test_what_is_to_be_carried_is_told_with_where_it_was(database: sqlite3.Connection) -> None:
+    locations.rewrite(database)
+    found = {one.id: one for one in locations.locations(database)}
+    assert found["r2"].place == f"/m l/{LARGE}/r2/artifacts" and found["r2"].inside == f"{LARGE}/r2/artifacts"
+    assert (found["r2"].target, found["r2"].needed, found["r2"].experiment) == ("1/r2/artifacts", True, "large")
+    assert found["r1"].uri == "./mlruns/0/r1/artifacts" and not found["r1"].needed
+    assert found["model 4"].uri == "s3://elsewhere/model" and found["model 4"].needed
+    assert sorted(found) == ["m-1", "model 4", "r1", "r2", "tr-1"]
+
+
+def test_rows_that_belong_to_nothing_are_left_out_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "staging.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(TABLES)
+        connection.execute("INSERT INTO runs VALUES ('r', 'n', 'u', 5)")
+        connection.execute("INSERT INTO tags VALUES ('k', 'v', 'r')")
+    assert sorted(staging._drop_orphans(path)) == [
+        "left out: 1 rows of runs whose experiments is gone",
+        "left out: 1 rows of tags whose runs is gone",
+    ]
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "o/../x", "o/a//b", "x"])
+def test_a_stream_with_a_name_that_leads_elsewhere_is_refused(name: str) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo(name))
+    stream.seek(0)
+    with pytest.raises(errors.Stop, match="does not belong"):
+        list(file_store.files(stream))
+
+
+def test_a_stream_that_ends_early_is_refused() -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("o/0/meta.yaml"))
+    for content in (stream.getvalue(), b""):
+        with pytest.raises(errors.Stop, match=r"ended early|is damaged"):
+            list(file_store.files(io.BytesIO(content)))
+
+
+def test_sums_know_rows_in_any_order_and_each_type() -> None:
+    one, other = rows.Sum(), rows.Sum()
+    for row in [(1, "a"), (float("nan"), None), (True, b"x")]:
+        one.add(row)
+    for row in [(True, b"x"), (float("nan"), None), (1, "a")]:
+        other.add(row)
+    assert one.text == other.text
+    other.add((1, "a"))
+    assert one.text != other.text
+
+
+@pytest.mark.parametrize("words", [("import",), ("import", "mysql"), ("import", "folder", "--all")])
+def test_wrong_words_of_the_program(words: tuple[str, ...]) -> None:
+    assert trackbed_mlflow(*words).returncode == errors.USAGE
