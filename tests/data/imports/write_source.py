@@ -148,6 +148,7 @@ def says(client: Any, folder: str) -> dict[str, Any]:
         names[one.experiment_id] = one.name
         result["experiments"][one.name] = {"stage": one.lifecycle_stage, "tags": dict(one.tags)}
     for run in client.search_runs(list(names), run_view_type=ViewType.ALL):
+        run = client.get_run(run.info.run_id)  # a search of 3.0 leaves out the models
         result["runs"][run.info.run_id] = of_run(client, run, names)
     registry = VERSION >= (2, 0) or client._tracking_client.tracking_uri.startswith("sqlite")
     for model in client.search_registered_models() if registry else []:
