@@ -92,7 +92,7 @@ def run(
             file = _write_missing(project, missing)
             if missing and not skip_missing:
                 raise _refused(missing, file)
-            _carry(engine, new["prefix"], survey, progress, notice)
+            _carry(engine, source, new["prefix"], survey, progress, notice)
             for line in unpack.put_to_sleep(engine, new["database"]):
                 notice(line)
             engine.halt(MLFLOW, progress)  # nothing is logged any more until the switch
@@ -134,6 +134,7 @@ def _read(engine: Engine, source: Source, show: bool, progress: ProgressReporter
             count, size = count + 1, size + file.size
             meter.report(size, count)
 
+    disk = disk_space.Watch(engine)
     found: list[Location] = []
     end: dict[str, Any] | None = None
     argv = (artifacts.PROGRAM, "import", source.kind, *(("--show",) if show else ()))
@@ -144,6 +145,7 @@ def _read(engine: Engine, source: Source, show: bool, progress: ProgressReporter
             if "location" in line:
                 found.append(places.location(line["location"]))
             elif "rows" in line:
+                disk.look()
                 whole = int(line["of"])
                 progress.amount("rows", int(line["rows"]), whole, f"{line['rows']} of {whole}")
             else:
@@ -155,7 +157,9 @@ def _read(engine: Engine, source: Source, show: bool, progress: ProgressReporter
     return Read(end["counts"], found, end["remarks"], unread)
 
 
-def _carry(engine: Engine, prefix: str, survey: Survey, progress: ProgressReporter, notice: Notice) -> None:
+def _carry(
+    engine: Engine, source: Source, prefix: str, survey: Survey, progress: ProgressReporter, notice: Notice
+) -> None:
     """The artifacts below a prefix of their own, read back. Raises TrackbedError where they are others."""
     disk_space.check(engine, survey.objects, survey.size, 0, survey.largest)
     progress.step("objects")
@@ -163,14 +167,15 @@ def _carry(engine: Engine, prefix: str, survey: Survey, progress: ProgressReport
 
     def content() -> Iterator[tuple[str, int, IO[bytes]]]:
         nonlocal size
-        for name, file in places.read(survey.folders):
-            disk.object(file.size)
-            read = Content(file)
-            yield name, file.size, read  # type: ignore[misc]  # all that is asked of it is read
-            disk.took(file.size + disk_space.OBJECT)
-            sums.add(read.sha256, file.size, name)
-            size += file.size
-            meter.report(size, sums.count, survey.size)
+        with sources.readable(source):
+            for name, file in places.read(survey.folders):
+                disk.object(file.size)
+                read = Content(file)
+                yield name, file.size, read  # type: ignore[misc]  # all that is asked of it is read
+                disk.took(file.size + disk_space.OBJECT)
+                sums.add(read.sha256, file.size, name)
+                size += file.size
+                meter.report(size, sums.count, survey.size)
 
     renamed = artifacts.write(engine, prefix, content())
     for line in unpack.renamed_lines(renamed):

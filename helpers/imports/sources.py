@@ -141,7 +141,21 @@ def files(chosen: Source, left: list[str]) -> Iterator[File]:
 
     A file store comes with all of an experiment together, and in it all of a run together.
     """
-    yield from (_store_files if chosen.kind == FOLDER else _database_files)(chosen, left)
+    with readable(chosen):
+        yield from (_store_files if chosen.kind == FOLDER else _database_files)(chosen, left)
+
+
+@contextmanager
+def readable(chosen: Source) -> Iterator[None]:
+    """An error of the disk or of permissions while the source is read, in words."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename if isinstance(error.filename, str) else chosen
+        raise TrackbedError(
+            f"{chosen} cannot be read: {place}: {error.strerror or error}",
+            "let your account read it, stop what writes to it, then run the same command again",
+        ) from None
 
 
 def _store_files(chosen: Source, left: list[str]) -> Iterator[File]:

@@ -164,3 +164,10 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
             with pytest.raises(TrackbedError, match="became shorter"):
                 while places.Content(file).read(100):
                     pass
+
+
+def test_a_source_that_cannot_be_read_is_told_in_words(tmp_path: Path, store: Path) -> None:
+    chosen = sources.source(str(store))
+    store.rename(tmp_path / "moved")
+    with pytest.raises(TrackbedError, match="cannot be read: .*No such file or directory"):
+        list(sources.files(chosen, []))

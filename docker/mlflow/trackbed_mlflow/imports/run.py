@@ -10,7 +10,7 @@ from contextlib import closing
 from typing import Any
 
 from trackbed_mlflow import preparation
-from trackbed_mlflow.errors import required
+from trackbed_mlflow.errors import FAILED, Stop, required
 from trackbed_mlflow.imports import locations, rows
 from trackbed_mlflow.imports.staging import Staged, staged
 
@@ -19,6 +19,13 @@ EVERY = 50_000  # rows between two words about how far it is
 
 def run(kind: str, show: bool) -> None:
     """``show``: count only. Lines: {"rows": done, "of": all}, {"location": ...} and at the end {"end": ...}."""
+    try:
+        _run(kind, show)
+    except (ValueError, OSError, sqlite3.Error) as error:  # what a source may hold, and a full disk
+        raise Stop(FAILED, f"the source cannot be read: {' '.join(str(error).split())[:300]}") from None
+
+
+def _run(kind: str, show: bool) -> None:
     with staged(kind, sys.stdin.buffer) as source:
         with closing(sqlite3.connect(source.path)) as connection:
             source.remarks += locations.rewrite(connection)

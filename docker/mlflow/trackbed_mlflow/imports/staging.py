@@ -47,13 +47,18 @@ def _read_folder(folder: Path, stream: BinaryIO) -> Staged:
     schema.find_migrations()
     engine = sqlalchemy.create_engine(f"sqlite:///{result.path}")
     utils._initialize_tables(engine)
-    with engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA synchronous = OFF")  # it is made again after a crash
-        store = FileStore(connection, folder / "mlruns")
-        store.read(stream)
-        connection.commit()
-        stored = int(connection.exec_driver_sql("SELECT count(*) FROM metrics").scalar() or 0)
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA synchronous = OFF")  # it is made again after a crash
+            store = FileStore(connection, folder / "mlruns")
+            store.read(stream)
+            connection.commit()
+            stored = int(connection.exec_driver_sql("SELECT count(*) FROM metrics").scalar() or 0)
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        said = " ".join(str(getattr(error, "orig", error)).split())[:300]
+        raise Stop(FAILED, f"MLflow's reader gives rows that its own tables do not take: {said}") from None
+    finally:
+        engine.dispose()
     result.remarks, result.unread = store.remarks, store.unread
     if twice := store.read_metrics - stored:
         result.remarks.append(
