@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -137,6 +138,7 @@ def _trace(server: Server, trace: Said, experiment: str) -> Said:
 
 def plain(expected: Said) -> Said:
     """What an old client said, in the words of a server of today: where MLflow itself answers otherwise."""
+    expected = copy.deepcopy(expected)
     for run in expected["runs"].values():
         for key in run["latest"]:
             run["latest"][key] = _number(run["latest"][key])
