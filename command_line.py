@@ -181,6 +181,8 @@ def read(collection: Collection) -> None:
         _print_help(str(asked), collection)
     for context in parsed[1:]:
         for argument in context.args.values():
+            if argument.positional and argument.value in ("--help", "-h"):  # Invoke took it for the word
+                _print_help(context.name or "", collection)
             if _lacks_value(argument, words):
                 from helpers.cli import mistakes
 

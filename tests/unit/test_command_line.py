@@ -198,6 +198,14 @@ def test_help_of_a_noun_s_verb(
     assert "See also:" in printed
 
 
+@pytest.mark.parametrize("line", ["restore --help", "restore -h", "users.add --help", "import --skip-missing --help"])
+def test_help_in_place_of_a_needed_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    assert read(monkeypatch, *line.split()) == 0
+    assert f"usage: invoke {line.split()[0]} " in capsys.readouterr().out
+
+
 def test_flags_of_settings_stand_under_their_themes() -> None:
     assert set(pages.STARTING) <= {flag.name for flag in KNOWN["up"].flags}
     for one in KNOWN.values():
