@@ -20,6 +20,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
@@ -330,8 +331,9 @@ def _read(store: BlobStore, path: str, size: int) -> bytes:
     except Missing:
         for blob in store.listed(trashed(path).rpartition("/")[0]):
             if blob.path.startswith(trashed(path)):
-                return store.read(blob.path, size)
-        raise
+                with suppress(Missing):
+                    return store.read(blob.path, size)
+        return store.read(path, size)  # put back meanwhile, or Missing
 
 
 def _are_pieces(items: list[Any]) -> bool:

@@ -20,6 +20,7 @@ from helpers.errors import TrackbedError
 FOLDER = "running"
 REFRESH = 60.0  # seconds between two writes of a flag
 STALE = 3600.0  # seconds after which a flag is that of a backup that was killed
+SLACK = 60.0  # seconds by which the clocks of one store may differ
 _FLAG = re.compile(r"running/[0-9a-f]{32}(?P<clock>\.clock)?")
 
 
@@ -34,6 +35,7 @@ class Flag:
         self._store, self._path = store, f"{FOLDER}/{secrets.token_hex(16)}"
         self.began = self._last = 0.0
         self._expired = False
+        self._writing = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
 
@@ -60,9 +62,13 @@ class Flag:
                 self._refresh()
 
     def _refresh(self) -> None:
-        now = self._write()
-        self._expired |= now - self._last > STALE
-        self._last = now
+        with self._writing:
+            now = self._write()
+            self._expired |= now - self._last > STALE
+            self._last = now
+            if now < self.began:  # the store's clock was set back: else what was moved since would seem to be earlier
+                self.began = now
+                self._write()
 
     def check(self) -> None:
         """Raises Expired where the flag was not seen for so long that a prune may have gone on without it."""
@@ -99,13 +105,13 @@ def backups(store: BlobStore, now: float) -> Iterator[float]:
     """When each backup began that is being written now; 0 where it does not tell. Stale flags are taken down."""
     for path, size, modified in list(store.listed(f"{FOLDER}/")):
         match = _FLAG.fullmatch(path)
-        if match and modified < now - STALE:
+        if match and modified < now - STALE - SLACK:  # later than the backup itself thinks so
             store.remove(path)
         elif match and not match["clock"]:
             try:
-                began = json.loads(store.read(path, size))["began"]
-                yield float(began)
+                began = float(json.loads(store.read(path, size))["began"])
+                yield began if 0 <= began <= now + SLACK else 0.0  # of a clock that was set back since
             except Missing:
                 continue  # it has just ended
-            except (Unreadable, ValueError, KeyError, TypeError, RecursionError):
+            except (Unreadable, ArithmeticError, ValueError, KeyError, TypeError, RecursionError):
                 yield 0.0
