@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from helpers.errors import TrackbedError
 
 URL = re.compile(r"s3://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]{1,62})(?:/(?P<prefix>[^\x00-\x1f]*))?")
 ATTEMPTS = 4
+STALLED = 300.0  # seconds after which a copy was so slow that its original is left where it is
 T = TypeVar("T")
 
 
@@ -32,6 +34,8 @@ class Access:
 
 class Bucket:
     """Blobs as objects of an S3 bucket, below a prefix."""
+
+    move_seconds = STALLED + ATTEMPTS * 90 + 240  # the deletion with its repetitions, and some for the store itself
 
     def __init__(self, url: str, access: Access) -> None:
         match = URL.fullmatch(url)
@@ -151,9 +155,10 @@ class Bucket:
         return float(answer["LastModified"].timestamp())
 
     def move(self, path: str, to: str) -> None:
-        source = {"Bucket": self.bucket, "Key": self.root + path}
+        source, begun = {"Bucket": self.bucket, "Key": self.root + path}, time.time()  # counts while a machine sleeps
         self._ask(lambda: self._client.copy_object(Bucket=self.bucket, Key=self.root + to, CopySource=source))
-        self.remove(path)
+        if 0 <= time.time() - begun < STALLED:
+            self.remove(path)
 
     def remove(self, path: str) -> None:
         with suppress(Missing):

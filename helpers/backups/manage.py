@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers.backups import locations, prune, repository, retention
+from helpers.backups import archive, locations, prune, repository, retention
 from helpers.backups.locations import Source
 from helpers.backups.prune import Amount, PruneResult
 from helpers.backups.repository import WORKERS, Snapshot
@@ -99,19 +99,30 @@ def pruned(
 
 def _prune_files(project: Project, files: list[Path], policy: Policy, dry_run: bool) -> Pruned:
     """The archives that `invoke backup` made. Those of `upgrade`, `move` and `restore` have other names, and stay."""
-    by_name = {path.stem: path for path in files}
+    by_name = {path.stem: path for path in files if path.is_file()}
     ours = [n for n in by_name if repository.is_name(n) and repository.project(n) == project.settings.project]
-    reasons, freed = retention.reasons(ours, policy), Amount()
+    unjudged = {name: [problem] for name in ours if (problem := _problem(by_name[name]))}
+    reasons = retention.reasons([name for name in ours if name not in unjudged], policy) | unjudged
+    freed = Amount()
     for name, why in reasons.items():
         if not why:
             freed.count, freed.size = freed.count + 1, freed.size + by_name[name].stat().st_size
             if not dry_run:
-                by_name[name].unlink()
+                by_name[name].unlink(missing_ok=True)
     rows = tuple((name, bool(reasons[name]), ", ".join(reasons[name])) for name in sorted(ours, key=repository.stamp))
     lines = [f"{counted(freed.count, 'archive')}, {_mib(freed)}: {'would be deleted' if dry_run else 'deleted'}"]
     if others := len(files) - len(ours):
         lines.append(f"{counted(others, 'other archive')} not looked at: of another project, or made by another task")
     return Pruned(rows, tuple(lines))
+
+
+def _problem(path: Path) -> str:
+    """Why an archive does not count among those to keep, and stays; "" where it does."""
+    try:
+        archive.read_manifest(path)
+    except TrackbedError as error:
+        return error.message.removeprefix(f"{path}: ").removeprefix(f"{path} ")
+    return "" if retention.plausible(path.stem, path.stat().st_mtime) else retention.WRONG_TIME
 
 
 def _mib(amount: Amount) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
 from helpers.backups.repository import Snapshot, copy, lengths, piece
 from helpers.backups.storage import BlobStore, Missing, scratch
+from helpers.errors import TrackbedError
 
 TRASH = "trash/"
 
@@ -27,6 +30,11 @@ class Needed:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._base.close()
+        if isinstance(error, sqlite3.Error):
+            raise TrackbedError(
+                f"{tempfile.gettempdir()}: the list of what the backups need cannot be stored there: {error}",
+                "free some disk there, or name another folder with TMPDIR",
+            ) from None
 
     def add(self, snapshot: Snapshot) -> dict[str, Any]:
         """Add what a backup needs; gives its manifest. Raises TrackbedError for one that cannot be read."""
@@ -51,6 +59,15 @@ class Needed:
     def __iter__(self) -> Iterator[tuple[str, int]]:
         """Path and size of each, in the order of the paths; the manifests are not among them."""
         yield from self._base.execute("SELECT path, size FROM blob ORDER BY path")
+
+    def lacking(self, present: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+        """The pieces, with their sizes, that are not among these."""
+        self._base.execute("CREATE TABLE present (path TEXT, size INTEGER, PRIMARY KEY (path, size)) WITHOUT ROWID")
+        self._base.executemany("INSERT OR IGNORE INTO present VALUES (?, ?)", present)
+        found = "SELECT path, size FROM blob WHERE path LIKE 'pieces/%' EXCEPT SELECT path, size FROM present"
+        result = self._base.execute(found).fetchall()
+        self._base.execute("DROP TABLE present")
+        return result
 
     @property
     def size(self) -> int:

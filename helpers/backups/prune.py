@@ -14,6 +14,7 @@ looks for it too.
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 from collections import deque
@@ -26,14 +27,14 @@ from typing import Any, TypeVar
 from helpers.backups import repository, retention, running, scrub
 from helpers.backups.archive import Newer
 from helpers.backups.needed import TRASH, Needed, original, put_back
-from helpers.backups.repository import WORKERS, Snapshot
+from helpers.backups.repository import WORKERS, Harmed, Snapshot
 from helpers.backups.retention import Policy
+from helpers.backups.running import SLACK
 from helpers.backups.storage import Blob, BlobStore, Missing
 from helpers.engines.base import ProgressReporter
 from helpers.errors import TrackbedError
 
 GRACE = 24 * 3600.0  # seconds
-SLACK = 60.0  # by which the clocks of one store may differ
 T = TypeVar("T")
 _BLOB = re.compile(
     r"pieces/[0-9a-f]{2}/[0-9a-f]{64}|copies/([0-9a-f]{64}|trackbed-[a-z0-9_-]+-[0-9]{8}T[0-9]{6}Z\.json)"
@@ -71,8 +72,13 @@ class PruneResult:
 
 def decide(store: BlobStore, project: str, policy: Policy) -> dict[str, list[str]]:
     """Why each backup of the project stays. Projects of one name on several machines are not counted together."""
+    written = {blob.path: blob.modified for blob in store.listed("backups/")}
     manifests: dict[str, dict[str, Any]] = {}
+    result: dict[str, list[str]] = {}
     for name in repository.names(store, project):
+        if not retention.plausible(name, written.get(f"backups/{name}.json", float("inf"))):
+            result[name] = [retention.WRONG_TIME]
+            continue
         try:
             manifests[name] = Snapshot(store, name).manifest()
         except TrackbedError:
@@ -83,7 +89,6 @@ def decide(store: BlobStore, project: str, policy: Policy) -> dict[str, list[str
     for name, manifest in manifests.items():
         origin = manifest.get("origin", name)
         groups.setdefault(str(manifest.get("project_id") or ids.get(origin, origin)), []).append(name)
-    result: dict[str, list[str]] = {}
     for names in groups.values():
         result |= retention.reasons(names, policy)
     return {name: result[name] for name in sorted(result, key=repository.stamp)}
@@ -100,15 +105,19 @@ def prune(
     """Forget backups of the project by ``policy``, and free what no backup of any project needs.
 
     ``at_once``: without waiting ``GRACE``, which only backups of earlier versions rely on: they have no flag. Raises
-    TrackbedError, and then nothing was forgotten, where a backup that stays cannot be read.
+    TrackbedError, and then nothing was forgotten, where a backup that stays cannot be read or lacks a piece.
     """
+    _refuse_unknown(store)
     result = PruneResult(decide(store, project, policy))
     everything = repository.names(store)
     result.others = len(everything) - len(result.reasons)
     forgotten = set(result.forgotten)
     with Needed() as needed:
         progress.step("reading what the backups need")
-        known = _read(store, needed, (name for name in everything if name not in forgotten))
+        known = _read(store, needed, (name for name, why in result.reasons.items() if why))
+        if forgotten:
+            _refuse_damaged(store, needed)
+        known |= _read(store, needed, (name for name in everything if name not in result.reasons))
         if dry_run:
             for blob in _unneeded(store, needed, float("inf")):
                 result.unused.add(blob)
@@ -118,14 +127,16 @@ def prune(
             store.remove(f"backups/{name}.json")
         store.sync()
         progress.step("setting aside what no backup needs")
-        _set_aside(store, needed, now, at_once, result)
+        mark = secrets.token_hex(8)
+        _set_aside(store, needed, now, at_once, mark, result)
         progress.step("deleting what was set aside")
         # first the flags: a backup that has none any more has its name, and is read now
         now = running.time_of(store)
         began = list(running.backups(store, now))
         result.busy = len(began)
         _read(store, needed, (name for name in repository.names(store) if name not in known | forgotten))
-        _empty(store, needed, now - (0 if at_once else GRACE), began, result)
+        mine, theirs = (now, now - store.move_seconds) if at_once else (now - GRACE, now - GRACE)
+        _empty(store, needed, lambda blob: mine if blob.path.endswith(f".{mark}") else theirs, began, result)
         scrub.forget(store, needed)
     store.sync()
     return result
@@ -141,6 +152,8 @@ def _read(store: BlobStore, needed: Needed, names: Iterable[str]) -> set[str]:
         except Newer:
             raise
         except TrackbedError as error:
+            if name not in repository.names(store):
+                continue  # another prune has just forgotten it
             raise TrackbedError(
                 f"{error.message}; as long as nobody knows what this backup needs, nothing is deleted",
                 f"`invoke backup.verify {store} --repair` repairs it where its copy is whole; or delete "
@@ -148,6 +161,32 @@ def _read(store: BlobStore, needed: Needed, names: Iterable[str]) -> set[str]:
             ) from None
         result.add(name)
     return result
+
+
+def _refuse_unknown(store: BlobStore) -> None:
+    for name in store.names("backups"):
+        # a name that begins with a dot is of a file system or of a program that copies files
+        if name.endswith(".json") and "/" not in name and name[0] != "." and not repository.is_name(name[:-5]):
+            raise TrackbedError(
+                f"{store}/backups/{name} has no name of a backup: nobody knows what it needs, so nothing is deleted",
+                "give it back its name trackbed-PROJECT-TIME.json; or move it elsewhere, which forgets it",
+            )
+
+
+def _refuse_damaged(store: BlobStore, needed: Needed) -> None:
+    """Else whole backups would go, and those stay that cannot be restored."""
+    wrong = {repository.piece(digest) for digest in scrub.damaged(store)}
+    there = ((blob.path, blob.size) for blob in store.listed("pieces/") if blob.path not in wrong)
+    aside = ((original(blob.path), blob.size) for blob in store.listed(TRASH))
+    for path, size in needed.lacking(itertools.chain(there, aside)):
+        try:
+            repository.fetch(store, path, path.rpartition("/")[2], size)
+        except Harmed as error:
+            raise TrackbedError(
+                f"{store}/{path} {error}; a backup that would stay needs it, so nothing was forgotten",
+                f"`invoke backup.verify {store} --repair` stores it again where the running project still has it, and "
+                f"names the backups that stay damaged; deleting the file of one below {store}/backups/ forgets it",
+            ) from None
 
 
 def _unneeded(store: BlobStore, needed: Needed, before: float) -> Iterator[Blob]:
@@ -158,13 +197,13 @@ def _unneeded(store: BlobStore, needed: Needed, before: float) -> Iterator[Blob]
                 yield blob
 
 
-def _set_aside(store: BlobStore, needed: Needed, now: float, at_once: bool, result: PruneResult) -> None:
+def _set_aside(store: BlobStore, needed: Needed, now: float, at_once: bool, mark: str, result: PruneResult) -> None:
     flags = [began - SLACK for began in running.backups(store, now)]
     before = min([*flags, now + SLACK if at_once else now - GRACE])
 
     def move(blob: Blob) -> bool:
         try:
-            store.move(blob.path, f"{repository.trashed(blob.path)}{secrets.token_hex(8)}")
+            store.move(blob.path, f"{repository.trashed(blob.path)}{mark}")
         except Missing:
             return False  # another prune was faster
         return True
@@ -174,9 +213,12 @@ def _set_aside(store: BlobStore, needed: Needed, now: float, at_once: bool, resu
             result.unused.add(blob)
 
 
-def _empty(store: BlobStore, needed: Needed, before: float, began: list[float], result: PruneResult) -> None:
-    """Delete what was in the trash before that time, and is not needed after all."""
-    reliant = min(began, default=float("inf")) - SLACK  # a backup that may rely on what was moved after this
+def _empty(
+    store: BlobStore, needed: Needed, before: Callable[[Blob], float], began: list[float], result: PruneResult
+) -> None:
+    """Delete what was in the trash before the time that counts for it, and is not needed after all."""
+    # a backup that may rely on what was moved after this
+    reliant = min(began, default=float("inf")) - SLACK - store.move_seconds
 
     def look(blob: Blob, is_needed: bool, old: bool) -> Amount | None:
         if is_needed and put_back(store, blob.path):
@@ -189,7 +231,7 @@ def _empty(store: BlobStore, needed: Needed, before: float, began: list[float], 
     def chosen() -> Iterator[tuple[Blob, Callable[[Blob], Amount | None]]]:
         for blob in store.listed(TRASH):
             if _TRASHED.fullmatch(blob.path):
-                old = blob.modified <= before and blob.modified < reliant
+                old = blob.modified <= before(blob) and blob.modified < reliant
                 yield blob, partial(look, is_needed=original(blob.path) in needed, old=old)
 
     for blob, amount in _each(chosen()):

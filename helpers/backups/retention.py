@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from helpers.backups.repository import stamp
 from helpers.errors import SettingError
 
+DAY = 24 * 3600.0  # seconds
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -38,9 +40,23 @@ class Policy:
         return not any(self.flags.values())
 
 
+WRONG_TIME = "its time cannot be right"  # why a backup stays that is not `plausible`
+
+
 def made(name: str) -> datetime:
     """The time in a backup's name."""
     return datetime.strptime(stamp(name), "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+
+def plausible(name: str, written: float) -> bool:
+    """Whether a backup may have been made at the time in its name; ``written``: its file, in seconds.
+
+    One of a machine whose clock was ahead would be the newest for years, and each new backup would go in its place.
+    """
+    try:
+        return made(name).timestamp() < written + DAY
+    except ValueError:
+        return False
 
 
 _PERIODS: dict[str, Callable[[datetime], object]] = {

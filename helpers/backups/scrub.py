@@ -97,6 +97,11 @@ def _sized(store: BlobStore, digest: str) -> Iterator[tuple[str, int]]:
             yield path, size
 
 
+def damaged(store: BlobStore) -> list[str]:
+    """The pieces whose content was wrong the last time."""
+    return _state(store)[1]
+
+
 def forget(store: BlobStore, needed: Container[str]) -> None:
     """Forget the damage of pieces that no backup needs any more."""
     after, wrong = _state(store)

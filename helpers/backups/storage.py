@@ -47,7 +47,12 @@ class Blob(NamedTuple):
 
 
 class BlobStore(Protocol):
-    """Blobs by path. Safe to use from several threads, except ``begin`` and ``holds``."""
+    """Blobs by path. Safe to use from several threads, except ``begin`` and ``holds``.
+
+    ``move_seconds``: so much later than the time of a blob that was moved it may still be found at its former path.
+    """
+
+    move_seconds: float
 
     def begin(self) -> None:
         """Make it ready to be written to."""
@@ -73,7 +78,7 @@ class BlobStore(Protocol):
     def move(self, path: str, to: str) -> None:
         """Give a blob another path, and this moment as its time; one that has that path is replaced. Raises Missing.
 
-        Killed half-way it is at one of the paths, or at both.
+        Killed half-way, or where the store was too slow, it is at one of the paths, or at both.
         """
 
     def remove(self, path: str) -> None:
@@ -85,6 +90,8 @@ class BlobStore(Protocol):
 
 class Folder:
     """Blobs as files, 0600 in folders 0700."""
+
+    move_seconds = 0.0
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -211,6 +218,8 @@ class Folder:
             with self._made(above) as source, self._made(target) as folder:
                 os.utime(name, dir_fd=source, follow_symlinks=False)  # the file system's own clock
                 os.replace(name, new, src_dir_fd=source, dst_dir_fd=folder)
+                with suppress(FileNotFoundError):  # a file server may have taken minutes, in which others looked for it
+                    os.utime(new, dir_fd=folder, follow_symlinks=False)
         except FileNotFoundError:
             raise Missing(path) from None
         except OSError as error:

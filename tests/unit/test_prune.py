@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from helpers.backups import manage, needed, prune, repository, repository_writer, retention, running
+from helpers.backups import archive, manage, needed, prune, repository, repository_writer, retention, running
 from helpers.backups.prune import PruneResult
 from helpers.backups.repository import Snapshot
 from helpers.backups.repository_writer import Writer
@@ -395,7 +395,7 @@ def test_a_running_backup_has_its_flag_up(tmp_path: Path) -> None:
         assert 0 < now - began < 60
         assert run(store, at_once=True).busy == 1
         (flag,) = (tmp_path / "running").iterdir()
-        os.utime(flag, (time.time() - running.STALE - 60,) * 2)
+        os.utime(flag, (time.time() - running.STALE - 2 * running.SLACK,) * 2)
         assert list(running.backups(store, now)) == [] and not flag.exists()
     assert not list((tmp_path / "running").iterdir())
 
@@ -435,12 +435,19 @@ def test_the_flag_is_refreshed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 # archives in a folder
 
 
+def write_archive(path: Path) -> None:
+    with path.open("wb") as stream:
+        writer = archive.Writer(stream, {"made": "x"})
+        writer.database(io.BytesIO(b"PGDMP"))
+        writer.finish(FACTS)
+
+
 def test_archives_go_too_and_those_of_other_tasks_stay(tmp_path: Path) -> None:
     given = project(tmp_path, project="p")
     folder = given.settings.folder / "backups"
     folder.mkdir(parents=True)
     for name in ("trackbed-p-20260101T000000Z", "trackbed-p-20260102T000000Z", "before-trackbed-p-20260101T000000Z"):
-        (folder / f"{name}.tar").write_bytes(b"x")
+        write_archive(folder / f"{name}.tar")
     result = manage.pruned(given, "", Policy(last=1), True, False, Silent())
     assert [stays for _, stays, _ in result.rows] == [False, True] and len(list(folder.iterdir())) == 3
     manage.pruned(given, "", Policy(last=1), False, False, Silent())
