@@ -135,8 +135,9 @@ def prune(
         began = list(running.backups(store, now))
         result.busy = len(began)
         _read(store, needed, (name for name in repository.names(store) if name not in known | forgotten))
-        mine, theirs = (now, now - store.move_seconds) if at_once else (now - GRACE, now - GRACE)
-        _empty(store, needed, lambda blob: mine if blob.path.endswith(f".{mark}") else theirs, began, result)
+        # what this prune has moved is moved; another one may be about to delete what it has copied
+        mine, others = (float("inf"), now - store.move_seconds) if at_once else (now - GRACE, now - GRACE)
+        _empty(store, needed, lambda blob: mine if blob.path.endswith(f".{mark}") else others, began, result)
         scrub.forget(store, needed)
     store.sync()
     return result

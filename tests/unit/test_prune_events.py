@@ -147,6 +147,11 @@ def test_a_backup_that_begins_while_an_object_is_copied_but_not_deleted_yet(obje
     backup.end().verify()
 
 
+def test_at_once_is_at_once_where_a_listing_has_fractions_of_seconds(objects: Objects) -> None:
+    result = run(at(objects), at_once=True)
+    assert result.deleted.count == result.unused.count > 0 == result.waiting.count
+
+
 def test_a_prune_does_not_empty_what_another_one_is_just_moving(objects: Objects) -> None:
     written = list[Snapshot]()
 
