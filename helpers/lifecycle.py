@@ -204,7 +204,8 @@ def change_users(project: Project, notice: Notice, change: Callable[[], str]) ->
     with changing(project, notice):
         created = change()
         if project.state.engine and project.is_public:
-            select.current(project).put_users()
+            for line in select.current(project).put_users():
+                notice(line)
         return created
 
 

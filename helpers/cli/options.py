@@ -20,6 +20,14 @@ def warned(project: Project) -> Project:
     return project
 
 
+def last_tried(given: Flags, done: str) -> Project:
+    """The same, with the flags of the last start where that failed: they are not remembered, and this is to mend it."""
+    project, tried = lifecycle.last_tried(given)
+    if tried:
+        console.notice(f"{done} with the settings of the last `invoke up`, which failed: {', '.join(tried)}")
+    return warned(project)
+
+
 def choose(value: str, *allowed: str, option: str = "--format=") -> str:
     """``value``, if it is one of those; raises SettingError."""
     if value not in allowed:

@@ -140,10 +140,7 @@ def check(given: Flags) -> int:
 
 
 def doctor(given: Flags) -> int:
-    project, tried = lifecycle.last_tried(given)
-    findings = examine(options.warned(project))
-    if tried:
-        console.notice(f"checked with the settings of the last `invoke up`, which failed: {', '.join(tried)}")
+    findings = examine(options.last_tried(given, "checked"))
     console.table(("check", "result", "detail"), [(f.check, str(f.level), f.detail) for f in findings])
     for finding in findings:
         if finding.fix and finding.level is not Level.OK:

@@ -22,7 +22,7 @@ SETTINGS = {
 def build(given: Flags, image: str, push: bool, registry: str, load: bool) -> None:
     if push != bool(registry):
         raise SettingError("--push and --registry=HOST/PATH go together")
-    project = options.load(given)
+    project = options.last_tried(given, "built")
     with console.Progress() as progress:
         behind = ("gateway",) if project.is_public else ()
         images = (image,) if image else ("mlflow", "jupyter", *behind)

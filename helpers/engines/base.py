@@ -254,9 +254,9 @@ class Engine(Protocol):
         """The folder of this engine's data in the project's state folder, where there is one."""
         return None
 
-    def put_users(self) -> None:
-        """Hand the users to a gateway that runs."""
-        return
+    def put_users(self) -> tuple[str, ...]:
+        """Hand the users to a gateway that runs. Gives what to tell, where it does not take them at once."""
+        return ()
 
     def notebook_outdated(self) -> bool:
         """Whether `start` would restart JupyterLab: what runs was started from something else than what is now."""

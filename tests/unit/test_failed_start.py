@@ -1,4 +1,4 @@
-"""`doctor` looks at what the last failed start was told (helpers/project/failed_start.py)."""
+"""`doctor` looks at what the last failed start was told, and `build` builds it (helpers/project/failed_start.py)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from helpers import clone, lifecycle
+from helpers.cli import toolkit
+from helpers.engines.docker import building
 from helpers.errors import Interrupted, TrackbedError, WrongProject
 from helpers.project import failed_start
+from helpers.project.project import Project
 from helpers.settings import Settings
 
 
@@ -75,3 +78,19 @@ def test_a_note_that_cannot_be_used_is_passed_over(flags: dict[str, str | None],
 def test_a_folder_that_takes_no_note_hides_nothing(flags: dict[str, str | None], tmp_path: Path) -> None:
     (tmp_path / "p").rmdir()
     start(flags, TrackbedError, gpu="none")
+
+
+def test_what_it_lacked_is_built(
+    flags: dict[str, str | None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built: list[tuple[str, ...]] = []
+
+    def build(project: Project, names: tuple[str, ...], *_: object) -> tuple[()]:
+        built.append((str(project.settings.gpu), *names))
+        return ()
+
+    monkeypatch.setattr(building, "build", build)
+    start(flags, TrackbedError, engine="kubernetes", public="true", public_address="lab.example.org", gpu="h100")
+    toolkit.build(flags, "", False, "", False)
+    assert built == [("h100", "mlflow", "jupyter", "gateway")]
+    assert "built with the settings of the last `invoke up" in capsys.readouterr().err

@@ -117,6 +117,18 @@ def test_no_kubectl(engine: KubernetesEngine, monkeypatch: pytest.MonkeyPatch, t
             "the quota students of namespace trackbed allows amd.com/gpu=2",
             "kubectl describe quota -n trackbed --context lab",
         ),
+        (
+            'The Service "gateway" is invalid: spec.ports[0].nodePort: Invalid value: 30810: provided port is already '
+            "allocated\n",
+            "port 30810 is another Service's in the cluster",
+            "choose another with --mlflow-port",
+        ),
+        (
+            'The Service "gateway" is invalid: spec.ports[1].nodePort: Invalid value: 30811: provided port is not in '
+            "the valid range. The range of valid ports is 20000-22767\n",
+            "port 30811 is none of its node ports in the cluster",
+            "kubectl get services --all-namespaces --context lab",
+        ),
     ],
 )
 def test_what_kubectl_says_becomes_a_message_and_a_next_step(

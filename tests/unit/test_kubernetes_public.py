@@ -21,6 +21,10 @@ from tests.unit.fake_kubectl import FakeKubectl
 from tests.unit.fakes import project
 
 NODES = {"gateway_service": "nodeport", "mlflow_port": "30800", "jupyter_port": "30888"}
+PATCH_FORBIDDEN = (
+    'Error from server (Forbidden): pods "gateway-0" is forbidden: User "ann" cannot patch resource "pods" in API group '
+    '"" in the namespace "trackbed"\n'
+)
 EXTERNAL = {
     "object_store": "external",
     "s3_endpoint": "https://s3.example.org",
@@ -138,7 +142,7 @@ def test_logins_are_handed_to_a_gateway_that_runs(tmp_path: Path, kubectl: FakeK
         {"kind": "Namespace", "metadata": {"name": "trackbed", "annotations": mine}, "status": {"phase": "Active"}},
     )
     users.add(engine.settings, "ann")
-    engine.put_users()
+    assert engine.put_users() == ()
     (applied,) = [json.loads(stdin)["items"] for line, stdin in kubectl.calls if " apply " in line]
     (one,) = applied
     assert one["metadata"]["name"] == secrets.name(GATEWAY)
@@ -146,6 +150,18 @@ def test_logins_are_handed_to_a_gateway_that_runs(tmp_path: Path, kubectl: FakeK
     assert set(one["data"]) == {"gateway-key", "access-token", "users"}
     (noted,) = [line for line, _ in kubectl.calls if " annotate " in line]
     assert " pod gateway-0 dev.trackbed.users=" in noted and "--overwrite" in noted
+    kubectl.answer(" annotate ", "", 'Error from server (NotFound): pods "gateway-0" not found\n', 1)
+    assert engine.put_users() == (), "it is down"
+    kubectl.answer(" annotate ", "", PATCH_FORBIDDEN, 1)
+    (late,) = engine.put_users()
+    assert "two minutes" in late and "ann has no right to patch pods" in late and "auth can-i patch pods" in late
+
+
+def test_a_dry_run_names_every_file_of_the_gateway(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    root = tmp_path / "root.pem"
+    root.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    own = public(tmp_path, certificates="acme", acme_root=str(root)).deployment
+    assert "secrets-gateway: gateway-key, access-token, users, acme-root.pem" in secrets.by_hand(own)
 
 
 def test_nobody_is_handed_logins_without_a_gateway(tmp_path: Path, kubectl: FakeKubectl) -> None:

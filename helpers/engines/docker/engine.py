@@ -279,8 +279,9 @@ class DockerEngine(base.Engine):
             f"({as_root('systemctl enable docker')})",
         )
 
-    def put_users(self) -> None:
+    def put_users(self) -> tuple[str, ...]:
         self.volumes.put_users()
+        return ()
 
     # stopping
 

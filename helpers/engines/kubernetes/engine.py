@@ -234,9 +234,8 @@ class KubernetesEngine(base.Engine):
         kept = self.claims.remove(progress, keep_workspace) if self.namespace.is_there() else ""
         return self.namespace.leave(kept) if kept else self.namespace.remove()
 
-    def put_users(self) -> None:
-        if self.deployment.is_public and self.namespace.is_there():
-            self.logins.put()
+    def put_users(self) -> tuple[str, ...]:
+        return self.logins.put() if self.deployment.is_public and self.namespace.is_there() else ()
 
     # what is looked at before a start
 

@@ -11,11 +11,16 @@ READ = "dev.trackbed.users"  # annotation of the pod: the hash of what it has be
 
 
 class Logins(KubernetesComponent):
-    def put(self) -> None:
-        """The gateway looks at the file all the time. Raises TrackbedError."""
+    def put(self) -> tuple[str, ...]:
+        """The gateway looks at the file all the time. Gives what to tell where its node is late. Raises
+        TrackbedError."""
         secret = next(one for one in secrets.rendered(self.deployment) if objects.name(one) == secrets.name(GATEWAY))
         self.kubectl.apply([secret], "the logins")
         # a node that sees its pod change looks at the pod's Secrets at once, not within the next minutes
         mark = f"{READ}={digests.digest(secret['data'])}"
         pod = f"{objects.WORKLOADS[GATEWAY].name}-0"
-        self.kubectl.run("annotate", "pod", pod, mark, "--overwrite", "--request-timeout=20s")
+        done = self.kubectl.run("annotate", "pod", pod, mark, "--overwrite", "--request-timeout=20s")
+        if not done.code or "(NotFound)" in done.stderr:
+            return ()
+        why = self.kubectl.refusal(done, f"mark pod {pod}")
+        return (f"this counts within two minutes, not at once: {why.message} ({why.hint})",)

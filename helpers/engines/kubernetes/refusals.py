@@ -21,6 +21,9 @@ POD_SECURITY = re.compile(r"violates PodSecurity \"(?P<level>[^\"]+)\": (?P<why>
 QUOTA = re.compile(
     r"exceeded quota: (?P<name>[^,]+), requested: (?P<asked>\S+), used: (?P<used>\S+), limited: (?P<most>\S+)"
 )
+NODE_PORT = re.compile(
+    r"Invalid value: (?P<port>\d+): provided port is (?P<why>already allocated|not in the valid range)"
+)
 ENDED = re.compile(r"^command terminated with (?:non-zero )?exit code:? ?.*\d+\s*$", re.MULTILINE)  # of `kubectl exec`
 
 
@@ -46,6 +49,13 @@ def refusal(said: str, context: str, namespace: str, doing: str) -> TrackbedErro
             f"cannot {doing} {where}: the quota {found['name']} of namespace {namespace} allows {found['most']}, "
             f"{found['used']} is used, {found['asked']} more was asked for",
             f"`kubectl describe quota -n {namespace} --context {context}` shows it; ask for less, or for a larger one",
+        )
+    if found := NODE_PORT.search(said):
+        why = "another Service's" if found["why"] == "already allocated" else "none of its node ports"
+        return TrackbedError(
+            f"port {found['port']} is {why} {where}",
+            f"`kubectl get services --all-namespaces --context {context}` shows those that are taken; choose another "
+            "with --mlflow-port and --jupyter-port",
         )
     if "the object has been modified" in said:
         return TrackbedError(

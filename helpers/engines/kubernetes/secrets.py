@@ -59,11 +59,13 @@ def _secret(deployment: KubernetesDeployment, called: str, service: str, content
 
 def by_hand(deployment: KubernetesDeployment) -> str:
     """Which Secrets somebody who applies the YAML by hand has to make, as comments."""
-    keys: dict[str, list[str]] = {}
+    keys: dict[str, dict[str, None]] = {}
     for file in deployment.secret_files():
-        keys.setdefault(file.service, []).append(file.path)
+        keys.setdefault(file.service, {})[file.path] = None
+    if deployment.is_public:
+        keys[GATEWAY] |= dict.fromkeys(gateway_spec.files(deployment.settings))
     if deployment.certificates:
-        keys[JUPYTER].append(jupyterlab.CERTIFICATES)
+        keys[JUPYTER][jupyterlab.CERTIFICATES] = None
     lines = [f"#   {name(service)}: {', '.join(paths)}" for service, paths in keys.items()]
     lines += [f"#   {ENVIRONMENT}: {', '.join(given)}"] if (given := tuple(deployment.private_environment)) else []
     return "\n".join(
