@@ -21,6 +21,7 @@ from helpers.settings import DEFAULT, FOUND_ADDRESS, Settings
 from helpers.suggestions import did_you_mean, nearest, shown
 
 ROOT_FILE = "gateway-root.crt"
+LOOPBACK = "127.0.0.1"
 
 
 def resolve_address(project: Project, notice: Callable[[str], None]) -> None:
@@ -83,6 +84,13 @@ def check_settings(settings: Settings, engine: Engine | type[Engine], node: str 
             "PUBLIC=true opens a tracking server of ours, and TRACKING_URI names a remote one.",
             "leave one of the two out",
         )
+
+
+def _is_address(name: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
 
 
 def _is_local(name: str) -> bool:
@@ -148,14 +156,18 @@ def answers(engine: Engine) -> str:
     """Empty when the gateway serves under its public name, with a certificate that its clients accept."""
     settings = engine.settings
     name = urls.public_name(settings)
+    # who asks for an address names none in TLS, and gets the certificate of the address that he reached: a way into a
+    # cluster ends at the pod's loopback
+    inside = engine.in_cluster and _is_address(name)
     try:
-        if not settings.acme:
+        if inside or not settings.acme:
             export_root(engine)
-        context = ssl.create_default_context(cafile=trusted(settings) or None)
-        address = "127.0.0.1" if settings.gateway_address == "0.0.0.0" else settings.gateway_address
+        roots = str(root_path(settings)) if inside else trusted(settings)
+        context = ssl.create_default_context(cafile=roots or None)
+        address = LOOPBACK if settings.gateway_address == "0.0.0.0" else settings.gateway_address
         with (
             socket.create_connection((address, settings.mlflow_port), 5) as link,
-            context.wrap_socket(link, server_hostname=name) as secure,
+            context.wrap_socket(link, server_hostname=LOOPBACK if inside else name) as secure,
         ):
             connection = http.client.HTTPConnection(name, settings.mlflow_port, timeout=10)
             connection.sock = secure
