@@ -11,7 +11,7 @@ from helpers import workspace as workspace_files
 from helpers.data import journal, move_note
 from helpers.engines import select
 from helpers.engines.base import Engine
-from helpers.errors import TrackbedError, WrongProject
+from helpers.errors import EngineUnavailable, TrackbedError, WrongProject
 from helpers.project import credentials, failed_start, state, users
 from helpers.project.project import Project
 from helpers.services import DataItem, Notice, ProgressReporter, ServiceStatus, State
@@ -200,11 +200,18 @@ def delete_data(project: Project, progress: ProgressReporter, notice: Notice) ->
 
 
 def change_users(project: Project, notice: Notice, change: Callable[[], str]) -> str:
-    """Change the users and hand them to a gateway that runs; effective within a second. Gives what ``change`` gives."""
+    """Change the users and hand them to a gateway that runs, whatever the settings say by now; effective within a
+    second. Gives what ``change`` gives."""
     with changing(project, notice):
         created = change()
-        if project.state.engine and project.is_public:
-            for line in select.current(project).put_users():
+        if project.state.engine:
+            try:
+                lines = select.current(project).put_users()
+            except EngineUnavailable as error:
+                if project.is_public:
+                    raise
+                lines = (f"no gateway was looked for: {error.message}",)
+            for line in lines:
                 notice(line)
         return created
 

@@ -255,7 +255,8 @@ class Engine(Protocol):
         return None
 
     def put_users(self) -> tuple[str, ...]:
-        """Hand the users to a gateway that runs. Gives what to tell, where it does not take them at once."""
+        """Hand the users to the gateway, where there is one: also one that a start left which failed, or that other
+        settings end with the next. Gives what to tell, where it does not take them at once."""
         return ()
 
     def notebook_outdated(self) -> bool:

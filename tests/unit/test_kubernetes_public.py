@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
+import ssl
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from helpers import gateway
+from helpers import gateway, lifecycle
 from helpers.engines.kubernetes import exposure, kustomization, objects, secrets, specs
 from helpers.engines.kubernetes.engine import KubernetesEngine
 from helpers.engines.select import ENGINES
@@ -134,20 +138,27 @@ def test_the_server_has_no_way_out_where_it_needs_none(
     assert kustomization.components(public(tmp_path, **given).deployment) == expected
 
 
-def test_logins_are_handed_to_a_gateway_that_runs(tmp_path: Path, kubectl: FakeKubectl) -> None:
-    engine = public(tmp_path, **NODES)
+# while a start that failed has left the gateway, the project is not public
+@pytest.mark.parametrize("is_public", ["true", "false"])
+def test_logins_are_handed_to_a_gateway_that_runs(tmp_path: Path, kubectl: FakeKubectl, is_public: str) -> None:
+    given = {**NODES, "public_address": "lab.example.org"} if is_public == "true" else {}
+    engine = KubernetesEngine(project(tmp_path, engine="kubernetes", public=is_public, **given))
     mine = {objects.INSTANCE: engine.project.state.instance}
     kubectl.answer(
         "get namespace trackbed ",
         {"kind": "Namespace", "metadata": {"name": "trackbed", "annotations": mine}, "status": {"phase": "Active"}},
     )
-    users.add(engine.settings, "ann")
-    assert engine.put_users() == ()
+    kept = {"gateway-key": "a2V5", "access-token": "dG9rZW4=", "users": "ZW5kCg=="}
+    kubectl.answer("get secret secrets-gateway ", {"kind": "Secret", "metadata": {}, "data": kept})
+    engine.project.state.engine = "kubernetes"
+    engine.project.state.save()
+    told: list[str] = []
+    assert lifecycle.change_users(engine.project, told.append, lambda: users.add(engine.settings, "ann")) and not told
     (applied,) = [json.loads(stdin)["items"] for line, stdin in kubectl.calls if " apply " in line]
     (one,) = applied
     assert one["metadata"]["name"] == secrets.name(GATEWAY)
     assert base64.b64decode(one["data"]["users"]).decode() == users.path(engine.settings).read_text()
-    assert set(one["data"]) == {"gateway-key", "access-token", "users"}
+    assert {**one["data"], "users": ""} == {**kept, "users": ""}
     (noted,) = [line for line, _ in kubectl.calls if " annotate " in line]
     assert " pod gateway-0 dev.trackbed.users=" in noted and "--overwrite" in noted
     kubectl.answer(" annotate ", "", 'Error from server (NotFound): pods "gateway-0" not found\n', 1)
@@ -155,6 +166,43 @@ def test_logins_are_handed_to_a_gateway_that_runs(tmp_path: Path, kubectl: FakeK
     kubectl.answer(" annotate ", "", PATCH_FORBIDDEN, 1)
     (late,) = engine.put_users()
     assert "two minutes" in late and "ann has no right to patch pods" in late and "auth can-i patch pods" in late
+
+
+def test_an_engine_that_does_not_answer_keeps_no_login_back(tmp_path: Path, kubectl: FakeKubectl) -> None:
+    made = project(tmp_path, engine="kubernetes")
+    made.state.engine = "kubernetes"
+    made.state.save()
+    kubectl.answer("get namespace", "", "The connection to the server 10.0.0.1:6443 was refused\n", 1)
+    told: list[str] = []
+    assert lifecycle.change_users(made, told.append, lambda: users.add(made.settings, "ann"))
+    assert "no gateway was looked for: the cluster of context lab does not answer" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "certificates", "asked"),
+    [
+        ("lab.example.org", "internal", "lab.example.org"),
+        ("203.0.113.7", "internal", "127.0.0.1"),
+        ("203.0.113.7", "acme", "127.0.0.1"),
+    ],
+)
+def test_an_address_is_no_name_in_tls(
+    tmp_path: Path, kubectl: FakeKubectl, monkeypatch: pytest.MonkeyPatch, name: str, certificates: str, asked: str
+) -> None:
+    seen: list[str] = []
+
+    def context(cafile: str) -> Any:
+        def wrap_socket(link: object, server_hostname: str) -> None:
+            seen.extend((Path(cafile).name, server_hostname))
+            raise OSError("enough")
+
+        return SimpleNamespace(wrap_socket=wrap_socket)
+
+    monkeypatch.setattr(ssl, "create_default_context", context)
+    monkeypatch.setattr(socket, "create_connection", lambda *_: nullcontext())
+    monkeypatch.setattr(gateway, "export_root", lambda engine: gateway.root_path(engine.settings))
+    assert "enough" in gateway.answers(public(tmp_path, public_address=name, certificates=certificates))
+    assert seen == [gateway.ROOT_FILE, asked]
 
 
 def test_a_dry_run_names_every_file_of_the_gateway(tmp_path: Path, kubectl: FakeKubectl) -> None:

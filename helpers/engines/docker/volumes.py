@@ -86,7 +86,7 @@ class Volumes(DockerComponent):
     def put_users(self) -> None:
         """Hand the users to the gateway, which looks at their file all the time. Nothing where there is no gateway."""
         name = f"{self.settings.project}_secrets-gateway"
-        if self.deployment.is_public and self.api.volumes([name]):
+        if self.api.volumes([name]):
             self.api.fill(
                 self.settings.mlflow_image,
                 {name: (*container_secrets.UIDS[GATEWAY], 0o700)},

@@ -235,7 +235,7 @@ class KubernetesEngine(base.Engine):
         return self.namespace.leave(kept) if kept else self.namespace.remove()
 
     def put_users(self) -> tuple[str, ...]:
-        return self.logins.put() if self.deployment.is_public and self.namespace.is_there() else ()
+        return self.logins.put() if self.namespace.is_there() else ()
 
     # what is looked at before a start
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+
 from helpers import digests
 from helpers.engines.kubernetes import objects, secrets
 from helpers.engines.kubernetes.deployment import KubernetesComponent
+from helpers.project import users
 from helpers.services import GATEWAY
 
 READ = "dev.trackbed.users"  # annotation of the pod: the hash of what it has been handed
@@ -12,12 +15,16 @@ READ = "dev.trackbed.users"  # annotation of the pod: the hash of what it has be
 
 class Logins(KubernetesComponent):
     def put(self) -> tuple[str, ...]:
-        """The gateway looks at the file all the time. Gives what to tell where its node is late. Raises
-        TrackbedError."""
-        secret = next(one for one in secrets.rendered(self.deployment) if objects.name(one) == secrets.name(GATEWAY))
-        self.kubectl.apply([secret], "the logins")
+        """The gateway looks at the file all the time; nothing where there is no gateway. Gives what to tell where its
+        node is late. Raises TrackbedError."""
+        found = self.kubectl.find("secret", secrets.name(GATEWAY))
+        if found is None:
+            return ()
+        listed = users.render(users.load(self.deployment.settings)).encode()
+        data = {**(found.get("data") or {}), users.FILE: base64.b64encode(listed).decode()}
+        self.kubectl.apply([secrets.secret(self.deployment, secrets.name(GATEWAY), GATEWAY, data)], "the logins")
         # a node that sees its pod change looks at the pod's Secrets at once, not within the next minutes
-        mark = f"{READ}={digests.digest(secret['data'])}"
+        mark = f"{READ}={digests.digest(data)}"
         pod = f"{objects.WORKLOADS[GATEWAY].name}-0"
         done = self.kubectl.run("annotate", "pod", pod, mark, "--overwrite", "--request-timeout=20s")
         if not done.code or "(NotFound)" in done.stderr:

@@ -33,12 +33,12 @@ def rendered(deployment: KubernetesDeployment) -> list[Object]:
     private = deployment.private_environment
     given = {key: base64.b64encode(value.encode()).decode() for key, value in private.items()}
     return [
-        *(_secret(deployment, name(service), service, content) for service, content in files.items()),
-        _secret(deployment, ENVIRONMENT, JUPYTER, given),
+        *(secret(deployment, name(service), service, content) for service, content in files.items()),
+        secret(deployment, ENVIRONMENT, JUPYTER, given),
     ]
 
 
-def _secret(deployment: KubernetesDeployment, called: str, service: str, content: dict[str, str]) -> Object:
+def secret(deployment: KubernetesDeployment, called: str, service: str, content: dict[str, str]) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
