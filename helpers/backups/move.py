@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from helpers import lifecycle, start, status
+from helpers import gateway, lifecycle, start, status
 from helpers.backups import create, locations, switchover, unpack
 from helpers.data import artifacts, move_note
 from helpers.engines import select
@@ -44,6 +44,7 @@ def move(
         other = select.make(target, to)
         if not (existing := other.availability()).usable:
             raise TrackbedError(f"the {to} engine cannot be used: {existing.reason}", existing.fix)
+        gateway.check_settings(target.settings, other)  # before hours of copying
         if held := move_note.data_names(other):
             raise TrackbedError(
                 f"the {to} engine still has data of this project: {', '.join(held)}",

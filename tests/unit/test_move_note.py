@@ -12,8 +12,9 @@ from helpers.data import move_note
 from helpers.engines import select
 from helpers.engines.base import Engine
 from helpers.engines.docker.engine import DockerEngine
+from helpers.engines.embedded.engine import EmbeddedEngine
 from helpers.engines.kubernetes.engine import KubernetesEngine
-from helpers.errors import EngineUnavailable, TrackbedError
+from helpers.errors import EngineUnavailable, SettingError, TrackbedError
 from helpers.services import Availability
 from tests.unit.fakes import Silent, project
 
@@ -114,3 +115,27 @@ def test_a_move_that_fails_brings_up_the_old_side_also_where_the_new_one_is_gone
     assert up == ["docker"] and move_note.pending(created) and "is still there" in told[0]
     with pytest.raises(TrackbedError, match="the copy that an earlier move left is still there"):
         move.move(created, "kubernetes", "", Silent(), told.append)
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        (EmbeddedEngine, "PUBLIC=true needs the docker engine"),
+        (KubernetesEngine, "PUBLIC=true in a cluster needs the name or address"),
+    ],
+)
+def test_a_public_project_is_not_copied_to_where_it_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: type[Engine], words: str
+) -> None:
+    created = project(tmp_path, public="true")
+    created.state.engine = "docker"
+    created.state.remembered = {"FOUND_ADDRESS": "203.0.113.7"}  # as a cloud named it
+    created.state.save()
+    monkeypatch.setattr(lifecycle, "up", lambda *_: None)
+    monkeypatch.setattr(select, "current", lambda _: DockerEngine(created))
+    monkeypatch.setattr(engine, "availability", lambda _: Availability(True, True))
+    monkeypatch.setattr(engine, "data", lambda _: ())
+    monkeypatch.setattr(move, "_carry", lambda *_: pytest.fail("copied"))
+    with pytest.raises(SettingError, match=words):
+        move.move(created, engine.name, "", Silent(), print)
+    assert not move_note.pending(created)
