@@ -415,6 +415,12 @@ def test_other_reasons_for_no_node(message: str, words: str) -> None:
     assert words in given and "lab" in fix or "node" in fix
 
 
+def test_an_image_that_is_not_ours_is_not_to_be_built() -> None:
+    assert "invoke build --load" in images.bring(MLFLOW) and "invoke build --load" in images.bring(JUPYTER)
+    for service in (POSTGRES, STORE):
+        assert "build" not in images.bring(service) and "REGISTRY_MIRROR=HOST/PATH" in images.bring(service)
+
+
 def test_why_a_workload_gets_no_pod() -> None:
     event = {
         "reason": "FailedCreate",

@@ -11,13 +11,19 @@ from helpers.engines.kubernetes import pushed
 from helpers.engines.kubernetes.cluster import Cluster
 from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.gpu.accelerator import Accelerator
-from helpers.services import GATEWAY, JUPYTER, MLFLOW, POSTGRES
+from helpers.services import GATEWAY, JUPYTER, MLFLOW, POSTGRES, STORE
 
 OWN = "trackbed/"  # what is built here, and has to be brought to the nodes
 BRING = (
     "bring it to the nodes: `invoke build --push --registry=HOST/PATH`, and IMAGE_REGISTRY=HOST/PATH in .env; without "
     "a registry: `invoke build --load`"
 )
+MIRROR = "name a registry that has it and that the nodes reach: REGISTRY_MIRROR=HOST/PATH in .env"
+
+
+def bring(service: str) -> str:
+    """How the nodes get the image of a service that they cannot get."""
+    return MIRROR if service in (POSTGRES, STORE) else BRING
 
 
 class Images:

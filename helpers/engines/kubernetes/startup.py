@@ -174,7 +174,7 @@ class Startup(KubernetesComponent):
                     raise ServiceFailed(
                         name,
                         f"{name} in {self.deployment.where}: {seen.reason}",
-                        images.BRING,
+                        images.bring(name),
                     )
 
     def _prune(self, progress: ProgressReporter) -> None:
