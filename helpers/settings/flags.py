@@ -26,7 +26,11 @@ def parameter(name: str) -> Parameter:
 
 def scope(row: Setting) -> str:
     """When a setting counts, where that is not always: for its help."""
-    return "with PUBLIC=true" if "public" in row.only else "Docker only" if "containers" in row.only else ""
+    if "public" in row.only:
+        return "with PUBLIC=true"
+    if "containers" not in row.only:
+        return ""
+    return "Docker only" if "machine" in row.only else "not embedded"
 
 
 def meaning(row: Setting) -> str:

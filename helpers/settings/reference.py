@@ -12,7 +12,7 @@ from helpers.settings.model import TABLE, THEMES
 BEGIN, END = "<!-- settings: made from their declarations -->", "<!-- end -->"
 # where a setting means something: words of `only`
 WHERE = {
-    "containers": "Docker",
+    "containers": "not embedded",
     "public": "PUBLIC=true",
     "private": "not with PUBLIC=true",
     "remote": "TRACKING_URI",
@@ -48,6 +48,12 @@ def _flag(row: Setting) -> str:
     return f"`{row.option}`" + (f" (also: {', '.join(others)})" if others else "")
 
 
+def _where(row: Setting) -> list[str]:
+    if "machine" in row.only and "containers" in row.only:
+        return ["Docker"]
+    return [WHERE[word] for word in row.only if word in WHERE]
+
+
 def tables() -> str:
     """Every setting in a table of Markdown, one for each theme."""
     lines: list[str] = []
@@ -56,7 +62,7 @@ def tables() -> str:
         lines += ["| setting | default | flag of `up` | meaning | only with |", "|---|---|---|---|---|"]
         for row in _of(theme):
             default = "" if not row.default else f"`{references.without_digest(row.default)}`"
-            only = ", ".join(WHERE[word] for word in row.only if word in WHERE)
+            only = ", ".join(_where(row))
             lines.append(f"| `{row.name}` | {default} | {_flag(row)} | {row.help} | {only} |")
     return "\n".join(lines)
 
