@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
+from helpers.engines.kubernetes.engine import KubernetesEngine
 from tests.conftest import Clone
 from tests.environment.kubernetes import images
 from tests.kubernetes import cluster, connections
 from tests.kubernetes.connections import METADATA, OUTSIDE, Place, Target
 from tests.kubernetes.test_environment import apply, pod
 from tests.kubernetes.test_manifests import rendered
+from tests.unit.fakes import project
 
 LABELS = {"app.kubernetes.io/name": "trackbed", "app.kubernetes.io/instance": "trackbed"}
 PART = "app.kubernetes.io/component"
@@ -44,8 +46,9 @@ STAND_INS: dict[str, tuple[Mapping[str, str], tuple[int, ...], str]] = {
 STRANGERS: dict[str, tuple[Mapping[str, str], tuple[int, ...], str]] = {
     "stranger": ({}, (8080,), "node2"),
     "operator": ({"app.kubernetes.io/name": "cloudnative-pg"}, (8080,), "node1"),
+    "alice": ({**LABELS, PART: "jupyter", **FRONTEND}, (8888,), "node2"),  # another project's notebook
 }
-OUT = {"outside", "outside:53", "dns", "guest:8080", "stranger:8080", "operator:8080"}
+OUT = {"outside", "outside:53", "dns", "guest:8080", "stranger:8080", "operator:8080", "alice:8888"}
 OTHERS = OUT | {"metadata"}  # whom our policies are not about
 SERVERS = {"postgres:5432", "instance:5432", "store:9000", "store:9002"}
 BASE = {
@@ -61,11 +64,13 @@ BASE = {
     "guest": OTHERS - {"guest:8080"},
     "stranger": OTHERS - {"stranger:8080"},
     "operator": OTHERS - {"operator:8080"},
+    "alice": OTHERS - {"alice:8888"},
     "node1": OTHERS
     | {f"{name}:{port}" for name, (_, ports, node) in STAND_INS.items() if node == "node1" for port in ports},
 }
 GATEWAY = {"gateway:8000", "gateway:8888"}
 BEHIND = {"mlflow:8000", "jupyter:8888"}
+BACK = ("mlflow", "schema", "bucket", "run-mlflow")
 
 
 def changed(*rows: tuple[str, set[str], set[str]]) -> dict[str, set[str]]:
@@ -79,17 +84,21 @@ def changed(*rows: tuple[str, set[str], set[str]]) -> dict[str, set[str]]:
 
 EXPECTED = {
     (): BASE,
-    ("isolated",): changed(
-        *((name, set(), OUT - {"dns"}) for name in ("mlflow", "schema", "bucket", "run-mlflow")),
-    ),
+    ("isolated",): changed(*((name, set[str](), OUT - {"dns"}) for name in BACK)),
     ("ingress",): changed(("", BEHIND, set())),
     ("gateway",): changed(
         ("", GATEWAY, set()),
         ("jupyter", set(), {"store:9000"}),
         ("gateway", BEHIND | {"store:9000", "store:9001"} | OUT, set()),
     ),
+    ("gateway", "isolated"): changed(
+        ("", GATEWAY, set()),
+        ("jupyter", set(), {"store:9000"}),
+        ("gateway", BEHIND | {"store:9000", "store:9001"} | OUT, set()),
+        *((name, set[str](), OUT - {"dns"}) for name in BACK),
+    ),
     ("cloudnativepg",): changed(
-        *((name, set[str](), {"postgres:5432"}) for name in ("mlflow", "schema", "bucket", "run-mlflow")),
+        *((name, set[str](), {"postgres:5432"}) for name in BACK),
         ("instance", OTHERS, set()),
         ("operator", {"instance:5432", "instance:8000"}, set()),
     ),
@@ -111,9 +120,10 @@ def enforced() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Ground:
-    """The stand-ins, in a namespace that also has somebody else's pod; strangers are in another one."""
+    """The stand-ins, in a namespace that also has somebody else's pod; strangers are in another one, ``other``."""
 
     namespace: str
+    other: str
     places: Mapping[str, Place]
     targets: Mapping[str, Target]
 
@@ -146,7 +156,7 @@ def ground() -> Iterator[Ground]:
             name = cluster.name(one)
             places[name] = connections.of_pod(one)
             targets |= {f"{name}:{port}": (places[name].own, port) for port in pods[name][1]}
-    yield Ground(own, places, targets)
+    yield Ground(own, other, places, targets)
     cluster.kubectl("delete", "namespace", *names, "--wait=false")
 
 
@@ -187,9 +197,16 @@ def test_pods_are_named_as_pods(components: tuple[str, ...], ground: Ground, tmp
     text = rendered(tmp_path / "overlay", ground.namespace, "base", components)
     apply_policies(ground.namespace, text, ip_blocks=False)
     expected = dict(EXPECTED[components])
-    for name in ("mlflow", "jupyter", "schema", "bucket", "run-mlflow", "gateway"):
+    for name in (*BACK, "jupyter", "gateway"):
         expected[name] = expected[name] - {"outside"} - (OUT - {"dns", "outside:53"} if name == "gateway" else set())
     settled(expected, ground)
+
+
+def test_notebooks_of_other_projects(ground: Ground, tmp_path: Path) -> None:
+    """NOTEBOOK_NAMESPACES lets those in that it names, with what `invoke up` would apply; and nobody else there."""
+    given = {"kube_namespace": ground.namespace, "notebook_namespaces": ground.other, "gpu": "none"}
+    apply_policies(ground.namespace, KubernetesEngine(project(tmp_path, engine="kubernetes", **given)).rendering.text)
+    settled(changed(("alice", {"mlflow:8000"}, set())), ground)
 
 
 def test_the_kubelet_still_asks_pods_whether_they_are_ready(ground: Ground, tmp_path: Path) -> None:
@@ -206,7 +223,7 @@ def test_a_project_that_runs(deployment: Clone) -> None:
     targets = AROUND | {f"{name}:{port}": (places[name].own, port) for name in ports for port in ports[name]}
     around = {"outside", "outside:53", "dns"}
     own = {name: {one for one in BASE[name] if one in targets} | (around & BASE[name]) for name in ports}
-    settled(own, Ground(deployment.project, places, targets))
+    settled(own, Ground(deployment.project, "", places, targets))
     cluster.kubectl("delete", "jobs", "schema", "bucket", f"--namespace={deployment.project}", timeout=60)
     cluster.kubectl("delete", "pod", cluster.name(pods["mlflow"]), f"--namespace={deployment.project}", timeout=90)
     done = deployment.invoke("up")

@@ -66,7 +66,7 @@ build $*"
 }
 
 mkdir -p "$home"/{bin,log}
-if [ -n "$(missing)" ] && [ -f "$archive" ]; then
+if [ -n "$(missing)" ] && [ "$(missing)" != kube-router ] && [ -f "$archive" ]; then
   say "unpacking Kubernetes $version"
   quietly binaries unpack
 fi
