@@ -151,5 +151,7 @@ def test_services_without_docker_read_a_copy(tmp_path: Path, monkeypatch: pytest
     copy = str(engine.deployment.app / jupyterlab.CERTIFICATES)
     assert {reported[name] for name in site_network.TRUST} == {copy}
     assert reported["http_proxy"] == PROXY and "127.0.0.1" in reported["no_proxy"].split(",")
+    others = engine.deployment.inherited_environment(["HTTP_PROXY"])
+    assert not {"http_proxy", "HTTP_PROXY"} & others.keys(), "a proxy that the user names is alone"
     own.unlink()
     assert site_network.TRUST[1] not in EmbeddedEngine(project(tmp_path)).deployment.inherited_environment()

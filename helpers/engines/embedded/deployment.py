@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -104,11 +105,16 @@ class EmbeddedDeployment(deployment.Deployment):
 
     # the shell and the site
 
-    def inherited_environment(self) -> dict[str, str]:
-        """What is taken from the shell that started the project, and from the machine: proxies, certificates, TZ."""
+    def inherited_environment(self, named: Iterable[str] = ()) -> dict[str, str]:
+        """What is taken from the shell that started the project, and from the machine: proxies, certificates, TZ.
+
+        ``named``: variables that the user gives; a proxy among them is left out, in either spelling.
+        """
+        other = {name.upper() for name in named} & set(site_network.PROXIES)
+        shell = shell_environment.applied(self.project.state)
         variables = {
-            **shell_environment.applied(self.project.state),
-            **self._site_network.environment(site_network.inside(self.settings)),
+            **{name: value for name, value in shell.items() if name.upper() not in other},
+            **self._site_network.environment(site_network.inside(self.settings), other),
         }
         return variables | (site_network.trust(str(self.app / jupyterlab.CERTIFICATES)) if self.certificates else {})
 

@@ -46,7 +46,7 @@ class Specs(EmbeddedComponent):
         return {
             "HOME": str(self.layout.accounts.home(role)),
             "LANG": "C.UTF-8",
-            **self.deployment.inherited_environment(),
+            **self.deployment.inherited_environment(self.settings.jupyter_env if role == NOTEBOOK else ()),
         }
 
     # PostgreSQL
