@@ -152,7 +152,7 @@ def kubernetes(session: nox.Session) -> None:
     """The tasks on a real cluster of two nodes, which it starts: needs root, Linux and Docker, else skipped loudly."""
     if os.environ.get("TRACKBED_REQUIRE_KUBERNETES") == "1":  # takes longer than a test may, where nobody built them
         session.run(str(ROOT / "tests/environment/kubernetes/binaries.sh"), external=True)
-    others = ("test_faults.py", "test_network_policies.py")
+    others = ("test_faults.py", "test_network_policies.py", "test_sharing.py")
     suite(session, "kubernetes", *(f"--ignore=tests/kubernetes/{name}" for name in others), codes=chosen(session))
 
 
@@ -163,6 +163,12 @@ def kubernetes_policies(session: nox.Session) -> None:
         session.run(str(ROOT / "tests/environment/kubernetes/binaries.sh"), external=True)
         session.run(str(ROOT / "tests/environment/kubernetes/binaries.sh"), "kube-router", external=True)
     suite(session, "kubernetes/test_network_policies.py")
+
+
+@nox.session(default=False, tags=NIGHTLY)
+def kubernetes_sharing(session: nox.Session) -> None:
+    """A gateway at node ports, notebooks of one tracking server, a database and a store of one's own: as kubernetes."""
+    suite(session, "kubernetes/test_sharing.py")
 
 
 @nox.session(default=False, tags=NIGHTLY)
