@@ -113,7 +113,7 @@ def rotate(project: Project, progress: ProgressReporter, notice: Notice) -> tupl
     takes the new ones over.
     """
     with changing(project, notice):
-        status.running(project)
+        start.check_database(status.running(project))  # a new password of our making would open no server of the user's
         notice("JupyterLab restarts: running kernels end")
         replaced, kept = credentials.renew(project.settings)
         fresh = Project(project.settings, project.state, replaced=replaced)  # reads them again

@@ -43,6 +43,7 @@ def check(project: Project, engine: Engine, adopt: bool = False) -> None:
     settings = engine.settings
     gateway.check_settings(settings, engine, engine.host.url)
     relevance.check(engine)
+    check_database(engine)
     if adopt and not engine.adopts:
         raise SettingError(
             f"--adopt has no effect on the {engine.name} engine: it takes over Docker's volumes, or a namespace of "
@@ -52,6 +53,24 @@ def check(project: Project, engine: Engine, adopt: bool = False) -> None:
     if engine.deployment.notebook_only:
         remote_tracking.check_address(settings, engine.own_loopback)
         _check_no_server(engine)
+
+
+def check_database(engine: Engine) -> None:
+    """Refuse a PostgreSQL of the user's where none can be used, or without its password. Raises SettingError."""
+    settings = engine.settings
+    if not settings.database_host:
+        return
+    if not engine.in_cluster:
+        raise SettingError(
+            f"DATABASE_HOST={settings.database_host} (from {settings.origin('DATABASE_HOST')}): the {engine.name} "
+            "engine has a PostgreSQL of its own beside the data, and takes no other.",
+            "leave it out; or run in a cluster: --engine=kubernetes",
+        )
+    if not settings.postgres_password and not engine.deployment.notebook_only:
+        raise SettingError(
+            f"POSTGRES_PASSWORD is missing, that of role mlflow at DATABASE_HOST={settings.database_host}.",
+            "put it into .env",
+        )
 
 
 def _check_no_server(engine: Engine) -> None:

@@ -18,7 +18,6 @@ from helpers.errors import TrackbedError
 
 NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
 PSQL = ("psql", "-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-U", database_settings.USER)
-AS_ADMIN = (*PSQL[:-1], database_settings.ADMIN)
 LONG = 24 * 3600.0
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
 # of each row's text, in any order; the same on every version since 12. A cast to text could be somebody's function
@@ -119,7 +118,9 @@ def dump(engine: Engine, database: str) -> Iterator[tuple[Contents, IO[bytes]]]:
 def _statement(engine: Engine, *statements: str) -> str:
     """As the superuser, and never in a database whose owner could have laid something there."""
     options = [word for statement in statements for word in ("-c", statement)]
-    done = engine.exec(POSTGRES, (*AS_ADMIN, "-d", "postgres", *options), timeout=600)
+    done = engine.exec(
+        POSTGRES, (*PSQL[:-1], engine.deployment.database_admin, "-d", "postgres", *options), timeout=600
+    )
     if f'role "{database_settings.ADMIN}" does not exist' in done.stderr:
         raise TrackbedError(
             "the database has the roles of an earlier version",

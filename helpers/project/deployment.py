@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from helpers import database_settings
 from helpers.project import workspace_folder
 from helpers.project.project import Project
 from helpers.services import GATEWAY, JUPYTER, MLFLOW, POSTGRES
@@ -41,6 +42,11 @@ class Deployment:
     def is_public(self) -> bool:
         """Whether other machines reach the services, through the gateway."""
         return self.project.is_public
+
+    @property
+    def database_admin(self) -> str:
+        """The role that makes and drops databases."""
+        return database_settings.ADMIN
 
     @property
     def s3_is_public(self) -> bool:

@@ -106,6 +106,11 @@ VOLUMES = Kind("SOURCE:/TARGET or SOURCE:/TARGET:ro words", parsers.volumes, "SO
 DURATION = Kind("off, or a time as in 90s, 30m or 12h", parsers.duration, "TIME")
 REGISTRY = Kind("HOST[:PORT][/PATH], without https://", parsers.registry, "HOST/PATH")
 CONTEXT = matching(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,252}", "the name of a context in the kubeconfig", "CONTEXT")
+SERVER = matching(
+    r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(:[1-9][0-9]{0,4})?",
+    "HOST or HOST:PORT, without a scheme",
+    "HOST:PORT",
+)
 _NAMESPACE = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 NAMESPACES = matching(rf"{_NAMESPACE}(,{_NAMESPACE})*", "names of namespaces with commas, as in alice,bob", "NAMES")
 NAMESPACE = matching(

@@ -19,8 +19,8 @@ from helpers import cloud_metadata, database_settings, references
 from helpers.clone import ROOT
 from helpers.engines import jupyterlab
 from helpers.engines.docker.compose_model import seconds
-from helpers.engines.kubernetes.deployment import KubernetesDeployment
-from helpers.engines.kubernetes.kustomization import SURGE, environments
+from helpers.engines.kubernetes.deployment import SURGE, KubernetesDeployment
+from helpers.engines.kubernetes.kustomization import environments
 from helpers.settings import BY_NAME
 from tests.unit.fake_kubectl import FakeKubectl
 from tests.unit.fakes import deployed, project

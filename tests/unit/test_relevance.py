@@ -57,6 +57,7 @@ VALUES = {
     "--mlflow-replicas": "2",
     "--gateway-service": "nodeport",
     "--notebook-namespaces": "alice,bob",
+    "--database-host": "db.example.org",
 }
 SERVERS_OWN = {
     "--object-store",
@@ -76,6 +77,7 @@ CLUSTER = {
     "--mlflow-replicas",
     "--gateway-service",
     "--notebook-namespaces",
+    "--database-host",
 }
 EMBEDDED = {"--s3-port", "--s3-console-port", "--s3-bucket", "--data-volume", "--volume", "--devices"}
 # what is refused: engine, further settings, whether there is a GPU, flags
@@ -91,7 +93,9 @@ CASES: list[tuple[str, dict[str, str], bool, set[str]]] = [
         "kubernetes",
         REMOTE,
         False,
-        SERVERS_OWN | PUBLIC | {"--devices", "--gpu-count", "--volume", "--mlflow-replicas", "--notebook-namespaces"},
+        SERVERS_OWN
+        | PUBLIC
+        | {"--devices", "--gpu-count", "--volume", "--mlflow-replicas", "--notebook-namespaces", "--database-host"},
     ),
 ]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from helpers.engines.base import Engine
 from helpers.engines.checks import Checks, site_in_containers
 from helpers.engines.kubernetes import cluster, exposure, gpus, kubectl, objects
+from helpers.engines.kubernetes.database import Database
 from helpers.engines.kubernetes.deployment import KubernetesDeployment
 from helpers.engines.kubernetes.forwards import Forwards
 from helpers.engines.kubernetes.images import BRING, full
 from helpers.engines.kubernetes.rendering import Rendering
 from helpers.errors import TrackbedError
 from helpers.findings import Finding, Level
-from helpers.services import GATEWAY, JUPYTER
+from helpers.services import GATEWAY, JUPYTER, POSTGRES
 
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 METRICS = "v1beta1.metrics.k8s.io"
@@ -30,10 +31,15 @@ class KubernetesChecks(Checks):
     """Of the cluster of the project's context."""
 
     def __init__(
-        self, engine: Engine, deployment: KubernetesDeployment, rendering: Rendering, forwards: Forwards
+        self,
+        engine: Engine,
+        deployment: KubernetesDeployment,
+        rendering: Rendering,
+        forwards: Forwards,
+        database: Database,
     ) -> None:
         super().__init__(engine)
-        self.forwards = forwards
+        self.forwards, self.database = forwards, database
         self.deployment, self.rendering, self.cluster = deployment, rendering, rendering.cluster
 
     def presence(self, needed: bool, instead: str) -> list[Finding]:
@@ -173,11 +179,13 @@ class KubernetesChecks(Checks):
         return site_in_containers(self.deployment.site_network)
 
     def limits(self) -> list[Finding]:
-        """What the cluster does not keep."""
-        if any(status.name == JUPYTER and status.up for status in self.engine.services()):
+        """What the cluster, or a database server of the user's, does not keep."""
+        up = {status.name for status in self.engine.services() if status.up}
+        result = self.database.findings() if POSTGRES in up else []
+        if JUPYTER in up:
             lacking = [name for name in self.forwards.names() if name not in self.forwards.running()]
             why = next((f" ({said})" for name in lacking if (said := self.forwards.problem(name))), "")
             if lacking:
                 words = f"this machine has no way to {', '.join(lacking)}{why}"
-                return [Finding(Level.WARNING, "ways", words, "`invoke up` opens it again")]
-        return []
+                result.append(Finding(Level.WARNING, "ways", words, "`invoke up` opens it again"))
+        return result

@@ -6,18 +6,20 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from helpers import digests, site_network
+from helpers import database_settings, digests, site_network
 from helpers.engines import container_secrets
 from helpers.engines.kubernetes import objects, target
 from helpers.engines.kubernetes.kubectl import Kubectl
 from helpers.errors import TrackbedError, WrongProject
-from helpers.project import deployment, shell_environment, workspace_folder
+from helpers.project import deployment, mlflow_jobs, shell_environment, workspace_folder
 from helpers.project.project import Project
 from helpers.services import BUCKET, SCHEMA, STORE, STORE_SYNC, SecretFile
 
 WORK = Path("/home/jovyan/work")  # the workspace, a claim: as the notebook sees it
 
 LARGEST_FILE = 900_000  # bytes of certificates; a Secret holds 1 MiB, with what else is in it
+DATABASE_PORT = 5432
+SURGE = 1  # pods of MLflow more than its replicas, during an update: their pools are open as well
 
 
 class KubernetesDeployment(deployment.Deployment):
@@ -67,6 +69,31 @@ class KubernetesDeployment(deployment.Deployment):
         synced = (STORE_SYNC,) if self.object_store == "versitygw" else ()
         first, *others = super().services
         return (first,) if self.notebook_only else (first, *store, *synced, SCHEMA, BUCKET, *others)
+
+    @property
+    def external_database(self) -> str:
+        """HOST:PORT of a PostgreSQL of the user's; "" where it is ours."""
+        host = "" if self.notebook_only else self.settings.database_host
+        return host if ":" in host or not host else f"{host}:{DATABASE_PORT}"
+
+    @property
+    def database_admin(self) -> str:
+        """A server of the user's has no superuser for us: the role of the tracking server makes its databases."""
+        return database_settings.USER if self.external_database else super().database_admin
+
+    @property
+    def workers(self) -> int:
+        """Processes of the tracking server in all its pods, during an update."""
+        return self.settings.mlflow_workers * (self.settings.mlflow_replicas + SURGE)
+
+    def connections_problem(self, most: int) -> str:
+        """What is wrong where the database allows ``most`` connections; "" where that is enough."""
+        needed = database_settings.max_connections(self.workers, mlflow_jobs.enabled(self))
+        if most >= needed:
+            return ""
+        return (
+            f"the PostgreSQL at {self.external_database} allows {most} connections, and MLflow's pods may open {needed}"
+        )
 
     def secret_files(self) -> tuple[SecretFile, ...]:
         return container_secrets.secret_files(self)

@@ -30,6 +30,7 @@ from helpers.project.project import Project
 from helpers.services import (
     JUPYTER,
     MLFLOW,
+    POSTGRES,
     STORE_SYNC,
     Address,
     Availability,
@@ -69,8 +70,10 @@ class KubernetesEngine(base.Engine):
         self.logins = Logins(here)
         self.namespace = Namespace(here, self.rendering)
         self.stopping = Stopping(here, self.inspection)
-        database = Database(here, self.commands)
-        self.startup = Startup(here, self, self.namespace, self.rendering, self.inspection, database, self.forwards)
+        self.database = Database(here, self.commands)
+        self.startup = Startup(
+            here, self, self.namespace, self.rendering, self.inspection, self.database, self.forwards
+        )
 
     @property
     def settings(self) -> Settings:
@@ -103,6 +106,7 @@ class KubernetesEngine(base.Engine):
 
     def host_facts(self) -> HostFacts:
         running = frozenset(status.name for status in self.services() if status.state is State.READY)
+        running -= {POSTGRES} if self.deployment.external_database else set()  # its pod has no data
         return host.facts(self.cluster, self.commands, running, self.deployment.target.context)
 
     @property
@@ -114,6 +118,8 @@ class KubernetesEngine(base.Engine):
         lines = [f"cluster: {self.deployment.where}"]
         if chosen.resource:
             lines.append(f"GPU: {chosen} ({chosen.accelerator.reason})")
+        if external := self.deployment.external_database:
+            lines.append(f"database: the PostgreSQL at {external}, which is yours to back up and to keep up")
         if self.deployment.is_public:
             lines.append(exposure.remark(self.settings))
         return tuple(lines)
@@ -212,10 +218,12 @@ class KubernetesEngine(base.Engine):
 
     def check_foreign(self) -> None:
         self.namespace.check()
+        self.database.check()
 
     def start(self, progress: ProgressReporter) -> StartReport:
         before = {status.name: status.identity for status in self.services() if status.up}
         self.check_foreign()
+        self.database.keep()
         self.startup.start(progress)
         return shared.report(before, self.services())
 
@@ -232,7 +240,8 @@ class KubernetesEngine(base.Engine):
 
     def remove_data(self, progress: ProgressReporter, keep_workspace: bool = False) -> tuple[str, ...]:
         kept = self.claims.remove(progress, keep_workspace) if self.namespace.is_there() else ""
-        return self.namespace.leave(kept) if kept else self.namespace.remove()
+        lines = self.namespace.leave(kept) if kept else self.namespace.remove()
+        return (*lines, *self.database.leave())
 
     def put_users(self) -> tuple[str, ...]:
         return self.logins.put() if self.namespace.is_there() else ()
@@ -252,7 +261,7 @@ class KubernetesEngine(base.Engine):
 
     @property
     def checks(self) -> KubernetesChecks:
-        return KubernetesChecks(self, self.deployment, self.rendering, self.forwards)
+        return KubernetesChecks(self, self.deployment, self.rendering, self.forwards, self.database)
 
 
 _: type[base.Engine] = KubernetesEngine  # the protocol is filled completely: mypy proves it here

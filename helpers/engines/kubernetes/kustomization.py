@@ -22,7 +22,6 @@ Data = dict[str, Any]
 BASE = "base"  # in docker/kubernetes
 GATEWAY_VOLUME = "1g"  # certificates, and a log that is bounded
 MOST_REQUESTED = 2**30  # bytes of memory: no service of the base requests more
-SURGE = 1  # pods of MLflow more than its replicas, during an update: their pools are open as well
 # the image of each service, by the short name that the base has for it
 SHORT = {
     MLFLOW: "trackbed/mlflow",
@@ -81,11 +80,13 @@ def components(deployment: KubernetesDeployment) -> list[str]:
     """The components of docker/kubernetes over its base, by name."""
     if deployment.notebook_only:
         return ["notebook-only"]
-    store = {"minio": ["minio"], "external": ["external-store"]}.get(deployment.object_store, [])
+    result = {"minio": ["minio"], "external": ["external-store"]}.get(deployment.object_store, [])
+    result += ["database-client"] if deployment.external_database else []
     if not deployment.is_public:
-        return store
+        return result
     # strangers may name addresses to the server: it is sent nowhere where what it needs is in its namespace
-    return [*store, "gateway", *(["isolated"] if deployment.object_store != "external" else [])]
+    outside = deployment.external_database or deployment.object_store == "external"
+    return [*result, "gateway", *([] if outside else ["isolated"])]
 
 
 def _text(data: Data | list[Data]) -> str:
@@ -122,13 +123,14 @@ def environments(deployment: KubernetesDeployment) -> dict[str, Mapping[str, str
     """The variables of the services that depend on settings, by the name of their ConfigMap."""
     settings, active = deployment.settings, deployment.project.state.active
     own_store = deployment.object_store != "external"
-    workers, jobs = settings.mlflow_workers * (settings.mlflow_replicas + SURGE), mlflow_jobs.enabled(deployment)
+    workers, jobs = deployment.workers, mlflow_jobs.enabled(deployment)
     kept, more = database_settings.pool(workers)
     browser = urls.s3_browser_url(deployment)
     result: dict[str, Mapping[str, str]] = {
-        "postgres": {"TRACKBED_MAX_CONNECTIONS": str(database_settings.max_connections(workers, jobs))},
+        "postgres": _database(deployment)
+        or {"TRACKBED_MAX_CONNECTIONS": str(database_settings.max_connections(workers, jobs))},
         "mlflow": {
-            "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg2://mlflow@postgres:5432/{active['database']}",
+            "MLFLOW_BACKEND_STORE_URI": _database_uri(deployment),
             "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{settings.s3_bucket}/{active['prefix']}",
             "MLFLOW_S3_ENDPOINT_URL": "http://store:9000" if own_store else settings.s3_endpoint,
             "AWS_DEFAULT_REGION": settings.s3_region,
@@ -160,6 +162,22 @@ def environments(deployment: KubernetesDeployment) -> dict[str, Mapping[str, str
             "VGW_WEBUI_ADMIN_GATEWAYS": browser,
         }
     return result
+
+
+def _database(deployment: KubernetesDeployment) -> dict[str, str]:
+    """Where a PostgreSQL of the user's is, for PostgreSQL's programs; {} where it is ours."""
+    host, _, port = deployment.external_database.partition(":")
+    return {"PGHOST": host, "PGPORT": port, "PGSSLMODE": _tls(deployment)} if host else {}
+
+
+def _tls(deployment: KubernetesDeployment) -> str:
+    return "require" if deployment.settings.database_tls == "require" else "disable"
+
+
+def _database_uri(deployment: KubernetesDeployment) -> str:
+    name, external = deployment.project.state.active["database"], deployment.external_database
+    options = f"?sslmode={_tls(deployment)}" if external else ""
+    return f"postgresql+psycopg2://{database_settings.USER}@{external or 'postgres:5432'}/{name}{options}"
 
 
 def _names_in_cluster(deployment: KubernetesDeployment) -> str:
@@ -214,7 +232,11 @@ def _server_patches(deployment: KubernetesDeployment) -> list[Data]:
             POSTGRES,
             {
                 "template": _template(deployment, {"containers": [_limited(POSTGRES, memory)]}),
-                "volumeClaimTemplates": [_claim(deployment, "data", settings.database_volume_size)],
+                **(
+                    {}
+                    if deployment.external_database
+                    else {"volumeClaimTemplates": [_claim(deployment, "data", settings.database_volume_size)]}
+                ),
             },
         ),
         _patch(

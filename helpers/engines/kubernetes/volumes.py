@@ -50,8 +50,7 @@ class Volumes(KubernetesComponent):
                 f"STORAGE_CLASS={is_class} goes on with it; {back}",
             )
         size, is_size = objects.number(_size(wanted)), objects.number(_size(found))
-        if size < is_size:
-            setting = SETTINGS[name]
+        if size < is_size and (setting := SETTINGS.get(name)):
             raise SettingError(
                 f"{setting} (from {self.settings.origin(setting)}) is {_size(wanted)}: {where} has {_size(found)}, and "
                 "no volume shrinks.",

@@ -58,6 +58,20 @@ class Cluster:
         tasks=UP,
         only=("cluster", "public"),
     )
+    database_host: str = setting(
+        "",
+        optional(kinds.SERVER, ""),
+        "PostgreSQL of your own, in place of Trackbed's; its role mlflow has the password POSTGRES_PASSWORD",
+        tasks=UP,
+        only=("server", "cluster"),
+        instead="for a cluster: --engine=kubernetes",
+    )
+    database_tls: str = setting(
+        "require",
+        one_of("require", "off"),
+        "TLS to DATABASE_HOST: require, or off within a network of your own",
+        only=("server", "cluster"),
+    )
     notebook_namespaces: str = setting(
         "",
         optional(kinds.NAMESPACES, ""),
